@@ -4,9 +4,9 @@ The last names are a plugin's, the workbench's. `__init__.py` finds them in the 
 checkers read no entry points, so they need the modules here too. tests/test_public_surface.py compares both.
 """
 
-from densevit.data.build import build_data as build_data
+from densevit.data.data_builder import build_data as build_data
+from densevit.data.dataset_builder import create_dataset as create_dataset
 from densevit.data.loading.batch_sampler import collate as collate
-from densevit.data.splits import create_dataset as create_dataset
 from densevit.errors import ConfigError as ConfigError
 from densevit.errors import DataError as DataError
 from densevit.errors import DensevitError as DensevitError
@@ -16,9 +16,9 @@ from densevit.errors import WeightsError as WeightsError
 from densevit.exporting.exporting import Exported as Exported
 from densevit.exporting.exporting import export as export
 from densevit.inference.batch_predictor import BatchPredictor as BatchPredictor
-from densevit.inference.loading import create_model as create_model
-from densevit.inference.loading import load as load
-from densevit.inference.loading import save as save
+from densevit.inference.model_loading import create_model as create_model
+from densevit.inference.model_loading import load as load
+from densevit.inference.model_loading import save as save
 from densevit.inference.predictor import Predictor as Predictor
 from densevit.inference.result import Result as Result
 from densevit.interfaces import Backbone as Backbone
@@ -42,23 +42,23 @@ from densevit.targets.types import create_target as create_target
 from densevit.training.loop.data_checks import check_batch as check_batch
 from densevit.training.loop.data_module import DenseDataModule as DenseDataModule
 from densevit.training.loop.dense_module import DenseModule as DenseModule
-from densevit.training.loop.evaluators import create_evaluator as create_evaluator
-from densevit.training.loop.method import create_method as create_method
+from densevit.training.loop.evaluator_factory import create_evaluator as create_evaluator
 from densevit.training.loop.optim import create_optimizer as create_optimizer
+from densevit.training.loop.supervised_method import create_method as create_method
 from densevit.training.run.evaluation import evaluate as evaluate
 from densevit.training.run.fit import Run as Run
 from densevit.training.run.fit import fit as fit
-from densevit.weights.building import build_model as build_model
-from densevit.weights.building import create_backbone as create_backbone
+from densevit.weights.pretrained_models import build_model as build_model
+from densevit.weights.pretrained_models import create_backbone as create_backbone
 from densevit_workbench.benchmarking.suite import Benchmark as Benchmark
 from densevit_workbench.benchmarking.suite import benchmark as benchmark
 from densevit_workbench.doctor.diagnose import diagnose as diagnose
 from densevit_workbench.doctor.diagnosis import Diagnosis as Diagnosis
-from densevit_workbench.inspection.inspect import Inspection as Inspection
-from densevit_workbench.inspection.inspect import inspect as inspect
-from densevit_workbench.interchange.convert import convert_dataset as convert_dataset
+from densevit_workbench.inspection.model_inspection import Inspection as Inspection
+from densevit_workbench.inspection.model_inspection import inspect as inspect
+from densevit_workbench.interchange.dataset_conversion import convert_dataset as convert_dataset
 from densevit_workbench.interchange.prelabels import write_prelabels as write_prelabels
-from densevit_workbench.reports.pages import Report as Report
-from densevit_workbench.reports.pages import report as report
+from densevit_workbench.reports.report_page import Report as Report
+from densevit_workbench.reports.report_page import report as report
 
 __version__: str

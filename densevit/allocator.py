@@ -5,7 +5,7 @@ import os
 from contextlib import suppress
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_LARGEST_THRESHOLD = 32 << 20  # the largest that glibc accepts
+_LARGEST_THRESHOLD = 32 << 20  # bytes; glibc's maximum
 _NEVER = -1
 
 

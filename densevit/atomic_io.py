@@ -16,19 +16,19 @@ from filelock import FileLock, Timeout
 from densevit.errors import ConfigError, DensevitError, WeightsError
 
 LOCK = ".lock"
-"""The file in a folder that the process which writes to it has locked."""
+"""Name of the lock file in a folder that a process is writing to."""
 
 
 def check_free(out: Path, fix: str = "Name another path.") -> None:
     """Raises WeightsError if `out` exists and is not an empty folder, or cannot be created."""
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        found = "is not empty" if out.is_dir() else "exists"
-        raise WeightsError(f"{out} {found}. Name another path, or remove it first.")
+        state = "is not empty" if out.is_dir() else "exists"
+        raise WeightsError(f"{out} {state}. Name another path, or remove it first.")
     check_writable(out.absolute().parent, out, fix)
 
 
 def check_new_folder(folder: Path, hint: str = "") -> None:
-    """Raises DensevitError unless a folder is new or empty, so that no file in it is overwritten. hint: another fix."""
+    """Raises DensevitError unless a folder is new or empty. hint: another fix, for the message."""
     if is_empty(folder):
         check_writable(folder)
     elif folder.exists():
@@ -39,28 +39,28 @@ def check_new_folder(folder: Path, hint: str = "") -> None:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder exists and has no files, except the lock of a process that may have been killed."""
+    """Whether a folder exists and contains no file except a lock, which a killed process may have left."""
     return folder.is_dir() and all(path.name == LOCK for path in folder.iterdir())
 
 
 def check_writable(folder: Path, out: Path | None = None, fix: str = "Name another path.") -> None:
-    """Raises WeightsError unless files can be created in a folder, which may not exist yet. out: the path that the
+    """Raises WeightsError unless files can be created in a folder, which need not exist yet. out: the path that the
     message names; None: the folder.
 
-    Creates a temporary file: the permissions do not show a read-only file system, nor what root may do.
+    Tests by creating a temporary file: permissions do not show a read-only file system, nor what root may do.
     """
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
-    if not there.is_dir():
-        raise WeightsError(f"{out or folder} cannot be created: {there} is not a folder. {fix}")
+    base = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not base.is_dir():
+        raise WeightsError(f"{out or folder} cannot be created: {base} is not a folder. {fix}")
     try:
-        with TemporaryFile(dir=there):
+        with TemporaryFile(dir=base):
             pass
     except OSError as error:
-        raise WeightsError(f"{out or folder} cannot be written: {there}: {error.strerror}. {fix}") from None
+        raise WeightsError(f"{out or folder} cannot be written: {base}: {error.strerror}. {fix}") from None
 
 
 def check_space(out: Path, size: int) -> None:
-    """Raises WeightsError if the disk of `out` has not this number of bytes free."""
+    """Raises WeightsError if the disk of `out` has fewer than `size` bytes free."""
     folder = next(folder for folder in out.absolute().parents if folder.is_dir())
     if (free := shutil.disk_usage(folder).free) < size:
         raise WeightsError(
@@ -73,7 +73,7 @@ def check_space(out: Path, size: int) -> None:
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yields a temporary folder, renamed to `out` on success and removed on failure.
 
-    Raises WeightsError if `out` is not free, also if another process has written it meanwhile.
+    Raises WeightsError if `out` is not free, also if another process wrote it in the meantime.
     """
     check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 def atomic_file(out: Path) -> Iterator[Path]:
     """Yields the path of a temporary file, renamed to `out` on success and removed on failure.
 
-    Raises WeightsError if `out` is not free, also if another process has written it meanwhile.
+    Raises WeightsError if `out` is not free, also if another process wrote it in the meantime.
     """
     check_free(out)
     if out.is_dir():
@@ -106,8 +106,8 @@ def atomic_file(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """Yields the path of a temporary file, which replaces `path` on success. On failure the temporary file is removed,
-    and `path` is unchanged. Only one process at a time may replace a file."""
+    """Yields the path of a temporary file, which replaces `path` on success. On failure removes the temporary file and
+    leaves `path` unchanged. Only one process at a time may replace a file."""
     temporary = path.with_name(f"{path.name}.partial")
     try:
         with sigterm_unwinds():
@@ -125,7 +125,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Creates a folder if it does not exist, and locks it. If the folder is empty at the end, it is removed.
+    """Creates a folder if it does not exist, and locks it. Removes the folder at the end if it is empty.
 
     Raises ConfigError if another process has locked it.
     """
@@ -157,7 +157,7 @@ def next_free_folder(path: Path) -> Path:
 
 
 def write_next_free(path: Path, write: Callable[[Path], object]) -> Path:
-    """Writes the first of NAME.html, NAME-2.html, ... that does not exist, for the path NAME.html, and returns it."""
+    """Writes the first of NAME.html, NAME-2.html, ... that does not exist, and returns its path. path: NAME.html."""
     with _temporary_file(path) as temporary:
         write(temporary)
         numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
@@ -166,7 +166,7 @@ def write_next_free(path: Path, write: Callable[[Path], object]) -> Path:
 
 @contextmanager
 def _temporary_file(out: Path) -> Iterator[Path]:
-    """Creates a temporary file beside `out`, with its suffix, from which some writers infer the format."""
+    """Creates a temporary file next to `out`, with its suffix, from which some writers infer the format."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with sigterm_unwinds():
         temporary = _temporary(out, lambda path: path.touch(exist_ok=False))
@@ -178,9 +178,10 @@ def _temporary_file(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def sigterm_unwinds() -> Iterator[None]:
-    """SIGTERM, as of `timeout` and `docker stop`, raises SystemExit meanwhile, so that temporary files are removed.
+    """Makes SIGTERM (`timeout`, `docker stop`) raise SystemExit inside the context, so that temporary files are
+    removed.
 
-    Without effect in other threads than the main thread, and in a program that handles SIGTERM itself.
+    No effect outside of the main thread, and in a program that handles SIGTERM itself.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -189,7 +190,7 @@ def sigterm_unwinds() -> Iterator[None]:
     process = os.getpid()
 
     def stop(number: int, _: object) -> NoReturn:
-        if os.getpid() != process:  # a forked process, which has no files to remove
+        if os.getpid() != process:  # a forked process: the files are its parent's
             os._exit(128 + number)
         raise SystemExit(128 + number)
 
@@ -201,7 +202,7 @@ def sigterm_unwinds() -> Iterator[None]:
 
 
 def _temporary(out: Path, create: Callable[[Path], object]) -> Path:
-    """Creates the first unused name in the same folder."""
+    """Creates a temporary path next to `out`, under the first unused name."""
     for number in itertools.count():
         path = out.with_name(f"{out.stem}.partial{number or ''}{out.suffix}")
         with suppress(FileExistsError):
@@ -211,7 +212,7 @@ def _temporary(out: Path, create: Callable[[Path], object]) -> Path:
 
 
 def _named(temporary: Path, out: Path) -> bool:
-    """Renames a file; False if the name is taken. Unlike `rename` it never replaces a file."""
+    """Renames a file; returns False if the name is taken. Unlike `rename`, it never replaces a file."""
     try:
         os.link(temporary, out)
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""What the images of a data set are made of."""
+"""The channels of images: names, pixel type, value range and missing pixels."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,17 +14,18 @@ FULL_RANGES: dict[str, Range] = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)
 
 @dataclass(frozen=True)
 class Channels:
-    """The channels of images: how they are read, normalised, drawn and exported. Default: RGB of 8 bits.
+    """The channels of images: how to read, normalise, draw and export them. Default: 8-bit RGB.
 
-    names: one per channel, in the order of the tensor's; `red`, `green` and `blue` are those of RGB.
-    dtype: the type of the pixels; "": that of the first file.
-    range: the values (low, high) of each channel that normalisation sees as 0 and 1, and clips to; (): not known yet.
-    nodata: the value of pixels without data. They are NaN once read, as NaN in files is, so the type is float32; the
-        model sees the channel's mean there.
-    files: if each channel has a file of its own, the part of the file's name of each, such as ("_red", "_nir").
-    display: the names of three channels that are drawn as red, green and blue, or of one drawn as grey; (): chosen.
-    stored: the type of the pixels in files, if `dtype` may be another one: int16 becomes float32, and with `nodata` any
-        does; "": `dtype`, and with `nodata` not known.
+    names: one name per channel, in the tensor's order; `red`, `green` and `blue` mean RGB.
+    dtype: the type of the pixels; "": the type of the first file.
+    range: the values (low, high) of each channel that normalisation maps to 0 and 1 and clips to; (): not known yet.
+    nodata: the value of pixels without data. Reading makes them NaN, so the type is float32; the model sees the
+    channel's
+        mean there. NaN in files means the same.
+    files: if each channel is in its own file, the part of the file name for each channel, such as ("_red", "_nir").
+    display: three channels that are drawn as red, green and blue, or one that is drawn as grey; (): see `displayed`.
+    stored: the type of the pixels in files if it may differ from `dtype`: int16 is read as float32, and with `nodata`
+        every type is. "": `dtype`, or with `nodata` unknown.
     """
 
     names: tuple[str, ...] = COLORS
@@ -52,23 +53,23 @@ class Channels:
 
     @property
     def is_rgb(self) -> bool:
-        """Whether images are RGB of 8 bits in the whole range, which colour transforms are defined for."""
-        own = (self.names, self.dtype, self.range, self.nodata, self.files)
-        return own == (RGB.names, RGB.dtype, RGB.range, None, ())
+        """Whether images are 8-bit RGB in the full range, for which colour transforms are defined."""
+        fields = (self.names, self.dtype, self.range, self.nodata, self.files)
+        return fields == (RGB.names, RGB.dtype, RGB.range, None, ())
 
     @property
     def displayed(self) -> tuple[int, ...]:
-        """The indices of the channels that are drawn: three as red, green and blue, or one as grey. Default: red, green
-        and blue where there are all of them, else the first."""
+        """The indices of the channels that are drawn: three as red, green and blue, or one as grey. By default the
+        channels red, green and blue if all exist, otherwise the first channel."""
         chosen = self.display or (COLORS if set(COLORS) <= set(self.names) else self.names[:1])
         return tuple(self.names.index(name) for name in chosen)
 
     def __str__(self) -> str:
-        """The channels in words: "red, green, blue, nir, uint16 in 0 ... 10000"."""
+        """Returns the channels in words: "red, green, blue, nir, uint16 in 0 ... 10000"."""
         ranges = sorted(set(self.range))
         shown = f" in {ranges[0][0]:g} ... {ranges[0][1]:g}" if len(ranges) == 1 else ""
         return f"{', '.join(self.names)}, {self.stored or self.dtype or 'any type'}{shown}"
 
 
 RGB = Channels()
-"""RGB of 8 bits: the channels of data sets that name no others."""
+"""8-bit RGB, the default channels."""

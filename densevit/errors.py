@@ -1,4 +1,4 @@
-"""User-facing errors. Each message states what was found, what was expected, and the fix."""
+"""Errors for the user. A message states the fault, what was expected, and the fix."""
 
 import difflib
 import functools
@@ -24,7 +24,7 @@ class PluginError(DensevitError):
 class DataError(DensevitError):
     """An image, an annotation or a data folder is invalid.
 
-    rule: the kind of fault as a plural noun, such as "boxes without area", by which faults are counted."""
+    rule: a plural noun for faults of this kind, such as "boxes without area", by which reports count them."""
 
     def __init__(self, message: str, rule: str = "") -> None:
         super().__init__(message)
@@ -50,7 +50,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Returns " Did you mean 'x'? Known: x, y.", with the closest of these names and all of them; "" without names."""
+    """Returns " Did you mean 'x'? Known: x, y.", with the closest name and all names; "" without names."""
     ordered = sorted(set(names))
     return f"{nearest(name, ordered)} Known: {', '.join(ordered)}." if ordered else ""
 
@@ -67,7 +67,7 @@ def one_line(error: BaseException) -> str:
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Warns once in a process, at the line of the caller outside of this package."""
+    """Warns once per process, at the caller's line outside of this package."""
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(os.path.dirname(__file__)):
         frame, level = frame.f_back, level + 1
@@ -75,7 +75,7 @@ def warn_once(message: str) -> None:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number with its noun, such as "1 class" or "2,000 classes"."""
+    """Returns a number with its noun, such as "1 class" or "2,000 classes"."""
     plural = f"{noun}es" if noun.endswith(("s", "x")) else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"
 
@@ -87,11 +87,11 @@ def listed(names: Iterable[object], most: int = 5) -> str:
 
 
 def has_surrogates(text: str) -> bool:
-    """Whether text has half of a surrogate pair, which UTF-8 cannot encode: from JSON, or a file name in another
+    """Whether a text contains surrogates, which UTF-8 cannot encode: from JSON, or from a file name in another
     encoding."""
     return re.search(r"[\ud800-\udfff]", text) is not None
 
 
 def printable(text: str) -> str:
-    """Escapes control characters, which a terminal would interpret, except line breaks."""
+    """Escapes control characters except line breaks: a terminal would interpret them."""
     return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", lambda match: ascii(match[0])[1:-1], text)

@@ -11,7 +11,7 @@ _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd")  # the first byt
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
-    """The path with `~` and `~USER` expanded; unchanged if there is no such user.
+    """Expands `~` and `~USER`; returns the path unchanged if there is no such user.
 
     Raises DensevitError for an empty text, which would otherwise name the working folder.
     """
@@ -23,9 +23,9 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 
 def check_unpacked(path: str | os.PathLike[str], tar_allowed: bool = False) -> None:
-    """Raises UnreadableFileError for a file with the suffix of an archive, also of one compressed file.
+    """Raises UnreadableFileError for a file with the suffix of an archive or of a compressed file.
 
-    tar_allowed: whether a tar may be, if it is not compressed.
+    tar_allowed: whether to accept tars that are not compressed.
     """
     if not os.fspath(path).lower().endswith(_ARCHIVES) or not os.path.isfile(path):
         return

@@ -1,5 +1,5 @@
-"""Progress on stderr: for a loop a bar in a terminal or a notebook, otherwise a line every half minute; for long steps
-lines."""
+"""Progress on stderr: loops show a bar in a terminal or notebook, otherwise a line every half minute; long steps print
+a line each."""
 
 import itertools
 import sys
@@ -33,8 +33,8 @@ def track(items: Iterable[T], description: str, total: int, quiet: bool = False)
 
 
 def steps(description: str, total: int, quiet: bool = False) -> Callable[[str], None]:
-    """Returns a function to call with the name of each of `total` long steps when it begins, such as "tracing". It
-    prints a line."""
+    """Returns a function that prints a line when a step begins. It takes the step's name, such as "tracing"; there are
+    `total` steps."""
     started = itertools.count(1)
 
     def begin(name: str) -> None:
@@ -57,13 +57,13 @@ def _lines(items: Iterable[T], description: str, total: int) -> Iterator[T]:
 
 
 def speed(images_per_second: float) -> str:
-    """A speed as text, such as "0.4 images/s" or "25 images/s"."""
+    """Formats a speed, such as "0.4 images/s" or "25 images/s"."""
     digits = 1 if images_per_second < 9.95 else 0
     return f"{images_per_second:.{digits}f} images/s"
 
 
 def duration(seconds: float) -> str:
-    """A duration as text, such as "less than 1 s", "about 40 s", "about 12 min" or "about 3.5 h"."""
+    """Formats a duration, such as "less than 1 s", "about 40 s", "about 12 min" or "about 3.5 h"."""
     if seconds < 1:
         return "less than 1 s"
     if seconds < 90:

@@ -1,5 +1,5 @@
-"""Consoles that print names from files literally: a class name may contain markup (`[/x]`) or escape codes; bars for
-notebooks; silence of other packages."""
+"""Consoles that print text literally, as class names may contain markup (`[/x]`) or escape codes; progress bars for
+notebooks; silencing other packages."""
 
 import logging
 import warnings
@@ -25,7 +25,7 @@ TEXT: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Silences the warnings of other packages, and their log up to the level WARNING."""
+    """Silences warnings, and log messages up to the level WARNING."""
     disabled = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -42,7 +42,7 @@ def in_notebook() -> bool:
 
 
 def notebook_bar() -> type["tqdm[Any]"]:
-    """tqdm's bar for a notebook: a widget if ipywidgets is installed, otherwise text."""
+    """Returns tqdm's bar for a notebook: a widget if ipywidgets is installed, otherwise text."""
     if find_spec("ipywidgets"):
         from tqdm.auto import tqdm
     else:
@@ -51,7 +51,7 @@ def notebook_bar() -> type["tqdm[Any]"]:
 
 
 def text_console(**options: Any) -> Console:
-    """A console for tables and progress bars, which interprets no markup and escapes control characters in texts."""
+    """Returns a console for tables and progress bars that ignores markup and escapes control characters in texts."""
     return escaping(Console(**TEXT, **options))
 
 
@@ -62,8 +62,8 @@ def use_text_console(**options: Any) -> Console:
 
 
 def escaping(console: Console) -> Console:
-    """Makes a console escape control characters in all texts but its own, and returns it."""
-    # inserted first, which `push_render_hook` cannot do: a progress bar pops the last hook when it ends
+    """Makes a console escape control characters in all texts except rich's control codes, and returns it."""
+    # Inserted as the first hook, which `push_render_hook` cannot do: a progress bar pops the last hook when it ends.
     console._render_hooks.insert(0, _Escaping())
     return console
 
@@ -75,9 +75,9 @@ def table(
     right: Collection[int] | None = None,
     no_wrap: Collection[int] = (),
 ) -> Table:
-    """A table for the terminal: no borders, and texts that are too long for their column are wrapped.
+    """Builds a table for the terminal, without borders; long texts are wrapped.
 
-    right: the right-aligned columns; None: those in which all cells are numbers. no_wrap: columns that are not wrapped.
+    right: indices of right-aligned columns; None: columns of numbers. no_wrap: indices of columns that are not wrapped.
     """
     cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     count = len(header) or max(map(len, cells), default=0)
@@ -100,7 +100,7 @@ def _is_number(text: str) -> bool:
 
 class _Escaping(RenderHook):
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        return [_Escaped(one) for one in renderables]
+        return [_Escaped(renderable) for renderable in renderables]
 
 
 class _Escaped:

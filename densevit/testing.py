@@ -1,4 +1,4 @@
-"""Checks of your own backbone, head or method, for tests and `densevit check`. Names are imported at first use."""
+"""Checks of a backbone, head or method, for tests and `densevit check`. Names are imported at first use."""
 
 from typing import Any
 

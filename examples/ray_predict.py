@@ -6,7 +6,7 @@
 
 Each actor has a copy of the model. If an actor dies, its block of images is predicted again by another one; a block
 with which two actors die is left out if --lost allows it. An image that cannot be read is a row with its `error`. The
-columns are those of `densevit.BatchPredictor`; `pandas.read_parquet("found")` reads all files.
+the columns are described at `densevit.BatchPredictor`; `pandas.read_parquet("found")` reads all files.
 
 Not run: --gpus, also as a fraction, such as 0.25 for four actors on one GPU.
 """

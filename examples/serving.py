@@ -36,7 +36,7 @@ import torch
 import densevit
 from densevit.channels import Channels
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.large_images import open_image
+from densevit.data.io.image_opening import open_image
 from densevit.data.io.tiff_channels import opened_tiff
 
 MAX_BYTES = 32 * 2**20  # of the files of a request
@@ -50,8 +50,7 @@ NO_PAGE = "POST an image to / or /drawn."
 
 
 def pixels_of(image: bytes, channels: Channels) -> int:
-    """Returns the number of pixels from the header of an image file, without decoding it; 0 for NPY files, which are
-    not compressed. channels: those of the model."""
+    """Reads the number of pixels in the header of an image file; 0 for NPY files, which are not compressed."""
     if not channels.is_rgb and image.startswith(b"\x93NUMPY"):
         return 0
     with naming_file("the body", "image", len(image)):
@@ -63,8 +62,7 @@ def pixels_of(image: bytes, channels: Channels) -> int:
 
 
 def answer(result: densevit.Result) -> dict[str, Any]:
-    """Returns the objects of each head, the fraction of pixels of each class in label maps, and the range of other
-    maps."""
+    """Returns each head's objects, its class fractions of a label map, or the range of any other map."""
     content: dict[str, Any] = {"height": result.size[0], "width": result.size[1], "thresholds": {}}
     for head, part in result.heads.items():
         if "scores" in part:
@@ -82,7 +80,7 @@ def answer(result: densevit.Result) -> dict[str, Any]:
 
 
 def threshold_of(query: str) -> float | None:
-    """Returns the score threshold of a query; None if it has none. Raises ValueError for any other parameter."""
+    """Returns the `threshold` of a query, None without one. Raises ValueError for any other parameter."""
     threshold = None
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name != "threshold" or threshold is not None:
@@ -119,7 +117,7 @@ class Waiting(NamedTuple):
 
 
 class Batches:
-    """A thread that predicts the images that wait, those of one threshold as a batch. Memory is that of one batch.
+    """A thread that predicts queued images, with one threshold per batch. Memory holds one batch at a time.
 
     counts: batches, images and seconds so far, for the metrics.
     """
@@ -130,43 +128,42 @@ class Batches:
         threading.Thread(target=self._run, daemon=True).start()
 
     def results(self, images: Sequence[bytes], threshold: float | None) -> list[densevit.Result]:
-        """Waits for the results. Raises CancelledError if the model has not begun with an image after MAX_SECONDS, and
-        the model's error for an image."""
+        """Waits for the results. Raises CancelledError for an image not begun in MAX_SECONDS, or the model's error."""
         waiting = [Waiting(image, threshold, Future()) for image in images]
-        for one in waiting:
-            self._waiting.put(one)
-        wait([one.result for one in waiting], MAX_SECONDS)
-        for one in waiting:
-            one.result.cancel()  # unless it has begun
-        return [one.result.result() for one in waiting]
+        for queued in waiting:
+            self._waiting.put(queued)
+        wait([queued.result for queued in waiting], MAX_SECONDS)
+        for queued in waiting:
+            queued.result.cancel()  # unless it has begun
+        return [queued.result.result() for queued in waiting]
 
     def _run(self) -> None:
         while True:
             batch = [self._waiting.get()]
             while len(batch) < MAX_BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get())
-            for threshold in dict.fromkeys(one.threshold for one in batch):
-                chosen = [one for one in batch if one.threshold == threshold]
-                if begun := [one for one in chosen if one.result.set_running_or_notify_cancel()]:
+            for threshold in dict.fromkeys(queued.threshold for queued in batch):
+                chosen = [queued for queued in batch if queued.threshold == threshold]
+                if begun := [queued for queued in chosen if queued.result.set_running_or_notify_cancel()]:
                     self._predict(begun, threshold)
 
     def _predict(self, batch: Sequence[Waiting], threshold: float | None) -> None:
-        """Predicts a batch. The error of an image that cannot be read is that of its request."""
-        begin, images = time.monotonic(), [one.image for one in batch]
+        """Predicts a batch. The error of an unreadable image goes to its request alone."""
+        begin, images = time.monotonic(), [queued.image for queued in batch]
         try:
-            found = [*self.predictor.iterate(images, threshold, MAX_BATCH)]
+            predictions = [*self.predictor.iterate(images, threshold, MAX_BATCH)]
         except Exception as error:  # of any kind: the thread has to go on
-            for one in batch:
-                one.result.set_exception(error)
+            for queued in batch:
+                queued.result.set_exception(error)
             return
-        readable = sum(predicted.error is None for predicted in found)
+        readable = sum(predicted.error is None for predicted in predictions)
         for name, number in {"batches": 1, "images": readable, "seconds": time.monotonic() - begin}.items():
             self.counts[name] += number
-        for one, predicted in zip(batch, found, strict=True):
+        for queued, predicted in zip(batch, predictions, strict=True):
             if predicted.result is not None:
-                one.result.set_result(predicted.result)
+                queued.result.set_result(predicted.result)
             else:
-                one.result.set_exception(predicted.error)
+                queued.result.set_exception(predicted.error)
 
 
 def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") -> ThreadingHTTPServer:
@@ -254,12 +251,12 @@ def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") ->
                 raise ValueError(f"The body has {len(content)} of {length} bytes.")
             return bytes(content)
 
-        def _send(self, status: int, kind: str, content: bytes) -> None:
+        def _send(self, status: int, content_type: str, content: bytes) -> None:
             with counting:
                 statuses[status] += 1
             try:
                 self.send_response(status)
-                self.send_header("Content-Type", kind)
+                self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)

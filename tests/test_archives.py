@@ -23,8 +23,17 @@ _PLACES = [
 ]
 
 
-@pytest.mark.parametrize("place", _PLACES)
-@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz", "a.tar.bz2", "a.tar.xz", "a.zip", "gzip.tar"])
+_NAMES = ["a.tar", "a.tar.gz", "a.tgz", "a.tar.bz2", "a.tar.xz", "a.zip", "gzip.tar"]
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        *((place, "a.zip") for place in _PLACES),
+        *((place, name) for place in _PLACES[:2] for name in _NAMES[:5]),
+        (_PLACES[3], "gzip.tar"),
+    ],
+)
 def test_an_archive_is_one_line_with_the_fix(tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str, name: str):
     path, model = tmp_path / name, tmp_path / "m.safetensors"
     (tmp_path / "1.txt").write_text("0 0.5 0.5 0.1 0.1")

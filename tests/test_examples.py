@@ -1,6 +1,6 @@
 """The examples run as their first lines say."""
 
-import importlib.util
+import importlib
 import io
 import json
 import socket
@@ -25,7 +25,7 @@ from PIL import Image
 import densevit
 from densevit.channels import RGB
 from densevit.cli import main
-from densevit.exporting.comparison import example_images
+from densevit.exporting.file_comparison import example_images
 from densevit.inference.iterating import Predicted
 from tests.exporting.small_models import CHANNELS, NAIVE, channel_predictor
 
@@ -34,21 +34,17 @@ pytestmark = pytest.mark.integration
 Serve = Callable[[Any], tuple[ModuleType, int]]
 
 
-def example(project: Path, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, project / "examples" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def example(name: str) -> ModuleType:
+    return importlib.import_module(f"examples.{name}")
 
 
 @pytest.fixture
-def serve(project: Path) -> Iterator[Serve]:
+def serve() -> Iterator[Serve]:
     """`serve(model)` is the module of the example and the port of its server."""
     ends: list[Callable[[], object]] = []
 
     def serve(model: Any) -> tuple[ModuleType, int]:
-        module = example(project, "serving")
+        module = example("serving")
         server = module.server(model, 0)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -208,19 +204,19 @@ def test_serving_predicts_waiting_images_as_a_batch(serve: Serve) -> None:
     assert found["densevit_seconds_total"] > 0
 
 
-def test_fine_tuning_trains_and_predicts(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_fine_tuning_trains_and_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert main(["scenes", "--out", str(tmp_path / "data"), "--count", "4", "--size", "64"]) == 0
     monkeypatch.chdir(tmp_path)
     options = ["data.image_size=64", "data.batch_size=2", "trainer={max_steps: 2}"]
     options.append("backbone={name: swin, variant: nano}")
     Image.new("RGB", (48, 32)).save("street.png")
-    run = example(project, "fine_tune").main(str(tmp_path / "data"), "street.png", *options)
+    run = example("fine_tune").main(str(tmp_path / "data"), "street.png", *options)
     assert "detection/AP" in run.metrics and (run.path / "first.jpg").is_file()
 
 
-def test_own_trainer_logs_metrics(project: Path, tmp_path: Path):
+def test_own_trainer_logs_metrics(tmp_path: Path):
     data = {"image_size": 32, "batch_size": 2, "train_length": 4, "val_length": 2, "num_workers": 0}
-    example(project, "own_trainer").main(2, str(tmp_path), **data)
+    example("own_trainer").main(2, str(tmp_path), **data)
     assert densevit.load(tmp_path / "model.safetensors").classes["ground"][0].name == "ball"
     header = next(tmp_path.rglob("metrics.csv")).read_text().splitlines()[0].split(",")
     assert "ground/mIoU" in header
@@ -230,6 +226,6 @@ def test_own_dataset_is_trained(project: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(project / "examples")
     options = ["data.length=10", "data.batch_size=2", "trainer={max_steps: 2}", "backbone.variant=nano"]
-    run = example(project, "own_dataset").main(*options)
+    run = example("own_dataset").main(*options)
     assert 0 <= run.metrics["segmentation/mIoU"] <= 1
     assert [c.name for c in run.model.classes["segmentation"]] == ["disk", "ground"]

@@ -26,15 +26,19 @@ def difference(before: Parts, after: Parts) -> str:
     """Where two results differ most, and by how much; empty if they are equal."""
     if names := sorted(before.keys() ^ after.keys()):
         return f"only in one: {', '.join(names)}"
-    found = [(apart(before[name], after[name]), name) for name in before if digest(before, name) != digest(after, name)]
-    if not found:
+    differing = [
+        (apart(before[name], after[name]), name) for name in before if digest(before, name) != digest(after, name)
+    ]
+    if not differing:
         return ""
-    most, name = max(found)
+    most, name = max(differing)
     if most < float("inf"):
-        return f"{len(found)} of {len(before)} parts, most {name}: by {most:.3g}"
+        return f"{len(differing)} of {len(before)} parts, most {name}: by {most:.3g}"
     texts = [" ".join(str(parts[name]).split()) for parts in (before, after)]
     start = max(next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0) - 40, 0)
-    return f"{len(found)} of {len(before)} parts, as {name}: {' | '.join(text[start : start + 200] for text in texts)}"
+    return (
+        f"{len(differing)} of {len(before)} parts, as {name}: {' | '.join(text[start : start + 200] for text in texts)}"
+    )
 
 
 def apart(before: np.ndarray | str, after: np.ndarray | str) -> float:

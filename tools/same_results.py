@@ -109,13 +109,13 @@ def training(name: str) -> Callable[[Tree], Results]:
             path = tree.out / "mean_teacher.yaml"
             path.write_text(MEAN_TEACHER.format(configs=tree.root / "configs"))
         tree.succeeds(["train", str(path), *TRAINING, *overrides, "--run-dir", name])
-        return of_run(tree.out / name)
+        return recorded(tree.out / name)
 
     return row
 
 
-def of_run(run: Path) -> Results:
-    """What a run recorded, without times and memory."""
+def recorded(run: Path) -> Results:
+    """Recorded values of a run, without times and memory."""
     columns: dict[str, list[str]] = {}
     for row in csv.DictReader(io.StringIO((run / "metrics.csv").read_text())):
         for key, value in row.items():
@@ -214,7 +214,7 @@ convert run out.pth --to nope ; check backbone swin varient=tiny ; report empty
 
 
 def errors(tree: Tree) -> Results:
-    """What commands print for bad inputs."""
+    """Messages of commands for bad inputs."""
     inputs = [line.strip() for line in BAD_INPUTS.split(";")]
     (tree.out / "empty").mkdir()
     for name, text in {"tiny.yaml": TINY, "text.yaml": "text", "bad.yaml": "a: [", "bad.png": "text"}.items():
@@ -242,9 +242,9 @@ class Kill(Callback):
         if trainer.global_step == self.step:
             os.kill(os.getpid(), 9)
 
-def in_child(*given, **options):
+def in_child(*arguments, **options):
     if not os.fork():
-        fit(*given, **options)
+        fit(*arguments, **options)
         os._exit(0)
     os.wait()
 
@@ -259,9 +259,9 @@ def resuming(tree: Tree) -> Results:
     """A training that is killed in step 1 ... 12, before its checkpoint, and resumed: its weights."""
     (tree.out / "tiny.yaml").write_text(TINY)
     tree.python(KILLED)
-    expected, results = of_run(tree.out / "uninterrupted"), {}
+    expected, results = recorded(tree.out / "uninterrupted"), {}
     for step in range(1, 13):
-        run = of_run(tree.out / f"killed-{step}")
+        run = recorded(tree.out / f"killed-{step}")
         same = all(digest(run[name]) == digest(expected[name]) for name in expected)
         results[f"after step {step}"] = {**run["weights"], "": f"{'' if same else 'not '}as uninterrupted"}
     return results

@@ -97,8 +97,14 @@ def main() -> None:
         for test in tests:
             rooms[test.room][command].append(test)
     by_set = [
-        [room, *(f"{len(of[command]):,}: {sum(test.cpu for test in of[command]):,.0f} s" for command in SETS)]
-        for room, of in sorted(rooms.items())
+        [
+            room,
+            *(
+                f"{len(by_command[command]):,}: {sum(test.cpu for test in by_command[command]):,.0f} s"
+                for command in SETS
+            ),
+        ]
+        for room, by_command in sorted(rooms.items())
     ]
     print("\n" + table(["folder", *(f"{command}, CPU" for command in SETS)], by_set))
 

@@ -1,8 +1,8 @@
 """The command line: `densevit NAME`, `python -m densevit NAME` and `python tools/NAME.py` call `main`.
 
-A command is a module with `add_arguments(parser)` and `run(args) -> int`, found in the entry-point group
-`densevit.commands`; only the requested one is imported. The first line of its docstring says what it does, `EXAMPLES`
-are shown below its help. All have the flags of `densevit.cli.output`, and write through `args.output`.
+A command is a module with `add_arguments(parser)` and `run(args) -> int` in the entry-point group `densevit.commands`;
+only the requested command is imported. The first line of its docstring is its summary; its help ends with `EXAMPLES`.
+All commands have the flags of `densevit.cli.command_output`, and write through `args.output`.
 """
 
 import argparse
@@ -21,36 +21,36 @@ from densevit.paths import user_path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code: 0, 2 for an error that the user can fix, 130 after Ctrl-C.
+    """Runs a command. Returns the exit code: 0, 2 for an error that the user can fix, 130 after Ctrl-C.
 
-    If the reader of its output ends first, as in `densevit train ... | head`, the command continues without output.
+    If the reader of the output ends first, as in `densevit train ... | head`, the command continues without output.
     """
     with unfailing_output():
         return _main(argv)
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    given = list(sys.argv[1:] if argv is None else argv)
-    if not given or given[0] in ("-h", "--help"):
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview(registry.find("commands")))
-        return 0 if given else 2
-    if given[0] == "--version":
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
         print(f"densevit {densevit.__version__}")
         return 0
     usual, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         commands = registry.find("commands")
-        words = 2 if " ".join(given[:2]) in commands else 1
-        name, rest = " ".join(given[:words]), given[words:]
+        words = 2 if " ".join(arguments[:2]) in commands else 1
+        name, rest = " ".join(arguments[:words]), arguments[words:]
         if name not in commands:
-            below = {one: plugin for one, plugin in commands.items() if one.startswith(f"{name} ")}
-            if below and given[1:2] in (["-h"], ["--help"]):
+            below = {other: plugin for other, plugin in commands.items() if other.startswith(f"{name} ")}
+            if below and arguments[1:2] in (["-h"], ["--help"]):
                 print(_overview(below))
                 return 0
             hint = f" There are {' and '.join(below)}." if below else did_you_mean(name, commands)
-            if "train" not in commands:  # entry points are read when the package is installed
+            if "train" not in commands:  # entry points are read at installation
                 hint = " The commands of densevit are not installed. Fix: `pip install -e .` in its clone."
-            print(f"densevit: there is no command {' '.join(given[: 2 if below else 1])!r}.{hint}", file=sys.stderr)
+            print(f"densevit: there is no command {' '.join(arguments[: 2 if below else 1])!r}.{hint}", file=sys.stderr)
             return 2
         code = _run(name, rest)
         sys.stdout.flush()
@@ -86,7 +86,7 @@ def _os_error(error: OSError) -> str:
 
 def _run(name: str, rest: list[str]) -> int:
     from densevit.allocator import keep_freed_memory
-    from densevit.cli import output
+    from densevit.cli import command_output
 
     module, parser = command(name)
     keep_freed_memory()
@@ -94,14 +94,14 @@ def _run(name: str, rest: list[str]) -> int:
         arguments = parser.parse_intermixed_args(rest)
     except SystemExit as stop:  # argparse has printed the reason
         return stop.code if isinstance(stop.code, int) else 2
-    arguments.output = output.Output(arguments)
+    arguments.output = command_output.Output(arguments)
     arguments.command = shlex.join(["densevit", *name.split(), *rest])
     with arguments.output.console():
         return int(module.run(arguments))
 
 
 def _path(text: str) -> Path:
-    """The path of an argument. Arguments that are texts are expanded where they are read."""
+    """An argument of type Path, with ~ expanded."""
     try:
         return user_path(text)
     except DensevitError as error:
@@ -109,8 +109,8 @@ def _path(text: str) -> Path:
 
 
 def command(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
-    """The module of a command, and its parser."""
-    from densevit.cli import output
+    """The module and the parser of a command."""
+    from densevit.cli import command_output
 
     module = registry.load_command(name)
     parser = argparse.ArgumentParser(
@@ -121,7 +121,7 @@ def command(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
     )
     parser.register("type", Path, _path)
     module.add_arguments(parser)
-    output.add_arguments(parser)
+    command_output.add_arguments(parser)
     return module, parser
 
 

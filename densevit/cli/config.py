@@ -1,6 +1,6 @@
 """Prints the resolved config.
 
-Bases and section files are merged, overrides applied, defaults filled in, and values validated.
+Merges bases and section files, applies overrides, fills in defaults and validates values.
 """
 
 import argparse
@@ -17,7 +17,7 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a config file, a run folder, or a shipped config's name")
     parser.add_argument(
-        "overrides", metavar="section.key=value", nargs="*", help="overrides; section=FILE takes a section from a file"
+        "overrides", metavar="section.key=value", nargs="*", help="overrides; section=FILE reads a section from a file"
     )
 
 

@@ -1,7 +1,7 @@
 """Evaluates a model on its validation data or on other data.
 
-Classes of other data are mapped by name. Prints and saves metrics, tables of each class, an analysis of the errors and
-a report; with --out, the predictions too.
+Maps the classes of other data by name. Prints and saves metrics, tables per class, an error analysis and a report; with
+--out, also the predictions.
 """
 
 import json
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from densevit.config import Config
-    from densevit.inference.loading import LoadedModel
+    from densevit.inference.model_loading import LoadedModel
     from densevit.interfaces import Evaluator
     from densevit.training.run.evaluation import EvaluationPlan
 
@@ -35,7 +35,7 @@ EXAMPLES = """examples:
 
 
 def add_trust(parser: ArgumentParser) -> None:
-    """Adds the flag --trust of commands that take a model."""
+    """Adds the flag --trust, for commands that take a model."""
     parser.add_argument(
         "--trust",
         action="store_true",
@@ -45,7 +45,7 @@ def add_trust(parser: ArgumentParser) -> None:
 
 
 def add_runtime(parser: ArgumentParser) -> None:
-    """Adds the flag --runtime of commands that run exported files."""
+    """Adds the flag --runtime, for commands that run exported files."""
     parser.add_argument(
         "--runtime",
         metavar="NAME",
@@ -61,7 +61,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def add_data(parser: ArgumentParser, folder: str) -> None:
-    """Adds the arguments of commands that evaluate. folder: the one in which evaluations are by default, for help."""
+    """Adds the arguments of commands that evaluate. folder: the default parent of evaluations/, for the help."""
     parser.add_argument(
         "overrides", metavar="section.key=value", nargs="*", help="other data, precision, batch size ..."
     )
@@ -77,8 +77,8 @@ def add_data(parser: ArgumentParser, folder: str) -> None:
         metavar="MODEL=DATA",
         action="append",
         default=[],
-        help="a class of the model and its name in the data; with nothing after =, the class is not mapped. Or a YAML "
-        "file of such pairs. Other classes are mapped by name",
+        help="a class of the model and its name in the data; nothing after =: no mapping. Or a YAML "
+        "file of such pairs. Maps other classes by name",
     )
 
 
@@ -93,9 +93,8 @@ def evaluate(
 ) -> int:
     """Evaluates a model and writes the results.
 
-    args: those of `add_data`, model, runtime and trust. folder: the folder in whose next free folder evaluations/DATA
-    the results are without --out; None: they are not written. change: returns the evaluation that is run in place of
-    the model's.
+    args: the arguments of `add_data`, model, runtime and trust. folder: parent of evaluations/DATA when --out is
+    absent; None: writes nothing. change: returns a plan to run in place of the model's.
     """
     from densevit.atomic_io import check_new_folder, check_writable, locked_folder
 
@@ -104,12 +103,12 @@ def evaluate(
     elif folder is not None:
         check_writable(folder / "evaluations", fix="Fix: name a folder with --out DIR.")
     _check_overrides(args.model, args.overrides)
-    from pytorch_lightning.utilities import rank_zero_only  # late: it takes seconds
+    from pytorch_lightning.utilities import rank_zero_only  # takes seconds
 
     if args.out is None or getattr(rank_zero_only, "rank", 0) > 0:
         return _evaluate(args, folder, change)
     with locked_folder(args.out):
-        check_new_folder(args.out)  # another evaluation may have written it meanwhile
+        check_new_folder(args.out)  # another evaluation may have written to it
         return _evaluate(args, args.out, change)
 
 
@@ -120,21 +119,21 @@ def _evaluate(
 ) -> int:
     from pytorch_lightning.utilities import rank_zero_only
 
-    from densevit.data.build import build_data
+    from densevit.data.data_builder import build_data
     from densevit.data.io.map_files import MapFiles
     from densevit.evaluation.evaluation_tables import comparison_table, evaluation_tables
     from densevit.evaluation.metrics_file import by_head
     from densevit.evaluation.metrics_table import single_class
     from densevit.inference.file_model import FileModel
-    from densevit.inference.loading import load_any
+    from densevit.inference.model_loading import load_any
     from densevit.inference.predictor import Predictor
     from densevit.training.run.evaluation import EvaluationPlan
     from densevit.training.run.evaluation_folder import new_folder, read_mapping, write_evaluation
 
-    loaded, given = load_any(args.model, args.trust, args.runtime), read_mapping(args.map)
+    loaded, mapping_overrides = load_any(args.model, args.trust, args.runtime), read_mapping(args.map)
     config = config_of(loaded, args.model, args.overrides)
-    predictor = Predictor(loaded.model, config)  # raises for inference options it cannot use
-    plan = EvaluationPlan.of(predictor, build_data(config), config.trainer, given)
+    predictor = Predictor(loaded.model, config)  # raises for unusable inference options
+    plan = EvaluationPlan.of(predictor, build_data(config), config.trainer, mapping_overrides)
     plan = plan if change is None else change(plan)
     data = plan.data
     if not getattr(rank_zero_only, "rank", 0):
@@ -145,8 +144,8 @@ def _evaluate(
     done = plan.run(None if maps is None else maps.add_image)
     if getattr(rank_zero_only, "rank", 0) > 0:  # rank 0 alone reports
         return 0
-    tables = {head: one.tables() for head, one in done.evaluators.items()}
-    notes = {head: single_class(of_head) for head, of_head in by_head(done.metrics).items()}
+    tables = {head: evaluator.tables() for head, evaluator in done.evaluators.items()}
+    notes = {head: single_class(head_metrics) for head, head_metrics in by_head(done.metrics).items()}
     args.output.show(evaluation_tables(done.metrics, tables, notes))
     recorded = loaded.model.recorded_evaluation if isinstance(loaded.model, FileModel) else None
     if recorded is not None:
@@ -173,8 +172,8 @@ def _evaluate(
 
 
 def _check_overrides(source: str, overrides: Sequence[str]) -> None:
-    """Raises ConfigError for overrides that `config_of` would refuse, as far as it is known before the model is loaded:
-    all of them for a run folder."""
+    """Raises ConfigError for overrides that `config_of` would refuse; for a run folder all of them, before the model is
+    loaded."""
     from densevit.config import check_evaluation_overrides, check_evaluation_plugins, load
 
     check_evaluation_overrides(overrides)
@@ -186,22 +185,30 @@ def _check_overrides(source: str, overrides: Sequence[str]) -> None:
 def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "Config":
     """The config of the model with overrides, which may change data and evaluation, but not the model.
 
-    The overrides must name a data set if the model has none: a model of another project, or saved without a config.
+    The overrides must name a data set for a model without one: another project's, or saved without a config.
     """
     from densevit.config import check_evaluation_overrides, check_evaluation_plugins, from_mapping
     from densevit.config import load as load_config
 
     check_evaluation_overrides(overrides)
-    own, file = loaded.config, user_path(source) / "config.yaml"
-    if own is not None and not loaded.foreign:
+    model_config, file = loaded.config, user_path(source) / "config.yaml"
+    if model_config is not None and not loaded.foreign:
         if not overrides:
-            return own
-        config = load_config(file, overrides) if file.is_file() else from_mapping(own.model_dump(), source, overrides)
+            return model_config
+        config = (
+            load_config(file, overrides)
+            if file.is_file()
+            else from_mapping(model_config.model_dump(), source, overrides)
+        )
     else:
-        given = {override.partition("=")[0].strip() for override in overrides}
-        known = own is None and loaded.sections.data is not None
-        if not known and given.isdisjoint(("data", "data.name", *(("data.root",) if own is not None else ()))):
-            recipe = "" if own is None else f", or data.root=FOLDER for the data set {own.data.name!r}"
+        overridden = {override.partition("=")[0].strip() for override in overrides}
+        has_data = model_config is None and loaded.sections.data is not None
+        if not has_data and overridden.isdisjoint(
+            ("data", "data.name", *(("data.root",) if model_config is not None else ()))
+        ):
+            recipe = (
+                "" if model_config is None else f", or data.root=FOLDER for the data set {model_config.data.name!r}"
+            )
             raise ConfigError(
                 f"{source}: these weights have no data set. Name one: data=FILE "
                 f"data.root=FOLDER, as in data=coco data.root=~/coco{recipe}."
@@ -213,18 +220,18 @@ def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "
 
 
 def write_detections(evaluators: "Mapping[str, Evaluator]", folder: Path) -> None:
-    """Writes detections.json in COCO's results format; detections-HEAD.json for each of several heads."""
+    """Writes detections.json in COCO's results format; with several heads, detections-HEAD.json."""
     results = {head: evaluator.results() for head, evaluator in evaluators.items()}
-    found = {head: entries for head, entries in results.items() if entries is not None}
-    for head, entries in found.items():
-        name = "detections.json" if len(found) == 1 else f"detections-{head}.json"
+    detections = {head: entries for head, entries in results.items() if entries is not None}
+    for head, entries in detections.items():
+        name = "detections.json" if len(detections) == 1 else f"detections-{head}.json"
         (folder / name).write_text(json.dumps(entries) + "\n", encoding="utf-8")
 
 
 def mapping_table(
     head: str, pairs: Sequence[tuple[str, str]], only_model: Sequence[str], only_data: Sequence[str]
 ) -> "Group":
-    """The mapped classes, and the unmapped classes of the model and of the data."""
+    """The mapped classes, and the unmapped classes of model and data."""
     from rich.console import Group
     from rich.text import Text
 

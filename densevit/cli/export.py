@@ -1,7 +1,7 @@
 """Writes a model as a checked ONNX or torch.export file.
 
-The file runs without densevit, from images to boxes and maps. It is run on images of several sizes and compared
-with the model; a file that differs is not written. --evaluate also evaluates both on the validation data.
+The file runs without densevit, from images to boxes and maps. densevit runs it on images of several sizes, compares it
+with the model, and removes a file that differs. --evaluate also evaluates both on the validation data.
 """
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from densevit.exporting.exporting import Evaluate
-    from densevit.inference.loading import LoadedModel
+    from densevit.inference.model_loading import LoadedModel
     from densevit.interfaces import Size
 
 EXAMPLES = """examples:
@@ -44,21 +44,21 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--out",
         metavar="FILE",
         type=Path,
-        help="NAME.onnx or NAME.pt2 (beside the model: RUN/model.onnx, model-half.onnx, model-bf16.pt2 or "
-        "model-int8.onnx; of hf:ORG/NAME, NAME.onnx ...)",
+        help="NAME.onnx or NAME.pt2 (default: RUN/model.onnx, model-half.onnx, model-bf16.pt2 or "
+        "model-int8.onnx; for hf:ORG/NAME, NAME.onnx ...)",
     )
     halves = parser.add_mutually_exclusive_group()
     halves.add_argument(
         "--half",
         action="store_const",
         const="fp16",
-        help="weights and computation of heavy layers in fp16, except in blocks where outputs change; shows the blocks",
+        help="weights and computation of heavy layers in fp16, except in blocks where outputs change; lists the blocks",
     )
     halves.add_argument("--bf16", dest="half", action="store_const", const="bf16", help="the same in bf16 (pt2 only)")
     parser.add_argument(
         "--int8",
         action="store_true",
-        help="layers in int8, calibrated on training images; metrics and latency beside those of float32 (ONNX only)",
+        help="layers in int8, calibrated on training images; compares metrics and latency with float32 (ONNX only)",
     )
     parser.add_argument(
         "--resize", action="store_true", help="resize images of any size inside the file, as predict does (ONNX only)"
@@ -67,8 +67,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--canvas",
         metavar="HxW",
         type=_size,
-        help="pad images inside the file to this size, so that all sizes inside the model are constants: a shorter "
-        "export, and a way for a backbone that is not exported for varying sizes",
+        help="pad images inside the file to this size, which makes all sizes inside the model constants: a shorter "
+        "export, also for backbones that cannot be exported for varying sizes",
     )
     parser.add_argument(
         "--postprocess",
@@ -86,7 +86,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--evaluate",
         action="store_true",
-        help="evaluate the model and the file on the validation data, and write the metrics of both into the file",
+        help="evaluate the model and the file on the validation data, and write both metrics into the file",
     )
     add_trust(parser)
 
@@ -98,18 +98,20 @@ def run(args: Namespace) -> int:
     from densevit.evaluation.evaluation_tables import comparison_table
     from densevit.exporting.exporting import export
     from densevit.exporting.file_plan import FileOptions, check_options
-    from densevit.inference.loading import load_any
+    from densevit.inference.model_loading import load_any
     from densevit.inference.predictor import Predictor
     from densevit.inference.runtimes import is_exported
     from densevit.terminal import table
 
     if is_exported(args.model):
-        raise ConfigError(f"{args.model}: is an exported file. Fix: name the model that it is of.")
+        raise ConfigError(f"{args.model}: is an exported file. Fix: name the model that it was exported from.")
     out = args.out or _beside(args.model, "int8" if args.int8 else args.half)
     check_options(out, FileOptions(args.half, args.int8, args.resize, args.postprocess))
     check_free(out, "Fix: name a file with --out FILE.")
     if args.threshold is not None and not args.postprocess:
-        raise ConfigError("--threshold is for files that select objects. Fix: add --postprocess, or leave it out.")
+        raise ConfigError(
+            "--threshold: only files with post-processing select objects. Fix: add --postprocess, or leave it out."
+        )
     if args.overrides and not (args.evaluate or args.int8):
         raise ConfigError(
             f"{args.overrides[0]}: overrides are for evaluation. Fix: add --evaluate or --int8, or leave it out."
@@ -137,11 +139,11 @@ def run(args: Namespace) -> int:
         blocks = [[block.name, f"{block.error:.1e}", block.precision] for block in exported.blocks]
         args.output.show(table(blocks, ["block", f"error in {args.half}", "precision"]), "")
     evaluation, quantized = exported.evaluation, exported.quantization
-    kind = "" if quantized is None else " in float32, before the quantisation,"
+    precision_note = "" if quantized is None else " in float32, before quantisation,"
     args.output.show(
         table(rows, ["output", "difference from the model"]),
-        f"{exported.path}:{kind} differs from the model by at most {exported.difference:.1e} of an output's range "
-        f"(allowed: {exported.limit:.0e}), on images of {sizes}.",
+        f"{exported.path}:{precision_note} differs from the model by at most {exported.difference:.1e} of an output's "
+        f"range (allowed: {exported.limit:.0e}), on images of {sizes}.",
     )
     latency = f"Latency of an image of {sizes.partition(',')[0]} on the CPU"
     if quantized is None:
@@ -173,7 +175,7 @@ def run(args: Namespace) -> int:
             "blocks": [block.as_json() for block in exported.blocks],
             "model_ms": exported.model_ms,
             "file_ms": exported.file_ms,
-            "classes": {head: [one.name for one in classes] for head, classes in predictor.classes.items()},
+            "classes": {head: [c.name for c in classes] for head, classes in predictor.classes.items()},
             **({} if evaluation is None else {"evaluation": evaluation._asdict()}),
             **({} if quantized is None else {"int8": quantized.as_json()}),
         }
@@ -190,9 +192,9 @@ def _size(text: str) -> "Size":
 
 
 class _Evaluation(NamedTuple):
-    """How a predictor is evaluated, as `densevit evaluate` does.
+    """The arguments of `export` that evaluate a predictor as `densevit evaluate` does.
 
-    data: the name of the data. main_metrics: the argument of `export`.
+    data: the data's name.
     """
 
     evaluate: "Evaluate"
@@ -203,28 +205,30 @@ class _Evaluation(NamedTuple):
 
 def _evaluation(loaded: "LoadedModel", args: Namespace) -> _Evaluation:
     from densevit import config as configs
-    from densevit.data.build import build_data
+    from densevit.data.data_builder import build_data
     from densevit.data.loading.calibration import calibration_images
     from densevit.inference.file_model import FileModel
     from densevit.inference.predictor import Predictor
-    from densevit.training.loop.evaluators import build_evaluators
+    from densevit.training.loop.evaluator_factory import build_evaluators
     from densevit.training.run.evaluation import EvaluationPlan
 
     config = config_of(loaded, args.model, args.overrides)
-    trainer = config.trainer.model_copy(update={"precision": "32"})  # as the file's float32 layers
+    trainer = config.trainer.model_copy(update={"precision": "32"})  # the precision of the file
     plan = EvaluationPlan.of(Predictor(loaded.model, config), build_data(config), trainer)  # raises before the export
     evaluators = build_evaluators(loaded.model, config, plan.data.val, mappings=plan.mappings)
 
     def evaluate(predictor: Predictor) -> dict[str, float]:
-        own = configs.single_pass(config) if isinstance(predictor.model, FileModel) else config
-        own_predictor = Predictor(predictor.model, own, resize=predictor.replaced_resize)
-        plan = EvaluationPlan.of(own_predictor, build_data(config), trainer)
-        return plan.run().metrics
+        sections = configs.single_pass(config) if isinstance(predictor.model, FileModel) else config
+        with_sections = Predictor(predictor.model, sections, resize=predictor.replaced_resize)
+        return EvaluationPlan.of(with_sections, build_data(config), trainer).run().metrics
 
     return _Evaluation(
         evaluate,
         f"{config.data.folder_name}-{config.data.split}",
-        {f"{head}/{one.main}": one.main in one.lower_is_better for head, one in evaluators.items()},
+        {
+            f"{head}/{evaluator.main}": evaluator.main in evaluator.lower_is_better
+            for head, evaluator in evaluators.items()
+        },
         calibration_images(plan.data) if args.int8 else None,
     )
 
@@ -235,6 +239,6 @@ def _beside(model: str, precision: str | None) -> Path:
     if path.is_dir():
         path /= "model"
     elif not path.is_file():
-        path = Path(path.name.rpartition(":")[2] + ".onnx")  # of hf:ORG/NAME
+        path = Path(path.name.rpartition(":")[2] + ".onnx")  # from hf:ORG/NAME
     ending = {None: ".onnx", "fp16": "-half.onnx", "bf16": "-bf16.pt2", "int8": "-int8.onnx"}[precision]
     return path.with_name(path.with_suffix("").name + ending)

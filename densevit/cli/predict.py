@@ -16,12 +16,12 @@ from densevit.errors import DensevitError
 
 if TYPE_CHECKING:
     from densevit.channels import Channels
-    from densevit.inference.blocks import Counts
     from densevit.inference.folder_prediction import FolderPrediction
     from densevit.inference.image_file import ImageFile
+    from densevit.inference.prediction_blocks import Counts
 
 _INTERRUPTED = 130  # exit status, as of a shell
-_SHOWN_FAILURES = 20  # failed.csv has all
+_SHOWN_FAILURES = 20  # failed.csv lists all
 
 __all__ = ["EXAMPLES", "add_arguments", "run"]
 EXAMPLES = """examples:
@@ -39,13 +39,13 @@ EXAMPLES = """examples:
 
 
 def run(args: Namespace) -> int:
-    """Runs the command. Returns 1 if more images than --max-failed could not be read; the others are processed."""
+    """Runs the command. Returns 1 if more than --max-failed images could not be read; processes all others."""
     from densevit.atomic_io import next_free_folder
     from densevit.channels import Channels
     from densevit.cli.prediction_processes import devices_of, predict_on_devices, this_process
     from densevit.config import InferenceSection, section
     from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
-    from densevit.inference import loading
+    from densevit.inference import model_loading
     from densevit.inference.folder_prediction import FolderPrediction, PredictionOptions
     from densevit.inference.input_images import find_images
     from densevit.inference.joining import join
@@ -60,18 +60,18 @@ def run(args: Namespace) -> int:
         sys.stdin = io.StringIO(names) if names else sys.stdin
         return find_images(args.sources, channels)
 
-    images = find(Channels(("any",), "", ()))  # a wrong path is an error before the model is loaded
+    images = find(Channels(("any",), "", ()))  # raises for a wrong path before loading the model
     for image in images if args.video else ():
         if image.frame is None:
-            raise DensevitError(f"--video: {image.file_name} is an image. Fix: name videos only, or leave --video out.")
+            raise DensevitError(f"--video: {image.file_name} is an image. Fix: name videos only, or leave out --video.")
     devices = devices_of(args.device, args.devices)
     inference = {
         key: getattr(args, key) for key in InferenceSection.model_fields if key != "batch_size" and key in args
     }
     alone = {key: value for key, value in inference.items() if key != "stride" or "window" in inference}
-    section("inference", alone, "command line")  # the stride of the model's own window is checked with it
+    section("inference", alone, "command line")  # a stride for the model's window is checked with the model
     device = "cpu" if args.devices > 1 else devices[local % len(devices)]
-    predictor = loading.load(args.model, device, args.trust, args.runtime)
+    predictor = model_loading.load(args.model, device, args.trust, args.runtime)
     if predictor.channels.files or any(image.location.lower().endswith(CHANNEL_FILES) for image in images):
         images = find(predictor.channels)
     args.out = args.out or next_free_folder(Path("predictions"))
@@ -92,19 +92,19 @@ def run(args: Namespace) -> int:
     prediction = FolderPrediction(predictor, images, args.out, options)
     if args.draw is None and prediction.drawn < len(images):
         args.output.show(
-            f"The first {prediction.drawn} of {len(images):,} images are drawn. For others: --draw all or --draw N"
+            f"The first {prediction.drawn} of {len(images):,} images are drawn. To draw more: --draw all or --draw N"
         )
     open_folder(args.out, prediction.settings, args.resume)
     if args.devices > 1:
         status = predict_on_devices(args, devices, names)
         return status or _show(args, prediction, join(args.out, lambda: prediction.output.maps), len(images))
     status = _predict(args, prediction)
-    return 0 if status == 1 and processes > 1 else status  # torchrun ends the other processes if one returns 1
+    return 0 if status == 1 and processes > 1 else status  # torchrun ends the other processes after a status of 1
 
 
 def _check(args: Namespace, shares: bool) -> None:
-    """Raises DensevitError for options that are wrong, alone or together. shares: whether it predicts one of several
-    parts."""
+    """Raises DensevitError for wrong options and wrong combinations. shares: whether the process predicts one of
+    several parts."""
     from densevit.atomic_io import check_new_folder, check_writable
     from densevit.data.io.prediction_tables import check_pyarrow
     from densevit.inference.prediction_folder import resume_hint
@@ -121,18 +121,18 @@ def _check(args: Namespace, shares: bool) -> None:
         (args.resume and args.out is None, "--resume needs the folder to continue: --out DIR."),
         (
             args.resume and args.video,
-            "--resume cannot continue a drawn video. Fix: leave --video out, or name a new folder.",
+            "--resume cannot continue a drawn video. Fix: leave out --video, or name a new folder.",
         ),
         (
             args.draw is not None and args.video,
-            "--draw: with --video, all frames are drawn. Fix: leave --draw or --video out.",
+            "--draw: with --video, all frames are drawn. Fix: leave out --draw or --video.",
         ),
         (args.devices < 1, f"--devices is {args.devices}; at least 1 is expected."),
-        (args.devices > 1 and shares, "A part is predicted by one process. Fix: leave --devices or --part out."),
-        (shares and args.out is None, "Parts are predicted into one folder. Fix: name it with --out DIR."),
+        (args.devices > 1 and shares, "One process predicts a part. Fix: leave out --devices or --part."),
+        (shares and args.out is None, "All parts need one folder. Fix: name it with --out DIR."),
         (
             args.video and (shares or args.devices > 1),
-            "--video draws the frames in order, by one process. Fix: leave --video out.",
+            "--video draws the frames in order, in one process. Fix: leave out --video.",
         ),
     )
     for applies, message in problems:
@@ -149,9 +149,9 @@ def _check(args: Namespace, shares: bool) -> None:
 
 
 def _predict(args: Namespace, prediction: "FolderPrediction") -> int:
-    """Predicts the images that are left, and shows progress and the predictions per image."""
+    """Predicts the remaining images; shows progress and predictions per image."""
     from densevit.inference.joining import join
-    from densevit.inference.result import text_of_image
+    from densevit.inference.result_text import text_of_image
 
     output, part, stopped = args.output, prediction.part, False
     with part.begun(args.resume):
@@ -162,7 +162,8 @@ def _predict(args: Namespace, prediction: "FolderPrediction") -> int:
         try:
             with closing(prediction.predict(left)) as stream:
                 for predicted in output.track(stream, f"Predicting {part}", count):
-                    if predicted.result is not None and (text := text_of_image(predicted.result)):
+                    result = predicted.result
+                    if result is not None and (text := text_of_image(result.predictions, result.classes, result.types)):
                         output.show(f"{predicted.image.file_name}: {text}")
         except KeyboardInterrupt:
             stopped = True
@@ -177,7 +178,7 @@ def _predict(args: Namespace, prediction: "FolderPrediction") -> int:
 
 
 def _show(args: Namespace, prediction: "FolderPrediction", counts: "Counts", total: int) -> int:
-    """Shows what was predicted. Returns the exit status. total: the number of images."""
+    """Shows a summary of the predictions. Returns the exit status. total: the number of images."""
     from densevit.inference.scores import threshold_origin
 
     output, reasons = args.output, [failed.reason for failed in counts.failed]

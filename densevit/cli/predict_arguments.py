@@ -22,15 +22,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue in --out DIR after an interruption: predicts the images that it does not have, also those that "
-        "can be read now",
+        help="continue in --out DIR after an interruption: predicts the missing images, also unreadable images that "
+        "are readable now",
     )
     parser.add_argument(
         "--threshold",
         metavar="SCORE",
         type=float,
-        help="the lowest score of objects in drawn/ and predictions.csv; predictions.json has all (default: the score "
-        "with the largest F1 in the model's validation; 0.5 for a model without one)",
+        help="the lowest score of objects in drawn/ and predictions.csv; predictions.json contains all (default: the "
+        "score with the largest F1 in the model's validation; 0.5 for a model without one)",
     )
     parser.add_argument(
         "--min-score",
@@ -42,7 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--draw",
         metavar="all|N|none",
         type=_number_of_images,
-        help="the images that are drawn: all, the first N of the list, or none (default: all of up to 1,000 images, "
+        help="the images to draw: all, the first N of the list, or none (default: all of up to 1,000 images, "
         "else the first 100)",
     )
     parser.add_argument(
@@ -50,19 +50,19 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=0,
-        help="the exit status is 1 if more than N images cannot be read (%(default)s); failed.csv has them",
+        help="exit status 1 if more than N images cannot be read (%(default)s); failed.csv lists them",
     )
     parser.add_argument(
         "--video",
         action="store_true",
-        help="of videos: draw all frames to drawn/NAME.mp4 instead of one image per frame",
+        help="for videos: draw all frames to drawn/NAME.mp4 instead of one image per frame",
     )
     parser.add_argument(
         "--format",
         choices=("json", "parquet"),
         default="json",
-        help="of predictions: images.json and predictions.json, or the tables images.parquet and objects.parquet, "
-        "which need pyarrow (%(default)s)",
+        help="format of predictions: images.json and predictions.json, or the tables images.parquet and "
+        "objects.parquet, which need pyarrow (%(default)s)",
     )
     parser.add_argument("--batch-size", metavar="N", type=int, default=8, help="images per batch (%(default)s)")
     parser.add_argument(
@@ -75,17 +75,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--image-size",
         metavar="SIZE",
         type=_image_size,
-        help="the long side to which images are resized (1280), height and width into which they are fitted "
+        help="the long side of resized images (1280), the height and width that images are fitted into "
         "(960x1280), or source: images keep their size (default: as in evaluation; with --window: source)",
     )
     group = parser.add_argument_group("windows, and test-time augmentation of dense heads; by default as in the run")
-    for name, kind, form, text in (
-        ("window", _sides, "SIDE|HxW", "size of sliding windows, in pixels of --image-size; null: the whole image"),
+    for name, parse, form, text in (
+        ("window", _sides, "SIDE|HxW", "size of sliding windows, in pixels of --image-size; null: the full image"),
         ("stride", _sides, "SIDE|HxW", "stride of the windows; null: two thirds of the window"),
         ("scales", _factors, "S,S,...", "scales of the image: 0.75,1,1.25"),
         ("average", str, "KIND", "average logits or probabilities"),
     ):
-        group.add_argument(f"--{name}", type=kind, metavar=form, default=SUPPRESS, help=text)
+        group.add_argument(f"--{name}", type=parse, metavar=form, default=SUPPRESS, help=text)
     group.add_argument("--flip", action=BooleanOptionalAction, default=SUPPRESS, help="also use the flipped image")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: an accelerator)")
     group = parser.add_argument_group("several processes, which share --out DIR")
@@ -96,8 +96,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--part",
         metavar="I/N",
         type=_part,
-        help="predict part I of N, from 1, in a job of an array or on another machine (default: as torchrun or srun "
-        "say); afterwards: densevit predictions join DIR",
+        help="predict part I of N, from 1, in a job of an array or on another machine (default: from torchrun or srun"
+        "); afterwards: densevit predictions join DIR",
     )
     add_runtime(parser)
     add_trust(parser)

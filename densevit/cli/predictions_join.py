@@ -21,12 +21,12 @@ def run(args: Namespace) -> int:
 
     check_writable(args.predictions, fix="Fix: make it writable.")  # before slow imports
     from densevit.data.io.map_files import MapFiles
-    from densevit.inference import loading
+    from densevit.inference import model_loading
     from densevit.inference.joining import join
     from densevit.inference.prediction_folder import read_settings
 
     def maps() -> MapFiles:
-        model = loading.load(read_settings(args.predictions)["model"], "cpu", args.trust)
+        model = model_loading.load(read_settings(args.predictions)["model"], "cpu", args.trust)
         return MapFiles(args.predictions, model.classes, model.target_types)
 
     counts = join(args.predictions, maps)

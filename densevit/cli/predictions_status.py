@@ -1,4 +1,4 @@
-"""Shows how far the parts of a prediction are, in one line."""
+"""Shows the progress of the parts of a prediction in one line."""
 
 from argparse import ArgumentParser, Namespace
 from collections import Counter
@@ -16,10 +16,10 @@ def run(args: Namespace) -> int:
     from densevit.inference.prediction_folder import parts_of
 
     counts = {part: part.counts for part in parts_of(args.predictions)}
-    states = {part: part.state(one) for part, one in counts.items()}
+    states = {part: part.state(progress) for part, progress in counts.items()}
     number = Counter(state if state in ("complete", "not begun") else "begun" for state in states.values())
     texts = [f"{number[state]} {state}" for state in ("complete", "begun", "not begun")]
-    images, failed = sum(one.images for one in counts.values()), sum(len(one.failed) for one in counts.values())
+    images, failed = sum(part.images for part in counts.values()), sum(len(part.failed) for part in counts.values())
     total = next((f" of {part.images:,}" for part in counts), "")
     args.output.show(
         f"{args.predictions}: of {len(counts)} parts {', '.join(texts)}; {images:,}{total} images are predicted, "
@@ -27,6 +27,6 @@ def run(args: Namespace) -> int:
         if counts
         else f"{args.predictions}: all images are predicted and joined"
     )
-    rows = [(part.number, states[part], one.images, len(one.failed)) for part, one in counts.items()]
+    rows = [(part.number, states[part], done.images, len(done.failed)) for part, done in counts.items()]
     args.output.result({"parts": [dict(zip(("part", "state", "images", "failed"), row, strict=True)) for row in rows]})
     return 0

@@ -1,4 +1,4 @@
-"""stdout and stderr of the command line, which must not end a training: unencodable characters, closed pipes."""
+"""Streams that never end a run: stdout and stderr for unencodable characters and closed pipes."""
 
 import io
 import os
@@ -12,22 +12,22 @@ from typing import Any
 def unfailing_output() -> Iterator[None]:
     """A context in which writing to stdout and stderr never raises because of characters or a missing reader.
 
-    Characters that the encoding lacks are escaped. Output is discarded after the reader of a pipe has ended, as in
-    `densevit train ... | head`, and if the stream was closed before the start. A full disk is still an error.
+    Escapes characters that the encoding lacks. Discards output after the reader of a pipe has ended, as in
+    `densevit train ... | head`, and for a stream closed before the start. A full disk is still an error.
     """
-    given: tuple[Any, Any] = sys.stdout, sys.stderr
-    opened: tuple[Any, Any] = _unfailing(given[0], sys.__stdout__), _unfailing(given[1], sys.__stderr__)
+    originals: tuple[Any, Any] = sys.stdout, sys.stderr
+    opened: tuple[Any, Any] = _unfailing(originals[0], sys.__stdout__), _unfailing(originals[1], sys.__stderr__)
     sys.stdout, sys.stderr = opened
     try:
         yield
     finally:
-        sys.stdout, sys.stderr = given
+        sys.stdout, sys.stderr = originals
         for stream in opened:
             stream.flush()
 
 
 def _unfailing(stream: Any, original: Any) -> Any:
-    """A stream for the same file. original: the process's stream; any other stream, for example of a test or a
+    """A stream for the same file. original: the process's stream; any other stream, for example in a test or a
     notebook, is returned unchanged."""
     if stream is None:  # closed before the start, for example by >&-
         return open(os.devnull, "w", encoding="utf-8")
@@ -46,7 +46,7 @@ def _unfailing(stream: Any, original: Any) -> Any:
 
 
 class _Discarding(io.FileIO):
-    """A file that discards what is written after its reader has ended."""
+    """A file that discards output after its reader has ended."""
 
     def write(self, data: Any, /) -> int:
         try:

@@ -1,6 +1,6 @@
 """Trains a model and writes a run folder.
 
-The folder has config, metrics, checkpoints, weights, visualizations and a report.
+The folder contains config, metrics, checkpoints, weights, visualizations and a report.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from densevit.errors import ConfigError
 from densevit.paths import user_path
 
 if TYPE_CHECKING:
-    from densevit.cli.output import Output
+    from densevit.cli.command_output import Output
     from densevit.training.run.fit import Run
 
 EXAMPLES = """examples:
@@ -39,15 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         metavar="RUN",
         type=Path,
-        help="resume this run with its own config, or a checkpoint of it in --run-dir; trainer.max_steps=N extends "
-        "a finished one",
+        help="resume this run with its config, or one of its checkpoints in --run-dir; trainer.max_steps=N extends "
+        "a finished run",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     if args.resume is not None:
-        overrides = [given for given in (args.config, *args.overrides) if given is not None]
-        if wrong := [given for given in overrides if "=" not in given]:
+        overrides = [text for text in (args.config, *args.overrides) if text is not None]
+        if wrong := [override for override in overrides if "=" not in override]:
             raise ConfigError(f"--resume {args.resume} uses that run's config; remove {wrong[0]!r}.")
         from densevit.training.run.fit import fit
 
@@ -56,17 +56,17 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
     resolved = config.load(args.config, args.overrides)
     from densevit.training.run.folder import check_wanted
-    from densevit.training.run.inputs import Inputs
+    from densevit.training.run.inputs import TrainingInputs
 
     run_dir = None if args.run_dir is None else user_path(args.run_dir)
     check_wanted(run_dir)
-    inputs = Inputs.of(resolved, run_dir, run_name(args.config))
+    inputs = TrainingInputs.of(resolved, run_dir, run_name(args.config))
     from densevit.training.run.fit import fit_on
 
     return _finished(fit_on(inputs), args.output)
 
 
 def _finished(run: "Run", output: "Output") -> int:
-    """Returns the exit code, as in a shell: 130 after Ctrl-C, 143 after SIGTERM."""
+    """Prints the result. Returns the exit code, as in a shell: 130 after Ctrl-C, 143 after SIGTERM."""
     output.result({"run": str(run.path), "stopped_by": run.stopped_by, "metrics": run.metrics})
     return 128 + run.stopped_by if run.stopped_by else 0

@@ -3,9 +3,17 @@
 User documentation: `docs/config.md`.
 """
 
+from densevit.config.config_layers import check_evaluation_overrides
+from densevit.config.config_loading import (
+    check_no_code,
+    dump,
+    from_file,
+    from_mapping,
+    load,
+    values_of_file,
+    with_overrides,
+)
 from densevit.config.data_schema import DataSection
-from densevit.config.loading import check_no_code, dump, from_file, from_mapping, load, values_of_file, with_overrides
-from densevit.config.merging import check_evaluation_overrides
 from densevit.config.model_schema import (
     BackboneSection,
     EvaluationSection,

@@ -1,4 +1,4 @@
-"""The config section of the data."""
+"""The config section `data`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,21 +30,21 @@ AUGMENTATION = ("transforms", "multi_scale", "vertical_flip", "copy_paste", "mos
 
 
 class FinalPhase(OpenSection):
-    """The last part of the training, with the keys of the section `data` that differ in it."""
+    """The last part of training: its start, and the keys of the section `data` that change."""
 
     start: Annotated[Float, Field(gt=0, lt=1)]
-    """The fraction of the training at which it starts, such as 0.9."""
+    """The fraction of training at which the phase starts, such as 0.9."""
 
 
 def folder_name(plugin: str, root: Any) -> str:
-    """The name of a data set's folder, in which a YAML file may be named; the plugin's name if `root` names none."""
+    """The name of the folder `root`, or of the folder of a YAML file `root`; without a name, the plugin's name."""
     path = Path(str(root or ""))
     name = path.parent.name if path.suffix in (".yaml", ".yml") else path.name
     return plugin.rpartition(":")[2] if name in ("", "..") else name
 
 
 class DataSection(OpenSection):
-    """The data set, its loader and augmentation, and the data set's own options, such as `root`."""
+    """The data set, its loader and augmentation, and the data set's options, such as `root`."""
 
     name: str
     """A plugin's name or `module:Class`."""
@@ -57,16 +57,16 @@ class DataSection(OpenSection):
     image_size: Sides = None
     """Side, or `[height, width]`, of the model's input in pixels. `null`: the default of the transforms."""
     channels: Names | dict[str, str] | None = None
-    """The names of the images' channels, in the order of the file, as in `[red, green, blue, nir]`. If each channel has
-    a file of its own, the end of the file's name for each, `{red: _red, nir: _nir}`; labels and lists name the file of
-    the first. `null`: RGB of 8 bits, to which images are converted."""
+    """The names of the images' channels, in the order of the file, as in `[red, green, blue, nir]`. For images with a
+    file per channel, the ending of each file name, `{red: _red, nir: _nir}`; labels and lists name the first channel's
+    file. `null`: 8-bit RGB; images are converted to it."""
     range: Literal["percentile"] | Pair | Annotated[tuple[Pair, ...], BeforeValidator(as_tuple)] = "percentile"
-    """The values that the model sees as 0 and 1, `[low, high]`, or a pair for each channel; values outside are clipped.
-    `percentile`: measured in the training images, as is the mean and standard deviation."""
+    """The values that the model sees as 0 and 1, `[low, high]`, or a pair per channel; values outside are clipped.
+    `percentile`: measured in the training images, as are mean and standard deviation."""
     nodata: Float | None = None
-    """The value of pixels without data, such as -9999. They count in no statistics; the model sees the mean there."""
+    """The value of pixels without data, such as -9999: excluded from statistics, and replaced by the mean."""
     display: Names = ()
-    """The channels that are drawn: three as red, green and blue, or one as grey. By default red, green and blue, or
+    """The channels to draw: three as red, green and blue, or one as grey. Default: red, green and blue, or
     the first."""
     transforms: Annotated[PluginSection, BeforeValidator(as_section)] = PluginSection(name="fixed")
     """Resizing and augmentation: `{name: ..., options}`, or a name alone. `fixed` resizes images to `image_size`;
@@ -78,59 +78,60 @@ class DataSection(OpenSection):
     """Also flips half of the training images vertically, for images without an upright orientation, such as microscope
     or aerial images."""
     mixup: Annotated[Float, Field(gt=0)] | None = None
-    """MixUp: each training image is mixed with another of the batch, and so are their classes; of objects, with their
-    boxes and instance masks, it then has those of both. Alpha of the distribution of their shares, such as 0.8, for
-    objects 8. `null`: none."""
+    """MixUp: mixes pairs of training images and their classes; boxes and instance masks of both images are kept. Value:
+    alpha of Beta(alpha, alpha), such as 0.8 (classification), 8 (detection). `null`: none."""
     cutmix: Annotated[Float, Field(gt=0)] | None = None
-    """CutMix: as MixUp, but a rectangle is replaced by that of the other image. Alpha, such as 1.0. With both, each
-    batch draws one of them. `null`: none."""
+    """CutMix: as MixUp, but replaces a rectangle by the other image's. Value: alpha, such as 1.0. With `mixup` too,
+    each batch draws one of the two. `null`: none."""
     copy_paste: Annotated[Float, Field(gt=0, le=1)] | None = None
-    """Simple Copy-Paste in training: the share of images on which objects of another training image are pasted, by
-    their instance masks. `null`: none."""
+    """Simple Copy-Paste in training: pastes objects of another training image, by their instance masks, on this share
+    of images. `null`: none."""
     mosaic: Annotated[Float, Field(gt=0, le=1)] | None = None
-    """Mosaic in training: the share of images that are cut into quadrants, each with a random window of another
-    training image. `null`: none."""
+    """Mosaic in training: this share of images is composed of four quadrants, each a random window of a training image.
+    `null`: none."""
     multi_scale: Annotated[tuple[Side, ...], Field(min_length=1), BeforeValidator(as_tuple)] | None = None
-    """Multi-scale training: each training batch has one of these sizes, drawn at random, in place of `image_size` or of
-    its larger side, as in `[480, 512, 544]`. A size listed several times is drawn more often. `null`: one size."""
+    """Multi-scale training: each training batch draws one of these sizes in place of `image_size` or of its larger
+    side, as in `[480, 512, 544]`. Repeat a size to draw it more often. `null`: one size."""
     repeat_factor: Annotated[Float, Field(gt=0, le=1)] | None = None
-    """Repeat factor sampling in training: images with a class that is in less than this share of the images are shown
-    more often, by the square root of threshold / share. 0.001 for LVIS. `null`: each image once per epoch."""
+    """Repeat factor sampling in training: repeats images with a class that is in fewer than this share of the images,
+    by the square root of threshold / share. 0.001 for LVIS. `null`: each image once per epoch."""
     group_by_aspect: bool = False
     """Groups landscape and portrait images into separate batches, which reduces padding."""
     on_error: Literal["raise", "skip"] = "raise"
-    """For images whose file or label file cannot be read: `raise` ends the run; `skip` leaves them out of their
-    batches, and reports their number and names."""
+    """For images with an unreadable image or label file: `raise` ends the run; `skip` leaves them out of their batches,
+    and reports their number and names."""
     final_phase: FinalPhase | None = None
-    """Other augmentation in the last part of the training: the fraction of the training at which it starts, and the
-    keys that differ, as in `{start: 0.9, transforms: resize, multi_scale: null}`. `null`: the same throughout."""
+    """Other augmentation in the last part of training: the fraction of training at which it starts, and the keys that
+    change, as in `{start: 0.9, transforms: resize, multi_scale: null}`. `null`: no change."""
 
     @property
     def in_final_phase(self) -> "DataSection":
-        """The section with the keys of `final_phase`; the section itself if there is none."""
+        """The section with the keys of `final_phase` applied."""
         return self if self.final_phase is None else _changed(dict(self), self.final_phase)
 
     @property
     def given_channels(self) -> Channels:
-        """The channels of images as far as the config describes them: type, and `percentile` range, are not known."""
+        """The channels of images as far as the config describes them, without type and `percentile` range."""
         if all(getattr(self, key) == type(self).model_fields[key].default for key in CHANNELS):
             return RGB
         names = COLORS if self.channels is None else tuple(self.channels)
         files = tuple(self.channels.values()) if isinstance(self.channels, dict) else ()
-        given: Any = () if self.range == "percentile" else self.range
-        pairs = (given,) * len(names) if given and isinstance(given[0], float) else given
+        pair_or_pairs: Any = () if self.range == "percentile" else self.range
+        pairs = (
+            (pair_or_pairs,) * len(names) if pair_or_pairs and isinstance(pair_or_pairs[0], float) else pair_or_pairs
+        )
         return Channels(names, "", pairs, self.nodata, files, self.display)
 
     @property
     def folder_name(self) -> str:
-        """The name of the data set's folder, such as "street"; the plugin's name if there is no folder."""
+        """The name of the data set's folder, such as "street"; the plugin's name without a folder."""
         return folder_name(self.name, self.options.get("root"))
 
     @field_validator("multi_scale")
     @classmethod
     def _has_a_base(cls, value: Any, info: ValidationInfo) -> Any:
         if value is not None and info.data.get("image_size", 0) is None:
-            raise ValueError("the sizes take the place of data.image_size, which is missing: set it.")
+            raise ValueError("the sizes replace data.image_size, which is missing: set it.")
         return value
 
     @field_validator("final_phase")
@@ -140,22 +141,22 @@ class DataSection(OpenSection):
             return None
         for key in phase.options:
             if key not in AUGMENTATION:
-                known = ", ".join(("start", *AUGMENTATION))
+                keys = ", ".join(("start", *AUGMENTATION))
                 raise ValueError(
-                    f"{key!r} is not a key that can change in training.{nearest(key, AUGMENTATION)} Keys: {known}."
+                    f"{key!r} is not a key that can change in training.{nearest(key, AUGMENTATION)} Keys: {keys}."
                 )
-        if len(info.data) + 1 == len(cls.model_fields):  # otherwise other keys are invalid, which is reported
+        if len(info.data) + 1 == len(cls.model_fields):  # otherwise other keys are invalid and reported
             _changed(info.data, phase)
         return phase
 
 
 def _changed(values: Mapping[str, Any], phase: FinalPhase) -> DataSection:
-    """The section of these values with the keys of the phase. Transforms that the phase names start with their
-    defaults; without a name, its options change those of the section. Raises ValueError for an invalid value."""
+    """The section with the keys of a phase. Transforms that the phase names start from their defaults; without a name,
+    the phase's options change the section's transforms. Raises ValueError for an invalid value."""
     changed = {"final_phase": None, **phase.options}
-    given = as_section(changed.get("transforms"))
-    if isinstance(given, Mapping) and "name" not in given:
-        changed["transforms"] = {**values["transforms"].model_dump(), **given}
+    transforms = as_section(changed.get("transforms"))
+    if isinstance(transforms, Mapping) and "name" not in transforms:
+        changed["transforms"] = {**values["transforms"].model_dump(), **transforms}
     try:
         return DataSection.model_validate({**values, **changed})
     except ValidationError as error:

@@ -1,7 +1,7 @@
-"""Initial weights: `weights` is where the whole model starts; where it is null, the parts' own weights count.
+"""Initial weights: `weights` is for the complete model; where it is null, the weights of the parts count.
 
-The parts' are `backbone.weights`, `heads.NAME.weights` and `backbone.pretrained: true`, with which a backbone loads
-weights in its constructor, as timm's does.
+These are `backbone.weights`, `heads.NAME.weights` and `backbone.pretrained: true`, which makes a backbone load weights
+in its constructor, as timm's does.
 """
 
 from collections.abc import Collection
@@ -16,9 +16,9 @@ from densevit.errors import ConfigError
 
 
 def settled(config: Config, typed: Collection[Key] | None = None) -> Config:
-    """The config with one source of weights for each tensor: a part's give way to `weights`, with a line in `notes`.
+    """The config with one source of weights per tensor: `weights` overrides a part's, with a line in `notes`.
 
-    typed: the keys that are typed; None: those of its sources. Raises ConfigError as `check_weights`.
+    typed: the typed keys; None: from the config's sources. Raises ConfigError as `check_weights`.
     """
     sources = config._sources if typed is None else replace(config._sources, typed=typed)
     parts = check_weights(config, sources)
@@ -31,38 +31,38 @@ def settled(config: Config, typed: Collection[Key] | None = None) -> Config:
 
 
 def check_weights(sections: ModelSections, sources: Sources) -> list[tuple[Key, Any]]:
-    """The keys of parts, with their values, that give way to `weights`.
+    """The keys and values of parts that `weights` overrides.
 
-    Raises ConfigError for those that are typed, for another backbone typed under `weights` that are not, and for a
-    backbone with two sources.
+    Raises ConfigError if these keys are typed, if another backbone is typed and `weights` is not, and for a backbone
+    with two sources.
     """
-    found: dict[Key, Any] = {BACKBONE_WEIGHTS: sections.backbone.weights}
-    found[PRETRAINED] = sections.backbone.options.get("pretrained") is True or None
-    found |= {("heads", name, "weights"): head.weights for name, head in sections.heads.items()}
-    parts = [(key, value) for key, value in found.items() if value is not None]
+    by_key: dict[Key, Any] = {BACKBONE_WEIGHTS: sections.backbone.weights}
+    by_key[PRETRAINED] = sections.backbone.options.get("pretrained") is True or None
+    by_key |= {("heads", name, "weights"): head.weights for name, head in sections.heads.items()}
+    parts = [(key, value) for key, value in by_key.items() if value is not None]
     if [key for key, _ in parts[:2]] == [BACKBONE_WEIGHTS, PRETRAINED]:
         first, second = (_shown(sources, *part) for part in parts[:2])
         raise ConfigError(f"{first} and {second} name weights of the same tensors. Fix: keep one.")
     if sections.weights is None:
         return []
-    whole = _shown(sources, WEIGHTS, sections.weights)
+    model_weights = _shown(sources, WEIGHTS, sections.weights)
     if BACKBONE in sources.typed and WEIGHTS not in sources.typed:
         name = _shown(sources, BACKBONE, sections.backbone.name)
         raise ConfigError(
-            f"{whole} is where the whole model starts, and {name} is another backbone. Fix: weights=null, with "
-            "backbone.weights and heads.NAME.weights for its parts, or leave the backbone out."
+            f"{model_weights} is for the complete model, and {name} is another backbone. Fix: weights=null, with "
+            "backbone.weights and heads.NAME.weights for its parts, or leave out the backbone."
         )
     for part in parts:
         if part[0] in sources.typed:
             raise ConfigError(
-                f"{whole} and {_shown(sources, *part)} name weights of the same tensors. Fix: weights=null, with the "
-                f"weights of each part, or leave {'.'.join(part[0])} out."
+                f"{model_weights} and {_shown(sources, *part)} name weights of the same tensors. Fix: weights=null, "
+                f"with the weights of each part, or leave out {'.'.join(part[0])}."
             )
     return parts
 
 
 def check_backbone(config: Config) -> None:
-    """Raises ConfigError if the weights of the backbone are a recipe's and another backbone is typed, as in
+    """Raises ConfigError if another backbone is typed over a recipe with backbone weights, as in
     `paper/coco backbone.name=mynet`."""
     sources, section = config._sources, config.backbone
     is_chosen = BACKBONE in sources.typed and BACKBONE_WEIGHTS not in sources.typed
@@ -71,7 +71,7 @@ def check_backbone(config: Config) -> None:
     weights, name = _shown(sources, BACKBONE_WEIGHTS, section.weights), _shown(sources, BACKBONE, section.name)
     command = f"densevit train {sources.of(())} ... backbone.name={section.name} backbone.weights="
     raise ConfigError(
-        f"{weights} is of another backbone than {name}. Fix: {command}SOURCE, a file, timm:NAME or torchvision:NAME; "
+        f"{weights} is for another backbone than {name}. Fix: {command}SOURCE, a file, timm:NAME or torchvision:NAME; "
         f"or, from random weights, {command}{RANDOM}."
     )
 

@@ -31,7 +31,7 @@ def _as_channels(value: Any) -> Any:
 
 
 class LoraSection(Section):
-    """Low-rank adapters of the backbone (LoRA, Hu et al. 2021); the backbone's own parameters are frozen."""
+    """Low-rank adapters of the backbone (LoRA, Hu et al. 2021); the backbone's parameters are frozen."""
 
     rank: Count = 8
     """Rank of the adapters, r in the paper."""
@@ -42,27 +42,28 @@ class LoraSection(Section):
 
 
 class BackboneSection(OpenSection):
-    """The backbone, and its options."""
+    """The backbone and its options."""
 
     name: str
     """A plugin's name (`densevit plugins` lists them) or `module:Class`."""
     weights: Source | None = None
     """Pretrained weights of the backbone: a file or folder of densevit's or another project's, or `timm:NAME`,
-    `torchvision:NAME`, `hf:ORG/NAME`. `random` or `null`: random weights; only `random` permits frozen ones."""
+    `torchvision:NAME`, `hf:ORG/NAME`. `random` or `null`: random weights; only `random` permits frozen random
+    weights."""
     weights_allow: Patterns = ()
     """Patterns of tensors that may be missing, unexpected or of another shape in these weights, such as `[norm.*]`."""
     channels: Annotated[Channels | None, BeforeValidator(_as_channels)] = None
-    """The channels of the images, of which `data` tells: filled in by a training. `null`: RGB of 8 bits."""
+    """The channels of the images; training sets it from `data`. `null`: 8-bit RGB."""
     adapted_stem: Patterns = ()
-    """The parameters of first layers that were adapted from weights of other channels, filled in by a training. They
-    are trained like heads, also in depths that `freeze` or `lora` freezes."""
+    """The parameters of first layers that were adapted from weights for other channels; set by training. They are
+    trained like heads, also in depths that `freeze` or `lora` freezes."""
     mean: PerChannel = None
-    """Mean of normalisation for each channel, of values in 0 ... 1 of the channel's range. `null`: the mean of
-    `weights`, or the backbone's default; of other channels than RGB, that of the training images."""
+    """Mean of normalisation per channel, of values in 0 ... 1 of the channel's range. `null`: from `weights`, or else
+    the backbone's default; for channels other than RGB, from the training images."""
     std: Annotated[PerChannel, AfterValidator(above_zero)] = None
     """Standard deviation of normalisation. `null`: as for `mean`."""
     freeze: FrozenDepths = False
-    """`true` freezes the backbone: no gradients, norms in evaluation mode. Or the number of frozen depths from the
+    """`true` freezes the backbone: no gradients, norms in evaluation mode. Or the number of frozen depths, from the
     input, or patterns of parameters, such as `[patch_*, stages.0.*]`."""
     lora: LoraSection | None = None
     """Trains low-rank adapters in place of the backbone's parameters: `{rank: 8, alpha: 16, targets: ['*']}`.
@@ -93,12 +94,12 @@ class BackboneSection(OpenSection):
 
     @property
     def unloaded_options(self) -> dict[str, Any]:
-        """The options with `pretrained: true` off, with which timm's backbones load weights."""
+        """The options with `pretrained: true` off, so that timm's backbones load no weights."""
         return {key: False if key == "pretrained" and value is True else value for key, value in self.options.items()}
 
 
 class EvaluationSection(OpenSection):
-    """The evaluator of a head, and its options."""
+    """The evaluator of a head and its options."""
 
     name: str | None = None
     """A plugin's name or `module:Class`. `null`: the evaluator with the name of the head's task."""
@@ -107,24 +108,24 @@ class EvaluationSection(OpenSection):
 class InferenceSection(Section):
     """Windows and test-time augmentation in validation, `evaluate` and `predict`; by default none.
 
-    Dense predictions for a pixel are averaged. Boxes of windows are merged; flips and scales do not apply to boxes.
-    Masks and keypoints are predicted in one pass over the whole image.
-    Sides are in pixels of the image as resized for evaluation.
+    Averages dense predictions per pixel, and merges boxes of windows. Flips and scales do not apply to boxes; masks and
+    keypoints are predicted in one pass.
+    Sides are in pixels of the image after the evaluation transform.
     """
 
     window: Sides = None
-    """Side, or `[height, width]`, of sliding windows. `null`: the whole image."""
+    """Side, or `[height, width]`, of sliding windows. `null`: the full image."""
     stride: Sides = None
     """Stride, or `[down, across]`, of the windows. `null`: two thirds of the window, rounded."""
     average: Literal["logits", "probabilities"] = "logits"
-    """Whether logits or probabilities of class maps are averaged. Maps without classes, such as depth, are averaged
+    """Whether to average logits or probabilities of class maps. Maps without classes, such as depth, are averaged
     directly."""
     flip: bool = False
     """Also predicts on the horizontally flipped image."""
     scales: Annotated[tuple[Factor, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (1.0,)
     """Predicts on the image resized by each of these factors."""
     batch_size: Count = 4
-    """Batch size of windows, or of flips of a whole image."""
+    """Batch size of windows, or of flips of a full image."""
 
     @field_validator("stride")
     @classmethod
@@ -143,7 +144,7 @@ class InferenceSection(Section):
 
     @property
     def single_pass(self) -> bool:
-        """Whether an image is predicted in one forward pass, without windows, flips and scales."""
+        """Whether prediction is one forward pass, without windows, flips and scales."""
         return self.window is None and not self.flip and self.scales == (1.0,)
 
     @property
@@ -167,10 +168,10 @@ def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
 
 
 class HeadSection(PluginSection):
-    """One head, and its options."""
+    """A head and its options."""
 
     weight: Rate | Literal["learned"] = 1.0
-    """Weight of the head's losses. `learned`: uncertainty weighting, trained with the model."""
+    """Weight of the head's losses. `learned`: by uncertainty, trained with the model."""
     weights: Source | None = None
     """Pretrained weights of the head and its neck; from another project's model, the weights of its head for the same
     task. `null`: random weights."""
@@ -188,7 +189,7 @@ class HeadSection(PluginSection):
 
 def _valid_head_names(heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
     for name in heads:
-        if not re.fullmatch(r"[A-Za-z_][\w-]{0,99}", name):  # it is part of file names
+        if not re.fullmatch(r"[A-Za-z_][\w-]{0,99}", name):  # part of file names
             raise ValueError(
                 f"{name[:100]!r} is not a valid name for a head: use letters, digits, _ and -, at most 100."
             )
@@ -199,33 +200,33 @@ Heads = Annotated[dict[str, HeadSection], AfterValidator(_valid_head_names)]
 
 
 class ModelSections(Section):
-    """What a model is built from, and its options in prediction: the sections of a config without its training.
+    """The resolved architecture: plugin names, options and sizes; without the training sections of a config.
 
-    YAML fills them, `create_model` makes them, a `DenseModel` is built from them, and a model file contains them.
+    A `DenseModel` is built from it, and a model file contains it.
     """
 
     weights: Source | None = None
-    """Pretrained weights of the whole model: a run folder, a file or `hf:ORG/NAME`. `null`: none."""
+    """Pretrained weights of the complete model: a run folder, a file or `hf:ORG/NAME`. `null`: none."""
     weights_allow: Patterns = ()
     """Patterns of tensors that may be missing, unexpected or of another shape in these weights, such as
     `[heads.depth.*]`."""
     backbone: BackboneSection
     """The backbone, shared by all heads."""
     heads: Heads
-    """The heads by name. Names are free and prefix the metrics (`detection/AP`). `{}`: no heads, for a method that
-    trains only the backbone."""
+    """The heads by name. You choose the names; they prefix the metrics (`detection/AP`). `{}`: no heads, for a method
+    that trains only the backbone."""
     data: DataSection | None = None
-    """The data of the training, which determines image sizes in prediction; None if it is not known."""
+    """The training data, which determines image sizes in prediction; None if unknown."""
     inference: InferenceSection = InferenceSection()
     """Test-time augmentation of dense heads in validation, evaluation and prediction."""
 
     @property
     def replace_layers(self) -> bool:
-        """Whether layers of the built model are replaced by faster ones (`densevit.layers.fast.replacement`). A
-        backbone alone keeps those of its paper."""
+        """Whether faster layers replace layers of the built model (`densevit.layers.fast.replacement`). A backbone
+        alone keeps its paper's layers."""
         return bool(self.heads)
 
     @property
     def inference_by_head(self) -> dict[str, InferenceSection]:
-        """The sections `heads.NAME.inference` that are given."""
+        """The sections `heads.NAME.inference` that are set."""
         return {name: head.inference for name, head in self.heads.items() if head.inference is not None}

@@ -1,4 +1,4 @@
-"""Schedules, loggers and callbacks that a config names as `module:Class`, with options."""
+"""Schedules, loggers and callbacks named in a config as `module:Class`, with options."""
 
 import importlib
 import importlib.util
@@ -11,10 +11,10 @@ from densevit import registry
 from densevit.config.training_schema import OptimSection
 from densevit.config.values import PluginSection
 from densevit.errors import PluginError
-from densevit.registry import options as signatures
+from densevit.registry import plugin_options as signatures
 
 BUILT_IN_LOGGERS = ("csv", "tensorboard")
-_TRACKERS = {  # short names of Lightning's loggers, whose packages have the same names
+_TRACKERS = {  # short names of Lightning's loggers, which are also their packages' names
     "wandb": "pytorch_lightning.loggers:WandbLogger",
     "mlflow": "pytorch_lightning.loggers:MLFlowLogger",
 }
@@ -31,61 +31,61 @@ _FORMS = {
 def load(noun: str, name: str) -> Any:
     """Imports a class, or a function for "schedule". noun: "schedule", "logger" or "callback".
 
-    Raises PluginError if it cannot be imported or is of another kind.
+    Raises PluginError if the import fails or gives something else.
     """
     if noun == "logger":
         name = _TRACKERS.get(name, name)
     if ":" not in name:
         raise PluginError(f"There is no {noun} {name!r}. Write {_FORMS[noun]}.")
-    found = registry.import_object(noun, name)
+    imported = registry.import_object(noun, name)
     if noun == "schedule":
-        if not callable(found) or (isinstance(found, type) and "__call__" not in dir(found)):
+        if not callable(imported) or (isinstance(imported, type) and "__call__" not in dir(imported)):
             raise PluginError(
                 f"The schedule {name!r} cannot be called with a step. Fix: write a function (step, steps, options) "
-                "that returns the factor on the learning rate, or a class with such a __call__."
+                "that returns the learning rate factor, or a class with such a __call__."
             )
-        return found
-    home, _, kind = _BASES[noun].partition(":")
-    base = getattr(importlib.import_module(home), kind)
-    if not (isinstance(found, type) and issubclass(found, base)):
-        what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+        return imported
+    home, _, base_name = _BASES[noun].partition(":")
+    base = getattr(importlib.import_module(home), base_name)
+    if not (isinstance(imported, type) and issubclass(imported, base)):
+        what = f"the class {imported.__name__}" if isinstance(imported, type) else f"a {type(imported).__name__}"
         raise PluginError(f"The {noun} {name!r} is {what}, which is not a {_BASES[noun].replace(':', '.')}.")
-    return found
+    return imported
 
 
 def schedule(section: OptimSection) -> Callable[[int, int], float] | None:
-    """The schedule, as a function (step, steps) -> factor; None for a built-in one."""
+    """The schedule as a function (step, steps) -> factor; None for a built-in schedule."""
     if isinstance(section.schedule, str):
         return None
     name, where = section.schedule.name, "optim.schedule"
-    found = load("schedule", name)
-    given = () if isinstance(found, type) else ("step", "steps")
-    options = signatures.check(found, given, name, section.schedule.options, where)
-    if isinstance(found, type):
-        return registry.construct(found, name, options=options, where=where)
-    return lambda step, steps: found(step, steps, **options)
+    custom = load("schedule", name)
+    arguments = () if isinstance(custom, type) else ("step", "steps")
+    options = signatures.check(custom, arguments, name, section.schedule.options, where)
+    if isinstance(custom, type):
+        return registry.construct(custom, name, options=options, where=where)
+    return lambda step, steps: custom(step, steps, **options)
 
 
 def check_callback(section: PluginSection, where: str) -> dict[str, Any]:
-    """The options of a callback. Raises PluginError if it cannot be imported, and OptionError for an invalid option."""
+    """The options of a callback. Raises PluginError if the import fails, and OptionError for an invalid option."""
     return signatures.check(load("callback", section.name), (), section.name, section.options, where)
 
 
 def check_logger(section: PluginSection, where: str, folder: str = ".") -> dict[str, Any]:
-    """The options of a logger. Raises the same errors as `check_callback`.
+    """The options of a logger. Raises the errors of `check_callback`.
 
-    folder: the run folder, passed as `save_dir` to a constructor that has this parameter unless it is given.
+    folder: the run folder, the default of a constructor's parameter `save_dir`.
     """
     if section.name in BUILT_IN_LOGGERS:
-        signatures.check(lambda: None, (), section.name, section.options, where)  # it has none
+        signatures.check(lambda: None, (), section.name, section.options, where)  # has no options
         if section.name == "tensorboard" and not any(map(importlib.util.find_spec, ("tensorboard", "tensorboardX"))):
             raise PluginError(
                 "The logger 'tensorboard' needs a package that is not installed. Try `pip install tensorboard`."
             )
         return {}
-    found = load("logger", section.name)
-    parameters, _ = signatures.parameters_of(found, (), section.name)
+    logger_type = load("logger", section.name)
+    parameters, _ = signatures.parameters_of(logger_type, (), section.name)
     options = {"save_dir": folder} if "save_dir" in parameters else {}
     if section.name == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):  # MLflow 3 refuses folders
         options["tracking_uri"] = f"sqlite:///{Path(folder).absolute() / 'mlflow.db'}"
-    return signatures.check(found, (), section.name, options | section.options, where)
+    return signatures.check(logger_type, (), section.name, options | section.options, where)

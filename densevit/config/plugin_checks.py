@@ -9,30 +9,29 @@ from densevit.config import initial_weights, named_classes
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import EvaluationSection, HeadSection
 from densevit.config.schema import Config
+from densevit.config.schema_validation import check_head_names
 from densevit.config.sections import data_options
 from densevit.config.sources import Key
 from densevit.config.training_schema import OptimSection
-from densevit.config.validation import check_head_names
 from densevit.config.values import OpenSection
 from densevit.errors import ConfigError, PluginError
-from densevit.registry.options import GIVEN, OptionError, parameters_of
+from densevit.registry.plugin_options import POSITIONAL_ARGUMENTS, OptionError, parameters_of
 
 
 def check_plugins(config: Config) -> None:
-    """Checks the plugins of a training.
+    """Checks the plugins of a run. `registry.create` converts the options later, when it builds a plugin.
 
-    A run calls it once, before it reads data; `registry.create` converts the options when it builds a plugin.
     Raises ConfigError with a line for each invalid key, with its file or override.
     """
     check_head_names(config, config._sources)
     initial_weights.check_backbone(config)
-    _raise([*_of_model(config), *_of_data(config), *_of_training(config)])
+    _raise([*_model_problems(config), *_data_problems(config), *_training_problems(config)])
 
 
 def check_evaluation_plugins(config: Config) -> None:
-    """Like `check_plugins`, without the plugins that only a training uses."""
+    """`check_plugins` without plugins for training only."""
     check_head_names(config, config._sources)
-    _raise([*_of_model(config), *_of_data(config)])
+    _raise([*_model_problems(config), *_data_problems(config)])
 
 
 def _raise(lines: Sequence[str]) -> None:
@@ -40,45 +39,45 @@ def _raise(lines: Sequence[str]) -> None:
         raise ConfigError("\n".join(dict.fromkeys(lines)))
 
 
-def _of_model(config: Config) -> Iterator[str]:
+def _model_problems(config: Config) -> Iterator[str]:
     """A line for each invalid key of the backbone, necks, heads and evaluators."""
-    yield from _of_section(config, "backbone", "backbones", config.backbone.name, config.backbone)
+    yield from _section_problems(config, "backbone", "backbones", config.backbone.name, config.backbone)
     for name, head in config.heads.items():
         where = f"heads.{name}"
-        yield from _of_section(config, where, "heads", head.name, head)
+        yield from _section_problems(config, where, "heads", head.name, head)
         if head.neck is not None:
-            yield from _of_section(config, f"{where}.neck", "necks", head.neck.name, head.neck)
+            yield from _section_problems(config, f"{where}.neck", "necks", head.neck.name, head.neck)
         if head.evaluation is not None:
-            yield from _of_evaluator(config, f"{where}.evaluation", head, head.evaluation)
+            yield from _evaluator_problems(config, f"{where}.evaluation", head, head.evaluation)
 
 
-def _of_evaluator(config: Config, where: str, head: HeadSection, evaluation: EvaluationSection) -> Iterator[str]:
+def _evaluator_problems(config: Config, where: str, head: HeadSection, evaluation: EvaluationSection) -> Iterator[str]:
     try:
         name = evaluation.name or str(getattr(registry.load("heads", head.name), "task", ""))
-    except PluginError:  # a line of the head
+    except PluginError:  # the head's line reports it
         return
     if evaluation.name or evaluation.options or name in registry.find("evaluators"):
-        yield from _of_section(config, where, "evaluators", name, evaluation)
+        yield from _section_problems(config, where, "evaluators", name, evaluation)
 
 
-def _of_data(config: Config) -> Iterator[str]:
+def _data_problems(config: Config) -> Iterator[str]:
     """A line for each invalid key of the data set and of its transforms."""
     data = config.data
-    yield from _of_section(config, "data", "datasets", data.name, data)
+    yield from _section_problems(config, "data", "datasets", data.name, data)
     sections = {"data.transforms": data.transforms}
     if data.final_phase is not None and "transforms" in data.final_phase.options:
         sections["data.final_phase.transforms"] = data.in_final_phase.transforms
     for where, section in sections.items():
-        yield from _of_section(config, where, "transforms", section.name, section)
+        yield from _section_problems(config, where, "transforms", section.name, section)
 
 
-def _of_training(config: Config) -> Iterator[str]:
+def _training_problems(config: Config) -> Iterator[str]:
     """A line for each invalid key of the method, probes, the optimiser, callbacks and loggers."""
     if config.backbone.lora is not None and (missing := missing_peft()):
         yield _line(config, ("backbone", "lora"), missing)
-    yield from _of_section(config, "method", "methods", config.method.name, config.method)
+    yield from _section_problems(config, "method", "methods", config.method.name, config.method)
     for name, probe in config.probes.items():
-        yield from _of_section(config, f"probes.{name}", "evaluators", probe.name or name, probe)
+        yield from _section_problems(config, f"probes.{name}", "evaluators", probe.name or name, probe)
     yield from _problems(config, "method", _check_has_heads, config)
     yield from _problems(config, "optim", check_optimizer, config.optim)
     yield from _problems(config, "optim.schedule", named_classes.schedule, config.optim)
@@ -91,11 +90,11 @@ def _of_training(config: Config) -> Iterator[str]:
 
 
 def check_optimizer(section: OptimSection) -> None:
-    """Raises PluginError for an optimiser that cannot be imported, and OptionError for an invalid option or a weight
-    decay that its constructor does not take."""
+    """Raises PluginError if the import of the optimiser fails, and OptionError for an invalid option or a weight decay
+    that its constructor does not take."""
     _check_options("optim", "optimizers", section.name, section)
-    kind = registry.load("optimizers", section.name)
-    parameters, takes_all = parameters_of(kind, GIVEN["optimizers"], section.name)
+    optimizer_type = registry.load("optimizers", section.name)
+    parameters, takes_all = parameters_of(optimizer_type, POSITIONAL_ARGUMENTS["optimizers"], section.name)
     if section.weight_decay and "weight_decay" not in parameters and not takes_all:
         raise OptionError(
             "optim.weight_decay",
@@ -109,12 +108,12 @@ def missing_peft() -> str:
         return ""
     return (
         "backbone.lora: needs peft, which is not installed. Fix: `pip install -e '.[lora]'` in densevit's clone, or "
-        "leave backbone.lora out."
+        "leave out backbone.lora."
     )
 
 
 def _check_has_heads(config: Config) -> None:
-    """Raises OptionError for a method that trains heads and a config without heads."""
+    """Raises OptionError for a method that trains heads in a config without heads."""
     if not config.heads and registry.load("methods", config.method.name).needs_heads:
         raise OptionError(
             "heads",
@@ -123,7 +122,7 @@ def _check_has_heads(config: Config) -> None:
         )
 
 
-def _of_section(config: Config, where: str, group: str, name: str, section: OpenSection) -> list[str]:
+def _section_problems(config: Config, where: str, group: str, name: str, section: OpenSection) -> list[str]:
     """A line for each invalid option of a plugin."""
     return _problems(config, where, _check_options, where, group, name, section)
 
@@ -134,17 +133,17 @@ def _check_options(where: str, group: str, name: str, section: OpenSection) -> N
 
 
 def _problems(config: Config, where: str, check: Callable[..., Any], *arguments: Any) -> list[str]:
-    """A line for each PluginError of a check of the section `where`."""
+    """A line for each PluginError from a check of the section `where`."""
     try:
         check(*arguments)
     except OptionError as error:
-        return [_line(config, tuple(one.key.split(".")), str(one)) for one in (error, *error.others)]
+        return [_line(config, tuple(option.key.split(".")), str(option)) for option in (error, *error.further)]
     except PluginError as error:
         return [_line(config, (*where.split("."), "name"), f"{where}.name: {error}")]
     return []
 
 
 def _line(config: Config, key: Key, message: str) -> str:
-    """The message, after the file or override that sets the key."""
+    """The message, prefixed with the file or override that sets the key."""
     source = config._sources.of(key)
     return f"{source}: {message}" if source else message

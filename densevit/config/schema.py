@@ -1,6 +1,6 @@
 """The config schema: all keys with their types, defaults and meaning. An unknown key is an error.
 
-A section with a plugin also holds the plugin's options (`options`), which `check_plugins` checks.
+A plugin's section also holds the plugin's options (`options`), which `check_plugins` checks.
 """
 
 from typing import Annotated
@@ -15,7 +15,7 @@ from densevit.config.values import RANDOM, Int, PluginSection
 
 
 class Config(ModelSections):
-    """The config of a training run, from `densevit.config.load`: those of its model and of its training."""
+    """The config of a run, from `densevit.config.load`."""
 
     data: DataSection
     """The data set."""
@@ -25,31 +25,31 @@ class Config(ModelSections):
     """Classifiers on the backbone's frozen features, fitted to the training images and evaluated in each validation, as
     in `{knn: {k: 20}, linear_probe: {}}`. Their metrics are `knn/top1`, ... `{}`: none."""
     method: PluginSection = PluginSection(name="supervised")
-    """How the model is trained: `{name: ..., options}`."""
+    """The training method: `{name: ..., options}`."""
     optim: OptimSection = Field(default_factory=OptimSection)
     """The optimiser."""
     trainer: TrainerSection
-    """The training."""
+    """Budget, hardware, validation, checkpoints and logging."""
     _sources: Sources = PrivateAttr(default_factory=Sources)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A line for each key of initial weights that gave way to another, see `initial_weights`."""
+        """A line for each overridden key of initial weights, see `initial_weights`."""
         return self._sources.notes
 
     @property
     def initial_weights(self) -> str:
         """The name or file of the backbone's pretrained weights; "random" without pretrained weights.
 
-        A backbone that loads weights itself is recognised by an option `pretrained`, as the timm backbone has.
+        An option `pretrained`, as of the timm backbone, marks a backbone that loads weights in its constructor.
         """
         options = self.backbone.options
-        given, pretrained = self.backbone.weights or self.weights, options.get("pretrained")
-        if given or not pretrained:
-            return given or RANDOM
+        source, pretrained = self.backbone.weights or self.weights, options.get("pretrained")
+        if source or not pretrained:
+            return source or RANDOM
         return pretrained if isinstance(pretrained, str) else f"{options.get('model', self.backbone.name)}, pretrained"
 
     @property
     def replace_layers(self) -> bool:
-        """Whether layers of the built model are replaced by faster ones."""
+        """Whether faster layers replace layers of the built model."""
         return self.trainer.replace_layers

@@ -1,4 +1,4 @@
-"""Single sections of a config, and the sections that describe a model without its training."""
+"""Single sections of a config, and the sections of a model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,32 +7,32 @@ from typing import Any, TypeVar
 import pydantic
 
 from densevit import registry
-from densevit.config import merging
+from densevit.config import config_layers
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import InferenceSection, ModelSections
 from densevit.config.schema import Config
+from densevit.config.schema_validation import check_head_names, validated
 from densevit.config.sources import Sources
-from densevit.config.validation import check_head_names, validated
 from densevit.config.values import Section
-from densevit.registry.options import takes
+from densevit.registry.plugin_options import takes
 
 Sections = TypeVar("Sections", bound=ModelSections)
 
 
 def section(name: str, values: Mapping[str, Any] | str | Path, source: str, overrides: Sequence[str] = ()) -> Any:
-    """A single section, such as a `DataSection`. values: the keys of the section, or a section file. source: the origin
-    of the values, for messages. overrides: `backbone.key=value`."""
-    given = values if isinstance(values, Mapping) else {}
+    """A single section, such as a `DataSection`. values: the section's keys, or a section file. source: the origin of
+    the values, for messages. overrides: `backbone.key=value`."""
+    keys = values if isinstance(values, Mapping) else {}
     files = [] if isinstance(values, Mapping) else [f"{name}={values}"]
-    layer = merging.with_overrides(merging.Layer({name: dict(given)}), [*files, *overrides])
+    layer = config_layers.with_overrides(config_layers.Layer({name: dict(keys)}), [*files, *overrides])
     sources = Sources({(): source, **layer.sources})
     fields: dict[str, Any] = {name: (Config.model_fields[name].annotation, ...)}
-    kind = pydantic.create_model(name, __base__=Section, **fields)
-    return getattr(validated(kind, layer.values, sources), name)
+    container = pydantic.create_model(name, __base__=Section, **fields)
+    return getattr(validated(container, layer.values, sources), name)
 
 
 def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
-    """The sections of a model without a training, with checked head names. source: the origin, for messages."""
+    """The sections of a model, with checked head names. source: the origin, for messages."""
     sources = Sources({(): source})
     sections = validated(ModelSections, values, sources)
     check_head_names(sections, sources)
@@ -40,18 +40,18 @@ def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
 
 
 def single_pass(sections: Sections) -> Sections:
-    """The sections with the default inference options, of a model that predicts images in one pass."""
+    """The sections with default inference options: prediction in one pass."""
     heads = {name: head.model_copy(update={"inference": None}) for name, head in sections.heads.items()}
     return sections.model_copy(update={"heads": heads, "inference": InferenceSection()})
 
 
-def inference_with(inference: InferenceSection, given: Mapping[str, Any], source: str) -> InferenceSection:
-    """The options updated with the given keys of the section `inference`. source: their origin, for messages."""
-    updated: InferenceSection = section("inference", {**inference.model_dump(), **given}, source)
+def inference_with(inference: InferenceSection, changes: Mapping[str, Any], source: str) -> InferenceSection:
+    """The options updated with keys of the section `inference`. source: the keys' origin, for messages."""
+    updated: InferenceSection = section("inference", {**inference.model_dump(), **changes}, source)
     return updated
 
 
 def data_options(section: DataSection) -> dict[str, Any]:
-    """The options of the data set's constructor; with `image_size` if it has a parameter of that name."""
-    given = section.image_size is not None and takes(registry.load("datasets", section.name), "image_size")
-    return section.options | ({"image_size": section.image_size} if given else {})
+    """The options of the data set's constructor, with `image_size` if it is a parameter."""
+    takes_size = section.image_size is not None and takes(registry.load("datasets", section.name), "image_size")
+    return section.options | ({"image_size": section.image_size} if takes_size else {})

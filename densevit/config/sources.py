@@ -1,4 +1,4 @@
-"""Where the keys of a config are set, and which keys of initial weights are typed."""
+"""The sources of config keys, and the typed keys of initial weights."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ PRETRAINED: Key = ("backbone", "pretrained")
 class Sources:
     """The source of each key. Not compared: configs with different sources can be equal.
 
-    by_key: the name of a file, or "command line". typed: the keys of initial weights, and the backbone's name, that are
-    overrides or arguments in Python; without any, those in the user's own file. A recipe that densevit ships, a `base`
-    and a section file are not typed. notes: a line for each key that gave way to another, see `initial_weights`.
+    by_key: the name of a file, or "command line". typed: the keys of initial weights, and the backbone's name, set in
+    overrides or Python arguments, or else in the user's file; keys of a shipped recipe, a `base` and a section file are
+    not typed. notes: a line for each overridden key of initial weights, see `initial_weights`.
     """
 
     by_key: Mapping[Key, str] = field(default_factory=dict, compare=False)

@@ -1,4 +1,4 @@
-"""The config sections of the optimiser and of the training."""
+"""The config sections `optim` and `trainer`."""
 
 from typing import Annotated, Any, Literal
 
@@ -42,7 +42,7 @@ class OptimSection(OpenSection):
     weight_decay: Rate = 1e-4
     """Weight decay; not applied to norms, biases and position embeddings."""
     final_weight_decay: Rate | None = None
-    """Weight decay at the end of the training, reached from `weight_decay` by half a cosine, as in DINO. `null`:
+    """Weight decay at the end of training, reached from `weight_decay` by half a cosine, as in DINO. `null`:
     constant."""
     schedule: Annotated[Literal["constant", "cosine", "poly", "step"] | Named, BeforeValidator(module_section)] = (
         "cosine"
@@ -50,11 +50,11 @@ class OptimSection(OpenSection):
     """The learning rate after the warm-up: constant, half a cosine, polynomial decay, divided by 10 once,
     or a function of the step: `module:function` or `{name: module:function, options}`."""
     warmup: Annotated[Float, Field(ge=0, lt=1)] = 0.0
-    """Linear warm-up from 0, as a fraction of the training."""
+    """Linear warm-up from 0, as a fraction of training."""
     warmup_steps: Annotated[Int, Field(ge=0)] | None = None
     """Instead of `warmup`: the warm-up in optimiser steps, independent of the budget, as in papers."""
     drop_at: Annotated[Float, Field(gt=0, le=1)] = 0.67
-    """The fraction of the training at which `step` divides by 10."""
+    """The fraction of training at which `step` divides by 10."""
     power: Annotated[Float, Field(gt=0)] = 0.9
     """The exponent of `poly`; 0.9 is DeepLab's (Chen et al. 2017, section 4.1), 1 a linear decay."""
     min_lr_ratio: Annotated[Float, Field(ge=0, le=1)] = 0.0
@@ -64,14 +64,14 @@ class OptimSection(OpenSection):
     @classmethod
     def _one_learning_rate(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            given = [key for key in ("lr", "lr_per_256") if values.get(key) is not None]
-            if len(given) == 2:
-                raise ValueError("lr and lr_per_256 are both given; keep one.")
+            rates = [key for key in ("lr", "lr_per_256") if values.get(key) is not None]
+            if len(rates) == 2:
+                raise ValueError("lr and lr_per_256 are both set; keep one.")
             if values.get("final_weight_decay") is not None and values.get("weight_decay") == 0:
-                raise ValueError("final_weight_decay needs a weight_decay above 0, of which it is a multiple.")
+                raise ValueError("final_weight_decay is a multiple of weight_decay, which must be above 0.")
             if values.get("warmup") and values.get("warmup_steps"):
-                raise ValueError("warmup and warmup_steps are both given; keep one.")
-            if not given:
+                raise ValueError("warmup and warmup_steps are both set; keep one.")
+            if not rates:
                 return {**values, "lr": 1e-4}
         return values
 
@@ -80,8 +80,8 @@ class TrainerSection(Section):
     """Training budget, hardware, validation, checkpoints and logging."""
 
     max_images: Count | None = None
-    """The training budget in images over all processes, independent of the size of the data set. One of `max_images`,
-    `max_steps` and `max_epochs` is required."""
+    """The training budget in images over all processes, independent of the size of the data set. Exactly one of
+    `max_images`, `max_steps` and `max_epochs` is required."""
     max_steps: Count | None = None
     """The budget in optimiser steps."""
     max_epochs: Count | None = None
@@ -92,53 +92,53 @@ class TrainerSection(Section):
     ] = "auto"
     """`auto`: bf16-mixed if the hardware supports it, else 32."""
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
-    """`auto`: the best available one."""
+    """`auto`: the best available accelerator."""
     devices: Annotated[Count, Field(le=2**16)] | str = "auto"
     """Number of devices, or their indices (`"0,2"`)."""
     num_nodes: Annotated[Count, Field(le=2**16)] = 1
     """Number of nodes."""
     strategy: str = "auto"
-    """Training on several devices: `ddp` (each device holds the complete model), `fsdp2` (each holds a part of it), or
-    another strategy of Lightning's. `auto`: `ddp` with several devices."""
+    """Training on several devices: `ddp` (each holds the complete model), `fsdp2` (each holds a part), or another
+    Lightning strategy. `auto`: `ddp` with several devices."""
     clip_grad_norm: Annotated[Float, Field(gt=0)] | None = None
     """Clips the norm of the gradients. `null`: no clipping."""
     accumulate: Count = 1
     """Batches per optimiser step. Losses are normalised over all of them, as in one large batch, unless the divisor is
-    only known after the forward pass: of boxes in `dfine`, of `one_stage`, `faster_rcnn`, `fcos`, dense losses (`ddq`,
-    `dab_detr`), contrastive denoising, `ohem_threshold` and `class_weights: balanced`. These, and the losses of methods
-    other than `supervised`, are means over the batches."""
+    only known after the forward pass (boxes in `dfine`, `one_stage`, `faster_rcnn`, `fcos`, dense losses (`ddq`,
+    `dab_detr`), contrastive denoising, `ohem_threshold`, `class_weights: balanced`). These losses, and losses of
+    methods other than `supervised`, are means over the batches."""
     evaluate_every: Annotated[Float, Field(gt=0, allow_inf_nan=False)] = 0.25
-    """Interval between validations: below 1 a fraction of the training, 0.25 for four validations; from 1 on, epochs.
-    The last step is always followed by one."""
+    """Interval between validations: below 1 a fraction of training, 0.25 for four validations; from 1 on, epochs. A
+    validation always follows the last step."""
     checkpoint_every: Count | Duration | None = "5min"
     """Interval between writes of `last.ckpt`, in addition to the writes after validations: optimiser steps, or a time
     such as `30s`, `5min` or `1h`. `null`: only after validations."""
     compile: bool = False
     """Compile the repeated blocks of the model with `torch.compile`."""
     replace_layers: bool = True
-    """Replace `nn.Linear`, `nn.Dropout`, 1x1 convolutions and FFNs of the model by implementations of the same
+    """Replace `nn.Linear`, `nn.Dropout`, 1x1 convolutions and FFNs by implementations with the same
     parameters that are faster on some CPUs. `false`: torch's own."""
     monitor: str | None = None
     """The metric that selects the best epoch, such as `detection/AP`. `null`: the head's main metric; for several
-    heads, their main metrics relative to the best value of each so far."""
+    heads, their main metrics, each relative to its best value so far."""
     patience: Count | None = None
-    """Early stopping: ends the training after this many validations in a row without a better `monitor`. `null`: trains
-    for the whole budget."""
+    """Early stopping: ends training after this many consecutive validations without a better `monitor`. `null`: trains
+    for the full budget."""
     ema: Decay | None = None
-    """Decay of the exponential moving average of the weights, which is then evaluated and saved. `null`: none."""
+    """Decay of the exponential moving average (EMA) of the weights, which is evaluated and saved. `null`: no EMA."""
     ema_warmup: Count | None = None
     """Warm-up of `ema` in optimiser steps: the decay of step n is `ema * (1 - exp(-n / ema_warmup))`, as in RT-DETR
     (2000) and D-FINE (1000), and the average starts with the initial weights. `null`: `ema` from the second step on."""
     log_every: Count = 50
-    """Optimiser steps between lines of losses in `metrics.csv`."""
+    """Optimiser steps between rows of losses in `metrics.csv`."""
     callbacks: Annotated[tuple[PluginSection, ...], BeforeValidator(as_sections)] = ()
     """Lightning callbacks: `[{name: module:Class, options}]`."""
     loggers: Annotated[tuple[PluginSection, ...] | None, BeforeValidator(as_sections)] = None
-    """Lightning loggers besides `metrics.csv`: `tensorboard`, `wandb`, `mlflow`, or `{name: module:Class, options}`.
-    `null`: `tensorboard` if it is installed."""
+    """Lightning loggers in addition to `metrics.csv`: `tensorboard`, `wandb`, `mlflow`, or `{name: module:Class,
+    options}`. `null`: `tensorboard` if it is installed."""
     detect_anomaly: bool = False
-    """Check the output of each layer and its gradient, which is slow; the first that is not finite ends the training
-    with the layer's name. For a resumed run that was ended by such a value."""
+    """Check each layer's output and gradient, which is slow; the first value that is not finite ends training with the
+    layer's name. For resuming a run that such a value ended."""
     stall_after: Duration | None = "10min"
     """If no training or validation batch ends within this time, such as `30s`, `5min` or `1h`, stderr shows the stacks
     of all threads. `null`: never."""
@@ -162,7 +162,7 @@ class TrainerSection(Section):
     @classmethod
     def _share_or_epochs(cls, value: float) -> float:
         if value > 1 and not value.is_integer():
-            raise ValueError(f"give a fraction of the training below 1, or a whole number of epochs, not {value:g}.")
+            raise ValueError(f"set a fraction of training below 1, or a whole number of epochs, not {value:g}.")
         return value
 
     @model_validator(mode="after")

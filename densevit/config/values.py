@@ -21,19 +21,19 @@ def _number(value: Any) -> Any:
         return value
 
 
-def _whole(value: Any) -> Any:
+def _integral(value: Any) -> Any:
     """Converts 1e4 to 10000."""
     value = _number(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def as_tuple(value: Any) -> Any:
-    """Converts a list to a tuple; returns other values unchanged."""
+    """Converts a list to a tuple; leaves other values unchanged."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def module_section(value: Any) -> Any:
-    """Converts module:Name to {name: module:Name}. For a union of built-in names and sections."""
+    """Converts module:Name to {name: module:Name}, for a union of built-in names and sections."""
     return {"name": value} if isinstance(value, str) and ":" in value else value
 
 
@@ -55,7 +55,7 @@ def as_sections(value: Any) -> Any:
 
 def _size(value: Any) -> Any:
     if isinstance(value, list | tuple) and len(value) != 2:
-        raise ValueError(f"give one side or [height, width], in pixels, not {value}.")
+        raise ValueError(f"set one side or [height, width], in pixels, not {value}.")
     return as_tuple(value)
 
 
@@ -65,7 +65,7 @@ def _patterns(value: Any) -> Any:
 
 def _names(value: Any) -> Any:
     if isinstance(value, str):
-        raise ValueError(f"give true, false or a list of names, as in [stages.0.*], not {value!r}.")
+        raise ValueError(f"set true, false or a list of names, as in [stages.0.*], not {value!r}.")
     return as_tuple(value)
 
 
@@ -78,7 +78,7 @@ def above_zero(value: Any) -> Any:
 
 def _duration(value: Any) -> Any:
     if isinstance(value, str) and not re.fullmatch(r"[1-9][0-9]*(s|min|h)", value):
-        raise ValueError("a time such as 30s, 5min or 1h")  # in a union: the message appends it to the other types
+        raise ValueError("a time such as 30s, 5min or 1h")  # pydantic appends it to the other types of a union
     return value
 
 
@@ -94,7 +94,7 @@ def _ascending(scales: tuple[float, float]) -> tuple[float, float]:
     return scales
 
 
-Int = Annotated[int, BeforeValidator(_whole), Field(ge=-(2**63), lt=2**63)]
+Int = Annotated[int, BeforeValidator(_integral), Field(ge=-(2**63), lt=2**63)]
 Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Count = Annotated[Int, Field(ge=1)]
 Rate = Annotated[Float, Field(ge=0, le=1e6)]
@@ -137,7 +137,7 @@ class OpenSection(Section):
 
 
 class PluginSection(OpenSection):
-    """A plugin, and its options."""
+    """A plugin and its options."""
 
     name: str
     """A plugin's name or `module:Class`."""
@@ -147,7 +147,7 @@ Tree = TypeVar("Tree")
 
 
 def with_value(tree: Tree, key: Sequence[str], value: Any) -> Tree:
-    """A copy of a section, or of a mapping, with another value of a key, as in ("heads", "depth", "weights")."""
+    """A copy of a section or mapping with one value replaced. key: path, as in ("heads", "depth", "weights")."""
     section: Any = tree
     name, *inner = key
     if isinstance(section, Mapping):

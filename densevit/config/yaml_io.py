@@ -1,4 +1,4 @@
-"""Finds, reads and writes YAML config files. 1e-4 is a number, only true and false are booleans, keys are unique."""
+"""Finds, reads and writes YAML config files: 1e-4 is a number, only true and false are booleans, keys are unique."""
 
 import importlib.util
 import os
@@ -21,7 +21,7 @@ def find_file(name: str, source: str = "", folder: Path | None = None, section: 
     The name is a path relative to `folder` (or the working directory), with or without `.yaml`; or a run folder, for
     its `config.yaml`; or a shipped config's name (`detr_swin`) or path in the project (`configs/detr_swin.yaml`).
     section: files of this section are also found by bare name (`data=coco`). source: the file or override that names
-    the file, for the message.
+    the file, for messages.
     """
     path = Path(os.path.normpath((folder or Path()) / user_path(name)))
     for candidate in (path, Path(f"{path}.yaml"), path / "config.yaml"):
@@ -75,7 +75,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def parse(text: str, source: str, lines: bool = False) -> Any:
-    """Parses YAML. source: file or override, for messages. lines: whether messages have line and column."""
+    """Parses YAML. source: file or override, for messages. lines: whether messages contain line and column."""
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
@@ -98,7 +98,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # as PyYAML has it
 
     def construct_document(self, node: yaml.Node) -> Any:
-        self.deep_construct = True  # then an alias to a value that contains it raises
+        self.deep_construct = True  # makes recursive aliases raise
         return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -114,7 +114,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes strings which YAML 1.1 or 1.2 would read as another type."""
+    """SafeDumper that quotes strings that YAML 1.1 or 1.2 would read as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

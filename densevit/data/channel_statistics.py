@@ -27,19 +27,22 @@ class Statistics(NamedTuple):
 
 
 def with_channels(config: Config, dataset: Dataset) -> Config:
-    """The config with the channels of the backbone's images, and their mean and standard deviation, if it does not have
-    them: those of its training images. RGB of 8 bits has the backbone's own."""
-    own = config.backbone
-    if dataset.channels.is_rgb or own.channels is not None:
+    """Sets the backbone's channels, mean and std where the config does not, as measured on the training images.
+
+    8-bit RGB keeps the backbone's mean and std.
+    """
+    backbone = config.backbone
+    if dataset.channels.is_rgb or backbone.channels is not None:
         return config
-    found = measured(dataset)
-    update = {"channels": found.channels, "mean": own.mean or found.mean, "std": own.std or found.std}
-    return config.model_copy(update={"backbone": own.model_copy(update=update)})
+    statistics = measured(dataset)
+    mean, std = backbone.mean or statistics.mean, backbone.std or statistics.std
+    update = {"channels": statistics.channels, "mean": mean, "std": std}
+    return config.model_copy(update={"backbone": backbone.model_copy(update=update)})
 
 
 def measured(dataset: Dataset) -> Statistics:
-    """Measures at most 200 images of a data set, at even distances, and a grid of at most 16,384 pixels of each; cached
-    until their files change. A range that is not given is that of the percentiles 0.1 to 99.9.
+    """Measures up to 200 evenly spaced images of a data set, on a grid of up to 16,384 pixels each; cached until their
+    files change. Without a given range, the range is from the 0.1th to the 99.9th percentile.
 
     Raises DataError for a channel without data or with one value only, and for a range that clips all of its values.
     """
@@ -53,25 +56,25 @@ def measured(dataset: Dataset) -> Statistics:
 
 
 def statistics_of(values: np.ndarray, channels: Channels, name: str) -> Statistics:
-    """The statistics of pixels (C, N) float32, with NaN where there is no data. name: that of the data set."""
+    """Computes the statistics of pixels (C, N) float32; NaN is no data. name: the data set's, for messages."""
     ranges, mean, std = [], [], []
-    for i, (channel, own) in enumerate(zip(channels.names, values, strict=True)):
-        own = own[np.isfinite(own)]
-        if not len(own) or own.min() == own.max():
-            found = f"only the value {own[0]:g}" if len(own) else "no data"
+    for i, (channel, pixels) in enumerate(zip(channels.names, values, strict=True)):
+        pixels = pixels[np.isfinite(pixels)]
+        if not len(pixels) or pixels.min() == pixels.max():
+            content = f"only the value {pixels[0]:g}" if len(pixels) else "no data"
             raise DataError(
-                f"{name}: the channel {channel!r} has {found} in the training images that were read. Fix: leave it out "
-                "of the files."
+                f"{name}: the channel {channel!r} has {content} in the training images that were read. Fix: leave it "
+                "out of the files."
             )
-        low, high = channels.range[i] if channels.range else np.percentile(own, _PERCENTILES).tolist()
+        low, high = channels.range[i] if channels.range else np.percentile(pixels, _PERCENTILES).tolist()
         if low == high:
-            low, high = float(own.min()), float(own.max())
-        if own.max() <= low or own.min() >= high:
+            low, high = float(pixels.min()), float(pixels.max())
+        if pixels.max() <= low or pixels.min() >= high:
             raise DataError(
                 f"{name}: the range {low:g} ... {high:g} clips all values of the channel {channel!r}, which are "
-                f"{own.min():g} ... {own.max():g}. Fix: data.range=percentile, or [low, high] of the values."
+                f"{pixels.min():g} ... {pixels.max():g}. Fix: data.range=percentile, or [low, high] of the values."
             )
-        scaled = (own.clip(low, high).astype(np.float64) - low) / (high - low)
+        scaled = (pixels.clip(low, high).astype(np.float64) - low) / (high - low)
         ranges.append((float(low), float(high)))
         mean.append(round(float(scaled.mean()), 6))
         std.append(round(max(float(scaled.std()), 1e-3), 6))
@@ -79,15 +82,15 @@ def statistics_of(values: np.ndarray, channels: Channels, name: str) -> Statisti
 
 
 def _values(dataset: Dataset, indices: list[int]) -> np.ndarray:
-    """Pixels (C, N) float32 of these images; those that cannot be read are left out."""
-    found = []
+    """Reads pixels (C, N) float32 of these images; leaves out images that cannot be read."""
+    pixels = []
     for index in indices:
         try:
             image = dataset[index]["image"].numpy()
         except UnreadableFileError:
             continue
         step = math.ceil(math.sqrt(image[0].size / _PIXELS))
-        found.append(image[:, ::step, ::step].reshape(len(image), -1).astype(np.float32))
-    if not found:
+        pixels.append(image[:, ::step, ::step].reshape(len(image), -1).astype(np.float32))
+    if not pixels:
         raise DataError(f"{name_of(dataset)}: none of {len(indices)} images can be read.")
-    return np.concatenate(found, axis=1)
+    return np.concatenate(pixels, axis=1)

@@ -1,7 +1,7 @@
 """Checks that paths in a data set's files, such as COCO's `file_name`, are below its folder, unless allowed.
 
-A data set from an untrusted source must not bring private files into a training, a visualization or a converted data
-set.
+A data set from an untrusted source must not bring private files into a training run, a visualization or a converted
+data set.
 """
 
 import os
@@ -19,8 +19,8 @@ FIX = (
 def is_outside(path: str, folder: str | os.PathLike[str]) -> bool:
     """Whether a path, relative to a folder or absolute, leads out of it.
 
-    Symbolic links in the folder are the user's and may lead anywhere. A path is outside if it has `..` after a link, so
-    that its real path differs from that of its normalised text.
+    Symbolic links in the folder may lead anywhere: the user made them. A path with `..` after a link is outside if the
+    real path differs from the real path of the normalised text.
     """
     if not PurePath(path).anchor and ".." not in path:  # almost all paths
         return False

@@ -11,9 +11,9 @@ from densevit.targets.types import TargetTypes, untyped_keys
 
 
 def check_sample(sample: Sample, dataset: Dataset, index: int, types: TargetTypes, channels: Channels = RGB) -> None:
-    """Raises DataError for an image that is not of the data set's channels, and for a target without a type.
+    """Raises DataError for an image with other channels than the data set's, and for a target without a type.
 
-    The values of targets are checked by their types, see `usable_values`.
+    Target types check the values, see `usable_values`.
     """
     targets = sample["targets"]
     origin = f"Sample {index} of {name_of(dataset)} (image {targets.get('image_id')!r})"
@@ -23,15 +23,15 @@ def check_sample(sample: Sample, dataset: Dataset, index: int, types: TargetType
         key, value = unknown[0], targets[unknown[0]]
         shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
         raise DataError(
-            f"{origin} has the target {key!r}, a {type(value).__name__}{shape}, and no target type to resize, crop and "
+            f"{origin} has the target {key!r}, a {type(value).__name__}{shape}, but no target type to resize, crop and "
             f"flip it. Keys with types: {', '.join(types)}. Fix: use one of these keys, or give the type in `provides` "
             "(docs/own-target.md); without a type only strings and single numbers are passed on."
         )
 
 
 def check_image(image: Any, targets: Targets, origin: str, channels: Channels = RGB) -> None:
-    """Raises DataError for an image that is not (C, H, W) of these channels and their type, or smaller than the
-    targets' `size`, if that is given.
+    """Raises DataError for an image that is not (C, H, W) in the type of these channels, or is smaller than the
+    targets' `size`.
 
     origin: the data set and the image, for messages.
     """
@@ -42,25 +42,25 @@ def check_image(image: Any, targets: Targets, origin: str, channels: Channels = 
     if not isinstance(image, Tensor):
         fix = f"torch.from_numpy(image).permute(2, 0, 1) of an array (H, W, {count})"
         raise DataError(f"{origin}: the image is a {type(image).__name__}; {expected} Fix: {fix}.")
-    kind, shape = str(image.dtype).removeprefix("torch."), tuple(image.shape)
-    if kind != channels.dtype or len(shape) != 3 or shape[0] != count or 0 in shape or image.device.type != "cpu":
+    dtype, shape = str(image.dtype).removeprefix("torch."), tuple(image.shape)
+    if dtype != channels.dtype or len(shape) != 3 or shape[0] != count or 0 in shape or image.device.type != "cpu":
         fix = "convert it, or let the data set's `channels` say what its images are"
         if channels.is_rgb and image.is_floating_point():
             fix = "(image * 255).round().to(torch.uint8) of values in 0 ... 1"
         elif len(shape) == 3 and shape[2] == count != shape[0]:
             fix = "image.permute(2, 0, 1)"
-        raise DataError(f"{origin}: the image is {kind} {shape} on {image.device}; {expected} Fix: {fix}.")
-    size, found = targets.get("size"), tuple(image.shape[1:])
+        raise DataError(f"{origin}: the image is {dtype} {shape} on {image.device}; {expected} Fix: {fix}.")
+    size, image_size = targets.get("size"), tuple(image.shape[1:])
     if size is None:
         return
     pair = isinstance(size, tuple | list) and len(size) == 2
-    if not pair or not all(0 < side <= limit for side, limit in zip(size, found, strict=True)):
+    if not pair or not all(0 < side <= limit for side, limit in zip(size, image_size, strict=True)):
         raise DataError(
-            f"{origin}: the targets' size is {size}, and the image has (height, width) {found}. Fix: set size to that "
-            "of the image, without padding."
+            f"{origin}: the targets' size is {size}, and the image has (height, width) {image_size}. Fix: set size to "
+            "that of the image, without padding."
         )
 
 
 def name_of(dataset: Dataset) -> str:
-    """Returns the name of a data set's class, with its module."""
+    """Returns the qualified name of a data set's class."""
     return f"{type(dataset).__module__}.{type(dataset).__name__}"

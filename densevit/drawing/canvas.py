@@ -1,4 +1,4 @@
-"""The canvas on which target types draw: overlays, segments and boxes with labels, points and lines over an image."""
+"""The canvas for target types: draws overlays, segments and boxes with labels, points and lines over an image."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ Box = tuple[float, float, float, float]
 
 
 class ImageCanvas:
-    """An image, enlarged by an integer factor `zoom`. Coordinates are in pixels of the original."""
+    """An image, enlarged by an integer factor `zoom`. Coordinates are in pixels of the original image."""
 
     def __init__(self, image: Image.Image, zoom: int) -> None:
         self.image, self.zoom = image.copy(), zoom
@@ -30,15 +30,15 @@ class ImageCanvas:
     def segments(self, ids: np.ndarray, colors: Mapping[int, Color], names: Mapping[int, str]) -> None:
         """Blends the segments of a map of ids (H, W) with the image, with outlines, and names inside.
 
-        Pixels whose id has no colour are left as they are. Segments of one colour have different shades. Names of small
+        Pixels whose id has no colour stay unchanged. Segments of the same colour get different shades. Names of small
         segments are on top.
         """
-        found, index = np.unique(ids, return_inverse=True)
+        values, index = np.unique(ids, return_inverse=True)
         index = index.reshape(ids.shape)
-        drawn = np.array([one in colors for one in found.tolist()], bool)
+        drawn = np.array([value in colors for value in values.tolist()], bool)
         if not drawn.any():
             return
-        palette = np.array(_shades([colors.get(one, (0, 0, 0)) for one in found.tolist()]), np.uint8)
+        palette = np.array(_shades([colors.get(value, (0, 0, 0)) for value in values.tolist()]), np.uint8)
         self.overlay(palette[index], drawn[index])
         line = max(1, round(mean_side(self.image) / 500))
         self.image.paste(
@@ -49,16 +49,16 @@ class ImageCanvas:
         by_area = np.argsort(np.bincount(index.ravel()), kind="stable")
         labels: list[tuple[str, Box, Color]] = []
         for n in by_area.tolist():
-            if (name := names.get(int(found[n]), "")) and drawn[n]:
+            if (name := names.get(int(values[n]), "")) and drawn[n]:
                 text = shortened(name, "", size, 0.95 * self.image.width)
                 taken = [position for _, position, _ in labels]
                 centre = (_innermost(index == n) + 0.5) * self.zoom
-                labels.append((text, _centred_position(text, size, centre, taken, self.image), colors[int(found[n])]))
+                labels.append((text, _centred_position(text, size, centre, taken, self.image), colors[int(values[n])]))
         for text, position, color in reversed(labels):
             label(drawing, text, size, position, color)
 
     def boxes(self, boxes: np.ndarray, colors: Sequence[Color], texts: Sequence[tuple[str, str]]) -> None:
-        """Outlines boxes (N, 4) xyxy, the first on top, each with a label that covers others as little as possible."""
+        """Outlines boxes (N, 4) xyxy, the first on top, and labels them with little overlap between labels."""
         drawing = ImageDraw.Draw(self.image)
         line = max(2, round(mean_side(self.image) / 280))
         corners = [_inside(box, self.image) for box in boxes * self.zoom]
@@ -83,7 +83,7 @@ class ImageCanvas:
             drawing.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline=(0, 0, 0))
 
     def lines(self, lines: np.ndarray, color: Color) -> None:
-        """Draws line segments (N, 2, 2), from point to point."""
+        """Draws line segments (N, 2, 2) between two points each."""
         drawing, width = ImageDraw.Draw(self.image), max(1, round(mean_side(self.image) / 280))
         for line in lines * self.zoom:
             drawing.line([tuple(point) for point in line.tolist()], fill=color, width=width)
@@ -115,12 +115,12 @@ def _inside(box: np.ndarray, canvas: Image.Image) -> Box:
 
 
 def font_size(canvas: Image.Image) -> int:
-    """The font size in pixels for text in an image of this size."""
+    """Returns the font size in pixels for text in an image of this size."""
     return max(12, round(mean_side(canvas) / 42))
 
 
 def shortened(name: str, suffix: str, size: int, width: float) -> str:
-    """The name with its suffix; the name is truncated so that both fit into `width` pixels."""
+    """Joins a name and a suffix, and truncates the name so that both fit into `width` pixels."""
     text = name + suffix
     while len(name) > 1 and text_width(text, size) > width:
         name = name[:-1]
@@ -129,7 +129,7 @@ def shortened(name: str, suffix: str, size: int, width: float) -> str:
 
 
 def _label_position(text: str, size: int, box: Box, taken: Sequence[Box], canvas: Image.Image) -> Box:
-    """The position for a label at its box, inside the image, with the least overlap with previous labels."""
+    """Returns the position for a label at its box, inside the image, with the least overlap with previous labels."""
     x1, y1, x2, y2 = box
     width, height = _label_size(text, size)
     corners = [(x1, y1 - height), (x1, y1), (x1, y2), (x1, y2 - height), (x2 - width, y1 - height), (x2 - width, y2)]
@@ -138,7 +138,8 @@ def _label_position(text: str, size: int, box: Box, taken: Sequence[Box], canvas
 
 
 def _centred_position(text: str, size: int, centre: np.ndarray, taken: Sequence[Box], canvas: Image.Image) -> Box:
-    """The position for a label around a point (2,), or next to it, with the least overlap with previous labels."""
+    """Returns the position for a label around a point (2,), or next to it, with the least overlap with previous
+    labels."""
     width, height = _label_size(text, size)
     shifts = [(0, 0), (0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (1, -1), (-1, 1), (1, 1), (0, -2), (0, 2)]
     x, y = centre - np.array([width, height]) / 2
@@ -147,7 +148,7 @@ def _centred_position(text: str, size: int, centre: np.ndarray, taken: Sequence[
 
 
 def _label_size(text: str, size: int) -> tuple[float, float]:
-    """Width and height of a label in pixels."""
+    """Returns width and height of a label in pixels."""
     height = line_height(size)
     return text_width(text, size) + height / 3, height
 
@@ -155,7 +156,8 @@ def _label_size(text: str, size: int) -> tuple[float, float]:
 def _freest(
     corners: Sequence[tuple[float, float]], size: tuple[float, float], taken: Sequence[Box], canvas: Image.Image
 ) -> Box:
-    """The box at one of these corners, moved into the image, that overlaps others the least."""
+    """Returns the box at one of these corners, moved into the image, with the least overlap with the boxes in
+    `taken`."""
     width, height = size
     positions = []
     for x, y in corners:
@@ -165,7 +167,7 @@ def _freest(
 
 
 def _shades(colors: Sequence[Color]) -> list[Color]:
-    """The colours; a colour that occurs several times gets up to five shades."""
+    """Varies repeated colours by up to five shades."""
     count: Counter[Color] = Counter()
     shades = []
     for color in colors:
@@ -176,7 +178,7 @@ def _shades(colors: Sequence[Color]) -> list[Color]:
 
 
 def _edges(ids: np.ndarray, zoom: int, width: int) -> np.ndarray:
-    """The pixels (zoom * H, zoom * W), bool, within `width` pixels of another id."""
+    """Returns (zoom * H, zoom * W) bool: the pixels within `width` pixels of another id."""
     enlarged_ids = ids.repeat(zoom, axis=0).repeat(zoom, axis=1)
     edges = np.zeros(enlarged_ids.shape, np.uint8)
     edges[:, 1:] |= enlarged_ids[:, 1:] != enlarged_ids[:, :-1]
@@ -185,7 +187,8 @@ def _edges(ids: np.ndarray, zoom: int, width: int) -> np.ndarray:
 
 
 def _innermost(mask: np.ndarray) -> np.ndarray:
-    """(2,) x and y of the pixel of a mask (H, W) that is farthest from its outside and from the image border."""
+    """Returns (2,) x and y of the pixel of a mask (H, W) that is farthest from the mask's outside and the image
+    border."""
     framed = cv2.copyMakeBorder(mask.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     distance = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_3)
     y, x = np.unravel_index(distance.argmax(), distance.shape)
@@ -203,7 +206,7 @@ def label(drawing: ImageDraw.ImageDraw, text: str, size: int, position: Box, col
 
 
 def text_color(background: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black or white, whichever has the higher contrast (relative luminance, WCAG 2.1)."""
+    """Returns black or white, whichever has the higher contrast (relative luminance, WCAG 2.1)."""
     linear = [c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in background]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (0, 0, 0) if (luminance + 0.05) ** 2 > 0.05 * 1.05 else (255, 255, 255)

@@ -40,33 +40,33 @@ def draw(
     frame: bool = False,
     channels: Channels = RGB,
 ) -> np.ndarray:
-    """Draws predictions in the colours of their classes, beside the ground truth if it is given.
+    """Draws predictions in the colours of their classes, next to the ground truth if there is any.
 
-    Each key is drawn by its target type. Label maps are overlaid on the image, with a legend of the classes below. With
+    The target type of each key draws it. Label maps are overlaid on the image, with a legend of the classes below. With
     ground truth, another panel shows wrong pixels in red and unlabelled pixels in black over the image in pale grey.
-    Depth maps are shown beside the image, each with a colour bar in metres (see `value_maps`).
+    Depth maps are panels next to the image, each with a colour bar in metres (see `value_maps`).
 
-    image: (C, H, W) tensor or (H, W, C) array of these channels, drawn as `as_rgb` says. predictions, truth:
-    predictions and ground truth in the image's pixels.
-    threshold: objects with a lower score are not drawn. types: target types that have options (`Head.target_types`).
-    frame: the image is a frame of a video, and keeps its size: the legend is inside it, at the bottom.
+    image: (C, H, W) tensor or (H, W, C) array in these channels, converted by `as_rgb`. predictions, truth: values
+    in the image's pixel coordinates. threshold: objects with a lower score are not drawn. types: target types with
+    options (`Head.target_types`). frame: whether the image is a frame of a video, which keeps its size; the legend is
+    then inside it, at the bottom.
     Returns (H', W', 3) uint8; small images are enlarged by an integer factor, frames are not.
     """
     classes = _with_drawable_names(classes)
-    known = TargetTypes(types)
-    result = above_threshold(_arrays(predictions), threshold, known)
+    target_types = TargetTypes(types)
+    result = above_threshold(_arrays(predictions), threshold, target_types)
     drawing = ImageDrawing(_to_pil(image, channels), truth is not None, frame)
     shown = None if truth is None else _arrays(truth)
-    keys = [key for key in result if key in known]
-    superseded = {other for key in keys for other in known[key].supersedes}
-    for key in sorted(keys, key=lambda key: known[key].layer):
+    keys = [key for key in result if key in target_types]
+    superseded = {other for key in keys for other in target_types[key].supersedes}
+    for key in sorted(keys, key=lambda key: target_types[key].layer):
         if key not in superseded:
-            known[key].draw(drawing, key, result, shown, classes)
+            target_types[key].draw(drawing, key, result, shown, classes)
     return drawing.finished()
 
 
 class ImageDrawing:
-    """Drawing surfaces for target types: canvases for predictions and ground truth, and panels beside them."""
+    """Drawing surfaces for target types: canvases for predictions and ground truth, and panels next to them."""
 
     def __init__(self, image: Image.Image, with_truth: bool, frame: bool = False) -> None:
         self._frame = frame
@@ -93,20 +93,20 @@ class ImageDrawing:
 
     def legend(self, classes: Sequence[Class]) -> None:
         """Adds the classes to the legend below the image."""
-        self._classes.extend(one for one in classes if one not in self._classes)
+        self._classes.extend(c for c in classes if c not in self._classes)
 
     def panel(self, caption: str, pixels: np.ndarray) -> None:
-        """Adds an image (H, W, 3) uint8 beside the others."""
+        """Adds a panel: an image (H, W, 3) uint8 and its caption."""
         self._panels[caption] = enlarged(pixels, self.zoom)
 
     def value_maps(
         self, prediction: np.ndarray, truth: np.ndarray | None, unit: str = "m", inverse: bool = False
     ) -> None:
-        """Adds maps (H, W) in colours with colour bars, and the relative error; see `value_map_panels`."""
+        """Adds panels of maps (H, W) with colour bars, and of the relative error; see `value_map_panels`."""
         self._panels |= value_map_panels(prediction, truth, unit, inverse, self.zoom, font_size(self._image))
 
     def error_map(self, wrong: np.ndarray, ignored: np.ndarray) -> None:
-        """Adds the image in pale grey with wrong pixels (H, W) in red and ignored ones in black."""
+        """Adds a panel: the image in pale grey with wrong pixels (H, W) in red and ignored pixels in black."""
         image = self._image
         errors = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, (255, 255, 255)), 0.4)
         red = Image.new("RGB", image.size, ERROR_COLOR)
@@ -125,15 +125,15 @@ class ImageDrawing:
             drawn = {"prediction": self.prediction.image} | self._panels
         else:
             drawn = {}
-        image = _side_by_side(_of_one_size(drawn), columns) if drawn else self.prediction.image
+        image = _side_by_side(_padded_to_one_height(drawn), columns) if drawn else self.prediction.image
         if self._classes:
             image = _with_legend(image, self._classes, font_size(self._image), inside=self._frame)
         return np.asarray(image)
 
 
 def _with_drawable_names(classes: Sequence[Class]) -> list[Class]:
-    names = drawable_names({index: one.name for index, one in enumerate(classes)})
-    return [one if one.name == names[index] else replace(one, name=names[index]) for index, one in enumerate(classes)]
+    names = drawable_names({index: c.name for index, c in enumerate(classes)})
+    return [c if c.name == names[index] else replace(c, name=names[index]) for index, c in enumerate(classes)]
 
 
 def _arrays(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,8 +141,8 @@ def _arrays(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: as_array(value) if isinstance(value, Tensor) else value for key, value in values.items()}
 
 
-def _of_one_size(panels: Mapping[str, Image.Image]) -> dict[str, Image.Image]:
-    """Pads panels with white at the bottom to one height; panels with colour bars are higher."""
+def _padded_to_one_height(panels: Mapping[str, Image.Image]) -> dict[str, Image.Image]:
+    """Pads panels with white at the bottom to the same height; panels with colour bars are higher."""
     height = max(panel.height for panel in panels.values())
     padded = {}
     for caption, panel in panels.items():
@@ -157,7 +157,7 @@ def _to_pil(image: Tensor | np.ndarray, channels: Channels) -> Image.Image:
 
 
 def _side_by_side(panels: Mapping[str, Image.Image], columns: int | None = None) -> Image.Image:
-    """Arranges panels of one size in a row, or in rows of `columns`, each below its caption."""
+    """Arranges panels of the same size in a row, or in rows of `columns`, each below its caption."""
     first = next(iter(panels.values()))
     columns = columns or len(panels)
     size = font_size(first)

@@ -15,9 +15,9 @@ _UNKNOWN_RATE = 25.0  # frames per second
 class DrawnVideo:
     """Writes frames to an MP4 file (MPEG-4) as they come; `close` completes it.
 
-    path: the path of the file, NAME.mp4. source: the video, whose frames per second it gets, to two decimals. All
-    frames have the size of the first one, with even sides, as MPEG-4 needs them: others are cut, or padded with copies
-    of their last row and column.
+    path: the path of the file, NAME.mp4. source: the original video; the file has its frames per second, rounded to two
+    decimals. All frames get the size of the first frame, rounded up to even sides for MPEG-4: larger frames are cut,
+    smaller frames are padded with copies of their last row and column.
     """
 
     def __init__(self, path: Path, source: Path) -> None:
@@ -40,13 +40,13 @@ class DrawnVideo:
         self.count += 1
 
     def close(self) -> None:
-        """Completes the file, with the frames so far. Raises DensevitError if some are missing."""
+        """Completes the file with the frames so far. Raises DensevitError if frames are missing in it."""
         if self._writer is None:
             return
         self._writer.release()
         self._writer = None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of missing frames
+            warnings.simplefilter("ignore")  # about missing frames
             written = count_frames(self._partial)  # OpenCV reports no failed write
         if written != self.count:
             self._partial.unlink()

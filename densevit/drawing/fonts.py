@@ -1,4 +1,4 @@
-"""Text in drawn images: DejaVu Sans, which matplotlib ships, and fonts of the system for characters that it lacks."""
+"""Text in drawn images: matplotlib's DejaVu Sans, and system fonts for characters that it lacks."""
 
 import unicodedata
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ _STYLES = ("bold", "italic", "oblique", "light", "thin", "black", "mono", "serif
 
 
 def text_width(text: str, size: int) -> float:
-    """Width in pixels."""
+    """Returns the width of a text in pixels."""
     return sum(_font(path, size).getlength(part) for part, path in _runs(text))
 
 
 def line_height(size: int) -> int:
-    """Height in pixels of a line with equal margins above and below its letters."""
+    """Returns the height in pixels of a line with equal margins above and below its letters."""
     _, top, _, bottom = _font(_default(), size).getbbox("Ågjy")
     return round(bottom + top)
 
@@ -42,9 +42,9 @@ def draw_text(drawing: ImageDraw.ImageDraw, left: float, middle: float, text: st
 
 
 def drawable_names(names: Mapping[int, str]) -> dict[int, str]:
-    """Class names by their indices; the index in place of a name with characters that no installed font has.
+    """Replaces class names with characters that no installed font has by their indices, and warns about them once.
 
-    Warns about such names once.
+    names: class names by index.
     """
     missing = {index: name for index, name in names.items() if not _is_drawable(name)}
     if missing:
@@ -64,7 +64,7 @@ def _is_drawable(text: str) -> bool:
 
 @cache
 def _runs(text: str) -> tuple[tuple[str, str], ...]:
-    """Splits the text into runs, each with the path of its font; characters that no font has use DejaVu Sans."""
+    """Splits a text into runs, each with the path of its font. Characters in no font get DejaVu Sans."""
     paths: list[str] = []
     composed = _composed(text)
     for character in composed:
@@ -76,13 +76,13 @@ def _runs(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def _composed(text: str) -> str:
-    """Composes letters (NFC): folder names on macOS have a letter and its accent as two characters."""
+    """Composes letters (NFC): folder names on macOS store a letter and its accent as two characters."""
     return unicodedata.normalize("NFC", text)
 
 
 @cache
 def _path_of(character: str) -> str | None:
-    """The font of a character: DejaVu Sans, or else the first font of the system that has it; None if there is none."""
+    """Returns the font of a character: DejaVu Sans, or else the first system font with this character, or None."""
     if character.isascii() or not character.isprintable() or _has(_default(), character):
         return _default()
     return next((path for path in _system_fonts() if _has(path, character)), None)
@@ -97,7 +97,7 @@ def _default() -> str:
 
 @cache
 def _system_fonts() -> tuple[str, ...]:
-    """The paths of installed fonts, upright sans-serif fonts of regular weight first."""
+    """Returns the paths of installed fonts, upright sans-serif fonts of regular weight first."""
     from matplotlib.font_manager import findSystemFonts  # late: it searches the system's folders
 
     paths = [path for path in findSystemFonts() if not any(word in Path(path).stem.lower() for word in _UNUSABLE)]
@@ -116,7 +116,7 @@ def _has(path: str, character: str) -> bool:
 
 @cache
 def _characters(path: str) -> "FT2Font | None":
-    """The font as matplotlib reads it; None if it is unreadable or has bitmaps of one size only, like emoji fonts."""
+    """Reads a font by matplotlib; None if it is unreadable or not scalable, like emoji fonts of bitmaps."""
     from matplotlib.ft2font import FT2Font
 
     try:

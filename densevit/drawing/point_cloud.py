@@ -39,7 +39,7 @@ def write_ply(
     """Writes a binary PLY with one coloured point per pixel, row by row. Returns the number of points.
 
     depth: (H, W) in metres; unknown pixels (0, negative or not finite) are skipped. image: (H, W, 3) uint8, RGB. focal,
-    centre, axes: the arguments of `points`.
+    centre: the arguments of `points`.
     """
     if image.shape != (*depth.shape, 3) or image.dtype != np.uint8:
         raise DensevitError(

@@ -1,4 +1,4 @@
-"""Maps of depth and other positive values in colours, each with a colour bar."""
+"""Draws maps of depth and other positive values in colours, each with a colour bar."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ UNKNOWN = (128, 128, 128)
 TOO_NEAR, CORRECT, TOO_FAR = (33, 102, 172), (255, 255, 255), (178, 24, 43)
 LEVELS = 256
 ERROR_LIMITS = (0.05, 0.1, 0.25, 0.5, 1.0)  # possible ends of an error map's colour bar
-PERCENTILES = (1, 99)  # depths at the ends of the colour bar; values beyond are clipped
+PERCENTILES = (1, 99)  # of depth, at the ends of the colour bar; values beyond are clipped
 
 
 @dataclass(frozen=True)
@@ -33,47 +33,51 @@ class ColoredMap:
 def value_map_panels(
     prediction: np.ndarray, truth: np.ndarray | None, unit: str, inverse: bool, zoom: int, font_size: int
 ) -> dict[str, Image.Image]:
-    """The maps with their colour bars, by caption: truth, prediction and relative error, each enlarged by `zoom`.
+    """Draws truth, prediction and relative error with colour bars, enlarged by `zoom`. Returns images by caption.
 
-    Values are on a logarithmic scale from bright (near) to dark (far), the same for truth and prediction; unknown
-    pixels are grey. The error map shows (prediction - truth) / truth: blue is too near, red is too far.
+    The scale is logarithmic from bright (near) to dark (far), and the same for truth and prediction; unknown pixels are
+    grey. The error map shows (prediction - truth) / truth: blue is too near, red is too far.
 
-    prediction, truth: (H, W), 0 = unknown. inverse: the prediction is relative inverse depth; it is aligned to the
-    ground truth by least squares, or drawn unaligned if there is none.
+    prediction, truth: (H, W), 0 = unknown. inverse: whether the prediction is relative inverse depth, which is aligned
+    to the ground truth by least squares, or drawn unaligned without ground truth.
     """
-    known = None if truth is None else truth.astype(np.float64)
-    if known is not None and not _valid(known).any():
-        known = None
-    maps = _maps(prediction.astype(np.float64), known, unit, inverse)
+    depth_truth = None if truth is None else truth.astype(np.float64)
+    if depth_truth is not None and not _valid(depth_truth).any():
+        depth_truth = None
+    maps = _maps(prediction.astype(np.float64), depth_truth, unit, inverse)
     return {caption: _with_bar(colored, zoom, font_size) for caption, colored in maps.items()}
 
 
-def _maps(prediction: np.ndarray, known: np.ndarray | None, unit: str, inverse: bool) -> dict[str, ColoredMap]:
+def _maps(prediction: np.ndarray, depth_truth: np.ndarray | None, unit: str, inverse: bool) -> dict[str, ColoredMap]:
     caption = "prediction"
-    if inverse and known is None:
+    if inverse and depth_truth is None:
         return {"relative inverse depth": _inverse_map(prediction)}
-    if inverse and known is not None:
-        prediction, caption = _aligned(prediction, known), "prediction, aligned"
-    near, far = _range(prediction if known is None else known)
+    if inverse and depth_truth is not None:
+        prediction, caption = _aligned(prediction, depth_truth), "prediction, aligned"
+    near, far = _range(prediction if depth_truth is None else depth_truth)
     maps = {caption: _value_map(prediction, near, far, unit)}
-    if known is None:
+    if depth_truth is None:
         return maps
-    return {"truth": _value_map(known, near, far, unit)} | maps | {"relative error": _error_map(prediction, known)}
+    return (
+        {"truth": _value_map(depth_truth, near, far, unit)}
+        | maps
+        | {"relative error": _error_map(prediction, depth_truth)}
+    )
 
 
 def _valid(depth: np.ndarray) -> np.ndarray:
     return np.isfinite(depth) & (depth > 0)
 
 
-def _aligned(inverse: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The aligned depth, limited to twice the largest ground truth."""
-    valid = _valid(known)
-    scale, shift = least_squares(inverse[valid], 1 / known[valid])
-    return 1 / np.maximum(scale * inverse + shift, 0.5 / known[valid].max())
+def _aligned(inverse: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Aligns inverse depth to the truth and returns depth, limited to twice the largest true depth."""
+    valid = _valid(truth)
+    scale, shift = least_squares(inverse[valid], 1 / truth[valid])
+    return 1 / np.maximum(scale * inverse + shift, 0.5 / truth[valid].max())
 
 
 def _range(depth: np.ndarray) -> tuple[float, float]:
-    """The ends of the colour bar in metres; 1 and 2 if no depth is known."""
+    """Returns the ends of the colour bar in metres; 1 and 2 if no depth is known."""
     values = depth[_valid(depth)]
     near, far = np.percentile(values, PERCENTILES) if values.size else (1.0, 2.0)
     return float(near), float(max(far, near * 1.01))
@@ -92,10 +96,11 @@ def _inverse_map(inverse: np.ndarray) -> ColoredMap:
     return ColoredMap(_colored(levels, colormap, finite), colormap, [(0.0, "far"), (1.0, "near")])
 
 
-def _error_map(prediction: np.ndarray, known: np.ndarray) -> ColoredMap:
-    """The relative error; its colour bar ends at the first of `ERROR_LIMITS` that 95 % of the pixels do not exceed."""
-    valid, colormap = _valid(known), _diverging_colormap()
-    errors = np.divide(prediction - known, known, out=np.zeros_like(known), where=valid)
+def _error_map(prediction: np.ndarray, truth: np.ndarray) -> ColoredMap:
+    """Draws the relative error; the colour bar ends at the first of `ERROR_LIMITS` that 95 % of the pixels do not
+    exceed."""
+    valid, colormap = _valid(truth), _diverging_colormap()
+    errors = np.divide(prediction - truth, truth, out=np.zeros_like(truth), where=valid)
     valid &= np.isfinite(errors)
     most = np.percentile(np.abs(errors[valid]), 95) if valid.any() else 0.0
     end = next((end for end in ERROR_LIMITS if most <= end), ERROR_LIMITS[-1])
@@ -104,30 +109,30 @@ def _error_map(prediction: np.ndarray, known: np.ndarray) -> ColoredMap:
 
 
 def _levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """(H, W) uint8: 0 at `low` and below, 255 at `high` and above."""
+    """Scales values to (H, W) uint8: 0 at `low` and below, 255 at `high` and above."""
     shares = (values - low) / max(high - low, 1e-12)
     return np.rint(np.clip(shares, 0, 1) * (LEVELS - 1)).astype(np.uint8)
 
 
-def _colored(levels: np.ndarray, colormap: np.ndarray, known: np.ndarray) -> np.ndarray:
-    return np.where(known[..., None], colormap[levels], np.array(UNKNOWN, np.uint8))
+def _colored(levels: np.ndarray, colormap: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    return np.where(valid[..., None], colormap[levels], np.array(UNKNOWN, np.uint8))
 
 
 def _sequential_colormap() -> np.ndarray:
-    """(256, 3) uint8, perceptually uniform from dark to bright."""
+    """Returns (256, 3) uint8, perceptually uniform from dark to bright."""
     steps = np.arange(LEVELS, dtype=np.uint8)[:, None]
     return np.asarray(cv2.applyColorMap(steps, cv2.COLORMAP_INFERNO)[:, 0, ::-1])
 
 
 def _diverging_colormap() -> np.ndarray:
-    """(256, 3) uint8, from too near over correct to too far."""
+    """Returns (256, 3) uint8, from too near over correct to too far."""
     channels = zip(TOO_NEAR, CORRECT, TOO_FAR, strict=True)
     steps = np.linspace(0, 2, LEVELS)
     return np.stack([np.interp(steps, (0, 1, 2), ends) for ends in channels], 1).round().astype(np.uint8)
 
 
 def _depth_ticks(near: float, far: float, unit: str) -> list[tuple[float, str]]:
-    """Ticks at round depths: 1, 2 and 5 times powers of ten, or equal steps if these are fewer than 4."""
+    """Returns ticks at round depths: 1, 2 and 5 times powers of ten, or equal steps if that gives fewer than 4."""
     powers = range(math.floor(math.log10(near)), math.ceil(math.log10(far)) + 1)
     candidates = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
     inside = [depth for depth in candidates if near <= depth <= far]
@@ -141,7 +146,7 @@ def _depth_ticks(near: float, far: float, unit: str) -> list[tuple[float, str]]:
 
 
 def _with_bar(colored: ColoredMap, zoom: int, font_size: int) -> Image.Image:
-    """The enlarged map above its colour bar with ticks; a label that would touch the previous one is skipped."""
+    """Draws the enlarged map above its colour bar with ticks; skips labels that would touch the previous label."""
     height, width = (side * zoom for side in colored.pixels.shape[:2])
     line = line_height(font_size)
     canvas = Image.new("RGB", (width, height + 3 * line), (255, 255, 255))

@@ -1,1 +1,1 @@
-"""Metrics, accumulated over the whole data set."""
+"""Metrics, accumulated over a data set."""

@@ -1,8 +1,8 @@
-"""Two libraries that match detections with ground truth: pycocotools, the reference, and faster-coco-eval.
+"""Matching of detections and ground truth by pycocotools, the reference, or by faster-coco-eval.
 
-Both are called for one class at a time, with only the images that contain it. The results equal those of one call for
-all classes, in a fraction of the memory: the libraries need a Python dict per object. They take IoUs as matrices, so
-boxes and masks are matched and accumulated by the same code.
+Each library is called once per class, with only the images that contain it. The results equal those of a single call,
+in a fraction of the memory: the libraries need a Python dict per object. They receive IoU matrices, so the same code
+matches and accumulates boxes and masks.
 """
 
 import contextlib
@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 
 AREAS = ("all", "small", "medium", "large")
-_BOUNDS = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))  # of both libraries; both bounds are inclusive
+_BOUNDS = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))  # in both libraries; both bounds are inclusive
 
 
 @dataclass(frozen=True)
 class OneClass:
     """D detections and G ground-truth objects of one class.
 
-    images, truth_images: the image index of each row; for equal scores, the lower index comes first.
-    sizes, areas: the areas of detections and of annotations in pixels. crowds: (G,) bool.
-    overlaps: maps d rows of detections and g rows of ground truth, of one image, to their IoUs (d, g) in float64.
+    images, truth_images: image index of each row; of equal scores, the lower index comes first.
+    sizes, areas: areas of detections and of annotations in pixels. crowds: (G,) bool.
+    overlaps: maps d rows of detections and g rows of ground truth of one image to their IoUs (d, g) in float64.
     """
 
     images: np.ndarray  # (D,)
@@ -55,8 +55,9 @@ def curves(backend: str, data: OneClass, limits: tuple[int, ...]) -> tuple[np.nd
     from faster_coco_eval import COCO, COCOeval_faster
 
     # pycocotools divides by the number of detections + 2.2e-16, which matters if that number is 1: after one correct
-    # detection its precision is 0.9999999999999998, unless a second correct one follows at once. faster-coco-eval gives
-    # 1 in both cases. An additional recall threshold per area, between one and two matches, distinguishes the cases.
+    # detection its precision is 0.9999999999999998, unless a second correct detection follows at once, where
+    # faster-coco-eval gives 1 in both cases. An additional recall threshold per area, between one and two
+    # matches, tells.
     between = 1.5 / np.maximum(_truths_by_area(data), 1)  # (A,)
     precision, recall = _evaluate(COCO, COCOeval_faster, data, limits, more_recalls=between)
     precision, beyond = precision[:, : -len(AREAS)], precision[:, -len(AREAS) :]  # (T, R, A, M), (T, A, A, M)
@@ -69,10 +70,10 @@ def _evaluate(
 ) -> tuple[np.ndarray, np.ndarray]:
     images = np.union1d(data.images, data.truth_images).tolist()
     truths = _annotations(data.truth_images, area=data.areas, iscrowd=data.crowds.astype(int))
-    found = _annotations(data.images, area=data.sizes, iscrowd=np.zeros(len(data.sizes), int), score=data.scores)
+    detections = _annotations(data.images, area=data.sizes, iscrowd=np.zeros(len(data.sizes), int), score=data.scores)
     overlaps = _overlaps_by_image(data, limits[-1])
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        evaluation = coco_eval(_index(coco, images, truths), _index(coco, images, found), "bbox")
+        evaluation = coco_eval(_index(coco, images, truths), _index(coco, images, detections), "bbox")
         evaluation.params.maxDets = list(limits)
         evaluation.computeIoU = lambda image, category: overlaps.get(image, [])
         if more_recalls is not None:

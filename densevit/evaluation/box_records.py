@@ -1,4 +1,4 @@
-"""Boxes of many images, predicted and annotated, in flat arrays."""
+"""Predicted and annotated boxes of many images, in flat arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from densevit.errors import DataError
 from densevit.evaluation.object_records import ObjectRecords, check_lengths, check_truth_lengths, joined_arrays
 from densevit.interfaces import Class, Predictions, Targets
-from densevit.targets.objects import xywh
+from densevit.targets.object_targets import xywh
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class BoxRecords(ObjectRecords):
     def of(
         cls, ids: Sequence[int | str], predictions: Sequence[Predictions], truths: Sequence[Targets]
     ) -> "BoxRecords":
-        """Collects predictions and targets of at least one image, tensors of any device, with one transfer per field.
+        """Collects predictions and targets of at least one image, from any device, with one transfer per field.
 
-        `area` defaults to the area of the boxes, `iscrowd` to no crowds.
+        Default of `area`: the area of the boxes; of `iscrowd`: no crowds.
         """
         for image_id, prediction in zip(ids, predictions, strict=True):
             check_lengths(image_id, prediction, ("boxes", "scores", "labels"))
@@ -66,15 +66,15 @@ class BoxRecords(ObjectRecords):
         broken = ~np.isfinite(self.truth_boxes).all(axis=1)
         if broken.any():
             image_id = np.repeat(self.ids, self.truths)[broken][0]
-            raise DataError(f"image {image_id}: a box of the ground truth is not finite.")
+            raise DataError(f"image {image_id}: a ground-truth box is not finite.")
 
 
 def coco_results(
     image_id: int | str, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, classes: Sequence[Class]
 ) -> list[dict[str, Any]]:
-    """One image's detections, boxes (D, 4) xyxy, as entries of a COCO results file, without rounding.
+    """One image's detections, boxes (D, 4) xyxy, as entries of a COCO results file, not rounded.
 
-    Category ids are those of the annotation files, boxes x, y, width, height.
+    The entries have the category ids of the annotation files, and boxes as x, y, width, height.
     """
     rows = zip(labels.tolist(), xywh(boxes).tolist(), scores.tolist(), strict=True)
     return [

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from densevit.evaluation.coco import AveragePrecision, Overlaps
+from densevit.evaluation.coco_ap import AveragePrecision, Overlaps
 from densevit.evaluation.mask_boundary import boundary_fraction
 from densevit.evaluation.mask_records import MaskRecords, code
 from densevit.interfaces import Class, Predictions, Targets
@@ -17,7 +17,7 @@ class CocoMasks(AveragePrecision):
     """Average precision and recall of instance masks, as defined by COCO.
 
     predictions: masks (M, H, W) bool, scores (M,), labels (M,). truths: image_id, labels (N,), area (N,), iscrowd (N,)
-    and masks, `RunLengthMasks` of N. An image without `masks` in its target is unlabelled. Masks are kept as COCO's
+    and masks, `RunLengthMasks` of N. An image without `masks` in its target is unlabelled. Masks are stored as COCO's
     run-length codes, which pycocotools compares.
 
     Metrics and max_detections: see `AveragePrecision`, with the prefix `mask_`: `mask_AP`, `mask_AP/<class>`.
@@ -42,29 +42,29 @@ class CocoMasks(AveragePrecision):
         return MaskRecords.of(ids, predictions, truths, self.boundary)
 
     def overlaps(self, records: MaskRecords) -> Mapping[str, tuple[np.ndarray, Overlaps]]:
-        from pycocotools import mask as codes  # late: it takes time to import
+        from pycocotools import mask as codes  # slow to import
 
         sizes = np.repeat(records.sizes, records.truths, axis=0)
 
-        def iou(masks: np.ndarray, truth_masks: np.ndarray, found: np.ndarray, known: np.ndarray) -> np.ndarray:
-            size = sizes[known[0]].tolist()
-            pair = [[code(size, counts) for counts in codes_of] for codes_of in (masks[found], truth_masks[known])]
-            return np.asarray(codes.iou(*pair, records.crowds[known].tolist()))
+        def iou(masks: np.ndarray, truth_masks: np.ndarray, rows: np.ndarray, truths: np.ndarray) -> np.ndarray:
+            size = sizes[truths[0]].tolist()
+            pair = [[code(size, counts) for counts in image] for image in (masks[rows], truth_masks[truths])]
+            return np.asarray(codes.iou(*pair, records.crowds[truths].tolist()))
 
-        def of_masks(found: np.ndarray, known: np.ndarray) -> np.ndarray:
-            return iou(records.masks, records.truth_masks, found, known)
+        def mask_iou(rows: np.ndarray, truths: np.ndarray) -> np.ndarray:
+            return iou(records.masks, records.truth_masks, rows, truths)
 
-        def of_boundaries(found: np.ndarray, known: np.ndarray) -> np.ndarray:
-            ious, crowds = of_masks(found, known), records.crowds[known]
-            near = iou(records.boundaries, records.truth_boundaries, found, known)
+        def boundary_iou(rows: np.ndarray, truths: np.ndarray) -> np.ndarray:
+            ious, crowds = mask_iou(rows, truths), records.crowds[truths]
+            near = iou(records.boundaries, records.truth_boundaries, rows, truths)
             return np.where(crowds, ious, np.minimum(ious, near))
 
-        kinds = {"mask_": of_masks} | ({"boundary_": of_boundaries} if self.boundary else {})
-        return {prefix: (records.pixels, overlaps) for prefix, overlaps in kinds.items()}
+        by_prefix = {"mask_": mask_iou} | ({"boundary_": boundary_iou} if self.boundary else {})
+        return {prefix: (records.pixels, overlaps) for prefix, overlaps in by_prefix.items()}
 
     def entries(self, records: MaskRecords, number: int, rows: slice) -> list[dict[str, Any]]:
         """The masks of one image as entries of a COCO results file, `segmentation` as run-length codes."""
-        found = zip(records.labels[rows].tolist(), records.masks[rows], records.scores[rows].tolist(), strict=True)
+        detections = zip(records.labels[rows].tolist(), records.masks[rows], records.scores[rows].tolist(), strict=True)
         size = records.sizes[number].tolist()
         return [
             {
@@ -73,5 +73,5 @@ class CocoMasks(AveragePrecision):
                 "segmentation": {"size": size, "counts": counts.decode()},
                 "score": score,
             }
-            for label, counts, score in found
+            for label, counts, score in detections
         ]

@@ -1,9 +1,9 @@
-"""Options with which CSV files are written and read. Cells are written as they are, also text that begins with `=`."""
+"""Options for writing and reading CSV files. Cells are written unchanged, including text that begins with `=`."""
 
 from typing import Any
 
 FORM: Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-"""Options with which CSV files are written. File names that are not valid UTF-8 keep their bytes."""
+"""Options for writing. File names that are not valid UTF-8 keep their bytes."""
 
 READ_FORM: Any = {**FORM, "encoding": "utf-8-sig"}
-"""Options with which they are read: a spreadsheet may have saved them with a byte-order mark."""
+"""Options for reading, with or without a byte-order mark, which spreadsheets write."""

@@ -1,4 +1,4 @@
-"""Alignment of relative depth predictions with the ground truth before evaluation."""
+"""Alignment of relative depth predictions to the ground truth."""
 
 from typing import Literal
 
@@ -26,8 +26,8 @@ def least_squares(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 
 def to_median(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Scales a prediction to the ground truth's median (Zhou et al. 2017, section 4.1), unless its median is not above
-    0 or infinite. prediction, truth: (N,) depths."""
+    """Scales a prediction to the ground truth's median (Zhou et al. 2017, section 4.1) if its median is positive and
+    finite. prediction, truth: (N,) depths."""
     median = np.median(prediction)
     return prediction * (np.median(truth) / median) if 0 < median < np.inf else prediction
 
@@ -43,8 +43,8 @@ def to_scale_and_shift_of_disparity(
 ) -> np.ndarray:
     """Least-squares alignment in disparity, 1 / depth, converted to depth (MiDaS, Ranftl et al. 2020, section 6).
 
-    disparity: (N,), relative or metric. truth: (N,) depths. Results beyond `max_depth` or behind the camera
-    are set to `max_depth`. Returns (N,) depths.
+    disparity: (N,), relative or metric. truth: (N,) depths. Depths beyond `max_depth` or behind the camera become
+    `max_depth`. Returns (N,) depths.
     """
     scale, shift = least_squares(disparity, 1 / truth)
     return 1 / np.clip(scale * disparity + shift, 1 / max_depth, 1 / min_depth)

@@ -1,4 +1,4 @@
-"""Errors of depth by distance: sums over the pixels of each interval of the ground truth."""
+"""Depth errors by distance: sums over the pixels of each interval of true depth."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ EDGES = np.array([step * 10.0**power for power in range(-3, 4) for step in (1, 1
 
 
 def sums_by_distance(p: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """Sums per interval over the pixels of an image: their number, |p - g| / g, (p - g)^2 and p - g.
+    """Sums over the pixels of each interval of an image: 1, |p - g| / g, (p - g)^2 and p - g.
 
     p, g: (N,), predictions and ground truth. Depths beyond the edges count in the first or last interval.
     Returns (4, B) for B intervals.
@@ -24,7 +24,7 @@ def sums_by_distance(p: np.ndarray, g: np.ndarray) -> np.ndarray:
 
 
 def distance_table(images: Iterable[np.ndarray]) -> Table:
-    """One row per interval that has pixels: AbsRel, RMSE, and the bias, the mean of p - g, over all its pixels."""
+    """One row per interval with pixels: AbsRel, RMSE and the bias, the mean of p - g."""
     rows: list[list[str | int | float]] = [["distance", "pixels", "AbsRel", "RMSE", "bias"]]
     rows += [[f"{EDGES[n]:g} to {EDGES[n + 1]:g}", pixels, *errors] for n, pixels, errors in _by_interval(images)]
     return rows
@@ -34,14 +34,14 @@ def distance_plots(images: Iterable[np.ndarray]) -> dict[str, Plot]:
     """AbsRel and RMSE at the middle of each interval."""
     intervals = list(_by_interval(images))
     plots = {}
-    for place, name in enumerate(("AbsRel", "RMSE")) if intervals else ():
-        points = [(float(EDGES[n] + EDGES[n + 1]) / 2, errors[place]) for n, _, errors in intervals]
+    for column, name in enumerate(("AbsRel", "RMSE")) if intervals else ():
+        points = [(float(EDGES[n] + EDGES[n + 1]) / 2, errors[column]) for n, _, errors in intervals]
         plots[f"{name} by distance"] = Plot("distance", name, {name: points})
     return plots
 
 
 def _by_interval(images: Iterable[np.ndarray]) -> Iterator[tuple[int, int, list[float]]]:
-    """Yields for each interval its index, its number of pixels, and its AbsRel, RMSE and bias."""
+    """Yields the index, the number of pixels, and AbsRel, RMSE and bias of each interval with pixels."""
     stacked = list(images)
     for n in range(len(EDGES) - 1) if stacked else ():
         pixels, relative, square, bias = (math.fsum(image[row, n] for image in stacked) for row in range(4))

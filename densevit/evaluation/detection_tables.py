@@ -1,4 +1,4 @@
-"""Tables and plots of average precision, from the curves that COCO's evaluation accumulates."""
+"""Tables and plots of average precision, from the curves of COCO's evaluation."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 from densevit.evaluation.backends import AREAS
 from densevit.interfaces import Class, Plot, Table
 
-MAX_CURVES = 10  # of single classes in a plot: the best five and the worst five
+MAX_CURVES = 10  # of single classes in a plot: the five best and the five worst
 RECALLS = [n / 100 for n in range(101)]
 
 
@@ -19,7 +19,7 @@ def class_table(
     detections: np.ndarray,
     limit: int,
 ) -> Table:
-    """One row per class: its counts, AP and AR by IoU and by size.
+    """One row per class: counts, AP by IoU and by size, AR.
 
     precision: (T, R, K, A, M), recall: (T, K, A, M), as in `AveragePrecision`, in the order of the classes; -1 without
     ground truth. objects, detections: (K,) counts.
@@ -41,12 +41,12 @@ def precision_recall(precision: np.ndarray, classes: Sequence[Class]) -> dict[st
 
     precision: (T, R, K).
     """
-    known = np.flatnonzero((precision > -1).all(axis=(0, 1)))
-    if not len(known):
+    present = np.flatnonzero((precision > -1).all(axis=(0, 1)))
+    if not len(present):
         return {}
-    means = precision[:, :, known].mean(axis=2)  # (T, R)
+    means = precision[:, :, present].mean(axis=2)  # (T, R)
     by_iou = {"IoU 0.50": means[0], "IoU 0.75": means[5], "mean of IoU 0.50 to 0.95": means.mean(axis=0)}
-    ranked = sorted(known.tolist(), key=lambda k: -float(precision[0, :, k].mean()))
+    ranked = sorted(present.tolist(), key=lambda k: -float(precision[0, :, k].mean()))
     if len(ranked) > MAX_CURVES:
         ranked = ranked[: MAX_CURVES // 2] + ranked[-MAX_CURVES // 2 :]
     by_class = {classes[k].name: precision[0, :, k] for k in ranked}
@@ -54,9 +54,9 @@ def precision_recall(precision: np.ndarray, classes: Sequence[Class]) -> dict[st
 
 
 def mean(values: np.ndarray) -> float:
-    """The mean of valid values, summed in pycocotools' order; nan if there are none."""
-    known = values[values > -1]
-    return float(np.mean(known)) if known.size else float("nan")
+    """The mean of values above -1, summed in pycocotools' order; nan if there are none."""
+    valid = values[values > -1]
+    return float(np.mean(valid)) if valid.size else float("nan")
 
 
 def _plot(curves: dict[str, np.ndarray]) -> Plot:

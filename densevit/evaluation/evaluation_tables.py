@@ -11,7 +11,7 @@ from densevit.evaluation.metrics_table import metrics_table
 from densevit.interfaces import Table as Rows
 from densevit.terminal import table
 
-MAX_ROWS = 40  # of a table; longer ones are in the report
+MAX_ROWS = 40  # of a table; the report shows all rows
 
 
 def evaluation_tables(
@@ -19,17 +19,17 @@ def evaluation_tables(
     tables: Mapping[str, Mapping[str, Rows]],
     notes: Mapping[str, str] | None = None,
 ) -> Group:
-    """The metrics, and the tables of all heads by name, without confusion matrices.
+    """The metrics and the tables of all heads, without confusion matrices.
 
-    A table "classes" replaces the metrics of single classes. notes: a line below this table for each head.
+    A table "classes" replaces the metrics of single classes. notes: a line below the table, by head.
     """
     shown: dict[str, float] = {}
     for head, values in by_head(metrics).items():
         kept = overall(values) if "classes" in tables.get(head, {}) else values
         shown |= {f"{head}/{name}" if head else name: value for name, value in kept.items()}
     parts: list[RenderableType] = [metrics_table(shown)]
-    for head, of_head in tables.items():
-        for name, rows in of_head.items():
+    for head, head_tables in tables.items():
+        for name, rows in head_tables.items():
             if len(rows) > 1 and not name.endswith("confusion"):
                 parts.append(_table(f"{head}: {name}", rows))
                 if name == "classes" and (notes or {}).get(head):
@@ -38,11 +38,15 @@ def evaluation_tables(
 
 
 def comparison_table(model: Mapping[str, float], file: Mapping[str, float], data: str | None) -> Group:
-    """The metrics of a model and of its exported file side by side, without those of single classes.
+    """The metrics of a model and of its exported file side by side, without metrics of single classes.
 
-    data: the data that both were evaluated on; None: unknown.
+    data: the data set of both evaluations; None: unknown.
     """
-    names = [f"{head}/{name}" if head else name for head, own in by_head(model).items() for name in overall(own)]
+    names = [
+        f"{head}/{name}" if head else name
+        for head, head_metrics in by_head(model).items()
+        for name in overall(head_metrics)
+    ]
     rows = []
     for name in names:
         values = model[name], file.get(name, math.nan)
@@ -56,7 +60,7 @@ def _table(title: str, rows: Rows) -> Group:
     lines = [[Text(str(first), "cyan"), *(Text(_cell(cell)) for cell in cells)] for first, *cells in body[:MAX_ROWS]]
     numbers = range(1, len(header))
     grid = table(lines, [str(name) for name in header], right=numbers, no_wrap=numbers)
-    grid.collapse_padding = len(header) >= 10  # one space between columns: they fit into 80 characters
+    grid.collapse_padding = len(header) >= 10  # one space between columns, to fit into 80 characters
     more = [Text(f"... and {len(body) - MAX_ROWS} more")] if len(body) > MAX_ROWS else []
     return Group(Text(), Text(title, "bold"), grid, *more)
 

@@ -1,4 +1,4 @@
-"""F1 of detections by their lowest score, and the score at which it is largest."""
+"""F1 of detections by score threshold, and the threshold with the largest F1."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ from densevit.evaluation.detection_tables import MAX_CURVES
 from densevit.interfaces import Class, Plot
 
 MIN_OBJECTS = 50
-"""The fewest ground-truth objects from which a threshold is derived."""
+"""The fewest ground-truth objects for deriving a threshold."""
 _STEPS = np.arange(101) / 100  # scores of a plot
 
 
 def f1_by_score(scores: np.ndarray, correct: np.ndarray, objects: int) -> tuple[np.ndarray, np.ndarray]:
     """F1 = 2 TP / (detections + objects) of the detections of at least each score.
 
-    scores, correct: (D,), of detections; which of them are correct does not depend on those of lower scores.
+    scores, correct: (D,); correctness must not depend on detections with lower scores.
     Returns the distinct scores, descending, and their F1.
     """
     order = np.argsort(-scores, kind="stable")
@@ -25,9 +25,9 @@ def f1_by_score(scores: np.ndarray, correct: np.ndarray, objects: int) -> tuple[
 
 
 def best_threshold(scores: np.ndarray, correct: np.ndarray, objects: int) -> float | None:
-    """The score with the largest F1 of all classes together; the highest score if several have it.
+    """The score with the largest F1 over all classes; of several, the highest.
 
-    None with fewer than `MIN_OBJECTS` objects, and without any correct detection.
+    None with fewer than `MIN_OBJECTS` objects, or without any correct detection.
     """
     if objects < MIN_OBJECTS or not correct.any():
         return None
@@ -38,14 +38,14 @@ def best_threshold(scores: np.ndarray, correct: np.ndarray, objects: int) -> flo
 def f1_plots(
     labels: np.ndarray, scores: np.ndarray, correct: np.ndarray, objects: np.ndarray, classes: Sequence[Class]
 ) -> dict[str, Plot]:
-    """F1 against the lowest score of detections, for all classes together and for single classes. objects: (K,)."""
-    known = np.flatnonzero(objects)
-    if not len(known):
+    """F1 against the score threshold, over all classes and for single classes. objects: (K,)."""
+    present = np.flatnonzero(objects)
+    if not len(present):
         return {}
     by_class = {}
-    for k in known.tolist():
-        own = labels == k
-        by_class[k] = _curve(scores[own], correct[own], int(objects[k]))
+    for k in present.tolist():
+        mask = labels == k
+        by_class[k] = _curve(scores[mask], correct[mask], int(objects[k]))
     ranked = sorted(by_class, key=lambda k: -float(by_class[k].max()))
     if len(ranked) > MAX_CURVES:
         ranked = ranked[: MAX_CURVES // 2] + ranked[-MAX_CURVES // 2 :]
@@ -56,11 +56,11 @@ def f1_plots(
 
 
 def _curve(scores: np.ndarray, correct: np.ndarray, objects: int) -> np.ndarray:
-    """F1 (101,) of the detections of at least 0, 0.01, ... 1."""
+    """F1 (101,) of detections with scores of at least 0, 0.01, ... 1."""
     thresholds, f1 = f1_by_score(scores, correct, objects)
-    scores, steps = (-values.astype(np.float32) for values in (thresholds, _STEPS))  # in the precision of predictions
-    place = np.searchsorted(scores, steps, side="right")  # the number of scores that are not lower
-    return np.concatenate([[0.0], f1])[place]
+    scores, steps = (-values.astype(np.float32) for values in (thresholds, _STEPS))  # the precision of predictions
+    counts = np.searchsorted(scores, steps, side="right")  # of scores that are not lower
+    return np.concatenate([[0.0], f1])[counts]
 
 
 def _plot(curves: dict[str, np.ndarray]) -> Plot:

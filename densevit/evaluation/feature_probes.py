@@ -1,4 +1,4 @@
-"""Classification of images by frozen features: k-NN and linear probe, to evaluate any training (`probes`)."""
+"""Classification by frozen features: k-NN and linear probe, to evaluate any training method (`probes`)."""
 
 from collections.abc import Sequence
 
@@ -7,17 +7,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError
-from densevit.evaluation.classification import Classification
+from densevit.evaluation.image_classification import Classification
 from densevit.interfaces import Class, Predictions, Targets
 from densevit.layers.precision import autocast_off
 
-_CHUNK = 1 << 24  # similarities that are computed at once
+_CHUNK = 1 << 24  # similarities computed at once
 
 
 class FeatureProbe(Classification):
-    """A classifier of features, fitted to the training images before each validation; the metrics of `Classification`.
+    """A classifier of features, fitted to the training images before each validation; metrics as in `Classification`.
 
-    A subclass implements `fit` and `scores`. The features are those of `densevit.training.loop.probes`.
+    Subclasses implement `fit` and `scores`. `densevit.training.loop.probes` computes the features.
     """
 
     reads = ("feature",)
@@ -35,7 +35,7 @@ class FeatureProbe(Classification):
 
         predictions: feature (C,). truths: targets with `image_class`, as `Classification` reads them.
         """
-        features = torch.stack([found["feature"] for found in predictions])
+        features = torch.stack([prediction["feature"] for prediction in predictions])
         with autocast_off(features.device):
             scores = self.scores(features)
         super().update([{"class_scores": row} for row in scores], truths)

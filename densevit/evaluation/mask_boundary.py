@@ -10,7 +10,7 @@ PAPER = 0.02  # of the image diagonal
 
 
 def boundary_fraction(boundary: bool | float) -> float:
-    """The value of an evaluator's option `boundary`: a fraction of the image diagonal; true: the paper's, false: 0."""
+    """A fraction of the image diagonal from an evaluator's option `boundary`: true is the paper's 0.02, false is 0."""
     if isinstance(boundary, bool):
         return PAPER if boundary else 0.0
     if not 0 < boundary < 1:
@@ -24,7 +24,7 @@ def boundary_width(fraction: float, size: Size) -> int:
 
 
 def mask_boundary(mask: np.ndarray, width: int) -> np.ndarray:
-    """The pixels of a mask that erosion by a square of 2 `width` + 1 pixels removes; outside the image is background.
+    """The pixels of a mask that erosion by a square of 2 `width` + 1 pixels removes. Background surrounds the image.
 
     mask: (H, W) uint8, 0 or 1. Returns (H, W) uint8.
     """

@@ -1,4 +1,4 @@
-"""Instance masks of many images, predicted and annotated, as run-length codes in flat arrays."""
+"""Predicted and annotated instance masks of many images, as run-length codes in flat arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from densevit.targets.run_length_masks import RunLengthMasks
 
 @dataclass(frozen=True)
 class MaskRecords(ObjectRecords):
-    """Objects with masks as COCO's compressed run-length codes (bytes), without the size of the image.
+    """Objects with masks as COCO's compressed run-length codes (bytes), without the image size.
 
-    boundaries: codes of the masks' boundaries; None if they are not evaluated.
+    boundaries: codes of the masks' boundaries; None without boundary metrics.
     """
 
     sizes: np.ndarray  # (I, 2), height and width
@@ -49,33 +49,33 @@ class MaskRecords(ObjectRecords):
         truths: Sequence[Targets],
         boundary: float = 0.0,
     ) -> "MaskRecords":
-        """Collects predictions and targets of at least one image; tensors of any device.
+        """Collects predictions and targets of at least one image, from any device.
 
-        `area` defaults to the number of pixels, `iscrowd` to no crowds. boundary: a fraction of the diagonal; 0: none.
+        Default of `area`: the number of pixels; of `iscrowd`: no crowds. boundary: fraction of the diagonal; 0: none.
         """
-        predicted, known, sizes = [], [], []
+        predicted, annotated, sizes = [], [], []
         for image_id, prediction, truth in zip(ids, predictions, truths, strict=True):
             check_lengths(image_id, prediction, ("masks", "scores", "labels"))
             size, codes = _predicted(image_id, prediction["masks"], boundary)
             predicted.append(codes)
-            known.append(_annotated(image_id, truth, size, boundary))
+            annotated.append(_annotated(image_id, truth, size, boundary))
             sizes.append(size)
         return cls(
             ids=np.array(ids, object),
             sizes=np.array(sizes),
-            detections=np.array([len(one.masks) for one in predicted]),
+            detections=np.array([len(image.masks) for image in predicted]),
             masks=_objects(predicted, "masks"),
             boundaries=_objects(predicted, "boundaries"),
-            pixels=np.concatenate([one.pixels for one in predicted]),
+            pixels=np.concatenate([image.pixels for image in predicted]),
             scores=joined_arrays(prediction["scores"] for prediction in predictions),
             labels=joined_arrays(prediction["labels"] for prediction in predictions),
-            truths=np.array([len(one.masks) for one in known]),
-            truth_masks=_objects(known, "masks"),
-            truth_boundaries=_objects(known, "boundaries"),
+            truths=np.array([len(image.masks) for image in annotated]),
+            truth_masks=_objects(annotated, "masks"),
+            truth_boundaries=_objects(annotated, "boundaries"),
             truth_labels=joined_arrays(truth["labels"] for truth in truths),
-            areas=joined_arrays(t.get("area", one.pixels) for t, one in zip(truths, known, strict=True)),
+            areas=joined_arrays(t.get("area", image.pixels) for t, image in zip(truths, annotated, strict=True)),
             crowds=joined_arrays(
-                t.get("iscrowd", np.zeros(len(one.masks))) for t, one in zip(truths, known, strict=True)
+                t.get("iscrowd", np.zeros(len(image.masks))) for t, image in zip(truths, annotated, strict=True)
             ).astype(bool),
         )
 
@@ -96,8 +96,8 @@ class _Codes(NamedTuple):
 def _predicted(image_id: int | str, masks: Any, boundary: float) -> tuple[Size, _Codes]:
     values = torch.as_tensor(masks)
     if values.ndim != 3 or values.dtype != torch.bool:
-        kind = f"{tuple(values.shape)} {str(values.dtype).removeprefix('torch.')}"
-        raise PluginError(f"image {image_id}: predicted `masks` are {kind}; (N, H, W) bool is expected.")
+        actual = f"{tuple(values.shape)} {str(values.dtype).removeprefix('torch.')}"
+        raise PluginError(f"image {image_id}: predicted `masks` are {actual}; (N, H, W) bool is expected.")
     size = int(values.shape[1]), int(values.shape[2])
     return size, _encoded(RunLengthMasks.from_dense(values.cpu().numpy(), size), boundary)
 
@@ -107,12 +107,12 @@ def _annotated(image_id: int | str, truth: Targets, size: Size, boundary: float)
     masks = truth["masks"]
     if not isinstance(masks, RunLengthMasks):
         raise DataError(
-            f"image {image_id}: masks of the ground truth are a {type(masks).__name__}; RunLengthMasks are expected. "
+            f"image {image_id}: ground-truth masks are a {type(masks).__name__}; RunLengthMasks are expected. "
             "Fix: densevit.RunLengthMasks.from_dense(masks, (height, width))."
         )
     if masks.size != size:
         raise DataError(
-            f"image {image_id}: predicted masks are {size[0]} x {size[1]}, those of the ground truth are "
+            f"image {image_id}: predicted masks are {size[0]} x {size[1]}, ground-truth masks are "
             f"{masks.size[0]} x {masks.size[1]} (height x width). A head's predict() must return masks of the original "
             "size."
         )
@@ -129,7 +129,7 @@ def _encoded(masks: RunLengthMasks, boundary: float) -> _Codes:
 
 
 def _objects(images: Sequence[_Codes], name: str) -> np.ndarray:
-    values = [value for one in images for value in getattr(one, name)]
+    values = [value for image in images for value in getattr(image, name)]
     array = np.empty(len(values), object)
     array[:] = values
     return array

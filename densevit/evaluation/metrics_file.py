@@ -10,17 +10,17 @@ from densevit.errors import DataError, one_line
 
 
 def write(metrics: Mapping[str, float], path: Path) -> None:
-    """Writes metrics, unrounded, in their order."""
-    known = {name: None if math.isnan(value) else float(value) for name, value in metrics.items()}
+    """Writes metrics, unrounded, in order."""
+    values = {name: None if math.isnan(value) else float(value) for name, value in metrics.items()}
     with replaced_file(path) as temporary:
-        temporary.write_text(json.dumps(known, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> dict[str, float]:
     """Reads a file written by `write`."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): math.nan if value is None else float(value) for name, value in found.items()}
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): math.nan if value is None else float(value) for name, value in values.items()}
     except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: expected metrics as a JSON object of numbers; found: {one_line(error)}") from error
 
@@ -35,24 +35,24 @@ def by_head(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 
 def overall(values: Mapping[str, float]) -> dict[str, float]:
-    """A head's metrics without those of single classes."""
+    """A head's metrics without metrics of single classes."""
     return {name: value for name, value in values.items() if "/" not in name}
 
 
 def by_class(values: Mapping[str, float]) -> list[dict[str, dict[str, float]]]:
-    """Groups a head's metrics `KIND/CLASS` as {kind: {class: value}}; kinds with the same classes share a group.
+    """Groups a head's metrics `METRIC/CLASS` as {metric: {class: value}}; metrics of the same classes share a group.
 
     {"mIoU": 0.5, "IoU/cat": 0.5, "Acc/cat": 0.6, "AP/dog": 0.7} is [{"IoU": {"cat": 0.5}, "Acc": {"cat": 0.6}},
     {"AP": {"dog": 0.7}}].
     """
-    kinds: dict[str, dict[str, float]] = {}
+    metrics: dict[str, dict[str, float]] = {}
     for name, value in values.items():
-        kind, slash, class_name = name.partition("/")
+        metric, slash, class_name = name.partition("/")
         if slash:
-            kinds.setdefault(kind, {})[class_name] = value
+            metrics.setdefault(metric, {})[class_name] = value
     groups: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
-    for kind, classes in kinds.items():
-        groups.setdefault(tuple(classes), {})[kind] = classes
+    for metric, classes in metrics.items():
+        groups.setdefault(tuple(classes), {})[metric] = classes
     return list(groups.values())
 
 

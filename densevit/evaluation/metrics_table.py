@@ -10,17 +10,17 @@ from densevit.errors import counted
 from densevit.evaluation.metrics_file import by_class, by_head, number, overall
 from densevit.terminal import table
 
-COLUMNS = 80  # of a terminal
+COLUMNS = 80  # of the terminal
 METRICS_PER_ROW, CLASSES_PER_ROW = 6, 3  # at most
-METRICS_PER_ROW_WITH_HEAD = 4  # beside the head's name, with several heads
-NUMBERS_PER_ROW = 4  # in tables with several metrics per class; those of one class stay in one row
+METRICS_PER_ROW_WITH_HEAD = 4  # in tables with a column of heads
+NUMBERS_PER_ROW = 4  # in tables with several metrics per class
 
 
 def metrics_table(metrics: Mapping[str, float]) -> Group:
-    """The metrics of all heads in one table, then those per class (`AP/<class name>`); NaN is a dash. A line says if
-    mIoU is that of a single class.
+    """One table of the heads' metrics, then tables of metrics per class (`AP/<class name>`); a dash is NaN. A line
+    tells if mIoU is measured on a single class.
 
-    Several metrics of the same classes, such as IoU and accuracy, are shown side by side.
+    Metrics of the same classes, such as IoU and accuracy, share a table.
     """
     heads = by_head(metrics)
     summary = {head: overall(values) for head, values in heads.items()}
@@ -29,29 +29,31 @@ def metrics_table(metrics: Mapping[str, float]) -> Group:
     else:
         tables = [_head_table(summary)]
     for head, values in heads.items():
-        for kinds in by_class(values):
-            if len(kinds) == 1:
-                [(kind, classes)] = kinds.items()
-                tables.append(_grid(f"{head}: {kind} of each class", classes, CLASSES_PER_ROW))
+        for by_metric in by_class(values):
+            if len(by_metric) == 1:
+                [(metric, classes)] = by_metric.items()
+                tables.append(_grid(f"{head}: {metric} of each class", classes, CLASSES_PER_ROW))
             else:
-                tables.append(_class_table(f"{head}: each class", kinds))
+                tables.append(_class_table(f"{head}: each class", by_metric))
     notes = [Text(note, "yellow") for values in heads.values() if (note := single_class(values))]
     return Group(*tables, *notes)
 
 
 def single_class(metrics: Mapping[str, float]) -> str:
-    """One line about the metrics of a head (see `SemanticSegmentation`) if only one of several classes has pixels in
-    the ground truth; else empty."""
-    ious, recalls = ({name: metrics[name] for name in metrics if name.startswith(kind)} for kind in ("IoU/", "Acc/"))
+    """A line about the metrics of a head (see `SemanticSegmentation`) if only one of several classes has pixels in the
+    ground truth; else ""."""
+    ious, recalls = (
+        {name: metrics[name] for name in metrics if name.startswith(metric)} for metric in ("IoU/", "Acc/")
+    )
     present = [name.removeprefix("Acc/") for name, value in recalls.items() if value == value]
     if "mIoU" not in metrics or len(recalls) < 2 or len(present) != 1:
         return ""
-    others = sum(value == value for value in ious.values()) - 1
-    only = f"{counted(others, 'class')} that {'are' if others > 1 else 'is'} only predicted"
-    mean = f"the mean of its IoU and 0 for {only}" if others else "its IoU"
+    extra = sum(value == value for value in ious.values()) - 1
+    only = f"{counted(extra, 'class')} that {'are' if extra > 1 else 'is'} only predicted"
+    mean = f"the mean of its IoU and 0 for {only}" if extra else "its IoU"
     return (
-        f"Only one of {len(recalls)} classes has pixels in the ground truth, {present[0]!r}: mIoU is {mean}, and says "
-        "nothing about the others."
+        f"Only one of {len(recalls)} classes has pixels in the ground truth, {present[0]!r}: mIoU is {mean}, which "
+        "says nothing about other classes."
     )
 
 
@@ -63,12 +65,12 @@ def _grid(title: str, values: Mapping[str, float], pairs: int) -> Table:
 
 
 def _head_table(heads: Mapping[str, Mapping[str, float]]) -> Table:
-    """Several heads: each head's name, and beside it its metrics with their values."""
+    """One row block per head: its name, metrics and values."""
     pairs = _fitting_pairs(list(heads.values()), METRICS_PER_ROW_WITH_HEAD, COLUMNS - max(map(len, heads)) - 1)
     rows = [
-        [Text() if place else Text(head, "bold"), *row]
+        [Text() if index else Text(head, "bold"), *row]
         for head, values in heads.items()
-        for place, row in enumerate(_pair_rows(values, pairs))
+        for index, row in enumerate(_pair_rows(values, pairs))
     ]
     numbers = range(2, 2 * pairs + 1, 2)
     return table(rows, right=numbers, no_wrap=numbers)
@@ -79,9 +81,9 @@ def _fitting_pairs(groups: Sequence[Mapping[str, float]], most: int, room: int) 
     for pairs in range(most, 1, -1):
         names, numbers = [0] * pairs, [0] * pairs
         for values in groups:
-            for place, (name, value) in enumerate(values.items()):
-                names[place % pairs] = max(names[place % pairs], len(name))
-                numbers[place % pairs] = max(numbers[place % pairs], len(number(value)))
+            for index, (name, value) in enumerate(values.items()):
+                names[index % pairs] = max(names[index % pairs], len(name))
+                numbers[index % pairs] = max(numbers[index % pairs], len(number(value)))
         if sum(names) + sum(numbers) + 2 * (2 * pairs - 1) <= room:
             return pairs
     return 1
@@ -94,7 +96,7 @@ def _pair_rows(values: Mapping[str, float], pairs: int) -> list[list[Text]]:
 
 
 def _class_table(title: str, kinds: Mapping[str, Mapping[str, float]]) -> Table:
-    """One row per class and one column per kind; several classes per row if there are few kinds, in row-major order."""
+    """One row per class and one column per metric; few metrics put several classes side by side, in row-major order."""
     classes = list(next(iter(kinds.values())))
     side_by_side = min(max(1, NUMBERS_PER_ROW // len(kinds)), len(classes))
     header = ["class", *kinds]
@@ -103,7 +105,7 @@ def _class_table(title: str, kinds: Mapping[str, Mapping[str, float]]) -> Table:
         row: list[Text] = []
         for name in classes[start : start + side_by_side]:
             row += [Text()] if row else []  # spacing
-            row += [Text(name, "cyan"), *(Text(number(kinds[kind][name])) for kind in kinds)]
+            row += [Text(name, "cyan"), *(Text(number(kinds[metric][name])) for metric in kinds)]
         rows.append(row)
     width = len(header) + 1
     numbers = [n for n in range(width * side_by_side - 1) if n % width not in (0, width - 1)]

@@ -1,4 +1,4 @@
-"""Mean intersection over union of label maps, from a confusion matrix over the whole data set."""
+"""Mean intersection over union of label maps, from a confusion matrix over the data set."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from densevit.errors import ConfigError, DataError
-from densevit.evaluation.confusion import boundary as boundary_of
-from densevit.evaluation.confusion import count_pairs, invalid_labels
+from densevit.evaluation.confusion_counts import boundary as boundary_of
+from densevit.evaluation.confusion_counts import count_pairs, invalid_labels
 from densevit.evaluation.mask_boundary import boundary_fraction, boundary_width
 from densevit.interfaces import IGNORE, Class, Evaluator, Predictions, Table, Targets
 
@@ -19,8 +19,8 @@ _Id = int | str
 class SemanticSegmentation(Evaluator):
     """Intersection over union and accuracy of classes, from exact pixel counts over all images.
 
-    With n_ij pixels of class i in the ground truth predicted as j (Long et al. 2015, section 5), without pixels that
-    are 255 in the ground truth:
+    With n_ij the pixels of class i in the ground truth predicted as j (Long et al. 2015, section 5), without pixels of
+    255 in the ground truth:
 
         IoU/<class>  n_ii / (sum_j n_ij + sum_j n_ji - n_ii); nan for a class in neither ground truth nor predictions
         Acc/<class>  n_ii / sum_j n_ij, the recall; nan for a class without ground truth
@@ -30,10 +30,10 @@ class SemanticSegmentation(Evaluator):
 
     boundary: adds BIoU/<class> and their mean mBIoU, the boundary IoU of Cheng et al. 2021: IoU of the pixels near the
     regions' boundaries. Near is a distance of `boundary` times the image diagonal, rounded, at least 1 pixel; true:
-    the paper's 0.02. Intersections and unions are summed over all images, as for IoU, and pixels that are 255 in the
-    ground truth count as outside the image, in ground truth and prediction.
+    the paper's 0.02. Intersections and unions are summed over all images, as for IoU. Pixels of 255 in the ground truth
+    count as outside the image, in ground truth and prediction.
 
-    On a GPU the counts stay there, and invalid labels are reported by `compute`.
+    On a GPU the counts stay there, and `compute` reports invalid labels.
     """
 
     reads = ("semantic",)
@@ -59,21 +59,21 @@ class SemanticSegmentation(Evaluator):
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
         """Adds one prediction and one target per image, in original pixels; tensors of any device.
 
-        predictions: semantic (H, W) uint8. truths: image_id, semantic (H, W) uint8, 255 = ignore. An image without
-        `semantic` in its target is unlabelled and ignored, as is one already added. Raises DataError if
-        prediction and ground truth differ in size or a label is not a class.
+        predictions: semantic (H, W) uint8. truths: image_id, semantic (H, W) uint8, 255 = ignore. Ignores images
+        without `semantic` in their target, and images added before. Raises DataError for different sizes of prediction
+        and ground truth, and for invalid labels.
         """
-        for found, truth in zip(predictions, truths, strict=True):
+        for prediction, truth in zip(predictions, truths, strict=True):
             image_id = truth["image_id"] if isinstance(truth["image_id"], str) else int(truth["image_id"])
             if "semantic" in truth and image_id not in self._ids:
-                self._add(image_id, *_maps(image_id, found, truth))
+                self._add(image_id, *_maps(image_id, prediction, truth))
 
     def _add(self, image_id: _Id, truth: Tensor, prediction: Tensor) -> None:
         classes = self.side
         if self.partial:
             prediction = torch.where(prediction == IGNORE, classes - 1, prediction).to(torch.uint8)
         counts = count_pairs(truth, prediction, classes)
-        counts[IGNORE:] = 0  # of 255 classes and no class, ignored pixels are in range
+        counts[IGNORE:] = 0  # with 255 classes and no class, ignored pixels are in range
         if truth.device.type == "cpu":
             self._check(image_id, truth, prediction, counts)
         else:
@@ -93,14 +93,14 @@ class SemanticSegmentation(Evaluator):
             raise DataError(self._fault(image_id, invalid_labels(truth, prediction, self.side).tolist()))
 
     def _record_faults(self, image_id: _Id, truth: Tensor, prediction: Tensor, counts: Tensor) -> None:
-        """Stores the first image with invalid labels on the device, reported later."""
+        """Records the first image with invalid labels, on the device."""
         invalid = invalid_labels(truth, prediction, self.side)
         invalid = torch.cat([invalid.new_full((1,), len(self._ids)), invalid])
         first = self._faults.get(truth.device, invalid)
         self._faults[truth.device] = torch.where(first[1:].any(), first, invalid)
 
     def state(self) -> dict[str, Any]:
-        """The counts, as arrays, and the image ids."""
+        """The counts as arrays, and the image ids."""
         return {
             "ids": list(self._ids),
             "scores": self._image_scores(),
@@ -110,7 +110,7 @@ class SemanticSegmentation(Evaluator):
         }
 
     def merge(self, states: Sequence[dict[str, Any]]) -> None:
-        """Replaces the state by those of all processes.
+        """Replaces the state by the states of all processes.
 
         Raises DataError if two processes added the same image, which would be counted twice.
         """
@@ -120,14 +120,16 @@ class SemanticSegmentation(Evaluator):
                 raise DataError(state["fault"])
             twice = [image_id for image_id in state["ids"] if image_id in self._ids]
             if twice:
-                raise DataError(f"Image {twice[0]!r} was evaluated by two processes; each image belongs to one.")
+                raise DataError(
+                    f"Image {twice[0]!r} was evaluated by two processes; each image belongs to a single process."
+                )
             self._ids.update(dict.fromkeys(state["ids"]))
             self._scores.extend(torch.as_tensor(state["scores"]).unbind())
             _sum_up(self._counts, torch.from_numpy(state["counts"]))
             _sum_up(self._bands, torch.from_numpy(state["bands"]))
 
     def compute(self) -> dict[str, float]:
-        """The metrics of all images: fractions 0 ... 1, nan if undefined."""
+        """The metrics: fractions 0 ... 1, nan if undefined."""
         fault = self._first_fault()
         if fault:
             raise DataError(fault)
@@ -153,7 +155,7 @@ class SemanticSegmentation(Evaluator):
     def counts(self) -> np.ndarray:
         """The confusion matrix, (K, K) int64: pixels by class in ground truth (rows) and prediction (columns).
 
-        (K + 1, K + 1) for `partial` evaluation, with pixels of no class last.
+        (K + 1, K + 1) for `partial` evaluation, no class last.
         """
         return _total(self._counts, self.side)
 
@@ -164,12 +166,12 @@ class SemanticSegmentation(Evaluator):
 
     @property
     def _band_side(self) -> int:
-        """The side of the confusion matrix near boundaries; its last index is all other pixels, and with 255 classes
-        also no class."""
+        """The side of the confusion matrix near boundaries. Its last index is all other pixels and, with 255 classes,
+        no class."""
         return min(self.side, IGNORE) + 1
 
     def tables(self) -> dict[str, Table]:
-        """IoU, recall, precision and pixels of each class, and the confusion matrix with the classes' names."""
+        """Pixels, IoU, recall and precision per class; the confusion matrix."""
         names, counts = [*(c.name for c in self.classes), *(["other classes"] if self.partial else [])], self.counts
         truth, predicted, hits = counts.sum(1), counts.sum(0), counts.diagonal()
         columns = [truth, _iou(counts), _ratio(hits, truth), _ratio(hits, predicted)]
@@ -193,40 +195,44 @@ class SemanticSegmentation(Evaluator):
         return np.array(torch.stack([score.to(device) for score in self._scores]).cpu().numpy())
 
     def _first_fault(self) -> str | None:
-        """The error of the first image with invalid labels; like reading the counts, this synchronises with the GPU."""
-        found = sorted(numbers for numbers in (faults.tolist() for faults in self._faults.values()) if any(numbers[1:]))
-        return self._fault(list(self._ids)[found[0][0]], found[0][1:]) if found else None
+        """The error of the first image with invalid labels. Synchronises with the GPU, as reading the counts does."""
+        faults = sorted(numbers for numbers in (fault.tolist() for fault in self._faults.values()) if any(numbers[1:]))
+        return self._fault(list(self._ids)[faults[0][0]], faults[0][1:]) if faults else None
 
-    def _fault(self, image_id: _Id, found: Sequence[int]) -> str:
-        value, pixels = found[:2] if found[1] else found[2:]
-        where, also = ("ground truth", f", or {IGNORE} for ignore") if found[1] else ("prediction", "")
+    def _fault(self, image_id: _Id, invalid: Sequence[int]) -> str:
+        value, pixels = invalid[:2] if invalid[1] else invalid[2:]
+        where, also = ("ground truth", f", or {IGNORE} for ignore") if invalid[1] else ("prediction", "")
         expected = f"0 ... {len(self.classes) - 1} is expected, for {len(self.classes)} classes{also}"
         return f"Image {image_id!r}: `semantic` of its {where} is {value} in {pixels} pixels; {expected}."
 
 
-def _maps(image_id: _Id, found: Predictions, truth: Targets) -> tuple[Tensor, Tensor]:
-    """The two label maps, on the prediction's device."""
-    if "semantic" not in found:
-        raise DataError(f"Image {image_id!r}: its prediction has no `semantic`, only {', '.join(found) or 'nothing'}.")
-    prediction = torch.as_tensor(found["semantic"])
-    known = torch.as_tensor(truth["semantic"]).to(prediction.device, non_blocking=True)
-    for where, labels in (("ground truth", known), ("prediction", prediction)):
+def _maps(image_id: _Id, outputs: Predictions, truth: Targets) -> tuple[Tensor, Tensor]:
+    """The label maps of ground truth and prediction, on the prediction's device."""
+    if "semantic" not in outputs:
+        raise DataError(
+            f"Image {image_id!r}: its prediction has no `semantic`, only {', '.join(outputs) or 'nothing'}."
+        )
+    prediction = torch.as_tensor(outputs["semantic"])
+    truth_map = torch.as_tensor(truth["semantic"]).to(prediction.device, non_blocking=True)
+    for where, labels in (("ground truth", truth_map), ("prediction", prediction)):
         if labels.dtype != torch.uint8 or labels.ndim != 2:
-            kind = f"{tuple(labels.shape)} {str(labels.dtype).removeprefix('torch.')}"
+            actual = f"{tuple(labels.shape)} {str(labels.dtype).removeprefix('torch.')}"
             fix = "" if where == "ground truth" else " Fix: in predict and read_maps, return labels.to(torch.uint8)."
-            raise DataError(f"Image {image_id!r}: `semantic` of its {where} is {kind}; (H, W) uint8 is expected.{fix}")
-    if known.shape != prediction.shape:
-        sizes = " and ".join(f"{labels.shape[0]} x {labels.shape[1]}" for labels in (prediction, known))
+            raise DataError(
+                f"Image {image_id!r}: `semantic` of its {where} is {actual}; (H, W) uint8 is expected.{fix}"
+            )
+    if truth_map.shape != prediction.shape:
+        sizes = " and ".join(f"{labels.shape[0]} x {labels.shape[1]}" for labels in (prediction, truth_map))
         raise DataError(f"Image {image_id!r}: prediction and ground truth differ in height x width: {sizes}.")
-    return known, prediction
+    return truth_map, prediction
 
 
 def _image_score(counts: Tensor) -> Tensor:
     """The mean IoU of one image, on its device; nan without labelled pixels."""
     hits = counts.diagonal()
     union = counts.sum(0) + counts.sum(1) - hits
-    known = union > 0
-    return (hits / union.clamp(min=1)).sum() / known.sum()
+    present = union > 0
+    return (hits / union.clamp(min=1)).sum() / present.sum()
 
 
 def _sum_up(sums: dict[torch.device, Tensor], counts: Tensor) -> None:
@@ -250,5 +256,5 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 def _mean(values: np.ndarray) -> float:
     """The mean of valid values; nan if there are none."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
+    valid = values[~np.isnan(values)]
+    return float(valid.mean()) if valid.size else float("nan")

@@ -17,10 +17,9 @@ _Records = TypeVar("_Records", bound="ObjectRecords")
 class ObjectRecords:
     """I images with D detections and G ground-truth objects, sorted by image.
 
-    ids: (I,) objects, int or str. detections, truths: (I,), numbers of rows per image.
-    areas: (G,), from the annotations. crowds: (G,) bool.
-    Subclasses add arrays, and list in `per_detection` and `per_truth` those with one row per detection or ground-truth
-    object.
+    ids: (I,) objects, int or str. detections, truths: (I,), rows per image. areas: (G,), as annotated. crowds: (G,)
+    bool. Subclasses add arrays and list them in `per_detection` or `per_truth` if they have one row per detection or
+    ground-truth object.
     """
 
     ids: np.ndarray
@@ -37,7 +36,7 @@ class ObjectRecords:
 
     @classmethod
     def empty(cls) -> dict[str, np.ndarray]:
-        """The arrays without any image, which define their types."""
+        """The arrays of no images, with their types."""
         return {
             "ids": np.zeros(0, object),
             "detections": np.zeros(0, int),
@@ -74,11 +73,11 @@ class ObjectRecords:
         return self.take(sorted(range(len(ids)), key=lambda n: (isinstance(ids[n], str), ids[n])))
 
     def finite(self) -> np.ndarray:
-        """Whether all numbers of each detection are finite, (D,)."""
+        """Whether each detection is finite, (D,)."""
         return np.isfinite(self.scores)
 
     def check(self, classes: int) -> None:
-        """Raises an error with the image's id for a prediction that is not finite or a label that is not a class."""
+        """Raises an error with the image's id for a prediction that is not finite and for an invalid label."""
         image_of, truth_image_of = np.repeat(self.ids, self.detections), np.repeat(self.ids, self.truths)
         broken = ~self.finite()
         if broken.any():
@@ -86,17 +85,17 @@ class ObjectRecords:
                 f"image {image_of[broken][0]}: a predicted box or score is not a finite number. The weights have"
                 " probably diverged; a lower optim.lr, trainer.clip_grad_norm or trainer.precision=32 helps."
             )
-        known = f"but there are {classes} classes, 0 ... {classes - 1}."
+        class_count = f"but there are {classes} classes, 0 ... {classes - 1}."
         wrong = (self.labels < 0) | (self.labels >= classes)
         if wrong.any():
             raise PluginError(
-                f"image {image_of[wrong][0]}: predicted label {self.labels[wrong][0]}, {known}"
+                f"image {image_of[wrong][0]}: predicted label {self.labels[wrong][0]}, {class_count}"
                 " A head's predict() must leave out its no-object class."
             )
         wrong = (self.truth_labels < 0) | (self.truth_labels >= classes)
         if wrong.any():
             raise DataError(
-                f"image {truth_image_of[wrong][0]}: label {self.truth_labels[wrong][0]}, {known}"
+                f"image {truth_image_of[wrong][0]}: label {self.truth_labels[wrong][0]}, {class_count}"
                 " Is this the data set that the model was trained on?"
             )
 
@@ -112,7 +111,7 @@ def check_lengths(image_id: int | str, predictions: Predictions, names: Sequence
 
 
 def check_truth_lengths(image_id: int | str, truth: Targets, names: Sequence[str]) -> None:
-    """Raises DataError unless those of the keys `names` that the ground truth of an image has are equally long."""
+    """Raises DataError unless the ground truth's values of the keys `names`, `area` and `iscrowd` are equally long."""
     lengths = {name: len(truth[name]) for name in (*names, "area", "iscrowd") if name in truth}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{count} {name}" for name, count in lengths.items())
@@ -129,7 +128,7 @@ def joined_arrays(arrays: Iterable[Any]) -> np.ndarray:
 
 
 def rows_of(images: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The rows of these images, if image i has counts[i] rows."""
+    """The rows of images, where image i has counts[i] rows."""
     starts, chosen = np.cumsum(counts) - counts, counts[images]
     within = np.arange(chosen.sum()) - np.repeat(np.cumsum(chosen) - chosen, chosen)
     return np.repeat(starts[images], chosen) + within

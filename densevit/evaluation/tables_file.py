@@ -1,4 +1,4 @@
-"""Evaluators' tables as CSV files, NAME-HEAD.csv as in confusion-segmentation.csv, and their plots in plots.json."""
+"""Files of evaluators: tables as NAME-HEAD.csv, such as confusion-segmentation.csv, and plots in plots.json."""
 
 import csv
 import json
@@ -16,11 +16,11 @@ PLOTS, IMAGES, LOWER, THRESHOLDS = "plots.json", "images", "lower_is_better.json
 
 
 def write_tables(evaluators: Mapping[str, Evaluator], folder: Path, names: Mapping[int | str, str]) -> None:
-    """Writes all tables and plots of the evaluators of some heads into a folder, and the scores of all images.
+    """Writes the tables, the plots and the image scores of heads' evaluators into a folder.
 
-    images-HEAD.csv has the worst images first; images of one score are sorted by id. lower_is_better.json lists the
-    metrics that are errors, and thresholds.json the score thresholds of tables and image scores by head. names: image
-    names by id; the ids of other images are their names.
+    images-HEAD.csv has the worst images first; images of equal score are sorted by id. lower_is_better.json lists the
+    error metrics, thresholds.json the score thresholds of tables and image scores by head. names: image names by id;
+    other images are named by their id.
     """
     for head, evaluator in evaluators.items():
         for name, table in evaluator.tables().items():
@@ -32,17 +32,21 @@ def write_tables(evaluators: Mapping[str, Evaluator], folder: Path, names: Mappi
             write([["image", "image_id", "score"], *named], folder / f"{IMAGES}-{head}.csv")
     lower = [f"{head}/{name}" for head, evaluator in evaluators.items() for name in evaluator.lower_is_better]
     (folder / LOWER).write_text(json.dumps(lower) + "\n", encoding="utf-8")
-    thresholds = {head: one.threshold for head, one in evaluators.items() if one.threshold is not None}
+    thresholds = {
+        head: evaluator.threshold for head, evaluator in evaluators.items() if evaluator.threshold is not None
+    }
     if thresholds:
         (folder / THRESHOLDS).write_text(json.dumps(thresholds) + "\n", encoding="utf-8")
-    plots = {head: {name: asdict(plot) for name, plot in one.plots().items()} for head, one in evaluators.items()}
-    plots = {head: of_head for head, of_head in plots.items() if of_head}
+    plots = {
+        head: {name: asdict(plot) for name, plot in evaluator.plots().items()} for head, evaluator in evaluators.items()
+    }
+    plots = {head: head_plots for head, head_plots in plots.items() if head_plots}
     if plots:
         (folder / PLOTS).write_text(json.dumps(plots) + "\n", encoding="utf-8")
 
 
 def read_lower_is_better(folder: Path) -> list[str] | None:
-    """The metrics of a folder that are errors, named HEAD/METRIC; None without the file."""
+    """The error metrics of a folder, as HEAD/METRIC; None without the file."""
     try:
         return [str(name) for name in json.loads((folder / LOWER).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
@@ -52,8 +56,8 @@ def read_lower_is_better(folder: Path) -> list[str] | None:
 def read_thresholds(folder: Path) -> dict[str, float]:
     """The score thresholds of tables and image scores by head; none without the file."""
     try:
-        found = json.loads((folder / THRESHOLDS).read_text(encoding="utf-8"))
-        return {str(head): float(score) for head, score in found.items()}
+        thresholds = json.loads((folder / THRESHOLDS).read_text(encoding="utf-8"))
+        return {str(head): float(score) for head, score in thresholds.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
@@ -64,8 +68,8 @@ def read_plots(folder: Path) -> dict[str, dict[str, Plot]]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {head: {name: _plot(**values) for name, values in of_head.items()} for head, of_head in found.items()}
+        heads = json.loads(path.read_text(encoding="utf-8"))
+        return {head: {name: _plot(**plot) for name, plot in plots.items()} for head, plots in heads.items()}
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: expected plots as JSON; found: {one_line(error)}") from error
 
@@ -91,13 +95,13 @@ def read(path: Path) -> list[list[str]]:
 
 
 def read_values(path: Path) -> list[list[str | int | float]]:
-    """Reads the rows of a file written by `write`, with numbers as numbers but in the header and the first column."""
+    """Reads the rows of a file written by `write`; converts numbers, except in the header and the first column."""
     header, *rows = read(path)
     return [[*header], *([*row[:1], *(_value(cell) for cell in row[1:])] for row in rows)]
 
 
 def _value(cell: str) -> str | int | float:
-    for kind in (int, float):
+    for number_type in (int, float):
         with suppress(ValueError):
-            return kind(cell)
+            return number_type(cell)
     return cell

@@ -1,4 +1,4 @@
-"""Exports models to ONNX and torch.export files, each checked against its model."""
+"""Exports models to ONNX and torch.export files, and checks each file against its model."""
 
 from densevit.exporting.deployment import deployable
 

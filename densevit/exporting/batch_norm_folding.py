@@ -1,6 +1,6 @@
 """Folds batch norms into the convolutions and linear layers before them (Jacob et al. 2018, section 3.2).
 
-Which layer feeds a norm is observed on an example input, because it does not follow from the structure of the modules.
+An example input shows which layer feeds a norm; the structure of the modules does not.
 """
 
 import copy
@@ -20,8 +20,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 _STATISTICS = ("running_mean", "running_var", "weight", "bias")
-_TOLERANCE = 1e-3  # of the largest output, between a norm and its folded form; a wrong one differs by more
-_RECENT = 4  # layers whose inputs are kept until a norm follows
+_TOLERANCE = 1e-3  # of the largest output, between a norm and its folded form; wrong folding differs by more
+_RECENT = 4  # number of layers whose inputs are kept for a following norm
 _METADATA = ("__get__", "size", "dim", "numel", "is_floating_point", "is_contiguous")  # do not read values
 
 
@@ -29,9 +29,9 @@ def fold_batch_norms(module: Module, run: Callable[[Module], Any]) -> None:
     """Folds, in place, each batch norm whose input is the output of a convolution or linear layer.
 
     module: the module, in evaluation mode. run: calls the module on an example input; returns its outputs. Batch norms
-    are modules with running statistics: torch's, and those of torchvision, timm, transformers and densevit with frozen
-    statistics; a norm with an activation leaves its activation. A norm is not folded if the layer's output is also used
-    elsewhere, or if the folded layer gives other values, as for a layer that normalises its weights.
+    are modules with running statistics: torch's, and the frozen norms of torchvision, timm, transformers and densevit;
+    a norm with an activation leaves its activation. A norm is not folded if the layer's output has another use, or if
+    the folded layer computes other values, as for a layer that normalises its weights.
     """
     observed = _Observed()
     handles = [handle for layer in module.modules() for handle in observed.watch(layer)]
@@ -47,7 +47,7 @@ def fold_batch_norms(module: Module, run: Callable[[Module], Any]) -> None:
 
 @dataclass
 class _Calls:
-    """The calls of a layer. folded: the layer with the norm, and what remains of the norm, unless it cannot be."""
+    """The calls of a layer. folded: the layer with the norm, and the remaining norm; None if it cannot be folded."""
 
     count: int = 0
     norms: set[nn.Module] = field(default_factory=set)
@@ -57,7 +57,7 @@ class _Calls:
 
 
 class _Observed(TorchFunctionMode):
-    """Records which layer's output is the input of which norm, and whether it is used elsewhere."""
+    """Records which layer feeds which norm, and other uses of the layer's output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class _Observed(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def use(self, values: Any) -> None:
-        """Records a use of tensors outside of a norm."""
+        """Records a use of tensors outside norms."""
         for value in pytree.tree_leaves(values):
             if isinstance(value, Tensor) and value in self._layer_of:
                 self._calls[self._layer_of[value]].used_elsewhere = True
@@ -105,14 +105,14 @@ class _Observed(TorchFunctionMode):
 
     def _after_norm(self, norm: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         layer = self._layer_of.get(inputs[0])
-        of_layer = [x for one, x in self._inputs if one is layer]
-        if layer is not None and of_layer and self._calls[layer].count == 1:
-            with torch.inference_mode(False), torch.no_grad():  # weights outlive the mode in which `run` computes
-                self._calls[layer].folded = _folded(layer, norm, of_layer[-1], output)
+        inputs_of_layer = [x for recent, x in self._inputs if recent is layer]
+        if layer is not None and inputs_of_layer and self._calls[layer].count == 1:
+            with torch.inference_mode(False), torch.no_grad():  # weights outlive the mode of `run`
+                self._calls[layer].folded = _folded(layer, norm, inputs_of_layer[-1], output)
         self._inside -= 1
 
     def replacements(self) -> dict[nn.Module, nn.Module]:
-        """The layers and norms that can be folded, with the modules that replace them."""
+        """Replacements of the layers and norms that can be folded."""
         result: dict[nn.Module, nn.Module] = {}
         for layer, calls in self._calls.items():
             if calls.folded is None or calls.used_elsewhere or len(calls.norms) != 1:
@@ -124,37 +124,37 @@ class _Observed(TorchFunctionMode):
 
 
 def _folded(layer: nn.Module, norm: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Module, nn.Module] | None:
-    """The layer with the norm, and what remains of the norm; None if they compute something else. x: the input."""
+    """The layer with the norm, and the remaining norm; None if they compute something else. x: the input."""
     grouped = isinstance(layer, nn.modules.conv._ConvTransposeNd) and layer.groups > 1
     if norm.training or layer.training or grouped or "weight" not in layer._parameters:  # a parametrized weight
         return None
     mean, variance, weight, bias = (getattr(norm, name) for name in _STATISTICS)
     if len(mean) != (layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels):
         return None
-    eps = getattr(norm, "eps", 1e-5)  # transformers' frozen norms have it in the code
+    eps = getattr(norm, "eps", 1e-5)  # transformers' frozen norms hard-code it
     fused = _copied(layer)
-    own: tuple[Any, Any] = (layer.weight, layer.bias)
+    parameters: tuple[Any, Any] = (layer.weight, layer.bias)
     if isinstance(layer, nn.Linear):
-        fused.weight, fused.bias = fuse_linear_bn_weights(*own, mean, variance, eps, weight, bias)
+        fused.weight, fused.bias = fuse_linear_bn_weights(*parameters, mean, variance, eps, weight, bias)
     else:
         transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-        fused.weight, fused.bias = fuse_conv_bn_weights(*own, mean, variance, eps, weight, bias, transposed)
+        fused.weight, fused.bias = fuse_conv_bn_weights(*parameters, mean, variance, eps, weight, bias, transposed)
     remaining = _remaining(norm)
-    found = remaining(fused(x))
-    if found.shape != expected.shape or (found - expected).abs().max() > _TOLERANCE * expected.abs().max():
+    actual = remaining(fused(x))
+    if actual.shape != expected.shape or (actual - expected).abs().max() > _TOLERANCE * expected.abs().max():
         return None
     return fused, remaining
 
 
 def _copied(layer: nn.Module) -> Any:
-    """A copy with the same parameters and without hooks."""
+    """A copy that shares parameters, without hooks."""
     result = copy.copy(layer)
     vars(result).update(_parameters=dict(layer._parameters), _forward_hooks=OrderedDict())
     return result
 
 
 def _remaining(norm: nn.Module) -> nn.Module:
-    """The dropout and activation of timm's norms; the identity of others."""
+    """The dropout and activation of timm's norms; an identity for other norms."""
     parts = [part for name in ("drop", "act") if isinstance(part := getattr(norm, name, None), nn.Module)]
     parts = [part for part in parts if not isinstance(part, nn.Identity)]
     if not parts:

@@ -1,4 +1,4 @@
-"""The deployed form of a model: blocks are merged, and batch norms are folded into the layers before them."""
+"""The deployed form of a model, with merged blocks and folded batch norms."""
 
 import copy
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from densevit.errors import PluginError
 from densevit.exporting.batch_norm_folding import fold_batch_norms
-from densevit.exporting.comparison import example_images
+from densevit.exporting.file_comparison import example_images
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Size
 from densevit.model import DenseModel
 
-_SIZE: Size = (165, 230)  # of the image on which layers are observed
+_SIZE: Size = (165, 230)  # of the example image
 _KEYS = ("size", "original_size")
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -27,18 +27,18 @@ def deployable(model: DenseModel) -> DenseModel: ...
 def deployable(model: Predictor | DenseModel) -> Predictor | DenseModel:
     """Returns a copy of a model in evaluation mode that computes the same outputs, up to rounding, with fewer layers.
 
-    Each module with a method `merged() -> nn.Module`, such as a RepVGG block, is replaced by its result; then batch
-    norms, also frozen ones, are folded into the convolution or linear layer before them. The model itself is not
-    changed. The copy is for inference only: it cannot be trained further or saved as a model file. Raises PluginError
-    if `merged` returns something else than a module.
+    Replaces each module with a method `merged() -> nn.Module`, such as a RepVGG block, by its result; then folds batch
+    norms, also frozen norms, into the convolution or linear layer before them. The model itself does not change. The
+    copy is for inference only: it cannot be trained or saved as a model file. Raises PluginError if `merged` returns
+    something other than a module.
     """
-    own = model.model if isinstance(model, Predictor) else model
-    result = simplified(own, _run)
+    dense = model.model if isinstance(model, Predictor) else model
+    result = simplified(dense, _run)
     return result if isinstance(model, DenseModel) else Predictor(result, model.sections, model.inference, model.resize)
 
 
 def _run(model: DenseModel) -> Any:
-    """Runs all parts of a model that predictions need on an example image."""
+    """Runs the parts of a model that predictions need, on an example image."""
     height, width = size = model.backbone.input_size or _SIZE
     images = torch.from_numpy(example_images((height, width), 1, 0, model.channels)).to(model.mean.device)
     if not model.heads:
@@ -50,7 +50,7 @@ def _run(model: DenseModel) -> Any:
 
 
 def simplified(module: Module, run: Callable[[Module], Any]) -> Module:
-    """Returns a copy of any module in evaluation mode with blocks merged and batch norms folded, see `deployable`.
+    """`deployable` for any module: returns a copy in evaluation mode.
 
     run: calls the module on an example input; returns its outputs.
     """
@@ -62,7 +62,7 @@ def simplified(module: Module, run: Callable[[Module], Any]) -> Module:
 
 
 def merge_blocks(module: nn.Module) -> None:
-    """Replaces, in place, each submodule that has a method `merged` by the module that it returns."""
+    """Replaces, in place, each submodule with a method `merged` by its result."""
     replaced: dict[nn.Module, nn.Module] = {}
     for parent in list(module.modules()):
         for name, child in list(parent._modules.items()):  # named_children() leaves out repeated modules

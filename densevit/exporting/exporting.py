@@ -1,4 +1,4 @@
-"""Exports a model to a file that runs without densevit, and checks it."""
+"""Exports a model to a file that runs without densevit, and checks the file."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ import torch
 
 from densevit.atomic_io import atomic_file, check_free
 from densevit.errors import DensevitError, counted
-from densevit.exporting import comparison, files, postprocessing, quantization
+from densevit.exporting import file_comparison, files, postprocessing, quantization
 from densevit.exporting.file_plan import FileOptions, FilePlan, check_options, file_plan
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.half_precision import Block, Half, HalfPrecision, measured
@@ -29,8 +29,8 @@ from densevit.paths import user_path
 from densevit.progress import steps
 
 LIMIT = 1e-4  # of an output's range, in float32
-_BATCHES = (2, 1, 5)  # numbers of images that are compared, of as many sizes
-_ZOOMS = (1.0, 1.4, 0.6)  # original sizes relative to those of the images, which are compared with `postprocess`
+_BATCHES = (2, 1, 5)  # batch sizes of the comparisons
+_ZOOMS = (1.0, 1.4, 0.6)  # original size relative to image size, for comparisons with `postprocess`
 _RUNS = 5  # per latency
 
 
@@ -38,11 +38,10 @@ _RUNS = 5  # per latency
 class Exported:
     """An exported file.
 
-    differences: the largest difference of each output from the model's, relative to its range, on images of `sizes`.
-    model_ms, file_ms: median latency of an image of the first size on the CPU. evaluation: the metrics of the model and
-    of the file; None if they were not evaluated. blocks: the precisions of a file in half precision; empty in float32.
-    quantization: the quantisation of an int8 file, whose differences and limit are those of the float32 file it is made
-    from.
+    differences: each output's largest difference from the model's, relative to its range, on images of `sizes`.
+    model_ms, file_ms: median latency of an image of the first size on the CPU. evaluation: the metrics of model and
+    file; None without an evaluation. blocks: the precision of each block, in half precision only. quantization: the
+    figures of an int8 file; differences and limit then describe the float32 file before quantisation.
     """
 
     path: Path
@@ -57,7 +56,7 @@ class Exported:
 
     @property
     def difference(self) -> float:
-        """The largest difference of all outputs."""
+        """The largest difference over all outputs."""
         return max(self.differences.values())
 
 
@@ -81,21 +80,23 @@ def export(
 ) -> Exported:
     """Writes NAME.onnx or NAME.pt2, which maps images (B, C, H, W) to boxes and maps in their pixels.
 
-    Images have the model's channels and their type, uint8 RGB by default; pixels without data are NaN. The file
-    includes normalisation, padding and decoding; batch, height and width vary unless the backbone has one
-    size. It has the layers of `deployable`, without those that only training uses. half: fp16, or bf16 for pt2: heavy
-    layers are in half precision, except in blocks where this changes the outputs, see `half_precision`. resize: the
-    file resizes images of any size, as `predict` does; only for ONNX. The file is run on several images and sizes and
-    compared with the model. It predicts the whole image in one pass: inference options of the model, such as windows,
-    cause a warning. quiet: shows no progress on stderr. evaluate: evaluates the model and the file; the metrics of both
-    are written into the file. data: the name of the data, for this record. postprocess: the file makes the predictions
-    of `predict` for one image, with NMS, merging, resizing to the original size and a score threshold; only for ONNX.
-    threshold: the least score of objects with `postprocess`, for all heads or by head; None: the model's
-    `score_thresholds`, 0.5 without one. int8: images that `predict` takes, on which the file is calibrated for int8
-    after the comparison; None: float32. Warns if int8 is no faster than float32 on this CPU, and if a main metric loses
-    more than 0.01. main_metrics: these metrics, with whether lower is better; None: the first of each head, of which
-    higher is better. canvas: (h, w) to which the file pads images, at which all sizes inside the model are constants;
-    None: that of the model's config, or the next multiple of the coarsest stride.
+    Images have the model's channels and type, uint8 RGB by default; pixels without data are NaN. The file contains
+    normalisation, padding and decoding; batch, height and width vary unless the backbone has a fixed size. Its layers
+    are the `deployable` model's, without layers for training only. The file is run on several images and sizes and
+    compared with the model. It predicts images in one pass: inference options of the model, such as windows, cause a
+    warning.
+
+    half: fp16, or bf16 for pt2: heavy layers compute in half precision, except in blocks where this changes the
+    outputs, see `half_precision`. resize: the file resizes images of any size, as `predict` does; ONNX only. quiet:
+    shows no progress on stderr. evaluate: evaluates model and file; both metrics are written into the file. data: the
+    data's name in this record. postprocess: the file computes the predictions of `predict` for one image, with NMS,
+    merging, resizing to the original size and a score threshold; ONNX only. threshold: the lowest score of objects with
+    `postprocess`, for all heads or by head; None: the model's `score_thresholds`, or 0.5. int8: images as for
+    `predict`, for int8 calibration after the comparison; None: float32. Warns if int8 is no faster than float32 on this
+    CPU, and if a main metric loses more than 0.01. main_metrics: names, with whether lower is better; None: the first
+    metric of each head, where higher is better. canvas: (h, w) that the file pads images to, where all sizes inside the
+    model are constants; None: the config's canvas, or the next multiple of the coarsest stride.
+
     Raises DensevitError, and leaves no file, if an output differs by more than 1e-4 of its range, with `half` by more
     than `HalfPrecision.limit`.
     """
@@ -132,7 +133,7 @@ def export(
 def _half_precision(
     plan: FilePlan, half: Half, begin: files.Begin
 ) -> tuple[HalfPrecision, torch.export.ExportedProgram]:
-    """The precision of each block, and the traced graph without resizing on which it was measured."""
+    """Measures the precision of each block. Returns it and the traced graph without resizing."""
     begin(f"measuring blocks in {half}")
     graph, size = ExportedGraph(plan.traced.model, plan.graph.canvas).eval(), plan.traced_size(resize=False)
     program = files.traced(graph, size)
@@ -147,7 +148,7 @@ def _write(
     header: Mapping[str, Any],
     begin: files.Begin,
 ) -> Path | torch.export.ExportedProgram:
-    """Writes the file. program: the second value of `_half_precision`. Returns what `files.write` returns."""
+    """Writes the file. program: the result of `_half_precision`. Returns the result of `files.write`."""
     size = plan.traced_size(plan.options.resize)
     rewrite = files.unchanged if precision is None else precision.set_types
     if plan.thresholds is None:
@@ -165,7 +166,7 @@ def _compared(
     written: Path | torch.export.ExportedProgram,
     begin: files.Begin,
 ) -> Exported:
-    """Runs the file and compares it with the model. Raises DensevitError if an output differs by too much."""
+    """Runs the file and compares it with the model. Raises DensevitError if an output differs too much."""
     begin("loading the file")
     run = runtimes.load(partial)
     limit = LIMIT if precision is None else precision.limit
@@ -174,7 +175,7 @@ def _compared(
     if not differences[worst] <= limit:
         hint = "" if precision is None else precision.hint()
         raise DensevitError(
-            f"{path}: `{worst}` differs from the model's by {differences[worst]:.1e} of its range; at most {limit:.0e} "
+            f"{path}: `{worst}` differs from the model by {differences[worst]:.1e} of its range; at most {limit:.0e} "
             f"is expected. No file is written.{hint}"
         )
     begin("measuring latency")
@@ -185,7 +186,7 @@ def _compared(
 
 
 def _comparisons(plan: FilePlan) -> int:
-    """The number of batches that are compared: each size and each batch size at least once."""
+    """The number of compared batches: each size and each batch size at least once."""
     return max(len(plan.sizes), len(_BATCHES))
 
 
@@ -193,29 +194,29 @@ def _differences(
     plan: FilePlan, run: runtimes.Run, selections: runtimes.Run | None, limit: float, begin: files.Begin
 ) -> dict[str, float]:
     """The largest difference of each output, on images of all sizes."""
-    found = []
+    by_batch = []
     for i in range(_comparisons(plan)):
         size, batch = plan.sizes[i % len(plan.sizes)], _BATCHES[i % len(_BATCHES)] if plan.thresholds is None else 1
         begin(f"comparing with the model on {counted(batch, 'image')} of {size[0]}x{size[1]}")
-        images = comparison.example_images(size, batch, i, plan.graph.model.channels)
+        images = file_comparison.example_images(size, batch, i, plan.graph.model.channels)
         if plan.thresholds is None:
-            found.append(comparison.differences(plan.graph, run, images, selections))
+            by_batch.append(file_comparison.differences(plan.graph, run, images, selections))
             continue
         zoom = 1.0 if plan.options.resize else _ZOOMS[i % len(_ZOOMS)]
         original = (int(size[0] * zoom), int(size[1] * zoom))
         differences = postprocessing.differences(plan.graph, run, images, original, plan.thresholds, selections, limit)
-        found.append(differences)
-    return comparison.worst(found)
+        by_batch.append(differences)
+    return file_comparison.worst(by_batch)
 
 
 def _example(plan: FilePlan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The inputs of the file for one image of the first size, on which latencies are measured."""
+    """The inputs of the file for one image of the first size, for latencies."""
     inputs = {} if plan.thresholds is None else postprocessing.inputs_of(plan.graph, plan.sizes[0])
-    return comparison.example_images(plan.sizes[0], 1, 0, plan.graph.model.channels), inputs
+    return file_comparison.example_images(plan.sizes[0], 1, 0, plan.graph.model.channels), inputs
 
 
 def _computation(plan: FilePlan) -> Callable[[], Any]:
-    """Computes the example with the model."""
+    """Returns a function that computes the example with the model."""
     tensor, graph = torch.from_numpy(_example(plan)[0]), plan.graph
 
     @torch.inference_mode()
@@ -231,7 +232,7 @@ def _computation(plan: FilePlan) -> Callable[[], Any]:
 def _quantized(
     plan: FilePlan, exported: Exported, partial: Path, images: Iterable[Any], begin: files.Begin
 ) -> Exported:
-    """Replaces the file by one in int8, without its header. images: those of the calibration."""
+    """Replaces the file by an int8 file without header. images: the images for calibration."""
     begin("calibrating int8")
     calibration = quantization.calibration_images(plan.predictor, images, plan.options.resize)
     quantized = quantization.quantize(partial, calibration, *_example(plan), _computation(plan))
@@ -240,12 +241,12 @@ def _quantized(
 
 
 def _evaluated(predictor: Predictor, partial: Path, evaluate: Evaluate, data: str | None) -> RecordedEvaluation:
-    """The metrics of the model and of its file."""
-    of_file = predictor_of(open_file(partial), predictor)
-    return RecordedEvaluation(dict(evaluate(predictor)), dict(evaluate(of_file)), data)
+    """Evaluates the model and its file."""
+    file_predictor = predictor_of(open_file(partial), predictor)
+    return RecordedEvaluation(dict(evaluate(predictor)), dict(evaluate(file_predictor)), data)
 
 
 def _records(exported: Exported) -> dict[str, Any]:
-    """The entries of the header that are known after the file is written."""
+    """The header entries that are computed from the written file."""
     records = {} if exported.evaluation is None else {"evaluation": exported.evaluation.as_json()}
     return records if exported.quantization is None else records | {"int8": exported.quantization.as_json()}

@@ -1,4 +1,4 @@
-"""What a file of a model computes: the options, and the graph that they make of the model. Nothing is written."""
+"""Plans an export: validates the options and traces the graph."""
 
 import copy
 import warnings
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from densevit.atomic_io import check_space
 from densevit.errors import ConfigError, DensevitError
-from densevit.exporting import comparison, postprocessing
+from densevit.exporting import file_comparison, postprocessing
 from densevit.exporting.deployment import deployable
+from densevit.exporting.exported_resizing import Resizing, check_resizing
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.half_precision import LIMITS, Half
-from densevit.exporting.resizing import Resizing, check_resizing
 from densevit.inference.file_model import FileModel
 from densevit.inference.predictor import Predictor, Threshold
 from densevit.inference.runtimes import SUFFIXES
@@ -19,15 +19,15 @@ from densevit.interfaces import Size
 from densevit.model import DenseModel
 from densevit.model.exported_outputs import is_exportable
 
-_PHOTO: Size = (480, 640)  # its evaluation size is the first that is compared
+_PHOTO: Size = (480, 640)  # its evaluation size is compared first
 _ORIGINAL_SIZES: list[Size] = [_PHOTO, (333, 250), (64, 97)]  # compared with `resize`
 _TRACED: Size = (421, 453)
-_LARGE: Size = (389, 517)  # has several attention windows; smaller images may have one
+_LARGE: Size = (389, 517)  # has several attention windows; smaller images may have only one
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """What a file does, see `export`. int8: whether it is calibrated for int8."""
+    """Options of `export`. int8: whether to calibrate for int8."""
 
     half: Half | None = None
     int8: bool = False
@@ -41,9 +41,9 @@ class FileOptions:
 class FilePlan:
     """The computation of a file.
 
-    graph: the model's, in float32. traced: the same with the layers of `deployable`, which is written. sizes: those of
-    the images on which both are compared, after the resizing of evaluation unless the file resizes. thresholds: the
-    least score of objects by head; None for a file without post-processing.
+    graph: the model's, in float32. traced: the same graph with the layers of `deployable`, for the file. sizes: sizes
+    of the compared images, after the evaluation transform unless the file resizes. thresholds: each head's lowest
+    score of objects; None for a file without post-processing.
     """
 
     predictor: Predictor
@@ -54,7 +54,7 @@ class FilePlan:
     thresholds: dict[str, float] | None
 
     def traced_size(self, resize: bool) -> Size:
-        """The size of the traced images: large, because torch.export treats lengths of 1 (one window) as constants."""
+        """The size of traced images: large, because torch.export treats lengths of 1 (one window) as constants."""
         fixed, canvas = self.predictor.backbone.input_size, self.graph.canvas
         if fixed and not (canvas and resize):
             return fixed
@@ -62,24 +62,26 @@ class FilePlan:
 
 
 def check_options(path: Path, options: FileOptions) -> None:
-    """Raises DensevitError if files with the suffix of the path cannot have these options, or lack a package."""
+    """Raises DensevitError for options that the file format does not support, or a missing package."""
     is_onnx = path.suffix == ".onnx"
     if path.suffix not in SUFFIXES:
         raise DensevitError(f"{path}: the suffix selects the format. Expected NAME.onnx or NAME.pt2.")
     if options.resize and not is_onnx:
         raise DensevitError(
             f"{path}: only ONNX files can resize images inside, because torch.export would need the resized size to be "
-            "an input. Fix: --out NAME.onnx, or resize images before, as docs/export.md shows."
+            "an input. Fix: --out NAME.onnx, or resize images beforehand, see docs/export.md."
         )
     if is_onnx:
         _check_packages(path)
     if options.postprocess and not is_onnx:
         raise DensevitError(
-            f"{path}: only ONNX files have the post-processing inside: the number of objects and the size of the "
-            "original image vary, which pt2 files do not allow. Fix: --out NAME.onnx, or leave --postprocess out."
+            f"{path}: only ONNX files support post-processing: the number of objects and the size of the "
+            "original image vary, which pt2 files do not allow. Fix: --out NAME.onnx, or leave out --postprocess."
         )
     if options.threshold is not None and not options.postprocess:
-        raise ConfigError("threshold: is for files that select objects. Fix: postprocess=True, or leave it out.")
+        raise ConfigError(
+            "threshold: only files with post-processing select objects. Fix: postprocess=True, or leave it out."
+        )
     if options.half is not None and options.half not in LIMITS:
         raise ConfigError(f"half is {options.half!r}; expected one of {', '.join(LIMITS)}.")
     if options.half == "bf16" and is_onnx:
@@ -89,7 +91,7 @@ def check_options(path: Path, options: FileOptions) -> None:
         )
     if options.int8 and not is_onnx:
         raise ConfigError(
-            f"{path}: only ONNX files are quantised, by ONNX Runtime. Fix: name an ONNX file, or leave int8 out."
+            f"{path}: only ONNX files can be quantised, by ONNX Runtime. Fix: name an ONNX file, or leave out int8."
         )
     if options.int8 and options.half is not None:
         raise ConfigError(f"{path}: int8 and half are two precisions of one file. Fix: leave one of them out.")
@@ -109,19 +111,21 @@ def _check_packages(path: Path) -> None:
 def file_plan(model: Predictor | DenseModel, path: Path, options: FileOptions) -> FilePlan:
     """Builds the graph of a file from a copy of the model, on the CPU.
 
-    Raises DensevitError if the model cannot have such a file, or if there is no space for it. Warns if the model does
-    not predict in one pass.
+    Raises DensevitError if the model cannot be exported with these options, or if there is no space. Warns if the model
+    does not predict in one pass.
     """
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     if isinstance(predictor.model, FileModel):
-        raise DensevitError(f"{predictor.model.file.path}: is an exported file. Fix: name the model that it is of.")
-    own = copy.deepcopy(predictor.model).cpu().float().eval()
-    _check_heads(own, options.postprocess and options.half is None)
-    check_space(path, sum(value.nbytes for value in own.state_dict().values()) // (1 if options.half is None else 2))
+        raise DensevitError(
+            f"{predictor.model.file.path}: is an exported file. Fix: name the model that it was exported from."
+        )
+    dense = copy.deepcopy(predictor.model).cpu().float().eval()
+    _check_heads(dense, options.postprocess and options.half is None)
+    check_space(path, sum(value.nbytes for value in dense.state_dict().values()) // (1 if options.half is None else 2))
     _warn_of_several_passes(predictor)
     canvas = _canvas(predictor, options.canvas)
     resizing = _resizing(predictor) if options.resize else None
-    graph, traced = (ExportedGraph(one, canvas, resizing).eval() for one in (own, deployable(own)))
+    graph, traced = (ExportedGraph(module, canvas, resizing).eval() for module in (dense, deployable(dense)))
     sizes = _ORIGINAL_SIZES if options.resize else _sizes(predictor, canvas)
     thresholds = None
     if options.postprocess:
@@ -130,9 +134,9 @@ def file_plan(model: Predictor | DenseModel, path: Path, options: FileOptions) -
 
 
 def _check_heads(model: DenseModel, postprocess: bool) -> None:
-    """Raises ConfigError for a model without heads, and for a head that has no outputs for files.
+    """Raises ConfigError for a model without heads, and for a head without outputs for files.
 
-    postprocess: the outputs are those of `predict`, which every head has.
+    postprocess: the outputs are the predictions, which every head has.
     """
     if not model.heads:
         raise ConfigError("This model has no heads, so a file would have no outputs. Fix: train a head on it.")
@@ -149,51 +153,51 @@ def _warn_of_several_passes(predictor: Predictor) -> None:
         if not options.single_pass:
             changed = ", ".join(f"{key}={value}" for key, value in options.model_dump(exclude_defaults=True).items())
             warnings.warn(
-                f"heads.{name}: predicts with the inference options {changed}; the file predicts the whole image in "
+                f"heads.{name}: predicts with the inference options {changed}; the file predicts an image in "
                 "one pass. To predict as the model does, run the file on each window, flip and scale.",
                 stacklevel=4,
             )
 
 
-def _canvas(predictor: Predictor, given: Size | None) -> Size | None:
-    """The given canvas, or that of the model's config. Raises ConfigError for a canvas at which the model does not
-    compute, or on which images have no room."""
-    if given is None:
+def _canvas(predictor: Predictor, canvas: Size | None) -> Size | None:
+    """The canvas that is set, or else the config's. Raises ConfigError for a canvas that the model does not support, or
+    that is smaller than images."""
+    if canvas is None:
         return None if predictor.resize is None else predictor.resize.canvas
     step = predictor.model.multiple
     if predictor.backbone.input_size is not None:
         size = "{}x{}".format(*predictor.backbone.input_size)
-        raise ConfigError(f"canvas: the backbone takes one size, {size}, anyway. Fix: leave canvas out.")
-    if min(given) < step or any(side % step for side in given):
-        raise ConfigError(f"canvas is {given[0]}x{given[1]}; multiples of {step} are expected.")
+        raise ConfigError(f"canvas: the backbone takes {size} only. Fix: leave out canvas.")
+    if min(canvas) < step or any(side % step for side in canvas):
+        raise ConfigError(f"canvas is {canvas[0]}x{canvas[1]}; multiples of {step} are expected.")
     if predictor.resize is None:
-        return given
+        return canvas
     for original in ((1000, 1000), (1000, 3000), (3000, 1000)):
         height, width = predictor.resize.size_of(*original)
-        if height > given[0] or width > given[1]:
+        if height > canvas[0] or width > canvas[1]:
             raise ConfigError(
-                f"canvas is {given[0]}x{given[1]}; an image of {original[0]}x{original[1]} is resized to "
+                f"canvas is {canvas[0]}x{canvas[1]}; an image of {original[0]}x{original[1]} is resized to "
                 f"{height}x{width}, which is larger. Fix: a larger canvas."
             )
-    return given
+    return canvas
 
 
 def _resizing(predictor: Predictor) -> Resizing:
-    """The resizing of `predict`, checked against it."""
+    """The resizing of the file, checked against `predict`."""
     if predictor.resize is None:
         raise ConfigError(
-            "This model has no config with `data.image_size`, to which the file could resize images. Fix: "
+            "This model has no config with `data.image_size`, which resizing in the file needs. Fix: "
             "export a run folder or one of its model files, or leave `resize` out."
         )
     resizing = Resizing(predictor.resize.transforms)
     channels = predictor.model.channels
     for size in _ORIGINAL_SIZES:
-        check_resizing(resizing, comparison.example_images(size, 1, 0, channels), channels)
+        check_resizing(resizing, file_comparison.example_images(size, 1, 0, channels), channels)
     return resizing
 
 
 def _sizes(predictor: Predictor, canvas: Size | None) -> list[Size]:
-    """The compared sizes, after evaluation resizing; the last one has odd sides."""
+    """The compared sizes, after the evaluation transform; the last one has odd sides."""
     fixed = predictor.backbone.input_size
     if fixed:
         return [(fixed[0], fixed[1])]

@@ -1,4 +1,4 @@
-"""Writes and runs exported files: ONNX, and torch.export's pt2."""
+"""Traces models and writes files: ONNX, and torch.export's pt2."""
 
 import contextlib
 import io
@@ -21,8 +21,8 @@ from densevit.model import DenseModel
 from densevit.terminal import silenced
 
 TRACING, CONVERTING, SAVING = "tracing the model", "converting it to ONNX", "saving the file"
-_MAX_OPERATIONS = 40  # of a size inside a backbone; of those that are exported in minutes it has at most 20
-_BATCH = 13  # of the traced images; differs from any number of layers, which the tracer would take for the batch
+_MAX_OPERATIONS = 40  # in the expression of a size inside a backbone; at most 20 where the export takes minutes
+_BATCH = 13  # of traced images; unequal to any number of layers, which the tracer would take for the batch
 
 
 Begin = Callable[[str], None]
@@ -32,7 +32,7 @@ Rewrite = Callable[[torch.export.ExportedProgram], None]
 
 
 def unchanged(program: torch.export.ExportedProgram) -> None:
-    """Leaves a traced graph as it is."""
+    """Leaves a traced graph unchanged."""
 
 
 def count_steps(path: Path, resize: bool) -> int:
@@ -50,9 +50,9 @@ def write(
     program: torch.export.ExportedProgram | None = None,
 ) -> Path | torch.export.ExportedProgram:
     """Traces the graph and writes it. size: (h, w) of the traced images; the file takes other sizes too unless the
-    backbone has one size. header: written as JSON into the file. rewrite: changes the traced graph, without that of the
-    resizing. program: what `traced` returned for this graph without resizing and this size, which is changed; None: the
-    graph is traced. Returns the path of an ONNX file, and the traced graph of a pt2 file, which takes long to load.
+    backbone has a fixed size. header: written as JSON into the file. rewrite: changes the traced graph, except for the
+    resizing. program: the result of `traced` for this graph without resizing and this size, which is changed in place;
+    None: traces the graph. Returns the path of an ONNX file, or the traced graph of a pt2 file, which is slow to load.
     Raises DensevitError if the model cannot be traced.
     """
     one_size = graph.model.backbone.input_size is not None and graph.resizing is None
@@ -66,7 +66,7 @@ def write(
             rewrite(program)
             _remove_unused(program)
             begin(SAVING)
-            program.example_inputs = None  # images as large as many models
+            program.example_inputs = None  # example images are as large as many models
             torch.export.save(program, path, extra_files={HEADER_FILE: json.dumps(header)})
             return program
         names = list(graph(blank(1, size)))
@@ -91,7 +91,7 @@ def write(
 
 
 def converted_resizing(graph: ExportedGraph, original: Size, begin: Begin) -> Any:
-    """The onnx_ir.Graph of a graph's resizing, with the input `images` and the output `resized`."""
+    """The resizing as an onnx_ir.Graph, with the input `images` and the output `resized`."""
     begin("tracing the resizing")
     assert graph.resizing is not None
     program = _traced(graph.resizing, [graph.model.blank_images(_BATCH, original)])
@@ -100,27 +100,28 @@ def converted_resizing(graph: ExportedGraph, original: Size, begin: Begin) -> An
 
 
 def save(exported: torch.onnx.ONNXProgram, path: Path, header: Mapping[str, Any]) -> None:
-    """Writes an ONNX file with the header."""
+    """Writes an ONNX file with a header."""
     exported.model.metadata_props.update({METADATA: json.dumps(header)} | _class_names(header))
     exported.save(path)
 
 
 def _class_names(header: Mapping[str, Any]) -> dict[str, str]:
-    """The names of the classes of each head, one per line, for programs that do not read JSON."""
+    """The class names of each head, one per line, for programs that do not read JSON."""
     classes = {name: head["classes"] for name, head in header.get("heads", {}).items()}
-    return {f"classes/{head}": "\n".join(one["name"] for one in own) for head, own in classes.items() if own}
+    names = {head: [c["name"] for c in head_classes] for head, head_classes in classes.items()}
+    return {f"classes/{head}": "\n".join(lines) for head, lines in names.items() if lines}
 
 
 @contextlib.contextmanager
 def tracing(model: DenseModel) -> Iterator[None]:
-    """Silences the tracer. Raises DensevitError, with the names of the parts, if the model cannot be traced, and in the
-    first seconds, if it would take hours."""
+    """Silences the tracer. Raises DensevitError, naming the parts, if the model cannot be traced, and within seconds if
+    tracing would take hours."""
     with silenced(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), _limited_sizes(model.backbone):
         try:
             yield
         except (OSError, DensevitError):
             raise
-        except Exception as error:  # of any kind, from the tracer
+        except Exception as error:  # the tracer raises any
             parts = [type(model.backbone).__name__, *(type(head).__name__ for head in model.heads.values())]
             raise DensevitError(
                 f"{' with '.join(parts)} cannot be exported: {_reason(error)} "
@@ -131,19 +132,19 @@ def tracing(model: DenseModel) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _limited_sizes(backbone: nn.Module) -> Iterator[None]:
-    """Raises DensevitError if a size inside the backbone is a long expression of the image's size while it is traced.
+    """Raises DensevitError while a backbone is traced if a size inside it is a long expression of the image's size.
 
-    Such expressions, as of windows that each layer pads again, nest; the tracer then takes minutes per operation.
+    Such expressions nest, for example when each layer pads windows again; the tracer then takes minutes per operation.
     """
 
     def check(module: nn.Module, _: object, output: object) -> None:
         for side in output.shape if isinstance(output, torch.Tensor) else ():
             if isinstance(side, torch.SymInt) and side.node.expr.count_ops() > _MAX_OPERATIONS:
                 raise DensevitError(
-                    f"{type(backbone).__name__} cannot be exported for images of any size: sizes inside it, from "
-                    f"{type(module).__name__} on, are long expressions of the image's, for which torch.export takes "
-                    "hours. Fix: a canvas (--canvas HxW), or a backbone such as swin, vit, resnet, or timm's convnext "
-                    "and efficientnet."
+                    f"{type(backbone).__name__} cannot be exported for images of any size: from "
+                    f"{type(module).__name__} on, sizes inside it are long expressions of the image's size, for which "
+                    "torch.export takes hours. Fix: a canvas (--canvas HxW), or a backbone such as swin, vit, resnet, "
+                    "or timm's convnext and efficientnet."
                 )
 
     with contextlib.ExitStack() as hooks:
@@ -153,7 +154,7 @@ def _limited_sizes(backbone: nn.Module) -> Iterator[None]:
 
 
 def replace_header(path: Path, header: Mapping[str, Any]) -> None:
-    """Replaces the header of a file of `write`."""
+    """Replaces the header of a file written by `write`."""
     if path.suffix == ".pt2":
         torch.export.save(torch.export.load(path), path, extra_files={HEADER_FILE: json.dumps(header)})
         return
@@ -165,31 +166,30 @@ def replace_header(path: Path, header: Mapping[str, Any]) -> None:
 
 
 def traced(graph: ExportedGraph, size: Size) -> torch.export.ExportedProgram:
-    """The traced graph of images of a size (h, w), without resizing. Raises DensevitError if it cannot be traced."""
+    """Traces a graph for images of a size (h, w), without resizing. Raises DensevitError if it cannot be traced."""
     with tracing(graph.model):
         return _traced(graph, [graph.model.blank_images(_BATCH, size)], graph.model.backbone.input_size is not None)
 
 
 def _traced(graph: nn.Module, examples: Sequence[Tensor], one_size: bool = False) -> torch.export.ExportedProgram:
-    """Traces a graph on these images, of `_BATCH` each. one_size: the program takes no other size."""
+    """Traces a graph on example images, `_BATCH` per input. one_size: the program takes no other size."""
     varies = torch.export.Dim.DYNAMIC
     shapes: dict[int, Any] = {0: varies} if one_size else {0: varies, 2: varies, 3: varies}
     return torch.export.export(graph, tuple(examples), dynamic_shapes=(shapes,) * len(examples), strict=False)
 
 
 def _remove_guards(program: torch.export.ExportedProgram) -> None:
-    """Removes the tracer's conditions on the sizes of images, which a loaded program would check.
+    """Removes the tracer's conditions on image sizes, which a loaded program would check.
 
-    Some conditions hold for the traced size only, for example that the last windows of a Swin need no padding. The
-    graph still computes the same as the model for other sizes; `export` compares several.
+    Some conditions hold only for the traced size, for example that the last windows of a Swin need no padding. The
+    graph computes the same as the model for other sizes, too; `export` compares several.
     """
     if hasattr(program, "_guards_code"):  # not in all versions of torch
         program._guards_code = []
 
 
 def _remove_unused(program: torch.export.ExportedProgram) -> None:
-    """Removes parameters and buffers that the graph does not use: those of layers that only training uses. An ONNX file
-    has none."""
+    """Removes parameters and buffers that the graph does not use, of layers for training only. ONNX files have none."""
     kept = []
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     for spec in program.graph_signature.input_specs:
@@ -197,7 +197,7 @@ def _remove_unused(program: torch.export.ExportedProgram) -> None:
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and name in nodes and not nodes[name].users:
             program.graph.erase_node(nodes[name])
             program.state_dict.pop(spec.target, None)
-            program.constants.pop(spec.target, None)  # of a buffer that is not in the state dict
+            program.constants.pop(spec.target, None)  # a buffer outside the state dict
         else:
             kept.append(spec)
     program.graph_signature.input_specs[:] = kept
@@ -207,7 +207,7 @@ def _remove_unused(program: torch.export.ExportedProgram) -> None:
 def converted(
     program: torch.export.ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]
 ) -> torch.onnx.ONNXProgram:
-    """A traced graph as ONNX, with the names of its inputs and outputs."""
+    """Converts a traced graph to ONNX, with these names of inputs and outputs."""
     from onnxscript import opset18
 
     def floor_divide(numerator: Any, denominator: Any) -> Any:
@@ -215,7 +215,7 @@ def converted(
         return opset18.Div(opset18.Sub(numerator, opset18.Mod(numerator, denominator)), denominator)
 
     def stable_sort(x: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
-        """ONNX's TopK has equal values in the order of their indices."""
+        """ONNX's TopK orders equal values by index."""
         indices: Any = opset18.Constant(value_ints=[dim])
         length = opset18.Gather(opset18.Shape(x), indices)
         return opset18.TopK(x, length, axis=dim, largest=int(descending), sorted=1)
@@ -235,9 +235,9 @@ def converted(
 
 
 def prepend(first: Any, second: Any) -> None:
-    """Moves the nodes of an ONNX graph to the front of another one, and connects outputs to inputs of the same name.
+    """Moves the nodes of an ONNX graph to the front of another graph and connects equally named outputs and inputs.
 
-    Other inputs that have the same name become one input. first, second: onnx_ir.Graph.
+    Other inputs of the same name become one input. first, second: onnx_ir.Graph.
     """
     import onnx_ir
 
@@ -253,10 +253,10 @@ def prepend(first: Any, second: Any) -> None:
     first.initializers.clear()
     first.remove(nodes)
     values = [value for node in nodes for value in node.outputs]
-    for one in [*nodes, *initializers, *values]:
-        one.name = f"resizing/{one.name}"  # unique in `second`
+    for named in [*nodes, *initializers, *values]:
+        named.name = f"resizing/{named.name}"  # unique in `second`
     for value in values:
-        value.shape = None  # its symbolic sizes may have another meaning in `second`
+        value.shape = None  # its symbolic sizes may mean others in `second`
     for value in initializers:
         second.register_initializer(value)
     second.insert_before(second[0], nodes)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.exporting.resizing import Resizing
+from densevit.exporting.exported_resizing import Resizing
 from densevit.interfaces import Outputs, Size
 from densevit.layers.precision import in_float32
 from densevit.model import DenseModel
@@ -12,10 +12,10 @@ from densevit.model.exported_outputs import exported
 
 
 class ExportedGraph(nn.Module):
-    """A model as it is exported.
+    """A model for export.
 
-    canvas: (h, w) to which images are padded; None: the next multiple of the model's coarsest stride. resizing: resizes
-    images of any size first; None: images are not resized.
+    canvas: (h, w) that images are padded to; None: the next multiple of the model's coarsest stride. resizing: resizes
+    images of any size first; None: does not resize.
     """
 
     def __init__(self, model: DenseModel, canvas: Size | None = None, resizing: Resizing | None = None) -> None:
@@ -23,26 +23,26 @@ class ExportedGraph(nn.Module):
         self.model, self.canvas, self.resizing = model, canvas, resizing
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """images: (B, C, H, W) of the model's channels. Returns the outputs of `exported`, named HEAD/NAME for several
+        """images: (B, C, H, W) with the model's channels. Returns the outputs of `exported`, as HEAD/NAME for several
         heads."""
         if self.resizing is None:
             return self.outputs(images)
         return self.outputs(self.resizing(images), original_size(images))
 
     def outputs(self, images: Tensor, original: Size | None = None) -> dict[str, Tensor]:
-        """Like `forward`, for resized images. original: (H, W) before resizing; outputs are in pixels of this size."""
+        """`forward` for resized images. original: (H, W) before resizing; outputs are in pixels of this size."""
         H, W = images.shape[-2:]
         made = self.made(images)
         outputs: dict[str, Tensor] = {}
         for name, head in self.model.heads.items():
-            found = exported(head, in_float32(made[name]), (H, W), original)
-            outputs |= {self.prefix(name) + key: value for key, value in found.items()}
+            head_outputs = exported(head, in_float32(made[name]), (H, W), original)
+            outputs |= {self.prefix(name) + key: value for key, value in head_outputs.items()}
         return outputs
 
     def made(self, images: Tensor) -> dict[str, Outputs]:
         """The outputs of the model, by head, for resized images."""
         H, W = images.shape[-2:]
-        if images.dtype == torch.uint16:  # which ONNX Runtime does not pad
+        if images.dtype == torch.uint16:  # ONNX Runtime cannot pad it
             images = images.float()
         height, width = self.canvas or (_padded(H, self.model.multiple), _padded(W, self.model.multiple))
         outside = (0, width - W, 0, height - H)
@@ -55,10 +55,10 @@ class ExportedGraph(nn.Module):
 
 
 class ResizedGraph(nn.Module):
-    """The part of a graph after the resizing, as a separate graph whose input has the resized size.
+    """The part of a graph after resizing, as a separate graph whose input has the resized size.
 
-    In one graph, the resized size would be an expression of the original size, for which `torch.export` can prove
-    hardly any condition.
+    In a single graph, the resized size would be an expression of the original size, and `torch.export` could prove
+    hardly any condition on it.
     """
 
     def __init__(self, graph: ExportedGraph) -> None:
@@ -66,7 +66,7 @@ class ResizedGraph(nn.Module):
         self.exported = graph  # `graph` is an attribute of traced modules
 
     def forward(self, resized: Tensor, images: Tensor) -> dict[str, Tensor]:
-        """resized: (B, C, h, w). images: (B, C, H, W), of which only the size is used."""
+        """resized: (B, C, h, w). images: (B, C, H, W), only their size is used."""
         return self.exported.outputs(resized, original_size(images))
 
 

@@ -1,4 +1,4 @@
-"""Half precision of exported files: which blocks of a model have it, found by their errors against float32."""
+"""Half precision of exported files: selects the blocks of a model by their error compared with float32."""
 
 import math
 from collections import Counter
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from densevit.exporting import comparison
+from densevit.exporting import file_comparison
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.typed_graph import Rounded, compares, heavy_layers, set_types
 from densevit.interfaces import Size
@@ -18,19 +18,19 @@ from densevit.interfaces import Size
 Half = Literal["fp16", "bf16"]
 _TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LIMITS: Mapping[str, float] = {"fp16": 1e-2, "bf16": 4e-2}
-"""The largest difference of a file from its model, by type, of an output's range; of a model that compares values,
-`_COMPARING` times as much."""
-_SHARE = 0.5  # of the limit, for all blocks together: the file is run on other images
+"""The largest difference of a file from its model by type, relative to an output's range; `_COMPARING` times as much
+for a model that compares values."""
+_SHARE = 0.5  # of the limit, for all blocks together: a margin for other images
 _TOLERANCE = 0.2  # of the limit, for one block
 _MAX_BLOCKS = 24  # rows of the table
 _IMAGES = 2
-_COMPARING = 4.0  # times the limit, for a model that compares values: one that changes sides changes more than rounding
+_COMPARING = 4.0  # times the limit: a comparison that flips changes more than rounding
 
 
 @dataclass(frozen=True)
 class Block:
-    """A module of the model. error: the largest difference of an output, relative to its range, if the heavy layers of
-    this block alone are in half precision; infinite if a value is not finite. precision: fp16, bf16 or fp32.
+    """A module of the model. error: the largest difference of an output, relative to its range, with only this block's
+    heavy layers in half precision; infinite for values that are not finite. precision: fp16, bf16 or fp32.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Block:
     precision: str
 
     def as_json(self) -> dict[str, Any]:
-        """An infinite error is null."""
+        """The block as JSON; an infinite error is null."""
         return {**asdict(self), "error": self.error if math.isfinite(self.error) else None}
 
 
@@ -46,8 +46,8 @@ class Block:
 class HalfPrecision:
     """The precision of a file.
 
-    blocks: the blocks in the order of computation. compares: whether values that depend on them are compared, as the
-    mask logits of masked attention are with 0.
+    blocks: the blocks in the order of computation. compares: whether the model compares values that depend on blocks,
+    as masked attention compares mask logits with 0.
     """
 
     half: Half
@@ -56,36 +56,36 @@ class HalfPrecision:
 
     @property
     def limit(self) -> float:
-        """The largest difference from the model that is allowed, of an output's range."""
+        """The largest allowed difference from the model, relative to an output's range."""
         return LIMITS[self.half] * (_COMPARING if self.compares else 1.0)
 
     def hint(self) -> str:
-        """A sentence with the block in half precision that has the largest error."""
+        """A sentence on the half-precision block with the largest error."""
         worst = max(_in_half(self.blocks), key=lambda block: block.error, default=None)
         if worst is None:
             return f" No block is in {self.half}."
         return f" Of the blocks in {self.half}, `{worst.name}` has the largest error, {worst.error:.1e}."
 
     def set_types(self, program: torch.export.ExportedProgram) -> None:
-        """Sets the types of a traced graph of the model, in place."""
+        """Sets the types of the model's traced graph, in place."""
         in_half = {block.name for block in _in_half(self.blocks)}
         layers = _by_block(heavy_layers(program), [block.name for block in self.blocks])
         set_types(program, [node for name in in_half for node in layers.get(name, ())], _TYPES[self.half])
 
     def as_json(self) -> dict[str, Any]:
-        """The table as it is written into the file."""
+        """The entry `half` of a header."""
         return {"precision": self.half, "limit": self.limit, "blocks": [block.as_json() for block in self.blocks]}
 
 
 def measured(graph: ExportedGraph, program: torch.export.ExportedProgram, size: Size, half: Half) -> HalfPrecision:
-    """Measures which blocks of a model can be in half precision.
+    """Selects the blocks of a model that can compute in half precision.
 
-    graph: the model's graph, in float32, without resizing. program: the traced graph. size: (h, w) of the images on
-    which outputs are compared. A block stays in float32 if its error is more than a fifth of the limit. Then the blocks
-    with the largest errors do, until all others together differ by at most half of the limit.
+    graph: the model's graph, in float32, without resizing. program: the traced graph. size: (h, w) of the compared
+    images. A block stays in float32 if its error exceeds a fifth of the limit. Then blocks with the largest errors
+    return to float32 until all others together differ by at most half of the limit.
     """
     rounded = Rounded(program, _TYPES[half])
-    images = torch.from_numpy(comparison.example_images(size, _IMAGES, 0, graph.model.channels))
+    images = torch.from_numpy(file_comparison.example_images(size, _IMAGES, 0, graph.model.channels))
     expected = rounded.outputs(images)
     layers = heavy_layers(program)
     by_block = _by_block(layers, _blocks(layers.values()))
@@ -96,8 +96,8 @@ def measured(graph: ExportedGraph, program: torch.export.ExportedProgram, size: 
     limit = LIMITS[half]
     blocks = []
     for name, nodes in by_block.items():
-        own = error(nodes)
-        blocks.append(Block(name, own, half if own <= _TOLERANCE * limit else "fp32"))
+        block_error = error(nodes)
+        blocks.append(Block(name, block_error, half if block_error <= _TOLERANCE * limit else "fp32"))
     while in_half := _in_half(blocks):
         if error(node for block in in_half for node in by_block[block.name]) <= _SHARE * limit:
             break
@@ -106,9 +106,9 @@ def measured(graph: ExportedGraph, program: torch.export.ExportedProgram, size: 
     return HalfPrecision(half, blocks, compares(program, layers))
 
 
-def _error(graph: ExportedGraph, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], size: Size) -> float:
-    arrays = [{name: value.numpy() for name, value in outputs.items()} for outputs in (found, expected)]
-    return max(comparison.relative_errors(graph, arrays[0], arrays[1], size).values(), default=0.0)
+def _error(graph: ExportedGraph, outputs: Mapping[str, Tensor], expected: Mapping[str, Tensor], size: Size) -> float:
+    arrays = [{name: value.numpy() for name, value in named.items()} for named in (outputs, expected)]
+    return max(file_comparison.relative_errors(graph, arrays[0], arrays[1], size).values(), default=0.0)
 
 
 def _in_half(blocks: Iterable[Block]) -> list[Block]:
@@ -116,18 +116,18 @@ def _in_half(blocks: Iterable[Block]) -> list[Block]:
 
 
 def _blocks(modules: Iterable[str]) -> list[str]:
-    """Names of at most `_MAX_BLOCKS` modules that contain these modules.
+    """Names of at most `_MAX_BLOCKS` modules that contain `modules`.
 
-    Begins with the whole model, and splits the module with most layers into its children while there are not too many.
+    Starts with the model, and splits the module with most layers into its children while the limit allows.
     """
     counts = Counter(tuple(name.split(".")) for name in modules)
     blocks: dict[tuple[str, ...], list[tuple[str, ...]]] = {(): [*counts]}
     final = set[tuple[str, ...]]()
     while rest := blocks.keys() - final:
-        largest = max(rest, key=lambda name: (sum(counts[one] for one in blocks[name]), name))
+        largest = max(rest, key=lambda name: (sum(counts[module] for module in blocks[name]), name))
         children: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
-        for one in blocks[largest]:
-            children.setdefault(one[: len(largest) + 1], []).append(one)
+        for module in blocks[largest]:
+            children.setdefault(module[: len(largest) + 1], []).append(module)
         if largest in children or len(blocks) - 1 + len(children) > _MAX_BLOCKS:
             final.add(largest)
         else:
@@ -140,7 +140,7 @@ def _by_block(layers: Mapping[Node, str], blocks: Sequence[str]) -> dict[str, li
     """The layers of each block, in the order of computation. layers: the name of each node's module."""
     result: dict[str, list[Node]] = {}
     for node, module in layers.items():
-        own = [name for name in blocks if not name or f"{module}.".startswith(f"{name}.")]
-        if own:
-            result.setdefault(max(own, key=len), []).append(node)
+        containing = [name for name in blocks if not name or f"{module}.".startswith(f"{name}.")]
+        if containing:
+            result.setdefault(max(containing, key=len), []).append(node)
     return result

@@ -1,4 +1,4 @@
-"""The header of an exported file: JSON for the programs that use it, and for `densevit evaluate`."""
+"""The header of an exported file: JSON for programs that use the file, and for `densevit evaluate`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from densevit.weights import model_file
 
 @runtime_checkable
 class SupportsNms(Protocol):
-    """A head whose `boxes` in exported files need class-wise non-maximum suppression, which their header describes.
+    """A head whose exported `boxes` need class-wise non-maximum suppression; the header describes it.
 
     nms: IoU above which a box is a duplicate. max_predictions: the largest number of objects in an image.
     """
@@ -24,9 +24,9 @@ class SupportsNms(Protocol):
 def header_of(
     predictor: Predictor, canvas: Size | None, resize: bool, thresholds: Mapping[str, float] | None
 ) -> dict[str, Any]:
-    """Metadata for users of the file: the classes and NMS of its heads, and the evaluation size of images; and what
-    `inference.file_model` builds the heads from. thresholds: the score threshold of each head in a file with
-    post-processing; None: without. `images` are the channels of the images, `densevit.channels.Channels`.
+    """Metadata for users of the file: classes and NMS of each head, and the evaluation size; and for
+    `inference.file_model`, which builds the heads. thresholds: each head's score threshold in a file with
+    post-processing; None without. The entry `images` is a `densevit.channels.Channels`.
     """
     model, sections = predictor.model, predictor.sections
     necks: dict[str, Any] = dict(model.necks.items())
@@ -35,7 +35,7 @@ def header_of(
         features = necks.get(name, model.backbone)
         heads[name] = {
             "task": getattr(head, "task", None),
-            "classes": [asdict(one) for one in predictor.classes[name]],
+            "classes": [asdict(c) for c in predictor.classes[name]],
             "nms": {"iou": head.nms, "max_predictions": head.max_predictions}
             if thresholds is None and isinstance(head, SupportsNms)
             else None,

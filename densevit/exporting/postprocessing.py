@@ -1,6 +1,7 @@
-"""Files that predict: the post-processing of `densevit predict` is inside, NMS, merging, resizing and score thresholds.
+"""Files with post-processing: they compute the predictions of `densevit predict`, with NMS, merging, resizing and score
+thresholds.
 
-`Head.predict` itself is traced, with the sizes of the image and of its original as symbols.
+The trace contains `Head.predict` itself, with symbols for the sizes of the image and of its original.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,18 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from densevit.errors import ConfigError, did_you_mean
-from densevit.exporting import comparison, files, prediction_comparison
+from densevit.exporting import file_comparison, files, prediction_comparison
 from densevit.exporting.graph import ExportedGraph, original_size
 from densevit.inference.predictor import Threshold
 from densevit.inference.runtimes import IMAGES, ORIGINAL_SIZE, THRESHOLDS, Run
 from densevit.interfaces import Predictions, Size
 from densevit.targets.types import TargetTypes, above_threshold
 
-_ORIGINAL = "original"  # an input of the traced graph, of which only the size is used
+_ORIGINAL = "original"  # an input of the traced graph; only its size is used
 
 
 class PredictionGraph(nn.Module):
-    """The predictions of one image. heads: those with score thresholds, in the order of the input `thresholds`."""
+    """The predictions of one image. heads: heads with score thresholds, in the order of the input `thresholds`."""
 
     def __init__(self, graph: ExportedGraph, heads: list[str]) -> None:
         super().__init__()
@@ -32,44 +33,44 @@ class PredictionGraph(nn.Module):
     def forward(self, images: Tensor, original: Tensor, thresholds: Tensor) -> dict[str, Tensor]:
         """The predictions of all heads by name, HEAD/NAME for several heads, in pixels of the original image.
 
-        images: (1, C, h, w), resized. original: (..., H, W), of which only the size is used. thresholds: (T,),
-        the least score of an object of each of `heads`.
+        images: (1, C, h, w), resized. original: (..., H, W); only its size is used. thresholds: (T,), the lowest score
+        of an object, for each of `heads`.
         """
-        found: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         for name, predictions in predict(self.exported, images, original_size(original)).items():
             if name in self.heads:
                 types = TargetTypes(getattr(self.exported.model.heads[name], "target_types", None))
                 lowest: Any = thresholds[self.heads.index(name)]
                 predictions = above_threshold(predictions, lowest, types)
-            found |= {self.exported.prefix(name) + key: value for key, value in predictions.items()}
-        return found
+            outputs |= {self.exported.prefix(name) + key: value for key, value in predictions.items()}
+        return outputs
 
 
 def predict(graph: ExportedGraph, images: Tensor, original: Size) -> dict[str, Predictions]:
     """The predictions of each head for one resized image (1, C, h, w), in pixels of `original`."""
     target: Any = {"size": (images.shape[-2], images.shape[-1]), "original_size": original}
     by_head = graph.model.predictions(graph.made(images), [target])
-    return {name: of_image for name, (of_image,) in by_head.items()}
+    return {name: prediction for name, (prediction,) in by_head.items()}
 
 
 def thresholds_of(
-    graph: ExportedGraph, size: Size, given: Threshold | None, defaults: Mapping[str, float]
+    graph: ExportedGraph, size: Size, threshold: Threshold | None, defaults: Mapping[str, float]
 ) -> dict[str, float]:
     """The score threshold of each head that predicts scores.
 
-    size: (H, W) of an image that the model takes. given: a threshold for all heads, or one by head; None: the defaults.
-    Raises ConfigError for a threshold of another head, or that is no score.
+    size: (H, W) of an image that the model takes. threshold: one for all heads, or one by head; None: the defaults.
+    Raises ConfigError for a threshold of another head, or outside 0 to 1.
     """
     heads = _heads_with_scores(graph, size)
-    if isinstance(given, float | int) and not heads:
+    if isinstance(threshold, float | int) and not heads:
         raise ConfigError("threshold: no head of this model predicts scores. Fix: leave it out.")
-    if given is None:
-        given = {name: defaults[name] for name in heads}
-    elif isinstance(given, Mapping) and (others := [*(given.keys() - {*heads})]):
+    if threshold is None:
+        threshold = {name: defaults[name] for name in heads}
+    elif isinstance(threshold, Mapping) and (unknown := [*(threshold.keys() - {*heads})]):
         raise ConfigError(
-            f"threshold of {others[0]!r}, which is not a head with scores.{did_you_mean(others[0], heads)}"
+            f"threshold of {unknown[0]!r}, which is not a head with scores.{did_you_mean(unknown[0], heads)}"
         )
-    by_head = {name: given.get(name, 0.0) if isinstance(given, Mapping) else given for name in heads}
+    by_head = {name: threshold.get(name, 0.0) if isinstance(threshold, Mapping) else threshold for name in heads}
     for name, score in by_head.items():
         if not 0 <= score <= 1:
             raise ConfigError(f"threshold of {name!r} is {score}; a score from 0 to 1 is expected.")
@@ -77,14 +78,14 @@ def thresholds_of(
 
 
 def _heads_with_scores(graph: ExportedGraph, size: Size) -> list[str]:
-    """The heads whose predictions of an image of this size have scores."""
+    """The heads whose predictions have scores. size: the size of an image that the model takes."""
     with torch.no_grad():
         predictions = predict(graph, graph.model.blank_images(1, size), size)
-    return [name for name, of_head in predictions.items() if "scores" in of_head]
+    return [name for name, head_predictions in predictions.items() if "scores" in head_predictions]
 
 
 def inputs_of(graph: ExportedGraph, original: Size, thresholds: Sequence[float] | None = None) -> dict[str, np.ndarray]:
-    """The inputs of a file beside the images. thresholds: None: the defaults of the file."""
+    """The inputs of a file other than the images. thresholds: None: the file's defaults."""
     inputs = {} if graph.resizing is not None else {ORIGINAL_SIZE: np.array(original)}
     return inputs | ({THRESHOLDS: np.array(thresholds, np.float32)} if thresholds else {})
 
@@ -98,26 +99,26 @@ def differences(
     run_selections: Run | None,
     limit: float,
 ) -> dict[str, float]:
-    """The differences of the file's predictions from those of `predict`, by output, see `prediction_comparison`.
+    """Each output's differences between the predictions of the file and of `predict`, see `prediction_comparison`.
 
-    images: (1, C, H, W). original: (H, W) of the image; with resizing in the file, that of `images`. thresholds:
-    the file's threshold of each head; all objects are compared, whatever their score. run_selections, limit: the
-    arguments of `comparison`.
+    images: (1, C, H, W). original: (H, W) of the image; with resizing in the file, the size of `images`. thresholds:
+    the file's threshold by head; objects of any score are compared. run_selections, limit: the parameters of
+    `comparison`.
     """
 
     def expected() -> dict[str, Predictions]:
         x = torch.from_numpy(images)
         return predict(graph, x if graph.resizing is None else graph.resizing(x), original)
 
-    of_heads, result = comparison.repeating_selections(graph, images, run_selections, expected)
-    found = run(images, **inputs_of(graph, original, [0.0] * len(thresholds)))
+    by_head, result = file_comparison.repeating_selections(graph, images, run_selections, expected)
+    outputs = run(images, **inputs_of(graph, original, [0.0] * len(thresholds)))
     selected = run(images, **inputs_of(graph, original))
-    for name, predictions in of_heads.items():
+    for name, predictions in by_head.items():
         prefix, head = graph.prefix(name), graph.model.heads[name]
-        own = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
-        differs = prediction_comparison.differences(head, predictions, own, original, limit)
+        head_outputs = {key.removeprefix(prefix): value for key, value in outputs.items() if key.startswith(prefix)}
+        differs = prediction_comparison.differences(head, predictions, head_outputs, original, limit)
         if name in thresholds:
-            count = int((own["scores"] >= np.float32(thresholds[name])).sum())
+            count = int((head_outputs["scores"] >= np.float32(thresholds[name])).sum())
             if len(selected[f"{prefix}scores"]) != count:
                 differs["objects"] = float("inf")
         result |= {prefix + key: value for key, value in differs.items()}
@@ -133,10 +134,10 @@ def write(
     begin: files.Begin = lambda name: None,
     rewrite: files.Rewrite = files.unchanged,
 ) -> None:
-    """Traces the graph with its post-processing and writes it as ONNX. The other arguments are those of `files.write`.
+    """Traces the graph with post-processing and writes it as ONNX. Other parameters as of `files.write`.
 
-    thresholds: the threshold of each head; they are the default of the file's input `thresholds`. Raises DensevitError
-    if the model or `predict` of a head cannot be traced.
+    thresholds: each head's default of the file's input `thresholds`. Raises DensevitError if the model or `predict` of
+    a head cannot be traced.
     """
     predictions = PredictionGraph(graph, [*thresholds]).eval()
     one_size = graph.model.backbone.input_size is not None and graph.resizing is None
@@ -185,9 +186,9 @@ def _take_size(graph: Any) -> None:
 
 
 def _set_defaults(graph: Any, thresholds: np.ndarray) -> None:
-    """Gives the input `thresholds` its default, so that programs need not pass it; removes it if it is empty.
+    """Sets the default of the input `thresholds`, so that programs need not pass it; removes an empty input.
 
-    graph: onnx_ir.Graph. An input with the name of an initializer has its value by default.
+    graph: onnx_ir.Graph. The default is an initializer with the input's name.
     """
     import onnx_ir
 

@@ -20,7 +20,7 @@ from densevit.inference.predictor import Predictor
 from densevit.inference.runtimes import IMAGES, load
 from densevit.terminal import silenced
 
-MAX_LOSS = 0.01  # of a main metric; a warning is given above it
+MAX_LOSS = 0.01  # of a main metric, above which `checked` warns
 _ROUNDS = 20  # per latency
 _CONVOLUTION = "Conv"
 _LINEAR = ("Gemm", "MatMul")
@@ -28,11 +28,10 @@ _LINEAR = ("Gemm", "MatMul")
 
 @dataclass(frozen=True)
 class Quantization:
-    """The comparison of an int8 file with the float32 file that it was made of.
+    """The comparison of an int8 file with its float32 original.
 
     images: the number of calibration images. float32_ms, int8_ms, model_ms: median latencies of one image on this CPU,
-    run alternately; of the model None if it was not run. float32_bytes, int8_bytes: sizes of the files. warnings: one
-    line each.
+    run alternately; model_ms is None without the model. float32_bytes, int8_bytes: file sizes. warnings: one line each.
     """
 
     images: int
@@ -49,10 +48,10 @@ class Quantization:
 
 
 def calibration_images(predictor: Predictor, images: Iterable[Any], resize: bool) -> Iterator[np.ndarray]:
-    """The inputs (1, C, h, w) of a file for images as of `predict`, resized as for evaluation.
+    """The inputs (1, C, h, w) of a file for images as in `predict`, resized as for evaluation.
 
-    resize: whether the file resizes images itself. Raises DataError for an image that cannot be read, and ConfigError
-    for one that the file does not take.
+    resize: whether the file resizes images. Raises DataError for an unreadable image, and ConfigError for an image size
+    that the file does not take.
     """
     fixed, transform = predictor.backbone.input_size, None if resize else predictor.resize
     for i, image in enumerate(images):
@@ -61,7 +60,7 @@ def calibration_images(predictor: Predictor, images: Iterable[Any], resize: bool
         size = (pixels.shape[1], pixels.shape[2])
         if fixed is not None and not resize and size != tuple(fixed):
             raise ConfigError(
-                f"calibration image {i} has {size[0]}x{size[1]} pixels after the resizing of evaluation; the backbone "
+                f"calibration image {i} has {size[0]}x{size[1]} pixels after the evaluation transform; the backbone "
                 f"takes {fixed[0]}x{fixed[1]} only. Fix: export with resize, so that the file resizes images itself."
             )
         yield np.ascontiguousarray(pixels.numpy()[None])
@@ -74,12 +73,11 @@ def quantize(
     inputs: Mapping[str, np.ndarray],
     model: Callable[[], Any] | None = None,
 ) -> Quantization:
-    """Replaces a float32 ONNX file by one in int8, without its header, and compares both.
+    """Replaces a float32 ONNX file by an int8 file without header, and compares both.
 
-    Weights are int8 per output channel, symmetric, from -64 to 64; activations are uint8, with the least and the
-    largest value on the images. images: the images of the calibration, (1, C, h, w). example: the image of the
-    latency.
-    inputs: the other inputs of the file. model: computes the same image. Raises DataError if there are no images, and
+    Weights are int8 per output channel, symmetric, from -64 to 64; activations are uint8, with the smallest and the
+    largest value on the images as bounds. images: calibration images, (1, C, h, w). example: the image for latencies.
+    inputs: the other inputs of the file. model: computes the same image. Raises DataError without images, and
     DensevitError if a layer cannot be quantised.
     """
     float32_bytes = path.stat().st_size
@@ -88,22 +86,22 @@ def quantize(
         os.replace(path, float32)
         count = _write(float32, path, images, inputs)
         calls: list[Callable[[], Any]] = [partial(load(file), example, **inputs) for file in (float32, path)]
-        float32_ms, int8_ms, *of_model = median_latencies(calls if model is None else [*calls, model], _ROUNDS)
-    model_ms = of_model[0] if of_model else None
+        float32_ms, int8_ms, *model_latency = median_latencies(calls if model is None else [*calls, model], _ROUNDS)
+    model_ms = model_latency[0] if model_latency else None
     return Quantization(count, float32_ms, int8_ms, float32_bytes, path.stat().st_size, model_ms=model_ms)
 
 
 def checked(
     quantization: Quantization, evaluation: RecordedEvaluation | None, main_metrics: Mapping[str, bool] | None
 ) -> Quantization:
-    """Adds the warnings about a file that is no faster than in float32, or that loses more than `MAX_LOSS` of a metric.
+    """Adds warnings if int8 is no faster than float32, or loses more than `MAX_LOSS` of a metric.
 
-    evaluation: None: not evaluated. main_metrics: those that are compared, by name, with whether lower is better; None:
-    the first of each head, of which higher is better.
+    evaluation: None: not evaluated. main_metrics: names, with whether lower is better; None: the first metric of each
+    head, where higher is better.
     """
-    found = []
+    warnings = []
     if quantization.int8_ms >= quantization.float32_ms:
-        found.append(
+        warnings.append(
             f"int8 is no faster than float32 on this CPU, {quantization.int8_ms:.1f} ms and "
             f"{quantization.float32_ms:.1f} ms. Fix: use the float32 file."
         )
@@ -113,8 +111,8 @@ def checked(
         worse = [name for name, lower in names.items() if _loses(model[name], file[name], lower)]
         if worse:
             values = ", ".join(f"{name} is {file[name]:.3f} instead of {model[name]:.3f}" for name in worse)
-            found.append(f"int8 loses more than {MAX_LOSS}: {values}.")
-    return replace(quantization, warnings=tuple(found))
+            warnings.append(f"int8 loses more than {MAX_LOSS}: {values}.")
+    return replace(quantization, warnings=tuple(warnings))
 
 
 def _first_of_heads(metrics: Mapping[str, float]) -> dict[str, bool]:
@@ -125,19 +123,19 @@ def _first_of_heads(metrics: Mapping[str, float]) -> dict[str, bool]:
 
 
 def _loses(model: float, file: float, lower_is_better: bool) -> bool:
-    """Whether a metric loses too much; a model without a value loses nothing."""
+    """Whether a metric loses too much; an undefined metric of the model loses nothing."""
     loss = file - model if lower_is_better else model - file
     return math.isfinite(model) and not loss <= MAX_LOSS
 
 
 def _write(source: Path, path: Path, images: Iterable[np.ndarray], inputs: Mapping[str, np.ndarray]) -> int:
-    """Writes the int8 file of a float32 file. Returns the number of the calibration images."""
+    """Writes an int8 file of a float32 file. Returns the number of calibration images."""
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     remaining = iter(images)
     if (first := next(remaining, None)) is None:
-        raise DataError(f"{path}: there are no images on which int8 could be calibrated. Fix: name some.")
+        raise DataError(f"{path}: int8 needs calibration images, and there are none. Fix: name some.")
     remaining, count = chain([first], remaining), 0
 
     class Reader(quantization.CalibrationDataReader):
@@ -147,17 +145,17 @@ def _write(source: Path, path: Path, images: Iterable[np.ndarray], inputs: Mappi
             count += image is not None
             return None if image is None else {IMAGES: image, **inputs}
 
-    prepared = source.with_name(f"prepared{source.suffix}")
+    preprocessed = source.with_name(f"preprocessed{source.suffix}")
     with silenced():
         try:
-            quant_pre_process(source, prepared, skip_symbolic_shape=True)
+            quant_pre_process(source, preprocessed, skip_symbolic_shape=True)
             quantization.quantize_static(
-                prepared,
+                preprocessed,
                 path,
                 Reader(),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=[_CONVOLUTION, *_LINEAR],
-                nodes_to_quantize=_layers(prepared),
+                nodes_to_quantize=_layers(preprocessed),
                 per_channel=True,
                 reduce_range=True,  # x86 CPUs without VNNI add two products in int16: at most 2 * 255 * 64 = 32,640
                 activation_type=quantization.QuantType.QUInt8,
@@ -166,7 +164,7 @@ def _write(source: Path, path: Path, images: Iterable[np.ndarray], inputs: Mappi
             )
         except (DensevitError, OSError):
             raise
-        except Exception as error:  # of several kinds, which the package does not name
+        except Exception as error:  # the package does not document its exceptions
             lines = str(error).strip().splitlines()
             raise DensevitError(
                 f"{path}: ONNX Runtime cannot quantise this model: {type(error).__name__}: "
@@ -176,11 +174,11 @@ def _write(source: Path, path: Path, images: Iterable[np.ndarray], inputs: Mappi
 
 
 def _layers(path: Path) -> list[str]:
-    """The names of the nodes of a file that are quantised: layers with constant weights, not products of activations
-    as in attention and resizing."""
+    """The names of the quantised nodes of a file: layers with constant weights, not products of activations as in
+    attention and resizing."""
     import onnx
 
     graph = onnx.load(path).graph
-    constants = {one.name for one in graph.initializer}
+    constants = {initializer.name for initializer in graph.initializer}
     constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
     return [node.name for node in graph.node if node.op_type in (_CONVOLUTION, *_LINEAR) and node.input[1] in constants]

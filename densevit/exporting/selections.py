@@ -1,4 +1,4 @@
-"""Selections inside an exported file, such as proposals of two-stage heads, for the comparison with its model."""
+"""Selections inside an exported file, such as proposals of two-stage heads, for comparison with the model."""
 
 import ast
 import tempfile
@@ -19,21 +19,20 @@ _SCOPES = "pkg.torch.onnx.name_scopes"  # the modules that an ONNX node was trac
 
 
 def load_selections(model: DenseModel, written: Path | torch.export.ExportedProgram) -> Run | None:
-    """Returns a function that computes the selections of an exported file, or None if no head selects.
+    """Returns a function that computes the selections of an exported file; None if no head selects.
 
     Its outputs are `selection_I` (B, N) int64 and, unless they are integers, `selection_scores_I` (B, S) of the I-th
     selection of a head (`densevit.layers.selection`), with the prefix HEAD/ for several heads. Both are values of the
-    file's own graph. model: what the file was traced from, whose modules are named in the file. written: what `write`
-    returned.
+    file's graph. model: the traced model, whose module names are in the file. written: the result of `write`.
     """
     names = _Names(model)
     if not names.heads:
         return None
-    return _of_onnx(written, names) if isinstance(written, Path) else _of_program(written, names)
+    return _onnx_selections(written, names) if isinstance(written, Path) else _pt2_selections(written, names)
 
 
 class _Names:
-    """Names the selections of a graph in their order. heads: the head of each `SelectTop`, by the module's name."""
+    """Names the selections of a graph in order. heads: the head's prefix of each `SelectTop`, by module name."""
 
     def __init__(self, model: DenseModel) -> None:
         self.heads = {
@@ -45,7 +44,7 @@ class _Names:
         self.counts = Counter[str]()
 
     def next(self, scopes: Iterable[str]) -> tuple[str, str] | None:
-        """The names of scores and indices of a node in these modules; None: in no `SelectTop`."""
+        """The names of scores and indices for a node in these modules; None outside `SelectTop`."""
         modules = [scope.partition("@")[0].rpartition("heads.") for scope in scopes]  # @1: the second call of a module
         prefix = next((self.heads[key] for _, *parts in modules if (key := "".join(parts)) in self.heads), None)
         if prefix is None:
@@ -55,7 +54,7 @@ class _Names:
         return f"{prefix}selection_scores_{i}", f"{prefix}selection_{i}"
 
 
-def _of_onnx(path: Path, names: _Names) -> Run | None:
+def _onnx_selections(path: Path, names: _Names) -> Run | None:
     import onnx_ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -63,10 +62,11 @@ def _of_onnx(path: Path, names: _Names) -> Run | None:
     graph = model.graph
     outputs = []
     for node in [node for node in graph if node.op_type == "TopK"]:
-        found = names.next(ast.literal_eval(node.metadata_props.get(_SCOPES, "[]")))
-        if found is None:
+        selection = names.next(ast.literal_eval(node.metadata_props.get(_SCOPES, "[]")))
+        if selection is None:
             continue
-        scores, indices = (_copied(graph, *one) for one in zip(found, (node.inputs[0], node.outputs[1]), strict=True))
+        values = node.inputs[0], node.outputs[1]
+        scores, indices = (_copied(graph, name, value) for name, value in zip(selection, values, strict=True))
         outputs += [indices] if scores.dtype.is_integer() else [indices, scores]
     if not outputs:
         return None
@@ -74,7 +74,7 @@ def _of_onnx(path: Path, names: _Names) -> Run | None:
     graph.outputs.extend(outputs)
     RemoveUnusedNodesPass()(model)
     for value in [value for value in graph.inputs if value.name != IMAGES]:
-        graph.inputs.remove(value)  # of the post-processing
+        graph.inputs.remove(value)  # post-processing inputs
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         selections = Path(folder) / path.name
         onnx_ir.save(model, selections)
@@ -82,7 +82,7 @@ def _of_onnx(path: Path, names: _Names) -> Run | None:
 
 
 def _copied(graph: Any, name: str, value: Any) -> Any:
-    """A copy, with this name, of a value of an onnx_ir.Graph."""
+    """Adds a copy of a value of an onnx_ir.Graph under another name."""
     import onnx_ir
 
     node = onnx_ir.Node("", "Identity", [value])
@@ -92,14 +92,14 @@ def _copied(graph: Any, name: str, value: Any) -> Any:
     return output
 
 
-def _of_program(program: torch.export.ExportedProgram, names: _Names) -> Run | None:
+def _pt2_selections(program: torch.export.ExportedProgram, names: _Names) -> Run | None:
     module: Any = program.module()
     selected: dict[Node, tuple[str, str]] = {}
     for node in module.graph.nodes:
         if node.target is torch.ops.aten.topk.default:
-            found = names.next(name for name, _ in node.meta.get("nn_module_stack", {}).values())
-            if found is not None:
-                selected[node] = found
+            selection = names.next(name for name, _ in node.meta.get("nn_module_stack", {}).values())
+            if selection is not None:
+                selected[node] = selection
     if not selected:
         return None
 
@@ -107,24 +107,24 @@ def _of_program(program: torch.export.ExportedProgram, names: _Names) -> Run | N
         recorder = _Recorder(module, selected)
         with torch.no_grad():
             recorder.run(torch.from_numpy(images))
-        return recorder.found
+        return recorder.values
 
     return run
 
 
 class _Recorder(Interpreter):
-    """Runs a traced graph and keeps the selections."""
+    """Runs a traced graph and records its selections."""
 
     def __init__(self, module: Any, selected: dict[Node, tuple[str, str]]) -> None:
         super().__init__(module)
-        self.selected, self.found = selected, dict[str, np.ndarray]()
+        self.selected, self.values = selected, dict[str, np.ndarray]()
 
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
         if n in self.selected:
             scores, indices = self.selected[n]
-            values = self.fetch_args_kwargs_from_env(n)[0][0]
-            self.found[indices] = result[1].numpy()
-            if values.is_floating_point():
-                self.found[scores] = values.float().numpy()
+            candidates = self.fetch_args_kwargs_from_env(n)[0][0]
+            self.values[indices] = result[1].numpy()
+            if candidates.is_floating_point():
+                self.values[scores] = candidates.float().numpy()
         return result

@@ -1,9 +1,9 @@
 """Types of a traced graph: its heavy layers in half precision, all other operations in float32.
 
 The types are in the graph, not left to a runtime. Convolutions, linear layers and matrix products get inputs and
-weights in half precision. Operations that only move values keep the type of their input. All others, such as softmax,
-norms, activations, residual sums, sampling and decoding, are computed in float32, and so are the layers from which an
-output or a selection is computed without another heavy layer, and the regions in which the model disables autocast.
+weights in half precision. Operations that only move values keep the type of their input. Everything else, such as
+softmax, norms, activations, residual sums, sampling and decoding, is computed in float32; so are layers that feed an
+output or a selection without another heavy layer between, and regions in which the model disables autocast.
 """
 
 import functools
@@ -66,11 +66,11 @@ _MOVING = (
     aten.relu_,
     aten.max_pool2d,
 )
-_ROOTS = re.compile(r"^(exported\.)?model\.?|@\d+")  # before the names of modules, and after those of repeated calls
+_ROOTS = re.compile(r"^(exported\.)?model\.?|@\d+")  # before module names, and after names of repeated calls
 
 
 def heavy_layers(program: torch.export.ExportedProgram) -> dict[Node, str]:
-    """The operations that may be computed in half precision, with the names of their modules in the model."""
+    """The operations that may use half precision, with the names of their modules in the model."""
     heavy = {node: _module_of(node) for node in program.graph.nodes if _packet(node) in _HEAVY and _floats([node])}
     seen, ends = set[Node](), [node for node in program.graph.nodes if node.op == "output" or _decides(node)]
     while ends:
@@ -84,7 +84,7 @@ def heavy_layers(program: torch.export.ExportedProgram) -> dict[Node, str]:
 
 
 def compares(program: torch.export.ExportedProgram, layers: Iterable[Node]) -> bool:
-    """Whether booleans are computed from values that depend on these layers, as in masked attention."""
+    """Whether values that depend on these layers are compared, as in masked attention."""
     reached = set(layers)
     for node in program.graph.nodes:
         if node not in reached and not reached.isdisjoint(node.all_input_nodes):
@@ -96,19 +96,19 @@ def compares(program: torch.export.ExportedProgram, layers: Iterable[Node]) -> b
 
 
 def set_types(program: torch.export.ExportedProgram, half: Iterable[Node], dtype: torch.dtype) -> None:
-    """Changes, in place, a graph in float32: `half`, some of `heavy_layers`, are computed in `dtype`.
+    """Changes a float32 graph in place: nodes `half`, some of `heavy_layers`, compute in `dtype`.
 
-    Weights that only these use are stored in `dtype`. Inputs and outputs of the graph keep their types.
+    Weights used by these nodes only are stored in `dtype`. Inputs and outputs of the graph keep their types.
     """
     graph, chosen = program.graph, set(half)
     for node in list(graph.nodes):
         if _packet(node) is aten._assert_tensor_metadata:
-            graph.erase_node(node)  # asserts the type before
+            graph.erase_node(node)  # asserts the old type
     typed = _stored(program, chosen, dtype)
     casts: dict[tuple[Node, torch.dtype], Node] = {}
 
     def cast(node: Node, to: torch.dtype, user: Node) -> Node:
-        """A node's value in a type; the same node if it has it, or has no floating-point value."""
+        """Casts a node's value; returns the node itself if it has this type or no floating-point value."""
         if not _floats([node]) or (node in typed) == (to == dtype):
             return node
         if (node, to) not in casts:
@@ -129,12 +129,12 @@ def set_types(program: torch.export.ExportedProgram, half: Iterable[Node], dtype
                 node.kwargs = torch.fx.map_arg(node.kwargs, cast_input)
             if is_half:
                 typed.add(node)
-                node.meta["val"] = pytree.tree_map_only(Tensor, lambda one: one.to(dtype), node.meta["val"])
+                node.meta["val"] = pytree.tree_map_only(Tensor, lambda x: x.to(dtype), node.meta["val"])
     program.graph_module.recompile()
 
 
 def _stored(program: torch.export.ExportedProgram, half: set[Node], dtype: torch.dtype) -> set[Node]:
-    """Stores weights in half precision that only layers in half precision use; returns their nodes."""
+    """Stores weights that only half-precision layers use in half precision; returns their nodes."""
 
     def only_half(node: Node) -> bool:
         moved = _moves(node) and len(_floats(node.all_input_nodes)) == 1
@@ -157,10 +157,10 @@ def _stored(program: torch.export.ExportedProgram, half: set[Node], dtype: torch
 
 
 class Rounded(Interpreter):
-    """Runs a graph in float32, and rounds inputs and outputs of some layers to half precision.
+    """Runs a float32 graph, and rounds inputs and outputs of some layers to half precision.
 
-    Sums inside a layer are in float32, as on GPUs. Comparisons, selections and roundings to integers are repeated from
-    the first run, in which no layer is rounded: a value near a threshold would otherwise hide the size of its error.
+    Sums inside a layer are in float32, as on GPUs. Comparisons, selections and roundings to integers repeat the first
+    run, which rounds no layer: a value near a threshold would otherwise hide the size of its error.
     """
 
     def __init__(self, program: torch.export.ExportedProgram, dtype: torch.dtype) -> None:
@@ -170,7 +170,7 @@ class Rounded(Interpreter):
         self._decisions: dict[Node, Any] = {}
 
     def outputs(self, images: Tensor, half: Iterable[Node] = ()) -> dict[str, Tensor]:
-        """The outputs of the graph by name. half: the layers that are rounded."""
+        """The outputs of the graph by name. half: the layers to round."""
         self._half = set(half)
         state, constants = self._program.state_dict, self._program.constants
         inputs = [
@@ -195,15 +195,13 @@ class Rounded(Interpreter):
         return result
 
     def _rounded(self, values: Any) -> Any:
-        return pytree.tree_map_only(
-            Tensor, lambda one: one.to(self._dtype).float() if one.is_floating_point() else one, values
-        )
+        return pytree.tree_map_only(Tensor, lambda x: x.to(self._dtype).float() if x.is_floating_point() else x, values)
 
 
 def softmax_in_float32(graph: Any) -> None:
     """Adds casts around each Softmax of an ONNX graph whose input is in half precision. graph: onnx_ir.Graph.
 
-    Attention is one operation in the traced graph, whose kernels compute the softmax in float32; ONNX has its parts.
+    In the traced graph, attention is one operation, whose kernels compute softmax in float32; ONNX has its parts.
     """
     import onnx_ir
 
@@ -257,11 +255,14 @@ def _floats(nodes: Sequence[Node]) -> list[Node]:
     return [
         node
         for node in nodes
-        if any(isinstance(one, Tensor) and one.is_floating_point() for one in pytree.tree_leaves(node.meta.get("val")))
+        if any(
+            isinstance(value, Tensor) and value.is_floating_point()
+            for value in pytree.tree_leaves(node.meta.get("val"))
+        )
     ]
 
 
 def _module_of(node: Node) -> str:
-    """The name, in the model, of the module that a node belongs to."""
+    """The name in the model of a node's module."""
     stack: Mapping[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {"": ("", None)}
     return _ROOTS.sub("", [*stack.values()][-1][0])

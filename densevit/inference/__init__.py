@@ -1,1 +1,1 @@
-"""Prediction on images: creating and loading models, inputs, results in original pixels, output files."""
+"""Prediction: creating and loading models, image inputs, results in original pixels, output files."""

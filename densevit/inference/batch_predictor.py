@@ -14,25 +14,25 @@ import numpy as np
 from densevit.data.io.prediction_columns import image_columns, object_columns
 from densevit.errors import DataError, DensevitError
 from densevit.inference.image_sizes import ImageSize
-from densevit.inference.loading import device_of, load
+from densevit.inference.model_loading import device_of, load
 from densevit.inference.predictor import Predictor, Threshold
 from densevit.inference.result import Result
 from densevit.targets.types import TargetTypes, as_array
 
-COLUMNS = ("image", "bytes", "path")  # the columns of images, of which the first one in a batch is used
+COLUMNS = ("image", "bytes", "path")  # columns of images; the first of them in a batch is used
 
 
 @dataclass(frozen=True)
 class BatchPredictor:
-    """Predicts on batches of images for a data engine, as the callable of Ray Data's `map_batches` and its like. It
-    imports no engine.
+    """Predicts on batches of images for a data engine, as a callable such as Ray Data's `map_batches` takes. Imports no
+    engine.
 
-    Pickled, it has only these options. Each process loads the model with its first batch, and once for all predictors
+    Pickled, it contains only these options. Each process loads the model with its first batch, once for all predictors
     with the same model, device, trust and runtime.
 
-    model, device, trust, runtime: the arguments of `load`; the default device is an accelerator if there is one. A path
-    must be valid in every process. threshold, batch_size, inference, image_size: the arguments of `Predictor.predict`.
-    column: the column of the images; None: the first of `image`, `bytes` and `path`.
+    model, device, trust, runtime: the parameters of `load`; the default device is an accelerator if there is one. A
+    path must be valid in every process. threshold, batch_size, inference, image_size: the parameters of
+    `Predictor.predict`. column: the column of images; None: the first of `image`, `bytes` and `path`.
     Raises DensevitError for a wrong batch size or threshold.
     """
 
@@ -49,20 +49,20 @@ class BatchPredictor:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise DensevitError(f"BatchPredictor: batch_size is {self.batch_size}; at least 1 is expected.")
-        given = self.threshold.values() if isinstance(self.threshold, Mapping) else (self.threshold,)
-        wrong = next((score for score in given if score is not None and not 0 <= score <= 1), None)
+        scores = self.threshold.values() if isinstance(self.threshold, Mapping) else (self.threshold,)
+        wrong = next((score for score in scores if score is not None and not 0 <= score <= 1), None)
         if wrong is not None:
             raise DensevitError(f"BatchPredictor: threshold is {wrong}; a score from 0 to 1 is expected.")
 
     def __call__(self, batch: Any) -> dict[str, Any]:
-        """Returns the rows of a batch as columns: a list with one value per image each.
+        """Returns a batch as columns: lists with one value per image.
 
         batch: columns by name, such as a dict of lists or arrays or a pandas.DataFrame, or a sequence of images: paths,
-        URLs, bytes or arrays as of `predict`. The batch's other columns are returned too, and paths.
-        `image_height`, `image_width`: the size. `error`: the reason why an image cannot be read, whose other values are
-        then empty; else an empty text. Of objects: arrays with one value each (see `object_columns`), boxes as `x`,
-        `y`, `width`, `height` in pixels. Of predictions per image: their values. Of maps: the bytes of the files that
-        `densevit predict` writes, `semantic.png`, `depth.npy`, ... With several heads, names begin with HEAD/.
+        URLs, bytes or arrays as in `predict`. Other columns of the batch, and paths, are returned too.
+        `image_height`, `image_width`: the size. `error`: why an image cannot be read, whose other values are then
+        empty; else "". Per object: arrays with one value each (see `object_columns`), boxes as `x`, `y`, `width`,
+        `height` in pixels. Per image: values. Maps: the bytes of the files of `densevit predict`, `semantic.png`,
+        `depth.npy`, ... With several heads, names begin with HEAD/.
         Raises DataError for a batch without a column of images.
         """
         names = batch.keys() if hasattr(batch, "keys") else None
@@ -74,12 +74,15 @@ class BatchPredictor:
         predictor = _loaded(str(self.model), self.device, self.trust, self.runtime)
         options = self.threshold, self.batch_size, self.inference, self.image_size
         predicted = [*predictor.iterate(images, *options)]
-        rows = [{"error": str(one.error)} if one.result is None else _row(one.result, predictor) for one in predicted]
+        rows = [
+            {"error": str(image.error)} if image.result is None else _row(image.result, predictor)
+            for image in predicted
+        ]
         filled: dict[str, Any] = {}
-        if rows and all(one.result is None for one in predicted):  # the columns of an image that can be read
+        if rows and all(image.result is None for image in predicted):  # the columns of a readable image
             filled = _row(predictor.predict(predictor.model.blank_images(1, (64, 64))[0], *options), predictor)
         for row in rows:
-            filled = row | filled  # the first row that has a name gives its type
+            filled = row | filled  # the first row with a name sets its type
         for name, value in filled.items():
             columns[name] = [row[name] if name in row else _empty(value) for row in rows]
         return columns
@@ -101,20 +104,20 @@ def _loaded(model: str, device: str, trust: bool, runtime: str | None) -> Predic
 
 
 def _row(result: Result, predictor: Predictor) -> dict[str, Any]:
-    """Returns the values of an image by column."""
+    """The values of an image by column."""
     row: dict[str, Any] = {"image_height": result.size[0], "image_width": result.size[1], "error": ""}
-    for head, found in result.predictions.items():
+    for head, predictions in result.predictions.items():
         classes, types = predictor.classes[head], TargetTypes(predictor.target_types[head])
-        values = object_columns(found, classes, types) | image_columns(found, classes, types)
-        for key in (key for key in found if key in types and types[key].per == "pixel"):
-            files = types[key].encode(as_array(found[key]), classes) or {}
+        values = object_columns(predictions, classes, types) | image_columns(predictions, classes, types)
+        for key in (key for key in predictions if key in types and types[key].per == "pixel"):
+            files = types[key].encode(as_array(predictions[key]), classes) or {}
             values |= {f"{key}{suffix}": _as_bytes(content) for suffix, content in files.items()}
         row |= {f"{head}/{name}" if len(result.predictions) > 1 else name: value for name, value in values.items()}
     return row
 
 
 def _as_bytes(content: Any) -> bytes:
-    """Returns a PIL image as PNG, an array as NPY, and other values as JSON."""
+    """Encodes a PIL image as PNG, an array as NPY, other values as JSON."""
     file = io.BytesIO()
     if isinstance(content, np.ndarray):
         np.save(file, content)
@@ -126,7 +129,7 @@ def _as_bytes(content: Any) -> bytes:
 
 
 def _empty(value: Any) -> Any:
-    """Returns the value of an image without predictions, of the type of another image's: 0, nan, or nothing."""
+    """The value of an image without predictions, of the type of `value`: 0, nan, or nothing."""
     if isinstance(value, np.ndarray):
         return value[:0]
     return float("nan") if isinstance(value, float) else type(value)()

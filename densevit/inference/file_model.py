@@ -1,4 +1,4 @@
-"""A model that is an exported file: the file computes the outputs, and the heads make the predictions from them."""
+"""A model of an exported file: the file computes the outputs, the heads convert them to predictions."""
 
 import copy
 import hashlib
@@ -17,36 +17,36 @@ from densevit.inference.predictor import Predictor
 from densevit.inference.runtimes import ORIGINAL_SIZE, THRESHOLDS, ExportedFile
 from densevit.interfaces import Backbone, Batch, Encoding, Head, Outputs, Predictions, Size, Targets
 from densevit.model import DenseModel
-from densevit.model.build import create_head
 from densevit.model.exported_outputs import predict_exported, predicts_exported
+from densevit.model.model_factory import create_head
 from densevit.weights import model_file
 
 
 class RecordedEvaluation(NamedTuple):
-    """The metrics HEAD/METRIC of a model and of its file. data: the data that they were evaluated on; None: unknown."""
+    """Metrics HEAD/METRIC of a model and of its exported file. data: the data of the evaluation; None: unknown."""
 
     model: Mapping[str, float]
     file: Mapping[str, float]
     data: str | None
 
     @classmethod
-    def of_json(cls, values: Mapping[str, Any]) -> "RecordedEvaluation":
-        """From the entry `evaluation` of a header."""
+    def from_json(cls, values: Mapping[str, Any]) -> "RecordedEvaluation":
+        """Reads the entry `evaluation` of a header."""
         model, file = ({k: math.nan if v is None else v for k, v in values[key].items()} for key in ("model", "file"))
         return cls(model, file, values["data"])
 
     def as_json(self) -> dict[str, Any]:
-        """The entry `evaluation` of a header; metrics that are not finite are null."""
-        model, file = ({k: float(v) if math.isfinite(v) else None for k, v in own.items()} for own in self[:2])
+        """The entry `evaluation` of a header, with null for metrics that are not finite."""
+        model, file = ({k: float(v) if math.isfinite(v) else None for k, v in metrics.items()} for metrics in self[:2])
         return {"model": model, "file": file, "data": self.data}
 
 
 class FileModel(DenseModel):
     """An exported file with the interface of a model, for prediction and evaluation.
 
-    Its heads have the options and classes of the exported ones and random weights; they make predictions from the
-    file's outputs by `predict_exported`. file: the file that `open_file` opened. sections: those of the exported
-    model, which have the channels of its images; None: RGB of 8 bits.
+    Its heads have the options and classes of the exported heads and random weights; `predict_exported` converts the
+    file's outputs to predictions. file: the result of `open_file`. sections: the sections of the exported model, with
+    the channels of its images; None: 8-bit RGB.
     """
 
     def __init__(self, file: ExportedFile, heads: Mapping[str, Head], sections: ModelSections | None = None) -> None:
@@ -54,27 +54,27 @@ class FileModel(DenseModel):
         for name, head in heads.items():
             if postprocess is None and not predicts_exported(head):
                 raise ConfigError(
-                    f"{file.path}: heads.{name} ({type(head).__name__}) makes no predictions from the outputs of a "
-                    "file. Fix: implement predict_exported(exported, targets), see docs/own-head.md."
+                    f"{file.path}: heads.{name} ({type(head).__name__}) cannot convert the outputs of a "
+                    "file to predictions. Fix: implement predict_exported(exported, targets), see docs/own-head.md."
                 )
-        super().__init__(BackboneInFile(file, sections), heads, sections=sections)
+        super().__init__(FileBackbone(file, sections), heads, sections=sections)
         self.postprocess, self.file = postprocess, file
         self.resizes = bool(file.header["resize"])
         self.eval()
 
     @property
     def recorded_evaluation(self) -> "RecordedEvaluation | None":
-        """The evaluation that `densevit.export` wrote into the header; None if there is none."""
-        found = self.file.header.get("evaluation")
-        return None if found is None else RecordedEvaluation.of_json(found)
+        """The evaluation in the header; None if there is none."""
+        values = self.file.header.get("evaluation")
+        return None if values is None else RecordedEvaluation.from_json(values)
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """The score threshold of each head inside a file with post-processing; empty for others."""
+        """The score threshold of each head inside a file with post-processing; empty without."""
         return {} if self.postprocess is None else dict(self.postprocess["thresholds"])
 
     def fingerprint(self) -> str:
-        """The fingerprint of the file, which has the weights, in place of `DenseModel.fingerprint`."""
+        """A hash of the file, which contains the weights."""
         digest = hashlib.blake2b(digest_size=8)
         with self.file.path.open("rb") as file:
             while chunk := file.read(1 << 24):
@@ -84,54 +84,53 @@ class FileModel(DenseModel):
     def forward(
         self, batch: Batch, heads: Collection[str] | None = None, head_targets: Any = None
     ) -> dict[str, Outputs]:
-        """The outputs of the file by head and name, on images of one `size`, without their padding."""
+        """Runs the file on images of one `size`, without padding. Returns outputs by head and name."""
         if self.training:
             raise DensevitError(f"{self.file.path}: an exported file cannot be trained.")
         height, width = self._size(batch["targets"])
         images = batch["images"][..., :height, :width]
-        found = self.file.run(np.ascontiguousarray(images.cpu().numpy()), **self._inputs(batch["targets"]))
+        values = self.file.run(np.ascontiguousarray(images.cpu().numpy()), **self._inputs(batch["targets"]))
         outputs = {}
         for name in self.heads if heads is None else heads:
             prefix = f"{name}/" if len(self.heads) > 1 else ""
-            own = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
-            outputs[name] = {key: torch.from_numpy(np.array(value)).to(images.device) for key, value in own.items()}
+            head_outputs = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+            outputs[name] = {
+                key: torch.from_numpy(np.array(value)).to(images.device) for key, value in head_outputs.items()
+            }
         return outputs
 
     def predictions(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> dict[str, list[Predictions]]:
-        """The predictions of each head from the file's outputs, as `DenseModel.predictions` returns them."""
+        """`DenseModel.predictions` from the file's outputs."""
         if self.postprocess is not None:  # the outputs are the predictions of one image
-            return {name: [dict(own)] for name, own in outputs.items()}
-        found: dict[str, list[Predictions]] = {}
-        for name, own in outputs.items():
-            found[name] = predict_exported(self.heads[name], own, targets)
-        return found
+            return {name: [dict(values)] for name, values in outputs.items()}
+        return {name: predict_exported(self.heads[name], values, targets) for name, values in outputs.items()}
 
     @torch.no_grad()
     def infer(
         self, batch: Batch, inference: Mapping[str, InferenceSection] | None = None
     ) -> dict[str, list[Predictions]]:
-        """The predictions of a batch, as `DenseModel.infer` returns them. Images are run one by one: their maps need
-        much memory. The file's precision is its own, also within autocast.
+        """`DenseModel.infer` from the file's outputs. Images run one by one, since their maps need much memory. The
+        precision is the file's, also within autocast.
         """
         if not all(options.single_pass for options in (inference or {}).values()):
             raise ConfigError(
                 f"{self.file.path}: an exported file predicts an image in one pass, without windows, flips and scales. "
-                "Fix: leave these options out, or use the model that was exported."
+                "Fix: leave these options out, or use the exported model."
             )
-        found: dict[str, list[Predictions]] = {name: [] for name in self.heads}
+        predictions: dict[str, list[Predictions]] = {name: [] for name in self.heads}
         for i, target in enumerate(batch["targets"]):
             image, mask = batch["images"][i : i + 1], batch["padding_mask"][i : i + 1]
             with torch.autocast(image.device.type, enabled=False), torch.autocast("cpu", enabled=False):
-                one = self({"images": image, "padding_mask": mask, "targets": [target]})
-                for name, (prediction,) in self.predictions(one, [target]).items():
-                    found[name].append(prediction)
-        return found
+                outputs = self({"images": image, "padding_mask": mask, "targets": [target]})
+                for name, (prediction,) in self.predictions(outputs, [target]).items():
+                    predictions[name].append(prediction)
+        return predictions
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: a runtime runs the file."""
+        """Does nothing: a runtime executes the file."""
 
     def _inputs(self, targets: list[Targets]) -> dict[str, np.ndarray]:
-        """The inputs of a file with post-processing beside the images, with which it returns all objects."""
+        """Inputs other than the images, with which a file with post-processing returns all objects."""
         if self.postprocess is None:
             return {}
         inputs = {THRESHOLDS: np.zeros(len(self.thresholds), np.float32)} if self.thresholds else {}
@@ -140,25 +139,25 @@ class FileModel(DenseModel):
         return inputs
 
     def _size(self, targets: list[Targets]) -> Size:
-        """The size of the images of a batch. Raises DensevitError if the file does not take it."""
+        """The size of a batch's images. Raises DensevitError if the file does not take it."""
         sizes = {(int(target["size"][0]), int(target["size"][1])) for target in targets}
         (size,) = sizes
         if self.file.batch not in (None, len(targets)):
             raise DensevitError(f"{self.file.path}: takes {self.file.batch} images at once; there are {len(targets)}.")
         if self.file.size not in (None, size):
             assert self.file.size is not None
-            fixed, given = ("x".join(map(str, sides)) for sides in (self.file.size, size))
+            fixed, actual = ("x".join(map(str, sides)) for sides in (self.file.size, size))
             raise DensevitError(
-                f"{self.file.path}: takes images of {fixed} pixels only, and this one has {given} pixels after the "
-                f"resizing of evaluation. Fix: export with --resize (ONNX), so that the file resizes images itself."
+                f"{self.file.path}: takes images of {fixed} pixels only, and this one has {actual} pixels after the "
+                f"evaluation transform. Fix: export with --resize (ONNX), so that the file resizes images itself."
             )
         return size
 
 
-class BackboneInFile(Backbone):
-    """What a file knows about its backbone. It computes no features."""
+class FileBackbone(Backbone):
+    """Metadata of an exported file's backbone; `forward` raises."""
 
-    max_last_blocks = 10**6  # heads that run blocks are in the file, too
+    max_last_blocks = 10**6  # the file contains heads that run blocks
 
     def __init__(self, file: ExportedFile, sections: ModelSections | None) -> None:
         super().__init__()
@@ -171,25 +170,25 @@ class BackboneInFile(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         raise DensevitError(
-            f"{self.path}: an exported file gives predictions only, no features and no losses. Fix: if "
+            f"{self.path}: an exported file computes predictions only, no features and no losses. Fix: if "
             "heads.NAME.evaluation is null, name an evaluator: heads.NAME.evaluation.name=..."
         )
 
     def encode(self, images: Tensor, counts: Collection[int], features: bool) -> Encoding:
-        """Raises DensevitError: a file has no tokens for `TokenBackbone`."""
+        """Raises DensevitError: a file returns no tokens for `TokenBackbone`."""
         return Encoding(self(images), {})
 
 
 def build(file: ExportedFile, trust: bool = False) -> tuple[FileModel, ModelSections]:
-    """Builds the model of a file, and the config in its header, or the sections of a model without one.
+    """Builds the model of a file. Returns it and the config in its header, or the sections of a model without one.
 
-    trust: the argument of `load`. Raises WeightsError if the header lacks what the heads are built from.
+    trust: the parameter of `load`. Raises WeightsError if the header lacks the model's sections.
     """
     path, header = file.path, file.header
     entries = header.get("model")
     if not entries:
         raise WeightsError(
-            f"{path}: has no config from which predictions could be made: its model was built from modules in Python. "
+            f"{path}: contains no config, which predictions need: its model was built from modules in Python. "
             "Fix: build the model with densevit.create_model."
         )
     described = model_file.described(entries, str(path), trust)
@@ -205,7 +204,7 @@ def build(file: ExportedFile, trust: bool = False) -> tuple[FileModel, ModelSect
 
 
 def predictor_of(file: ExportedFile, predictor: Predictor) -> Predictor:
-    """The predictor of a file that was exported from this predictor, which need not have a config."""
+    """The predictor of a file exported from `predictor`, with or without a config."""
     model = FileModel(file, copy.deepcopy(dict(predictor.heads)), predictor.model.sections)
     model.score_thresholds, model.training_data = predictor.score_thresholds, predictor.model.training_data
     sections = None if predictor.sections is None else configs.single_pass(predictor.sections)

@@ -1,4 +1,4 @@
-"""Predicts a list of images into a folder: they are read, predicted and written at the same time."""
+"""Predicts a list of images into a folder; reading, prediction and writing overlap."""
 
 import hashlib
 from collections import deque
@@ -12,26 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from densevit.errors import DensevitError, has_surrogates
-from densevit.inference.blocks import Counts, Failed, Texts, read_counts, write_block
 from densevit.inference.image_file import ImageFile, open_videos
 from densevit.inference.image_sizes import ImageSize, requested_size
 from densevit.inference.image_texts import image_texts
 from densevit.inference.image_writers import Drawings, DrawnVideos, ImageWriter, OutputFolder, PointClouds, result_of
 from densevit.inference.iterating import BATCHES_AT_ONCE, Predicted, background_threads
-from densevit.inference.large_images import LargePredicted, is_large, predict_large, streams_maps
+from densevit.inference.large_image_prediction import LargePredicted, is_large, predict_large, streams_maps
+from densevit.inference.prediction_blocks import Counts, Failed, Texts, read_counts, write_block
 from densevit.inference.prediction_folder import PARTS, Part, read_settings
 from densevit.inference.predictor import Predictor
 from densevit.inference.result import Result
 from densevit.inference.scores import check_lowest_score, lowest_scores, threshold_origin
 
-ALL_DRAWN, FIRST_DRAWN = 1_000, 100  # images: the largest number of which all are drawn, and the first of more
+ALL_DRAWN, FIRST_DRAWN = 1_000, 100  # images: up to how many all are drawn; how many of more
 _ENCODERS = 2  # threads that draw and encode
 
 
 @dataclass(frozen=True)
 class PredictionOptions:
-    """The options of `densevit predict`. model, inputs: names, for predict.json. inference: given options. draw: the
-    number of drawn images; None: by the length of the list. part: its number and how many there are."""
+    """The options of `densevit predict`. model, inputs: names, for predict.json. inference: options that are set. draw:
+    the number of drawn images; None: depends on the number of images. part: (number, count)."""
 
     model: str
     inputs: Sequence[str]
@@ -50,9 +50,9 @@ class PredictionOptions:
 class FolderPrediction:
     """Predicts a part of a list of images into a folder, block by block.
 
-    images: the whole list. thresholds: the lowest score of drawn and listed objects, by head; lowest: that of all
-    objects. drawn: the number of images of the list that are drawn. objects: the numbers of predicted objects above the
-    threshold and in total, by head. Raises DensevitError for options that the model cannot use.
+    images: the complete list. thresholds: lowest score of drawn and listed objects, by head. lowest: lowest score of
+    all objects. drawn: the number of drawn images. objects: each head's numbers of predicted objects above the
+    threshold and in total. Raises DensevitError for options that the model cannot use.
     """
 
     def __init__(
@@ -77,11 +77,13 @@ class FolderPrediction:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings that the predictions depend on, among them the list of images."""
+        """The settings that the predictions depend on, including the list of images."""
         digest, options, predictor = hashlib.sha256(), self.options, self._predictor
         for image in self.images:
             digest.update(f"{image.image_id!r} {image.file_name}\n".encode(errors="surrogateescape"))
-        names = {h: [{"id": c.file_id, "name": c.name} for c in classes] for h, classes in predictor.classes.items()}
+        categories = {
+            h: [{"id": c.file_id, "name": c.name} for c in classes] for h, classes in predictor.classes.items()
+        }
         return {
             "model": options.model,
             "weights": predictor.fingerprint,
@@ -94,21 +96,21 @@ class FolderPrediction:
             "image_size": self._size,
             "video": options.video,
             "format": options.format,
-            "categories": names,
+            "categories": categories,
             "batch_size": options.batch_size,
             PARTS: self.part.count,
         }
 
     def left(self) -> dict[Path, Sequence[ImageFile]]:
-        """Returns the images of the blocks that are not complete, or of which an image can be read now that could not
-        be read before, by the file of the block."""
-        if PARTS not in read_settings(self.part.predictions):  # all are joined
+        """Images left to predict, by the block's file: of incomplete blocks, and of blocks with an image that could not
+        be read before and can be read now."""
+        if PARTS not in read_settings(self.part.predictions):  # all parts are joined
             return {}
-        blocks = {file: self.images[place] for file, place in self.part.blocks.items()}
+        blocks = {file: self.images[rows] for file, rows in self.part.blocks.items()}
         return {file: images for file, images in blocks.items() if not self._is_done(read_counts(file), images)}
 
     def _is_done(self, counts: Counts, images: Sequence[ImageFile]) -> bool:
-        failed = {one.image_id for one in counts.failed}
+        failed = {image.image_id for image in counts.failed}
         again = [image for image in images if image.image_id in failed]
         open_videos(again)
         return counts.images + len(again) == len(images) and not any(map(self._is_readable, again))
@@ -120,11 +122,11 @@ class FolderPrediction:
         return False
 
     def predict(self, left: Mapping[Path, Sequence[ImageFile]]) -> Generator[Predicted, None, None]:
-        """Predicts the images of these blocks, and yields them in order. At the end, also after an interruption, what
-        was yielded is written. Raises the first error of writing; then its block is not.
+        """Predicts the images of blocks and yields them in order. Writes all yielded images at the end, also after an
+        interruption. Raises the first error of writing; its block is not written.
 
-        Whole blocks are predicted, so that batches do not depend on where a process ended: in other batches, the last
-        digits differ.
+        left: the result of `left`. Blocks are predicted completely, so that batches, which the last digits depend on,
+        are the same after an interruption.
         """
         options, stream = self.options, self._stream([image for images in left.values() for image in images])
         writers: list[ImageWriter] = [DrawnVideos(self.output) if options.video else Drawings(self.output, self.drawn)]
@@ -147,7 +149,7 @@ class FolderPrediction:
                             yield predicted
                     finally:
                         pending.append(pool.submit(_end_block, file, len(images), failed, texts))
-                next(stream, None)  # its end, where it may warn
+                next(stream, None)  # ends the stream, which may warn
                 _wait(pending, 0)
             except BaseException:
                 with suppress(Exception):  # the first error counts
@@ -158,13 +160,13 @@ class FolderPrediction:
                     writer.close()
 
     def _stream(self, images: Sequence[ImageFile]) -> Iterator[Predicted]:
-        """Yields the images with their results, the large ones with their maps written already."""
+        """Yields the images with their results; the maps of large images are already written."""
         options, windowed = self.options, self.output.predictor
         rows = options.format == "json" and options.focal is None and not options.video and self._size == "source"
         large = (lambda image: is_large(image, windowed)) if rows and streams_maps(windowed) else None
         open_videos(images)
-        given = options.batch_size, options.inference, options.image_size, large
-        for predicted in self._predictor.iterate(images, self.lowest, *given):
+        arguments = options.batch_size, options.inference, options.image_size, large
+        for predicted in self._predictor.iterate(images, self.lowest, *arguments):
             is_left_out = predicted.result is None and predicted.error is None
             yield predict_large(predicted.image, self.output) if is_left_out else predicted
 
@@ -176,7 +178,7 @@ class FolderPrediction:
                 self.objects[head] = listed + above, total + len(scores)
 
     def _write(self, writers: Sequence[ImageWriter], predicted: Predicted) -> Texts:
-        """Writes the files of an image. Returns its texts."""
+        """Writes an image's files and returns its texts."""
         for writer in writers:
             writer.write(predicted)
         if isinstance(predicted, LargePredicted):
@@ -185,7 +187,7 @@ class FolderPrediction:
 
 
 def _wait(pending: deque[Future[Any]], most: int) -> None:
-    """Waits until at most so many are left. Raises the first error."""
+    """Waits until at most `most` futures are pending. Raises the first error."""
     while pending and (len(pending) > most or pending[0].done()):
         try:
             pending.popleft().result()
@@ -195,13 +197,13 @@ def _wait(pending: deque[Future[Any]], most: int) -> None:
 
 
 def _end_block(file: Path, images: int, failed: Sequence[Failed], texts: Sequence[Future[Texts]]) -> None:
-    """Writes a block; after an interruption, one with fewer images, unless there is one from before."""
+    """Writes a block; an incomplete block, after an interruption, only if there is none."""
     if len(failed) + len(texts) == images or not file.exists():
-        write_block(file, failed, [one.result() for one in texts])
+        write_block(file, failed, [text.result() for text in texts])
 
 
 def _with_ids_of_one_type(images: Sequence[ImageFile]) -> Sequence[ImageFile]:
-    """Returns the images with ids that are text if one of them is. Raises DensevitError for a name that is no text."""
+    """Converts all ids to text if one of them is text. Raises DensevitError for a name that is not UTF-8 text."""
     wrong = next((image.file_name for image in images if has_surrogates(image.file_name)), None)
     if wrong is not None:
         raise DensevitError(

@@ -16,7 +16,7 @@ from densevit.inference.downloads import download
 
 
 class Video:
-    """A video of which frames are listed. frames: the reader of the frames that `open_videos` was called with."""
+    """A video with listed frames. frames: reads the frames that `open_videos` requested."""
 
     frames: VideoFrames
 
@@ -25,15 +25,14 @@ class Video:
 class ImageFile:
     """An image of a list; `read` returns its pixels.
 
-    location: the path of the file, as text: a list of a million images takes a tenth of the memory of `Path` objects.
-    Of an image in a tar, PATH.tar/MEMBER.
-    name: the stem of output files, unique among all images of one call; above 10,000 images below a subfolder for each
-    1,000 images: 0012/NAME for the images from place 12,000 to 12,999.
-    image_id: the id in a COCO json. For other images the file's stem as an integer, as in COCO (000000000139.jpg is
-    139), if it is one and unique; else the file's name, or its path if the name is not unique.
+    location: the file's path as text, which takes a tenth of the memory of `Path`. Of an image in a tar,
+    PATH.tar/MEMBER. name: the stem of output files, unique among all images of a call; above 10,000 images, in a
+    subfolder per 1,000 images: 0012/NAME for the indices 12,000 to 12,999.
+    image_id: the id in a COCO json. Otherwise the file's stem as an integer, as in COCO (000000000139.jpg is 139), if
+    it is a unique integer; else the file's name, or its path if the name is not unique.
     frame: the number of a frame of `video`, from 0; its name and id are NAME_000012. url: the address of an image to
-    download, whose path is HOST/FILE. place: the place in the list of all images, from 0. member: the image in a tar,
-    or the error of a line that names no image.
+    download, whose path is HOST/FILE. index: the index in the list of all images. member: the image in a tar, or the
+    error of a line without an image.
     """
 
     location: str
@@ -41,7 +40,7 @@ class ImageFile:
     image_id: int | str
     frame: int | None = None
     url: str | None = None
-    place: int = 0
+    index: int = 0
     video: Video | None = None
     member: TarMember | DataError | None = None
 
@@ -51,7 +50,7 @@ class ImageFile:
 
     @property
     def file_name(self) -> str:
-        """The file's path or the URL; for a frame with its number, "clip.mp4#12"."""
+        """The file's path or the URL; "clip.mp4#12" for a frame."""
         return self.url or self.path.as_posix() + ("" if self.frame is None else f"#{self.frame}")
 
     def read(self, channels: Channels) -> np.ndarray:
@@ -68,7 +67,7 @@ class ImageFile:
 
 
 def open_videos(images: Iterable[ImageFile]) -> None:
-    """Prepares the videos of these images; each frame can then be read once."""
+    """Prepares the videos of `images`; each frame can then be read once."""
     frames: dict[tuple[Video, str], set[int]] = defaultdict(set)
     for image in images:
         if image.video is not None and image.frame is not None:

@@ -1,4 +1,4 @@
-"""Image inputs of `predict`: files, folders, patterns, videos, URLs, bytes, file objects, PIL images, arrays and
+"""Image inputs of `predict`: files, folders, patterns, videos, URLs, bytes, file objects, PIL images, arrays,
 tensors."""
 
 import glob
@@ -33,7 +33,7 @@ _STREAM = re.compile(
 
 
 class VideoFrame(NamedTuple):
-    """A frame of a video by its number from 0. pixels: (H, W, 3) uint8."""
+    """A frame of a video. frame: its number from 0. pixels: (H, W, 3) uint8."""
 
     path: Path
     frame: int
@@ -56,7 +56,7 @@ def as_images(inputs: Any) -> tuple[list[Any], bool]:
 def as_sample(image: Any, image_id: int | str, channels: Channels = RGB) -> Sample:
     """Converts an image to a sample without labels.
 
-    image: a URL, a frame of a video, an image of a list, or what `read_image` reads. channels: those of the model.
+    image: a URL, a frame of a video, an `ImageFile`, or an input of `read_image`. channels: the model's.
     Raises DataError for other inputs and for unreadable files.
     """
     name = f"image {image_id}"
@@ -78,8 +78,8 @@ def as_sample(image: Any, image_id: int | str, channels: Channels = RGB) -> Samp
 
 
 def images_of(source: Any, channels: Channels = RGB) -> Iterator[Path | VideoFrame] | None:
-    """Iterates over the image files of a folder or a pattern, or the frames of a video, as `densevit predict` does.
-    Returns None for other inputs. Frames are decoded lazily. channels: those of the model.
+    """Yields the image files of a folder or a pattern, or the frames of a video, as `densevit predict` does. None for
+    other inputs. Frames are decoded lazily. channels: the model's.
 
     Raises DataError for a folder or a pattern without images.
     """
@@ -94,15 +94,15 @@ def images_of(source: Any, channels: Channels = RGB) -> Iterator[Path | VideoFra
 
 
 def suffixes_of(channels: Channels) -> tuple[str, ...]:
-    """Returns the suffixes of the images of a model with these channels."""
+    """The suffixes of image files for a model with these channels."""
     return SUFFIXES if channels.is_rgb else (*SUFFIXES, *CHANNEL_FILES)
 
 
 def find_files(source: str, channels: Channels = RGB) -> list[str]:
-    """Returns the image and video files of a path, a folder or a pattern; if each channel has a file, the first
-    channel's. Raises DataError if there are none."""
+    """The image and video files of a path, a folder or a pattern; of images with a file per channel, the first
+    channel's file. Raises DataError if there are none."""
     if not source.strip():
-        raise DataError("'' names no image: expected a file, a folder, a pattern or a URL.")
+        raise DataError("'' names no image; expected a file, a folder, a pattern or a URL.")
     _check_no_stream(source)
     if "://" in source:
         check_scheme(source)
@@ -114,8 +114,8 @@ def find_files(source: str, channels: Channels = RGB) -> list[str]:
     if not glob.has_magic(source):
         raise DataError(f"{source}: there is no such file or folder.")
     suffixes = (*suffixes_of(channels), *videos.SUFFIXES)
-    found = [match for match in glob.iglob(str(path), recursive=True) if match.lower().endswith(suffixes)]
-    matches = {*first_files(found, channels)}
+    candidates = [match for match in glob.iglob(str(path), recursive=True) if match.lower().endswith(suffixes)]
+    matches = {*first_files(candidates, channels)}
     files = (file for folder in {*map(os.path.dirname, matches)} for file in _files_in(folder, suffixes))
     images = sorted(matches.intersection(files), key=lambda file: file.replace(os.sep, "\0"))  # by folder
     if not images:
@@ -133,29 +133,29 @@ def _each_image(files: Sequence[str]) -> Iterator[Path | VideoFrame]:
 
 
 def _expected(channels: Channels) -> str:
-    named = f"names that end with {channels.files[0]!r}, and " if channels.files else ""
+    named = f"names ending in {channels.files[0]!r}, and " if channels.files else ""
     return named + ", ".join(suffixes_of(channels))
 
 
 def _in_folder(folder: Path, source: str, channels: Channels) -> list[str]:
-    """Returns the images of a folder without subfolders. Warns of files of formats that are not read."""
+    """The images of a folder without subfolders. Warns of files in formats that are not read."""
     suffixes = suffixes_of(channels)
     files = sorted(_files_in(str(folder), (*suffixes, *_UNREAD)))
     images = first_files((file for file in files if file.lower().endswith(suffixes)), channels)
     if not images:
         below = any(path.name.lower().endswith(suffixes) and path.is_file() for path in folder.rglob("[!.]*"))
-        hint = f" For those of its subfolders, use '{folder / '**' / '*.*'}'." if below else ""
+        hint = f" For images in subfolders, use '{folder / '**' / '*.*'}'." if below else ""
         raise DataError(f"{source}: no images in this folder; expected {_expected(channels)}.{hint}")
-    others = [file for file in files if file.lower().endswith(tuple(_UNREAD))]
-    stems = {os.path.splitext(file)[0] for file in images if others}
-    unread = [os.path.basename(file) for file in others if os.path.splitext(file)[0] not in stems]
+    other_files = [file for file in files if file.lower().endswith(tuple(_UNREAD))]
+    stems = {os.path.splitext(file)[0] for file in images if other_files}
+    unread = [os.path.basename(file) for file in other_files if os.path.splitext(file)[0] not in stems]
     warn_of_unread(folder, unread, len(images))
     return images
 
 
 def _files_in(folder: str, suffixes: tuple[str, ...]) -> Iterator[str]:
-    """Yields the files of a folder with these suffixes, without hidden ones. Only links are looked up: the type of
-    other files is in the folder."""
+    """Yields the files of a folder with these suffixes, without hidden files. Only links are looked up; the folder has
+    the type of other files."""
     with os.scandir(folder or os.curdir) as entries:
         for entry in entries:
             if (
@@ -171,6 +171,6 @@ def _check_no_stream(source: str) -> None:
     if _STREAM.match(source) and not (user_path(source).is_file() or user_path(source).is_dir()):
         raise DataError(
             f"{source}: streams are not supported. Expected files. Fix: save frames, for example with `ffmpeg -i "
-            "SOURCE -vf fps=1 frames/%06d.jpg`, and give that folder; or read frames in Python, and pass each to "
+            "SOURCE -vf fps=1 frames/%06d.jpg`, and name that folder; or read frames in Python, and pass each to "
             "Predictor.predict as an array."
         )

@@ -6,19 +6,19 @@ from typing import Any, Literal
 
 from densevit.config import InferenceSection
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError
 from densevit.interfaces import Size
 from densevit.model import DenseModel
 
 ImageSize = int | Size | Literal["source"]
-"""The long side, the (height, width) into which images are fitted, or "source": images keep their size."""
+"""The long side, the (height, width) that images are fitted into, or "source": images keep their size."""
 
 
 def requested_size(
     image_size: Any, options: Mapping[str, Any], model: DenseModel, inference: Mapping[str, InferenceSection]
 ) -> ImageSize | None:
-    """Returns the image size for a call of `predict`: the given size; "source" if only a window is given; else None, as
+    """The image size of a call of `predict`: `image_size` if set; else "source" for a call with a window; else None, as
     in evaluation.
 
     options: the inference options of the call. inference: the resulting options by head. Raises ConfigError for a size
@@ -35,7 +35,7 @@ def requested_size(
 
 
 def transform_to(image_size: ImageSize | None, evaluation: EvaluationTransform | None) -> EvaluationTransform | None:
-    """Returns the transform to this size; None: images keep their size. evaluation: that of the model's evaluation."""
+    """The transform to an image size; None: images keep their size. evaluation: the model's evaluation transform."""
     if image_size is None:
         return evaluation
     return None if image_size == "source" else EvaluationTransform(Fixed(image_size))
@@ -44,7 +44,7 @@ def transform_to(image_size: ImageSize | None, evaluation: EvaluationTransform |
 def warn_of_unused_windows(
     inference: Mapping[str, InferenceSection], sizes: Iterable[Size], resize: EvaluationTransform | None
 ) -> None:
-    """Warns if there are windows, and no image is larger than the window of any head.
+    """Warns if heads have windows and no image is larger than any of them.
 
     sizes: (H, W) of the images before `resize`.
     """
@@ -82,24 +82,24 @@ def _checked(image_size: Any) -> ImageSize:
 
 def _check_all_take_windows(model: DenseModel, inference: Mapping[str, InferenceSection]) -> None:
     """Raises ConfigError if a head without windows would process images at full size in one pass by default."""
-    others = [name for name in model.heads if name not in inference]
-    if others:
+    unwindowed = [name for name in model.heads if name not in inference]
+    if unwindowed:
         raise ConfigError(
-            f"window: windows are cut from images without resizing, but {_heads(others)} takes no windows and would "
-            "process the whole image in one pass. Fix: give image_size too: a side, or source."
+            f"window: windows are cut from images without resizing, but {_heads(unwindowed)} takes no windows and "
+            "would process the full image in one pass. Fix: set image_size too: a side, or source."
         )
 
 
 def _check_input_size(size: ImageSize, model: DenseModel, inference: Mapping[str, InferenceSection]) -> None:
     """Raises ConfigError if a backbone with a fixed input size would get images of another size."""
     fixed = model.backbone.input_size
-    whole = [name for name in model.heads if name not in inference or inference[name].window is None]
-    if fixed is not None and size != fixed and whole:
+    unwindowed = [name for name in model.heads if name not in inference or inference[name].window is None]
+    if fixed is not None and size != fixed and unwindowed:
         windows = f"add windows of that size (window {_shown(fixed)}), or "
-        windows = windows if all(name in inference for name in whole) else ""
+        windows = windows if all(name in inference for name in unwindowed) else ""
         raise ConfigError(
-            f"image_size {_shown(size)}: the backbone takes images of {_shown(fixed)} only, and {_heads(whole)} "
-            f"predicts whole images. Fix: {windows}omit image_size."
+            f"image_size {_shown(size)}: the backbone takes images of {_shown(fixed)} only, and {_heads(unwindowed)} "
+            f"predicts images in one pass. Fix: {windows}omit image_size."
         )
 
 

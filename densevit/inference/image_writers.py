@@ -1,4 +1,4 @@
-"""Writers of the files of single images: drawings, drawn videos and point clouds."""
+"""Writers of files per image: drawings, drawn videos, point clouds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from densevit.inference.result import Result
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """A folder of predictions. thresholds: the lowest score of drawn and listed objects by head."""
+    """A folder of predictions. thresholds: the lowest score of drawn and listed objects, by head."""
 
     path: Path
     predictor: Predictor
@@ -33,20 +33,24 @@ class OutputFolder:
         return MapFiles(self.path, self.predictor.classes, self.predictor.target_types)
 
     def file(self, head: str, folder: str, name: str) -> Path:
-        """Returns the path of a head's file, and creates its folder."""
+        """The path of a head's file; creates its folder."""
         path = self.maps.folder_of(head) / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def drawn(self, head: str, predicted: Predicted, frame: bool = False) -> np.ndarray:
-        """The visualization of a head's predictions, (H, W, 3) uint8. frame: whether it keeps the size of the image."""
-        found, classes, types = result_of(predicted).predictions[head], self.maps.classes[head], self.maps.types[head]
+        """The visualization of a head's predictions, (H, W, 3) uint8. frame: keeps the size of the image."""
+        predictions, classes, types = (
+            result_of(predicted).predictions[head],
+            self.maps.classes[head],
+            self.maps.types[head],
+        )
         options = self.thresholds[head], None, types, frame, self.predictor.channels
-        return draw(pixels_of(predicted), found, classes, *options)
+        return draw(pixels_of(predicted), predictions, classes, *options)
 
 
 class ImageWriter(Protocol):
-    """Writes the files of single images, of an `ImageFile` with a result each. Several threads may call `write`."""
+    """Writes the files of an image, an `ImageFile` with its result. Several threads may call `write`."""
 
     def write(self, predicted: Predicted) -> None: ...
 
@@ -64,13 +68,13 @@ def pixels_of(predicted: Predicted) -> np.ndarray:
 
 
 class Drawings:
-    """Writes drawn/NAME.jpg of the first images of the list. count: their number."""
+    """Writes drawn/NAME.jpg of the first `count` images of the list."""
 
     def __init__(self, output: OutputFolder, count: int) -> None:
         self._output, self._count = output, count
 
     def write(self, predicted: Predicted) -> None:
-        for head in result_of(predicted).predictions if predicted.image.place < self._count else ():
+        for head in result_of(predicted).predictions if predicted.image.index < self._count else ():
             path = self._output.file(head, "drawn", f"{predicted.image.name}.jpg")
             Image.fromarray(self._output.drawn(head, predicted)).save(path, quality=92)
 
@@ -78,10 +82,10 @@ class Drawings:
 
 
 class DrawnVideos:
-    """Writes drawn/NAME.mp4 of each video, whose frames come in order, one video after the other."""
+    """Writes drawn/NAME.mp4 of each video. Frames must come in order, one video after the other."""
 
     def __init__(self, output: OutputFolder) -> None:
-        self._output, self._videos = output, dict[str, DrawnVideo]()  # the open one of each head
+        self._output, self._videos = output, dict[str, DrawnVideo]()  # the open video of each head
 
     def write(self, predicted: Predicted) -> None:
         name = f"{Path(predicted.image.name).name.rpartition('_')[0]}.mp4"
@@ -99,22 +103,22 @@ class DrawnVideos:
 
 
 class PointClouds:
-    """Writes clouds/NAME.ply of images with depth. focal: the focal length in pixels, the same for all."""
+    """Writes clouds/NAME.ply of images with depth. focal: the focal length of all images, in pixels."""
 
     def __init__(self, output: OutputFolder, focal: float) -> None:
         self._output, self._focal = output, focal
 
     def write(self, predicted: Predicted) -> None:
-        found = result_of(predicted).predictions
-        keys = [key for predictions in found.values() for key in predictions]
+        by_head = result_of(predicted).predictions
+        keys = [key for predictions in by_head.values() for key in predictions]
         if "depth" not in keys:
             raise DensevitError(
                 f"--focal: point clouds need depth in metres, but this model predicts {', '.join(keys)}. Fix: remove "
                 "--focal."
             )
-        for head in (head for head, predictions in found.items() if "depth" in predictions):
+        for head in (head for head, predictions in by_head.items() if "depth" in predictions):
             path = self._output.file(head, "clouds", f"{predicted.image.name}.ply")
             image = as_rgb(pixels_of(predicted), self._output.predictor.channels)
-            write_ply(path, np.asarray(found[head]["depth"].cpu()), image, self._focal)
+            write_ply(path, np.asarray(by_head[head]["depth"].cpu()), image, self._focal)
 
     def close(self) -> None: ...

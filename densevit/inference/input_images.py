@@ -1,4 +1,4 @@
-"""The images of `densevit predict`: found in files, folders, glob patterns, videos, tars, URLs and lists, and named."""
+"""Finds and names the images of `densevit predict`: files, folders, glob patterns, videos, tars, URLs and lists."""
 
 import glob
 import itertools
@@ -24,14 +24,14 @@ from densevit.inference.image_file import ImageFile, Video
 from densevit.inference.image_inputs import find_files, suffixes_of
 from densevit.paths import user_path
 
-_FRAME = re.compile(r"(.+)_\d{6,}")  # of the name of a frame: the name of its video
+_FRAME = re.compile(r"(.+)_\d{6,}")  # the name of a frame: its video's name, and its number
 _LONGEST = 100  # largest number of characters in a file name taken from a URL
-MAX_IN_FOLDER = 10_000  # for more images, output files are in subfolders
-PER_SUBFOLDER = 1_000  # images
+MAX_IN_FOLDER = 10_000  # for more images, output files go into subfolders
+PER_SUBFOLDER = 1_000  # images per subfolder
 
 
 class _Source(NamedTuple):
-    """What a source says of an image. image_id: the id in a COCO json. member: the one of `ImageFile`."""
+    """An image of a source. image_id: the id in a COCO json. member: the field of `ImageFile`."""
 
     location: str
     url: str | None = None
@@ -43,46 +43,47 @@ def find_images(sources: Sequence[str], channels: Channels = RGB) -> list[ImageF
     """Finds the images in files, folders (without subfolders), URLs and patterns such as `photos/**/*.jpg`, without
     duplicates.
 
-    A video file yields all its frames, a tar its images, a COCO json its `images` with their ids. A text file has
-    sources, one per line, and so has stdin, "-". Images are in the order of the sources, sorted within each folder and
-    pattern. URLs are not opened, nor are the images of lists: their names and ids come from the paths only.
+    A video yields all its frames, a tar its images, a COCO json its `images` with their ids. A text file, and stdin as
+    "-", lists sources, one per line. Images are in the order of the sources, sorted within each folder and pattern.
+    URLs and listed images are not opened: names and ids come from the paths.
 
-    channels: those of the model. Raises DataError for a source without images and for streams. A line of a list without
-    images is returned as a file that cannot be read, so that the others are predicted.
+    channels: the model's. Raises DataError for a source without images and for streams. A line of a list without images
+    becomes an unreadable file, so that all others are predicted.
     """
-    found: dict[str, _Source] = {}  # an image for each id of a json
-    for source in (one for given in sources for one in _listed(given, channels)):
-        found.setdefault(f"{source.url or os.path.abspath(source.location)}\0{source.image_id!r}", source)
-    others = companions((source.location for source in found.values()), channels)
-    listed = [source for source in found.values() if source.location not in others]
-    del found
-    clips = {  # the number of frames; 1: an error when it is read
-        index: max(1, videos.count_frames(Path(one.location)))
-        for index, one in enumerate(listed)
-        if _is_video(one.location) and one == _Source(one.location)
+    unique: dict[str, _Source] = {}  # by path or URL, and id
+    for source in (image for name in sources for image in _listed(name, channels)):
+        unique.setdefault(f"{source.url or os.path.abspath(source.location)}\0{source.image_id!r}", source)
+    other_channels = companions((source.location for source in unique.values()), channels)
+    listed = [source for source in unique.values() if source.location not in other_channels]
+    del unique
+    clips = {  # number of frames; 1: unreadable
+        index: max(1, videos.count_frames(Path(source.location)))
+        for index, source in enumerate(listed)
+        if _is_video(source.location) and source == _Source(source.location)
     }
     in_subfolders = len(listed) - len(clips) + sum(clips.values()) > MAX_IN_FOLDER
-    names = _output_names([one.location for one in listed], [*clips])
+    names = _output_names([source.location for source in listed], [*clips])
     images: list[ImageFile] = []
     for index, (source, name, image_id) in enumerate(zip(listed, names, _image_ids(listed), strict=True)):
         (location, url, _, member), video = source, Video() if index in clips else None
         for frame in (None,) if video is None else range(clips[index]):
-            place, stem = len(images), name if frame is None else f"{name}_{frame:06}"
-            path, own_id = f"{place // PER_SUBFOLDER:04}/{stem}" if in_subfolders else stem, stem if video else image_id
-            images.append(ImageFile(location, path, own_id, frame, url, place, video, member))
+            number, stem = len(images), name if frame is None else f"{name}_{frame:06}"
+            path = f"{number // PER_SUBFOLDER:04}/{stem}" if in_subfolders else stem
+            unique_id = stem if video else image_id
+            images.append(ImageFile(location, path, unique_id, frame, url, number, video, member))
     return images
 
 
 def _listed(source: str, channels: Channels) -> Iterable[_Source]:
-    """Returns the images of a source, or of the sources that stdin or a text file lists."""
+    """The images of a source, or of the sources in stdin or a text file."""
     if source.lower().endswith(".txt") and (path := user_path(source)).is_file():
-        return _of_lines(read_text(path).split("\n"), f"{source}: the list", channels)
-    return _of_lines(sys.stdin, "-: stdin", channels) if source == "-" else _located(source, channels)
+        return _from_lines(read_text(path).split("\n"), f"{source}: the list", channels)
+    return _from_lines(sys.stdin, "-: stdin", channels) if source == "-" else _from_source(source, channels)
 
 
-def _of_lines(lines: Iterable[str], title: str, channels: Channels) -> Iterator[_Source]:
+def _from_lines(lines: Iterable[str], title: str, channels: Channels) -> Iterator[_Source]:
     """Yields the images of lines. A line with the suffix of an image is the path of a file, which is not looked up;
-    others are folders, patterns, videos, tars, COCO jsons and URLs."""
+    other lines are folders, patterns, videos, tars, COCO jsons and URLs."""
     count, suffixes = 0, suffixes_of(channels)
     for text in lines:
         line = (text if count else text.removeprefix("\ufeff")).strip()
@@ -93,19 +94,19 @@ def _of_lines(lines: Iterable[str], title: str, channels: Channels) -> Iterator[
             yield _Source(os.path.expanduser(line))
             continue
         try:
-            yield from _located(line, channels)
+            yield from _from_source(line, channels)
         except DataError as error:
             yield _Source(line, member=error)
     if not count:
         raise DataError(f"{title} names no image; expected one file, folder or pattern per line.")
 
 
-def _located(source: str, channels: Channels) -> Iterator[_Source]:
+def _from_source(source: str, channels: Channels) -> Iterator[_Source]:
     """Yields the images of a file, a folder, a pattern, a tar, a pattern of tars, a COCO json, or a URL."""
     if source.lower().startswith(SCHEMES):
         path = str(_path_of(source))
         if _is_video(path):
-            raise DataError(f"{source}: videos are not read from URLs. Fix: download the video, and give its path.")
+            raise DataError(f"{source}: videos are not read from URLs. Fix: download the video and name its file.")
         yield _Source(path, source)
         return
     tars = glob.glob(str(user_path(source)), recursive=True) if source.lower().endswith(".tar") else []
@@ -114,7 +115,7 @@ def _located(source: str, channels: Channels) -> Iterator[_Source]:
             members = find_members(file, suffixes_of(channels))
             if companions(members, channels) & members.keys():
                 raise DataError(f"{file}: images with a file for each channel are not read from a tar. Fix: unpack it.")
-            yield from (_Source(f"{file}/{name}", member=one) for name, one in members.items())
+            yield from (_Source(f"{file}/{name}", member=member) for name, member in members.items())
         elif file.lower().endswith(".json"):
             yield from _in_coco(Path(file))
         else:
@@ -122,14 +123,15 @@ def _located(source: str, channels: Channels) -> Iterator[_Source]:
 
 
 def _in_coco(file: Path) -> Iterator[_Source]:
-    """Returns the images of a COCO json. Only the first one is searched for."""
+    """Returns the images of a COCO json. Looks up only the first one."""
     images = images_of(file, parse_json(file, keep_segmentations=False))
     folder = files_of_json(file).image_folder(images.names[:1])
-    return (_Source(os.path.join(folder, name), None, one) for name, one in zip(images.names, images.rows, strict=True))
+    rows = zip(images.names, images.rows, strict=True)
+    return (_Source(os.path.join(folder, name), None, image_id) for name, image_id in rows)
 
 
 def _path_of(url: str) -> Path:
-    """Returns HOST/FILE, where FILE is the last part of the URL's path, without percent-decoding."""
+    """HOST/FILE of a URL, where FILE is the last part of its path, without percent-decoding."""
     parts = urlsplit(url)
     name = parts.path.rstrip("/").rpartition("/")[2] or parts.hostname or "image"
     suffix = Path(name).suffix[:_LONGEST]
@@ -137,16 +139,13 @@ def _path_of(url: str) -> Path:
 
 
 def _image_ids(sources: Sequence[_Source]) -> list[int | str]:
-    """Returns the ids of COCO jsons; of other images the number, the file's name or the path, the first that is unique.
-    Raises DataError if two jsons have the same id."""
-    given = [source.image_id for source in sources if source.image_id is not None]
-    for image_id in _repeated(given):
-        raise DataError(f"Two jsons have the image id {image_id!r}. Fix: predict each into a folder of its own.")
-    repeated = _repeated(
-        itertools.chain(
-            given, (one for source in sources if source.image_id is None for one in _possible_ids(source.location))
-        )
-    )
+    """The ids of the images: of COCO jsons their ids; of other images the first unique one of number, file name and
+    path. Raises DataError for two jsons with the same id."""
+    json_ids = [source.image_id for source in sources if source.image_id is not None]
+    for image_id in _repeated(json_ids):
+        raise DataError(f"Two jsons have the image id {image_id!r}. Fix: predict each json into a separate folder.")
+    possible = (image_id for s in sources if s.image_id is None for image_id in _possible_ids(s.location))
+    repeated = _repeated(itertools.chain(json_ids, possible))
 
     def of(source: _Source) -> int | str:
         unique = [image_id for image_id in _possible_ids(source.location) if image_id not in repeated]
@@ -165,8 +164,8 @@ def _repeated(values: Iterable[Any]) -> set[Any]:
 
 
 def _output_names(files: Sequence[str], clips: Sequence[int]) -> list[str]:
-    """Returns names that are unique ignoring case: stems, after the names of as many of their folders as needed, or
-    with a number. No image has the name of a video's frame. clips: the indices of videos."""
+    """Names that are unique ignoring case: stems, prefixed with as many folder names as needed, or with a number. No
+    image is named like a video's frame. clips: the indices of videos."""
     names = _distinct_stems(files)
     taken: set[str] = set()
     numbers: dict[str, int] = defaultdict(lambda: 1)  # the largest number of a stem
@@ -183,7 +182,7 @@ def _output_names(files: Sequence[str], clips: Sequence[int]) -> list[str]:
 
 
 def _distinct_stems(files: Sequence[str]) -> list[str]:
-    """Returns FOLDER-...-STEM of each path with the fewest folders that tell it from those in other folders."""
+    """FOLDER-...-STEM of each path, with the fewest folders that distinguish paths in different folders."""
     stems = [_stem(file) for file in files]
     shared = _repeated(map(str.casefold, stems))
     folders = {

@@ -1,4 +1,4 @@
-"""The loop that predicts: images in; results, or errors of images that cannot be read, out in the same order."""
+"""The prediction loop: yields results, or errors of unreadable images, in the order of the images."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
-from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import DensevitError
 from densevit.inference.image_file import ImageFile
 from densevit.inference.image_inputs import VideoFrame, as_sample
@@ -26,16 +26,15 @@ from densevit.inference.result import Result
 from densevit.interfaces import Predictions, Sample
 from densevit.model import DenseModel
 
-BATCHES_AT_ONCE = 4  # batches of a block: images that are read together, so that equal sizes can form batches
-_NICE = 10  # of the system: about a ninth of the time of a core that the main thread wants too
-_one_at_a_time = threading.Lock()  # Pillow decodes an image when it is used, also if several threads use it
+BATCHES_AT_ONCE = 4  # batches per block: images read together, so that equal sizes can form batches
+_NICE = 10  # about a ninth of a core's time while the main thread uses it
+_one_at_a_time = threading.Lock()  # Pillow decodes an image on first use, unsafely in several threads
 
 
 class Predicted(NamedTuple):
-    """An image with its result, or with the error for which there is none.
+    """An image with its result, or with the error of an unreadable image; without both it was left out.
 
-    image: what was given. pixels: (H, W, C). error: the reason why it cannot be read. Without result and error it was
-    left out. sample: what the model takes; only before it is predicted.
+    image: the input. pixels: (H, W, C). sample: the model's input, before prediction.
     """
 
     image: Any
@@ -49,9 +48,9 @@ class Predicted(NamedTuple):
 class ImageLoop:
     """Predicts a stream of images, a block of `BATCHES_AT_ONCE` batches at a time; reads the next block meanwhile.
 
-    A batch has images of one padded size, and only of its block: it does not depend on other blocks. resize: None:
-    images keep their size. thresholds: the lowest score of objects by head. left_out: called with each image in a
-    thread that reads; such images are not read.
+    A batch has images of one padded size from one block, so it does not depend on other blocks. resize: None: images
+    keep their size. thresholds: lowest score of objects, by head. left_out: called with each image in a reading thread;
+    images for which it is true are not read.
     """
 
     model: DenseModel
@@ -85,16 +84,16 @@ class ImageLoop:
         return Predicted(image, pixels, sample=sample if self.resize is None else self.resize(sample))
 
     def _predict(self, block: Sequence[Predicted]) -> Iterator[Predicted]:
-        found: dict[int, dict[str, Predictions]] = {}
+        predictions: dict[int, dict[str, Predictions]] = {}
         with evaluation_mode(self.model):
             for batch in self._batches(block):
                 samples = [read.sample for n in batch if (read := block[n]).sample is not None]
-                found.update(zip(batch, infer(self.model, self.inference, samples), strict=True))
+                predictions.update(zip(batch, infer(self.model, self.inference, samples), strict=True))
         for n, read in enumerate(block):
-            yield read._replace(result=self._result(read, found[n]), sample=None) if n in found else read
+            yield read._replace(result=self._result(read, predictions[n]), sample=None) if n in predictions else read
 
     def _batches(self, block: Sequence[Predicted]) -> Iterator[list[int]]:
-        """Yields the places of images that form batches: of one padded size, full ones first."""
+        """Yields the indices of each batch: images of one padded size, full batches first."""
         waiting: dict[tuple[int, ...], list[int]] = {}
         for n, read in enumerate(block):
             if read.sample is None:
@@ -124,7 +123,7 @@ class ImageLoop:
 
 
 def read_ahead(images: Iterable[Any], size: int, read: Callable[[Any], Any]) -> Iterator[list[Any]]:
-    """Yields blocks of this size of what `read` returns for each image; threads read the next block meanwhile."""
+    """Yields blocks of `size` results of `read`; threads read the next block meanwhile."""
     stream = iter(images)
     with background_threads((os.cpu_count() or 1) + 1, "read images") as pool:
 
@@ -139,8 +138,8 @@ def read_ahead(images: Iterable[Any], size: int, read: Callable[[Any], Any]) -> 
 
 @contextmanager
 def background_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose threads leave the cores to the main thread, which keeps the accelerator busy; what has not begun at
-    the end is cancelled. On other systems than Linux, priorities are of processes, and unchanged."""
+    """A pool whose threads leave the cores to the main thread, which keeps the accelerator busy; cancels pending work
+    at the end. Priorities are lowered on Linux, where threads have their own."""
     pool = ThreadPoolExecutor(count, name, _lower_priority if sys.platform == "linux" else None)
     try:
         yield pool
@@ -156,14 +155,13 @@ def _lower_priority() -> None:
 def infer(
     model: DenseModel, inference: Mapping[str, InferenceSection], samples: list[Sample]
 ) -> list[dict[str, Predictions]]:
-    """Returns the predictions of each head for each image of a batch, on the CPU, of a model in
-    evaluation mode."""
+    """The predictions of each head for each image of a batch, on the CPU. The model must be in evaluation mode."""
     batch = collate(samples, model.multiple, channels=model.channels)
     for key in ("images", "padding_mask"):
         batch[key] = batch[key].to(model.mean.device)
     by_head = model.infer(batch, inference)
     return [
-        {head: {key: _on_cpu(value) for key, value in found[i].items()} for head, found in by_head.items()}
+        {head: {key: _on_cpu(value) for key, value in images[i].items()} for head, images in by_head.items()}
         for i in range(len(samples))
     ]
 

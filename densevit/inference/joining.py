@@ -1,4 +1,4 @@
-"""Joins the blocks of a prediction to the files of all images."""
+"""Joins the blocks of a prediction into files of all images."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,8 +11,8 @@ from densevit.data.io.list_writers import CsvTable, JsonList, ParquetTable
 from densevit.data.io.map_files import AnnotatedImage, MapFiles
 from densevit.data.io.prediction_tables import IMAGES
 from densevit.errors import DensevitError
-from densevit.inference.blocks import Counts, Failed, Texts, read_counts, read_texts
 from densevit.inference.image_texts import ENTRIES, failed_texts
+from densevit.inference.prediction_blocks import Counts, Failed, Texts, read_counts, read_texts
 from densevit.inference.prediction_folder import (
     PARTS,
     SETTINGS,
@@ -22,11 +22,11 @@ from densevit.inference.prediction_folder import (
     write_settings,
 )
 
-MAX_IMAGES, MAX_OBJECTS = 1000, 200_000  # rows of a part of a table
+MAX_IMAGES, MAX_OBJECTS = 1000, 200_000  # rows per part of a table
 
 
 class ListWriter(Protocol):
-    """Writes a file of all images. `write` adds the text of an image, see `image_texts`."""
+    """Writes a file of all images; `write` adds the text of an image, see `image_texts`."""
 
     def write(self, text: str) -> None: ...
 
@@ -34,7 +34,7 @@ class ListWriter(Protocol):
 
 
 class AnnotationFile:
-    """KEY.json, the entries of the maps of all images; see `SupportsAnnotationFile`."""
+    """KEY.json, with entries of the maps of all images; see `SupportsAnnotationFile`."""
 
     def __init__(self, maps: MapFiles, head: str, key: str) -> None:
         self._maps, self._head, self._key, self._images = maps, head, key, list[AnnotatedImage]()
@@ -47,12 +47,11 @@ class AnnotationFile:
 
 
 def join(folder: Path, maps: Callable[[], MapFiles], complete: bool = True) -> Counts:
-    """Joins the blocks of all parts in the order of the list, image by image. Returns the counts. If no image is left
-    and none failed, the parts are removed.
+    """Joins the blocks of all parts in the order of the list. Returns the counts. Removes the parts if no image is left
+    and none failed.
 
-    Nothing is lost if it is stopped: it can be called again. maps: returns those of the model; called if it has a file
-    of all maps, as for panoptic segmentation. complete: raises DensevitError if a part is not; False: joins what there
-    is.
+    Can be repeated after an interruption. maps: returns the model's map files; called if there is a file of all maps,
+    as for panoptic segmentation. complete: raises DensevitError for an incomplete part; False: joins what is written.
     """
     settings, parts = read_settings(folder), parts_of(folder)
     if not parts:
@@ -62,7 +61,7 @@ def join(folder: Path, maps: Callable[[], MapFiles], complete: bool = True) -> C
     if left and complete:
         raise DensevitError(
             f"{folder}: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''} of {len(parts)} not complete. Fix: "
-            "predict them, with --resume if they were begun."
+            "predict these parts, with --resume if they were begun."
         )
     images, failed, files = 0, list[Failed](), dict[str, ListWriter]()
     with ExitStack() as replaced:
@@ -79,7 +78,8 @@ def join(folder: Path, maps: Callable[[], MapFiles], complete: bool = True) -> C
             counts = read_counts(file)
             images += counts.images
             failed += counts.failed
-            for texts in (*read_texts(file), *(failed_texts(one, settings["format"]) for one in counts.failed)):
+            failures = (failed_texts(image, settings["format"]) for image in counts.failed)
+            for texts in (*read_texts(file), *failures):
                 add(texts)
         for writer in files.values():
             writer.close()
@@ -94,7 +94,7 @@ def join(folder: Path, maps: Callable[[], MapFiles], complete: bool = True) -> C
 
 
 def _writer(path: Path, settings: Mapping[str, Any], maps: Callable[[], MapFiles], replaced: ExitStack) -> ListWriter:
-    """The writer of a file. replaced: completes it."""
+    """The writer of a file. replaced: the context that completes files."""
     head = path.parent.name if path.parent.name in settings["threshold"] else next(iter(settings["threshold"]))
     if path.suffix == ENTRIES:
         return AnnotationFile(maps(), head, path.stem)

@@ -12,20 +12,20 @@ from typing import Any
 
 from densevit.atomic_io import atomic_file, atomic_folder, check_new_folder, locked_folder
 from densevit.errors import DataError, DensevitError, WeightsError
-from densevit.inference.blocks import Counts, read_counts
 from densevit.inference.iterating import BATCHES_AT_ONCE
+from densevit.inference.prediction_blocks import Counts, read_counts
 
 SETTINGS = "predict.json"
-PARTS = "parts"  # the folder of parts, and the key of their number
-_PROCESS = "process.txt"  # in the folder of a part: what predicts it
+PARTS = "parts"  # the folder of parts, and the key of their count
+_PROCESS = "process.txt"  # in the folder of a part: the process that predicts it
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Returns the settings of the predictions in a folder; without `parts` if all are joined and none failed. Raises
-    DensevitError if it has none."""
+    """The settings of the predictions in a folder; without `parts` if all parts are joined and no image failed. Raises
+    DensevitError for a folder without predictions."""
     file = folder / SETTINGS
     if not file.is_file():
-        raise DensevitError(f"{folder} has no {SETTINGS}, and so no predictions that `densevit predict` wrote.")
+        raise DensevitError(f"{folder} has no {SETTINGS}, so no predictions of `densevit predict`.")
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
@@ -37,24 +37,24 @@ def write_settings(file: Path, settings: Mapping[str, Any]) -> None:
 
 
 def check_model(folder: Path, source: str, fingerprint: str | None) -> dict[str, Any]:
-    """Returns the settings of the predictions in a folder. Raises DensevitError if it has none, and if they are those
-    of another model.
+    """The settings of the predictions in a folder. Raises DensevitError for a folder without predictions, and for
+    predictions of another model.
 
     source: the model's source, for messages. fingerprint: the model's, see `Predictor.fingerprint`; None: unknown.
     """
     saved = read_settings(folder)
     if saved.get("weights") != fingerprint:
         raise DensevitError(
-            f"{folder} has the predictions of another model: of {saved.get('model')!r}, whose classes or weights are "
-            f"not those of {source!r}. Fix: name that model, or predict with this one into a new folder."
+            f"{folder} has predictions of another model, {saved.get('model')!r}, with other classes or "
+            f"weights than {source!r}. Fix: name that model, or predict with this one into a new folder."
         )
     return saved
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raises DensevitError if the folder has no predictions or was written with another model or other settings.
+    """Raises DensevitError for a folder without predictions, or with predictions of another model or other settings.
 
-    settings: among them the model's source as `model`, and its fingerprint as `weights`.
+    settings: include the model's source as `model` and its fingerprint as `weights`.
     """
     saved = check_model(folder, settings["model"], settings["weights"])
     current = json.loads(json.dumps(settings))
@@ -63,20 +63,20 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     if changed:
         listed = "; ".join(f"{key} is {current.get(key)!r}, was {saved.get(key)!r}" for key in changed)
         raise DensevitError(
-            f"{folder} was predicted with other settings: {listed}. Fix: predict with those, or name a new folder."
+            f"{folder} was predicted with other settings: {listed}. Fix: use these, or name a new folder."
         )
 
 
 def resume_hint(folder: Path) -> str:
-    """The fix for a folder that is not empty, if its predictions can be continued; empty for another one."""
+    """The fix for a folder whose predictions can be continued; "" for other folders."""
     return ", or add --resume to continue in it" if (folder / SETTINGS).is_file() else ""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of `count` parts of a list of images, by its number from 1: a slice of whole blocks.
+    """One of `count` parts of a list of images: a slice of complete blocks. number: the block's number, from 1.
 
-    predictions: the folder of predictions. images: the number of images in the list. block: that in a block.
+    predictions: the folder of predictions. images: images in the list. block: images in a block.
     """
 
     predictions: Path
@@ -102,12 +102,12 @@ class Part:
 
     @property
     def counts(self) -> Counts:
-        """The images that are predicted, and those that cannot be read."""
+        """The predicted images, and the unreadable images."""
         counts = [read_counts(file) for file in self.blocks]
-        return Counts(sum(one.images for one in counts), [failed for one in counts for failed in one.failed])
+        return Counts(sum(block.images for block in counts), [image for block in counts for image in block.failed])
 
     def state(self, counts: Counts) -> str:
-        """`complete`, `not begun`, or the process that has begun it. counts: those of the part."""
+        """`complete`, `not begun`, or the process that began the part. counts: `self.counts`."""
         if counts.images + len(counts.failed) == self.total:
             return "complete"
         file = self.folder / _PROCESS
@@ -115,15 +115,15 @@ class Part:
 
     @property
     def total(self) -> int:
-        """The number of its images."""
+        """The number of images in the part."""
         return sum(images.stop - images.start for images in self.blocks.values())
 
     @contextmanager
     def begun(self, resume: bool) -> Iterator[None]:
-        """A context in which this process predicts the part. Creates its folder, with the name of the process; not if
-        all parts are joined.
+        """A context in which this process predicts the part: creates its folder with the process's name, unless all
+        parts are joined.
 
-        resume: continues a part that was begun; False: raises DensevitError for one.
+        resume: continues a part that was begun; False: raises DensevitError for such a part.
         """
         process = f"process {os.getpid()} on {socket.gethostname()}"
         if PARTS not in read_settings(self.predictions):
@@ -140,15 +140,16 @@ class Part:
 
 
 def open_folder(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
-    """Creates a folder of predictions, or checks that it can be continued. Several parts may do so at once.
+    """Creates a folder of predictions, or checks that its predictions can be continued. Several parts may call this at
+    once.
 
-    settings: those of the prediction, which are saved. resume: whether a part is continued. Raises DensevitError for
-    predictions of another model or with other settings, and for a folder of other files.
+    settings: the settings to save. resume: whether to continue a part. Raises DensevitError for predictions of another
+    model or with other settings, and for a folder of other files.
     """
-    has_others = folder.is_dir() and any(not path.name.startswith("predict") for path in folder.iterdir())
+    has_other_files = folder.is_dir() and any(not path.name.startswith("predict") for path in folder.iterdir())
     is_new, alone = not (folder / SETTINGS).is_file(), settings[PARTS] == 1
     if not (alone and resume):
-        if alone or (is_new and has_others):
+        if alone or (is_new and has_other_files):
             check_new_folder(folder, resume_hint(folder))
         with suppress(WeightsError), atomic_file(folder / SETTINGS) as partial:  # unless another part has written it
             write_settings(partial, settings)
@@ -156,7 +157,7 @@ def open_folder(folder: Path, settings: Mapping[str, Any], resume: bool) -> None
 
 
 def parts_of(folder: Path) -> list[Part]:
-    """Returns the parts of a prediction; none if all are joined and none failed."""
+    """The parts of a prediction; none if all are joined and no image failed."""
     settings = read_settings(folder)
     count, images = settings.get(PARTS, 0), int(settings["list"].split()[0])
     block = BATCHES_AT_ONCE * settings["batch_size"]
@@ -164,8 +165,8 @@ def parts_of(folder: Path) -> list[Part]:
 
 
 def remove_parts(folder: Path) -> None:
-    """Removes the folders of parts, and nothing else: a head may be called "parts"."""
+    """Removes only the folders of parts: a head may be named "parts"."""
     for part in (folder / PARTS).glob("*-of-*"):
         shutil.rmtree(part)
-    with suppress(OSError):  # none, or that of a head
+    with suppress(OSError):  # no folder, or a head's
         (folder / PARTS).rmdir()

@@ -9,7 +9,7 @@ from torch import nn
 from densevit.channels import Channels
 from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.resizing import EvaluationTransform, build_evaluation_transform
+from densevit.data.transforms.sample_resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import DensevitError, did_you_mean
 from densevit.inference.image_inputs import as_images, images_of
 from densevit.inference.image_sizes import ImageSize, requested_size, transform_to
@@ -25,14 +25,13 @@ class Predictor:
     """Predicts on images, resized as in the model's evaluation.
 
     model: set to evaluation mode during prediction. config: the training config, or the sections of a model without
-    one; None: those of the model. Images are resized by the config's section `data`, else by the model's
-    `training_data`; without either they keep their size. inference: sliding windows, flips and scales by head, for
-    heads that predict maps or boxes; None: those of the config. resize: a transform that replaces the resizing of the
-    section `data`.
+    one; None: the model's. The config's section `data`, or else the model's `training_data`, defines the resizing;
+    without either, images keep their size. inference: sliding windows, flips and scales by head, for heads that predict
+    maps or boxes; None: the config's. resize: a transform that replaces the resizing of the section `data`.
 
     The attributes `config` and `sections`, which model files contain, include the predictor's inference options.
 
-    Several threads may call `predict` concurrently on a model in evaluation mode. During the call, the model must not
+    Several threads may call `predict` concurrently on a model in evaluation mode. During a call, the model must not
     be moved, converted or trained; `predict` temporarily switches a model in training mode to evaluation mode.
 
     Raises ConfigError for options that the model cannot use.
@@ -66,19 +65,19 @@ class Predictor:
 
     @property
     def data(self) -> DataSection | None:
-        """The section `data` of the training; None if unknown."""
+        """The section `data` of the training config; None if unknown."""
         return self.model.training_data if self.config is None else self.config.data
 
     @property
     def resize(self) -> EvaluationTransform | None:
-        """The transform that resizes images, by default that of the section `data`; None: images keep their size."""
+        """The transform that resizes images, by default from the section `data`; None: images keep their size."""
         if self._resize is None and self.data is not None:
             return build_evaluation_transform(self.data)
         return self._resize
 
     @property
     def replaced_resize(self) -> EvaluationTransform | None:
-        """The transform that replaces the resizing of the section `data`; None: it is not replaced."""
+        """The transform that replaces the resizing of the section `data`; None without one."""
         return self._resize
 
     def with_resize(self, transform: EvaluationTransform) -> "Predictor":
@@ -110,17 +109,17 @@ class Predictor:
 
     @property
     def channels(self) -> Channels:
-        """The channels of the images that it takes."""
+        """The channels of the model's images."""
         return self.model.channels
 
     @property
     def target_types(self) -> dict[str, Mapping[str, TargetType] | None]:
-        """The target types of each head's predictions that have options."""
+        """The target types of predictions that have options, by head."""
         return self.model.target_types
 
     @property
     def score_thresholds(self) -> dict[str, float]:
-        """The score threshold by head with the highest F1 in validation during training. Empty if there is none."""
+        """The score threshold with the highest F1 in validation during training, by head. Empty if there is none."""
         return dict(self.model.score_thresholds)
 
     @property
@@ -131,7 +130,7 @@ class Predictor:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of the classes and weights, by which predictions are recognised as this model's."""
+        """A short hash of classes and weights, which identifies the model of predictions."""
         return self.model.fingerprint()
 
     @property
@@ -158,14 +157,14 @@ class Predictor:
         return self
 
     def with_inference(self, options: Mapping[str, Any], source: str = "inference") -> "Predictor":
-        """Returns a predictor with inference options replaced in all heads that predict maps or boxes, as in
+        """Returns a predictor with these inference options in all heads that predict maps or boxes, such as
         {"window": 512, "flip": True}. Box heads use only the windows.
 
         source: the origin of the options, for messages. Raises ConfigError for an invalid option.
         """
         inference = {name: inference_with(before, options, source) for name, before in self.inference.items()}
         dense = [name for name in inference if isinstance(self.heads[name], DenseHead)]
-        if not dense:  # an error for options of dense heads
+        if not dense:  # raises for options of dense heads
             general = next(iter(inference.values()), None) or inference_with(InferenceSection(), options, source)
             inference_by_head(self.model, general)
         inference = {name: new if name in dense else windows_only(new) for name, new in inference.items()}
@@ -184,20 +183,20 @@ class Predictor:
         images: a path, URL, bytes, file object, PIL image, array or tensor (see `as_sample`), or an iterable of them;
         an array or a tensor with four dimensions is a batch. Also a folder, a pattern ("photos/*.jpg") or a video, as
         in `densevit predict`.
-        threshold: the score threshold of objects, for all heads or by head; 0: all objects. None, and for heads without
-        one: `default_thresholds`.
-        inference: options that replace those of all heads that predict maps or boxes, such as
+        threshold: the score threshold of objects, for all heads or by head; 0: all objects. None, and heads without a
+        threshold: `default_thresholds`.
+        inference: options that override those of all heads that predict maps or boxes, such as
         {"window": 512, "flip": True}.
-        image_size: the long side to which images are resized, (height, width) into which they are fitted, or "source":
-        images keep their size. None: as in evaluation; with a window in `inference`, "source".
-        Returns a `Result` for a single image; for a folder, a pattern or a video an iterator, which reads and predicts
+        image_size: the long side of resized images, the (height, width) that they are fitted into, or "source": images
+        keep their size. None: as in evaluation; with a window in `inference`, "source".
+        Returns a `Result` for a single image; for a folder, a pattern or a video an iterator that reads and predicts
         some batches at a time; else a list. The result of an image does not depend on the other images.
-        Raises DataError for an image that cannot be read, and ConfigError for a size or options that the model cannot
-        use. Warns if no image is larger than the window in `inference`.
+        Raises DataError for an unreadable image, and ConfigError for a size or options that the model cannot use. Warns
+        if no image is larger than the window in `inference`.
         """
         source = images_of(images, self.channels)
-        given, single = as_images(images) if source is None else (source, False)
-        results = _results(self.iterate(given, threshold, batch_size, inference, image_size))
+        inputs, single = as_images(images) if source is None else (source, False)
+        results = _results(self.iterate(inputs, threshold, batch_size, inference, image_size))
         if source is not None:
             return results
         every = [*results]
@@ -212,12 +211,11 @@ class Predictor:
         image_size: ImageSize | None = None,
         left_out: Callable[[Any], bool] | None = None,
     ) -> Iterator[Predicted]:
-        """Predicts a stream of images, of which some batches are in memory: yields each with its result, in order, or
-        with the error of an image that cannot be read.
+        """Predicts a stream of images, some batches at a time: yields each image with its result, or with the error of
+        an unreadable image, in order.
 
-        images: those of `predict`, one by one, and `ImageFile`. left_out: called with each image in a thread; images of
-        which it is true are yielded without result. The others are the arguments of `predict`, and raise its errors at
-        once.
+        images: single images as in `predict`, and `ImageFile`. left_out: called with each image in a thread; images for
+        which it is true are yielded without result. Other arguments: as in `predict`, whose errors this call raises.
         """
         thresholds = self._thresholds(threshold)
         if batch_size < 1:
@@ -229,9 +227,9 @@ class Predictor:
         loop = ImageLoop(self.model, by_head, resize, thresholds, batch_size, left_out)
         return loop(images, warns=options.get("window") is not None)
 
-    def _thresholds(self, given: Threshold | None) -> dict[str, float]:
-        """Returns the score threshold of each head: the given one, or the model's."""
-        scores = {} if given is None else given
+    def _thresholds(self, threshold: Threshold | None) -> dict[str, float]:
+        """The score threshold of each head: `threshold`, or else the model's."""
+        scores = {} if threshold is None else threshold
         by_head = {**scores} if isinstance(scores, Mapping) else dict.fromkeys(self.heads, scores)
         for name, score in by_head.items():
             if name not in self.heads:
@@ -248,7 +246,7 @@ class Predictor:
         return has_windows and not isinstance(self.heads[head], DenseHead)
 
     def infer(self, samples: list[Sample]) -> list[dict[str, Predictions]]:
-        """Returns the predictions of each head for each image of a batch, on the CPU.
+        """The predictions of each head for each image of a batch, on the CPU.
 
         samples: images as resized for the model, of one padded size.
         """
@@ -257,20 +255,20 @@ class Predictor:
 
 
 def _results(predicted: Iterator[Predicted]) -> Iterator[Result]:
-    """Yields the results. Raises the error of an image that cannot be read."""
-    for one in predicted:
-        if one.result is None:
-            raise one.error or AssertionError
-        yield one.result
+    """Yields the results. Raises the error of an unreadable image."""
+    for image in predicted:
+        if image.result is None:
+            raise image.error or AssertionError
+        yield image.result
 
 
 def dense_model(model: DenseModel | Predictor) -> DenseModel:
-    """Returns the model of a predictor, or the model itself."""
+    """The model of a predictor, or the model itself."""
     return model.model if isinstance(model, Predictor) else model
 
 
 def _with_inference(sections: ModelSections, inference: Mapping[str, InferenceSection]) -> ModelSections:
-    """Returns the sections with `heads.NAME.inference` of these heads replaced, in a shallow copy."""
+    """A shallow copy of the sections with other `heads.NAME.inference`."""
     if not inference:
         return sections
     changed = {name: sections.heads[name].model_copy(update={"inference": new}) for name, new in inference.items()}

@@ -1,16 +1,12 @@
-"""The result of a prediction, one type for all heads, and its formats: drawing, point cloud, JSON, pandas,
-supervision."""
+"""The result of a prediction, one type for all heads, with its drawing and export formats."""
 
-import importlib
 import io
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -21,35 +17,32 @@ from densevit.drawing.display import display
 from densevit.drawing.draw import draw
 from densevit.drawing.point_cloud import write_ply
 from densevit.errors import DensevitError
+from densevit.inference import result_formats
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Predictions, TargetType
 from densevit.paths import user_path
-from densevit.targets.objects import InstanceMasks
-from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes, above_threshold, as_array
 
 if TYPE_CHECKING:
     import pandas
     import supervision
 
-PANOPTIC_BASE = 1000  # a panoptic id is class index * 1000 + number of the instance
-_NAMED = {"names": "labels", "class_name": "image_class"}  # the properties with names of classes
+_NAMED = {"names": "labels", "class_name": "image_class"}  # properties that name classes
 
 
 class Result(Mapping[str, Any]):
     """The predictions of one or several heads for one image, in pixels of the original image, on the CPU.
 
     The attributes `boxes` (N, 4) xyxy, `scores`, `labels`, `names`, `masks` (N, H, W), `semantic`, `panoptic`, `depth`,
-    `image_class` (), `class_name`, ... are the predictions of the head that has them. `maps` has all maps by name,
+    `image_class` (), `class_name`, ... are the predictions of the head that has them. `maps` contains all maps by name,
     `heads` the result of each head.
 
     As a mapping, a result of one head contains its predictions: `result["boxes"]`. A result of several heads contains
     their results: `result["segmentation"].semantic`.
 
-    image: (H, W, C) of these channels, or the file to read. predictions, classes: those of each head.
-    threshold: the score threshold of objects, for all heads or by head; None, or a head without one: all objects are
-    kept. types: the target types of each head's keys that have options (`Head.target_types`). path: the image file, the
-    video, or the URL; None if the image was given as pixels or bytes. frame: the number in the video, from 0; None for
-    an image.
+    image: (H, W, C) with these channels, or a file. predictions, classes: one entry per head. threshold: the score
+    threshold of objects, for all heads or by head; None, or a head without a threshold: keeps all objects. types: each
+    head's target types of keys that have options (`Head.target_types`). path: the image file, the video, or the URL;
+    None for pixels or bytes. frame: the number in the video, from 0; None for an image.
     """
 
     boxes: Tensor
@@ -82,8 +75,8 @@ class Result(Mapping[str, Any]):
         self.thresholds = {head: score for head, score in by_head.items() if score is not None}
         self.types = {head: TargetTypes((types or {}).get(head)) for head in predictions}
         self._predictions = {
-            head: above_threshold(found, self.thresholds.get(head), self.types[head])
-            for head, found in predictions.items()
+            head: above_threshold(outputs, self.thresholds.get(head), self.types[head])
+            for head, outputs in predictions.items()
         }
 
     # ---- predictions ----
@@ -115,8 +108,8 @@ class Result(Mapping[str, Any]):
         """The predictions per pixel, (H, W) or (C, H, W), by name; HEAD/NAME if several heads predict one name."""
         maps = [
             (head, key, value)
-            for head, found in self._predictions.items()
-            for key, value in found.items()
+            for head, outputs in self._predictions.items()
+            for key, value in outputs.items()
             if key in self.types[head] and self.types[head][key].per == "pixel"
         ]
         count = Counter(key for _, key, _ in maps)
@@ -129,8 +122,8 @@ class Result(Mapping[str, Any]):
         return self._predictions[self._head_of(key)][key]
 
     def __dir__(self) -> list[str]:
-        """Includes the predictions that are attributes, and the names of those that are class indices."""
-        heads = Counter(key for found in self._predictions.values() for key in found)
+        """Includes predictions, and class names of predictions that are class indices."""
+        heads = Counter(key for outputs in self._predictions.values() for key in outputs)
         predicted = {key for key, count in heads.items() if count == 1}
         named = {name for name, key in _NAMED.items() if key in predicted}
         return sorted({*super().__dir__()} - _NAMED.keys() | predicted | named)
@@ -162,36 +155,37 @@ class Result(Mapping[str, Any]):
         )
 
     def _head_of(self, key: str) -> str:
-        """Returns the head that predicts this key. Raises AttributeError unless there is exactly one."""
-        heads = [head for head, found in self._predictions.items() if key in found]
+        """The head that predicts a key. Raises AttributeError unless there is exactly one."""
+        heads = [head for head, outputs in self._predictions.items() if key in outputs]
         if len(heads) == 1:
             return heads[0]
         if heads:
             raise AttributeError(
                 f"{key} is predicted by the heads {' and '.join(heads)}. Name one: result[{heads[0]!r}].{key}."
             )
-        there = "; ".join(f"{head}: {', '.join(found)}" for head, found in self._predictions.items())
+        there = "; ".join(f"{head}: {', '.join(outputs)}" for head, outputs in self._predictions.items())
         raise AttributeError(f"no head predicts {key}. Predictions by head: {there}.")
 
     # ---- the image ----
 
     @property
     def image(self) -> np.ndarray:
-        """The image as it is drawn, (H, W, 3) uint8, RGB. Each access reads it again if it was given as a file."""
-        given = self._image
-        return as_rgb(given if isinstance(given, np.ndarray) else read_image(given, self._channels), self._channels)
+        """The image for drawing, (H, W, 3) uint8, RGB. Each access reads a file again."""
+        source = self._image
+        pixels = source if isinstance(source, np.ndarray) else read_image(source, self._channels)
+        return as_rgb(pixels, self._channels)
 
     def draw(self, threshold: float | None = None) -> Image.Image:
-        """Draws a visualization as in `densevit predict`; those of several heads are side by side.
+        """Draws a visualization as `densevit predict`, with several heads side by side.
 
-        threshold: the score threshold for drawing; None: that of `predict`; without one, 0.5.
+        threshold: the score threshold for drawing; None: as in `predict`, or else 0.5.
         """
         image = self.image
         panels = []
-        for head, found in self._predictions.items():
+        for head, outputs in self._predictions.items():
             lowest = self.thresholds.get(head, DEFAULT_THRESHOLD) if threshold is None else threshold
             classes = self.classes.get(head, ())
-            panels.append(Image.fromarray(draw(image, found, classes, lowest, types=self.types[head])))
+            panels.append(Image.fromarray(draw(image, outputs, classes, lowest, types=self.types[head])))
         canvas = Image.new("RGB", (sum(p.width for p in panels), max(p.height for p in panels)), (255, 255, 255))
         left = 0
         for panel in panels:
@@ -202,7 +196,7 @@ class Result(Mapping[str, Any]):
     def save(self, path: str | os.PathLike[str], threshold: float | None = None) -> None:
         """Writes the visualization in the format of the suffix (`.png`, `.jpg`, ...).
 
-        threshold: the argument of `draw`. Raises DensevitError if the suffix names no format, or the file cannot be
+        threshold: the parameter of `draw`. Raises DensevitError if the suffix names no format, or the file cannot be
         written.
         """
         suffix = (path := user_path(path)).suffix.lower()
@@ -218,7 +212,7 @@ class Result(Mapping[str, Any]):
     def show(self, threshold: float | None = None) -> None:
         """Shows the visualization below the cell of a notebook, else in the system's image viewer.
 
-        threshold: the argument of `draw`. Raises DensevitError if no window can be opened.
+        threshold: the parameter of `draw`. Raises DensevitError if no window can be opened.
         """
         if not display(self.draw(threshold)):
             raise DensevitError(
@@ -227,7 +221,7 @@ class Result(Mapping[str, Any]):
             )
 
     def _repr_png_(self) -> bytes:
-        """Returns the visualization, which Jupyter displays for a result at the end of a cell."""
+        """The visualization as PNG, which Jupyter displays at the end of a cell."""
         file = io.BytesIO()
         self.draw().save(file, "png")
         return file.getvalue()
@@ -247,31 +241,22 @@ class Result(Mapping[str, Any]):
         return write_ply(user_path(path), as_array(self.depth), self.image, focal, centre)
 
     def to_json(self) -> str:
-        """Converts the result to JSON text: `height`, `width`, and `heads` with an object for each head by its name.
+        """Converts the result to JSON text: `height`, `width`, and `heads` with an object per head.
 
-        `objects` has an entry for each object: `name`, `label`, `score`, `box` (xyxy in pixels), `mask` as COCO's
-        compressed run-length code, and other predictions per object. `semantic` and `panoptic` have an entry for each
-        class or segment: `name`, `label`, `mask`, and the `id` of a segment. `image_class` has the `name` and `label`
-        of the image's class. Floating-point maps, such as depth, are omitted.
+        `objects`: an entry per object: `name`, `label`, `score`, `box` (xyxy in pixels), `mask` as COCO's compressed
+        run-length code, and other predictions per object. `semantic`, `panoptic`: an entry per class or segment:
+        `name`, `label`, `mask`, and the segment's `id`. `image_class`: `name` and `label` of the image's class.
+        Floating-point maps, such as depth, are omitted.
         """
-        heads = {
-            head: _as_json(found, self.classes.get(head, ()), self.types[head])
-            for head, found in self._predictions.items()
-        }
-        return json.dumps({"height": self.size[0], "width": self.size[1], "heads": heads}, ensure_ascii=False)
+        return result_formats.as_json_text(self.predictions, self.classes, self.types, self.size)
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """Converts the result to a table with one row per object: `head`, `name`, `label`, `score`, `x1`, `y1`, `x2`,
+        """Converts the result to a table with a row per object: `head`, `name`, `label`, `score`, `x1`, `y1`, `x2`,
         `y2`.
 
         Raises DensevitError if pandas is not installed, and for a result without objects.
         """
-        pandas = _imported("pandas", "to_pandas")
-        heads = [head for head, found in self._predictions.items() if "labels" in found]
-        if not heads:
-            raise DensevitError(f"to_pandas() has one row per object; this result has no objects, only {self._keys()}.")
-        tables = [pandas.DataFrame(_columns(head, self._predictions[head], self.classes[head])) for head in heads]
-        return pandas.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+        return result_formats.as_table(self.predictions, self.classes)
 
     def to_supervision(self) -> "supervision.Detections":
         """Converts the result to `supervision.Detections`, with class names in its data.
@@ -279,144 +264,7 @@ class Result(Mapping[str, Any]):
         Objects become detections with scores, and masks if there are any; a label map becomes one detection with a mask
         per class. Raises DensevitError if supervision is not installed, and for other predictions.
         """
-        supervision = _imported("supervision", "to_supervision")
-        for key, convert in (("boxes", _detections), ("semantic", _class_regions)):
-            heads = [head for head, found in self._predictions.items() if key in found]
-            if len(heads) > 1:
-                raise DensevitError(
-                    f"The heads {' and '.join(heads)} predict {key}, but supervision.Detections supports only one. "
-                    f"Fix: result[{heads[0]!r}].to_supervision()."
-                )
-            if heads:
-                [head] = heads
-                detections = convert(self._predictions[head])
-                names = [self.classes[head][label].name for label in detections["class_id"]]
-                return supervision.Detections(**detections, data={"class_name": np.array(names, dtype=str)})
-        raise DensevitError(
-            f"supervision.Detections supports objects or a label map; this result has only {self._keys()}."
-        )
-
-    def _keys(self) -> str:
-        return ", ".join(key for found in self._predictions.values() for key in found)
-
-
-@runtime_checkable
-class SupportsText(Protocol):
-    """A target type per image whose predictions `densevit predict` prints."""
-
-    def text(self, value: Any, classes: Sequence[Class]) -> str | None:
-        """A prediction as a few words; None: nothing is printed."""
-
-
-def text_of(target: TargetType, value: Any, classes: Sequence[Class]) -> str | None:
-    """A prediction as a few words, see `SupportsText`; None if its type has none."""
-    return target.text(value, classes) if isinstance(target, SupportsText) else None
-
-
-def text_of_image(result: Result) -> str:
-    """The predictions per image as text, such as "cat 0.93"; empty if there are none."""
-    texts = []
-    for head, predictions in result.predictions.items():
-        types = result.types[head]
-        values = {
-            key: as_array(value) for key, value in predictions.items() if key in types and types[key].per == "image"
-        }
-        found = (text_of(types[key], value, result.classes[head]) for key, value in values.items())
-        texts.append(" ".join(filter(None, found)))
-    return "; ".join(filter(None, texts))
-
-
-def _imported(package: str, method: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError:
-        raise DensevitError(
-            f"{method}() needs the package {package}, which is not installed: pip install {package}."
-        ) from None
-
-
-def _as_json(found: Predictions, classes: Sequence[Class], types: TargetTypes) -> dict[str, Any]:
-    """Converts the predictions of a head to JSON values, see `Result.to_json`."""
-    values: dict[str, Any] = {"objects": _objects(found, classes, types)} if "labels" in found else {}
-    for key, value in found.items():
-        per = types[key].per if key in types else "image"
-        array = as_array(value)
-        if key == "image_class":
-            values[key] = {"name": text_of(types[key], array, classes), "label": int(array)}
-        elif per == "image" and array.dtype.kind in "biufU":
-            values[key] = array.tolist()
-        elif per == "pixel" and array.ndim == 2 and array.dtype.kind in "biu":
-            values[key] = _regions(key, array, classes)
-    return values
-
-
-def _objects(found: Predictions, classes: Sequence[Class], types: TargetTypes) -> list[dict[str, Any]]:
-    """Returns one entry per object."""
-    entries = [{"name": classes[label].name, "label": label} for label in as_array(found["labels"]).tolist()]
-    singular = {"scores": "score", "boxes": "box", "masks": "mask"}
-    for key, value in found.items():
-        if key != "labels" and key in types and types[key].per == "object":
-            array = as_array(value)
-            codes = types[key].encode(array, classes) if key == "masks" else []
-            rows = [code["segmentation"] for code in codes] if key == "masks" else array.tolist()
-            for entry, row in zip(entries, rows, strict=True):
-                entry[singular.get(key, key)] = row
-    return entries
-
-
-def _regions(key: str, values: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
-    """Returns one entry with a mask per value in an integer map (H, W); negative values are void."""
-    ids = [value for value in np.unique(values).tolist() if value >= 0]
-    codes = InstanceMasks().encode(RunLengthMasks.from_ids(values, np.array(ids, int)), classes)
-    return [
-        {**_region(key, value, classes), "mask": code["segmentation"]} for value, code in zip(ids, codes, strict=True)
-    ]
-
-
-def _region(key: str, value: int, classes: Sequence[Class]) -> dict[str, Any]:
-    if key == "semantic":
-        return {"name": classes[value].name, "label": value}
-    if key == "panoptic":
-        label = value // PANOPTIC_BASE
-        return {"name": classes[label].name, "label": label, "id": value}
-    return {"value": value}
-
-
-def _columns(head: str, found: Predictions, classes: Sequence[Class]) -> dict[str, Any]:
-    """Returns the columns of a table of a head's objects, see `Result.to_pandas`."""
-    labels = as_array(found["labels"])
-    columns: dict[str, Any] = {
-        "head": np.full(len(labels), head, dtype=object),
-        "name": np.array([classes[label].name for label in labels.tolist()], dtype=object),
-        "label": labels,
-    }
-    if "scores" in found:
-        columns["score"] = as_array(found["scores"])
-    if "boxes" in found:
-        columns |= dict(zip(("x1", "y1", "x2", "y2"), as_array(found["boxes"]).reshape(-1, 4).T, strict=True))
-    return columns
-
-
-def _detections(found: Predictions) -> dict[str, Any]:
-    """Returns the objects as the arguments of `supervision.Detections`."""
-    masks = {"mask": as_array(found["masks"]).astype(bool)} if "masks" in found else {}
-    return {
-        "xyxy": as_array(found["boxes"]).astype(np.float32).reshape(-1, 4),
-        "confidence": as_array(found["scores"]).astype(np.float32),
-        "class_id": as_array(found["labels"]).astype(int),
-        **masks,
-    }
-
-
-def _class_regions(found: Predictions) -> dict[str, Any]:
-    """Returns the classes of a label map as the arguments of `supervision.Detections`: masks with bounding boxes."""
-    from torchvision.ops import masks_to_boxes  # late: it takes time to import
-
-    labels = as_array(found["semantic"])
-    ids = np.unique(labels)
-    masks = labels[None] == ids[:, None, None]  # (K, H, W)
-    boxes = masks_to_boxes(torch.from_numpy(masks))
-    return {"xyxy": boxes.numpy(), "mask": masks, "class_id": ids.astype(int)}
+        return result_formats.as_detections(self.predictions, self.classes)
 
 
 def _shown(item: tuple[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Runs exported files: ONNX with ONNX Runtime or OpenVINO, pt2 with PyTorch. On the CPU."""
+"""Runs exported files on the CPU: ONNX with ONNX Runtime or OpenVINO, pt2 with PyTorch."""
 
 import json
 import warnings
@@ -16,11 +16,11 @@ from densevit.paths import user_path
 from densevit.terminal import silenced
 
 Run = Callable[..., dict[str, np.ndarray]]
-"""Runs a file on images (B, C, H, W), and further inputs by name; returns its outputs by name."""
+"""Runs a file on images (B, C, H, W) and further inputs by name; returns outputs by name."""
 
 SUFFIXES = (".onnx", ".pt2")
 RUNTIMES = ("onnxruntime", "openvino")
-"""The packages that run ONNX files; pt2 files are run by PyTorch."""
+"""The packages that run ONNX files; PyTorch runs pt2 files."""
 
 IMAGES = "images"  # the input of all files
 ORIGINAL_SIZE, THRESHOLDS = "original_size", "thresholds"  # further inputs of files with post-processing
@@ -32,8 +32,8 @@ HEADER_FILE = "header.json"  # in pt2 files
 class ExportedFile:
     """An exported file that can be run.
 
-    header: the JSON that `densevit.export` wrote. runtime: the package that runs it. size, batch: (h, w) and the number
-    of the images that it takes; None: any.
+    header: the JSON of `densevit.export`. runtime: the package that runs the file. size, batch: the (h, w) and the
+    number of images per call; None: any.
     """
 
     path: Path
@@ -45,21 +45,21 @@ class ExportedFile:
 
 
 def is_exported(source: str | Path) -> bool:
-    """Whether it is the name of an exported file, by its suffix."""
+    """Whether `source` has the suffix of an exported file."""
     return Path(source).suffix.lower() in SUFFIXES
 
 
 def open_file(path: str | Path, runtime: str | None = None) -> ExportedFile:
     """Opens an exported file.
 
-    runtime: one of `RUNTIMES`, for ONNX files; None: ONNX Runtime, and PyTorch for pt2 files. Raises DensevitError if
-    the runtime is not installed, and WeightsError for a file that does not exist, or that densevit did not export.
+    runtime: one of `RUNTIMES`, for ONNX files; None: ONNX Runtime, and PyTorch for pt2 files. Raises DensevitError for
+    a runtime that is not installed, and WeightsError for a missing file or a file that densevit did not export.
     """
     path = user_path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such file. Fix: write it with `densevit export MODEL --out {path.name}`.")
     if _is_pt2(path) and runtime is not None:
-        raise DensevitError(f"{path}: a pt2 file is run by PyTorch, not by {runtime}. Fix: leave the runtime out.")
+        raise DensevitError(f"{path}: PyTorch runs pt2 files, not {runtime}. Fix: leave the runtime out.")
     if _is_pt2(path):
         program = _opened(path, "torch")
     else:
@@ -82,7 +82,7 @@ def open_file(path: str | Path, runtime: str | None = None) -> ExportedFile:
 
 
 def load(path: Path) -> Run:
-    """Loads a file, which need not have a header, and returns a function that runs it with ONNX Runtime or PyTorch."""
+    """Loads a file, with or without a header, for ONNX Runtime or PyTorch. Returns the function that runs it."""
     return _opened(path, "torch" if _is_pt2(path) else RUNTIMES[0]).run
 
 
@@ -91,7 +91,7 @@ def _is_pt2(path: Path) -> bool:
 
 
 class _Program(NamedTuple):
-    """header: the header's text; None: there is none. shape: the shape of the images; None: any."""
+    """header: its text; None without a header. shape: the shape of the images; None: any."""
 
     header: str | None
     run: Run
@@ -110,7 +110,7 @@ def _opened(path: Path, runtime: str) -> _Program:
     opened = {"onnxruntime": _with_onnxruntime, "openvino": _with_openvino, "torch": _with_torch}[runtime]
     try:
         return opened(path)
-    except Exception as error:  # of several kinds, which the packages do not name
+    except Exception as error:  # the packages do not document their exceptions
         lines = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0][:200] if lines else ''}".rstrip(": .")
         raise WeightsError(
@@ -139,21 +139,22 @@ def _with_openvino(path: Path) -> _Program:
 
     model = openvino.Core().read_model(path)
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    place = ["framework", METADATA]  # of the metadata of ONNX files
-    names = {name for value in model.inputs for name in value.get_names()}  # it removes inputs with a default
+    metadata_key = ["framework", METADATA]  # where OpenVINO stores ONNX metadata
+    names = {name for value in model.inputs for name in value.get_names()}  # OpenVINO removes inputs with a default
 
     def run(images: np.ndarray, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        given = {IMAGES: images, **{name: value for name, value in inputs.items() if name in names}}
-        return {key.get_any_name(): value for key, value in compiled(given).to_dict().items()}
+        values = {IMAGES: images, **{name: value for name, value in inputs.items() if name in names}}
+        return {key.get_any_name(): value for key, value in compiled(values).to_dict().items()}
 
     images = next((value for value in model.inputs if IMAGES in value.get_names()), model.inputs[0])
     shape = [side.get_length() if side.is_static else None for side in images.get_partial_shape()]
-    return _Program(model.get_rt_info(place).astype(str) if model.has_rt_info(place) else None, run, shape)
+    header = model.get_rt_info(metadata_key).astype(str) if model.has_rt_info(metadata_key) else None
+    return _Program(header, run, shape)
 
 
 def _with_torch(path: Path) -> _Program:
     extra = {HEADER_FILE: ""}
-    with silenced():  # it warns of files without a header
+    with silenced():  # torch warns of files without a header
         program = torch.export.load(path, extra_files=extra)
     module = program.module()
 
@@ -167,14 +168,14 @@ def _with_torch(path: Path) -> _Program:
 
 
 def _header(path: Path, program: _Program) -> dict[str, Any]:
-    """Raises WeightsError unless the program has a header that `densevit.export` wrote, and takes images."""
+    """The header of `densevit.export`. Raises WeightsError without one, or if the program does not take images."""
     try:
         header = json.loads(program.header or "null")
     except ValueError:
         header = None
     if len(program.shape) != 4 or not _is_complete(header):
         raise WeightsError(
-            f"{path}: has no densevit header, so its inputs and outputs are not known. Fix: write the file with "
+            f"{path}: has no densevit header, so its inputs and outputs are unknown. Fix: write the file with "
             "`densevit export`; files of other programs are not read."
         )
     return header

@@ -1,15 +1,15 @@
-"""The lowest scores of objects that are predicted into files, and where a threshold is from."""
+"""The lowest scores of objects in files, and the origin of thresholds."""
 
 from collections.abc import Mapping
 
 from densevit.errors import DensevitError
 from densevit.inference.predictor import Predictor
 
-_WINDOW_SCORE = 0.05  # lowest score of boxes merged from windows; each window adds as many as an image has, most near 0
+_WINDOW_SCORE = 0.05  # of boxes merged from windows; each window adds as many as an image, most near 0
 
 
 def lowest_scores(min_score: float | None, thresholds: Mapping[str, float], predictor: Predictor) -> dict[str, float]:
-    """The lowest score of a head's objects in all files, by head. min_score: --min-score."""
+    """The lowest score of objects in all files, by head. min_score: --min-score."""
     if min_score is not None:
         return dict.fromkeys(thresholds, min_score)
     merged = {head: predictor.merges_windows(head) for head in thresholds}
@@ -17,7 +17,7 @@ def lowest_scores(min_score: float | None, thresholds: Mapping[str, float], pred
 
 
 def check_lowest_score(lowest: float, threshold: float, origin: str) -> None:
-    """Raises DensevitError if --min-score is above the threshold. origin: where it is from, for the message."""
+    """Raises DensevitError if --min-score is above the threshold. origin: the threshold's, for the message."""
     if lowest > threshold:
         raise DensevitError(
             f"--min-score is {lowest:g}, above the threshold {threshold:.4g} ({origin}); at most the threshold is "
@@ -25,12 +25,12 @@ def check_lowest_score(lowest: float, threshold: float, origin: str) -> None:
         )
 
 
-def threshold_origin(given: float | None, predictor: Predictor, head: str) -> str:
-    """The origin of the threshold of a head, as text. given: --threshold."""
-    if given is not None:
+def threshold_origin(threshold: float | None, predictor: Predictor, head: str) -> str:
+    """The origin of a head's threshold, as text. threshold: --threshold."""
+    if threshold is not None:
         return "--threshold"
     if head in getattr(predictor.model, "thresholds", {}):
-        return "that inside the file; see --threshold"
+        return "the file's; see --threshold"
     if head in predictor.score_thresholds:
         return "the largest F1 in the model's validation; see --threshold"
-    return "the default, because the model has none from a validation; see --threshold"
+    return "the default, as the model has none from validation; see --threshold"

@@ -1,8 +1,8 @@
-"""The interfaces of plugins, and the data that they exchange: what every training calls, for plugin authors.
+"""The interfaces of plugins, and the data that they exchange, for plugin authors.
 
-In each class, what must be written comes first; the rest has defaults. What only a tool calls is a protocol beside that
-tool, listed in docs/reference/protocols.md. `docs/own-backbone.md`, `docs/own-head.md`, `docs/own-dataset.md`,
-`docs/own-target.md` and `docs/own-method.md` are tutorials.
+In each class, required members come first; the rest has defaults. Methods that only a tool calls are protocols in that
+tool's package, listed in docs/reference/protocols.md. `docs/own-backbone.md`, `docs/own-head.md`,
+`docs/own-dataset.md`, `docs/own-target.md` and `docs/own-method.md` are tutorials.
 """
 
 from densevit.channels import COLORS, RGB, Channels

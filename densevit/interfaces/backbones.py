@@ -17,11 +17,11 @@ class Backbone(nn.Module):
     """Computes feature maps from images.
 
     channels, strides: one per feature, fine to coarse; strides in input pixels.
-    mean, std: normalisation of each channel's values in 0 ... 1, which the model applies before the backbone.
-    image_channels: the channels of the images, which a model takes as its own; set where a model is built.
-    input_size: (H, W), only if the architecture has a fixed input size.
+    mean, std: normalisation per channel, of values in 0 ... 1; the model applies it before the backbone.
+    image_channels: the channels of the images, which the model takes over; set where a model is built.
+    input_size: (H, W), only for architectures with a fixed input size.
     size_multiple: models pad heights and widths to multiples of this; None: the coarsest stride.
-    licences: the licences of published weights that its constructor loads, by their source.
+    licences: the licences of published weights that the constructor loads, by source.
     """
 
     channels: tuple[int, ...]
@@ -34,12 +34,12 @@ class Backbone(nn.Module):
     licences: Mapping[str, str] = MappingProxyType({})
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images: (B, 3, H, W) float, any H and W; 3 or the constructor's `in_channels`. Returns features
+        """images: (B, 3, H, W) float, any H and W; 3 channels, or the constructor's `in_channels`. Returns features
         (B, C_i, ceil(H / s_i), ceil(W / s_i))."""
         raise NotImplementedError(f"{type(self).__name__} is a Backbone and must implement forward(images).")
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
         """Parameters grouped by depth, input first, for layer-wise learning rates. Default: one group per child."""
         groups = [list(child.parameters()) for child in self.children()]
-        own = list(self.parameters(recurse=False))
-        return [group for group in (own, *groups) if group]
+        direct = list(self.parameters(recurse=False))
+        return [group for group in (direct, *groups) if group]

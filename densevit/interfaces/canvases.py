@@ -1,4 +1,4 @@
-"""The images on which target types draw."""
+"""The images that target types draw on."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -15,13 +15,13 @@ class Canvas(Protocol):
         """Blends colours (H, W, 3) uint8 with the image where mask (H, W) is True."""
 
     def segments(self, ids: np.ndarray, colors: Mapping[int, Color], names: Mapping[int, str]) -> None:
-        """Blends the segments of a map of ids (H, W) with the image, with outlines, and names inside.
+        """Blends the segments of an id map (H, W) with the image, with outlines and names.
 
-        Pixels whose id has no colour are left as they are. Segments of one colour have different shades.
+        Leaves pixels without a colour unchanged. Segments of one colour get different shades.
         """
 
     def boxes(self, boxes: np.ndarray, colors: Sequence[Color], texts: Sequence[tuple[str, str]]) -> None:
-        """Outlines boxes (N, 4) xyxy, the first on top. texts: (name, suffix); only the name is shortened."""
+        """Outlines boxes (N, 4) xyxy, the first on top. texts: (name, suffix); only names may be shortened."""
 
     def points(self, points: np.ndarray, color: Color) -> None:
         """Draws discs at points (N, 2)."""
@@ -30,33 +30,33 @@ class Canvas(Protocol):
         """Draws line segments (N, 2, 2), from point to point."""
 
     def caption(self, name: str, suffix: str, color: Color) -> None:
-        """Writes a label in the upper left corner; only the name is shortened."""
+        """Writes a label in the upper left corner; only the name may be shortened."""
 
 
 class Drawing(Protocol):
-    """Drawing surfaces for a `TargetType`: the image with the predictions, and with the ground truth if given."""
+    """Drawing surfaces for a `TargetType`: the image for predictions, and for ground truth if there is any."""
 
     @property
     def prediction(self) -> Canvas:
-        """The image on which predictions are drawn."""
+        """The image for predictions."""
 
     @property
     def truth(self) -> Canvas | None:
-        """The image on which ground truth is drawn; None without ground truth."""
+        """The image for ground truth; None without ground truth."""
 
     def legend(self, classes: Sequence[Class]) -> None:
         """Adds the classes to the legend below the image."""
 
     def panel(self, caption: str, pixels: np.ndarray) -> None:
-        """Adds an image (H, W, 3) uint8 beside the others."""
+        """Adds an image (H, W, 3) uint8 next to the others."""
 
     def value_maps(
         self, prediction: np.ndarray, truth: np.ndarray | None, unit: str = "m", inverse: bool = False
     ) -> None:
-        """Adds maps (H, W) in colours with colour bars, and the relative error. 0 and non-finite values are unknown.
+        """Adds maps (H, W) in colours with colour bars, and the relative error. 0 and non-finite values: unknown.
 
-        inverse: the prediction is relative inverse depth, which is aligned to the ground truth by least squares.
+        inverse: the prediction is relative inverse depth; least squares align it to the ground truth.
         """
 
     def error_map(self, wrong: np.ndarray, ignored: np.ndarray) -> None:
-        """Adds the image in pale grey with wrong pixels (H, W) in red and ignored ones in black."""
+        """Adds the image in pale grey, with wrong pixels (H, W) in red and ignored pixels in black."""

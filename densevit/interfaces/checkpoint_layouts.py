@@ -17,7 +17,7 @@ ZEROS = "0"  # in place of a key; see `Line`
 
 @dataclass(frozen=True)
 class Change:
-    """A tensor transformation from their format to ours, and its inverse."""
+    """A tensor transformation from the project's format to densevit's, and its inverse."""
 
     forward: Callable[[Tensor], Tensor]
     inverse: Callable[[Tensor], Tensor]
@@ -25,9 +25,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Rearrangement:
-    """A transformation of a complete state dict that lines cannot express, such as the sum of two of their tensors.
+    """A transformation of a complete state dict that lines cannot express, such as a sum of two tensors.
 
-    forward: converts their tensors to those that the lines name. inverse: the reverse. Neither modifies its argument.
+    forward: converts the project's tensors to the tensors in the lines. inverse: the reverse. Neither modifies its
+    argument.
     """
 
     forward: Callable[[StateDict], StateDict]
@@ -35,19 +36,20 @@ class Rearrangement:
 
 
 class Line(NamedTuple):
-    """A line of a layout's table: their key, our key and an optional transformation of the tensor.
+    """A line of a layout's table: the project's key, densevit's key and an optional transformation of the tensor.
 
     `{i}`, `{b}`, ... match a number, the same on both sides; a final `*` matches any suffix. `[0/3]` after a key is
     the first of three equal parts along the first axis: `q.*` and `qkv.*[0/3]`. `0` in place of a key is a part of
-    zeros: `0` and `qkv.bias[1/3]` if they have no bias for keys, `qkv.bias[1/3]` and `0` if their bias has no effect.
+    zeros: `0` and `qkv.bias[1/3]` if the project has no bias for keys, `qkv.bias[1/3]` and `0` if its bias has no
+    effect.
     """
 
-    theirs: str
-    ours: str
+    foreign_key: str
+    key: str
     change: Change | None = None
 
 
-Metadata = Mapping[str, Any]  # of the files beside a checkpoint
+Metadata = Mapping[str, Any]  # of the files that accompany a checkpoint
 
 
 def _no_options(state: StateDict, metadata: Metadata) -> dict[str, Any]:
@@ -64,10 +66,10 @@ def _no_recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class
 
 @dataclass(frozen=True)
 class OtherKeys:
-    """Keys of the same tensors in other files of the project. They are read as the keys in `lines`, which are written.
+    """Keys of the same tensors in other files of the project: read like the keys in `lines`, never written.
 
-    prefixes: that all keys of such a checkpoint may begin with, as "vit." in a classifier.
-    spellings: other names of their keys, each with the name in `lines`, as in a line; without prefix.
+    prefixes: possible prefixes of all keys, such as "vit." in a classifier.
+    spellings: other names of keys, each with the name in `lines`, as in a line; without prefix.
     """
 
     prefixes: tuple[str, ...] = ()
@@ -76,13 +78,13 @@ class OtherKeys:
 
 @dataclass(frozen=True)
 class SpecialTensors:
-    """The tensors that the lines of a table do not describe.
+    """Tensors that the lines of a table do not describe.
 
-    no_effect: their keys that have no effect in our model, with the reason.
-    missing: our keys that such a checkpoint never has, with the reason; they keep their initial values.
-    zero_biases: our backbone biases that such a checkpoint may lack, with the reason; they are set to zeros. A bias
-        of zeros is not exported.
-    copies: keys that repeat another tensor, and that tensor's key; the two must be equal.
+    no_effect: the project's keys without effect in densevit's model, with the reason.
+    missing: densevit's keys that checkpoints lack, with the reason; they keep their initial values.
+    zero_biases: densevit's backbone biases that checkpoints may lack, with the reason; they become zeros. A bias of
+        zeros is not exported.
+    copies: keys that repeat another tensor, and that tensor's key; both must be equal.
     rearrange: applied to the state dict before the lines.
     """
 
@@ -95,16 +97,16 @@ class SpecialTensors:
 
 @dataclass(frozen=True)
 class LayoutOptions:
-    """The options of the model that tensors with effect do not determine.
+    """Options of the model that tensors with effect do not determine.
 
     unsaved: options by full key, such as "backbone.dilation". `describe` returns the usual value or none.
-    saved: returns those of them that tensors without effect, or the metadata, determine.
-    implied: the values that fields of config.json must have, because the model is built for no others: by field, as
-        "hidden_act" or "backbone_config.hidden_act". Another value is an error.
-    runtime: backbone options that change the use of the same tensors, such as "features": an export takes the model's.
-    project_defaults: the options that the project's code determines: a backbone's by name, a head's by full key, as
-        "heads.detection.blank_padding". `describe` returns their values that are not the plugin's defaults.
-        Differences are reported.
+    saved: returns the options among these that tensors without effect, or the metadata, determine.
+    implied: fields of config.json, such as "hidden_act" or "backbone_config.hidden_act", each with the only values
+        that the model is built for. Another value is an error.
+    runtime: backbone options that change the use of the same tensors, such as "features"; an export uses the model's.
+    project_defaults: options that the project's code determines: a backbone's by name, a head's by full key, as
+        "heads.detection.blank_padding". `describe` returns values that differ from the plugin's defaults. Differences
+        are reported.
     """
 
     unsaved: tuple[str, ...] = ()
@@ -116,17 +118,17 @@ class LayoutOptions:
 
 @dataclass(frozen=True)
 class Publishing:
-    """What surrounds the tensors where the project publishes a model, and where we do.
+    """Metadata of published models: normalisation, licence, export files and recipe.
 
     mean, std: RGB, of pixels in 0 ... 1, used in training.
     licence: the licence of the weights that the project publishes, with its source; "": unknown. A function of the
-        state dict with their keys and the metadata, if models of one layout have several.
-    config_files: returns the files of an export to transformers, given the config sections, the tensors with our keys
-        and a model's classes: {"config.json": ...}, and what "preprocessor_config.json" has besides the normalisation
-        of pixels. {} if transformers has no such model.
-    recipe: returns, given the config sections and a model's classes by task, a config, as "coco/detr_r50", whose data,
-        training and inference settings `convert` writes, and sections that differ. A data section with a `name`
-        replaces the data set's own options; the name of a data section's file replaces the section. "": no config.
+        state dict with the project's keys and the metadata if models of one layout have different licences.
+    config_files: returns the files of an export to transformers from the config sections, the tensors with densevit's
+        keys and a model's classes: {"config.json": ...}, and the content of "preprocessor_config.json" except the
+        normalisation. {} if transformers has no such model.
+    recipe: returns, from the config sections and a model's classes by task, a config's name, such as "coco/detr_r50",
+        whose data, training and inference settings `convert` writes, and sections that differ. A data section with a
+        `name` replaces the data set's options; the name of a data section's file replaces the section. "": no config.
     """
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -138,24 +140,24 @@ class Publishing:
 
 @dataclass(frozen=True)
 class CheckpointLayout:
-    """The format of one project's checkpoints of one architecture (entry-point group `densevit.checkpoints`).
+    """The format of a project's checkpoints of one architecture (entry-point group `densevit.checkpoints`).
 
     name: the name of the entry point, and the value of `convert --as`: PROJECT-ARCHITECTURE.
-    marks: keys, as in a line, that every such checkpoint has. Among the layouts whose marks are all present, the one
-        with the most marks is chosen; one without marks is never recognised.
-    lines: the table. Each tensor uses the first line that matches its key, or the first for each part. Our keys are a
-        backbone's, or of a complete model: they begin with `backbone.` and `heads.TASK.`.
-    describe: returns the config sections that build the model, {"backbone": {"name": ...}}, given the tensors with our
-        keys. Raises WeightsError for an unknown variant; a KeyError is reported as a missing tensor.
-    classes: returns a model's classes by task, given the state dict and the metadata of the checkpoint.
+    marks: keys, as in a line, that every checkpoint contains. Of the layouts with all marks present, the layout with
+        the most marks is chosen; a layout without marks is never recognised.
+    lines: the table. Each tensor uses the first line that matches its key, or the first line for each part. densevit's
+        keys are a backbone's, or a complete model's, which begin with `backbone.` and `heads.TASK.`.
+    describe: returns the config sections that build the model, {"backbone": {"name": ...}}, from the tensors with
+        densevit's keys. Raises WeightsError for an unknown variant; a KeyError is reported as a missing tensor.
+    classes: returns a model's classes by task, from the state dict and the metadata of the checkpoint.
 
-    other_keys, special, options, publishing: other names of their keys; tensors that the lines do not describe; options
-        that tensors do not determine; the files around the tensors.
+    other_keys, special, options, publishing: other names of keys; tensors that the lines do not describe; options that
+        tensors do not determine; metadata of published models.
 
     variants: layouts of the same project and architecture whose tensors have another meaning. They need no entry point.
-    fits: whether a checkpoint with all marks is of this layout, given its tensors and metadata; None: it is.
+    fits: whether a checkpoint with all marks has this layout, from its tensors and metadata; None: always.
 
-    The metadata of a checkpoint has the content of config.json as `config`, {} if there is none.
+    The metadata of a checkpoint contains config.json as `config`; {} without one.
     """
 
     name: str
@@ -172,5 +174,5 @@ class CheckpointLayout:
 
     @property
     def is_backbone(self) -> bool:
-        """Whether its checkpoints have a backbone alone."""
-        return not any(line.ours.startswith("heads.") for line in self.lines)
+        """Whether checkpoints contain only a backbone."""
+        return not any(line.key.startswith("heads.") for line in self.lines)

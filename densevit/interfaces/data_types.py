@@ -11,23 +11,23 @@ from densevit.errors import DataError, has_surrogates
 Color = tuple[int, int, int]
 
 VOID = -1  # panoptic id of pixels without a segment
-LABEL_DIVISOR = 1000  # panoptic id = class index * LABEL_DIVISOR + number of the instance
+LABEL_DIVISOR = 1000  # panoptic id = class index * LABEL_DIVISOR + instance number
 
 
 @dataclass(frozen=True)
 class Class:
-    """One class of a data set. densevit uses class indices 0 ... K-1 in the order of the data set."""
+    """A class of a data set. densevit uses class indices 0 ... K-1 in the data set's order."""
 
     name: str
-    file_id: int  # id in annotation files (COCO: 1 ... 90), used again in prediction files and evaluation
+    file_id: int  # id in annotation files (COCO: 1 ... 90), also in prediction files and evaluation
     color: Color  # RGB, 0 ... 255
     thing: bool = True  # countable ("thing"); False for "stuff"
 
     def __post_init__(self) -> None:
         if isinstance(self.name, str) and has_surrogates(self.name):
             raise DataError(
-                f"The class {self.name!r} (id {self.file_id}) has half of a surrogate pair in its name, which no text "
-                "file can hold. Correct the name where the classes are listed."
+                f"The class {self.name!r} (id {self.file_id}) contains half of a surrogate pair, which text files "
+                "cannot hold. Fix: correct the name where the classes are listed."
             )
 
 
@@ -35,17 +35,17 @@ Targets = dict[str, Any]
 """Labels of one image, at the size of that image. A missing key means "not labelled", never "empty".
 
 boxes: (N, 4) float32, absolute xyxy in pixels. labels: (N,) int64. masks: `densevit.RunLengthMasks` of N, also in
-heads; a loss that needs pixels gets them by `to(device)`, (N, H, W) bool.
-semantic: (H, W) uint8, 255 = ignore. panoptic: (H, W) int32 panoptic ids, class index * 1000 + number of the instance,
--1 = void. panoptic_crowds: a list of the panoptic ids that are crowds. depth: (H, W) float32 in metres, 0 = invalid.
+heads; a loss that needs pixels calls `to(device)`, (N, H, W) bool.
+semantic: (H, W) uint8, 255 = ignore. panoptic: (H, W) int32 panoptic ids, class index * 1000 + instance number, -1 =
+void. panoptic_crowds: a list of the panoptic ids of crowds. depth: (H, W) float32 in metres, 0 = invalid.
 area: (N,), as annotated. iscrowd: (N,) bool. Boxes and area may be float64, for evaluation.
 image_id: int or str. size: (h, w) without padding. original_size: (h, w) of the file.
-truth: the unmodified targets of the data set in original pixels, in validation only; evaluators find `size` and
-`original_size` in it, which are equal there.
+truth: the unmodified targets of the data set in original pixels, in validation only; there `size` equals
+`original_size`.
 
-Each key has a `TargetType`. A key without one may have a value that does not depend on cropping, resizing or flipping:
-a string, a single number, None, a list of strings, or a dict of these, which is passed through unchanged. A tensor, an
-array or a list of numbers under a key without a type is an error.
+Each key has a `TargetType`. A value under a key without a type must not depend on cropping, resizing or flipping: a
+string, a single number, None, a list of strings, or a dict of these, which is passed through unchanged. A tensor, an
+array or a list of numbers there is an error.
 """
 
 
@@ -60,7 +60,7 @@ Losses = dict[str, Tensor]
 Predictions = dict[str, Any]
 """Predictions for one image in original pixels: boxes xyxy, scores, labels, semantic, panoptic, depth, masks.
 
-masks: (N, H, W) bool on the device: heads resize and threshold logits there, and select, merge and compare pixels.
+masks: (N, H, W) bool on the device, where heads resize and threshold logits, and select, merge and compare pixels.
 Evaluators and files convert them to run lengths.
 """
 
@@ -106,9 +106,9 @@ class _Batch(TypedDict):
 class Batch(_Batch, total=False):
     """images: (B, 3, H, W) uint8, padded to one size. padding_mask: (B, H, W) bool, True = padding.
 
-    skipped: the reason for each image that was left out because its file cannot be read. Absent if there is none.
-    other_views: the batches of a training method with several views: one of the second views of the images, one of the
-        third views, and so on; each is padded to a size of its own. Absent with one view.
+    skipped: the reason for each image left out because its file cannot be read. Absent if there is none.
+    other_views: batches of a training method of several views: one of the second views of the images, one of the
+        third views, and so on, each padded to its size. Absent with one view.
     """
 
     other_views: "list[Batch]"
@@ -117,15 +117,15 @@ class Batch(_Batch, total=False):
 
 @dataclass(frozen=True)
 class OptimizerStep:
-    """The batches of one optimiser step, over which gradients are averaged. targets: the targets of each batch, which
-    stay on the CPU: losses count their normalisers before the first forward pass."""
+    """The batches of one optimiser step, which averages their gradients. targets: the targets of each batch; they stay
+    on the CPU, where losses count their normalisers before the first forward pass."""
 
     batches: tuple[Batch, ...]
     targets: tuple[list[Targets], ...]
 
     @classmethod
     def of(cls, *batches: Batch) -> "OptimizerStep":
-        """The step of these batches."""
+        """The step of some batches."""
         return cls(batches, tuple(batch["targets"] for batch in batches))
 
     @property

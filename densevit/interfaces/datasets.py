@@ -12,21 +12,20 @@ from densevit.interfaces.target_types import TargetType
 class Dataset:
     """Images with targets in original pixels. The framework resizes, augments and batches them.
 
-    What only a tool calls, such as `densevit doctor`, is a protocol beside that tool: docs/own-dataset.md.
+    Methods that only a tool calls, such as `densevit doctor`, are protocols: docs/own-dataset.md.
 
-    The constructor takes `split`, its own options, and optionally `image_size`. A method `check_file(index)`, if there
-    is one, is called for each image before a training.
-    split: "train", "val" or another name of the data set's. Raises DataError, with the splits that there are, for one
-        that does not exist.
+    The constructor takes `split`, the data set's options, and optionally `image_size`. An optional method
+    `check_file(index)` is called for each image before training.
+    split: "train", "val" or another name. Raises DataError, listing the splits, for a split that does not exist.
     classes: the classes of each task: things for "detection", things and stuff for "segmentation".
-    provides: the target keys that are labelled, see `Targets`; or a mapping from these keys to their types. Keys
-        without a type have the registered type of that name.
-    channels: what images are made of; RGB of 8 bits by default. Of other channels, mean and standard deviation are
-        measured on the training images, and so is a range that is (). A constructor that takes `channels` gets those of
-        the config (`data.channels`, `data.range`), and `channels_of_files` completes them.
+    provides: the labelled target keys, see `Targets`; or a mapping from these keys to their types. Keys without a type
+        have the registered type of their name.
+    channels: the images' channels; 8-bit RGB by default. For other channels, mean, standard deviation and a range of ()
+        are measured on the training images. A constructor with the parameter `channels` gets the config's
+        (`data.channels`, `data.range`), and `channels_of_files` completes them.
     metric: whether `depth` is in metres; False if its unit is unknown.
-    division: how the images of a data set without a val split were divided; printed at the start of a training.
-    conversion: what was read of a data set in another format; printed at the start of a training.
+    division: how images without a val split were divided; printed when a run starts.
+    conversion: what was read of a data set in another format; printed when a run starts.
     """
 
     classes: dict[str, tuple[Class, ...]]
@@ -40,7 +39,7 @@ class Dataset:
         raise NotImplementedError(f"{type(self).__name__} is a Dataset and must implement __len__.")
 
     def __getitem__(self, index: int) -> Sample:
-        """Returns a sample in original pixels, with `image_id`; deterministic, and the same in all processes."""
+        """A sample in original pixels, with `image_id`; deterministic, and the same in all processes."""
         raise NotImplementedError(f"{type(self).__name__} is a Dataset and must implement __getitem__.")
 
     def check_labels(self) -> None:
@@ -50,7 +49,7 @@ class Dataset:
         """
 
     def image_name(self, index: int) -> str | None:
-        """The file name of an image, used in reports, tables and visualizations. Default: None, to use `image_id`."""
+        """The file name of an image in reports, tables and visualizations. Default: None, to use `image_id`."""
         return None
 
     def sizes(self) -> np.ndarray | None:

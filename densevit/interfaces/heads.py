@@ -1,4 +1,4 @@
-"""The interface of heads. What only a tool calls is a protocol beside that tool: docs/own-head.md."""
+"""The interface of heads. Methods that only a tool calls are protocols: docs/own-head.md."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -15,16 +15,16 @@ from densevit.losses.context import LossContext
 class Head(nn.Module):
     """Computes outputs, losses and predictions of one task from feature maps. A dense head is a `DenseHead`.
 
-    A head has `task` and `needs`, a constructor, `forward`, `loss` and `predict`. The rest has defaults.
+    Required: `task`, `needs`, a constructor, `forward`, `loss` and `predict`. The rest has defaults.
 
     task: "detection", "segmentation", "depth" or a custom name; determines the classes and the evaluator.
     needs: target keys required for training; checked against the data at the start.
     quantity: output of a depth head: "depth" in metres, which needs metric ground truth, or relative "inverse_depth",
-        which is evaluated after alignment. None: not declared and not checked.
-    target_types: the types of prediction keys whose types have options, such as a skeleton; other keys have the
-        registered type of that name.
-    last_blocks: the number of the backbone's last blocks that the head runs itself, which needs a `TokenBackbone`;
-        `forward` then gets a `LastBlocks` instead of features, and the head has no neck. 0: none.
+        evaluated after alignment. None: not declared and not checked.
+    target_types: the types of prediction keys with options, such as a skeleton; other keys have the registered type of
+        their name.
+    last_blocks: the number of the backbone's last blocks that the head runs, which needs a `TokenBackbone`; `forward`
+        then gets a `LastBlocks` instead of features, and the head has no neck. 0: none.
     """
 
     task: ClassVar[str]
@@ -44,9 +44,9 @@ class Head(nn.Module):
         )
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """Always returns the same keys. Images that lack a key of `needs` are ignored; images without objects are not.
+        """Always returns the same keys. Ignores images that lack a key of `needs`, but not images without objects.
 
-        If no image is labelled, every term is exactly 0 and still connected to every parameter. context: the
+        Without labelled images, every term is exactly 0 and still connected to every parameter. context: the
         normalisers of the terms, over processes and accumulated batches.
         """
         raise NotImplementedError(
@@ -54,26 +54,25 @@ class Head(nn.Module):
         )
 
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
-        """Returns one dict per image, in original pixels. Uses only `size` and `original_size` of the targets."""
+        """One dict per image, in original pixels. Uses only `size` and `original_size` of the targets."""
         raise NotImplementedError(f"{type(self).__name__} is a Head and must implement predict(outputs, targets).")
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        """The normalisers of the loss terms of a batch by name, from its targets on the CPU. Default: {}, unknown.
+        """The normalisers of a batch's loss terms by name, from its targets on the CPU. Default: {}, unknown.
 
         With `trainer.accumulate` above 1, `LossContext.mean_counts` returns the means over all batches of the optimiser
-        step, so that the step equals a step on one large batch. A normaliser that depends on predictions is not part of
-        the result.
+        step, which makes the step equal to a step on one large batch. Leave out normalisers that depend on predictions.
         """
         return {}
 
     def set_progress(self, progress: float) -> None:
-        """Called before each training batch with the share of the optimiser steps that are done, in 0 ... 1, for what
-        changes during training. Default: nothing. A resumed training continues with the share at which it stopped.
+        """Called before each training batch with the completed share of the optimiser steps, in 0 ... 1, for what
+        changes during training. Default: nothing. A resumed run continues with its share.
         """
 
     @classmethod
     def classes_from(cls, dataset: Dataset) -> tuple[Class, ...]:
-        """Returns the classes that the head predicts for this data set. Default: the classes of its task, or none."""
+        """The classes that the head predicts for a data set. Default: the classes of its task, or none."""
         return tuple(dataset.classes.get(cls.task, ()))
 
     def check(self, dataset: Dataset) -> None:
@@ -84,16 +83,16 @@ class Head(nn.Module):
         """
         if self.quantity == "depth" and not dataset.metric:
             raise ConfigError(
-                "learns metres, but the depth of the data set has no unit (metric: false). Fix: give the head a "
-                "relative output (output: relative); or calibrate the data: set what its values are in metres "
+                "learns metres, but the depth of the data set has no unit (metric: false). Fix: set a "
+                "relative output (output: relative); or calibrate the data: set the metres per value "
                 "(data.scale; for disparity data.stereo), and remove metric: false."
             )
 
 
 class DenseHead(Head):
-    """A head whose predictions are made from maps, which sliding windows, flips and scales average.
+    """A head whose predictions are read from maps, which sliding windows, flips and scales average.
 
-    It can be exported, and its files are evaluated, without more methods.
+    Export and evaluation of exported files need no more methods.
     """
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
@@ -107,8 +106,8 @@ class DenseHead(Head):
     def read_maps(self, maps: Tensor) -> Predictions:
         """Predictions from averaged maps (B, C, h, w): `semantic` or `depth` (B, h, w), or vectors.
 
-        Called on crops of the maps in original pixels, so the result of a pixel may depend only on its C values, which
-        may be probabilities instead of logits (see `maps`). For an image that is not resized it equals `predict`. Maps
-        of a flipped image are mirrored, or flipped by the target type of the prediction that has the maps' values.
+        Called on crops of the maps in original pixels, so a pixel's result may depend only on its C values, which may
+        be probabilities instead of logits (see `maps`). Equals `predict` for an image that is not resized. Maps of a
+        flipped image are mirrored, or flipped by the target type of the prediction with the maps' values.
         """
         raise NotImplementedError(f"{type(self).__name__} is a DenseHead and must implement read_maps(maps).")

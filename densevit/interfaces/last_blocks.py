@@ -1,8 +1,8 @@
-"""The contract between heads that run a backbone's last blocks themselves and backbones that let them.
+"""The contract between heads that run a backbone's last blocks and backbones that support this.
 
-In EoMT (Kerssies et al. 2025) queries are tokens of the last blocks of a plain vision transformer. Such a
-head sets `last_blocks`, the number of blocks, and its `forward` gets a `LastBlocks` instead of feature maps; such a
-backbone is a `TokenBackbone`. The parameters of the blocks stay the backbone's.
+In EoMT (Kerssies et al. 2025), queries are tokens of the last blocks of a plain vision transformer. Such a head sets
+`last_blocks`, the number of blocks, and its `forward` gets a `LastBlocks` instead of feature maps; such a backbone is a
+`TokenBackbone`. The parameters of the blocks stay the backbone's.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -16,10 +16,10 @@ from torch import Tensor
 class LastBlocks:
     """The last blocks of a backbone, and the tokens that enter the first of them.
 
-    tokens: (B, P + H*W, C): P tokens that are no cells, such as a class token, then the cells of the grid, row by row.
-    grid: (H, W). blocks: each a function block(x, bias) -> x of tokens (B, A + P + H*W, C), where A >= 0 tokens of the
-    head come first; bias: added to the attention scores of all heads, broadcast to (B, 1, N, N), or None. norm: the
-    final norm of the backbone, a function of tokens.
+    tokens: (B, P + H*W, C): P tokens that are not cells, such as a class token, then the cells of the grid, row by row.
+    grid: (H, W). blocks: functions block(x, bias) -> x of tokens (B, A + P + H*W, C), where A >= 0 tokens of the head
+    come first; bias: added to the attention scores of all heads, broadcast to (B, 1, N, N), or None. norm: the
+    backbone's final norm, a function of tokens.
     """
 
     tokens: Tensor
@@ -27,16 +27,16 @@ class LastBlocks:
     blocks: Sequence[Callable[[Tensor, Tensor | None], Tensor]]
     norm: Callable[[Tensor], Tensor]
 
-    def of_image(self, i: int) -> "LastBlocks":
+    def single_image(self, i: int) -> "LastBlocks":
         """The same blocks with the tokens of one image of the batch."""
         return replace(self, tokens=self.tokens[i : i + 1])
 
 
 class Encoding(NamedTuple):
-    """What a `TokenBackbone` computes for the heads of a model.
+    """Features and last blocks for the heads of a model.
 
-    features: the feature maps, as `Backbone.forward` returns them; empty if they were not requested. last_blocks: the
-    last blocks for each number of `counts`.
+    features: the feature maps, as from `Backbone.forward`; empty if not requested. last_blocks: the blocks by their
+    numbers in `counts`.
     """
 
     features: list[Tensor]
@@ -47,13 +47,13 @@ class Encoding(NamedTuple):
 class TokenBackbone(Protocol):
     """A backbone whose last blocks a head can run.
 
-    max_last_blocks: the number of blocks at the end that take tokens of a head, as attention in windows does not.
+    max_last_blocks: the number of last blocks that accept a head's tokens, which windowed attention does not.
     """
 
     max_last_blocks: int
 
     def encode(self, images: Tensor, counts: Collection[int], features: bool) -> Encoding:
-        """images: (B, 3, H, W). counts: the numbers of last blocks that heads run, each from 1 to `max_last_blocks`.
-        features: whether other heads need the feature maps; if not, the last min(counts) blocks are not computed.
+        """images: (B, 3, H, W). counts: numbers of last blocks that heads run, each from 1 to `max_last_blocks`.
+        features: whether heads need feature maps; if not, the last min(counts) blocks are not computed.
         """
         ...

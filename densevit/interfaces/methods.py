@@ -9,18 +9,18 @@ from densevit.losses.context import LossContext
 
 
 class Method(nn.Module):
-    """How a model is trained. The built-in method `supervised` minimises the losses of the heads.
+    """A training method. The built-in method `supervised` minimises the losses of the heads.
 
     The constructor takes the model, a `DenseModel`, and the method's options. Modules of the method, such as a decoder
     or a teacher, are trained unless frozen, and saved in checkpoints, but not in the model file. The model may have no
     heads; then its backbone is saved. See `docs/own-method.md`.
 
     needs_heads: whether the model must have heads. needs_labels: whether the training images must have labels.
-    views: number of differently augmented copies of each image; a batch has the first ones, and those after the first
-        as `other_views`.
-    any_channels: whether it trains on images of other channels than RGB of 8 bits.
-    loaded: names of frozen modules of the method whose weights its constructor loads; checkpoints do not have them, and
-        they stay in evaluation mode.
+    views: number of differently augmented copies of each image; a batch contains the first view, and later views as
+        `other_views`.
+    any_channels: whether the method supports images other than 8-bit RGB.
+    loaded: names of frozen modules whose weights the constructor loads; checkpoints leave them out, and they stay in
+        evaluation mode.
     """
 
     needs_heads: bool = False
@@ -41,25 +41,24 @@ class Method(nn.Module):
         return self
 
     def transform(self, configured: Any) -> Any:
-        """The training transform (sample, generator, types) -> sample, which is called once per view; or -> a list of
-        all views, which may share their geometry or differ in size. Default: `configured`, the transform of the
-        config.
+        """The training transform (sample, generator, types) -> sample, called once per view; or -> a list of all views,
+        which may share their geometry or differ in size. Default: `configured`, the config's transform.
         """
         return configured
 
     def saved_model(self, model: Any) -> Any:
-        """The model that is validated and saved, a `DenseModel` with the heads of `model`: `model` by default, or a
+        """The validated and saved model, a `DenseModel` with the heads of `model`: `model` by default, or a
         teacher, which is a module of the method."""
         return model
 
     def check_steps(self, steps: int) -> None:
-        """Raises ConfigError if the method cannot train for this number of optimiser steps. Default: nothing."""
+        """Raises ConfigError if the method cannot train for this number of optimiser steps. Default: no check."""
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
-        """Returns the loss terms of a batch. The model is in training mode. context: the normalisers of `Head.loss`.
+        """The loss terms of a batch. The model is in training mode. context: the normalisers of `Head.loss`.
 
-        They must depend on the same parameters in each step, also for blank images without labels: with several
-        processes, unused parameters are detected by a step on such images, and frozen.
+        They must depend on the same parameters in each step, also for blank images without labels: a step on such
+        images detects unused parameters, which several processes freeze.
         """
         raise NotImplementedError(
             f"{type(self).__name__} is a Method and must implement training_step(model, batch, context)."
@@ -69,14 +68,14 @@ class Method(nn.Module):
         """Called after each optimiser step, without gradients, for example to update a teacher. Default: nothing."""
 
     def callbacks(self) -> list[Any]:
-        """Lightning callbacks of a run with this method, such as one that warns of a collapse. Default: none."""
+        """Lightning callbacks of a run with this method, such as a warning of collapse. Default: none."""
         return []
 
     def validation_losses(self, model: Any, batch: Batch) -> Tensor:
-        """Returns the loss of each image (B,), without gradients. Its mean is the metric `method/loss`, which selects
-        the best epoch of a model without heads. Not implemented by default: only the heads are evaluated.
+        """The loss of each image (B,), without gradients. Its mean is the metric `method/loss`, which selects the best
+        epoch of a model without heads. Not implemented by default: only heads are evaluated.
 
-        model: that of `saved_model`.
+        model: the result of `saved_model`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement validation_losses().")
 
@@ -90,7 +89,7 @@ def _remove_loaded(method: nn.Module, state: dict[str, Any], prefix: str, metada
 
 
 def _add_loaded(method: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Adds the present tensors of `Method.loaded` to a state dict that is loaded."""
+    """Adds the current tensors of `Method.loaded` to a state dict before loading."""
     assert isinstance(method, Method)
     for name in method.loaded:
         state |= method.get_submodule(name).state_dict(prefix=f"{prefix}{name}.")

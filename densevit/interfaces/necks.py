@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Neck(nn.Module):
-    """Transforms the feature maps for one head (`heads.NAME.neck`)."""
+    """Transforms the feature maps for a head (`heads.NAME.neck`)."""
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
@@ -16,7 +16,7 @@ class Neck(nn.Module):
         self.channels, self.strides = tuple(channels), tuple(strides)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
-        """Returns features with the `channels` and `strides` of this neck.
+        """Returns features with the neck's `channels` and `strides`.
 
         padding_mask: (B, H, W) bool of the batch, True = padding; `densevit.layers.positions.mask_on_grid` resizes it.
         """

@@ -1,4 +1,4 @@
-"""The interface of target types. What only a tool calls is a protocol beside that tool: docs/own-target.md."""
+"""The interface of target types. Methods that only a tool calls are protocols: docs/own-target.md."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -10,18 +10,18 @@ from densevit.interfaces.data_types import Class, Size, Window
 
 
 class TargetType:
-    """The type of a target key: how its values are transformed with their image, drawn, written and read.
+    """The type of a target key: transforms values with their image, draws, writes and reads them.
 
-    Values are numpy arrays here, tensors in samples and batches. An object with (N, ...) values per image is "object",
-    a map (..., H, W) is "pixel"; any other value is "image". Instances are stateless; options go to the constructor.
+    Values are numpy arrays here, tensors in samples and batches. Values (N, ...) of an image's objects are "object",
+    maps (..., H, W) are "pixel"; any other value is "image". Instances are stateless; options go to the constructor.
 
     per: what a value belongs to. Values per object are selected together.
-    task: the task whose classes the values refer to; None if they refer to none.
-    truth_only: used by evaluators only, so transforms drop it.
-    fill: the value of new pixels at the border, for maps. layer: drawn over the types of lower layers.
+    task: the task whose classes the values refer to; None: no classes.
+    truth_only: used by evaluators only; transforms drop it.
+    fill: the value of new pixels at the border, for maps. layer: drawn over types of lower layers.
     supersedes: keys of the same head that are not drawn, because this type shows them.
-    max_classes: the largest number of classes that values can hold; None: any number. A model cannot be built if its
-        head needs the key and has more classes.
+    max_classes: the largest number of classes in values; None: any. A model cannot be built if its head needs the key
+        and has more classes.
     """
 
     per: ClassVar[Literal["image", "object", "pixel"]] = "image"
@@ -44,7 +44,7 @@ class TargetType:
         return value
 
     def crop(self, value: Any, window: Window, size: Size) -> Any:
-        """The value of the cropped image. Per object, the window may extend beyond the image."""
+        """The value of the cropped image. For objects, the window may extend beyond the image."""
         return value
 
     def resize(self, value: Any, size: Size, new_size: Size, zoom: float = 1.0) -> Any:
@@ -56,15 +56,15 @@ class TargetType:
         return value
 
     def usable(self, value: Any, size: Size) -> np.ndarray | None:
-        """Per object: which rows, (N,) bool, can be used for training, before any transform. None: all."""
+        """For objects: the rows, (N,) bool, that are usable for training, before any transform. None: all."""
         return None
 
     def visible(self, value: Any, size: Size) -> np.ndarray | None:
-        """Per object: which rows, (N,) bool, are inside the image after the transforms. None: unknown for this type."""
+        """For objects: the rows, (N,) bool, inside the image after the transforms. None: unknown for this type."""
         return None
 
     def collate(self, values: Sequence[Any], size: Size, device: Any = None) -> Any:
-        """A batch of values, tensors or None where unlabelled, padded to a grid of this size. Default: the sequence.
+        """A batch of values (tensors, or None where unlabelled), padded to a grid of this size. Default: the sequence.
 
         For losses of heads. device: the device of the result; None: the device of the values.
         """
@@ -78,12 +78,12 @@ class TargetType:
         truth: Mapping[str, Any] | None,
         classes: Sequence[Class],
     ) -> None:
-        """Draws predictions[key], and truth[key] if it is labelled. All values are arrays. Default: nothing."""
+        """Draws predictions[key], and truth[key] if labelled. All values are arrays. Default: nothing."""
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> Any:
-        """A prediction as it is written to files. Per object: a dict of JSON values for each object, a part of its
-        entry in COCO's results format. Per pixel: by suffix (".png", ".npy", ".json") a PIL image, an array or JSON
-        values. Per image: a JSON value. None: nothing is written.
+        """A prediction in the form for files. For objects: a dict of JSON values per object, a part of its entry in
+        COCO's results format. For pixels: by suffix (".png", ".npy", ".json") a PIL image, an array or JSON values. For
+        images: a JSON value. None: writes nothing.
         """
         return None
 

@@ -39,11 +39,13 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """query: (B, N, C). key, value: (B, S, C). bias: broadcast to (B, heads, N, S). Returns (B, N, C)."""
-        q, k, v = (self._split(x) for x in (self.query(query), self.key(key), self.value(value)))
+        q, k, v = self._heads(self.query, query), self._heads(self.key, key), self._heads(self.value, value)
         if bias is not None:
             bias = bias.to(q.dtype)
         x = self.attention(q, k, v, bias, self.dropout if self.training else 0.0)
-        return self.output(x.transpose(1, 2).flatten(2))
+        return self.output(x.transpose(1, 2).flatten(2).flatten(0, 1)).view_as(query)
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, D)
+    def _heads(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, heads, N, D)."""
+        B, N, C = x.shape
+        return layer(x.flatten(0, 1)).view(B, N, self.num_heads, C // self.num_heads).transpose(1, 2)

@@ -32,8 +32,8 @@ def multi_scale_deformable_attention(
     (B, Q, N, K, 2) and `weights` (B, Q, N, K) of all K points, by level.
     sampling: "grid_sample", bilinearly as `F.grid_sample` with align_corners=False, where cells outside count as zero;
     "discrete", the value of one cell, see `discrete_cells`, without a gradient of locations.
-    deterministic: the backward pass on a GPU uses no atomic additions, if `densevit.layers.fast` has replaced this
-    function, which modules keep in an attribute; that of `F.grid_sample` always does on a GPU, and never on a CPU.
+    deterministic: no effect here; the replacement in `densevit.layers.fast` then uses no atomic additions in the
+    backward pass on a GPU, where `F.grid_sample` always uses them. Modules keep this function in an attribute.
     Returns (B, Q, N * D) in the dtype of value; computed in at least fp32.
     """
     locations, weights, points = by_level(value, shapes, locations, weights, points)
@@ -54,7 +54,7 @@ def by_level(
 ) -> tuple[Tensor, Tensor, Sequence[int]]:
     """Locations (B, Q, N, K, 2) and weights (B, Q, N, K) in at least fp32, and the number of points of each level.
 
-    The arguments are those of `multi_scale_deformable_attention`. Raises ValueError where they do not fit each other.
+    Arguments: see `multi_scale_deformable_attention`. Raises ValueError if their sizes do not match.
     """
     cells = sum(height * width for height, width in shapes)
     if value.shape[1] != cells:
@@ -73,7 +73,7 @@ def _bilinear(x: Tensor, locations: Tensor) -> Tensor:
 
 
 def _discrete(x: Tensor, locations: Tensor) -> Tensor:
-    """The cells of `discrete_cells`; shapes are those of `_bilinear`."""
+    """Values of the cells of `discrete_cells`; same shapes as `_bilinear`."""
     D, H, W = x.shape[1:]
     size = table([(W, H)], torch.int32, x.device)[0]
     column, row = discrete_cells(locations, size).flatten(1, 2).unbind(-1)  # (B, Q * P)
@@ -84,9 +84,9 @@ def _discrete(x: Tensor, locations: Tensor) -> Tensor:
 def discrete_cells(locations: Tensor, size: Tensor) -> Tensor:
     """The column and row of the cell that each point samples, int64 (RT-DETRv2, Lv et al. 2024).
 
-    locations: (..., 2). size: width and height of the map, broadcast to (..., 2). As in the authors' code, coordinates
-    in cells are rounded to the next cell on each axis, half a cell from the nearest, and clamped to the map; they clamp
-    rows to the height on both axes, which is equal for their square maps.
+    locations: (..., 2). size: width and height of the map, broadcast to (..., 2). As in the authors' code, half a cell
+    is added to the cell index on each axis, and the result is clamped to the map. The authors clamp both axes to the
+    height, which is equal for their square maps.
     """
     cells = (locations.detach() * size + 0.5).to(torch.int64)
     return cells.clamp(min=torch.zeros_like(size), max=size - 1)
@@ -95,8 +95,9 @@ def discrete_cells(locations: Tensor, size: Tensor) -> Tensor:
 class MultiScaleDeformableAttention(nn.Module):
     """Multi-scale deformable attention with its projections, initialised as in the authors' code.
 
-    points: the number of each level, or of all. deterministic, sampling: those of `multi_scale_deformable_attention`;
-    sampling "discrete", the layer of offsets, which gets no gradient, is frozen (RT-DETRv2, Lv et al. 2024).
+    points: the number of points of each level, or one number for all levels. deterministic, sampling: the arguments
+    of `multi_scale_deformable_attention`; with sampling "discrete" the layer of offsets gets no gradient and is frozen
+    (RT-DETRv2, Lv et al. 2024).
     """
 
     def __init__(
@@ -147,43 +148,41 @@ class MultiScaleDeformableAttention(nn.Module):
         from which they are in w and h over twice the number of points; in 0 ... 1 of each padded map.
         padding_mask: (B, S), True = padding. Locations are computed in at least fp32, also under autocast.
         """
-        value = self.value(memory)
+        (B, Q), S, tokens = query.shape[:2], memory.shape[1], query.flatten(0, 1)
+        value = self.value(memory.flatten(0, 1))  # (B * S, C)
         if padding_mask is not None:
-            value = value.masked_fill(padding_mask[..., None], 0.0)
-        offsets = at_least_fp32(self.offsets(query)).unflatten(-1, (self.heads, -1, 2))  # (B, Q, N, K, 2)
-        weights = at_least_fp32(self.weights(query)).unflatten(-1, (self.heads, -1))
-        locations = _locations(at_least_fp32(reference)[:, :, None, :, None], offsets, self.points, shapes)
+            value = value.masked_fill(padding_mask.flatten()[:, None], 0.0)
+        offsets = at_least_fp32(self.offsets(tokens)).view(B, Q, self.heads, -1, 2)  # (B, Q, N, K, 2)
+        weights = at_least_fp32(self.weights(tokens)).view(B, Q, self.heads, -1)
         x = self.sample(
-            value.unflatten(-1, (self.heads, -1)),
+            value.view(B, S, self.heads, -1),
             shapes,
-            locations,
+            _locations(at_least_fp32(reference), offsets, self.points, shapes),
             weights.softmax(-1),
             self.deterministic,
             self.points,
             self.sampling,
         )
-        return self.output(x)
+        return self.output(x.flatten(0, 1)).view(B, Q, -1)
 
 
 def _locations(reference: Tensor, offsets: Tensor, points: Sequence[int], shapes: Shapes) -> Tensor:
-    """reference: (B, Q, 1, L, 1, 2 or 4). offsets: (B, Q, N, K, 2). Returns (B, Q, N, K, 2), in 0 ... 1 of each map."""
-    if len(set(points)) > 1:
-        levels = zip(reference.split(1, dim=3), offsets.split([*points], dim=3), points, shapes, strict=True)
-        return torch.cat([_locations(x, part, [count], [shape]) for x, part, count, shape in levels], dim=3)
-    offsets = offsets.unflatten(3, (len(points), points[0]))  # (B, Q, N, L, P, 2)
+    """reference: (B, Q, L, 2 or 4). offsets: (B, Q, N, K, 2). Returns (B, Q, N, K, 2), in 0 ... 1 of each map."""
+    levels = cached_table(_levels, tuple(points), tuple(shapes), offsets.device)
+    reference = reference[:, :, levels[0]]  # (B, Q, K, 2 or 4)
     if reference.shape[-1] == 2:
-        sizes = cached_table(_sizes, tuple(shapes), offsets.device)
-        locations = reference + offsets / sizes[:, None]
-    elif reference.shape[-1] == 4:
-        locations = reference[..., :2] + offsets * reference[..., 2:] / (2 * points[0])
-    else:
-        raise ValueError(f"reference has {reference.shape[-1]} coordinates; it must have 2 or 4.")
-    return locations.flatten(3, 4)
+        return reference[:, :, None] + offsets / levels[1:3].T
+    if reference.shape[-1] == 4:
+        return reference[:, :, None, :, :2] + offsets * (reference[..., 2:] / levels[3:].T)[:, :, None]
+    raise ValueError(f"reference has {reference.shape[-1]} coordinates; it must have 2 or 4.")
 
 
-def _sizes(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    """Width and height of each level, (L, 2)."""
-    return table([(width, height) for height, width in shapes], torch.int64, device)
+def _levels(points: tuple[int, ...], shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """The level of each of K points, its width and height, and twice its number of points, (4, K), int64."""
+    rows = [
+        (level, W, H, 2 * P) for level, ((H, W), P) in enumerate(zip(shapes, points, strict=True)) for _ in range(P)
+    ]
+    return table(rows, torch.int64, device).T
 
 
 def table(rows: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> Tensor:

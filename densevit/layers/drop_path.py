@@ -21,7 +21,7 @@ class DropPath(nn.Module):
         if not self.training or self.keep_prob is None:
             return x
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        if torch.compiler.is_compiling():  # a number would be compiled in, and each block has another
+        if torch.compiler.is_compiling():  # a number would be compiled in, and each block has a different rate
             mask = (torch.rand(shape, device=x.device) < self.keep_prob) / self.keep_prob
             return x * mask.to(x.dtype)
         keep_prob = 1 - self.rate

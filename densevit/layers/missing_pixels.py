@@ -22,7 +22,7 @@ def resampled(images: Tensor, resample: Callable[[Tensor], Tensor]) -> Tensor:
 def valid_mean(images: Tensor, resample: Callable[[Tensor], Tensor]) -> Tensor:
     """Returns the mean of the valid pixels under the kernel of `resample`, weighted by it; NaN where there is none.
 
-    Pixels with valid pixels only are those of `resample(images)`. Has no branches, for exported graphs.
+    Equals `resample(images)` where all pixels under the kernel are valid. No branches, so that it can be exported.
     """
     values = resample(images.nan_to_num(0.0, _LARGEST, -_LARGEST))
     weights = resample((~images.isnan()).to(images.dtype))

@@ -23,7 +23,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        return self.contract(self.dropout(self.activation(self.expand(x))))
+        tokens = x.flatten(0, -2)  # (N, C)
+        return self.contract(self.dropout(self.activation(self.expand(tokens)))).unflatten(0, x.shape[:-1])
 
 
 class Mlp(nn.Sequential):
@@ -35,6 +36,10 @@ class Mlp(nn.Sequential):
         for i in range(num_layers):
             parts += [nn.Linear(sizes[i], sizes[i + 1])] + ([nn.ReLU()] if i < num_layers - 1 else [])
         super().__init__(*parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., out)."""
+        return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
 
     def in_full_precision(self, x: Tensor) -> Tensor:
         """forward(x) in at least fp32, for coordinates: bf16 would round boxes to half a pixel in 128."""

@@ -1,4 +1,4 @@
-"""Non-maximum suppression (NMS) of boxes by class, which exported files have too."""
+"""Class-wise non-maximum suppression (NMS) of boxes, also in exported files."""
 
 from torch import Tensor
 
@@ -8,8 +8,8 @@ from densevit.layers.tracing import is_exporting
 def class_nms(boxes: Tensor, scores: Tensor, classes: Tensor, iou: float) -> Tensor:
     """The indices (M,) of boxes (N, 4) xyxy that NMS keeps within each class, by descending score.
 
-    `torchvision.ops.batched_nms`, which has a loop over classes for many boxes. While a file is traced, the classes are
-    moved apart instead, as torchvision does for few boxes.
+    Calls `torchvision.ops.batched_nms`, which loops over the classes if there are many boxes. While a file is traced,
+    the boxes of each class are shifted apart instead, as torchvision does for few boxes.
     """
     from torchvision.ops import batched_nms, nms  # a second, and only for boxes
 

@@ -5,6 +5,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+class BatchNorm2d(nn.BatchNorm2d):
+    """torch's batch norm without the update of `num_batches_tracked`, which only a cumulative average needs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        assert self.momentum is not None
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+        )
+
+
 class FrozenBatchNorm2d(nn.Module):
     """Batch norm with fixed statistics and affine parameters, as usual in detectors.
 
@@ -28,12 +39,12 @@ class FrozenBatchNorm2d(nn.Module):
         """(B, C, H, W) -> (B, C, H, W)."""
         scale, shift = self.affine()
         # On a CPU this is faster than the batch norm kernel, whose backward pass reads x again.
-        return torch.addcmul(shift[:, None, None].to(x.dtype), x, scale[:, None, None].to(x.dtype))
+        return torch.addcmul(shift.view(-1, 1, 1).to(x.dtype), x, scale.view(-1, 1, 1).to(x.dtype))
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Scale and shift of each channel, (C,) each."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
-        return scale, self.bias - self.running_mean * scale
+        return scale, torch.addcmul(self.bias, self.running_mean, scale, value=-1)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         state_dict.pop(prefix + "num_batches_tracked", None)

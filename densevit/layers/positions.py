@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densevit.layers.table_cache import cached_table
+
 Resizing = Literal["antialiased", "bicubic", "bicubic_offset", "bilinear"]
 
 
@@ -22,9 +24,13 @@ def sine(position: Tensor, channels: int, temperature: float = 10000.0) -> Tenso
 
     position: (...), in radians. Returns (..., channels), in float32.
     """
-    exponent = torch.arange(channels, device=position.device) // 2 * (2 / channels)
-    angle = position.float()[..., None] / temperature**exponent
-    return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-2)
+    angle = position.float()[..., None] / cached_table(_wavelengths, channels, temperature, position.device)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+
+
+def _wavelengths(channels: int, temperature: float, device: torch.device) -> Tensor:
+    """The positions per radian of each pair of a sine and a cosine, (channels / 2,)."""
+    return temperature ** (torch.arange(0, channels, 2, device=device) / channels)
 
 
 def sine_map(padding: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:

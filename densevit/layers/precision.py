@@ -35,10 +35,10 @@ def in_float32(values: Any) -> Any:
 
 
 def keep_state_types(optimizer: Optimizer) -> None:
-    """Lets `load_state_dict` keep the types of the optimiser's states; torch casts them to those of their parameters.
+    """Lets `load_state_dict` keep the types of optimiser states, which torch casts to the parameters' types.
 
-    If the parameters had other types when the states were saved, as before a change of the precision, torch's cast
-    remains.
+    torch's cast remains if the parameters had other types when the states were saved, such as before a change of
+    precision.
     """
     loaded: dict[str, Any] = {}
 
@@ -47,10 +47,10 @@ def keep_state_types(optimizer: Optimizer) -> None:
 
     def keep(optimizer: Optimizer) -> None:
         if loaded.get("parameter_types") == types(optimizer):
-            places = (place for group in loaded["param_groups"] for place in group["params"])
+            indices = (index for group in loaded["param_groups"] for index in group["params"])
             parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-            for place, parameter in zip(places, parameters, strict=True):
-                state, saved = optimizer.state.get(parameter, {}), loaded["state"].get(place, {})
+            for index, parameter in zip(indices, parameters, strict=True):
+                state, saved = optimizer.state.get(parameter, {}), loaded["state"].get(index, {})
                 state |= {key: tree_map(_with_type, state[key], value) for key, value in saved.items() if key in state}
         loaded.clear()
 
@@ -60,6 +60,6 @@ def keep_state_types(optimizer: Optimizer) -> None:
 
 
 def _with_type(x: Any, saved: Any) -> Any:
-    """The saved tensor on the device of x, if its type is another; otherwise x."""
+    """Returns the saved tensor on the device of x if the two dtypes differ, else x."""
     both = isinstance(x, Tensor) and isinstance(saved, Tensor)
     return saved.to(x.device) if both and x.dtype != saved.dtype else x

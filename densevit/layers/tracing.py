@@ -1,4 +1,4 @@
-"""What differs while a model is traced for an exported file: sizes are symbols, and shapes depend on no value."""
+"""Helpers for export tracing: symbolic sizes, no data-dependent shapes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -37,25 +37,25 @@ def rolled(x: Tensor, steps: tuple[int, int]) -> Tensor:
 
 
 def computed_rows(keep: Tensor) -> Tensor:
-    """The indices (M,) of the rows to compute, of keep (N,) bool: those to keep.
+    """Indices (M,) of the rows where keep (N,) bool is true.
 
-    While a file is traced, all rows: their number must not depend on values before the last step, `kept_rows`.
+    While a file is traced, the indices of all rows: shapes must not depend on values before the last step, `kept_rows`.
     """
     return torch.arange(keep.shape[0], device=keep.device) if is_exporting() else keep.nonzero()[:, 0]
 
 
 def kept_rows(keep: Tensor, computed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The rows to keep of values (M, ...) of `computed_rows`, which are all, except while a file is traced.
+    """Removes the rows that were computed only because a file is traced; see `computed_rows`.
 
-    keep: (M,) bool, of the computed rows.
+    keep: (M,) bool. computed: tensors (M, ...) of the computed rows, by name.
     """
     return {key: value[keep] for key, value in computed.items()} if is_exporting() else computed
 
 
 def repeat(step: Callable[[Tensor], tuple[Tensor, Tensor]], state: Tensor, result: Tensor) -> tuple[Tensor, Tensor]:
-    """Applies a step until it does not change the state (N,). While a file is traced, this is a loop of the file.
+    """Applies a step until it does not change the state (N,); a loop in an exported file.
 
-    step: returns the next state, and a result of the state that it was given. result: a tensor of the result's shape
+    step: maps a state to the next state and a result. result: a tensor of the result's shape
     and type. Returns the last state and its result.
     """
 

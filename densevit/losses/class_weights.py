@@ -13,32 +13,32 @@ Weighting = tuple[float, ...] | Literal["balanced"] | None
 
 
 class ClassWeights(nn.Module):
-    """Uniform (None), given or "balanced" class weights.
+    """Uniform (None), fixed or "balanced" class weights.
 
     Balanced weights are sqrt(m / f) for a class of frequency f, with the median frequency m: median frequency balancing
     (Eigen and Fergus 2015, section 4.3) with a square root, which moderates the weights of rare classes. The labelled
     training pixels of all processes so far are counted in the buffer `pixels`, which is part of the state dict. Unseen
     classes have weight 1.
 
-    Raises ValueError if K is not in 1 ... 255 or the number of given weights is not K.
+    Raises ValueError if K is not in 1 ... 255 or the number of fixed weights is not K.
     """
 
-    given: Tensor | None
+    fixed: Tensor | None
     pixels: Tensor
 
     def __init__(self, K: int, weights: Weighting) -> None:
         super().__init__()
         _check(K, weights)
         self.balanced = weights == "balanced"
-        given = torch.tensor(weights) if weights is not None and weights != "balanced" else None
-        self.register_buffer("given", given, persistent=False)
+        fixed = torch.tensor(weights) if weights is not None and weights != "balanced" else None
+        self.register_buffer("fixed", fixed, persistent=False)
         if self.balanced:
             self.register_buffer("pixels", torch.zeros(K, dtype=torch.int64))
 
     def forward(self, labels: Tensor, context: LossContext) -> Tensor | None:
         """Returns weights (K,) or None (uniform). labels: (B, H, W) int64, counted in training mode if balanced."""
         if not self.balanced:
-            return self.given
+            return self.fixed
         if self.training:
             self._count(labels, context)
         frequency = self.pixels.float()

@@ -33,7 +33,7 @@ def matchability_aware(logits: Tensor, quality: Tensor, gamma: float = 1.5) -> T
     logits: (...). quality: (...), IoU of the box with its object at the object's class, 0 elsewhere. Returns (...).
     """
     target = quality**gamma
-    weight = torch.where(quality > 0, 1.0, logits.detach().sigmoid() ** gamma)
+    weight = (logits.detach().sigmoid() ** gamma).masked_fill(quality > 0, 1.0)
     return weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
@@ -61,8 +61,8 @@ def class_shares(values: Sequence[Tensor | None], num_classes: int, device: torc
     shares = torch.zeros(len(values), num_classes, device=device)
     for row, value in zip(shares, values, strict=True):
         if value is not None:
-            given = value.to(device)
-            index, share = (given[None], torch.ones_like(row[:1])) if given.ndim == 0 else given.T  # (M,) each
+            labels = value.to(device)
+            index, share = (labels[None], torch.ones_like(row[:1])) if labels.ndim == 0 else labels.T  # (M,) each
             row.index_add_(0, index.long().clamp(min=0), share * (index >= 0))
     return shares
 
@@ -71,8 +71,8 @@ def soft_cross_entropy(logits: Tensor, shares: Tensor, context: LossContext, lab
     """Cross-entropy with shares of classes, as a mean over the labelled images of all processes, in which a mixture
     counts by its labelled share; 0 (connected to the graph) if there are none.
 
-    logits: (B, K). shares: (B, K), see `class_shares`. label_smoothing: that of `torch.nn.functional.cross_entropy`.
-    The normaliser in `Head.loss_counts` is `images`.
+    logits: (B, K). shares: (B, K), see `class_shares`. label_smoothing: the argument of torch's `cross_entropy`. The
+    normaliser in `Head.loss_counts` is `images`.
     """
     with autocast_off(logits.device):
         labelled = shares.sum(1)  # (B,), 0 ... 1

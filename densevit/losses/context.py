@@ -1,9 +1,9 @@
 """Loss normalisers over the processes and accumulated batches of an optimiser step.
 
 If each loss were divided by the objects of its own batch, the gradients averaged over processes and accumulated batches
-would differ from those of one large batch: batches of 1 and of 9 objects would count the same. Losses are therefore
-divided by means over all processes and batches of the step. The counts of all batches are computed from their targets
-before the first batch is trained on (`Head.loss_counts`, `DenseModel.loss_context`).
+would differ from the gradients of one large batch: batches of 1 and of 9 objects would count the same. Losses are
+therefore divided by means over all processes and batches of the step. The counts of all batches are computed from their
+targets before the first batch is trained on (`Head.loss_counts`, `DenseModel.loss_context`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,11 +26,11 @@ class LossContext:
     processes: number of processes. group: their group in torch.distributed; None: the default group.
     batches: number of accumulated batches. counts: means of `Head.loss_counts` over the batches and processes, by name;
         by HEAD/NAME for a model with several heads. Empty: not known.
-    step: number of the optimiser step, from 0. progress: the share of the training's optimiser steps that are done, in
-        0 ... 1; 0 if the training has no end.
-    finite_costs: whether a matching cost that is not finite is an error that names its image. Trainings set False: the
-        loss is then not finite either, which all processes detect; an error in one process would leave the others
-        waiting for it.
+    step: number of the optimiser step, from 0. progress: the share of the run's optimiser steps already done, in
+        0 ... 1; 0 for a run without end.
+    raise_on_non_finite: raises for a matching cost that is not finite, with the image's name. Runs set False: the loss
+        is then not finite either, which all processes detect together; an error in one process would leave the others
+        waiting.
     """
 
     processes: int = 1
@@ -38,15 +38,15 @@ class LossContext:
     counts: Mapping[str, Tensor] = field(default_factory=dict)
     step: int = 0
     progress: float = 0.0
-    finite_costs: bool = True
+    raise_on_non_finite: bool = True
     group: Any = None
 
     @classmethod
-    def of_processes(cls, **fields: Any) -> "LossContext":
+    def across_processes(cls, **fields: Any) -> "LossContext":
         """The context of all processes of torch.distributed, if it is initialised. fields: all other fields."""
         return cls(processes=process_count(), **fields)
 
-    def of_head(self, name: str) -> "LossContext":
+    def for_head(self, name: str) -> "LossContext":
         """The context of one head, with the head's counts only."""
         prefix = f"{name}/"
         counts = {key.removeprefix(prefix): count for key, count in self.counts.items() if key.startswith(prefix)}
@@ -78,7 +78,7 @@ class LossContext:
         parts = together.split([count.numel() for count in counts.values()])
         return [part.view_as(count) for part, count in zip(parts, counts.values(), strict=True)]
 
-    def least_mean(self, total: float = 1.0) -> float:
+    def min_normalizer(self, total: float = 1.0) -> float:
         """The lower bound of a mean of `mean_counts` that corresponds to a lower bound `total` of the step's sum."""
         return total / (self.processes * (self.batches if self.counts else 1))
 
@@ -89,9 +89,9 @@ def step_context(counts: Mapping[str, Sequence[Counts]], batches: int, step: int
     batches: the number by which the step's gradients are divided; the last step of an epoch may have fewer batches.
     """
     keys = [(head, name) for head, each in counts.items() for name in each[0]]
-    context = LossContext.of_processes(batches=batches, step=step)
+    context = LossContext.across_processes(batches=batches, step=step)
     if not keys:
         return context
-    sums = [sum(one[name] for one in counts[head]) / batches for head, name in keys]
+    sums = [sum(batch[name] for batch in counts[head]) / batches for head, name in keys]
     means = context.mean(to_device(torch.tensor(sums, dtype=torch.float32), device))
     return replace(context, counts={f"{head}/{name}": mean for (head, name), mean in zip(keys, means, strict=True)})

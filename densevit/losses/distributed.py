@@ -31,8 +31,8 @@ def sum_over_processes(x: Tensor) -> Tensor:
     return x
 
 
-def of_all_processes(value: T) -> list[T]:
-    """The values of all processes, in the order of their ranks. They are pickled."""
+def gather_objects(value: T) -> list[T]:
+    """Gathers the values of all processes by pickling, in the order of ranks."""
     if process_count() == 1:
         return [value]
     values: list[T | None] = [None] * process_count()

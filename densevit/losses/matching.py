@@ -67,7 +67,7 @@ class MatchedPairs(NamedTuple):
     target: Tensor
 
     @classmethod
-    def of_queries(cls, target: Tensor, layers: int) -> "MatchedPairs":
+    def from_queries(cls, target: Tensor, layers: int) -> "MatchedPairs":
         """The pairs of the first P queries of one image with their objects, target: (P,), the same in each layer."""
         query = torch.arange(len(target), device=target.device)
         return cls(torch.zeros_like(query), query.expand(layers, -1), target.expand(layers, -1))
@@ -85,11 +85,6 @@ class MatchedPairs(NamedTuple):
         """The pairs in the order of images and of their queries."""
         order = (self.image * 2**32 + self.query).argsort(1)
         return self._replace(query=self.query.gather(1, order), target=self.target.gather(1, order))
-
-    def sums(self, values: Tensor) -> Tensor:
-        """Sums over the pairs of each layer. values: (L, M). Returns (L,)."""
-        layer = self.layer.expand_as(values)
-        return values.new_zeros(len(values)).index_add(0, layer.flatten(), values.flatten())
 
 
 @dataclass(frozen=True)
@@ -159,10 +154,10 @@ def hungarian(
 def assign(cost: Tensor, counts: Sequence[int], names: Sequence[int | str], strict: bool = True) -> MatchedPairs:
     """The assignment of objects to queries with minimum total cost, per image and layer (Hungarian algorithm).
 
-    cost: (L, T, Q), copied to the CPU once; the pairs are there. counts, names: the number of objects and the id of
-    each image. Objects in excess of the queries of an image stay unmatched.
-    Raises DensevitError, which names the image, if a cost is not finite and `strict`; otherwise such a cost is large:
-    see `LossContext.finite_costs`.
+    cost: (L, T, Q), copied to the CPU once; the returned pairs stay on the CPU. counts, names: the number of objects
+    and the id of each image. Objects in excess of the queries of an image stay unmatched. Raises DensevitError, which
+    names the image, if a cost is not finite and `strict`; otherwise such a cost is large: see
+    `LossContext.raise_on_non_finite`.
     """
     if not any(counts):  # without waiting for a GPU
         none = torch.zeros(len(cost), 0, dtype=torch.long)

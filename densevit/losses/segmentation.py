@@ -50,14 +50,14 @@ def cross_entropy(
     context: LossContext,
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
-    counts_of: str = "pixels",
+    normalizer_name: str = "pixels",
 ) -> Tensor:
     """Cross-entropy as a mean over the labelled pixels of all processes; 0 (connected to the graph) if none.
 
     logits: (B, K, H, W). labels: (B, H, W) int64, 0 ... K-1 or IGNORE. class_weights: (K,); the mean is then weighted
     as in torch (mmsegmentation divides by the number of all pixels, including ignored ones).
-    label_smoothing: that of `torch.nn.functional.cross_entropy`. counts_of: the name of the number of labelled pixels
-    in `Head.loss_counts`; see `label_counts`.
+    label_smoothing: the argument of `torch.nn.functional.cross_entropy`. normalizer_name: the key in `Head.loss_counts`
+    of the number of labelled pixels, counted by `label_counts`.
     """
     with autocast_off(logits.device):
         class_weights = None if class_weights is None else class_weights.float()  # the buffer may be in half precision
@@ -73,7 +73,7 @@ def cross_entropy(
             total = (labels != IGNORE).sum().float()
         else:
             total = F.pad(class_weights, (0, IGNORE + 1 - len(class_weights)))[labels].sum()  # IGNORE has weight 0
-        [total] = context.mean_counts(**{counts_of: total})
+        [total] = context.mean_counts(**{normalizer_name: total})
         return each.sum() / total.clamp(min=1e-6)
 
 

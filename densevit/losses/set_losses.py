@@ -21,8 +21,8 @@ BINARY_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mal": matchability_aware,
     "iou_aware": iou_aware,
 }
-# The lower bound of the IoU of a matched prediction. With RT-DETR's, a prediction that does not overlap its object has
-# a class loss of 0, instead of that of background.
+# The lower bound of the IoU of a matched prediction. With RT-DETR's bound, a prediction that does not overlap its
+# object has class loss 0 instead of the background loss.
 _TINY = torch.finfo(torch.float32).tiny
 MIN_QUALITY = {"varifocal": 0.0, "varifocal_matched": _TINY, "mal": 0.01, "iou_aware": _TINY}
 
@@ -53,6 +53,12 @@ class LossWeights:
         return {name: getattr(self, name) * term for name, term in terms._asdict().items()}
 
 
+def last_and_auxiliary(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each term of the last layer, and `auxiliary`, the sum of the others. terms: (L,) each."""
+    by_layer = torch.stack(list(terms.values()), dim=1)  # (L, terms)
+    return {**dict(zip(terms, by_layer[-1].unbind(), strict=True)), "auxiliary": by_layer[:-1].sum()}
+
+
 def box_losses(boxes: Tensor, objects: Objects, pairs: MatchedPairs, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """L1 and GIoU losses of matched boxes, (L,) each, divided by the count, and the IoU of each pair, (L, M).
 
@@ -60,7 +66,7 @@ def box_losses(boxes: Tensor, objects: Objects, pairs: MatchedPairs, count: Tens
     """
     predicted, truth = boxes[pairs.layer, pairs.image, pairs.query], objects.boxes[pairs.target]  # (L, M, 4)
     iou, giou = overlaps(to_corners(predicted), to_corners(truth))
-    return pairs.sums((predicted - truth).abs().sum(-1)) / count, pairs.sums(1 - giou) / count, iou
+    return (predicted - truth).abs().sum((1, 2)) / count, (1 - giou).sum(1) / count, iou
 
 
 def set_losses(
@@ -71,20 +77,20 @@ def set_losses(
     context: LossContext,
     classification: Classification,
     object_count: Tensor | None = None,
-    counts_of: str = "objects",
+    normalizer_name: str = "objects",
 ) -> SetLosses:
     """Binary class losses, and L1 and GIoU losses of matched predictions, in fp32 regardless of autocast.
 
     logits: (L, B, Q, K). boxes: (L, B, Q, 4) cxcywh. Normalised by the number of objects, averaged over processes.
-    object_count: replaces the number of `objects` if each has several predictions. counts_of: the name of the number of
-    objects in `Head.loss_counts`.
+    object_count: replaces the number of `objects` if each has several predictions. normalizer_name: the key of the
+    number of objects in `Head.loss_counts`.
     """
     with autocast_off(logits.device):
         logits = logits.float()
         if object_count is None:
             object_count = torch.full((), float(len(objects.labels)), device=logits.device)
-        [object_count] = context.mean_counts(**{counts_of: object_count})
-        count = object_count.clamp(min=context.least_mean())
+        [object_count] = context.mean_counts(**{normalizer_name: object_count})
+        count = object_count.clamp(min=context.min_normalizer())
         l1, giou, iou = box_losses(boxes.float(), objects, pairs, count)
         if classification == "focal":
             quality = torch.ones_like(iou)
@@ -96,7 +102,7 @@ def set_losses(
     return SetLosses(label, l1, giou)
 
 
-def set_counts(objects: Sequence[int], num_queries: int, no_object_weight: float) -> Counts:
+def loss_normalizers(objects: Sequence[int], num_queries: int, no_object_weight: float) -> Counts:
     """The normalisers of losses with the class "no object": `objects`, their number, and `objects_weights`, the sum of
     the class weights of queries.
 

@@ -42,13 +42,13 @@ def task_aligned(
     T = len(objects.labels)
     if T == 0:
         return Assignment(target, assigned_iou)
-    low, high = to_corners(objects.boxes).split(2, dim=-1)
+    truth = to_corners(objects.boxes)[:, None]  # (T, 1, 4)
     cells = centres[objects.image]  # (T, S, 2)
     distance = (cells - objects.boxes[:, None, :2]).square().sum(-1)
     nearest = torch.zeros_like(distance, dtype=torch.bool).scatter_(1, distance.argmin(1, keepdim=True), True)
-    inside = ((cells > low[:, None]) & (cells < high[:, None])).all(-1) | nearest  # (T, S)
+    inside = ((cells > truth[..., :2]) & (cells < truth[..., 2:])).all(-1) | nearest  # (T, S)
 
-    iou, _ = overlaps(to_corners(boxes[objects.image].float()), to_corners(objects.boxes)[:, None])  # (T, S)
+    iou, _ = overlaps(to_corners(boxes[objects.image].float()), truth)  # (T, S)
     score = logits.float().sigmoid().transpose(1, 2)[objects.image, objects.labels]  # (T, S)
     # While no box overlaps yet, the lower bounds and the distance sort the cells, nearest first.
     alignment = (score.clamp(min=1e-4) ** alpha) * (iou.clamp(min=1e-2) ** beta) / (1 + 1e-3 * distance)

@@ -1,6 +1,8 @@
-"""The model: normalisation, one backbone, a head with its neck for each task; windows and test-time augmentation."""
+"""The model: normalisation, a backbone, a head with its neck per task; windows and test-time augmentation."""
 
-from densevit.model.build import (
+from densevit.model.dense import DenseModel
+from densevit.model.head_inference import inference_by_head, windows_only
+from densevit.model.model_factory import (
     backbone_from,
     build_backbone,
     build_from_sections,
@@ -10,8 +12,6 @@ from densevit.model.build import (
     kinds_of,
     tasks_of,
 )
-from densevit.model.dense import DenseModel
-from densevit.model.head_inference import inference_by_head, windows_only
 
 __all__ = [
     "DenseModel",

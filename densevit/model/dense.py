@@ -1,4 +1,4 @@
-"""The model: normalisation, one backbone, and a head with its neck for each task."""
+"""The model: normalisation, a backbone, and a head with its neck per task."""
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from densevit.config import DataSection, InferenceSection, ModelSections
 from densevit.config.values import with_value
-from densevit.errors import ConfigError, PluginError, counted
+from densevit.errors import PluginError
 from densevit.interfaces import (
     DEFAULT_THRESHOLD,
     Backbone,
     Batch,
     Class,
-    DenseHead,
     Encoding,
     Head,
     Losses,
@@ -28,10 +27,11 @@ from densevit.interfaces import (
 from densevit.layers.fast.replacement import replace_layers
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.context import LossContext, step_context
-from densevit.model import test_time_augmentation, tiled_detection
+from densevit.model.augmented_inference import augmented_predictions
 from densevit.model.compiling import compile_regions
+from densevit.model.contract_checks import check_features, check_last_blocks, check_number_of_classes
 from densevit.model.freezing import frozen_modules
-from densevit.targets.types import TargetTypes
+from densevit.model.uncertainty_weighting import uncertainty_weighted
 
 HeadWeight = float | Literal["learned"]
 PerChannel = tuple[float, ...]
@@ -42,14 +42,13 @@ _FINGERPRINTED = 16  # values of each tensor
 class DenseModel(nn.Module):
     """A backbone with one or more named heads, each with an optional neck.
 
-    weights: the loss weight of each head, 1 by default. "learned" weights losses by uncertainty (Kendall et al. 2018,
-    section 3): the sum L of a head's losses becomes L / sigma^2 + log sigma, the paper's term for classification,
-    computed as exp(-s) L + s / 2 with one parameter s = log(sigma^2) per head. (The paper halves L for regression.)
-    classes: the classes that each head predicts. score_thresholds: the minimum score of the objects that `predict`
-    returns by default, for each head, computed in validation. sections: the config, or the sections of it, that the
-    model was built from, which a model file contains; None for a model built in Python from modules. training_data: the
-    section `data` of its training, by which a `Predictor` resizes images; None if unknown. licences: those of the
-    published weights that it started from, by source. The model does not use the last four.
+    weights: the loss weight of each head, 1 by default; "learned": a parameter per head, see `uncertainty_weighted`.
+    classes: each head's classes.
+
+    Metadata that the model does not use: score_thresholds: by head, the default minimum score of objects, computed in
+    validation. sections: the config, or the config sections that the model was built from; None for a model built from
+    modules. training_data: the section `data` of the training config, which defines a `Predictor`'s resizing; None if
+    unknown. licences: the licences of the published weights that the model started from, by source.
     """
 
     heads: Mapping[str, Head]  # an nn.ModuleDict, whose values have the type nn.Module for mypy
@@ -57,7 +56,7 @@ class DenseModel(nn.Module):
     high: Tensor
     mean: Tensor
     std: Tensor
-    resizes = False  # True: an exported file that resizes images itself, and gets them at their size
+    resizes = False  # True: an exported file that resizes images
 
     def __init__(
         self,
@@ -69,8 +68,8 @@ class DenseModel(nn.Module):
     ) -> None:
         super().__init__()
         for name, head in heads.items():
-            _check_number_of_classes(name, head)
-            _check_last_blocks(name, head, backbone, name in (necks or {}))
+            check_number_of_classes(name, head)
+            check_last_blocks(name, head, backbone, name in (necks or {}))
         self.backbone = backbone
         self.heads = cast("Mapping[str, Head]", nn.ModuleDict(heads))
         self.necks = nn.ModuleDict(necks or {})
@@ -83,8 +82,8 @@ class DenseModel(nn.Module):
         self.sections = sections
         self.training_data: DataSection | None = None if sections is None else sections.data
         self.licences = dict(backbone.licences)
-        own = None if sections is None else sections.backbone.channels
-        self.channels = own or backbone.image_channels
+        section_channels = None if sections is None else sections.backbone.channels
+        self.channels = section_channels or backbone.image_channels
         for name, values in zip(("low", "high"), zip(*self.channels.range, strict=True), strict=True):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
         self.register_buffer("mean", torch.empty_like(self.low), persistent=False)
@@ -94,35 +93,33 @@ class DenseModel(nn.Module):
             replace_layers(self)
 
     def with_heads(self, names: Collection[str]) -> "DenseModel":
-        """A model with these heads only, and all else of this one: it shares parameters, buffers and hooks."""
+        """A model with a subset of the heads, which shares parameters, buffers and hooks."""
         part = object.__new__(type(self))
         part.__setstate__(self.__getstate__())  # without the compiled forward
         part._modules = {**self._modules}
         for key in ("heads", "necks", "log_variances", "classes", "score_thresholds", "target_types", "weights"):
-            of_all = getattr(self, key)
-            setattr(part, key, type(of_all)({name: value for name, value in of_all.items() if name in names}))
+            by_head = getattr(self, key)
+            setattr(part, key, type(by_head)({name: value for name, value in by_head.items() if name in names}))
         if self.sections is not None:
             heads = {name: head for name, head in self.sections.heads.items() if name in names}
             part.sections = self.sections.model_copy(update={"heads": heads})
         return part.train(self.training)
 
     def blank_images(self, count: int, size: tuple[int, int]) -> Tensor:
-        """Images (count, C, *size) of zeros, of the type of the channels, on the CPU."""
+        """Images (count, C, *size) of zeros, with the channels' type, on the CPU."""
         return torch.zeros(count, len(self.channels.names), *size, dtype=getattr(torch, self.channels.dtype))
 
     @property
     def default_thresholds(self) -> dict[str, float]:
-        """The minimum score of the objects that each head draws, lists and counts by default: that of its validation,
-        or 0.5.
-        """
+        """Each head's default minimum score of drawn, listed and counted objects: from validation, or else 0.5."""
         return {name: self.score_thresholds.get(name, DEFAULT_THRESHOLD) for name in self.heads}
 
     def fingerprint(self) -> str:
-        """Returns 16 hexadecimal digits from classes and weights, equal on each device. Of each tensor only the first
-        values are used, which differ after any training of it."""
+        """16 hexadecimal digits from classes and weights, equal on each device. Hashes the first values of each tensor,
+        which any training of the tensor changes."""
         digest = hashlib.blake2b(digest_size=8)
         for name, classes in self.classes.items():
-            digest.update(repr((name, [(one.file_id, one.name) for one in classes])).encode())
+            digest.update(repr((name, [(c.file_id, c.name) for c in classes])).encode())
         for name, value in self.state_dict().items():
             first = value.flatten()[:_FINGERPRINTED].cpu().double().numpy()
             digest.update(f"{name}{tuple(value.shape)}".encode() + first.tobytes())
@@ -130,8 +127,8 @@ class DenseModel(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Heights and widths are padded to multiples of this: the backbone's `size_multiple`, or its coarsest stride; 1
-        if `input_size` is fixed."""
+        """Heights and widths are padded to multiples of this: the backbone's `size_multiple`, or else its coarsest
+        stride; 1 with a fixed `input_size`."""
         return 1 if self.backbone.input_size else self.backbone.size_multiple or max(self.backbone.strides)
 
     def compile(self, *args: Any, **options: Any) -> None:
@@ -143,7 +140,7 @@ class DenseModel(nn.Module):
         return type(self.heads[head]).__name__ if self.sections is None else self.sections.heads[head].name
 
     def set_normalisation(self, mean: PerChannel | None, std: PerChannel | None) -> None:
-        """Replaces mean and std, of values in 0 ... 1, in backbone, model and sections. None keeps a value."""
+        """Sets mean and std, of values in 0 ... 1, in backbone, model and sections. None keeps a value."""
         self.backbone.mean, self.backbone.std = mean or self.backbone.mean, std or self.backbone.std
         self._set_normalisation()
         for key, values in (("mean", mean), ("std", std)):
@@ -151,7 +148,7 @@ class DenseModel(nn.Module):
                 self.sections = with_value(self.sections, ("backbone", key), values)
 
     def _set_normalisation(self) -> None:
-        """Sets the buffers `mean` and `std`, in values of the images, from the backbone's."""
+        """Sets the buffers `mean` and `std` from the backbone's, in units of the images."""
         span = self.high - self.low
         self.mean.copy_(self.low + span * torch.tensor(self.backbone.mean)[:, None, None])
         self.std.copy_(span * torch.tensor(self.backbone.std)[:, None, None])
@@ -162,45 +159,42 @@ class DenseModel(nn.Module):
         heads: Collection[str] | None = None,
         head_targets: Mapping[str, list[Targets]] | None = None,
     ) -> dict[str, Outputs]:
-        """Returns each head's outputs. Heads get the targets in training mode only.
+        """Computes each head's outputs. Heads receive targets in training mode only.
 
-        heads: names; None: all heads. head_targets: targets of single heads, in place of the batch's.
+        heads: names; None: all heads. head_targets: targets by head, replace the batch's.
         """
         names = [name for name in self.heads if heads is None or name in heads]
         encoding = self.encode(batch, names)
         outputs = {}
         for name in names:
-            head, blocks = self.heads[name], encoding.last_blocks
-            features: Any = (
-                blocks[head.last_blocks]
-                if head.last_blocks
-                else self.head_inputs(name, encoding.features, batch["padding_mask"])
-            )
+            head, padding_mask = self.heads[name], batch["padding_mask"]
+            blocks: Any = encoding.last_blocks.get(head.last_blocks)
+            features = self.head_inputs(name, encoding.features, padding_mask) if blocks is None else blocks
             targets = None
             if self.training:
                 targets = head_targets[name] if head_targets and name in head_targets else batch["targets"]
-            outputs[name] = head(features, batch["padding_mask"], targets)
+            outputs[name] = head(features, padding_mask, targets)
         return outputs
 
     def encode(self, batch: Batch, heads: Collection[str]) -> Encoding:
-        """Runs the backbone on a batch, for these heads: its feature maps, and its last blocks for heads that run them
-        themselves. Without the former, the blocks that heads run are not computed."""
+        """Runs the backbone on a batch for some heads: feature maps, and last blocks for heads that run them. If no
+        head takes feature maps, blocks that heads run are not computed."""
         images = self.normalise(batch["images"], batch["padding_mask"])
         counts = {self.heads[name].last_blocks for name in heads} - {0}
         if counts and isinstance(self.backbone, TokenBackbone):
-            others = any(not self.heads[name].last_blocks for name in heads)
-            encoding = self.backbone.encode(images, counts, others)
-            if others:
-                _check_features(self.backbone, encoding.features)
+            needs_features = any(not self.heads[name].last_blocks for name in heads)
+            encoding = self.backbone.encode(images, counts, needs_features)
+            if needs_features:
+                check_features(self.backbone, encoding.features)
             return encoding
         features = self.backbone(images)
-        _check_features(self.backbone, features)
+        check_features(self.backbone, features)
         return Encoding(features, {})
 
     def head_inputs(self, head: str, features: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
-        """Returns the input features of a head: those of its neck, or the backbone's if it has none. head: its name.
+        """The input features of a head, from its neck or else the backbone. head: its name.
 
-        Raises PluginError for a head that runs the backbone's last blocks: it takes no features.
+        Raises PluginError for a head that runs the backbone's last blocks and takes no features.
         """
         if self.heads[head].last_blocks:
             raise PluginError(
@@ -213,8 +207,8 @@ class DenseModel(nn.Module):
         """Normalises images (B, C, H, W) of the type of `channels` by the backbone's mean and std. Padding (B, H, W)
         becomes exactly 0.
 
-        Of other channels than RGB of 8 bits, values are clipped to the range, and NaN becomes 0, the mean. Computed in
-        float32 at least; the result has the dtype of the backbone's parameters.
+        For channels other than 8-bit RGB, clips values to the range and sets NaN to 0, the mean. Computes in float32 at
+        least; the result has the dtype of the backbone's parameters.
         """
         pixels = images.to(self.mean.dtype)
         if not self.channels.is_rgb:
@@ -226,12 +220,12 @@ class DenseModel(nn.Module):
         return pixels.masked_fill_(padding_mask[:, None], 0.0).to(next(dtypes, pixels.dtype))
 
     def loss_context(self, targets: Sequence[list[Targets]], step: int = 0, batches: int | None = None) -> LossContext:
-        """Returns the loss context of an optimiser step of several batches. All processes must call it together.
+        """The loss context of an optimiser step of several batches. All processes must call it together.
 
-        targets: one list per batch, on the CPU. step: number of the optimiser step. batches: divisor of the sum of the
+        targets: one list per batch, on the CPU. step: the optimiser step's number. batches: divisor of the summed
         gradients; None: the number of batches.
         """
-        counts = {name: [head.loss_counts(one) for one in targets] for name, head in self.heads.items()}
+        counts = {name: [head.loss_counts(batch) for batch in targets] for name, head in self.heads.items()}
         return step_context(counts, batches or len(targets), step, self.mean.device)
 
     def loss(
@@ -241,126 +235,66 @@ class DenseModel(nn.Module):
         context: LossContext | None = None,
         head_targets: Mapping[str, list[Targets]] | None = None,
     ) -> Losses:
-        """Returns the weighted losses of all heads, named HEAD/TERM. Their sum is minimised.
+        """The weighted losses of all heads, named HEAD/TERM. Training minimises their sum.
 
-        context: None: that of this batch in all processes; for accumulated batches, that of `loss_context`.
-        head_targets: targets of single heads, in place of `targets`, as in `forward`.
+        context: None: computed from this batch in all processes; for accumulated batches, from `loss_context`.
+        head_targets: targets by head, replace `targets`, as in `forward`.
 
-        A learned weight adds HEAD/log_variance. It is 0, and the weight is not updated, if no process has a loss for
-        the head (no labelled image, or losses of 0, as for depth without a valid pixel).
+        A learned weight adds HEAD/log_variance, see `uncertainty_weighted`.
         """
         losses: Losses = {}
-        context = LossContext.of_processes() if context is None else context
+        context = LossContext.across_processes() if context is None else context
         for name, head in self.heads.items():
-            head_context = context.of_head(name)
-            own_targets = (head_targets or {}).get(name, targets)
-            terms = head.loss(outputs[name], own_targets, head_context)
+            head_context = context.for_head(name)
+            targets_of_head = (head_targets or {}).get(name, targets)
+            terms = head.loss(outputs[name], targets_of_head, head_context)
             weight = self.weights[name]
             if weight == "learned":
-                s = self.log_variances[name]
-                labelled = [all(key in target for key in head.needs) for target in own_targets]
-                has_loss = torch.stack([value.detach() != 0 for value in terms.values()]).any() & any(labelled)
-                counts = list(head_context.counts.values())
-                active = torch.stack(counts).amax() if counts else head_context.mean(has_loss.float())
-                terms = {term: torch.exp(-s) * value for term, value in terms.items()}
-                terms["log_variance"] = s / 2 * (active > 0)
+                is_labelled = any(all(key in target for key in head.needs) for target in targets_of_head)
+                terms = uncertainty_weighted(terms, self.log_variances[name], is_labelled, head_context)
             else:
                 terms = {term: weight * value for term, value in terms.items()}
             losses |= {f"{name}/{term}": value for term, value in terms.items()}
         return losses
 
     def predictions(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> dict[str, list[Predictions]]:
-        """Converts outputs to predictions: for each head a list with one dict per image, in original pixels.
+        """Converts outputs to predictions: by head, a list with one dict per image, in original pixels.
 
-        Outputs in half precision are converted to float32 first.
+        Converts half-precision outputs to float32 first.
         """
-        return {name: self.heads[name].predict(in_float32(own), targets) for name, own in outputs.items()}
+        return {name: self.heads[name].predict(in_float32(values), targets) for name, values in outputs.items()}
 
     @torch.no_grad()
     def infer(
         self, batch: Batch, inference: Mapping[str, InferenceSection] | None = None
     ) -> dict[str, list[Predictions]]:
-        """Returns each head's predictions on a batch, one per image, in original pixels. Validation, evaluation and
-        `Predictor.predict` use it.
+        """Computes each head's predictions on a batch, one per image, in original pixels.
 
-        inference: sliding windows, flips and scales by head, from `inference_by_head`. Other heads are predicted in
-        one pass; without any options, the result equals `predictions(self(batch), targets)`.
+        inference: sliding windows, flips and scales by head, from `inference_by_head`. Other heads predict in one pass;
+        without any options, the result equals `predictions(self(batch), targets)`.
         """
         augmented = {name: options for name, options in (inference or {}).items() if not options.single_pass}
         if not augmented:
             return self.predictions(self(batch), batch["targets"])
-        results: dict[str, list[Predictions]] = {}
         plain = [name for name in self.heads if name not in augmented]
-        if plain:
-            results |= self.predictions(self(batch, plain), batch["targets"])
-        kinds = {name: isinstance(self.heads[name], DenseHead) for name in augmented}
-        while augmented:  # dense heads with equal options share their passes, and so do box heads
-            first, options = next(iter(augmented.items()))
-            names = [name for name, own in augmented.items() if (own, kinds[name]) == (options, kinds[first])]
-            windowed = test_time_augmentation if kinds[first] else tiled_detection
-            results |= windowed.predictions(self, batch, options, names)
-            augmented = {name: own for name, own in augmented.items() if name not in names}
+        results = self.predictions(self(batch, plain), batch["targets"]) if plain else {}
+        results |= augmented_predictions(self, batch, augmented)
         return {name: results[name] for name in self.heads}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "DenseModel":
         before = {name: getattr(self, name) for name in ("low", "high", "mean", "std")}
         super()._apply(fn, recurse)
-        if self.mean.dtype in HALF:  # pixels are normalised in float32
+        if self.mean.dtype in HALF:  # normalisation stays in float32
             for name, value in before.items():
                 setattr(self, name, value.to(self.mean.device))
         return self
 
     def train(self, mode: bool = True) -> "DenseModel":
         """Sets the training mode. Frozen modules stay in evaluation mode: no dropout, no updates of norms. So does a
-        model of which all parameters are frozen, such as a teacher."""
+        completely frozen model, such as a teacher."""
         trained = [parameter.requires_grad for parameter in self.parameters()]
         super().train(mode and (any(trained) or not trained))
         for part in (self.backbone, *self.heads.values(), *self.necks.values()):
             for module in frozen_modules(part):
                 module.eval()
         return self
-
-
-def _check_last_blocks(name: str, head: Head, backbone: Backbone, has_neck: bool) -> None:
-    """Raises ConfigError if a head runs more blocks of the backbone than the backbone lets it, or has a neck."""
-    if not head.last_blocks:
-        return
-    where = f"heads.{name} ({type(head).__name__}) runs the backbone's last {counted(head.last_blocks, 'block')} itself"
-    if not isinstance(backbone, TokenBackbone):
-        raise ConfigError(
-            f"{where}, but backbone {type(backbone).__name__} has no max_last_blocks and encode(images, counts, "
-            "features), as densevit.interfaces.TokenBackbone describes. Fix: use the backbone `vit`, or another head."
-        )
-    if head.last_blocks > backbone.max_last_blocks:
-        raise ConfigError(
-            f"{where}, but backbone {type(backbone).__name__} lets heads run {backbone.max_last_blocks or 'none'} as "
-            f"configured (blocks with windows are excluded). Fix: use global attention in the last blocks, or another "
-            "head."
-        )
-    if has_neck:
-        raise ConfigError(f"{where} and takes no feature maps. Fix: remove heads.{name}.neck.")
-
-
-def _check_number_of_classes(name: str, head: Head) -> None:
-    """Raises ConfigError for more classes than a target key of the head can represent."""
-    types = TargetTypes(head.target_types)
-    for key in getattr(head, "needs", ()):
-        most = types[key].max_classes if key in types and types[key].task else None
-        if most is not None and len(head.classes) > most:
-            raise ConfigError(
-                f"heads.{name}: {len(head.classes)} classes; `{key}` maps hold at most {most}. Fix: merge or leave out "
-                "classes of the data set."
-            )
-
-
-def _check_features(backbone: Backbone, features: Any) -> None:
-    """Raises PluginError unless there is one feature map (B, C, h, w) for each of the backbone's `channels`."""
-    if isinstance(features, Sequence):
-        shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in features]
-        if [shape[1] if len(shape) == 4 else None for shape in shapes] == [*backbone.channels]:
-            return
-    found = f"features of shapes {shapes}" if isinstance(features, Sequence) else f"a {type(features).__name__}"
-    raise PluginError(
-        f"backbone {type(backbone).__name__}: its forward returned {found}; its channels are "
-        f"{[*backbone.channels]}, so a list of {len(backbone.channels)} maps (B, C, h, w) is expected."
-    )

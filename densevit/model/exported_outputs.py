@@ -1,4 +1,4 @@
-"""The outputs of a head in exported files, and predictions made from them."""
+"""A head's outputs in exported files, and the predictions from these outputs."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -11,28 +11,28 @@ from densevit.interfaces import DenseHead, Outputs, Predictions, Targets
 
 @runtime_checkable
 class SupportsExport(Protocol):
-    """A head that can be exported (`densevit export`), as every `DenseHead` can without this method."""
+    """A head that can be exported (`densevit export`). A `DenseHead` needs no such method."""
 
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
     ) -> dict[str, Tensor]:
         """The outputs of the file by name, (B, ...) each, from images of one size (h, w).
 
-        They are in pixels of `original_size`, the size of the images before the file resized them; None: `size`. Traced
-        by `torch.export` with variable batch size, height and width: shapes may not depend on values, and loops over
-        images are not allowed. Floating-point outputs are values before a selection or maximum, such as `boxes`
-        (B, Q, 4) xyxy and `scores` (B, Q, K); the file is compared with the model by them.
+        In pixels of `original_size`, the image size before the file resized images; None: `size`. `torch.export` traces
+        this with variable batch size, height and width: shapes may not depend on values, and loops over images are not
+        allowed. Floating-point outputs are values before a selection or maximum, such as `boxes` (B, Q, 4) xyxy and
+        `scores` (B, Q, K); they are compared between file and model.
         """
 
 
 @runtime_checkable
 class SupportsPredictExported(Protocol):
-    """A head whose exported files can be evaluated, as those of every `DenseHead` can without this method."""
+    """A head whose exported files can be evaluated. A `DenseHead` needs no such method."""
 
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `Head.predict` from the outputs of `exported`, in pixels of the targets' `size`.
 
-        Called on a head with the options of the exported one, but not its weights.
+        This head has the options of the exported head, but not its weights.
         """
 
 
@@ -42,15 +42,15 @@ def is_exportable(head: nn.Module) -> bool:
 
 
 def predicts_exported(head: nn.Module) -> bool:
-    """Whether a head makes predictions from the outputs of its file."""
+    """Whether a head can convert the outputs of its file to predictions."""
     return isinstance(head, SupportsPredictExported | DenseHead)
 
 
 def exported(
     head: Any, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
 ) -> dict[str, Tensor]:
-    """The outputs of a head's file, see `SupportsExport.exported`; those of a dense head are the result of `read_maps`
-    on its maps, and also `maps` if `read_maps` takes a maximum."""
+    """`SupportsExport.exported` of a head. For a dense head, `read_maps` of its maps, and also `maps` if `read_maps`
+    takes a maximum."""
     if isinstance(head, SupportsExport):
         return head.exported(outputs, size, original_size)
     assert isinstance(head, DenseHead)
@@ -62,10 +62,9 @@ def exported(
 
 
 def predict_exported(head: Any, outputs: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
-    """The predictions from a file's outputs, see `SupportsPredictExported`. For a dense head, `maps` are resized to the
-    original size and read; without `maps`, what was read is resized.
-
-    The latter equals `Head.predict` if `read_maps` is linear, or the image was not resized.
+    """`SupportsPredictExported.predict_exported` of a head. For a dense head, resizes `maps` to the original size and
+    reads them; without `maps`, resizes the predictions, which equals `Head.predict` if `read_maps` is linear or the
+    image was not resized.
     """
     if isinstance(head, SupportsPredictExported):
         return head.predict_exported(outputs, targets)

@@ -10,8 +10,8 @@ from densevit.model.parameter_patterns import matching
 
 
 def freeze_backbone(backbone: Backbone, what: bool | int | tuple[str, ...], stem: Iterable[str] = ()) -> None:
-    """Freezes all parameters (True), the first `what` groups of `parameter_depths`, or those whose names match one of
-    the patterns (`stages.0.*`). stem: the names of parameters that only True freezes."""
+    """Freezes all parameters (True), the first `what` groups of `parameter_depths`, or parameters whose names match a
+    pattern (`stages.0.*`). stem: names of parameters that only True freezes."""
     if what is True:
         backbone.requires_grad_(False)
         return
@@ -30,7 +30,8 @@ def freeze_backbone(backbone: Backbone, what: bool | int | tuple[str, ...], stem
 
 
 def freeze_head(head: Head, neck: Neck | None, what: bool | tuple[str, ...], where: str) -> None:
-    """Freezes all parameters of a head and its neck (True), or those that match a pattern; the neck's are `neck.*`."""
+    """Freezes all parameters of a head and its neck (True), or parameters that match a pattern; the neck's are
+    `neck.*`."""
     parameters = dict(head.named_parameters())
     if neck is not None:
         parameters |= {f"neck.{name}": parameter for name, parameter in neck.named_parameters()}
@@ -41,7 +42,7 @@ def freeze_head(head: Head, neck: Neck | None, what: bool | tuple[str, ...], whe
 
 
 def frozen_modules(module: nn.Module) -> Iterator[nn.Module]:
-    """Yields the outermost modules that have parameters, all of them frozen."""
+    """Yields the outermost modules with parameters that are all frozen."""
     trained = [parameter.requires_grad for parameter in module.parameters()]
     if trained and not any(trained):
         yield module

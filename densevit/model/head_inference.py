@@ -1,4 +1,4 @@
-"""InferenceSection options of each head: which of them dense heads and box heads support."""
+"""Inference options by head: checks what dense heads and box heads support."""
 
 from collections.abc import Mapping
 
@@ -16,12 +16,11 @@ _BOXES = ("boxes", "labels")
 def inference_by_head(
     model: MultiHeadModel, inference: InferenceSection, head_options: Mapping[str, InferenceSection] | None = None
 ) -> dict[str, InferenceSection]:
-    """Returns the options of each head that predicts maps or boxes: its `head_options`, or else `inference`.
+    """The options of each head that predicts maps or boxes: its `head_options`, or else `inference`.
 
     head_options: `heads.NAME.inference` by head. Box heads use only the windows of `inference`; flips and scales are
-    for maps.
-    Raises ConfigError if a head does not support its own options, if no head supports those of `inference`, or if a
-    window is not the backbone's `input_size`.
+    for maps. Raises ConfigError for head options that the head does not support, for options of `inference` that no
+    head supports, and for a window other than the backbone's `input_size`.
     """
     head_options = head_options or {}
     dense = [name for name, head in model.heads.items() if isinstance(head, DenseHead)]
@@ -35,7 +34,7 @@ def inference_by_head(
         if name not in dense + boxes:
             raise ConfigError(
                 f"heads.{name}.inference: averages dense maps, but {_without_maps(model, name)}. "
-                "Fix: leave it out; the head is predicted in one pass beside the others."
+                "Fix: leave it out; the head predicts in one pass."
             )
     unused = _averaging_keys(inference) if boxes else _augmentation_keys(inference)
     if unused and not dense:
@@ -64,19 +63,21 @@ def inference_by_head(
 
 
 def windows_only(options: InferenceSection) -> InferenceSection:
-    """Returns the options of windows alone, without those for maps."""
+    """The options of windows alone."""
     return InferenceSection(window=options.window, stride=options.stride, batch_size=options.batch_size)
 
 
 def predicts_boxes(head: nn.Module) -> bool:
-    """Whether a head needs labelled boxes as targets, and no others that windows cut, such as masks and keypoints."""
+    """Whether a head needs labelled boxes, and no other targets that windows cut, such as masks and keypoints."""
     needs, types = getattr(head, "needs", ()), TargetTypes(getattr(head, "target_types", None))
-    others = [types.get(key) for key in needs if key != "boxes"]
-    return set(_BOXES) <= {*needs} and all(one is not None and moves_with_box(one) for one in others)
+    other_types = [types.get(key) for key in needs if key != "boxes"]
+    return set(_BOXES) <= {*needs} and all(
+        target_type is not None and moves_with_box(target_type) for target_type in other_types
+    )
 
 
 def moves_with_box(target_type: TargetType) -> bool:
-    """Whether values are per object and do not change with the geometry of the image: labels, but not masks."""
+    """Whether values are per object and independent of the image's geometry: labels, but not masks."""
     methods = ("crop", "resize", "hflip", "rotate")
     return target_type.per == "object" and all(
         getattr(type(target_type), name) is getattr(TargetType, name) for name in methods
@@ -93,13 +94,13 @@ def _without_maps(model: MultiHeadModel, name: str) -> str:
 
 
 def _augmentation_keys(options: InferenceSection, prefix: str = "") -> list[str]:
-    """The options of windows, flips, scales and averages that are set, as overrides."""
+    """The options of windows, flips, scales and averages that are not defaults, as overrides."""
     window = [] if options.window is None else [f"{prefix}inference.window={options.window}"]
     return window + _averaging_keys(options, prefix)
 
 
 def _averaging_keys(options: InferenceSection, prefix: str = "") -> list[str]:
-    """The options of flips, scales and averages, which are for maps only, that are set, as overrides."""
+    """The options of flips, scales and averages, for maps only, that are not defaults, as overrides."""
     flip = [f"{prefix}inference.flip=true"] if options.flip else []
     scales = [f"{prefix}inference.scales={[*options.scales]}"] if options.scales != (1.0,) else []
     return flip + scales + ([f"{prefix}inference.average={options.average}"] if options.average != "logits" else [])

@@ -1,8 +1,8 @@
 """Low-rank adaptation (LoRA, Hu et al. 2021) of a backbone's linear layers, with the extra `peft`.
 
 The backbone is frozen, and each adapted layer computes W x + alpha / rank * B A x, section 4.1. Adapters exist in
-training only: they are added after the pretrained weights are loaded, and merged into W where a model is saved. A model
-file therefore has the tensors of the backbone without adapters, and is loaded, exported and used without peft.
+training only: they are added after pretrained weights are loaded, and merged into W when a model is saved. A model file
+therefore contains the plain backbone's tensors, and needs no peft.
 """
 
 import difflib
@@ -19,13 +19,13 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Backbone
 from densevit.model.dense import DenseModel
 
-_NAME = "default"  # of peft's adapter, which is part of the keys
+_NAME = "default"  # peft's adapter name, part of the keys
 _BASE, _A, _B = ".base_layer.", f".lora_A.{_NAME}.weight", f".lora_B.{_NAME}.weight"
 
 
 def adapted_layers(backbone: Backbone, lora: LoraSection) -> list[str]:
-    """The names of the linear layers that `lora.targets` matches. Raises ConfigError for a pattern that matches none,
-    and for a backbone without linear layers."""
+    """The names of the linear layers that match `lora.targets`. Raises ConfigError for a pattern without a match, and
+    for a backbone without linear layers."""
     linear = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ConfigError(
@@ -47,11 +47,11 @@ def adapted_layers(backbone: Backbone, lora: LoraSection) -> list[str]:
 
 
 def add_adapters(model: DenseModel) -> None:
-    """Freezes the backbone and adds trained adapters to its linear layers, if the model's sections have `lora`. Of
-    the backbone's own parameters, those of an adapted stem stay trained.
+    """Freezes the backbone, except for an adapted stem, and adds trained adapters to its linear layers if the model's
+    sections contain `lora`.
 
-    B is initialised to 0: outputs do not change. Must follow the loading of pretrained weights, because the tensors
-    of adapted layers then have other names. Raises ConfigError without peft, see `adapted_layers` for others.
+    B starts at 0, so outputs do not change. Call this after loading pretrained weights: it renames the tensors of
+    adapted layers. Raises ConfigError without peft; see also `adapted_layers`.
     """
     if model.sections is None or (lora := model.sections.backbone.lora) is None:
         return
@@ -62,8 +62,8 @@ def add_adapters(model: DenseModel) -> None:
 
     names = adapted_layers(model.backbone, lora)
     stem = [model.backbone.get_parameter(name) for name in model.sections.backbone.adapted_stem]
-    exact = "|".join(map(re.escape, names))  # a text is matched with complete names
-    scale: Any = lora.alpha  # peft declares an integer, and divides it
+    exact = "|".join(map(re.escape, names))  # peft matches a str with complete names
+    scale: Any = lora.alpha  # peft declares an integer, but divides it
     config = LoraConfig(r=lora.rank, lora_alpha=scale, target_modules=exact)
     inject_adapter_in_model(config, model.backbone, _NAME)
     for parameter in stem:
@@ -75,22 +75,22 @@ def add_adapters(model: DenseModel) -> None:
 
 
 def merged_state(state: Mapping[str, Tensor], lora: LoraSection | None) -> dict[str, Tensor]:
-    """A state dict with the adapters merged into the weights of their layers, with these layers' own names.
+    """A state dict with adapters merged into the weights of their layers, with the layers' original names.
 
-    W + alpha / rank * B A, computed in float32 at least. lora: None for a state dict without adapters.
+    Computes W + alpha / rank * B A in float32 at least. lora: None for a state dict without adapters.
     """
     merged: dict[str, Tensor] = {}
     for key, value in state.items():
         if lora is None or not (_BASE in key or key.endswith((_A, _B))):
             merged[key] = value
             continue
-        layer, base, own = key.partition(_BASE)
+        layer, base, leaf = key.partition(_BASE)
         a, b = state.get(layer + _A), state.get(layer + _B)
-        if base and own == "weight" and a is not None and b is not None:
+        if base and leaf == "weight" and a is not None and b is not None:
             delta = lora.alpha / len(a) * (_full(b) @ _full(a))
-            merged[f"{layer}.{own}"] = (_full(value) + delta).to(value.dtype)
+            merged[f"{layer}.{leaf}"] = (_full(value) + delta).to(value.dtype)
         elif base:
-            merged[f"{layer}.{own}"] = value
+            merged[f"{layer}.{leaf}"] = value
     return merged
 
 
@@ -99,8 +99,8 @@ def _full(x: Tensor) -> Tensor:
 
 
 def _with_adapted_weight(linear: type[nn.Module]) -> type[nn.Module]:
-    """peft's linear layer, in which `weight` includes the adapter: some attentions read it instead of calling the
-    layer (BEiT, EVA-02 and Swin V2, whose keys have no bias), and would ignore the adapter."""
+    """peft's linear layer with a `weight` that includes the adapter: some attentions (BEiT, EVA-02 and Swin V2, whose
+    keys have no bias) read the weight instead of calling the layer, and would ignore the adapter."""
     if linear not in _CLASSES:
         _CLASSES[linear] = type(f"Lora{linear.__name__}", (linear,), {"weight": property(_adapted_weight)})
     return _CLASSES[linear]

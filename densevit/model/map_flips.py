@@ -19,36 +19,36 @@ _PROBE = (16, 64)  # height and width of random maps
 
 
 def flip_of(name: str, head: DenseHead, maps: Tensor) -> Flip:
-    """Returns the flip of the maps (n, C, h, w) of the head `name` that flips the predictions read from them.
+    """The flip of maps (n, C, h, w) of the head `name` that flips the predictions read from them.
 
-    Maps are mirrored. If the maps are the predictions, such as vectors, the target type may flip them instead, see
-    `TargetType.hflip`. Raises PluginError if neither is correct, as for angles that are read from maps of sines.
+    Mirrors maps. If the maps are the predictions, such as vectors, the target type may flip them instead, see
+    `TargetType.hflip`. Raises PluginError if neither is correct, as for angles read from maps of sines.
     """
-    known = TargetTypes(head.target_types)
-    types = {key: known[key] for key in head.read_maps(maps[:1, :, :1, :1]) if key in known}
-    if all(type(own).hflip is PixelMap.hflip for own in types.values()):
+    all_types = TargetTypes(head.target_types)
+    types = {key: all_types[key] for key in head.read_maps(maps[:1, :, :1, :1]) if key in all_types}
+    if all(type(target_type).hflip is PixelMap.hflip for target_type in types.values()):
         return _mirrored
     probe = torch.randn(maps.shape[1], *_PROBE, generator=torch.Generator().manual_seed(0)).to(maps)
     read = _read(head, probe)
-    expected = {key: own.hflip(read[key], _PROBE) for key, own in types.items()}
+    expected = {key: target_type.hflip(read[key], _PROBE) for key, target_type in types.items()}
     by_type = [partial(_by_type, types[key], read[key].shape[:-2]) for key in types if read[key].size == probe.numel()]
     flips: list[Flip] = [_mirrored, *by_type]
     for flip in flips:
-        found = _read(head, flip(probe))
-        if all(np.allclose(found[key], value, atol=1e-5) for key, value in expected.items()):
+        actual = _read(head, flip(probe))
+        if all(np.allclose(actual[key], value, atol=1e-5) for key, value in expected.items()):
             return flip
-    found = _read(head, _mirrored(probe))
-    [key, *_] = [key for key, value in expected.items() if not np.allclose(found[key], value, atol=1e-5)]
+    actual = _read(head, _mirrored(probe))
+    [key, *_] = [key for key, value in expected.items() if not np.allclose(actual[key], value, atol=1e-5)]
     raise PluginError(
-        f"heads.{name} ({type(head).__name__}): inference.flip=true averages its maps with those of the mirrored "
+        f"heads.{name} ({type(head).__name__}): inference.flip=true averages its maps with the maps of the mirrored "
         f"image, flipped back, but the target type {type(types[key]).__name__} changes the values of {key!r} in a "
-        f"flip, and these are read from {maps.shape[1]} maps of other values. Fix: let maps() return the values of "
+        f"flip, which are read from {maps.shape[1]} maps of other values. Fix: let maps() return the values of "
         f"{key!r}, which read_maps() may normalise; or set heads.{name}.inference.flip=false."
     )
 
 
 def _read(head: DenseHead, maps: Tensor) -> dict[str, np.ndarray]:
-    """Returns the predictions that a head reads from maps (C, h, w)."""
+    """The predictions that a head reads from maps (C, h, w)."""
     return {key: value[0].cpu().numpy() for key, value in head.read_maps(maps[None]).items()}
 
 
@@ -57,9 +57,8 @@ def _mirrored(maps: Tensor) -> Tensor:
 
 
 def _by_type(target_type: TargetType, channels: tuple[int, ...], maps: Tensor) -> Tensor:
-    """Flips maps by the target type of the prediction that they are.
-
-    channels: the channel dimensions of the prediction, () or (C,).
+    """Flips maps, which are predictions, by their target type. channels: the prediction's channel dimensions, () or
+    (C,).
     """
     size = (maps.shape[-2], maps.shape[-1])
     flipped = target_type.hflip(maps.cpu().numpy().reshape(*channels, *size), size)

@@ -1,4 +1,4 @@
-"""Builds modules without values, for the names and shapes of their tensors."""
+"""Builds modules on the meta device, for names and shapes of their tensors."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,10 +9,10 @@ Built = TypeVar("Built")
 
 
 def built_on_meta(build: Callable[[], Built]) -> Built:
-    """What `build` returns on the meta device. torch's random state stays as it is."""
+    """Calls `build` on the meta device. Leaves torch's random state unchanged."""
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
                 return build()
-        except Exception:  # a constructor that reads tensor values, which meta tensors lack
+        except Exception:  # some constructors read values, which meta tensors lack
             return build()

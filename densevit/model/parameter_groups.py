@@ -15,8 +15,8 @@ from densevit.model.parameter_patterns import matching
 class ParameterRate(NamedTuple):
     """Learning rate and weight decay of one parameter.
 
-    lr: the rate after the warm-up; None if the parameter is frozen. options: further keys of its group, of the
-    optimiser's `group_options`.
+    lr: the rate after warm-up; None for a frozen parameter. options: further keys of its group, from the optimiser's
+    `group_options`.
     """
 
     name: str
@@ -27,10 +27,7 @@ class ParameterRate(NamedTuple):
 
 
 def parameter_groups(rates: Sequence[ParameterRate]) -> list[dict[str, Any]]:
-    """Groups trained parameters by learning rate, weight decay and options.
-
-    Raises ConfigError if all are frozen.
-    """
+    """Groups trained parameters by learning rate, weight decay and options. Raises ConfigError if all are frozen."""
     groups: dict[tuple[tuple[str, Any], ...], list[nn.Parameter]] = {}
     for rate in rates:
         if rate.lr is not None:
@@ -44,9 +41,9 @@ def parameter_groups(rates: Sequence[ParameterRate]) -> list[dict[str, Any]]:
 
 
 def method_parameters(model: DenseModel, method: nn.Module) -> list[nn.Parameter]:
-    """Returns a method's parameters without those of the model, which may be an attribute of the method."""
-    of_model = set(map(id, model.parameters()))
-    return [parameter for parameter in method.parameters() if id(parameter) not in of_model]
+    """A method's parameters without the parameters of the model, which may be an attribute of the method."""
+    model_parameters = set(map(id, model.parameters()))
+    return [parameter for parameter in method.parameters() if id(parameter) not in model_parameters]
 
 
 def parameter_rates(
@@ -60,17 +57,15 @@ def parameter_rates(
     group_options: Callable[[nn.Module, nn.Parameter], Mapping[str, Any]] | None = None,
     method: nn.Module | None = None,
 ) -> list[ParameterRate]:
-    """Returns the learning rate and weight decay of each parameter, in the order of `named_parameters`.
+    """The learning rate and weight decay of each parameter, in the order of `named_parameters`.
 
-    group_options: the optimiser's function of a layer and one of its parameters that returns further keys of the
-    parameter's group; None for optimisers without it. method: the training method, whose parameters come last, as
-    `method.*`, with the rate of the heads.
+    group_options: the optimiser's function of a layer and its parameter that returns further keys of the parameter's
+    group; None without one. method: the training method; its parameters come last, as `method.*`, with the heads' rate.
 
-    The backbone uses `backbone_lr` if it is set, else `lr`. Layer-wise decay multiplies the rate of depth i of n by
-    `layer_decay ** (n - i)`, as in BEiT (Bao et al. 2022) and MAE (He et al. 2022, table 9): the final norms are the
-    last depth and have the full rate, the patch embedding has the lowest. First layers that were adapted to other
-    channels have the rate of the heads. `lr_factors` multiply the rates of the
-    parameters that they match.
+    The backbone uses `backbone_lr` if set, else `lr`. Layer-wise decay multiplies the rate of depth i of n by
+    `layer_decay ** (n - i)`, as in BEiT (Bao et al. 2022) and MAE (He et al. 2022, table 9): the final norms, the last
+    depth, have the full rate, the patch embedding the lowest. First layers adapted to other channels have the heads'
+    rate. `lr_factors` multiply the rates of matching parameters.
 
     Weight decay applies to parameters named `weight` with two or more dimensions; not to norms, biases, position
     tables, embeddings, tokens and anchors.
@@ -78,8 +73,8 @@ def parameter_rates(
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     named = dict(model.named_parameters())
     if method is not None:
-        own = set(map(id, method_parameters(model, method)))
-        named |= {name: p for name, p in method.named_parameters(prefix="method") if id(p) in own}
+        method_ids = set(map(id, method_parameters(model, method)))
+        named |= {name: p for name, p in method.named_parameters(prefix="method") if id(p) in method_ids}
     names = list(named)
     factors = dict.fromkeys(names, 1.0)
     for pattern, factor in (lr_factors or {}).items():

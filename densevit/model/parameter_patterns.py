@@ -8,9 +8,9 @@ from densevit.errors import ConfigError
 
 
 def matching(pattern: str, names: Iterable[str], where: str) -> list[str]:
-    """Returns the names that a pattern matches; `*` matches any text, dots included.
+    """The names that match a pattern; `*` matches any text, including dots.
 
-    where: the config key of the pattern. Raises ConfigError with the closest names if it matches none.
+    where: the pattern's config key. Raises ConfigError with the closest names if none matches.
     """
     names = list(names)
     matches = [name for name in names if fnmatchcase(name, pattern)]
@@ -22,7 +22,7 @@ def matching(pattern: str, names: Iterable[str], where: str) -> list[str]:
 
 
 def _patterns(names: list[str]) -> list[str]:
-    """Patterns to suggest: each parameter, all parameters of a module, and all modules of a name (`*.norm.*`)."""
+    """Patterns to suggest: each parameter, each module's parameters, and all modules of a name (`*.norm.*`)."""
     candidates = dict.fromkeys(names)
     for name in names:
         modules = name.split(".")[:-1]

@@ -18,14 +18,14 @@ Size = tuple[int, int]  # height, width
 class Maps(Protocol):
     """Runs a model on images (n, C, H, W) with padding_mask (n, H, W).
 
-    Returns float32 maps (n, C, *size) of the top left part of that size.
+    Returns float32 maps (n, C, *size) of the top left part of size `size`.
     """
 
     def __call__(self, images: Tensor, padding_mask: Tensor, size: Size) -> Tensor: ...
 
 
 class ImageRows(Protocol):
-    """The part of a tensor (C, H, W) that windows are cut from, for an image that is read while windows slide down.
+    """The interface of a tensor (C, H, W) that windows need, for an image read while windows slide down.
 
     image[:, top:bottom, left:right] may be on another device than `new_zeros`.
     """
@@ -50,7 +50,7 @@ class Window(NamedTuple):
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
-    """Returns the first pixels of the windows along one side. A window longer than the side is cropped to it."""
+    """The first pixels of windows along one side. A window longer than the side is cropped to it."""
     last = max(length - window, 0)
     return [min(i * stride, last) for i in range(-(-last // stride) + 1)]
 
@@ -61,7 +61,7 @@ def slide(
     """Yields the averaged maps of an image (C, h, w) as strips (C, rows, w) from top to bottom.
 
     A strip is valid until the next one is requested. grid: the size that windows are padded to, at the bottom and
-    right. flip: also averages the maps of the horizontally flipped image, flipped back by this function; None: off.
+    right. flip: averages also the maps of the mirrored image, flipped back by this function; None: off.
     """
     h, w = image.shape[-2:]
     size = (min(window[0], h), min(window[1], w))
@@ -92,7 +92,7 @@ def slide(
 
 
 def crop_windows(image: ImageRows, windows: Sequence[Window], size: Size, grid: Size) -> tuple[Tensor, Tensor]:
-    """Returns a batch of windows (n, C, *grid), and its padding mask (n, *grid)."""
+    """A batch of windows (n, C, *grid) and its padding mask (n, *grid)."""
     images = image.new_zeros(len(windows), image.shape[0], *grid)
     mask = torch.ones(len(windows), *grid, dtype=torch.bool, device=image.device)
     mask[:, : size[0], : size[1]] = False

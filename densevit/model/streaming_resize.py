@@ -1,6 +1,6 @@
 """Streaming resize and average of maps in horizontal strips, without a complete map in memory.
 
-A strip is (C, rows, w) and valid until the next one is requested. Strips run from top to bottom without gaps.
+A strip is (C, rows, w), valid until the next one is requested. Strips run from top to bottom without gaps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from densevit.model.sliding_window import Size
 
-MAX_STRIP_NUMEL = 2**23  # values that are resized or decoded in one step: 32 MB
+MAX_STRIP_NUMEL = 2**23  # values resized or decoded in one step: 32 MB
 
 
 def resized(strips: Iterator[Tensor], source: Size, target: Size) -> Iterator[Tensor]:
@@ -24,23 +24,23 @@ def resized(strips: Iterator[Tensor], source: Size, target: Size) -> Iterator[Te
             yield from strip.split(_rows_at_once(strip, source[1]), dim=1)
         return
     buffer: Tensor | None = None  # source rows from `first` on
-    first = done = 0  # the first source row of the buffer; the number of target rows that were yielded
+    first = done = 0  # the first source row of the buffer; the number of yielded target rows
     for strip in strips:
         step = _rows_at_once(strip, max(source[1], target[1]))
         for part in strip.split(step, dim=1):
             buffer = part if buffer is None else torch.cat([buffer, part], dim=1)
-            known = first + buffer.shape[1]
-            ready = target[0] if known == source[0] else _rows_above(known, source[0], target[0])
+            available = first + buffer.shape[1]
+            ready = target[0] if available == source[0] else _rows_above(available, source[0], target[0])
             for top in range(done, ready, step):
                 yield _resized_rows(buffer, first, (top, min(top + step, ready)), source, target)
             done = max(done, ready)
-            needed = min(max((2 * done + 1) * source[0] - target[0], 0) // (2 * target[0]), known)
+            needed = min(max((2 * done + 1) * source[0] - target[0], 0) // (2 * target[0]), available)
             buffer, first = buffer[:, needed - first :].clone(), needed
 
 
-def _rows_above(known: int, source: int, target: int) -> int:
-    """Number of target rows that need only the first `known` source rows. Row y is at ((2y + 1) s - t) / 2t."""
-    return (((2 * known - 1) * target - 1) // source + 1) // 2
+def _rows_above(available: int, source: int, target: int) -> int:
+    """The number of target rows that need only the first `available` source rows. Row y is at ((2y + 1) s - t) / 2t."""
+    return (((2 * available - 1) * target - 1) // source + 1) // 2
 
 
 def _resized_rows(buffer: Tensor, first: int, rows: tuple[int, int], source: Size, target: Size) -> Tensor:
@@ -59,8 +59,8 @@ def _resized_rows(buffer: Tensor, first: int, rows: tuple[int, int], source: Siz
 def averaged(streams: Sequence[Iterator[Tensor]], height: int, lockstep: bool) -> Iterator[Tensor]:
     """Yields the mean of several maps of one size, each given in strips.
 
-    height: the height of the maps. lockstep: advance the map that is furthest behind, which keeps the buffer small;
-    otherwise the maps are read one after another, so that only one is computed at a time.
+    height: the maps' height. lockstep: advances the map that is furthest behind, which keeps the buffer small;
+    otherwise reads one map after another, so that only one is computed at a time.
     """
     if len(streams) == 1:
         yield from streams[0]

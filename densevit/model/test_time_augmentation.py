@@ -40,7 +40,7 @@ class MultiHeadModel(Protocol):
 
 @runtime_checkable
 class SupportsUndoZoom(Protocol):
-    """A `DenseHead` whose maps depend on the zoom of the image in a way of their own, e.g. log depth."""
+    """A `DenseHead` whose maps depend on the image's zoom in a special way, such as log depth."""
 
     def undo_zoom(self, maps: Tensor, zoom: float) -> Tensor:
         """Converts `maps` (B, C, h, w) of an image that was enlarged by `zoom` to zoom 1.
@@ -50,8 +50,8 @@ class SupportsUndoZoom(Protocol):
 
 
 def undo_zoom(head: DenseHead, maps: Tensor, zoom: float) -> Tensor:
-    """The maps at zoom 1, see `SupportsUndoZoom`. By default, maps of a head whose `quantity` is "depth" are multiplied
-    by the zoom, because training divides depth by it; others are unchanged."""
+    """The maps at zoom 1, see `SupportsUndoZoom`. By default, multiplies maps of a head with `quantity` "depth" by the
+    zoom, because training divides depth by it; leaves other maps unchanged."""
     if isinstance(head, SupportsUndoZoom):
         return head.undo_zoom(maps, zoom)
     return maps * zoom if head.quantity == "depth" else maps
@@ -60,8 +60,7 @@ def undo_zoom(head: DenseHead, maps: Tensor, zoom: float) -> Tensor:
 def predictions(
     model: MultiHeadModel, batch: Batch, options: InferenceSection, heads: Sequence[str]
 ) -> dict[str, list[Predictions]]:
-    """Returns the predictions of these heads, one per image, in original pixels, averaged over windows, flips and
-    scales."""
+    """The predictions of `heads`, one per image, in original pixels, averaged over windows, flips and scales."""
     results: dict[str, list[Predictions]] = {name: [] for name in heads}
     grid = (batch["images"].shape[2], batch["images"].shape[3])
     for image, target in zip(batch["images"], batch["targets"], strict=True):
@@ -81,7 +80,7 @@ def prediction_strips(
     """Yields the predictions of a head on an image (C, H, W) as strips (..., rows, W) from top to bottom, averaged over
     windows and flips. A strip is valid until the next one is requested.
 
-    options: they have windows and no scales. The rows of the image are read from top to bottom, a window's at a time.
+    options: options with windows, without scales. Reads the image's rows from top to bottom, one window's at a time.
     """
     maps = _ConcatenatedMaps(model, [head], options)
     size = (image.shape[1], image.shape[2])
@@ -93,10 +92,10 @@ def prediction_strips(
 
 
 class _ConcatenatedMaps:
-    """Runs the model and returns the maps of these heads, concatenated along the channels.
+    """Runs the model and returns the maps of some heads, concatenated along the channels.
 
-    channels: the number of channels of each head, set by the first call. zoom: the scale of the images, the square
-    root of the ratio of areas; each head undoes its effect on the maps.
+    channels: the number of channels of each head, set by the first call. zoom: the scale of the images, the square root
+    of the ratio of areas; each head undoes its effect on the maps.
     """
 
     def __init__(self, model: MultiHeadModel, heads: Sequence[str], options: InferenceSection) -> None:
@@ -123,7 +122,7 @@ class _ConcatenatedMaps:
         return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
 
     def flip(self, maps: Tensor) -> Tensor:
-        """Returns the maps (C, h, w) of the horizontally flipped image."""
+        """The maps (C, h, w) of the horizontally flipped image."""
         assert self._flips is not None
         if len(self._flips) == 1:
             return self._flips[0](maps)
@@ -133,10 +132,10 @@ class _ConcatenatedMaps:
 def _view_maps(
     maps: _ConcatenatedMaps, image: Tensor, scale: float, grid: Size, options: InferenceSection
 ) -> Iterator[Tensor]:
-    """Returns strips (C, rows, w) of the maps of an image (3, h, w) at one scale, resized to the image's grid.
+    """Yields strips (C, rows, w) of an image's maps (3, h, w) at one scale, resized to the image's grid.
 
-    grid: the padded size of the batch, used for the whole image at its own scale. Other scales and windows are padded
-    to their own next multiple, or to the backbone's `input_size` if it has one.
+    grid: the padded size of the batch, for the full image at scale 1. Other scales and windows are padded to their next
+    multiple, or to the backbone's `input_size` if it has one.
     """
     size = (image.shape[1], image.shape[2])
     scaled = _scaled(image, (max(1, round(scale * size[0])), max(1, round(scale * size[1]))))
@@ -151,7 +150,7 @@ def _view_maps(
 
 
 def _window_grid(model: MultiHeadModel, window: Size, size: Size) -> Size:
-    """The size to which windows of an image of this size are padded."""
+    """The size that windows of an image are padded to."""
     crop = (min(window[0], size[0]), min(window[1], size[1]))
     return model.backbone.input_size or padded(crop, model.multiple)
 
@@ -170,7 +169,7 @@ def _scaled(image: Tensor, size: Size) -> Tensor:
 
 
 def _decode(maps: _ConcatenatedMaps, strips: Iterator[Tensor], height: int) -> dict[str, Predictions]:
-    """Decodes strips of the concatenated maps into each head's predictions of one image.
+    """Decodes strips of concatenated maps into each head's predictions of an image.
 
     height: the height of all strips together, in pixels.
     """

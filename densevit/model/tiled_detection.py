@@ -1,4 +1,4 @@
-"""Detection in overlapping windows: runs them in batches, moves their boxes into the image and merges them."""
+"""Detection in overlapping windows: runs windows in batches, moves their boxes into the image and merges these."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -22,7 +22,7 @@ BOX_KEYS = ("boxes", "scores", "labels")
 
 @runtime_checkable
 class SupportsMaxPredictions(Protocol):
-    """A head of boxes with a largest number of objects in an image, which also holds over several windows."""
+    """A box head with a maximum number of objects per image, also when windows are merged."""
 
     max_predictions: int
 
@@ -30,30 +30,32 @@ class SupportsMaxPredictions(Protocol):
 def predictions(
     model: MultiHeadModel, batch: Batch, options: InferenceSection, heads: Sequence[str]
 ) -> dict[str, list[Predictions]]:
-    """Returns the predictions of these heads, one per image, in original pixels, merged over the windows.
+    """The predictions of `heads`, one per image, in original pixels, merged over the windows.
 
-    An image that fits into a window is predicted in one pass.
+    Predicts an image that fits into a window in one pass.
     """
     results: dict[str, list[Predictions]] = {name: [] for name in heads}
     for i, target in enumerate(batch["targets"]):
-        for name, found in _image_predictions(model, batch["images"][i], target, options, heads).items():
-            results[name].append(found)
+        for name, prediction in _image_predictions(model, batch["images"][i], target, options, heads).items():
+            results[name].append(prediction)
     return results
 
 
 def _image_predictions(
     model: MultiHeadModel, image: Tensor, target: Mapping[str, Any], options: InferenceSection, heads: Sequence[str]
 ) -> dict[str, Predictions]:
-    """Returns the predictions of one padded image (3, H, W) by head."""
+    """The predictions of one padded image (3, H, W) by head."""
     h, w = map(int, target["size"])
     assert options.window_sides is not None and options.strides is not None
     (height, width), stride = options.window_sides, options.strides
     crop = (min(height, h), min(width, w))
     tops, lefts = starts(h, height, stride[0]), starts(w, width, stride[1])
     windows = [Window(top, left, False) for top in tops for left in lefts]
-    one = len(windows) == 1
-    grid = model.backbone.input_size or ((image.shape[1], image.shape[2]) if one else padded(crop, model.multiple))
-    sizes = {"size": crop, "original_size": target["original_size"] if one else crop}
+    is_single = len(windows) == 1
+    grid = model.backbone.input_size or (
+        (image.shape[1], image.shape[2]) if is_single else padded(crop, model.multiple)
+    )
+    sizes = {"size": crop, "original_size": target["original_size"] if is_single else crop}
 
     parts: dict[str, list[Predictions]] = {name: [] for name in heads}
     for chunk in (windows[i : i + options.batch_size] for i in range(0, len(windows), options.batch_size)):
@@ -63,10 +65,10 @@ def _image_predictions(
         for name in heads:
             parts[name] += model.heads[name].predict(in_float32(outputs[name]), targets)
         del outputs  # before the next chunk is computed
-    if one:
-        return {name: found[0] for name, found in parts.items()}
+    if is_single:
+        return {name: windowed[0] for name, windowed in parts.items()}
     overlap = (height - stride[0], width - stride[1])
-    return {name: _merged(model, name, found, windows, crop, target, overlap) for name, found in parts.items()}
+    return {name: _merged(model, name, windowed, windows, crop, target, overlap) for name, windowed in parts.items()}
 
 
 def _merged(
@@ -80,14 +82,16 @@ def _merged(
 ) -> Predictions:
     """Merges the predictions of an image's windows, in window pixels, into predictions in original pixels.
 
-    Computed on the CPU: the number of agreeing pairs depends on the data and would synchronise a GPU often.
+    Runs on the CPU: the number of agreeing pairs depends on the data and would synchronise a GPU often.
     """
     _check(model.heads[name], name, parts[0])
-    values = {key: torch.cat([found[key] for found in parts]).cpu() for key in parts[0]}
-    boxes = values["boxes"].float()  # half precision has too few digits for large images
+    values = {key: torch.cat([window_predictions[key] for window_predictions in parts]).cpu() for key in parts[0]}
+    boxes = values["boxes"].float()  # half precision is too coarse for large images
     corners = boxes.new_tensor([(left, top, left, top) for top, left, _ in windows])
     frames = corners + boxes.new_tensor([0, 0, crop[1], crop[0]])
-    window_of = torch.repeat_interleave(torch.tensor([len(found["boxes"]) for found in parts]))
+    window_of = torch.repeat_interleave(
+        torch.tensor([len(window_predictions["boxes"]) for window_predictions in parts])
+    )
     h, w = map(int, target["size"])
     H, W = map(int, target["original_size"])
     merged = merge_boxes(
@@ -104,7 +108,7 @@ def _merged(
 
 
 def _check(head: Head, name: str, prediction: Predictions) -> None:
-    """Raises PluginError unless a head predicts scored boxes, and no values that depend on the window."""
+    """Raises PluginError unless a head predicts scored boxes and only values that do not depend on the window."""
     lacking = [key for key in BOX_KEYS if key not in prediction]
     types = TargetTypes(head.target_types)
     unknown = [key for key in prediction if key != "boxes" and (key not in types or not moves_with_box(types[key]))]

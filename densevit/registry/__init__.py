@@ -1,19 +1,19 @@
-"""Registry of plugins: finds them in the entry points of installed distributions, and loads them on demand.
+"""Registry of plugins: finds them among the entry points of installed distributions, and loads them on demand.
 
-Built-in plugins are entry points as well. Finding plugins imports nothing; loading one imports its module alone, so a
+Built-in plugins are entry points too. Finding plugins imports nothing; loading a plugin imports only its module, so a
 broken plugin affects only configs that use it.
 """
 
 from densevit.registry.creating import check_options, construct, create
 from densevit.registry.docstrings import first_line
-from densevit.registry.finding import Scan, find, scan
+from densevit.registry.finding import InstalledPlugins, find, scan
 from densevit.registry.groups import GROUPS, Plugin
-from densevit.registry.loading import import_object, load, load_command, public_name
+from densevit.registry.plugin_loading import import_object, load, load_command, public_name
 
 __all__ = [
     "GROUPS",
+    "InstalledPlugins",
     "Plugin",
-    "Scan",
     "check_options",
     "construct",
     "create",

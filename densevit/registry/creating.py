@@ -6,7 +6,7 @@ from typing import Any
 
 from densevit.errors import DensevitError, PluginError, one_line
 from densevit.registry.importing import described_error
-from densevit.registry.loading import load
+from densevit.registry.plugin_loading import load
 
 _MODULES = ("backbones", "necks", "heads", "methods")  # groups of torch modules
 
@@ -14,29 +14,29 @@ _MODULES = ("backbones", "necks", "heads", "methods")  # groups of torch modules
 def create(
     group: str,
     name: str,
-    *given: Any,
+    *arguments: Any,
     options: Mapping[str, Any],
     where: str,
     offered: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
-    """Validates the options and builds a plugin. given: positional arguments. options: the user's.
+    """Validates the options and builds a plugin. arguments: positional. options: the user's.
 
-    offered: keyword arguments of `options.OFFERED`, for a constructor that takes them.
+    offered: keyword arguments in `options.OPTIONAL_KEYWORDS`, for constructors that take them.
     """
-    from densevit.registry.options import takes  # late: it imports pydantic
+    from densevit.registry.plugin_options import takes  # imports pydantic
 
     checked, plugin = check_options(group, name, options, where), load(group, name)
     checked |= {key: value for key, value in offered.items() if takes(plugin, key)}
-    instance = construct(plugin, name, *given, options=checked, where=where)
+    instance = construct(plugin, name, *arguments, options=checked, where=where)
     if group in _MODULES and "_parameters" not in vars(instance):
         raise PluginError(f"{where}: {name!r}: its constructor does not call super().__init__(). Fix: call it first.")
     return instance
 
 
-def construct(plugin: Callable[..., Any], name: str, *given: Any, options: Mapping[str, Any], where: str) -> Any:
-    """Calls a class with checked options. Raises PluginError, with the line of code, for any exception of the class."""
+def construct(plugin: Callable[..., Any], name: str, *arguments: Any, options: Mapping[str, Any], where: str) -> Any:
+    """Calls a class with checked options. Raises PluginError, with the line of code, for any exception."""
     try:
-        return plugin(*given, **options)
+        return plugin(*arguments, **options)
     except (DensevitError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a plugin's constructor may raise anything, such as SystemExit
@@ -47,12 +47,12 @@ def construct(plugin: Callable[..., Any], name: str, *given: Any, options: Mappi
 def check_options(
     group: str, name: str, options: Mapping[str, Any], where: str, reserved: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """The options, validated and converted to the types of the plugin's constructor; see `options.check`.
+    """Validates options and converts them to the types of the plugin's constructor; see `options.check`.
 
     where: the section that prefixes keys in messages, "backbone" or "heads.detection". reserved: other keys of the
     section, for suggestions.
     """
-    from densevit.registry import options as signature  # late: it imports pydantic
+    from densevit.registry import plugin_options as signature  # imports pydantic
 
-    given, offered = signature.GIVEN[group], signature.OFFERED.get(group, ())
-    return signature.check(load(group, name), given, name, options, where, reserved, offered)
+    positional, offered = signature.POSITIONAL_ARGUMENTS[group], signature.OPTIONAL_KEYWORDS.get(group, ())
+    return signature.check(load(group, name), positional, name, options, where, reserved, offered)

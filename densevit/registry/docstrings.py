@@ -1,4 +1,4 @@
-"""Reads docstrings from source files, without importing them."""
+"""Reads docstrings from source files, without importing these."""
 
 import ast
 import importlib.machinery
@@ -10,9 +10,9 @@ from densevit.registry.groups import Plugin
 
 
 def first_line(plugin: Plugin) -> str:
-    """The first line of the class's docstring, from the source file, without importing it; empty if it has none.
+    """The first line of the class's docstring, from the source file, without importing it; "" without a docstring.
 
-    For an instance or a command, the first line of its module's docstring.
+    For an instance or a command, the first line of the module's docstring.
     """
     module, _, attribute = plugin.value.partition(":")
     try:
@@ -22,7 +22,7 @@ def first_line(plugin: Plugin) -> str:
 
 
 def _docstring(module: str, name: str, hops: int) -> str:
-    """The docstring of a class or function, or of an instance's module, from the source file. name: "" for a module's.
+    """The docstring of a class, a function, or an instance's module, from the source file. name: "" for a module.
 
     Follows at most `hops` `from ... import` statements.
     """
@@ -47,7 +47,7 @@ def _docstring(module: str, name: str, hops: int) -> str:
 
 
 def _source(module: str) -> Path | None:
-    """The file of a module. Imports no parent package, unlike `importlib.util.find_spec`."""
+    """The source file of a module. Imports no parent package, unlike `importlib.util.find_spec`."""
     top, *below = module.split(".")
     spec = importlib.util.find_spec(top)
     for name in below:

@@ -14,43 +14,43 @@ from densevit.registry.groups import GROUPS, Plugin, check_group
 
 
 @dataclass(frozen=True)
-class Scan:
+class InstalledPlugins:
     """The entry points of all installed distributions."""
 
     plugins: dict[tuple[str, str], Plugin] = field(default_factory=dict)  # by group and name
-    shadowed: list[tuple[Plugin, Plugin]] = field(default_factory=list)  # (hidden, used plugin of the same name)
+    shadowed: list[tuple[Plugin, Plugin]] = field(default_factory=list)  # (hidden plugin, used plugin of the same name)
     broken: list[str] = field(default_factory=list)  # a sentence per invalid entry point
 
 
 def find(group: str) -> dict[str, Plugin]:
-    """All plugins of a group by name, without importing them. Warns about a name in two distributions."""
+    """All plugins of a group by name, without importing them. Warns of a name in two distributions."""
     check_group(group)
-    found = scan()
-    for hidden, winner in found.shadowed:
+    entry_points = scan()
+    for hidden, winner in entry_points.shadowed:
         if hidden.group == group:
             warnings.warn(f"{hidden.origin} offers {hidden.noun}, but {winner.origin} has that name.", stacklevel=2)
-    return {name: plugin for (where, name), plugin in sorted(found.plugins.items()) if where == group}
+    return {name: plugin for (where, name), plugin in sorted(entry_points.plugins.items()) if where == group}
 
 
-def scan() -> Scan:
+def scan() -> InstalledPlugins:
     """The plugins of all distributions, cached by sys.path."""
     return _scan(tuple(sys.path))
 
 
 @functools.cache
-def _scan(path: tuple[str, ...]) -> Scan:
-    result = Scan()
+def _scan(path: tuple[str, ...]) -> InstalledPlugins:
+    result = InstalledPlugins()
     by_key: dict[str, _Distribution] = {}
     for distribution in importlib.metadata.distributions():
         try:
-            found = _read(distribution)
+            candidate = _read(distribution)
         except Exception as error:
-            place = getattr(distribution, "_path", "at an unknown place")
-            result.broken.append(f"A distribution cannot be read: {one_line(error)} ({place}).")
+            where = getattr(distribution, "_path", "at an unknown path")
+            result.broken.append(f"A distribution cannot be read: {one_line(error)} ({where}).")
             continue
-        first = by_key.get(found.key) if found else None
-        if found and (first is None or (first.is_egg_info and not found.is_egg_info)):
-            by_key[found.key] = found  # twice on the path: Python imports the first, but an egg-info may be outdated
+        first = by_key.get(candidate.key) if candidate else None
+        if candidate and (first is None or (first.is_egg_info and not candidate.is_egg_info)):
+            by_key[candidate.key] = candidate  # Python imports the first on the path, but an egg-info may be outdated
     for key in sorted(by_key, key=lambda key: key != "densevit"):  # stable sort: built-in plugins first
         _add(by_key[key], result)
     return result
@@ -66,7 +66,7 @@ class _Distribution(NamedTuple):
 
 
 def _read(distribution: importlib.metadata.Distribution) -> _Distribution | None:
-    """None for a distribution without plugins. Raises whatever a broken distribution raises."""
+    """Reads a distribution; None without plugins. A broken distribution may raise anything."""
     entry_points = distribution.read_text("entry_points.txt") or ""
     if "densevit" not in entry_points.lower():
         return None
@@ -76,8 +76,8 @@ def _read(distribution: importlib.metadata.Distribution) -> _Distribution | None
     return _Distribution(re.sub(r"[-_.]+", "-", name).lower(), f"{name} {version}", is_egg_info, entry_points)
 
 
-def _add(distribution: _Distribution, scan: Scan) -> None:
-    """Adds the plugins of a distribution, except those whose names are taken."""
+def _add(distribution: _Distribution, scan: InstalledPlugins) -> None:
+    """Adds the plugins of a distribution, except for names that are already used."""
     origin = distribution.origin
     for group, name, value in _entries(distribution.entry_points):
         if value is None:
@@ -92,9 +92,9 @@ def _add(distribution: _Distribution, scan: Scan) -> None:
 
 
 def _entries(text: str) -> Iterator[tuple[str, str, str | None]]:
-    """Yields (group, name, value) of each densevit entry point in an entry_points.txt; value None if malformed.
+    """Yields (group, name, value) of each densevit entry point in an entry_points.txt; value None: malformed.
 
-    Not parsed by `importlib.metadata`, because it rejects the complete file, and in some versions all files.
+    `importlib.metadata` would reject the complete file, and in some versions all files.
     """
     group = ""
     for line in map(str.strip, text.splitlines()):
@@ -109,7 +109,7 @@ def _entries(text: str) -> Iterator[tuple[str, str, str | None]]:
 
 
 def _unknown_groups(text: str) -> Iterator[str]:
-    """Sections of an entry_points.txt that resemble a plugin group, but are not one."""
+    """Sections of an entry_points.txt that resemble plugin groups but are not."""
     for name in re.findall(r"^\s*\[\s*(densevit[._-][^]]*?)\s*\]", text, re.IGNORECASE | re.MULTILINE):
         if name not in {f"densevit.{group}" for group in GROUPS}:
             group = re.split(r"[._-]", name, maxsplit=1)[1].strip().lower()

@@ -1,4 +1,4 @@
-"""Groups of plugins: their names, interfaces and nouns; and a plugin before it is imported."""
+"""Plugin groups with their interfaces and nouns, and the record of a plugin that is not imported."""
 
 import re
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ INTERFACES = {
     "checkpoints": "CheckpointLayout",
     "optimizers": "torch.optim.Optimizer",
 }
-"""The base class of each group's plugins: a class of `densevit.interfaces`, or of another module."""
+"""The base class of each group's plugins, in `densevit.interfaces` or another module."""
 
-# Without an interface: modules of the command line; names of `densevit.__all__`; classes of the workbench.
-_OTHERS = {"commands": "command", "names": "public name", "inspectors": "inspector"}
-_NOUNS = {**_OTHERS, "transforms": "set of transforms", "optimizers": "optimiser"}
-GROUPS = (*INTERFACES, *_OTHERS)
+# Groups without interface: modules of the command line; names of `densevit.__all__`; classes of the workbench.
+_WITHOUT_INTERFACE = {"commands": "command", "names": "public name", "inspectors": "inspector"}
+_NOUNS = {**_WITHOUT_INTERFACE, "transforms": "set of transforms", "optimizers": "optimiser"}
+GROUPS = (*INTERFACES, *_WITHOUT_INTERFACE)
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """One plugin, not yet imported. value: "module:Attribute". origin: its distribution, such as "densevit 0.1.0", or
-    the config, which names `module:Class`."""
+    """A plugin that is not imported. value: "module:Attribute". origin: its distribution, such as "densevit 0.1.0", or
+    the config, for a `module:Class`."""
 
     group: str
     name: str

@@ -1,4 +1,4 @@
-"""Imports a plugin's module, and says why an import or a constructor failed."""
+"""Imports a plugin's module, and describes failures of imports and constructors."""
 
 import importlib
 import importlib.util
@@ -16,37 +16,39 @@ MODULE_CLASS = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d
 
 
 def import_plugin(plugin: Plugin) -> Any:
-    """The object that a plugin names. Raises PluginError if it cannot be imported."""
+    """Imports the object that a plugin names. Raises PluginError if the import fails."""
     if plugin.group != "commands" and not MODULE_CLASS.fullmatch(plugin.value):
         raise PluginError(f"{plugin} is not of the form module:Class, as in my_package.my_module:MyClass.")
     if plugin.name == plugin.value and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a config's module:Class may be in the working directory
     module, _, attribute = plugin.value.partition(":")
     try:
-        found: Any = importlib.import_module(module)
+        imported: Any = importlib.import_module(module)
         for part in filter(None, attribute.split(".")):
-            if not hasattr(found, part):
-                raise PluginError(f"{plugin}: {module} has no {attribute!r}.{_nearest_attribute(plugin, found, part)}")
-            found = getattr(found, part)
+            if not hasattr(imported, part):
+                raise PluginError(
+                    f"{plugin}: {module} has no {attribute!r}.{_nearest_attribute(plugin, imported, part)}"
+                )
+            imported = getattr(imported, part)
     except (PluginError, KeyboardInterrupt):
         raise
     except BaseException as error:  # an import may raise anything, such as SystemExit
         raise PluginError(f"{plugin} cannot be imported: {_reason(plugin, error)}") from error
-    return found
+    return imported
 
 
 def _nearest_attribute(plugin: Plugin, owner: Any, name: str) -> str:
     kinds = type if plugin.group in GROUPS else type | types.FunctionType  # a schedule may be a function
-    known = [key for key, value in getattr(owner, "__dict__", {}).items() if isinstance(value, kinds)]
-    return did_you_mean(name, known)
+    names = [key for key, value in getattr(owner, "__dict__", {}).items() if isinstance(value, kinds)]
+    return did_you_mean(name, names)
 
 
 def _reason(plugin: Plugin, error: BaseException) -> str:
-    """The reason of a failed import, with its location, or the missing package and how to install it."""
+    """Why an import failed, with the location, or the missing package and how to install it."""
     module_name = plugin.value.partition(":")[0]
     if isinstance(error, ModuleNotFoundError) and error.name:
         if module_name == error.name or module_name.startswith(f"{error.name}."):
-            if plugin.name != plugin.value:  # named by an entry point
+            if plugin.name != plugin.value:  # from an entry point
                 return f"there is no module {error.name!r}."
             return (
                 f"there is no module {error.name!r} in the working directory {os.getcwd()}, on PYTHONPATH or among the "
@@ -63,15 +65,15 @@ def described_error(error: BaseException, module: str) -> str:
     """
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     root = _package_root(module)
-    own = [frame for frame in frames if frame.filename.startswith(root)]
+    frames_of_plugin = [frame for frame in frames if frame.filename.startswith(root)]
     file, line, message = "", None, one_line(error)
     if frames:
-        file, line = (own or frames)[-1].filename, (own or frames)[-1].lineno
+        file, line = (frames_of_plugin or frames)[-1].filename, (frames_of_plugin or frames)[-1].lineno
     if isinstance(error, SyntaxError):
         file, line, message = error.filename or file, error.lineno, error.msg
-    kind = type(error).__name__
+    error_name = type(error).__name__
     where = f" ({file}, line {line})" if file and line else ""
-    return f"{kind}: {message}{where}." if message != kind else f"{kind}{where}."
+    return f"{error_name}: {message}{where}." if message != error_name else f"{error_name}{where}."
 
 
 def _package_root(module: str) -> str:

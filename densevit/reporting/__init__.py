@@ -1,1 +1,1 @@
-"""Plots, and self-contained HTML pages about runs: reports, comparisons, tables."""
+"""Plots and self-contained HTML pages about runs: reports, comparisons, tables."""

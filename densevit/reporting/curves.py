@@ -13,7 +13,7 @@ MAX_POINTS = 300
 def read_curves(path: Path) -> dict[str, Points]:
     """Reads each column of a metrics.csv as points (step, value), in the order of columns.
 
-    Empty and non-finite cells are skipped, and so is the last row if it has no end, as of a killed run.
+    Skips empty and non-finite cells, and an incomplete last row of a killed run.
     """
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         reader = csv.DictReader(line.replace("\0", "") for line in file if line.endswith("\n"))

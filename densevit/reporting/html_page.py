@@ -1,7 +1,7 @@
-"""HTML pages from jinja2 templates: one look, light and dark, for the screen, a telephone and paper.
+"""HTML pages from jinja2 templates: one look, light and dark, for screens, phones and paper.
 
-A page is sections of parts; `templates/parts.html` shows each kind of part. A page is one file: images are embedded,
-and nothing is loaded from elsewhere. All texts are escaped by the template engine.
+A page consists of sections of parts; `templates/parts.html` has a branch for each class of parts. A page is one file
+with embedded images; it loads nothing. The template engine escapes all texts.
 """
 
 import base64
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import PIL.Image
 
-from densevit.data.io.large_images import open_image
+from densevit.data.io.image_opening import open_image
 from densevit.reporting.plots import COLORS, SERIES
 
 if TYPE_CHECKING:
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 MAX_BYTES = 4_700_000  # of a page
 MAX_IMAGE_BYTES = 2_600_000  # of all images; base64 adds a third
 MAX_SIDE = 1400  # of an image in a page, in pixels
-MIN_SIDE = 200  # to which an image is downscaled to save bytes
+MIN_SIDE = 200  # of an image downscaled to save bytes
 
 
 class Part:
-    """What a section is made of. kind: the branch of `templates/parts.html`."""
+    """A part of a section. element: the branch of `templates/parts.html`."""
 
-    kind: ClassVar[str]
+    element: ClassVar[str]
 
 
 @dataclass
 class Text(Part):
-    """A paragraph. soft: whether it has a lighter colour, as a reason why content is missing."""
+    """A paragraph. soft: a lighter colour, for missing content."""
 
-    kind = "text"
+    element = "text"
     text: str
     soft: bool = False
 
 
 def missing(text: str) -> Text:
-    """A paragraph that says why content is missing."""
+    """A paragraph about missing content."""
     return Text(text, soft=True)
 
 
@@ -50,15 +50,15 @@ def missing(text: str) -> Text:
 class Heading(Part):
     """A heading within a section."""
 
-    kind = "heading"
+    element = "heading"
     text: str
 
 
 @dataclass
 class Code(Part):
-    """Lines as they are."""
+    """Preformatted text."""
 
-    kind = "code"
+    element = "code"
     text: str
 
 
@@ -66,8 +66,7 @@ class Code(Part):
 class Cell:
     """A cell of a table.
 
-    share: the length of the bar behind it, 0 to 1; None: no bar. best: whether it is bold. left: whether it is
-    left-aligned.
+    share: the length of the bar behind the text, 0 to 1; None: no bar. best: bold. left: left-aligned.
     """
 
     text: str
@@ -80,7 +79,7 @@ class Cell:
 class Table(Part):
     """A table with one header row."""
 
-    kind = "table"
+    element = "table"
     header: Sequence[Cell]
     rows: Sequence[Sequence[Cell]]
 
@@ -93,7 +92,7 @@ class Table(Part):
 class Cards(Part):
     """Large numbers with their names."""
 
-    kind = "cards"
+    element = "cards"
     values: Sequence[tuple[str, str]]
 
 
@@ -101,15 +100,15 @@ class Cards(Part):
 class Pairs(Part):
     """Names with numbers in a row."""
 
-    kind = "pairs"
+    element = "pairs"
     values: Sequence[tuple[str, str]]
 
 
 @dataclass
 class Plot(Part):
-    """svg: the plot, drawn by `densevit.reporting.plots`. note: text beside the title. legend: names of the curves."""
+    """svg: a plot by `densevit.reporting.plots`. note: text next to the title. legend: names of the curves."""
 
-    kind = "plot"
+    element = "plot"
     title: str
     svg: str
     note: str = ""
@@ -118,17 +117,17 @@ class Plot(Part):
 
 @dataclass
 class Legend(Part):
-    """The colours of several plots."""
+    """The colours of curves in several plots."""
 
-    kind = "legend"
+    element = "legend"
     names: Sequence[str]
 
 
 @dataclass
 class Matrix(Part):
-    """An SVG in its own size, which can be wider than the page."""
+    """An SVG in its original size, which may be wider than the page."""
 
-    kind = "matrix"
+    element = "matrix"
     svg: str
 
 
@@ -136,25 +135,25 @@ class Matrix(Part):
 class Image(Part):
     """An image or its file, embedded as JPEG; a click enlarges it."""
 
-    kind = "image"
+    element = "image"
     source: Path | PIL.Image.Image
     caption: str
 
 
 @dataclass
 class Grid(Part):
-    """Parts side by side. of: their kind; `natural`: images in their own size."""
+    """Parts side by side. of: plots, images, or `natural` for images in their original size."""
 
-    kind = "grid"
+    element = "grid"
     of: Literal["plots", "images", "natural"]
     parts: Sequence[Part]
 
 
 @dataclass
 class Folded(Part):
-    """Parts that a click on the title shows."""
+    """Parts shown by a click on the title."""
 
-    kind = "folded"
+    element = "folded"
     title: str
     parts: Sequence[Part]
 
@@ -163,7 +162,7 @@ class Folded(Part):
 class Numbered(Part):
     """A numbered list of texts with notes."""
 
-    kind = "numbered"
+    element = "numbered"
     entries: Sequence[tuple[str, str]]
 
 
@@ -171,7 +170,7 @@ class Numbered(Part):
 class FindingPart(Part):
     """A finding of a diagnosis. severity: error, warning or note."""
 
-    kind = "finding"
+    element = "finding"
     severity: str
     heading: str
     entries: Sequence[str]
@@ -189,8 +188,8 @@ class Section:
 def write_page(path: Path, title: str, about: str, sections: Sequence[Section], contents: bool = False) -> None:
     """Writes a page. about: one line of text. contents: whether a bar with links to the sections stays at the top.
 
-    All images together have at most MAX_IMAGE_BYTES, and the page at most MAX_BYTES: large images are downscaled, each
-    to an equal number of bytes.
+    Limits all images to MAX_IMAGE_BYTES, and the page to MAX_BYTES: downscales large images, each to an equal number of
+    bytes.
     """
     values: dict[str, Any] = {"title": title, "about": about, "sections": sections, "contents": contents}
     images: list[Image] = []
@@ -206,18 +205,18 @@ def write_page(path: Path, title: str, about: str, sections: Sequence[Section], 
 
 
 def fragment(parts: Sequence[Part]) -> str:
-    """The parts as an HTML element with its style, as for a notebook."""
+    """The parts as an HTML element with its style, for a notebook."""
     return _render("fragment.html", {"parts": parts}, lambda image: _embedded(image, MAX_IMAGE_BYTES))
 
 
 def _render(template: str, values: Mapping[str, Any], embedded: Callable[[Image], str]) -> str:
-    """embedded: returns the content of an image's `src`, or a text that says why it cannot be read."""
+    """Renders a template. embedded: returns the `src` of an image, or the error of an unreadable one."""
     return _templates().get_template(template).render(values, embedded=embedded, colors=COLORS, series=SERIES)
 
 
 @cache
 def _templates() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # late: it takes time to import
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # slow to import
 
     loader = PackageLoader("densevit.reporting")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -231,7 +230,7 @@ def _embedded(image: Image, most: int) -> str:
 
 
 def _jpeg(source: Path | PIL.Image.Image, most: int) -> bytes:
-    """The file's own bytes, or those of a smaller image with at most so many bytes."""
+    """The file's bytes, or a smaller image of at most `most` bytes."""
     if isinstance(source, PIL.Image.Image):
         return _encoded(source.convert("RGB"), most)
     with open_image(source) as image:
@@ -255,16 +254,16 @@ def _encoded(image: PIL.Image.Image, most: int) -> bytes:
 def table(rows: Sequence[Sequence[Any]], relative: bool = False, best: Sequence[Sequence[int]] = ()) -> Table:
     """A table of texts and numbers. The first row is the header; fractions have at most four decimals.
 
-    Columns of fractions 0 ... 1 have bars. relative: bars relative to the largest fraction. best: the columns in bold
-    of each row below the header.
+    Columns of fractions 0 ... 1 have bars. relative: bars relative to the largest fraction. best: the best column of
+    each row below the header, the columns in bold.
     """
     header, *body = [[str(cell) for cell in row] for row in rows]
     columns = [[_fraction(row[n]) if n < len(row) else None for row in body] for n in range(len(header))]
     scales = {}
     for n, values in enumerate(columns[1:], start=1):
-        known = [value for value in values if value is not None and value == value]
-        if known and None not in values and all(0 <= value <= 1 for value in known):
-            scales[n] = max(known) if relative else 1.0
+        valid = [value for value in values if value is not None and value == value]
+        if valid and None not in values and all(0 <= value <= 1 for value in valid):
+            scales[n] = max(valid) if relative else 1.0
     if relative and scales:
         scales = dict.fromkeys(scales, max(scales.values()) or 1.0)
     lines = []
@@ -291,7 +290,7 @@ def _cell(text: str, scale: float | None, best: bool) -> Cell:
 
 
 def _fraction(text: str) -> float | None:
-    """The number of a text with a decimal point, or nan."""
+    """The number in a text with a decimal point, or nan; None for other texts."""
     if text.lstrip("-").isdigit():
         return None
     try:

@@ -1,7 +1,7 @@
 """Plots as SVG, by matplotlib: curves, histograms and confusion matrices.
 
 In a page, colours are the CSS variables of `templates/style.css`, so that a plot follows the page's light or dark
-scheme; `svg_file` writes them into a separate file. Titles and legends of plots in a page are HTML (`html_page.Plot`).
+scheme; `svg_file` writes them into the file. Titles and legends of plots in a page are HTML (`html_page.Plot`).
 """
 
 import io
@@ -42,11 +42,11 @@ COLORS = {  # light, dark
     "c9": ("#6c8f1f", "#b6d75a"),
 }
 SERIES = 10  # colours of curves in one plot, c0 to c9
-MAX_NUMBERED, MAX_NAMED = 24, 80  # classes of a matrix with numbers, with names
+MAX_NUMBERED, MAX_NAMED = 24, 80  # classes of a matrix: with numbers, with names
 MAX_NAME = 28  # characters of a name
 MATRIX_WIDTH = 1000
 RIGHT_COLOR, WRONG_COLOR = np.array([36, 99, 201]) / 255, np.array([196, 48, 40]) / 255
-LIGHT_TEXT_FROM = 0.8  # opacity of the colour from which the text is light
+LIGHT_TEXT_FROM = 0.8  # opacity of a cell with light text
 INK, SOFT, LINE = (COLORS[name][0] for name in ("ink", "soft", "line"))
 
 
@@ -64,14 +64,14 @@ def lines(
 ) -> str:
     """Plots curves with at least one point each over common axes.
 
-    x, y: labels of the axes. unit_axes: both axes are 0 to 1. order: the names in the legend, if it has others than
-    these curves.
+    x, y: labels of the axes. unit_axes: both axes are 0 to 1. order: the names in the legend, if they include other
+    curves.
     """
-    points = tuple((name, tuple(map(tuple, of))) for name, of in curves.items())
+    points = tuple((name, tuple(map(tuple, curve))) for name, curve in curves.items())
     return _lines(points, x, y, unit_axes, tuple(order or curves))
 
 
-@lru_cache(maxsize=128)  # the report of a run is written without its visualizations, and again with them
+@lru_cache(maxsize=128)  # a report is written without visualizations, then again with them
 def _lines(curves: tuple[tuple[str, Points], ...], x: str, y: str, unit_axes: bool, names: tuple[str, ...]) -> str:
     def draw(axes: "Axes") -> None:
         for name, points in curves:
@@ -88,9 +88,9 @@ def _lines(curves: tuple[tuple[str, Points], ...], x: str, y: str, unit_axes: bo
 
 
 def histogram(values: Sequence[float] | np.ndarray, bins: int = 40) -> str:
-    """Plots how often values occur in equal intervals of their range.
+    """Plots a histogram of values in equal intervals.
 
-    Values beyond the 99.5th percentile are counted in the last interval.
+    Values beyond the 99.5th percentile count in the last interval.
     """
     numbers = np.asarray(values, np.float64)
     high = float(np.quantile(numbers, 0.995))
@@ -119,7 +119,7 @@ def columns(values: Sequence[Sequence[float]], x: str = "") -> str:
 
 
 def heat_map(names: Sequence[str], shares: np.ndarray) -> str:
-    """A confusion matrix with rows divided by their sums, (K, K): blue on the diagonal, red beside it.
+    """A confusion matrix with rows divided by their sums, (K, K): blue on the diagonal, red elsewhere.
 
     The opacity is the share; for red its square root, so that a few per cent are visible. Up to 24 classes have
     numbers in per cent, up to 80 have names.
@@ -145,7 +145,7 @@ def heat_map(names: Sequence[str], shares: np.ndarray) -> str:
         for spine in axes.spines.values():
             spine.set(visible=True, color=LINE)
         for i, j in zip(*np.nonzero(shares), strict=True) if numbered else ():
-            text = _whole_per_cent(float(shares[i, j]))
+            text = _rounded_per_cent(float(shares[i, j]))
             on_color = "#ffffff" if opacity[i, j] >= LIGHT_TEXT_FROM else INK
             axes.text(j, i, text, color=on_color, fontsize=font, ha="center", va="center")
 
@@ -153,7 +153,7 @@ def heat_map(names: Sequence[str], shares: np.ndarray) -> str:
     return _svg(draw, size, size, left=margin, right=2, top=margin, bottom=2, fixed=True)
 
 
-def _whole_per_cent(share: float) -> str:
+def _rounded_per_cent(share: float) -> str:
     """A share in per cent, rounded; 0 and 100 only for exactly these values."""
     if share < 0.005:
         return "<1"
@@ -197,7 +197,7 @@ def _svg(
     bottom: float = BOTTOM,
     fixed: bool = False,
 ) -> str:
-    """Draws axes with these margins and returns an SVG element for a page. fixed: it is not scaled to its place."""
+    """Draws axes with margins. Returns an SVG element for a page. fixed: not scaled to the page."""
     from matplotlib.figure import Figure
 
     with _style():
@@ -216,11 +216,11 @@ def _for_page(svg: str, width: float, height: float, fixed: bool = False) -> str
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """matplotlib's defaults with the style of the pages, whatever the user's matplotlibrc says."""
-    import matplotlib  # late: it takes time to import
+    """matplotlib's defaults with the style of the pages, ignoring the user's matplotlibrc."""
+    import matplotlib  # slow to import
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # texts are drawn by the browser
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser draws texts
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
         yield
@@ -256,7 +256,7 @@ STYLE: dict[Any, Any] = {
 
 
 def _saved(figure: "Figure") -> str:
-    """The content of the figure's SVG, without metadata, and without styles, which would apply to the whole page."""
+    """The content of the figure's SVG, without metadata and without styles, which would apply to the page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
@@ -265,18 +265,18 @@ def _saved(figure: "Figure") -> str:
 
 
 def _page_tag(tag: str) -> str:
-    """A tag with the page's variables in place of colours."""
+    """Replaces the colours in a tag by the page's variables."""
     for name, (light, _) in COLORS.items():
         tag = tag.replace(light, f"var(--{name})")
     return tag.replace("xlink:href", "href")
 
 
 def _as_file(svg: str, width: float, height: float) -> str:
-    """An SVG file with rules for the dark scheme beside the light colours, which all viewers know."""
+    """An SVG file with light colours, for all viewers, and rules for the dark scheme."""
     dark = "".join(
-        f'[style*="{kind}: {light}"] {{ {kind}: {dark} !important; }} '
+        f'[style*="{css_property}: {light}"] {{ {css_property}: {dark} !important; }} '
         for light, dark in COLORS.values()
-        for kind in ("fill", "stroke")
+        for css_property in ("fill", "stroke")
     )
     rules = f"text {{ font-family: system-ui, sans-serif !important; }} @media (prefers-color-scheme: dark) {{ {dark}}}"
     return (

@@ -1,4 +1,5 @@
-"""What heads of the DETR family share: queries, decoder layers, box refinement, denoising, proposals, criterion and
-predictions; and the segments, matching, criterion and predictions of mask queries. Public: a head of another package
-may be made of them (`docs/own-head.md`).
+"""Building blocks of DETR-like heads, public for heads of other packages (`docs/own-head.md`).
+
+Box queries: queries, decoder layers, box refinement, denoising, proposals, criterion and predictions. Mask queries:
+segments, matching, criterion and predictions.
 """

@@ -26,9 +26,9 @@ class BoxPositions(nn.Module):
 class BoxPositionBias(nn.Module):
     """Bias of the cross-attention scores, from the position of a cell relative to a query's box.
 
-    The sum of a Gaussian prior centred on the box, at another point of it in each head (SMCA, Gao et al. 2021, section
-    3.2), and of a box-relative position bias learned from the offsets of the cell to the box's edges on a log scale
-    (Plain DETR, Lin et al. 2023, section 4). Both are sums of a column term and a row term.
+    The sum of a Gaussian prior at a learned point of the box in each head (SMCA, Gao et al. 2021, section 3.2), and of
+    a box-relative position bias learned from the offsets of the cell to the box's edges on a log scale (Plain DETR, Lin
+    et al. 2023, section 4). Both are sums of a column term and a row term.
     """
 
     def __init__(self, num_heads: int, hidden: int = 64) -> None:
@@ -45,21 +45,17 @@ class BoxPositionBias(nn.Module):
     def forward(self, boxes: Tensor, memory: Memory) -> Tensor:
         """boxes: (B, Q, 4) cxcywh. Returns (B, heads, Q, S)."""
         H, W = memory.size
-        centres = memory.centres.unflatten(1, (H, W))
-        columns = self._along(0, self.columns, boxes, centres[:, 0, :, 0], memory.cell)
-        rows = self._along(1, self.rows, boxes, centres[:, :, 0, 1], memory.cell)
-        return (rows[..., :, None] + columns[..., None, :]).flatten(3)
-
-    def _along(self, axis: int, mlp: Mlp, boxes: Tensor, positions: Tensor, cell: Tensor) -> Tensor:
-        """positions: (B, N), cell centres along an axis. Returns (B, heads, Q, N)."""
-        step = cell[:, None, axis]
-        centre, half = boxes[..., axis] / step, boxes[..., axis + 2] / (2 * step)  # (B, Q), in cells
-        position = (positions / step)[:, None]  # (B, 1, N)
-        point = centre[..., None] + half[..., None] * self.points[axis]  # (B, Q, heads)
-        spread = 0.5 + half[..., None] * self.spreads[axis].abs()
-        gaussian = -0.5 * ((position[..., None] - point[:, :, None]) / spread[:, :, None]) ** 2  # (B, Q, N, heads)
-        edges = torch.stack([centre - half, centre + half], dim=-1)  # (B, Q, 2)
-        offset = position[..., None] - edges[:, :, None]  # (B, Q, N, 2)
-        offset = offset.sign() * (offset.abs() + 1).log2() / 3
-        bias = gaussian + mlp(offset.to(mlp.last.weight.dtype))  # (B, Q, N, heads)
-        return bias.permute(0, 3, 1, 2).contiguous()  # the layout of the larger map of both axes and of the scores
+        longest = torch.sym_max(H, W)  # symbols while a file is traced
+        position = torch.arange(longest, device=boxes.device)[:, None] + 0.5  # (N, 1), in cells, as what follows
+        boxes = boxes / memory.cell.repeat(1, 2)[:, None]
+        centre, half = boxes[..., :2, None], boxes[..., 2:, None] / 2  # (B, Q, 2, 1), columns and rows
+        point = centre + half * self.points  # (B, Q, 2, heads)
+        spread = 0.5 + half * self.spreads.abs()
+        gaussian = -0.5 * ((position - point[..., None, :]) / spread[..., None, :]) ** 2  # (B, Q, 2, N, heads)
+        edges = torch.cat([centre - half, centre + half], dim=-1)  # (B, Q, 2, 2)
+        offset = position - edges[..., None, :]
+        offset = (offset.sign() * (offset.abs() + 1).log2() / 3).to(self.rows.last.weight.dtype)
+        learned = torch.stack([self.columns(offset[:, :, 0]), self.rows(offset[:, :, 1])], dim=2)
+        # The layout of the scores, before the larger map of both axes.
+        columns, rows = (gaussian + learned).permute(2, 0, 4, 1, 3).contiguous()  # (B, heads, Q, N) each
+        return (rows[..., :H, None] + columns[..., None, :W]).flatten(3)

@@ -1,5 +1,6 @@
 """Boxes as logits, refined relative to a reference."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -8,8 +9,7 @@ from densevit.layers.mlp import Mlp
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-4) -> Tensor:
     """Logit of x in [0, 1], clamped to [eps, 1 - eps]."""
-    x = x.clamp(eps, 1 - eps)
-    return (x / (1 - x)).log()
+    return torch.logit(x, eps)
 
 
 def refine(head: Mlp, x: Tensor, reference: Tensor, eps: float = 1e-4) -> Tensor:
@@ -26,8 +26,7 @@ def look_forward_twice(
     """Refinement whose loss also reaches the offsets of the layer before (DINO, Zhang et al. 2023, section 3.5).
 
     reference: boxes or points of the layer before, detached. undetached: the same with their gradient.
-    Returns the boxes for the loss, with the gradient of `undetached`, and those for the next layer, without; both have
-    the same values.
+    Returns the boxes for the loss, with the gradient of `undetached`, and equal boxes for the next layer without it.
     """
     offsets = head.in_full_precision(x)
     return _add(offsets, undetached, eps), _add(offsets, reference, eps)

@@ -10,9 +10,9 @@ from densevit.interfaces import Losses, Outputs, Targets
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.dense_detection import dense_detection
 from densevit.losses.matching import MatchedPairs, MatchingCosts, Objects, hungarian
-from densevit.losses.set_losses import Classification, LossWeights, set_losses
+from densevit.losses.set_losses import Classification, LossWeights, last_and_auxiliary, set_losses
 from densevit.set_prediction.denoising import NoisedObjects
-from densevit.set_prediction.labelled import Labelled
+from densevit.set_prediction.labelled_objects import LabelledObjects
 
 
 @dataclass
@@ -34,7 +34,7 @@ class SetCriterion:
     class_proposals: bool = False
 
     def loss_counts(self, objects: list[int]) -> Counts:
-        """What the losses are divided by; all but `dense`, which depends on predictions.
+        """The normalisers of the losses, except of `dense`, whose normaliser depends on predictions.
 
         objects: the number of objects of each labelled image.
         """
@@ -45,22 +45,21 @@ class SetCriterion:
         return counts
 
     def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """`label`, `l1` and `giou` of the last layer, `auxiliary`, the sum of the others, and by output those below.
+        """`label`, `l1` and `giou` of the last layer, `auxiliary`, their sum over the other layers, and a term for each
+        optional output.
 
         outputs: `layers`, logits (L, B, Q, K) and boxes (L, B, Q, 4) cxcywh; optionally `proposals`, logits (B, S, K)
         and boxes (B, S, 4), as in `proposal_loss`; and in training `objects`, if already collected, `denoising` of
         `DenoisingQueries.split`, and `dense`, the arguments of `dense_detection`.
-        `pairs`: those of `match`, if already found.
+        `pairs`: the result of `match`, if already computed.
         """
-        labelled = Labelled.of(targets, outputs["logits"].device, outputs.get("objects"))
+        labelled = LabelledObjects.of(targets, outputs["logits"].device, outputs.get("objects"))
         objects = labelled.objects
         logits, boxes = labelled.select(outputs["layers"], dim=1)
         pairs: MatchedPairs | None = outputs.get("pairs")
         if pairs is not None:  # of all images of the batch
             pairs = labelled.select_pairs(pairs)
-        terms = self.losses_per_layer(logits, boxes, objects, context, pairs)
-        losses = {name: term[-1] for name, term in terms.items()}
-        losses["auxiliary"] = torch.stack([term[:-1].sum() for term in terms.values()]).sum()
+        losses = last_and_auxiliary(self.losses_per_layer(logits, boxes, objects, context, pairs))
         if "proposals" in outputs:
             logits, boxes = labelled.select(outputs["proposals"])
             losses["proposals"] = self.proposal_loss(logits, boxes, objects, context)
@@ -89,15 +88,15 @@ class SetCriterion:
         objects: Objects,
         context: LossContext,
         pairs: MatchedPairs | None = None,
-        counts_of: str = "objects",
+        normalizer_name: str = "objects",
     ) -> Losses:
         """`label`, `l1` and `giou` of each layer, (L,) each. logits: (L, B, Q, K). boxes: (L, B, Q, 4).
 
-        pairs: the matched pairs, if they were computed already. counts_of: the argument of `set_losses`.
+        pairs: the matched pairs, if already computed. normalizer_name: the argument of `set_losses`.
         """
         if pairs is None:
-            pairs = hungarian(logits, boxes, objects, self.costs, softmax=False, strict=context.finite_costs)
-        terms = set_losses(logits, boxes, objects, pairs, context, self.classification, counts_of=counts_of)
+            pairs = hungarian(logits, boxes, objects, self.costs, softmax=False, strict=context.raise_on_non_finite)
+        terms = set_losses(logits, boxes, objects, pairs, context, self.classification, normalizer_name=normalizer_name)
         return self.weights.weighted(terms)
 
     def proposal_loss(self, logits: Tensor, boxes: Tensor, objects: Objects, context: LossContext) -> Tensor:
@@ -106,9 +105,8 @@ class SetCriterion:
         """
         if not self.class_proposals:
             objects = objects._replace(labels=objects.labels.new_zeros(len(objects.labels)))
-        terms = self.losses_per_layer(logits[None], boxes[None], objects, context, counts_of="proposals")
-        label, l1, giou = terms.values()
-        return label.sum() + l1.sum() + giou.sum()
+        terms = self.losses_per_layer(logits[None], boxes[None], objects, context, normalizer_name="proposals")
+        return torch.stack(list(terms.values())).sum()
 
     def denoising_loss(self, predictions: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:
         """Reconstruction loss of denoising queries, which need no matching, summed over layers and terms.
@@ -117,11 +115,11 @@ class SetCriterion:
         others learn "no object" (DINO, section 3.3). Normalised by P, averaged over processes.
         """
         logits, boxes, target = predictions
-        pairs = MatchedPairs.of_queries(target, len(logits))
+        pairs = MatchedPairs.from_queries(target, len(logits))
         count = torch.full((), float(len(target)), device=target.device)
         logits, boxes = logits[:, None], boxes[:, None]  # as of one image
         terms = set_losses(logits, boxes, objects, pairs, context, self.classification, count, "denoising")
-        return torch.stack([term.sum() for term in self.weights.weighted(terms).values()]).sum()
+        return torch.stack(list(self.weights.weighted(terms).values())).sum()
 
     def dense_loss(self, cells: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:
         """One-to-many loss of a prediction per cell: logits, boxes, centres and padding as in `dense_detection`."""

@@ -28,13 +28,19 @@ class DenoisingQueries(NamedTuple):
     query: Tensor
     target: Tensor
 
+    @classmethod
+    def none(cls, boxes: Tensor) -> "DenoisingQueries":
+        """No denoising queries. boxes: (B, Q, 4), of object queries."""
+        index = torch.zeros(0, dtype=torch.long, device=boxes.device)
+        return cls(boxes[:, :0], boxes[:, :0], boxes.new_zeros(()), index, index, index)
+
     def prepended_to(self, queries: BoxQueries) -> BoxQueries:
         """All D + Q queries of the decoder."""
         contents, boxes = torch.cat([self.contents, queries.contents], 1), torch.cat([self.boxes, queries.boxes], 1)
         return BoxQueries(contents, boxes)
 
     def split(self, logits: Tensor, boxes: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """Separates predictions (L, B, D + Q, ...) into those of denoising queries and those of object queries.
+        """Splits predictions (L, B, D + Q, ...) into denoising queries and object queries.
 
         Returns ((L, R, K), (L, R, 4) and `target`) for the loss, then (L, B, Q, K) and (L, B, Q, 4).
         """
@@ -47,7 +53,7 @@ class NoisedObjects(nn.Module):
     """Queries with a noised label as content and a noised box.
 
     label_noise: probability that a label is resampled. box_noise: maximum shift of a corner, relative to half the box
-    size; that of a negative query is between this and twice this. negatives: whether there are negative queries.
+    size; a negative query's shift is between once and twice this maximum. negatives: adds negative queries.
     """
 
     negatives = False
@@ -62,8 +68,8 @@ class NoisedObjects(nn.Module):
         """The D denoising queries of a batch, which go before its Q object queries.
 
         Each group has a query of each object; with `negatives`, these are followed by a negative query of each object.
-        An image with fewer objects than another has padding, which no query attends to; in the authors' code its
-        denoising queries do, and depend on the other images of the batch.
+        An image with fewer objects than another gets padding queries, to which no query attends. In the authors' code
+        denoising queries attend to them, and so depend on the other images of the batch.
         """
         groups = self.groups_of(objects.counts)
         device = objects.boxes.device
@@ -140,7 +146,8 @@ class ContrastiveDenoising(NoisedObjects):
 def build_denoising(
     width: int, num_classes: int, denoising: int, contrastive_denoising: int
 ) -> Denoising | ContrastiveDenoising | None:
-    """The denoising of these options of a head: groups of `Denoising`, or positive queries of `ContrastiveDenoising`.
+    """Builds a head's denoising from its options: the groups of `Denoising`, or positive queries of
+    `ContrastiveDenoising`.
 
     Raises ValueError if both are set, or negative.
     """

@@ -17,7 +17,7 @@ from densevit.interfaces import (
 )
 from densevit.losses.boxes import has_objects
 from densevit.losses.context import Counts
-from densevit.set_prediction.labelled import object_counts
+from densevit.set_prediction.labelled_objects import object_counts
 from densevit.set_prediction.limits import MAX_QUERIES, QueryLimit, check_classes, check_counts
 from densevit.set_prediction.predictions import exported_predictions, top_exported, top_predictions
 
@@ -26,7 +26,7 @@ class Criterion(Protocol):
     """The losses of a head, such as `SetCriterion`."""
 
     def loss_counts(self, objects: list[int]) -> Counts:
-        """What the losses are divided by. objects: the number of objects of each labelled image."""
+        """The normalisers of the losses. objects: the number of objects of each labelled image."""
 
     def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """The weighted losses of the head's outputs, by name."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from densevit.layers.norms import GroupNorm
 from densevit.layers.positions import mask_on_grid, sine
+from densevit.layers.table_cache import cached_table
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit.set_prediction.transformer import Transformer
 
@@ -45,18 +46,19 @@ class Levels(NamedTuple):
     def of(cls, maps: Sequence[Tensor], paddings: Sequence[Tensor], positions: Sequence[Tensor] = ()) -> "Levels":
         """Joins the levels. maps: (B, C, H, W) each. paddings: (B, H, W) each.
 
-        positions: (B, H * W, C) each, or none, which are positions of 0.
+        positions: (B, H * W, C) each; empty: all positions are 0.
         """
-        ratios = [valid_ratio(padding) for padding in paddings]
-        centres = [cell_centres(padding, ratio) for padding, ratio in zip(paddings, ratios, strict=True)]
+        shapes = [(x.shape[-2], x.shape[-1]) for x in maps]
+        ratios = torch.stack([valid_ratio(padding) for padding in paddings], dim=1)  # (B, L, 2)
+        level, centres = (cached_table(make, tuple(shapes), ratios.device) for make in (_level_of_cells, _cell_centres))
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
         return cls(
             tokens,
             torch.cat(list(positions), dim=1) if positions else tokens.new_zeros(1).expand_as(tokens),
             torch.cat([padding.flatten(1) for padding in paddings], dim=1),
-            [(x.shape[-2], x.shape[-1]) for x in maps],
-            torch.cat(centres, dim=1),
-            torch.stack(ratios, dim=1),
+            shapes,
+            centres / ratios[:, level],
+            ratios,
         )
 
     def on_maps(self, reference: Tensor) -> Tensor:
@@ -146,10 +148,16 @@ def valid_ratio(padding: Tensor) -> Tensor:
     return torch.stack([inside[:, 0].mean(1), inside[:, :, 0].mean(1)], dim=-1)
 
 
-def cell_centres(padding: Tensor, ratio: Tensor) -> Tensor:
-    """padding: (B, H, W) bool. ratio: (B, 2). Returns (B, H*W, 2), xy in 0 ... 1 of the image without padding."""
-    H, W = padding.shape[1:]
-    columns = (torch.arange(W, device=padding.device) + 0.5) / W
-    rows = (torch.arange(H, device=padding.device) + 0.5) / H
-    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).flatten(0, 1)  # (H*W, 2)
-    return grid / ratio[:, None]
+def _cell_centres(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """xy of the cell centres of all maps, in 0 ... 1 of each: (S, 2)."""
+    grids = []
+    for H, W in shapes:
+        columns = (torch.arange(W, device=device) + 0.5) / W
+        rows = (torch.arange(H, device=device) + 0.5) / H
+        grids.append(torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).flatten(0, 1))
+    return torch.cat(grids)
+
+
+def _level_of_cells(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """The level of each cell, (S,) int64."""
+    return torch.cat([torch.full((H * W,), level, device=device) for level, (H, W) in enumerate(shapes)])

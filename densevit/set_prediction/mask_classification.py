@@ -1,4 +1,4 @@
-"""What heads of mask classification share (Cheng et al. 2021): each query predicts a class and a mask.
+"""Base of mask-classification heads (Cheng et al. 2021): each query predicts a class and a mask.
 
 Losses and matching are Mask2Former's; the tasks differ in target keys and in predictions.
 """
@@ -61,10 +61,11 @@ class MaskClassification(Head):
         return self.criterion.loss_counts(targets)
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """Returns `label`, `mask` and `dice` of the last layer, `auxiliary`, the sum of the others, and `semantic` with
-        `semantic_loss`: of the outputs' `cells`, class logits of a map; 0 in evaluation, which has none.
+        """Returns `label`, `mask` and `dice` of the last layer, `auxiliary`, their sum over the other layers, and
+        `semantic` if the head has `semantic_loss`.
 
-        Random points in training, the same ones at each call in evaluation.
+        `semantic` is computed from the outputs' `cells`, the class logits of a map; it is 0 in evaluation, which has no
+        `cells`. Points are random in training and the same at each call in evaluation.
         """
         pixels = outputs["pixels"]
         generator = None if self.training else torch.Generator(pixels.device).manual_seed(0)
@@ -82,11 +83,11 @@ class MaskClassification(Head):
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `predict` from the outputs of `exported`."""
-        found = []
+        predictions = []
         for scores, masks, target in zip(exported["scores"], exported["mask_logits"], targets, strict=True):
             logits = prediction.class_logits(scores.float())
-            found.append(self.predictions(logits, MaskLogits(masks.float(), 1, *_sizes(target))))
-        return found
+            predictions.append(self.predictions(logits, MaskLogits(masks.float(), 1, *_sizes(target))))
+        return predictions
 
     def predictions(self, logits: Tensor, masks: MaskLogits) -> Predictions:
         """The predictions of an image. logits: (Q, K+1)."""
@@ -164,15 +165,15 @@ class SemanticMasks(MaskClassification, DenseHead):
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `predict` from the outputs of `exported`."""
-        found = []
+        predictions = []
         for i, target in enumerate(targets):
             size, original = _sizes(target)
             if size == original:
-                found.append({"semantic": exported["semantic"][i]})
+                predictions.append({"semantic": exported["semantic"][i]})
                 continue
             masks = MaskLogits(exported["coarse_mask_logits"][i].float(), self.mask_stride, size, original)
-            found.append(self.predictions(prediction.class_logits(exported["scores"][i].float()), masks))
-        return found
+            predictions.append(self.predictions(prediction.class_logits(exported["scores"][i].float()), masks))
+        return predictions
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
         """Scores (B, K, *size) in fp32: sums over queries of class times mask probability.
@@ -192,5 +193,5 @@ class SemanticMasks(MaskClassification, DenseHead):
 
 
 def _sizes(target: Targets) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width of the image as the network saw it, and of the file."""
+    """(h, w) of the image in the network's input, and of the image file."""
     return sides(target["size"]), sides(target["original_size"])

@@ -18,7 +18,7 @@ from densevit.layers.precision import autocast_off
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import MatchedPairs
-from densevit.losses.set_losses import set_counts
+from densevit.losses.set_losses import loss_normalizers
 from densevit.set_prediction.limits import QueryLimit
 from densevit.set_prediction.mask_matching import MaskWeights, match
 from densevit.set_prediction.mask_points import OVERSAMPLING, chunks, random_points, sample, uncertain_points
@@ -56,10 +56,10 @@ class MaskCriterion:
         self._limit.check_data(None if self.task == "semantic" else dataset.object_counts())
 
     def loss_counts(self, targets: list[Targets]) -> Counts:
-        """What the losses are divided by, of targets on the CPU."""
+        """The normalisers of the losses. targets: one per image, on the CPU."""
         labelled = [target for target in targets if all(key in target for key in NEEDS[self.task])]
         counts = segment_counts(labelled, self.task, self.num_classes)
-        return set_counts(counts, self.num_queries, NO_OBJECT_WEIGHT)
+        return loss_normalizers(counts, self.num_queries, NO_OBJECT_WEIGHT)
 
     def losses(
         self,
@@ -70,7 +70,7 @@ class MaskCriterion:
         generator: torch.Generator | None = None,
         cells: Tensor | None = None,
     ) -> Losses:
-        """`label`, `mask` and `dice` of the last layer, and `auxiliary`, the sum of the others; in fp32.
+        """`label`, `mask` and `dice` of the last layer, and `auxiliary`, their sum over the other layers; in fp32.
 
         pixels: (B, C, h, w), or (L, B, C, h, w) if each layer has its own. Images without the target keys of the task
         are left out. generator: the generator of random points; by default torch's. cells: class logits (B, K, h', w')
@@ -115,7 +115,9 @@ class MaskCriterion:
         segments = Segments.of(targets, self.task, self.num_classes, pixels.device)
         self._limit.check_batch(segments.counts, segments.names)
         scales = image_shares(segments.sizes, pixels, self.stride)
-        pairs = match(outputs, pixels, segments, scales, self.num_points, self.weights, generator, context.finite_costs)
+        pairs = match(
+            outputs, pixels, segments, scales, self.num_points, self.weights, generator, context.raise_on_non_finite
+        )
         mask, dice = mask_losses(embeddings, pixels, segments, scales, pairs, self.num_points, generator)
         pairs = pairs.to(pixels.device)
         classes = torch.full(logits.shape[:3], self.num_classes, device=pixels.device)  # "no object"
@@ -136,7 +138,7 @@ class MaskCriterion:
     ) -> Tensor:
         """Cross-entropy of the class logits at points of each segment: means over points, summed over segments.
 
-        So a small segment counts as much as a large one; one that no point hits is left out.
+        A small segment counts as much as a large one; a segment without a point is left out.
         """
         points = random_points(len(cells), self.num_points, cells.device, generator)
         truth = segments.at(torch.arange(len(segments.labels), device=cells.device), points[segments.image])  # (T, P)
@@ -150,7 +152,7 @@ class MaskCriterion:
 def _mean_counts(context: LossContext, weights: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of class weights (L,) and the number of segments, averaged over processes."""
     weights, count = context.mean_counts(objects_weights=weights.detach(), objects=count)
-    return weights.clamp(min=1e-6), count.clamp(min=context.least_mean())
+    return weights.clamp(min=1e-6), count.clamp(min=context.min_normalizer())
 
 
 def mask_losses(
@@ -165,7 +167,7 @@ def mask_losses(
     """Binary cross-entropy and dice of the matched masks of L layers at points, summed over masks: (2, L).
 
     embeddings: (L, B, Q, C). pixels: (B, C, h, w), or (L, B, C, h, w) of each layer. scales: (B, 2), the result of
-    `image_shares`. pairs: those of `match`, on the CPU.
+    `image_shares`. pairs: the result of `match`, on the CPU.
     """
     counts = pairs.image.bincount(minlength=len(segments.counts)).tolist()
     pairs = pairs.to(pixels.device)
@@ -233,7 +235,7 @@ def _maps(matched: Tensor, pixels: Tensor, counts: Sequence[int]) -> Tensor:
     pixels: (B, C, h, w), or (l, B, C, h, w) of each layer.
     """
     images = pixels.unbind(-4)  # each (C, h, w) or (l, C, h, w)
-    maps = [mask_logits(x, one) for x, one in zip(matched.split(list(counts), dim=1), images, strict=True)]
+    maps = [mask_logits(x, image) for x, image in zip(matched.split(list(counts), dim=1), images, strict=True)]
     return torch.cat(maps, dim=1).flatten(0, 1)
 
 

@@ -33,40 +33,52 @@ def match(
 ) -> MatchedPairs:
     """Assigns each segment to one query with minimum total cost, per image and layer.
 
-    pixels: (B, C, h, w), or (L, B, C, h, w) of each layer. scales: (B, 2), see `uncertain_points`. Costs are compared
-    at random points, the same for all layers and queries of an image. strict: the argument of `assign`. Returns pairs
-    on the CPU, in the order of images and queries.
+    pixels: (B, C, h, w), or (L, B, C, h, w) of each layer. scales: (B, 2), see `uncertain_points`. strict: the argument
+    of `assign`. Returns pairs on the CPU, in the order of images and queries.
     """
-    costs = [outputs.logits.new_zeros(len(outputs.logits), 0, outputs.logits.shape[2]).float()]  # (L, T_i, Q) each
-    for image, labels in enumerate(segments.labels.split(segments.counts)):
-        if len(labels):
-            points = random_points(1, num_points, pixels.device, generator)
-            label = -weights.label * outputs.logits[:, image].float().softmax(-1)[..., labels]
-            cost = costs_of_image(label, outputs.embeddings, pixels, segments, scales, image, points, weights)
-            costs.append(cost.transpose(1, 2))
-    return assign(torch.cat(costs, dim=1), segments.counts, segments.names, strict).by_query()
+    probabilities = outputs.logits.float().softmax(-1).transpose(2, 3)
+    cost = mask_costs(outputs.embeddings, pixels, segments, scales, num_points, weights, generator)
+    cost = cost - weights.label * probabilities[:, segments.image, segments.labels]
+    return assign(cost, segments.counts, segments.names, strict).by_query()
 
 
-def costs_of_image(
-    others: Tensor, embeddings: Tensor, pixels: Tensor, segments: Segments, scales: Tensor, image: int, points: Tensor,
+@torch.no_grad()
+def mask_costs(
+    embeddings: Tensor,
+    pixels: Tensor,
+    segments: Segments,
+    scales: Tensor,
+    num_points: int,
     weights: MaskWeights,
-) -> Tensor:  # fmt: skip
-    """Costs (L, Q, T_i) of an image: other weighted costs (L, Q, T_i), plus binary cross-entropy and dice at points
-    (1, P, 2), without unlabelled pixels. embeddings: (L, B, Q, C)."""
-    first, count = sum(segments.counts[:image]), segments.counts[image]
-    targets = torch.arange(first, first + count, device=points.device)
-    truth = segments.at(targets, points.expand(count, -1, -1)).T  # (P, T_i)
-    known = segments.point_weights(targets[:1], points)
-    known = torch.ones_like(truth[:, 0]) if known is None else known[0]  # (P,)
-    # Sampling and products are linear: the samples of per-pixel embeddings, (C, P) or (L, C, P), give those of masks.
-    maps = pixels[..., image, :, :, :]
-    embedded = sample(maps.flatten(0, -3)[None], points * scales[image])[0].view(*maps.shape[:-2], -1)
-    area, layers, queries = truth.sum(0), embeddings.shape[0], embeddings.shape[2]
-    costs = []
-    for part in chunks(layers, queries * points.shape[1]):
-        x = embeddings[part, image] @ (embedded[part] if embedded.ndim == 3 else embedded)  # (l, Q, P)
-        cross_entropy = (F.softplus(x) @ known[:, None] - x @ truth) / known.sum().clamp(min=1e-6)
-        p = x.sigmoid()
-        dice = 1 - (2 * p @ truth + 1) / (p @ known[:, None] + area + 1)
-        costs.append(others[part] + weights.mask * cross_entropy + weights.dice * dice)
-    return torch.cat(costs)
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Binary cross-entropy and dice of each segment and the queries of its image, (L, T, Q), at random points, the same
+    for all layers and queries of an image, without unlabelled pixels.
+
+    embeddings: (L, B, Q, C). Other arguments: see `match`.
+    """
+    L, B, Q = embeddings.shape[:3]
+    none = pixels.new_zeros(1, num_points, 2)  # no number is drawn for an image without segments
+    drawn = (random_points(1, num_points, pixels.device, generator) if count else none for count in segments.counts)
+    points = torch.cat([*drawn])  # (B, P, 2)
+    targets, segment_points = torch.arange(len(segments.ids), device=points.device), points[segments.image]
+    truth, labelled = segments.at(targets, segment_points), segments.point_weights(targets, segment_points)  # (T, P)
+    labelled = torch.ones_like(truth) if labelled is None else labelled
+    # Sampling and products are linear: the samples of per-pixel embeddings, (B or L * B, C, P), give samples of masks.
+    maps = pixels.flatten(0, -4)
+    embedded = sample(maps, (points * scales[:, None]).repeat(len(maps) // B, 1, 1)).unflatten(0, (-1, B))
+    costs = [truth.new_zeros(L, 0, Q)]
+    for image, rows in enumerate(zip(truth.split(segments.counts), labelled.split(segments.counts), strict=True)):
+        t, w = rows[0].T, rows[1][:1].T  # (P, T_i), (P, 1)
+        area, labelled_area = t.sum(0), w.sum().clamp(min=1e-6)
+        parts = []
+        for part in chunks(L, Q * num_points) if t.shape[1] else ():
+            x = embeddings[part, image] @ embedded[part if len(embedded) > 1 else 0, image]  # (l, Q, P)
+            x = x.flatten(0, 1)
+            cross_entropy = (F.softplus(x) @ w - x @ t) / labelled_area  # (l * Q, T_i)
+            x = x.sigmoid()
+            dice = 1 - (2 * x @ t + 1) / (x @ w + area + 1)
+            parts.append(weights.mask * cross_entropy + weights.dice * dice)
+        if parts:
+            costs.append(torch.cat(parts).unflatten(0, (L, Q)).transpose(1, 2))
+    return torch.cat(costs, dim=1)

@@ -39,8 +39,8 @@ def uncertain_points(
     generator: torch.Generator | None,
     point_weights: Callable[[Tensor], Tensor | None] = lambda points: None,
 ) -> Tensor:
-    """Points for the mask losses: those with the logits nearest 0 of three times as many random ones, and some random
-    ones.
+    """Points for the mask losses: three quarters have the logits nearest 0 among random candidates, the others are
+    random.
 
     maps: logits (N, h, w). scale: (N, 2), the share of columns and rows of each map that are the image. point_weights:
     returns the weights (N, P) of points (N, P, 2), None if all are 1; points of weight 0 are not chosen as uncertain if
@@ -53,5 +53,5 @@ def uncertain_points(
         uncertainty = uncertainty.masked_fill(weight <= 0, float("-inf"))
     best = uncertainty.topk(int(IMPORTANCE * num_points), dim=1).indices
     chosen = candidates.gather(1, best[..., None].expand(-1, -1, 2))
-    others = random_points(len(maps), num_points - best.shape[1], maps.device, generator)
-    return torch.cat([chosen, others], dim=1)
+    random = random_points(len(maps), num_points - best.shape[1], maps.device, generator)
+    return torch.cat([chosen, random], dim=1)

@@ -24,7 +24,7 @@ Size = tuple[int, int]
 
 class MaskLogits(NamedTuple):
     """Masks of an image. logits: (Q, h, w). stride: pixels of the image per pixel of the masks. size: (h, w) of the
-    image as the network saw it. original: (h, w) of the image file.
+    image in the network's input. original: (h, w) of the image file.
     """
 
     logits: Tensor
@@ -72,16 +72,16 @@ def instances(
 
     Scores are the class probability times the mean probability of the mask's foreground. things: leaves out stuff.
     foreground_logit: pixels with a higher mask logit are the mask.
-    Boxes are those of the masks at the size of the network input, scaled to the file.
-    Returns `masks` (N, H, W) bool, `boxes` (N, 4) xyxy, `labels` and `scores`.
+    Boxes enclose the masks at the size of the network's input and are scaled to the file. Returns `masks` (N, H, W)
+    bool, `boxes` (N, 4) xyxy, `labels` and `scores`.
     """
     probabilities = logits.softmax(-1)[:, :-1]
     K = probabilities.shape[1]
     scores, index = probabilities.flatten().topk(min(TOP, probabilities.numel()))
     query, labels = index // K, index % K
     keep = torch.ones_like(labels, dtype=torch.bool)
-    if things and not all(one.thing for one in classes):
-        keep = to_device(torch.tensor([one.thing for one in classes]), labels.device)[labels]
+    if things and not all(c.thing for c in classes):
+        keep = to_device(torch.tensor([c.thing for c in classes]), labels.device)[labels]
         rows = computed_rows(keep)
         scores, query, labels, keep = scores[rows], query[rows], labels[rows], keep[rows]
     foregrounds = torch.empty(len(query), *masks.original, dtype=torch.bool, device=logits.device)
@@ -121,8 +121,8 @@ def panoptic(logits: Tensor, masks: MaskLogits, classes: Sequence[Class], thresh
     """Panoptic ids (H, W) int32: each pixel goes to the query with the largest class times mask probability.
 
     Only queries with a class probability above `threshold` compete. A segment is left out if less than 0.8 of its mask
-    remains, and its pixels have a mask probability of at least 0.5; other pixels are void. Segments of one stuff class
-    are one.
+    remains, and its pixels have a mask probability of at least 0.5; other pixels are void. Segments of the same stuff
+    class are merged.
     """
     scores, labels = logits.softmax(-1).max(-1)
     competes = (labels < logits.shape[-1] - 1) & (scores > threshold)
@@ -151,7 +151,8 @@ def panoptic(logits: Tensor, masks: MaskLogits, classes: Sequence[Class], thresh
 def _segment_ids(labels: Tensor, owned: Tensor, areas: Tensor, visible: Tensor, classes: Sequence[Class]) -> Tensor:
     """The panoptic id (N,) of each segment, VOID for those that are left out.
 
-    labels: (N,). owned, areas, visible: (N,), pixels that a segment has, of its mask, and both.
+    labels: (N,). owned, areas, visible: (N,), the pixels assigned to a segment, the pixels of its mask, and the pixels
+    of both.
     """
     share, of = OVERLAP_THRESHOLD
     valid = (owned > 0) & (visible > 0) & (areas > 0) & (of * owned >= share * areas)
@@ -159,9 +160,9 @@ def _segment_ids(labels: Tensor, owned: Tensor, areas: Tensor, visible: Tensor, 
 
 
 def numbered_segments(labels: Tensor, valid: Tensor, classes: Sequence[Class]) -> Tensor:
-    """The panoptic id (N,) of each segment: things of a class are numbered in order, segments of one stuff class are
-    one, and those that are not valid are VOID. labels: (N,), may be "no object". valid: (N,) bool."""
-    thing = to_device(torch.tensor([*(one.thing for one in classes), False]), labels.device)[labels]
+    """The panoptic id (N,) of each segment: things of a class are numbered in order, stuff segments of a class share an
+    id, invalid segments are VOID. labels: (N,), may be "no object". valid: (N,) bool."""
+    thing = to_device(torch.tensor([*(c.thing for c in classes), False]), labels.device)[labels]
     earlier = (labels[:, None] == labels).tril(-1) & valid  # (N, N)
     number = earlier.sum(1) * thing
     return torch.where(valid, labels * LABEL_DIVISOR + number, VOID)
@@ -174,7 +175,7 @@ def exported_queries(outputs: Outputs, stride: int, size: Size, original_size: S
 
 
 def exported_masks(masks: Tensor, stride: int, size: Size, original_size: Size | None) -> Tensor:
-    """Mask logits (B, Q, H, W) of the images, of those of the padded batch (B, Q, h, w) at this stride."""
+    """Resizes the mask logits (B, Q, h, w) of the padded batch, at this stride, to the images: (B, Q, H, W)."""
     masks = F.interpolate(masks.float(), scale_factor=stride, mode="bilinear", align_corners=False)
     masks = masks[..., : size[0], : size[1]]
     if original_size is not None:
@@ -183,7 +184,7 @@ def exported_masks(masks: Tensor, stride: int, size: Size, original_size: Size |
 
 
 def class_logits(scores: Tensor) -> Tensor:
-    """Log-probabilities (Q, K+1), the last one of "no object". scores: (Q, K), as of `exported_queries`."""
+    """Log-probabilities (Q, K+1), the last one of "no object". scores: (Q, K), from `exported_queries`."""
     no_object = (1 - scores.sum(-1, keepdim=True)).clamp(min=0)
     return torch.cat([scores, no_object], dim=-1).log()
 

@@ -23,10 +23,10 @@ NEEDS: dict[Task, tuple[str, ...]] = {
 class Segments(NamedTuple):
     """The T segments of all images of a batch, concatenated.
 
-    maps: the flattened maps of all images, one after another: the ids (H, W) of an image, of which each segment has
-    one. coded: `maps` are instead the edges of instance masks, see `RunLengthMasks.edges`, counted on from image to
-    image. starts: (T,), the number of the first pixel of a segment's map. extents: (T, 2), its width and height. ids:
-    (T,), the value of a segment's pixels in its map; 1 for masks. image, labels: (T,). counts: segments per image.
+    maps: the id maps (H, W) of all images, flattened and concatenated; each segment is one id of its map. coded: `maps`
+    holds the edges of instance masks instead (`RunLengthMasks.edges`), offset image by image. starts: (T,), the number
+    of the first pixel of a segment's map. extents: (T, 2), its width and height. ids: (T,), the value of a segment's
+    pixels in its map; 1 for masks. image, labels: (T,). counts: segments per image.
     sizes: (h, w) of each image. names: image ids, for messages. limit: ids from 0 to below it are segments, others are
     unlabelled pixels; None: all pixels are labelled.
     """
@@ -57,10 +57,10 @@ class Segments(NamedTuple):
             ids = torch.ones_like(labels)
         else:
             maps = [_without_crowds(to_device(target[task], device), target, task) for target in targets]
-            found, has_void = _ids_and_void(maps, task, num_classes)
+            present, has_void = _ids_and_void(maps, task, num_classes)
             limit = _limit(task, num_classes) if has_void else None
-            counts = [len(row) for row in found]
-            ids = to_device(torch.tensor([x for row in found for x in row], dtype=torch.long), device)
+            counts = [len(row) for row in present]
+            ids = to_device(torch.tensor([x for row in present for x in row], dtype=torch.long), device)
             labels = ids // LABEL_DIVISOR if task == "panoptic" else ids
         names = [target.get("image_id", i) for i, target in enumerate(targets)]
         sizes = [(int(target["size"][0]), int(target["size"][1])) for target in targets]
@@ -98,17 +98,14 @@ class Segments(NamedTuple):
     def _interpolated(self, targets: Tensor, points: Tensor, test: Callable[[Tensor], Tensor]) -> Tensor:
         """The share of a point's four pixels that are inside of the image and whose values pass the test, (R, P)."""
         extents = self.extents[targets]
-        start, (width, height) = self.starts[targets][:, None], extents.T[:, :, None]  # (R, 1) each
-        x, y = (points * extents[:, None] - 0.5).unbind(-1)
-        left, top = x.floor(), y.floor()
+        width, height = extents.T[:, :, None]  # (R, 1) each
+        (x, weights_x), (y, weights_y) = map(_nearest_pixels, points.unbind(-1), (width, height))  # (2, R, P) each
+        x, y = (x * height, y) if self.coded else (x, y * width)
+        x = x + self.starts[targets][:, None]
         value = points.new_zeros(())
-        for column, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
-            for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
-                inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-                i, j = _within(row, height), _within(column, width)
-                cell = start + (j * height + i if self.coded else i * width + j)
-                found = torch.searchsorted(self.maps, cell, right=True) & 1 if self.coded else test(self.maps[cell])
-                value = value + (weight_x * weight_y * inside) * found
+        for row, weight in zip(y, weights_y, strict=True):
+            inside = torch.searchsorted(self.maps, x + row, right=True) & 1 if self.coded else test(self.maps[x + row])
+            value = value + weight * (weights_x * inside).sum(0)
         return value
 
 
@@ -147,12 +144,18 @@ def _ids_and_void(maps: Sequence[Tensor], task: Task, num_classes: int) -> tuple
 
 
 def _limit(task: Task, num_classes: int) -> int:
-    """The ids of segments are below it."""
+    """The exclusive upper bound of segment ids."""
     return num_classes * LABEL_DIVISOR if task == "panoptic" else min(num_classes, IGNORE)
 
 
-def _within(index: Tensor, size: Tensor) -> Tensor:
-    return index.long().clamp(min=0).minimum(size - 1)
+def _nearest_pixels(points: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """The two pixels next to points (R, P), 0 ... 1, along an axis of this size (R, 1), and their weights, which are 0
+    outside: (2, R, P) each."""
+    position = points * size - 0.5
+    first = position.floor()
+    pixels = torch.stack([first, first + 1])
+    weights = (1 - (position - pixels).abs()) * ((pixels >= 0) & (pixels < size))
+    return pixels.long().clamp(min=0).minimum(size - 1), weights
 
 
 def _present(ids: Tensor, limit: int) -> Tensor:

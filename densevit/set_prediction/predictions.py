@@ -35,7 +35,7 @@ def _selected(boxes: Tensor, scores: Tensor, targets: list[Targets], softmax: bo
 
 
 def relative_boxes(boxes: Tensor, targets: list[Targets]) -> Tensor:
-    """Boxes (B, Q, 4) xyxy in 0 ... 1, of boxes in pixels of the targets' `size`."""
+    """Converts boxes (B, Q, 4) xyxy from pixels of the targets' `size` to 0 ... 1."""
     return boxes.float() / image_sides(targets, "size", boxes.device)
 
 

@@ -1,4 +1,5 @@
-"""Projections of the feature maps to one map: of the coarsest (DETR), or fused at a finer stride (RT-DETR)."""
+"""Projections of the feature maps to one map: the coarsest map (DETR), or all maps fused at a finer stride
+(RT-DETR)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Object queries (Carion et al. 2020, section 3.2): what a decoder starts from, and what mask queries predict."""
+"""Object queries (Carion et al. 2020, section 3.2): the inputs of a decoder, and the predictions of mask queries."""
 
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ class TopCells(nn.Module):
     def forward(self, scores: Tensor, padding: Tensor, count: int, *values: Tensor) -> tuple[Tensor, ...]:
         """Values (B, S, ...) at the `count` cells with the highest scores, or at all cells if there are fewer.
 
-        scores: (B, S). padding: (B, S) bool; padding comes last. Returns a (B, count, ...) for each of the values.
+        scores: (B, S). padding: (B, S) bool; padding comes last. Returns (B, count, ...) for each value.
         """
         scores = scores.detach().masked_fill(padding, float("-inf"))
         top = self.select_top(scores, count)[..., None]
@@ -40,7 +40,7 @@ class TopCells(nn.Module):
 
 
 class MaskQueries(NamedTuple):
-    """Predictions from the L = 1 + layers states of the queries; the first are those before the first layer.
+    """Predictions from the L = 1 + layers states of the queries, the first before the first layer.
 
     logits: (L, B, Q, K+1), the last class is "no object". embeddings: (L, B, Q, C) fp32; see `mask_logits`.
     """

@@ -1,22 +1,15 @@
-"""Target types: how each kind of label is transformed with its image, drawn, written and read.
+"""Target types: how a label is transformed with its image, drawn, written and read.
 
-The built-in types are registered under the keys of `Targets` and `Predictions` that have them by default.
+Each built-in type is registered under the key of `Targets` or `Predictions` for which it is the default.
 """
 
 from densevit.targets.image_classes import ClassScores, ImageClass, ImageScore
 from densevit.targets.keypoints import Keypoints
-from densevit.targets.maps import (
-    Depth,
-    InverseDepth,
-    LabelMap,
-    PanopticCrowds,
-    PanopticMap,
-    PixelMap,
-    ValueMap,
-    VectorMap,
-)
-from densevit.targets.objects import Areas, Boxes, CrowdFlags, InstanceMasks, ObjectLabels, Scores
+from densevit.targets.object_targets import Areas, Boxes, CrowdFlags, InstanceMasks, ObjectLabels, Scores
+from densevit.targets.panoptic_maps import PanopticCrowds, PanopticMap
+from densevit.targets.pixel_maps import Depth, InverseDepth, PixelMap, ValueMap, VectorMap
 from densevit.targets.run_length_masks import RunLengthMasks
+from densevit.targets.semantic_maps import LabelMap
 from densevit.targets.types import TargetTypes, is_metadata
 
 __all__ = [

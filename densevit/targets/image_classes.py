@@ -8,17 +8,16 @@ import numpy as np
 
 from densevit.errors import DataError
 from densevit.interfaces import Class, Drawing, Size, TargetType
-from densevit.targets.objects import check_range
+from densevit.targets.object_targets import check_range
 
 _NO_CLASS = "no class"
-LISTED = 5  # the classes with the highest scores, in files and in drawings
+LISTED = 5  # number of classes with the highest scores in files and drawings
 
 
 class ImageClass(TargetType):
-    """A class index, () int64; -1 = none of the classes: the image is unlabelled.
+    """A class index, () int64; -1 = unlabelled.
 
-    After mixing images (`data.mixup`, `data.cutmix`), (M, 2) float32: class indices and their shares, of sum 1. The
-    share of -1 is unlabelled.
+    After mixing images (`data.mixup`, `data.cutmix`), (M, 2) float32: class indices and their shares, which sum to 1.
     """
 
     task: str | None = "classification"
@@ -49,7 +48,7 @@ class ImageClass(TargetType):
         return [np.array(-1, np.int64)]
 
     def text(self, value: Any, classes: Sequence[Class]) -> str:
-        """The name of the class."""
+        """Returns the name of the class."""
         return classes[int(value)].name if 0 <= int(value) < len(classes) else _NO_CLASS
 
     def draw(
@@ -69,7 +68,7 @@ class ImageClass(TargetType):
             canvas.caption(self.text(index, classes), "" if score is None else f" {float(score):.2f}", color)
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> str:
-        """The name of the class."""
+        """Returns the name of the class."""
         return self.text(value, classes)
 
     def decode(self, encoded: str, classes: Sequence[Class]) -> np.ndarray:
@@ -106,7 +105,7 @@ class ImageScore(TargetType):
 
 
 class ClassScores(TargetType):
-    """The scores of all classes of an image, (K,) float32 from 0 to 1. Files and drawings have the five highest."""
+    """The scores of all classes of an image, (K,) float32 from 0 to 1. Files and drawings list the five highest."""
 
     task: str | None = "classification"
 
@@ -122,7 +121,7 @@ class ClassScores(TargetType):
             raise DataError(f"has {len(value)} scores; expected {num_classes}, one per class.")
 
     def map_classes(self, value: np.ndarray, table: np.ndarray, classes: Sequence[Class]) -> np.ndarray:
-        """The score of a new class is the sum over its old ones. Scores of classes without a new index are dropped."""
+        """Sums the scores of the old classes of each new class. Drops scores of classes without a new index."""
         mapped = np.zeros(len(classes), value.dtype)
         np.add.at(mapped, table[table >= 0], value[table >= 0])
         return mapped
@@ -140,11 +139,11 @@ class ClassScores(TargetType):
         drawing.legend([replace(classes[n], name=f"{classes[n].name} {scores[n]:.2f}") for n in _highest(scores)])
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, float]:
-        """The five highest scores by the names of their classes, highest first."""
+        """Returns the five highest scores by class name, highest first."""
         return {classes[n].name: float(value[n]) for n in _highest(value)}
 
     def decode(self, encoded: Mapping[str, float], classes: Sequence[Class]) -> np.ndarray:
-        """Scores that were not written are 0."""
+        """Reads the written scores; the others are 0."""
         return np.array([encoded.get(c.name, 0.0) for c in classes], np.float32)
 
     def value_range(self, value: np.ndarray, size: Size) -> float:
@@ -155,7 +154,7 @@ class ClassScores(TargetType):
 
 
 def _shares(value: np.ndarray) -> np.ndarray:
-    """Class indices and their shares, (M, 2)."""
+    """Converts a value to class indices and shares, (M, 2)."""
     return np.array([[value, 1]], np.float32) if np.ndim(value) == 0 else value
 
 

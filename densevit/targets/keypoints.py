@@ -7,7 +7,7 @@ import numpy as np
 
 from densevit.errors import DataError
 from densevit.interfaces import Class, Drawing, Size, Window
-from densevit.targets.objects import ObjectType, rotated_points
+from densevit.targets.object_targets import ObjectType, rotated_points
 
 COCO_KEYPOINTS = (
     *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow"),
@@ -24,8 +24,8 @@ class Keypoints(ObjectType):
     """(N, K, 3): x and y in pixels, and visibility as in COCO: 0 not labelled, 1 labelled and hidden, 2 visible.
 
     In predictions the third value is a score. The centre of the first pixel is at 0.5; in COCO's files it is at 0.
-    names: the names of the K keypoints. flip_pairs: indices of left and right keypoints, which a flip exchanges.
-    skeleton: indices of keypoints that are connected in visualizations.
+    names: the names of the K keypoints. flip_pairs: index pairs of left and right keypoints, which a flip exchanges.
+    skeleton: index pairs of keypoints that visualizations connect.
     """
 
     layer = 1
@@ -41,7 +41,7 @@ class Keypoints(ObjectType):
             index = {name: i for i, name in enumerate(self.names)}
             rights = {name: name.replace("left", "right") for name in self.names if "left" in name}
             flip_pairs = [(index[name], index[right]) for name, right in rights.items() if right in index]
-        self.flipped = np.arange(len(self.names))  # the keypoint at each place after a flip
+        self.flipped = np.arange(len(self.names))  # index permutation of a flip
         for a, b in flip_pairs:
             self.flipped[[a, b]] = b, a
         default = COCO_SKELETON if self.names == COCO_KEYPOINTS else ()
@@ -76,7 +76,7 @@ class Keypoints(ObjectType):
         return _inside(value, size).astype(np.float32)
 
     def paste(self, value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:
-        """Joins the rows; keypoints at covered pixels are hidden."""
+        """Joins the rows; keypoints at covered pixels become hidden."""
         height, width = covered.shape
         x, y = np.floor(value[..., 0]).astype(int), np.floor(value[..., 1]).astype(int)
         inside = (value[..., 2] > 0) & (x < width) & (y < height)
@@ -92,9 +92,8 @@ class Keypoints(ObjectType):
         truth: Mapping[str, Any] | None,
         classes: Sequence[Class],
     ) -> None:
-        """Draws labelled keypoints and the skeleton between them, in the colours of the classes.
-
-        If the number of keypoints differs from this type's names, no skeleton is drawn.
+        """Draws labelled keypoints and their skeleton in the colours of the classes. Without a skeleton if the number
+        of keypoints is not K.
         """
         for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
             if canvas is None or result is None or key not in result:
@@ -108,14 +107,14 @@ class Keypoints(ObjectType):
                 canvas.points(points[shown, :2], color)
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
-        """`keypoints`: x, y and visibility or score of all keypoints in a row."""
+        """Returns `keypoints`, a flat list of x, y, and visibility or score."""
         moved = value.astype(np.float64)
         moved[..., :2] -= 0.5
         rows = _unlabelled_as_zeros(moved).reshape(len(value), 3 * value.shape[1])
         return [{"keypoints": points} for points in rows.tolist()]
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
-        values = np.array([one["keypoints"] for one in encoded], np.float64).reshape(-1, len(self.names), 3)
+        values = np.array([entry["keypoints"] for entry in encoded], np.float64).reshape(-1, len(self.names), 3)
         values[..., :2] += 0.5
         return _unlabelled_as_zeros(values)
 
@@ -132,7 +131,7 @@ def _unlabelled_as_zeros(points: np.ndarray) -> np.ndarray:
 
 
 def _inside(points: np.ndarray, size: Size) -> np.ndarray:
-    """Marks keypoints (N, K, 3) outside of the image as not labelled."""
+    """Marks keypoints (N, K, 3) outside of an image as not labelled."""
     x, y = points[..., 0], points[..., 1]
     points = points.copy()
     points[~((x >= 0) & (y >= 0) & (x <= size[1]) & (y <= size[0]))] = 0

@@ -1,8 +1,7 @@
 """Instance masks of an image as run lengths, which are cropped, flipped and resized without decoding.
 
-All masks of targets have this form, from where a data set reads an image's annotations to losses, evaluators and files.
-
-As (N, H, W) bool, 100 masks of 1333 x 800 pixels take 107 MB; their run lengths take less than 1 MB.
+Masks of targets keep this form from the data set to losses, evaluators and files. As (N, H, W) bool, 100 masks of
+1333 x 800 pixels take 107 MB; their run lengths take less than 1 MB.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,10 +22,10 @@ class RunLengthMasks:
     """N masks of H x W pixels, as R vertical runs of pixels, each in one column.
 
     size: (H, W). count: N. owner: (R,), the mask of each run. column: (R,). top, bottom: (R,), the first row of a run
-    and the row after its last. All int32, in any order; runs of one mask do not overlap.
+    and the row after its last row. All int32, in any order; runs of the same mask do not overlap.
 
-    `masks[keep]` selects masks by a slice, or an array of indices or bools. Iteration gives one mask (H, W) bool after
-    another, `np.asarray` and `to(device)` all of them, (N, H, W) bool, and `codes()` COCO's run-length codes.
+    `masks[keep]` selects masks by a slice, or an array of indices or bools. Iteration yields masks (H, W) bool;
+    `np.asarray` and `to(device)` return (N, H, W) bool, and `codes()` COCO's run-length codes.
     """
 
     size: Size
@@ -40,7 +39,7 @@ class RunLengthMasks:
 
     @classmethod
     def from_codes(cls, codes: Sequence[bytes], size: Size) -> "RunLengthMasks":
-        """Decodes COCO's compressed codes, the `counts` of each mask, which must be valid and of this size."""
+        """Decodes COCO's compressed codes, the `counts` of each mask. They must be valid and of this size."""
         lengths = np.array(list(map(len, codes)), np.int64)
         counts, number = decode_counts(np.frombuffer(b"".join(codes), np.uint8), lengths)
         first = (np.cumsum(number) - number).astype(np.int32)
@@ -58,14 +57,14 @@ class RunLengthMasks:
     def from_runs(
         cls, size: Size, count: int, owner: np.ndarray, starts: np.ndarray, ends: np.ndarray
     ) -> "RunLengthMasks":
-        """Converts runs of pixels that are numbered column by column. owner, starts, ends: (R,) int32."""
+        """Converts runs of pixels, numbered column by column. owner, starts, ends: (R,) int32."""
         height = size[0]
         first, last = starts // height, (ends - 1) // height
         if np.array_equal(first, last) and (ends > starts).all():  # each in one column
             begin = first * np.int32(height)
             return cls(size, count, owner, first, starts - begin, ends - begin)
         columns = np.where(ends > starts, last - first + 1, 0)
-        column, row = _counted(first, columns)  # (S,), the parts in one column each, and the run of each
+        column, row = _counted(first, columns)  # (S,) each: the column of each part, and its run
         begin = column * np.int32(height)
         top, bottom = np.maximum(starts[row] - begin, 0), np.minimum(ends[row] - begin, height)
         return cls(size, count, owner[row], column, top, bottom)
@@ -82,7 +81,7 @@ class RunLengthMasks:
 
     @classmethod
     def from_ids(cls, ids: np.ndarray, chosen: np.ndarray) -> "RunLengthMasks":
-        """The masks of regions in a map of ids (H, W), such as a panoptic map. chosen: (N,), different ids."""
+        """Returns the masks of regions in a map of ids (H, W), such as a panoptic map. chosen: (N,), distinct ids."""
         values, starts, ends = _runs_of(ids.astype(np.int32, copy=False))
         inside, order = np.flatnonzero(np.isin(values, chosen)), np.argsort(chosen)
         owner = order[np.searchsorted(chosen, values[inside], sorter=order)].astype(np.int32)
@@ -111,12 +110,12 @@ class RunLengthMasks:
         return self._pixels().astype(bool if dtype is None else dtype, copy=False)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Tensor:
-        """Decodes to (N, H, W) bool on a device; only the edges of masks are copied to it."""
+        """Decodes to (N, H, W) bool on a device, to which only the edges of masks are copied."""
         cpu = torch.device(device).type == "cpu"
         return torch.from_numpy(self._pixels()) if cpu else self._filled(device, non_blocking)
 
     def _filled(self, device: torch.device | str, non_blocking: bool = False) -> Tensor:
-        """Decodes to (N, H, W) bool on a device; only the edges of masks are copied to it."""
+        """Decodes on the device by a cumulative sum over the edges."""
         height, width = self.size
         edges = torch.from_numpy(self.edges()).to(device, non_blocking=non_blocking)
         change = torch.zeros(self.count * height * width + 1, dtype=torch.int8, device=device)
@@ -125,10 +124,10 @@ class RunLengthMasks:
         return inside.view(self.count, width, height).transpose(1, 2).contiguous()
 
     def edges(self) -> np.ndarray:
-        """(2R,) ascending int64: a pixel is inside if an odd number of edges are at or before it.
+        """Returns (2R,) ascending int64: a pixel is inside if an odd number of edges are at or before it.
 
-        The pixel at (row, column) of mask n has the number n * H * W + column * H + row, so `searchsorted` finds
-        whether any point is inside.
+        The pixel at (row, column) of mask n has the number n * H * W + column * H + row, so `searchsorted` tells
+        whether a point is inside.
         """
         begin = (self.owner.astype(np.int64) * self.size[1] + self.column) * self.size[0]
         edges = np.concatenate([begin + self.top, begin + self.bottom])
@@ -136,11 +135,11 @@ class RunLengthMasks:
         return edges
 
     def areas(self) -> np.ndarray:
-        """(N,), the number of pixels of each mask."""
+        """Returns (N,), the number of pixels of each mask."""
         return np.bincount(self.owner, self.bottom - self.top, self.count).astype(np.int64)
 
     def boxes(self) -> np.ndarray:
-        """(N, 4) float32 xyxy around each mask, in pixel edges; zeros for empty masks."""
+        """Returns (N, 4) float32 xyxy around each mask, in pixel edges; zeros for empty masks."""
         values = [self.column, self.top, self.column + 1, self.bottom]
         low = np.full((self.count, 2), np.iinfo(np.int32).max, np.int32)
         high = np.zeros((self.count, 2), np.int32)
@@ -151,14 +150,14 @@ class RunLengthMasks:
         return np.concatenate([low, high], axis=1).astype(np.float32)
 
     def union(self) -> np.ndarray:
-        """(H, W) bool, the union of all masks."""
+        """Returns (H, W) bool, the union of all masks."""
         change = np.zeros((self.size[1], self.size[0] + 1), np.int32)
         np.add.at(change, (self.column, self.top), 1)
         np.subtract.at(change, (self.column, self.bottom), 1)
         return np.ascontiguousarray(change[:, :-1].cumsum(axis=1).T > 0)
 
     def codes(self) -> list[bytes]:
-        """COCO's compressed codes, the `counts` of each mask."""
+        """Returns COCO's compressed codes, the `counts` of each mask."""
         from pycocotools import mask as rle  # late: it takes time to import
 
         if not self.count:
@@ -166,7 +165,7 @@ class RunLengthMasks:
         height, width = self.size
         bounds = self.edges().reshape(-1, 2)  # (R, 2): first pixel, and the pixel after the last
         owner = bounds[:, 0] // (height * width)
-        begins = np.ones(len(bounds), bool)  # a run that reaches the end of its column continues in the next
+        begins = np.ones(len(bounds), bool)  # False for a run that continues the run at the end of the previous column
         begins[1:] = (bounds[1:, 0] != bounds[:-1, 1]) | (owner[1:] != owner[:-1])
         bounds = np.stack([bounds[begins, 0], bounds[np.roll(begins, -1), 1]], axis=1)
         parts = np.split(bounds, np.searchsorted(owner[begins], np.arange(1, self.count)))
@@ -174,7 +173,7 @@ class RunLengthMasks:
             np.diff(part.ravel() - number * height * width, prepend=0, append=height * width)
             for number, part in enumerate(parts)
         ]
-        raw = [{"size": [height, width], "counts": one[: -1 if one[-1] == 0 else None]} for one in counts]
+        raw = [{"size": [height, width], "counts": c[: -1 if c[-1] == 0 else None]} for c in counts]
         return [code["counts"] for code in rle.frPyObjects(raw, height, width)]
 
     def _pixels(self) -> np.ndarray:
@@ -185,7 +184,7 @@ class RunLengthMasks:
         return pixels
 
     def _decoded(self, empty: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Fills N empty masks (H, W), one after another; writes only inside the bounding box of each."""
+        """Fills N empty masks (H, W) and yields them; writes only inside the bounding box of each."""
         order = np.argsort(self.owner, kind="stable")
         ends = np.cumsum(np.bincount(self.owner, minlength=self.count))
         for mask, rows in zip(empty, np.split(order, ends[:-1]), strict=False):
@@ -214,7 +213,7 @@ class RunLengthMasks:
         return replace(cropped, size=(bottom - top, right - left))
 
     def resize(self, size: Size) -> "RunLengthMasks":
-        """Nearest-neighbour resizing, as OpenCV's INTER_NEAREST_EXACT."""
+        """Resizes by nearest neighbour, as OpenCV's INTER_NEAREST_EXACT."""
         if size == self.size:
             return self
         rows, columns = (_first_at(old, new) for old, new in zip(self.size, size, strict=True))
@@ -231,7 +230,7 @@ class RunLengthMasks:
             return self
         gone = RunLengthMasks.from_dense(covered[None], (h, w))
         bounds = np.stack([gone.top, gone.bottom], axis=1) + gone.column[:, None] * height  # ascending
-        starts, ends = np.append(0, bounds[:, 1]), np.append(bounds[:, 0], height * self.size[1])  # of what remains
+        starts, ends = np.append(0, bounds[:, 1]), np.append(bounds[:, 0], height * self.size[1])  # the gaps between
         begin, end = self.column * height + self.top, self.column * height + self.bottom
         first = np.searchsorted(ends, begin, side="right")
         gap, row = _counted(first.astype(np.int32), np.maximum(np.searchsorted(starts, end) - first, 0))
@@ -241,16 +240,16 @@ class RunLengthMasks:
         rest = RunLengthMasks(self.size, self.count, *values)
         return rest._with(bottom > top)
 
-    def joined(self, others: "RunLengthMasks") -> "RunLengthMasks":
+    def joined(self, appended: "RunLengthMasks") -> "RunLengthMasks":
         """Appends masks of another image of this size or smaller, aligned at the upper left corner."""
         runs = [
-            np.concatenate([getattr(self, name), getattr(others, name) + shift])
+            np.concatenate([getattr(self, name), getattr(appended, name) + shift])
             for name, shift in (("owner", np.int32(self.count)), ("column", 0), ("top", 0), ("bottom", 0))
         ]
-        return RunLengthMasks(self.size, self.count + others.count, *runs)
+        return RunLengthMasks(self.size, self.count + appended.count, *runs)
 
     def rotate(self, matrix: np.ndarray) -> "RunLengthMasks":
-        """Nearest-neighbour rotation by OpenCV's warpAffine, one mask at a time."""
+        """Rotates by nearest neighbour with OpenCV's warpAffine, one mask at a time."""
         height, width = self.size
         turned = (
             cv2.warpAffine(mask.view(np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST) for mask in self
@@ -258,14 +257,14 @@ class RunLengthMasks:
         return RunLengthMasks.from_dense(turned, self.size)
 
     def _with(self, keep: np.ndarray, **changes: np.ndarray) -> "RunLengthMasks":
-        """The runs for which keep, (R,) bool, is True, with changed fields."""
+        """Selects runs by keep, (R,) bool, and replaces fields."""
         values = {name: changes.get(name, getattr(self, name)) for name in ("owner", "column", "top", "bottom")}
         rows = np.flatnonzero(keep)
         return replace(self, **{name: value.take(rows) for name, value in values.items()})
 
 
 def _runs_of(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values, first pixels and ends of the runs of equal values in a map (H, W), numbered column by column."""
+    """Returns values, first pixels and ends of the runs of equal values in a map (H, W), numbered column by column."""
     ids = np.asarray(ids)
     values = cv2.transpose(ids.view(np.uint8) if ids.dtype == bool else ids).ravel()
     starts = np.append(0, np.flatnonzero(values[1:] != values[:-1]) + 1).astype(np.int32)
@@ -273,14 +272,16 @@ def _runs_of(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _first_at(old: int, new: int) -> np.ndarray:
-    """(old + 1,): for each of `old` pixels, the first of `new` pixels that takes its value at or after it."""
+    """Returns (old + 1,): for each of `old` pixels, the first of `new` pixels whose source is this pixel or a later
+    one."""
     positions = np.arange(old, dtype=np.float32)[None]
     taken = cv2.resize(positions, (new, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0]  # (new,), ascending
     return np.searchsorted(taken, np.arange(old + 1, dtype=np.float32)).astype(np.int32)
 
 
 def _counted(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenates the ranges first[i], first[i] + 1, ... of counts[i] numbers, int32; also returns the i of each."""
+    """Concatenates the ranges first[i], first[i] + 1, ... of counts[i] numbers, int32; also returns i of each
+    number."""
     if counts.max(initial=0) <= 1:
         row = np.flatnonzero(counts)
         return first[row], row

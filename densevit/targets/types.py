@@ -1,4 +1,4 @@
-"""The target types of a data set's or a head's keys: given types, or else the types registered under the keys."""
+"""The target types of a data set's or a head's keys: explicit types, or else the types registered under the keys."""
 
 from collections.abc import Collection, Iterator, Mapping
 from numbers import Number
@@ -15,30 +15,30 @@ GENERAL_KEYS = ("image_id", "size", "original_size", "truth")  # of every image,
 
 
 class TargetTypes(Mapping[str, TargetType]):
-    """The types of target keys. given: types by key; other keys have the registered type of that name, if any."""
+    """The target type of each key. types: explicit types; other keys have the type registered under their name."""
 
-    def __init__(self, given: Mapping[str, TargetType | None] | Collection[str] | None = None) -> None:
-        types = given._types if isinstance(given, TargetTypes) else given if isinstance(given, Mapping) else {}
-        for key, value in types.items():
+    def __init__(self, types: Mapping[str, TargetType | None] | Collection[str] | None = None) -> None:
+        explicit = types._types if isinstance(types, TargetTypes) else types if isinstance(types, Mapping) else {}
+        for key, value in explicit.items():
             if not isinstance(value, TargetType | None):
                 raise DataError(f"The type of the target {key!r} is {value!r}; expected an instance of TargetType.")
-        self._types: dict[str, TargetType | None] = {key: value for key, value in types.items() if value is not None}
+        self._types: dict[str, TargetType | None] = {key: value for key, value in explicit.items() if value is not None}
 
     @classmethod
     def of(cls, dataset: Dataset) -> "TargetTypes":
-        """The types of a data set's keys."""
+        """Returns the types of a data set's keys."""
         return cls(getattr(dataset, "provides", None))
 
     def __getitem__(self, key: str) -> TargetType:
         if key not in self._types:
             self._types[key] = create_target(key) if key in registry.find("targets") else None
-        found = self._types[key]
-        if found is None:
+        target_type = self._types[key]
+        if target_type is None:
             raise KeyError(key)
-        return found
+        return target_type
 
     def __iter__(self) -> Iterator[str]:
-        typed = {key for key, found in self._types.items() if found is not None}
+        typed = {key for key, target_type in self._types.items() if target_type is not None}
         return iter(sorted(typed.union(registry.find("targets"))))
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class TargetTypes(Mapping[str, TargetType]):
 def above_threshold(
     predictions: Mapping[str, Any], threshold: float | None, types: Mapping[str, TargetType]
 ) -> dict[str, Any]:
-    """Predictions without the objects whose score is below the threshold."""
+    """Removes objects whose score is below the threshold."""
     if threshold is None or "scores" not in predictions:
         return dict(predictions)
     keep = predictions["scores"] >= threshold
@@ -65,7 +65,8 @@ def as_array(values: Any) -> np.ndarray:
 
 
 def has_place(target: TargetType) -> bool:
-    """Whether the values belong to places in the image: to objects or pixels, or they change with its geometry."""
+    """Whether values have places in the image: values of objects or pixels, and types that override a geometric
+    method."""
     geometric = ("hflip", "rotate", "crop", "resize")
     return target.per != "image" or any(
         getattr(type(target), name) is not getattr(TargetType, name) for name in geometric
@@ -73,7 +74,7 @@ def has_place(target: TargetType) -> bool:
 
 
 def registered_tasks() -> set[str]:
-    """The tasks of registered types that have classes. A plugin that cannot be imported is left out."""
+    """Returns the tasks of the registered types. Leaves out plugins that cannot be imported."""
     tasks = set()
     for name in registry.find("targets"):
         try:
@@ -84,13 +85,13 @@ def registered_tasks() -> set[str]:
 
 
 def create_target(name: str, **options: Any) -> TargetType:
-    """Builds a target type by the key under which it is registered."""
+    """Builds the target type that is registered under a key."""
     target: TargetType = registry.create("targets", name, options=options, where=f"target {name!r}")
     return target
 
 
 def untyped_keys(targets: Mapping[str, Any], types: Mapping[str, TargetType]) -> list[str]:
-    """The keys without a type whose values may depend on the geometry of the image."""
+    """Returns the keys without a type whose values may depend on the image's geometry."""
     return [
         key
         for key, value in targets.items()

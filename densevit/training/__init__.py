@@ -1,1 +1,1 @@
-"""Training runs: `run/` from the config to the report, `loop/` what each step runs, `callbacks/` around the steps."""
+"""Training runs: `run/` from config to report, `loop/` the training loop, `callbacks/` Lightning callbacks."""

@@ -1,4 +1,4 @@
-"""Reads checkpoints from files, folders and published names into state dicts, by default without running their code."""
+"""Reads checkpoints from files, folders and published names into state dicts; by default runs none of their code."""
 
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ from torch import Tensor
 from densevit.errors import WeightsError, one_line
 from densevit.paths import user_path
 from densevit.weights import file_kinds, hub, preprocessing, torch_checkpoint
-from densevit.weights.state import read_safetensors
+from densevit.weights.state_dict_io import read_safetensors
 
-# Keys under which projects save the state dict. The first that contains tensors is opened, recursively.
+# Keys under which projects save the state dict. The first one with tensors is opened, recursively.
 _CONTAINERS = ("model", "state_dict", "model_state", "model_ema", "ema", "module", "state_dict_ema", "net")
 # Key prefixes added by DistributedDataParallel and torch.compile.
 _WRAPPERS = ("module.", "_orig_mod.")
 # Weights files in a folder: our run folder's and the Hugging Face Hub's.
 _IN_FOLDER = hub.HUB_FILES
 _INDEX = ".index.json"
-# Keys of densevit's Lightning checkpoints: a model file's header, and the name of the module that is the model.
+# densevit's Lightning checkpoints: the key of the model file's header, and the key of the model's attribute name.
 ENTRIES, SAVED_MODEL = "densevit", "saved_model"
 
 
@@ -30,9 +30,9 @@ ENTRIES, SAVED_MODEL = "densevit", "saved_model"
 class Checkpoint:
     """A state dict as its project saved it.
 
-    tensors: the tensors by the project's keys, on the CPU. source: the file or name, for messages. header: the metadata
-    of a safetensors header, or of a model file, in densevit's own Lightning checkpoints. metadata: the contents of
-    files beside the tensors, see `densevit.weights.preprocessing`.
+    tensors: the tensors by the project's keys, on the CPU. source: the file or name, for messages. header: the header
+    of a safetensors file, or the model file's header in densevit's Lightning checkpoints. metadata: the contents of
+    accompanying files, see `densevit.weights.preprocessing`.
     """
 
     tensors: dict[str, Tensor]
@@ -44,18 +44,20 @@ class Checkpoint:
 def read(source: str | Path, instead: str = "", trust: bool = False) -> Checkpoint:
     """Reads a checkpoint.
 
-    source: a .pth, .pt, .pyth, .bin, .npz or .safetensors file; a run folder or a Hugging Face Hub folder, with shards
-    or without; `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`, `hf:ORG/NAME[/FILE]` or
-        `package:NAME[/FILE]`. instead: the argument of `hub.fetch`. trust: the argument of `torch_checkpoint.load`.
-    Raises WeightsError with what was found and the fix.
+    source: a .pth, .pt, .pyth, .bin, .npz or .safetensors file; a run folder; a Hugging Face Hub folder, sharded or
+    not; `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`, `hf:ORG/NAME[/FILE]` or `package:NAME[/FILE]`.
+    instead: the parameter of `hub.fetch`. trust: the parameter of `torch_checkpoint.load`.
+    Raises WeightsError with the problem and the fix.
     """
     if not hub.is_published(source):
         return _at(user_path(source), str(source), trust)
-    found = hub.fetch(str(source), instead)
-    if isinstance(found.weights, Path):
-        read = _at(found.weights, str(source), trust)
-        return Checkpoint(read.tensors, str(source), read.header, {**read.metadata, **found.metadata})
-    return Checkpoint(found.weights, str(source), metadata=found.metadata)
+    published = hub.fetch(str(source), instead)
+    if isinstance(published.weights, Path):
+        checkpoint = _at(published.weights, str(source), trust)
+        return Checkpoint(
+            checkpoint.tensors, str(source), checkpoint.header, {**checkpoint.metadata, **published.metadata}
+        )
+    return Checkpoint(published.weights, str(source), metadata=published.metadata)
 
 
 def _at(path: Path, source: str, trust: bool) -> Checkpoint:
@@ -72,19 +74,21 @@ def _at(path: Path, source: str, trust: bool) -> Checkpoint:
             f"{', '.join(hub.FORMS)}."
         )
     try:
-        found = Checkpoint(_sharded(path, trust), "") if path.name.endswith(_INDEX) else _in_file(path, trust)
+        checkpoint = Checkpoint(_sharded(path, trust), "") if path.name.endswith(_INDEX) else _in_file(path, trust)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error}).") from error
-    metadata = preprocessing.of_folder(path.parent) if path.name in _IN_FOLDER else {}
-    return Checkpoint(_unwrapped(found.tensors, _WRAPPERS), source, found.header, metadata | found.metadata)
+    metadata = preprocessing.folder_metadata(path.parent) if path.name in _IN_FOLDER else {}
+    return Checkpoint(
+        _unwrapped(checkpoint.tensors, _WRAPPERS), source, checkpoint.header, metadata | checkpoint.metadata
+    )
 
 
 def _in_file(path: Path, trust: bool) -> Checkpoint:
-    kind = file_kinds.kind(path)
-    if kind == "safetensors":
+    file_format = file_kinds.file_format(path)
+    if file_format == "safetensors":
         tensors, header = read_safetensors(path)
         return Checkpoint(tensors, "", header)
-    if kind == "npz":
+    if file_format == "npz":
         return Checkpoint(_arrays(path), "")
     content = torch_checkpoint.load(path, trust)
     tensors = _opened(content)
@@ -92,20 +96,22 @@ def _in_file(path: Path, trust: bool) -> Checkpoint:
         raise WeightsError(f"{path}: {_without_tensors(content)}")
     entries: dict[str, str] = {}
     if "pytorch-lightning_version" in content:
-        if isinstance(given := content.get(ENTRIES), Mapping):
-            entries = {key: text for key, text in given.items() if isinstance(key, str) and isinstance(text, str)}
+        if isinstance(saved_entries := content.get(ENTRIES), Mapping):
+            entries = {
+                key: text for key, text in saved_entries.items() if isinstance(key, str) and isinstance(text, str)
+            }
         prefix = f"{content.get(SAVED_MODEL, 'model')}."
-        if entries:  # a method's own tensors are left out
+        if entries:  # without the tensors of a training method
             tensors = {name: value for name, value in tensors.items() if name.startswith(prefix)}
         tensors = _unwrapped(tensors, (prefix,))
-    return Checkpoint(tensors, "", entries, preprocessing.of_checkpoint(content))
+    return Checkpoint(tensors, "", entries, preprocessing.checkpoint_metadata(content))
 
 
 def _opened(content: Any, depth: int = 0) -> dict[str, Tensor]:
     """The tensors by name, from nested containers; empty if there are none."""
-    if not isinstance(content, Mapping) or depth > len(_CONTAINERS):  # a corrupt one may contain itself
+    if not isinstance(content, Mapping) or depth > len(_CONTAINERS):  # a corrupt file may contain itself
         return {}
-    average = content.get("ema")  # of trainings of RT-DETR and D-FINE, which publish the average, as "model"
+    average = content.get("ema")  # RT-DETR and D-FINE publish the EMA, not "model"
     if isinstance(average, Mapping) and (inner := _opened(average.get("module"), depth + 1)):
         return inner
     for key in _CONTAINERS:
@@ -116,7 +122,7 @@ def _opened(content: Any, depth: int = 0) -> dict[str, Tensor]:
 
 
 def _unwrapped(tensors: dict[str, Tensor], prefixes: Sequence[str]) -> dict[str, Tensor]:
-    """The tensors with a wrapper's prefix removed if all keys have it."""
+    """Removes a wrapper's prefix if all keys begin with it."""
     for prefix in prefixes:
         if tensors and all(name.startswith(prefix) for name in tensors):
             bare = {name.removeprefix(prefix): value for name, value in tensors.items()}
@@ -125,7 +131,7 @@ def _unwrapped(tensors: dict[str, Tensor], prefixes: Sequence[str]) -> dict[str,
 
 
 def _without_tensors(content: Any) -> str:
-    """The error message for a checkpoint without a state dict: what it contains and the fix."""
+    """The error of a checkpoint without a state dict: its content and the fix."""
     keys = f" of the keys {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) and content else ""
     return (
         f"no state dict, but a {type(content).__name__}{keys}. Expected tensors by name, at the top level or under "
@@ -134,7 +140,7 @@ def _without_tensors(content: Any) -> str:
 
 
 def _sharded(index: Path, trust: bool) -> dict[str, Tensor]:
-    """The tensors of all shards in an index, read from its folder."""
+    """Reads all shards of an index, from its folder."""
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(preprocessing.weight_map(index).values())):
         tensors |= _in_file(index.parent / name, trust).tensors

@@ -1,4 +1,4 @@
-"""Loads the tensors of a head that depend on its classes: the rows of each class, by its name."""
+"""Loads the tensors of a head that depend on its classes: rows are matched by class name."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,10 +19,10 @@ from densevit.weights.state_dict_loading import Adapted
 
 @dataclass
 class ClassRows:
-    """What is loaded for other classes, by the head's keys.
+    """Tensors to load into a head with other classes, by the head's keys.
 
-    tensors: the head's tensors with the rows of known classes; new classes have their initial rows. excluded: keys that
-    keep their initial values, with the reason.
+    tensors: rows of classes in the checkpoint, and initial rows of new classes. excluded: keys that keep their initial
+    values, with the reason.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -31,73 +31,75 @@ class ClassRows:
     notes: list[str] = field(default_factory=list)
 
 
-def match_classes(model: DenseModel, name: str, state: Mapping[str, Tensor], theirs: Sequence[str] | None) -> ClassRows:
-    """Matches the class rows of a head with those of a checkpoint.
+def match_classes(
+    model: DenseModel, name: str, state: Mapping[str, Tensor], saved_classes: Sequence[str] | None
+) -> ClassRows:
+    """Matches the class rows of a head and of a checkpoint's head.
 
-    state: the head's state dict in the checkpoint. theirs: the names of its classes; None: not known, and compared by
-    number.
+    state: the state dict of the checkpoint's head. saved_classes: its class names; None: unknown, and classes are
+    matched by index.
     """
-    ours = [c.name for c in model.classes[name]]
-    if not ours:
+    names = [c.name for c in model.classes[name]]
+    if not names:
         return ClassRows()
-    own = model.heads[name].state_dict()
-    misshapen = {key for key in own if key in state and state[key].shape != own[key].shape}
-    if theirs is None and not misshapen:
-        note = f"The names of head {name!r}'s classes are not known; assuming the data's classes, in order."
+    tensors = model.heads[name].state_dict()
+    misshapen = {key for key in tensors if key in state and state[key].shape != tensors[key].shape}
+    if saved_classes is None and not misshapen:
+        note = f"The class names of head {name!r} are unknown; assuming the data's classes, in order."
         return ClassRows(notes=[note])
-    if theirs is not None and [*map(_plain, theirs)] == [*map(_plain, ours)]:
+    if saved_classes is not None and [*map(_plain, saved_classes)] == [*map(_plain, names)]:
         return ClassRows()
     depending = class_tensors(model, name)
-    if theirs is None:
-        why = f"other classes, {len(ours)} here" if misshapen & depending.keys() else ""
+    if saved_classes is None:
+        why = f"other classes, {len(names)} here" if misshapen & depending.keys() else ""
         return ClassRows(excluded=dict.fromkeys(sorted(depending), why) if why else {})
-    found = ClassRows()
-    pairs = _pairs(ours, theirs)
-    source = head_with(model, name, len(theirs)) if pairs else None
+    result = ClassRows()
+    pairs = _pairs(names, saved_classes)
+    source = head_with(model, name, len(saved_classes)) if pairs else None
     for key, count in sorted(depending.items()):
         rows = None
         if source is not None and key in state and state[key].shape == source.state_dict()[key].shape:
             rows = rows_from(model.heads[name], source, key, state[key], pairs, count)
         if rows is None:
-            found.excluded[key] = f"other classes, {len(theirs)} there and {len(ours)} here"
+            result.excluded[key] = f"other classes, {len(saved_classes)} there and {len(names)} here"
             continue
-        found.tensors[key] = rows
-        how = f"the rows of {len(pairs)} of {len(ours)} classes, by name"
-        found.adapted.append(Adapted(key, tuple(state[key].shape), tuple(rows.shape), how))
-    new = [one for index, one in enumerate(ours) if index not in pairs]
-    if found.tensors and new:
-        found.notes = [f"Classes of head {name!r} that these weights lack: {listed(new)}."]
-    return found
+        result.tensors[key] = rows
+        how = f"the rows of {len(pairs)} of {len(names)} classes, by name"
+        result.adapted.append(Adapted(key, tuple(state[key].shape), tuple(rows.shape), how))
+    new = [class_name for index, class_name in enumerate(names) if index not in pairs]
+    if result.tensors and new:
+        result.notes = [f"Classes of head {name!r} that these weights lack: {listed(new)}."]
+    return result
 
 
 def class_tensors(model: DenseModel, name: str) -> dict[str, int]:
-    """The tensors of a head whose shape depends on the number of classes; see `rows_per_class`."""
+    """`rows_per_class` of a head of the model."""
     return rows_per_class(model.heads[name], head_with(model, name, len(model.classes[name]) + 1))
 
 
 def rows_per_class(head: Head, larger: Head) -> dict[str, int]:
-    """The rows that one more class adds to each tensor that depends on the number of classes, 0 if it changes another
-    dimension than the first. larger: the head with one more class."""
-    tensors, found = larger.state_dict(), {}
+    """The tensors whose shape depends on the number of classes, each with its rows per class; 0 rows if a dimension
+    other than the first depends on it. larger: the head built with one more class."""
+    larger_tensors, rows = larger.state_dict(), {}
     for key, value in head.state_dict().items():
-        if key in tensors and tensors[key].shape != value.shape:
-            is_first = tensors[key].shape[1:] == value.shape[1:]
-            found[key] = len(tensors[key]) - len(value) if is_first else 0
-    return found
+        if key in larger_tensors and larger_tensors[key].shape != value.shape:
+            is_first = larger_tensors[key].shape[1:] == value.shape[1:]
+            rows[key] = len(larger_tensors[key]) - len(value) if is_first else 0
+    return rows
 
 
 def channel_tensors(model: DenseModel, name: str) -> set[str]:
-    """The names of a head's tensors whose shape depends on the channels of its features; with a neck, of the neck's."""
+    """The names of tensors whose shape depends on the feature channels: of the head's neck, or of the head without."""
     part = model.necks[name] if name in model.necks else model.heads[name]
     try:
         wider = _wider(model, name).state_dict()
-    except Exception:  # a part that takes certain channels only
+    except Exception:  # the part accepts only certain channels
         return set()
     return {key for key, value in part.state_dict().items() if key in wider and wider[key].shape != value.shape}
 
 
 def head_with(model: DenseModel, name: str, count: int) -> Head:
-    """A head of the model built for another number of classes, without values."""
+    """The head built on the meta device for another number of classes."""
     feeding = dict(model.necks.items()).get(name, model.backbone)
     first = 1 + max(c.file_id for c in model.classes[name])
     more = [Class(f"class {i}", first + i, (0, 0, 0)) for i in range(count)]
@@ -112,7 +114,7 @@ def _wider(model: DenseModel, name: str) -> Any:
     return _on_meta("heads", model, name, channels, model.backbone.strides, model.classes[name])
 
 
-def _on_meta(group: str, model: DenseModel, name: str, *given: Any) -> Any:
+def _on_meta(group: str, model: DenseModel, name: str, *arguments: Any) -> Any:
     """A head or neck of the model's sections on the meta device."""
     assert model.sections is not None
     head = model.sections.heads[name]
@@ -120,56 +122,56 @@ def _on_meta(group: str, model: DenseModel, name: str, *given: Any) -> Any:
     assert built is not None
 
     where = f"heads.{name}"
-    return built_on_meta(lambda: registry.create(group, built.name, *given, options=built.options, where=where))
+    return built_on_meta(lambda: registry.create(group, built.name, *arguments, options=built.options, where=where))
 
 
 def rows_from(
     head: Head, source: Head, key: str, tensor: Tensor, pairs: Mapping[int, int], count: int
 ) -> Tensor | None:
-    """A tensor of the head with the rows of its classes from the source's; None if their rows are not known.
+    """A tensor of the head with the rows of matching classes copied from `tensor`; None if a class's rows are unknown.
 
-    pairs: the source's class of each known class. count: the number of rows per class. Rows of no class, such as that
-    of "no object", are the source's too if it has the same number of them.
+    source: the head that `tensor`, by the same key, is from. pairs: the source's class index by the head's. count: rows
+    per class. Rows of no class, such as "no object", are copied too if both heads have equally many.
     """
-    own = head.state_dict()[key]
-    here, there = _class_rows(head, key, len(own)), _class_rows(source, key, len(tensor))
+    initial = head.state_dict()[key]
+    here, there = _class_rows(head, key, len(initial)), _class_rows(source, key, len(tensor))
     if here is None or there is None or not here.shape[1] == there.shape[1] == count:
         return None
-    rows = own.clone()
-    for ours, theirs in pairs.items():
-        rows[here[ours]] = tensor[there[theirs]].to(rows)
-    rest, others = _others(len(own), here), _others(len(tensor), there)
-    if len(rest) == len(others):
-        rows[rest] = tensor[others].to(rows)
+    rows = initial.clone()
+    for index, source_index in pairs.items():
+        rows[here[index]] = tensor[there[source_index]].to(rows)
+    rest, source_rest = _classless_rows(len(initial), here), _classless_rows(len(tensor), there)
+    if len(rest) == len(source_rest):
+        rows[rest] = tensor[source_rest].to(rows)
     return rows
 
 
 def _class_rows(head: Head, key: str, rows: int) -> Tensor | None:
     """The rows of each class (K, R), see `SupportsClassRows`; None if the tensor has fewer rows than classes."""
-    given = head.class_rows(key, rows) if isinstance(head, SupportsClassRows) else None
+    class_rows = head.class_rows(key, rows) if isinstance(head, SupportsClassRows) else None
     count = len(head.classes)
-    return given if given is not None or rows < count else torch.arange(count)[:, None]
+    return class_rows if class_rows is not None or rows < count else torch.arange(count)[:, None]
 
 
-def _others(count: int, rows: Tensor) -> Tensor:
+def _classless_rows(count: int, rows: Tensor) -> Tensor:
     """The indices 0 ... count - 1 that are not in `rows`."""
     is_other = torch.ones(count, dtype=torch.bool)
     is_other[rows.flatten()] = False
     return is_other.nonzero().flatten()
 
 
-def _pairs(ours: Sequence[str], theirs: Sequence[str]) -> dict[int, int]:
-    """The index in `theirs` of each class of ours with the same name: exactly, or normalised if that is unique."""
-    exact = {name: index for index, name in enumerate(theirs) if theirs.count(name) == 1}
-    plain = [*map(_plain, theirs)]
+def _pairs(names: Sequence[str], saved_classes: Sequence[str]) -> dict[int, int]:
+    """The index in `saved_classes` of each class with the same name: exactly, or normalised if that is unique."""
+    exact = {name: index for index, name in enumerate(saved_classes) if saved_classes.count(name) == 1}
+    plain = [*map(_plain, saved_classes)]
     unique = {name: index for index, name in enumerate(plain) if plain.count(name) == 1}
-    here = [*map(_plain, ours)]
-    found = dict[int, int]()
-    for index, name in enumerate(ours):
+    here = [*map(_plain, names)]
+    pairs = dict[int, int]()
+    for index, name in enumerate(names):
         same = exact.get(name, unique.get(here[index]) if here.count(here[index]) == 1 else None)
-        if same is not None and same not in found.values():
-            found[index] = same
-    return found
+        if same is not None and same not in pairs.values():
+            pairs[index] = same
+    return pairs
 
 
 def _plain(name: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from densevit import config as configs
-from densevit.config import BackboneSection, Config, DataSection, ModelSections, merging
+from densevit.config import BackboneSection, Config, DataSection, ModelSections, config_layers
 from densevit.config.values import OpenSection, with_value
 from densevit.errors import ConfigError
 from densevit.interfaces import CheckpointLayout, Class
@@ -14,9 +14,9 @@ from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, translate_checkpoint
 from densevit.weights.key_mapping import canonical, option_of
 from densevit.weights.layout_options import PartWeights, layout_options
-from densevit.weights.layouts import find, of_variant, recognise, same_tensors
+from densevit.weights.layouts import find, matching_variant, recognise, same_tensors
 from densevit.weights.pretrained import fit_backbone, fit_model
-from densevit.weights.state_dict_loading import WARNING, Fit
+from densevit.weights.state_dict_loading import WARNING, StateDictMatch
 
 Classes = Mapping[str, Sequence[Class]]
 
@@ -25,22 +25,22 @@ _SETTINGS = ("seed", "data", "optim", "trainer", "inference")  # sections of a r
 
 @dataclass(frozen=True)
 class Converted:
-    """A converted checkpoint: a model in evaluation mode, without heads if it is only a backbone, and the report of its
-    tensors. assumed: the options with their values that neither tensors, metadata nor overrides determine."""
+    """A converted checkpoint. model: the model in evaluation mode, without heads if the checkpoint is a backbone. fit:
+    the report of its tensors. assumed: options and values that neither tensors, metadata nor overrides determine."""
 
     source: str
-    fit: Fit
+    fit: StateDictMatch
     model: DenseModel
     assumed: Sequence[str]
 
     @property
     def config(self) -> Config | None:
-        """None for a backbone without heads."""
+        """The config; None for a backbone without heads."""
         return self.model.sections if isinstance(self.model.sections, Config) else None
 
     @property
     def section(self) -> BackboneSection:
-        """The section of its backbone."""
+        """The backbone's section."""
         assert self.model.sections is not None
         return self.model.sections.backbone
 
@@ -48,12 +48,14 @@ class Converted:
 def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overrides: Sequence[str] = ()) -> Converted:
     """Builds the model of a checkpoint.
 
-    layout: its layout's name; None: recognised from its keys. overrides: changed keys of the config derived from the
-    checkpoint, as `backbone.dilation=true`. Raises WeightsError for missing or unexpected tensors that `weights_allow`
-    does not list.
+    layout: the name of the layout; None: recognised from the keys. overrides: changes to the config derived from the
+    checkpoint, such as `backbone.dilation=true`. Raises WeightsError for missing or unexpected tensors that
+    `weights_allow` does not list.
     """
     tensors, metadata = checkpoint.tensors, checkpoint.metadata
-    chosen = of_variant(find(layout), tensors, metadata) if layout else recognise(tensors, checkpoint.source, metadata)
+    chosen = (
+        matching_variant(find(layout), tensors, metadata) if layout else recognise(tensors, checkpoint.source, metadata)
+    )
     checkpoint = replace(checkpoint, tensors=canonical(tensors, chosen) or tensors)
     translated = translate_checkpoint(checkpoint, chosen)
     described = translated.describe()
@@ -76,8 +78,8 @@ def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overri
     fit.notes += _warnings(sections, translated)
     assumed = _assumptions(chosen, translated, sections, overrides)
     if assumed:
-        others = [] if layout else same_tensors(chosen)
-        fix = f" For weights of {' or '.join(others)}, name it with --as." if others else ""
+        alternatives = [] if layout else same_tensors(chosen)
+        fix = f" For weights of {' or '.join(alternatives)}, name it with --as." if alternatives else ""
         fit.notes.append(
             f"Assumed, because the weights do not determine it: {', '.join(assumed)}. Override as section.key=value."
             f"{fix}"
@@ -94,7 +96,7 @@ def _backbone_sections(values: Mapping[str, Any], source: str, overrides: Sequen
 
 
 def _warnings(sections: ModelSections, translated: TranslatedCheckpoint) -> list[str]:
-    """Warnings of overrides with which the model computes something else than the authors' code."""
+    """Warnings of overrides that make the model compute something else than the authors' code."""
     parts: dict[str, OpenSection] = {"backbone": sections.backbone}
     parts |= {f"heads.{name}": head for name, head in sections.heads.items()}
     weights = {key: PartWeights(key, key, translated, complete=True) for key in parts}
@@ -103,15 +105,15 @@ def _warnings(sections: ModelSections, translated: TranslatedCheckpoint) -> list
 
 
 def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes: Classes) -> dict[str, Any]:
-    """A complete config from the sections that a layout describes; other sections are those of the layout's recipe.
+    """A complete config: the sections that a layout describes, and all others from the layout's recipe.
 
-    The layout's values have priority. A model without a recipe gets only the required sections.
+    The layout's values have priority. Without a recipe, only the required sections are added.
     """
-    name, others = layout.publishing.recipe(sections, classes)
+    name, recipe_changes = layout.publishing.recipe(sections, classes)
     values: dict[str, Any] = {"data": {"name": "scenes"}, "trainer": {"max_epochs": 1}}
-    others = dict(others)
+    recipe_changes = dict(recipe_changes)
     if name:
-        file = others.pop("data") if isinstance(others.get("data"), str) else None
+        file = recipe_changes.pop("data") if isinstance(recipe_changes.get("data"), str) else None
         recipe = configs.load(name, [f"data={file}"] if file else []).model_dump()
         values = {key: recipe[key] for key in _SETTINGS}
         heads = dict(sections["heads"])
@@ -119,20 +121,22 @@ def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes
             heads[task] = {"evaluation": recipe["heads"][task]["evaluation"], **heads[task]}
         sections = {**sections, "heads": heads}
     data = values["data"]
-    if "name" in others.get("data", {}):  # another data set
+    if "name" in recipe_changes.get("data", {}):  # another data set
         data = {key: value for key, value in data.items() if key in DataSection.model_fields}
-    changed = merging.over(merging.Layer({"data": data}), merging.Layer({"data": others.get("data", {})}))
-    return {**values, **others, **changed.values, **sections}
+    changed = config_layers.over(
+        config_layers.Layer({"data": data}), config_layers.Layer({"data": recipe_changes.get("data", {})})
+    )
+    return {**values, **recipe_changes, **changed.values, **sections}
 
 
 def _assumptions(
     layout: CheckpointLayout, translated: TranslatedCheckpoint, sections: ModelSections, overrides: Sequence[str]
 ) -> list[str]:
-    """The options with their values that neither tensors, metadata nor overrides determine."""
-    given, values = {override.partition("=")[0].strip() for override in overrides}, sections.model_dump()
+    """`NAME VALUE` of each option that neither tensors, metadata nor overrides determine."""
+    overridden, values = {override.partition("=")[0].strip() for override in overrides}, sections.model_dump()
     assumed = []
     for name in layout.options.unsaved:
         value = option_of(values, name)
-        if name not in given and name not in translated.options:
+        if name not in overridden and name not in translated.options:
             assumed.append(f"{name} {'the default' if value is None else str(value).lower()}")
     return assumed

@@ -1,4 +1,4 @@
-"""Detects the format of a weights file from its first bytes, whatever its name."""
+"""Detects the format of a weights file from its first bytes, regardless of its name."""
 
 import re
 import zipfile
@@ -7,14 +7,14 @@ from typing import Literal
 
 from densevit.errors import WeightsError
 
-Kind = Literal["torch", "safetensors", "npz"]
+Format = Literal["torch", "safetensors", "npz"]
 
 _EXPECTED = "Expected a .pth, .pt, .pyth, .bin, .npz or .safetensors checkpoint"
 _AGAIN = "Download it again"
 _LEGACY_TORCH = bytes.fromhex("8a0a6cfc9c46f9206aa85019")  # the magic number of torch.save before 1.6, pickled
-_OTHERS: tuple[
+_NOT_CHECKPOINTS: tuple[
     tuple[bytes, str, str], ...
-] = (  # the first bytes of files that are named in place of a checkpoint, what they are and the fix
+] = (  # files mistaken for checkpoints: the pattern of their first bytes, what they are and the fix
     (rb"\Z", "an empty file", _AGAIN),
     (
         rb"\s*<(!doctype )?html",
@@ -36,8 +36,8 @@ _HEAD = 4096  # bytes read
 _SHOWN = 60  # of them in a message
 
 
-def kind(path: Path) -> Kind:
-    """The format of a checkpoint. Raises WeightsError for anything else: the file, what it is and the fix."""
+def file_format(path: Path) -> Format:
+    """The format of a checkpoint file. Raises WeightsError for other files, with what they are and the fix."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
     size = f"{path.stat().st_size:,} bytes"
@@ -49,17 +49,17 @@ def kind(path: Path) -> Kind:
         return "safetensors"
     if path.suffix == ".safetensors" and not head.startswith(b"version"):
         return "safetensors"  # the reader reports what is wrong with it
-    for pattern, found, fix in _OTHERS:
+    for pattern, description, fix in _NOT_CHECKPOINTS:
         if re.match(pattern, head, re.IGNORECASE):
-            raise _invalid(path, found, fix)
+            raise _invalid(path, description, fix)
     raise _invalid(path, f"not a checkpoint: {size}, the first are {head[:_SHOWN]!r}")
 
 
-def _invalid(path: Path, found: str, fix: str = _AGAIN) -> WeightsError:
-    return WeightsError(f"{path}: is {found}. {_EXPECTED}. {fix}.")
+def _invalid(path: Path, description: str, fix: str = _AGAIN) -> WeightsError:
+    return WeightsError(f"{path}: is {description}. {_EXPECTED}. {fix}.")
 
 
-def _zip_kind(path: Path, size: str) -> Kind:
+def _zip_kind(path: Path, size: str) -> Format:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

@@ -1,4 +1,4 @@
-"""Translates the keys of a checkpoint, ours or another project's in a known layout, to ours."""
+"""Translates the keys of a checkpoint, densevit's or another project's in a known layout, to densevit's keys."""
 
 import json
 import math
@@ -18,23 +18,22 @@ from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.key_mapping import canonical, describe, missing_because, option_of, saved_options, translate
 from densevit.weights.layouts import recognise
 from densevit.weights.licences import UNKNOWN
-from densevit.weights.state import check_format, licences
+from densevit.weights.state_dict_io import check_format, licences
 
 Triple = tuple[float, float, float]
 
 
 @dataclass
 class TranslatedCheckpoint:
-    """A checkpoint with our keys.
+    """A checkpoint with densevit's keys.
 
-    layout: None if its keys were ours already. describe: returns the config sections that build its model.
-    classes: class names by head, in another project's checkpoint by task, where known. left_out, zeros, unknown: the
-    fields of `Translation`.
-    mean, std: RGB, of pixels in 0 ... 1, used in training; None if not known.
-    options: the options by full key that no tensor with effect determines, see `LayoutOptions.saved`.
-    licences: the licences of the weights, by the source that they were published as; for a model of ours, those of the
-    weights that it started from.
-    channels: the names of the channels that its backbone was trained on. adapted_stem: that of its architecture.
+    layout: None if the checkpoint was densevit's. describe: returns the config sections that build its model.
+    classes: class names by head, or by task for another project's checkpoint, where known. left_out, zeros, unknown:
+    as in `Translation`.
+    mean, std: RGB, of pixels in 0 ... 1, used in training; None if unknown.
+    options: options by full key that no tensor determines, see `LayoutOptions.saved`.
+    licences: licences by published source; for a densevit model, of the weights that it started from.
+    channels: names of the channels that the backbone was trained on. adapted_stem: the option of `BackboneSection`.
     """
 
     source: str
@@ -54,18 +53,18 @@ class TranslatedCheckpoint:
 
     @property
     def heads(self) -> list[str]:
-        """The names of its heads; for another project's checkpoint, their tasks."""
+        """The names of the heads; for another project's checkpoint, their tasks."""
         return sorted({name.split(".")[1] for name in self.tensors if name.startswith("heads.")})
 
     @property
     def is_backbone(self) -> bool:
-        """Whether it is another project's backbone without heads."""
+        """Whether the checkpoint is another project's backbone without heads."""
         return self.layout is not None and self.layout.is_backbone
 
     def missing(self, names: Iterable[str], prefix: str = "") -> dict[str, str]:
-        """Our keys that such a checkpoint never has, with the reason.
+        """Keys that checkpoints of this layout lack, with the reason.
 
-        prefix: the prefix of these keys in the layout.
+        names: keys of a part of the model. prefix: the part's prefix in the layout.
         """
         if self.layout is None:
             return {}
@@ -76,30 +75,30 @@ class TranslatedCheckpoint:
 
 
 def translated_for(checkpoint: Checkpoint, model: DenseModel) -> TranslatedCheckpoint:
-    """Translates the keys of a checkpoint to ours.
+    """Translates the keys of a checkpoint to densevit's.
 
-    model: the model to load; its state dict defines our keys. Raises WeightsError if no layout is recognised or the
-    tensors are inconsistent.
+    model: the model to load into; its state dict defines the keys. Raises WeightsError if no layout is recognised or
+    the tensors are inconsistent.
     """
     tensors, names = checkpoint.tensors, _names(model)
     required = [name for name in tensors if not name.endswith("num_batches_tracked")]
     if checkpoint.header.get("format") == "densevit" or names.issuperset(required):
-        return _ours(checkpoint)
+        return _native(checkpoint)
     wrapped = _in_wrapper(tensors, model.backbone)
     if wrapped is not None:
-        return _ours(replace(checkpoint, tensors=wrapped))
+        return _native(replace(checkpoint, tensors=wrapped))
     try:
         layout = recognise(tensors, checkpoint.source, checkpoint.metadata)
     except WeightsError:
         if names.isdisjoint(tensors):
             raise
-        return _ours(checkpoint)  # ours, of another config: `fit` reports the differences
+        return _native(checkpoint)  # densevit's, of another config: `fit` reports the differences
     return translate_checkpoint(checkpoint, layout)
 
 
 def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> TranslatedCheckpoint:
-    """Translates another project's checkpoint, to channels in the order red, green, blue. Raises WeightsError if it is
-    not a complete one of that layout."""
+    """Translates another project's checkpoint, with channels in the order red, green, blue. Raises WeightsError for an
+    incomplete checkpoint."""
     tensors, metadata = canonical(checkpoint.tensors, layout) or checkpoint.tensors, checkpoint.metadata
     _check_implied(checkpoint, layout)
     translation = translate(tensors, layout)
@@ -118,7 +117,7 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
         _flipped(translation.tensors, layout) if is_bgr else translation.tensors,
         layout,
         lambda: describe(tensors, layout, metadata),
-        {task: [one.name for one in own] for task, own in classes.items()},
+        {task: [c.name for c in task_classes] for task, task_classes in classes.items()},
         translation.left_out,
         translation.zeros,
         translation.unknown,
@@ -130,25 +129,25 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
 
 
 def _check_implied(checkpoint: Checkpoint, layout: CheckpointLayout) -> None:
-    """Raises WeightsError if config.json has a value for which the layout builds no model."""
+    """Raises WeightsError if a value in config.json contradicts what the layout implies."""
     for name, values in layout.options.implied.items():
-        found = option_of(checkpoint.metadata.get("config", {}), name)
-        if found is not None and found not in values:
+        saved = option_of(checkpoint.metadata.get("config", {}), name)
+        if saved is not None and saved not in values:
             raise WeightsError(
-                f"{checkpoint.source}: its config.json has {name}: {json.dumps(found)}, but a {layout.name} is built "
-                f"with {' or '.join(map(json.dumps, values))} only, and would compute something else."
+                f"{checkpoint.source}: its config.json has {name}: {json.dumps(saved)}, but a {layout.name} is built "
+                f"only with {' or '.join(map(json.dumps, values))} and would compute something else."
             )
 
 
 def channels_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The keys of the section `backbone` for the images of a model of ours; none for RGB of 8 bits."""
+    """Keys of the section `backbone` for the images of a densevit model; empty for 8-bit RGB."""
     config = checkpoint.header.get("config", "{}") if checkpoint.header.get("format") == "densevit" else "{}"
-    own: Any = values_of_file(config, checkpoint.source).get("backbone")
-    has_channels = isinstance(own, dict) and own.get("channels")
-    return {key: own.get(key) for key in ("channels", "mean", "std")} if has_channels else {}
+    backbone: Any = values_of_file(config, checkpoint.source).get("backbone")
+    has_channels = isinstance(backbone, dict) and backbone.get("channels")
+    return {key: backbone.get(key) for key in ("channels", "mean", "std")} if has_channels else {}
 
 
-def _ours(checkpoint: Checkpoint) -> TranslatedCheckpoint:
+def _native(checkpoint: Checkpoint) -> TranslatedCheckpoint:
     header, metadata = checkpoint.header, checkpoint.metadata
     translated = TranslatedCheckpoint(
         checkpoint.source, checkpoint.tensors, mean=_triple(metadata.get("mean")), std=_triple(metadata.get("std"))
@@ -157,11 +156,13 @@ def _ours(checkpoint: Checkpoint) -> TranslatedCheckpoint:
         check_format(header.get("format_version"), checkpoint.source)
         try:
             classes = json.loads(header.get("classes", "{}"))
-            translated.classes = {name: [str(one["name"]) for one in own] for name, own in classes.items()}
+            translated.classes = {
+                name: [str(c["name"]) for c in head_classes] for name, head_classes in classes.items()
+            }
             values = values_of_file(header["config"], checkpoint.source)
             backbone, heads = values["backbone"], {**(values.get("heads") or {})}
             translated.describe = lambda: {"heads": heads}
-            if lora := backbone.get("lora"):  # of a checkpoint; a model file has no adapters
+            if lora := backbone.get("lora"):  # only in checkpoints; model files are merged
                 translated.tensors = merged_state(checkpoint.tensors, LoraSection(**lora))
             translated.mean, translated.std = _triple(backbone.get("mean")), _triple(backbone.get("std"))
             if channels := backbone.get("channels"):
@@ -176,18 +177,18 @@ def _ours(checkpoint: Checkpoint) -> TranslatedCheckpoint:
 
 
 def _names(model: DenseModel) -> set[str]:
-    """The keys of the model's state dict, and of its backbone's and each head's and neck's."""
+    """The keys of the model's state dict, and of the state dicts of its backbone, heads and necks."""
     names = set(model.state_dict())
     parts = [model.backbone, *model.heads.values(), *model.necks.values()]
     return names.union(*(part.state_dict() for part in parts))
 
 
 def _in_wrapper(tensors: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tensor] | None:
-    """The tensors with the backbone's prefix if they are of the model that it wraps (the timm backbone); else None."""
+    """The tensors with the wrapper's prefix if they fit the model inside a wrapping backbone (timm); else None."""
     inner: dict[str, list[str]] = {}
     for name in backbone.state_dict():
         outer, _, rest = name.partition(".")
-        if outer != "feature_norms" and not name.endswith("num_batches_tracked"):  # new norms are no part of it
+        if outer != "feature_norms" and not name.endswith("num_batches_tracked"):  # the wrapper adds these norms
             inner.setdefault(outer, []).append(rest)
     if len(inner) != 1:
         return None
@@ -198,7 +199,7 @@ def _in_wrapper(tensors: Mapping[str, Tensor], backbone: nn.Module) -> dict[str,
 
 
 def _flipped(tensors: Mapping[str, Tensor], layout: CheckpointLayout) -> dict[str, Tensor]:
-    """The tensors with the channels of the backbone's input convolutions in reverse order, RGB for BGR."""
+    """Reverses the channels of the backbone's input convolutions, from BGR to RGB."""
     prefix = "" if layout.is_backbone else "backbone."
     stem = [key for key, x in tensors.items() if key.startswith(prefix) and x.ndim == 4 and x.shape[1] == 3]
     return {**tensors, **{key: tensors[key].flip(1) for key in stem}}

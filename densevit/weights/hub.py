@@ -1,8 +1,8 @@
 """Published weights by name: `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`, `hf:ORG/NAME[/FILE]`,
 `package:NAME[/FILE]`.
 
-Each is downloaded and cached by its own library, which shows the progress; an installed package has its own. If a
-download fails, the error names the file and what to do without a network.
+Each library downloads and caches its weights and shows the progress; a package contains them. The error of a failed
+download names the file and the fix without a network.
 """
 
 import http.client
@@ -26,7 +26,7 @@ HUB_FILES = (
     "pytorch_model.bin.index.json",
 )
 TIMEOUT = 10.0
-"""Seconds within which a server must answer; without the Hugging Face Hub, only the cache is used."""
+"""Seconds to wait for a server. If the Hugging Face Hub does not answer, only the cache is used."""
 
 
 class Published(NamedTuple):
@@ -42,12 +42,12 @@ def is_published(source: str | Path) -> bool:
 
 
 def fetch(source: str, instead: str = "") -> Published:
-    """The weights with that name, from the library's cache or downloaded.
+    """Published weights, from the library's cache or downloaded.
 
-    instead: what to do where there is no network, for messages; "": name a downloaded file in place of `source`.
+    instead: the fix without a network, for messages; "": name a downloaded file in place of `source`.
     """
-    kind, _, name = source.partition(":")
-    return _SOURCES[kind](source, name.strip(), instead or f"name a downloaded file or folder in place of {source}")
+    library, _, name = source.partition(":")
+    return _SOURCES[library](source, name.strip(), instead or f"name a downloaded file or folder in place of {source}")
 
 
 # ---- timm ----
@@ -61,9 +61,9 @@ def _timm(source: str, name: str, instead: str) -> Published:
     model, _, tag = name.partition(".")
     if not timm.is_model(model):
         raise WeightsError(f"{source}: timm has no model {model!r}.{nearest(model, timm.list_models())}")
-    known = [known.partition(".")[2] for known in timm.list_pretrained(f"{model}.*")] if tag else []
-    if tag and tag not in known:
-        raise WeightsError(f"{source}: timm's {model} has no weights {tag!r}.{did_you_mean(tag, known)}")
+    tags = [published.partition(".")[2] for published in timm.list_pretrained(f"{model}.*")] if tag else []
+    if tag and tag not in tags:
+        raise WeightsError(f"{source}: timm's {model} has no weights {tag!r}.{did_you_mean(tag, tags)}")
     config = timm.models.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise WeightsError(f"{source}: timm has no weights for {model}.")
@@ -71,18 +71,18 @@ def _timm(source: str, name: str, instead: str) -> Published:
     try:
         with torch.random.fork_rng(devices=[]):  # the initialisation is overwritten
             built = timm.create_model(name, pretrained=True, **arguments)
-    except Exception as error:  # of whichever library tried to reach the network
+    except Exception as error:  # any network library's
         raise WeightsError(_failed(source, error, [str(config.hf_hub_id or config.url)], instead)) from error
     tensors = {key: value.detach() for key, value in built.state_dict().items()}
-    return Published(tensors, preprocessing.of_timm(config.to_dict()))
+    return Published(tensors, preprocessing.timm_metadata(config.to_dict()))
 
 
 def timm_arguments(source: str, config: Any, instead: str) -> dict[str, Any]:
-    """Arguments of `timm.create_model` with which it reads its weights of the Hugging Face Hub from the cache.
+    """Arguments of `timm.create_model` that make it read the weights from the Hugging Face Hub's cache.
 
-    source: the name in messages. config: timm's `PretrainedCfg` of the weights. instead: the argument of `fetch`.
-    Downloads the file if it is not cached. Without network it fails after one request, where timm would repeat it for
-    minutes. Empty for weights that are not on the Hub, which timm downloads itself.
+    source: the name in messages. config: timm's `PretrainedCfg` of the weights. instead: the parameter of `fetch`.
+    Downloads the file if it is not cached; without a network fails after one request, where timm retries for minutes.
+    Returns {} for weights outside the Hub, which timm downloads itself.
     Raises WeightsError for weights that are missing, gated or cannot be downloaded.
     """
     if not config.hf_hub_id or "@" in config.hf_hub_id:
@@ -101,14 +101,14 @@ def _torchvision(source: str, name: str, instead: str) -> Published:
     model, _, wanted = name.partition("/")
     if model not in models.list_models():
         raise WeightsError(f"{source}: torchvision has no model {model!r}.{nearest(model, models.list_models())}")
-    known = {entry.name: entry for entry in models.get_model_weights(model)}
-    if not known:
+    entries = {entry.name: entry for entry in models.get_model_weights(model)}
+    if not entries:
         raise WeightsError(f"{source}: torchvision has no weights for {model}.")
-    entry = known.get(wanted)
+    entry = entries.get(wanted)
     if wanted in ("", "DEFAULT"):
-        entry = getattr(models.get_model_weights(model), "DEFAULT", [*known.values()][-1])
+        entry = getattr(models.get_model_weights(model), "DEFAULT", [*entries.values()][-1])
     if entry is None:
-        raise WeightsError(f"{source}: torchvision's {model} has no weights {wanted!r}.{did_you_mean(wanted, known)}")
+        raise WeightsError(f"{source}: torchvision's {model} has no weights {wanted!r}.{did_you_mean(wanted, entries)}")
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(entry.url).path).name
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def _torchvision(source: str, name: str, instead: str) -> Published:
             torch.hub.download_url_to_file(entry.url, str(file), digest[1] if digest else None, progress=True)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             raise WeightsError(_failed(source, error, [entry.url], f"{instead}, or put it at {file}")) from error
-    return Published(file, preprocessing.of_torchvision(entry))
+    return Published(file, preprocessing.torchvision_metadata(entry))
 
 
 # ---- the Hugging Face Hub ----
@@ -125,10 +125,10 @@ def _torchvision(source: str, name: str, instead: str) -> Published:
 
 def _hugging_face(source: str, name: str, instead: str) -> Published:
     organisation, _, rest = name.partition("/")
-    own, _, wanted = rest.partition("/")
-    if not own:
+    repository, _, wanted = rest.partition("/")
+    if not repository:
         raise WeightsError(f"{source}: no repository name. Expected {FORMS[2]}.")
-    hub = Repository(source, f"{organisation}/{own}", instead)
+    hub = Repository(source, f"{organisation}/{repository}", instead)
     files = [wanted] if wanted else HUB_FILES
     weights = next(filter(None, map(hub.get, files)), None)
     if weights is None and hub.unreachable is not None:
@@ -145,16 +145,16 @@ def _hugging_face(source: str, name: str, instead: str) -> Published:
             hub.first([shard])
     described = [hub.get(file) for file in (preprocessing.CONFIG, *preprocessing.PREPROCESSORS, preprocessing.CARD)]
     folder = next((file.parent for file in described if file is not None), None)
-    metadata = preprocessing.of_folder(folder) if folder is not None else {}
+    metadata = preprocessing.folder_metadata(folder) if folder is not None else {}
     return Published(weights, metadata)
 
 
 class Repository:
     """A repository of the Hugging Face Hub, read through its library's cache.
 
-    source: the name in messages. name: ORG/NAME. instead: the argument of `fetch`.
-    unreachable: the error of a first request if the Hub does not answer it; then only the cache is used. For a file
-    that is not cached, `hf_hub_download` would repeat the request five times, each for up to a minute.
+    source: the name in messages. name: ORG/NAME. instead: the parameter of `fetch`.
+    unreachable: the error of the first request if the Hub does not answer; then only the cache is used, since
+    `hf_hub_download` would retry five times, up to a minute each, for a file that is not cached.
     """
 
     def __init__(self, source: str, name: str, instead: str) -> None:
@@ -169,8 +169,8 @@ class Repository:
         try:
             huggingface_hub.get_hf_file_metadata(self.address(preprocessing.CARD), timeout=TIMEOUT)
         except (errors.HfHubHTTPError, errors.HFValidationError):
-            pass  # it answers
-        except Exception as error:  # of whichever library tried to reach the network
+            pass  # the Hub answers
+        except Exception as error:  # any network library's
             self.unreachable = error
 
     def address(self, file: str) -> str:
@@ -190,19 +190,19 @@ class Repository:
             raise WeightsError(
                 f"{self.source}: {self.name!r} is not a repository name. Expected {FORMS[2]}."
             ) from error
-        except Exception as error:  # of whichever library tried to reach the network
+        except Exception as error:  # any network library's
             is_forbidden = getattr(getattr(error, "response", None), "status_code", None) == 403
             if isinstance(error, errors.RepositoryNotFoundError) or is_forbidden:  # or gated, a subclass
                 raise WeightsError(
-                    f"{self.source}: the Hugging Face Hub gives no access to a repository {self.name}: there is none "
-                    "of this name, or it is private or gated. Check the name; accept the terms of a gated one at "
+                    f"{self.source}: the Hugging Face Hub gives no access to a repository {self.name}: it does not "
+                    "exist, or is private or gated. Check the name; accept the terms of a gated repository at "
                     f"https://huggingface.co/{self.name}, and log in with `hf auth login`."
                 ) from error
             self.unreachable = self.unreachable or error
         return None
 
     def first(self, files: Iterable[str]) -> Path:
-        """The cached path of the first of these files that the repository has. Raises WeightsError for none."""
+        """The cached path of the first of these files in the repository. Raises WeightsError if it contains none."""
         files = list(files)
         file = next(filter(None, map(self.get, files)), None)
         if file is None:
@@ -219,7 +219,7 @@ def _not_installed(source: str, library: str, extra: str) -> str:
 
 
 def _failed(source: str, error: BaseException, addresses: Sequence[str], instead: str) -> str:
-    """The error of a failed download. instead: the argument of `fetch`."""
+    """The error of a failed download. instead: the parameter of `fetch`."""
     return (
         f"{source}: not in the cache, and the download failed ({_reason(error)}). Without a network: {instead}. "
         f"Download {', '.join(addresses)}."

@@ -1,4 +1,4 @@
-"""Translates state dicts of other projects' checkpoint layouts to our keys and back."""
+"""Translates state dicts between other projects' checkpoint layouts and densevit's keys."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 @dataclass
 class Translation:
-    """A state dict translated to our keys.
+    """A state dict translated to densevit's keys.
 
-    tensors: the tensors by our key. origins: the source keys of each tensor, by our key. left_out: source keys that are
-    not used, with the reason. zeros: our biases that the source lacks, set to zeros, with the reason. unknown: source
-    keys that match no line. errors: inconsistencies, a sentence each.
+    tensors: the tensors by densevit's key. origins: the source keys of each tensor, by densevit's key. left_out: unused
+    source keys, with the reason. zeros: biases that the source lacks, set to zeros, with the reason. unknown: source
+    keys that match no line. errors: inconsistencies, one sentence each.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -35,17 +35,17 @@ class Translation:
 
 
 def canonical(state: StateDict, layout: CheckpointLayout) -> dict[str, Tensor] | None:
-    """The state dict with the keys of the layout's lines: without its prefix, and in one spelling.
+    """The state dict with the keys of the layout's lines: without the layout's prefixes, in one spelling.
 
-    Returns None if marks are missing. A layout without marks takes any state dict.
+    Returns None if marks are missing. A layout without marks accepts any state dict.
     """
     spellings = _Table(layout.other_keys.spellings)
     for prefix in ("", *layout.other_keys.prefixes):
-        own = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-        if _has_all(own, layout.marks):
-            return own
-        respelt = {_respelt(key, spellings): tensor for key, tensor in own.items()} if spellings.entries else own
-        if respelt is not own and _has_all(respelt, layout.marks):
+        bare = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+        if _has_all(bare, layout.marks):
+            return bare
+        respelt = {_respelt(key, spellings): tensor for key, tensor in bare.items()} if spellings.entries else bare
+        if respelt is not bare and _has_all(respelt, layout.marks):
             return respelt
     return None
 
@@ -56,15 +56,15 @@ def _respelt(key: str, spellings: "_Table[str]") -> str:
 
 
 def translate(state: StateDict, layout: CheckpointLayout) -> Translation:
-    """Translates a state dict to our keys. Each source tensor is used exactly once, or listed."""
+    """Translates a state dict to densevit's keys. Each source tensor is used exactly once, or listed."""
     state, special = canonical(state, layout) or state, layout.special
     if special.rearrange is not None:
         state = special.rearrange.forward(state)
-    lines = _Table((line.theirs, line) for line in layout.lines if line.theirs != ZEROS)
+    lines = _Table((line.foreign_key, line) for line in layout.lines if line.foreign_key != ZEROS)
     copies, no_effect = _Table(special.copies.items()), _Table(special.no_effect.items())
     result, parts = Translation(), _Parts()
     for key, tensor in state.items():
-        original = next((_name(of).filled(values) for _, of, values in copies.matches(key)), key)
+        original = next((_name(original_name).filled(values) for _, original_name, values in copies.matches(key)), key)
         why = next((why for _, why, _ in no_effect.matches(key)), None)
         matches = lines.matches(key)
         if original != key and original in state:
@@ -78,21 +78,21 @@ def translate(state: StateDict, layout: CheckpointLayout) -> Translation:
         else:
             count = matches[0][0].parts
             chosen = {
-                theirs.part: (line, values) for theirs, line, values in reversed(matches) if theirs.parts == count
+                pattern.part: (line, values) for pattern, line, values in reversed(matches) if pattern.parts == count
             }
             if len(chosen) < count or (count > 1 and (tensor.ndim == 0 or len(tensor) % count)):
                 result.errors.append(f"{key}, {tuple(tensor.shape)}, does not have the {count} parts that lines name")
                 continue
             for part, (line, values) in sorted(chosen.items()):
-                if line.ours == ZEROS:
+                if line.key == ZEROS:
                     result.left_out[f"{key}[{part}/{count}]"] = "without effect"
                     continue
                 piece = tensor.chunk(count)[part] if count > 1 else tensor
                 try:
-                    parts.add(_name(line.ours), values, line.change.forward(piece) if line.change else piece, key)
+                    parts.add(_name(line.key), values, line.change.forward(piece) if line.change else piece, key)
                 except (RuntimeError, ValueError, IndexError) as error:
-                    result.errors.append(f"{key}, {tuple(tensor.shape)}, cannot be transformed to {line.ours}: {error}")
-    parts.join([_name(line.ours) for line in layout.lines if line.theirs == ZEROS], result)
+                    result.errors.append(f"{key}, {tuple(tensor.shape)}, cannot be transformed to {line.key}: {error}")
+    parts.join([_name(line.key) for line in layout.lines if line.foreign_key == ZEROS], result)
     for bias, why in special.zero_biases.items():
         weight = result.tensors.get(bias.removesuffix("bias") + "weight")
         if bias not in result.tensors and weight is not None:
@@ -101,25 +101,26 @@ def translate(state: StateDict, layout: CheckpointLayout) -> Translation:
 
 
 def translate_back(state: StateDict, layout: CheckpointLayout) -> tuple[dict[str, Tensor], list[str]]:
-    """Translates our state dict to their keys; returns it and our keys that match no line.
+    """Translates a state dict from densevit's keys to the layout's. Returns it and the keys that match no line.
 
-    Tensors without effect are not written, except zeros beside other parts; nor are `zero_biases` that are zeros.
-    Raises ValueError if tensors do not fit the layout.
+    Tensors without effect are left out, except zeros next to other parts; so are `zero_biases` that are zero. Raises
+    ValueError if tensors do not fit the layout.
     """
     special = layout.special
     lines = tuple(
-        Line(ours, theirs, change and Change(change.inverse, change.forward)) for theirs, ours, change in layout.lines
+        Line(line.key, line.foreign_key, line.change and Change(line.change.inverse, line.change.forward))
+        for line in layout.lines
     )
     state = {name: x for name, x in state.items() if name not in special.zero_biases or bool(x.any())}
     inverse = CheckpointLayout(layout.name, (), lines, layout.describe, special=SpecialTensors(special.missing))
     back = translate(state, inverse)
     if back.errors:
         raise ValueError(f"These tensors do not fit {layout.name}: {'; '.join(back.errors)}.")
-    for name, of in special.copies.items():
+    for name, original in special.copies.items():
         for key, tensor in list(back.tensors.items()):
-            values = _name(of).match(key)
+            values = _name(original).match(key)
             if values is not None:
-                with suppress(KeyError):  # a placeholder that only the copy has: its numbers are not known
+                with suppress(KeyError):  # a placeholder of the copy alone: its numbers are unknown
                     back.tensors[_name(name).filled(values)] = tensor
     return dict(special.rearrange.inverse(back.tensors) if special.rearrange else back.tensors), back.unknown
 
@@ -127,10 +128,10 @@ def translate_back(state: StateDict, layout: CheckpointLayout) -> tuple[dict[str
 def describe(
     state: StateDict, layout: CheckpointLayout, metadata: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """The config sections that build the model of a state dict with their keys. metadata: the checkpoint's metadata,
-    see `saved_options`.
+    """The config sections that build the model of a state dict in the layout's keys. metadata: the parameter of
+    `saved_options`.
 
-    Raises WeightsError if tensors are missing or of no known variant.
+    Raises WeightsError if tensors are missing or fit no variant.
     """
     try:
         sections = layout.describe(translate(state, layout).tensors)
@@ -146,7 +147,7 @@ def describe(
 
 
 def option_of(sections: Mapping[str, Any], name: str, absent: Any = None) -> Any:
-    """The value of an option by its full key, as "backbone.dilation"; `absent` if it is not given."""
+    """The value of an option by its full key, such as "backbone.dilation"; `absent` if it is not set."""
     value: Any = sections
     for key in name.split("."):
         value = value.get(key, absent) if isinstance(value, Mapping) else absent
@@ -156,23 +157,24 @@ def option_of(sections: Mapping[str, Any], name: str, absent: Any = None) -> Any
 def saved_options(
     state: StateDict, layout: CheckpointLayout, metadata: Mapping[str, Any], source: str = "the weights"
 ) -> dict[str, Any]:
-    """The options by full key, as "backbone.dilation", that no tensor with effect determines, but tables or metadata.
+    """Options by full key, such as "backbone.dilation", that follow from metadata or tables, not from weights.
 
     source: the name of the weights, for messages. Raises WeightsError for metadata with unexpected content.
     """
     try:
-        found = layout.options.saved(state, metadata)
+        options = layout.options.saved(state, metadata)
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise WeightsError(
-            f"config.json beside {source} is not that of a {layout.name} checkpoint ({one_line(error)}). "
+            f"config.json beside {source} does not describe a {layout.name} checkpoint ({one_line(error)}). "
             "Copy or download it again."
         ) from error
-    return {name: value for name, value in found.items() if name in layout.options.unsaved}
+    return {name: value for name, value in options.items() if name in layout.options.unsaved}
 
 
 def missing_because(name: str, layout: CheckpointLayout) -> str | None:
-    """Why a checkpoint of this layout never has the tensor we call `name`; None if it should have it."""
-    return next((why for own, why in layout.special.missing.items() if _name(own).match(name) is not None), None)
+    """Why checkpoints of this layout lack densevit's tensor `name`; None if they should contain it."""
+    missing = layout.special.missing.items()
+    return next((why for pattern, why in missing if _name(pattern).match(name) is not None), None)
 
 
 def _has_all(state: Collection[str], marks: Iterable[str]) -> bool:
@@ -189,33 +191,33 @@ class _Parts:
     def __init__(self) -> None:
         self.parts: dict[str, list[tuple[_Name, Tensor, str]]] = {}
 
-    def add(self, ours: "_Name", values: Mapping[str, str], tensor: Tensor, origin: str) -> None:
-        self.parts.setdefault(ours.filled(values), []).append((ours, tensor, origin))
+    def add(self, name: "_Name", values: Mapping[str, str], tensor: Tensor, origin: str) -> None:
+        self.parts.setdefault(name.filled(values), []).append((name, tensor, origin))
 
     def join(self, zeros: Sequence["_Name"], result: Translation) -> None:
         """Adds each tensor to `result.tensors`, with zeros for the parts named in `zeros`, or to `result.errors`."""
         for name, pieces in self.parts.items():
             result.origins[name] = [origin for _, _, origin in pieces]
             count = pieces[0][0].parts
-            own = {ours.part: tensor for ours, tensor, _ in pieces if ours.parts == count}
-            if len(own) < len(pieces):
+            by_part = {pattern.part: tensor for pattern, tensor, _ in pieces if pattern.parts == count}
+            if len(by_part) < len(pieces):
                 result.errors.append(f"{name} has too many source tensors: {', '.join(result.origins[name])}")
                 continue
             for zero in zeros:
                 if zero.parts == count and zero.match(name) is not None:
-                    own.setdefault(zero.part, torch.zeros_like(pieces[0][1]))
-            lacking = [str(part + 1) for part in range(count) if part not in own]
+                    by_part.setdefault(zero.part, torch.zeros_like(pieces[0][1]))
+            lacking = [str(part + 1) for part in range(count) if part not in by_part]
             if lacking:
                 result.errors.append(f"{name} lacks part {' and '.join(lacking)} of {count}")
             else:
-                result.tensors[name] = torch.cat([own[part] for part in range(count)]) if count > 1 else own[0]
+                result.tensors[name] = torch.cat([by_part[part] for part in range(count)]) if count > 1 else by_part[0]
 
 
 class _Name(NamedTuple):
     """A parsed key pattern: `blocks.{i}.qkv.*[0/3]`."""
 
     text: str  # with `{rest}` for the star
-    kind: str  # with # for placeholders and numbers, up to a star
+    skeleton: str  # with # for placeholders and numbers, up to a star
     pattern: re.Pattern[str]
     part: int = 0
     parts: int = 1
@@ -234,19 +236,21 @@ class _Table(Generic[T]):
 
     def __init__(self, entries: Iterable[tuple[str, T]]) -> None:
         self.entries = [(_name(name), entry) for name, entry in entries]
-        self.of_kind: dict[str, list[tuple[_Name, T]]] = {}
-        self.complete: dict[str, list[int]] = {}  # entries without a star, by kind
+        self.by_skeleton: dict[str, list[tuple[_Name, T]]] = {}
+        self.complete: dict[str, list[int]] = {}  # entries without a star, by skeleton
         self.starred: list[int] = []
         for i, (name, _) in enumerate(self.entries):
-            (self.starred if name.text.endswith("{rest}") else self.complete.setdefault(name.kind, [])).append(i)
+            (self.starred if name.text.endswith("{rest}") else self.complete.setdefault(name.skeleton, [])).append(i)
 
     def matches(self, key: str) -> list[tuple[_Name, T, dict[str, str]]]:
         """The entries whose pattern matches a key, with the values of the placeholders."""
-        kind = _kind(key)
-        if kind not in self.of_kind:
-            starred = [i for i in self.starred if kind.startswith(self.entries[i][0].kind)]
-            self.of_kind[kind] = [self.entries[i] for i in sorted([*self.complete.get(kind, ()), *starred])]
-        return [(name, entry, values) for name, entry in self.of_kind[kind] if (values := name.match(key)) is not None]
+        skeleton = _skeleton(key)
+        if skeleton not in self.by_skeleton:
+            starred = [i for i in self.starred if skeleton.startswith(self.entries[i][0].skeleton)]
+            entries = [self.entries[i] for i in sorted([*self.complete.get(skeleton, ()), *starred])]
+            self.by_skeleton[skeleton] = entries
+        matches = ((name, entry, name.match(key)) for name, entry in self.by_skeleton[skeleton])
+        return [(name, entry, values) for name, entry, values in matches if values is not None]
 
 
 @cache
@@ -254,16 +258,16 @@ def _name(name: str) -> _Name:
     sliced = re.fullmatch(r"(.*)\[(\d+)/(\d+)\]", name)
     text, part, count = (sliced[1], int(sliced[2]), int(sliced[3])) if sliced else (name, 0, 1)
     text = re.sub(r"\*$", "{rest}", text)
-    literal, *others = re.split(r"\{(\w+)\}", text)
+    literal, *slots_and_literals = re.split(r"\{(\w+)\}", text)
     pattern, groups = re.escape(literal), set[str]()
-    for slot, after in zip(others[::2], others[1::2], strict=True):
+    for slot, after in zip(slots_and_literals[::2], slots_and_literals[1::2], strict=True):
         group = f"(?P<{slot}>{'.*' if slot == 'rest' else '[0-9]+'})" if slot not in groups else f"(?P={slot})"
         pattern += group + re.escape(after)
         groups.add(slot)
-    return _Name(text, _kind(text.removesuffix("{rest}")), re.compile(pattern), part, count)
+    return _Name(text, _skeleton(text.removesuffix("{rest}")), re.compile(pattern), part, count)
 
 
 @lru_cache(maxsize=65536)
-def _kind(key: str) -> str:
-    """The key with # for each number and slot, the same for all blocks: `blocks.#.norm#.weight`."""
+def _skeleton(key: str) -> str:
+    """The key with # for each number and placeholder: `blocks.#.norm#.weight`."""
     return re.sub(r"(?:\{\w+\}|[0-9])+", "#", key)

@@ -1,4 +1,4 @@
-"""Classes of another project's classifier, from the number of rows and the names in the metadata."""
+"""Classes of another project's classifier, from its number of rows and the names in its metadata."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,45 +9,45 @@ from densevit.config import yaml_io
 from densevit.data.datasets.coco_json import color_of
 from densevit.interfaces import Class
 
-_BY_ROWS = {150: "ade20k", 19: "cityscapes"}  # what segmentation models are published for
+_BY_ROWS = {150: "ade20k", 19: "cityscapes"}  # data sets of published segmentation models
 _CITYSCAPES_THINGS = 24  # the first of their file ids
 
 
 def segmentation_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
     """The classes of a semantic classifier.
 
-    rows: their number. names: the names of the rows, if known. 150 rows are ADE20K's classes and 19 Cityscapes', with
-    the data set's order and names, unless less than half of `names` agree (projects differ in a few). Otherwise a class
-    has the name of its row, or its number, and its row as file id.
+    rows: the number of classifier rows. names: the names of the rows, if known. 150 rows are ADE20K and 19 Cityscapes,
+    with the data set's order and names, unless fewer than half of `names` agree (projects differ in a few). Otherwise
+    the name of a class is its row's name or number, and the file id is the row.
     """
-    if rows in _BY_ROWS and _agree(known := preset_classes(_BY_ROWS[rows]), names):
-        return known
-    return tuple(replace(one, thing=False) for one in numbered_classes(rows, names))
+    if rows in _BY_ROWS and _agree(preset := preset_classes(_BY_ROWS[rows]), names):
+        return preset
+    return tuple(replace(c, thing=False) for c in numbered_classes(rows, names))
 
 
 def panoptic_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
-    """The classes of a panoptic classifier, as `segmentation_classes`: 133 rows are COCO panoptic's classes, 150
-    ADE20K panoptic's, 19 Cityscapes'. Other classes are things, since a checkpoint does not tell.
+    """The classes of a panoptic classifier, as `segmentation_classes`: 133 rows are COCO panoptic, 150 ADE20K panoptic,
+    19 Cityscapes. Other classes are things, since a checkpoint does not tell.
     """
-    known = {133: coco_panoptic_classes, 150: ade20k_panoptic_classes, 19: cityscapes_panoptic_classes}.get(rows)
-    return known() if known is not None and _agree(known(), names) else numbered_classes(rows, names)
+    preset = {133: coco_panoptic_classes, 150: ade20k_panoptic_classes, 19: cityscapes_panoptic_classes}.get(rows)
+    return preset() if preset is not None and _agree(preset(), names) else numbered_classes(rows, names)
 
 
 def instance_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
-    """The classes of an instance classifier: 80 rows are COCO's, 100 the things of ADE20K panoptic, 365 Objects365's
-    and 366 a row for each of its file ids, from 0, of which 0 is no class.
+    """The classes of an instance classifier: 80 rows are COCO, 100 the things of ADE20K panoptic, 365 Objects365, and
+    366 Objects365 with a row for each file id from 0, where 0 is no class.
     """
-    known = {
+    preset = {
         80: coco_classes(),
-        100: tuple(one for one in ade20k_panoptic_classes() if one.thing),
+        100: tuple(c for c in ade20k_panoptic_classes() if c.thing),
         365: objects365_classes(),
         366: (Class("None", 0, color_of(0)), *objects365_classes()),
     }.get(rows)
-    return known if known is not None and _agree(known, names) else numbered_classes(rows, names)
+    return preset if preset is not None and _agree(preset, names) else numbered_classes(rows, names)
 
 
 def numbered_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
-    """A class for each row, with its row as file id: called by its name if there is one for each, else `class 0`."""
+    """One class per row, whose file id is the row and whose name is the row's, if all have one, else `class 0`."""
     named = len(names) == rows
     return tuple(Class(names[i].strip() if named else f"class {i}", i, color_of(i)) for i in range(rows))
 
@@ -55,7 +55,7 @@ def numbered_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
 @cache
 def coco_classes() -> tuple[Class, ...]:
     """COCO's 80 thing classes by ascending file id, 1 ... 90."""
-    ids = [(one.file_id + 1, one.name) for one in preset_classes("coco_stuff")]  # COCO's ids less 1; stuff above 91
+    ids = [(c.file_id + 1, c.name) for c in preset_classes("coco_stuff")]  # COCO's ids less 1; stuff above 91
     things = sorted((file_id, name) for file_id, name in ids if file_id <= 90)
     return tuple(Class(name, file_id, color_of(i)) for i, (file_id, name) in enumerate(things))
 
@@ -96,7 +96,7 @@ _COCO_STUFF = {
 @cache
 def cityscapes_panoptic_classes() -> tuple[Class, ...]:
     """Cityscapes' 19 classes: 11 kinds of stuff and 8 things."""
-    return tuple(replace(one, thing=one.file_id >= _CITYSCAPES_THINGS) for one in preset_classes("cityscapes"))
+    return tuple(replace(c, thing=c.file_id >= _CITYSCAPES_THINGS) for c in preset_classes("cityscapes"))
 
 
 @cache
@@ -105,12 +105,12 @@ def ade20k_panoptic_classes() -> tuple[Class, ...]:
     and 50 kinds of stuff.
     """
     return tuple(
-        replace(one, name=_ADE20K_NAMES.get(i, one.name), file_id=i, thing=i not in _ADE20K_STUFF)
-        for i, one in enumerate(preset_classes("ade20k"))
+        replace(c, name=_ADE20K_NAMES.get(i, c.name), file_id=i, thing=i not in _ADE20K_STUFF)
+        for i, c in enumerate(preset_classes("ade20k"))
     )
 
 
-_ADE20K_NAMES = {  # that differ from those of the preset
+_ADE20K_NAMES = {  # where they differ from the preset
     8: "window", 37: "tub", 38: "rail", 87: "street lamp", 89: "tv", 90: "plane", 92: "clothes", 109: "pool",
     113: "falls", 138: "trash can",
 }  # fmt: skip
@@ -130,10 +130,10 @@ def preset_classes(preset: str) -> tuple[Class, ...]:
     return LabelValues(options["classes"], Ignored(**options.get("ignore", {}))).classes
 
 
-def _agree(known: Sequence[Class], names: Sequence[str]) -> bool:
-    """Whether at least half of the names are those of the classes, if there is one for each."""
-    alike = sum(_plain(one.name) == _plain(name) for one, name in zip(known, names, strict=False))
-    return len(names) != len(known) or 2 * alike >= len(known)
+def _agree(classes: Sequence[Class], names: Sequence[str]) -> bool:
+    """Whether at least half of the names match; True if there is not one name per class."""
+    alike = sum(_plain(c.name) == _plain(name) for c, name in zip(classes, names, strict=False))
+    return len(names) != len(classes) or 2 * alike >= len(classes)
 
 
 def _plain(name: str) -> str:

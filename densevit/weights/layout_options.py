@@ -1,4 +1,4 @@
-"""The options with which another project's code computes, for the model that its weights are loaded into."""
+"""Options that another project's code computes with, applied to the model that loads its weights."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ from densevit import registry
 from densevit.config import BackboneSection, HeadSection
 from densevit.config.values import OpenSection
 from densevit.errors import WeightsError
-from densevit.registry.options import GIVEN, default_of
+from densevit.registry.plugin_options import POSITIONAL_ARGUMENTS, default_of
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint
 from densevit.weights.key_mapping import option_of
 
@@ -21,14 +21,14 @@ _ASSUMED = "these weights are assumed to have"
 class PartWeights(NamedTuple):
     """The weights of a part of a model.
 
-    key: the key of the part's section: "backbone", "heads.NAME" or "heads.NAME.neck". theirs: the key of that section
-    in what the layout describes. complete: whether a head has weights of the same checkpoint as the backbone. adapted:
-    whether a head replaces tensors of weights with other options (`SupportsReplacedTensors`): they are no mistake then.
-    resizes: whether tensors of the backbone, such as a position table, have other shapes.
+    key: the key of the part's section: "backbone", "heads.NAME" or "heads.NAME.neck". layout_key: the key of that
+    section in the layout's description. complete: whether a head loads weights of the same checkpoint as the backbone.
+    adapted: whether the head replaces tensors of weights with other options (`SupportsReplacedTensors`), so that other
+    options are no mistake. resizes: whether tensors of the backbone, such as a position table, are resized.
     """
 
     key: str
-    theirs: str
+    layout_key: str
     checkpoint: TranslatedCheckpoint
     complete: bool = False
     adapted: bool = False
@@ -41,25 +41,25 @@ class PartWeights(NamedTuple):
 
 
 def layout_options(weights: PartWeights, section: OpenSection) -> tuple[dict[str, Any], list[str]]:
-    """The options with which the authors' code computes, where a section has none, and a line for each of them and for
-    each other value of the section's.
+    """Options of the authors' code for a section that does not set them, and a line for each of them and for each
+    option that the section sets to another value.
 
-    These are the project defaults of the layout and the options that tensors do not determine; of a head, all that the
-    layout describes; of a backbone whose tensors are resized, also all that it describes.
+    These options are the layout's project defaults and the options that tensors do not determine; for a head, and for a
+    backbone with resized tensors, all options that the layout describes.
     """
     name: str = getattr(section, "name")  # noqa: B009  # of a plugin's section
     plugin, options, lines = registry.load(weights.group, name), section.options, list[str]()
     for path, value, listed in _implied(weights, name):
         try:
-            default = default_of(plugin, GIVEN[weights.group], path)
-        except LookupError:  # this plugin has no such option
+            default = default_of(plugin, POSITIONAL_ARGUMENTS[weights.group], path)
+        except LookupError:  # not an option of this plugin
             continue
-        given = option_of(options, ".".join(path), _ABSENT)
-        here, there = (default if x is _ABSENT else x for x in (given, value))
-        if _plain(here) == _plain(there) or (given is not _ABSENT and not listed):
+        set_value = option_of(options, ".".join(path), _ABSENT)
+        here, there = (default if x is _ABSENT else x for x in (set_value, value))
+        if _plain(here) == _plain(there) or (set_value is not _ABSENT and not listed):
             continue
         key, why = ".".join((weights.key, *path)), _why(weights, path)
-        if given is _ABSENT:
+        if set_value is _ABSENT:
             options = _with(options, path, there)
             lines.append(f"{key} is {_shown(there)} in place of {_shown(here)}: {why} it.")
         else:
@@ -69,46 +69,46 @@ def layout_options(weights: PartWeights, section: OpenSection) -> tuple[dict[str
 
 
 def _implied(weights: PartWeights, plugin: str) -> Iterator[tuple[Path, Any, bool]]:
-    """Yields the options of the authors' model, with their values, and whether the layout has them among its project
-    defaults or as options that tensors do not determine. plugin: the name of our part's. _ABSENT: its default.
+    """Yields the path and value of each option of the authors' model, and whether the layout lists it as a project
+    default or as an option that tensors do not determine. Value _ABSENT: the plugin's default. plugin: the part's name.
     """
     layout = weights.checkpoint.layout
     assert layout is not None
     try:
-        section = option_of(weights.checkpoint.describe(), weights.theirs)
-    except WeightsError:  # incomplete, which `weights_allow` permits
+        section = option_of(weights.checkpoint.describe(), weights.layout_key)
+    except WeightsError:  # an incomplete checkpoint, which `weights_allow` permits
         return
     if not isinstance(section, Mapping):
         return
     described = dict(_leaves({key: value for key, value in section.items() if key not in _RESERVED}))
-    prefix, of_backbone = f"{weights.theirs}.", weights.group == "backbones"
-    own = layout.options
-    names = [f"backbone.{name}" if "." not in name else name for name in own.project_defaults]
-    listed = {name.removeprefix(prefix) for name in (*names, *own.unsaved) if name.startswith(prefix)}
-    if of_backbone and weights.complete:
-        listed |= {name for name in own.runtime if (name,) in described}
+    prefix, is_backbone = f"{weights.layout_key}.", weights.group == "backbones"
+    layout_options = layout.options
+    names = [f"backbone.{name}" if "." not in name else name for name in layout_options.project_defaults]
+    listed = {name.removeprefix(prefix) for name in (*names, *layout_options.unsaved) if name.startswith(prefix)}
+    if is_backbone and weights.complete:
+        listed |= {name for name in layout_options.runtime if (name,) in described}
     for name in sorted(listed):
         path = tuple(name.split("."))
-        if path in described or (name in own.project_defaults and name not in own.runtime):
+        if path in described or (name in layout_options.project_defaults and name not in layout_options.runtime):
             yield path, described.get(path, _ABSENT), True
-    if section.get("name") != plugin or (of_backbone and not weights.resizes):
+    if section.get("name") != plugin or (is_backbone and not weights.resizes):
         return
     for path, value in described.items():
-        if ".".join(path) not in listed and not (of_backbone and path[0] in own.runtime):
+        if ".".join(path) not in listed and not (is_backbone and path[0] in layout_options.runtime):
             yield path, value, False
 
 
 def _why(weights: PartWeights, path: Path) -> str:
     layout = weights.checkpoint.layout
     assert layout is not None
-    name = ".".join((weights.theirs, *path))
+    name = ".".join((weights.layout_key, *path))
     if name in weights.checkpoint.options:
         return "these weights were trained with"
     return _ASSUMED if name in layout.options.unsaved else f"{layout.name} computes with"
 
 
 def _leaves(section: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yields the options of a section and of the sections in it."""
+    """Yields the path and value of each option, recursively."""
     for key, value in section.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, (*path, key))
@@ -117,13 +117,13 @@ def _leaves(section: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path,
 
 
 def _with(options: Mapping[str, Any], path: Path, value: Any) -> dict[str, Any]:
-    """The options with another value of one of them."""
+    """The options with one value replaced."""
     key, *inner = path
     return {**options, key: _with(options.get(key) or {}, tuple(inner), value) if inner else value}
 
 
 def _plain(value: Any) -> Any:
-    """The value, a config's list as a tuple."""
+    """The value; a list as a tuple."""
     return tuple(value) if isinstance(value, list) else value
 
 

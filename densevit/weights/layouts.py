@@ -18,26 +18,26 @@ def names() -> list[str]:
 
 
 def find(name: str) -> CheckpointLayout:
-    """The layout, or the variant of one, with a name; or by "module:LAYOUT", which needs no entry point.
+    """The layout or variant with a name; or a layout "module:LAYOUT", which needs no entry point.
 
-    Raises WeightsError with the nearest known name; PluginError if it cannot be loaded.
+    Raises WeightsError with the nearest name; PluginError if the layout cannot be loaded.
     """
     if ":" in name or name in names():
         layout: CheckpointLayout = registry.load("checkpoints", name)
         if ":" not in name and layout.name != name:
             raise PluginError(
-                f"The checkpoint layout {name!r} is called {layout.name!r} in its module; expected the entry point's "
+                f"The checkpoint layout {name!r} is named {layout.name!r} in its module; expected the entry point's "
                 "name."
             )
         return layout
-    known = {layout.name: layout for layout in every()}
-    if name not in known:
-        raise WeightsError(f"Unknown layout {name!r}.{did_you_mean(name, known)}")
-    return known[name]
+    layouts = {layout.name: layout for layout in every()}
+    if name not in layouts:
+        raise WeightsError(f"Unknown layout {name!r}.{did_you_mean(name, layouts)}")
+    return layouts[name]
 
 
 def every() -> Iterator[CheckpointLayout]:
-    """Yields all layouts that can be loaded, each before its variants. Warns of those that cannot."""
+    """Yields all layouts, each before its variants. Warns of layouts that cannot be loaded."""
     for name in names():
         try:
             layout = find(name)
@@ -48,33 +48,31 @@ def every() -> Iterator[CheckpointLayout]:
 
 
 def backbone_lines(name: str, prefix: str) -> tuple[Line, ...]:
-    """The lines of a backbone's layout for complete models.
-
-    prefix: the prefix of the backbone's keys there, with the dot.
-    """
-    return tuple(Line(prefix + line.theirs, f"backbone.{line.ours}", line.change) for line in find(name).lines)
+    """The lines of a backbone's layout for complete models. prefix: the prefix of the backbone's keys there, with the
+    dot."""
+    return tuple(Line(prefix + line.foreign_key, f"backbone.{line.key}", line.change) for line in find(name).lines)
 
 
 def backbone_rearrangement(layout: CheckpointLayout, prefix: str) -> Rearrangement:
-    """The rearrangement of a backbone's layout for complete models. prefix: the argument of `backbone_lines`."""
-    own = layout.special.rearrange
-    assert own is not None
+    """The rearrangement of a backbone's layout for complete models. prefix: the parameter of `backbone_lines`."""
+    rearrange = layout.special.rearrange
+    assert rearrange is not None
 
     def inside(change: Callable[[StateDict], StateDict], state: StateDict) -> StateDict:
         backbone = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
-        others = {key: x for key, x in state.items() if not key.startswith(prefix)}
-        return {**{prefix + key: x for key, x in change(backbone).items()}, **others}
+        rest = {key: x for key, x in state.items() if not key.startswith(prefix)}
+        return {**{prefix + key: x for key, x in change(backbone).items()}, **rest}
 
-    return Rearrangement(partial(inside, own.forward), partial(inside, own.inverse))
+    return Rearrangement(partial(inside, rearrange.forward), partial(inside, rearrange.inverse))
 
 
 def recognise(
     tensors: StateDict, source: str = "checkpoint", metadata: Mapping[str, Any] = MappingProxyType({})
 ) -> CheckpointLayout:
-    """The layout whose marks are all among a checkpoint's keys; among several, the one with the most marks.
+    """The layout with all marks among a checkpoint's keys; of several, the one with the most marks.
 
-    metadata: the checkpoint's metadata, see `CheckpointLayout`. Layouts that cannot be loaded are skipped with a
-    warning. Raises WeightsError if there is none, or two have equally many marks.
+    metadata: the metadata that a `CheckpointLayout` reads. Skips layouts that cannot be loaded, with a warning. Raises
+    WeightsError if no layout matches, or if two have equally many marks.
     """
     matching = [layout for layout in every() if _is_of(tensors, layout, metadata)]
     most = max((len(layout.marks) for layout in matching), default=0)
@@ -83,34 +81,34 @@ def recognise(
         return best[0]
     keys = list(tensors)
     shown = ", ".join([*keys[:3], *(["..."] if len(keys) > 6 else []), *keys[3:][-3:]])
-    found = f"{source} has {len(keys)} tensors ({shown}), which"
+    summary = f"{source} has {len(keys)} tensors ({shown}), which"
     if best:
         equal = " and ".join(layout.name for layout in best)
-        raise WeightsError(f"{found} match {equal}. Name the layout with `densevit convert {source} OUT --as NAME`.")
+        raise WeightsError(f"{summary} match {equal}. Name the layout with `densevit convert {source} OUT --as NAME`.")
     raise WeightsError(
-        f"{found} match no known layout. `densevit plugins` lists the projects whose checkpoints can be read; name one "
+        f"{summary} match no known layout. `densevit plugins` lists the readable projects; name one "
         f"with `densevit convert {source} OUT --as NAME`."
     )
 
 
-def of_variant(
+def matching_variant(
     layout: CheckpointLayout, tensors: StateDict, metadata: Mapping[str, Any] = MappingProxyType({})
 ) -> CheckpointLayout:
-    """The one of a layout and its variants that a checkpoint is of; the layout itself if none has all marks."""
-    matching = [one for one in (layout, *layout.variants) if _is_of(tensors, one, metadata)]
-    return max(matching, key=lambda one: len(one.marks), default=layout)
+    """The most specific of a layout and its variants that match a checkpoint; the layout itself if none does."""
+    matching = [variant for variant in (layout, *layout.variants) if _is_of(tensors, variant, metadata)]
+    return max(matching, key=lambda variant: len(variant.marks), default=layout)
 
 
 def same_tensors(layout: CheckpointLayout) -> list[str]:
-    """The names of other layouts with the same marks, whose checkpoints differ in what tensors do not tell."""
-    return [one.name for one in every() if one.marks == layout.marks and one.name != layout.name]
+    """The names of other layouts with the same marks: tensors do not tell them apart."""
+    return [other.name for other in every() if other.marks == layout.marks and other.name != layout.name]
 
 
 def by_name_only(tensors: StateDict, metadata: Mapping[str, Any]) -> bool:
-    """`CheckpointLayout.fits` of a variant whose checkpoints differ in nothing from another's."""
+    """`CheckpointLayout.fits` of a variant that only its name selects."""
     return False
 
 
 def _is_of(tensors: StateDict, layout: CheckpointLayout, metadata: Mapping[str, Any]) -> bool:
-    own = canonical(tensors, layout) if layout.marks else None
-    return own is not None and (layout.fits is None or layout.fits(own, metadata))
+    state = canonical(tensors, layout) if layout.marks else None
+    return state is not None and (layout.fits is None or layout.fits(state, metadata))

@@ -1,4 +1,4 @@
-"""What licences of published weights permit, in a sentence. Not legal advice: the licence itself decides."""
+"""Sentences on what licences of published weights permit. Not legal advice: read the licence itself."""
 
 import re
 
@@ -8,15 +8,15 @@ _PERMISSIVE = {  # SPDX identifiers, in lower case
     *("apache-2.0", "mit", "mit-0", "0bsd", "bsd-2-clause", "bsd-3-clause", "isc", "zlib", "unlicense", "cc0-1.0"),
     *("cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0"),
 }
-_SOURCE = re.compile(  # that states it: a repository, an organisation or a package
+_SOURCE = re.compile(  # where the licence is stated: a repository, an organisation or a package
     r" \((?:[\w.-]+/[\w.-]+(?:: [\w ]+)?|[\w.-]+ on the hugging face hub|(?:[\w.-]+ of )?[\w.-]+ \d[\w.]*)\)$"
 )
 _NON_COMMERCIAL = re.compile(r"cc-by-nc|non[- ]?commercial|research[- ]only|apple-amlr")
 
 
 def permits_commercial_use(licence: str | None) -> bool:
-    """Whether it is the SPDX identifier of a permissive licence, alone or with the source that states it, as in "MIT
-    (isl-org/DPT)". Any other text is not known to be permissive."""
+    """Whether `licence` is the SPDX identifier of a permissive licence, alone or with its source as in "MIT
+    (isl-org/DPT)". False for any other text."""
     name = (licence or "").lower()
     return _SOURCE.sub("", name) in _PERMISSIVE and _NON_COMMERCIAL.search(name) is None
 
@@ -30,7 +30,7 @@ def in_words(licence: str | None) -> str:
     if permits_commercial_use(name):
         return ""
     if name in (UNKNOWN, "none", ""):
-        return "What it permits is not known: ask the authors before you publish or sell what you train from it."
+        return "Its terms are unknown: ask the authors before you publish or sell what you train from it."
     if _NON_COMMERCIAL.search(name):
         return "Not for commercial use, and neither is what you train from it."
     return "Not known to be permissive: read it before you publish or sell weights."

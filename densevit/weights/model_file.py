@@ -23,7 +23,7 @@ from densevit.model import (
 from densevit.model.lora import merged_state
 from densevit.paths import user_path
 from densevit.weights.checkpoint_io import read as read_checkpoint
-from densevit.weights.state import (
+from densevit.weights.state_dict_io import (
     FORMAT,
     check_format,
     header,
@@ -44,31 +44,31 @@ def save(
     state: Mapping[str, Tensor] | None = None,
     step: int | None = None,
 ) -> None:
-    """Writes a model file: tensors, and in the header the classes, the config and the format version.
+    """Writes a model file: the tensors, and classes, config and format version in the header. LoRA adapters are merged.
 
-    sections: the config, or the sections of a model without one; None: its own. Of a model without
-    heads the backbone is written. state: the state dict of the model, where this process holds a part of it only. step:
-    the step of its training. LoRA's adapters are merged.
+    sections: the config, or the sections of a model without one; None: the model's sections. state: the complete state
+    dict of a model that this process holds a part of. step: the training step. Of a model without heads, writes the
+    backbone.
 
-    Raises WeightsError for a model whose plugins and options are not known.
+    Raises WeightsError for a model built from parts, whose plugins and options are unknown.
     """
     if sections is None and model.sections is not None:
         sections = model.sections.model_copy(update={"data": model.training_data})
     if sections is None:
         raise WeightsError(
-            f"{path}: this DenseModel was built from its parts, so that the plugins and options to build it again are "
-            "not known. Fix: build it with densevit.create_model(...), or save model.state_dict() with torch.save."
+            f"{path}: this DenseModel was built from its parts, so the plugins and options that rebuild it are "
+            "unknown. Fix: build it with densevit.create_model(...), or save model.state_dict() with torch.save."
         )
     if not model.heads:
-        own = sections.backbone
-        of_images = ("channels", "adapted_stem", "mean", "std")
-        normalisation = {key: value for key in of_images if (value := own.model_dump()[key])}
+        backbone = sections.backbone
+        image_keys = ("channels", "adapted_stem", "mean", "std")
+        normalisation = {key: value for key in image_keys if (value := backbone.model_dump()[key])}
         return save_backbone(
             model.backbone,
-            {"name": own.name, **own.options, **normalisation},
+            {"name": backbone.name, **backbone.options, **normalisation},
             user_path(path),
             model.licences,
-            own.lora,
+            backbone.lora,
             step,
         )
     state = merged_state(model.state_dict() if state is None else state, sections.backbone.lora)
@@ -76,15 +76,15 @@ def save(
 
 
 def entries(model: DenseModel, sections: ModelSections) -> dict[str, str]:
-    """The header of a model's file, from which `from_state` builds it again. sections: the argument of `save`."""
-    classes = {name: [asdict(c) for c in own] for name, own in model.classes.items()}
-    found: dict[str, Any] = {"format": "densevit", "format_version": FORMAT, "classes": classes}
-    found["config"] = configs.dump(sections)
+    """The header of a model file, which `from_state` reads. sections: the parameter of `save`."""
+    classes = {name: [asdict(c) for c in head_classes] for name, head_classes in model.classes.items()}
+    values: dict[str, Any] = {"format": "densevit", "format_version": FORMAT, "classes": classes}
+    values["config"] = configs.dump(sections)
     if model.licences:
-        found["licences"] = model.licences
+        values["licences"] = model.licences
     if model.score_thresholds:
-        found["score_thresholds"] = model.score_thresholds
-    return header(found)
+        values["score_thresholds"] = model.score_thresholds
+    return header(values)
 
 
 def save_backbone(
@@ -95,9 +95,9 @@ def save_backbone(
     lora: LoraSection | None = None,
     step: int | None = None,
 ) -> None:
-    """Writes a model file of a backbone only, with the key prefix `backbone.`. section: the section of its config.
-    licences: the licences of its weights by source. lora: the options of its adapters, which are merged. step: the step
-    of its training.
+    """Writes a model file of a backbone, with the key prefix `backbone.`. section: the backbone's config section.
+    licences: licences of its weights by source. lora: options of its adapters, which are merged. step: the training
+    step.
     """
     config = yaml_io.write({"backbone": dict(section)})
     values: dict[str, Any] = {"format": "densevit", "format_version": FORMAT, "part": "backbone", "config": config}
@@ -122,10 +122,10 @@ def _step(step: int | None) -> dict[str, str]:
 
 
 def load(run: str | Path, trust: bool = False) -> DenseModel:
-    """The model of a run folder or a model file, in evaluation mode on the CPU.
+    """Loads the model of a run folder or a model file, in evaluation mode on the CPU.
 
-    trust: whether the file may name a `module:Class`, whose code then runs; of a folder, its config.yaml may. Raises
-    WeightsError if there is no model, or it is incomplete, and ConfigError for a class without trust.
+    trust: whether the file, or config.yaml of the folder, may name a `module:Class`, whose code then runs. Raises
+    WeightsError for a missing or incomplete model, and ConfigError for a class without trust.
     """
     state, entries, path = _read(run)
     return from_state(state, entries, path, trust, _folder(run))
@@ -138,24 +138,21 @@ def from_state(
     trust: bool = False,
     run: Path | None = None,
 ) -> DenseModel:
-    """The model of a state dict and the header of its file. source: the file, for messages. trust: whether it may
-    name a `module:Class`. run: the argument of `config.check_no_code`.
+    """Builds the model of a state dict and its file's header. source: the file, for messages. trust: whether the header
+    may name a `module:Class`. run: the parameter of `config.check_no_code`.
     """
-    found = described(entries, source, trust, run)
+    description = described(entries, source, trust, run)
     try:
-        model = build_from_sections(found.sections, found.classes, pretrained=False)
+        model = build_from_sections(description.sections, description.classes, pretrained=False)
     except DensevitError as error:
         raise WeightsError(f"{source}: the model in its header cannot be built: {error}") from error
-    load_state(model, merged_state(state, found.sections.backbone.lora), source)
-    model.licences, model.score_thresholds = found.licences, found.score_thresholds
+    load_state(model, merged_state(state, description.sections.backbone.lora), source)
+    model.licences, model.score_thresholds = description.licences, description.score_thresholds
     return model.eval()
 
 
 class Description(NamedTuple):
-    """What the header of a file tells about its model.
-
-    classes, score_thresholds: the classes and the score threshold of each head.
-    """
+    """The header of a model file. classes, score_thresholds: one entry per head."""
 
     sections: ModelSections
     classes: Mapping[str, Sequence[Class]]
@@ -164,7 +161,7 @@ class Description(NamedTuple):
 
 
 def described(entries: Mapping[str, str], source: str, trust: bool = False, run: Path | None = None) -> Description:
-    """Reads a header of `entries`. Parameters as of `from_state`; raises WeightsError for an invalid header."""
+    """Reads a header. Parameters as of `from_state`. Raises WeightsError for an invalid header."""
     check_format(entries.get("format_version"), source)
     if entries.get("part") == "backbone":
         raise WeightsError(f"{source}: contains only a backbone. Train with `backbone.weights={source}`.")
@@ -172,7 +169,7 @@ def described(entries: Mapping[str, str], source: str, trust: bool = False, run:
         values = configs.values_of_file(entries["config"], source)
         complete = "trainer" in values
         classes = _CLASSES.validate_json(entries["classes"])
-        thresholds, of_weights = score_thresholds(entries), licences(entries)
+        thresholds, weight_licences = score_thresholds(entries), licences(entries)
     except (LookupError, TypeError, AttributeError, ValidationError, RecursionError) as error:
         raise WeightsError(
             f"{source}: its header is corrupt ({one_line(error)}). Copy it again, or train again."
@@ -181,16 +178,16 @@ def described(entries: Mapping[str, str], source: str, trust: bool = False, run:
         configs.check_no_code(values, source, run)
     sections = configs.from_file(values, source) if complete else configs.model_sections(values, source)
     thresholds = {name: score for name, score in thresholds.items() if name in sections.heads}
-    return Description(sections, classes, thresholds, of_weights)
+    return Description(sections, classes, thresholds, weight_licences)
 
 
 def score_thresholds(entries: Mapping[str, str]) -> dict[str, float]:
-    """The score thresholds of a header, by head; empty if it has none. Raises ValueError for other values."""
+    """The score thresholds in a header, by head. Raises ValueError for invalid values."""
     return _THRESHOLDS.validate_json(entries.get("score_thresholds", "{}"))
 
 
 def load_backbone(run: str | Path, trust: bool = False) -> tuple[Backbone, BackboneSection]:
-    """The backbone of a run or of a file from `save_backbone`, in evaluation mode, and its section."""
+    """Loads the backbone of a run or of a file by `save_backbone`, in evaluation mode. Returns it and its section."""
     state, entries, path = _read(run)
     check_format(entries.get("format_version"), path)
     values = configs.values_of_file(entries.get("config", ""), path).get("backbone")
@@ -205,7 +202,7 @@ def load_backbone(run: str | Path, trust: bool = False) -> tuple[Backbone, Backb
 
 
 def _folder(run: str | Path) -> Path | None:
-    """The folder of a run, if it is named by its folder."""
+    """The run's folder; None if `run` is a file."""
     path = user_path(run)
     return path if path.is_dir() else None
 
@@ -213,10 +210,10 @@ def _folder(run: str | Path) -> Path | None:
 def _read(run: str | Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
     """The tensors, the header and the name of a run's model file."""
     file = str(run) if _folder(run) is None else f"{run}/model.safetensors"
-    found = read_checkpoint(run)
-    if found.header.get("format") != "densevit":
+    checkpoint = read_checkpoint(run)
+    if checkpoint.header.get("format") != "densevit":
         raise WeightsError(
-            f"{file}: a checkpoint of {len(found.tensors)} tensors without a densevit header, not a run's model file. "
+            f"{file}: a checkpoint of {len(checkpoint.tensors)} tensors without a densevit header. "
             f"Make a run of it with `densevit convert {run} OUT`, or train with `weights={run}`."
         )
-    return found.tensors, found.header, file
+    return checkpoint.tensors, checkpoint.header, file

@@ -8,7 +8,7 @@ from typing import Any
 from densevit.errors import WeightsError
 
 FORM = "package:NAME[/FILE]"
-_APACHE = (  # the notice of the licence's appendix, with which a licence file ends; nothing is added to it
+_APACHE = (  # the notice at the end of an unmodified Apache-2.0 licence file
     'Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance '
     "with the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0 Unless "
     "required by applicable law or agreed to in writing, software distributed under the License is distributed on an "
@@ -21,8 +21,7 @@ _SUFFIXES = (".pth", ".pt", ".pyth", ".bin", ".npz", ".safetensors")
 def weights_file(source: str, name: str) -> tuple[Path, dict[str, Any]]:
     """The weights file of a package, and its metadata as in `Checkpoint`. The package is not imported.
 
-    name: the name of the package, in which "-" and "_" are equal; with "/FILE", a path in the package, if it has
-    several.
+    name: the package's name, where "-" and "_" are equal; with "/FILE" the path inside a package with several files.
     """
     package, _, wanted = name.partition("/")
     module = package.replace("-", "_")
@@ -43,20 +42,20 @@ def weights_file(source: str, name: str) -> tuple[Path, dict[str, Any]]:
 
 
 def _licence(module: str) -> str:
-    """The licence in the package's metadata, or that of its licence file: Apache-2.0 for a file with its notice, or
-    else the first line; "" if neither states one."""
+    """The licence from the package's metadata, or else from its licence file: Apache-2.0 if the file ends with its
+    notice, otherwise the first line; "" if neither states a licence."""
     try:
         distribution = metadata.distribution(module)
     except metadata.PackageNotFoundError:
         return ""
-    of_package = f"{distribution.metadata['Name']} {distribution.version}"
+    package = f"{distribution.metadata['Name']} {distribution.version}"
     for field in ("License-Expression", "License"):
         stated = distribution.metadata[field].strip() if field in distribution.metadata else ""
         if stated and stated.upper() != "UNKNOWN":
-            return f"{stated.splitlines()[0]} ({of_package})"
+            return f"{stated.splitlines()[0]} ({package})"
     for file in distribution.files or ():
         if file.name.upper().startswith(("LICENSE", "LICENCE")) and any(".dist-info" in part for part in file.parts):
             text = Path(str(file.locate())).read_text("utf-8", errors="replace").strip()
             name = "Apache-2.0" if " ".join(text.split()).endswith(_APACHE) else text.partition("\n")[0].strip()
-            return f"{name} ({file.name} of {of_package})" if text else ""
+            return f"{name} ({file.name} of {package})" if text else ""
     return ""

@@ -1,8 +1,8 @@
 """Preprocessing and class names of a checkpoint, read from the metadata that comes with its tensors.
 
 Each function returns a dict with any of these keys: `mean` and `std`, of pixels in 0 ... 1; `channel_order`, only if it
-is "bgr"; `classes`, the class names by row of the classifier; `config`, the content of config.json, or of timm's
-`pretrained_cfg` the `architecture`; `licence`, of the model card or timm's `pretrained_cfg`.
+is "bgr"; `classes`, class names by row of the classifier; `config`, the content of config.json, or the `architecture`
+of timm's `pretrained_cfg`; `licence`, from the model card or timm's `pretrained_cfg`.
 """
 
 import json
@@ -16,25 +16,25 @@ from densevit.errors import WeightsError, one_line
 
 # Files of the Hugging Face Hub, written by transformers and timm: the model's config and its image processor's.
 CONFIG = "config.json"
-CARD = "README.md"  # with a head of YAML
+CARD = "README.md"  # with YAML front matter
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
-def of_folder(folder: Path) -> dict[str, Any]:
+def folder_metadata(folder: Path) -> dict[str, Any]:
     """The metadata in a Hub folder's JSON files; empty if there are none. Raises WeightsError for an invalid file."""
     file = folder / CONFIG
     try:
         config = _json(file)
-        metadata = of_timm(config.get("pretrained_cfg") or {}) | _label_names(config.get("id2label") or {})
+        metadata = timm_metadata(config.get("pretrained_cfg") or {}) | _label_names(config.get("id2label") or {})
         if config:
             metadata["config"] = {**metadata.get("config", {}), **config}
         if name := licence(folder / CARD):
             metadata["licence"] = name
         for file in (folder / name for name in PREPROCESSORS):
-            found = _json(file)
-            found = found.get("image_processor", found)
-            if isinstance(found, Mapping) and ("image_mean" in found or "do_rescale" in found):
-                return metadata | of_transformers(found)
+            processor = _json(file)
+            processor = processor.get("image_processor", processor)
+            if isinstance(processor, Mapping) and ("image_mean" in processor or "do_rescale" in processor):
+                return metadata | transformers_metadata(processor)
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
         raise WeightsError(
             f"{file}: not in the format of transformers or timm ({one_line(error)}). Copy or download it again."
@@ -42,9 +42,9 @@ def of_folder(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def of_transformers(processor: Mapping[str, Any]) -> dict[str, Any]:
-    """Mean and std of pixels in 0 ... 1 from transformers' image processor, which computes
-    `(p * rescale_factor - image_mean) / image_std` for pixels p in 0 ... 255."""
+def transformers_metadata(processor: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean and std of pixels in 0 ... 1 for transformers' image processor, which computes
+    `(p * rescale_factor - image_mean) / image_std` from pixels p in 0 ... 255."""
     white = 255.0  # a white pixel's value before image_mean is subtracted
     if processor.get("do_rescale", True):
         white *= float(processor.get("rescale_factor", 1 / 255))
@@ -65,7 +65,7 @@ def of_transformers(processor: Mapping[str, Any]) -> dict[str, Any]:
     return metadata
 
 
-def of_timm(config: Mapping[str, Any]) -> dict[str, Any]:
+def timm_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata in timm's `pretrained_cfg`."""
     metadata: dict[str, Any] = {key: _three(config[key]) for key in ("mean", "std") if config.get(key)}
     if config.get("license"):
@@ -78,8 +78,8 @@ def of_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     return metadata
 
 
-def of_torchvision(weights: Any) -> dict[str, Any]:
-    """The metadata of a torchvision weights entry: its transforms' and its `meta`."""
+def torchvision_metadata(weights: Any) -> dict[str, Any]:
+    """The metadata of a torchvision weights entry, from its transforms and `meta`."""
     transforms = weights.transforms()
     metadata: dict[str, Any] = {
         key: _three(getattr(transforms, key)) for key in ("mean", "std") if hasattr(transforms, key)
@@ -89,33 +89,33 @@ def of_torchvision(weights: Any) -> dict[str, Any]:
     return metadata
 
 
-def of_checkpoint(content: Mapping[Any, Any]) -> dict[str, Any]:
-    """The class names in the `meta` of an OpenMMLab checkpoint or the `args` of RF-DETR's, and its `model_config`."""
+def checkpoint_metadata(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """Class names in `meta` of an OpenMMLab checkpoint or `args` of an RF-DETR checkpoint, and its `model_config`."""
     meta, args, model = (content.get(key) for key in ("meta", "args", "model_config"))
-    found = {"model_config": model} if isinstance(model, Mapping) else {}
+    metadata = {"model_config": model} if isinstance(model, Mapping) else {}
     names = args.get("class_names") if isinstance(args, Mapping) else None
     if isinstance(meta, Mapping):
         meta = {**meta, **(meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), Mapping) else {})}
         names = meta.get("classes", meta.get("CLASSES"))
     if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
-        return found
-    return {**found, "classes": list(names)}
+        return metadata
+    return {**metadata, "classes": list(names)}
 
 
 def licence(card: Path) -> str | None:
-    """The licence in the head of a model card; None if there is none."""
+    """The licence in a model card's front matter; None if there is none."""
     try:
         text = card.read_text(encoding="utf-8-sig")[:100_000]
     except (OSError, ValueError):
         return None
     head = re.match(r"---\s*\n(.*?)\n---\s*\n", text, re.DOTALL)
-    found = dict(re.findall(r"^(license(?:_name)?):[ \t]*['\"]?([\w.+-]+)", head[1], re.MULTILINE)) if head else {}
-    name = found.get("license")
-    return found.get("license_name", name) if name in (None, "other") else name  # `other` has a name
+    fields = dict(re.findall(r"^(license(?:_name)?):[ \t]*['\"]?([\w.+-]+)", head[1], re.MULTILINE)) if head else {}
+    name = fields.get("license")
+    return fields.get("license_name", name) if name in (None, "other") else name  # `other` has a license_name
 
 
 def weight_map(index: Path) -> dict[str, str]:
-    """The file name by tensor from an index of shards in the same folder. Raises WeightsError for any other content."""
+    """File name by tensor, from an index of shards in its folder. Raises WeightsError for any other content."""
     try:
         where = _json(index).get("weight_map")
     except (ValueError, RecursionError):
@@ -129,7 +129,7 @@ def weight_map(index: Path) -> dict[str, str]:
 
 
 def _label_names(id2label: Mapping[str, str]) -> dict[str, Any]:
-    """Names by row; none for `LABEL_0`, `LABEL_1`, ..., which transformers writes if names are not known."""
+    """Class names by row; none for `LABEL_0`, `LABEL_1`, ..., which transformers writes for unknown names."""
     names = {int(row): str(name) for row, name in id2label.items() if str(row).isdecimal()}
     if not names or len(names) > 100_000 or all(name == f"LABEL_{row}" for row, name in names.items()):
         return {}

@@ -11,26 +11,24 @@ from densevit.model import DenseModel
 from densevit.model.stem_channels import adapted_state
 from densevit.weights import licences
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint
-from densevit.weights.head_sources import adapted_head, by_our_heads, of_other_channels, source_of
+from densevit.weights.head_sources import adapted_head, by_model_heads, channel_mismatches, source_of
 from densevit.weights.hub import is_published
 from densevit.weights.resolving import Resolved
-from densevit.weights.state import part
-from densevit.weights.state_dict_loading import Adapted, Fit, fit
+from densevit.weights.state_dict_io import part
+from densevit.weights.state_dict_loading import Adapted, StateDictMatch, fit
 
 
-def load_pretrained(model: DenseModel, resolved: Resolved) -> list[Fit]:
-    """Loads the weights that a model's sections name: for the whole model, or for the backbone, and each head with its
-    neck.
+def load_pretrained(model: DenseModel, resolved: Resolved) -> list[StateDictMatch]:
+    """Loads the weights that a model's sections name: of the model, or of the backbone and of each head with its neck.
 
-    model: built from the resolved sections. A head that the weights lack keeps its initial values, and a head that the
-    model lacks is left out. If the classes of a head differ, the rows of known classes are loaded, by name
-    (`class_rows`). A head of another project is loaded into the head of the same task, whatever its name, or else into
-    one that starts from that task (`SupportsStartsFrom`). A head's learned loss weight is loaded if the checkpoint has
-    one.
-    Everything is checked before anything is written. Raises WeightsError if something does not fit.
-    Returns one report for each source.
+    model: built from the resolved sections. A head that the weights lack keeps its initial values; a head that the
+    model lacks is left out. If the classes of a head differ, rows are loaded by class name (`class_rows`). A head of
+    another project is loaded into the head of the same task, whatever its name, or else into a head that starts from
+    that task (`SupportsStartsFrom`). A head's learned loss weight is loaded if the checkpoint has one.
+    Checks everything before writing anything. Raises WeightsError if something does not fit.
+    Returns one report per source.
     """
-    sections, checkpoints, fits = resolved.sections, resolved.checkpoints, dict[str, Fit]()
+    sections, checkpoints, fits = resolved.sections, resolved.checkpoints, dict[str, StateDictMatch]()
     if sections.weights is not None:
         fits["weights"] = fit_model(model, checkpoints[sections.weights], sections.weights_allow)
     else:
@@ -39,8 +37,8 @@ def load_pretrained(model: DenseModel, resolved: Resolved) -> list[Fit]:
         for name, head in sections.heads.items():
             if head.weights is not None:
                 fits |= _fit_head(model, name, checkpoints[head.weights], head.weights_allow)
-    for found in fits.values():
-        found.write()
+    for match in fits.values():
+        match.write()
     for key, line in resolved.notes:
         fits["weights" if "weights" in fits else key].notes.append(line)
     for checkpoint in checkpoints.values():
@@ -48,15 +46,15 @@ def load_pretrained(model: DenseModel, resolved: Resolved) -> list[Fit]:
     return [*fits.values()]
 
 
-def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> Fit:
-    """Matches a checkpoint with the whole model. Nothing is written."""
+def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> StateDictMatch:
+    """Matches a checkpoint and a model. Nothing is written."""
     where = f"weights: {checkpoint.source}"
     if checkpoint.is_backbone:
         raise WeightsError(f"{where} contains only a backbone. Name it as backbone.weights={checkpoint.source}.")
-    state = by_our_heads(model, checkpoint, where)
-    own, excluded, left_out = model.state_dict(), dict[str, str](), dict(checkpoint.left_out)
+    state = by_model_heads(model, checkpoint, where)
+    tensors, excluded, left_out = model.state_dict(), dict[str, str](), dict(checkpoint.left_out)
     heads = {name.split(".")[1] for name in state if name.startswith("heads.")} & set(model.heads)
-    for name in own if heads else ():
+    for name in tensors if heads else ():
         if _head_of(name) not in (None, *heads):
             excluded[name] = f"the weights have no head {_head_of(name)!r}"
         elif name.startswith("log_variances.") and name not in state:
@@ -64,57 +62,59 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
     for name in state if heads else ():
         if _head_of(name) not in (None, *model.heads):
             left_out[name] = f"this model has no head {_head_of(name)!r}"
-        elif name.startswith("log_variances.") and name not in own:
-            left_out[name] = "the head's loss weight is not learned here"
+        elif name.startswith("log_variances.") and name not in tensors:
+            left_out[name] = "the head's loss weight is fixed in this model"
     notes, adapted = list[str](), list[Adapted]()
     for name in sorted(heads):
         prefix = f"heads.{name}."
         head = adapted_head(model, name, checkpoint, part(state, prefix))
         excluded |= {f"{prefix}{key}": why for key, why in head.excluded.items()}
         state = state | {f"{prefix}{key}": tensor for key, tensor in head.tensors.items()}
-        adapted += [one._replace(name=f"{prefix}{one.name}") for one in head.adapted]
+        adapted += [change._replace(name=f"{prefix}{change.name}") for change in head.adapted]
         notes += head.notes
     state = {name: tensor for name, tensor in state.items() if name not in left_out}
-    state, stems = _for_our_channels(model, checkpoint, state, "backbone.")
-    found = _fit(model, checkpoint, state | _empty(checkpoint.unknown), where, allowed, excluded)
-    found.left_out |= left_out
-    found.adapted += adapted + stems
-    found.notes += notes
-    return found
+    state, stems = _for_model_channels(model, checkpoint, state, "backbone.")
+    match = _fit(model, checkpoint, state | _empty(checkpoint.unknown), where, allowed, excluded)
+    match.left_out |= left_out
+    match.adapted += adapted + stems
+    match.notes += notes
+    return match
 
 
-def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> Fit:
-    """Matches a checkpoint with the model's backbone, by the backbone's keys. Nothing is written."""
+def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> StateDictMatch:
+    """Matches a checkpoint and the model's backbone, by the backbone's keys. Nothing is written."""
     prefix = "" if checkpoint.is_backbone else "backbone."
     state = part(checkpoint.tensors, "backbone.") | _empty(checkpoint.unknown if checkpoint.is_backbone else ())
-    state, stems = _for_our_channels(model, checkpoint, state)
-    found = _fit(model.backbone, checkpoint, state, f"backbone.weights: {checkpoint.source}", allowed, {}, prefix)
-    found.adapted += stems
-    found.left_out |= checkpoint.left_out
-    return found
+    state, stems = _for_model_channels(model, checkpoint, state)
+    match = _fit(model.backbone, checkpoint, state, f"backbone.weights: {checkpoint.source}", allowed, {}, prefix)
+    match.adapted += stems
+    match.left_out |= checkpoint.left_out
+    return match
 
 
-def _fit_head(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> dict[str, Fit]:
-    """Matches a checkpoint with a head and its neck, by the keys of their sections. Nothing is written."""
-    key, theirs = f"heads.{name}", source_of(model, name, checkpoint)
+def _fit_head(
+    model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]
+) -> dict[str, StateDictMatch]:
+    """Matches a checkpoint, a head and its neck, by the keys of their sections. Nothing is written."""
+    key, source_head = f"heads.{name}", source_of(model, name, checkpoint)
     where = f"{key}.weights"
-    if checkpoint.layout is not None and theirs not in checkpoint.heads:
+    if checkpoint.layout is not None and source_head not in checkpoint.heads:
         has = f"heads for {', '.join(checkpoint.heads)} only" if checkpoint.heads else "no head"
-        raise WeightsError(f"{where}: {checkpoint.source} has {has}; expected one for {theirs}.")
-    state = part(checkpoint.tensors, f"heads.{theirs}.")
+        raise WeightsError(f"{where}: {checkpoint.source} has {has}; expected one for {source_head}.")
+    state = part(checkpoint.tensors, f"heads.{source_head}.")
     head = adapted_head(model, name, checkpoint, state)
     state |= head.tensors
-    excluded = head.excluded | (of_other_channels(model, name, state) if name not in model.necks else {})
-    where, prefix = f"{where}: {checkpoint.source}", f"heads.{theirs}."
-    found = _fit(model.heads[name], checkpoint, state, where, allowed, excluded, prefix)
-    found.adapted += head.adapted
-    found.notes += head.notes
+    excluded = head.excluded | (channel_mismatches(model, name, state) if name not in model.necks else {})
+    where, prefix = f"{where}: {checkpoint.source}", f"heads.{source_head}."
+    match = _fit(model.heads[name], checkpoint, state, where, allowed, excluded, prefix)
+    match.adapted += head.adapted
+    match.notes += head.notes
     if name not in model.necks:
-        return {key: found}
-    neck = part(checkpoint.tensors, f"necks.{theirs}.")
-    excluded = of_other_channels(model, name, neck)
+        return {key: match}
+    neck = part(checkpoint.tensors, f"necks.{source_head}.")
+    excluded = channel_mismatches(model, name, neck)
     source = f"{key}.weights, the neck: {checkpoint.source}"
-    return {key: found, f"{key}.neck": fit(model.necks[name], neck, source, allowed, excluded)}
+    return {key: match, f"{key}.neck": fit(model.necks[name], neck, source, allowed, excluded)}
 
 
 def _fit(
@@ -125,42 +125,42 @@ def _fit(
     allowed: Sequence[str],
     excluded: Mapping[str, str],
     prefix: str = "",
-) -> Fit:
-    """Matches tensors of a checkpoint with a module, see `fit`. An error has the config of the checkpoint's model.
-    prefix: what the module's keys begin with in the checkpoint."""
+) -> StateDictMatch:
+    """Matches tensors of a checkpoint and a module, see `fit`. An error quotes the config of the checkpoint's model.
+    prefix: the prefix of the module's keys in the checkpoint."""
     excluded = {**checkpoint.missing(module.state_dict(), prefix), **excluded}
     try:
-        found = fit(module, state, where, allowed, excluded)
+        match = fit(module, state, where, allowed, excluded)
     except WeightsError as error:
         if checkpoint.layout is None:
             raise
         sections = yaml.write(checkpoint.describe()).strip().replace("\n", "\n  ")
-        raise WeightsError(f"{error} Read as {checkpoint.layout.name}, the weights are of\n  {sections}") from error
+        raise WeightsError(f"{error} Read as {checkpoint.layout.name}, the weights' config is\n  {sections}") from error
     zeros = {name.removeprefix(prefix): why for name, why in checkpoint.zeros.items()}
-    found.zeros = {name: why for name, why in zeros.items() if name in found.tensors}
-    found.notes += _layout_notes(checkpoint)
-    return found
+    match.zeros = {name: why for name, why in zeros.items() if name in match.tensors}
+    match.notes += _layout_notes(checkpoint)
+    return match
 
 
-def _for_our_channels(
+def _for_model_channels(
     model: DenseModel, checkpoint: TranslatedCheckpoint, state: Mapping[str, Tensor], prefix: str = ""
 ) -> tuple[dict[str, Tensor], list[Adapted]]:
-    """The tensors with the first layers for the channels of the model's images, and what was changed."""
+    """Adapts the first layers to the channels of the model's images. Returns the state dict and the changes."""
     assert model.sections is not None
-    found, stem = adapted_state(state, model.sections.backbone, checkpoint.channels, prefix)
-    ours = ", ".join(model.channels.names)
-    hows = {key: f"filters of {', '.join(theirs)} for {ours}, by name" for key, theirs in stem.items()}
-    return found, [Adapted(key, tuple(state[key].shape), tuple(found[key].shape), how) for key, how in hows.items()]
+    adapted, stem = adapted_state(state, model.sections.backbone, checkpoint.channels, prefix)
+    names = ", ".join(model.channels.names)
+    hows = {key: f"filters of {', '.join(saved)} for {names}, by name" for key, saved in stem.items()}
+    return adapted, [Adapted(key, tuple(state[key].shape), tuple(adapted[key].shape), how) for key, how in hows.items()]
 
 
 def _head_of(name: str) -> str | None:
-    """The head of a tensor of the model; None for the backbone's tensors and for learned loss weights."""
-    kind, _, rest = name.partition(".")
-    return rest.partition(".")[0] if kind in ("heads", "necks") else None
+    """The head of a tensor's key; None for the backbone's keys and learned loss weights."""
+    group, _, rest = name.partition(".")
+    return rest.partition(".")[0] if group in ("heads", "necks") else None
 
 
 def _layout_notes(checkpoint: TranslatedCheckpoint) -> list[str]:
-    """The layout of another project's checkpoint, and licences that are known or published."""
+    """Lines on another project's layout, and on licences of known or published weights."""
     notes = [f"Read as {checkpoint.layout.name}."] if checkpoint.layout is not None else []
     for source, licence in checkpoint.licences.items():
         if licence != licences.UNKNOWN or is_published(source):

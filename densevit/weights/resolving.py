@@ -1,4 +1,4 @@
-"""Resolves the sections of a model before it is built: fills in what its weights imply where the user set nothing."""
+"""Resolves the sections of a model before it is built: weights set what the user left open."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,15 +17,15 @@ from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, translated
 from densevit.weights.head_sources import replaced_tensors, source_of
 from densevit.weights.hub import is_published
 from densevit.weights.layout_options import PartWeights, layout_options
-from densevit.weights.state import part
+from densevit.weights.state_dict_io import part
 
 NO_FILES: Mapping[str, Checkpoint] = MappingProxyType({})
 
 
 class Resolved(NamedTuple):
-    """Final sections, and the weights that they name.
+    """Resolved sections, and the weights that they name.
 
-    checkpoints: the weights by source. notes: the key of a section, and a line on what its weights imply.
+    checkpoints: the checkpoints by source. notes: the key of a section, and a line on what its weights imply.
     """
 
     sections: ModelSections
@@ -34,8 +34,8 @@ class Resolved(NamedTuple):
 
 
 def read_files(sections: ModelSections) -> dict[str, Checkpoint]:
-    """Opens the files of weights that the sections name, by source. Raises WeightsError. Published weights are left
-    out, because they may have to be downloaded."""
+    """Reads the weights files that the sections name, by source; published weights, which may need a download, are left
+    out. Raises WeightsError."""
     return {source: read(source) for source in _sources_of(sections) if not is_published(source)}
 
 
@@ -44,17 +44,17 @@ def resolve(
     classes: Mapping[str, Sequence[Class]],
     checkpoints: Mapping[str, Checkpoint] = NO_FILES,
 ) -> Resolved:
-    """The final sections of a model: those given, with the options with which the code of another project's weights
-    computes (`layout_options`), the mean and std that they were trained with, and the first layers that are adapted to
-    the channels of the images. Nothing else changes: no value that is set, no argument, and no random state.
+    """The sections with what their weights imply: options of another project's code (`layout_options`), the mean and
+    std of training, and first layers adapted to the channels of the images. Values that are set, arguments and random
+    state do not change.
 
-    classes: those of each head. checkpoints: the weights that are open already, by source, as by `read_files`.
-    Reads names and shapes of the tensors, and compares them with a model that is built without values.
+    classes: each head's classes. checkpoints: weights that are already read, by source, as from `read_files`.
+    Compares names and shapes of tensors with a model on the meta device.
     """
     model = built_on_meta(lambda: build_from_sections(sections, classes, pretrained=False))
     translated = {}
     for source, key in _sources_of(sections).items():
-        instead = f"{key}=FILE, or a folder, with what was downloaded elsewhere"
+        instead = f"{key}=FILE, where FILE is a file or folder downloaded elsewhere"
         translated[source] = translated_for(checkpoints.get(source) or read(source, instead), model)
     notes: list[tuple[str, str]] = []
     for weights in _parts(model, sections, translated):
@@ -74,7 +74,7 @@ def resolve(
 
 
 def _sources_of(sections: ModelSections) -> dict[str, str]:
-    """The weights that the sections name, each once, and the first key that names them."""
+    """The sources of weights in the sections, each with the first key that names it."""
     named = {"weights": sections.weights, "backbone.weights": sections.backbone.source}
     named |= {f"heads.{name}.weights": section.weights for name, section in sections.heads.items()}
     keys: dict[str, str] = {}
@@ -87,16 +87,16 @@ def _sources_of(sections: ModelSections) -> dict[str, str]:
 def _parts(
     model: DenseModel, sections: ModelSections, checkpoints: Mapping[str, TranslatedCheckpoint]
 ) -> Iterator[PartWeights]:
-    """Yields the weights of the backbone and of each head and neck: of the whole model, or else of the part."""
-    whole, source = sections.weights, sections.weights or sections.backbone.source
+    """Yields the weights of the backbone and of each head and neck: the model's, or else the part's."""
+    model_weights, source = sections.weights, sections.weights or sections.backbone.source
     if source is not None:
-        complete = source in (whole, *(head.weights for head in sections.heads.values()))
-        own = {name: tensor.shape for name, tensor in model.backbone.state_dict().items()}
-        theirs = part(checkpoints[source].tensors, "backbone.")
-        resizes = any(tensor.shape != own.get(name, tensor.shape) for name, tensor in theirs.items())
+        complete = source in (model_weights, *(head.weights for head in sections.heads.values()))
+        shapes = {name: tensor.shape for name, tensor in model.backbone.state_dict().items()}
+        saved = part(checkpoints[source].tensors, "backbone.")
+        resizes = any(tensor.shape != shapes.get(name, tensor.shape) for name, tensor in saved.items())
         yield PartWeights("backbone", "backbone", checkpoints[source], complete, resizes=resizes)
     for name, section in sections.heads.items():
-        if (source := whole or section.weights) is not None:
+        if (source := model_weights or section.weights) is not None:
             checkpoint = checkpoints[source]
             task = f"heads.{source_of(model, name, checkpoint)}"
             adapted = bool(replaced_tensors(model, name, checkpoint)[0])
@@ -107,27 +107,31 @@ def _parts(
 def _images_of(
     section: BackboneSection, model: DenseModel, checkpoint: TranslatedCheckpoint | None
 ) -> tuple[BackboneSection, list[str]]:
-    """The section with the mean and std that the weights were trained with, unless they are of other channels, and with
-    the first layers that are adapted to the channels of the images; and a line for each. checkpoint: None: those that
-    the constructor loads, or none."""
-    ours, lines = model.channels.names, list[str]()
+    """The section with the mean and std of the weights, unless they are for other channels, and with the first layers
+    that are adapted to the channels of the images; and a line for each. checkpoint: None: the weights, if any, that the
+    constructor loads."""
+    names, lines = model.channels.names, list[str]()
     update: dict[str, Any] = {}
     if checkpoint is None:
-        loads = section.options.get("pretrained") is True and has_new_filters(RGB.names, ours)
+        loads = section.options.get("pretrained") is True and has_new_filters(RGB.names, names)
         stem = stem_tensors(section) if loads else []
     else:
         state, adapted = adapted_state(part(checkpoint.tensors, "backbone."), section, checkpoint.channels)
         stem = [name for name in checkpoint.adapted_stem if name in state]
-        stem += [name for name, theirs in adapted.items() if has_new_filters(theirs, ours)]
-        for key in ("mean", "std") if checkpoint.channels == ours else ():
-            theirs, here = getattr(checkpoint, key), getattr(model.backbone, key)
-            if theirs is None or all(math.isclose(a, b, abs_tol=1e-4) for a, b in zip(theirs, here, strict=True)):
+        stem += [name for name, saved in adapted.items() if has_new_filters(saved, names)]
+        for key in ("mean", "std") if checkpoint.channels == names else ():
+            trained, current = getattr(checkpoint, key), getattr(model.backbone, key)
+            if trained is None or all(math.isclose(a, b, abs_tol=1e-4) for a, b in zip(trained, current, strict=True)):
                 continue
             if getattr(section, key) is not None:
-                lines.append(f"Warning: backbone.{key} stays {[*here]}; these weights were trained with {[*theirs]}.")
+                lines.append(
+                    f"Warning: backbone.{key} stays {[*current]}; these weights were trained with {[*trained]}."
+                )
                 continue
-            update[key] = theirs
-            lines.append(f"backbone.{key} is {[*theirs]}, as these weights were trained with, in place of {[*here]}.")
+            update[key] = trained
+            lines.append(
+                f"backbone.{key} is {[*trained]}, as these weights were trained with, in place of {[*current]}."
+            )
         if stem:
             lines.append(f"Trained like heads, for new channels: backbone.{', backbone.'.join(stem)}.")
     update["adapted_stem"] = tuple(dict.fromkeys((*section.adapted_stem, *stem)))

@@ -1,7 +1,7 @@
-"""Reads the files of `torch.save` with torch's weights-only loader, with placeholders for other objects.
+"""Reads files of `torch.save` with torch's weights-only loader and placeholders for other objects.
 
 The loader refuses files that refer to classes: the `argparse.Namespace` of a training script, a logger's buffer, a
-numpy scalar. Here an empty class takes the place of each.
+numpy scalar. An empty class replaces each.
 """
 
 import pickle
@@ -18,7 +18,7 @@ from densevit.errors import WeightsError
 
 
 class _Equal(type):
-    """A class that equals `dict`: torch adds items to an object only if its class is in a list with dict."""
+    """A class that equals `dict`: torch adds items only to objects whose class is in its list, which contains dict."""
 
     def __eq__(cls, other: object) -> bool:
         return cls is other or other is dict
@@ -27,7 +27,7 @@ class _Equal(type):
 
 
 class Inert(dict[Any, Any], metaclass=_Equal):
-    """Placeholder for an object, in a subclass with its name. Keeps the items of a dict; all else is dropped."""
+    """Placeholder for an object; subclasses have the object's class name. Keeps the items of a dict, drops all else."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]  # it may be a dict key
 
@@ -39,11 +39,11 @@ class Inert(dict[Any, Any], metaclass=_Equal):
 
 
 def load(path: Path, trust: bool = False) -> Any:
-    """The content of a torch checkpoint, zip or legacy, on the CPU; objects are `Inert`. The values of a zip's tensors
-    are read from the file where they are used.
+    """The content of a torch checkpoint, zip or legacy, on the CPU; unknown objects are `Inert`. Tensors of a zip are
+    read from the file when they are used.
 
-    trust: whether the file's own classes are imported, and its code is run. Raises WeightsError for a file that is not
-    read, with the classes in it.
+    trust: whether to import the file's classes and run its code. Raises WeightsError for an unreadable file, with the
+    classes in it.
     """
     names: list[str] = []
     try:
@@ -74,15 +74,15 @@ def reason(error: Exception) -> str:
 
 
 def _unknown_names(path: Path, is_zip: bool) -> list[str]:
-    """The classes and functions that a file refers to and torch does not allow by itself."""
+    """The classes and functions in a file that torch's weights-only loader refuses."""
     if is_zip:
         return sorted(get_unsafe_globals_in_checkpoint(path))
-    with path.open("rb") as file:  # legacy: the magic number, the version, facts of the machine, and the content
+    with path.open("rb") as file:  # legacy: magic number, version, machine, content
         names = set().union(*[unpickler.get_globals_in_pkl(file) for _ in range(4)])
     return sorted(names - unpickler._get_allowed_globals().keys())
 
 
 def _placeholder(name: str) -> tuple[Any, str]:
-    """An empty class of this name, as `safe_globals` takes it."""
+    """An empty class of this name, for `safe_globals`."""
     module, _, short = name.rpartition(".")
     return _Equal(short, (Inert,), {"__module__": module, "__qualname__": short}), name

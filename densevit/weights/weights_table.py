@@ -9,13 +9,13 @@ from rich.text import Text
 
 from densevit.errors import counted
 from densevit.terminal import table
-from densevit.weights.state_dict_loading import WARNING, Fit, shown
+from densevit.weights.state_dict_loading import WARNING, StateDictMatch, shown
 
 NAMES_PER_ROW = 3
 
 
-def weights_table(fit: Fit) -> Group:
-    """One row per result: loaded, adapted, missing and unexpected tensors of a checkpoint. Names that differ only in a
+def weights_table(fit: StateDictMatch) -> Group:
+    """One row each for loaded, adapted, missing and unexpected tensors of a checkpoint. Names that differ only in a
     block index are merged."""
     rows: list[list[str | Text]] = [[Text(what, "cyan"), str(count), details] for what, count, details in _rows(fit)]
     return Group(
@@ -25,18 +25,18 @@ def weights_table(fit: Fit) -> Group:
     )
 
 
-def weights_line(fit: Fit) -> str:
-    """Numbers of tensors by result, and the notes that are no warnings: "a.pth: 288 tensors loaded, 8 left out." """
+def weights_line(fit: StateDictMatch) -> str:
+    """Numbers of tensors by outcome, and the notes without warnings: "a.pth: 288 tensors loaded, 8 left out." """
     counts = Counter[str]()
     for what, count, _ in _rows(fit):
         counts[what] += count
     loaded = f"{counted(counts.pop('loaded'), 'tensor')} loaded"
-    found = ", ".join([loaded, *(f"{count:,} {what}" for what, count in counts.items())])
+    outcomes = ", ".join([loaded, *(f"{count:,} {what}" for what, count in counts.items())])
     notes = (note for note in fit.notes if not note.startswith(WARNING))
-    return " ".join([f"{fit.source}: {found}.", *notes])
+    return " ".join([f"{fit.source}: {outcomes}.", *notes])
 
 
-def _rows(fit: Fit) -> Iterator[tuple[str, int, str]]:
+def _rows(fit: StateDictMatch) -> Iterator[tuple[str, int, str]]:
     yield "loaded", fit.loaded, ""
     changes: dict[str, list[str]] = {}
     for name, before, after, how in fit.adapted:
@@ -45,7 +45,7 @@ def _rows(fit: Fit) -> Iterator[tuple[str, int, str]]:
         yield "adapted", len(names), f"{listed(names)}: {change}"
     for what, reasons in (("zeros", fit.zeros), ("left out", fit.left_out), ("initialised", fit.initialised)):
         for reason in dict.fromkeys(reasons.values()):
-            names = [name for name, given in reasons.items() if given == reason]
+            names = [name for name, why in reasons.items() if why == reason]
             yield what, len(names), f"{listed(names)}: {reason}"
     for what, names in (("missing", fit.missing), ("unexpected", fit.unexpected)):
         if names:
@@ -53,6 +53,6 @@ def _rows(fit: Fit) -> Iterator[tuple[str, int, str]]:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first names, without repetitions; block indices are written as a star."""
+    """The first distinct names, with a star for block indices."""
     patterns = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in names))
     return ", ".join(patterns[:NAMES_PER_ROW]) + (", ..." if len(patterns) > NAMES_PER_ROW else "")

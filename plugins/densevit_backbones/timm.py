@@ -30,9 +30,9 @@ _NO_NETWORK = (
 )
 
 # timm calls these models fixed, although they support any size: their attention is over convolutions, channels or
-# windows. A dry run verifies it; CoAtNet, also a MaxxVit, has global attention and fails.
+# windows. A dry run checks this; CoAtNet, also a MaxxVit, has global attention and fails.
 _FREE = {"Twins", "Xcit", "MaxxVit"}
-_OURS = {"img_size", "dynamic_img_size", "strict_img_size", "in_chans", "features_only", "drop_path_rate"}
+_RESERVED = {"img_size", "dynamic_img_size", "strict_img_size", "in_chans", "features_only", "drop_path_rate"}
 # timm would load weights from these sources when the model is built, also if they come from a model file.
 _SOURCES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 
@@ -78,7 +78,7 @@ class Timm(Backbone):
     ) -> None:
         super().__init__()
         arguments = dict(model_args or {})
-        if taken := sorted(_OURS & arguments.keys()):
+        if taken := sorted(_RESERVED & arguments.keys()):
             raise PluginError(f"backbone.model_args: {', '.join(taken)} cannot be set there: this plugin sets it.")
         if taken := sorted(_SOURCES & arguments.keys()):
             raise PluginError(
@@ -95,8 +95,8 @@ class Timm(Backbone):
         plan = _plan(model, size, drop_path, arguments)
         chosen = _choose(model, plan.strides, features)
         self.name = model
-        own = {} if in_channels == 3 else {"in_chans": in_channels}  # on which nothing of the plan depends
-        self.model = _build(model, pretrained, plan.arguments | own)
+        input_arguments = {} if in_channels == 3 else {"in_chans": in_channels}  # the plan does not depend on them
+        self.model = _build(model, pretrained, plan.arguments | input_arguments)
         if pretrained:
             self.licences = {f"timm:{model}": str(_config(self.model).get("license") or "unknown")}
         if checkpointing:
@@ -132,9 +132,9 @@ class Timm(Backbone):
         features = []
         for feature, stride in zip(maps, self.strides, strict=True):
             grid = (-(-H // stride), -(-W // stride))
-            whole = grid if resized else (-(-height // stride), -(-width // stride))  # (h, w) of the padded image's map
-            if feature.shape[-2:] != whole:
-                feature = F.interpolate(feature, size=whole, mode="bilinear")
+            padded_grid = grid if resized else (-(-height // stride), -(-width // stride))
+            if feature.shape[-2:] != padded_grid:
+                feature = F.interpolate(feature, size=padded_grid, mode="bilinear")
             features.append(feature[..., : grid[0], : grid[1]])
         return features
 
@@ -150,7 +150,7 @@ class Timm(Backbone):
         return [*filter(None, groups_of_parts), *self._norm_depth()]
 
     def _norm_depth(self) -> list[list[nn.Parameter]]:
-        """The last depth: that of the new norms of the maps, if there are any."""
+        """The last depth, the new norms of the maps, if there are any."""
         return [list(self.feature_norms.parameters())] if hasattr(self, "feature_norms") else []
 
     def extra_repr(self) -> str:
@@ -178,11 +178,11 @@ class _Plan(NamedTuple):
     has_final_norm: bool  # whether the model can apply its final norm to each map
 
 
-_plans: dict[tuple[Any, ...], _Plan] = {}  # of this process, which builds a model several times
+_plans: dict[tuple[Any, ...], _Plan] = {}  # per process, because a model is built several times
 
 
 def _plan(name: str, size: Size | None, drop_path: float | None, arguments: Mapping[str, Any]) -> _Plan:
-    """The model's arguments, sizes and maps, which are determined once. size: the requested size."""
+    """The cached plan of a model. size: the requested size."""
     key = (name, size, drop_path, repr(sorted(arguments.items())))
     if key not in _plans:
         _plans[key] = _determined(name, size, drop_path, dict(arguments))
@@ -233,7 +233,7 @@ def _determined(name: str, size: Size | None, drop_path: float | None, arguments
 
 
 def _lifted(model: nn.Module) -> dict[str, Any] | None:
-    """Arguments with which the model may take any size, to be tried; None if it takes only the size it is built for.
+    """Arguments to try, with which the model may take any size; None if it takes only the size it is built for.
 
     If timm calls a model fixed, no other size is tried: several models run at other sizes with wrong results, such as
     MViTv2 because of its relative positions, and LeViT and ConViT if height and width are swapped.
@@ -251,8 +251,8 @@ def _multiple(model: nn.Module, strides: Sequence[int], built_size: Size) -> Siz
     """The smallest multiple to which images must be padded so that the model takes any size and its maps have
     ceil(size / stride) cells, if they have that many for any size.
 
-    Tries, with sizes that are not square, 1, the coarsest stride, its multiples up to 16 (windows), and the size
-    that it was built for. None if it takes no other size.
+    Tries non-square multiples of 1, the coarsest stride, its multiples up to 16 (windows), and the built size. None if
+    the model takes no other size.
     """
     coarsest = max(strides)
     odd = ((1, 1), (coarsest + 1, 2 * coarsest - 1), (7, 2 * coarsest + coarsest // 2 + 1))
@@ -274,7 +274,7 @@ def _builds(name: str, arguments: Mapping[str, Any], size: Size) -> bool:
 
 
 def _fits(model: nn.Module, size: Size, strides: Sequence[int] | None) -> bool:
-    """Whether the model runs with a size, and its maps have the grids of these strides if they are given."""
+    """Whether the model runs with a size and, if strides are set, its maps have the grids of these strides."""
     try:
         maps = _dry_run(model, size)
     except (AssertionError, RuntimeError, ValueError, IndexError, ZeroDivisionError):
@@ -284,7 +284,7 @@ def _fits(model: nn.Module, size: Size, strides: Sequence[int] | None) -> bool:
 
 def _has_final_norm(model: nn.Module, size: Size, strides: Sequence[int]) -> bool:
     """Whether the model has maps of one stride and width, and a final norm that `forward_intermediates` applies to
-    each. Models that normalise after pooling (EVA-02) have none."""
+    each. Models that normalise after pooling (EVA-02) lack it."""
     norm = getattr(model, "norm", None)
     if len(set(strides)) > 1 or not isinstance(norm, nn.Module) or isinstance(norm, nn.Identity):
         return False
@@ -378,8 +378,8 @@ def _same_padding(x: int, kernel_size: int, stride: int, dilation: int) -> int:
 
 
 class _ShapesOnly(TorchFunctionMode):
-    """Leaves out what changes no shape: on the meta device, initialisation, activations and norms cost more than all
-    other operations together."""
+    """Skips operations that change no shape: on the meta device, initialisation, activations and norms cost more than
+    all other operations together."""
 
     _IN_PLACE = frozenset(
         getattr(Tensor, f"{name}_") for name in ("add", "clamp", "erfinv", "mul", "normal", "uniform")
@@ -408,7 +408,7 @@ def _dry_run(model: nn.Module, size: Size, norm: bool = False) -> list[Tensor]:
 
 def _takes(model: nn.Module, argument: str) -> bool:
     """Whether a constructor of the model's classes has this argument; timm passes unknown arguments on to them."""
-    constructors = (vars(kind).get("__init__") for kind in type(model).__mro__)
+    constructors = (vars(base).get("__init__") for base in type(model).__mro__)
     return any(argument in inspect.signature(made).parameters for made in constructors if made is not None)
 
 
@@ -432,7 +432,7 @@ def _build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Modu
     if pretrained and not hub and (config := timm.get_pretrained_cfg(name)) is not None:
         arguments = {**arguments, **timm_arguments(f"timm:{name}", config, _NO_NETWORK)}
     try:
-        return timm.create_model(name, pretrained=pretrained, **arguments)
+        model = timm.create_model(name, pretrained=pretrained, **arguments)
     except TypeError as error:
         raise PluginError(f"backbone.model_args: timm's {name!r} does not take them: {error}") from error
     except Exception as error:
@@ -443,3 +443,7 @@ def _build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Modu
                 "(HF_HOME), name existing weights (timm.list_pretrained()), or set backbone.pretrained=false."
             ) from error
         raise PluginError(f"timm's {name!r} cannot be built with {dict(arguments)}: {reason}") from error
+    for module in model.modules():
+        if isinstance(module, nn.Hardtanh | nn.SiLU | nn.Hardswish):
+            module.inplace = False  # in place, autograd would copy the input first
+    return model

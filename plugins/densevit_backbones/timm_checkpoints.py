@@ -7,9 +7,10 @@ from the TensorFlow release.
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Line, Publishing, SpecialTensors, StateDict
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
 
-# Layers of a block: their name, timm's in the first block, which does not expand its channels, and in the others.
+# Layers of a block: the checkpoint's name, timm's name in the first block, which does not expand channels, and in other
+# blocks.
 _LAYERS = (
     ("_expand_conv", None, "conv_pw"),
     ("_bn0", None, "bn1"),
@@ -22,14 +23,14 @@ _SIZES = {(2, 320): 0, (3, 320): 1, (3, 352): 2}  # by the blocks of the second 
 
 
 def _layout(name: str, *depths: int) -> CheckpointLayout:
-    """depths: the blocks of the stages, which this project numbers consecutively."""
+    """depths: the blocks of the stages, which the checkpoint numbers consecutively."""
     lines = [Line("_conv_stem.*", "model.conv_stem.*"), Line("_bn0.*", "model.bn1.*")]
     blocks = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
     for number, (stage, block) in enumerate(blocks):
-        for theirs, first, other in _LAYERS:
-            ours = first if number == 0 else other
-            if ours is not None:
-                lines.append(Line(f"_blocks.{number}.{theirs}.*", f"model.blocks.{stage}.{block}.{ours}.*"))
+        for source, first, other in _LAYERS:
+            target = first if number == 0 else other
+            if target is not None:
+                lines.append(Line(f"_blocks.{number}.{source}.*", f"model.blocks.{stage}.{block}.{target}.*"))
     return CheckpointLayout(
         name=name,
         marks=("_conv_stem.weight", *(f"_blocks.{number}._depthwise_conv.weight" for number in range(len(blocks)))),
@@ -46,9 +47,9 @@ def _layout(name: str, *depths: int) -> CheckpointLayout:
     )
 
 
-def _describe(ours: StateDict) -> dict[str, Any]:
-    blocks = count(ours, r"model\.blocks\.1\.(\d+)\..*")
-    size = _SIZES.get((blocks, len(ours["model.blocks.6.0.bn3.weight"])), 0)
+def _describe(tensors: StateDict) -> dict[str, Any]:
+    blocks = count(tensors, r"model\.blocks\.1\.(\d+)\..*")
+    size = _SIZES.get((blocks, len(tensors["model.blocks.6.0.bn3.weight"])), 0)
     return {"backbone": {"name": "timm", "model": f"tf_efficientnet_lite{size}"}}
 
 

@@ -30,14 +30,14 @@ class ClassMapHead(DenseHead):
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `predict` from the outputs of `exported`."""
-        found = []
+        predictions = []
         for i, target in enumerate(targets):
             sizes = tuple(target["size"]), tuple(target["original_size"])
             semantic = exported["semantic"][i]
             if sizes[0] != sizes[1]:
                 semantic = chunked_argmax(exported["maps"][i].float(), lambda maps, _: maps, *sizes)
-            found.append({"semantic": semantic})
-        return found
+            predictions.append({"semantic": semantic})
+        return predictions
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
         """Logits (B, K, *size) in fp32. size: (H, W) in pixels of the padded batch or a top-left crop of it."""

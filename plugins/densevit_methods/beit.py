@@ -23,16 +23,17 @@ from densevit_methods.unlabelled import Unlabelled
 class BEiT(Unlabelled):
     """Predicts the visual tokens of masked blocks of patches by a linear layer and cross entropy (section 2.3).
 
-    densevit has no tokenizer. `tokenizer` names a class of yours and its options: {name: my_package.dalle:Tokenizer,
-    weights: dall_e.pt}. It is an `nn.Module` with `vocabulary`, the number of tokens, and `stride`, the side of their
-    cells in pixels. Its forward gets images (B, 3, H, W) in 0 ... 1, padded with 0 at the right and bottom, and returns
-    indices (B, ceil(H / stride), ceil(W / stride)), int64. It is frozen, and not saved: a resumed run builds it again.
+    densevit has no tokenizer. `tokenizer` names your class and its options: {name: my_package.dalle:Tokenizer,
+    weights: dall_e.pt}. It is an `nn.Module` with `vocabulary`, the number of tokens, and `stride`, the side of a
+    token's cell in pixels. Its forward gets images (B, 3, H, W) in 0 ... 1, padded with 0 at the right and bottom, and
+    returns indices (B, ceil(H / stride), ceil(W / stride)), int64. It is frozen, and not saved: a resumed run builds it
+    again.
 
     The tokens are predicted from the backbone's coarsest feature of that stride. The mask token replaces pixels instead
     of the patch embedding, for any backbone; see `MaskToken`.
 
-    mask_ratio: largest share of the patches of an image that are masked. smallest_block: number of patches of a block,
-        if so many remain.
+    mask_ratio: largest share of the patches of an image that are masked. smallest_block: least number of patches of a
+        block, if that many remain.
     """
 
     loaded = ("tokenizer",)
@@ -91,14 +92,14 @@ class BEiT(Unlabelled):
 def build_tokenizer(options: dict[str, Any]) -> Any:
     """Builds the class that `name` gives as module:Class. Raises ConfigError or PluginError."""
     name = options.get("name")
-    module, _, kind = name.partition(":") if isinstance(name, str) else ("", "", "")
-    if not module or not kind:
+    module, _, class_name = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if not module or not class_name:
         raise ConfigError(
             f"method.tokenizer.name is {name!r}; a class as module:Class is expected, as in "
             "{name: my_package.dalle:Tokenizer}."
         )
     try:
-        cls = getattr(importlib.import_module(module), kind)
+        cls = getattr(importlib.import_module(module), class_name)
     except (ImportError, AttributeError) as error:
         raise PluginError(
             f"method.tokenizer.name is {name!r}, which cannot be imported: {error}. Fix: install the package, or "

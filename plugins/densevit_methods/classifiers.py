@@ -13,12 +13,12 @@ from densevit.weights.hub import fetch
 
 
 class DenseClassifier(nn.Module):
-    """A head for classification of a model of densevit. class_names: its classes."""
+    """The classification head of a densevit model. class_names: the head's classes."""
 
     def __init__(self, model: DenseModel, head: str) -> None:
         super().__init__()
         self.model, self.head = model, head
-        self.class_names = [one.name for one in model.classes[head]]
+        self.class_names = [cls.name for cls in model.classes[head]]
 
     def forward(self, batch: Batch) -> Tensor:
         """Returns log-probabilities (B, K) float32."""
@@ -32,10 +32,10 @@ class TimmClassifier(nn.Module):
     """A published classifier of timm with all of its layers.
 
     source: `timm:NAME[.TAG]`, weights for the classes of ImageNet-1k, ImageNet-12k, ImageNet-21k or ImageNet-22k.
-    class_names: its classes, by the names of their folders in ImageNet, such as n01440764.
+    class_names: the classes by their folders in ImageNet, such as n01440764.
 
-    Padding is black after normalisation, as outside of a zero-padded convolution. A model of a fixed size gets images
-    resized to it. Raises WeightsError for weights that cannot be loaded, and for other classes.
+    Padding is 0 after normalisation, as for a zero-padded convolution. A model of a fixed size gets images resized to
+    it. Raises WeightsError for weights that cannot be loaded, and for other classes.
     """
 
     def __init__(self, source: str) -> None:

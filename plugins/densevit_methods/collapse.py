@@ -1,4 +1,4 @@
-"""Warnings of a training method that learns nothing: constant features, or a loss that does not fall."""
+"""Warnings if a method learns nothing: constant features, or a loss that does not fall."""
 
 import warnings
 from typing import Any
@@ -13,17 +13,17 @@ _FEWEST_STEPS = 100
 
 
 class Collapse(lightning.Callback):
-    """Warns of features that are nearly the same for all images, as of a collapsed self-supervised training, and at the
-    end of the training of a loss without a term that fell.
+    """Warns if features are nearly the same for all images (collapse of self-supervised learning), and at the end of
+    the run if no term of the loss fell.
 
     The features are the backbone's coarsest, averaged over the image. Their variance over the images of a batch, summed
-    over the channels, is divided by their mean square: 0 for equal features, about 1 for features with mean 0. It is
-    computed in training, by this process, from validation to validation. The first 100 steps have no warning. Models
-    with heads are judged by their scores instead: a good detector of small objects may have constant coarse features.
+    over the channels, is divided by their mean square: 0 for equal features, about 1 for features with mean 0. Each
+    process computes it in training, from validation to validation; there is no warning in the first 100 steps. Models
+    with heads are not checked, because a good detector of small objects may have constant coarse features.
     """
 
     def __init__(self) -> None:
-        self._steps = 0  # of the training
+        self._steps = 0  # of the run
         self._terms: list[dict[str, Tensor]] = [{}, {}]  # sums of the first and the last tenth of the steps
         self._batches = [0, 0]
         self._variance: list[Tensor] = []

@@ -24,7 +24,7 @@ def strong_colours(image: Tensor, generator: np.random.Generator) -> Tensor:
 
 
 def self_supervised_colours(image: Tensor, generator: np.random.Generator, blur: float, solarize: float) -> Tensor:
-    """Changes colours as DINO and MoCo v3 (Grill et al. 2020, "BYOL", with factors of their own): with probability 0.8
+    """Changes colours as DINO and MoCo v3 do (BYOL, Grill et al. 2020, with other factors): with probability 0.8
     brightness and contrast by a factor in 0.6 ... 1.4, saturation in 0.8 ... 1.2 and hue by up to a tenth of a turn,
     with 0.2 to grey, then blurred (0.1 to 2 pixels) and solarized with these probabilities.
 

@@ -21,13 +21,13 @@ class DeiT(Method):
     With share a, the loss is (1 - a) CE(logits, label) plus
     hard: a CE(distillation_logits, teacher's class), equation 3 for a = 1/2;
     soft: a t^2 KL(softmax(teacher's logits / t) || softmax(distillation_logits / t)), equation 2, a mean over images.
-    The authors' code divides the latter by the number of classes too, so that its a means less distillation.
+    The authors' code also divides the soft term by the number of classes, so the same a distils less.
 
-    Images without labels have the second term only. The other heads have their own losses. Both models see the same
-    images, also mixed ones (`data.mixup`), each in its own normalisation.
+    Images without labels have the second term only. Other heads keep their losses. Both models see the same images,
+    also mixed ones (`data.mixup`), each in its own normalisation.
 
     teacher: a source of `densevit.load`, a model with a head for the same task; or a published classifier,
-        `timm:NAME[.TAG]`. Each class must be one of the teacher's, by its name; for timm, those are the names of
+        `timm:NAME[.TAG]`. Each class must be a class of the teacher, by name; timm's classes have the names of
         ImageNet's folders.
     distillation: "hard", the paper's choice, or "soft".
     share: a, the paper's lambda. temperature: t, the paper's tau, for soft distillation. The paper's values for soft
@@ -82,7 +82,7 @@ class DeiT(Method):
     def log_probabilities(self, batch: Batch) -> Tensor:
         """The teacher's log-probabilities (B, K) of the student's classes, up to a constant of each image.
 
-        They replace its logits, since a softmax does not depend on such constants.
+        They can replace logits, because a softmax does not depend on such constants.
         """
         scores: Tensor = self.teacher(batch)
         return scores[:, self.rows.to(scores.device)]

@@ -19,19 +19,18 @@ from densevit_methods.unlabelled import Unlabelled
 class DINO(Unlabelled):
     """The student matches the centred and sharpened output of its moving average, the teacher, on other crops.
 
-    The teacher sees the two global crops, the student all crops (section 3.1). An image is described by the mean of the
-    backbone's coarsest feature, as every backbone has one; the paper uses the class token of a ViT. The teacher is in
-    evaluation mode, without stochastic depth; it is the model that is saved. Crops replace the transform of
-    `data.transforms`.
+    The teacher sees the two global crops, the student all crops (section 3.1). The mean of the backbone's coarsest
+    feature describes an image, for any backbone; the paper uses a ViT's class token. The teacher runs in evaluation
+    mode, without stochastic depth; the run saves the teacher. Crops replace the transform of `data.transforms`.
 
-    local_crops: their number. global_size, local_size: side of the crops in pixels. global_scale, local_scale: their
-        share of the image's area.
+    local_crops: the number of local crops. global_size, local_size: sides of the crops in pixels. global_scale,
+    local_scale: ranges of the crops' share of the image's area.
     prototypes: the number of outputs, K of the paper.
     momentum: the teacher's momentum at the start, which rises to 1 by a cosine; 0.9995 for batches of 256 images and
         fewer.
     teacher_temperature: rises linearly from the first to the second value during the share `temperature_warmup` of the
-        training (appendix D). student_temperature, center_momentum: section 3.1.
-    freeze_last_layer: share of the training in which the last layer is not trained; an epoch in the authors' code.
+        run (appendix D). student_temperature, center_momentum: section 3.1.
+    freeze_last_layer: share of the run in which the last layer is frozen; one epoch in the authors' code.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class DINO(Unlabelled):
         return views
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
-        """Returns `cross_entropy`, the mean over pairs of different crops, a global one and any."""
+        """Returns `cross_entropy`, the mean over pairs of a global crop (teacher) and another crop (student)."""
         crops = [batch, *batch["other_views"]]
         trained = context.progress >= self.freeze_last_layer
         student = torch.cat(

@@ -1,5 +1,5 @@
 """Feature distillation (Wei et al. 2022, "Contrastive Learning Rivals Masked Image Modeling in Fine-tuning via Feature
-Distillation"): a backbone learns the features of a frozen one, on images without labels."""
+Distillation"): a backbone learns the features of a frozen backbone, on images without labels."""
 
 from typing import Any
 
@@ -21,13 +21,13 @@ class FeatureDistillation(Unlabelled):
     """Learns the features of a frozen teacher, together with the losses of the heads if there are any.
 
     The teacher's features are normalised over the channels without learned scale and shift, and compared by a smooth L1
-    loss with a linear projection (a 1x1 convolution) of the student's (section 3.1). Where the grids differ, the
-    teacher's are resized to the student's. Both see the same images, each in its own normalisation.
+    loss with a linear projection (a 1x1 convolution) of the student's (section 3.1). If the grids differ, the teacher's
+    features are resized to the student's grid. Both see the same images, each in its own normalisation.
 
     teacher: a source of `densevit.load`, such as a run folder, a model file or `hf:ORG/NAME`; or name, options and
         `weights` of a backbone, as in the section `backbone`.
-    levels: the number of feature maps, from the last one of both backbones. The paper uses the last one, 1; with 2 or
-        more, those before it belong together too, as the hints of FitNets (Romero et al. 2015).
+    levels: the number of feature maps, counted from the last map of both backbones; 1 in the paper. Earlier maps are
+        paired in the same order, as hints of FitNets (Romero et al. 2015).
     """
 
     loaded = ("teacher",)
@@ -41,15 +41,16 @@ class FeatureDistillation(Unlabelled):
                     "and train the head from the result."
                 )
         self.teacher = load_backbone(teacher)
-        own, others = model.backbone.channels, self.teacher.backbone.channels
-        if not 1 <= levels <= min(len(own), len(others)):
+        channels, teacher_channels = model.backbone.channels, self.teacher.backbone.channels
+        if not 1 <= levels <= min(len(channels), len(teacher_channels)):
             raise ConfigError(
-                f"method.levels is {levels}; the student has {len(own)} features, the teacher {len(others)}. Fix: a "
-                "number from 1 to the smaller one."
+                f"method.levels is {levels}; the student has {len(channels)} features, the teacher "
+                f"{len(teacher_channels)}. Fix: a number from 1 to the smaller one."
             )
         self.levels = levels
         self.projections = nn.ModuleList(
-            nn.Conv2d(channels, other, 1) for channels, other in zip(own[-levels:], others[-levels:], strict=True)
+            nn.Conv2d(width, teacher_width, 1)
+            for width, teacher_width in zip(channels[-levels:], teacher_channels[-levels:], strict=True)
         )
         self.strides = [*model.backbone.strides[-levels:]]
 
@@ -73,11 +74,13 @@ class FeatureDistillation(Unlabelled):
         """
         padding = batch["padding_mask"]
         levels = []
-        for project, own, target in zip(self.projections, features[-self.levels :], self.targets(batch), strict=True):
-            predicted = project(own)
+        for project, feature, target in zip(
+            self.projections, features[-self.levels :], self.targets(batch), strict=True
+        ):
+            predicted = project(feature)
             with autocast_off(predicted.device):
                 each = F.smooth_l1_loss(predicted.float(), target, reduction="none", beta=_BETA).mean(1)  # (B, h, w)
-                inside = ~mask_on_grid(padding, (own.shape[2], own.shape[3]))
+                inside = ~mask_on_grid(padding, (feature.shape[2], feature.shape[3]))
                 levels.append((each * inside).sum((1, 2)) / inside.sum((1, 2)))
         return torch.stack(levels).mean(0)
 
@@ -93,22 +96,23 @@ class FeatureDistillation(Unlabelled):
         seen = backbone.input_size or (height, width)
         if seen != (height, width):
             pixels = F.interpolate(pixels, size=seen, mode="bilinear", align_corners=False, antialias=True)
-        found = []
+        targets = []
         features = backbone(pixels)[-self.levels :]
         for x, stride, other in zip(features, self.strides, backbone.strides[-self.levels :], strict=True):
             grid = -(-height // stride), -(-width // stride)
             cell = stride / other * seen[0] / height, stride / other * seen[1] / width
             with autocast_off(x.device):
                 x = resampled(x.float(), ~mask_on_grid(padding, (x.shape[2], x.shape[3])), grid, cell)
-                found.append(F.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1))
-        return found
+                targets.append(F.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1))
+        return targets
 
 
 def resampled(features: Tensor, inside: Tensor, size: tuple[int, int], cell: tuple[float, float]) -> Tensor:
     """Resizes feature maps to a grid with cells of another size, without the features of padding.
 
     Linear interpolation between the centres of cells, or, for larger cells, a triangular filter of twice their width
-    (antialiasing). Exact also where the cells at the border reach over the image, so that grids differ in extent.
+    (antialiasing). Exact also if the cells at the border extend beyond the image, where the grids cover different
+    areas.
 
     features: (B, C, h, w). inside: (B, h, w) bool, False in the padding. cell: height and width of a cell of the new
     grid in cells of the old one. Returns (B, C, *size).

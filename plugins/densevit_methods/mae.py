@@ -22,18 +22,17 @@ from densevit_methods.unlabelled import Unlabelled
 
 
 class MAE(Unlabelled):
-    """Encodes the visible patches of an image, and predicts the pixels of the masked ones with a small transformer.
+    """Encodes the visible patches of an image, and predicts the pixels of masked patches with a small transformer.
 
-    A plain ViT computes the visible patches only (section 3). It must be a `TokenBackbone` whose blocks all have global
-    attention, that adds its positions to the tokens, and each of whose tokens depends on the pixels of its patch only,
-    as of `vit` with learned or sine positions and without a stem. Other backbones, such as Swin, MViT, a ViT with
-    relative or rotary positions, overlapping patches or a stem, need the complete grid. For these a learned patch
-    replaces the pixels of masked patches, as in SimMIM (`MaskToken`), which saves no computation; their patches have
-    the coarsest stride, 32 pixels, so that no window of a finer stage sees a part of a masked patch.
+    A plain ViT computes the visible patches only (section 3). This needs a `TokenBackbone` with global attention in all
+    blocks, positions added to tokens, and tokens that depend on the pixels of their patch only: `vit` with learned or
+    sine positions and without a stem. Other backbones, such as Swin, MViT, or a ViT with relative or rotary positions,
+    overlapping patches or a stem, need the complete grid. For them a learned patch replaces the pixels of masked
+    patches, as in SimMIM (`MaskToken`), which saves no computation. Their patches have the coarsest stride, 32 pixels,
+    so that no window of a finer stage sees a part of a masked patch.
 
-    mask_ratio: share of an image's patches, of the coarsest stride, that are masked; 0.75 for a ViT, and 0.6 is
-        SimMIM's for patches of 32 pixels. width, depth, num_heads: the decoder's channels, blocks and attention heads
-        (table 1).
+    mask_ratio: share of an image's patches, of the coarsest stride, that are masked; 0.75 for a ViT, 0.6 in SimMIM for
+        patches of 32 pixels. width, depth, num_heads: the decoder's channels, blocks and attention heads (table 1).
     normalise_patches: pixels of each patch are predicted after subtraction of their mean and division by their standard
         deviation (table 1d).
     """
@@ -153,7 +152,8 @@ class DecoderBlock(nn.Module):
 
 
 def can_drop_tokens(backbone: Backbone) -> bool:
-    """Whether all blocks take any subset of the tokens, which have their positions and see their own patches only."""
+    """Whether the blocks can run on any subset of the tokens: positions are added and each token sees its patch
+    only."""
     positions, blocks = getattr(backbone, "positions", None), getattr(backbone, "blocks", ())
     return (
         isinstance(backbone, TokenBackbone)
@@ -175,8 +175,8 @@ def _embeds_patches_alone(backbone: Any) -> bool:
     tokens = backbone.eval().encode(images, (depth,), False).last_blocks[depth].tokens
     backbone.train(training)
     cells = (size[0] // patch) * (size[1] // patch)
-    one, other = tokens[:, -cells]
-    return torch.equal(one, other)
+    alone, repeated = tokens[:, -cells]
+    return torch.equal(alone, repeated)
 
 
 def key_bias(used: Tensor, first: int) -> Tensor | None:
@@ -188,7 +188,7 @@ def key_bias(used: Tensor, first: int) -> Tensor | None:
 
 
 def patch_targets(pixels: Tensor, padding_mask: Tensor, patch: int, normalised: bool) -> tuple[Tensor, Tensor]:
-    """The pixels of each patch, and which of them are no padding, (B, N, 3 * patch^2) each.
+    """The pixels of each patch, and whether a value is not padding, (B, N, 3 * patch^2) each.
 
     normalised: subtracts the mean of a patch's pixels and divides by their standard deviation, both without padding.
     """

@@ -16,14 +16,14 @@ from densevit_methods.pseudo_targets import check_head, missing_labels, predicte
 
 
 class MeanTeacher(Method):
-    """Trains the model on labels and, where they are missing, on the predictions of its own average, the teacher.
+    """Trains the model on labels and, where labels are missing, on the predictions of its moving average, the teacher.
 
-    The teacher sees an image in weak colours, those of `data.transforms`, and the model, the student, the same crop in
-    strong colours, so that predicted boxes and maps follow the geometry. The heads' own losses are computed on the
-    predictions as targets; losses on labels are those of `supervised`. The teacher is validated and saved.
+    The teacher sees an image in the weak colours of `data.transforms`, the student (the model) the same crop in strong
+    colours, so predicted boxes and maps fit the student's crop. The heads' losses take the predictions as targets;
+    losses on labels are as in `supervised`. The run validates and saves the teacher.
 
-    decay: the decay of the exponential moving average of the student's weights, which are the teacher's; at most 1 - 1
-        / n after step n, as in Tarvainen and Valpola's code, so that the first weights have no influence.
+    decay: the decay of the exponential moving average (EMA) that gives the teacher's weights; at most 1 - 1 / n after
+        step n, as in Tarvainen and Valpola's code, so that the first weights have no influence.
     burn_in: the number of optimiser steps that use labels only (Liu et al. 2021, "Unbiased Teacher").
     score_threshold: objects with a smaller score are not used (Soft Teacher: 0.9; Unbiased Teacher: 0.7).
     pixel_threshold: pixels of a class map whose class has a smaller probability are ignored (FixMatch, Sohn et al.
@@ -66,7 +66,7 @@ class MeanTeacher(Method):
         return self.teacher
 
     def check_steps(self, steps: int) -> None:
-        """Raises ConfigError if the burn-in does not end before the training, which would use labels only."""
+        """Raises ConfigError if the burn-in takes the whole run, which would then use labels only."""
         if self.burn_in >= steps:
             raise ConfigError(
                 f"method.burn_in is {self.burn_in}, and the training has {counted(steps, 'optimiser step')}: it would "
@@ -77,7 +77,8 @@ class MeanTeacher(Method):
         return WeakAndStrong(configured)
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
-        """Returns the losses on labels and, as unlabelled/HEAD/TERM, those on predictions, 0 in the burn-in."""
+        """Returns the losses on labels and, as unlabelled/HEAD/TERM, the losses on predictions, which are 0 in the
+        burn-in."""
         missing = [missing_labels(model.heads, target) for target in batch["targets"]]
         labelled = _selected(batch, [i for i, names in enumerate(missing) if len(names) < len(model.heads)])
         losses: Losses = model.loss(model(labelled), labelled["targets"], context)
@@ -127,15 +128,17 @@ class WeakAndStrong:
 
 
 def _is_loss(name: str) -> bool:
-    """Whether a term is a loss, and not the term of a learned weight, which counts once."""
+    """Whether a term is a loss; the term of a learned weight is not, and counts once."""
     return not name.endswith("/log_variance")
 
 
 def _selected(batch: Batch, indices: list[int]) -> Batch:
-    """Some images of a batch, with the others' first ones added without labels if they are fewer than two: every step
-    is alike, and batch norm over one value per image has two."""
-    others = [i for i in range(len(batch["targets"])) if i not in indices]
-    added = others[: max(0, 2 - len(indices))]
+    """Selects images of a batch, at least two: the first unselected images fill up, without labels.
+
+    Batch norm over one value per image needs two images.
+    """
+    unselected = [i for i in range(len(batch["targets"])) if i not in indices]
+    added = unselected[: max(0, 2 - len(indices))]
     targets = [batch["targets"][i] for i in indices] + [without_labels(batch["targets"][i]) for i in added]
     rows = indices + added
     return {"images": batch["images"][rows], "padding_mask": batch["padding_mask"][rows], "targets": targets}

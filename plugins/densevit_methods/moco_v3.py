@@ -20,17 +20,18 @@ from densevit_methods.unlabelled import Unlabelled
 
 
 class MoCoV3(Unlabelled):
-    """Finds the other view of an image among those of all images of the batch, in all processes (algorithm 1).
+    """Finds the other view of an image among the views of all images of the batch, in all processes (algorithm 1).
 
-    An image is described by the mean of the backbone's coarsest feature, as every backbone has one; the paper uses the
-    class token of a ViT. The features of all processes are gathered before the MLPs, whose batch norm and negatives are
-    thus those of the entire batch. The momentum encoder is in evaluation mode, and the model itself is saved. Crops
-    replace the transform of `data.transforms`.
+    The mean of the backbone's coarsest feature describes an image, for any backbone; the paper uses a ViT's class
+    token. The features of all processes are gathered before the MLPs, so batch norm and negatives cover the entire
+    batch. The momentum encoder runs in evaluation mode; the run saves the trained model. Crops replace the transform of
+    `data.transforms`.
 
     The paper does not train the patch embedding of a ViT, which makes the training stable (section 4.1):
     `backbone: {freeze: [stem.*], weights: random}`.
 
-    image_size: side of the crops in pixels. scale: their share of the image's area (ViT: from 0.08, ResNet: from 0.2).
+    image_size: side of the crops in pixels. scale: range of a crop's share of the image's area (ViT: from 0.08, ResNet:
+        from 0.2).
     temperature: 0.2 for ViT, 1 for ResNet. momentum: rises to 1 by a cosine. hidden, width: the hidden and the output
     channels of the MLPs.
     """

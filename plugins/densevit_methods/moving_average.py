@@ -1,7 +1,7 @@
 """Teachers that are the exponential moving average (EMA) of a student, and buffers that stay in float32.
 
-With `trainer.precision: bf16-true` all tensors of a model are in bf16, in which an update by a small weight is lost by
-rounding.
+With `trainer.precision: bf16-true` all tensors of a model are in bf16, in which rounding loses updates with a small
+weight.
 """
 
 import math
@@ -13,33 +13,33 @@ from torch import Tensor, nn
 
 
 class MovingAverage(nn.Module):
-    """The exponential moving average of a student's tensors in a teacher's, which have the same names and shapes.
+    """Keeps a teacher's tensors as the exponential moving average of a student's tensors of the same names and shapes.
 
-    For a teacher in half precision it sums in float32: the teacher has the rounded values. Integer buffers, such as
-    counters of batches, are copied.
+    For a teacher in half precision, the average is kept in float32 and the teacher gets the rounded values. Integer
+    buffers, such as counters of batches, are copied.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._exact = torch.zeros(0)  # the float32 values of all tensors in half precision, one after the other
+        self._exact = torch.zeros(0)  # the float32 values of all tensors in half precision, concatenated
 
     @torch.no_grad()
     def update(self, teacher: nn.Module, student: nn.Module, weight: Tensor | float) -> None:
         """Moves the teacher's tensors to the student's by this weight, 1 minus the EMA's momentum."""
         pairs = list(zip(teacher.state_dict().values(), student.state_dict().values(), strict=True))
-        halves = [own for own, _ in pairs if own.is_floating_point() and own.dtype.itemsize < 4]
+        halves = [average for average, _ in pairs if average.is_floating_point() and average.dtype.itemsize < 4]
         if halves and not len(self._exact):
-            self._exact = torch.cat([own.float().flatten() for own in halves])
-        self._exact = self._exact.to(next((own.device for own in halves), self._exact.device))
-        parts = iter(self._exact.split([own.numel() for own in halves]))
-        for own, other in pairs:
-            if not own.is_floating_point():
-                own.copy_(other)
+            self._exact = torch.cat([average.float().flatten() for average in halves])
+        self._exact = self._exact.to(next((average.device for average in halves), self._exact.device))
+        parts = iter(self._exact.split([average.numel() for average in halves]))
+        for average, current in pairs:
+            if not average.is_floating_point():
+                average.copy_(current)
                 continue
-            exact = own if own.dtype.itemsize >= 4 else next(parts).view_as(own)
-            exact.lerp_(other.to(exact.dtype), weight.to(exact.dtype) if isinstance(weight, Tensor) else weight)
-            if exact is not own:
-                own.copy_(exact)
+            exact = average if average.dtype.itemsize >= 4 else next(parts).view_as(average)
+            exact.lerp_(current.to(exact.dtype), weight.to(exact.dtype) if isinstance(weight, Tensor) else weight)
+            if exact is not average:
+                average.copy_(exact)
 
     def get_extra_state(self) -> Tensor:
         return self._exact
@@ -67,6 +67,6 @@ class Float32Buffer(nn.Module):
 def cosine_momentum(start: float, progress: float) -> float:
     """The momentum that rises from `start` to 1 by a cosine (BYOL, Grill et al. 2020, section 3.2).
 
-    progress: share of the training that is done, in 0 ... 1.
+    progress: share of the run that is done, in 0 ... 1.
     """
     return 1 - (1 - start) * (1 + math.cos(math.pi * progress)) / 2

@@ -1,4 +1,4 @@
-"""Output distillation: a model learns the predictions of a larger one as targets ("pseudo-labels", Lee 2013; for
+"""Output distillation: a model learns the predictions of a larger model as targets ("pseudo-labels", Lee 2013; for
 detection "data distillation", Radosavovic et al. 2018)."""
 
 from typing import Any
@@ -14,16 +14,16 @@ from densevit_methods.unlabelled import Unlabelled
 
 
 class OutputDistillation(Unlabelled):
-    """Trains the heads by their own losses on the predictions of a frozen teacher, where images have no labels.
+    """Trains the heads with their losses on a frozen teacher's predictions, for images without labels.
 
     Labels are used where images have them. Teacher and student see the same images, and may have different backbones
-    and heads: a head learns from the teacher's head of the same name and task, or the only one of its task. Each class
-    of the student must be one of the teacher's, by its name; objects of other classes are left out, and pixels of them
-    are ignored.
+    and heads: a head learns from the teacher's head of the same name and task, or from the only head of its task. Each
+    class of the student must be a class of the teacher, by name; objects of other classes are left out, their pixels
+    ignored.
 
     teacher: a source of `densevit.load`, such as a run folder, a model file or `hf:ORG/NAME`.
-    score_threshold: objects with a smaller score are left out. None: that of the teacher's validation, which its model
-        file has, or 0.5.
+    score_threshold: objects with a smaller score are left out. None: the threshold from the teacher's validation,
+        stored in its model file, or 0.5.
     pixel_threshold: pixels of a class map whose class has a smaller probability are ignored.
     """
 
@@ -45,11 +45,11 @@ class OutputDistillation(Unlabelled):
         for name, other in self.teacher_heads.items():
             check_head(other, self.teacher.heads[other], "output_distillation (its teacher)")
             _check_depth(name, model.heads[name].quantity, self.teacher.heads[other].quantity)
-            known_classes = [one.name for one in self.teacher.classes[other]]
+            known_classes = [cls.name for cls in self.teacher.classes[other]]
             self.class_tables[name] = _class_table(class_rows(known_classes, model, name), len(known_classes))
         _check_input_size(self.teacher.backbone.input_size, model.backbone.input_size)
-        given = None if score_threshold is None else dict.fromkeys(self.teacher.heads, score_threshold)
-        self.score_thresholds = given or self.teacher.default_thresholds
+        thresholds = None if score_threshold is None else dict.fromkeys(self.teacher.heads, score_threshold)
+        self.score_thresholds = thresholds or self.teacher.default_thresholds
         self.pixel_threshold = pixel_threshold
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
@@ -92,7 +92,7 @@ def _with_classes(target: Targets, table: Tensor) -> Targets:
 
 
 def _check_depth(name: str, quantity: str | None, other: str | None) -> None:
-    """Raises ConfigError if a head for metres has a teacher without."""
+    """Raises ConfigError if a head predicts metres and its teacher relative depth."""
     if quantity == "depth" and other == "inverse_depth":
         raise ConfigError(
             f"heads.{name} predicts metres, and the teacher relative inverse depth. Fix: output: relative, or a "
@@ -100,10 +100,10 @@ def _check_depth(name: str, quantity: str | None, other: str | None) -> None:
         )
 
 
-def _check_input_size(size: tuple[int, int] | None, own: tuple[int, int] | None) -> None:
-    """Raises ConfigError if the teacher has a fixed input size, and the student another or none."""
-    if size is not None and size != own:
+def _check_input_size(teacher_size: tuple[int, int] | None, student_size: tuple[int, int] | None) -> None:
+    """Raises ConfigError if the teacher has a fixed input size and the student another size or none."""
+    if teacher_size is not None and teacher_size != student_size:
         raise ConfigError(
-            f"method.teacher: its backbone has the fixed input size {tuple(size)}, and the student "
-            f"{'none' if own is None else tuple(own)}. Fix: a teacher for any input size."
+            f"method.teacher: its backbone has the fixed input size {tuple(teacher_size)}, and the student "
+            f"{'none' if student_size is None else tuple(student_size)}. Fix: a teacher for any input size."
         )

@@ -1,8 +1,7 @@
 """Masks of patches for masked image modelling, random or in blocks.
 
-The mask of an image depends on its `mask_seed`, a number that the training transform adds to the targets, and on its
-size: not on the other images of the batch, the padding or the process. In validation each image has the same mask each
-time.
+An image's mask depends on its size and its `mask_seed`, which the training transform adds to the targets, but not on
+other images of the batch, padding or the process. In validation an image has the same mask each time.
 """
 
 import math
@@ -46,8 +45,8 @@ def random_masking(ratio: float) -> Masking:
 def blockwise_masking(ratio: float, smallest: int = 16, least_aspect: float = 0.3) -> Masking:
     """Masks blocks until their patches are a share of the image's (BEiT, Bao et al. 2022, algorithm 1).
 
-    As in the authors' code, a block that would exceed the share is drawn again, at most ten times, so that the share is
-    often not reached; it is never exceeded, and at least one patch is masked. smallest: patches of a block, if so many
+    As in the authors' code, a block that would exceed the share is drawn again, at most ten times. The share is often
+    not reached and never exceeded; at least one patch is masked. smallest: least patches of a block, if that many
     remain. least_aspect: the least aspect ratio of a block; the largest is its inverse.
     """
     log_aspect = math.log(least_aspect)
@@ -85,8 +84,8 @@ def masked_count(ratio: float, count: int) -> int:
 def mask_patches(batch: Batch, patch: int, masking: Masking) -> tuple[Tensor, Tensor]:
     """Masks patches of each image of a batch.
 
-    patch: side in pixels. Returns the masked patches, and those that have pixels of the image, both (B, rows, columns)
-    bool, of the padded batch; patches in the padding are not masked.
+    patch: side in pixels. Returns the masked patches and the patches with image pixels, both (B, rows, columns) bool,
+    of the padded batch; patches in the padding are not masked.
     """
     B, height, width = batch["padding_mask"].shape
     masked = torch.zeros(B, -(-height // patch), -(-width // patch), dtype=torch.bool)
@@ -113,8 +112,8 @@ def pixels_of_patches(patches: Tensor, patch: int, padding_mask: Tensor) -> Tens
 class MaskToken(nn.Module):
     """Replaces masked pixels by a learned patch, whose side is the finest stride of the backbone, s.
 
-    A projection of patches of s x s pixels, as of ViT and Swin, maps it to one learned token for each masked patch, as
-    in the papers. In pixels, it can be used with every backbone.
+    A projection of s x s patches, as in ViT and Swin, maps it to one learned token per masked patch, as in the papers.
+    Because it replaces pixels, it works with every backbone.
     """
 
     def __init__(self, backbone: Backbone, patch: int) -> None:

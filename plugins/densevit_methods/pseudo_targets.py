@@ -20,23 +20,23 @@ def predicted_targets(
     """Returns the predictions of each head of a teacher, a `DenseModel` in evaluation mode, as the targets that the
     head needs, without `image_id` and sizes.
 
-    score_thresholds: the least score of each head's objects; others are left out. pixel_threshold: pixels of a class
-    map whose class has a smaller probability, by the softmax of the head's `maps`, are ignored.
+    score_thresholds: the least score of each head's objects; objects below are left out. pixel_threshold: pixels of a
+    class map whose class has a smaller probability, by the softmax of the head's `maps`, are ignored.
     """
     grids = [{**without_labels(target), "original_size": target["size"]} for target in batch["targets"]]
     outputs = teacher({**batch, "targets": grids})
     predictions = teacher.predictions(outputs, grids)
-    found = {}
+    head_targets = {}
     for name, head in teacher.heads.items():
         probabilities: list[Tensor | None] = [None] * len(grids)
         if "semantic" in head.needs:
             maps = head.maps(outputs[name], tuple(batch["images"].shape[2:]))
             probabilities = list(maps.softmax(1).amax(1))  # (H, W) each
-        found[name] = [
+        head_targets[name] = [
             _targets(prediction, grid["size"], score_thresholds.get(name, 0.0), probability, pixel_threshold)
             for prediction, grid, probability in zip(predictions[name], grids, probabilities, strict=True)
         ]
-    return found
+    return head_targets
 
 
 def _targets(

@@ -22,7 +22,7 @@ class SimMIM(Unlabelled):
     The loss is the mean absolute error of masked pixels, normalised as the backbone expects (section 3.4). The mask
     token replaces pixels instead of the patch embedding, for any backbone; see `MaskToken`.
 
-    mask_ratio: share of the patches of an image that are masked. patch: their side in pixels, a multiple of the
+    mask_ratio: share of the patches of an image that are masked. patch: side of a patch in pixels, a multiple of the
         backbone's finest stride (section 4.1.1: 32 and 0.6).
     """
 

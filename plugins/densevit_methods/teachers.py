@@ -32,14 +32,14 @@ def load_backbone(source: str | Mapping[str, Any]) -> DenseModel:
     """Loads a frozen backbone, as a model without heads.
 
     source: a source that `load_teacher` takes, or the name, the options and the `weights` of a backbone as in the
-    section `backbone`. Without weights of its own, it is random, which is a warning.
+    section `backbone`. Warns about a section without `weights`, whose backbone is random.
     """
     if isinstance(source, str):
         try:
             return load_teacher(source).with_heads(())
         except WeightsError as error:
             raise WeightsError(
-                f"{error} A backbone without heads is given as a section: teacher={{name: PLUGIN, weights: {source}}}."
+                f"{error} Set a backbone without heads as a section: teacher={{name: PLUGIN, weights: {source}}}."
             ) from None
     if not isinstance(name := source.get("name"), str):
         raise ConfigError("method.teacher has no name. Fix: teacher: {name: PLUGIN, weights: SOURCE}.")
@@ -56,8 +56,8 @@ def load_backbone(source: str | Mapping[str, Any]) -> DenseModel:
 
 
 def teacher_head(teacher: DenseModel, model: DenseModel, name: str) -> str:
-    """Returns the name of the teacher's head for a head of the model: that of the same name and task, or the only one
-    of its task.
+    """Returns the name of the teacher's head for a head of the model: of the same name and task, or the only head of
+    its task.
 
     Raises ConfigError if there is none.
     """
@@ -78,11 +78,11 @@ def class_rows(names: Sequence[str], model: DenseModel, head: str) -> Tensor:
     names: the teacher's classes. Raises ConfigError if it lacks a class.
     """
     index = {name: i for i, name in enumerate(names)}
-    missing = [one.name for one in model.classes[head] if one.name not in index]
+    missing = [cls.name for cls in model.classes[head] if cls.name not in index]
     if missing:
         raise ConfigError(
             f"heads.{head}: the teacher lacks {len(missing)} of {len(model.classes[head])} classes: "
             f"{listed(missing, 3)}. It has "
             f"{listed(names, 3)}. Fix: use a teacher that predicts them, or rename the classes of the data."
         )
-    return torch.tensor([index[one.name] for one in model.classes[head]], dtype=torch.int64)
+    return torch.tensor([index[cls.name] for cls in model.classes[head]], dtype=torch.int64)

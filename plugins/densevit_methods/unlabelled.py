@@ -6,9 +6,9 @@ from densevit.interfaces import Method
 
 
 class Unlabelled(Method):
-    """A method without labels, whose trainings warn of a collapse."""
+    """A method without labels; its runs warn of a collapse."""
 
     def callbacks(self) -> list[Any]:
-        from densevit_methods.collapse import Collapse  # late: it imports Lightning
+        from densevit_methods.collapse import Collapse  # imported late, because it imports Lightning
 
         return [Collapse()]

@@ -4,7 +4,7 @@ Unlike `torch.optim.Muon`, it also accepts convolution kernels, which benefit th
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,13 +56,13 @@ class Muon(AdamW):
 
     @staticmethod
     def group_options(layer: nn.Module, parameter: nn.Parameter) -> dict[str, Any]:
-        """Returns the kind of layer that has the parameter as its matrix: `linear`, `convolution` or None."""
-        kind = None
+        """Returns the type of layer that has the parameter as its matrix: `linear`, `convolution` or None."""
+        layer_type = None
         if isinstance(layer, (nn.Linear, *_CONVOLUTIONS)) and getattr(layer, "groups", 1) == 1:
             rows = parameter.shape[0]
             if parameter is layer.weight and min(rows, parameter.numel() // rows) >= _MIN_SIDE:
-                kind = "convolution" if isinstance(layer, _CONVOLUTIONS) else "linear"
-        return {"layer": kind}
+                layer_type = "convolution" if isinstance(layer, _CONVOLUTIONS) else "linear"
+        return {"layer": layer_type}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -86,28 +86,31 @@ class Muon(AdamW):
         return loss
 
     def _update(self, group: dict[str, Any]) -> None:
-        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                rows = parameter.shape[0]
-                shape = (rows, parameter.numel() // rows)
-                by_shape.setdefault(shape, []).append((parameter, parameter.grad))
-        for (rows, columns), trained in by_shape.items():
-            updates = []
-            for parameter, gradient in trained:
-                state = self.state[parameter]
-                if "momentum_buffer" not in state:
-                    state.clear()
-                    state["step"] = torch.zeros(())  # required by AdamW when it loads a state
-                    exact = torch.promote_types(parameter.dtype, torch.float32)
-                    state["momentum_buffer"] = torch.zeros_like(parameter, dtype=exact)
-                gradient = gradient.to(state["momentum_buffer"].dtype)
-                state["momentum_buffer"].lerp_(gradient, 1 - _MOMENTUM)
-                updates.append(gradient.lerp(state["momentum_buffer"], _MOMENTUM).flatten(1))
-            rate = group["lr"] * _RMS * max(rows, columns) ** 0.5
-            for (parameter, _), update in zip(trained, orthogonalised(torch.stack(updates)), strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update.view_as(parameter).to(parameter.dtype), alpha=-rate)
+        trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not trained:
+            return
+        momenta = [self._momentum(parameter) for parameter in trained]
+        gradients = [parameter.grad.to(momentum.dtype) for parameter, momentum in zip(trained, momenta, strict=True)]
+        torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
+        updates = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
+        torch._foreach_mul_(trained, 1 - group["lr"] * group["weight_decay"])
+        by_shape: dict[torch.Size, list[int]] = {}
+        for i, parameter in enumerate(trained):
+            by_shape.setdefault(parameter.shape, []).append(i)
+        for shape, indices in by_shape.items():
+            x = torch.stack([updates[i] for i in indices]).flatten(2)  # (N, R, C)
+            rate = group["lr"] * _RMS * max(x.shape[1:]) ** 0.5
+            orthogonal = orthogonalised(x).reshape(-1, *shape).unbind()
+            torch._foreach_add_([trained[i] for i in indices], orthogonal, alpha=-rate)
+
+    def _momentum(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state.clear()
+            state["step"] = torch.zeros(())  # required by AdamW when it loads a state
+            exact = torch.promote_types(parameter.dtype, torch.float32)
+            state["momentum_buffer"] = torch.zeros_like(parameter, dtype=exact)
+        return cast(Tensor, state["momentum_buffer"])
 
 
 def orthogonalised(x: Tensor) -> Tensor:
@@ -123,10 +126,10 @@ def orthogonalised(x: Tensor) -> Tensor:
             x = x.mT
         x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
         if x.dtype == torch.float32 and x.shape[2] >= _WIDE * x.shape[1]:  # bf16 has too few digits for it
-            x = _factor(x @ x.mT) @ x
+            x = torch.bmm(_factor(torch.bmm(x, x.mT)), x)
         else:
             for _ in range(_ITERATIONS):
-                gram = x @ x.mT
+                gram = torch.bmm(x, x.mT)
                 x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
         return x.mT if tall else x
 
@@ -139,9 +142,9 @@ def _factor(gram: Tensor) -> Tensor:
     """
     factor = product = _polynomial(gram)
     for _ in range(_ITERATIONS - 1):
-        gram = factor @ gram @ factor
+        gram = torch.bmm(torch.bmm(factor, gram), factor)
         factor = _polynomial(gram)
-        product = factor @ product
+        product = torch.bmm(factor, product)
     return product
 
 

@@ -40,15 +40,15 @@ class AttentionResNet(Backbone):
     """ResNet with attention (`non_local`, `sagan`, `sasa`, `lr_net`, `axial`): features of strides 4, 8, 16 and 32.
 
     Without attention it is torchvision's ResNet, with the same keys. Any input size; each map is ceil(size / stride).
-    Padding of the image at the right and bottom changes features: with `non_local` and `sagan` all of them, with
-    `axial` those of the same rows and columns, then all.
+    Padding of the image at the right and bottom changes features: with `non_local` and `sagan` all features, with
+    `axial` first the features in the same rows and columns, then all.
 
-    depth: 26, 38, 50 or 101, with bottlenecks. 26 has 1, 2, 4 and 1 of them (Ramachandran et al. 2019), and 2 in each
-        stage with `lr_net`.
+    depth: 26, 38, 50 or 101, with bottlenecks. Depth 26 has 1, 2, 4 and 1 bottlenecks (Ramachandran et al. 2019), with
+        `lr_net` 2 in each stage.
     width: factor of all channels; Axial-ResNet-S, M and L are 0.5, 0.75 and 1.
     non_local, sagan: sections of options of blocks that are inserted between residual blocks.
-    sasa, lr_net, axial: sections of options of layers in place of the 3x3 convolutions. Of the five at most one can be
-        given; `{}` has the defaults.
+    sasa, lr_net, axial: sections of options of layers in place of the 3x3 convolutions. At most one of the five can be
+        set; `{}` sets the defaults.
     checkpointing: activation checkpointing per block in training. Running statistics are updated once per batch.
     """
 
@@ -120,7 +120,7 @@ class AttentionResNet(Backbone):
         return features
 
     def _blocks(self, stage: int) -> Iterator[list[nn.Module]]:
-        """The residual blocks of a stage, from 0, each with the block that is inserted after it, if there is one."""
+        """The residual blocks of a stage, from 0, each with the block inserted after it, or None."""
         for j, block in enumerate(cast(nn.Sequential, getattr(self, f"layer{stage + 1}"))):
             key = f"{stage + 1}_{j}"
             yield [block, self.inserted[key]] if key in self.inserted else [block]
@@ -130,7 +130,7 @@ class AttentionResNet(Backbone):
         return activation_checkpointing.run(block, x, checkpointed=checkpointed)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        """The parameters of the stem, and of each residual block with the block that is inserted after it."""
+        """The parameters of the stem, and of each residual block with the block inserted after it."""
         stem = [self.conv1, self.bn1] if self.stem is None else [self.stem]
         groups = [stem, *(blocks for i in range(4) for blocks in self._blocks(i))]
         return [[parameter for part in group for parameter in part.parameters()] for group in groups]
@@ -155,6 +155,6 @@ def _residual_block(inputs: int, planes: int, stride: int, stage: int, replaceme
 
 
 def _check_single(sections: dict[str, object | None]) -> None:
-    given = [name for name, options in sections.items() if options is not None]
-    if len(given) > 1:
-        raise ValueError(f"{', '.join(given)} are given; at most one of {', '.join(sections)} can be.")
+    present = [name for name, options in sections.items() if options is not None]
+    if len(present) > 1:
+        raise ValueError(f"{', '.join(present)} are set; at most one of {', '.join(sections)} can be.")

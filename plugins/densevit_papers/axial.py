@@ -11,12 +11,12 @@ from densevit.layers.tracing import is_exporting
 
 @dataclass(frozen=True)
 class Axial:
-    """The option `axial` of `attention_resnet`; the defaults are those of Axial-ResNet on ImageNet.
+    """The option `axial` of `attention_resnet`; the defaults are Axial-ResNet's on ImageNet.
 
     span: cells of a row or column that a cell attends to, an odd number such as the paper's 65; None: the whole row or
         column of maps of `image_size` and smaller, and as many cells on each side on larger maps.
     image_size: the side of training images in pixels, which sizes the position tables if span is None.
-    stages: whose 3x3 convolutions become a layer along columns and one along rows, from 1.
+    stages: the stages, from 1, whose 3x3 convolutions become a layer along columns and a layer along rows.
     """
 
     num_heads: int = 8
@@ -50,8 +50,8 @@ class Axial:
 class AxialAttention(nn.Module):
     """Multi-head attention of each cell to the cells of its column or row (equation 4).
 
-    Queries, keys and values have position embeddings of the offset, with the same ones for all heads. Batch norms
-    follow the projection, the three terms of the scores, and the two terms of the output, as in the authors' code.
+    Queries, keys and values have position embeddings of the offset, shared by all heads. Batch norms follow the
+    projection, the three terms of the scores, and the two terms of the output, as in the authors' code.
 
     reach: the largest offset; cells further away are not attended to. axis: "height" or "width".
     """

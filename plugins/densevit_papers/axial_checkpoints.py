@@ -4,20 +4,20 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import Change, CheckpointLayout, Line, SpecialTensors, StateDict
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
 from densevit_papers.attention_resnet import BLOCKS
 
-_PROJECTION = Change(lambda x: x[..., None], lambda x: x[..., 0])  # a Conv1d; ours is a 1x1 Conv2d
-_AXES = ("hight_block", "width_block")  # their spelling
+_PROJECTION = Change(lambda x: x[..., None], lambda x: x[..., 0])  # a Conv1d in checkpoints, a 1x1 Conv2d here
+_AXES = ("hight_block", "width_block")  # the authors' spelling
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of an Axial-ResNet, from tensors with our keys."""
+    """The config section of an Axial-ResNet, from tensors with densevit's keys."""
     blocks = tuple(count(tensors, rf"layer{i}\.(\d+)\.conv1\.weight") for i in range(1, 5))
     depth = next((depth for depth, counts in BLOCKS.items() if counts == blocks), None)
     if depth is None:
-        known = ", ".join(f"{depth} {counts}" for depth, counts in BLOCKS.items())
-        raise WeightsError(f"An Axial-ResNet of {blocks} blocks is not a known depth: {known}.")
+        depths = ", ".join(f"{depth} {counts}" for depth, counts in BLOCKS.items())
+        raise WeightsError(f"An Axial-ResNet of {blocks} blocks is not a known depth: {depths}.")
     first = "layer1.0.conv2.0"
     axial = {
         "num_heads": len(tensors[f"{first}.similarity_norm.weight"]) // 3,
@@ -30,8 +30,8 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 def _lines() -> tuple[Line, ...]:
     block = "layer{s}.{j}"
     lines = [Line("conv1.*", "conv1.*"), Line("bn1.*", "bn1.*"), Line(f"{block}.downsample.*", f"{block}.downsample.*")]
-    for theirs, ours in (("conv_down", "conv1"), ("bn1", "bn1"), ("conv_up", "conv3"), ("bn2", "bn3")):
-        lines.append(Line(f"{block}.{theirs}.*", f"{block}.{ours}.*"))
+    for source, target in (("conv_down", "conv1"), ("bn1", "bn1"), ("conv_up", "conv3"), ("bn2", "bn3")):
+        lines.append(Line(f"{block}.{source}.*", f"{block}.{target}.*"))
     for i, axis in enumerate(_AXES):
         lines.append(Line(f"{block}.{axis}.qkv_transform.weight", f"{block}.conv2.{i}.qkv.weight", _PROJECTION))
         lines.append(Line(f"{block}.{axis}.relative", f"{block}.conv2.{i}.relative"))

@@ -15,8 +15,8 @@ from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import resize_grid
 from densevit.weights.layouts import by_name_only
-from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
+from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
 from densevit_papers.plain_vit import EPS, feature_blocks
 
 _EXPANSION = 4  # of LeFF and of the MLP of LCA
@@ -25,7 +25,7 @@ _RESIZING: Literal["bicubic"] = "bicubic"  # of positions, as the authors' fine-
 
 
 class Variant(NamedTuple):
-    """The sizes of one of the paper's models."""
+    """The sizes of a model of the paper."""
 
     width: int
     depth: int
@@ -46,12 +46,12 @@ class CeiT(Backbone):
 
     Any input size: an image is padded with zeros at the right and the bottom to a multiple of the stride, and each map
     is ceil(size / stride). Attention is global and not masked: further padding, as in a batch with a larger image,
-    changes all features, and positions are resized to the larger grid. The norms of the features are not of the paper:
-    its classifier normalises the class token only.
+    changes all features, and positions are resized to the larger grid. The norms of the features are not in the paper,
+    whose classifier normalises the class token only.
 
     variant: "tiny", "small" and "base" of the paper and its code; "nano" (128 channels, 6 blocks) is for CPUs.
-    patch_size: side of a patch in cells of the stem's map, whose stride is 4. The stride of the features is 4 times
-        that: 16 in the paper.
+    patch_size: side of a patch in cells of the stem's map, whose stride is 4. The stride of the features is 4 times the
+    patch size: 16 in the paper.
     image_size: the side in pixels of the image of the position table, which is resized to other grids (bicubic).
     readout: use of the class tokens in the last map. "ignore": none; the layer-wise class-token attention (LCA) is then
         not built, because no cell depends on it. "lca": LCA, an attention over the class tokens after all blocks, whose
@@ -95,7 +95,7 @@ class CeiT(Backbone):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Initial weights of the authors' code, which leaves convolutions, LeFF's 1x1 ones too, at torch's values."""
+        """Initial weights of the authors' code; all convolutions, including LeFF's 1x1, keep torch's values."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -164,7 +164,7 @@ class ImageToTokens(nn.Module):
 class Block(nn.Module):
     """Attention and LeFF, each after a layer norm and with a residual connection.
 
-    The class token skips LeFF: its layer norm is what is added to it.
+    The class token skips LeFF: its layer norm is added to it instead.
     """
 
     def __init__(self, width: int, num_heads: int, drop_path: float) -> None:
@@ -187,7 +187,7 @@ class Block(nn.Module):
 class LocallyEnhancedFeedForward(nn.Module):
     """Locally-enhanced feed-forward (LeFF): a depthwise 3x3 convolution between two linear layers (section 3.3).
 
-    Each of the three is followed by batch norm, the first two also by a GELU. The linear layers are 1x1 convolutions.
+    Batch norm follows each layer, and a GELU the first two. The linear layers are 1x1 convolutions.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
@@ -205,7 +205,8 @@ class LocallyEnhancedFeedForward(nn.Module):
 
 
 class ClassTokenAttention(nn.Module):
-    """Layer-wise class-token attention (LCA, section 3.4): a block in which the last class token attends to all.
+    """Layer-wise class-token attention (LCA, section 3.4): a block in which the last class token attends to all class
+    tokens.
 
     layers: the number of class tokens, each with a position embedding, which starts as zeros.
     """
@@ -234,28 +235,28 @@ def _as_map(cells: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a CeiT, from tensors with our keys."""
+    """The config section of a CeiT, from tensors with densevit's keys."""
     width, depth = len(tensors["blocks.0.norm1.weight"]), count(tensors, r"blocks\.(\d+)\.norm1\.weight")
-    variant = next((name for name, own in VARIANTS.items() if (own.width, own.depth) == (width, depth)), None)
+    variant = next((name for name, sizes in VARIANTS.items() if (sizes.width, sizes.depth) == (width, depth)), None)
     if variant is None:
-        known = ", ".join(f"{name} {own.width} and {own.depth}" for name, own in VARIANTS.items())
-        raise WeightsError(f"A CeiT of {width} channels and {depth} blocks is not a known variant: {known}.")
+        variants = ", ".join(f"{name} {sizes.width} and {sizes.depth}" for name, sizes in VARIANTS.items())
+        raise WeightsError(f"A CeiT of {width} channels and {depth} blocks is not a known variant: {variants}.")
     patch_size = tensors["stem.projection.weight"].shape[-1]
     options: dict[str, Any] = {"name": "ceit", "variant": variant, "patch_size": patch_size}
     options["image_size"] = _STEM_STRIDE * patch_size * len(tensors["position_table"])
     return {"backbone": options | ({"readout": "lca"} if "class_attention.positions" in tensors else {})}
 
 
-def _block(theirs: str, ours: str) -> tuple[Line, ...]:
+def _block(source: str, target: str) -> tuple[Line, ...]:
     """The lines of a block without its feed-forward layer."""
     return (
-        Line(f"{theirs}.norm1.*", f"{ours}.norm1.*"),
+        Line(f"{source}.norm1.*", f"{target}.norm1.*"),
         *(
-            Line(f"{theirs}.attn.qkv.*[{i}/3]", f"{ours}.attention.{name}.*")
+            Line(f"{source}.attn.qkv.*[{i}/3]", f"{target}.attention.{name}.*")
             for i, name in enumerate(("query", "key", "value"))
         ),
-        Line(f"{theirs}.attn.proj.*", f"{ours}.attention.output.*"),
-        Line(f"{theirs}.norm2.*", f"{ours}.norm2.*"),
+        Line(f"{source}.attn.proj.*", f"{target}.attention.output.*"),
+        Line(f"{source}.norm2.*", f"{target}.norm2.*"),
     )
 
 
@@ -267,9 +268,9 @@ _LINES = (
     Line("i2t.proj.*", "stem.projection.*"),
     *_block("blocks.{i}", "blocks.{i}"),
     *(
-        Line(f"blocks.{{i}}.leff.{theirs}{number}.*", f"blocks.{{i}}.feed_forward.{name}{ours}.*")
+        Line(f"blocks.{{i}}.leff.{source}{number}.*", f"blocks.{{i}}.feed_forward.{name}{target}.*")
         for number, name in enumerate(("expand", "depthwise", "contract"), start=1)
-        for theirs, ours in (("conv", ""), ("bn", "_norm"))
+        for source, target in (("conv", ""), ("bn", "_norm"))
     ),
 )
 _CLASS_ATTENTION = (

@@ -24,15 +24,15 @@ from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.attention import attention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
-from densevit.weights.positions import TOKENS
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
+from densevit.weights.token_positions import TOKENS
 
 _EXPANSION = 4  # of the MLPs
 _KEY_STRIDE = 2  # of the convolutions before keys and values
 
 
 class Variant(NamedTuple):
-    """The sizes of one of the paper's models."""
+    """The sizes of a model of the paper."""
 
     widths: tuple[int, ...]
     heads: tuple[int, ...]
@@ -54,15 +54,15 @@ class CvT(Backbone):
     Any input size: an image is padded with zeros at the right and the bottom to a multiple of 4, and each map is
     ceil(size / stride). There are no position embeddings: the zeros around the maps of each convolution show where the
     border is. Attention is global and not masked, so padding of the image changes all features. The last stage has a
-    class token, to which cells attend; features do not contain it. The norms of the features are not of the paper: its
-    classifier normalises the class token only.
+    class token, to which cells attend; features do not contain it. The norms of the features are not in the paper,
+    whose classifier normalises the class token only.
 
     variant: "13", "21" and "w24" of the paper's table 2 (the number of blocks; in YAML in quotes); "nano" (32, 64 and
         128 channels, 7 blocks) is for CPUs.
     drop_path: stochastic depth of the last block, linear from 0 at the first block of the last stage; blocks of earlier
         stages have none. None: the paper's for ImageNet.
     gelu: the GELU of the MLPs. "quick": x sigmoid(1.702 x), as in the authors' code; "erf": exact, as in transformers,
-        also with weights that were trained with the former.
+        also with weights that were trained with "quick".
     checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
     """
@@ -127,8 +127,8 @@ class CvT(Backbone):
         depths: list[list[nn.Parameter]] = []
         for i, embedding in enumerate(self.embeddings):
             first, *blocks = (list(block.parameters()) for block in self.stages[i].children())
-            own = [*embedding.parameters(), *([self.class_token] if i == len(self.stages) - 1 else [])]
-            depths += [own + first, *blocks] if depths else [own, first, *blocks]
+            parameters = [*embedding.parameters(), *([self.class_token] if i == len(self.stages) - 1 else [])]
+            depths += [parameters + first, *blocks] if depths else [parameters, first, *blocks]
             depths[-1] = depths[-1] + list(self.feature_norms[i].parameters())
         return depths
 
@@ -166,8 +166,8 @@ class Block(nn.Module):
 class ConvAttention(nn.Module):
     """Multi-head attention with convolutional projections (section 3.2).
 
-    Keys and values are of a map of half the height and width. Scores are divided by the square root of all channels, as
-    in the authors' code, not of those of a head.
+    Keys and values come from a map of half the height and width. Scores are divided by the square root of the number of
+    all channels, as in the authors' code, instead of a head's channels.
 
     num_tokens: class tokens before the cells. They skip the convolutions.
     """
@@ -218,25 +218,25 @@ def _as_map(cells: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _describe(tensors: StateDict, gelu: str) -> dict[str, Any]:
-    """The config section of a CvT, from tensors with our keys. gelu: the GELU of the project's code."""
+    """The config section of a CvT, from tensors with densevit's keys. gelu: the GELU of the project's code."""
     widths = tuple(len(tensors[f"embeddings.{i}.norm.weight"]) for i in range(3))
     blocks = tuple(count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(3))
     sizes = {name: (variant.widths, variant.blocks) for name, variant in VARIANTS.items()}
-    variant = next((name for name, known in sizes.items() if known == (widths, blocks)), None)
+    variant = next((name for name, size in sizes.items() if size == (widths, blocks)), None)
     if variant is None:
-        listed = ", ".join(f"{name} {known[0]} {known[1]}" for name, known in sizes.items())
+        listed = ", ".join(f"{name} {size[0]} {size[1]}" for name, size in sizes.items())
         raise WeightsError(f"A CvT of {widths} channels and {blocks} blocks is not a known variant: {listed}.")
     return {"backbone": {"name": "cvt", "variant": variant, "gelu": gelu}}
 
 
 _EMBEDDING = "encoder.stages.{s}.embedding.convolution_embeddings"
 _INNER = "attention.attention.convolution_projection"
-_NAMES = {  # of the parts of a block: ours, the authors' and transformers'
+_NAMES = {  # parts of a block: the names here, the authors' and transformers'
     "norm1": ("norm1", "layernorm_before"),
     **{
-        f"attention.{name}.{ours}": (f"attn.{theirs}_{name[0]}{norm}", f"{transformers}")
+        f"attention.{name}.{target}": (f"attn.{source}_{name[0]}{norm}", f"{transformers}")
         for name in ("query", "key", "value")
-        for ours, theirs, norm, transformers in (
+        for target, source, norm, transformers in (
             ("depthwise", "conv_proj", ".conv", f"{_INNER}_{name}.convolution_projection.convolution"),
             ("norm", "conv_proj", ".bn", f"{_INNER}_{name}.convolution_projection.normalization"),
             ("linear", "proj", "", f"attention.attention.projection_{name}"),
@@ -251,14 +251,17 @@ _AUTHORS = (
     Line("stage{s}.patch_embed.proj.*", "embeddings.{s}.projection.*"),
     Line("stage{s}.patch_embed.norm.*", "embeddings.{s}.norm.*"),
     Line("stage2.cls_token", "class_token", TOKENS),
-    *(Line(f"stage{{s}}.blocks.{{b}}.{name}.*", f"stages.{{s}}.{{b}}.{own}.*") for own, (name, _) in _NAMES.items()),
+    *(
+        Line(f"stage{{s}}.blocks.{{b}}.{name}.*", f"stages.{{s}}.{{b}}.{target}.*")
+        for target, (name, _) in _NAMES.items()
+    ),
 )
 _BLOCK = "encoder.stages.{s}.layers.{b}"
 _TRANSFORMERS = (
     Line(f"{_EMBEDDING}.projection.*", "embeddings.{s}.projection.*"),
     Line(f"{_EMBEDDING}.normalization.*", "embeddings.{s}.norm.*"),
     Line("encoder.stages.2.cls_token", "class_token", TOKENS),
-    *(Line(f"{_BLOCK}.{name}.*", f"stages.{{s}}.{{b}}.{own}.*") for own, (_, name) in _NAMES.items()),
+    *(Line(f"{_BLOCK}.{name}.*", f"stages.{{s}}.{{b}}.{target}.*") for target, (_, name) in _NAMES.items()),
 )
 _MISSING = {"feature_norms.{s}.*": "a norm of the stage's feature map, which a classifier lacks"}
 _NORM, _HEAD = "the norm of the class token, before the classification head", "the classification head"

@@ -11,11 +11,11 @@ from densevit.interfaces import Backbone, Change, CheckpointLayout, Line, Publis
 from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
 
 
 class Variant(NamedTuple):
-    """The sizes of one of the paper's models."""
+    """The sizes of a model of the paper."""
 
     widths: tuple[int, ...]
     blocks: tuple[int, ...]
@@ -85,8 +85,8 @@ class CycleMlp(Backbone):
         depths: list[list[nn.Parameter]] = []
         for patches, stage, norm in zip(self.patches, self.stages, self.feature_norms, strict=True):
             first, *blocks = (list(block.parameters()) for block in stage.children())
-            own = list(patches.parameters())
-            depths += [own + first, *blocks] if depths else [own, first, *blocks]
+            embedding = list(patches.parameters())
+            depths += [embedding + first, *blocks] if depths else [embedding, first, *blocks]
             depths[-1] = depths[-1] + list(norm.parameters())
         return depths
 
@@ -135,7 +135,8 @@ def cycle(x: Tensor, dim: Literal[1, 2]) -> Tensor:
     """Reads channel c at the cell (c + 1) % 3 - 1 further along `dim`; cells beyond the border are zeros.
 
     With a linear layer after it, this is Cycle FC (equation 4) of pseudo-kernel 1 x 3 (`dim` 2) or 3 x 1 (`dim` 1). The
-    authors' code has a deformable convolution with these offsets; they are integers, so that shifted maps are equal.
+    authors' code uses a deformable convolution with these offsets, which are integers, so shifted maps give the same
+    result.
 
     x: (B, H, W, C). Returns (B, H, W, C).
     """
@@ -154,13 +155,13 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section, from tensors with our keys."""
+    """The config section, from tensors with densevit's keys."""
     widths = tuple(len(tensors[f"patches.{i}.weight"]) for i in range(4))
     blocks = tuple(count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(4))
     hidden = [len(tensors[f"stages.{i}.0.mlp.expand.weight"]) for i in range(4)]
     expansions = tuple(n // width for n, width in zip(hidden, widths, strict=True))
-    found = Variant(widths, blocks, expansions)
-    variant = next((name for name, sizes in VARIANTS.items() if sizes == found), None)
+    sizes = Variant(widths, blocks, expansions)
+    variant = next((name for name, published in VARIANTS.items() if published == sizes), None)
     if variant is None:
         names = ", ".join(f"{name} {tuple(sizes)}" for name, sizes in VARIANTS.items())
         raise WeightsError(
@@ -171,7 +172,7 @@ def _describe(tensors: StateDict) -> dict[str, Any]:
 
 
 def _lines() -> tuple[Line, ...]:
-    """Stages and the patches between them have one numbering in the authors' code."""
+    """The authors' code numbers stages and the patches between them together."""
     names = {
         "norm1": "norm1",
         "attn.mlp_c": "branches.cells",
@@ -185,11 +186,11 @@ def _lines() -> tuple[Line, ...]:
     kernel = Change(lambda weight: weight[:, :, 0, 0], lambda weight: weight[:, :, None, None])
     lines = [Line("patch_embed.proj.*", "patches.0.*")]
     for i in range(4):
-        theirs, ours = f"network.{2 * i}.{{b}}", f"stages.{i}.{{b}}"
-        lines += [Line(f"{theirs}.{name}.*", f"{ours}.{own}.*") for name, own in names.items()]
-        for name, own in (("sfc_h", "rows"), ("sfc_w", "columns")):
-            lines.append(Line(f"{theirs}.attn.{name}.weight", f"{ours}.branches.{own}.weight", kernel))
-            lines.append(Line(f"{theirs}.attn.{name}.bias", f"{ours}.branches.{own}.bias"))
+        source, stage = f"network.{2 * i}.{{b}}", f"stages.{i}.{{b}}"
+        lines += [Line(f"{source}.{name}.*", f"{stage}.{target}.*") for name, target in names.items()]
+        for name, target in (("sfc_h", "rows"), ("sfc_w", "columns")):
+            lines.append(Line(f"{source}.attn.{name}.weight", f"{stage}.branches.{target}.weight", kernel))
+            lines.append(Line(f"{source}.attn.{name}.bias", f"{stage}.branches.{target}.bias"))
         if i:
             lines.append(Line(f"network.{2 * i - 1}.proj.*", f"patches.{i}.*"))
     return (*lines, Line("norm.*", "feature_norms.3.*"))

@@ -9,18 +9,18 @@ from densevit.interfaces import CheckpointLayout, LayoutOptions, Line, Publishin
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
-from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
+from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
 from densevit_papers.plain_vit import EPS, PatchEmbedding, PlainViT, Readout, feature_blocks
 
 _EXPANSION = 3  # of the MLPs
 
 
 class Variant(NamedTuple):
-    """Sizes, and what the authors' code sets for a model.
+    """Sizes and settings of a model in the authors' code.
 
-    reattention: the number of blocks with re-attention, the last ones. convolutions: the embedding has convolutions
-    before the patches. scaled_maps: mixed maps are multiplied by 1 / sqrt(D). residual_scale: the argument of `Block`.
+    reattention: the number of last blocks with re-attention. convolutions: adds convolutions before the patches.
+    scaled_maps: mixed maps are multiplied by 1 / sqrt(D). residual_scale: the argument of `Block`.
     """
 
     width: int
@@ -74,13 +74,14 @@ class DeepViT(PlainViT):
         checkpointing: bool = False,
         in_channels: int = 3,
     ) -> None:
-        own = VARIANTS[variant]
-        numbers = feature_blocks(features, own.depth)
+        sizes = VARIANTS[variant]
+        numbers = feature_blocks(features, sizes.depth)
         blocks = [
-            Block(own, drop_path * i / (own.depth - 1), i >= own.depth - own.reattention) for i in range(numbers[-1])
+            Block(sizes, drop_path * i / (sizes.depth - 1), i >= sizes.depth - sizes.reattention)
+            for i in range(numbers[-1])
         ]
-        embedding = (ConvEmbedding if own.convolutions else PatchEmbedding)(own.width, patch_size, in_channels)
-        super().__init__(embedding, blocks, own.width, patch_size, image_size, numbers, readout, checkpointing)
+        embedding = (ConvEmbedding if sizes.convolutions else PatchEmbedding)(sizes.width, patch_size, in_channels)
+        super().__init__(embedding, blocks, sizes.width, patch_size, image_size, numbers, readout, checkpointing)
 
 
 class ConvEmbedding(nn.Module):
@@ -103,8 +104,8 @@ class ConvEmbedding(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each after a norm.
 
-    With a residual scale r the authors multiply x by r before the norms and divide the branches by r. A layer norm of
-    r x is one of x whose epsilon is divided by r^2.
+    With a residual scale r the authors multiply x by r before the norms and divide the branches by r. A layer norm of r
+    x equals a layer norm of x with epsilon / r^2.
     """
 
     def __init__(self, variant: Variant, drop_path: float, reattention: bool) -> None:
@@ -130,7 +131,7 @@ class Block(nn.Module):
 class ReAttention(MultiHeadAttention):
     """Attention whose maps are mixed over the heads by a learned matrix, then normalised (equation 3).
 
-    The norm is a batch norm with one channel per head, so that a row of a map neither is positive nor sums to 1.
+    The norm is a batch norm with one channel per head; rows of a map are then neither positive nor do they sum to 1.
 
     scaled_maps: multiplies the maps by 1 / sqrt(D), as DeepViT-S in the authors' code.
     """
@@ -144,7 +145,7 @@ class ReAttention(MultiHeadAttention):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """Attention whose maps are mixed between heads, with the arguments of `MultiHeadAttention`."""
-        q, k, v = (self._split(x) for x in (self.query(query), self.key(key), self.value(value)))
+        q, k, v = self._heads(self.query, query), self._heads(self.key, key), self._heads(self.value, value)
         scores = (q * self.scale) @ k.transpose(-2, -1)
         maps = (scores if bias is None else scores + bias.to(scores.dtype)).softmax(-1)  # (B, heads, N, S)
         maps = self.map_norm(self.mixing(maps)) * self.map_scale
@@ -152,12 +153,12 @@ class ReAttention(MultiHeadAttention):
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a DeepViT, from tensors with our keys."""
+    """The config section of a DeepViT, from tensors with densevit's keys."""
     width, depth = len(tensors["norm.weight"]), count(tensors, r"blocks\.(\d+)\.norm1\.weight")
-    variant = next((name for name, own in VARIANTS.items() if own.width == width and depth <= own.depth), None)
+    variant = next((name for name, sizes in VARIANTS.items() if sizes.width == width and depth <= sizes.depth), None)
     if variant is None:
-        known = ", ".join(f"{name} {own.width} and {own.depth}" for name, own in VARIANTS.items())
-        raise WeightsError(f"A DeepViT of {width} channels and {depth} blocks is not a known variant: {known}.")
+        variants = ", ".join(f"{name} {sizes.width} and {sizes.depth}" for name, sizes in VARIANTS.items())
+        raise WeightsError(f"A DeepViT of {width} channels and {depth} blocks is not a known variant: {variants}.")
     convolutions = "embedding.conv1.weight" in tensors
     patch = tensors["embedding.projection.weight"].shape[-1] * (2 if convolutions else 1)
     side = len(tensors["position_table"])
@@ -190,8 +191,8 @@ AUTHORS = CheckpointLayout(
     lines=(
         Line("cls_token", "class_token", TOKENS),
         Line("pos_embed", "position_table", GRID),
-        *(Line(f"patch_embed.{theirs}.*", f"embedding.{ours}.*") for theirs, ours in _EMBEDDING.items()),
-        *(Line(f"blocks.{{b}}.{theirs}.*", f"blocks.{{b}}.{ours}.*") for theirs, ours in _BLOCK.items()),
+        *(Line(f"patch_embed.{source}.*", f"embedding.{target}.*") for source, target in _EMBEDDING.items()),
+        *(Line(f"blocks.{{b}}.{source}.*", f"blocks.{{b}}.{target}.*") for source, target in _BLOCK.items()),
         *(Line(f"blocks.{{b}}.attn.qkv.*[{i}/3]", f"blocks.{{b}}.attention.{name}.*") for i, name in enumerate(_QKV)),
         Line("norm.*", "norm.*"),
     ),

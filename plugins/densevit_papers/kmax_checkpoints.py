@@ -1,7 +1,7 @@
 """bytedance/kmax-deeplab (Yu et al. 2022): complete models on detectron2's ResNet, for COCO and ADE20K panoptic.
 
-Not read are models for Cityscapes, whose pixel decoder has a fifth stage on the map of the stem, and those on ConvNeXt,
-whose patches begin a pixel to the left of and above the image; those of timm begin at its corner.
+Two groups of models are not read: models for Cityscapes, whose pixel decoder has a fifth stage on the map of the stem,
+and models on ConvNeXt, whose patches begin a pixel left of and above the image (in timm at its corner).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,15 @@ from densevit.errors import WeightsError
 from densevit.interfaces import Change, CheckpointLayout, Class, LayoutOptions, Line, Publishing, StateDict
 from densevit.weights.label_sets import panoptic_classes
 from densevit.weights.layouts import find
-from densevit.weights.state import count, part
+from densevit.weights.state_dict_io import count, part
 
 _HEAD = "heads.panoptic"
 _PIXELS, _DECODER = "sem_seg_head.pixel_decoder", "sem_seg_head.predictor"
 _LABELS = "_transformer_class_head.conv"
 _NUM_STAGES = 4  # of the pixel decoder
-_IMAGE_SIZE = 1281  # odd, for which their code aligns corners
+_IMAGE_SIZE = 1281  # odd: the authors' code then aligns corners
 _RESNET = {"norm": "sync", "norm_eps": 1e-3}
-_ADE20K = {"drop_path": 0.0, "thing_threshold": 0.4, "stuff_threshold": 0.4}  # others have the head's defaults
+_ADE20K = {"drop_path": 0.0, "thing_threshold": 0.4, "stuff_threshold": 0.4}  # other models have the head's defaults
 
 # The semantic classifier has a row of void, the last one, which no pixel of the loss has as its label.
 _WITHOUT_VOID = Change(lambda x: x[:-1], lambda x: torch.cat([x, torch.zeros_like(x[:1])]))
@@ -33,45 +33,45 @@ def _resnet_lines() -> list[Line]:
         Line("backbone.stem.conv1.norm.*", "backbone.bn1.*"),
     ]
     for stage in range(1, 5):
-        block, ours = f"backbone.res{stage + 1}.{{b}}", f"backbone.layer{stage}.{{b}}"
+        block, target = f"backbone.res{stage + 1}.{{b}}", f"backbone.layer{stage}.{{b}}"
         layers = {f"conv{i}": (f"conv{i}", f"bn{i}") for i in range(1, 4)}
         layers["shortcut"] = "downsample.0", "downsample.1"
         for name, (convolution, norm) in layers.items():
-            lines.append(Line(f"{block}.{name}.weight", f"{ours}.{convolution}.weight"))
-            lines.append(Line(f"{block}.{name}.norm.*", f"{ours}.{norm}.*"))
+            lines.append(Line(f"{block}.{name}.weight", f"{target}.{convolution}.weight"))
+            lines.append(Line(f"{block}.{name}.norm.*", f"{target}.{norm}.*"))
     return lines
 
 
-def _conv_norms(theirs: str, ours: str, names: Mapping[str, str]) -> list[Line]:
-    """Convolutions with a norm. names: ours by theirs."""
+def _conv_norms(source: str, target: str, names: Mapping[str, str]) -> list[Line]:
+    """Convolutions with a norm. names: the model's names by the checkpoint's."""
     return [
-        Line(f"{theirs}.{name}.{layer}.*", f"{ours}.{own}.{i}.*")
-        for name, own in names.items()
+        Line(f"{source}.{name}.{layer}.*", f"{target}.{part}.{i}.*")
+        for name, part in names.items()
         for i, layer in enumerate(("conv", "norm"))
     ]
 
 
 def _pixel_decoder_lines() -> list[Line]:
-    ours = f"{_HEAD}.pixel_decoder"
-    block, own_block = f"{_PIXELS}._stages.{{i}}._blocks.{{j}}", f"{ours}.stages.{{i}}.{{j}}"
+    target = f"{_HEAD}.pixel_decoder"
+    block, target_block = f"{_PIXELS}._stages.{{i}}._blocks.{{j}}", f"{target}.stages.{{i}}.{{j}}"
     names = {"_conv1_bn_act": "reduce", "_conv2_bn_act": "convolution", "_conv3_bn": "expand", "_shortcut": "shortcut"}
-    lines = [Line(f"{_PIXELS}._in_norms.{{i}}.*", f"{ours}.norms.{{i}}.*"), *_conv_norms(block, own_block, names)]
-    for axis, own in {"_height_axis": "columns", "_width_axis": "rows"}.items():
-        theirs, attention = f"{block}._attention.{axis}", f"{own_block}.attention.{own}"
+    lines = [Line(f"{_PIXELS}._in_norms.{{i}}.*", f"{target}.norms.{{i}}.*"), *_conv_norms(block, target_block, names)]
+    for axis, direction in {"_height_axis": "columns", "_width_axis": "rows"}.items():
+        source, attention = f"{block}._attention.{axis}", f"{target_block}.attention.{direction}"
         lines += [
-            Line(f"{theirs}.qkv_transform.conv.weight", f"{attention}.qkv.0.weight"),
-            Line(f"{theirs}._batch_norm_qkv.*", f"{attention}.qkv.1.*"),
-            Line(f"{theirs}._batch_norm_similarity.*", f"{attention}.norm_scores.*"),
-            Line(f"{theirs}._batch_norm_retrieved_output.*", f"{attention}.norm_values.*"),
+            Line(f"{source}.qkv_transform.conv.weight", f"{attention}.qkv.0.weight"),
+            Line(f"{source}._batch_norm_qkv.*", f"{attention}.qkv.1.*"),
+            Line(f"{source}._batch_norm_similarity.*", f"{attention}.norm_scores.*"),
+            Line(f"{source}._batch_norm_retrieved_output.*", f"{attention}.norm_values.*"),
         ]
-        for i, kind in enumerate(("query", "key", "value")):
-            lines.append(Line(f"{theirs}._{kind}_rpe._embeddings.weight", f"{attention}.positions.{i}"))
+        for i, projection in enumerate(("query", "key", "value")):
+            lines.append(Line(f"{source}._{projection}_rpe._embeddings.weight", f"{attention}.positions.{i}"))
     fuses = {"_conv_bn_low": "coarse.1", "_conv_bn_high": "fine.1"}
-    return [*lines, *_conv_norms(f"{_PIXELS}._resized_fuses.{{i}}", f"{ours}.fuses.{{i}}", fuses)]
+    return [*lines, *_conv_norms(f"{_PIXELS}._resized_fuses.{{i}}", f"{target}.fuses.{{i}}", fuses)]
 
 
-def _predictor_lines(theirs: str, ours: str) -> list[Line]:
-    theirs, ours = f"{theirs}._predcitor", f"{ours}.predictor"  # their spelling
+def _predictor_lines(source: str, target: str) -> list[Line]:
+    source, target = f"{source}._predcitor", f"{target}.predictor"  # the authors' spelling
     names = {
         "_pixel_space_head_conv0bnact": "pixel_head.0",
         "_pixel_space_head_conv1bnact": "pixel_head.1",
@@ -79,14 +79,14 @@ def _predictor_lines(theirs: str, ours: str) -> list[Line]:
         "_transformer_mask_head": "kernel_head",
     }
     return [
-        *_conv_norms(theirs, ours, names),
-        Line(f"{theirs}.{_LABELS}.*", f"{ours}.label_head.*"),
-        Line(f"{theirs}._pixel_space_mask_batch_norm.*", f"{ours}.norm_masks.*"),
+        *_conv_norms(source, target, names),
+        Line(f"{source}.{_LABELS}.*", f"{target}.label_head.*"),
+        Line(f"{source}._pixel_space_mask_batch_norm.*", f"{target}.norm_masks.*"),
     ]
 
 
 def _decoder_lines() -> list[Line]:
-    layer, ours = f"{_DECODER}._kmax_transformer_layers.{{i}}", f"{_HEAD}.layers.{{i}}"
+    layer, target = f"{_DECODER}._kmax_transformer_layers.{{i}}", f"{_HEAD}.layers.{{i}}"
     attention = f"{layer}._query_self_attention"
     names = {
         "_query_conv1_bn_act": "reduce_queries",
@@ -101,18 +101,18 @@ def _decoder_lines() -> list[Line]:
     projections = {"_class_embedding_projection": "class_queries", "_mask_embedding_projection": "mask_queries"}
     return [
         Line(f"{_DECODER}._cluster_centers.weight", f"{_HEAD}.queries"),
-        *_conv_norms(layer, ours, names),
-        Line(f"{attention}._batch_norm_similarity.*", f"{ours}.self_attention.norm_scores.*"),
-        Line(f"{attention}._batch_norm_retrieved_value.*", f"{ours}.self_attention.norm_values.*"),
-        Line(f"{layer}._kmeans_query_batch_norm_retrieved_value.*", f"{ours}.norm_update.*"),
-        *_predictor_lines(layer, ours),
+        *_conv_norms(layer, target, names),
+        Line(f"{attention}._batch_norm_similarity.*", f"{target}.self_attention.norm_scores.*"),
+        Line(f"{attention}._batch_norm_retrieved_value.*", f"{target}.self_attention.norm_values.*"),
+        Line(f"{layer}._kmeans_query_batch_norm_retrieved_value.*", f"{target}.norm_update.*"),
+        *_predictor_lines(layer, target),
         *_conv_norms(_DECODER, _HEAD, projections),
         *_predictor_lines(_DECODER, _HEAD),
     ]
 
 
 def _semantic_lines() -> list[Line]:
-    theirs, ours = f"{_DECODER}._auxiliary_semantic_predictor", f"{_HEAD}.semantic_head"
+    source, target = f"{_DECODER}._auxiliary_semantic_predictor", f"{_HEAD}.semantic_head"
     names = {f"_aspp._aspp_conv{i}": f"branches.{i}" for i in range(4)}
     names |= {"_aspp._aspp_pool": "pooled", "_aspp._proj_conv_bn_act": "project.0"}
     for i, stride in enumerate((8, 4)):
@@ -120,26 +120,26 @@ def _semantic_lines() -> list[Line]:
         names |= {f"_low_level_fusion_os{stride}_conv{j}_bn_act": f"fusions.{i}.{j}" for j in range(2)}
     names |= {f"conv_block_{j}": f"classifier.0.{j}" for j in range(2)}
     return [
-        *_conv_norms(theirs, ours, names),
-        Line(f"{theirs}.final_conv.conv.*", f"{ours}.classifier.1.*", _WITHOUT_VOID),
+        *_conv_norms(source, target, names),
+        Line(f"{source}.final_conv.conv.*", f"{target}.classifier.1.*", _WITHOUT_VOID),
     ]
 
 
-def describe(ours: StateDict) -> dict[str, Any]:
-    """The config sections of a kMaX-DeepLab, from tensors with our keys."""
+def describe(tensors: StateDict) -> dict[str, Any]:
+    """The config sections of a kMaX-DeepLab, from tensors with densevit's keys."""
     pixels = f"{_HEAD}.pixel_decoder"
-    stages = count(ours, rf"{pixels}\.stages\.(\d+)\..*")
+    stages = count(tensors, rf"{pixels}\.stages\.(\d+)\..*")
     if stages != _NUM_STAGES:
         raise WeightsError(
             f"The pixel decoder has {stages} stages; expected {_NUM_STAGES}, of the maps of stride 32, 16, 8 and 4. "
-            "Models with a fifth stage, as those for Cityscapes, are not supported."
+            "Models with a fifth stage, such as for Cityscapes, are not supported."
         )
-    maps = [len(ours[f"{pixels}.stages.{i}.0.expand.0.weight"]) for i in range(stages)]
+    maps = [len(tensors[f"{pixels}.stages.{i}.0.expand.0.weight"]) for i in range(stages)]
     if maps != [maps[-1] * 2**i for i in reversed(range(stages))]:
         raise WeightsError(f"The pixel decoder has maps of {maps} channels; expected half as many in each as before.")
     attended = [
-        ours[f"{_HEAD}.layers.{i}.reduce_pixels.0.weight"].shape[1]
-        for i in range(count(ours, rf"{_HEAD}\.layers\.(\d+)\..*"))
+        tensors[f"{_HEAD}.layers.{i}.reduce_pixels.0.weight"].shape[1]
+        for i in range(count(tensors, rf"{_HEAD}\.layers\.(\d+)\..*"))
     ]
     layers = [attended.count(channels) for channels in maps[:-1]]
     if attended != [channels for channels, number in zip(maps, layers, strict=False) for _ in range(number)]:
@@ -147,24 +147,24 @@ def describe(ours: StateDict) -> dict[str, Any]:
             f"The k-means layers attend to maps of {attended} channels; expected the pixel decoder's {maps[:-1]}, in "
             "this order."
         )
-    width, queries = ours[f"{_HEAD}.queries"].shape
+    width, queries = tensors[f"{_HEAD}.queries"].shape
     head: dict[str, Any] = {
         "name": "kmax_deeplab",
         "num_queries": queries,
         "layers": layers,
-        "pixel_layers": [count(ours, rf"{pixels}\.stages\.{i}\.(\d+)\..*") for i in range(stages)],
+        "pixel_layers": [count(tensors, rf"{pixels}\.stages\.{i}\.(\d+)\..*") for i in range(stages)],
         "width": width,
         "pixel_width": maps[-1] // 4,
-        "num_heads": len(ours[f"{pixels}.stages.0.0.attention.columns.norm_scores.weight"]) // 3,
+        "num_heads": len(tensors[f"{pixels}.stages.0.0.attention.columns.norm_scores.weight"]) // 3,
         "align_corners": True,
     }
     if attended:
-        head["feedforward"] = len(ours[f"{_HEAD}.layers.0.ffn.0.0.weight"])
-    if len(ours[f"{_HEAD}.predictor.label_head.bias"]) == 150 + 1:
+        head["feedforward"] = len(tensors[f"{_HEAD}.layers.0.ffn.0.0.weight"])
+    if len(tensors[f"{_HEAD}.predictor.label_head.bias"]) == 150 + 1:
         head |= _ADE20K
-    if f"{_HEAD}.semantic_head.classifier.1.bias" not in ours:
+    if f"{_HEAD}.semantic_head.classifier.1.bias" not in tensors:
         head["losses"] = {"semantic": 0.0}
-    backbone = find("torchvision-resnet").describe(part(ours, "backbone."))["backbone"]
+    backbone = find("torchvision-resnet").describe(part(tensors, "backbone."))["backbone"]
     return {"backbone": backbone | _RESNET, "heads": {"panoptic": head}}
 
 
@@ -174,15 +174,15 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 
 
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training on COCO, or that on ADE20K for 150 classes; images are fitted into 1281 x 1281 pixels."""
+    """The recipe of training on COCO, for 150 classes on ADE20K; images are fitted into 1281 x 1281 pixels."""
     ade20k = len(classes.get("panoptic", ())) == 150
     data: dict[str, Any] = {"name": "coco_panoptic", "image_size": _IMAGE_SIZE, "batch_size": 16}
     data |= {"root": "ADEChallengeData2016", "preset": "ade20k"} if ade20k else {"root": "coco"}
     data["transforms"] = {"name": "lsj", "scales": [0.5 if ade20k else 0.2, 2.0]}
     optim = {"name": "adamw", "lr": 5e-4, "backbone_lr": 5e-5, "weight_decay": 0.05, "schedule": "poly"}
     trainer = {"max_steps": 100000 if ade20k else 150000, "accumulate": 4, "devices": 1, "precision": "16-mixed"}
-    others = {"data": data, "optim": {**optim, "warmup_steps": 5000}, "trainer": {**trainer, "evaluate_every": 0.05}}
-    return "coco/mask2former_r50_panoptic", others
+    sections = {"data": data, "optim": {**optim, "warmup_steps": 5000}, "trainer": {**trainer, "evaluate_every": 0.05}}
+    return "coco/mask2former_r50_panoptic", sections
 
 
 KMAX_DEEPLAB = CheckpointLayout(

@@ -44,8 +44,8 @@ _NUM_LEVELS = 3  # coarsest maps that queries attend to
 class KMaXPixelDecoder(nn.Module):
     """Layer norm of each feature, residual blocks, and fusion with the next finer one, coarse to fine (section 3).
 
-    layers: the number of blocks of the coarsest level, and of the finest ones in order. align_corners: the argument of
-    `upsampled`.
+    layers: the number of blocks of the coarsest level, then of the finest levels in order. align_corners: the argument
+    of `upsampled`.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class KMeansLayer(nn.Module):
     """A k-means step in place of cross-attention, self-attention of queries, and a feed-forward network (section 3).
 
     Each pixel is assigned to the query of its largest mask logit: an argmax over queries (cluster-wise) in place of a
-    softmax over pixels. A query is updated by the sum of the values of its pixels. The mask logits and classes have a
-    loss of their own, through which the assignment learns.
+    softmax over pixels. A query is updated by the sum of the values of its pixels. A separate loss of mask logits and
+    classes trains the assignment.
     """
 
     def __init__(
@@ -161,10 +161,10 @@ class KMaXDeepLab(PanopticTransformer):
     """Panoptic segmentation by queries that are the cluster centres of pixels, updated by k-means (Yu et al. 2022).
 
     A pixel decoder with axial attention, `KMeansLayer` on its three coarsest maps, and masks and classes of the final
-    queries. All layers have the losses of the last one, with its matching (deep supervision). The defaults are those of
+    queries. All layers have the losses of the last layer, with its matching (deep supervision). The defaults are from
     the authors' PyTorch code for COCO. The finest feature should have a stride of 4, as masks have its resolution; a
-    plain ViT gets such features from a neck (`simple_pyramid`). Of fewer than three levels, the finest takes the layers
-    of the missing ones. Axial positions reach over 255 cells; farther ones count as 254 cells away.
+    plain ViT gets such features from a neck (`simple_pyramid`). With fewer than three levels, the finest takes the
+    layers of the missing levels. Axial positions reach over 255 cells; cells farther away count as 254 cells away.
 
     num_queries: the number of cluster centres. layers: the number of `KMeansLayer`s on each map, coarse to fine.
     pixel_layers: blocks of the pixel decoder, coarse to fine; see `KMaXPixelDecoder` for fewer than four levels.
@@ -229,10 +229,10 @@ class KMaXDeepLab(PanopticTransformer):
         features = [without_padding(x, padding_mask) for x in features]
         maps = self.pixel_decoder(features, padding_mask)
         queries = self.queries.expand(maps[0].shape[0], -1, -1)
-        found = []
+        predictions = []
         for i, layer in zip(self.attended, self.layers, strict=True):
             queries, predicted = layer(maps[i], queries, padding_of(padding_mask, maps[i]))
-            found.append(predicted)
+            predictions.append(predicted)
         last = self.predictor(self.class_queries(queries), self.mask_queries(queries), maps[-1])
         outputs: Outputs = {"logits": last[0], "masks": last[1], "layers": [last]}
         if self.training:
@@ -240,7 +240,7 @@ class KMaXDeepLab(PanopticTransformer):
             ratios = [self.pixel_decoder.levels[i].stride // finest for i in self.attended]
             resized = [
                 (logits, *(upsampled(x, ratio, size, self.align_corners) for x in maps_of_layer))
-                for (logits, *maps_of_layer), ratio in zip(found, ratios, strict=True)
+                for (logits, *maps_of_layer), ratio in zip(predictions, ratios, strict=True)
             ]
             outputs["layers"] = [*resized, last]
             if self.semantic_head is not None:

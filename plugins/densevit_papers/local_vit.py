@@ -10,8 +10,8 @@ from densevit.errors import WeightsError
 from densevit.interfaces import Change, CheckpointLayout, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
-from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
+from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
 from densevit_papers.plain_vit import EPS, PatchEmbedding, PlainViT, Readout, feature_blocks
 
 Activation = Literal["relu6", "hswish", "hswish_eca", "hswish_se"]
@@ -19,7 +19,7 @@ _EXPANSION = 4  # of the feed-forward networks
 
 
 class Variant(NamedTuple):
-    """The sizes of one of the paper's models."""
+    """The sizes of a model of the paper."""
 
     width: int
     depth: int
@@ -43,8 +43,8 @@ class LocalViT(PlainViT):
     activation: the activation after the first two convolutions, and the channel attention after them (table 2): ReLU6;
         h-swish; h-swish with efficient channel attention (ECA, Wang et al. 2020); h-swish with squeeze and excitation
         (SE).
-    se_reduction: the channels of the hidden layer of SE are the expanded ones divided by it. None: the width of the
-        variant, so that there are 4, as in LocalViT-T and -S; 4 in LocalViT-T-SE4.
+    se_reduction: expanded channels divided by the channels of SE's hidden layer. None: the width of the variant, so
+        that there are 4, as in LocalViT-T and -S; 4 in LocalViT-T-SE4.
     image_size: the side in pixels of the image of the position table, which is resized for other images.
     features: the numbers, from 1, of the blocks whose outputs are the features; None: the last blocks of the four
         quarters. Blocks after the last one are not built.
@@ -144,7 +144,7 @@ def squeeze_excitation(channels: int, hidden: int) -> nn.Module:
 class EfficientChannelAttention(nn.Module):
     """ECA (Wang et al. 2020): each channel's weight is a sigmoid of a 1-d convolution over the channels' means.
 
-    The size of its kernel is (log2(channels) + 1) / 2, rounded down, and the next odd number if it is even.
+    The kernel size is (log2(channels) + 1) / 2, rounded down; if even, the next odd number.
     """
 
     def __init__(self, channels: int) -> None:
@@ -177,12 +177,12 @@ _BLOCK = (
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a LocalViT with SE, from tensors with our keys."""
+    """The config section of a LocalViT with SE, from tensors with densevit's keys."""
     width, depth = len(tensors["norm.weight"]), count(tensors, r"blocks\.(\d+)\.norm\.weight")
     variant = next((name for name, size in VARIANTS.items() if size.width == width and depth <= size.depth), None)
     if variant is None:
-        known = ", ".join(f"{name} {size.width} and {size.depth}" for name, size in VARIANTS.items())
-        raise WeightsError(f"A LocalViT of {width} channels and {depth} blocks is not a known variant: {known}.")
+        variants = ", ".join(f"{name} {size.width} and {size.depth}" for name, size in VARIANTS.items())
+        raise WeightsError(f"A LocalViT of {width} channels and {depth} blocks is not a known variant: {variants}.")
     patch, side = tensors["embedding.projection.weight"].shape[-1], len(tensors["position_table"])
     options: dict[str, Any] = {"variant": variant, "patch_size": patch, "image_size": patch * side}
     if depth < VARIANTS[variant].depth:
@@ -200,7 +200,7 @@ AUTHORS = CheckpointLayout(
         Line("cls_token", "class_token", TOKENS),
         Line("pos_embed", "position_table", GRID),
         Line("patch_embed.proj.*", "embedding.projection.*"),
-        *(Line("blocks.{i}." + theirs, "blocks.{i}." + ours, change) for theirs, ours, change in _BLOCK),
+        *(Line("blocks.{i}." + source, "blocks.{i}." + target, change) for source, target, change in _BLOCK),
         Line("norm.*", "norm.*"),
     ),
     describe=describe,

@@ -15,13 +15,13 @@ Similarity = Literal["squared_difference", "absolute_difference", "multiplicatio
 
 @dataclass(frozen=True)
 class LocalRelations:
-    """The option `lr_net` of `attention_resnet`; the defaults are those of LR-Net (table 2).
+    """The option `lr_net` of `attention_resnet`; the defaults are LR-Net's (table 2).
 
     kernel_size: side of the window of cells that each cell is composed of.
     sharing: channels with the same weights, m.
     similarity: the function of the scalar query of a cell and the scalar key of another (equations 4 to 6).
-    stem: "local_relation" in place of ResNet's first convolution, as in the paper, or that "convolution".
-    stages: whose 3x3 convolutions become local relation layers, from 1.
+    stem: "local_relation" in place of ResNet's first convolution, as in the paper; or "convolution", ResNet's.
+    stages: the stages, from 1, whose 3x3 convolutions become local relation layers.
     """
 
     kernel_size: int = 7
@@ -45,7 +45,7 @@ class LocalRelations:
         return LocalRelation(channels, self.kernel_size, self.sharing, self.similarity, stride)
 
     def stem_layers(self, channels: int) -> nn.Sequential | None:
-        """The layers in place of ResNet's first convolution and max pooling; None: these."""
+        """The layers in place of ResNet's first convolution and max pooling; None: keeps ResNet's."""
         if self.stem == "convolution":
             return None
         return nn.Sequential(
@@ -63,9 +63,8 @@ class LocalRelation(nn.Module):
     """The mean of the cells of a window, weighted by their relation to the central cell, and a 1x1 convolution.
 
     The weights are a softmax over the window of the similarity of query and key (appearance composability) plus a
-    geometry prior, which a network of two layers computes from the offset. `sharing` channels in succession have the
-    same weights, with one query and one key; if their number is no multiple of `sharing`, the last have fewer.
-    Cells outside of the map have no weight.
+    geometry prior, which a network of two layers computes from the offset. `sharing` consecutive channels share
+    weights, query and key; the last group may be smaller. Cells outside of the map have no weight.
     """
 
     def __init__(

@@ -70,10 +70,10 @@ class DualPathLayer(nn.Module):
 
     def forward(self, pixels: Tensor, memory: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
         """pixels: (B, C, H, W), not activated. memory: (B, D, Q). padding: (B, H, W). Returns both paths."""
-        of_memory = self.memory_qkv(self.reduce_memory(memory)).split(self.widths, dim=1)
-        of_pixels = self.pixel_qkv(self.reduce_pixels(self.activation(pixels))).flatten(2).split(self.widths, dim=1)
-        query, key, value = (split_heads(x, self.num_heads) for x in of_memory)
-        pixel_query, pixel_key, pixel_value = (split_heads(x, self.num_heads) for x in of_pixels)
+        memory_parts = self.memory_qkv(self.reduce_memory(memory)).split(self.widths, dim=1)
+        pixel_parts = self.pixel_qkv(self.reduce_pixels(self.activation(pixels))).flatten(2).split(self.widths, dim=1)
+        query, key, value = (split_heads(x, self.num_heads) for x in memory_parts)
+        pixel_query, pixel_key, pixel_value = (split_heads(x, self.num_heads) for x in pixel_parts)
         outside = nn.functional.pad(padding.flatten(1), (0, memory.shape[2]))  # memory is never padding
         both_keys, both_values = torch.cat([pixel_key, key], dim=3), torch.cat([pixel_value, value], dim=3)
         attended = self.memory_attention(query, both_keys, both_values, padding_bias(outside))
@@ -164,8 +164,8 @@ class MaXDeepLab(PanopticTransformer):
         for level, fuse, block in zip(self.path[1:], self.fuses, self.decoder, strict=True):
             x = fuse(x, features[level.feature], level.ratio)
             x = block(x, padding_of(padding_mask, x))
-        found = self.predictor(self.class_memory(memory), self.mask_memory(memory), self.activation(x))
-        outputs: Outputs = {"logits": found[0], "masks": found[1], "layers": [found]}
+        predictions = self.predictor(self.class_memory(memory), self.mask_memory(memory), self.activation(x))
+        outputs: Outputs = {"logits": predictions[0], "masks": predictions[1], "layers": [predictions]}
         if self.training and self.semantic_head is not None:
             outputs["cells"] = self.semantic_head(features, padding_mask)
         return outputs

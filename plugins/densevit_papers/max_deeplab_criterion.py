@@ -1,8 +1,8 @@
 """PQ-style matching and losses of masks that are a softmax over queries (MaX-DeepLab, Wang et al. 2021, sections 3.2
 and 3.4).
 
-The losses are those of the paper and of kMaX-DeepLab (Yu et al. 2022), which differs in two: a pixel-contrastive loss
-in place of the instance discrimination, and a semantic loss at sampled pixels.
+The losses of MaX-DeepLab, and of kMaX-DeepLab (Yu et al. 2022) with two differences: a pixel-contrastive loss in place
+of instance discrimination, and a semantic loss at sampled pixels.
 """
 
 from collections.abc import Sequence
@@ -68,17 +68,17 @@ class GridTruth(NamedTuple):
     def of(cls, targets: Sequence[Targets], num_classes: int, stride: int, device: torch.device) -> "list[GridTruth]":
         """The segments of panoptic maps, read at the centre pixel of each cell; void and crowds belong to none.
 
-        Segments that no centre hits are left out, as in the authors' code. One transfer to the CPU.
+        Segments without a cell centre are left out, as in the authors' code. One transfer to the CPU.
         """
         maps = [_at_centres(to_device(target["panoptic"], device), stride) for target in targets]
-        found = []
+        truths = []
         ids = segment_ids(maps, targets, "panoptic", num_classes)
         for i, (cells, row, target) in enumerate(zip(maps, ids, targets, strict=True)):
             each = to_device(torch.tensor(row, dtype=torch.long), device)
             masks = cells.flatten() == each[:, None]
             size = (cells.shape[0], cells.shape[1])
-            found.append(cls(masks, each // LABEL_DIVISOR, size, target.get("image_id", i)))
-        return found
+            truths.append(cls(masks, each // LABEL_DIVISOR, size, target.get("image_id", i)))
+        return truths
 
     def select(self, segments: Tensor) -> "GridTruth":
         return self._replace(masks=self.masks[segments], labels=self.labels[segments])
@@ -101,8 +101,8 @@ class MaskOutputs(NamedTuple):
 class Match(NamedTuple):
     """The matched pairs of an image, in the order of segments, and the weights of their losses.
 
-    query: (M,). segments: the M of the truth. class_probability, dice: (M,), of the pairs. void: (Q,), the share of
-    each query's mask on cells of no segment.
+    query: (M,). segments: the indices of the M segments in the truth. class_probability, dice: (M,), of the pairs.
+    void: (Q,), the share of each query's mask on cells of no segment.
     """
 
     query: Tensor
@@ -116,7 +116,8 @@ class Match(NamedTuple):
 class PQCriterion:
     """PQ-style matching of the last layer, and losses after each layer with that matching.
 
-    stride: the stride of the masks in pixels. sampling: kMaX-DeepLab's losses at sampled pixels; None: MaX-DeepLab's.
+    stride: the stride of the masks in pixels. sampling: the options of kMaX-DeepLab's losses at sampled pixels; None:
+    MaX-DeepLab's losses.
     void_weighting: the class loss of an unmatched query is weighted by the share of its mask on unlabelled cells, at
     least 1e-5, as in the code of both papers; False: by 1, as in MaX-DeepLab's paper.
     """
@@ -137,7 +138,7 @@ class PQCriterion:
         self._limit.check_data(dataset.object_counts())
 
     def loss_counts(self, targets: list[Targets]) -> Counts:
-        """What the losses are divided by: the number of labelled images. Losses are means within each image first."""
+        """The normaliser of the losses, the number of labelled images. Losses are first averaged within each image."""
         return {"images": float(len(self._labelled(targets, torch.device("cpu"))))}
 
     def losses(
@@ -159,27 +160,29 @@ class PQCriterion:
             labelled = self._labelled(targets, logits.device)
             indices, truths = [*labelled], [*labelled.values()]
             self._limit.check_batch([len(truth.labels) for truth in truths], [truth.name for truth in truths])
-            parts = [_of_image(layers[-1], i, truth.size) for i, truth in zip(indices, truths, strict=True)]
-            matches = match(parts, truths, context.finite_costs)
-            terms = [self._of_layer(layer, indices, matches, generator) for layer in layers]
-            semantic = _zero(logits) if cells is None else self._of_cells(cells, indices, matches, generator)
+            parts = [_image_outputs(layers[-1], i, truth.size) for i, truth in zip(indices, truths, strict=True)]
+            matches = match(parts, truths, context.raise_on_non_finite)
+            terms = [self._layer_terms(layer, indices, matches, generator) for layer in layers]
+            semantic = _zero(logits) if cells is None else self._semantic_sum(cells, indices, matches, generator)
             [count] = context.mean_counts(images=torch.full((), float(len(indices)), device=logits.device))
-            count = count.clamp(min=context.least_mean())
+            count = count.clamp(min=context.min_normalizer())
             weights = self.weights
             by_name = {"label": weights.pq, "dice": weights.pq, "mask": weights.mask_id, "instance": weights.instance}
-            weighted = [{name: by_name[name] * value / count for name, value in found.items()} for found in terms]
-            auxiliary = [value for found in weighted[:-1] for value in found.values()]
+            weighted = [
+                {name: by_name[name] * value / count for name, value in layer_terms.items()} for layer_terms in terms
+            ]
+            auxiliary = [value for layer_terms in weighted[:-1] for value in layer_terms.values()]
             losses = {**weighted[-1], "semantic": weights.semantic * semantic / count}
             losses["auxiliary"] = torch.stack(auxiliary).sum() if auxiliary else 0 * losses["label"]
             return losses
 
     def _labelled(self, targets: Sequence[Targets], device: torch.device) -> dict[int, GridTruth]:
-        """The segments of each image that has any, by its index: of other images no cell is labelled."""
+        """The segments of each image with segments, by image index. Images without segments have no labelled cell."""
         indices = [i for i, target in enumerate(targets) if all(key in target for key in NEEDS["panoptic"])]
         truths = GridTruth.of([targets[i] for i in indices], len(self.classes), self.stride, device)
         return {i: truth for i, truth in zip(indices, truths, strict=True) if len(truth.labels)}
 
-    def _of_layer(
+    def _layer_terms(
         self,
         layer: tuple[Tensor, Tensor, Tensor],
         indices: Sequence[int],
@@ -187,13 +190,13 @@ class PQCriterion:
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
         """The unweighted losses of a layer, summed over the images `indices`."""
-        found = dict.fromkeys(("label", "dice", "mask", "instance"), _zero(*layer))
+        sums = dict.fromkeys(("label", "dice", "mask", "instance"), _zero(*layer))
         for i, matched in zip(indices, matches, strict=True):
-            for name, value in self.terms(_of_image(layer, i, matched.segments.size), matched, generator).items():
-                found[name] = found[name] + value
-        return found
+            for name, value in self.terms(_image_outputs(layer, i, matched.segments.size), matched, generator).items():
+                sums[name] = sums[name] + value
+        return sums
 
-    def _of_cells(
+    def _semantic_sum(
         self,
         cells: Tensor,
         indices: Sequence[int],
@@ -234,7 +237,7 @@ class PQCriterion:
         return (weight * F.cross_entropy(logits, classes, reduction="none")).mean()
 
     def semantic_term(self, cells: Tensor, truth: GridTruth, generator: torch.Generator | None = None) -> Tensor:
-        """Cross-entropy of class logits (K, P) at labelled cells, or at sampled ones."""
+        """Cross-entropy of class logits (K, P) at labelled cells, or at sampled labelled cells."""
         labelled = truth.labelled
         classes = (truth.masks * truth.labels[:, None]).sum(0)  # (P,); segments do not overlap
         if self.sampling is not None:
@@ -243,7 +246,7 @@ class PQCriterion:
         return _mean(F.cross_entropy(cells.T, classes, reduction="none"), labelled)
 
     def _things(self, truth: GridTruth) -> Tensor:
-        table = to_device(torch.tensor([one.thing for one in self.classes]), truth.labels.device)
+        table = to_device(torch.tensor([cls.thing for cls in self.classes]), truth.labels.device)
         return table[truth.labels]
 
 
@@ -265,8 +268,10 @@ def match(outputs: Sequence[MaskOutputs], truths: Sequence[GridTruth], strict: b
     assigned = assign(torch.cat(costs)[None], counts, names, strict)  # on the CPU
     matches, first = [], 0
     for image, (x, truth, (classes, overlaps)) in enumerate(zip(outputs, truths, pairs, strict=True)):
-        own = assigned.image == image
-        rows, columns = (to_device(side[0, own], classes.device) for side in (assigned.target - first, assigned.query))
+        matched = assigned.image == image
+        rows, columns = (
+            to_device(side[0, matched], classes.device) for side in (assigned.target - first, assigned.query)
+        )
         first += counts[image]
         kept = truth.select(rows)
         p = x.masks.softmax(0)
@@ -305,7 +310,8 @@ def instance_discrimination(features: Tensor, truth: GridTruth, things: Tensor) 
     """Cross-entropy of the segment of each cell of a thing, by the similarity to the segments' mean features
     (MaX-DeepLab, section 3.4).
 
-    features: (C, P), normalised. things: (N,) bool, of the segments; means over cells of things, as in the code.
+    features: (C, P), normalised. things: (N,) bool, of the segments. A mean over the cells of things, as in the
+    authors' code.
     """
     t = truth.masks.to(features.dtype)
     means = F.normalize(t @ features.T / t.sum(1, keepdim=True).clamp(min=1), dim=1)  # (N, C)
@@ -314,8 +320,8 @@ def instance_discrimination(features: Tensor, truth: GridTruth, things: Tensor) 
 
 
 def pixel_contrast(features: Tensor, masks: Tensor) -> Tensor:
-    """Cross-entropy between pairs of pixels: those of one segment are equally likely, others are not (CMT-DeepLab, Yu
-    et al. 2022; used by kMaX-DeepLab). features: (C, P), normalised. masks: (N, P) bool.
+    """Cross-entropy over pairs of pixels, with pairs of the same segment as equally likely targets (CMT-DeepLab, Yu et
+    al. 2022; used by kMaX-DeepLab). features: (C, P), normalised. masks: (N, P) bool.
     """
     labelled = masks.any(0)
     t = masks.to(features.dtype)
@@ -341,14 +347,14 @@ def sampled_cells(truth: GridTruth, count: int, temperature: float, generator: t
 
 
 def _at_centres(panoptic: Tensor, stride: int) -> Tensor:
-    """The ids at the centre of each cell; of a cell whose centre is outside of the image, at the image's last pixel."""
+    """The ids at the centre of each cell, or at the image's last pixel if the centre is outside the image."""
     for axis, side in enumerate(panoptic.shape):
         index = torch.arange(0, side, stride, device=panoptic.device) + stride // 2
         panoptic = panoptic.index_select(axis, index.clamp(max=side - 1))
     return panoptic
 
 
-def _of_image(layer: tuple[Tensor, Tensor, Tensor], image: int, size: tuple[int, int]) -> MaskOutputs:
+def _image_outputs(layer: tuple[Tensor, Tensor, Tensor], image: int, size: tuple[int, int]) -> MaskOutputs:
     """The predictions of an image without padding, in at least fp32. size: (h, w) of its masks."""
     (logits, masks, features), (h, w) = layer, size
     maps = (at_least_fp32(x[image, :, :h, :w].flatten(1)) for x in (masks, features))

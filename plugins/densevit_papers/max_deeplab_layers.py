@@ -18,7 +18,7 @@ from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses.distributed import process_count
 
 EXPANSION = 4  # channels of a block's output, relative to its base
-MAX_SPAN = 255  # distances of relative positions are below; larger ones share the embedding of the largest
+MAX_SPAN = 255  # distances of relative positions are below; larger distances share the largest distance's embedding
 NO_OBJECT_PRIOR = 0.9  # initial probability of "no object"
 _ATROUS_RATES = (6, 12, 18)
 _LOW_LEVEL_CHANNELS = (64, 32)  # of the semantic decoder, coarse to fine
@@ -128,17 +128,19 @@ class AxialAttention(nn.Module):
         q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(x).split(self.widths, dim=1))
         steps = torch.arange(x.shape[2], device=x.device)
         distance = (steps - steps[:, None]).clamp(1 - MAX_SPAN, MAX_SPAN - 1) + MAX_SPAN - 1  # (N, N), key - query
-        of_query, of_key, of_value = (at_least_fp32(table)[distance] for table in self.positions)  # (N, N, D)
+        query_positions, key_positions, value_positions = (
+            at_least_fp32(table)[distance] for table in self.positions
+        )  # (N, N, D)
         with autocast_off(x.device):  # products without a scale may be above fp16's largest number
             q, k = at_least_fp32(q), at_least_fp32(k)
             scores = [
                 q.transpose(2, 3) @ k,
-                torch.einsum("bhdn,nmd->bhnm", q, of_query),
-                torch.einsum("bhdm,nmd->bhnm", k, of_key),
+                torch.einsum("bhdn,nmd->bhnm", q, query_positions),
+                torch.einsum("bhdm,nmd->bhnm", k, key_positions),
             ]
             total = self.norm_scores(torch.cat(scores, dim=1)).unflatten(1, (3, -1)).sum(1)
         weights = (total + bias).softmax(-1).to(v.dtype)  # (B, heads, N, N)
-        retrieved = [v @ weights.transpose(2, 3), torch.einsum("bhnm,nmd->bhdn", weights, of_value.to(v.dtype))]
+        retrieved = [v @ weights.transpose(2, 3), torch.einsum("bhnm,nmd->bhdn", weights, value_positions.to(v.dtype))]
         both = self.norm_values(torch.cat(retrieved, dim=1).flatten(1, 2))
         return both.unflatten(1, (2, -1)).sum(1)
 
@@ -163,8 +165,8 @@ class AxialAttention2d(nn.Module):
 class PixelBlock(nn.Module):
     """A residual block: 1x1 convolution, 3x3 convolution or axial attention, 1x1 convolution.
 
-    Its input is activated first, also in the shortcut, and its result is not activated. base: width of the 3x3
-    convolution and of keys; the result has 4 * base channels.
+    The input is activated first, also for the shortcut; the output is not activated. base: width of the 3x3 convolution
+    and of keys; the result has 4 * base channels.
     """
 
     def __init__(
@@ -242,11 +244,12 @@ class Level(NamedTuple):
 
 
 def levels_of(strides: Sequence[int], width: int) -> list[Level]:
-    """The levels, coarse to fine: the deepest feature of each stride, at most the four coarsest of which each stride is
-    a multiple of the next.
+    """The levels, coarse to fine: the deepest feature of each stride; at most the four coarsest, whose strides are
+    multiples of one another.
 
-    width: base of the finest; it doubles from level to level, and that of the coarsest is 8 * width: 512, 256, 128, 64
-    for features of four strides and a width of 64. The coarsest level and those of at least 4 * width are axial.
+    width: base of the finest level; the base doubles from level to level and is 8 * width at the coarsest: 512, 256,
+    128, 64 for features of four strides and a width of 64. The coarsest level and levels of at least 4 * width are
+    axial.
     """
     deepest = {stride: index for index, stride in enumerate(strides)}
     used = [max(deepest)]
@@ -287,26 +290,26 @@ class MaskPredictor(nn.Module):
         prior[-1] = math.log(num_classes * NO_OBJECT_PRIOR / (1 - NO_OBJECT_PRIOR))
         self.register_buffer("prior", prior, persistent=False)
 
-    def forward(self, of_class: Tensor, of_mask: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """of_class, of_mask: memory (B, C, Q). pixels: (B, C', H, W).
+    def forward(self, class_memory: Tensor, mask_memory: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """class_memory, mask_memory: memory (B, C, Q). pixels: (B, C', H, W).
 
         Returns class logits (B, Q, K+1), mask logits (B, Q, H, W) and the features (B, E, H, W), the latter in fp32.
         """
-        features, kernels = self.pixel_head(pixels), self.kernel_head(of_mask)
+        features, kernels = self.pixel_head(pixels), self.kernel_head(mask_memory)
         with autocast_off(features.device):
             features = F.normalize(at_least_fp32(features), dim=1)
             masks = at_least_fp32(kernels).transpose(1, 2) @ features.flatten(2)  # (B, Q, H * W)
             masks = self.norm_masks(masks[:, None].to(self.norm_masks.weight.dtype))[:, 0]
             masks = at_least_fp32(masks).unflatten(2, features.shape[2:])
-        logits = self.label_head(of_class).transpose(1, 2)
+        logits = self.label_head(class_memory).transpose(1, 2)
         return logits + self.prior.to(logits.dtype), masks, features
 
 
 class SemanticDecoder(nn.Module):
     """Class logits of the auxiliary semantic loss: atrous spatial pyramid pooling of the coarsest feature, and fusion
-    with up to two of the finest (Panoptic-DeepLab, Cheng et al. 2020, section 3.1).
+    with up to two of the finest features (Panoptic-DeepLab, Cheng et al. 2020, section 3.1).
 
-    For the loss in training only: a feature of its own keeps the loss off the features of masks. align_corners: the
+    In training only. A separate decoder keeps the gradient of this loss away from the mask features. align_corners: the
     argument of `upsampled`.
     """
 

@@ -21,8 +21,8 @@ _LARGEST_LOGIT = 80.0
 
 
 class SoftmaxMasks(MaskLogits):
-    """Masks of an image whose probabilities are a softmax over queries, as log-odds of each: their sigmoid is the
-    softmax of the resized logits."""
+    """Masks of an image with softmax probabilities over queries, as log-odds: their sigmoid is the softmax of the
+    resized logits."""
 
     __slots__ = ()
 
@@ -33,12 +33,12 @@ class SoftmaxMasks(MaskLogits):
         """
         totals: list[Rivals] = []
         for first, *sizes in super().resized():
-            found = [Rivals.of(x, first) for x in sizes]
-            totals = [old.merged(new) for old, new in zip(totals, found, strict=True)] if totals else found
+            rivals = [Rivals.of(x, first) for x in sizes]
+            totals = [old.merged(new) for old, new in zip(totals, rivals, strict=True)] if totals else rivals
         for first, *sizes in super().resized(index):
             last = first + len(sizes[0])
             queries = torch.arange(first, last, device=sizes[0].device) if index is None else index[first:last]
-            x, y = (each.log_odds(one, queries) for each, one in zip(totals, sizes, strict=True))
+            x, y = (each.log_odds(logits, queries) for each, logits in zip(totals, sizes, strict=True))
             yield first, x, y
 
 
@@ -64,8 +64,8 @@ class Rivals:
         """log(p / (1 - p)) of the softmax p. logits: (q, H, W) of `queries` (q,)."""
         is_best = queries[:, None, None] == self.query
         log_probability = logits - torch.logaddexp(self.best, self.rest)
-        others = log_probability - torch.log1p(-log_probability.exp().clamp(max=0.5))  # at most 0.5, but for the best
-        return torch.where(is_best, self.best - self.rest, others).clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+        rest = log_probability - torch.log1p(-log_probability.exp().clamp(max=0.5))  # at most 0.5, but for the best
+        return torch.where(is_best, self.best - self.rest, rest).clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
 
 
 def pixelwise_panoptic(logits: Tensor, masks: MaskLogits, classes: Sequence[Class], threshold: float) -> Tensor:
@@ -97,10 +97,10 @@ def maskwise_panoptic(
     """Panoptic ids (H, W) int32: masks are laid down in order of their scores (kMaX-DeepLab, Yu et al. 2022).
 
     A mask is the pixels of probability above 0.4; its score is the class probability times their mean probability.
-    Masks below the class threshold are left out, and those of which at most 0.8 is not covered by masks before.
+    Masks below the class threshold are left out, and masks of which earlier masks leave at most 0.8 uncovered.
     """
     probabilities, labels = logits.softmax(-1)[:, :-1].max(-1)
-    thing = to_device(torch.tensor([one.thing for one in classes]), labels.device)[labels]
+    thing = to_device(torch.tensor([cls.thing for cls in classes]), labels.device)[labels]
     kept = computed_rows(probabilities > torch.where(thing, thing_threshold, stuff_threshold))
     covered = torch.zeros(len(kept), *masks.original, dtype=torch.bool, device=logits.device)
     quality = torch.zeros(len(kept), device=logits.device)
@@ -147,7 +147,7 @@ class PanopticTransformer(Head):
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """`label`, `dice`, `mask`, `instance`, `semantic` and `auxiliary`; in evaluation the last two are 0.
 
-        Pixels are sampled at random in training, and are the same at each call in evaluation.
+        Sampled pixels are random in training and the same at each call in evaluation.
         """
         generator = None if self.training else torch.Generator(outputs["logits"].device).manual_seed(0)
         return self.criterion.losses(outputs["layers"], outputs.get("cells"), targets, context, generator)
@@ -187,11 +187,11 @@ class PanopticTransformer(Head):
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `predict` from the outputs of `exported`."""
-        found = []
+        predictions = []
         for scores, odds, target in zip(exported["scores"], exported["mask_logits"], targets, strict=True):
             masks = SoftmaxMasks(F.logsigmoid(odds.float()), 1, *_sizes(target))
-            found.append(self.predictions(mask_predictions.class_logits(scores.float()), masks))
-        return found
+            predictions.append(self.predictions(mask_predictions.class_logits(scores.float()), masks))
+        return predictions
 
 
 def check_threshold(**thresholds: float) -> None:
@@ -202,5 +202,5 @@ def check_threshold(**thresholds: float) -> None:
 
 
 def _sizes(target: Targets) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width of the image as the network saw it, and of the file."""
+    """(h, w) of the image in the network's input, and of the image file."""
     return sides(target["size"]), sides(target["original_size"])

@@ -26,7 +26,7 @@ class NonLocal:
     blocks: 1, before the last residual block of res4; 5, after every second block of res3 and res4 (with depth 101,
         after every seventh of res4); 10, after every block of res3 and res4 (section 5.1).
     pairwise: the function f of two cells (section 3.2).
-    subsampling: keys and values are those of a max pooling over 2 x 2 cells.
+    subsampling: keys and values come from a max pooling over 2 x 2 cells.
     """
 
     blocks: Literal[1, 5, 10] = 5
@@ -34,7 +34,7 @@ class NonLocal:
     subsampling: bool = True
 
     def positions(self, depth: int) -> tuple[tuple[int, int], ...]:
-        """Pairs of a stage, from 1, and the residual block in it, from 0, that a non-local block follows.
+        """The positions of non-local blocks: pairs of a stage, from 1, and the residual block before it, from 0.
 
         Raises ValueError for a depth that has too few blocks, or for which the paper has no such model.
         """
@@ -54,8 +54,8 @@ class NonLocalBlock(nn.Module):
 
     The embeddings have half of the channels. The scale of the batch norm is initially 0, so the block is an identity.
     The scores of "embedded_gaussian" are divided by the root of their channels as in the authors' code; equation 3 has
-    no scale. Subsampling pools x as in their code, where the paper pools the embeddings; rows and columns that fill no
-    square are pooled too.
+    no scale. Subsampling pools x, as in the authors' code; the paper pools the embeddings. Incomplete squares at the
+    border are pooled too.
     """
 
     def __init__(self, channels: int, pairwise: Pairwise = "embedded_gaussian", subsampling: bool = True) -> None:

@@ -27,13 +27,13 @@ class PerceiverIO(DenseHead):
     of cells. Features and Fourier encodings of the cells' centres are concatenated and projected to `width`. Centres
     are in -1 ... 1 of each image without its padding, and padding is masked in attention.
 
-    width: channels of latents, projected features and queries. num_latents: their number. num_layers: self-attention
-        layers of the latents, which are repeated `num_blocks` times with the same weights.
+    width: channels of latents, projected features and queries. num_latents: the number of latents. num_layers:
+        self-attention layers of the latents, which are repeated `num_blocks` times with the same weights.
     num_heads: the heads of the self-attention. cross_heads: the heads of both cross-attentions.
-    feature: number, from 1, of the map whose cells are the queries; its stride is that of the logits.
+    feature: number, from 1, of the map whose cells are the queries; the logits have its stride.
     queries: "features": features and positions of the cells, as for optical flow (section 3.2); "positions": the
         positions alone, so that logits depend on the image through the latents only.
-    query_residual: adds the queries to the result of their attention; the paper does not for dense outputs.
+    query_residual: adds the queries to the result of their attention, which the paper leaves out for dense outputs.
     num_bands: frequencies per axis of the Fourier encoding, evenly spaced from 1 to the Nyquist frequency of
         `max_resolution` cells per side.
     class_weights: class weights of the cross-entropy, or "balanced": from the frequencies so far (see `ClassWeights`).
@@ -118,8 +118,8 @@ class PerceiverIO(DenseHead):
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         if self.class_weights.balanced:
-            return {}  # they depend on the batches before
-        return label_counts(targets, self.class_weights.given)
+            return {}  # depend on earlier batches
+        return label_counts(targets, self.class_weights.fixed)
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `cross_entropy`, a mean over the labelled pixels of all processes."""
@@ -152,7 +152,8 @@ class PerceiverIO(DenseHead):
 class Layer(nn.Module):
     """Pre-norm attention and an MLP without expansion, for all three steps (section 3.1).
 
-    cross: attends to other tokens, which have their own norm. residual: adds the tokens to the result of attention.
+    cross: attends to other tokens, which are normalised separately. residual: adds the tokens to the result of
+    attention.
     """
 
     def __init__(self, width: int, num_heads: int, cross: bool = False, residual: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""What plain vision transformers share: patches, class token, positions, blocks and features of one stride."""
+"""Base of plain vision transformers: patches, class token, positions, blocks and features of one stride."""
 
 import itertools
 from collections.abc import Sequence

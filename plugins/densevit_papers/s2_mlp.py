@@ -13,7 +13,7 @@ from densevit_papers.plain_vit import feature_blocks
 
 
 class Variant(NamedTuple):
-    """The sizes of one of the paper's models."""
+    """The sizes of a model of the paper."""
 
     width: int
     depth: int
@@ -32,14 +32,14 @@ class S2Mlp(Backbone):
     """S2-MLP (Yu et al. 2021, section 3.2): features of one stride, after some of its blocks.
 
     Any input size: an image is padded with zeros at the right and the bottom to a multiple of `patch_size`, and each
-    map is ceil(size / patch_size). Each block moves information by one patch, so that padding of a larger batch changes
-    the features of patches next to it after the first block, and of one more row of patches after each further block.
+    map is ceil(size / patch_size). Each block moves information by one patch: padding of a larger batch changes the
+    adjacent patches in the first block, and one more row of patches in each further block.
 
-    variant: "wide" or "deep" of the paper's table 2, the second with ResMLP's affine transformation in place of each
-        layer norm (section 4.1); "nano" (128 channels, 8 blocks) is for CPUs.
+    variant: "wide" or "deep" of the paper's table 2, "deep" with ResMLP's affine transformation in place of each layer
+        norm (section 4.1); "nano" (128 channels, 8 blocks) is for CPUs.
     patch_size: the side of a patch in pixels; also the stride of the features.
-    drop_path: stochastic depth of the last block, linear from 0 at the first. The paper does not state its rate; the
-        default is that of DeiT, whose training it adopts.
+    drop_path: stochastic depth of the last block, linear from 0 at the first. The paper states no rate; the default is
+        DeiT's, whose training settings the paper adopts.
     features: the numbers, from 1, of the blocks whose outputs are the features; None: the last blocks of the four
         quarters. Blocks after the last one are not built. There is no final norm, as in the paper.
     checkpointing: activation checkpointing per block in training.
@@ -109,9 +109,9 @@ class Block(nn.Module):
 def spatial_shift(x: Tensor) -> Tensor:
     """Moves four groups of channels by one cell: right, left, down and up (equation 3).
 
-    x: (B, H, W, C), C a multiple of 4. Cells at the border without a neighbour keep their values, as in equation 3. As
-    one in-place assignment of overlapping slices, as the paper's algorithm 1 is written, PyTorch may read cells that
-    it has already overwritten.
+    x: (B, H, W, C), C a multiple of 4. Cells at the border without a neighbour keep their values, as in equation 3. The
+    paper's algorithm 1 assigns overlapping slices in place, with which PyTorch may read cells that it has already
+    overwritten.
     """
     right, left, down, up = x.chunk(4, dim=-1)
     shifted = (

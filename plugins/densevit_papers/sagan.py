@@ -11,7 +11,7 @@ from densevit.layers.attention import attention
 
 @dataclass(frozen=True)
 class SelfAttention:
-    """The option `sagan` of `attention_resnet`; the defaults are those of the authors' code.
+    """The option `sagan` of `attention_resnet`; the defaults are the authors'.
 
     stages: a block follows the last residual block of each of these stages, from 1. The paper's best position is the
         map of stride 4 of 128 x 128 images.
@@ -36,8 +36,8 @@ class SelfAttention:
 class SelfAttentionBlock(nn.Module):
     """x + gamma o, o the attention of each cell to all cells; gamma is initially 0 (equations 1 to 3).
 
-    Queries and keys have an eighth of the channels. Scores are not scaled. Without the spectral norm of the paper's
-    layers, which is a part of the training of GANs.
+    Queries and keys have an eighth of the channels. Scores are not scaled. The paper's spectral norm, for GAN training,
+    is left out.
     """
 
     def __init__(self, channels: int, pooling: bool = True, value_reduction: int = 2) -> None:

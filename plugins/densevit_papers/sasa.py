@@ -22,8 +22,8 @@ class StandAlone:
 
     kernel_size: side of the window of cells that each cell attends to.
     stem: "convolution", ResNet's; or "attention" in blocks of 4 x 4 pixels (section 3.2).
-    stages: whose 3x3 convolutions become attention, from 1. The paper's best models keep convolutions in the first two
-        (section 4.3).
+    stages: the stages, from 1, whose 3x3 convolutions become attention. The paper's best models keep convolutions in
+        the first two stages (section 4.3).
     """
 
     kernel_size: int = 7
@@ -50,7 +50,7 @@ class StandAlone:
         return nn.Sequential(layer, nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False))
 
     def stem_layers(self, channels: int) -> nn.Sequential | None:
-        """The layers in place of ResNet's first convolution and max pooling; None: these."""
+        """The layers in place of ResNet's first convolution and max pooling; None: keeps ResNet's."""
         if self.stem == "convolution":
             return None
         norm, pooling = nn.BatchNorm2d(channels), nn.MaxPool2d(_BLOCK, ceil_mode=True)
@@ -58,10 +58,10 @@ class StandAlone:
 
 
 class LocalAttention(nn.Module):
-    """Multi-head attention of each cell to the window round it (equation 3); scores are not scaled.
+    """Multi-head attention of each cell to the window around it (equation 3); scores are not scaled.
 
-    The relative embedding of a cell of the window is that of its row offset in the first half of the channels and of
-    its column offset in the second. The heads have the same embeddings. Cells outside of the map are not attended to.
+    The relative embedding of a cell has the embedding of its row offset in the first half of the channels, and of its
+    column offset in the second half. All heads share the embeddings. Cells outside of the map are not attended to.
     """
 
     def __init__(self, channels: int, kernel_size: int = 7, num_heads: int = 8) -> None:
@@ -81,7 +81,7 @@ class LocalAttention(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Scores of variance near 1 at first. The authors' code is not published."""
+        """Initial weights that give scores a variance near 1. The authors' code is not published."""
         for layer in (self.query, self.key, self.value):
             nn.init.normal_(layer.weight, std=layer.in_channels**-0.5)
         for table in (self.row_embeddings, self.column_embeddings):
@@ -108,8 +108,9 @@ class LocalAttention(nn.Module):
 class BlockAttention(nn.Module):
     """Attention inside blocks of 4 x 4 pixels, with values that depend on positions (section 3.2 and appendix).
 
-    The value matrix of a pixel is a mean of 4 matrices. Their weights are a softmax of the products of an embedding of
-    each matrix with that of the pixel's row and column in the block. Blocks at the right and bottom may be incomplete.
+    The value matrix of a pixel is a mean of 4 matrices. Their weights are a softmax of products: the embedding of each
+    matrix times the embedding of the pixel's row and column in the block. Blocks at the right and bottom may be
+    incomplete.
     """
 
     def __init__(self, channels: int) -> None:

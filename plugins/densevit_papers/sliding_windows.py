@@ -1,4 +1,4 @@
-"""Square windows round each cell of a map, for local attention (SASA, LR-Net)."""
+"""Square windows around each cell of a map, for local attention (SASA, LR-Net)."""
 
 import torch
 from torch import Tensor
@@ -6,10 +6,10 @@ from torch.nn import functional as F
 
 
 def sliding_windows(x: Tensor, kernel_size: int, stride: int = 1) -> Tensor:
-    """The cells of the window round each cell; outside of the map they are 0.
+    """The cells of the window around each cell; cells outside the map are 0.
 
-    x: (B, C, H, W). kernel_size: odd. stride: windows are those of every `stride`-th row and column.
-    Returns (B, N, C, kernel_size ** 2), N = ceil(H / stride) * ceil(W / stride), windows and cells in row-major order.
+    x: (B, C, H, W). kernel_size: odd. stride: a window for every `stride`-th row and column. Returns (B, N, C,
+    kernel_size ** 2), N = ceil(H / stride) * ceil(W / stride), windows and cells in row-major order.
     """
     windows = F.unfold(x, kernel_size, padding=kernel_size // 2, stride=stride)  # (B, C * K, N)
     return windows.transpose(1, 2).unflatten(2, (x.shape[1], kernel_size**2))

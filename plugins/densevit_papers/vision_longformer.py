@@ -45,17 +45,18 @@ class VisionLongformer(Backbone):
     """ViL with relative positions: features of strides 4, 8, 16 and 32, without a norm as in the authors' detectors.
 
     A cell attends to the 3 x 3 windows around it (the sliding chunks of the authors' code, without random shifts) and
-    to the global tokens of its stage, which attend to all tokens. A map of at most two windows a side has full
-    attention, which is the same: so has every stage from 16 on in the classifiers of 224 x 224 pixels.
+    to the global tokens of its stage, which attend to all tokens. A map of at most two windows a side uses full
+    attention, with the same result: in the classifiers of 224 x 224 pixels every stage from stride 16 on.
 
     Any input size; each map is ceil(size / stride): before patches, maps are padded with zeros at the right and the
     bottom to a multiple of the patch. Windows may reach over the border; cells outside of the map are masked. If an
-    image is padded further, its features change by the global tokens, and near the border.
+    image is padded further, its features change through the global tokens and near the border.
 
     variant: "tiny", "small", "medium" (Medium-Deep), "base" (Base-Deep), "medium_wide" and "base_wide" of the paper's
         table 2; "nano" is for CPUs.
     window_size: the side of a window in cells.
-    global_tokens: their number in the first three stages. The last has none, as in the authors' models.
+    global_tokens: the number of global tokens in the first three stages. The last stage has none, as in the authors'
+        models.
     drop_path: stochastic depth of the last block, linear from 0 at the first.
     checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
@@ -103,9 +104,9 @@ class VisionLongformer(Backbone):
         for stage in self.stages:
             assert isinstance(stage, Stage)
             first, *blocks = (list(block.parameters()) for block in stage.blocks)
-            own = [*stage.projection.parameters(), *stage.norm.parameters()]
-            own += [] if stage.tokens is None else [stage.tokens]
-            depths += [own + first, *blocks] if depths else [own, first, *blocks]
+            embedding = [*stage.projection.parameters(), *stage.norm.parameters()]
+            embedding += [] if stage.tokens is None else [stage.tokens]
+            depths += [embedding + first, *blocks] if depths else [embedding, first, *blocks]
         return depths
 
 
@@ -225,12 +226,12 @@ class LongformerAttention(nn.Module):
     def _bias_of_cells(self, queries: tuple[int, int], keys: tuple[int, int]) -> Tensor:
         """(heads, h * w, P + h' * w'): of scores of a map h x w of cells, with h' x w' around the same centre.
 
-        Keys are in row-major order, those of 3 x 3 windows window by window.
+        Keys are in row-major order; keys of 3 x 3 windows window by window.
         """
         w = self.window
         table = self.offset_bias.unflatten(0, (4 * w - 1, 4 * w - 1))
-        for axis, (of_queries, of_keys) in enumerate(zip(queries, keys, strict=True)):
-            table = table.narrow(axis, (4 * w - of_queries - of_keys) // 2, of_queries + of_keys - 1)
+        for axis, (query_side, key_side) in enumerate(zip(queries, keys, strict=True)):
+            table = table.narrow(axis, (4 * w - query_side - key_side) // 2, query_side + key_side - 1)
         # The offset of query row i and key row j is at i + (keys - 1 - j): the keys from row i on, in reverse order.
         bias = table.unfold(0, keys[0], 1).unfold(1, keys[1], 1).flip(3, 4)  # (h, w, heads, h', w')
         if queries != keys:

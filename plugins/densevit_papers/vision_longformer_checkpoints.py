@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Line, OtherKeys, Publishing, Rearrangement, SpecialTensors, StateDict
-from densevit.weights.positions import TOKENS
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
+from densevit.weights.token_positions import TOKENS
 from densevit_papers.vision_longformer import VARIANTS
 
 _TABLE, _TO_TOKENS, _AMONG = (
@@ -24,8 +24,8 @@ _TABLE, _TO_TOKENS, _AMONG = (
 def _numbered(state: StateDict) -> StateDict:
     """Names modules by stage and block, and gives full attention the tensors of windowed attention.
 
-    Theirs have one index for patches (0), attention (odd) and MLPs (even). A stage of full attention has one projection
-    in place of two, and a bias table of the offsets in its grid: a smaller one is extended by its border.
+    In checkpoints one index numbers patches (0), attention (odd) and MLPs (even). A stage of full attention has one
+    projection in place of two, and a bias table of the offsets in its grid; a smaller table is extended by its border.
     """
     result: dict[str, Tensor] = {}
     side = math.isqrt(len(state[f"layer1.1.{_TABLE}"]))
@@ -38,8 +38,8 @@ def _numbered(state: StateDict) -> StateDict:
         part = "patches" if index == 0 else f"{(index - 1) // 2}.{'attention' if index % 2 else 'mlp'}"
         prefix, name = f"stages.{int(match[1]) - 1}.{part}.", match[3]
         if name.startswith("attn.qkv."):
-            size, kind = len(x) // 3, name.removeprefix("attn.qkv.")
-            result |= {f"{prefix}attn.query.{kind}": x[:size], f"{prefix}attn.kv.{kind}": x[size:]}
+            size, parameter = len(x) // 3, name.removeprefix("attn.qkv.")
+            result |= {f"{prefix}attn.query.{parameter}": x[:size], f"{prefix}attn.kv.{parameter}": x[size:]}
         elif name == _TO_TOKENS:
             among = state[key.replace(_TO_TOKENS, _AMONG)]
             result[f"{prefix}attn.token_bias"] = torch.cat([x, among.transpose(0, 1)])
@@ -52,10 +52,10 @@ def _numbered(state: StateDict) -> StateDict:
 
 def _extended(table: Tensor, side: int) -> Tensor:
     """A table (s * s, heads) with its border repeated to side * side rows, if s is smaller."""
-    own = math.isqrt(len(table))
-    if own >= side:
+    table_side = math.isqrt(len(table))
+    if table_side >= side:
         return table
-    maps = F.pad(table.T.reshape(1, -1, own, own), ((side - own) // 2,) * 4, mode="replicate")
+    maps = F.pad(table.T.reshape(1, -1, table_side, table_side), ((side - table_side) // 2,) * 4, mode="replicate")
     return maps[0].flatten(1).T.contiguous()
 
 
@@ -67,8 +67,8 @@ def _joined(state: StateDict) -> StateDict:
         if match is None:
             result[key] = x
             continue
-        stage, block, kind, name = match.groups()
-        index = 0 if block is None else 2 * int(block) + (1 if kind == "attention" else 2)
+        stage, block, part, name = match.groups()
+        index = 0 if block is None else 2 * int(block) + (1 if part == "attention" else 2)
         prefix = f"layer{int(stage) + 1}.{index}."
         if name == "attn.token_bias":
             result |= {prefix + _TO_TOKENS: x[:2], prefix + _AMONG: x[2:].transpose(0, 1).contiguous()}
@@ -78,13 +78,13 @@ def _joined(state: StateDict) -> StateDict:
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a ViL, from tensors with our keys."""
+    """The config section of a ViL, from tensors with densevit's keys."""
     widths = tuple(len(tensors[f"stages.{i}.norm.weight"]) for i in range(4))
     blocks = tuple(count(tensors, rf"stages\.{i}\.blocks\.(\d+)\.norm1\.weight") for i in range(4))
-    variant = next((name for name, own in VARIANTS.items() if (own.widths, own.blocks) == (widths, blocks)), None)
+    variant = next((name for name, sizes in VARIANTS.items() if (sizes.widths, sizes.blocks) == (widths, blocks)), None)
     if variant is None:
-        known = ", ".join(f"{name} {own.widths} {own.blocks}" for name, own in VARIANTS.items())
-        raise WeightsError(f"A ViL of {widths} channels and {blocks} blocks is not a known variant: {known}.")
+        variants = ", ".join(f"{name} {sizes.widths} {sizes.blocks}" for name, sizes in VARIANTS.items())
+        raise WeightsError(f"A ViL of {widths} channels and {blocks} blocks is not a known variant: {variants}.")
     sides = [math.isqrt(len(tensors[f"stages.{i}.blocks.0.attention.offset_bias"])) for i in range(4)]
     if len(set(sides)) > 1:
         raise WeightsError(
@@ -96,7 +96,7 @@ def describe(tensors: StateDict) -> dict[str, Any]:
     return {"backbone": {"name": "vision_longformer", **options, "global_tokens": 0 if tokens is None else len(tokens)}}
 
 
-_STAGE, _OURS = "stages.{s}.{b}", "stages.{s}.blocks.{b}"
+_STAGE, _TARGET = "stages.{s}.{b}", "stages.{s}.blocks.{b}"
 AUTHORS = CheckpointLayout(
     name="vision-longformer",
     marks=("layer1.0.proj.weight", "layer1.1.attn.kv.weight", f"layer4.1.{_TABLE}"),
@@ -104,16 +104,16 @@ AUTHORS = CheckpointLayout(
         Line("stages.{s}.patches.proj.*", "stages.{s}.projection.*"),
         Line("stages.{s}.patches.norm_embed.*", "stages.{s}.norm.*"),
         Line("stages.{s}.patches.cls_token", "stages.{s}.tokens", TOKENS),
-        Line(f"{_STAGE}.attention.norm.*", f"{_OURS}.norm1.*"),
-        Line(f"{_STAGE}.attention.attn.query.*", f"{_OURS}.attention.qkv.*[0/3]"),
-        Line(f"{_STAGE}.attention.attn.kv.*[0/2]", f"{_OURS}.attention.qkv.*[1/3]"),
-        Line(f"{_STAGE}.attention.attn.kv.*[1/2]", f"{_OURS}.attention.qkv.*[2/3]"),
-        Line(f"{_STAGE}.attention.attn.proj.*", f"{_OURS}.attention.output.*"),
-        Line(f"{_STAGE}.attention.{_TABLE}", f"{_OURS}.attention.offset_bias"),
-        Line(f"{_STAGE}.attention.attn.token_bias", f"{_OURS}.attention.token_bias"),
-        Line(f"{_STAGE}.mlp.norm.*", f"{_OURS}.norm2.*"),
-        Line(f"{_STAGE}.mlp.mlp.fc1.*", f"{_OURS}.mlp.expand.*"),
-        Line(f"{_STAGE}.mlp.mlp.fc2.*", f"{_OURS}.mlp.contract.*"),
+        Line(f"{_STAGE}.attention.norm.*", f"{_TARGET}.norm1.*"),
+        Line(f"{_STAGE}.attention.attn.query.*", f"{_TARGET}.attention.qkv.*[0/3]"),
+        Line(f"{_STAGE}.attention.attn.kv.*[0/2]", f"{_TARGET}.attention.qkv.*[1/3]"),
+        Line(f"{_STAGE}.attention.attn.kv.*[1/2]", f"{_TARGET}.attention.qkv.*[2/3]"),
+        Line(f"{_STAGE}.attention.attn.proj.*", f"{_TARGET}.attention.output.*"),
+        Line(f"{_STAGE}.attention.{_TABLE}", f"{_TARGET}.attention.offset_bias"),
+        Line(f"{_STAGE}.attention.attn.token_bias", f"{_TARGET}.attention.token_bias"),
+        Line(f"{_STAGE}.mlp.norm.*", f"{_TARGET}.norm2.*"),
+        Line(f"{_STAGE}.mlp.mlp.fc1.*", f"{_TARGET}.mlp.expand.*"),
+        Line(f"{_STAGE}.mlp.mlp.fc2.*", f"{_TARGET}.mlp.contract.*"),
     ),
     describe=describe,
     other_keys=OtherKeys(prefixes=("module.",)),

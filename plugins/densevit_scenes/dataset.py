@@ -8,10 +8,10 @@ import torch
 from densevit import RunLengthMasks
 from densevit.errors import DataError
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class, Dataset, Sample, Targets
-from densevit_scenes.objects import THINGS
 from densevit_scenes.renderer import Rendering, render
 from densevit_scenes.scene import Scene
 from densevit_scenes.scene_layout import draw_scene
+from densevit_scenes.thing_classes import THINGS
 
 Split = Literal["train", "val", "test"]
 
@@ -40,14 +40,14 @@ class Scenes(Dataset):
     """Rendered scenes: textured solids in rooms and outdoors, with boxes, masks, semantic map and depth.
 
     image_size: the side, or (height, width), in pixels; at least 32.
-    train_length, val_length: images of each split. Images are rendered on access.
+    train_length, val_length: number of images of each split. Images are rendered on access.
     seed: seed of the scenes. An image depends only on seed, split and index, and is bit-identical in any process and on
         any machine.
-    masks, semantic, depth, panoptic: whether targets have these labels.
+    masks, semantic, depth, panoptic: whether targets contain these labels.
 
-    Boxes, masks and area are of the visible part inside the image. A thing with fewer than 24 visible pixels, or less
-    than 20 % visible, is not annotated as an object, but is part of the semantic map and the depth map; in the panoptic
-    map it is void. Depth is along the optical axis, at the centre of the pixel; 0 (unknown) in the sky and beyond 60 m.
+    Boxes, masks and area cover the visible part inside the image. A thing with fewer than 24 visible pixels, or less
+    than 20 % visible, is not annotated as an object: it is part of the semantic map and the depth map, and void in the
+    panoptic map. Depth is along the optical axis, at the centre of the pixel; 0 (unknown) in the sky and beyond 60 m.
     """
 
     def __init__(
@@ -82,17 +82,17 @@ class Scenes(Dataset):
         return self.length
 
     def sizes(self) -> np.ndarray:
-        """(N, 2): all images have the same size."""
+        """Returns (N, 2) heights and widths, all equal."""
         return np.tile(np.array([self.height, self.width]), (self.length, 1))
 
     def scene(self, index: int) -> Scene:
-        """The scene of an image, with poses, colours, textures and light."""
+        """Returns the scene of an image: poses, colours, textures and light."""
         if not 0 <= index < self.length:
             raise IndexError(f"scenes has images 0 to {self.length - 1}, not {index}.")
         return draw_scene(self.seed, STREAMS[self.split], index, self.height, self.width)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample, with `area` and `iscrowd` (no object is a crowd); image_id is index + 1."""
+        """Returns the sample, with `area` and `iscrowd` (no object is a crowd); image_id is index + 1."""
         scene = self.scene(index)
         rendering = render(scene, self.height, self.width)
         targets: Targets = {"image_id": index + 1} | _objects(scene, rendering, "masks" in self.provides)
@@ -106,7 +106,7 @@ class Scenes(Dataset):
 
 
 def annotated(rendering: Rendering) -> tuple[np.ndarray, np.ndarray]:
-    """The indices of the things annotated as objects, and the number of visible pixels of each."""
+    """Returns the indices of the things annotated as objects, and the number of visible pixels of each."""
     visible = np.bincount(rendering.owner.ravel(), minlength=len(rendering.silhouettes) + 1)[1:]
     numbers = np.flatnonzero((visible >= FEWEST_PIXELS) & (visible >= LEAST_VISIBLE * rendering.silhouettes))
     return numbers, visible[numbers]
@@ -125,22 +125,22 @@ def _objects(scene: Scene, rendering: Rendering, with_masks: bool) -> Targets:
 
 
 def _semantic(scene: Scene, rendering: Rendering) -> np.ndarray:
-    """(H, W) uint8."""
+    """Returns the semantic map (H, W) uint8."""
     semantic = (_INDOORS if scene.walls else _OUTDOORS).take(rendering.surface)
-    of_owner = np.array([0, *(thing.label for thing in scene.things)], np.uint8)
-    np.copyto(semantic, of_owner.take(rendering.owner), where=rendering.owner > 0)
+    label_of_owner = np.array([0, *(thing.label for thing in scene.things)], np.uint8)
+    np.copyto(semantic, label_of_owner.take(rendering.owner), where=rendering.owner > 0)
     return semantic
 
 
 def _panoptic(scene: Scene, rendering: Rendering) -> np.ndarray:
-    """(H, W) int32 panoptic ids: annotated things are numbered in their order for each class, surfaces have number 0,
-    and other things are void.
+    """Returns (H, W) int32 panoptic ids: annotated things are numbered per class, surfaces have number 0, and other
+    things are void.
     """
     surfaces = (_INDOORS if scene.walls else _OUTDOORS).take(rendering.surface).astype(np.int32) * LABEL_DIVISOR
-    of_owner = np.full(len(scene.things) + 1, VOID, np.int32)
+    id_of_owner = np.full(len(scene.things) + 1, VOID, np.int32)
     count = [0] * len(THINGS)
     for number in annotated(rendering)[0].tolist():
         label = scene.things[number].label
-        of_owner[number + 1] = label * LABEL_DIVISOR + count[label]
+        id_of_owner[number + 1] = label * LABEL_DIVISOR + count[label]
         count[label] += 1
-    return np.where(rendering.owner > 0, of_owner.take(rendering.owner), surfaces)
+    return np.where(rendering.owner > 0, id_of_owner.take(rendering.owner), surfaces)

@@ -13,8 +13,8 @@ _BLOCK = 256
 class PortableRng:
     """A stream of random numbers, seeded by integers.
 
-    numpy guarantees that the raw bits of PCG64 never change, but not the distributions of `Generator`, so numbers are
-    computed from the bits here.
+    numpy guarantees the raw bits of PCG64 for all versions, but not the distributions of `Generator`, so this class
+    computes numbers from the bits.
     """
 
     def __init__(self, *name: int) -> None:
@@ -36,13 +36,13 @@ class PortableRng:
         return low + (high - low) * self.random()
 
     def integer(self, count: int) -> int:
-        """One of 0 ... count-1, equally likely."""
+        """Returns one of 0 ... count-1, equally likely."""
         return int(self.random() * count)
 
     def choice(self, items: Sequence[Item]) -> Item:
-        """One of the items, equally likely."""
+        """Returns one of the items, equally likely."""
         return items[int(self.random() * len(items))]
 
     def bernoulli(self, probability: float) -> bool:
-        """True with the given probability."""
+        """Returns True with this probability."""
         return self.random() < probability

@@ -31,7 +31,7 @@ class Rendering:
 
 
 def render(scene: Scene, height: int, width: int) -> Rendering:
-    """Renders a scene with one ray per pixel, through its centre; labels are of the first hit."""
+    """Renders a scene with one ray through the centre of each pixel; labels describe the first hit."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         view = View(scene.camera, height, width)
         image, surface, background = surfaces.paint(scene, view)
@@ -47,12 +47,12 @@ def render(scene: Scene, height: int, width: int) -> Rendering:
 
 
 def _nearest_first(scene: Scene) -> list[int]:
-    """The order of painting, near things first, for speed only: occlusion is determined by the depth."""
+    """Returns the order of painting, near things first. It only saves time: depth determines occlusion."""
     return sorted(range(len(scene.things)), key=lambda number: scene.camera.see(scene.things[number].centre)[2])
 
 
 class _Canvas:
-    """The image buffers. pieces: (H, W) uint8, 16 * (1 + thing) + its surface, or 0 for no thing."""
+    """The image buffers. pieces: (H, W) uint8, 16 * (1 + thing) + index of the thing's surface, or 0 for no thing."""
 
     def __init__(self, scene: Scene, view: View, image: np.ndarray) -> None:
         self.scene, self.view, self.image = scene, view, image
@@ -60,7 +60,7 @@ class _Canvas:
         self.pieces = np.zeros((view.height, view.width), np.uint8)
 
     def add(self, thing: Thing, piece: int) -> int:
-        """Paints a thing where it is nearer than all others so far; returns the number of pixels of its silhouette."""
+        """Paints a thing where it is nearer than all earlier things. Returns the number of pixels of its silhouette."""
         top, bottom, left, right = _extent(thing, self.view)
         if top >= bottom or left >= right:
             return 0
@@ -81,7 +81,7 @@ class _Canvas:
 
 
 def _extent(thing: Thing, view: View) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right (exclusive ends) of the pixels that may show a thing."""
+    """Returns top, bottom, left and right (exclusive ends) of the pixels that may show a thing."""
     right, down, forward = view.camera.axes
     x, y, z = view.camera.see(thing.centre)
     nearest, farthest = max(z - thing.reach(_opposite(forward)), 0.1), z + thing.reach(forward)
@@ -99,7 +99,7 @@ def _opposite(direction: Vector) -> Vector:
 
 
 def _rays(thing: Thing, view: View, rows: slice, columns: slice) -> Rays:
-    """The rays through a rectangle of pixels, in the thing's frame."""
+    """Returns the rays through a rectangle of pixels, in the thing's frame."""
     x, y, z = thing.axes
     eye = (-thing.centre[0], view.camera.height - thing.centre[1], -thing.centre[2])
     origin = (dot(x, eye), dot(y, eye), dot(z, eye))
@@ -108,7 +108,7 @@ def _rays(thing: Thing, view: View, rows: slice, columns: slice) -> Rays:
 
 
 def _faces(surfaces: Iterable[np.ndarray], distance: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """(N,) uint8: the index of the surface that each ray hit."""
+    """Returns (N,) uint8, the index of the surface that each ray hit."""
     faces = np.zeros(len(seen), np.uint8)
     for number, surface in enumerate(surfaces):
         if number:
@@ -126,12 +126,13 @@ def _length(vectors: np.ndarray) -> np.ndarray:
 
 
 def _along(vectors: np.ndarray, direction: np.ndarray | Vector) -> np.ndarray:
-    """Dot products (N,), summed in a fixed order: rounding in BLAS and einsum depends on the machine."""
+    """Computes dot products (N,) in a fixed order of summation: BLAS and einsum round differently between machines."""
     return vectors[0] * direction[0] + vectors[1] * direction[1] + vectors[2] * direction[2]
 
 
 class _Points:
-    """The N visible points of a thing, in its frame. sight (ray directions), at, normals: (3, N) float32."""
+    """The N visible points of a thing, in its frame. sight (ray directions), at (positions), normals: (3, N)
+    float32."""
 
     def __init__(
         self, rays: Rays, hits: Hits, distance: np.ndarray, faces: np.ndarray, rows: np.ndarray, columns: np.ndarray
@@ -144,7 +145,7 @@ class _Points:
 
 
 def _shade(scene: Scene, thing: Thing, points: _Points) -> np.ndarray:
-    """The colours of the points: (3, N), 0 ... 255, with specular highlights."""
+    """Computes the colours of the points, (3, N), 0 ... 255, with specular highlights."""
     x, y, z = thing.axes
     coat = thing.coat
     light = (dot(x, scene.light), dot(y, scene.light), dot(z, scene.light))

@@ -1,6 +1,6 @@
 """Data structures of a scene: camera, light, things and background.
 
-World frame: x right, y up, z forward, in metres; the camera is above the origin, which is on the ground.
+World frame: x right, y up, z forward, in metres. The origin is on the ground, below the camera.
 """
 
 import math
@@ -10,7 +10,7 @@ from densevit_scenes.shapes import Shape, Vector, dot
 
 
 def turn(angle: float) -> tuple[float, float]:
-    """Cosine and sine, rounded because math libraries differ in the last digit and scenes must be identical."""
+    """Returns cosine and sine, rounded: math libraries differ in the last digit, and scenes must be identical."""
     return round(math.cos(angle), 6), round(math.sin(angle), 6)
 
 
@@ -28,7 +28,7 @@ class Camera:
         object.__setattr__(self, "axes", ((1.0, 0.0, 0.0), (0.0, -cos, -sin), (0.0, -sin, cos)))
 
     def see(self, point: Vector) -> Vector:
-        """A world point in camera coordinates: right, down, and along the optical axis."""
+        """Converts a world point to camera coordinates: right, down, and along the optical axis."""
         right, down, forward = self.axes
         away = (point[0], point[1] - self.height, point[2])
         return dot(away, right), dot(away, down), dot(away, forward)
@@ -38,8 +38,8 @@ class Camera:
 class Coat:
     """The appearance of a thing, independent of its class.
 
-    color: name of the first paint. paints: RGB in 0 ... 1, blended by the texture. stripes_across: an axis.
-    texels: texels per metre. phase: offset of the texture, in texels.
+    color: name of the first paint. paints: RGB in 0 ... 1, blended by the texture. stripes_across: the axis across
+    which stripes run. texels: texels per metre. phase: offset of the texture, in texels.
     """
 
     color: str
@@ -67,19 +67,19 @@ class Thing:
     coat: Coat
 
     def reach(self, direction: Vector) -> float:
-        """The extent of the thing from its centre in a unit direction of the world, in metres."""
+        """Returns the extent of the thing from its centre in a unit direction of the world, in metres."""
         return reach(self.shape, self.axes, direction)
 
 
 def reach(shape: Shape, axes: tuple[Vector, Vector, Vector], direction: Vector) -> float:
-    """The extent of a shape with these axes from its centre in a unit direction of the world, in metres."""
+    """Returns the extent of a shape with these axes from its centre in a unit direction of the world, in metres."""
     x, y, z = axes
     return shape.reach((dot(x, direction), dot(y, direction), dot(z, direction)))
 
 
 @dataclass(frozen=True)
 class Wall:
-    """A vertical wall, the points with (x, z) . normal = distance. The room is on the camera's side."""
+    """A vertical wall: the points with (x, z) . normal = distance. The room is on the camera's side."""
 
     normal: tuple[float, float]
     distance: float
@@ -100,7 +100,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene. light: unit vector towards the light. walls: two that form a corner; none outdoors."""
+    """A scene. light: unit vector towards the light. walls: two walls that form a corner; none outdoors."""
 
     camera: Camera
     light: Vector

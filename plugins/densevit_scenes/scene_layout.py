@@ -2,11 +2,11 @@
 
 import math
 
-from densevit_scenes.objects import COLORS, FACING, THINGS, draw_coat
 from densevit_scenes.portable_rng import PortableRng
 from densevit_scenes.scene import Camera, Scene, Surface, Thing, Wall, reach, turn
 from densevit_scenes.shapes import Vector
 from densevit_scenes.textures import TILES
+from densevit_scenes.thing_classes import COLORS, FACING, THINGS, draw_coat
 
 MOST = 8  # things in an image
 SMALL, LARGE = 0.2, 0.66  # size of a thing relative to the longer side of the image
@@ -14,7 +14,8 @@ ATTEMPTS = 14
 
 
 def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Scene:
-    """The scene of an index: identical on every machine, and for all image sizes of one aspect ratio."""
+    """Draws the scene of an index. It is identical on every machine, and for all image sizes of the same aspect
+    ratio."""
     rng = PortableRng(seed, split, index)
     camera_height = rng.uniform(0.9, 2.3)
     camera = Camera(rng.uniform(1.05, 1.6), camera_height, math.atan2(camera_height, rng.uniform(3.2, 6.0)))
@@ -23,7 +24,7 @@ def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Sc
     longer = 2 * camera.focal * max(height, width)
     layout = _Layout(rng, camera, width / longer, height / longer)
     for _ in range(1 + rng.integer(MOST)):
-        layout.place()
+        layout.add_thing()
     slant = turn(rng.uniform(-0.5, 0.5))
     indoors = rng.bernoulli(0.6)
     return Scene(
@@ -40,7 +41,7 @@ def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Sc
 
 
 class _Layout:
-    """Places things on the ground without intersections, and with many occlusions.
+    """Places things on the ground without intersections and with many occlusions.
 
     wide, high: half the width and height of the image at depth 1.
     """
@@ -49,8 +50,8 @@ class _Layout:
         self.rng, self.camera, self.wide, self.high = rng, camera, wide, high
         self.things: list[Thing] = []
 
-    def place(self) -> None:
-        """Adds a thing at a free position; after too many attempts none, except for the first thing."""
+    def add_thing(self) -> None:
+        """Adds a thing at a free position. Gives up after 14 attempts; the first thing then goes to the middle."""
         label = self.rng.integer(len(THINGS))
         for _ in range(ATTEMPTS):
             size = 0.4 * round(2.6 ** self.rng.random(), 9)
@@ -71,7 +72,7 @@ class _Layout:
         return z * self.wide * self.rng.uniform(-0.9, 0.9), z
 
     def _beside(self, size: float) -> tuple[float, float]:
-        """A position in front of or behind another thing, seen from the camera."""
+        """Returns a position in front of or behind another thing, seen from the camera."""
         other = self.rng.choice(self.things)
         x, _, z = other.centre
         distance = math.sqrt(x * x + z * z)
@@ -108,18 +109,18 @@ _SIDES: list[Vector] = [(cos, 0.0, sin) for cos, sin in (turn(i * math.pi / 4) f
 
 
 def _posed(yaw: float, tilt: float) -> tuple[Vector, Vector, Vector]:
-    """The axes of a thing in the world: tilted about its x axis, then rotated about the vertical."""
+    """Returns the axes of a thing in the world: tilted about its x axis, then rotated about the vertical."""
     (ct, st), (cy, sy) = turn(tilt), turn(yaw)
     return (cy, 0.0, -sy), (sy * st, ct, cy * st), (sy * ct, -st, cy * ct)
 
 
 def _corner(rng: PortableRng, slant: tuple[float, float], things: list[Thing]) -> tuple[Wall, ...]:
-    """Two walls at a right angle, behind and beside all things."""
+    """Returns two walls at a right angle, behind and to the side of all things."""
     cos, sin = slant
     side = rng.choice((-1, 1))
     walls = []
     for x, z in ((-sin, cos), (cos * side, sin * side)):
-        nearest = max(x * one.centre[0] + z * one.centre[2] + one.footprint for one in things)
+        nearest = max(x * thing.centre[0] + z * thing.centre[2] + thing.footprint for thing in things)
         gap = rng.random()
         walls.append(Wall((x, z), max(nearest, 0.8) + 0.05 + 1.5 * gap * gap))
     return tuple(walls)
@@ -128,8 +129,8 @@ def _corner(rng: PortableRng, slant: tuple[float, float], things: list[Thing]) -
 _NATURAL = {"grass": (96, 132, 62), "sand": (206, 178, 128)}
 
 
-def _surface(rng: PortableRng, kind: str, contrast: float, slant: tuple[float, float]) -> Surface:
-    tile, color = rng.choice(TILES[kind]), rng.choice(tuple(COLORS))
+def _surface(rng: PortableRng, surface: str, contrast: float, slant: tuple[float, float]) -> Surface:
+    tile, color = rng.choice(TILES[surface]), rng.choice(tuple(COLORS))
     grey, level = rng.uniform(0.35, 0.85), rng.uniform(0.75, 1.15)
     if tile in _NATURAL:
         grey = 0.2

@@ -1,8 +1,8 @@
 """Solid shapes: their first intersection with rays, and the surface normals there.
 
-A shape is centred in its own frame, y up, in metres. `trace` uses only + - * / and sqrt, which IEEE 754 defines to the
-last bit, so masks and depth do not depend on the machine. All distances are depths along the optical axis, because each
-ray's component along it is 1.
+A shape is centred in its frame, y up, in metres. `trace` uses only + - * / and sqrt, which IEEE 754 defines to the last
+bit, so masks and depth do not depend on the machine. All distances are depths along the optical axis, as each ray's
+component along it is 1.
 """
 
 import math
@@ -17,7 +17,7 @@ AXES: tuple[Vector, ...] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
 def dot(a: Vector, b: Vector) -> float:
-    """The dot product."""
+    """Returns the dot product."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
@@ -36,7 +36,7 @@ class Rays:
     rows: np.ndarray
 
     def along(self, directions: Sequence[Vector]) -> np.ndarray:
-        """The components of the rays along D directions: (D, H, W) float32."""
+        """Returns the components of the rays along D directions: (D, H, W) float32."""
         across = np.array([dot(self.right, d) for d in directions], np.float32)
         below = np.array([dot(self.down, d) for d in directions], np.float32)
         ahead = np.array([dot(self.forward, d) for d in directions], np.float32)
@@ -44,7 +44,7 @@ class Rays:
         return (across[:, None] * self.columns)[:, None, :] + by_row[:, :, None]
 
     def squared(self) -> np.ndarray:
-        """The squared lengths of the directions: (H, W)."""
+        """Returns the squared lengths of the ray directions: (H, W)."""
         return self.columns * self.columns + (self.rows * self.rows + np.float32(1))[:, None]
 
 
@@ -52,8 +52,8 @@ class Rays:
 class Hits:
     """Intersections of rays. depth: (H, W), inf or NaN for no hit.
 
-    surfaces: F maps (H, W); a ray hit the surface whose map equals `depth`. The normal of surface f at the point p has
-    the direction curved[:, f] * p + flat[:, f]; both are (3, F).
+    surfaces: F depth maps (H, W); a ray hit the surface whose map equals `depth`. curved, flat: (3, F); the normal of
+    surface f at the point p has the direction curved[:, f] * p + flat[:, f].
     """
 
     depth: np.ndarray
@@ -73,14 +73,14 @@ class Shape:
     corners: Sequence[Vector] = ()
 
     def reach(self, direction: Vector) -> float:
-        """The extent of the shape from its centre in a unit direction, in metres."""
+        """Returns the extent of the shape from its centre in a unit direction, in metres."""
         x, y, z = direction
         level = math.sqrt(x * x + z * z)
         rims = [y * height + level * radius for height, radius in self.rims]
         return max(rims + [x * a + y * b + z * c for a, b, c in self.corners])
 
     def trace(self, rays: Rays) -> Hits:
-        """The first intersections with rays whose origin is outside the solid."""
+        """Returns the first intersections with rays whose origin is outside the solid."""
         raise NotImplementedError
 
 
@@ -101,7 +101,7 @@ class Ball(Shape):
 
 
 class Boxes(Shape):
-    """A union of boxes with parallel sides. low, high: (K, 3), their corners."""
+    """A union of K axis-aligned boxes. low, high: (K, 3), their corners."""
 
     def __init__(self, low: Sequence[Vector], high: Sequence[Vector]) -> None:
         self.low, self.high = np.array(low), np.array(high)
@@ -114,10 +114,10 @@ class Boxes(Shape):
     def trace(self, rays: Rays) -> Hits:
         origin = np.array(rays.origin)
         inverse = np.float32(1) / rays.along(AXES)  # (3, H, W)
-        one = (self.low - origin).astype(np.float32)[:, :, None, None] * inverse
-        other = (self.high - origin).astype(np.float32)[:, :, None, None] * inverse
-        enter = np.minimum(one, other)  # (K, 3, H, W)
-        leave = np.maximum(one, other, out=other).min(axis=1)
+        low = (self.low - origin).astype(np.float32)[:, :, None, None] * inverse
+        high = (self.high - origin).astype(np.float32)[:, :, None, None] * inverse
+        enter = np.minimum(low, high)  # (K, 3, H, W)
+        leave = np.maximum(low, high, out=high).min(axis=1)
         entry = enter.max(axis=1)
         entry[entry >= leave] = np.inf
         depth = entry.min(axis=0) if len(entry) > 1 else entry[0]
@@ -128,17 +128,17 @@ class Boxes(Shape):
 
 
 def _roots(a: np.ndarray, b: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarray]:
-    """The roots of a t^2 + 2 b t + c, NaN if there are none; in ascending order if a > 0."""
+    """Returns the roots of a t^2 + 2 b t + c, NaN if there are none; in ascending order if a > 0."""
     root = np.sqrt(b * b - a * c)
     inverse = np.float32(1) / a
     return (-b - root) * inverse, (root - b) * inverse
 
 
 def _slab(upward: np.ndarray, start: float, half: float) -> tuple[np.ndarray, np.ndarray]:
-    """The depths at which rays enter and leave the layer between -half and half."""
+    """Returns the depths at which rays enter and leave the layer between -half and half."""
     inverse = np.float32(1) / upward
-    one, other = (-half - start) * inverse, (half - start) * inverse
-    return np.minimum(one, other), np.maximum(one, other)
+    lower, upper = (-half - start) * inverse, (half - start) * inverse
+    return np.minimum(lower, upper), np.maximum(lower, upper)
 
 
 class Cylinder(Shape):
@@ -194,7 +194,8 @@ class Cone(Shape):
 
 
 def _crossings(rays: Rays, normals: Sequence[Vector], offsets: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """The depths at which rays enter and leave half-spaces n . p <= offset, (F, H, W) each; -inf and inf otherwise."""
+    """Returns the depths at which rays enter and leave half-spaces n . p <= offset, (F, H, W) each; -inf and inf
+    otherwise."""
     towards = rays.along(normals)
     gaps = np.array([d - dot(n, rays.origin) for n, d in zip(normals, offsets, strict=True)], np.float32)
     depth = gaps[:, None, None] / towards
@@ -223,7 +224,7 @@ class Pyramid(Shape):
 class Star(Shape):
     """A horizontal, extruded five-pointed star (filled pentagram).
 
-    A point is inside if it is on the inner side of at least four of the five lines.
+    A point is inside if it is on the inner side of at least four of the five edge lines.
     """
 
     def __init__(self, radius: float, half_height: float) -> None:
@@ -249,9 +250,9 @@ class Star(Shape):
 
 
 def _two_largest(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The largest and the second largest value of each pixel."""
+    """Returns the largest and the second largest value of each pixel."""
     largest, second = np.maximum(maps[0], maps[1]), np.minimum(maps[0], maps[1])
-    for one in maps[2:]:
-        second = np.maximum(second, np.minimum(largest, one))
-        largest = np.maximum(largest, one)
+    for pixels in maps[2:]:
+        second = np.maximum(second, np.minimum(largest, pixels))
+        largest = np.maximum(largest, pixels)
     return largest, second

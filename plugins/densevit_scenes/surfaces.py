@@ -34,7 +34,7 @@ class View:
 
 
 def paint(scene: Scene, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Paints the scene without its things, but with their shadows.
+    """Paints the background, with the shadows of things but without the things.
 
     Returns the image (3, H, W) float32 in 0 ... 255, the surfaces (H, W) uint8 and the depth (H, W) float32.
     """
@@ -64,7 +64,8 @@ def _color(color: tuple[float, float, float]) -> np.ndarray:
 
 
 def _look(surface: Surface, u: np.ndarray, v: np.ndarray, pixel: np.ndarray) -> np.ndarray:
-    """A surface at (u, v), in texels: (3, H, W), 0 ... 255. pixel: texels per pixel, which selects the level."""
+    """Samples a surface at (u, v), in texels: (3, H, W), 0 ... 255. pixel: texels per pixel, which selects the mipmap
+    level."""
     level = np.clip(np.frexp(pixel)[1], 0, LEVELS - 1)
     values = sample(surface.tile, u.astype(np.int32), v.astype(np.int32), level)
     low, high = (_color(paint) for paint in surface.paints)
@@ -72,7 +73,7 @@ def _look(surface: Surface, u: np.ndarray, v: np.ndarray, pixel: np.ndarray) -> 
 
 
 def _floor(scene: Scene, view: View, first: int) -> np.ndarray:
-    """The floor's or the ground's colours from row `first` down: (3, H - first, W)."""
+    """Computes the colours of the floor or the ground from row `first` down: (3, H - first, W)."""
     look, (cos, sin) = scene.floor, scene.floor.turn
     depth = view.floor_depth[first:, None]  # (H, 1)
     x, z = view.columns * np.float32(look.texels), view.ahead[first:, None] * depth * np.float32(look.texels)
@@ -90,7 +91,7 @@ def _floor(scene: Scene, view: View, first: int) -> np.ndarray:
 
 
 def _shadow(scene: Scene, thing: Thing, view: View, light: np.ndarray, first: int) -> None:
-    """Darkens the floor, from row `first` down, in the shadow of each thing: a soft ellipse away from the light."""
+    """Darkens the floor, from row `first` down, in the shadow of a thing: a soft ellipse away from the light."""
     lx, ly, lz = scene.light
     level = math.sqrt(lx * lx + lz * lz)
     lx, lz = lx / level, lz / level
@@ -120,7 +121,7 @@ def _shadow(scene: Scene, thing: Thing, view: View, light: np.ndarray, first: in
 
 
 def _walls(scene: Scene, view: View, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Paints the walls; returns the surfaces and the depth of the empty room."""
+    """Paints the walls. Returns the surfaces and the depth of the empty room."""
     distances = []
     for wall in scene.walls:
         x, z = np.float32(wall.normal[0]), np.float32(wall.normal[1])
@@ -139,7 +140,7 @@ def _walls(scene: Scene, view: View, image: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _paint_walls(scene: Scene, view: View, image: np.ndarray, depth: np.ndarray, surface: np.ndarray) -> None:
-    """Paints the first rows as wall."""
+    """Paints the upper rows, which show walls."""
     look, texels, rows = scene.backdrop, np.float32(scene.backdrop.texels), len(depth)
     x, z = depth * view.columns, depth * view.ahead[:rows, None]
     y = np.float32(scene.camera.height) - depth * view.fall[:rows, None]
@@ -176,9 +177,9 @@ def _paint_sky(scene: Scene, view: View, image: np.ndarray) -> None:
 
 @cache
 def _noise() -> np.ndarray:
-    """(2^17,) float32: sensor noise, equal in all channels."""
-    one, other = PortableRng(31).random_array(1 << 17), PortableRng(32).random_array(1 << 17)
-    return ((one - other) * 6).astype(np.float32)
+    """Returns (2^17,) float32 sensor noise, the same for all channels."""
+    first, second = PortableRng(31).random_array(1 << 17), PortableRng(32).random_array(1 << 17)
+    return ((first - second) * 6).astype(np.float32)
 
 
 def expose(image: np.ndarray, grain: int) -> np.ndarray:

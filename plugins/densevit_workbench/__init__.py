@@ -1,4 +1,4 @@
-"""Tools beside training: doctor, benchmark, inspect, new, and the exchange of data with other formats.
+"""Commands around training: doctor, benchmark, inspect, new, check, report, and conversions of data and weights.
 
-Each is a command, found in the entry-point group `densevit.commands`. Nothing in densevit imports this package.
+The entry-point group `densevit.commands` lists them. Nothing in densevit imports this package.
 """

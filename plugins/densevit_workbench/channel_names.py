@@ -1,4 +1,4 @@
-"""The names of the channels in an image file, for files whose channels no config names."""
+"""Names of the channels in an image file, if no config names them."""
 
 import os
 import re
@@ -11,13 +11,13 @@ from densevit.data.io.depth_files import open_exr
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.tiff_channels import opened_tiff
 
-_OF_EXR = {"R": "red", "G": "green", "B": "blue"}
+_EXR_NAMES = {"R": "red", "G": "green", "B": "blue"}
 _GDAL_METADATA = 42112  # the tag of a TIFF
 _NAME = re.compile(r'(?<=<Channel )[^>]*\bName="([^"]+)|<Item name="DESCRIPTION"[^>]*>([^<]+)')  # OME-XML, GDAL
 
 
 def channel_names(file: str) -> tuple[str, ...]:
-    """The names of an image's channels: those in the file, else red, green and blue, or grey, or band1, band2, ...
+    """Reads channel names from a file's metadata; without metadata red, green and blue, or grey, or band1, band2, ...
 
     Raises UnreadableFileError.
     """
@@ -25,7 +25,7 @@ def channel_names(file: str) -> tuple[str, ...]:
     with naming_file(file, "image"):
         if suffix == ".exr":
             with open_exr().File(file, separate_channels=True) as exr:
-                return tuple(sorted((_OF_EXR.get(name, name) for name in exr.channels()), key=colors_first))
+                return tuple(sorted((_EXR_NAMES.get(name, name) for name in exr.channels()), key=colors_first))
         if suffix == ".npy":
             shape = np.load(file, mmap_mode="r").shape
             count = 1 if len(shape) == 2 else min(shape[0], shape[-1])
@@ -46,5 +46,5 @@ def channel_names(file: str) -> tuple[str, ...]:
 
 
 def colors_first(name: str) -> tuple[int, str]:
-    """Sorts red, green and blue before others."""
+    """A sort key: red, green, blue, then other names."""
     return (COLORS.index(name), "") if name in COLORS else (len(COLORS), name)

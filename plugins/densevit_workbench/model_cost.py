@@ -20,9 +20,9 @@ _aten = torch.ops.aten
 class Cost:
     """Cost of a model for one image.
 
-    trained_parameters: those that are not frozen.
-    multiply_adds: those of convolutions, matrix products and attention (fused or not), windows and deformable sampling
-        included; norms, activation functions and interpolation are not counted.
+    trained_parameters: parameters that are not frozen.
+    multiply_adds: the number in convolutions, matrix products, attention (fused or not) with windows, and deformable
+        sampling; norms, activation functions and interpolation are not counted.
     """
 
     parameters: int
@@ -33,9 +33,8 @@ class Cost:
 def model_cost(model: DenseModel, size: tuple[int, int]) -> Cost:
     """Returns the cost of a forward pass of one image, without decoding (`Head.predict`).
 
-    size: (h, w) of the model's input. Computed from shapes on the meta device, wherever the model's parameters are. A
-    plugin that reads values in its forward pass cannot run there: the model then runs on a blank image on its own
-    device.
+    size: (h, w) of the model's input. Computed from shapes on the meta device. If a plugin reads values in its forward
+    pass, the model runs on a blank image on its own device instead.
     """
     try:
         return _measured(_on_meta(model), size)

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-import densevit
 from densevit import config as configs
 from densevit.errors import ConfigError
 from tests.training.runs import train
@@ -21,17 +20,6 @@ def config_of(backbone: dict[str, Any], head: dict[str, Any], side: int = 64) ->
         "optim": {"lr": 1e-3},
         "trainer": {"max_steps": 1, "precision": "32", "accelerator": "cpu", "log_every": 1},
     })  # fmt: skip
-
-
-@pytest.mark.integration
-def test_run_of_a_frozen_foundation_backbone(tmp_path):
-    vit = {"model": "vit_small_patch14_reg4_dinov2.lvd142m", "freeze": True, "weights": "random"}
-    vit |= {"model_args": {"depth": 4, "embed_dim": 128, "num_heads": 2}}
-    head = {"name": "deformable_detr", "num_queries": 6}
-    head |= {"transformer": {"encoder_layers": 1, "decoder_layers": 1, "feedforward": 32, "width": 32, "num_heads": 2}}
-    head |= {"neck": {"name": "simple_pyramid", "width": 16, "pyramid_strides": (7, 14, 28)}}
-    run = train(config_of(vit, head), tmp_path / "run")
-    assert densevit.load(run).predict(torch.zeros(3, 50, 60, dtype=torch.uint8)) is not None
 
 
 # ---- feature_norm ----

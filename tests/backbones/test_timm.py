@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import densevit
-from densevit.weights.state import read_header
+from densevit.weights.state_dict_io import read_header
 
 if TYPE_CHECKING:
     from densevit_backbones.timm import Timm

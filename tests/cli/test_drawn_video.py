@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from densevit.cli import main
 from densevit.data.io.videos import frame_rate
 from densevit.drawing.draw import draw
 from densevit.drawing.drawn_video import DrawnVideo
@@ -19,7 +18,6 @@ from densevit.errors import DensevitError
 from densevit.interfaces import Class
 from tests.cli.stand_in import StandIn, read, write_video
 
-Captured = pytest.CaptureFixture[str]
 DOG = (20, 30, 240)  # the colour of the boxes of the model
 
 
@@ -55,27 +53,21 @@ def test_a_frame_with_a_label_map_keeps_its_size():
         assert (drawn[-40:] != drawn[:40]).any()
 
 
-@pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
-def test_a_drawn_video_has_the_frames_size_and_rate_of_the_clip(name: str, model: StandIn, tmp_path: Path):
-    path, out = clip(tmp_path / name), tmp_path / "found"
-    assert main(["predict", "RUN", str(path), "--video", "--out", str(out), "--batch-size", "2"]) == 0
-    assert [file.name for file in (out / "drawn").iterdir()] == ["clip.mp4"], "no image per frame, nothing partial"
-    rate, drawn = frames_of(out / "drawn" / "clip.mp4")
-    assert drawn.shape == (15, 96, 128, 3) and rate == 12.5
-    for n, frame in enumerate(drawn):
-        assert is_drawn(frame)
-        assert abs(frame[40:80, 40:100].mean() - (100 + 3 * n)) < 9, "the frames are in order"
-    assert [image["id"] for image in read(str(out / "images.json"))] == [f"clip_{n:06}" for n in range(15)]
-    assert len((out / "predictions.csv").read_text().splitlines()) == 16
-
-
-def test_each_clip_and_head_has_its_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("densevit.inference.loading.load", lambda *given: StandIn(("a", "b")))
-    paths = [str(clip(tmp_path / name, count=n)) for name, n in (("one.mp4", 3), ("two.avi", 4))]
-    assert main(["predict", "RUN", *paths, "--video", "--out", str(tmp_path / "found")]) == 0
+def test_drawn_videos_have_the_frames_size_and_rate_of_their_clips(tmp_path: Path, monkeypatch, run):
+    """One for each clip and head."""
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: StandIn(("a", "b")))
+    paths, out = [clip(tmp_path / name) for name in ("one.mp4", "two.avi")], tmp_path / "found"
+    run("predict", "RUN", *paths, "--video", "--out", out, "--batch-size", "2")
     for head in "ab":
-        drawn = tmp_path / "found" / head / "drawn"
-        assert {file.name: len(frames_of(file)[1]) for file in drawn.iterdir()} == {"one.mp4": 3, "two.mp4": 4}
+        drawn = sorted((out / head / "drawn").iterdir())
+        assert [file.name for file in drawn] == ["one.mp4", "two.mp4"], "no image per frame, nothing partial"
+        for rate, frames in map(frames_of, drawn):
+            assert frames.shape == (15, 96, 128, 3) and rate == 12.5 and all(map(is_drawn, frames))
+            levels = frames[:, 40:80, 40:100].mean((1, 2, 3))
+            assert np.abs(levels - (100 + 3 * np.arange(15))).max() < 9, "the frames are in order"
+    ids = [image["id"] for image in read(str(out / "images.json"))]
+    assert ids == [f"{name}_{n:06}" for name in ("one", "two") for n in range(15)]
+    assert len((out / "a" / "predictions.csv").read_text().splitlines()) == 31
 
 
 def test_odd_sides_get_a_copy_of_their_last_pixels(tmp_path: Path):
@@ -99,7 +91,7 @@ def test_the_rate_is_that_of_the_header(tmp_path: Path):
     assert frame_rate(tmp_path / "text.mp4") is None
 
 
-def test_an_interrupted_prediction_keeps_a_complete_video(model, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_prediction_keeps_a_complete_video(model, tmp_path, monkeypatch, run):
     path, out, see = clip(tmp_path / "clip.mp4"), tmp_path / "found", model.see
 
     def interrupted(height: int, width: int) -> Any:
@@ -108,23 +100,20 @@ def test_an_interrupted_prediction_keeps_a_complete_video(model, tmp_path, monke
         return see(height, width)
 
     monkeypatch.setattr(model, "see", interrupted)
-    assert main(["predict", "RUN", str(path), "--video", "--out", str(out), "--batch-size", "1"]) == 130
-    assert "Stopped after 8 of 15 images. drawn/ has these" in capsys.readouterr().err
+    command = ["predict", "RUN", path, "--video", "--out", out, "--batch-size", "1"]
+    assert "Stopped after 8 of 15 images. drawn/ has these" in run(*command, code=130)
     assert [file.name for file in (out / "drawn").iterdir()] == ["clip.mp4"]
     assert len(frames_of(out / "drawn" / "clip.mp4")[1]) == 8
 
 
-def test_images_and_a_continued_folder_are_errors(model: StandIn, tmp_path: Path, capsys: Captured):
-    path = clip(tmp_path / "clip.mp4", count=2)
-    (tmp_path / "photo.jpg").write_bytes(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
-    out = tmp_path / "found"
-    assert main(["predict", "RUN", str(path), str(tmp_path / "photo.jpg"), "--video", "--out", str(out)]) == 2
-    error = capsys.readouterr().err.strip()
-    assert "photo.jpg is an image. Fix: " in error and "\n" not in error
+def test_images_and_a_continued_folder_are_errors(model: StandIn, tmp_path: Path, run):
+    path, photo, out = clip(tmp_path / "clip.mp4", count=2), tmp_path / "photo.jpg", tmp_path / "found"
+    photo.write_bytes(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    assert "photo.jpg is an image. Fix: " in run("predict", "RUN", path, photo, "--video", "--out", out, code=2)
     assert not out.exists()
-    assert main(["predict", "RUN", str(path), "--out", str(out)]) == 0
-    assert main(["predict", "RUN", str(path), "--video", "--out", str(out), "--resume"]) == 2
-    assert "--resume cannot continue a drawn video" in capsys.readouterr().err
+    run("predict", "RUN", path, "--out", out)
+    said = run("predict", "RUN", path, "--video", "--out", out, "--resume", code=2)
+    assert "--resume cannot continue a drawn video" in said
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from PIL import Image
 from densevit import config as configs
 from densevit.channels import RGB
 from densevit.cli import main
-from densevit.evaluation.coco import CocoDetection
+from densevit.evaluation.coco_ap import CocoDetection
 from densevit.evaluation.miou import SemanticSegmentation
-from densevit.inference.loading import LoadedModel
+from densevit.inference.model_loading import LoadedModel
 from densevit.interfaces import Class, Dataset, Evaluator, Head
 
 CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
@@ -93,35 +93,30 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return Evaluation(metrics, {"detection": evaluator}, {139: 0})
 
     loaded = LoadedModel(model, config, foreign=False)
-    monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust, runtime: loaded)
-    monkeypatch.setattr("densevit.data.build.build_data", build_data)
+    monkeypatch.setattr("densevit.inference.model_loading.load_any", lambda run, trust, runtime: loaded)
+    monkeypatch.setattr("densevit.data.data_builder.build_data", build_data)
     monkeypatch.setattr(EvaluationPlan, "run", evaluate)
     monkeypatch.setattr("densevit.training.run.evaluation_folder.draw_images", lambda *given: None)
     monkeypatch.setattr("densevit.inference.predictor.Predictor", predictor)
     return seen
 
 
-def test_evaluate_prints_a_table_and_writes_metrics_and_detections(seen, capsys):
-    assert main(["evaluate", "run", "--out", "out/deep"]) == 0
-    table = capsys.readouterr().out
-    assert ["AP", "1.0000", "AP50", "1.0000", "AP75", "1.0000", "APs", "–", "APm", "1.0000", "APl", "–"] in [
-        line.split() for line in table.splitlines()
-    ]
+def test_evaluate_prints_a_table_and_writes_metrics_and_detections(seen, run):
+    row = "AP 1.0000 AP50 1.0000 AP75 1.0000 APs – APm 1.0000 APl –"
+    assert row in run("evaluate", "run", "--out", "out/deep") and seen["multiple"] == 16
     metrics = json.loads(Path("out/deep/metrics.json").read_text())
     assert metrics["detection/APs"] is None and metrics["detection/AP/cat"] is None
     assert math.isclose(metrics["detection/AP"], 1)
     assert json.loads(Path("out/deep/detections.json").read_text()) == [
         {"image_id": 139, "category_id": 18, "bbox": [0, 0, 50, 50], "score": 1}
     ]
-    assert seen["multiple"] == 16
-    assert main(["evaluate", "run", "--json", "--out", "out2"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(run("evaluate", "run", "--json", "--out", "out2"))
     assert found["metrics"]["detection/AP50"] == pytest.approx(1) and found["metrics"]["detection/AP/cat"] is None
     assert found["tables"]["detection"]["errors"][0] == ["error", "dAP50", "count"]
     assert found["mapping"] == {} and found["folder"] == "out2"
     del seen["config"]
-    assert main(["evaluate", "run", "--out", "run"]) == 2
-    assert "run is not empty" in capsys.readouterr().err and "config" not in seen  # raised before any work
+    assert "run is not empty" in run("evaluate", "run", "--out", "run", code=2)
+    assert "config" not in seen, "raised before any work"
 
 
 def test_label_maps_and_the_confusion_matrix_are_written(seen: dict[str, Any]):
@@ -144,30 +139,28 @@ def test_label_maps_and_the_confusion_matrix_are_written(seen: dict[str, Any]):
     ]
 
 
-def test_without_out_all_but_the_predictions_are_saved_with_the_run(seen: dict[str, Any]):
-    assert main(["evaluate", "run"]) == main(["evaluate", "run"]) == 0
+def test_without_out_all_but_the_predictions_are_saved_with_the_run(seen: dict[str, Any], run):
+    run("evaluate", "run")
     folder = Path("run/evaluations/scenes-val")
     assert {"metrics.json", "errors-detection.csv", "report.html"} <= {path.name for path in folder.iterdir()}
     assert not (folder / "detections.json").exists()
-    assert {path.name for path in folder.parent.iterdir()} == {"scenes-val", "scenes-val-2"}
-    assert main(["evaluate", "run", "data=coco", "data.root=sets/bccd"]) == 0
+    run("evaluate", "run", "data=coco", "data.root=sets/bccd")
     folder = Path("run/evaluations/bccd-val")
     assert (folder / "images-detection.csv").read_text().splitlines()[1:] == ["street/0.jpg,139,1.0"]
     assert "data: bccd" in (folder / "report.html").read_text()
 
 
-def test_overrides_change_the_data_but_not_the_model(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):
-    assert main(["evaluate", "run", "data.batch_size=3", "heads.detection.evaluation.max_detections=300"]) == 0
+def test_overrides_change_the_data_but_not_the_model(seen: dict[str, Any], run):
+    run("evaluate", "run", "data.batch_size=3", "heads.detection.evaluation.max_detections=300")
     assert seen["config"].data.batch_size == 3
     assert seen["config"].heads["detection"].evaluation.options == {"max_detections": 300}
     for override in ("backbone.variant=base", "heads.detection.num_queries=3", "weights=x", "heads.other.name=detr"):
-        assert main(["evaluate", "run", override]) == 2
-        assert f"{override}: a run is evaluated as it was trained" in capsys.readouterr().err
+        assert f"{override}: an evaluation cannot change the model" in run("evaluate", "run", override, code=2)
 
 
 @pytest.mark.parametrize("out", [[], ["--out", "out"]])
-def test_evaluations_at_once_do_not_share_a_folder(seen, capsys, monkeypatch, out):
-    """The second one starts while the first evaluates."""
+def test_evaluations_at_once_do_not_share_a_folder(seen, run, monkeypatch, out):
+    """The second one starts while the first evaluates; without --out, it has a folder of its own."""
     from densevit.training.run.evaluation import Evaluation, EvaluationPlan
 
     evaluate, codes = EvaluationPlan.run, []
@@ -178,26 +171,22 @@ def test_evaluations_at_once_do_not_share_a_folder(seen, capsys, monkeypatch, ou
         return evaluate(*arguments)
 
     monkeypatch.setattr(EvaluationPlan, "run", meanwhile)
-    assert main(["evaluate", "run", *out]) == 0
-    if out:
-        assert codes == [2] and "out: another process is writing to it." in capsys.readouterr().err
-    else:
-        assert codes == [0]
-        folders = [path.name for path in Path("run/evaluations").iterdir()]
-        assert sorted(folders) == ["scenes-val", "scenes-val-2"]
+    assert ("out: another process is writing to it." in run("evaluate", "run", *out)) == bool(out)
+    assert codes == [2 if out else 0]
+    folders = {path.parent.name for path in Path().glob("**/metrics.json")}
+    assert folders == ({"out"} if out else {"scenes-val", "scenes-val-2"})
 
 
-def test_classes_are_mapped_by_name_and_by_given_names(seen: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+def test_classes_are_mapped_by_name_and_by_given_names(seen: dict[str, Any], run):
     seen["data"] = fake_data(CLASSES[::-1])
-    assert main(["evaluate", "run", "--out", "out"]) == 0
+    assert "2 of the model's 2 classes are mapped" in run("evaluate", "run", "--out", "out")
     assert seen["mappings"]["detection"].indices == (1, 0) and seen["data"].kept == [{"detection": [0, 1]}]
-    assert "2 of the model's 2 classes are mapped" in capsys.readouterr().out
     assert Path("out/class-mapping-detection.csv").read_text().splitlines() == ["model,data", "cat,cat", "dog,dog"]
     seen["data"] = fake_data(tuple(Class(name, n, (0, 0, 0)) for n, name in enumerate(("wolf", "Dog", "tree"))))
-    assert main(["evaluate", "run", "--map", "dog=wolf", "--out", "a"]) == 0
+    run("evaluate", "run", "--map", "dog=wolf", "--out", "a")
     assert seen["mappings"]["detection"].pairs == [("dog", "wolf")]
     Path("names.yaml").write_text("cat: wolf\n")
-    assert main(["evaluate", "run", "--map", "names.yaml", "--out", "b"]) == 0
+    run("evaluate", "run", "--map", "names.yaml", "--out", "b")
     assert seen["mappings"]["detection"].pairs == [("cat", "wolf"), ("dog", "Dog")]
 
 
@@ -210,7 +199,6 @@ def test_classes_are_mapped_by_name_and_by_given_names(seen: dict[str, Any], cap
         (("cat", "sky"), ["--map", "missing.yaml"], "--map missing.yaml cannot be read"),
     ],
 )
-def test_wrong_mappings_name_both_lists(seen, capsys, names, given, message):
+def test_wrong_mappings_name_both_lists(seen, run, names, given, message):
     seen["data"] = fake_data(tuple(Class(name, n, (0, 0, 0)) for n, name in enumerate(names)))
-    assert main(["evaluate", "run", *given]) == 2
-    assert message in capsys.readouterr().err
+    assert message in run("evaluate", "run", *given, code=2)

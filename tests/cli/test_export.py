@@ -1,4 +1,4 @@
-"""`densevit export`, and the script in docs/export-onnxruntime.md, which needs onnxruntime, numpy and pillow only."""
+"""`densevit export`, and `examples/onnx_predict.py`, which needs onnxruntime, numpy and pillow only."""
 
 import json
 import re
@@ -14,10 +14,9 @@ from PIL import Image
 
 import densevit
 from densevit import config as configs
-from densevit.cli import main
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.exporting import exporting
-from densevit.exporting.comparison import example_images
+from densevit.exporting.file_comparison import example_images
 from densevit.exporting.quantization import Quantization
 from densevit.inference.file_model import RecordedEvaluation
 from densevit.inference.predictor import Predictor
@@ -26,18 +25,17 @@ from tests.exporting.small_models import CELLS, small_predictor
 
 def found_by_script(file: Path, image: Path, project: Path) -> list[tuple[str, float, list[float]]]:
     """The name, score and box of each object that the script prints."""
-    page = (project / "docs" / "export-onnxruntime.md").read_text()
-    [script] = re.findall(r"```python\n(import json\nimport sys.*?)```", page, re.DOTALL)
-    imported = set(re.findall(r"^(?:import|from) (\w+)", script, re.MULTILINE))
-    assert imported == {"json", "sys", "numpy", "onnxruntime", "PIL"}
-    done = subprocess.run([sys.executable, "-c", script, str(file), str(image)], capture_output=True, text=True)
+    script = project / "examples" / "onnx_predict.py"
+    imported = set(re.findall(r"^(?:import|from) (\w+)", script.read_text(), re.MULTILINE))
+    assert imported == {"json", "sys", "typing", "numpy", "onnxruntime", "PIL"}
+    done = subprocess.run([sys.executable, str(script), str(file), str(image)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = [re.fullmatch(r"(cat|dog) (0\.\d+) (\[[\d., -]+\])", line) for line in done.stdout.splitlines()]
     return [(line[1], float(line[2]), json.loads(line[3])) for line in lines if line]
 
 
 @pytest.mark.integration
-def test_the_script_in_the_docs_gives_the_objects_of_predict(tmp_path: Path, project: Path):
+def test_the_example_gives_the_objects_of_predict(tmp_path: Path, project: Path):
     """Resized to the evaluation size by the script, from the model's score threshold, and without the duplicates that
     NMS removes."""
     torch.manual_seed(0)
@@ -72,59 +70,47 @@ def saved_on_scenes(folder: Path) -> Path:
     return folder / "model.safetensors"
 
 
-@pytest.mark.integration
-def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(tmp_path, monkeypatch, capsys):
+def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run_and_no_gain_of_speed_is_said(
+    tmp_path, monkeypatch, run
+):
     """The export itself, which tests/exporting tests, is replaced."""
 
     def export(predictor: Predictor, path: Path, **options: Any) -> exporting.Exported:
-        given.update(options, images=[*options["int8"]], metrics=options["evaluate"](predictor))
-        quantized = Quantization(2, 20.0, 10.0, 400, 100, ("a warning",))
-        recorded = RecordedEvaluation(given["metrics"], given["metrics"], options["data"])
-        return exporting.Exported(path, {"depth": 1e-6}, 1e-4, [(64, 64)], 30.0, 10.0, recorded, quantized)
+        given.update(options)
+        metrics.update(metrics or options["evaluate"](predictor))
+        quantized = Quantization(2, 20.0, 10.0, 400, 100, ("a warning",)) if options["int8"] else None
+        recorded = RecordedEvaluation(metrics, {**metrics, "x/AbsRel": 0.25}, options["data"])
+        return exporting.Exported(path, {"depth": 1e-6}, 1e-4, [(64, 64)], 30.0, next(times), recorded, quantized)
 
     given: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
+    times = iter([10.0, 30.0, 29.9])
+    model = str(saved_on_scenes(tmp_path))
     monkeypatch.setattr(exporting, "export", export)
-    assert main(["export", str(saved_on_scenes(tmp_path)), "--int8", *SCENES, "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    report = json.loads(run("export", model, "--int8", *SCENES, "--json"))
     train = build_data(configs.from_mapping(RUN, "test", SCENES)).train
-    assert all(torch.equal(image, train[i]["image"]) for i, image in enumerate(given["images"])) and len(train) == 2
+    images = [*given["int8"]]
+    assert all(torch.equal(image, train[i]["image"]) for i, image in enumerate(images)) and len(images) == 2
     assert given["main_metrics"] == {"x/AbsRel": True} and given["data"] == "scenes-val"
     assert report["int8"]["int8_ms"] == 10 and report["int8"]["warnings"] == ["a warning"]
-    assert report["evaluation"]["file"]["x/AbsRel"] == pytest.approx(given["metrics"]["x/AbsRel"])
-
-
-def test_a_file_that_is_no_faster_says_so_beside_the_score(tmp_path, monkeypatch, capsys):
-    """The export itself is replaced."""
-
-    def export(predictor: Predictor, path: Path, **options: Any) -> exporting.Exported:
-        metrics.update(metrics or options["evaluate"](predictor))
-        recorded = RecordedEvaluation(metrics, {**metrics, "x/AbsRel": 0.25}, options["data"])
-        return exporting.Exported(path, {"depth": 1e-6}, 1e-4, [(64, 64)], 30.0, next(times), recorded)
-
-    metrics: dict[str, float] = {}
-    times = iter([30.0, 29.9])
-    model = saved_on_scenes(tmp_path)
-    monkeypatch.setattr(exporting, "export", export)
+    assert report["evaluation"]["model"]["x/AbsRel"] == pytest.approx(metrics["x/AbsRel"])
     for slower in (True, False):
-        assert main(["export", str(model), "--evaluate", *SCENES, "trainer.precision=bf16-mixed"]) == 0
-        shown = capsys.readouterr().out
+        shown = run("export", model, "--evaluate", *SCENES, "trainer.precision=bf16-mixed")
         assert ("The file is no faster than its model on this CPU." in shown) is slower
-        score = f"{metrics['x/AbsRel']:.4f}"
-        assert ["x/AbsRel", score, "0.2500"] in [line.split()[:3] for line in shown.splitlines()]
+        assert f"x/AbsRel {metrics['x/AbsRel']:.4f} 0.2500" in shown
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["model.onnx"], "model.onnx: is an exported file. Fix: name the model that it is of."),
+        (["model.onnx"], "model.onnx: is an exported file. Fix: name the model that it was exported from."),
         (["model.pth", "--bf16", "--out", "x.onnx"], "Fix: fp16 (--half), or --out NAME.pt2."),
         (["model.pth", "--canvas", "320"], "'320' is not a height and width"),
-        (["model.pth", "--int8", "--out", "x.pt2"], "x.pt2: only ONNX files are quantised"),
+        (["model.pth", "--int8", "--out", "x.pt2"], "x.pt2: only ONNX files can be quantised"),
         (["model.pth", "--int8", "--half"], "int8 and half are two precisions of one file"),
     ],
 )
-def test_what_cannot_be_written_is_an_error_before_the_model_is_read(flags, message, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_written_is_an_error_before_the_model_is_read(flags, message, tmp_path, monkeypatch, run):
     monkeypatch.chdir(tmp_path)
     Path("model.onnx").write_text("of another program")
-    assert main(["export", *flags]) == 2
-    assert message in capsys.readouterr().err
+    assert message in run("export", *flags, code=2)

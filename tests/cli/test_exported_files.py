@@ -11,10 +11,10 @@ import torch
 
 from densevit import config as configs
 from densevit.cli import main
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import DensevitError
 from densevit.weights import model_file
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from tests.exporting.small_models import CELLS, NAIVE
 
 pytestmark = pytest.mark.integration
@@ -45,14 +45,13 @@ def folder(made_once: Any) -> Path:
     return made_once("exported_file", make)
 
 
-def result_of(capsys: pytest.CaptureFixture[str], *arguments: Any) -> dict[str, Any]:
-    assert main([*map(str, arguments), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
 @pytest.fixture
 def file(folder: Path) -> Path:
     return folder / "model.onnx"
+
+
+def json_of(run: Any, *words: Any) -> dict[str, Any]:
+    return json.loads(run(*words, "--json"))
 
 
 def metrics_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -62,9 +61,9 @@ def metrics_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert value is None or abs(found[name] - value) < 1e-3, name
 
 
-def test_a_file_is_evaluated_like_its_model(file, folder, tmp_path, capsys):
-    expected = result_of(capsys, "evaluate", folder / "model.safetensors", "--out", tmp_path / "of-model")
-    found = result_of(capsys, "evaluate", file, "--out", tmp_path / "of-file")
+def test_a_file_is_evaluated_like_its_model(file, folder, tmp_path, run):
+    expected = json_of(run, "evaluate", folder / "model.safetensors", "--out", tmp_path / "of-model")
+    found = json_of(run, "evaluate", file, "--out", tmp_path / "of-file")
     metrics_close(found["metrics"], expected["metrics"])
     assert expected["metrics"]["surfaces/mIoU"] > 0
     boxes = [json.loads((tmp_path / out / "detections.json").read_text()) for out in ("of-model", "of-file")]
@@ -73,31 +72,30 @@ def test_a_file_is_evaluated_like_its_model(file, folder, tmp_path, capsys):
     assert {*found["tables"]} == {*expected["tables"]}
 
 
-def test_the_file_has_the_metrics_of_both_on_the_data_of_the_overrides(folder, tmp_path, capsys):
+def test_the_file_has_the_metrics_of_both_on_the_data_of_the_overrides(folder, tmp_path, run):
     """The evaluations are saved beside copies of both."""
     file, model = (shutil.copy(folder / name, tmp_path) for name in ("model.onnx", "model.safetensors"))
-    recorded = result_of(capsys, "evaluate", file, "data.val_length=2")["when_exported"]
+    recorded = json_of(run, "evaluate", file, "data.val_length=2")["when_exported"]
     assert recorded["data"] == "scenes-val"
-    expected = result_of(capsys, "evaluate", model, "data.val_length=2")["metrics"]
+    expected = json_of(run, "evaluate", model, "data.val_length=2")["metrics"]
     metrics_close({name: recorded["model"][name] for name in expected}, expected)
     metrics_close(recorded["file"], recorded["model"])
-    assert main(["evaluate", str(file), "data.val_length=2"]) == 0
-    shown = capsys.readouterr().out
-    lines = [line.split() for line in shown.partition("When it was exported:")[2].splitlines()]
+    shown = run("evaluate", file, "data.val_length=2").partition("When it was exported:")[2]
     values = [f"{metrics['surfaces/mIoU']:.4f}" for metrics in (expected, recorded["file"])]
-    assert ["surfaces/mIoU", *values] in [line[:3] for line in lines]
-    given = ["export", str(model), "--out", str(tmp_path / "no.onnx"), "data.val_length=2"]
-    assert main(given) == main([*given, "--evaluate", "backbone.depth=34"]) == 2
-    assert "Fix: add --evaluate" in capsys.readouterr().err and not (tmp_path / "no.onnx").exists()
+    assert " ".join(["surfaces/mIoU", *values]) in shown
+    given = ["export", model, "--out", tmp_path / "no.onnx", "data.val_length=2"]
+    assert "Fix: add --evaluate" in run(*given, code=2)
+    run(*given, "--evaluate", "backbone.depth=34", code=2)
+    assert not (tmp_path / "no.onnx").exists()
 
 
-def test_a_file_is_benchmarked_beside_a_model(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_file_is_benchmarked_beside_a_model(file: Path, tmp_path: Path, run: Any):
     from densevit_workbench.benchmarking.suite import benchmark
 
     config = tmp_path / "config.yaml"
     config.write_text(json.dumps(CONFIG))
     given = ["--device", "cpu", "--batches", "2", "--rounds", "1", "--out", tmp_path / "benchmark"]
-    cases = result_of(capsys, "benchmark", config, file, *given)["cases"]
+    cases = json_of(run, "benchmark", config, file, *given)["cases"]
     assert cases["model.onnx"]["errors"] == {} and cases["model.onnx"]["cost"] == {}
     times = [cases[name]["timings"]["cpu fp32 2 x 96x96"]["p50_ms"] for name in ("config", "model.onnx")]
     assert min(times) > 0

@@ -21,7 +21,7 @@ LIGHT = {  # in this order, in one interpreter
     "add_arguments(ArgumentParser())",
     "tools/train.py": "run_tool(case)",
     "lists": "import densevit; densevit.list_plugins('backbones'); densevit.DensevitError",
-    "modules": "import densevit.cli, densevit.registry, densevit.config, densevit.registry.options, densevit.errors",
+    "modules": "import densevit.cli, densevit.registry, densevit.config; import densevit.registry.plugin_options",
     "a config": "from densevit import config; config.load('detr_swin', ['optim.lr=1e-3'])",
     "plugins": "assert main(['plugins']) == 0",
     "--help and --version": "assert main(['--help']) == main(['--version']) == 0",
@@ -95,6 +95,7 @@ def test_light_commands_import_no_heavy_modules(case: str, after: dict[str, Any]
         (["train", "optim.lr=1"], "train needs a config"),
         (["train", "detr_swin", "--resume", "runs/a"], "remove 'detr_swin'"),
         (["train", "detr_swin", "--run-dir", "x", "backbone.nam=y"], "backbone.nam is not an option of 'swin'"),
+        (["evaluate", "none.onnx", "data=coco", "data.root=."], "none.onnx: no such file"),
         (["trian"], "there is no command 'trian'. Did you mean 'train'?"),
     ],
 )

@@ -8,19 +8,20 @@ import pytest
 import torch
 from PIL import Image
 
-from densevit.cli import main
 from tests.cli.stand_in import StandIn, read
 from tests.inference.test_image_inputs import address  # noqa: F401  # a fixture
 
 
-def test_images_are_drawn_and_predictions_written_for_coco(model, photos, capsys):
-    assert main(["predict", "RUN", "a", "b", "--out", "found"]) == 0
-    assert "found: 4 of 4 images" in capsys.readouterr().out
+def has_color(image: np.ndarray, color: tuple[int, int, int]) -> bool:
+    return bool((np.abs(image.astype(int) - color).sum(axis=2) < 60).any())
+
+
+def test_images_are_drawn_and_predictions_written_for_coco(model, photos, run):
+    assert "found: 4 of 4 images" in run("predict", "RUN", "a", "b", "--out", "found")
     drawn = sorted(path.name for path in Path("found/drawn").iterdir())
     assert drawn == ["000139.jpg", "a-1.jpg", "b-1.jpg", "cat.jpg"]
-    image = np.array(Image.open("found/drawn/a-1.jpg")).astype(int)
-    assert (np.abs(image - (20, 30, 240)).sum(axis=2) < 60).any()  # the dog
-    assert not (np.abs(image - (250, 10, 20)).sum(axis=2) < 60).any()  # the cat is below the threshold
+    image = np.array(Image.open("found/drawn/a-1.jpg"))
+    assert has_color(image, (20, 30, 240)) and not has_color(image, (250, 10, 20)), "the cat is below the threshold"
 
     images, results = read("found/images.json"), read("found/predictions.json")
     assert [image["id"] for image in images] == ["a/1.jpg", 139, "b/1.jpg", "cat.png"]
@@ -30,48 +31,28 @@ def test_images_are_drawn_and_predictions_written_for_coco(model, photos, capsys
     assert results[3]["bbox"][2] == float(np.float32(1 / 3))  # nothing is rounded or omitted
 
 
-def test_boxes_of_windows_are_written_from_a_lowest_score(model, photos, monkeypatch, capsys):
+def test_boxes_of_windows_are_written_from_a_lowest_score(model, photos, monkeypatch, run):
     lowest: list[Any] = []
     iterate = model.iterate
     monkeypatch.setattr(model, "merges_windows", lambda head: True)
     monkeypatch.setattr(
         model, "iterate", lambda images, given, *rest: lowest.append(given) or iterate(images, given, *rest)
     )
-    assert main(["predict", "RUN", "b/cat.png", "--out", "new"]) == 0
-    assert "predictions.json: all 2 of score 0.05 or more" in capsys.readouterr().out
-    assert main(["predict", "RUN", "b/cat.png", "--out", "low", "--threshold", "0.01"]) == 0
+    command = ("predict", "RUN", "b/cat.png", "--out")
+    assert "predictions.json: all 2 of score 0.05 or more" in run(*command, "new")
+    run(*command, "low", "--threshold", "0.01")
     assert lowest == [{"detection": 0.05}, {"detection": 0.01}]
 
 
-def test_unreadable_image_is_named_and_others_are_predicted(model, photos, capsys):
-    whole = Path("b/cat.png").read_bytes()
-    Path("b/cat.png").write_bytes(whole[: len(whole) // 2])
-    Path("b/notes.jpg").write_text("not an image")
-    assert main(["predict", "RUN", "b", "--out", "found"]) == 1
-    said = capsys.readouterr()
-    assert "2 of 4 images; 2 could not be read" in said.out
-    assert "b/cat.png" in said.err and "b/notes.jpg" in said.err
-    assert sorted(path.name for path in Path("found/drawn").iterdir()) == ["000139.jpg", "1.jpg"]
-    assert len(read("found/predictions.json")) == 4
-
-
-def test_urls_are_downloaded_as_by_predict_in_python(
-    model: StandIn,
-    photos: Path,
-    address: str,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-):
-    urls = [f"{address}/{path}" for path in ("image.png", "gone.png", "page")]
-    assert main(["predict", "RUN", "a", *urls, "--out", "found"]) == 1
-    said = capsys.readouterr()
-    assert "2 of 4 images; 2 could not be read" in said.out
-    assert f"{urls[1]}: the server answers 404" in said.err and f"{urls[2]}: the server sends text/html" in said.err
-    assert sorted(path.name for path in Path("found/drawn").iterdir()) == ["1.jpg", "image.jpg"]
+def test_urls_are_downloaded(model: StandIn, photos: Path, address: str, run):  # noqa: F811
+    urls = [f"{address}/{path}" for path in ("image.png", "gone.png")]
+    said = run("predict", "RUN", "a", *urls, "--out", "found", code=1)
+    assert "2 of 3 images; 1 could not be read" in said and f"{urls[1]}: the server answers 404" in said
     entry = {"id": "image.png", "file_name": urls[0], "width": 30, "height": 20, "name": "image"}
     assert read("found/images.json")[1] == entry
 
 
-def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch):
+def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch, run):
     class Dense(StandIn):
         """Predicts a dog in the image's first row and cats below, all 1.5 m away."""
 
@@ -80,8 +61,8 @@ def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch)
             semantic[0] = 1
             return {"semantic": semantic, "depth": torch.full((height, width), 1.5)}
 
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: Dense(("all",)))
-    assert main(["predict", "RUN", "b", "--out", "found"]) == 0
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda run, device, trust, runtime: Dense(("all",)))
+    run("predict", "RUN", "b", "--out", "found")
     expected = {"drawn": [".jpg"], "semantic": [".png"], "depth": [".png", ".npy"]}
     for folder, endings in expected.items():
         names = {f"{name}{ending}" for name in ("000139", "1", "cat") for ending in endings}
@@ -91,17 +72,3 @@ def test_maps_have_the_image_size(photos: Path, monkeypatch: pytest.MonkeyPatch)
     assert (np.array(labels)[0] == 18).all() and (np.array(labels)[1:] == 17).all()
     assert (np.array(Image.open("found/depth/cat.png")) == 384).all()
     assert len(read("found/images.json")) == 3 and not Path("found/predictions.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere"], "nowhere: there is no such file or folder"),
-        (["a", "--batch-size", "0"], "--batch-size is 0"),
-        (["a", "--device", "nonsense"], "--device nonsense: "),
-    ],
-)
-def test_errors_are_raised_before_writing(model, photos, capsys, arguments, message):
-    assert main(["predict", "RUN", *arguments, "--out", "found"]) == 2
-    assert message in capsys.readouterr().err
-    assert not Path("found").exists()

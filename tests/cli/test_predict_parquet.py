@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import densevit
-from densevit.cli import main
 from densevit.data.io.prediction_tables import IMAGES, OBJECTS, read_images, read_objects, read_table
 from densevit.errors import DataError
 from densevit.inference import joining
@@ -42,46 +41,46 @@ def check_same(tables: str, jsons: str) -> None:
     assert as_text(objects, "image_id") == as_text(read(f"{jsons}/predictions.json"), "image_id")
 
 
-def test_tables_have_the_images_and_objects_of_the_json_files(model, photos, capsys) -> None:
+def states_of(folder: str) -> dict[str, str]:
+    return pandas.read_parquet(Path(folder, IMAGES)).set_index("id").state.to_dict()
+
+
+def test_tables_have_the_images_and_objects_of_the_json_files(model, photos, run) -> None:
     Path("b/2.png").write_bytes(b"no image")
-    assert main([*COMMAND, "--out", "jsons"]) == main([*COMMAND, "--out", "tables", "--format", "parquet"]) == 1
-    assert "tables: 4 of 5 images; 1 could not be read" in capsys.readouterr().out
+    run(*COMMAND, "--out", "jsons", code=1)
+    said = run(*COMMAND, "--out", "tables", "--format", "parquet", code=1)
+    assert "tables: 4 of 5 images; 1 could not be read" in said
     check_same("tables", "jsons")
-    assert not [*Path("tables").glob("*.json")] or [path.name for path in Path("tables").glob("*.json")] == [
-        "predict.json"
-    ]
+    assert {path.name for path in Path("tables").glob("*.json")} == {"predict.json"}
     assert Path("tables/predictions.csv").read_text() == Path("jsons/predictions.csv").read_text()
-    images = pandas.read_parquet(Path("tables", IMAGES)).set_index("id")
-    assert images.loc["2", "state"] == "failed" and images.loc["cat.png", "state"] == "predicted"
+    states = states_of("tables")
+    assert states.pop("2") == "failed" and {*states.values()} == {"predicted"}
     objects = pandas.read_parquet(Path("tables", OBJECTS))
     assert [*objects.columns] == ["image_id", *BOX, "score", "category_id", "class"]
     dog = objects[(objects.image_id == "139") & (objects["class"] == "dog")].iloc[0]
     assert (dog.score, dog.category_id, *dog[BOX]) == (0.75, 18, 1, 2, 51, 38)
-    Path("b/2.png").unlink()
     Path("a/1.jpg").rename("b/2.jpg")
-    assert main(["predict", "run", "b/2.jpg", "b/000139.jpg", "--out", "numbers", "--format", "parquet"]) == 0
+    run("predict", "run", "b/2.jpg", "b/000139.jpg", "--out", "numbers", "--format", "parquet")
     assert [image["id"] for image in read_images(Path("numbers", IMAGES))] == [2, 139]
 
 
-def test_failed_images_are_tried_again(model, photos, small_parts) -> None:
+def test_failed_images_are_tried_again(model, photos, small_parts, run) -> None:
     whole = Path("b/cat.png").read_bytes()
     Path("b/cat.png").write_bytes(b"no image")
     for resume in ([], ["--resume"]):
-        assert main([*COMMAND, "--out", "tables", "--format", "parquet", *resume]) == 1
-        states = pandas.read_parquet(Path("tables", IMAGES)).set_index("id").state.to_dict()
-        assert states.pop("cat.png") == "failed" and [*states.values()] == ["predicted"] * 3
+        run(*COMMAND, "--out", "tables", "--format", "parquet", *resume, code=1)
+        assert [image for image, state in states_of("tables").items() if state == "failed"] == ["cat.png"]
     Path("b/cat.png").write_bytes(whole)
-    assert main([*COMMAND, "--out", "tables", "--format", "parquet", "--resume"]) == 0
-    assert main([*COMMAND, "--out", "jsons"]) == 0
+    run(*COMMAND, "--out", "tables", "--format", "parquet", "--resume")
+    run(*COMMAND, "--out", "jsons")
     check_same("tables", "jsons")
-    assert len(pandas.read_parquet(Path("tables", IMAGES))) == len([*Path("tables", IMAGES).iterdir()]) == 4
+    assert len(states_of("tables")) == len([*Path("tables", IMAGES).iterdir()]) == 4
     assert [*map(str, Path("tables").rglob("*.partial"))] == []
 
 
-def test_the_objects_above_the_threshold_are_prelabels(model: StandIn, photos: Path) -> None:
+def test_the_objects_above_the_threshold_are_prelabels(model: StandIn, photos: Path, run) -> None:
     for form in ("json", "parquet"):
-        assert main([*COMMAND, "--out", form, "--format", form, "--threshold", "0.3"]) == 0
-    for form in ("json", "parquet"):
+        run(*COMMAND, "--out", form, "--format", form, "--threshold", "0.3")
         assert write_prelabels(form, model, f"{form}.json", 0.2).objects == 8
     assert read("parquet.json") == read("json.json")
 
@@ -109,32 +108,20 @@ def test_heads_have_tables_with_masks_and_images_have_their_predictions(tmp_path
     assert not (tmp_path / "kind" / OBJECTS).exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--out", "found", "--resume", "--format", "json"], "format is 'json', was 'parquet'"),
-        (["--out", "other", "--format", "arrow"], "invalid choice: 'arrow'"),
-    ],
-)
-def test_other_formats_are_errors(arguments, message, model, photos, capsys) -> None:
-    assert main(["predict", "run", "a", "--out", "found", "--format", "parquet"]) == 0
-    try:
-        code = main(["predict", "run", "a", *arguments])
-    except SystemExit as error:
-        code = error.code
-    assert code == 2 and message in " ".join(capsys.readouterr().err.split())
+def test_other_formats_are_errors(model, photos, run) -> None:
+    run(*COMMAND, "--out", "found", "--format", "parquet")
+    said = run(*COMMAND, "--out", "found", "--resume", "--format", "json", code=2)
+    assert "format is 'json', was 'parquet'" in said
+    assert "invalid choice: 'arrow'" in run(*COMMAND, "--out", "other", "--format", "arrow", code=2)
 
 
-def test_without_pyarrow_and_with_names_that_are_no_text(model, photos, monkeypatch, capsys) -> None:
+def test_without_pyarrow_and_with_names_that_are_no_text(model, photos, monkeypatch, run) -> None:
     Path("a/1.jpg").rename(os.fsdecode(b"a/\xff.jpg"))
     command = ["predict", "run", "a", "--out", "found", "--format", "parquet"]
-    assert main(command) == 2
-    assert "is not UTF-8 text, which Parquet needs. Fix: rename it" in " ".join(capsys.readouterr().err.split())
+    assert "is not UTF-8 text, which Parquet needs. Fix: rename it" in run(*command, code=2)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    assert main(command) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert "--format parquet needs the package pyarrow, which is not installed: pip install pyarrow" in said
-    assert not model.batches
+    needs = "--format parquet needs the package pyarrow, which is not installed: pip install pyarrow"
+    assert needs in run(*command, code=2) and not model.batches
 
 
 def test_a_table_of_other_files_is_an_error(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 from collections.abc import Callable
@@ -52,16 +51,6 @@ def list_of_ten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def in_tar() -> None:
-    with tarfile.open("photos.tar", "w") as tar:
-        tar.add("photos")
-
-
-def in_json() -> None:
-    images = [{"id": 100 - n, "file_name": f"=cat {n}.png"} for n in range(COUNT)]
-    Path("photos/list.json").write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
-
-
 def in_text() -> None:
     Path("names.txt").write_text("".join(f"photos/=cat {n}.png\n" for n in reversed(range(COUNT))) + "nothing\n")
 
@@ -72,8 +61,6 @@ def in_video() -> None:
 
 SOURCES: dict[str, Callable[[], None]] = {
     "photos": lambda: None,
-    "photos.tar": in_tar,
-    "photos/list.json": in_json,
     "names.txt": in_text,
     "clip.avi": in_video,
 }
@@ -108,86 +95,76 @@ def contents(folder: str) -> dict[str, bytes]:
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 @pytest.mark.parametrize(
-    ("source", "heads"), [*((source, ("detection",)) for source in SOURCES), ("photos", ("cats", "parts"))]
+    ("source", "heads"), [("photos", ("a", "b")), ("names.txt", ("detection",)), ("clip.avi", ("detection",))]
 )
 def test_parts_in_any_order_and_killed_processes_write_the_files_of_one_process(
-    source: str, heads: tuple[str, ...], list_of_ten: Path, monkeypatch: pytest.MonkeyPatch
+    source: str, heads: tuple[str, ...], list_of_ten: Path, monkeypatch: pytest.MonkeyPatch, run
 ) -> None:
     SOURCES[source]()
-    monkeypatch.setattr("densevit.inference.loading.load", lambda *given: Panoptic(heads))
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: Panoptic(heads))
     predict, fails = ["predict", "run", source, "--batch-size", "1", "--draw", "3", "--out"], source != "clip.avi"
-    assert main([*predict, "one"]) == fails
+    run(*predict, "one", code=fails)
     for part in ("3/3", "1/3", "2/3"):
         assert main([*predict, "parts", "--part", part, "--resume"]) in (0, 1)  # as in an array
         assert not Path("parts/images.json").exists()
-    assert main(["predictions", "join", "parts"]) == 0
+    run("predictions", "join", "parts")
     assert contents("parts") == contents("one")
     killed(*predict, "killed")
     assert len(list(Path("killed/parts/1-of-1").glob("*.gz"))) == 1 and not Path("killed/images.json").exists()
-    assert main([*predict, "killed"]) == 2, "without --resume"
-    assert main([*predict, "killed", "--resume"]) == fails
+    run(*predict, "killed", code=2)  # without --resume
+    run(*predict, "killed", "--resume", code=fails)
     assert contents("killed") == contents("one")
-    killed(*predict, "both", "--part", "2/2")
-    for part in ("2/2", "1/2"):
-        assert main([*predict, "both", "--part", part, "--resume"]) in (0, 1)
-    assert main(["predictions", "join", "both"]) == 0
-    assert contents("both") == contents("one")
     assert len(read("one/images.json")) == COUNT - fails
-    head = "" if len(heads) == 1 else "cats/"
+    head = "" if len(heads) == 1 else "a/"
     assert len(read(f"one/{head}panoptic.json")["annotations"]) == COUNT - fails
 
 
-def test_joined_tables_have_the_rows_of_one_process(list_of_ten: Path, model: StandIn) -> None:
+def test_joined_tables_have_the_rows_of_one_process(list_of_ten: Path, model: StandIn, run) -> None:
     pytest.importorskip("pyarrow")
     Path("photos/7.png").write_bytes(Path("photos/=cat 0.png").read_bytes())  # in parts, ids are of one type too
-    command = [*PREDICT, "one", "--format", "parquet"]
-    assert main(command) == 1
-    command[command.index("one")] = "found"
+    run(*PREDICT, "one", "--format", "parquet", code=1)
     for part in ("1/3", "2/3", "3/3"):
-        main([*command, "--part", part])
-    assert main(["predictions", "join", "found"]) == 0
+        main([*PREDICT, "found", "--format", "parquet", "--part", part])
+    run("predictions", "join", "found")
     for table in (IMAGES, OBJECTS):
         one, found = (read_table(Path(folder, table)).to_pylist() for folder in ("one", "found"))
         assert one == found and len(one) > COUNT - (table == IMAGES)
     assert contents("found") == contents("one")
 
 
-def test_a_resumed_process_predicts_the_blocks_that_are_left_in_the_same_batches(list_of_ten, model) -> None:
-    assert main([*PREDICT, "found"]) == 1
-    whole = [*model.batches]
+def test_a_resumed_process_predicts_the_blocks_that_are_left_in_the_same_batches(list_of_ten, model, run) -> None:
+    def batches(code: int) -> list[int]:
+        model.batches.clear()
+        run(*PREDICT, "found", "--resume", code=code)
+        return [*model.batches]
+
+    run(*PREDICT, "found", code=1)
     blocks = sorted(Path("found/parts/1-of-1").glob("*.gz"))
-    assert len(blocks) == 3 and len(whole) == 9
+    assert len(blocks) == 3 and len(model.batches) == 9
     blocks[1].unlink()
-    model.batches.clear()
-    assert main([*PREDICT, "found", "--resume"]) == 1
-    assert model.batches == [1] * 3, "of one block, in which one image cannot be read"
-    model.batches.clear()
-    assert main([*PREDICT, "found", "--resume"]) == 1
-    assert model.batches == [], "nothing is predicted for an image that cannot be read again"
+    assert batches(1) == [1] * 3, "of one block, in which one image cannot be read"
+    assert batches(1) == [], "nothing is predicted for an image that cannot be read again"
     Path("photos/=cat 4.png").write_bytes(Path("photos/=cat 3.png").read_bytes())
-    assert main([*PREDICT, "found", "--resume"]) == 0
-    assert model.batches == [1] * 4
-    assert main([*PREDICT, "one"]) == 0
+    assert batches(0) == [1] * 4
+    run(*PREDICT, "one")
     assert contents("found") == contents("one") and not Path("found/parts").exists()
-    assert main([*PREDICT, "found", "--resume"]) == 0
-    assert main([*PREDICT, "found", "--resume", "--batch-size", "2"]) == 0, "nothing is left"
+    assert batches(0) == []
+    run(*PREDICT, "found", "--resume", "--batch-size", "2")  # nothing is left
 
 
-def test_a_part_that_was_begun_needs_resume(list_of_ten, model, monkeypatch, capsys) -> None:
+def test_a_part_that_was_begun_needs_resume(list_of_ten, model, monkeypatch, run) -> None:
+    first = [*PREDICT, "found", "--part", "1/2"]
     with monkeypatch.context() as patch:
         patch.setattr(model, "see", lambda *size: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert main([*PREDICT, "found", "--part", "1/2"]) == 130
-    assert "Stopped after 0 of 4 images. Continue with --out found --resume" in capsys.readouterr().err
-    assert main([*PREDICT, "found", "--part", "1/2"]) == 2
-    said = capsys.readouterr().err
+        assert "Stopped after 0 of 4 images. Continue with --out found --resume" in run(*first, code=130)
+    said = run(*first, code=2)
     assert said.startswith(f"found, part 1 of 2 was begun: process {os.getpid()} on ") and "add --resume" in said
-    assert main([*PREDICT, "found", "--part", "1/2", "--resume"]) == 0
-    assert main([*PREDICT, "found", "--part", "2/2"]) == 1
-    for part in parts_of(Path("found")):
-        assert part.state(part.counts) == "complete"
+    run(*first, "--resume")
+    run(*PREDICT, "found", "--part", "2/2", code=1)
+    assert [part.state(part.counts) for part in parts_of(Path("found"))] == ["complete"] * 2
 
 
-def test_two_processes_do_not_predict_one_part_at_once(list_of_ten, model, monkeypatch, capsys) -> None:
+def test_two_processes_do_not_predict_one_part_at_once(list_of_ten, model, monkeypatch, run) -> None:
     see, statuses = model.see, list[int]()
 
     def meanwhile(height: int, width: int) -> Any:
@@ -196,71 +173,69 @@ def test_two_processes_do_not_predict_one_part_at_once(list_of_ten, model, monke
         return see(height, width)
 
     monkeypatch.setattr(model, "see", meanwhile)
-    assert main([*PREDICT, "found", "--part", "1/2"]) == 0
-    assert statuses == [2] and "1-of-2: another process is writing to it." in capsys.readouterr().err
+    assert "1-of-2: another process is writing to it." in run(*PREDICT, "found", "--part", "1/2")
+    assert statuses == [2]
 
 
-def test_processes_of_torchrun_and_srun_predict_their_parts(list_of_ten, model, monkeypatch) -> None:
+def test_processes_of_torchrun_and_srun_predict_their_parts(list_of_ten, model, monkeypatch, run) -> None:
     assert this_process() == (0, 1, 0)
+    run(*PREDICT, "one", code=1)
     for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
         with monkeypatch.context() as patch:
             for rank in (1, 0):
                 for name, value in zip(names, (rank, 2, rank), strict=True):
                     patch.setenv(name, str(value))
-                assert main([*PREDICT, names[0]]) == 0  # 1 would end the other process
-        assert main(["predictions", "join", names[0]]) == 0
-    assert main([*PREDICT, "one"]) == 1
-    assert contents("one") == contents("RANK") == contents("SLURM_PROCID")
+                run(*PREDICT, names[0])  # 1 would end the other process
+        run("predictions", "join", names[0])
+        assert contents(names[0]) == contents("one")
 
 
-def test_status_is_one_line(list_of_ten, model, capsys) -> None:
+def test_status_is_one_line(list_of_ten, model, run) -> None:
     main([*PREDICT, "found", "--part", "2/3"])
     Path("found/parts/3-of-3").mkdir()
     Path("found/parts/3-of-3/process.txt").write_text("process 7 on there")
-    capsys.readouterr()
-    assert main(["predictions", "status", "found"]) == 0
-    assert capsys.readouterr().out == (
-        "found: of 3 parts 1 complete, 1 begun, 1 not begun; 3 of 10 images are predicted, 1 could not be read\n"
+    assert run("predictions", "status", "found") == (
+        "found: of 3 parts 1 complete, 1 begun, 1 not begun; 3 of 10 images are predicted, 1 could not be read"
     )
-    assert main(["predictions", "status", "found", "--json"]) == 0
-    assert [part["images"] for part in json.loads(capsys.readouterr().out)["parts"]] == [0, 3, 0]
+    found = json.loads(run("predictions", "status", "found", "--json"))
+    assert [part["images"] for part in found["parts"]] == [0, 3, 0]
 
 
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        ([*PREDICT, "found", "--part", "0/3"], "'0/3' is not a part such as 3/16; parts are numbered from 1"),
-        ([*PREDICT, "found", "--part", "3"], "'3' is not a part such as 3/16"),
-        ([*PREDICT[:-1], "--part", "1/3"], "name it with --out DIR"),
-        ([*PREDICT, "found", "--part", "1/3", "--devices", "2"], "leave --devices or --part out"),
-        ([*PREDICT, "found", "--part", "1/3", "--video"], "leave --video out"),
-        ([*PREDICT, "found", "--devices", "2", "--video"], "leave --video out"),
-        ([*PREDICT, "found", "--devices", "0"], "--devices is 0"),
-        ([*PREDICT, "found", "--part", "1/4"], "parts is 4, was 3"),
-        ([*PREDICT, "found", "--resume"], "parts is 1, was 3"),
-        ([*PREDICT, "found", "--part", "1/3", "--threshold", "0.9"], "threshold is {'detection': 0.9}, was"),
-        ([*PREDICT, "found", "--part", "1/3", "--batch-size", "2"], "batch_size is 2, was 1"),
-        (["predict", "run", "a", *PREDICT[2:], "found", "--part", "1/3"], "list is '11 images, "),
-        ([*PREDICT, "found", "--part", "2/3"], "was begun: complete. Fix: add --resume"),
-        ([*PREDICT, "found"], "found is not empty"),
-        ([*PREDICT, "photos", "--part", "1/3"], "photos is not empty"),
-        (["predictions", "join", "found"], "part 1 (not begun), part 3 (not begun) of 3 not complete"),
-        (["predictions", "join", "photos"], "photos has no predict.json"),
-        (["predictions", "status", "photos"], "photos has no predict.json"),
-        (
-            ["data", "prelabel", "run", "found", "labels.json"],
-            "its parts are not joined. Fix: densevit predictions join",
-        ),
-    ],
-)
-def test_wrong_parts_are_refused_in_one_line(command, message, list_of_ten, photos, model, capsys) -> None:
+WRONG = [
+    ([*PREDICT, "found", "--part", "0/3"], "'0/3' is not a part such as 3/16; parts are numbered from 1"),
+    ([*PREDICT, "found", "--part", "3"], "'3' is not a part such as 3/16"),
+    ([*PREDICT[:-1], "--part", "1/3"], "name it with --out DIR"),
+    ([*PREDICT, "found", "--part", "1/3", "--devices", "2"], "leave out --devices or --part"),
+    ([*PREDICT, "found", "--part", "1/3", "--video"], "leave out --video"),
+    ([*PREDICT, "found", "--devices", "2", "--video"], "leave out --video"),
+    ([*PREDICT, "found", "--devices", "0"], "--devices is 0"),
+    ([*PREDICT, "found", "--part", "1/4"], "parts is 4, was 3"),
+    ([*PREDICT, "found", "--resume"], "parts is 1, was 3"),
+    ([*PREDICT, "found", "--part", "1/3", "--threshold", "0.9"], "threshold is {'detection': 0.9}, was"),
+    ([*PREDICT, "found", "--part", "1/3", "--batch-size", "2"], "batch_size is 2, was 1"),
+    (["predict", "run", "a", *PREDICT[2:], "found", "--part", "1/3"], "list is '11 images, "),
+    ([*PREDICT, "found", "--part", "2/3"], "was begun: complete. Fix: add --resume"),
+    ([*PREDICT, "found"], "found is not empty"),
+    ([*PREDICT, "photos", "--part", "1/3"], "photos is not empty"),
+    (["predictions", "join", "found"], "part 1 (not begun), part 3 (not begun) of 3 not complete"),
+    (["predictions", "join", "photos"], "photos has no predict.json"),
+    (["predictions", "status", "photos"], "photos has no predict.json"),
+    (
+        ["data", "prelabel", "run", "found", "labels.json"],
+        "its parts are not joined. Fix: densevit predictions join",
+    ),
+]
+
+
+def test_wrong_parts_are_refused_in_one_line_and_change_nothing(list_of_ten, photos, model, capsys) -> None:
     main([*PREDICT, "found", "--part", "2/3"])
-    before = {path: path.read_bytes() for path in Path("found").rglob("*") if path.is_file()}
-    capsys.readouterr()
-    assert main(command) == 2
-    error = capsys.readouterr().err
-    assert message in error and (len(error.splitlines()) == 1 or "usage:" in error)
-    assert {path: path.read_bytes() for path in Path("found").rglob("*") if path.is_file()} == before
+    before = contents("found")
+    for command, message in WRONG:
+        capsys.readouterr()
+        assert main(command) == 2, command
+        error = capsys.readouterr().err
+        assert message in error and (len(error.splitlines()) == 1 or "usage:" in error)
+        assert contents("found") == before
 
 
 def test_each_process_has_a_gpu(monkeypatch) -> None:

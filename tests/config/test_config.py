@@ -89,7 +89,7 @@ def test_lr_and_lr_per_256_are_exclusive():
     assert config.load("bare.yaml").optim.lr == 1e-4
     per_256 = config.load("mine.yaml", ["optim.lr_per_256=1e-3"]).optim
     assert (per_256.lr, per_256.lr_per_256) == (None, 1e-3)
-    assert "lr and lr_per_256 are both given" in message("optim.lr_per_256=1e-3", "optim.lr=1e-3")
+    assert "lr and lr_per_256 are both set" in message("optim.lr_per_256=1e-3", "optim.lr=1e-3")
 
 
 # ---- merging ----

@@ -74,7 +74,7 @@ def test_the_weights_of_a_model_or_of_a_part(part: str, whole: str, place: str, 
     overrides = ["weights=whole"] if whole == "command line" else []
     overrides += [f"{part}={value}"] if place == "command line" else []
     if result == "error":
-        with pytest.raises(ConfigError, match=r"^weights=whole \(.*\. Fix: weights=null, with .*, or leave .* out\.$"):
+        with pytest.raises(ConfigError, match=r"^weights=whole \(.*\. Fix: weights=null, with .*, or leave out .*\.$"):
             configs.load("mine.yaml", overrides)
         return
     set_value = True if value == "true" else value
@@ -113,7 +113,7 @@ def test_two_typed_weights_name_both_places_and_both_fixes() -> None:
         configs.load("start/detector", ["weights=a", "backbone.weights=b"])
     assert str(error.value) == (
         "weights=a (command line) and backbone.weights=b (command line) name weights of the same tensors. Fix: "
-        "weights=null, with the weights of each part, or leave backbone.weights out."
+        "weights=null, with the weights of each part, or leave out backbone.weights."
     )
 
 
@@ -143,7 +143,7 @@ def test_overrides_of_a_loaded_config_are_those_of_its_file() -> None:
 
 
 def test_create_backbone_takes_one_of_both() -> None:
-    with pytest.raises(ConfigError, match=r"create_backbone: weights=a\.pth and pretrained=True are given"):
+    with pytest.raises(ConfigError, match=r"create_backbone: weights=a\.pth and pretrained=True are both set"):
         densevit.create_backbone("timm", weights="a.pth", model="resnet18", pretrained=True)
 
 
@@ -166,10 +166,10 @@ def test_random_weights_on_purpose(recwarn: pytest.WarningsRecorder) -> None:
 
 def test_a_backbone_is_not_loaded_from_a_recipe_s_weights_of_another() -> None:
     config = configs.load(DETR, ["backbone.name=vit"])
-    with pytest.raises(ConfigError, match=r"resnet50/IMAGENET1K_V1 .* is of another backbone than backbone\.name=vit"):
+    with pytest.raises(ConfigError, match=r"resnet50/IMAGENET1K_V1 .* is for another backbone than backbone\.name=vit"):
         configs.check_plugins(config)
     configs.check_plugins(configs.load(DETR, ["backbone.name=vit", "weights=whole.pth"]))
     configs.check_plugins(configs.load(DETR, ["backbone.depth=101"]))  # the weights tell
     write("mine.yaml", "name: vit\n")
-    with pytest.raises(ConfigError, match="is of another backbone than"):
+    with pytest.raises(ConfigError, match="is for another backbone than"):
         configs.check_plugins(configs.load(DETR, ["backbone=mine.yaml"]))

@@ -27,15 +27,7 @@ LAYOUTS: dict[str, tuple[str, str, str | None, dict[str, str], list[int]]] = {
         {},
         [0, 3, 7, 11, 26, 33],
     ),
-    "coco_stuff": ("images/{split}2017/{i}.jpg", "annotations/{split}2017/{i}.png", None, {}, [0, 91, 148, 181, 255]),
     "label_maps": ("images/{split}/{i}.jpg", "labels/{split}/{i}.png", None, {}, [0, 1, 2, 255]),
-    "pascal_context": (
-        "JPEGImages/2008_{i}_{split}.jpg",
-        "SegmentationClassContext/2008_{i}_{split}.png",
-        "ImageSets/SegmentationContext/{split}.txt",
-        {},
-        [0, 1, 37, 59],
-    ),
     "voc": (
         "JPEGImages/2007_{i}_{split}.jpg",
         "SegmentationClass/2007_{i}_{split}.png",

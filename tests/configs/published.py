@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from tools.conventions.recipes import variants
 if TYPE_CHECKING:
     import torch
 
-    from densevit.data.build import Data
+    from densevit.data.data_builder import DataSplits
     from densevit.interfaces import Class
     from densevit.model import DenseModel
 
@@ -33,7 +34,13 @@ class Recipe:
 
     def load(self, *overrides: str) -> configs.Config:
         """The config. overrides: further ones."""
-        return configs.load(self.path, [*self.overrides.split(), *overrides])
+        return _loaded(self.path, (*self.overrides.split(), *overrides))
+
+
+@cache
+def _loaded(path: Path, overrides: tuple[str, ...]) -> configs.Config:
+    """A config, which nothing can change."""
+    return configs.load(path, overrides)
 
 
 def with_variants(paths: Iterable[Path]) -> list[Recipe]:
@@ -45,7 +52,7 @@ def full_model(config: configs.Config, classes: "Mapping[str, Sequence[Class]]")
     """The model of a config with valid options, on the meta device."""
     import torch
 
-    from densevit.weights.building import build_model
+    from densevit.weights.pretrained_models import build_model
 
     configs.check_plugins(config)
     with torch.device("meta"):
@@ -61,7 +68,7 @@ def count(module: "torch.nn.Module", trained: bool = False) -> int:
 class Step:
     """One step of a training. before: the parameters. changed: the names of those that moved."""
 
-    data: "Data"
+    data: "DataSplits"
     model: "DenseModel"
     batch: dict[str, Any]
     losses: "dict[str, torch.Tensor]"
@@ -77,10 +84,10 @@ def one_step(config: configs.Config, images: int = 16) -> Step:
     import torch
 
     import densevit
-    from densevit.data.build import build_data
+    from densevit.data.data_builder import build_data
     from densevit.interfaces import LossContext
     from densevit.training.loop.optim import learning_rate, optimizer_of
-    from densevit.weights.building import build_model
+    from densevit.weights.pretrained_models import build_model
 
     configs.check_plugins(config)
     data = build_data(config)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from densevit import config as configs
-from densevit.data.build import build_data
-from densevit.data.transforms.resizing import build_evaluation_transform
+from densevit.data.data_builder import build_data
+from densevit.data.transforms.sample_resizing import build_evaluation_transform
 from densevit.errors import ConfigError
 from densevit.training.run.config_checks import check_frozen
-from tests.configs.published import one_step, with_variants
+from tests.configs.published import Recipe, one_step, with_variants
 
 SHIPPED = sorted([*Path("configs").glob("*.yaml"), *Path("configs/scenes").glob("*.yaml")])
 SECTIONS = sorted(Path("configs/data").glob("*.yaml"))
@@ -124,7 +124,7 @@ def test_the_overrides_for_several_devices_keep_the_images_of_a_step() -> None:
     for path in PUBLISHED:
         if path.stem == "moco_v3_vit_base":  # compares the images of all devices, with a rate per 256
             continue
-        config = configs.load(path)
+        config = Recipe(path).load()
         own = {"data.batch_size": config.data.batch_size, "trainer.accumulate": config.trainer.accumulate}
         assert config.trainer.devices == 1, path
         header = " ".join(line.strip("# \\") for line in path.read_text().splitlines() if line.startswith("#"))

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import densevit
 from densevit import config as configs
 from densevit.config import BackboneSection, Config
 from densevit.data.loading.batch_sampler import TrainBatches
@@ -36,23 +35,7 @@ SMALL = {
 SIZES = {"coco": "[96, 160]", "ade20k": "64", "nyu": "[64, 96]"}
 
 
-class Tiny(densevit.Backbone):
-    """One convolution per stride of 4, 8, 16 and 32."""
-
-    def __init__(self, width: int = 4) -> None:
-        super().__init__()
-        self.channels, self.strides = (width,) * 4, (4, 8, 16, 32)
-        self.stem = torch.nn.Conv2d(3, width, 7, stride=4, padding=3)
-        self.convolutions = torch.nn.ModuleList(torch.nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(3))
-
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        features = [self.stem(images)]
-        for convolution in self.convolutions:
-            features.append(convolution(features[-1]))
-        return features
-
-
-NAME = f"backbone.name={__name__}:Tiny"
+NAME = "backbone.name=tests.exporting.small_models:FourMaps"
 OWN = f"{NAME} backbone.weights=random"
 
 
@@ -94,7 +77,7 @@ def overrides_in(text: str) -> list[str]:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_another_backbone_without_weights_is_an_error_with_both_commands(path: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text(f"name: {__name__}:Tiny\n")
+    (tmp_path / "mine.yaml").write_text("name: tests.exporting.small_models:FourMaps\n")
     for override in (NAME, f"backbone={tmp_path / 'mine.yaml'}"):
         with pytest.raises(ConfigError) as caught:
             configs.check_plugins(configs.load(path, [override]))
@@ -104,8 +87,8 @@ def test_another_backbone_without_weights_is_an_error_with_both_commands(path: P
     configs.check_plugins(configs.load(path, ["backbone=convnext_tiny"]))  # it has weights of its own
 
 
-COMMANDS = {
-    f"{path.stem} {part.get('backbone.name', 'unchanged')}": (path, part)
+COMMANDS = {  # of each backbone once: by its options, or by the recipe that has it
+    " ".join(f"{key}={value}" for key, value in part.items() if key.startswith("backbone.")) or path.stem: (path, part)
     for path in RECIPES
     for command in re.findall(
         r"^#   densevit train (?!.*mynet)\S+ (.*)$", path.read_text().replace("\\\n#       ", ""), re.M

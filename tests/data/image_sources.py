@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from densevit import config as configs
-from densevit.data.build import Data
+from densevit.data.data_builder import DataSplits
 
 H, W = 48, 64
 BANDS = ("red", "green", "blue", "nir")
@@ -175,9 +175,11 @@ def write_coco(source: ImageSource, root: Path) -> dict[str, np.ndarray]:
     return images
 
 
-def read_data(source: ImageSource, root: Path, name: str, **options: Any) -> Data:
+def read_data(source: ImageSource, root: Path, name: str, **options: Any) -> DataSplits:
     """The data in a folder, with the keys of the source."""
-    return Data(configs.section("data", {"name": name, "root": str(root), **source.keys, **options}, "test"), 0, 8)
+    return DataSplits(
+        configs.section("data", {"name": name, "root": str(root), **source.keys, **options}, "test"), 0, 8
+    )
 
 
 def same(found: Any, expected: np.ndarray) -> bool:
@@ -195,7 +197,7 @@ def no_warning_of_files(folder: Path) -> Iterator[None]:
     assert [str(one.message) for one in caught if str(folder) in str(one.message)] == []
 
 
-def check_data(data: Data, written: Mapping[str, np.ndarray]) -> None:
+def check_data(data: DataSplits, written: Mapping[str, np.ndarray]) -> None:
     """Checks that both splits have all written images, with their pixels."""
     for split, dataset in (("train", data.train), ("val", data.val)):
         expected = [pixels for path, pixels in written.items() if split in Path(path).parts]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from densevit import config as configs
-from densevit.data.build import Data, build_data
+from densevit.data.data_builder import DataSplits, build_data
 from densevit.data.datasets.mix import Mix
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample
@@ -43,7 +43,7 @@ class Ordered(Dataset):
         return {"image": torch.full((3, 32, 32), index, dtype=torch.uint8), "targets": targets}
 
 
-def data_of(task: str, **options: Any) -> Data:
+def data_of(task: str, **options: Any) -> DataSplits:
     section = {"name": f"{__name__}:Ordered", "task": task, "image_size": 32, "batch_size": 2, **options}
     backbone = {"name": "resnet", "depth": 18}
     return build_data(

@@ -38,6 +38,7 @@ record() { printf '%s\0' "$@" >> "$CALLS"; printf '\n\0' >> "$CALLS"; }
 srun() { "$@"; }
 cd() { record cd "$@"; }
 """
+ONCE = ("doctor", "check", "evaluate")  # no later block needs what they write: one page runs equal commands
 SHORTER: Mapping[str, Sequence[str]] = {  # arguments that win over those of the page
     "benchmark": ("--images", "4", "--rates", "1e-3", "--rounds", "1", "--batches", "1"),
     "scenes": ("--count", "4", "--size", "64"),
@@ -104,8 +105,9 @@ class Page:
     """Runs the blocks of one page, which share a working directory and the names of Python.
 
     place: `place(page, block)` puts what the block names, such as data sets and runs, into the folders. train: runs
-    `densevit train` with these arguments. words: placeholders in commands, such as CONFIG, and what they stand for.
-    edits: regular expressions in Python code and what replaces them.
+    `densevit train` with these arguments. repeats: whether an earlier page runs a command of ONCE. words: placeholders
+    in commands, such as CONFIG, and what they stand for. edits: regular expressions in Python code and what replaces
+    them.
     """
 
     folder: Path
@@ -114,6 +116,7 @@ class Page:
     blocks: Sequence[Block]
     place: Callable[["Page", Block], None]
     train: Callable[[Sequence[str]], None] = lambda arguments: run_command(arguments)
+    repeats: Callable[[str, Sequence[str]], bool] = lambda page, arguments: False
     words: Mapping[str, str] = field(default_factory=dict)
     edits: Mapping[str, str] = field(default_factory=dict)
     names: dict[str, Any] = field(default_factory=lambda: {"__name__": "__main__"})
@@ -273,6 +276,8 @@ class Page:
         self._place_weights(arguments)
         if arguments[0] == "train":
             self.train(arguments)
+        elif arguments[0] in ONCE and self.repeats(self.blocks[0].page, arguments):
+            return
         else:
             run_command(arguments)
 

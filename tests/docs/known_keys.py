@@ -7,7 +7,7 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config import yaml_io
 from densevit.errors import ConfigError, DensevitError
-from densevit.registry.options import OptionError
+from densevit.registry.plugin_options import OptionError
 
 # Recipes that have the sections of all kinds, in the order in which they are tried.
 RECIPES = (
@@ -87,7 +87,7 @@ def _takes(group: str, name: str, options: dict[str, Any], key: str, any_value: 
     try:
         registry.check_options(group, name, options, "x")
     except OptionError as error:
-        wrong = [one for one in (error, *error.others) if key.startswith(one.key)]
+        wrong = [one for one in (error, *error.further) if key.startswith(one.key)]
         return all(any_value and "should be" in str(one) for one in wrong)
     except DensevitError:
         return False

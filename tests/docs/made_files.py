@@ -89,25 +89,11 @@ def vehicles(folder: Path) -> None:
     (folder / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: car, 1: truck}\n")
 
 
-def label_set(folder: Path) -> None:
-    rng = np.random.default_rng(0)
-    for split, names in (("train", "ab"), ("val", "b")):
-        for name in names:
-            labels = rng.choice(np.array([0, 1, 2, 255], np.uint8), (4, 6)).repeat(16, axis=0).repeat(16, axis=1)
-            _pair(folder, split, name, labels)
-
-
 def depth_set(folder: Path) -> None:
-    for split, names in (("train", "ab"), ("val", "b")):
-        for name in names:
-            _pair(folder, split, name, np.linspace(1000, 3000, 64 * 96).reshape(64, 96).astype(np.uint16))
-
-
-def _pair(folder: Path, split: str, name: str, labels: np.ndarray) -> None:
-    for kind, array in (("images", np.full((*labels.shape, 3), 90, np.uint8)), ("labels", labels)):
-        file = folder / kind / split / f"{name}.{'jpg' if kind == 'images' else 'png'}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(array).save(file)
+    """Depth in millimetres."""
+    label_maps("label_maps", folder)
+    for file in folder.glob("labels/*/*.png"):
+        Image.fromarray(np.linspace(1000, 3000, 64 * 96).reshape(64, 96).astype(np.uint16)).save(file)
 
 
 def pickled(file: Path) -> None:

@@ -80,8 +80,6 @@ class Resolver:
             self._overrides([f"backbone.weights={text}"] if self.contexts else [])
         elif re.fullmatch(rf"{PATH}(?:::\w+)?", text):
             self._path(text)
-        elif code.page == "docs/development/versions.md":  # which has recipes' old names
-            return
         elif re.fullmatch(r"[\w.]*/?\w+(?:\.yaml)?", name) and all("=" in word for word in words[1:]):
             self._recipe(name, words[1:])
 

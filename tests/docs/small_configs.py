@@ -9,7 +9,7 @@ import pytest
 
 from densevit import config as configs
 from densevit import registry
-from densevit.config import loading, sections
+from densevit.config import config_loading, sections
 from densevit.config.sources import Sources
 
 CAPS = {  # options of heads and keys of their sections: the largest value
@@ -21,7 +21,7 @@ STEPS, EXTENDED = 2, 4
 
 def install(patch: pytest.MonkeyPatch) -> None:
     """Each config is checked as it is given, and then made small."""
-    validated, section = loading._validated, sections.section
+    validated, section = config_loading._validated, sections.section
 
     def small_validated(values: Mapping[str, Any], sources: Sources) -> configs.Config:
         given = validated(values, sources).model_dump()
@@ -33,7 +33,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
         found = section(name, values, source, overrides)
         return type(found).model_validate(small_data(found.model_dump())) if name == "data" else found
 
-    patch.setattr(loading, "_validated", small_validated)
+    patch.setattr(config_loading, "_validated", small_validated)
     for module in (configs, sections):
         patch.setattr(module, "section", small_section)
 

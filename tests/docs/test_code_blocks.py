@@ -21,11 +21,8 @@ RUN = ("python", "bash", "yaml", "ini")
 
 # Blocks that are not run: the page, a part of the text, and the reason. At most ten.
 NOT_RUN = (
-    ("docs/export-onnxruntime.md", "import sys", "tests/cli/test_export.py runs the program"),
-    ("docs/export-onnxruntime.md", "npm install", "needs Node.js; tests/exporting/test_programs.py runs the program"),
-    ("docs/export-onnxruntime.md", "cmake --build", "needs ONNX Runtime's headers; test_programs.py runs the program"),
-    ("docs/export-tensorrt.md", "trtexec", "needs TensorRT and an NVIDIA GPU"),
-    ("docs/versions.md", "runs-on", "a workflow of GitHub, no config of densevit"),
+    ("docs/export.md", "npm install", "needs Node.js; tests/exporting/test_programs.py runs the program"),
+    ("docs/export.md", "cmake --build", "needs ONNX Runtime's headers; test_programs.py runs the program"),
     ("docs/development/gpu.md", "tools/benchmarks/gpu.py", "needs a GPU; test_gpu.py runs it on a CPU"),
     ("docs/multi-gpu.md", "tools/benchmarks/scaling.py", "trains on one to eight GPUs, in processes of its own"),
 )
@@ -110,6 +107,12 @@ def run_all(page: Page) -> None:
 def test_blocks_of_the_page_run(name: str, world: World, environment: None, tmp_path: Path) -> None:
     if blocks := run_blocks(name):
         run_all(world.page(tmp_path / "page", blocks, words=WORDS.get(name, {}), edits=EDITS))
+
+
+def test_a_command_of_an_earlier_page_is_resolved_and_not_run(world: World) -> None:
+    assert not world.repeats("README.md", ["doctor", "~/my_folder"])
+    assert world.repeats("docs/own-data.md", ["doctor", "~/my_folder"])
+    assert not world.repeats("docs/own-data.md", ["doctor", "~/no_folder"])
 
 
 def test_few_blocks_are_not_run() -> None:

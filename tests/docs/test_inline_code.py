@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from densevit.config import merging, yaml_io
+from densevit.config import config_layers, yaml_io
 from densevit.config.yaml_io import shipped_configs
 from tests.docs.code_blocks import pages
 from tests.docs.inline_code import Inline, of_comments, of_file, of_page
@@ -33,9 +33,9 @@ CHECKED = {path.relative_to(PROJECT).as_posix(): (path.relative_to(PROJECT).as_p
 @pytest.fixture(autouse=True)
 def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped configs are listed and parsed once."""
-    for module in (merging, yaml_io):
+    for module in (config_layers, yaml_io):
         monkeypatch.setattr(module, "shipped_configs", all_shipped)
-    monkeypatch.setattr(merging, "read_file", lambda path: deepcopy(parsed(path, path.stat().st_mtime_ns)))
+    monkeypatch.setattr(config_layers, "read_file", lambda path: deepcopy(parsed(path, path.stat().st_mtime_ns)))
 
 
 @cache

@@ -101,10 +101,10 @@ def test_papers_page_names_the_plugins_and_their_files() -> None:
     assert all((PROJECT / "plugins/densevit_papers" / file).is_file() for file in re.findall(r"`(\w+\.py)`", text))
 
 
-def test_weights_page_lists_the_layouts() -> None:
+def test_layouts_page_lists_the_layouts() -> None:
     """Each with its variants, in the third column of the table."""
-    section = (DOCS / "weights.md").read_text().partition("## What loads\n")[2].partition("\n## ")[0]
-    cells = re.findall(r"^\|[^|]*\|[^|]*\|([^|]*)", section, re.MULTILINE)
+    table = (DOCS / "reference/layouts.md").read_text().partition("\n## ")[0]
+    cells = re.findall(r"^\|[^|]*\|[^|]*\|([^|]*)", table, re.MULTILINE)
     found = [layouts.find(name) for name in ours("checkpoints")]
     expected = {name for layout in found for name in (layout.name, *(variant.name for variant in layout.variants))}
     assert {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)} == expected

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from densevit import config
-from densevit.data.build import build_data
-from densevit.weights.building import build_model
+from densevit.data.data_builder import build_data
+from densevit.weights.pretrained_models import build_model
 from densevit_workbench.model_cost import model_cost
 
 pytestmark = pytest.mark.integration

@@ -1,4 +1,4 @@
-"""The table of docs/benchmarks.md has the ratios of all machines on which backbones were measured."""
+"""The table of docs/comparison.md has the ratios of all machines on which backbones were measured."""
 
 import re
 from pathlib import Path
@@ -24,5 +24,5 @@ def test_the_table_has_the_ratios_of_every_machine() -> None:
         avx2, avx512 = (re.findall(r"\(([\d.]+),", cell)[0] for cell in cells)
         expected[name] += [avx512, avx2]
     assert len(expected) == 5
-    shown = {name.partition(",")[0]: cells for name, _, *cells in rows("benchmarks.md") if len(cells) == 4}
+    shown = {name.partition(",")[0]: cells for name, _, *cells in rows("comparison.md") if len(cells) == 4}
     assert {name: shown[name] for name in expected} == expected

@@ -55,7 +55,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_binary_map(root / "binary" / "labels" / split / "a.png")
     (root / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     (root / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
-    model = densevit.create_model({"name": "resnet", "depth": 18}, {"x": {"name": "setr"}}, ["a"])
+    model = densevit.create_model({"name": "swin", "variant": "nano"}, {"x": {"name": "setr"}}, ["a"])
     densevit.save(model, root / "model.safetensors")
     return root
 

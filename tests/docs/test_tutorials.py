@@ -1,6 +1,6 @@
 """The tutorials run on small budgets."""
 
-import importlib.util
+import importlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -22,14 +22,10 @@ SMALLER = {  # data sets of a few images
 
 
 @pytest.fixture(scope="module")
-def tool(project: Path) -> ModuleType:
+def tool() -> ModuleType:
     for package in ("nbclient", "ipykernel"):
         pytest.importorskip(package)
-    spec = importlib.util.spec_from_file_location("run_tutorials", project / "tools" / "docs" / "run_tutorials.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("tools.docs.run_tutorials")
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ folder or home; runs are copied, because commands write to them.
 import hashlib
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ from densevit import cli, registry
 from densevit import config as configs
 from densevit.cli import main
 from densevit.config import Config, yaml_io
-from densevit.config.loading import named_classes
-from tests.docs.code_blocks import SHORTER, Block, Page, run_command
+from densevit.config.config_loading import named_classes
+from tests.docs.code_blocks import SHORTER, Block, Page, blocks, run_command
+from tests.docs.inline_code import Inline
 from tests.docs.made_files import (
     animals,
     coco,
@@ -26,7 +28,6 @@ from tests.docs.made_files import (
     depth_set,
     kmax,
     label_maps,
-    label_set,
     photos,
     pickled,
     scenes,
@@ -34,6 +35,7 @@ from tests.docs.made_files import (
     traffic,
     vehicles,
 )
+from tests.docs.resolution import Resolver
 from tests.weights.authors_files import write_in_layout
 
 if TYPE_CHECKING:
@@ -64,9 +66,9 @@ OWN_RUNS: dict[tuple[str, str], tuple[str, ...]] = {
     ("docs/inference.md", "mine"): ("scenes/setr_swin",),
     ("docs/evaluate.md", "detr_swin"): RUNS["coco"],
     ("docs/many-images.md", "mine"): RUNS["coco"],
+    ("docs/deploy.md", "start-detector"): ("detector", "backbone={name: resnet, depth: 18}"),
     **{
-        (f"docs/{page}.md", run): (config, "backbone={name: resnet, depth: 18}")  # traced faster than a Swin or ViT
-        for page in ("export", "export-onnxruntime", "export-openvino", "export-torch")
+        ("docs/export.md", run): (config, "backbone={name: resnet, depth: 18}")  # traced faster than a Swin or ViT
         for run, config in (("detr_swin", "detector"), ("setr_vit", "setr_vit"))
     },
 }
@@ -165,7 +167,7 @@ class World:
 
     def page(self, folder: Path, blocks: list[Block], **given: dict[str, str]) -> Page:
         """A page's runner, in a new folder that has the project's configs and tools."""
-        page = Page(folder, folder / "home", self.project, blocks, self.place, self.train, **given)
+        page = Page(folder, folder / "home", self.project, blocks, self.place, self.train, self.repeats, **given)
         self._prepare(page)
         if blocks[0].page in BENCHMARKS:
             (folder / "runs" / "benchmark").mkdir()
@@ -213,7 +215,8 @@ class World:
             elif not link.is_dir() or link.is_symlink():
                 link.unlink(missing_ok=True)
                 depth = "depth" in text
-                _link(self._made("depth_set" if depth else "label_set", depth_set if depth else label_set), link)
+                make = depth_set if depth else partial(label_maps, "label_maps")
+                _link(self._made("depth_set" if depth else "label_set", make), link)
 
     def run(self, config: str, *overrides: str) -> Path:
         """The folder of a run with this config, to be copied. Equal configs are trained once."""
@@ -237,6 +240,13 @@ class World:
             shutil.copytree(run, choose(yaml_io.run_name(given.config), given.run_dir), dirs_exist_ok=True)
         else:
             run_command(arguments)
+
+    def repeats(self, page: str, arguments: Sequence[str]) -> bool:
+        """Whether an earlier page runs a command: its flags, config and overrides are then only resolved."""
+        first = first_pages(self.project).get(" ".join(arguments), page)
+        if first != page:
+            Resolver(self.project, page).check(Inline(page, 0, shlex.join(["densevit", *arguments])))
+        return first != page
 
     def _on_shared_data(self, config: Config) -> bool:
         """Whether a config trains densevit's own models from random weights on scenes, or on data in the home."""
@@ -270,6 +280,16 @@ class World:
         if not (folder / file).is_file():
             raise EntryNotFoundError(f"404: {file}")
         return str(folder / file)
+
+
+@cache
+def first_pages(project: Path) -> dict[str, str]:
+    """The first page that has a command in a line of a block."""
+    pages: dict[str, str] = {}
+    for block in (block for block in blocks(project) if block.language == "bash"):
+        for command in re.findall(r"^densevit ([^#\n]*)", block.text, re.MULTILINE):
+            pages.setdefault(" ".join(re.sub("['\"]", "", command).split()), block.page)
+    return pages
 
 
 def torch_download(url: str, file: str, *_: object, **__: object) -> None:

@@ -94,7 +94,7 @@ def test_predict_writes_point_clouds_given_a_focal_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: Wall(run))
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda run, device, trust, runtime: Wall(run))
     Image.fromarray(np.full((3, 5, 3), 7, np.uint8)).save("photo.png")
     command = ["predict", "depth", "photo.png", "--device", "cpu"]
     assert main([*command, "--out", "without"]) == 0

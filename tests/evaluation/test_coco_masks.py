@@ -83,7 +83,7 @@ def expected_of(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[st
 
 @pytest.mark.parametrize("backend", ["pycocotools", "faster-coco-eval"])
 def test_metrics_match_pycocotools(backend: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("densevit.evaluation.coco.fastest_backend", lambda: backend)
+    monkeypatch.setattr("densevit.evaluation.coco_ap.fastest_backend", lambda: backend)
     for seed in (0, 1):
         pairs = messy(seed, 20)
         truth, results = as_json(pairs, "masks")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from densevit.evaluation.coco import CocoDetection
+from densevit.evaluation.coco_ap import CocoDetection
 from densevit.evaluation.detection_tables import precision_recall
 from densevit.interfaces import Class
 

@@ -8,10 +8,10 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from densevit.evaluation.coco import CocoDetection
+from densevit.evaluation.coco_ap import CocoDetection
 from densevit.evaluation.f1_threshold import best_threshold
 from tests.evaluation.coco_reference import CLASSES, FILE_IDS, as_json, updated
-from tests.evaluation.test_coco import crowded, messy
+from tests.evaluation.test_coco_ap import crowded, messy
 
 
 def counted(pairs, thresholds, label=None):

@@ -10,7 +10,7 @@ import torch
 
 from densevit import registry
 from densevit.errors import DensevitError
-from densevit.evaluation.coco import CocoDetection
+from densevit.evaluation.coco_ap import CocoDetection
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class
 from densevit.targets import RunLengthMasks
@@ -43,11 +43,15 @@ INVALID: tuple[tuple[str, Change, str], ...] = (
     ("detection", found(scores=torch.tensor([0.5, math.nan, 0.5])), "a predicted box or score is not a finite number"),
     ("detection", found(scores=torch.ones(2)), "predictions with 3 boxes, 2 scores, 3 labels"),
     ("detection", known(labels=torch.tensor([0, 9, 0])), "label 9, but there are 4 classes"),
-    ("detection", known(boxes=torch.full((3, 4), math.nan)), "a box of the ground truth is not finite"),
+    ("detection", known(boxes=torch.full((3, 4), math.nan)), "a ground-truth box is not finite"),
     ("detection", known(area=torch.ones(2)), "ground truth with 3 boxes, 3 labels, 2 area, 3 iscrowd; equally many"),
     ("coco_masks", found(masks=torch.zeros(3, *SIZE)), "predicted `masks` are (3, 24, 32) float32; (N, H, W)"),
-    ("coco_masks", found(masks=torch.zeros(3, 9, 32, dtype=torch.bool)), "predicted masks are 9 x 32, those of the"),
-    ("coco_masks", known(masks=torch.zeros(3, *SIZE, dtype=torch.bool)), "masks of the ground truth are a Tensor"),
+    (
+        "coco_masks",
+        found(masks=torch.zeros(3, 9, 32, dtype=torch.bool)),
+        "predicted masks are 9 x 32, ground-truth masks",
+    ),
+    ("coco_masks", known(masks=torch.zeros(3, *SIZE, dtype=torch.bool)), "ground-truth masks are a Tensor"),
     ("coco_masks", known(labels=torch.zeros(2, dtype=torch.long)), "ground truth with 3 masks, 2 labels"),
     ("coco_masks", found(labels=torch.tensor([0, 9, 0])), "predicted label 9, but there are 4 classes"),
     ("coco_masks", known(labels=torch.tensor([0, 9, 0])), "label 9, but there are 4 classes"),

@@ -214,7 +214,7 @@ def test_objects_of_other_classes_than_the_things_are_refused():
         classes: ClassVar = {"panoptic": CLASSES, "detection": THINGS[::-1]}
 
     with pytest.raises(
-        ConfigError, match=r"^masks is true, but .* class 4, class 2, class 1, and the things .* class 1"
+        ConfigError, match=r"^masks is true, but .* class 4, class 2, class 1, and its panoptic things .* class 1"
     ):
         Panoptic(CLASSES).prepare(None, Data())
     Panoptic(CLASSES, masks=False).prepare(None, Data())

@@ -11,9 +11,9 @@ from PIL import Image
 
 from densevit import config as configs
 from densevit.cli import main
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.weights import model_file
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 
 CONFIG = """
 backbone: {name: swin, variant: nano, window_size: 4}

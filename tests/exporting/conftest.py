@@ -21,10 +21,10 @@ def program(made_once: Any) -> Path:
 
     def make(folder: Path) -> None:
         import densevit
-        from densevit.exporting import comparison
+        from densevit.exporting import file_comparison
 
         folder.mkdir()
-        pixels = comparison.example_images((150, 211), 1, 5)[0]
+        pixels = file_comparison.example_images((150, 211), 1, 5)[0]
         Image.fromarray(pixels.transpose(1, 2, 0)).save(folder / "image.png")
         predictor = program_predictor()
         threshold = (

@@ -11,7 +11,7 @@ import densevit
 from densevit.channels import Channels
 from densevit.data.transforms.detr import Detr
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Head
 

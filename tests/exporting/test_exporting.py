@@ -14,7 +14,7 @@ from torch import Tensor
 
 import densevit
 from densevit.errors import DensevitError
-from densevit.exporting import comparison, exporting, files
+from densevit.exporting import exporting, file_comparison, files
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.selections import load_selections
 from densevit.inference import runtimes
@@ -108,7 +108,7 @@ def test_several_heads_and_a_canvas():
     """Names begin with the head's; images are padded to the canvas, which no other output than `predict`'s sees."""
     heads = {"depth": HEADS["dpt"], "things": {**ANCHORS, "extensions": {"stride": 16}}}
     model = densevit.create_model(BACKBONES["resnet"], heads, {"things": CLASSES}).model.eval()
-    image = torch.from_numpy(comparison.example_images((75, 107), 1, 0))
+    image = torch.from_numpy(file_comparison.example_images((75, 107), 1, 0))
     padded = torch.nn.functional.pad(image, (0, 160 - 107, 0, 128 - 75))
     mask = torch.ones(1, 128, 160, dtype=torch.bool)
     mask[:, :75, :107] = False
@@ -127,7 +127,7 @@ def test_inference_options_are_not_exported_which_is_a_warning(tmp_path: Path, m
     predictor = small_predictor(NAIVE)
     untraced(predictor, monkeypatch)
     options = predictor.with_inference({"window": 64, "flip": True})
-    with pytest.warns(UserWarning, match=r"inference options window=64, flip=True; the file predicts the whole image"):
+    with pytest.warns(UserWarning, match=r"inference options window=64, flip=True; the file predicts an image"):
         densevit.export(options, tmp_path / "options.pt2")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*inference options")
@@ -152,7 +152,7 @@ def test_a_wrong_file_is_an_error_and_not_left_behind(tmp_path: Path, monkeypatc
     """Nor is a part of one where the disk fills while it is saved."""
     predictor = small_predictor(CELLS)
     untraced(predictor, monkeypatch, 0.01)
-    with pytest.raises(DensevitError, match="`scores` differs from the model's by 1.0e-02 .* 1e-04"):
+    with pytest.raises(DensevitError, match="`scores` differs from the model by 1.0e-02 .* 1e-04"):
         densevit.export(predictor, tmp_path / "model.pt2")
     assert not list(tmp_path.iterdir())
 
@@ -180,7 +180,7 @@ def test_sizes_that_are_rounded_up_are_so_in_onnx_files(tmp_path: Path):
     files.converted(program, ["images"], ["cells"]).save(tmp_path / "cells.onnx")
     run = runtimes.load(tmp_path / "cells.onnx")
     for height, width in [(33, 64), (65, 95), (32, 100)]:
-        images = comparison.example_images((height, width), 1, 0)
+        images = file_comparison.example_images((height, width), 1, 0)
         assert run(images)["cells"].shape == (1, 3, math.ceil(height / 32), math.ceil(width / 32))
 
 
@@ -199,7 +199,7 @@ def test_selections_are_read_from_the_file(suffix: str, tmp_path: Path):
     """Of a head that selects twice with one module: by scores, then by integers."""
     graph = ExportedGraph(small_predictor(TWO_SELECTIONS).model).eval()
     written = files.write(graph, tmp_path / f"model{suffix}", (97, 130), {})
-    images = comparison.example_images((100, 80), 2, 0)
+    images = file_comparison.example_images((100, 80), 2, 0)
     run = load_selections(graph.model, written)
     assert run is not None and len([*tmp_path.iterdir()]) == 1
     with torch.no_grad(), recorded(graph.model.heads["x"]) as made:
@@ -227,14 +227,14 @@ def test_differences_are_relative_to_the_range_of_an_output():
         boxes = np.array([[[10, 0, 50, 101]]], np.float32)
         return {"boxes": boxes, "scores": np.full((1, 1, 1), 0.51), "offsets": np.array([[0.0, 1.9]])}
 
-    found = comparison.differences(Graph(), run, np.zeros((1, 3, 100, 200), np.uint8))  # type: ignore[arg-type]
+    found = file_comparison.differences(Graph(), run, np.zeros((1, 3, 100, 200), np.uint8))  # type: ignore[arg-type]
     assert found == pytest.approx({"boxes": 1 / 200, "scores": 0.01, "offsets": 0.05})
 
 
 def test_selections_are_compared_but_not_in_the_file():
     """A file that selects other queries than the model is wrong, even if its outputs are those of these queries."""
     graph = ExportedGraph(predictor_of("resnet", "deformable-two-stage").model).eval()
-    images = comparison.example_images((96, 128), 1, 0)
+    images = file_comparison.example_images((96, 128), 1, 0)
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         with torch.no_grad():
@@ -246,11 +246,11 @@ def test_selections_are_compared_but_not_in_the_file():
         return {"selection_0": made[0].indices.numpy(), "selection_scores_0": made[0].scores.numpy()}
 
     assert run(images).keys() == {"boxes", "scores"}
-    found = comparison.differences(graph, run, images, selections)
+    found = file_comparison.differences(graph, run, images, selections)
     assert found == dict.fromkeys(["boxes", "scores", "selection_scores_0", "selection_0"], 0.0)
     own = selections(images)
     own["selection_0"] = own["selection_scores_0"].argsort(1)[:, : own["selection_0"].shape[1]].copy()
-    assert comparison.differences(graph, run, images, lambda _: own)["selection_0"] > 1e-3
+    assert file_comparison.differences(graph, run, images, lambda _: own)["selection_0"] > 1e-3
 
     for indices, scores, error in (
         ([[1, 2]], [[0.0, 1.0, 0.8]], 0.0),
@@ -258,4 +258,4 @@ def test_selections_are_compared_but_not_in_the_file():
         ([[1, 0]], [[0.0, 1.0, 0.8]], 0.8),
     ):
         expected = torch.tensor([[0.0, 1.0, 0.8]])
-        assert comparison._selection_error(np.array(indices), np.array(scores), expected) == pytest.approx(error)
+        assert file_comparison._selection_error(np.array(indices), np.array(scores), expected) == pytest.approx(error)

@@ -13,7 +13,7 @@ import torch
 import densevit
 from densevit.cli import main
 from densevit.errors import DensevitError
-from densevit.exporting import comparison, exporting, files, half_precision, typed_graph
+from densevit.exporting import exporting, file_comparison, files, half_precision, typed_graph
 from densevit.exporting.deployment import deployable
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.half_precision import Block, HalfPrecision
@@ -50,8 +50,8 @@ def written(graph: ExportedGraph, path: Path, half: Any) -> HalfPrecision:
 
 
 def errors_of(graph: ExportedGraph, path: Path) -> dict[str, float]:
-    images = comparison.example_images(SIZE, 2, 1)
-    return comparison.differences(graph, runtimes.load(path), images)
+    images = file_comparison.example_images(SIZE, 2, 1)
+    return file_comparison.differences(graph, runtimes.load(path), images)
 
 
 def types_of(path: Path) -> tuple[Any, dict[str, int]]:
@@ -70,7 +70,7 @@ def test_heavy_layers_are_in_half_precision_and_others_in_float32(tmp_path: Path
 
     graph, path = graph_of(predictor_of("dpt")), tmp_path / "model.onnx"
     written(graph, path, "fp16")
-    found = runtimes.load(path)(comparison.example_images(SIZE, 2, 1))
+    found = runtimes.load(path)(file_comparison.example_images(SIZE, 2, 1))
     assert {value.dtype for value in found.values()} <= {np.dtype("float32"), np.dtype("uint8")}
     errors = errors_of(graph, path)
     assert 0 < max(errors.values()) < 5e-3

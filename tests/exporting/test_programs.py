@@ -1,4 +1,4 @@
-"""The programs of docs/export-onnxruntime.md give the objects of `densevit predict`. Skipped where their tools are
+"""The programs of docs/export.md give the objects of `densevit predict`. Skipped where their tools are
 missing.
 
 The packages of the JavaScript program, and onnxruntime-web, are found in examples/javascript/node_modules or in the

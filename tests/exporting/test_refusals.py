@@ -11,7 +11,7 @@ from torch import Tensor
 
 import densevit
 from densevit.errors import DensevitError
-from densevit.exporting.comparison import example_images
+from densevit.exporting.file_comparison import example_images
 from densevit.interfaces import Class
 from densevit.model import DenseModel
 from tests.exporting.small_models import CELLS, FOUR_MAPS, NAIVE, Cells, FourMaps, small_predictor
@@ -23,12 +23,12 @@ REFUSED = [  # head, file, options, facts
     (CELLS, "x.onnx", {"canvas": (80, 96)}, "canvas is 80x96; multiples of 32"),
     (CELLS, "x.onnx", {"canvas": (96, 64)}, "canvas is 96x64; an image of 1000x1000 is resized to 96x96"),
     (NAIVE, "x.pt2", {"resize": True}, r"x\.pt2: only ONNX files can resize.*NAME\.onnx"),
-    (NAIVE, "x.pt2", {"postprocess": True}, r"x\.pt2: only ONNX files have the post-processing.*NAME\.onnx"),
-    (NAIVE, "x.onnx", {"threshold": 0.5}, "threshold: is for files that select objects"),
+    (NAIVE, "x.pt2", {"postprocess": True}, r"x\.pt2: only ONNX files support post-processing.*NAME\.onnx"),
+    (NAIVE, "x.onnx", {"threshold": 0.5}, "threshold: only files with post-processing select objects"),
     (NAIVE, "x.onnx", {"threshold": 0.5, "postprocess": True}, "no head of this model predicts scores"),
     (NAIVE, "x.onnx", {"threshold": {"x": 0.5}, "postprocess": True}, "'x', which is not a head with scores"),
     (CELLS, "x.onnx", {"threshold": 2, "postprocess": True}, "threshold of 'x' is 2; a score from 0 to 1"),
-    (NAIVE, "x.pt2", {"int8": IMAGES}, r"x\.pt2: only ONNX files are quantised"),
+    (NAIVE, "x.pt2", {"int8": IMAGES}, r"x\.pt2: only ONNX files can be quantised"),
     (NAIVE, "x.onnx", {"int8": IMAGES, "half": "fp16"}, "int8 and half are two precisions"),
     (NAIVE, "x.onnx", {"half": "bf16"}, r"ONNX Runtime cannot run .* in bf16"),
     (NAIVE, "x.onnx", {"half": "int4"}, "half is 'int4'; expected one of fp16, bf16"),

@@ -1,4 +1,4 @@
-"""Which backbones work with which heads: a training step of each pair, and the tables of docs/backbones-and-heads.md.
+"""Which backbones work with which heads: a training step of each pair, and the tables of docs/choose-a-model.md.
 
 python -m tests.heads.backbones_and_heads: writes the tables.
 """
@@ -22,7 +22,7 @@ from densevit.targets.types import TargetTypes
 from densevit_workbench.testing.targets import random_targets
 from tests.heads.cases import CASES
 
-PAGE = Path("docs/backbones-and-heads.md")
+PAGE = Path("docs/choose-a-model.md")
 BEGIN, END = "<!-- tables: python -m tests.heads.backbones_and_heads -->", "<!-- end of the tables -->"
 NANO: Mapping[str, Any] = MappingProxyType({"variant": "nano"})
 BACKBONES: dict[str, tuple[str, Mapping[str, Any]]] = {  # by name on the page: the plugin and options

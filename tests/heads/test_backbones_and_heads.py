@@ -1,4 +1,4 @@
-"""docs/backbones-and-heads.md has what a training step of each backbone with each head shows."""
+"""docs/choose-a-model.md has what a training step of each backbone with each head shows."""
 
 import pytest
 

@@ -9,9 +9,9 @@ import densevit
 from densevit import registry
 from densevit.interfaces import Class
 from densevit.testing import check_head
-from densevit_workbench.testing.heads import CHANNELS, STRIDES
+from densevit_workbench.testing.head_checks import CHANNELS, STRIDES
 from tests.heads.cases import CASES
-from tests.heads.padded_batch import padded_batch, step
+from tests.heads.padded_batch import SIZES, padded_batch, step
 
 pytestmark = pytest.mark.integration
 
@@ -54,16 +54,17 @@ def test_every_attention_is_deterministic_by_option(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "num_queries" in case.options])
 def test_a_head_trains_and_predicts_on_fewer_cells_than_queries_and_objects(name: str) -> None:
-    """Of images of 48 x 64 pixels, with 12 and 4 cells."""
+    """Of images of 48 x 64 pixels, with 12 and 4 cells, and of images that are one cell, also smaller than a stride."""
     case = CASES[name]
     if registry.load("heads", case.head).needs != ("boxes", "labels"):
         pytest.skip("its queries are learned; rf_detr_instance selects them as rf_detr")
     classes = [Class(str(i), i + 1, (0, 0, 0)) for i in range(3)]
     head = densevit.create_head(case.head, (8, 8), (16, 32), classes, **{**case.options, "num_queries": 40})
-    features, mask, targets = padded_batch((3, 0, 20), ((8, 16), (8, 32)))
-    step(head.train(), features, mask, targets)
-    predictions = head.eval().predict(head(features, mask), targets)
-    assert all(one["scores"].isfinite().all() and one["boxes"].isfinite().all() for one in predictions)
+    for counts, sizes in (((3, 0, 20), SIZES), ((1, 1), [(1, 1)] * 2), ((1, 1), [(9, 70)] * 2)):
+        features, mask, targets = padded_batch(counts, ((8, 16), (8, 32)), sizes)
+        step(head.train(), features, mask, targets)
+        predictions = head.eval().predict(head(features, mask), targets)
+        assert all(one["scores"].isfinite().all() and one["boxes"].isfinite().all() for one in predictions)
 
 
 ONE_CELL_NORMS = {

@@ -15,7 +15,7 @@ from densevit import registry
 from densevit.interfaces import Dataset, Head, Losses
 from densevit.layers import table_cache
 from densevit.losses.context import LossContext
-from densevit.training.loop.evaluators import create_evaluator
+from densevit.training.loop.evaluator_factory import create_evaluator
 from densevit_workbench.testing.head_fixtures import HeadBatch, HeadFixture
 from densevit_workbench.testing.targets import random_targets
 from tests.heads.cases import CASES

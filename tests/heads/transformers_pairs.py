@@ -1,13 +1,15 @@
 """What comparisons of heads with transformers' models share: weights and gradients by our names, and a batch."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from densevit.interfaces import Targets
+from densevit.interfaces import Losses, Targets
 from densevit.losses.boxes import to_corners
 from densevit.weights.key_mapping import translate
 from densevit.weights.layouts import find
@@ -22,6 +24,32 @@ def renamed(values: Mapping[str, Tensor | None], layout: str, task: str) -> dict
     assert not translation.errors
     part = f"heads.{task}."
     return {key.removeprefix(part): x for key, x in translation.tensors.items() if key.startswith(part)}
+
+
+class GivenFeatures(nn.Module):
+    """A backbone of transformers that returns given features. output: from them and the pixel mask."""
+
+    def __init__(self, features: list[Tensor], output: Callable[[list[Tensor], Tensor | None], Any]) -> None:
+        super().__init__()
+        self.features, self.output = features, output
+
+    def forward(self, images: Tensor, pixel_mask: Tensor | None = None) -> Any:
+        return self.output(self.features, pixel_mask)
+
+
+def masks_of(features: list[Tensor], pixel_mask: Tensor) -> list[Tensor]:
+    """The pixel mask at the cells of each feature, as transformers resizes it."""
+    return [F.interpolate(pixel_mask[None].float(), size=x.shape[-2:])[0].to(torch.bool) for x in features]
+
+
+def copies(features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Twice the same features, with gradients."""
+    return [x.clone().requires_grad_() for x in features], [x.clone().requires_grad_() for x in features]
+
+
+def same_losses(losses: Losses, expected: Mapping[str, Tensor], tolerance: float = 1e-4, near: float = 1e-6) -> None:
+    assert losses.keys() == expected.keys()
+    torch.testing.assert_close(losses, expected, rtol=tolerance, atol=near)
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor | None]:
@@ -47,20 +75,24 @@ def keep_statistics(*modules: nn.Module) -> None:
 
 def same_gradients(
     wanted: Mapping[str, Tensor],
-    found: Mapping[str, Tensor | None],
+    ours: nn.Module,
+    features: tuple[Sequence[Tensor], Sequence[Tensor]] = ((), ()),
     rounding: str = r"attention\.key\.bias",
     least: float = 0.0,
     tolerance: float = 1e-4,
 ) -> None:
     """To `tolerance` of the largest in each tensor.
 
+    wanted: those of transformers' parameters by the names of ours. features: transformers' and ours.
     rounding: names of tensors whose gradients are rounding errors, such as the bias of keys, which a softmax does not
     see. least: the scale of tensors with smaller gradients; without it, every tensor must have one.
     """
-    assert wanted.keys() == {name for name, gradient in found.items() if gradient is not None}
+    found = {name: x for name, x in gradients(ours).items() if x is not None}
+    wanted = {**wanted} | {f"features {i}": x.grad for i, x in enumerate(features[0]) if x.grad is not None}
+    found |= {f"features {i}": x.grad for i, x in enumerate(features[1]) if x.grad is not None}
+    assert wanted.keys() == found.keys()
     for name, gradient in wanted.items():
         own, scale = found[name], max(float(gradient.abs().max()), least)
-        assert own is not None
         if re.search(rounding, name):
             assert max(scale, float(own.abs().max())) < max(1e-5, 2 * least), name
         else:

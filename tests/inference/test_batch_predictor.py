@@ -17,7 +17,7 @@ from pycocotools import mask as rle
 import densevit
 from densevit import BatchPredictor
 from densevit.data.io.prediction_columns import image_columns, object_columns
-from densevit.exporting.comparison import example_images
+from densevit.exporting.file_comparison import example_images
 from densevit.inference import batch_predictor
 from densevit.targets.types import TargetTypes
 from tests.exporting.small_models import CHANNELS, NAIVE, channel_predictor
@@ -105,7 +105,8 @@ def test_an_image_that_cannot_be_read_is_a_row_with_the_reason(model: str) -> No
 
 def test_several_heads_and_maps_have_their_names(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    heads = {"boxes": DETR, "ground": "setr", "far": "dpt", "kind": "classifier"}
+    naive, dpt = {"name": "setr", "decoder": "naive", "width": 8}, {"name": "dpt", "width": 8}
+    heads = {"boxes": DETR, "ground": naive, "far": dpt, "kind": "classifier"}
     classes = {"boxes": ["cat"], "ground": ["road", "sky"], "kind": ["day", "night"]}
     densevit.save(densevit.create_model({"name": "vit", "variant": "nano"}, heads, classes), path)
     image = pixels(0)

@@ -98,21 +98,25 @@ def test_an_address_of_this_machine_and_its_redirects_are_read(
     assert downloads.download(f"{address(server)}/to/{address(inner)}/image.png") == PNG
 
 
-@pytest.mark.parametrize("path", ["announced", "endless"])
-def test_a_download_has_a_largest_size(path: str, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloads, "URL_BYTES", 2**16)
-    with pytest.raises(DataError, match=rf"{address(server)}/{path}: the server sends more than 65,536 bytes, the lim"):
-        image_inputs.as_sample(f"{address(server)}/{path}", 0)
-
-
-def test_a_download_has_a_longest_time(server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloads, "URL_SECONDS", 0.5)
+@pytest.mark.parametrize(
+    ("path", "limits", "message"),
+    [
+        ("announced", {"URL_BYTES": 2**16}, "announced: the server sends more than 65,536 bytes, the lim"),
+        ("endless", {"URL_BYTES": 2**16}, "endless: the server sends more than 65,536 bytes, the lim"),
+        ("slow", {"URL_SECONDS": 0.5}, "slow cannot be downloaded: not complete after 0.5 s"),
+        ("cut", {}, "cut cannot be downloaded: IncompleteRead"),
+        ("late.png", {"URL_TIMEOUT": 0.2}, "late.png.*no answer within 0.2 s"),
+        ("gone.png", {}, "gone.png.*404 Not Found"),
+        ("page", {}, "page.*text/html, not an image"),
+        ("cut.png", {}, "cut.png.*cannot be read"),
+    ],
+)
+def test_a_wrong_url_and_a_bound_of_size_or_time_is_an_error_that_names_the_url(
+    path: str, limits: dict[str, float], message: str, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in limits.items():
+        monkeypatch.setattr(downloads, name, value)
     begin = time.monotonic()
-    with pytest.raises(DataError, match=r"/slow cannot be downloaded: it is not complete after 0.5 s"):
-        image_inputs.as_sample(f"{address(server)}/slow", 0)
-    assert time.monotonic() - begin < 3
-
-
-def test_an_incomplete_download_is_named(server: ThreadingHTTPServer) -> None:
-    with pytest.raises(DataError, match=r"/cut cannot be downloaded: IncompleteRead"):
-        image_inputs.as_sample(f"{address(server)}/cut", 0)
+    with pytest.raises(DataError, match=rf"{address(server)}/{message}"):
+        image_inputs.as_sample(f"{address(server)}/{path}", 0)
+    assert time.monotonic() - begin < 3, "of 5 seconds that the slow one takes"

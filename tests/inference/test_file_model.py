@@ -12,12 +12,11 @@ import torch
 from torch import nn
 
 import densevit
-from densevit.cli import main
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.exporting import header
-from densevit.exporting.comparison import example_images
+from densevit.exporting.file_comparison import example_images
 from densevit.exporting.graph import ExportedGraph
 from densevit.inference import file_model
 from densevit.inference.file_model import FileModel, RecordedEvaluation
@@ -158,7 +157,7 @@ def test_files_that_cannot_be_built_are_errors():
     with pytest.raises(ConfigError, match=r"model\.onnx: heads\.x \(Brightness\) .*Fix: impl"):
         file_model.build(file_of(unread), [MODULE])
     header = header_of(predictor)
-    with pytest.raises(WeightsError, match=r"model\.onnx: has no config .*Fix: build the model"):
+    with pytest.raises(WeightsError, match=r"model\.onnx: contains no config.*Fix: build the model"):
         file_model.build(file_of(predictor, {**header, "model": None}))
     header["model"]["format_version"] = "1"
     with pytest.raises(WeightsError, match=r"model\.onnx: format version 1, expected 2\."):
@@ -173,7 +172,7 @@ def test_a_recorded_evaluation_is_read_as_it_was_written():
     recorded = RecordedEvaluation({"x/AP": 0.5, "x/APl": float("nan")}, {"x/AP": 0.25}, "coco-val")
     values = json.loads(json.dumps(recorded.as_json(), allow_nan=False))
     assert values == {"model": {"x/AP": 0.5, "x/APl": None}, "file": {"x/AP": 0.25}, "data": "coco-val"}
-    read = RecordedEvaluation.of_json(values)
+    read = RecordedEvaluation.from_json(values)
     assert read.file == recorded.file and read.data == "coco-val"
     assert read.model["x/AP"] == 0.5 and np.isnan(read.model["x/APl"])
 
@@ -218,22 +217,21 @@ PART = {"channels": [8], "strides": [8]}
 HEADER = {"heads": {"x": PART}, "backbone": PART, "input_size": None, "resize": False}
 
 
-@pytest.mark.parametrize(
-    ("header", "shape"),
-    [
-        *(({key: x for key, x in HEADER.items() if key != left_out}, [1, 3, 8, 8]) for left_out in HEADER),
-        ({**HEADER, "heads": {"x": None}}, [1, 3, 8, 8]),
-        (HEADER, [1]),
-        ([], [1, 3, 8, 8]),
-        (None, [1, 3, 8, 8]),
-    ],
-)
-def test_a_part_of_a_header_is_none(header: Any, shape: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """One line of a command. None: a header that is no JSON."""
-    path = foreign_file(tmp_path / "other.ONNX", "no json" if header is None else json.dumps(header), shape)
-    assert main(["evaluate", str(path), "data=coco", f"data.root={tmp_path}"]) == 2
-    error = capsys.readouterr().err.strip()
-    assert "other.ONNX: has no densevit header" in error and "\n" not in error
+HEADERS: list[tuple[Any, list[int]]] = [
+    *(({key: x for key, x in HEADER.items() if key != left_out}, [1, 3, 8, 8]) for left_out in HEADER),
+    ({**HEADER, "heads": {"x": None}}, [1, 3, 8, 8]),
+    (HEADER, [1]),
+    ([], [1, 3, 8, 8]),
+    (None, [1, 3, 8, 8]),
+]
+
+
+def test_a_part_of_a_header_is_none(tmp_path: Path):
+    """None: a header that is no JSON."""
+    for values, shape in HEADERS:
+        path = foreign_file(tmp_path / "other.ONNX", "no json" if values is None else json.dumps(values), shape)
+        with pytest.raises(WeightsError, match=r"other\.ONNX: has no densevit header[^\n]*$"):
+            densevit.load(path)
 
 
 def test_runtimes_that_do_not_exist_or_do_not_fit_are_errors(foreign: Path, monkeypatch: pytest.MonkeyPatch):
@@ -243,7 +241,7 @@ def test_runtimes_that_do_not_exist_or_do_not_fit_are_errors(foreign: Path, monk
     with pytest.raises(DensevitError, match=r"needs the package onnxruntime, which is not installed\. Fix: pip"):
         open_file(foreign)
     foreign.with_suffix(".pt2").touch()
-    with pytest.raises(DensevitError, match="a pt2 file is run by PyTorch, not by openvino. Fix: leave the runtime"):
+    with pytest.raises(DensevitError, match="PyTorch runs pt2 files, not openvino. Fix: leave the runtime"):
         open_file(foreign.with_suffix(".pt2"), "openvino")
     with pytest.raises(DensevitError, match="runtime openvino is for exported files, NAME.onnx"):
         densevit.load("run", runtime="openvino")

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from densevit.errors import DataError
-from densevit.inference import downloads
 from densevit.inference.image_inputs import as_images, as_sample
 from tests.inference.test_downloads import PIXELS, PNG, png_of, serving
 
@@ -133,18 +132,6 @@ def test_a_truncated_pil_image_is_an_error_that_names_its_file(tmp_path: Path):
         as_sample(Image.open(tmp_path / "cut.jpg"), 0)
     with pytest.raises(DataError, match=r"cut\.jpg cannot be read"):
         as_sample(tmp_path / "cut.jpg", 0)
-
-
-def test_a_wrong_url_is_an_error_that_names_it(address: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(downloads, "URL_TIMEOUT", 0.2)
-    for path, message in {
-        "gone.png": "404 Not Found",
-        "page": "text/html, not an image",
-        "cut.png": "cannot be read",
-        "late.png": "no answer within 0.2 s",
-    }.items():
-        with pytest.raises(DataError, match=rf"{path}.*{message}"):
-            as_sample(f"{address}/{path}", 0)
 
 
 def test_one_image_and_several():

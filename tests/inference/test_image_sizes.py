@@ -112,14 +112,14 @@ def test_a_backbone_of_one_size_needs_windows_of_it():
     small = image[:, :40, :50]
     assert predictor.predict(small, image_size="source", inference={"window": [64, 64]}).size == (40, 50)
     masks = trained_at((64, 64), Oracle, Masks, backbone=OneSize)
-    with pytest.raises(ConfigError, match=r"heads.masks predicts whole images. Fix: omit image_size."):
+    with pytest.raises(ConfigError, match=r"heads.masks predicts images in one pass. Fix: omit image_size."):
         masks.predict(image, inference={"window": [64, 64]}, image_size="source")
 
 
 def test_a_head_without_windows_needs_the_size_of_its_whole_image():
     predictor = trained_at(48, Oracle, Masks)
     image, _ = painted((200, 230), 20, 15)
-    with pytest.raises(ConfigError, match=r"^window: .*heads.masks takes no windows.*Fix: give image_size too"):
+    with pytest.raises(ConfigError, match=r"^window: .*heads.masks takes no windows.*Fix: set image_size too"):
         predictor.predict(image, inference={"window": 64})
     predictor.predict(image, inference={"window": 64}, image_size="source")
     assert predictor.heads["masks"].runs == [(1, 200, 232)]

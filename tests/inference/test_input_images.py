@@ -96,7 +96,7 @@ def test_names_and_ids_are_unique_across_folders(photos: Path):
         ("above", "above/**/*.*"),
         ("rtsp://a.org/1", "streams are not supported"),
         ("https://a.org/clip.mp4", "videos are not read from URLs"),
-        ("ftp://a.org/a.jpg", "only URLs of http and https"),
+        ("ftp://a.org/a.jpg", "only http and https URLs"),
     ],
 )
 def test_source_without_images_is_an_error(photos: Path, source: str, message: str):

@@ -15,7 +15,7 @@ from densevit.inference.image_inputs import as_sample
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Head
 from densevit.layers import table_cache
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from densevit_backbones.swin import Swin
 from tests.model.small_models import CLASSES, Averaged, Mean, of_heads
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from densevit.inference.blocks import write_block
 from densevit.inference.image_file import ImageFile
 from densevit.inference.image_texts import image_texts
 from densevit.inference.image_writers import OutputFolder
 from densevit.inference.iterating import Predicted
 from densevit.inference.joining import join
+from densevit.inference.prediction_blocks import write_block
 from densevit.inference.prediction_folder import open_folder, parts_of
 from densevit.inference.result import Result
 from densevit.interfaces import RGB, Class, Predictions

@@ -9,6 +9,7 @@ from densevit.layers import deformable_attention as plain
 from densevit.layers.deformable_attention import MultiScaleDeformableAttention
 from densevit.layers.fast import deformable_attention as fast
 from densevit.layers.fast.replacement import replace_layers
+from tests.gradient_comparison import assert_same_with_gradients
 
 
 @pytest.fixture(params=[plain, fast], ids=["plain", "fast"])
@@ -45,13 +46,6 @@ def grid_sample_formulation(value, shapes, locations, weights):
     return x.view(B, N * D, -1).transpose(1, 2)
 
 
-def assert_same_with_gradients(ours, others, inputs):
-    torch.testing.assert_close(ours, others, atol=1e-5, rtol=1e-5)
-    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=ours.dtype)
-    own, other = (torch.autograd.grad(x, inputs, gradient) for x in (ours, others))
-    torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("shapes", "points", "learned"),
     [(SHAPES, 2, (0, 1, 2)), ([(6, 4)], 1, (1,)), ([(1, 1)], 4, (2,)), ([(1, 9), (9, 1)], 4, (0,))],
@@ -63,7 +57,7 @@ def test_values_and_gradients_match_grid_sample(shapes, points, learned, form):
     value, locations, weights = inputs
     ours = form.multi_scale_deformable_attention(value, shapes, locations, weights)
     others = grid_sample_formulation(value, shapes, locations, weights)
-    assert_same_with_gradients(ours, others, [inputs[i] for i in learned])
+    assert_same_with_gradients([ours], [others], [inputs[i] for i in learned])
 
 
 @pytest.mark.parametrize(("batch", "queries"), [(0, 4), (2, 0)])
@@ -98,7 +92,7 @@ def test_points_per_level_and_discrete_sampling_match_transformers(sampling, for
     ours = form.multi_scale_deformable_attention(inputs[0], SHAPES, *inputs[1:], points=points, sampling=sampling)
     method = "default" if sampling == "grid_sample" else sampling
     others = modeling.multi_scale_deformable_attention_v2(inputs[0], SHAPES, *inputs[1:], points, method)
-    assert_same_with_gradients(ours, others, inputs if sampling == "grid_sample" else [inputs[0], inputs[2]])
+    assert_same_with_gradients([ours], [others], inputs if sampling == "grid_sample" else [inputs[0], inputs[2]])
 
 
 def test_discrete_sampling_freezes_the_offsets():
@@ -159,7 +153,6 @@ def make_maps(batch, queries, size):
 SIZES = [(3, 10, (8, 12)), (5, 7, (6, 16)), (6, 11, (9, 13))]  # batch, queries, map
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("replaced", [False, True])
 def test_exported_with_dynamic_batch_and_size(replaced):
     module, auto = FromMaps(replaced), torch.export.Dim.AUTO
@@ -183,28 +176,3 @@ def test_shapes_that_do_not_fit_are_refused(form):
     for facts, call in refused.items():
         with pytest.raises(ValueError, match=facts):
             call()
-
-
-@pytest.mark.parametrize("replaced", [False, True])
-@pytest.mark.parametrize("sampling", ["grid_sample", "discrete"])
-def test_exported_attention_with_points_per_level_is_equal(sampling, replaced):
-    torch.manual_seed(0)
-    shapes = [(6, 5), (3, 4), (2, 2)]
-    module = MultiScaleDeformableAttention(32, 3, 4, [3, 1, 2], sampling=sampling).eval()
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.4)
-    if replaced:
-        replace_layers(module)
-    query, points, memory = make_module_inputs(shapes, 4)
-
-    class Fixed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.module = module
-
-        def forward(self, query, points, memory):
-            return self.module(query, points, memory, shapes)
-
-    inputs = (query.detach(), points, memory.detach())
-    exported = torch.export.export(Fixed(), inputs).module()
-    torch.testing.assert_close(exported(*inputs), module(*inputs, shapes), atol=1e-5, rtol=1e-5)

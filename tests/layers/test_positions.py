@@ -50,19 +50,14 @@ def test_a_cell_of_the_grid_is_padding_where_its_first_pixel_is():
     assert torch.equal(mask_on_grid(padding, (64, 96)), padding)
 
 
-def test_sine_grid_1d_counts_row_by_row():
-    found = sine_grid_1d(3, 5, 8)
-    for row, column in [(0, 0), (0, 4), (1, 0), (2, 3)]:
-        angles = [(5 * row + column) / 10000 ** (2 * (k // 2) / 8) for k in range(8)]
-        expected = [math.sin(angle) if k % 2 == 0 else math.cos(angle) for k, angle in enumerate(angles)]
-        torch.testing.assert_close(found[row, column], torch.tensor(expected), atol=1e-5, rtol=0)
-
-
-def test_sine_grid_2d_matches_mae():
-    found = sine_grid_2d(3, 5, 16)
-    for row, column in [(0, 0), (0, 4), (1, 0), (2, 3)]:
-        angles = [[place / 10000 ** (k / 4) for k in range(4)] for place in (column, row)]
-        expected = [f(angle) for axis in angles for f in (math.sin, math.cos) for angle in axis]
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 4), (1, 0), (2, 3)])
+def test_sine_grids_match_their_formulas(row, column):
+    """In one dimension of cells counted row by row, and MAE's in two."""
+    angles = [(5 * row + column) / 10000 ** (2 * (k // 2) / 8) for k in range(8)]
+    one = [math.sin(angle) if k % 2 == 0 else math.cos(angle) for k, angle in enumerate(angles)]
+    places = [[place / 10000 ** (k / 4) for k in range(4)] for place in (column, row)]
+    two = [f(angle) for axis in places for f in (math.sin, math.cos) for angle in axis]
+    for found, expected in ((sine_grid_1d(3, 5, 8), one), (sine_grid_2d(3, 5, 16), two)):
         torch.testing.assert_close(found[row, column], torch.tensor(expected), atol=1e-5, rtol=0)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from densevit.errors import DensevitError
 from densevit.losses.boxes import overlaps, to_centres, to_corners
-from densevit.losses.matching import MatchingCosts, Objects, costs, hungarian
+from densevit.losses.matching import Objects, hungarian
 
 
 def random_boxes(count: int) -> torch.Tensor:
@@ -145,16 +145,3 @@ def test_a_cost_that_is_not_finite_names_the_image(wrong: str):
         hungarian(logits, boxes, objects_of(targets))
     said = "the matching cost of object 1 with" if wrong == "truth" else "with query 3 of decoder layer 1 is"
     assert said in str(error.value) and "clip" in str(error.value)
-
-
-@pytest.mark.parametrize("softmax", [True, False])
-def test_autocast_and_half_precision_change_nothing(softmax: bool):
-    logits, boxes = (x.bfloat16() for x in predictions(3, 4, 50))
-    objects = objects_of(scene([7, 3, 0, 12]))
-    expected = costs(logits.float(), boxes.float(), objects, MatchingCosts(), softmax)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16, "autocast should be on here"
-        torch.testing.assert_close(costs(logits, boxes, objects, MatchingCosts(), softmax), expected, rtol=0, atol=0)
-        inside = hungarian(logits, boxes, objects, softmax=softmax)
-    outside = hungarian(logits, boxes, objects, softmax=softmax)
-    assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))

@@ -150,27 +150,3 @@ def test_without_objects_boxes_have_no_gradient(classification: str):
         torch.testing.assert_close(found.label, expected)  # over 1, not over no objects
     sum(term.sum() for term in found).backward()
     assert logits.grad.abs().min() > 0 and boxes.grad.abs().max() == 0
-
-
-@pytest.mark.parametrize("classification", ["softmax", "focal"])
-def test_an_empty_batch_is_0_and_differentiable(classification: str):
-    columns = K + (classification == "softmax")
-    logits, boxes = torch.randn(L, B, Q, columns, requires_grad=True), torch.rand(L, B, Q, 4, requires_grad=True)
-    none = torch.zeros(0, dtype=torch.long)
-    objects = Objects(torch.zeros(0, 4), none, none, [], [])
-    found = losses_of(classification, logits[:, []], boxes[:, []], objects, MatchedPairs(none, *none.expand(2, L, -1)))
-    assert [term.tolist() for term in found] == [[0, 0]] * 3
-    sum(term.sum() for term in found).backward()
-    assert logits.grad.abs().max() == boxes.grad.abs().max() == 0
-
-
-@pytest.mark.parametrize("classification", ["softmax", "mal"])
-def test_losses_are_fp32_under_autocast(batch: tuple[Tensor, Tensor, Objects, MatchedPairs], classification: str):
-    logits, boxes, objects, pairs = batch
-    logits = (logits if classification == "softmax" else logits[..., :K]).detach().bfloat16()
-    boxes = boxes.detach().bfloat16()
-    expected = losses_of(classification, logits.float(), boxes.float(), objects, pairs)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = losses_of(classification, logits, boxes, objects, pairs)
-    for own, theirs in zip(found, expected, strict=True):
-        assert own.dtype == torch.float32 and torch.equal(own, theirs)

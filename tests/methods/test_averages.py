@@ -1,6 +1,7 @@
 """Averages of methods are exact in half precision, where an update by a small weight would be lost by rounding."""
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -37,6 +38,23 @@ def test_average_follows_small_steps(dtype: torch.dtype) -> None:
     rounding = 0.5 * torch.finfo(dtype).eps * 0.5 / 0.1  # of a weight below 0.5
     assert (moved - expected).abs().max() <= rounding + 1e-3
     assert torch.equal(copied.weight, teacher.weight)  # as after a resume
+
+
+@pytest.mark.parametrize(
+    ("name", "average"), [("dino", "teacher.backbone"), ("moco_v3", "momentum_encoder"), ("moco_v3", "projector")]
+)
+def test_momentum_rises_by_a_cosine_to_1(name: str, average: str) -> None:
+    model, method = built(name, **{**AVERAGES[name], "momentum": 0.9})
+    own = next((method.projector if average == "projector" else model.backbone).parameters())
+    copied = next(method.get_submodule(average.replace("projector", "momentum_projector")).parameters())
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        with torch.no_grad():
+            own.add_(torch.randn_like(own))
+            method.progress, before = progress, copied.clone()
+            method.after_step(model)
+        momentum = 1 - 0.1 * (math.cos(math.pi * progress) + 1) / 2
+        torch.testing.assert_close(copied, momentum * before + (1 - momentum) * own, rtol=1e-5, atol=1e-6)
+    assert torch.equal(copied, before)  # momentum 1
 
 
 def test_buffer_stays_in_float32() -> None:

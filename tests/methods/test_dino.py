@@ -1,7 +1,5 @@
 """DINO: crops, loss and centre of the authors' code, schedules, and the teacher."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -92,20 +90,8 @@ def test_head_equals_weight_norm_of_pytorch() -> None:
     assert head.directions.grad.any()
 
 
-def test_schedules() -> None:
-    """The temperature rises linearly, then is constant; momentum rises by a cosine."""
-    model, method = built("dino", **SMALL, momentum=0.9)
+def test_the_temperature_rises_linearly_and_the_teacher_is_saved() -> None:
+    model, method = built("dino", **SMALL)
     temperatures = [method.temperature(progress) for progress in (0.0, 0.05, 0.1, 0.7)]
     assert temperatures == pytest.approx([0.04, 0.055, 0.07, 0.07])
-    name, own = next(iter(model.named_parameters()))
-    average = method.teacher.get_parameter(name)
-    for progress in (0.0, 0.25, 0.5, 1.0):
-        with torch.no_grad():
-            own.add_(torch.randn_like(own))
-            method.progress = progress
-            before = average.clone()
-            method.after_step(model)
-        momentum = 1 - 0.1 * (math.cos(math.pi * progress) + 1) / 2
-        torch.testing.assert_close(average, momentum * before + (1 - momentum) * own, rtol=1e-5, atol=1e-6)
-    assert torch.equal(average, before)  # momentum 1
     assert method.saved_model(model) is method.teacher

@@ -13,12 +13,12 @@ from torch import Tensor
 
 import densevit
 from densevit.config import Config
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError
 from densevit.interfaces import LossContext
 from densevit.targets.types import TargetTypes
-from densevit.training.loop.method import Supervised
-from densevit.weights.building import build_model
+from densevit.training.loop.supervised_method import Supervised
+from densevit.weights.pretrained_models import build_model
 from densevit_methods.colours import color_jitter, gaussian_blur, strong_colours
 from densevit_methods.mean_teacher import MeanTeacher
 from densevit_methods.pseudo_targets import missing_labels
@@ -171,8 +171,7 @@ def test_losses_are_those_of_labels_and_of_predictions(head: str) -> None:
     expected = {f"{head}/{name}": x for name, x in expected.items()}
     expected |= {f"unlabelled/{head}/{name}": 3 * x for name, x in unlabelled.items()}
     assert found.keys() == expected.keys() and any(x > 0 for name, x in found.items() if "unlabelled" in name)
-    for name, value in found.items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 # ---- colours ----

@@ -52,19 +52,3 @@ def test_mlps_are_those_of_the_paper() -> None:
         expected = y if i == 2 else (y * norm.weight + norm.bias).relu()
     torch.testing.assert_close(module.float()(x.float()), expected.float(), rtol=1e-4, atol=1e-4)
     assert not any(layer.bias is not None for layer in module if isinstance(layer, torch.nn.Linear))
-
-
-def test_momentum_encoder_is_the_average() -> None:
-    model, method = built("moco_v3", **SMALL, momentum=0.8)
-    pairs = [
-        (next(model.backbone.parameters()), next(method.momentum_encoder.parameters())),
-        (next(method.projector.parameters()), next(method.momentum_projector.parameters())),
-    ]
-    with torch.no_grad():
-        for own, _ in pairs:
-            own.add_(torch.randn_like(own))
-        before = [average.clone() for _, average in pairs]
-        method.progress = 0.5
-        method.after_step(model)
-    for (own, average), old in zip(pairs, before, strict=True):
-        torch.testing.assert_close(average, 0.9 * old + 0.1 * own)  # half of the way from 0.8 to 1

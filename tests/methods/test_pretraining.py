@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import densevit
 from densevit.errors import ConfigError
 from densevit.interfaces import LossContext
-from tests.methods.pretraining import SIZES, batch_of, built, config, views_of
+from tests.methods.pretraining import built, config, views_of
 from tests.training.runs import rows
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -23,25 +23,8 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "backbone"), [*dict.fromkeys(METHODS, "swin").items(), ("mae", "vit")])
-def test_every_parameter_in_use_gets_a_gradient(name: str, backbone: str) -> None:
-    """Except those of a teacher, and norms of features that are not used."""
-    model, method = built(name, backbone, **METHODS[name])
-    batch = batch_of(*SIZES) if method.views == 1 else views_of(*[64] * method.views)
-    [loss] = method.training_step(model, batch, LossContext(progress=0.5)).values()
-    loss.backward()
-    for part, parameter in method.named_parameters():
-        is_average = part.startswith(("teacher", "momentum_"))
-        assert (parameter.grad is not None) == parameter.requires_grad == (not is_average), part
-        assert is_average or parameter.grad.any(), part
-    unused = [part for part, p in model.backbone.named_parameters() if p.grad is None]
-    assert all(part.startswith("feature_norms.") for part in unused)
-
-
 @pytest.mark.integration
-@pytest.mark.parametrize(
-    ("name", "backbone"), [("mae", "vit"), ("simmim", "swin"), ("dino", "vit"), ("moco_v3", "swin")]
-)
+@pytest.mark.parametrize(("name", "backbone"), [("mae", "vit"), ("dino", "vit")])
 def test_training_on_images_of_different_sizes(name: str, backbone: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 2)):
@@ -56,7 +39,7 @@ def test_training_on_images_of_different_sizes(name: str, backbone: str, tmp_pat
     assert len(losses) == 2 and np.isfinite(losses).all()
     saved = load_file(run.path / "model.safetensors")
     assert saved and all(part.startswith("backbone.") for part in saved)
-    if name in ("mae", "simmim"):
+    if name == "mae":
         assert 0 < run.metrics["method/loss"] < 5
     if name == "dino":  # its teacher is what is saved
         state = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]

@@ -18,7 +18,7 @@ from densevit.config import InferenceSection
 from densevit.config.values import with_value
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
-from densevit.inference.loading import LoadedModel
+from densevit.inference.model_loading import LoadedModel
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class
 from densevit.model import DenseModel, inference_by_head, sliding_window
@@ -157,9 +157,9 @@ def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
     config = configs.load("run")
     head = Segmenter((3,), (1,), [Class("sky", 1, (1, 2, 3)), *(Class(str(n), n, (0, 0, 0)) for n in (5, 6))])
     predictor = Predictor(DenseModel(Pixels(), {"a": head}, sections=config), config)
-    monkeypatch.setattr("densevit.inference.loading.load", lambda run, device, trust, runtime: predictor)
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda run, device, trust, runtime: predictor)
     loaded = LoadedModel(predictor.model, config, foreign=False)
-    monkeypatch.setattr("densevit.inference.loading.load_any", lambda run, trust, runtime: loaded)
+    monkeypatch.setattr("densevit.inference.model_loading.load_any", lambda run, trust, runtime: loaded)
     return predictor
 
 

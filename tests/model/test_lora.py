@@ -12,15 +12,15 @@ from torch import nn
 import densevit
 from densevit import config as configs
 from densevit.config import LoraSection
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError
 from densevit.interfaces import Class
 from densevit.model import DenseModel
 from densevit.model.lora import adapted_layers, add_adapters, merged_state
 from densevit.weights import hub, model_file
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from tests.model.small_models import Stem
-from tests.training.runs import interrupted_after, resume, train
+from tests.training.runs import train
 
 VIT = {"name": "vit", "variant": "nano", "patch_size": 8}
 SURFACES = {"name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "auxiliary": [], "norm": "group"}
@@ -141,18 +141,7 @@ def test_saved_run_equals_the_trained_model(weights, run):
         densevit.create_backbone(**VIT, weights=run).eval(),
         densevit.create_backbone(**VIT, weights=run / "checkpoints/last.ckpt").eval(),
     ):
-        for x, y in zip(backbone(images), expected, strict=True):
-            torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.integration
-def test_resumed_run_equals_an_uninterrupted_one(weights, run, tmp_path):
-    with interrupted_after(1):
-        stopped = train(run_config(weights), tmp_path / "stopped")
-    resume(stopped)
-    found, expected = load_file(stopped / "model.safetensors"), load_file(run / "model.safetensors")
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[key], value) for key, value in expected.items())
+        torch.testing.assert_close(backbone(images), expected, atol=1e-5, rtol=1e-5)
 
 
 # ---- invalid input ----

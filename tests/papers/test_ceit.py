@@ -13,6 +13,7 @@ from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find, recognise
 from densevit.weights.state_dict_loading import fit
 from densevit_papers.ceit import CeiT
+from tests.gradient_comparison import assert_same_with_gradients
 from tests.papers.small_models import randomise
 
 
@@ -114,13 +115,7 @@ def test_features_and_gradients_match_the_authors_formulation(checkpoint):
         for i, norm in zip((1, 2, 5), ceit.feature_norms, strict=True)
     ]
     expected[-1] = expected[-1] + token[:, :, None, None]
-    found = ceit(own)
-    for x, y in zip(found, expected, strict=True):
-        assert y.abs().mean() > 0.1
-        torch.testing.assert_close(x, y, atol=1e-6, rtol=1e-6)
-    for features in (found, expected):
-        torch.stack([(x * x.detach()).sum() for x in features]).sum().backward()
-    torch.testing.assert_close(own.grad, other.grad, atol=1e-5 * other.grad.abs().max().item(), rtol=1e-5)
+    assert_same_with_gradients(ceit(own), expected, [own], [other], 1e-6, of_gradients=1e-5)
 
     # Of the exported tensors, a token's position is added to the token, whose position is then 0.
     back, unknown = translate_back(ceit.state_dict(), find("ceit-lca"))

@@ -40,8 +40,7 @@ def test_a_kmeans_layer_is_its_equation():
     expected = F.gelu(expected + conv_norm(layer.ffn[1], F.gelu(conv_norm(layer.ffn[0], expected))))
     found, predictions = layer(pixels, queries, padding)
     torch.testing.assert_close(found, expected)
-    for value, same in zip(predictions, predicted, strict=True):
-        torch.testing.assert_close(value, same)
+    torch.testing.assert_close(tuple(predictions), tuple(predicted))
 
 
 def test_the_pixel_decoder_fuses_from_coarse_to_fine():
@@ -56,8 +55,7 @@ def test_the_pixel_decoder_fuses_from_coarse_to_fine():
     fine = up + conv_norm(fuse.fine[1], F.gelu(decoder.norms[1](features[0])))
     for block in decoder.stages[1]:
         fine = block(fine, mask[:, ::8, ::8])
-    for found, expected in zip(decoder(features, mask), (coarse, fine), strict=True):
-        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(decoder(features, mask), [coarse, fine])
 
 
 def test_aligned_cells_have_the_positions_of_their_first_pixels():
@@ -104,16 +102,12 @@ def test_sampled_cells_are_distinct_and_those_of_small_segments_are_more_likely(
 
 
 def test_all_layers_have_the_losses_and_the_matching_of_the_last():
-    head = KMaXDeepLab((8, 8, 8), (8, 16, 32), CLASSES, **SMALL, align_corners=True).train()
-    assert {fuse.align_corners for fuse in head.pixel_decoder.fuses} | {head.semantic_head.align_corners} == {True}
+    head = KMaXDeepLab((8, 8, 8), (8, 16, 32), CLASSES, **SMALL).train()
     features = [torch.randn(2, 8, 64 // stride, 96 // stride) for stride in (8, 16, 32)]
     targets = [random_targets(("panoptic",), (64, 96), 4, torch.Generator().manual_seed(n)) for n in (0, 1)]
     outputs = head(features, torch.zeros(2, 64, 96, dtype=torch.bool))
     assert [x.shape for x in outputs["layers"][0]] == [(2, 6, 5), (2, 6, 8, 12), (2, 8, 8, 12)]
     assert len(outputs["layers"]) == 4 and outputs["cells"].shape == (2, 4, 8, 12)
-    first = outputs["layers"][0][1]
-    coarse = first[..., ::4, ::4]  # unchanged where cells coincide
-    torch.testing.assert_close(upsampled(coarse, 4, (8, 12), align_corners=True)[..., :5, :9], first[..., :5, :9])
     head.criterion.sampling = None  # the sampled losses are random
     found = head.criterion.losses(outputs["layers"], None, targets, LossContext())
     truths = GridTruth.of(targets, 4, 8, torch.device("cpu"))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from densevit.interfaces import Class
 from densevit_papers.perceiver_io import Layer, PerceiverIO
+from tests.gradient_comparison import assert_same_with_gradients
 
 if TYPE_CHECKING:
     from transformers.models.perceiver.modeling_perceiver import PerceiverLayer
@@ -115,13 +116,7 @@ def test_logits_and_gradients_match_transformers(options: dict) -> None:
     copies = [x.detach().clone().requires_grad_() for x in features]
     found = head(features, torch.zeros(2, *size, dtype=torch.bool))["logits"]
     expected = transformers_logits(head, copies, size, bool(options.get("query_residual")))
-    assert expected.std() > 0.1
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    weights = torch.randn_like(found)
-    for logits in (found, expected):
-        (logits * weights).sum().backward()
-    for x, y in zip(features, copies, strict=True):
-        torch.testing.assert_close(x.grad, y.grad, rtol=1e-3, atol=1e-4)
+    assert_same_with_gradients([found], [expected], features, copies, 1e-4, of_gradients=1e-3)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from densevit_papers.vision_longformer import LongformerAttention
+from tests.gradient_comparison import assert_same_with_gradients
 from tests.papers.small_models import randomise
 
 
@@ -42,11 +43,7 @@ def test_attention_matches_the_definition(size, tokens):
     x = torch.randn(2, tokens + size[0] * size[1], 6, dtype=torch.float64, requires_grad=True)
     found = layer(x, size)
     expected = torch.stack([attention_by_hand(layer, image, *size) for image in x])
-    torch.testing.assert_close(found, expected)
-    weights = torch.randn_like(found)
-    inputs = [x, *layer.parameters()]
-    gradients = (torch.autograd.grad((y * weights).sum(), inputs) for y in (found, expected))
-    torch.testing.assert_close(*gradients)
+    assert_same_with_gradients([found], [expected], [x, *layer.parameters()], tolerance=1e-7)
 
 
 def test_windows_and_full_attention_are_equal(monkeypatch):

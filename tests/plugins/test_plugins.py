@@ -54,7 +54,7 @@ def run_command(*arguments: str, site: Path, cwd: Path) -> str:
 
 def test_plugins_command_lists_third_party_and_built_in_plugins(site, tmp_path):
     printed = " ".join(run_command("plugins", site=site, cwd=tmp_path).split())
-    assert " mynet mynet 0.1 Five convolutions, each of which halves the image; a feature from" in printed
+    assert " mynet mynet 0.1 Five convolutions of stride 2; the last three" in printed
     for line in (
         "heads counter mynet 0.1 How",
         "datasets squares mynet 0.1 Grey",

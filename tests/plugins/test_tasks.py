@@ -17,8 +17,8 @@ from pycocotools.cocoeval import COCOeval
 
 from densevit.cli import main
 from densevit.config import load as load_config
-from densevit.data.build import build_data
-from densevit.inference.loading import load
+from densevit.data.data_builder import build_data
+from tests.plugins.test_methods import losses
 
 pytestmark = pytest.mark.integration
 
@@ -98,12 +98,6 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def losses(run: Path) -> list[float]:
-    lines = (run / "metrics.csv").read_text().splitlines()
-    column = lines[0].split(",").index("train/loss")
-    return [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
-
-
 # ---- keypoints ----
 
 
@@ -168,26 +162,6 @@ def test_normals_are_written_and_drawn(normals):
     metrics = read(normals / "evaluated" / "metrics.json")
     assert np.concatenate(errors).mean() == pytest.approx(metrics["normals/mean"], abs=0.02)
     assert np.median(np.concatenate(errors)) == pytest.approx(metrics["normals/median"], abs=0.02)
-
-
-def test_normals_are_averaged_over_windows_and_flips(normals):
-    """The mean of the predictions of each validation image and of its mirror image, mirrored back with -x."""
-    predictor = load(normals / "run")
-    for sample in validation_samples(normals):
-        image = sample["image"].permute(1, 2, 0).numpy()
-        straight = predictor.predict(image)["normals"].numpy()
-        other = predictor.predict(np.ascontiguousarray(image[:, ::-1]))["normals"].numpy()[:, :, ::-1].copy()
-        other[0] *= -1
-        expected = (straight + other) / np.linalg.norm(straight + other, axis=0)
-        found = predictor.predict(image, inference={"flip": True})["normals"].numpy()
-        assert found == pytest.approx(expected, abs=1e-3)
-        windows = predictor.predict(image, inference={"window": 48, "flip": True})["normals"].numpy()
-        assert np.linalg.norm(windows, axis=0) == pytest.approx(1, abs=1e-4)
-    plain = read(normals / "evaluated" / "metrics.json")
-    options = ["inference.window=48", "inference.scales=[1,1.25]", "inference.flip=true"]
-    assert main(["evaluate", str(normals / "run"), *options, "--out", str(normals / "averaged")]) == 0
-    averaged = read(normals / "averaged" / "metrics.json")
-    assert averaged != plain and averaged["normals/mean"] < 1.1 * plain["normals/mean"]
 
 
 # ---- both ----

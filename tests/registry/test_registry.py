@@ -245,7 +245,7 @@ def test_invalid_keys_of_a_dataclass_are_named_in_full(layered):
         assert str(caught.value).startswith(f"backbone.{message}")
     with pytest.raises(PluginError) as caught:
         registry.check_options("backbones", layered, {"layers": {"widht": 3, "cuont": 1}, "x": 1}, "backbone")
-    assert [error.key for error in caught.value.others] == ["backbone.layers.cuont", "backbone.x"]
+    assert [error.key for error in caught.value.further] == ["backbone.layers.cuont", "backbone.x"]
 
 
 def test_dataclass_options_in_configs(layered):

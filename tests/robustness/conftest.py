@@ -141,9 +141,9 @@ def folder(tmp_path: Path) -> Path:
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder as after training with TINY, with random weights: config.yaml and model.safetensors."""
     from densevit import config as configs
-    from densevit.data.build import build_data
+    from densevit.data.data_builder import build_data
     from densevit.weights import model_file
-    from densevit.weights.building import build_model
+    from densevit.weights.pretrained_models import build_model
 
     folder = tmp_path_factory.mktemp("tiny") / "run"
     folder.mkdir()

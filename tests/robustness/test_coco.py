@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_dataset import Coco
 
 Document = dict[str, Any]
 Change = Callable[[Document], Any]

@@ -59,10 +59,8 @@ WRONG: dict[tuple[str, ...], str] = {
     ("data", "nope"): "There are data convert and data prelabel.",
     ("train", "--resume", "empty"): "there is no empty/checkpoints/last.ckpt",
     ("evaluate", "empty"): "empty/model.safetensors: no such file. Name a file, or a folder with one of",
-    ("evaluate", "run", "optim.lr=1"): "a run is evaluated as it was trained",
     ("evaluate", "run", "--out", "file"): "file is a file. Fix: name a new folder",
-    ("predictions", "evaluate", "empty"): "empty has no predict.json, and so no predictions",
-    ("predict", "run", "empty"): "empty: no images in this folder",
+    ("predictions", "evaluate", "empty"): "empty has no predict.json, so no predictions",
     ("predict", "run", ""): "'' names no image",
     ("predict", "run", "a.png", "--threshold", "nan"): "--threshold is nan; a score from 0 to 1 is expected",
     ("predict", "run", "a.png", "--window", "0"): "inference.window should be greater than or equal to 1",
@@ -83,7 +81,6 @@ WRONG: dict[tuple[str, ...], str] = {
     ("plugins", "backbone"): "invalid choice: 'backbone'",
     ("check", "backbone", "swin", "varient=tiny"): "Did you mean 'variant'",
     ("check", "backbone", "swin", "drop_path"): "'drop_path' is not an option: write key=value",
-    ("new", "backbone", "my net"): "cannot be a package's name",
 }  # fmt: skip
 
 
@@ -162,7 +159,7 @@ def test_resuming_with_an_invalid_metrics_csv_is_refused(tmp_path: Path) -> None
 
     for content in (b"\0\xff\xfe\n", b"a,b\n1,2\n"):
         (tmp_path / "metrics.csv").write_bytes(content)
-        with pytest.raises(DataError, match="metrics.csv: has no column `step`, so it is not of a run. Fix: move it"):
+        with pytest.raises(DataError, match="metrics.csv: has no column `step`, so it belongs to no run. Fix: move it"):
             MetricsCsv(tmp_path / "metrics.csv")
         assert (tmp_path / "metrics.csv").read_bytes() == content
 

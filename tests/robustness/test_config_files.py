@@ -7,7 +7,7 @@ import pytest
 
 from densevit.config import dump, load
 from densevit.evaluation import metrics_file
-from densevit.reporting.report import write_report
+from densevit.reporting.run_report import write_report
 
 from .conftest import HEAD, TINY, Accept, Refused
 
@@ -67,7 +67,7 @@ OVERRIDES = {
     "data.name=scene": "There is no dataset 'scene'. Did you mean 'scenes'? ",
     "optim.name=torch.optim.RAdam": "There is no optimiser 'torch.optim.RAdam'. For the class ",
     "optim.lrr=1": "optim.lrr is not an option of 'adamw'. Did you mean 'lr'? Options: betas, eps, amsgrad. Other keys",
-    "backbone.freeze=yes": "give true, false or a list of names, as in [stages.0.*], not 'yes'",
+    "backbone.freeze=yes": "set true, false or a list of names, as in [stages.0.*], not 'yes'",
     "heads.extra.weight=1": "heads.extra.name is missing",
     "trainer.max_steps=null": "trainer: set exactly one of max_images, max_steps and max_epochs",
     "backbone=swin": "there is no config file 'swin'",

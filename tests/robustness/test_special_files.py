@@ -9,20 +9,20 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
 from densevit.config import DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import DataSplits
 from densevit.data.io.depth_files import depth_size_of, read_depth
 from densevit.data.io.images import image_header, read_image
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.data.io.videos import VideoFrames, count_frames
 from densevit.errors import DataError, UnreadableFileError
 from densevit.inference.input_images import find_images
-from densevit_workbench.interchange.convert import convert_dataset
+from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from densevit_workbench.interchange.foreign_layouts import foreign_format
+from tests.workbench.interchange.files import image
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
 
@@ -47,12 +47,6 @@ def fifo(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     os.mkfifo(path)
-    return path
-
-
-def image(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
     return path
 
 
@@ -84,8 +78,8 @@ def test_fifo_among_images_without_labels_is_named_or_left_out(tmp_path):
     fifo(tmp_path / "train" / "c.png")
     values = {"name": "images", "root": str(tmp_path), "image_size": 32, "batch_size": 3, "num_workers": 0}
     with pytest.raises(UnreadableFileError, match=rf"train/c\.png: it {FIFO}"):
-        len(Data(DataSection(**values), 0, 32).train)
-    data = Data(DataSection(**values, on_error="skip"), 0, 32)
+        len(DataSplits(DataSection(**values), 0, 32).train)
+    data = DataSplits(DataSection(**values, on_error="skip"), 0, 32)
     with pytest.warns(UserWarning, match=r"1 of 3 images will be left out .*c\.png: it is a FIFO"):
         assert len(data.train) == 3
     [batch] = data.train_loader()

@@ -7,7 +7,7 @@ from densevit import registry
 from densevit.errors import DataError
 from densevit.interfaces import Class
 from densevit.targets import ClassScores, ImageClass, ImageScore
-from densevit.targets.class_mapping import SupportsMapClasses
+from densevit.targets.target_class_mapping import SupportsMapClasses
 from densevit.targets.types import TargetTypes
 
 THINGS = tuple(Class(str(n), n, (n, n, n)) for n in range(6))

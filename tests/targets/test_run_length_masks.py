@@ -6,7 +6,7 @@ import pytest
 import torch
 from pycocotools import mask as rle
 
-from densevit.data.transforms.augmentation import rotation_matrix
+from densevit.data.transforms.sample_augmentation import rotation_matrix
 from densevit.targets import InstanceMasks, RunLengthMasks
 
 

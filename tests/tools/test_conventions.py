@@ -56,6 +56,7 @@ CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     "pages.pages_are_short": [
         ({"docs/a.md": "# A\n"}, "docs/a.md", "# A", "# A" + "\n" * 250, "docs/a.md:1: the page has 251 lines"),
         ({"docs/a.md": "# A\n"}, "docs/a.md", "\n", "\n\n" + "word\n" * 121, "docs/a.md:3: a passage of 121 words"),
+        ({f"docs/{i}.md": "# A\n" for i in range(48)}, "docs/48.md", "", "# A\n", "docs:1: docs/ has 49 pages"),
         ({"README.md": "# A\n"}, "README.md", "\n", ("word " * 100 + "\n\n") * 8, "docs:1: README.md has 801 words"),
     ],
     "pages.commands_are_in_blocks_that_run": [
@@ -94,8 +95,27 @@ CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
         ({"densevit/net.py": NET}, "densevit/net.py", "A net.", "See `fit`.", ":5: the docstring has"),
         ({"densevit/net.py": NET}, "densevit/net.py", "A net.", "A net. top: of an image.", ":5: the docstring has"),
     ],
-    "words.public_names_say_what_they_are": [
-        ({"densevit/net.py": NET}, "densevit/net.py", "def step", "def own", "densevit/net.py:7: the name own")
+    "words.names_say_what_they_are": [
+        ({"densevit/net.py": NET}, "densevit/net.py", "...", text, f"densevit/net.py:7: the name {name}")
+        for text, name in (
+            *(("found = 1", "found"), ("self._own = 1", "_own"), ("x = [1 for one in ()]", "one")),
+            *(("x = lambda known: 1", "known"), ("import os as GIVEN_", "GIVEN_"), ("(theirs := 1)", "theirs")),
+        )
+    ]
+    + [
+        ({"tools/net.py": NET}, "tools/net.py", "def step", "def _of_step", "tools/net.py:7: the name _of_step"),
+        ({"examples/net.py": NET}, "examples/net.py", "class Net", "class Place", "net.py:4: the name Place"),
+    ],
+    "words.kinds_are_types": [
+        ({"plugins/net.py": NET}, "plugins/net.py", "(self)", "(self, kind: str)", ":7: kind is str, not a type"),
+        ({"plugins/net.py": NET}, "plugins/net.py", "...", "kind = 'x'", ":7: kind is 'x', not a type"),
+        (
+            {"plugins/net.py": NET.replace("(self)", "(self, kind: type[int])")},
+            "plugins/net.py",
+            "...",
+            "kind: int",
+            "kind",
+        ),
     ],
     "words.modules_are_named_by_their_subject": [
         ({"densevit/net.py": NET, "densevit/utils.md": ""}, "densevit/utils.py", "", "", "1: a module called utils")

@@ -18,10 +18,10 @@ def tiny(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without curves, which take as long as a small training; tests/reporting tests them."""
-    monkeypatch.setattr("densevit.reporting.report._curves", lambda path: [])
+    monkeypatch.setattr("densevit.reporting.run_report._curves", lambda path: [])
 
 
 @pytest.fixture
 def no_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings that draw nothing and write no report at their end."""
-    monkeypatch.setattr("densevit.training.run.output._write_report", lambda *_: None)
+    monkeypatch.setattr("densevit.training.run.run_output._write_report", lambda *_: None)

@@ -1,6 +1,7 @@
 """Callbacks and loggers of the tests. Tests import them where they need them: Lightning takes seconds to import."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,16 @@ class Quit(lightning.Callback):
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         if trainer.global_step == self.step:
             os._exit(9)
+
+
+class Noted(lightning.Callback):
+    """Notes what `of(module, batch)` is at the end of each training batch."""
+
+    def __init__(self, of: Callable[[Any, Any], Any]) -> None:
+        self.of, self.found = of, []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self.found.append(self.of(pl_module, batch))
 
 
 class Started(lightning.Callback):

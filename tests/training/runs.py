@@ -30,6 +30,16 @@ data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length
 optim: {lr: 1e-2}
 trainer: {max_epochs: 3, precision: "32", accelerator: cpu}
 """
+SMALL = """
+backbone: {name: swin, variant: nano, window_size: 4}
+heads:
+  detection:
+    {name: dab_detr, num_queries: 4, classification: mal, extensions: {denoising: 1},
+     transformer: {width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 16, dropout: 0.1}}
+data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 14, val_length: 2}
+optim: {lr: 1e-3, warmup: 0.1}
+trainer: {max_steps: 40, precision: "32", accelerator: cpu, devices: 1, log_every: 1, checkpoint_every: 3}
+"""
 
 
 def train(config: Config, run_dir: Path | None = None, name: str = "run") -> Path:
@@ -52,7 +62,7 @@ def edit(run: Path, old: str, new: str) -> None:
 @contextmanager
 def interrupted_after(step: int) -> Iterator[None]:
     """Trainings get SIGINT, as by Ctrl-C, at the end of this optimiser step."""
-    from densevit.training.callbacks.checkpointing import Checkpointing
+    from densevit.training.callbacks.checkpoint_writer import Checkpointing
 
     original = Checkpointing.on_train_batch_end
 

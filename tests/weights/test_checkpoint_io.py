@@ -15,16 +15,10 @@ from safetensors.torch import save_file
 
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
-from densevit.weights.file_kinds import kind
+from densevit.weights.file_kinds import file_format
+from tests.weights.states import STATE, assert_state
 
-STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0]), "b.weight": torch.ones(1)}
 OTHER = {"x": torch.zeros(1)}
-
-
-def assert_state(found, expected=STATE) -> None:
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(found[name], value) and found[name].dtype == value.dtype
 
 
 def prefixed(prefix, state=STATE):
@@ -57,12 +51,10 @@ def test_containers_are_opened_in_order_and_prefixes_removed(content, tmp_path):
         assert read(tmp_path / name).source == str(tmp_path / name)
 
 
-@pytest.mark.parametrize(
-    "state", [prefixed("model."), prefixed("vit."), {**prefixed("module."), "head.weight": torch.ones(1)}]
-)
-def test_prefixes_of_the_layout_and_partial_ones_are_kept(state, tmp_path):
-    torch.save({"state_dict": state}, tmp_path / "weights.pth")
-    assert_state(read(tmp_path / "weights.pth").tensors, state)
+def test_prefixes_of_the_layout_and_partial_ones_are_kept(tmp_path):
+    for state in (prefixed("model."), prefixed("vit."), {**prefixed("module."), "head.weight": torch.ones(1)}):
+        torch.save({"state_dict": state}, tmp_path / "weights.pth")
+        assert_state(read(tmp_path / "weights.pth").tensors, state)
 
 
 def test_safetensors_are_read_with_their_header_also_of_a_run_folder(tmp_path, monkeypatch):
@@ -114,7 +106,7 @@ def test_an_npz_of_pickled_objects_or_texts_is_refused_and_not_run(tmp_path):
 
 
 def sharded(folder, safe=True):
-    parts = [{"a.weight": STATE["a.weight"]}, {"a.bias": STATE["a.bias"], "b.weight": STATE["b.weight"]}]
+    parts = [{name: tensor} for name, tensor in STATE.items()]
     stem, suffix = ("model", "safetensors") if safe else ("pytorch_model", "bin")
     where = {}
     for number, part in enumerate(parts, 1):
@@ -204,24 +196,24 @@ def zipped(**files: bytes) -> bytes:
     return memory.getvalue()
 
 
+def unknown(content: bytes) -> str:
+    """The message of anything else: the size, the first bytes and what is expected."""
+    return re.escape(f"is not a checkpoint: {len(content):,} bytes, the first are {content[:60]!r}. Expected a .pth, ")
+
+
+GZIP, NO_ZIP, NOISE = gzip.compress(b"weights"), b"PK\x05\x06" + bytes(18), b"\x00\x01\x02\x03garbage\xff\xfe\x00"
 REFUSED = {  # content, file name, facts
     "empty": (b"", "w.pth", r"is an empty file\. Expected a \.pth.*Download it again"),
     "pointer": (POINTER, "w.safetensors", r"git-LFS pointer, not the file.*git lfs pull"),
     "page": (PAGE, "w.npz", r"an HTML page\. Expected .*Download the file itself"),
     "detectron2": (pickle.dumps({"model": {"w": np.ones(9)}}), "w.pkl", r"a bare pickle, not made.*section Pickles"),
     "zip": (zipped(**{"a/resnet.pth": b"x", "b": b""}), "w.pth", r"without data\.pkl, .*name a file in it"),
+    "denied": (DENIED, "w.pth", unknown(DENIED)),
+    "text": (b"Entry not found", "w.bin", unknown(b"Entry not found")),
+    "gzip": (GZIP, "w.pth", unknown(GZIP)),
+    "empty zip": (NO_ZIP, "w.pth", unknown(NO_ZIP)),
+    "noise": (NOISE, "w.pth", unknown(NOISE)),
 }
-# Anything else gets one message: the size, the first bytes and what is expected.
-OTHERS = {
-    "denied": (DENIED, "w.pth"),
-    "text": (b"Entry not found", "w.bin"),
-    "gzip": (gzip.compress(b"weights"), "w.pth"),
-    "empty zip": (b"PK\x05\x06" + bytes(18), "w.pth"),
-    "noise": (b"\x00\x01\x02\x03garbage\xff\xfe\x00", "w.pth"),
-}
-for _case, (_content, _name) in OTHERS.items():
-    _facts = f"is not a checkpoint: {len(_content):,} bytes, the first are {_content[:60]!r}. Expected a .pth, "
-    REFUSED[_case] = (_content, _name, re.escape(_facts))
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -246,9 +238,8 @@ def test_kind_is_detected_from_the_content(tmp_path):
     for path in files(tmp_path):
         for suffix in (".pth", ".safetensors", ".npz", ""):
             renamed = path.rename(tmp_path / f"w{suffix}")
-            assert kind(renamed) == kinds[path.name]
-            found = read(renamed).tensors
-            assert found.keys() == TENSORS.keys() and all(torch.equal(found[name], TENSORS[name]) for name in TENSORS)
+            assert file_format(renamed) == kinds[path.name]
+            assert_state(read(renamed).tensors, TENSORS)
             renamed.rename(path)
 
 

@@ -15,14 +15,9 @@ from safetensors.torch import save_file
 import densevit
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
+from tests.weights.states import STATE, assert_state
 
 SMALL = "test_vit.r160_in1k"  # from timm's own tests, a third of a million parameters
-STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0])}
-
-
-def assert_state(found, expected=STATE) -> None:
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 @pytest.mark.parametrize(
@@ -189,7 +184,15 @@ def real_hub(tmp_path, monkeypatch):
     return fill
 
 
-@pytest.mark.parametrize("source", ["hf:facebook/model", "timm:", "pretrained", "hf-hub:timm/"])
+SOURCES = {  # by what asks for them
+    "hf": lambda: read("hf:facebook/model"),
+    "timm": lambda: read(f"timm:{SMALL}"),
+    "pretrained": lambda: densevit.create_backbone("timm", model=SMALL, pretrained=True),
+    "hf-hub": lambda: densevit.create_backbone("timm", model=f"hf-hub:timm/{SMALL}", pretrained=True),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_without_network_the_real_library_is_asked_once(real_hub, source, monkeypatch):
     """At a port that refuses, or for one source never answers: its own repetitions take minutes."""
     from huggingface_hub import constants
@@ -197,25 +200,19 @@ def test_without_network_the_real_library_is_asked_once(real_hub, source, monkey
     monkeypatch.setattr("densevit.weights.hub.TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        if not source.startswith("hf:"):
+        if source != "hf":
             silent.close()
         for name in ("HUGGINGFACE_CO_URL_TEMPLATE", "ENDPOINT"):
             value = getattr(constants, name).replace(constants.ENDPOINT, f"http://127.0.0.1:{port}")
             monkeypatch.setattr(constants, name, value)
         facts = r"not in the cache, and the download failed.*127\.0\.0\.1"
         with pytest.raises(WeightsError, match=facts) as error:
-            if source == "hf:facebook/model":
-                read(source)
-            elif source == "timm:":
-                read(f"timm:{SMALL}")
-            else:
-                name = SMALL if source == "pretrained" else f"{source}{SMALL}"
-                densevit.create_backbone("timm", model=name, pretrained=True)
-        if source in ("pretrained", "hf-hub:timm/"):
-            assert "Without a network: backbone=efficientnet_lite0, whose weights are" in str(error.value)
-        if source == "hf:facebook/model":
+            SOURCES[source]()
+        timm_s = "Without a network: backbone=efficientnet_lite0, whose weights are" in str(error.value)
+        assert timm_s == (source in ("pretrained", "hf-hub"))
+        if source == "hf":
             real_hub()
-            assert_state(read(source).tensors)
+            assert_state(SOURCES[source]().tensors)
 
 
 # ---- torchvision ----

@@ -5,6 +5,7 @@ import torch
 
 from densevit.interfaces import Change, CheckpointLayout, Line, SpecialTensors
 from densevit.weights.key_mapping import translate, translate_back
+from tests.weights.states import equal
 
 
 def layout_of(*lines, marks=(), **special):
@@ -16,10 +17,6 @@ def numbered(*names, shape=(6, 2)):
     """Tensors with distinct values."""
     size = torch.Size(shape).numel()
     return {name: torch.arange(size).view(shape) + 1000 * i for i, name in enumerate(names)}
-
-
-def equal(found, expected) -> bool:
-    return found.keys() == expected.keys() and all(torch.equal(found[key], value) for key, value in expected.items())
 
 
 TRANSPOSED = Change(lambda x: x.T, lambda x: x.T)

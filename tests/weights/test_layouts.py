@@ -52,7 +52,7 @@ def test_all_modules_are_found_and_layouts_are_complete():
         assert layout.name == name and layout.marks
         if not layout.is_backbone:
             assert all(
-                line.ours == "0" or line.ours.startswith(("backbone.", "heads.", "necks.")) for line in layout.lines
+                line.key == "0" or line.key.startswith(("backbone.", "heads.", "necks.")) for line in layout.lines
             )
 
 
@@ -95,7 +95,7 @@ def test_a_broken_layout_affects_only_its_own_checkpoints(install):
     )
     assert "'no-layout' (bl_whole:Line, from strangers 1.0) is the class Line, which is not a" in messages[1]
     assert "densevit.CheckpointLayout. Write `Line = densevit.CheckpointLayout(...)`." in messages[1]
-    assert "'other-name' is called 'whole-net' in its module; expected the entry point's name" in messages[2]
+    assert "'other-name' is named 'whole-net' in its module; expected the entry point's name" in messages[2]
     assert all(message.endswith("Checkpoints of this layout are not recognised.") for message in messages)
     with pytest.raises(PluginError, match="broken-net"):
         layouts.find("broken-net")

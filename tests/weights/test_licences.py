@@ -9,8 +9,8 @@ import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.weights import hub, layouts, licences, preprocessing
-from densevit.weights.building import build_pretrained
-from densevit.weights.state import read_header
+from densevit.weights.pretrained_models import build_pretrained
+from densevit.weights.state_dict_io import read_header
 
 CARD = "---\nlanguage: en\nlicense: {}\ntags:\n- vision\n---\n# A model\n\nlicense: of the text\n"
 NC = "cc-by-nc-4.0"
@@ -55,7 +55,7 @@ def test_published_weights_without_a_licence_say_so(folder, monkeypatch):
     monkeypatch.setattr(hub, "fetch", lambda source, instead: hub.Published(folder / "pytorch_model.bin", {}))
     section = configs.section("backbone", {**R18, "weights": "torchvision:resnet18"}, "a test")
     _, [found] = build_pretrained(configs.ModelSections(backbone=section, heads={}), {})
-    assert any(note.startswith("Licence: not stated. What it permits is not known") for note in found.notes)
+    assert any(note.startswith("Licence: not stated. Its terms are unknown") for note in found.notes)
 
 
 def test_licence_is_read_from_the_head_of_a_card(tmp_path):
@@ -67,7 +67,7 @@ def test_licence_is_read_from_the_head_of_a_card(tmp_path):
         "---\ntags: [a]\n---\nlicense: mit\n": None,
     }.items():
         (tmp_path / "README.md").write_text(text)
-        assert preprocessing.of_folder(tmp_path).get("licence") == licence
+        assert preprocessing.folder_metadata(tmp_path).get("licence") == licence
 
 
 READ_IT, FORBIDDEN = "Not known to be permissive: read it", "Not for commercial use"
@@ -76,7 +76,7 @@ PERMITS = {
     FORBIDDEN: ("CC-BY-NC-4.0 (facebookresearch/mae)", "apple-amlr", "Apache-2.0, research only",
                 "MIT (non commercial)", "fair-noncommercial-research-license"),
     READ_IT: ("fastvit-license", "cc-by-sa-4.0", "other", "MIT AND CC-BY-SA-4.0", "MIT-like", "The MIT License"),
-    "What it permits is not known": ("unknown", None),
+    "Its terms are unknown": ("unknown", None),
 }  # fmt: skip
 
 
@@ -95,4 +95,4 @@ def test_every_licence_of_layouts_is_classified():
         licence = layouts.find(name).publishing.licence
         assert licence.endswith(")") and "/" in licence
     assert layouts.find("transformers-detr").publishing.licence == layouts.find("timm-vit").publishing.licence == ""
-    assert preprocessing.of_timm({"license": NC})["licence"] == NC
+    assert preprocessing.timm_metadata({"license": NC})["licence"] == NC

@@ -12,10 +12,12 @@ from densevit.config import ModelSections
 from densevit.errors import WeightsError
 from densevit.interfaces import Class, Head, Neck
 from densevit.model import DenseModel
-from densevit.weights.building import build_model
 from densevit.weights.model_file import load, load_backbone, save, save_backbone
+from densevit.weights.pretrained_models import build_model
 from tests.weights.loading import built
+from tests.weights.states import equal
 
+SMALL = {"name": "tests.weights.test_pretrained:Small"}
 THINGS = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
 ALL = (*THINGS, Class("sky", 157, (1, 2, 3), thing=False))
 
@@ -60,7 +62,7 @@ def config_of(**sections):
     return configs.from_mapping(
         {
             "seed": 5,
-            "backbone": {"name": "resnet", "depth": 18},
+            "backbone": SMALL,
             "heads": {"detection": detection, "maps": {"name": f"{__name__}:Maps"}},
             "data": {"name": "scenes", "image_size": 64},
             "optim": {"lr": 3e-05},
@@ -75,10 +77,6 @@ CLASSES = {"detection": THINGS, "segmentation": ALL}
 
 def model_of(**sections):
     return build_model(config_of(**sections), CLASSES)
-
-
-def equal(found, expected) -> bool:
-    return found.keys() == expected.keys() and all(torch.equal(found[key], value) for key, value in expected.items())
 
 
 @pytest.fixture
@@ -145,26 +143,8 @@ def test_a_model_without_a_config_comes_back_as_it_was(saved, tmp_path):
 def test_a_model_built_from_its_parts_is_refused(saved):
     model, path = saved
     parts = DenseModel(model.backbone, dict(model.heads))
-    with pytest.raises(WeightsError, match=r"not known\. Fix: build it with densevit\.create_model"):
+    with pytest.raises(WeightsError, match=r"unknown\. Fix: build it with densevit\.create_model"):
         save(parts, path)
-
-
-def test_files_that_are_no_models_are_refused(saved, tmp_path):
-    path = saved[1]
-    path.write_bytes(path.read_bytes()[:1000])
-    save_file({"a": torch.ones(1)}, tmp_path / "foreign.safetensors")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "config.yaml").touch()
-    for source, facts in {
-        path: "not a complete safetensors file",
-        tmp_path / "foreign.safetensors": "without a densevit header",
-        tmp_path / "run": r"model\.safetensors: no such file\. Name a file, or a folder",
-        tmp_path / "new": "The run has not validated yet",
-        tmp_path / "nowhere": r"nowhere: no such file",
-    }.items():
-        with pytest.raises(WeightsError, match=facts):
-            load(source)
 
 
 def rewrite(path, **entries) -> None:
@@ -179,12 +159,12 @@ def rewrite(path, **entries) -> None:
 def test_another_format_version_is_one_line_wherever_weights_are_read(saved, part):
     model, path = saved
     if part == "backbone":
-        save_backbone(model.backbone, {"name": "resnet", "depth": 18}, path)
+        save_backbone(model.backbone, SMALL, path)
     readers = {
         "load": lambda: load(path.parent, trust=True),
         "densevit.load": lambda: densevit.load(path, trust=True),
         "load_backbone": lambda: load_backbone(path),
-        "backbone.weights": lambda: densevit.create_backbone("resnet", depth=18, weights=path),
+        "backbone.weights": lambda: densevit.create_backbone(SMALL["name"], weights=path),
         "weights": lambda: built(config_of(weights=str(path)), CLASSES),
     }
     for version in ("1", "3"):
@@ -212,6 +192,19 @@ def test_corrupt_header_error_names_the_file(saved, entries):
     rewrite(saved[1], **entries)
     with pytest.raises(densevit.DensevitError, match=r"model\.safetensors"):
         load(saved[1])
+
+
+def test_damaged_and_foreign_files_are_refused(saved, tmp_path):
+    """`test_checkpoint_io.py` has missing files."""
+    path = saved[1]
+    path.write_bytes(path.read_bytes()[:1000])
+    save_file({"a": torch.ones(1)}, tmp_path / "foreign.safetensors")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.yaml").touch()
+    foreign, new = tmp_path / "foreign.safetensors", tmp_path / "new"
+    for source, facts in ((path, "not a complete"), (foreign, "without a densevit header"), (new, "not validated yet")):
+        with pytest.raises(WeightsError, match=facts):
+            load(source)
 
 
 # ---- weights in a config ----
@@ -254,8 +247,8 @@ def test_learned_loss_weights_are_loaded_or_start_at_zero(tmp_path):
 
 def test_mismatched_weights_error_names_key_and_file(saved):
     path = saved[1]
-    config = config_of(backbone={"name": "resnet", "depth": 34, "weights": str(path)})
-    message = rf"backbone\.weights: {path} does not fit: \d+ tensors are missing \(layer1\.2\.conv1"
+    config = config_of(backbone={"name": "tests.weights.test_pretrained:Wide", "weights": str(path)})
+    message = rf"backbone\.weights: {path} does not fit: \d+ have another shape \(conv\.weight is"
     with pytest.raises(WeightsError, match=message):
         built(config, CLASSES)
     head = {"name": f"{__name__}:Scores"}

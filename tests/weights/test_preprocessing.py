@@ -34,18 +34,18 @@ def test_transformers_processor_is_converted_exactly(processor):
     if processor.get("do_normalize", True):
         last = {"input_data_format": "channels_last"}
         expected = transforms.normalize(expected, processor["image_mean"], processor["image_std"], **last)
-    metadata = preprocessing.of_transformers(processor)
+    metadata = preprocessing.transformers_metadata(processor)
     np.testing.assert_allclose((pixels / 255 - metadata["mean"]) / metadata["std"], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_class_names_are_ordered_by_id_with_gaps_and_default_ones_ignored(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"3": "car", "1": "person"}}))
-    assert preprocessing.of_folder(tmp_path)["classes"] == ["N/A", "person", "N/A", "car"]
+    assert preprocessing.folder_metadata(tmp_path)["classes"] == ["N/A", "person", "N/A", "car"]
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}))
-    assert preprocessing.of_folder(tmp_path).keys() == {"config"}
+    assert preprocessing.folder_metadata(tmp_path).keys() == {"config"}
     (tmp_path / "config.json").write_text('{"id2label": ')
     with pytest.raises(WeightsError, match=r"config\.json: not in the format of transformers or timm"):
-        preprocessing.of_folder(tmp_path)
+        preprocessing.folder_metadata(tmp_path)
 
 
 def test_timm_folder_and_newer_processor_are_read(tmp_path):
@@ -53,9 +53,9 @@ def test_timm_folder_and_newer_processor_are_read(tmp_path):
     config = {"architecture": "vit", "pretrained_cfg": pretrained}
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "classes": ["a", "b"], "config": config}
-    assert preprocessing.of_folder(tmp_path) == found
+    assert preprocessing.folder_metadata(tmp_path) == found
     newer = {"image_mean": [0, 0, 0], "image_std": [1, 1, 1], "do_flip_channel_order": True}
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": newer}))
-    found = preprocessing.of_folder(tmp_path)
+    found = preprocessing.folder_metadata(tmp_path)
     assert found["std"] == pytest.approx((1, 1, 1)) and found["channel_order"] == "bgr"
-    assert "channel_order" not in preprocessing.of_transformers({"do_flip_channel_order": False})
+    assert "channel_order" not in preprocessing.transformers_metadata({"do_flip_channel_order": False})

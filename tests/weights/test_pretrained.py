@@ -13,13 +13,13 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Neck, Publishing, SpecialTensors
 from densevit.model import build_from_sections
 from densevit.weights import layouts
-from densevit.weights.building import build_model, build_pretrained
 from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.class_rows import class_tensors
 from densevit.weights.key_mapping import Line
 from densevit.weights.model_file import load as load_file
 from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
+from densevit.weights.pretrained_models import build_model, build_pretrained
 from densevit.weights.resolving import resolve
 from densevit.weights.weights_table import weights_line, weights_table
 from tests.weights.loading import built
@@ -194,7 +194,7 @@ def test_foreign_model_loads_into_the_head_of_its_task_or_one_part_of_it(file):
         head = model.heads["boxes"].label_head.weight
         assert torch.equal(model.backbone.conv.weight, state["patch.weight"]) == ("backbone" in parts)
         assert torch.equal(head, state["cls.weight"]) == ("head" in parts)
-        unknown = "The names of head 'boxes''s classes are not known; assuming the data's classes, in order."
+        unknown = "The class names of head 'boxes' are unknown; assuming the data's classes, in order."
         assert unknown in report.notes or len(parts) == 1
 
 
@@ -305,8 +305,8 @@ def test_missing_and_unexpected_tensors_raise_unless_allowed(file):
     del state["norm.bias"]
     source = file(state)
     message = (
-        r"1 tensors are missing \(norm\.bias\); 1 are not the model's \(extra\.w.*\)(.|\n)*"
-        r"Read as made-encoder, the weights are of\n  backbone:\n    name: small"
+        r"1 tensors are missing \(norm\.bias\); 1 are unexpected \(extra\.w.*\)(.|\n)*"
+        r"Read as made-encoder, the weights' config is\n  backbone:\n    name: small"
     )
     with pytest.raises(WeightsError, match=message):
         loaded({"weights": source})

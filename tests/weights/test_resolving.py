@@ -13,8 +13,8 @@ import densevit
 from densevit import config as configs
 from densevit.config import Config
 from densevit.interfaces import Class
-from densevit.weights.building import build_pretrained
 from densevit.weights.model_file import save_backbone
+from densevit.weights.pretrained_models import build_pretrained
 from densevit.weights.resolving import resolve
 from tests.weights.authors_files import write_in_layout
 
@@ -71,6 +71,15 @@ def test_a_value_that_is_set_stays_with_a_warning(swin: str) -> None:
     assert line == "Warning: backbone.shift is per_axis; microsoft-swin computes with both_axes."
 
 
+def test_an_option_of_create_backbone_and_create_model_that_differs_warns(swin: str) -> None:
+    facts = "^backbone.shift is per_axis; microsoft-swin computes with both_axes.$"
+    with pytest.warns(UserWarning, match=facts):
+        own = densevit.create_backbone(**SWIN, shift="per_axis", weights=swin)
+    assert own.stages[2][-1].attention.rule == "per_axis"
+    with pytest.warns(UserWarning, match=facts):
+        densevit.create_model({**SWIN, "shift": "per_axis"}, {"maps": "setr"}, ["a", "b"], weights=swin)
+
+
 def test_a_model_is_built_once_from_its_final_sections(swin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the random values of a model that has these options from the beginning."""
     from densevit_backbones.swin import Swin
@@ -92,13 +101,3 @@ def test_a_model_is_built_once_from_its_final_sections(swin: str, monkeypatch: p
     model, _ = build_pretrained(config, CLASSES)
     assert devices == ["meta", "cpu"] and model.sections == final
     assert all(torch.equal(value, expected.state_dict()[name]) for name, value in model.state_dict().items())
-
-
-def test_mean_and_std_of_the_weights_are_those_of_the_sections(tmp_path: Path) -> None:
-    section = {**SWIN, "mean": [0.5] * 3, "std": [0.25] * 3}
-    save_backbone(densevit.create_backbone(**SWIN).eval(), section, tmp_path / "model.safetensors")
-    resolved = resolve(config_of(weights=str(tmp_path), window_size=4), CLASSES)
-    assert (resolved.sections.backbone.mean, resolved.sections.backbone.std) == ((0.5,) * 3, (0.25,) * 3)
-    given = resolve(config_of(weights=str(tmp_path), window_size=4, mean=[0.1, 0.2, 0.3]), CLASSES)
-    assert given.sections.backbone.mean == (0.1, 0.2, 0.3)
-    assert [line[:22] for _, line in given.notes] == ["Warning: backbone.mean", "backbone.std is [0.25,"]

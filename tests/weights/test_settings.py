@@ -11,14 +11,13 @@ from densevit import config as configs
 from densevit.config.values import with_value
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class
-from densevit.weights.building import build_model
 from densevit.weights.converting import with_settings
 from densevit.weights.key_mapping import saved_options, translate_back
 from densevit.weights.label_sets import coco_classes, segmentation_classes
 from densevit.weights.layouts import find
-from densevit.weights.preprocessing import of_folder, of_timm
+from densevit.weights.preprocessing import folder_metadata, timm_metadata
+from densevit.weights.pretrained_models import build_model
 from densevit_heads.dpt.checkpoints import KITTI, NYU
-from densevit_workbench.interchange.foreign_weights import convert
 from tests.configs.published import with_variants
 from tests.weights.loading import built
 
@@ -116,7 +115,7 @@ def test_a_layout_without_a_recipe_gets_what_a_config_needs():
     assert values["data"] == {"name": "label_maps"} and values["trainer"] == {"max_epochs": 1}
 
 
-def test_swinv2_windows_are_parsed_from_timm_names():
+def test_swinv2_windows_are_those_of_timm_s_names_and_of_config_json():
     saved = find("timm-swinv2").options.saved
     for architecture, window, before in (
         ("swinv2_base_window12to16_192to256", (16, 16, 16, 8), (12, 12, 12, 6)),
@@ -124,34 +123,13 @@ def test_swinv2_windows_are_parsed_from_timm_names():
         ("swinv2_base_window12_192", (12, 12, 12, 6), None),
     ):
         options = {"backbone.window_size": window, "backbone.pretrained_window_sizes": before}
-        assert saved({}, of_timm({"architecture": architecture})) == options
-    assert saved({}, of_timm({"architecture": "swin_tiny_patch4_window7_224"})) == {}
-
-
-def swinv2(window, **options):
-    """transformers', small."""
-    from transformers import Swinv2Config, Swinv2Model
-
-    small = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "image_size": 128}
-    return Swinv2Model(Swinv2Config(**small, window_size=window, **options)).eval()
-
-
-@pytest.mark.integration
-@torch.no_grad()
-def test_swinv2_windows_are_read_from_config_json(tmp_path):
-    """Windows larger than its last map, pretrained with smaller ones, and an image of its own size."""
-    theirs = swinv2(8, pretrained_window_sizes=[4, 4, 4, 2])
-    for tensor in theirs.parameters():
-        tensor.add_(torch.randn_like(tensor) * (0.2 if tensor.ndim < 2 else 0.02))
-    theirs.save_pretrained(tmp_path)
-    found = convert(tmp_path)
-    assert found.section.options["window_size"] == (8, 8, 8, 4)
-    assert found.section.options["pretrained_window_sizes"] == (4, 4, 4, 2)
-    pixels = torch.randn(1, 3, 128, 128)
-    last = theirs(pixels).last_hidden_state.transpose(1, 2).unflatten(2, (4, 4))
-    torch.testing.assert_close(found.model.backbone(pixels)[-1], last, rtol=1e-4, atol=1e-4)
-    (tmp_path / "config.json").unlink()
-    assert "Assumed, because the weights do not determine it: backbone.window_size" in convert(tmp_path).fit.notes[1]
+        assert saved({}, timm_metadata({"architecture": architecture})) == options
+    config = {"model_type": "swinv2", "image_size": 128, "window_size": 8, "pretrained_window_sizes": [4, 4, 4, 2]}
+    options = {"backbone.window_size": (8, 8, 8, 4), "backbone.pretrained_window_sizes": (4, 4, 4, 2)}
+    config |= {"embed_dim": 32, "num_heads": [1, 2, 4, 8], "patch_size": 4}
+    found = find("transformers-swinv2").options.saved({}, {"config": config})
+    assert {name: found[name] for name in options} == options
+    assert saved({}, timm_metadata({"architecture": "swin_tiny_patch4_window7_224"})) == {}
 
 
 def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
@@ -159,15 +137,20 @@ def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     layout = find("transformers-detr")
     options = {"backbone.dilation": True, "heads.detection.transformer.num_heads": 4}
-    assert layout.options.saved({}, of_folder(tmp_path)) == options
+    assert layout.options.saved({}, folder_metadata(tmp_path)) == options
     for wrong in ({"backbone_config": 5}, {"encoder_attention_heads": [1]}):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "detr", **wrong}))
-        with pytest.raises(WeightsError, match=r"config\.json beside the weights is not that of a transformers-detr"):
-            saved_options({}, layout, of_folder(tmp_path))
+        with pytest.raises(
+            WeightsError, match=r"config\.json beside the weights does not describe a transformers-detr"
+        ):
+            saved_options({}, layout, folder_metadata(tmp_path))
 
 
 def test_window_of_config_json_is_set_unless_the_config_has_one(tmp_path):
-    swinv2(4).save_pretrained(tmp_path)
+    from transformers import Swinv2Config, Swinv2Model
+
+    small = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "image_size": 128}
+    Swinv2Model(Swinv2Config(**small, window_size=4)).save_pretrained(tmp_path)
     message = []
     for window in ({}, {"window_size": 8}, {"window_size": 4}):
         backbone = {"name": "swin", "variant": "nano", "version": 2, "weights": str(tmp_path), **window}

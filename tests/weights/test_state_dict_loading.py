@@ -11,6 +11,7 @@ import densevit
 from densevit.errors import WeightsError
 from densevit.layers.norms import FrozenBatchNorm2d
 from densevit.weights.state_dict_loading import fit, load_state
+from tests.weights.states import equal
 
 
 def linear_and_norm() -> nn.Sequential:
@@ -25,10 +26,6 @@ STATE = {
 }
 
 
-def equal(found, expected) -> bool:
-    return found.keys() == expected.keys() and all(torch.equal(found[key], value) for key, value in expected.items())
-
-
 def ones(*names):
     return {name: torch.ones(1) for name in names}
 
@@ -37,7 +34,7 @@ def ones(*names):
     ("state", "facts"),
     [
         ({key: x for key, x in STATE.items() if "bias" not in key}, r"^file\.pt .*: 2 .* missing \(0\.bias, 1\.bias\)"),
-        (STATE | ones("2.w", "3.a", "3.b", "3.c"), r"4 are not the model's \(2\.w, 3\.a, 3\.b, 3\.c\)"),
+        (STATE | ones("2.w", "3.a", "3.b", "3.c"), r"4 are unexpected \(2\.w, 3\.a, 3\.b, 3\.c\)"),
         ({key.replace("0.", "zero."): x for key, x in STATE.items()}, r"zero\.bias\) Did you mean '0\.weight'\?"),
         (STATE | {"0.weight": torch.ones(4, 2)}, r"1 .* another shape \(0\.weight is \(4, 2\), expected \(3, 2\)\)"),
         ({}, r"weights_allow=\[PATTERN, \.\.\.\]\.$"),

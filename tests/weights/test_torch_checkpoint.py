@@ -19,19 +19,12 @@ import torch
 
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
-
-STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0])}
+from tests.weights.states import STATE, assert_state
 
 
 def save(content, path: Path, legacy: bool = False, protocol: int = 2) -> Path:
     torch.save(content, path, _use_new_zipfile_serialization=not legacy, pickle_protocol=protocol)
     return path
-
-
-def assert_state(tensors) -> None:
-    assert tensors.keys() == STATE.keys()
-    for name, value in STATE.items():
-        assert torch.equal(tensors[name], value)
 
 
 both = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])

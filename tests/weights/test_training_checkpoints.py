@@ -16,7 +16,8 @@ from torch import nn
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
 from densevit.weights.torch_checkpoint import Inert, load
-from tests.weights.test_torch_checkpoint import STATE, assert_state, both, save
+from tests.weights.states import STATE, assert_state
+from tests.weights.test_torch_checkpoint import both, save
 
 
 class CfgNode(dict):

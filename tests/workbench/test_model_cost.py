@@ -10,8 +10,8 @@ from densevit.errors import DensevitError
 from densevit.interfaces import Backbone, Class, Head
 from densevit.layers.deformable_attention import MultiScaleDeformableAttention
 from densevit.layers.fast.replacement import replace_layers
-from densevit.model.build import build_backbone
 from densevit.model.dense import DenseModel
+from densevit.model.model_factory import build_backbone
 from densevit_workbench.model_cost import model_cost, multiply_adds
 
 COCO = [Class(f"class {i}", i, (0, 0, 0)) for i in range(91)]

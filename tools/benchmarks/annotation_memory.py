@@ -19,11 +19,11 @@ import cv2
 import numpy as np
 import torch
 
-from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.loading.batch_sampler import EvaluationBatches
 from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.interfaces import Dataset, Sample
 
 _BATCH = 64

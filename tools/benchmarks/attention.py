@@ -80,7 +80,7 @@ def step(form: Form, inputs: Inputs, gradient: Tensor) -> None:
 def main() -> None:
     args = parsed(parser(__doc__, rounds=20))
     headings = ("where", "bias", "written out, ms", "fused, ms", "fused / written out")
-    found = table(f"Attention, forward and backward, heads of {WIDTH}", args, *headings)
+    comparison = table(f"Attention, forward and backward, heads of {WIDTH}", args, *headings)
     for case in CASES:
         for dtype, allowed in ((torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
             inputs = make_inputs(case, args.device, dtype)
@@ -90,10 +90,10 @@ def main() -> None:
             gradient = torch.randn_like(inputs[0])
             forms = {form.__name__: partial(step, form, inputs, gradient) for form in (written_out, fused)}
             times = measure(forms, args.rounds)
-            found.add_row(
+            comparison.add_row(
                 name, case.bias, *(milliseconds(times, x) for x in forms), ratio(times, "fused", "written_out")
             )
-    show(found)
+    show(comparison)
 
 
 if __name__ == "__main__":

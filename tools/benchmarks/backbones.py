@@ -1,4 +1,4 @@
-"""Compares backbones with those of timm, torchvision and transformers: time and memory of a training step, in one run.
+"""Compares backbones with timm, torchvision and transformers: time and memory of a training step, in one run.
 
 A step is forward and backward, from images to the gradients of all parameters, in training mode without stochastic
 depth. Each backbone returns its feature maps, and the gradients of the maps are given, so that no loss is timed. Ratios
@@ -59,17 +59,17 @@ def main() -> None:
     height, width = map(int, args.size.split("x"))
     title = f"Forward and backward, batch {args.batch_size}, {args.size}; {torch.backends.cpu.get_cpu_capability()}"
     libraries = ("torchvision", "timm", "transformers")
-    found = table(title, args, "case", "by", "ms", "ratio to densevit", "peak MB", libraries=libraries)
+    comparison = table(title, args, "case", "by", "ms", "ratio to densevit", "peak MB", libraries=libraries)
     for name in args.cases:
         for precision in args.precision:
-            given = (args.batch_size, (height, width), precision, args.device)
-            steps = {peer: made_step(name, peer, *given) for peer in ("densevit", "plain", *CASES[name].peers)}
+            arguments = (args.batch_size, (height, width), precision, args.device)
+            steps = {peer: made_step(name, peer, *arguments) for peer in ("densevit", "plain", *CASES[name].peers)}
             times = measure(steps, args.rounds)
             for peer in sorted(times, key=lambda peer: statistics.median(times[peer])):
-                memory = f"{peak_memory(made_step, name, peer, *given):.0f}" if args.memory else ""
+                memory = f"{peak_memory(made_step, name, peer, *arguments):.0f}" if args.memory else ""
                 figures = milliseconds(times, peer), ratio(times, peer, "densevit")
-                found.add_row(f"{name}, {precision}", peer, *figures, memory)
-    show(found)
+                comparison.add_row(f"{name}, {precision}", peer, *figures, memory)
+    show(comparison)
 
 
 if __name__ == "__main__":

@@ -27,32 +27,32 @@ def regions(height: int, width: int, classes: int, rng: np.random.Generator) -> 
     share = 1 / np.arange(1, classes + 1)
     coarse = rng.choice(classes, (height // 64 + 2, width // 64 + 2), p=share / share.sum()).astype(np.uint8)
     fine = coarse.repeat(64, 0).repeat(64, 1)
-    truth, found = fine[:height, :width].copy(), fine[3 : height + 3, 3 : width + 3].copy()
+    truth, predicted = fine[:height, :width].copy(), fine[3 : height + 3, 3 : width + 3].copy()
     truth[: height // 20] = IGNORE
-    wrong = rng.random(found.shape) < 0.02
-    found[wrong] = rng.integers(0, classes, int(wrong.sum()))
-    return torch.from_numpy(truth), torch.from_numpy(found)
+    wrong = rng.random(predicted.shape) < 0.02
+    predicted[wrong] = rng.integers(0, classes, int(wrong.sum()))
+    return torch.from_numpy(truth), torch.from_numpy(predicted)
 
 
 def noise(height: int, width: int, classes: int, rng: np.random.Generator) -> Pair:
-    truth, found = (rng.integers(0, classes, (height, width)).astype(np.uint8) for _ in range(2))
+    truth, predicted = (rng.integers(0, classes, (height, width)).astype(np.uint8) for _ in range(2))
     truth[: height // 20] = IGNORE
-    return torch.from_numpy(truth), torch.from_numpy(found)
+    return torch.from_numpy(truth), torch.from_numpy(predicted)
 
 
 def with_densevit(pairs: list[Pair], classes: int) -> float:
     evaluator = SemanticSegmentation([Class(str(n), n, (0, 0, 0)) for n in range(classes)])
-    for image_id, (truth, found) in enumerate(pairs):
-        evaluator.update([{"semantic": found}], [{"image_id": image_id, "semantic": truth}])
+    for image_id, (truth, predicted) in enumerate(pairs):
+        evaluator.update([{"semantic": predicted}], [{"image_id": image_id, "semantic": truth}])
     return evaluator.compute()["mIoU"]
 
 
 def with_bincount(pairs: list[Pair], classes: int) -> float:
     """The usual implementation: one code per labelled pixel."""
     counts = np.zeros((classes, classes), np.int64)
-    for truth, found in ((truth.cpu().numpy(), found.cpu().numpy()) for truth, found in pairs):
+    for truth, predicted in ((truth.cpu().numpy(), predicted.cpu().numpy()) for truth, predicted in pairs):
         labelled = truth != IGNORE
-        codes = classes * truth[labelled].astype(np.int64) + found[labelled]
+        codes = classes * truth[labelled].astype(np.int64) + predicted[labelled]
         counts += np.bincount(codes, minlength=classes**2).reshape(classes, classes)
     hits = counts.diagonal()
     union = counts.sum(0) + counts.sum(1) - hits
@@ -63,8 +63,8 @@ def with_torchmetrics(pairs: list[Pair], classes: int) -> float:
     from torchmetrics.classification import MulticlassJaccardIndex
 
     metric = MulticlassJaccardIndex(classes, ignore_index=IGNORE, validate_args=False).to(pairs[0][0].device)
-    for truth, found in pairs:
-        metric.update(found[None], truth[None])
+    for truth, predicted in pairs:
+        metric.update(predicted[None], truth[None])
     return float(metric.compute())
 
 
@@ -79,7 +79,7 @@ def main() -> None:
     if importlib.util.find_spec("torchmetrics"):
         ways["torchmetrics"] = with_torchmetrics
     title = f"{args.images} maps of {args.height} x {args.width}, {args.classes} classes"
-    found = table(title, args, "implementation", "maps", "ms", "times densevit's", "mIoU")
+    comparison = table(title, args, "implementation", "maps", "ms", "times densevit's", "mIoU")
     for make in (regions, noise):
         rng = np.random.default_rng(0)
         made = [make(args.height, args.width, args.classes, rng) for _ in range(args.images)]
@@ -90,8 +90,8 @@ def main() -> None:
         times = measure({name: partial(way, pairs, args.classes) for name, way in ways.items()}, args.rounds)
         for name in ways:
             figures = milliseconds(times, name), ratio(times, name, "densevit"), f"{scores[name]:.7f}"
-            found.add_row(name, make.__name__, *figures)
-    show(found)
+            comparison.add_row(name, make.__name__, *figures)
+    show(comparison)
 
 
 if __name__ == "__main__":

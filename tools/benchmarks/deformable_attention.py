@@ -2,7 +2,7 @@
 
 The usual formulation (authors' code, transformers): a `grid_sample` for each level, then a weighted sum over
 all points. Shapes: encoder and decoder of the paper for an image of 800 x 1066, and the encoder of a small recipe.
-Peak memory is what a step adds to its inputs.
+Peak memory excludes the inputs of a step.
 """
 
 from collections.abc import Callable, Sequence
@@ -78,7 +78,7 @@ class Step:
 
 
 def warm_step(name: str, case: Case, device: str, dtype: torch.dtype, train: bool) -> Step:
-    """A step in a process that has loaded what a first step loads."""
+    """A step, after a small step that loads lazy libraries."""
     Step(name, Case(1, ((2, 2),), 1), device, dtype, train)()
     return Step(name, case, device, dtype, train)
 
@@ -97,21 +97,21 @@ def main() -> None:
     options.add_argument("--cases", default="", help="only cases whose names contain this text")
     args = parsed(options)
     headings = ("case", "grid_sample, ms", "densevit, ms", "ratio", "MB: grid_sample", "densevit")
-    found = table("Multi-scale deformable attention", args, *headings)
+    comparison = table("Multi-scale deformable attention", args, *headings)
     for name, case in ((name, case) for name, case in CASES.items() if args.cases in name):
         for dtype, allowed in ((torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
             for train in (False, True):
-                given = (case, args.device, dtype, train)
-                steps = {formulation: Step(formulation, *given) for formulation in FORMULATIONS}
+                arguments = (case, args.device, dtype, train)
+                steps = {formulation: Step(formulation, *arguments) for formulation in FORMULATIONS}
                 label = f"{name}, {dtype}, {'forward and backward' if train else 'forward'}"
                 outputs = [step() for step in steps.values()]
                 if (difference := (outputs[0] - outputs[1]).abs().max().item()) > allowed:
                     raise SystemExit(f"{label}: the two formulations differ by {difference:g}.")
                 times = measure(steps, args.rounds)
-                memory = [f"{peak_memory(warm_step, formulation, *given):.1f}" for formulation in steps]
+                memory = [f"{peak_memory(warm_step, formulation, *arguments):.1f}" for formulation in steps]
                 figures = [*map(partial(milliseconds, times), steps), ratio(times, "grid_sample", "densevit")]
-                found.add_row(label, *figures, *memory)
-    show(found)
+                comparison.add_row(label, *figures, *memory)
+    show(comparison)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from densevit.evaluation import coco
+from densevit.evaluation import coco_ap
 from densevit.interfaces import Class
 
 Pair = tuple[dict[str, Any], dict[str, Any]]
@@ -42,9 +42,9 @@ def scenes(images: int, classes: int, detections: int, seed: int = 0) -> list[Pa
             1, 2
         )
         right = torch.tensor(rng.random(detections) < 1 / 3)
-        found = {"boxes": boxes[near] + noise, "scores": torch.tensor(rng.random(detections)).float()}
-        found["labels"] = torch.where(right, labels[near], torch.tensor(rng.integers(0, classes, detections)))
-        pairs.append((found, truth))
+        prediction = {"boxes": boxes[near] + noise, "scores": torch.tensor(rng.random(detections)).float()}
+        prediction["labels"] = torch.where(right, labels[near], torch.tensor(rng.integers(0, classes, detections)))
+        pairs.append((prediction, truth))
     return pairs
 
 
@@ -52,24 +52,24 @@ def batches(
     pairs: list[Pair], size: int = 8
 ) -> Iterator[tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]]:
     for start in range(0, len(pairs), size):
-        found, truths = zip(*pairs[start : start + size], strict=True)
-        yield found, truths
+        predictions, truths = zip(*pairs[start : start + size], strict=True)
+        yield predictions, truths
 
 
 def with_densevit(pairs: list[Pair], classes: list[Class], backend: str) -> float:
-    with mock.patch.object(coco, "fastest_backend", lambda: backend):
-        evaluator = coco.CocoDetection(classes)
-        for found, truths in batches(pairs):
-            evaluator.update(found, truths)
+    with mock.patch.object(coco_ap, "fastest_backend", lambda: backend):
+        evaluator = coco_ap.CocoDetection(classes)
+        for predictions, truths in batches(pairs):
+            evaluator.update(predictions, truths)
         return evaluator.compute()["AP"]
 
 
 def with_pycocotools(truth: COCO, pairs: list[Pair]) -> float:
     results = []
-    for found, truths in batches(pairs):
-        for one, target in zip(found, truths, strict=True):
+    for predictions, truths in batches(pairs):
+        for prediction, target in zip(predictions, truths, strict=True):
             for (x1, y1, x2, y2), score, label in zip(
-                *(one[key].tolist() for key in ("boxes", "scores", "labels")), strict=True
+                *(prediction[key].tolist() for key in ("boxes", "scores", "labels")), strict=True
             ):
                 box = [x1, y1, x2 - x1, y2 - y1]
                 results.append({"image_id": target["image_id"], "category_id": label, "bbox": box, "score": score})
@@ -85,8 +85,8 @@ def with_torchmetrics(pairs: list[Pair]) -> float:
     from torchmetrics.detection import MeanAveragePrecision
 
     metric = MeanAveragePrecision(class_metrics=True)
-    for found, truths in batches(pairs):
-        metric.update(list(found), [{k: v for k, v in truth.items() if k != "image_id"} for truth in truths])
+    for predictions, truths in batches(pairs):
+        metric.update(list(predictions), [{k: v for k, v in truth.items() if k != "image_id"} for truth in truths])
     return float(metric.compute()["map"])
 
 

@@ -2,7 +2,7 @@
 
     python tools/benchmarks/gpu.py --minutes 8 --out gpu_results
 
-The parts run in this order, each in a process of its own, the most valuable cases first. A case that fails leaves the
+The parts run in this order, each in a separate process, the most valuable cases first. A case that fails leaves the
 others. `results.json` and `table.md` are written after each case, the output of the processes is in `log.txt`. Nothing
 is downloaded. `--smoke` runs all parts on a CPU with small sizes; its figures mean nothing.
 
@@ -89,7 +89,7 @@ def run_cases(args: argparse.Namespace, results: Results) -> int:
                 values = case(setting)
             except MissingPackageError as missing:
                 error = f"left out: {missing}"
-            except BaseException as failure:  # a case of its own: the others run
+            except BaseException as failure:  # the remaining cases still run
                 traceback.print_exc()
                 error = f"{type(failure).__name__}: {failure}".splitlines()[0]
             results.add(args.part, name, values, error, time.monotonic() - start)

@@ -1,4 +1,4 @@
-"""What the comparisons share: their options, interleaved rounds, peak memory and tables.
+"""Shared by all comparisons: options, interleaved rounds, peak memory and tables.
 
 Rounds alternate between the contestants, so that other load on the machine slows all of them equally. A ratio is the
 median of the rounds' ratios, with the least and the greatest.
@@ -64,7 +64,7 @@ def milliseconds(times: Times, name: str) -> str:
 
 
 def ratio(times: Times, slower: str, faster: str) -> str:
-    """The time of one contestant over that of another: median (least ... greatest)."""
+    """The ratio of two contestants' times: median (least ... greatest)."""
     ratios = [a / b for a, b in zip(times[slower], times[faster], strict=True)]
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} ... {max(ratios):.2f})"
 
@@ -94,8 +94,8 @@ def _peak() -> float:
 def table(title: str, args: argparse.Namespace, *headings: str, libraries: tuple[str, ...] = ()) -> Table:
     """An empty table, with what was measured on in its caption."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", *libraries))
-    place = f"{args.threads} threads" if args.device == "cpu" else torch.cuda.get_device_name(args.device)
-    caption = f"{versions}; {args.device}, {place}; medians of {args.rounds} interleaved rounds"
+    hardware = f"{args.threads} threads" if args.device == "cpu" else torch.cuda.get_device_name(args.device)
+    caption = f"{versions}; {args.device}, {hardware}; medians of {args.rounds} interleaved rounds"
     made = Table(title=title, caption=caption)
     for heading in headings:
         made.add_column(heading, justify="left" if heading == headings[0] else "right")

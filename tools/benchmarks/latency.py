@@ -1,4 +1,4 @@
-"""Compares the latency of densevit's detectors with that of transformers' own, in PyTorch and in ONNX Runtime.
+"""Compares the latency of detectors of densevit and transformers, in PyTorch and in ONNX Runtime.
 
 Batch 1, fp32, random weights, batch norms folded on both sides (`densevit.exporting.deployment`). All models do the
 same work, from a uint8 image to boxes and scores, and are exported to ONNX in the same way, at one size. The
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 import densevit
 from densevit.config.yaml_io import shipped_configs
-from densevit.exporting.comparison import example_images
 from densevit.exporting.deployment import deployable, simplified
+from densevit.exporting.file_comparison import example_images
 from densevit.exporting.graph import ExportedGraph
 from densevit.model import DenseModel
 
@@ -35,7 +35,7 @@ PAIRS = {  # densevit's recipe: transformers' model
 }
 
 
-def own_graph(recipe: str) -> nn.Module:
+def densevit_graph(recipe: str) -> nn.Module:
     """The folded model of a recipe, for 80 classes."""
     model: DenseModel = densevit.create_model(
         recipe, classes=[f"class {i}" for i in range(CLASSES)], pretrained=False
@@ -107,16 +107,16 @@ def main() -> None:
     args = parsed(options)
     title = f"Latency at batch 1, {args.size} x {args.size}, fp32"
     headings = ("model", "runtime", "ms", "times densevit's")
-    found = table(title, args, *headings, libraries=("onnxruntime", "transformers"))
+    comparison = table(title, args, *headings, libraries=("onnxruntime", "transformers"))
     images = torch.from_numpy(example_images((args.size, args.size), 1, 0))
     for recipe, peer in pairs_of(args.recipes).items():
-        graphs = {recipe: own_graph(recipe)} | ({f"transformers {peer}": peer_graph(peer, images)} if peer else {})
+        graphs = {recipe: densevit_graph(recipe)} | ({f"transformers {peer}": peer_graph(peer, images)} if peer else {})
         runs = {name: runs_of(name, graph, images, args.threads) for name, graph in graphs.items()}
         for i, runtime in enumerate(("PyTorch", "ONNX Runtime")):
             times = measure({name: run[i] for name, run in runs.items()}, args.rounds)
             for name in times:
-                found.add_row(name, runtime, milliseconds(times, name), ratio(times, name, recipe))
-    show(found)
+                comparison.add_row(name, runtime, milliseconds(times, name), ratio(times, name, recipe))
+    show(comparison)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Detectors of transformers with random weights, timed by `latency.py`.
 
-The configs are those of the published checkpoints, written out, so that no network is needed.
+The configs repeat the published checkpoints' configs, so that no network is needed.
 """
 
 import os
@@ -27,10 +27,10 @@ class Detector(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, 3, H, W) uint8. Returns boxes (B, Q, 4) xyxy and scores (B, Q, K)."""
         height, width = images.shape[-2:]
-        found = self.model(pixel_values=images.float() / 255)
-        centre, size = found.pred_boxes.split(2, -1)
+        outputs = self.model(pixel_values=images.float() / 255)
+        centre, size = outputs.pred_boxes.split(2, -1)
         boxes = torch.cat([centre - size / 2, centre + size / 2], -1)
-        return {"boxes": boxes * boxes.new_tensor([width, height, width, height]), "scores": found.logits.sigmoid()}
+        return {"boxes": boxes * boxes.new_tensor([width, height, width, height]), "scores": outputs.logits.sigmoid()}
 
 
 def rtdetr_r18vd() -> nn.Module:

@@ -20,11 +20,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.dataloader import Loader, TransformedDataset
-from densevit.data.transforms.augmentation import Augmentation
 from densevit.data.transforms.detr import Detr
+from densevit.data.transforms.sample_augmentation import Augmentation
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
 
 _SCALES = range(480, 801, 32)
@@ -76,8 +76,8 @@ def padded_batch(samples: list[tuple[Tensor, dict[str, Tensor]]]) -> tuple[Tenso
     height, width = (max(image.shape[axis] for image, _ in samples) for axis in (1, 2))
     images = torch.zeros(len(samples), 3, height, width)
     mask = torch.ones(len(samples), height, width, dtype=torch.bool)
-    for (image, _), place, blank in zip(samples, images, mask, strict=True):
-        place[:, : image.shape[1], : image.shape[2]].copy_(image)
+    for (image, _), canvas, blank in zip(samples, images, mask, strict=True):
+        canvas[:, : image.shape[1], : image.shape[2]].copy_(image)
         blank[: image.shape[1], : image.shape[2]] = False
     return images, mask, [targets for _, targets in samples]
 

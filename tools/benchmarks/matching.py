@@ -23,7 +23,7 @@ Pairs = list[list[tuple[Sequence[int], Sequence[int]]]]  # of each layer and ima
 Quadruples = set[tuple[int, int, int, int]]  # layer, image, query, object of the image
 
 
-def ours(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> MatchedPairs:
+def densevit_matching(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> MatchedPairs:
     return hungarian(logits, boxes, Objects.of(targets, logits.device))
 
 
@@ -47,12 +47,12 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
 def batch_matrix(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Pairs:
     counts = [len(target["labels"]) for target in targets]
     labels, truth = (torch.cat([target[key] for target in targets]) for key in ("labels", "relative"))
-    found: Pairs = []
+    assignments: Pairs = []
     for layer in range(len(logits)):
         matrix = cost_matrix(logits[layer].flatten(0, 1), boxes[layer].flatten(0, 1), labels, truth)
         blocks = matrix.view(*logits.shape[1:3], -1).cpu().split(counts, -1)
-        found.append([linear_sum_assignment(block[image]) for image, block in enumerate(blocks)])
-    return found
+        assignments.append([linear_sum_assignment(block[image]) for image, block in enumerate(blocks)])
+    return assignments
 
 
 def image_by_image(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Pairs:
@@ -71,8 +71,8 @@ def transformers_matcher(logits: Tensor, boxes: Tensor, targets: list[Targets]) 
     from transformers.loss.loss_for_object_detection import HungarianMatcher
 
     matcher = HungarianMatcher(class_cost=1, bbox_cost=5, giou_cost=2)
-    theirs = [{"class_labels": target["labels"], "boxes": target["relative"]} for target in targets]
-    return [matcher({"logits": logits[i], "pred_boxes": boxes[i]}, theirs) for i in range(len(logits))]
+    class_targets = [{"class_labels": target["labels"], "boxes": target["relative"]} for target in targets]
+    return [matcher({"logits": logits[i], "pred_boxes": boxes[i]}, class_targets) for i in range(len(logits))]
 
 
 def coco_like(batch: int, classes: int, device: str, generator: np.random.Generator) -> list[Targets]:
@@ -84,8 +84,8 @@ def coco_like(batch: int, classes: int, device: str, generator: np.random.Genera
         relative = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1) / SIDE
         labels = torch.from_numpy(generator.integers(0, classes, count)).to(device)
         # The others get `relative` precomputed; ours scales `boxes` within the measured time.
-        own = {"boxes": boxes.to(device), "relative": relative.to(device), "labels": labels, "size": (SIDE, SIDE)}
-        targets.append(own)
+        target = {"boxes": boxes.to(device), "relative": relative.to(device), "labels": labels, "size": (SIDE, SIDE)}
+        targets.append(target)
     return targets
 
 
@@ -108,15 +108,15 @@ def quadruples(pairs: Pairs) -> Quadruples:
     return {
         (layer, image, int(query), int(target))
         for layer, images in enumerate(pairs)
-        for image, (queries, own) in enumerate(images)
-        for query, target in zip(queries, own, strict=True)
+        for image, (queries, objects) in enumerate(images)
+        for query, target in zip(queries, objects, strict=True)
     }
 
 
-def our_quadruples(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Quadruples:
+def densevit_quadruples(logits: Tensor, boxes: Tensor, targets: list[Targets]) -> Quadruples:
     objects = Objects.of(targets, logits.device)
     first = np.cumsum([0, *objects.counts])
-    pairs = ours(logits, boxes, targets)
+    pairs = densevit_matching(logits, boxes, targets)
     return {
         (layer, int(image), int(query), int(target - first[image]))
         for layer in range(len(logits))
@@ -142,20 +142,20 @@ def main() -> None:
     targets = coco_like(args.batch, args.classes, args.device, np.random.default_rng(0))
     objects = sum(len(target["labels"]) for target in targets)
     title = f"Matching {args.batch} images, {args.queries} queries, {args.layers} layers, {objects} objects"
-    found = table(title, args, "way", "predictions", "ms", "times densevit's")
+    comparison = table(title, args, "way", "predictions", "ms", "times densevit's")
     for trained in (False, True):
         made = predictions(args.layers, args.queries, args.classes, targets, trained)
         logits, boxes = (x.to(args.device) for x in made)
-        expected = our_quadruples(logits, boxes, targets)
+        expected = densevit_quadruples(logits, boxes, targets)
         for name, way in WAYS.items():
             if quadruples(way(logits, boxes, targets)) != expected:
                 raise SystemExit(f"{name} finds another assignment.")
-        runs: dict[str, Run] = {"densevit": partial(ours, logits, boxes, targets)}
+        runs: dict[str, Run] = {"densevit": partial(densevit_matching, logits, boxes, targets)}
         times = measure(runs | {name: partial(way, logits, boxes, targets) for name, way in WAYS.items()}, args.rounds)
         for name in times:
             label = "of a trained model" if trained else "at random"
-            found.add_row(name, label, milliseconds(times, name), ratio(times, name, "densevit"))
-    show(found)
+            comparison.add_row(name, label, milliseconds(times, name), ratio(times, name, "densevit"))
+    show(comparison)
 
 
 if __name__ == "__main__":

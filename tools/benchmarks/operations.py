@@ -1,4 +1,4 @@
-"""Counts the operations of a training step, by part: what a step costs before its products, on any device.
+"""Counts the operations of a training step, by part: the overhead of a step besides its products, on any device.
 
     python tools/benchmarks/operations.py detr_swin start/detector --top 15
 
@@ -77,7 +77,7 @@ class Operations(TorchDispatchMode):
         module.register_forward_hook(end)
 
     def total(self, part: str) -> int:
-        return sum(number for (of, _), number in self.counts.items() if of == part)
+        return sum(number for (counted_part, _), number in self.counts.items() if counted_part == part)
 
 
 def count(name: str, keys: tuple[str, ...]) -> tuple[Operations, float]:
@@ -139,7 +139,9 @@ def main() -> None:
         totals = [operations.total(part) for part in PARTS]
         table.add_row(name, *(f"{n:,}" for n in [*totals, sum(totals), views]), f"{loss:.6f}")
         for part in PARTS if args.top else ():
-            names = Counter({op: n for (of, op), n in operations.counts.items() if of == part}).most_common(args.top)
+            names = Counter(
+                {op: n for (counted_part, op), n in operations.counts.items() if counted_part == part}
+            ).most_common(args.top)
             print(f"{name}, {part}: " + ", ".join(f"{op} {n}" for op, n in names))
     Console(width=200).print(table)
 

@@ -1,4 +1,4 @@
-"""Compares the speed of `densevit predict` without drawings with that of the iterator alone, on images of 480 x 640.
+"""Compares the speeds of `densevit predict` without drawings and of the iterator alone, on images of 480 x 640.
 
 With `waiting`, a backbone waits 10 ms per image without a core, as for a GPU, and a head predicts 300 boxes. With a
 config's name, a model with random weights uses the cores. About ten objects per image are above the threshold. Both are
@@ -23,7 +23,7 @@ from torch import Tensor
 
 import densevit
 from densevit.cli import main as densevit_command
-from densevit.inference import loading
+from densevit.inference import model_loading
 from densevit.inference.input_images import find_images
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head, Outputs, Predictions, Targets
@@ -85,7 +85,7 @@ def measure(name: str, folder: Path, count: int, rounds: int) -> tuple[float, fl
         predictor = Predictor(DenseModel(WaitingBackbone(), {"detection": FixedBoxes((1,), (32,), CLASSES)}))
     else:
         predictor = densevit.create_model(name, classes=CLASSES, pretrained=False)
-    loading.load = lambda *given, **options: predictor
+    model_loading.load = lambda *arguments, **options: predictor
     images = [image.path for image in find_images([str(folder / "images")])]
     results = predictor.predict(images[:FILES], 0.0, BATCH)
     threshold = float(torch.cat([result["scores"] for result in results]).sort().values[-DRAWN * FILES])

@@ -79,11 +79,11 @@ def main() -> None:
             if not lines:
                 table.add_row(strategy, str(devices), "failed", "", "")
                 continue
-            found = json.loads(lines[-1].removeprefix(KEY))
-            first = first or found["rate"] / devices
-            share, memory = found["rate"] / devices / first, found["memory"]
+            measured = json.loads(lines[-1].removeprefix(KEY))
+            first = first or measured["rate"] / devices
+            share, memory = measured["rate"] / devices / first, measured["memory"]
             shown = "" if memory is None else f"{memory:.1f}"
-            table.add_row(strategy, str(devices), f"{found['rate']:.1f}", f"{share:.0%}", shown)
+            table.add_row(strategy, str(devices), f"{measured['rate']:.1f}", f"{share:.0%}", shown)
     Console().print(table)
 
 

@@ -1,4 +1,4 @@
-"""Recipes of configs/start with ImageNet weights beside the same trainings from random weights, as many images each.
+"""Compares recipes of configs/start from ImageNet weights and from random weights, with equally many images.
 
     python -m tools.benchmarks.starts OUT --bccd ~/bccd --camvid ~/camvid --depth ~/middlebury [--only detector depth]
 
@@ -22,7 +22,7 @@ import yaml
 from PIL import Image
 
 from densevit.training.run.metrics_csv import MetricsCsv
-from densevit.training.run.output import FINISHED
+from densevit.training.run.run_output import FINISHED
 from tools.conventions import results
 from tools.conventions.tree import Tree
 
@@ -97,9 +97,9 @@ def execute(*arguments: str) -> None:
 
 def overrides(name: str, weights: str, root: Path | None) -> list[str]:
     start = STARTS[name]
-    found = [f"backbone={BACKBONE}", *start.overrides, *WEIGHTS[weights], "seed=0"]
-    found += [f"data.root={root}"] if root else []
-    return [*found, f"trainer.max_epochs={start.passes}", f"trainer.evaluate_every={start.evaluate_every}"]
+    keys = [f"backbone={BACKBONE}", *start.overrides, *WEIGHTS[weights], "seed=0"]
+    keys += [f"data.root={root}"] if root else []
+    return [*keys, f"trainer.max_epochs={start.passes}", f"trainer.evaluate_every={start.evaluate_every}"]
 
 
 def train(run: Path, name: str, arguments: Sequence[str]) -> None:
@@ -115,9 +115,9 @@ def entries(name: str, weights: str, run: Path) -> dict[str, dict[str, Any]]:
     """The entry of a finished run for docs/results.json, by its name."""
     start = STARTS[name]
     metrics = json.loads((run / "metrics.json").read_text())
-    found = [(short, key) for short in METRICS for key in metrics if key.rpartition("/")[2] == short]
-    scores = {key: [round(metrics[key], 6)] for _, key in found if math.isfinite(metrics[key])}
-    steps = max(int(row["step"]) for row in MetricsCsv(run / "metrics.csv").rows() if row.get(found[0][1]))
+    columns = [(short, key) for short in METRICS for key in metrics if key.rpartition("/")[2] == short]
+    scores = {key: [round(metrics[key], 6)] for _, key in columns if math.isfinite(metrics[key])}
+    steps = max(int(row["step"]) for row in MetricsCsv(run / "metrics.csv").rows() if row.get(columns[0][1]))
     config = yaml.safe_load((run / "config.yaml").read_text())
     key, twin = f"start/{name}, {start.passes} passes", f"start/{name}, {start.passes} passes, random weights"
     is_random = weights == "random"
@@ -156,10 +156,10 @@ def main() -> None:
                     continue
                 train(run, name, overrides(name, weights, root and root.expanduser().resolve()))
             if all((run / file).is_file() for file in FINISHED):
-                found = results.load(Tree(ROOT))
+                recorded = results.load(Tree(ROOT))
                 for key, entry in entries(name, weights, run).items():
-                    found["trainings"][key] = {**found["trainings"].get(key, {}), **entry}
-                (ROOT / results.FILE).write_text(results.dumped(found), encoding="utf-8")
+                    recorded["trainings"][key] = {**recorded["trainings"].get(key, {}), **entry}
+                (ROOT / results.FILE).write_text(results.dumped(recorded), encoding="utf-8")
                 print(f"{results.FILE} has {run.name}")
 
 

@@ -33,7 +33,7 @@ def images_and_targets(batch: int, side: int) -> tuple[Tensor, list[Tensor], lis
     return images, boxes, [torch.randint(CLASSES, (n,), generator=random) for n in counts]
 
 
-def ours(head: str, batch: int, side: int, precision: str, device: str) -> Step:
+def densevit_step(head: str, batch: int, side: int, precision: str, device: str) -> Step:
     config = load(CONFIG, [f"heads.detection.name={head}", f"heads.detection.num_queries={QUERIES[head]}"])
     classes = [Class(str(i), i, (0, 0, 0)) for i in range(CLASSES)]
     model = build_from_sections(config, {"detection": classes}, pretrained=False)
@@ -48,7 +48,7 @@ def ours(head: str, batch: int, side: int, precision: str, device: str) -> Step:
     return Step.of(model, inputs, precision, torch.device(device))
 
 
-def theirs(head: str, batch: int, side: int, precision: str, device: str) -> Step:
+def transformers_step(head: str, batch: int, side: int, precision: str, device: str) -> Step:
     options: dict[str, Any] = {"num_labels": CLASSES, "auxiliary_loss": True, "num_queries": QUERIES[head]}
     options |= {"attention_dropout": 0.1, "activation_dropout": 0.1}
     model: Any
@@ -76,16 +76,16 @@ def main() -> None:
     args = parsed(options)
     title = f"Training step, batch {args.batch_size}, {args.size}x{args.size}"
     headings = ("case", "densevit, ms", "transformers, ms", "ratio", "peak MB: densevit", "transformers")
-    found = table(title, args, *headings, libraries=("transformers", "timm"))
+    comparison = table(title, args, *headings, libraries=("transformers", "timm"))
     for head in args.heads:
         for precision in args.precision:
-            given = (head, args.batch_size, args.size, precision, args.device)
-            peers = {"densevit": ours, "transformers": theirs}
-            times = measure({name: make(*given) for name, make in peers.items()}, args.rounds)
-            memory = [f"{peak_memory(make, *given):.0f}" for make in peers.values()] if args.memory else []
+            arguments = (head, args.batch_size, args.size, precision, args.device)
+            peers = {"densevit": densevit_step, "transformers": transformers_step}
+            times = measure({name: make(*arguments) for name, make in peers.items()}, args.rounds)
+            memory = [f"{peak_memory(make, *arguments):.0f}" for make in peers.values()] if args.memory else []
             figures = [*map(partial(milliseconds, times), peers), ratio(times, "transformers", "densevit")]
-            found.add_row(f"{head}, {precision}", *figures, *memory)
-    show(found)
+            comparison.add_row(f"{head}, {precision}", *figures, *memory)
+    show(comparison)
 
 
 if __name__ == "__main__":

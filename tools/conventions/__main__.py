@@ -24,7 +24,8 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     checks.checks_change_nothing,
     words.words_are_the_standard_ones,
     words.docstrings_say_what_a_thing_is,
-    words.public_names_say_what_they_are,
+    words.names_say_what_they_are,
+    words.kinds_are_types,
     words.modules_are_named_by_their_subject,
 )
 

@@ -30,9 +30,9 @@ def packages_are_the_layers(tree: Tree) -> Iterator[Problem]:
     rows = [set(re.findall(r"\w+", cell)) for cell in cells]
     for row, layer in itertools.zip_longest(rows, layers, fillvalue=set[str]()):
         if row != layer:
-            found, expected = (", ".join(sorted(names)) or "no row" for names in (row, layer))
+            listed, expected = (", ".join(sorted(names)) or "no row" for names in (row, layer))
             line = tree.line_of(PAGE, f"| `{next(iter(row))}`" if len(row) == 1 else "## Packages")
-            yield Problem(PAGE, line, f"the table has {found}, the contract {expected}", "make them equal")
+            yield Problem(PAGE, line, f"the table has {listed}, the contract {expected}", "make them equal")
             return
 
 

@@ -17,14 +17,14 @@ def checks_change_nothing(tree: Tree) -> Iterator[Problem]:
         for function in ast.walk(tree.module(file)):
             if isinstance(function, ast.FunctionDef) and re.fullmatch(r"_?check(_\w+)?", function.name):
                 for line, changed in _changed(function):
-                    found = f"{function.name} changes {changed}"
-                    yield Problem(file, line, found, "return the result, or name what it does")
+                    message = f"{function.name} changes {changed}"
+                    yield Problem(file, line, message, "return the result, or name what it does")
 
 
 def _changed(function: ast.FunctionDef) -> Iterator[tuple[int, str]]:
     """Where a function assigns to a part of an argument, or calls a method that changes it."""
-    given = function.args
-    arguments = {argument.arg for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)}
+    signature = function.args
+    arguments = {argument.arg for argument in (*signature.posonlyargs, *signature.args, *signature.kwonlyargs)}
     for node in ast.walk(function):
         if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
             target: ast.expr = node

@@ -19,7 +19,7 @@ def header(tree: Tree, file: str) -> str:
 
 
 def variants(text: str) -> dict[str, str]:
-    """What the lines `#   backbone.variant=b1: mIoU 0.41` of a config say about further models, by their overrides."""
+    """The remarks about further models in lines `#   backbone.variant=b1: mIoU 0.41` of a config, by overrides."""
     matches = (VARIANT.fullmatch(line) for line in text.splitlines())
     return {match[1]: match[2] for match in matches if match}
 
@@ -47,7 +47,7 @@ def _has_score(text: str) -> bool:
 
 
 def headers_have_the_command(tree: Tree) -> Iterator[Problem]:
-    """The command names the file; that of a recipe with a base may be in the base, which the first lines name."""
+    """The first lines contain a command with the file, or name the base with the command."""
     sections = tree.files("configs/data/*.yaml", "configs/pretrain/*.yaml", "configs/papers/*.yaml")
     for file in published(tree) + sections:
         base = re.search(r"^base: (.+)$", tree.text(file), re.MULTILINE)

@@ -1,6 +1,6 @@
-"""Figures of trainings on pages and in configs are those of docs/results.json; tools/check --write fills them in.
+"""Figures of runs on pages and in configs come from docs/results.json; tools/check --write fills them in.
 
-docs/results.json has an entry for each training; docs/development/results.md describes its fields. Three forms are
+docs/results.json has an entry for each training; CONTRIBUTING.md describes its fields. Three forms are
 written from it:
 
     # Measured: ...                           in the first lines of a config, with lines that begin with `#  ` below it,
@@ -9,7 +9,8 @@ written from it:
                                               a group, or of names of entries; the columns are names of `fields`
     0.579<!-- AP of detr_swin -->             one of `fields`
 
-Minutes, means and deviations are computed from the entries. What an entry without scores lacks is `not measured`.
+Minutes, means and deviations are computed from the entries. Missing fields of an entry without scores are
+`not measured`.
 """
 
 import json
@@ -64,14 +65,14 @@ def recipe_of(name: str, entry: dict[str, Any]) -> str:
 
 def scores_of(entry: dict[str, Any]) -> dict[str, str]:
     """Means over the seeds, with the standard deviation of several, by the metrics' names on pages."""
-    found = {}
+    scores = {}
     for metric, values in entry["scores"].items():
         short = metric.rpartition("/")[2]
         mean = statistics.fmean(values)
         text = f"{mean:.3f}" if mean < 1 else f"{mean:.2f}"
         deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-        found[NAMES.get(short, short)] = f"{text}{deviation}" + " m" * (short == "RMSE")
-    return found
+        scores[NAMES.get(short, short)] = f"{text}{deviation}" + " m" * (short == "RMSE")
+    return scores
 
 
 def score(entry: dict[str, Any], metrics: int | None = None) -> str:
@@ -110,34 +111,34 @@ def seen(tree: Tree, name: str, entry: dict[str, Any]) -> str:
 
 
 def fields(tree: Tree, results: Results, name: str) -> dict[str, str]:
-    """What pages show of an entry, by the names in markers. A field that the entry lacks is missing."""
+    """The values of an entry for pages, by the names in markers."""
     entry = results["trainings"][name]
-    found = {key.replace("_", " "): value for key, value in entry.items() if isinstance(value, str)}
+    values = {key.replace("_", " "): value for key, value in entry.items() if isinstance(value, str)}
     is_named = "recipe" not in entry
-    found["recipe"] = f"`{recipe_of(name, entry)}`"
-    found["config"] = found["recipe"] if is_named else entry.get("label", name)
+    values["recipe"] = f"`{recipe_of(name, entry)}`"
+    values["config"] = values["recipe"] if is_named else entry.get("label", name)
     words = ["densevit train", recipe_of(name, entry), *entry.get("overrides", [])]
-    found["command"] = f"`{' '.join(repr(word) if set('{[*') & set(word) else word for word in words)}`"
-    found["held out"], found["data"] = (results["data"][entry["data"]][key] for key in ("held_out", "title"))
+    values["command"] = f"`{' '.join(repr(word) if set('{[*') & set(word) else word for word in words)}`"
+    values["held out"], values["data"] = (results["data"][entry["data"]][key] for key in ("held_out", "title"))
     if entry["scores"]:
-        found |= {"score": score(entry, 2), "scores": score(entry), **scores_of(entry)}
+        values |= {"score": score(entry, 2), "scores": score(entry), **scores_of(entry)}
     else:
         metrics = {metric for each in results["trainings"].values() for metric in scores_of(each)}
-        found |= dict.fromkeys((*metrics, "score", "scores", "minutes", "time", "images/s"), NOT_MEASURED)
+        values |= dict.fromkeys((*metrics, "score", "scores", "minutes", "time", "images/s"), NOT_MEASURED)
     twin, is_better = twin_of(results, entry)
-    found["from random weights"] = score(twin, 2) + ("" if is_better else ": not worse") if twin else ""
+    values["from random weights"] = score(twin, 2) + ("" if is_better else ": not worse") if twin else ""
     if "images" in results["data"][entry["data"]]:
-        found["training images"] = f"{results['data'][entry['data']]['images']:,}"
+        values["training images"] = f"{results['data'][entry['data']]['images']:,}"
     if "images" in entry:
-        found |= {"images": f"{entry['images']:,}", "images seen": seen(tree, name, entry).replace(" images", "")}
+        values |= {"images": f"{entry['images']:,}", "images seen": seen(tree, name, entry).replace(" images", "")}
     for processor, speed in reversed(entry.get("images_per_second", {}).items()):  # the first stays
         minutes = f"{entry['images'] / speed / 60:.1f}"
-        found[f"minutes with {results['processors'][processor]['kind']}"] = minutes
-        found |= {"minutes": minutes, "time": f"{minutes} min", "images/s": f"{speed:g}"}
+        values[f"minutes with {results['processors'][processor]['kind']}"] = minutes
+        values |= {"minutes": minutes, "time": f"{minutes} min", "images/s": f"{speed:g}"}
     for key, unit, size in (("parameters", "M", 1e6), ("multiply_adds", "G", 1e9)):
         if key in entry:
-            found[key.replace("_", "-")] = f"{entry[key] / size:.2f} {unit}"
-    return found
+            values[key.replace("_", "-")] = f"{entry[key] / size:.2f} {unit}"
+    return values
 
 
 def table(tree: Tree, results: Results, rows: str, columns: str) -> str:
@@ -148,12 +149,14 @@ def table(tree: Tree, results: Results, rows: str, columns: str) -> str:
         if not group and item not in results["trainings"]:
             raise LookupError(f"{FILE} has no group and no entry {item!r}")
         names += group or [item]
-    found = [fields(tree, results, name) for name in names]
+    row_fields = [fields(tree, results, name) for name in names]
     heads = columns.split(", ")
-    unknown = [head for head in heads if not any(head in row for row in found)]
+    unknown = [head for head in heads if not any(head in row for row in row_fields)]
     if unknown:
         raise LookupError(f"no entry of {rows} has {unknown[0]!r}")
-    lines = [f"| {' | '.join(cells)} |" for cells in (heads, *([row.get(head, "") for head in heads] for row in found))]
+    lines = [
+        f"| {' | '.join(cells)} |" for cells in (heads, *([row.get(head, "") for head in heads] for row in row_fields))
+    ]
     return "\n".join([lines[0], "|---" * len(heads) + "|", *lines[1:]])
 
 
@@ -201,13 +204,13 @@ def written(tree: Tree, results: Results, file: str) -> tuple[str, list[Problem]
 
         return pattern.sub(replacement, text)
 
-    def one(match: re.Match[str]) -> str:
+    def figure_of_entry(match: re.Match[str]) -> str:
         if match[3] not in results["trainings"]:
             raise LookupError(f"{FILE} has no entry {match[3]!r}")
-        found = fields(tree, results, match[3])
-        if match[2] not in found:
+        values = fields(tree, results, match[3])
+        if match[2] not in values:
             raise LookupError(f"{FILE} has no {match[2]!r} of {match[3]!r}")
-        return found[match[2]].removesuffix(" m") + match[1]
+        return values[match[2]].removesuffix(" m") + match[1]
 
     text = tree.text(file)
     if file.endswith(".yaml"):
@@ -216,7 +219,7 @@ def written(tree: Tree, results: Results, file: str) -> tuple[str, list[Problem]
             problems.append(Problem(file, 1, "the first lines have no `# Measured:`", f"write it, and {FIX}"))
         return replaced(MEASURED, lambda _: measured(tree, results, config), text), problems
     text = replaced(TABLE, lambda m: f"{m[1]}\n{table(tree, results, m[2], m[3])}\n\n{m[4]}", text)
-    return replaced(FIGURE, one, text), problems
+    return replaced(FIGURE, figure_of_entry, text), problems
 
 
 def texts(tree: Tree) -> Iterator[tuple[str, str, list[Problem]]]:
@@ -235,8 +238,10 @@ def figures_are_those_of_results_json(tree: Tree) -> Iterator[Problem]:
                 break
     for name, entry in load(tree)["trainings"].items():
         if not tree.exists(f"configs/{recipe_of(name, entry)}.yaml"):
-            place = tree.line_of(FILE, f'^  "{re.escape(name)}"')
-            yield Problem(FILE, place, f"there is no recipe {recipe_of(name, entry)}", "correct it or remove the entry")
+            entry_line = tree.line_of(FILE, f'^  "{re.escape(name)}"')
+            yield Problem(
+                FILE, entry_line, f"there is no recipe {recipe_of(name, entry)}", "correct it or remove the entry"
+            )
 
 
 def scores_are_not_typed(tree: Tree) -> Iterator[Problem]:

@@ -35,8 +35,10 @@ MODULES = {
 }
 NAMES = (
     *("found", "one", "own", "known", "mine", "whole", "fresh", "unrecorded", "usage_options", "spoilt", "located"),
-    *("confer", "attend", "think", "pick", "prepared", "picture", "pictures"),
+    *("confer", "attend", "think", "pick", "prepared", "picture", "pictures", "given", "ours", "theirs", "others"),
+    *("place", r"of_\w+"),
 )
+NAME = re.compile(rf"_*(?:{'|'.join(NAMES)})_*", re.IGNORECASE)
 FOLDERS = ("densevit", "plugins", "configs", "docs", "tools", "examples", "tests")
 CODE = ("densevit/**/*.py", "plugins/**/*.py", "tools/**/*.py", "examples/**/*.py")
 EXCEPT = ("tools/conventions/words.py", "tests/tools/test_conventions.py")  # which name the words
@@ -57,28 +59,44 @@ def docstrings_say_what_a_thing_is(tree: Tree) -> Iterator[Problem]:
             yield Problem(file, line_at(match), f"the docstring has '{match[0].strip()}'", "say what the thing is")
 
 
-def public_names_say_what_they_are(tree: Tree) -> Iterator[Problem]:
-    """Names of classes, functions, parameters and fields."""
+def names_say_what_they_are(tree: Tree) -> Iterator[Problem]:
+    """Names of classes, functions, arguments, and targets of assignments, loops and comprehensions."""
     for file in tree.files(*CODE):
-        for name, line in public_names(tree.module(file).body):
-            if name.lower() in NAMES:
+        for name, line in defined_names(tree.module(file)):
+            if NAME.fullmatch(name):
                 yield Problem(file, line, f"the name {name}", "name what it is: boxes, row, head_options")
 
 
-def public_names(body: list[ast.stmt]) -> Iterator[tuple[str, int]]:
-    """The names that statements of a module or class define, without those that begin with `_`, with their lines."""
-    for node in body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                yield from public_names(node.body)
-            elif isinstance(node, ast.FunctionDef) and (node.name == "__init__" or not node.name.startswith("_")):
-                arguments = node.args
-                for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
-                    yield argument.arg, argument.lineno
-            yield node.name, node.lineno
-        elif isinstance(node, ast.AnnAssign | ast.Assign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from ((target.id, node.lineno) for target in targets if isinstance(target, ast.Name))
+def defined_names(module: ast.Module) -> Iterator[tuple[str, int]]:
+    """The names that a module defines at any depth, with their lines."""
+    for node in ast.walk(module):
+        match node:
+            case (
+                ast.Name(id=name, ctx=ast.Store())
+                | ast.Attribute(attr=name, ctx=ast.Store())
+                | ast.arg(arg=name)
+                | ast.FunctionDef(name=name)
+                | ast.AsyncFunctionDef(name=name)
+                | ast.ClassDef(name=name)
+                | ast.ExceptHandler(name=str(name))
+                | ast.alias(asname=str(name))
+            ):
+                yield name, node.lineno
+
+
+def kinds_are_types(tree: Tree) -> Iterator[Problem]:
+    """A variable `kind` holds a class, as far as annotations and literals show it."""
+    for file in tree.files(*CODE):
+        for node in ast.walk(tree.module(file)):
+            match node:
+                case (
+                    ast.arg(arg="kind", annotation=ast.expr() as held)
+                    | ast.AnnAssign(target=ast.Name(id="kind"), annotation=held)
+                    | ast.Assign(
+                        targets=[ast.Name(id="kind")], value=(ast.Constant(value=str()) | ast.JoinedStr()) as held
+                    )
+                ) if not re.search(r"\btype\b", text := ast.unparse(held)):
+                    yield Problem(file, node.lineno, f"kind is {text}, not a type", "name what it is: task, suffix")
 
 
 def modules_are_named_by_their_subject(tree: Tree) -> Iterator[Problem]:

@@ -33,7 +33,12 @@ class Docstrings(griffe.Extension):
 def described(item: Any) -> set[str]:
     """The names that the docstring of a `griffe.Object` may describe: parameters (of `__init__` too) and attributes."""
     functions = [item, item.members.get("__init__")] if item.is_class else [item]
-    names = {parameter.name for one in functions if isinstance(one, griffe.Function) for parameter in one.parameters}
+    names = {
+        parameter.name
+        for function in functions
+        if isinstance(function, griffe.Function)
+        for parameter in function.parameters
+    }
     attributes = {name for name, member in item.members.items() if not member.is_alias and member.is_attribute}
     return (names | attributes) - {"self", "cls"}
 
@@ -55,18 +60,18 @@ def blocks(text: str, names: Collection[str]) -> list[str]:
     """The blocks of a paragraph: text, and lists of described names."""
     name = "|".join(sorted(map(re.escape, names), key=len, reverse=True)) or "(?!)"
     starts = rf"(?:^|(?<=[.;)] ))(?=(?:(?:{name})(?:, (?:{name}))*: )|(?:{LABELS})\b)"
-    found: list[str] = []
+    texts: list[str] = []
     for piece in filter(None, (piece.strip() for piece in re.split(starts, text))):
         described = re.match(rf"((?:{name})(?:, (?:{name}))*): (.*)", piece)
         if not described:
-            found.append(escaped(piece))
+            texts.append(escaped(piece))
             continue
-        entry = f"- {', '.join(f'`{one}`' for one in described[1].split(', '))}: {escaped(described[2])}"
-        if found and found[-1].startswith("- "):
-            found[-1] += f"\n{entry}"
+        entry = f"- {', '.join(f'`{word}`' for word in described[1].split(', '))}: {escaped(described[2])}"
+        if texts and texts[-1].startswith("- "):
+            texts[-1] += f"\n{entry}"
         else:
-            found.append(entry)
-    return found
+            texts.append(entry)
+    return texts
 
 
 def escaped(text: str) -> str:

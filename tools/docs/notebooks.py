@@ -39,11 +39,13 @@ def _output(output: Mapping[str, Any], name: str, images: dict[str, bytes]) -> s
     if output["output_type"] == "stream":
         return fenced(joined(output["text"]), "text")
     data = output["data"]
-    if kind := next((kind for kind in IMAGES if kind in data), None):
-        content = joined(data[kind])
-        images[name + IMAGES[kind]] = content.encode() if kind == "image/svg+xml" else base64.b64decode(content)
+    if media_type := next((media_type for media_type in IMAGES if media_type in data), None):
+        content = joined(data[media_type])
+        images[name + IMAGES[media_type]] = (
+            content.encode() if media_type == "image/svg+xml" else base64.b64decode(content)
+        )
         alternative = re.sub(r"[\[\]]", "", " ".join(joined(data.get("text/plain", "output")).split()))
-        return f"![{alternative}]({name}{IMAGES[kind]})"
+        return f"![{alternative}]({name}{IMAGES[media_type]})"
     if "text/markdown" in data:
         return joined(data["text/markdown"])
     return fenced(joined(data.get("text/plain", "")), "text")

@@ -44,13 +44,13 @@ def on_config(config: Any) -> Any:
     folders = {"examples/": [page for page in sources() if page.startswith("examples/")], "tutorials/": tutorials()}
 
     def expanded(entries: list[Any]) -> list[Any]:
-        found: list[Any] = []
+        nav: list[Any] = []
         for entry in entries:
             title, value = next(iter(entry.items())) if isinstance(entry, dict) else (None, entry)
             value = expanded(value) if isinstance(value, list) else folders.get(value, value)
             if value:  # docs/tutorials may be absent
-                found.append(value if title is None else {title: value})
-        return found
+                nav.append(value if title is None else {title: value})
+        return nav
 
     config.nav = expanded(config.nav)
     return config
@@ -79,8 +79,10 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Replaces links to files of the repository by links to their pages, if they have one."""
     pages = sources()
     page_of = {file.relative_to(ROOT).as_posix(): uri for uri, file in pages.items()}
-    own = pages[page.file.src_uri].relative_to(ROOT) if page.file.src_uri in pages else Path("docs", page.file.src_uri)
-    folder, here = own.parent.as_posix(), posixpath.dirname(page.file.src_uri)
+    source = (
+        pages[page.file.src_uri].relative_to(ROOT) if page.file.src_uri in pages else Path("docs", page.file.src_uri)
+    )
+    folder, here = source.parent.as_posix(), posixpath.dirname(page.file.src_uri)
 
     def relinked(link: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(folder, link[1]))

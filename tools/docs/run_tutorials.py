@@ -22,7 +22,7 @@ TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
 
 def with_budgets(notebook: nbformat.NotebookNode, budgets: Mapping[str, object]) -> nbformat.NotebookNode:
     """Replaces values in the first code cell, `NAME = value`. Raises KeyError for a name that it does not assign."""
-    cell = next(one for one in notebook.cells if one.cell_type == "code")
+    cell = next(cell for cell in notebook.cells if cell.cell_type == "code")
     for name, value in budgets.items():
         cell.source, count = re.subn(rf"^{name} = [^#\n]*", f"{name} = {value}  ", cell.source, flags=re.MULTILINE)
         if count != 1:

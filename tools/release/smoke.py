@@ -2,7 +2,7 @@
 
     cd "$(mktemp -d)" && python .../tools/release/smoke.py
 
-The interpreter is that of the environment in which densevit is installed. It needs about a minute and no network.
+Run it with the interpreter of the environment with densevit. It needs about a minute and no network.
 """
 
 import importlib

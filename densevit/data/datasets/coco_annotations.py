@@ -18,7 +18,7 @@ from densevit.data.datasets.scan_cache import cached_scan, json_array, json_valu
 from densevit.errors import counted
 from densevit.interfaces import Class
 
-LARGE_JSON = 1 << 20  # bytes; a smaller one is not cached
+LARGE_JSON = 1 << 20  # bytes; smaller files are not cached
 USUAL_CROWDS = 0.05  # share of the objects; COCO has 0.012
 _OBJECTS = ("ids", "boxes", "labels", "area", "iscrowd", "rotated")
 _COLUMNS = ("image_ids", "file_names", "sizes", "first", *_OBJECTS)
@@ -26,7 +26,7 @@ _COLUMNS = ("image_ids", "file_names", "sizes", "first", *_OBJECTS)
 
 @dataclass(frozen=True)
 class Annotations:
-    """N images and M objects in the images' order: those of image i are `first[i]` up to `first[i + 1]`.
+    """N images, and M objects sorted by image: rows `first[i]` up to `first[i + 1]` are the objects of image i.
 
     labelled: False if the file has no `annotations`, as in test sets. ids: the annotations' ids in the file, for
     messages.
@@ -44,7 +44,7 @@ class Annotations:
     labels: np.ndarray  # (M,) int32, class indices
     area: np.ndarray  # (M,) float64
     iscrowd: np.ndarray  # (M,) bool
-    rotated: np.ndarray  # (M,) bool, see `rotation_of`; `boxes` has the box around it
+    rotated: np.ndarray  # (M,) bool, see `rotation_of`; `boxes` then bounds the rotated box
     segmentations: Segmentations | None  # None unless masks were requested
 
     def __len__(self) -> int:
@@ -69,7 +69,8 @@ class Annotations:
         return np.where(sides > 0, sides, np.inf)[self.images]
 
     def have_area(self) -> np.ndarray:
-        """Whether the part of each box inside its image has an area, (M,) bool; other boxes are not trained on."""
+        """Returns (M,) bool: whether the part of each box inside its image has an area. Other boxes are not trained
+        on."""
         clipped = self.clipped_boxes()
         return np.asarray((clipped[:, 2:] > clipped[:, :2]).all(axis=1))
 
@@ -78,11 +79,11 @@ class Annotations:
         columns = {name: getattr(self, name) for name in _COLUMNS}
         if self.segmentations is not None:
             columns |= {f"segmentations.{name}": value for name, value in vars(self.segmentations).items()}
-        classes = [[one.name, one.file_id, one.color, one.thing] for one in self.classes]
+        classes = [[c.name, c.file_id, c.color, c.thing] for c in self.classes]
         return columns | {"head": json_array({"classes": classes, "labelled": self.labelled})}
 
     @classmethod
-    def of_arrays(cls, file: Path, arrays: Mapping[str, np.ndarray]) -> "Annotations":
+    def from_arrays(cls, file: Path, arrays: Mapping[str, np.ndarray]) -> "Annotations":
         """Inverse of `arrays`; other names are ignored."""
         head, prefix = json_value(arrays["head"]), "segmentations."
         classes = tuple(Class(name, file_id, tuple(color), thing) for name, file_id, color, thing in head["classes"])
@@ -112,7 +113,7 @@ def read_annotations(file: Path, masks: bool = False) -> Annotations:
         return annotations_of(file, parse_json(file, keep_segmentations=masks), masks).arrays()
 
     arrays = cached_scan(["coco", str(file), masks], read, lambda _: [str(file)], is_large)
-    return Annotations.of_arrays(file, arrays)
+    return Annotations.from_arrays(file, arrays)
 
 
 def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Annotations:
@@ -125,10 +126,10 @@ def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Anno
 
 
 def joined(images: Images, classes: tuple[Class, ...], objects: Objects, labelled: bool) -> Annotations:
-    """Sorts the objects by their images. Raises DataError for the first invalid code of run lengths."""
+    """Sorts the objects by image. Raises DataError for the first invalid run-length code."""
     segmentations = None if objects.segmentations is None else pack(objects.segmentations)
-    for place, reason in ({} if segmentations is None else wrong_codes(segmentations)).items():
-        raise objects.wrong_segmentation(objects.ids[place], objects.rows[place], reason)
+    for position, reason in ({} if segmentations is None else wrong_codes(segmentations)).items():
+        raise objects.wrong_segmentation(objects.ids[position], objects.rows[position], reason)
     rows = np.array(objects.rows, np.int64)
     order = np.argsort(rows, kind="stable")
     return Annotations(
@@ -150,7 +151,7 @@ def joined(images: Images, classes: tuple[Class, ...], objects: Objects, labelle
 
 
 def crowd_note(iscrowd: np.ndarray) -> str:
-    """Returns the sentence about the crowds of a json, (M,) bool; "" if they are as rare as in COCO."""
+    """Returns a warning about many crowds; "" up to 5 % of the objects. iscrowd: (M,) bool."""
     crowds = int(iscrowd.sum())
     if crowds <= USUAL_CROWDS * len(iscrowd):
         return ""

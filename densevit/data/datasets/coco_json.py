@@ -13,7 +13,7 @@ import numpy as np
 from densevit.data.io.file_errors import check_regular
 from densevit.errors import DataError, has_surrogates, listed
 from densevit.interfaces import Class
-from densevit.registry.options import shown
+from densevit.registry.plugin_options import shown
 
 _INT64 = 2**63
 _LARGEST_SIDE = 2**30
@@ -75,7 +75,7 @@ def parse_json(file: Path, keep_segmentations: bool) -> dict[str, Any]:
 
     def slim(record: dict[str, Any]) -> dict[str, Any]:
         if record.pop("segmentation", None):
-            record.pop("attributes", None)  # whose rotation is only of boxes
+            record.pop("attributes", None)  # a rotation, which applies to boxes only
         return record
 
     check_regular(file)
@@ -93,12 +93,13 @@ def parse_json(file: Path, keep_segmentations: bool) -> dict[str, Any]:
         if collecting:
             gc.enable()
     if not isinstance(document, dict):
-        found = type(document).__name__
-        raise DataError(f"{file} holds a {found}; expected COCO's object of images, annotations and categories.")
+        type_name = type(document).__name__
+        raise DataError(f"{file} holds a {type_name}; expected COCO's object of images, annotations and categories.")
     return document
 
 
 def section_of(file: Path, document: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """Returns the records of a section; empty if it is missing. Raises DataError unless it is a list of objects."""
     section = document.get(name)
     if section is None:
         return []
@@ -107,21 +108,21 @@ def section_of(file: Path, document: Mapping[str, Any], name: str) -> list[dict[
     return section
 
 
-def required(file: Path, kind: str, record: Mapping[str, Any], position: int, key: str) -> Any:
-    """Returns a value of a record.
+def required(file: Path, noun: str, record: Mapping[str, Any], position: int, key: str) -> Any:
+    """Returns the value of a key in a record. Raises DataError if the key is missing.
 
-    Raises DataError if it has none. position: the record's index in its section, for messages.
+    noun: what the record describes, such as "image"; position: its index in the section; both for messages.
     """
     if key not in record:
-        where = f"{file}: {kind} {record.get('id', f'at position {position}')}"
-        raise DataError(f"{where} has no `{key}`.", INVALID_IMAGES if kind == "image" else "")
+        where = f"{file}: {noun} {record.get('id', f'at position {position}')}"
+        raise DataError(f"{where} has no `{key}`.", INVALID_IMAGES if noun == "image" else "")
     return record[key]
 
 
-def unknown_reference(kind: str, record: Mapping[str, Any], rows: Mapping[Any, int]) -> str:
-    """Returns the message about an annotation's `KIND_id` that no entry has."""
+def unknown_reference(noun: str, record: Mapping[str, Any], rows: Mapping[Any, int]) -> str:
+    """Returns the message for an annotation whose `NOUN_id` is not in `rows`."""
     some = listed(map(repr, sorted(rows, key=str)), 10)
-    return f"has {kind}_id {shown(record.get(f'{kind}_id'))}, and no {kind} has that id. Known: {some}."
+    return f"has {noun}_id {shown(record.get(f'{noun}_id'))}, and no {noun} has that id. Known: {some}."
 
 
 def _side(file: Path, image: Mapping[str, Any], key: str) -> int:
@@ -152,16 +153,14 @@ def classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class, ...]:
     categories = _without_group(section_of(file, document, "categories"), section_of(file, document, "annotations"))
     if not categories:
         raise DataError(f"{file}: `categories` is missing or empty; expected one entry per class with id and name.")
-    ids, names = (
-        [required(file, "category", one, i, key) for i, one in enumerate(categories)] for key in ("id", "name")
-    )
+    ids, names = ([required(file, "category", c, i, key) for i, c in enumerate(categories)] for key in ("id", "name"))
     pairs = sorted(zip(ids, names, strict=True), key=lambda pair: (str(type(pair[0])), pair[0]))
-    for (one, name), (other, namesake) in itertools.pairwise(pairs):
-        if one == other:
+    for (file_id, name), (other, namesake) in itertools.pairwise(pairs):
+        if file_id == other:
             raise DataError(
-                f"{file}: the category id {one} occurs twice, for {name!r} and {namesake!r}; ids must differ."
+                f"{file}: the category id {file_id} occurs twice, for {name!r} and {namesake!r}; ids must differ."
             )
-    known: dict[str, int] = {}
+    ids_by_name: dict[str, int] = {}
     for file_id, name in pairs:
         if not is_identifier(file_id) or isinstance(file_id, str):
             raise DataError(
@@ -170,23 +169,23 @@ def classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class, ...]:
         if not isinstance(name, str) or not name.strip() or has_surrogates(name):
             raise DataError(f"{file}: category {file_id} has the name {shown(name)}; expected text.")
         title = " ".join(name.split())
-        if title in known:
+        if title in ids_by_name:
             raise DataError(
-                f"{file}: the categories {known[title]} and {file_id} are both called {title!r}; names must differ. "
-                "Merge them, or remove the one without objects."
+                f"{file}: the categories {ids_by_name[title]} and {file_id} are both called {title!r}; names must "
+                "differ. Merge them, or remove the one without objects."
             )
-        known[title] = file_id
-    return tuple(Class(title, file_id, color_of(i)) for i, (title, file_id) in enumerate(known.items()))
+        ids_by_name[title] = file_id
+    return tuple(Class(title, file_id, color_of(i)) for i, (title, file_id) in enumerate(ids_by_name.items()))
 
 
 def _without_group(categories: list[dict[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the categories without number 0 of Roboflow's exports: the `supercategory` of all others, without
-    objects, which may have the name of a class."""
-    groups = [one for one in categories if one.get("id") == 0 and one.get("supercategory") == "none"]
-    others = [one for one in categories if one.get("id") != 0]
-    if len(groups) != 1 or not others or any(one.get("supercategory") != groups[0].get("name") for one in others):
+    """Removes category 0 of Roboflow's exports, which is the `supercategory` of all others and has no objects. Its name
+    may be the name of a class."""
+    groups = [c for c in categories if c.get("id") == 0 and c.get("supercategory") == "none"]
+    classes = [c for c in categories if c.get("id") != 0]
+    if len(groups) != 1 or not classes or any(c.get("supercategory") != groups[0].get("name") for c in classes):
         return categories
-    return categories if any(one.get("category_id") == 0 for one in annotations) else others
+    return categories if any(annotation.get("category_id") == 0 for annotation in annotations) else classes
 
 
 def identifiers(ids: Sequence[Any]) -> np.ndarray:
@@ -196,7 +195,6 @@ def identifiers(ids: Sequence[Any]) -> np.ndarray:
 
 
 def color_of(index: int) -> tuple[int, int, int]:
-    """Returns a colour for a class index; those of consecutive indices differ in hue, by the golden ratio, and in
-    brightness."""
+    """Returns a colour for a class index. Consecutive colours differ in hue, by the golden ratio, and in brightness."""
     red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, (0.85, 0.6)[index % 2], (1.0, 0.8, 0.9)[index % 3])
     return round(red * 255), round(green * 255), round(blue * 255)

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from densevit.data.datasets.division import check_val_share
-from densevit.data.datasets.splits import DIVIDED
+from densevit.data.datasets.split_names import DIVIDED
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
@@ -32,8 +32,8 @@ class NoAnnotationsError(DataError):
 class SplitFiles:
     """The json of a split.
 
-    folders: candidate folders of its images. root: the folder below which the images are searched for if no candidate
-    has them; None: they are not searched for. conversion: what was converted, for `Dataset.conversion`.
+    folders: candidate folders of its images. root: the folder that is searched if no candidate has the images; None:
+    no search. conversion: what was converted, for `Dataset.conversion`.
     """
 
     file: Path
@@ -42,40 +42,40 @@ class SplitFiles:
     conversion: str = ""
 
     def image_folder(self, names: Sequence[str]) -> Path:
-        """Returns the folder that has most of these images, of the candidates or else below root.
+        """Returns the candidate folder with most of these images; if none has any, the folder below root.
 
-        If no folder has any, returns the first candidate that exists; validation then reports missing files.
+        If no folder has any image, returns the first candidate that exists; validation then reports missing files.
         """
         names = names[:_SEEN]
-        there = [folder for folder in self.folders if folder.is_dir()]
-        best = _with_most(there, names)
+        existing = [folder for folder in self.folders if folder.is_dir()]
+        best = _with_most(existing, names)
         if best is None and self.root is not None:
             best = _with_most(_folders_below(self.root), names)
-        if best is None and not there:
+        if best is None and not existing:
             looked = ", ".join(map(str, dict.fromkeys(self.folders)))
             raise DataError(f"{self.file}: its images' folder is not found. Looked for {looked}.")
-        return best or there[0]
+        return best or existing[0]
 
 
 @dataclass(frozen=True)
 class NamedFiles:
-    """The jsons and image folders that a config names, relative to root: one for every split, or {split: path}."""
+    """The jsons and image folders that a config names, relative to root: a path for every split, or {split: path}."""
 
     annotations: Where | None = None
     images: Where | None = None
 
     def of(self, split: str) -> tuple[str | None, str | None]:
-        """Returns the json and the image folder of a split; None: they are searched for."""
+        """Returns the json and the image folder of a split; None where the config names none."""
         both = (self.annotations, self.images)
         annotations, images = (where.get(split) if isinstance(where, dict) else where for where in both)
         return annotations, images
 
 
 def find_files(root: Path | None, split: str, named: NamedFiles, val_share: float | None) -> tuple[SplitFiles, bool]:
-    """Returns the json of a split, and whether it has the images of both train and val, which are then divided.
+    """Returns the files of a split, and whether they hold the images of train and val, which are then divided.
 
-    Raises DataError if there is none, NoAnnotationsError if there is none of any split, and DataError for a `val_share`
-    of a data set with a val split.
+    Raises NoAnnotationsError if no split has a json, and DataError if this split has none and for a `val_share` of a
+    data set with a val split.
     """
     val = _val_split(root, named, val_share)
     check_val_share(val_share, val)
@@ -90,22 +90,22 @@ def find_files(root: Path | None, split: str, named: NamedFiles, val_share: floa
 
 
 def _val_split(root: Path | None, named: NamedFiles, val_share: float | None) -> Path | str | None:
-    """Returns the file or option of the val split; None if there is no val split, so that train is divided.
+    """Returns the file or option of the val split; None if train is to be divided.
 
-    All images of a json given for every split are evaluated, unless val_share is given.
+    A json for every split is divided only if val_share is given.
     """
     if isinstance(named.annotations, str):
         return None if val_share is not None else named.annotations
     if isinstance(named.annotations, dict) and "val" in named.annotations:
         return named.annotations["val"]
-    located = None if root is None else located_split(root, "val")
-    if located is None:
+    val_files = None if root is None else files_in_layout(root, "val")
+    if val_files is None:
         return named.images.get("val") if isinstance(named.images, dict) else None
-    return located.file
+    return val_files.file
 
 
 def files_of(root: Path | None, split: str, named: NamedFiles) -> SplitFiles | None:
-    """Returns the json of a split, given by an option or by a layout; None if the folder has none."""
+    """Returns the files of a split, from the options or from a layout; None if the folder has none."""
     annotations, images = named.of(split)
     if root is None and (annotations is None or images is None):
         raise DataError(
@@ -114,7 +114,7 @@ def files_of(root: Path | None, split: str, named: NamedFiles) -> SplitFiles | N
         )
     base = root or Path()
     if annotations is None:
-        return located_split(base, split, images)
+        return files_in_layout(base, split, images)
     file = base / user_path(annotations)
     if not file.is_file():
         raise DataError(f"There is no annotation file {file} for the split {split!r}.")
@@ -127,24 +127,24 @@ def _with_images(files: SplitFiles, base: Path, images: str | None) -> SplitFile
     return files if images is None else SplitFiles(files.file, (base / user_path(images),))
 
 
-def located_split(root: Path, split: str, images: str | None = None) -> SplitFiles | None:
-    """Returns the json of a split if a layout has it. images: the folder of its images; None: it is searched for."""
-    found = ((file, folders) for file, folders in _layouts(root, split) if file.is_file())
-    located = next((SplitFiles(file, tuple(folders), root) for file, folders in found), None)
-    return None if located is None else _with_images(located, root, images)
+def files_in_layout(root: Path, split: str, images: str | None = None) -> SplitFiles | None:
+    """Returns the files of a split in the first layout that has its json. images: the folder of the images; None: the
+    layout's folders."""
+    candidates = ((file, folders) for file, folders in _layouts(root, split) if file.is_file())
+    files = next((SplitFiles(file, tuple(folders), root) for file, folders in candidates), None)
+    return None if files is None else _with_images(files, root, images)
 
 
 def files_of_json(file: Path) -> SplitFiles:
-    """Returns a json that is given without its root, with the usual folders of its images: in its own folder, and in
-    the one above."""
+    """Returns a json without a data set's root, with the usual image folders beside it and in the parent folder."""
     name = file.stem.rpartition("_")[2].replace("-dev", "")  # image_info_test-dev2017.json: test2017
-    roots, places = (file.parent, file.parent / ".."), ("", name, f"{name}/images", f"images/{name}", "images")
-    return SplitFiles(file, tuple(Path(os.path.normpath(root / place)) for root in roots for place in places))
+    roots, folders = (file.parent, file.parent / ".."), ("", name, f"{name}/images", f"images/{name}", "images")
+    return SplitFiles(file, tuple(Path(os.path.normpath(root / folder)) for root in roots for folder in folders))
 
 
 def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
-    """Returns the only json in COCO's format of a folder without a json of a split, as Label Studio's result.json."""
-    if any(located_split(root, split) for split in SPLITS):
+    """Returns the only json in COCO's format, such as Label Studio's result.json, of a folder in no layout."""
+    if any(files_in_layout(root, split) for split in SPLITS):
         return None
     files = _coco_jsons(root)
     return _with_images(SplitFiles(files[0], (files[0].parent, root), root), root, images) if len(files) == 1 else None
@@ -152,15 +152,15 @@ def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
 
 def _missing_split(root: Path, split: str, named: NamedFiles) -> DataError:
     """Returns the error for a folder without a json of this split."""
-    others = [other for other in SPLITS if files_of(root, other, named) is not None]
-    there = f", only for {', '.join(others)} (data.split)" if others else ""
-    jsons = [] if others else _coco_jsons(root)
+    other_splits = [other for other in SPLITS if files_of(root, other, named) is not None]
+    hint = f", only for {', '.join(other_splits)} (data.split)" if other_splits else ""
+    jsons = [] if other_splits else _coco_jsons(root)
     several = ", ".join(str(file.relative_to(root)) for file in jsons[:5])
     unused = f"\nFound {len(jsons)} files in COCO's format with other names: {several}." if jsons else ""
     places = "".join(f"\n  {file.relative_to(root)}" for file, _ in _layouts(root, split))
-    kind = DataError if others else NoAnnotationsError
-    return kind(
-        f"{root} has no annotations for the split {split!r}{there}. Looked for{places}{unused}\nName the file and its "
+    error_class = DataError if other_splits else NoAnnotationsError
+    return error_class(
+        f"{root} has no annotations for the split {split!r}{hint}. Looked for{places}{unused}\nName the file and its "
         f"images' folder with data.annotations.{split} and data.images.{split}, relative to data.root."
     )
 
@@ -170,8 +170,8 @@ def _layouts(root: Path, split: str) -> Iterator[tuple[Path, list[Path]]]:
     for name in _SPELLINGS.get(split, (split,)):
         official = rf"instances_({re.escape(name)}\d*)\.json"
         years = sorted(path.name for path in root.glob("annotations/instances_*.json"))
-        dated = [found[1] for path in years if (found := re.fullmatch(official, path, re.IGNORECASE))]
-        for folder in dated[::-1] or [f"{name}2017"]:  # of two years, the later one first
+        dated = [match[1] for path in years if (match := re.fullmatch(official, path, re.IGNORECASE))]
+        for folder in dated[::-1] or [f"{name}2017"]:  # later years first
             places = [root / folder, root / "images" / folder, root / "images", root]
             yield root / "annotations" / f"instances_{folder}.json", places
         places = [root / name, root / name / "images", root / "images" / name, root / "images", root]
@@ -203,7 +203,7 @@ def _is_coco(file: Path) -> bool:
 
 
 def _with_most(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
-    """Returns the folder that has most of these files, the first of several; None if none has any."""
+    """Returns the first folder with the largest number of these files; None if none has any."""
     counts = [sum(find_file(folder, name, outside_paths=True) is not None for name in names) for folder in folders]
     return folders[counts.index(max(counts))] if any(counts) else None
 
@@ -212,8 +212,8 @@ def _folders_below(root: Path) -> list[Path]:
     """Returns a folder and its subfolders, without hidden ones."""
 
     def walk() -> Iterator[Path]:
-        for place, names, _ in os.walk(root, followlinks=True):
+        for folder, names, _ in os.walk(root, followlinks=True):
             names[:] = sorted(name for name in names if not name.startswith("."))
-            yield Path(place)
+            yield Path(folder)
 
     return list(islice(walk(), _MOST_FOLDERS))

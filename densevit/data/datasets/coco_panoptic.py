@@ -14,10 +14,10 @@ from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.image_files import check_missing, existing_files
 from densevit.data.datasets.measured_images import MeasuredImages
+from densevit.data.datasets.pair_paths import list_files
 from densevit.data.datasets.paired_dataset import load_preset
-from densevit.data.datasets.paired_files import list_files
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
-from densevit.data.datasets.splits import check_limit, check_split, spellings
+from densevit.data.datasets.split_names import check_limit, check_split, spellings
 from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.label_files import label_size_of
 from densevit.data.io.panoptic_files import Runs, read_segment_ids
@@ -36,7 +36,7 @@ _COCO = {
     "images": "{split}2017",
     "empty_segments": False,
 }
-CHECKED = 200  # PNGs that are read before a training
+CHECKED = 200  # PNGs that are read before training
 
 
 class CocoPanoptic(MeasuredImages):
@@ -44,22 +44,22 @@ class CocoPanoptic(MeasuredImages):
 
     root: the data set's folder; the paths below are relative to it, and {split} in them becomes the split's name, also
         as training, valid or validation.
-    preset: the options of a known data set, in presets/panoptic/PRESET.yaml beside this file. Other options override
-        them; by default those of COCO's official layout.
-    annotations: the json. segments: the folder of its PNGs, in which a pixel's segment is R + 256 G + 65536 B, and 0 is
-        void. images: the folder of its images, or a pattern such as "leftImg8bit/{split}/*/*_leftImg8bit.png", in which
-        the last star matches an image's id.
+    preset: the options of a published data set, in presets/panoptic/PRESET.yaml next to this file; by default COCO's
+        official layout. Other options override the preset.
+    annotations: the json. segments: the folder of its PNGs; a pixel's segment id is R + 256 G + 65536 B, and 0 is void.
+        images: the folder of its images, or a pattern such as "leftImg8bit/{split}/*/*_leftImg8bit.png", whose last
+        star matches an image's id.
     masks: whether to return instance masks of things. semantic: whether to return the label map, with the classes of
         `panoptic`; void is ignored.
-    empty_segments: whether segments of the json may have no pixel in their PNG; these are left out.
+    empty_segments: whether to leave out segments of the json without pixels in their PNG; otherwise they are an error.
     outside_paths: whether a `file_name` may lead out of its folder, by `..` or as an absolute path.
     limit: the number of images to use, the first ones.
 
     `panoptic_crowds` are the panoptic ids of an image's crowds. Boxes and area are measured in the PNGs. `check_files`
     checks that images and PNGs are complete and have the same size, and `check_labels` that the json and the first 200
-    PNGs have the same segments. An image is not rotated by EXIF if only the stored image has the size of its PNG;
-    square images, and those with an orientation of 2 to 4, are rotated. A json without `annotations`, as of test sets,
-    gives images without labels.
+    PNGs have the same segments. EXIF rotates an image unless only the stored image has the size of its PNG; square
+    images and orientations of 2 to 4 are always rotated. A json without `annotations`, such as a test set's, gives
+    images without labels.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class CocoPanoptic(MeasuredImages):
             names = [os.fsdecode(name) for name in self.annotations.segment_files]
             if not outside_paths:
                 check_file_names(self.file, self.annotations.image_ids.tolist(), names, folder)
-            found = existing_files(folder, names, self.file, outside_paths)[0]
+            existing_names = existing_files(folder, names, self.file, outside_paths)[0]
             self._segments, self._segment_files = (
                 str(folder),
-                np.array([os.fsencode(name) for name in found], np.bytes_),
+                np.array([os.fsencode(name) for name in existing_names], np.bytes_),
             )
         self.classes = {
             "panoptic": read.classes,
@@ -111,8 +111,8 @@ class CocoPanoptic(MeasuredImages):
         self.provides = keys if read.labelled else ()
 
     def check_labels(self) -> None:
-        """Reads the first PNGs, up to 200. Raises DataError if one does not have the segments of the json, and if the
-        split has no segment that is not a crowd."""
+        """Reads the first 200 PNGs. Raises DataError if the segments of a PNG and of the json differ, and if all
+        segments of the split are crowds."""
         if self.annotations.iscrowd.all():
             raise DataError(
                 f"{self.file}: the split {self._split!r} has no segment except crowds: nothing can be learned or "
@@ -128,7 +128,7 @@ class CocoPanoptic(MeasuredImages):
         super().check_files(on_error)
 
     def grid(self, index: int, header: Header) -> tuple[Size, bool]:
-        """Returns the size of an image's PNG, and whether it is that of the upright image."""
+        """Returns the size of an image's PNG, and whether the upright image has this size."""
         if not self._segments:
             return header.upright_size, True
         size = label_size_of(self.segments_path(index))
@@ -151,9 +151,9 @@ class CocoPanoptic(MeasuredImages):
 
     def image_classes(self) -> np.ndarray:
         """Returns (P, 2) image and class of each segment, things and stuff, without crowds."""
-        known = self.annotations
-        images = np.repeat(np.arange(len(known)), np.diff(known.first))
-        return np.stack([images, known.labels], axis=1)[~known.iscrowd]
+        annotations = self.annotations
+        images = np.repeat(np.arange(len(annotations)), np.diff(annotations.first))
+        return np.stack([images, annotations.labels], axis=1)[~annotations.iscrowd]
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
@@ -178,17 +178,17 @@ class CocoPanoptic(MeasuredImages):
         return {"image": self.image(index), "targets": targets}
 
     def _targets(self, index: int) -> Targets:
-        runs, found = self.segments(index)
-        known, rows = self.annotations, self.annotations.rows(index)
+        runs, run_rows = self.segments(index)
+        annotations, rows = self.annotations, self.annotations.rows(index)
         if runs.size != self.size(index):
             raise DataError(f"{self.segments_path(index)} has changed since the start.")
         count = rows.stop - rows.start
-        area, boxes = runs.areas(found, count + 1)[:count], runs.boxes(found, count + 1)[:count]
-        labels, iscrowd, ids = known.labels[rows], known.iscrowd[rows], np.zeros(count, np.int32)
+        area, boxes = runs.areas(run_rows, count + 1)[:count], runs.boxes(run_rows, count + 1)[:count]
+        labels, iscrowd, ids = annotations.labels[rows], annotations.iscrowd[rows], np.zeros(count, np.int32)
         ids[area > 0] = panoptic_ids(labels[area > 0])
-        things = np.flatnonzero(np.array([known.classes[label].thing for label in labels], bool) & (area > 0))
+        things = np.flatnonzero(np.array([annotations.classes[label].thing for label in labels], bool) & (area > 0))
         targets: Targets = {
-            "panoptic": torch.from_numpy(runs.filled(np.append(ids, np.int32(VOID))[found])),
+            "panoptic": torch.from_numpy(runs.filled(np.append(ids, np.int32(VOID))[run_rows])),
             "panoptic_crowds": ids[iscrowd & (area > 0)].tolist(),
             "boxes": torch.from_numpy(boxes[things].astype(np.float32)),
             "labels": torch.from_numpy(self._thing_index[labels[things]].astype(np.int64)),
@@ -198,17 +198,17 @@ class CocoPanoptic(MeasuredImages):
         if "masks" in self.provides:
             targets["masks"] = RunLengthMasks.from_ids(targets["panoptic"].numpy(), ids[things])
         if "semantic" in self.provides:
-            targets["semantic"] = torch.from_numpy(runs.filled(np.append(labels, IGNORE).astype(np.uint8)[found]))
+            targets["semantic"] = torch.from_numpy(runs.filled(np.append(labels, IGNORE).astype(np.uint8)[run_rows]))
         return targets
 
     def segments(self, index: int) -> tuple[Runs, np.ndarray]:
-        """Reads an image's PNG: its runs, and the segment (R,) of each; the number of segments for void.
+        """Reads an image's PNG: its runs, and the row (R,) of each run's segment; void has the row after the last.
 
         Raises DataError for segments that only the PNG or only the json has.
         """
         runs = Runs.of(read_segment_ids(self.segments_path(index)))
         ids = self.annotations.ids[self.annotations.rows(index)]
-        found, unknown = _rows_of(runs, ids)
+        run_rows, unknown = _rows_of(runs, ids)
         image = self.annotations.image_ids[index].item()
         if unknown.any():
             raise DataError(
@@ -216,32 +216,33 @@ class CocoPanoptic(MeasuredImages):
                 f"{self.file} does not list for image {image}, such as {runs.ids[unknown][0]}. Add each to its "
                 "`segments_info`, or make these pixels 0 (void)."
             )
-        empty = np.flatnonzero(runs.areas(found, len(ids) + 1)[:-1] == 0)
+        empty = np.flatnonzero(runs.areas(run_rows, len(ids) + 1)[:-1] == 0)
         if len(empty) and not self._empty_segments:
             raise DataError(
                 f"{self.segments_path(index)} has 0 pixels of {counted(len(empty), 'segment')} that {self.file} lists "
                 f"for image {image}: {listed(ids[empty])}. Is it the PNG of another image? If such segments are "
                 "hidden, set data.empty_segments=true, which leaves them out."
             )
-        return runs, found
+        return runs, run_rows
 
 
-def panoptic_json(root: Path, split: str, given: Mapping[str, Any]) -> Path:
+def panoptic_json(root: Path, split: str, options: Mapping[str, Any]) -> Path:
     """Returns the json of a split. given: options of `CocoPanoptic`."""
-    return _split_path(root, split, "annotations", _options(given)["annotations"])
+    return _split_path(root, split, "annotations", _options(options)["annotations"])
 
 
-def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the given options, with those of the preset, or of COCO's official layout, for the others."""
-    preset = load_preset(PRESETS, given["preset"]) if given.get("preset") is not None else {}
-    return _COCO | preset | {name: value for name, value in given.items() if value is not None}
+def _options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Completes options by the preset's and then by COCO's official layout."""
+    preset = load_preset(PRESETS, options["preset"]) if options.get("preset") is not None else {}
+    return _COCO | preset | {name: value for name, value in options.items() if value is not None}
 
 
 def _rows_of(runs: Runs, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the index (R,) of each run's segment in ids (K,), K for void; and which ids are unknown, (R,) bool."""
+    """Returns the row (R,) of each run's id in ids (K,), or K if it is void or unknown; and whether it is unknown, (R,)
+    bool."""
     order = np.argsort(ids)
-    place = np.searchsorted(ids, runs.ids, sorter=order)
-    rows = np.append(order, len(ids))[place]
+    positions = np.searchsorted(ids, runs.ids, sorter=order)
+    rows = np.append(order, len(ids))[positions]
     listed = np.append(ids, 0)[rows] == runs.ids
     return np.where(listed, rows, len(ids)), ~listed & (runs.ids != 0)
 
@@ -249,17 +250,17 @@ def _rows_of(runs: Runs, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _split_path(base: Path, split: str, option: str, pattern: str) -> Path:
     """Returns the path of a split. Raises DataError if it does not exist."""
     paths = [base / pattern.replace("{split}", name) for name in spellings(split)]
-    there = next((path for path in paths if path.exists()), None)
-    if there is None:
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
         raise DataError(f"There is no {paths[0]}. Name it with data.{option}, relative to data.root.")
-    return there
+    return path
 
 
 def _image_names(
     base: Path, split: str, pattern: str, annotations: PanopticAnnotations, outside_paths: bool
 ) -> tuple[Path, list[str], list[int]]:
-    """Returns the folder of all images, their paths in it, and the indices of those that do not exist. Raises DataError
-    for images outside of their folder unless allowed, and for ids that no file or two files of a pattern have."""
+    """Returns the folder of all images, their paths in it, and the indices of images that do not exist. Raises
+    DataError for images outside of their folder unless allowed, and for ids that a pattern matches never or twice."""
     if "*" not in pattern:
         folder = _split_path(base, split, "images", pattern)
         names = [os.fsdecode(name) for name in annotations.image_names]
@@ -267,22 +268,22 @@ def _image_names(
             check_file_names(annotations.file, annotations.image_ids.tolist(), names, folder)
         return folder, *existing_files(folder, names, annotations.file, outside_paths)
     candidates = [pattern.replace("{split}", name) for name in spellings(split)]
-    used = next((one for one in candidates if glob.glob(one, root_dir=base)), candidates[0])
-    ids = [str(one) for one in annotations.image_ids.tolist()]
+    used = next((candidate for candidate in candidates if glob.glob(candidate, root_dir=base)), candidates[0])
+    ids = [str(image_id) for image_id in annotations.image_ids.tolist()]
     by_id: dict[str, str] = dict.fromkeys(ids, "")
     for name, path in list_files(base, used, IMAGES, "images").items():
-        own = name.split("/")[-1]
-        if by_id.get(own):
+        image_id = name.split("/")[-1]
+        if by_id.get(image_id):
             raise DataError(
-                f"{base / by_id[own]} and {base / path} have the same name, which is the id {own} in "
+                f"{base / by_id[image_id]} and {base / path} have the same name, which is the id {image_id} in "
                 f"{annotations.file}: expected one file per id. Fix: rename one, or name the folder in data.images."
             )
-        if own in by_id:
-            by_id[own] = path
-    if missing := [one for one in ids if not by_id[one]]:
+        if image_id in by_id:
+            by_id[image_id] = path
+    if missing := [image_id for image_id in ids if not by_id[image_id]]:
         raise DataError(
             f"{annotations.file} names {len(ids)} images, of which {len(missing)} do not exist as {base / used}: "
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
         )
     folder = base / os.path.dirname(used.partition("*")[0])
-    return folder, [os.path.relpath(base / by_id[one], folder) for one in ids], []
+    return folder, [os.path.relpath(base / by_id[image_id], folder) for image_id in ids], []

@@ -12,7 +12,7 @@ from densevit.data.datasets.coco_json import Images, is_identifier, is_number, u
 from densevit.data.datasets.coco_segmentations import Packed, packed_segmentation
 from densevit.data.datasets.rotated_boxes import bounds_of, rotated_corners, rotation_of
 from densevit.errors import DataError
-from densevit.registry.options import shown
+from densevit.registry.plugin_options import shown
 
 INVALID_SEGMENTATIONS = "invalid segmentations"
 
@@ -20,9 +20,9 @@ INVALID_SEGMENTATIONS = "invalid segmentations"
 class Objects:
     """Columns of M objects. `add` reads one annotation, or raises DataError and leaves it out.
 
-    ids: those of the file, or text for an annotation without id. rows, labels: the positions of image and class. boxes:
-    x0, y0, x1, y1; those around rotated boxes. rotated: whether a box is rotated, see `rotation_of`. segmentations:
-    None unless masks were requested.
+    ids: the file's, or text for an annotation without id. rows, labels: the positions of image and class. boxes: x0,
+    y0, x1, y1; for a rotated box, its bounds. rotated: whether a box is rotated, see `rotation_of`. segmentations: None
+    unless masks were requested.
     """
 
     def __init__(self, file: Path, images: Images, labels: Mapping[Any, int], masks: bool) -> None:

@@ -1,4 +1,4 @@
-"""Segmentations of a COCO json, validated at the start and packed; they become masks when their image is read."""
+"""Segmentations of a COCO json, validated and packed at the start, decoded to masks when their image is read."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 from densevit.targets.run_length_codes import decode_counts
 from densevit.targets.run_length_masks import RunLengthMasks
 
-Packed = tuple[bytes, int, tuple[int, int]]  # bytes, kind, and the size of the image
+Packed = tuple[bytes, int, tuple[int, int]]  # bytes, encoding, and the size of the image
 
 _POLYGONS, _RLE = 1, 2
 _FARTHEST = 10  # image sides; memory for rasterising grows with the polygon's extent
@@ -23,16 +23,16 @@ _CHARACTERS = 2**20  # of run-length codes that are decoded together
 
 @dataclass(frozen=True)
 class Segmentations:
-    """Segmentations of M objects, polygons or run-length codes by `kinds`, packed into one array of bytes."""
+    """Segmentations of M objects, each polygons or a run-length code, packed into one array of bytes."""
 
     data: np.ndarray  # uint8
     starts: np.ndarray  # (M,) int64
     lengths: np.ndarray  # (M,) int64
-    kinds: np.ndarray  # (M,) uint8
-    sizes: np.ndarray  # (M, 2) int64, height and width that a run-length code is for; 0: any, of polygons
+    encodings: np.ndarray  # (M,) uint8
+    sizes: np.ndarray  # (M, 2) int64, height and width of a run-length code; 0 for polygons, which fit any size
 
     def __getitem__(self, chosen: "np.ndarray | slice") -> "Segmentations":
-        columns = (self.starts, self.lengths, self.kinds, self.sizes)
+        columns = (self.starts, self.lengths, self.encodings, self.sizes)
         return Segmentations(self.data, *(column[chosen] for column in columns))
 
     def copied(self) -> "Segmentations":
@@ -43,7 +43,7 @@ class Segmentations:
     def masks(self, rows: slice, size: tuple[int, int]) -> RunLengthMasks:
         """Returns the masks of the objects of one image; rasterises their polygons. size: (h, w) of the image."""
         codes = [
-            self._packed(index) if self.kinds[index] == _RLE else _drawn(self._packed(index), size)
+            self._packed(index) if self.encodings[index] == _RLE else _drawn(self._packed(index), size)
             for index in range(rows.start, rows.stop)
         ]
         return RunLengthMasks.from_codes(codes, size)
@@ -54,8 +54,8 @@ class Segmentations:
 
 
 def _packed_polygons(polygons: Sequence[np.ndarray]) -> bytes:
-    """Returns polygons as int32: their number, the length of each, and the coordinates in fifths of a pixel, to which
-    pycocotools rounds them to rasterise (maskApi.c, rleFrPoly)."""
+    """Packs polygons as int32: their number, the length of each, and the coordinates in fifths of a pixel, as
+    pycocotools rounds them for rasterising (maskApi.c, rleFrPoly)."""
     fifths = (5 * np.concatenate(polygons) + 0.5).astype(np.int32)  # towards zero
     return np.concatenate([[len(polygons)], list(map(len, polygons)), fifths]).astype(np.int32).tobytes()
 
@@ -65,29 +65,29 @@ def _drawn(packed: bytes, size: tuple[int, int]) -> bytes:
     numbers = np.frombuffer(packed, np.int32)
     count = int(numbers[0])
     fifths = numbers[1 + count :]
-    coordinates = (fifths - (fifths < 0)) / 5  # which are rounded to the same fifths
+    coordinates = (fifths - (fifths < 0)) / 5  # pycocotools rounds them to the same fifths
     codes = rle.frPyObjects(np.split(coordinates, np.cumsum(numbers[1:count])), *size)
     merged: bytes = (codes[0] if count == 1 else rle.merge(codes))["counts"]
     return merged
 
 
 def pack(segmentations: Sequence[Packed]) -> Segmentations:
-    """Concatenates the segmentations of all objects: bytes, kind, and the size of the image that they need."""
+    """Concatenates the segmentations of all objects."""
     lengths = np.array([len(data) for data, _, _ in segmentations], dtype=np.int64)
     return Segmentations(
         data=np.frombuffer(b"".join(data for data, _, _ in segmentations), np.uint8),
         starts=np.cumsum(lengths) - lengths,
         lengths=lengths,
-        kinds=np.array([kind for _, kind, _ in segmentations], dtype=np.uint8),
+        encodings=np.array([encoding for _, encoding, _ in segmentations], dtype=np.uint8),
         sizes=np.array([size for _, _, size in segmentations], dtype=np.int64).reshape(-1, 2),
     )
 
 
 def packed_segmentation(segmentation: Any, size: tuple[int, int]) -> Packed:
-    """Returns an object's segmentation as bytes, its kind, and the size of the image that it needs; 0 for any size.
+    """Returns an object's segmentation as bytes, its encoding, and the size of the image that it needs; 0 for any size.
 
-    size: height and width of the object's image in the json, which may be those before its EXIF rotation; 0 if it has
-    none. Raises ValueError with the reason why it is invalid. The codes of run lengths are not decoded: `wrong_codes`.
+    size: height and width of the object's image in the json, perhaps before its EXIF rotation; 0 if unknown. Raises
+    ValueError with the reason why it is invalid. Run-length codes are not decoded here, but by `wrong_codes`.
     """
     if isinstance(segmentation, dict):
         return _run_lengths(segmentation, size)
@@ -120,10 +120,10 @@ def _polygon(numbers: list[Any], size: tuple[int, int]) -> np.ndarray:
 
 
 def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int]) -> Packed:
-    own, counts = segmentation.get("size"), segmentation.get("counts")
-    if not (isinstance(own, list) and len(own) == 2 and all(type(side) is int and side > 0 for side in own)):
-        raise ValueError(f"is run-length encoded with the size {own!r}; expected [height, width]")
-    height, width = own
+    code_size, counts = segmentation.get("size"), segmentation.get("counts")
+    if not isinstance(code_size, list) or [type(side) for side in code_size] != [int, int] or min(code_size) < 1:
+        raise ValueError(f"is run-length encoded with the size {code_size!r}; expected [height, width]")
+    height, width = code_size
     if height * width >= _MOST_PIXELS:
         raise ValueError(f"is for an image of {width} x {height}; expected less than {_MOST_PIXELS} pixels")
     if 0 not in size and (height, width) not in (size, size[::-1]):
@@ -137,22 +137,22 @@ def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int]) -> Packed:
     lowest, covered = min(counts, default=0), sum(counts)
     if lowest < 0 or covered != height * width:
         raise ValueError(_wrong_counts(lowest, covered, height * width))
-    packed: bytes = rle.frPyObjects({"size": own, "counts": counts}, height, width)["counts"]
+    packed: bytes = rle.frPyObjects({"size": code_size, "counts": counts}, height, width)["counts"]
     return packed, _RLE, (height, width)
 
 
 def wrong_codes(packed: Segmentations) -> dict[int, str]:
-    """Returns the reasons why run-length codes are invalid, by position. Decodes many together, which is faster."""
+    """Returns the reasons why run-length codes are invalid, by position. Decodes codes in batches, which is faster."""
     reasons = {}
-    codes = np.flatnonzero(packed.kinds == _RLE)
+    codes = np.flatnonzero(packed.encodings == _RLE)
     for rows in np.array_split(codes, packed.lengths[codes].sum() // _CHARACTERS + 1):
         characters = np.frombuffer(b"".join(map(packed._packed, rows.tolist())), np.uint8)
         counts, number = decode_counts(characters, packed.lengths[rows], np.int64)
         covered, lowest = np.zeros((2, len(rows)), np.int64)
-        own = np.flatnonzero(number)  # reduceat takes no empty codes
-        begin = np.cumsum(number)[own] - number[own]
-        covered[own] = np.add.reduceat(np.minimum(counts, _MOST_PIXELS), begin)  # does not overflow
-        lowest[own] = np.minimum.reduceat(counts, begin)
+        nonempty = np.flatnonzero(number)  # reduceat takes no empty codes
+        begin = np.cumsum(number)[nonempty] - number[nonempty]
+        covered[nonempty] = np.add.reduceat(np.minimum(counts, _MOST_PIXELS), begin)  # does not overflow
+        lowest[nonempty] = np.minimum.reduceat(counts, begin)
         pixels = packed.sizes[rows].prod(axis=1)
         for i in np.flatnonzero((lowest < 0) | (covered != pixels)).tolist():
             reasons[int(rows[i])] = _wrong_counts(lowest[i], covered[i], pixels[i])

@@ -36,7 +36,8 @@ def suggested_classes(maps: Sequence[np.ndarray]) -> list[tuple[dict[str, Any], 
     """Returns an entry of `data.classes` for each value or colour in label maps, with its share of the pixels.
 
     maps: (H, W) or all (H, W, 3), as `read_label` returns them. 255 is left out, as it is ignored by default, unless
-    there is at most one other value, as in binary masks. None for more than 255, and for no maps.
+    there is at most one other value, as in binary masks. None for more than 255 entries, for both shapes mixed and
+    without maps.
     """
     counts: dict[int, int] = {}
     is_colored = bool(maps) and maps[0].ndim == 3
@@ -49,10 +50,10 @@ def suggested_classes(maps: Sequence[np.ndarray]) -> list[tuple[dict[str, Any], 
         if len(counts) > IGNORE + 1:
             return None
     total = sum(counts.values())
-    found = []
+    entries = []
     for code, count in sorted(counts.items(), key=lambda item: -item[1] if is_colored else item[0]):
         color = [code >> 16, code >> 8 & 255, code & 255]
         entry = {"name": f"color {' '.join(map(str, color))}", "color": color}
         if is_colored or code != IGNORE or len(counts) <= 2:
-            found.append((entry if is_colored else {"name": f"value {code}", "id": code}, count / total))
-    return found if 0 < len(found) <= IGNORE else None
+            entries.append((entry if is_colored else {"name": f"value {code}", "id": code}, count / total))
+    return entries if 0 < len(entries) <= IGNORE else None

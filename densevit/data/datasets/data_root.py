@@ -13,11 +13,11 @@ def root_folder(root: str | None, file_allowed: bool = False) -> Path:
         raise DataError("data.root is missing: name the data set's folder.")
     try:
         base = user_path(root)
-        there = base.is_dir() or (file_allowed and base.is_file())
+        exists = base.is_dir() or (file_allowed and base.is_file())
     except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, an unknown user, a NUL
         raise DataError(f"data.root: {one_line(error)}. Name the data set's folder.") from None
     check_unpacked(base)
-    if there:
+    if exists:
         return base
     if base.is_file():
         raise DataError(f"data.root: {base} is a file; the data set's folder is expected.")

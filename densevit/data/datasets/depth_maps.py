@@ -11,11 +11,12 @@ import numpy as np
 from densevit.channels import RGB, Channels
 from densevit.data.datasets import depth_range
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.depth_values import Calibration, DepthValues, Kind, Unknown
+from densevit.data.datasets.depth_values import Calibration, DepthValues, Quantity, Unknown
 from densevit.data.datasets.file_checks import OnError, check_each
+from densevit.data.datasets.pair_paths import PairPaths
 from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
-from densevit.data.datasets.paired_files import PairPaths, Pairs, find_pairs
-from densevit.data.datasets.splits import check_limit, check_split, missing_split
+from densevit.data.datasets.paired_files import Pairs, find_pairs
+from densevit.data.datasets.split_names import check_limit, check_split, missing_split
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
 from densevit.errors import DataError
 from densevit.interfaces import Size
@@ -27,7 +28,7 @@ PRESETS = Path(__file__).parent / "presets" / "depth"
 _DEFAULTS: dict[str, Any] = {
     "images": "images/{split}",
     "labels": "labels/{split}",
-    "kind": "depth",
+    "quantity": "depth",
     "metric": True,
     "depth_range": (0.05, 250.0),
 }
@@ -36,29 +37,29 @@ _DEFAULTS: dict[str, Any] = {
 class DepthMaps(PairedDataset):
     """Depth for each pixel, from PNG, TIFF, NPY, NPZ, EXR or PFM files; `targets["depth"]`, 0 = unknown.
 
-    root: the data set's folder; the paths below are relative to it, and {split} in them becomes the split's name. Each
-        path may be one for both splits, or {train: ..., val: ...}.
-    preset: the options of a known data set, in presets/depth/PRESET.yaml beside this file. Other options override
-        them.
+    root: the data set's folder. The paths below are relative to it; {split} in them becomes the split's name. Each is a
+        path for both splits, or {train: ..., val: ...}.
+    preset: the options of a published data set, in presets/depth/PRESET.yaml next to this file. Other options override
+        the preset.
     images, labels: folders, in which files of the same name are pairs, or patterns such as "{split}/*/im0.png", in
         which the stars match the name (see `find_pairs`). By default images/{split} and labels/{split}.
-    list_file: the images to use, one name per line, or the paths of an image and of its depth map, and a focal length
-        if any. Images whose depth map is called None are left out.
+    list_file: the images to use, one name per line, or the paths of an image and its depth map, and optionally a focal
+        length. An image whose depth map is None is left out.
     splits: the names of train and val on disk, {train: part1}; by default also training, valid and validation.
     key: the array of NPZ, or the channel of EXR files, to read.
-    kind: the quantity that stored values times scale are: depth; disparity, in pixels; or inverse_depth.
+    quantity: the quantity of stored values times scale: depth; disparity, in pixels; or inverse_depth.
     scale: metres (inverse_depth: 1/metres) per unit in a file: 0.001 for millimetres. Required for files of integers.
     metric: false for relative depth, known up to its unit (or, for disparity, without calibration).
     stereo: calibration of disparity, depth = baseline * focal / (disparity + doffs); metres, pixels, pixels.
     valid: a folder or pattern of validity masks, NPY or PNG, where 0 is unknown.
-    unknown: numbers in files that mean unknown, and the limits in metres outside of which depth is unknown (see
+    unknown: stored values that mean unknown, and the limits in metres outside of which depth is unknown (see
         `Unknown`).
     depth_range: [minimum, maximum] in metres of the expected median of all depth; by default [0.05, 250].
     outside_paths: whether a list may name files outside of root, `images` and `labels`.
     limit: the number of images to use, the first ones.
 
-    `check_labels` reads depth maps (all, or 128 of many): their range and median are shown on stderr, and a median
-    outside of `depth_range` is an error. `metric` says whether depth is in metres.
+    `check_labels` reads all depth maps, or 128 of many, and prints their range and median on stderr; a median outside
+    of `depth_range` is an error. `metric` says whether depth is in metres.
     """
 
     noun = "depth map"
@@ -74,7 +75,7 @@ class DepthMaps(PairedDataset):
         list_file: Where | None = None,
         splits: dict[str, str] | None = None,
         key: str | None = None,
-        kind: Kind | None = None,
+        quantity: Quantity | None = None,
         scale: float | None = None,
         metric: bool | None = None,
         stereo: Calibration | None = None,
@@ -88,21 +89,22 @@ class DepthMaps(PairedDataset):
         channels: Channels = RGB,
     ) -> None:
         arguments: dict[str, Any] = {
-            **{"images": images, "labels": labels, "list_file": list_file, "splits": splits, "key": key, "kind": kind},
-            **{"scale": scale, "metric": metric, "stereo": stereo, "valid": valid, "depth_range": depth_range},
+            **{"images": images, "labels": labels, "list_file": list_file, "splits": splits, "key": key},
+            **{"quantity": quantity, "scale": scale, "metric": metric, "stereo": stereo, "valid": valid},
+            "depth_range": depth_range,
         }
-        given = {name: value for name, value in arguments.items() if value is not None}
-        known = load_preset(PRESETS, preset) if preset is not None else {}
-        options: dict[str, Any] = {**dict.fromkeys(arguments), **_DEFAULTS, **known, **given}
+        set_options = {name: value for name, value in arguments.items() if value is not None}
+        preset_options = load_preset(PRESETS, preset) if preset is not None else {}
+        options: dict[str, Any] = {**dict.fromkeys(arguments), **_DEFAULTS, **preset_options, **set_options}
         check_limit(limit)
-        _check_values(options, given)
+        _check_values(options, set_options)
         self.classes = {}
         self.metric: bool = options["metric"]
-        if stereo is None and options["kind"] == "disparity" and not self.metric:
+        if stereo is None and options["quantity"] == "disparity" and not self.metric:
             stereo = Calibration(1.0, 1.0)
-        unknown = Unknown(**known.get("unknown", {})) if unknown is None else unknown
-        of_depth = {name: options[name] for name in ("kind", "scale", "metric")}
-        self.values = DepthValues(calibration=stereo, unknown=unknown, **of_depth)
+        unknown = Unknown(**preset_options.get("unknown", {})) if unknown is None else unknown
+        depth_options = {name: options[name] for name in ("quantity", "scale", "metric")}
+        self.values = DepthValues(calibration=stereo, unknown=unknown, **depth_options)
         self._key: str | None = options["key"]
         base = root_folder(root)
         self.paths, pairs, self._valid = _find(base, split, options, limit, outside_paths, channels, on_error)
@@ -116,7 +118,7 @@ class DepthMaps(PairedDataset):
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """Recognises a folder with images/train and labels/train, with label files other than 8-bit images."""
+        """Recognises a folder with images/train and labels/train whose label files are not 8-bit images."""
         files = PairPaths(_DEFAULTS["images"], _DEFAULTS["labels"]).label_files(root, "train")
         if not files or files[0].suffix.lower() not in SUFFIXES:
             return None
@@ -131,8 +133,8 @@ class DepthMaps(PairedDataset):
         return self.values.capped(self._depth(index, read_depth(self.label_path(index), self._key)))
 
     def check_labels(self) -> None:
-        """Reads depth maps, all or 128 of many, and shows their range. Raises DataError if it is implausible, and if no
-        depth is known."""
+        """Reads depth maps, all or 128 of many, and prints their range. Raises DataError if the range is implausible,
+        and if no depth is known."""
         seen, is_known = self.measured_range(range(len(self)))
         if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
             lone = len(self.pairs.left_out)
@@ -146,13 +148,13 @@ class DepthMaps(PairedDataset):
             )
 
     def measured_range(self, indices: Sequence[int]) -> tuple[depth_range.DepthRange, bool]:
-        """Returns the range of some depth maps, and whether any has known depth, by `unknown`."""
-        indices = [indices[place] for place in depth_range.sample(len(indices))]
+        """Returns the range of some depth maps, and whether any depth is within the limits of `unknown`."""
+        indices = [indices[position] for position in depth_range.sample(len(indices))]
         files: dict[int, depth_range.FileRange] = {}
         labelled: set[int] = set()
 
-        def read(place: int) -> None:
-            index = indices[place]
+        def read(position: int) -> None:
+            index = indices[position]
             path = self.label_path(index)
             stored = read_depth(path, self._key)
             if message := depth_range.missing_scale(stored, path, self.values, self.expected):
@@ -167,7 +169,7 @@ class DepthMaps(PairedDataset):
         return depth_range.DepthRange.of(files, where), bool(labelled)
 
     def _depth(self, index: int, stored: np.ndarray) -> np.ndarray:
-        """Converts stored values to depth, (H, W) float32, before the limits of `unknown` are applied."""
+        """Converts stored values to depth, (H, W) float32, without the limits of `unknown`."""
         files = [(self.label_path(index), stored)]
         if self._valid is not None:
             valid = os.path.join(self.root, os.fsdecode(self._valid[index]))
@@ -179,7 +181,7 @@ class DepthMaps(PairedDataset):
         return depth if self._valid is None else np.where(files[1][1] > 0, depth, np.float32(0))
 
 
-def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def _check_values(options: Mapping[str, Any], set_options: Mapping[str, Any]) -> None:
     """Raises DataError for invalid numbers, and for disparity without the calibration that metric depth needs."""
     scale = options["scale"]
     if scale is not None and not 0 < scale < np.inf:
@@ -187,15 +189,15 @@ def _check_values(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     low, high = options["depth_range"]
     if not 0 <= low < high:
         raise DataError(f"data.depth_range is {[low, high]}; expected [minimum, maximum], in metres.")
-    if "depth_range" in given and not options["metric"]:
+    if "depth_range" in set_options and not options["metric"]:
         raise DataError("data.depth_range is in metres, but with data.metric=false depth is not. Leave one out.")
-    if options["kind"] != "disparity":
+    if options["quantity"] != "disparity":
         if options["stereo"] is not None:
-            raise DataError(f"data.stereo is for disparity, but data.kind is {options['kind']}.")
+            raise DataError(f"data.stereo is for disparity, but data.quantity is {options['quantity']}.")
     elif options["metric"] and options["stereo"] is None:
         raise DataError(
-            "data.kind=disparity needs data.stereo={baseline: METRES, focal: PIXELS}. Without it depth is relative: "
-            "data.metric=false."
+            "data.quantity=disparity needs data.stereo={baseline: METRES, focal: PIXELS}. Without it depth is "
+            "relative: data.metric=false."
         )
 
 
@@ -208,9 +210,9 @@ def _find(
     channels: Channels,
     on_error: OnError,
 ) -> tuple[PairPaths, Pairs, np.ndarray | None]:
-    """Returns images with depth maps, and the (N,) paths of validity masks, or None."""
+    """Finds pairs of images and depth maps, and the (N,) paths of validity masks, or None without `valid`."""
     names = ("images", "labels", "list_file", "valid")
-    images, labels, list_file, valid = (_of_split(options[name], split, name) for name in names)
+    images, labels, list_file, valid = (_split_value(options[name], split, name) for name in names)
     assert images is not None and labels is not None
     paths = PairPaths(images, labels, list_file, options["splits"], SUFFIXES, "None")
     if not any(isinstance(options[name], dict) for name in names):
@@ -221,13 +223,13 @@ def _find(
     stem = os.path.splitext(pairs.images[0])[0]
     if list_file is not None and stem == pairs.names[0] and os.path.normpath(images) != ".":
         raise DataError("data.valid pairs files by name; data.list_file must then hold names, not paths.")
-    found = find_pairs(base, split, replace(paths, labels=valid, suffixes=(".npy", ".png")), channels=channels)
-    by_name = dict(zip(found.names.tolist(), found.labels.tolist(), strict=True))
+    valid_pairs = find_pairs(base, split, replace(paths, labels=valid, suffixes=(".npy", ".png")), channels=channels)
+    by_name = dict(zip(valid_pairs.names.tolist(), valid_pairs.labels.tolist(), strict=True))
     return paths, pairs, np.array([by_name[name] for name in pairs.names.tolist()], np.bytes_)
 
 
-def _of_split(where: Where | None, split: str, option: str) -> str | None:
-    """Returns the path of a split; `where` is one for both or a mapping."""
+def _split_value(where: Where | None, split: str, option: str) -> str | None:
+    """Returns the path of a split. where: a path for every split, or {split: path}."""
     if where is None or isinstance(where, str):
         return where
     if split not in where:

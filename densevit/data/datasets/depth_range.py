@@ -22,8 +22,11 @@ _UNITS = (
 
 
 class FileRange(NamedTuple):
-    """The known depth of a file: some of its values, for a median, lowest and highest one, their number, and the
-    number of all pixels."""
+    """The known depth of a file.
+
+    values: a sample of known depth, for the median. low, high: its limits. known_pixels, pixels: numbers of pixels with
+    known depth and of all.
+    """
 
     values: np.ndarray
     low: float
@@ -33,12 +36,12 @@ class FileRange(NamedTuple):
 
     @classmethod
     def of(cls, depth: np.ndarray) -> "FileRange":
-        """depth: (H, W), 0 = unknown."""
-        known = depth[depth > 0]
-        if not len(known):
-            return cls(known, np.inf, 0.0, 0, depth.size)
-        step = -(-len(known) // _MOST_VALUES)
-        return cls(known[::step], known.min(), known.max(), len(known), depth.size)
+        """Measures a depth map (H, W), 0 = unknown."""
+        known_depth = depth[depth > 0]
+        if not len(known_depth):
+            return cls(known_depth, np.inf, 0.0, 0, depth.size)
+        step = -(-len(known_depth) // _MOST_VALUES)
+        return cls(known_depth[::step], known_depth.min(), known_depth.max(), len(known_depth), depth.size)
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,12 @@ class DepthRange:
 
     @classmethod
     def of(cls, files: Mapping[int, FileRange], where: str) -> "DepthRange":
-        """files: the range of each file by index.
-
-        where: their origin, for messages. Raises DataError if no depth is known.
-        """
+        """Joins the ranges of files, by index. where: their origin, for messages. Raises DataError if no depth is
+        known."""
         chosen = [files[index] for index in sorted(files) if files[index].known_pixels]
         if not chosen:
             raise DataError(
-                f"None of {len(files)} depth maps {where} holds a depth above 0. Check data.scale, data.kind and "
+                f"None of {len(files)} depth maps {where} holds a depth above 0. Check data.scale, data.quantity and "
                 "data.unknown.values."
             )
         median = float(np.median(np.concatenate([file.values for file in chosen])))
@@ -93,8 +94,8 @@ def described(seen: DepthRange, values: DepthValues, count: int) -> str:
 
 
 def implausible(split: str, seen: DepthRange, values: DepthValues, expected: tuple[float, float]) -> str:
-    """Returns the error, with the likely fix, if the median of metric depth is outside of the expected range; else
-    empty."""
+    """Returns the error message, with the likely fix, if the median of metric depth is outside of the expected range;
+    otherwise ""."""
     low, high = expected
     if not values.metric or low <= seen.median <= high:
         return ""
@@ -109,10 +110,10 @@ def missing_scale(stored: np.ndarray, path: str, values: DepthValues, expected: 
     """Returns the message about a file of integers without data.scale; "" for other files."""
     if not values.needs_scale or stored.dtype.kind not in "iu":
         return ""
-    known = stored[stored > 0]
-    median = float(np.median(known)) if len(known) else 0.0
-    unit = "metres" if values.kind == "depth" else "1/metres"
-    guess = _looks_like(median, 0.0, expected) if values.kind == "depth" else ""
+    known_values = stored[stored > 0]
+    median = float(np.median(known_values)) if len(known_values) else 0.0
+    unit = "metres" if values.quantity == "depth" else "1/metres"
+    guess = _looks_like(median, 0.0, expected) if values.quantity == "depth" else ""
     return (
         f"data.scale is missing: {path} holds whole numbers ({stored.min()} to {stored.max()}, median {median:g}), and "
         f"data.scale is the number of {unit} per unit in a file. {guess}".rstrip()
@@ -120,24 +121,24 @@ def missing_scale(stored: np.ndarray, path: str, values: DepthValues, expected: 
 
 
 def _shown(depth: float) -> str:
-    """Formats depth with three digits, without exponent for common values."""
+    """Formats depth with three digits, common values without an exponent."""
     return f"{depth:.0f}" if 1000 <= depth < 1e7 else f"{depth:.3g}"
 
 
 def _fix(median: float, values: DepthValues, expected: tuple[float, float]) -> str:
     """Returns the likely fix."""
     otherwise = "If this is right, set data.depth_range=[LOW,HIGH], in metres."
-    if values.kind == "depth":
+    if values.quantity == "depth":
         scale = 1.0 if values.scale is None else values.scale
         guess = _looks_like(median / scale, scale, expected)
         return f"{guess or 'Set data.scale, the number of metres per unit in a file.'} {otherwise}"
-    if values.kind == "inverse_depth":
-        return f"Set data.scale, 1/metres per unit in a file; or data.kind=depth, if files store depth. {otherwise}"
+    if values.quantity == "inverse_depth":
+        return f"Set data.scale, 1/metres per unit in a file; or data.quantity=depth, if files store depth. {otherwise}"
     return f"Check data.stereo: baseline (metres), focal and doffs (pixels at the files' size). {otherwise}"
 
 
 def _looks_like(median: float, scale: float, expected: tuple[float, float]) -> str:
-    """Lists the common units in which this stored median would be in the expected range. scale: the current one."""
+    """Lists the common units in which a stored median is in the expected range. scale: the current unit."""
     fitting = [
         (name, unit)
         for name, unit in _UNITS
@@ -145,9 +146,9 @@ def _looks_like(median: float, scale: float, expected: tuple[float, float]) -> s
     ]
     if not fitting:
         return ""
-    (name, unit), *others = fitting
+    (name, unit), *alternatives = fitting
     text = f"It looks like {name}: set data.scale={unit:.8g} (median {median * unit:.3g} m)."
-    if others:
-        listed = ", ".join(f"{name} (data.scale={unit:.8g}: {median * unit:.3g} m)" for name, unit in others)
+    if alternatives:
+        listed = ", ".join(f"{name} (data.scale={unit:.8g}: {median * unit:.3g} m)" for name, unit in alternatives)
         text += f" It could also be {listed}."
     return text

@@ -7,12 +7,13 @@ import numpy as np
 
 from densevit.errors import DataError
 
-Kind = Literal["depth", "disparity", "inverse_depth"]
+Quantity = Literal["depth", "disparity", "inverse_depth"]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Stereo calibration: depth = baseline * focal / (disparity + doffs). baseline in metres, the others in pixels.
+    """Stereo calibration: depth = baseline * focal / (disparity + doffs). baseline in metres, focal and doffs in
+    pixels.
 
     doffs: the horizontal offset of the two principal points.
     """
@@ -29,9 +30,9 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Unknown:
-    """What is unknown depth, besides 0, negative numbers, nan and infinities.
+    """Stored values and depths that are unknown, besides 0, negative numbers, nan and infinities.
 
-    values: numbers in files. below, above: depth outside of these, in metres.
+    values: numbers in files. below, above: limits in metres; depth outside of them is unknown.
     """
 
     values: list[float] = field(default_factory=list)
@@ -49,13 +50,13 @@ class Unknown:
 class DepthValues:
     """Converts stored numbers to depth.
 
-    kind: the quantity that stored numbers times scale are: depth; disparity in pixels; or 1 / depth.
+    quantity: the quantity of stored numbers times scale: depth; disparity in pixels; or 1 / depth.
     metric: whether the result is in metres; relative disparity needs no calibration.
-    calibration: the calibration of disparity.
-    unknown: what becomes unknown besides 0, negative numbers, nan and infinities.
+    calibration: the stereo calibration, for disparity.
+    unknown: stored values and depths that mean unknown.
     """
 
-    kind: Kind = "depth"
+    quantity: Quantity = "depth"
     scale: float | None = None
     metric: bool = True
     calibration: Calibration | None = None
@@ -68,29 +69,29 @@ class DepthValues:
 
     @property
     def needs_scale(self) -> bool:
-        """Whether files of integers need a scale, as whole metres are implausible."""
-        return self.scale is None and self.metric and self.kind != "disparity"
+        """Whether files of integers need a scale: whole metres are implausible."""
+        return self.scale is None and self.metric and self.quantity != "disparity"
 
     def depth(self, stored: np.ndarray) -> np.ndarray:
         """Returns depth (H, W) float32, 0 = unknown. stored: (H, W) as in the file."""
         values = stored.astype(np.float32)
-        known = np.isfinite(values) & (values > 0)
+        is_known = np.isfinite(values) & (values > 0)
         for value in self.unknown.values:
-            known &= stored != value if stored.dtype.kind in "iu" else values != np.float32(value)
-        values = np.where(known, values, np.float32(1))
+            is_known &= stored != value if stored.dtype.kind in "iu" else values != np.float32(value)
+        values = np.where(is_known, values, np.float32(1))
         if self.scale is not None:
             values *= np.float32(self.scale)
-        if self.kind != "depth":
+        if self.quantity != "depth":
             stereo = self.calibration or Calibration(1.0, 1.0)
-            if self.kind == "disparity":
+            if self.quantity == "disparity":
                 values += np.float32(stereo.doffs)
-                known &= values > 0
-            factor = stereo.baseline * stereo.focal if self.kind == "disparity" else 1.0
-            values = np.divide(np.float32(factor), values, out=np.zeros_like(values), where=known)
-        return np.where(known & np.isfinite(values), values, np.float32(0))
+                is_known &= values > 0
+            factor = stereo.baseline * stereo.focal if self.quantity == "disparity" else 1.0
+            values = np.divide(np.float32(factor), values, out=np.zeros_like(values), where=is_known)
+        return np.where(is_known & np.isfinite(values), values, np.float32(0))
 
     def capped(self, depth: np.ndarray) -> np.ndarray:
-        """Returns the depth with 0 where it is unknown by its limits."""
+        """Returns the depth with 0 outside of the limits of `unknown`."""
         low, high = self.unknown.below, self.unknown.above
         if not low and high == np.inf:
             return depth

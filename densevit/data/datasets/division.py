@@ -10,7 +10,7 @@ import numpy as np
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.file_checks import for_each
 from densevit.data.datasets.scan_cache import Arrays, cached_scan
-from densevit.data.duplicates import HashedImage, difference_hash, duplicate_groups, pixel_digest
+from densevit.data.duplicate_images import HashedImage, difference_hash, duplicate_groups, pixel_digest
 from densevit.data.io.channel_files import as_rgb, channel_paths
 from densevit.data.io.images import read_image
 from densevit.errors import DataError, warn_once
@@ -20,7 +20,7 @@ _FEW = 50  # images; the duplicates of fewer are not cached
 
 
 def check_val_share(val_share: float | None, val_split: str | os.PathLike[str] | None) -> None:
-    """Raises DataError for an invalid share, and for a share of a data set with a val split. val_split: its name."""
+    """Raises DataError for an invalid share, and for a share if there is a val split. val_split: its name or None."""
     if val_share is None:
         return
     if not 0 < val_share < 1:
@@ -35,7 +35,7 @@ def check_val_share(val_share: float | None, val_split: str | os.PathLike[str] |
 def part_of(
     split: str, paths: Sequence[str], val_share: float | None, where: str | os.PathLike[str], channels: Channels = RGB
 ) -> tuple[np.ndarray, str]:
-    """Returns which images are in train or val of a data set without a val split, (N,) bool, and the line about it."""
+    """Divides a data set without a val split. Returns which images are in `split`, (N,) bool, and a text about it."""
     in_val = validation_part(paths, DEFAULT_SHARE if val_share is None else val_share, where, channels)
     return in_val == (split == "val"), division_text(in_val, val_share, where)
 
@@ -45,9 +45,9 @@ def validation_part(
 ) -> np.ndarray:
     """Chooses the images for validation, (N,) bool.
 
-    Identical and nearly identical images (see `densevit.data.duplicates`) stay in one part. The choice depends only on
-    the images' content, not on their order or names. where: the data set, for messages. Raises DataError for images
-    that cannot be divided.
+    Identical and nearly identical images (see `densevit.data.duplicate_images`) stay in one part. The choice depends
+    only on the images' content, not on their order or names. where: the data set, for messages. Raises DataError for
+    images that cannot be divided.
     """
     scan = similar_images(paths, channels)
     count = min(max(1, round(share * len(paths))), len(paths) - 1)
@@ -69,15 +69,15 @@ def validation_part(
 
 
 def similar_images(paths: Sequence[str], channels: Channels = RGB) -> Arrays:
-    """Returns `digests` (N, 16) uint8 of the files, and the group numbers (N,) of identical images, `identical`, and of
-    identical or nearly identical images, `similar`. Cached."""
+    """Returns `digests`, (N, 16) uint8 of the files, and two group numbers of each image, (N,): `identical`, and
+    `similar` for identical or nearly identical images. Cached."""
     key = hashlib.sha256("\0".join([repr(channels), *paths]).encode(errors="surrogateescape")).hexdigest()
     is_large, files = len(paths) >= _FEW, [file for path in paths for file in channel_paths(path, channels)]
     return cached_scan(["division", key], lambda: _scan(paths, channels), lambda _: files, is_large)
 
 
 def division_text(chosen: np.ndarray, share: float | None, where: str | os.PathLike[str]) -> str:
-    """Returns the line about a division that a training prints. share: None for the default."""
+    """Describes a division in one sentence. chosen: (N,) bool, the validation images. share: None for the default."""
     val = int(chosen.sum())
     default = " by default" if share is None else ""
     return (
@@ -87,9 +87,9 @@ def division_text(chosen: np.ndarray, share: float | None, where: str | os.PathL
 
 
 def _choose(digests: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
-    """Chooses at most `count` images, (N,) bool: complete groups, ordered by the lowest digest of each.
+    """Chooses at most `count` images, (N,) bool: complete groups, in the order of their lowest digests.
 
-    If all groups are larger, chooses one of the smallest groups, if it has at most half of the images.
+    If all groups are larger, chooses a smallest group, if it has at most half of the images.
     digests: (N, 16) uint8. groups: (N,) the group of each image.
     """
     order = np.lexsort(digests.T[::-1])
@@ -110,7 +110,7 @@ def _choose(digests: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
 def _scan(paths: Sequence[str], channels: Channels) -> Arrays:
     """Returns digests of the files, and the groups of identical and of nearly identical images.
 
-    A file that cannot be read is alone in its group; the data set's own checks report it.
+    A file that cannot be read forms its own group; the data set's checks report it.
     """
     digests = np.zeros((len(paths), 16), np.uint8)
     images = [HashedImage("", "", b"", None)] * len(paths)

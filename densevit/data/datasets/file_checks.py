@@ -28,7 +28,7 @@ class SupportsCheckFile(Protocol):
 
 @runtime_checkable
 class SupportsCheckFiles(Protocol):
-    """A data set with a faster check of all its files than one by one."""
+    """A data set that checks all its files faster than one by one."""
 
     def check_files(self, on_error: OnError = "raise") -> None:
         """Raises DataError as `check_files` does."""
@@ -71,7 +71,7 @@ def check_each(count: int, check: Callable[[int], object], on_error: OnError) ->
 
 
 def for_each(count: int, check: Callable[[int], object], title: str) -> None:
-    """Calls check(0) to check(count - 1) in threads, until one raises. Shows the progress of many."""
+    """Calls check(0) to check(count - 1) in threads until a call raises. Shows progress for 2000 or more."""
 
     def chunk(start: int) -> None:
         for index in range(start, min(start + _CHUNK, count)):

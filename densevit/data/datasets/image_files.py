@@ -25,7 +25,7 @@ def image_suffixes(channels: Channels) -> tuple[str, ...]:
 
 
 def companions(paths: Iterable[str], channels: Channels) -> set[str]:
-    """Returns the files of the other channels of images of which each channel has a file. paths: may have both."""
+    """Returns the files of all channels but the first; empty unless each channel is in its own file."""
     if not channels.files:
         return set()
     images = (path for path in paths if os.path.splitext(path)[0].endswith(channels.files[0]))
@@ -33,15 +33,15 @@ def companions(paths: Iterable[str], channels: Channels) -> set[str]:
 
 
 def first_files(paths: Iterable[str], channels: Channels) -> list[str]:
-    """Returns the images among files: if each channel has a file, the first channel's."""
+    """Returns the images among files; if each channel is in its own file, the first channel's files."""
     paths, first = list(paths), "".join(channels.files[:1])
-    others = companions(paths, channels)
-    return [path for path in paths if os.path.splitext(path)[0].endswith(first) and path not in others]
+    companion_files = companions(paths, channels)
+    return [path for path in paths if os.path.splitext(path)[0].endswith(first) and path not in companion_files]
 
 
 def images_below(folder: Path, root: Path, channels: Channels = RGB) -> tuple[list[str], list[str]]:
-    """Returns the sorted paths of the images below a folder, relative to root, and those of formats that are not read,
-    without copies of the others."""
+    """Returns the sorted paths of images below a folder, relative to root: images in formats that are read, and in
+    formats that are not read and have no copy in a readable one."""
     suffixes = image_suffixes(channels)
     paths = sorted(os.path.relpath(path, root) for path in files_below(folder, (*suffixes, *UNREAD)))
     images = [path for path in paths if path.lower().endswith(suffixes)]
@@ -51,7 +51,7 @@ def images_below(folder: Path, root: Path, channels: Channels = RGB) -> tuple[li
 
 
 def warn_of_unread(folder: Path, paths: Sequence[str], used: int) -> None:
-    """Warns about images of formats that are not read, if any. used: the number of the other images."""
+    """Warns about images of formats that are not read, if any. used: the number of images that are read."""
     if paths:
         warn_once(
             f"{folder}: {counted(used + len(paths), 'image')} found: {used:,} used, {len(paths):,} left out "
@@ -62,19 +62,19 @@ def warn_of_unread(folder: Path, paths: Sequence[str], used: int) -> None:
 def existing_files(
     folder: Path, names: Sequence[str], annotations: Path, outside_paths: bool = False
 ) -> tuple[list[str], list[int]]:
-    """Returns the files' names, relative to the folder: as they are written, or as `find_file` finds them; and the
-    indices of those that do not exist.
+    """Returns the files' names, relative to the folder: as written, or as `find_file` finds them; and the indices of
+    files that do not exist.
 
-    outside_paths: whether a name may lead out of the folder, else it raises DataError. Lists each folder once, which is
-    much faster than testing each file.
+    outside_paths: if False, raises DataError for a name that `find_file` finds outside of the folder. Lists each folder
+    once, which is much faster than testing each file.
     """
     entries: dict[str, set[str]] = {}
-    found, missing = list(names), []
+    file_names, missing = list(names), []
     for i, name in enumerate(names):
         parent, _, base = name.rpartition("/")
         if parent not in entries:
-            place = os.path.join(folder, parent)
-            entries[parent] = {entry.name for entry in os.scandir(place)} if os.path.isdir(place) else set()
+            folder_path = os.path.join(folder, parent)
+            entries[parent] = {entry.name for entry in os.scandir(folder_path)} if os.path.isdir(folder_path) else set()
         # Files are tested individually too, for file systems that ignore case.
         if base in entries[parent] or os.path.exists(os.path.join(folder, name)):
             continue
@@ -84,8 +84,8 @@ def existing_files(
             continue
         if file != name and not outside_paths and is_outside(file, folder):
             raise DataError(f"{annotations}: the file_name {name!r} is {file!r}, outside of {folder}. {FIX}")
-        found[i] = file
-    return found, missing
+        file_names[i] = file
+    return file_names, missing
 
 
 def check_missing(annotations: Path, folder: Path, names: Sequence[str], missing: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.division import check_val_share, part_of
 from densevit.data.datasets.image_files import images_below, warn_of_unread
 from densevit.data.datasets.measured_images import MeasuredImages
-from densevit.data.datasets.splits import DIVIDED, check_limit, check_split, spellings
+from densevit.data.datasets.split_names import DIVIDED, check_limit, check_split, spellings
 from densevit.data.io.channel_files import IMAGES
 from densevit.errors import DataError, listed
 from densevit.interfaces import Class, Sample
@@ -27,14 +27,14 @@ class ImageFolder(MeasuredImages):
 
     root: the data set's folder.
     images: the folder of the class folders, relative to root; {split} becomes the split's name. By default {split}, or
-        root itself if it has no folders train and val.
+        root itself if it has no folder of a split.
     splits: the names of train and val on disk, {val: holdout}; by default also training, valid and validation.
     val_share: the share of the validation images of a data set without a val split, by default 0.2. An error if there
         is a val split. Identical and nearly identical images stay in one part (see `validation_part`).
     limit: the number of images to use, evenly spaced.
 
     Classes are the folders of the training split, sorted by name, with file ids from 0. Images may be in subfolders of
-    their class. `image_id` is the path relative to root. All images are checked at the start to be complete.
+    their class. `image_id` is the path relative to root. `check_files` checks that all images are complete.
     """
 
     provides = ("image_class",)
@@ -85,7 +85,7 @@ class ImageFolder(MeasuredImages):
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """Recognises folders {split}/CLASS or CLASS with images, at least two of them, and no images beside them."""
+        """Recognises at least two folders {split}/CLASS or CLASS with images, and no images next to these folders."""
         folder = _folder(root, _pattern(root, None), "train", None)
         names = class_folders(folder) if folder.is_dir() else []
         is_other = len(names) < 2 or _NO_CLASSES & {name.lower() for name in names} or _has_image(folder)
@@ -110,24 +110,24 @@ def _pattern(root: Path, images: str | None) -> str:
 
 
 def _folder(root: Path, pattern: str, split: str, splits: dict[str, str] | None) -> Path:
-    """Returns the folder of a split: its name in `splits`, or the first spelling that exists."""
-    given = (splits or {}).get(split)
-    folders = [root / pattern.replace("{split}", name) for name in ([given] if given else spellings(split))]
+    """Returns the folder of a split, by its name in `splits` or else by the first spelling that exists."""
+    disk_name = (splits or {}).get(split)
+    folders = [root / pattern.replace("{split}", name) for name in ([disk_name] if disk_name else spellings(split))]
     return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def _check_classes(root: Path, folder: Path, names: list[str]) -> None:
-    """Raises DataError for fewer than two classes, and for folders that are no classes of the training split."""
+    """Raises DataError for fewer than two classes, and for folders that the training split does not have."""
     if len(names) < 2:
         there = f"only {names[0]}" if names else "none"
         raise DataError(
             f"{folder}: expected at least two folders with images, {_LAYOUT}; found {there}. Fix: set data.root to "
             "the folder above train and val, or data.images to the folder of the class folders."
         )
-    if others := [name for name in class_folders(folder) if name not in names]:
+    if unknown_folders := [name for name in class_folders(folder) if name not in names]:
         raise DataError(
-            f"{folder} has {len(others)} folders that the training split does not have: {listed(others)}. "
-            f"Expected the folders {listed(names)}. Fix: rename or remove "
+            f"{folder} has {len(unknown_folders)} folders that the training split does not have: "
+            f"{listed(unknown_folders)}. Expected the folders {listed(names)}. Fix: rename or remove "
             "them, or add images of these classes to the training split."
         )
 
@@ -144,9 +144,9 @@ def _images(root: Path, folder: Path, names: list[str], channels: Channels) -> t
     unread: list[str] = []
     counts = []
     for name in names:
-        below, others = images_below(folder / name, root, channels)
+        below, unread_below = images_below(folder / name, root, channels)
         paths += below
-        unread += others
+        unread += unread_below
         counts.append(len(below))
     warn_of_unread(folder, unread, len(paths))
     if not paths:

@@ -16,9 +16,10 @@ from densevit.data.datasets.division import check_val_share, part_of
 from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.label_shares import LabelShares, count_pixels
 from densevit.data.datasets.label_values import Ignored, LabelValues
+from densevit.data.datasets.pair_paths import LABELS, PairPaths
 from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
-from densevit.data.datasets.paired_files import LABELS, PairPaths, find_pairs
-from densevit.data.datasets.splits import DIVIDED, check_limit, check_split, spellings
+from densevit.data.datasets.paired_files import find_pairs
+from densevit.data.datasets.split_names import DIVIDED, check_limit, check_split, spellings
 from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError
@@ -37,7 +38,7 @@ Preset = Literal[
 ]
 
 _FOLDERS: dict[str, Any] = {"images": "images/{split}", "labels": "labels/{split}"}
-CHECKED = 200  # label maps that are read before a training
+CHECKED = 200  # label maps that are read before training
 _SEEN = 64  # label maps whose values are read if no classes are given
 PRESETS = Path(__file__).parent / "presets"
 
@@ -45,18 +46,19 @@ PRESETS = Path(__file__).parent / "presets"
 class LabelMaps(PairedDataset):
     """A class for each pixel, from palette, grey or RGB-coded label maps; `targets["semantic"]`.
 
-    root: the data set's folder; the paths below are relative to it, and {split} in them becomes the split's name.
-    preset: the options of a known data set, in presets/PRESET.yaml beside this file. Other options override them.
+    root: the data set's folder. The paths below are relative to it; {split} in them becomes the split's name.
+    preset: the options of a published data set, in presets/PRESET.yaml next to this file. Other options override the
+        preset.
     images, labels: folders, in which files of the same name are pairs, or patterns such as
         "leftImg8bit/{split}/*/*_leftImg8bit.png", in which the stars match the name (see `find_pairs`). By default
-        images/{split} and labels/{split}, or images and labels, or JPEGImages and SegmentationClass beside a
+        images/{split} and labels/{split}, or images and labels, or JPEGImages and SegmentationClass next to a
         labelmap.txt, with the lists in ImageSets/Segmentation.
-    list_file: the images to use, one name per line, or the paths of an image and of its label map.
+    list_file: the images to use, one name per line, or the paths of an image and its label map.
     splits: the names of train and val on disk, {train: trainaug}; by default also training, valid and validation.
-    classes: names in the order of label values from 0; or {name, id, color}, with `ids` or `colors` if several values
-        or, in RGB files, colours are one class. A class's file_id is its id, or the first of its ids. If all have a
-        colour and none an id, the palette of an indexed file decides, not its indices. By default those of CVAT's
-        labelmap.txt in root, one line `name:red,green,blue::` per class.
+    classes: names in the order of label values from 0; or {name, id, color}, with `ids` or `colors` for several values
+        or, in RGB files, colours of one class. A class's file_id is its id, or the first of its ids. If all classes
+        have a colour and none an id, the palette of an indexed file counts, not its indices. By default the classes of
+        CVAT's labelmap.txt in root, one line `name:red,green,blue::` per class.
     ignore: the label values and colours that are not a class (see `Ignored`).
     outside_paths: whether a list file may name files outside of root, `images` and `labels`.
     val_share: the share of the validation images of a data set without a val split, by default 0.2. An error if there
@@ -65,7 +67,7 @@ class LabelMaps(PairedDataset):
     limit: the number of images to use, the first ones.
 
     Pairs must be complete; `check_files` checks that both files have the same size, and `check_labels` the values of
-    the first 200 label maps. It is an error if a class has no pixel, and many pixels are 255, which no option names.
+    the first 200 label maps. It is an error if a class has no pixel while many pixels are 255 and no option names 255.
     """
 
     noun = "label"
@@ -90,14 +92,14 @@ class LabelMaps(PairedDataset):
         channels: Channels = RGB,
     ) -> None:
         check_limit(limit)
-        base, known = root_folder(root), _preset(preset) if preset is not None else {}
-        classes = known.get("classes") if classes is None else classes
-        ignore = Ignored(**known.get("ignore", {})) if ignore is None else ignore
+        base, preset_options = root_folder(root), _preset(preset) if preset is not None else {}
+        classes = preset_options.get("classes") if classes is None else classes
+        ignore = Ignored(**preset_options.get("ignore", {})) if ignore is None else ignore
         files = {"images": images, "labels": labels, "list_file": list_file, "splits": splits}
-        given = {key: value for key, value in files.items() if value is not None}
-        of_preset = {key: known[key] for key in files if key in known}
-        is_named = bool(of_preset or given.keys() - {"splits"})
-        self.paths = PairPaths(**(_FOLDERS if is_named else _default_files(base)) | of_preset | given)
+        set_options = {key: value for key, value in files.items() if value is not None}
+        preset_files = {key: preset_options[key] for key in files if key in preset_options}
+        is_named = bool(preset_files or set_options.keys() - {"splits"})
+        self.paths = PairPaths(**(_FOLDERS if is_named else _default_files(base)) | preset_files | set_options)
         self._palette = classes is None and (base / LABELMAP).is_file()
         if self._palette:
             classes = [*read_labelmap(base / LABELMAP)]
@@ -107,7 +109,7 @@ class LabelMaps(PairedDataset):
         self.classes = {"segmentation": self.values.classes}
         has_parts = _is_divided(base, self.paths, val_share, preset is not None, is_named)
         is_divided = has_parts and split in DIVIDED
-        check_split(base, split, self.paths.given, self.paths.splits)
+        check_split(base, split, self.paths.patterns, self.paths.splits)
         first, name = (None, "train") if is_divided else (limit, split)
         pairs = find_pairs(base, name, self.paths, first, outside_paths, channels, on_error)
         if is_divided:
@@ -119,18 +121,18 @@ class LabelMaps(PairedDataset):
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """Recognises a folder with images and label maps of integers up to 255, or of up to 255 colours. Without a
-        labelmap.txt, the classes are these values or colours."""
+        """Recognises a folder with images, and label maps of integers up to 255 or of up to 255 colours. Without a
+        labelmap.txt, these values or colours are the classes."""
         files = PairPaths(**_default_files(root)).label_files(root, "train")
         if not files or files[0].suffix.lower() not in LABELS:
             return None
         if (root / LABELMAP).is_file():
             return {}
         maps = [read_label(path) for path in _sampled(files)]
-        if any(one.dtype != np.uint8 for one in maps) or len({one.ndim for one in maps}) > 1:
+        if any(label_map.dtype != np.uint8 for label_map in maps) or len({label_map.ndim for label_map in maps}) > 1:
             return None
         suggested = suggested_classes(maps)
-        return None if suggested is None else {"classes": [one for one, _ in suggested]}
+        return None if suggested is None else {"classes": [entry for entry, _ in suggested]}
 
     def label_size(self, path: str) -> Size:
         """Returns (h, w) of a label map, from its header."""
@@ -148,11 +150,12 @@ class LabelMaps(PairedDataset):
         return values.indices(pixels, path)
 
     def check_labels(self) -> None:
-        """Reads the first label maps, up to 200. Raises DataError for a value of no class and as `check_shares`."""
+        """Reads the first 200 label maps. Raises DataError for a value of no class and as `check_shares`."""
         self.check_shares(self.shares(range(min(len(self), CHECKED))))
 
     def check_shares(self, shares: LabelShares) -> None:
-        """Raises DataError if all pixels are ignored, if 255 may be a class, and in training if all have one class."""
+        """Raises DataError if all pixels are ignored, if 255 may be a class, and in training if all pixels have one
+        class."""
         if message := shares.ambiguous():
             raise DataError(message)
         if not shares.present:
@@ -165,11 +168,11 @@ class LabelMaps(PairedDataset):
             raise DataError(message)
 
     def shares(self, indices: Sequence[int]) -> LabelShares:
-        """Returns the pixels of each class in some label maps, read in threads."""
+        """Counts the pixels of each class in some label maps, read in threads."""
         pixels, lock = np.zeros(IGNORE + 1, np.int64), Lock()
 
-        def count(place: int) -> None:
-            counts = count_pixels(self.target(indices[place]))
+        def count(position: int) -> None:
+            counts = count_pixels(self.target(indices[position]))
             with lock:
                 np.add(pixels, counts, out=pixels)
 
@@ -178,17 +181,17 @@ class LabelMaps(PairedDataset):
         return LabelShares(self.values, pixels, where, self.split == "train" and len(indices) == len(self))
 
 
-def _is_divided(root: Path, paths: PairPaths, val_share: float | None, is_known: bool, is_named: bool) -> bool:
+def _is_divided(root: Path, paths: PairPaths, val_share: float | None, is_preset: bool, is_named: bool) -> bool:
     """Whether the images of train are divided into train and val.
 
-    Without val_share, images of a preset (is_known) are not divided, nor images of given paths without {split}
+    Without val_share, a preset (is_preset) is not divided, nor are paths without {split} that the config names
     (is_named). Raises DataError for a val_share of a data set with a val split.
     """
     has_val = paths.has_split(root, "val")
     check_val_share(val_share, root / paths.images if has_val else None)
-    if has_val or (val_share is None and is_known):
+    if has_val or (val_share is None and is_preset):
         return False
-    if any("{split}" in path for path in paths.given):
+    if any("{split}" in path for path in paths.patterns):
         return paths.has_split(root, "train")
     return val_share is not None or not is_named
 
@@ -210,7 +213,7 @@ def _sampled(files: list[Path]) -> list[Path]:
 
 
 def _missing_classes(root: Path, split: str, paths: PairPaths) -> DataError:
-    """Returns the error for a config without classes, with the values or colours of some label maps to paste."""
+    """Returns the error for a config without classes, which suggests the values or colours of some label maps."""
     text = (
         "data.classes is missing: name the classes in the order of their label values, as in `classes: [road, tree]` "
         "or `classes: [{name: road, id: 7, color: [128, 64, 128]}, ...]`, or a data.preset."
@@ -223,8 +226,8 @@ def _missing_classes(root: Path, split: str, paths: PairPaths) -> DataError:
     if not suggested:
         return DataError(text)
     lines = [
-        f"\n  - {yaml.safe_dump(one, default_flow_style=True, sort_keys=False, width=1000).strip()}  # {share:.2%}"
-        for one, share in suggested
+        f"\n  - {yaml.safe_dump(entry, default_flow_style=True, sort_keys=False, width=1000).strip()}  # {share:.2%}"
+        for entry, share in suggested
     ]
     return DataError(
         f"{text} Found in {len(files)} label maps of {root}, with their shares of the pixels; name them, or move them "
@@ -233,10 +236,10 @@ def _missing_classes(root: Path, split: str, paths: PairPaths) -> DataError:
 
 
 def _preset(name: str) -> dict[str, Any]:
-    """Returns the options of a preset. A preset with `base` has that preset's classes, numbered in their order."""
+    """Returns the options of a preset. A preset with `base` takes the base preset's classes, renumbered in order."""
     options = load_preset(PRESETS, name)
     if "base" in options:
         classes = _preset(options.pop("base"))["classes"]
-        kept = [{key: one[key] for key in ("name", "color") if key in one} for one in classes]
-        options["classes"] = [{**one, "id": index} for index, one in enumerate(kept)]
+        kept = [{key: entry[key] for key in ("name", "color") if key in entry} for entry in classes]
+        options["classes"] = [{**entry, "id": index} for index, entry in enumerate(kept)]
     return options

@@ -1,4 +1,4 @@
-"""Detects label values that are read wrongly: 255 that may be a class, and one class for all pixels."""
+"""Detects likely errors in label values: 255 that may be a class, and one class for all pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from densevit.interfaces import IGNORE
 
 _EXACT = 2**24  # pixels: OpenCV counts in float32
 _LISTED = 8  # values in a message
-_LARGE = 0.1  # share of the pixels that are 255, from which a class without a pixel is an error
-_LARGE_BESIDE_ONE = 0.01  # the same, if only one class has pixels
+_LARGE = 0.1  # minimum share of 255 in the pixels for which a class without a pixel is an error
+_LARGE_BESIDE_ONE = 0.01  # the same if only one class has pixels
 
 
 def count_pixels(indices: np.ndarray) -> np.ndarray:
@@ -27,9 +27,12 @@ def count_pixels(indices: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class LabelShares:
-    """The pixels of the label maps of a split. pixels: (256,), of each class, and last the ignored ones. where: the
-    data set and its split. is_complete: whether these are all label maps for training: in other splits, and in a
-    sample, a rare class may have no pixel."""
+    """Pixel counts of the label maps of a split.
+
+    pixels: (256,), by class index; the last entry counts ignored pixels. where: the data set and its split, for
+    messages. is_complete: whether all label maps of the training split are counted; in other splits, and in a sample, a
+    rare class may have no pixel.
+    """
 
     values: LabelValues
     pixels: np.ndarray
@@ -39,15 +42,15 @@ class LabelShares:
     @property
     def absent(self) -> list[str]:
         """The names of the classes without a pixel."""
-        return [one.name for one, count in zip(self.values.classes, self.pixels, strict=False) if not count]
+        return [c.name for c, count in zip(self.values.classes, self.pixels, strict=False) if not count]
 
     @property
     def present(self) -> list[str]:
         """The names of the classes with pixels."""
-        return [one.name for one, count in zip(self.values.classes, self.pixels, strict=False) if count]
+        return [c.name for c, count in zip(self.values.classes, self.pixels, strict=False) if count]
 
     def ambiguous(self) -> str:
-        """The error if a class has no pixel, and many pixels are 255, which no option explains; else empty."""
+        """Returns the error if a class has no pixel while many pixels are 255 and no option names 255; otherwise ""."""
         if not self._is_ambiguous():
             return ""
         return (
@@ -56,8 +59,8 @@ class LabelShares:
         )
 
     def single_class(self) -> str:
-        """The error for a split in which one class has all labelled pixels, of several classes; else empty, and if it
-        is `ambiguous`."""
+        """Returns the error if one of several classes has all labelled pixels; "" otherwise, and if `ambiguous` returns
+        an error."""
         if len(self.present) != 1 or not self.absent or self._is_ambiguous():
             return ""
         return (
@@ -67,7 +70,7 @@ class LabelShares:
 
     @property
     def shares_text(self) -> str:
-        """The values with their shares of all pixels, in one line."""
+        """The classes and their shares of all pixels, in one line."""
         classes, total = self.values.classes, max(int(self.pixels.sum()), 1)
         order = [i for i in np.argsort(-self.pixels[: len(classes)], kind="stable").tolist() if self.pixels[i]]
         names = [

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from densevit.data.datasets.coco_json import color_of
 from densevit.errors import DataError, counted
 from densevit.interfaces import IGNORE, Class
-from densevit.registry.options import shown
+from densevit.registry.plugin_options import shown
 
 _Byte = Annotated[int, Field(strict=True, ge=0, le=255)]
 Color = tuple[_Byte, _Byte, _Byte]
@@ -40,7 +40,7 @@ class LabelClass(BaseModel):
     colors: list[Color] = []
 
     def values(self, otherwise: int) -> list[int]:
-        """Returns its values. otherwise: that of a class without an id."""
+        """Returns the label values of the class. otherwise: the value of a class without an id."""
         return [*([] if self.id is None else [self.id]), *self.ids] or [otherwise]
 
     def all_colors(self) -> tuple[Color, ...]:
@@ -51,8 +51,8 @@ class LabelClass(BaseModel):
 class Ignored:
     """Label values and colours that are not a class.
 
-    index: a value or values; by default 255, unless a class has it. zero: 0 is "other" and ignored too, and classes
-    without an id count from 1, as in ADE20K. colors: those of RGB files.
+    index: a value or values; by default 255, unless a class has it. zero: 0 is ignored too, and classes without an id
+    count from 1, as in ADE20K. colors: ignored colours of RGB files.
     """
 
     index: Value | list[Value] | None = None
@@ -64,13 +64,13 @@ class LabelValues:
     """Converts the values of label maps to class indices.
 
     classes: names, or {name, id or ids, color or colors} with the values or, in RGB files, the colours of the class.
-        Classes without an id have their position as value. The first id or colour is the class's file id or colour.
-        If all have different colours and none an id, they are given by colour: see `by_color`.
+        Without an id, the value of a class is its position. The first id or colour is the class's file id or colour.
+        If all classes have different colours and none an id, `by_color` is set.
     ignore: the values and colours that are not a class.
 
-    by_color: whether the palette of an indexed file decides, not its indices. by_grey: whether the colours of all
-    classes are also grey, so that the values of a grey file are these colours. ignores_255: whether 255 is ignored
-    because no option says otherwise, and is the only ignored value.
+    by_color: whether the palette of an indexed file counts, not its indices. by_grey: whether, in addition, all colours
+    are grey, so that the values of a grey file are these colours. ignores_255: whether 255 is the only ignored value,
+    by default and not by an option.
 
     Raises DataError for an invalid class and for duplicate values or names.
     """
@@ -83,29 +83,29 @@ class LabelValues:
         ignore = ignore or Ignored()
         if not 1 <= len(classes) <= IGNORE:
             raise DataError(f"data.classes has {len(classes)} classes; expected 1 to {IGNORE}.")
-        written = [_class_of(one, i) for i, one in enumerate(classes)]
-        ids = [one.values(i + ignore.zero) for i, one in enumerate(written)]
-        colors = [one.all_colors() for one in written]
-        names = [" ".join(one.name.split()) for one in written]
+        written = [_class_of(entry, i) for i, entry in enumerate(classes)]
+        ids = [entry.values(i + ignore.zero) for i, entry in enumerate(written)]
+        colors = [entry.all_colors() for entry in written]
+        names = [" ".join(entry.name.split()) for entry in written]
         _check_once("name", names)
-        _check_once("id", (value for own in ids for value in own))
-        known = {value for own in ids for value in own}
-        values = {IGNORE} - known if ignore.index is None else np.atleast_1d(ignore.index).tolist()
+        _check_once("id", (value for class_ids in ids for value in class_ids))
+        used_ids = {value for class_ids in ids for value in class_ids}
+        values = {IGNORE} - used_ids if ignore.index is None else np.atleast_1d(ignore.index).tolist()
         ignored = {*values, *([0] if ignore.zero else [])}
-        if both := known & ignored:
+        if both := used_ids & ignored:
             why = " (data.ignore.zero)" if ignore.zero and 0 in both else ""
             raise DataError(f"The label value {min(both)} is both that of a class in data.classes and ignored{why}.")
         self.classes = tuple(
-            Class(name, own[0], shown[0] if shown else color_of(i), thing=False)
-            for i, (name, own, shown) in enumerate(zip(names, ids, colors, strict=True))
+            Class(name, class_ids[0], shown[0] if shown else color_of(i), thing=False)
+            for i, (name, class_ids, shown) in enumerate(zip(names, ids, colors, strict=True))
         )
         self._table = np.zeros(_MOST_VALUES, np.uint16)
-        for index, own in enumerate(ids):
-            self._table[own] = index + 1
+        for index, class_ids in enumerate(ids):
+            self._table[class_ids] = index + 1
         self._table[sorted(ignored)] = _IGNORED
         self._colors = tuple(colors)
-        has_ids = [one.id is not None or bool(one.ids) for one in written]
-        all_colors = [color for own in colors for color in own]
+        has_ids = [entry.id is not None or bool(entry.ids) for entry in written]
+        all_colors = [color for class_colors in colors for color in class_colors]
         differ = all(colors) and len(set(all_colors)) == len(all_colors)
         self.by_color = differ and not any(has_ids) and not ignore.zero
         self.by_grey = self.by_color and all(len(set(color)) == 1 for color in all_colors)
@@ -127,13 +127,13 @@ class LabelValues:
             table = _color_table(self._colors, self._ignored_colors)
         else:
             codes, table = pixels, self._table
-        # (H, W) uint16. OpenCV is five times as fast as numpy; codes are in range, so numpy need not check
-        found = cv2.LUT(codes, table[:256]) if codes.dtype == np.uint8 else table.take(codes, mode="clip")
-        if not found.all():
+        # (H, W) uint16. OpenCV is five times as fast as numpy; "clip" skips numpy's check, as codes are in range
+        class_codes = cv2.LUT(codes, table[:256]) if codes.dtype == np.uint8 else table.take(codes, mode="clip")
+        if not class_codes.all():
             if pixels.ndim == 3 and self._by_id and _is_grey(pixels):
                 return self.indices(np.ascontiguousarray(pixels[..., 0]), path)
-            raise DataError(self._unknown(codes[found == 0], path, pixels.ndim == 3, codes.size))
-        return (found - 1).astype(np.uint8)
+            raise DataError(self._unknown(codes[class_codes == 0], path, pixels.ndim == 3, codes.size))
+        return (class_codes - 1).astype(np.uint8)
 
     def _as_grey(self, pixels: np.ndarray, path: str) -> np.ndarray:
         """Converts an RGB file with three equal channels to (H, W): grey values stored as colours."""
@@ -146,7 +146,8 @@ class LabelValues:
         return np.ascontiguousarray(pixels[..., 0])
 
     def _unknown(self, codes: np.ndarray, path: str, colored: bool, pixels: int) -> str:
-        """Returns the message about pixels whose values no class has. codes: (N,), of a file of so many pixels."""
+        """Returns the message about values of no class. codes: (N,), the unknown values; pixels: the file's number of
+        pixels."""
         values, counts = np.unique(codes, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         most = zip(values[order][:5].tolist(), counts[order].tolist(), strict=False)
@@ -154,24 +155,25 @@ class LabelValues:
             f"{_color_of_code(value) if colored else value} in {counted(count, 'pixel')} ({count / pixels:.1%})"
             for value, count in most
         ]
-        kind = "colours" if colored else "values"
-        found = f"{path} has {kind} that no class has: {', '.join(texts)}. "
+        noun = "colours" if colored else "values"
+        problem = f"{path} has {noun} that no class has: {', '.join(texts)}. "
         if colored:
-            return found + (
+            return problem + (
                 f"Known: {sum(map(len, self._colors))} colours of data.classes and {len(self._ignored_colors)} ignored."
                 " Add each to a class as its `color`, or one of its `colors`, or to data.ignore.colors."
                 + (_BY_COLOR if self.by_color else "")
             )
-        of_classes = np.flatnonzero((self._table > 0) & (self._table < _IGNORED))
-        known = f"Known: {_ranges(of_classes)}; ignored: {_ranges(np.flatnonzero(self._table == _IGNORED)) or 'none'}. "
+        class_values = np.flatnonzero((self._table > 0) & (self._table < _IGNORED))
+        ignored_values = np.flatnonzero(self._table == _IGNORED)
+        known_values = f"Known: {_ranges(class_values)}; ignored: {_ranges(ignored_values) or 'none'}. "
         fix = "Add each to a class in data.classes as its `id`, or one of its `ids`, or to data.ignore.index"
         if values.tolist() == [0] or (values.tolist() == [len(self.classes)] and self._table[0] == 1):
             fix += "; if 0 is not a class and the classes count from 1, set data.ignore.zero=true"
-        return f"{found}{known}{fix}."
+        return f"{problem}{known_values}{fix}."
 
 
 def _class_of(written: str | Mapping[str, Any], position: int) -> LabelClass:
-    """Returns a class as it is written in `data.classes`. Raises DataError for an invalid entry."""
+    """Parses an entry of `data.classes`. Raises DataError if it is invalid."""
     try:
         return LabelClass.model_validate({"name": written} if isinstance(written, str) else written)
     except ValidationError as error:
@@ -183,19 +185,19 @@ def _class_of(written: str | Mapping[str, Any], position: int) -> LabelClass:
         ) from None
 
 
-def _check_once(what: str, given: Iterable[Any]) -> None:
-    twice = [value for value, count in Counter(given).items() if count > 1]
+def _check_once(what: str, names: Iterable[Any]) -> None:
+    twice = [value for value, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"data.classes: the {what} {twice[0]!r} occurs twice; expected a different one for each class.")
 
 
 @lru_cache(maxsize=4)
 def _color_table(colors: tuple[tuple[Color, ...], ...], ignored: tuple[Color, ...]) -> np.ndarray:
-    """Returns a table (2 ** 24,) uint16 by `_codes`; only memory pages with a colour are allocated. Not pickled."""
-    _check_once("color", (color for own in colors for color in own))
+    """Returns a table (2 ** 24,) uint16 indexed by `_codes`. The kernel allocates only memory pages with a colour."""
+    _check_once("color", (color for class_colors in colors for color in class_colors))
     table = np.zeros(2**24, np.uint16)
-    for index, own in enumerate(colors):
-        for red, green, blue in own:
+    for index, class_colors in enumerate(colors):
+        for red, green, blue in class_colors:
             table[red << 16 | green << 8 | blue] = index + 1
     for red, green, blue in ignored:
         if table[red << 16 | green << 8 | blue]:
@@ -211,7 +213,7 @@ def _is_grey(pixels: np.ndarray) -> bool:
 
 
 def _codes(pixels: np.ndarray) -> np.ndarray:
-    """Converts (H, W, 3) uint8 to (H, W) int32, a number for each colour."""
+    """Converts colours (H, W, 3) uint8 to integers (H, W) int32, 0xRRGGBB."""
     red, green, blue = (pixels[..., c].astype(np.int32) for c in range(3))
     return red << 16 | green << 8 | blue
 

@@ -1,4 +1,4 @@
-"""A data set with a subset of its classes, or in another order, for the evaluation of a model with other classes."""
+"""A data set with selected or reordered classes, to evaluate a model with other classes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample
-from densevit.targets.class_mapping import with_classes
+from densevit.targets.target_class_mapping import with_classes
 from densevit.targets.types import TargetTypes
 
 
 class MappedClasses(Dataset):
-    """The same images with some of the classes. Objects of other classes are removed, and their pixels unlabelled.
+    """A data set restricted to some classes. Objects of other classes are removed, and their pixels unlabelled.
 
     kept: the indices of the kept classes by task, in their new order; other tasks keep all classes.
     """
@@ -49,28 +49,28 @@ class MappedClasses(Dataset):
 
 def class_order(
     expected: Mapping[str, Sequence[Class]],
-    given: Mapping[str, Sequence[Class]],
+    classes: Mapping[str, Sequence[Class]],
     name: str,
     expected_name: str = "train",
 ) -> dict[str, list[int]]:
-    """Returns the indices of a split's classes in the order of another split's, for the tasks whose orders differ.
+    """Returns the indices that sort a split's classes as in another split, for the tasks whose orders differ.
 
-    Classes are the same if their ids and names are. expected, given: classes by task; name: the split of `given`.
-    Raises DataError if the splits have different classes.
+    expected, classes: classes by task, compared by id and name. expected_name, name: their splits, for messages. Raises
+    DataError if the splits have different classes.
     """
     order: dict[str, list[int]] = {}
-    for task in sorted(expected.keys() | given.keys()):
-        wanted, found = ([(c.file_id, c.name) for c in side.get(task, ())] for side in (expected, given))
-        if sorted(wanted) != sorted(found):
+    for task in sorted(expected.keys() | classes.keys()):
+        wanted, actual = ([(c.file_id, c.name) for c in side.get(task, ())] for side in (expected, classes))
+        if sorted(wanted) != sorted(actual):
             only = [
-                f"only in {split}: {', '.join(f'{title!r} (id {file_id})' for file_id, title in sorted(own)[:5])}"
-                for split, own in ((expected_name, {*wanted} - {*found}), (name, {*found} - {*wanted}))
-                if own
+                f"only in {split}: {', '.join(f'{title!r} (id {file_id})' for file_id, title in sorted(keys)[:5])}"
+                for split, keys in ((expected_name, {*wanted} - {*actual}), (name, {*actual} - {*wanted}))
+                if keys
             ]
             raise DataError(
                 f"The splits {expected_name} and {name} have different classes for {task}; {'; '.join(only)}. "
                 "Give both annotation files the same categories, including those without objects in a split."
             )
-        if wanted != found:
-            order[task] = [found.index(one) for one in wanted]
+        if wanted != actual:
+            order[task] = [actual.index(key) for key in wanted]
     return order

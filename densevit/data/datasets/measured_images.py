@@ -1,4 +1,4 @@
-"""Base class of data sets of image files, which are measured once, at the start."""
+"""Base class of data sets of image files, whose sizes are measured once, at the start."""
 
 import hashlib
 import os
@@ -22,9 +22,9 @@ STORED, UPRIGHT = 1, 2  # grids; 0: not measured
 
 
 class MeasuredImages(Dataset):
-    """A data set of image files. A subclass has their paths and says which size their labels need.
+    """A data set of image files. A subclass calls `open` with their paths, and `grid` returns the size of their labels.
 
-    `create_dataset` and trainings call `check_files`. Without it, an image is measured when it is read.
+    `check_files` measures all images; without it, an image is measured when it is read.
     """
 
     _paths: np.ndarray  # (N,) bytes, relative to `root`; shared with forked workers
@@ -32,28 +32,28 @@ class MeasuredImages(Dataset):
     missing: Sequence[int] = ()  # indices of images that do not exist
 
     def open(self, root: str | os.PathLike[str], paths: Sequence[str], channels: Channels) -> None:
-        """Sets the images. paths: relative to root. channels: the config's, whose type may be open."""
+        """Sets the images. paths: relative to root. channels: the config's; a missing type is read from the files."""
         self.root, self._paths = str(root), np.array([os.fsencode(path) for path in paths], np.bytes_)
         self._grids = np.zeros((len(paths), 3), np.int32)  # height, width, and STORED or UPRIGHT
         self.channels = channels_of_files((self.path(index) for index in range(len(paths))), channels)
 
     def grid(self, index: int, header: Header) -> tuple[Size, bool]:
-        """Returns the size of an image's labels, and whether it is rotated by EXIF. Raises DataError if they do not fit
-        the image's file."""
+        """Returns the size of an image's labels, and whether to rotate the image by EXIF. Raises DataError if the
+        labels do not fit the file."""
         return header.upright_size, True
 
     def other_files(self, index: int) -> list[str]:
-        """Returns the files besides the image's on which its grid depends."""
+        """Returns the other files on which an image's grid depends."""
         return []
 
     def scan_key(self) -> list[Any]:
-        """Returns everything besides the files on which grids depend, as JSON."""
+        """Returns the cache key of the grids, as JSON values: everything that they depend on besides the files."""
         paths = hashlib.sha256(self._paths.tobytes()).hexdigest()
         return [type(self).__name__, self.root, paths, repr(self.channels)]
 
     def measure(self, index: int) -> None:
-        """Sets an image's grid. Raises UnreadableFileError for an incomplete one, and DataError if it does not fit its
-        labels."""
+        """Sets an image's grid. Raises UnreadableFileError for an incomplete file, and DataError if the image does not
+        fit its labels."""
         size, is_upright = self.grid(index, image_header(self.path(index), self.channels))
         self._grids[index] = *size, UPRIGHT if is_upright else STORED
 
@@ -66,7 +66,7 @@ class MeasuredImages(Dataset):
         self.measure_all(on_error)
 
     def measure_all(self, on_error: OnError = "raise") -> None:
-        """Sets the grids of all images; those of a large data set are cached."""
+        """Sets the grids of all images; caches the grids of a large data set."""
 
         def scan() -> Arrays:
             check_each(len(self), self.measure, on_error)
@@ -92,7 +92,7 @@ class MeasuredImages(Dataset):
         return self.known_sizes()
 
     def known_sizes(self) -> np.ndarray:
-        """Returns (N, 2) heights and widths; 0 where they are not known without opening the image."""
+        """Returns (N, 2) heights and widths of the images measured so far; 0 for other images."""
         return self._grids[:, :2]
 
     def path(self, index: int) -> str:

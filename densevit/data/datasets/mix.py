@@ -13,7 +13,7 @@ from densevit.config.values import Float, Int
 from densevit.data.datasets.file_checks import OnError, check_files
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample, Targets
-from densevit.registry.options import check, takes
+from densevit.registry.plugin_options import check, takes
 from densevit.targets.types import TargetTypes, registered_tasks
 
 _LONGEST_EPOCH = 10**8  # images
@@ -21,7 +21,7 @@ _LONGEST_EPOCH = 10**8  # images
 
 @dataclass(frozen=True)
 class SetOptions:
-    """The keys of a set that are the mix's own; see `Mix`."""
+    """The options of a set that `Mix` reads; see there."""
 
     name: str
     share: Annotated[Float, Field(gt=0)] | None = None
@@ -33,17 +33,17 @@ class Mix(Dataset):
     """The images of several data sets, each with the target keys that its set labels.
 
     sets: a data section for each name, `{name: coco, root: ...}`: the plugin and its options, and three more keys.
-        share: the set's share of training samples, by default its share of the images. An epoch has each image of each
-            set at least once; the numbers of occurrences of a set's images differ by at most one. The images with one
-            more change from epoch to epoch, so that in the long run all occur equally often.
-        per_batch: the number of the set's images in each batch of each process, in place of `share`. The numbers of all
-            sets add up to `data.batch_size`, or a divisor of it.
+        share: the set's share of training samples, by default its share of the images. An epoch contains each image of
+            each set at least once, and the images of a set equally often up to one occurrence. Which images occur once
+            more changes from epoch to epoch, so that all occur equally often in the long run.
+        per_batch: the number of the set's images in each batch of each process, instead of `share`. The numbers of all
+            sets add up to `data.batch_size` or a divisor of it.
         provides: the target keys to use, `[semantic]`; by default all. `[]`: the set's images are used without labels,
-            and in training only.
-    image_size: the size given to the sets that have this option and do not set it.
+            in training only.
+    image_size: passed to the sets that have this option and do not set it.
 
-    Shares are for training; validation has every image of each set once. Two sets that label the same task must have
-    the same classes. `image_id` is NAME/ID, of the set's name and the image's id in it.
+    Shares are for training; validation contains every image of each set once. Two sets that label the same task must
+    have the same classes. `image_id` is NAME/ID: the set's name and the image's id in the set.
     """
 
     batch_multiple: int = 1
@@ -64,27 +64,27 @@ class Mix(Dataset):
         self._names: list[str] = []
         self._sets: list[Dataset] = []
         kept: list[tuple[str, ...]] = []
-        of_mix = {name: _set_options(section, name) for name, section in sets.items()}
+        mix_options = {name: _set_options(section, name) for name, section in sets.items()}
         for name, section in sets.items():
             if "/" in name:  # "a" with the image b/0, and "a/b" with the image 0, would have one id
                 raise DataError(f"data.sets.{name}: the name of a set has no slash, as image ids are NAME/ID.")
-            plugin, chosen = of_mix[name].name, of_mix[name].provides
+            plugin, chosen = mix_options[name].name, mix_options[name].provides
             if chosen == [] and split != "train":
                 continue
-            options = {key: value for key, value in section.items() if key not in vars(of_mix[name])}
+            options = {key: value for key, value in section.items() if key not in vars(mix_options[name])}
             if image_size is not None and takes(registry.load("datasets", plugin), "image_size"):
                 options.setdefault("image_size", image_size)
             where = f"data.sets.{name}"
             offered = {"on_error": on_error, "channels": channels}
-            own = registry.create("datasets", plugin, split, options=options, where=where, offered=offered)
-            kept.append(_chosen(own.provides, chosen, name))
+            dataset = registry.create("datasets", plugin, split, options=options, where=where, offered=offered)
+            kept.append(_chosen(dataset.provides, chosen, name))
             self._names.append(name)
-            self._sets.append(own)
-        shares = {name: one.share for name, one in of_mix.items() if one.share is not None}
-        numbers = {name: one.per_batch for name, one in of_mix.items() if one.per_batch is not None}
-        for key, given in (("share", shares.keys()), ("per_batch", numbers.keys())):
-            if given and len(given) < len(sets):
-                lacking = next(name for name in sets if name not in given)
+            self._sets.append(dataset)
+        shares = {name: options.share for name, options in mix_options.items() if options.share is not None}
+        numbers = {name: options.per_batch for name, options in mix_options.items() if options.per_batch is not None}
+        for key, named_sets in (("share", shares.keys()), ("per_batch", numbers.keys())):
+            if named_sets and len(named_sets) < len(sets):
+                lacking = next(name for name in sets if name not in named_sets)
                 raise DataError(f"data.sets.{lacking}.{key} is missing: give each set a {key}, or none of them.")
         if shares and numbers:
             raise DataError("data.sets has both share and per_batch, which sets the shares too. Fix: remove one.")
@@ -94,20 +94,20 @@ class Mix(Dataset):
                 "`provides` out of one."
             )
         self.channels = self._sets[0].channels
-        for name, own in zip(self._names, self._sets, strict=True):
-            if own.channels != self.channels:
+        for name, dataset in zip(self._names, self._sets, strict=True):
+            if dataset.channels != self.channels:
                 raise DataError(
-                    f"data.sets.{name} has images of {own.channels}; those of {self._names[0]} are "
+                    f"data.sets.{name} has images of {dataset.channels}; those of {self._names[0]} are "
                     f"{self.channels}. Fix: mix sets of the same channels."
                 )
         self._kept = kept
-        self._types = [TargetTypes.of(own) for own in self._sets]
+        self._types = [TargetTypes.of(dataset) for dataset in self._sets]
         self.provides = {key: types.get(key) for types, keys in zip(self._types, kept, strict=True) for key in keys}
         self.classes = self._joined_classes()
-        self.metric = all(own.metric for own, keys in zip(self._sets, kept, strict=True) if "depth" in keys)
-        self.division = "\n".join(own.division for own in self._sets if own.division)
-        self.conversion = "\n".join(own.conversion for own in self._sets if own.conversion)
-        self._lengths = np.array([len(own) for own in self._sets])
+        self.metric = all(dataset.metric for dataset, keys in zip(self._sets, kept, strict=True) if "depth" in keys)
+        self.division = "\n".join(dataset.division for dataset in self._sets if dataset.division)
+        self.conversion = "\n".join(dataset.conversion for dataset in self._sets if dataset.conversion)
+        self._lengths = np.array([len(dataset) for dataset in self._sets])
         if not self._lengths.all():
             empty = self._names[int(self._lengths.argmin())]
             raise DataError(f"data.sets.{empty} has no images for the split {split!r}; at least 1 is needed.")
@@ -119,35 +119,33 @@ class Mix(Dataset):
         elif shares and split == "train":
             counts = _counts(self._lengths, list(shares.values()))
         times = counts // self._lengths
-        self._surplus = (
-            counts - times * self._lengths
-        )  # number of images of each set with one more occurrence in an epoch
+        self._surplus = counts - times * self._lengths  # images of each set that occur once more in an epoch
         self._ends = np.cumsum(times * self._lengths)
 
     def __len__(self) -> int:
-        """The number of indices; a set's images are repeated as often as each epoch has all of them."""
+        """The number of indices. Each image of a set has as many indices as its minimum number of occurrences."""
         return int(self._ends[-1])
 
     def check_files(self, on_error: OnError = "raise") -> None:
         """Checks the files of each set."""
-        for own in self._sets:
-            check_files(own, on_error)
+        for dataset in self._sets:
+            check_files(dataset, on_error)
 
     def check_labels(self) -> None:
-        """Raises DataError if no set has labels; a set of background images may be mixed with others."""
+        """Raises DataError if no set has labels; some sets may be background images without labels."""
         errors = []
-        for own in self._sets:
+        for dataset in self._sets:
             try:
-                own.check_labels()
+                dataset.check_labels()
             except DataError as error:
                 errors.append(error)
         if len(errors) == len(self._sets):
             raise errors[0]
 
     def epoch_indices(self, epoch: int) -> np.ndarray:
-        """Returns (M,): every index once, and the images with one more occurrence in this epoch.
+        """Returns (M,): every index once, and the images that occur once more in this epoch.
 
-        These follow a fixed permutation of each set: the next epoch continues where this one ends.
+        The latter follow a fixed permutation of each set: the next epoch continues where this epoch ends.
         """
         begins = np.concatenate([[0], self._ends[:-1]])
         chosen = [np.arange(len(self))]
@@ -157,7 +155,8 @@ class Mix(Dataset):
         return np.concatenate(chosen)
 
     def shuffled(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-        """With `per_batch`, orders the indices so that each `batch_multiple` of them have these numbers of each set."""
+        """With `per_batch`, orders the indices so that each group of `batch_multiple` contains these numbers of images
+        of each set; None without it."""
         if not self._per_batch:
             return None
         sets = np.searchsorted(self._ends, indices, side="right")
@@ -165,9 +164,9 @@ class Mix(Dataset):
         return np.concatenate(rows, axis=1).ravel()
 
     def __getitem__(self, index: int) -> Sample:
-        """Returns a sample of one set, with the target keys that are used from this set."""
-        number, place = self._place(index)
-        sample = self._sets[number][place]
+        """Returns a sample of a set, with the target keys to use from this set."""
+        number, image = self._locate(index)
+        sample = self._sets[number][image]
         kept, types = self._kept[number], self._types[number]
         dropped = {key for key in self._sets[number].provides if key not in kept}
         per_object = {key for key in (*kept, *sample["targets"]) if key in types and types[key].per == "object"}
@@ -178,30 +177,30 @@ class Mix(Dataset):
         return {"image": sample["image"], "targets": targets}
 
     def image_name(self, index: int) -> str | None:
-        """Returns NAME/IMAGE, or None if the set has no image names."""
-        number, place = self._place(index)
-        name = self._sets[number].image_name(place)
+        """Returns NAME/IMAGE; None if the set has no image names."""
+        number, image = self._locate(index)
+        name = self._sets[number].image_name(image)
         return None if name is None else f"{self._names[number]}/{name}"
 
     def sizes(self) -> np.ndarray | None:
         """Returns (N, 2) heights and widths; None unless all sets have them."""
-        known = [own.sizes() for own in self._sets]
-        if any(sizes is None for sizes in known):
+        sizes_by_set = [dataset.sizes() for dataset in self._sets]
+        if any(sizes is None for sizes in sizes_by_set):
             return None
         numbers, places = self._places(np.arange(len(self)))
         first = np.cumsum([0, *self._lengths[:-1]])
-        return np.concatenate([sizes for sizes in known if sizes is not None])[first[numbers] + places]
+        return np.concatenate([sizes for sizes in sizes_by_set if sizes is not None])[first[numbers] + places]
 
     def object_counts(self) -> np.ndarray | None:
-        """Returns the objects per image of the sets that have these counts, in no order."""
-        known = [counts for own in self._sets if (counts := own.object_counts()) is not None]
-        return np.concatenate(known) if known else None
+        """Returns the objects per image of the sets that have these counts, in arbitrary order."""
+        counts_by_set = [counts for dataset in self._sets if (counts := dataset.object_counts()) is not None]
+        return np.concatenate(counts_by_set) if counts_by_set else None
 
-    def _place(self, index: int) -> tuple[int, int]:
+    def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"The mix has images 0 to {len(self) - 1}, not {index}.")
-        number, place = self._places(np.array(index))
-        return int(number), int(place)
+        number, image = self._places(np.array(index))
+        return int(number), int(image)
 
     def _places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the set of each index, and the image's index in it."""
@@ -212,24 +211,24 @@ class Mix(Dataset):
     def _joined_classes(self) -> dict[str, tuple[Class, ...]]:
         """Returns each task's classes, from the sets that label it. Raises DataError if two sets differ."""
         joined: dict[str, tuple[str, tuple[Class, ...]]] = {}
-        for name, own, keys, types in zip(self._names, self._sets, self._kept, self._types, strict=True):
+        for name, dataset, keys, types in zip(self._names, self._sets, self._kept, self._types, strict=True):
             unlabelled = registered_tasks() - {types[key].task for key in keys if key in types}
-            for task, classes in own.classes.items():
+            for task, classes in dataset.classes.items():
                 if task in unlabelled:
                     continue
-                first, known = joined.setdefault(task, (name, classes))
-                if [c.name for c in known] != [c.name for c in classes]:
+                first, first_classes = joined.setdefault(task, (name, classes))
+                if [c.name for c in first_classes] != [c.name for c in classes]:
                     raise DataError(
                         f"data.sets: {first!r} and {name!r} both label {task}, with different classes: "
-                        f"{_listed(known)} and {_listed(classes)}. Fix: use the same classes, or leave out the labels "
-                        "of one set with `provides`."
+                        f"{_listed(first_classes)} and {_listed(classes)}. Fix: use the same classes, or leave out the "
+                        "labels of one set with `provides`."
                     )
         return {task: classes for task, (_, classes) in joined.items()}
 
 
 def _set_options(section: Mapping[str, Any], name: str) -> SetOptions:
-    given = {key: value for key, value in section.items() if key in SetOptions.__dataclass_fields__}
-    return SetOptions(**check(SetOptions, (), "mix", given, f"data.sets.{name}"))
+    options = {key: value for key, value in section.items() if key in SetOptions.__dataclass_fields__}
+    return SetOptions(**check(SetOptions, (), "mix", options, f"data.sets.{name}"))
 
 
 def _chosen(provided: Collection[str], chosen: list[str] | None, name: str) -> tuple[str, ...]:

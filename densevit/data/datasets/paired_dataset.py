@@ -19,15 +19,14 @@ from densevit.interfaces import Sample, Size
 class PairedDataset(MeasuredImages):
     """Images with one annotation file each, one value per pixel. A subclass reads these files.
 
-    noun: the annotation file's name in messages. An image is not rotated by EXIF if only the stored image has the size
-    of its annotation file; square images, and those with an orientation of 2 to 4, are rotated. `image_id` is the
-    image's name.
+    noun: what messages call the annotation file. `image_id` is the image's name. EXIF rotates an image unless only the
+    stored image has the size of its annotation file; square images and orientations of 2 to 4 are always rotated.
     """
 
     noun: str
 
     def open_pairs(self, root: Path, split: str, pairs: Pairs, channels: Channels) -> None:
-        """Sets the files of a split. channels: the config's, whose type may be open."""
+        """Sets the files of a split. channels: the config's, see `open`."""
         self.split, self.pairs = split, pairs
         self.open(root, [os.fsdecode(path) for path in pairs.images], channels)
 
@@ -36,11 +35,11 @@ class PairedDataset(MeasuredImages):
         raise NotImplementedError
 
     def target(self, index: int) -> np.ndarray:
-        """Returns (H, W), the values of an annotation file, for the key in `provides`."""
+        """Reads an annotation file: (H, W), the value of the key in `provides`."""
         raise NotImplementedError
 
     def grid(self, index: int, header: Header) -> tuple[Size, bool]:
-        """Returns the size of an annotation file, and whether it is that of the upright image."""
+        """Returns the size of an annotation file, and whether the upright image has this size."""
         size = self.label_size(self.label_path(index))
         if size not in (header.upright_size, header.size):
             (height, width), (h, w) = header.upright_size, size
@@ -75,6 +74,6 @@ def load_preset(folder: Path, name: str) -> dict[str, Any]:
     """Returns the options in folder/NAME.yaml. Raises DataError for an unknown name."""
     file = folder / f"{name}.yaml"
     if not file.is_file():
-        known = ", ".join(sorted(other.stem for other in folder.glob("*.yaml")))
-        raise DataError(f"data.preset: there is no {name!r}. Presets: {known}.")
+        presets = ", ".join(sorted(other.stem for other in folder.glob("*.yaml")))
+        raise DataError(f"data.preset: there is no {name!r}. Presets: {presets}.")
     return yaml.load(file.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

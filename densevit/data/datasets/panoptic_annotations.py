@@ -21,7 +21,7 @@ from densevit.data.datasets.coco_json import (
 )
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE, LABEL_DIVISOR, Class
-from densevit.registry.options import shown
+from densevit.registry.plugin_options import shown
 
 _MOST_IDS = 2**24
 _EXPECTED = "expected one, with the file_name of its PNG and its segments_info."
@@ -29,7 +29,7 @@ _EXPECTED = "expected one, with the file_name of its PNG and its segments_info."
 
 @dataclass(frozen=True)
 class PanopticAnnotations:
-    """N images and M segments in the images' order: those of image i are `first[i]` up to `first[i + 1]`.
+    """N images, and M segments sorted by image: rows `first[i]` up to `first[i + 1]` are the segments of image i.
 
     labelled: False if the file has no `annotations`, as in test sets.
     """
@@ -71,18 +71,18 @@ def read_panoptic_annotations(file: Path) -> PanopticAnnotations:
     label_of = {c.file_id: i for i, c in enumerate(classes)}
     segments: dict[int, Segments] = {}  # by the image's position
     for position, record in enumerate(section_of(file, document, "annotations")):
-        row, one = segments_of(file, record, position, images, label_of)
+        row, image_segments = segments_of(file, record, position, images, label_of)
         if row in segments:
             raise DataError(f"{file}: image {images.names[row]} has 2 annotations; {_EXPECTED}")
-        segments[row] = one
+        segments[row] = image_segments
     labelled = document.get("annotations") is not None
     if labelled and (lone := [name for row, name in enumerate(images.names) if row not in segments]):
         raise DataError(f"{file}: image {lone[0]} has no annotations; {_EXPECTED}")
     in_order = [segments[row] for row in sorted(segments)] or [Segments("", [], [], [])] * len(images.names)
-    first = np.cumsum([0, *(len(one.ids) for one in in_order)])
+    first = np.cumsum([0, *(len(image_segments.ids) for image_segments in in_order)])
 
-    def joined(name: str, kind: type) -> np.ndarray:
-        return np.fromiter((value for one in in_order for value in getattr(one, name)), kind, first[-1])
+    def joined(name: str, dtype: type) -> np.ndarray:
+        return np.fromiter((number for row in in_order for number in getattr(row, name)), dtype, first[-1])
 
     return PanopticAnnotations(
         file=file,
@@ -90,7 +90,7 @@ def read_panoptic_annotations(file: Path) -> PanopticAnnotations:
         labelled=labelled,
         image_ids=identifiers(list(images.rows)),
         image_names=np.array([name.encode() for name in images.names]),
-        segment_files=np.array([one.file.encode() for one in in_order]),
+        segment_files=np.array([image_segments.file.encode() for image_segments in in_order]),
         first=first,
         ids=joined("ids", np.int32),
         labels=joined("labels", np.int32),
@@ -110,18 +110,19 @@ def panoptic_ids(labels: np.ndarray) -> np.ndarray:
 
 def panoptic_classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class, ...]:
     """Returns things and stuff in the order of their ids, with the json's colours if it has any."""
-    written = {one.get("id"): one for one in section_of(file, document, "categories") if isinstance(one.get("id"), int)}
+    records = section_of(file, document, "categories")
+    written = {record["id"]: record for record in records if isinstance(record.get("id"), int)}
     classes = []
-    for one in classes_of(file, document):
-        thing, color = written[one.file_id].get("isthing"), written[one.file_id].get("color")
+    for category in classes_of(file, document):
+        thing, color = written[category.file_id].get("isthing"), written[category.file_id].get("color")
         if thing not in (0, 1):
             raise DataError(
-                f"{file}: category {one.file_id} ({one.name}) has isthing {shown(thing)}; expected 1 for things, which "
-                "are counted, or 0 for stuff."
+                f"{file}: category {category.file_id} ({category.name}) has isthing {shown(thing)}; expected 1 for "
+                "things, which are counted, or 0 for stuff."
             )
         if isinstance(color, list) and len(color) == 3 and all(type(c) is int and 0 <= c <= 255 for c in color):
-            one = replace(one, color=(color[0], color[1], color[2]))
-        classes.append(replace(one, thing=bool(thing)))
+            category = replace(category, color=(color[0], color[1], color[2]))
+        classes.append(replace(category, thing=bool(thing)))
     if len(classes) > IGNORE:
         raise DataError(f"{file} has {len(classes)} categories; expected at most {IGNORE}.")
     return tuple(classes)
@@ -153,7 +154,7 @@ def segments_of(
             f"{where} has the segments_info {shown(segments)}; expected a list of {{id, category_id, iscrowd, area, "
             "bbox}."
         )
-    found = Segments(name, [], [], [])
+    image_segments = Segments(name, [], [], [])
     for segment in segments:
         number, category = segment.get("id"), segment.get("category_id")
         crowd = segment.get("iscrowd", 0)
@@ -166,16 +167,16 @@ def segments_of(
             raise DataError(f"{where}: segment {number} {unknown_reference('category', segment, label_of)}")
         if crowd not in (0, 1):
             raise DataError(f"{where}: segment {number} has iscrowd {shown(crowd)}; expected 0 or 1.")
-        found.ids.append(number)
-        found.labels.append(label_of[category])
-        found.iscrowd.append(int(crowd))
-    if len(set(found.ids)) < len(found.ids):
-        number, count = Counter(found.ids).most_common(1)[0]
+        image_segments.ids.append(number)
+        image_segments.labels.append(label_of[category])
+        image_segments.iscrowd.append(int(crowd))
+    if len(set(image_segments.ids)) < len(image_segments.ids):
+        number, count = Counter(image_segments.ids).most_common(1)[0]
         raise DataError(
             f"{where} has {count} segments of id {number}, which overlap; expected each id once in its "
             "`segments_info`. Fix: give each segment its own id and pixels, or remove all entries but one."
         )
-    most = max(Counter(found.labels).values(), default=0)
+    most = max(Counter(image_segments.labels).values(), default=0)
     if most > LABEL_DIVISOR:
         raise DataError(f"{where} has {most} segments of one category; expected at most {LABEL_DIVISOR}.")
-    return images.rows[image_id], found
+    return images.rows[image_id], image_segments

@@ -11,8 +11,8 @@ _CORNERS = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])  # in 
 
 
 def rotation_of(record: Mapping[str, Any]) -> float:
-    """Returns the rotation of an annotation's box in degrees, clockwise about its centre; 0 if it has a segmentation,
-    which is not rotated."""
+    """Returns the rotation of an annotation's box in degrees, clockwise about its centre; 0 if the annotation has a
+    segmentation, which CVAT does not rotate."""
     attributes = record.get("attributes")
     if not isinstance(attributes, dict) or record.get("segmentation"):
         return 0.0

@@ -1,8 +1,8 @@
 """Caches the scan of a large data set: its parsed annotations, and the sizes of its validated images.
 
 An entry is an NPZ of plain arrays, without pickled objects, in $DENSEVIT_CACHE, by default densevit/ in $XDG_CACHE_HOME
-or ~/.cache; with DENSEVIT_CACHE=off there are none. It is valid while all scanned files have the same path, size and
-modification time. Of several processes that start together, one scans and the others wait for its entry.
+or ~/.cache; DENSEVIT_CACHE=off disables the cache. It is valid while all scanned files keep their path, size and
+modification time. If several processes start together, one scans and the others wait for its entry.
 """
 
 import hashlib
@@ -23,16 +23,16 @@ from densevit.paths import user_path
 
 Arrays = dict[str, np.ndarray]
 
-FORMAT = 8  # increment when data sets scan other arrays, or check more
+FORMAT = 9  # increment when data sets scan other arrays, or check more
 LARGE = 2000  # files; fewer are scanned quickly
 _STAMPS = "stamps"
 
 
 def cache_folder() -> Path:
     """Returns the folder of the entries."""
-    own = os.environ.get("DENSEVIT_CACHE")
-    if own:
-        return user_path(own)
+    folder = os.environ.get("DENSEVIT_CACHE")
+    if folder:
+        return user_path(folder)
     return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "densevit"
 
 
@@ -45,9 +45,9 @@ def cached_scan(
 ) -> Arrays:
     """Returns the arrays of make(), from the cache if no file has changed.
 
-    key: everything besides its files that it depends on, as JSON: the data set, paths and options. files_of: returns
-    the paths of all scanned files from the arrays. is_large: small data sets are not cached. is_complete: whether
-    arrays may be cached; not those without unreadable files, which `data.on_error: skip` allows. A damaged entry is
+    key: everything that the arrays depend on besides files, as JSON values: the data set, paths and options. files_of:
+    returns the paths of all scanned files from the arrays. is_large: small data sets are not cached. is_complete:
+    whether arrays may be cached; arrays that miss unreadable files (`data.on_error: skip`) may not. A damaged entry is
     replaced, and a cache folder that cannot be written is a warning.
     """
     if not is_large or os.environ.get("DENSEVIT_CACHE") == "off":
@@ -61,9 +61,9 @@ def cached_scan(
         except OSError as error:
             _warn(entry, error)
             return make()
-        found = _read(entry, files_of)
-        if found is not None:
-            return found
+        cached_arrays = _read(entry, files_of)
+        if cached_arrays is not None:
+            return cached_arrays
         arrays = make()
         if is_complete(arrays):
             stored = arrays | {_STAMPS: _stamps(files_of(arrays))}
@@ -91,17 +91,17 @@ def _stamps(files: Sequence[str]) -> np.ndarray:
 
     def look(index: int) -> None:
         try:
-            found = os.stat(files[index])
+            status = os.stat(files[index])
         except OSError:
             return
-        stamps[index] = found.st_size, found.st_mtime_ns
+        stamps[index] = status.st_size, status.st_mtime_ns
 
     for_each(len(files), look, "Looking for changed files")
     return stamps
 
 
 def _read(entry: Path, files_of: Callable[[Arrays], Sequence[str]]) -> Arrays | None:
-    """Returns the arrays of a valid entry of unchanged files; otherwise None."""
+    """Reads an entry. Returns None if it is missing or damaged, or if a file has changed."""
     try:
         with np.load(entry, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}

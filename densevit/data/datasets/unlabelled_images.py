@@ -8,7 +8,7 @@ from densevit.channels import RGB, Channels
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.image_files import images_below, warn_of_unread
 from densevit.data.datasets.measured_images import MeasuredImages
-from densevit.data.datasets.splits import DIVIDED, missing_split
+from densevit.data.datasets.split_names import DIVIDED, missing_split
 from densevit.data.io.channel_files import IMAGES
 from densevit.errors import DataError
 from densevit.interfaces import Sample
@@ -17,12 +17,12 @@ from densevit.interfaces import Sample
 class UnlabelledImages(MeasuredImages):
     """Images without labels, for training methods that need none.
 
-    root: the folder. If it has a folder `train` or `val`, each split consists of the images in its own folder, also
-    in subfolders. Otherwise all images below root are divided into both.
-    val_share: the share of the validation images if root has no folders for the splits. An image is chosen by a hash
-        of its path relative to root, so that it stays in its split when other images are added or removed.
+    root: the folder. If it has a folder `train` or `val`, a split consists of the images below its folder. Otherwise
+        all images below root are divided into train and val.
+    val_share: the share of the validation images if root has no folders for the splits. A hash of its path relative to
+        root assigns an image, so that it stays in its split when other images are added or removed.
 
-    `image_id` is the path relative to root. All images are checked at the start to be complete.
+    `image_id` is the path relative to root. `check_files` checks that all images are complete.
     """
 
     provides = ()
@@ -65,16 +65,16 @@ def _paths(root: Path, split: str, val_share: float, channels: Channels) -> list
             f"The splits of {root} are {', '.join(_folders(root))}; there is no folder {folder}. Fix: create it; or "
             "remove the folders of the other splits from data.root, whose images are then divided by data.val_share."
         )
-    found, unread = images_below(folder, root, channels)
-    warn_of_unread(folder, unread, len(found))
-    if not found:
+    paths, unread = images_below(folder, root, channels)
+    warn_of_unread(folder, unread, len(paths))
+    if not paths:
         raise DataError(f"{folder} contains no images ({', '.join(IMAGES)}).")
     if has_folders:
-        return found
-    chosen = [path for path in found if (_hash(path) < val_share) == (split == "val")]
+        return paths
+    chosen = [path for path in paths if (_hash(path) < val_share) == (split == "val")]
     if not chosen:
         raise DataError(
-            f"{folder} contains {len(found)} images, of which data.val_share={val_share:g} assigns none to {split!r}. "
+            f"{folder} contains {len(paths)} images, of which data.val_share={val_share:g} assigns none to {split!r}. "
             "Fix: change data.val_share, or put the images into folders train and val."
         )
     return chosen

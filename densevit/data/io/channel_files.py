@@ -1,8 +1,8 @@
-"""Decodes images of other channels than RGB of 8 bits: TIFF with bands or pages, PNG of 16 bits, EXR, NPY, or a file
-for each channel.
+"""Decodes images whose channels are not 8-bit RGB: TIFF with bands or pages, 16-bit PNG, EXR, NPY, or a file per
+channel.
 
-tifffile decodes TIFF, OpenEXR EXR, OpenCV PNG of 16 bits and Pillow the rest. Values are those of the file; types other
-than uint8 and uint16 become float32.
+tifffile decodes TIFF, OpenEXR EXR, OpenCV 16-bit PNG and Pillow the rest. Values are as stored; types other than uint8
+and uint16 become float32.
 """
 
 import io
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from densevit.channels import Channels
-from densevit.data.io.large_images import open_image
+from densevit.data.io.image_opening import open_image
 from densevit.data.io.rgb_files import apply_orientation, orientation_of
 from densevit.data.io.tiff import TIFF_MAGIC
 from densevit.data.io.tiff_channels import decode_tiff
@@ -26,15 +26,15 @@ SUFFIXES = (".npy", ".exr")
 """Suffixes of images with other channels, besides those of RGB images."""
 _NPY, _EXR = b"\x93NUMPY", b"v/1\x01"
 OTHER_FORMATS = (*TIFF_MAGIC, _NPY, _EXR)
-"""How the content of files begins that Pillow does not read, or not all of."""
+"""First bytes of the formats that Pillow does not read, or reads in part."""
 _EXR_NAMES = {"R": "red", "G": "green", "B": "blue"}
 _COLOR_TYPE_OF_PNG = 25  # the byte of a PNG: grey, RGB, grey with alpha, RGB with alpha
-_PNG_ORDERS = {0: [0], 2: [2, 1, 0], 4: [0, 3], 6: [2, 1, 0, 3]}  # of OpenCV's channels; grey with alpha is BGRA
+_PNG_ORDERS = {0: [0], 2: [2, 1, 0], 4: [0, 3], 6: [2, 1, 0, 3]}  # OpenCV's channel indices; grey with alpha is BGRA
 
 
 class StoredPixels(NamedTuple):
-    """The pixels of a file. values: (H, W, c), as they are stored. orientation: EXIF's, 1 ... 8. nodata: the value of
-    pixels without data that the file names."""
+    """The pixels of a file. values: (H, W, c), as stored. orientation: EXIF's, 1 ... 8. nodata: the file's value for
+    pixels without data."""
 
     values: np.ndarray
     orientation: int = 1
@@ -42,14 +42,14 @@ class StoredPixels(NamedTuple):
 
 
 def decode_channels(data: bytes, names: Sequence[str]) -> StoredPixels:
-    """Decodes all channels of a file in its own type. names: those of the channels, by which an EXR is read, and whose
+    """Decodes all channels of a file in the stored type. names: the channels' names: an EXR is read by name, and their
     number tells the layout of an array."""
     if data.startswith(TIFF_MAGIC):
         return StoredPixels(*decode_tiff(data, len(names)))
     if data.startswith(_NPY):
         return StoredPixels(channels_last(np.load(io.BytesIO(data), allow_pickle=False), len(names)))
     if data.startswith(_EXR):
-        return StoredPixels(_of_exr(data, names))
+        return StoredPixels(_decode_exr(data, names))
     with open_image(io.BytesIO(data)) as image:
         orientation = orientation_of(image)
         if image.format == "PNG":
@@ -61,18 +61,18 @@ def decode_channels(data: bytes, names: Sequence[str]) -> StoredPixels:
 
 
 def values_of_pil(image: Image.Image) -> np.ndarray:
-    """(H, W, c) of a Pillow image; palettes are looked up, and colours are RGB."""
+    """Converts a Pillow image to (H, W, c): palettes are looked up, and colours are RGB."""
     mode = {"P": "RGB", "1": "L", "CMYK": "RGB", "YCbCr": "RGB"}.get(image.mode, image.mode)
     return np.atleast_3d(np.array(image.convert(mode)))
 
 
 def joined(parts: Sequence[StoredPixels], channels: Channels, upright: bool = True) -> np.ndarray:
-    """Joins the pixels of files to (H, W, C) of the channels, in their type; pixels without data are NaN.
+    """Joins the pixels of files to an image (H, W, C) in the type of the channels; pixels without data become NaN.
 
-    Raises DataError for another number of channels or another type, and for pixels without data in integers.
+    Raises DataError for another number of channels or another type, and for pixels without data in an integer type.
     """
-    values = [one.values for one in parts]
-    count, expected = sum(one.shape[2] for one in values), len(channels.names)
+    values = [part.values for part in parts]
+    count, expected = sum(array.shape[2] for array in values), len(channels.names)
     if count != expected:
         fix = (
             "give the path, as each channel has a file"
@@ -82,16 +82,16 @@ def joined(parts: Sequence[StoredPixels], channels: Channels, upright: bool = Tr
         raise DataError(
             f"it has {counted(count, 'channel')}; expected {expected}: {', '.join(channels.names)}. Fix: {fix}."
         )
-    kinds = [pixel_type(one.dtype) for one in values]
+    kinds = [pixel_type(array.dtype) for array in values]
     usual = channels.stored or (channels.dtype if channels.nodata is None else "") or kinds[0]
-    other = next((kind for kind in kinds if kind != usual), None)
+    other = next((other_type for other_type in kinds if other_type != usual), None)
     if other is not None:
         raise DataError(f"its pixels are {other}; those of the other images are {usual}.")
     if channels.is_rgb:
         return apply_orientation(values[0], parts[0].orientation) if upright else values[0]
-    missing = [_missing(one, channels.nodata) for one in parts]
+    missing = [_missing(array, channels.nodata) for array in parts]
     dtype = channels.dtype or ("float32" if usual not in ("uint8", "uint16") or channels.nodata is not None else usual)
-    if dtype != "float32" and any(one is not None and one.any() for one in missing):
+    if dtype != "float32" and any(mask is not None and mask.any() for mask in missing):
         raise DataError(
             f"it names the value {parts[0].nodata:g} of pixels without data, which {dtype} cannot have. Fix: "
             f"data.nodata={parts[0].nodata:g}."
@@ -107,42 +107,42 @@ def joined(parts: Sequence[StoredPixels], channels: Channels, upright: bool = Tr
 
 
 def _missing(part: StoredPixels, nodata: float | None) -> np.ndarray | None:
-    """Which pixels have the value of the data set or of the file; None if neither has one."""
-    given = [value for value in (nodata, part.nodata) if value is not None]
+    """Returns which pixels have no data, by the data set's or the file's value; None if neither names a value."""
+    nodata_values = [value for value in (nodata, part.nodata) if value is not None]
     with np.errstate(over="ignore"):
-        return np.logical_or.reduce([part.values == value for value in given]) if given else None
+        return np.logical_or.reduce([part.values == value for value in nodata_values]) if nodata_values else None
 
 
 def as_rgb(pixels: np.ndarray, channels: Channels) -> np.ndarray:
-    """An image (H, W, C) as it is drawn, (H, W, 3) uint8: of the displayed channels, each stretched between its
-    percentiles 1 and 99 in the image; NaN is black. RGB of 8 bits is unchanged."""
+    """Converts an image (H, W, C) to RGB (H, W, 3) uint8 for drawing: stretches each displayed channel from the image's
+    1st to its 99th percentile; NaN is black. 8-bit RGB is unchanged."""
     if channels.is_rgb:
         return pixels
     chosen = np.moveaxis(pixels[..., channels.displayed], 2, 0).astype(np.float32)
     levels = np.zeros(chosen.shape, np.uint8)
     for plane, level in zip(chosen, levels, strict=True):
-        known = np.isfinite(plane)
-        if known.any():
-            low, high = np.percentile(plane[known], (1, 99))
-            level[known] = (((plane[known] - low) / max(high - low, 1e-12)).clip(0, 1) * 255).round()
+        has_data = np.isfinite(plane)
+        if has_data.any():
+            low, high = np.percentile(plane[has_data], (1, 99))
+            level[has_data] = (((plane[has_data] - low) / max(high - low, 1e-12)).clip(0, 1) * 255).round()
     return np.ascontiguousarray(np.broadcast_to(levels.transpose(1, 2, 0), (*pixels.shape[:2], 3)))
 
 
 def channel_paths(path: str | os.PathLike[str], channels: Channels) -> list[str]:
-    """The files of an image: of each channel, if they have files of their own. path: that of the first channel."""
-    given = os.fspath(path)
+    """Returns the files of an image: one, or one per channel. path: the file, or the first channel's file."""
+    first_path = os.fspath(path)
     if not channels.files:
-        return [given]
-    folder, name = os.path.split(given)
+        return [first_path]
+    folder, name = os.path.split(first_path)
     stem, suffix = os.path.splitext(name)
     first = channels.files[0]
     if not stem.endswith(first):
-        raise DataError(f"{given}: the name of a file of the channel {channels.names[0]!r} ends with {first!r}.")
+        raise DataError(f"{first_path}: the name of a file of the channel {channels.names[0]!r} ends with {first!r}.")
     return [os.path.join(folder, stem.removesuffix(first) + part + suffix) for part in channels.files]
 
 
 def channels_last(array: np.ndarray, count: int) -> np.ndarray:
-    """(H, W), (H, W, C) or, if only the first side is the number of channels, (C, H, W) -> (H, W, C)."""
+    """Converts (H, W), (H, W, C) or, if only the first side is the number of channels, (C, H, W) to (H, W, C)."""
     if array.ndim == 2:
         return array[..., None]
     if array.ndim == 3 and array.shape[2] != count == array.shape[0]:
@@ -153,20 +153,20 @@ def channels_last(array: np.ndarray, count: int) -> np.ndarray:
 
 
 def pixel_type(dtype: np.dtype) -> str:
-    """The name of a type of pixels, without byte order; floats of each width are float32. Raises DataError for others
-    than numbers."""
+    """Returns the name of a pixel type, without byte order; all floating-point types are float32. Raises DataError
+    unless pixels are numbers."""
     if dtype.kind not in "uif":
         raise DataError(f"its pixels are {dtype}; numbers are expected.")
     return "float32" if dtype.kind == "f" else dtype.name
 
 
-def _of_exr(data: bytes, names: Sequence[str]) -> np.ndarray:
-    """The channels of an EXR file in this order; R, G and B are red, green and blue."""
+def _decode_exr(data: bytes, names: Sequence[str]) -> np.ndarray:
+    """Reads these channels of an EXR file, in this order; R, G and B are red, green and blue."""
     from densevit.data.io.depth_files import open_exr  # late: with OpenEXR, which is not always installed
 
     with open_exr().File(io.BytesIO(data), separate_channels=True) as file:
-        found = {_EXR_NAMES.get(name, name): one.pixels for name, one in file.channels().items()}
-    missing = [name for name in names if name not in found] if len(found) > 1 else []
+        planes = {_EXR_NAMES.get(name, name): channel.pixels for name, channel in file.channels().items()}
+    missing = [name for name in names if name not in planes] if len(planes) > 1 else []
     if missing:
-        raise DataError(f"it has the channels {', '.join(found)}; {missing[0]!r} is missing.")
-    return np.stack([found[name] for name in names] if len(found) > 1 else [*found.values()], axis=2)
+        raise DataError(f"it has the channels {', '.join(planes)}; {missing[0]!r} is missing.")
+    return np.stack([planes[name] for name in names] if len(planes) > 1 else [*planes.values()], axis=2)

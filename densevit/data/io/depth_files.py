@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.large_images import open_image
+from densevit.data.io.image_opening import open_image
 from densevit.data.io.rgb_files import apply_orientation, orientation_of, upright_size_of
 from densevit.data.io.tiff import ONE_MAP, stored_values
 from densevit.errors import DataError
@@ -29,8 +29,8 @@ Path = str | os.PathLike[str]
 def read_depth(path: Path, key: str | None = None) -> np.ndarray:
     """Returns (H, W), as stored: integers or float32.
 
-    key: the array of an NPZ or the channel of an EXR. By default the only array, and of an EXR the only channel, the
-    one named Z or depth, or red if red, green and blue are equal. Arrays (H, W, 1) and (1, H, W) are accepted.
+    key: the array of an NPZ or the channel of an EXR. By default the only array or channel; of several EXR channels,
+    the channel named Z or depth, or red if red, green and blue are equal. Arrays (H, W, 1) and (1, H, W) are accepted.
     PNG and TIFF are rotated by their EXIF orientation, as images are.
     Raises DataError with the file if it is damaged or has more than one number per pixel.
     """
@@ -54,7 +54,7 @@ def read_depth(path: Path, key: str | None = None) -> np.ndarray:
 
 
 def depth_size_of(path: Path, key: str | None = None) -> tuple[int, int]:
-    """Returns (h, w) of the result of `read_depth`; of PNG and TIFF from the file's header."""
+    """Returns (h, w) of the result of `read_depth`; PNG and TIFF are read up to the header."""
     if not os.fspath(path).lower().endswith(_IMAGES):
         height, width = read_depth(path, key).shape
         return height, width
@@ -65,10 +65,10 @@ def depth_size_of(path: Path, key: str | None = None) -> tuple[int, int]:
 
 def _check_mode(image: Image.Image) -> None:
     if image.mode not in _MODES:
-        kind = {"P": "a palette's indices", "RGB": "colours", "RGBA": "colours"}.get(image.mode, repr(image.mode))
+        content = {"P": "a palette's indices", "RGB": "colours", "RGBA": "colours"}.get(image.mode, repr(image.mode))
         raise DataError(
-            f"its pixels are {kind}; expected one number per pixel, 8 or 16 bits or floating point. A depth map drawn "
-            "in colours cannot be converted to metres."
+            f"its pixels are {content}; expected one number per pixel, 8 or 16 bits or floating point. A depth map "
+            "drawn in colours cannot be converted to metres."
         )
 
 
@@ -133,6 +133,8 @@ def _depth_channel(channels: dict[str, np.ndarray]) -> str | None:
     named = [name for name in channels if name.rpartition(".")[2].lower() in ("z", "depth")]
     if len(named) == 1:
         return named[0]
-    red, *others = (channels.get(name) for name in "RGB")
-    is_grey = red is not None and all(one is not None and np.array_equal(one, red, equal_nan=True) for one in others)
+    red, green, blue = (channels.get(name) for name in "RGB")
+    if red is None or green is None or blue is None:
+        return None
+    is_grey = np.array_equal(green, red, equal_nan=True) and np.array_equal(blue, red, equal_nan=True)
     return "R" if is_grey else None

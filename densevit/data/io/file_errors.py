@@ -1,4 +1,4 @@
-"""Converts the errors of any library that reads a damaged file to one line that names the file."""
+"""Converts the errors of libraries that read a damaged file to one line that names the file."""
 
 import os
 import stat
@@ -15,7 +15,8 @@ from densevit.paths import check_unpacked
 def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None) -> Iterator[None]:
     """Converts any exception to an UnreadableFileError that names the file, and refuses FIFOs and devices.
 
-    noun: its kind. size: number of bytes of content that was read already; None: `path` is still to be read.
+    noun: what the message calls the file. size: number of bytes if the content is already read; None: `path` is still
+    to be read.
     """
     try:
         if size is None:
@@ -37,24 +38,23 @@ def naming_file(path: str | os.PathLike[str], noun: str, size: int | None = None
             "PNG."
         ) from None
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, BadZipFile and more
-        found = _size(path, size)
+        size_text = _size(path, size)
         fix = "Fix: pip install imagecodecs." if "imagecodecs" in str(error) else "Is the file damaged or cut short?"
-        raise UnreadableFileError(f"{path} cannot be read: {one_line(error)} ({found}). {fix}") from error
+        raise UnreadableFileError(f"{path} cannot be read: {one_line(error)} ({size_text}). {fix}") from error
 
 
 def check_regular(path: str | os.PathLike[str], subject: str = "") -> None:
-    """Raises DataError for a FIFO, a device or a socket: reading it may never end.
+    """Raises DataError for a FIFO, a device or a socket: reading may never end. A missing file passes.
 
-    subject: the subject of the message; by default the path. A missing file raises nothing here, only when it is
-    opened.
+    subject: the subject of the message; by default the path.
     """
     try:
         mode = os.stat(path).st_mode
     except OSError:
         return
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading a folder raises an error
-        kind = "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
-        raise DataError(f"{subject or f'{path} is'} {kind}; a regular file is expected.")
+        file_type = "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise DataError(f"{subject or f'{path} is'} {file_type}; a regular file is expected.")
 
 
 def _size(path: str | os.PathLike[str], size: int | None) -> str:

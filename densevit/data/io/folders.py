@@ -8,8 +8,8 @@ from pathlib import Path
 def files_below(folder: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> list[Path]:
     """Returns the files below a folder, sorted by path, without hidden files and folders.
 
-    Symbolic links to folders are followed; a link to one of its own parents is not. suffixes: the accepted suffixes in
-    lower case, with the dot; none: all files.
+    Follows symbolic links to folders, except to a parent of the link. suffixes: accepted suffixes in lower case, with
+    the dot; none: all files.
     """
     return sorted(Path(path) for path in _walk(os.fspath(folder), ()) if path.lower().endswith(tuple(suffixes) or ""))
 

@@ -19,26 +19,25 @@ _MAX_NAME_BYTES = 200  # file systems allow 255, including the suffix
 def file_name(image_id: int | str) -> str:
     """Returns a relative path without suffix for an image's files. Different ids give different paths.
 
-    Slashes in ids separate folders. Characters that some file systems reject are written as %XX. The end of a name that
-    is too long is replaced by a checksum. The integer 1 and the string "1" give the same path; see `checksum`.
+    Slashes in ids separate folders. Characters that some file systems reject become %XX. A checksum replaces the end of
+    a name that is too long. The integer 1 and the string "1" give the same path; see `checksum`.
     """
     return "/".join(_file_name_part(part, image_id) for part in str(image_id).split("/"))
 
 
 def image_names(dataset: Dataset, indices: Mapping[int | str, int]) -> dict[int | str, str]:
-    """Returns names by image id: those of `image_name`. indices: the data set index of each image id."""
+    """Returns `image_name` by image id. indices: the data set index of each image id."""
     return {image_id: image_name(dataset, index, image_id) for image_id, index in indices.items()}
 
 
 def image_name(dataset: Dataset, index: int, image_id: int | str) -> str:
-    """Returns the name of an image's file if the data set has it, or else the image's id."""
+    """Returns the data set's name of an image, or the image's id if it has none."""
     name = dataset.image_name(index)
     return str(image_id) if name is None else name
 
 
 def names_below(files: Sequence[str]) -> list[str]:
-    """Returns the paths of predicted images below the folder that has all of them. Raises DataError if two are the
-    same."""
+    """Returns the paths of predicted images below their common folder. Raises DataError if two are the same."""
     paths = [PurePath(file) for file in files]
     paths = [path.relative_to(path.anchor) for path in paths]  # also of relative paths and URLs
     folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
@@ -57,8 +56,9 @@ def drawing_name(name: str) -> str:
 
 
 def drawing_names(names: Iterable[str]) -> dict[str, str]:
-    """Returns `drawing_name` by image name. If several images would have the same, ignoring case, a checksum of its own
-    name is appended to each: "a/b.png" and "a-b.png" are different files."""
+    """Returns `drawing_name` by image name. If several images would have the same drawing name, ignoring case, appends
+    a
+    checksum of the image name to each: "a/b.png" and "a-b.png" get different files."""
     drawings = {name: drawing_name(name) for name in names}
     counts = Counter(drawing.casefold() for drawing in drawings.values())
     return {

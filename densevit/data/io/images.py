@@ -1,7 +1,4 @@
-"""Reads images of RGB or other channels: one function for files, their content, PIL images, arrays and tensors.
-
-Every image of a data set, a prediction or a measurement comes from `read_image`, and its size from `image_header`.
-"""
+"""Reads images of RGB or other channels: one function for files, their content, PIL images, arrays and tensors."""
 
 import os
 from collections.abc import Iterable
@@ -24,37 +21,37 @@ from densevit.data.io.channel_files import (
     pixel_type,
 )
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.pixel_arrays import of_array, of_pil, undecoded_content
+from densevit.data.io.pixel_arrays import pixels_of_array, pixels_of_pil, undecoded_content
 from densevit.data.io.rgb_files import Header, apply_orientation
 from densevit.errors import DataError, UnreadableFileError
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray | Tensor
 KINDS = "a path, a URL, bytes, a file object, a PIL image, an array or a tensor"
-_TRIED = 20  # files, for their type
+_TRIED = 20  # files that are read to find the pixel type
 
 
 def read_image(source: Source, channels: Channels = RGB, upright: bool = True, name: str = "the image") -> np.ndarray:
     """Reads an image as (H, W, C) in the type of its channels; pixels without data are NaN.
 
-    source: a path, of the first channel's file if each has one; the content of a file; an open file; a PIL image; an
-        array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W), with the values of files. For RGB of 8 bits, arrays
-        and tensors are uint8, or floats in 0 ... 1.
-    upright: rotates it by its EXIF orientation. name: its origin, for messages.
+    source: a path (the first channel's, if each channel is in its own file); the content of a file; an open file; a PIL
+        image; an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W), with values as in files. For 8-bit RGB,
+        arrays and tensors are uint8, or floats in 0 ... 1.
+    upright: whether to rotate the image by its EXIF orientation. name: its origin, for messages.
 
-    Pixels have no data if they are NaN in the file, or have the value of the channels or of the file (GDAL_NODATA).
-    Raises UnreadableFileError for files, and DataError for other sources.
+    Pixels have no data if they are NaN, or have the nodata value of the channels or of the file (GDAL_NODATA). Raises
+    UnreadableFileError for files, and DataError for other sources.
     """
     if isinstance(source, str | os.PathLike):
         parts = _stored(source, channels)
         with naming_file(source, "image"):
             return joined(parts, channels, upright)
     if isinstance(source, np.ndarray | Tensor):
-        return of_array(source, channels, name)
+        return pixels_of_array(source, channels, name)
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", "") or name)
         content = undecoded_content(source)
         if content is None:
-            return of_pil(source, channels, upright, name)
+            return pixels_of_pil(source, channels, upright, name)
         source = content
     if hasattr(source, "read"):
         source, name = _content(source, name)
@@ -67,8 +64,8 @@ def read_image(source: Source, channels: Channels = RGB, upright: bool = True, n
 def image_header(path: str | os.PathLike[str], channels: Channels = RGB) -> Header:
     """Returns the size and orientation of an image file. Raises UnreadableFileError if it is incomplete.
 
-    Of JPEG, PNG and WebP files of RGB only the first and last bytes are read, others are decoded. Damage inside a file
-    is detected when it is decoded.
+    Reads only the first and last bytes of RGB files in JPEG, PNG and WebP, and decodes other files. Damage inside a
+    file is detected when it is decoded.
     """
     if not channels.is_rgb or os.fspath(path).lower().endswith((".tif", ".tiff")):
         parts = _stored(path, channels)
@@ -81,8 +78,8 @@ def image_header(path: str | os.PathLike[str], channels: Channels = RGB) -> Head
 
 
 def channels_of_files(paths: Iterable[str], channels: Channels) -> Channels:
-    """The channels with the type of the first file that can be read, and its value of pixels without data; RGB of 8
-    bits if nothing else is given.
+    """Completes channels by the pixel type and the nodata value of the first readable file. Returns `RGB` if the result
+    is 8-bit RGB.
 
     Raises the first error if none of 20 files can be read.
     """
@@ -91,34 +88,34 @@ def channels_of_files(paths: Iterable[str], channels: Channels) -> Channels:
         try:
             parts = _stored(path, channels)
             with naming_file(path, "image"):
-                kind = pixel_type(parts[0].values.dtype)
-                nodata = next((one.nodata for one in parts if one.nodata is not None), None)
+                file_type = pixel_type(parts[0].values.dtype)
+                nodata = next((part.nodata for part in parts if part.nodata is not None), None)
                 nodata = nodata if channels.nodata is None else channels.nodata
-                dtype = kind if kind in FULL_RANGES and nodata is None else "float32"
-                stored = kind if kind != dtype or nodata is not None else ""
-                found = replace(channels, nodata=nodata, dtype=cast(PixelType, dtype), stored=stored)
-                joined(parts, found)
+                dtype = file_type if file_type in FULL_RANGES and nodata is None else "float32"
+                stored = file_type if file_type != dtype or nodata is not None else ""
+                completed = replace(channels, nodata=nodata, dtype=cast(PixelType, dtype), stored=stored)
+                joined(parts, completed)
         except UnreadableFileError as error:  # data.on_error may leave it out
             first = first or error
             continue
-        return RGB if found == replace(RGB, range=(), display=found.display) else found
+        return RGB if completed == replace(RGB, range=(), display=completed.display) else completed
     if first is not None:
         raise first
     return channels
 
 
 def _stored(path: str | os.PathLike[str], channels: Channels) -> list[StoredPixels]:
-    """The pixels of an image's files."""
+    """Reads the files of an image, one or one per channel."""
     parts = []
     for file in channel_paths(path, channels):
         with naming_file(file, "image" if len(channels.files) < 2 else "file of a channel"):
             with open(file, "rb") as opened:
                 data = opened.read()
             parts.append(_decoded(data, channels))
-            found, expected = (apply_orientation(*part[:2]).shape for part in (parts[-1], parts[0]))
-            if channels.files and found != (*expected[:2], 1):
+            shape, expected = (apply_orientation(*part[:2]).shape for part in (parts[-1], parts[0]))
+            if channels.files and shape != (*expected[:2], 1):
                 raise DataError(
-                    f"it has (height, width, channels) {found}, and {os.path.basename(path)} {expected}; one channel "
+                    f"it has (height, width, channels) {shape}, and {os.path.basename(path)} {expected}; one channel "
                     "of one size is expected in each file."
                 )
     return parts

@@ -1,6 +1,6 @@
 """Reads the stored values or colours of label maps.
 
-These differ from the decoded image: of a palette file the indices are the labels, not the colours, and decoders scale
+They differ from the decoded image: in a palette file the indices are the labels, not the colours, and decoders scale
 the values 0 ... 15 of a grey 4-bit PNG to 0 ... 255.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.large_images import open_image
+from densevit.data.io.image_opening import open_image
 from densevit.data.io.rgb_files import apply_orientation, orientation_of, upright_size_of
 from densevit.data.io.tiff import ONE_MAP, channel_bits, stored_values
 from densevit.errors import DataError
@@ -26,11 +26,11 @@ _DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits per channel
 def read_label(path: str | os.PathLike[str], palette: bool = False, grey: bool = False) -> np.ndarray:
     """Reads label values as stored: (H, W) uint8 or uint16 of an indexed or grey file, (H, W, 3) uint8 of an RGB file.
 
-    palette: returns the palette's colours (H, W, 3) of an indexed file instead. grey: returns grey levels of 0 to 255,
-    as displayed, of a grey file of 1, 2 or 4 bits instead.
-    An alpha channel is dropped, and the file is rotated by its EXIF orientation, as images are. Raises DataError with
-    the file for damaged or lossy files (JPEG), for colours of 16 bits, and for values that cannot be labels (floating
-    point, negative, above 65535).
+    palette: whether to return the palette's colours (H, W, 3) of an indexed file. grey: whether to return the displayed
+    grey levels, 0 to 255, of a grey file of 1, 2 or 4 bits.
+    Drops an alpha channel, and rotates by the EXIF orientation, as for images. Raises DataError with the file for
+    damaged or lossy files (JPEG), for 16-bit colours, and for values that cannot be labels (floating point, negative,
+    above 65535).
     """
     with _opened(path) as image:
         orientation = orientation_of(image)
@@ -66,7 +66,7 @@ def label_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Opens a file by Pillow; converts any exception to a DataError that names it."""
+    """Opens a label file by Pillow; converts any exception to a DataError that names the file."""
     with naming_file(path, "label file"), open_image(path, ONE_MAP) as image:
         if image.format in _LOSSY:
             raise DataError(

@@ -1,5 +1,4 @@
-"""Reads a TIFF by rows, for images that do not fit into memory: only the strips or tiles that overlap the rows are
-decoded."""
+"""Reads a TIFF by rows, for images that do not fit into memory: decodes only the strips or tiles that overlap them."""
 
 import math
 import os
@@ -18,23 +17,22 @@ from densevit.data.io.tiff_channels import displayed_values, nodata_of, opened_t
 from densevit.errors import DataError
 
 LARGE = 100_000_000
-"""Pixels of an image that is read by rows where that is possible."""
+"""Number of pixels from which an image is read by rows, if possible."""
 SUFFIXES = (".tif", ".tiff")
-_ROWS = 512  # rows that are read in one step to decimate an image
-_RGB: list[Any] = [(colours, alpha) for colours in ("RGB", "YCBCR") for alpha in ((), (2,))]  # alpha is left out
+_ROWS = 512  # rows per step when an image is decimated
+_RGB: list[Any] = [(colours, alpha) for colours in ("RGB", "YCBCR") for alpha in ((), (2,))]  # alpha is dropped
 
 
 class LargeTiff:
-    """The pixels of an open TIFF as a tensor (C, H, W) of which windows are read, from top to bottom.
+    """An open TIFF as a tensor (C, H, W) that can be sliced to windows, from top to bottom. Values as in `read_image`.
 
-    The rows of the last window and the decoded segments (strips or tiles) that overlap them are kept. A segment of more
-    rows than a window needs more memory; an uncompressed image in one piece is mapped. The values are those of
-    `read_image`.
+    Keeps the rows of the last window and the decoded segments (strips or tiles) that overlap them. A segment with more
+    rows than a window needs more memory; an uncompressed image in one piece is memory-mapped.
 
-    device: the device of batches of windows, which `new_zeros` makes; windows are on the CPU.
+    device: the device of `new_zeros`, for batches of windows; windows are on the CPU.
 
-    Raises UnreadableFileError for a damaged file, and for one that is not read by rows: with an orientation, or without
-    the axes height and width; for channels of RGB of 8 bits, one of other colours.
+    Raises UnreadableFileError for a damaged file, and for a file that cannot be read by rows: with an orientation,
+    without the axes height and width, or, for 8-bit RGB, with other colours.
     """
 
     def __init__(self, path: str | os.PathLike[str], channels: Channels, device: torch.device) -> None:
@@ -56,14 +54,14 @@ class LargeTiff:
             ):
                 raise DataError("it is not read by rows.")
             self.shape = (len(channels.names), height, width)
-            self.rows(0, 1)  # an error here, if its type or number of channels is another
+            self.rows(0, 1)  # raises for another type or number of channels
             stack.pop_all()
 
     def __enter__(self) -> "LargeTiff":
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
 
@@ -79,33 +77,33 @@ class LargeTiff:
         return torch.zeros(size, dtype=getattr(torch, str(self._kept.dtype)), device=self.device)
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
-        """The rows from top to bottom, excluded, as (h, W, C) in the type of the channels."""
+        """Reads rows `top` up to, not including, `bottom`: (h, W, C) in the type of the channels."""
         with naming_file(self.path, "image"):
             pixels = self._mapped(top, bottom) if self._series.dataoffset is not None else self._decode(top, bottom)
             values = pixels[..., :3] if self.channels.is_rgb else displayed_values(pixels, self._page)
             return joined([StoredPixels(values, nodata=nodata_of(self._page))], self.channels)
 
     def decimated(self, step: int) -> np.ndarray:
-        """Each pixel whose row and column are multiples of `step`, as (ceil(H / step), ceil(W / step), C)."""
+        """Reads the pixels whose row and column are multiples of `step`: (ceil(H / step), ceil(W / step), C)."""
         spans = ((top, min(top + _ROWS, self.shape[1])) for top in range(0, self.shape[1], _ROWS))
         return np.concatenate([self.rows(*span)[-span[0] % step :: step, ::step].copy() for span in spans])
 
     def _mapped(self, top: int, bottom: int) -> np.ndarray:
-        """Rows (h, W, c) of an uncompressed image in one piece. Unmapped at the end, which frees the memory."""
+        """Reads rows (h, W, c) of an uncompressed image in one piece. The mapping ends here, which frees its memory."""
         series = self._series
-        kind = series.dtype.newbyteorder(self._file.byteorder)
-        pixels = np.memmap(self.path, kind, "r", series.dataoffset, series.shape)
+        dtype = series.dtype.newbyteorder(self._file.byteorder)
+        pixels = np.memmap(self.path, dtype, "r", series.dataoffset, series.shape)
         axes = series.axes.index("Y"), series.axes.index("X")
         rows = np.moveaxis(pixels, axes, (0, 1))[top:bottom].astype(series.dtype)
         return rows.reshape(*rows.shape[:2], -1)
 
     def _decode(self, top: int, bottom: int) -> np.ndarray:
-        """Rows (h, W, c) of segments; each page has the same number of channels."""
+        """Decodes rows (h, W, c) from segments; each page has the same number of channels."""
         page, file = self._page, self._file.filehandle
         rows = np.zeros((bottom - top, self.shape[2], self._page.samplesperpixel * len(self._series)), page.dtype)
         before, self._decoded = self._decoded, {}
-        for number, one in enumerate(self._series):
-            for index, (offset, size) in enumerate(zip(one.dataoffsets, one.databytecounts, strict=True)):
+        for number, page_image in enumerate(self._series):
+            for index, (offset, size) in enumerate(zip(page_image.dataoffsets, page_image.databytecounts, strict=True)):
                 _, (sample, _, y, x, _), (_, height, width, count) = page.decode(None, index)
                 if not (y < bottom and y + height > top):
                     continue
@@ -113,8 +111,8 @@ class LargeTiff:
                     pixels = before[number, index]
                 elif size:
                     file.seek(offset)
-                    pixels = page.decode(file.read(size), index, jpegtables=one.jpegtables)[0][0]
-                else:  # a sparse file has no segments where it has no data
+                    pixels = page.decode(file.read(size), index, jpegtables=page_image.jpegtables)[0][0]
+                else:  # a sparse file stores no segment where there is no data
                     pixels = np.full((height, width, count), page.nodata, page.dtype)
                 self._decoded[number, index] = pixels
                 first, last = max(y, top), min(y + len(pixels), bottom)

@@ -27,7 +27,7 @@ class JsonList:
 
 
 class CsvTable:
-    """A CSV file with the columns of its first text."""
+    """A CSV file. The first text sets the columns; later texts are fitted to them."""
 
     def __init__(self, path: Path) -> None:
         self._file, self._columns = path.open("w", **FORM), ""
@@ -46,7 +46,7 @@ class CsvTable:
 
 
 class ParquetTable:
-    """A table of Parquet: a folder of part files of so many rows."""
+    """A Parquet table: a folder of part files. rows: least number of rows of a part file, except the last."""
 
     def __init__(self, path: Path, rows: int) -> None:
         self._path, self._partial, self._most = path, path.with_name(f"{path.name}.partial"), rows

@@ -1,7 +1,7 @@
 """Writes predicted maps as files in one folder per key: semantic/NAME.png, depth/NAME.png, depth/NAME.npy,
-panoptic/NAME.png and panoptic.json; of images that are predicted in strips semantic/NAME.tif or depth/NAME.tif.
+panoptic/NAME.png and panoptic.json; for images that are predicted in strips, semantic/NAME.tif or depth/NAME.tif.
 
-The target types define the formats, see `densevit.targets.maps`.
+The target types define the formats, see `densevit.targets`.
 """
 
 import itertools
@@ -22,12 +22,12 @@ from densevit.interfaces import Class, Predictions, Size, TargetType
 from densevit.targets.types import TargetTypes, as_array
 
 TILE = 512  # rows and columns of the tiles of a TIFF
-_MAX_TIFF = 1 << 31  # bytes of pixels; a file of more is a BigTIFF
+_MAX_TIFF = 1 << 31  # bytes of pixels; larger files are BigTIFF
 
 
 class AnnotatedImage(NamedTuple):
-    """An image with an encoded map. image: its id, file_name, width and height. name: the path of the map's files,
-    without suffix, relative to their folder. encoded: the ".json" of `TargetType.encode`."""
+    """An image with an encoded map. image: its id, file_name, width and height. name: the relative path of the map's
+    files, without suffix. encoded: the ".json" of `TargetType.encode`."""
 
     image: Mapping[str, Any]
     name: str
@@ -36,17 +36,17 @@ class AnnotatedImage(NamedTuple):
 
 @runtime_checkable
 class SupportsAnnotationFile(Protocol):
-    """A target type per pixel that has one ".json" for all images, in place of one per image."""
+    """A target type per pixel that writes one json for all images instead of one per image."""
 
     def annotation_file(self, images: Sequence[AnnotatedImage], classes: Sequence[Class]) -> Any:
-        """JSON values, written as KEY.json beside the folder KEY of the maps."""
+        """Returns JSON values, to be written as KEY.json next to the folder KEY of the maps."""
 
 
 class MapFiles:
     """Writes the maps of many images to one folder; with several heads, to one subfolder per head.
 
-    classes: the classes of each head. types: the target types of each head's keys that have options
-    (`Head.target_types`). Several processes may write to the same folder; one of them then calls `finish`.
+    classes: the classes of each head. types: each head's target types with options (`Head.target_types`). Several
+    processes may write to the same folder; afterwards one of them calls `finish`.
     """
 
     def __init__(
@@ -85,11 +85,12 @@ class MapFiles:
     def add_strips(
         self, head: str, name: str, strips: Iterator[Predictions], size: Size, step: int
     ) -> dict[str, np.ndarray]:
-        """Writes a head's map of an image of this size as a compressed TIFF in tiles: folder_of(head)/KEY/name.tif, of
+        """Writes a head's map of an image of this size as a compressed, tiled TIFF, folder_of(head)/KEY/name.tif, with
         the type and the colours of the file that `add` writes; depth in metres, float32.
 
-        strips: the map from top to bottom, TILE rows each, the last one fewer. Returns each pixel whose row and column
-        are multiples of `step`. Raises DensevitError if there is not exactly one map. The file appears when complete.
+        strips: the map from top to bottom, TILE rows each, perhaps fewer in the last. Returns by key the pixels whose
+        row and column are multiples of `step`. Raises DensevitError unless there is exactly one map. The file appears
+        when it is complete.
         """
         import tifffile  # late: most images are no TIFF
 
@@ -104,9 +105,9 @@ class MapFiles:
         decimated: list[np.ndarray] = []
 
         def encoded(value: np.ndarray) -> tuple[np.ndarray, list[int] | None]:
-            """The pixels (h, W) or (h, W, C) of the first file, and its palette."""
+            """Returns the pixels (h, W) or (h, W, C) of the first file of `TargetType.encode`, and its palette."""
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of the other files
+                warnings.simplefilter("ignore")  # about files that are not written here
                 content = next(iter((self._encoded(head, key, name, value) or {"": value}).values()))
             pixels = np.asarray(content)
             palette = content.getpalette() if isinstance(content, Image.Image) else None
@@ -135,7 +136,7 @@ class MapFiles:
         return {key: np.concatenate(decimated, axis=-2)}
 
     def add_image(self, head: str, image_id: int | str, predictions: Predictions) -> None:
-        """Writes the maps as `file_name(image_id)`, with a checksum of the id appended if that name exists."""
+        """Writes the maps as `file_name(image_id)`, with a checksum of the id if that file exists."""
         name = file_name(image_id)
         folders = [(self.folder_of(head) / key / name).parent for key in self._keys(head, predictions)]
         suffixes = (".png", ".npy", ".json")
@@ -146,7 +147,7 @@ class MapFiles:
             _write(self.folder_of(head) / key / f"{name}.json", entry)
 
     def finish(self) -> None:
-        """Joins the annotations of all images of `add_image` in KEY.json."""
+        """Joins the annotations that `add_image` wrote to KEY.json."""
         for head in self.classes:
             for folder in [path for path in self.folder_of(head).glob("*") if path.name in self.types[head]]:
                 if isinstance(self.types[head][folder.name], SupportsAnnotationFile):
@@ -157,14 +158,14 @@ class MapFiles:
                         path.unlink()
 
     def write_annotations(self, head: str, key: str, images: list[AnnotatedImage]) -> None:
-        """Writes KEY.json, in the order of the images' ids."""
-        kind = self.types[head][key]
-        assert isinstance(kind, SupportsAnnotationFile)
+        """Writes KEY.json, sorted by image id."""
+        target_type = self.types[head][key]
+        assert isinstance(target_type, SupportsAnnotationFile)
         images.sort(key=lambda entry: (isinstance(entry.image["id"], str), entry.image["id"]))
-        _write(self.folder_of(head) / f"{key}.json", kind.annotation_file(images, self.classes[head]))
+        _write(self.folder_of(head) / f"{key}.json", target_type.annotation_file(images, self.classes[head]))
 
     def _encoded(self, head: str, key: str, name: str, value: np.ndarray) -> Any:
-        """The map's files by suffix, see `TargetType.encode`."""
+        """Returns the map's files by suffix, see `TargetType.encode`."""
         try:
             return self.types[head][key].encode(value, self.classes[head])
         except DataError as error:

@@ -22,7 +22,7 @@ def read_segment_ids(path: str | os.PathLike[str]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Runs:
-    """The R horizontal runs of equal ids in a map (H, W), in row-major order; each is in one row.
+    """The R horizontal runs of equal ids in a map (H, W), in row-major order; a run ends at the end of its row.
 
     ids, starts, lengths: (R,); starts are positions in the flattened map.
     """

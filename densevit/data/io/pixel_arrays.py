@@ -17,41 +17,41 @@ _SHAPES = {"an array": "(H, W, 3) or (H, W)", "a tensor": "(3, H, W), (1, H, W) 
 
 
 def undecoded_content(image: Image.Image) -> bytes | None:
-    """The content of the file that a PIL image was opened from, if nothing of it is decoded yet: of 16 bits or many
-    bands, Pillow would decode a part. None for other images."""
+    """Returns the content of the file of a PIL image that is not decoded yet: Pillow would decode only a part of 16
+    bits or many bands. None for other images."""
     file: Any = getattr(image, "fp", None)
     if not (isinstance(image, ImageFile.ImageFile) and image.tile and file is not None and image.tell() == 0):
         return None
-    place = file.tell()
+    position = file.tell()
     file.seek(0)
     content: bytes = file.read()
-    file.seek(place)
+    file.seek(position)
     return content
 
 
-def of_pil(image: Image.Image, channels: Channels, upright: bool, name: str) -> np.ndarray:
-    """(H, W, C) of a decoded PIL image in any mode."""
+def pixels_of_pil(image: Image.Image, channels: Channels, upright: bool, name: str) -> np.ndarray:
+    """Converts a decoded PIL image in any mode to (H, W, C)."""
     with naming_file(name, "image", 0):  # PIL decodes some images only now; the file may be damaged
         values = to_rgb(image) if channels.is_rgb else values_of_pil(image)
         return _for_torch(joined([StoredPixels(values, orientation_of(image))], channels, upright))
 
 
-def of_array(image: np.ndarray | Tensor, channels: Channels, name: str) -> np.ndarray:
-    """(H, W, C) of an array (H, W) or (H, W, C), or of a tensor (H, W) or (C, H, W)."""
-    kind = "an array" if isinstance(image, np.ndarray) else "a tensor"
+def pixels_of_array(image: np.ndarray | Tensor, channels: Channels, name: str) -> np.ndarray:
+    """Converts an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W), to (H, W, C)."""
+    noun = "an array" if isinstance(image, np.ndarray) else "a tensor"
     shape = tuple(image.shape)
     if len(shape) not in (2, 3):
-        raise DataError(f"{name} is {kind} of shape {shape}. Expected two or three dimensions, of {channels}.")
+        raise DataError(f"{name} is {noun} of shape {shape}. Expected two or three dimensions, of {channels}.")
     values = np.atleast_3d(_as_array(image))  # (H, W, C)
     if channels.is_rgb and values.shape[2] not in (1, 3):
-        raise DataError(f"{name} is {kind} of shape {shape}. Expected {_SHAPES[kind]}, in RGB.")
+        raise DataError(f"{name} is {noun} of shape {shape}. Expected {_SHAPES[noun]}, in RGB.")
     if not values.size:
         raise DataError(f"{name} has no pixels: its shape is {shape}.")
     if channels.is_rgb:
-        values = _as_8_bits(values, name, kind)
+        values = _as_8_bits(values, name, noun)
         values = values if values.shape[2] == 3 else np.repeat(values, 3, axis=2)
     elif values.dtype.kind == "f" and channels.dtype == "float32":
-        channels = replace(channels, stored="")  # values of files of integers, of which missing ones are NaN
+        channels = replace(channels, stored="")  # floats of integer files: NaN marks missing pixels
     with naming_file(name, "image", values.nbytes):
         return _for_torch(joined([StoredPixels(values)], channels))
 
@@ -71,7 +71,7 @@ def _for_torch(pixels: np.ndarray) -> np.ndarray:
     return np.require(pixels, requirements=["C", "W"])
 
 
-def _as_8_bits(values: np.ndarray, name: str, kind: str) -> np.ndarray:
+def _as_8_bits(values: np.ndarray, name: str, noun: str) -> np.ndarray:
     """Returns uint8 unchanged and rounds floats in 0 ... 1 to multiples of 1/255."""
     if values.dtype == np.uint8:
         return values
@@ -79,11 +79,11 @@ def _as_8_bits(values: np.ndarray, name: str, kind: str) -> np.ndarray:
         least, most = float(values.min()), float(values.max())
         if least >= 0 and most <= 1:
             return np.rint(values * 255).astype(np.uint8)
-        found = f"{values.dtype} from {least:g} to {most:g}"
+        content = f"{values.dtype} from {least:g} to {most:g}"
         if least >= 0 and most <= 255:
             fix = "divide it by 255"
         else:
             fix = "pass the image without normalisation; the model normalises it"
     else:
-        found, fix = str(values.dtype), "convert it to uint8"
-    raise DataError(f"{name} is {kind} of {found}. Expected uint8 in 0 ... 255, or floats in 0 ... 1. Fix: {fix}.")
+        content, fix = str(values.dtype), "convert it to uint8"
+    raise DataError(f"{name} is {noun} of {content}. Expected uint8 in 0 ... 255, or floats in 0 ... 1. Fix: {fix}.")

@@ -1,4 +1,4 @@
-"""Predictions for an image as columns of tables, in the terms of COCO's results format."""
+"""Predictions for an image as columns of tables, with the keys of COCO's results format."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from densevit.targets.types import as_array
 def object_columns(
     predictions: Mapping[str, Any], classes: Sequence[Class], types: Mapping[str, TargetType]
 ) -> dict[str, Any]:
-    """Returns columns with one value per object, also without objects; empty if no key has values per object.
+    """Returns columns with one value per object, possibly of length 0; empty if no key has values per object.
 
-    `category_id` int64 and `class` of labels, `score` float64, `x`, `y`, `width`, `height` float64 of boxes, and
-    `segmentation`, the `counts` of COCO's compressed run-length codes of masks. Other keys have the columns that their
-    type encodes, as lists; without objects they are missing.
+    Labels: `category_id` int64 and `class`. Scores: `score` float64. Boxes: `x`, `y`, `width`, `height` float64. Masks:
+    `segmentation`, the `counts` of COCO's compressed run-length codes. Other keys: the entries of their type's
+    `encode`, as lists; without objects these columns are missing.
     """
     columns: dict[str, Any] = {}
     for key in (key for key in predictions if key in types and types[key].per == "object"):
@@ -44,8 +44,8 @@ def object_columns(
 def image_columns(
     predictions: Mapping[str, Any], classes: Sequence[Class], types: Mapping[str, TargetType]
 ) -> dict[str, Any]:
-    """Returns the encoded predictions per image by key: numbers and texts, such as the class name of `image_class`;
-    other values as JSON text, such as `class_scores`."""
+    """Returns the encoded predictions per image by key: numbers and texts such as `image_class`, and other values such
+    as `class_scores` as JSON text."""
     keys = (key for key in predictions if key in types and types[key].per == "image")
     encoded = {key: types[key].encode(as_array(predictions[key]), classes) for key in keys}
     return {

@@ -40,8 +40,8 @@ def json_lines(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def table_row(entry: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, Any]:
-    """Returns an entry as a row: `x`, `y`, `width`, `height` of its box, the `class` beside its category, the counts of
-    its run lengths. names: the class names by category."""
+    """Converts an entry to a table row: its box as `x`, `y`, `width`, `height`, its run-length code as text, and the
+    class name as `class`. names: class names by category id."""
     row: dict[str, Any] = {}
     for key, value in entry.items():
         row |= dict(zip(BOX, value, strict=True)) if key == "bbox" else {key: value}
@@ -53,7 +53,7 @@ def table_row(entry: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, A
 
 
 def csv_text(entries: Sequence[Mapping[str, Any]], names: Mapping[int, str], lowest: float, file_name: str) -> str:
-    """Returns entries as CSV with a header, those with at least this score. Columns: image, its id, class, numbers and
+    """Returns the entries with at least this score as CSV with a header. Columns: image, its id, class, numbers and
     texts, without masks and lists. Numbers are rounded to four decimal places."""
     text = io.StringIO()
     table: csv.DictWriter[str] | None = None

@@ -1,5 +1,5 @@
-"""The folders of predictions that `densevit predict` writes, and their Parquet tables:
-`images.parquet`, and `objects.parquet` of each head, which are folders of part files."""
+"""Reads the folders that `densevit predict` writes, and their Parquet tables: `images.parquet`, and `objects.parquet`
+of each head. A table is a folder of part files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +17,9 @@ BOX = ("x", "y", "width", "height")
 
 
 def objects_list(folder: Path, head: str) -> Path | None:
-    """Returns the list of a head's objects in a folder of predictions: objects.parquet or predictions.json; None:
-    there is none."""
-    paths = (of_head / name for name in (OBJECTS, "predictions.json") for of_head in (folder / head, folder))
+    """Returns the file of a head's objects in a folder of predictions: objects.parquet, or else predictions.json; None
+    if there is neither."""
+    paths = (parent / name for name in (OBJECTS, "predictions.json") for parent in (folder / head, folder))
     return next((path for path in paths if path.exists()), None)
 
 
@@ -67,13 +67,13 @@ def read_part(file: Path) -> "pyarrow.Table":
 
 
 def read_images(table: Path) -> list[dict[str, Any]]:
-    """Returns the rows of the predicted images: their entries in images.json, and the predictions per image."""
+    """Returns the rows of predicted images: the keys of images.json, and the predictions per image."""
     return [row for row in read_table(table).to_pylist() if row.pop("state") == PREDICTED]
 
 
 def listed_images(folder: Path) -> list[dict[str, Any]]:
-    """Returns the predicted images in a folder: `read_images`, or images.json. Raises DataError if there is none, as of
-    parts that are not joined."""
+    """Returns the predicted images in a folder, from images.parquet or images.json. Raises DataError if there is
+    neither, for example if parts are not joined."""
     if (folder / "parts").is_dir() and not any((folder / name).exists() for name in (IMAGES, "images.json")):
         raise DataError(f"{folder}: its parts are not joined. Fix: densevit predictions join {folder}.")
     table = folder / IMAGES
@@ -81,7 +81,7 @@ def listed_images(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_objects(table: Path, images: list[dict[str, Any]], threshold: float = 0.0) -> list[dict[str, Any]]:
-    """Returns the objects with at least this score in COCO's results format. images: those of `read_images`."""
+    """Returns the objects with at least this score in COCO's results format. images: the result of `read_images`."""
     from pyarrow import compute
 
     rows = read_table(table)
@@ -91,7 +91,7 @@ def read_objects(table: Path, images: list[dict[str, Any]], threshold: float = 0
 
 
 def object_entries(rows: "pyarrow.Table", images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Converts rows of objects to COCO's results format. images: those of the objects, as from `listed_images`."""
+    """Converts rows of objects to COCO's results format. images: the objects' images, from `listed_images`."""
     sizes = {image["id"]: [image["height"], image["width"]] for image in images}
     entries = []
     for row in rows.to_pylist():

@@ -1,9 +1,9 @@
 """Decodes image files to (H, W, 3) uint8, RGB.
 
-Pillow identifies the format; simplejpeg (libjpeg-turbo) and OpenCV decode the common ones, Pillow the rest. For formats
-that several can decode, they agree to the last bit. Modes are converted as by Pillow's `convert("RGB")`: grey is
+Pillow identifies the format; simplejpeg (libjpeg-turbo) and OpenCV decode common formats, Pillow the rest. Where
+several can decode a format, they agree to the last bit. Modes are converted as by Pillow's `convert("RGB")`: grey is
 repeated, a palette looked up, alpha dropped, CMYK converted without a colour profile. 16-bit values are divided by 257
-and rounded. Of an animation, the first frame is read.
+and rounded. Animations are read at their first frame.
 """
 
 import io
@@ -17,12 +17,12 @@ import simplejpeg
 from PIL import ExifTags, Image
 
 from densevit.data.io.file_errors import naming_file
-from densevit.data.io.large_images import open_image
+from densevit.data.io.image_opening import open_image
 from densevit.data.io.tiff import OTHER_CHANNELS, channel_bits, is_miniswhite
 from densevit.errors import DataError
 
 _JPEG = ("JPEG", "MPO")
-_SPARE_BYTES = 64  # that encoders leave before a JPEG marker; more are the rest of a damaged scan
+_SPARE_BYTES = 64  # most bytes that encoders leave before a JPEG marker; more come from a damaged scan
 _TAIL = 64  # bytes at the end of a file that hold the end marker
 _END_OF_PNG = b"IEND\xae\x42\x60\x82"
 _DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits per channel
@@ -50,21 +50,21 @@ def decode(data: bytes) -> tuple[np.ndarray, int]:
         else:
             fast = _decode_fast(image, data)
             pixels = to_rgb(image) if fast is None else fast
-        if image.format == "PNG" and _END_OF_PNG not in data:  # which Pillow does not check
+        if image.format == "PNG" and _END_OF_PNG not in data:  # Pillow does not check it
             raise DataError("it is a PNG without an end. Is the file cut short?")
     return pixels, orientation
 
 
 def header(path: str | os.PathLike[str]) -> tuple[Header, bool]:
-    """Returns an image's header, and whether its file has its format's end marker; False for formats that only decoding
-    can check."""
+    """Returns an image's header, and whether the file ends with its format's end marker; False for formats that only
+    decoding can check."""
     with naming_file(path, "image"), open(path, "rb") as file, open_image(file) as image:
-        found = _header(image)
+        image_header = _header(image)
         length = file.seek(0, os.SEEK_END)
         file.seek(max(0, length - _TAIL))
         tail = file.read()
         file.seek(0)
-        return found, _is_whole(image.format, file.read(12), tail, length)
+        return image_header, _is_whole(image.format, file.read(12), tail, length)
 
 
 def _header(image: Image.Image) -> Header:
@@ -80,7 +80,8 @@ def upright_size_of(image: Image.Image) -> tuple[int, int]:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Returns the EXIF orientation, 1 ... 8, that Pillow does not apply itself; of a PNG, that before the pixels."""
+    """Returns the EXIF orientation, 1 ... 8, that Pillow does not apply itself. In a PNG, EXIF must precede the
+    pixels."""
     if image.format == "TIFF":  # Pillow and OpenCV rotate these
         return 1
     orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # a PNG's own method decodes the pixels
@@ -88,7 +89,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def _is_whole(format: str | None, head: bytes, tail: bytes, length: int) -> bool:
-    """Whether a file has its format's end marker. False for formats that only decoding can check."""
+    """Whether a file ends with its format's end marker. False for formats that only decoding can check."""
     if format in _JPEG:
         return tail.rstrip(b"\0").endswith(b"\xff\xd9")
     if format == "PNG":
@@ -99,7 +100,7 @@ def _is_whole(format: str | None, head: bytes, tail: bytes, length: int) -> bool
 
 
 def _decode_fast(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """Decodes an ordinary JPEG or PNG without Pillow; None for others, and if only Pillow reports damage."""
+    """Decodes a JPEG or PNG in RGB or grey without Pillow; None for other images and for incomplete files."""
     ordinary = (image.format in _JPEG and image.mode in ("RGB", "L")) or (
         image.format == "PNG" and image.mode in ("RGB", "L", "RGBA")
     )
@@ -107,7 +108,7 @@ def _decode_fast(image: Image.Image, data: bytes) -> np.ndarray | None:
         return None
     if image.format in _JPEG:
         try:
-            return simplejpeg.decode_jpeg(data, strict=True)  # as OpenCV does, but it reports damage
+            return simplejpeg.decode_jpeg(data, strict=True)  # the same pixels as OpenCV, but it reports damage
         except ValueError as error:
             spare = re.search(r"(\d+) extraneous bytes before marker", str(error))
             if spare is None or int(spare[1]) > _SPARE_BYTES:
@@ -124,7 +125,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if not image.mode.startswith("I"):
         return np.array(image.convert("RGB"))
     grey = np.asarray(image)
-    if is_miniswhite(image):  # which Pillow inverts of 8 bits only
+    if is_miniswhite(image):  # Pillow inverts 8 bits only
         grey = 65535 - grey
     if grey.min() < 0 or grey.max() > 65535:
         raise DataError(

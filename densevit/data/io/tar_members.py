@@ -1,4 +1,4 @@
-"""Files in a tar, read in place: one pass over the headers lists them, and each is then one seek and one read."""
+"""Files in a tar, read in place: one pass over the headers lists them; reading one takes one seek and one read."""
 
 import os
 import tarfile
@@ -10,23 +10,23 @@ from densevit.paths import check_unpacked
 
 
 class TarMember(NamedTuple):
-    """A file in a tar. offset, size: the place of its content, in bytes."""
+    """A file in a tar. offset, size: position and length of its content, in bytes."""
 
     tar: str
     offset: int
     size: int
 
     def read(self) -> bytes:
-        """Returns the content, in any thread. Raises UnreadableFileError if the tar cannot be read."""
+        """Returns the content. Thread-safe. Raises UnreadableFileError if the tar cannot be read."""
         with naming_file(self.tar, "tar file"), open(self.tar, "rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
 
 
 def find_members(path: str, suffixes: tuple[str, ...]) -> dict[str, TarMember]:
-    """Returns the files of a tar with these suffixes by name, in its order, without hidden ones and links.
+    """Returns the files of a tar with these suffixes by name, in the tar's order, without hidden files and links.
 
-    Joined tars are read to the end of the last; of files with one name, the last one counts, as it does for tar. Raises
+    Concatenated tars are read to the end; of files with one name, the last counts, as for the program tar. Raises
     UnreadableFileError if the tar is compressed, damaged, cut short or without such files.
     """
     check_unpacked(path, tar_allowed=True)
@@ -45,7 +45,7 @@ def find_members(path: str, suffixes: tuple[str, ...]) -> dict[str, TarMember]:
 
 
 def _check_zeros(tar: tarfile.TarFile, start: int, end: int) -> None:
-    """Raises DataError unless these bytes are the zeros between joined tars: tarfile skips a damaged header."""
+    """Raises DataError unless these bytes are zeros, as between concatenated tars: tarfile skips a damaged header."""
     assert tar.fileobj is not None
     tar.fileobj.seek(start)
     if tar.fileobj.read(max(0, end - start)).strip(b"\0"):

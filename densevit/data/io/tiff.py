@@ -10,7 +10,7 @@ from densevit.errors import DataError
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 OTHER_CHANNELS = "Fix: name its channels in data.channels, as in [red, green, blue, nir]; or save RGB of 8 bits."
 ONE_MAP = "Fix: save a file with one page and one channel, the map."  # of labels and depth
-_KIND = 254  # NewSubfileType
+_SUBFILE_TYPE = 254  # the tag NewSubfileType
 _NO_PAGE = 1 | 4  # its bits for a reduced version and a transparency mask
 _ALPHA = ((), (1,), (2,))  # ExtraSamples: none, and alpha, associated or not
 
@@ -25,14 +25,14 @@ def check_single_page(image: Image.Image, fix: str) -> None:
     pages = 0
     for number in range(image.n_frames):  # type: ignore[attr-defined]
         image.seek(number)
-        pages += not _tags(image).get(_KIND, 0) & _NO_PAGE
+        pages += not _tags(image).get(_SUBFILE_TYPE, 0) & _NO_PAGE
     image.seek(0)
     if pages > 1:
         raise DataError(f"it has {pages} pages; expected 1. {fix}")
 
 
 def check_bands(image: Image.Image, fix: str) -> None:
-    """Raises DataError for a TIFF with bands besides grey or RGB and alpha, which Pillow leaves out.
+    """Raises DataError for a TIFF with more bands than grey or RGB and alpha: Pillow would drop them.
 
     fix: the end of the message.
     """
@@ -53,7 +53,8 @@ def is_miniswhite(image: Image.Image) -> bool:
 
 
 def stored_values(image: Image.Image) -> np.ndarray:
-    """The values of a label or depth file as they are stored: Pillow inverts 1 and 8 bits where white is 0."""
+    """Returns the values of a label or depth file as stored: undoes Pillow's inversion of 1 and 8 bits if white is
+    0."""
     values = np.asarray(image)
     return ~values if is_miniswhite(image) and image.mode in ("1", "L") else values
 

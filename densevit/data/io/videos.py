@@ -11,15 +11,15 @@ import numpy as np
 from densevit.errors import DataError
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
-_LARGEST_RATE = 1000.0  # frames per second; a larger number is the unit of times, in files without a rate
+_LARGEST_RATE = 1000.0  # frames per second; a larger number is the time base of a file without a rate
 _NO_FRAME = "no frame could be read; expected a video that OpenCV can decode."
 
 
 def count_frames(path: Path) -> int:
-    """Returns the number of frames that can be decoded; 0 if it cannot be read as a video. Warns if the header has
+    """Counts the frames that can be decoded; 0 if the file cannot be read as a video. Warns if the header announces
     more.
 
-    All frames are decoded: the header's number is an estimate in MPEG, and missing in a recorded webm.
+    Decodes all frames: the header's number is an estimate in MPEG, and missing in a recorded webm.
     """
     video = _opened(path)
     try:
@@ -38,7 +38,7 @@ def count_frames(path: Path) -> int:
 
 
 def frame_rate(path: Path) -> float | None:
-    """Returns the frames per second of a video by its header; None if it has no such number."""
+    """Returns the frames per second in a video's header; None if they are missing."""
     video = _opened(path)
     rate = float(video.get(cv2.CAP_PROP_FPS)) if video.isOpened() else 0.0
     video.release()
@@ -49,20 +49,20 @@ def frames(path: Path) -> Iterator[np.ndarray]:
     """Yields all frames of a video in order, (H, W, 3) uint8, RGB. Raises DataError if there is none."""
     video = _opened(path)
     try:
-        found, frame = video.read()
-        if not found:
+        is_read, frame = video.read()
+        if not is_read:
             raise DataError(f"{path}: {_NO_FRAME}")
-        while found:
+        while is_read:
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            found, frame = video.read()
+            is_read, frame = video.read()
     finally:
         video.release()
 
 
 class VideoFrames:
-    """Frames of a video by number, for several threads that request them approximately in order.
+    """Frames of a video by number, for threads that request them approximately in order.
 
-    wanted: the numbers that will be requested, each once; these frames are kept until then, and decoded only once.
+    wanted: the numbers that will be requested, each once. A decoded frame is kept until its request.
     """
 
     def __init__(self, path: Path, wanted: Collection[int]) -> None:
@@ -76,10 +76,10 @@ class VideoFrames:
         """Returns a frame, (H, W, 3) uint8, RGB. Raises DataError if the video ends before it."""
         with self._lock:
             while number >= self._next:
-                found, frame = self._video.read()
-                if not found and not self._next:
+                is_read, frame = self._video.read()
+                if not is_read and not self._next:
                     raise DataError(f"{self.path}: {_NO_FRAME}")
-                if not found:
+                if not is_read:
                     raise DataError(f"{self.path}: frame {number} cannot be read; the video ends at {self._next}.")
                 if self._next in self.wanted:
                     self._waiting[self._next] = frame
@@ -89,5 +89,5 @@ class VideoFrames:
 
 
 def _opened(path: Path) -> cv2.VideoCapture:
-    """Returns the video; not opened if it is not a regular file, such as a FIFO, which may have no end."""
+    """Opens a regular file as a video; a FIFO, which may have no end, gives a video that is not opened."""
     return cv2.VideoCapture(str(path)) if path.is_file() else cv2.VideoCapture()

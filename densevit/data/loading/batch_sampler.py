@@ -20,9 +20,9 @@ class SampleKey:
     """Index of a sample and the random state of its transform.
 
     index: the sample's index in the data set. seed: the seed of this epoch's random transforms. repeat: number of
-    earlier occurrences of the sample in the epoch; repeats are augmented differently in training and not counted in
-    evaluation. batch: position of the global batch in the epoch. final: whether it is in the final phase of the
-    training (`data.final_phase`).
+    earlier occurrences of the sample in the epoch; training augments repeats differently, and evaluation does not count
+    them. batch: position of the global batch in the epoch. final: whether the batch is in the final phase
+    (`data.final_phase`).
     """
 
     index: int
@@ -40,16 +40,16 @@ def collate(samples: Sequence[Sample], multiple: int = 1, shared: bool = False, 
 
     shared: allocates images and mask in shared memory, from which another process reads them without a copy.
 
-    The padding mask is False inside each sample's `size`, by default its whole image. Raises DataError for an image
-    that is not (C, H, W) of these channels.
+    The padding mask is False inside each sample's `size`, by default its full image. Raises DataError for an image that
+    is not (C, H, W) in these channels.
     """
-    for place, sample in enumerate(samples):
-        origin = f"Sample {place} of a batch (image {sample['targets'].get('image_id')!r})"
+    for position, sample in enumerate(samples):
+        origin = f"Sample {position} of a batch (image {sample['targets'].get('image_id')!r})"
         check_image(sample["image"], sample["targets"], origin, channels)
     height, width = (max(sample["image"].shape[axis] for sample in samples) for axis in (1, 2))
     shape = (len(samples), len(channels.names), *padded((height, width), multiple))
-    kind = getattr(torch, channels.dtype)
-    images, padding_mask = _empty(shape, kind, shared), _empty((shape[0], *shape[2:]), torch.bool, shared)
+    dtype = getattr(torch, channels.dtype)
+    images, padding_mask = _empty(shape, dtype, shared), _empty((shape[0], *shape[2:]), torch.bool, shared)
     arrays = zip(images.numpy(), padding_mask.numpy(), strict=True)  # numpy: torch would start threads
     for sample, (image, mask) in zip(samples, arrays, strict=True):
         h, w = sample["image"].shape[1:]
@@ -78,8 +78,8 @@ class SupportsEpochIndices(Protocol):
     """A data set that determines how often each image occurs in an epoch."""
 
     def epoch_indices(self, epoch: int) -> np.ndarray:
-        """Indices of this training epoch, (M,) int64, with the same M in every epoch. Indices may be repeated; each
-        occurrence is augmented differently."""
+        """Returns the indices of a training epoch, (M,) int64, with the same M in every epoch. Indices may be repeated;
+        each occurrence is augmented differently."""
 
 
 @runtime_checkable
@@ -87,7 +87,7 @@ class SupportsShuffled(Protocol):
     """A data set that is faster to read in another order, or whose batches have a fixed composition."""
 
     def shuffled(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-        """The indices of an epoch in the order of training; None: a random order."""
+        """Returns the indices of an epoch in training order; None for a random order."""
 
 
 @runtime_checkable
@@ -100,19 +100,19 @@ class SupportsBatchMultiple(Protocol):
 class TrainBatches(Sampler[list[SampleKey]]):
     """Batch sampler for training: shuffled by seed and epoch, sharded over ranks, resumable.
 
-    A global batch has `batch_size` samples of each rank. The global batches of several ranks are the batches of one
-    rank with a batch size of `batch_size * world_size`, in the same order; each can resume a run of the other.
+    A global batch consists of `batch_size` samples per rank. Several ranks see the same global batches, in the same
+    order, as one rank with a batch size of `batch_size * world_size`; either can resume the other's run.
 
     length: samples per epoch. epoch_indices: returns the (length,) indices of an epoch, see `SupportsEpochIndices`; by
     default each index once. groups: a group number for each index of the data set; batches are of one group where
     possible. shuffled: orders the indices of an epoch, see `SupportsShuffled`; batches then follow this order, by their
     first sample.
 
-    Every rank gets the same number of batches. Samples that do not fill a global batch are dropped, different ones in
-    each epoch; a smaller data set is repeated to fill one. `set_epoch` reshuffles. The state holds the number of
-    batches consumed in the epoch (`position`), and iteration after `load_state_dict` continues there.
+    Every rank gets the same number of batches. Samples that do not fill a global batch are dropped, different samples
+    in each epoch; a smaller data set is repeated to fill one batch. `set_epoch` reshuffles. The state holds the number
+    of batches consumed in the epoch (`position`); iteration after `load_state_dict` continues there.
 
-    final_from: the epoch, and the position in it, of the first batch of the final phase; None: there is none.
+    final_from: epoch and position of the first batch of the final phase; None without a final phase.
     """
 
     def __init__(
@@ -148,16 +148,16 @@ class TrainBatches(Sampler[list[SampleKey]]):
         return self._start
 
     def advance(self, batches: int = 1) -> None:
-        """Counts consumed batches. The start is reset here, as a DataLoader may create the iterator twice."""
+        """Counts consumed batches. Resets the start here and not in `__iter__`: a DataLoader may call that twice."""
         self.position, self._start = self.position + batches, 0
 
     @property
     def sampler(self) -> "TrainBatches":
-        """Itself: Lightning calls `set_epoch` on a batch sampler's sampler."""
+        """This object: Lightning calls `set_epoch` on a batch sampler's sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch. A new epoch begins at its first batch; the epoch of a loaded state keeps its position."""
+        """Sets the epoch. Another epoch begins at its first batch; the same epoch keeps its position."""
         if epoch != self.epoch:
             self.epoch, self.position, self._start = epoch, 0, 0
 
@@ -166,14 +166,15 @@ class TrainBatches(Sampler[list[SampleKey]]):
         return {"epoch": self.epoch, "position": self.position, "seed": self.seed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues after the state's last batch; after the last batch of an epoch, with the next epoch."""
+        """Continues after the last batch consumed; after the last batch of an epoch, with the next epoch."""
         self.seed, self.epoch, self._start = int(state["seed"]), int(state["epoch"]), int(state["position"])
         if self._start >= len(self):
             self.epoch, self._start = self.epoch + 1, 0
         self.position = self._start
 
     def _epoch_batches(self) -> list[list[SampleKey]]:
-        """Returns the shuffled global batches of an epoch: full ones of each group, and of the remaining samples."""
+        """Returns the shuffled global batches of an epoch: full batches of each group, and batches of the remaining
+        samples of all groups."""
         rng = np.random.default_rng([self.seed, self.epoch])
         seed = int(rng.integers(2**31))
         size = self.batch_size * self.world_size
@@ -187,18 +188,18 @@ class TrainBatches(Sampler[list[SampleKey]]):
             indices = np.resize(indices, needed)
         repeats = _repeats(indices)
         groups = np.zeros(len(indices), np.int64) if self.groups is None else self.groups[indices]
-        of_group = [np.flatnonzero(groups == group) for group in np.unique(groups)]  # places in `indices`
-        full = [places[: len(places) // size * size].reshape(-1, size) for places in of_group]
-        rest = rng.permutation(np.concatenate([places[len(places) // size * size :] for places in of_group]))
+        by_group = [np.flatnonzero(groups == group) for group in np.unique(groups)]  # positions in `indices`
+        full = [members[: len(members) // size * size].reshape(-1, size) for members in by_group]
+        rest = rng.permutation(np.concatenate([members[len(members) // size * size :] for members in by_group]))
         rows = np.concatenate([*full, rest[: len(rest) // size * size].reshape(-1, size)])
         rows = rows[rng.permutation(len(rows)) if ordered is None else rows.min(axis=1).argsort()]
-        of_rows = zip(indices[rows].tolist(), repeats[rows].tolist(), strict=True)
+        batches = zip(indices[rows].tolist(), repeats[rows].tolist(), strict=True)
         return [
             [
                 SampleKey(index, seed, repeat, batch, self._is_final(batch))
-                for index, repeat in zip(of_row, times, strict=True)
+                for index, repeat in zip(row, times, strict=True)
             ]
-            for batch, (of_row, times) in enumerate(of_rows)
+            for batch, (row, times) in enumerate(batches)
         ]
 
     def _is_final(self, batch: int) -> bool:
@@ -217,11 +218,11 @@ def _repeats(indices: np.ndarray) -> np.ndarray:
 class EvaluationBatches(Sampler[list[SampleKey]]):
     """Batch sampler for evaluation: each image once over all ranks, batches of one padded size.
 
-    sizes: (N, 2), the padded sizes; None makes each image a batch of its own. Ranks may differ by one batch. Large
-    images come first, so that they fail early if memory is insufficient.
+    sizes: (N, 2), the padded sizes; None: one image per batch. The numbers of batches of the ranks may differ by one.
+    Large images come first, so that insufficient memory fails early.
 
-    A rank without a batch would miss the collective operations of the others. It gets an image of another rank as a
-    repeat, which is not counted.
+    A rank without a batch would miss the collective operations of the other ranks. It gets an image of another rank as
+    a repeat, which is not counted.
     """
 
     def __init__(

@@ -5,18 +5,17 @@ from collections.abc import Iterator
 import numpy as np
 from torch import Tensor
 
-from densevit.data.build import Data
+from densevit.data.data_builder import DataSplits
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 
 CALIBRATION_IMAGES = 128
 
 
-def calibration_images(data: Data) -> Iterator[Tensor]:
-    """Returns `CALIBRATION_IMAGES` images (3, H, W) uint8 at even distances in the data set, without augmentation.
+def calibration_images(data: DataSplits) -> Iterator[Tensor]:
+    """Yields up to `CALIBRATION_IMAGES` evenly spaced training images (3, H, W) uint8, without augmentation.
 
-    They are of the training split, or of the evaluated one if the training split cannot be read or is empty. Raises
-    DataError if both have no images.
+    Takes the evaluated split if the training split cannot be read or is empty. Raises DataError without any image.
     """
     dataset = _dataset(data)
     if not len(dataset):
@@ -27,7 +26,7 @@ def calibration_images(data: Data) -> Iterator[Tensor]:
     return (dataset[index]["image"] for index in indices.tolist())
 
 
-def _dataset(data: Data) -> Dataset:
+def _dataset(data: DataSplits) -> Dataset:
     try:
         return data.train if len(data.train) else data.val
     except DataError:

@@ -25,7 +25,7 @@ from densevit.data.loading.worker_processes import (
 )
 from densevit.data.sample_checks import check_sample, name_of
 from densevit.data.transforms.phases import Phase, final_phase_start
-from densevit.data.transforms.resizing import EvaluationTransform, TrainingTransform, checked_values
+from densevit.data.transforms.sample_resizing import EvaluationTransform, TrainingTransform, checked_values
 from densevit.errors import DataError, DensevitError, UnreadableFileError
 from densevit.interfaces import Dataset, OptimizerStep, Sample
 from densevit.targets.types import TargetTypes
@@ -35,15 +35,15 @@ _MOST_UNREADABLE = 100  # images in a row
 
 
 class TransformedDataset(data.Dataset[Sample]):
-    """A data set with its transform: random in training; in evaluation, with the untransformed targets as `truth`, and
-    the image's `dataset_index`.
+    """A data set with its transform. In training the transform is random; in evaluation samples also get the
+    untransformed targets as `truth`, and `dataset_index`.
 
-    views: samples per image, transformed differently. With several, `__getitem__` returns a list of samples.
-    transform: a transform; in training also the `Phase`s of the training: the first, and the final one if it has one.
-    on_error: what a batch does with images whose files cannot be read; see `__getitems__`.
+    views: samples per image, transformed differently; with several, `__getitem__` returns a list. transform: a
+    transform, or in training the `Phase`s: the first, and optionally the final one. on_error: how a batch treats images
+    whose files cannot be read; see `__getitems__`.
 
-    Raises DataError for a data set without images, for images that are not of its channels, and for target keys without
-    a type: at construction where `provides` names such a key, otherwise at the sample that has it.
+    Raises DataError for a data set without images, for images with other channels, and for target keys without a type:
+    at construction if `provides` names such a key, otherwise at the sample.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TransformedDataset(data.Dataset[Sample]):
             raise DataError(f"The data set {name_of(dataset)} has no images; at least 1 is needed. Check its options.")
         self.dataset, self.transform, self.train, self.views = dataset, transform, train, views
         self.on_error = on_error
-        self.channels = getattr(dataset, "channels", RGB)  # of a class without the base class, too
+        self.channels = getattr(dataset, "channels", RGB)  # `dataset` need not be a subclass of Dataset
         self.types = TargetTypes.of(dataset)
         if any(key not in self.types for key in getattr(dataset, "provides", ())):
             self.__getitems__([SampleKey(0, 0)])
@@ -75,17 +75,17 @@ class TransformedDataset(data.Dataset[Sample]):
             if self.train:
                 samples = self._views(sample, key)
                 return samples if self.views > 1 else samples[0]
-            prepared = self.transform(sample, self.types)  # type: ignore[operator,arg-type]
+            transformed = self.transform(sample, self.types)  # type: ignore[operator,arg-type]
         except DensevitError:
             raise
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{frame.filename}, line {frame.lineno}"
-            name, kind = name_of(self.dataset), type(error).__name__
-            raise DataError(f"Sample {index} of {name} failed: {kind}: {error} ({place}).") from error
+            location = f"{frame.filename}, line {frame.lineno}"
+            name, error_name = name_of(self.dataset), type(error).__name__
+            raise DataError(f"Sample {index} of {name} failed: {error_name}: {error} ({location}).") from error
         if not key.repeat:
-            prepared["targets"] |= {"truth": sample["targets"], "dataset_index": index}
-        return prepared
+            transformed["targets"] |= {"truth": sample["targets"], "dataset_index": index}
+        return transformed
 
     def _views(self, sample: Sample, key: SampleKey) -> list[Sample]:
         """Returns the views of a sample. Raises DataError if a transform of all views returns another number."""
@@ -114,7 +114,7 @@ class TransformedDataset(data.Dataset[Sample]):
     def __getitems__(self, keys: Sequence[SampleKey]) -> "list[Sample | list[Sample] | Skipped]":
         """Returns a batch's samples. With on_error "skip", a `Skipped` at the end replaces each unreadable image.
 
-        If all are unreadable, the batch has the next readable image of the data set, in evaluation as a repeat: each
+        If all images are unreadable, the batch consists of the next readable image of the data set, as a repeat: each
         process needs a batch in each step. The result depends only on the keys and the files. Raises DataError for 100
         unreadable images in a row.
         """
@@ -169,13 +169,13 @@ class TransformedDataset(data.Dataset[Sample]):
 class Loader(data.DataLoader[Any]):
     """A DataLoader that counts consumed batches and resumes after them.
 
-    final_start: the fraction of the training at which the final phase starts; None: there is none. training_steps:
-    returns the number of optimiser steps of the training; None: unknown, and the final phase is not reached.
+    final_start: the fraction of the optimiser steps at which the final phase starts; None without one. training_steps:
+    returns the number of optimiser steps of the run; None if unknown: the final phase is then not reached.
     batches_per_step: the number of batches of an optimiser step. If it is set, the loader yields `OptimizerStep`s; the
-    last one of an epoch may have fewer batches. seconds_waited: time spent waiting for batches, over all iterations.
+    last step of an epoch may have fewer batches. seconds_waited: time spent waiting for batches, over all iterations.
 
-    Prefetched batches do not count as consumed. `state_dict`, `load_state_dict` and `set_epoch` are those of its
-    `TrainBatches`; a loader for evaluation has no state.
+    Prefetched batches do not count as consumed. `state_dict`, `load_state_dict` and `set_epoch` act on `TrainBatches`;
+    a loader for evaluation has no state.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class Loader(data.DataLoader[Any]):
             multiprocessing_context="fork" if forks else None,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # iterators draw a seed, which must not come from the training's own generator
+            generator=torch.Generator(),  # iterators draw a seed: not from the generator that training uses
         )
         self._batches = batches
         self.final_start = final_start
@@ -215,7 +215,7 @@ class Loader(data.DataLoader[Any]):
             yield batches[0] if self.batches_per_step is None else OptimizerStep.of(*batches)
 
     def _fetched(self) -> Iterator[Any]:
-        # created at the first batch: a trainer that resumes requests the iterator before it sets the epoch
+        # A generator starts at the first batch: a trainer that resumes requests the iterator before it sets the epoch.
         if self.final_start is not None and isinstance(self._batches, TrainBatches):
             steps, lengths = self.training_steps(), (len(self._batches), self.batches_per_step or 1)
             self._batches.final_from = None if steps is None else final_phase_start(self.final_start, steps, *lengths)

@@ -10,8 +10,8 @@ class SupportsImageClasses(Protocol):
     """A data set that can be used with `data.repeat_factor`."""
 
     def image_classes(self) -> np.ndarray | None:
-        """Pairs (P, 2) of the index of an image and the index of a class in it; None if they are not known without
-        reading images. The order and repetitions of pairs do not matter; an image without objects has none."""
+        """Returns pairs (P, 2) of an image index and a class index in it, in any order, possibly repeated; None if
+        classes are unknown without reading images. An image without objects has no pair."""
 
 
 def repeat_factors(image_classes: np.ndarray, images: int, threshold: float) -> np.ndarray:
@@ -32,13 +32,13 @@ def repeat_factors(image_classes: np.ndarray, images: int, threshold: float) -> 
 
 
 class RepeatedIndices:
-    """Indices of an epoch in which each image occurs as often as its factor says.
+    """Indices of an epoch in which each image occurs as often as its factor, on average.
 
-    An image with the factor 1.3 occurs once or twice, 1.3 times on average over the epochs: the fractional parts are
-    rounded stochastically in each epoch. Rounding is systematic, by one random offset to the cumulative sum of the
-    fractions in random order: all epochs have the same length, the rounded sum of the factors. With independent draws
-    per image, as in detectron2, their lengths differ. The fractions are scaled so that their sum is an integer; the
-    averages therefore differ from the factors, by less than 1 image in the sum over all images.
+    An image with the factor 1.3 occurs once or twice, 1.3 times on average over the epochs: each epoch rounds the
+    fractional parts stochastically. Rounding is systematic (one random offset to the cumulative sum of the fractions in
+    random order), so all epochs have the same length, the rounded sum of the factors. With independent draws per image,
+    as in detectron2, the lengths differ. The fractions are scaled to an integer sum; this changes the averages by less
+    than 1 image in the sum over all images.
 
     factors: (N,), at least 1. An epoch depends only on the factors, the seed and its number.
     """
@@ -50,13 +50,13 @@ class RepeatedIndices:
         """Returns the indices of an epoch, (M,) int64, grouped by image."""
         rng = np.random.default_rng([self.seed, epoch, _STREAM])
         order = rng.permutation(len(self.factors))
-        whole = np.floor(self.factors[order])
-        sums = np.cumsum(self.factors[order] - whole)
+        integer_parts = np.floor(self.factors[order])
+        sums = np.cumsum(self.factors[order] - integer_parts)
         total = round(sums[-1])
         sums = sums * (total / max(sums[-1], 1e-9))
         sums[-1] = total  # without rounding errors
         extra = np.diff(np.floor(sums + rng.random()), prepend=0)
-        return np.repeat(order, (whole + extra).astype(np.int64))
+        return np.repeat(order, (integer_parts + extra).astype(np.int64))
 
 
-_STREAM = 1  # of random numbers; the generator that shuffles the epoch has another
+_STREAM = 1  # random stream; differs from the one that shuffles the epoch

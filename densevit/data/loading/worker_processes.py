@@ -23,33 +23,33 @@ _SMALL = 1 << 16  # bytes
 
 
 class Skipped(NamedTuple):
-    """An image that is left out of a batch, and why. counts: False for a repeat in evaluation."""
+    """An image that is left out of a batch. counts: whether to report it; False for a repeat in evaluation."""
 
     reason: str
     counts: bool
 
 
 def workers_for(setting: "int | str", length: int, processes: int = 1) -> int:
-    """Returns the number of worker processes of a loader: the setting, or, for "auto", by the machine's cores.
+    """Returns the number of worker processes of a loader: the setting, or for "auto" a number by the machine's cores.
 
-    processes: training processes on this machine.
+    length: images of the data set. processes: training processes on this machine.
     """
     if not isinstance(setting, str):
         return setting
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if length < _TINY:
         return 0
-    # On a CPU, a worker takes time from training: 52 images per second instead of 58 on two cores.
+    # Without an accelerator, a worker slows training down: 52 images per second instead of 58 on two cores.
     spare = cores // processes - 1 if torch.accelerator.is_available() else cores // processes // 4
     return max(0, min(_MOST_WORKERS, spare))
 
 
 def start_worker(worker: int) -> None:
-    """`worker_init_fn` of loaders: the process uses one thread and shares its parent's memory."""
+    """`worker_init_fn` of loaders: limits the process to one thread, and keeps memory shared with its parent."""
     cv2.setNumThreads(0)  # the processes are the parallelism
     torch.set_num_threads(1)
-    gc.freeze()  # collecting would write to, and so copy, every page that holds one of the parent's objects
-    for number in (signal.SIGINT, signal.SIGUSR1):  # to all processes of a terminal or job: the parent stops
+    gc.freeze()  # a collection would write to, and so copy, every memory page with an object of the parent
+    for number in (signal.SIGINT, signal.SIGUSR1):  # sent to all processes of a terminal or job; the parent handles it
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))  # the parent finishes its step, or has failed to
 
@@ -64,19 +64,19 @@ class Collate:
         skipped = [sample.reason for sample in samples if isinstance(sample, Skipped) and sample.counts]
         samples = [sample for sample in samples if not isinstance(sample, Skipped)]
         views = zip(*samples, strict=True) if isinstance(samples[0], list) else [samples]
-        batch, *others = [collate(view, self.multiple, self.ships, self.channels) for view in views]
-        if others:
-            batch["other_views"] = others
+        batch, *other_views = [collate(view, self.multiple, self.ships, self.channels) for view in views]
+        if other_views:
+            batch["other_views"] = other_views
         if skipped:
             batch["skipped"] = skipped
         return PickledBatch(batch) if self.ships else batch
 
 
 class PickledBatch:
-    """A batch that is pickled in its worker process, where large tensors move into shared memory.
+    """A batch pickled in its worker process, where large tensors move into shared memory.
 
-    The worker's queue would do so in a thread of its own, which prints an error and drops the batch, and the parent
-    would wait for ever. Raises DataError, which reaches the parent.
+    Otherwise the worker's queue pickles in a thread: on an error that thread prints and drops the batch, and the parent
+    waits for ever. Here an error is raised as a DataError, which reaches the parent.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -93,12 +93,12 @@ class PickledBatch:
         return _received(pickle.loads(self._pickled))
 
     def pin_memory(self) -> Any:
-        """Returns the batch in pinned memory. Called by the loader's thread that pins."""
+        """Returns the batch in pinned memory, in the loader's pinning thread."""
         return _received(pickle.loads(self._pickled), pin=True)
 
 
 def _shipped(value: Any) -> Any:
-    """Converts small tensors to arrays: a tensor sent between processes costs a file descriptor; a batch has many."""
+    """Converts small tensors to arrays: each tensor sent between processes costs a file descriptor."""
     if isinstance(value, torch.Tensor):
         return value.numpy() if value.nbytes < _SMALL else value
     if isinstance(value, dict):
@@ -140,8 +140,8 @@ def worker_failure(error: Exception) -> DataError | None:
     torch raises the first from a signal handler, at any point of the program.
     """
     for pattern, what, fix in _FAILURES:
-        if found := re.search(f".*({pattern}).*", str(error)):
-            reason = found[0].removeprefix("RuntimeError: ").strip(". ")
+        if match := re.search(f".*({pattern}).*", str(error)):
+            reason = match[0].removeprefix("RuntimeError: ").strip(". ")
             return DataError(f"A data loader's process {what} ({reason}). Fix: {fix}.")
     return None
 

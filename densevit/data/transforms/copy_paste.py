@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from densevit.data.sample_checks import check_sample
-from densevit.data.transforms.resizing import (
+from densevit.data.transforms.sample_resizing import (
     TrainingTransform,
     Types,
     Values,
@@ -20,8 +20,8 @@ from densevit.data.transforms.resizing import (
 )
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, Sample, Size
-from densevit.targets.maps import PanopticMap
-from densevit.targets.objects import Boxes, InstanceMasks
+from densevit.targets.object_targets import Boxes, InstanceMasks
+from densevit.targets.panoptic_maps import PanopticMap
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
 
@@ -40,19 +40,19 @@ class SupportsPaste(Protocol):
     """A target type that can be used with `data.copy_paste` and `data.mosaic`."""
 
     def paste(self, value: Any, pasted: Any, covered: np.ndarray) -> Any:
-        """The value of an image on which objects of a second one are pasted.
+        """Returns the value of an image on which objects of a second image are pasted.
 
-        pasted: the value of the second image; per object, only of the pasted objects. covered: (h, w) bool, the pixels
-        that they cover. Maps of the second image are (h, w) too, at the upper left of the first image, which is not
-        smaller.
+        pasted: the value of the second image; types per object: only the pasted objects. covered: (h, w) bool, the
+        pixels that the pasted objects cover. Maps of the second image are also (h, w); they lie at the upper left of
+        the first image, which is at least as large.
         """
 
 
 class CopyPaste:
-    """Pastes a random subset of the objects of a second image, after both were augmented.
+    """Pastes a random subset of the objects of a second image, after both images are augmented.
 
-    transform: applied to both images. dataset: source of the second image. probability: the probability that objects
-    are pasted into an image.
+    transform: applied to both images. dataset: source of the second image. probability: the probability that an image
+    receives pasted objects.
 
     Objects keep their coordinates and are cropped to the first image, without the paper's blending. Pasted objects
     replace the values of maps; covered pixels are removed from masks, and boxes are recomputed from them. An image
@@ -81,9 +81,9 @@ class CopyPaste:
 
 
 def check_pasted(dataset: Dataset, option: str) -> TargetTypes:
-    """Returns the types of a data set's target keys. Raises ConfigError if the type of one has no `paste`.
+    """Returns the types of a data set's target keys. Raises ConfigError if one of them has no `paste`.
 
-    option: the key of `data` that pastes images.
+    option: the option of `data` that pastes, for the message.
     """
     types = TargetTypes.of(dataset)
     for key in dataset.provides:
@@ -111,22 +111,22 @@ def pasted(
 
     classes: the data set's, by task.
     """
-    values, others = (sample_values(sample, types, classes) for sample in (first, second))
+    values, pasted_objects = (sample_values(sample, types, classes) for sample in (first, second))
     key = next((key for key in values if isinstance(types[key], InstanceMasks)), None)
-    if key is None or values.keys() != others.keys():
+    if key is None or values.keys() != pasted_objects.keys():
         return first
     size, other_size = first["targets"]["size"], second["targets"]["size"]
     height, width = common = (min(size[0], other_size[0]), min(size[1], other_size[1]))
-    others = {k: types[k].crop(value, (0, 0, *common), other_size) for k, value in others.items()}
-    others = visible_values(others, types, common)
-    count = len(others[key])
+    pasted_objects = {k: types[k].crop(value, (0, 0, *common), other_size) for k, value in pasted_objects.items()}
+    pasted_objects = visible_values(pasted_objects, types, common)
+    count = len(pasted_objects[key])
     chosen = np.zeros(count, bool)
     chosen[rng.permutation(count)[: rng.integers(count + 1)]] = True
     if not chosen.any():
         return first
-    others = selected(others, types, chosen)
-    covered, before = others[key].union(), values[key]
-    values = pasted_values(values, others, covered, types)
+    pasted_objects = selected(pasted_objects, types, chosen)
+    covered, before = pasted_objects[key].union(), values[key]
+    values = pasted_values(values, pasted_objects, covered, types)
     after = values[key]
     occluded, keep = _occlusion(before, after, size)
     for k, value in values.items():
@@ -140,30 +140,32 @@ def pasted(
 
 
 def pasted_values(values: Values, pasted: Values, covered: np.ndarray, types: Types) -> Values:
-    """The values of an image after pasting those of a second one, see `SupportsPaste.paste`."""
+    """Pastes the values of a second image, see `SupportsPaste.paste`."""
     result = {}
     for key, value in values.items():
-        kind = types[key]
-        if not isinstance(kind, SupportsPaste):
-            raise NotImplementedError(f"{type(kind).__name__} does not implement paste().")
-        result[key] = kind.paste(value, pasted[key], covered)
+        target_type = types[key]
+        if not isinstance(target_type, SupportsPaste):
+            raise NotImplementedError(f"{type(target_type).__name__} does not implement paste().")
+        result[key] = target_type.paste(value, pasted[key], covered)
     return result
 
 
 def sample_values(sample: Sample, types: Types, classes: Classes) -> Values:
-    """Returns the values of a transformed sample that have a type, as arrays; panoptic maps are without crowds."""
+    """Returns the typed values of a transformed sample as arrays; crowds of panoptic maps become void."""
     targets = sample["targets"]
     values = {key: as_numpy(value) for key, value in targets.items() if key in types}
     for key, value in values.items():
-        if isinstance(kind := types[key], PanopticMap):
-            values[key] = kind.separated(value, targets.get("panoptic_crowds", []), classes.get(kind.task or "", ()))
+        if isinstance(target_type := types[key], PanopticMap):
+            values[key] = target_type.separated(
+                value, targets.get("panoptic_crowds", []), classes.get(target_type.task or "", ())
+            )
     return values
 
 
 def _occlusion(before: RunLengthMasks, after: RunLengthMasks, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Returns which objects lost pixels and which are kept, (N + M,) bool each.
 
-    before: the N masks of the first image. after: the same masks without covered pixels, and the M pasted masks.
+    before: the N masks of the first image. after: these masks without covered pixels, then the M pasted masks.
     """
     n, scale, areas = len(before), math.sqrt(math.prod(size)) / _SIDE, after.areas()
     occluded, keep = np.zeros(len(after), bool), np.ones(len(after), bool)

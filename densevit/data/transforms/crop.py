@@ -26,12 +26,11 @@ class Crop(Transforms):
     image_size: (h, w) of the training crop, or its side.
     short_side: the short side in evaluation, and in training before random scaling; None keeps the image's.
     scales: the smallest and the largest random scale.
-    rotation: the largest random rotation before the crop, in degrees; None: none. New pixels are those of `new_pixels`,
-        black in RGB, and unlabelled.
-    object_crops: the share of crops that are placed at random around an object, for large images with few objects;
-        None: none.
-    min_visible: the least share of a box's area inside the crop, below which its object is left out; None keeps all
-        objects that are partly inside.
+    rotation: the largest random rotation before the crop, in degrees; None: none. Added pixels have the values of
+        `new_pixels`, black in RGB, and are unlabelled.
+    object_crops: the share of crops placed at random around an object, for large images with few objects; None: none.
+    min_visible: objects with a smaller share of their box's area inside the crop are left out; None keeps all objects
+        that are partly inside.
     """
 
     recoloring = "photometric"
@@ -50,13 +49,13 @@ class Crop(Transforms):
         self.rotation, self.object_crops, self.min_visible = rotation or 0.0, object_crops or 0.0, min_visible or 0.0
 
     def rescale(self, factor: float) -> None:
-        """Scales images too: a crop of another size shows the same part of them."""
+        """Scales `scales` by the factor, so that a crop of another size shows the same part of an image."""
         self.scales = (self.scales[0] * factor, self.scales[1] * factor)
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """Returns the size with this short side, or smaller if the long side would exceed four times it.
+        """Returns the size with `short_side`, or smaller so that the long side is at most four times it.
 
-        Rounded half up as in mmcv, whose floating-point scale may round an exact half down.
+        Rounds half up, as mmcv, whose floating-point scale may round an exact half down.
         """
         if self.short_side is None:
             return height, width
@@ -73,8 +72,8 @@ class Crop(Transforms):
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
     ) -> Frame:
-        """Returns a random scale and crop: the first of ten crops with mixed classes in `semantic`, (height, width)
-        uint8, or the last. An axis on which the scaled image is smaller than the crop is padded instead of cropped.
+        """Returns a random scale and crop: of ten crops the first with mixed classes in `semantic`, (height, width)
+        uint8, or else the last. If the scaled image is smaller than the crop on an axis, that axis is padded.
         """
         scale = self._evaluation_scale(height, width) * rng.uniform(*self.scales)
         (h, out_h), (w, out_w) = (
@@ -82,8 +81,8 @@ class Crop(Transforms):
         )
         for _ in range(_TRIES):
             top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-            whole = (h, w) == (height, width)
-            if whole or semantic is None or is_mixed(semantic[top : top + h, left : left + w]):
+            is_full = (h, w) == (height, width)
+            if is_full or semantic is None or is_mixed(semantic[top : top + h, left : left + w]):
                 break
         return Frame((top, left, top + h, left + w), (out_h, out_w))
 
@@ -95,7 +94,7 @@ class Crop(Transforms):
         semantic: np.ndarray | None = None,
         boxes: np.ndarray | None = None,
     ) -> Frame:
-        """Returns the frame of `training_frame`, or one of its size around a random object."""
+        """Returns the frame of `training_frame`; with probability `object_crops`, moves it around a random object."""
         window, size = self.training_frame(height, width, rng, semantic)
         if self.object_crops and boxes is not None and len(boxes) and rng.random() < self.object_crops:
             window = window_around(boxes[rng.integers(len(boxes))], window, (height, width), rng)
@@ -147,7 +146,7 @@ def _scaled_side(side: int, scale: float) -> int:
 
 
 def _cropped_side(side: int, scale: float, crop: int) -> tuple[int, int]:
-    """Length of the crop along one side before and after resizing."""
+    """Returns the crop's length on one axis before and after resizing."""
     scaled = _scaled_side(side, scale)
     if scaled <= crop:
         return side, scaled

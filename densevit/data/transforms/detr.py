@@ -15,12 +15,12 @@ _CROP = (384, 600)  # minimum and maximum side of the crop
 
 
 class Detr(Transforms):
-    """DETR's augmentation (Carion et al. 2020, appendix A.4): a random short side; in half of the images, of a crop.
+    """DETR's augmentation (Carion et al. 2020, appendix A.4): a random short side, for half of the images after a crop.
 
     The paper resizes, crops and resizes again. Here the crop is computed on the original image, resampled once.
 
-    image_size: (short, long), the short side and the maximum of the long side in evaluation, to which training's scales
-        are proportional; a short side, with a long one in the paper's proportion; None is the paper's (800, 1333).
+    image_size: (short, long), the short side and the maximum long side in evaluation; training scales are proportional
+        to them. An integer is the short side, with a long side in the paper's proportion; None is (800, 1333).
     """
 
     def __init__(self, image_size: int | Size | None) -> None:
@@ -43,10 +43,10 @@ class Detr(Transforms):
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
     ) -> Frame:
-        """Returns a random frame of one of the paper's two branches: resize, or resize, crop and resize."""
-        whole = rng.random() < 0.5
+        """Returns a random frame: resizing, or resizing, cropping and resizing, with probability 0.5 each."""
+        is_uncropped = rng.random() < 0.5
         short = self._scaled(int(rng.choice(_SCALES)))
-        if whole:
+        if is_uncropped:
             return Frame((0, 0, height, width), resize_short_side(height, width, short, self.longest))
         middle = resize_short_side(height, width, self._scaled(int(rng.choice(_CROP_SCALES))))
         least, most = map(self._scaled, _CROP)

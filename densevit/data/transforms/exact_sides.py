@@ -1,5 +1,5 @@
-"""Exact integer arithmetic of image sides, without branches, so that `torch.export` can trace it with symbols: exported
-files compute evaluation sizes too (`densevit export --resize`)."""
+"""Integer arithmetic of image sides without branches, which `torch.export` can trace: exported files compute evaluation
+sizes too (`densevit export --resize`)."""
 
 import functools
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from densevit.interfaces import Size
 
 
 def rounded_ratio(numerator: int, denominator: int) -> int:
-    """Returns the fraction, rounded half to even as by `round`."""
+    """Returns numerator / denominator, rounded half to even as by `round`."""
     doubled = 2 * numerator + denominator
     rounded, rest = doubled // (2 * denominator), doubled % (2 * denominator)
     return rounded - (1 - minimum(1, rest)) * (rounded % 2)
 
 
 def resize_short_side(height: int, width: int, short: int, longest: int | None = None) -> Size:
-    """Returns (h, w) with this short side, or smaller if the long side would exceed `longest`; rounded as in DETR's
+    """Returns (h, w) with this short side, or smaller so that the long side is at most `longest`; rounded as in DETR's
     code."""
     low, high = minimum(height, width), maximum(height, width)
     if longest is not None:
@@ -33,10 +33,10 @@ def scaled_by_least(side: int, scales: Sequence[tuple[int, int]]) -> int:
 
 
 def minimum(a: int, b: int) -> int:
-    """`min`, also of symbols, without a branch."""
+    """`min` without a branch, also for symbolic integers."""
     return cast(int, torch.sym_min(a, b))
 
 
 def maximum(a: int, b: int) -> int:
-    """`max`, also of symbols, without a branch."""
+    """`max` without a branch, also for symbolic integers."""
     return cast(int, torch.sym_max(a, b))

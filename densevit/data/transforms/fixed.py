@@ -49,7 +49,7 @@ class Fixed(Transforms):
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
     ) -> Frame:
-        """Returns the evaluation's frame, or a zoomed one."""
+        """Returns the frame of evaluation, for half of the images zoomed."""
         size = self.evaluation_size(height, width)
         zoom = _ZOOM ** rng.uniform(-1, 1) if rng.random() < _ZOOMED else 1.0
         if zoom <= 1:

@@ -1,4 +1,4 @@
-"""MixUp and CutMix: each training image is mixed with its predecessor in the batch, and so are their labels."""
+"""MixUp and CutMix: mixes each training image, and its labels, with its predecessor in the batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from densevit.channels import RGB, Channels
-from densevit.data.transforms.augmentation import placed
 from densevit.data.transforms.resized_crop import seeded
-from densevit.data.transforms.resizing import Types, as_numpy, as_tensor, new_pixels
+from densevit.data.transforms.sample_augmentation import placed
+from densevit.data.transforms.sample_resizing import Types, as_numpy, as_tensor, new_pixels
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Sample, Size
 from densevit.layers.missing_pixels import resampled
@@ -22,9 +22,9 @@ class SupportsMix(Protocol):
     """A target type that can be used with `data.mixup` and `data.cutmix`."""
 
     def mix(self, value: Any, other: Any, share: float) -> Any:
-        """The value of an image that is mixed with a second one.
+        """Returns the value of a mixture of two images.
 
-        other: the value of the second image. share: the share of the first image in the mixture, from 0 to 1.
+        value, other: the values of the first and the second image. share: the first image's share, from 0 to 1.
         """
 
 
@@ -32,9 +32,9 @@ class SupportsMix(Protocol):
 class ImageMixing:
     """Mixes the images of a batch by torchvision's MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019).
 
-    mixup, cutmix: alpha of the beta distribution of the images' shares; None: not used. If both are given, a batch
-    draws one of them. Objects are only mixed by MixUp: an image then has those of both, and where a
-    pixel is missing in one image, that of the other. channels: those of the images.
+    mixup, cutmix: alpha of Beta(alpha, alpha), from which shares are drawn; None: not used. If both are set, each batch
+    draws one of them. Only MixUp mixes images with objects, and keeps the objects of both. A pixel that is missing in
+    one image is taken from the other. channels: the images' channels.
     """
 
     mixup: float | None = None
@@ -56,10 +56,10 @@ class ImageMixing:
                 )
 
     def __call__(self, samples: Sequence[Sample], seed: Sequence[int], types: Types) -> list[Sample]:
-        """Returns the mixed samples; the result depends on the samples and the seed only.
+        """Returns the mixed samples; the result depends only on the samples and the seed.
 
-        Images of several sizes are first padded with `new_pixels` to the largest height and width of the batch, which
-        are then part of the images.
+        Images of different sizes are first padded with `new_pixels` to the largest height and width of the batch; the
+        padding becomes part of the images.
         """
         canvas = (max(s["image"].shape[1] for s in samples), max(s["image"].shape[2] for s in samples))
         if any(not canvas == s["targets"]["size"] == s["image"].shape[1:] for s in samples):
@@ -72,32 +72,32 @@ class ImageMixing:
         ]
 
     def _mixed(self, images: Tensor, rng: np.random.Generator) -> tuple[Tensor, list[float]]:
-        """The mixed images (B, C, H, W), and each image's own share.
+        """Returns the mixed images (B, C, H, W), and the share of each image in its mixture.
 
-        With the positions 0 ... B-1 as labels, torchvision's mixed labels show the shares.
+        With the positions 0 ... B-1 as labels, torchvision's mixed labels contain the shares.
         """
         from torchvision.transforms import v2
 
         count = len(images)
-        kinds = [
-            kind(alpha=alpha, num_classes=count)
-            for kind, alpha in ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
+        transforms = [
+            transform_class(alpha=alpha, num_classes=count)
+            for transform_class, alpha in ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
             if alpha is not None
         ]
-        kind = kinds[int(rng.integers(len(kinds)))]
+        transform = transforms[int(rng.integers(len(transforms)))]
         seed, shares = int(rng.integers(2**63)), torch.empty(0)
 
         def mix(x: Tensor) -> Tensor:
             nonlocal shares
             with seeded(seed):
-                mixed, shares = kind(x.float(), torch.arange(count))
+                mixed, shares = transform(x.float(), torch.arange(count))
             return mixed if x.is_floating_point() else mixed.round_().to(x.dtype)
 
         return resampled(images, mix), shares.diagonal().tolist()
 
     @staticmethod
     def _targets(sample: Sample, other: Sample, share: float, types: Types) -> dict[str, object]:
-        """The targets of a sample, mixed with those of another where both are labelled."""
+        """Mixes the targets of a sample with another sample's. Raises DataError if the other lacks a key."""
         targets = dict(sample["targets"])
         for key in [key for key in targets if key in types]:
             if key not in other["targets"]:
@@ -105,16 +105,16 @@ class ImageMixing:
                     f"image {other['targets'].get('image_id')!r} has no {key}, and cannot be mixed with one that has "
                     "it. Fix: leave data.mixup and data.cutmix out."
                 )
-            kind = types[key]
-            if not isinstance(kind, SupportsMix):
-                raise NotImplementedError(f"{type(kind).__name__} does not implement mix().")
+            target_type = types[key]
+            if not isinstance(target_type, SupportsMix):
+                raise NotImplementedError(f"{type(target_type).__name__} does not implement mix().")
             first, second = as_numpy(targets[key]), as_numpy(other["targets"][key])
-            targets[key] = as_tensor(kind.mix(first, second, share))
+            targets[key] = as_tensor(target_type.mix(first, second, share))
         return targets
 
 
 def _padded(sample: Sample, canvas: Size, types: Types, channels: Channels) -> Sample:
-    """The sample with `new_pixels` at the bottom and right."""
+    """Pads a sample with `new_pixels` at the bottom and right."""
     targets = sample["targets"] | {"size": canvas}
     for key in [key for key in targets if key in types and types[key].per == "object"]:
         value = types[key].crop(as_numpy(targets[key]), (0, 0, *canvas), sample["targets"]["size"])

@@ -9,7 +9,7 @@ from densevit.data.transforms.detr import DETR_LONG, DETR_SHORT
 from densevit.data.transforms.exact_sides import maximum, minimum, scaled_by_least
 from densevit.interfaces import Frame, Size, Transforms
 
-_SIDE = 1024  # of the canvas, by default
+_SIDE = 1024  # default side of the canvas
 
 
 class LargeScaleJitter(Transforms):
@@ -19,7 +19,7 @@ class LargeScaleJitter(Transforms):
     kept, then cropped at random or padded to the canvas.
 
     image_size: (h, w) of the canvas, or its side; None is the paper's 1024.
-    short_side: the short side in evaluation, with a long side of at most 1333 / 800 of it, as in detectron2; None fits
+    short_side: the short side in evaluation; the long side is at most 1333 / 800 times it, as in detectron2. None fits
         images into the canvas.
     scales: the smallest and the largest random factor.
 
@@ -34,8 +34,8 @@ class LargeScaleJitter(Transforms):
         self.short_side, self.scales = short_side, scales
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """Returns the size with this short side, or smaller if the long side would exceed its bound; or the largest
-        size that fits into the canvas."""
+        """Returns the size with `short_side`, or smaller so that the long side is within its bound; without
+        `short_side`, the largest size that fits into the canvas."""
         if self.short_side is None:
             scales = ((self.canvas[0], height), (self.canvas[1], width))
         else:
@@ -52,7 +52,7 @@ class LargeScaleJitter(Transforms):
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
     ) -> Frame:
-        """Returns a random scale and crop, whose offset is the same share of the excess on both axes."""
+        """Returns a random scale and crop. The crop's offset is the same share of the excess on both axes."""
         scale = self._fitting_scale(height, width, rng.uniform(*self.scales))
         share = rng.random()
         (top, bottom, h), (left, right, w) = (
@@ -61,12 +61,12 @@ class LargeScaleJitter(Transforms):
         return Frame((top, left, bottom, right), (h, w))
 
     def _fitting_scale(self, height: int, width: int, factor: float) -> float:
-        """The scale at which an image fits into the canvas times a factor."""
+        """Returns the scale at which an image fits into the canvas times a factor."""
         return min(self.canvas[0] * factor / height, self.canvas[1] * factor / width)
 
 
 def _jittered_side(side: int, scale: float, crop: int, share: float) -> tuple[int, int, int]:
-    """First and last pixel of the window along one side, and the window's length once it is resized."""
+    """Returns begin and end of the window on one axis, and the window's length after resizing."""
     scaled = max(1, round(side * scale))  # halves to even, as numpy's in detectron2
     length = min(scaled, crop)
     offset = round((scaled - length) * share)

@@ -1,4 +1,4 @@
-"""The training transforms of a run: one for each size of multi-scale training, in each phase of the training."""
+"""The training transforms of a run: one per size of multi-scale training, in the first and the final phase."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from densevit.data.transforms.resizing import TrainingTransform, create_transforms
+from densevit.data.transforms.sample_resizing import TrainingTransform, create_transforms
 from densevit.interfaces import Size, Transforms
 
 if TYPE_CHECKING:
@@ -17,19 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Phase:
-    """The training transforms of a part of the training; a batch draws one of them.
+    """The training transforms of a phase of a run. A batch draws one of them, so that multi-scale training has one size
+    per batch, as in RT-DETR (Zhao et al. 2024) and D-FINE (Peng et al. 2024).
 
-    Multi-scale training with one size per batch is that of RT-DETR (Zhao et al. 2024) and D-FINE (Peng et al. 2024).
-
-    mixing: mixes the transformed images of a batch; None: they are not mixed.
+    mixing: mixes the transformed images of a batch; None: no mixing.
     """
 
     transforms: Sequence[TrainingTransform]
     mixing: "ImageMixing | None" = None
 
     def transform(self, seed: int, batch: int) -> TrainingTransform:
-        """Returns the transform of a batch. It depends on these numbers only, so that all samples of a global batch, in
-        any worker and process, have the same size. seed: the epoch's seed. batch: the position in the epoch.
+        """Returns the transform of a batch. It depends only on the arguments, so that all samples of a global batch
+        have the same size in every worker and process. seed: the epoch's seed. batch: the position in the epoch.
         """
         if len(self.transforms) == 1:
             return self.transforms[0]
@@ -54,9 +53,9 @@ def transforms_at(section: "DataSection", size: int) -> Transforms:
 
 
 def final_phase_start(start: float, steps: int, batches_per_epoch: int, batches_per_step: int) -> tuple[int, int]:
-    """Returns the epoch, and the position in it, of the first batch of the final phase.
+    """Returns epoch and position of the first batch of the final phase.
 
-    start: fraction of the optimiser steps. An epoch ends with a step, also if its last batches are fewer.
+    start: fraction of the optimiser steps. The last step of an epoch may have fewer batches.
     """
     steps_per_epoch = math.ceil(batches_per_epoch / batches_per_step)
     epoch, step = divmod(math.ceil(start * steps), steps_per_epoch)

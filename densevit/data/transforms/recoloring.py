@@ -14,12 +14,13 @@ Recoloring = Literal["none", "gentle", "photometric"]
 
 
 def recolored(recoloring: Recoloring | Sequence[Any]) -> list[Any]:
-    """Returns the given albumentations transforms, or built-in changes of brightness, contrast and colour, each with
-    probability 0.5.
+    """Returns a list of albumentations transforms unchanged, or the built-in changes of brightness, contrast and
+    colour, each with probability 0.5.
 
-    photometric: SSD's (Liu et al. 2016) as mmsegmentation has it, with contrast either before or after the colours:
-    brightness by up to 32 of 255, contrast and saturation by 0.5 to 1.5, hue by up to 18 of OpenCV's 180. Saturation is
-    torchvision's, a blend with grey, where mmsegmentation multiplies that of HSV; values are rounded after each step.
+    photometric: SSD's photometric distortion (Liu et al. 2016) as in mmsegmentation, with contrast before or after the
+    colours: brightness by up to 32 of 255, contrast and saturation by 0.5 to 1.5, hue by up to 18 of OpenCV's 180.
+    Saturation is a blend with grey, as in torchvision; mmsegmentation scales HSV's saturation. Values are rounded after
+    each step.
     """
     if not isinstance(recoloring, str):
         return list(recoloring)
@@ -51,8 +52,8 @@ def recolor(step: Any, pixels: np.ndarray) -> np.ndarray:
 
 
 def movement(step: Any) -> str | None:
-    """Why a colour transform may move pixels; None if its attribute `moves_pixels` says that it does not, and for those
-    of albumentations for the image only. Of a composition, that of the first part which may.
+    """Returns why a colour transform may move pixels. None if its attribute `moves_pixels` is false, and for
+    albumentations' image-only transforms. For a composition, returns the reason of the first part that may.
     """
     import albumentations as A
 

@@ -21,15 +21,15 @@ _MEAN = [124, 116, 104]  # ImageNet's mean colour, which erased pixels get
 
 
 class ResizedCrop(Transforms):
-    """Crops of random area and aspect ratio, resized to one size, as in torchvision's RandomResizedCrop.
+    """Crops of random area and aspect ratio, resized to one size (Inception, Szegedy et al. 2015), as in torchvision's
+    RandomResizedCrop.
 
-    They are those of Inception (Szegedy et al. 2015).
-    In evaluation the short side is the crop's shorter side, and the image is not cropped.
+    Evaluation resizes the short side to the crop's shorter side, without a crop.
 
     image_size: (h, w) of the crop, or its side.
     areas: the smallest and the largest area of a crop, as shares of the image's.
     rand_augment: the magnitude of RandAugment (Cubuk et al. 2020), 0 to 30, with two operations per image; None: none.
-        It moves pixels, and is refused on data whose labels have places in the image.
+        It moves pixels, so data whose labels have places in the image are refused.
     random_erasing: the probability of erasing a rectangle (Zhong et al. 2020), which gets ImageNet's mean colour.
     """
 
@@ -62,8 +62,8 @@ class ResizedCrop(Transforms):
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
     ) -> Frame:
-        """Returns the first of ten random crops that is inside the image, or else the largest centred one whose aspect
-        ratio is allowed."""
+        """Returns the first of ten random crops that fits into the image, or else the largest centred crop of an
+        allowed aspect ratio."""
         for _ in range(_TRIES):
             area = height * width * rng.uniform(*self.areas)
             ratio = math.exp(rng.uniform(math.log(_RATIOS[0]), math.log(_RATIOS[1])))
@@ -78,10 +78,9 @@ class ResizedCrop(Transforms):
 
 
 class SeededTransform:
-    """A transform of torchvision's for uint8 images, with albumentations' interface: it draws from the sample's
-    generator.
+    """Adapts a torchvision transform of uint8 images to albumentations' interface, seeded by the sample's generator.
 
-    moves_pixels: how it does, with the name of its option; None if it does not.
+    moves_pixels: the option and how it moves pixels, for messages; None if it moves none.
     """
 
     def __init__(self, transform: Callable[[Tensor], Tensor], moves_pixels: str | None = None) -> None:
@@ -100,7 +99,7 @@ class SeededTransform:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds torch's generator for the CPU, from which torchvision's transforms draw, and restores it afterwards."""
+    """Seeds torch's CPU generator, which torchvision's transforms use, and restores its state afterwards."""
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:

@@ -31,11 +31,13 @@ def attention(
     if query.is_cuda or is_exporting() or key.shape[-2] > _max_unfused_keys(query, bias, dropout):
         return plain.attention(query, key, value, bias, dropout, scale)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = (query if scale == 1 else query * scale) @ key.transpose(-2, -1)  # (..., N, S)
+    batch = query.shape[:-2]
+    q, k, v = (x.flatten(0, -3) for x in (query if scale == 1 else query * scale, key, value))
+    scores = torch.bmm(q, k.mT).unflatten(0, batch)  # (..., N, S)
     if bias is not None:
         scores = scores + bias
-    weights = scores.softmax(-1)
-    return F.dropout(weights, dropout) @ value
+    weights = F.dropout(scores.softmax(-1), dropout)
+    return torch.bmm(weights.flatten(0, -3), v).unflatten(0, batch)
 
 
 def _max_unfused_keys(query: Tensor, bias: Tensor | None, dropout: float) -> int:

@@ -73,7 +73,7 @@ def _discrete(value: Tensor, locations: Tensor, weights: Tensor, grid: Tensor, e
         index = cells.transpose(1, 2).flatten(2)[..., None].expand(-1, -1, -1, D)  # (B, N, Q * K, D)
         sampled = value.transpose(1, 2).gather(2, index).unflatten(2, (cells.shape[1], -1))  # (B, N, Q, K, D)
         return (sampled * weights.transpose(1, 2)[..., None]).sum(3).transpose(1, 2).flatten(2)
-    rows = cells * N + _origins(B, S, N, value.device)[..., None]
+    rows = cells * N + cached_table(_origins, B, S, N, value.device)[..., None]
     x = F.embedding_bag(_flat(rows), _flat(value), mode="sum", per_sample_weights=_flat(weights))
     return x.view(B, -1, N * D)
 
@@ -190,7 +190,7 @@ class _Neighbours(NamedTuple):
         """Rows of value (B * S * N, D) that each query and head samples, (B * Q * N, 4 * K)."""
         B, S, N, _ = shape
         x, y = self.cells.unbind(1)
-        y = y * (grid[0] * N) + (grid[2] * N + _origins(B, S, N, x.device)[..., None])
+        y = y * (grid[0] * N) + (grid[2] * N + cached_table(_origins, B, S, N, x.device)[..., None])
         return _bags(y[:, None] + x * N)
 
     def products(self, a: Tensor) -> Tensor:

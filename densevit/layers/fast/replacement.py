@@ -1,7 +1,7 @@
 """Replaces plain layers in a built model by faster ones.
 
-Models are written with torch's layers and the functions of `densevit.layers`. docs/development/cpus.md and gpu.md have
-what the faster functions gain.
+Models are written with torch's layers and the functions of `densevit.layers`. docs/development/cpus.md and gpu.md list
+the measured gains.
 """
 
 from types import FunctionType
@@ -27,7 +27,7 @@ FUNCTIONS: dict[Any, Any] = {
 def replace_layers(model: nn.Module) -> None:
     """Replaces the plain functions that modules keep in attributes, such as `self.attention = attention`, in place.
 
-    `DenseModel` calls it. Results are equal up to rounding.
+    Results are equal up to rounding.
     """
     for module in model.modules():
         for name, value in vars(module).items():

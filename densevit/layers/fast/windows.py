@@ -1,8 +1,8 @@
 """Shifted windows as one gather instead of padding, roll, partition and split into heads.
 
 Computes `densevit.layers.windows.shifted_windows`, with equal results, 2.4 to 3.4 times as fast on a CPU
-(docs/development/cpus.md). Compiled graphs have the separate steps, which the compiler fuses, and so have
-exported files: with symbolic sizes, tracing of the indices would take minutes.
+(docs/development/cpus.md). Compiled graphs and exported files use the separate steps: the compiler fuses them, and
+tracing the indices with symbolic sizes would take minutes.
 """
 
 from functools import lru_cache
@@ -46,7 +46,7 @@ class GatheredWindows(NamedTuple):
     padding: Tensor  # (3 * heads, P): rows in windows that are padding
 
     def partition(self, qkv: Tensor, padding_value: Tensor) -> Tensor:
-        """Query, key and value per window and head; arguments and result are those of `ShiftedWindows.partition`."""
+        """Query, key and value per window and head; same arguments and result as `ShiftedWindows.partition`."""
         D = qkv.shape[-1] // (3 * self.heads)
         fill = padding_value.to(qkv.dtype).view(-1, D) if self.padding.numel() else None
         rows = _Permutation.apply(qkv.reshape(-1, D), fill, *self.qkv_index, self.padding)
@@ -54,7 +54,7 @@ class GatheredWindows(NamedTuple):
         return rows.view(3, -1, biased, self.tokens, D)
 
     def reverse(self, x: Tensor) -> Tensor:
-        """Merges windows and heads; argument and result are those of `ShiftedWindows.reverse`."""
+        """Merges windows and heads; same argument and result as `ShiftedWindows.reverse`."""
         rows = _Permutation.apply(x.reshape(-1, x.shape[-1]), None, *reversed(self.output_index), self.padding)
         return rows.view(-1, *self.size, self.heads * x.shape[-1])
 

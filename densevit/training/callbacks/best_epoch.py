@@ -13,12 +13,12 @@ class BestEpoch:
     """Keeps the metrics of the best epoch and compares each new epoch with it.
 
     monitor: the metric to compare; None: the head's main metric. With several heads, the value of an epoch is the mean
-    of `share` over the heads: the main metric relative to its best value so far, from 0 to 1. The new epoch and the
-    best one are compared relative to the same values, so a very poor first epoch does not dominate, as it would if
-    metrics were divided by their first values.
+    of `share` over the heads: the main metric relative to its best value so far, from 0 to 1. Both epochs are compared
+    relative to the same values, so a very poor first epoch does not dominate, as it would if metrics were divided by
+    their first values.
 
-    metrics_changed: whether the state of a checkpoint was selected by other metrics. The next epoch is then the best.
-    stale: the number of validations since the best one.
+    metrics_changed: whether other metrics selected the best epoch of the checkpoint. The next epoch is then the best.
+    stale: the number of validations since the best epoch.
 
     Lower is better for errors (`Evaluator.lower_is_better`). NaN is the worst value. Without evaluators, or while all
     metrics are NaN, the latest epoch is the best.
@@ -37,7 +37,7 @@ class BestEpoch:
         self.stale = 0
 
     def improves(self, metrics: Mapping[str, float]) -> bool:
-        """Updates the state with the metrics of a validation. Returns whether they are the best so far."""
+        """Adds the metrics of a validation. Returns whether they are the best so far."""
         new = {name: metrics[name] for name in self.monitored}
         for name, value in new.items():
             if math.isfinite(value) and (name not in self.reached or self._better(name, value, self.reached[name])):
@@ -49,11 +49,11 @@ class BestEpoch:
         return True
 
     def exhausts(self, patience: int | None) -> bool:
-        """Returns whether training stops because `patience` validations have not improved."""
+        """Whether training stops, after `patience` validations without improvement."""
         return patience is not None and self.stale >= patience
 
     def beats(self, new: dict[str, float], best: dict[str, float]) -> bool:
-        """Returns whether the monitored metrics of an epoch are better than those of the best epoch."""
+        """Whether the monitored metrics of an epoch are better than the best epoch's."""
         if len(new) == 1:
             [(name, value)] = new.items()
             return not math.isnan(value) and (math.isnan(best[name]) or self._better(name, value, best[name]))
@@ -67,12 +67,12 @@ class BestEpoch:
         return math.fsum(share(metrics[name], best[name], name in self.errors) for name in best) / max(1, len(best))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state for a checkpoint."""
+        """The state for a checkpoint."""
         best = None if self.best is None else dict(self.best)
         return {"best": best, "reached": dict(self.reached), "stale": self.stale}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the state from a checkpoint, unless its metrics are others."""
+        """Restores the state from a checkpoint; without its metrics if these changed."""
         if self.metrics_changed and state["best"] is not None:
             self.best = dict.fromkeys(self.monitored, math.nan)
             return
@@ -82,10 +82,10 @@ class BestEpoch:
 
 
 def share(value: float, reached: float, is_error: bool = False) -> float:
-    """Computes a metric relative to its best value so far, in [0, 1]: 1 - |value - reached| / max(|value|, |reached|).
+    """A metric relative to its best value so far, in [0, 1]: 1 - |value - reached| / max(|value|, |reached|).
 
-    This equals value / reached for scores and reached / value for errors. For scores the denominator is at least 0.1,
-    so that noise in a head with scores near zero has little influence. Returns 0 for NaN or infinity.
+    Equals value / reached for scores and reached / value for errors. For scores the denominator is at least 0.1, so
+    that noise in a head with scores near zero has little influence. Returns 0 for NaN or infinity.
     """
     if not math.isfinite(value):
         return 0.0

@@ -1,4 +1,4 @@
-"""Saving of the best model with its metrics, and early stopping."""
+"""Saves the best model with its metrics, and stops training early."""
 
 import warnings
 from pathlib import Path
@@ -30,10 +30,10 @@ class BestModel(lightning.Callback):
 
     def __init__(self, folder: Path, best_epoch: BestEpoch, dataset: Dataset, patience: int | None = None) -> None:
         self.folder, self.best_epoch, self.dataset, self.patience = folder, best_epoch, dataset, patience
-        self.written: dict[str, Any] = {}  # of the best epoch: its step, all metrics and the thresholds
+        self.written: dict[str, Any] = {}  # step, metrics and thresholds of the best epoch
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        trainer.should_stop = trainer.should_stop or self.best_epoch.exhausts(self.patience)  # of a resumed run
+        trainer.should_stop = trainer.should_stop or self.best_epoch.exhausts(self.patience)  # in a resumed run
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, DenseModule) and pl_module.validation.evaluators is not None
@@ -60,9 +60,9 @@ class BestModel(lightning.Callback):
         if self.best_epoch.monitored and not self.best_epoch.reached:
             monitored = ", ".join(self.best_epoch.monitored)
             warnings.warn(
-                f"{monitored}: not defined on the validation data; the latest weights are saved instead of the best. "
+                f"{monitored}: undefined on the validation data; the latest weights are saved instead of the best. "
                 "Fix: check the labels of the validation data.",
-                stacklevel=1,  # the caller is Lightning, whose warnings are not shown
+                stacklevel=1,  # Lightning calls this, and its warnings are hidden
             )
         model_file.save(model, self.folder / _MODEL, pl_module.config, state, trainer.global_step)
         metrics_file.write(pl_module.validation.metrics, self.folder / _METRICS)

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytorch_lightning as lightning
 
-_STDERR = 2  # the file descriptor: sys.stderr may have none, as in a notebook
+_STDERR = 2  # the file descriptor: sys.stderr may lack one, as in a notebook
 
 
 class StallReport(lightning.Callback):
-    """Writes the stacks of all threads to stderr once if no batch of a training or validation ends for a time. Training
+    """Writes the stacks of all threads to stderr, once, if no training or validation batch ends for a time. Training
     continues.
 
-    seconds: the longest time between the ends of two batches; None: no report.
+    seconds: the longest time between the ends of two batches; None: never.
     """
 
     def __init__(self, seconds: float | None) -> None:

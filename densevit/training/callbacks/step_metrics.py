@@ -1,4 +1,4 @@
-"""Logging of losses, learning rates, gradient norm, speed, memory and validation metrics."""
+"""Logs losses, learning rates, gradient norm, speed, memory and validation metrics."""
 
 import math
 import sys
@@ -18,8 +18,8 @@ class StepMetrics(lightning.Callback):
     batches, the learning rates, the gradient norm, and speed and memory as `system/*`. Logs the metrics after each
     validation.
 
-    The device is synchronised at these steps only. Lightning itself logs after all callbacks, so that a run killed
-    after its checkpoint would lose that row.
+    Synchronises the device at these steps only. Lightning itself would log after all callbacks, so a run killed after
+    its checkpoint would lose that row.
     """
 
     def __init__(self) -> None:
@@ -52,15 +52,15 @@ class StepMetrics(lightning.Callback):
         self._speed.resume()
         assert isinstance(pl_module, DenseModule)
         defined = {name: value for name, value in pl_module.validation.metrics.items() if not math.isnan(value)}
-        for logger in trainer.loggers:  # with the number of completed steps; Lightning's own is one less
+        for logger in trainer.loggers:  # by the number of completed steps; Lightning would use one less
             logger.log_metrics({"epoch": trainer.current_epoch, **defined}, trainer.global_step)
 
 
 class Speed:
-    """Measures images per second and the fraction of time spent waiting for data since the last row, without
+    """Measures images per second and the fraction of time spent waiting for data, since the last row and without
     validations.
 
-    images: the number of images of all processes since then.
+    images: the number of images of all processes since the last row.
     """
 
     def __init__(self) -> None:
@@ -84,21 +84,21 @@ class Speed:
     def metrics(self, trainer: lightning.Trainer) -> dict[str, float]:
         """Ends the interval and returns its metrics.
 
-        `memory_gb` is the peak GPU memory in the interval, or that of the process since its start on a CPU.
+        `memory_gb`: the peak GPU memory in the interval; on a CPU, the peak of the process since its start.
         """
         seconds = max(time.perf_counter() - self._since, 1e-9)
         waited = getattr(trainer.train_dataloader, "seconds_waited", 0.0) - self._waited
-        found = {"images_per_second": self.images / seconds, "data_wait": min(1.0, waited / seconds)}
+        values = {"images_per_second": self.images / seconds, "data_wait": min(1.0, waited / seconds)}
         memory = _peak_memory(trainer.strategy.root_device)
-        found |= {"memory_gb": memory / 1e9} if memory else {}
+        values |= {"memory_gb": memory / 1e9} if memory else {}
         self.start(trainer)
-        return {f"system/{name}": value for name, value in found.items()}
+        return {f"system/{name}": value for name, value in values.items()}
 
 
 def learning_rates(optimizer: torch.optim.Optimizer, module: torch.nn.Module) -> dict[str, float]:
-    """Returns the current learning rates by part of the model, such as `backbone`, if there are several rates. A part
-    is the common prefix of the names of the parameters with one rate; if a prefix is empty or two are equal, parts are
-    named by their initial rates."""
+    """The current learning rates by part of the model, such as `backbone`, if there are several rates. A part is the
+    common prefix of the parameter names with one rate; if a prefix is empty or two are equal, parts are named by their
+    initial rates."""
     names = {id(p): name.removeprefix("model.") for name, p in module.named_parameters()}
     members: dict[float, list[str]] = {}
     rates: dict[float, float] = {}
@@ -117,7 +117,7 @@ def learning_rates(optimizer: torch.optim.Optimizer, module: torch.nn.Module) ->
 
 
 def _peak_memory(device: torch.device) -> float:
-    """Returns the peak memory in bytes: of a GPU since the last call, else of this process; 0 if unknown."""
+    """The peak memory in bytes: of a GPU since the last call, else of this process; 0 if unknown."""
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,4 +1,4 @@
-"""Signals that stop a training, synchronised between processes."""
+"""Signals that stop a run, synchronised between processes."""
 
 import signal
 import sys
@@ -18,7 +18,7 @@ class StopSignals:
 
     A signal that the parent process ignores, such as SIGINT in a background job of a script, stays ignored.
 
-    received: the number of the first signal, 0 for none.
+    received: the number of the first signal; 0: none.
     """
 
     def __init__(self) -> None:
@@ -36,8 +36,7 @@ class StopSignals:
         self._previous.clear()
 
     def install(self) -> None:
-        """Installs the handlers, except outside of the main thread, where Python does not allow it. May be called
-        repeatedly."""
+        """Installs the handlers, except outside the main thread, where Python forbids it. May be called repeatedly."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in _NUMBERS:
@@ -54,9 +53,9 @@ class StopSignals:
         self.received = self.received or number
 
     def agree(self, *flags: bool) -> tuple[int, tuple[bool, ...]]:
-        """Returns the received signal and rank 0's flags, the same in all processes. All must call it at the same step.
+        """Returns the received signal and rank 0's flags in all processes, which must call this at the same step.
 
-        Uses a small all-reduce on the CPU, without synchronisation of the accelerator; none with one process.
+        A small all-reduce on the CPU, without synchronising the accelerator; nothing with a single process.
         """
         if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
             return self.received, flags
@@ -66,6 +65,6 @@ class StopSignals:
         state = torch.tensor([self.received, *sent], dtype=torch.int64)
         distributed.all_reduce(state, op=distributed.ReduceOp.MAX, group=self._group)
         number, *agreed = map(int, state.tolist())
-        if number:  # otherwise a signal that arrived meanwhile is kept for the next step
+        if number:  # otherwise the next step sees a signal that arrived meanwhile
             self.received = number
         return number, tuple(map(bool, agreed))

@@ -4,15 +4,15 @@ import pytorch_lightning as lightning
 
 from densevit.training.loop.budget import Budget
 
-_MIN_LOGGED_STEPS = 20  # in a short training
-_NEVER = 1 << 62  # batches between two validations, more than any training has
+_MIN_LOGGED_STEPS = 20  # in a short run
+_NEVER = 1 << 62  # batches between two validations, more than in any run
 
 
 class ValidationInterval(lightning.Callback):
     """Starts validations and ends training according to the budget.
 
-    Validation runs inside the training loop, including the one after the last step, so that the best epoch is always
-    selected and saved in the same way.
+    Validation runs inside the training loop, also after the last step, so that the best epoch is always selected and
+    saved in the same way.
     """
 
     def __init__(self, budget: Budget) -> None:

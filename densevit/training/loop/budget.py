@@ -9,9 +9,9 @@ from densevit.errors import counted
 
 @dataclass(frozen=True)
 class Budget:
-    """The length of a training.
+    """The length of a run.
 
-    steps: the number of optimiser steps. steps_per_epoch: the number of optimiser steps of one pass over the data set.
+    steps: the number of optimiser steps. steps_per_epoch: optimiser steps per pass over the data set.
     images_per_step: summed over all processes. evaluate_every: a fraction of `steps` if below 1, else a number of
     epochs.
     """
@@ -31,7 +31,7 @@ class Budget:
         elif section.max_images is not None:
             steps = max(1, section.max_images // images_per_step)
         else:
-            assert section.max_epochs is not None  # the section has one of the three
+            assert section.max_epochs is not None  # the section sets one of the three
             steps = section.max_epochs * steps_per_epoch
         return cls(steps, steps_per_epoch, images_per_step, section.evaluate_every)
 
@@ -41,7 +41,7 @@ class Budget:
         return self.steps * self.images_per_step
 
     def validates_after(self, step: int) -> bool:
-        """Whether validation runs after optimiser step `step`, counted from 1. It always runs after the last step."""
+        """Whether validation runs after optimiser step `step`, counted from 1; always true for the last step."""
         if step == self.steps:
             return True
         if step < 1 or step > self.steps:
@@ -59,7 +59,7 @@ class Budget:
         return min(self.steps, round(1 / self.evaluate_every))
 
     def describe(self, images: int) -> str:
-        """Describes the budget in one line. images: the number of images of the data set."""
+        """The budget in one line. images: the number of images in the data set."""
         return (
             f"budget: {counted(self.steps, 'step')} of {self.images_per_step} images, {self.images:,} in all; each of "
             f"{images:,} images is seen {_times(self.images / images)}; {counted(self.validations, 'validation')}"
@@ -68,5 +68,5 @@ class Budget:
 
 def _times(count: float) -> str:
     if count < 0.95:
-        return f"{count:.2g} times: not all of them are used"
+        return f"{count:.2g} times: not all images are used"
     return f"{count:.0f} times" if count >= 1.5 else "once"

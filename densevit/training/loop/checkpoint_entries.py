@@ -1,5 +1,4 @@
-"""What a training adds to Lightning's checkpoints: the random states, the config, and what `load` builds the model
-from."""
+"""Entries of Lightning's checkpoints: random states, the config, and the header that `load` builds the model from."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,22 +8,22 @@ from torch import Tensor
 
 from densevit import config as configs
 from densevit.inference.predictor import Predictor
-from densevit.losses.distributed import of_all_processes
+from densevit.losses.distributed import gather_objects
 from densevit.model import DenseModel
 from densevit.weights import checkpoint_io, model_file
-from densevit.weights.state import FORMAT
+from densevit.weights.state_dict_io import FORMAT
 
 
 def entries(predictor: Predictor, model: DenseModel, prefix: str, device: torch.device) -> dict[str, Any]:
-    """The entries of a checkpoint. model: the one that is saved. prefix: the name of its tensors in the state dict."""
-    found: dict[str, Any] = {"random_state": _random_states(device), "format_version": FORMAT}
+    """The entries of a checkpoint. model: the saved model. prefix: the prefix of its tensors in the state dict."""
+    values: dict[str, Any] = {"random_state": _random_states(device), "format_version": FORMAT}
     if predictor.config is not None:
-        found["config"] = configs.dump(predictor.config)
+        values["config"] = configs.dump(predictor.config)
     if predictor.sections is not None and model.heads:
-        found[checkpoint_io.ENTRIES] = model_file.entries(model, predictor.sections)
-        found[checkpoint_io.SAVED_MODEL] = prefix
-    found["classes"] = {head: [c.name for c in classes] for head, classes in predictor.model.classes.items()}
-    return found
+        values[checkpoint_io.ENTRIES] = model_file.entries(model, predictor.sections)
+        values[checkpoint_io.SAVED_MODEL] = prefix
+    values["classes"] = {head: [c.name for c in classes] for head, classes in predictor.model.classes.items()}
+    return values
 
 
 def _random_states(device: torch.device) -> list[dict[str, Tensor]]:
@@ -32,11 +31,11 @@ def _random_states(device: torch.device) -> list[dict[str, Tensor]]:
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
-    return of_all_processes(state)
+    return gather_objects(state)
 
 
 def restore_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    """Sets the generators of this process."""
+    """Sets the random states of this process."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,4 +1,4 @@
-"""Checks of the data: whether heads can learn from it, the format of batches; and of the losses of a method."""
+"""Checks of splits, batches and losses: whether heads can learn from the data, and the formats."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from densevit.channels import RGB, Channels
-from densevit.data.build import Data
+from densevit.data.data_builder import DataSplits
 from densevit.errors import ConfigError, DataError, PluginError
 from densevit.interfaces import Dataset, Head, Method
 from densevit.model import DenseModel
@@ -23,10 +23,10 @@ _TARGET = {  # the keys of every target
 }
 
 
-def check_splits(data: Data, model: DenseModel, method: Method | None) -> None:
-    """Checks the images and classes of a data set's splits, and that the model's heads can learn from its labels.
+def check_splits(data: DataSplits, model: DenseModel, method: Method | None) -> None:
+    """Checks images and classes of the splits, and whether the model's heads can learn from the labels.
 
-    method: None for an evaluation, of `val` only.
+    method: None in an evaluation, which uses `val` only.
     """
     for dataset in (data.val,) if method is None else (data.train, data.val):
         check_channels(dataset, model)
@@ -36,7 +36,7 @@ def check_splits(data: Data, model: DenseModel, method: Method | None) -> None:
         check_learnable(data, model)
 
 
-def check_learnable(data: Data, model: DenseModel) -> None:
+def check_learnable(data: DataSplits, model: DenseModel) -> None:
     """Raises ConfigError if the `check` of a head fails on the training data."""
     for name, head in model.heads.items():
         try:
@@ -48,10 +48,10 @@ def check_learnable(data: Data, model: DenseModel) -> None:
             raise ConfigError(f"{where} {error} The data set is {data.section.name!r}{off}.") from None
 
 
-def check_needs(heads: Mapping[str, Head | type[Head]], data: Data) -> None:
-    """Raises ConfigError if a head needs labels that the data lacks. heads: the heads by their names in the message."""
-    for head, kind in heads.items():
-        lacking = [key for key in kind.needs if key not in data.provides]
+def check_needs(heads: Mapping[str, Head | type[Head]], data: DataSplits) -> None:
+    """Raises ConfigError if a head needs labels that the data lacks. heads: the heads by name, for messages."""
+    for head, model_head in heads.items():
+        lacking = [key for key in model_head.needs if key not in data.provides]
         if lacking:
             labelled = f"{', '.join(data.provides)} only" if data.provides else "nothing"
             off = [name for key in lacking for name in _keys_set_to_false(key, data.section.options, "data")]
@@ -62,25 +62,27 @@ def check_needs(heads: Mapping[str, Head | type[Head]], data: Data) -> None:
 
 
 def check_classes(dataset: Dataset, model: DenseModel) -> None:
-    """Raises DataError if the classes of a split differ from those that a head was trained on, or their order."""
+    """Raises DataError if a split's classes, or their order, differ from the classes that a head was trained on."""
     for head, trained in model.classes.items():
-        kind = model.heads[head]
-        expected, found = [c.name for c in trained], [c.name for c in kind.classes_from(dataset)]
-        if expected != found:
+        model_head = model.heads[head]
+        expected, actual = [c.name for c in trained], [c.name for c in model_head.classes_from(dataset)]
+        if expected != actual:
             raise DataError(
-                f"The data's classes for {kind.task} are not those of the model's head {head!r} in the same order."
-                f" Found: {_listed(found)}. Expected: {_listed(expected)}."
+                f"The data's classes for {model_head.task} differ from those of head {head!r} in name or order."
+                f" Found: {_listed(actual)}. Expected: {_listed(expected)}."
             )
 
 
 def check_channels(dataset: Dataset, model: DenseModel) -> None:
-    """Raises DataError if the images of a data set have other channels than those of the model, another type, as read
-    or in their files, or another range."""
-    found, expected = dataset.channels, model.channels
-    first, second = ((one.names, one.dtype, one.stored or one.dtype) for one in (found, expected))
-    if first != second or found.range not in ((), expected.range):
+    """Raises DataError if the images of a data set have other channels than the model, another type, as read or in
+    their files, or another range."""
+    actual, expected = dataset.channels, model.channels
+    first, second = (
+        (channels.names, channels.dtype, channels.stored or channels.dtype) for channels in (actual, expected)
+    )
+    if first != second or actual.range not in ((), expected.range):
         raise DataError(
-            f"The images of the data have the channels {found}; the model was trained on {expected}. Fix: give "
+            f"The images of the data have the channels {actual}; the model was trained on {expected}. Fix: set "
             "data.channels, data.range and data.nodata as in its training, or train a model on these images."
         )
 
@@ -91,20 +93,20 @@ def check_batch(batch: Any, channels: Channels = RGB) -> None:
         raise DataError(f"The loader's first batch is a {type(batch).__name__}; {_BATCH}")
     lacking = [key for key in ("images", "padding_mask", "targets") if key not in batch]
     if lacking:
-        found = ", ".join(map(str, batch)) or "nothing"
-        raise DataError(f"The loader's first batch lacks {', '.join(lacking)}; found: {found}. {_BATCH}")
+        received = ", ".join(map(str, batch)) or "nothing"
+        raise DataError(f"The loader's first batch lacks {', '.join(lacking)}; found: {received}. {_BATCH}")
     images, mask, targets = batch["images"], batch["padding_mask"], batch["targets"]
     dtype, depth = getattr(torch, channels.dtype), len(channels.names)
     valid = isinstance(images, Tensor) and images.dtype == dtype and images.ndim == 4 and images.shape[1] == depth
     meaning = "RGB" if channels.is_rgb else str(channels)
-    _expect(valid, f"images is {_kind(images)}; {channels.dtype} (B, {depth}, H, W), {meaning}, is expected")
+    _expect(valid, f"images is {_described(images)}; {channels.dtype} (B, {depth}, H, W), {meaning}, is expected")
     shape = (len(images), *images.shape[2:])
     valid = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == shape
-    _expect(valid, f"padding_mask is {_kind(mask)}; bool {shape}, True = padding, is expected")
+    _expect(valid, f"padding_mask is {_described(mask)}; bool {shape}, True = padding, is expected")
     is_list = isinstance(targets, Sequence)
-    found = f"targets is a {type(targets).__name__}{f' of {len(targets)}' if is_list else ''}"
+    received = f"targets is a {type(targets).__name__}{f' of {len(targets)}' if is_list else ''}"
     valid = is_list and len(targets) == len(images)
-    _expect(valid, f"{found}; a list of {len(images)} dicts, one per image, is expected")
+    _expect(valid, f"{received}; a list of {len(images)} dicts, one per image, is expected")
     for index, target in enumerate(targets):
         where = f"targets[{index}]"
         _expect(isinstance(target, Mapping), f"{where} is a {type(target).__name__}; a dict is expected")
@@ -130,21 +132,21 @@ def check_losses(losses: Any, method: Method) -> None:
     ):
         return
     terms = losses.items() if isinstance(losses, Mapping) else ()
-    found = "{" + ", ".join(f"{name!r}: {_kind(x)}" for name, x in terms) + "}" if terms else _kind(losses)
+    returned = "{" + ", ".join(f"{name!r}: {_described(x)}" for name, x in terms) + "}" if terms else _described(losses)
     raise PluginError(
-        f"method {type(method).__name__}: training_step returned {found}; a dict of scalar tensors is expected, as in "
-        "{'reconstruction': loss}."
+        f"method {type(method).__name__}: training_step returned {returned}; a dict of scalar tensors is expected, as "
+        "in {'reconstruction': loss}."
     )
 
 
-def _kind(value: Any) -> str:
+def _described(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return f"a {type(value).__name__}"
 
 
 def _keys_set_to_false(key: str, options: Mapping[str, Any], where: str) -> Iterator[str]:
-    """Yields the dotted names of this key where it is false: data.metric, data.sets.NAME.metric."""
+    """Yields the dotted names of a key where its value is false: data.metric, data.sets.NAME.metric."""
     for name, value in options.items():
         if name == key and value is False:
             yield f"{where}.{name}"

@@ -11,7 +11,7 @@ from torch.utils.data import DistributedSampler, SequentialSampler
 
 from densevit import config as configs
 from densevit.config import Config, DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import DataSplits
 from densevit.data.loading.dataloader import Loader
 from densevit.errors import ConfigError
 from densevit.interfaces import Method
@@ -22,36 +22,36 @@ from densevit.training.loop.data_checks import check_splits
 class DenseDataModule(lightning.LightningDataModule):
     """Training and validation loaders of a data set, for any Lightning Trainer.
 
-    Each process gets its own batches: Lightning's `use_distributed_sampler` has no effect. Batches are padded to the
-    model's multiple, and a run resumed within an epoch continues at its next batch.
+    Each process gets its own batches; Lightning's `use_distributed_sampler` has no effect. Batches are padded to the
+    model's multiple. A run resumed within an epoch continues at its next batch.
 
-    data: a config, or its section `data`: as a `DataSection`, a mapping, or a section file such as
-    configs/data/coco.yaml; or a `Data`. seed: the seed of the order and the augmentation; None: that of a config,
-    else 0. batches_per_step: the training loader yields `OptimizerStep`s of this number of batches, as in `fit`; None:
-    batches, of which a `DenseModule` collects the Trainer's `accumulate_grad_batches`.
+    data: a config; its section `data` as a `DataSection`, a mapping, or a section file such as configs/data/coco.yaml;
+    or a `DataSplits`. seed: the seed of order and augmentation; None: the config's, or else 0. batches_per_step: the
+    training loader yields `OptimizerStep`s of this number of batches, as in `fit`; None: batches, which a
+    `DenseModule` collects by the Trainer's `accumulate_grad_batches`.
     """
 
     def __init__(
         self,
-        data: Config | DataSection | Mapping[str, Any] | str | Path | Data,
+        data: Config | DataSection | Mapping[str, Any] | str | Path | DataSplits,
         seed: int | None = None,
         batches_per_step: int | None = None,
     ) -> None:
         super().__init__()
         self._batches_per_step = batches_per_step
-        self._is_checked = isinstance(data, Data)
+        self._is_checked = isinstance(data, DataSplits)
         if isinstance(data, Mapping | str | Path):
             data = configs.section("data", data, "DenseDataModule")
         if isinstance(data, Config):
-            data = Data(data.data, data.seed if seed is None else seed, multiple=32)
+            data = DataSplits(data.data, data.seed if seed is None else seed, multiple=32)
         elif isinstance(data, DataSection):
-            data = Data(data, seed or 0, multiple=32)
-        assert isinstance(data, Data)
+            data = DataSplits(data, seed or 0, multiple=32)
+        assert isinstance(data, DataSplits)
         self.data = data
 
     def setup(self, stage: str) -> None:
-        """Checks the splits, unless a `Data` was given. Raises DataError or ConfigError if labels are missing, or the
-        splits do not match each other or the model."""
+        """Checks the splits, unless `data` was a `DataSplits`. Raises DataError or ConfigError for missing labels and
+        splits that do not match each other or the model."""
         module = self.trainer.lightning_module if self.trainer is not None else None
         model, method = getattr(module, "model", None), getattr(module, "method", None)
         labels = True
@@ -59,7 +59,7 @@ class DenseDataModule(lightning.LightningDataModule):
             self.data = self.data.padded_to(model.multiple)
         if isinstance(model, DenseModel) and isinstance(method, Method):
             labels = method.needs_labels or bool(model.heads)
-            if stage == "fit":  # the validation data may be alone
+            if stage == "fit":  # an evaluation may have validation data only
                 self.data.use(method)
         # Lightning warns that the module overrides these hooks of the data module, which is intended.
         hooks = "on_before_batch_transfer|transfer_batch_to_device"
@@ -86,22 +86,22 @@ class DenseDataModule(lightning.LightningDataModule):
 
 
 def _training_steps(trainer: lightning.Trainer) -> int:
-    """The number of optimiser steps of a training. Raises ConfigError if it has no end."""
+    """The number of optimiser steps of the Trainer. Raises ConfigError if it has no end."""
     steps = getattr(trainer.lightning_module, "training_steps", None) or trainer.estimated_stepping_batches
     if steps == math.inf:
         raise ConfigError(
             "data.final_phase starts at a fraction of the optimiser steps, and this Trainer has no end. Fix: set its "
-            "max_steps or max_epochs, or leave data.final_phase out."
+            "max_steps or max_epochs, or leave out data.final_phase."
         )
     return int(steps)
 
 
 class _Sharded(SequentialSampler, DistributedSampler):
-    """Marks a loader whose batch sampler yields the batches of one process: Lightning replaces any sampler that is not
-    a `DistributedSampler`."""
+    """Marks a loader whose batch sampler already yields one process's batches: Lightning replaces any sampler that is
+    not a `DistributedSampler`."""
 
 
 def _sharded(loader: Loader) -> Loader:
-    # DataLoader refuses the assignment. It does not use `sampler` itself if it has a batch sampler.
+    # DataLoader refuses the assignment; with a batch sampler, it does not use `sampler`.
     vars(loader)["sampler"] = _Sharded(loader.dataset)  # type: ignore[arg-type]  # has a length
     return loader

@@ -1,4 +1,4 @@
-"""The LightningModule: a training step from top to bottom, and what a training adds to checkpoints."""
+"""The LightningModule: a training step from top to bottom, validation, and checkpoint entries."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,22 +21,22 @@ from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.checkpoint_entries import entries, restore_random_state
-from densevit.training.loop.class_mapping import ClassMapping
 from densevit.training.loop.data_checks import check_batch, check_losses
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.ema import ExponentialMovingAverage, averaged_state
 from densevit.training.loop.finite_check import FiniteCheck
 from densevit.training.loop.lr_schedule import Schedule
-from densevit.training.loop.method import Supervised, check_method
+from densevit.training.loop.model_class_mapping import ClassMapping
 from densevit.training.loop.optim import build_optimizer, current_groups, options_in_groups, rates_of
 from densevit.training.loop.sharding import ShardedStrategy, gather, scatter, shard_model
 from densevit.training.loop.skipped_images import SkippedImages, may_skip
 from densevit.training.loop.step import StepRecord, clip_gradients, on_device, reduce_gradients
+from densevit.training.loop.supervised_method import Supervised, check_method
 from densevit.training.loop.trainer_steps import learning_rate_of, optimizer_steps
 from densevit.training.loop.unused_parameters import freeze_unused, without_unused
-from densevit.training.loop.validation import Validation
+from densevit.training.loop.validation_loop import Validation
 from densevit.weights import checkpoint_io, model_file
-from densevit.weights.state import check_format
+from densevit.weights.state_dict_io import check_format
 
 
 class DenseModule(lightning.LightningModule):
@@ -45,12 +45,12 @@ class DenseModule(lightning.LightningModule):
     Metrics are logged as HEAD/METRIC after each validation, the same in all processes, in float64.
 
     optim: the config section `optim`, or a mapping of its keys. The schedule covers the Trainer's steps. evaluators:
-    the evaluator of each head, after `Evaluator.prepare`; None: those of the model's config. inference: windows and
-    test-time augmentation in validation, by head; None: those of the predictor. method: the training method; None:
-    supervised. mappings: the class mappings of heads whose classes are not the data's, in an evaluation.
+    by head, after `Evaluator.prepare`; None: from the model's config. inference: windows and test-time augmentation in
+    validation, by head; None: the predictor's. method: the training method; None: supervised. mappings: the class
+    mappings of heads whose classes are not the data's, in an evaluation.
 
-    The rest is for a run of `fit`. budget: its length. rates: the learning rates of all parameters. checkpoint_rates:
-    those of the run's checkpoint, which may have trained other parameters. ema: validation and the saved model use it.
+    For a run of `fit`: budget: its length. rates: the learning rates of all parameters. checkpoint_rates: the rates of
+    the run's checkpoint, which may have trained other parameters. ema: the average for validation and the saved model.
 
     record: the last optimiser step. validation: the last validation, with its metrics.
     """
@@ -82,23 +82,23 @@ class DenseModule(lightning.LightningModule):
         self.validation = Validation(self.config, self.method, evaluators, inference, mappings or {})
         self._rates, self._checkpoint_rates = rates, checkpoint_rates
         self.record: StepRecord
-        self._steps = 0  # of the training, set with the schedule; 0 if it has no end
-        self._collected: list[Batch] = []  # of another DataLoader, until they are a step
-        self._checked: set[str] = set()  # the stages whose first batch is checked
+        self._steps = 0  # of the Trainer, set with the schedule; 0 if it has no end
+        self._collected: list[Batch] = []  # from a user's DataLoader, until a step is complete
+        self._checked: set[str] = set()  # stages whose first batch is checked
         self._skipped_images = SkippedImages()
         self._finite_check = FiniteCheck()
-        self._random_states: list[Any] | None = None  # of a checkpoint, until training starts
+        self._random_states: list[Any] | None = None  # from a checkpoint, until training starts
 
     # ---- an optimiser step ----
 
     def training_step(self, batches: OptimizerStep | Batch, index: int) -> dict[str, Tensor] | None:
-        """An optimiser step from top to bottom; in Lightning's words, manual optimisation."""
+        """An optimiser step from top to bottom (Lightning's manual optimisation)."""
         if (step := self._complete(batches)) is None:
             return None
         optimizer, schedule = cast(LightningOptimizer, self.optimizers()), cast(Schedule, self.lr_schedulers())
         context = self._loss_context(step)  # the normalisers of all batches and processes
 
-        @torch.enable_grad()  # a user's optimiser may call it without
+        @torch.enable_grad()  # a user's optimiser may call it without gradients
         def gradients() -> None:
             optimizer.zero_grad()
             self.record = StepRecord(self.trainer.global_step + 1, step.image_ids)
@@ -109,10 +109,10 @@ class DenseModule(lightning.LightningModule):
                 self.record.add(losses, len(step.batches))
                 self.manual_backward(torch.stack(list(losses.values())).sum() / len(step.batches))
 
-        with torch.autocast(self.device.type, enabled=False):  # Lightning's contains the whole step
+        with torch.autocast(self.device.type, enabled=False):  # Lightning's autocast contains the step
             optimizer.step(gradients)  # calls `gradients`, then `on_before_optimizer_step`, then updates the weights
             with torch.no_grad():
-                self.method.after_step(self.model)  # averages of the method, such as a teacher
+                self.method.after_step(self.model)  # the method's averages, such as a teacher
                 if self.ema is not None:
                     self.ema.update()
             schedule.step()
@@ -122,7 +122,7 @@ class DenseModule(lightning.LightningModule):
         return {"loss": self.record.loss}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clips and checks the gradients, without fp16's scale, which is removed after the last backward pass."""
+        """Clips and checks the gradients, which are already unscaled in fp16."""
         record, trainer = self.record, self.trainer
         record.learning_rate = max(group["lr"] for group in optimizer.param_groups)
         by_value = trainer.gradient_clip_algorithm == "value"
@@ -133,12 +133,12 @@ class DenseModule(lightning.LightningModule):
         self._skipped_images.add(batch)
         with self.trainer.precision_plugin.train_step_context():
             losses = self.method.training_step(self.model, batch, context)
-        torch.clear_autocast_cache()  # as at the end of a context that is not nested
+        torch.clear_autocast_cache()  # as an outer autocast context does at its end
         check_losses(losses, self.method)
         return losses
 
     def _loss_context(self, step: OptimizerStep) -> LossContext:
-        """Counts what the losses are divided by, unless the method may change the targets."""
+        """The normalisers of the losses; counted here unless the method may change the targets."""
         number = self.trainer.global_step
         progress = min(1.0, number / self._steps) if self._steps else 0.0
         for head in self.model.heads.values():
@@ -146,11 +146,11 @@ class DenseModule(lightning.LightningModule):
         if len(step.batches) > 1 and isinstance(self.method, Supervised):
             context = self.model.loss_context(step.targets, number)
         else:
-            context = LossContext.of_processes(step=number)
-        return replace(context, progress=progress, finite_costs=False)
+            context = LossContext.across_processes(step=number)
+        return replace(context, progress=progress, raise_on_non_finite=False)
 
     def _complete(self, batches: OptimizerStep | Batch) -> OptimizerStep | None:
-        """Collects `accumulate_grad_batches` of the Trainer from another DataLoader. None if there will be more."""
+        """Collects the Trainer's `accumulate_grad_batches` from a user's DataLoader. None until a step is complete."""
         if isinstance(batches, OptimizerStep):
             return batches
         self._collected.append(batches)
@@ -172,27 +172,27 @@ class DenseModule(lightning.LightningModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         if isinstance(batch, OptimizerStep):
-            moved = (self.transfer_batch_to_device(one, device, dataloader_idx) for one in batch.batches)
+            moved = (self.transfer_batch_to_device(inner, device, dataloader_idx) for inner in batch.batches)
             return replace(batch, batches=tuple(moved))
         channels_last = self.config is not None and self.config.trainer.channels_last
         return on_device(batch, device, torch.channels_last if channels_last else torch.contiguous_format)
 
     def configure_callbacks(self) -> list[lightning.Callback]:
-        self.automatic_optimization = True  # until Lightning has accepted the Trainer's clipping and accumulation
+        self.automatic_optimization = True  # until Lightning accepts the Trainer's clipping and accumulation
         return []
 
     def setup(self, stage: str) -> None:
-        """With several processes, freezes unused parameters, for whose gradients they would wait. Stores the
-        section `data` as the model's `training_data`, for predictions at the same size."""
+        """Freezes unused parameters if there are several processes, which would wait for their gradients. Sets the
+        model's `training_data` to the section `data`, for predictions at the same size."""
         self.automatic_optimization = False  # see `training_step`
-        if stage == "fit" and self.trainer.world_size > 1 and self.budget is None:  # a run does it before
+        if stage == "fit" and self.trainer.world_size > 1 and self.budget is None:  # `fit` does it earlier
             freeze_unused(self.model, self.method)
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and isinstance(data, DenseDataModule):
             self.model.training_data = self.saved_model.training_data = data.data.section
 
     def configure_model(self) -> None:
-        """Shards the model for training with `fsdp2`. In an evaluation, each process has the entire model."""
+        """Shards the model for training with `fsdp2`. In an evaluation, each process has the complete model."""
         strategy = self._trainer and self._trainer.strategy  # no trainer in `load_from_checkpoint`
         if isinstance(strategy, ShardedStrategy) and self.trainer.state.fn == "fit":
             shard_model(self.model, strategy.device_mesh["data_parallel"])
@@ -211,18 +211,18 @@ class DenseModule(lightning.LightningModule):
 
     @property
     def training_steps(self) -> int | None:
-        """The number of optimiser steps of the training; None if it has no end."""
+        """The number of optimiser steps; None if training has no end."""
         return (self._steps or None) if self.budget is None else self.budget.steps
 
     @property
     def saved_model(self) -> DenseModel:
-        """The model that is validated and saved: `model`, or another one of the method, such as a teacher."""
+        """The validated and saved model: `model`, or a model of the method, such as a teacher."""
         model: DenseModel = self.method.saved_model(self.model)
         return model
 
     def on_fit_start(self) -> None:
         warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")  # it saves after the step
-        self.model.train()  # `load` and `create_model` return models in evaluation mode, which Lightning would keep
+        self.model.train()  # Lightning would keep the evaluation mode of `load` and `create_model`
         self._finite_check = FiniteCheck()
         self._collected = []
         if self.ema is not None:
@@ -230,15 +230,15 @@ class DenseModule(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         states, self._random_states = self._random_states, None
-        if states is not None:  # learning rates, weight decays and options are those of the config
+        if states is not None:  # the config sets learning rates, weight decays and options
             cast(Schedule, self.lr_schedulers()).restart(self._groups(), options_in_groups(self.trainer.optimizers[0]))
         if states is not None and self.trainer.global_rank < len(states):
             restore_random_state(states[self.trainer.global_rank], self.device)
 
     def on_train_batch_start(self, batch: OptimizerStep, batch_idx: int) -> None:
         wrapper = self.trainer.strategy.model
-        if isinstance(wrapper, DistributedDataParallel):  # Lightning turns it off with manual optimisation
-            wrapper.require_forward_param_sync = True  # running statistics of norms are those of rank 0
+        if isinstance(wrapper, DistributedDataParallel):  # manual optimisation turns it off
+            wrapper.require_forward_param_sync = True  # all processes get rank 0's running statistics
 
     def on_train_epoch_end(self) -> None:
         if may_skip(self.trainer.train_dataloader):
@@ -273,9 +273,9 @@ class DenseModule(lightning.LightningModule):
 
     def on_validation_end(self) -> None:
         if self.ema is not None:
-            self.ema.put_back()  # after the callbacks, which save the model with the average
+            self.ema.put_back()  # after the callbacks, which save the averaged model
 
-    # ---- checkpoints: with the random state of each process, so that a resumed run continues exactly ----
+    # ---- checkpoints: with each process's random state, so that a resumed run continues exactly ----
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._finite_check.read()

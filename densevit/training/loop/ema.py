@@ -97,6 +97,6 @@ def averaged_state(model: nn.Module, method: nn.Module) -> dict[str, Tensor]:
     """Returns the tensors to average by their names in checkpoints, without copies: the model's parameters and
     persistent buffers, and the trained parameters of the method, such as a decoder: its validation loss needs both."""
     state: dict[str, Tensor] = {f"model.{name}": x for name, x in model.state_dict(keep_vars=True).items()}
-    of_model = set(map(id, state.values()))
-    of_method = method.named_parameters(prefix="method")
-    return state | {name: x for name, x in of_method if x.requires_grad and id(x) not in of_model}
+    model_tensors = set(map(id, state.values()))
+    method_parameters = method.named_parameters(prefix="method")
+    return state | {name: x for name, x in method_parameters if x.requires_grad and id(x) not in model_tensors}

@@ -1,4 +1,4 @@
-"""Ends a training at the first optimiser step whose loss or gradient is not finite, before its update."""
+"""Stops training at the first optimiser step with a loss or gradient that is not finite, before its update."""
 
 import inspect
 from functools import partial
@@ -9,22 +9,22 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
 from densevit.errors import TrainingError
-from densevit.losses.distributed import of_all_processes, process_count
+from densevit.losses.distributed import gather_objects, process_count
 from densevit.training.loop.step import StepRecord
 
-_MIN_SCALE = 1e-4  # of fp16's gradient scaling, as fairseq's --min-loss-scale
-_STEPS = 50  # between two looks at it, which wait for the GPU
+_MIN_SCALE = 1e-4  # of fp16's gradient scale, as fairseq's --min-loss-scale
+_STEPS = 50  # between two reads of the scale, which wait for the GPU
 
 
 class FiniteCheck:
     """A flag on the device that stays set once the loss, or the norm of the gradients, is not finite in any process.
 
-    It is read before the update. On a GPU, reading it would synchronise: the fused Adam and AdamW take it as
-    `found_inf`, as from a gradient scaler, and leave the weights as they are while it is set; it is copied
-    asynchronously and read one step later. `read` waits for it: before a validation, a checkpoint and the end.
+    The flag is read before the update. On a GPU, this would synchronise, so the fused Adam and AdamW take it as
+    `found_inf`, as from a gradient scaler, and keep the weights unchanged while it is set; it is copied asynchronously
+    and read one step later. `read` waits for the copy: before a validation, a checkpoint and the end.
 
-    With 16-mixed, the scaler leaves out steps whose gradients overflow; faults are a loss that is not finite, and a
-    scale that is too small.
+    With 16-mixed, the scaler skips steps whose gradients overflow; faults are a loss that is not finite, and a scale
+    that is too small.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,8 @@ class FiniteCheck:
         self._unread: list[tuple[StepRecord, Tensor, Any]] = []  # the flag on the host, and the event of its copy
 
     def stop_unless_finite(self, optimizer: Any, record: StepRecord, scaler: torch.amp.GradScaler | None) -> None:
-        """Raises TrainingError if this step, or on a GPU the one before it, is not finite. scaler: that of 16-mixed."""
+        """Raises TrainingError if this step, or on a GPU the previous step, is not finite. scaler: the scaler of
+        16-mixed."""
         assert record.gradient_norm is not None
         values = [record.loss] if scaler is not None else [record.loss, record.gradient_norm]
         broken = (~torch.stack([value.isfinite() for value in values]).all()).float()
@@ -53,7 +54,7 @@ class FiniteCheck:
             _stop(record, f"the gradients overflow in fp16, even at a loss scale of {scale:.2g}")
 
     def read(self, later: int = 0) -> None:
-        """Raises TrainingError if the flag of a step is set. later: the latest steps, which are not read."""
+        """Raises TrainingError if the flag of a step is set. later: the number of latest steps to leave unread."""
         while len(self._unread) > later:
             record, host, event = self._unread.pop(0)
             if event is not None:
@@ -63,26 +64,26 @@ class FiniteCheck:
 
 
 def _stop(record: StepRecord, reason: str = "the loss or a gradient is not finite") -> None:
-    """Raises TrainingError in rank 0, which names the images of all processes; the others exit."""
+    """Raises TrainingError in rank 0, with the images of all processes; other ranks exit."""
     terms = ", ".join(f"{name} {float(term):.4g}" for name, term in record.terms.items())
     images = ", ".join(map(repr, record.image_ids[:16])) + (" ..." if len(record.image_ids) > 16 else "")
     reports = [f"Losses: {terms}. Images: {images}."]
     if process_count() > 1:
-        reports = of_all_processes(f"Process {distributed.get_rank()}: {reports[0]}")
+        reports = gather_objects(f"Process {distributed.get_rank()}: {reports[0]}")
         if distributed.get_rank():
             raise SystemExit(2)
     raise TrainingError(
         f"Optimiser step {record.number:,}: {reason}. {' '.join(reports)} Fix: lower optim.lr, set optim.warmup or "
-        "trainer.clip_grad_norm, or check these images; a run that is resumed with trainer.detect_anomaly=true names "
+        "trainer.clip_grad_norm, or check these images; resuming the run with trainer.detect_anomaly=true names "
         "the layer."
     )
 
 
 def skips_itself(optimizer: Any) -> bool:
-    """Whether the optimiser's kernels leave out the update while `found_inf` is set: torch's fused Adam or AdamW on a
-    GPU. SGD would leave its first momentum undefined."""
+    """Whether the optimiser's kernels skip the update while `found_inf` is set: torch's fused Adam or AdamW on a GPU.
+    SGD would leave its first momentum undefined."""
     step = inspect.unwrap(type(optimizer).step)  # torch may have wrapped it
-    if not any(step is inspect.unwrap(kind.step) for kind in (torch.optim.Adam, torch.optim.AdamW)):
+    if not any(step is inspect.unwrap(adam.step) for adam in (torch.optim.Adam, torch.optim.AdamW)):
         return False
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return all(group["fused"] for group in optimizer.param_groups) and all(
@@ -91,9 +92,9 @@ def skips_itself(optimizer: Any) -> bool:
 
 
 def detect_anomaly(module: nn.Module) -> None:
-    """Lets the first module with an output, or a gradient of its input, that is not finite raise TrainingError.
+    """Makes the first module with an output, or an input gradient, that is not finite raise TrainingError.
 
-    Each check waits for the device. Tensors without gradient are not checked: attention masks have infinities.
+    Each check waits for the device. Tensors without gradient are not checked: attention masks contain infinities.
     """
     for name, part in module.named_modules():
         part.register_forward_hook(partial(_check_module, f"{name} ({type(part).__name__})"))

@@ -1,4 +1,4 @@
-"""The learning rate schedule, and that of the weight decay."""
+"""Schedules of the learning rate and the weight decay."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,11 +13,11 @@ from densevit.errors import PluginError
 
 
 def schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
-    """Returns the factor on the learning rate as a function of the optimiser step: linear warm-up, then the schedule.
+    """The factor on the learning rate as a function of the optimiser step: linear warm-up, then the schedule.
 
     `cosine` and `poly` reach `min_lr_ratio` at step `steps`, one after the last; `step` divides by 10 at the fraction
-    `drop_at` of the steps. A user's function is called with the step after the warm-up, from 0, and the number of
-    steps after it. The factor raises PluginError if the function does not return a number.
+    `drop_at` of the steps. A user's function receives the step after the warm-up, from 0, and the number of steps after
+    it. The factor raises PluginError if the user's function does not return a number.
     """
 
     warmup = round(section.warmup * steps) if section.warmup_steps is None else section.warmup_steps
@@ -42,7 +42,7 @@ def schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
 
 
 class Schedule(LambdaLR):
-    """Sets the learning rates and weight decays of an optimiser's groups in each step."""
+    """Sets learning rates and weight decays of an optimiser's groups at each step."""
 
     def __init__(self, optimizer: Optimizer, section: OptimSection, steps: int) -> None:
         self.decay_factor = weight_decay_schedule(section, steps)
@@ -55,8 +55,8 @@ class Schedule(LambdaLR):
         self._set_weight_decay()
 
     def restart(self, groups: list[dict[str, Any]], options: Mapping[str, Any]) -> None:
-        """Replaces the initial rates and decays by those of other groups, and sets those of the current step. options:
-        other values of the optimiser's groups, such as `betas`."""
+        """Replaces initial rates and decays by those in `groups`, for the current step on. options: other values of the
+        optimiser's groups, such as `betas`."""
         self.base_lrs = [group["lr"] for group in groups]
         factor = self.lr_lambdas[0](self.last_epoch)
         for group, initial in zip(self.optimizer.param_groups, groups, strict=True):
@@ -75,7 +75,7 @@ class Schedule(LambdaLR):
 
 
 def weight_decay_schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
-    """Returns the factor on the weight decay as a function of the optimiser step (Caron et al. 2021, section 3.2)."""
+    """The factor on the weight decay as a function of the optimiser step (Caron et al. 2021, section 3.2)."""
     final = 1.0 if section.final_weight_decay is None else section.final_weight_decay / section.weight_decay
     return lambda step: final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
 
@@ -84,7 +84,7 @@ def _number(value: Any, step: int, section: OptimSection) -> float:
     if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
         name = getattr(section.schedule, "name", "")
         raise PluginError(
-            f"optim.schedule: {name!r} returned {value!r} for step {step}; the factor on the learning rate is "
+            f"optim.schedule: {name!r} returned {value!r} for step {step}; the learning rate factor is "
             "expected, a finite number of 0 or more."
         )
     return float(value)

@@ -14,7 +14,7 @@ from densevit.inference.predictor import Predictor, dense_model
 from densevit.layers.precision import keep_state_types
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups, parameter_rates
-from densevit.registry.options import GIVEN, OFFERED, parameters_of
+from densevit.registry.plugin_options import OPTIONAL_KEYWORDS, POSITIONAL_ARGUMENTS, parameters_of
 
 
 def learning_rate(section: OptimSection, images_per_step: int) -> float:
@@ -82,5 +82,7 @@ def build_optimizer(
 
 def options_in_groups(optimizer: Optimizer) -> dict[str, Any]:
     """Returns the options with which an optimiser was built, as far as its parameter groups have them."""
-    options, _ = parameters_of(type(optimizer), GIVEN["optimizers"], "optim", OFFERED["optimizers"])
+    options, _ = parameters_of(
+        type(optimizer), POSITIONAL_ARGUMENTS["optimizers"], "optim", OPTIONAL_KEYWORDS["optimizers"]
+    )
     return {key: optimizer.defaults[key] for key in options if key in optimizer.defaults}

@@ -1,4 +1,4 @@
-"""Features of images for the evaluators of `probes`: means of the backbone's coarsest map over each image."""
+"""Image features for the evaluators of `probes`: means of the backbone's coarsest map."""
 
 from collections.abc import Callable, Iterable
 
@@ -11,7 +11,7 @@ from densevit.errors import ConfigError, DataError
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Batch, Dataset, Predictions
 from densevit.layers.pooling import masked_mean
-from densevit.losses.distributed import of_all_processes, process_count
+from densevit.losses.distributed import gather_objects, process_count
 from densevit.model import DenseModel
 
 _KEY, _TASK = "image_class", "classification"
@@ -20,7 +20,7 @@ _KEY, _TASK = "image_class", "classification"
 def build_probes(config: Config, dataset: Dataset) -> dict[str, FeatureProbe]:
     """Builds the evaluators of the section `probes`. dataset: the validation split.
 
-    Raises ConfigError if the data has no classes of images, or a probe has the name of a head.
+    Raises ConfigError if the data has no image classes, or a probe has a head's name.
     """
     probes: dict[str, FeatureProbe] = {}
     for name, section in config.probes.items():
@@ -28,14 +28,16 @@ def build_probes(config: Config, dataset: Dataset) -> dict[str, FeatureProbe]:
             raise ConfigError(f"probes.{name}: a head or the method has this name too. Fix: rename the probe.")
         if _KEY not in dataset.provides or not dataset.classes.get(_TASK):
             raise ConfigError(
-                f"probes.{name} classifies images, but the data set {config.data.name!r} has no classes of images "
-                f"({_KEY}). Fix: use a data set with them, such as image_folder; or remove the probe."
+                f"probes.{name} classifies images, but the data set {config.data.name!r} has no image classes "
+                f"({_KEY}). Fix: use a data set with image classes, such as image_folder; or remove the probe."
             )
-        kind = section.name or name
+        evaluator_name = section.name or name
         classes, where = dataset.classes[_TASK], f"probes.{name}"
-        probes[name] = registry.create("evaluators", kind, classes, options=section.options, where=where)
+        probes[name] = registry.create("evaluators", evaluator_name, classes, options=section.options, where=where)
         if not isinstance(probes[name], FeatureProbe):
-            raise ConfigError(f"probes.{name}: the evaluator {kind!r} is no FeatureProbe. Fix: knn or linear_probe.")
+            raise ConfigError(
+                f"probes.{name}: the evaluator {evaluator_name!r} is not a FeatureProbe. Fix: knn or linear_probe."
+            )
     return probes
 
 
@@ -64,11 +66,11 @@ def fit_probes(probes: Iterable[FeatureProbe], batches: Iterable[Batch], feature
             if label is not None and int(label) >= 0:
                 rows[target["image_id"]] = (feature, int(label), target["dataset_index"])
     if process_count() > 1:
-        every = of_all_processes({name: (row.cpu(), label, index) for name, (row, label, index) in rows.items()})
+        every = gather_objects({name: (row.cpu(), label, index) for name, (row, label, index) in rows.items()})
         device = next((row.device for row, *_ in rows.values()), torch.device("cpu"))
         rows = {name: (row.to(device), label, index) for each in every for name, (row, label, index) in each.items()}
     if not rows:
-        raise DataError("probes: no training image has a class. Fix: label some of them, or remove the probes.")
+        raise DataError("probes: no training image has a class. Fix: label some images, or remove the probes.")
     ordered = sorted(rows.values(), key=lambda row: row[2])
     stacked = torch.stack([row for row, *_ in ordered])
     labels = torch.tensor([label for _, label, _ in ordered], device=stacked.device)

@@ -1,4 +1,4 @@
-"""Fully sharded data parallelism (FSDP2; Zhao et al. 2023): each process has a part of every parameter.
+"""Fully sharded data parallelism (FSDP2; Zhao et al. 2023): each process holds a part of every parameter.
 
 `trainer.strategy: fsdp2` uses Lightning's ModelParallelStrategy with all processes in one data-parallel group, and
 `torch.distributed.fsdp.fully_shard` on the repeated blocks of the backbone, on the heads and on the entire model.
@@ -29,17 +29,17 @@ from densevit import registry
 from densevit.config import Config
 from densevit.errors import ConfigError, TrainingError, one_line
 from densevit.model import DenseModel
-from densevit.training.loop.precision import resolve
+from densevit.training.loop.training_precision import resolve
 
 STRATEGY = "fsdp2"
-METADATA = "meta.pt"  # Lightning's name for the file of all values that are not tensors
-_LEAST = 10_000  # parameters of the smallest block that is sharded separately; below, it costs more than it saves
+METADATA = "meta.pt"  # Lightning's file of all values that are not tensors
+_LEAST = 10_000  # parameters of the smallest block to shard; below, sharding costs more than it saves
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Lightning's strategy with one data-parallel group of all processes, which see different images.
+    """Lightning's strategy with all processes in one data-parallel group, on different images.
 
-    A checkpoint is a folder in which each process writes its own part, by `torch.distributed.checkpoint`.
+    A checkpoint is a folder; each process writes its part by `torch.distributed.checkpoint`.
     """
 
     def setup_environment(self) -> None:
@@ -53,8 +53,8 @@ class ShardedStrategy(ModelParallelStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
         """Writes a temporary folder and renames it after all processes have written their parts.
 
-        The previous folder is kept as PATH.previous until then, so that one of the two is complete at any time. Raises
-        TrainingError in all processes if one cannot write, for example on a full disk.
+        Until then the previous folder is kept as PATH.previous, so that one of the two is always complete. Raises
+        TrainingError in all processes if one of them cannot write, for example on a full disk.
         """
         path = Path(self.broadcast(filepath))
         unfinished, previous = path.with_suffix(".partial"), previous_of(path)
@@ -78,14 +78,14 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def previous_of(path: Path) -> Path:
-    """Returns the path of the previous checkpoint while its successor is renamed."""
+    """The path of the previous checkpoint while its successor is renamed."""
     return path.with_suffix(".previous")
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """Returns the values that are not tensors in a folder of `ShardedStrategy`, and the tensors' shapes by name.
+    """The values that are not tensors in a folder of `ShardedStrategy`, and the tensors' shapes by name.
 
-    Raises ValueError if a file is shorter than the index says.
+    Raises ValueError if a file is shorter than its index states.
     """
     index = FileSystemReader(path).read_metadata()
     for part in index.storage_data.values():
@@ -111,7 +111,7 @@ def check_sharding(config: Config) -> None:
         raise ConfigError(f"{where}: trainer.precision={precision} is not supported. Fix: set 32 or bf16-mixed.")
     if not getattr(registry.load("optimizers", config.optim.name), "elementwise", True):
         raise ConfigError(
-            f"{where}: optim.name={config.optim.name} updates matrices as a whole, but each process has a part of "
+            f"{where}: optim.name={config.optim.name} updates complete matrices, but each process holds a part of "
             "them. Fix: set optim.name=adamw, or trainer.strategy=ddp."
         )
     for key, value, fix in (
@@ -131,12 +131,12 @@ def check_sharding(config: Config) -> None:
 def shard_model(model: DenseModel, mesh: DeviceMesh) -> None:
     """Shards the model over a one-dimensional mesh: each repeated block of the backbone, each head, and the rest.
 
-    Blocks are gathered for their forward and backward pass only. Heads and the rest stay gathered until the end of the
+    Blocks are gathered only for their forward and backward pass. Heads and the rest stay gathered until the end of the
     backward pass, because losses and predictions read their parameters too.
     """
     if isinstance(model, FSDPModule):
         return
-    # The warning concerns outputs that are changed in place; losses and predictions change none.
+    # The warning concerns outputs changed in place; losses and predictions change none.
     warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view tensor")
     for block in repeated_blocks(model.backbone):
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
@@ -147,19 +147,19 @@ def shard_model(model: DenseModel, mesh: DeviceMesh) -> None:
 
 
 def repeated_blocks(backbone: nn.Module) -> Iterator[nn.Module]:
-    """Yields the entries of each ModuleList or Sequential with two or more entries of the same class, inner ones first.
+    """Yields the entries of each ModuleList or Sequential with two or more entries of one class, inner entries first.
 
-    Entries that are such containers themselves are excluded: backbones may iterate over them without calling them.
+    Excludes entries that are such containers: backbones may iterate over them without calling them.
     """
-    found: dict[int, nn.Module] = {}
+    blocks: dict[int, nn.Module] = {}
     for container in reversed(list(backbone.modules())):
         if isinstance(container, nn.ModuleList | nn.Sequential):
             kinds = Counter(type(entry) for entry in container)
             for entry in container:
                 size = sum(p.numel() for p in entry.parameters())
                 if kinds[type(entry)] > 1 and size >= _LEAST and not isinstance(entry, nn.ModuleList | nn.Sequential):
-                    found.setdefault(id(entry), entry)
-    yield from found.values()
+                    blocks.setdefault(id(entry), entry)
+    yield from blocks.values()
 
 
 def gather(model: nn.Module) -> None:
@@ -179,19 +179,19 @@ def scatter(model: DenseModel) -> None:
 
 
 def sharded_modules(model: nn.Module) -> list[FSDPModule]:
-    """Returns the modules to which `fully_shard` was applied, outer ones first."""
+    """The modules that `fully_shard` was applied to, outer modules first."""
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 def full_tensor(x: Tensor) -> Tensor:
-    """Returns the tensor; a sharded one is gathered in each process. All processes must call it."""
+    """Returns the tensor; gathers a sharded tensor in each process. All processes must call this."""
     gathered: Tensor = x.full_tensor() if isinstance(x, DTensor) else x
     return gathered
 
 
 def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Returns the state dict; that of a sharded model is gathered in rank 0's CPU memory and empty in the other
-    processes. All processes must call it."""
+    """The state dict; a sharded model's is gathered in rank 0's CPU memory, and empty in other processes. All processes
+    must call this."""
     if not isinstance(model, FSDPModule):
         return dict(model.state_dict())
     state: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Counts and reports images that are skipped because their files cannot be read (`data.on_error: skip`)."""
+"""Counts and reports skipped images, whose files cannot be read (`data.on_error: skip`)."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from densevit.losses.distributed import sum_over_processes
 
-SKIPPED = "skipped"  # the name of their count in the metrics: `skipped/images`
-_NAMED = 5  # number of images that are named in warnings
+SKIPPED = "skipped"  # prefix of the count in the metrics: `skipped/images`
+_NAMED = 5  # images named in warnings
 
 
 class SkippedImages:
-    """Counts the skipped images in the batches of this process, see `Batch`. Names the first ones in warnings."""
+    """Counts the skipped images in the batches of this process, see `Batch`. Warnings name the first ones."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -29,9 +29,9 @@ class SkippedImages:
                 warnings.warn(f"{reason} The image is left out (data.on_error: skip).", stacklevel=2)
 
     def report(self, where: str, device: torch.device) -> int:
-        """Returns the count over all processes since the last report, which all must call; rank 0 warns.
+        """Returns the count over all processes since the last report; rank 0 warns. All processes must call this.
 
-        where: the part of the training in the message, such as "epoch 3".
+        where: the time in the message, such as "epoch 3".
         """
         total, self.count = int(sum_over_processes(torch.tensor(self.count, device=device))), 0
         if total and getattr(rank_zero_only, "rank", 0) == 0:

@@ -1,4 +1,4 @@
-"""What happened in an optimiser step, and the parts of it that need more than a line."""
+"""The record of an optimiser step, and its parts: gradient reduction, clipping, moving batches to the device."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +15,8 @@ from densevit.training.loop.sharding import full_tensor, sharded_modules
 class StepRecord:
     """An optimiser step in this process, for callbacks.
 
-    number: counted from 1. image_ids: the images of all batches. terms: the loss terms, means over the batches.
-    learning_rate: the largest of all parameter groups. gradient_norm: the norm of all gradients before clipping.
+    number: counted from 1. image_ids: the images of all batches. terms: the loss terms, averaged over the batches.
+    learning_rate: the largest of the parameter groups. gradient_norm: the norm of all gradients, before clipping.
     """
 
     number: int
@@ -31,14 +31,14 @@ class StepRecord:
         return torch.stack(list(self.terms.values())).sum()
 
     def add(self, losses: Losses, batches: int) -> None:
-        """Adds the losses of one of several batches."""
+        """Adds the losses of a batch. batches: the number of batches."""
         for name, term in losses.items():
             term = term.detach().float() / batches
             self.terms[name] = self.terms[name] + term if name in self.terms else term
 
 
 def reduce_gradients(wrapper: nn.Module | None, on: bool) -> None:
-    """Sets whether backward passes average gradients over processes. wrapper: the module of a Lightning strategy."""
+    """Sets whether backward passes average gradients over processes. wrapper: the Lightning strategy's module."""
     if isinstance(wrapper, DistributedDataParallel):
         wrapper.require_backward_grad_sync = on
     for module in sharded_modules(wrapper) if wrapper is not None else ():
@@ -46,7 +46,7 @@ def reduce_gradients(wrapper: nn.Module | None, on: bool) -> None:
 
 
 def clip_gradients(module: nn.Module, limit: float | None, by_value: bool = False) -> Tensor:
-    """Clips the norm of all gradients, or each of their values, at a limit. Returns the norm before."""
+    """Clips the norm of all gradients, or each value, at a limit. Returns the norm before clipping."""
     parameters = [p for p in module.parameters() if p.grad is not None]
     if not parameters:
         return torch.zeros((), device=next(module.parameters()).device)
@@ -59,8 +59,8 @@ def clip_gradients(module: nn.Module, limit: float | None, by_value: bool = Fals
 
 
 def on_device(batch: Batch, device: torch.device, layout: torch.memory_format = torch.contiguous_format) -> Batch:
-    """A batch with images, padding mask and targets on a device. Masks stay run lengths on the CPU, which losses read,
-    and `truth` stays there for the evaluators. layout: the memory format of the images."""
+    """A batch with images, padding mask and targets on a device. Masks, which losses read as run lengths, and `truth`,
+    for the evaluators, stay on the CPU. layout: the memory format of the images."""
 
     def moved(value: Any) -> Any:
         return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
@@ -70,7 +70,7 @@ def on_device(batch: Batch, device: torch.device, layout: torch.memory_format = 
         on_cpu = ("truth", "size", "original_size")
         targets.append({key: value if key in on_cpu else moved(value) for key, value in target.items()})
     images = moved(batch["images"]).contiguous(memory_format=layout)
-    found: Batch = {**batch, "images": images, "padding_mask": moved(batch["padding_mask"]), "targets": targets}
+    moved_batch: Batch = {**batch, "images": images, "padding_mask": moved(batch["padding_mask"]), "targets": targets}
     if "other_views" in batch:
-        found["other_views"] = [on_device(view, device, layout) for view in batch["other_views"]]
-    return found
+        moved_batch["other_views"] = [on_device(view, device, layout) for view in batch["other_views"]]
+    return moved_batch

@@ -12,16 +12,16 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from densevit.atomic_io import replaced_file
 from densevit.config import TrainerSection
 from densevit.errors import ConfigError, TrainingError
-from densevit.training.loop.precision import trainer_arguments
 from densevit.training.loop.sharding import STRATEGY, ShardedStrategy
-from densevit.weights.state import write_torch
+from densevit.training.loop.training_precision import trainer_arguments
+from densevit.weights.state_dict_io import write_torch
 
 
 def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer:
-    """Builds a Trainer on the section's devices that writes no files. settings: other arguments of Lightning's Trainer.
+    """Builds a Trainer that writes no files. settings: other arguments of Lightning's Trainer.
 
-    Raises ConfigError if the devices do not exist, or do not support the strategy or `sync_batchnorm`, and if each of
-    torchrun's processes would run alone.
+    Raises ConfigError for missing devices, for devices that do not support the strategy or `sync_batchnorm`, and if
+    each of torchrun's processes would run alone.
     """
     if section.strategy == STRATEGY and section.accelerator in ("mps", "tpu"):
         raise ConfigError(
@@ -57,13 +57,13 @@ def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer
             f"trainer.sync_batchnorm=true: torch synchronises batch norm on NVIDIA GPUs only, and this run is on "
             f"{trainer.strategy.root_device.type}. Fix: set trainer.sync_batchnorm=false."
         )
-    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # XLA has its own
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # XLA has another
         trainer.strategy.checkpoint_io = DirectCheckpointIO()
     return trainer
 
 
 def processes() -> dict[str, Any]:
-    """Returns the device keys of the config section `trainer` for torchrun's processes, or for one device."""
+    """The device keys of the config section `trainer` for torchrun's processes, or for one device."""
     if not TorchElasticEnvironment.detect():
         return {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     total = int(os.environ["WORLD_SIZE"])
@@ -72,7 +72,7 @@ def processes() -> dict[str, Any]:
 
 
 def _check_processes(section: TrainerSection, trainer: lightning.Trainer) -> None:
-    """Raises ConfigError if each of torchrun's processes would run alone, as with a strategy of one device."""
+    """Raises ConfigError if each of torchrun's processes would run alone, as with a single-device strategy."""
     launched = processes()
     total = launched["devices"] * launched["num_nodes"]
     if trainer.world_size < total:

@@ -1,4 +1,4 @@
-"""The length of a training in a user's Trainer."""
+"""The length of training in a user's Trainer."""
 
 import math
 
@@ -12,7 +12,8 @@ from densevit.training.loop.optim import learning_rate
 
 
 def optimizer_steps(trainer: lightning.Trainer, section: OptimSection) -> int:
-    """Returns the number of optimiser steps of a fit. Raises ConfigError if a schedule needs it and it is infinite."""
+    """The number of optimiser steps of a Trainer. Raises ConfigError if the schedule needs a number and there is no
+    end."""
     steps = _steps_of_data_module(trainer) or trainer.estimated_stepping_batches
     if math.isfinite(steps):
         return int(steps)
@@ -26,8 +27,8 @@ def optimizer_steps(trainer: lightning.Trainer, section: OptimSection) -> int:
 
 
 def _steps_of_data_module(trainer: lightning.Trainer) -> int | None:
-    """Computes the steps with a `DenseDataModule` without building its loader: Lightning restores the position of a
-    resumed run only in a loader that is built later."""
+    """The steps with a `DenseDataModule`, without building its loader: Lightning restores the position of a resumed run
+    only in a loader that is built later."""
     data = getattr(trainer, "datamodule", None)
     partial = trainer.limit_train_batches != 1.0 or trainer.overfit_batches  # type: ignore[attr-defined]
     if not isinstance(data, DenseDataModule) or partial or trainer.max_epochs in (None, -1):
@@ -38,15 +39,15 @@ def _steps_of_data_module(trainer: lightning.Trainer) -> int | None:
 
 
 def learning_rate_of(trainer: lightning.Trainer, section: OptimSection, budget: Budget | None) -> float:
-    """Returns the learning rate of a run, which has a budget, or of a fit of a user's Trainer (`images_per_step`)."""
+    """The learning rate of a run of `fit`, which has a budget, or of a user's Trainer (`images_per_step`)."""
     if budget is not None:
         return learning_rate(section, budget.images_per_step)
     return learning_rate(section, images_per_step(trainer) if section.lr is None else 0)
 
 
 def images_per_step(trainer: lightning.Trainer) -> int:
-    """Returns the number of images of one optimiser step over all processes. Raises ConfigError if the loader has no
-    batch size."""
+    """The number of images of an optimiser step over all processes. Raises ConfigError for a loader without batch
+    size."""
     data = getattr(trainer, "datamodule", None)
     size = None
     if isinstance(data, DenseDataModule):

@@ -9,15 +9,15 @@ from torch import nn
 from densevit.interfaces import Batch, LossContext, Method
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
-from densevit.training.loop.method import Supervised
+from densevit.training.loop.supervised_method import Supervised
 
 
 def freeze_unused(model: DenseModel, method: Method | None = None) -> list[str]:
     """Freezes the parameters that receive no gradient, and returns their names. Distributed training would wait for
     their gradients.
 
-    They are detected by one step on blank images without labels, whose losses depend on every parameter in use.
-    Weights, running statistics and the random state are unchanged.
+    Detects them by one step on blank images without labels, whose losses depend on every parameter in use. Weights,
+    running statistics and the random state stay unchanged.
 
     method: the training method; its parameters are named `method.*`. None: supervised.
     """
@@ -53,19 +53,19 @@ def _blank(model: DenseModel, height: int, width: int) -> Batch:
 def without_unused(
     state: Mapping[str, Any], rates_before: Sequence[ParameterRate], rates_after: Sequence[ParameterRate]
 ) -> dict[str, Any]:
-    """Removes unused parameters from the state of an optimiser; the state has no values for them.
+    """Removes unused parameters, which have no values, from the state of an optimiser.
 
-    Needed when a run that was started with one process, which trains all parameters, is resumed with several.
-    rates_before, rates_after: the learning rates before and after `freeze_unused`.
+    Needed when several processes resume a run of one process, which trains all parameters. rates_before, rates_after:
+    the learning rates before and after `freeze_unused`.
     """
     before, after = parameter_groups(rates_before), parameter_groups(rates_after)
     places = {id(p): i for i, p in enumerate([p for group in before for p in group["params"]])}
-    of_parameter = {i: group for group in state["param_groups"] for i in group["params"]}
+    group_of = {i: group for group in state["param_groups"] for i in group["params"]}
     values: dict[int, Any] = {}
     groups: list[dict[str, Any]] = []
     for group in after:
         old = [places[id(p)] for p in group["params"]]
         first = sum(len(earlier["params"]) for earlier in groups)
         values |= {new: state["state"][i] for new, i in enumerate(old, first) if i in state["state"]}
-        groups.append({**of_parameter[old[0]], "params": list(range(first, first + len(old)))})
+        groups.append({**group_of[old[0]], "params": list(range(first, first + len(old)))})
     return {**state, "state": values, "param_groups": groups}

@@ -1,4 +1,4 @@
-"""The ground truth of a validation, without repeated images."""
+"""The ground truth of a validation batch, without repeated images."""
 
 from typing import Any
 
@@ -13,26 +13,26 @@ from densevit.model import DenseModel
 
 
 def truths(batch: Batch, loader: Any, seen: int, labels: bool) -> list[Targets | None]:
-    """Returns the ground truth of each image of a validation batch, with its size in original pixels as `size` and
+    """The ground truth of each image of a validation batch, with the size in original pixels as `size` and
     `original_size`; None for a repeated image, which is not evaluated.
 
     In densevit's loaders, repeated images have no `truth`. In a loader with a `DistributedSampler`, which Lightning
-    adds to every DataLoader, they are the images that it appends so that all processes have the same number.
+    adds to every DataLoader, they are the images appended to give all processes the same number.
 
-    loader: the loader of the batch. seen: the number of images that this process has received from it before. labels:
-    False if only the image_id is needed. Raises DataError if a target of another loader has no `truth` and is not in
-    original pixels.
+    loader: the batch's loader. seen: the number of images that this process received from it before. labels: False if
+    only the image_id is needed. Raises DataError if a target of a user's loader has no `truth` and is not in original
+    pixels.
     """
     if isinstance(loader, Loader):
         return [_truth(target) if "truth" in target else None for target in batch["targets"]]
     sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-    found: list[Targets | None] = []
+    targets: list[Targets | None] = []
     for index, target in enumerate(batch["targets"]):
         is_repeat = False
         if isinstance(sampler, DistributedSampler):  # process r of R has the indices r, r + R, r + 2 R, ...
             is_repeat = sampler.rank + (seen + index) * sampler.num_replicas >= len(sampler.dataset)  # type: ignore[arg-type]  # has a length
-        found.append(None if is_repeat else _truth(target) if labels else target)
-    return found
+        targets.append(None if is_repeat else _truth(target) if labels else target)
+    return targets
 
 
 def _truth(target: Targets) -> Targets:
@@ -50,14 +50,14 @@ def _truth(target: Targets) -> Targets:
 
 
 def validation_loader(trainer: lightning.Trainer, index: int) -> Any:
-    """Returns the current validation loader. index: its index if there are several."""
+    """The current validation loader. index: the index of one of several loaders."""
     loop = trainer.validate_loop if trainer.state.fn == "validate" else trainer.fit_loop.epoch_loop.val_loop
     assert loop._combined_loader is not None
     return loop._combined_loader.flattened[index]
 
 
 def validation_dataset(trainer: lightning.Trainer, model: DenseModel) -> Dataset:
-    """Returns the data set of the first validation loader. Any other than a densevit `Dataset` is replaced by an empty
+    """The data set of the first validation loader; in place of a data set that is not a densevit `Dataset`, an empty
     one with the model's classes and metric depth."""
     dataset = getattr(validation_loader(trainer, 0), "dataset", None)
     dataset = dataset.dataset if isinstance(dataset, TransformedDataset) else dataset

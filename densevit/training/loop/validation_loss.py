@@ -11,9 +11,9 @@ from densevit.model import DenseModel
 
 
 class ValidationLoss(Evaluator):
-    """Computes the mean of a head's loss over the labelled images.
+    """The mean of a head's loss over the labelled images.
 
-    `update` takes predictions {"loss": float} of `image_losses`. The sum is correctly rounded, so that the mean does
+    `update` takes predictions {"loss": float} from `image_losses`. The sum is correctly rounded, so the mean does
     not depend on the order of the images or the number of processes.
     """
 
@@ -28,8 +28,8 @@ class ValidationLoss(Evaluator):
         self._losses: dict[int | str, float] = {}
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Adds images; only the image_id of `truths` is used. Unlabelled images, which have no loss, and images that
-        were added before are ignored."""
+        """Adds images; only the image_id of `truths` is used. Ignores unlabelled images, which have no loss, and images
+        added before."""
         for prediction, truth in zip(predictions, truths, strict=True):
             image_id = truth["image_id"]
             if "loss" in prediction:
@@ -51,10 +51,10 @@ class ValidationLoss(Evaluator):
 
 @torch.no_grad()
 def image_losses(model: DenseModel, heads: Iterable[str], batch: Batch) -> dict[str, list[Predictions]]:
-    """Computes the loss of each image by head: {"loss": sum of the head's terms}, or {} if the labels are missing.
+    """Each image's loss by head: {"loss": sum of the head's terms}, or {} without labels.
 
-    Heads get one image at a time, so that the loss does not depend on the other images of the batch through its
-    normaliser. The head's `weight` is not applied.
+    Computes one image at a time, so that the loss does not depend on the other images of the batch through its
+    normaliser, and without the head's `weight`.
     """
     heads = list(heads)
     encoding = model.encode(batch, heads)
@@ -68,7 +68,7 @@ def image_losses(model: DenseModel, heads: Iterable[str], batch: Batch) -> dict[
             if not all(key in target for key in head.needs):
                 losses[name].append({})
                 continue
-            image: Any = blocks.of_image(i) if blocks else [x[i : i + 1] for x in inputs]
+            image: Any = blocks.single_image(i) if blocks else [x[i : i + 1] for x in inputs]
             outputs = head(image, padding_mask[i : i + 1])
             terms = head.loss(outputs, [target], LossContext())  # normalised in this process only
             losses[name].append({"loss": math.fsum(float(term) for term in terms.values())})
@@ -77,5 +77,5 @@ def image_losses(model: DenseModel, heads: Iterable[str], batch: Batch) -> dict[
 
 @torch.no_grad()
 def method_losses(method: Method, model: DenseModel, batch: Batch) -> list[Predictions]:
-    """Computes the method's loss of each image, in the format of `image_losses`."""
+    """The method's loss of each image, in the format of `image_losses`."""
     return [{"loss": loss} for loss in method.validation_losses(model, batch).double().tolist()]

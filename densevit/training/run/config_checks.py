@@ -1,7 +1,4 @@
-"""Checks of the config, the data and the model before a training or an evaluation.
-
-`Plan.of` calls each of them once. An evaluation calls `model.inference_by_head`, then `map_classes`.
-"""
+"""Checks of the config, the data and the model before a run or an evaluation."""
 
 from collections.abc import Mapping
 
@@ -9,21 +6,21 @@ from torch import Tensor
 
 from densevit import registry
 from densevit.config import Config
-from densevit.data.build import Data
-from densevit.data.transforms.resizing import EvaluationTransform
+from densevit.data.data_builder import DataSplits
+from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError, DensevitError, PluginError, did_you_mean, one_line
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Evaluator, Head
 from densevit.model import DenseModel, inference_by_head
-from densevit.model.build import backbone_from
 from densevit.model.freezing import freeze_backbone
 from densevit.model.lora import adapted_layers
 from densevit.model.meta_device import built_on_meta
+from densevit.model.model_factory import backbone_from
 from densevit.training.loop.data_checks import check_learnable
-from densevit.training.loop.evaluators import METHOD, flat_metrics
+from densevit.training.loop.evaluator_factory import METHOD, flat_metrics
 
 
-def check_model(config: Config, data: Data, model: DenseModel) -> None:
+def check_model(config: Config, data: DataSplits, model: DenseModel) -> None:
     """Raises ConfigError if the model cannot be trained on this data, or validated with the config's options."""
     inference_by_head(model, config.inference, config.inference_by_head)  # raises for options without effect
     if registry.load("methods", config.method.name).needs_labels:
@@ -32,15 +29,15 @@ def check_model(config: Config, data: Data, model: DenseModel) -> None:
 
 
 def check_frozen(config: Config) -> None:
-    """Raises ConfigError for adapters of layers that the backbone lacks, and if a part of it is frozen but no weights
-    are loaded for it, unless they are `random`. Called before the data is read; builds the backbone without values."""
+    """Raises ConfigError for LoRA targets that the backbone lacks, and for a frozen part without loaded weights, unless
+    these are `random`. Reads no data; builds the backbone on the meta device."""
     section = config.backbone
     has_weights = config.weights or section.weights or section.options.get("pretrained")
     if has_weights and section.lora is None:
         return
     backbone = built_on_meta(lambda: backbone_from(section, pretrained=False))
     if section.lora is not None:
-        adapted_layers(backbone, section.lora)  # raises for targets that it lacks
+        adapted_layers(backbone, section.lora)  # raises for missing targets
     if has_weights:
         return
     freeze_backbone(backbone, section.freeze)
@@ -55,22 +52,22 @@ def check_frozen(config: Config) -> None:
 
 
 def kinds_of_heads(config: Config) -> dict[str, type[Head]]:
-    """The classes of a config's heads, by their names in the messages of `check_needs`."""
+    """The classes of a config's heads, by name for the messages of `check_needs`."""
     return {
         f"heads.{name} ({section.name})": registry.load("heads", section.name) for name, section in config.heads.items()
     }
 
 
 def check_monitor(monitor: str | None, evaluators: Mapping[str, Evaluator], patience: int | None = None) -> list[str]:
-    """Returns the names of all evaluators' metrics. Raises ConfigError if the monitored metric is not among them, or
-    `patience` is set without evaluators, and PluginError for an evaluator that cannot compute metrics without images.
+    """The names of all evaluators' metrics. Raises ConfigError if the monitored metric is not among them, or `patience`
+    is set without evaluators, and PluginError for an evaluator that cannot compute metrics without images.
 
-    Must be called before the evaluators are updated.
+    Call this before any update of the evaluators.
     """
     if patience is not None and not evaluators:
         raise ConfigError(
             f"trainer.patience is {patience}, but nothing is validated: the model has no heads, and the method no "
-            "validation loss. Fix: leave trainer.patience out, or implement Method.validation_losses."
+            "validation loss. Fix: leave out trainer.patience, or implement Method.validation_losses."
         )
     metrics = {name: _metrics_without_images(name, evaluator) for name, evaluator in evaluators.items()}
     names = list(flat_metrics(metrics))
@@ -93,7 +90,7 @@ def _metrics_without_images(name: str, evaluator: Evaluator) -> dict[str, float]
     except Exception as error:
         problem = f"fails without images: {type(error).__name__}: {one_line(error)}"
     raise PluginError(
-        f"{where} {problem}. It is called before training to get the names of the metrics. Fix: without images, return "
+        f"{where} {problem}. Called before training for the names of the metrics. Fix: without images, return "
         "all metrics as nan, including the main one."
     )
 
@@ -115,13 +112,13 @@ def _check_input_size(config: Config, evaluation: EvaluationTransform, model: De
             "trains on several sizes. Fix: leave it out, or use another backbone."
         )
     sections = inference_by_head(model, config.inference, config.inference_by_head)
-    whole = [name for name in model.heads if name not in sections or sections[name].window is None]
+    unwindowed = [name for name in model.heads if name not in sections or sections[name].window is None]
     images = ((10 * fixed[0], 20 * fixed[1]), (20 * fixed[0], 10 * fixed[1]))  # landscape and portrait, both larger
     sides = zip(*(evaluation.size_of(*image) for image in images), strict=True)
-    if whole and any(max(of_images) > side for of_images, side in zip(sides, fixed, strict=True)):
+    if unwindowed and any(max(lengths) > side for lengths, side in zip(sides, fixed, strict=True)):
         window = f"set inference.window=[{fixed[0]},{fixed[1]}]"
         raise ConfigError(
             f"backbone {config.backbone.name!r} takes images of {fixed[0]}x{fixed[1]} only, but data.transforms "
-            f"{config.data.transforms.name!r} validate {' and '.join(f'heads.{name}' for name in whole)} on whole "
-            f"images. Fix: {window if sections.keys() >= set(whole) else 'use other transforms'}."
+            f"{config.data.transforms.name!r} validate {' and '.join(f'heads.{name}' for name in unwindowed)} on whole "
+            f"images. Fix: {window if sections.keys() >= set(unwindowed) else 'use other transforms'}."
         )

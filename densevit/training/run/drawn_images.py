@@ -3,35 +3,35 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from densevit.data.build import Data
+from densevit.data.data_builder import DataSplits
 from densevit.data.io.image_names import drawing_names, image_names
-from densevit.drawing.samples import draw_extremes, draw_samples
+from densevit.drawing.drawn_samples import draw_extremes, draw_samples
 from densevit.evaluation import tables_file
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Head, Predictions
 from densevit.targets.types import TargetTypes
-from densevit.training.loop.class_mapping import ClassMapping
+from densevit.training.loop.model_class_mapping import ClassMapping
 
-EXTREMES = 3  # number of best and of worst images
+EXTREMES = 3  # number of best and worst images
 
 
 def draw_images(
     predictor: Predictor,
-    data: Data,
+    data: DataSplits,
     folder: Path,
     indices: Mapping[int | str, int],
     mappings: Mapping[str, ClassMapping] | None = None,
 ) -> None:
-    """Draws a sample of the validation images, and the best and worst ones by images-HEAD.csv, to predictions/.
+    """Draws a sample of the validation images, and the best and worst images in images-HEAD.csv, to predictions/.
 
-    Objects are drawn from the model's score thresholds. Draws nothing if a head does not implement `predict`. indices:
-    data set indices by image id. mappings: the class mappings of heads whose classes are not the data's.
+    Draws objects above the model's score thresholds; nothing if a head does not implement `predict`. indices: data set
+    indices by image id. mappings: the mappings of heads whose classes are not the data's.
     """
     if any(type(head).predict is Head.predict for head in predictor.heads.values()):
         return
     mappings = mappings or {}
     types = predictor.target_types
-    classes = {head: mappings[head].classes if head in mappings else of for head, of in predictor.classes.items()}
+    classes = predictor.classes | {head: mapping.classes for head, mapping in mappings.items()}
 
     def predict(index: int) -> dict[str, Predictions]:
         [predictions] = predictor.infer([data.evaluated_sample(index)])

@@ -7,29 +7,29 @@ from typing import Any, NamedTuple
 
 from densevit import config as configs
 from densevit.config import Config, DataSection, TrainerSection
-from densevit.data.build import Data
+from densevit.data.data_builder import DataSplits
 from densevit.errors import ConfigError
 from densevit.inference.file_model import FileModel
-from densevit.inference.loading import load
+from densevit.inference.model_loading import load
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class, Evaluator
 from densevit.model import DenseModel
-from densevit.training.callbacks.predictions import PredictionWriter, Write
-from densevit.training.callbacks.progress import EvaluationProgress
-from densevit.training.loop.class_mapping import ClassMapping, map_classes
+from densevit.training.callbacks.prediction_writer import PredictionWriter, Write
+from densevit.training.callbacks.training_progress import EvaluationProgress
 from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
-from densevit.training.loop.evaluators import build_evaluators
+from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit.training.loop.lightning_logging import silence_lightning
-from densevit.training.loop.precision import tf32
+from densevit.training.loop.model_class_mapping import ClassMapping, map_classes
 from densevit.training.loop.trainer import build_trainer, processes
+from densevit.training.loop.training_precision import tf32
 from densevit.training.run.fit import Run
 
 
 class Evaluation(NamedTuple):
-    """The result of an evaluation. metrics: named HEAD/METRIC. evaluators: the evaluator of each head. indices: data
-    set indices by image id.
+    """The result of an evaluation. metrics: named HEAD/METRIC. evaluators: each head's evaluator. indices: data set
+    indices by image id.
     """
 
     metrics: dict[str, float]
@@ -39,14 +39,14 @@ class Evaluation(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """A checked evaluation: the data has labels, and its classes are mapped.
+    """A checked evaluation, with labelled data and mapped classes.
 
-    trainer: devices and precision; those of the training give the same metrics as its validation. mappings: the class
-    mappings of heads whose classes are not the data's, by head.
+    trainer: devices and precision; with the training's, metrics equal its validation's. mappings: each head's mapping,
+    where classes are not the data's.
     """
 
     predictor: Predictor
-    data: Data
+    data: DataSplits
     trainer: TrainerSection
     mappings: Mapping[str, ClassMapping]
 
@@ -54,15 +54,15 @@ class EvaluationPlan:
     def of(
         cls,
         predictor: Predictor,
-        data: Data,
+        data: DataSplits,
         trainer: TrainerSection,
         classes: Mapping[str, str | None] | None = None,
     ) -> "EvaluationPlan":
-        """Checks the data and applies the predictor's replaced resizing to it. classes: the data's class for a class of
-        the model, or None for none; see `map_classes`.
+        """Checks the data and applies the predictor's replaced resizing to it. classes: the mapping that `map_classes`
+        takes.
 
-        Raises DataError if images have no labels, or no class is mapped, and ConfigError for an exported file of which
-        OpenVINO returns only the objects above its score thresholds; ONNX Runtime returns all.
+        Raises DataError for images without labels, and if no class is mapped; ConfigError for an exported file with
+        score thresholds in OpenVINO, which returns only objects above them; ONNX Runtime returns all.
         """
         model = predictor.model
         if isinstance(model, FileModel) and model.thresholds and model.file.runtime == "openvino":
@@ -77,11 +77,11 @@ class EvaluationPlan:
 
     @property
     def classes(self) -> dict[str, tuple[Class, ...]]:
-        """The evaluated classes by head."""
+        """The evaluated classes, by head."""
         return self.predictor.classes | {name: mapping.classes for name, mapping in self.mappings.items()}
 
     def run(self, write: Write | None = None) -> Evaluation:
-        """Evaluates the model. write: called with each image's predictions, in the process that predicts the image."""
+        """Evaluates the model. write: called with each image's predictions, in the image's process."""
         silence_lightning()
         model, config = self.predictor.model, self.predictor.config
         evaluators = build_evaluators(model, config, self.data.val, mappings=self.mappings)
@@ -101,24 +101,23 @@ def evaluate(
     classes: Mapping[str, str | None] | None = None,
     overrides: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Evaluates a model on one device, on the devices in `overrides`, or in the processes of torchrun.
+    """Evaluates a model on one device, on the devices in `overrides`, or in torchrun's processes.
 
-    Returns the metrics, named HEAD/METRIC. On the same devices they equal those of `densevit evaluate` and of the
+    Returns the metrics, named HEAD/METRIC. On the same devices they equal the metrics of `densevit evaluate` and of
     validation during training.
 
-    model: a model, a run, a run folder or a model file, or a predictor, whose inference options and replaced resizing
-    are used. data: the config section `data`, as a mapping, a section file or a `DataSection`, or a config with it; its
-    split `data.split` is evaluated. None: the data that the model was trained with. classes: maps names of the model's
-    classes to names of the data's, or to None, in addition to equal names; only mapped classes are evaluated
-    (docs/evaluate.md). overrides: changes of the model's config as in `densevit evaluate`:
-    "heads.depth.evaluation.align=median". Raises DataError if no class is mapped, and ConfigError for overrides that
-    change the model.
+    model: a model, a run, a run folder or a model file, or a predictor, with its inference options and replaced
+    resizing. data: the config section `data` as a mapping, a section file or a `DataSection`, or a config; its split
+    `data.split` is evaluated. None: the training data set. classes: maps class names of the model to class names of the
+    data, or to None, in addition to equal names; only mapped classes are evaluated (docs/evaluate.md). overrides:
+    overrides of the model's config, as in `densevit evaluate`: "heads.depth.evaluation.align=median". Raises DataError
+    if no class is mapped, and ConfigError for overrides that change the model.
     """
     predictor = _overridden(_predictor(model), overrides)
     if data is None:
         data = predictor.data if predictor.config is None else predictor.config
     if data is None:
-        raise ConfigError("evaluate: the model has no config, and so no data. Fix: pass data={'name': ..., ...}.")
+        raise ConfigError("evaluate: the model has no config, so no data. Fix: pass data={'name': ..., ...}.")
     plan = EvaluationPlan.of(predictor, DenseDataModule(data).data, _trainer(predictor, overrides), classes)
     model = predictor.model
     device, was_training = model.mean.device, model.training
@@ -137,7 +136,7 @@ def _predictor(model: DenseModel | Predictor | Run | str | Path) -> Predictor:
 
 
 def _overridden(predictor: Predictor, overrides: Sequence[str]) -> Predictor:
-    """Returns the predictor with overrides applied to its config."""
+    """The predictor with overrides applied to its config."""
     if not overrides:
         return predictor
     configs.check_evaluation_overrides(overrides)
@@ -149,8 +148,8 @@ def _overridden(predictor: Predictor, overrides: Sequence[str]) -> Predictor:
 
 
 def _trainer(predictor: Predictor, overrides: Sequence[str]) -> TrainerSection:
-    """Returns the section `trainer` of the model's config with the devices of `processes`, unless overridden."""
-    given = {override.partition("=")[0].strip() for override in overrides}
-    update = {key: value for key, value in processes().items() if f"trainer.{key}" not in given}
+    """The section `trainer` of the model's config, with the devices of `processes` unless overridden."""
+    overridden = {override.partition("=")[0].strip() for override in overrides}
+    update = {key: value for key, value in processes().items() if f"trainer.{key}" not in overridden}
     section = TrainerSection(max_steps=1) if predictor.config is None else predictor.config.trainer
     return section.model_copy(update=update)

@@ -13,7 +13,8 @@ from densevit.errors import DataError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.paths import user_path
 from densevit.reporting.plots import svg_file
-from densevit.reporting.report import EVALUATION, write_report
+from densevit.reporting.run_files import EVALUATION
+from densevit.reporting.run_report import write_report
 from densevit.training.run.drawn_images import draw_images
 from densevit.training.run.evaluation import Evaluation, EvaluationPlan
 
@@ -28,7 +29,7 @@ def new_folder(run: Path, config: Config) -> Path:
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, plan: EvaluationPlan, source: str) -> Path:
-    """Writes all files to an existing folder and returns the report's path. source: the model's name in the report."""
+    """Writes all files into an existing folder. Returns the report's path. source: the model's name in the report."""
     predictor, data, mappings = plan.predictor, plan.data, plan.mappings
     metrics_file.write(evaluation.metrics, folder / "metrics.json")
     tables_file.write_tables(evaluation.evaluators, folder, image_names(data.val, evaluation.indices))
@@ -47,8 +48,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, plan: EvaluationPlan,
 
 
 def read_mapping(texts: list[str]) -> dict[str, str | None]:
-    """Parses a class mapping from texts MODEL=DATA and YAML files with one entry per class of the model; null: not
-    mapped."""
+    """Parses a class mapping from texts MODEL=DATA and YAML files with one entry per model class; null: no mapping."""
     from densevit.config.yaml_io import parse
 
     mapping: dict[str, str | None] = {}

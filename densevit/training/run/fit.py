@@ -1,4 +1,4 @@
-"""`fit`: a training run from config to report."""
+"""`fit`: a run from config to report."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -19,39 +19,39 @@ from densevit.config.values import seconds_of
 from densevit.config.yaml_io import run_name
 from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file, tables_file
-from densevit.inference.loading import load
+from densevit.inference.model_loading import load
 from densevit.inference.predictor import Predictor
 from densevit.paths import user_path
 from densevit.reporting.html_page import fragment
-from densevit.reporting.report import overview
+from densevit.reporting.run_report import overview
 from densevit.terminal import use_text_console
 from densevit.training.callbacks.best_model import BestModel
-from densevit.training.callbacks.checkpointing import Checkpointing, Stopped
-from densevit.training.callbacks.progress import CONSOLE, ProgressLines
+from densevit.training.callbacks.checkpoint_writer import Checkpointing, Stopped
 from densevit.training.callbacks.stall_report import StallReport
 from densevit.training.callbacks.step_metrics import StepMetrics
 from densevit.training.callbacks.stop_signals import StopSignals
+from densevit.training.callbacks.training_progress import CONSOLE, ProgressLines
 from densevit.training.callbacks.validation_interval import ValidationInterval
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.ema import ExponentialMovingAverage
 from densevit.training.loop.finite_check import detect_anomaly
 from densevit.training.loop.lightning_logging import silence_lightning
-from densevit.training.loop.precision import flushed_denormals, tf32
-from densevit.training.run.errors import removed_on_error, resumable_errors, resume_hint
-from densevit.training.run.extensions import build_loggers
+from densevit.training.loop.training_precision import flushed_denormals, tf32
+from densevit.training.run.callbacks_and_loggers import build_loggers
 from densevit.training.run.folder import RunFolder, check_wanted
-from densevit.training.run.inputs import Inputs
-from densevit.training.run.output import FINISHED, finish, show_complete, start
+from densevit.training.run.inputs import TrainingInputs
 from densevit.training.run.plan import Plan
+from densevit.training.run.resumable_errors import removed_on_error, resumable_errors, resume_hint
 from densevit.training.run.resuming import RunCheckpoint, check_newest, run_of, without_checkpoint
+from densevit.training.run.run_output import FINISHED, finish, show_complete, start
 
 
 @dataclass
 class Run:
-    """A finished or stopped training.
+    """A finished or stopped run.
 
-    path: the run folder. stopped_by: the number of the signal that stopped the training; 0 if it was completed.
+    path: the run folder. stopped_by: the number of the signal that stopped training; 0: completed.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics of the best epoch; empty if the run was stopped before its first validation."""
+        """The metrics of the best epoch; empty if the run stopped before its first validation."""
         return metrics_file.read(self.path / "metrics.json")
 
     @property
@@ -73,7 +73,7 @@ class Run:
         return load(self.path)
 
     def _repr_html_(self) -> str:
-        """Returns the metrics and the curves, which Jupyter displays for a run at the end of a cell."""
+        """The metrics and curves as HTML, which Jupyter displays at the end of a cell."""
         return fragment(overview(self.path))
 
 
@@ -90,16 +90,16 @@ def fit(
 ) -> Run:
     """Trains the model that a config describes, or resumes a run.
 
-    The config, the data and the weights are checked before a folder is created. A resumed run continues with the config
-    in its folder from its last checkpoint, or from the beginning if it was killed before its first checkpoint;
-    differences from the checkpoint's config are printed. From an earlier checkpoint it continues in a new folder.
+    Checks the config, the data and the weights before creating a folder. A resumed run continues with the config in its
+    folder from its last checkpoint, or from the beginning if it was killed before its first checkpoint; prints
+    differences from the checkpoint's config. From an earlier checkpoint it continues in a new folder.
 
     config: a file, a shipped config's name, a mapping or a `Config`. overrides: changed keys, as on the command line,
-    "optim.lr=1e-4"; those of a resumed run are written to its config.yaml. callbacks, loggers: Lightning's, which are
-    added to those of the config. resume: the folder of a run, or one of its checkpoints, instead of a config. run_dir:
-    a new or empty folder; None: the next free runs/NAME, or the folder of the resumed run. name: NAME; None: the config
-    file's name. resume_with: the command to resume the run in messages, for a program that calls `fit`; None: densevit
-    train --resume FOLDER.
+    "optim.lr=1e-4"; a resumed run writes them to its config.yaml. callbacks, loggers: Lightning's, in addition to the
+    config's. resume: the folder of a run, or one of its checkpoints, instead of a config. run_dir: a new or empty
+    folder; None: the next free runs/NAME, or the folder of the resumed run. name: NAME; None: the config file's name.
+    resume_with: the command to resume the run in messages, for a program that calls `fit`; None: densevit train
+    --resume FOLDER.
 
     Raises ConfigError, PluginError, DataError or WeightsError for invalid input, including differences that change the
     model, the optimiser or the data set of a resumed run, and TrainingError if training cannot continue.
@@ -108,12 +108,12 @@ def fit(
 
 
 def fit_on(
-    inputs: Inputs,
+    inputs: TrainingInputs,
     callbacks: Sequence[lightning.Callback] = (),
     loggers: Sequence[Logger] = (),
     resume_with: str | None = None,
 ) -> Run:
-    """`fit` of inputs that are read."""
+    """`fit` on inputs that are already read."""
     with flushed_denormals():
         keep_freed_memory()
         silence_lightning()
@@ -121,8 +121,8 @@ def fit_on(
         return _run(Plan.of(inputs, callbacks), inputs, loggers, resume_with)
 
 
-def _run(plan: Plan, inputs: Inputs, loggers: Sequence[Logger], resume_with: str | None) -> Run:
-    """Trains, and writes the run folder."""
+def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger], resume_with: str | None) -> Run:
+    """Trains and writes the run folder."""
     config, path = plan.config, inputs.folder
     if plan.is_complete and path is not None and all((path / name).is_file() for name in FINISHED):
         show_complete(plan, path)
@@ -146,8 +146,8 @@ def _inputs(
     resume: str | Path | None,
     run_dir: str | Path | None,
     name: str | None,
-) -> Inputs:
-    """Reads the inputs that the arguments of `fit` name."""
+) -> TrainingInputs:
+    """Reads the inputs from the arguments of `fit`."""
     if (config is None) == (resume is None):
         raise ConfigError("fit needs a config or the folder of a run to resume, and not both.")
     path = None if run_dir is None else user_path(run_dir)
@@ -159,11 +159,11 @@ def _inputs(
         else:
             check_newest(resumed)
             if run.is_dir():
-                fix = f"Fix: copy the run to a folder that can be written, or train on with weights={run} in a new run."
+                fix = f"Fix: copy the run to a writable folder, or continue with weights={run} in a new run."
                 check_writable(run, fix=fix)
         checkpoint = None if without_checkpoint(resumed) else RunCheckpoint(resumed)
         config = configs.load(run / "config.yaml", overrides)
-        return Inputs.of(config, path or run, run.name, checkpoint, resumed=path is None)
+        return TrainingInputs.of(config, path or run, run.name, checkpoint, resumed=path is None)
     if isinstance(config, str | Path):
         name, config = name or run_name(config), configs.load(config, overrides)
     elif isinstance(config, Config):
@@ -172,35 +172,35 @@ def _inputs(
         assert config is not None
         config = configs.from_mapping(config, "fit", overrides)
     check_wanted(path)
-    return Inputs.of(config, path, name or "run")
+    return TrainingInputs.of(config, path, name or "run")
 
 
 def run_callbacks(plan: Plan, folder: Path, best: BestModel, signals: StopSignals) -> list[lightning.Callback]:
-    """The callbacks of a run, in the order in which Lightning calls them; `loop/step.py` has what precedes them.
+    """The callbacks of a run, in the order in which Lightning calls them.
 
-    best, signals: used after the training too.
+    best, signals: also used after training.
     """
     section, budget = plan.config.trainer, plan.budget
     every = section.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every
     stall = section.stall_after
     return [
-        # reports a step that does not finish; first, so that the time of the other callbacks counts
+        # reports a step that does not finish; first, to include the time of other callbacks
         StallReport(None if stall is None else seconds_of(stall)),
-        # saves the best model after a validation; before Checkpointing, whose checkpoints name the best epoch
+        # saves the best model after a validation; before Checkpointing, whose checkpoints contain the best epoch
         best,
-        # ends the training and starts validations; before Checkpointing, which asks whether training ends
+        # ends training and starts validations; before Checkpointing, which reads whether training ends
         ValidationInterval(budget),
-        # writes the losses of a step and the metrics; before the checkpoint of this step
+        # logs losses and metrics; before the checkpoint of the step
         StepMetrics(),
-        # prints speed, loss and metrics, and reads the losses that are written
+        # prints speed, loss and metrics; reads the logged losses
         ProgressLines(get_console()),
-        # the bar of a terminal or notebook
+        # the progress bar of a terminal or notebook
         *plan.trainer.callbacks,  # type: ignore[attr-defined]  # set by a connector
-        # those of the method, the config and the caller; before the checkpoint, which has their states
+        # of the method, the config and the caller; before the checkpoint, which contains their states
         *plan.method.callbacks(),
         *plan.callbacks,
-        # writes checkpoints and stops at signals; last, so that a checkpoint has the states of all others
+        # writes checkpoints and stops at signals; last, so that checkpoints contain all other states
         Checkpointing(folder, budget, interval, section.keep_checkpoints, signals),
     ]
 
@@ -223,7 +223,7 @@ def _module(plan: Plan) -> DenseModule:
 
 
 def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, resume_with: str | None) -> int:
-    """Runs Lightning's training loop. Returns the number of the signal that stopped it; 0 if none did."""
+    """Runs Lightning's training loop. Returns the number of the signal that stopped it; 0: none."""
     data = DenseDataModule(plan.data, batches_per_step=plan.config.trainer.accumulate)
     path = None if plan.checkpoint is None else plan.checkpoint.path
     try:
@@ -232,7 +232,7 @@ def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, 
     except Stopped:
         return signals.received
     except SystemExit as error:
-        if not isinstance(error.__context__, KeyboardInterrupt):  # which Lightning converts
+        if not isinstance(error.__context__, KeyboardInterrupt):  # Lightning converts it
             raise
         if plan.trainer.is_global_zero:
             get_console().print(f"Stopped immediately.{resume_hint(folder, resume_with)}")

@@ -13,30 +13,30 @@ from torch import distributed
 from densevit.atomic_io import LOCK, check_writable, next_free_folder
 from densevit.errors import ConfigError, DensevitError, has_surrogates
 
-if TYPE_CHECKING:  # late: Lightning takes seconds to import
+if TYPE_CHECKING:  # Lightning takes seconds to import
     import pytorch_lightning as lightning
 
-_LEFT = {LOCK, "config.yaml.partial"}  # files left by a run that was killed before it wrote its config
-_RUN_DIR = "DENSEVIT_RUN_DIR"  # set for child processes: the id of this process and the folder
+_LEFT = {LOCK, "config.yaml.partial"}  # files of a run killed before it wrote its config
+_RUN_DIR = "DENSEVIT_RUN_DIR"  # for child processes: this process's id and the folder
 
 
 class RunFolder:
-    """The folder of a run. Rank 0, which chooses it, locks it against a second training.
+    """The folder of a run. Rank 0 chooses it and locks it against other runs.
 
-    new: whether the folder was created for this training; False for a resumed run.
+    new: whether the folder was created now; False for a resumed run.
     """
 
     def __init__(self, path: Path, new: bool, lock: bool = True) -> None:
-        """Opens an existing folder. Raises ConfigError if another process has locked it."""
+        """Opens an existing folder. Raises ConfigError if another process holds its lock."""
         self.path, self.new = path, new
         self._lock = _locked(path) if lock else None
 
     @classmethod
     def open(cls, trainer: "lightning.Trainer", name: str, wanted: Path | None, resumed: bool) -> "RunFolder":
-        """Creates the folder of a new run, see `choose`, or opens that of a resumed run: the same in all processes.
+        """Creates the folder of a new run, see `choose`, or opens a resumed run's; the same in all processes.
 
-        Processes started by an external launcher (torchrun, srun) synchronise here, and all raise the ConfigError of
-        rank 0. Child processes read the folder from an environment variable.
+        Processes of an external launcher (torchrun, srun) synchronise here, and all raise rank 0's ConfigError. Child
+        processes read the folder from an environment variable.
         """
         from pytorch_lightning.plugins.environments import LightningEnvironment
 
@@ -63,7 +63,7 @@ class RunFolder:
 
     @classmethod
     def _broadcast(cls, trainer: "lightning.Trainer", name: str, wanted: Path | None, resumed: bool) -> "RunFolder":
-        """Opens the folder in rank 0 and broadcasts its path, or the error that was raised."""
+        """Opens the folder in rank 0 and broadcasts its path or its error."""
         trainer.strategy.setup_environment()
         folder: RunFolder | None = None
         result: Path | DensevitError | None = None
@@ -118,9 +118,9 @@ def choose(name: str, wanted: Path | None) -> Path:
 
 
 def check_wanted(folder: Path | None) -> None:
-    """Raises ConfigError if no run can start in a folder, or it cannot be created. Creates nothing. None: in runs/.
+    """Raises ConfigError if no run can start in a folder, or it cannot be created. Creates nothing. None: runs/NAME.
 
-    Does nothing in a process that a launcher has started: rank 0 may have created the folder.
+    Does nothing in a process of a launcher: rank 0 may have created the folder.
     """
     if any(name in os.environ for name in ("LOCAL_RANK", "SLURM_PROCID")):
         return
@@ -143,7 +143,7 @@ def _creating(folder: Path) -> Iterator[None]:
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether a run can start in a folder: it is empty, or its run was killed before the config was written."""
+    """Whether a run can start in a folder: an empty one, or one of a run killed before it wrote its config."""
     return folder.is_dir() and all(path.name in _LEFT for path in folder.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""The inputs of a training, read and checked before Lightning is imported, which takes seconds."""
+"""The inputs of a run, read and checked before the slow import of Lightning."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config
-from densevit.data.build import Data, build_data
+from densevit.data.data_builder import DataSplits, build_data
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.run.config_checks import check_frozen, kinds_of_heads
 from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.resolving import read_files
 
-if TYPE_CHECKING:  # late: it imports Lightning
+if TYPE_CHECKING:  # it imports Lightning
     from densevit.training.run.resuming import RunCheckpoint
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """What a training starts from, without its model.
+class TrainingInputs:
+    """The inputs of a run, without its model.
 
-    folder: the run folder; None: the next free runs/NAME. resumed: whether the folder is that of a run that continues.
-    checkpoint: the checkpoint to start from; None: from step 0. changed: the keys of the config that differ from the
-    checkpoint's. pretrained: the files of the pretrained weights by source, which `Plan.of` removes.
+    folder: the run folder; None: the next free runs/NAME. resumed: whether a run continues in its folder. checkpoint:
+    the checkpoint to start from; None: from step 0. changed: config keys that differ from the checkpoint's. pretrained:
+    pretrained weights files by source; `Plan.of` clears them.
     """
 
     config: Config
@@ -32,7 +32,7 @@ class Inputs:
     resumed: bool
     checkpoint: "RunCheckpoint | None"
     changed: dict[str, str]
-    data: Data
+    data: DataSplits
     pretrained: dict[str, Checkpoint]
 
     @classmethod
@@ -43,8 +43,8 @@ class Inputs:
         name: str = "run",
         checkpoint: "RunCheckpoint | None" = None,
         resumed: bool = False,
-    ) -> "Inputs":
-        """Raises ConfigError, PluginError, DataError or WeightsError."""
+    ) -> "TrainingInputs":
+        """Reads and checks the inputs. Raises ConfigError, PluginError, DataError or WeightsError."""
         configs.check_plugins(config)
         if checkpoint is None:
             check_frozen(config)
@@ -60,8 +60,8 @@ class Inputs:
         )
 
 
-def _data(config: Config) -> Data:
-    """Builds the data. Checks that it has the labels that the method and the heads need."""
+def _data(config: Config) -> DataSplits:
+    """Builds the data. Checks for the labels that method and heads need."""
     data = build_data(config)
     needs_labels = registry.load("methods", config.method.name).needs_labels
     data.check_splits(needs_labels or bool(config.heads))

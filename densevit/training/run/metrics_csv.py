@@ -13,7 +13,7 @@ from densevit.errors import DataError
 
 
 class MetricsCsv(Logger):
-    """Appends rows to a CSV file, and rewrites the file if there is a new column.
+    """Appends rows to a CSV file, and rewrites it for a new column.
 
     Lightning's CSVLogger would delete the file of a resumed run.
     """
@@ -23,7 +23,7 @@ class MetricsCsv(Logger):
         self.path = path
         self.columns = list(self._read().fieldnames or [])
         if self.columns and "step" not in self.columns:
-            raise DataError(f"{path}: has no column `step`, so it is not of a run. Fix: move it away.")
+            raise DataError(f"{path}: has no column `step`, so it belongs to no run. Fix: move it away.")
 
     @property
     def name(self) -> str:
@@ -40,7 +40,7 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: `config.yaml` has the hyperparameters."""
+        """Does nothing: `config.yaml` contains the hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -54,7 +54,7 @@ class MetricsCsv(Logger):
             csv.DictWriter(file, self.columns).writerow(row)
 
     def rows(self) -> list[dict[str, str]]:
-        """Returns all rows as text, without an incomplete last line of a killed run."""
+        """All rows as text, without an incomplete last line of a killed run."""
         return [row for row in self._read() if None not in (*row, *row.values()) and (row["step"] or "").isdecimal()]
 
     def _read(self) -> "csv.DictReader[str]":
@@ -64,10 +64,10 @@ class MetricsCsv(Logger):
             return csv.DictReader([line.replace("\0", "") for line in file if line.endswith("\n")])
 
     def remove_after(self, step: int) -> None:
-        """Removes the rows after the checkpoint of this step; a resumed run writes them again.
+        """Removes the rows after the checkpoint of a step; a resumed run writes them again.
 
-        Training rows count optimiser steps from 0, so the checkpoint includes those below `step`; validation rows have
-        the number of completed steps.
+        Training rows count optimiser steps from 0, so the checkpoint includes rows below `step`; validation rows
+        contain the number of completed steps.
         """
         self._write([row for row in self.rows() if int(row["step"]) < step + (not row.get("train/loss"))])
 

@@ -1,4 +1,4 @@
-"""The parts of a training, built and checked before anything is written."""
+"""The parts of a run, built and checked before anything is written."""
 
 import fnmatch
 import os
@@ -12,41 +12,40 @@ from rich import get_console
 
 from densevit import registry
 from densevit.config import Config
-from densevit.data.build import Data
 from densevit.data.channel_statistics import with_channels
+from densevit.data.data_builder import DataSplits
 from densevit.interfaces import Evaluator, Method
 from densevit.model import DenseModel, classes_by_head
 from densevit.model.lora import add_adapters
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.terminal import TEXT
 from densevit.training.callbacks.best_epoch import BestEpoch
-from densevit.training.callbacks.progress import CONSOLE, NotebookBar, TerminalBar
+from densevit.training.callbacks.training_progress import CONSOLE, NotebookBar, TerminalBar
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_channels
-from densevit.training.loop.evaluators import build_evaluators, selecting
-from densevit.training.loop.method import check_method
+from densevit.training.loop.evaluator_factory import build_evaluators, selecting
 from densevit.training.loop.optim import build_optimizer, learning_rate, rates_of
 from densevit.training.loop.sharding import STRATEGY, check_sharding
+from densevit.training.loop.supervised_method import check_method
 from densevit.training.loop.trainer import build_trainer
 from densevit.training.loop.unused_parameters import freeze_unused
+from densevit.training.run.callbacks_and_loggers import build_callbacks, check_callbacks
 from densevit.training.run.config_checks import check_model, check_monitor
-from densevit.training.run.extensions import build_callbacks, check_callbacks
-from densevit.training.run.inputs import Inputs
+from densevit.training.run.inputs import TrainingInputs
 from densevit.training.run.resuming import RunCheckpoint
-from densevit.weights.building import build_model, build_pretrained
-from densevit.weights.state_dict_loading import Fit
+from densevit.weights.pretrained_models import build_model, build_pretrained
+from densevit.weights.state_dict_loading import StateDictMatch
 
 _SELECTION = ("trainer.monitor", "heads.*.evaluation", "heads.*.evaluation.*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A training that can start: all parts are built, all checks have passed, and nothing is written.
+    """A run that can start: all parts are built, all checks have passed, nothing is written.
 
-    checkpoint: the checkpoint of a resumed run; None for a run that starts at step 0. changed: the keys of the config
-    that differ from the checkpoint's. callbacks: those of the config and of the caller. loaded: a report of the tensors
-    loaded from each pretrained file. rates: the learning rate of each parameter. checkpoint_rates: the rates that the
-    checkpoint's optimiser was built for.
+    checkpoint: the checkpoint of a resumed run; None for a start at step 0. changed: config keys that differ from the
+    checkpoint's. callbacks: the callbacks of the config and the caller. loaded: a report per pretrained source. rates:
+    the learning rate of each parameter. checkpoint_rates: the rates that the checkpoint's optimiser was built for.
     """
 
     config: Config
@@ -54,10 +53,10 @@ class Plan:
     changed: Mapping[str, str]
     trainer: lightning.Trainer
     callbacks: Sequence[lightning.Callback]
-    data: Data
+    data: DataSplits
     model: DenseModel
     method: Method
-    loaded: Sequence[Fit]
+    loaded: Sequence[StateDictMatch]
     evaluators: Mapping[str, Evaluator]
     budget: Budget
     rates: Sequence[ParameterRate]
@@ -65,24 +64,24 @@ class Plan:
 
     @property
     def is_complete(self) -> bool:
-        """Whether a resumed run has nothing to train: no steps are left, or `trainer.patience` is exhausted."""
+        """Whether a resumed run is complete: no steps are left, or `trainer.patience` is exhausted."""
         exhausted = self.best_epoch().exhausts(self.config.trainer.patience)
         return self.checkpoint is not None and (exhausted or self.checkpoint.step >= self.budget.steps)
 
     @property
     def metrics_changed(self) -> bool:
-        """Whether the best epoch of the checkpoint was selected by other metrics, or by other evaluators."""
+        """Whether other metrics or evaluators selected the checkpoint's best epoch."""
         return any(fnmatch.fnmatchcase(key, pattern) for key in self.changed for pattern in _SELECTION)
 
     def best_epoch(self) -> BestEpoch:
-        """The selection of the best epoch, in the state of the checkpoint."""
+        """The selection of the best epoch, restored from the checkpoint."""
         best = BestEpoch(selecting(self.evaluators), self.config.trainer.monitor, self.metrics_changed)
         if self.checkpoint is not None and self.checkpoint.best is not None:
             best.load_state_dict(self.checkpoint.best)
         return best
 
     @classmethod
-    def of(cls, inputs: Inputs, callbacks: Sequence[lightning.Callback] = ()) -> "Plan":
+    def of(cls, inputs: TrainingInputs, callbacks: Sequence[lightning.Callback] = ()) -> "Plan":
         """Builds and checks the parts in the order of their dependencies. callbacks: the caller's.
 
         Raises ConfigError, PluginError, DataError or WeightsError for invalid input.
@@ -119,14 +118,14 @@ class Plan:
         )
 
 
-def _model(inputs: Inputs) -> tuple[DenseModel, Config, list[Fit]]:
+def _model(inputs: TrainingInputs) -> tuple[DenseModel, Config, list[StateDictMatch]]:
     """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters. Returns
-    it with its final config, which has the channels of its images and the options of its weights."""
-    data, checkpoint, loaded = inputs.data, inputs.checkpoint, list[Fit]()
+    it, its final config, with the image channels and the options of its weights, and the reports of its weights."""
+    data, checkpoint, loaded = inputs.data, inputs.checkpoint, list[StateDictMatch]()
     config = with_channels(inputs.config, data.train)
     if checkpoint is None:
         model, loaded = build_pretrained(config, classes_by_head(config, data.train), inputs.pretrained)
-        inputs.pretrained.clear()  # they would stay open during the training
+        inputs.pretrained.clear()  # they would stay open during training
     else:
         model = build_model(config, data.train, pretrained=False)
         model.licences = checkpoint.licences
@@ -142,7 +141,7 @@ def _model(inputs: Inputs) -> tuple[DenseModel, Config, list[Fit]]:
     return model, model.sections, loaded
 
 
-def _method(config: Config, model: DenseModel, data: Data) -> Method:
+def _method(config: Config, model: DenseModel, data: DataSplits) -> Method:
     """Builds the training method and applies its transforms to the data."""
     method: Method = registry.create(
         "methods", config.method.name, model, options=config.method.options, where="method"
@@ -153,23 +152,27 @@ def _method(config: Config, model: DenseModel, data: Data) -> Method:
 
 
 def _rates(
-    config: Config, model: DenseModel, method: Method, budget: Budget, checkpoint: RunCheckpoint | None, several: bool
+    config: Config,
+    model: DenseModel,
+    method: Method,
+    budget: Budget,
+    checkpoint: RunCheckpoint | None,
+    is_distributed: bool,
 ) -> tuple[list[ParameterRate], list[ParameterRate]]:
-    """Returns the learning rate of each parameter, and the rates that the checkpoint's optimiser was built for.
+    """The learning rate of each parameter, and the rates that the checkpoint's optimiser was built for.
 
-    several: whether several processes train. Parameters without gradient are then frozen, so that the optimiser of the
-    checkpoint does not have them. Raises WeightsError or ConfigError if a checkpoint does not match the model or the
-    optimiser.
+    several: whether several processes train. They freeze parameters without gradient, which a checkpoint's optimiser
+    then lacks. Raises WeightsError or ConfigError if a checkpoint does not match the model or the optimiser.
     """
     lr = learning_rate(config.optim, budget.images_per_step)
     rates = checkpoint_rates = rates_of(model, config.optim, lr, method)
     groups = parameter_groups(rates)
-    for group in groups:  # raises for values that the optimiser refuses, before anything is written
+    for group in groups:  # raises for values that the optimiser refuses
         build_optimizer(config.optim, [{**group, "params": [torch.zeros(2, 2)]}], lr)
     if checkpoint is not None:
         checkpoint.check_model(model, method)
     begun_by_several = checkpoint is not None and not checkpoint.has_groups(groups)
-    if several or begun_by_several or config.trainer.strategy == STRATEGY:
+    if is_distributed or begun_by_several or config.trainer.strategy == STRATEGY:
         unused = set(freeze_unused(model, method))
         rates = [rate._replace(lr=None) if rate.name in unused else rate for rate in rates]
     if begun_by_several:
@@ -196,5 +199,5 @@ def _trainer(config: Config, callbacks: Sequence[lightning.Callback]) -> lightni
         log_every_n_steps=section.log_every,
         enable_progress_bar=bool(bars),
         num_sanity_val_steps=0,
-        default_root_dir=os.devnull,  # Lightning looks for its own checkpoints there; nothing is written
+        default_root_dir=os.devnull,  # Lightning looks for its checkpoints there
     )

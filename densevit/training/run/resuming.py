@@ -1,4 +1,4 @@
-"""Resuming a run: its checkpoint and the permitted changes of its config."""
+"""Resuming a run: its checkpoint, and the permitted changes of its config."""
 
 import fnmatch
 import zipfile
@@ -14,13 +14,13 @@ from densevit.config import Config
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Method
 from densevit.model import DenseModel
-from densevit.registry.options import shown
-from densevit.training.callbacks.checkpointing import numbered_checkpoints
+from densevit.registry.plugin_options import shown
+from densevit.training.callbacks.checkpoint_writer import numbered_checkpoints
 from densevit.training.loop.sharding import STRATEGY, previous_of, read_checkpoint
 from densevit.training.run.folder import is_unused
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.weights import checkpoint_io, torch_checkpoint
-from densevit.weights.state import check_format, licences
+from densevit.weights.state_dict_io import check_format, licences
 
 _CHANGEABLE = (
     "data.*",
@@ -38,15 +38,15 @@ _FIXED = ("data.name", "optim.name", "optim.backbone_lr", "optim.layer_decay", "
 
 
 class RunCheckpoint:
-    """The last checkpoint of a run, or a given one. Raises WeightsError if it is missing or damaged; the message names
-    the newest complete checkpoint.
+    """The last checkpoint of a run, or a checkpoint by its path. Raises WeightsError if it is missing or damaged; the
+    message names the newest complete checkpoint.
 
     A checkpoint is a file, or a folder of shards with `trainer.strategy: fsdp2`. If a run was killed while it replaced
-    that folder, the previous one is used.
+    that folder, the previous folder is used.
 
     run: the run folder, or a checkpoint in it.
-    step: the number of optimiser steps. best: the state of `BestModel`; None before a validation. config: the config of
-    the training.
+    step: the number of optimiser steps. best: the state of `BestModel`; None before a validation. config: the run's
+    config.
     """
 
     def __init__(self, run: Path) -> None:
@@ -89,13 +89,12 @@ class RunCheckpoint:
         self.config = configs.from_file(configs.values_of_file(config, str(self.path)), str(self.path))
 
     def changes_of(self, config: Config) -> dict[str, str]:
-        """Returns the differences of a config that resumes from this checkpoint, see `changes`. Raises ConfigError for
-        another kind of strategy."""
+        """`changes` of a config that resumes from this checkpoint. Raises ConfigError for a strategy that cannot."""
         self.check_strategy(config.trainer.strategy)
         return changes(self.config, config)
 
     def check_model(self, model: DenseModel, method: Method) -> None:
-        """Raises WeightsError if the model's classes, or its or the method's tensors, differ from the checkpoint's."""
+        """Raises WeightsError if the model's classes, or tensors of model or method, differ from the checkpoint's."""
         for name, classes in model.classes.items():
             names, saved = [c.name for c in classes], self.classes.get(name)
             if saved is not None and names != saved:
@@ -107,7 +106,7 @@ class RunCheckpoint:
         shapes = {key: tuple(x.shape) for key, x in state.items()}
         for saved_shapes in filter(None, (self.shapes, self.without_average)):
             for key in {**shapes, **saved_shapes}:
-                if key.endswith("._extra_state"):  # of any size
+                if key.endswith("._extra_state"):  # its size may change
                     continue
                 if shapes.get(key) != saved_shapes.get(key):
                     raise WeightsError(
@@ -116,7 +115,7 @@ class RunCheckpoint:
                     )
 
     def has_groups(self, groups: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether the optimiser's parameter groups have the sizes of those in the checkpoint.
+        """Whether the optimiser's parameter groups have the sizes in the checkpoint.
 
         A checkpoint of several processes lacks the parameters frozen by `freeze_unused`. A sharded checkpoint has no
         sizes and always matches.
@@ -126,17 +125,17 @@ class RunCheckpoint:
     def check_strategy(self, strategy: str) -> None:
         """Raises ConfigError unless the strategy supports this kind of checkpoint."""
         if self.is_sharded != (strategy == STRATEGY):
-            kind, fix = "a file", "trainer.strategy as it was"
+            form, fix = "a file", "trainer.strategy as it was"
             if self.is_sharded:
-                kind, fix = "a folder of shards", f"trainer.strategy={STRATEGY}, with any number of processes"
+                form, fix = "a folder of shards", f"trainer.strategy={STRATEGY}, with any number of processes"
             raise ConfigError(
-                f"trainer.strategy={strategy}: {self.path} is {kind}, which this strategy cannot resume. Fix: set "
+                f"trainer.strategy={strategy}: {self.path} is {form}, which this strategy cannot resume. Fix: set "
                 f"{fix}; or start a new run with weights=RUN."
             )
 
     def check_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Raises ConfigError if the optimiser's parameter groups differ from those of the checkpoint, for example
-        because a changed `weight_decay` or `lr` splits or merges groups."""
+        """Raises ConfigError if the optimiser's parameter groups differ from the checkpoint's, for example because a
+        changed `weight_decay` or `lr` splits or merges groups."""
         if not self.has_groups(groups):
             sizes = [len(group["params"]) for group in groups]
             raise ConfigError(
@@ -147,7 +146,7 @@ class RunCheckpoint:
 
 
 def check_newest(resumed: Path) -> None:
-    """Raises ConfigError for a checkpoint before the last one of its run."""
+    """Raises ConfigError for an earlier checkpoint than the run's last one."""
     if _is_checkpoint(resumed) and resumed.name != _LAST:
         raise ConfigError(
             f"--resume {resumed}: a run continues in its folder from its last checkpoint only. Fix: add --run-dir NEW "
@@ -156,12 +155,12 @@ def check_newest(resumed: Path) -> None:
 
 
 def run_of(resumed: Path) -> Path:
-    """Returns the run folder. resumed: that folder or one of its checkpoints."""
+    """The run folder. resumed: the folder or one of its checkpoints."""
     return resumed.parent.parent if _is_checkpoint(resumed) else resumed
 
 
 def checkpoint_of(resumed: Path) -> Path:
-    """Returns the checkpoint to resume. resumed: a checkpoint, or the run folder, whose last one is used."""
+    """The checkpoint to resume. resumed: a checkpoint, or the run folder for its last one."""
     return resumed if _is_checkpoint(resumed) else resumed / "checkpoints" / _LAST
 
 
@@ -171,10 +170,10 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def without_checkpoint(resumed: Path) -> bool:
-    """Whether the path is the folder of a run that was killed before its first checkpoint and can start again. A run
-    with a model whose checkpoints were removed must not be overwritten.
+    """Whether the path is the folder of a run that was killed before its first checkpoint and can start again.
 
-    A run killed while it saved its first epoch has that epoch's model and no report; the epoch is repeated.
+    A run with a model whose checkpoints were removed must not be overwritten. A run killed while it saved its first
+    epoch has that epoch's model and no report; it repeats the epoch.
     """
     last = checkpoint_of(resumed)
     is_run = resumed.is_dir() and (resumed / "config.yaml").is_file()
@@ -188,16 +187,16 @@ def without_checkpoint(resumed: Path) -> bool:
 
 
 def _read(path: Path) -> tuple[Any, dict[str, tuple[int, ...]]]:
-    """Returns the content of a complete checkpoint, and the shapes of its tensors.
+    """The content of a complete checkpoint, and the shapes of its tensors.
 
-    Verifies the checksums (CRC-32) of a file. With weights_only, no code in it is run.
+    Verifies a file's checksums (CRC-32), and runs no code in it (weights_only).
     """
     if path.is_dir():
         return read_checkpoint(path)
     if not path.is_file():
-        raise ValueError("it is not a regular file")
+        raise ValueError("not a regular file")
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if zipfile.is_zipfile(path):  # not of torch's old format
+    if zipfile.is_zipfile(path):  # not in torch's old format
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
@@ -206,7 +205,7 @@ def _read(path: Path) -> tuple[Any, dict[str, tuple[int, ...]]]:
 
 
 def _another(run: Path, damaged: Path) -> str:
-    """Returns the command that resumes from the newest complete checkpoint other than this one; "" if there is none."""
+    """The command that resumes from the newest complete checkpoint except `damaged`; "" without one."""
     for path in (run / "checkpoints" / _LAST, *numbered_checkpoints(run)):
         if path == damaged or not path.exists():
             continue
@@ -218,9 +217,9 @@ def _another(run: Path, damaged: Path) -> str:
 
 
 def changes(before: Config, after: Config) -> dict[str, str]:
-    """Returns the keys that differ between a checkpoint's config and the config to resume with: {key: "old -> new"}.
+    """The keys that differ between a checkpoint's config and the config to resume with: {key: "old -> new"}.
 
-    Raises ConfigError if one of them changes the model, the optimiser or the data set.
+    Raises ConfigError for a key that changes the model, the optimiser or the data set.
     """
     old, new = _flat(before.model_dump()), _flat(after.model_dump())
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
@@ -230,7 +229,7 @@ def changes(before: Config, after: Config) -> dict[str, str]:
         listed = "".join(f"\n  {key}: {changed[key]}" for key in not_allowed)
         raise ConfigError(
             "The model, the optimiser and the data set cannot change when a run is resumed; these keys differ from "
-            f"those of its last checkpoint:{listed}\nFix: restore them in its config.yaml, or start a new run with "
+            f"its last checkpoint:{listed}\nFix: restore them in its config.yaml, or start a new run with "
             "weights=RUN."
         )
     return changed

@@ -22,7 +22,7 @@ class MixTransformer(Backbone):
     Any input size; each map is ceil(size / stride), by the padding of the overlapping patches. It has no position
     table: a depthwise convolution in each MLP encodes positions by the zeros at the border. Keys and values are means
     over squares of cells with learned weights; incomplete squares at the right and bottom are left out, as in the
-    authors' code, except on a map of less than one square. Padding of the image at the right and bottom changes
+    authors' code, unless the map is smaller than one square. Padding of the image at the right and bottom changes
     features, because each token attends to the whole map.
 
     variant: "b0" to "b5" of the paper's table 6.
@@ -71,8 +71,8 @@ class MixTransformer(Backbone):
         depths: list[list[nn.Parameter]] = []
         for patches, stage, norm in zip(self.patches, self.stages, self.feature_norms, strict=True):
             first, *blocks = (list(block.parameters()) for block in stage.children())
-            own = list(patches.parameters())
-            depths += [own + first, *blocks] if depths else [own, first, *blocks]
+            embedding = list(patches.parameters())
+            depths += [embedding + first, *blocks] if depths else [embedding, first, *blocks]
             depths[-1] = depths[-1] + list(norm.parameters())
         return depths
 

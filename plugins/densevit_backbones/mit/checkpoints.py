@@ -15,16 +15,16 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
 from densevit_backbones.mit.variants import HEADS, REDUCTIONS, VARIANTS
 
 LICENCE = "NVIDIA Source Code License for SegFormer, non-commercial use only (NVlabs/SegFormer)"
 PROJECT_DEFAULTS = ("norm_eps",)
-_BLOCK, _OURS = "encoder.block.{s}.{b}", "stages.{s}.{b}"
+_BLOCK, _TARGET_BLOCK = "encoder.block.{s}.{b}", "stages.{s}.{b}"
 
 
 def describe(tensors: StateDict, norm_eps: float) -> dict[str, Any]:
-    """The config section of a MiT, from tensors with our keys.
+    """The config section of a MiT, from tensors with densevit's keys.
 
     norm_eps: epsilon of the layer norms in the project's code.
     """
@@ -32,16 +32,16 @@ def describe(tensors: StateDict, norm_eps: float) -> dict[str, Any]:
     blocks = tuple(count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(4))
     variant = next((name for name, sizes in VARIANTS.items() if sizes == (widths, blocks)), None)
     if variant is None:
-        known = ", ".join(f"{name} {sizes.widths} {sizes.blocks}" for name, sizes in VARIANTS.items())
-        raise WeightsError(f"A MiT of {widths} channels and {blocks} blocks is not a known variant: {known}.")
+        variants = ", ".join(f"{name} {sizes.widths} {sizes.blocks}" for name, sizes in VARIANTS.items())
+        raise WeightsError(f"A MiT of {widths} channels and {blocks} blocks is not a known variant: {variants}.")
     return {"backbone": {"name": "mit", "variant": variant, "norm_eps": norm_eps}}
 
 
 def _nvidia() -> tuple[Line, ...]:
-    """Stages are numbered from 1 in their keys."""
+    """The lines of NVIDIA's checkpoints, which number stages from 1."""
     lines: list[Line] = []
     for i in range(4):
-        theirs, ours = f"block{i + 1}.{{b}}", f"stages.{i}.{{b}}"
+        source, target = f"block{i + 1}.{{b}}", f"stages.{i}.{{b}}"
         names = {
             "norm1": "norm1",
             "norm2": "norm2",
@@ -56,12 +56,12 @@ def _nvidia() -> tuple[Line, ...]:
         }
         lines.append(Line(f"patch_embed{i + 1}.proj.*", f"patches.{i}.projection.*"))
         lines.append(Line(f"patch_embed{i + 1}.norm.*", f"patches.{i}.norm.*"))
-        lines += [Line(f"{theirs}.{name}.*", f"{ours}.{own}.*") for name, own in names.items()]
+        lines += [Line(f"{source}.{name}.*", f"{target}.{part}.*") for name, part in names.items()]
         lines.append(Line(f"norm{i + 1}.*", f"feature_norms.{i}.*"))
     return tuple(lines)
 
 
-_NAMES = {  # of a block's parts in transformers' files, with those in the memory of version 5 and ours
+_NAMES = {  # parts of a block in transformers' files: the key in a version 5 model, and the key here
     "layer_norm_1": ("layernorm_before", "norm1"),
     "layer_norm_2": ("layernorm_after", "norm2"),
     "attention.self.query": ("attention.q_proj", "attention.query"),
@@ -76,8 +76,8 @@ _PAIR = {"attention.self.key": "attention.k_proj", "attention.self.value": "atte
 _TRANSFORMERS = (
     Line("encoder.patch_embeddings.{s}.proj.*", "patches.{s}.projection.*"),
     Line("encoder.patch_embeddings.{s}.layer_norm.*", "patches.{s}.norm.*"),
-    *(Line(f"{_BLOCK}.{name}.*", f"{_OURS}.{own}.*") for name, (_, own) in _NAMES.items()),
-    *(Line(f"{_BLOCK}.{name}.*", f"{_OURS}.attention.key_value.*[{i}/2]") for i, name in enumerate(_PAIR)),
+    *(Line(f"{_BLOCK}.{name}.*", f"{_TARGET_BLOCK}.{target}.*") for name, (_, target) in _NAMES.items()),
+    *(Line(f"{_BLOCK}.{name}.*", f"{_TARGET_BLOCK}.attention.key_value.*[{i}/2]") for i, name in enumerate(_PAIR)),
     Line("encoder.layer_norm.{s}.*", "feature_norms.{s}.*"),
 )
 _MEMORY_BLOCKS = {name: memory for name, (memory, _) in _NAMES.items()} | _PAIR

@@ -25,8 +25,8 @@ class PoolingAttention(nn.Module):
     query_stride: None: queries are not pooled; 1: a convolution that keeps the map's size.
     map_size: size of the input map for an image of the training size, which determines the number of rows in the
         tables of relative positions. None: no relative positions, as in MViTv1.
-    residual: adds the pooled queries to the output of attention (MViTv2's residual pooling), "all" of them or those of
-        the "map" only, without class tokens. None: no residual.
+    residual: adds pooled queries to the output of attention (MViTv2's residual pooling): "all", or "map" without class
+        tokens. None: no residual.
     window: side of the windows of the input map in which the pooled maps are attended to; None: global attention. The
         last windows are padded with zeros after the pooling, which take part in the attention.
     """

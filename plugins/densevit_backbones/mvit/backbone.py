@@ -23,22 +23,22 @@ class MViT(Backbone):
     Any input size, without padding: each map is ceil(size / stride), and so are pooled keys and values. Attention is
     global from the first block on, so padding of the image at the right and bottom changes all features.
 
-    variant: "tiny", "small", "base" and "large" of the MViTv2 paper; version 1 only has B-16 of its paper as "base" and
-        B-24-wide as "large". "nano" (32 channels, 6 blocks) is for CPUs. In version 1 and in "large" the last block of
-        a stage doubles the width, as in the published weights: a feature is as wide as the next stage.
+    variant: "tiny", "small", "base" and "large" of the MViTv2 paper; version 1 has only two of its paper's models, B-16
+        as "base" and B-24-wide as "large". "nano" (32 channels, 6 blocks) is for CPUs. In version 1 and in "large" the
+        last block of a stage doubles the width, as in the published weights: a feature is as wide as the next stage.
     version: 2 has relative positions and residual pooled queries; 1 has absolute positions.
     stem: "patch", the paper's 7x7 convolution of stride 4, or "conv": four 3x3 convolutions with batch norm and a 1x1,
         with which a transformer converges faster from random weights (Xiao et al. 2021, section 4).
     image_size: side in pixels of the images of the position tables, which are interpolated for other sizes.
-    class_token: a class token before the map, in attention only. None: as in the papers' models for ImageNet-1K, in
-        version 1 only.
+    class_token: a class token before the map, in attention only. None: in version 1 only, as in the papers' models for
+        ImageNet-1K.
     class_token_residual: residual pooling of the class token too, as in timm, instead of the map only, as in the
         authors' code. For version 2 with a class token.
     window_size: attention in windows of so many cells of the first stage, half as many in each later one, but global in
         the last block of the other stages ("hybrid window attention", Li et al. 2022, section 4.2; 56 in their
         detectors). A multiple of 8. None: global attention.
     coarse_global_keys: doubles the stride of keys and values in the last blocks of the second and the third stage, as
-        their detectors in detectron2.
+        in the authors' detectors in detectron2.
     drop_path: stochastic depth of the last block, linear from 0 at the first; None: the paper's for ImageNet.
     checkpointing: activation checkpointing per block.
     in_channels: the number of channels of images.
@@ -60,8 +60,8 @@ class MViT(Backbone):
     ) -> None:
         super().__init__()
         if variant not in VARIANTS[version]:
-            known = ", ".join(VARIANTS[version])
-            raise ValueError(f"variant {variant!r} does not exist in MViT's version {version}, which has {known}.")
+            variants = ", ".join(VARIANTS[version])
+            raise ValueError(f"variant {variant!r} does not exist in MViT's version {version}, which has {variants}.")
         if not 1 <= image_size <= 65536:
             raise ValueError(f"image_size is {image_size}; it is a number of pixels from 1 to 65536.")
         if window_size is not None and (window_size < 8 or window_size % 8):

@@ -32,20 +32,20 @@ def _flat(kernel: Tensor) -> Tensor:
 _FLAT = Change(_flat, lambda kernel: kernel)
 
 
-def _block(theirs: str, ours: str) -> list[Line]:
+def _block(source: str, target: str) -> list[Line]:
     """The lines of a block without its shortcut projections."""
     names = (("q", "query"), ("k", "key"), ("v", "value"))
     return [
-        Line(f"{theirs}.norm1.*", f"{ours}.norm1.*"),
-        *(Line(f"{theirs}.attn.qkv.*[{i}/3]", f"{ours}.attention.{name}.*") for i, (_, name) in enumerate(names)),
-        *(Line(f"{theirs}.attn.pool_{q}.weight", f"{ours}.attention.pool_{name}.weight", _FLAT) for q, name in names),
-        *(Line(f"{theirs}.attn.norm_{q}.*", f"{ours}.attention.pool_{name}.norm.*") for q, name in names),
-        Line(f"{theirs}.attn.rel_pos_h", f"{ours}.attention.relative_positions.rows"),
-        Line(f"{theirs}.attn.rel_pos_w", f"{ours}.attention.relative_positions.columns"),
-        Line(f"{theirs}.attn.proj.*", f"{ours}.attention.output.*"),
-        Line(f"{theirs}.norm2.*", f"{ours}.norm2.*"),
-        Line(f"{theirs}.mlp.fc1.*", f"{ours}.mlp.expand.*"),
-        Line(f"{theirs}.mlp.fc2.*", f"{ours}.mlp.contract.*"),
+        Line(f"{source}.norm1.*", f"{target}.norm1.*"),
+        *(Line(f"{source}.attn.qkv.*[{i}/3]", f"{target}.attention.{name}.*") for i, (_, name) in enumerate(names)),
+        *(Line(f"{source}.attn.pool_{q}.weight", f"{target}.attention.pool_{name}.weight", _FLAT) for q, name in names),
+        *(Line(f"{source}.attn.norm_{q}.*", f"{target}.attention.pool_{name}.norm.*") for q, name in names),
+        Line(f"{source}.attn.rel_pos_h", f"{target}.attention.relative_positions.rows"),
+        Line(f"{source}.attn.rel_pos_w", f"{target}.attention.relative_positions.columns"),
+        Line(f"{source}.attn.proj.*", f"{target}.attention.output.*"),
+        Line(f"{source}.norm2.*", f"{target}.norm2.*"),
+        Line(f"{source}.mlp.fc1.*", f"{target}.mlp.expand.*"),
+        Line(f"{source}.mlp.fc2.*", f"{target}.mlp.contract.*"),
     ]
 
 
@@ -64,7 +64,7 @@ _DEPTHS = {sum(variant.blocks): variant for name, variant in VARIANTS[2].items()
 
 
 def _staged(state: StateDict) -> StateDict:
-    """Numbers the blocks by stage, and calls their shortcut projections as timm does."""
+    """Numbers the blocks by stage, and renames their shortcut projections to timm's names."""
     blocks = {int(key.split(".")[1]) for key in state if key.startswith("blocks.")}
     variant = _DEPTHS.get(len(blocks))
     if variant is None:
@@ -87,14 +87,14 @@ def _staged(state: StateDict) -> StateDict:
 def _flat_blocks(state: StateDict) -> StateDict:
     """The inverse of `_staged`."""
     name = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.(.*)")
-    found = {key: match.groups() for key in state if (match := name.fullmatch(key))}
-    places = sorted({(int(stage), int(block)) for stage, block, _ in found.values()})
-    numbers = {place: number for number, place in enumerate(places)}
+    parts = {key: match.groups() for key in state if (match := name.fullmatch(key))}
+    blocks = sorted({(int(stage), int(block)) for stage, block, _ in parts.values()})
+    numbers = {block: number for number, block in enumerate(blocks)}
 
     def flat(key: str) -> str:
-        if key not in found:
+        if key not in parts:
             return key
-        stage, block, rest = found[key]
+        stage, block, rest = parts[key]
         return f"blocks.{numbers[int(stage), int(block)]}.{re.sub('^shortcut_proj_(?:attn|mlp)', 'proj', rest)}"
 
     return {flat(key): tensor for key, tensor in state.items()}
@@ -118,8 +118,8 @@ def _layout(
     )
 
 
-def _of_the_release(tensors: StateDict) -> dict[str, Any]:
-    """The section of a released classifier, whose class token has no residual pooling, unlike timm's."""
+def _describe_released(tensors: StateDict) -> dict[str, Any]:
+    """The config section of a released classifier; unlike timm's, its class token has no residual pooling."""
     sections = describe(tensors)
     if sections["backbone"]["class_token"]:
         sections["backbone"]["class_token_residual"] = False
@@ -135,14 +135,14 @@ FACEBOOK = _layout(
         "patch_embed.proj.weight",
         *(f"blocks.{{i}}.{x}" for x in ("norm1.*", "attn.qkv.*", "mlp.fc1.*", "attn.pool_k.*")),
     ),
-    _of_the_release,
+    _describe_released,
     rearrange=Rearrangement(_staged, _flat_blocks),
     licence="Apache-2.0 (facebookresearch/mvit)",
 )
 
 
-def _of_detectors(tensors: StateDict) -> dict[str, Any]:
-    """The section of a detector's backbone, whose windows are those of all published configs."""
+def _describe_detector(tensors: StateDict) -> dict[str, Any]:
+    """The config section of a detector's backbone, with the windows of all published configs."""
     sections = describe(tensors)
     sections["backbone"] |= {"window_size": 56, "coarse_global_keys": True}
     return sections
@@ -152,10 +152,10 @@ DETECTRON2 = CheckpointLayout(
     name="detectron2-mvitv2",
     marks=("scale2_norm.weight", *(f"blocks.{{i}}.{x}.*" for x in ("norm1", "attn.qkv", "mlp.fc1", "attn.pool_k"))),
     lines=(
-        *(line for line in _LINES if line.theirs != "norm.*"),
+        *(line for line in _LINES if line.foreign_key != "norm.*"),
         *(Line(f"scale{i + 2}_norm.*", f"feature_norms.{i}.*") for i in range(4)),
     ),
-    describe=_of_detectors,
+    describe=_describe_detector,
     other_keys=OtherKeys(prefixes=("backbone.bottom_up.", "bottom_up.")),
     special=SpecialTensors(
         rearrange=Rearrangement(_staged, _flat_blocks),

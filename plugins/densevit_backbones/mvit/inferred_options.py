@@ -4,21 +4,21 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import StateDict
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
 from densevit_backbones.mvit.variants import VARIANTS
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of an MViT, from tensors with our keys."""
+    """The config section of an MViT, from tensors with densevit's keys."""
     version = 1 if "positions.cells" in tensors else 2
     width = tensors["patch_embed.weight"].shape[0]
     blocks = tuple(count(tensors, rf"stages\.{i}\.(\d+)\.norm1\.weight") for i in range(4))
     variants = VARIANTS[version]
-    variant = next((name for name, own in variants.items() if (own.width, own.blocks) == (width, blocks)), None)
+    variant = next((name for name, sizes in variants.items() if (sizes.width, sizes.blocks) == (width, blocks)), None)
     if variant is None:
-        known = ", ".join(f"{name} {(own.width, own.blocks)}" for name, own in variants.items())
+        listed = ", ".join(f"{name} {(sizes.width, sizes.blocks)}" for name, sizes in variants.items())
         raise WeightsError(
-            f"An MViT of version {version}, {width} channels and {blocks} blocks is not a known variant: {known}."
+            f"An MViT of version {version}, {width} channels and {blocks} blocks is not a known variant: {listed}."
         )
     if version == 1:
         side = tensors["positions.cells"].shape[-1]

@@ -34,7 +34,7 @@ class ResNet(Backbone):
     norms, and for "batch" and "sync" in evaluation; "group" norms use statistics of the whole map with padding.
 
     depth: 18, 34, 50, 101 or 152.
-    dilation: the last stage keeps the stride of the one before and dilates its convolutions instead (DETR's DC5).
+    dilation: the last stage keeps the previous stage's stride and dilates its convolutions instead (DETR's DC5).
     norm: "batch"; "sync", batch norm over the GPUs of all processes; "group" (32 groups); or "frozen", batch norm with
         constant statistics and parameters, for fine-tuning with few images per batch.
     norm_eps: epsilon of the norms; 1e-3 in kMaX-DeepLab.
@@ -189,7 +189,7 @@ def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm, average: bool,
     pool: nn.Module = nn.Identity()
     if stride > 1:
         pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
-    elif dilated:  # as in timm: averages at stride 1 what a stride of 2 would average for every second cell
+    elif dilated:  # as in timm: stride 1, with the same averages at every second cell as stride 2
         pool = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, 1))
     return nn.Sequential(pool, nn.Conv2d(inputs, outputs, 1, bias=False), norm(outputs))
 

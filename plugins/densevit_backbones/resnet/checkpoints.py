@@ -1,4 +1,4 @@
-"""torchvision's ResNets, ResNeXts and wide ResNets, whose keys are ours, and timm's ResNets."""
+"""torchvision's ResNets, ResNeXts and wide ResNets, whose keys densevit uses, and timm's ResNets."""
 
 from dataclasses import replace
 

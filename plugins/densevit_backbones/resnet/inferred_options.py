@@ -4,19 +4,20 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import StateDict
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
 from densevit_backbones.resnet.variants import BLOCKS, BOTTLENECKS_FROM
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a ResNet, from tensors with our keys. They do not show dilation and frozen norms."""
+    """The config section of a ResNet, from tensors with densevit's keys, which do not show dilation and frozen
+    norms."""
     blocks = tuple(count(tensors, rf"layer{i}\.(\d+)\.conv1\.weight") for i in range(1, 5))
     bottleneck = "layer1.0.conv3.weight" in tensors
-    depth = next((d for d, own in BLOCKS.items() if (own, d >= BOTTLENECKS_FROM) == (blocks, bottleneck)), None)
+    depth = next((d for d, counts in BLOCKS.items() if (counts, d >= BOTTLENECKS_FROM) == (blocks, bottleneck)), None)
     if depth is None:
-        kind = "bottlenecks" if bottleneck else "basic blocks"
-        known = ", ".join(f"{d} {own}" for d, own in BLOCKS.items())
-        raise WeightsError(f"A ResNet of {blocks} {kind} is not a known depth: {known}.")
+        block_type = "bottlenecks" if bottleneck else "basic blocks"
+        depths = ", ".join(f"{d} {counts}" for d, counts in BLOCKS.items())
+        raise WeightsError(f"A ResNet of {blocks} {block_type} is not a known depth: {depths}.")
     section: dict[str, Any] = {"name": "resnet", "depth": depth}
     if bottleneck:
         width, per_group = tensors["layer1.0.conv2.weight"].shape[:2]

@@ -23,12 +23,12 @@ def _lines() -> tuple[Line, ...]:
         Line("embedder.embedder.normalization.*", "bn1.*"),
     ]
     for stage in range(4):
-        block, own = f"encoder.stages.{stage}.layers.{{j}}", f"layer{stage + 1}.{{j}}"
+        source, target = f"encoder.stages.{stage}.layers.{{j}}", f"layer{stage + 1}.{{j}}"
         for layer in range(3):
-            lines.append(Line(f"{block}.layer.{layer}.convolution.*", f"{own}.conv{layer + 1}.*"))
-            lines.append(Line(f"{block}.layer.{layer}.normalization.*", f"{own}.bn{layer + 1}.*"))
-        lines.append(Line(f"{block}.shortcut.convolution.*", f"{own}.downsample.0.*"))
-        lines.append(Line(f"{block}.shortcut.normalization.*", f"{own}.downsample.1.*"))
+            lines.append(Line(f"{source}.layer.{layer}.convolution.*", f"{target}.conv{layer + 1}.*"))
+            lines.append(Line(f"{source}.layer.{layer}.normalization.*", f"{target}.bn{layer + 1}.*"))
+        lines.append(Line(f"{source}.shortcut.convolution.*", f"{target}.downsample.0.*"))
+        lines.append(Line(f"{source}.shortcut.normalization.*", f"{target}.downsample.1.*"))
     return tuple(lines)
 
 

@@ -1,4 +1,4 @@
-"""RT-DETR's ResNet-vd ("PResNet"): the authors' keys, and those of transformers' RTDetrResNetBackbone."""
+"""RT-DETR's ResNet-vd ("PResNet"): the keys of the authors and of transformers' RTDetrResNetBackbone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,9 +10,9 @@ from densevit_backbones.resnet.variants import BLOCKS, BOTTLENECKS_FROM
 _STEM = (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1"))
 
 
-def _conv_norm(theirs: str, convolution: str, norm: str, names: tuple[str, str]) -> tuple[Line, Line]:
-    """names: the names of the two layers in `theirs`."""
-    return Line(f"{theirs}.{names[0]}.*", f"{convolution}.*"), Line(f"{theirs}.{names[1]}.*", f"{norm}.*")
+def _conv_norm(source: str, convolution: str, norm: str, names: tuple[str, str]) -> tuple[Line, Line]:
+    """names: the names of the two layers in `source`."""
+    return Line(f"{source}.{names[0]}.*", f"{convolution}.*"), Line(f"{source}.{names[1]}.*", f"{norm}.*")
 
 
 def _authors() -> tuple[Line, ...]:
@@ -21,11 +21,11 @@ def _authors() -> tuple[Line, ...]:
         line for i, stem in enumerate(_STEM) for line in _conv_norm(f"conv1.conv1_{i + 1}", stem[0], stem[1], names)
     ]
     for stage in range(4):
-        block, own = f"res_layers.{stage}.blocks.{{j}}", f"layer{stage + 1}.{{j}}"
+        source, target = f"res_layers.{stage}.blocks.{{j}}", f"layer{stage + 1}.{{j}}"
         for i, branch in enumerate("abc", 1):
-            lines += _conv_norm(f"{block}.branch2{branch}", f"{own}.conv{i}", f"{own}.bn{i}", names)
-        short = f"{block}.short.conv" if stage else f"{block}.short"  # after a pool
-        lines += _conv_norm(short, f"{own}.downsample.1", f"{own}.downsample.2", names)
+            lines += _conv_norm(f"{source}.branch2{branch}", f"{target}.conv{i}", f"{target}.bn{i}", names)
+        short = f"{source}.short.conv" if stage else f"{source}.short"  # after a pool
+        lines += _conv_norm(short, f"{target}.downsample.1", f"{target}.downsample.2", names)
     return tuple(lines)
 
 
@@ -33,11 +33,11 @@ def _transformers() -> tuple[Line, ...]:
     names = ("convolution", "normalization")
     lines = [line for i, stem in enumerate(_STEM) for line in _conv_norm(f"embedder.embedder.{i}", *stem, names)]
     for stage in range(4):
-        block, own = f"encoder.stages.{stage}.layers.{{j}}", f"layer{stage + 1}.{{j}}"
+        source, target = f"encoder.stages.{stage}.layers.{{j}}", f"layer{stage + 1}.{{j}}"
         for i in range(3):
-            lines += _conv_norm(f"{block}.layer.{i}", f"{own}.conv{i + 1}", f"{own}.bn{i + 1}", names)
-        short = f"{block}.shortcut.1" if stage else f"{block}.shortcut"
-        lines += _conv_norm(short, f"{own}.downsample.1", f"{own}.downsample.2", names)
+            lines += _conv_norm(f"{source}.layer.{i}", f"{target}.conv{i + 1}", f"{target}.bn{i + 1}", names)
+        short = f"{source}.shortcut.1" if stage else f"{source}.shortcut"
+        lines += _conv_norm(short, f"{target}.downsample.1", f"{target}.downsample.2", names)
     return tuple(lines)
 
 

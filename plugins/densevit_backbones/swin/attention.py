@@ -37,8 +37,10 @@ class _InWindows(nn.Module):
     def _windows(self, x: Tensor) -> ShiftedWindows:
         return self.shifted_windows(x, self.window, self.shift, self.num_heads, self.rule)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
-        """query, key, value: the three parts of what `ShiftedWindows.partition` returns.
+    def _biased_attention(
+        self, query: Tensor, key: Tensor, value: Tensor, table: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """query, key, value: the three parts of the output of `ShiftedWindows.partition`.
 
         table: ((2M - 1)^2, heads). mask: (windows, N, N).
         """
@@ -64,7 +66,7 @@ class WindowAttention(_InWindows):
         qkv = self.qkv(x)
         windows = self._windows(qkv)
         query, key, value = windows.partition(qkv, self.qkv.bias).unbind(0)
-        mixed = self._attend(query, key, value, self.relative_position_bias_table, windows.mask)
+        mixed = self._biased_attention(query, key, value, self.relative_position_bias_table, windows.mask)
         return self.output(windows.reverse(mixed))
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
@@ -107,7 +109,7 @@ class CosineWindowAttention(_InWindows):
         key = _direction(key).to(value.dtype)
         with autocast_off(x.device):  # bf16 would round the biases, up to 16, of different offsets to equal values
             table = 16 * self.position_mlp(self.offsets).sigmoid()
-        return self.output(windows.reverse(self._attend(query, key, value, table, windows.mask)))
+        return self.output(windows.reverse(self._biased_attention(query, key, value, table, windows.mask)))
 
 
 def _direction(x: Tensor) -> Tensor:

@@ -38,9 +38,9 @@ class Swin(Backbone):
         2021, section 4).
     drop_path: stochastic depth of the last block, linear from 0 at the first; None: the paper's for ImageNet.
     checkpointing: activation checkpointing per block in training.
-    shift: the shift on a map whose height or width is at most one window, such as that of stride 32 for images of up to
-        224 pixels. "per_axis" does not shift that axis, as in torchvision and timm; "both_axes" shifts neither axis, as
-        in the authors' code for classification; "dense" shifts both axes, as in their code for detection and
+    shift: the shift on a map whose height or width is at most one window, such as the map of stride 32 for images of up
+        to 224 pixels. "per_axis" does not shift that axis, as in torchvision and timm; "both_axes" shifts neither axis,
+        as in the authors' code for classification; "dense" shifts both axes, as in their code for detection and
         segmentation. Larger maps do not depend on it. Published weights expect the rule of their project.
     in_channels: the number of channels of images.
     """
@@ -80,11 +80,11 @@ class Swin(Backbone):
                 stage.append(PatchMerging(channels // 2) if version == 1 else PatchMergingV2(channels // 2))
             for j in range(blocks[i]):
                 rate = last_rate * (sum(blocks[:i]) + j) / (sum(blocks) - 1)
-                place = channels, heads[i], windows[i], j % 2 == 1, shift
+                arguments = channels, heads[i], windows[i], j % 2 == 1, shift
                 if version == 1:
-                    stage.append(SwinBlock(channels, WindowAttention(*place), rate))
+                    stage.append(SwinBlock(channels, WindowAttention(*arguments), rate))
                 else:
-                    stage.append(SwinV2Block(channels, CosineWindowAttention(*place, pretrained[i]), rate))
+                    stage.append(SwinV2Block(channels, CosineWindowAttention(*arguments, pretrained[i]), rate))
             self.stages.append(nn.Sequential(*stage))
         self.feature_norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
         self.apply(_initialise)

@@ -8,7 +8,7 @@ from densevit.interfaces import ZEROS, CheckpointLayout, Line, OtherKeys, Publis
 from densevit.layers.windows import ShiftRule
 from densevit_backbones.swin.inferred_options import OPTIONS, describe
 from densevit_backbones.swin.variants import VARIANTS
-from densevit_backbones.swin.window_options import UNSAVED, of_tables
+from densevit_backbones.swin.window_options import UNSAVED, windows_from_tables
 
 Block = Callable[[str, str], list[Line]]
 
@@ -17,56 +17,56 @@ MISSING = {f"feature_norms.{i}.*": "a norm of the stage's feature map, which a c
 _HEAD = {"head.*": "the classification head"}
 
 
-def _common(theirs: str, ours: str, mlp: tuple[str, str]) -> list[Line]:
+def _common(source: str, target: str, mlp: tuple[str, str]) -> list[Line]:
     return [
-        Line(f"{theirs}.norm1.*", f"{ours}.norm1.*"),
-        Line(f"{theirs}.attn.proj.*", f"{ours}.attention.output.*"),
-        Line(f"{theirs}.norm2.*", f"{ours}.norm2.*"),
-        Line(f"{theirs}.mlp.{mlp[0]}.*", f"{ours}.mlp.expand.*"),
-        Line(f"{theirs}.mlp.{mlp[1]}.*", f"{ours}.mlp.contract.*"),
+        Line(f"{source}.norm1.*", f"{target}.norm1.*"),
+        Line(f"{source}.attn.proj.*", f"{target}.attention.output.*"),
+        Line(f"{source}.norm2.*", f"{target}.norm2.*"),
+        Line(f"{source}.mlp.{mlp[0]}.*", f"{target}.mlp.expand.*"),
+        Line(f"{source}.mlp.{mlp[1]}.*", f"{target}.mlp.contract.*"),
     ]
 
 
-def _version_1(theirs: str, ours: str, mlp: tuple[str, str] = ("fc1", "fc2")) -> list[Line]:
+def _version_1(source: str, target: str, mlp: tuple[str, str] = ("fc1", "fc2")) -> list[Line]:
     return [
-        *_common(theirs, ours, mlp),
-        Line(f"{theirs}.attn.qkv.*", f"{ours}.attention.qkv.*"),
-        Line(f"{theirs}.attn.relative_position_bias_table", f"{ours}.attention.relative_position_bias_table"),
+        *_common(source, target, mlp),
+        Line(f"{source}.attn.qkv.*", f"{target}.attention.qkv.*"),
+        Line(f"{source}.attn.relative_position_bias_table", f"{target}.attention.relative_position_bias_table"),
     ]
 
 
-def _version_2(theirs: str, ours: str, mlp: tuple[str, str] = ("fc1", "fc2")) -> list[Line]:
+def _version_2(source: str, target: str, mlp: tuple[str, str] = ("fc1", "fc2")) -> list[Line]:
     return [
-        *_common(theirs, ours, mlp),
-        Line(f"{theirs}.attn.qkv.weight", f"{ours}.attention.qkv.weight"),
-        Line(f"{theirs}.attn.q_bias", f"{ours}.attention.query_bias"),
-        Line(f"{theirs}.attn.v_bias", f"{ours}.attention.value_bias"),
-        Line(f"{theirs}.attn.logit_scale", f"{ours}.attention.logit_scale"),
-        Line(f"{theirs}.attn.cpb_mlp.*", f"{ours}.attention.position_mlp.*"),
+        *_common(source, target, mlp),
+        Line(f"{source}.attn.qkv.weight", f"{target}.attention.qkv.weight"),
+        Line(f"{source}.attn.q_bias", f"{target}.attention.query_bias"),
+        Line(f"{source}.attn.v_bias", f"{target}.attention.value_bias"),
+        Line(f"{source}.attn.logit_scale", f"{target}.attention.logit_scale"),
+        Line(f"{source}.attn.cpb_mlp.*", f"{target}.attention.position_mlp.*"),
     ]
 
 
-def _torchvision_1(theirs: str, ours: str) -> list[Line]:
-    return _version_1(theirs, ours, ("0", "3"))
+def _torchvision_1(source: str, target: str) -> list[Line]:
+    return _version_1(source, target, ("0", "3"))
 
 
-def _torchvision_2(theirs: str, ours: str) -> list[Line]:
+def _torchvision_2(source: str, target: str) -> list[Line]:
     """torchvision's query, key and value bias has a part for keys, which its forward pass ignores."""
     return [
-        Line(f"{theirs}.attn.qkv.bias[0/3]", f"{ours}.attention.query_bias"),
-        Line(f"{theirs}.attn.qkv.bias[1/3]", ZEROS),
-        Line(f"{theirs}.attn.qkv.bias[2/3]", f"{ours}.attention.value_bias"),
-        *(line for line in _version_2(theirs, ours, ("0", "3")) if not line.theirs.endswith("_bias")),
+        Line(f"{source}.attn.qkv.bias[0/3]", f"{target}.attention.query_bias"),
+        Line(f"{source}.attn.qkv.bias[1/3]", ZEROS),
+        Line(f"{source}.attn.qkv.bias[2/3]", f"{target}.attention.value_bias"),
+        *(line for line in _version_2(source, target, ("0", "3")) if not line.foreign_key.endswith("_bias")),
     ]
 
 
 def _lines(
     block: Block, stages: tuple[str, ...], mergings: tuple[str, ...], patches: tuple[str, str]
 ) -> tuple[Line, ...]:
-    """The lines of a layout. stages, mergings: their keys of the blocks of the four stages, and of the patch mergings
-    before the last three stages.
+    """The lines of a layout.
 
-    Our stages begin with the merging, so their blocks are numbered from 1.
+    stages, mergings: the checkpoint's keys of the blocks of the four stages, and of the patch mergings before the last
+    three. In the model these stages begin with the merging, so their blocks are numbered from 1.
     """
     lines = [Line(f"{patches[0]}.*", "patch_embed.*"), Line(f"{patches[1]}.*", "patch_norm.*")]
     lines += block(f"{stages[0]}.{{b}}", "stages.0.{b}")
@@ -111,7 +111,7 @@ def _layout(
         describe=partial(describe, shift=shift),
         variants=variants,
         special=SpecialTensors(no_effect=_HEAD | _constants(block), missing=MISSING),
-        options=replace(OPTIONS, unsaved=UNSAVED, saved=of_tables) if name.endswith("v2") else OPTIONS,
+        options=replace(OPTIONS, unsaved=UNSAVED, saved=windows_from_tables) if name.endswith("v2") else OPTIONS,
         publishing=Publishing(licence=_LICENCE if name.startswith("microsoft") else ""),
     )
 
@@ -119,39 +119,39 @@ def _layout(
 _LICENCE = "MIT (microsoft/Swin-Transformer)"
 _TABLE, _SCALE = "attn.relative_position_bias_table", "attn.logit_scale"  # keys of only one of the two versions
 _MERGES_FIRST, _MERGES_LAST = (1, 2, 3), (0, 1, 2)  # a layer begins or ends with patch merging
-_OF_TORCHVISION, _OF_LAYERS = "features.{s}.{b}", "layers.{s}.blocks.{b}"
+_TORCHVISION_BLOCK, _LAYERS_BLOCK = "features.{s}.{b}", "layers.{s}.blocks.{b}"
 _STARTS, _ENDS = "layers.3.downsample.reduction.weight", "layers.0.downsample.reduction.weight"
 
 TORCHVISION_V2 = _layout(
     "torchvision-swinv2",
     _torchvision(_torchvision_2),
-    ("features.0.0.weight", f"{_OF_TORCHVISION}.{_SCALE}"),
-    _OF_TORCHVISION,
+    ("features.0.0.weight", f"{_TORCHVISION_BLOCK}.{_SCALE}"),
+    _TORCHVISION_BLOCK,
     "per_axis",
 )
 TORCHVISION = _layout(
     "torchvision-swin",
     _torchvision(_torchvision_1),
-    ("features.0.0.weight", f"{_OF_TORCHVISION}.{_TABLE}"),
-    _OF_TORCHVISION,
+    ("features.0.0.weight", f"{_TORCHVISION_BLOCK}.{_TABLE}"),
+    _TORCHVISION_BLOCK,
     "per_axis",
     TORCHVISION_V2,
 )
 
 
-def _of_layers(project: str, mergings: tuple[int, int, int], mark: str, shift: ShiftRule) -> CheckpointLayout:
-    marks = (mark, f"{_OF_LAYERS}.{_SCALE}"), (mark, f"{_OF_LAYERS}.{_TABLE}")
-    second = _layout(f"{project}-swinv2", _layers(_version_2, mergings), marks[0], _OF_LAYERS, shift)
-    return _layout(f"{project}-swin", _layers(_version_1, mergings), marks[1], _OF_LAYERS, shift, second)
+def _layers_layout(project: str, mergings: tuple[int, int, int], mark: str, shift: ShiftRule) -> CheckpointLayout:
+    marks = (mark, f"{_LAYERS_BLOCK}.{_SCALE}"), (mark, f"{_LAYERS_BLOCK}.{_TABLE}")
+    second = _layout(f"{project}-swinv2", _layers(_version_2, mergings), marks[0], _LAYERS_BLOCK, shift)
+    return _layout(f"{project}-swin", _layers(_version_1, mergings), marks[1], _LAYERS_BLOCK, shift, second)
 
 
-TIMM = _of_layers("timm", _MERGES_FIRST, _STARTS, "per_axis")
-MICROSOFT = _of_layers("microsoft", _MERGES_LAST, _ENDS, "both_axes")
+TIMM = _layers_layout("timm", _MERGES_FIRST, _STARTS, "per_axis")
+MICROSOFT = _layers_layout("microsoft", _MERGES_LAST, _ENDS, "both_axes")
 MICROSOFT_DENSE = CheckpointLayout(
     name="microsoft-swin-dense",
-    marks=("norm0.weight", _ENDS, f"{_OF_LAYERS}.{_TABLE}"),
+    marks=("norm0.weight", _ENDS, f"{_LAYERS_BLOCK}.{_TABLE}"),
     lines=(
-        *(line for line in MICROSOFT.lines if line.theirs != "norm.*"),
+        *(line for line in MICROSOFT.lines if line.foreign_key != "norm.*"),
         *(Line(f"norm{i}.*", f"feature_norms.{i}.*") for i in range(4)),
     ),
     describe=partial(describe, shift="dense"),
@@ -163,7 +163,7 @@ MICROSOFT_DENSE = CheckpointLayout(
             **dict.fromkeys(("neck.*", "rpn_head.*", "roi_head.*"), "the detector"),
             **dict.fromkeys(("decode_head.*", "auxiliary_head.*", "sem_seg_head.*"), "the segmentation head"),
             "criterion.*": "the loss",
-            f"{_OF_LAYERS}.attn.relative_position_index": "derived from the window size",
+            f"{_LAYERS_BLOCK}.attn.relative_position_index": "derived from the window size",
         }
     ),
     options=OPTIONS,

@@ -1,4 +1,4 @@
-"""transformers' Swin and Swinv2. Files have the keys of version 4; a Swin model in version 5 has others."""
+"""transformers' Swin and Swinv2. Files have the keys of version 4; a Swin model in version 5 has other keys."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,34 +18,36 @@ from densevit.interfaces import (
 from densevit_backbones.swin.checkpoints import BLOCKS, MISSING
 from densevit_backbones.swin.inferred_options import OPTIONS, describe
 from densevit_backbones.swin.variants import VARIANTS
-from densevit_backbones.swin.window_options import UNSAVED, of_config
+from densevit_backbones.swin.window_options import UNSAVED, windows_from_config
 
 Block = Callable[[str, str], list[Line]]
 
 
-def _files_1(theirs: str, ours: str) -> list[Line]:
+def _files_1(source: str, target: str) -> list[Line]:
     parts = enumerate(("query", "key", "value"))
     return [
-        *(Line(f"{theirs}.attention.self.{name}.*", f"{ours}.attention.qkv.*[{part}/3]") for part, name in parts),
-        Line(f"{theirs}.attention.self.relative_position_bias_table", f"{ours}.attention.relative_position_bias_table"),
-        Line(f"{theirs}.attention.output.dense.*", f"{ours}.attention.output.*"),
-        Line(f"{theirs}.intermediate.dense.*", f"{ours}.mlp.expand.*"),
-        Line(f"{theirs}.output.dense.*", f"{ours}.mlp.contract.*"),
+        *(Line(f"{source}.attention.self.{name}.*", f"{target}.attention.qkv.*[{part}/3]") for part, name in parts),
+        Line(
+            f"{source}.attention.self.relative_position_bias_table", f"{target}.attention.relative_position_bias_table"
+        ),
+        Line(f"{source}.attention.output.dense.*", f"{target}.attention.output.*"),
+        Line(f"{source}.intermediate.dense.*", f"{target}.mlp.expand.*"),
+        Line(f"{source}.output.dense.*", f"{target}.mlp.contract.*"),
     ]
 
 
-def _files_2(theirs: str, ours: str) -> list[Line]:
-    attention, own = f"{theirs}.attention.self", f"{ours}.attention"
+def _files_2(source: str, target: str) -> list[Line]:
+    attention, attention_target = f"{source}.attention.self", f"{target}.attention"
     parts = enumerate(("query", "key", "value"))
     return [
-        *(Line(f"{attention}.{name}.weight", f"{own}.qkv.weight[{part}/3]") for part, name in parts),
-        Line(f"{attention}.query.bias", f"{own}.query_bias"),
-        Line(f"{attention}.value.bias", f"{own}.value_bias"),
-        Line(f"{attention}.logit_scale", f"{own}.logit_scale"),
-        Line(f"{attention}.continuous_position_bias_mlp.*", f"{own}.position_mlp.*"),
-        Line(f"{theirs}.attention.output.dense.*", f"{own}.output.*"),
-        Line(f"{theirs}.intermediate.dense.*", f"{ours}.mlp.expand.*"),
-        Line(f"{theirs}.output.dense.*", f"{ours}.mlp.contract.*"),
+        *(Line(f"{attention}.{name}.weight", f"{attention_target}.qkv.weight[{part}/3]") for part, name in parts),
+        Line(f"{attention}.query.bias", f"{attention_target}.query_bias"),
+        Line(f"{attention}.value.bias", f"{attention_target}.value_bias"),
+        Line(f"{attention}.logit_scale", f"{attention_target}.logit_scale"),
+        Line(f"{attention}.continuous_position_bias_mlp.*", f"{attention_target}.position_mlp.*"),
+        Line(f"{source}.attention.output.dense.*", f"{attention_target}.output.*"),
+        Line(f"{source}.intermediate.dense.*", f"{target}.mlp.expand.*"),
+        Line(f"{source}.output.dense.*", f"{target}.mlp.contract.*"),
     ]
 
 
@@ -60,8 +62,9 @@ _MEMORY_1 = (  # the keys of a Swin model in version 5, and of its files
 )
 
 
-def _lines(own: Block) -> tuple[Line, ...]:
-    """Our stages begin with the merging that ends their previous stage, so our blocks are numbered from 1."""
+def _lines(block: Block) -> tuple[Line, ...]:
+    """In the model a stage begins with the merging that ends the checkpoint's previous stage, so blocks are numbered
+    from 1."""
     lines = [
         Line("embeddings.patch_embeddings.projection.*", "patch_embed.*"),
         Line("embeddings.norm.*", "patch_norm.*"),
@@ -71,10 +74,10 @@ def _lines(own: Block) -> tuple[Line, ...]:
         if s > 0:
             lines.append(Line(f"encoder.layers.{s - 1}.downsample.*", f"stages.{s}.0.*"))
         for b in range(count):
-            theirs, ours = f"encoder.layers.{s}.blocks.{b}", f"stages.{s}.{b + (s > 0)}"
-            lines.append(Line(f"{theirs}.layernorm_before.*", f"{ours}.norm1.*"))
-            lines.append(Line(f"{theirs}.layernorm_after.*", f"{ours}.norm2.*"))
-            lines += own(theirs, ours)
+            source, target = f"encoder.layers.{s}.blocks.{b}", f"stages.{s}.{b + (s > 0)}"
+            lines.append(Line(f"{source}.layernorm_before.*", f"{target}.norm1.*"))
+            lines.append(Line(f"{source}.layernorm_after.*", f"{target}.norm2.*"))
+            lines += block(source, target)
     return tuple(lines)
 
 
@@ -108,22 +111,22 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
     return {"config.json": config}
 
 
-def _of_config(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The windows of Swinv2. Raises WeightsError if config.json has other attention heads than the variant."""
+def _saved_windows(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The windows of Swinv2, from config.json. Raises WeightsError if it has other attention heads than the variant."""
     config = metadata.get("config", {})
     width, heads = config.get("embed_dim"), config.get("num_heads")
-    known = [list(variant.heads) for variant in VARIANTS.values() if variant.width == width]
-    if heads is not None and known and list(heads) not in known:
+    possible = [list(variant.heads) for variant in VARIANTS.values() if variant.width == width]
+    if heads is not None and possible and list(heads) not in possible:
         raise WeightsError(
             f"config.json has {heads} attention heads for {width} channels; a Swin of that width is built with "
-            f"{known[0]}, and would compute something else. Use the backbone `timm`, or a layout of your own."
+            f"{possible[0]}, and would compute something else. Use the backbone `timm`, or a layout of your own."
         )
-    return of_config(state, metadata)
+    return windows_from_config(state, metadata)
 
 
 def _layout(
     name: str,
-    own: Block,
+    block: Block,
     mark: str,
     unsaved: tuple[str, ...] = (),
     spellings: tuple[tuple[str, str], ...] = (),
@@ -137,7 +140,7 @@ def _layout(
             f"encoder.layers.0.blocks.0.attention.self.{mark}",
             "encoder.layers.0.downsample.reduction.weight",
         ),
-        lines=_lines(own),
+        lines=_lines(block),
         describe=partial(describe, shift="both_axes"),
         other_keys=OtherKeys((f"{name.removeprefix('transformers-')}.",), spellings),
         special=SpecialTensors(
@@ -153,7 +156,7 @@ def _layout(
         options=replace(
             OPTIONS,
             unsaved=unsaved,
-            saved=_of_config,
+            saved=_saved_windows,
             implied={"hidden_act": ("gelu",), "mlp_ratio": (4, 4.0), "use_absolute_embeddings": (False,)},
         ),
         publishing=Publishing(config_files=_config),

@@ -59,11 +59,12 @@ class ViT(Backbone):
         0.1 up to "base").
     windows: windowed attention in most blocks (ViTDet); None: all blocks are global.
     features: the numbers, from 1, of the blocks whose outputs are the features; None: the last blocks of the four
-        quarters, with stem "resnet" of the last two. Blocks after the last one are not built.
+        quarters, with stem "resnet" of the last two quarters. Blocks after the last feature are not built.
     feature_norm: applies the model's final norm to features, before readout. False: raw features (DPT, SETR).
-    key_bias: whether keys have a bias. DINOv3's have none, which with rotary positions changes the attention.
+    key_bias: whether keys have a bias; false in DINOv3. With rotary positions the bias changes the attention.
     norm_eps: epsilon of the layer norms, 1e-5 in DINOv3.
-    fixed_size: takes images of `image_size` x `image_size` only, to which smaller images are padded, as published EoMT.
+    fixed_size: takes images of `image_size` x `image_size` only, to which smaller images are padded, as in published
+        EoMT.
     checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
     """
@@ -187,7 +188,7 @@ class ViT(Backbone):
         height, width = cells.shape[1:3]
         grid, depth = (height, width), len(self.blocks)
         x, first = self._embed(cells, grid)
-        whole, window = self._rotations(grid, first, x)
+        rotation_of_all, rotation_of_window = self._rotations(grid, first, x)
         last: dict[int, LastBlocks] = {}
         norm = nn.Identity() if self.norm is None else self.norm
         for i, block in enumerate(self.blocks):
@@ -196,32 +197,32 @@ class ViT(Backbone):
                 last[depth - i] = LastBlocks(x, grid, blocks, norm)
                 if not features and len(last) == len(counts):
                     return Encoding([], last)
-            rotation = whole if cast(Block, block).window is None else window
+            rotation = rotation_of_all if cast(Block, block).window is None else rotation_of_window
             x = run(block, x, grid, rotation, checkpointed=self.checkpointing and self.training)
             if features and i + 1 in self.feature_blocks:
                 maps.append(self._feature(x, first, grid, i + 1))
         return Encoding(maps, last)
 
     def _block_of_head(self, block: nn.Module, grid: tuple[int, int], x: Tensor, bias: Tensor | None) -> Tensor:
-        """Runs a block with global attention on tokens of a head, which are not rotated, and the backbone's."""
+        """Runs a block with global attention on a head's tokens, which are not rotated, and the backbone's tokens."""
         rotation, _ = self._rotations(grid, x.shape[1] - grid[0] * grid[1], x)
         return run(block, x, grid, rotation, bias, checkpointed=self.checkpointing and self.training)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
         stem = self.stem.parameter_depths() if isinstance(self.stem, ResNetStem) else [list(self.stem.parameters())]
-        own = [table for table in (*self._tokens(), self.position_table) if table is not None]
+        tables = [table for table in (*self._tokens(), self.position_table) if table is not None]
         last = [] if self.norm is None else list(self.norm.parameters())
         last += self.readouts.parameters()
         blocks = [list(block.parameters()) for block in self.blocks]
-        return [*stem[:-1], [*stem[-1], *own], *blocks, *([last] if last else [])]
+        return [*stem[:-1], [*stem[-1], *tables], *blocks, *([last] if last else [])]
 
     def position_embeddings(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
         """The learned or sine positions that are added to the cells of a map, (H, W, C); None if there are none."""
         if self.position_table is not None:
             return resize_grid(self.position_table, grid, self.position_resizing)
         if self.positions in ("sine1d", "sine2d"):
-            own = self.positions, self.position_side, self.position_resizing
-            return cached_table(_sine_positions, *own, grid, self.channels[-1], device)
+            options = self.positions, self.position_side, self.position_resizing
+            return cached_table(_sine_positions, *options, grid, self.channels[-1], device)
         return None
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
@@ -246,12 +247,12 @@ class ViT(Backbone):
         """Rotary tables of all tokens and of the cells of a window; None if there is none."""
         if self.positions != "rotary":
             return None, None
-        whole = cached_table(rotary_table, grid, self.head_channels, x.device, None, first).to(x.dtype)
+        rotation_of_all = cached_table(rotary_table, grid, self.head_channels, x.device, None, first).to(x.dtype)
         if self.window is None:
-            return whole, None
-        return whole, cached_table(rotary_table, grid, self.head_channels, x.device, (self.window, self.window)).to(
-            x.dtype
-        )
+            return rotation_of_all, None
+        return rotation_of_all, cached_table(
+            rotary_table, grid, self.head_channels, x.device, (self.window, self.window)
+        ).to(x.dtype)
 
     def _feature(self, x: Tensor, first: int, grid: tuple[int, int], block: int) -> Tensor:
         """All tokens after a block -> (B, C, H, W)."""
@@ -265,9 +266,9 @@ class ViT(Backbone):
 
 
 def _sine_positions(
-    kind: str, side: int, by: Resizing, grid: tuple[int, int], channels: int, device: torch.device
+    positions: str, side: int, by: Resizing, grid: tuple[int, int], channels: int, device: torch.device
 ) -> Tensor:
-    make = sine_grid_1d if kind == "sine1d" else sine_grid_2d
+    make = sine_grid_1d if positions == "sine1d" else sine_grid_2d
     return resize_grid(make(side, side, channels, device), grid, by)
 
 

@@ -18,7 +18,7 @@ def _unshared(state: StateDict) -> StateDict:
     """Copies a shared table to each block."""
     if _SHARED not in state:
         return POSITIONS.forward(state)
-    blocks = {found[1] for key in state if (found := re.match(r"blocks\.(\d+)\.", key))}
+    blocks = {match[1] for key in state if (match := re.match(r"blocks\.(\d+)\.", key))}
     tables = {name: state[_SHARED] + state.get(name, 0) for name in (_TABLE.format(i=i) for i in blocks)}
     return POSITIONS.forward({**{key: x for key, x in state.items() if key != _SHARED}, **tables})
 

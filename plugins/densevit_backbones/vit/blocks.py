@@ -121,7 +121,7 @@ class Attention(nn.Module):
 
 
 class WithoutKeyBias(nn.Linear):
-    """The projection to queries, keys and values, (3C, C), of which keys have no bias: its part stays 0 (DINOv3)."""
+    """The projection to queries, keys and values, (3C, C), without a bias for keys (DINOv3)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., 3C)."""
@@ -155,9 +155,9 @@ class RelativePositionBias(nn.Module):
         if first == 0:
             return cells
         to_cell, to_token, among = tokens[:, :, None, None].unbind(0)  # each (heads, 1, 1)
-        of_tokens = torch.cat([among.expand(-1, first, first), to_cell.expand(-1, first, H * W)], dim=2)
-        of_cells = torch.cat([to_token.expand(-1, H * W, first), cells], dim=2)
-        return torch.cat([of_tokens, of_cells], dim=1)
+        token_rows = torch.cat([among.expand(-1, first, first), to_cell.expand(-1, first, H * W)], dim=2)
+        cell_rows = torch.cat([to_token.expand(-1, H * W, first), cells], dim=2)
+        return torch.cat([token_rows, cell_rows], dim=1)
 
     def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
         """Resizes a table of another grid; see `densevit.weights.state_dict_loading.fit`."""
@@ -191,7 +191,7 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        hidden = -(-(8 * width // 3) // 8) * 8  # two thirds of the plain one's, rounded up to a multiple of 8
+        hidden = -(-(8 * width // 3) // 8) * 8  # two thirds of the plain MLP's width, rounded up to a multiple of 8
         self.expand = nn.Linear(width, 2 * hidden)
         self.contract = nn.Linear(hidden, width)
 
@@ -210,5 +210,5 @@ class ProjectReadout(nn.Module):
 
     def forward(self, cells: Tensor, token: Tensor) -> Tensor:
         """cells: (B, N, C). token: (B, 1, C). Returns (B, N, C)."""
-        of_cells, of_token = self.projection.weight.chunk(2, dim=1)  # avoids the concatenation
-        return F.gelu(F.linear(cells, of_cells) + F.linear(token, of_token, self.projection.bias))
+        cell_weight, token_weight = self.projection.weight.chunk(2, dim=1)  # avoids the concatenation
+        return F.gelu(F.linear(cells, cell_weight) + F.linear(token, token_weight, self.projection.bias))

@@ -14,13 +14,13 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.positions import TOKENS, added_to_tokens
+from densevit.weights.token_positions import TOKENS, added_to_tokens
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 from densevit_backbones.vit.timm_checkpoints import VIT
 
 
 def with_gated_export(positions: Rearrangement, gated: Mapping[str, tuple[str, ...]]) -> Rearrangement:
-    """The rearrangement `positions`, whose inverse also renames the layers of gated MLPs to their names.
+    """Extends `positions`: its inverse also renames the layers of gated MLPs.
 
     gated: the names of a gated MLP's layers by the name of the corresponding plain layer, `fc1` or `fc2`.
     """

@@ -1,6 +1,7 @@
 """DINOv3's vision transformers (Siméoni et al. 2025): facebookresearch/dinov3, and transformers' DINOv3ViT.
 
-Small, base and large. Models with gated MLPs ("plus" and 7B) and ConvNeXts are recognised and refused: timm has them.
+Small, base and large. Models with gated MLPs ("plus" and 7B) and ConvNeXts are recognised and refused; use timm's
+copies.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.positions import TOKENS
+from densevit.weights.token_positions import TOKENS
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 
 DINOV3_LICENCE = "DINOv3 License (facebookresearch/dinov3: code and weights; access on request)"
@@ -35,7 +36,7 @@ _BY_TIMM = (
 
 
 def describe_dinov3(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a DINOv3 ViT, from tensors with our keys. Raises WeightsError for another MLP."""
+    """The config section of a DINOv3 ViT, from tensors with densevit's keys. Raises WeightsError for another MLP."""
     wide, narrow = tensors["blocks.0.mlp.expand.weight"], tensors["blocks.0.mlp.contract.weight"]
     width = len(tensors["blocks.0.norm1.weight"])
     if wide.shape != (4 * width, width) or narrow.shape != (width, 4 * width):
@@ -47,9 +48,9 @@ def describe_dinov3(tensors: StateDict) -> dict[str, Any]:
     return {"backbone": section | {"positions": "rotary", "key_bias": False, NORM_EPS: EPS}}
 
 
-def _refuse(kind: str) -> Callable[[StateDict], dict[str, Any]]:
+def _refuse(models: str) -> Callable[[StateDict], dict[str, Any]]:
     def describe(tensors: StateDict) -> dict[str, Any]:
-        raise WeightsError(f"{kind} of DINOv3 are recognised, but not read from such a file. {_BY_TIMM}")
+        raise WeightsError(f"{models} of DINOv3 are recognised, but not read from such a file. {_BY_TIMM}")
 
     return describe
 

@@ -17,7 +17,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.positions import GRID, TOKENS, added_to_tokens
+from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
 from densevit_backbones.vit.inferred_options import GELU, OPTIONS, STANDARDIZATION, describe
 from densevit_backbones.vit.variants import HYBRID_BLOCKS
 
@@ -68,8 +68,8 @@ def _lines() -> tuple[Line, ...]:
     return (*lines, *_resnet())
 
 
-def _norm(theirs: str, ours: str) -> list[Line]:
-    return [Line(f"{theirs}/scale", f"{ours}.weight", FLAT), Line(f"{theirs}/bias", f"{ours}.bias", FLAT)]
+def _norm(source: str, target: str) -> list[Line]:
+    return [Line(f"{source}/scale", f"{target}.weight", FLAT), Line(f"{source}/bias", f"{target}.bias", FLAT)]
 
 
 def _resnet() -> list[Line]:
@@ -78,12 +78,12 @@ def _resnet() -> list[Line]:
     lines += _norm("gn_root", "stem.norm")
     for b, units in enumerate(HYBRID_BLOCKS):
         for u in range(units):
-            theirs, ours = f"block{b + 1}/unit{u + 1}", f"stem.stages.{b}.{u}"
+            source, target = f"block{b + 1}/unit{u + 1}", f"stem.stages.{b}.{u}"
             for i in (1, 2, 3):
-                lines.append(Line(f"{theirs}/conv{i}/kernel", f"{ours}.conv{i}.weight", CONVOLUTION))
-                lines += _norm(f"{theirs}/gn{i}", f"{ours}.norm{i}")
-            lines.append(Line(f"{theirs}/conv_proj/kernel", f"{ours}.downsample.0.weight", CONVOLUTION))
-            lines += _norm(f"{theirs}/gn_proj", f"{ours}.downsample.1")
+                lines.append(Line(f"{source}/conv{i}/kernel", f"{target}.conv{i}.weight", CONVOLUTION))
+                lines += _norm(f"{source}/gn{i}", f"{target}.norm{i}")
+            lines.append(Line(f"{source}/conv_proj/kernel", f"{target}.downsample.0.weight", CONVOLUTION))
+            lines += _norm(f"{source}/gn_proj", f"{target}.downsample.1")
     return lines
 
 
@@ -109,7 +109,7 @@ VIT = CheckpointLayout(
     lines=_lines(),
     describe=_vit,
     other_keys=OtherKeys(
-        prefixes=("opt/target/",),  # in files of a training
+        prefixes=("opt/target/",),  # in training checkpoints
     ),
     special=SpecialTensors(
         no_effect={

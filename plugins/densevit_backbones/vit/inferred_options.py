@@ -5,7 +5,7 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import LayoutOptions, StateDict
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
 from densevit_backbones.vit.variants import HYBRID_BLOCKS, VARIANTS
 
 STANDARDIZATION, RESIZING, GELU = "weight_standardization", "position_resizing", "gelu"
@@ -16,15 +16,15 @@ OPTIONS = LayoutOptions(
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a ViT, from tensors with our keys.
+    """The config section of a ViT, from tensors with densevit's keys.
 
     Tensors do not determine the number of attention heads: the variant's is assumed.
     """
     width, depth = len(tensors["blocks.0.norm1.weight"]), count(tensors, r"blocks\.(\d+)\.norm1\.weight")
-    variant = next((name for name, own in VARIANTS.items() if own.width == width), "")
+    variant = next((name for name, sizes in VARIANTS.items() if sizes.width == width), "")
     if not variant or depth > VARIANTS[variant].depth:
-        known = ", ".join(f"{name} {own.width}" for name, own in VARIANTS.items())
-        raise WeightsError(f"A ViT of {width} channels and {depth} blocks is not a known variant: {known}.")
+        variants = ", ".join(f"{name} {sizes.width}" for name, sizes in VARIANTS.items())
+        raise WeightsError(f"A ViT of {width} channels and {depth} blocks is not a known variant: {variants}.")
     hybrid = "stem.conv.weight" in tensors
     stages = tuple(count(tensors, rf"stem\.stages\.{i}\.(\d+)\.conv1\.weight") for i in range(4))
     if hybrid and stages != (*HYBRID_BLOCKS, 0):

@@ -42,7 +42,7 @@ class ConvStem(nn.Module):
         self.convolutions = conv_stem(width, stride, in_channels)
 
     def forward(self, images: Tensor) -> Embedded:
-        return [], self.convolutions(_whole(images, self.stride)).permute(0, 2, 3, 1)
+        return [], self.convolutions(_padded(images, self.stride)).permute(0, 2, 3, 1)
 
 
 class ResNetStem(nn.Module):
@@ -77,7 +77,7 @@ class ResNetStem(nn.Module):
 
     def forward(self, images: Tensor) -> Embedded:
         H, W = images.shape[2:]
-        x = F.relu(self.norm(self.conv(_whole(images, 16))))
+        x = F.relu(self.norm(self.conv(_padded(images, 16))))
         x = F.max_pool2d(
             F.pad(x, (0, 1, 0, 1)), 3, stride=2
         )  # inputs are non-negative, so zeros do not change the maximum
@@ -147,7 +147,7 @@ class _Bottleneck(nn.Module):
         return F.relu(self.norm3(self.conv3(x)) + shortcut)
 
 
-def _whole(images: Tensor, stride: int) -> Tensor:
+def _padded(images: Tensor, stride: int) -> Tensor:
     """Pads images with zeros at the right and the bottom to multiples of the stride; in channels-last memory."""
     H, W = images.shape[2:]
     return F.pad(images, (0, -W % stride, 0, -H % stride)).contiguous(memory_format=torch.channels_last)

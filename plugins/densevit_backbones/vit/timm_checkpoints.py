@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from densevit.interfaces import CheckpointLayout, Line, SpecialTensors
-from densevit.weights.positions import GRID, TOKENS, added_to_tokens
+from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 
 _HYBRID = "patch_embed.backbone."

@@ -1,7 +1,7 @@
 """torchvision's vision transformers."""
 
 from densevit.interfaces import CheckpointLayout, Line, SpecialTensors
-from densevit.weights.positions import GRID, TOKENS, added_to_tokens
+from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 
 _BLOCK = "encoder.layers.encoder_layer_{i}."

@@ -19,14 +19,14 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
+from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
 from densevit_backbones.vit.dinov2_checkpoints import with_gated_export
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 from densevit_backbones.vit.variants import VARIANTS
 
-_NOT_IN_VIT = ("registers", "qk_norm", "swiglu", "layer_scale", "stem")  # our options that its ViT lacks
-_HALVES = (0.5, 0.5, 0.5)  # of ViTImageProcessor and Google's files; DINO's metadata states its own, ImageNet's
+_NOT_IN_VIT = ("registers", "qk_norm", "swiglu", "layer_scale", "stem")  # options that transformers' ViT lacks
+_HALVES = (0.5, 0.5, 0.5)  # of ViTImageProcessor and Google's files; DINO's metadata states ImageNet's values
 
 
 _NO_EFFECT = {
@@ -73,7 +73,7 @@ _DINOV2 = (
 
 
 def _memory(block: str) -> tuple[tuple[str, str], ...]:
-    """The keys of an attention layer of a model in version 5, and of its files.
+    """Pairs of an attention layer's keys: in a version 5 model, and in its files.
 
     block: the prefix of the block's keys in the model.
     """
@@ -102,9 +102,9 @@ def _vit_config(sections: Mapping[str, Any], state: StateDict, classes: Sequence
     if any(key in options for key in _NOT_IN_VIT) or not options.get("class_token", True):
         return {}
     distilled = bool(options.get("distillation_token"))
-    kind, name = ("deit", "DeiTModel") if distilled else ("vit", "ViTModel")
+    model_type, name = ("deit", "DeiTModel") if distilled else ("vit", "ViTModel")
     config = _encoder(options, state) | {
-        "model_type": kind,
+        "model_type": model_type,
         "architectures": [name],
         "intermediate_size": len(state["blocks.0.mlp.expand.bias"]),
     }
@@ -144,15 +144,15 @@ def _encoder(options: Mapping[str, Any], state: StateDict) -> dict[str, Any]:
     }
 
 
-def _of_config(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Raises WeightsError if config.json has another number of attention heads than the variant."""
+def _check_heads(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Raises WeightsError if config.json has another number of attention heads than the variant. Returns {}."""
     config = metadata.get("config", {})
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
-    known = next((variant.heads for variant in VARIANTS.values() if variant.width == width), heads)
-    if heads != known:
+    expected = next((variant.heads for variant in VARIANTS.values() if variant.width == width), heads)
+    if heads != expected:
         raise WeightsError(
-            f"config.json has {heads} attention heads for {width} channels; a ViT of that width is built with {known}, "
-            "and would compute something else. Use the backbone `timm`, or a layout of your own."
+            f"config.json has {heads} attention heads for {width} channels; a ViT of that width is built with "
+            f"{expected}, and would compute something else. Use the backbone `timm`, or a layout of your own."
         )
     return {}
 
@@ -173,7 +173,7 @@ def _layout(
         describe=_resized,
         other_keys=keys,
         special=SpecialTensors(no_effect=_NO_EFFECT, rearrange=rearrange),
-        options=replace(OPTIONS, saved=_of_config, implied={"hidden_act": ("gelu",)}),
+        options=replace(OPTIONS, saved=_check_heads, implied={"hidden_act": ("gelu",)}),
         publishing=publishing,
         variants=variants,
     )

@@ -21,15 +21,15 @@ class WindowedViT(ViT):
 
     variant: RF-DETR's are DINOv2 with windows, whose weights fit: "small", "base" and "large", with layer norms on the
         features; "nano" (128 channels, 6 blocks) is for CPUs. LW-DETR's are "lw_tiny", "lw_small", "lw_medium" (also of
-        its large model) and "lw_xlarge": 12 heads, keys without bias, no class token, and features without a norm.
+        its large model) and "lw_xlarge": 12 heads, keys without bias, no class token, features without a norm.
     patch_size: the side of a patch in pixels; also the stride of the features.
     image_size: the side in pixels of the image of the position table, which is resized for other images: bicubic,
         antialiased in RF-DETR.
     num_windows: windows in a row and in a column; 4 in LW-DETR and RF-DETR base.
-    registers: the number of register tokens of a window (Darcet et al. 2024); no published model has them.
-    features: the numbers, from 1, of the blocks whose outputs are the features; None: 3, 6, 9 and 12 of RF-DETR, whose
-        base model has 2, 5, 8 and 11; LW-DETR's own. RF-DETR's global blocks are the blocks after features, such as 4,
-        7 and 10; blocks after the last feature are not built.
+    registers: the number of register tokens of a window (Darcet et al. 2024); 0 in all published models.
+    features: the numbers, from 1, of the blocks whose outputs are the features; None: 3, 6, 9 and 12 as in RF-DETR (2,
+        5, 8 and 11 in its base model), or LW-DETR's for its variants. RF-DETR's global blocks are the blocks after
+        features, such as 4, 7 and 10; blocks after the last feature are not built.
     drop_path: stochastic depth of the last block, linear from 0 at the first.
     checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
@@ -90,7 +90,7 @@ class WindowedViT(ViT):
             x = run(block, joined, (H, W), checkpointed=self.checkpointing and self.training).reshape(x.shape)
             if number in self.feature_blocks:
                 cells = x[:, first:] if self.norm is None else self.norm(x[:, first:])
-                features.append(self._whole(cells, (H, W))[..., : size[0], : size[1]])
+                features.append(self._unpartitioned(cells, (H, W))[..., : size[0], : size[1]])
         return features
 
     def _in_windows(self, x: Tensor, first: int, grid: tuple[int, int]) -> Tensor:
@@ -99,7 +99,7 @@ class WindowedViT(ViT):
         cells = x[:, first:].reshape(B, n, H // n, n, W // n, C).transpose(2, 3).reshape(B * n * n, -1, C)
         return torch.cat([x[:, :first].repeat_interleave(n * n, 0), cells], dim=1) if first else cells
 
-    def _whole(self, cells: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _unpartitioned(self, cells: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B * windows, h * w, C) -> (B, C, H, W)."""
         n, (H, W) = self.num_windows, grid
         cells = cells.reshape(-1, n, n, H // n, W // n, cells.shape[2]).permute(0, 5, 1, 3, 2, 4)

@@ -16,15 +16,15 @@ _STD = 0.02  # of initial weights, as in DeiT
 class Classifier(Head):
     """A linear classifier of images, trained with cross-entropy.
 
-    tokens: what is classified. 0: the mean of the coarsest feature map over the image, without padding. 1: the class
-        token of a ViT (Dosovitskiy et al. 2021). 2: its class and its distillation token, each with its own classifier
-        (DeiT, Touvron et al. 2021, section 4). The tokens are the first ones of a
+    tokens: the input of the classifier. 0: the mean of the coarsest feature map over the image, without padding. 1: the
+        class token of a ViT (Dosovitskiy et al. 2021). 2: its class and its distillation token, each with its own
+        classifier (DeiT, Touvron et al. 2021, section 4). The tokens are the first ones of a
         `densevit.interfaces.TokenBackbone`, such as `vit`, whose last block the head runs.
     label_smoothing: the share of the label that is spread evenly over all classes (Szegedy et al. 2016, section 7).
 
     With two tokens, the logits are averaged in prediction, as in the authors' code (the paper adds the softmax
-    outputs). Each classifier has half of the loss. A method that distils replaces `distillation_cross_entropy`, which
-    otherwise uses the labels, by its own loss of `outputs["distillation_logits"]`.
+    outputs). Each classifier contributes half of the loss. A method that distils replaces `distillation_cross_entropy`,
+    which otherwise uses the labels, by its own loss of `outputs["distillation_logits"]`.
 
     Labels may be mixtures of classes (`data.mixup`, `data.cutmix`). An image of class -1 is unlabelled.
     """
@@ -74,10 +74,10 @@ class Classifier(Head):
 
     def _tokens(self, last: LastBlocks) -> Tensor:
         """The normalised tokens after the last block, (B, tokens, C)."""
-        found = last.tokens.shape[1] - last.grid[0] * last.grid[1]
-        if found < self.tokens:
+        tokens = last.tokens.shape[1] - last.grid[0] * last.grid[1]
+        if tokens < self.tokens:
             raise ConfigError(
-                f"the classifier's tokens is {self.tokens}, but the backbone has {counted(found, 'token')} before its "
+                f"the classifier's tokens is {self.tokens}, but the backbone has {counted(tokens, 'token')} before its "
                 "cells. Fix: set tokens to 0 for pooled features; or give the backbone class_token and, for 2, "
                 "distillation_token."
             )

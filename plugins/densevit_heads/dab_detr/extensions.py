@@ -1,4 +1,4 @@
-"""What later papers add to DAB-DETR."""
+"""Additions of later papers to DAB-DETR."""
 
 from dataclasses import dataclass
 

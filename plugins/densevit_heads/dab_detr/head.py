@@ -1,9 +1,9 @@
 """The DAB-DETR head: encoder, boxes as queries, decoder, criterion and post-processing (Liu et al. 2022).
 
-The loss of a decoder layer is DETR's with the focal loss of classes: of the matching that minimises
-2 * focal cost + 5 * L1 - 2 * GIoU, focal loss + 5 * L1 + 2 * (1 - GIoU). Of the paper's model these are left out: the
-modulation of attention by width and height (`position_bias` of the extensions is its successor), content and position
-as separate halves of queries and keys, and the temperature of 20.
+The loss of a decoder layer is DETR's with focal loss for classes: the matching minimises 2 * focal cost + 5 * L1 - 2 *
+GIoU, the loss is focal loss + 5 * L1 + 2 * (1 - GIoU). These parts of the paper's model are left out: the modulation of
+attention by width and height (`position_bias` of the extensions is its successor), content and position as separate
+halves of queries and keys, and the temperature of 20.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class DabDetr(SetPredictionHead):
     costs, loss_weights: weights of the terms of the matching cost and of the loss.
     classification: "focal", or a loss whose target is the IoU of the box: "varifocal" (VarifocalNet, RT-DETR) or "mal",
         the matchability-aware loss (DEIM).
-    extensions: what later papers add.
+    extensions: additions of later papers.
     """
 
     def __init__(
@@ -118,5 +118,5 @@ class DabDetr(SetPredictionHead):
         return outputs, states[-1][:, -boxes.shape[2] :]
 
     def attention_bias(self, boxes: Tensor, memory: Memory) -> Tensor | None:
-        """Bias of attention to the memory by the boxes (B, Q, 4) of queries, (B, heads, Q, S), if there is one."""
+        """Bias of the cross-attention scores from the boxes (B, Q, 4) of queries: (B, heads, Q, S), or None."""
         return None if self.position_bias is None else self.position_bias(boxes, memory)

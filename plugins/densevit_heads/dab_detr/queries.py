@@ -19,7 +19,7 @@ def proposed_queries(
     """Learned contents, and the boxes of the best proposals (Deformable DETR, Zhu et al. 2021, A.4).
 
     Also returns the logits (B, Q, K) and boxes (B, Q, 4) of these proposals, with their gradients. A small feature map
-    has fewer cells, and gives fewer queries.
+    gives fewer queries.
     """
     best = proposals.best(memory.tokens, memory.centres, memory.padding, embedding.num_embeddings)
     contents = embedding.weight[: best.boxes.shape[1]].expand(best.boxes.shape[0], -1, -1)

@@ -1,8 +1,8 @@
-"""The DDQ head: dense predictions, of which the distinct ones are queries, decoder and criterion (Zhang et al. 2023).
+"""The DDQ head: dense predictions, distinct queries, decoder and criterion (Zhang et al. 2023).
 
-The loss is DETR's of the queries after each decoder layer, with the matchability-aware loss of classes (DEIM), and
-`dense_loss` times the same of the cells that are assigned to an object one-to-many (TOOD). The paper's dense head has
-several feature levels and its decoder deformable attention: here both are on one fused map.
+The loss is DETR's after each decoder layer, with the matchability-aware loss for classes (DEIM), plus `dense_loss`
+times the same loss of the cells, assigned one-to-many (TOOD). The paper's dense head uses several feature levels and
+its decoder deformable attention; here both use one fused map.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Ddq(SetPredictionHead):
     """Dense distinct queries: a one-stage detector whose best boxes a DETR decoder refines (DDQ, Zhang et al. 2023).
 
     Each cell of a map predicts an object. The best predictions without near-duplicates are the queries, whose class
-    scores and boxes the decoder refines; there is no NMS of its predictions.
+    scores and boxes the decoder refines; its predictions need no NMS.
 
     duplicate_iou: IoU above which a dense prediction is a duplicate of one with a higher score.
     stride: finest stride of the features to use, coarser ones are fused into it (`FusedProjection`).

@@ -12,8 +12,8 @@ from densevit.set_prediction.queries import BoxQueries
 class DistinctQueries(nn.Module):
     """Queries from the dense predictions, without near-duplicates (DDQ, Zhang et al. 2023, section 3.2).
 
-    Class-agnostic non-maximum suppression (NMS) leaves out a prediction that overlaps one of higher score by an IoU
-    above `duplicate_iou`; the `num_queries` best others are the queries. If fewer remain, the best of those left out
+    Class-agnostic non-maximum suppression (NMS) removes each prediction whose IoU with a better prediction is above
+    `duplicate_iou`; the best `num_queries` of the rest are the queries. If fewer remain, the best removed predictions
     follow. Contents are a linear map of the tokens of their cells.
     """
 

@@ -20,7 +20,7 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.weights.layouts import find
-from densevit.weights.state import count, part
+from densevit.weights.state_dict_io import count, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.detr.checkpoints import class_rows, classes_of
 
@@ -31,7 +31,7 @@ OPTIONS = LayoutOptions(
     unsaved=("backbone.dilation", f"{HEAD}.transformer.num_heads", f"{HEAD}.num_points", f"{HEAD}.num_queries"),
     project_defaults=(f"{HEAD}.blank_padding",),
 )
-NUM_HEADS = 8  # of all releases; tensors have the product of heads and points
+NUM_HEADS = 8  # of all releases; tensors show only the product of heads and points
 _STRIDES = (4, 8, 16, 32)  # of a ResNet
 
 
@@ -39,11 +39,12 @@ CLASS_ROWS, PROPOSAL_ROWS = class_rows(no_object=False), class_rows(no_object=Fa
 
 
 def prediction_heads(transformer: str) -> Rearrangement:
-    """The prediction heads, which files repeat: each layer's, the same if they are shared, and again in the decoder.
+    """The rearrangement of prediction heads, which files store once per layer, even if shared, and again in the
+    decoder.
 
     Forward: only `class_embed.0` and `bbox_embed.0` if all layers share them; with two stages, the last ones become
-    `proposals.class_embed` and `proposals.bbox_embed`. Counts of operations, which the authors' tools add, are left
-    out. transformer: its prefix, "transformer" or "model".
+    `proposals.class_embed` and `proposals.bbox_embed`. Operation counts of the authors' tools are left out.
+    transformer: the prefix, "transformer" or "model".
     """
     copied = re.compile(rf"{transformer}\.decoder\.((?:class|bbox)_embed\.\d+\..*)")
     layered = re.compile(r"(class|bbox)_embed\.(\d+)\.(.*)")
@@ -60,10 +61,10 @@ def prediction_heads(transformer: str) -> Rearrangement:
                 if match[1] not in result or torch.equal(result[match[1]], state[key]):
                     result[match[1]] = result.pop(key)
         for key in [key for key in result if layered.fullmatch(key)]:
-            kind, layer, rest = layered.fullmatch(key).groups()  # type: ignore[union-attr]
-            first = result.get(f"{kind}_embed.0.{rest}")
+            head, layer, rest = layered.fullmatch(key).groups()  # type: ignore[union-attr]
+            first = result.get(f"{head}_embed.0.{rest}")
             if f"{transformer}.enc_output.weight" in state and int(layer) == depth(state):
-                result[f"proposals.{kind}_embed.{rest}"] = result.pop(key)
+                result[f"proposals.{head}_embed.{rest}"] = result.pop(key)
             elif not refined and layer != "0" and first is not None and torch.equal(first, result[key]):
                 del result[key]
         if refined:  # transformers 5 stores a class layer that all decoder layers share once
@@ -78,8 +79,8 @@ def prediction_heads(transformer: str) -> Rearrangement:
         layers = depth(state)
         heads = [(key, *match.groups()) for key in result if (match := layered.fullmatch(key))]
         if all(layer == "0" for _, _, layer, _ in heads) and not any(key.startswith("proposals.") for key in state):
-            for key, kind, _, rest in heads:
-                result |= {f"{kind}_embed.{layer}.{rest}": result[key] for layer in range(layers)}
+            for key, head, _, rest in heads:
+                result |= {f"{head}_embed.{layer}.{rest}": result[key] for layer in range(layers)}
             return result
         for key in state:
             if match := re.fullmatch(r"proposals\.(class|bbox)_embed\.(.*)", key):
@@ -93,7 +94,7 @@ def prediction_heads(transformer: str) -> Rearrangement:
 
 
 def shared_lines(transformer: str) -> tuple[Line, ...]:
-    """The lines that both projects have. transformer: the prefix, "transformer" or "model"."""
+    """The lines shared by the authors' and transformers' layouts. transformer: the prefix, "transformer" or "model"."""
     return (
         Line(f"{transformer}.level_embed", f"{HEAD}.levels.embedding"),
         Line(f"{transformer}.reference_points.*", f"{QUERIES}.reference.*"),
@@ -121,7 +122,7 @@ def _lines() -> tuple[Line, ...]:
         Line(f"{encoder}.linear2.*", f"{ENCODER}.ffn.contract.*"),
         Line(f"{encoder}.norm2.*", f"{ENCODER}.ffn_norm.*"),
         *fused_attention(f"{decoder}.self_attn", f"{DECODER}.self_attention"),
-        Line(f"{decoder}.norm2.*", f"{DECODER}.self_attention_norm.*"),  # in the order of their constructor
+        Line(f"{decoder}.norm2.*", f"{DECODER}.self_attention_norm.*"),  # in the order of the authors' constructor
         *deformable_attention(f"{decoder}.cross_attn", f"{DECODER}.cross_attention"),
         Line(f"{decoder}.norm1.*", f"{DECODER}.cross_attention_norm.*"),
         Line(f"{decoder}.linear1.*", f"{DECODER}.ffn.expand.*"),
@@ -130,17 +131,17 @@ def _lines() -> tuple[Line, ...]:
     )
 
 
-def describe(ours: StateDict) -> dict[str, Any]:
-    """The config sections of a Deformable DETR on a ResNet, from tensors with our keys.
+def describe(tensors: StateDict) -> dict[str, Any]:
+    """The config sections of a Deformable DETR on a ResNet, from tensors with densevit's keys.
 
     Tensor shapes do not determine the number of attention heads, which is 8 in all releases and whose product with the
     number of points is known, the dilation of the last stage ("DC5"), which is assumed to be none, and with two stages
     the number of queries, which is 300.
     """
-    resnet = find("torchvision-resnet").describe(part(ours, "backbone."))
-    num_levels, width = ours[f"{HEAD}.levels.embedding"].shape
+    resnet = find("torchvision-resnet").describe(part(tensors, "backbone."))
+    num_levels, width = tensors[f"{HEAD}.levels.embedding"].shape
     weights = {
-        name: len(ours[f"{HEAD}.{name}.weights.bias"])
+        name: len(tensors[f"{HEAD}.{name}.weights.bias"])
         for name in ("encoder.0.self_attention", "decoder.0.cross_attention")
     }
     points, rest = divmod(max(weights.values()), NUM_HEADS * num_levels)
@@ -149,25 +150,25 @@ def describe(ours: StateDict) -> dict[str, Any]:
             f"Attention weights of {weights} rows for {num_levels} levels: expected the same number in encoder and "
             f"decoder, {NUM_HEADS} heads times the levels times the points."
         )
-    used = sum(ours[f"{HEAD}.levels.projections.{i}.0.weight"].shape[-1] == 1 for i in range(num_levels))
-    two_stage = f"{QUERIES}.project.weight" in ours
+    used = sum(tensors[f"{HEAD}.levels.projections.{i}.0.weight"].shape[-1] == 1 for i in range(num_levels))
+    two_stage = f"{QUERIES}.project.weight" in tensors
     return {
         "backbone": {**resnet["backbone"], "dilation": False, "norm": "frozen", "frozen_stages": 2},
         "heads": {
             "detection": {
                 "name": "deformable_detr",
-                "num_queries": 300 if two_stage else len(ours[f"{QUERIES}.embedding.weight"]),
+                "num_queries": 300 if two_stage else len(tensors[f"{QUERIES}.embedding.weight"]),
                 "transformer": {
                     "width": width,
                     "num_heads": NUM_HEADS,
-                    "encoder_layers": count(ours, r"heads\.detection\.encoder\.(\d+)\..*"),
-                    "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
-                    "feedforward": len(ours[f"{HEAD}.decoder.0.ffn.expand.weight"]),
+                    "encoder_layers": count(tensors, r"heads\.detection\.encoder\.(\d+)\..*"),
+                    "decoder_layers": count(tensors, r"heads\.detection\.decoder\.(\d+)\..*"),
+                    "feedforward": len(tensors[f"{HEAD}.decoder.0.ffn.expand.weight"]),
                 },
                 "num_levels": num_levels,
                 "min_stride": 8 if num_levels == 1 else _STRIDES[-used],
                 "num_points": points,
-                "box_refinement": two_stage or f"{HEAD}.label_heads.1.weight" in ours,
+                "box_refinement": two_stage or f"{HEAD}.label_heads.1.weight" in tensors,
                 "two_stage": two_stage,
                 "blank_padding": False,
             }
@@ -176,13 +177,13 @@ def describe(ours: StateDict) -> dict[str, Any]:
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training and evaluation on COCO."""
+    """The recipe of training and evaluation on COCO."""
     two_stage = sections["heads"]["detection"]["two_stage"]
     return f"coco/deformable_detr_r50{'_two_stage' if two_stage else ''}", {}
 
 
 def known_queries(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Learned queries determine their number."""
+    """The number of queries, if they are learned."""
     names = ("query_embed.weight", "model.query_position_embeddings.weight")
     return {f"{HEAD}.num_queries": len(state[name]) for name in names if name in state}
 

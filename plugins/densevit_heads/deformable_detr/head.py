@@ -1,8 +1,8 @@
 """The Deformable DETR head: encoder, queries, decoder, criterion and post-processing (Zhu et al. 2021).
 
-The loss of a decoder layer is DETR's with the focal loss of classes (section 4.2): of the matching that minimises
-2 * focal cost + 5 * L1 - 2 * GIoU, 2 * focal loss + 5 * L1 + 2 * (1 - GIoU). With `two_stage`, all cells also learn to
-tell objects from background (A.4).
+The loss of a decoder layer is DETR's with focal loss for classes (section 4.2): the matching minimises 2 * focal cost +
+5 * L1 - 2 * GIoU, the loss is 2 * focal loss + 5 * L1 + 2 * (1 - GIoU). With `two_stage`, all cells also learn to tell
+objects from background (A.4).
 """
 
 import copy
@@ -38,9 +38,8 @@ class DeformableDetr(SetPredictionHead):
     two_stage: queries are the best of the boxes that the encoder proposes, instead of learned; needs box_refinement.
     costs, loss_weights: weights of the terms of the matching cost and of the loss.
     deterministic: the attention's backward pass on a GPU uses no atomic additions; on a CPU it never does.
-    blank_padding: features of padding are set to 0 before their group norms, which then do not depend on what the
-        backbone makes of padding, and proposals of padding come last. False: as in the authors' code, for their
-        weights.
+    blank_padding: sets features of padding to 0 before the group norms, so that the norms do not depend on the
+        backbone's output at padding; proposals of padding come last. False: as in the authors' code, for their weights.
     """
 
     criterion: SetCriterion
@@ -85,7 +84,7 @@ class DeformableDetr(SetPredictionHead):
             nn.init.constant_(self.box_heads[0][-1].bias[2:], -2.0)  # type: ignore[index]  # width, height: 0.12
 
     def class_rows(self, name: str, rows: int) -> Tensor | None:
-        """The rows of each class; for proposals without classes the first row, which ranks them, for every class."""
+        """The rows of each class. Proposals without classes have one ranking logit, row 0, for every class."""
         if name.startswith("queries.label_head.") and not self.criterion.class_proposals:
             return torch.zeros(len(self.classes), 1, dtype=torch.int64)
         return None

@@ -40,8 +40,7 @@ class LearnedQueries(nn.Module):
 class CellProposals(NamedTuple):
     """A proposal for each cell.
 
-    logits: (B, S, K), of all classes, or the first of which tells objects from background.
-
+    logits: (B, S, K); of all classes, or the first logit tells objects from background.
     boxes: (B, S, 4) cxcywh. padding: (B, S) bool.
     """
 
@@ -51,7 +50,7 @@ class CellProposals(NamedTuple):
 
 
 def initial_boxes(levels: Levels) -> tuple[Tensor, Tensor]:
-    """Boxes (B, S, 4) centred on the cells, with sides of 0.05 * 2^level, and which cells propose one, (B, S) bool.
+    """Boxes (B, S, 4) centred on the cells, with sides of 0.05 * 2^level, and whether a cell proposes its box, (B, S).
 
     Cells of padding and cells whose box is less than `MARGIN` from the border in any coordinate propose nothing.
     """
@@ -65,11 +64,11 @@ class TwoStage(nn.Module):
     """The encoder proposes a box from each cell; the best ones become queries (A.4, "two-stage Deformable DETR").
 
     all_classes: proposals are ranked by their best class, as in DINO, instead of by the first logit.
-    padding_last: proposals of padding come after all others; False: they have the rank of features of 0, as in the
+    padding_last: proposals of padding come after all others; False: they are ranked by features of 0, as in the
     authors' code.
     """
 
-    embedded = 2  # what is embedded from a box: position and content
+    embedded = 2  # embeddings per box: position and content
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ def _lines() -> tuple[Line, ...]:
         Line(f"{encoder}.fc1.*", f"{ENCODER}.ffn.expand.*"),
         Line(f"{encoder}.fc2.*", f"{ENCODER}.ffn.contract.*"),
         Line(f"{encoder}.final_layer_norm.*", f"{ENCODER}.ffn_norm.*"),
-        *(Line(f"{decoder}.self_attn.{name}.*", f"{DECODER}.self_attention.{own}.*") for name, own in names.items()),
+        *(Line(f"{decoder}.self_attn.{name}.*", f"{DECODER}.self_attention.{part}.*") for name, part in names.items()),
         Line(f"{decoder}.self_attn_layer_norm.*", f"{DECODER}.self_attention_norm.*"),
         *deformable_attention(f"{decoder}.encoder_attn", f"{DECODER}.cross_attention"),
         Line(f"{decoder}.encoder_attn_layer_norm.*", f"{DECODER}.cross_attention_norm.*"),
@@ -74,7 +74,7 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
-    """A Deformable DETR on timm's ResNet, whose keys are ours."""
+    """A Deformable DETR on timm's ResNet, whose keys densevit uses."""
     backbone, head = sections["backbone"], sections["heads"]["detection"]
     if "groups" in backbone or backbone.get("norm") == "group" or head["min_stride"] != 8:
         return {}
@@ -110,8 +110,8 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
     """metadata: `classes`, the names by row from config.json, if present."""
-    own = "class_embed.0.bias"
-    rows = len(state[own] if own in state else state[f"model.decoder.{own}"])
+    bias = "class_embed.0.bias"
+    rows = len(state[bias] if bias in state else state[f"model.decoder.{bias}"])
     return {"detection": classes_of(rows + 1, metadata.get("classes", ()))}  # without "no object"
 
 
@@ -149,7 +149,7 @@ DEFORMABLE_DETR_RESNET = _layout(
     "embedder.embedder.convolution.weight",
     Publishing(recipe=recipe),
 )
-DEFORMABLE_DETR = _layout(  # on timm's ResNet, whose keys are ours
+DEFORMABLE_DETR = _layout(  # on timm's ResNet, whose keys densevit uses
     "transformers-deformable-detr",
     (Line(f"{FILE}*", "backbone.*"),),
     "conv1.weight",

@@ -10,7 +10,7 @@ from densevit.errors import WeightsError
 from densevit.interfaces import Change, CheckpointLayout, Class, LayoutOptions, Line, Publishing, StateDict
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes
 from densevit.weights.layouts import find
-from densevit.weights.state import count, part
+from densevit.weights.state_dict_io import count, part
 from densevit_heads.attention_checkpoints import fused_attention
 
 ENCODER, DECODER, HEAD = "heads.detection.encoder.{i}", "heads.detection.decoder.{i}", "heads.detection"
@@ -22,23 +22,23 @@ IMPOSSIBLE = -1e4  # a logit with probability exactly 0, representable in fp16
 
 def file_ids(num_classes: int) -> int | None:
     """The number of file ids, from 0, of COCO's or COCO panoptic's classes; None for another number of classes."""
-    return next((ids for ids, known in _COCO.items() if len(known()) == num_classes), None)
+    return next((ids for ids, classes in _COCO.items() if len(classes()) == num_classes), None)
 
 
 def class_rows(no_object: bool, objectness: bool = False) -> Change:
-    """Maps a row for each file id to our classes.
+    """Maps the rows of file ids to densevit's classes.
 
     COCO's ids 0 ... 90 become 80 classes, and COCO panoptic's 0 ... 249 become 133. Layers with another number of rows
     are not changed.
 
-    no_object: whether there is a last row for "no object". objectness: row 0 tells objects from background, and becomes
-    the row of our first class. Rows of ids that are no class, trained to be never predicted, are left out: the other
-    logits are equal, and probabilities of a softmax grow by the little that those rows had. The inverse sets them to 0
-    with a bias of -10000, which has no effect.
+    no_object: whether the last row is "no object". objectness: row 0 tells objects from background, and becomes the row
+    of the first class. Rows of ids without a class were trained to be never predicted and are left out: the other
+    logits stay equal, and softmax probabilities grow by the tiny share of these rows. The inverse writes zeros with a
+    bias of -10000, which has no effect.
     """
 
     def kept(ids: int) -> list[int]:
-        rows = [one.file_id for one in _COCO[ids]()]
+        rows = [c.file_id for c in _COCO[ids]()]
         return [0, *rows[1:]] if objectness else [*rows, ids] if no_object else rows
 
     def forward(rows: Tensor) -> Tensor:
@@ -86,14 +86,14 @@ LINES = (
 )
 
 
-def describe(ours: StateDict) -> dict[str, Any]:
-    """The config sections of a DETR on a ResNet, from tensors with our keys.
+def describe(tensors: StateDict) -> dict[str, Any]:
+    """The config sections of a DETR on a ResNet, from tensors with densevit's keys.
 
     Tensor shapes do not determine the number of attention heads, which is 8 in all releases, and the dilation of the
     last stage ("DC5"), which is assumed to be none: override it with `backbone.dilation=true`.
     """
-    resnet = find("torchvision-resnet").describe(part(ours, "backbone."))
-    num_queries, width = ours[f"{HEAD}.query_embedding.weight"].shape
+    resnet = find("torchvision-resnet").describe(part(tensors, "backbone."))
+    num_queries, width = tensors[f"{HEAD}.query_embedding.weight"].shape
     return {
         "backbone": {**resnet["backbone"], "dilation": False, "norm": "frozen", "frozen_stages": 2},
         "heads": {
@@ -103,37 +103,37 @@ def describe(ours: StateDict) -> dict[str, Any]:
                 "transformer": {
                     "width": width,
                     "num_heads": 8,
-                    "encoder_layers": count(ours, r"heads\.detection\.encoder\.(\d+)\..*"),
-                    "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
-                    "feedforward": len(ours[f"{HEAD}.decoder.0.feedforward.expand.weight"]),
+                    "encoder_layers": count(tensors, r"heads\.detection\.encoder\.(\d+)\..*"),
+                    "decoder_layers": count(tensors, r"heads\.detection\.decoder\.(\d+)\..*"),
+                    "feedforward": len(tensors[f"{HEAD}.decoder.0.feedforward.expand.weight"]),
                 },
-                "positions": "learned" if f"{HEAD}.positions.rows" in ours else "sine",
-                "pre_norm": f"{HEAD}.encoder_norm.weight" in ours,
+                "positions": "learned" if f"{HEAD}.positions.rows" in tensors else "sine",
+                "pre_norm": f"{HEAD}.encoder_norm.weight" in tensors,
             }
         },
     }
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The evaluation on COCO."""
+    """The recipe of the evaluation on COCO."""
     return "coco/detr_r50", {}
 
 
 def classes_of(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
     """The classes of a class head; its last row is "no object".
 
-    names: the names of the rows, if known. A head with a row for each file id of COCO or COCO panoptic has its classes;
-    otherwise each row is a class, with its row as file id, and a thing, since the checkpoint does not tell. Raises
-    WeightsError if a head with as many rows as COCO's has other names.
+    names: the names of the rows, if known. A head with one row per file id of COCO or COCO panoptic gets these classes.
+    Otherwise each row is a class with its row as file id, and a thing, because checkpoints do not tell things from
+    stuff. Raises WeightsError if a head with as many rows as COCO's has other names.
     """
     ids = rows - 1
     if ids not in _COCO:
         return numbered_classes(ids, names)
-    for one in _COCO[ids]():
-        if len(names) == ids and names[one.file_id] not in (one.name, f"LABEL_{one.file_id}"):
+    for c in _COCO[ids]():
+        if len(names) == ids and names[c.file_id] not in (c.name, f"LABEL_{c.file_id}"):
             raise WeightsError(
-                f"Class {one.file_id} of {ids} is called {names[one.file_id]!r}, in COCO "
-                f"{'panoptic ' if ids == 250 else ''}{one.name!r}. A DETR with {ids} other classes cannot be "
+                f"Class {c.file_id} of {ids} is called {names[c.file_id]!r}, in COCO "
+                f"{'panoptic ' if ids == 250 else ''}{c.name!r}. A DETR with {ids} other classes cannot be "
                 "distinguished from COCO's: expected another number of classes."
             )
     return _COCO[ids]()

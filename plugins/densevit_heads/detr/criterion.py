@@ -10,13 +10,13 @@ from densevit.interfaces import Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.matching import MatchedPairs, MatchingCosts, Objects, hungarian
-from densevit.losses.set_losses import LossWeights, SetLosses, box_losses, set_counts
-from densevit.set_prediction.labelled import Labelled
+from densevit.losses.set_losses import LossWeights, SetLosses, box_losses, last_and_auxiliary, loss_normalizers
+from densevit.set_prediction.labelled_objects import LabelledObjects
 
 
 @dataclass
 class DetrCriterion:
-    """Matches the predictions of each decoder layer to the objects, and compares the matched ones with their objects.
+    """Matches the predictions of each decoder layer to the objects, and computes the losses of the matched pairs.
 
     num_queries: the number of predictions of an image. no_object_weight: weight of "no object" in the class loss.
     auxiliary: a loss after each layer instead of the last only.
@@ -29,25 +29,23 @@ class DetrCriterion:
     auxiliary: bool
 
     def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """`label`, `l1` and `giou` of the last layer, and `auxiliary`, the sum of the others.
+        """`label`, `l1` and `giou` of the last layer, and `auxiliary`, their sum over the other layers.
 
         outputs: `layers`, logits (L, B, Q, K+1) and boxes (L, B, Q, 4) cxcywh; optionally the `objects` of the batch,
-        and `pairs`, those of `match`.
+        and `pairs`, the result of `match`.
         """
-        labelled = Labelled.of(targets, outputs["logits"].device, outputs.get("objects"))
+        labelled = LabelledObjects.of(targets, outputs["logits"].device, outputs.get("objects"))
         logits, boxes = labelled.select(self._learned(outputs), dim=1)
         if "pairs" in outputs:
             pairs = labelled.select_pairs(outputs["pairs"])
         else:
-            pairs = hungarian(logits, boxes, labelled.objects, self.costs, strict=context.finite_costs)
+            pairs = hungarian(logits, boxes, labelled.objects, self.costs, strict=context.raise_on_non_finite)
         terms = self.weights.weighted(self.terms(logits, boxes, labelled.objects, pairs, context))
-        losses = {name: term[-1] for name, term in terms.items()}
-        if self.auxiliary:
-            losses["auxiliary"] = torch.stack([term[:-1].sum() for term in terms.values()]).sum()
-        return losses
+        return last_and_auxiliary(terms) if self.auxiliary else {name: term[-1] for name, term in terms.items()}
 
     def match(self, outputs: Outputs, objects: Objects, strict: bool) -> MatchedPairs:
-        """The matching with the least cost (equation 1) in each layer that has a loss. objects: those of the batch.
+        """The matching with the least cost (equation 1) in each layer that has a loss. objects: the objects of the
+        batch.
 
         strict: the argument of `assign`.
         """
@@ -70,12 +68,12 @@ class DetrCriterion:
             count = torch.full((), float(len(objects.labels)), device=logits.device)
             count, total = context.mean_counts(objects=count, objects_weights=weight.sum((1, 2)))
             label = (cross_entropy * weight).sum((1, 2)) / total.clamp(min=1e-6)
-            l1, giou, _ = box_losses(boxes.float(), objects, pairs, count.clamp(min=context.least_mean()))
+            l1, giou, _ = box_losses(boxes.float(), objects, pairs, count.clamp(min=context.min_normalizer()))
         return SetLosses(label, l1, giou)
 
     def loss_counts(self, objects: list[int]) -> Counts:
-        """What the losses are divided by. objects: the number of objects of each labelled image."""
-        return set_counts(objects, self.num_queries, self.no_object_weight)
+        """The normalisers of the losses. objects: the number of objects of each labelled image."""
+        return loss_normalizers(objects, self.num_queries, self.no_object_weight)
 
     def _learned(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
         """Logits and boxes of the layers that have a loss."""

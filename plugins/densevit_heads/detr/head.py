@@ -1,8 +1,8 @@
 """The DETR head: encoder, queries, decoder, criterion and post-processing (Carion et al. 2020).
 
-The loss of a decoder layer is the paper's equation 2: of the matching that minimises its equation 1, the cross-entropy
-of the classes, with "no object" weighted by 0.1, and of matched boxes 5 * L1 + 2 * (1 - GIoU). Nothing is left out;
-what later papers changed is in other heads: `dab_detr`, `deformable_detr`, `dino`.
+The matching minimises the paper's equation 1. The loss of a decoder layer is equation 2: cross-entropy of classes, with
+"no object" weighted by 0.1, and 5 * L1 + 2 * (1 - GIoU) of matched boxes. Changes of later papers are in other heads:
+`dab_detr`, `deformable_detr`, `dino`.
 """
 
 from collections.abc import Sequence
@@ -83,5 +83,5 @@ class Detr(SetPredictionHead):
         return {"logits": logits[-1], "boxes": boxes[-1], "layers": (logits, boxes)}, states[-1]
 
     def attention_bias(self, boxes: Tensor, memory: Memory) -> Tensor | None:
-        """Bias of attention to the memory by the boxes (B, Q, 4) of queries: none."""
+        """Bias of the cross-attention scores from the boxes (B, Q, 4) of queries: none."""
         return None

@@ -25,9 +25,9 @@ FILE, _MEMORY = "model.backbone.conv_encoder.model.", "model.backbone.model."
 _ENCODER, _DECODER = "model.encoder.layers.{i}", "model.decoder.layers.{i}"
 
 
-def _attention(theirs: str, ours: str) -> tuple[Line, ...]:
+def _attention(source: str, target: str) -> tuple[Line, ...]:
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
-    return tuple(Line(f"{theirs}.{name}.*", f"{ours}.{own}.*") for name, own in names.items())
+    return tuple(Line(f"{source}.{name}.*", f"{target}.{part}.*") for name, part in names.items())
 
 
 _LINES = (
@@ -60,10 +60,11 @@ _LINES = (
 
 
 def memory(*attentions: str) -> tuple[tuple[str, str], ...]:
-    """The keys of a model in version 5, and of its files. attentions: those with an output projection `o_proj`."""
+    """Pairs of a model's keys in version 5 and a file's keys. attentions: the layers with an output projection
+    `o_proj`."""
     return (
         (f"{_MEMORY}*", f"{FILE}*"),
-        *((f"{theirs}.o_proj.*", f"{theirs}.out_proj.*") for theirs in attentions),
+        *((f"{source}.o_proj.*", f"{source}.out_proj.*") for source in attentions),
         *((f"{layer}.mlp.fc{i}.*", f"{layer}.fc{i}.*") for layer in (_ENCODER, _DECODER) for i in (1, 2)),
     )
 
@@ -81,13 +82,13 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
 
 
 def id2label(classes: Sequence[Class]) -> dict[str, dict[str, str]]:
-    """The names by row in config.json, if rows are COCO's file ids; else {}."""
-    rows, names = file_ids(len(classes)), {one.file_id: one.name for one in classes}
+    """The names by row for config.json, if rows are COCO's file ids; else {}."""
+    rows, names = file_ids(len(classes)), {c.file_id: c.name for c in classes}
     return {} if rows is None else {"id2label": {str(row): names.get(row, "N/A") for row in range(rows)}}
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
-    """A DETR on timm's ResNet, whose keys are ours."""
+    """A DETR on timm's ResNet, whose keys densevit uses."""
     backbone, head = sections["backbone"], sections["heads"]["detection"]
     if "groups" in backbone or backbone.get("norm") == "group" or head["positions"] != "sine":
         return {}
@@ -156,7 +157,7 @@ DETR_RESNET = _layout(
     "embedder.embedder.convolution.weight",
     Publishing(recipe=recipe),
 )
-DETR = _layout(  # on timm's ResNet, whose keys are ours
+DETR = _layout(  # on timm's ResNet, whose keys densevit uses
     "transformers-detr",
     (Line(f"{FILE}*", "backbone.*"),),
     "conv1.weight",

@@ -12,11 +12,11 @@ UNSAVED = tuple(option.replace(detector.HEAD, OPTIONS) for option in detector.UN
 
 
 def detector_lines(lines: Sequence[Line]) -> tuple[Line, ...]:
-    """The lines of a detector's layout, whose keys begin with `detr.` in a panoptic model."""
-    return tuple(Line(f"detr.{line.theirs}", line.ours.replace(detector.HEAD, HEAD), line.change) for line in lines)
+    """The lines of a detector's layout with the prefix `detr.` of panoptic models."""
+    return tuple(Line(f"detr.{line.foreign_key}", line.key.replace(detector.HEAD, HEAD), line.change) for line in lines)
 
 
-MASK_LINES = (  # also those of transformers' files
+MASK_LINES = (  # also used by transformers' files
     Line("bbox_attention.q_linear.*", f"{HEAD}.attention_maps.query.*"),
     Line("bbox_attention.k_linear.*", f"{HEAD}.attention_maps.key.*"),
     Line("mask_head.lay1.*", f"{HEAD}.mask_head.first.convolution.*"),
@@ -34,15 +34,15 @@ MASK_LINES = (  # also those of transformers' files
 )
 
 
-def describe(ours: StateDict) -> dict[str, Any]:
-    """The config sections of a panoptic DETR on a ResNet, from tensors with our keys; see `detr`'s layout."""
-    sections = detector.describe({key.replace(HEAD, detector.HEAD): tensor for key, tensor in ours.items()})
+def describe(tensors: StateDict) -> dict[str, Any]:
+    """The config sections of a panoptic DETR on a ResNet, from tensors with densevit's keys; see `detr`'s layout."""
+    sections = detector.describe({key.replace(HEAD, detector.HEAD): tensor for key, tensor in tensors.items()})
     options = {key: value for key, value in sections["heads"]["detection"].items() if key != "name"}
     return {**sections, "heads": {"panoptic": {"name": "detr_panoptic", "detr": options}}}
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training of the mask head and the evaluation on COCO panoptic."""
+    """The recipe of training the mask head and of the evaluation on COCO panoptic."""
     return "coco/detr_panoptic_r50", {}
 
 

@@ -1,7 +1,7 @@
 """DETR's panoptic head: a detector, a mask for each query, their losses and their merging.
 
-The loss of a mask is the paper's (Carion et al. 2020, section 4.4): focal loss + dice loss of the masks of matched
-queries of the last layer, besides the losses of the detector.
+The loss is the paper's (Carion et al. 2020, section 4.4): focal loss + dice loss of the masks of the last layer's
+matched queries, in addition to the detector's losses.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ from densevit_heads.detr_panoptic.segments import Segments, segment_counts
 
 
 class PanopticMasks(SetPredictionHead):
-    """What a mask head adds to a detector, the next base class, which learns boxes of things and stuff.
+    """Adds masks to a detector, the next base class, which learns boxes of things and stuff.
 
     The parameters of the detector keep their names, so that a detection head's weights can start a panoptic one.
     """
@@ -38,7 +38,7 @@ class PanopticMasks(SetPredictionHead):
     task = "panoptic"
     needs: ClassVar[tuple[str, ...]] = ("panoptic",)
     starts_from: ClassVar[Mapping[str, Sequence[str]]] = {"detection": ("attention_maps.*", "mask_head.*")}
-    transformer: Transformer  # these are the detector's
+    transformer: Transformer  # attributes of the detector
     criterion: Any
     project: Any
     encode: Callable[[Tensor, Tensor], Memory]
@@ -54,7 +54,7 @@ class PanopticMasks(SetPredictionHead):
         freeze_detector: bool,
         threshold: float,
     ) -> None:
-        """Called by the constructor, after the detector's."""
+        """Builds the mask head; for the constructor, after the detector's."""
         width, num_heads = self.transformer.width, self.transformer.num_heads
         if width % 16:
             raise ValueError(f"width is {width}; it must be a multiple of 16, which the mask head divides it by.")
@@ -93,7 +93,9 @@ class PanopticMasks(SetPredictionHead):
             masks = self.mask_head(projected, attention.flatten(0, 1), image, features, size)
             return {**outputs, "masks": masks.unflatten(0, (B, Q))}
         objects = Objects.of(segments.targets, attention.device)
-        pairs = self.criterion.match(outputs, objects, strict=False)  # in training: see `LossContext.finite_costs`
+        pairs = self.criterion.match(
+            outputs, objects, strict=False
+        )  # in training: see `LossContext.raise_on_non_finite`
         masks = self.mask_head(projected, attention[pairs.image, pairs.query[-1]], pairs.image, features, size)
         return {**outputs, "objects": objects, "segments": segments, "pairs": pairs, "matched_masks": masks}
 
@@ -107,7 +109,7 @@ class PanopticMasks(SetPredictionHead):
         if segments is None:
             segments = Segments.of(targets, len(self.classes), outputs["padded_size"], device)
             objects = Objects.of(segments.targets, device)
-            pairs = self.criterion.match(outputs, objects, context.finite_costs)
+            pairs = self.criterion.match(outputs, objects, context.raise_on_non_finite)
             outputs = {**outputs, "pairs": pairs, "objects": objects}
         objects, pairs = outputs["objects"], outputs["pairs"]
         logits = outputs.get("matched_masks")
@@ -126,21 +128,21 @@ class PanopticMasks(SetPredictionHead):
         not filtered, and their masks may overlap.
         """
         scores = class_scores(outputs["logits"], self.softmax)
-        found = []
+        predictions = []
         for i, target in enumerate(targets):
             queries = scores[i], outputs["boxes"][i].float(), outputs["masks"][i].float()
-            found.append(self._merged(*queries, outputs["padded_size"], target))
-        return found
+            predictions.append(self._merged(*queries, outputs["padded_size"], target))
+        return predictions
 
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `predict` from the outputs of `exported`."""
         boxes = to_centres(relative_boxes(exported["boxes"], targets))
-        found = []
+        predictions = []
         for i, target in enumerate(targets):
             queries = exported["scores"][i].float(), boxes[i], exported["mask_logits"][i].float()
-            found.append(self._merged(*queries, tuple(target["size"]), target))
-        return found
+            predictions.append(self._merged(*queries, tuple(target["size"]), target))
+        return predictions
 
     def _merged(
         self, probability: Tensor, boxes: Tensor, masks: Tensor, padded: tuple[int, int], target: Targets
@@ -151,7 +153,7 @@ class PanopticMasks(SetPredictionHead):
         kept = scores > self.threshold
         if self.softmax:
             kept &= scores >= 1 - probability.sum(-1)  # "no object" is not more probable
-        things = to_device(torch.tensor([one.thing for one in self.classes]), scores.device)
+        things = to_device(torch.tensor([c.thing for c in self.classes]), scores.device)
         size, original = tuple(target["size"]), tuple(target["original_size"])
         merged = panoptic_map(masks, labels, kept, things, padded, size, original)
         return {"panoptic": merged, **instances(scores, labels, boxes, masks, things, padded, size, original)}
@@ -170,7 +172,7 @@ class PanopticMasks(SetPredictionHead):
 class DetrPanoptic(PanopticMasks, Detr):
     """Panoptic segmentation by DETR with a mask head (Carion et al. 2020, section 4.4).
 
-    With a ResNet-50 and the defaults, the model has 42.9 M parameters, the backbone's included.
+    With a ResNet-50 and the defaults, the model has 42.9 M parameters, including the backbone.
 
     detr: options of the head `detr`; transformer.width is also a multiple of 16.
     mask_weight, dice_weight: the weights of the focal loss and the dice loss of masks. In joint training, a small
@@ -198,9 +200,9 @@ class DetrPanoptic(PanopticMasks, Detr):
 class DabDetrPanoptic(PanopticMasks, DabDetr):
     """Panoptic segmentation by DAB-DETR with DETR's mask head.
 
-    With `position_bias`, the attention maps have it, too, from the box of each query.
+    With `position_bias`, the attention maps also get a bias from the box of each query.
 
-    dab_detr: options of the head `dab_detr`. The others are those of `detr_panoptic`.
+    dab_detr: options of the head `dab_detr`. Other options: see `DetrPanoptic`.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ def mask_losses(
     with autocast_off(logits.device):
         count = torch.full((), float(object_count), device=logits.device)
         [count] = context.mean_counts(objects=count)
-        count = count.clamp(min=context.least_mean())
+        count = count.clamp(min=context.min_normalizer())
         if not len(logits):
             zero = logits.float().sum()
             return zero, zero

@@ -58,11 +58,11 @@ class MaskHead(nn.Module):
     """A mask for each query from its attention maps, the projected features and finer features ("MaskHeadSmallConv").
 
     Two convolutions, then stages at strides 16, 8 and 4: each upsamples by nearest neighbour, adds the backbone's
-    feature of about that stride, projected by a 1x1 convolution, and halves the channels. A stage whose stride no
-    feature has only upsamples, and one that is coarser than the projected features keeps their size.
+    feature of about that stride, projected by a 1x1 convolution, and halves the channels. A stage without a feature of
+    its stride only upsamples; a stage coarser than the projected features keeps their size.
 
-    channels, strides: those of the backbone's features. width: C of the projected features, a multiple of 16. stride:
-    the stride of the projected features.
+    channels, strides: the channels and strides of the backbone's features. width: C of the projected features, a
+    multiple of 16. stride: the stride of the projected features.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class MaskHead(nn.Module):
         projected: (B, C, H, W). attention: (P, heads, H, W). image: (P,), the image of each mask in the batch.
         features: the backbone's. size: (H, W) of the padded batch in pixels.
         """
-        convolution = self.first.convolution  # its part on the projected features is equal for all masks of an image
+        convolution = self.first.convolution  # projected features are convolved once per image, not once per mask
         weight, own_weight = convolution.weight.split([self.width, attention.shape[1]], dim=1)
         shared = F.conv2d(projected, weight, convolution.bias, padding=1)
         x = shared.index_select(0, image) + F.conv2d(attention, own_weight, padding=1)
@@ -111,7 +111,7 @@ class MaskHead(nn.Module):
 
 
 def _level(strides: Sequence[int], wanted: int) -> int | None:
-    """The index of the last feature with about this stride, the coarsest only if no other has it; else None."""
+    """The index of the last feature of about this stride, preferring one that is not the coarsest; None without one."""
     close = [i for i, stride in enumerate(strides) if wanted / math.sqrt(2) < stride < wanted * math.sqrt(2)]
     finer = [i for i in close if i < len(strides) - 1]
     return next(reversed(finer or close), None)

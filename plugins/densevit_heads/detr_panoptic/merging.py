@@ -20,9 +20,9 @@ def panoptic_map(
 ) -> Tensor:
     """Merges masks to a panoptic map (H, W) int32 as facebookresearch/detr's `PostProcessPanoptic`.
 
-    Each pixel belongs to the mask with the highest logit. Segments of one stuff class become the first of them. Then
-    segments of at most 4 pixels are removed, and pixels are assigned again, until all are larger; what was merged has
-    no pixels of its own left and is removed too. Void only where no segment remains.
+    Each pixel belongs to the mask with the highest logit. Stuff segments of a class are merged into the first. Then
+    segments of at most 4 pixels are removed and pixels assigned again, until all segments are larger; this also removes
+    the merged segments. Void only if no segment remains.
 
     logits: (N, h, w) of the padded batch. labels: (N,). competes: (N,) bool, the masks that are merged. things: (K,)
     bool, by class. padded, size, original: (h, w) of the batch, of the image in it, and of the image file.
@@ -37,7 +37,7 @@ def panoptic_map(
     same = labels[:, None] == labels  # (N, N)
 
     def without_small(remaining: Tensor) -> tuple[Tensor, Tensor]:
-        """The segments (N,) without the small ones, and the segment (H, W) of each pixel with them."""
+        """The segments (N,) that are large enough, and the segment (H, W) of each pixel before the removal."""
         first = torch.where(things, torch.arange(len(things), device=things.device), (same & remaining).int().argmax(1))
         owner = _nearest(first[logits.masked_fill(~remaining[:, None, None], -torch.inf).argmax(0)], original)
         areas = torch.zeros_like(labels).scatter_add(0, owner.flatten(), torch.ones_like(owner.flatten()))
@@ -68,13 +68,13 @@ def instances(
     order = order[computed_rows(things[labels[order]])]
     masks = torch.empty((len(order), *original), dtype=torch.bool, device=logits.device)
     chunk = len(order) if is_exporting() else CHUNK
-    for out, own in zip(masks.split(chunk), logits[order].split(chunk), strict=True):
-        own = F.interpolate(own[:, None], size=padded, mode="bilinear", align_corners=False)[:, 0]
-        out.copy_(_nearest(own[:, : size[0], : size[1]], original) > 0)
+    for out, chunk_logits in zip(masks.split(chunk), logits[order].split(chunk), strict=True):
+        chunk_logits = F.interpolate(chunk_logits[:, None], size=padded, mode="bilinear", align_corners=False)[:, 0]
+        out.copy_(_nearest(chunk_logits[:, : size[0], : size[1]], original) > 0)
     sides = to_device(as_tensor([original[1], original[0]] * 2), boxes.device)
     corners = to_corners(boxes[order]).clamp(0, 1) * sides
-    found = {"masks": masks, "boxes": corners, "labels": labels[order], "scores": scores[order]}
-    return kept_rows(things[found["labels"]], found)
+    predictions = {"masks": masks, "boxes": corners, "labels": labels[order], "scores": scores[order]}
+    return kept_rows(things[predictions["labels"]], predictions)
 
 
 def _nearest(x: Tensor, size: Size) -> Tensor:

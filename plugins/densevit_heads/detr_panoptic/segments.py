@@ -27,8 +27,8 @@ class Segments(NamedTuple):
     def of(cls, targets: list[Targets], num_classes: int, size: tuple[int, int], device: torch.device) -> "Segments":
         """size: (H, W) of the padded batch.
 
-        Crowds (`panoptic_crowds`) are no objects; their pixels belong to no segment, as void. An image without segments
-        is unlabelled. One transfer to the CPU, of which ids are present, if any image is labelled.
+        Crowds (`panoptic_crowds`) are no objects; their pixels belong to no segment, like void. An image without
+        segments is unlabelled. If an image is labelled, the present ids are copied to the CPU, once for the batch.
         """
         bare: list[Targets] = [
             {key: t[key] for key in ("image_id", "size", "original_size") if key in t} for t in targets
@@ -45,15 +45,15 @@ class Segments(NamedTuple):
         for row, target in zip(on_cpu, targets, strict=True):
             for crowd in target.get("panoptic_crowds", ()):
                 row[int(crowd)] = False
-        found = on_cpu.nonzero()  # (T, 2)
+        segments = on_cpu.nonzero()  # (T, 2)
         lookup = torch.full((B * ids_per_image + 1,), -1, dtype=torch.int32)
-        lookup[found[:, 0] * ids_per_image + found[:, 1]] = torch.arange(len(found), dtype=torch.int32)
+        lookup[segments[:, 0] * ids_per_image + segments[:, 1]] = torch.arange(len(segments), dtype=torch.int32)
         owner = to_device(lookup, device)[key]
-        labels = to_device(found[:, 1] // LABEL_DIVISOR, device)
+        labels = to_device(segments[:, 1] // LABEL_DIVISOR, device)
         counts = on_cpu.sum(1).tolist()
-        each = zip(bare, _boxes(owner, len(found)).split(counts), labels.split(counts), strict=True)
-        own: list[Targets] = [{**b, "boxes": boxes, "labels": y} if len(y) else b for b, boxes, y in each]
-        return cls(own, owner, (owner >= 0) | (ids == _PADDING))
+        each = zip(bare, _boxes(owner, len(segments)).split(counts), labels.split(counts), strict=True)
+        labelled: list[Targets] = [{**b, "boxes": boxes, "labels": y} if len(y) else b for b, boxes, y in each]
+        return cls(labelled, owner, (owner >= 0) | (ids == _PADDING))
 
     def masks(self, image: Tensor, segment: Tensor) -> Tensor:
         """The masks of P segments, (P, H, W) bool. image, segment: (P,)."""
@@ -73,10 +73,10 @@ def segment_counts(targets: list[Targets]) -> list[int]:
 def _padded(targets: list[Targets], size: tuple[int, int], device: torch.device) -> Tensor:
     """The panoptic maps as (B, H, W) int64; _PADDING at padding and in images without one."""
     maps = torch.full((len(targets), *size), _PADDING, dtype=torch.int64, device=device)
-    for own, target in zip(maps, targets, strict=True):
+    for panoptic_map, target in zip(maps, targets, strict=True):
         if "panoptic" in target:
             h, w = target["panoptic"].shape
-            own[:h, :w] = to_device(target["panoptic"], device)
+            panoptic_map[:h, :w] = to_device(target["panoptic"], device)
     return maps
 
 
@@ -86,11 +86,11 @@ def _boxes(owner: Tensor, count: int) -> Tensor:
     sides = []
     for axis in (2, 1):  # x, y
         length = owner.shape[axis]
-        place = torch.arange(length, device=owner.device)
-        position = place if axis == 2 else place[:, None]
+        cells = torch.arange(length, device=owner.device)
+        position = cells if axis == 2 else cells[:, None]
         occupied = torch.zeros((count + 1) * length, dtype=torch.bool, device=owner.device)
         occupied.index_fill_(0, (segment * length + position).flatten(), True)
         occupied = occupied.view(count + 1, length)[:count]
-        sides.append((torch.where(occupied, place, length).amin(1), torch.where(occupied, place + 1, 0).amax(1)))
+        sides.append((torch.where(occupied, cells, length).amin(1), torch.where(occupied, cells + 1, 0).amax(1)))
     (left, right), (top, bottom) = sides
     return torch.stack([left, top, right, bottom], dim=1).float()

@@ -1,6 +1,6 @@
 """transformers' DetrForSegmentation, on timm's ResNet or its own, with the keys of files and of models.
 
-Files have the keys of transformers 4, also if version 5 writes them, as those of `transformers-detr`.
+Files have the keys of transformers 4, also if version 5 writes them, like files of `transformers-detr`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ _PARTS = (("conv", "lay"), ("norm", "gn"))
 _MASK_HEAD = (  # the keys of a model in version 5, and of its files
     ("bbox_attention.q_proj.*", "bbox_attention.q_linear.*"),
     ("bbox_attention.k_proj.*", "bbox_attention.k_linear.*"),
-    *((f"mask_head.conv{i}.{part}.*", f"mask_head.{own}{i}.*") for i in (1, 2) for part, own in _PARTS),
+    *((f"mask_head.conv{i}.{part}.*", f"mask_head.{name}{i}.*") for i in (1, 2) for part, name in _PARTS),
     *((f"mask_head.fpn_stages.{i}.fpn_adapter.*", f"mask_head.adapter{i + 1}.*") for i in range(3)),
     *(
-        (f"mask_head.fpn_stages.{i}.refine.{part}.*", f"mask_head.{own}{i + 3}.*")
+        (f"mask_head.fpn_stages.{i}.refine.{part}.*", f"mask_head.{name}{i + 3}.*")
         for i in range(3)
-        for part, own in _PARTS
+        for part, name in _PARTS
     ),
     ("mask_head.output_conv.*", "mask_head.out_lay.*"),
 )
@@ -40,12 +40,12 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 
 
 def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    found = detector.DETR.options.saved(state, metadata)
-    return {option.replace(detector.HEAD, OPTIONS): value for option, value in found.items()}
+    options = detector.DETR.options.saved(state, metadata)
+    return {option.replace(detector.HEAD, OPTIONS): value for option, value in options.items()}
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
-    """A DetrForSegmentation on timm's ResNet, whose keys are ours. It has no pre-norm."""
+    """A DetrForSegmentation on timm's ResNet, whose keys densevit uses; it supports no pre-norm."""
     head = sections["heads"]["panoptic"]["detr"]
     files = detector.DETR.publishing.config_files({**sections, "heads": {"detection": head}}, state, classes)
     if not files or head["pre_norm"]:
@@ -65,7 +65,7 @@ def _layout(
         describe=describe,
         classes=_classes,
         other_keys=OtherKeys(
-            spellings=(*((f"detr.{theirs}", f"detr.{name}") for theirs, name in of.other_keys.spellings), *_MASK_HEAD)
+            spellings=(*((f"detr.{source}", f"detr.{name}") for source, name in of.other_keys.spellings), *_MASK_HEAD)
         ),
         options=replace(of.options, unsaved=UNSAVED, saved=_saved_options),
         publishing=publishing,

@@ -10,7 +10,7 @@ from densevit.layers.deformable_attention import MultiScaleDeformableAttention
 class UnprojectedDeformableAttention(MultiScaleDeformableAttention):
     """Multi-scale deformable attention without value and output projections (Peng et al. 2024).
 
-    The values are the memory, split into heads. points: the number of each level.
+    The values are the memory, split into heads. points: the number of points of each level.
     """
 
     def __init__(self, width: int, heads: int, points: Sequence[int], deterministic: bool = False) -> None:

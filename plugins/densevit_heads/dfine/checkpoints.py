@@ -1,8 +1,8 @@
 """Peterande/D-FINE: complete models on an HGNetv2, as trained on COCO or Objects365.
 
-The authors' HGNetv2 and timm's `hgnetv2_b0` ... `hgnetv2_b6` have the same arithmetic and the same keys. On rectangles
-the positions of AIFI are not the authors' (`aifi_positions`); on squares, such as their 640 x 640, they are. Exported
-files lack the constants `up`, `reg_scale` and `num_points_scale`, which their code computes from its config.
+The authors' HGNetv2 and timm's `hgnetv2_b0` ... `hgnetv2_b6` have the same arithmetic and the same keys. AIFI's
+positions equal the authors' on squares, such as their 640 x 640, but not on rectangles (`aifi_positions`). Exported
+files lack the constants `up`, `reg_scale` and `num_points_scale`, which the authors' code computes from its config.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.rtdetr.checkpoints import BLACK, LABELS, WHITE, classes_of, mlp
 
@@ -37,23 +37,26 @@ _VARIANTS = {
 _RECIPES = {"b0": "s", "b2": "m", "b4": "l", "b5": "x"}
 
 
-def conv_norm(theirs: str, ours: str) -> tuple[Line, Line]:
+def conv_norm(source: str, target: str) -> tuple[Line, Line]:
     """The lines of a convolution with batch norm."""
-    return Line(f"{theirs}.conv.*", f"{ours}.0.*"), Line(f"{theirs}.norm.*", f"{ours}.1.*")
+    return Line(f"{source}.conv.*", f"{target}.0.*"), Line(f"{source}.norm.*", f"{target}.1.*")
 
 
-def fusion_blocks(theirs: str, parts: Mapping[str, str]) -> tuple[Line, ...]:
-    """The lines of the fusion blocks, in both paths. theirs: the prefix of the encoder. parts: their names by ours."""
+def fusion_blocks(source: str, parts: Mapping[str, str]) -> tuple[Line, ...]:
+    """The lines of the fusion blocks, in both paths.
+
+    source: the prefix of the encoder. parts: the checkpoint's names of a block's parts, by the model's.
+    """
     lines: list[Line] = []
-    for path, own in (("fpn", "top_down"), ("pan", "bottom_up")):
-        block, ours = f"{theirs}.{path}_blocks.{{i}}", f"{ENCODER}.{own}.{{i}}"
+    for path, direction in (("fpn", "top_down"), ("pan", "bottom_up")):
+        block, target = f"{source}.{path}_blocks.{{i}}", f"{ENCODER}.{direction}.{{i}}"
         for name in ("enter", "branches.0.1", "branches.1.1", "leave"):
-            lines += conv_norm(f"{block}.{parts[name]}", f"{ours}.{name}")
+            lines += conv_norm(f"{block}.{parts[name]}", f"{target}.{name}")
         for name in ("branches.0.0", "branches.1.0"):
             csp = f"{block}.{parts[name]}"
             for i, (conv, vgg) in enumerate((("enter", "wide"), ("bypass", "pointwise")), 1):
-                lines += conv_norm(f"{csp}.conv{i}", f"{ours}.{name}.{conv}")
-                lines += conv_norm(f"{csp}.bottlenecks.{{j}}.conv{i}", f"{ours}.{name}.blocks.{{j}}.{vgg}")
+                lines += conv_norm(f"{csp}.conv{i}", f"{target}.{name}.{conv}")
+                lines += conv_norm(f"{csp}.bottlenecks.{{j}}.conv{i}", f"{target}.{name}.blocks.{{j}}.{vgg}")
     return tuple(lines)
 
 
@@ -94,24 +97,24 @@ def _lines() -> tuple[Line, ...]:
     )
 
 
-def describe(ours: StateDict) -> dict[str, Any]:
-    """The config sections of a D-FINE on an HGNetv2, from tensors with our keys.
+def describe(tensors: StateDict) -> dict[str, Any]:
+    """The config sections of a D-FINE on an HGNetv2, from tensors with densevit's keys.
 
-    Tensor shapes do not determine the points of each level, which are those of the releases if the number of attention
-    heads is then whole, the numbers of queries, which is 300, and of denoising queries, which is 100, and `reg_scale`,
-    which is 4 in all but the largest model; `points_and_scale` finds points and scale among the constants of a file.
+    Tensor shapes do not determine some options. The points of each level are the releases' if that gives a whole number
+    of attention heads; there are 300 queries and 100 denoising queries; `reg_scale` is 4, as in all but the largest
+    model. `points_and_scale` reads points and scale from the constants of a file.
     """
-    levels = count(ours, r"heads\.detection\.encoder\.projections\.(\d+)\.0\.weight")
-    heads, points = _heads_and_points(ours, levels)
-    encoder_width = len(ours[f"{ENCODER}.projections.0.1.weight"])
-    width = len(ours[f"{DECODER}.layers.0.ffn_norm.weight"])
-    widths = [len(ours[f"{DECODER}.layers.{i}.ffn_norm.weight"]) for i in range(_layers(ours))]
-    wide = sum(one > width for one in widths)
-    encoder_layers = count(ours, r"heads\.detection\.encoder\.attention\.(\d+)\..*")
-    hidden = len(ours[f"{ENCODER}.attention.0.feedforward.expand.bias"]) if encoder_layers else encoder_width
-    branch = len(ours[f"{ENCODER}.top_down.0.branches.0.1.1.weight"])
+    levels = count(tensors, r"heads\.detection\.encoder\.projections\.(\d+)\.0\.weight")
+    heads, points = _heads_and_points(tensors, levels)
+    encoder_width = len(tensors[f"{ENCODER}.projections.0.1.weight"])
+    width = len(tensors[f"{DECODER}.layers.0.ffn_norm.weight"])
+    widths = [len(tensors[f"{DECODER}.layers.{i}.ffn_norm.weight"]) for i in range(_layers(tensors))]
+    wide = sum(layer_width > width for layer_width in widths)
+    encoder_layers = count(tensors, r"heads\.detection\.encoder\.attention\.(\d+)\..*")
+    hidden = len(tensors[f"{ENCODER}.attention.0.feedforward.expand.bias"]) if encoder_layers else encoder_width
+    branch = len(tensors[f"{ENCODER}.top_down.0.branches.0.1.1.weight"])
     return {
-        "backbone": {"name": "timm", "model": f"hgnetv2_{_variant(ours)}"},
+        "backbone": {"name": "timm", "model": f"hgnetv2_{_variant(tensors)}"},
         "heads": {
             "detection": {
                 "name": "dfine",
@@ -122,60 +125,60 @@ def describe(ours: StateDict) -> dict[str, Any]:
                     "num_heads": heads,
                     "encoder_layers": encoder_layers,
                     "decoder_layers": len(widths) - wide,
-                    "feedforward": len(ours[f"{DECODER}.layers.0.ffn.expand.bias"]),
+                    "feedforward": len(tensors[f"{DECODER}.layers.0.ffn.expand.bias"]),
                     "dropout": 0.0,
                 },
                 "fusion_blocks": count(
-                    ours, r"heads\.detection\.encoder\.top_down\.0\.branches\.0\.0\.blocks\.(\d+)\..*"
+                    tensors, r"heads\.detection\.encoder\.top_down\.0\.branches\.0\.0\.blocks\.(\d+)\..*"
                 ),
                 "num_points": points,
                 "min_stride": 2 ** (6 - levels),
                 "training_layers": wide,
                 "layer_scale": widths[-1] // width,
-                "num_bins": len(ours[f"{DECODER}.corner_heads.0.4.bias"]) // 4 - 1,
+                "num_bins": len(tensors[f"{DECODER}.corner_heads.0.4.bias"]) // 4 - 1,
                 "reg_scale": 4.0,
-                "contrastive_denoising": 100 if f"{HEAD}.denoising.label_embedding.weight" in ours else 0,
+                "contrastive_denoising": 100 if f"{HEAD}.denoising.label_embedding.weight" in tensors else 0,
             }
         },
     }
 
 
-def _layers(ours: StateDict) -> int:
-    return count(ours, r"heads\.detection\.decoder\.layers\.(\d+)\..*")
+def _layers(tensors: StateDict) -> int:
+    return count(tensors, r"heads\.detection\.decoder\.layers\.(\d+)\..*")
 
 
-def _heads_and_points(ours: StateDict, levels: int) -> tuple[int, tuple[int, ...]]:
-    """The number of attention heads and the points of each level, from the product of heads and sum."""
-    rows = len(ours[f"{DECODER}.layers.0.cross_attention.weights.bias"])
+def _heads_and_points(tensors: StateDict, levels: int) -> tuple[int, tuple[int, ...]]:
+    """The number of attention heads and the points of each level, from heads times the total number of points."""
+    rows = len(tensors[f"{DECODER}.layers.0.cross_attention.weights.bias"])
     points = _POINTS.get(levels, (4,) * levels)
     heads, rest = divmod(rows, sum(points))
     return (NUM_HEADS, (max(1, rows // (NUM_HEADS * levels)),) * levels) if rest else (heads, points)
 
 
-def _variant(ours: StateDict) -> str:
+def _variant(tensors: StateDict) -> str:
     """The variant of HGNetv2. The smaller ones have learnable affine blocks in timm and in the authors' models."""
     stem, stage = (
-        len(ours[f"backbone.model.{name}.bn.weight"]) for name in ("stem.stem4", "stages.0.blocks.0.aggregation.1")
+        len(tensors[f"backbone.model.{name}.bn.weight"]) for name in ("stem.stem4", "stages.0.blocks.0.aggregation.1")
     )
     variant = _VARIANTS.get((stem, stage))
-    affine = "backbone.model.stem.stem1.lab.scale" in ours
+    affine = "backbone.model.stem.stem1.lab.scale" in tensors
     if variant is None or affine != (variant in ("b0", "b1", "b2", "b3")):
-        found = f"a stem of {stem} and a first stage of {stage} channels, {'with' if affine else 'without'}"
+        channels = f"a stem of {stem} and a first stage of {stage} channels, {'with' if affine else 'without'}"
         raise WeightsError(
-            f"An HGNetv2 with {found} learnable affine blocks: expected B0 ... B3 with them, or B4 ... B6 without."
+            f"An HGNetv2 with {channels} learnable affine blocks: expected B0 ... B3 with them, or B4 ... B6 without."
         )
     return variant
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training and evaluation on COCO."""
+    """The recipe of training and evaluation on COCO."""
     size = _RECIPES.get(sections["backbone"]["model"].rpartition("_")[2], "l")
     nano = size == "s" and sections["heads"]["detection"]["encoder"]["width"] < 256
     return f"coco/dfine_{'n' if nano else size}", {}
 
 
 def points_and_scale(state: StateDict, metadata: Mapping[str, Any], points: str, scale: str) -> dict[str, Any]:
-    """`num_points` from the buffer with 1 / points for each point, and `reg_scale`. points, scale: their keys."""
+    """`num_points` from the buffer with 1 / points for each point, and `reg_scale`. points, scale: the keys."""
     options: dict[str, Any] = {}
     if points in state:
         counts, left = [], [round(1 / x) for x in state[points].tolist()]

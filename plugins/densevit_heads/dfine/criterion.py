@@ -9,17 +9,18 @@ from torch import Tensor
 
 from densevit.interfaces import Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
-from densevit.losses.boxes import overlaps, to_corners
+from densevit.losses.boxes import has_objects, overlaps, to_corners
+from densevit.losses.classification import varifocal
 from densevit.losses.context import LossContext
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import MatchedPairs, Objects, assign
 from densevit.losses.matching import costs as matching_costs
-from densevit.losses.set_losses import LossWeights, set_losses
+from densevit.losses.set_losses import MIN_QUALITY, LossWeights
 from densevit.set_prediction.criterion import SetCriterion
-from densevit.set_prediction.labelled import Labelled
+from densevit.set_prediction.denoising import DenoisingQueries
 from densevit_heads.dfine.distribution import distances_of_boxes, soft_bins, weighting_function
 from densevit_heads.dfine.localization_losses import (
-    decoupled_mean,
+    decoupled_shares,
     distribution_distance,
     fine_grained_localization,
 )
@@ -34,10 +35,10 @@ class DfineLossWeights(LossWeights):
 
 
 class LayerOutputs(NamedTuple):
-    """Predictions after each of L layers, then those without distributions, M in all.
+    """Predictions after each of L layers, then predictions without distributions, M in all.
 
-    logits: (M, B, Q, K). boxes: (M, B, Q, 4) cxcywh. corners: (L, B, Q, 4 * (N + 1)). initial: (B, Q, 4), the boxes
-    from which the distributions are offsets.
+    logits: (M, B, D + Q, K), of D denoising queries, then Q object queries. boxes: (M, B, D + Q, 4) cxcywh. corners:
+    (L, B, D + Q, 4 * (N + 1)). initial: (B, D + Q, 4), the boxes from which the distributions are offsets.
     """
 
     logits: Tensor
@@ -46,22 +47,26 @@ class LayerOutputs(NamedTuple):
     initial: Tensor
 
 
-class BoxTerms(NamedTuple):
-    """Weighted losses of boxes: l1 and giou (M,), fgl (L,), ddf (L - 1,)."""
+class Pairs(NamedTuple):
+    """Pairs of queries and objects in each of M outputs, (M, R + P + U) each.
 
-    l1: Tensor
-    giou: Tensor
-    fgl: Tensor
-    ddf: Tensor
+    R pairs come from the output's matching, P from denoising queries and U from the union of the matchings. Classes
+    learn from the first R + P, boxes from the last P + U, which are the same in all outputs.
+    """
+
+    image: Tensor
+    query: Tensor
+    target: Tensor
+    counts: tuple[int, int, int]
 
 
 @dataclass
 class DfineCriterion(SetCriterion):
     """`SetCriterion` whose boxes learn from the union of the matchings of all layers, with losses of distributions.
 
-    Class scores of a layer learn from the layer's own matching by the varifocal loss. Losses of boxes are divided by
+    Class scores of a layer learn from the layer's matching by the varifocal loss. Losses of boxes are divided by
     the number of matches in the union, which depends on predictions: a mean over processes, but not over accumulated
-    batches. `num_bins` and `reg_scale` as of `weighting_function`.
+    batches. num_bins, reg_scale: the arguments of `weighting_function`.
     """
 
     num_bins: int = 32
@@ -70,126 +75,120 @@ class DfineCriterion(SetCriterion):
 
     def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """`label`, `l1`, `giou` and `fgl` of the last layer; `auxiliary`, the sum of these over the other layers and
-        the initial boxes; `proposals`; `ddf`, the sum over the layers before the last; and `denoising`, all of them of
-        denoising queries.
+        the initial boxes; `proposals`; `ddf`, the sum over the layers before the last; and `denoising`, the sum of all
+        terms of denoising queries.
 
-        outputs: `layers`, a `LayerOutputs` of the L layers, the initial boxes and the proposals; in training optionally
-        `objects`, and `denoising`, a `LayerOutputs` of R queries (B is 1) of the L layers and the initial boxes, with
-        the object of each of the first P of them.
+        outputs: `layers`, a `LayerOutputs` of the L layers, the initial boxes and the proposals, of which denoising
+        queries have none; in training optionally `objects`, and `denoising`, the denoising queries.
         """
-        found: LayerOutputs = outputs["layers"]
-        labelled = Labelled.of(targets, found.logits.device, outputs.get("objects"))
-        objects = labelled.objects
-        [initial] = labelled.select([found.initial])
-        logits, boxes, corners = labelled.select(found[:3], dim=1)
-        found = LayerOutputs(logits, boxes, corners, initial)
-        cost = matching_costs(found.logits, found.boxes, objects, self.costs, softmax=False)
-        pairs = assign(cost, objects.counts, objects.names, context.finite_costs)  # on the CPU
-        label = self._labels(found, objects, pairs.to(cost.device), context)
-        merged = union(pairs).to(cost.device)
-        counts = context.mean(_query_counts(found, merged))
-        terms = self._boxes(found, objects, merged, context, counts[0], counts, counts.sqrt())
+        layers, objects, noised = outputs["layers"], outputs.get("objects"), outputs.get("denoising")
+        objects = Objects.of(targets, layers.logits.device) if objects is None else objects
+        noised = DenoisingQueries.none(layers.initial) if noised is None else noised
+        with autocast_off(layers.logits.device):
+            layers = LayerOutputs(*(x.float() for x in layers))
+            pairs = self._pairs(layers, objects, noised, context)
+            labelled = torch.tensor([has_objects(target) for target in targets])
+            shares = self._shares(layers, objects, labelled, noised, pairs, context)
+            terms, denoising = {}, []
+            for name, values in self._terms(layers, objects, pairs).items():
+                values = values * (getattr(self.weights, name) * shares[name])
+                count = len(noised.target) if values.ndim == 2 else noised.contents.shape[1]
+                noised_values, object_values = values.split([count, values.shape[-1] - count], dim=-1)
+                denoising.append(noised_values[: len(layers.logits) - 1].sum())
+                terms[name] = object_values.flatten(1).sum(1)
 
-        last = len(found.corners) - 1
-        losses = {"label": label[last], "l1": terms.l1[last], "giou": terms.giou[last], "fgl": terms.fgl[last]}
-        by_output = label + terms.l1 + terms.giou
-        losses["auxiliary"] = by_output[:-1].sum() - by_output[last] + terms.fgl[:-1].sum()
+        last = len(layers.corners) - 1
+        losses = {name: terms[name][last] for name in ("label", "l1", "giou", "fgl")}
+        by_output = terms["label"] + terms["l1"] + terms["giou"]
+        losses["auxiliary"] = by_output[:-1].sum() - by_output[last] + terms["fgl"][:-1].sum()
         losses["proposals"] = by_output[-1]
-        losses["ddf"] = terms.ddf.sum()
-        if self.denoising is not None:
-            noised = outputs.get("denoising")  # in training only
-            zero = found.logits.new_zeros(())
-            losses["denoising"] = zero if noised is None else self._denoising(noised, objects, context, counts.sqrt())
-        return losses
+        losses["ddf"] = terms["ddf"].sum()
+        return losses if self.denoising is None else {**losses, "denoising": torch.stack(denoising).sum()}
 
-    def _labels(
-        self,
-        found: LayerOutputs,
-        objects: Objects,
-        pairs: MatchedPairs,
-        context: LossContext,
-        object_count: Tensor | None = None,
-        counts_of: str = "objects",
-    ) -> Tensor:
-        """The weighted varifocal loss of each output, (M,). object_count, counts_of: the arguments of `set_losses`."""
-        terms = set_losses(
-            found.logits,
-            found.boxes,
-            objects,
-            pairs,
-            context,
-            "varifocal_matched",
-            object_count=object_count,
-            counts_of=counts_of,
-        )
-        return self.weights.label * terms.label
+    def _pairs(self, layers: LayerOutputs, objects: Objects, noised: DenoisingQueries, context: LossContext) -> Pairs:
+        D, P, M = noised.contents.shape[1], len(noised.target), len(layers.logits)
+        cost = matching_costs(layers.logits[:, :, D:], layers.boxes[:, :, D:], objects, self.costs, softmax=False)
+        by_layer = assign(cost, objects.counts, objects.names, context.raise_on_non_finite)  # on the CPU
+        merged = union(by_layer)
+        noised_rows = torch.stack([noised.image[:P], noised.query[:P], noised.target])[:, None]
+        parts = [to_device(_rows(by_layer, D), cost.device), noised_rows, to_device(_rows(merged, D), cost.device)]
+        image, query, target = torch.cat([part.expand(-1, M, -1) for part in parts], dim=2)
+        return Pairs(image, query, target, (by_layer.query.shape[1], P, len(merged.image)))
 
-    def _boxes(
-        self,
-        found: LayerOutputs,
-        objects: Objects,
-        pairs: MatchedPairs,
-        context: LossContext,
-        count: Tensor,
-        query_counts: Tensor,
-        query_weights: Tensor,
-    ) -> BoxTerms:
-        """pairs: the same for all layers, (1, M). count: the number of pairs, a mean over processes.
-
-        query_counts, query_weights: the arguments of `decoupled_mean`.
+    def _terms(self, layers: LayerOutputs, objects: Objects, pairs: Pairs) -> Losses:
+        """`label` of each query, (M, B, D + Q), `l1` and `giou` of each pair, (M, P + U), `fgl` of each, (L, P + U),
+        and `ddf` of each query, (L - 1, B, D + Q).
         """
-        with autocast_off(found.boxes.device):
-            index = (slice(None), pairs.image, pairs.query[0])
-            predicted, truth = found.boxes.float()[index], objects.boxes[pairs.target[0]]  # (M, P, 4), (P, 4)
-            iou, giou = overlaps(to_corners(predicted), to_corners(truth))  # (M, P)
-            corners = found.corners.float().unflatten(-1, (4, -1))  # (L, B, Q, 4, N + 1)
-            count = count.clamp(min=context.least_mean())
-            quality = iou.detach()[: len(corners)]
+        R, P, _ = pairs.counts
+        layer = torch.arange(len(layers.logits), device=layers.logits.device)[:, None]
+        predicted, truth = layers.boxes[layer, pairs.image, pairs.query], objects.boxes[pairs.target]
+        iou, giou = overlaps(to_corners(predicted), to_corners(truth))
+        quality = iou.detach()
 
-            values = weighting_function(self.num_bins, self.reg_scale, corners.device)
-            reference = found.initial.detach().float()[index[1:]]
-            bins = soft_bins(distances_of_boxes(reference, to_corners(truth), self.reg_scale), values)
-            localization = fine_grained_localization(corners[index], bins.expand(len(corners)))  # (L, P)
+        image, query, target = (x[:, : R + P] for x in pairs[:3])
+        classes = torch.zeros_like(layers.logits)
+        least = MIN_QUALITY["varifocal_matched"]
+        classes[layer, image, query, objects.labels[target]] = quality[:, : R + P].clamp(min=least)
 
-            teacher = found.logits[len(corners) - 1].detach().float().sigmoid().amax(-1)  # (B, Q)
-            weight = teacher.expand(len(corners) - 1, -1, -1).clone()
-            weight[index] = quality[:-1]
-            distance = weight * distribution_distance(corners[:-1], corners[-1])
-            matched = torch.zeros_like(teacher, dtype=torch.bool)
-            matched[index[1:]] = matched.new_ones(())  # a Python value would be copied from the CPU, and waited for
-            return BoxTerms(
-                self.weights.l1 * (predicted - truth).abs().sum((1, 2)) / count,
-                self.weights.giou * (1 - giou).sum(1) / count,
-                self.weights.fgl * (quality * localization).sum(1) / count,
-                self.weights.ddf * decoupled_mean(distance, matched, query_counts, query_weights),
-            )
+        index = (pairs.image[0, R:], pairs.query[0, R:])  # the same in all outputs
+        truth, quality = truth[0, R:], quality[: len(layers.corners), R:]
+        corners = layers.corners.unflatten(-1, (4, -1))  # (L, B, D + Q, 4, N + 1)
+        distances = distances_of_boxes(layers.initial.detach()[index], to_corners(truth), self.reg_scale)
+        bins = soft_bins(distances, weighting_function(self.num_bins, self.reg_scale, corners.device))
+        localization = fine_grained_localization(corners[(slice(None), *index)], bins.expand(len(corners)))
+        weight = layers.logits[len(corners) - 1].detach().sigmoid().amax(-1).repeat(len(corners) - 1, 1, 1)
+        weight[(slice(None), *index)] = quality[:-1]
+        return {
+            "label": varifocal(layers.logits, classes).sum(-1),
+            "l1": (predicted[:, R:] - truth).abs().sum(-1),
+            "giou": 1 - giou[:, R:],
+            "fgl": quality * localization,
+            "ddf": weight * distribution_distance(corners[:-1], corners[-1]),
+        }
 
-    def _denoising(
-        self, noised: tuple[LayerOutputs, Tensor], objects: Objects, context: LossContext, query_weights: Tensor
-    ) -> Tensor:
-        """The sum of all terms of denoising queries. noised: the argument of `losses`.
-
-        query_weights: the weights of the object queries, as in the authors' code.
+    def _shares(
+        self,
+        layers: LayerOutputs,
+        objects: Objects,
+        labelled: Tensor,
+        noised: DenoisingQueries,
+        pairs: Pairs,
+        context: LossContext,
+    ) -> Losses:
+        """The factors of each query, (B, D + Q), or pair, (P + U,), in the terms: 0 for queries of images that are not
+        labelled and for padding. labelled: (B,) bool, on the CPU.
         """
-        found, target = noised
-        count = torch.full((), float(len(target)), device=target.device)
-        pairs = MatchedPairs.of_queries(target, len(found.logits))
-        label = self._labels(found, objects, pairs, context, count, "denoising")
-        of_all_layers = MatchedPairs.of_queries(target, 1)
-        [mean_count] = context.mean_counts(denoising=count)
-        query_counts = context.mean(_query_counts(found, of_all_layers))
-        terms = self._boxes(found, objects, of_all_layers, context, mean_count, query_counts, query_weights)
-        return label.sum() + torch.stack([term.sum() for term in terms]).sum()
+        device, queries, D = layers.initial.device, layers.initial.shape[1], noised.contents.shape[1]
+        _, P, U = pairs.counts
+        numbers = [[P, len(noised.image) - P], [U, int(labelled.sum()) * (queries - D) - U]]
+        counts = context.mean(to_device(torch.tensor(numbers, dtype=torch.float32), device))  # matched, others
+        [noised_count] = context.mean_counts(denoising=torch.full((), float(P), device=device))
+        [object_count] = context.mean_counts(objects=torch.full((), float(len(objects.labels)), device=device))
+        label_counts = torch.stack([noised_count, object_count]).clamp(min=context.min_normalizer())
+        box_counts = torch.stack([noised_count, counts[1, 0]]).clamp(min=context.min_normalizer())
+        query_type = (torch.arange(queries, device=device) >= D).long()  # 0 for denoising queries, 1 for object queries
+        pair_type = (torch.arange(P + U, device=device) >= P).long()
+
+        true = labelled.new_ones((), device=device)  # a Python value would be copied from the CPU, and waited for
+        counted = to_device(labelled, device)[:, None] & (query_type > 0)
+        counted[noised.image, noised.query] = true
+        matched = torch.zeros_like(counted)
+        matched[pairs.image[0, pairs.counts[0] :], pairs.query[0, pairs.counts[0] :]] = true
+        decoupled = decoupled_shares(counts, counts[1].sqrt())  # the weights of denoising queries, as the authors' code
+        return {
+            "label": counted / label_counts[query_type],
+            **dict.fromkeys(("l1", "giou", "fgl"), 1 / box_counts[pair_type]),
+            "ddf": counted * decoupled[query_type, (~matched).long()],
+        }
 
 
 def union(pairs: MatchedPairs) -> MatchedPairs:
     """The union of the matchings of all layers: each query has the object that most layers match it with.
 
-    Of several objects with equally many layers it has the first one. An object may have several queries.
-    pairs: those of all layers, on the CPU. Returns pairs of one layer.
+    In a tie the first object. An object may have several queries. pairs: the pairs of all layers, on the CPU. Returns
+    pairs of one layer.
     """
-    columns = torch.stack([pairs.image.expand_as(pairs.query), pairs.query, pairs.target]).flatten(1)
-    unique, votes = np.unique(columns.numpy(), axis=1, return_counts=True)  # sorted by column
+    unique, votes = np.unique(_rows(pairs).flatten(1).numpy(), axis=1, return_counts=True)  # sorted by column
     order = np.lexsort((-votes, unique[1], unique[0]))  # stable: of equal votes the first object
     image, query, target = torch.from_numpy(unique[:, order])
     first = torch.ones(len(image), dtype=torch.bool)
@@ -197,8 +196,6 @@ def union(pairs: MatchedPairs) -> MatchedPairs:
     return MatchedPairs(image[first], query[first][None], target[first][None])
 
 
-def _query_counts(found: LayerOutputs, pairs: MatchedPairs) -> Tensor:
-    """The numbers of matched and of other queries, (2,). pairs: those of one layer."""
-    positives, queries = len(pairs.image), found.initial.shape[:2].numel()
-    counts = torch.tensor([positives, queries - positives], dtype=torch.float32)
-    return to_device(counts, found.logits.device)
+def _rows(pairs: MatchedPairs, first: int = 0) -> Tensor:
+    """Images, queries and objects of pairs, (3, L, M). first: the index of the first object query."""
+    return torch.stack([pairs.image.expand_as(pairs.query), pairs.query + first, pairs.target])

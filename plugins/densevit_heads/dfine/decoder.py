@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.deformable_attention import Shapes
@@ -98,10 +99,18 @@ class LocationQuality(nn.Module):
         nn.init.zeros_(self.mlp.last.weight)
         nn.init.zeros_(self.mlp.last.bias)
 
-    def forward(self, corners: Tensor) -> Tensor:
-        """corners: (B, Q, 4 * (N + 1)) logits. Returns (B, Q, 1)."""
-        top = corners.unflatten(-1, (4, -1)).softmax(-1).topk(TOP, dim=-1).values  # (B, Q, 4, TOP)
-        return self.mlp.in_full_precision(torch.cat([top, top.mean(-1, keepdim=True)], dim=-1).flatten(2))
+    def forward(self, peaks: Tensor) -> Tensor:
+        """peaks: (B, Q, 4 * (TOP + 1)), see `highest_probabilities`. Returns (B, Q, 1)."""
+        return self.mlp.in_full_precision(peaks)
+
+
+def highest_probabilities(corners: Tensor) -> Tensor:
+    """The `TOP` highest probabilities of each edge, and their mean: (..., 4 * (TOP + 1)).
+
+    corners: logits (..., 4 * (N + 1)).
+    """
+    top = corners.unflatten(-1, (4, -1)).softmax(-1).topk(TOP, dim=-1).values  # (..., 4, TOP)
+    return torch.cat([top, top.mean(-1, keepdim=True)], dim=-1).flatten(-2)
 
 
 class Refined(NamedTuple):
@@ -117,26 +126,27 @@ class Refined(NamedTuple):
     initial_boxes: Tensor
     initial_logits: Tensor | None
 
-    def outputs(self, *further: Tensor) -> LayerOutputs:
+    def outputs(self, logits: Tensor, boxes: Tensor) -> LayerOutputs:
         """The outputs that the criterion takes.
 
-        further: logits (B, Q, K) and boxes (B, Q, 4) of another output, or none.
+        logits: (B, Q, K) and boxes: (B, Q, 4), the proposals of the last Q queries; the values of other queries are 0.
         """
-        logits, boxes = further[:1], further[1:]
         assert self.initial_logits is not None
-        return LayerOutputs(
-            torch.cat([self.logits, *(x[None] for x in (self.initial_logits, *logits))]),
-            torch.cat([self.boxes, *(x[None] for x in (self.initial_boxes, *boxes))]),
-            self.corners,
-            self.initial_boxes,
+        first = self.boxes.shape[2] - boxes.shape[1]
+        proposals = (F.pad(x, (0, 0, first, 0)) for x in (logits, boxes))
+        initial = (self.initial_logits, self.initial_boxes)
+        all_logits, all_boxes = (
+            torch.cat([layer_values, torch.stack(further)])
+            for layer_values, *further in zip(self[:2], initial, proposals, strict=True)
         )
+        return LayerOutputs(all_logits, all_boxes, self.corners, self.initial_boxes)
 
 
 class Decoder(nn.Module):
-    """Decoder layers with prediction heads of their own.
+    """Decoder layers, each with its prediction heads.
 
-    training_layers: layers after those of `options`, in training only. layer_scale: their width and FFN, relative to
-    those of `options`. num_points: the sampling points of each level. num_bins, reg_scale: the arguments of
+    training_layers: layers after the layers of `options`, in training only. layer_scale: width and FFN of these layers,
+    relative to `options`. num_points: the sampling points of each level. num_bins, reg_scale: the arguments of
     `weighting_function`.
     """
 
@@ -180,7 +190,7 @@ class Decoder(nn.Module):
         count = len(self.layers) if self.training else self.predicting
         before: Tensor | None = None  # the layer's input, without gradient
         corners: Tensor | None = None
-        logits, boxes, distributions = [], [], []
+        states, boxes, distributions = [], [], []
         for i in range(count):
             positions = self._positions(reference, x.dtype)
             scale, current = self.scales[i], memory
@@ -199,13 +209,16 @@ class Decoder(nn.Module):
             with autocast_off(x.device):
                 predicted = boxes_from_distances(anchor, integral(corners, values.to(corners.dtype)), self.reg_scale)
             if not is_exporting() or i == count - 1:
-                logits.append(self.label_heads[i](x) + self.qualities[i](corners))
+                states.append(x)
                 boxes.append(predicted)
                 distributions.append(corners)
             reference, before = predicted.detach(), x.detach()
-        return Refined(
-            torch.stack(logits), torch.stack(boxes), torch.stack(distributions), initial_boxes, initial_logits
+        all_corners, kept = torch.stack(distributions), slice(count - len(states), count)
+        rows = zip(
+            self.label_heads[kept], self.qualities[kept], states, highest_probabilities(all_corners), strict=True
         )
+        logits = torch.stack([label_head(x) + quality(peaks) for label_head, quality, x, peaks in rows])
+        return Refined(logits, torch.stack(boxes), all_corners, initial_boxes, initial_logits)
 
     def _positions(self, reference: Tensor, dtype: torch.dtype) -> Tensor:
         weight = self.positions.last.weight

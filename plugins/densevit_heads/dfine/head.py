@@ -1,6 +1,6 @@
 """The D-FINE head (Peng et al. 2024): RT-DETR whose decoder refines distributions of box edges.
 
-The loss of classes is the varifocal loss of each layer's own matching, with costs 2 * focal cost + 5 * L1 - 2 * GIoU.
+Classes learn by the varifocal loss from each layer's matching, with costs 2 * focal cost + 5 * L1 - 2 * GIoU.
 Boxes learn from the union of all matchings: 5 * L1 + 2 * (1 - GIoU) + 0.15 * the fine-grained localization loss, and
 layers before the last 1.5 * the distillation of the last layer's distributions, as in the authors' code.
 """
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.losses.matching import MatchingCosts, Objects
-from densevit.set_prediction.denoising import ContrastiveDenoising, DenoisingQueries
+from densevit.set_prediction.denoising import ContrastiveDenoising
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit.set_prediction.queries import BoxQueries
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr.prediction import box_head, label_head
-from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights, LayerOutputs
-from densevit_heads.dfine.decoder import Decoder, Refined
+from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights
+from densevit_heads.dfine.decoder import Decoder
 from densevit_heads.dfine.encoder_blocks import RepNcspElan, decoupled_downsampling
 from densevit_heads.rtdetr.convolutions import ConvNorm
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoder, HybridEncoderOptions
@@ -32,17 +32,17 @@ class Dfine(SetPredictionHead):
     """A real-time DETR that refines the distribution of each edge of a box from layer to layer (Peng et al. 2024).
 
     encoder, transformer: widths of the encoder; width of the decoder, and layers, heads and dropout of both.
-        `transformer.encoder_layers` are those of the attention on the coarsest map (AIFI).
+        `transformer.encoder_layers`: layers of the attention on the coarsest map (AIFI).
     fusion_blocks: RepVGG blocks of each CSP layer of a fusion block; its branches have `encoder.expansion` times half
         of `encoder.width` channels.
     num_points: sampling points of each query and attention head on each level, fine to coarse: the number of levels.
     min_stride: the finest stride; see `HybridEncoder`.
-    training_layers: further decoder layers in training, which are left out in evaluation and teach the others.
+    training_layers: further decoder layers, in training only, which teach the other layers.
     layer_scale: width and feed-forward network of these layers, relative to `transformer`.
     num_bins: N, even; an edge has the distances W(0) ... W(N). reg_scale: 1 / c of W(n) (equation 3); larger values
         give finer steps.
     contrastive_denoising: number of positive denoising queries of an image in training, each with a negative one
-        (DINO, section 3.3); 0 disables. Unlike in the authors' code, queries that pad a batch have no loss.
+        (DINO, section 3.3); 0 disables. Unlike in the authors' code, padding queries have no loss.
     costs, loss_weights: weights of the terms of the matching cost and of the loss.
     deterministic: the attention's backward pass on a GPU uses no atomic additions; on a CPU it never does.
     """
@@ -127,11 +127,10 @@ class Dfine(SetPredictionHead):
             outputs["objects"] = objects = Objects.of(targets, levels.tokens.device)
             denoising = self.denoising(objects, queries.boxes.shape[1])
             queries = denoising.prepended_to(queries)
+            outputs["denoising"] = denoising
         refined = self.decoder(queries, levels, None if denoising is None else denoising.attention_bias)
-        if denoising is not None:
-            outputs["denoising"], refined = _split(denoising, refined)
-        predicted = self.decoder.predicting - 1 if self.training else -1
-        outputs |= {"logits": refined.logits[predicted], "boxes": refined.boxes[predicted]}
+        predicted, Q = self.decoder.predicting - 1 if self.training else -1, selected.boxes.shape[1]
+        outputs |= {"logits": refined.logits[predicted, :, -Q:], "boxes": refined.boxes[predicted, :, -Q:]}
         if refined.initial_logits is not None:
             outputs["layers"] = refined.outputs(selected.logits, selected.boxes)
         return outputs
@@ -139,19 +138,6 @@ class Dfine(SetPredictionHead):
 
 def _pointwise(inputs: int, outputs: int) -> ConvNorm:
     return ConvNorm(inputs, outputs, 1, activation=None)
-
-
-def _split(noised: DenoisingQueries, refined: Refined) -> tuple[tuple[LayerOutputs, Tensor], Refined]:
-    """Separates the predictions of denoising queries from those of object queries.
-
-    Returns `LayerOutputs` of the R denoising queries, as of one image, and their objects; and the other predictions.
-    """
-    index, D = (noised.image, noised.query), noised.contents.shape[1]
-    assert refined.initial_logits is not None
-    initial = (refined.initial_boxes, refined.initial_logits)
-    of_noised = Refined(*(x[(slice(None), *index)][:, None] for x in refined[:3]), *(x[index][None] for x in initial))
-    others = Refined(*(x[:, :, D:] for x in refined[:3]), *(x[:, D:] for x in initial))
-    return (of_noised.outputs(), noised.target), others
 
 
 def _check(

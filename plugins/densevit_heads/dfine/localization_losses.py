@@ -1,6 +1,5 @@
 """Losses of the distributions: fine-grained localization (section 4.1) and its self-distillation (section 4.2)."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,11 +29,11 @@ def distribution_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return TEMPERATURE**2 * F.kl_div(log_p, target, reduction="none").sum(-1).mean(-1)
 
 
-def decoupled_mean(values: Tensor, matched: Tensor, counts: Tensor, weights: Tensor) -> Tensor:
-    """The mean over matched queries and the mean over the others, averaged with these weights.
+def decoupled_shares(counts: Tensor, weights: Tensor) -> Tensor:
+    """The factors of a matched and of another query in the weighted average of two means: over the matched queries and
+    over the other queries.
 
-    values: (L, B, Q). matched: (B, Q) bool. counts: (2,), the numbers of matched and of other queries, which may be
-    means over processes. weights: (2,). Returns (L,).
+    counts: (..., 2), the numbers of matched and of other queries, which may be means over processes. weights: (2,).
+    Returns (..., 2).
     """
-    sums = torch.stack([torch.where(mask, values, 0.0).sum((1, 2)) for mask in (matched, ~matched)], dim=1)  # (L, 2)
-    return sums / counts.clamp(min=1e-6) @ weights / weights.sum().clamp(min=1e-6)
+    return weights / weights.sum().clamp(min=1e-6) / counts.clamp(min=1e-6)

@@ -1,7 +1,7 @@
 """transformers' DFineForObjectDetection on its HGNetV2, with the keys of files and of models.
 
 Files, including the Hub's, have the keys of transformers 4, also if version 5 writes them; the `state_dict` of a model
-in version 5 has other keys. Outputs are the same; transformers' loss is not the authors', which ours is.
+in version 5 has other keys. Outputs are equal. The loss here is the authors'; transformers' loss differs.
 """
 
 import re
@@ -22,7 +22,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
 from densevit_heads.attention_checkpoints import deformable_attention
 from densevit_heads.detr.transformers_checkpoints import id2label
 from densevit_heads.dfine.checkpoints import (
@@ -49,25 +49,25 @@ _AIFI_IN_MEMORY = _AIFI.replace(".encoder.0", ".aifi.0")
 def _backbone_lines() -> tuple[Line, ...]:
     block = "stages.{s}.blocks.{b}"
     places = {f"embedder.{stem}": f"stem.{stem}" for stem in ("stem1", "stem2a", "stem2b", "stem3", "stem4")}
-    for place in (
+    for part in (
         "stages.{s}.downsample",
         f"{block}.layers.{{l}}",
         f"{block}.layers.{{l}}.conv1",
         f"{block}.layers.{{l}}.conv2",
         f"{block}.aggregation.{{a}}",
     ):
-        places[f"encoder.{place}"] = place
+        places[f"encoder.{part}"] = part
     parts = {"convolution": "conv", "normalization": "bn", "lab": "lab"}
     return tuple(
-        Line(f"{_BACKBONE}.{theirs}.{part}.*", f"backbone.model.{ours}.{own}.*")
-        for theirs, ours in places.items()
-        for part, own in parts.items()
+        Line(f"{_BACKBONE}.{source}.{part}.*", f"backbone.model.{target}.{name}.*")
+        for source, target in places.items()
+        for part, name in parts.items()
     )
 
 
-def _attention(theirs: str, ours: str) -> tuple[Line, ...]:
+def _attention(source: str, target: str) -> tuple[Line, ...]:
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
-    return tuple(Line(f"{theirs}.{name}.*", f"{ours}.{own}.*") for name, own in names.items())
+    return tuple(Line(f"{source}.{name}.*", f"{target}.{part}.*") for name, part in names.items())
 
 
 def _lines() -> tuple[Line, ...]:
@@ -116,7 +116,7 @@ _SPELLINGS = (  # of a model in version 5
 
 
 def _shared_heads(state: StateDict) -> dict[str, Tensor]:
-    """Version 5 stores prediction heads that all layers share once, of the first layer, or outside the decoder."""
+    """Restores shared prediction heads, which version 5 stores once: with the first layer, or outside the decoder."""
     result = dict(state)
     layers = count(state, r"model\.decoder\.layers\.(\d+)\..*")
     for key in [key for key in state if re.match(r"(class|bbox)_embed\.", key)]:
@@ -128,7 +128,7 @@ def _shared_heads(state: StateDict) -> dict[str, Tensor]:
 
 
 def _own_heads(state: StateDict) -> dict[str, Tensor]:
-    """Each head also outside the decoder, as in their files."""
+    """Copies each head outside the decoder, as in transformers' files."""
     inside = re.compile(r"model\.decoder\.((?:class|bbox)_embed\..*)")
     return {**state, **{match[1]: x for key, x in state.items() if (match := inside.fullmatch(key))}}
 
@@ -155,7 +155,7 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
 
 
 def _hgnet(state: StateDict, levels: int) -> dict[str, Any]:
-    """The config of transformers' HGNetV2. state: the state dict with our keys."""
+    """The config of transformers' HGNetV2. state: the state dict with densevit's keys."""
     model = "backbone.model"
     stages: dict[str, list[Any]] = {name: [] for name in ("in", "mid", "out", "blocks", "layers", "light")}
     for i in range(4):

@@ -1,9 +1,9 @@
 """The DINO head: a two-stage Deformable DETR with contrastive denoising and mixed queries (Zhang et al. 2023).
 
 The loss of a decoder layer is Deformable DETR's with weight 1 of the focal loss. The proposals that became queries have
-the same loss, and so have denoising queries, without matching: positive ones learn their object, negative ones "no
-object" (section 3.3). Of the authors' model these differ: each decoder layer has prediction heads of its own, and the
-encoder's sine positions have temperature 10000, both as in detrex.
+the same loss. So have denoising queries, without matching: positive queries learn their object, negative queries "no
+object" (section 3.3). Two parts differ from the authors' model, as in detrex: each decoder layer has its own prediction
+heads, and the encoder's sine positions have temperature 10000.
 """
 
 import copy
@@ -42,8 +42,8 @@ class Dino(SetPredictionHead):
         `MixedQuerySelection`).
     refined_positions: the positions of queries follow their boxes from layer to layer (DAB-DETR; `RefinedPositions`);
         needs mixed_query_selection.
-    class_proposals: proposals predict all classes, the best ones by any class become queries, and these only have a
-        loss; otherwise all proposals learn to tell objects from background, as in `deformable_detr`.
+    class_proposals: proposals predict all classes, the best by any class become queries, and only these have a loss.
+        False: all proposals learn to tell objects from background, as in `deformable_detr`.
     look_forward_twice: the box loss of a layer also trains the offsets of the layer before (section 3.5).
     classification: "focal" as in the paper, "varifocal" (VarifocalNet, RT-DETR) or "mal", the matchability-aware loss
         (DEIM).
@@ -98,7 +98,7 @@ class Dino(SetPredictionHead):
         )
 
     def class_rows(self, name: str, rows: int) -> Tensor | None:
-        """The rows of each class; for proposals without classes the first row, which ranks them, for every class."""
+        """The rows of each class. Proposals without classes have one ranking logit, row 0, for every class."""
         if name.startswith("queries.label_head.") and not self.criterion.class_proposals:
             return torch.zeros(len(self.classes), 1, dtype=torch.int64)
         return None
@@ -106,7 +106,7 @@ class Dino(SetPredictionHead):
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the last layer, and of all `layers`, (L, B, Q, ...).
 
-        Also `proposals`: logits (B, S, K) and boxes (B, S, 4), with `class_proposals` only of those that became
+        Also `proposals`: logits (B, S, K) and boxes (B, S, 4), with `class_proposals` only the proposals that became
         queries. Training adds `denoising` for the loss.
         """
         levels = self.levels(features, padding_mask)
@@ -129,7 +129,7 @@ class Dino(SetPredictionHead):
         return {**outputs, "logits": logits[-1], "boxes": boxes[-1], "layers": (logits, boxes)}
 
     def _with_denoising(self, noised: DenoisingQueries, queries: Queries, boxes: Tensor) -> tuple[Queries, Tensor]:
-        """Denoising queries, which have the positions of their boxes, before the others."""
+        """Prepends denoising queries, with the positions of their boxes, to the object queries."""
         positions = torch.cat([self.queries.positions(noised.boxes), queries.positions], dim=1)
         contents, boxes = noised.prepended_to(BoxQueries(queries.contents, boxes))
         return Queries(contents, positions), boxes

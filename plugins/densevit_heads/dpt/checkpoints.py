@@ -1,7 +1,7 @@
 """isl-org/DPT (Ranftl et al. 2021): complete models on a ViT and on the hybrid, for depth and segmentation.
 
-The NYU and KITTI models invert their output with a scale and a shift, which tensors do not determine: they are read as
-relative depth unless `--as dpt-hybrid-nyu` or `--as dpt-hybrid-kitti` is given.
+The NYU and KITTI models invert their output with a scale and a shift, which tensors do not determine. They are read as
+relative depth; for metres set `--as dpt-hybrid-nyu` or `--as dpt-hybrid-kitti`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +11,13 @@ from typing import Any, Literal
 from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import backbone_lines, by_name_only, find
-from densevit.weights.positions import added_to_tokens
-from densevit.weights.state import part
+from densevit.weights.state_dict_io import part
+from densevit.weights.token_positions import added_to_tokens
 from densevit_heads.setr import checkpoints as setr
 
 Task = Literal["depth", "segmentation"]
 _VIT = find("timm-vit")
-HALVES = (0.5, 0.5, 0.5)  # mean and std of all of them
+HALVES = (0.5, 0.5, 0.5)  # mean and std of all models
 PLACES = (4, 8, 16, 32)  # strides of the four fusions
 
 UNUSED_NORM = "the ViT's last norm; feature maps are taken before it"
@@ -27,24 +27,24 @@ UNUSED_UNIT = "a residual unit for a skip connection that the first fusion lacks
 NYU = {"output": "inverse", "scale": 0.000305, "shift": 0.1378, "max_depth": 10.0}
 KITTI = {"output": "inverse", "scale": 0.00006016, "shift": 0.00579, "max_depth": 80.0}
 
-STD = {"weight_standardization": "std"}  # timm 0.4.5's, which this project requires; timm 0.4.12 changed it
+STD = {"weight_standardization": "std"}  # timm 0.4.5's, which isl-org/DPT requires; timm 0.4.12 changed it
 
 
 def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
     decode = f"heads.{task}.decode"
     lines: list[Line] = []
-    for i, place in enumerate(PLACES):
-        theirs, fuse = f"pretrained.act_postprocess{i + 1}", f"scratch.refinenet{i + 1}"
+    for i, stride in enumerate(PLACES):
+        source, fuse = f"pretrained.act_postprocess{i + 1}", f"scratch.refinenet{i + 1}"
         if i > 1 or not hybrid:  # the hybrid's first two feature maps are the ResNet's, without readout
             readout = i - 2 if hybrid else i
-            resample = f"{decode}.reassemble.{i}.resample" + (".0" if place == 32 else "")
-            lines.append(Line(f"{theirs}.0.project.0.*", f"backbone.readouts.{readout}.projection.*"))
-            lines.append(Line(f"{theirs}.3.*", f"{decode}.reassemble.{i}.projection.*"))
-            lines.append(Line(f"{theirs}.4.*", f"{resample}.*"))
+            resample = f"{decode}.reassemble.{i}.resample" + (".0" if stride == 32 else "")
+            lines.append(Line(f"{source}.0.project.0.*", f"backbone.readouts.{readout}.projection.*"))
+            lines.append(Line(f"{source}.3.*", f"{decode}.reassemble.{i}.projection.*"))
+            lines.append(Line(f"{source}.4.*", f"{resample}.*"))
         lines.append(Line(f"scratch.layer{i + 1}_rn.*", f"{decode}.project.{i}.*"))
-        lines.append(Line(f"{fuse}.resConfUnit{{u}}.conv{{c}}.*", f"{decode}.fuse.{place}.residual{{u}}.conv{{c}}.*"))
-        lines.append(Line(f"{fuse}.resConfUnit{{u}}.bn{{c}}.*", f"{decode}.fuse.{place}.residual{{u}}.norm{{c}}.*"))
-        lines.append(Line(f"{fuse}.out_conv.*", f"{decode}.fuse.{place}.projection.*"))
+        lines.append(Line(f"{fuse}.resConfUnit{{u}}.conv{{c}}.*", f"{decode}.fuse.{stride}.residual{{u}}.conv{{c}}.*"))
+        lines.append(Line(f"{fuse}.resConfUnit{{u}}.bn{{c}}.*", f"{decode}.fuse.{stride}.residual{{u}}.norm{{c}}.*"))
+        lines.append(Line(f"{fuse}.out_conv.*", f"{decode}.fuse.{stride}.projection.*"))
     if task == "depth":
         lines += [Line(f"scratch.output_conv.{2 * i}.*", f"heads.depth.conv{i + 1}.*") for i in range(3)]
     else:
@@ -53,14 +53,14 @@ def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
     return (*backbone_lines("timm-vit", "pretrained.model."), *lines)
 
 
-def _describe(ours: StateDict, task: Task) -> dict[str, Any]:
-    """The config sections of a DPT on a ViT, from tensors with our keys.
+def _describe(tensors: StateDict, task: Task) -> dict[str, Any]:
+    """The config sections of a DPT on a ViT, from tensors with densevit's keys.
 
     Tensors do not determine the blocks of the feature maps: the ends of the depth's quarters are assumed, for the
     hybrid the last two, as in all releases.
     """
-    head = part(ours, f"heads.{task}.")
-    backbone = _VIT.describe(part(ours, "backbone."))["backbone"]
+    head = part(tensors, f"heads.{task}.")
+    backbone = _VIT.describe(part(tensors, "backbone."))["backbone"]
     backbone |= {"readout": "project", "position_resizing": "bilinear"}
     section: dict[str, Any] = {
         "name": "dpt" if task == "depth" else "dpt_segmentation",
@@ -79,9 +79,9 @@ def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]])
     """Image sizes as in the project's code, `run_segmentation.py` and `run_monodepth.py`, without windows."""
     ((task, head),) = sections["heads"].items()
     if task == "segmentation":
-        name, others = setr.recipe(sections, classes)
+        name, section = setr.recipe(sections, classes)
         return name, {
-            "data": {**others.get("data", {}), "image_size": 480, "transforms": {"short_side": 480}},
+            "data": {**section.get("data", {}), "image_size": 480, "transforms": {"short_side": 480}},
             "inference": {},
         }
     if head.get("output") == "relative":
@@ -102,12 +102,12 @@ def whole_model(
 ) -> CheckpointLayout:
     """The layout of a DPT.
 
-    classes: the classes of a model for segmentation. backbone: options of all models of this layout that tensors do not
-    determine.
+    classes: reads the classes of a model for segmentation. backbone: the options of all models of this layout that
+    tensors do not determine.
     """
 
-    def describe(ours: StateDict) -> dict[str, Any]:
-        sections = _describe(ours, task)
+    def describe(tensors: StateDict) -> dict[str, Any]:
+        sections = _describe(tensors, task)
         return {**sections, "backbone": {**sections["backbone"], **(backbone or {})}}
 
     return CheckpointLayout(
@@ -158,11 +158,11 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 
 
 def _metric(layout: CheckpointLayout, name: str, output: Mapping[str, Any]) -> CheckpointLayout:
-    """The layout with depth inverted to metres, whose tensors are those of relative depth."""
+    """The layout with depth inverted to metres; the tensors are the same as for relative depth."""
     relative: Callable[[StateDict], dict[str, Any]] = layout.describe
 
-    def describe(ours: StateDict) -> dict[str, Any]:
-        sections = relative(ours)
+    def describe(tensors: StateDict) -> dict[str, Any]:
+        sections = relative(tensors)
         return {**sections, "heads": {"depth": {**sections["heads"]["depth"], **output}}}
 
     return replace(layout, name=name, fits=by_name_only, describe=describe, options=_VIT.options)

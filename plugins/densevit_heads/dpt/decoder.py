@@ -3,7 +3,7 @@
 The readout operation (class token) is part of the backbone. Upsampling by 2 uses `align_corners=True`, as in the
 authors' code. If the image size is not a multiple of the coarsest stride, upsampled maps are cropped at the right and
 bottom to the finer map, which keeps cells aligned with pixels (transformers resizes the finer map instead). Depth
-Anything resizes them to the finer map; see `Upsampling`.
+Anything resizes upsampled maps to the finer map; see `Upsampling`.
 """
 
 import itertools
@@ -113,7 +113,7 @@ class Reassemble(nn.Module):
 class Fusion(nn.Module):
     """Feature fusion block: adds a map to the coarser result and upsamples by 2 (figure 1, right).
 
-    merged: whether there is a map to add, which has its own residual unit. The final 1x1 convolution commutes with
+    merged: whether there is a map to add; it passes a separate residual unit. The final 1x1 convolution commutes with
     bilinear upsampling and therefore precedes it, on a quarter of the cells.
     """
 
@@ -161,8 +161,8 @@ def assign_levels(strides: Sequence[int]) -> tuple[Fraction, tuple[int, ...]]:
     """Assigns maps to levels of stride 4, 8, 16 or 32. Returns the unit of these strides in pixels, and the levels.
 
     The unit is 1 for strides that are powers of two; a stride of 14 pixels counts as 16 units of 14/16 pixels. Four
-    maps take the four levels in order; fewer maps take those with the least resampling, the coarser ones in a tie.
-    Raises ValueError for more than four maps, and for strides whose ratios are not powers of two.
+    maps take the four levels in order; fewer maps take the levels with the least resampling, in a tie the coarser
+    levels. Raises ValueError for more than four maps, and for strides whose ratios are not powers of two.
     """
     listed = ", ".join(map(str, strides))
     if not 1 <= len(strides) <= len(_LEVELS):

@@ -43,15 +43,16 @@ class DepthLossWeights:
             if weight is not None and not 0 <= weight < math.inf:
                 raise ValueError(f"{name} is {weight:g}; a loss weight must be at least 0.")
 
-    def of_output(self, relative: bool) -> dict[str, float]:
-        """The weights above 0, by name. Raises ValueError for a term of the other kind of depth, and if all are 0."""
-        kind, names = ("relative", ("trimmed", "gradient")) if relative else ("metric", ("silog", "l1", "gradient"))
+    def weights_by_name(self, relative: bool) -> dict[str, float]:
+        """The weights above 0, by name. Raises ValueError for a weight that the depth's type does not use, and if all
+        are 0."""
+        depth, names = ("relative", ("trimmed", "gradient")) if relative else ("metric", ("silog", "l1", "gradient"))
         defaults = {"trimmed": 1.0, "gradient": 0.5} if relative else {"silog": 1.0}
         weights = {name: defaults.get(name, 0.0) if weight is None else weight for name, weight in vars(self).items()}
         weights = {name: weight for name, weight in weights.items() if weight}
         for name in weights.keys() - names:
             raise ValueError(
-                f"loss_weights.{name} is {weights[name]:g}, but output is {kind} depth; "
+                f"loss_weights.{name} is {weights[name]:g}, but output is {depth} depth; "
                 f"its losses are {', '.join(names)}."
             )
         if not weights:
@@ -69,11 +70,11 @@ class DptDepth(DenseHead):
     The output key is `depth` for metres and `inverse_depth` for relative inverse depth, which is 1 / metres up to an
     unknown scale and shift.
 
-    output: "relative": inverse depth of at least 0. The others are metric. "sigmoid": between min_depth and max_depth.
-        "softplus": above min_depth, unbounded. "bins": the mean log depth of 64 log-spaced depths between min_depth
-        and max_depth, weighted by a softmax. "inverse": 1 / (scale * x + shift) of the "relative" output x, at most
-        1 / shift. The authors fine-tune relative weights in this way for NYU (scale 0.000305, shift 0.1378) and KITTI
-        (0.00006016, 0.00579), where scale and shift align the initial prediction with metres.
+    output: "relative": inverse depth of at least 0. All other values are metric. "sigmoid": between min_depth and
+        max_depth. "softplus": above min_depth, unbounded. "bins": the mean log depth of 64 log-spaced depths between
+        min_depth and max_depth, weighted by a softmax. "inverse": 1 / (scale * x + shift) of the "relative" output x,
+        at most 1 / shift. The authors fine-tune relative weights in this way for NYU (scale 0.000305, shift 0.1378) and
+        KITTI (0.00006016, 0.00579), where scale and shift align the initial prediction with metres.
     min_depth, max_depth: metres. Ground truth outside this range is ignored, except beyond max_depth for "softplus",
         where max_depth only sets the scale. Not used for relative depth.
     scale, shift: the constants of "inverse", in 1 / metres. None: depth is max_depth at x = 0 and a quarter of it at x
@@ -126,7 +127,7 @@ class DptDepth(DenseHead):
         self.scale = (1 / _INITIAL_DEPTH - 1) / max_depth if scale is None else scale
         self.shift = 1 / max_depth if shift is None else shift
         self.quantity = "inverse_depth" if output == "relative" else "depth"
-        self.weights = loss_weights.of_output(output == "relative")
+        self.weights = loss_weights.weights_by_name(output == "relative")
 
         inputs = [channels[i] for i in self.feature_indices], [strides[i] for i in self.feature_indices]
         self.decode = Decoder(*inputs, width, reassemble_channels, norm, upsampling)
@@ -155,19 +156,19 @@ class DptDepth(DenseHead):
                 self.conv3.bias.copy_(-((self._log_depths(self.conv3.bias) - initial) ** 2) / 2)
 
     def replaced_tensors(self, options: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
-        """The last convolution, if the weights are of an output of another kind, such as metres from relative depth.
+        """The last convolution, if the weights come from another type of output, such as relative depth for metres.
 
         Its weights become 0, and its bias keeps the initial value: the initial prediction is constant, whatever the
         range of the maps before it. "relative" and "inverse" have the same last convolution.
         """
-        theirs = options.get("output", "relative")
+        loaded = options.get("output", "relative")
         same = ("relative", "inverse")
-        if theirs == self.output or (theirs in same and self.output in same):
+        if loaded == self.output or (loaded in same and self.output in same):
             return {}, ""
         assert self.conv3.bias is not None
         weight, bias = torch.zeros_like(self.conv3.weight), self.conv3.bias.detach().clone()
         why = (
-            f"the last convolution (conv3) is untrained: the weights have output {theirs!r}, this head {self.output!r}"
+            f"the last convolution (conv3) is untrained: the weights have output {loaded!r}, this head {self.output!r}"
         )
         return {"conv3.weight": weight, "conv3.bias": bias}, why
 
@@ -206,7 +207,7 @@ class DptDepth(DenseHead):
         return torch.linspace(low, high, self.conv3.out_channels, device=like.device, dtype=like.dtype)
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        """Images with a valid pixel; for relative depth two, as one cannot be aligned."""
+        """Images with a valid pixel; for relative depth two valid pixels, because a single pixel cannot be aligned."""
         least = 2 if self.output == "relative" else 1
         maps = [target["depth"] for target in targets if "depth" in target]
         valid = [metric_losses.valid_pixels(self._in_range(x))[0].sum() for x in maps]

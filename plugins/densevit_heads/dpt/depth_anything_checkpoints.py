@@ -1,7 +1,8 @@
-"""Depth Anything V2 and V1 (Yang et al. 2024): DPT without readout on a DINOv2 ViT, the `.pth` files of their authors.
+"""Depth Anything V2 and V1 (Yang et al. 2024): DPT without readout on a DINOv2 ViT, as the authors' `.pth` files.
 
-The files of V1 and of the metric models have the tensors of V2's relative models, as which they are read unless
-`--as depth-anything-v1`, `--as depth-anything-v2-indoor` (20 m) or `--as depth-anything-v2-outdoor` (80 m) is given.
+Files of V1 and of the metric models have the same tensors as V2's relative models and are read as such. To read them
+correctly, set `--as depth-anything-v1`, `--as depth-anything-v2-indoor` (20 m) or `--as depth-anything-v2-outdoor` (80
+m).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +22,13 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.weights.layouts import backbone_lines, backbone_rearrangement, by_name_only, find
-from densevit.weights.state import count, part
+from densevit.weights.state_dict_io import count, part
 from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
 
 FEATURES = "backbone.features"
 MAX_DEPTH = "heads.depth.max_depth"
 UNUSED_MASK = "the mask token of pre-training"
-INDOOR, OUTDOOR = 20.0, 80.0  # metres: the metric models' of Hypersim and Virtual KITTI 2
+INDOOR, OUTDOOR = 20.0, 80.0  # metres: max_depth of the metric models for Hypersim and Virtual KITTI 2
 
 _DINOV2 = find("dinov2")
 OPTIONS = LayoutOptions(
@@ -35,12 +36,12 @@ OPTIONS = LayoutOptions(
     runtime=("position_resizing",),
     project_defaults=_DINOV2.options.project_defaults,
 )
-_SMALL = 384  # channels of the model whose licence differs from the others'
+_SMALL = 384  # channels of the model with a different licence
 _UNIT = "depth_head.scratch.refinenet4.resConfUnit1"
 
 
 def features_of(version: int, depth: int) -> tuple[int, ...]:
-    """The numbers, from 1, of the blocks of the feature maps, of a ViT with `depth` blocks.
+    """The block numbers, from 1, of the feature maps of a ViT with `depth` blocks.
 
     V1: the last four. V2: the ends of the depth's quarters, except block 5 in place of 6 of ViT-L.
     """
@@ -49,12 +50,12 @@ def features_of(version: int, depth: int) -> tuple[int, ...]:
     return (5, 12, 18, 24) if depth == 24 else tuple(-(-depth * i // 4) for i in (1, 2, 3, 4))
 
 
-def sections_of(ours: StateDict, resizing: str, features: Callable[[int], tuple[int, ...]]) -> dict[str, Any]:
-    """The config sections of a relative model, from tensors with our keys.
+def sections_of(tensors: StateDict, resizing: str, features: Callable[[int], tuple[int, ...]]) -> dict[str, Any]:
+    """The config sections of a relative model, from tensors with densevit's keys.
 
     features: the option `features` of the backbone, given the number of blocks.
     """
-    encoder, head = part(ours, "backbone."), part(ours, "heads.depth.")
+    encoder, head = part(tensors, "backbone."), part(tensors, "heads.depth.")
     backbone = _DINOV2.describe(encoder)["backbone"]
     backbone["position_resizing"] = resizing
     backbone["features"] = features(count(encoder, r"blocks\.(\d+)\.norm1\.weight"))
@@ -75,7 +76,8 @@ def metric(sections: dict[str, Any], max_depth: float) -> dict[str, Any]:
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """Images are resized to a short side of 518 pixels, with their aspect ratio, as in the authors' code."""
+    """The recipe: images are resized to a short side of 518 pixels, with their aspect ratio, as in the authors'
+    code."""
     outdoor = sections["heads"]["depth"].get("max_depth", INDOOR) > INDOOR
     return ("kitti" if outdoor else "nyu") + "/depth_anything_v2_small", {}
 
@@ -89,14 +91,14 @@ def licence(width: int) -> str:
 def _lines() -> tuple[Line, ...]:
     decode, scratch = "heads.depth.decode", "depth_head.scratch"
     lines: list[Line] = []
-    for i, place in enumerate(PLACES):
+    for i, stride in enumerate(PLACES):
         fuse = f"{scratch}.refinenet{i + 1}"
-        resample = f"{decode}.reassemble.{i}.resample" + (".0" if place == 32 else "")
+        resample = f"{decode}.reassemble.{i}.resample" + (".0" if stride == 32 else "")
         lines.append(Line(f"depth_head.projects.{i}.*", f"{decode}.reassemble.{i}.projection.*"))
         lines.append(Line(f"depth_head.resize_layers.{i}.*", f"{resample}.*"))
         lines.append(Line(f"{scratch}.layer{i + 1}_rn.*", f"{decode}.project.{i}.*"))
-        lines.append(Line(f"{fuse}.resConfUnit{{u}}.conv{{c}}.*", f"{decode}.fuse.{place}.residual{{u}}.conv{{c}}.*"))
-        lines.append(Line(f"{fuse}.out_conv.*", f"{decode}.fuse.{place}.projection.*"))
+        lines.append(Line(f"{fuse}.resConfUnit{{u}}.conv{{c}}.*", f"{decode}.fuse.{stride}.residual{{u}}.conv{{c}}.*"))
+        lines.append(Line(f"{fuse}.out_conv.*", f"{decode}.fuse.{stride}.projection.*"))
     lines.append(Line(f"{scratch}.output_conv1.*", "heads.depth.conv1.*"))
     lines.append(Line(f"{scratch}.output_conv2.0.*", "heads.depth.conv2.*"))
     lines.append(Line(f"{scratch}.output_conv2.2.*", "heads.depth.conv3.*"))
@@ -104,7 +106,7 @@ def _lines() -> tuple[Line, ...]:
 
 
 def _with_unused(encoder: Rearrangement) -> Rearrangement:
-    """Also writes zeros for the tensors without effect: the authors' code loads complete files only."""
+    """Wraps `encoder` to write zeros for unused tensors too, because the authors' code loads complete files only."""
 
     def back(state: StateDict) -> StateDict:
         state = dict(encoder.inverse(state))
@@ -119,7 +121,7 @@ def _with_unused(encoder: Rearrangement) -> Rearrangement:
 
 
 def _describe(version: int) -> Callable[[StateDict], dict[str, Any]]:
-    return lambda ours: sections_of(ours, "bicubic_offset", lambda depth: features_of(version, depth))
+    return lambda tensors: sections_of(tensors, "bicubic_offset", lambda depth: features_of(version, depth))
 
 
 def _metric(layout: CheckpointLayout, name: str, max_depth: float) -> CheckpointLayout:
@@ -128,7 +130,7 @@ def _metric(layout: CheckpointLayout, name: str, max_depth: float) -> Checkpoint
         layout,
         name=name,
         fits=by_name_only,
-        describe=lambda ours: metric(relative(ours), max_depth),
+        describe=lambda tensors: metric(relative(tensors), max_depth),
         options=replace(layout.options, unsaved=(MAX_DEPTH,)),
     )
 

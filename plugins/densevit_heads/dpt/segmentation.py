@@ -87,7 +87,7 @@ class DptSegmentation(ClassMapHead):
         return outputs
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        return {} if self.class_weights.balanced else label_counts(targets, self.class_weights.given)
+        return {} if self.class_weights.balanced else label_counts(targets, self.class_weights.fixed)
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `cross_entropy`, `dice` if enabled, and `auxiliary`, the sum of the second classifier's losses.

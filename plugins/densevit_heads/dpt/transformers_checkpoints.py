@@ -7,25 +7,25 @@ from typing import Any
 from densevit.interfaces import CheckpointLayout, Class, Line, Publishing, SpecialTensors, StateDict
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import find
-from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit.weights.state import part
+from densevit.weights.state_dict_io import part
+from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
 from densevit_heads.dpt.checkpoints import PLACES, UNUSED_NORM, UNUSED_UNIT, Task, whole_model
 
 _EMBEDDINGS, _BLOCK, _BIT = "dpt.embeddings", "dpt.encoder.layer.{i}", "dpt.embeddings.backbone.bit"
-_OURS = "backbone.blocks.{i}"
+_TARGET_BLOCK = "backbone.blocks.{i}"
 _FEATURES = "backbone.features"
 
 _BLOCKS = (
     Line(f"{_EMBEDDINGS}.cls_token", "backbone.class_token", TOKENS),
     Line(f"{_EMBEDDINGS}.position_embeddings", "backbone.position_table", GRID),
-    Line(f"{_BLOCK}.layernorm_before.*", f"{_OURS}.norm1.*"),
-    Line(f"{_BLOCK}.attention.attention.query.*", f"{_OURS}.attention.qkv.*[0/3]"),
-    Line(f"{_BLOCK}.attention.attention.key.*", f"{_OURS}.attention.qkv.*[1/3]"),
-    Line(f"{_BLOCK}.attention.attention.value.*", f"{_OURS}.attention.qkv.*[2/3]"),
-    Line(f"{_BLOCK}.attention.output.dense.*", f"{_OURS}.attention.output.*"),
-    Line(f"{_BLOCK}.layernorm_after.*", f"{_OURS}.norm2.*"),
-    Line(f"{_BLOCK}.intermediate.dense.*", f"{_OURS}.mlp.expand.*"),
-    Line(f"{_BLOCK}.output.dense.*", f"{_OURS}.mlp.contract.*"),
+    Line(f"{_BLOCK}.layernorm_before.*", f"{_TARGET_BLOCK}.norm1.*"),
+    Line(f"{_BLOCK}.attention.attention.query.*", f"{_TARGET_BLOCK}.attention.qkv.*[0/3]"),
+    Line(f"{_BLOCK}.attention.attention.key.*", f"{_TARGET_BLOCK}.attention.qkv.*[1/3]"),
+    Line(f"{_BLOCK}.attention.attention.value.*", f"{_TARGET_BLOCK}.attention.qkv.*[2/3]"),
+    Line(f"{_BLOCK}.attention.output.dense.*", f"{_TARGET_BLOCK}.attention.output.*"),
+    Line(f"{_BLOCK}.layernorm_after.*", f"{_TARGET_BLOCK}.norm2.*"),
+    Line(f"{_BLOCK}.intermediate.dense.*", f"{_TARGET_BLOCK}.mlp.expand.*"),
+    Line(f"{_BLOCK}.output.dense.*", f"{_TARGET_BLOCK}.mlp.contract.*"),
 )
 _PATCHES = (Line(f"{_EMBEDDINGS}.patch_embeddings.projection.*", "backbone.stem.projection.*"),)
 _RESNET = (
@@ -41,19 +41,19 @@ _RESNET = (
 def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
     decode = f"heads.{task}.decode"
     lines: list[Line] = []
-    for i, place in enumerate(PLACES):
+    for i, stride in enumerate(PLACES):
         stage, fuse = "neck.reassemble_stage", f"neck.fusion_stage.layers.{3 - i}"  # numbered from the coarsest
-        unit = f"{decode}.fuse.{place}.residual{{u}}"
+        unit = f"{decode}.fuse.{stride}.residual{{u}}"
         if i > 1 or not hybrid:
             readout = i - 2 if hybrid else i
-            resample = f"{decode}.reassemble.{i}.resample" + (".0" if place == 32 else "")
+            resample = f"{decode}.reassemble.{i}.resample" + (".0" if stride == 32 else "")
             lines.append(Line(f"{stage}.readout_projects.{i}.0.*", f"backbone.readouts.{readout}.projection.*"))
             lines.append(Line(f"{stage}.layers.{i}.projection.*", f"{decode}.reassemble.{i}.projection.*"))
             lines.append(Line(f"{stage}.layers.{i}.resize.*", f"{resample}.*"))
         lines.append(Line(f"neck.convs.{i}.*", f"{decode}.project.{i}.*"))
         lines.append(Line(f"{fuse}.residual_layer{{u}}.convolution{{c}}.*", f"{unit}.conv{{c}}.*"))
         lines.append(Line(f"{fuse}.residual_layer{{u}}.batch_norm{{c}}.*", f"{unit}.norm{{c}}.*"))
-        lines.append(Line(f"{fuse}.projection.*", f"{decode}.fuse.{place}.projection.*"))
+        lines.append(Line(f"{fuse}.projection.*", f"{decode}.fuse.{stride}.projection.*"))
     if task == "depth":
         lines += [Line(f"head.head.{2 * i}.*", f"heads.depth.conv{i + 1}.*") for i in range(3)]
     else:

@@ -15,7 +15,7 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.weights.layouts import backbone_rearrangement, find
-from densevit.weights.state import part
+from densevit.weights.state_dict_io import part
 from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
 from densevit_heads.dpt.depth_anything_checkpoints import (
     FEATURES,
@@ -46,32 +46,32 @@ _PROCESSOR = {  # as published: the short side becomes 518 pixels, both sides mu
 def _lines() -> tuple[Line, ...]:
     decode, stage = "heads.depth.decode", "neck.reassemble_stage.layers"
     lines: list[Line] = []
-    for i, place in enumerate(PLACES):
+    for i, stride in enumerate(PLACES):
         fuse = f"neck.fusion_stage.layers.{3 - i}"  # numbered from the coarsest
-        unit = f"{decode}.fuse.{place}.residual{{u}}"
-        resample = f"{decode}.reassemble.{i}.resample" + (".0" if place == 32 else "")
+        unit = f"{decode}.fuse.{stride}.residual{{u}}"
+        resample = f"{decode}.reassemble.{i}.resample" + (".0" if stride == 32 else "")
         lines.append(Line(f"{stage}.{i}.projection.*", f"{decode}.reassemble.{i}.projection.*"))
         lines.append(Line(f"{stage}.{i}.resize.*", f"{resample}.*"))
         lines.append(Line(f"neck.convs.{i}.*", f"{decode}.project.{i}.*"))
         lines.append(Line(f"{fuse}.residual_layer{{u}}.convolution{{c}}.*", f"{unit}.conv{{c}}.*"))
-        lines.append(Line(f"{fuse}.projection.*", f"{decode}.fuse.{place}.projection.*"))
+        lines.append(Line(f"{fuse}.projection.*", f"{decode}.fuse.{stride}.projection.*"))
     lines.append(Line("head.conv{i}.*", "heads.depth.conv{i}.*"))
-    encoder = (Line(f"backbone.{line.theirs}", f"backbone.{line.ours}", line.change) for line in _DINOV2.lines)
+    encoder = (Line(f"backbone.{line.foreign_key}", f"backbone.{line.key}", line.change) for line in _DINOV2.lines)
     return (*encoder, *lines)
 
 
-def _describe(ours: StateDict) -> dict[str, Any]:
-    return sections_of(ours, "bicubic", lambda depth: features_of(2, depth))
+def _describe(tensors: StateDict) -> dict[str, Any]:
+    return sections_of(tensors, "bicubic", lambda depth: features_of(2, depth))
 
 
 def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """From config.json: the blocks of the feature maps, the kind of depth and its maximum."""
+    """From config.json: the blocks of the feature maps, relative or metric depth, and the maximum depth."""
     config = metadata.get("config", {})
     encoder = config.get("backbone_config") or {}
     _DINOV2.options.saved(state, {"config": encoder})
     if config.get("model_type") != "depth_anything":
         return {}
-    found: dict[str, Any] = {"heads.depth.output": "relative"}
+    options: dict[str, Any] = {"heads.depth.output": "relative"}
     scale = config.get("max_depth")
     if _is_metric(state, metadata):
         if not isinstance(scale, (int, float)) or scale <= 0:
@@ -79,15 +79,15 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
                 f"config.json has depth_estimation_type: metric and max_depth: {scale}; expected the metres that the "
                 "output is multiplied by, such as 20 (indoor) or 80 (outdoor). Fix: write it there."
             )
-        found = {"heads.depth.output": "sigmoid", MAX_DEPTH: float(scale)}
+        options = {"heads.depth.output": "sigmoid", MAX_DEPTH: float(scale)}
     elif scale not in (None, 1):
         raise WeightsError(
             f"config.json has max_depth: {scale} of a relative model, which transformers multiplies its output by; a "
             "relative head is built with 1 only. Fix: write max_depth: 1 there."
         )
     if "out_indices" in encoder:
-        found[FEATURES] = tuple(int(number) for number in encoder["out_indices"])
-    return found
+        options[FEATURES] = tuple(int(number) for number in encoder["out_indices"])
+    return options
 
 
 def _is_metric(state: StateDict, metadata: Mapping[str, Any]) -> bool:
@@ -107,8 +107,8 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
     files = _DINOV2.publishing.config_files({"backbone": backbone}, part(state, "backbone."), ())
     relative, scale = head["output"] == "relative", head.get("max_depth", INDOOR)
     plain = backbone.get("readout", "ignore") == "ignore" and backbone.get("feature_norm", True)
-    whole = relative or (head["output"] == "sigmoid" and scale == int(scale))  # config.json has an integer
-    if not files or not plain or not whole or "registers" in backbone or head["upsampling"] != "exact":
+    expressible = relative or (head["output"] == "sigmoid" and scale == int(scale))  # config.json has an integer
+    if not files or not plain or not expressible or "registers" in backbone or head["upsampling"] != "exact":
         return {}
     numbers = [*backbone["features"]]
     encoder = files["config.json"] | {
@@ -179,7 +179,7 @@ DEPTH_ANYTHING = replace(
             DEPTH_ANYTHING,
             name="transformers-depth-anything-metric",
             fits=_is_metric,
-            describe=lambda ours: metric(_describe(ours), INDOOR),
+            describe=lambda tensors: metric(_describe(tensors), INDOOR),
             options=replace(DEPTH_ANYTHING.options, unsaved=(FEATURES, MAX_DEPTH)),
         ),
     ),

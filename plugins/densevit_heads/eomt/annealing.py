@@ -1,14 +1,14 @@
 """The schedule of mask annealing: masked attention is turned off during training, block after block."""
 
 POWER = 0.9  # of the polynomial
-_START, _SPAN, _DURATION = 1 / 6, 1 / 2, 1 / 6  # shares of the training, of the authors' configs
+_START, _SPAN, _DURATION = 1 / 6, 1 / 2, 1 / 6  # shares of the run, from the authors' configs
 
 
 def mask_probabilities(progress: float, num_blocks: int) -> list[float]:
     """The probability of each block that the attention of a query is masked.
 
-    progress: the share of the training that is done. It is 1 at first, falls to 0 over a sixth of the training, and
-    then stays 0: in the first block from 1/6 of the training on, in the last from 2/3 on, and evenly between.
+    progress: the share of the run that is done. The probability starts at 1, falls to 0 over a sixth of the run, and
+    stays 0. The fall begins at 1/6 of the run in the first block, at 2/3 in the last block, and evenly spaced between.
     """
     probabilities = []
     for i in range(num_blocks):

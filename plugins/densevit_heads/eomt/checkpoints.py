@@ -1,9 +1,10 @@
-"""EoMT (Kerssies et al. 2025): complete models on DINOv2, as of transformers and tue-mps/eomt, and on DINOv3.
+"""EoMT (Kerssies et al. 2025): complete models on DINOv2 and DINOv3.
 
-The latter in transformers' keys only.
+Models on DINOv2 with the keys of transformers or tue-mps/eomt, models on DINOv3 with transformers' keys only.
 
-Tensors do not determine what a model was trained for: of 80 classes, COCO's objects, it is instance segmentation; with
-100 queries semantic, as all published; else panoptic segmentation. Others are named with `-instance`, `-semantic`.
+Tensors do not determine the task. Models with 80 classes (COCO's objects) are read as instance segmentation, models
+with 100 queries as semantic segmentation, all others as panoptic segmentation, as published. For other models, name the
+layout with `-instance` or `-semantic`.
 """
 
 import math
@@ -26,8 +27,8 @@ from densevit.interfaces import (
 )
 from densevit.set_prediction.mask_segments import Task
 from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.positions import GRID, TOKENS
-from densevit.weights.state import count, part
+from densevit.weights.state_dict_io import count, part
+from densevit.weights.token_positions import GRID, TOKENS
 from densevit_heads.mask2former.checkpoints import KEYS, classes_of
 
 NAMES: dict[Task, str] = {"panoptic": "eomt", "instance": "eomt_instance", "semantic": "eomt_semantic"}
@@ -99,23 +100,23 @@ def _transformers_dinov2() -> tuple[Line, ...]:
 
 
 def _transformers_dinov3() -> tuple[Line, ...]:
-    """Those of transformers' DINOv3ViT, with other names of blocks and of the norm."""
+    """The lines of transformers' DINOv3ViT with EoMT's names of blocks and of the norm."""
     names = {"layer.{i}.": "layers.{i}.", "norm.*": "layernorm.*"}
     lines = []
     for line in backbone_lines(_DINOV3, ""):
-        old = next((old for old in names if line.theirs.startswith(old)), "")
-        lines.append(line._replace(theirs=names.get(old, "") + line.theirs.removeprefix(old)))
+        old = next((old for old in names if line.foreign_key.startswith(old)), "")
+        lines.append(line._replace(foreign_key=names.get(old, "") + line.foreign_key.removeprefix(old)))
     return tuple(lines)
 
 
 def _authors_dinov2() -> tuple[Line, ...]:
-    """timm's ViT in the authors' LightningModule; positions of cells only, as of timm's DINOv2 with registers."""
-    theirs, block = "network.encoder.backbone", "network.encoder.backbone.blocks.{i}"
+    """timm's ViT in the authors' LightningModule. Positions are for cells only, as in timm's DINOv2 with registers."""
+    source, block = "network.encoder.backbone", "network.encoder.backbone.blocks.{i}"
     return (
-        Line(f"{theirs}.cls_token", "backbone.class_token", TOKENS),
-        Line(f"{theirs}.reg_token", "backbone.register_tokens", TOKENS),
-        Line(f"{theirs}.pos_embed", "backbone.position_table", GRID),
-        Line(f"{theirs}.patch_embed.proj.*", "backbone.stem.projection.*"),
+        Line(f"{source}.cls_token", "backbone.class_token", TOKENS),
+        Line(f"{source}.reg_token", "backbone.register_tokens", TOKENS),
+        Line(f"{source}.pos_embed", "backbone.position_table", GRID),
+        Line(f"{source}.patch_embed.proj.*", "backbone.stem.projection.*"),
         Line(f"{block}.norm1.*", "backbone.blocks.{i}.norm1.*"),
         Line(f"{block}.attn.qkv.*", "backbone.blocks.{i}.attention.qkv.*"),
         Line(f"{block}.attn.proj.*", "backbone.blocks.{i}.attention.output.*"),
@@ -124,19 +125,19 @@ def _authors_dinov2() -> tuple[Line, ...]:
         Line(f"{block}.mlp.fc1.*", "backbone.blocks.{i}.mlp.expand.*"),
         Line(f"{block}.mlp.fc2.*", "backbone.blocks.{i}.mlp.contract.*"),
         Line(f"{block}.ls2.gamma", "backbone.blocks.{i}.scale2.scale"),
-        Line(f"{theirs}.norm.*", "backbone.norm.*"),
+        Line(f"{source}.norm.*", "backbone.norm.*"),
     )
 
 
-def _describe(ours: StateDict, task: Task, dinov3: bool) -> dict[str, Any]:
-    """The config sections of an EoMT, from tensors with our keys."""
-    backbone = find(_DINOV3 if dinov3 else _VIT).describe(part(ours, "backbone."))["backbone"]
+def _describe(tensors: StateDict, task: Task, dinov3: bool) -> dict[str, Any]:
+    """The config sections of an EoMT, from tensors with densevit's keys."""
+    backbone = find(_DINOV3 if dinov3 else _VIT).describe(part(tensors, "backbone."))["backbone"]
     head = f"heads.{KEYS[task]}"
     section = {
         "name": NAMES[task],
-        "num_queries": len(ours[f"{head}.queries.weight"]),
+        "num_queries": len(tensors[f"{head}.queries.weight"]),
         "num_blocks": min(
-            _NUM_BLOCKS.get(backbone["variant"], 4), count(ours, r"backbone\.blocks\.(\d+)\.norm1\.weight")
+            _NUM_BLOCKS.get(backbone["variant"], 4), count(tensors, r"backbone\.blocks\.(\d+)\.norm1\.weight")
         ),
     }
     return {"backbone": backbone | {"fixed_size": True}, "heads": {KEYS[task]: section}}
@@ -144,47 +145,48 @@ def _describe(ours: StateDict, task: Task, dinov3: bool) -> dict[str, Any]:
 
 def _saved(task: Task, dinov3: bool) -> Callable[[StateDict, Mapping[str, Any]], dict[str, Any]]:
     def options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """The image size and number of blocks of config.json; the annealed probabilities have one value per block."""
+        """The image size and number of blocks, from config.json, or the blocks from the annealed probabilities, one per
+        block."""
         config = metadata.get("config", {})
-        found: dict[str, Any] = {}
+        saved: dict[str, Any] = {}
         for name in ("transformers-vit", *((_DINOV3,) if dinov3 else ())):
-            found |= find(name).options.saved(state, metadata)
+            saved |= find(name).options.saved(state, metadata)
         probabilities = next((state[key] for key in state if key.endswith("attn_mask_probs")), None)
         blocks = config.get("num_blocks", None if probabilities is None else len(probabilities))
         if blocks is not None:
-            found[f"heads.{KEYS[task]}.num_blocks"] = int(blocks)
+            saved[f"heads.{KEYS[task]}.num_blocks"] = int(blocks)
         if dinov3 and "image_size" in config:
             size = config["image_size"]
             sides = {int(side) for side in (size if isinstance(size, Sequence) else (size,))}
             if len(sides) != 1:
                 raise WeightsError(f"config.json has image_size {size}; an EoMT of square images is expected.")
-            found["backbone.image_size"] = sides.pop()
-        return found
+            saved["backbone.image_size"] = sides.pop()
+        return saved
 
     return options
 
 
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training and evaluation on the data set that has so many classes."""
+    """The recipe of training and evaluation on the data set with this number of classes."""
     backbone, [(key, head)] = sections["backbone"], sections["heads"].items()
     variant = "base" if backbone["variant"] in ("small", "base") else "large"
-    known = len(classes.get(key, ()))
+    num_classes = len(classes.get(key, ()))
     side = backbone.get("image_size")
     size = {} if side is None else {"data": {"image_size": side}}
     if head["name"] == NAMES["instance"]:
         return "coco/eomt_large_instance", size
     if head["name"] == NAMES["semantic"]:
         windows = {} if side is None else {"inference": {"window": side, "stride": side}}
-        if known not in (19, 150):
-            listed = [{"name": one.name, "id": one.file_id, "color": [*one.color]} for one in classes.get(key, ())]
+        if num_classes not in (19, 150):
+            listed = [{"name": c.name, "id": c.file_id, "color": [*c.color]} for c in classes.get(key, ())]
             return "ade20k/eomt_large", {"data": {"name": "label_maps", "classes": listed}, **windows}
-        if known == 19:
+        if num_classes == 19:
             return "ade20k/eomt_large", {"data": "configs/data/cityscapes.yaml", **windows}
         return "ade20k/eomt_large", {
             "data": size["data"] | {"transforms": {"short_side": side}},
             **windows,
         } if size else {}
-    if known == 150:
+    if num_classes == 150:
         return "coco/eomt_large_panoptic", {"data": "configs/data/ade20k_panoptic.yaml"}
     return f"coco/eomt_{variant}_panoptic", size
 
@@ -192,7 +194,7 @@ def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]])
 def _with_tasks(
     layout: CheckpointLayout, head: Callable[[str], tuple[Line, ...]], label: str, queries: str, dinov3: bool
 ) -> CheckpointLayout:
-    """The layout for panoptic segmentation, whose variants are the other tasks. label: key of the class logits' bias.
+    """The layout of panoptic segmentation, with the other tasks as variants. label: key of the class logits' bias.
 
     layout: the backbone's layout. queries: key of the queries.
     """
@@ -208,16 +210,16 @@ def _with_tasks(
 
         key = KEYS[task]
         backbone = find(_DINOV3 if dinov3 else _VIT).options
-        of_dinov3 = ("backbone.image_size", *backbone.unsaved) if dinov3 else ()
+        unsaved = ("backbone.image_size", *backbone.unsaved) if dinov3 else ()
         return replace(
             layout,
             name=layout.name if task == "panoptic" else f"{layout.name}-{task}",
             lines=(*layout.lines, *head(f"heads.{key}")),
-            describe=lambda ours: _describe(ours, task, dinov3),
+            describe=lambda tensors: _describe(tensors, task, dinov3),
             fits=fits,
             classes=classes,
             options=LayoutOptions(
-                unsaved=(f"heads.{key}.num_blocks", *of_dinov3),
+                unsaved=(f"heads.{key}.num_blocks", *unsaved),
                 saved=_saved(task, dinov3),
                 implied=layout.options.implied,
                 runtime=backbone.runtime,
@@ -237,7 +239,7 @@ TRANSFORMERS = _with_tasks(
         name="transformers-eomt",
         marks=(*_TRANSFORMERS_MARKS, "embeddings.position_embeddings.weight", "layers.0.attention.out_proj.weight"),
         lines=_transformers_dinov2(),
-        describe=lambda ours: {},
+        describe=lambda tensors: {},
         special=SpecialTensors(no_effect=_TRANSFORMERS_NO_EFFECT),
         options=LayoutOptions(implied={"hidden_act": ("gelu",), "layer_norm_eps": (1e-6,)}),
         publishing=Publishing(licence=_LICENCE),
@@ -252,7 +254,7 @@ TRANSFORMERS_DINOV3 = _with_tasks(
         name="transformers-eomt-dinov3",
         marks=(*_TRANSFORMERS_MARKS, "embeddings.patch_embeddings.weight", "layers.0.attention.o_proj.weight"),
         lines=_transformers_dinov3(),
-        describe=lambda ours: {},
+        describe=lambda tensors: {},
         special=SpecialTensors(
             no_effect={**_TRANSFORMERS_NO_EFFECT, "embeddings.mask_token": "the mask token of pre-training"}
         ),
@@ -274,7 +276,7 @@ AUTHORS = _with_tasks(
             "network.encoder.backbone.blocks.0.attn.qkv.weight",
         ),
         lines=_authors_dinov2(),
-        describe=lambda ours: {},
+        describe=lambda tensors: {},
         special=SpecialTensors(
             no_effect={
                 **_NO_EFFECT,
@@ -292,7 +294,7 @@ AUTHORS = _with_tasks(
 )
 
 
-def _refuse(ours: StateDict) -> dict[str, Any]:
+def _refuse(tensors: StateDict) -> dict[str, Any]:
     raise WeightsError(
         "The authors' pytorch_model.bin of EoMT on DINOv3 has differences from DINOv3's weights, not weights. Fix: add "
         "DINOv3's, as transformers' EomtDinov3ForUniversalSegmentation is converted, and load what it saves."

@@ -1,7 +1,7 @@
 """The EoMT heads: queries in the last blocks of a ViT, upscaling, class and mask heads.
 
-Criterion and predictions are Mask2Former's, as in the paper. `EoMT` is for panoptic segmentation, `EoMTInstance` and
-`EoMTSemantic` for the other two.
+Criterion and predictions are Mask2Former's, as in the paper. `EoMT` is for panoptic, `EoMTInstance` for instance and
+`EoMTSemantic` for semantic segmentation.
 """
 
 import math
@@ -31,7 +31,7 @@ EPS = 1e-6
 
 
 class EncoderOnly(MaskClassification):
-    """What the three heads share: queries that the backbone's last blocks process as tokens.
+    """Base of the three heads: the backbone's last blocks process queries as tokens.
 
     The head has no neck and needs a backbone that lets it run its last blocks (`densevit.interfaces.TokenBackbone`), as
     `vit` does. In training, masks and classes are also predicted before each of these blocks, and a query attends to
@@ -54,7 +54,7 @@ class EncoderOnly(MaskClassification):
         num_points: int = NUM_POINTS,
     ) -> None:
         width, stride = channels[-1], strides[-1]
-        upscalings = max(1, int(math.log2(stride)) - 2)  # to stride 4, or 7 from 14
+        upscalings = max(1, int(math.log2(stride)) - 2)  # to stride 4; to 7 for patches of 14
         super().__init__(channels, strides, classes, num_queries, stride // 2**upscalings, num_points)
         check_counts({"num_blocks": num_blocks}, 1, MAX_LAYERS)
         self.last_blocks, self.num_queries = num_blocks, num_queries
@@ -68,14 +68,14 @@ class EncoderOnly(MaskClassification):
         self.masked = (True,) * num_blocks  # the blocks with a probability above 0
 
     def set_progress(self, progress: float) -> None:
-        """Sets the probabilities of masked attention from the share of the training that is done."""
+        """Sets the probabilities of masked attention from the share of the run that is done."""
         probabilities = mask_probabilities(progress, self.last_blocks)
         self.mask_probability.copy_(torch.tensor(probabilities), non_blocking=True)
         self.masked = tuple(probability > 0 for probability in probabilities)
 
     def forward(self, features: Any, padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """features: a `LastBlocks`. Returns the outputs of `MaskClassification`, of L = `num_blocks` + 1 layers in
-        training, the last of which is after the last block, and of that layer in evaluation."""
+        training (before each block and after the last), and of the last layer in evaluation."""
         last: LastBlocks = features
         queries = self.queries.weight.to(last.tokens.dtype).expand(last.tokens.shape[0], -1, -1)
         x = torch.cat([queries, last.tokens], dim=1)  # (B, Q + P + H * W, C)
@@ -90,11 +90,11 @@ class EncoderOnly(MaskClassification):
                     bias = attention_bias(self._disabled(foreground, self.mask_probability[i]), x)
             x = block(x, bias)
         layers.append(self._predict(last.norm(x), last.grid))
-        found = MaskQueries(*(torch.stack(values) for values in list(zip(*layers, strict=True))[:2]))
+        predictions = MaskQueries(*(torch.stack(values) for values in list(zip(*layers, strict=True))[:2]))
         pixels = torch.stack([pixels for _, _, pixels in layers])  # (L, B, C, h, w)
-        outputs: Outputs = {"logits": found.logits[-1], "layers": tuple(found), "pixels": pixels}
+        outputs: Outputs = {"logits": predictions.logits[-1], "layers": tuple(predictions), "pixels": pixels}
         if not self.training:
-            outputs["masks"] = mask_logits(found.embeddings[-1], pixels[-1])
+            outputs["masks"] = mask_logits(predictions.embeddings[-1], pixels[-1])
         return outputs
 
     def _predict(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,7 +106,7 @@ class EncoderOnly(MaskClassification):
 
     @staticmethod
     def _disabled(foreground: Tensor, probability: Tensor) -> Tensor:
-        """Random queries attend to all cells, others with this probability to the foreground: (B, Q, N) bool."""
+        """Cells that queries attend to, (B, Q, N) bool: with this probability the foreground only, else all cells."""
         free = torch.rand(foreground.shape[:2], device=foreground.device) > probability
         return foreground | free[..., None]
 
@@ -135,8 +135,8 @@ def foreground_of(embeddings: Tensor, pixels: Tensor, grid: tuple[int, int]) -> 
 def attention_bias(attended: Tensor, x: Tensor) -> Tensor:
     """-inf for cells that a query does not attend to, else 0: (B, 1, N, N) for tokens x (B, N, C).
 
-    attended: (B, Q, H * W). The queries are the first tokens and the cells the last. All tokens attend to all tokens
-    that are no cells.
+    attended: (B, Q, H * W). The queries are the first tokens and the cells the last. All tokens attend to all non-cell
+    tokens.
     """
     (B, N), (Q, cells) = x.shape[:2], attended.shape[1:]
     bias = x.new_zeros(B, Q, cells).masked_fill(~attended, float("-inf"))

@@ -1,8 +1,7 @@
 """facebookresearch/Mask2Former (Cheng et al. 2022): complete models on a Swin or a ResNet.
 
-Tensors do not determine what a model was trained for. A layout has a variant for each task: checkpoints are recognised
-as those of panoptic segmentation, with the 80 classes of COCO's objects as those of instance segmentation, and those of
-semantic segmentation are named with `-semantic`.
+Tensors do not determine the task. A layout has one variant per task: checkpoints are read as panoptic segmentation,
+with 80 classes (COCO's objects) as instance segmentation. For semantic segmentation, name the layout with `-semantic`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from densevit.set_prediction.mask_classification import MaskClassification
 from densevit.set_prediction.mask_segments import Task
 from densevit.weights.label_sets import instance_classes, panoptic_classes, segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.state import count, part
+from densevit.weights.state_dict_io import count, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.mask2former.head import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, NUM_POINTS
@@ -26,32 +25,31 @@ HEADS: dict[Task, tuple[str, type[MaskClassification]]] = {
     "semantic": ("mask2former_semantic", Mask2FormerSemantic),
 }
 _COCO_THINGS = 80
-_SWIN = "microsoft-swin-dense"  # transformers' SwinBackbone has its rule too
-KEYS: dict[Task, str] = {task: kind.task for task, (_, kind) in HEADS.items()}
+_SWIN = "microsoft-swin-dense"  # transformers' SwinBackbone has the same shift rule
+KEYS: dict[Task, str] = {task: head.task for task, (_, head) in HEADS.items()}
 
 
-def encoder_lines(theirs: str, ours: str, names: tuple[str, str, str, str]) -> tuple[Line, ...]:
-    """The lines of the layers of the pixel decoder. names: their names of the two norms and the two linear layers."""
-    own = ("self_attention_norm", "ffn_norm", "ffn.expand", "ffn.contract")
+def encoder_lines(source: str, target: str, names: tuple[str, str, str, str]) -> tuple[Line, ...]:
+    """The lines of the layers of the pixel decoder. names: the keys of the two norms and the two linear layers."""
+    targets = ("self_attention_norm", "ffn_norm", "ffn.expand", "ffn.contract")
     return (
-        *deformable_attention(f"{theirs}.self_attn", f"{ours}.self_attention"),
-        *(Line(f"{theirs}.{name}.*", f"{ours}.{one}.*") for name, one in zip(names, own, strict=True)),
+        *deformable_attention(f"{source}.self_attn", f"{target}.self_attention"),
+        *(Line(f"{source}.{name}.*", f"{target}.{part}.*") for name, part in zip(names, targets, strict=True)),
     )
 
 
 def _head_lines(head: str) -> tuple[Line, ...]:
-    theirs, pixels = "sem_seg_head.pixel_decoder", f"{head}.pixel_decoder"
+    source, pixels = "sem_seg_head.pixel_decoder", f"{head}.pixel_decoder"
     predictor, decoder, layer = "sem_seg_head.predictor", f"{head}.decoder", f"{head}.decoder.layers.{{i}}"
-    kinds = {"self_attention": "self_attn", "cross_attention": "multihead_attn"}
     lines = [
-        Line(f"{theirs}.input_proj.{{i}}.*", f"{pixels}.projections.{{i}}.*"),
-        Line(f"{theirs}.transformer.level_embed", f"{pixels}.level_embedding"),
+        Line(f"{source}.input_proj.{{i}}.*", f"{pixels}.projections.{{i}}.*"),
+        Line(f"{source}.transformer.level_embed", f"{pixels}.level_embedding"),
         *encoder_lines(
-            f"{theirs}.transformer.encoder.layers.{{i}}",
+            f"{source}.transformer.encoder.layers.{{i}}",
             f"{pixels}.encoder.{{i}}",
             ("norm1", "norm2", "linear1", "linear2"),
         ),
-        Line(f"{theirs}.mask_features.*", f"{pixels}.mask_features.*"),
+        Line(f"{source}.mask_features.*", f"{pixels}.mask_features.*"),
         Line(f"{predictor}.query_feat.weight", f"{decoder}.contents.weight"),
         Line(f"{predictor}.query_embed.weight", f"{decoder}.positions.weight"),
         Line(f"{predictor}.level_embed.weight", f"{decoder}.level_embedding.weight"),
@@ -59,47 +57,47 @@ def _head_lines(head: str) -> tuple[Line, ...]:
         Line(f"{predictor}.class_embed.*", f"{decoder}.label_head.*"),
         *(Line(f"{predictor}.mask_embed.layers.{i}.*", f"{decoder}.mask_head.{2 * i}.*") for i in range(3)),
     ]
-    for name, own in {"adapter_1": "laterals.0", "layer_1": "outputs.0"}.items():
-        lines.append(Line(f"{theirs}.{name}.weight", f"{pixels}.{own}.0.weight"))
-        lines.append(Line(f"{theirs}.{name}.norm.*", f"{pixels}.{own}.1.*"))
-    for own, kind in kinds.items():
-        block = f"{predictor}.transformer_{own}_layers.{{i}}"
-        lines += fused_attention(f"{block}.{kind}", f"{layer}.{own}")
-        lines.append(Line(f"{block}.norm.*", f"{layer}.{own}_norm.*"))
+    for name, target in {"adapter_1": "laterals.0", "layer_1": "outputs.0"}.items():
+        lines.append(Line(f"{source}.{name}.weight", f"{pixels}.{target}.0.weight"))
+        lines.append(Line(f"{source}.{name}.norm.*", f"{pixels}.{target}.1.*"))
+    for attention, name in {"self_attention": "self_attn", "cross_attention": "multihead_attn"}.items():
+        block = f"{predictor}.transformer_{attention}_layers.{{i}}"
+        lines += fused_attention(f"{block}.{name}", f"{layer}.{attention}")
+        lines.append(Line(f"{block}.norm.*", f"{layer}.{attention}_norm.*"))
     ffn = f"{predictor}.transformer_ffn_layers.{{i}}"
-    for name, own in {"linear1": "ffn.expand", "linear2": "ffn.contract", "norm": "ffn_norm"}.items():
-        lines.append(Line(f"{ffn}.{name}.*", f"{layer}.{own}.*"))
+    for name, target in {"linear1": "ffn.expand", "linear2": "ffn.contract", "norm": "ffn_norm"}.items():
+        lines.append(Line(f"{ffn}.{name}.*", f"{layer}.{target}.*"))
     return tuple(lines)
 
 
 def _swin_lines() -> tuple[Line, ...]:
-    """Their Swin has the keys of Microsoft's for dense prediction."""
+    """The lines of a Swin with the keys of Microsoft's Swin for dense prediction."""
     return backbone_lines(_SWIN, "backbone.")
 
 
 def _resnet_lines() -> tuple[Line, ...]:
-    """detectron2's ResNet."""
+    """The lines of detectron2's ResNet."""
     lines = [
         Line("backbone.stem.conv1.weight", "backbone.conv1.weight"),
         Line("backbone.stem.conv1.norm.*", "backbone.bn1.*"),
     ]
     for stage in range(1, 5):
-        block, own = f"backbone.res{stage + 1}.{{b}}", f"backbone.layer{stage}.{{b}}"
+        source, target = f"backbone.res{stage + 1}.{{b}}", f"backbone.layer{stage}.{{b}}"
         for i in range(1, 4):
-            lines.append(Line(f"{block}.conv{i}.weight", f"{own}.conv{i}.weight"))
-            lines.append(Line(f"{block}.conv{i}.norm.*", f"{own}.bn{i}.*"))
-        lines.append(Line(f"{block}.shortcut.weight", f"{own}.downsample.0.weight"))
-        lines.append(Line(f"{block}.shortcut.norm.*", f"{own}.downsample.1.*"))
+            lines.append(Line(f"{source}.conv{i}.weight", f"{target}.conv{i}.weight"))
+            lines.append(Line(f"{source}.conv{i}.norm.*", f"{target}.bn{i}.*"))
+        lines.append(Line(f"{source}.shortcut.weight", f"{target}.downsample.0.weight"))
+        lines.append(Line(f"{source}.shortcut.norm.*", f"{target}.downsample.1.*"))
     return tuple(lines)
 
 
-def describe(ours: StateDict, task: Task) -> dict[str, Any]:
-    """The config sections of a Mask2Former, from tensors with our keys."""
-    resnet = "backbone.conv1.weight" in ours
-    backbone = find("torchvision-resnet" if resnet else _SWIN).describe(part(ours, "backbone."))["backbone"]
+def describe(tensors: StateDict, task: Task) -> dict[str, Any]:
+    """The config sections of a Mask2Former, from tensors with densevit's keys."""
+    resnet = "backbone.conv1.weight" in tensors
+    backbone = find("torchvision-resnet" if resnet else _SWIN).describe(part(tensors, "backbone."))["backbone"]
     head = f"heads.{KEYS[task]}"
-    queries, width = ours[f"{head}.decoder.contents.weight"].shape
-    rows = len(ours[f"{head}.pixel_decoder.encoder.0.self_attention.weights.bias"])
+    queries, width = tensors[f"{head}.decoder.contents.weight"].shape
+    rows = len(tensors[f"{head}.pixel_decoder.encoder.0.self_attention.weights.bias"])
     num_heads, rest = divmod(rows, NUM_LEVELS * NUM_POINTS)
     if rest:
         raise WeightsError(
@@ -107,7 +105,7 @@ def describe(ours: StateDict, task: Task) -> dict[str, Any]:
             f"levels times {NUM_POINTS} points."
         )
     if resnet:
-        counted = "backbone.bn1.num_batches_tracked" in ours  # detectron2's are frozen
+        counted = "backbone.bn1.num_batches_tracked" in tensors  # detectron2's are frozen
         backbone |= {"dilation": False, "norm": "batch" if counted else "frozen"}
     return {
         "backbone": backbone,
@@ -118,12 +116,12 @@ def describe(ours: StateDict, task: Task) -> dict[str, Any]:
                 "transformer": {
                     "width": width,
                     "num_heads": num_heads,
-                    "decoder_layers": count(ours, rf"{head}\.decoder\.layers\.(\d+)\..*"),
-                    "feedforward": len(ours[f"{head}.decoder.layers.0.ffn.expand.weight"]),
+                    "decoder_layers": count(tensors, rf"{head}\.decoder\.layers\.(\d+)\..*"),
+                    "feedforward": len(tensors[f"{head}.decoder.layers.0.ffn.expand.weight"]),
                 },
                 "pixel_decoder": {
-                    "layers": count(ours, rf"{head}\.pixel_decoder\.encoder\.(\d+)\..*"),
-                    "feedforward": len(ours[f"{head}.pixel_decoder.encoder.0.ffn.expand.weight"]),
+                    "layers": count(tensors, rf"{head}\.pixel_decoder\.encoder\.(\d+)\..*"),
+                    "feedforward": len(tensors[f"{head}.pixel_decoder.encoder.0.ffn.expand.weight"]),
                     "mask_padding": False,
                 },
             }
@@ -133,13 +131,13 @@ def describe(ours: StateDict, task: Task) -> dict[str, Any]:
 
 def classes_of(task: Task, rows: int, names: Sequence[str]) -> dict[str, tuple[Class, ...]]:
     """The classes of `rows` logits, the last of which is "no object"."""
-    known = {"panoptic": panoptic_classes, "instance": instance_classes, "semantic": segmentation_classes}[task]
-    return {KEYS[task]: known(rows - 1, names)}
+    make = {"panoptic": panoptic_classes, "instance": instance_classes, "semantic": segmentation_classes}[task]
+    return {KEYS[task]: make(rows - 1, names)}
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training and evaluation on the data set that has so many classes; else on COCO or, for semantic segmentation,
-    on label maps of the classes.
+    """The recipe of training and evaluation on the data set with this number of classes; without one, on COCO, or for
+    semantic segmentation on label maps of the classes.
     """
     backbone, [(key, head)] = sections["backbone"], sections["heads"].items()
     ade20k = f"ade20k/mask2former_swin_{'large' if backbone.get('variant') in ('base', 'large') else 'tiny'}"
@@ -148,7 +146,7 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
         return "coco/mask2former_r50", {}
     if head["name"] == HEADS["semantic"][0]:
         if count not in (19, 150):
-            listed = [{"name": one.name, "id": one.file_id, "color": [*one.color]} for one in classes.get(key, ())]
+            listed = [{"name": c.name, "id": c.file_id, "color": [*c.color]} for c in classes.get(key, ())]
             return ade20k, {"data": {"name": "label_maps", "classes": listed}}
         return ade20k, {} if count == 150 else {"data": "configs/data/cityscapes.yaml"}
     if count in (19, 150):
@@ -157,7 +155,7 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
 
 
 def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, ...]) -> CheckpointLayout:
-    """A layout that has the backbone only, with the head for a task. row: key of the bias of the class logits."""
+    """Adds the head of a task to a layout of the backbone. row: key of the bias of the class logits."""
 
     swin = find(_SWIN).options
 
@@ -171,7 +169,7 @@ def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, 
         layout,
         name=layout.name if task == "panoptic" else f"{layout.name}-{task}",
         lines=(*layout.lines, *lines),
-        describe=lambda ours: describe(ours, task),
+        describe=lambda tensors: describe(tensors, task),
         fits=fits,
         classes=classes,
         special=SpecialTensors(
@@ -189,9 +187,9 @@ def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, 
 def with_variants(
     swin: Callable[[Task], CheckpointLayout], resnet: Callable[[Task], CheckpointLayout]
 ) -> CheckpointLayout:
-    """The layout of a panoptic model on a Swin; its variants are the other tasks and backbones."""
-    first, *others = [of(task) for of in (swin, resnet) for task in HEADS]
-    return replace(first, variants=tuple(others))
+    """The layout of a panoptic model on a Swin, with the other tasks and backbones as variants."""
+    first, *variants = [of(task) for of in (swin, resnet) for task in HEADS]
+    return replace(first, variants=tuple(variants))
 
 
 def _layout(
@@ -206,7 +204,7 @@ def _layout(
             "sem_seg_head.predictor.query_feat.weight",
         ),
         lines=backbone,
-        describe=lambda ours: {},
+        describe=lambda tensors: {},
         special=SpecialTensors(no_effect=constants),
         publishing=Publishing(licence="MIT (facebookresearch/Mask2Former)"),
     )

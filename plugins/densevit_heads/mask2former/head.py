@@ -1,8 +1,8 @@
 """The Mask2Former heads: pixel decoder, masked-attention decoder, criterion and predictions.
 
 The loss of a decoder layer is the paper's (section 4.1): 2 * cross-entropy of classes, plus 5 * binary cross-entropy
-and 5 * dice of the matched masks at points. `Mask2Former` is for panoptic segmentation, `Mask2FormerInstance` and
-`Mask2FormerSemantic` for the other two.
+and 5 * dice of the matched masks at points. `Mask2Former` is for panoptic, `Mask2FormerInstance` for instance and
+`Mask2FormerSemantic` for semantic segmentation.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ NUM_QUERIES = 100
 
 
 class MaskedAttention(MaskClassification):
-    """What the three heads share: a pixel decoder and a decoder with masked attention.
+    """Base of the three heads: a pixel decoder and a decoder with masked attention.
 
     The defaults are the paper's. The finest feature should have a stride of 4, as masks have its resolution; a plain
     ViT gets such features from a neck (`simple_pyramid`).
 
     num_points: the number of points at which masks are compared, in matching and in losses.
-    semantic_loss: weight of an auxiliary loss in training, for which the cells of the finest level are classified, as
-        in MaX-DeepLab (Wang et al. 2021); 0 disables.
+    semantic_loss: weight of an auxiliary loss in training that classifies the cells of the finest level, as in
+        MaX-DeepLab (Wang et al. 2021); 0 disables.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class MaskedAttention(MaskClassification):
         (B, K, h', w'), class logits of the finest level.
         """
         pyramid = self.pixel_decoder(features, padding_mask)
-        found = self.decoder(pyramid)
-        outputs: Outputs = {"logits": found.logits[-1], "layers": tuple(found), "pixels": pyramid.mask_features}
+        queries = self.decoder(pyramid)
+        outputs: Outputs = {"logits": queries.logits[-1], "layers": tuple(queries), "pixels": pyramid.mask_features}
         if self.training and self.semantic_head is not None:
             outputs["cells"] = self.semantic_head(pyramid.levels[-1])
         if not self.training:
-            outputs["masks"] = mask_logits(found.embeddings[-1], pyramid.mask_features)
+            outputs["masks"] = mask_logits(queries.embeddings[-1], pyramid.mask_features)
         return outputs
 
 

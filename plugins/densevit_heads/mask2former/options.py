@@ -1,4 +1,4 @@
-"""Options of the heads that are sections of keys; the defaults are the paper's."""
+"""Nested options of the heads; the defaults are the paper's."""
 
 from dataclasses import dataclass
 
@@ -37,9 +37,9 @@ class PixelDecoderOptions:
 
     layers, feedforward: the number of layers with deformable attention, and the width of their feed-forward networks.
     fusion_blocks: number of residual blocks after a fusion of all features of stride 8 and above to the finest level
-    (`FusedProjection`); 0: no fusion. Helps short training from random weights. mask_padding: features of padding are
-    set to 0, are not attended to, and do not count for positions, here and in the transformer decoder. False: padding
-    is a part of the image, as in the authors' code, for their weights.
+    (`FusedProjection`); 0: no fusion. Helps short training from random weights. mask_padding: sets features of padding
+    to 0, excludes padding from attention and from positions, here and in the transformer decoder. False: padding is
+    part of the image, as in the authors' code, for their weights.
     """
 
     layers: int = 6

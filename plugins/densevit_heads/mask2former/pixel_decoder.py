@@ -21,13 +21,14 @@ MIN_STRIDE = 8  # of the levels; finer features have lateral connections
 
 
 class Pyramid(NamedTuple):
-    """What the transformer decoder attends to.
+    """The memory of the transformer decoder.
 
-    levels: three maps (B, C, H, W), coarse to fine. paddings: (B, H, W) bool of each. mask_features: (B, C, h, w), the
-    per-pixel embeddings.
+    levels: three maps (B, C, H, W), coarse to fine. positions: the sine encoding of each, (B, H * W, C). paddings: (B,
+    H, W) bool of each. mask_features: (B, C, h, w), the per-pixel embeddings.
     """
 
     levels: list[Tensor]
+    positions: list[Tensor]
     paddings: list[Tensor]
     mask_features: Tensor
 
@@ -39,8 +40,8 @@ class PixelDecoder(nn.Module):
     stride the deepest. If there are fewer, coarser levels follow by 3x3 convolutions of stride 2. Finer features are
     added to the upsampled finest level, one for each stride. Order: coarse to fine.
 
-    With `fusion_blocks` the finest level is the fusion of all features of its stride and above, instead of a projection
-    of its own feature. stride: the stride of the per-pixel embeddings, that of the finest feature.
+    With `fusion_blocks` the finest level is the fusion of all features of its stride and above, instead of the
+    projection of one feature. stride: the stride of the per-pixel embeddings and of the finest feature.
     """
 
     def __init__(
@@ -88,11 +89,18 @@ class PixelDecoder(nn.Module):
     def forward(self, features: list[Tensor], padding_mask: Tensor) -> Pyramid:
         """padding_mask: (B, H, W) of the batch.
 
-        With `mask_padding`, features of padding are set to 0, are not attended to, and do not count for positions.
+        With `mask_padding`, features of padding are set to 0, and attention and positions exclude padding.
         """
         if not self.mask_padding:
             padding_mask = torch.zeros_like(padding_mask)
-        levels = self._levels([without_padding(x, padding_mask) for x in features], padding_mask)
+        projected = self._projected([without_padding(x, padding_mask) for x in features])
+        paddings = [mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1])) for x in projected]
+        positions = [
+            sine_map(padding, x.shape[1]).to(x.dtype).flatten(1, 2)
+            for x, padding in zip(projected, paddings, strict=True)
+        ]
+        embeddings = self.level_embedding.to(projected[0].dtype)
+        levels = Levels.of(projected, paddings, [x + row for x, row in zip(positions, embeddings, strict=True)])
         memory, reference = levels.tokens, levels.on_maps(levels.centres)
         for layer in self.encoder:
             memory = layer(memory, levels, reference)
@@ -106,13 +114,10 @@ class PixelDecoder(nn.Module):
             x = lateral(without_padding(features[index], padding_mask))
             upsampled = F.interpolate(fine, size=x.shape[-2:], mode="bilinear", align_corners=False)
             fine = output(x + upsampled.to(x.dtype))
-        paddings = [
-            x.unflatten(1, shape) for x, shape in zip(levels.padding.split(areas, dim=1), levels.shapes, strict=True)
-        ]
-        return Pyramid(maps, paddings, self.mask_features(fine))
+        return Pyramid(maps, positions, paddings, self.mask_features(fine))
 
-    def _levels(self, features: list[Tensor], padding_mask: Tensor) -> Levels:
-        """Projects features to tokens of all levels, coarse to fine."""
+    def _projected(self, features: list[Tensor]) -> list[Tensor]:
+        """The maps (B, C, H, W) of all levels, coarse to fine."""
         projections, used = self.projections[self.extra :], [features[index] for index in self.features]
         maps = [project(x) for project, x in zip(projections, used, strict=False)]
         if self.fusion is not None:
@@ -121,9 +126,4 @@ class PixelDecoder(nn.Module):
         for project in reversed(self.projections[: self.extra]):
             x = project(x)
             maps.insert(0, x)
-        paddings = [mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1])) for x in maps]
-        positions = [
-            sine_map(padding, x.shape[1]).to(x.dtype).flatten(1, 2) + embedding.to(x.dtype)
-            for x, padding, embedding in zip(maps, paddings, self.level_embedding, strict=True)
-        ]
-        return Levels.of(maps, paddings, positions)
+        return maps

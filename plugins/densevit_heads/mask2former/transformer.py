@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.mlp import FeedForward, Mlp
-from densevit.layers.positions import sine_map
 from densevit.set_prediction.queries import MaskQueries, mask_logits
 from densevit_heads.mask2former.options import MaskTransformer
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, Pyramid
@@ -30,9 +29,9 @@ class MaskedDecoder(nn.Module):
 
     def forward(self, pyramid: Pyramid) -> MaskQueries:
         memories, keys = [], []
-        for x, padding, embedding in zip(pyramid.levels, pyramid.paddings, self.level_embedding.weight, strict=True):
+        for x, positions, embedding in zip(pyramid.levels, pyramid.positions, self.level_embedding.weight, strict=True):
             memories.append(x.flatten(2).transpose(1, 2) + embedding.to(x.dtype))  # (B, S, C)
-            keys.append(memories[-1] + sine_map(padding, x.shape[1]).to(x.dtype).flatten(1, 2))
+            keys.append(memories[-1] + positions)
         with torch.no_grad():  # interpolation is linear: per-pixel embeddings of the levels give the masks there
             pixels = [
                 F.interpolate(pyramid.mask_features.float(), size=x.shape[-2:], mode="bilinear", align_corners=False)
@@ -41,16 +40,16 @@ class MaskedDecoder(nn.Module):
         B = pyramid.mask_features.shape[0]
         queries = self.contents.weight.expand(B, -1, -1)
         positions = self.positions.weight.expand(B, -1, -1)
-        logits, embeddings = [], []
-        for i in range(len(self.layers) + 1):
-            normed = self.norm(queries)
-            logits.append(self.label_head(normed))
-            embeddings.append(self.mask_head.in_full_precision(normed).float())
-            if i < len(self.layers):
-                level = i % NUM_LEVELS
-                bias = attention_bias(mask_logits(embeddings[-1].detach(), pixels[level]), pyramid.paddings[level])
-                queries = self.layers[i](queries, positions, keys[level], memories[level], bias)
-        return MaskQueries(torch.stack(logits), torch.stack(embeddings))
+        states = [queries]
+        for i, layer in enumerate(self.layers):
+            level = i % NUM_LEVELS
+            with torch.no_grad():
+                masks = mask_logits(self.mask_head.in_full_precision(self.norm(queries)), pixels[level])
+                bias = attention_bias(masks, pyramid.paddings[level])
+            queries = layer(queries, positions, keys[level], memories[level], bias)
+            states.append(queries)
+        normed = self.norm(torch.stack(states))  # (L, B, Q, C)
+        return MaskQueries(self.label_head(normed), self.mask_head.in_full_precision(normed).float())
 
 
 def attention_bias(masks: Tensor, padding: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ _ENCODER = "model.pixel_level_module.encoder."
 
 def _head_lines(head: str) -> tuple[Line, ...]:
     pixels, decoder, layer = f"{head}.pixel_decoder", f"{head}.decoder", f"{head}.decoder.layers.{{i}}"
-    theirs = f"{DECODER}.decoder.layers.{{i}}"
+    source = f"{DECODER}.decoder.layers.{{i}}"
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
     parts = {"self_attn_layer_norm": "self_attention_norm", "cross_attn_layer_norm": "cross_attention_norm"}
     parts |= {"fc1": "ffn.expand", "fc2": "ffn.contract", "final_layer_norm": "ffn_norm"}
@@ -47,9 +47,9 @@ def _head_lines(head: str) -> tuple[Line, ...]:
         Line(f"{DECODER}.queries_embedder.weight", f"{decoder}.positions.weight"),
         Line(f"{DECODER}.level_embed.weight", f"{decoder}.level_embedding.weight"),
         Line(f"{DECODER}.decoder.layernorm.*", f"{decoder}.norm.*"),
-        *(Line(f"{theirs}.self_attn.{name}.*", f"{layer}.self_attention.{own}.*") for name, own in names.items()),
-        *fused_attention(f"{theirs}.cross_attn", f"{layer}.cross_attention"),
-        *(Line(f"{theirs}.{name}.*", f"{layer}.{own}.*") for name, own in parts.items()),
+        *(Line(f"{source}.self_attn.{name}.*", f"{layer}.self_attention.{part}.*") for name, part in names.items()),
+        *fused_attention(f"{source}.cross_attn", f"{layer}.cross_attention"),
+        *(Line(f"{source}.{name}.*", f"{layer}.{part}.*") for name, part in parts.items()),
         *(
             Line(f"{DECODER}.decoder.mask_predictor.mask_embedder.{i}.0.*", f"{decoder}.mask_head.{2 * i}.*")
             for i in range(3)
@@ -59,7 +59,7 @@ def _head_lines(head: str) -> tuple[Line, ...]:
 
 
 def _swin_lines() -> tuple[Line, ...]:
-    lines = [line for line in backbone_lines(_SWIN, _ENCODER) if "feature_norms" not in line.ours]
+    lines = [line for line in backbone_lines(_SWIN, _ENCODER) if "feature_norms" not in line.key]
     norms = f"{_ENCODER}hidden_states_norms.stage"
     return (*lines, *(Line(f"{norms}{i + 1}.*", f"backbone.feature_norms.{i}.*") for i in range(4)))
 
@@ -67,18 +67,18 @@ def _swin_lines() -> tuple[Line, ...]:
 def _config(
     backbone: str,
 ) -> Callable[[Mapping[str, Any], StateDict, Sequence[Class]], dict[str, dict[str, Any]]]:
-    """config.json and preprocessor_config.json. backbone: the layout of transformers' backbone."""
+    """The writer of config.json and preprocessor_config.json. backbone: the layout of transformers' backbone."""
 
     def files(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
-        found = find(backbone).publishing.config_files(sections, state, classes)
-        if not found:
+        files = find(backbone).publishing.config_files(sections, state, classes)
+        if not files:
             return {}
         [head] = sections["heads"].values()
         decoder, pixels = head["transformer"], head["pixel_decoder"]
         config = {
             "model_type": "mask2former",
             "architectures": ["Mask2FormerForUniversalSegmentation"],
-            "backbone_config": found["config.json"] | {"out_features": [f"stage{i}" for i in range(1, 5)]},
+            "backbone_config": files["config.json"] | {"out_features": [f"stage{i}" for i in range(1, 5)]},
             "feature_size": decoder["width"],
             "mask_feature_size": decoder["width"],
             "hidden_dim": decoder["width"],
@@ -86,7 +86,8 @@ def _config(
             "num_attention_heads": decoder["num_heads"],
             "encoder_layers": pixels["layers"],
             "encoder_feedforward_dim": pixels["feedforward"],
-            "decoder_layers": decoder["decoder_layers"] + 1,  # they count the predictions before the first layer
+            "decoder_layers": decoder["decoder_layers"]
+            + 1,  # transformers also counts the predictions before the first layer
             "dim_feedforward": decoder["feedforward"],
             "pre_norm": False,
             "dropout": 0.0,
@@ -118,7 +119,7 @@ def _layout(
             f"{DECODER}.queries_features.weight",
         ),
         lines=backbone,
-        describe=lambda ours: {},
+        describe=lambda tensors: {},
         other_keys=other_keys,
         special=special,
         options=LayoutOptions(
@@ -138,7 +139,7 @@ def _layout(
 _SWIN, _RESNET = "transformers-swin", "transformers-resnet"
 _MEMORY = OtherKeys(  # the keys of a model on a Swin in version 5, and of its files
     spellings=(
-        *((f"{_ENCODER}swin.{theirs}", f"{_ENCODER}{name}") for theirs, name in find(_SWIN).other_keys.spellings),
+        *((f"{_ENCODER}swin.{source}", f"{_ENCODER}{name}") for source, name in find(_SWIN).other_keys.spellings),
         (f"{_ENCODER}swin.*", f"{_ENCODER}*"),
     )
 )

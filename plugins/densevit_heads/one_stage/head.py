@@ -9,7 +9,7 @@ from torch import Tensor
 from densevit.interfaces import Class, Head, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.positions import mask_on_grid
 from densevit.losses.dense_detection import dense_detection
-from densevit.set_prediction.labelled import Labelled
+from densevit.set_prediction.labelled_objects import LabelledObjects
 from densevit.set_prediction.limits import MAX_LAYERS, check_classes, check_counts
 from densevit.set_prediction.memory import cell_centres
 from densevit.set_prediction.predictions import exported_predictions, relative_boxes
@@ -72,7 +72,7 @@ class OneStage(Head):
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `label`, `l1` and `giou`, weighted as in DETR."""
         cells = [outputs[key] for key in ("logits", "boxes", "centres", "padding")]
-        labelled = Labelled.of(targets, cells[0].device)
+        labelled = LabelledObjects.of(targets, cells[0].device)
         logits, boxes, centres, padding = labelled.select(cells)
         label, l1, giou = dense_detection(logits, boxes, centres, padding, labelled.objects, context)
         return {"label": LABEL_WEIGHT * label, "l1": L1_WEIGHT * l1, "giou": GIOU_WEIGHT * giou}

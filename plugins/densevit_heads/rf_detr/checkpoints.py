@@ -1,7 +1,7 @@
 """RF-DETR (roboflow/rf-detr) and LW-DETR (Atten4Vis/LW-DETR): complete models, the authors' and transformers'.
 
-Files of transformers' RF-DETR have the authors' names. Both projects compute alike, except for masks of proposals,
-which have a loss only: transformers' do not project the features. Padding and cells near the border rank last, as in
+transformers writes RF-DETR with the authors' keys. The two projects differ only in the masks of proposals, which are
+used for the loss only: transformers does not project their features. Padding and cells near the border rank last, as in
 transformers' models; see `ProposalGroup`.
 """
 
@@ -20,7 +20,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.state import count, part
+from densevit.weights.state_dict_io import count, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.deformable_detr.checkpoints import CLASS_ROWS
 from densevit_heads.detr.checkpoints import classes_of
@@ -33,12 +33,13 @@ HEAD = "heads.detection"
 LAYER, GROUP = f"{HEAD}.decoder.{{i}}", f"{HEAD}.queries.groups.{{i}}"
 
 
-def _labels(theirs: str, ours: str) -> tuple[Line, ...]:
-    return tuple(Line(f"{theirs}.{x}", f"{ours}.{x}", CLASS_ROWS) for x in ("weight", "bias"))
+def _labels(source: str, target: str) -> tuple[Line, ...]:
+    return tuple(Line(f"{source}.{x}", f"{target}.{x}", CLASS_ROWS) for x in ("weight", "bias"))
 
 
 def _shared(transformer: str, decoder_norm: str, offsets: str) -> tuple[Line, ...]:
-    """The lines that both projects have. transformer: its prefix. The others: their names of these parts."""
+    """The lines shared by RF-DETR and LW-DETR. transformer: its prefix. decoder_norm, offsets: the keys of these
+    parts."""
     layer = f"{transformer}.decoder.layers.{{i}}"
     return (
         Line(f"{transformer}.enc_output.{{i}}.*", f"{GROUP}.project.*"),
@@ -60,7 +61,7 @@ def _lines() -> tuple[Line, ...]:
         "norm1": "self_attention_norm", "norm2": "cross_attention_norm", "norm3": "ffn_norm",
         "linear1": "ffn.expand", "linear2": "ffn.contract",
     }  # fmt: skip
-    of_masks = {
+    mask_parts = {
         "blocks.{i}.dwconv": "blocks.{i}.depthwise", "blocks.{i}.norm": "blocks.{i}.norm",
         "blocks.{i}.pwconv1": "blocks.{i}.pointwise", "spatial_features_proj": "pixel_project",
         "query_features_block.norm_in": "query_norm", "query_features_block.layers.0": "query_ffn.expand",
@@ -70,8 +71,8 @@ def _lines() -> tuple[Line, ...]:
         *_shared("transformer", "norm", "refpoint_embed"),
         Line("query_feat.weight", f"{HEAD}.queries.contents.weight"),
         *fused_attention(f"{layer}.self_attn", f"{LAYER}.self_attention"),
-        *(Line(f"{layer}.{name}.*", f"{LAYER}.{own}.*") for name, own in parts.items()),
-        *(Line(f"segmentation_head.{name}.*", f"{masks}.{own}.*") for name, own in of_masks.items()),
+        *(Line(f"{layer}.{name}.*", f"{LAYER}.{part}.*") for name, part in parts.items()),
+        *(Line(f"segmentation_head.{name}.*", f"{masks}.{part}.*") for name, part in mask_parts.items()),
         Line("segmentation_head.bias", f"{masks}.bias"),
     )
 
@@ -87,7 +88,7 @@ def _transformers_lines() -> tuple[Line, ...]:
     return (
         *_shared("model", "layernorm", "model.reference_point_embed"),
         Line("model.query_feat.weight", f"{HEAD}.queries.contents.weight"),
-        *(Line(f"{layer}.{name}.*", f"{LAYER}.{own}.*") for name, own in parts.items()),
+        *(Line(f"{layer}.{name}.*", f"{LAYER}.{part}.*") for name, part in parts.items()),
     )
 
 
@@ -97,28 +98,28 @@ TRANSFORMERS_LINES = _transformers_lines()  # of LW-DETR
 _HEADS = (f"{HEAD}.transformer.num_heads", f"{HEAD}.cross_attention_heads", f"{HEAD}.num_points")
 
 
-def describe(ours: StateDict) -> dict[str, Any]:
-    """The config sections of a model, from tensors with our keys.
+def describe(tensors: StateDict) -> dict[str, Any]:
+    """The config sections of a model, from tensors with densevit's keys.
 
     Tensors do not determine the numbers of attention heads, which have 32 channels in self-attention and 16 in
     deformable attention in all releases; the product of the latter's and the points is known.
     """
-    patch_size = ours["backbone.stem.projection.weight"].shape[-1]
-    backbone = vit.describe(part(ours, "backbone."))
-    neck = projector.describe(part(ours, "necks.detection."), patch_size)
-    groups = count(ours, r"heads\.detection\.queries\.groups\.(\d+)\..*")
-    queries, width = ours[f"{HEAD}.queries.contents.weight"].shape
-    rows = len(ours[f"{HEAD}.decoder.0.cross_attention.weights.bias"])
+    patch_size = tensors["backbone.stem.projection.weight"].shape[-1]
+    backbone = vit.describe(part(tensors, "backbone."))
+    neck = projector.describe(part(tensors, "necks.detection."), patch_size)
+    groups = count(tensors, r"heads\.detection\.queries\.groups\.(\d+)\..*")
+    queries, width = tensors[f"{HEAD}.queries.contents.weight"].shape
+    rows = len(tensors[f"{HEAD}.decoder.0.cross_attention.weights.bias"])
     head = {
-        "name": "rf_detr_instance" if f"{HEAD}.mask_branch.bias" in ours else "rf_detr",
+        "name": "rf_detr_instance" if f"{HEAD}.mask_branch.bias" in tensors else "rf_detr",
         "neck": neck,
         "num_queries": queries // groups,
         "transformer": {
             "width": width,
             "num_heads": max(1, width // 32),
             "encoder_layers": 0,
-            "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
-            "feedforward": len(ours[f"{HEAD}.decoder.0.ffn.expand.bias"]),
+            "decoder_layers": count(tensors, r"heads\.detection\.decoder\.(\d+)\..*"),
+            "feedforward": len(tensors[f"{HEAD}.decoder.0.ffn.expand.bias"]),
             "dropout": 0.0,
         },
         "cross_attention_heads": max(1, width // 16),
@@ -129,9 +130,9 @@ def describe(ours: StateDict) -> dict[str, Any]:
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training and evaluation on COCO at the model's image size, for instances the fine-tuning with masks.
+    """The recipe of training and evaluation on COCO at the model's image size; with masks, of fine-tuning.
 
-    The size is that of the position table, except for models of 14-pixel patches, whose table is DINOv2's.
+    The position table determines the size, except in models of 14-pixel patches, whose table is DINOv2's.
     """
     backbone = sections["backbone"]
     size = 560 if backbone["patch_size"] == 14 else backbone["image_size"]
@@ -183,7 +184,7 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 
 def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-    """metadata: `classes`, by row; the authors' files have none for the last row, which is not trained."""
+    """metadata: `classes`, by row; the authors' files name no class for the last row, which is not trained."""
     rows, names = len(state["class_embed.bias"]), metadata.get("classes", ())
     return {"detection": classes_of(rows + 1, [*names, "none"] if len(names) == rows - 1 else names)}
 
@@ -191,12 +192,12 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 def _saved(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """From config.json, or the `model_config` of the authors' files, if there is one."""
     options = {**vit.saved(metadata), **projector.saved(metadata)}
-    config, theirs = metadata.get("config", {}), metadata.get("model_config", {})
-    names = ("decoder_self_attention_heads", "decoder_cross_attention_heads", "decoder_n_points")
-    options |= {option: config[name] for option, name in zip(_HEADS, names, strict=True) if name in config}
-    own = ("sa_nheads", "ca_nheads", "dec_n_points", "num_windows", "out_feature_indexes")
-    found = {option: theirs.get(name) for option, name in zip((*_HEADS, *vit.UNSAVED), own, strict=True)}
-    return options | {option: value for option, value in found.items() if value is not None}
+    config, model_config = metadata.get("config", {}), metadata.get("model_config", {})
+    keys = ("decoder_self_attention_heads", "decoder_cross_attention_heads", "decoder_n_points")
+    options |= {option: config[key] for option, key in zip(_HEADS, keys, strict=True) if key in config}
+    names = ("sa_nheads", "ca_nheads", "dec_n_points", "num_windows", "out_feature_indexes")
+    saved = {option: model_config.get(name) for option, name in zip((*_HEADS, *vit.UNSAVED), names, strict=True)}
+    return options | {option: value for option, value in saved.items() if value is not None}
 
 
 _IMPLIED = {
@@ -217,7 +218,8 @@ def _licence(state: StateDict, metadata: Mapping[str, Any]) -> str:
 
 
 def _is_base(state: StateDict, metadata: Mapping[str, Any]) -> bool:
-    """Whether it is RF-DETR base or the first large model, whose last feature is that of the last but one block."""
+    """Whether the model is RF-DETR base or the first large model, whose last feature comes from the last block but
+    one."""
     return state[_PATCHES].shape[-1] == 14
 
 

@@ -8,38 +8,41 @@ from torch import Tensor
 from densevit.interfaces import LossContext, Losses, Outputs, Targets
 from densevit.losses.context import Counts
 from densevit.set_prediction.criterion import SetCriterion
-from densevit.set_prediction.labelled import Labelled
+from densevit.set_prediction.labelled_objects import LabelledObjects
 
 
 @dataclass
 class GroupCriterion(SetCriterion):
     """`SetCriterion` of groups of queries: each object is assigned to one query of each group.
 
-    The losses are means over the groups, as the authors' division by the number of objects times that of groups.
+    The losses are means over the groups; the authors divide by the number of objects times the number of groups.
     """
 
     def loss_counts(self, objects: list[int]) -> Counts:
-        """What the losses are divided by. objects: the number of objects of each labelled image."""
+        """The normalisers of the losses. objects: the number of objects of each labelled image."""
         return {"objects": sum(objects)}
 
     def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """The terms of the last layer by name; `proposals`, their sum over the proposals; `auxiliary`, over the others.
+        """The terms of the last layer by name; `proposals`, their sum over the proposals; `auxiliary`, over all other
+        layers.
 
         outputs: `layers`, logits (1 + L, B, G, Q, K) and boxes (1 + L, B, G, Q, 4) of the proposals and of L layers.
         """
-        labelled = Labelled.of(targets, outputs["logits"].device)
+        labelled = LabelledObjects.of(targets, outputs["logits"].device)
         terms = self.terms(outputs, targets, labelled, context)
         losses = {name: term[-1] for name, term in terms.items()}
         losses["auxiliary"] = torch.stack([term[1:-1].sum() for term in terms.values()]).sum()
         losses["proposals"] = torch.stack([term[0] for term in terms.values()]).sum()
         return losses
 
-    def terms(self, outputs: Outputs, targets: list[Targets], labelled: Labelled, context: LossContext) -> Losses:
+    def terms(
+        self, outputs: Outputs, targets: list[Targets], labelled: LabelledObjects, context: LossContext
+    ) -> Losses:
         """The weighted losses (1 + L,), by name."""
-        logits, boxes, groups = self.of_groups(outputs, labelled)
+        logits, boxes, groups = self.groups_as_layers(outputs, labelled)
         return over_groups(self.losses_per_layer(logits, boxes, labelled.objects, context), groups)
 
-    def of_groups(self, outputs: Outputs, labelled: Labelled) -> tuple[Tensor, Tensor, int]:
+    def groups_as_layers(self, outputs: Outputs, labelled: LabelledObjects) -> tuple[Tensor, Tensor, int]:
         """Logits and boxes ((1 + L) * G, B, Q, ...) of labelled images, each group as a layer; and G."""
         logits, boxes = labelled.select(outputs["layers"], dim=1)
         return logits.transpose(1, 2).flatten(0, 1), boxes.transpose(1, 2).flatten(0, 1), logits.shape[2]

@@ -1,7 +1,7 @@
-"""The head of RF-DETR (Robinson et al. 2025), which is LW-DETR's (Chen et al. 2024).
+"""The head of RF-DETR (Robinson et al. 2025) and LW-DETR (Chen et al. 2024).
 
-The loss of a decoder layer and of the selected cells is the IoU-aware binary cross-entropy + 5 * L1 + 2 * (1 - GIoU),
-of the matching that minimises 2 * focal cost + 5 * L1 - 2 * GIoU in each group of queries, as in the authors' code.
+In each group of queries, the matching minimises 2 * focal cost + 5 * L1 - 2 * GIoU. The loss of a decoder layer and of
+the selected cells is the IoU-aware binary cross-entropy + 5 * L1 + 2 * (1 - GIoU), as in the authors' code.
 """
 
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ COSTS = MatchingCosts(label=2.0)
 
 @dataclass(frozen=True)
 class GroupTransformer(Transformer):
-    """The option `transformer`: the decoder; the backbone is the encoder, so that `encoder_layers` is 0.
+    """The option `transformer`: the decoder. The backbone is the encoder, so `encoder_layers` is 0.
 
-    num_heads: those of self-attention.
+    num_heads: heads of self-attention.
     """
 
     encoder_layers: int = 0
@@ -49,9 +49,8 @@ class GroupTransformer(Transformer):
 class RfDetr(SetPredictionHead):
     """A light-weight decoder on the levels of a ViT's projector, trained with groups of queries (RF-DETR, LW-DETR).
 
-    The levels are the features, fine to coarse; those of another width than the decoder's are projected. All layers
-    predict relative to the boxes of the queries ("lite reference point refinement"), with prediction heads that they
-    share.
+    The levels are the features, fine to coarse; features of another width than the decoder's are projected. All layers
+    predict relative to the boxes of the queries ("lite reference point refinement"), with shared prediction heads.
 
     cross_attention_heads, num_points: the heads of deformable attention, and its points per head and level.
     num_groups: groups of `num_queries` queries in training (Group DETR, Chen et al. 2023); the first one predicts.
@@ -84,10 +83,10 @@ class RfDetr(SetPredictionHead):
         self.label_head, self.box_head = label_head(width, len(classes)), box_head(width)
         self.queries = GroupQueries(num_queries, num_groups, width, self.label_head, self.box_head)
         self.query_positions = Mlp(2 * width, width, width, 2)
-        layer = (transformer, len(channels), num_points, deterministic)
-        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(transformer.decoder_layers))
-        for own in self.decoder:
-            own.cross_attention = MultiScaleDeformableAttention(
+        arguments = (transformer, len(channels), num_points, deterministic)
+        self.decoder = nn.ModuleList(DecoderLayer(*arguments) for _ in range(transformer.decoder_layers))
+        for layer in self.decoder:
+            layer.cross_attention = MultiScaleDeformableAttention(
                 width, len(channels), cross_attention_heads, num_points, deterministic
             )
         self.decoder_norm = nn.LayerNorm(width)
@@ -111,9 +110,9 @@ class RfDetr(SetPredictionHead):
         proposals, queries = self.queries(levels)
         states = self._decode(queries, levels, proposals.boxes.shape[1])
         boxes = reparameterized(queries.boxes, self.box_head.in_full_precision(states))
-        of_groups = (2, (proposals.boxes.shape[1], -1))
-        logits = torch.cat([proposals.logits[None], self.label_head(states).unflatten(*of_groups)])
-        boxes = torch.cat([proposals.boxes[None], boxes.unflatten(*of_groups)])
+        grouping = (2, (proposals.boxes.shape[1], -1))
+        logits = torch.cat([proposals.logits[None], self.label_head(states).unflatten(*grouping)])
+        boxes = torch.cat([proposals.boxes[None], boxes.unflatten(*grouping)])
         outputs = {"logits": logits[-1, :, 0], "boxes": boxes[-1, :, 0], "layers": (logits, boxes)}
         return outputs, proposals.features.flatten(1, 2), states
 

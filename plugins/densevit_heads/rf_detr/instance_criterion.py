@@ -1,4 +1,4 @@
-"""The criterion with masks: they are compared at points, in matching and in losses, as in Mask2Former."""
+"""The criterion with masks, compared at points in matching and losses, as in Mask2Former."""
 
 from dataclasses import dataclass, field
 
@@ -9,10 +9,9 @@ from densevit.interfaces import LossContext, Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import has_objects
 from densevit.losses.matching import MatchedPairs, assign, costs
-from densevit.set_prediction.labelled import Labelled
+from densevit.set_prediction.labelled_objects import LabelledObjects
 from densevit.set_prediction.mask_criterion import image_shares, mask_losses
-from densevit.set_prediction.mask_matching import MaskWeights, costs_of_image
-from densevit.set_prediction.mask_points import random_points
+from densevit.set_prediction.mask_matching import MaskWeights, mask_costs
 from densevit.set_prediction.mask_segments import Segments
 from densevit_heads.rf_detr.criterion import GroupCriterion, over_groups
 
@@ -20,7 +19,7 @@ POINT_RATIO = 16  # pixels of a mask for each point
 
 
 class NearestSegments(Segments):
-    """Segments whose value at a point is that of the pixel that it is in."""
+    """Segments sampled at the nearest pixel instead of bilinearly."""
 
     def at(self, targets: Tensor, points: Tensor) -> Tensor:
         """Whether points are on segments; see `Segments.at`."""
@@ -39,13 +38,15 @@ class InstanceCriterion(GroupCriterion):
     mask_stride: int = 4
     mask_weights: MaskWeights = field(default_factory=MaskWeights)
 
-    def terms(self, outputs: Outputs, targets: list[Targets], labelled: Labelled, context: LossContext) -> Losses:
+    def terms(
+        self, outputs: Outputs, targets: list[Targets], labelled: LabelledObjects, context: LossContext
+    ) -> Losses:
         """The weighted losses (1 + L,), by name.
 
         outputs: also `mask_layers`, embeddings (1 + L, B, G * Q, C) and 1 + L per-pixel features (B, C, h, w), and
         `generator`, of random points; None: torch's.
         """
-        logits, boxes, groups = self.of_groups(outputs, labelled)
+        logits, boxes, groups = self.groups_as_layers(outputs, labelled)
         objects, generator = labelled.objects, outputs["generator"]
         chosen = [target for target in targets if has_objects(target)]
         embeddings, pixels = outputs["mask_layers"]
@@ -62,44 +63,22 @@ class InstanceCriterion(GroupCriterion):
                 height, width = (-(-max(sides) // self.mask_stride) for sides in zip(*segments.sizes, strict=True))
                 num_points = max(1, height * width // POINT_RATIO)
                 cost = costs(logits, boxes, objects, self.costs, softmax=False)  # ((1 + L) * G, T, Q)
-                cost = self.with_masks(cost, embeddings, pixels, segments, scales, groups, num_points, generator)
-                pairs = assign(cost, objects.counts, objects.names, context.finite_costs)  # on the CPU
+                mask_cost = mask_costs(
+                    embeddings, pixels, segments, scales, num_points, self.mask_weights, generator
+                )  # (1 + L, T, G * Q)
+                cost = cost + mask_cost.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1)
+                pairs = assign(cost, objects.counts, objects.names, context.raise_on_non_finite)  # on the CPU
                 joined = join_groups(pairs, groups, logits.shape[2])
                 num_points = max(height, num_points)
                 masks = mask_losses(embeddings, pixels, segments, scales, joined, num_points, generator)  # (2, 1 + L)
                 pairs = pairs.to(logits.device)
         terms = over_groups(self.losses_per_layer(logits, boxes, objects, context, pairs), groups)
-        mask, dice = masks / (groups * count.clamp(min=context.least_mean()))
+        mask, dice = masks / (groups * count.clamp(min=context.min_normalizer()))
         return {**terms, "mask": self.mask_weights.mask * mask, "dice": self.mask_weights.dice * dice}
-
-    @torch.no_grad()
-    def with_masks(
-        self,
-        cost: Tensor,
-        embeddings: Tensor,
-        pixels: Tensor,
-        segments: Segments,
-        scales: Tensor,
-        groups: int,
-        num_points: int,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        """Adds the costs of masks at random points, the same for all queries of an image.
-
-        cost: ((1 + L) * G, T, Q), as the result. embeddings: (1 + L, B, G * Q, C). pixels: (1 + L, B, C, h, w).
-        """
-        found = [cost[:, :0]]
-        for image, others in enumerate(cost.split(segments.counts, dim=1)):
-            if others.shape[1]:
-                points = random_points(1, num_points, cost.device, generator)
-                others = others.unflatten(0, (-1, groups)).transpose(2, 3).flatten(1, 2)  # (1 + L, G * Q, T_i)
-                own = costs_of_image(others, embeddings, pixels, segments, scales, image, points, self.mask_weights)
-                found.append(own.unflatten(1, (groups, -1)).transpose(2, 3).flatten(0, 1))
-        return torch.cat(found, dim=1)
 
 
 def join_groups(pairs: MatchedPairs, groups: int, num_queries: int) -> MatchedPairs:
-    """The pairs of layers whose groups are layers, as those of layers whose groups number their queries on."""
+    """Joins the groups of a layer, which are layers of `pairs`: queries are numbered on from group to group."""
     query = pairs.query.unflatten(0, (-1, groups)) + num_queries * torch.arange(groups)[:, None]  # (1 + L, G, M)
     image, order = pairs.image.repeat(groups).sort(stable=True)
     return MatchedPairs(image, query.flatten(1)[:, order], pairs.target.view(len(query), -1)[:, order])

@@ -23,10 +23,10 @@ from densevit_heads.rf_detr.mask_branch import MaskBranch
 class RfDetrInstance(RfDetr):
     """RF-DETR for instance segmentation: evaluated by box AP unless `evaluation: {name: coco_masks}`.
 
-    Predicted masks are upsampled to the size of the network's input, then resized to the image file; the authors resize
-    once.
+    Predicted masks are upsampled to the size of the network's input, then resized to the image file; the authors' code
+    resizes them once.
 
-    mask_stride: the stride of the masks; that of the finest feature is a multiple of it.
+    mask_stride: the stride of the masks, which divides the stride of the finest feature.
     mask_weight, dice_weight: weights of the binary cross-entropy and the dice of masks, in costs and in losses.
     The other options: see `RfDetr`.
     """
@@ -85,7 +85,7 @@ class RfDetrInstance(RfDetr):
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Also returns `mask` and `dice` of the last layer.
 
-        Random points in training, the same ones at each call in evaluation.
+        Points are random in training and the same at each call in evaluation.
         """
         generator = None if self.training else torch.Generator(outputs["logits"].device).manual_seed(0)
         return super().loss({**outputs, "generator": generator}, _with_masks(targets), context)
@@ -93,19 +93,21 @@ class RfDetrInstance(RfDetr):
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """The predictions of `RfDetr`, and their `masks` (N, H, W) bool."""
-        found = super().predict(outputs, targets)
-        return _add_masks(found, class_scores(outputs["logits"]), outputs["masks"], self.criterion.mask_stride, targets)
+        predictions = super().predict(outputs, targets)
+        return _add_masks(
+            predictions, class_scores(outputs["logits"]), outputs["masks"], self.criterion.mask_stride, targets
+        )
 
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `predict` from the outputs of `exported`."""
-        found = super().predict_exported(exported, targets)
-        return _add_masks(found, exported["scores"].float(), exported["mask_logits"], 1, targets)
+        predictions = super().predict_exported(exported, targets)
+        return _add_masks(predictions, exported["scores"].float(), exported["mask_logits"], 1, targets)
 
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
     ) -> dict[str, Tensor]:
-        """`boxes` and `scores` as of `RfDetr`, and `mask_logits` (B, Q, H, W), which are positive inside a mask."""
+        """`boxes` and `scores` as in `RfDetr`, and `mask_logits` (B, Q, H, W), which are positive inside a mask."""
         masks = exported_masks(outputs["masks"], self.criterion.mask_stride, size, original_size)
         return {**super().exported(outputs, size, original_size), "mask_logits": masks}
 
@@ -116,11 +118,11 @@ def _with_masks(targets: list[Targets]) -> list[Targets]:
 
 
 def _add_masks(
-    found: list[Predictions], scores: Tensor, masks: Tensor, stride: int, targets: list[Targets]
+    predictions: list[Predictions], scores: Tensor, masks: Tensor, stride: int, targets: list[Targets]
 ) -> list[Predictions]:
     """Adds the `masks` of the queries of `top_predictions`. scores: (B, Q, K). masks: logits (B, Q, h, w)."""
     queries = top_scores(scores)[2]
-    for one, query, logits, target in zip(found, queries, masks.float(), targets, strict=True):
+    for prediction, query, logits, target in zip(predictions, queries, masks.float(), targets, strict=True):
         resized = MaskLogits(logits, stride, sides(target["size"]), sides(target["original_size"])).resized(query)
-        one["masks"] = torch.cat([x > 0 for _, _, x in resized])
-    return found
+        prediction["masks"] = torch.cat([x > 0 for _, _, x in resized])
+    return predictions

@@ -26,7 +26,7 @@ class MaskBranch(nn.Module):
     """Per-pixel features, refined by a block for each decoder layer, and an embedding of each query.
 
     The logits of a mask are the products of the embedding and the per-pixel features. Both have C + 1 channels: the
-    last ones are a bias of all masks and 1.
+    last channel is a bias in embeddings and 1 in features.
     """
 
     def __init__(self, width: int, num_blocks: int) -> None:
@@ -41,8 +41,8 @@ class MaskBranch(nn.Module):
     def forward(self, x: Tensor, size: tuple[int, int], queries: Tensor) -> tuple[Tensor, list[Tensor]]:
         """x: (B, C, H, W), resized to `size` first. queries: (1 + L, B, N, C) of the proposals and of L layers.
 
-        Returns embeddings (1 + L, B, N, C + 1), and per-pixel features (B, C + 1, *size) of each; those of proposals
-        have passed no block.
+        Returns embeddings (1 + L, B, N, C + 1), and per-pixel features (B, C + 1, *size) of each layer; for proposals
+        before the first block.
         """
         x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
         pixels = [self.pixel_project(x)]
@@ -51,4 +51,6 @@ class MaskBranch(nn.Module):
             pixels.append(self.pixel_project(x))
         queries = self.query_project(queries + self.query_ffn(self.query_norm(queries)))
         bias = self.bias.to(queries.dtype).expand(*queries.shape[:3], 1)
-        return torch.cat([queries, bias], dim=-1), [F.pad(one, (0, 0, 0, 0, 0, 1), value=1.0) for one in pixels]
+        return torch.cat([queries, bias], dim=-1), [
+            F.pad(features, (0, 0, 0, 0, 0, 1), value=1.0) for features in pixels
+        ]

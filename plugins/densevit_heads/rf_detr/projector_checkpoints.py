@@ -1,10 +1,10 @@
-"""The projector in checkpoints of RF-DETR and LW-DETR, by the authors and by transformers, for layouts of detectors."""
+"""The projector in checkpoints of RF-DETR and LW-DETR, the authors' and transformers', for the detectors' layouts."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from densevit.interfaces import Line, StateDict
-from densevit.weights.state import count
+from densevit.weights.state_dict_io import count
 
 UNSAVED = ("heads.detection.neck.norm_eps",)
 """The option that no tensor determines."""
@@ -13,8 +13,11 @@ _AUTHORS, _LW, _RF = "backbone.0.projector", "model.backbone.projector.scale_lay
 
 
 def _lines(sampling: str, fusion: str, block: str, norm: str, last: str) -> tuple[Line, ...]:
-    """Their names of a resampling layer `{k}` of feature `{j}`, of the convolutions 1 and 2 of a C2f block and of its
-    bottlenecks, without that number, of the norms of convolutions and of the level's norm."""
+    """The lines of a level, from the checkpoint's keys.
+
+    sampling: resampling layer `{k}` of feature `{j}`. fusion, block: convolutions of a C2f block and its bottlenecks,
+    without their number 1 or 2. norm: the norm of a convolution. last: the norm of the level.
+    """
     level = "necks.detection.levels.{i}"
     sampled = f"{level}.samplings.{{j}}.{{k}}"
     convolutions = (
@@ -25,8 +28,8 @@ def _lines(sampling: str, fusion: str, block: str, norm: str, last: str) -> tupl
         (sampling, sampled),
     )
     return (
-        *(Line(f"{theirs}.conv.*", f"{ours}.0.*") for theirs, ours in convolutions),
-        *(Line(f"{theirs}.{norm}.*", f"{ours}.1.*") for theirs, ours in convolutions),
+        *(Line(f"{source}.conv.*", f"{target}.0.*") for source, target in convolutions),
+        *(Line(f"{source}.{norm}.*", f"{target}.1.*") for source, target in convolutions),
         Line(f"{sampling}.weight", f"{sampled}.weight"),
         Line(f"{sampling}.bias", f"{sampled}.bias"),
         Line(f"{last}.*", f"{level}.norm.*"),
@@ -47,19 +50,19 @@ TRANSFORMERS_LW_DETR = _lines(
     "norm",
     f"{_LW}.layer_norm",
 )
-RF_DETR_SPELLINGS = (  # of transformers' models, which have one level; their files have the authors' keys
+RF_DETR_SPELLINGS = (  # of transformers' models, which have one level; its files have the authors' keys
     *(
-        (f"{_RF}.projector_layer.{model}conv{i}.{kind}.*", f"{_AUTHORS}.stages.0.0.{file}cv{i}.{name}.*")
+        (f"{_RF}.projector_layer.{model}conv{i}.{layer}.*", f"{_AUTHORS}.stages.0.0.{file}cv{i}.{name}.*")
         for model, file in (("", ""), ("bottlenecks.{j}.", "m.{j}."))
         for i in (1, 2)
-        for kind, name in (("conv", "conv"), ("norm", "bn"))
+        for layer, name in (("conv", "conv"), ("norm", "bn"))
     ),
     (f"{_RF}.layer_norm.*", f"{_AUTHORS}.stages.0.1.*"),
 )
 
 
 def describe(tensors: StateDict, patch_size: int) -> dict[str, Any]:
-    """The options of the neck, from its tensors with our keys. patch_size: the backbone's stride."""
+    """The options of the neck, from tensors with densevit's keys. patch_size: the backbone's stride."""
     strides = []
     for i in range(count(tensors, r"levels\.(\d+)\.norm\.weight")):
         up = count(tensors, rf"levels\.{i}\.samplings\.0\.(\d+)\.bias")  # a deconvolution
@@ -75,6 +78,6 @@ def describe(tensors: StateDict, patch_size: int) -> dict[str, Any]:
 
 
 def saved(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The epsilon of RF-DETR's config.json, if there is one."""
+    """The epsilon in RF-DETR's config.json, if present."""
     config = metadata.get("config", {})
     return {UNSAVED[0]: config["layer_norm_eps"]} if "layer_norm_eps" in config else {}

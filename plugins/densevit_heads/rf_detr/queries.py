@@ -36,8 +36,8 @@ def reparameterized(reference: Tensor, offsets: Tensor) -> Tensor:
 class ProposalGroup(nn.Module):
     """Selects the cells with the highest class scores; cells that propose no box (`initial_boxes`) come last.
 
-    In the authors' code, these have the rank of features of 0; on the maps of RF-DETR's releases, of at most 44 x 44
-    cells without padding, there are none.
+    In the authors' code such cells are ranked by features of 0. The maps of RF-DETR's releases, of at most 44 x 44
+    cells without padding, have no such cells.
     """
 
     def __init__(self, width: int, label_head: nn.Linear, box_head: Mlp) -> None:
@@ -56,10 +56,10 @@ class ProposalGroup(nn.Module):
 
 
 class GroupQueries(nn.Module):
-    """G groups of queries in training, each with its own proposals and contents; the first one in evaluation.
+    """G groups of queries in training, each with its own proposals and contents; in evaluation only the first group.
 
-    A query's box is that of its proposal, changed by learned offsets. With fewer cells than queries, the offsets of the
-    last queries are their boxes, as in the authors' code.
+    A query's box is its proposal's box plus learned offsets. With fewer cells than queries, the offsets of the last
+    queries are their boxes, as in the authors' code.
     """
 
     def __init__(self, num_queries: int, num_groups: int, width: int, label_head: nn.Linear, box_head: Mlp) -> None:
@@ -79,15 +79,15 @@ class GroupQueries(nn.Module):
         initial, valid = initial_boxes(levels)
         memory, initial = (x.masked_fill(~valid[..., None], 0.0) for x in (levels.tokens, initial))
         groups = list(self.groups) if self.training else [self.groups[0]]
-        found = [group(memory, initial, valid, self.num_queries) for group in groups]
-        proposals = Proposals(*(torch.stack(parts, dim=1) for parts in zip(*found, strict=True)))
+        by_group = [group(memory, initial, valid, self.num_queries) for group in groups]
+        proposals = Proposals(*(torch.stack(parts, dim=1) for parts in zip(*by_group, strict=True)))
         B, G, S = proposals.boxes.shape[:3]
         contents, offsets = (x.weight[: G * self.num_queries] for x in (self.contents, self.offsets))
         boxes = reparameterized(proposals.boxes.detach().flatten(1, 2), offsets[: G * S])
-        others = offsets[G * S :]
-        if self.training:  # the authors' code stops at negative sides, with which the losses are not defined
-            others = torch.cat([others[:, :2], others[:, 2:].clamp(min=0)], dim=1)
-        boxes = torch.cat([boxes, others.expand(B, -1, -1)], dim=1)
+        remaining = offsets[G * S :]
+        if self.training:  # the losses are undefined for negative sides, at which the authors' code stops
+            remaining = torch.cat([remaining[:, :2], remaining[:, 2:].clamp(min=0)], dim=1)
+        boxes = torch.cat([boxes, remaining.expand(B, -1, -1)], dim=1)
         missing = (0, 0, 0, self.num_queries - S)
         values = (_BACKGROUND, 1.0, 0.0)
         padded = (F.pad(x, missing, value=value) for x, value in zip(proposals, values, strict=True))

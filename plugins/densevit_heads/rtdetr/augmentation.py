@@ -1,4 +1,4 @@
-"""The transforms of RT-DETR and D-FINE: images of one size, without their aspect ratio."""
+"""The transforms of RT-DETR and D-FINE: images of one size; the aspect ratio is not kept."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from densevit.interfaces import Frame, Size, Transforms, Window
 
 # Of the training images, the share with a border and the share that is cropped.
 ENLARGED, CROPPED = 0.5, 0.8
-_LARGEST = 4.0  # sides of an image with its border over those of the image
+_LARGEST = 4.0  # ratio of the sides of an image with its border to the image's sides
 _OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # least IoU of a crop with a box; 1.0: the whole image
 _SIDES, _ASPECT = (0.3, 1.0), (0.5, 2.0)  # of a crop: its sides relative to the image's, and their ratio
 _TRIES = 40
@@ -17,10 +17,10 @@ _TRIES = 40
 
 class Stretch(Transforms):
     """Resizes images to `image_size` whatever their aspect ratio, in training with SSD's border and crop (Liu et al.
-    2016, section 2.2) as torchvision's RandomZoomOut and RandomIoUCrop have them.
+    2016, section 2.2), like torchvision's RandomZoomOut and RandomIoUCrop.
 
-    Half of the images lie at random on an empty one (RGB: black) of up to four times their sides; then 80 % are cropped
-    by `iou_crop`. Objects are kept if the centre of their box is in the crop.
+    Half of the images are placed at random on an empty image (RGB: black) of up to four times their sides; then 80 %
+    are cropped by `iou_crop`. Objects are kept if the centre of their box is in the crop.
 
     image_size: (h, w), or the side of a square.
     """
@@ -63,8 +63,8 @@ class Stretch(Transforms):
 
 
 def iou_crop(boxes: np.ndarray, size: Size, rng: np.random.Generator) -> Window:
-    """Returns a random window with the centre of a box, whose IoU with such a box is at least a random bound; or the
-    whole image.
+    """Returns a random window that contains the centre of a box and whose IoU with this box is at least a random bound;
+    or the whole image.
 
     Sides are 0.3 to 1 of the image's and their ratio is 0.5 to 2. boxes: (N, 4) xyxy in pixels.
     """
@@ -77,9 +77,9 @@ def iou_crop(boxes: np.ndarray, size: Size, rng: np.random.Generator) -> Window:
         top, left = (rng.random((2, _TRIES)) * [height - h, width - w]).astype(int)
         windows = np.stack([top, left, top + h, left + w], axis=1)  # (40, 4)
         usable = (np.minimum(h, w) > 0) & (w >= _ASPECT[0] * h) & (w <= _ASPECT[1] * h)
-        found = np.flatnonzero(usable & (_largest_overlap(windows, boxes) >= overlap))
-        if len(found):
-            first, begin, last, end = windows[found[0]].tolist()
+        indices = np.flatnonzero(usable & (_largest_overlap(windows, boxes) >= overlap))
+        if len(indices):
+            first, begin, last, end = windows[indices[0]].tolist()
             return (first, begin, last, end)
     return (0, 0, height, width)
 
@@ -91,7 +91,7 @@ def _largest_overlap(windows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     inside = ((centres > windows[..., :2]) & (centres < windows[..., 2:])).all(axis=2)  # (W, N)
     low, high = np.maximum(windows[..., :2], boxes[:, :2]), np.minimum(windows[..., 2:], boxes[:, 2:])
     common = np.clip(high - low, 0, None).prod(axis=2)
-    areas = [(one[..., 2:] - one[..., :2]).prod(axis=-1) for one in (windows, boxes)]
+    areas = [(corners[..., 2:] - corners[..., :2]).prod(axis=-1) for corners in (windows, boxes)]
     union = areas[0] + areas[1] - common
     return np.where(inside, common / np.maximum(union, 1e-9), -1).max(axis=1)
 

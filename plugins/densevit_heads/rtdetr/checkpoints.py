@@ -1,7 +1,7 @@
 """lyuwenyu/RT-DETR: complete models of RT-DETR and RT-DETRv2 on a ResNet-vd, as trained on COCO.
 
-On rectangles our arithmetic is not the authors': positions of AIFI follow the map's rows (`aifi_positions`), and
-discrete sampling clamps each axis to its own size (`discrete_cells`). On squares, such as their 640 x 640, it is equal.
+Outputs equal the authors' on squares, such as their 640 x 640. On rectangles two parts differ: AIFI's positions follow
+the map's rows (`aifi_positions`), and discrete sampling clamps each axis to its own size (`discrete_cells`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from densevit.interfaces import (
 )
 from densevit.weights.label_sets import instance_classes
 from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.state import count, part
+from densevit.weights.state_dict_io import count, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 
 HEAD = "heads.detection"
@@ -33,51 +33,51 @@ UNSAVED = tuple(
     f"{HEAD}.{option}"
     for option in ("transformer.num_heads", "num_points", "num_queries", "sampling", "contrastive_denoising")
 )
-NUM_HEADS = 8  # of all releases; tensors have the product of heads and points
+NUM_HEADS = 8  # of all releases; tensors show only the product of heads and points
 BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and std: images are in 0 ... 1
 _SCALE = "decoder.decoder.layers.0.cross_attn.num_points_scale"
 
-# Their last row is the label of queries that pad a batch, of zeros that are not trained; ours have none.
+# Checkpoints have a last row for padding queries, untrained zeros, which densevit's models lack.
 LABELS = Change(lambda rows: rows[:-1], lambda rows: torch.cat([rows, torch.zeros_like(rows[:1])]))
 
 
-def _conv_norm(theirs: str, ours: str) -> tuple[Line, Line]:
-    return Line(f"{theirs}.conv.*", f"{ours}.0.*"), Line(f"{theirs}.norm.*", f"{ours}.1.*")
+def _conv_norm(source: str, target: str) -> tuple[Line, Line]:
+    return Line(f"{source}.conv.*", f"{target}.0.*"), Line(f"{source}.norm.*", f"{target}.1.*")
 
 
-def encoder_lines(theirs: str) -> tuple[Line, ...]:
-    """The lines of cross-scale fusion that both projects have. theirs: the prefix of the encoder."""
+def encoder_lines(source: str) -> tuple[Line, ...]:
+    """The lines of cross-scale fusion, shared with transformers' layout. source: the prefix of the encoder."""
     lines = [
-        *_conv_norm(f"{theirs}.lateral_convs.{{i}}", f"{ENCODER}.laterals.{{i}}"),
-        *_conv_norm(f"{theirs}.downsample_convs.{{i}}", f"{ENCODER}.downsamples.{{i}}"),
+        *_conv_norm(f"{source}.lateral_convs.{{i}}", f"{ENCODER}.laterals.{{i}}"),
+        *_conv_norm(f"{source}.downsample_convs.{{i}}", f"{ENCODER}.downsamples.{{i}}"),
     ]
-    for path, own in (("fpn", "top_down"), ("pan", "bottom_up")):
-        block, ours = f"{theirs}.{path}_blocks.{{i}}", f"{ENCODER}.{own}.{{i}}"
+    for path, direction in (("fpn", "top_down"), ("pan", "bottom_up")):
+        block, target = f"{source}.{path}_blocks.{{i}}", f"{ENCODER}.{direction}.{{i}}"
         for i, name in enumerate(("enter", "bypass", "leave"), 1):
-            lines += _conv_norm(f"{block}.conv{i}", f"{ours}.{name}")
+            lines += _conv_norm(f"{block}.conv{i}", f"{target}.{name}")
         for i, name in enumerate(("wide", "pointwise"), 1):
-            lines += _conv_norm(f"{block}.bottlenecks.{{j}}.conv{i}", f"{ours}.blocks.{{j}}.{name}")
+            lines += _conv_norm(f"{block}.bottlenecks.{{j}}.conv{i}", f"{target}.blocks.{{j}}.{name}")
     return tuple(lines)
 
 
-def mlp(theirs: str, ours: str, num_layers: int = 3) -> tuple[Line, ...]:
+def mlp(source: str, target: str, num_layers: int = 3) -> tuple[Line, ...]:
     """The lines of a multilayer perceptron."""
-    return tuple(Line(f"{theirs}.layers.{i}.*", f"{ours}.{2 * i}.*") for i in range(num_layers))
+    return tuple(Line(f"{source}.layers.{i}.*", f"{target}.{2 * i}.*") for i in range(num_layers))
 
 
 def _lines(projection: tuple[str, str], proposal: tuple[str, str]) -> tuple[Line, ...]:
     """projection, proposal: the names of the two layers of the encoder's projections and of `enc_output`."""
-    aifi, ours = "encoder.encoder.0.layers.{i}", f"{ENCODER}.attention.{{i}}"
+    aifi, target = "encoder.encoder.0.layers.{i}", f"{ENCODER}.attention.{{i}}"
     layer = "decoder.decoder.layers.{i}"
     return (
         *backbone_lines("rtdetr-resnet", "backbone."),
         Line(f"encoder.input_proj.{{i}}.{projection[0]}.*", f"{ENCODER}.projections.{{i}}.0.*"),
         Line(f"encoder.input_proj.{{i}}.{projection[1]}.*", f"{ENCODER}.projections.{{i}}.1.*"),
-        *fused_attention(f"{aifi}.self_attn", f"{ours}.self_attention"),
-        Line(f"{aifi}.linear1.*", f"{ours}.feedforward.expand.*"),
-        Line(f"{aifi}.linear2.*", f"{ours}.feedforward.contract.*"),
-        Line(f"{aifi}.norm1.*", f"{ours}.residuals.0.norm.*"),
-        Line(f"{aifi}.norm2.*", f"{ours}.residuals.1.norm.*"),
+        *fused_attention(f"{aifi}.self_attn", f"{target}.self_attention"),
+        Line(f"{aifi}.linear1.*", f"{target}.feedforward.expand.*"),
+        Line(f"{aifi}.linear2.*", f"{target}.feedforward.contract.*"),
+        Line(f"{aifi}.norm1.*", f"{target}.residuals.0.norm.*"),
+        Line(f"{aifi}.norm2.*", f"{target}.residuals.1.norm.*"),
         *encoder_lines("encoder"),
         *_conv_norm("decoder.input_proj.{i}", f"{HEAD}.projections.{{i}}"),
         *fused_attention(f"{layer}.self_attn", f"{DECODER}.self_attention"),
@@ -98,26 +98,26 @@ def _lines(projection: tuple[str, str], proposal: tuple[str, str]) -> tuple[Line
     )
 
 
-def describe(ours: StateDict) -> dict[str, Any]:
-    """The config sections of an RT-DETR on a ResNet-vd, from tensors with our keys.
+def describe(tensors: StateDict) -> dict[str, Any]:
+    """The config sections of an RT-DETR on a ResNet-vd, from tensors with densevit's keys.
 
     Tensor shapes do not determine the number of attention heads, which is 8 in all releases and whose product with the
     number of points is known, the number of queries, which is 300, and of denoising queries, which is 100, and how
     points are sampled. From depth 50 on, batch norms and the stem are frozen, as in the authors' configs.
     """
-    resnet = find("rtdetr-resnet").describe(part(ours, "backbone."))["backbone"]
+    resnet = find("rtdetr-resnet").describe(part(tensors, "backbone."))["backbone"]
     frozen = {"norm": "frozen", "frozen_stages": 1} if resnet["depth"] >= 50 else {}
-    width, encoder_width = ours[f"{HEAD}.projections.0.0.weight"].shape[:2]
-    levels = count(ours, r"heads\.detection\.projections\.(\d+)\.0\.weight")
-    rows = len(ours[f"{HEAD}.decoder.0.cross_attention.weights.bias"])
+    width, encoder_width = tensors[f"{HEAD}.projections.0.0.weight"].shape[:2]
+    levels = count(tensors, r"heads\.detection\.projections\.(\d+)\.0\.weight")
+    rows = len(tensors[f"{HEAD}.decoder.0.cross_attention.weights.bias"])
     points, rest = divmod(rows, NUM_HEADS * levels)
     if rest:
         raise WeightsError(
             f"Attention weights of {rows} rows for {levels} levels: expected {NUM_HEADS} heads times the levels times "
             "the points, as many for each level."
         )
-    encoder_layers = count(ours, r"heads\.detection\.encoder\.attention\.(\d+)\..*")
-    hidden = len(ours[f"{ENCODER}.attention.0.feedforward.expand.bias"]) if encoder_layers else encoder_width
+    encoder_layers = count(tensors, r"heads\.detection\.encoder\.attention\.(\d+)\..*")
+    hidden = len(tensors[f"{ENCODER}.attention.0.feedforward.expand.bias"]) if encoder_layers else encoder_width
     return {
         "backbone": {**resnet, **frozen},
         "heads": {
@@ -127,19 +127,19 @@ def describe(ours: StateDict) -> dict[str, Any]:
                 "encoder": {
                     "width": encoder_width,
                     "feedforward": hidden,
-                    "expansion": len(ours[f"{ENCODER}.top_down.0.enter.1.weight"]) / encoder_width,
+                    "expansion": len(tensors[f"{ENCODER}.top_down.0.enter.1.weight"]) / encoder_width,
                 },
                 "transformer": {
                     "width": width,
                     "num_heads": NUM_HEADS,
                     "encoder_layers": encoder_layers,
-                    "decoder_layers": count(ours, r"heads\.detection\.decoder\.(\d+)\..*"),
-                    "feedforward": len(ours[f"{HEAD}.decoder.0.ffn.expand.bias"]),
+                    "decoder_layers": count(tensors, r"heads\.detection\.decoder\.(\d+)\..*"),
+                    "feedforward": len(tensors[f"{HEAD}.decoder.0.ffn.expand.bias"]),
                     "dropout": 0.0,
                 },
                 "num_levels": levels,
                 "num_points": points,
-                "contrastive_denoising": 100 if f"{HEAD}.denoising.label_embedding.weight" in ours else 0,
+                "contrastive_denoising": 100 if f"{HEAD}.denoising.label_embedding.weight" in tensors else 0,
             }
         },
     }
@@ -148,19 +148,19 @@ def describe(ours: StateDict) -> dict[str, Any]:
 def recipe(
     sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]], version: int
 ) -> tuple[str, dict[str, Any]]:
-    """The training and evaluation on COCO, with the settings of the ResNet-18 or the ResNet-50."""
+    """The recipe of training and evaluation on COCO, with the settings of the ResNet-18 or the ResNet-50."""
     if version == 2:
         return "coco/rtdetrv2_r18", {}
     return f"coco/rtdetr_r{50 if sections['backbone']['depth'] >= 50 else 18}", {}
 
 
 def classes_of(state: StateDict, metadata: Mapping[str, Any], bias: str) -> dict[str, tuple[Class, ...]]:
-    """bias: the key of a class head's. 80 rows are COCO's classes."""
+    """The classes of a class head; 80 rows are COCO's classes. bias: key of the head's bias."""
     return {"detection": instance_classes(len(state[bias]), metadata.get("classes", ()))}
 
 
 def _points(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The points of each level, from the buffer 1 / points that version 2 saves for each point."""
+    """The points of each level, from version 2's buffer, which stores 1 / points once for each point."""
     counts, left = [], [round(1 / x) if x > 0 else 0 for x in state[_SCALE].tolist()] if _SCALE in state else []
     while left:
         if not 1 <= left[0] <= len(left):

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densevit.layers.norms import BatchNorm2d
+
 
 class ConvNorm(nn.Sequential):
     """A convolution without bias that keeps the size at stride 1, batch norm, and the activation, if there is one."""
@@ -20,12 +22,13 @@ class ConvNorm(nn.Sequential):
         activation: Callable[[], nn.Module] | None = nn.SiLU,
     ) -> None:
         convolution = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
-        parts: list[nn.Module] = [convolution, nn.BatchNorm2d(outputs)]
+        parts: list[nn.Module] = [convolution, BatchNorm2d(outputs)]
         super().__init__(*parts, *([] if activation is None else [activation()]))
 
     @torch.no_grad()
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Kernel (C', C / groups, k, k) and bias (C',) of the one convolution that both layers are in evaluation."""
+        """Kernel (C', C / groups, k, k) and bias (C',) of the convolution that equals both layers in evaluation
+        mode."""
         convolution, norm = self[0], self[1]
         assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         assert norm.running_mean is not None and norm.running_var is not None

@@ -1,7 +1,7 @@
 """The RT-DETR head (Zhao et al. 2024) and its version 2 (Lv et al. 2024).
 
-The loss of a decoder layer, of the selected cells and of denoising queries is the varifocal loss + 5 * L1 +
-2 * (1 - GIoU), of the matching that minimises 2 * focal cost + 5 * L1 - 2 * GIoU, as in the authors' code.
+The matching minimises 2 * focal cost + 5 * L1 - 2 * GIoU. The loss of a decoder layer, of the selected cells and of
+denoising queries is the varifocal loss + 5 * L1 + 2 * (1 - GIoU), as in the authors' code.
 """
 
 import copy
@@ -38,14 +38,14 @@ class RtDetr(SetPredictionHead):
     """A real-time DETR: hybrid encoder, uncertainty-minimal query selection, deformable decoder (Zhao et al. 2024).
 
     encoder, transformer: widths of the encoder; width of the decoder, and layers, heads and dropout of both.
-        `transformer.encoder_layers` are those of the attention on the coarsest map (AIFI).
+        `transformer.encoder_layers`: layers of the attention on the coarsest map (AIFI).
     num_levels, min_stride: number of feature levels, and the finest stride; see `HybridEncoder`.
     num_points: sampling points of each query and attention head, per level: one number, or one for each level (v2).
     sampling: "grid_sample", bilinear; "discrete", the value of one cell, for devices without this operator (v2): the
         offsets of sampling points are then frozen, so train with "grid_sample" first.
     contrastive_denoising: number of positive denoising queries of an image in training, each with a negative one
-        (DINO, section 3.3); 0 disables. Unlike in the authors' code, a negative box whose corners have passed each
-        other is not reduced to no size but mirrored, and queries that pad a batch have no loss.
+        (DINO, section 3.3); 0 disables. Unlike in the authors' code, a negative box with swapped corners is mirrored
+        instead of reduced to size 0, and padding queries have no loss.
     costs, loss_weights: weights of the terms of the matching cost and of the loss.
     deterministic: the attention's backward pass on a GPU uses no atomic additions; on a CPU it never does.
     """

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densevit.layers.norms import BatchNorm2d
 from densevit.layers.positions import mask_on_grid, sine_grid_2d
+from densevit.layers.table_cache import cached_table
 from densevit.set_prediction.transformer import EncoderLayer, Transformer
 
 
 @dataclass(frozen=True)
 class HybridEncoderOptions:
-    """The option `encoder` of a head; the defaults are those of RT-DETR-R50.
+    """The option `encoder` of a head; the defaults are RT-DETR-R50's.
 
     width: channels of all maps, a multiple of 4. feedforward: width of the hidden layer of the attention's feed-forward
     networks. expansion: width inside the fusion blocks, relative to `width`.
@@ -45,8 +47,8 @@ class HybridEncoder(nn.Module):
     size), and in the bottom-up path (stride 2, to ceil(H / 2)). fuse: makes a fusion block, of two maps' channels
     (2 * width) to `width`.
 
-    Padding: its features are set to 0 before each fusion block and downsampling, and attention ignores it. Inside a
-    fusion block, convolutions near the border of the image still reach over it. The authors' models have no padding.
+    Features of padding are set to 0 before each fusion block and downsampling, and attention ignores padding. Inside a
+    fusion block, convolutions near the border of the image still read it. The authors' models have no padding.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class HybridEncoder(nn.Module):
             maps.append(x)
         paddings = [mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1])) for x in maps]
         inside = [(~padding[:, None]).to(x.dtype) for padding in paddings]  # a product is faster than masked_fill
-        maps[-1] = self._attend(maps[-1], paddings[-1])
+        maps[-1] = self._aifi(maps[-1], paddings[-1])
         maps = [x * ones for x, ones in zip(maps, inside, strict=True)]
 
         x = maps[-1]
@@ -109,10 +111,10 @@ class HybridEncoder(nn.Module):
             outputs.append(x)
         return outputs, paddings
 
-    def _attend(self, x: Tensor, padding: Tensor) -> Tensor:
+    def _aifi(self, x: Tensor, padding: Tensor) -> Tensor:
         """AIFI. x: (B, C, H, W), the coarsest map. padding: (B, H, W)."""
         size = (x.shape[-2], x.shape[-1])
-        positions = aifi_positions(*size, x.shape[1], x.device).to(x.dtype).flatten(0, 1)  # (H * W, C)
+        positions = cached_table(aifi_positions, *size, x.shape[1], x.device).to(x.dtype).flatten(0, 1)  # (H * W, C)
         padding = padding.flatten(1)
         bias = torch.zeros_like(padding, dtype=x.dtype).masked_fill(padding, float("-inf"))[:, None, None]
         tokens = x.flatten(2).transpose(1, 2)  # (B, H * W, C)
@@ -136,11 +138,11 @@ def _features(strides: Sequence[int], num_levels: int, min_stride: int) -> list[
     if not deepest:
         raise ValueError(f"min_stride is {min_stride}, but the coarsest feature has stride {max(strides)}.")
     used = list(deepest.values())[-num_levels:]
-    found = [strides[index] for index in used]
-    if any(coarse != 2 * fine for fine, coarse in pairwise(found)):
+    used_strides = [strides[index] for index in used]
+    if any(coarse != 2 * fine for fine, coarse in pairwise(used_strides)):
         raise ValueError(
-            f"The features of stride {min_stride} and above have strides {found}; the encoder needs strides that "
-            "double. Fix: set min_stride so that those that remain do, or take another backbone."
+            f"The features of stride {min_stride} and above have strides {used_strides}; the encoder needs strides "
+            "that double. Fix: set min_stride so that those that remain do, or take another backbone."
         )
     return used
 
@@ -148,4 +150,4 @@ def _features(strides: Sequence[int], num_levels: int, min_stride: int) -> list[
 def _projection(inputs: int, width: int, kernel: int) -> nn.Sequential:
     """A 1x1 convolution, or a 3x3 one of stride 2, with batch norm."""
     stride, padding = (2, 1) if kernel == 3 else (1, 0)
-    return nn.Sequential(nn.Conv2d(inputs, width, kernel, stride, padding, bias=False), nn.BatchNorm2d(width))
+    return nn.Sequential(nn.Conv2d(inputs, width, kernel, stride, padding, bias=False), BatchNorm2d(width))

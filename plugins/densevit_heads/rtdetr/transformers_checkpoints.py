@@ -1,8 +1,8 @@
 """transformers' RTDetrForObjectDetection and RTDetrV2ForObjectDetection, with the keys of files and of models.
 
 Files, including the Hub's, have the keys of transformers 4, also if version 5 writes them; the `state_dict` of a model
-in version 5 has other keys. In training, transformers refines boxes from detached ones; ours, as the authors', looks
-forward twice.
+in version 5 has other keys. In training, transformers refines detached boxes; densevit looks forward twice, as the
+authors do.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,21 +43,21 @@ _AIFI, _DECODER = "model.encoder.encoder.0.layers.{i}", "model.decoder.layers.{i
 _LICENCE = "Apache-2.0 (PekingU on the Hugging Face Hub)"
 
 
-def _attention(theirs: str, ours: str) -> tuple[Line, ...]:
+def _attention(source: str, target: str) -> tuple[Line, ...]:
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
-    return tuple(Line(f"{theirs}.{name}.*", f"{ours}.{own}.*") for name, own in names.items())
+    return tuple(Line(f"{source}.{name}.*", f"{target}.{part}.*") for name, part in names.items())
 
 
 def _lines() -> tuple[Line, ...]:
-    ours = f"{ENCODER}.attention.{{i}}"
+    target = f"{ENCODER}.attention.{{i}}"
     return (
         *backbone_lines("transformers-rtdetr-resnet", "model.backbone.model."),
         Line("model.encoder_input_proj.{i}.*", f"{ENCODER}.projections.{{i}}.*"),
-        *_attention(f"{_AIFI}.self_attn", f"{ours}.self_attention"),
-        Line(f"{_AIFI}.fc1.*", f"{ours}.feedforward.expand.*"),
-        Line(f"{_AIFI}.fc2.*", f"{ours}.feedforward.contract.*"),
-        Line(f"{_AIFI}.self_attn_layer_norm.*", f"{ours}.residuals.0.norm.*"),
-        Line(f"{_AIFI}.final_layer_norm.*", f"{ours}.residuals.1.norm.*"),
+        *_attention(f"{_AIFI}.self_attn", f"{target}.self_attention"),
+        Line(f"{_AIFI}.fc1.*", f"{target}.feedforward.expand.*"),
+        Line(f"{_AIFI}.fc2.*", f"{target}.feedforward.contract.*"),
+        Line(f"{_AIFI}.self_attn_layer_norm.*", f"{target}.residuals.0.norm.*"),
+        Line(f"{_AIFI}.final_layer_norm.*", f"{target}.residuals.1.norm.*"),
         *encoder_lines("model.encoder"),
         Line("model.decoder_input_proj.{i}.*", f"{HEAD}.projections.{{i}}.*"),
         *_attention(f"{_DECODER}.self_attn", f"{DECODER}.self_attention"),
@@ -165,7 +165,7 @@ def _layout(version: int, *marks: str) -> CheckpointLayout:
         other_keys=OtherKeys(spellings=_SPELLINGS),
         special=SpecialTensors(
             no_effect={f"model.{_SCALE}": "the inverse of the number of points"} if version == 2 else {},
-            copies={f"{kind}_embed.*": f"model.decoder.{kind}_embed.*" for kind in ("class", "bbox")},
+            copies={f"{head}_embed.*": f"model.decoder.{head}_embed.*" for head in ("class", "bbox")},
         ),
         options=LayoutOptions(
             unsaved=UNSAVED,

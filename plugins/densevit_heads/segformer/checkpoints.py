@@ -14,7 +14,7 @@ from densevit.interfaces import (
 )
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.state import part
+from densevit.weights.state_dict_io import part
 
 _HEAD = "heads.segmentation"
 _NVIDIA, _TRANSFORMERS = find("nvidia-mit"), find("transformers-mit")
@@ -22,10 +22,10 @@ _RECIPES = {150: "ade20k", 19: "cityscapes"}
 
 
 def _describe(backbone: CheckpointLayout) -> Callable[[StateDict], dict[str, Any]]:
-    def describe(ours: StateDict) -> dict[str, Any]:
-        width = len(ours[f"{_HEAD}.fuse.weight"])
+    def describe(tensors: StateDict) -> dict[str, Any]:
+        width = len(tensors[f"{_HEAD}.fuse.weight"])
         section = {"name": "segformer", "width": width}
-        return {**backbone.describe(part(ours, "backbone.")), "heads": {"segmentation": section}}
+        return {**backbone.describe(part(tensors, "backbone.")), "heads": {"segmentation": section}}
 
     return describe
 
@@ -38,13 +38,14 @@ def _classes(bias: str) -> Callable[[StateDict, Mapping[str, Any]], dict[str, tu
 
 
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training on ADE20K or Cityscapes by the number of classes; ADE20K's for others, on label maps of these."""
+    """The recipe of training on ADE20K or Cityscapes, by the number of classes; for other classes ADE20K's, on label
+    maps."""
     labels = classes.get("segmentation", ())
     folder = _RECIPES.get(len(labels), "ade20k")
     recipe = f"{folder}/segformer_{'b5' if folder == 'ade20k' and sections['backbone']['variant'] == 'b5' else 'b0'}"
     if len(labels) in _RECIPES:
         return recipe, {}
-    listed = [{"name": label.name, "id": label.file_id, "color": [*label.color]} for label in labels]
+    listed = [{"name": c.name, "id": c.file_id, "color": [*c.color]} for c in labels]
     return recipe, {"data": {"name": "label_maps", "classes": listed}}
 
 

@@ -68,7 +68,7 @@ class SegFormer(ClassMapHead):
         return {"logits": self.classifier(F.relu(self.fuse_norm(fused)))}
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        return {} if self.class_weights.balanced else label_counts(targets, self.class_weights.given)
+        return {} if self.class_weights.balanced else label_counts(targets, self.class_weights.fixed)
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `cross_entropy`, a mean over the labelled pixels of all processes."""

@@ -18,15 +18,15 @@ from densevit.interfaces import (
 )
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import find
-from densevit.weights.positions import GRID, TOKENS, added_to_tokens
-from densevit.weights.state import part
+from densevit.weights.state_dict_io import part
+from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
 
 _VIT = find("timm-vit")
 _RECIPES = {150: "ade20k/setr_pup_vit_large", 19: "cityscapes/setr_pup_vit_large"}  # by the number of classes
 _LEVELS = 4  # feature maps aggregated by the multi-level decoder
 _NO_BIAS = "mmsegmentation 1.x has no bias in its patch embedding unless patch_bias=True"
 _FEATURES = {24: {"upsampling": (10, 15, 20, 24), "mla": (6, 12, 18, 24)}}  # of ViT-L; tensors do not determine them
-_BLOCK, _OURS, _HEAD = "backbone.layers.{i}", "backbone.blocks.{i}", "heads.segmentation"
+_BLOCK, _TARGET_BLOCK, _HEAD = "backbone.layers.{i}", "backbone.blocks.{i}", "heads.segmentation"
 
 
 def _without_token(table: Tensor) -> Tensor:
@@ -49,18 +49,18 @@ LEVELS = Change(_deepest_last, _deepest_last)
 
 _BACKBONE = (
     Line("backbone.patch_embed.projection.*", "backbone.stem.projection.*"),
-    Line(f"{_BLOCK}.ln1.*", f"{_OURS}.norm1.*"),
-    Line(f"{_BLOCK}.attn.attn.in_proj_weight", f"{_OURS}.attention.qkv.weight"),
-    Line(f"{_BLOCK}.attn.attn.in_proj_bias", f"{_OURS}.attention.qkv.bias"),
-    Line(f"{_BLOCK}.attn.attn.out_proj.*", f"{_OURS}.attention.output.*"),
-    Line(f"{_BLOCK}.ln2.*", f"{_OURS}.norm2.*"),
-    Line(f"{_BLOCK}.ffn.layers.0.0.*", f"{_OURS}.mlp.expand.*"),
-    Line(f"{_BLOCK}.ffn.layers.1.*", f"{_OURS}.mlp.contract.*"),
+    Line(f"{_BLOCK}.ln1.*", f"{_TARGET_BLOCK}.norm1.*"),
+    Line(f"{_BLOCK}.attn.attn.in_proj_weight", f"{_TARGET_BLOCK}.attention.qkv.weight"),
+    Line(f"{_BLOCK}.attn.attn.in_proj_bias", f"{_TARGET_BLOCK}.attention.qkv.bias"),
+    Line(f"{_BLOCK}.attn.attn.out_proj.*", f"{_TARGET_BLOCK}.attention.output.*"),
+    Line(f"{_BLOCK}.ln2.*", f"{_TARGET_BLOCK}.norm2.*"),
+    Line(f"{_BLOCK}.ffn.layers.0.0.*", f"{_TARGET_BLOCK}.mlp.expand.*"),
+    Line(f"{_BLOCK}.ffn.layers.1.*", f"{_TARGET_BLOCK}.mlp.contract.*"),
 )
 
 
-def _convolution(theirs: str, ours: str) -> tuple[Line, ...]:
-    return Line(f"{theirs}.conv.*", f"{ours}.0.*"), Line(f"{theirs}.bn.*", f"{ours}.1.*")
+def _convolution(source: str, target: str) -> tuple[Line, ...]:
+    return Line(f"{source}.conv.*", f"{target}.0.*"), Line(f"{source}.bn.*", f"{target}.1.*")
 
 
 _UPSAMPLING = (
@@ -77,14 +77,14 @@ _UPSAMPLING = (
 
 
 def _multi_level() -> tuple[Line, ...]:
-    """Layers after the sums are numbered from the deepest level in their keys, from the first in ours."""
+    """Layers after the sums are numbered from the deepest level in the checkpoint, from the first in the model."""
     lines = [Line("neck.norm.{i}.*", f"{_HEAD}.decode.norms.{{i}}.*")]
     lines += _convolution("neck.mla.channel_proj.{i}", f"{_HEAD}.decode.project.{{i}}")
     for level in range(_LEVELS):
-        theirs = _LEVELS - 1 - level
-        lines += _convolution(f"neck.mla.feat_extract.{theirs}", f"{_HEAD}.decode.extract.{level}")
-        lines += _convolution(f"decode_head.up_convs.{theirs}.{{i}}", f"{_HEAD}.decode.branches.{level}.{{i}}")
-        lines.append(Line(f"auxiliary_head.{theirs}.conv_seg.*", f"{_HEAD}.auxiliary.{level}.*"))
+        number = _LEVELS - 1 - level
+        lines += _convolution(f"neck.mla.feat_extract.{number}", f"{_HEAD}.decode.extract.{level}")
+        lines += _convolution(f"decode_head.up_convs.{number}.{{i}}", f"{_HEAD}.decode.branches.{level}.{{i}}")
+        lines.append(Line(f"auxiliary_head.{number}.conv_seg.*", f"{_HEAD}.auxiliary.{level}.*"))
     return (
         Line("backbone.pos_embed", "backbone.position_table", UNUSED_TOKEN),
         *_BACKBONE,
@@ -94,14 +94,14 @@ def _multi_level() -> tuple[Line, ...]:
     )
 
 
-def _describe(ours: StateDict) -> dict[str, Any]:
-    head = part(ours, f"{_HEAD}.")
-    backbone = _VIT.describe(part(ours, "backbone."))["backbone"] | {"position_resizing": "bilinear"}
-    depth = sum(name.endswith(".norm1.weight") for name in ours)
+def _describe(tensors: StateDict) -> dict[str, Any]:
+    head = part(tensors, f"{_HEAD}.")
+    backbone = _VIT.describe(part(tensors, "backbone."))["backbone"] | {"position_resizing": "bilinear"}
+    depth = sum(name.endswith(".norm1.weight") for name in tensors)
     heads = {name.split(".")[1] for name in head if name.startswith("auxiliary.")}
     section: dict[str, Any] = {"name": "setr", "auxiliary": list(range(1, len(heads) + 1)), "padded": "stretch"}
     if "decode.extract.0.0.weight" in head:
-        width, branch_width = (len(head[f"decode.{one}.0.weight"]) for one in ("extract.0", "branches.0.0"))
+        width, branch_width = (len(head[f"decode.{layer}.0.weight"]) for layer in ("extract.0", "branches.0.0"))
         section |= {"decoder": "mla", "width": width, "branch_width": branch_width}
     else:
         kernel = head["decode.convolutions.0.0.weight"]
@@ -112,11 +112,12 @@ def _describe(ours: StateDict) -> dict[str, Any]:
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The evaluation on ADE20K or Cityscapes by the number of classes; ADE20K's for others, on label maps of these."""
-    own = classes.get("segmentation", ())
-    if len(own) in _RECIPES:
-        return _RECIPES[len(own)], {}
-    listed = [{"name": one.name, "id": one.file_id, "color": [*one.color]} for one in own]
+    """The recipe of evaluation on ADE20K or Cityscapes, by the number of classes; for other classes ADE20K's, on label
+    maps."""
+    labels = classes.get("segmentation", ())
+    if len(labels) in _RECIPES:
+        return _RECIPES[len(labels)], {}
+    listed = [{"name": c.name, "id": c.file_id, "color": [*c.color]} for c in labels]
     return _RECIPES[150], {"data": {"name": "label_maps", "classes": listed}}
 
 
@@ -148,7 +149,7 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 _POSITIONS = SpecialTensors(rearrange=added_to_tokens("backbone.pos_embed", ("backbone.cls_token",)))
 _FIRST = ("decode_head.norm.weight", "decode_head.up_convs.0.0.conv.weight")
 _LAST, _SECOND = "decode_head.up_convs.3.0.conv.weight", "auxiliary_head.{n}.up_convs.1.0.conv.weight"
-_OTHERS = "heads of two 1x1 convolutions for an auxiliary loss"
+_AUXILIARY = "heads of two 1x1 convolutions for an auxiliary loss"
 
 NAIVE = _layout("mmseg-setr-naive", _FIRST, _UPSAMPLING, _POSITIONS)
 NAIVE_ADE20K = _layout(
@@ -157,8 +158,8 @@ NAIVE_ADE20K = _layout(
     _UPSAMPLING,
     replace(
         _POSITIONS,
-        no_effect={"auxiliary_head.*": _OTHERS},
-        missing={f"{_HEAD}.auxiliary.*": f"the checkpoint has {_OTHERS}"},
+        no_effect={"auxiliary_head.*": _AUXILIARY},
+        missing={f"{_HEAD}.auxiliary.*": f"the checkpoint has {_AUXILIARY}"},
     ),
 )
 MLA = _layout(

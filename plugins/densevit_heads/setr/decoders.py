@@ -22,8 +22,8 @@ _EPS = 1e-6  # of the layer norms on backbone features
 class UpsamplingDecoder(nn.Module):
     """Layer norm, stages of convolution, norm, ReLU and bilinear upsampling, and a classifier, on one map.
 
-    factors: upsampling factor of each stage. stride: the stride of the input map; that of the output is
-    `logits_stride`.
+    factors: upsampling factor of each stage. stride: the stride of the input map. The attribute `logits_stride` is the
+    stride of the output.
     """
 
     def __init__(

@@ -39,8 +39,8 @@ class Setr(ClassMapHead):
     dice: weight of an additional dice loss; 0 disables.
     ohem_threshold: the cross-entropy uses only pixels whose class has a lower probability, but at least `ohem_min_kept`
         per image (mmsegmentation: 0.7 and 100,000; 0: exactly that number); None: all pixels. Dice uses all pixels.
-    padded: what prediction does where the image ends within a cell of the features: "crop" cuts the upsampled logits at
-        its edge; "stretch" resizes the logits of whole cells to the image, as mmsegmentation does. The same for sizes
+    padded: the prediction for images that end within a cell of the features. "crop": cuts the upsampled logits at the
+        image's edge; "stretch": resizes the logits of whole cells to the image, as mmsegmentation does. Equal for sizes
         that are multiples of the stride.
     """
 
@@ -127,8 +127,8 @@ class Setr(ClassMapHead):
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         if self.ohem_threshold is not None or self.class_weights.balanced:
-            return {}  # they depend on predictions and on the batches before
-        return label_counts(targets, self.class_weights.given)
+            return {}  # depend on predictions and on earlier batches
+        return label_counts(targets, self.class_weights.fixed)
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `cross_entropy`, `dice` if enabled, and `auxiliary`, the same losses of the auxiliary heads, summed.
@@ -171,7 +171,7 @@ class Setr(ClassMapHead):
 
 def _check_features(option: str, numbers: Sequence[int], N: int) -> None:
     if not all(1 <= number <= N for number in numbers) or len(set(numbers)) < len(numbers):
-        given = ", ".join(map(str, numbers))
+        listed = ", ".join(map(str, numbers))
         raise ValueError(
-            f"{option} is {given}; the backbone has {N} features. Expected distinct numbers from 1 to {N}."
+            f"{option} is {listed}; the backbone has {N} features. Expected distinct numbers from 1 to {N}."
         )

@@ -1,4 +1,4 @@
-"""Targets and detections: densevit's as torchvision's detectors take and return them."""
+"""Conversion of targets and detections between densevit and torchvision's detectors."""
 
 from collections.abc import Sequence
 

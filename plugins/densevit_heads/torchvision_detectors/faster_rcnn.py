@@ -1,4 +1,4 @@
-"""Faster R-CNN (Ren et al. 2015) with a feature pyramid network (Lin et al. 2017), of torchvision's parts."""
+"""Faster R-CNN (Ren et al. 2015) with a feature pyramid network (Lin et al. 2017), made of torchvision's parts."""
 
 import math
 from collections.abc import Sequence
@@ -38,8 +38,8 @@ REGION_SCALE = 28.0  # canonical region of torchvision, 224 pixels, by its ancho
 class FasterRCNN(Head):
     """Faster R-CNN with a feature pyramid network: proposals, and a class and box of each; a baseline.
 
-    Anchors, matching, sampling, region pooling, losses and post-processing are torchvision's, with its constants; the
-    parameters have torchvision's names after `rpn` and `roi_heads`, and those of the pyramid after `pyramid.fpn`.
+    Anchors, matching, sampling, region pooling, losses and post-processing are torchvision's, with its constants;
+    parameters have torchvision's names after the prefixes `rpn`, `roi_heads` and `pyramid.fpn`.
 
     width: channels of the pyramid. box_width: the width of the two linear layers on a pooled region.
     stride: finest stride of the features to use.
@@ -106,11 +106,11 @@ class FasterRCNN(Head):
         )
 
     def class_rows(self, name: str, rows: int) -> Tensor:
-        """The background, one more class, has the first rows."""
+        """The rows of each class; the background comes first."""
         return torch.arange(rows).view(len(self.classes) + 1, -1)[1:]
 
     def train(self, mode: bool = True) -> "FasterRCNN":
-        """In evaluation mode, the loss is that of all anchors, not of a random sample of them."""
+        """In evaluation mode, the loss uses all anchors instead of a random sample."""
         super().train(mode)
         self.rpn.fg_bg_sampler.batch_size_per_image = SAMPLED_ANCHORS if mode else ALL
         return self
@@ -160,8 +160,8 @@ class FasterRCNN(Head):
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `objectness` and `proposal` of anchors, `label` and `box` of regions; torchvision's, all of weight 1.
 
-        torchvision divides each by the number of samples. This number is fixed for each image unless there are too few
-        anchors or proposals, so the means over processes and batches are weighted by labelled images.
+        torchvision divides each term by the number of samples, which is the same for each image unless there are too
+        few anchors or proposals. The means over processes and batches are therefore weighted by labelled images.
         """
         images = labelled_images(targets)
         (count,) = context.mean_counts(images=outputs["objectness"].new_full((), len(images)))
@@ -170,7 +170,7 @@ class FasterRCNN(Head):
         terms = dict(zip(("objectness", "proposal", "label", "box"), zeros, strict=True))
         if not images:
             return terms
-        weight = len(images) / count.clamp(min=context.least_mean())
+        weight = len(images) / count.clamp(min=context.min_normalizer())
         with autocast_off(logits.device):
             objects = training_targets(targets, images, logits.device, first_label=1)
             anchors = [outputs["anchors"]] * len(images)
@@ -182,9 +182,9 @@ class FasterRCNN(Head):
                 self.rpn.box_coder.encode(matched, anchors),
             )
             proposals = outputs["proposals"]
-            of_image = [len(boxes) for boxes in proposals]
+            counts = [len(boxes) for boxes in proposals]
             logits, box_deltas = (
-                torch.cat([x.split(of_image)[i] for i in images]) for x in (logits, box_deltas)
+                torch.cat([x.split(counts)[i] for i in images]) for x in (logits, box_deltas)
             )  # images without labels have regions in evaluation mode
             if len(logits):
                 if "region_labels" in outputs:
@@ -200,19 +200,20 @@ class FasterRCNN(Head):
         """Labels (R_i,) and deltas (R_i, 4) of all proposals, in evaluation mode."""
         boxes = [target["boxes"] for target in objects]
         matches, labels = self.roi_heads.assign_targets_to_proposals(proposals, boxes, [t["labels"] for t in objects])
-        matched = [(own if len(own) else own.new_zeros(1, 4))[rows] for own, rows in zip(boxes, matches, strict=True)]
+        padded = [x if len(x) else x.new_zeros(1, 4) for x in boxes]
+        matched = [x[rows] for x, rows in zip(padded, matches, strict=True)]
         return labels, self.roi_heads.box_coder.encode(matched, proposals)
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """Returns up to `max_predictions` (region, class) pairs by descending score, after NMS of each class."""
         sizes: list[Size] = [target["size"] for target in targets]
-        found = self.roi_heads.postprocess_detections(
+        predictions = self.roi_heads.postprocess_detections(
             outputs["logits"].float(), outputs["box_deltas"].float(), outputs["proposals"], sizes
         )
         return [
             in_original_pixels(boxes, scores, labels - 1, target)
-            for boxes, scores, labels, target in zip(*found, targets, strict=True)
+            for boxes, scores, labels, target in zip(*predictions, targets, strict=True)
         ]
 
 

@@ -1,4 +1,4 @@
-"""FCOS (Tian et al. 2019), of torchvision's parts."""
+"""FCOS (Tian et al. 2019), made of torchvision's parts."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -32,8 +32,8 @@ TERMS = {"label": "classification", "giou": "bbox_regression", "centerness": "bb
 class FCOS(Head):
     """FCOS: a class, a box and its centre-ness from each location of a feature pyramid, without anchors; a baseline.
 
-    Matching with centre sampling, losses and post-processing are torchvision's, with its constants; the parameters have
-    torchvision's names after `fcos.head`, and those of the pyramid after `pyramid.fpn`.
+    Matching with centre sampling, losses and post-processing are torchvision's, with its constants; parameters have
+    torchvision's names after the prefixes `fcos.head` and `pyramid.fpn`.
 
     width: channels of the pyramid, a multiple of 32 from 64 on (group norm of 32 groups).
     stride: finest stride of the features to use. A level has objects of a size of 4 to 8 strides from a location to
@@ -85,10 +85,10 @@ class FCOS(Head):
         and `levels`, the number of locations of each level.
         """
         maps = self.pyramid(features)
-        found = self.fcos.head(maps)
+        outputs = self.fcos.head(maps)
         (anchors,) = self.fcos.anchor_generator(ImageList(padding_mask, [(0, 0)]), maps)
         levels = [x.shape[-2] * x.shape[-1] for x in maps]
-        return {**{name: found[key] for name, key in MAPS.items()}, "anchors": anchors, "levels": levels}
+        return {**{name: outputs[key] for name, key in MAPS.items()}, "anchors": anchors, "levels": levels}
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `label` (focal loss), `giou` and `centerness`; torchvision's, all of weight 1.
@@ -111,14 +111,14 @@ class FCOS(Head):
             terms = {term: sums[key] for term, key in TERMS.items()}
             foreground = sums["foreground"]
         (count,) = context.mean_counts(foreground=foreground)
-        count = count.clamp(min=context.least_mean())
+        count = count.clamp(min=context.min_normalizer())
         return {term: value / count for term, value in terms.items()}
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """Returns up to `max_predictions` (location, class) pairs by descending score, after NMS of each class.
 
-        Boxes are clipped to the image. Those without area, from locations in the padding, are removed.
+        Boxes are clipped to the image. Boxes without area, from locations in the padding, are removed.
         """
         levels = outputs["levels"]
         maps = {MAPS[name]: list(outputs[name].float().split(levels, dim=1)) for name in MAPS}
@@ -126,9 +126,9 @@ class FCOS(Head):
         sizes = [tuple(target["size"]) for target in targets]
         suppressed = self._traced if is_exporting() else self.fcos.postprocess_detections
         predictions = []
-        for found, target in zip(suppressed(maps, anchors, sizes), targets, strict=True):
-            valid = (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(dim=1)
-            boxes, scores, labels = (found[key][valid] for key in ("boxes", "scores", "labels"))
+        for prediction, target in zip(suppressed(maps, anchors, sizes), targets, strict=True):
+            valid = (prediction["boxes"][:, 2:] > prediction["boxes"][:, :2]).all(dim=1)
+            boxes, scores, labels = (prediction[key][valid] for key in ("boxes", "scores", "labels"))
             predictions.append(in_original_pixels(boxes, scores, labels, target))
         return predictions
 
@@ -145,9 +145,9 @@ class FCOS(Head):
             candidates.append((best[rows], index[rows] + first * K))
             first = first + scores.shape[0]
         best, index = (torch.cat(parts) for parts in zip(*candidates, strict=True))
-        place, labels = index // K, index % K
+        location, labels = index // K, index % K
         boxes = self.fcos.box_coder.decode(
-            torch.cat(maps["bbox_regression"], dim=1)[0][place], torch.cat(anchors[0])[place]
+            torch.cat(maps["bbox_regression"], dim=1)[0][location], torch.cat(anchors[0])[location]
         )
         boxes = clip_boxes_to_image(boxes, sizes[0])
         kept = class_nms(boxes, best, labels, self.nms)
@@ -171,7 +171,7 @@ class FCOS(Head):
 
 
 class _SummedLosses(FCOSHead):
-    """torchvision's head whose losses are sums: the number of foreground locations is that of all processes."""
+    """torchvision's head with losses as sums, to be divided by the foreground locations of all processes."""
 
     def compute_loss(
         self,

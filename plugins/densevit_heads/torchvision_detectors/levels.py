@@ -14,8 +14,8 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyrami
 class Pyramid(nn.Module):
     """torchvision's `FeaturePyramidNetwork` (Lin et al. 2017) on one feature of each stride.
 
-    stride: finest stride to use; of features with equal strides, the deepest is used. If all are finer, the coarsest
-    one is used. extra_blocks: adds `extra_levels` levels, each of twice the stride.
+    stride: finest stride to use; of features with equal strides, the deepest is used. If all strides are finer, the
+    coarsest feature is used. extra_blocks: adds `extra_levels` levels, each of twice the stride.
     inputs: indices of the features that are used. strides: the strides of the levels, inputs first.
     Raises ValueError unless each stride is twice the one before.
     """
@@ -30,15 +30,15 @@ class Pyramid(nn.Module):
         extra_levels: int,
     ) -> None:
         super().__init__()
-        deepest = {own: i for i, own in enumerate(strides)}
-        used = sorted(own for own in deepest if own >= stride) or [max(strides)]
+        deepest = {level_stride: i for i, level_stride in enumerate(strides)}
+        used = sorted(level_stride for level_stride in deepest if level_stride >= stride) or [max(strides)]
         if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(used)):
             raise ValueError(
                 f"The features have strides {', '.join(map(str, used))}, but objects are divided among the levels by "
                 "their size for strides that double from each to the next. Fix: use other features of the backbone, or "
                 "the neck simple_pyramid."
             )
-        self.inputs = [deepest[own] for own in used]
+        self.inputs = [deepest[level_stride] for level_stride in used]
         self.strides = (*used, *(used[-1] * 2 ** (i + 1) for i in range(extra_levels)))
         self.fpn = FeaturePyramidNetwork([channels[i] for i in self.inputs], width, extra_blocks)
 
@@ -50,8 +50,8 @@ class Pyramid(nn.Module):
 class StrideAnchors(AnchorGenerator):
     """torchvision's anchors at the given strides, in float32.
 
-    torchvision divides the size of the padded batch by that of the map to get a stride, which is wrong for padded sizes
-    that are no multiples of it (48 instead of 64 for a map of 2 rows of 96 pixels), and has anchors in half precision
+    torchvision divides the size of the padded batch by the map's size to get a stride, which is wrong unless the size
+    is a multiple of the stride (48 instead of 64 for a map of 2 rows of 96 pixels). Its anchors are in half precision
     under autocast. If the size is a multiple of all strides, the anchors are torchvision's.
 
     scale: side of the square anchor in strides. ratios: height / width of each anchor of a cell.

@@ -23,8 +23,8 @@ class UPerNet(ClassMapHead):
     """Semantic segmentation by UPerNet (Xiao et al. 2018, section 3.2): pyramid pooling and a feature pyramid.
 
     Pyramid pooling on the coarsest feature, top-down sums to the finer ones, and a 3x3 convolution on all levels at the
-    resolution of the finest, which is that of the logits. Structure and defaults are mmsegmentation's, whose models
-    with Swin and ConvNeXt are published. In a padded batch, each image is pooled over its own cells.
+    resolution of the finest level and of the logits. Structure and defaults are mmsegmentation's, whose models with
+    Swin and ConvNeXt are published. In a padded batch, each image is pooled over its own cells.
 
     width: channels of all levels. pool_scales: numbers of regions per axis of the pyramid pooling.
     auxiliary_weight: loss weight of a fully convolutional head, a 3x3 convolution and a classifier, on the second
@@ -32,8 +32,8 @@ class UPerNet(ClassMapHead):
     norm: "sync": batch norm over all processes; "batch": per process; "group": group norm, also for batches of a single
         image, where batch norm has only one value per channel in the pooling to one region.
     dropout: channel dropout before the classifiers.
-    feature_norm: a layer norm on each feature first, as published models with ConvNeXt have; for backbones with raw
-        features, such as those of `timm`.
+    feature_norm: a layer norm on each feature first, as in published models with ConvNeXt; for backbones with raw
+        features, such as `timm`.
     class_weights: class weights of the cross-entropy, or "balanced": from the frequencies so far (see `ClassWeights`).
     """
 
@@ -83,17 +83,17 @@ class UPerNet(ClassMapHead):
             self.auxiliary = nn.Sequential(layer, Classifier(auxiliary_width, K, dropout))
 
     def check(self, dataset: Dataset) -> None:
-        """Raises ConfigError if all features have one stride, as those of a plain ViT."""
+        """Raises ConfigError if all features have the same stride, as in a plain ViT."""
         super().check(dataset)
         if len(set(self.feature_strides)) == 1:
             raise ConfigError(
-                f"needs features of several strides; those of the backbone all have stride {self.feature_strides[0]}. "
+                f"needs features of several strides; the backbone's all have stride {self.feature_strides[0]}. "
                 "Fix: add neck: {name: simple_pyramid} to the head, or use a backbone with several strides."
             )
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
-        """Returns `logits` (B, K, h, w) at the stride of the finest feature, and in training `auxiliary`, those of the
-        auxiliary head."""
+        """Returns `logits` (B, K, h, w) at the stride of the finest feature, and in training `auxiliary`, the auxiliary
+        head's logits."""
         if self.training and len(features[0]) == 1 and self.norm_kind != "group" and 1 in self.pooling.scales:
             raise ValueError(
                 "UPerNet pools each image to one region, where batch norm has one value per channel for a batch of 1 "
@@ -124,10 +124,10 @@ class UPerNet(ClassMapHead):
         return [resample(x, Fraction(stride, strides[0]), size) for x, stride in zip(levels, strides, strict=True)]
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        return {} if self.class_weights.balanced else label_counts(targets, self.class_weights.given)
+        return {} if self.class_weights.balanced else label_counts(targets, self.class_weights.fixed)
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """Returns `cross_entropy` and, unless its weight is 0, `auxiliary`, that of the auxiliary head.
+        """Returns `cross_entropy` and, unless its weight is 0, `auxiliary`, the auxiliary head's cross-entropy.
 
         Each is a mean over the labelled pixels of all processes.
         """

@@ -17,11 +17,11 @@ from densevit.interfaces import (
 )
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.state import count, part
+from densevit.weights.state_dict_io import count, part
 
 _HEAD = "heads.segmentation"
-_SWIN, _DENSE = find("transformers-swin"), find("microsoft-swin-dense")  # SwinBackbone has the rule of the second
-_CONVNEXT: dict[tuple[int, tuple[int, ...]], str] = {  # timm's models by the width and the blocks of their stages
+_SWIN, _DENSE = find("transformers-swin"), find("microsoft-swin-dense")  # SwinBackbone has the second's shift rule
+_CONVNEXT: dict[tuple[int, tuple[int, ...]], str] = {  # timm's models, by width and blocks per stage
     (96, (3, 3, 9, 3)): "convnext_tiny",
     (96, (3, 3, 27, 3)): "convnext_small",
     (128, (3, 3, 27, 3)): "convnext_base",
@@ -31,8 +31,8 @@ _CONVNEXT: dict[tuple[int, tuple[int, ...]], str] = {  # timm's models by the wi
 _STAGES = [f"stage{i}" for i in range(1, 5)]
 
 
-def _convolution(theirs: str, ours: str) -> tuple[Line, ...]:
-    return Line(f"{theirs}.conv.*", f"{ours}.0.*"), Line(f"{theirs}.batch_norm.*", f"{ours}.1.*")
+def _convolution(source: str, target: str) -> tuple[Line, ...]:
+    return Line(f"{source}.conv.*", f"{target}.0.*"), Line(f"{source}.batch_norm.*", f"{target}.1.*")
 
 
 _HEAD_LINES = (
@@ -47,48 +47,48 @@ _HEAD_LINES = (
 )
 
 
-def _head(ours: StateDict) -> dict[str, Any]:
-    """The head's section, from tensors with our keys."""
-    width = len(ours[f"{_HEAD}.bottleneck.0.weight"])
-    auxiliary = ours.get(f"{_HEAD}.auxiliary.0.0.weight")
+def _head(tensors: StateDict) -> dict[str, Any]:
+    """The head's section, from tensors with densevit's keys."""
+    width = len(tensors[f"{_HEAD}.bottleneck.0.weight"])
+    auxiliary = tensors.get(f"{_HEAD}.auxiliary.0.0.weight")
     section: dict[str, Any] = {"name": "upernet", "width": width}
     section |= {"auxiliary_weight": 0.0} if auxiliary is None else {"auxiliary_width": len(auxiliary)}
     return {"heads": {"segmentation": section}}
 
 
-def _describe_swin(ours: StateDict) -> dict[str, Any]:
-    return {**_DENSE.describe(part(ours, "backbone.")), **_head(ours)}
+def _describe_swin(tensors: StateDict) -> dict[str, Any]:
+    return {**_DENSE.describe(part(tensors, "backbone.")), **_head(tensors)}
 
 
-def _describe_convnext(ours: StateDict) -> dict[str, Any]:
-    width = len(ours["backbone.model.stem.0.weight"])
-    blocks = tuple(count(ours, rf"backbone\.model\.stages\.{i}\.blocks\.(\d+)\.norm\.weight") for i in range(4))
+def _describe_convnext(tensors: StateDict) -> dict[str, Any]:
+    width = len(tensors["backbone.model.stem.0.weight"])
+    blocks = tuple(count(tensors, rf"backbone\.model\.stages\.{i}\.blocks\.(\d+)\.norm\.weight") for i in range(4))
     if (width, blocks) not in _CONVNEXT:
         raise WeightsError(
             f"A ConvNeXt of {width} channels and {blocks} blocks is not a known variant: "
             f"{', '.join(f'{name} {sizes}' for sizes, name in _CONVNEXT.items())}."
         )
-    sections = _head(ours)
+    sections = _head(tensors)
     sections["heads"]["segmentation"]["feature_norm"] = True
     return {"backbone": {"name": "timm", "model": _CONVNEXT[width, blocks]}, **sections}
 
 
 def _convnext_lines() -> tuple[Line, ...]:
     stage, block = "backbone.encoder.stages.{s}", "backbone.encoder.stages.{s}.layers.{b}"
-    ours = "backbone.model.stages.{s}.blocks.{b}"
+    target = "backbone.model.stages.{s}.blocks.{b}"
     names = {"dwconv": "conv_dw", "layernorm": "norm", "pwconv1": "mlp.fc1", "pwconv2": "mlp.fc2"}
     return (
         Line("backbone.embeddings.patch_embeddings.*", "backbone.model.stem.0.*"),
         Line("backbone.embeddings.layernorm.*", "backbone.model.stem.1.*"),
         Line(f"{stage}.downsampling_layer.{{i}}.*", "backbone.model.stages.{s}.downsample.{i}.*"),
-        *(Line(f"{block}.{name}.*", f"{ours}.{own}.*") for name, own in names.items()),
-        Line(f"{block}.layer_scale_parameter", f"{ours}.gamma"),
+        *(Line(f"{block}.{name}.*", f"{target}.{part}.*") for name, part in names.items()),
+        Line(f"{block}.layer_scale_parameter", f"{target}.gamma"),
         *(Line(f"backbone.hidden_states_norms.{name}.*", f"{_HEAD}.feature_norms.{i}.*") for i, name in _numbered()),
     )
 
 
 def _swin_lines() -> tuple[Line, ...]:
-    lines = [line for line in backbone_lines(_SWIN.name, "backbone.") if "feature_norms" not in line.ours]
+    lines = [line for line in backbone_lines(_SWIN.name, "backbone.") if "feature_norms" not in line.key]
     norms = (Line(f"backbone.hidden_states_norms.{name}.*", f"backbone.feature_norms.{i}.*") for i, name in _numbered())
     return (*lines, *norms)
 
@@ -103,13 +103,13 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 
 
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The training on ADE20K; on label maps of the classes if they are not its 150."""
+    """The recipe of training on ADE20K; on label maps of the classes if they are not ADE20K's 150."""
     backbone, labels = sections["backbone"], classes.get("segmentation", ())
     model = "swin_tiny" if backbone["name"] == "swin" else str(backbone["model"])
     recipe = f"ade20k/upernet_{model if model.endswith('_tiny') else 'convnext_small'}"
     if len(labels) == 150:
         return recipe, {}
-    listed = [{"name": label.name, "id": label.file_id, "color": [*label.color]} for label in labels]
+    listed = [{"name": c.name, "id": c.file_id, "color": [*c.color]} for c in labels]
     return recipe, {"data": {"name": "label_maps", "classes": listed}}
 
 

@@ -1,4 +1,4 @@
-"""The models of a benchmark: configs and runs, or several backbones under the same heads by one protocol."""
+"""The cases of a benchmark: configs, runs and exported files, or backbones under heads by one protocol."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from densevit import config as configs
 from densevit import registry
-from densevit.config import Config, merging, yaml_io
+from densevit.config import Config, config_layers, yaml_io
 from densevit.errors import ConfigError, DensevitError, did_you_mean
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.file_model import FileModel, build
@@ -24,9 +24,9 @@ PROTOCOL = "benchmark/protocol"
 class Case:
     """A model of a benchmark.
 
-    name: unique. backbone, head: the names in the grid of a protocol; empty for a config.
-    values: the config as a dict. metrics: the metrics of a run that is already trained. lower_is_better: those of them
-    that are errors. file: an exported file, which is measured in place of a model of the config; None: there is none.
+    name: unique in the benchmark. backbone, head: names in a protocol's grid; empty for a config. values: the config as
+    a dict. metrics: scores of a finished run. lower_is_better: names of metrics that are errors. file: an exported file
+    to measure; None: measure a model built from the config.
     """
 
     name: str
@@ -39,8 +39,8 @@ class Case:
     file: FileModel | None = None
 
     def config(self, seed: int | None = None, **trained: Any) -> Config:
-        """The checked config. seed: replaces the config's unless None. trained: `optim` and `trainer` keys that replace
-        the config's, such as {"optim": {"lr": 1e-3}}."""
+        """The checked config. seed: None keeps the config's seed. trained: keys of `optim` and `trainer` to replace,
+        such as {"optim": {"lr": 1e-3}}."""
         values = _replaced(self.values, trained) | ({} if seed is None else {"seed": seed})
         config = configs.from_mapping(values, self.source)
         configs.check_plugins(config)
@@ -48,14 +48,14 @@ class Case:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the config: results of another config are not reused."""
+        """A hash of the config or the exported file, by which stored results are reused."""
         text = json.dumps(self.values, sort_keys=True, default=str).encode()
         return hashlib.sha256(text if self.file is None else self.file.file.path.read_bytes()).hexdigest()[:16]
 
 
 def cases_of_configs(sources: Sequence[str], overrides: Sequence[str]) -> list[Case]:
-    """A case for each config: a file, a shipped config's name, or a run folder, whose scores are reused; and for each
-    exported file."""
+    """One case per source: a config file, a shipped config's name, a run folder (its scores are reused) or an exported
+    file."""
     cases: dict[str, Case] = {}
     for source in sources:
         folder = user_path(source)
@@ -89,68 +89,68 @@ def _case_of_file(name: str, source: str) -> Case:
 def cases_of_protocol(
     protocol: str, backbones: Sequence[str], heads: Sequence[str], overrides: Sequence[str]
 ) -> list[Case]:
-    """A case for each backbone under each head: the protocol's config with that backbone and that head alone.
+    """One case per pair of backbone and head: the protocol's config with this backbone and this head alone.
 
     protocol: a config whose heads are candidates. backbones: files beside a shipped protocol by name (`swin`), section
     files (`mine.yaml`), or plugins with default options (`mynet`, `my_package:MyNet`). heads: names in the protocol, or
-    plugins with default options. Raises ConfigError for a name that is neither.
+    plugins with default options. Raises ConfigError for an unknown name.
     """
-    wrong = [given for given in overrides if given.split("=")[0].split(".")[0] == "backbone"]
+    wrong = [override for override in overrides if override.split("=")[0].split(".")[0] == "backbone"]
     if wrong:
         raise ConfigError(
             f"benchmark: {wrong[0]}: with --backbones, options of a backbone must be in a separate file: write the "
             "section to mine.yaml, as in `{name: swin, variant: tiny}`, and give --backbones mine.yaml."
         )
     file = yaml_io.find_file(protocol)
-    layer = merging.with_overrides(merging.read(file), overrides)
+    layer = config_layers.with_overrides(config_layers.read(file), overrides)
     sections = {head: _head(head, layer.values.get("heads", {})) for head in heads}
     cases = []
     for backbone in backbones:
         name, section = _backbone(backbone)
         for head, values in sections.items():
-            own = {**layer.values, "backbone": section, "heads": {head: values}}
-            cases.append(Case(f"{name}-{head}", own, f"{file} with {backbone} and {head}", name, head))
+            case_values = {**layer.values, "backbone": section, "heads": {head: values}}
+            cases.append(Case(f"{name}-{head}", case_values, f"{file} with {backbone} and {head}", name, head))
     repeated = {case.name for case in cases if [other.name for other in cases].count(case.name) > 1}
     if repeated:
         raise ConfigError(f"benchmark: {min(repeated)} is given twice. Fix: give files different names.")
     return cases
 
 
-def _backbone(given: str) -> tuple[str, dict[str, Any]]:
+def _backbone(backbone: str) -> tuple[str, dict[str, Any]]:
     """Name and section of a backbone."""
     shipped = yaml_io.shipped_configs()
-    if f"benchmark/{given}" in shipped:
-        return given, yaml_io.read_file(shipped[f"benchmark/{given}"])
-    if given.endswith((".yaml", ".yml")):
-        return Path(given).stem, yaml_io.read_file(user_path(given))
+    if f"benchmark/{backbone}" in shipped:
+        return backbone, yaml_io.read_file(shipped[f"benchmark/{backbone}"])
+    if backbone.endswith((".yaml", ".yml")):
+        return Path(backbone).stem, yaml_io.read_file(user_path(backbone))
     beside = [name.partition("/")[2] for name in shipped if name.startswith("benchmark/") and name != PROTOCOL]
-    known = [*beside, *registry.find("backbones")]
-    if ":" not in given and given not in known:
+    names = [*beside, *registry.find("backbones")]
+    if ":" not in backbone and backbone not in names:
         raise ConfigError(
-            f"benchmark: there is no backbone {given!r}.{did_you_mean(given, known)} Or a file FILE.yaml with its "
-            "section, or module:Class."
+            f"benchmark: there is no backbone {backbone!r}.{did_you_mean(backbone, names)} Or a file FILE.yaml with "
+            "its section, or module:Class."
         )
-    return given.rpartition(":")[2], {"name": given}
+    return backbone.rpartition(":")[2], {"name": backbone}
 
 
-def _head(given: str, sections: Mapping[str, Any]) -> dict[str, Any]:
-    if given in sections:
-        return dict(sections[given])
-    known = [*sections, *registry.find("heads")]
-    if ":" not in given and given not in known:
-        raise ConfigError(f"benchmark: there is no head {given!r}.{did_you_mean(given, known)}")
-    return {"name": given}
+def _head(head: str, sections: Mapping[str, Any]) -> dict[str, Any]:
+    if head in sections:
+        return dict(sections[head])
+    names = [*sections, *registry.find("heads")]
+    if ":" not in head and head not in names:
+        raise ConfigError(f"benchmark: there is no head {head!r}.{did_you_mean(head, names)}")
+    return {"name": head}
 
 
 def _replaced(values: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The values with keys of sections replaced. A learning rate or budget replaces all keys that set the same."""
+    """Replaces keys of sections. A learning rate or a budget also removes its alternatives, such as `lr_per_256`."""
     result = dict(values)
     for section, keys in trained.items():
-        own = dict(result.get(section, {}))
+        options = dict(result.get(section, {}))
         for alternatives in (("lr", "lr_per_256"), ("max_images", "max_steps", "max_epochs")):
             if any(key in keys for key in alternatives):
-                own = {key: value for key, value in own.items() if key not in alternatives}
-        result[section] = own | dict(keys)
+                options = {key: value for key, value in options.items() if key not in alternatives}
+        result[section] = options | dict(keys)
     return result
 
 
@@ -167,11 +167,11 @@ def setting_of(config: Config) -> dict[str, Any]:
 
 
 def main_metrics(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """The main metric HEAD/METRIC of each head among a run's metrics. Heads without an evaluator have none.
+    """The main metric HEAD/METRIC of each head with an evaluator, among a run's metrics.
 
     A metric's name may have a suffix, as in `AbsRel_aligned_median`.
     """
-    found = []
+    chosen = []
     for name, head in config.heads.items():
         if head.evaluation is None:
             continue
@@ -182,5 +182,5 @@ def main_metrics(config: Config, metrics: Mapping[str, float]) -> list[str]:
             continue
         if isinstance(main := getattr(evaluator, "main", None), str):
             full = f"{name}/{main}"
-            found += [metric for metric in metrics if metric == full or metric.startswith(f"{full}_")][:1]
-    return found
+            chosen += [metric for metric in metrics if metric == full or metric.startswith(f"{full}_")][:1]
+    return chosen

@@ -13,14 +13,15 @@ import torch
 from densevit import progress
 from densevit.atomic_io import check_writable, locked_folder
 from densevit.config import Config
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, DensevitError, one_line
-from densevit.inference.loading import device_of
+from densevit.inference.model_loading import device_of
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_sections, classes_by_head
 from densevit.paths import user_path
 from densevit.reporting.html_page import Heading, fragment
-from densevit_workbench.benchmarking import tables
+from densevit_workbench.benchmarking import benchmark_tables
+from densevit_workbench.benchmarking.benchmark_results import CaseResult, Results, finite
 from densevit_workbench.benchmarking.cases import (
     PROTOCOL,
     Case,
@@ -29,15 +30,14 @@ from densevit_workbench.benchmarking.cases import (
     main_metrics,
     setting_of,
 )
-from densevit_workbench.benchmarking.results import CaseResult, Results, finite
 from densevit_workbench.benchmarking.timing import MODES, Forward, check_modes, device_name, interleaved
 from densevit_workbench.benchmarking.trainings import train_case
 from densevit_workbench.model_cost import model_cost
 
-ASSUMED_CLASSES = 80  # of a head whose data set is not on this machine
-DEFAULT_SIDE = 512  # of the images of a config without data.image_size
+ASSUMED_CLASSES = 80  # if a data set is not on this machine
+DEFAULT_SIDE = 512  # for a config without data.image_size
 RATES = (5e-4, 1e-3, 2e-3)
-TRAININGS = "trainings"  # a folder with a folder for each model
+TRAININGS = "trainings"  # folder; one subfolder per model
 
 Size = tuple[int, int]
 
@@ -46,7 +46,7 @@ Size = tuple[int, int]
 class Benchmark:
     """A finished benchmark.
 
-    results: the results of each model. folder: where `benchmark.md` and `.json` are.
+    results: the results of each model. folder: contains benchmark.md and benchmark.json.
     """
 
     results: Mapping[str, CaseResult]
@@ -64,11 +64,11 @@ class Benchmark:
 
     def _repr_html_(self) -> str:
         """The tables, which Jupyter displays for a benchmark at the end of a cell."""
-        return fragment([Heading("Benchmark"), *tables.parts(self.results, self.facts)])
+        return fragment([Heading("Benchmark"), *benchmark_tables.parts(self.results, self.facts)])
 
     def markdown(self) -> str:
         """The tables, as in `benchmark.md`."""
-        return tables.markdown(self.results, self.facts)
+        return benchmark_tables.markdown(self.results, self.facts)
 
 
 def benchmark(
@@ -93,18 +93,16 @@ def benchmark(
 ) -> Benchmark:
     """Measures models side by side: parameters, multiply-adds, latency, throughput, memory and scores.
 
-    configs: config files, shipped configs' names, run folders, whose scores are taken over, or exported files, whose
-    speed is measured with ONNX Runtime or PyTorch on the CPU. backbones, heads: instead of configs: each backbone under
-    each head by the `protocol`, a config with candidate heads. overrides: "data=FILE", "heads.setr.width=64" of all
-    configs or of the protocol.
+    configs: config files, shipped configs' names, run folders (their scores are reused) or exported files (timed on the
+    CPU by ONNX Runtime or PyTorch). backbones, heads: instead of configs, each backbone under each head by `protocol`,
+    a config with candidate heads. overrides: keys of all configs or the protocol, "data=FILE", "heads.setr.width=64".
     sizes: sides or (height, width) of the images; none: each config's `data.image_size`. modes: fp32, bf16 (autocast),
     fp32-compiled, bf16-compiled. rounds: timed runs of each cell.
-    train: also trains each model, on `images` images (None: as its config says); with backbones, the learning rate is
-    the one of `rates` with the lowest loss in a trial on an eighth of the images. seeds: repeats each training with
-    each of these seeds, for means and standard deviations; none: the config's. The data set stays the same.
-    out: a folder; results in it are not computed again, so an interrupted benchmark continues.
-    quiet: no progress on stderr. command: the command that `benchmark.md` names. A model that fails is reported in
-    `Benchmark.errors`, and the other models are still measured.
+    train: also trains each model, on `images` images (None: the config's budget). rates: learning rates to try, with
+    backbones: a trial on an eighth of the images picks the rate with the lowest loss. seeds: one run per seed, for
+    means and standard deviations; empty: the config's seed.
+    out: a folder; stored results are reused, so an interrupted benchmark continues. quiet: no progress on stderr.
+    command: the command to print in benchmark.md. `Benchmark.errors` reports failed models; the others are measured.
     Raises ConfigError for configs and names that do not exist, and if another benchmark writes to the folder.
     """
     cases = _cases(configs, overrides, backbones, heads, protocol)
@@ -117,44 +115,47 @@ def benchmark(
         raise ConfigError("benchmark: seeds are for trainings only. Fix: give train too.")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"benchmark: a seed is given twice: {', '.join(map(str, seeds))}.")
-    place, folder = device_of(device), user_path(out)
+    torch_device, folder = device_of(device), user_path(out)
     check_writable(folder, fix="Fix: name a folder with --out DIR.")
-    given = [(size, size) if isinstance(size, int) else (size[0], size[1]) for size in sizes]
+    input_sizes = [(size, size) if isinstance(size, int) else (size[0], size[1]) for size in sizes]
     with locked_folder(folder):
         results = Results.of(folder / "benchmark.json")
         results.facts = {
             "command": command,
             "densevit": version("densevit"),
             "torch": torch.__version__,
-            "device": device_name(place),
+            "device": device_name(torch_device),
             "threads": torch.get_num_threads(),
         }
-        mine: dict[str, CaseResult] = {}
+        case_results: dict[str, CaseResult] = {}
         for case in cases:
-            mine[case.name] = results.case(case.name, case.fingerprint, case.backbone, case.head)
-            mine[case.name].errors.clear()
+            case_results[case.name] = results.case(case.name, case.fingerprint, case.backbone, case.head)
+            case_results[case.name].errors.clear()
             if case.metrics is not None and not train:
-                mine[case.name].training |= {
+                case_results[case.name].training |= {
                     "metrics": finite(dict(case.metrics)),
                     "main": main_metrics(case.config(), case.metrics),
                     "lower_is_better": case.lower_is_better,
                 }
-        attempt, models = _Attempts(mine, results.write), _Models()
+        attempt, models = _Attempts(case_results, results.write), _Models()
 
         for case in progress.track(cases, "cost", len(cases), quiet):
-            attempt(case.name, "cost", partial(_cost, case, mine[case.name], given, models))
-        _measure(cases, mine, attempt, models, given, [*batch_sizes], [*modes], place, rounds, quiet)
+            attempt(case.name, "cost", partial(_cost, case, case_results[case.name], input_sizes, models))
+        _measure(
+            cases, case_results, attempt, models, input_sizes, [*batch_sizes], [*modes], torch_device, rounds, quiet
+        )
         if train:
             chosen = tuple(rates) if backbones else ()
             for number, case in enumerate(cases, 1):
                 if not quiet:
                     print(f"Training {number} of {len(cases)}: {case.name}", file=sys.stderr)
-                own = (case, mine[case.name], folder / TRAININGS / case.name, images, chosen, seeds, results.write)
-                attempt(case.name, "training", partial(train_case, *own))
-        found = Benchmark(mine, folder, results.facts)
+                training_folder = folder / TRAININGS / case.name
+                work = partial(train_case, case, case_results[case.name], training_folder, images, chosen, seeds)
+                attempt(case.name, "training", partial(work, results.write))
+        finished = Benchmark(case_results, folder, results.facts)
         results.write()
-        (folder / "benchmark.md").write_text(found.markdown(), encoding="utf-8")
-    return found
+        (folder / "benchmark.md").write_text(finished.markdown(), encoding="utf-8")
+    return finished
 
 
 class _Attempts:
@@ -164,7 +165,7 @@ class _Attempts:
         self.results, self.save = results, save
 
     def __call__(self, name: str, step: str, work: Callable[[], None]) -> bool:
-        """Whether it succeeded."""
+        """Runs a step of a model. Returns whether it succeeded."""
         try:
             work()
         except Exception as error:  # from a plugin or its data, or out of memory
@@ -199,10 +200,12 @@ def _size(config: Config) -> Size:
 
 
 class _Models:
-    """Builds the models with random weights. Each data set is opened once, for its classes."""
+    """Builds models with random weights. Opens each data set once, for its classes."""
 
     def __init__(self) -> None:
-        self.classes: dict[str, dict[str, Sequence[Class]] | None] = {}  # of the heads; None: no data on this machine
+        self.classes: dict[
+            str, dict[str, Sequence[Class]] | None
+        ] = {}  # by head, for each case; None: no data on this machine
 
     def build(self, case: Case) -> DenseModel:
         config = case.config()
@@ -212,11 +215,11 @@ class _Models:
                 self.classes[case.name] = classes_by_head(config, train)
             except DensevitError:
                 self.classes[case.name] = None
-        known = self.classes[case.name]
-        if known is None:
+        classes = self.classes[case.name]
+        if classes is None:
             assumed = [Class(f"class {i}", i, (0, 0, 0)) for i in range(ASSUMED_CLASSES)]
-            known = dict.fromkeys(config.heads, assumed)
-        return build_from_sections(config, known, pretrained=False)
+            classes = dict.fromkeys(config.heads, assumed)
+        return build_from_sections(config, classes, pretrained=False)
 
 
 def _cost(case: Case, result: CaseResult, sizes: Sequence[Size], models: _Models) -> None:
@@ -224,8 +227,8 @@ def _cost(case: Case, result: CaseResult, sizes: Sequence[Size], models: _Models
     result.setting = setting_of(config)
     if case.file is not None:
         return  # a runtime's graph has no modules to count
-    own = [*sizes] or [_size(config)]
-    missing = [size for size in own if _named(size) not in result.cost.get("by_size", {})]
+    case_sizes = [*sizes] or [_size(config)]
+    missing = [size for size in case_sizes if _named(size) not in result.cost.get("by_size", {})]
     if not missing:
         return
     model = models.build(case)
@@ -251,15 +254,15 @@ def _measure(
     rounds: int,
     quiet: bool,
 ) -> None:
-    """Times the models of each mode, batch and size together."""
+    """Times the models in interleaved rounds, for each mode, batch and size."""
     groups: dict[tuple[str, int, Size], list[Case]] = {}
     for case in cases:
         if "cost" in results[case.name].errors:
             continue
-        own = [*sizes] or [_size(case.config())]
+        case_sizes = [*sizes] or [_size(case.config())]
         for mode in modes:
             for batch in batch_sizes:
-                for size in own:
+                for size in case_sizes:
                     if timing_key(device, mode, batch, size) not in results[case.name].timings:
                         groups.setdefault((mode, batch, size), []).append(case)
     for (mode, batch, size), members in progress.track(groups.items(), "latency", len(groups), quiet):

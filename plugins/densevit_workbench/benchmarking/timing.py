@@ -21,17 +21,17 @@ MODES: dict[str, tuple[torch.dtype | None, bool]] = {  # dtype of autocast, whet
     "fp32-compiled": (None, True),
     "bf16-compiled": (torch.bfloat16, True),
 }
-WARM_UP = 3  # rounds that are not counted; in the first, a compiled model compiles
+WARM_UP = 3  # rounds that do not count; a compiled model compiles in the first
 FEWEST_ROUNDS = 5
-MOST_SECONDS = 20.0  # of the counted rounds, for each model
+MOST_SECONDS = 20.0  # per model, for counted rounds
 
 
 @dataclass(frozen=True)
 class Timing:
     """Times of one batch, from uint8 images on the device to predictions, over `runs` runs.
 
-    p50_ms, p95_ms: percentiles. images_per_second: the throughput at the median time. memory_mb: the weights and
-    the peak that one batch adds to them, on a GPU; None elsewhere.
+    p50_ms, p95_ms: percentiles. images_per_second: throughput at the median time. memory_mb: weights plus the peak
+    that one batch adds, on a GPU; None on other devices.
     """
 
     p50_ms: float
@@ -42,7 +42,7 @@ class Timing:
 
 
 def check_modes(modes: list[str]) -> list[str]:
-    """The modes. Raises DensevitError for an unknown one."""
+    """Returns the modes. Raises DensevitError for an unknown mode."""
     for mode in modes:
         if mode not in MODES:
             raise DensevitError(f"benchmark: there is no mode {mode!r}.{did_you_mean(mode, MODES)}")
@@ -86,23 +86,23 @@ class Forward:
         return time.perf_counter() - start
 
     def peak_memory(self) -> float | None:
-        """MB; see `Timing`."""
+        """The `memory_mb` of a `Timing`."""
         if self.device.type != "cuda":
             return None
         _wait(self.device)
-        before = torch.cuda.memory_allocated(self.device)  # other models of the benchmark are there too
+        before = torch.cuda.memory_allocated(self.device)  # includes the other models of the benchmark
         torch.cuda.reset_peak_memory_stats(self.device)
         self()
         _wait(self.device)
-        own = sum(x.numel() * x.element_size() for x in [*self.model.parameters(), *self.model.buffers()])
-        return (torch.cuda.max_memory_allocated(self.device) - before + own) / 1e6
+        weights = sum(x.numel() * x.element_size() for x in [*self.model.parameters(), *self.model.buffers()])
+        return (torch.cuda.max_memory_allocated(self.device) - before + weights) / 1e6
 
 
 def interleaved(runs: Mapping[str, Forward], rounds: int) -> tuple[dict[str, Timing], dict[str, Exception]]:
     """Times the models one after another in each round, so that other load slows all of them equally.
 
-    Each round begins with another model. After the warm-up there are `rounds` rounds, or as many as fit into
-    MOST_SECONDS per model, but at least FEWEST_ROUNDS. Returns the timings, and the errors of the models that fail.
+    Rounds begin with different models. After the warm-up come `rounds` rounds, or as many as fit into MOST_SECONDS per
+    model, but at least FEWEST_ROUNDS. Returns timings, and the errors of failed models.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     errors: dict[str, Exception] = {}
@@ -131,7 +131,7 @@ def interleaved(runs: Mapping[str, Forward], rounds: int) -> tuple[dict[str, Tim
 
 
 def timing(seconds: list[float], batch: int, memory: float | None) -> Timing:
-    """The percentiles of the times of some runs."""
+    """Percentiles of the times of several runs."""
     p50, p95 = statistics.median(seconds), float(np.percentile(seconds, 95))
     return Timing(1e3 * p50, 1e3 * p95, batch / p50, memory, len(seconds))
 

@@ -1,4 +1,4 @@
-"""Trainings of a benchmark: a fixed number of images, and one rule for the learning rate."""
+"""Trains the models of a benchmark: a fixed number of images, and one rule for the learning rate."""
 
 import shutil
 import statistics
@@ -15,11 +15,11 @@ from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.optim import learning_rate
 from densevit.training.run.fit import Run, fit
+from densevit_workbench.benchmarking.benchmark_results import CaseResult, finite
 from densevit_workbench.benchmarking.cases import Case
-from densevit_workbench.benchmarking.results import CaseResult, finite
 from densevit_workbench.benchmarking.timing import device_name
 
-AGAIN = "the same command as before"  # resumes a training of a benchmark
+AGAIN = "the same command as before"  # how a user resumes an interrupted run
 TRIAL_SHARE = 8  # a trial of a learning rate sees one eighth of the images
 
 
@@ -32,25 +32,24 @@ def train_case(
     seeds: Sequence[int],
     save: Callable[[], None],
 ) -> None:
-    """Trains a model with each seed and stores its metrics in `result.training`; finished trainings are not repeated.
+    """Trains a model with each seed and stores its metrics in `result.training`; skips finished runs.
 
-    images: the budget; None: the config's. rates: the learning rates; each of several is first tried on an eighth of
-    the images, and the one with the lowest mean training loss over the second half of its trial is used. Without rates
-    the config's is used. seeds: one training each; none: the config's seed, which trials always have. save: called
-    after each step.
+    images: the budget; None: the config's. rates: learning rates. Several rates are first tried on an eighth of the
+    images, with the config's seed; the rate with the lowest mean training loss over the second half of its trial wins.
+    Empty: the config's rate. seeds: one run each; empty: the config's seed. save: stores the results.
     """
     config = case.config()
     budget = images or config.trainer.max_images
     training: dict[str, Any] = result.training
-    if training.get("asked") != [budget, *rates]:
+    if training.get("requested") != [budget, *rates]:
         training.clear()
-        training["asked"] = [budget, *rates]
+        training["requested"] = [budget, *rates]
         shutil.rmtree(folder, ignore_errors=True)
     runs: dict[str, Any] = training.setdefault("runs", {})
-    own = [*seeds] or [config.seed]
-    if any(str(seed) not in runs for seed in own):
+    seeds = [*seeds] or [config.seed]
+    if any(str(seed) not in runs for seed in seeds):
         training["lr"] = _rate(case, training, folder, budget, rates, save)
-    for seed in own:
+    for seed in seeds:
         if str(seed) in runs:
             continue
         optim = {"lr": training["lr"]} if rates else {}
@@ -59,9 +58,9 @@ def train_case(
         name = "run" if seed == config.seed else f"run-seed-{seed}"
         run = _trained(case.config(seed, optim=optim, trainer=trainer), folder / name, facts)
         runs[str(seed)] = {"seconds": time.perf_counter() - start, "metrics": finite(run.metrics)}
-        training |= facts.found
+        training |= facts.values
         save()
-    training |= {"seeds": own, **_summary([runs[str(seed)] for seed in own])}
+    training |= {"seeds": seeds, **_summary([runs[str(seed)] for seed in seeds])}
     save()
 
 
@@ -73,7 +72,7 @@ def _rate(
     rates: Sequence[float],
     save: Callable[[], None],
 ) -> float | None:
-    """The learning rate; see `train_case`. None: the config's. `training` keeps the losses of the trials."""
+    """Picks a learning rate, see `train_case`; None: the config's. Stores the losses of trials in `training`."""
     losses: dict[str, float] = training.setdefault("trials", {})
     for rate in rates if len(rates) > 1 else ():
         if f"{rate:g}" not in losses:
@@ -85,16 +84,16 @@ def _rate(
 
 
 def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means and sample standard deviations of the metrics, None where a run has none. One run has no deviations."""
+    """Means and sample standard deviations of metrics; None where a run lacks the metric. No deviations for one run."""
     by_metric = {name: [run["metrics"].get(name) for run in runs] for name in runs[0]["metrics"]}
-    known = {name: values for name, values in by_metric.items() if None not in values}
-    means = dict.fromkeys(by_metric) | {name: statistics.fmean(values) for name, values in known.items()}
-    deviations = {name: statistics.stdev(values) for name, values in known.items()} if len(runs) > 1 else {}
+    complete = {name: values for name, values in by_metric.items() if None not in values}
+    means = dict.fromkeys(by_metric) | {name: statistics.fmean(values) for name, values in complete.items()}
+    deviations = {name: statistics.stdev(values) for name, values in complete.items()} if len(runs) > 1 else {}
     return {"seconds": sum(run["seconds"] for run in runs), "metrics": means, "deviations": deviations}
 
 
 def _trained(config: Config, folder: Path, facts: "_Facts") -> Run:
-    """The run in this folder, which is resumed if it was interrupted. Raises KeyboardInterrupt if it is stopped."""
+    """Trains in a folder, or resumes its interrupted run. Raises KeyboardInterrupt if the user stops the run."""
     if (folder / "checkpoints" / "last.ckpt").is_file():
         try:
             run = fit(resume=folder, callbacks=[facts], resume_with=AGAIN)
@@ -110,7 +109,7 @@ def _trained(config: Config, folder: Path, facts: "_Facts") -> Run:
 
 
 def _trial_loss(case: Case, folder: Path, budget: int | None, rate: float) -> float:
-    """The mean training loss over the second half of a short training, which is not evaluated."""
+    """The mean training loss over the second half of a short run without validation."""
     config = case.config(optim={"lr": rate}, trainer={"max_images": _trial_images(budget), "loggers": []})
     shutil.rmtree(folder, ignore_errors=True)
     trial = _Trial()
@@ -132,17 +131,17 @@ def _trial_images(budget: int | None) -> int:
 
 
 class _Facts(lightning.Callback):
-    """Collects the facts about a training that the tables show."""
+    """Collects facts about a run for the tables."""
 
     def __init__(self) -> None:
-        self.found: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         module = getattr(trainer, "datamodule", None)  # Lightning sets it in `fit`
         assert isinstance(module, DenseDataModule)
         assert isinstance(pl_module, DenseModule) and pl_module.budget is not None
         data, evaluators = module.data, pl_module.validation.evaluators or {}
-        self.found = {
+        self.values = {
             "images": pl_module.budget.images,
             "lr": learning_rate(pl_module.optim, pl_module.budget.images_per_step),
             "train_images": len(data.train),
@@ -157,7 +156,7 @@ class _Facts(lightning.Callback):
 
 
 class _Trial(lightning.Callback):
-    """Collects the losses of a training and switches validation off."""
+    """Collects training losses and switches validation off."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []

@@ -55,18 +55,18 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         default=Path("runs/benchmark"),
-        help="the results; finished ones are not repeated",
+        help="folder of results; stored results are reused",
     )
 
 
 def run(args: Namespace) -> int:
     from densevit_workbench.benchmarking.suite import RATES, benchmark
 
-    overrides = [given for given in args.configs if "=" in given and not Path(given).exists()]
+    overrides = [argument for argument in args.configs if "=" in argument and not Path(argument).exists()]
     # Trainings print to stdout, which is reserved for the result.
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing if args.output.quiet else sys.stderr):
-        found = benchmark(
-            [given for given in args.configs if given not in overrides],
+        finished = benchmark(
+            [argument for argument in args.configs if argument not in overrides],
             overrides,
             backbones=args.backbones,
             heads=args.heads,
@@ -84,12 +84,12 @@ def run(args: Namespace) -> int:
             quiet=args.output.quiet,
             command=args.command,
         )
-    args.output.show(found.markdown(), f"{found.folder}/benchmark.md and benchmark.json")
-    cases = {name: vars(case) for name, case in found.results.items()}
-    args.output.result({"folder": str(found.folder), "facts": found.facts, "cases": cases})
-    for name, text in found.errors.items():
+    args.output.show(finished.markdown(), f"{finished.folder}/benchmark.md and benchmark.json")
+    cases = {name: vars(case) for name, case in finished.results.items()}
+    args.output.result({"folder": str(finished.folder), "facts": finished.facts, "cases": cases})
+    for name, text in finished.errors.items():
         args.output.problem(f"{name}: {text}")
-    return 1 if found.errors else 0
+    return 1 if finished.errors else 0
 
 
 def _names(text: str) -> list[str]:
@@ -102,10 +102,10 @@ def _names(text: str) -> list[str]:
 def _sizes(text: str) -> list[tuple[int, int]]:
     sizes = []
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)(?:x(\d+))?\s*", part)
-        if not found or not int(found[1]) * int(found[2] or 1):
+        match = re.fullmatch(r"\s*(\d+)(?:x(\d+))?\s*", part)
+        if not match or not int(match[1]) * int(match[2] or 1):
             raise ArgumentTypeError(f"{part!r}: expected a side, or HEIGHTxWIDTH, as in 224,480x640")
-        sizes.append((int(found[1]), int(found[2] or found[1])))
+        sizes.append((int(match[1]), int(match[2] or match[1])))
     return sizes
 
 

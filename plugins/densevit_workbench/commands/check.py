@@ -1,4 +1,4 @@
-"""Checks a backbone, head or training method of one's own.
+"""Checks a custom backbone, head or training method.
 
 Shapes, gradients, precisions, state, options and more. Exit code 1 if a check fails.
 """
@@ -15,7 +15,7 @@ from densevit.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from densevit_workbench.testing.results import CheckResult
+    from densevit_workbench.testing.check_results import CheckResult
 
 KINDS = ("backbone", "head", "method")
 
@@ -40,9 +40,9 @@ def run(args: Namespace) -> int:
     plugin: Callable[..., Any] = registry.load(group, args.name)
     factory = functools.partial(plugin, **options)
 
-    from densevit_workbench.testing.results import messages
+    from densevit_workbench.testing.check_results import messages
 
-    module = importlib.import_module(f"densevit_workbench.testing.{group}")
+    module = importlib.import_module(f"densevit_workbench.testing.{args.kind}_checks")
     try:
         checks = getattr(module, f"{args.kind}_checks")(factory, skip=args.skip)
     except ValueError as error:
@@ -53,16 +53,18 @@ def run(args: Namespace) -> int:
     for message in messages(results):
         args.output.problem(message)
     args.output.show(f"{args.name}: {passed} of {len(results)} checks passed")
-    args.output.result({"checks": [{"name": one.name, "passed": one.passed, "note": one.note} for one in results]})
+    args.output.result(
+        {"checks": [{"name": check.name, "passed": check.passed, "note": check.note} for check in results]}
+    )
     return 0 if passed == len(results) else 1
 
 
-def read_options(given: Sequence[str]) -> dict[str, Any]:
+def read_options(arguments: Sequence[str]) -> dict[str, Any]:
     """A dict of `key=value` arguments, with values in YAML."""
     from densevit.config.yaml_io import parse
 
     options: dict[str, Any] = {}
-    for option in given:
+    for option in arguments:
         name, equals, text = option.partition("=")
         if not equals or not name.strip() or not text.strip():
             raise ConfigError(f"command line: {option!r} is not an option: write key=value, and key=null for none.")
@@ -76,5 +78,7 @@ def _table(title: str, results: "Sequence[CheckResult]") -> "Table":
     from densevit.terminal import table
 
     verdicts = {True: Text("passed", "green"), False: Text("FAILED", "bold red")}
-    rows: list[list[str | Text]] = [[one.name, verdicts[one.passed], f"{one.seconds:.2f}", one.note] for one in results]
+    rows: list[list[str | Text]] = [
+        [check.name, verdicts[check.passed], f"{check.seconds:.2f}", check.note] for check in results
+    ]
     return table(rows, ["check", "", "seconds", "note"], title, right=(2,), no_wrap=(0,))

@@ -38,14 +38,14 @@ def run(args: Namespace) -> int:
 
     check_free(args.out)
     if args.to is None:
-        found = convert(args.source, args.layout, args.overrides, args.trust)
-        write(found, args.out)
-        if found.config is not None:
+        converted = convert(args.source, args.layout, args.overrides, args.trust)
+        write(converted, args.out)
+        if converted.config is not None:
             use = "a run, for densevit.load, evaluate and predict"
         else:
             use = f"a backbone, for train CONFIG backbone={args.out / 'backbone.yaml'}"
-        args.output.show(weights_table(found.fit), f"{args.out}: {use}")
-        args.output.result({"out": str(args.out), "kind": "backbone" if found.config is None else "run"})
+        args.output.show(weights_table(converted.fit), f"{args.out}: {use}")
+        args.output.result({"out": str(args.out), "kind": "backbone" if converted.config is None else "run"})
         return 0
     if args.layout is not None or args.overrides:
         raise ConfigError("--to writes a run unchanged. Fix: leave out --as and section.key=value.")

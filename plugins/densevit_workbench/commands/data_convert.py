@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides",
         metavar="data.channels=NAMES",
         nargs="*",
-        help="the images' channels, if each has a file of its own",
+        help="channels of the images, if each channel has its own file",
     )
     parser.add_argument(
         "--splits",
@@ -69,14 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from densevit_workbench.interchange.paths import check_paths
+    from densevit_workbench.interchange.conversion_paths import check_paths
 
     check_paths(args.source, args.out)  # before slow imports
-    from densevit_workbench.interchange.convert import convert_dataset
+    from densevit_workbench.interchange.dataset_conversion import convert_dataset
 
     channels = _channels(args.format, args.overrides) if args.overrides else None
-    merge = {old: new for one in args.merge for old, new in one.items()}
-    found = convert_dataset(
+    merge = {old: new for renamed in args.merge for old, new in renamed.items()}
+    dataset = convert_dataset(
         args.format,
         args.source,
         args.out,
@@ -90,28 +90,29 @@ def run(args: argparse.Namespace) -> int:
         args.origin,
         channels,
     )
-    for inventory in found.inventories:
+    for inventory in dataset.inventories:
         if not inventory.left_out:  # otherwise a warning has shown it
             args.output.show(str(inventory))
-    counts = {split: len(images) for split, images in found.splits.items()}
-    objects = {split: sum(len(image.objects) for image in images) for split, images in found.splits.items()}
-    empty = {split: sum(not image.objects for image in images) for split, images in found.splits.items()}
+    counts = {split: len(images) for split, images in dataset.splits.items()}
+    objects = {split: sum(len(image.objects) for image in images) for split, images in dataset.splits.items()}
+    empty = {split: sum(not image.objects for image in images) for split, images in dataset.splits.items()}
     for split, count in counts.items():
-        images, ones = counted(count, "image"), counted(objects[split], "object")
+        image_text, object_text = counted(count, "image"), counted(objects[split], "object")
         background = f"; {counted(empty[split], 'image')} without objects" if empty[split] else ""
-        args.output.show(f"{split}: {images}, {ones}{background}")
-    args.output.show(f"{counted(len(found.classes), 'class')}: {', '.join(found.classes)}")
+        args.output.show(f"{split}: {image_text}, {object_text}{background}")
+    args.output.show(f"{counted(len(dataset.classes), 'class')}: {', '.join(dataset.classes)}")
     args.output.show(f"Use it with: data=folder data.root={shlex.join([str(args.out), *args.overrides])}")
-    every = [image for images in found.splits.values() for image in images]
+    every = [image for images in dataset.splits.values() for image in images]
     args.output.result(
         {
             "images": counts,
             "objects": objects,
-            "classes": list(found.classes),
+            "classes": list(dataset.classes),
             "without_label_file": [str(image.path) for image in every if not image.label_file_exists],
-            "left_out": list(found.left_out),
+            "left_out": list(dataset.left_out),
             "inventories": {
-                one.noun: {"found": one.total, "used": one.used, "left_out": one.left_out} for one in found.inventories
+                inventory.noun: {"found": inventory.total, "used": inventory.used, "left_out": inventory.left_out}
+                for inventory in dataset.inventories
             },
             "out": str(args.out),
         }
@@ -120,11 +121,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _channels(format: str, overrides: list[str]) -> "Channels":
-    """The channels that overrides describe. Raises ConfigError for other keys."""
+    """Builds channels from overrides. Raises ConfigError for other keys."""
     from densevit import config as configs
     from densevit.config.data_schema import CHANNELS
 
-    other = [one for one in overrides if one.partition("=")[0] not in [f"data.{key}" for key in CHANNELS]]
+    other = [
+        override for override in overrides if override.partition("=")[0] not in [f"data.{key}" for key in CHANNELS]
+    ]
     if other:
         raise ConfigError(f"{other[0]!r} is not a key of images' channels: data.{', data.'.join(CHANNELS)}.")
     section: DataSection = configs.section("data", {"name": format}, "data convert", overrides)

@@ -1,6 +1,6 @@
 """Writes predictions as a COCO json for label tools.
 
-The objects predicted by `densevit predict`, as images, categories and annotations with scores. Label tools that import
+Converts the objects of `densevit predict` to images, categories and annotations with scores. Label tools that import
 COCO's format, such as CVAT, show them as labels to correct.
 """
 
@@ -32,13 +32,13 @@ def run(args: argparse.Namespace) -> int:
     from densevit.atomic_io import check_writable
 
     check_writable(args.out.absolute().parent, args.out)  # before slow imports
-    from densevit.inference.loading import load
+    from densevit.inference.model_loading import load
     from densevit.inference.scores import threshold_origin
     from densevit_workbench.interchange.prelabels import write_prelabels
 
     model = load(args.model, "cpu", args.trust)
-    found = write_prelabels(args.predictions, model, args.out, args.threshold, args.model)
-    origin = threshold_origin(args.threshold, model, found.head)
-    args.output.show(f"{args.out}: {found.objects:,} objects of score {found.threshold:.4g} or more ({origin})")
-    args.output.result({"out": str(args.out), "objects": found.objects, "threshold": found.threshold})
+    written = write_prelabels(args.predictions, model, args.out, args.threshold, args.model)
+    origin = threshold_origin(args.threshold, model, written.head)
+    args.output.show(f"{args.out}: {written.objects:,} objects of score {written.threshold:.4g} or more ({origin})")
+    args.output.result({"out": str(args.out), "objects": written.objects, "threshold": written.threshold})
     return 0

@@ -1,8 +1,8 @@
-"""Examines a data set before a training; writes a page.
+"""Examines a data set before training; writes a page.
 
-Files, annotations, classes, duplicates, and the effect of augmentation. The HTML page has all numbers, findings and
-augmented samples. Exit code 1 if there are errors. With --environment, prints versions and devices
-instead, for bug reports.
+Files, annotations, classes, duplicates, and the effect of augmentation. The HTML page shows all numbers, findings and
+augmented samples. Exit code 1 if there are errors. With --environment, prints versions and devices instead, for bug
+reports.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.source is None:
         raise ConfigError("doctor needs a folder, a data section or a config to examine, or --environment.")
     from densevit.atomic_io import atomic_file, check_free, check_writable, write_next_free
-    from densevit_workbench.doctor import tables
+    from densevit_workbench.doctor import diagnosis_tables
     from densevit_workbench.doctor.diagnose import diagnose
 
     page: Path | None = args.out
@@ -60,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         with atomic_file(page) as partial:
             diagnosis.write_page(partial)
-    args.output.show(*tables.tables(diagnosis))
+    args.output.show(*diagnosis_tables.tables(diagnosis))
     args.output.show(f"\n{diagnosis.summary}", f"page: {page}")
-    args.output.result(tables.as_json(diagnosis) | {"page": str(page)})
+    args.output.result(diagnosis_tables.as_json(diagnosis) | {"page": str(page)})
     return 1 if diagnosis.errors else 0
 
 
@@ -70,11 +70,11 @@ def _environment(args: argparse.Namespace) -> int:
     from densevit import terminal
     from densevit_workbench.doctor import environment
 
-    given = [args.source, *args.overrides, args.images != IMAGES and "--images", args.out and "--out"]
-    unused = [one for one in given if one]
+    arguments = [args.source, *args.overrides, args.images != IMAGES and "--images", args.out and "--out"]
+    unused = [argument for argument in arguments if argument]
     if unused:
         raise ConfigError(
-            f"--environment examines the installation, and neither data nor a config. Fix: leave out "
+            f"--environment examines the installation, not data or a config. Fix: leave out "
             f"{', '.join(map(repr, unused))}, or examine the data in a second command."
         )
     rows, problems = environment.examine()

@@ -33,20 +33,21 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     from densevit.atomic_io import check_new_folder, locked_folder
-    from densevit.inference.loading import load
-    from densevit_workbench.inspection.inspect import inspect
+    from densevit.inference.model_loading import load
+    from densevit_workbench.inspection.model_inspection import inspect
 
     out = args.out or Path(f"inspect-{Path(args.image).stem}")
     check_new_folder(out)
     with locked_folder(out):
         check_new_folder(out)  # another process may have written it meanwhile
-        found = inspect(load(args.model, trust=args.trust), args.image, args.at, args.inspector)
-        files = found.save(out)
-    shown = [path.name for path in files]
+        inspection = inspect(load(args.model, trust=args.trust), args.image, args.at, args.inspector)
+        files = inspection.save(out)
+    names = [path.name for path in files]
     args.output.show(
-        f"{len(found.layers)} layers of attention; {out}/inspect.html, with {', '.join(shown[:-2])} and {shown[-1]}"
+        f"{len(inspection.layers)} layers of attention; {out}/inspect.html, with {', '.join(names[:-2])} and "
+        f"{names[-1]}"
     )
-    args.output.result({"folder": str(out), "files": shown, **found.as_dict()})
+    args.output.result({"folder": str(out), "files": names, **inspection.as_dict()})
     return 0
 
 

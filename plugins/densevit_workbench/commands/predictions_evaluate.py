@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     args.model = named or str(settings["model"])
     if named is None and ":" not in args.model and not user_path(args.model).exists():
         raise WeightsError(
-            f"{args.model}: there is no such model, of which {args.predictions} has the predictions. If it was moved: "
+            f"{args.model}, the model of the predictions in {args.predictions}, does not exist. If it was moved: "
             "--model MODEL."
         )
 
@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
         for head in model.stored.heads_with("score"):
             if lowest[head]:
                 args.output.problem(
-                    f"warning: {head}: {args.predictions} has only objects of score {lowest[head]:g} or more: AP is "
-                    "lower than that of all objects."
+                    f"warning: {head}: {args.predictions} contains only objects of score {lowest[head]:g} or more: AP "
+                    "is lower than with all objects."
                 )
         return replace(plan, predictor=Predictor(model, predictor.config, resize=predictor.replaced_resize))
 

@@ -1,4 +1,4 @@
-"""Writes a page about a run, or one that compares several, or a table of runs for a paper."""
+"""Writes a page about one run, a page that compares runs, or a table of runs for a paper."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     if args.table:
         return _table(args)
-    from densevit_workbench.reports.pages import report
+    from densevit_workbench.reports.report_page import report
 
     path = report(args.runs, args.out).path
     args.output.show(f"report: {path}")
@@ -37,7 +37,7 @@ def run(args: Namespace) -> int:
 
 
 def _table(args: Namespace) -> int:
-    from densevit_workbench.reports.pages import check_file, run_folders
+    from densevit_workbench.reports.report_page import check_file, run_folders
     from densevit_workbench.reports.runs_table import runs_table
 
     if args.out is not None:

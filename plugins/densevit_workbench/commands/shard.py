@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from densevit.atomic_io import atomic_folder, check_free
     from densevit.config import Config
-    from densevit.data.splits import build_split
+    from densevit.data.dataset_builder import build_split
     from densevit_workbench.doctor.source import config_or_data
     from densevit_workbench.interchange.shard_writer import write_shards
 

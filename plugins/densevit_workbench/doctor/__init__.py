@@ -1,1 +1,1 @@
-"""`densevit doctor`: examines a data set, and its augmentation and cost under a config, before a training."""
+"""`densevit doctor`: examines a data set, its augmentation and the training cost of a config."""

@@ -1,4 +1,4 @@
-"""Draws augmented samples with their targets, as the model sees them in training, and both readings of photos."""
+"""Draws augmented training samples with their targets, and rotated photos with both possible readings of boxes."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image
 
 from densevit.data.io.image_names import image_name
-from densevit.data.transforms.resizing import TrainingTransform
+from densevit.data.transforms.sample_resizing import TrainingTransform
 from densevit.drawing.draw import draw
 from densevit.errors import DensevitError
 from densevit.interfaces import Dataset, Sample
 from densevit.targets.types import TargetTypes
 from densevit_workbench.doctor.findings import evenly_spaced
-from densevit_workbench.doctor.samples import transformed
+from densevit_workbench.doctor.sample_summaries import transformed
 
 SAMPLES = 12
 
@@ -22,10 +22,10 @@ SAMPLES = 12
 def augmented_samples(
     dataset: Dataset, transform: TrainingTransform, indices: Sequence[int], count: int = SAMPLES
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Yields `count` drawn images with captions, evenly spaced among these indices, one for each labelled task."""
+    """Yields drawn images with captions, one per labelled task, for `count` evenly spaced indices."""
     types = TargetTypes.of(dataset)
-    for place in evenly_spaced(len(indices), count).tolist():
-        index = indices[place]
+    for position in evenly_spaced(len(indices), count).tolist():
+        index = indices[position]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -40,13 +40,13 @@ def augmented_samples(
 def both_readings(
     readings: Sequence[tuple[str, Mapping[str, Sample]]], dataset: Dataset
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Yields images whose boxes can be read in two ways, drawn side by side, with captions."""
+    """Yields images with ambiguous boxes, both readings side by side, with captions."""
     types = TargetTypes.of(dataset)
     for name, samples in readings:
-        drawn = [pixels for one in samples.values() for _, pixels in drawings(one, dataset, types)]
+        drawn = [pixels for sample in samples.values() for _, pixels in drawings(sample, dataset, types)]
         gap = max(drawn[0].shape) // 50
-        width = sum(one.shape[1] + gap for one in drawn) - gap
-        canvas = Image.new("RGB", (width, max(one.shape[0] for one in drawn)), "white")
+        width = sum(image.shape[1] + gap for image in drawn) - gap
+        canvas = Image.new("RGB", (width, max(image.shape[0] for image in drawn)), "white")
         left = 0
         for pixels in drawn:
             canvas.paste(Image.fromarray(pixels), (left, 0))
@@ -55,7 +55,7 @@ def both_readings(
 
 
 def drawings(sample: Sample, dataset: Dataset, types: TargetTypes) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields each task with a visualization of its targets, drawn by their types. Keys without a task have task ""."""
+    """Yields each task with a visualization of its targets; the task of keys without a task is ""."""
     targets = sample["targets"]
     tasks: dict[str, dict[str, Any]] = {}
     for key, value in targets.items():

@@ -7,9 +7,9 @@ from itertools import islice
 import numpy as np
 
 from densevit.channels import FULL_RANGES
-from densevit.data.duplicates import HashedImage
+from densevit.data.duplicate_images import HashedImage
 from densevit.errors import listed
-from densevit_workbench.doctor.duplicates import identical, nearly_identical
+from densevit_workbench.doctor.duplicate_images import identical, nearly_identical
 from densevit_workbench.doctor.findings import Finding, Findings
 from densevit_workbench.doctor.split_statistics import SplitStatistics
 
@@ -23,7 +23,7 @@ _MOST_PAIRS = 1000
 
 
 def check_split(split: SplitStatistics, findings: Findings) -> None:
-    """Reports what is unusual in one split."""
+    """Reports unusual properties of one split."""
     problems = [summary.problem for summary in split.summaries if summary.problem]
     fix = "Replace or remove them; data.on_error=skip leaves unreadable images out in training."
     findings.report("error", "unreadable images", problems, fix, of=split.opened)
@@ -38,11 +38,11 @@ def check_split(split: SplitStatistics, findings: Findings) -> None:
     _image_sizes(split, findings)
 
 
-def _classes(one: SplitStatistics, findings: Findings) -> None:
-    for key, classes in one.classes.items():
-        where = "" if classes.complete else f" in the {one.opened} images that were opened"
+def _classes(split: SplitStatistics, findings: Findings) -> None:
+    for key, classes in split.classes.items():
+        where = "" if classes.complete else f" in the {split.opened} images that were opened"
         absent = [name for name, count in zip(classes.names, classes.counts, strict=True) if not count]
-        in_training = one.split == "train"
+        in_training = split.split == "train"
         fix = "They cannot be learned. Add images, or remove the classes."
         fix = fix if in_training else "They are not part of the metrics."
         severity = "warning" if in_training and classes.complete else "note"
@@ -62,24 +62,24 @@ def _classes(one: SplitStatistics, findings: Findings) -> None:
             findings.report("note", "classes are imbalanced", [f"{key}: {text}"], fix)
 
 
-def _objects(one: SplitStatistics, findings: Findings) -> None:
-    if one.objects is not None and len(one.objects):
-        empty = np.flatnonzero(one.objects == 0).tolist()
+def _objects(split: SplitStatistics, findings: Findings) -> None:
+    if split.objects is not None and len(split.objects):
+        empty = np.flatnonzero(split.objects == 0).tolist()
         use = "They train as background."
-        if one.split != "train":
+        if split.split != "train":
             use = "Detections in them are false positives, except in crowds, where they do not count."
         fix = f"{use} Where objects are missing in the annotations, annotate or remove the images."
-        opened = {s.index: s.name for s in one.summaries if s.objects is not None}
-        places = range(one.images) if len(one.objects) == one.images else list(opened)
-        names = [_name(findings.files, one, places[i], opened.get(places[i], f"image {places[i]}")) for i in empty]
-        findings.report("note", "images without objects", names, fix, of=len(one.objects))
-    pairs = [(s.objects, s.kept) for s in one.summaries if s.objects and s.kept is not None and s.kept >= 0]
+        opened = {s.index: s.name for s in split.summaries if s.objects is not None}
+        places = range(split.images) if len(split.objects) == split.images else list(opened)
+        names = [_name(findings.files, split, places[i], opened.get(places[i], f"image {places[i]}")) for i in empty]
+        findings.report("note", "images without objects", names, fix, of=len(split.objects))
+    pairs = [(s.objects, s.kept) for s in split.summaries if s.objects and s.kept is not None and s.kept >= 0]
     before, after = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
     if before and after < 0.5 * before:
         fix = "They are outside of crops, or have no area after resizing. Check data.transforms and data.image_size."
         text = f"{after:,} of {before:,} objects are left after the training transform"
         findings.report("warning", "objects lost in augmentation", [text], fix, before - after, before)
-    for key, named in one.inputs.items():
+    for key, named in split.inputs.items():
         sides = [numbers for name, numbers in named.items() if name.endswith("(px)") and "area" not in name]
         if len(sides) == 2 and len(sides[0]):
             small = int((np.minimum(*sides) < TINY).sum())
@@ -89,13 +89,13 @@ def _objects(one: SplitStatistics, findings: Findings) -> None:
                 findings.report("warning", "objects that are tiny for the model", [text], fix, small, len(sides[0]))
 
 
-def _channels(one: SplitStatistics, findings: Findings) -> None:
-    values = one.channel_values
+def _channels(split: SplitStatistics, findings: Findings) -> None:
+    values = split.channel_values
     if values is None:
         return
     nodata = values.likely_nodata
-    top = FULL_RANGES.get(one.channels.dtype, (0.0, 0.0))[1]
-    images = [summary.name for summary in one.summaries if summary.channels is not None]
+    top = FULL_RANGES.get(split.channels.dtype, (0.0, 0.0))[1]
+    images = [summary.name for summary in split.summaries if summary.channels is not None]
     fixes = (
         "Are these files complete? data.nodata marks pixels without data.",
         "Larger values are lost: scale the values when the images are made.",
@@ -108,30 +108,30 @@ def _channels(one: SplitStatistics, findings: Findings) -> None:
         ("channels outside of data.range", "in {:.0%} of pixels", values.clipped, values.clipped > CLIPPED),
         ("pixels likely without data", f"is {nodata:g} in {{:.0%}} of pixels", values.missing, values.nodata == nodata),
     )
-    for fix, (title, form, numbers, found) in zip(fixes, cases, strict=True):
-        rows = np.flatnonzero(found.any(axis=1)).tolist()
+    for fix, (title, form, numbers, marked) in zip(fixes, cases, strict=True):
+        rows = np.flatnonzero(marked.any(axis=1)).tolist()
         texts = [
-            [f"{one.channels.names[c]} {form.format(numbers[i, c])}" for c in np.flatnonzero(found[i])] for i in rows
+            [f"{split.channels.names[c]} {form.format(numbers[i, c])}" for c in np.flatnonzero(marked[i])] for i in rows
         ]
-        examples = [f"{images[i]}: {listed(of_image)}" for i, of_image in zip(rows, texts, strict=True)]
+        examples = [f"{images[i]}: {listed(image_texts)}" for i, image_texts in zip(rows, texts, strict=True)]
         findings.report("warning", f"images with {title}", examples, fix, of=len(images))
 
 
-def _image_sizes(one: SplitStatistics, findings: Findings) -> None:
-    if not len(one.sizes):
+def _image_sizes(split: SplitStatistics, findings: Findings) -> None:
+    if not len(split.sizes):
         return
-    ratio = one.sizes.max(axis=1) / np.maximum(one.sizes.min(axis=1), 1)
+    ratio = split.sizes.max(axis=1) / np.maximum(split.sizes.min(axis=1), 1)
     long = np.flatnonzero(ratio > LONG)
-    texts = [f"{one.sizes[i, 1]} x {one.sizes[i, 0]}" for i in long[:5].tolist()]
+    texts = [f"{split.sizes[i, 1]} x {split.sizes[i, 0]}" for i in long[:5].tolist()]
     fix = "After resizing to the model's input, their short side is very small. Cut them into tiles."
     title = f"images more than {LONG:g} times as long as wide"
-    findings.report("note", title, texts, fix, len(long), len(one.sizes))
+    findings.report("note", title, texts, fix, len(long), len(split.sizes))
 
 
 def check_across_splits(
     statistics: Mapping[str, SplitStatistics], files: Mapping[str, Sequence[str]], findings: Findings
 ) -> list[Finding]:
-    """Reports duplicates within and between splits. files: the image files of each split, if the data set has files."""
+    """Reports duplicates within and between splits. files: image files by split, if the data set has files."""
     before = len(findings.items)
     splits = list(statistics)
     for i, split in enumerate(splits):
@@ -141,9 +141,11 @@ def check_across_splits(
             fix = f"Remove them from one split: metrics on {other} would include training images."
             findings.report("error", f"files of {split} that are also in {other}", shared, fix, of=len(paths))
     images = [
-        HashedImage(split, _name(files.get(split, ()), one, summary.index, summary.name), summary.digest, summary.bits)
-        for split, one in statistics.items()
-        for summary in one.summaries
+        HashedImage(
+            split, _name(files.get(split, ()), measured, summary.index, summary.name), summary.digest, summary.bits
+        )
+        for split, measured in statistics.items()
+        for summary in measured.summaries
         if summary.digest
     ]
     groups = identical(images)
@@ -160,13 +162,13 @@ def check_across_splits(
     fix = "Check them: copies of another size or quality, or neighbouring video frames, make the metrics too good."
     findings.report("warning", "nearly identical images in several splits", texts, fix, of=len(images))
     texts = [_listed(pair) for pair in pairs if pair[0].split == pair[1].split]
-    fix = "Duplicates add nothing to a training; frames of one video add little."
+    fix = "Duplicates teach nothing new; frames of one video teach little."
     findings.report("note", "nearly identical images in one split", texts, fix, of=len(images))
     return findings.items[before:]
 
 
-def _name(files: Sequence[str], one: SplitStatistics, index: int, name: str) -> str:
-    return files[index] if len(files) == one.images else name
+def _name(files: Sequence[str], split: SplitStatistics, index: int, name: str) -> str:
+    return files[index] if len(files) == split.images else name
 
 
 def _listed(group: Sequence[HashedImage]) -> str:
@@ -177,18 +179,18 @@ def _listed(group: Sequence[HashedImage]) -> str:
 
 
 def differing_classes(train: SplitStatistics, val: SplitStatistics) -> list[str]:
-    """Messages for target keys of which only one split is labelled."""
+    """Messages for target keys that only one split provides."""
     lacking = [key for key in train.provides if key not in val.provides]
     return [f"{train.split} is labelled with {listed(lacking)}, {val.split} is not"] if lacking else []
 
 
 def differing_sizes(train: SplitStatistics, val: SplitStatistics) -> list[str]:
-    """Messages for target keys whose objects differ in size between the splits, as shares of the image."""
+    """Messages for target keys with different object sizes in the splits, relative to the image."""
     texts = []
     for key, named in train.measures.items():
         sides = named.get("relative side", ()), val.measures.get(key, {}).get("relative side", ())
         if all(map(len, sides)):
-            medians = [float(np.median(of_split)) for of_split in sides]
+            medians = [float(np.median(values)) for values in sides]
             if max(medians) > OTHER_SIZE * min(medians):
                 shares = " and ".join(f"{median:.1%}" for median in medians)
                 texts.append(f"{key}: the median side is {shares} of the image's in {train.split} and {val.split}")

@@ -1,4 +1,4 @@
-"""Reports unusual annotations of a COCO json that training accepts, and what its splits use and leave out."""
+"""Reports unusual but valid annotations of a COCO json, and counts used and unused images and objects."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,8 +10,8 @@ import torch
 
 from densevit.channels import Channels
 from densevit.config import DataSection
-from densevit.data.datasets.coco import Coco
 from densevit.data.datasets.coco_annotations import Annotations, crowd_note, read_annotations
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.coco_json import parse_json, section_of
 from densevit.data.datasets.coco_layouts import SPLITS, NamedFiles, SplitFiles, files_of
 from densevit.data.datasets.data_root import root_folder
@@ -26,8 +26,8 @@ from densevit_workbench.interchange.inventory import Inventory
 
 Readings = tuple[str, Mapping[str, Sample]]
 
-_MARGIN = 1.0  # pixels; a box that is farther outside is not a rounding error
-_DRAWN, _DRAWN_SIDE = 6, 1000  # images of which both readings are drawn, and their longer side, in pixels
+_MARGIN = 1.0  # pixels; boxes farther outside are not rounding errors
+_DRAWN, _DRAWN_SIDE = 6, 1000  # images to draw in both readings, and their longer side in pixels
 
 
 def examine_coco(
@@ -39,47 +39,49 @@ def examine_coco(
     failed: set[int],
     findings: Findings,
 ) -> tuple[list[Inventory], list[Readings]]:
-    """Adds findings about a split in COCO's format. Returns what it uses and leaves out, and images whose boxes can be
-    read in two ways, with a sample for each. opened, failed: the indices of images whose files were checked, and of
-    those that are wrong."""
-    whole = invalid.annotations or read_annotations(dataset.file, dataset.masks)
+    """Adds findings about a split in COCO's format. Returns its inventories, and images with ambiguous boxes, one
+    sample per reading.
+
+    opened: indices of images with checked files. failed: the indices among them with invalid files.
+    """
+    annotations = invalid.annotations or read_annotations(dataset.file, dataset.masks)
     unclear = [i for i in opened if i not in failed and _is_unclear(dataset, i)]
-    _examine_annotations(whole, findings, ambiguous=bool(unclear))
+    _examine_annotations(annotations, findings, ambiguous=bool(unclear))
     _examine_reading(dataset, unclear, len(opened), findings)
-    _examine_crowds(whole, section.options.get("crowds"), findings)
+    _examine_crowds(annotations, section.options.get("crowds"), findings)
     there = _image_files({os.path.dirname(dataset.path(i)) for i in range(len(dataset))}, dataset.channels)
-    of_others = _without_named(there, [(dataset.folder, whole.names())])
-    unlisted = sorted(_without_named(of_others, map(_named_files, _other_splits(section, split, dataset.file))))
+    unnamed = _without_named(there, [(dataset.folder, annotations.names())])
+    unlisted = sorted(_without_named(unnamed, map(_named_files, _other_splits(section, split, dataset.file))))
     findings.report("note", "image files that no json names", unlisted, _unlisted_note(unlisted))
     missing = set(dataset.missing)
-    inventories = _inventories(dataset, whole, section, split, invalid, missing, failed - missing)
+    inventories = _inventories(dataset, annotations, section, split, invalid, missing, failed - missing)
     used = [dataset.path(i) for i in range(len(dataset)) if i not in failed]
-    others = _without_named(there, [(Path(), used)])
-    files = Inventory("image file", len(there) - len(others))
-    files.leave_out("of images that are not used", sorted(others - of_others))
-    files.leave_out("only in the json of another split", sorted(of_others - set(unlisted)))
+    unused = _without_named(there, [(Path(), used)])
+    files = Inventory("image file", len(there) - len(unused))
+    files.leave_out("of images that are not used", sorted(unused - unnamed))
+    files.leave_out("only in the json of another split", sorted(unnamed - set(unlisted)))
     files.leave_out("in no json", unlisted)
     return [*inventories, files], [] if dataset.boxes is not None else list(_readings(dataset, unclear))
 
 
 def _is_unclear(dataset: Coco, index: int) -> bool:
-    """Whether EXIF rotates an image by 90 degrees, of which the json has the stored size."""
+    """Whether EXIF rotates an image by 90 degrees, while the json states the size before rotation."""
     with suppress(DataError):
         header = image_header(dataset.path(index), dataset.channels)
-        return header.size != header.upright_size and tuple(dataset.given[index].tolist()) == header.size
+        return header.size != header.upright_size and tuple(dataset.json_sizes[index].tolist()) == header.size
     return False
 
 
 def _examine_annotations(read: Annotations, findings: Findings, ambiguous: bool = False) -> None:
     """Reports images with several entries, and boxes that are degenerate, outside of their image, or duplicates.
 
-    Crowds are left out: they are neither trained on nor counted. ambiguous: whether boxes may be on the upright or on
-    the stored image (see `coco_orientation`): those outside are outside of both.
+    Crowds are left out: they are neither trained on nor counted. ambiguous: whether boxes may refer to the upright or
+    the stored image (see `coco_orientation`); boxes outside are then outside of both.
     """
     names, counts = np.unique(read.file_names, return_counts=True)
     twice = [f"{names[i].decode()}: {counts[i]} entries" for i in np.flatnonzero(counts > 1)]
     fix_rotated = "The boxes around them are used, and as masks the rotated rectangles."
-    rotated = [f"annotation {one}" for one in read.ids[read.rotated]]
+    rotated = [f"annotation {identifier}" for identifier in read.ids[read.rotated]]
     findings.report("note", "rotated boxes (attributes.rotation)", rotated, fix_rotated, of=len(read.boxes))
     fix = "Merge their annotations into one entry: now each entry trains the objects of the others as background."
     findings.report("warning", "image files with several entries", twice, fix, of=len(read))
@@ -93,14 +95,14 @@ def _examine_annotations(read: Annotations, findings: Findings, ambiguous: bool 
     away = ~flat & ~read.iscrowd & ((np.clip(high, 0, limits) <= np.clip(low, 0, limits)).any(axis=1))
     partly = ~flat & ~away & ~read.iscrowd & ((low < -_MARGIN) | (high > limits + _MARGIN)).any(axis=1)
 
-    def report(title: str, fix: str, found: np.ndarray, severity: Severity = "warning") -> None:
+    def report(title: str, fix: str, indices: np.ndarray, severity: Severity = "warning") -> None:
         def example(i: int) -> str:
             size = "" if np.isinf(limits[i]).any() else f" of {limits[i, 0]:.0f} x {limits[i, 1]:.0f}"
             box = ", ".join(f"{number:g}" for number in (*low[i], *(high[i] - low[i])))
             return f"annotation {read.ids[i]} of image {read.file_names[rows[i]].decode()}{size}: [{box}]"
 
-        examples = [example(i) for i in found[:EXAMPLES].tolist()]
-        findings.report(severity, title, examples, fix, len(found), len(rows))
+        examples = [example(i) for i in indices[:EXAMPLES].tolist()]
+        findings.report(severity, title, examples, fix, len(indices), len(rows))
 
     out = "They are left out in training, and missed in evaluation."
     report("boxes without area", f"{out} Correct or remove them.", np.flatnonzero(flat))
@@ -123,7 +125,7 @@ def _examine_annotations(read: Annotations, findings: Findings, ambiguous: bool 
 
 
 def _examine_reading(dataset: Coco, unclear: Sequence[int], opened: int, findings: Findings) -> None:
-    """Reports photos whose boxes may be on the upright or on the stored image."""
+    """Reports photos whose boxes may refer to the upright or the stored image."""
     fix = f"data.boxes={dataset.boxes} is set."
     if dataset.boxes is None:
         fix = (
@@ -136,18 +138,18 @@ def _examine_reading(dataset: Coco, unclear: Sequence[int], opened: int, finding
 
 
 def _examine_crowds(read: Annotations, crowds: str | None, findings: Findings) -> None:
-    """Reports objects with `iscrowd` 1, and images that have no other objects. crowds: the option of this name."""
+    """Reports objects with `iscrowd` 1, and images without other objects. crowds: the option `data.crowds`."""
     iscrowd = read.iscrowd
-    found = np.flatnonzero(iscrowd)
+    indices = np.flatnonzero(iscrowd)
     note = crowd_note(iscrowd)
     fix = "They are used as objects (data.crowds=objects)."
     if crowds != "objects":
         fix = note or "They are not trained on, and not counted in AP (COCO's rule)."
     examples = [
-        f"annotation {read.ids[i]} of image {read.file_names[read.images[i]].decode()}" for i in found[:EXAMPLES]
+        f"annotation {read.ids[i]} of image {read.file_names[read.images[i]].decode()}" for i in indices[:EXAMPLES]
     ]
     severity: Severity = "warning" if note and crowds is None else "note"
-    findings.report(severity, "objects with iscrowd 1", examples, fix, len(found), len(iscrowd))
+    findings.report(severity, "objects with iscrowd 1", examples, fix, len(indices), len(iscrowd))
     if crowds != "objects":
         only = np.flatnonzero(
             np.bincount(read.images, iscrowd, len(read)) * (np.bincount(read.images, ~iscrowd, len(read)) == 0)
@@ -159,31 +161,31 @@ def _examine_crowds(read: Annotations, crowds: str | None, findings: Findings) -
 
 def _inventories(
     dataset: Coco,
-    whole: Annotations,
+    annotations: Annotations,
     section: DataSection,
     split: str,
     invalid: InvalidRecords,
     missing: set[int],
     failed: set[int],
 ) -> Iterator[Inventory]:
-    """Yields what a split finds, uses and leaves out: images, and objects."""
-    chosen = np.isin(whole.image_ids, dataset.annotations.image_ids)
+    """Yields the inventories of a split's images and objects."""
+    chosen = np.isin(annotations.image_ids, dataset.annotations.image_ids)
     places = np.flatnonzero(chosen)
-    without_file, with_invalid_file = np.zeros(len(whole), bool), np.zeros(len(whole), bool)
+    without_file, with_invalid_file = np.zeros(len(annotations), bool), np.zeros(len(annotations), bool)
     without_file[places[sorted(missing)]] = with_invalid_file[places[sorted(failed)]] = True
     reason = "beyond data.limit"
     if dataset.division:
         reason = f"in the part for {'validation' if split == 'train' else 'training'}"
         reason += " or beyond data.limit" if section.options.get("limit") else ""
     unused = [(reason, ~chosen), ("without a file", without_file), ("with an invalid file", with_invalid_file)]
-    yield _inventory("image", whole.names(), invalid.images.items(), unused)
-    if whole.labelled:
-        flat = np.zeros(len(whole.ids), bool)
-        flat[chosen[whole.images]] = ~dataset.annotations.have_area()
-        iscrowd = whole.iscrowd & (section.options.get("crowds") != "objects")
-        of_images = [(f"of images {text}", images[whole.images]) for text, images in unused]
-        own = [*of_images, ("crowds", iscrowd), ("without area inside their image", flat)]
-        yield _inventory("object", whole.ids.tolist(), invalid.objects.items(), own)
+    yield _inventory("image", annotations.names(), invalid.images.items(), unused)
+    if annotations.labelled:
+        flat = np.zeros(len(annotations.ids), bool)
+        flat[chosen[annotations.images]] = ~dataset.annotations.have_area()
+        iscrowd = annotations.iscrowd & (section.options.get("crowds") != "objects")
+        image_reasons = [(f"of images {text}", images[annotations.images]) for text, images in unused]
+        reasons = [*image_reasons, ("crowds", iscrowd), ("without area inside their image", flat)]
+        yield _inventory("object", annotations.ids.tolist(), invalid.objects.items(), reasons)
 
 
 def _inventory(
@@ -192,7 +194,7 @@ def _inventory(
     invalid: Iterable[tuple[str, Sequence[str]]],
     unused: Sequence[tuple[str, np.ndarray]],
 ) -> Inventory:
-    """unused: reasons, each with what it leaves out, (N,) bool; the first reason that applies counts."""
+    """unused: reasons with masks (N,) of what they leave out; the first applicable reason counts."""
     inventory, used = Inventory(noun), np.ones(len(names), bool)
     for reason, left_out in invalid:
         inventory.leave_out(reason, left_out)
@@ -204,10 +206,10 @@ def _inventory(
 
 
 def _readings(dataset: Coco, unclear: Sequence[int]) -> Iterator[Readings]:
-    """Samples of some images with objects, with the boxes on the upright and on the stored image."""
+    """Samples of some images with objects, for boxes on the upright and on the stored image."""
     with_objects = [i for i in unclear if len(dataset.objects(i)["labels"])]
-    for place in evenly_spaced(len(with_objects), _DRAWN).tolist():
-        i, samples = with_objects[place], {}
+    for position in evenly_spaced(len(with_objects), _DRAWN).tolist():
+        i, samples = with_objects[position], {}
         name, objects = os.path.relpath(dataset.path(i), dataset.folder), dataset.objects(i)
         with suppress(DataError):  # reported when the image is opened
             for grid in ("upright", "stored"):
@@ -221,18 +223,18 @@ def _readings(dataset: Coco, unclear: Sequence[int]) -> Iterator[Readings]:
 
 
 def _unlisted_note(files: Sequence[str]) -> str:
-    """Returns the sentence about image files that no json names; "" if there are none."""
+    """The fix for image files that no json names; "" without such files."""
     if not files:
         return ""
     return (
-        f"{counted(len(files), 'image file')} beside the images {'is' if len(files) == 1 else 'are'} in no json of the "
+        f"{counted(len(files), 'image file')} next to images {'is' if len(files) == 1 else 'are'} in no json of the "
         f"data set, and not used: {listed(map(os.path.basename, files), 3)}. Images without objects need an entry of "
         "`images` too."
     )
 
 
 def _image_files(folders: Iterable[str], channels: Channels) -> set[str]:
-    """Returns the image files of these channels in folders, without their subfolders."""
+    """Lists image files with these channels in folders, not in subfolders."""
     suffixes = image_suffixes(channels)
     files = (
         entry.path
@@ -247,14 +249,14 @@ def _image_files(folders: Iterable[str], channels: Channels) -> set[str]:
 def _without_named(files: set[str], jsons: Iterable[tuple[Path, Sequence[str]]]) -> set[str]:
     """Returns the files that no json names.
 
-    jsons: the folder and the names of the images of each json; no more are read than are needed.
+    jsons: the image folder and image names of each json, read lazily until no file remains.
     """
     for folder, names in jsons if files else ():
         files = files - {os.path.normpath(os.path.join(folder, name)) for name in names}
         if not files:
             break
-        others = (find_file(folder, name, outside_paths=True) for name in names)
-        files -= {os.path.normpath(os.path.join(folder, name)) for name in others if name is not None}
+        names_on_disk = (find_file(folder, name, outside_paths=True) for name in names)
+        files -= {os.path.normpath(os.path.join(folder, name)) for name in names_on_disk if name is not None}
     return files
 
 

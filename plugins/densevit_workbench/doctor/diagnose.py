@@ -1,4 +1,4 @@
-"""Examines a data set and collects all findings."""
+"""Examines a data set and collects findings."""
 
 import contextlib
 import warnings
@@ -11,18 +11,18 @@ import numpy as np
 
 from densevit import registry
 from densevit.config import DataSection
-from densevit.data.build import Data
 from densevit.data.channel_statistics import measured
-from densevit.data.datasets.coco import Coco
+from densevit.data.data_builder import DataSplits
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.mapped_classes import class_order
 from densevit.data.datasets.measured_images import MeasuredImages
-from densevit.data.transforms.resizing import TrainingTransform
+from densevit.data.transforms.sample_resizing import TrainingTransform
 from densevit.errors import ConfigError, DataError, DensevitError, warn_once
 from densevit.interfaces import Dataset
-from densevit.registry.options import takes
+from densevit.registry.plugin_options import takes
 from densevit_workbench.doctor import checks
 from densevit_workbench.doctor.augmented_samples import augmented_samples, both_readings
-from densevit_workbench.doctor.channels import proposed_keys
+from densevit_workbench.doctor.channel_examination import proposed_keys
 from densevit_workbench.doctor.coco_examination import examine_coco
 from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.doctor.file_examination import examine_files
@@ -32,7 +32,7 @@ from densevit_workbench.doctor.source import Source, find_source
 from densevit_workbench.doctor.split_statistics import split_statistics
 from densevit_workbench.doctor.training_cost import training_cost
 
-IMAGES = 500  # opened in each split by default
+IMAGES = 500  # to open per split by default
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
@@ -48,65 +48,65 @@ def diagnose(
 
     source: a config or a shipped config's name, a run, a section file such as configs/data/coco.yaml, or a folder in
     the layout of a data set. overrides: `data.key=value`; any key if the source is a config. images: the number of
-    images of each split that are opened, evenly spaced; None: all. Annotations are examined in full. page: an HTML file
-    to write. track: shows the progress of a loop, from (items, title, total). Raises ConfigError and DataError if there
-    is nothing to examine.
+    evenly spaced images to open per split; None: all. All annotations are examined. page: an HTML file to write. track:
+    shows the progress of a loop, from (items, title, total). Raises ConfigError and DataError if there is nothing to
+    examine.
     """
     if images is not None and images < 1:
         raise ConfigError(f"images is {images}; at least 1 is expected, or None for all.")
-    found = find_source(source, overrides)
-    diagnosis = Diagnosis(found.name)
-    if found.recognised:
-        diagnosis.findings.append(Finding("note", "recognised layout", 1, examples=(found.recognised,)))
-    data = Data(found.section, found.config.seed if found.config else 0, multiple=32)
+    resolved = find_source(source, overrides)
+    diagnosis = Diagnosis(resolved.name)
+    if resolved.recognised:
+        diagnosis.findings.append(Finding("note", "recognised layout", 1, examples=(resolved.recognised,)))
+    data = DataSplits(resolved.section, resolved.config.seed if resolved.config else 0, multiple=32)
     files: dict[str, list[str]] = {}
-    for split in dict.fromkeys(("train", found.section.split)):
+    for split in dict.fromkeys(("train", resolved.section.split)):
         findings = Findings()
         built = _built(data, split, findings)
         proposal = _proposal(data.section, findings.files) if split == "train" else None
         if proposal is not None:
-            found = find_source(source, [*overrides, *proposal[0]])
-            data = Data(found.section, data.seed, data.multiple)
+            resolved = find_source(source, [*overrides, *proposal[0]])
+            data = DataSplits(resolved.section, data.seed, data.multiple)
             diagnosis.findings.append(proposal[1])
             findings = Findings()
             built = _built(data, split, findings)
         if built is not None:
             _examine_split(data, split, built, images, findings, diagnosis, track)
             files[split] = findings.files
-        diagnosis.findings += [replace(one, split=split) for one in findings.items]
+        diagnosis.findings += [replace(finding, split=split) for finding in findings.items]
     _compare(data, diagnosis, files)
     if "train" in diagnosis.splits:
         _augment(data, diagnosis)
-        if found.config is not None:
-            _count_cost(found, data, diagnosis)
-    diagnosis.findings.sort(key=lambda one: (_ORDER[one.severity], one.split != "train", one.split))
+        if resolved.config is not None:
+            _count_cost(resolved, data, diagnosis)
+    diagnosis.findings.sort(key=lambda finding: (_ORDER[finding.severity], finding.split != "train", finding.split))
     if page is not None:
         diagnosis.write_page(page)
     return diagnosis
 
 
 def _proposal(section: DataSection, files: Sequence[str]) -> tuple[list[str], Finding] | None:
-    """Overrides of a section without channels for images that are not RGB of 8 bits, with a finding."""
+    """Proposes channels for a section without any, if its images are not 8-bit RGB."""
     if section.given_channels.is_rgb and takes(registry.load("datasets", section.name), "channels"):
         return proposed_keys(files)
     return None
 
 
 class _Built(NamedTuple):
-    """A split that was built, without a check of its files. invalid: the records of its json that were left out."""
+    """A split before the check of its files. invalid: skipped records of its json."""
 
     dataset: Dataset
     invalid: InvalidRecords
 
 
-def _built(data: Data, split: str, findings: Findings) -> _Built | None:
-    """Builds a split, with the problems that are found; None if it cannot be read."""
+def _built(data: DataSplits, split: str, findings: Findings) -> _Built | None:
+    """Builds a split and reports its problems; None if it cannot be read."""
     section = data.section.model_copy(update={"on_error": "skip"})
     warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         dataset, invalid = built_without_invalid_records(section, split, findings)
-    texts = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+    texts = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
     findings.report(
         "warning",
         "warnings of the data set",
@@ -126,7 +126,7 @@ def _built(data: Data, split: str, findings: Findings) -> _Built | None:
 
 
 def _examine_split(
-    data: Data,
+    data: DataSplits,
     split: str,
     built: _Built,
     images: int | None,
@@ -157,24 +157,24 @@ def _examine_split(
             findings.report("error", "the channels cannot be normalised", [str(error)])
         if not data.section.given_channels.is_rgb and dataset.channels.nodata != data.section.nodata:
             title = "pixels without data by the files' tag GDAL_NODATA"
-            findings.report("note", title, [f"those of {dataset.channels.nodata:g}"])
+            findings.report("note", title, [f"value {dataset.channels.nodata:g}"])
     checks.check_split(statistics, findings)
 
 
 def _join_parts(findings: Findings, diagnosis: Diagnosis) -> None:
-    """Makes the findings about files that both parts of a divided data set were read from, such as its json, findings
-    of no split, which count once. findings: the second part's, before its images are opened.
+    """Merges equal findings of both parts of a divided data set, such as findings about its json, into findings of no
+    split. findings: findings of the second part, before its images are opened.
     """
-    both = [one for one in findings.items if replace(one, split="train") in diagnosis.findings]
-    findings.items = [one for one in findings.items if one not in both]
-    found = [replace(one, split="") for one in diagnosis.findings]
+    both = [finding for finding in findings.items if replace(finding, split="train") in diagnosis.findings]
+    findings.items = [finding for finding in findings.items if finding not in both]
+    general = [replace(finding, split="") for finding in diagnosis.findings]
     diagnosis.findings = [
-        joined if joined in both else one for one, joined in zip(diagnosis.findings, found, strict=True)
+        joined if joined in both else finding for finding, joined in zip(diagnosis.findings, general, strict=True)
     ]
 
 
-def _transform(data: Data, findings: Findings) -> TrainingTransform | None:
-    """The training transform; None where it cannot be built, which is reported."""
+def _transform(data: DataSplits, findings: Findings) -> TrainingTransform | None:
+    """The training transform; None, with a finding, if it cannot be built."""
     try:
         return data.config_transform
     except DensevitError as error:
@@ -182,7 +182,7 @@ def _transform(data: Data, findings: Findings) -> TrainingTransform | None:
         return None
 
 
-def _compare(data: Data, diagnosis: Diagnosis, files: dict[str, list[str]]) -> None:
+def _compare(data: DataSplits, diagnosis: Diagnosis, files: dict[str, list[str]]) -> None:
     """Adds findings about images in several splits, and about different classes or labels."""
     findings = Findings()
     checks.check_across_splits(diagnosis.splits, files, findings)
@@ -201,7 +201,7 @@ def _compare(data: Data, diagnosis: Diagnosis, files: dict[str, list[str]]) -> N
     diagnosis.findings += findings.items
 
 
-def _augment(data: Data, diagnosis: Diagnosis) -> None:
+def _augment(data: DataSplits, diagnosis: Diagnosis) -> None:
     """Draws augmented samples of training images that can be read."""
     summaries = diagnosis.splits["train"].summaries
     valid = [image.index for image in summaries if not (image.problem or image.wrong or image.failure)]
@@ -209,9 +209,9 @@ def _augment(data: Data, diagnosis: Diagnosis) -> None:
         diagnosis.samples = list(augmented_samples(data.train, data.config_transform, valid))
 
 
-def _count_cost(found: Source, data: Data, diagnosis: Diagnosis) -> None:
-    assert found.config is not None
+def _count_cost(source: Source, data: DataSplits, diagnosis: Diagnosis) -> None:
+    assert source.config is not None
     findings = Findings()
     sizes = diagnosis.splits["train"].sizes if diagnosis.splits else np.zeros((0, 2))
-    diagnosis.cost = training_cost(found.config, data, sizes, findings)
+    diagnosis.cost = training_cost(source.config, data, sizes, findings)
     diagnosis.findings += findings.items

@@ -20,10 +20,9 @@ from densevit_workbench.interchange.inventory import Inventory
 class Diagnosis:
     """The result of `densevit doctor`.
 
-    name: the argument that was examined. findings: errors first. splits: the statistics of each split that could be
-    read. inventories: what each split's reader finds, uses and leaves out. readings: images whose boxes can be read in
-    two ways, drawn side by side. samples: augmented training images with their targets, each with a caption. cost: the
-    cost of the config's training; None without a config.
+    name: the examined argument. findings: errors first. splits: statistics of each readable split. inventories: counts
+    of found, used and unused files and objects, by split. readings: images with ambiguous boxes, both readings side by
+    side. samples: augmented training images with targets and captions. cost: the training cost; None without a config.
     """
 
     name: str
@@ -36,8 +35,8 @@ class Diagnosis:
 
     @property
     def errors(self) -> list[Finding]:
-        """The findings that would stop a training or make its result wrong."""
-        return [one for one in self.findings if one.severity == "error"]
+        """Findings that would stop a run or make its result wrong."""
+        return [finding for finding in self.findings if finding.severity == "error"]
 
     @property
     def summary(self) -> str:
@@ -49,9 +48,9 @@ class Diagnosis:
         return "\n".join([self.summary, *map(str, self.findings)])
 
     def _repr_html_(self) -> str:
-        """The findings and, folded, the rest of the page: what Jupyter displays at the end of a cell."""
-        first, *others = self._sections()
-        folded = [Folded(section.title, section.parts) for section in others]
+        """The findings, and the rest of the page folded, for Jupyter."""
+        first, *rest = self._sections()
+        folded = [Folded(section.title, section.parts) for section in rest]
         return fragment([Heading(self.summary), *first.parts, *folded])
 
     def write_page(self, path: str | Path) -> None:
@@ -63,4 +62,4 @@ class Diagnosis:
 
     def count(self, severity: str) -> int:
         """The number of findings of a severity."""
-        return sum(one.severity == severity for one in self.findings)
+        return sum(finding.severity == severity for finding in self.findings)

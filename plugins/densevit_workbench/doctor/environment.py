@@ -15,19 +15,34 @@ VARIABLES = (
 )
 """Environment variables that change the computation or its speed."""
 
-_MODULES = ("torch", "torchvision", "pytorch_lightning", "cv2", "simplejpeg", "pycocotools.mask")  # of binary libraries
+_MODULES = (
+    "torch",
+    "torchvision",
+    "pytorch_lightning",
+    "cv2",
+    "simplejpeg",
+    "pycocotools.mask",
+)  # packages with binary libraries
 _OPENCV = ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 _LEFT_OUT = ("pip_packages", "conda_packages", "cpu_info")  # of torch's table
 
 
 def examine() -> tuple[dict[str, str], list[str]]:
-    """Returns the environment as rows of a table, and a sentence for each problem, such as a package that cannot be
-    imported. Runs the programs of `torch.utils.collect_env`, which takes seconds."""
-    installed = {one.name: one.version for one in importlib.metadata.distributions()}
-    names = [re.split(r"[^\w.-]", one, maxsplit=1)[0] for one in importlib.metadata.requires("densevit") or []]
+    """Returns the environment as table rows, and a sentence per problem, such as a failed import.
+
+    Takes seconds, because `torch.utils.collect_env` runs programs.
+    """
+    installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
+    names = [
+        re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+        for requirement in importlib.metadata.requires("densevit") or []
+    ]
     rows = {name: installed[name] for name in ("densevit", *names) if name in installed}
     scan = registry.scan()
-    problems = [f"{one.noun} of {one.origin} is hidden: {other.origin} has that name." for one, other in scan.shadowed]
+    problems = [
+        f"{plugin.noun} of {plugin.origin} is hidden by the plugin of this name in {other.origin}."
+        for plugin, other in scan.shadowed
+    ]
     problems += scan.broken
     if several := [name for name in _OPENCV if name in installed]:
         problems.append(
@@ -36,8 +51,8 @@ def examine() -> tuple[dict[str, str], list[str]]:
         )
     for plugin in scan.plugins.values():
         if plugin.origin.rpartition(" ")[0] != "densevit":
-            of_origin = [one.noun for one in scan.plugins.values() if one.origin == plugin.origin]
-            rows[f"plugins of {plugin.origin}"] = ", ".join(of_origin)
+            nouns = [sibling.noun for sibling in scan.plugins.values() if sibling.origin == plugin.origin]
+            rows[f"plugins of {plugin.origin}"] = ", ".join(nouns)
     rows |= {name: os.environ[name] for name in VARIABLES if name in os.environ}
     broken = {module: problem for module in _MODULES if (problem := _import_problem(module))}
     problems += [f"{module} cannot be imported: {problem}" for module, problem in broken.items()]
@@ -45,15 +60,15 @@ def examine() -> tuple[dict[str, str], list[str]]:
 
 
 def _torch() -> dict[str, str]:
-    """What torch says of the system and its devices, and the precision that a training takes."""
+    """The system and devices as reported by torch, and the precision of `trainer.precision: auto`."""
     import torch
     from torch.utils import collect_env
 
-    from densevit.training.loop.precision import resolve
+    from densevit.training.loop.training_precision import resolve
 
-    found: dict[str, Any] = collect_env.get_env_info()._asdict()
-    rows = {key.replace("_", " "): str(found[key]).strip() for key in found if key not in _LEFT_OUT and found[key]}
-    model = re.search(r"Model name: *(.*)", str(found["cpu_info"]))
+    info: dict[str, Any] = collect_env.get_env_info()._asdict()
+    rows = {key.replace("_", " "): str(info[key]).strip() for key in info if key not in _LEFT_OUT and info[key]}
+    model = re.search(r"Model name: *(.*)", str(info["cpu_info"]))
     capability, cores = torch.backends.cpu.get_cpu_capability(), os.cpu_count()
     rows["CPU"] = f"{model[1] if model else 'unknown'}, {cores} cores, torch's kernels: {capability}"
     accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

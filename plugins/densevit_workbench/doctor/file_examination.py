@@ -1,4 +1,4 @@
-"""Checks the files of a split one by one, and reports what only all label maps or depth maps show."""
+"""Checks the files of a split one by one, and its label maps or depth maps as a whole."""
 
 import os
 from collections.abc import Sequence
@@ -10,10 +10,11 @@ from densevit.data.datasets.depth_maps import DepthMaps
 from densevit.data.datasets.file_checks import SupportsCheckFile, for_each
 from densevit.data.datasets.image_files import image_suffixes
 from densevit.data.datasets.label_maps import LabelMaps
+from densevit.data.datasets.list_files import entry_of
 from densevit.data.datasets.measured_images import MeasuredImages
+from densevit.data.datasets.pair_paths import PairPaths, list_files
 from densevit.data.datasets.paired_dataset import PairedDataset
-from densevit.data.datasets.paired_files import PairPaths, entry_of, list_files
-from densevit.data.datasets.splits import matches
+from densevit.data.datasets.split_names import matches
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
@@ -21,15 +22,15 @@ from densevit_workbench.doctor.findings import Findings
 
 
 def examine_files(dataset: Dataset, opened: Sequence[int], findings: Findings) -> set[int]:
-    """Checks the files of some images as the data set does, and counts what raises. Returns the indices with errors."""
+    """Runs the data set's checks on files of some images, and reports errors. Returns the indices with errors."""
     missing = set(dataset.missing) if isinstance(dataset, MeasuredImages) else set()
     paths = [dataset.path(index) for index in sorted(missing)] if isinstance(dataset, MeasuredImages) else []
     fix = "Copy them to these paths, or remove them from the annotations."
     findings.report("error", "missing images", sorted(paths), fix, of=len(dataset))
     errors: dict[int, DataError] = {}
 
-    def check(place: int) -> None:
-        index = opened[place]
+    def check(position: int) -> None:
+        index = opened[position]
         try:
             if isinstance(dataset, SupportsCheckFile):
                 dataset.check_file(index)
@@ -61,7 +62,7 @@ def examine_files(dataset: Dataset, opened: Sequence[int], findings: Findings) -
 
 
 def _report_pairs(dataset: PairedDataset, findings: Findings) -> None:
-    """Reports images or label files without the other one, and images that no list names."""
+    """Reports images without label files, label files without images, and images that no list names."""
     pairs = dataset.pairs
     findings.report_errors(pairs.missing, pairs.names_count)
     if isinstance(dataset, LabelMaps | DepthMaps):
@@ -71,7 +72,7 @@ def _report_pairs(dataset: PairedDataset, findings: Findings) -> None:
 
 
 def unlisted_images(root: Path, paths: PairPaths, dataset: Dataset) -> tuple[list[str], int]:
-    """Returns the images of a folder of all splits that none of the lists names, and the number of all."""
+    """Returns the images that no list names, and the number of all images, for a folder shared by all splits."""
     if paths.list_file is None or "{split}" in paths.images:
         return [], 0
     suffixes = image_suffixes(dataset.channels)
@@ -79,19 +80,19 @@ def unlisted_images(root: Path, paths: PairPaths, dataset: Dataset) -> tuple[lis
     lines = [line.strip() for path in lists for line in read_text(root / path).splitlines() if line.strip()]
     listed = (entry_of(line, paths)[0].lstrip("/") for line in lines)
     names = {os.path.splitext(name)[0] if name.lower().endswith(suffixes) else name for name in listed}
-    found = list_files(root, paths.images, suffixes, "images", dataset.channels).items()
-    return [path for name, path in found if names.isdisjoint(_name_forms(name, os.path.splitext(path)[0]))], len(found)
+    files = list_files(root, paths.images, suffixes, "images", dataset.channels).items()
+    return [path for name, path in files if names.isdisjoint(_name_forms(name, os.path.splitext(path)[0]))], len(files)
 
 
 def _name_forms(name: str, path: str) -> set[str]:
-    """Returns the texts with which a line of a list may name an image: its name, and its path without suffix below any
-    of its folders."""
+    """The forms in which a list may name an image: its name, and its path without suffix, relative to any of its
+    folders."""
     parts = os.path.normpath(path).split(os.sep)
     return {name, *("/".join(parts[start:]) for start in range(len(parts)))}
 
 
 def _examine_labels(dataset: LabelMaps, indices: Sequence[int], findings: Findings) -> None:
-    """Reports label maps whose values are read wrongly. Raises DataError if nothing can be learned."""
+    """Reports ambiguous values of label maps. Raises DataError if nothing can be learned."""
     shares = dataset.shares(indices)
     if message := shares.ambiguous():
         findings.report("error", "pixels of 255 that may be a class", [message])
@@ -100,7 +101,7 @@ def _examine_labels(dataset: LabelMaps, indices: Sequence[int], findings: Findin
 
 
 def _examine_depth(dataset: DepthMaps, indices: Sequence[int], findings: Findings) -> None:
-    """Reports the range of the depth. Raises DataError if none is known."""
+    """Reports the depth range. Raises DataError without known depth."""
     names = [os.fsdecode(name) for name in dataset.pairs.left_out]
     findings.report("note", "images without a depth map", names, of=len(dataset) + len(names))
     seen, is_known = dataset.measured_range(indices)

@@ -17,9 +17,9 @@ Severity = Literal["error", "warning", "note"]
 class Finding:
     """One kind of problem of a data set.
 
-    severity: "error" stops a training or makes its result wrong, "warning" may do so, "note" is information. title: the
-    kind, as a plural noun: "boxes outside of their image". count: number of occurrences. of: number of checked items,
-    if known. examples: the first ones, with the file or annotation. fix: what to do. split: the split with the problem;
+    severity: an "error" stops a run or makes its result wrong, a "warning" may do so, a "note" is information. title: a
+    plural noun, such as "boxes outside of their image". count: number of occurrences. of: number of checked items, if
+    known. examples: the first occurrences, with file or annotation. fix: what to do. split: the split with the problem;
     empty for all.
     """
 
@@ -53,7 +53,7 @@ class Finding:
 
 @dataclass
 class Findings:
-    """The findings of a split, or of all. files: its image files."""
+    """The findings of one split, or of all splits. files: the split's image files."""
 
     items: list[Finding] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
@@ -68,20 +68,19 @@ class Findings:
         count: int | None = None,
         of: int | None = None,
     ) -> None:
-        """Adds a finding, unless there are no examples. count: the number of cases; None: that of the examples."""
+        """Adds a finding if there are examples. count: the number of cases; None: the number of examples."""
         if examples:
-            found = len(examples) if count is None else count
-            self.items.append(Finding(severity, title, found, fix, tuple(examples[:EXAMPLES]), of))
+            count = len(examples) if count is None else count
+            self.items.append(Finding(severity, title, count, fix, tuple(examples[:EXAMPLES]), of))
 
     def report_errors(self, errors: Iterable[DataError], of: int) -> None:
-        """Adds a finding for each rule that records or files break; each message counts once. of: number of checked
-        ones."""
+        """Adds a finding for each broken rule; each message counts once. of: number of checked records or files."""
         by_rule: dict[str, list[str]] = {}
         for error in errors:
             if str(error) not in self._messages:
                 self._messages.add(str(error))
-                kind = "unreadable files" if isinstance(error, UnreadableFileError) else "invalid files"
-                by_rule.setdefault(error.rule or kind, []).append(str(error))
+                default_rule = "unreadable files" if isinstance(error, UnreadableFileError) else "invalid files"
+                by_rule.setdefault(error.rule or default_rule, []).append(str(error))
         for rule, messages in by_rule.items():
             fix = "Each message names its fix."
             if rule == "unreadable files":

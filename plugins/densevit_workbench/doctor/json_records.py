@@ -1,4 +1,4 @@
-"""Counts the invalid records of a COCO json, and writes it without them, so that the rest can be examined."""
+"""Counts the invalid records of a COCO json, and reads the split without them."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -9,8 +9,9 @@ from typing import Any
 
 from densevit import registry
 from densevit.config import DataSection
-from densevit.data.datasets.coco import Coco
+from densevit.data.dataset_builder import unchecked_split
 from densevit.data.datasets.coco_annotations import Annotations, annotations_of
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.coco_json import Images, classes_of, is_identifier, parse_json, section_of
 from densevit.data.datasets.coco_layouts import NamedFiles
 from densevit.data.datasets.coco_panoptic import CocoPanoptic, panoptic_json
@@ -19,18 +20,17 @@ from densevit.data.datasets.coco_segmentations import pack, wrong_codes
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.division import DEFAULT_SHARE
 from densevit.data.datasets.panoptic_annotations import panoptic_classes_of, segments_of
-from densevit.data.splits import unchecked_split
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 from densevit_workbench.doctor.findings import Findings
 
-LeftOut = dict[str, list[str]]  # names by the rule that they break
+LeftOut = dict[str, list[str]]  # names by broken rule
 
 
 @dataclass
 class InvalidRecords:
-    """The names of the invalid images and objects of a json, by the rule that they break. annotations: the others;
-    None if all are valid."""
+    """Names of invalid images and objects of a json, by broken rule. annotations: the valid annotations; None if all
+    records are valid."""
 
     annotations: Annotations | None = None
     images: LeftOut = field(default_factory=dict)
@@ -40,8 +40,8 @@ class InvalidRecords:
 def built_without_invalid_records(
     section: DataSection, split: str, findings: Findings
 ) -> tuple[Dataset | None, InvalidRecords]:
-    """Builds a split. If its json has invalid records, counts them, and reads a copy without them. None if the split
-    cannot be read for another reason, which is a finding."""
+    """Builds a split. Counts invalid records of its json, and reads a copy without them. Returns None, with a finding,
+    if the split cannot be read for another reason."""
     invalid = InvalidRecords()
     try:
         return unchecked_split(section, split), invalid
@@ -93,12 +93,12 @@ def _built_from(
 
 
 def _without_invalid_segments(section: DataSection, split: str, findings: Findings) -> Dataset:
-    """Counts the invalid images and annotations of a panoptic json, and builds the split without them."""
+    """Builds the split without invalid images and annotations of its panoptic json, and counts these."""
     file = panoptic_json(root_folder(section.options.get("root")), split, section.options)
     document = parse_json(file, keep_segmentations=True)
     images, invalid, seen = Images(file), InvalidRecords(), set()
     entries = _valid(section_of(file, document, "images"), images.add, _image_name, invalid.images, findings)
-    labels = {one.file_id: i for i, one in enumerate(panoptic_classes_of(file, document))}
+    labels = {category.file_id: i for i, category in enumerate(panoptic_classes_of(file, document))}
 
     def add(record: Mapping[str, Any], position: int) -> None:
         segments_of(file, record, position, images, labels)
@@ -106,22 +106,22 @@ def _without_invalid_segments(section: DataSection, split: str, findings: Findin
 
     records = section_of(file, document, "annotations")
     document["annotations"] = _valid(records, add, _object_name, invalid.objects, findings)
-    document["images"] = [one for one in entries if one["id"] in seen]
+    document["images"] = [image for image in entries if image["id"] in seen]
     return _built_from(document, file, section, split, section.options)
 
 
 def examine_records(
     file: Path, document: dict[str, Any], masks: bool, invalid: InvalidRecords, findings: Findings
 ) -> Images:
-    """Adds each image and each annotation as the data set does, and counts what raises. Removes these records from the
-    document. Returns its images."""
+    """Parses each image and each annotation as the data set does. Counts invalid records and removes them from the
+    document. Returns the images."""
     images = Images(file)
     document["images"] = _valid(section_of(file, document, "images"), images.add, _image_name, invalid.images, findings)
     try:
-        labels: Mapping[Any, int] = {one.file_id: i for i, one in enumerate(classes_of(file, document))}
+        labels: Mapping[Any, int] = {category.file_id: i for i, category in enumerate(classes_of(file, document))}
     except DataError:  # raised for the split
-        ids = [one.get("id") for one in section_of(file, document, "categories")]
-        labels = {one: 0 for one in ids if is_identifier(one)}
+        ids = [category.get("id") for category in section_of(file, document, "categories")]
+        labels = {category_id: 0 for category_id in ids if is_identifier(category_id)}
     objects = Objects(file, images, labels, masks)
     records = section_of(file, document, "annotations")
     valid = _valid(records, objects.add, _object_name, invalid.objects, findings)
@@ -143,7 +143,7 @@ def _valid(
     left_out: LeftOut,
     findings: Findings,
 ) -> list[dict[str, Any]]:
-    """Returns the records that can be added."""
+    """The records that `add` accepts; reports and counts all other records."""
     valid, errors = [], []
     for position, record in enumerate(records):
         try:

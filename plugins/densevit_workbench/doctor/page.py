@@ -36,38 +36,38 @@ def sections(
     samples: Samples,
     cost: TrainingCost | None,
 ) -> list[Section]:
-    """All sections of a page; the findings are the first."""
-    found = [
-        Section("Findings", [_finding(one) for one in findings] or [missing("Nothing to report.")]),
+    """All sections of a page, findings first."""
+    contents = [
+        Section("Findings", [_finding(finding) for finding in findings] or [missing("Nothing to report.")]),
         Section("Splits", [text_table([rows.SPLIT_COLUMNS, *rows.split_rows(splits)])]),
         *(Section(f"Classes: {key}", [_class_table(names, lines)]) for key, names, lines in rows.class_rows(splits)),
     ]
     channels = rows.channel_rows(splits)
     if channels:
-        found.insert(2, Section("Channels", [text_table([rows.CHANNEL_COLUMNS, *channels])]))
+        contents.insert(2, Section("Channels", [text_table([rows.CHANNEL_COLUMNS, *channels])]))
     if inventories:
         counts = [rows.INVENTORY_COLUMNS, *rows.inventory_rows(inventories)]
-        found.insert(2, Section("Found, used and left out", [text_table(counts)]))
+        contents.insert(2, Section("Found, used and left out", [text_table(counts)]))
     if readings:
-        found.insert(1, Section("Upright or stored boxes", _readings(readings)))
+        contents.insert(1, Section("Upright or stored boxes", _readings(readings)))
     charts = _charts(splits)
     if charts:
         measures = [rows.MEASURE_COLUMNS, *rows.measure_rows(splits)]
-        found.append(Section("Targets", [Grid("plots", charts), text_table(measures)]))
+        contents.append(Section("Targets", [Grid("plots", charts), text_table(measures)]))
     if samples:
-        found.append(Section("Augmented samples", _samples(samples)))
+        contents.append(Section("Augmented samples", _samples(samples)))
     if cost is not None:
-        found.append(Section("Cost", [text_table([("", ""), *rows.cost_rows(cost, splits)])]))
-    return found
+        contents.append(Section("Cost", [text_table([("", ""), *rows.cost_rows(cost, splits)])]))
+    return contents
 
 
-def _finding(one: Finding) -> Part:
-    more = [one.left_out] if one.left_out else []
-    return FindingPart(one.severity, one.heading, [*one.examples, *more], one.fix)
+def _finding(finding: Finding) -> Part:
+    more = [finding.left_out] if finding.left_out else []
+    return FindingPart(finding.severity, finding.heading, [*finding.examples, *more], finding.fix)
 
 
 def _class_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    """Counts with bars by their share."""
+    """Counts, with bars for their shares."""
     cells = [[Cell(name, left=True), *(Cell(text, _share(text)) for text in texts)] for name, *texts in lines]
     return Table([Cell("class", left=True), *map(Cell, names)], cells)
 
@@ -78,17 +78,19 @@ def _share(text: str) -> float:
 
 
 def _charts(splits: rows.Splits) -> list[Plot]:
-    """A histogram of each number of the targets, and of the sizes of images."""
+    """A histogram of each measure of the targets, and of image sizes."""
     drawn = []
-    for split, one in splits.items():
+    for split, statistics in splits.items():
         numbers: dict[str, np.ndarray] = {}
-        if len(one.sizes):
-            numbers |= {"images: width (px)": one.sizes[:, 1], "images: height (px)": one.sizes[:, 0]}
-            numbers["images: width / height"] = one.sizes[:, 1] / np.maximum(one.sizes[:, 0], 1)
-        if one.objects is not None and len(one.objects):
-            numbers["objects per image"] = one.objects
-        numbers |= {f"{key}: {name}": ns for key, named in one.measures.items() for name, ns in named.items()}
-        numbers |= {f"augmented {key}: {name}": ns for key, named in one.inputs.items() for name, ns in named.items()}
+        if len(statistics.sizes):
+            numbers |= {"images: width (px)": statistics.sizes[:, 1], "images: height (px)": statistics.sizes[:, 0]}
+            numbers["images: width / height"] = statistics.sizes[:, 1] / np.maximum(statistics.sizes[:, 0], 1)
+        if statistics.objects is not None and len(statistics.objects):
+            numbers["objects per image"] = statistics.objects
+        numbers |= {f"{key}: {name}": ns for key, named in statistics.measures.items() for name, ns in named.items()}
+        numbers |= {
+            f"augmented {key}: {name}": ns for key, named in statistics.inputs.items() for name, ns in named.items()
+        }
         for title, values in numbers.items():
             values = values[np.isfinite(values)]
             if len(values):
@@ -100,7 +102,7 @@ def _charts(splits: rows.Splits) -> list[Plot]:
 def _readings(readings: Samples) -> list[Part]:
     text = (
         "Photos that EXIF rotates, with the boxes of the json: left with data.boxes=upright, right with "
-        "data.boxes=stored. Choose the one whose boxes are on their objects."
+        "data.boxes=stored. Choose the reading with the boxes on their objects."
     )
     return [Text(text), _images(readings)]
 

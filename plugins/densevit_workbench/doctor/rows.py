@@ -24,28 +24,30 @@ def split_rows(splits: Splits) -> list[tuple[str, ...]]:
     return [
         (
             split,
-            f"{one.images:,}",
-            "all" if one.opened == one.images else f"{one.opened:,}",
-            ", ".join(one.provides) or "nothing",
-            size_text(one.sizes),
-            "" if one.objects is None or not len(one.objects) else f"{one.objects.mean():.1f} per image",
+            f"{statistics.images:,}",
+            "all" if statistics.opened == statistics.images else f"{statistics.opened:,}",
+            ", ".join(statistics.provides) or "nothing",
+            size_text(statistics.sizes),
+            ""
+            if statistics.objects is None or not len(statistics.objects)
+            else f"{statistics.objects.mean():.1f} per image",
         )
-        for split, one in splits.items()
+        for split, statistics in splits.items()
     ]
 
 
 def channel_rows(splits: Splits) -> list[tuple[str, ...]]:
-    """A row for each channel of each split, unless its images are RGB of 8 bits. Without pixels that have no data;
-    range: the values that the model sees as 0 and 1."""
-    ranges = next((one.channels.range for one in splits.values()), ())
+    """A row per split and channel, except for 8-bit RGB. Statistics are over pixels with data; range: the values that
+    the model maps to 0 and 1."""
+    ranges = next((statistics.channels.range for statistics in splits.values()), ())
     rows = []
-    for split, one in splits.items():
-        values = one.channel_values
+    for split, statistics in splits.items():
+        values = statistics.channel_values
         if values is not None:
             weights = values.valid + 1e-12
             mean, square = (np.average(numbers, axis=0, weights=weights) for numbers in (values.mean, values.square))
             numbers = (np.fmin.reduce(values.low), np.fmax.reduce(values.high), mean, np.sqrt(square - mean**2))
-            for i, name in enumerate(one.channels.names):
+            for i, name in enumerate(statistics.channels.names):
                 used = "{:.4g} ... {:.4g}".format(*ranges[i]) if ranges else ""
                 texts = [f"{number[i]:.4g}" for number in numbers]
                 rows.append((split, name, *texts, f"{1 - values.valid[:, i].mean():.1%}", used))
@@ -53,12 +55,21 @@ def channel_rows(splits: Splits) -> list[tuple[str, ...]]:
 
 
 def inventory_rows(inventories: Inventories) -> list[tuple[str, ...]]:
-    """A row for each kind of each split, and one for each reason for which some are left out."""
+    """A row per inventory of each split, followed by a row per reason for leaving out."""
     rows: list[tuple[str, ...]] = []
-    for split, of_split in inventories.items():
-        for one in of_split:
-            rows.append((split, one.noun, f"{one.total:,}", f"{one.used:,}", f"{one.total - one.used:,}", ""))
-            rows += [("", "", "", "", f"{len(names):,}", reason) for reason, names in one.left_out.items()]
+    for split, split_inventories in inventories.items():
+        for inventory in split_inventories:
+            rows.append(
+                (
+                    split,
+                    inventory.noun,
+                    f"{inventory.total:,}",
+                    f"{inventory.used:,}",
+                    f"{inventory.total - inventory.used:,}",
+                    "",
+                )
+            )
+            rows += [("", "", "", "", f"{len(names):,}", reason) for reason, names in inventory.left_out.items()]
     return rows
 
 
@@ -73,33 +84,33 @@ def size_text(sizes: np.ndarray) -> str:
 
 
 def class_rows(splits: Splits) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    """For each target key with classes: the key with its unit, the splits, and one row per class.
+    """For each target key with classes: key and unit, splits, and one row per class.
 
     Rows are sorted by frequency in the first split.
     """
-    found = []
-    for key in {key: None for one in splits.values() for key in one.classes}:
-        of_splits = {split: one.classes[key] for split, one in splits.items() if key in one.classes}
-        first = next(iter(of_splits.values()))
-        same = [one for one in of_splits.values() if one.names == first.names]
+    tables = []
+    for key in {key: None for statistics in splits.values() for key in statistics.classes}:
+        by_split = {split: statistics.classes[key] for split, statistics in splits.items() if key in statistics.classes}
+        first = next(iter(by_split.values()))
+        same = [counts for counts in by_split.values() if counts.names == first.names]
         order = np.argsort(-first.counts, kind="stable").tolist()
-        rows = [(first.names[i], *(_count_text(one, i) for one in same)) for i in order]
-        opened = "" if all(one.complete for one in same) else " of the images that were opened"
-        found.append((f"{key} ({first.unit}{opened})", tuple(of_splits)[: len(same)], rows))
-    return found
+        rows = [(first.names[i], *(_count_text(counts, i) for counts in same)) for i in order]
+        opened = "" if all(counts.complete for counts in same) else " of the images that were opened"
+        tables.append((f"{key} ({first.unit}{opened})", tuple(by_split)[: len(same)], rows))
+    return tables
 
 
 def measure_rows(splits: Splits) -> list[tuple[str, ...]]:
-    """Quantiles of each number of the targets of each split, and of the augmented training images."""
+    """Quantiles of each measure of the targets, by split, and of augmented training images."""
     rows = []
-    for split, one in splits.items():
-        for where, measures in ((split, one.measures), (f"{split}, augm.", one.inputs)):
+    for split, statistics in splits.items():
+        for where, measures in ((split, statistics.measures), (f"{split}, augm.", statistics.inputs)):
             for key, named in measures.items():
                 for name, numbers in named.items():
                     numbers = numbers[np.isfinite(numbers)]
                     if len(numbers):
-                        found = np.quantile(numbers, list(QUANTILES.values()))
-                        rows.append((where, key, name, *(f"{value:.4g}" for value in found)))
+                        quantiles = np.quantile(numbers, list(QUANTILES.values()))
+                        rows.append((where, key, name, *(f"{value:.4g}" for value in quantiles)))
     return rows
 
 

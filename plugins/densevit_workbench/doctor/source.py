@@ -14,7 +14,7 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, DataSection
 from densevit.config.yaml_io import find_file, read_file
-from densevit.data.datasets.coco import other_format
+from densevit.data.datasets.coco_dataset import other_format
 from densevit.data.neighbours import nearest_neighbour
 from densevit.errors import ConfigError, DataError, UnreadableFileError
 from densevit.paths import user_path
@@ -24,7 +24,7 @@ from densevit.paths import user_path
 class Source:
     """A data section, and its config, if any.
 
-    name: the argument as it was given. recognised: the section's keys as text, if a folder's data set was recognised.
+    name: the user's argument. recognised: the section's keys as text, for the recognised data set of a folder.
     """
 
     name: str
@@ -33,32 +33,31 @@ class Source:
     recognised: str = ""
 
 
-def find_source(given: str | Path, overrides: Sequence[str] = ()) -> Source:
+def find_source(source: str | Path, overrides: Sequence[str] = ()) -> Source:
     """Resolves a config, a section file, a shipped name of either, a run, or a data set's folder.
 
     Raises ConfigError for an invalid config, and DataError for a folder that no data set recognises.
     """
-    name = str(given)
-    folder = user_path(given)
+    name = str(source)
+    folder = user_path(source)
     if folder.is_dir() and not (folder / "config.yaml").is_file():
-        return _of_folder(name, folder, overrides)
+        return _folder_source(name, folder, overrides)
     if folder.is_absolute() and folder.suffix != ".yaml" and not folder.exists():
         raise ConfigError(f"{name}: there is no such folder.{nearest_neighbour(folder, only_folders=True)}")
     if folder.is_file() and other_format(folder) is not None:  # YOLO's data.yaml
-        return _of_folder(name, folder, overrides)
+        return _folder_source(name, folder, overrides)
     hint = "" if folder.exists() or not _is_no_config(name) else nearest_neighbour(folder, only_folders=True)
     if hint:
         raise ConfigError(f"{name}: there is no folder and no config of this name.{hint}")
-    found = config_or_data(name, "doctor", overrides)
-    if isinstance(found, Config):
-        configs.check_plugins(found)
-        return Source(name, found.data, found)
-    return Source(name, found, None)
+    loaded = config_or_data(name, "doctor", overrides)
+    if isinstance(loaded, Config):
+        configs.check_plugins(loaded)
+        return Source(name, loaded.data, loaded)
+    return Source(name, loaded, None)
 
 
 def config_or_data(path_or_name: str, source: str, overrides: Sequence[str] = ()) -> Config | DataSection:
-    """A config, or a data section from a section file, such as data/coco. source: the origin of
-    the overrides, for messages."""
+    """Loads a config, or a data section from a section file such as data/coco. source: the command, for messages."""
     file: Path | None = None
     try:
         file = find_file(path_or_name)
@@ -83,19 +82,19 @@ def _is_no_config(name: str) -> bool:
     return True
 
 
-def _of_folder(given: str, folder: Path, overrides: Sequence[str]) -> Source:
-    named = [one.removeprefix("data.name=") for one in overrides if one.startswith("data.name=")]
+def _folder_source(source_name: str, folder: Path, overrides: Sequence[str]) -> Source:
+    named = [override.removeprefix("data.name=") for override in overrides if override.startswith("data.name=")]
     name, options = (named[-1], {}) if named else _recognised(folder)
     values = {"name": name, "root": str(folder), **options}
-    rest = [one for one in overrides if not one.startswith("data.name=")]
+    rest = [override for override in overrides if not override.startswith("data.name=")]
     section: DataSection = configs.section("data", values, str(folder), rest)
-    found = {"name": name, "root": folder} | {key: section.options[key] for key in options}
-    text = "" if named else " ".join(shlex.quote(f"data.{key}={flow(value)}") for key, value in found.items())
-    return Source(given, section, None, text)
+    keys = {"name": name, "root": folder} | {key: section.options[key] for key in options}
+    text = "" if named else " ".join(shlex.quote(f"data.{key}={flow(value)}") for key, value in keys.items())
+    return Source(source_name, section, None, text)
 
 
 def flow(value: Any) -> str:
-    """A value of a section as one line of YAML, as in an override."""
+    """Formats a value of a section as one line of YAML, for an override."""
     if isinstance(value, str | Path):
         return str(value)
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=sys.maxsize, allow_unicode=True)
@@ -104,12 +103,11 @@ def flow(value: Any) -> str:
 
 @runtime_checkable
 class SupportsRecognise(Protocol):
-    """A data set that `densevit doctor FOLDER` finds by the layout of the folder."""
+    """A data set that `densevit doctor FOLDER` recognises by the folder's layout."""
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """The options besides `root` with which this data set reads a folder; None if the folder does not have the data
-        set's layout."""
+        """Options for reading a folder, without `root`; None if the folder has another layout."""
 
 
 def _recognised(folder: Path) -> tuple[str, dict[str, Any]]:

@@ -8,23 +8,23 @@ import numpy as np
 
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.measured_images import MeasuredImages
-from densevit.data.transforms.resizing import TrainingTransform
+from densevit.data.transforms.sample_resizing import TrainingTransform
 from densevit.interfaces import Dataset
 from densevit.targets.types import TargetTypes
-from densevit_workbench.doctor.channels import ChannelValues
+from densevit_workbench.doctor.channel_examination import ChannelValues
 from densevit_workbench.doctor.findings import evenly_spaced
-from densevit_workbench.doctor.measures import class_counts, measure
-from densevit_workbench.doctor.samples import Measures, Summaries, Summary, read_summaries
+from densevit_workbench.doctor.sample_summaries import Measures, Summaries, Summary, read_summaries
+from densevit_workbench.doctor.target_measures import class_counts, measure
 
-MOST_TRANSFORMED = 200  # images on which the training transform is tried
+MOST_TRANSFORMED = 200  # images to run through the training transform
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
 @dataclass
 class ClassCounts:
-    """The frequency of each class. unit: "objects" or "pixels". complete: whether all images are counted, not only
-    opened ones."""
+    """The frequency of each class. unit: "objects" or "pixels". complete: whether all images are counted, instead of
+    the opened images alone."""
 
     names: tuple[str, ...]
     counts: np.ndarray
@@ -36,10 +36,10 @@ class ClassCounts:
 class SplitStatistics:
     """Statistics of one split.
 
-    sizes: (n, 2), height and width of images where they are known. measures: numbers by target key and name, as
-    annotated; complete: the keys whose measures are of all images. inputs: the measures of `MOST_TRANSFORMED` images
-    after the training transform. objects: the number of objects per image, where known. summaries: the measurements of
-    the images that were opened. channels: those of the images; of train with the ranges that training uses.
+    sizes: (n, 2), heights and widths of images, where known. measures: annotated targets by key and name. complete:
+    keys with measures of all images. inputs: measures of `MOST_TRANSFORMED` images after the training transform.
+    objects: the number of objects per image, where known. summaries: summaries of opened images. channels: the images'
+    channels, for train with the ranges of the training.
     """
 
     split: str
@@ -61,9 +61,9 @@ class SplitStatistics:
 
     @property
     def channel_values(self) -> ChannelValues | None:
-        """The values (N, C) of the channels of the N images that could be read; None for RGB of 8 bits."""
-        values = [one.channels for one in self.summaries if one.channels is not None]
-        return ChannelValues.of_images(values) if values else None
+        """Channel measures (N, C) of N readable images; None for 8-bit RGB."""
+        values = [summary.channels for summary in self.summaries if summary.channels is not None]
+        return ChannelValues.stacked(values) if values else None
 
 
 def split_statistics(
@@ -78,73 +78,76 @@ def split_statistics(
     indices = [i for i in evenly_spaced(len(dataset), most_images).tolist() if i not in failed]
     samples = Summaries(dataset, indices, transform, MOST_TRANSFORMED)
     summaries = list(track(read_summaries(samples), f"Opening images of {split}", len(indices)))
-    readable = [one for one in summaries if not one.problem]
+    readable = [summary for summary in summaries if not summary.problem]
     sizes = _sizes(dataset, readable)
-    found = SplitStatistics(
+    statistics = SplitStatistics(
         split, len(dataset), tuple(dataset.provides), sizes, summaries=summaries, channels=dataset.channels
     )
-    found.measures = _joined([one.measures for one in readable])
-    found.inputs = _joined([one.inputs for one in readable])
+    statistics.measures = _joined([summary.measures for summary in readable])
+    statistics.inputs = _joined([summary.inputs for summary in readable])
     counts = dataset.object_counts()
-    known = [one.objects for one in readable if one.objects is not None]
-    found.objects = counts if counts is not None else np.array(known) if known else None
+    objects = [summary.objects for summary in readable if summary.objects is not None]
+    statistics.objects = counts if counts is not None else np.array(objects) if objects else None
     types = TargetTypes.of(dataset)
-    for key in {key: None for one in readable for key in one.counts}:
-        total = np.sum([one.counts[key] for one in readable if key in one.counts], axis=0)
-        found.classes[key] = _class_counts(dataset, types, key, total, len(readable) == len(dataset))
-    _add_all_objects(found, dataset, types)
-    return found
+    for key in {key: None for summary in readable for key in summary.counts}:
+        total = np.sum([summary.counts[key] for summary in readable if key in summary.counts], axis=0)
+        statistics.classes[key] = _class_counts(dataset, types, key, total, len(readable) == len(dataset))
+    _add_all_objects(statistics, dataset, types)
+    return statistics
 
 
 @runtime_checkable
 class SupportsAllObjects(Protocol):
-    """A data set that knows its objects without reading images, for `densevit doctor`."""
+    """A data set with all objects available without reading images, for `densevit doctor`."""
 
     def all_objects(self) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
         """The image index of each object (M,), and the values of all objects (M, ...) by target key; None: unknown."""
 
 
-def _add_all_objects(found: SplitStatistics, dataset: Dataset, types: TargetTypes) -> None:
-    """Replaces statistics of the opened images by statistics of all images, where the data set knows them without
-    opening any."""
-    known, sizes = dataset.all_objects() if isinstance(dataset, SupportsAllObjects) else None, _known_sizes(dataset)
-    if known is None or sizes is None:
+def _add_all_objects(statistics: SplitStatistics, dataset: Dataset, types: TargetTypes) -> None:
+    """Replaces statistics of opened images by statistics of all images, if the data set has them without opening
+    any."""
+    all_objects, sizes = (
+        dataset.all_objects() if isinstance(dataset, SupportsAllObjects) else None,
+        _known_sizes(dataset),
+    )
+    if all_objects is None or sizes is None:
         return
-    images, values = known
+    images, values = all_objects
     for key, value in values.items():
         measures = measure(types[key], value, sizes[images])
         if measures:
-            found.measures[key] = dict(measures)
-            found.complete.add(key)
+            statistics.measures[key] = dict(measures)
+            statistics.complete.add(key)
         classes = dataset.classes.get(types[key].task or "", ())
         counts = class_counts(types[key], value, len(classes))
         if counts is not None:
-            found.classes[key] = _class_counts(dataset, types, key, counts, complete=True)
+            statistics.classes[key] = _class_counts(dataset, types, key, counts, complete=True)
 
 
 def _class_counts(dataset: Dataset, types: TargetTypes, key: str, counts: np.ndarray, complete: bool) -> ClassCounts:
-    names = tuple(one.name for one in dataset.classes[types[key].task or ""])
+    names = tuple(category.name for category in dataset.classes[types[key].task or ""])
     return ClassCounts(names, counts, "objects" if types[key].per == "object" else "pixels", complete)
 
 
 def _sizes(dataset: Dataset, readable: Sequence[Summary]) -> np.ndarray:
-    """The sizes of all images, if they are known without opening them, else of the opened ones."""
+    """Sizes of all images, if known without opening any; else of opened images."""
     sizes = _known_sizes(dataset)
     if sizes is not None and (sizes > 1).all():
         return sizes
-    return np.array([one.size for one in readable if one.digest], np.int64).reshape(-1, 2)
+    return np.array([summary.size for summary in readable if summary.digest], np.int64).reshape(-1, 2)
 
 
 def _known_sizes(dataset: Dataset) -> np.ndarray | None:
-    """The sizes of all images without opening any; 0 where they are unknown."""
+    """Sizes of all images without opening any; 0 if unknown."""
     return dataset.known_sizes() if isinstance(dataset, MeasuredImages) else dataset.sizes()
 
 
 def _joined(measures: Iterable[Mapping[str, Mapping[str, np.ndarray]]]) -> Measures:
     """Concatenates the numbers of all images."""
     parts: dict[str, dict[str, list[np.ndarray]]] = {}
-    for one in measures:
-        for key, named in one.items():
+    for by_key in measures:
+        for key, named in by_key.items():
             for name, numbers in named.items():
                 parts.setdefault(key, {}).setdefault(name, []).append(np.asarray(numbers, np.float64).ravel())
     return {key: {name: np.concatenate(ns) for name, ns in named.items()} for key, named in parts.items()}

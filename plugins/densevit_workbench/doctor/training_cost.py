@@ -1,4 +1,4 @@
-"""The cost of a training: parameters, multiply-adds and the budget."""
+"""The training cost of a config: parameters, multiply-adds and budget."""
 
 import math
 import warnings
@@ -8,13 +8,13 @@ import numpy as np
 
 from densevit import registry
 from densevit.config import Config
-from densevit.data.build import Data
+from densevit.data.data_builder import DataSplits
 from densevit.errors import DensevitError, counted
 from densevit.model.dense import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.run.config_checks import check_frozen, check_model, kinds_of_heads
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from densevit_workbench.doctor.findings import Findings
 from densevit_workbench.model_cost import model_cost
 
@@ -25,10 +25,9 @@ PASSES = 3  # multiply-adds of a training step in forward passes: the backward p
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """The cost of a training.
+    """The training cost of a config.
 
-    size: (h, w) of the model's input for which `multiply_adds` are counted, of one image. budget: the length of the
-    training on one device.
+    size: (h, w) of the input image for which `multiply_adds` are counted. budget: the run's length on one device.
     """
 
     size: tuple[int, int]
@@ -39,16 +38,16 @@ class TrainingCost:
 
     @property
     def training_multiply_adds(self) -> int:
-        """Multiply-adds of the whole training, forward and backward passes."""
+        """Multiply-adds of all forward and backward passes of the run."""
         return PASSES * self.multiply_adds * self.budget.images
 
 
-def training_cost(config: Config, data: Data, sizes: np.ndarray, findings: Findings) -> TrainingCost | None:
-    """Builds the model and counts its cost; reports the findings of the checks before a training.
+def training_cost(config: Config, data: DataSplits, sizes: np.ndarray, findings: Findings) -> TrainingCost | None:
+    """Builds the model, counts its cost, and reports problems that training would report at its start.
 
-    sizes: (N, 2), of images; the cost is counted for their median size. Returns None if the model cannot be built.
+    sizes: (N, 2) of images; the cost is counted for the median size. Returns None if the model cannot be built.
     """
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             check_frozen(config)
@@ -62,7 +61,7 @@ def training_cost(config: Config, data: Data, sizes: np.ndarray, findings: Findi
         except DensevitError as error:
             findings.report("error", "the config cannot be trained on this data", [str(error)])
             return None
-    texts = list(dict.fromkeys(str(one.message) for one in said if issubclass(one.category, UserWarning)))
+    texts = list(dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)))
     findings.report("warning", "warnings of the training", texts)
     if config.initial_weights == "random" and config.data.options.get("root") and len(data.train) < FEW_IMAGES:
         fix = "Pretrained weights train better: backbone=efficientnet_lite0, or a recipe such as start/detector."
@@ -71,7 +70,7 @@ def training_cost(config: Config, data: Data, sizes: np.ndarray, findings: Findi
 
 
 def check_budget(budget: Budget, config: Config) -> None:
-    """Warns if the training is too short to learn anything, with the least sufficient value."""
+    """Warns if the run is too short to learn anything, with the smallest sufficient budget."""
     start = "random" if config.initial_weights == "random" else "pretrained"
     least = _MIN_STEPS[start]
     if budget.steps < least:
@@ -98,7 +97,7 @@ def check_budget(budget: Budget, config: Config) -> None:
 
 
 def _counted(
-    model: DenseModel, data: Data, sizes: np.ndarray, budget: Budget, findings: Findings
+    model: DenseModel, data: DataSplits, sizes: np.ndarray, budget: Budget, findings: Findings
 ) -> TrainingCost | None:
     height, width = np.median(sizes, axis=0).astype(int).tolist() if len(sizes) else (256, 256)
     size = data.padded_size(height, width)

@@ -17,13 +17,13 @@ MOST_TOKENS = 16  # class, distillation and register tokens before the cells
 
 
 class RecordedAttention(NamedTuple):
-    """The attention weights that a module computed for one image: softmax over the last axis.
+    """Attention weights of a module for one image, softmax over the last axis.
 
-    name: the name of the module in the backbone or head. weights: (..., queries, keys), as the module computed them.
+    name: the module's name in the backbone or head. weights: (..., queries, keys), as computed by the module.
     """
 
     name: str
-    module: Any  # an nn.Module with attributes of its own
+    module: Any  # an nn.Module with additional attributes
     weights: Tensor
 
 
@@ -32,8 +32,8 @@ class AttentionLayer:
     """One layer's attention for one image, in G groups with separate attention: G windows, or 1 if it is global.
 
     weights: (G, heads, Q, K). query_cells: (G, Q), key_cells: (G, K): the cell of each token, row by row in
-    `query_grid` and `key_grid`, (height, width); -1, -2, ... for the first, second, ... token that is no cell, such as
-    the class token; PADDING for padding. window: the side of the windows in cells; None if attention is global.
+    `query_grid` and `key_grid`, (height, width); -1, -2, ... for the first, second, ... extra token, such as the class
+    token; PADDING for padding. window: the side of the windows in cells; None if attention is global.
     """
 
     name: str
@@ -46,7 +46,7 @@ class AttentionLayer:
 
     @property
     def tokens(self) -> int:
-        """The number of tokens that are no cells."""
+        """The number of extra tokens, such as the class token."""
         cells = self.query_cells
         return int(-cells[cells != PADDING].min().clamp(max=0))
 
@@ -86,7 +86,7 @@ def windowed_layer(
 
 
 def layers_on_grids(recorded: Sequence[RecordedAttention], grids: Sequence[Grid]) -> list[AttentionLayer]:
-    """The recorded layers of global self-attention over a map of one of the grids, with few tokens before its cells."""
+    """Layers of global self-attention over a map of one of the grids, with at most MOST_TOKENS extra tokens."""
     layers = []
     for name, _, weights in recorded:
         if weights.ndim != 4 or len(weights) != 1 or weights.shape[-1] != weights.shape[-2]:

@@ -1,4 +1,4 @@
-"""What `densevit inspect` shows of a backbone or a head; others' are in the entry-point group `densevit.inspectors`."""
+"""The base class of inspectors, which tell `densevit inspect` what to show of a backbone or a head."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,15 +17,15 @@ from densevit_workbench.inspection.figures import Figure
 
 
 class Inspector:
-    """What `densevit inspect` shows of a backbone or a head; the methods here are the defaults.
+    """Positions, attention and figures of a backbone or a head for `densevit inspect`.
 
-    An entry point of the group `densevit.inspectors`. If its name is that of a class with its module, as in
-    my_package.my_module.MyNet, it is used for parts of this class and of its subclasses without an inspector. An
-    inspector with any other name adds its figures where the user names it: `--inspector NAME`. There is one instance
-    for each part and inspection, constructed without arguments.
+    Registered by an entry point of the group `densevit.inspectors`. An entry point named like a class, as in
+    my_package.my_module.MyNet, inspects parts of this class, and of subclasses without an inspector. An inspector with
+    any other name adds its figures on request: `--inspector NAME`. Each part and inspection gets a new instance,
+    constructed without arguments.
 
-    part: the backbone or the head. recorded: the attention weights that its modules computed, in this order, by the
-    name of the module in the part. outputs: those of the head; empty for a backbone. size: (H, W) of the padded image.
+    part: the backbone or the head. recorded: attention weights in the order of computation, by module names relative to
+    the part. outputs: the head's outputs; empty for a backbone. size: (H, W) of the padded image.
     """
 
     def positions(self, part: Any) -> Tensor | None:
@@ -43,12 +43,12 @@ class Inspector:
     def objects(
         self, part: Any, recorded: Sequence[RecordedAttention], outputs: dict[str, Any], size: Grid
     ) -> Tensor | None:
-        """The attention of each object that a head predicts to the cells of a map that covers the image, (N, h, w), in
-        the order of `predict`. Default: None."""
+        """The attention (N, h, w) from each predicted object to the cells of a map of the image, in the order of
+        `predict`. Default: None."""
         return None
 
     def hooks(self, part: Any) -> Sequence[RemovableHandle]:
-        """Registers hooks for the forward pass, which keep what `figures` needs; they are removed after it.
+        """Registers hooks that collect values for `figures`; `inspect` removes them after the forward pass.
 
         Default: none.
         """
@@ -57,5 +57,5 @@ class Inspector:
     def figures(
         self, part: Any, recorded: Sequence[RecordedAttention], outputs: dict[str, Any], image: Any
     ) -> Sequence[Figure]:
-        """Further figures of a backbone or a head. image: (H, W, 3) uint8, as the model sees it. Default: none."""
+        """Additional figures. image: (H, W, 3) uint8, the model's input. Default: none."""
         return ()

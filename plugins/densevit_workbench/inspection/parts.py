@@ -1,4 +1,4 @@
-"""The parts of a model, each with its inspectors, whose errors and invalid results are reported."""
+"""A part of a model with its inspectors. Reports their errors and invalid results."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,47 +18,49 @@ _TENSORS = ("positions", "objects")  # methods that return a tensor or None; the
 
 
 class InspectedPart:
-    """A backbone or a head, with the inspector of its class and those that the user named.
+    """A backbone or a head, with the inspector of its class and inspectors by name.
 
-    name: the name of the part in the model. named: names of inspectors. All methods raise PluginError if an inspector
-    fails or returns something invalid.
+    name: the part's name in the model. named: names of further inspectors. All methods raise PluginError if an
+    inspector fails or returns an invalid value.
     """
 
     def __init__(self, name: str, part: nn.Module, named: Sequence[str] = ()) -> None:
         self.name, self.part = name, part
         self.inspector = inspector_of(part)
-        self.named = {one: build_inspector(one) for one in named}
+        self.named = {inspector_name: build_inspector(inspector_name) for inspector_name in named}
 
     def positions(self) -> Tensor | None:
-        return self._of(self.inspector, "positions")
+        return self._call(self.inspector, "positions")
 
     def attention(self, recorded: Sequence[RecordedAttention], size: Grid) -> list[AttentionLayer]:
-        layers: list[AttentionLayer] = self._of(self.inspector, "attention", self._own(recorded), size)
+        layers: list[AttentionLayer] = self._call(self.inspector, "attention", self._inside(recorded), size)
         for layer in layers:
             _check_layer(layer, self._where(self.inspector, "attention"))
         return layers
 
     def objects(self, recorded: Sequence[RecordedAttention], outputs: Mapping[str, Any], size: Grid) -> Tensor | None:
-        return self._of(self.inspector, "objects", self._own(recorded), outputs, size)
+        return self._call(self.inspector, "objects", self._inside(recorded), outputs, size)
 
     def hooks(self) -> list[RemovableHandle]:
-        return [handle for one in (self.inspector, *self.named.values()) for handle in self._of(one, "hooks")]
+        return [
+            handle for inspector in (self.inspector, *self.named.values()) for handle in self._call(inspector, "hooks")
+        ]
 
     def figures(
         self, recorded: Sequence[RecordedAttention], outputs: Mapping[str, Any], image: np.ndarray
     ) -> dict[str, list[Figure]]:
-        """The figures of each inspector by its name, "" for that of the class."""
-        found = {}
+        """Figures by inspector; the name of the class's inspector is ""."""
+        figures = {}
         for name, inspector in {"": self.inspector, **self.named}.items():
-            found[name] = self._of(inspector, "figures", self._own(recorded), outputs, image)
-        return found
+            figures[name] = self._call(inspector, "figures", self._inside(recorded), outputs, image)
+        return figures
 
-    def _own(self, recorded: Sequence[RecordedAttention]) -> list[RecordedAttention]:
-        """The attention inside of the part, by the name of the module in the part."""
-        inside = [one for one in recorded if one.name == self.name or one.name.startswith(f"{self.name}.")]
-        return [one._replace(name=one.name.removeprefix(f"{self.name}.")) for one in inside]
+    def _inside(self, recorded: Sequence[RecordedAttention]) -> list[RecordedAttention]:
+        """The attention recorded inside the part, by module names relative to the part."""
+        inside = [layer for layer in recorded if f"{layer.name}.".startswith(f"{self.name}.")]
+        return [layer._replace(name=layer.name.removeprefix(f"{self.name}.")) for layer in inside]
 
-    def _of(self, inspector: Inspector, method: str, *arguments: Any) -> Any:
+    def _call(self, inspector: Inspector, method: str, *arguments: Any) -> Any:
         try:
             result = getattr(inspector, method)(self.part, *arguments)
             return result if method in _TENSORS else list(result)
@@ -73,7 +75,7 @@ class InspectedPart:
 
 
 def inspector_of(part: nn.Module) -> Inspector:
-    """The installed inspector of the part's class, or of its next base class that has one; else the default."""
+    """The installed inspector of the part's class or its nearest base class; else the default."""
     installed = registry.find("inspectors")
     names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(part).__mro__)
     name = next((name for name in names if name in installed), None)
@@ -88,7 +90,8 @@ def build_inspector(name: str) -> Inspector:
     loaded = registry.load("inspectors", name)
     if not (isinstance(loaded, type) and issubclass(loaded, Inspector)):
         raise PluginError(
-            f"The inspector {name!r} is not a subclass of {Inspector.__module__}.Inspector. Fix: see docs/inspect.md."
+            f"The inspector {name!r} is not a subclass of {Inspector.__module__}.Inspector. "
+            "Fix: see docs/own-plugins.md."
         )
     return registry.construct(loaded, name, options={}, where="inspect")
 

@@ -23,7 +23,7 @@ _SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
 
 @contextmanager
 def recorded_attention(module: nn.Module) -> Iterator[list[RecordedAttention]]:
-    """Yields a list to which each attention inside `module` is added, named by the innermost module that computes it.
+    """Yields a list that collects the attention inside `module`, named by the innermost computing module.
 
     Any softmax over the last of three or more axes is recorded as attention; three axes are (heads, Q, K) of the first
     image. Weights are on the module's device, detached.
@@ -37,7 +37,7 @@ def recorded_attention(module: nn.Module) -> Iterator[list[RecordedAttention]]:
     torch.backends.mha.set_fastpath_enabled(False)  # torch's fused encoder layer calls none of these functions
     try:
         with recorder:
-            yield recorder.found
+            yield recorder.recorded
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for handle in handles:
@@ -49,7 +49,7 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.names = names
         self.running: list[nn.Module] = []
-        self.found: list[RecordedAttention] = []
+        self.recorded: list[RecordedAttention] = []
 
     def enter(self, module: nn.Module, inputs: Any) -> None:
         if id(module) in self.names:
@@ -74,7 +74,7 @@ class _Recorder(TorchFunctionMode):
         if weights is not None and weights.ndim >= 3:
             name, module = self.names[id(self.running[-1])]
             weights = weights.detach()
-            self.found.append(RecordedAttention(name, module, weights[None] if weights.ndim == 3 else weights))
+            self.recorded.append(RecordedAttention(name, module, weights[None] if weights.ndim == 3 else weights))
 
 
 def _over_last_axis(x: Tensor, dim: int | None = None, *_: Any, **__: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The result of the readers of all formats: images with objects by class name, in pixels."""
+"""What all readers return: images with objects by class name, in pixels."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from densevit_workbench.interchange.inventory import Inventory
 
 Split = str  # "train", "val", "test", or "" if a source has no splits
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-UNREAD_FORMATS = (".heic", ".heif", ".avif", ".gif", ".jp2", ".dng")  # image files that are named, not read
+UNREAD_FORMATS = (".heic", ".heif", ".avif", ".gif", ".jp2", ".dng")  # image formats that are reported, not read
 _ANY_CHANNELS = (".tif", ".tiff", *CHANNEL_FILES)
 NO_AREA = "whose box has no area"
 TO_CONVERT = "in a format that is not read, to be converted to JPEG"
@@ -33,8 +33,8 @@ TO_CONVERT = "in a format that is not read, to be converted to JPEG"
 class AnnotatedObject:
     """One object. bbox: x, y, width, height in pixels. segmentation: polygons or run lengths, as in COCO's format.
 
-    iscrowd: whether training leaves it out and evaluation ignores it. more: values of the annotation to write, by key;
-    they override the others.
+    iscrowd: whether training leaves the object out and evaluation ignores it. more: additional keys of the written
+    annotation; they override the fields above.
     """
 
     category: str
@@ -49,8 +49,8 @@ class AnnotatedObject:
 class AnnotatedImage:
     """One image file.
 
-    height, width: the size of the annotations' grid. content: the bytes of a file to write; None: `path` is the file.
-    label_file_exists: False for a YOLO image without a text file, which is converted without objects.
+    height, width: the size of the annotations' grid. content: the bytes to write; None: copy the file `path`.
+    label_file_exists: False for a YOLO image without a text file, converted without objects.
     """
 
     path: Path
@@ -65,9 +65,8 @@ class AnnotatedImage:
 class Annotated:
     """A data set: its class names in order, and the images of each split.
 
-    ids: the class ids; by default 1, 2, ... left_out: one message for each image that cannot be read and is left out.
-    inventories: the counts of the images, label
-    files and objects of the source.
+    ids: class ids; by default 1, 2, ... left_out: one message per unreadable image. inventories: counts of images,
+    label files and objects in the source.
     """
 
     classes: tuple[str, ...]
@@ -77,7 +76,7 @@ class Annotated:
     inventories: tuple[Inventory, ...] = ()
 
     def __repr__(self) -> str:
-        """The numbers of classes, and of images and objects of each split."""
+        """The numbers of classes, and of images and objects per split."""
         counts = {
             split or "all": f"{len(images):,} images with {sum(len(image.objects) for image in images):,} objects"
             for split, images in self.splits.items()
@@ -88,7 +87,7 @@ class Annotated:
 
 
 def bounds(points: np.ndarray) -> tuple[float, float, float, float]:
-    """Returns x, y, width and height of the box around points (N, 2)."""
+    """The bounding box x, y, width, height of points (N, 2)."""
     low, high = points.min(axis=0), points.max(axis=0)
     return float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])
 
@@ -102,7 +101,7 @@ def rotated_object(
     iscrowd: bool = False,
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> AnnotatedObject:
-    """Returns the object of a rotated box (see `rotation_of`), which is written as it is read.
+    """The object of a rotated box (see `rotation_of`). `more` keeps the rotated box for the written annotation.
 
     bbox: x, y, w, h before the rotation. degrees: clockwise. limits: the (h, w) for `box_in_image`.
     """
@@ -114,7 +113,7 @@ def rotated_object(
 
 
 def polygon_area(points: np.ndarray) -> float:
-    """Returns the area of a simple polygon (N, 2), by the shoelace formula."""
+    """The area of a simple polygon (N, 2), by the shoelace formula."""
     x, y = points[:, 0] - points[:, 0].mean(), points[:, 1] - points[:, 1].mean()
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
@@ -122,7 +121,7 @@ def polygon_area(points: np.ndarray) -> float:
 def box_in_image(
     bbox: tuple[float, float, float, float], size: tuple[int, int], where: str
 ) -> tuple[float, float, float, float]:
-    """Returns a box x, y, w, h of an image (h, w). Raises InvalidObjectError unless their intersection has an area."""
+    """Returns the box x, y, w, h. Raises InvalidObjectError unless it overlaps the image (h, w)."""
     x, y, w, h = bbox
     if not (w > 0 and h > 0):  # also for NaN
         raise InvalidObjectError(
@@ -138,24 +137,24 @@ def box_in_image(
 
 
 def box_limits(header: Header, size: tuple[int, int]) -> tuple[int, int]:
-    """Returns the (h, w) for `box_in_image`. size: that of the label file.
+    """Returns the (h, w) for `box_in_image`. size: (h, w) in the label file.
 
-    The boxes of an image that EXIF rotates, with its stored size in the label file, may be on either grid, and
-    `data.boxes` decides: a box that is inside of one of them is not left out.
+    If EXIF rotates an image and the label file has its stored size, boxes may be on either grid, as `data.boxes` says.
+    Then the limits cover both grids.
     """
     return (max(size), max(size)) if size == header.size != header.upright_size else size
 
 
 def image_files(folder: Path, channels: Channels | None, unread: bool = False) -> list[Path]:
-    """Returns all image files below a folder, sorted. channels: those of the images; None: RGB.
-    unread: also those of formats that are not read."""
-    known = channels or RGB
-    files = files_below(folder, (*image_suffixes(known), *(UNREAD_FORMATS if unread else ())))
-    return list(map(Path, first_files(map(str, files), known))) if known.files else files
+    """All image files below a folder, sorted. channels: the images' channels; None: RGB. unread: include formats that
+    are not read."""
+    channels = channels or RGB
+    files = files_below(folder, (*image_suffixes(channels), *(UNREAD_FORMATS if unread else ())))
+    return list(map(Path, first_files(map(str, files), channels))) if channels.files else files
 
 
 def is_unread(path: Path) -> bool:
-    """Whether a file is an image of a format that is not read."""
+    """Whether a file is an image in an unsupported format."""
     return path.suffix.lower() in UNREAD_FORMATS
 
 
@@ -167,10 +166,10 @@ def image_inventory(
     channels: Channels | None,
     is_image: Callable[[Path], bool] = lambda path: True,
 ) -> Inventory:
-    """Counts the images below a folder and those to be read (`wanted`), which may be missing.
+    """Counts the images below a folder and the `wanted` images, which may be missing.
 
-    unused: the reason for images that are not to be read. channels: those of the images; None: RGB.
-    is_image: False for files such as masks.
+    unused: the reason for images that are not wanted. channels: the images' channels; None: RGB. is_image: False for
+    files such as masks.
     """
     files = set(map(absolute, wanted))
 
@@ -189,7 +188,7 @@ def image_inventory(
 def file_inventory(
     noun: str, files: Iterable[Path], used: Iterable[Path], root: Path, reason: Callable[[Path], str]
 ) -> Inventory:
-    """Counts files. used: those that are used, also of other folders. reason: why another file is left out."""
+    """Counts files. used: used files, also of other folders. reason: tells why an unused file is left out."""
     used = set(map(absolute, used))
     inventory = Inventory(noun, len(used))
     for path in sorted(set(map(absolute, files)) - used):
@@ -197,52 +196,52 @@ def file_inventory(
     return inventory
 
 
-def object_inventory(noun: str, used: int, others: Iterable[str], root: Path, faults: Faults) -> Inventory:
-    """Counts objects: those that are used, the invalid ones, and for others the label file or image left out."""
+def object_inventory(noun: str, used: int, left_out: Iterable[str], root: Path, faults: Faults) -> Inventory:
+    """Counts used and invalid objects, and objects of skipped files. left_out: the skipped file of each object."""
     inventory = Inventory(noun, used)
     for reason, places in faults.invalid_objects.items():
-        inventory.leave_out(reason, (shown_place(place, root) for place in places))
-    inventory.leave_out("of a file that is left out", others)
+        inventory.leave_out(reason, (shown_place(where, root) for where in places))
+    inventory.leave_out("of a file that is left out", left_out)
     return inventory
 
 
 def object_count(splits: Mapping[Split, Sequence[AnnotatedImage]]) -> int:
-    """Returns the number of objects of all images."""
+    """The number of objects in all images."""
     return sum(len(image.objects) for images in splits.values() for image in images)
 
 
 def folder_split(file: Path, root: Path) -> Split:
-    """Returns the split after which a folder between root and a file is named; "" if there is none."""
+    """The split whose name a folder between root and file has; "" without one."""
     folders = file.relative_to(root).parts[:-1]
     return next((split for split, names in SPLIT_FOLDERS.items() if any(name in folders for name in names)), "")
 
 
 def below_root(path: Path, root: Path) -> str:
-    """Returns a path relative to root if it is below it, for messages."""
+    """A path for messages: relative to root if it is below root."""
     normal, base = absolute(path), absolute(root)
     return (normal.relative_to(base) if normal.is_relative_to(base) else path).as_posix()
 
 
-def shown_place(place: str, root: Path) -> str:
-    """Returns a place in a file, such as "FILE, line 3", with the file relative to root."""
-    return place.removeprefix(f"{root}{os.sep}")
+def shown_place(where: str, root: Path) -> str:
+    """Shortens a text such as "FILE, line 3" to a path relative to root."""
+    return where.removeprefix(f"{root}{os.sep}")
 
 
 def absolute(path: Path) -> Path:
-    """Returns a path with all folders and without `..`, as the key of a file."""
+    """An absolute path without `..`, as the key of a file."""
     text = os.fspath(path)
     normal = os.path.abspath(text)
     return path if normal == text else Path(normal)
 
 
 def header_of(path: Path, channels: Channels | None) -> Header:
-    """Returns the size and orientation of an image. channels: those of the images; None: see `header_and_channels`.
-    Raises DataError for a file that cannot be read."""
+    """Reads the size and orientation of an image. channels: the images' channels; None: see `header_and_channels`.
+    Raises DataError for an unreadable file."""
     return header_and_channels(path)[0] if channels is None else image_header(path, channels)
 
 
 def header_and_channels(path: Path) -> tuple[Header, Channels]:
-    """Returns the header of an image of RGB, or of others in a format that may have them, and its channels."""
+    """Reads header and channels of an image: RGB, or the channels named in the file."""
     try:
         return image_header(path), RGB
     except UnreadableFileError as error:
@@ -254,7 +253,8 @@ def header_and_channels(path: Path) -> tuple[Header, Channels]:
 
 
 def number(text: Any, where: str) -> float:
-    """Returns a finite number. Raises DataError for text and InvalidObjectError for NaN, with the place `where`."""
+    """Parses a finite number. Raises DataError for text and InvalidObjectError for NaN. where: a text for the
+    message."""
     try:
         value = float(text)
     except (TypeError, ValueError):
@@ -265,7 +265,7 @@ def number(text: Any, where: str) -> float:
 
 
 def named(names: Sequence[Any], where: str) -> tuple[str, ...]:
-    """Returns class names as text. Raises DataError for an empty list, and for a name that occurs twice."""
+    """Class names as text. Raises DataError for an empty list or a repeated name."""
     titles = tuple(" ".join(str(name).split()) for name in names)
     if not titles or not all(titles):
         raise DataError(f"{where}: expected the names of the classes; found {list(names)}.")

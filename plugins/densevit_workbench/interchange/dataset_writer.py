@@ -11,7 +11,7 @@ import numpy as np
 from densevit.atomic_io import check_writable, is_empty
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Targets
-from densevit.targets.objects import InstanceMasks, xywh
+from densevit.targets.object_targets import InstanceMasks, xywh
 
 
 def empty_folder(folder: Path) -> Path:
@@ -36,8 +36,8 @@ def write_split(dataset: Dataset, folder: Path, split: str, suffix: str = ".png"
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for kind in ("images", *(key for key in ("semantic", "depth") if key in dataset.provides)):
-        (folder / split / kind).mkdir(parents=True, exist_ok=True)
+    for folder_name in ("images", *(key for key in ("semantic", "depth") if key in dataset.provides)):
+        (folder / split / folder_name).mkdir(parents=True, exist_ok=True)
     for index in range(len(dataset)):
         sample = dataset[index]
         image, targets = sample["image"].numpy(), sample["targets"]
@@ -52,16 +52,18 @@ def write_split(dataset: Dataset, folder: Path, split: str, suffix: str = ".png"
         for annotation in _annotations(targets, dataset.classes["detection"]):
             annotations.append({"id": len(annotations) + 1, "image_id": index + 1} | annotation)
         yield index
-    categories = [_category(one, one.file_id) for one in dataset.classes["detection"]]
+    categories = [_category(category, category.file_id) for category in dataset.classes["detection"]]
     _write_json(
         folder / "annotations" / f"{split}.json",
         {"images": images, "annotations": annotations, "categories": categories},
     )
-    _write_json(folder / "classes.json", [_category(one, i) for i, one in enumerate(dataset.classes["segmentation"])])
+    _write_json(
+        folder / "classes.json", [_category(category, i) for i, category in enumerate(dataset.classes["segmentation"])]
+    )
 
 
 def millimetres(depth: np.ndarray) -> np.ndarray:
-    """Converts metres to 16-bit millimetres; larger values become 0, unknown."""
+    """Converts metres to 16-bit millimetres; values out of range become 0, unknown."""
     rounded = np.rint(depth * 1000.0)
     return np.where(rounded < 2**16, rounded, 0).astype(np.uint16)
 
@@ -79,8 +81,8 @@ def _annotations(targets: Targets, classes: tuple[Class, ...]) -> Iterator[dict[
         yield annotation | segmentations[number]
 
 
-def _category(one: Class, number: int) -> dict[str, Any]:
-    return {"id": number, "name": one.name, "color": list(one.color), "isthing": int(one.thing)}
+def _category(category: Class, number: int) -> dict[str, Any]:
+    return {"id": number, "name": category.name, "color": list(category.color), "isthing": int(category.thing)}
 
 
 def _write(path: Path, pixels: np.ndarray) -> None:

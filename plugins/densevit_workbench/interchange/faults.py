@@ -1,4 +1,4 @@
-"""Collects the faults of a data set's files, so that one conversion reports all of them."""
+"""Collects the faults in a data set's files, so that one conversion reports all of them."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +13,12 @@ LISTED = 10  # files in a message
 _FIX = "Correct these entries."
 _FIX_UNREADABLE = (
     "Replace images that cannot be read, remove them with their label files, or leave them out with --skip-unreadable "
-    "(in Python: skip_unreadable=True; in a training: data.on_error=skip)."
+    "(in Python: skip_unreadable=True; for training: data.on_error=skip)."
 )
 
 
 class InvalidObjectError(DataError):
-    """An object that cannot be used, such as a box without area.
+    """An invalid object, such as a box without area.
 
     where: the file and the object. reason: a phrase for an `Inventory`, such as "whose box has no area". count: the
     number of objects.
@@ -30,11 +30,11 @@ class InvalidObjectError(DataError):
 
 
 class Faults:
-    """The faults of a conversion's files.
+    """The faults in the files of a conversion.
 
-    skip_unreadable: images that are missing or cannot be read are not faults, but listed in `left_out`. outside_paths:
-    whether entries may name images outside of the source. strict: whether invalid objects are faults; otherwise they
-    are left out, and `invalid_objects` has their places by reason.
+    skip_unreadable: missing and unreadable images are not faults, but listed in `left_out`. outside_paths: whether
+    entries may name images outside of the source. strict: whether invalid objects are faults; otherwise
+    `invalid_objects` lists their positions by reason.
     """
 
     def __init__(self, skip_unreadable: bool = False, outside_paths: bool = False, strict: bool = False) -> None:
@@ -46,7 +46,7 @@ class Faults:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Context in which a DataError ends the block and is collected."""
+        """A context that collects a DataError, which ends the block."""
         try:
             yield
         except InvalidObjectError as error:
@@ -63,22 +63,25 @@ class Faults:
             self.errors.append(error)
 
     def leave_out(self, reason: str, places: Sequence[str]) -> None:
-        """Counts objects that are left out for a reason."""
+        """Counts skipped objects."""
         if places:
             self.invalid_objects.setdefault(reason, []).extend(places)
 
     def check_place(self, where: str, path: Path, folder: Path) -> None:
-        """Raises DataError if the path of the entry at `where` is outside of the source's folder, unless allowed."""
+        """Raises DataError if an entry's path is outside of the source's folder, unless allowed.
+
+        where: a text for the message.
+        """
         if not self.outside_paths and is_outside(os.path.join(os.getcwd(), path), folder):
             raise DataError(
                 f"{where}: {path} is outside of {folder}. Move the image below this folder and correct the entry. If "
-                "you know where these files come from, --outside-paths (in Python: outside_paths=True; in a training: "
+                "you know where these files come from, --outside-paths (in Python: outside_paths=True; for training: "
                 "data.outside_paths=true) allows such paths."
             )
 
     def record_use(self, file: Path, user: Path) -> None:
-        """Records that `user` uses `file`. Raises DataError if another file does: two images with one text file, or the
-        reverse."""
+        """Records that `user` uses `file`. Raises DataError for a second user: two images with one text file, or two
+        text files with one image."""
         first = self._users.setdefault(os.path.abspath(file), user)
         if first != user:
             raise DataError(f"{first} and {user} both belong to {file}. Rename or remove one of them.")
@@ -86,7 +89,7 @@ class Faults:
     def check(self, source: Path, splits: Mapping[str, Sequence[object]]) -> None:
         """Raises DataError with the first faults, their number and the fix, if there are any.
 
-        splits: the images that were read; if there are none, that is a fault too.
+        splits: the images that were read; no image at all is a fault too.
         """
         if self.left_out and not self.errors and not any(splits.values()):
             raise DataError(f"{source}: none of {len(self.left_out):,} images can be read:{_lines(self.left_out)}")
@@ -98,14 +101,14 @@ class Faults:
             raise DataError(f"{source} has {len(self.errors):,} faults:{_lines(self.errors)}\nFix: {' '.join(fixes)}")
 
     def left_out_text(self, source: Path) -> str:
-        """The warning about the images that are left out; empty if there are none."""
+        """The warning about skipped images; empty without any."""
         count = len(self.left_out)
         images = "1 image that cannot be read is" if count == 1 else f"{count:,} images that cannot be read are"
         return f"{source}: {images} left out:{_lines(self.left_out)}" if count else ""
 
 
 def _lines(messages: Sequence[object]) -> str:
-    """The first messages, one per line, and the number of the others."""
+    """The first messages, one per line, and the number of further messages."""
     more = len(messages) - LISTED
     lines = [*map(str, messages[:LISTED]), *([f"... and {more:,} more"] if more > 0 else [])]
     return "".join(f"\n  {line}" for line in lines)

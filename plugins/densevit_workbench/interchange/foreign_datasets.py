@@ -1,7 +1,7 @@
-"""Data sets in YOLO's and Pascal VOC's format, which are read without a conversion of their images.
+"""Data sets in YOLO's and Pascal VOC's format, without a conversion of images.
 
-The annotations are written as json in COCO's format, in the folder of cached scans, and `Coco` reads them with the
-images where they are. The json is written again when a file or folder of the data set has changed.
+Annotations are converted to a COCO json in the folder of cached scans; `Coco` reads this json and the original images.
+The json is written again when a file or folder of the data set has changed.
 """
 
 import atexit
@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from densevit import __version__
 from densevit.atomic_io import replaced_file
 from densevit.channels import Channels
-from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.coco_layouts import NamedFiles, SplitFiles, find_files
 from densevit.data.datasets.file_checks import OnError
 from densevit.data.datasets.scan_cache import Arrays, cache_folder, cached_scan, json_array, json_value
@@ -26,7 +26,7 @@ from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.folders import files_below
 from densevit.errors import DataError, counted, warn_once
 from densevit_workbench.interchange.annotated import absolute, below_root
-from densevit_workbench.interchange.convert import READERS, coco_json
+from densevit_workbench.interchange.dataset_conversion import READERS, coco_json
 from densevit_workbench.interchange.faults import Faults
 from densevit_workbench.interchange.foreign_layouts import foreign_format
 
@@ -34,9 +34,9 @@ _READ = (*IMAGES, *CHANNEL_FILES, ".txt", ".xml", ".yaml", ".yml", ".names")  # 
 
 
 class ConvertedCoco(Coco):
-    """A data set in another format. The options are those of `coco`, without those that name a json or its images.
+    """A data set in another format. Options as for `coco`, without options for a json or its images.
 
-    root: the data set's folder; for YOLO, or its data.yaml.
+    root: the data set's folder, or YOLO's data.yaml.
     """
 
     format: ClassVar[str]
@@ -57,7 +57,7 @@ class ConvertedCoco(Coco):
         on_error: OnError,
         channels: Channels,
     ) -> tuple[SplitFiles, bool]:
-        """Returns the json of a split, which is written if there is none of these files."""
+        """Returns the json of a split. Converts the data set if it has changed."""
         if root is None:
             raise DataError("data.root is missing: name the data set's folder.")
         if named != NamedFiles():
@@ -88,7 +88,7 @@ class Voc(ConvertedCoco):
 
 
 class Labelme(ConvertedCoco):
-    """Objects in labelme's format, whose images may be in the json files: an error with the command to convert it."""
+    """Recognises labelme's format, and raises an error with the command to convert it."""
 
     format = "labelme"
 
@@ -102,26 +102,30 @@ class Labelme(ConvertedCoco):
 
 
 def _converted(format: str, source: Path, outside_paths: bool, on_error: OnError, channels: Channels) -> Arrays:
-    """Reads a data set and writes a json for each split."""
+    """Reads a data set and writes one json per split."""
     faults = Faults(on_error == "skip", outside_paths)
-    given = READERS[format](source, faults, channels)
-    left_out = [f"{source}: {inventory}." for inventory in given.inventories if inventory.left_out]
+    annotated = READERS[format](source, faults, channels)
+    left_out = [f"{source}: {inventory}." for inventory in annotated.inventories if inventory.left_out]
     left_out += [text] if (text := faults.left_out_text(source)) else []
     root = source if source.is_dir() else source.parent
     texts = {
-        split or "train": coco_json(given, images, [below_root(image.path, root) for image in images])
-        for split, images in given.splits.items()
+        split or "train": coco_json(annotated, images, [below_root(image.path, root) for image in images])
+        for split, images in annotated.splits.items()
     }
     folder = _written(f"{format}-{root.absolute().name}", texts)
-    counts = [f"{split or 'all'}: {counted(len(images), 'image')}" for split, images in given.splits.items()]
-    counts_left_out = [counted(one.total - one.used, one.noun) for one in given.inventories if one.left_out]
+    counts = [f"{split or 'all'}: {counted(len(images), 'image')}" for split, images in annotated.splits.items()]
+    counts_left_out = [
+        counted(inventory.total - inventory.used, inventory.noun)
+        for inventory in annotated.inventories
+        if inventory.left_out
+    ]
     conversion = (
-        f"{source} is in the format {format!r}: {counted(len(given.classes), 'class')}; {', '.join(counts)}"
+        f"{source} is in the format {format!r}: {counted(len(annotated.classes), 'class')}; {', '.join(counts)}"
         f"{'; left out: ' if counts_left_out else ''}{', '.join(counts_left_out)}. In COCO's format: {folder}"
     )
     files = {absolute(path) for path in files_below(root, _READ)}
-    given_images = (image for images in given.splits.values() for image in images)
-    files |= {absolute(Path(file)) for image in given_images for file in channel_paths(image.path, channels)}
+    all_images = (image for images in annotated.splits.values() for image in images)
+    files |= {absolute(Path(file)) for image in all_images for file in channel_paths(image.path, channels)}
     above = {folder for file in files for folder in file.parents if folder.is_relative_to(absolute(root))}
     watched = [*sorted({*files, *above, absolute(source)}), *sorted(folder.iterdir())]
     return {
@@ -133,7 +137,7 @@ def _converted(format: str, source: Path, outside_paths: bool, on_error: OnError
 
 
 def _written(name: str, texts: Mapping[str, str]) -> Path:
-    """Writes the json of each split into a folder named after their content; into a temporary one without a cache."""
+    """Writes the jsons into a cache folder named by their hash, or a temporary folder if the cache is off."""
     digest = hashlib.sha256("\n".join(texts.values()).encode(errors="surrogatepass")).hexdigest()[:16]
     folder = cache_folder() / f"{name}-{digest}"
     try:

@@ -11,20 +11,20 @@ from densevit.data.io.text_files import read_json, read_text
 from densevit.errors import DataError
 from densevit_workbench.interchange.yaml_text import read_yaml_as_text
 
-_SEEN = 20  # label files that are read
-_LARGEST = 1 << 22  # bytes of a json that is read: labelme's is of one image
-_DEPTHS = ("", "*/", "*/*/")  # folders in which label files are searched for
+_SEEN = 20  # label files to read
+_LARGEST = 1 << 22  # bytes of a json to read: labelme's describes one image
+_DEPTHS = ("", "*/", "*/*/")  # patterns of folders to search for label files
 
 
 def foreign_format(path: Path) -> str | None:
-    """Returns the format of a folder or of YOLO's data.yaml: yolo, voc, labelme, or None."""
+    """Recognises the format of a folder or of YOLO's data.yaml: yolo, voc, labelme, or None."""
     if path.is_file():
         return "yolo" if _describes_yolo(path) else None
     if is_yolo_folder(path):
         return "yolo"
     for format, suffix, is_label in (("voc", "xml", _is_voc), ("labelme", "json", _is_labelme)):
-        found = (file for depth in _DEPTHS for file in path.glob(f"{depth}*.{suffix}"))
-        if any(map(is_label, islice(found, _SEEN))):
+        files = (file for depth in _DEPTHS for file in path.glob(f"{depth}*.{suffix}"))
+        if any(map(is_label, islice(files, _SEEN))):
             return format
     return None
 

@@ -1,4 +1,4 @@
-"""Finds the image of a label file by its path in the data set; a name alone is used only if it is unique."""
+"""Finds the image of a label file by its path in the data set, or by a unique name."""
 
 import os
 import unicodedata
@@ -15,71 +15,71 @@ SPLIT_NAMES = {name for names in SPLIT_FOLDERS.values() for name in names}
 
 
 class ImageLookup:
-    """The images of a data set. root: its folder. images: the image files below it, of unread formats too."""
+    """The images of a data set. root: the data set's folder. images: image files below it, in unread formats too."""
 
     def __init__(self, root: Path, images: Iterable[Path]) -> None:
         self.root = root
         self._images: set[str] = set()
-        self._by_place: dict[str, list[Path]] = defaultdict(list)  # the path below root without suffix
+        self._by_path: dict[str, list[Path]] = defaultdict(list)  # relative path without suffix
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
         self._folders: set[str] = set()  # names of folders for images
         for image in sorted(images, key=is_unread):
             below = image.relative_to(root)
-            place = key(below.with_suffix(""))
-            if is_unread(image) and (place in self._by_place or key(below.stem) in self._by_stem):
+            path = key(below.with_suffix(""))
+            if is_unread(image) and (path in self._by_path or key(below.stem) in self._by_stem):
                 continue  # the original of a converted image
             self._images.add(os.path.normpath(image))
-            self._by_place[place].append(image)
+            self._by_path[path].append(image)
             self._by_stem[key(below.stem)].append(image)
             self._folders |= {part for part in below.parts[:-1] if part.lower() in _IMAGE_FOLDERS}
 
     def beside(self, file: Path, filename: str = "") -> Path | None:
-        """Returns the image in the folder of a label file, with its stem. filename: decides between two of them."""
-        place = key(file.relative_to(self.root).with_suffix(""))
-        return _single(file, self._by_place.get(place, ()), filename)
+        """The image next to a label file with the same stem. filename: decides between several."""
+        path = key(file.relative_to(self.root).with_suffix(""))
+        return _single(file, self._by_path.get(path, ()), filename)
 
     def in_layout(self, file: Path, filename: str = "", folder: str = "", stem: str = "") -> Path | None:
-        """Returns the image with the stem of a label file in a folder for images, such as JPEGImages beside
-        Annotations, or images/SPLIT beside Annotations/SPLIT.
+        """The image with the stem of a label file in a parallel image folder: JPEGImages for Annotations, images/SPLIT
+        for Annotations/SPLIT.
 
         filename, folder: decide between several. stem: a stem to use instead of the label file's.
         """
         below = file.relative_to(self.root)
         for places in self._layouts(below.parts[:-1]):
-            keys = dict.fromkeys(key(PurePath(*place, stem or below.stem)) for place in places)
-            found = [image for key in keys for image in self._by_place.get(key, ())]
-            if found:
-                return _single(file, found, filename, folder)
+            keys = dict.fromkeys(key(PurePath(*parts, stem or below.stem)) for parts in places)
+            images = [image for key in keys for image in self._by_path.get(key, ())]
+            if images:
+                return _single(file, images, filename, folder)
         return None
 
     def _layouts(self, folders: Sequence[str]) -> Iterator[list[list[str]]]:
-        """Yields candidate folders of images, in order of preference: a folder for images in place of another one,
-        additional to the others, and none."""
+        """Yields candidate image folders for a label folder, in order of preference: an image folder in place of one of
+        its parts, in addition to its parts, and one part less."""
         names = sorted(self._folders)
-        others = [i for i, part in enumerate(folders) if part.lower() not in SPLIT_NAMES]
-        yield [[*folders[:i], name, *folders[i + 1 :]] for i in reversed(others) for name in names]
+        replaceable = [i for i, part in enumerate(folders) if part.lower() not in SPLIT_NAMES]
+        yield [[*folders[:i], name, *folders[i + 1 :]] for i in reversed(replaceable) for name in names]
         yield [[*folders[:i], name, *folders[i:]] for i in range(len(folders) + 1) for name in names]
-        yield [[*folders[:i], *folders[i + 1 :]] for i in reversed(others)]
+        yield [[*folders[:i], *folders[i + 1 :]] for i in reversed(replaceable)]
 
     def named(self, file: Path, filename: str, folder: str = "") -> Path | None:
-        """Returns the image that a label file names, relative to its folder, or in a folder for images.
+        """The image that a label file names, relative to the label file or in an image folder.
 
-        filename: may have folders of another machine; without them, it is searched for in the same places.
+        filename: may contain folders of another machine; then its last part is tried too.
         """
-        places = [file.parent, *((file.parent / folder, file.parent.parent / folder) if folder else ())]
+        bases = [file.parent, *((file.parent / folder, file.parent.parent / folder) if folder else ())]
         for name in dict.fromkeys((filename, _last(filename))):
-            for place in places if name else ():
-                found = find_file(place, name, outside_paths=True)
-                path = os.path.normpath(place / found) if found else ""
+            for base in bases if name else ():
+                name_on_disk = find_file(base, name, outside_paths=True)
+                path = os.path.normpath(base / name_on_disk) if name_on_disk else ""
                 if path in self._images:
                     return Path(path)
         stem = PurePath(_last(filename)).stem
         return self.in_layout(file, filename, folder, stem) if stem else None
 
     def unique(self, file: Path, filename: str) -> Path | None:
-        """Returns the only image of the data set with the stem of a label file, or else with the name that it has.
+        """The only image of the data set with the stem of a label file, or else with `filename`.
 
-        Raises DataError if there are several.
+        Raises DataError for several candidates.
         """
         for stem in (file.stem, *(PurePath(name).stem for name in name_forms(_last(filename)))):
             if images := self._by_stem.get(key(stem)):
@@ -88,7 +88,7 @@ class ImageLookup:
 
 
 def _single(file: Path, images: Sequence[Path], filename: str, folder: str = "") -> Path | None:
-    """Returns the only one of these images, or else the one with this file name, or in a folder of this name."""
+    """The only image; of several, the one with this file name, or in a folder of this name."""
     names = {key(name) for name in name_forms(_last(filename))}
     for matches in (
         images,
@@ -106,10 +106,10 @@ def _single(file: Path, images: Sequence[Path], filename: str, folder: str = "")
 
 
 def _last(filename: str) -> str:
-    """Returns a file name without the folders of the machine on which it was written."""
+    """The last part of a file name, in which other machines wrote their folders."""
     return filename.replace("\\", "/").rpartition("/")[2]
 
 
 def key(path: PurePath | str) -> str:
-    """Returns a path as text in which accents have one Unicode form."""
+    """A path as text in Unicode form NFC, as accents have several forms."""
     return unicodedata.normalize("NFC", str(path))

@@ -1,4 +1,4 @@
-"""Counts what a reader of a data set finds, uses and leaves out."""
+"""Counts of found, used and unused items of a data set."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ _NAMED = 3  # files per reason in the text
 
 @dataclass
 class Inventory:
-    """What a reader found of one kind, used and left out, by reason. By construction, found = used + left out.
+    """Counts of items of one kind: used, and left out by reason. Found = used + left out, by construction.
 
-    noun: the word for one item, such as "image", "label file" or "box". left_out: the names of what is left out by
-    reason, a phrase such as "without a label".
+    noun: the singular, such as "image", "label file" or "box". left_out: names of items by reason, a phrase such as
+    "without a label".
     """
 
     noun: str
@@ -21,14 +21,14 @@ class Inventory:
     left_out: dict[str, list[str]] = field(default_factory=dict)
 
     def leave_out(self, reason: str, names: Iterable[object]) -> None:
-        """Adds what is left out for a reason."""
+        """Adds items that are left out for a reason."""
         texts = [str(name) for name in names]
         if texts:
             self.left_out.setdefault(reason, []).extend(texts)
 
     @property
     def total(self) -> int:
-        """The number of all."""
+        """The number of found items."""
         return self.used + sum(map(len, self.left_out.values()))
 
     def __str__(self) -> str:

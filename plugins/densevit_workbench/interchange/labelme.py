@@ -17,8 +17,8 @@ from pycocotools import mask as rle
 from densevit.channels import RGB, Channels
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.folders import files_below
+from densevit.data.io.image_opening import open_image
 from densevit.data.io.images import read_image
-from densevit.data.io.large_images import open_image
 from densevit.data.io.text_files import read_json
 from densevit.errors import DataError, UnreadableFileError
 from densevit_workbench.interchange.annotated import (
@@ -50,7 +50,7 @@ _KINDS = ("polygon", "rectangle", "oriented_rectangle", "rotation", "circle")  #
 
 
 def read_labelme(source: Path, faults: Faults, channels: Channels | None = None) -> Annotated:
-    """Reads a folder of json files beside their images; folders train and val are splits, of which others are not."""
+    """Reads a folder of json files. With folders train and val, only files of splits are read."""
     files = files_below(source, (".json",))
     documents = []
     for file in files:
@@ -83,13 +83,13 @@ def read_labelme(source: Path, faults: Faults, channels: Channels | None = None)
         for file, _ in documents
     }
     left_out = {file: document for file, document in documents if file not in used}
-    others = [below_root(file, source) for file, document in left_out.items() for _ in document["shapes"]]
+    unused_shapes = [below_root(file, source) for file, document in left_out.items() for _ in document["shapes"]]
     inventories = (
         image_inventory(source, wanted, splits, "without a json file of a split", channels),
         file_inventory("json file", files, used, source, lambda file: reasons.get(file, "without labelme's `shapes`")),
-        object_inventory("shape", shapes, others, source, faults),
+        object_inventory("shape", shapes, unused_shapes, source, faults),
     )
-    names = sorted({one.category for images in splits.values() for image in images for one in image.objects})
+    names = sorted({obj.category for images in splits.values() for image in images for obj in image.objects})
     if not names:
         raise DataError(
             f"{source}: none of {len(documents)} json files has a polygon, rectangle, circle or mask that can be used. "
@@ -101,16 +101,16 @@ def read_labelme(source: Path, faults: Faults, channels: Channels | None = None)
 def _image_of(
     file: Path, document: Mapping[str, Any], lookup: ImageLookup, source: Path, faults: Faults
 ) -> tuple[Path, bytes | None]:
-    """Returns the image of a json file, and its content if it is inside of the json.
+    """Returns the image of a json file, and its content if the json contains it.
 
-    The image is the one that imagePath names, or the one beside the json with that name or the json's, or the only one
-    of that name.
+    Found by the path imagePath, or next to the json by the name of imagePath or the json, or as the only image of this
+    name.
     """
     name = str(document.get("imagePath") or "")
-    found = find_file(file.parent, name, outside_paths=True) if name else None
-    if found is not None:
-        faults.check_place(f"{file}: imagePath", file.parent / found, source)
-        return Path(os.path.normpath(file.parent / found)), None
+    name_on_disk = find_file(file.parent, name, outside_paths=True) if name else None
+    if name_on_disk is not None:
+        faults.check_place(f"{file}: imagePath", file.parent / name_on_disk, source)
+        return Path(os.path.normpath(file.parent / name_on_disk)), None
     path = lookup.named(file, name) or lookup.beside(file, name)
     if path is None and document.get("imageData"):
         try:
@@ -132,45 +132,49 @@ def _image(
     faults: Faults,
     channels: Channels | None,
 ) -> tuple[AnnotatedImage, int]:
-    """Returns an image, and the number of shapes of its objects."""
+    """Returns an image, and the number of shapes in its objects."""
     if content is not None:
         height, width = read_image(content, channels or RGB, name=f"{file}: imageData").shape[:2]
     elif is_unread(path):
         raise UnreadableFileError(f"{file}: its image {path} is {TO_CONVERT}.")
     else:
         height, width = header_of(path, channels).upright_size
-    given = (document.get("imageHeight") or height, document.get("imageWidth") or width)
-    if given != (height, width):
-        raise DataError(f"{file} is for an image of {given[1]} x {given[0]} pixels; {path} has {width} x {height}.")
+    stated_size = (document.get("imageHeight") or height, document.get("imageWidth") or width)
+    if stated_size != (height, width):
+        raise DataError(
+            f"{file} is for an image of {stated_size[1]} x {stated_size[0]} pixels; {path} has {width} x {height}."
+        )
     parts = []
-    for place, shape in enumerate(document["shapes"]):
+    for index, shape in enumerate(document["shapes"]):
         if not isinstance(shape, Mapping):
-            raise DataError(f"{file}: shape {place} is not an object with label and points.")
-        kind = shape.get("shape_type")
+            raise DataError(f"{file}: shape {index} is not an object with label and points.")
+        shape_type = shape.get("shape_type")
         label = " ".join(str(shape.get("label") or "").split())
-        if kind in _WITHOUT_AREA:
-            faults.leave_out(f"of the type {kind}, which has no area", [f"{file}, shape {place + 1} ({label})"])
+        if shape_type in _WITHOUT_AREA:
+            faults.leave_out(f"of the type {shape_type}, which has no area", [f"{file}, shape {index + 1} ({label})"])
             continue
         if not label:
-            raise DataError(f"{file}: shape {place} has no label.")
+            raise DataError(f"{file}: shape {index} has no label.")
         group = shape.get("group_id")
-        parts.append(((label, place if group is None else f"group {group}"), shape))
+        parts.append(((label, index if group is None else f"group {group}"), shape))
     parts.sort(key=lambda part: str(part[0]))
-    grouped = [(key[0], [shape for _, shape in ones]) for key, ones in groupby(parts, key=lambda part: part[0])]
+    grouped = [
+        (key[0], [shape for _, shape in group_shapes]) for key, group_shapes in groupby(parts, key=lambda part: part[0])
+    ]
     objects, count = [], 0
-    for label, ones in grouped:
+    for label, group_shapes in grouped:
         with faults.collecting():
             try:
-                objects.append(_object(label, ones, (height, width), str(file)))
+                objects.append(_object(label, group_shapes, (height, width), str(file)))
             except InvalidObjectError as error:
-                error.count = len(ones)
+                error.count = len(group_shapes)
                 raise
-            count += len(ones)
+            count += len(group_shapes)
     return AnnotatedImage(path, height, width, tuple(objects), content), count
 
 
 def _object(label: str, shapes: list[Mapping[str, Any]], size: tuple[int, int], where: str) -> AnnotatedObject:
-    """Returns one object of all shapes of a group."""
+    """Joins the shapes of a group to one object."""
     where = f"{where}: {label}"
     if any(shape.get("shape_type") == "mask" for shape in shapes):
         mask = np.zeros(size, np.uint8)
@@ -192,20 +196,22 @@ def _object(label: str, shapes: list[Mapping[str, Any]], size: tuple[int, int], 
 
 
 def _polygon(shape: Mapping[str, Any], where: str) -> np.ndarray:
-    """Returns the points (N, 2) of a shape's outline."""
+    """The outline of a shape, points (N, 2)."""
     points = _points(shape, where)
-    kind = shape.get("shape_type") or "polygon"
-    if kind == "rectangle" and len(points) == 2:
+    shape_type = shape.get("shape_type") or "polygon"
+    if shape_type == "rectangle" and len(points) == 2:
         (x0, y0), (x1, y1) = points
         return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
-    if kind == "circle" and len(points) == 2:
+    if shape_type == "circle" and len(points) == 2:
         angles = np.arange(_CIRCLE) * (2 * np.pi / _CIRCLE)
         radius = float(np.hypot(*(points[1] - points[0])))
         return np.asarray(points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1))
-    if kind not in _KINDS:
-        raise DataError(f"{where}: its shape_type is {kind!r}; expected {', '.join(_KINDS)} or mask.")
-    if len(points) < 3 or kind == "circle":
-        raise InvalidObjectError(where, f"a {kind} of {len(points)} points; expected a polygon of 3 or more.", _TOO_FEW)
+    if shape_type not in _KINDS:
+        raise DataError(f"{where}: its shape_type is {shape_type!r}; expected {', '.join(_KINDS)} or mask.")
+    if len(points) < 3 or shape_type == "circle":
+        raise InvalidObjectError(
+            where, f"a {shape_type} of {len(points)} points; expected a polygon of 3 or more.", _TOO_FEW
+        )
     return points
 
 

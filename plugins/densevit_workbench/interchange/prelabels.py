@@ -26,7 +26,7 @@ _TOLERANCE = 0.7  # largest distance in pixels between a polygon and the mask's 
 
 
 class Prelabels(NamedTuple):
-    """The number of written objects, and the head and the score threshold that they are of."""
+    """The number of written objects, their head and their score threshold."""
 
     objects: int
     head: str
@@ -38,10 +38,9 @@ def write_prelabels(
 ) -> Prelabels:
     """Writes the objects in a folder of `densevit predict` as annotations.
 
-    model: that of the predictions, as from `load`; the objects of its first head with predictions.json or
-    objects.parquet are written.
-    threshold: the score threshold; None: that of the model's validation, or 0.5. source: the model's name, for
-    messages. Masks are converted to polygons, which can be edited. Raises DensevitError for predictions of another
+    model: the model of the predictions, as from `load`; writes the objects of its first head with predictions.json or
+    objects.parquet. threshold: the score threshold; None: the threshold from the model's validation, or 0.5. source:
+    the model's name, for messages. Masks become polygons for editing. Raises DensevitError for predictions of another
     model, and DataError for a folder without objects.
     """
     folder, out = user_path(predictions), user_path(out)
@@ -64,17 +63,17 @@ def prelabels(
     """Builds the COCO document. images: COCO's entries, with id, file_name, width and height. entries: the predictions
     in COCO's results format.
 
-    Images are named by their paths below the folder that has all of them.
+    File names are relative to the common folder of all images.
     """
-    number = {image["id"]: place for place, image in enumerate(images, 1)}
-    ids = [one.file_id for one in classes]
+    numbers = {image["id"]: number for number, image in enumerate(images, 1)}
+    ids = [category.file_id for category in classes]
     names = names_below([image["file_name"] for image in images])
     annotations: list[dict[str, Any]] = []
     for entry in entries:
         if not {"category_id", "bbox", "segmentation"} & entry.keys() or entry.get("score", 1.0) < threshold:
             continue
         image_id, category = entry.get("image_id"), entry.get("category_id")
-        if category not in ids or image_id not in number:
+        if category not in ids or image_id not in numbers:
             raise DataError(
                 f"An object has the category_id {category!r} and the image_id {image_id!r}; expected a class of the "
                 "model and a predicted image. Was the file edited? Fix: correct it, or predict again."
@@ -86,11 +85,11 @@ def prelabels(
         values["area"] = values.get("area", values["bbox"][2] * values["bbox"][3])
         if "keypoints" in values:
             values["num_keypoints"] = sum(score > 0 for score in values["keypoints"][2::3])
-        named = {"id": len(annotations) + 1, "image_id": number[entry["image_id"]], "iscrowd": 0}
+        named = {"id": len(annotations) + 1, "image_id": numbers[entry["image_id"]], "iscrowd": 0}
         annotations.append(named | values)
     return {
         "images": [
-            {"id": number[image["id"]], "file_name": name} | {side: image[side] for side in ("width", "height")}
+            {"id": numbers[image["id"]], "file_name": name} | {side: image[side] for side in ("width", "height")}
             for image, name in zip(images, names, strict=True)
         ],
         "annotations": annotations,
@@ -99,7 +98,7 @@ def prelabels(
 
 
 def _shape(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns polygons, area and box of an entry with a mask."""
+    """Polygons, area and box of an entry with a mask; empty without one."""
     code = entry.get("segmentation")
     if code is None:
         return {}
@@ -113,7 +112,7 @@ def _shape(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _polygons(mask: np.ndarray) -> list[list[float]]:
-    """Returns the outlines of a mask (H, W) along the edges of its pixels; holes are filled."""
+    """Outlines of a mask (H, W) along pixel edges; holes are filled."""
     # In a mask enlarged three times, contours run through the outer thirds of border pixels.
     large = cv2.resize(np.ascontiguousarray(mask), None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
     contours, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -122,7 +121,7 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
 
 
 def _entries(folder: Path, heads: Sequence[str], images: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
-    """Returns the first head with objects, and its entries."""
+    """The first head with objects, and its entries."""
     for head in heads:
         path = objects_list(folder, head)
         if path is not None:

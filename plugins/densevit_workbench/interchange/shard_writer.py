@@ -29,13 +29,13 @@ def write_shards(dataset: Dataset, folder: Path, size: int) -> Iterator[int]:
     folder/index.npz: `header`, see `Header`; `records` (N, 5), for each image its shard, the first byte and the length
     of its record there, its height and its width; `object_counts` and `image_classes` of the data set, if it has them.
 
-    The same data set gives the same bytes: times and owners of files are left out. Raises DataError for target keys
-    whose type is not the registered one of that name, and for invalid samples.
+    The same data set gives the same bytes: times and owners of files are not stored. Raises DataError for target keys
+    with a custom type, and for invalid samples.
     """
     types = TargetTypes.of(dataset)
-    own = [key for key in dataset.provides if type(types.get(key)) is not type(TargetTypes().get(key))]
-    if own:
-        raise DataError(f"The target {own[0]!r} has a custom type, which shards cannot store.")
+    custom = [key for key in dataset.provides if type(types.get(key)) is not type(TargetTypes().get(key))]
+    if custom:
+        raise DataError(f"The target {custom[0]!r} has a custom type, which shards cannot store.")
     folder.mkdir(parents=True)
     path_of = getattr(dataset, "path", lambda index: None)
     index, shards, records = 0, list[int](), list[tuple[int, ...]]()
@@ -57,8 +57,8 @@ def write_shards(dataset: Dataset, folder: Path, size: int) -> Iterator[int]:
         "object_counts": dataset.object_counts(),
         "image_classes": dataset.image_classes() if isinstance(dataset, SupportsImageClasses) else None,
     }
-    known = {key: array for key, array in arrays.items() if array is not None}
-    np.savez(folder / INDEX, **known)  # type: ignore[arg-type]
+    available = {key: array for key, array in arrays.items() if array is not None}
+    np.savez(folder / INDEX, **available)  # type: ignore[arg-type]
 
 
 def write_record(
@@ -66,9 +66,9 @@ def write_record(
 ) -> None:
     """Appends the files NAME.jpg (or another suffix), NAME.json and NAME.npz of a sample.
 
-    The image keeps the bytes of its file; it is a PNG if it has none (path: None), or the data set changes what it
-    reads of it. json: the targets that are no arrays, such as `image_id`. npz: the others, masks as COCO's
-    run-length codes; of other channels than RGB of 8 bits also the `image` (H, W, C).
+    The image is the file `path`, byte for byte, or a PNG if there is no file or the data set changes its pixels. json:
+    targets other than arrays, such as `image_id`. npz: arrays, masks as COCO's run-length codes, and the `image`
+    (H, W, C) unless it is 8-bit RGB.
     """
     pixels = sample["image"].permute(1, 2, 0).numpy()
     arrays = {
@@ -92,7 +92,7 @@ def write_record(
 
 
 def _image(pixels: np.ndarray, path: str | Path | None) -> tuple[str, bytes]:
-    """Returns suffix and content of an image's file. pixels: (H, W, 3), as the data set reads it."""
+    """Suffix and content of an image's file. pixels: (H, W, 3), as read by the data set."""
     if path is not None:
         data = Path(path).read_bytes()
         if np.array_equal(read_image(data, name=str(path)), pixels):

@@ -27,7 +27,7 @@ _WINDOW = 4  # shards that are shuffled together
 
 @dataclass(frozen=True)
 class Header:
-    """JSON in an index. shards: the size of each in bytes. The others are those of a `Dataset`."""
+    """JSON in an index. shards: sizes in bytes. Further fields: see `Dataset`."""
 
     shards: tuple[int, ...]
     provides: tuple[str, ...]
@@ -41,14 +41,13 @@ class Shards(Dataset):
 
     root: the folder that `densevit shard` wrote.
 
-    Samples, channels, sizes, classes and labels are those of the data set that was written. Its files are checked when
-    they are written; here only that all shards exist with their sizes. Damage inside a shard is detected when its
-    record is read.
+    Samples, channels, sizes, classes and labels equal the original data set's. Samples were checked when the shards
+    were written; the constructor checks that all shards exist with their sizes, and reading a record detects damage.
 
-    Each record is a contiguous part of a shard, located by the index: an epoch has each record once on any number of
-    processes and workers, and a run resumes exactly, which is not possible with a stream of shards. An epoch shuffles
-    the shards, and then the records within each 4 successive shards: all processes read from the same few shards at a
-    time, so that disks and network file systems read large contiguous parts.
+    The index locates each record, a contiguous part of a shard. So an epoch contains each record once on any number of
+    processes and workers, and a run resumes exactly, unlike with a stream of shards. An epoch shuffles the shards, then
+    the records within each 4 successive shards: all processes read from the same few shards at a time, so that disks
+    and network file systems read large contiguous parts.
     """
 
     def __init__(self, split: str, root: str | None = None) -> None:
@@ -84,34 +83,33 @@ class Shards(Dataset):
         return self._arrays["records"][:, 3:]
 
     def object_counts(self) -> np.ndarray | None:
-        """Returns the counts (N,) of the data set that was written."""
+        """The counts (N,) of the original data set."""
         return self._arrays.get("object_counts")
 
     def image_classes(self) -> np.ndarray | None:
-        """Returns the pairs (P, 2) of the data set that was written."""
+        """The pairs (P, 2) of the original data set."""
         return self._arrays.get("image_classes")
 
     def shuffled(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns the indices in random order within each 4 successive shards of a random order of the shards."""
-        place = rng.permutation(len(self._paths))  # of each shard
-        window = place[self._arrays["records"][indices, 0]] // _WINDOW
+        """Shuffles the shards, then the indices within each 4 successive shards."""
+        position = rng.permutation(len(self._paths))  # of each shard
+        window = position[self._arrays["records"][indices, 0]] // _WINDOW
         return indices[np.lexsort((rng.random(len(indices)), window))]
 
     def __getitem__(self, index: int) -> Sample:
-        """Returns the sample as it was written."""
+        """The sample as it was written."""
         shard, first, length = self._arrays["records"][index, :3].tolist()
         data = TarMember(str(self._paths[shard]), first, length).read()
         return decode(data, f"{self._paths[shard]}, record {index}")
 
 
 def decode(data: bytes, name: str) -> Sample:
-    """Returns the sample of a record, which `shard_writer.write_record` describes.
+    """Decodes a record of `shard_writer.write_record`.
 
-    data: its bytes in the shard. name: the shard and the record, for messages.
-    Raises UnreadableFileError if it is damaged.
+    data: the record's bytes. name: shard and record, for messages. Raises UnreadableFileError for a damaged record.
     """
     with naming_file(name, "record", len(data)), tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-        files = {one.name.partition(".")[2]: tar.extractfile(one).read() for one in tar}  # type: ignore[union-attr]
+        files = {member.name.partition(".")[2]: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
         targets = json.loads(files.pop("json"))
         with np.load(io.BytesIO(files.pop("npz")), allow_pickle=False) as stored:
             arrays = dict(stored)

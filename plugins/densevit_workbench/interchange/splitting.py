@@ -12,37 +12,37 @@ from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage, 
 
 
 def split_again(
-    given: Annotated, shares: Mapping[str, float], seed: int = 0, channels: Channels | None = None
+    annotated: Annotated, shares: Mapping[str, float], seed: int = 0, channels: Channels | None = None
 ) -> Annotated:
-    """Splits all images by the share of each split, so that each class is split by these shares as nearly as possible.
+    """Splits all images by shares, and each class by these shares as nearly as possible.
 
-    Identical and nearly identical images stay in one split, unless a chain of them is too long for the smallest split.
-    channels: those of the images; None: those of the first. Raises ConfigError for shares that are not above 0, and for
-    fewer images than splits.
+    Identical and nearly identical images stay in one split, unless a chain of near duplicates exceeds the smallest
+    split. channels: the images' channels; None: read from the first image. Raises ConfigError for shares of 0 or less,
+    and for fewer images than splits.
     """
     if not shares or any(not 0 < share < float("inf") for share in shares.values()):
         raise ConfigError(f"splits: {dict(shares)} are not shares; expected numbers above 0, as in train=0.8,val=0.2.")
-    images = [image for split in given.splits.values() for image in split]
+    images = [image for split in annotated.splits.values() for image in split]
     if len(images) < len(shares):
         raise ConfigError(f"splits: {len(images)} images cannot be divided into {len(shares)} splits.")
-    index = {name: i for i, name in enumerate(given.classes)}
+    index = {name: i for i, name in enumerate(annotated.classes)}
     counts = np.zeros((len(images), len(index)))
     for row, image in enumerate(images):
-        for one in image.objects:
-            counts[row, index[one.category]] += 1
+        for obj in image.objects:
+            counts[row, index[obj.category]] += 1
     groups = _groups(images, min(shares.values()) / sum(shares.values()), channels)
     chosen = stratified(counts > 0, list(shares.values()), seed, groups)
     splits = {
-        split: [image for image, place in zip(images, chosen.tolist(), strict=True) if place == number]
+        split: [image for image, part in zip(images, chosen.tolist(), strict=True) if part == number]
         for number, split in enumerate(shares)
     }
-    return replace(given, splits=splits)
+    return replace(annotated, splits=splits)
 
 
 def _groups(images: Sequence[AnnotatedImage], least_share: float, channels: Channels | None) -> np.ndarray:
-    """Returns the group number of each image, (N,); the images of a group stay in one split.
+    """The group number of each image, (N,); images of a group stay in one split.
 
-    If a chain of nearly identical images is longer than the smallest split, groups are of identical images only.
+    If a chain of nearly identical images exceeds the smallest split, only identical images form groups.
     """
     first = next((image.path for image in images if channels is None and image.content is None), None)
     channels = (channels or RGB) if first is None else header_and_channels(first)[1]
@@ -90,21 +90,21 @@ def stratified(
     return part
 
 
-def merge_classes(given: Annotated, merged: Mapping[str, str]) -> Annotated:
+def merge_classes(annotated: Annotated, merged: Mapping[str, str]) -> Annotated:
     """Renames classes; classes with the same new name are merged, with the id and position of the first.
 
     merged: the new name of each renamed class. Raises ConfigError for an unknown class.
     """
     for name in merged:
-        if name not in given.classes:
-            raise ConfigError(f"merge: there is no class {name!r}.{did_you_mean(name, given.classes)}")
-    names = [merged.get(name, name) for name in given.classes]
+        if name not in annotated.classes:
+            raise ConfigError(f"merge: there is no class {name!r}.{did_you_mean(name, annotated.classes)}")
+    names = [merged.get(name, name) for name in annotated.classes]
     firsts = [i for i, name in enumerate(names) if name not in names[:i]]
-    ids = None if given.ids is None else tuple(given.ids[i] for i in firsts)
+    ids = None if annotated.ids is None else tuple(annotated.ids[i] for i in firsts)
 
     def renamed(image: AnnotatedImage) -> AnnotatedImage:
-        objects = (replace(one, category=merged.get(one.category, one.category)) for one in image.objects)
+        objects = (replace(obj, category=merged.get(obj.category, obj.category)) for obj in image.objects)
         return replace(image, objects=tuple(objects))
 
-    splits = {split: [renamed(image) for image in images] for split, images in given.splits.items()}
-    return replace(given, classes=tuple(names[i] for i in firsts), splits=splits, ids=ids)
+    splits = {split: [renamed(image) for image in images] for split, images in annotated.splits.items()}
+    return replace(annotated, classes=tuple(names[i] for i in firsts), splits=splits, ids=ids)

@@ -1,4 +1,4 @@
-"""The predictions in a folder of `densevit predict`, read image by image, and a model that returns them."""
+"""Predictions in a folder of `densevit predict`, read image by image, and a model that returns them."""
 
 import json
 import operator
@@ -45,8 +45,8 @@ _TABLES = 16  # parts of Parquet tables in memory, each with up to 200,000 objec
 class StoredPredictions:
     """Reads the predictions of single images from a folder.
 
-    model: the model of the predictions, whose target types decode the files. images: the entries of images.json, or the
-    rows of images.parquet. These and the places of their objects are in memory.
+    model: the model of the predictions; its target types decode the files. images: the entries of images.json, or the
+    rows of images.parquet. The images and the byte positions of their objects are in memory.
     """
 
     def __init__(self, folder: Path, model: DenseModel) -> None:
@@ -63,12 +63,12 @@ class StoredPredictions:
                 self._places.setdefault(head, {}).update(places)
 
     def read(self, image: Mapping[str, Any]) -> dict[str, Predictions]:
-        """Returns the predictions of an image by head, as the model returned them. Without objects, there are empty
-        values of all keys per object."""
+        """The predictions of an image by head, as the model returned them. Without objects, values per object are
+        empty."""
         return {head: self._read_head(head, image) for head in self._maps.classes}
 
     def heads_with(self, key: str) -> set[str]:
-        """The heads of which an object or an image has this key in its entry."""
+        """The heads with this key in any entry of an object or image."""
         return {
             head
             for head in self._maps.classes
@@ -80,9 +80,9 @@ class StoredPredictions:
         }
 
     def missing(self, name: str, which: str) -> DataError:
-        """An error for images without a prediction. name: that of the first. which: text."""
+        """An error for images without a prediction. name: the first image. which: their number, in words."""
         return DataError(
-            f"{self.folder} has no prediction of {which}; the first is {name}. Fix: predict these images too "
+            f"{self.folder} has no prediction for {which}; the first is {name}. Fix: predict these images too "
             "(failed.csv has the reasons), or evaluate on data without them."
         )
 
@@ -109,7 +109,7 @@ class StoredPredictions:
         return {key: _as_predicted(value, (image["height"], image["width"])) for key, value in decoded.items()}
 
     def _entries(self, head: str, image: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Returns the entries of an image's objects; the last may be of the image itself."""
+        """The entries of an image's objects; the last one may hold predictions per image."""
         if image["id"] not in self._places.get(head, {}):
             return []
         path, first, length = self._places[head][image["id"]]
@@ -123,14 +123,14 @@ class StoredPredictions:
             return list(json.loads(b"[" + file.read(length).rstrip(b",\r\n") + b"]"))
 
     def _columns(self, head: str, image: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the predictions per image in a row of images.parquet; see `image_columns`."""
+        """Predictions per image in a row of images.parquet; see `image_columns`."""
         prefix = f"{head}/" if len(self._maps.classes) > 1 else ""
-        found = {name.removeprefix(prefix): value for name, value in image.items() if name.startswith(prefix)}
-        return {key: json.loads(x) if _JSON.match(str(x)) else x for key, x in found.items() if x is not None}
+        columns = {name.removeprefix(prefix): value for name, value in image.items() if name.startswith(prefix)}
+        return {key: json.loads(x) if _JSON.match(str(x)) else x for key, x in columns.items() if x is not None}
 
 
 class StoredModel(DenseModel):
-    """A model that returns the predictions of a folder, and computes none. model: the model of these predictions."""
+    """Returns the predictions of a folder instead of computing them. model: the model of the predictions."""
 
     def __init__(self, model: DenseModel, stored: StoredPredictions) -> None:
         necks: Any = model.necks
@@ -139,15 +139,15 @@ class StoredModel(DenseModel):
         self.resizes, self.stored = model.resizes, stored
 
     def use(self, plan: "EvaluationPlan") -> None:
-        """Finds the prediction of each image of the evaluated data by its path (see `match_files`); by its id if no
-        image is found. Raises DataError if images have no prediction, and ConfigError for metrics that need more."""
+        """Finds the prediction of each evaluated image by path (see `match_files`), or by id if no path matches. Raises
+        DataError for images without a prediction, and ConfigError for metrics that need further predictions."""
         names, stored = _paths(plan.data.val), self.stored
         rows = match_files(names, [image["file_name"] for image in stored.images])
         missing = np.flatnonzero(rows < 0)
         if 0 < len(missing) < len(names):
             raise stored.missing(names[missing[0]], f"{len(missing):,} of the {len(names):,} images of the data")
         by_id = {str(image["id"]): image for image in stored.images if len(missing)}
-        self.found = by_id | {index: stored.images[row] for index, row in enumerate(rows.tolist()) if row >= 0}
+        self.image_of = by_id | {index: stored.images[row] for index, row in enumerate(rows.tolist()) if row >= 0}
         for head in self.heads:
             if plan.predictor.config is not None and plan.predictor.config.heads[head].evaluation is None:
                 raise ConfigError(
@@ -166,13 +166,13 @@ class StoredModel(DenseModel):
     def infer(
         self, batch: Batch, inference: Mapping[str, InferenceSection] | None = None
     ) -> dict[str, list[Predictions]]:
-        """The stored predictions of a batch of the data set, as `DenseModel.infer` returns them; none of repeats."""
-        found = [self._of(target) if "dataset_index" in target else {} for target in batch["targets"]]
-        return {name: [by_head.get(name, {}) for by_head in found] for name in self.heads}
+        """The stored predictions of a batch, like `DenseModel.infer`; empty for repeated images."""
+        predictions = [self._stored(target) if "dataset_index" in target else {} for target in batch["targets"]]
+        return {name: [by_head.get(name, {}) for by_head in predictions] for name in self.heads}
 
-    def _of(self, target: Targets) -> dict[str, Predictions]:
+    def _stored(self, target: Targets) -> dict[str, Predictions]:
         image_id, size = str(target["image_id"]), tuple(map(int, target["original_size"]))
-        image = self.found.get(target["dataset_index"], self.found.get(image_id))
+        image = self.image_of.get(target["dataset_index"], self.image_of.get(image_id))
         if image is None:
             raise self.stored.missing(image_id, "images of the data")
         if (image["height"], image["width"]) != size:
@@ -184,10 +184,10 @@ class StoredModel(DenseModel):
 
 
 def match_files(names: Sequence[str], files: Sequence[str]) -> np.ndarray:
-    """Returns the index in `files` of the same image for each path in `names`, (N,); -1: there is none.
+    """Matches paths by file name: for each of `names`, the index in `files`, (N,); -1 without a match.
 
-    The same image is the file of the same name; of several, the one with the most equal folders before the name. If
-    several have as many, none is; and a file is not that of names with fewer equal folders than others.
+    Of several files of a name, the one with the most equal parent folders matches; none on a tie. A file with several
+    names matches the names with the most equal parent folders.
     """
     by_name: dict[str, list[int]] = defaultdict(list)
     for row, file in enumerate(files):
@@ -204,13 +204,13 @@ def match_files(names: Sequence[str], files: Sequence[str]) -> np.ndarray:
 
 
 def _equal_parts(first: str, second: str) -> int:
-    """The number of equal parts of two paths, counted from their ends."""
+    """The number of equal parts of two paths, from their ends."""
     equal = map(operator.eq, PurePath(first).parts[::-1], PurePath(second).parts[::-1])
     return sum(takewhile(bool, equal))
 
 
 def _paths(dataset: Dataset) -> list[str]:
-    """The paths of a data set's images; names if it has no paths, "" without names."""
+    """The paths of a data set's images, else their names, else ""."""
     while isinstance(dataset, MappedClasses):
         dataset = dataset.dataset
     name_of: Callable[[int], str | None] = getattr(dataset, "path", dataset.image_name)
@@ -218,29 +218,29 @@ def _paths(dataset: Dataset) -> list[str]:
 
 
 def _places(file: Path) -> Iterator[tuple[int | str, int, int]]:
-    """Yields the id of each image in a list of objects, and the first byte and the length of its entries in a
-    predictions.json, as the objects of an image are in one place."""
+    """Yields the id of each image in a list of objects, with the first byte and the length of its successive entries in
+    predictions.json (0 and 0 for Parquet)."""
     if file.suffix == ".parquet":
         yield from ((image_id, 0, 0) for image_id in read_part(file)["image_id"].unique().to_pylist())
         return
-    first, found = 0, set()
+    first, seen = 0, set()
     with file.open("rb") as lines:
         for start, entries in groupby(lines, lambda line: line.partition(b', "')[0]):  # \" in strings
             length, begins = sum(map(len, entries)), start.startswith(b'{"image_id": ')
-            if start in found or not (begins or start.strip() in (b"", b"[", b"]", b"[]")):
+            if start in seen or not (begins or start.strip() in (b"", b"[", b"]", b"[]")):
                 raise DataError(
                     f"{file} has changed since the prediction: expected a line per object, and the objects of an image "
                     f"in successive lines; found {start[:60]!r}. {_EDITED}"
                 )
             if begins:
-                found.add(start)
+                seen.add(start)
                 yield json.loads(start + b"}")["image_id"], first, length
             first += length
 
 
 def _encoded_map(path: Path, joins: bool) -> dict[str, Any]:
-    """Returns the content of a map's files by suffix, as `TargetType.encode` gave it. path: the files' path without
-    suffix. joins: whether the ".json" are joined in one file, which `TargetType.decode` does not need."""
+    """Reads the files of a map by suffix, the result of `TargetType.encode`. path: the files' common path, without
+    suffix. joins: whether ".json" is joined in one file for all images, which `TargetType.decode` does not need."""
     encoded = {}
     readers: dict[str, Callable[[Path], Any]] = {".png": read_label, ".npy": np.load}
     for suffix, read in (readers if joins else readers | {".json": read_json}).items():
@@ -253,12 +253,12 @@ def _encoded_map(path: Path, joins: bool) -> dict[str, Any]:
 
 
 def _is_per_image(entry: Mapping[str, Any], types: Mapping[str, TargetType]) -> bool:
-    """Whether an entry has the predictions per image, by key, in place of an object."""
+    """Whether an entry holds predictions per image instead of an object."""
     return all(key in types and types[key].per == "image" for key in entry if key != "image_id")
 
 
 def _as_predicted(value: Any, size: tuple[int, int]) -> Any:
-    """A decoded value in the form in which models return it: tensors, floating-point numbers in float32."""
+    """Converts a decoded value to a model's output: tensors, floating-point numbers in float32."""
     if isinstance(value, RunLengthMasks):
         return (value if len(value) else RunLengthMasks.from_codes([], size)).to("cpu")
     if not isinstance(value, np.ndarray):

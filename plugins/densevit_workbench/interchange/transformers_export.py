@@ -19,7 +19,7 @@ from densevit.paths import user_path
 from densevit.weights import layouts, model_file
 from densevit.weights.converting import Converted
 from densevit.weights.key_mapping import canonical, describe, option_of, translate_back
-from densevit.weights.state import read_safetensors, write_safetensors
+from densevit.weights.state_dict_io import read_safetensors, write_safetensors
 from densevit.weights.weights_table import listed
 from densevit_workbench.interchange.foreign_weights import convert
 
@@ -29,10 +29,9 @@ _TOLERANCE = 1e-3  # of the largest value: two implementations of the same funct
 def export(source: str | Path, out: Path, trust: bool = False) -> list[str]:
     """Writes a folder for `from_pretrained`: model.safetensors, config.json and preprocessor_config.json.
 
-    The folder is read back before it appears: its tensors must be bit-identical and its outputs equal.
-    source: a run folder, a model file, or a converted backbone. trust: the argument of `densevit.load`. Returns what
-    transformers computes differently, a sentence each.
-    Raises WeightsError for a model that transformers does not have.
+    The folder is read back before it appears: tensors must be bit-identical and outputs equal. source: a run folder, a
+    model file, or a converted backbone. trust: the argument of `densevit.load`. Returns a sentence per difference in
+    transformers' computation. Raises WeightsError for a model without a counterpart in transformers.
     """
     model = model_of(source, trust)
     if not model.channels.is_rgb:
@@ -40,7 +39,7 @@ def export(source: str | Path, out: Path, trust: bool = False) -> list[str]:
             f"{source} cannot be exported for transformers: its images are {model.channels}, and there {RGB}. Fix: "
             "densevit export, which writes ONNX and pt2 files of any channels."
         )
-    state, own = by_task(model)
+    state, sections = by_task(model)
     candidates: list[tuple[CheckpointLayout, dict[str, Tensor]]] = []
     failed: dict[str, int] = {}  # the reasons, with the number of tensors without a place
     for layout in layouts.every():
@@ -55,19 +54,21 @@ def export(source: str | Path, out: Path, trust: bool = False) -> list[str]:
             failed[f"{layout.name} has no place for {listed(unknown)}."] = len(unknown)
         elif canonical(tensors, layout) is not None:
             candidates.append((layout, tensors))
-    candidates.sort(key=lambda one: len(one[0].marks), reverse=True)  # a DeiT has the marks of a ViT and others
+    candidates.sort(
+        key=lambda candidate: len(candidate[0].marks), reverse=True
+    )  # a DeiT has the marks of a ViT and others
     for layout, tensors in candidates:
         try:
             with atomic_folder(out) as folder:
-                return _write(model, state, own, layout, tensors, folder)
+                return _write(model, state, sections, layout, tensors, folder)
         except WeightsError as error:
             failed.setdefault(str(error), 0)
-    reason = min(failed, key=failed.__getitem__, default="no such model is there.")
+    reason = min(failed, key=failed.__getitem__, default="transformers has no such model.")
     raise WeightsError(f"{source} cannot be exported for transformers: {reason}")
 
 
 def model_of(source: str | Path, trust: bool) -> DenseModel:
-    """The model; for a backbone, one without heads."""
+    """Loads a model; a backbone becomes a model without heads."""
     path = user_path(source)
     file = path / "model.safetensors" if path.is_dir() else path
     header = read_safetensors(file)[1] if file.is_file() and file.suffix == ".safetensors" else {}
@@ -80,51 +81,52 @@ def model_of(source: str | Path, trust: bool) -> DenseModel:
 
 
 def by_task(model: DenseModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict and the config sections, in which heads are named by task. Of a backbone alone: its own keys."""
+    """State dict and config sections with heads named by task. For a backbone alone, keys are relative to it."""
     assert model.sections is not None
     backbone = model.sections.backbone
-    own: dict[str, Any] = {"backbone": {"name": backbone.name, **backbone.options}}
+    sections: dict[str, Any] = {"backbone": {"name": backbone.name, **backbone.options}}
     if not model.heads:
-        return dict(model.backbone.state_dict()), own
+        return dict(model.backbone.state_dict()), sections
     tasks = {name: str(head.task) for name, head in model.heads.items()}
     if len(set(tasks.values())) < len(tasks):
-        raise WeightsError(f"The model has several heads of one task ({', '.join(tasks)}), and transformers' have one.")
-    own["heads"], state = {}, {}
+        raise WeightsError(f"The model has several heads of one task ({', '.join(tasks)}); transformers allows one.")
+    sections["heads"], state = {}, {}
     for name, head in model.sections.heads.items():
         neck = {} if head.neck is None else {"neck": {"name": head.neck.name, **head.neck.options}}
-        own["heads"][tasks[name]] = {"name": head.name, **head.options, **neck}
+        sections["heads"][tasks[name]] = {"name": head.name, **head.options, **neck}
     for key, value in model.state_dict().items():
-        kind, _, rest = key.partition(".")
+        part, _, rest = key.partition(".")
         name, dot, inner = rest.partition(".")
-        state[f"{kind}.{tasks[name]}{dot}{inner}" if kind in ("heads", "necks") else key] = value
-    return state, own
+        state[f"{part}.{tasks[name]}{dot}{inner}" if part in ("heads", "necks") else key] = value
+    return state, sections
 
 
 def _write(
     model: DenseModel,
     state: dict[str, Tensor],
-    own: dict[str, Any],
+    model_sections: dict[str, Any],
     layout: CheckpointLayout,
     tensors: Mapping[str, Tensor],
     folder: Path,
 ) -> list[str]:
-    """Writes and reads the files. state, own: those of `by_task`. Returns the differences, see `export`."""
+    """Writes and reads the files. state, model_sections: the results of `by_task`. Returns the differences, see
+    `export`."""
     described, defaults = describe(tensors, layout), inspect.signature(type(model.backbone)).parameters
-    runtime = [key for key in layout.options.runtime if key in {**described["backbone"], **own["backbone"]}]
-    used = {key: own["backbone"].get(key, defaults[key].default) for key in runtime}
-    sections = _merged(described, _merged(own, {"backbone": used}))
+    runtime = [key for key in layout.options.runtime if key in {**described["backbone"], **model_sections["backbone"]}]
+    used = {key: model_sections["backbone"].get(key, defaults[key].default) for key in runtime}
+    sections = _merged(described, _merged(model_sections, {"backbone": used}))
     classes = next(iter(model.classes.values()), ())
     files = layout.publishing.config_files(sections, state, classes)
     if "config.json" not in files:
-        options = ", ".join(f"{name} is {value!r}" for name, value in _others(own, described))
+        options = ", ".join(f"{name} is {value!r}" for name, value in _unmatched(model_sections, described))
         raise WeightsError(f"transformers has no config for such a model ({layout.name}; {options}).")
-    labels = {str(row): one.name for row, one in enumerate(classes)}
+    labels = {str(row): category.name for row, category in enumerate(classes)}
     config = ({"id2label": labels} if labels else {}) | files["config.json"]
     if "id2label" in config:
         config["label2id"] = {name: int(row) for row, name in config["id2label"].items()}
     processor = {
         "image_processor_type": "ViTImageProcessor",
-        "do_resize": False,  # the model's own config determines the size
+        "do_resize": False,  # the model's config determines the size
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -137,62 +139,74 @@ def _write(
     for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     back = convert(folder, layout.name, [f"backbone.{key}={json.dumps(value)}" for key, value in used.items()])
-    _check(model, state, own, back)
+    _check(model, state, model_sections, back)
     return _differences(described, sections, layout)
 
 
-def _merged(described: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a layout describes, and those of the model, which have priority."""
-    both = {key: _merged(described[key], own[key]) for key in described if isinstance(own.get(key), Mapping)}
-    return {**described, **own, **both}
+def _merged(described: Mapping[str, Any], model_sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Merges the options that a layout describes with the model's options, which have priority."""
+    both = {
+        key: _merged(described[key], model_sections[key])
+        for key in described
+        if isinstance(model_sections.get(key), Mapping)
+    }
+    return {**described, **model_sections, **both}
 
 
 @torch.no_grad()
-def _check(model: DenseModel, state: Mapping[str, Tensor], own: Mapping[str, Any], back: Converted) -> None:
-    """Raises WeightsError unless the model that was read back has the same tensors, classes and outputs."""
+def _check(model: DenseModel, state: Mapping[str, Tensor], model_sections: Mapping[str, Any], back: Converted) -> None:
+    """Raises WeightsError unless the model, read back, has the same tensors, classes and outputs."""
     pixels = torch.randn(1, 3, 72, 104, generator=torch.Generator().manual_seed(0))
     if back.config is None:
         again, sections = back.model.backbone.state_dict(), {"backbone": back.section.options}
-        outputs, theirs = model.backbone(pixels), back.model.backbone(pixels)
+        outputs, read_outputs = model.backbone(pixels), back.model.backbone(pixels)
     else:
         again, sections = back.model.state_dict(), back.config.model_dump()
-        for (name, classes), others in zip(model.classes.items(), back.model.classes.values(), strict=True):
-            if (names := [one.name for one in classes]) != [one.name for one in others]:
-                raise WeightsError(f"The classes of {name} would be {listed(one.name for one in others)}, not {names}.")
+        for (name, classes), read_classes in zip(model.classes.items(), back.model.classes.values(), strict=True):
+            if (names := [category.name for category in classes]) != [category.name for category in read_classes]:
+                raise WeightsError(
+                    f"The classes of {name} would be {listed(category.name for category in read_classes)}, not {names}."
+                )
         batch: Any = {"images": pixels * 64 + 128, "padding_mask": torch.zeros(1, 72, 104).bool(), "targets": []}
-        outputs, theirs = (
-            [value for head in one(batch).values() for value in head.values() if isinstance(value, Tensor)]
-            for one in (model, back.model)
+        outputs, read_outputs = (
+            [value for head in network(batch).values() for value in head.values() if isinstance(value, Tensor)]
+            for network in (model, back.model)
         )
     changed = [name for name, value in again.items() if name in state and not torch.equal(value, state[name])]
-    if changed or [x.shape for x in outputs] != [x.shape for x in theirs] or not all(map(_close, outputs, theirs)):
-        options = ", ".join(f"{name} is {value!r}" for name, value in _others(own, sections))
+    if (
+        changed
+        or [x.shape for x in outputs] != [x.shape for x in read_outputs]
+        or not all(map(_close, outputs, read_outputs))
+    ):
+        options = ", ".join(f"{name} is {value!r}" for name, value in _unmatched(model_sections, sections))
         reason = options or listed(changed) or "outputs differ"
-        raise WeightsError(f"Read back, the model would be another one: {reason}.")
+        raise WeightsError(f"Read back, the model differs: {reason}.")
 
 
 def _close(x: Tensor, y: Tensor) -> bool:
     return bool((x - y).abs().max() <= _TOLERANCE * x.abs().max())
 
 
-def _others(own: Mapping[str, Any], sections: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
-    """The options in `own` that `sections` lacks or has with another value, by full key."""
-    found: list[tuple[str, Any]] = []
-    for key, value in own.items():
+def _unmatched(model_sections: Mapping[str, Any], sections: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    """The options in `model_sections` that are missing or different in `sections`, by full key."""
+    unmatched: list[tuple[str, Any]] = []
+    for key, value in model_sections.items():
         other = sections.get(key)
         if isinstance(value, Mapping):
-            found += _others(value, other if isinstance(other, Mapping) else {}, f"{path}{key}.")
+            unmatched += _unmatched(value, other if isinstance(other, Mapping) else {}, f"{path}{key}.")
         elif value != other and key != "name":
-            found.append((f"{path}{key}", value))
-    return found
+            unmatched.append((f"{path}{key}", value))
+    return unmatched
 
 
 def _differences(described: Mapping[str, Any], sections: Mapping[str, Any], layout: CheckpointLayout) -> list[str]:
-    """The options that transformers' code determines, as the layout describes them, where the model has others."""
+    """Sentences about options that transformers' code fixes to other values than the model's."""
     notes = []
     for name in layout.options.project_defaults:
         key = name if "." in name else f"backbone.{name}"
         there = option_of(described, key)
         if there is not None and there != option_of(sections, key):
-            notes.append(f"There, {key} is {json.dumps(there)}: outputs of some image sizes or padded images differ.")
+            notes.append(
+                f"In transformers, {key} is {json.dumps(there)}: outputs differ for some image sizes or padded images."
+            )
     return notes

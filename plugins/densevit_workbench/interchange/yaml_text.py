@@ -10,8 +10,8 @@ from densevit.errors import DataError, one_line
 
 
 def read_yaml_as_text(path: Path) -> Any:
-    """Returns a YAML file's mappings and lists with all scalars as text, as they are written: `no`, `010` and `12:30`
-    are names in the files of other programs. Raises DataError if it cannot be read."""
+    """Reads a YAML file with all scalars as text: `no`, `010` and `12:30` are names in other programs' files. Raises
+    DataError for an unreadable file."""
     text = read_text(path)
     try:
         return yaml.load(text, Loader=yaml.BaseLoader)

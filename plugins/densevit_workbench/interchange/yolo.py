@@ -45,10 +45,10 @@ def read_yolo(source: Path, faults: Faults, channels: Channels | None = None) ->
     listing = Listing(root, file, values, faults, channels)
     if not any(listing.images.values()):
         unread = [path for path in image_files(root, channels, unread=True) if is_unread(path)]
-        found = f" Found {len(unread):,} files such as {unread[0]}, {TO_CONVERT}." if unread else ""
+        unread_note = f" Found {len(unread):,} files such as {unread[0]}, {TO_CONVERT}." if unread else ""
         raise DataError(
-            f"{source}: found no images of a YOLO data set. Expected a data.yaml with train and val, or folders "
-            f"such as images/train with labels/train, train/images with train/labels, or images with labels.{found}"
+            f"{source}: found no images of a YOLO data set. Expected a data.yaml with train and val, or folders such "
+            f"as images/train with labels/train, train/images with train/labels, or images with labels.{unread_note}"
         )
     text_files = TextFiles(listing)
     splits: dict[str, list[AnnotatedImage]] = {split: [] for split in listing.images}
@@ -83,7 +83,7 @@ def _warn_of_missing(splits: Mapping[str, Sequence[AnnotatedImage]], source: Pat
 
 
 def _description(folder: Path) -> Path | None:
-    """Returns the file of a folder that describes the data set: a yaml with names, or obj.data of darknet."""
+    """The file that describes the data set: a yaml with names, or darknet's obj.data."""
     files = [folder / "data.yaml", *sorted(folder.glob("*.y*ml"))]
     described = next((file for file in files if file.is_file() and "names" in _values(file)), None)
     darknet = folder / "obj.data"
@@ -91,7 +91,7 @@ def _description(folder: Path) -> Path | None:
 
 
 def _values(file: Path) -> Mapping[str, Any]:
-    """Returns the keys of data.yaml, or of obj.data with val for its valid, with all scalars as text."""
+    """The keys of data.yaml or obj.data, with all scalars as text."""
     if file.suffix != ".data":
         values = read_yaml_as_text(file)
         return values if isinstance(values, Mapping) else {}
@@ -108,8 +108,8 @@ def _names(root: Path, file: Path | None, values: Mapping[str, Any]) -> tuple[st
         names = [by_index[index] for index in range(len(names))]
     if isinstance(names, list):
         return named(names, f"{file}: names")
-    given = [*places_of(root, file, names)] if file is not None and isinstance(names, str) else []
-    for text in (*given, *(root / name for name in _NAME_FILES), root / "labels" / "classes.txt"):
+    candidates = [*places_of(root, file, names)] if file is not None and isinstance(names, str) else []
+    for text in (*candidates, *(root / name for name in _NAME_FILES), root / "labels" / "classes.txt"):
         if text.is_file():
             return named([line for line in read_text(text).splitlines() if line.strip()], str(text))
     raise DataError(
@@ -129,17 +129,17 @@ def _image(
     has_keypoints: bool,
     listing: Listing,
 ) -> AnnotatedImage:
-    """Reads an image and the objects of its text file, if it has one."""
+    """Reads an image, and objects from its text file, if any."""
     faults = listing.faults
     height, width = header_of(path, listing.channels).upright_size
     exists = file.is_file()
     if exists:
         faults.record_use(file, path)
     objects = []
-    for place, line in enumerate(read_text(file).splitlines() if exists else [], 1):
+    for row, line in enumerate(read_text(file).splitlines() if exists else [], 1):
         if line.strip():
             with faults.collecting():
-                where = f"{file}, line {place}"
+                where = f"{file}, line {row}"
                 objects.append(parse_line(line.split(), names, (width, height), has_keypoints, where))
     return AnnotatedImage(path, height, width, tuple(objects), label_file_exists=exists)
 
@@ -162,27 +162,27 @@ def _inventories(
         for image in images_of_split
         if image.label_file_exists
     }
-    others = {
+    unused_files = {
         file for file in text_files.all() - used - {*map(absolute, listing.lists)} if file.name not in _NAME_FILES
     }
-    others = {file for file in others if file in owners or "labels" in Path(below_root(file, root)).parts}
-    lines = {file: _lines(file) for file in others}
+    unused_files = {file for file in unused_files if file in owners or "labels" in Path(below_root(file, root)).parts}
+    lines = {file: _lines(file) for file in unused_files}
 
     def reason(file: Path) -> str:
         if file not in owners:
             return "without an image"
         return f"of an image {TO_CONVERT}" if is_unread(owners[file]) else "of an image that is left out"
 
-    of_others = [below_root(file, root) for file, texts in sorted(lines.items()) for _ in texts]
+    unused_lines = [below_root(file, root) for file, texts in sorted(lines.items()) for _ in texts]
     return (
         images,
         file_inventory("label file", [*lines, *used], used, root, reason),
-        object_inventory("object", object_count(splits), of_others, root, listing.faults),
+        object_inventory("object", object_count(splits), unused_lines, root, listing.faults),
     )
 
 
 def _lines(file: Path) -> list[str]:
-    """Returns the lines of a text file that is not used; none if it cannot be read."""
+    """The lines of an unused text file; empty if it cannot be read."""
     try:
         return [line for line in read_text(file).splitlines() if line.strip()]
     except DataError:

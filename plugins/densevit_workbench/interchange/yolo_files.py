@@ -19,7 +19,7 @@ NOTHING = ("", "~", "null", "Null", "NULL")  # of YAML
 
 
 def places_of(base: Path, file: Path, text: str) -> list[Path]:
-    """Returns where a path of data.yaml or obj.data may be, without duplicates."""
+    """Candidate locations of a path in data.yaml or obj.data, without duplicates."""
     slashes = text.replace("\\", "/")
     # Exported files have ../train/images for the folder beside data.yaml, and data/train.txt for the file beside it.
     inner = slashes.removeprefix("../").removeprefix("data/")
@@ -31,9 +31,9 @@ class MissingEntryError(DataError):
 
 
 class Listing:
-    """The image files of each split, which need not exist.
+    """The image files of each split, existing or not.
 
-    root: the data set's folder. base: `path` of data.yaml. lists: the list files. channels: those of the images; None:
+    root: the data set's folder. base: `path` in data.yaml. lists: the list files. channels: the images' channels; None:
     RGB.
     """
 
@@ -57,28 +57,30 @@ class Listing:
         self.images = {split: list(dict.fromkeys(paths)) for split, paths in images.items()}
 
     def _described(self, file: Path, entries: Mapping[str, Any]) -> dict[str, list[Path]]:
-        """Returns the images that data.yaml or obj.data lists. Warns of a test split that does not exist."""
+        """The images of data.yaml or obj.data. Warns of a missing test split."""
         images = {}
         for split, entry in entries.items():
             try:
-                images[split] = self._of_entry(file, entry)
+                images[split] = self._entry_images(file, entry)
             except MissingEntryError as error:
                 if split != "test" or not {"train", "val"} <= entries.keys():
                     raise
                 warnings.warn(f"{error} The split test is left out.", stacklevel=2)
         return images
 
-    def _of_entry(self, file: Path, entry: Any) -> list[Path]:
-        """Returns the images of an entry of data.yaml: a folder, a text file of paths, or a list of these."""
+    def _entry_images(self, file: Path, entry: Any) -> list[Path]:
+        """The images of an entry of data.yaml: a folder, a text file of paths, or a list of these."""
         paths: list[Path] = []
-        for one in entry if isinstance(entry, list) else [entry]:
-            places = places_of(self.base, file, str(one))
-            there = [place for place in places if place.exists()]
-            if not there:
-                raise MissingEntryError(f"{file}: {one!r} does not exist. Looked for {', '.join(map(str, places))}.")
-            place = next((place for place in there if absolute(place).is_relative_to(absolute(self.root))), there[0])
-            self.faults.check_place(str(file), place, self.root)
-            paths += image_files(place, self.channels) if place.is_dir() else self._of_list(place)
+        for text in entry if isinstance(entry, list) else [entry]:
+            candidates = places_of(self.base, file, str(text))
+            existing = [path for path in candidates if path.exists()]
+            if not existing:
+                raise MissingEntryError(
+                    f"{file}: {text!r} does not exist. Looked for {', '.join(map(str, candidates))}."
+                )
+            path = next((path for path in existing if absolute(path).is_relative_to(absolute(self.root))), existing[0])
+            self.faults.check_place(str(file), path, self.root)
+            paths += image_files(path, self.channels) if path.is_dir() else self._listed_images(path)
         return paths
 
     def _in_folders(self) -> dict[str, list[Path]]:
@@ -93,20 +95,20 @@ class Listing:
         return {}
 
     def _in_lists(self) -> dict[str, list[Path]]:
-        """Returns the images that train.txt and others beside the images list, if all lines name image files."""
+        """The images listed in train.txt and similar files in root, if all lines name image files."""
         candidates = ((split, self.root / f"{name}.txt") for split, names in SPLIT_FOLDERS.items() for name in names)
         files = {split: file for split, file in candidates if file.is_file()}
         texts = [line for file in files.values() for line in read_text(file).splitlines() if line.strip()]
         suffixes = image_suffixes(self.channels or RGB)
         are_images = all(PurePath(line.strip()).suffix.lower() in suffixes for line in texts)
-        return {split: self._of_list(file) for split, file in files.items()} if texts and are_images else {}
+        return {split: self._listed_images(file) for split, file in files.items()} if texts and are_images else {}
 
     def _in_folder(self) -> list[Path]:
         folder = self.root / "images"
         return image_files(folder if folder.is_dir() else self.root, self.channels)
 
-    def _of_list(self, file: Path) -> list[Path]:
-        """Returns the images that the lines of a text file name."""
+    def _listed_images(self, file: Path) -> list[Path]:
+        """The images listed in a text file."""
         self.lists.append(file)
         paths: dict[Path, None] = {}
         for row, line in enumerate(read_text(file).splitlines(), 1):
@@ -117,18 +119,18 @@ class Listing:
         return list(paths)
 
     def _listed(self, line: str, file: Path) -> Path:
-        """Returns the path that a line of a list means: relative to the list, to `path` of data.yaml or to root.
+        """Resolves a line of a list, relative to the list, to `path` in data.yaml or to root.
 
-        Paths of another machine are searched for below root, without their first folders.
+        Paths of another machine are searched below root, without their first folders.
         """
-        places = list(dict.fromkeys([file.parent, self.base, self.root]))
-        for place in places:
-            if found := find_file(place, line.removeprefix("./"), self.faults.outside_paths):
-                return place / found
+        folders = list(dict.fromkeys([file.parent, self.base, self.root]))
+        for folder in folders:
+            if name := find_file(folder, line.removeprefix("./"), self.faults.outside_paths):
+                return folder / name
         written = file.parent / line.removeprefix("./")
         for form in name_forms(line.replace("\\", "/")):
             parts = PurePath(form).parts
-            if any((place / form).parent.is_dir() for place in places):
+            if any((folder / form).parent.is_dir() for folder in folders):
                 break  # the folder is there, and the file is missing
             for start in range(1, len(parts) - 1):
                 if self.root.joinpath(*parts[start:-1]).is_dir():
@@ -138,42 +140,44 @@ class Listing:
         return written
 
 
-_Place = Callable[[Path, PurePath], Path]  # the text file of an image, of the data set's folder and the path below it
+_TextFileRule = Callable[
+    [Path, PurePath], Path
+]  # the text file, from the data set's folder and the image's path below it
 
 
 class TextFiles:
     """The text file of each image.
 
-    listing: the images' files; the folder of their text files is chosen for each split.
+    listing: the image files; each split has one rule for the location of text files.
     """
 
     def __init__(self, listing: Listing) -> None:
         self._folders = [(folder, absolute(folder)) for folder in (listing.root, listing.base)]
-        self._found = {key(absolute(path)): path for path in files_below(listing.root, (".txt",))}
-        self._places = {split: self._place(paths) for split, paths in listing.images.items()}
+        self._existing = {key(absolute(path)): path for path in files_below(listing.root, (".txt",))}
+        self._rules = {split: self._rule(paths) for split, paths in listing.images.items()}
 
     def of(self, image: Path, split: str) -> Path:
-        """Returns the text file of an image, which need not exist."""
-        file = self._places.get(split, _in_labels)(*self._parts(image))
-        return self._found.get(key(absolute(file)), file)
+        """The text file of an image, existing or not."""
+        file = self._rules.get(split, _in_labels)(*self._parts(image))
+        return self._existing.get(key(absolute(file)), file)
 
     def all(self) -> set[Path]:
-        """Returns all text files below the data set's folder."""
-        return set(map(absolute, self._found.values()))
+        """All text files below the data set's folder."""
+        return set(map(absolute, self._existing.values()))
 
-    def _place(self, images: Sequence[Path]) -> _Place:
-        """Returns the rule by which most images have a text file, the first of several."""
+    def _rule(self, images: Sequence[Path]) -> _TextFileRule:
+        """The first rule that finds the most text files."""
         parts = [self._parts(image) for image in images]
         counts = []
-        for place in _PLACES:
-            files = (place(*folder_and_name) for folder_and_name in parts)
-            counts.append(sum(key(absolute(file)) in self._found or file.is_file() for file in files))
+        for rule in _RULES:
+            files = (rule(*folder_and_name) for folder_and_name in parts)
+            counts.append(sum(key(absolute(file)) in self._existing or file.is_file() for file in files))
             if counts[-1] == len(images):
                 break
-        return _PLACES[counts.index(max(counts))]
+        return _RULES[counts.index(max(counts))]
 
     def _parts(self, image: Path) -> tuple[Path, PurePath]:
-        """Returns the data set's folder and the path of an image below it: folders above it mean nothing."""
+        """The data set's folder and the path of an image below it."""
         path = absolute(image)
         for folder, normal in self._folders:
             if path.is_relative_to(normal):
@@ -204,9 +208,9 @@ def _labels_inside(root: Path, image: PurePath) -> Path:
 
 
 def _labels_above(root: Path, image: PurePath) -> Path:
-    """a.jpg -> ../labels/a.txt, of a source that is itself the folder `images`"""
+    """a.jpg -> ../labels/a.txt, for a source that is the folder `images`"""
     folder = absolute(root)
     return (folder.parent / "labels" if folder.name == "images" else root) / image.with_suffix(".txt")
 
 
-_PLACES: tuple[_Place, ...] = (_in_labels, _beside, _below_labels, _labels_inside, _labels_above)
+_RULES: tuple[_TextFileRule, ...] = (_in_labels, _beside, _below_labels, _labels_inside, _labels_above)

@@ -1,8 +1,8 @@
 """Reads the lines of YOLO's text files: one object per line, with coordinates relative to the image's sides.
 
 Lines are `class x_center y_center width height`, or, for segmentation and oriented boxes, `class x1 y1 x2 y2 x3 y3 ...`
-(Ultralytics' documentation, "Datasets overview"). If data.yaml has `kpt_shape`, keypoints follow a box; they are left
-out. Predictions that are saved with `save_conf` have the confidence as a last column, which is dropped.
+(Ultralytics' documentation, "Datasets overview"). With `kpt_shape` in data.yaml, keypoints follow a box; they are
+dropped, like the confidence in the last column of predictions saved with `save_conf`.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ _MARGIN = 0.05  # share of a side by which coordinates may be outside of the ima
 def parse_line(
     parts: list[str], names: tuple[str, ...], sides: tuple[int, int], has_keypoints: bool, where: str
 ) -> AnnotatedObject:
-    """Returns the object of a line. sides: width and height. has_keypoints: whether keypoints follow a box."""
+    """Parses the object of a line. sides: width and height. has_keypoints: whether keypoints follow a box."""
     label, *values = (number(part, where) for part in parts)
     if label != int(label) or not 0 <= label < len(names):
         raise DataError(

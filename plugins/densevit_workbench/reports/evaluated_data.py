@@ -1,4 +1,4 @@
-"""The images on which models were evaluated, as keys of their configs' section `data`."""
+"""Identifies the evaluated images by keys of a config's section `data`."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -9,10 +9,10 @@ from densevit.paths import user_path
 
 
 def evaluated_data(section: Mapping[str, Any]) -> dict[str, str]:
-    """The keys of a section `data` that determine on which images models are evaluated, with their values as text.
+    """The keys of a section `data` that determine the evaluated images, with their values as text.
 
-    These are the data set, its split and its options, except options of the training split and `masks`, which selects
-    labels. Rendered data, which has no files, also depends on `image_size`.
+    The data set, its split and its options, without options of the training split and `masks`, which selects labels.
+    Rendered data without files also depends on `image_size`.
     """
     excluded = {*DataSection.model_fields, "masks"}.difference(("channels", "nodata"))
     options = {key: value for key, value in section.items() if key not in excluded}

@@ -12,11 +12,11 @@ from densevit.config.yaml_io import parse
 from densevit.errors import ConfigError, listed
 from densevit.evaluation import metrics_file
 from densevit.evaluation.metrics_file import number
-from densevit.reporting import report
+from densevit.reporting import run_files, run_report
 from densevit.reporting.curves import read_curves
 from densevit.reporting.html_page import Cell, Table
-from densevit.weights.state import read_header
-from densevit_workbench.reports import comparison
+from densevit.weights.state_dict_io import read_header
+from densevit_workbench.reports import run_comparison
 from densevit_workbench.reports.evaluated_data import different_keys, evaluated_data
 from densevit_workbench.reports.text_tables import latex, markdown
 
@@ -41,14 +41,14 @@ DERIVED = (
 """Derived values in a run's config.yaml that are equal for all runs of a row."""
 MAX_KEYS = 20  # that a note lists
 CAPTION = (
-    "Metrics are those of the best validation, as fractions and metres; with several seeds, the mean ± the sample "
+    "Metrics come from the best validation, as fractions and metres; with several seeds, the mean ± the sample "
     "standard deviation."
 )
 
 
 @dataclass
 class RunsTable:
-    """text: the table with its notes. rows: its numbers. unfinished: a line for each run that is left out."""
+    """text: the table with its notes. rows: the table's numbers. unfinished: a message per skipped run."""
 
     text: str
     rows: list[dict[str, Any]]
@@ -57,9 +57,9 @@ class RunsTable:
 
 @dataclass
 class _Run:
-    """values: the config as `section.key: value` without NO_EFFECT, and DERIVED. data: the data that it was evaluated
-    on, see `evaluated_data`. metrics: the metrics, except those of single classes. steps: the optimiser steps of its
-    metrics.csv, with a value for each validation.
+    """values: the config as `section.key: value` without NO_EFFECT, and DERIVED. data: the result of `evaluated_data`.
+    metrics: all metrics except metrics of single classes. step: the last optimiser step in metrics.csv. validations:
+    the optimiser steps with a validation.
     """
 
     path: Path
@@ -71,7 +71,7 @@ class _Run:
     validations: set[float]
 
     def count(self, name: str) -> int:
-        """The number with which a derived value begins, as in "7,330, 12.00 epochs"."""
+        """The leading number of a derived value such as "7,330, 12.00 epochs"."""
         return int(self.values[name].partition(", ")[0].replace(",", ""))
 
 
@@ -99,7 +99,7 @@ def runs_table(runs: Sequence[Path], form: Literal["md", "tex"]) -> RunsTable:
     first = [next(iter(group.values())) for group in by_seed]
     backbones = [run.values["backbone.name"] for run in first]
     by_backbone = len(set(backbones)) == len(backbones)
-    names = backbones if by_backbone else comparison.names_of([run.path for run in first])
+    names = backbones if by_backbone else run_comparison.names_of([run.path for run in first])
     rows = [_row(name, list(group.values())) for name, group in zip(names, by_seed, strict=True)]
     table = _table("backbone" if by_backbone else "run", rows, first)
     notes = [CAPTION, *_notes(first, ("backbone", "parameters") if by_backbone else ())]
@@ -110,10 +110,10 @@ def runs_table(runs: Sequence[Path], form: Literal["md", "tex"]) -> RunsTable:
 
 
 def _read(path: Path) -> _Run:
-    if (path / report.EVALUATION).is_file():
+    if (path / run_report.EVALUATION).is_file():
         raise ConfigError(f"{path}: is the folder of an evaluation. Fix: name the folder of a run.")
     file = path / "config.yaml"
-    text = report.text_of(file)
+    text = run_files.text_of(file)
     config, comments = parse(text, str(file)), dict(re.findall(r"^# ([^:]+): (.+)$", text, re.MULTILINE))
     try:
         seed, data = config["seed"], evaluated_data(config["data"])
@@ -123,9 +123,9 @@ def _read(path: Path) -> _Run:
             f"{file}: is not the config of a run, with a seed, a backbone, data, and derived values as comments. Fix: "
             "name the folder of a run."
         ) from None
-    values = comparison.flat_values(config) | {f"data.{key}": value for key, value in data.items()} | derived
+    values = run_comparison.flat_values(config) | {f"data.{key}": value for key, value in data.items()} | derived
     metrics = metrics_file.read(path / "metrics.json") if (path / "metrics.json").is_file() else {}
-    overall = {name: value for name, value in metrics.items() if not report.is_class_metric(name)}
+    overall = {name: value for name, value in metrics.items() if not run_report.is_class_metric(name)}
     curves = read_curves(path / "metrics.csv") if (path / "metrics.csv").is_file() else {}
     steps = {name: {step for step, _ in points} for name, points in curves.items()}
     step, validations = (
@@ -137,7 +137,7 @@ def _read(path: Path) -> _Run:
 
 
 def _unfinished(run: _Run) -> str:
-    """Why a run is not finished; empty for a finished run."""
+    """The reason why a run is unfinished; empty for a finished run."""
     steps = run.count("optimiser steps")
     if run.step < steps and not _ended_by_patience(run):
         return (
@@ -147,7 +147,7 @@ def _unfinished(run: _Run) -> str:
 
 
 def _ended_by_patience(run: _Run) -> bool:
-    """Whether `trainer.patience` ended the run: as many validations follow the best epoch, whose step its model has."""
+    """Whether `trainer.patience` ended the run: as many validations follow the step of the saved model."""
     patience, model = run.values.get("trainer.patience", "None"), run.path / "model.safetensors"
     if patience == "None" or not model.is_file():
         return False
@@ -170,7 +170,7 @@ def _row(name: str, runs: Sequence[_Run]) -> dict[str, Any]:
 
 
 def _summary(values: Sequence[float]) -> dict[str, float]:
-    """The mean, and for several values the sample standard deviation; NaN if one of the values is."""
+    """The mean, and for several values the sample standard deviation; NaN if any value is NaN."""
     mean = statistics.fmean(values)
     return (
         {"mean": mean}
@@ -189,10 +189,10 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]], first: Sequence[_Run])
     for row in rows:
         counts = f"{row['parameters'] / 1e6:.2f}", f"{row['images']:,}", f"{row['epochs']:.2f}", f"{len(row['seeds'])}"
         lines.append([Cell(row["name"], left=True), *map(Cell, counts)])
-    best_of = comparison.best_positions([run.path for run in first], [run.data for run in first])
+    best_of = run_comparison.best_positions([run.path for run in first], [run.data for run in first])
     for name in names:
         scores = [row["metrics"].get(name, {"mean": math.nan}) for row in rows]
-        best = best_of(name, [round(score["mean"], 4) for score in scores])  # equal if they are as text
+        best = best_of(name, [round(score["mean"], 4) for score in scores])  # scores are equal if their texts are
         for n, score in enumerate(scores):
             lines[n].append(Cell(" ± ".join(map(number, score.values())), best=n in best))
     return Table([Cell(text, left=n == 0) for n, text in enumerate(header)], lines)
@@ -205,4 +205,4 @@ def _notes(first: Sequence[_Run], ignored: tuple[str, ...]) -> list[str]:
     keys = dict.fromkeys(key for run in first for key in run.values if not key.startswith(ignored))
     different = [key for key in keys if len({run.values.get(key) for run in first}) > 1]
     also = [f"The rows also differ in {listed(different, MAX_KEYS)}."] if different else []
-    return [note.text for note in comparison.data_note(data)] + also
+    return [note.text for note in run_comparison.data_note(data)] + also

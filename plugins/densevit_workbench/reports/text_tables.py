@@ -12,14 +12,14 @@ _LATEX = str.maketrans(
 
 
 def markdown(table: Table) -> str:
-    """A table of GitHub's Markdown, without a newline at its end."""
+    """A table in GitHub's Markdown, without a final newline."""
     texts = [[_markdown(cell) for cell in row] for row in [table.header, *table.rows]]
     texts.insert(1, ["---" if cell.left else "---:" for cell in table.header])
     return "\n".join(f"| {' | '.join(row)} |" for row in texts)
 
 
 def latex(table: Table) -> str:
-    """An environment `tabular`, without a newline at its end. It needs the package booktabs."""
+    """A LaTeX `tabular` environment for the package booktabs, without a final newline."""
     header, *rows = [f"{' & '.join(map(_latex, row))} \\\\" for row in [table.header, *table.rows]]
     columns = "".join("l" if cell.left else "r" for cell in table.header)
     lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", header, "\\midrule", *rows, "\\bottomrule"]

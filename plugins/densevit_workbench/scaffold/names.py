@@ -9,9 +9,9 @@ from densevit.errors import PluginError
 
 
 def check_name(groups: Iterable[str], name: str) -> str:
-    """The name as a Python package: hyphens become underscores. groups: the groups of its plugins, such as "heads".
+    """Converts a name to a package name: hyphens become underscores. groups: plugin groups, such as "heads".
 
-    Raises PluginError if the name is not valid, or if an installed plugin or module has it.
+    Raises PluginError for an invalid name, or the name of an installed plugin or module.
     """
     package = name.replace("-", "_")
     if not (package.isascii() and package.isidentifier() and package.strip("_") == package):

@@ -1,1 +1,1 @@
-"""The checks behind `densevit.testing`: those of a backbone, of a head, and what both use."""
+"""Checks of backbones, heads and training methods, behind `densevit.testing`."""

@@ -5,8 +5,8 @@ import inspect
 import torch
 from torch import Tensor
 
+from densevit_workbench.testing.check_results import Failure, NotChecked, check, described, require
 from densevit_workbench.testing.fixtures import BackboneFixture, Fixture, named, require_equal
-from densevit_workbench.testing.results import Failure, NotChecked, check, described, require
 
 RUNS = "make it run for images (B, 3, H, W) of any size, in training and evaluation mode"
 _DTYPES = "follow dtypes: x.to(y.dtype)"
@@ -41,7 +41,7 @@ def determinism(fixture: Fixture) -> None:
 
 @check("the same features alone and in a batch", "support any batch size")
 def batch_independence(fixture: BackboneFixture) -> None:
-    """In evaluation mode the features of an image do not depend on the other images of its batch."""
+    """In evaluation mode, features of an image do not depend on the rest of its batch."""
     images = fixture.images(3)
     images[1], images[2] = 2.6, images[2] * 0.1  # very different from the first image
     require_equal(
@@ -71,7 +71,7 @@ def input_unchanged(fixture: BackboneFixture) -> None:
 
 @check("features that are not overwritten", RUNS)
 def output_kept(fixture: BackboneFixture) -> None:
-    """A later forward does not overwrite the features that an earlier one returned."""
+    """A later forward does not overwrite earlier features."""
     features = fixture.features()
     before = [feature.clone() for feature in features]
     fixture.features(fixture.images(seed=2))
@@ -140,7 +140,7 @@ def _require_finite(features: list[Tensor], what: str) -> None:
     "recompute parts by densevit.layers.checkpointing.run",
 )
 def checkpointing(fixture: BackboneFixture) -> None:
-    """The option `checkpointing`, if the backbone has it, changes nothing but memory in a training step."""
+    """The option `checkpointing` only changes the memory of a training step, not gradients and buffers."""
     plain = fixture.build()
     if "checkpointing" not in inspect.signature(fixture.plugin).parameters:
         raise NotChecked("no option `checkpointing`")
@@ -149,16 +149,16 @@ def checkpointing(fixture: BackboneFixture) -> None:
     except TypeError:
         raise NotChecked("not checked: the factory takes no options; functools.partial(CLASS, ...) does") from None
     spared.load_state_dict(plain.state_dict())
-    found = []
+    computed = []
     for backbone in (plain, spared):
         torch.manual_seed(0)  # drop path
         fixture.training_loss(backbone).backward()
         gradients = {f"the gradient of {key}": p.grad for key, p in backbone.named_parameters() if p.grad is not None}
         buffers = {f"the buffer {key}": x.detach().clone() for key, x in backbone.named_buffers()}
-        found.append({**gradients, **buffers})
+        computed.append({**gradients, **buffers})
     require_equal(
-        found[1],
-        found[0],
+        computed[1],
+        computed[0],
         "{name} that differs by {difference} with checkpointing",
         "recompute parts by densevit.layers.checkpointing.run, which updates running statistics once",
     )

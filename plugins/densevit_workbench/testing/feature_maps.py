@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Backbone
-from densevit.registry.options import takes
+from densevit.registry.plugin_options import takes
 from densevit_workbench.testing.behaviour import RUNS
+from densevit_workbench.testing.check_results import Failure, NotChecked, check, described, require
 from densevit_workbench.testing.fixtures import BackboneFixture, Size, grid, require_class, require_new
-from densevit_workbench.testing.results import Failure, NotChecked, check, described, require
 
-MIN_SHIFT = 0.03  # of a map: a smaller shift of the response has no reliable direction
+MIN_SHIFT = 0.03  # relative to the map: smaller shifts of the response have no reliable direction
 TRIED = ((64, 96), (64, 64), (128, 128), (224, 224), (256, 256), (384, 384))
 
 
@@ -74,7 +74,7 @@ def order(fixture: BackboneFixture) -> None:
 
 @check("a list of feature maps", RUNS, required=True)
 def forward(fixture: BackboneFixture) -> str:
-    """forward returns a list of (B, C, H, W) maps. The first image size that works is used in the other checks."""
+    """forward returns a list of (B, C, H, W) maps. The other checks use the first image size that works."""
     backbone, errors = fixture.shared(), []
     for size in (tuple(backbone.input_size),) if backbone.input_size else TRIED:
         try:
@@ -95,8 +95,10 @@ def forward(fixture: BackboneFixture) -> str:
 
 def _require_maps(features: object, count: int) -> None:
     if not isinstance(features, list | tuple) or not all(isinstance(x, Tensor) for x in features):
-        kind = type(features).__name__
-        raise Failure(f"a {kind}", "a list of tensors, one per feature", "return [feature, ...], also for one feature")
+        type_name = type(features).__name__
+        raise Failure(
+            f"a {type_name}", "a list of tensors, one per feature", "return [feature, ...], also for one feature"
+        )
     require(
         len(features) == count,
         f"{len(features)} features for {count} channels",
@@ -136,12 +138,12 @@ def channels(fixture: BackboneFixture) -> None:
     """Each map has the number of channels that `channels` declares."""
     backbone = fixture.shared()
     maps = zip(fixture.features(), backbone.channels, strict=True)
-    found = tuple(x.shape[-1 if _channels_last(x, count) else 1] for x, count in maps)
+    counts = tuple(x.shape[-1 if _channels_last(x, count) else 1] for x, count in maps)
     require(
-        found == backbone.channels,
-        f"maps of {found} channels",
+        counts == backbone.channels,
+        f"maps of {counts} channels",
         f"{backbone.channels}, as declared in channels",
-        f"set self.channels = {found}, or change the maps",
+        f"set self.channels = {counts}, or change the maps",
     )
 
 
@@ -152,13 +154,13 @@ def sizes(fixture: BackboneFixture) -> None:
     if backbone.input_size is not None:
         H, W = backbone.input_size
         try:
-            found = [tuple(x.shape[2:]) for x in fixture.features(fixture.images(size=(H + 32, W + 13)))]
+            shapes = [tuple(x.shape[2:]) for x in fixture.features(fixture.images(size=(H + 32, W + 13)))]
         except Exception:
             raise NotChecked(f"{H} x {W} only") from None
         expected = [grid((H + 32, W + 13), stride) for stride in backbone.strides]
         require(
-            found == expected,
-            f"maps {found} for images of {H + 32} x {W + 13}, not input_size",
+            shapes == expected,
+            f"maps {shapes} for images of {H + 32} x {W + 13}, not input_size",
             f"an error, or {expected}",
             "raise a ValueError that names input_size for an image of another size",
         )
@@ -180,19 +182,19 @@ def strides(fixture: BackboneFixture) -> None:
     """Each map is ceil(H / stride) x ceil(W / stride)."""
     backbone = fixture.shared()
     for size, features in _over_sizes(fixture):
-        found = [
+        shapes = [
             tuple(x.shape[1:3] if _channels_last(x, count) else x.shape[2:])
             for x, count in zip(features, backbone.channels, strict=True)
         ]
         expected = [grid(size, stride) for stride in backbone.strides]
         rounded_down = all(
             size[side] // stride <= actual[side] <= full[side]
-            for stride, actual, full in zip(backbone.strides, found, expected, strict=True)
+            for stride, actual, full in zip(backbone.strides, shapes, expected, strict=True)
             for side in (0, 1)
         )
         require(
-            found == expected,
-            f"maps of {_listed(found)} for images of {size[0]} x {size[1]}",
+            shapes == expected,
+            f"maps of {_listed(shapes)} for images of {size[0]} x {size[1]}",
             f"{_listed(expected)}: ceil(size / stride) for strides {backbone.strides}",
             "the maps are rounded down: pad inside to a multiple of the stride, at the bottom and right"
             if rounded_down
@@ -205,12 +207,12 @@ def places(fixture: BackboneFixture) -> None:
     """Maps are spatially aligned: a change in a corner of the image changes the maps towards that corner."""
     backbone, (H, W) = fixture.shared(), fixture.size
     side = max(min(H, W) // 3, 1)
-    images, others = fixture.images(8), fixture.images(8, seed=2)
+    images, replacements = fixture.images(8), fixture.images(8, seed=2)
     responses: list[list[Tensor]] = []  # by corner and feature: the centre of the change
     before = [x.clone() for x in fixture.features(images.clone())]
     for rows, columns in itertools.product((slice(side), slice(H - side, H)), (slice(side), slice(W - side, W))):
         changed = images.clone()
-        changed[:, :, rows, columns] = others[:, :, rows, columns]
+        changed[:, :, rows, columns] = replacements[:, :, rows, columns]
         after = fixture.features(changed)
         responses.append([_centre((a - b).abs().sum((0, 1))) for a, b in zip(after, before, strict=True)])
     for i, feature in enumerate(before):
@@ -230,7 +232,7 @@ def places(fixture: BackboneFixture) -> None:
 
 @check("images of in_channels channels", "build the first layer for in_channels, as nn.Conv2d(in_channels, width, ...)")
 def in_channels(fixture: BackboneFixture) -> None:
-    """A constructor with `in_channels` builds backbones of 1 and of 5 channels, each of which changes the features."""
+    """A constructor with `in_channels` builds backbones for 1 and 5 channels; every channel changes the features."""
     if not takes(fixture.plugin, "in_channels"):
         raise NotChecked("no option in_channels: for images of three channels only")
     expected = [tuple(x.shape) for x in fixture.features()]
@@ -238,12 +240,17 @@ def in_channels(fixture: BackboneFixture) -> None:
         backbone, images = fixture.build_with(in_channels=count).eval(), fixture.images(channels=count)
         with torch.no_grad():
             features = [x.clone() for x in backbone(images.clone())]
-            found = [tuple(x.shape) for x in features]
-            require(found == expected, f"maps {found} of {count} channels", f"{expected}, as of 3", "change no width")
+            shapes = [tuple(x.shape) for x in features]
+            require(
+                shapes == expected,
+                f"maps {shapes} of {count} channels",
+                f"{expected}, as for 3 channels",
+                "change no width",
+            )
             for i in range(count):
-                others = images.clone()
-                others[:, i] = fixture.images(seed=2, channels=count)[:, i]
-                changed = backbone(others)
+                altered = images.clone()
+                altered[:, i] = fixture.images(seed=2, channels=count)[:, i]
+                changed = backbone(altered)
                 require(
                     any(not torch.equal(a, b) for a, b in zip(features, changed, strict=True)),
                     f"features of {count} channels that do not depend on channel {i}",
@@ -260,7 +267,7 @@ def _centre(change: Tensor) -> Tensor:
 
 
 def _over_sizes(fixture: BackboneFixture) -> Iterator[tuple[Size, list[Tensor]]]:
-    """Features at each size that works; `sizes` checks that all sizes work."""
+    """Features at each working size; the check `sizes` requires that all sizes work."""
     for size in dict.fromkeys((*fixture.sizes(), fixture.size)):
         try:
             features = fixture.features(fixture.images(size=size))

@@ -1,4 +1,4 @@
-"""Fixtures: a plugin under test, how it is built, and what it computes on random input."""
+"""Fixtures: builds a plugin under test, and runs it on random input."""
 
 import functools
 from abc import ABC, abstractmethod
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import Backbone
-from densevit_workbench.testing.results import require
+from densevit_workbench.testing.check_results import require
 
 ROUNDING = 1e-4  # tolerance for another order of summation, relative to the largest value
 
@@ -18,7 +18,7 @@ Size = tuple[int, int]
 
 
 class Fixture(ABC):
-    """A plugin under test. group: its registry group. plugin: its class, set by the first `build`."""
+    """A plugin under test. group: registry group. plugin: the plugin's class, set by the first `build`."""
 
     group: str
 
@@ -29,7 +29,7 @@ class Fixture(ABC):
 
     @property
     def name(self) -> str:
-        """The name in messages."""
+        """The plugin's name in messages."""
         factory = self.factory.func if isinstance(self.factory, functools.partial) else self.factory
         return str(getattr(factory, "__qualname__", None) or type(factory).__name__)
 
@@ -44,7 +44,7 @@ class Fixture(ABC):
 
     @abstractmethod
     def build_with(self, **options: Any) -> Any:
-        """A new instance with options added to the factory's. Passes on exceptions of the constructor."""
+        """A new instance with further options than the factory's. Raises the constructor's exceptions."""
 
     @abstractmethod
     def run(self, module: Any) -> dict[str, Tensor]:
@@ -55,7 +55,7 @@ class Fixture(ABC):
         """A scalar that depends on all outputs, in training mode. attempt: seed of the input."""
 
     def shared(self) -> Any:
-        """One instance, in evaluation mode, for all checks that do not change it."""
+        """One instance in evaluation mode, shared by all checks that leave it unchanged."""
         if self._shared is None:
             self._shared = self.build()
         return self._shared.eval()
@@ -77,7 +77,7 @@ class BackboneFixture(Fixture):
         return self.plugin(**{**self.options, **options})  # type: ignore[return-value]
 
     def sizes(self) -> tuple[Size, ...]:
-        """Image sizes that have to work: odd, prime, square and portrait, or the backbone's `input_size` alone."""
+        """Required image sizes: odd, prime, square and portrait, or `input_size` alone."""
         fixed = self.shared().input_size
         return (tuple(fixed),) if fixed is not None else ((33, 47), (61, 97), (64, 64), (96, 32))
 
@@ -103,7 +103,7 @@ class BackboneFixture(Fixture):
 
 
 def named(features: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Features by their name in messages."""
+    """Features by name, for messages."""
     return {f"features[{i}]": feature for i, feature in enumerate(features)}
 
 
@@ -143,8 +143,7 @@ def require_equal(
 ) -> None:
     """Raises Failure if tensors differ by more than the tolerance (see `difference`).
 
-    message: a template with {name} and {difference}, filled in for the tensor that differs most. wanted: the expected
-    result in words.
+    message: a template with {name} and {difference} of the most different tensor. wanted: the expected result in words.
     """
     name, far = worst(actual, expected)
     require(far <= tolerance, message.format(name=name, difference=f"{far:.2g} of the largest value"), wanted, fix)
@@ -152,9 +151,9 @@ def require_equal(
 
 def require_class(plugin: object, interface: type) -> None:
     """Raises Failure if a plugin is not an instance of the interface."""
-    kind, base = type(plugin).__name__, interface.__name__
-    found, fix = f"an object of class {kind}", f"write `class {kind}(densevit.{base})`"
-    require(isinstance(plugin, interface), found, f"a densevit.{base}", fix)
+    class_name, base = type(plugin).__name__, interface.__name__
+    actual, fix = f"an object of class {class_name}", f"write `class {class_name}(densevit.{base})`"
+    require(isinstance(plugin, interface), actual, f"a densevit.{base}", fix)
 
 
 def require_new(first: object, second: object) -> None:

@@ -1,12 +1,12 @@
-"""Checks of gradients: they reach all trained parameters and all pixels, and two training steps stay finite."""
+"""Checks that gradients reach all trained parameters and all pixels, and that two training steps stay finite."""
 
 import torch
 from torch import nn
 
+from densevit_workbench.testing.check_results import check, require
 from densevit_workbench.testing.fixtures import BackboneFixture, Fixture, weighted_sum
-from densevit_workbench.testing.results import check, require
 
-ATTEMPTS = 4  # runs, because stochastic depth may drop a block in a single one
+ATTEMPTS = 4  # runs: stochastic depth may drop a block in any single run
 _FINITE = "normalise inside blocks; add an eps to sqrt, log and divisions; no masked_fill with -inf in a complete row"
 
 
@@ -74,7 +74,7 @@ def trains(fixture: BackboneFixture) -> None:
 
 
 def perturb(module: nn.Module) -> None:
-    """Adds noise to every trained parameter: a residual scale that starts at 0 makes all gradients of its branch 0."""
+    """Adds noise to every trained parameter, because a zero residual scale makes all gradients of its branch 0."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -83,5 +83,5 @@ def perturb(module: nn.Module) -> None:
 
 
 def listed(names: list[str], limit: int = 6) -> str:
-    """The first names, and the number of others."""
+    """The first names, and the number of further names."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,4 +1,4 @@
-"""Checks a head's export: `exported` is traced, the file is run on other batches and sizes, and read."""
+"""Checks a head's export: traces `exported`, runs the file on other batches and sizes, and decodes its outputs."""
 
 import tempfile
 from collections.abc import Collection, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.errors import DensevitError
-from densevit.exporting import comparison, files
+from densevit.exporting import file_comparison, files
 from densevit.exporting.exporting import LIMIT
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.selections import load_selections
@@ -25,12 +25,12 @@ from densevit.model.exported_outputs import (
     predict_exported,
     predicts_exported,
 )
+from densevit_workbench.testing.check_results import Failure, NotChecked, check, require
 from densevit_workbench.testing.head_fixtures import GRID, HeadFixture, flattened
-from densevit_workbench.testing.results import Failure, NotChecked, check, require
 from densevit_workbench.testing.token_blocks import last_blocks_of
 
 _SIZES = (GRID, (71, 150))
-_TIES = 1e-3  # the share of values that rounding may decide, as pixels whose two classes are equal
+_TIES = 1e-3  # share of values that rounding may change, such as pixels with two equally likely classes
 _RULES = (
     "make shapes and branches depend on sizes only: no loops over images, x.shape[0] instead of len(x), no .item() and "
     "no numpy in forward, maps and exported"
@@ -38,7 +38,7 @@ _RULES = (
 
 
 class PooledImages(Backbone):
-    """A backbone whose features are random projections of the images, averaged over each cell."""
+    """A backbone that averages images over cells and projects them randomly."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
@@ -53,19 +53,19 @@ class PooledImages(Backbone):
     max_last_blocks = 1000
 
     def encode(self, images: Tensor, counts: Collection[int], features: bool) -> Encoding:
-        """The feature maps of `forward`, and last blocks of them."""
+        """Feature maps of `forward`, and last blocks on them."""
         maps = self(images)
         return Encoding(maps, {count: last_blocks_of(maps, count) for count in counts})
 
 
 @check("outputs for an exported file", _RULES)
 def export(fixture: HeadFixture) -> None:
-    """torch.export exports the head's `exported`; the file gives the same results on another batch and another size."""
+    """torch.export traces the head's `exported`; the file gives equal results for another batch and another size."""
     head = fixture.shared()
     if not is_exportable(head):
         raise NotChecked("has no exported(): `densevit export` refuses a model with it")
     graph = ExportedGraph(DenseModel(PooledImages(*fixture.levels), {"head": head})).eval()
-    images = comparison.example_images(GRID, 2, 0)
+    images = file_comparison.example_images(GRID, 2, 0)
     with torch.no_grad():
         outputs = graph(torch.from_numpy(images))
     for name, value in outputs.items():
@@ -91,11 +91,13 @@ def export(fixture: HeadFixture) -> None:
             "use MultiScaleDeformableAttention of densevit.layers.deformable_attention, or sample by indexing",
         )
         run = runtimes.load(path)
-        examples = [comparison.example_images(size, count, count) for count, size in zip((2, 1), _SIZES, strict=True)]
-        errors = [comparison.differences(graph, run, images) for images in examples]
-        if any(max(by_name.values()) > LIMIT for by_name in errors):  # rounding may change what a head selects
+        examples = [
+            file_comparison.example_images(size, count, count) for count, size in zip((2, 1), _SIZES, strict=True)
+        ]
+        errors = [file_comparison.differences(graph, run, images) for images in examples]
+        if any(max(by_name.values()) > LIMIT for by_name in errors):  # rounding may change a head's selection
             selections = load_selections(graph.model, written)
-            errors = [comparison.differences(graph, run, images, selections) for images in examples]
+            errors = [file_comparison.differences(graph, run, images, selections) for images in examples]
     for images, by_name in zip(examples, errors, strict=True):
         name = max(by_name, key=lambda key: by_name[key])
         count, _, height, width = images.shape
@@ -113,25 +115,27 @@ def export(fixture: HeadFixture) -> None:
     "in predict_exported(exported, targets), repeat what predict does after the outputs of exported()",
 )
 def exported_predictions(fixture: HeadFixture) -> None:
-    """`predict_exported` makes the predictions of `predict` from the outputs of `exported`."""
+    """`predict_exported` turns outputs of `exported` into the predictions of `predict`."""
     head: Any = fixture.shared()
     if not is_exportable(head) or not predicts_exported(head):
-        raise NotChecked("has no predict_exported(): files of it are not evaluated")
+        raise NotChecked("has no predict_exported(): its exported files cannot be evaluated")
     if not any(isinstance(head, protocol) for protocol in (SupportsExport, SupportsPredictExported)):
-        raise NotChecked("a DenseHead's, of the maps that are checked above")
+        raise NotChecked("predict_exported of a DenseHead, covered by the checks of maps")
     batch = fixture.batch().first()
     target: Any = {"size": GRID, "original_size": GRID}
     with torch.no_grad():
         outputs = head.eval()(batch.copies(), batch.padding_mask)
         expected = flattened(head.predict(outputs, [target]))
-        found = flattened(predict_exported(head, exported(head, outputs, GRID), [target]))
+        actual = flattened(predict_exported(head, exported(head, outputs, GRID), [target]))
     fix = "repeat what predict does after the outputs of exported(), in pixels of the targets' size"
-    require(found.keys() == expected.keys(), f"{sorted(found)}", f"the predictions of predict, {sorted(expected)}", fix)
+    require(
+        actual.keys() == expected.keys(), f"{sorted(actual)}", f"the predictions of predict, {sorted(expected)}", fix
+    )
     for name, want in expected.items():
-        same = found[name].shape == want.shape
-        require(same, f"{name} of shape {tuple(found[name].shape)}", f"{tuple(want.shape)}, as of predict", fix)
+        same = actual[name].shape == want.shape
+        require(same, f"{name} of shape {tuple(actual[name].shape)}", f"{tuple(want.shape)}, as of predict", fix)
         tolerance = LIMIT * max(1.0, float(want.abs().max())) if want.numel() else 0.0
-        share = float(((found[name] - want).abs() > tolerance).float().mean()) if want.numel() else 0.0
+        share = float(((actual[name] - want).abs() > tolerance).float().mean()) if want.numel() else 0.0
         require(
             share <= _TIES, f"{name} that differs from predict's in {share:.1%} of its values", "the same values", fix
         )

@@ -10,8 +10,8 @@ from torch import Tensor
 from densevit.interfaces import Class, Head, LossContext, Losses, Predictions, Targets
 from densevit.layers.fast.replacement import replace_layers
 from densevit.targets.types import TargetTypes
+from densevit_workbench.testing.check_results import NotChecked
 from densevit_workbench.testing.fixtures import Factory, Fixture, Size, grid, weighted_sum
-from densevit_workbench.testing.results import NotChecked
 from densevit_workbench.testing.targets import has_random, random_targets
 from densevit_workbench.testing.token_blocks import takes_blocks
 
@@ -27,7 +27,7 @@ class Levels(NamedTuple):
 
 
 class HeadBatch(NamedTuple):
-    """Input of a head. features: (B, C_i, h_i, w_i). padding_mask: (B, H, W) bool, True = padding."""
+    """A head's input. features: (B, C_i, h_i, w_i). padding_mask: (B, H, W) bool, True = padding."""
 
     features: list[Tensor]
     padding_mask: Tensor
@@ -47,10 +47,10 @@ class HeadBatch(NamedTuple):
 
 
 class HeadFixture(Fixture):
-    """A head. levels: the levels of the features in most checks. reach: the argument of `check_head`."""
+    """A head. levels: feature levels in most checks. reach: the argument of `check_head`."""
 
     group = "heads"
-    needs: tuple[str, ...] = ()  # set by `build`, as `task` and `types` are
+    needs: tuple[str, ...] = ()  # set by `build`, like `task` and `types`
     types: TargetTypes
 
     def __init__(self, factory: Factory, channels: Sequence[int], strides: Sequence[int], reach: int) -> None:
@@ -61,11 +61,11 @@ class HeadFixture(Fixture):
 
     @property
     def unknown(self) -> str:
-        """Target keys in `needs` for which there are no random targets, comma-separated."""
+        """Target keys in `needs` without random targets, comma-separated."""
         return ", ".join(key for key in self.needs if not has_random(key, self.types))
 
     def require_labels(self) -> None:
-        """Ends a check if there are no random targets for the head."""
+        """Ends a check if the head needs targets that have no random values."""
         if self.unknown:
             raise NotChecked(f"not checked: there are no random targets for {self.unknown}")
 
@@ -77,18 +77,20 @@ class HeadFixture(Fixture):
         classes: the number of classes; ignored for depth, which has none. order: a permutation of the classes.
         """
         torch.manual_seed(seed)
-        own = self.classes(classes)
-        head: Head = self.factory(*(levels or self.levels), tuple(own[i] for i in order) if order and own else own)
+        registered = self.classes(classes)
+        head: Head = self.factory(
+            *(levels or self.levels), tuple(registered[i] for i in order) if order and registered else registered
+        )
         self.plugin = type(head)
         self.task, self.needs = getattr(head, "task", ""), getattr(head, "needs", ())
-        given_types = getattr(head, "target_types", None)
-        self.types = TargetTypes(given_types) if given_types else self._registered_types
+        head_types = getattr(head, "target_types", None)
+        self.types = TargetTypes(head_types) if head_types else self._registered_types
         return self._as_built(head)
 
     @staticmethod
     def _as_built(head: Head) -> Head:
-        """Replaces layers by faster ones, as in a built model. A head that runs a backbone's last blocks gets blocks
-        that stand in for them, in place of features."""
+        """Replaces layers by faster ones, like `build_model`. A head that runs a backbone's last blocks gets substitute
+        blocks instead of features."""
         replace_layers(head)
         if getattr(head, "last_blocks", 0):
             head.register_forward_pre_hook(takes_blocks)
@@ -99,7 +101,7 @@ class HeadFixture(Fixture):
         return self._as_built(head)
 
     def classes(self, count: int) -> tuple[Class, ...]:
-        """Classes with file ids that differ from their indices, things and a stuff class; none for depth."""
+        """Things and a stuff class, with file ids unlike their indices; empty for depth."""
         classes = (Class(f"class {i}", 2 * i + 5, (i, i, i), thing=i != 1) for i in range(count))
         return () if self.task == "depth" else tuple(classes)
 
@@ -116,8 +118,8 @@ class HeadFixture(Fixture):
     ) -> HeadBatch:
         """Random features and targets; deterministic.
 
-        images: (h, w) of each image, at the top left of the batch's grid. objects: the number of objects of each image.
-        labelled: whether an image has the target keys of `needs`. scale: the standard deviation of the features.
+        images: (h, w) of each image, at the top left of the batch's grid. objects: the number of objects per image.
+        labelled: which images have the target keys of `needs`. scale: standard deviation of the features.
         """
         generator = torch.Generator().manual_seed(seed)
         features = [
@@ -159,7 +161,7 @@ def total(losses: Losses) -> Tensor:
 
 
 def flattened(predictions: Sequence[Predictions]) -> dict[str, Tensor]:
-    """All tensors of all predictions, by their name in messages."""
+    """All tensors of all predictions by name, for messages."""
     return {
         f"predictions[{i}][{key!r}]": value.float()
         for i, prediction in enumerate(predictions)

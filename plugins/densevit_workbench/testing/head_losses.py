@@ -6,10 +6,10 @@ from torch import Tensor
 
 from densevit.interfaces import Head, LossContext, Losses
 from densevit.targets.types import as_array
+from densevit_workbench.testing.check_results import check, require
 from densevit_workbench.testing.fixtures import Size, require_class, require_new
 from densevit_workbench.testing.gradients import listed
 from densevit_workbench.testing.head_fixtures import GRID, IMAGES, HeadFixture, Levels, total
-from densevit_workbench.testing.results import check, require
 
 TOLERANCE = 1e-4  # for another order of summation, relative to the value
 RUNS = "use the channels and strides of the constructor and the sizes of the features: none of them is fixed"
@@ -20,7 +20,7 @@ _LABELLED = "test `'boxes' in target` first"
 @check("a new Head", "take (channels, strides, classes) first", required=True)
 def construction(fixture: HeadFixture) -> str:
     """The factory returns a new Head at each call, with task, needs and classes."""
-    head = fixture.build()  # sets fixture.task, on which the classes of the second head depend
+    head = fixture.build()  # sets fixture.task, which determines the classes of the second head
     task, needs = getattr(head, "task", None), getattr(head, "needs", None)
     require_class(head, Head)
     require(
@@ -122,16 +122,16 @@ def loss_keys(fixture: HeadFixture) -> None:
         for training in (True, False):
             outputs = head.train(training)(batch.copies(), batch.padding_mask, batch.targets if training else None)
             losses = head.loss(outputs, batch.targets, LossContext())
-            kind = type(losses).__name__
+            type_name = type(losses).__name__
             require(
                 isinstance(losses, dict) and losses,
-                f"losses of type {kind}",
+                f"losses of type {type_name}",
                 "a dict of scalars by name",
                 "name each term",
             )
             for name, value in losses.items():
-                found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-                require(found == "of shape ()", f"losses[{name!r}] {found}", "a scalar tensor", "sum or average it")
+                actual = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                require(actual == "of shape ()", f"losses[{name!r}] {actual}", "a scalar tensor", "sum or average it")
             expected = expected or sorted(losses)
             require(
                 sorted(losses) == expected,
@@ -161,7 +161,7 @@ def empty_targets(fixture: HeadFixture) -> None:
 
 @check("a loss of 0 without labels", _LABELLED)
 def unlabelled(fixture: HeadFixture) -> None:
-    """If no image is labelled, every loss is exactly 0 and still connected to every parameter."""
+    """Without labels, every loss is exactly 0 and still connected to every parameter."""
     fixture.require_labels()
     head = fixture.build()
     total(fixture.train_losses(head, fixture.batch())).backward()
@@ -197,10 +197,10 @@ def partly_labelled(fixture: HeadFixture) -> None:
             head.loss(head(b.copies(), b.padding_mask), b.targets, LossContext()) for b in (batch, other.first())
         )
     for name in alone.keys() & both.keys():
-        found, expected = float(both[name]), float(alone[name])
+        actual, expected = float(both[name]), float(alone[name])
         require(
-            abs(found - expected) <= TOLERANCE * max(abs(expected), 1e-3),
-            f"losses[{name!r}] = {found:.6g} for an image in a batch with an unlabelled one",
+            abs(actual - expected) <= TOLERANCE * max(abs(expected), 1e-3),
+            f"losses[{name!r}] = {actual:.6g} for an image in a batch with an unlabelled one",
             f"{expected:.6g}, as without the unlabelled image",
             "leave out images that lack a key of `needs`, in sums and in their divisors",
         )
@@ -222,12 +222,14 @@ def _autocast(fixture: HeadFixture, dtype: torch.dtype) -> None:
     fixture.require_labels()
     head = fixture.build()
     for scale in (0.0, 1.0, 30.0):
-        for own in (torch.float32, dtype):  # a backbone under autocast may return either
+        for feature_dtype in (torch.float32, dtype):  # a backbone under autocast may return either dtype
             batch = fixture.batch(scale=scale)
-            batch = batch._replace(features=[x.to(own) for x in batch.features])
+            batch = batch._replace(features=[x.to(feature_dtype) for x in batch.features])
             with torch.autocast("cpu", dtype=dtype):
                 losses = fixture.train_losses(head, batch)
-            _require_finite(losses, f"under {dtype} autocast, for features of {own} and standard deviation {scale:g}")
+            _require_finite(
+                losses, f"under {dtype} autocast, for features of {feature_dtype} and standard deviation {scale:g}"
+            )
 
 
 @check("features and targets that are not modified", RUNS)
@@ -240,9 +242,9 @@ def inputs_unchanged(fixture: HeadFixture) -> None:
             head.loss(outputs, batch.targets, LossContext())
         head.predict(head.eval()(list(batch.features), batch.padding_mask), batch.targets)
     for i, (x, before) in enumerate(zip(batch.features, expected.features, strict=True)):
-        found = f"features[{i}] modified"
+        actual = f"features[{i}] modified"
         require(
-            torch.equal(x, before), found, "unchanged features: other heads use them", "write x = x + y, not x += y"
+            torch.equal(x, before), actual, "unchanged features: other heads use them", "write x = x + y, not x += y"
         )
     for target, original in zip(batch.targets, expected.targets, strict=True):
         same = target.keys() == original.keys() and all(

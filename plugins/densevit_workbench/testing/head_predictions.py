@@ -10,14 +10,14 @@ from densevit import registry
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Head, Predictions, Targets
 from densevit.targets import InstanceMasks
-from densevit.targets.class_mapping import with_classes
+from densevit.targets.target_class_mapping import with_classes
 from densevit.targets.types import TargetTypes, as_array
-from densevit.training.loop.evaluators import create_evaluator
+from densevit.training.loop.evaluator_factory import create_evaluator
 from densevit.weights.class_rows import rows_from, rows_per_class
+from densevit_workbench.testing.check_results import Failure, NotChecked, check, described, require
 from densevit_workbench.testing.fixtures import ROUNDING, difference, require_equal
 from densevit_workbench.testing.head_fixtures import HeadBatch, HeadFixture, flattened
 from densevit_workbench.testing.head_losses import RUNS
-from densevit_workbench.testing.results import Failure, NotChecked, check, described, require
 from densevit_workbench.testing.targets import check_prediction, random_targets
 
 _PREDICTS = "let predict work on outputs of eval(), and on targets with size and original_size alone"
@@ -29,15 +29,15 @@ def predictions(fixture: HeadFixture) -> str:
     head = fixture.build()
     for scale in (1.0, 10.0):
         batch = fixture.batch(scale=scale)
-        found = fixture.predictions(head, batch)
-        what = f"{len(found)} predictions" if isinstance(found, list) else f"a {type(found).__name__}"
+        predictions = fixture.predictions(head, batch)
+        what = f"{len(predictions)} predictions" if isinstance(predictions, list) else f"a {type(predictions).__name__}"
         require(
-            isinstance(found, list) and len(found) == len(batch.targets),
+            isinstance(predictions, list) and len(predictions) == len(batch.targets),
             f"{what} for {len(batch.targets)} images",
             "a list of one dict per image",
             "return a list",
         )
-        for prediction, target in zip(found, batch.targets, strict=True):
+        for prediction, target in zip(predictions, batch.targets, strict=True):
             expected = _read_by_evaluator(fixture.task)
             for keys in expected:
                 require(
@@ -48,20 +48,20 @@ def predictions(fixture: HeadFixture) -> str:
                 )
             _check_quantity(prediction, head)
             _check_types(prediction, target, len(head.classes), fixture.types)
-        _check_by_evaluators(fixture, head, found, batch)
-    unknown = [key for key in found[0] if key not in fixture.types]
+        _check_by_evaluators(fixture, head, predictions, batch)
+    unknown = [key for key in predictions[0] if key not in fixture.types]
     return f"{', '.join(unknown)}: keys without a target type, their values are not checked" if unknown else ""
 
 
 def _read_by_evaluator(task: str) -> list[tuple[str, ...]]:
-    """The keys that the default evaluator of a task reads; a prediction has one key of each tuple."""
+    """Keys read by the default evaluator of a task; a prediction needs one key of each tuple."""
     if task not in registry.find("evaluators"):
         return []
     return [(keys,) if isinstance(keys, str) else keys for keys in registry.load("evaluators", task).reads]
 
 
 def _check_quantity(prediction: Predictions, head: Head) -> None:
-    """`quantity` must match the predictions: the check of the data's unit and the alignment in evaluation use it."""
+    """`quantity` must match the predictions: checks of the data's unit and alignment in evaluation depend on it."""
     relative = "inverse_depth" in prediction and "depth" not in prediction
     require(
         head.quantity in prediction or (head.quantity is None and not relative),
@@ -80,15 +80,15 @@ def _check_types(prediction: Predictions, target: Targets, K: int, types: Target
         try:
             check_prediction(types[key], as_array(value), size, K)
         except DataError as error:
-            found, _, expected = str(error).rstrip(".").partition("; expected ")
+            actual, _, expected = str(error).rstrip(".").partition("; expected ")
             fix = (
                 "crop maps to target['size'], then resize them to target['original_size']; return class indices in "
                 "0 ... K-1 without 'no object', scores as probabilities, depth in metres"
             )
-            if found.startswith("has the type"):
+            if actual.startswith("has the type"):
                 fix = f"in predict{' and read_maps' * (types[key].per == 'pixel')}, return {key}{_cast(expected)}"
             raise Failure(
-                f"{key} that {found}, for an image of {size[0]} x {size[1]} in original pixels",
+                f"{key} that {actual}, for an image of {size[0]} x {size[1]} in original pixels",
                 expected or "valid values",
                 fix,
             ) from None
@@ -105,17 +105,19 @@ def _cast(expected: str) -> str:
     return f".to(torch.{expected})" if hasattr(torch, expected) else ".float()" if "float" in expected else ".int()"
 
 
-def _check_by_evaluators(fixture: HeadFixture, head: Head, found: Sequence[Predictions], batch: HeadBatch) -> None:
-    """Evaluates the predictions as a validation does, against random ground truth in original pixels.
+def _check_by_evaluators(
+    fixture: HeadFixture, head: Head, predictions: Sequence[Predictions], batch: HeadBatch
+) -> None:
+    """Evaluates predictions like a validation, against random ground truth in original pixels.
 
-    Only densevit's own evaluators are used: others may need a ground truth for which there are no random values.
+    Only densevit's evaluators are used: evaluators of others may need targets that have no random values.
     """
     generator = torch.Generator().manual_seed(0)
     data = Dataset()
     data.classes = {"detection": tuple(c for c in head.classes if c.thing), fixture.task: head.classes}
     data.provides = head.needs
     plugins = registry.find("evaluators")
-    for name in (fixture.task, *(["coco_masks"] if "masks" in found[0] else [])):
+    for name in (fixture.task, *(["coco_masks"] if "masks" in predictions[0] else [])):
         if name not in plugins or not plugins[name].value.startswith("densevit."):
             continue
         evaluator = create_evaluator(name, head.classes)
@@ -126,7 +128,7 @@ def _check_by_evaluators(fixture: HeadFixture, head: Head, found: Sequence[Predi
         ]
         try:
             evaluator.prepare(head, data)
-            evaluator.update(found, truths)
+            evaluator.update(predictions, truths)
             evaluator.compute()
         except Exception as error:
             raise Failure(
@@ -166,7 +168,7 @@ def inside_image(fixture: HeadFixture) -> None:
 
 @check("results in original pixels", _PREDICTS)
 def original_pixels(fixture: HeadFixture) -> None:
-    """Results are in original pixels: they scale with `original_size`, here by 2 in height and 3 in width."""
+    """Predictions are in original pixels and scale with `original_size`, here by 2 in height and 3 in width."""
     head, batch = fixture.build().eval(), fixture.batch()
     targets = batch.unlabelled()
     scaled = [{**t, "original_size": (2 * t["original_size"][0], 3 * t["original_size"][1])} for t in targets]
@@ -179,8 +181,8 @@ def original_pixels(fixture: HeadFixture) -> None:
     for a, b, old, new in zip(before, after, targets, scaled, strict=True):
         for key in keys:
             old_size, size = tuple(old["original_size"]), tuple(new["original_size"])
-            kind = fixture.types[key]
-            if kind.per == "pixel" or isinstance(kind, InstanceMasks):
+            target_type = fixture.types[key]
+            if target_type.per == "pixel" or isinstance(target_type, InstanceMasks):
                 require(
                     tuple(b[key].shape[-2:]) == size,
                     f"{key} of shape {tuple(b[key].shape)}",
@@ -188,7 +190,7 @@ def original_pixels(fixture: HeadFixture) -> None:
                     "crop maps to `size` and resize them to `original_size`",
                 )
             else:
-                expected = kind.resize(as_array(a[key]), old_size, size)
+                expected = target_type.resize(as_array(a[key]), old_size, size)
                 require(
                     difference(b[key], torch.from_numpy(np.asarray(expected))) <= 1e-3,
                     f"{key} that do not scale with original_size",
@@ -213,9 +215,9 @@ def targets_unread(fixture: HeadFixture) -> None:
     )
 
 
-@check("the rows of classes, by which other classes are loaded", RUNS)
+@check("rows of classes, for loading weights with other classes", RUNS)
 def class_rows(fixture: HeadFixture) -> str:
-    """A head of the classes in another order, with the rows of each class by `class_rows`, predicts the same."""
+    """A head with reordered classes, loaded by the rows of `class_rows`, makes the same predictions."""
     head, order = fixture.build(), (2, 0, 3, 1)
     depending = rows_per_class(head, fixture.build(classes=5))
     if not depending:
@@ -236,10 +238,10 @@ def class_rows(fixture: HeadFixture) -> str:
     )
     other.load_state_dict(state)
     batch, table = fixture.batch(scale=3.0), np.argsort(order)
-    found, expected = (fixture.predictions(one, batch) for one in (other, head))
-    renumbered = [with_classes(one, lambda task: (table, other.classes), fixture.types) for one in expected]
+    predictions, expected = (fixture.predictions(module, batch) for module in (other, head))
+    renumbered = [with_classes(p, lambda task: (table, other.classes), fixture.types) for p in expected]
     require_equal(
-        _by_column(fixture, found),
+        _by_column(fixture, predictions),
         _by_column(fixture, renumbered),
         "{name} that differs by {difference} with the rows of classes in another order",
         "implement class_rows(name, rows), the rows of each class, or (K, 0) if they are not known",
@@ -273,11 +275,11 @@ def padding(fixture: HeadFixture) -> str:
 
 @check("the same predictions alone and in a batch", RUNS)
 def batch_independence(fixture: HeadFixture) -> None:
-    """In evaluation mode the predictions of an image do not depend on the other images of its batch."""
+    """In evaluation mode, predictions of an image do not depend on the rest of its batch."""
     head, batch = fixture.shared(), fixture.batch()
-    others = batch._replace(features=[torch.cat([x[:1], 10 * x[1:]]) for x in batch.features])
+    changed = batch._replace(features=[torch.cat([x[:1], 10 * x[1:]]) for x in batch.features])
     require_equal(
-        _by_column(fixture, fixture.predictions(head, others)[:1]),
+        _by_column(fixture, fixture.predictions(head, changed)[:1]),
         _by_column(fixture, fixture.predictions(head, batch.first())),
         f"{{name}} that differs by {{difference}}, alone and in a batch of {len(batch.targets)}",
         "do not normalise over the batch in eval(), and keep dimension 0 in reshapes",
@@ -286,12 +288,12 @@ def batch_independence(fixture: HeadFixture) -> None:
 
 
 def _by_column(fixture: HeadFixture, predictions: Sequence[Predictions]) -> dict[str, Tensor]:
-    """All tensors, each column sorted over the objects: rounding changes the order of almost equal scores."""
+    """All tensors, with each column sorted over objects, because rounding may reorder almost equal scores."""
     types = fixture.types
     per_object = {key for key in predictions[0] if key in types and types[key].per == "object"}
     return flattened(
         [
-            {key: x.sort(dim=0).values if key in per_object and isinstance(x, Tensor) else x for key, x in one.items()}
-            for one in predictions
+            {key: x.sort(dim=0).values if key in per_object and isinstance(x, Tensor) else x for key, x in p.items()}
+            for p in predictions
         ]
     )

@@ -1,4 +1,4 @@
-"""Checks of a head's losses for target values that label nothing (`TargetType.unlabelled`), and for crowds."""
+"""Checks of a head's losses for unlabelled target values (`SupportsUnlabelled`) and crowds."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import VOID, Head, LossContext
+from densevit_workbench.testing.check_results import NotChecked, check, require
 from densevit_workbench.testing.head_fixtures import GRID, HeadBatch, HeadFixture, tensors, total
-from densevit_workbench.testing.results import NotChecked, check, require
 from densevit_workbench.testing.targets import SupportsUnlabelled
 
 TOLERANCE = 1e-4  # for another order of summation, relative to the value
-_SIGMA = 0.05  # of the noise on weights: layers that start with zeros would hide gradients
-_MARGIN = 1.5  # cells of a map before labelled pixels, which cubic interpolation mixes with them
+_SIGMA = 0.05  # noise on weights: zero-initialised layers would hide gradients
+_MARGIN = 1.5  # cells of a map next to labelled pixels, which cubic interpolation mixes in
 _FIX = "leave these values out of the losses, of their divisors and of `loss_counts`, as images without the key"
 
 
 @check("a loss without the values that label nothing", _FIX)
 def unlabelled_values(fixture: HeadFixture) -> None:
-    """An image whose value labels nothing, such as a map of 255, changes no loss, gradient and normaliser."""
+    """An image with an unlabelled value, such as a map of 255, changes no loss, gradient or normaliser."""
     fixture.require_labels()
     head = _with_noise(fixture.build())
     alone = fixture.batch(images=(GRID, GRID)).first()
@@ -29,13 +29,13 @@ def unlabelled_values(fixture: HeadFixture) -> None:
         batch.targets[1] = {**batch.targets[1], key: value}
         where = f"with a second image whose {key} is {text}"
         _require_same(_losses(head, batch), expected, where)
-        found = _gradients(head, batch)
+        with_second = _gradients(head, batch)
         for name, gradient in gradients.items():
             scale = max(float(gradient.abs().max()), 1e-3)
             require(
-                float((found[name] - gradient).abs().max()) <= 10 * TOLERANCE * scale,
+                float((with_second[name] - gradient).abs().max()) <= 10 * TOLERANCE * scale,
                 f"another gradient of {name} {where}",
-                "that of the first image alone",
+                "the gradient of the first image alone",
                 _FIX,
             )
         batch.targets[0] = {**batch.targets[0], key: value}
@@ -50,11 +50,11 @@ def unlabelled_values(fixture: HeadFixture) -> None:
 
 @check("no gradient where pixels are unlabelled", _FIX)
 def unlabelled_pixels(fixture: HeadFixture) -> None:
-    """Outputs at unlabelled pixels have no influence on the losses: their gradient is 0."""
+    """The gradient of outputs at unlabelled pixels is 0."""
     fixture.require_labels()
     head, (H, W) = _with_noise(fixture.build()), GRID
     edge = 3 * W // 4
-    found = 0
+    checked = 0
     for key, text, value in _values(fixture, per="pixel"):
         batch = fixture.batch(images=(GRID, GRID))
         for i, target in enumerate(batch.targets):
@@ -67,20 +67,20 @@ def unlabelled_pixels(fixture: HeadFixture) -> None:
             columns = int(edge * x.shape[-1] / W - _MARGIN) if _is_map(x, (H, W)) else 0
             if x.grad is None or columns <= 0:
                 continue
-            found += 1
+            checked += 1
             require(
                 not x.grad[..., :columns].any(),
                 f"a gradient of an output of shape {tuple(x.shape)} where {key} is {text}",
-                "0: nothing is known about these pixels",
+                "0: these pixels are unlabelled",
                 _FIX,
             )
-    if not found:
+    if not checked:
         raise NotChecked("not checked: no output of training is a map")
 
 
 @check("crowds that are not trained on", "leave out the pixels of `panoptic_crowds`, as void")
 def crowds(fixture: HeadFixture) -> None:
-    """The losses of an image with crowds (`panoptic_crowds`) are those of the image with void in their place."""
+    """Crowds (`panoptic_crowds`) give the same losses as void pixels in their place."""
     fixture.require_labels()
     if "panoptic" not in fixture.needs:
         raise NotChecked("it does not learn panoptic maps")
@@ -94,17 +94,17 @@ def crowds(fixture: HeadFixture) -> None:
 
 
 def _values(fixture: HeadFixture, per: str | None = None) -> Iterator[tuple[str, str, Any]]:
-    """The keys that the head needs with each of their values that label nothing, and its text for messages."""
-    kinds = {key: fixture.types[key] for key in fixture.needs if per is None or fixture.types[key].per == per}
-    found = [
+    """Yields each unlabelled value of the head's `needs`: key, text for messages, value."""
+    target_types = {key: fixture.types[key] for key in fixture.needs if per is None or fixture.types[key].per == per}
+    pairs = [
         (key, value)
-        for key, kind in kinds.items()
-        if isinstance(kind, SupportsUnlabelled)
-        for value in kind.unlabelled(GRID)
+        for key, target_type in target_types.items()
+        if isinstance(target_type, SupportsUnlabelled)
+        for value in target_type.unlabelled(GRID)
     ]
-    if not found:
+    if not pairs:
         raise NotChecked(f"no value of {', '.join(fixture.needs)} labels nothing" + (" at a pixel" if per else ""))
-    for key, value in found:
+    for key, value in pairs:
         yield key, f"{value.flat[0]:g}", torch.from_numpy(value)
 
 
@@ -132,19 +132,18 @@ def _gradients(head: Head, batch: HeadBatch) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in head.named_parameters() if p.grad is not None}
 
 
-def _require_same(found: dict[str, float], expected: dict[str, float], where: str) -> None:
-    for name in found.keys() & expected.keys():
+def _require_same(actual: dict[str, float], expected: dict[str, float], where: str) -> None:
+    for name in actual.keys() & expected.keys():
         require(
-            abs(found[name] - expected[name]) <= TOLERANCE * max(abs(expected[name]), 1e-3),
-            f"{name} = {found[name]:.6g} {where}",
+            abs(actual[name] - expected[name]) <= TOLERANCE * max(abs(expected[name]), 1e-3),
+            f"{name} = {actual[name]:.6g} {where}",
             f"{expected[name]:.6g}, as without it",
             _FIX,
         )
 
 
 def _leaves(outputs: Any) -> Any:
-    """Outputs whose floating-point tensors are detached and require gradients: other outputs are not computed from
-    them."""
+    """Detaches outputs that have a gradient to leaves that require one."""
     if isinstance(outputs, Tensor):
         return outputs.detach().requires_grad_() if outputs.requires_grad else outputs
     if isinstance(outputs, dict):
@@ -156,7 +155,7 @@ def _leaves(outputs: Any) -> Any:
 
 
 def _is_map(x: Tensor, size: tuple[int, int]) -> bool:
-    """Whether the last two dimensions are the batch's grid (H, W) at some stride."""
+    """Whether the last two dimensions are the grid (H, W) of the batch at some stride."""
     if x.ndim < 3 or min(x.shape[-2:]) < 2:
         return False
     rows, columns = size[0] / x.shape[-2], size[1] / x.shape[-1]

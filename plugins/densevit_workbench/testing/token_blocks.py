@@ -1,4 +1,4 @@
-"""Stand-ins for a backbone's last blocks, for heads that run them (`Head.last_blocks`)."""
+"""Substitutes for a backbone's last blocks, for heads that run them (`Head.last_blocks`)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -11,21 +11,21 @@ from densevit.interfaces import LastBlocks
 
 
 def last_blocks_of(features: Sequence[Tensor], count: int) -> LastBlocks:
-    """Blocks without parameters on the cells of the coarsest feature (B, C, H, W) and one token, their mean."""
+    """Blocks without parameters on the cells of the coarsest feature (B, C, H, W), and their mean as a token."""
     cells = features[-1].flatten(2).transpose(1, 2)  # (B, N, C)
     tokens = torch.cat([cells.mean(1, keepdim=True), cells], dim=1)
     grid = (features[-1].shape[2], features[-1].shape[3])
-    return LastBlocks(tokens, grid, [_attend] * count, partial(_normalised, channels=tokens.shape[-1]))
+    return LastBlocks(tokens, grid, [_self_attention] * count, partial(_normalised, channels=tokens.shape[-1]))
 
 
 def takes_blocks(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """A forward pre-hook: gives a head that runs last blocks such blocks instead of features."""
-    features, *others = inputs
+    """A forward pre-hook that replaces features by blocks, for heads that run last blocks."""
+    features, *rest = inputs
     count = getattr(head, "last_blocks", 0)
-    return None if isinstance(features, LastBlocks) or not count else (last_blocks_of(features, count), *others)
+    return None if isinstance(features, LastBlocks) or not count else (last_blocks_of(features, count), *rest)
 
 
-def _attend(x: Tensor, bias: Tensor | None) -> Tensor:
+def _self_attention(x: Tensor, bias: Tensor | None) -> Tensor:
     """Self-attention with a residual connection."""
     normed = _normalised(x, x.shape[-1])
     scores = normed @ normed.transpose(1, 2) / x.shape[-1] ** 0.5

@@ -1,5 +1,8 @@
 """ResNet beside torchvision's, timm's and transformers', with random weights; norms and frozen stages."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,8 +10,10 @@ from torch import Tensor, nn
 from densevit.weights.key_mapping import translate
 from densevit.weights.layouts import find
 from densevit_backbones.resnet import ResNet
+from tests.backbones.references import load as load_by_layout
 from tests.backbones.references import stage_maps
 
+INTEGRATION = pytest.mark.integration
 RESNEXT_50 = {"depth": 50, "groups": 32, "width_per_group": 4}
 
 
@@ -20,61 +25,50 @@ def torchvision_model(name: str, dilation: bool = False, norm: str = "batch") ->
 
 
 def load(resnet: ResNet, reference: nn.Module) -> None:
-    """Loads all weights of the reference except the classifier's; every tensor of ours must be set.
+    """Loads all weights of the reference by its layout; every tensor of ours must be set.
 
     The reference gets our memory layout: in another one torch rounds differently, and a ReLU near 0 is then closed in
     one model and open in the other, which changes gradients by several per cent (torchvision's own, too).
     """
     reference.to(memory_format=torch.channels_last)
-    resnet.load_state_dict({k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")})
+    load_by_layout(resnet, reference.state_dict())
 
 
 def random_images(*size: int) -> Tensor:
     return torch.randn(2, 3, *size).contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize(
-    ("name", "dilation", "norm", "options", "size"),
-    [
-        ("resnet18", False, "batch", {"depth": 18}, (97, 131)),
-        ("resnet18", False, "group", {"depth": 18, "norm": "group"}, (71, 64)),
-        ("resnet50", True, "batch", {"depth": 50, "dilation": True}, (65, 50)),
-        pytest.param("resnext50_32x4d", False, "batch", RESNEXT_50, (45, 66), marks=pytest.mark.integration),
-    ],
-)
-def test_features_and_gradients_match_torchvision(
-    name, dilation, norm, options, size, randomise, assert_equal_features
-):
-    resnet, reference = ResNet(**options).eval(), torchvision_model(name, dilation, norm).eval()
-    randomise(reference)
-    load(resnet, reference)
-    assert_equal_features(resnet, lambda images: stage_maps(reference, images), random_images(*size))
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "options", "size"),
-    [
-        ("resnet18d", {}, {"depth": 18, "variant": "d"}, (69, 51)),
-        pytest.param(
-            "resnet26d",
-            {"output_stride": 16, "layers": [3, 4, 6, 3]},
-            {"depth": 50, "variant": "d", "dilation": True},
-            (50, 39),
-            marks=pytest.mark.integration,
-        ),
-    ],
-)
-def test_variant_d_matches_timm(name, arguments, options, size, randomise, assert_equal_features):
+def timm_model(name: str, **options: Any) -> nn.Module:
     import timm
 
-    resnet, reference = ResNet(**options).eval(), timm.create_model(name, pretrained=False, **arguments).eval()
+    return timm.create_model(name, pretrained=False, **options)
+
+
+RESNET_50D = partial(timm_model, "resnet26d", output_stride=16, layers=[3, 4, 6, 3])
+
+
+@pytest.mark.parity("torchvision-resnet", "timm-resnet")
+@pytest.mark.parametrize(
+    ("make", "options", "size"),
+    [
+        (partial(torchvision_model, "resnet18"), {"depth": 18}, (97, 131)),
+        (partial(torchvision_model, "resnet18", norm="group"), {"depth": 18, "norm": "group"}, (71, 64)),
+        (partial(torchvision_model, "resnet50", dilation=True), {"depth": 50, "dilation": True}, (65, 50)),
+        pytest.param(partial(torchvision_model, "resnext50_32x4d"), RESNEXT_50, (45, 66), marks=INTEGRATION),
+        (partial(timm_model, "resnet18d"), {"depth": 18, "variant": "d"}, (69, 51)),
+        pytest.param(RESNET_50D, {"depth": 50, "variant": "d", "dilation": True}, (50, 39), marks=INTEGRATION),
+    ],
+    ids=["18", "18 with groups", "50 dilated", "next 50", "18d", "50d dilated"],
+)
+def test_features_and_gradients_match_torchvision_and_timm(make, options, size, randomise, assert_equal_features):
+    resnet, reference = ResNet(**options).eval(), make().eval()
     randomise(reference)
     load(resnet, reference)
     assert_equal_features(resnet, lambda images: stage_maps(reference, images), random_images(*size))
 
 
 @pytest.mark.parity("transformers-rtdetr-resnet")
-@pytest.mark.parametrize(("depth", "size"), [(18, (69, 51)), pytest.param(50, (45, 66), marks=pytest.mark.integration)])
+@pytest.mark.parametrize(("depth", "size"), [(18, (69, 51)), pytest.param(50, (45, 66), marks=INTEGRATION)])
 def test_variant_vd_matches_transformers(depth, size, randomise, assert_equal_features):
     """RT-DETR's ResNet ("PResNet"), which has a projection shortcut in the first block of every stage."""
     from transformers import RTDetrResNetBackbone, RTDetrResNetConfig

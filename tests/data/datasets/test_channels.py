@@ -10,8 +10,8 @@ import tifffile
 
 from densevit import config as configs
 from densevit.channels import Channels
-from densevit.data.build import Data
 from densevit.data.channel_statistics import measured
+from densevit.data.data_builder import DataSplits
 from densevit.data.datasets import division, measured_images
 from densevit.errors import ConfigError, DataError
 
@@ -80,11 +80,11 @@ SETS = {
 }
 
 
-def _data(root: Path, kind: str, **channels: object) -> Data:
+def _data(root: Path, kind: str, **channels: object) -> DataSplits:
     own = SETS[kind][1]
     sets = {"a": {"name": "coco", "root": str(root)}, "b": {"name": "coco", "root": str(root)}}
     values = {"name": "mix", "sets": sets} if own is None else {**own, "root": str(root)}
-    return Data(configs.section("data", {**values, "image_size": 16, **channels}, "test"), 0, 8)
+    return DataSplits(configs.section("data", {**values, "image_size": 16, **channels}, "test"), 0, 8)
 
 
 @pytest.mark.parametrize("kind", SETS)
@@ -117,7 +117,7 @@ def test_an_image_of_another_type_is_named(kind, tmp_path):
 
 def test_a_data_set_of_its_own_channels_takes_none():
     with pytest.raises(ConfigError, match=r"'scenes' has channels of its own \(red, green, blue, uint8"):
-        _ = Data(configs.section("data", {"name": "scenes", "channels": [*NAMES]}, "test"), 0, 8).train
+        _ = DataSplits(configs.section("data", {"name": "scenes", "channels": [*NAMES]}, "test"), 0, 8).train
 
 
 @pytest.mark.parametrize("kind", ("images", "image_folder", "label_maps"))

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 import densevit
-from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.errors import DataError, warn_once
+from densevit_workbench.doctor.diagnosis_tables import as_json
 from densevit_workbench.doctor.rows import inventory_rows
-from densevit_workbench.doctor.tables import as_json
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.errors import DataError
 from tests.data.datasets.conftest import coco_document as document
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.data.splits import create_dataset
+from densevit.data.dataset_builder import create_dataset
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 

@@ -12,7 +12,7 @@ from pycocotools import mask as rle
 
 import densevit
 from densevit.data.datasets import coco_annotations, measured_images
-from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.errors import DataError, warn_once
 from tests.data.datasets.conftest import checked
 

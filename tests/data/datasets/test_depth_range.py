@@ -47,13 +47,13 @@ def test_wrong_scale_and_declared_range(scale, range, fix, tmp_path, depth_pair)
 
 def test_invalid_calibration_raises(tmp_path, depth_pair):
     depth_pair(np.array([[100, 200]], np.uint8))
-    stereo: dict[str, Any] = {"root": str(tmp_path), "kind": "disparity"}
+    stereo: dict[str, Any] = {"root": str(tmp_path), "quantity": "disparity"}
     with pytest.raises(DataError, match=r"Check data\.stereo: baseline \(metres\), focal"):
         opened(DepthMaps, "train", stereo=Calibration(0.16, 3.7, 200), **stereo)
     depth_pair(np.full((1, 2), 5000.0, np.float32), ".npy")
     (tmp_path / "labels/train/a.png").unlink()
-    with pytest.raises(DataError, match=r"or data\.kind=depth, if files store depth"):
-        opened(DepthMaps, "train", root=str(tmp_path), kind="inverse_depth")
+    with pytest.raises(DataError, match=r"or data\.quantity=depth, if files store depth"):
+        opened(DepthMaps, "train", root=str(tmp_path), quantity="inverse_depth")
 
 
 def test_evenly_spaced_maps_are_sampled():

@@ -11,7 +11,7 @@ from PIL import Image
 
 import densevit
 from densevit.cli import main
-from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.division import validation_part
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from densevit.cli import main
+from densevit.data.dataset_builder import create_dataset
 from densevit.data.io.image_names import drawing_names, image_names
-from densevit.data.splits import create_dataset
 from densevit.errors import DataError
 from densevit.inference.input_images import find_images
 from densevit.interfaces import Class, Dataset

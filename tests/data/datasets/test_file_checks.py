@@ -5,7 +5,7 @@ import torch
 
 import densevit
 from densevit.config import DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import DataSplits
 from densevit.data.datasets.file_checks import check_each
 from densevit.errors import DataError, UnreadableFileError
 from densevit.interfaces import Dataset, Sample
@@ -36,8 +36,8 @@ class Checked(Unchecked):
         self[index]
 
 
-def data(plugin: type, on_error: str = "raise", **options: int) -> Data:
-    return Data(DataSection(name=f"{__name__}:{plugin.__name__}", on_error=on_error, **options), 0, 32)
+def data(plugin: type, on_error: str = "raise", **options: int) -> DataSplits:
+    return DataSplits(DataSection(name=f"{__name__}:{plugin.__name__}", on_error=on_error, **options), 0, 32)
 
 
 def test_files_of_a_data_set_with_check_file_are_checked_as_on_error_says():
@@ -53,9 +53,9 @@ def test_files_of_a_data_set_with_check_file_are_checked_as_on_error_says():
 def test_mix_checks_its_sets():
     sets = {name: {"name": f"{__name__}:{name.title()}"} for name in ("checked", "unchecked")}
     with pytest.raises(UnreadableFileError, match="1.png is damaged"):
-        len(Data(DataSection(name="mix", sets=sets), 0, 32).train)
+        len(DataSplits(DataSection(name="mix", sets=sets), 0, 32).train)
     with pytest.warns(UserWarning, match="1 of 4 images will be left out"):
-        assert len(Data(DataSection(name="mix", sets=sets, on_error="skip"), 0, 32).train) == 8
+        assert len(DataSplits(DataSection(name="mix", sets=sets, on_error="skip"), 0, 32).train) == 8
 
 
 def test_skip_raises_other_errors_and_if_no_file_can_be_read():

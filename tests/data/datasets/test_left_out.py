@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from densevit.config import DataSection
-from densevit.data.splits import build_split, create_dataset
+from densevit.data.dataset_builder import build_split, create_dataset
 from densevit.errors import DataError
 from densevit.inference.input_images import find_images
 from densevit.interfaces import Dataset

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import DataSplits
 from densevit.data.datasets.mix import Mix
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.errors import DensevitError
@@ -103,10 +103,10 @@ def test_images_without_labels_are_for_training_only():
 def test_a_batch_size_that_does_not_fit_the_composition_is_an_error():
     values = {"name": "mix", "sets": FEW_LABELS, "batch_size": 12}
     with pytest.raises(DensevitError, match=r"data\.batch_size is 12; 'mix' composes batches of 8 images\. Fix: set"):
-        Data(DataSection.model_validate(values), 0, 32).train_loader()
+        DataSplits(DataSection.model_validate(values), 0, 32).train_loader()
     values |= {"batch_size": 8, "group_by_aspect": True}
     with pytest.raises(DensevitError, match=r"data\.group_by_aspect: 'mix' itself composes the batches"):
-        Data(DataSection.model_validate(values), 0, 32).train_loader()
+        DataSplits(DataSection.model_validate(values), 0, 32).train_loader()
 
 
 class Drawn(Scenes):

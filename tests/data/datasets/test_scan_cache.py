@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from densevit.config import DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import DataSplits
 from densevit.data.datasets import coco_annotations, measured_images, scan_cache
-from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError
 from tests.data.datasets.conftest import checked
@@ -140,7 +140,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(root, monkeypatch):
 def test_scan_with_skipped_images_is_not_cached(root):
     (root / "train" / "2.png").write_bytes(b"no image")
     section = DataSection(name="coco", root=str(root), on_error="skip")  # an option
-    assert len(Data(section, 0, 32).train) == 4
+    assert len(DataSplits(section, 0, 32).train) == 4
     assert [one.name.partition("-")[0] for one in entries(root)] == ["coco"], "the json"
 
 

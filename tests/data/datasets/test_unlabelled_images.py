@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from densevit.config import from_mapping
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.data.datasets.unlabelled_images import UnlabelledImages
 from densevit.errors import DataError
 

@@ -14,7 +14,7 @@ from densevit.config import DataSection
 from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
 from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit.data.loading.worker_processes import PickledBatch, _received, workers_for
-from densevit.data.transforms.building import build_transforms
+from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample
 from densevit.targets import RunLengthMasks

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from densevit.config import Config, from_mapping
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, Sample

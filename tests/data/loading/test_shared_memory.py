@@ -13,7 +13,7 @@ from pathlib import Path
 
 import densevit
 from densevit.config import DataSection
-from densevit.data.transforms.building import build_transforms
+from densevit.data.transforms.transform_builder import build_transforms
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit_scenes.dataset import Scenes

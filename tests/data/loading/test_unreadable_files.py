@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from densevit.config import DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import DataSplits
 from densevit.errors import DataError, UnreadableFileError
 from densevit.interfaces import Batch
 
@@ -39,16 +39,18 @@ def damage(file: Path) -> None:
     file.write_bytes(data[: len(data) // 2] + data[-2:])
 
 
-def data(root: Path, on_error: str = "skip", **options: Any) -> Data:
+def data(root: Path, on_error: str = "skip", **options: Any) -> DataSplits:
     section = {"name": "label_maps", "root": str(root), "classes": ["a", "b"], "image_size": 32, "batch_size": 4}
-    return Data(DataSection(**{**section, "num_workers": 0, "on_error": on_error, **options}), seed=3, multiple=32)
+    return DataSplits(
+        DataSection(**{**section, "num_workers": 0, "on_error": on_error, **options}), seed=3, multiple=32
+    )
 
 
 def names(loader: Iterable[Batch]) -> list[list[str]]:
     return [[targets["image_id"] for targets in batch["targets"]] for batch in loader]
 
 
-def planned(made: Data, world_size: int = 1, rank: int = 0) -> list[list[str]]:
+def planned(made: DataSplits, world_size: int = 1, rank: int = 0) -> list[list[str]]:
     """The names of the batches, before an image is read."""
     batches = made.train_loader(rank, world_size).batch_sampler
     assert batches is not None

@@ -8,11 +8,11 @@ import torch
 
 import densevit
 from densevit.config import DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import DataSplits
 from densevit.data.loading.batch_sampler import SampleKey
 from densevit.data.loading.dataloader import TransformedDataset
-from densevit.data.transforms.building import build_transforms
 from densevit.data.transforms.copy_paste import CopyPaste, pasted
+from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Dataset, Sample
 from densevit.targets import Keypoints, RunLengthMasks, TargetTypes, ValueMap
@@ -124,7 +124,7 @@ class Shapes(Dataset):
 
 
 def shapes(probability: float | None = 1.0, **keys: Any) -> TransformedDataset:
-    data = Data(DataSection(name=f"{__name__}:Shapes", image_size=50, copy_paste=probability, **keys), 0, 32)
+    data = DataSplits(DataSection(name=f"{__name__}:Shapes", image_size=50, copy_paste=probability, **keys), 0, 32)
     data.__dict__["train"] = Shapes()
     return TransformedDataset(data.train, data.train_transform, train=True)
 

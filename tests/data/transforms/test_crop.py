@@ -9,8 +9,8 @@ import torch
 
 from densevit import config
 from densevit.config import DataSection
-from densevit.data.transforms.building import build_transforms
 from densevit.data.transforms.crop import Crop, is_mixed
+from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import ConfigError
 from densevit.interfaces import IGNORE, Sample
 

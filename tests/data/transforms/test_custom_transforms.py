@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.building import build_transforms
+from densevit.data.transforms.sample_augmentation import Augmentation
+from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Frame, Size, Transforms
 

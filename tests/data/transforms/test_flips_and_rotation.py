@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.transforms.augmentation import Augmentation, vflip
-from densevit.data.transforms.building import build_transforms
+from densevit.data.transforms.sample_augmentation import Augmentation, vflip
+from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import ConfigError
 from densevit.interfaces import IGNORE, Frame, Sample, Transforms
+from densevit.targets import VectorMap
 from densevit.targets.keypoints import Keypoints
-from densevit.targets.maps import VectorMap
 from densevit.targets.run_length_masks import RunLengthMasks
 
 HEIGHT, WIDTH, LIMIT = 120, 200, 15.0

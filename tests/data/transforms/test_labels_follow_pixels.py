@@ -11,12 +11,12 @@ from torchvision.ops import box_iou
 
 from densevit import registry
 from densevit.config import DataSection, from_mapping
-from densevit.data.build import Data
-from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.building import build_transforms
+from densevit.data.data_builder import DataSplits
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.recoloring import Recoloring, movement, recolored
 from densevit.data.transforms.resized_crop import ResizedCrop
+from densevit.data.transforms.sample_augmentation import Augmentation
+from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import ConfigError
 from densevit.interfaces import Dataset, Method, Sample
 from densevit.targets.keypoints import Keypoints
@@ -152,11 +152,11 @@ class Tilted(Fixed):
         self.recoloring = [getattr(A, kind)(p=0.5)]
 
 
-def data_of(name: str, **values: Any) -> Data:
+def data_of(name: str, **values: Any) -> DataSplits:
     section = {"name": name, "image_size": 32, **values}
     trainer = {"max_steps": 1}
     config = from_mapping({"backbone": {"name": "swin"}, "heads": {}, "data": section, "trainer": trainer}, "test")
-    return Data(config.data, 0, 32)
+    return DataSplits(config.data, 0, 32)
 
 
 def test_moving_pixels_without_labels_is_refused_at_the_start():
@@ -182,7 +182,7 @@ def test_moving_pixels_is_for_images_whose_labels_have_no_place():
             with pytest.raises(ConfigError, match=rf"places in the image \({key}\)"):
                 transform.check(["image_class", key], TargetTypes())
 
-    with pytest.raises(ConfigError, match=r"data\.transforms\.rand_augment shears"):  # also without `Data`
+    with pytest.raises(ConfigError, match=r"data\.transforms\.rand_augment shears"):  # also without `DataSplits`
         next(views_of(Augmentation(ResizedCrop((48, 48), rand_augment=9)), Rectangle()))
 
 

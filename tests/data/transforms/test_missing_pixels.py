@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from densevit.channels import RGB, Channels
-from densevit.data.transforms.augmentation import Augmentation, rotated, rotation_matrix
 from densevit.data.transforms.crop import Crop
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.image_mixing import ImageMixing
 from densevit.data.transforms.mosaic import mosaic
-from densevit.data.transforms.resizing import EvaluationTransform, new_pixels, resize_image
-from densevit.exporting.resizing import Resizing
+from densevit.data.transforms.sample_augmentation import Augmentation, rotated, rotation_matrix
+from densevit.data.transforms.sample_resizing import EvaluationTransform, new_pixels, resize_image
+from densevit.exporting.exported_resizing import Resizing
 from densevit.interfaces import Sample
 from densevit.model.test_time_augmentation import _scaled
 from densevit.targets import TargetTypes

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import DataSplits
 from densevit.data.loading.batch_sampler import SampleKey
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.copy_paste import pasted
@@ -175,9 +175,9 @@ class Traced(Dataset):
         return sample
 
 
-def data_of(name: str, **options: Any) -> Data:
+def data_of(name: str, **options: Any) -> DataSplits:
     values = {"name": name, "image_size": 60, "transforms": "resize", "batch_size": 4, "num_workers": 0}
-    return Data(DataSection.model_validate(values | options), 3, 1)
+    return DataSplits(DataSection.model_validate(values | options), 3, 1)
 
 
 def test_options_mosaic_and_mixup_end_with_the_final_phase():

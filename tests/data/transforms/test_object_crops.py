@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.transforms.building import build_transforms
 from densevit.data.transforms.crop import window_around
+from densevit.data.transforms.transform_builder import build_transforms
 from densevit.interfaces import Sample
 
 CROP: dict[str, Any] = {"name": "crop", "scales": (1.0, 1.0)}

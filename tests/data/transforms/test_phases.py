@@ -10,7 +10,7 @@ import yaml
 
 from densevit import config
 from densevit.config import DataSection
-from densevit.data.build import Data
+from densevit.data.data_builder import DataSplits
 from densevit.data.loading.dataloader import Loader
 from densevit.data.transforms.phases import final_phase_start, transforms_at
 from densevit.errors import ConfigError
@@ -44,7 +44,7 @@ def loader(
 ) -> Loader:
     values = {"name": f"{__name__}:Boards", "image_size": 64, "transforms": "resize", "multi_scale": SIZES, **options}
     section = DataSection.model_validate({"batch_size": 4, "num_workers": num_workers, **values})
-    made = Data(section, seed=3, multiple=1).train_loader(rank, world_size)
+    made = DataSplits(section, seed=3, multiple=1).train_loader(rank, world_size)
     made.training_steps = lambda: steps
     return made
 

@@ -10,11 +10,11 @@ import torch
 from densevit.config import from_mapping
 from densevit.data.loading.batch_sampler import SampleKey
 from densevit.data.loading.dataloader import TransformedDataset
-from densevit.data.transforms.augmentation import Augmentation
-from densevit.data.transforms.building import build_transforms
 from densevit.data.transforms.image_mixing import ImageMixing
 from densevit.data.transforms.phases import Phase
 from densevit.data.transforms.resized_crop import ResizedCrop
+from densevit.data.transforms.sample_augmentation import Augmentation
+from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import DensevitError
 from densevit.interfaces import Class, Dataset, Sample
 from densevit.targets.types import TargetTypes

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from densevit.data.transforms.image_mixing import ImageMixing
 from densevit.errors import ConfigError
-from densevit.inference.loading import create_model
+from densevit.inference.model_loading import create_model
 from densevit.interfaces import Class, LastBlocks, LossContext
 from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes

@@ -182,13 +182,3 @@ def test_more_objects_than_queries_are_reported_once_and_before_training():
         step(first, *batch)
         step(second, *batch)  # not again
         make_head(num_queries=9).check(Crowded())
-
-
-def test_a_level_smaller_than_the_sampling_grid_trains():
-    """Four points in each direction, on maps of one cell."""
-    for size in ((1, 1), (9, 70)):
-        head = make_head(**MODES["two-stage"]).train()
-        features, mask, targets = make_batch(1, sizes=[size])
-        targets[0]["boxes"] = torch.tensor([[0.0, 0.0, size[1], size[0]]])
-        outputs, _ = step(head, features, mask, targets)
-        assert len(head.eval().predict(outputs, targets)[0]["boxes"]) == outputs["boxes"].shape[1]

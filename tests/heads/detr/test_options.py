@@ -12,9 +12,8 @@ from densevit.set_prediction.denoising import Denoising
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
 from densevit_heads.dab_detr.extensions import Extensions
-from densevit_heads.ddq import Ddq
 from densevit_heads.detr import Detr
-from tests.heads.padded_batch import padded_batch, perturbed, step
+from tests.heads.padded_batch import padded_batch, perturbed
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 LEVELS = ((6, 8), (10, 16))
@@ -34,30 +33,6 @@ def batch(*counts: int) -> Any:
 def test_the_memory_has_the_requested_or_the_finest_stride(stride: int, cells: int):
     head = make_head(extensions=Extensions(stride=stride, dense_loss=1.0)).train()
     assert head(*batch(1, 1, 1))["dense"][0].shape[1] == cells
-
-
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        (DabDetr, {"classification": "mal", "extensions": Extensions(two_stage=True, denoising=1)}),
-        (Ddq, {"duplicate_iou": 0.5, "stride": 16, "fusion_blocks": 0}),
-    ],
-)
-def test_queries_are_as_many_as_cells_where_these_are_fewer(kind: type, options: dict[str, Any]):
-    head = make_head(kind, num_queries=50, **options).train()
-    outputs, losses = step(head, *batch(3, 0, 5))
-    assert outputs["logits"].shape == (3, 12, 4) and outputs["boxes"].shape == (3, 12, 4)
-    assert all(losses[name] > 0 for name in ("label", "l1", "giou"))
-
-
-def test_boxes_and_losses_are_in_fp32_under_autocast():
-    head = make_head(classification="mal", extensions=ALL).train()
-    features, mask, targets = batch(3, 0, 5)
-    with torch.autocast("cpu", torch.bfloat16):
-        outputs, losses = step(head, features, mask, targets)
-    assert outputs["boxes"].dtype == torch.float32
-    outside = head.loss(outputs, targets, LossContext())
-    assert {name: term.item() for name, term in losses.items()} == {name: term.item() for name, term in outside.items()}
 
 
 def test_a_denoising_group_attends_to_itself_and_the_object_queries():

@@ -12,8 +12,8 @@ from densevit.config import Config
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit.set_prediction.transformer import Transformer
-from densevit.weights.building import build_model, build_pretrained
 from densevit.weights.model_file import save
+from densevit.weights.pretrained_models import build_model, build_pretrained
 from densevit_heads.detr_panoptic import DetrPanoptic
 from densevit_heads.detr_panoptic.losses import mask_losses
 from densevit_heads.detr_panoptic.merging import panoptic_map

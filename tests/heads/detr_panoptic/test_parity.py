@@ -11,7 +11,7 @@ from densevit.losses.context import LossContext
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr_panoptic import DetrPanoptic
 from tests.heads.detr.test_parity import ROUNDING
-from tests.heads.transformers_pairs import gradients, randomise, renamed, same_gradients
+from tests.heads.transformers_pairs import gradients, randomise, renamed, same_gradients, same_losses
 
 if TYPE_CHECKING:
     from transformers import DetrForSegmentation
@@ -115,13 +115,8 @@ def test_outputs_losses_and_gradients_match_transformers(training: bool) -> None
 
     names = {"label": ("loss_ce", 1), "l1": ("loss_bbox", 5), "giou": ("loss_giou", 2)}
     names |= {"mask": ("loss_mask", 3), "dice": ("loss_dice", 7)}
-    assert set(losses) == set(names)
-    for name, (term, weight) in names.items():
-        torch.testing.assert_close(losses[name], weight * output.loss_dict[term], rtol=1e-4, atol=1e-6)
+    same_losses(losses, {name: weight * output.loss_dict[term] for name, (term, weight) in names.items()})
     torch.testing.assert_close(sum(losses.values()), output.loss, rtol=1e-4, atol=1e-6)
     output.loss.backward()
     sum(losses.values()).backward()
-    wanted, found = renamed(gradients(theirs), *LAYOUT), gradients(ours)
-    for i, (other, own) in enumerate(zip(features, own_features, strict=True)):
-        wanted[f"features {i}"], found[f"features {i}"] = other.grad, own.grad
-    same_gradients(wanted, found, ROUNDING)
+    same_gradients(renamed(gradients(theirs), *LAYOUT), ours, (features, own_features), ROUNDING)

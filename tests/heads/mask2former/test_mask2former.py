@@ -8,7 +8,6 @@ import torch
 from torch.nn import functional as F
 
 from densevit.config import InferenceSection
-from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset
 from densevit.losses.context import LossContext
 from densevit.model import DenseModel, inference_by_head
@@ -166,22 +165,6 @@ def test_semantic_maps_are_sums_over_queries():
 # ---- size and options ----
 
 
-def test_labels_and_classes_of_each_head():
-    dataset = Dataset()
-    things = tuple(one for one in CLASSES if one.thing)
-    dataset.classes = {"panoptic": tuple(CLASSES), "detection": things, "segmentation": tuple(CLASSES[2:])}
-    expected = [
-        ("panoptic", ("panoptic",), tuple(CLASSES)),
-        ("detection", ("masks", "labels"), things),
-        ("segmentation", ("semantic",), tuple(CLASSES[2:])),
-    ]
-    heads = (Mask2Former, Mask2FormerInstance, Mask2FormerSemantic)
-    assert [(head.task, head.needs, head.classes_from(dataset)) for head in heads] == expected
-    model = DenseModel(Stem(), {"head": Mask2FormerInstance((16,), (16,), CLASSES, **SMALL)})
-    with pytest.raises(ConfigError, match="heads.head"):  # only the last has maps
-        inference_by_head(model, InferenceSection(flip=True))
-
-
 def test_more_segments_than_queries_are_reported():
     few = {**SMALL, "num_queries": 2}
     head = Mask2FormerInstance((16,), (16,), CLASSES, **few)
@@ -205,8 +188,3 @@ def test_panoptic_prediction_has_instances_of_things_only():
     assert sorted(found["labels"].tolist()) == [0, 0, 1, 1]  # two queries times two things
     assert found["scores"][0] == pytest.approx(0.9, abs=1e-3)  # times the mask's mean probability, sigmoid(8)
     assert found["boxes"][0].tolist() == [0, 0, 4, 2]
-
-
-def test_a_decoder_without_attention_heads_is_an_error():
-    with pytest.raises(ValueError, match="num_heads is 0"):
-        MaskTransformer(num_heads=0)

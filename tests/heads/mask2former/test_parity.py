@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.interfaces import Class, Targets
@@ -19,11 +19,18 @@ from densevit.set_prediction.queries import mask_logits
 from densevit.targets import RunLengthMasks
 from densevit_heads.mask2former import Mask2FormerInstance
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
-from tests.heads.transformers_pairs import gradients, randomise, renamed, same_gradients
+from tests.heads.transformers_pairs import (
+    GivenFeatures,
+    copies,
+    gradients,
+    randomise,
+    renamed,
+    same_gradients,
+    same_losses,
+)
 
 if TYPE_CHECKING:
     from transformers import Mask2FormerForUniversalSegmentation
-    from transformers.modeling_outputs import BackboneOutput
 
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
@@ -34,19 +41,6 @@ GRID = (128, 160)
 COUNTS = [3, 1, 9]  # the last image has more segments than queries
 WEIGHTS = {"label": ("loss_cross_entropy", 2), "mask": ("loss_mask", 5), "dice": ("loss_dice", 5)}
 LAYOUT = "transformers-mask2former-resnet-instance", "detection"
-
-
-class GivenFeatures(nn.Module):
-    """A backbone of transformers that returns given features."""
-
-    def __init__(self, features: list[Tensor]) -> None:
-        super().__init__()
-        self.features = features
-
-    def forward(self, images: Tensor) -> "BackboneOutput":
-        from transformers.modeling_outputs import BackboneOutput
-
-        return BackboneOutput(feature_maps=tuple(self.features))
 
 
 class Batch(NamedTuple):
@@ -124,11 +118,13 @@ def same_points(monkeypatch: pytest.MonkeyPatch, scales: Tensor) -> None:
 @pytest.mark.filterwarnings("ignore:image 2 has 9 segments")
 def test_outputs_losses_and_gradients_match_transformers(monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
+    from transformers.modeling_outputs import BackboneOutput
+
     theirs, ours = make_pair()
     batch = make_batch()
     same_points(monkeypatch, batch.scales)
-    their_features, features = ([x.clone().requires_grad_() for x in batch.features] for _ in range(2))
-    theirs.model.pixel_level_module.encoder = GivenFeatures(their_features)
+    their_features, features = copies(batch.features)
+    theirs.model.pixel_level_module.encoder = GivenFeatures(their_features, lambda x, _: BackboneOutput(tuple(x)))
     output = theirs(torch.zeros(len(SIZES), 3, *GRID), output_auxiliary_logits=True)
     labels = [target["labels"] for target in batch.targets]
     auxiliary = [{name: x.float() for name, x in layer.items()} for layer in output.auxiliary_logits]
@@ -150,14 +146,9 @@ def test_outputs_losses_and_gradients_match_transformers(monkeypatch: pytest.Mon
     torch.testing.assert_close(masks, their_masks, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(outputs["masks"], their_masks[-1], rtol=1e-4, atol=1e-4)
 
-    for name, (term, weight) in WEIGHTS.items():
-        torch.testing.assert_close(losses[name], weight * terms[term], rtol=1e-4, atol=1e-6)
+    expected = {name: weight * terms[term] for name, (term, weight) in WEIGHTS.items()}
     earlier = [w * terms[f"{name}_{layer}"] for name, w in WEIGHTS.values() for layer in range(LAYERS)]
-    torch.testing.assert_close(losses["auxiliary"], torch.stack(earlier).sum(), rtol=1e-4, atol=1e-6)
-
-    torch.stack([*earlier, *(w * terms[name] for name, w in WEIGHTS.values())]).sum().backward()
-    torch.stack(list(losses.values())).sum().backward()
-    wanted, found = renamed(gradients(theirs), *LAYOUT), gradients(ours)
-    for i, (other, own) in enumerate(zip(their_features, features, strict=True)):
-        wanted[f"features {i}"], found[f"features {i}"] = other.grad, own.grad
-    same_gradients(wanted, found)
+    expected["auxiliary"] = torch.stack(earlier).sum()
+    same_losses(losses, expected)
+    sum(expected.values()).backward(), sum(losses.values()).backward()
+    same_gradients(renamed(gradients(theirs), *LAYOUT), ours, (their_features, features))

@@ -21,7 +21,15 @@ from densevit.weights.key_mapping import translate
 from densevit_heads.rf_detr import RfDetr, RfDetrInstance
 from densevit_heads.rf_detr.checkpoints import LINES, TRANSFORMERS_LINES
 from densevit_heads.rf_detr.head import GroupTransformer
-from tests.heads.transformers_pairs import gradients, randomise, same_gradients, scene
+from tests.heads.transformers_pairs import (
+    GivenFeatures,
+    copies,
+    masks_of,
+    randomise,
+    same_gradients,
+    same_losses,
+    scene,
+)
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS, QUERIES, GROUPS, WIDTH = 3, 7, 3, 32
@@ -38,17 +46,12 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-class GivenFeatures(nn.Module):
-    """A backbone of transformers that returns given features, with their masks."""
+def in_pairs(features: list[Tensor], pixel_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(features, masks_of(features, pixel_mask), strict=True))
 
-    def __init__(self, features: list[Tensor], single: bool) -> None:
-        super().__init__()
-        self.features, self.single = features, single
 
-    def forward(self, images: Tensor, pixel_mask: Tensor) -> Any:
-        masks = [nn.functional.interpolate(pixel_mask[None].float(), x.shape[-2:])[0].bool() for x in self.features]
-        pairs = list(zip(self.features, masks, strict=True))
-        return pairs[0] if self.single else pairs
+def first_pair(features: list[Tensor], pixel_mask: Tensor) -> tuple[Tensor, Tensor]:
+    return in_pairs(features, pixel_mask)[0]
 
 
 def ours_of(values: dict[str, Tensor], theirs: nn.Module) -> dict[str, Tensor]:
@@ -72,7 +75,7 @@ def make_pair(kind: str, strides: tuple[int, ...]) -> tuple[Any, RfDetr]:
     lw = kind.startswith("Lw")
     with pytest.MonkeyPatch.context() as patch:
         for module, name in ((modeling_lw_detr, "LwDetrConvEncoder"), (modeling_rf_detr, "RfDetrConvEncoder")):
-            patch.setattr(module, name, lambda _: GivenFeatures([], not lw))
+            patch.setattr(module, name, lambda _: GivenFeatures([], in_pairs))
         config = (transformers.LwDetrConfig if lw else transformers.RfDetrConfig)(
             **SMALL, **({"projector_scale_factors": [2.0, 1.0, 0.5]} if lw else {"intermediate_size": 4 * WIDTH})
         )
@@ -88,8 +91,7 @@ def make_pair(kind: str, strides: tuple[int, ...]) -> tuple[Any, RfDetr]:
 
 
 def features_of(strides: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
-    maps = [torch.randn(len(SIZES), WIDTH, 96 // s, 160 // s) for s in strides]
-    return [x.clone().requires_grad_() for x in maps], [x.clone().requires_grad_() for x in maps]
+    return copies([torch.randn(len(SIZES), WIDTH, 96 // s, 160 // s) for s in strides])
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_outputs_losses_and_gradients(kind: str, strides: tuple[int, ...], train
     theirs.config.group_detr = GROUPS if training else 1  # that of the losses
     padding_mask, labels, targets = scene(SIZES, COUNTS, len(CLASSES), degenerate=True)
     features, own_features = features_of(strides)
-    theirs.model.backbone = GivenFeatures(features, len(strides) == 1)
+    theirs.model.backbone = GivenFeatures(features, first_pair if len(strides) == 1 else in_pairs)
     output = theirs(torch.zeros(len(SIZES), 3, 96, 160), pixel_mask=(~padding_mask).long(), labels=labels)
     outputs = ours(own_features, padding_mask, targets)
     assert output.logits.shape[1] == theirs.config.group_detr * QUERIES
@@ -116,12 +118,12 @@ def test_outputs_losses_and_gradients(kind: str, strides: tuple[int, ...], train
     torch.testing.assert_close(boxes[0], output.enc_outputs_coord_logits, atol=1e-4, rtol=1e-4)
 
     losses = ours.loss(outputs, targets, LossContext())
-    same_losses(losses, output.loss_dict, {"label": ("loss_ce", 1), "l1": ("loss_bbox", 5), "giou": ("loss_giou", 2)})
+    same_terms(losses, output.loss_dict, {"label": ("loss_ce", 1), "l1": ("loss_bbox", 5), "giou": ("loss_giou", 2)})
     torch.stack(list(losses.values())).sum().backward(), output.loss.backward()
     same_parameter_gradients(theirs, ours, features, own_features)
 
 
-def same_losses(losses: Losses, theirs: dict[str, Tensor], terms: dict[str, tuple[str, int]]) -> None:
+def same_terms(losses: Losses, theirs: dict[str, Tensor], terms: dict[str, tuple[str, int]]) -> None:
     """terms: their name and weight of each term."""
 
     def total(*suffixes: str) -> Tensor:
@@ -130,9 +132,7 @@ def same_losses(losses: Losses, theirs: dict[str, Tensor], terms: dict[str, tupl
 
     expected = {name: weight * theirs[term] for name, (term, weight) in terms.items()}
     expected |= {"auxiliary": total(*(f"_{i}" for i in range(LAYERS - 1))), "proposals": total("_enc")}
-    assert losses.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(losses[name], value, atol=1e-4, rtol=1e-4)
+    same_losses(losses, expected, near=1e-4)
 
 
 def same_parameter_gradients(
@@ -140,11 +140,10 @@ def same_parameter_gradients(
 ) -> None:
     given = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in theirs.named_parameters()}
     wanted = ours_of(given, theirs)
-    found = {name: torch.zeros_like(wanted[name]) if x is None else x for name, x in gradients(ours).items()}
-    for i, (own, other) in enumerate(zip(own_features, features, strict=True)):
-        found[f"features {i}"], wanted[f"features {i}"] = own.grad, other.grad
+    for parameter in ours.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     assert len(wanted) > 80
-    same_gradients(wanted, found, rounding="(?!)", least=LEAST)
+    same_gradients(wanted, ours, (features, own_features), rounding="(?!)", least=LEAST)
 
 
 def test_masks_and_their_losses_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +170,7 @@ def test_masks_and_their_losses_and_gradients(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(torch, "rand", rand)
     theirs.segmentation_head = segmentation_head
-    theirs.model.model.backbone = GivenFeatures(features, True)
+    theirs.model.model.backbone = GivenFeatures(features, first_pair)
     output = theirs(torch.zeros(len(COUNTS), 3, *size), labels=labels)
     outputs = ours(own_features, padding_mask, targets)
     embeddings, pixels = outputs["mask_layers"]
@@ -181,7 +180,7 @@ def test_masks_and_their_losses_and_gradients(monkeypatch: pytest.MonkeyPatch) -
     )
     losses = ours.loss(outputs, targets, LossContext())
     terms = {"label": ("loss_ce", 1), "l1": ("loss_bbox", 5), "giou": ("loss_giou", 2)}
-    same_losses(losses, output.loss_dict, {**terms, "mask": ("loss_mask_ce", 5), "dice": ("loss_mask_dice", 5)})
+    same_terms(losses, output.loss_dict, {**terms, "mask": ("loss_mask_ce", 5), "dice": ("loss_mask_dice", 5)})
     torch.stack(list(losses.values())).sum().backward(), output.loss.backward()
     same_parameter_gradients(theirs, ours, features, own_features)
 
@@ -212,5 +211,4 @@ def test_a_frozen_decoder_keeps_groups_apart() -> None:
     head = RfDetr((WIDTH,), (16,), CLASSES, **OPTIONS).train()
     expected = head(features, padding_mask, targets)["layers"]
     head.decoder.eval()
-    for own, other in zip(head(features, padding_mask, targets)["layers"], expected, strict=True):
-        torch.testing.assert_close(own, other)
+    torch.testing.assert_close(head(features, padding_mask, targets)["layers"], expected)

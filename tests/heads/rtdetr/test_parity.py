@@ -19,7 +19,15 @@ from densevit.set_prediction.transformer import Transformer
 from densevit_heads.rtdetr import RtDetr
 from densevit_heads.rtdetr import head as rtdetr_head
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
-from tests.heads.transformers_pairs import gradients, keep_statistics, renamed, same_gradients, scene
+from tests.heads.transformers_pairs import (
+    GivenFeatures,
+    copies,
+    keep_statistics,
+    renamed,
+    same_gradients,
+    same_losses,
+    scene,
+)
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS, QUERIES = 3, 12
@@ -29,17 +37,14 @@ COUNTS = [3, 0, 6, 1]
 LAYOUTS = {1: ("transformers-rtdetr", "detection"), 2: ("transformers-rtdetrv2", "detection")}
 
 
-class GivenFeatures(nn.Module):
-    """A backbone of transformers that returns given features, and 0 at padding."""
+def used(features: list[Tensor], pixel_mask: Tensor | None) -> list[tuple[Tensor, None]]:
+    return [(x, None) for x in features[1:]]
 
-    intermediate_channel_sizes = CHANNELS[1:]
 
-    def __init__(self, features: list[Tensor]) -> None:
-        super().__init__()
-        self.features = features
-
-    def forward(self, images: Tensor, pixel_mask: Tensor) -> list[tuple[Tensor, None]]:
-        return [(x, None) for x in self.features[1:]]
+def backbone_of(features: list[Tensor]) -> GivenFeatures:
+    backbone = GivenFeatures(features, used)
+    backbone.intermediate_channel_sizes = CHANNELS[1:]
+    return backbone
 
 
 def randomise(theirs: nn.Module) -> None:
@@ -77,8 +82,8 @@ def make_pair(version: int, expansion: float, sampling: str) -> tuple[Any, RtDet
         decoder_layers=LAYERS, decoder_attention_heads=4, decoder_n_points=3, attn_implementation="eager", **options,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(modeling_rt_detr, "RTDetrConvEncoder", lambda _: GivenFeatures([]))
-        patch.setattr(modeling_rt_detr_v2, "RTDetrV2ConvEncoder", lambda _: GivenFeatures([]))
+        patch.setattr(modeling_rt_detr, "RTDetrConvEncoder", lambda _: backbone_of([]))
+        patch.setattr(modeling_rt_detr_v2, "RTDetrV2ConvEncoder", lambda _: backbone_of([]))
         theirs = (transformers.RTDetrForObjectDetection if version == 1 else transformers.RTDetrV2ForObjectDetection)(
             config
         ).train()
@@ -110,8 +115,8 @@ def test_outputs_losses_and_gradients(
     theirs, ours = make_pair(version, expansion, sampling)
     padding_mask, labels, targets = scene([SIZE] * len(COUNTS), COUNTS, len(CLASSES), degenerate=True)
     maps = [torch.randn(len(COUNTS), c, SIZE[0] // s, SIZE[1] // s) for c, s in zip(CHANNELS, STRIDES, strict=True)]
-    features, own_features = ([x.clone().requires_grad_() for x in maps] for _ in range(2))
-    theirs.model.backbone = GivenFeatures(features)
+    features, own_features = copies(maps)
+    theirs.model.backbone = backbone_of(features)
     output = theirs(torch.zeros(len(COUNTS), 3, *SIZE), labels=labels)
     outputs = ours(own_features, padding_mask, targets)
     torch.testing.assert_close(outputs["logits"], output.logits, atol=1e-4, rtol=1e-4)
@@ -127,16 +132,12 @@ def test_outputs_losses_and_gradients(
     expected = {name: output.loss_dict[term] for name, term in terms.items()}
     expected |= {"auxiliary": total(*range(LAYERS - 1)), "proposals": total(LAYERS - 1)}
     losses = ours.loss(outputs, targets, LossContext())
-    assert losses.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(losses[name], value, atol=1e-4, rtol=1e-4)
+    same_losses(losses, expected, near=1e-4)
     output.loss.backward(), sum(losses.values()).backward()
     given = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in theirs.named_parameters()}
-    wanted, found = renamed(given, *LAYOUTS[version]), gradients(ours)
+    wanted = renamed(given, *LAYOUTS[version])
     for name, parameter in ours.named_parameters():
         if not parameter.requires_grad:  # offsets of discrete sampling
             assert name not in wanted or not wanted.pop(name).any()
-    for i, (own, other) in enumerate(zip(own_features[1:], features[1:], strict=True)):
-        found[f"features {i}"], wanted[f"features {i}"] = own.grad, other.grad
     assert len(wanted) > 100
-    same_gradients(wanted, found, rounding="(?!)", least=1.0, tolerance=2e-4)
+    same_gradients(wanted, ours, (features[1:], own_features[1:]), rounding="(?!)", least=1.0, tolerance=2e-4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from densevit.data.transforms.augmentation import centred
+from densevit.data.transforms.sample_augmentation import centred
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Window
 from densevit.losses.context import LossContext
@@ -17,7 +17,7 @@ from densevit_heads.rtdetr import RtDetr
 from densevit_heads.rtdetr.augmentation import PlainStretch, Stretch, iou_crop
 from densevit_heads.rtdetr.convolutions import RepVggBlock
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
-from tests.heads.padded_batch import SIZES, padded_batch, perturbed, step
+from tests.heads.padded_batch import SIZES, padded_batch, perturbed
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 SMALL = {
@@ -71,16 +71,6 @@ def test_compiled_training_gives_the_same_loss():
         forward = torch.compile(head, backend="eager") if compiled else head
         losses.append(head.loss(forward(features, mask), targets, LossContext()))
     torch.testing.assert_close(*losses)
-
-
-def test_maps_of_one_cell_train():
-    for size in ((1, 1), (9, 70)):
-        head = make_head(num_queries=90).train()
-        features, mask, targets = make_batch(1, 1, sizes=[size, size])
-        for target in targets:
-            target["boxes"] = torch.tensor([[0.0, 0.0, size[1], size[0]]])
-        outputs, _ = step(head, features, mask, targets)
-        assert len(head.eval().predict(outputs, targets)[0]["boxes"]) == outputs["boxes"].shape[1]
 
 
 def randomised(module: nn.Module) -> nn.Module:

@@ -33,9 +33,12 @@ def test_functions_that_a_module_keeps_are_replaced_by_those_with_the_same_argum
 
 @pytest.mark.parametrize("backbone", ["swin", "resnet"])
 def test_models_of_a_config_and_those_built_by_hand_have_the_faster_functions(backbone: str) -> None:
-    built = densevit.create_model(backbone, heads={"a": "detr"}, classes=["x"], pretrained=False).model
-    alone = densevit.create_backbone(backbone)
-    head = densevit.create_head("detr", alone.channels, alone.strides, [densevit.Class("x", 0, (0, 0, 0))])
+    small = {"variant": "nano"} if backbone == "swin" else {"depth": 18}
+    detr = {"transformer": {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1}}
+    section = {"name": backbone, **small}
+    built = densevit.create_model(section, {"a": {"name": "detr", **detr}}, classes=["x"], pretrained=False).model
+    alone = densevit.create_backbone(backbone, **small)
+    head = densevit.create_head("detr", alone.channels, alone.strides, [densevit.Class("x", 0, (0, 0, 0))], **detr)
     by_hand = densevit.DenseModel(alone, {"a": head})
     assert functions(built) == functions(by_hand) and functions(built) <= {*FUNCTIONS.values()}
     assert len(functions(built)) == 2

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from densevit.evaluation.coco import CocoDetection
-from densevit.evaluation.depth import DepthErrors
+from densevit.evaluation.coco_ap import CocoDetection
+from densevit.evaluation.depth_errors import DepthErrors
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class
 from densevit.training.callbacks.best_epoch import BestEpoch

@@ -30,7 +30,7 @@ def test_run_ends_after_patience_and_resumes_with_more(tiny, tmp_path, capsys, m
     assert run.stopped_by == signal.SIGINT and state(run.path) == (3, 0)
     run = densevit.fit(resume=run.path)
     assert run.stopped_by == 0 and state(run.path) == (4, 1)  # of 8 steps; validations were after 2 and 4
-    said = "1 validation without a better detection/AP (trainer.patience) ended the training at step 4 of 8."
+    said = "1 validation without a better detection/AP (trainer.patience) ended training at step 4 of 8."
     assert said in capsys.readouterr().out
     densevit.fit(resume=run.path)
     assert state(run.path) == (4, 1) and said in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Gradient accumulation: an optimiser step of several batches has the gradients of one large batch.
 
-With different numbers of objects in the batches, and one without any; with ignored pixels; with invalid depth.
+With different numbers of objects in the batches, and one without any; with ignored pixels; with invalid depth. The
+losses of every head are compared in test_accumulation_of_heads.py.
 """
 
 from pathlib import Path
@@ -12,14 +13,12 @@ import torch
 from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from densevit import registry
 from densevit.config import DataSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch, Class, Dataset, Sample
-from densevit.losses.context import LossContext, step_context
+from densevit.losses.context import LossContext
 from densevit.model import DenseModel, build_backbone, create_head
 from densevit.training.loop.unused_parameters import freeze_unused
-from densevit_scenes.dataset import Scenes
 from tests.training.process_groups import in_two_processes, linux
 
 SIDE, K = 64, 3
@@ -27,19 +26,10 @@ OBJECTS = (3, 0, 0, 4, 0, 0, 1, 0)  # of each image: of four batches of two, at 
 TRANSFORMER = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 16, "dropout": 0.0}
 HEADS: dict[str, dict[str, Any]] = {
     "detr": {"name": "detr", "num_queries": 4, "transformer": TRANSFORMER},
-    "detr with proposals": {
-        "name": "dab_detr", "num_queries": 6, "classification": "mal", "extensions": {"two_stage": True},
-        "transformer": TRANSFORMER,
-    },
-    "detr with denoising": {
-        "name": "dab_detr", "num_queries": 6, "extensions": {"denoising": 2}, "transformer": TRANSFORMER,
-    },
-    "rf_detr": {"name": "rf_detr", "num_queries": 6, "transformer": {**TRANSFORMER, "encoder_layers": 0}},
     "setr": {"name": "setr", "width": 8, "norm": "group", "dice": 0.5, "class_weights": (1.0, 0.3, 2.0)},
     "dpt": {
         "name": "dpt", "width": 8, "output": "sigmoid", "max_depth": 9.0, "loss_weights": {"gradient": 0.5, "l1": 0.1},
     },
-    "dpt relative": {"name": "dpt", "width": 8},
 }  # fmt: skip
 
 
@@ -83,8 +73,6 @@ def model_of(head: str, weight: str | float = 1.0) -> DenseModel:
     options = {key: value for key, value in HEADS[head].items() if key != "name"}
     classes = () if "dpt" in head else Labelled("train").classes["detection"]
     made = create_head(HEADS[head]["name"], backbone.channels, backbone.strides, classes, **options)
-    if getattr(made, "denoising", None) is not None:  # noise is random
-        made.denoising.label_noise = made.denoising.box_noise = 0.0
     return DenseModel(backbone, {"head": made}, weights={"head": weight})
 
 
@@ -131,45 +119,6 @@ def test_fewer_batches_than_accumulated_are_one_batch() -> None:
     """Three batches at the end of an epoch, whose losses Lightning divides by four."""
     expected = gradients_of_a_step("detr", batch_size=6, accumulate=1, count=6)
     assert_equal(gradients_of_a_step("detr", batch_size=2, accumulate=4, count=6), expected)
-
-
-MASK2FORMER = {
-    "num_queries": 12, "transformer": {"width": 32, "num_heads": 2, "decoder_layers": 1, "feedforward": 16},
-    "pixel_decoder": {"layers": 1, "feedforward": 16}, "num_points": 16,
-}  # fmt: skip
-DIVISORS = {
-    "detr_panoptic": {"detr": {"num_queries": 12, "transformer": TRANSFORMER}},
-    "mask2former": MASK2FORMER,
-    "dab_detr denoising": {"num_queries": 12, "classification": "mal", "transformer": TRANSFORMER,
-                           "extensions": {"two_stage": True, "contrastive_denoising": 20}},
-    "dab_detr focal": {"num_queries": 12, "extensions": {"denoising": 2}, "transformer": TRANSFORMER},
-    "dpt_segmentation": {"width": 8, "norm": "group", "dice": 1.0, "dropout": 0.0},
-    "rf_detr_instance": {"num_queries": 12, "transformer": {**TRANSFORMER, "encoder_layers": 0}},
-    "dfine": {"num_queries": 12, "transformer": {**TRANSFORMER, "width": 32}, "contrastive_denoising": 20},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", DIVISORS)
-def test_counts_of_targets_are_what_losses_are_divided_by(case: str) -> None:
-    """One batch, which is the whole step: its losses do not change."""
-    name, options = case.split()[0], DIVISORS[case]
-    scenes = Scenes("train", image_size=64, panoptic=True)
-    batch = collate([scenes[i] for i in range(3)], 32)
-    for target in batch["targets"]:
-        target["size"] = (64, 64)
-    torch.manual_seed(0)
-    backbone = build_backbone("swin", variant="nano", window_size=4, drop_path=0.0)
-    classes = registry.load("heads", name).classes_from(scenes)
-    head = create_head(name, backbone.channels, backbone.strides, classes, **options)
-    model = DenseModel(backbone, {"head": head}).train()
-    losses = []
-    for counts in ([], [head.loss_counts(batch["targets"])]):
-        torch.manual_seed(1)
-        context = step_context({"head": counts} if counts else {}, 1, 0, torch.device("cpu"))
-        losses.append(model.loss(model(batch), batch["targets"], context))
-    assert counts[0]
-    for term, value in losses[0].items():
-        torch.testing.assert_close(losses[1][term], value, rtol=1e-5, atol=1e-6, msg=term)
 
 
 # ---- two processes of two batches each ----

@@ -50,7 +50,7 @@ def test_two_budgets_raise_and_an_override_replaces() -> None:
     assert config("optim.warmup_steps=5", optim={"warmup": 0.1}).optim.warmup == 0
     for overrides, said in (
         (["trainer.max_steps=5", "trainer.max_images=5"], "set exactly one of max_images"),
-        (["optim.warmup=0.1", "optim.warmup_steps=5"], "warmup and warmup_steps are both given"),
+        (["optim.warmup=0.1", "optim.warmup_steps=5"], "warmup and warmup_steps are both set"),
         (["trainer.evaluate_every=1.5"], "below 1, or a whole number of epochs, not 1.5"),
     ):
         with pytest.raises(ConfigError, match=said):

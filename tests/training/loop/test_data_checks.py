@@ -70,7 +70,7 @@ def test_validation_images_of_another_type_are_reported_at_the_start(train, val,
                 file = tmp_path / name / split / f"{number}.tif"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 tifffile.imwrite(file, pixels, photometric="minisblack", planarconfig=None if name == "labels" else 1)
-    from densevit.training.run.inputs import Inputs
+    from densevit.training.run.inputs import TrainingInputs
     from densevit.training.run.plan import Plan  # late: it imports Lightning
 
     data = {"name": "label_maps", "root": str(tmp_path), "classes": ["a", "b"], "channels": [*"rgbn"], **keys}
@@ -83,7 +83,7 @@ def test_validation_images_of_another_type_are_reported_at_the_start(train, val,
         }
     )
     with pytest.raises(DataError, match=rf"channels r, g, b, n, {val}.*trained on r, g, b, n, {train}"):
-        Plan.of(Inputs.of(config))
+        Plan.of(TrainingInputs.of(config))
 
 
 @pytest.mark.integration

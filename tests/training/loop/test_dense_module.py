@@ -2,7 +2,7 @@
 
 import json
 import math
-import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,14 +16,15 @@ import densevit
 from densevit.config import DataSection, OptimSection
 from densevit.data.loading.batch_sampler import EvaluationBatches, collate
 from densevit.data.loading.dataloader import Loader, TransformedDataset
-from densevit.data.transforms.building import build_transforms
+from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import ConfigError, DataError, PluginError, WeightsError
 from densevit.evaluation.miou import SemanticSegmentation
-from densevit.inference.loading import create_model, load
+from densevit.inference.model_loading import create_model, load
 from densevit.inference.predictor import Predictor
-from densevit.interfaces import Backbone, Class, Head
+from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
 from densevit_scenes.dataset import Scenes
+from tests.model.small_models import Pixels
 from tests.training.process_groups import in_two_processes, linux
 
 if TYPE_CHECKING:
@@ -38,18 +39,6 @@ PLAIN: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Pixels(Backbone):
-    """One 1x1 convolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.channels, self.strides = (4,), (1,)
-        self.convolution = nn.Conv2d(3, 4, 1)
-
-    def forward(self, images):
-        return [self.convolution(images)]
-
-
 class Threshold(Head):
     """Predicts class 1 where the mean feature exceeds a learned threshold."""
 
@@ -57,8 +46,7 @@ class Threshold(Head):
 
     def __init__(self, channels, strides, classes) -> None:
         super().__init__(channels, strides, classes)
-        self.bias = nn.Parameter(torch.zeros(()))
-        self.unused = nn.Parameter(torch.zeros(()))
+        self.bias, self.unused = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
 
     def forward(self, features, padding_mask, targets=None):
         return {"logits": features[0].mean(1) - self.bias}
@@ -72,10 +60,16 @@ class Threshold(Head):
 
 
 class Images(Dataset):
-    """Plain samples without `truth`: image i has i + 1 bright pixels of 16, and its labels are those of image i."""
+    """Plain samples without `truth`: image i has i + 1 bright pixels of 16, and its labels are those of image i.
 
-    def __init__(self, length: int) -> None:
-        self.length = length
+    change: of the targets of an image, by its number.
+    """
+
+    classes: ClassVar = {"segmentation": CLASSES}
+    provides = ("semantic",)
+
+    def __init__(self, length: int, change: Callable[[dict[str, Any], int], object] = lambda targets, index: None):
+        self.length, self.change = length, change
 
     def __len__(self) -> int:
         return self.length
@@ -83,15 +77,19 @@ class Images(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         labels = (torch.arange(16) <= index).to(torch.uint8).view(4, 4)
         image = torch.randint(256, (3, 4, 4), generator=torch.Generator().manual_seed(index), dtype=torch.uint8)
-        size = (4, 4)
-        return {"image": image, "targets": {"semantic": labels, "image_id": index, "size": size, "original_size": size}}
+        targets = {"semantic": labels, "image_id": index, "size": (4, 4), "original_size": (4, 4)}
+        self.change(targets, index)
+        return {"image": image, "targets": targets}
+
+
+LACKING = Images(2, lambda targets, index: targets.pop("size"))
 
 
 def module_of(classes: tuple[Class, ...] = CLASSES, **options: Any) -> "DenseModule":
     from densevit.training.loop.dense_module import DenseModule
 
     torch.manual_seed(0)
-    model = DenseModel(Pixels(), {"map": Threshold((4,), (1,), classes)})
+    model = DenseModel(Pixels(), {"map": Threshold((3,), (1,), classes)})
     return DenseModule(model, **options)
 
 
@@ -104,11 +102,8 @@ def loader(data: int | Dataset, **options: Any) -> DataLoader:
 def reference(model: DenseModel, length: int) -> dict[str, float]:
     """Metrics of each image once, without Lightning."""
     evaluator = SemanticSegmentation(CLASSES)
-    model.eval()
-    for index in range(length):
-        sample = Images(length)[index]
-        predictions = model.infer(collate([sample]))["map"]
-        evaluator.update(predictions, [sample["targets"]])
+    for sample in (Images(length)[index] for index in range(length)):
+        evaluator.update(model.eval().infer(collate([sample]))["map"], [sample["targets"]])
     return {f"map/{name}": value for name, value in evaluator.compute().items()}
 
 
@@ -151,24 +146,7 @@ def test_a_checkpoint_of_a_plain_trainer_predicts_is_evaluated_and_restores_a_mo
     for parameter in predictor.parameters():
         nn.init.zeros_(parameter)
     module = DenseModule.load_from_checkpoint(saved.best_model_path, model=predictor)
-    assert all(torch.equal(trained[name], value) for name, value in module.model.state_dict().items())
-
-
-def test_the_trainer_of_the_page_saves_the_best_checkpoint_of_less_than_an_epoch(tmp_path: Path) -> None:
-    """docs/lightning.md, with a ten-thousandth of its steps: two of the ten steps of an epoch."""
-    from pytorch_lightning.callbacks import ModelCheckpoint
-
-    page = (Path(__file__).parents[3] / "docs" / "lightning.md").read_text()
-    [steps, every] = re.findall(
-        r"Trainer\(max_steps=([\d_]+), val_check_interval=(\d+), check_val_every_n_epoch=None, callbacks=\[best\]\)",
-        page,
-    )[0]
-    best = ModelCheckpoint(tmp_path, monitor="map/mIoU", mode="max")
-    settings = {"max_steps": int(steps) // 10_000, "val_check_interval": max(1, int(every) // 10_000)}
-    trainer = trainer_of(**settings, check_val_every_n_epoch=None, callbacks=[best], enable_checkpointing=True)
-    trainer.fit(module_of(), loader(20), loader(5))
-    assert trainer.global_step == 2 and "map/mIoU" in trainer.callback_metrics
-    assert Path(best.best_model_path).is_file()
+    torch.testing.assert_close(dict(module.model.state_dict()), trained, rtol=0, atol=0)
 
 
 def test_a_plain_trainer_and_a_plain_loader_train_validate_and_log(tmp_path: Path) -> None:
@@ -182,30 +160,31 @@ def test_a_plain_trainer_and_a_plain_loader_train_validate_and_log(tmp_path: Pat
     module = module_of(optim={"lr": 1e-2, "schedule": "constant"})
     trainer.fit(module, loader(4, shuffle=True), loader(5))
     assert (trainer.current_epoch, stop.wait_count) == (3, 2)
-    assert module.validation.metrics == reference(module.model, 5)
-    assert trainer.callback_metrics["map/mIoU"].item() == module.validation.metrics["map/mIoU"]  # all bits of a float64
-    assert best.best_model_score.item() >= module.validation.metrics["map/aAcc"]
+    metrics = module.validation.metrics
+    assert metrics == reference(module.model, 5)
+    assert trainer.callback_metrics["map/mIoU"].item() == metrics["map/mIoU"]  # all bits of a float64
+    assert best.best_model_score.item() >= metrics["map/aAcc"]
     written = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
-    assert (
-        "train/loss" in written and "train/map/l2" in written and repr(module.validation.metrics["map/mIoU"]) in written
-    )
+    assert all(text in written for text in ("train/loss", "train/map/l2", repr(metrics["map/mIoU"])))
 
 
 def test_the_schedule_covers_the_trainers_steps_and_the_rate_follows_the_batch_size() -> None:
-    import pytorch_lightning as lightning
+    from tests.training.own_callbacks import Noted
 
     for limits, steps in (({"max_steps": 5}, 5), ({"max_epochs": 3}, 6), ({"max_epochs": 3, "max_steps": 4}, 4)):
-        module, seen = module_of(optim=OptimSection(lr=1.0, schedule="cosine")), []
-
-        class Rates(lightning.Callback):
-            def on_train_batch_end(self, trainer, pl_module, *_) -> None:
-                seen.append(pl_module.record.learning_rate)  # noqa: B023
-
-        trainer_of(**limits, callbacks=[Rates()], limit_val_batches=0).fit(module, loader(4))
-        assert seen == pytest.approx([0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(steps)])
+        rates = Noted(lambda module, batch: module.record.learning_rate)
+        module = module_of(optim=OptimSection(lr=1.0, schedule="cosine"))
+        trainer_of(**limits, callbacks=[rates], limit_val_batches=0).fit(module, loader(4))
+        assert rates.found == pytest.approx([0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(steps)])
     module = module_of(optim={"lr_per_256": 256.0, "schedule": "constant"})
     trainer_of(max_steps=1, accumulate_grad_batches=2, limit_val_batches=0).fit(module, loader(4))
     assert module.record.learning_rate == 4.0
+
+
+def same_ids(targets: dict[str, Any], index: int) -> None:
+    """Two images have one id, and would count as one."""
+    targets["image_id"] = index % 2
+    del targets["size"], targets["original_size"]
 
 
 def own_loader(data: Any) -> Loader:
@@ -214,30 +193,14 @@ def own_loader(data: Any) -> Loader:
 
 
 def test_wrong_predictions_ids_and_targets_are_named_while_validating() -> None:
-    class Resized(Images):
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            sample = super().__getitem__(index)
-            sample["targets"]["original_size"] = (8, 8)
-            return sample
-
-    class Same(Images):
-        """Two images have one id, and would count as one."""
-
-        classes: ClassVar = {"segmentation": CLASSES}
-        provides = ("semantic",)
-
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            sample = super().__getitem__(index)
-            targets = {"semantic": sample["targets"]["semantic"], "image_id": index % 2}
-            return {"image": sample["image"], "targets": targets}
-
+    resized = Images(2, lambda targets, index: targets.update(original_size=(8, 8)))
     wrong = module_of()
     predict = wrong.model.heads["map"].predict
     wrong.model.heads["map"].predict = lambda *x: [{"semantic": one["semantic"].long()} for one in predict(*x)]
     for module, data, message in (
         (wrong, loader(2), r"^heads\.map: Image 0: .* is \(4, 4\) int64; .* labels\.to\(torch\.uint8\)"),
-        (module_of(), loader(Resized(2)), r"Image 0: its validation target has no `truth`, and its size \(4, 4\)"),
-        (module_of(), own_loader(Same(3)), r"^Samples 0 and 2 of the data set have the same image_id 0; .* Fix: "),
+        (module_of(), loader(resized), r"Image 0: its validation target has no `truth`, and its size \(4, 4\)"),
+        (module_of(), own_loader(Images(3, same_ids)), r"^Samples 0 and 2 of the data set have the same image_id 0;"),
     ):
         with pytest.raises(DataError, match=message):
             trainer_of().validate(module, data, verbose=False)
@@ -246,30 +209,26 @@ def test_wrong_predictions_ids_and_targets_are_named_while_validating() -> None:
 # ---- densevit's data in a Trainer of one's own ----
 
 
+def ids_of(module: Any, batch: Any) -> list[Any]:
+    return [target["image_id"] for target in batch["targets"]]
+
+
 def test_a_run_resumed_within_an_epoch_takes_its_next_batch(tmp_path: Path) -> None:
-    import pytorch_lightning as lightning
     from pytorch_lightning.callbacks import ModelCheckpoint
 
     from densevit.training.loop.data_module import DenseDataModule
+    from tests.training.own_callbacks import Noted
 
-    seen: list[Any] = []
-
-    class Ids(lightning.Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, index) -> None:
-            seen.append([target["image_id"] for target in batch["targets"]])
-
-    def fit(path: Path | None, *callbacks: lightning.Callback) -> Any:
-        module = module_of(SURFACES, optim={"lr": 1e-3, "schedule": "constant"})
+    def fit(path: Path | None, *callbacks: Any) -> tuple[Any, list[Any]]:
+        module, ids = module_of(SURFACES, optim={"lr": 1e-3, "schedule": "constant"}), Noted(ids_of)
         settings = {"enable_checkpointing": bool(callbacks), "max_steps": 5, "max_epochs": 9}
-        trainer_of(**settings, callbacks=[Ids(), *callbacks]).fit(module, DenseDataModule(SCENES), ckpt_path=path)
-        return module
+        trainer_of(**settings, callbacks=[ids, *callbacks]).fit(module, DenseDataModule(SCENES), ckpt_path=path)
+        return module, ids.found
 
-    module = fit(None, ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1))
+    module, whole = fit(None, ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1))
     assert set(module.validation.metrics) >= {"map/mIoU", "map/aAcc"}
     assert Predictor(module.model).data == DenseDataModule(SCENES).data.section  # also of a model built from its parts
-    whole, seen[:] = list(seen), []
-    fit(tmp_path / "step=2.ckpt")
-    assert seen == whole[2:]
+    assert fit(tmp_path / "step=2.ckpt")[1] == whole[2:]
 
 
 def test_what_does_not_fit_a_trainer_of_ones_own_is_one_line() -> None:
@@ -282,19 +241,12 @@ def test_what_does_not_fit_a_trainer_of_ones_own_is_one_line() -> None:
         (lambda: fit(loader(4), {"schedule": "cosine"}, max_epochs=-1), ConfigError, "optim.schedule=cosine needs the"),
         (lambda: module_of(optim={"lrr": 1e-3}), PluginError, r"^optim\.lrr .* 'adamw'\. Did you mean 'lr'\?"),
         (lambda: module_of().on_load_checkpoint({"state_dict": {}}), WeightsError, "format version 1, expected 2"),
-        (lambda: fit(DenseDataModule(SCENES), max_epochs=2), DataError, "the model's head 'map'.*Expected: dark, brig"),
+        (lambda: fit(DenseDataModule(SCENES), max_epochs=2), DataError, "head 'map' in name or order.*Expected: dark,"),
         (lambda: DenseDataModule(SCENES | {"batch_size": "x"}), ConfigError, r"DenseDataModule: data\.batch_size .*x"),
-        (lambda: fit(loader(Lacking(2)), max_steps=1), DataError, r"targets\[0\] lacks 'size'"),  # the first batch
+        (lambda: fit(loader(LACKING), max_steps=1), DataError, r"targets\[0\] lacks 'size'"),  # the first batch
     ):
         with pytest.raises(error, match=message):
             call()
-
-
-class Lacking(Images):
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = super().__getitem__(index)
-        del sample["targets"]["size"]
-        return sample
 
 
 # ---- two processes, with Lightning's own distributed sampler ----
@@ -304,29 +256,22 @@ class Lacking(Images):
 @linux
 def test_each_image_counts_once_in_two_processes_with_a_distributed_sampler(tmp_path: Path) -> None:
     """On our data and on a plain DataLoader. Of five validation images Lightning's sampler repeats one."""
-    import pytorch_lightning as lightning
     from pytorch_lightning.callbacks import EarlyStopping
 
     from densevit.training.loop.data_module import DenseDataModule
+    from tests.training.own_callbacks import Noted
 
     def work(rank: int) -> None:
         found: dict[str, Any] = {}
         for name, classes in (("ours", SURFACES), ("plain", CLASSES)):
-            trained: list[str] = []
-
-            class Ids(lightning.Callback):
-                def on_train_batch_start(self, trainer, pl_module, batch, index) -> None:
-                    trained.extend(str(target["image_id"]) for target in batch["targets"])  # noqa: B023
-
-            callbacks = [Ids(), EarlyStopping("map/mIoU", mode="max")]
+            ids, module = Noted(ids_of), module_of(classes, optim={"lr": 1e-2})
+            callbacks = [ids, EarlyStopping("map/mIoU", mode="max")]
             trainer = trainer_of(devices=2, strategy="ddp", max_epochs=2, callbacks=callbacks)
-            module = module_of(classes, optim={"lr": 1e-2})
-            data = {"datamodule": DenseDataModule(SCENES)} if name == "ours" else {}
-            trainer.fit(module, *(() if data else (loader(4), loader(5))), **data)
-            logged = {
-                key: value.item() for key, value in trainer.callback_metrics.items() if key in module.validation.metrics
-            }
-            found[name] = {"metrics": module.validation.metrics, "logged": logged, "trained": trained}
+            data = [DenseDataModule(SCENES)] if name == "ours" else [loader(4), loader(5)]
+            trainer.fit(module, *data)
+            metrics = module.validation.metrics
+            logged = {key: value.item() for key, value in trainer.callback_metrics.items() if key in metrics}
+            found[name] = {"metrics": metrics, "logged": logged, "trained": [str(n) for of in ids.found for n in of]}
             torch.save(module.model.state_dict(), tmp_path / f"{name}-{rank}.pt")
         (tmp_path / f"{rank}.json").write_text(json.dumps(found))
 

@@ -111,7 +111,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"python-{rank}.json").write_text(json.dumps(densevit.evaluate(folder / "alone")))
         (folder / f"{rank}.json").write_text(json.dumps(seen))
 
-    with without_labels(), mock.patch("densevit.training.run.output._write_report"):
+    with without_labels(), mock.patch("densevit.training.run.run_output._write_report"):
         with noted_images(seen):
             train(settings(ALONE), folder / "alone")
         train(settings(ALONE, BREAK), folder / "begun-alone")
@@ -192,7 +192,7 @@ def test_damaged_and_unfinished_shards_are_recognised(runs: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ([*SHARDED, "optim.name=muon"], "fsdp2: optim.name=muon updates matrices as a whole"),
+        ([*SHARDED, "optim.name=muon"], "fsdp2: optim.name=muon updates complete matrices"),
         ([*SHARDED, "trainer.ema=0.9"], "fsdp2: trainer.ema=0.9 is not supported"),
         ([*SHARDED, "trainer.compile=true"], "fsdp2: trainer.compile=True is not supported"),
         ([*SHARDED, "trainer.precision=16-mixed"], "fsdp2: trainer.precision=16-mixed is not supported"),

@@ -36,7 +36,7 @@ def poisoned(tmp_path: Path) -> Callable[..., "densevit.Run"]:
 
 def step_of(image: int, poisoned: Callable[..., "densevit.Run"], tmp_path: Path) -> int:
     """The optimiser step with this image, in a run without NaN."""
-    from densevit.data.build import build_data
+    from densevit.data.data_builder import build_data
 
     loader = build_data(configs.load(tmp_path / "poisoned.yaml")).train_loader()
     ids = [batch["targets"][0]["image_id"] for batch in loader]

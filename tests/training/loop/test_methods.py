@@ -12,18 +12,17 @@ from torch import nn
 
 import densevit
 from densevit.config.values import with_value
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, DataError, PluginError, WeightsError
-from densevit.inference.loading import load
+from densevit.inference.model_loading import load
 from densevit.losses.context import LossContext
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.config_checks import check_model
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from tests.training.own_methods import Denoising, Multicrop, Silent, Teacher, config
 from tests.training.process_groups import child, linux
 from tests.training.runs import assert_same, assert_same_run, checkpoint, weights
 
-METHODS = Denoising.__module__
 # ---- views ----
 
 

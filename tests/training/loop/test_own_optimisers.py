@@ -9,7 +9,6 @@ import torch
 from densevit import config as configs
 from densevit.errors import ConfigError, PluginError
 from tests.training.loop.test_optim import factors
-from tests.training.runs import TINY, assert_same, checkpoint, resume, weights
 
 
 def triangle(step: int, steps: int, peak: float = 0.5) -> float:
@@ -91,30 +90,5 @@ def test_a_function_or_a_class_is_the_schedule_after_the_warm_up() -> None:
     assert factors(2, schedule=f"{__name__}:triangle") == [0, 1, 0]
     named = {"name": f"{__name__}:Staircase", "factors": [1.0, 0.1, 0.01]}
     assert factors(6, schedule=named) == [1.0, 1.0, 0.1, 0.1, 0.01, 0.01, 0.01]
-    with pytest.raises(PluginError, match=r"optim\.schedule: '.*:wrong' returned 'half' for step 1; the factor on the"):
+    with pytest.raises(PluginError, match=r"optim\.schedule: '.*:wrong' returned 'half' for step 1; the learning rate"):
         factors(3, schedule=f"{__name__}:wrong")
-
-
-@pytest.mark.integration
-@pytest.mark.usefixtures("no_drawings")
-@pytest.mark.parametrize(
-    ("named", "changed", "expected"),
-    [
-        ([f"optim.name={OWN}", f"optim.schedule={{name: {__name__}:Staircase, factors: [1.0]}}"],
-         ["optim.betas=[0.5, 0.6]", "optim.momentum_decay=0.2"], {"betas": (0.5, 0.6), "momentum_decay": 0.2}),
-        (["optim.name=muon"], ["optim.weight_decay=0.1"], {}),
-        (["optim.name=muon", "trainer.precision=bf16-true"], [], {}),
-        ([f"optim.name={__name__}:Exact", "trainer.precision=bf16-true"], [], {}),
-    ],
-    ids=["own", "muon", "muon in bf16", "own in bf16"],
-)  # fmt: skip
-def test_a_run_resumes_to_the_last_bit_and_takes_changed_options(named, changed, expected, trained, copied_run):
-    named = [*named, "optim.weight_decay=0.05", "trainer.evaluate_every=0.99"]
-    whole = trained(TINY, [*named, "trainer.max_steps=3"])
-    parts = resume(copied_run(TINY, [*named, "trainer.max_steps=2"]), ["trainer.max_steps=3"])
-    assert_same(weights(whole), weights(parts))
-    resume(parts, ["trainer.max_steps=4", *changed])  # take effect at once
-    groups = checkpoint(parts)["optimizer_states"][0]["param_groups"]
-    decays = {group["weight_decay"] for group in groups}
-    assert decays == ({0.1, 0.0} if "optim.weight_decay=0.1" in changed else {0.05, 0.0})
-    assert all(expected.items() <= group.items() for group in groups)

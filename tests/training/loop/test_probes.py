@@ -13,12 +13,12 @@ from torch import Tensor
 import densevit
 from densevit.cli import main
 from densevit.config import from_mapping
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError
 from densevit.evaluation.feature_probes import NearestNeighbours
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.training.loop.probes import features_of, fit_probes
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from tests.training.runs import assert_same
 
 
@@ -115,7 +115,7 @@ def test_features_of_two_processes_are_those_of_one(photos: Path) -> None:
     ("changes", "message"),
     [
         ({"probes": {"knn": {"n": 5}}}, r"probes\.knn\.n is not an option"),
-        ({"probes": {"depth": {}}}, r"probes\.depth: the evaluator 'depth' is no FeatureProbe"),
+        ({"probes": {"depth": {}}}, r"probes\.depth: the evaluator 'depth' is not a FeatureProbe"),
         ({"data": {"name": "scenes", "image_size": 32}}, r"probes\.knn classifies images, but the data set 'scenes'"),
     ],
 )

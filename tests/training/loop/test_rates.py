@@ -170,7 +170,7 @@ def test_untrainable_configurations_raise_and_layer_decay_without_effect_is_a_wa
 
 
 def test_the_log_has_a_row_for_each_group_and_one_for_frozen_parameters() -> None:
-    from densevit.training.run.output import rates_table
+    from densevit.training.run.run_output import rates_table
 
     model = model_of()
     model.backbone.first.requires_grad_(False)

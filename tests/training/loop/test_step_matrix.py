@@ -47,7 +47,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 train(config, folder / f"{strategy} {precision} {name}")
             resume(folder / f"{strategy} {precision} resumed", [f"trainer.max_steps={STEPS}"])
 
-    quiet = mock.patch("densevit.training.run.output._write_report")
+    quiet = mock.patch("densevit.training.run.run_output._write_report")
     with mock.patch("densevit.training.loop.trainer.trainer_arguments", scaled), quiet:
         trained("auto")
         in_two_processes(lambda rank: [trained(strategy) for strategy in ("ddp", "fsdp2")], folder)

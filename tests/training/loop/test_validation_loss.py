@@ -14,7 +14,7 @@ from torch import nn
 import densevit
 from densevit import config as configs
 from densevit.config import Config
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
 from densevit.interfaces import Head
@@ -22,7 +22,7 @@ from densevit.losses.context import LossContext
 from densevit.losses.distributed import mean_over_processes
 from densevit.training.loop.validation_loss import ValidationLoss, image_losses
 from densevit.weights import model_file
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from tests.training.runs import rows, train
 
 SEGMENTATION = """
@@ -122,13 +122,12 @@ def test_heads_see_no_unlabelled_image(config_file: Path) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("channels", (("red", "green", "blue"), ("a", "b", "c", "d", "e")), ids=len)
-def test_a_head_without_evaluator_leaves_the_metrics_of_the_others(channels, tmp_path):
+def test_a_head_without_evaluator_leaves_the_metrics_of_the_others(tmp_path):
     """On images of other channels, which have another range and missing pixels."""
     random = np.random.default_rng(0)
     for split in ("train", "val"):
         for i in range(4):
-            image = random.uniform(-50, 150, (32, 32, len(channels))).astype(np.float32)
+            image = random.uniform(-50, 150, (32, 32, 5)).astype(np.float32)
             image[:8, :8] = np.nan
             for folder, values in (("images", image), ("labels", random.integers(0, 2, (32, 32), np.uint8))):
                 (tmp_path / folder / split).mkdir(parents=True, exist_ok=True)
@@ -136,7 +135,7 @@ def test_a_head_without_evaluator_leaves_the_metrics_of_the_others(channels, tmp
             Image.fromarray(values).save(tmp_path / "labels" / split / f"{i}.png")
     head = {"name": "setr", "decoder": "naive", "width": 8, "norm": "group", "auxiliary": []}
     data = {"name": "label_maps", "root": str(tmp_path), "labels": "labels/{split}/*.png", "classes": ["x", "y"]}
-    data |= {"images": "images/{split}/*.npy", "channels": [*channels], "range": [0, 100], "image_size": 32}
+    data |= {"images": "images/{split}/*.npy", "channels": [*"abcde"], "range": [0, 100], "image_size": 32}
     found = {}
     for name, other in (("both", head), ("one", {**head, "evaluation": None})):
         config = configs.from_mapping({

@@ -1,11 +1,19 @@
-"""A run to resume."""
+"""A run to resume, and a config for runs that are killed."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.training.runs import TINY, edit
+from tests.training.runs import SMALL, TINY, edit
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """The file of a config of 40 steps with checkpoints."""
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return path
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ CONFIG: dict[str, Any] = {
 @pytest.mark.integration
 @pytest.mark.usefixtures("no_drawings")
 def test_on_more_data_a_training_starts_from_all_tensors_and_other_weights_give_way(tmp_path, capsys):
-    from densevit.training.run.inputs import Inputs
+    from densevit.training.run.inputs import TrainingInputs
     from densevit.training.run.plan import Plan
 
     model = densevit.create_model(configs.from_mapping(CONFIG), pretrained=False)
@@ -41,7 +41,7 @@ def test_on_more_data_a_training_starts_from_all_tensors_and_other_weights_give_
     config = configs.load(run.path)
     assert config.weights == str(path) and config.backbone.weights is None and not config.notes
 
-    plan, old = Plan.of(Inputs.of(config)), model.model.state_dict()
+    plan, old = Plan.of(TrainingInputs.of(config)), model.model.state_dict()
     [report] = plan.loaded
     assert_same(plan.model.state_dict(), old)
     assert report.loaded == len(old) and not (report.left_out or report.initialised or report.notes)

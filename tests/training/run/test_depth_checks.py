@@ -10,10 +10,7 @@ from PIL import Image
 
 from densevit import config as configs
 from densevit.cli import main
-from densevit.data.build import build_data
 from densevit.errors import ConfigError
-from densevit.training.loop.evaluators import build_evaluators
-from densevit.weights.building import build_model
 from tests.training.runs import train
 
 CONFIG = """
@@ -23,7 +20,6 @@ data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length
 optim: {lr: 1e-3}
 trainer: {max_steps: 1, precision: "32", accelerator: cpu}
 """
-METRIC = "heads.near.output=sigmoid"
 SCENES = "{name: scenes, train_length: 2, val_length: 2, image_size: 32, provides: [semantic]}"
 
 
@@ -44,7 +40,7 @@ def stereo(tmp_path: Path) -> str:
             folder = tmp_path / "stereo" / kind / split
             folder.mkdir(parents=True)
             Image.fromarray(rng.integers(1, 255, size, np.uint8)).save(folder / "a.png")
-    return f"name: depth, root: {tmp_path / 'stereo'}, kind: disparity, metric: false"
+    return f"name: depth, root: {tmp_path / 'stereo'}, quantity: disparity, metric: false"
 
 
 def test_metric_head_on_unitless_depth_raises_at_startup(config, stereo: str, tmp_path: Path) -> None:
@@ -78,16 +74,3 @@ def test_relative_head_is_evaluated_with_alignment(config, stereo, tmp_path, cap
     assert "heads.near.evaluation.align is none" in " ".join(capsys.readouterr().err.split())
     assert main(["evaluate", str(run), median, "--out", str(tmp_path / "out")]) == 0
     assert "near/AbsRel_aligned_median" in json.loads((tmp_path / "out" / "metrics.json").read_text())
-
-
-def test_metric_head_needs_alignment_on_unitless_depth_only(config, stereo: str) -> None:
-    section = config(METRIC)
-    data = build_data(section)
-    model = build_model(section, data.classes)
-    assert build_evaluators(model, section, data.val)["near"].main == "AbsRel"
-    given = (f"data={{{stereo}, image_size: 32, batch_size: 1}}", METRIC)
-    data = build_data(config(*given))
-    with pytest.raises(ConfigError, match=r"heads\.near\.evaluation\.align is none, but the depth of the data has no"):
-        build_evaluators(model, config(*given), data.val)
-    aligned = config(*given, "heads.near.evaluation.align=median")
-    assert build_evaluators(model, aligned, data.val)["near"].main == "AbsRel_aligned_median"

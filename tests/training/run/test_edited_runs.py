@@ -16,7 +16,7 @@ from tests.training.runs import checkpoint, edit, resume
 
 @pytest.mark.integration
 def test_valid_edit_is_printed_and_applied(stopped, capsys, monkeypatch):
-    from densevit.training.callbacks.checkpointing import Checkpointing
+    from densevit.training.callbacks.checkpoint_writer import Checkpointing
 
     edit(stopped, "lr: 0.001", "lr: 0.0005")
     edit(stopped, "weight_decay: 0.0001", "weight_decay: 0.01")

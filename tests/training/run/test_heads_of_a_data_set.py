@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from densevit import config as configs
-from densevit.data.build import build_data
+from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset
 from densevit.training.loop.data_checks import check_classes
 from densevit.training.run.config_checks import check_model
-from densevit.weights.building import build_model
+from densevit.weights.pretrained_models import build_model
 from densevit_heads.setr import Setr
 
 CONFIG: dict[str, Any] = {
@@ -51,7 +51,7 @@ def test_a_head_chooses_its_classes_and_checks_the_data() -> None:
         check_model(config, data, model)
     check_classes(data.val, model)
     model.classes["all"] = model.classes["all"][::-1]
-    with pytest.raises(DataError, match="classes for segmentation are not those of the model's head 'all'"):
+    with pytest.raises(DataError, match="classes for segmentation differ from the classes of head 'all'"):
         check_classes(data.val, model)
     small = build_data(configs.from_mapping(CONFIG, overrides=["data.train_length=1"]))
     with pytest.raises(ConfigError, match=f"^{name} needs 2 images. Fix: .* The data set is 'scenes'."):

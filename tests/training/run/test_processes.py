@@ -17,8 +17,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import ConfigError
 from tests.training.process_groups import Ended, group, linux, run_together, started_by_slurm, started_by_torchrun
-from tests.training.run.test_signals import SMALL
-from tests.training.runs import assert_same, checkpoint, recorded, train, weights
+from tests.training.runs import SMALL, assert_same, recorded, train, weights
 
 pytestmark = [pytest.mark.integration, linux]
 
@@ -34,11 +33,6 @@ def started(*arguments: str, folder: Path, errors: Path | None = None) -> "subpr
             [sys.executable, "-m", *arguments], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=said,
             start_new_session=True,
         )  # fmt: skip
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text(SMALL)
 
 
 @pytest.mark.usefixtures("tiny")
@@ -77,7 +71,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "small.yaml").write_text(SMALL)
-    with mock.patch("densevit.training.run.output._write_report"):
+    with mock.patch("densevit.training.run.run_output._write_report"):
         run_together("train", "small.yaml", *KILLED, "--run-dir", "run", folder=folder)
     return folder / "run"
 
@@ -153,20 +147,6 @@ def test_both_processes_killed_at_random_moments_resume_exactly(tmp_path: Path, 
     assert kills == RANDOM_KILLS
     assert recorded(tmp_path / "whole") == recorded(run)
     assert_same(load_file(tmp_path / "whole" / "model.safetensors"), load_file(run / "model.safetensors"))
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("small")
-def test_torchrun_stopped_by_sigterm_resumes_exactly(tmp_path: Path, whole: Path, free_port: int) -> None:
-    torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port), "-m", "densevit"]
-    process = started(*torchrun, "train", "small.yaml", *KILLED, "--run-dir", "run", folder=tmp_path)
-    wait_for_checkpoint(tmp_path / "run")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(100) != 0
-    assert 3 <= checkpoint(tmp_path / "run")["global_step"] < 18
-    assert started(*torchrun, "train", "--resume", "run", folder=tmp_path).wait(200) == 0
-    assert recorded(whole) == recorded(tmp_path / "run")
-    assert_same(weights(whole), weights(tmp_path / "run"))
 
 
 def test_several_nodes_require_an_address(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

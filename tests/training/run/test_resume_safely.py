@@ -10,7 +10,7 @@ import torch
 
 from densevit import config as configs
 from densevit.errors import WeightsError
-from densevit.weights.state import FORMAT
+from densevit.weights.state_dict_io import FORMAT
 from tests.training import runs
 from tests.training.runs import SEGMENTATION
 
@@ -66,7 +66,7 @@ def test_checkpoint_that_is_a_fifo_or_has_values_of_other_types_is_refused(tmp_p
             RunCheckpoint(tmp_path)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint .*it is not a regular file"):
+    with pytest.raises(WeightsError, match=r"last\.ckpt: not a complete checkpoint .*not a regular file"):
         RunCheckpoint(tmp_path)
 
 

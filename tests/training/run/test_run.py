@@ -14,16 +14,13 @@ import densevit
 from densevit import config as configs
 from densevit.errors import ConfigError, WeightsError
 from densevit.evaluation import tables_file
-from densevit.evaluation.coco import CocoDetection
-from densevit.reporting.confusion import read_confusion
+from densevit.evaluation.coco_ap import CocoDetection
+from densevit.reporting.confusion_heat_map import read_confusion
 from densevit.training.callbacks.best_epoch import BestEpoch
 from tests.training.runs import (
     SEGMENTATION,
     TINY,
     assert_same,
-    assert_same_run,
-    checkpoint,
-    interrupted_after,
     resume,
     rows,
     train,
@@ -73,38 +70,6 @@ def test_segmentation_run_saves_the_best_epoch_s_confusion_matrix(tmp_path, monk
     values = [float(row["surfaces/mIoU"]) for row in rows(run) if row["surfaces/mIoU"]]
     assert values[1] == metrics["surfaces/mIoU"] not in (values[0], values[2])
     assert "Confusion: surfaces" in (run / "report.html").read_text()
-
-
-RF_DETR = [
-    "backbone={name: windowed_vit, variant: nano, features: [1, 2, 3, 6]}",
-    "heads.detection={name: rf_detr, neck: {name: projector, width: 32}, num_queries: 5, num_groups: 3, "
-    "transformer: {width: 32, decoder_layers: 2, dropout: 0.1}}",
-    "data.image_size=[54, 96]",
-]
-FINAL_PHASE = "data.final_phase={start: 0.6, multi_scale: null, transforms: resize}"
-
-
-@pytest.mark.parametrize(
-    ("stop_after", "overrides"),
-    [
-        (2, []),  # before a validation in the middle of an epoch
-        (4, ["trainer.ema=0.9", "trainer.ema_warmup=2", "trainer.evaluate_every=1"]),  # at the end of an epoch
-        # in the second epoch, which is not finished, and in the final phase
-        (5, ["trainer.max_epochs=null", "trainer.max_images=14", "data.multi_scale=[32,64]", FINAL_PHASE,
-             "data.num_workers=1"]),
-        (3, [*RF_DETR, "trainer.ema=0.9", "trainer.ema_warmup=2"]),
-    ],
-    ids=["plain", "average", "images and phases", "groups of queries"],
-)  # fmt: skip
-@pytest.mark.integration
-def test_resumed_run_matches_an_uninterrupted_one(tiny, tmp_path, trained, stop_after, overrides):
-    with interrupted_after(stop_after):
-        stopped = train(configs.load(tiny, overrides), tmp_path / "stopped")
-    assert checkpoint(stopped)["global_step"] == stop_after
-    for name in ("metrics.json", "model.safetensors", "report.html"):
-        assert (stopped / name).is_file(), name
-    assert resume(stopped) == stopped
-    assert_same_run(trained(TINY, overrides), stopped)
 
 
 def test_non_empty_folder_is_not_modified(tiny: Path, tmp_path: Path) -> None:

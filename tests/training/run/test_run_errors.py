@@ -117,7 +117,7 @@ def test_error_of_a_plugin_in_training_has_the_command_below_its_traceback(tmp_p
 
 
 def test_failing_network_disk_is_one_line(tmp_path: Path):
-    from densevit.training.run.errors import resumable_errors
+    from densevit.training.run.resumable_errors import resumable_errors
 
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()

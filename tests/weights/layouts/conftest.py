@@ -14,9 +14,11 @@ import densevit
 from densevit import config as configs
 from densevit.interfaces import Backbone, CheckpointLayout
 from densevit.model import DenseModel
-from densevit.weights.building import build_model
 from densevit.weights.key_mapping import Translation, canonical, describe, translate, translate_back
 from densevit.weights.layouts import find, recognise
+from densevit.weights.pretrained_models import build_model
+from densevit_backbones.vit.variants import VARIANTS, Variant
+from densevit_heads.rf_detr import backbone_checkpoints
 
 NOTHING = "(?!)"  # a pattern without matching keys
 
@@ -165,6 +167,19 @@ def whole() -> Callable[..., DenseModel]:
     checkpoint. Options go to the backbone.
     """
     return _whole
+
+
+@pytest.fixture
+def small_rf_detr(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """The sizes of `models.rf_detr` and `models.lw_detr` are those of variants. Returns what sets LW-DETR's width."""
+
+    def variant(name: str, width: int, depth: int, heads: int) -> None:
+        monkeypatch.setitem(VARIANTS, name, Variant(width, depth, heads, 0.0))
+        monkeypatch.setitem(backbone_checkpoints.VARIANTS, name, (width, depth, heads))
+
+    variant("nano", 48, 12, 4)
+    variant("lw_tiny", 48, 6, 12)
+    return lambda width: variant("lw_tiny", width, 6, 12)
 
 
 @pytest.fixture(scope="session")

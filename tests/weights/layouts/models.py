@@ -179,6 +179,46 @@ def dfine(levels: Mapping[str, Any], **options: Any) -> Any:
     return randomised(theirs, {r"\.weight$": 1.0}, 0.3)
 
 
+SMALL_RF_DETR: dict[str, Any] = {
+    "d_model": 64, "decoder_layers": 2, "decoder_ffn_dim": 48, "decoder_self_attention_heads": 2, "group_detr": 3,
+    "decoder_cross_attention_heads": 4, "decoder_n_points": 3, "num_queries": 17, "intermediate_size": 256,
+}  # fmt: skip
+
+
+@torch.no_grad()
+def _without_unused_rows(theirs: Any) -> Any:
+    """Rows of no class are never predicted, as in trained models, so that they do not rank proposals."""
+    unused = [i for i, name in theirs.config.id2label.items() if name in ("N/A", "__background__")]
+    for name, parameter in theirs.named_parameters():
+        if re.search(r"class_embed.*bias", name):
+            parameter[unused] = -100.0
+    return theirs
+
+
+def rf_detr(kind: str, features: Sequence[int], num_windows: int, patch_size: int, **options: Any) -> Any:
+    """kind: ObjectDetection or InstanceSegmentation. Its sizes are those of the fixture `small_rf_detr`."""
+    import transformers
+
+    backbone = transformers.RfDetrDinov2Config(
+        hidden_size=48, num_attention_heads=4, image_size=4 * patch_size, patch_size=patch_size, out_indices=features,
+        num_windows=num_windows,
+    )  # fmt: skip
+    config = transformers.RfDetrConfig(backbone_config=backbone, **SMALL_RF_DETR | coco_names() | options)
+    return _without_unused_rows(randomised(getattr(transformers, f"RfDetrFor{kind}")(config), {"query_feat": 8.0}))
+
+
+def lw_detr(width: int = 48) -> Any:
+    import transformers
+
+    backbone = transformers.LwDetrViTConfig(
+        hidden_size=width, num_hidden_layers=6, pretrain_image_size=96, window_block_indices=[0, 2, 4],
+        out_indices=[2, 4, 6],
+    )  # fmt: skip
+    options = {"backbone_config": backbone, "projector_scale_factors": [2.0, 0.5], **SMALL_RF_DETR, **coco_names()}
+    theirs = transformers.LwDetrForObjectDetection(transformers.LwDetrConfig(**options))
+    return _without_unused_rows(randomised(theirs, {"query_feat": 8.0}))
+
+
 # ---- masks and maps ----
 
 
@@ -261,6 +301,13 @@ def dpt(kind: str, hybrid: bool, randomise: Callable[[nn.Module], Any], **option
         elif ".bit." in name and "conv" in name:  # standardised: a variance for which their epsilon is negligible
             parameter.data *= 1000
     return theirs
+
+
+def dinov3(**options: Any) -> Any:
+    import transformers
+
+    small = {"hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 512}
+    return transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**small, num_register_tokens=4, **options))
 
 
 def depth_anything(kind: str, width: int = 128, blocks: int = 6, heads: int = 4, **options: Any) -> Any:

@@ -1,21 +1,31 @@
-"""EoMT, SegFormer, MiT and DINOv3: transformers' models with random weights and the authors' names."""
+"""Files with the authors' names: their tensors and options are those of transformers' model, which other tests run.
+
+transformers' models with random weights are renamed as in its conversion scripts, backwards.
+"""
 
 import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor
 
 import densevit
 from densevit.errors import WeightsError
-from densevit.weights.key_mapping import describe
+from densevit.weights.key_mapping import describe, saved_options, translate
+from densevit.weights.label_sets import objects365_classes
 from densevit.weights.layouts import find, recognise
+from densevit_heads.rtdetr.checkpoints import RTDETR, RTDETRV2
+from densevit_workbench.interchange.foreign_weights import convert
 from tests.weights.layouts import models
-from tests.weights.layouts.models import IMAGENET, assert_same, run
 
 pytestmark = pytest.mark.integration
 
-SEGFORMER = [  # transformers' names in files -> the authors', as in transformers' conversion script
+Names = Sequence[tuple[str, Any]]
+"""Patterns of transformers' names, and the authors'."""
+
+SEGFORMER = [
     (r"encoder\.patch_embeddings\.(\d)\.proj", lambda m: f"patch_embed{int(m[1]) + 1}.proj"),
     (r"encoder\.patch_embeddings\.(\d)\.layer_norm", lambda m: f"patch_embed{int(m[1]) + 1}.norm"),
     (r"encoder\.block\.(\d)\.", lambda m: f"block{int(m[1]) + 1}."),
@@ -62,83 +72,235 @@ DINOV3 = [
     (r"mlp\.down_proj", "mlp.fc2"),
     (r"layer_scale(\d)\.lambda1", r"ls\1.gamma"),
 ]
+STAGE = r"^backbone\.model\.encoder\.stages\.(\d)\.layers\.(\d+)"
+RESNET = [
+    (r"^backbone\.model\.embedder\.embedder\.(\d)\.", lambda m: f"backbone.conv1.conv1_{int(m[1]) + 1}."),
+    (rf"{STAGE}\.layer\.(\d)\.", lambda m: f"backbone.res_layers.{m[1]}.blocks.{m[2]}.branch2{'abc'[int(m[3])]}."),
+    (rf"{STAGE}\.shortcut\.1\.", r"backbone.res_layers.\1.blocks.\2.short.conv."),
+    (rf"{STAGE}\.shortcut\.", r"backbone.res_layers.\1.blocks.\2.short."),
+    (r"\.convolution\.", ".conv."),
+    (r"\.normalization\.", ".norm."),
+]
+HGNET = [
+    (r"^backbone\.model\.embedder\.", "backbone.stem."),
+    (r"^backbone\.model\.encoder\.", "backbone."),
+    (r"^(backbone\..*)\.convolution\.", r"\1.conv."),
+    (r"^(backbone\..*)\.normalization\.", r"\1.bn."),
+    (r"^encoder\.downsample_convs\.(\d)\.conv(\d)\.", r"encoder.downsample_convs.\1.0.cv\2."),
+    (r"(fpn|pan)_blocks\.(\d)\.conv1\.", r"\1_blocks.\2.cv1."),
+    (r"(fpn|pan)_blocks\.(\d)\.csp_rep1\.", r"\1_blocks.\2.cv2.0."),
+    (r"(fpn|pan)_blocks\.(\d)\.conv2\.", r"\1_blocks.\2.cv2.1."),
+    (r"(fpn|pan)_blocks\.(\d)\.csp_rep2\.", r"\1_blocks.\2.cv3.0."),
+    (r"(fpn|pan)_blocks\.(\d)\.conv3\.", r"\1_blocks.\2.cv3.1."),
+    (r"(fpn|pan)_blocks\.(\d)\.conv4\.", r"\1_blocks.\2.cv4."),
+]
+TRANSFORMER = [
+    (r"^encoder_input_proj\.", "encoder.input_proj."),
+    (r"^encoder\.aifi\.", "encoder.encoder."),
+    (r"^decoder\.class_embed\.", "decoder.dec_score_head."),
+    (r"^decoder\.bbox_embed\.", "decoder.dec_bbox_head."),
+    (r"^decoder\.(?!query_pos_head|pre_bbox_head|dec_)", "decoder.decoder."),
+    (r"\.encoder_attn\.n_points_scale", ".cross_attn.num_points_scale"),
+    (r"\.encoder_attn_layer_norm\.", ".norm2."),
+    (r"\.encoder_attn\.", ".cross_attn."),
+    (r"\.self_attn_layer_norm\.", ".norm1."),
+    (r"^(encoder.*)\.final_layer_norm\.", r"\1.norm2."),
+    (r"^(decoder.*)\.final_layer_norm\.", r"\1.norm3."),
+    (r"\.mlp\.fc([12])\.", r".linear\1."),
+    (r"\.mlp\.layers\.0\.", ".linear1."),
+    (r"\.mlp\.layers\.1\.", ".linear2."),
+    (r"\.o_proj\.", ".out_proj."),
+    (r"^decoder_input_proj\.(\d)\.0\.", r"decoder.input_proj.\1.conv."),
+    (r"^decoder_input_proj\.(\d)\.1\.", r"decoder.input_proj.\1.norm."),
+    (r"^(enc_output|enc_score_head|enc_bbox_head|denoising_class_embed)\.", r"decoder.\1."),
+]
+NOT_IN_V1 = [
+    (r"^encoder\.input_proj\.(\d)\.0\.", r"encoder.input_proj.\1.conv."),
+    (r"^encoder\.input_proj\.(\d)\.1\.", r"encoder.input_proj.\1.norm."),
+    (r"^decoder\.enc_output\.0\.", "decoder.enc_output.proj."),
+    (r"^decoder\.enc_output\.1\.", "decoder.enc_output.norm."),
+]
+LW_DETR_BACKBONE = [  # with the projector
+    (r"^model\.backbone\.backbone\.embeddings\.position_embeddings$", "backbone.0.encoder.pos_embed"),
+    (r"^model\.backbone\.backbone\.embeddings\.projection\.", "backbone.0.encoder.patch_embed.proj."),
+    (r"^model\.backbone\.backbone\.encoder\.layer\.", "backbone.0.encoder.blocks."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.o_proj\.", ".attn.proj."),
+    (r"\.attention\.(q|v)_proj\.bias$", r".attn.\1_bias"),
+    (r"\.intermediate\.", ".mlp."),
+    (r"^model\.backbone\.projector\.scale_layers\.", "backbone.0.projector."),
+    (r"\.projector\.(\d)\.sampling_layers\.(\d)\.layers\.", r".projector.stages_sampling.\1.\2."),
+    (r"\.projector\.(\d)\.projector_layer\.", r".projector.stages.\1.0."),
+    (r"\.projector\.(\d)\.layer_norm\.", r".projector.stages.\1.1."),
+    (r"\.bottlenecks\.", ".m."),
+    (r"\.conv(\d)\.", r".cv\1."),
+    (r"^(backbone\.0\.projector\..*)\.norm\.", r"\1.bn."),
+]
+LW_DETR = [
+    (r"^model\.decoder\.layernorm\.", "transformer.decoder.norm."),
+    (r"^model\.reference_point_embed\.", "refpoint_embed."),
+    (r"^model\.query_feat\.", "query_feat."),
+    (r"^model\.(decoder|enc_)", r"transformer.\1"),
+    (r"\.self_attn_layer_norm\.", ".norm1."),
+    (r"\.cross_attn_layer_norm\.", ".norm2."),
+    (r"\.layer_norm\.", ".norm3."),
+    (r"\.mlp\.fc", ".linear"),
+    (r"\.o_proj\.", ".out_proj."),
+]
 
 
-def renamed(state, names):
-    """The tensors with the authors' names; query, key and value in one tensor."""
+def renamed(state: Mapping[str, Tensor], names: Names, fused: str) -> dict[str, Tensor]:
+    """The tensors with the authors' names. fused: in place of `q_proj.`, of query, key and value in one tensor."""
     result = {}
     for key, tensor in state.items():
-        key = key.removeprefix("model.")
         for pattern, replacement in names:
             key = re.sub(pattern, replacement, key)
         result[key] = tensor
-    for key in [key for key in result if ".attn.q_proj.weight" in key]:
-        block = key.removesuffix("q_proj.weight")
-        parts = {kind: [result.pop(f"{block}{x}_proj.{kind}", None) for x in "qkv"] for kind in ("weight", "bias")}
-        if parts["bias"][1] is None:
-            parts["bias"][1] = torch.randn_like(parts["bias"][0])  # without effect by its mask
-            result[f"{block}qkv.bias_mask"] = torch.ones(3 * len(parts["bias"][0]))
-        result |= {f"{block}qkv.{kind}": torch.cat(own) for kind, own in parts.items()}
+    for key in [key for key in result if key.endswith("q_proj.weight")]:
+        for kind in ("weight", "bias"):
+            parts = [result.pop(re.sub(r"q_proj\.weight$", f"{x}_proj.{kind}", key), None) for x in "qkv"]
+            name = re.sub(r"q_proj\.weight$", fused + kind, key)
+            if parts[0] is not None and parts[1] is None:
+                parts[1] = torch.randn_like(parts[0])  # of DINOv3's keys: without effect by its mask
+                result[f"{name}_mask"] = torch.ones(3 * len(parts[0]))
+            if parts[0] is not None:
+                result[name] = torch.cat(parts)
     return result
 
 
-def segformer_state(theirs):
+def file_of(theirs: Any) -> dict[str, Tensor]:
+    """The tensors of a model with the names of transformers' files."""
     from transformers.core_model_loading import revert_weight_conversion
 
-    state = dict(revert_weight_conversion(theirs, theirs.state_dict()))
+    return dict(revert_weight_conversion(theirs, theirs.state_dict()))
+
+
+def of_segformer(theirs: Any) -> dict[str, Tensor]:
+    state = file_of(theirs)
     for key in [key for key in state if "attention.self.value" in key]:
         value, own = state.pop(key), key.replace(".value.", ".key.")
         state[own.replace("attention.self.key", "attn.kv")] = torch.cat([state.pop(own), value])
-    return renamed(state, SEGFORMER)
+    state = renamed(state, SEGFORMER, "")
+    if "backbone.norm1.weight" in state and "decode_head.linear_pred.weight" in state:
+        return state | {"decode_head.conv_seg.bias": torch.zeros(5)}  # which is not used
+    return {re.sub("^classifier", "head", key.removeprefix("backbone.")): x for key, x in state.items()}
 
 
-@pytest.mark.parity("segformer")
-@torch.no_grad()
-def test_logits_of_segformer_match(whole, padded_batch):
-    theirs = models.segformer()
-    state = segformer_state(theirs)
-    unused = {"weight": torch.zeros(5, 8, 1, 1), "bias": torch.zeros(5)}
-    state |= {f"decode_head.conv_seg.{kind}": x for kind, x in unused.items()}
-    layout = recognise(state)
-    assert layout.name == "segformer" and "non-commercial" in layout.publishing.licence
-    ours = whole(state, layout, without_effect=r"decode_head\.conv_seg")
-    batch = padded_batch([(61, 96), (64, 83)])
-    expected = run(theirs, batch, *IMAGENET).logits
-    assert expected.std() > 0.1
-    torch.testing.assert_close(ours(batch)["segmentation"]["logits"], expected, rtol=1e-4, atol=1e-3)
-
-
-@pytest.mark.parity("nvidia-mit", "transformers-mit")
-@pytest.mark.parametrize("name", ["nvidia-mit", "transformers-mit"])
-@torch.no_grad()
-def test_features_of_mit_match(name, loaded):
-    theirs = models.segformer("SegformerForImageClassification")
-    state, images = theirs.state_dict(), torch.randn(1, 3, 64, 96)
-    if name == "nvidia-mit":
-        state = {key.removeprefix("backbone."): x for key, x in segformer_state(theirs).items()}
-        state = {re.sub(r"^classifier", "head", key): x for key, x in state.items()}
-    assert "non-commercial" in find(name).publishing.licence
-    expected = theirs(images, output_hidden_states=True).hidden_states
-    for found, reference in zip(loaded(state, name)(images), expected, strict=True):
-        torch.testing.assert_close(found, reference, rtol=1e-4, atol=1e-3)
-
-
-@pytest.mark.parity("eomt", "eomt-instance", "eomt-semantic")
-@pytest.mark.parametrize("task", models.TASKS)
-@torch.no_grad()
-def test_outputs_of_eomt_match(task, tmp_path, padded_batch):
-    theirs = models.eomt(2, task)
-    state = renamed(theirs.state_dict(), EOMT)
+def of_eomt(theirs: Any) -> dict[str, Tensor]:
+    state = renamed({key.removeprefix("model."): x for key, x in theirs.state_dict().items()}, EOMT, "qkv.")
     state["network.encoder.backbone.pos_embed"] = state["network.encoder.backbone.pos_embed"][None]
-    state |= {f"network.encoder.pixel_{name}": torch.ones(1, 3, 1, 1) for name in ("mean", "std")}
-    assert recognise(state).name == f"eomt{'' if task == 'panoptic' else f'-{task}'}"
-    torch.save(state, tmp_path / "pytorch_model.bin")
-    model = densevit.load(str(tmp_path / "pytorch_model.bin")).model.eval()
-    key = models.TASKS[task][2]
-    assert model.heads[key].last_blocks == 2  # from the state of annealing
-    assert model.backbone.input_size == (64, 64)
-    batch = padded_batch([(64, 64)] * 2)
-    assert_same(model(batch)[key], run(theirs, batch, *IMAGENET))
+    return state | {f"network.encoder.pixel_{name}": torch.ones(1, 3, 1, 1) for name in ("mean", "std")}
+
+
+def of_dinov3(theirs: Any) -> dict[str, Tensor]:
+    state = renamed({key.removeprefix("model."): x for key, x in theirs.state_dict().items()}, DINOV3, "qkv.")
+    more = {"mask_token": torch.zeros(1, 128), "rope_embed.periods": torch.ones(8)}
+    return {key: x for key, x in state.items() if "embeddings" not in key} | more
+
+
+def of_rtdetr(theirs: Any) -> dict[str, Tensor]:
+    """Of RT-DETR and D-FINE."""
+    kind = type(theirs).__name__
+    names = (HGNET if "DFine" in kind else RESNET) + TRANSFORMER + ([] if "RTDetrFor" in kind else NOT_IN_V1)
+    own = {key.removeprefix("model."): x for key, x in theirs.state_dict().items() if key.startswith("model.")}
+    state = renamed(own, names, "in_proj_")
+    if "DFine" in kind:
+        return state | {f"decoder.{name}": state[f"decoder.decoder.{name}"] for name in ("up", "reg_scale")}
+    return state | {"decoder.anchors": torch.zeros(1, 9, 4), "decoder.valid_mask": torch.ones(1, 9, 1)}
+
+
+def of_rtdetr_resnet(theirs: Any) -> dict[str, Tensor]:
+    state = of_rtdetr(theirs)
+    return {key.removeprefix("backbone."): x for key, x in state.items() if key.startswith("backbone.")}
+
+
+def of_lw_detr(theirs: Any) -> dict[str, Tensor]:
+    backbone = {key: x for key, x in theirs.state_dict().items() if key.startswith("model.backbone.")}
+    head = {key: x for key, x in theirs.state_dict().items() if key not in backbone}
+    fused = renamed(backbone, LW_DETR_BACKBONE, "qkv.")
+    fused = {key.replace("attention.qkv.", "attn.qkv."): x for key, x in fused.items()}
+    return renamed(head, LW_DETR, "in_proj_") | fused
+
+
+class Case(NamedTuple):
+    """options: of the backbone in the authors' files; all others are those of transformers'."""
+
+    make: Callable[[], Any]
+    renamed: Callable[[Any], dict[str, Tensor]]
+    layout: str
+    transformers: str
+    options: Mapping[str, Any] = {}
+
+
+EPSILON, FROZEN = {"norm_eps": 1e-6}, {"frozen_stages": 1}
+CASES = {
+    "segformer": Case(models.segformer, of_segformer, "segformer", "transformers-segformer", EPSILON),
+    "mit": Case(
+        lambda: models.segformer("SegformerForImageClassification"),
+        of_segformer,
+        "nvidia-mit",
+        "transformers-mit",
+        EPSILON,
+    ),
+    **{
+        f"eomt, {task}": Case(lambda task=task: models.eomt(2, task), of_eomt, f"eomt{end}", f"transformers-eomt{end}")
+        for task, end in (("panoptic", ""), ("instance", "-instance"), ("semantic", "-semantic"))
+    },
+    "dinov3": Case(models.dinov3, of_dinov3, "dinov3", "transformers-dinov3", {"positions": "rotary"}),
+    "rtdetr": Case(lambda: models.rtdetr(1, "bottleneck"), of_rtdetr, "rtdetr", "transformers-rtdetr", FROZEN),
+    "rtdetrv2": Case(lambda: models.rtdetr(2), of_rtdetr, "rtdetrv2", "transformers-rtdetrv2"),
+    "dfine": Case(lambda: models.dfine(models.THREE_LEVELS), of_rtdetr, "dfine", "transformers-dfine"),
+    "dfine, two levels": Case(lambda: models.dfine(models.TWO_LEVELS), of_rtdetr, "dfine", "transformers-dfine"),
+    "rtdetr's resnet": Case(models.rtdetr, of_rtdetr_resnet, "rtdetr-resnet", "transformers-rtdetr"),
+    "lw-detr": Case(models.lw_detr, of_lw_detr, "lw-detr", "transformers-lw-detr"),
+}
+
+
+@pytest.mark.parity("segformer", "nvidia-mit", "eomt", "eomt-instance", "eomt-semantic", "dinov3", "lw-detr")
+@pytest.mark.parity("rtdetr", "rtdetrv2", "dfine", "rtdetr-resnet")
+@pytest.mark.parametrize("name", CASES)
+def test_a_file_with_the_authors_names_is_read_as_transformers_model(name, written_back, request):
+    case = CASES[name]
+    if name == "lw-detr":
+        request.getfixturevalue("small_rf_detr")
+    theirs = case.make()
+    state, layout, other = case.renamed(theirs), find(case.layout), find(case.transformers)
+    assert recognise(state) is layout
+    file = file_of(theirs)
+    done, expected = translate(state, layout), translate(file, other)
+    assert (done.unknown, done.errors, expected.errors) == ([], [], [])
+    own = {key.removeprefix("backbone.") if layout.is_backbone else key: x for key, x in expected.tensors.items()}
+    assert done.tensors.keys() == {key for key in own if not layout.is_backbone or not key.startswith("heads.")}
+    assert all(torch.equal(x, own[key]) for key, x in done.tensors.items())
+    written_back(state, done, layout)
+    sections, others = describe(state, layout), describe(file, other)
+    assert sections["backbone"] == others["backbone"] | case.options
+    if not layout.is_backbone:
+        assert sections == others | {"backbone": sections["backbone"]}
+        assert (layout.publishing.mean, layout.publishing.std) == (other.publishing.mean, other.publishing.std)
+
+
+# ---- refused files ----
+
+TOKENS = ("cls_token", "storage_tokens", "rope_embed.periods", "blocks.0.attn.qkv.weight", "blocks.0.ls1.gamma")
+THEIRS = ("embeddings.cls_token", "embeddings.register_tokens", "embeddings.patch_embeddings.weight", "norm.weight")
+UNSUPPORTED = {  # DINOv3s
+    "gated": [*TOKENS, *(f"blocks.0.mlp.{name}.weight" for name in ("w1", "w2", "w3"))],
+    "gated, of transformers": [*THEIRS, "layer.0.attention.o_proj.weight", "layer.0.mlp.gate_proj.weight"],
+    "convnext": ["downsample_layers.0.0.weight", "stages.0.0.dwconv.weight", "stages.0.0.gamma", "norms.3.weight"],
+    "convnext, of transformers": [
+        "stages.0.downsample_layers.0.weight",
+        *(f"stages.0.layers.0.{name}" for name in ("depthwise_conv.weight", "pointwise_conv1.weight", "gamma")),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_other_dinov3s_are_refused_with_what_to_do(kind, tmp_path):
+    torch.save({key: torch.zeros(2) for key in UNSUPPORTED[kind]}, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"of DINOv3 are recognised.*Fix: use timm's copy.*convnext_tiny"):
+        densevit.create_backbone("vit", variant="nano", weights=tmp_path / "weights.pth")
 
 
 def test_differences_from_dinov3_are_refused(tmp_path):
@@ -149,59 +311,60 @@ def test_differences_from_dinov3_are_refused(tmp_path):
         densevit.load(str(tmp_path / "pytorch_model.bin"))
 
 
-# ---- DINOv3 ----
+@pytest.mark.parametrize(("name", "layout"), [("rtdetr_r18vd", RTDETR), ("rtdetrv2_r18vd", RTDETRV2)])
+def test_every_name_of_a_released_rtdetr_is_read(name, layout, released, whole):
+    state = released(name)
+    for key in state:
+        if key.endswith("num_points_scale"):
+            state[key] = torch.full((12,), 0.25)
+    assert recognise(state) is layout
+    model = whole(state, layout, r".*(anchors|valid_mask|num_points_scale)$", thirds="in_proj_")
+    assert sum(p.numel() for p in model.parameters()) == 20_184_208
 
 
-def dinov3(randomise, **options):
-    import transformers
-
-    torch.manual_seed(0)
-    small = {"hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4, "num_register_tokens": 4}
-    config = transformers.DINOv3ViTConfig(**small, **{"intermediate_size": 512, **options})
-    return randomise(transformers.DINOv3ViTModel(config))
+# ---- special tensors of RT-DETR and D-FINE ----
 
 
-def released(state):
-    more = {"mask_token": torch.zeros(1, 128), "rope_embed.periods": torch.ones(8)}
-    return {key: x for key, x in renamed(state, DINOV3).items() if "embeddings" not in key} | more
+@pytest.mark.parametrize(("counts", "expected"), [([4, 4, 4], 4), ([1, 1, 1], 1), ([3, 6, 3], [3, 6, 3])])
+def test_points_of_each_level_are_read_from_version_2s_buffer(counts, expected):
+    scale = torch.tensor([1 / count for count in counts for _ in range(count)])
+    state = {"decoder.decoder.layers.0.cross_attn.num_points_scale": scale}
+    assert saved_options(state, RTDETRV2, {}) == {"heads.detection.num_points": expected}
 
 
-@pytest.mark.parity("dinov3", "transformers-dinov3")
-@pytest.mark.parametrize("layout", ["transformers-dinov3", "dinov3"])
-def test_features_of_dinov3_match(layout, loaded, randomise):
-    theirs = dinov3(randomise)
-    state = theirs.state_dict() if layout == "transformers-dinov3" else released(theirs.state_dict())
-    vit = loaded(state, layout)
-    section = describe(state, find(layout))["backbone"]
-    assert (section["positions"], section["key_bias"], section["registers"]) == ("rotary", False, 4)
-    for size in [(96, 160), (112, 48)]:
-        images = torch.randn(2, 3, *size)
-        with torch.no_grad():
-            expected = theirs(images).last_hidden_state[:, 5:].transpose(1, 2).unflatten(2, (size[0] // 16, -1))
-            torch.testing.assert_close(vit(images)[-1], expected, atol=1e-4, rtol=1e-4)
+def test_wrong_points_and_an_unknown_hgnet_are_refused():
+    state = {"decoder.decoder.layers.0.cross_attn.num_points_scale": torch.tensor([0.25, 0.0])}
+    with pytest.raises(WeightsError, match="expected 1 / points"):
+        saved_options(state, RTDETRV2, {})
+    state = of_rtdetr(models.rtdetr())
+    state = {key: x[:-1] if "attention_weights" in key else x for key, x in state.items()}
+    with pytest.raises(WeightsError, match="Attention weights of 95 rows for 3 levels: expected 8 heads"):
+        describe(state, RTDETR)
+    state = {key: x for key, x in of_rtdetr(models.dfine(models.TWO_LEVELS)).items() if ".lab." not in key}
+    with pytest.raises(WeightsError, match="stem of 16 and a first stage of 64 channels, without learnable affine"):
+        describe(state, find("dfine"))
 
 
-@pytest.mark.parametrize(
-    "kind", [f"{keys}dinov3-{part}" for keys in ("", "transformers-") for part in ("gated", "convnext")]
-)
-def test_other_dinov3s_are_refused_with_what_to_do(kind, randomise, tmp_path):
-    """A model of transformers where it has one; else the authors' keys."""
-    import transformers
+def test_heads_that_layers_share_are_stored_once():
+    """As transformers 5 does for a model whose config has `tie_word_embeddings`."""
+    state = models.dfine(models.TWO_LEVELS).state_dict()
+    for key in state:
+        if match := re.fullmatch(r"(?:model\.decoder\.)?((?:class|bbox)_embed)\.\d\.(.*)", key):
+            state[key] = state[f"{match[1]}.0.{match[2]}"]
+    once = {key: x for key, x in state.items() if not re.search(r"model\.decoder\.(class|bbox)_embed|_embed\.1\.", key)}
+    assert len(once) < len(state)
+    found, expected = (translate(one, find("transformers-dfine")) for one in (once, state))
+    assert (found.unknown, found.errors) == ([], [])
+    assert found.tensors.keys() == expected.tensors.keys()
+    assert all(torch.equal(x, found.tensors[key]) for key, x in expected.tensors.items())
 
-    if kind == "transformers-dinov3-gated":
-        state = dinov3(randomise, use_gated_mlp=True, intermediate_size=256).state_dict()
-        with pytest.raises(WeightsError, match=r"gate_proj|gated"):
-            describe(state, find("transformers-dinov3"))
-    elif kind == "transformers-dinov3-convnext":
-        config = transformers.DINOv3ConvNextConfig(hidden_sizes=[8, 16, 32, 64], depths=[1, 1, 1, 1])
-        model: nn.Module = transformers.DINOv3ConvNextModel(config)
-        state = model.state_dict()
-    elif kind == "dinov3-gated":
-        state = {key: x for key, x in released(dinov3(randomise).state_dict()).items() if ".mlp.fc" not in key}
-        state |= {f"blocks.0.mlp.{name}.weight": torch.zeros(2, 2) for name in ("w1", "w2", "w3")}
-    else:
-        keys = ("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight", "stages.0.0.gamma", "norms.3.weight")
-        state = {key: torch.zeros(2) for key in keys}
-    torch.save(state, tmp_path / "weights.pth")
-    with pytest.raises(WeightsError, match=r"of DINOv3 are recognised.*Fix: use timm's copy.*convnext_tiny"):
-        densevit.create_backbone("vit", variant="nano", weights=tmp_path / "weights.pth")
+
+def test_classes_of_366_rows_are_objects365s_unless_config_json_has_others(tmp_path):
+    """As on the Hub, and own ones."""
+    theirs = models.dfine(models.TWO_LEVELS, num_labels=366)
+    hub = ["None", "Person", "Sneakers", "Chair", *(one.name for one in objects365_classes()[3:])]
+    for labels in (hub, [f"part {i}" for i in range(366)]):
+        theirs.config.id2label = dict(enumerate(labels))
+        theirs.save_pretrained(tmp_path)
+        found = convert(tmp_path).model.classes["detection"]
+        assert [one.name for one in found[:4]] == labels[:4] and [one.file_id for one in found] == [*range(366)]

@@ -11,11 +11,11 @@ from safetensors import safe_open
 import densevit
 from densevit import config as configs
 from densevit.errors import WeightsError
-from densevit.weights.building import build_pretrained
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.foreign_checkpoint import translate_checkpoint
 from densevit.weights.key_mapping import describe
 from densevit.weights.layouts import recognise
+from densevit.weights.pretrained_models import build_pretrained
 from densevit_workbench.interchange.foreign_weights import convert, write
 from densevit_workbench.interchange.transformers_export import export
 from tests.weights.authors_files import in_layout, write_in_layout
@@ -45,6 +45,11 @@ def relative(tmp_path_factory):
         image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
     ).save_pretrained(folder)  # fmt: skip
     return folder
+
+
+@pytest.fixture(scope="module")
+def converted(relative):
+    return convert(relative)
 
 
 # ---- published files ----
@@ -80,10 +85,9 @@ def test_published_sizes_are_described_with_their_licence(size):
         assert own.licences == {"a.bin": "Apache-2.0 (LiheYoung/Depth-Anything)"}
 
 
-def test_export_has_all_tensors_of_the_authors_code_and_their_processing(relative, tmp_path):
+def test_export_has_all_tensors_of_the_authors_code_and_their_processing(converted, tmp_path):
     from transformers import DPTImageProcessor
 
-    converted = convert(relative)
     assert converted.section.options["features"] == (2, 3, 5, 6) and not converted.assumed
     data = converted.config.data
     assert (data.transforms.options["short_side"], data.image_size) == (518, 518)
@@ -98,20 +102,8 @@ def test_export_has_all_tensors_of_the_authors_code_and_their_processing(relativ
     assert sides == (518, 700)
 
 
-@pytest.mark.parametrize(
-    ("to", "gated"), [("depth-anything-v2", "mlp.w12.weight"), ("transformers-depth-anything", "mlp.weights_in.weight")]
-)
-def test_gated_mlps_of_giant_are_written_and_read(to, gated, tmp_path):
-    model = densevit.create_model({**VIT, "swiglu": True}, heads={"depth": {**DPT, "output": "relative"}})
-    densevit.save(model, tmp_path / "model.safetensors")
-    write_in_layout(tmp_path / "model.safetensors", to, tmp_path / "back.pth")
-    assert any(key.endswith(gated) for key in torch.load(tmp_path / "back.pth", weights_only=True))
-    again = convert(tmp_path / "back.pth").model.state_dict()
-    assert all(torch.equal(again[name], x) for name, x in model.model.state_dict().items())
-
-
-def test_a_file_without_max_depth_is_reported(relative, tmp_path):
-    write(convert(relative), tmp_path / "run")
+def test_a_file_without_max_depth_is_reported(converted, tmp_path):
+    write(converted, tmp_path / "run")
     source = tmp_path / "depth_anything_v2_metric_hypersim_vits.pth"
     write_in_layout(tmp_path / "run", "depth-anything-v2", source)
     (note,) = [note for note in convert(source).fit.notes if note.startswith("Assumed")]
@@ -124,7 +116,7 @@ def test_a_file_without_max_depth_is_reported(relative, tmp_path):
 # ---- weights of relative depth in other models ----
 
 
-def test_metres_are_learned_from_relative_weights(relative):
+def test_metres_are_learned_from_relative_weights(relative, converted):
     """All but the last convolution, whose output has another meaning and range."""
     metres = {**DPT, "output": "sigmoid", "max_depth": 8.0}
     model = densevit.create_model(VIT, heads={"far": metres}, weights=str(relative)).model
@@ -132,8 +124,7 @@ def test_metres_are_learned_from_relative_weights(relative):
     why = "the last convolution (conv3) is untrained: the weights have output 'relative', this head 'sigmoid'"
     assert f"heads.depth: {why}." in notes
     new = {"heads.far.conv3.weight", "heads.far.conv3.bias"}
-    theirs = convert(relative).model.state_dict()
-    theirs = {name.replace("heads.depth.", "heads.far."): x for name, x in theirs.items()}
+    theirs = {name.replace("heads.depth.", "heads.far."): x for name, x in converted.model.state_dict().items()}
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, theirs[name]) or name in new, name
     outputs = model.heads["far"](model.backbone(torch.randn(1, 3, 70, 98)), torch.zeros(1, 70, 98).bool())["depth"]
@@ -145,14 +136,13 @@ def test_metres_are_learned_from_relative_weights(relative):
     assert any("is untrained" in note for note in fit.notes)
 
 
-def test_relative_weights_start_inverse_depth_runs_of_metres_and_encoders(relative, tmp_path):
-    theirs = convert(relative)
-    state = theirs.model.state_dict()
+def test_relative_weights_start_inverse_depth_runs_of_metres_and_encoders(relative, converted, tmp_path):
+    state = converted.model.state_dict()
     for output in ("relative", "inverse"):
         model = densevit.create_model(VIT, heads={"depth": {**DPT, "output": output}}, weights=str(relative)).model
         assert all(torch.equal(x, state[name]) for name, x in model.state_dict().items())
 
-    write(theirs, tmp_path / "run")
+    write(converted, tmp_path / "run")
     metres = {**DPT, "output": "sigmoid", "weights": str(tmp_path / "run")}
     head = densevit.create_model(VIT, heads={"depth": metres}).model.heads["depth"]
     assert torch.equal(head.conv2.weight, read(tmp_path / "run").tensors["heads.depth.conv2.weight"])

@@ -158,17 +158,14 @@ def setr(image_size, **options):
 
 
 HEADS = {  # file: layout, backbone, head, tensors without effect
-    "dpt_large-midas": ("dpt", LARGE_DPT, DEPTH | WIDE, DPT_IDLE),
     "dpt_hybrid-midas": ("dpt-hybrid", STANDARDISED, DEPTH | NARROW, DPT_IDLE),
     "dpt_large-ade20k": ("dpt-segmentation", LARGE_DPT, SEGMENTATION | WIDE, DPT_IDLE),
-    "dpt_hybrid-ade20k": ("dpt-hybrid-segmentation", STANDARDISED, SEGMENTATION | NARROW, DPT_IDLE),
     "setr_naive_ade20k": (
         "mmseg-setr-naive-ade20k", setr(512), SETR | {"decoder": "naive", "auxiliary": []}, r"auxiliary_head\.",
     ),
     "setr_naive_cityscapes": (
         "mmseg-setr-naive", setr(768), SETR | {"decoder": "naive", "auxiliary": [1, 2, 3]}, "(?!)",
     ),
-    "setr_pup_ade20k": ("mmseg-setr", setr(512), SETR | {"decoder": "pup", "auxiliary": [1, 2, 3]}, "(?!)"),
     "setr_mla_ade20k": (
         "mmseg-setr-mla", setr(512, **LEVELS),
         SETR | {"decoder": "mla", "auxiliary": [1, 2, 3, 4], "branch_width": 128}, r"backbone\.cls_token",

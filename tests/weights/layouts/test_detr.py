@@ -10,11 +10,11 @@ import torch
 from densevit import config as configs
 from densevit.data.datasets.coco_json import color_of
 from densevit.errors import WeightsError
-from densevit.weights.building import build_model
 from densevit.weights.checkpoint_io import read
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes
 from densevit.weights.layouts import find, recognise
+from densevit.weights.pretrained_models import build_model
 from densevit_heads.deformable_detr.checkpoints import DEFORMABLE_DETR
 from densevit_heads.detr.checkpoints import DETR, IMPOSSIBLE
 from tests.weights.layouts.originals.weights import DETR_BATCHES, NUM_PROPOSALS, detr_image, key_of, random_detr
@@ -225,7 +225,7 @@ def test_a_detector_of_the_same_classes_starts_the_head(project, key, tmp_path):
 
     prefix = "" if key == "weights" else "heads.panoptic."
     assert {prefix + name for name in fit.initialised} == new and not fit.missing and not fit.left_out
-    assert set(fit.initialised.values()) == {"the weights are of a head for detection, which has no such part"}
+    assert set(fit.initialised.values()) == {"the weights are of a head for detection, which lacks this part"}
     assert fit.notes[0] == f"Read as {project}."
 
 

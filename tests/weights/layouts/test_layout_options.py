@@ -4,125 +4,40 @@ Checkpoints have random weights in the authors' keys. The models that they are l
 whose options are set by hand. That each layout implies the options of its project, the comparisons with it show.
 """
 
-import json
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import densevit
-from densevit.weights.key_mapping import missing_because, translate, translate_back
+from densevit.weights.key_mapping import missing_because, translate_back
 from densevit.weights.layouts import find
-from densevit_backbones.vit.variants import VARIANTS, Variant
 from densevit_methods.teachers import load_backbone
 from densevit_workbench.interchange.foreign_weights import convert
-from tests.weights.layouts.originals.weights import random_google
-from tests.weights.layouts.recordings import recorded
 
 pytestmark = pytest.mark.integration
 
 SIZE = (64, 128)  # with windows of 4 cells of 16 pixels, only one of the axes is shifted
 HALF = [0.5, 0.5, 0.5]
 HEADS = {"x": {"name": "setr", "width": 8}}
-
-
-class Case(NamedTuple):
-    """A small model. given: the user's sections, of the backbone and of a head. implied: the options of the layout.
-
-    more: further tensors of a file. config: its config.json. prefix: of the keys.
-    """
-
-    given: dict[str, Any]
-    implied: dict[str, Any]
-    head: dict[str, Any] = {}  # noqa: RUF012
-    head_implied: dict[str, Any] = {}  # noqa: RUF012
-    task: str = ""
-    more: Mapping[str, torch.Tensor] = MappingProxyType({})
-    config: Mapping[str, Any] = MappingProxyType({})
-    prefix: str = ""
-
-
 VIT = {"name": "vit", "variant": "nano"}
-RESNET = {"name": "resnet", "depth": 18, "norm": "frozen"}
-SMALL = {"width": 32, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 24}
-BACKBONES = {
-    "dinov2": Case(
-        {**VIT, "layer_scale": 1e-5},
-        {"image_size": 56, "patch_size": 14, "position_resizing": "bicubic_offset"},
-        more={"mask_token": torch.zeros(1)},
-    ),
-    "transformers-dinov3": Case(
-        {**VIT, "registers": 4, "layer_scale": 1e-5},
-        {"positions": "rotary", "key_bias": False, "norm_eps": 1e-3},
-        config={"layer_norm_eps": 1e-3},
-    ),
-    "google-vit": Case(VIT, {"image_size": 64, "gelu": "tanh"}),
-    "detectron2-mvitv2": Case(
-        {"name": "mvit"},
-        {"image_size": 64, "window_size": 56, "coarse_global_keys": True},
-        prefix="backbone.bottom_up.",
-    ),
-}
-MODELS = {
-    "deformable-detr": Case(
-        RESNET,
-        {},
-        {"name": "deformable_detr"},
-        {"transformer": SMALL, "num_queries": 9, "num_points": 2, "blank_padding": False},
-        "detection",
-    ),
-    "transformers-detr-resnet": Case(
-        RESNET,
-        {"dilation": True},
-        {"name": "detr", "transformer": SMALL},
-        {"num_queries": 9, "transformer": {**SMALL, "num_heads": 4}},
-        "detection",
-        config={"model_type": "detr", "dilation": True, "encoder_attention_heads": 4, "decoder_attention_heads": 4},
-    ),
-    "dpt-hybrid": Case(
-        {**VIT, "stem": "resnet"},
-        {"image_size": 64, "position_resizing": "bilinear", "weight_standardization": "std", "readout": "project",
-         "feature_norm": False},
-        {"name": "dpt"},
-        {"width": 16, "reassemble_channels": [256, 512, 16, 16], "norm": "none"},
-        "depth",
-    ),
-}  # fmt: skip
-EVERYWHERE = ("dinov2", "deformable-detr", "dpt-hybrid")  # the others by create_model
 
 
 @pytest.fixture
 def written(tmp_path, randomise):
-    """`written(case, layout, model)`: the file of a model, whose weights are made random."""
+    """`written(layout, model, **more)`: the file of a model, whose weights are made random, with further tensors."""
 
-    def written(case, layout, model):
+    def written(layout, model, **more):
         torch.manual_seed(1)
         randomise(model)
         for key, tensor in model.state_dict().items():
             if missing_because(key, layout):
                 tensor.fill_(float(key.endswith("weight")))
         state, _ = translate_back(model.state_dict(), layout)
-        state = {case.prefix + key: tensor for key, tensor in {**state, **case.more}.items()}
-        torch.save(state, tmp_path / "pytorch_model.bin")
-        if not case.config:
-            return tmp_path / "pytorch_model.bin", state
-        (tmp_path / "config.json").write_text(json.dumps(dict(case.config)))
-        return tmp_path, state
+        torch.save({**state, **more}, tmp_path / "pytorch_model.bin")
+        return str(tmp_path / "pytorch_model.bin"), state
 
     return written
-
-
-PLACES = {
-    "create_backbone": lambda given, file: densevit.create_backbone(**given, weights=file),
-    "backbone.weights": lambda given, file: (
-        densevit.create_model({**given, "weights": str(file)}, HEADS, ["a", "b"]).backbone
-    ),
-    "teacher": lambda given, file: load_backbone({**given, "weights": str(file)}).backbone,
-    "convert": lambda given, file: convert(file).model.backbone,
-}
 
 
 def assert_same(found, expected, place):
@@ -130,28 +45,24 @@ def assert_same(found, expected, place):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3, msg=lambda text: f"{place}: {text}")
 
 
-@pytest.mark.parametrize("name", BACKBONES)
 @torch.no_grad()
-def test_backbones_compute_as_their_authors_wherever_they_are_loaded(name, written, tmp_path, monkeypatch):
-    case, layout = BACKBONES[name], find(name)
-    if name == "google-vit":  # which is only read
-        monkeypatch.setitem(VARIANTS, "nano", Variant(32, 4, 2, 0.0))  # as recorded
-        reference, file = densevit.create_backbone(**case.given, **case.implied).eval(), tmp_path / "theirs.npz"
-        state = random_google(recorded("google-vit")[0])
-        reference.load_state_dict(translate(state, layout).tensors)
-        np.savez(file, **{key: x.numpy() for key, x in state.items()})
-    else:
-        reference = densevit.create_backbone(**case.given, **case.implied)
-        file, _ = written(case, layout, reference)
-    pixels = torch.randn(1, 3, *SIZE)
-    expected = reference(pixels)
-    created = densevit.create_model(case.given, HEADS, ["a", "b"], weights=file)
-    assert_same(created.backbone(pixels), expected, "create_model")
+def test_a_backbone_computes_as_its_authors_wherever_it_is_loaded(written):
+    given = {**VIT, "layer_scale": 1e-5}
+    implied = {"image_size": 56, "patch_size": 14, "position_resizing": "bicubic_offset"}
+    reference = densevit.create_backbone(**given, **implied)
+    file, _ = written(find("dinov2"), reference, mask_token=torch.zeros(1))
+    created = densevit.create_model(given, HEADS, ["a", "b"], weights=file)
     options = created.model.sections.backbone.options
-    assert {key: options.get(key) for key in case.implied} == case.implied  # an epsilon changes little
-    if name in EVERYWHERE:
-        for place, load in PLACES.items():
-            assert_same(load(case.given, file).eval()(pixels), expected, place)
+    assert {key: options.get(key) for key in implied} == implied
+    pixels = torch.randn(1, 3, *SIZE)
+    for place, backbone in {
+        "create_model": created.backbone,
+        "create_backbone": densevit.create_backbone(**given, weights=file),
+        "backbone.weights": densevit.create_model({**given, "weights": file}, HEADS, ["a", "b"]).backbone,
+        "teacher": load_backbone({**given, "weights": file}).backbone,
+        "convert": convert(file).model.backbone,
+    }.items():
+        assert_same(backbone.eval()(pixels), reference(pixels), place)
 
 
 def outputs(model):
@@ -164,24 +75,34 @@ def outputs(model):
     return {key: value for key, value in found.items() if torch.is_tensor(value)}
 
 
+SMALL = {"width": 32, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 24}
+MODELS: dict[str, tuple[Any, ...]] = {  # the user's backbone, the layout's options of it, the same of the head; task
+    "deformable-detr": (
+        {"name": "resnet", "depth": 18, "norm": "frozen"}, {}, {"name": "deformable_detr"},
+        {"transformer": SMALL, "num_queries": 9, "num_points": 2, "blank_padding": False}, "detection",
+    ),
+    "dpt-hybrid": (
+        {**VIT, "stem": "resnet"},
+        {"image_size": 64, "position_resizing": "bilinear", "weight_standardization": "std", "readout": "project",
+         "feature_norm": False},
+        {"name": "dpt"}, {"width": 16, "reassemble_channels": [256, 512, 16, 16], "norm": "none"}, "depth",
+    ),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_models_compute_as_their_authors_wherever_they_are_loaded(name, written):
-    case, layout = MODELS[name], find(name)
-    heads = {case.task: {**case.head, **case.head_implied}}
-    classes = [*"abcde"][: 0 if case.task == "depth" else 5]
-    reference = densevit.create_model({**case.given, **case.implied}, heads, classes).model
-    file, state = written(case, layout, reference)
-    own = layout.classes(state, {"config": dict(case.config)}) if layout.classes else {}
-    expected, source, classes = outputs(reference), str(file), own.get(case.task, ())
-    created = densevit.create_model(case.given, {"x": case.head}, classes, weights=file).model
+    layout, (given, implied, head, head_implied, task) = find(name), MODELS[name]
+    classes = [*"abcde"][: 0 if task == "depth" else 5]
+    reference = densevit.create_model({**given, **implied}, {task: {**head, **head_implied}}, classes).model
+    file, state = written(layout, reference)
+    expected, own = outputs(reference), layout.classes(state, {})[task] if layout.classes else ()
+    created = densevit.create_model(given, {"x": head}, own, weights=file).model
     options = created.sections.backbone.options
-    assert {key: options.get(key) for key in case.implied} == case.implied
-    loaded = {"create_model": created}
-    if name in EVERYWHERE:
-        separate = {"x": {**case.head, "weights": source}}
-        parts = densevit.create_model({**case.given, "weights": source}, separate, classes)
-        loaded |= {"a source for each part": parts.model, "load": densevit.load(source).model}
+    assert {key: options.get(key) for key in implied} == implied
+    parts = densevit.create_model({**given, "weights": file}, {"x": {**head, "weights": file}}, own)
+    loaded = {"create_model": created, "a source for each part": parts.model, "load": densevit.load(file).model}
     for place, model in loaded.items():
         found = outputs(model)
         assert found.keys() == expected.keys()

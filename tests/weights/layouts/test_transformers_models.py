@@ -47,6 +47,7 @@ def panoptic(batch: Any, own: bool) -> Any:
 
 TWO_STAGE = {"with_box_refine": True, "two_stage": True, "two_stage_num_proposals": 60}
 DISCRETE = {"decoder_method": "discrete", "decoder_n_points": 3}
+RF_DETR = ("rf-detr", "rf-detr-base", "transformers-lw-detr")
 CASES = {
     "detr": Case(
         "transformers-detr",
@@ -76,6 +77,38 @@ CASES = {
     "dfine": Case("transformers-dfine", lambda *_: models.dfine(models.THREE_LEVELS), 80, EQUAL, NONE),
     "dfine, Objects365": Case(
         "transformers-dfine", lambda *_: models.dfine(models.TWO_LEVELS, num_labels=366), 366, EQUAL, NONE
+    ),
+    "rf-detr": Case(
+        "rf-detr",
+        lambda *_: models.rf_detr("ObjectDetection", [3, 6, 9, 12], 2, 16),
+        80,
+        [(128, 128), (90, 128)],
+        rows=USED,
+    ),
+    "rf-detr, one window": Case(  # transformers' windows are of squares
+        "rf-detr",
+        lambda *_: models.rf_detr("ObjectDetection", [3, 6, 9, 12], 1, 12),
+        80,
+        [(96, 132), (96, 100)],
+        rows=USED,
+    ),
+    "rf-detr, masks": Case(
+        "rf-detr",
+        lambda *_: models.rf_detr("InstanceSegmentation", [3, 6, 9, 12], 2, 12),
+        80,
+        [(96, 96)] * 2,
+        rows=USED,
+    ),
+    "rf-detr base": Case(
+        "rf-detr-base",
+        lambda *_: models.rf_detr("ObjectDetection", [2, 5, 8, 11], 4, 14),
+        80,
+        [(112, 112)] * 2,
+        rows=USED,
+    ),
+    "lw-detr": Case("transformers-lw-detr", lambda *_: models.lw_detr(), 80, [(128, 192), (100, 192)], rows=USED),
+    "lw-detr, of many channels": Case(
+        "transformers-lw-detr", lambda *_: models.lw_detr(516), 80, [(64, 128)] * 2, rows=USED
     ),
     "mask2former": Case("transformers-mask2former", lambda *_: models.mask2former("swin"), 5, [(128, 160), (61, 83)]),
     "mask2former, resnet": Case(
@@ -140,13 +173,17 @@ def compare(model: Any, task: str, outputs: Any, expected: Any, case: Case) -> N
 @pytest.mark.parity("transformers-dpt", "transformers-dpt-hybrid", "transformers-dpt-segmentation")
 @pytest.mark.parity("transformers-dpt-hybrid-segmentation")
 @pytest.mark.parity("transformers-depth-anything", "transformers-depth-anything-metric")
+@pytest.mark.parity("rf-detr", "rf-detr-base", "transformers-lw-detr")
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
-def test_a_folder_of_transformers_computes_the_same(name, tmp_path, randomise, padded_batch, written_back):
+def test_a_folder_of_transformers_computes_the_same(name, tmp_path, randomise, padded_batch, written_back, request):
     case, batch = CASES[name], padded_batch(CASES[name].sizes)
+    if case.layout in RF_DETR:
+        request.getfixturevalue("small_rf_detr")(516 if "many channels" in name else 48)
     theirs = case.make(batch, randomise)
     theirs.save_pretrained(tmp_path)
-    file, memory = load_file(tmp_path / "model.safetensors"), theirs.state_dict()
+    file = load_file(tmp_path / "model.safetensors")
+    memory = file if case.layout in RF_DETR else theirs.state_dict()
     layout, metadata = find(case.layout), {"config": json.loads((tmp_path / "config.json").read_text())}
     assert recognise(memory, metadata=metadata) is layout
     done, of_memory = translate(file, layout), translate(memory, layout)
@@ -174,11 +211,15 @@ def test_a_folder_of_transformers_computes_the_same(name, tmp_path, randomise, p
         fused = model.heads[task].decode(features, (64, 64))[-2]
         beside = model.heads[task].auxiliary(fused)
         torch.testing.assert_close(beside, theirs.auxiliary_head(fused), atol=1e-4, rtol=1e-4)
-    if "convnext" in name:
+    if "masks" in name:
+        assert found.config.heads[task].evaluation.name == "coco_masks"
+    if "rf-detr base" in name:
+        assert found.config.data.image_size == 560
+    if "convnext" in name or case.layout in RF_DETR[:2]:
         write(found, tmp_path / "run")
         export(tmp_path / "run", tmp_path / "hf")
         again = type(theirs).from_pretrained(tmp_path / "hf").eval()
-        torch.testing.assert_close(run(again, batch, *case.pixels).logits, expected.logits, rtol=1e-4, atol=1e-4)
+        compare(model, task, outputs, run(again, batch, *case.pixels), case)
     if "Objects365" in name:
         assert model.classes[task] == instance_classes(366)
 
@@ -243,7 +284,7 @@ OURS = {
             f"mask2former{'-resnet' * (backbone is FROZEN)}{suffix}", size=(128, 160),
         )
         for backbone in (SWIN, FROZEN)
-        for suffix, task in (("", "panoptic"), ("-instance", "detection"), ("-semantic", "segmentation"))
+        for suffix, task in (("-instance", "detection"), ("-semantic", "segmentation"))
     },
     "depth anything": Ours(
         "transformers-depth-anything-metric", "DepthAnythingForDepthEstimation", "depth", VIT,

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from densevit_workbench.benchmarking.benchmark_results import CaseResult
 from densevit_workbench.benchmarking.cases import PROTOCOL, cases_of_protocol
-from densevit_workbench.benchmarking.results import CaseResult
 
 LOSSES = {5e-4: [9.0, 3.0], 1e-3: [9.0, 2.0], 2e-3: [0.0, 4.0]}  # the second half of each trial counts
 
@@ -63,7 +63,7 @@ def test_the_rate_of_the_lowest_loss_after_an_eighth_of_the_images_is_used(fits,
 
 
 def test_an_interrupted_training_goes_on_where_it_was(fits, train, tmp_path, replace_fit):
-    result = CaseResult("", training={"asked": [800, 5e-4, 1e-3], "trials": {"0.0005": 3.0}})
+    result = CaseResult("", training={"requested": [800, 5e-4, 1e-3], "trials": {"0.0005": 3.0}})
     train(result, 800, [5e-4, 1e-3])
     assert fits.calls == [(1e-3, 100), (1e-3, 800)]
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"

@@ -13,7 +13,7 @@ from PIL import Image
 import densevit
 from densevit import config
 from densevit.cli import main
-from densevit.data.datasets.coco import Coco
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.errors import DataError
 from densevit_workbench.doctor.source import find_source
 
@@ -168,7 +168,7 @@ def test_images_without_objects_are_named(tmp_path: Path, monkeypatch):
         found = {one.title: one for one in densevit.diagnose(tmp_path, images=3).findings}["images without objects"]
         assert (found.count, found.of) == (len(names), of)
         assert found.examples == tuple(str(tmp_path / "train" / f"{name}.png") for name in names)
-        monkeypatch.setattr("densevit.data.datasets.coco.Coco.object_counts", lambda self: None)
+        monkeypatch.setattr("densevit.data.datasets.coco_dataset.Coco.object_counts", lambda self: None)
 
 
 def test_masks_are_examined_where_they_are_read(tmp_path: Path):

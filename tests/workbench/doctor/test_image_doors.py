@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 import densevit
-from tests.data.image_sources import FOUR, SOURCES, H, ImageSource, W, write_coco
+from tests.data.image_sources import SOURCES, H, ImageSource, W, write_coco
 
 OTHERS: dict[str, tuple[np.ndarray, dict[str, object], str]] = {
     "float64": (np.ones((H, W, 4), np.float64), {}, "4 channels of float32"),
@@ -72,21 +72,3 @@ def test_a_tiff_of_another_type_gets_keys(kind, tmp_path):
     assert described in proposal.examples[0]
     assert diagnosis.splits["train"].opened == 2
     assert "unreadable files" not in {one.title for one in diagnosis.findings}
-
-
-@pytest.mark.parametrize("keys", ({}, {"nodata": -9999}))
-def test_mixed_types_are_named_by_file(keys, tmp_path):
-    def write(path: Path) -> np.ndarray:
-        dtype = np.float32 if path.stem == "1" else np.int16
-        values = np.random.default_rng(0).integers(0, 99, (H, W, 4)).astype(dtype)
-        tifffile.imwrite(path, values, photometric="minisblack", planarconfig="contig")
-        return values
-
-    write_coco(ImageSource(".tif", write), tmp_path)
-    overrides = [f"data.{key}={json.dumps(value)}" for key, value in (FOUR | keys).items()]
-    findings = densevit.diagnose(tmp_path, overrides).findings
-    [train, val] = [one for one in findings if one.title == "unreadable files"]
-    for found in (train, val):
-        assert found.examples == (
-            f"{tmp_path / found.split / '1.tif'}: its pixels are float32; those of the other images are int16.",
-        )

@@ -3,7 +3,6 @@
 import importlib
 import re
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,11 +10,10 @@ from torch import Tensor, nn
 
 import densevit
 from densevit import registry
-from densevit.model import DenseModel
 from densevit_workbench.inspection.parts import inspector_of
+from tests.workbench.inspection.test_model_inspection import CLASSES, example_image, of_backbone
 
-CLASSES = [densevit.Class("cat", 1, (200, 0, 0))]
-IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+IMAGE = example_image(64, 96)
 
 
 class Windows(densevit.Backbone):
@@ -40,12 +38,6 @@ class Derived(Windows):
 
 
 NAME = f"{Windows.__module__}.Windows"
-
-
-def of_backbone(backbone: densevit.Backbone) -> DenseModel:
-    transformer = {"width": 32, "encoder_layers": 1, "decoder_layers": 1}
-    head = densevit.create_head("detr", backbone.channels, backbone.strides, CLASSES, transformer=transformer)
-    return DenseModel(backbone, {"detection": head})
 
 
 WINDOWS = """

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 import densevit
 from densevit_workbench.inspection.parts import inspector_of
 from densevit_workbench.inspection.recording import attention_weights, recorded_attention
+from tests.weights.layouts import models
 
 
 def recorded(module: nn.Module, *inputs: Tensor) -> list[tuple[str, Tensor]]:
@@ -16,31 +17,22 @@ def recorded(module: nn.Module, *inputs: Tensor) -> list[tuple[str, Tensor]]:
     return [(one.name, one.weights) for one in found]
 
 
-def scaled_up(model: nn.Module) -> nn.Module:
-    """Larger weights, so that attention is not uniform."""
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 2:
-            nn.init.normal_(parameter, 0.0, 2 * parameter.shape[1] ** -0.5)
-        elif "embeddings" in name:
-            nn.init.normal_(parameter)
-    return model.eval()
-
-
 def test_swin_equals_transformers(tmp_path):
-    """Maps of 60, 30, 15 and 8 cells, padded to windows of 7."""
+    """Maps of 34, 17, 9 and 5 cells, padded to windows of 4."""
     from transformers import SwinConfig, SwinModel
 
-    config = SwinConfig(image_size=240, num_labels=2, attn_implementation="eager", drop_path_rate=0.0)
-    theirs = scaled_up(SwinModel(config, add_pooling_layer=False))
+    nano = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "drop_path_rate": 0.0}
+    config = SwinConfig(image_size=136, window_size=4, num_labels=2, attn_implementation="eager", **nano)
+    theirs = models.randomised(SwinModel(config, add_pooling_layer=False), {"": 2.0})  # attention is not uniform
     theirs.save_pretrained(tmp_path)
-    ours = densevit.create_backbone("swin", variant="tiny", weights=tmp_path).eval()
-    images = torch.randn(1, 3, 240, 240)
+    ours = densevit.create_backbone("swin", variant="nano", window_size=4, weights=tmp_path).eval()
+    images = torch.randn(1, 3, 136, 136)
     with torch.no_grad(), recorded_attention(ours) as found:
         expected = theirs(images, output_attentions=True).attentions
         ours(images)
-    layers = inspector_of(ours).attention(ours, found, (240, 240))
-    assert len(layers) == 12
-    chosen = [layers[i] for i in (1, 3, 9, 11)] if len(expected) == 4 else layers  # or the last of each stage only
+    layers = inspector_of(ours).attention(ours, found, (136, 136))
+    assert len(layers) == 6
+    chosen = [layers[i] for i in (0, 1, 4, 5)] if len(expected) == 4 else layers  # or the last of each stage only
     for layer, weights in zip(chosen, expected, strict=True):
         assert weights.amax() > 0.2
         torch.testing.assert_close(layer.weights, weights, rtol=1e-3, atol=1e-5)

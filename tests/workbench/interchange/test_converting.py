@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 import densevit
 from densevit.cli import main
 from densevit.errors import DataError
-from densevit_workbench.interchange.convert import convert_dataset
+from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from densevit_workbench.interchange.splitting import stratified
 from tests.workbench.interchange import files
 from tests.workbench.interchange.files import write

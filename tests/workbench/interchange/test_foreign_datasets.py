@@ -1,18 +1,19 @@
 """Data sets in YOLO's and Pascal VOC's format as `data.root`, without a conversion by the user."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import densevit
 from densevit import config as configs
-from densevit.data.datasets.coco import Coco, other_format
+from densevit.data.datasets.coco_dataset import Coco, other_format
 from densevit.errors import DataError
-from densevit_workbench.interchange.convert import convert_dataset
+from densevit_workbench.doctor.source import find_source
+from densevit_workbench.interchange.dataset_conversion import convert_dataset
+from tests.workbench.doctor.test_diagnose import save
 from tests.workbench.interchange.files import write
 
 WIDTH, HEIGHT = 80, 60
@@ -26,10 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def image(file: Path, seed: int) -> None:
-    pixels = np.random.default_rng(seed).integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(file)
+image = partial(save, size=(WIDTH, HEIGHT))
 
 
 def yolo(root: Path, splits: tuple[str, ...] = ("train", "val"), count: int = 4) -> Path:
@@ -89,6 +87,7 @@ def test_a_set_without_val_split_is_divided(format: str, tmp_path: Path):
     parts = [Coco(split, root=str(root), val_share=0.3) for split in ("train", "val")]
     assert [len(part) for part in parts] == [7, 3]
     assert "has no val split: of its 10 images, 7 are for training" in parts[1].division
+    assert find_source(root).section.name == format == (other_format(root) or [""])[0]
     with pytest.raises(DataError, match="no annotations for the split 'test', only for train"):
         Coco("test", root=str(root))
 
@@ -137,13 +136,7 @@ def test_data_may_be_a_folder_or_data_yaml(tmp_path: Path, monkeypatch: pytest.M
     assert configs.load("start/detector", ["data=coco"]).data == shipped
 
 
-def test_formats_are_recognised_by_the_doctor(tmp_path: Path):
-    from densevit_workbench.doctor.source import find_source
-
-    for format, make in SETS.items():
-        root = make(tmp_path / format)
-        assert find_source(root).section.name == format == (other_format(root) or [""])[0]
-    assert find_source(tmp_path / "yolo" / "data.yaml").section.options == {"root": str(tmp_path / "yolo/data.yaml")}
+def test_labelme_has_to_be_converted(tmp_path: Path):
     write(tmp_path / "labelme" / "a.json", '{"shapes": [], "imagePath": "a.png"}')
     with pytest.raises(DataError, match=f"densevit data convert labelme {tmp_path / 'labelme'} NEW_FOLDER"):
         Coco("train", root=str(tmp_path / "labelme"))

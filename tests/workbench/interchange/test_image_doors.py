@@ -56,15 +56,14 @@ def _labelme(source: ImageSource, root: Path) -> Written:
 
 
 FORMATS = {"yolo": _yolo, "voc": _voc, "labelme": _labelme, "coco": write_coco}
-NEEDS_NAMES = ("npy", "exr", "a file per channel")  # for a conversion
+NEEDS_NAMES = ("npy", "exr", "a file per channel")  # for a conversion from another format than COCO's
 
 
 def _overrides(source: ImageSource) -> list[str]:
     return [f"data.{key}={json.dumps(value)}" for key, value in source.keys.items()]
 
 
-@pytest.mark.parametrize("format", ("yolo", "voc"))
-@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize(("format", "kind"), [*(("yolo", kind) for kind in SOURCES), ("voc", "photo"), ("voc", "exr")])
 def test_folders_of_other_formats(kind, format, tmp_path):
     written = FORMATS[format](SOURCES[kind], tmp_path)
     with no_warning_of_files(tmp_path):
@@ -73,19 +72,24 @@ def test_folders_of_other_formats(kind, format, tmp_path):
     assert data.train.conversion and len(data.train[0]["targets"]["boxes"]) == 1
 
 
-@pytest.mark.parametrize("named", (True, False))
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("kind", SOURCES)
-def test_converted_folders(kind, format, named, tmp_path):
+CONVERSIONS = [  # the last: whether the files are also found without the names of their channels
+    *(("coco", kind, kind != "a file per channel") for kind in SOURCES),
+    *((format, kind, False) for format in ("yolo", "voc", "labelme") for kind in ("photo", *NEEDS_NAMES)),
+]
+
+
+@pytest.mark.parametrize(("format", "kind", "also_unnamed"), CONVERSIONS)
+def test_converted_folders(kind, format, also_unnamed, tmp_path):
     """The names of the channels are needed for a file per channel, and to find NPY and EXR files."""
-    source, out = SOURCES[kind], tmp_path / "out"
-    if not named and (kind == "a file per channel" or (kind in NEEDS_NAMES and format != "coco")):
-        return
+    source = SOURCES[kind]
     written = FORMATS[format](source, tmp_path / "source")
-    with no_warning_of_files(tmp_path):
-        arguments = ["data", "convert", format, str(tmp_path / "source"), str(out), "--quiet"]
-        assert main([*arguments, *(_overrides(source) if named else ())]) == 0
-        check_data(read_data(source, out, "coco"), written)
+    given = _overrides(source)
+    for overrides in (given, []) if also_unnamed and given else (given,):
+        out = tmp_path / f"out{len(overrides)}"
+        with no_warning_of_files(tmp_path):
+            arguments = ["data", "convert", format, str(tmp_path / "source"), str(out), "--quiet"]
+            assert main([*arguments, *overrides]) == 0
+            check_data(read_data(source, out, "coco"), written)
 
 
 def test_a_conversion_takes_keys_of_channels_only(tmp_path, capsys):
@@ -110,7 +114,7 @@ def test_shards(kind, tmp_path):
             _ = read_data(source, out, "shards", range=[-20000, 20000]).train
 
 
-@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("kind", ["photo", "bands", "gaps by a tag", "a file per channel"])
 def test_a_changed_image_in_shards(kind, tmp_path):
     """Its pixels are written, with the missing ones."""
     source = SOURCES[kind]

@@ -10,7 +10,7 @@ import pytest
 
 from densevit.cli import main
 from densevit.errors import DataError
-from densevit_workbench.interchange.convert import convert_dataset
+from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.interchange.files import image, write
 
 NAN = float("nan")

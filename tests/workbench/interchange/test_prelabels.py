@@ -1,7 +1,5 @@
 """Predictions as a COCO json for label tools, read by pycocotools."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from pycocotools import mask as rle
-from pycocotools.coco import COCO
 
 from densevit.errors import DataError
 from densevit.interfaces import Class
 from densevit_workbench.interchange.prelabels import write_prelabels
+from tests.workbench.interchange.test_converting import read
 
 CLASSES = {"detection": (Class("cat", 3, (1, 2, 3)), Class("dog", 7, (1, 2, 3)))}
 MODEL: Any = SimpleNamespace(classes=CLASSES, default_thresholds={"detection": 0.5}, fingerprint="0123456789abcdef")
@@ -27,11 +25,6 @@ def folder(tmp_path: Path, entries: list, name: str = "predictions.json") -> Pat
     (tmp_path / "found" / name).write_text(json.dumps(entries))
     (tmp_path / "found" / "predict.json").write_text(json.dumps({"model": "run", "weights": MODEL.fingerprint}))
     return tmp_path / "found"
-
-
-def read(file: Path) -> COCO:
-    with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(str(file))
 
 
 def test_boxes_keep_their_scores_and_low_ones_are_left_out(tmp_path: Path):

@@ -12,7 +12,7 @@ import pytest
 import densevit
 from densevit.errors import DataError
 from densevit.interfaces import Class
-from densevit_workbench.interchange.convert import convert_dataset
+from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from densevit_workbench.interchange.prelabels import write_prelabels
 from tests.workbench.interchange.files import image, write
 

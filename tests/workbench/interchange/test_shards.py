@@ -14,8 +14,8 @@ from pycocotools import mask as rle
 
 from densevit.cli import main
 from densevit.config import DataSection
-from densevit.data.build import Data
-from densevit.data.splits import create_dataset
+from densevit.data.data_builder import DataSplits
+from densevit.data.dataset_builder import create_dataset
 from densevit.errors import DataError, UnreadableFileError
 from densevit_workbench.interchange.shards import Shards
 
@@ -184,7 +184,7 @@ def test_an_epoch_has_each_record_once_and_few_shards_at_a_time(tmp_path: Path) 
     (tmp_path / "data.yaml").write_text("{name: scenes, train_length: 40, val_length: 1, image_size: 32}")
     out = tmp_path / "out"
     assert main(["shard", str(tmp_path / "data.yaml"), str(out), "--size", "1KB", "--split", "train"]) == 0
-    data = Data(DataSection(name="shards", root=str(out), batch_size=2), 0, 32)  # type: ignore[call-arg]
+    data = DataSplits(DataSection(name="shards", root=str(out), batch_size=2), 0, 32)  # type: ignore[call-arg]
     assert isinstance(data.train, Shards)
     shard_of = data.train._arrays["records"][:, 0]
     assert len(set(shard_of.tolist())) == 40, "1 KB holds one scene"
@@ -210,10 +210,10 @@ def test_resuming_continues_exactly(out: Path) -> None:
     def names(loader: Any) -> list[list[str]]:
         return [[targets["image_id"] for targets in batch["targets"]] for batch in loader]
 
-    whole = names(Data(section, 0, 32).train_loader())
-    interrupted = Data(section, 0, 32).train_loader()
+    whole = names(DataSplits(section, 0, 32).train_loader())
+    interrupted = DataSplits(section, 0, 32).train_loader()
     next(iter(interrupted))
-    resumed = Data(section, 0, 32).train_loader()
+    resumed = DataSplits(section, 0, 32).train_loader()
     resumed.load_state_dict(interrupted.state_dict())
     assert names(resumed) == whole[1:]
 
@@ -256,7 +256,7 @@ def test_a_damaged_record_is_named_and_can_be_skipped(out: Path) -> None:
     with pytest.raises(UnreadableFileError, match=r"000000.tar, record 1 cannot be read"):
         Shards("train", str(out))[1]
     section = {"name": "shards", "root": str(out), "image_size": 32, "batch_size": COUNT, "on_error": "skip"}
-    [batch] = Data(DataSection(**section), 0, 32).train_loader()  # type: ignore[arg-type]
+    [batch] = DataSplits(DataSection(**section), 0, 32).train_loader()  # type: ignore[arg-type]
     assert len(batch["images"]) == COUNT - 1 and len(batch["skipped"]) == 1
 
 

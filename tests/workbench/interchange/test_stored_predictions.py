@@ -19,7 +19,7 @@ from densevit.inference import joining
 from densevit.inference.image_file import ImageFile
 from densevit.interfaces import LABEL_DIVISOR, Class, Predictions
 from densevit.targets.types import TargetTypes
-from densevit_scenes.objects import THINGS
+from densevit_scenes.thing_classes import THINGS
 from densevit_workbench.interchange.prelabels import prelabels, write_prelabels
 from densevit_workbench.interchange.stored_predictions import StoredPredictions, match_files
 from tests.inference.written_predictions import write_predictions
@@ -61,7 +61,7 @@ def random_predictions(head: str, image: int) -> Predictions:
 def write(folder: Path, heads: tuple[str, ...], parquet: bool) -> None:
     images = []
     for n in range(4):
-        file = ImageFile(f"photos/{n}.jpg", f"{n:04}/x.{n}", f"id {n}, \"'" if n or parquet else 0, place=n)
+        file = ImageFile(f"photos/{n}.jpg", f"{n:04}/x.{n}", f"id {n}, \"'" if n or parquet else 0, index=n)
         images.append((file, SIZES[n], {head: random_predictions(head, n) for head in heads}))
     write_predictions(folder, dict.fromkeys(heads, CLASSES), images, "parquet" if parquet else "json")
 
@@ -128,7 +128,6 @@ MASKS = {
     "pixel_decoder": {"layers": 1, "feedforward": 32, "fusion_blocks": 1}, "num_points": 32,
 }  # fmt: skip
 MODELS: dict[str, dict[str, Any]] = {
-    "boxes": {"boxes": DETR},
     "instances": {"instances": {"name": "mask2former_instance", **MASKS, "evaluation": {"name": "coco_masks"}}},
     "panoptic": {"panoptic": {"name": "mask2former", **MASKS, "threshold": 0.0}},
     "several": {
@@ -139,7 +138,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 DATA = ["data.image_size=[64,96]", "data.batch_size=8", "data.num_workers=0"]
 SCENES = ["data.name=scenes", "data.val_length=3"]
-MAIN = {"boxes": "boxes/AP50", "instances": "instances/mask_AP50", "several": "depth/AbsRel"}
+MAIN = {"instances": "instances/mask_AP50", "several": "depth/AbsRel"}
 RUNTIME = ["trainer.accelerator=cpu", "trainer.precision=32"]
 
 
@@ -165,19 +164,15 @@ def evaluated(command: str, source: str, out: str, *options: str) -> dict[str, A
 
 
 def write_labels(predictions: Path, images: Path) -> list[str]:
-    """Writes labels near the first objects of each image, so that the model has scores; returns the options."""
-    listed, rng, annotations = read_json(predictions / "images.json"), np.random.default_rng(0), []
+    """Writes labels near the first masks of each image, so that the model has scores; returns the options."""
+    listed, annotations = read_json(predictions / "images.json"), []
     for entry in read_json(predictions / "predictions.json"):
         if sum(one["image_id"] == entry["image_id"] for one in annotations) < 3:
             known = {key: value for key, value in entry.items() if key != "score"}
-            if "bbox" in known:
-                x, y, width, height = (np.array(known["bbox"]) + rng.uniform(-1, 1, 4)).clip(1).tolist()
-                known |= {"bbox": [x, y, width, height], "area": width * height}
-            if "segmentation" in known:
-                mask = np.roll(rle.decode(known["segmentation"]), 1, 0)
-                code = rle.encode(np.asfortranarray(mask))
-                known |= {"segmentation": code | {"counts": code["counts"].decode()}, "area": int(mask.sum())}
-                known["bbox"] = rle.toBbox(code).tolist()
+            mask = np.roll(rle.decode(known["segmentation"]), 1, 0)
+            code = rle.encode(np.asfortranarray(mask))
+            known |= {"segmentation": code | {"counts": code["counts"].decode()}, "area": int(mask.sum())}
+            known["bbox"] = rle.toBbox(code).tolist()
             if known["area"] and min(known["bbox"][2:]) > 0:
                 annotations.append({"id": len(annotations) + 1, "iscrowd": 0, **known})
     document = {
@@ -203,8 +198,8 @@ def test_files_have_the_scores_of_their_model(name: str, scenes: Path, tmp_path:
     for form in forms:
         assert main(["predict", "model.safetensors", str(images), "--out", form, "--format", form]) == 0
     data = [*SCENES, *(["data.panoptic=true"] if name == "panoptic" else [])]
-    if len(MODELS[name]) == 1 and name != "panoptic":
-        data = [*write_labels(Path("json"), images), *(["data.masks=true"] if name == "instances" else [])]
+    if name == "instances":
+        data = [*write_labels(Path("json"), images), "data.masks=true"]
     expected = evaluated("evaluate", "model.safetensors", "measured", *data)
     assert name not in MAIN or expected[MAIN[name]] > 0
     monkeypatch.setattr("densevit.model.DenseModel.forward", None)  # the model is not run
@@ -254,12 +249,12 @@ def test_image_classes_parts_and_errors(tmp_path: Path, monkeypatch, capsys) -> 
     Path("1.png").replace("pets/val/dog/1.png")
     capsys.readouterr()
     message = refused("less", "--out", "new")
-    assert "less has no prediction of 2 of the 3 images of the data; the first is" in message
+    assert "less has no prediction for 2 of the 3 images of the data; the first is" in message
     assert "dog/1.png. Fix: predict these images too (failed.csv" in message
     Image.new("RGB", (30, 20)).save("pets/val/dog/2.png")
     assert "dog/2.png was predicted with 56 x 40 pixels; image" in refused("json", "--out", "new2")
     Path("model.safetensors").rename("moved.safetensors")
-    assert "of which json has the predictions. If it was moved: --model MODEL." in refused("json", "--out", "new3")
+    assert "predictions in json, does not exist. If it was moved: --model MODEL." in refused("json", "--out", "new3")
     random_model({"kind": {"name": "classifier"}}, {"kind": ["cat", "dog"]}, Path("other.safetensors"))
     assert "json has the predictions of another model" in refused("json", "--model", "other.safetensors", "--out", "a")
     assert "has no predict.json" in refused("measured", "--out", "new4")
@@ -279,7 +274,7 @@ def test_scores_of_a_cut_list_are_a_warning(scenes: Path, tmp_path: Path, monkey
         capsys.readouterr()
         assert main(command) == 0
         result = capsys.readouterr()
-        warning = f"warning: boxes: {form} has only objects of score 0.001 or more"
+        warning = f"warning: boxes: {form} contains only objects of score 0.001 or more"
         assert (warning in result.err) == (score != "1")  # none without objects
         found = json.loads(result.out)
         assert found["metrics"]["boxes/AP"] < 0.1 and found["folder"] == f"{form}/evaluations/scenes-val"

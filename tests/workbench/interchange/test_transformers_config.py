@@ -8,8 +8,8 @@ import torch
 import densevit
 from densevit import config as configs
 from densevit.errors import WeightsError
-from densevit.weights.building import build_model
 from densevit.weights.model_file import save, save_backbone
+from densevit.weights.pretrained_models import build_model
 from densevit_workbench.interchange.transformers_export import export
 from tests.exporting.small_models import NAIVE, channel_predictor
 

@@ -29,7 +29,7 @@ trainer: {{max_epochs: 12, log_every: {workers}}}
 # parameters: {parameters}
 """
 CAPTION = (
-    "Metrics are those of the best validation, as fractions and metres; with several seeds, the mean ± the sample "
+    "Metrics come from the best validation, as fractions and metres; with several seeds, the mean ± the sample "
     "standard deviation."
 )
 HEADER = "| backbone | parameters, M | images seen | epochs | seeds | AbsRel | delta1 |"

@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from densevit.interfaces import DenseHead, Head
-from densevit.targets.maps import PanopticMap, ValueMap
+from densevit.targets import PanopticMap, ValueMap
 from densevit.testing import head_checks
-from densevit_workbench.testing.heads import CHECKS
+from densevit_workbench.testing.head_checks import CHECKS
 
 
 class Maps(Head):

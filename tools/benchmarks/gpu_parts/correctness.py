@@ -54,7 +54,7 @@ def cases(setting: Setting) -> list[Case]:
             for name, precision in optimisers
         ),
         *((f"repeated step, {name}", _repeated(name)) for name in names),
-        ("evaluation beside the CPU", evaluation),
+        ("evaluation against the CPU", evaluation),
         ("channels-last, resnet", channels_last),
         ("resume after a kill", resume),
     ]
@@ -62,7 +62,7 @@ def cases(setting: Setting) -> list[Case]:
 
 def _precisions(name: str) -> Any:
     def case(setting: Setting) -> dict[str, Any]:
-        """Loss and gradients on the device in each precision beside float32 without TF32."""
+        """Loss and gradients on the device in each precision, against float32 without TF32."""
         model, batch = recipe(name, *RECIPES[name], *(SMALL if setting.smoke else ()), randomised=True)
         for module in model.modules():
             if type(module).__name__ == "DropPath":
@@ -70,12 +70,12 @@ def _precisions(name: str) -> Any:
         on_cpu = _loss_and_gradient(model.train(), batch, "fp32", torch.device("cpu"))
         batch = moved(batch, setting.device)
         expected = _loss_and_gradient(model.to(setting.device), batch, "fp32", setting.device)
-        found = {"cpu": on_cpu} if name not in RANDOM_POINTS else {}
+        measured = {"cpu": on_cpu} if name not in RANDOM_POINTS else {}
         for precision in ("tf32", "bf16", "fp16"):
-            found[precision] = _loss_and_gradient(model, batch, precision, setting.device)
+            measured[precision] = _loss_and_gradient(model, batch, precision, setting.device)
         values: dict[str, Any] = {}
         failed = []
-        for other, (loss, gradient) in found.items():
+        for other, (loss, gradient) in measured.items():
             difference = abs(loss - expected[0]) / abs(expected[0])
             cosine = float(torch.nn.functional.cosine_similarity(gradient, expected[1], dim=0))
             values |= {f"{other} loss": difference, f"{other} cosine": cosine}
@@ -117,7 +117,7 @@ def tests(setting: Setting) -> dict[str, Any]:
 
 
 class Probe(lightning.Callback):
-    """Measures the rounding of float32 products and convolutions in a training."""
+    """Measures the rounding of float32 products and convolutions during a run."""
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(0)
@@ -130,8 +130,8 @@ class Probe(lightning.Callback):
 
 
 def tf32_key(setting: Setting) -> dict[str, Any]:
-    """Errors of a float32 product and convolution in a training without and with `trainer.tf32`: of inputs of
-    magnitude 1 over 512 and 288 terms, about 1e-4 in float32 and 1e-2 with TF32."""
+    """Errors of a float32 product and convolution during runs without and with `trainer.tf32`: about 1e-4 in float32
+    and 1e-2 with TF32, for inputs of magnitude 1 and sums of 512 and 288 terms."""
     values: dict[str, Any] = {}
     for key in (True,) if setting.smoke else (False, True):
         probe = Probe()
@@ -208,11 +208,11 @@ def evaluation(setting: Setting) -> dict[str, Any]:
     steps = 2 if setting.smoke else 60
     keys = [f"trainer.max_steps={steps}", "trainer.precision=32", *(SMALL if setting.smoke else ["data.val_length=64"])]
     run = _fit(setting, "setr_vit" if setting.smoke else "scenes/multitask_swin", keys)
-    found = densevit.evaluate(run, overrides=["trainer.precision=32"])
+    metrics = densevit.evaluate(run, overrides=["trainer.precision=32"])
     expected = densevit.evaluate(run, overrides=["trainer.precision=32", "trainer.accelerator=cpu"])
-    differences = {k: abs(found[k] - v) for k, v in expected.items() if k.count("/") == 1 and v == v}
+    differences = {k: abs(metrics[k] - v) for k, v in expected.items() if k.count("/") == 1 and v == v}
     worst = max(differences, key=lambda name: differences[name])
-    assert differences[worst] < 5e-3, (worst, found[worst], expected[worst])
+    assert differences[worst] < 5e-3, (worst, metrics[worst], expected[worst])
     return {"metrics": len(differences), "largest difference": differences[worst], "of": worst}
 
 
@@ -244,7 +244,7 @@ def channels_last(setting: Setting) -> dict[str, Any]:
 
 
 def resume(setting: Setting) -> dict[str, Any]:
-    """A training that is killed and resumed beside one that is not, each in a process of its own."""
+    """Compares a killed and resumed run with an uninterrupted run, in separate processes."""
     steps, every = (8, 2) if setting.smoke else (60, 10)
     keys = [*FIT, *SMALL, f"trainer.max_steps={steps}", f"trainer.checkpoint_every={every}", "trainer.precision=32",
             f"trainer.accelerator={setting.device.type}"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Part 5: operations beside other implementations, by the other benchmarks, and loading with all cores."""
+"""Part 5: operations compared with other implementations by the other benchmarks, and loading with all cores."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ def cases(setting: Setting) -> list[Case]:
     return [
         ("matching", _script("matching.py", ["--rounds", "10"], ["--rounds", "1", "--batch", "2", "--queries", "10"])),
         (
-            "deformable attention beside grid_sample",
+            "deformable attention against grid_sample",
             _script("deformable_attention.py", ["--device", "cuda"], None),
         ),
         ("loading", loading),

@@ -12,7 +12,7 @@ from gpu_parts.training import peak_gb
 
 
 def cases(setting: Setting) -> list[Case]:
-    found: list[Case] = [
+    every_case: list[Case] = [
         ("detr_swin as shipped", detr_swin),
         ("start/detector on rendered images, 640 pixels", start_detector),
         ("start/detector, no loader processes", start_detector_without_workers),
@@ -22,7 +22,7 @@ def cases(setting: Setting) -> list[Case]:
             for precision in ("bf16-mixed", "32", "tf32", "16-mixed")
         ),
     ]
-    return found[:2] if setting.smoke else found
+    return every_case[:2] if setting.smoke else every_case
 
 
 def detr_swin(setting: Setting) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Part 3: training steps of published models on synthetic batches, in each precision, beside transformers'.
+"""Part 3: training steps of published models on synthetic batches, in each precision, compared with transformers'.
 
 A step is forward pass, losses with matching, backward pass, clipping and AdamW, on a batch on the device. TFLOP/s count
 products and convolutions of the forward and backward pass by torch's counter; the card's peak is measured with a
@@ -46,26 +46,28 @@ SMOKE = {
 
 def cases(setting: Setting) -> list[Case]:
     """The most valuable first: bf16 of all, the precisions, compilation, memory, batch sizes."""
-    found: list[Case] = [("peak of bf16 products", peak)]
-    found += [(f"{name}, batch 2, bf16", _step(name, 2, "bf16")) for name in MODELS]
-    found += [("ViT-L with DPT, batch 8, bf16", _step("ViT-L with DPT", 8, "bf16"))]
-    found += [
+    every_case: list[Case] = [("peak of bf16 products", peak)]
+    every_case += [(f"{name}, batch 2, bf16", _step(name, 2, "bf16")) for name in MODELS]
+    every_case += [("ViT-L with DPT, batch 8, bf16", _step("ViT-L with DPT", 8, "bf16"))]
+    every_case += [
         (f"DETR-R50, batch 2, {precision}", _step("DETR-R50", 2, precision)) for precision in ("fp32", "tf32", "fp16")
     ]
-    found += [
+    every_case += [
         (f"{name} of transformers, batch 2, bf16", _peer(name, 2, "bf16")) for name in ("DETR-R50", "Deformable DETR")
     ]
-    found += [(f"DETR-R50, batch {batch}, bf16", _step("DETR-R50", batch, "bf16")) for batch in (8, 16)]
-    found += [("DETR-R50 of transformers, batch 8, bf16", _peer("DETR-R50", 8, "bf16"))]
-    found += [("DETR-R50, batch 8, bf16, checkpointing", _step("DETR-R50", 8, "bf16", checkpointing=True))]
-    found += [("ViT-L with DPT, batch 8, bf16, checkpointing", _step("ViT-L with DPT", 8, "bf16", checkpointing=True))]
-    found += [
+    every_case += [(f"DETR-R50, batch {batch}, bf16", _step("DETR-R50", batch, "bf16")) for batch in (8, 16)]
+    every_case += [("DETR-R50 of transformers, batch 8, bf16", _peer("DETR-R50", 8, "bf16"))]
+    every_case += [("DETR-R50, batch 8, bf16, checkpointing", _step("DETR-R50", 8, "bf16", checkpointing=True))]
+    every_case += [
+        ("ViT-L with DPT, batch 8, bf16, checkpointing", _step("ViT-L with DPT", 8, "bf16", checkpointing=True))
+    ]
+    every_case += [
         (f"{name}, batch 2, {precision}", _step(name, 2, precision))
         for name in list(MODELS)[1:]
         for precision in ("fp32", "tf32", "fp16")
     ]
-    found += [("ViT-L with DPT, batch 8, bf16, compiled", _step("ViT-L with DPT", 8, "bf16", compiled=True))]
-    found += [("DETR-R50, batch 8, bf16, compiled", _step("DETR-R50", 8, "bf16", compiled=True))]
+    every_case += [("ViT-L with DPT, batch 8, bf16, compiled", _step("ViT-L with DPT", 8, "bf16", compiled=True))]
+    every_case += [("DETR-R50, batch 8, bf16, compiled", _step("DETR-R50", 8, "bf16", compiled=True))]
     if setting.smoke:
         chosen = (
             "peak",
@@ -74,8 +76,8 @@ def cases(setting: Setting) -> list[Case]:
             "DPT, batch 2, bf16",
             "DETR-R50 of transformers, batch 2",
         )
-        found = [(name, case) for name, case in found if any(text in name for text in chosen)]
-    return found
+        every_case = [(name, case) for name, case in every_case if any(text in name for text in chosen)]
+    return every_case
 
 
 def peak(setting: Setting) -> dict[str, float]:
@@ -101,12 +103,12 @@ def _step(name: str, batch: int, precision: str, *, checkpointing: bool = False,
         if setting.smoke:
             size, overrides, chosen = (64, 96), SMOKE[name], "fp32"
         overrides = (*overrides, "backbone.weights=null", f"backbone.checkpointing={checkpointing}")
-        mine = configs.load(config, overrides)
+        resolved = configs.load(config, overrides)
         torch.manual_seed(0)
         classes = {
             task: [densevit.Class(str(i), i, (0, 0, 0)) for i in range(count)] for task, count in CLASSES.items()
         }
-        model = densevit.build_model(mine, classes)
+        model = densevit.build_model(resolved, classes)
         inputs = synthetic(batch, size)
         return measure(setting, lambda: Step.of(model, inputs, chosen, setting.device, compiled), batch)
 

@@ -73,7 +73,7 @@ def _step(name: str) -> Any:
 
 
 class WaitsOfTraining(lightning.Callback):
-    """Counts the waits of `STEPS` steps in the middle of a training. It must be the last of the callbacks."""
+    """Counts the waits of `STEPS` steps in the middle of a run. Must be the last callback."""
 
     def __init__(self, setting: Setting) -> None:
         self.waits = Waits(setting)

@@ -10,7 +10,7 @@ from densevit import config as configs
 from densevit.config import ModelSections
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.layers.positions import mask_on_grid
-from densevit.weights.building import build_pretrained
+from densevit.weights.pretrained_models import build_pretrained
 
 
 class FeatureDistillation(Method):
@@ -32,7 +32,7 @@ class FeatureDistillation(Method):
         backbone, target = model.backbone, self.teacher.backbone
         self.levels = min(len(backbone.channels), len(target.channels))
         pairs = zip(backbone.channels[-self.levels :], target.channels[-self.levels :], strict=True)
-        self.projections = nn.ModuleList(nn.Conv2d(own, other, 1) for own, other in pairs)
+        self.projections = nn.ModuleList(nn.Conv2d(channels, target_channels, 1) for channels, target_channels in pairs)
 
     def training_step(self, model: nn.Module, batch: Batch, context: LossContext) -> Losses:
         features = model.backbone(model.normalise(batch["images"], batch["padding_mask"]))
@@ -52,9 +52,9 @@ class FeatureDistillation(Method):
             pixels = self.teacher.normalise(batch["images"], batch["padding_mask"])
             targets = self.teacher.backbone(pixels)[-self.levels :]
         errors = []
-        for project, own, target in zip(self.projections, features[-self.levels :], targets, strict=True):
+        for project, feature, target in zip(self.projections, features[-self.levels :], targets, strict=True):
             size = target.shape[-2:]
-            predicted = functional.interpolate(project(own), size, mode="bilinear", align_corners=False)
+            predicted = functional.interpolate(project(feature), size, mode="bilinear", align_corners=False)
             squared = (normalised(predicted) - normalised(target)).square().mean(1)  # (B, h, w)
             inside = ~mask_on_grid(batch["padding_mask"], tuple(size))
             errors.append((squared * inside).sum((1, 2)) / inside.sum((1, 2)))

@@ -7,7 +7,7 @@ from densevit.interfaces import Batch, LossContext, Losses, Method
 
 
 class SimSiam(Method):
-    """Predicts the pooled features of one view of an image from those of another, without negatives (SimSiam)."""
+    """Predicts the pooled features of one view of an image from another view, without negatives (SimSiam)."""
 
     views = 2  # a batch has the first views; its `other_views` is a list of one batch, of the second views
 
@@ -27,5 +27,5 @@ class SimSiam(Method):
         return self.projector(features[-1].mean((2, 3)))
 
     def distance(self, view: Tensor, target: Tensor) -> Tensor:
-        """The negative cosine similarity of the features predicted from a view to those of the other one."""
+        """Negative cosine similarity between features predicted from one view and features of the other view."""
         return -functional.cosine_similarity(self.predictor(view).float(), target.detach().float()).mean()

@@ -1,4 +1,4 @@
-"""A backbone of one's own."""
+"""A custom backbone."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ import densevit
 
 
 class MyNet(densevit.Backbone):
-    """Five convolutions, each of which halves the image; a feature from each of the last three."""
+    """Five convolutions of stride 2; the last three return features."""
 
     def __init__(self, width: int = 64, in_channels: int = 3) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Line, Publishing, SpecialTensors, StateDict
 
-_OURS = ("stem.0", "stem.1", "stages.0", "stages.1", "stages.2")
+_CONVOLUTIONS = ("stem.0", "stem.1", "stages.0", "stages.1", "stages.2")
 
 
 def describe(tensors: StateDict) -> dict[str, Any]:
@@ -16,8 +16,8 @@ RELEASED = CheckpointLayout(
     name="mynet-released",
     marks=("conv1.weight", "norm1.weight", "conv5.weight", "norm5.weight"),
     lines=(
-        *(Line(f"conv{i}.*", f"{ours}.0.*") for i, ours in enumerate(_OURS, 1)),
-        *(Line(f"norm{i}.*", f"{ours}.1.*") for i, ours in enumerate(_OURS, 1)),
+        *(Line(f"conv{i}.*", f"{convolution}.0.*") for i, convolution in enumerate(_CONVOLUTIONS, 1)),
+        *(Line(f"norm{i}.*", f"{convolution}.1.*") for i, convolution in enumerate(_CONVOLUTIONS, 1)),
     ),
     describe=describe,
     special=SpecialTensors(no_effect={"fc.*": "the classification head"}),

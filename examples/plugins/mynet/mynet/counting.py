@@ -1,4 +1,4 @@
-"""A head of one's own, for a task of one's own."""
+"""A head for a custom task."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""An evaluator of one's own."""
+"""A custom evaluator."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""A data set of one's own."""
+"""A custom data set."""
 
 import numpy as np
 import torch

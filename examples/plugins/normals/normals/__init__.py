@@ -1,1 +1,1 @@
-"""Surface normals, a task of one's own: data set, head and evaluator."""
+"""Surface normals, a custom task: data set, head and evaluator."""

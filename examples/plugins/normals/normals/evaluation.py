@@ -28,8 +28,8 @@ class AngularError(densevit.Evaluator):
         for prediction, truth in zip(predictions, truths, strict=True):
             if "normals" in truth:
                 expected = torch.as_tensor(truth["normals"]).double()
-                found = prediction["normals"].to(expected)
-                cosine = torch.nn.functional.cosine_similarity(found, expected, dim=0).clamp(-1, 1)
+                predicted = prediction["normals"].to(expected)
+                cosine = torch.nn.functional.cosine_similarity(predicted, expected, dim=0).clamp(-1, 1)
                 angles = cosine.acos().rad2deg()[(expected != 0).any(dim=0)]
                 self.angles.setdefault(truth["image_id"], angles.cpu().numpy())
 

@@ -22,7 +22,7 @@ class Normals(densevit.DenseHead):
         self, channels: Sequence[int], strides: Sequence[int], classes: Sequence[densevit.Class], width: int = 32
     ) -> None:
         super().__init__(channels, strides, classes)
-        self.projections = nn.ModuleList(nn.Conv2d(one, width, 1) for one in channels)
+        self.projections = nn.ModuleList(nn.Conv2d(inputs, width, 1) for inputs in channels)
         self.normal_layer = nn.Conv2d(width, 3, 1)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
@@ -34,14 +34,14 @@ class Normals(densevit.DenseHead):
         return {"normals": F.normalize(x, dim=1)}
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """`cosine`: 1 - cosine, averaged over the known pixels of all images."""
+        """`cosine`: 1 - cosine, averaged over the labelled pixels of all images."""
         normals = outputs["normals"]
         with autocast_off(normals.device):
             truth = VectorMap().collate([target.get("normals") for target in targets], normals.shape[-2:])
             truth = truth.to(normals)
-            known = (truth != 0).any(dim=1)  # (B, H, W)
-            count = context.mean(known.sum().float()).clamp(min=context.least_mean())
-            return {"cosine": (known * (1 - (normals.float() * truth).sum(1))).sum() / count}
+            labelled = (truth != 0).any(dim=1)  # (B, H, W)
+            count = context.mean(labelled.sum().float()).clamp(min=context.min_normalizer())
+            return {"cosine": (labelled * (1 - (normals.float() * truth).sum(1))).sum() / count}
 
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         predictions = []

@@ -1,1 +1,1 @@
-"""A keypoint task of one's own: data set, target type, head and evaluator."""
+"""A custom keypoint task: data set, target type, head and evaluator."""

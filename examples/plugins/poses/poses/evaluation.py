@@ -61,8 +61,8 @@ class KeypointAP(densevit.Evaluator):
             for n, image in enumerate(sorted(self.images))
             for i, entry in enumerate(self.images[image][1])
         ]
-        found = self.results()
-        if not annotations or not found:
+        results = self.results()
+        if not annotations or not results:
             return [0.0 if annotations else -1.0] * len(METRICS)
         truth = COCO()
         truth.dataset = {
@@ -71,7 +71,7 @@ class KeypointAP(densevit.Evaluator):
             "annotations": annotations,
         }
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(found), "keypoints")
+        evaluation = COCOeval(truth, truth.loadRes(results), "keypoints")
         evaluation.params.kpt_oks_sigmas = SIGMAS
         evaluation.evaluate()
         evaluation.accumulate()
@@ -79,10 +79,10 @@ class KeypointAP(densevit.Evaluator):
         return [float(value) for value in evaluation.stats]
 
     def _annotations(self, truth: Targets) -> Entries:
-        others = zip(truth["area"].tolist(), truth["iscrowd"].tolist(), truth["keypoints"][..., 2], strict=True)
+        instances = zip(truth["area"].tolist(), truth["iscrowd"].tolist(), truth["keypoints"][..., 2], strict=True)
         return [
             {**entry, "area": area, "iscrowd": int(crowd), "num_keypoints": int((visibility > 0).sum())}
-            for entry, (area, crowd, visibility) in zip(self._entries(truth), others, strict=True)
+            for entry, (area, crowd, visibility) in zip(self._entries(truth), instances, strict=True)
         ]
 
     def _entries(self, values: Mapping[str, Any]) -> Entries:

@@ -19,7 +19,7 @@ K = len(FIGURE.names)
 class PoseGrid(densevit.Head):
     """Objects as points (CenterNet, Zhou et al. 2019): the cell at the centre of a figure predicts all of it.
 
-    Cells are those of the first feature of stride 8 or more.
+    The cells belong to the first feature of stride 8 or more.
     """
 
     task = "keypoints"
@@ -65,25 +65,27 @@ class PoseGrid(densevit.Head):
 
             at_centre = torch.zeros_like(logits)
             at_centre[image, labels.long(), row, column] = 1
-            known = F.one_hot(torch.tensor(labelled).long(), len(targets)).sum(0).to(logits)[:, None, None, None]
-            known = known * ~outputs["padding"][:, None] * ~((F.max_pool2d(at_centre, 3, 1, 1) > 0) & (at_centre == 0))
-            score = (known * sigmoid_focal_loss(logits, at_centre)).sum()
+            weights = F.one_hot(torch.tensor(labelled).long(), len(targets)).sum(0).to(logits)[:, None, None, None]
+            weights = (
+                weights * ~outputs["padding"][:, None] * ~((F.max_pool2d(at_centre, 3, 1, 1) > 0) & (at_centre == 0))
+            )
+            score = (weights * sigmoid_focal_loss(logits, at_centre)).sum()
 
-            found = self._decoded(values[image, :, row, column], column, row)
+            predicted = self._decoded(values[image, :, row, column], column, row)
             unit = 4 * self.stride
             seen = keypoints[..., 2] > 0  # (N, K)
-            distance = (found["keypoints"][..., :2] - keypoints[..., :2]).abs().sum(-1) / unit
+            distance = (predicted["keypoints"][..., :2] - keypoints[..., :2]).abs().sum(-1) / unit
             direction = torch.stack([tilts.sin(), -tilts.cos()], dim=1)
-            count = context.mean(logits.new_tensor(float(len(boxes)))).clamp(min=context.least_mean())
+            count = context.mean(logits.new_tensor(float(len(boxes)))).clamp(min=context.min_normalizer())
             return {
                 "score": 10 * score / count,
-                "box": (found["boxes"] - boxes).abs().sum() / unit / count,
+                "box": (predicted["boxes"] - boxes).abs().sum() / unit / count,
                 "keypoints": (distance * seen).sum() / count,
                 "visibility": F.binary_cross_entropy_with_logits(
-                    found["keypoints"][..., 2], seen.float(), reduction="sum"
+                    predicted["keypoints"][..., 2], seen.float(), reduction="sum"
                 )
                 / (K * count),
-                "tilt": (1 - F.cosine_similarity(found["direction"], direction)).sum() / count,
+                "tilt": (1 - F.cosine_similarity(predicted["direction"], direction)).sum() / count,
             }
 
     @torch.no_grad()
@@ -97,15 +99,15 @@ class PoseGrid(densevit.Head):
             best, index = best[best > 0.05], index[best > 0.05]
             cell = index % score[0].numel()
             row, column = cell // score.shape[2], cell % score.shape[2]
-            found = self._decoded(values[:, row, column].T, column, row)
+            decoded = self._decoded(values[:, row, column].T, column, row)
             (h, w), (height, width) = target["size"], target["original_size"]
             scale = values.new_tensor([width / w, height / h])
             low, high = values.new_zeros(4), values.new_tensor([width, height, width, height])
-            x, y = (found["direction"] * scale).unbind(1)
-            points, visibility = found["keypoints"][..., :2] * scale, found["keypoints"][..., 2:].sigmoid()
+            x, y = (decoded["direction"] * scale).unbind(1)
+            points, visibility = decoded["keypoints"][..., :2] * scale, decoded["keypoints"][..., 2:].sigmoid()
             predictions.append(
                 {
-                    "boxes": torch.minimum(torch.maximum(found["boxes"] * scale.repeat(2), low), high),
+                    "boxes": torch.minimum(torch.maximum(decoded["boxes"] * scale.repeat(2), low), high),
                     "scores": best,
                     "labels": index // score[0].numel(),
                     "keypoints": torch.cat([points, visibility], dim=2),

@@ -1,4 +1,4 @@
-"""The target types of stick figures: their keypoints and a type of one's own, their tilt."""
+"""Target types of stick figures: keypoints, and a custom type for the tilt."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,7 +61,7 @@ class Tilt(TargetType):
         return [{"tilt": angle} for angle in np.degrees(value.astype(np.float64)).tolist()]
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
-        return np.radians(np.array([one["tilt"] for one in encoded], np.float64))
+        return np.radians(np.array([entry["tilt"] for entry in encoded], np.float64))
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
         return rng.uniform(-np.pi, np.pi, objects).astype(np.float32)

@@ -1,0 +1,102 @@
+"""Loads configs from files and mappings, with overrides. Writes configs as YAML."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from densevit.config import config_layers, yaml_io
+from densevit.config.initial_weights import settled
+from densevit.config.model_schema import ModelSections
+from densevit.config.schema import Config
+from densevit.config.schema_validation import validated
+from densevit.config.sources import Sources
+from densevit.errors import ConfigError, printable
+from densevit.registry.importing import MODULE_CLASS
+
+_LARGEST_IN_FILE = 2**20  # characters of a config inside another file: PyYAML takes minutes for megabytes
+
+
+def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Loads a config from a file, a run folder, a shipped config's name or a mapping, with overrides such as
+    `optim.lr=1e-4`.
+
+    Raises ConfigError with one line for each invalid key or value. Does not check plugin options; see `check_plugins`.
+    """
+    if isinstance(source, Mapping):
+        return from_mapping(source, "config", overrides)
+    file = yaml_io.find_file(str(source))
+    return _loaded(config_layers.read_typed(file), str(file), overrides)
+
+
+def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: Sequence[str] = ()) -> Config:
+    """The config of a mapping, such as a parsed `dump`, merged over its `base`. source: the mapping's origin, for
+    messages."""
+    return _loaded(config_layers.from_mapping(values, source), source, overrides)
+
+
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """A copy of a config with overrides such as `optim.lr=1e-4`."""
+    sources = config._sources
+    layer = config_layers.Layer(config.model_dump(), dict(sources.by_key), typed=frozenset(sources.typed))
+    layer = config_layers.with_overrides(layer, overrides)
+    return settled(_validated(layer.values, Sources(layer.sources, layer.typed, sources.notes)))
+
+
+def values_of_file(text: str, source: str) -> dict[str, Any]:
+    """Parses the config inside a file that may be from another person, such as the header of a model file.
+
+    source: the file, for messages. Raises ConfigError for YAML that is not a mapping, and for megabytes of text.
+    """
+    if not isinstance(text, str) or len(text) > _LARGEST_IN_FILE:
+        raise ConfigError(f"{source}: its config should be text of at most {_LARGEST_IN_FILE:,} characters.")
+    values = yaml_io.parse(text, source)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: its config should be keys and values, not a {type(values).__name__}.")
+    return values
+
+
+def check_no_code(values: Mapping[str, Any], source: str, run: Path | None = None) -> None:
+    """Raises ConfigError if a file's values name a `module:Class`, whose code would run, unless config.yaml of the
+    folder `run` names it too. source: the file, for messages."""
+    file = None if run is None else run / "config.yaml"
+    named_in_run = named_classes(config_layers.read(file).values) if file is not None and file.is_file() else set()
+    if untrusted := sorted(named_classes(values) - named_in_run):
+        raise ConfigError(
+            f"{source}: {untrusted[0]!r} is named in this file: its code would run, and the file may be from another "
+            "person. Fix: for the file of your run, name the run's folder; if you trust the file, use densevit.load("
+            "..., trust=True) or --trust."
+        )
+
+
+def named_classes(values: Any) -> set[str]:
+    """All texts `module:Class` in nested values, except the sources of weights, such as timm:NAME."""
+    if isinstance(values, Mapping):
+        return set().union(*(named_classes(value) for key, value in values.items() if key != "weights"))
+    if isinstance(values, list | tuple):
+        return set().union(*map(named_classes, values))
+    return {values} if isinstance(values, str) and MODULE_CLASS.fullmatch(values) else set()
+
+
+def from_file(values: Mapping[str, Any], source: str) -> Config:
+    """The config from `values_of_file`, which is complete: without `base` and section files."""
+    return _validated(values, Sources({(): source}))
+
+
+def dump(config: ModelSections, comments: Mapping[str, str] | None = None) -> str:
+    """The complete config as YAML, which loads to an equal config. comments: derived facts, at the end."""
+    text = yaml_io.write(config.model_dump())
+    if comments:
+        facts = (printable(" ".join(f"# {name}: {fact}".split())) for name, fact in comments.items())
+        text += "\n# Derived from the above:\n" + "".join(f"{fact}\n" for fact in facts)
+    return text
+
+
+def _loaded(layer: config_layers.Layer, source: str, overrides: Sequence[str]) -> Config:
+    layer = config_layers.with_overrides(layer, overrides)
+    return settled(_validated(layer.values, Sources({(): source, **layer.sources}, layer.typed)))
+
+
+def _validated(values: Mapping[str, Any], sources: Sources) -> Config:
+    config = validated(Config, values, sources)
+    config._sources = sources
+    return config

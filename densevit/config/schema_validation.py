@@ -1,0 +1,85 @@
+"""Validates values by the schema; errors have a line for each invalid key: source, problem and nearest key."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from densevit.config.model_schema import InferenceSection, LoraSection, ModelSections
+from densevit.config.sources import Sources
+from densevit.config.training_schema import TrainerSection
+from densevit.errors import ConfigError, nearest
+from densevit.registry.plugin_options import shown, wanted
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_FIXED: dict[str, type[BaseModel]] = {"trainer": TrainerSection, "inference": InferenceSection, "lora": LoraSection}
+"""The sections without plugin options."""
+
+
+def validated(section_type: type[Model], values: Mapping[str, Any], sources: Sources) -> Model:
+    """The values as sections, such as a `Config`. Raises ConfigError with a line for each invalid key or value."""
+    try:
+        return section_type.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_lines(error, values, sources, section_type))) from None
+
+
+def check_head_names(config: ModelSections, sources: Sources) -> None:
+    """Raises ConfigError for a head name that is an attribute of a torch container, such as `train`."""
+    from torch import nn  # slow to import
+
+    for name in config.heads:
+        if any(hasattr(container, name) for container in (nn.ModuleDict(), nn.ParameterDict())):
+            raise ConfigError(
+                f"{sources.of(('heads', name))}: heads.{name}: {name!r} cannot name a head, because "
+                f"torch modules have an attribute of that name. Use another name, such as {name}_head."
+            )
+
+
+def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources, top: type[BaseModel]) -> Iterator[str]:
+    """One line for each invalid key: its source, the key, the error, and the nearest valid key or value."""
+    problems, reported = error.errors(), set()
+    for problem in problems:
+        key, value = _lookup(problem["loc"], values)
+        if problem["type"] in ("missing", "extra_forbidden"):
+            key = (*_lookup(problem["loc"][:-1], values)[0], str(problem["loc"][-1]))
+        if key in reported:
+            continue
+        reported.add(key)
+        dotted = ".".join(key)
+        match problem["type"]:
+            case "extra_forbidden":
+                keys = sorted(_FIXED.get(key[-2] if key[1:] else "", top).model_fields)
+                section = f" of {'.'.join(key[:-1])}" if key[1:] else ""
+                text = f"{dotted} is not a key{section}.{nearest(key[-1], keys)} Keys: {', '.join(keys)}."
+            case "missing":
+                text = f"{dotted} is missing."
+            case "value_error":
+                text = f"{dotted}: {problem['msg'].removeprefix('Value error, ')}"
+            case "model_type" | "dict_type" | "model_attributes_type":
+                text = f"{dotted} should be a section of keys, not {shown(value)}."
+            case "too_short" | "string_too_short":
+                text = f"{dotted} is empty: set at least one value."
+            case _:
+                expected = wanted(other for other in problems if _lookup(other["loc"], values)[0] == key)
+                hint = nearest(value, re.findall("'(.+?)'", expected)) if isinstance(value, str) else ""
+                text = f"{dotted} should be {expected}, not {shown(value)}.{hint}"
+        yield f"{sources.of(key)}: {text}"
+
+
+def _lookup(location: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[tuple[str, ...], Any]:
+    """The key of a pydantic location, without the names of union branches that pydantic appends, and its value."""
+    key: list[str] = []
+    value: Any = values
+    for part in location:
+        if isinstance(value, Mapping):
+            inside = part in value
+        else:
+            inside = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if not inside:
+            break
+        key.append(str(part))
+        value = value[part]
+    return tuple(key), value

@@ -1,0 +1,48 @@
+"""Builds one split of a data set, by its plugin name or from a config's section `data`."""
+
+from typing import Any
+
+from densevit import registry
+from densevit.config import DataSection, data_options
+from densevit.data.datasets.file_checks import check_files
+from densevit.errors import ConfigError
+from densevit.interfaces import Dataset
+from densevit.registry.plugin_options import takes
+
+
+def create_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
+    """Builds one split of a data set by its plugin name, and checks its files."""
+    dataset: Dataset = registry.create("datasets", name, split, options=options, where=f"dataset {name!r}")
+    check_files(dataset)
+    return dataset
+
+
+def build_split(section: DataSection, split: str) -> Dataset:
+    """Builds one split of a config's data section, and checks its files. Raises as `unchecked_split`, and DataError for
+    wrong files."""
+    dataset = unchecked_split(section, split)
+    check_files(dataset, section.on_error)
+    return dataset
+
+
+def unchecked_split(section: DataSection, split: str) -> Dataset:
+    """Builds one split of a config's data section. Raises PluginError for a wrong option, ConfigError for channel
+    options that a data set with fixed channels contradicts, and DataError for wrong annotations."""
+    name, config_channels = section.name, section.given_channels
+    offered = {"on_error": section.on_error, "channels": config_channels}
+    dataset: Dataset = registry.create(
+        "datasets", name, split, options=data_options(section), where="data", offered=offered
+    )
+    channels = dataset.channels
+    same = config_channels.is_rgb or (
+        config_channels.names == channels.names
+        and config_channels.range in ((), channels.range)
+        and config_channels.nodata in (None, channels.nodata)
+        and config_channels.display in ((), channels.display)
+    )
+    if not same and not takes(registry.load("datasets", name), "channels"):
+        raise ConfigError(
+            f"data.channels, range, nodata or display: the data set {name!r} has channels of its own ({channels}). "
+            "Fix: leave them out."
+        )
+    return dataset

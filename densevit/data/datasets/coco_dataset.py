@@ -1,0 +1,290 @@
+"""Images with annotations in COCO's format: the official data sets, and custom folders in any common layout."""
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from densevit import registry
+from densevit.channels import RGB, Channels
+from densevit.data.datasets.coco_annotations import crowd_note, read_annotations
+from densevit.data.datasets.coco_layouts import (
+    NamedFiles,
+    NoAnnotationsError,
+    SplitFiles,
+    Where,
+    files_in_layout,
+    find_files,
+    single_json,
+)
+from densevit.data.datasets.data_root import root_folder
+from densevit.data.datasets.division import part_of
+from densevit.data.datasets.exif_grids import Grid, annotated_grid
+from densevit.data.datasets.file_checks import OnError
+from densevit.data.datasets.image_files import check_missing, existing_files
+from densevit.data.datasets.measured_images import STORED, MeasuredImages
+from densevit.data.datasets.split_names import check_limit
+from densevit.data.io.rgb_files import Header
+from densevit.data.outside_paths import check_file_names
+from densevit.errors import DataError, PluginError, warn_once
+from densevit.interfaces import Sample, Size, Targets
+
+_MARGIN = 1.0  # pixels; a box that is less far outside fits
+
+
+class Coco(MeasuredImages):
+    """Objects from a COCO json: boxes, and instance masks if `masks` is set.
+
+    root: the data set's folder. Searched in it, for a split called train (val may be spelled valid or validation):
+        annotations/instances_train2017.json with train2017/          the official layout, of any year or none
+        train.json or annotations/train.json with train/, train/images/, images/train/ or images/
+        train/_annotations.coco.json or train/annotations.json with train/ or train/images/
+        a single json in COCO's format under any name, such as annotations/instances_default.json or result.json
+        Images that are not in these folders are searched for below root, by their `file_name`.
+        a folder in YOLO's or Pascal VOC's format, or root is YOLO's data.yaml
+    annotations, images: the json and the folder of its images instead of the search, for every split, or by split as in
+        {train: a.json, val: b.json}. Relative to root.
+    outside_paths: whether a `file_name` may lead out of the folder of the images, by `..` or as an absolute path.
+    val_share: the share of the validation images of a data set that has annotations for train, or a single json, and
+        none for val; by default 0.2. An error if there is a val split. Identical and nearly identical images stay in
+        one part, and the parts depend only on the images' content (see `validation_part`). A json given by
+        `annotations` is divided only if val_share is given.
+    limit: the number of images to use, the first ones.
+    boxes: whether boxes and segmentations are on the upright image or on the stored pixels, for images that EXIF
+        rotates and whose size in the json is not the upright one (see `annotated_grid`).
+    crowds: "ignore" does not train on objects with `iscrowd` 1 and does not count them in AP, as COCO's evaluation;
+        "objects" treats crowds as objects. By default crowds are ignored, with a warning above 5 % of the objects: COCO
+        has 1 %, and CVAT writes `iscrowd` 1 for each mask painted with a brush.
+
+    The constructor checks the json (see `read_annotations`), and `check_files` all images. Samples have the json's
+    boxes, as evaluation needs them; training clips boxes to the image and leaves out boxes without area. `area`
+    defaults to width times height. A json without `annotations`, such as a test set's, gives images without labels.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        root: str | None = None,
+        annotations: Where | None = None,
+        images: Where | None = None,
+        masks: bool = False,
+        outside_paths: bool = False,
+        val_share: float | None = None,
+        limit: int | None = None,
+        boxes: Grid | None = None,
+        crowds: Literal["ignore", "objects"] | None = None,
+        *,
+        on_error: OnError = "raise",
+        channels: Channels = RGB,
+    ) -> None:
+        check_limit(limit)
+        base = None if root is None else root_folder(root, file_allowed=True)
+        named = NamedFiles(annotations, images)
+        files, is_divided = self.find(base, split, named, val_share, outside_paths, on_error, channels)
+        self.file, self.conversion = files.file, files.conversion
+        read = read_annotations(self.file, masks)
+        names = read.names()
+        self.folder = files.image_folder(names)
+        if not outside_paths:
+            check_file_names(self.file, read.image_ids.tolist(), names, self.folder)
+        chosen = np.ones(len(read), bool)
+        if is_divided:
+            existing_names = existing_files(self.folder, names, self.file, outside_paths)[0]
+            paths = [str(self.folder / name) for name in existing_names]
+            chosen, self.division = part_of(split, paths, val_share, self.file, channels)
+        if limit is not None:
+            chosen &= np.cumsum(chosen) <= limit
+        read = read.subset(chosen)
+        if crowds is None and (note := crowd_note(read.iscrowd)):
+            warn_once(f"{self.file}: {note}")
+        if crowds == "objects":
+            read = replace(read, iscrowd=np.zeros_like(read.iscrowd))
+        names, self.missing = existing_files(self.folder, read.names(), self.file, outside_paths)
+        self.open(self.folder, names, channels)
+        self.json_sizes, self.boxes, self.masks, self._split = read.sizes, boxes, masks, split
+        self._grids[:, :2] = self.json_sizes
+        self.annotations = replace(read, sizes=self._grids[:, :2])  # a view: `measure` completes the sizes
+        self.classes = {"detection": read.classes}
+        self.provides = (("boxes", "labels", "masks") if masks else ("boxes", "labels")) if read.labelled else ()
+
+    def scan_key(self) -> list[Any]:
+        """Extends the key by what `grid` depends on."""
+        return [*super().scan_key(), str(self.file), self.boxes, self.masks]
+
+    def other_files(self, index: int) -> list[str]:
+        """Returns the json, once."""
+        return [str(self.file)] if index == 0 else []
+
+    def check_files(self, on_error: OnError = "raise") -> None:
+        """Checks all images. Warns if boxes are read on the stored pixels of photos that EXIF rotates."""
+        if on_error == "raise" or len(self.missing) == len(self):
+            check_missing(self.file, self.folder, self.annotations.names(), self.missing)
+        super().check_files(on_error)
+        stored = np.flatnonzero((self._grids[:, 2] == STORED) & (self.json_sizes == self._grids[:, :2]).all(axis=1))
+        if self.boxes is None and len(stored):
+            warn_once(
+                f"{self.file}: EXIF rotates {len(stored):,} of {len(self):,} images by 90 degrees (first: "
+                f"{self.path(stored[0])}), and the json has the size of the stored pixels: the boxes are read on these "
+                "pixels. Label Studio writes this size for boxes on the upright image: then set data.boxes=upright. "
+                "data.boxes=stored confirms this reading; densevit doctor draws both."
+            )
+
+    def grid(self, index: int, header: Header) -> tuple[Size, bool]:
+        """Returns the size of the annotated grid, and whether the grid is upright (see `annotated_grid`).
+
+        Raises DataError if the json's size is neither the upright nor the stored size, and, unless `boxes` is set, for
+        objects that fit only the other grid.
+        """
+        json_size = (int(self.json_sizes[index, 0]), int(self.json_sizes[index, 1]))
+        if 0 not in json_size and json_size not in (header.upright_size, header.size):
+            height, width = header.upright_size
+            raise DataError(
+                f"{self.path(index)} has {width} x {height} pixels, but {self.file} says {json_size[1]} x "
+                f"{json_size[0]}. Boxes would not fit: the image was resized or replaced."
+            )
+        size, is_upright = annotated_grid(json_size, header, self.boxes)
+        if self.boxes is None and json_size != header.upright_size != header.size:
+            self._check_boxes(index, size, "stored" if is_upright else "upright")
+        self._check_segmentations(index, size)
+        return size, is_upright
+
+    def _check_boxes(self, index: int, size: Size, other: str) -> None:
+        """Raises DataError for a box that fits only the other grid of an image that EXIF rotates."""
+        rows = self._rows(index)
+        fits, fits_other = (
+            (self.annotations.boxes[rows] <= np.tile(sides, 2) + _MARGIN).all(axis=1) for sides in (size[::-1], size)
+        )
+        wrong = np.flatnonzero(~fits & fits_other)
+        if len(wrong):
+            raise DataError(
+                f"{self.file}: the box of annotation {self.annotations.ids[rows][wrong[0]]} fits only the {other} "
+                f"pixels of {self.path(index)}, which EXIF rotates by 90 degrees. Fix: set data.boxes={other} if the "
+                "boxes of all such images are on these."
+            )
+
+    def _check_segmentations(self, index: int, size: Size) -> None:
+        """Raises DataError for a segmentation whose size is not its image's."""
+        if self.annotations.segmentations is None:
+            return
+        rows = self._rows(index)
+        encoded_sizes = self.annotations.segmentations.sizes[rows]  # (n, 2), 0 for polygons
+        wrong = np.flatnonzero((encoded_sizes[:, 0] > 0) & (encoded_sizes != size).any(axis=1))
+        if len(wrong):
+            height, width = encoded_sizes[wrong[0]].tolist()
+            raise DataError(
+                f"{self.file}: annotation {self.annotations.ids[rows][wrong[0]]}: its `segmentation` is for an image "
+                f"of {width} x {height}, but the image has {size[1]} x {size[0]}. If EXIF rotates it, set data.boxes "
+                "to upright or stored."
+            )
+
+    def check_labels(self) -> None:
+        """Raises DataError if the split has no object that is not a crowd."""
+        if not self.annotations.labelled:
+            raise DataError(
+                f"{self.file} has no `annotations`, as a test set, so that nothing can be learned or measured on the "
+                f"split {self._split!r}. Set data.annotations to a file with labels."
+            )
+        if not self._usable().any():
+            raise DataError(
+                f"{self.file}: the split {self._split!r} has no object, except crowds, with a box inside its image: "
+                "nothing can be learned or measured. Check its `annotations`."
+                + (" data.crowds=objects uses crowds as objects." if self.annotations.iscrowd.any() else "")
+            )
+
+    def object_counts(self) -> np.ndarray:
+        """Returns (N,) objects per image that can be trained on: without crowds, and boxes without area."""
+        count = np.concatenate([[0], np.cumsum(self._usable())])
+        return np.diff(count[self.annotations.first])
+
+    def image_classes(self) -> np.ndarray:
+        """Returns (P, 2) image and class of each object that can be trained on."""
+        annotations = self.annotations
+        return np.stack([annotations.images, annotations.labels], axis=1)[self._usable()]
+
+    def all_objects(self) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+        """Returns image, clipped box and class of each object that can be trained on, without reading images."""
+        annotations, objects = self.annotations, self._usable()
+        if not annotations.labelled:
+            return None
+        boxes, labels = annotations.clipped_boxes()[objects], annotations.labels[objects].astype(np.int64)
+        return annotations.images[objects], {"boxes": boxes, "labels": labels}
+
+    @classmethod
+    def find(
+        cls,
+        root: Path | None,
+        split: str,
+        named: NamedFiles,
+        val_share: float | None,
+        outside_paths: bool,
+        on_error: OnError,
+        channels: Channels,
+    ) -> tuple[SplitFiles, bool]:
+        """Returns the files of a split, and whether they hold the images of train and val, which are then divided.
+
+        If root has no json, the data set of another format that recognises root converts it.
+        """
+        try:
+            if root is not None and root.is_file():
+                raise NoAnnotationsError(f"data.root: {root} is a file; the data set's folder is expected.")
+            return find_files(root, split, named, val_share)
+        except NoAnnotationsError:
+            reader = None if root is None else other_format(root)
+            if reader is None:
+                raise
+            return reader[1].find(root, split, named, val_share, outside_paths, on_error, channels)
+
+    @classmethod
+    def recognise(cls, root: Path) -> dict[str, Any] | None:
+        """Recognises a folder with a json in one of the layouts, or with a single json in COCO's format."""
+        has_json = any(files_in_layout(root, split) for split in ("train", "val")) or single_json(root)
+        return {} if has_json else None
+
+    def image_name(self, index: int) -> str:
+        """Returns the image's `file_name` in the json."""
+        return str(self.annotations.file_names[index].decode())
+
+    def __getitem__(self, index: int) -> Sample:
+        """Returns the sample; if labelled, with boxes, labels, area, iscrowd and, if requested, masks, of N objects."""
+        image = self.image(index)
+        image_id = self.annotations.image_ids[index].item()
+        targets: Targets = {"image_id": image_id}
+        if self.annotations.labelled:
+            targets |= self.objects(index)
+        if self.annotations.labelled and self.masks:
+            assert self.annotations.segmentations is not None
+            targets["masks"] = self.annotations.segmentations.masks(self._rows(index), self.size(index))
+        return {"image": image, "targets": targets}
+
+    def objects(self, index: int) -> Targets:
+        """Returns boxes, labels, area and iscrowd of an image as in the json, without reading its file."""
+        annotations = self.annotations
+        rows = self._rows(index)
+        return {
+            "boxes": torch.from_numpy(annotations.boxes[rows].copy()),
+            "labels": torch.from_numpy(annotations.labels[rows].astype(np.int64)),
+            "area": torch.from_numpy(annotations.area[rows].copy()),
+            "iscrowd": torch.from_numpy(annotations.iscrowd[rows].copy()),
+        }
+
+    def _usable(self) -> np.ndarray:
+        """Returns (M,) bool, the objects that can be trained on."""
+        return self.annotations.have_area() & ~self.annotations.iscrowd
+
+    def _rows(self, index: int) -> slice:
+        """Returns the rows of an image's objects."""
+        return slice(int(self.annotations.first[index]), int(self.annotations.first[index + 1]))
+
+
+def other_format(root: Path) -> tuple[str, type[Coco]] | None:
+    """Returns the name and class of the data set that recognises a folder or file in another format: a subclass of
+    `Coco` that converts its annotations to a json. None if there is none."""
+    for name in registry.find("datasets"):
+        with suppress(PluginError):
+            plugin = registry.load("datasets", name)
+            if plugin is not Coco and issubclass(plugin, Coco) and plugin.recognise(root) is not None:
+                return name, plugin
+    return None

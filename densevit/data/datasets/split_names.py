@@ -1,0 +1,50 @@
+"""The names of splits on disk, and checks of the options `split` and `limit`."""
+
+import glob
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from densevit.errors import DataError
+
+DIVIDED = ("train", "val")  # the splits into which `data.val_share` divides images
+_SPELLINGS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
+
+
+def check_limit(limit: int | None) -> None:
+    """Raises DataError for a number of images below 1."""
+    if limit is not None and limit < 1:
+        raise DataError(f"data.limit is {limit}; expected at least 1 image.")
+
+
+def spellings(split: str) -> tuple[str, ...]:
+    """Returns the names that a split may have on disk."""
+    return _SPELLINGS.get(split, (split,))
+
+
+def path_exists(root: Path, pattern: str) -> bool:
+    """Whether a path relative to root, or any file of a pattern with stars, exists."""
+    return bool(matches(root, pattern)) if "*" in pattern else (root / pattern).exists()
+
+
+def matches(root: Path, pattern: str) -> list[str]:
+    """Returns the paths, relative to root, that a pattern with stars matches."""
+    return glob.glob("*".join(map(glob.escape, pattern.split("*"))), root_dir=root)
+
+
+def check_split(root: Path, split: str, patterns: Sequence[str], splits: Mapping[str, str] | None = None) -> None:
+    """Raises DataError unless the split is train, val or in `splits`, or a path contains {split}."""
+    if split not in (*DIVIDED, *(splits or {})) and not any("{split}" in pattern for pattern in patterns):
+        raise missing_split(root, split, DIVIDED, "put {split} into the paths of the data set, or ")
+
+
+def missing_split(where: object, split: str, names: Iterable[str], fix: str = "") -> DataError:
+    """Returns the error for a split that a data set does not have.
+
+    names: its splits. fix: the start of the fix in the message.
+    """
+    ordered = sorted(names)
+    example = next((name for name in ordered if name != "train"), ordered[0])
+    return DataError(
+        f"{where} has no split {split!r}, only {', '.join(ordered)}. Fix: {fix}name one of them, as in "
+        f"data.split={example}."
+    )

@@ -1,0 +1,88 @@
+"""Loads plugins by the name of an entry point, or by `module:Class`."""
+
+import importlib
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from densevit.errors import PluginError, did_you_mean
+from densevit.registry.finding import find, scan
+from densevit.registry.groups import INTERFACES, Plugin, check_group, noun_of
+from densevit.registry.importing import import_plugin
+
+_INSTANCES = ("checkpoints",)  # groups whose plugins are instances of the interface; elsewhere, subclasses
+
+
+def load(group: str, name: str) -> Any:
+    """Imports a plugin's class by its name, or by "module:Class", which needs no entry point.
+
+    Plugins of "checkpoints" are instances, not classes. Raises PluginError for an unknown name, a failed import, or an
+    object that is not a subclass (an instance) of the group's interface.
+    """
+    check_group(group)
+    plugin = _named(group, name)
+    loaded = import_plugin(plugin)
+    if group in INTERFACES:
+        _check_interface(plugin, loaded)
+    return loaded
+
+
+def load_command(name: str) -> types.ModuleType:
+    """Imports a command's module. Raises PluginError for a failed import, and without `add_arguments` or `run`."""
+    plugin = find("commands")[name]
+    module: types.ModuleType = import_plugin(plugin)
+    for function in ("add_arguments", "run"):
+        if not callable(getattr(module, function, None)):
+            raise PluginError(f"{plugin} has no function {function!r}. Fix: see docs/own-plugins.md.")
+    return module
+
+
+def public_name(name: str) -> Any:
+    """A name of `densevit.__all__` or `densevit.testing` from a plugin. Raises PluginError if no plugin provides it."""
+    names = find("names")
+    if name not in names:
+        raise PluginError(f"densevit.{name} is not installed. Fix: install densevit again (`pip install -e .`).")
+    return import_plugin(names[name])
+
+
+def import_object(noun: str, name: str) -> Any:
+    """Imports `module:Name`, such as a callback or a schedule. noun: the noun in messages. Raises PluginError."""
+    return import_plugin(Plugin(noun, name, value=name))
+
+
+def _named(group: str, name: str) -> Plugin:
+    if not isinstance(name, str):
+        raise PluginError(
+            f"The name of a {noun_of(group)} is text, such as {next(iter(find(group)), 'name')!r}; found {name!r}. "
+            "Fix: pass its options as keyword arguments."
+        )
+    if ":" in name:
+        return Plugin(group, name, value=name)
+    plugins = find(group)
+    if name not in plugins:
+        raise PluginError(_unknown(group, name, plugins))
+    return plugins[name]
+
+
+def _unknown(group: str, name: str, plugins: Mapping[str, Plugin]) -> str:
+    noun = noun_of(group)
+    broken = "".join(f" {problem}" for problem in scan().broken)
+    none = "" if plugins else f" No {noun} is installed."
+    module, dot, attribute = name.rpartition(".")
+    class_hint = f" For the class {attribute} of the module {module} write {module}:{attribute}." if dot else ""
+    return f"There is no {noun} {name!r}.{class_hint}{did_you_mean(name, plugins)}{none}{broken}"
+
+
+def _check_interface(plugin: Plugin, loaded: Any) -> None:
+    """Raises PluginError unless the object is a subclass, or an instance, of the group's interface."""
+    module, _, class_name = INTERFACES[plugin.group].rpartition(".")
+    expected = getattr(importlib.import_module(module or "densevit.interfaces"), class_name)  # imports torch
+    is_instance_group = plugin.group in _INSTANCES
+    if isinstance(loaded, expected) if is_instance_group else isinstance(loaded, type) and issubclass(loaded, expected):
+        return
+    what = f"the class {loaded.__name__}" if isinstance(loaded, type) else f"a {type(loaded).__name__}"
+    attribute, interface = plugin.value.rpartition(":")[2], f"{module or 'densevit'}.{class_name}"
+    fix = f"{attribute} = {interface}(...)" if is_instance_group else f"class {attribute}({interface})"
+    is_model = plugin.group == "backbones" and hasattr(loaded, "register_parameter")
+    wrap = " For an existing model, see 'Wrap a model you have' in docs/own-backbone.md." if is_model else ""
+    raise PluginError(f"{plugin} is {what}, which is not a {interface}. Write `{fix}`.{wrap}")

@@ -1,0 +1,291 @@
+"""Target types with one row per object: boxes, labels, scores, instance masks. Keypoints: see `keypoints`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from densevit.errors import DataError
+from densevit.interfaces import Class, Drawing, Size, TargetType, Window
+from densevit.targets.run_length_masks import RunLengthMasks
+
+MIN_SIDE = 1e-3  # pixels; narrower clipped boxes come from rounding errors
+
+
+class ObjectType(TargetType):
+    """One row per object."""
+
+    per: ClassVar[Literal["image", "object", "pixel"]] = "object"
+    task: str | None = "detection"
+
+    def paste(self, value: Any, pasted: Any, covered: np.ndarray) -> Any:
+        """Joins the rows."""
+        return np.concatenate([value, pasted])
+
+    def mix(self, value: Any, other: Any, share: float) -> Any:
+        """Joins the rows: all objects of both images (Zhang et al. 2019, Bag of freebies, section 3.1)."""
+        return np.concatenate([value, other])
+
+
+class Boxes(ObjectType):
+    """(N, 4) xyxy in pixels."""
+
+    def check(self, value: Any, size: Size) -> None:
+        if value.ndim != 2 or value.shape[1] != 4:
+            raise DataError(f"has shape {tuple(value.shape)}; expected (N, 4), also without objects.")
+        if not np.isfinite(value).all():
+            raise DataError(f"has a box that is not finite: {value.tolist()}.")
+
+    def value_range(self, value: np.ndarray, size: Size) -> float:
+        """Returns the longer side of the image."""
+        return max(size)
+
+    def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
+        self.check(value, size)
+        if value.dtype.kind != "f":
+            raise DataError(f"has the type {value.dtype}; expected floating-point numbers.")
+
+    def usable(self, value: np.ndarray, size: Size) -> np.ndarray:
+        clipped = self.clip(value, size)
+        return np.asarray((clipped[:, 2:] > clipped[:, :2]).all(axis=1))
+
+    def clip(self, value: np.ndarray, size: Size) -> np.ndarray:
+        return np.clip(value, 0, _sides(size)).astype(np.float32)
+
+    def hflip(self, value: np.ndarray, size: Size) -> np.ndarray:
+        left, top, right, bottom = value.T
+        return np.stack([size[1] - right, top, size[1] - left, bottom], axis=1)
+
+    def rotate(self, value: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
+        """Returns the axis-aligned boxes around the rotated boxes."""
+        corners = rotated_points(value[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2), matrix)
+        return np.concatenate([corners.min(1), corners.max(1)], axis=1)
+
+    def crop(self, value: np.ndarray, window: Window, size: Size) -> np.ndarray:
+        top, left, _, _ = window
+        return np.asarray(value - np.array([left, top, left, top]))
+
+    def resize(self, value: np.ndarray, size: Size, new_size: Size, zoom: float = 1.0) -> np.ndarray:
+        return np.asarray(value * (_sides(new_size) / _sides(size)).astype(value.dtype))
+
+    def visible(self, value: np.ndarray, size: Size) -> np.ndarray:
+        clipped = np.clip(value, 0, _sides(size))
+        return np.asarray((clipped[:, 2:] - clipped[:, :2] >= MIN_SIDE - 1e-7).all(axis=1))
+
+    def draw(
+        self,
+        drawing: Drawing,
+        key: str,
+        predictions: Mapping[str, Any],
+        truth: Mapping[str, Any] | None,
+        classes: Sequence[Class],
+    ) -> None:
+        """Draws boxes with class names and scores, high scores on top. Crowds in the ground truth are marked."""
+        for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
+            if canvas is None or result is None or key not in result:
+                continue
+            boxes, labels, scores = result[key].reshape(-1, 4), result["labels"], result.get("scores")
+            order = np.arange(len(boxes)) if scores is None else np.argsort(-scores, kind="stable")
+            crowds = result.get("iscrowd", np.zeros(len(boxes), bool))
+            colors = [classes[labels[n]].color for n in order]
+            names = [classes[labels[n]].name + (" (crowd)" if crowds[n] else "") for n in order]
+            suffixes = ["" if scores is None else f" {scores[n]:.2f}" for n in order]
+            canvas.boxes(boxes[order], colors, list(zip(names, suffixes, strict=True)))
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
+        """Returns `bbox`: x, y, width, height."""
+        return [{"bbox": box} for box in xywh(value).tolist()]
+
+    def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
+        boxes = np.array([entry["bbox"] for entry in encoded], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return boxes
+
+    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns boxes at least 4 pixels wide and high. size: (h, w), at least 8 pixels each."""
+        corners = np.sort(rng.random((objects, 2, 2), dtype=np.float32), axis=1)  # (N, (low, high), (x, y))
+        room = np.array([size[1] - 4, size[0] - 4], np.float32)
+        return np.concatenate([corners[:, 0] * room, corners[:, 1] * room + 4], axis=1)
+
+
+class ObjectLabels(ObjectType):
+    """(N,) class indices."""
+
+    def check(self, value: Any, size: Size) -> None:
+        if value.ndim != 1:
+            raise DataError(f"has shape {tuple(value.shape)}; expected (N,).")
+        if value.dtype.kind not in "iu":
+            raise DataError(f"has the type {value.dtype}; expected integers.")
+
+    def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
+        self.check(value, size)
+        if value.dtype != np.int64:
+            raise DataError(f"has the type {value.dtype}; expected int64.")
+        check_range(value, 0, num_classes - 1)
+
+    def map_classes(self, value: np.ndarray, table: np.ndarray, classes: Sequence[Class]) -> np.ndarray:
+        return np.asarray(table[value])
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
+        """Returns `category_id`: the class id in annotation files."""
+        return [{"category_id": classes[label].file_id} for label in value.tolist()]
+
+    def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
+        index = {c.file_id: i for i, c in enumerate(classes)}
+        ids = [entry["category_id"] for entry in encoded]
+        if wrong := [file_id for file_id in ids if not isinstance(file_id, int) or file_id not in index]:
+            raise DataError(f"has the category_id {wrong[0]!r}, which no class of the model has.")
+        return np.array([index[file_id] for file_id in ids], np.int64)
+
+    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
+        return rng.integers(max(num_classes, 1), size=objects)
+
+
+class Scores(ObjectType):
+    """(N,) confidences 0 ... 1 of predictions."""
+
+    task = None
+
+    def check(self, value: Any, size: Size) -> None:
+        if value.ndim != 1:
+            raise DataError(f"has shape {tuple(value.shape)}; expected (N,).")
+        if value.dtype.kind != "f":
+            raise DataError(f"has the type {value.dtype}; expected floating-point numbers.")
+        check_range(value, 0, 1)
+
+    def value_range(self, value: np.ndarray, size: Size) -> float:
+        return 1.0
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
+        return [{"score": score} for score in value.tolist()]
+
+    def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
+        return np.array([entry["score"] for entry in encoded], np.float64)
+
+
+class InstanceMasks(ObjectType):
+    """`RunLengthMasks` of N objects; in predictions, (N, H, W) bool."""
+
+    layer = -1
+
+    def check(self, value: Any, size: Size) -> None:
+        if not isinstance(value, RunLengthMasks):
+            raise DataError(
+                f"is a {type(value).__name__}; expected RunLengthMasks. Fix: "
+                "densevit.RunLengthMasks.from_dense(masks, (height, width)), where each mask is (height, width) bool."
+            )
+        if value.size != size:
+            raise DataError(f"has shape {value.shape}; expected (N, {size[0]}, {size[1]}).")
+
+    def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
+        if value.ndim != 3 or tuple(value.shape[1:]) != size:
+            raise DataError(f"has shape {tuple(value.shape)}; expected (N, {size[0]}, {size[1]}).")
+        if value.dtype != bool:
+            raise DataError(f"has the type {value.dtype}; expected bool.")
+
+    def hflip(self, value: RunLengthMasks, size: Size) -> RunLengthMasks:
+        return value.hflip()
+
+    def rotate(self, value: RunLengthMasks, matrix: np.ndarray, size: Size) -> RunLengthMasks:
+        return value.rotate(matrix)
+
+    def crop(self, value: RunLengthMasks, window: Window, size: Size) -> RunLengthMasks:
+        return value.crop(window)
+
+    def resize(self, value: RunLengthMasks, size: Size, new_size: Size, zoom: float = 1.0) -> RunLengthMasks:
+        return value.resize(new_size)
+
+    def visible(self, value: RunLengthMasks, size: Size) -> np.ndarray:
+        return value.areas() > 0
+
+    def paste(self, value: RunLengthMasks, pasted: RunLengthMasks, covered: np.ndarray) -> RunLengthMasks:
+        """Joins the masks; covered pixels are removed from the masks of the image."""
+        return value.without(covered).joined(pasted)
+
+    def mix(self, value: RunLengthMasks, other: RunLengthMasks, share: float) -> RunLengthMasks:
+        """Joins the masks, which may overlap."""
+        return value.joined(other)
+
+    def draw(
+        self,
+        drawing: Drawing,
+        key: str,
+        predictions: Mapping[str, Any],
+        truth: Mapping[str, Any] | None,
+        classes: Sequence[Class],
+    ) -> None:
+        """Draws masks with outlines, high scores on top, and with names unless there are boxes, which show them."""
+        for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
+            if canvas is None or result is None or not len(result.get(key, ())):
+                continue
+            scores, labels = result.get("scores"), result["labels"]
+            order = np.arange(len(labels)) if scores is None else np.argsort(-scores, kind="stable")
+            masks = np.asarray(result[key]).astype(bool, copy=False)
+            ids = np.where(masks.any(axis=0), masks[order].argmax(axis=0), -1)  # (H, W), the topmost mask
+            shown = {rank: classes[labels[n]] for rank, n in enumerate(order)}
+            names = {} if "boxes" in result else {rank: c.name for rank, c in shown.items()}
+            canvas.segments(ids, {rank: c.color for rank, c in shown.items()}, names)
+
+    def encode(self, value: np.ndarray | RunLengthMasks, classes: Sequence[Class]) -> list[dict[str, Any]]:
+        """Returns `segmentation`: COCO's compressed run-length codes."""
+        masks = value if isinstance(value, RunLengthMasks) else RunLengthMasks.from_dense(value, value.shape[1:])
+        return [{"segmentation": {"size": [*masks.size], "counts": code.decode()}} for code in masks.codes()]
+
+    def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> RunLengthMasks:
+        codes = [entry["segmentation"]["counts"].encode() for entry in encoded]
+        return RunLengthMasks.from_codes(codes, tuple(encoded[0]["segmentation"]["size"]) if encoded else (0, 0))
+
+    def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> RunLengthMasks:
+        """Returns masks of the pixels whose centres are in random boxes."""
+        y, x = np.arange(size[0])[:, None] + 0.5, np.arange(size[1]) + 0.5
+        x0, y0, x1, y1 = Boxes().random(size, objects, num_classes, rng).T[:, :, None, None]  # (N, 1, 1) each
+        return RunLengthMasks.from_dense((y >= y0) & (y < y1) & (x >= x0) & (x < x1), size)
+
+
+class CrowdFlags(ObjectType):
+    """(N,) bool: whether an object is a crowd region, which evaluation ignores and training leaves out."""
+
+    truth_only = True
+
+    def usable(self, value: np.ndarray, size: Size) -> np.ndarray:
+        return ~value.astype(bool)
+
+
+class Areas(ObjectType):
+    """(N,) areas in pixels, as annotated."""
+
+    truth_only = True
+
+
+def xywh(boxes: np.ndarray) -> np.ndarray:
+    """Converts corners (N, 4) to x, y, width, height, in float64.
+
+    float64 corners come from files, as x + width. Recovers the file's width, if it has up to nine decimal places: the
+    last bits of (x + width) - x differ, which matters for IoUs exactly at a threshold.
+    """
+    corners = boxes.astype(np.float64)
+    low, high = corners[:, :2], corners[:, 2:]
+    sides = high - low
+    if boxes.dtype == np.float64:
+        is_exact = np.zeros(sides.shape, bool)
+        for decimals in range(10):  # the fewest decimal places for which low + width equals high
+            rounded = np.round(high - low, decimals)
+            new = ~is_exact & (low + rounded == high)
+            sides, is_exact = np.where(new, rounded, sides), is_exact | new
+    return np.concatenate([low, sides], axis=1)
+
+
+def check_range(value: np.ndarray, low: float, high: float) -> None:
+    """Raises DataError unless all values are in low ... high."""
+    if value.size and not low <= value.min() <= value.max() <= high:
+        raise DataError(f"ranges from {value.min():.4g} to {value.max():.4g}; expected {low:g} to {high:g}.")
+
+
+def _sides(size: Size) -> np.ndarray:
+    """(4,) float64: W, H, W, H."""
+    return np.array((size[1], size[0]) * 2, np.float64)
+
+
+def rotated_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Rotates points (..., 2). The centre of the first pixel is at 0.5 in points and at 0 in the matrix."""
+    return np.asarray((points - 0.5) @ matrix[:, :2].T + matrix[:, 2] + 0.5)

@@ -1,0 +1,121 @@
+"""Progress bars and printed lines during training."""
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytorch_lightning as lightning
+from pytorch_lightning.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
+from rich import get_console
+from rich.console import Console
+
+from densevit import progress
+from densevit.progress import duration, speed
+from densevit.terminal import escaping
+from densevit.training.loop.dense_module import DenseModule
+
+CONSOLE: dict[str, Any] = {"soft_wrap": True}  # does not wrap paths
+
+
+class _ShortNames(ProgressBar):
+    """Shows metrics by the last part of their name, without a version number."""
+
+    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name.rpartition("/")[2]: value for name, value in metrics.items() if name != "v_num"}
+
+
+class TerminalBar(_ShortNames, RichProgressBar):
+    """Lightning's progress bar of an epoch in a terminal."""
+
+    def _init_progress(self, trainer: lightning.Trainer) -> None:
+        before = self.progress
+        super()._init_progress(trainer)
+        if self.progress is not before:  # Lightning has recreated the global console
+            escaping(get_console())
+
+
+class NotebookBar(_ShortNames, TQDMProgressBar):
+    """Lightning's progress bar of an epoch in a notebook."""
+
+
+_FIRST_SECONDS = 5.0  # until the first line
+_STEPS_BEFORE_TIMING = 3  # the first steps are slow: memory allocation, kernel selection
+
+
+class ProgressLines(lightning.Callback):
+    """Prints the step, the loss, the speed and the remaining time: after a few seconds, and after each validation with
+    the main metrics; without a progress bar, also every half minute.
+
+    Extrapolates the remaining time from the steps so far and their validations.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._due = 0.0  # time of the next line
+        self._first_step = self._images = 0
+        self._since = (0.0, 0)  # time and step
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._first_step = trainer.global_step
+        self._start_timing(trainer)
+        self._due = time.monotonic() + min(_FIRST_SECONDS, progress.SECONDS_BETWEEN_LINES)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, DenseModule)
+        self._images += len(pl_module.record.image_ids) * trainer.world_size
+        if trainer.global_step == self._first_step + _STEPS_BEFORE_TIMING:
+            self._start_timing(trainer)
+        if time.monotonic() >= self._due:
+            self._print(trainer, self._state(trainer, pl_module))
+
+    def on_validation_batch_end(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
+        if time.monotonic() >= self._due:
+            done, total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.current.completed, trainer.num_val_batches
+            self._print(trainer, [f"validation: {done:,} of {sum(total):,.0f} batches"])
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, DenseModule) and pl_module.validation.evaluators is not None
+        metrics, evaluators = pl_module.validation.metrics, pl_module.validation.evaluators
+        mains = [f"{name}/{evaluator.main}" for name, evaluator in evaluators.items()]
+        shown = [f"{name} {metrics[name]:.3f}" for name in mains]
+        self._print(trainer, [f"epoch {trainer.current_epoch + 1}", *self._state(trainer, pl_module), *shown])
+
+    def _start_timing(self, trainer: lightning.Trainer) -> None:
+        self._since, self._images = (time.monotonic(), trainer.global_step), 0
+
+    def _state(self, trainer: lightning.Trainer, module: DenseModule) -> list[str]:
+        assert module.budget is not None
+        seconds, done = time.monotonic() - self._since[0], trainer.global_step - self._since[1]
+        left = module.budget.steps - trainer.global_step
+        parts = [f"step {trainer.global_step:,} of {module.budget.steps:,}"]
+        parts.append(f"loss {float(trainer.callback_metrics.get('train/loss', math.nan)):.3f}")
+        parts += [speed(self._images / seconds)] if done else []
+        return [*parts, f"{duration(seconds / done * left)} left"] if done and left else parts
+
+    def _print(self, trainer: lightning.Trainer, parts: list[str]) -> None:
+        has_bar = self.console.is_terminal or self.console.is_jupyter
+        self._due = math.inf if has_bar else time.monotonic() + progress.SECONDS_BETWEEN_LINES
+        if trainer.is_global_zero:
+            self.console.print("  ".join(parts))
+
+
+class EvaluationProgress(lightning.Callback):
+    """Shows the progress of an evaluation on stderr."""
+
+    def __init__(self) -> None:
+        self._bar: Iterator[int] = iter(())
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        total = int(sum(trainer.num_val_batches))
+        quiet = get_console().quiet or not trainer.is_global_zero
+        self._bar = progress.track(range(total), "Evaluating", total, quiet)
+
+    def on_validation_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        next(self._bar, None)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._bar = iter(())  # removes the bar

@@ -1,0 +1,118 @@
+"""Builds the evaluators of a model's heads and merges them over processes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from densevit import registry
+from densevit.config import Config, EvaluationSection
+from densevit.errors import ConfigError, DataError
+from densevit.evaluation.feature_probes import FeatureProbe
+from densevit.interfaces import Class, Dataset, Evaluator, Method
+from densevit.losses.distributed import gather_objects, process_count
+from densevit.model import DenseModel
+from densevit.training.loop.model_class_mapping import ClassMapping
+from densevit.training.loop.probes import build_probes
+from densevit.training.loop.validation_loss import ValidationLoss
+
+METHOD = "method"  # the name of the method's loss in the metrics
+
+
+def create_evaluator(name: str, classes: Sequence[Class] = (), **options: Any) -> Evaluator:
+    """Builds an evaluator by its plugin name."""
+    evaluator: Evaluator = registry.create(
+        "evaluators", name, tuple(classes), options=options, where=f"evaluator {name!r}"
+    )
+    return evaluator
+
+
+def build_evaluators(
+    model: DenseModel,
+    config: Config | None,
+    dataset: Dataset,
+    method: Method | None = None,
+    mappings: Mapping[str, ClassMapping] | None = None,
+) -> dict[str, Evaluator]:
+    """Builds the evaluator of each head: by the name in its config, or else by its task.
+
+    Heads with `evaluation: null` get a `ValidationLoss`; without heads, so does a method that implements
+    `validation_losses`. With a method, the config's probes are added.
+
+    dataset: the validation split. mappings: the mappings of heads whose classes are not the data's. Raises ConfigError
+    without an evaluator, or if it cannot evaluate its head on the data.
+    """
+    evaluators: dict[str, Evaluator] = {}
+    for name, head in model.heads.items():
+        section = EvaluationSection() if config is None else config.heads[name].evaluation
+        mapping = (mappings or {}).get(name)
+        classes = model.classes[name] if mapping is None else mapping.classes
+        if section is None and mapping is not None:
+            raise ConfigError(
+                f"heads.{name}.evaluation is null: the loss cannot be computed on data with other classes. Fix: name "
+                f"an evaluator (heads.{name}.evaluation.name)."
+            )
+        if section is None:
+            evaluators[name] = ValidationLoss(model.classes[name])
+            continue
+        if section.name is None and str(head.task) not in registry.find("evaluators"):
+            raise ConfigError(
+                f"heads.{name}.evaluation: there is no evaluator for the task {str(head.task)!r}. Fix: name one "
+                f"(heads.{name}.evaluation.name), or set heads.{name}.evaluation: null to validate by the loss."
+            )
+        evaluators[name] = registry.create(
+            "evaluators",
+            section.name or str(head.task),
+            classes,
+            options=section.options,
+            where=f"heads.{name}.evaluation",
+        )
+        evaluators[name].partial = mapping is not None and bool(mapping.only_model)
+        if evaluators[name].threshold is not None:
+            evaluators[name].threshold = model.default_thresholds[name]
+        try:
+            evaluators[name].prepare(head, dataset)
+        except ConfigError as error:
+            raise ConfigError(f"heads.{name}.evaluation.{error}") from None
+    if method is not None and not evaluators and type(method).validation_losses is not Method.validation_losses:
+        evaluators[METHOD] = ValidationLoss(())
+    if method is not None and config is not None:
+        evaluators |= build_probes(config, dataset)
+    return evaluators
+
+
+def selecting(evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
+    """The evaluators that select the best epoch; probes only if there are no others."""
+    without_probes = {
+        name: evaluator for name, evaluator in evaluators.items() if not isinstance(evaluator, FeatureProbe)
+    }
+    return without_probes or dict(evaluators)
+
+
+def join_processes(evaluator: Evaluator) -> None:
+    """Merges the states of all processes into the evaluator of each process."""
+    if process_count() > 1:
+        evaluator.merge(gather_objects(evaluator.state()))
+
+
+def add_indices(indices: dict[int | str, int], new: Iterable[tuple[int | str, int]]) -> None:
+    """Adds pairs of an image id and a data set index. Raises DataError for two images with the same id."""
+    for image_id, index in new:
+        other = indices.setdefault(image_id, index)
+        if other != index:
+            first, second = sorted([other, index])
+            raise DataError(
+                f"Samples {first} and {second} of the data set have the same image_id {image_id!r}; evaluators would "
+                "count them as one image. Fix: let the data set give each image a unique id."
+            )
+
+
+def joined_indices(local_indices: dict[int | str, int]) -> dict[int | str, int]:
+    """Merges the indices of all processes; see `add_indices`."""
+    joined: dict[int | str, int] = {}
+    for indices in gather_objects(local_indices):
+        add_indices(joined, indices.items())
+    return joined
+
+
+def flat_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Flattens {head: {metric: value}} to {"head/metric": value}."""
+    return {f"{head}/{name}": value for head, values in metrics.items() for name, value in values.items()}

@@ -1,0 +1,43 @@
+"""Supervised training, the default method, and creation of methods by name."""
+
+from typing import Any
+
+from densevit import registry
+from densevit.errors import PluginError
+from densevit.inference.predictor import Predictor, dense_model
+from densevit.interfaces import Batch, LossContext, Losses, Method
+from densevit.model import DenseModel
+
+
+class Supervised(Method):
+    """Minimises the weighted losses of all heads on labelled images."""
+
+    needs_heads = True
+    needs_labels = True
+    any_channels = True
+
+    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
+        losses: Losses = model.loss(model(batch), batch["targets"], context)
+        return losses
+
+
+def create_method(name: str, model: DenseModel | Predictor, **options: Any) -> Method:
+    """Builds a training method by its plugin name."""
+    method: Method = registry.create("methods", name, dense_model(model), options=options, where=f"method {name!r}")
+    return method
+
+
+def check_method(method: Method, model: DenseModel) -> None:
+    """Raises PluginError if `saved_model` is not part of the method, or for images that it cannot use."""
+    if not method.any_channels and not model.channels.is_rgb:
+        raise PluginError(
+            f"method {type(method).__name__} is for 8-bit RGB images; the data has {model.channels}. Fix: use "
+            "the method supervised, or set any_channels in the method's class."
+        )
+    saved = method.saved_model(model)
+    if saved is not model and not (isinstance(saved, DenseModel) and any(part is saved for part in method.modules())):
+        raise PluginError(
+            f"method {type(method).__name__}: its saved_model returned a {type(saved).__name__}; the model, or a "
+            "DenseModel that is a module of the method, is expected. Fix: create it in the constructor, as in "
+            "self.teacher = copy.deepcopy(model)."
+        )

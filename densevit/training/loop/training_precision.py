@@ -1,0 +1,101 @@
+"""Training precision: the default for the hardware, and Lightning's precision plugins."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision, Precision
+
+from densevit.layers.fast.hardware import supports_bf16
+
+
+class _CastsModelOnly(Precision):
+    """Casts the model only. Images stay uint8 until the model normalises them, targets are never cast, and tensors
+    created in the forward pass keep the default dtype."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+    @contextmanager
+    def forward_context(self) -> Iterator[None]:
+        yield
+
+
+class _Half(_CastsModelOnly, HalfPrecision):
+    """bf16-true."""
+
+
+class _Double(_CastsModelOnly, DoublePrecision):
+    """64-true."""
+
+
+def trainer_arguments(precision: str, accelerator: str = "auto") -> dict[str, Any]:
+    """Arguments of Lightning's Trainer for a precision: a name, or a plugin that does not cast targets."""
+    name = resolve(precision, accelerator)
+    device_type, fast = _device_type(accelerator), resolve("auto", accelerator)
+    if name.startswith("bf16") and device_type != "mps" and not supports_bf16(device_type):
+        warnings.warn(
+            f"trainer.precision={precision}: this {'CPU' if device_type == 'cpu' else 'GPU'} has no bf16 instructions; "
+            f"torch emulates them, many times slower. Fix: set trainer.precision=auto, which is {fast} here.",
+            stacklevel=2,
+        )
+    plugin: Precision
+    if name == "bf16-true":
+        plugin = _Half("bf16-true")
+    elif name in ("64", "64-true"):
+        plugin = _Double()
+    else:
+        return {"precision": name}
+    return {"plugins": [plugin]}
+
+
+@contextmanager
+def tf32(on: bool) -> Iterator[None]:
+    """Enables or disables TF32, which rounds the inputs of fp32 matrix products and convolutions on NVIDIA GPUs to 10
+    bits, and restores torch's settings afterwards. By default torch enables it for convolutions only."""
+    matmul, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if on else "highest")
+    torch.backends.cudnn.allow_tf32 = on
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Flushes denormal numbers to 0 on a CPU, and restores the setting of this thread afterwards.
+
+    Numbers below 1.2e-38, for example from softmax with far-away keys, would take a hundred times as long: up to a
+    sixth of a training step (docs/development/cpus.md).
+    """
+    before = not bool(torch.tensor(1e-38) * 0.1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+def resolve(precision: str, accelerator: str = "auto") -> str:
+    """Lightning's name for a precision.
+
+    precision: "auto", or one of Lightning's names ("32-true", "16-mixed", "bf16-mixed", ...). "auto" is bf16-mixed if
+    the hardware supports bf16, else 16-mixed on an NVIDIA GPU, else 32-true.
+    """
+    if precision != "auto":
+        return precision
+    device_type = _device_type(accelerator)
+    if supports_bf16(device_type):
+        return "bf16-mixed"
+    return "16-mixed" if device_type == "cuda" else "32-true"
+
+
+def _device_type(accelerator: str) -> str:
+    """ "cuda", "mps" or "cpu": the device type that Lightning uses for an accelerator."""
+    if accelerator not in ("cpu", "mps") and torch.cuda.is_available():
+        return "cuda"
+    return "cpu" if accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()) else "mps"

@@ -1,0 +1,124 @@
+"""A validation: the evaluators of all heads compute metrics from the saved model's predictions."""
+
+from collections.abc import Mapping
+
+import pytorch_lightning as lightning
+from torch import Tensor
+
+from densevit.config import Config, InferenceSection
+from densevit.errors import ConfigError, DensevitError
+from densevit.evaluation.feature_probes import FeatureProbe
+from densevit.interfaces import Batch, Evaluator, Method, Predictions
+from densevit.model import DenseModel
+from densevit.targets.types import TargetTypes
+from densevit.training.loop.data_module import DenseDataModule
+from densevit.training.loop.evaluator_factory import (
+    METHOD,
+    add_indices,
+    build_evaluators,
+    flat_metrics,
+    join_processes,
+    joined_indices,
+)
+from densevit.training.loop.model_class_mapping import ClassMapping
+from densevit.training.loop.probes import features_of, fit_probes, predictions_of
+from densevit.training.loop.skipped_images import SKIPPED, SkippedImages, may_skip
+from densevit.training.loop.step import on_device
+from densevit.training.loop.validation_images import truths, validation_dataset, validation_loader
+from densevit.training.loop.validation_loss import ValidationLoss, image_losses, method_losses
+
+
+class Validation:
+    """Validates a model: `start`, then `add` for each batch, then `finish`.
+
+    evaluators: each head's evaluator; None: built at the first start. metrics: the last validation's, the same in all
+    processes. indices: data set index by image id of the last validation, with densevit's loaders.
+    """
+
+    def __init__(
+        self,
+        config: Config | None,
+        method: Method,
+        evaluators: Mapping[str, Evaluator] | None,
+        inference: Mapping[str, InferenceSection],
+        mappings: Mapping[str, ClassMapping],
+    ) -> None:
+        self._config, self._method, self.inference, self._mappings = config, method, dict(inference), mappings
+        self.evaluators: dict[str, Evaluator] | None = None if evaluators is None else dict(evaluators)
+        self.metrics: dict[str, float] = {}
+        self.indices: dict[int | str, int] = {}
+        self._skipped = SkippedImages()
+
+    def start(self, trainer: lightning.Trainer, model: DenseModel) -> None:
+        """Begins a validation of the model: resets the evaluators, and fits the probes to the training images."""
+        self._model = model
+        if self.evaluators is None:
+            dataset = validation_dataset(trainer, model)
+            self.evaluators = build_evaluators(model, self._config, dataset, self._method)
+        for evaluator in self.evaluators.values():
+            evaluator.reset()
+        self.indices = {}
+        self._seen: dict[int, int] = {}  # number of images by index of the loader
+        self._by_loss = [n for n in model.heads if isinstance(self.evaluators.get(n), ValidationLoss)]
+        # Heads that are validated by their loss may not implement `predict`.
+        self._predicting = model.with_heads(set(model.heads) - set(self._by_loss)) if self._by_loss else model
+        self._probes = {
+            name: evaluator for name, evaluator in self.evaluators.items() if isinstance(evaluator, FeatureProbe)
+        }
+        if self._probes:
+            self._fit_probes(trainer)
+
+    def _fit_probes(self, trainer: lightning.Trainer) -> None:
+        """Fits the probes to features with the weights and the precision of the validation."""
+        module, precision = trainer.datamodule, trainer.precision_plugin  # type: ignore[attr-defined]  # set by fit
+        if not isinstance(module, DenseDataModule):
+            raise ConfigError("probes: the training data is unknown. Fix: trainer.fit(module, DenseDataModule(...)).")
+
+        def features(batch: Batch) -> Tensor:
+            with precision.val_step_context():
+                return features_of(self._model, on_device(batch, trainer.strategy.root_device))
+
+        loader = module.data.unaugmented_train_loader(trainer.global_rank, trainer.world_size)
+        fit_probes(self._probes.values(), loader, features)
+
+    def add(self, trainer: lightning.Trainer, batch: Batch, loader_index: int) -> dict[str, list[Predictions]]:
+        """Adds a batch to the evaluators, without repeated images. Returns the predictions by head."""
+        assert self.evaluators is not None
+        self._skipped.add(batch)
+        model = self._predicting
+        inference = {name: options for name, options in self.inference.items() if name in model.heads}
+        outputs = model.infer(batch, inference) if model.heads else {}
+        for name, mapping in self._mappings.items():
+            types = TargetTypes(model.target_types.get(name))
+            outputs[name] = [mapping.applied(predictions, types) for predictions in outputs[name]]
+        results = outputs | image_losses(self._model, self._by_loss, batch) if self._by_loss else dict(outputs)
+        if METHOD in self.evaluators:
+            results[METHOD] = method_losses(self._method, self._model, batch)
+        if self._probes:
+            results |= dict.fromkeys(self._probes, predictions_of(self._model, batch))
+        seen, loader = self._seen.get(loader_index, 0), validation_loader(trainer, loader_index)
+        self._seen[loader_index] = seen + len(batch["targets"])
+        labels = bool(model.heads or self._probes)
+        counted = [(i, x) for i, x in enumerate(truths(batch, loader, seen, labels)) if x is not None]
+        targets = [batch["targets"][i] for i, _ in counted]
+        add_indices(self.indices, [(t["image_id"], t["dataset_index"]) for t in targets if "dataset_index" in t])
+        for name, evaluator in self.evaluators.items() if counted else ():
+            try:
+                evaluator.update([results[name][i] for i, _ in counted], [truth for _, truth in counted])
+            except DensevitError as error:
+                where = f"heads.{name}" if name in self._model.heads else name
+                raise type(error)(f"{where}: {error}") from None
+        return outputs
+
+    def finish(self, trainer: lightning.Trainer) -> dict[str, float]:
+        """Merges the evaluators of all processes and returns the metrics, HEAD/METRIC."""
+        assert self.evaluators is not None
+        for evaluator in self.evaluators.values():
+            join_processes(evaluator)
+        self.indices = joined_indices(self.indices)
+        self.metrics = flat_metrics({name: evaluator.compute() for name, evaluator in self.evaluators.items()})
+        if may_skip(trainer.val_dataloaders):
+            where = f"validation at step {trainer.global_step}"
+            skipped = self._skipped.report(where, trainer.strategy.root_device)
+            self.metrics |= {f"{SKIPPED}/images": float(skipped)} if skipped else {}
+        return self.metrics

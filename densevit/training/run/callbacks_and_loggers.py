@@ -1,0 +1,71 @@
+"""Callbacks and loggers from the config or from the caller of `fit`."""
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+
+from densevit import registry
+from densevit.config import TrainerSection, named_classes
+from densevit.errors import ConfigError, did_you_mean, one_line
+from densevit.training.run.metrics_csv import MetricsCsv
+
+_ALSO_MONITORED = ("train/loss", "epoch", "step")  # in addition to the metrics
+
+
+def build_callbacks(section: TrainerSection, more: Sequence[lightning.Callback] = ()) -> list[lightning.Callback]:
+    """Builds the config's callbacks and appends the caller's."""
+    callbacks: list[lightning.Callback] = []
+    for index, named in enumerate(section.callbacks):
+        callback_type = named_classes.load("callback", named.name)
+        where = f"trainer.callbacks.{index}"
+        options = named_classes.check_callback(named, where)
+        callbacks.append(registry.construct(callback_type, named.name, options=options, where=where))
+    return [*callbacks, *more]
+
+
+def check_callbacks(callbacks: Iterable[lightning.Callback], metrics: Iterable[str]) -> None:
+    """Raises ConfigError for a callback that monitors an unknown metric, or whose state cannot be loaded safely."""
+    for callback in callbacks:
+        name = type(callback).__name__
+        monitor = getattr(callback, "monitor", None)
+        names = [*metrics, *_ALSO_MONITORED]
+        if isinstance(callback, EarlyStopping | ModelCheckpoint) and monitor is not None and monitor not in names:
+            raise ConfigError(
+                f"trainer.callbacks: {name} monitors {monitor!r}, which is not a metric.{did_you_mean(monitor, names)}"
+            )
+        if type(callback).state_dict is not lightning.Callback.state_dict:
+            memory = io.BytesIO()
+            try:
+                torch.save(callback.state_dict(), memory)
+                memory.seek(0)
+                torch.load(memory, weights_only=True)  # as when resuming
+            except Exception as error:  # a plugin's state may raise anything
+                raise ConfigError(
+                    f"trainer.callbacks: the state_dict of {name} cannot be read back from a checkpoint "
+                    f"({one_line(error)}). Fix: use tensors, numbers, strings, lists and dicts only."
+                ) from error
+
+
+def build_loggers(section: TrainerSection, folder: Path, more: Sequence[Logger] = ()) -> list[Logger]:
+    """Builds the logger of metrics.csv and the config's loggers, and appends the caller's."""
+    loggers: list[Logger] = [MetricsCsv(folder / "metrics.csv")]
+    names = [named.name for named in section.loggers or ()]
+    if section.loggers is None or "tensorboard" in names:
+        try:
+            from densevit.training.run.tensorboard import TensorBoard
+
+            loggers.append(TensorBoard(folder, name="", version="", default_hp_metric=False))
+        except ModuleNotFoundError:
+            pass  # the extra `tensorboard` is not installed; `check_plugins` raises for a config that names it
+    for index, named in enumerate(section.loggers or ()):
+        if named.name not in named_classes.BUILT_IN_LOGGERS:
+            where = f"trainer.loggers.{index}"
+            options = named_classes.check_logger(named, where, str(folder))
+            logger_type = named_classes.load("logger", named.name)
+            loggers.append(registry.construct(logger_type, named.name, options=options, where=where))
+    return [*loggers, *more]

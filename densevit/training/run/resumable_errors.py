@@ -1,0 +1,90 @@
+"""Error handling of a run: messages with the fix and the command to resume, removal of an empty run folder."""
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytorch_lightning as lightning
+import torch
+
+from densevit.config import Config
+from densevit.data.loading.worker_processes import worker_failure
+from densevit.errors import DensevitError, TrainingError, one_line
+from densevit.losses.distributed import process_count
+
+_DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENOENT),
+)
+
+
+@contextmanager
+def resumable_errors(folder: Path, config: Config, command: str | None = None) -> Iterator[None]:
+    """Raises TrainingError if a file cannot be written, memory runs out, or another process has ended, with the command
+    to resume; adds this command to errors of data and plugins, and as a note to any other exception. command: None:
+    densevit's.
+    """
+    try:
+        yield
+    except DensevitError as error:
+        error.args = (f"{error}{resume_hint(folder, command)}",)
+        raise
+    except Exception as error:
+        hint = resume_hint(folder, command)
+        if reason := _reason(error, folder, config):
+            raise TrainingError(f"{reason}{hint}") from error
+        if hint and hasattr(error, "add_note"):  # Python 3.11
+            error.add_note(hint.strip())
+        raise
+
+
+@contextmanager
+def removed_on_error(trainer: lightning.Trainer, folder: Path, new: bool) -> Iterator[None]:
+    """Removes the folder of a new run that fails before the first step."""
+    try:
+        yield
+    except DensevitError:
+        if new and trainer.global_step == 0 and trainer.is_global_zero:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _reason(error: Exception, folder: Path, config: Config) -> str:
+    """One line for a system error, a memory error, a failed loader process or another failed training process; "" for
+    other errors."""
+    if isinstance(error, OSError):
+        if error.errno is None or isinstance(error, BrokenPipeError):
+            return ""  # not a system error, or stdout is closed
+        problem = " cannot be written" if error.errno in _DISK_ERRORS else ""
+        return f"{error.filename or folder}{problem}: {error.strerror}."
+    if not isinstance(error, RuntimeError):
+        return ""
+    return _memory_failure(error, config) or str(worker_failure(error) or "") or _peer_failure(error)
+
+
+def _memory_failure(error: RuntimeError, config: Config) -> str:
+    if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator: can't allocate memory" not in str(error):
+        return ""
+    size, accumulate = config.data.batch_size, config.trainer.accumulate
+    half = max(1, size // 2)
+    return (
+        f"The memory is full with data.batch_size={size}. Fix: set data.batch_size={half} with "
+        f"trainer.accumulate={accumulate * size // half}, a smaller data.image_size, trainer.precision=bf16-mixed, or "
+        "backbone.checkpointing=true, which recomputes activations in the backward pass."
+    )
+
+
+def _peer_failure(error: RuntimeError) -> str:
+    if process_count() == 1 or not re.search("gloo|nccl|connection (closed|reset|refused)", str(error), re.IGNORECASE):
+        return ""
+    return f"Another of {process_count()} processes has ended; its message, if any, is above ({one_line(error)})."
+
+
+def resume_hint(folder: Path, command: str | None) -> str:
+    """A sentence with the command to resume the run; "" without a checkpoint. command: None: densevit's."""
+    if not (folder / "checkpoints" / "last.ckpt").exists():
+        return ""
+    return f" Resume from the last checkpoint with: {command or f'densevit train --resume {folder}'}"

@@ -1,0 +1,84 @@
+"""Reads and writes files of state dicts; selects a submodule's part and counts its blocks."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from densevit.errors import WeightsError
+
+FORMAT = "2"  # of model files and checkpoints; rises when older files can no longer be read
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a .safetensors file, and the metadata in its header."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118  # not a dict
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a complete safetensors file ({error}). Copy or download it again.") from error
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The metadata in the header of a .safetensors file."""
+    return read_safetensors(path)[1]
+
+
+def write_safetensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes a .safetensors file with the permissions of any new file. Raises OSError if it cannot be written."""
+    path.touch()
+    mode = path.stat().st_mode  # by the process's umask; safetensors writes files for their owner only
+    try:
+        save_file(dict(state), path, metadata=dict(metadata))
+    except SafetensorError as error:  # it contains only the text of a system error
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+    path.chmod(mode)
+
+
+def write_torch(content: Any, path: Path) -> None:
+    """Writes a file by `torch.save`. Raises OSError if it cannot be written."""
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:  # torch raises its own error when it closes the archive
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise error.__context__ from None
+
+
+def check_format(version: Any, source: str) -> None:
+    """Raises WeightsError unless the `format_version` of a model file or of a checkpoint is `FORMAT`."""
+    if version != FORMAT:
+        raise WeightsError(f"{source}: format version {version}, expected {FORMAT}. Update densevit, or train again.")
+
+
+def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors with a prefix, which is removed; all tensors if no key has it."""
+    inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return inner or dict(state)
+
+
+def count(state: Mapping[str, Tensor], pattern: str) -> int:
+    """The number of distinct values of a pattern's group among the keys: blocks for `blocks\\.(\\d+)\\..*`."""
+    return len({match[1] for key in state if (match := re.fullmatch(pattern, key))})
+
+
+def header(entries: Mapping[str, Any]) -> dict[str, str]:
+    """Entries as strings for a safetensors header; values other than strings as JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
+
+
+def licences(entries: Mapping[str, str]) -> dict[str, str]:
+    """The licences in a model file's header, by the source of the weights. Raises ValueError for other values."""
+    return TypeAdapter(dict[str, str]).validate_json(entries.get("licences", "{}"))

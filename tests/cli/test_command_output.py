@@ -1,0 +1,161 @@
+"""Flags that all commands have, and what they write where."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from densevit import progress, registry
+from densevit.cli import command, main
+from densevit.cli.command_output import Output
+from densevit.reporting.html_page import write_page
+
+COMMANDS = [*registry.find("commands")]
+TINY = """
+backbone: {name: resnet, depth: 18, norm: group}
+heads: {depth: {name: dpt, width: 8}}
+data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 8, val_length: 3}
+optim: {lr: 1e-3}
+trainer: {max_steps: 4, precision: "32", accelerator: cpu, loggers: []}
+"""
+
+
+def output(**flags: bool) -> Output:
+    from argparse import Namespace
+
+    return Output(Namespace(**{"quiet": False, "json": False, **flags}))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_the_common_flags_and_examples_that_parse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*name.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--quiet" in text and "--json" in text
+    examples = text.partition("examples:\n")[2].splitlines()
+    assert examples
+    for example in examples:
+        program, *words = shlex.split(example.rpartition(" | ")[2], comments=True)
+        given = max((one for one in COMMANDS if f"{' '.join(words)} ".startswith(f"{one} ")), key=len)
+        assert program == "densevit"
+        command(given)[1].parse_intermixed_args(words[len(given.split()) :])  # exits for an unknown flag
+
+
+def test_json_is_the_only_output_and_has_null_for_what_json_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    for out in (output(json=True), output(json=True, quiet=True)):
+        out.show("a table")
+        out.result({"AP": float("nan"), "names": ("é", float("inf"), 1.5)})
+        assert json.loads(capsys.readouterr().out) == {"AP": None, "names": ["é", None, 1.5]}
+    output().show("runs/[a]: 3 images")
+    output().result({"a": 1})
+    output(quiet=True).show("nothing")
+    assert capsys.readouterr().out == "runs/[a]: 3 images\n"
+
+
+def test_redirected_progress_is_a_line_every_half_minute(capsys, monkeypatch):
+    now = iter(range(0, 4000, 12))  # 12 seconds a call: at the start and after each item
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
+    assert list(output().track("abcdefg", "Predicting", 20)) == list("abcdefg")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["Predicting: 3 of 20, about 3 min left", "Predicting: 6 of 20, about 3 min left"]
+    assert list(output(quiet=True).track([1, 2], "Predicting", 2)) == [1, 2]
+    assert capsys.readouterr().err == ""
+
+
+def test_durations_and_speeds_in_words() -> None:
+    durations = {0.2: "less than 1 s", 40.4: "about 40 s", 720: "about 12 min", 12600: "about 3.5 h"}
+    assert {seconds: progress.duration(seconds) for seconds in durations} == durations
+    speeds = {0.44: "0.4", 9.94: "9.9", 9.96: "10", 25.3: "25"}
+    assert {value: progress.speed(value).removesuffix(" images/s") for value in speeds} == speeds
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return tmp_path
+
+
+@pytest.mark.integration
+def test_a_training_prints_lines_after_a_quiet_one_that_prints_none(tiny, capsys, monkeypatch):
+    """Redirected, a line when half a minute is over. The second run folder has markup in its name."""
+    assert main(["train", "tiny.yaml", "--json", "--quiet", "--run-dir", "json", "trainer.max_steps=1"]) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert result["run"] == "json" and result["stopped_by"] == 0
+    assert result["metrics"] == json.loads((tiny / "json" / "metrics.json").read_text())
+    assert "writing to json/" not in captured.err  # the lines for people
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    assert main(["train", "tiny.yaml", "--run-dir", "m[/x]\x1b[1m"]) == 0
+    out = capsys.readouterr().out
+    assert r"writing to m[/x]\x1b[1m/" in out
+    lines = out.splitlines()
+    assert [line.split("  ")[0] for line in lines if line[:5] == "step "] == [f"step {n} of 4" for n in (1, 2, 3, 4)]
+    assert [line for line in lines if line.startswith("validation: ")]
+
+
+# ---- names from files, and streams ----
+
+HOSTILE = "[/x] [red] :smile: \x1b[31m \x9b1m \ud800 é"
+SHOWN = r"[/x] [red] :smile: \x1b[31m \x9b1m \ud800 é"
+
+
+def test_tables_lines_and_pages_show_names_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(HOSTILE)
+    table.add_row(HOSTILE)
+    table.add_row(Text(HOSTILE, "bold"))
+    for shown in (table, Text(HOSTILE), HOSTILE):
+        output().show(shown)
+    said = capsys.readouterr().out
+    assert said.count(SHOWN) == 5 and "\x1b" not in said
+    write_page(tmp_path / "page.html", os.fsdecode(b"<\xff>"), "about", [])
+    assert r"<title>&lt;\udcff&gt;" in (tmp_path / "page.html").read_text("utf-8")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("stream", ["closed", "without a reader"])
+def test_a_training_without_a_reader_is_complete(stream: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `>&-` and `| head -c 1` in a shell."""
+    stdout = None
+    if stream == "without a reader":
+        reader, writer = os.pipe()
+        os.close(reader)
+        stdout = os.fdopen(writer, "w")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(sys, "__stdout__", stdout)
+    assert main(["train", "tiny.yaml", "--run-dir", "run", "trainer.max_steps=1", "data.val_length=1"]) == 0
+    assert (tiny / "run" / "report.html").is_file() and (tiny / "run" / "model.safetensors").is_file()
+
+
+@pytest.mark.integration
+def test_any_encoding_of_the_terminal_shows_all_names(tiny: Path) -> None:
+    document = {
+        "images": [{"id": 1, "file_name": "1.png"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]}],
+        "categories": [{"id": 1, "name": "猫 → é"}],
+    }
+    for split in ("train", "val"):
+        (tiny / "set" / split).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tiny / "set" / split / "1.png")
+        (tiny / "set" / f"{split}.json").write_text(json.dumps(document))
+    code = "import sys; from densevit.cli import main; at = sys.argv.index('doctor'); main(sys.argv[1:at])"
+    code += "; raise SystemExit(main(sys.argv[at:]))"  # both in one process
+    arguments = ["data", "convert", "coco", "set", "ö→", "--splits", "train=1", "doctor", "set", "--out", "page.html"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "LC_ALL": "C", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=tiny, env=environment, capture_output=True, timeout=300)
+    assert b"Traceback" not in done.stderr and done.returncode in (0, 1), done.stderr
+    assert b"\\u732b" in done.stdout and (tiny / "page.html").is_file()
+
+
+def test_a_run_folder_whose_name_is_no_utf8_is_refused_before_the_training(tiny, run):
+    said = run("train", "tiny.yaml", "--run-dir", os.fsdecode(b"r\xff"), code=2)
+    assert r"--run-dir r\udcff: the name is not valid UTF-8" in said
+    assert [path.name for path in tiny.iterdir()] == ["tiny.yaml"]

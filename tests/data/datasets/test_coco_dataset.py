@@ -1,0 +1,155 @@
+"""COCO-format data: layouts, unusual but valid files, and invalid ones, each reported at startup."""
+
+import os
+import re
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from densevit.data.datasets.coco_dataset import Coco
+from densevit.data.datasets.coco_json import color_of
+from densevit.data.datasets.mapped_classes import MappedClasses
+from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.sample_resizing import EvaluationTransform
+from densevit.errors import DataError
+from tests.data.datasets.conftest import checked
+from tests.data.datasets.conftest import coco_document as document
+
+# ---- samples ----
+
+
+def test_boxes_labels_areas_and_crowds_of_each_image(write_coco):
+    dataset = Coco("train", root=str(write_coco()))
+    classes = dataset.classes["detection"]
+    assert [(c.name, c.file_id) for c in classes] == [("train", 7), ("toothbrush", 90), ("unused", 1000)]
+    assert [c.color for c in classes] == [color_of(0), color_of(1), color_of(2)]
+    assert len({color_of(k) for k in range(80)}) == 80
+    assert len(dataset) == 3 and len(Coco("train", root=str(write_coco()), limit=2)) == 2
+    assert MappedClasses(dataset, {}).image_name(1) == dataset.image_name(1) == "1.jpg"
+    assert dataset.sizes().tolist() == [[30, 40]] * 3
+    assert dataset.provides == ("boxes", "labels")
+    targets = [dataset[index]["targets"] for index in range(3)]
+    assert [t["image_id"] for t in targets] == [0, 5, 10]
+    assert targets[0]["boxes"].tolist() == [[0.5, 0.25, 30.5, 20.75]]
+    assert targets[0]["area"].tolist() == [615.0], "without `area`, width times height"
+    assert targets[1]["boxes"].tolist() == [[1, 2, 11, 22], [30, 20, 80, 70]], "as in the json"
+    assert targets[1]["labels"].tolist() == [1, 0]
+    assert targets[1]["area"].tolist() == [150.5, 100]
+    assert targets[1]["iscrowd"].tolist() == [False, True]
+    assert targets[2]["boxes"].shape == (0, 4) and targets[2]["labels"].shape == (0,)
+    for t in targets:
+        assert [t[key].dtype for key in ("boxes", "labels", "area")] == [torch.float64, torch.int64, torch.float64]
+        assert t["iscrowd"].dtype == torch.bool and "masks" not in t
+    image = dataset[0]["image"]
+    assert image.shape == (3, 30, 40) and image.dtype == torch.uint8
+    assert (image[:, 5, 5].int() - torch.tensor([200, 10, 15])).abs().max() <= 3
+
+
+def test_a_test_set_without_annotations_is_unlabelled_not_empty(write_coco):
+    content = document()
+    del content["annotations"]
+    dataset = Coco("val", root=str(write_coco(content, "val.json", "val")))
+    assert dataset.provides == ()
+    assert dataset[0]["targets"] == {"image_id": 0}
+    assert len(dataset.classes["detection"]) == 3
+    empty = Coco("train", root=str(write_coco(document(annotations=[]))))
+    assert empty.provides == ("boxes", "labels") and empty[0]["targets"]["boxes"].shape == (0, 4)
+
+
+# ---- errors at startup ----
+
+
+def test_degenerate_boxes_are_left_out_in_training(write_coco):
+    boxes = [[1, 1, 0, 5], [1, 1, 5, 0], [3, 3, -1, 4], [40, 5, 10, 10], [-9, 5, 9, 9], [1, 1, 5, 5]]
+    annotations = [{"id": k, "image_id": 5, "category_id": 7, "bbox": box} for k, box in enumerate(boxes)]
+    root = str(write_coco(document(annotations=annotations)))
+    dataset = Coco("train", root=root)
+    dataset.check_files()
+    assert len(dataset[1]["targets"]["boxes"]) == 6, "as in the json, for evaluation"
+    assert dataset.object_counts().tolist() == [0, 1, 0] and dataset.image_classes().tolist() == [[1, 0]]
+    assert dataset.all_objects()[1]["boxes"].tolist() == [[1, 1, 6, 6]]
+    keep_size = EvaluationTransform(Fixed((30, 40)))
+    assert keep_size(dataset[1])["targets"]["boxes"].tolist() == [[1, 1, 6, 6]]
+
+
+def with_annotation(**changes: Any) -> dict[str, Any]:
+    content = document()
+    content["annotations"][1] |= changes
+    return content
+
+
+def with_image(**changes: Any) -> dict[str, Any]:
+    content = document()
+    content["images"][1] |= changes
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "facts"),
+    [
+        (with_annotation(category_id=8), r"annotation 12 .*category_id 8.*Known: 1000, 7, 90"),
+        (document(images=[{}]), r"image at position 0 has no `id`"),
+        (with_annotation(id=11), r"annotation 11 of image .*has the id of an earlier one, of image .*Fix: renumber"),
+        (
+            with_annotation(id="\ud800"),
+            r"annotation '\\ud800' of image .* has the id '\\ud800'",
+        ),  # valid json, but no file can hold it
+        ("[1, 2]", r"a list; expected COCO's object"),
+    ],
+)
+def test_invalid_json_error_names_file_and_annotation(content, facts, write_coco):
+    """More of them are in `tests/robustness/test_coco.py`."""
+    root = str(write_coco(content))
+    with pytest.raises(DataError, match=rf"train\.json:? .*{facts}"):
+        Coco("train", root=root)
+
+
+def test_image_changed_after_scanning_is_named(write_coco):
+    root = write_coco()
+    dataset = checked(Coco, "train", root=str(root))
+    Image.new("RGB", (80, 60)).save(root / "train" / "1.jpg")
+    with pytest.raises(DataError, match=r"train/1\.jpg has changed since the start"):
+        dataset[1]
+
+
+# ---- paths out of the folder ----
+
+
+@pytest.mark.parametrize("form", ["a/../../../secret.jpg", "{absolute}"])
+def test_images_outside_of_their_folder_are_read_only_if_allowed(form, tmp_path, write_coco):
+    name = form.format(absolute=tmp_path / "secret.jpg")
+    root = write_coco(with_image(file_name=name))
+    message = rf"train\.json: image 5 has the file_name '{re.escape(name)}', outside of .*set/train\. .*outside_paths"
+    with pytest.raises(DataError, match=message):
+        Coco("train", root=str(root))
+    allowed = Coco("train", root=str(root), outside_paths=True)
+    assert os.path.realpath(allowed.path(1)) == str(tmp_path / "secret.jpg")
+    assert len(allowed[1]["targets"]["boxes"]) == 2
+
+
+def test_a_cached_scan_does_not_allow_paths_outside(tmp_path, write_coco, monkeypatch):
+    monkeypatch.setattr("densevit.data.datasets.coco_annotations.LARGE_JSON", 0)
+    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
+    root = write_coco(with_image(file_name="../secret.jpg"))
+    Coco("train", root=str(root), outside_paths=True)
+    with pytest.raises(DataError, match="outside_paths"):
+        Coco("train", root=str(root))
+
+
+def test_links_in_the_images_folder_and_absolute_paths_into_it_are_read(tmp_path, write_coco):
+    content = document()
+    content["images"][0]["file_name"] = "linked/0.jpg"
+    content["images"][1]["file_name"] = str(tmp_path / "set" / "train" / "1.jpg")
+    content["images"][2]["file_name"] = "linked/../2.jpg"
+    elsewhere = tmp_path / "disk" / "images"
+    elsewhere.mkdir(parents=True)
+    (tmp_path / "set" / "train").mkdir(parents=True)
+    (tmp_path / "set" / "train" / "linked").symlink_to(elsewhere)
+    root = write_coco(content)
+    assert (tmp_path / "disk" / "2.jpg").is_file(), "the parent of the link's target"
+    with pytest.raises(DataError, match="image 10 has the file_name 'linked/../2.jpg', outside of"):
+        Coco("train", root=str(root))
+    content["images"][2]["file_name"] = "2.jpg"
+    assert len(Coco("train", root=str(write_coco(content)))[1]["targets"]["boxes"]) == 2

@@ -1,0 +1,238 @@
+"""CocoDetection against pycocotools on COCO JSON files, bit-identical."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask
+
+from densevit.config import from_mapping
+from densevit.data.data_builder import build_data
+from densevit.data.datasets.coco_annotations import read_annotations
+from densevit.evaluation import backends
+from densevit.evaluation.coco_ap import CocoDetection
+from densevit.targets.object_targets import Boxes, xywh
+from tests.evaluation.coco_reference import CLASSES, Pairs, as_json, reference, same, updated
+
+BACKENDS = ("pycocotools", "faster-coco-eval")
+
+
+def messy(seed: int, images: int = 30) -> Pairs:
+    """Predictions and ground truth with crowds, mask areas, ties, empty images and an absent class."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for image_id in rng.choice(10_000, images, replace=False).tolist():
+        count = 0 if rng.random() < 0.2 else int(rng.integers(1, 9))
+        corner, size = rng.uniform(0, 400, (count, 2)), np.exp(rng.uniform(1.5, 5.5, (count, 2)))
+        whole = rng.random(count) < 0.4  # integers give overlaps exactly at a threshold
+        corner[whole], size[whole] = corner[whole].round(), size[whole].round()
+        boxes = torch.tensor(np.concatenate([corner, corner + size], axis=1), dtype=torch.float32).reshape(-1, 4)
+        labels = torch.tensor(rng.integers(0, 5, count))  # class 5 has no ground truth
+        truth = {
+            "image_id": image_id,
+            "boxes": boxes,
+            "labels": labels,
+            "area": torch.tensor(size.prod(axis=1) * rng.uniform(0.3, 1, count), dtype=torch.float32),
+            "iscrowd": torch.tensor(rng.random(count) < 0.2),
+        }
+        found = torch.tensor(rng.integers(0, max(count, 1), 0 if rng.random() < 0.1 else 3 * count))
+        noise = torch.tensor(
+            rng.normal(0, 0.1, (len(found), 4)) * rng.integers(0, 2, (len(found), 1)), dtype=torch.float32
+        )
+        boxes = boxes[found] + noise * (boxes[found][:, 2:] - boxes[found][:, :2]).repeat(1, 2)
+        wrong = torch.tensor(rng.random(len(found)) < 0.2)
+        scores = torch.tensor(rng.random(len(found)), dtype=torch.float32)
+        prediction = {
+            "boxes": boxes.round() if rng.random() < 0.4 else boxes,
+            "scores": (10 * scores).round() / 10 if seed % 2 else scores,  # ties within and across images
+            "labels": torch.where(wrong, torch.tensor(rng.integers(0, 6, len(found))), labels[found]),
+        }
+        pairs.append((prediction, truth))
+    return pairs
+
+
+def crowded(seed: int) -> Pairs:
+    """One image with 300 detections of one class and one of another, more than are evaluated, among others."""
+    rng = np.random.default_rng(seed)
+    boxes = torch.tensor(rng.uniform(0, 200, (40, 4)), dtype=torch.float32)
+    boxes[:, 2:] += boxes[:, :2]
+    truth = {"image_id": 20_000, "boxes": boxes, "labels": torch.zeros(40, dtype=torch.long)}
+    truth |= {"area": torch.full((40,), 1024.0), "iscrowd": torch.zeros(40, dtype=torch.bool)}  # both small and medium
+    found = torch.tensor(rng.integers(0, 40, 301))
+    scores = torch.tensor(rng.random(301), dtype=torch.float32)
+    prediction = {"boxes": boxes[found] + 3 * torch.tensor(rng.random((301, 4)), dtype=torch.float32), "scores": scores}
+    prediction["labels"] = torch.tensor([0] * 300 + [1])
+    return [*messy(seed), (prediction, truth)]
+
+
+def evaluated(pairs: Pairs, batch_size: int = 7) -> CocoDetection:
+    return updated(CocoDetection(CLASSES), pairs, batch_size)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_metrics_match_pycocotools(backend: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("densevit.evaluation.coco_ap.fastest_backend", lambda: backend)
+    for pairs in (messy(0), messy(1), crowded(2)):
+        truth, results = as_json(pairs)
+        expected = reference(truth, results)
+        whole = evaluated(pairs)
+        assert same(whole.compute(), expected)
+        assert 0.1 < expected["AP"] < 0.9 and math.isnan(expected["AP/class 5"])
+        assert same(reference(truth, json.loads(json.dumps(whole.results()))), expected)
+        whole.reset()
+        assert all(math.isnan(value) for value in whole.compute().values()) and whole.results() == []
+        assert same(updated(whole, pairs[::-1]).compute(), expected)
+
+
+@pytest.mark.parametrize("right", ["F", "TT" + 60 * "FT"])
+def test_backends_round_the_first_precision_equally(right: str):
+    """150 objects in as many images; the letters give correct and wrong detections by descending score."""
+    count = 150
+    boxes = np.tile([10.0, 10.0, 20.0, 20.0], (len(right), 1))
+    boxes[[letter == "F" for letter in right], 0] = 200
+    truth_boxes, crowds = np.tile([10.0, 10.0, 20.0, 20.0], (count, 1)), np.zeros(count, bool)
+    data = backends.OneClass(
+        images=np.arange(len(right)) % count,
+        sizes=boxes[:, 2] * boxes[:, 3],
+        scores=np.linspace(0.9, 0.1, len(right)),
+        truth_images=np.arange(count),
+        areas=np.linspace(500, 20_000, count),
+        crowds=crowds,
+        overlaps=lambda found, known: mask.iou(boxes[found], truth_boxes[known], crowds[known]),
+    )
+    precision, recall = backends.curves("faster-coco-eval", data, (1, 10, 100))
+    expected, expected_recall = backends.curves("pycocotools", data, (1, 10, 100))
+    assert np.array_equal(precision, expected) and np.array_equal(recall, expected_recall)
+    assert precision.shape == (10, 101, 4, 3)
+
+
+def test_detections_without_ground_truth_are_false_positives_unless_unlabelled():
+    pairs = messy(0)
+    found = {
+        "boxes": torch.tensor([[0.0, 0, 100, 100]] * 9),
+        "scores": torch.ones(9),
+        "labels": torch.zeros(9, dtype=int),
+    }
+    empty = {"image_id": 99_999, "boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=int)}
+    assert evaluated([*pairs, (found, empty)]).compute()["AP/class 0"] < evaluated(pairs).compute()["AP/class 0"]
+    assert same(evaluated([*pairs, (found, {"image_id": 99_999})]).compute(), evaluated(pairs).compute())
+
+
+def test_max_detections_can_be_raised():
+    metrics = {}
+    for most in (100, 300):
+        metrics[most] = updated(CocoDetection(CLASSES, max_detections=most), crowded(1)).compute()
+    assert metrics[300]["AR300"] > metrics[100]["AR100"]
+    assert metrics[300]["AR10"] == metrics[100]["AR10"]
+
+
+@pytest.mark.filterwarnings("ignore:.*without area")
+def test_boxes_outside_of_their_image_count_as_in_the_file(tmp_path: Path):
+    """Boxes partly or wholly outside, degenerate, crowds and without `area`: pycocotools on the file, in which `area`
+    is set to width * height where it is missing.
+    """
+    rng = np.random.default_rng(3)
+    (tmp_path / "val").mkdir()
+    images, annotations = [], []
+    for image_id in range(12):
+        Image.new("RGB", (120, 90)).save(tmp_path / "val" / f"{image_id}.png")
+        images.append({"id": image_id, "file_name": f"{image_id}.png", "width": 120, "height": 90})
+        for _ in range(rng.integers(0, 7)):
+            box = [*rng.uniform(-60, 130, 2), *rng.uniform(5, 120, 2)]
+            kind = rng.integers(0, 8)
+            if kind == 0:
+                box[rng.integers(2, 4)] = float(rng.choice([0, -4]))
+            annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": int(rng.choice([3, 17]))}
+            annotation |= {"bbox": [float(x) for x in box], "iscrowd": int(kind == 1)}
+            if kind != 2:
+                annotation["area"] = float(box[2] * box[3] * rng.uniform(0.5, 1)) if kind else 9.0
+            annotations.append(annotation)
+    categories = [{"id": 17, "name": "cat"}, {"id": 3, "name": "dog"}]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "val.json").write_text(json.dumps(document))
+    config = {"backbone": {"name": "resnet"}, "heads": {"detection": {"name": "detr"}}, "trainer": {"max_steps": 1}}
+    data = build_data(from_mapping(config | {"data": {"name": "coco", "root": str(tmp_path)}}))
+    evaluator = CocoDetection(data.val.classes["detection"])
+    for batch in data.val_loader():
+        for target in batch["targets"]:
+            height, width = target["size"]
+            low, high = target["boxes"].split(2, dim=1)
+            assert (low >= 0).all() and (high <= torch.tensor([width, height])).all() and (high > low).all()
+            truth = target["truth"]
+            noise = torch.tensor(rng.normal(0, 4, truth["boxes"].shape))
+            boxes = torch.cat([truth["boxes"] + noise, truth["boxes"].clamp(0, 120) + noise]).float()
+            scores = torch.tensor(rng.random(len(boxes)), dtype=torch.float32)
+            evaluator.update([{"boxes": boxes, "scores": scores, "labels": truth["labels"].repeat(2)}], [truth])
+    for annotation in annotations:
+        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+    metrics, expected = evaluator.compute(), reference(document, evaluator.results())
+    assert same({name: metrics[name] for name in expected}, expected) and 0.1 < metrics["AP"] < 0.9
+
+
+def tied(decimals: int, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A COCO json with boxes of so many decimal places, and results whose IoUs are exactly at the thresholds."""
+    rng, unit = np.random.default_rng(seed), 10**decimals
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for image_id in np.repeat(np.arange(1, 9), 5).tolist():
+        x, y = (rng.integers(0, 500 * unit, 2) / unit).tolist()
+        width, height = (20 * rng.integers(1, 2 * unit + 1, 2) / unit).tolist()
+        values = {"image_id": image_id, "category_id": 3, "bbox": [x, y, width, height]}
+        annotations.append({**values, "id": len(annotations) + 1, "area": width * height, "iscrowd": 0})
+        found = round(width * float(rng.integers(10, 20) / 20), decimals + 2)
+        results.append({**values, "bbox": [x, y, found, height], "score": float(rng.integers(1, 100) / 100)})
+    images = [{"id": n, "file_name": f"{n}.png", "width": 900, "height": 700} for n in range(1, 9)]
+    return {"images": images, "categories": [{"id": 3, "name": "a"}], "annotations": annotations}, results
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_exact_ties_of_decimal_coordinates_equal_pycocotools(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Boxes and areas from the json, and predictions that are read back from their file, to the last digit."""
+    monkeypatch.setattr("densevit.evaluation.coco_ap.fastest_backend", lambda: backend)
+    for decimals in (1, 2):
+        document, results = tied(decimals, seed=0)
+        (tmp_path / "truth.json").write_text(json.dumps(document))
+        known = read_annotations(tmp_path / "truth.json")
+        evaluator = CocoDetection(known.classes)
+        for n, image_id in enumerate(known.image_ids.tolist()):
+            rows = slice(int(known.first[n]), int(known.first[n + 1]))
+            of_image = [one for one in json.loads(json.dumps(results)) if one["image_id"] == image_id]
+            found = {
+                "boxes": torch.from_numpy(Boxes().decode(of_image, known.classes)),
+                "scores": torch.tensor([one["score"] for one in of_image], dtype=torch.float64),
+                "labels": torch.zeros(len(of_image), dtype=torch.int64),
+            }
+            truth = {"image_id": image_id, "boxes": torch.from_numpy(known.boxes[rows])}
+            truth |= {"labels": torch.from_numpy(known.labels[rows]), "area": torch.from_numpy(known.area[rows])}
+            evaluator.update([found], [truth])
+        assert same(evaluator.compute(), reference(document, results))
+        assert sorted(map(json.dumps, evaluator.results())) == sorted(map(json.dumps, results))
+
+
+def test_widths_are_those_of_the_file() -> None:
+    """Of up to nine decimal places; other numbers, and those in float32, are the difference of the corners."""
+    rng = np.random.default_rng(0)
+    for decimals in range(10):
+        boxes = np.round(rng.uniform(0, 2000, (2000, 4)), decimals)
+        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        assert np.array_equal(xywh(corners), boxes)
+    corners = rng.uniform(0, 1000, (2000, 4)).astype(np.float32)
+    exact = corners.astype(np.float64)
+    assert np.array_equal(xywh(corners)[:, 2:], exact[:, 2:] - exact[:, :2])
+    assert np.array_equal(xywh(exact)[:, 2:], exact[:, 2:] - exact[:, :2])
+
+
+def test_half_precision_predictions_are_not_rounded():
+    pairs = messy(2)
+    half = [({**p, "boxes": p["boxes"].bfloat16(), "scores": p["scores"].bfloat16()}, t) for p, t in pairs]
+    as_float = [
+        ({**p, "boxes": p["boxes"].bfloat16().float(), "scores": p["scores"].bfloat16().float()}, t) for p, t in pairs
+    ]
+    assert same(evaluated(half).compute(), evaluated(as_float).compute())

@@ -1,0 +1,131 @@
+"""The report of a run: its parts, and what is missing or truncated."""
+
+import base64
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densevit.evaluation import metrics_file, tables_file
+from densevit.reporting.run_report import write_report
+from tests.reporting.browser import Page
+
+
+def written(run: Path) -> Page:
+    """The page of a run."""
+    return Page(write_report(run).read_text("utf-8"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "detr_<swin>"
+    (folder / "predictions").mkdir(parents=True)
+    sections = "backbone: {name: swin}\nheads: {detection: {name: detr}}\ndata: {name: scenes}  # <script>\n"
+    (folder / "config.yaml").write_text(sections)
+    metrics = {"AP": 0.41237, "APs": math.nan, "AP/cat & <dog>": 0.5, "AP/fox": 0.25}
+    metrics = {f"detection/{name}": value for name, value in metrics.items()}
+    metrics_file.write(metrics, folder / "metrics.json")
+    (folder / "metrics.csv").write_text(
+        "step,train/lr,train/loss,train/detection/boxes,detection/AP,detection/AP/fox\n0,1,4.5,2,,\n9,1,3.5,1,0.3,0.2\n"
+    )
+    for n, name in enumerate(("b.jpg", "a.jpg", "large.png")):
+        Image.fromarray(np.full((30, 40 + 2000 * n, 3), 80 * n, np.uint8)).save(folder / "predictions" / name)
+    return folder
+
+
+def test_page_shows_all_parts_of_a_run(run: Path):
+    page = written(run)
+    assert page.texts[:3] == ["detr_<swin>", "detr_<swin>", "detr on swin, data: scenes"]
+    for text in ("detection", "AP", "0.4124", "–", "cat & <dog>", "0.5000", "fox", "0.2500"):
+        assert text in page.texts
+    titles = [text for text in page.texts if "/" in text]
+    assert titles == ["train/loss", "detection/AP", "train/lr", "train/detection/boxes"]  # without class curves
+    assert any("# <script>" in text for text in page.texts)
+    captions = page.texts[page.texts.index("Visualizations") + 1 : page.texts.index("Config")]
+    assert captions == ["a", "b", "large"] and "onfusion" not in "".join(page.texts)
+    assert len(page.links) == 3 and all(link.startswith("data:image/jpeg;base64,") for link in page.links)
+    assert not re.search(r"https?://|url\((?!#)|@import", (run / "report.html").read_text())
+    images = [base64.b64decode(link.split(",")[1]) for link in page.links]
+    assert images[1] == (run / "predictions" / "b.jpg").read_bytes() and max(map(len, images)) < 100_000
+
+
+def test_page_of_a_backbone_trained_alone_has_its_method_and_no_visualizations(run: Path):
+    sections = "backbone: {name: swin}\ndata: {name: coco, root: /sets/street}\nmethod: {name: simmim}\n"
+    (run / "config.yaml").write_text(f"{sections}heads: {{}}\n")
+    page = written(run)
+    assert page.texts[2] == "simmim on swin, data: street"
+    assert "Visualizations" not in page.texts and not page.links
+    (run / "config.yaml").write_text(f"{sections}heads: {{a: {{name: detr}}}}\n")
+    assert written(run).texts[2] == "detr on swin, data: street, method: simmim"
+
+
+def test_metrics_of_several_heads(run: Path):
+    metrics = {"boxes/AP": 0.5, "boxes/AP/cat": 0.25, "depth/AbsRel": 0.125, "depth/RMSE": 2.0}
+    metrics_file.write(metrics, run / "metrics.json")
+    texts = written(run).texts
+    start = texts.index("Metrics") + 1
+    expected = ["0.5000", "boxes AP", "0.1250", "depth AbsRel", "boxes", "AP", "0.5000"]
+    expected += ["depth", "AbsRel", "0.1250", "RMSE", "2.0000", "boxes", "class", "AP", "cat"]
+    assert texts[start : start + len(expected)] == expected
+    values = {"IoU/cat": 0.1, "IoU/fox": 0.2, "Acc/cat": 0.3, "Acc/fox": math.nan}
+    metrics_file.write({f"segmentation/{name}": value for name, value in values.items()}, run / "metrics.json")
+    texts = written(run).texts
+    start = texts.index("class")
+    assert texts[start : start + 9] == ["class", "IoU", "Acc", "cat", "0.1000", "0.3000", "fox", "0.2000", "–"]
+
+
+@pytest.mark.parametrize("part", ["config.yaml", "metrics.json", "metrics.csv", "predictions", ""])
+def test_missing_parts_are_listed_and_do_not_affect_others(run: Path, part: str):
+    if part:
+        (run / part).rename(run / "elsewhere")
+    else:
+        metrics_file.write({}, run / "metrics.json")
+    texts = written(run).texts
+    missing = [text.split()[3].rstrip(":") for text in texts if text.startswith("There is no ")]
+    assert missing == [part + "/*.jpg" * (part == "predictions")] * bool(part)
+    assert ("0.4124" in texts) == (part not in ("metrics.json", ""))
+    assert ("train/loss" in texts) == (part != "metrics.csv")
+
+
+def test_truncated_files_do_not_affect_other_parts(run: Path):
+    (run / "predictions" / "a.jpg").write_bytes((run / "predictions" / "a.jpg").read_bytes()[:200])
+    (run / "metrics.json").write_text('{"detection/AP": 0.')
+    (run / "metrics.csv").write_text("step,train/loss\n")
+    (run / "config.yaml").write_text("backbone: {name: [")
+    page = written(run)
+    assert len(page.links) == 2
+    assert any("metrics.json: expected metrics" in text for text in page.texts)
+    assert "metrics.csv holds no numbers yet." in page.texts
+
+
+def test_many_images_are_sampled_per_head(run: Path):
+    assert len(written(run).links) == 3
+    for head in "wxyz":
+        for n in range(8):
+            Image.new("RGB", (8, 8)).save(run / "predictions" / f"{head}-{n}.jpg")
+    texts = written(run).texts
+    captions = texts[texts.index("Visualizations") + 1 : texts.index("Config")]
+    assert captions[0] == "24 of 35 images." and len(captions) == 25
+    assert all(sum(caption.startswith(f"{head}-") for caption in captions) >= 5 for head in "wxyz")
+
+
+def test_a_run_is_shown_in_a_notebook(run: Path):
+    from densevit.training.run.fit import Run
+
+    html = Run(run)._repr_html_()
+    for part in ("detr_&lt;swin&gt;: detr on swin", "0.4124", "cat &amp; &lt;dog&gt;", "train/loss", "detection/AP"):
+        assert part in html
+    assert "train/lr" not in html and "<script" not in html and html.count("<svg") == 2
+    assert "There is no metrics.json" in Run(run / "predictions")._repr_html_()
+
+
+def test_confusion_matrices_are_shown_by_head(run: Path):
+    tables_file.write([["", "cat", "<dog>"], ["cat", 3, 1], ["<dog>", 0, 8]], run / "confusion-animals.csv")
+    (run / "confusion-rooms.csv").write_text("truth,hall\nhall,")
+    page = written(run)
+    start = page.texts.index("Confusion: animals")
+    assert "75" in page.texts[start:] and "cat predicted as <dog>: 25.0 % of cat" in page.texts[start:]
+    assert any("confusion-rooms.csv: expected a row of class names" in text for text in page.texts)

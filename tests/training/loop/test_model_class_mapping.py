@@ -1,0 +1,93 @@
+"""Evaluation of models on data of other classes, against the metrics of hand-mapped predictions."""
+
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from densevit.data.datasets.mapped_classes import MappedClasses
+from densevit.interfaces import Class, Dataset, Head, Sample
+from densevit.targets.types import TargetTypes
+from densevit.training.loop.model_class_mapping import ClassMapping, map_classes
+
+
+def classes(*names: str) -> tuple[Class, ...]:
+    return tuple(Class(name, 10 * n, (n, n, n), thing=name != "sky") for n, name in enumerate(names))
+
+
+ANIMALS = classes("cat", "dog", "fox")
+SCENE = classes("sky", "Dog", "cat", "cow")
+
+
+class Scene(Dataset):
+    classes: ClassVar = {"detection": SCENE[1:], "panoptic": SCENE}
+    provides = ("boxes", "labels", "iscrowd", "semantic", "panoptic", "panoptic_crowds")
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Sample:
+        targets = {
+            "image_id": 5,
+            "boxes": torch.arange(16.0).view(4, 4),
+            "labels": torch.tensor([0, 2, 1, 0]),
+            "iscrowd": np.array([False, True, False, True]),
+            "panoptic": torch.tensor([[0, 1000, 1001], [2000, 3000, -1]], dtype=torch.int32),
+            "panoptic_crowds": [1001, 3000],
+        }
+        return {"image": torch.zeros(3, 2, 3, dtype=torch.uint8), "targets": targets}
+
+
+class Panoptic(Head):
+    task, needs = "panoptic", ("panoptic",)
+
+
+def mapped(head: type[Head], trained: tuple[Class, ...], given: Any = None) -> tuple[dict[str, ClassMapping], Any]:
+    data = SimpleNamespace(val=Scene())
+    data.use_classes = lambda kept: setattr(data, "val", MappedClasses(data.val, kept))
+    model: Any = SimpleNamespace(heads={"a": head((8,), (8,), trained)}, classes={"a": trained})
+    return map_classes(model, data, given), data.val
+
+
+def test_targets_of_all_tasks_follow_the_mapping():
+    """Of sky, Dog, cat and cow, the model knows Dog and cat; the things of the objects are a part of these classes."""
+    assert mapped(Panoptic, SCENE)[0] == {}  # equal classes are not mapped
+    mappings, data = mapped(Panoptic, ANIMALS)
+    assert [c.name for c in data.classes["panoptic"]] == [c.name for c in data.classes["detection"]] == ["Dog", "cat"]
+    assert mappings["a"].classes == SCENE[1:3] and mappings["a"].pairs == [("cat", "cat"), ("dog", "Dog")]
+    assert mappings["a"].only_model == ["fox"] and mappings["a"].only_data == ["sky", "cow"]
+    targets = data[0]["targets"]
+    assert targets["boxes"].tolist() == torch.arange(16.0).view(4, 4)[[0, 2, 3]].tolist()
+    assert targets["labels"].tolist() == [0, 1, 0] and targets["iscrowd"].tolist() == [False, False, True]
+    assert targets["panoptic"].tolist() == [[-1, 0, 1], [1000, -1, -1]] and targets["panoptic_crowds"] == [1]
+    assert targets["panoptic"].dtype == torch.int32 and targets["labels"].dtype == torch.int64
+
+
+def test_predictions_follow_the_mapping():
+    mappings, _ = mapped(Panoptic, ANIMALS, {"fox": "cat"})
+    found = {
+        "panoptic": torch.tensor([[0, 1000, 2000, -1, 2001]], dtype=torch.int32),
+        "semantic": torch.tensor([[0, 1, 2]], dtype=torch.uint8),
+        "masks": torch.ones(3, 1, 5, dtype=torch.bool),
+        "labels": torch.tensor([2, 1, 0]),
+        "scores": torch.tensor([0.9, 0.8, 0.7]),
+    }
+    result = mappings["a"].applied(found, TargetTypes())
+    # The two cats' number 0 collides: the second one takes the next that is free.
+    assert result["panoptic"].tolist() == [[1000, 0, 1001, -1, 1002]]
+    assert result["semantic"].tolist() == [[1, 0, 1]] and result["labels"].tolist() == [1, 0, 1]
+    mappings, _ = mapped(Panoptic, ANIMALS, {"cat": None})
+    result = mappings["a"].applied(found, TargetTypes())
+    assert result["panoptic"].tolist() == [[-1, 0, -1, -1, -1]] and result["semantic"].tolist() == [[255, 0, 255]]
+    assert result["scores"].tolist() == pytest.approx([0.8]) and result["masks"].shape == (1, 1, 5)
+
+
+def test_stuff_of_several_classes_that_become_one_is_one_segment():
+    """Tree and grass are the data's one vegetation."""
+    trained = (*classes("tree", "grass"), Class("dog", 2, (0, 0, 0)))
+    vegetation = (Class("vegetation", 0, (0, 0, 0), thing=False), Class("dog", 1, (0, 0, 0)))
+    found = torch.tensor([[0, 1003, 1003, 2000, 2001, -1]], dtype=torch.int32)
+    result = ClassMapping(trained, vegetation, (0, 0, 1)).applied({"panoptic": found}, TargetTypes())
+    assert result["panoptic"].tolist() == [[0, 0, 0, 1000, 1001, -1]]

@@ -1,0 +1,158 @@
+"""Training precision: automatic selection; each precision trains each head without casting targets."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from densevit import config as configs
+from densevit.evaluation.coco_ap import CocoDetection
+from densevit.evaluation.depth_errors import DepthErrors
+from densevit.interfaces import Predictions, Targets
+from densevit.layers.fast import hardware
+from tests.training.run.test_several_tasks import BASE, DETECTION, SURFACES
+from tests.training.runs import rows, train
+
+
+class Machine:
+    """Mocks the hardware."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.patch = monkeypatch
+        self.has(cpu="")
+
+    def has(
+        self, gpu_bf16: bool | None = None, mps: bool = False, cpu: str | None = "", capability: str = "AVX512"
+    ) -> None:
+        """gpu_bf16: None for no GPU. cpu: its flags, None without /proc/cpuinfo. capability: the instructions that
+        torch uses."""
+
+        def read_text(path: Path, *args: object, **kwargs: object) -> str:
+            assert path == Path("/proc/cpuinfo")
+            if cpu is None:
+                raise FileNotFoundError(path)
+            return f"processor\t: 0\nflags\t\t: fpu sse avx512f {cpu}\nbugs\t: none\n"
+
+        self.patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        self.patch.setattr(torch.cuda, "is_available", lambda: gpu_bf16 is not None)
+        self.patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or gpu_bf16)
+        self.patch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        self.patch.setattr(hardware.Path, "read_text", read_text)
+        hardware._cpu_words.cache_clear()
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    yield Machine(monkeypatch)
+    hardware._cpu_words.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("has", "accelerators", "expected"),
+    [
+        ({"gpu_bf16": True}, ("auto", "gpu", "cuda"), "bf16-mixed"),
+        ({"gpu_bf16": False}, ("auto", "gpu"), "16-mixed"),  # emulated
+        ({"gpu_bf16": True}, ("cpu",), "32-true"),
+        ({"gpu_bf16": False, "cpu": "amx_bf16"}, ("cpu",), "bf16-mixed"),
+        ({"cpu": "avx512_bf16"}, ("auto", "cpu"), "bf16-mixed"),
+        ({"cpu": "asimd bf16", "capability": "DEFAULT"}, ("cpu",), "bf16-mixed"),  # ARM
+        ({"cpu": "avx512_bf16x avx512_vnni"}, ("auto", "cpu"), "32-true"),
+        ({"cpu": "avx512_bf16", "capability": "AVX2"}, ("cpu",), "32-true"),  # as by ATEN_CPU_CAPABILITY=avx2
+        ({"cpu": None}, ("auto", "cpu"), "32-true"),
+        ({"mps": True, "cpu": None}, ("auto", "mps", "gpu"), "32-true"),
+    ],
+)
+def test_the_automatic_precision_is_what_the_hardware_computes_natively(has, accelerators, expected, machine):
+    from densevit.training.loop.training_precision import resolve
+
+    machine.has(**has)
+    for accelerator in accelerators:
+        assert resolve("auto", accelerator) == expected
+    assert [resolve(name) for name in ("32", "16-mixed", "bf16-true")] == ["32", "16-mixed", "bf16-true"]
+
+
+def test_emulated_bf16_is_a_warning(machine, recwarn):
+    from densevit.training.loop.training_precision import trainer_arguments
+
+    with pytest.warns(UserWarning, match=r"trainer.precision=bf16-true: this CPU has no bf16.*auto, which is 32-true"):
+        trainer_arguments("bf16-true", "cpu")
+    machine.has(gpu_bf16=False)
+    with pytest.warns(UserWarning, match=r"this GPU has no bf16.*auto, which is 16-mixed"):
+        trainer_arguments("bf16-mixed", "gpu")
+    recwarn.clear()
+    machine.has(cpu="avx512_bf16")
+    for name in ("auto", "32", "bf16-mixed", "bf16-true"):
+        trainer_arguments(name, "cpu")
+    assert not recwarn.list
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
+def test_channels_last_changes_nothing_but_rounding(tmp_path: Path) -> None:
+    sections = {**BASE, "backbone": {"name": "resnet", "depth": 18}, "heads": {"depth": {"name": "dpt", "width": 8}}}
+    config = configs.from_mapping({**sections, "trainer": {"max_steps": 1, "precision": "32", "accelerator": "cpu"}})
+    losses = []
+    for on in (False, True):
+        changed = configs.with_overrides(config, [f"trainer.channels_last={str(on).lower()}"])
+        [row] = [row for row in rows(train(changed, tmp_path / str(on))) if row["train/loss"]]
+        losses.append([float(row["train/loss"]), float(row["train/gradient_norm"])])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+class TruthDetection(CocoDetection):
+    """Evaluates the ground truth as the prediction: AP is 1 unless one of the two is cast."""
+
+    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
+        assert all(prediction["boxes"].dtype == torch.float32 for prediction in predictions)
+        given = [{**truth, "scores": torch.ones(len(truth["labels"]))} for truth in truths]
+        super().update(given, truths)
+
+
+class TruthDepth(DepthErrors):
+    """The same for depth, which is float32 in the scenes."""
+
+    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
+        assert all(truth["depth"].dtype == torch.float32 for truth in truths)
+        super().update(predictions, truths)
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
+@pytest.mark.parametrize("name", ["bf16-mixed", "bf16-true", "64"])
+def test_every_precision_trains_every_head_without_casting_targets(name: str, tmp_path: Path) -> None:
+    boxes = {
+        **DETECTION,
+        "extensions": {**DETECTION["extensions"], "position_bias": True, "two_stage": True},
+        "evaluation": {"name": f"{__name__}:TruthDetection"},
+    }
+    small = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
+    depth: dict[str, Any] = {"name": "dpt", "width": 8, "evaluation": {"name": f"{__name__}:TruthDepth"}}
+    heads = {
+        "boxes": boxes,
+        "plain": {"name": "detr", "num_queries": 4, "transformer": small},
+        "relative": {"name": "dpt", "width": 8},
+        **{output: {**depth, "output": output, "max_depth": 60.0} for output in ("sigmoid", "bins", "inverse")},
+        "mask": {"name": "dpt_segmentation", "width": 8},
+        "weighted": {**SURFACES, "class_weights": [1.0 + c / 8 for c in range(12)]},
+    }
+    trainer = {"max_steps": 1, "precision": name, "accelerator": "cpu"}
+    data = {**BASE["data"], "masks": False, "train_length": 2}
+    run = train(configs.from_mapping({**BASE, "data": data, "heads": heads, "trainer": trainer}), tmp_path / "run")
+    assert json.loads((run / "metrics.json").read_text())["boxes/AP"] == pytest.approx(1, abs=1e-9)
+    losses = [float(row["train/loss"]) for row in rows(run) if row["train/loss"]]
+    assert losses and torch.isfinite(torch.tensor(losses)).all()
+
+
+def test_denormals_are_flushed_in_a_training_only() -> None:
+    from densevit.training.loop.training_precision import flushed_denormals  # late: it imports Lightning
+
+    torch.set_flush_denormal(False)
+    with flushed_denormals():
+        assert float(torch.tensor(1e-38) * 0.1) == 0
+        with flushed_denormals():
+            pass
+        assert float(torch.tensor(1e-38) * 0.1) == 0
+    assert float(torch.tensor(1e-38) * 0.1) > 0

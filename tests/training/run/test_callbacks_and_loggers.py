@@ -1,0 +1,128 @@
+"""Callbacks and loggers that a config names, and how they are checked, restored and placed."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import densevit
+from densevit import config as configs
+from densevit.config import TrainerSection
+from densevit.errors import ConfigError, PluginError
+from tests.training.runs import checkpoint, interrupted_after, rows
+
+OWN = "tests.training.own_callbacks"
+STOPPING = "{name: pytorch_lightning.callbacks:EarlyStopping, monitor: detection/AP, mode: max, patience: 2"
+
+
+def section(**keys: Any) -> TrainerSection:
+    return TrainerSection(max_steps=1, **keys)
+
+
+# ---- checks before anything is read ----
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("callbacks=[EarlyStopping]", r"callbacks\.0\.name: .*'EarlyStopping'\. Write module:Class"),
+        ("callbacks=[no_such:Thing]", r"callbacks\.0\.name: .* there is no module 'no_such'"),
+        ("callbacks=[torch.optim:AdamW]", r"is the class AdamW, which is not a pytorch_lightning\.Callback"),
+        (f"callbacks=[{STOPPING}, patiense: 3}}]", r"callbacks\.0\.patiense .* 'patience'\?"),
+        ("callbacks=[pytorch_lightning.callbacks:EarlyStopping]", r"callbacks\.0\.monitor is missing"),
+        ("callbacks={a: b}", r"trainer\.callbacks should be a valid tuple, not \{'a': 'b'\}"),
+        ("loggers=[tensorbord]", r"loggers\.0\.name: .*'tensorbord'\. Write csv, tensorboard, wandb"),
+        ("loggers=[{name: csv, x: 1}]", r"loggers\.0\.x is not an option of 'csv'\. It has no options"),
+        ("loggers=[{name: pytorch_lightning.loggers:WandbLogger, projct: x}]", r"loggers\.0\.projct .* 'project'\?"),
+    ],
+)
+def test_a_wrong_entry_is_one_line_before_data_is_read(tiny: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"command line: .*{message}") as raised:
+        configs.check_plugins(configs.load(tiny, [f"trainer.{override}"]))
+    assert "\n" not in str(raised.value)
+
+
+def test_keys_for_a_base_class_or_another_library_are_accepted(tiny: Path) -> None:
+    passing = f"{{name: {OWN}:Passing, monitor: detection/AP, patience: 3, extra: 2}}"
+    wandb = "{name: pytorch_lightning.loggers:WandbLogger, project: x, group: y}"  # wandb.init takes group
+    given = [f"trainer.callbacks=[{passing}]", f"trainer.loggers=[csv, {wandb}]"]
+    configs.check_plugins(configs.load(tiny, given))
+    assert configs.load(tiny, given) == configs.from_mapping(configs.load(tiny, given).model_dump())
+
+
+def test_callbacks_are_built_and_checked_before_training() -> None:
+    from pytorch_lightning.callbacks import EarlyStopping
+
+    from densevit.training.run.callbacks_and_loggers import build_callbacks, check_callbacks
+    from tests.training.own_callbacks import Seen, Unreadable
+
+    named = {"name": "pytorch_lightning.callbacks:EarlyStopping", "monitor": "a", "mode": "max"}
+    [callback] = build_callbacks(section(callbacks=[named]))
+    assert isinstance(callback, EarlyStopping) and callback.mode == "max"
+    with pytest.raises(PluginError, match=r"trainer\.callbacks\.0: .* cannot be built .*min, max, got up"):
+        build_callbacks(section(callbacks=[{**named, "mode": "up"}]))
+    with pytest.raises(ConfigError, match=r"EarlyStopping monitors 'a/APP', .* 'a/AP'\?"):
+        check_callbacks([EarlyStopping("a/APP")], ["a/AP"])
+    with pytest.raises(ConfigError, match=r"the state_dict of Unreadable cannot be read back"):
+        check_callbacks([Unreadable()], [])
+    check_callbacks([EarlyStopping("a/AP"), Seen()], ["a/AP"])
+
+
+# ---- runs ----
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
+def test_early_stopping_ends_a_run_and_goes_on_where_an_interrupted_one_left_it(tiny: Path, tmp_path: Path) -> None:
+    """AP stays 0 in so few steps: of validations after 2, 4 and 6 steps, the third is the second that is not better."""
+    named = [f"trainer.callbacks=[{STOPPING}, min_delta: 0.5}}, {{name: {OWN}:Seen}}]", "optim.lr=1e-9"]
+    with interrupted_after(5):
+        run = densevit.fit(tiny, named, run_dir=tmp_path / "run")
+    assert run.stopped_by == signal.SIGINT
+    run = densevit.fit(resume=run.path)
+    content = checkpoint(run.path)
+    [state] = [value for key, value in content["callbacks"].items() if key.startswith("EarlyStopping")]
+    assert (run.stopped_by, content["global_step"], state["wait_count"], state["stopped_epoch"]) == (0, 6, 2, 1)
+    assert content["callbacks"]["Seen"]["count"] >= 3  # its state is restored
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
+def test_a_callback_that_stops_between_validations_loses_no_step(tiny: Path, tmp_path: Path) -> None:
+    from tests.training.own_callbacks import StopsAt
+
+    run = densevit.fit(tiny, ["trainer.evaluate_every=1"], callbacks=[StopsAt()], run_dir=tmp_path / "run")
+    assert checkpoint(run.path)["global_step"] == 3 and (run.path / "model.safetensors").is_file()
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
+def test_callbacks_and_loggers_get_the_config_every_metric_and_the_runs_folder(tiny: Path, tmp_path: Path) -> None:
+    from tests.training.own_callbacks import Hyperparameters, Seen
+
+    logger, seen = Hyperparameters(tmp_path, name="given", version=0), Seen("detection/AP50")
+    named = "{name: pytorch_lightning.callbacks:ModelCheckpoint, monitor: detection/AP50, mode: max, filename: best-50}"
+    given = [f"trainer.callbacks=[{named}]", "trainer.loggers=[pytorch_lightning.loggers:CSVLogger]"]
+    run = densevit.fit(
+        tiny, ["trainer.max_steps=1", *given], loggers=[logger], callbacks=[seen], run_dir=tmp_path / "run"
+    )
+    assert logger.given == configs.load(run.path).model_dump()
+    assert run.metrics["detection/AP50"] in seen.values  # exact, although Lightning's log would round to float32
+    assert {path.name for path in (run.path / "checkpoints").iterdir()} >= {"last.ckpt", "best-50.ckpt"}
+    [row] = [row for row in rows(run.path) if row["detection/AP"]]
+    assert row["step"] == "1"  # the number of steps before it
+    assert float(row["detection/AP"]) == json.loads((run.path / "metrics.json").read_text())["detection/AP"]
+    for folder in (run.path / "lightning_logs", tmp_path / "given"):
+        text = (folder / "version_0" / "metrics.csv").read_text()
+        assert "train/loss" in text and row["detection/AP50"] in text
+
+
+def test_the_default_is_tensorboard_where_it_is_installed(tmp_path: Path) -> None:
+    from densevit.training.run.callbacks_and_loggers import build_loggers
+
+    pytest.importorskip("tensorboard")
+    for given, expected in ((None, ["TensorBoard"]), ([], []), (["csv"], [])):
+        loggers = build_loggers(section(loggers=given), tmp_path)
+        assert [type(logger).__name__ for logger in loggers] == ["MetricsCsv", *expected]

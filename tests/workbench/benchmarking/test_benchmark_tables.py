@@ -1,0 +1,73 @@
+"""The tables of a benchmark, from results made by hand."""
+
+from pathlib import Path
+
+from densevit_workbench.benchmarking.benchmark_results import CaseResult
+from densevit_workbench.benchmarking.benchmark_tables import markdown
+
+FACTS = {"command": "", "densevit": "1.0", "torch": "2.9", "device": "cpu (x86_64)", "threads": 2}
+TRAINING = {"runs": {"0": {}}, "seeds": [0], "images": 6000, "lr": 1e-3, "train_images": 16000, "val_images": 500}
+TRAINING |= {"device": "cpu (x86_64)", "precision": "32"}
+DEPTH = {
+    "dpt/AbsRel": 0.1, "dpt/SqRel": 0.2, "dpt/RMSE": 0.3, "dpt/RMSElog": 0.4, "dpt/delta1": 0.5, "dpt/delta2": 0.6,
+}  # fmt: skip
+
+
+def case(backbone: str, head: str, metrics: dict[str, float], **training: object) -> CaseResult:
+    setting = {"data": "scenes", "image_size": [128, 128], "batch_size": 8, "initial_weights": "random"}
+    setting["evaluated_data"] = {"name": "scenes", "split": "val"}
+    return CaseResult("", backbone, head, setting, training={**TRAINING, "metrics": metrics, **training})
+
+
+def lines(results: dict[str, CaseResult]) -> list[str]:
+    return markdown(results, FACTS).splitlines()
+
+
+def test_shown_are_the_metrics_of_publications_with_their_direction():
+    errors = ["dpt/AbsRel", "dpt/SqRel", "dpt/RMSE", "dpt/RMSElog"]
+    ap = {"detr/AP": 0.11, "detr/AP50": 0.22, "detr/AP75": 0.33, "detr/AP/ball": 0.44}
+    detr = case("swin", "detr", ap, main=["detr/AP"], lower_is_better=[])
+    dpt = case("swin", "dpt", DEPTH, main=["dpt/AbsRel"], lower_is_better=errors)
+    found = lines({"swin-detr": detr, "swin-dpt": dpt})
+    header = "| backbone | initial weights | detr AP ↑ | detr AP50 ↑ | dpt AbsRel ↓ | dpt delta1 ↑ | dpt RMSE ↓ |"
+    assert header in found and "| swin | random | 0.110 | 0.220 | 0.100 | 0.500 | 0.300 |" in found
+
+
+def test_a_benchmark_draws_itself_in_notebooks(tmp_path: Path):
+    from densevit_workbench.benchmarking.suite import Benchmark
+
+    cost = {"parameters": 2e6, "by_size": {"32x32": {"multiply_adds": 3e9}}}
+    own = case("<swin>", "detr", {"detr/AP": 0.11}, main=["detr/AP"])
+    own.cost = cost
+    found = Benchmark({"a|b": own}, tmp_path, FACTS)
+    assert "models=['a|b'], errors=0" in repr(found)
+    html = found._repr_html_()
+    assert "&lt;swin&gt;" in html and "<swin>" not in html and ">0.110<" in html and ">2.00<" in html
+    assert "| a\\|b | 32x32 | 2.00 | 3 | detr/AP 0.110 |" in found.markdown().splitlines()
+
+
+def test_scores_of_different_data_are_noted():
+    first, second = (case("", "", {"detr/AP": 0.5}, main=["detr/AP"]) for _ in range(2))
+    text = "The models were evaluated on different data (data.root, data.split): do not compare their scores."
+    assert text not in lines({"a": first, "b": second})
+    first.setting["evaluated_data"] = {"name": "coco", "root": "/sets/a", "split": "val"}
+    second.setting["evaluated_data"] = {"name": "coco", "root": "/sets/b", "split": "test"}
+    assert text in lines({"a": first, "b": second})
+
+
+def test_the_origin_names_what_differs():
+    vit = case("vit", "setr", {"setr/mIoU": 0.5}, lr=5e-4)
+    vit.setting["initial_weights"] = "vit.pth"
+    seeds = {"deviations": {"setr/mIoU": 0.0123}, "seeds": [0, 1], "main": ["setr/mIoU"]}
+    swin = case("swin", "setr", {"setr/mIoU": 0.35}, **seeds)
+    page = markdown({"swin-setr": swin, "vit-setr": vit, "vit-dpt": case("vit", "dpt", DEPTH, images=8000)}, FACTS)
+    for part in (
+        "cpu (x86_64), 2 threads",
+        "16,000 training and 500 validation images",
+        "6,000 images seen, 8 per batch (swin-setr, vit-setr); 8,000 images seen, 8 per batch (vit-dpt)",
+        "setr 0.001 (swin), 0.0005 (vit); dpt 0.001",
+        "| vit | vit.pth (setr); random (dpt) |",
+        "0.350 ± 0.012",
+        "- seed: 0, 1",
+    ):
+        assert part in page

@@ -1,0 +1,142 @@
+"""`densevit inspect`: objects' attention beside transformers' DETR, a third party's backbone, files and messages."""
+
+import base64
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import densevit
+from densevit.cli import main
+from densevit.data.io.channel_files import as_rgb
+from densevit.exporting.file_comparison import example_images
+from densevit.model import DenseModel
+from tests.exporting.small_models import CELLS, CHANNELS, channel_predictor
+from tests.weights.layouts import models
+
+SMALL_TRANSFORMER = {"width": 32, "encoder_layers": 1, "decoder_layers": 2}
+CLASSES = [densevit.Class("cat", 1, (200, 0, 0)), densevit.Class("dog", 2, (0, 200, 0))]
+
+
+def example_image(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def of_backbone(backbone: densevit.Backbone) -> DenseModel:
+    head = densevit.create_head("detr", backbone.channels, backbone.strides, CLASSES, transformer=SMALL_TRANSFORMER)
+    return DenseModel(backbone, {"detection": head})
+
+
+def test_objects_attention_equals_transformers_detr(tmp_path):
+    from transformers import DetrImageProcessor
+
+    pixels = example_image(96, 128)
+    batch = {"images": torch.from_numpy(pixels).permute(2, 0, 1)[None], "padding_mask": torch.zeros(1, 96, 128).bool()}
+    theirs = models.detr("DetrForObjectDetection", batch, attn_implementation="eager", num_labels=5)
+    with torch.no_grad():
+        theirs.class_labels_classifier.bias[-1] -= 3  # few queries are "no object"
+    theirs.save_pretrained(tmp_path)
+    processor = DetrImageProcessor(size={"shortest_edge": 96, "longest_edge": 160})
+    processor.save_pretrained(tmp_path)
+    with torch.no_grad():
+        outputs = theirs(**processor(Image.fromarray(pixels), return_tensors="pt"), output_attentions=True)
+    maps = outputs.cross_attentions[-1][0].mean(0).unflatten(1, (3, 4))  # (7, 3, 4)
+    scores = outputs.logits[0].softmax(-1)[:, :-1].amax(1)
+    order = scores.argsort(descending=True)
+
+    found = densevit.inspect(densevit.load(tmp_path).model, pixels)  # without its resizing
+    [objects] = found.objects.values()
+    assert len(objects) == int((scores >= 0.5).sum()) > 2
+    for one, query in zip(objects, order, strict=False):
+        assert one.score == pytest.approx(float(scores[query]), rel=1e-3)
+        torch.testing.assert_close(one.map, maps[query], rtol=1e-3, atol=1e-5)
+    assert maps.std() > 0.02
+
+
+class Own(densevit.Backbone):
+    """A third party's transformer of patches of 16 pixels with two register tokens, in torch's own layers."""
+
+    channels, strides = (32,), (16,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 16, 16)
+        self.tokens = nn.Parameter(torch.zeros(1, 2, 32))
+        self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 2)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.patches(images)
+        tokens = torch.cat([self.tokens.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1)
+        return [self.layers(tokens)[:, 2:].transpose(1, 2).unflatten(2, x.shape[2:])]
+
+
+def test_a_third_partys_backbone_shows_what_it_has():
+    found = densevit.inspect(of_backbone(Own()), example_image(64, 96))
+    layers = [(layer.name, layer.query_grid, layer.tokens) for layer in found.layers]
+    assert layers == [(f"layers.layers.{i}.self_attn", (4, 6), 2) for i in range(2)]
+    assert found.similarity is None
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sections"),
+    [
+        ("swin", {"variant": "nano", "window_size": 4}, {"Detected objects: detection"}),
+        (
+            "vit",
+            {"variant": "nano", "patch_size": 8, "image_size": 64},
+            {"Position embeddings", "Mean attention distance"},
+        ),
+        ("mvit", {"variant": "nano", "version": 1}, {"Position embeddings", "Mean attention distance"}),
+        ("resnet", {"depth": 18}, {"Image", "Attention"}),
+    ],
+)
+def test_page_is_self_contained(name, options, sections, tmp_path):
+    own = of_backbone(densevit.create_backbone(name, **options)).train()
+    found = densevit.inspect(own, example_image(70, 90), at=(45, 35))
+    assert own.training and own.backbone.training, "the model is as before"
+    assert name != "resnet" or (found.size, found.point) == ((96, 96), pytest.approx((35 / 96, 45 / 96)))  # padded
+    files = found.save(tmp_path)
+    page = (tmp_path / "inspect.html").read_text()
+    assert sections <= set(re.findall(r"<h2>(.*?)</h2>", page))
+    assert {path.name for path in files} == {path.name for path in tmp_path.iterdir()}
+
+    images = re.findall(r'src="data:image/jpeg;base64,([^"]*)"', page)
+    for data in images:
+        Image.open(io.BytesIO(base64.b64decode(data))).load()
+    assert len(images) == sum(path.suffix == ".png" for path in files) >= 1
+    assert not re.search(r'srcset=|="http|[^:]href="[^#]|src="(?!data:)', page)
+    assert len(page) < 5e6
+
+
+def test_command(tmp_path, capsys):
+    head = {"name": "detr", "transformer": SMALL_TRANSFORMER}
+    own = densevit.create_model({"name": "swin", "variant": "nano", "window_size": 4}, {"detection": head}, CLASSES)
+    densevit.save(own, tmp_path / "model.safetensors")
+    Image.fromarray(example_image(64, 96)).save(tmp_path / "street.png")
+    arguments = ["inspect", str(tmp_path / "model.safetensors"), str(tmp_path / "street.png")]
+    for wrong, said in (
+        ([*arguments, "--at", "96,10"], "the point 96,10 is outside"),
+        ([*arguments, "--at", "here"], "expected X,Y in pixels"),
+        ([*arguments[:2], str(tmp_path / "no.png")], "no.png"),
+    ):
+        assert main([*wrong, "--out", str(tmp_path / "a")]) == 2
+        assert said in capsys.readouterr().err and not (tmp_path / "a").exists()
+    assert main([*arguments, "--out", str(tmp_path / "a"), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [layer["window"] for layer in printed["layers"]] == [4] * 6
+    assert printed["layers"][0]["grid"] == [16, 24] and printed["objects"]["detection"]
+    assert main([*arguments, "--out", str(tmp_path / "a")]) == 2  # the folder is not empty
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_an_image_of_other_channels_is_shown_as_it_is_drawn(name, tmp_path):
+    pixels = np.ascontiguousarray(example_images((64, 96), 1, 0, CHANNELS[name])[0].transpose(1, 2, 0))
+    found = densevit.inspect(channel_predictor(name, {"boxes": CELLS}), pixels)
+    assert (found.image.shape, found.image.dtype) == ((64, 96, 3), np.uint8)
+    assert np.array_equal(found.image, as_rgb(pixels, CHANNELS[name])) and found.image.std() > 20
+    assert all(path.is_file() for path in found.save(tmp_path / "shown"))

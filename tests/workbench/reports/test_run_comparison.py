@@ -1,0 +1,132 @@
+"""The page that compares runs, and `densevit report`."""
+
+import functools
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import densevit
+from densevit.cli import main
+from densevit.errors import ConfigError
+from densevit.evaluation import metrics_file, tables_file
+from tests.reporting.browser import check_self_contained
+
+CONFIG = """
+backbone: {{name: swin}}
+heads: {{pets: {{name: detr}}, far: {{name: dpt}}}}
+data: {{name: scenes}}
+optim: {{lr: {lr}}}
+"""
+ROWS = [["class", "objects", "AP"], ["cat", 3, 0.25], ["<dog>", 4, 0.5]]
+
+
+@functools.cache
+def image(height: int, width: int) -> bytes:
+    """Noise, which JPEG does not compress."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(file := io.BytesIO(), "JPEG", quality=95)
+    return file.getvalue()
+
+
+def write_run(folder: Path, scale: float, lr: float) -> Path:
+    """A run with all files."""
+    (folder / "predictions" / "worst").mkdir(parents=True)
+    (folder / "predictions" / "best").mkdir()
+    (folder / "config.yaml").write_text(CONFIG.format(lr=lr))
+    metrics_file.write({"pets/AP": 0.4 * scale, "pets/AP/cat": 0.1, "far/AbsRel": 0.2 * scale}, folder / "metrics.json")
+    rows = "".join(f"{n},{5 / (n + 1)},{0.01 * n * scale}\n" for n in range(20))
+    (folder / "metrics.csv").write_text(f"step,train/loss,pets/AP\n{rows}")
+    tables_file.write(ROWS, folder / "classes-pets.csv")
+    tables_file.write([["error", "dAP50", "count"], ["missed", 0.125, 7]], folder / "errors-pets.csv")
+    tables_file.write([["", "cat", "<dog>"], ["cat", 3, 1], ["<dog>", 0, 8]], folder / "confusion-pets.csv")
+    scores = [["image", "image_id", "score"], ["a.jpg", 1, 0.125], ["b.jpg", 2, 0.75]]
+    tables_file.write(scores, folder / "images-pets.csv")
+    plot = {"x": "recall", "y": "precision", "curves": {"IoU 0.50": [[0, 1], [1, 0.2 * scale]]}, "unit_axes": True}
+    (folder / "plots.json").write_text(json.dumps({"pets": {"precision-recall": plot}}))
+    (folder / "lower_is_better.json").write_text('["far/AbsRel"]')
+    for name in ("pets-a", "pets-b", "far-a", "worst/pets-1-a", "best/pets-1-b"):
+        (folder / "predictions" / f"{name}.jpg").write_bytes(image(70, 180))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    return [write_run(tmp_path / "a" / "run", 1.0, 0.1), write_run(tmp_path / "b" / "run", 1.5, 0.2)]
+
+
+def test_a_comparison_has_all_sections(runs: list[Path], tmp_path: Path):
+    path = densevit.report(runs, tmp_path / "pages" / "both.html").path
+    assert check_self_contained(path) == 2 * 3  # images of both runs
+    text = path.read_text()
+    assert text.index("a/run") and text.index("b/run")  # the shortest names that differ
+    for row in (  # the best of each row is bold
+        "<td>pets/AP</td><td>0.4000</td><td><b>0.6000</b></td>",
+        "<td>far/AbsRel</td><td><b>0.2000</b></td><td>0.3000</td>",
+        "<td>optim.lr</td><td>0.1</td><td>0.2</td>",
+    ):
+        assert row in cells(text)
+    assert "backbone.name" not in text and "pets/AP/cat" not in text
+    assert ">Curves<" in text and ">Images<" in text
+    assert all(text.count(f"stroke: var(--c{n}); stroke-width: 1.6") == 2 for n in (0, 1))  # loss and AP
+
+
+def cells(text: str) -> str:
+    return re.sub(r"<td[^>]*>", "<td>", text)
+
+
+def test_numbers_are_bold_only_among_runs_of_the_same_data(runs: list[Path], tmp_path: Path):
+    third, fourth = (write_run(tmp_path / name / "run", scale, 0.1) for name, scale in (("c", 3.0), ("d", 4.0)))
+    for run in (third, fourth):
+        config = run / "config.yaml"
+        config.write_text(config.read_text().replace("{name: scenes}", "{name: coco, root: sets/a, split: test}"))
+    note = "The best number is bold only among runs of the same data and split."
+    assert note not in densevit.report(runs, tmp_path / "same.html").path.read_text()
+
+    text = densevit.report([*runs, third], tmp_path / "three.html").path.read_text()
+    assert f"evaluated on different data (data.name, data.split, data.image_size, data.root). {note}" in text
+    assert "<td>pets/AP</td><td>0.4000</td><td><b>0.6000</b></td><td>1.2000</td>" in cells(text)
+    text = cells(densevit.report([*runs, third, fourth], tmp_path / "four.html").path.read_text())
+    assert "<td>far/AbsRel</td><td><b>0.2000</b></td><td>0.3000</td><td><b>0.6000</b></td><td>0.8000</td>" in text
+    (runs[1] / "config.yaml").unlink()
+    text = densevit.report(runs, tmp_path / "both.html").path.read_text()
+    assert "The data of b/run is not known." in text
+    assert "<td>pets/AP</td><td>0.4000</td><td>0.6000</td>" in cells(text)
+
+
+def test_few_of_many_images_are_shown_and_none_of_a_run_without(runs: list[Path], tmp_path: Path):
+    for n in range(24):
+        for run in runs:
+            (run / "predictions" / f"pets-{n}.jpg").write_bytes(image(700, 1800))
+    both = densevit.report(runs, tmp_path / "both.html")
+    assert check_self_contained(both.path) == 2 * 8
+    html = both._repr_html_()
+    assert "<h3>a/run · b/run</h3>" in html and html.count('class="plot"') == 2  # loss and AP, each with both runs
+    (runs[1] / "metrics.json").unlink()
+    shutil.rmtree(runs[1] / "predictions")
+    text = densevit.report(runs, tmp_path / "both.html").path.read_text()
+    assert "<td>–</td>" in text and ">Images<" not in text
+
+
+def test_the_command(runs: list[Path], tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "a/run", "b/run"]) == main(["report", "a/run", "--json"]) == 0
+    assert Path("comparison.html").is_file() and check_self_contained(path := Path("a/run/report.html")) == 5
+    for part in ("pets: worst", "pets: best", "a: 0.1250", "b: 0.7500", "&lt;dog&gt;", "Confusion: pets", "missed"):
+        assert part in path.read_text()
+    out = capsys.readouterr().out
+    assert json.loads(out[out.index("{") :])["report"] == "a/run/report.html"
+    for given, message in (
+        (["missing"], "missing: is not a folder"),
+        (["a"], "a: has none of config.yaml, metrics.json, metrics.csv"),
+        (["a/run", "--out", "b"], "--out b: is a folder"),
+    ):
+        assert main(["report", *given]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="no run is given"):
+        densevit.report([])

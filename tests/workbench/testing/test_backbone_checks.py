@@ -1,0 +1,314 @@
+"""The backbone contract tests: valid backbones pass, and each broken one fails the corresponding check."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from densevit.interfaces import Backbone
+from densevit.layers import checkpointing
+from densevit.testing import CheckFailed, backbone_checks, check_backbone
+from densevit_workbench.testing.backbone_checks import CHECKS
+
+
+class Sound(Backbone):
+    """Three convolutions of stride 2 or 4; features of strides 4 and 8."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.channels, self.strides = (width, 2 * width), (4, 8)
+        self.stem = nn.Sequential(halve(3, width), halve(width, width))
+        self.stage = halve(width, 2 * width)
+
+    def forward(self, images):
+        x = self.stem(images)
+        return [x, self.stage(x)]
+
+
+def halve(inputs, outputs):
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.GroupNorm(1, outputs), nn.ReLU())
+
+
+def changed(init=None, forward=None, **attributes):
+    """A `Sound` whose constructor ends with `init(self)`, whose forward is a function of (self, images), and so on.
+
+    It is no class of a module: `failures` leaves out the checks that need one.
+    """
+
+    def constructor(self):
+        Sound.__init__(self)
+        if init is not None:
+            init(self)
+
+    return type("Changed", (Sound,), {"__init__": constructor, "forward": forward or Sound.forward, **attributes})
+
+
+def sets(**values):
+    """An `init` that sets attributes."""
+    return lambda self: [setattr(self, name, value() if callable(value) else value) for name, value in values.items()]
+
+
+def mapped(change):
+    """A forward that changes each feature."""
+    return lambda self, images: [change(x) for x in Sound.forward(self, images)]
+
+
+def staged(change):
+    """A forward that changes the output of the stem."""
+
+    def forward(self, images):
+        x = change(self, self.stem(images))
+        return [x, self.stage(x)]
+
+    return forward
+
+
+def raises(self, images):
+    raise RuntimeError("no such luck")
+
+
+def draws(self, images):
+    torch.rand(1)
+    return Sound.forward(self, images)
+
+
+def reuses_output(self, images):
+    """Overwrites the features of the previous call."""
+    features = Sound.forward(self, images)
+    if self.training or features[0].requires_grad:
+        return features
+    kept = getattr(self, "kept", None)
+    if kept is None or kept.shape != features[0].shape or kept.dtype != features[0].dtype:
+        self.kept = features[0].clone()
+    return [self.kept.copy_(features[0]), features[1]]
+
+
+def fixed_device(self, images):
+    fine, coarse = Sound.forward(self, images)
+    return [fine * torch.ones(1, fine.shape[1], 1, 1), coarse]
+
+
+def overflows(self):
+    self.stem[0][0].weight.data.mul_(1e6)  # undone by the following norm
+
+
+def scaled(self, images):
+    """A residual branch with a scale of zero, as at initialisation."""
+    fine, coarse = Sound.forward(self, images)
+    return [fine, coarse + self.scale * self.branch(coarse)]
+
+
+class IgnoresAChannel(Sound):
+    """Takes `in_channels`, and reads three of them."""
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__()
+
+    def forward(self, images):
+        return super().forward(images.expand(-1, max(3, images.shape[1]), -1, -1)[:, :3])
+
+
+class Lambda(Sound):
+    """Holds a lambda."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation = lambda x: x.relu()
+
+    def forward(self, images):
+        return [self.activation(x) for x in super().forward(images)]
+
+
+class TakesAnything(Sound):
+    """Accepts every option."""
+
+    def __init__(self, width: int = 8, **options) -> None:
+        super().__init__(width)
+
+
+class RefusesItself(Sound):
+    """Accepts **options and raises for unknown ones: valid."""
+
+    def __init__(self, width: int = 8, **options: int) -> None:
+        if options.keys() - {"depth"}:
+            raise ValueError(f"unknown options: {', '.join(options)}")
+        super().__init__(width)
+
+
+class NotAnnotated(Sound):
+    """An option without a type."""
+
+    def __init__(self, width=8) -> None:
+        super().__init__(width)
+
+
+class DefaultOfAnotherType(Sound):
+    """A default that contradicts its annotation."""
+
+    def __init__(self, width: int = None) -> None:  # noqa: RUF013  # the mistake
+        super().__init__(width or 8)
+
+
+class NoDocstring(Sound):
+    __doc__ = None
+
+
+def failures(factory, skip=("export",)):
+    """Messages of failed checks, by name."""
+    local = ("registration", "pickling") if getattr(factory, "__name__", "") == "Changed" else ()
+    results = backbone_checks(factory, skip=(*skip, *local))
+    return {result.name: result.message for result in results if not result.passed}
+
+
+POSITIONS = {
+    "init": sets(positions=lambda: nn.Parameter(torch.randn(8, 16, 24))),
+    "forward": staged(lambda self, x: x + self.positions),
+}
+FIXED_SIZE = changed(**POSITIONS)
+SAYS_ITS_SIZE = changed(**POSITIONS, input_size=(64, 96))
+NHWC = changed(forward=mapped(lambda x: x.permute(0, 2, 3, 1)))
+ROUNDS_DOWN = {"init": sets(stem=lambda: nn.Conv2d(3, 8, 4, stride=4))}
+BROKEN = [  # the checks that fail, and what fails them
+    ("attributes", changed(init=sets(channels=[8, 16]))),
+    ("attributes", changed(init=sets(strides=(4,)))),
+    ("attributes", changed(mean=127.5)),
+    (
+        "order",
+        changed(init=sets(channels=(16, 8), strides=(8, 4)), forward=lambda self, x: Sound.forward(self, x)[::-1]),
+    ),
+    ("forward", changed(forward=lambda self, x: Sound.forward(self, x)[:1])),
+    ("forward", changed(forward=mapped(lambda x: x.flatten(2).transpose(1, 2)))),
+    ("forward", changed(forward=lambda self, x: Sound.forward(self, x)[0])),
+    ("forward", changed(forward=raises)),
+    ("layout", NHWC),
+    ("channels", changed(init=sets(channels=(8, 24)))),
+    ("strides", changed(init=sets(strides=(4, 16)))),
+    ("strides", changed(**ROUNDS_DOWN)),
+    ("sizes", FIXED_SIZE),
+    ("sizes", changed(**ROUNDS_DOWN, input_size=(64, 96))),
+    ("places", changed(forward=mapped(lambda x: x.transpose(2, 3).flatten(2).view_as(x)))),
+    ("parameter_gradients", changed(init=sets(scale=lambda: nn.Parameter(torch.ones(8))))),
+    ("parameter_gradients image_gradients", changed(forward=staged(lambda self, x: x.detach()))),
+    ("image_gradients", changed(init=sets(stem=lambda: nn.Conv2d(3, 8, 3, stride=4, padding=1)))),
+    ("trains", changed(forward=mapped(lambda x: torch.where(x > 0.5, (x - 0.5).sqrt(), 0.1 * x)))),
+    ("determinism", changed(forward=mapped(lambda x: F.dropout(x, 0.1)))),
+    ("determinism", changed(forward=draws)),
+    ("batch_independence", changed(forward=mapped(lambda x: F.batch_norm(x, None, None, training=True)))),
+    ("input_unchanged", changed(forward=lambda self, x: Sound.forward(self, x.mul_(0.5)))),
+    ("output_kept", changed(forward=reuses_output)),
+    ("autocast_float16", changed(init=overflows)),
+    ("float64", changed(forward=mapped(lambda x: x.float()))),
+    ("memory_layouts", changed(forward=lambda self, x: Sound.forward(self, x.view(len(x), -1).view(x.shape)))),
+    ("device", changed(forward=fixed_device)),
+    (
+        "state_dict",
+        changed(
+            init=sets(scale=lambda: 0.5 + torch.rand(8, 1, 1)), forward=staged(lambda self, x: x * self.scale.to(x))
+        ),
+    ),
+    ("seeding", changed(init=lambda self: nn.init.constant_(self.stage[0].bias, np.random.default_rng().uniform()))),
+    (
+        "parameter_depths",
+        changed(parameter_depths=lambda self: [*Backbone.parameter_depths(self), list(self.stem.parameters())]),
+    ),
+    ("parameter_depths", changed(parameter_depths=lambda self: [list(self.stem.parameters())])),
+    ("pickling", Lambda),
+    ("options", TakesAnything),
+    ("options", NotAnnotated),
+    ("options", DefaultOfAnotherType),
+    ("registration", NoDocstring),
+    ("in_channels", IgnoresAChannel),
+]
+
+
+@pytest.mark.parametrize(("checks", "broken"), BROKEN)
+def test_broken_backbone_fails_the_named_checks(checks, broken):
+    assert failures(broken).keys() == set(checks.split())
+
+
+def test_data_dependent_control_flow_fails_export():
+    def forward(self, images):
+        features = Sound.forward(self, images)
+        return [torch.zeros_like(x) for x in features] if images.abs().sum() == 0 else features
+
+    found = failures(changed(forward=forward), skip=())
+    assert found.keys() == {"export"}
+    assert "no `if x.sum() > 0`" in found["export"]
+
+
+def test_division_by_zero_fails_on_a_constant_image():
+    standardises = changed(forward=lambda self, x: Sound.forward(self, x / x.std((1, 2, 3), keepdim=True)))
+    assert {"finite", "autocast_bfloat16", "autocast_float16"} <= failures(standardises).keys()
+
+
+def test_local_class_is_neither_found_nor_pickled():
+    class Local(Sound):
+        """Defined in a function."""
+
+    assert failures(Local).keys() == {"registration", "pickling"}
+
+
+def test_valid_backbone_passes():
+    before = torch.get_rng_state()
+    of_zeros = sets(branch=lambda: nn.Conv2d(16, 16, 1), scale=lambda: nn.Parameter(torch.zeros(16, 1, 1)))
+    frozen = changed(init=lambda self: self.stem.requires_grad_(False))
+    for sound in (Sound, SAYS_ITS_SIZE, RefusesItself, changed(init=of_zeros, forward=scaled), frozen):
+        assert failures(sound) == {}
+    assert torch.equal(torch.get_rng_state(), before), "the caller's random state is kept"
+
+
+def test_what_is_peculiar_is_noted():
+    one = changed(input_size=(64, 96), parameter_depths=lambda self: [list(self.parameters())])
+    notes = {result.name: result.note for result in backbone_checks(one, skip=("export", "registration", "pickling"))}
+    assert notes["parameter_depths"].startswith("1 depth: ") and "input_size is not needed" in notes["sizes"]
+    notes = {result.name: result.note for result in backbone_checks(SAYS_ITS_SIZE, skip=("export", "registration"))}
+    assert notes["sizes"] == "64 x 96 only"
+    [note] = [one.note for one in check_backbone(Sound, skip=("export",)) if one.name == "registration"]
+    assert note == f"no entry point; `name: {__name__}:Sound` finds it"
+
+
+def recomputed(runs):
+    class Checkpointed(Sound):
+        """With a batch norm; `checkpointing` recomputes it."""
+
+        def __init__(self, checkpointing=False):
+            super().__init__()
+            self.checkpointing, self.added = checkpointing, nn.BatchNorm2d(3)
+
+        def forward(self, images):
+            checkpointed = self.checkpointing and self.training
+            return super().forward(runs(self.added, images) if checkpointed else self.added(images))
+
+    return Checkpointed
+
+
+def test_checkpointing_that_updates_statistics_twice_is_found():
+    others = [one.name for one in CHECKS if one.name not in ("construction", "forward", "checkpointing")]
+    right = recomputed(lambda part, x: checkpointing.run(part, x, checkpointed=True))
+    for backbone, note in ((right, ""), (Sound, "no option `checkpointing`")):
+        assert [result.note for result in check_backbone(backbone, skip=others)][-1] == note
+    wrong = recomputed(lambda part, x: checkpoint(part, x, use_reentrant=False))
+    with pytest.raises(CheckFailed, match="the buffer added.num_batches_tracked that differs by"):
+        check_backbone(wrong, skip=others)
+
+
+def test_failures_name_what_was_found_what_was_expected_and_the_place():
+    twice = changed(init=sets(channels=(8, 24), strides=(4, 16)))
+    with pytest.raises(CheckFailed) as caught:
+        check_backbone(twice, skip=("export", "registration", "pickling"))
+    first, channels, strides = str(caught.value).splitlines()
+    assert first == "Changed fails 2 of 28 checks:"
+    assert all(fact in channels for fact in ("channels: ", "(8, 24)", "Fix: set self.channels = (8, 16)"))
+    assert all(fact in strides for fact in ("strides: ", "9 x 12, 5 x 6", "33 x 47", "(4, 16)", "Fix: set self.st"))
+    assert "NHWC: return x.permute(0, 3, 1, 2)" in failures(NHWC)["layout"]
+    assert "the maps are rounded down: pad inside" in failures(changed(**ROUNDS_DOWN))["strides"]
+    assert "RuntimeError: no such luck (test_backbone_checks.py, line " in failures(changed(forward=raises))["forward"]
+    assert "33 x 47" in failures(FIXED_SIZE)["sizes"]
+
+
+def test_invalid_construction_fails_first():
+    one = Sound()
+    for factory in (lambda: nn.Linear(1, 1), lambda: one, lambda: 1 / 0):
+        assert failures(factory).keys() == {"construction"}
