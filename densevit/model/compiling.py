@@ -16,9 +16,8 @@ LIMIT = 64  # compilations of one class: for widths and options of its blocks, s
 def compile_regions(parts: Iterable[nn.Module], **options: Any) -> None:
     """Compiles the repeated `regions` of the parts of a model in place, with options of `torch.compile`.
 
-    A region is repeated if another one has its class and its shapes of parameters: one that is not would cost a
-    compilation of its own. Sizes are dynamic from the first compilation on, so that other images need no second one.
-    State dicts, copies and pickles are those of an uncompiled model.
+    Regions of one class share what is compiled. Sizes are dynamic from the first compilation on, so that images of
+    other sizes need no second one. State dicts, copies and pickles are those of an uncompiled model.
 
     Changes settings of torch in this process: the number of compilations after which it runs a function uncompiled, 8,
     becomes `LIMIT`, and sizes that are equal by chance, as those of a square image, are not taken to be one size.
@@ -26,17 +25,28 @@ def compile_regions(parts: Iterable[nn.Module], **options: Any) -> None:
     config = torch._dynamo.config
     config.cache_size_limit = max(LIMIT, config.cache_size_limit)  # since torch 2.7 an alias of `recompile_limit`
     torch.fx.experimental._config.use_duck_shape = False
-    blocks = [*chain.from_iterable(map(regions, parts))]
-    counts = Counter(map(_kind, blocks))
     compiled: dict[type[nn.Module], Any] = {}
-    for block in blocks:
-        kind = type(block)
-        if counts[_kind(block)] == 1:
-            continue
+    for region in repeated([*chain.from_iterable(map(regions, parts))]):
+        kind = type(region)
         if kind not in compiled:  # with a code object of its own: torch stores, searches and counts compilations by it
             code = _call.__code__.replace(co_name=f"{kind.__module__}.{kind.__qualname__}")
             compiled[kind] = torch.compile(FunctionType(code, _call.__globals__), **{"dynamic": True, **options})
-        block._compiled_call_impl = partial(compiled[kind], block)  # as `Module.compile`
+        region._compiled_call_impl = partial(compiled[kind], region)  # as `Module.compile`
+
+
+def repeated(blocks: list[nn.Module]) -> list[nn.Module]:
+    """The blocks that one compilation serves for several blocks and all sizes of images.
+
+    Left out are blocks whose class and shapes of parameters occur once, and those with convolutions: torch takes the
+    strides of their saved maps as numbers, so that it compiles their backward pass again for each size.
+    """
+    kinds = [(type(block), *(parameter.shape for parameter in block.parameters())) for block in blocks]
+    counts = Counter(kinds)
+    return [
+        block
+        for block, kind in zip(blocks, kinds, strict=True)
+        if counts[kind] > 1 and all(parameter.ndim < _KERNEL for parameter in block.parameters())
+    ]
 
 
 def regions(module: nn.Module) -> Iterator[nn.Module]:
@@ -55,12 +65,8 @@ def regions(module: nn.Module) -> Iterator[nn.Module]:
         yield from blocks
 
 
+_KERNEL = 4  # dimensions of the kernels of a 2d convolution
 _LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
-
-
-def _kind(block: nn.Module) -> tuple[Any, ...]:
-    """The class and the shapes of the parameters."""
-    return type(block), *(parameter.shape for parameter in block.parameters())
 
 
 def _weights(module: nn.Module) -> list[int]:

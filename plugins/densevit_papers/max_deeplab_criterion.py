@@ -316,7 +316,7 @@ def instance_discrimination(features: Tensor, truth: GridTruth, things: Tensor) 
     t = truth.masks.to(features.dtype)
     means = F.normalize(t @ features.T / t.sum(1, keepdim=True).clamp(min=1), dim=1)  # (N, C)
     log_probability = (means @ features / TEMPERATURE).log_softmax(0)  # (N, P)
-    return _mean(-(log_probability * t).sum(0), truth.masks[things].any(0))
+    return _mean(-(log_probability * t).sum(0), (truth.masks & things[:, None]).any(0))
 
 
 def pixel_contrast(features: Tensor, masks: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ from densevit import registry
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
-from densevit.model import DenseModel, build_from_sections
-from densevit.model.compiling import LIMIT, compile_regions, regions
+from densevit.model import DenseModel, build_from_sections, compiling
+from densevit.model.compiling import LIMIT, compile_regions, regions, repeated
 from densevit.model.lora import add_adapters
 from densevit.targets.types import TargetTypes
 from densevit_workbench.testing.targets import random_targets
@@ -86,10 +86,12 @@ def test_regions_are_the_blocks_of_stages_and_layers_that_stand_alone() -> None:
     assert [*regions(alone)] == []
 
 
-def test_only_repeated_regions_are_compiled() -> None:
-    blocks = [Layer(4), Layer(4), Layer(8)]
+def test_only_repeated_blocks_without_convolutions_are_compiled() -> None:
+    convolutions = [nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)) for _ in range(2)]
+    blocks = [Layer(4), Layer(8), Layer(4), *convolutions]
+    assert repeated(blocks) == [blocks[0], blocks[2]]
     compile_regions([nn.ModuleList(blocks)], backend="eager")
-    assert [block._compiled_call_impl is not None for block in blocks] == [True, True, False]
+    assert [block._compiled_call_impl is not None for block in blocks] == [True, False, True, False, False]
 
 
 def test_equal_sides_and_other_sizes_need_one_compilation() -> None:
@@ -184,7 +186,9 @@ def check_compiled(build: Callable[[], DenseModel], by_grid: bool = False) -> No
     torch._dynamo.reset()
     counters.clear()
     plain, model, backend = build(), build(), CompileCounterWithBackend("aot_eager")
-    model.compile(backend=backend)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiling, "repeated", list)  # also what small models have once, and convolutions
+        model.compile(backend=backend)
     assert model.state_dict().keys() == plain.state_dict().keys()
     for seed, (size, count) in enumerate(zip(SIZES, BATCHES, strict=True)):
         losses_of(model, size, count, seed).backward()
@@ -202,7 +206,7 @@ def check_compiled(build: Callable[[], DenseModel], by_grid: bool = False) -> No
     for (name, one), (_, other) in zip(plain.named_parameters(), model.named_parameters(), strict=True):
         assert (one.grad is None) == (other.grad is None), name
         if one.grad is not None and other.grad is not None:
-            assert (one.grad - other.grad).norm() <= 1e-4 * one.grad.norm() + 1e-6, name
+            assert (one.grad - other.grad).norm() <= 1e-4 * one.grad.norm() + 1e-5, name
 
 
 @pytest.mark.slow
