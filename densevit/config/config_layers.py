@@ -222,7 +222,10 @@ def _set(values: dict[str, Any], path: Key, value: Any, override: str) -> None:
     for key in path[:-1]:
         values = values.setdefault(key, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"{COMMAND_LINE}: {override}: {key} is also set to a value; keep one.")
+            raise ConfigError(
+                f"{COMMAND_LINE}: {override} sets a key of {key}, but another argument sets {key} itself to a value. "
+                "Fix: remove one of the two arguments."
+            )
     values[path[-1]] = value
 
 

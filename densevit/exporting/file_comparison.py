@@ -61,10 +61,10 @@ def differences(
     """The largest difference of each floating-point output, relative to its range (`value_range`).
 
     graph: the model's, in float32. images: (B, C, H, W). run_selections: the result of `load_selections`.
-    The model repeats the file's selections, so that the selected queries can be compared one by one. The error of a
-    selection: how far the model's scores of the selected candidates fall below its best scores, less twice the error of
-    the scores. A class map is compared with `read_maps` of the file's `maps`: the difference is the fraction of pixels
-    that differ. Infinite for outputs that are missing or not finite.
+    The model uses the candidates that the file selects, so that the selected queries can be compared one by one. The
+    error of a selection: how far the model's scores of the selected candidates fall below its best scores, less twice
+    the error of the scores. A class map is compared with `read_maps` of the file's `maps`: the difference is the
+    fraction of pixels that differ. Infinite for outputs that are missing or not finite.
     """
     outputs = run(images)
     reference, result = repeating_selections(graph, images, run_selections, lambda: graph(torch.from_numpy(images)))
@@ -99,9 +99,10 @@ def relative_errors(
 def repeating_selections(
     graph: ExportedGraph, images: np.ndarray, run_selections: Run | None, compute: Callable[[], Result]
 ) -> tuple[Result, dict[str, float]]:
-    """Runs `compute` while the model repeats the selections of its file. Returns the result and the selections' errors.
+    """Runs `compute` while the model uses the candidates that the exported file selects (`densevit.layers.selection`).
 
-    Parameters and errors as of `differences`.
+    graph, images, run_selections: the parameters of `differences`. Returns the result of `compute`, and the numeric
+    errors of the file's selections and of their scores by name, as in `differences`.
     """
     selected = {} if run_selections is None else run_selections(images)
     with torch.inference_mode(), ExitStack() as stack:

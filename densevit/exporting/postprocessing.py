@@ -102,8 +102,8 @@ def differences(
     """Each output's differences between the predictions of the file and of `predict`, see `prediction_comparison`.
 
     images: (1, C, H, W). original: (H, W) of the image; with resizing in the file, the size of `images`. thresholds:
-    the file's threshold by head; objects of any score are compared. run_selections, limit: the parameters of
-    `comparison`.
+    the file's threshold by head; objects of any score are compared. run_selections: the result of
+    `load_selections`. limit: the parameter of `prediction_comparison.differences`.
     """
 
     def expected() -> dict[str, Predictions]:
@@ -134,7 +134,7 @@ def write(
     begin: files.Begin = lambda name: None,
     rewrite: files.Rewrite = files.unchanged,
 ) -> None:
-    """Traces the graph with post-processing and writes it as ONNX. Other parameters as of `files.write`.
+    """Traces the graph with post-processing and writes it as ONNX. Other parameters: see `files.write`.
 
     thresholds: each head's default of the file's input `thresholds`. Raises DensevitError if the model or `predict` of
     a head cannot be traced.

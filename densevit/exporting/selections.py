@@ -19,7 +19,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"  # the modules that an ONNX node was trac
 
 
 def load_selections(model: DenseModel, written: Path | torch.export.ExportedProgram) -> Run | None:
-    """Returns a function that computes the selections of an exported file; None if no head selects.
+    """Returns a function that computes the top-k selections of an exported file; None if no head has any.
 
     Its outputs are `selection_I` (B, N) int64 and, unless they are integers, `selection_scores_I` (B, S) of the I-th
     selection of a head (`densevit.layers.selection`), with the prefix HEAD/ for several heads. Both are values of the

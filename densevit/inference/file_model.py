@@ -204,7 +204,7 @@ def build(file: ExportedFile, trust: bool = False) -> tuple[FileModel, ModelSect
 
 
 def predictor_of(file: ExportedFile, predictor: Predictor) -> Predictor:
-    """The predictor of a file exported from `predictor`, with or without a config."""
+    """Returns a predictor that runs the exported file of `predictor`. It has a config only if `predictor` has one."""
     model = FileModel(file, copy.deepcopy(dict(predictor.heads)), predictor.model.sections)
     model.score_thresholds, model.training_data = predictor.score_thresholds, predictor.model.training_data
     sections = None if predictor.sections is None else configs.single_pass(predictor.sections)

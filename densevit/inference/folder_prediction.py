@@ -102,8 +102,10 @@ class FolderPrediction:
         }
 
     def left(self) -> dict[Path, Sequence[ImageFile]]:
-        """Images left to predict, by the block's file: of incomplete blocks, and of blocks with an image that could not
-        be read before and can be read now."""
+        """Returns all images of each block that must be predicted, by the block's file.
+
+        These are incomplete blocks, and blocks with an image that could not be read before and can be read now.
+        """
         if PARTS not in read_settings(self.part.predictions):  # all parts are joined
             return {}
         blocks = {file: self.images[rows] for file, rows in self.part.blocks.items()}

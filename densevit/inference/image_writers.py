@@ -1,4 +1,4 @@
-"""Writers of files per image: drawings, drawn videos, point clouds."""
+"""Writers of drawings and point clouds, one file per image, and of drawn videos, one file per video."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -64,8 +64,8 @@ def lines(
 ) -> str:
     """Plots curves with at least one point each over common axes.
 
-    x, y: labels of the axes. unit_axes: both axes are 0 to 1. order: the names in the legend, if they include other
-    curves.
+    x, y: labels of the axes. unit_axes: both axes are 0 to 1. order: all names in the
+    legend, which determine the colours; needed if the legend also lists curves that are not in this plot.
     """
     points = tuple((name, tuple(map(tuple, curve))) for name, curve in curves.items())
     return _lines(points, x, y, unit_axes, tuple(order or curves))

@@ -1,4 +1,4 @@
-"""Options that another project's code computes with, applied to the model that loads its weights."""
+"""Options with which a model computes as the project that published its pretrained weights."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple

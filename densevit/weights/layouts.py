@@ -48,13 +48,18 @@ def every() -> Iterator[CheckpointLayout]:
 
 
 def backbone_lines(name: str, prefix: str) -> tuple[Line, ...]:
-    """The lines of a backbone's layout for complete models. prefix: the prefix of the backbone's keys there, with the
-    dot."""
+    """Maps the keys of a backbone inside the checkpoints of complete models, by the backbone's layout `name`.
+
+    prefix: the prefix of the backbone's keys in these checkpoints, with the dot.
+    """
     return tuple(Line(prefix + line.foreign_key, f"backbone.{line.key}", line.change) for line in find(name).lines)
 
 
 def backbone_rearrangement(layout: CheckpointLayout, prefix: str) -> Rearrangement:
-    """The rearrangement of a backbone's layout for complete models. prefix: the parameter of `backbone_lines`."""
+    """The rearrangement of a backbone inside the checkpoints of complete models.
+
+    prefix: the parameter of `backbone_lines`.
+    """
     rearrange = layout.special.rearrange
     assert rearrange is not None
 

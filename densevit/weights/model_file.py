@@ -161,7 +161,7 @@ class Description(NamedTuple):
 
 
 def described(entries: Mapping[str, str], source: str, trust: bool = False, run: Path | None = None) -> Description:
-    """Reads a header. Parameters as of `from_state`. Raises WeightsError for an invalid header."""
+    """Reads a header. The parameters are those of `from_state`. Raises WeightsError for an invalid header."""
     check_format(entries.get("format_version"), source)
     if entries.get("part") == "backbone":
         raise WeightsError(f"{source}: contains only a backbone. Train with `backbone.weights={source}`.")

@@ -47,7 +47,7 @@ def load_pretrained(model: DenseModel, resolved: Resolved) -> list[StateDictMatc
 
 
 def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> StateDictMatch:
-    """Matches a checkpoint and a model. Nothing is written."""
+    """Matches the tensors of a checkpoint and of the model by name, without loading them; see `fit`."""
     where = f"weights: {checkpoint.source}"
     if checkpoint.is_backbone:
         raise WeightsError(f"{where} contains only a backbone. Name it as backbone.weights={checkpoint.source}.")
@@ -82,7 +82,10 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
 
 
 def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]) -> StateDictMatch:
-    """Matches a checkpoint and the model's backbone, by the backbone's keys. Nothing is written."""
+    """Matches the tensors of a checkpoint's backbone and of the model's by name, without loading them; see `fit`.
+
+    Names have no prefix `backbone.`, also in the patterns `allowed`.
+    """
     prefix = "" if checkpoint.is_backbone else "backbone."
     state = part(checkpoint.tensors, "backbone.") | _empty(checkpoint.unknown if checkpoint.is_backbone else ())
     state, stems = _for_model_channels(model, checkpoint, state)
@@ -95,7 +98,11 @@ def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: S
 def _fit_head(
     model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]
 ) -> dict[str, StateDictMatch]:
-    """Matches a checkpoint, a head and its neck, by the keys of their sections. Nothing is written."""
+    """Matches the tensors of a checkpoint and of a head and its neck by name, without loading them; see `fit`.
+
+    Names have no prefix `heads.NAME.` or `necks.NAME.`, also in the patterns `allowed`. Returns the matches by config
+    key.
+    """
     key, source_head = f"heads.{name}", source_of(model, name, checkpoint)
     where = f"{key}.weights"
     if checkpoint.layout is not None and source_head not in checkpoint.heads:

@@ -82,7 +82,7 @@ def build_pretrained(
     sections: ModelSections, classes: Mapping[str, Sequence[Class]], checkpoints: Mapping[str, Checkpoint] = NO_FILES
 ) -> tuple[DenseModel, list[StateDictMatch]]:
     """Builds a model and loads the pretrained weights that its sections name. Returns the model, whose `sections` are
-    the resolved ones, and one report per source. Parameters as of `resolve`."""
+    the resolved ones, and one report per source. The parameters are those of `resolve`."""
     resolved = resolve(sections, classes, checkpoints)
     model = build_from_sections(resolved.sections, classes)
     return model, load_pretrained(model, resolved)
@@ -107,7 +107,7 @@ def create_backbone(
     """Builds a backbone by its plugin name.
 
     weights: pretrained weights as in `backbone.weights`, which also set mean, std, the channels of the images and the
-    options of another project's code; None or "random": random weights.
+    options of the code that trained them (`layout_options`); None or "random": random weights.
     weights_allow: name patterns of tensors that may be missing, unexpected or of another shape.
     options: arguments of the plugin's constructor.
     The layers are the papers'; `DenseModel` replaces them with faster ones that compute the same results.

@@ -44,12 +44,15 @@ def resolve(
     classes: Mapping[str, Sequence[Class]],
     checkpoints: Mapping[str, Checkpoint] = NO_FILES,
 ) -> Resolved:
-    """The sections with what their weights imply: options of another project's code (`layout_options`), the mean and
-    std of training, and first layers adapted to the channels of the images. Values that are set, arguments and random
-    state do not change.
+    """Completes a model's sections with the values that their pretrained weights imply.
+
+    Sets options so that the model computes as the code that trained the weights (`layout_options`); mean and std; and
+    `adapted_stem`, the tensors of first layers that are adapted to other channels. Keeps values that are set, and
+    changes neither its arguments nor the random state.
+    To choose the values, compares the checkpoints' tensor names and shapes with those of the model, which is built on
+    the meta device.
 
     classes: each head's classes. checkpoints: weights that are already read, by source, as from `read_files`.
-    Compares names and shapes of tensors with a model on the meta device.
     """
     model = built_on_meta(lambda: build_from_sections(sections, classes, pretrained=False))
     translated = {}

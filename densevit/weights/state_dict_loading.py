@@ -77,7 +77,7 @@ def fit(
     allowed: Iterable[str] = (),
     excluded: Mapping[str, str] | None = None,
 ) -> StateDictMatch:
-    """Matches `state` and `module`. Nothing is written.
+    """Matches the tensors of `state` and of the module by name; `StateDictMatch.write` then loads them.
 
     allowed: patterns (`head.*`) of keys that may be missing, unexpected or of another shape. excluded: keys of
     the module that keep their values, with the reason.

@@ -4,7 +4,10 @@ from densevit.interfaces import Line
 
 
 def fused_attention(source: str, target: str) -> tuple[Line, ...]:
-    """The lines of torch's `nn.MultiheadAttention`, with query, key and value in one tensor."""
+    """Maps the keys of torch's `nn.MultiheadAttention`, whose tensor of query, key and value is split into three.
+
+    source, target: the prefixes of the keys in the checkpoint and in the model.
+    """
     return (
         *(
             Line(f"{source}.in_proj_{x}[{i}/3]", f"{target}.{name}.{x}")
@@ -16,7 +19,7 @@ def fused_attention(source: str, target: str) -> tuple[Line, ...]:
 
 
 def deformable_attention(source: str, target: str) -> tuple[Line, ...]:
-    """The lines of a deformable attention."""
+    """Maps the keys of a deformable attention. source, target: the parameters of `fused_attention`."""
     names = {"sampling_offsets": "offsets", "attention_weights": "weights", "value_proj": "value"}
     names["output_proj"] = "output"
     return tuple(Line(f"{source}.{name}.*", f"{target}.{part}.*") for name, part in names.items())

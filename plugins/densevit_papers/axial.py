@@ -30,7 +30,7 @@ class Axial:
         if self.span is not None and (self.span < 1 or self.span % 2 == 0):
             raise ValueError(f"span is {self.span}; it must be odd and at least 1, such as 65, or null.")
         if not set(self.stages) <= {1, 2, 3, 4}:
-            raise ValueError(f"stages is {self.stages}; it must have some of 1, 2, 3 and 4.")
+            raise ValueError(f"stages is {self.stages}; expected numbers from 1 to 4.")
 
     def bottleneck(self, stage: int) -> int:
         """Channels of the bottleneck, per 256 channels of its output."""

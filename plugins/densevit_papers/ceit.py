@@ -248,7 +248,7 @@ def _describe(tensors: StateDict) -> dict[str, Any]:
 
 
 def _block(source: str, target: str) -> tuple[Line, ...]:
-    """The lines of a block without its feed-forward layer."""
+    """Maps the keys of a block, except its feed-forward layer."""
     return (
         Line(f"{source}.norm1.*", f"{target}.norm1.*"),
         *(

@@ -43,7 +43,7 @@ def _resnet_lines() -> list[Line]:
 
 
 def _conv_norms(source: str, target: str, names: Mapping[str, str]) -> list[Line]:
-    """Convolutions with a norm. names: the model's names by the checkpoint's."""
+    """Maps the keys of convolutions with a norm. names: the model's names by the checkpoint's."""
     return [
         Line(f"{source}.{name}.{layer}.*", f"{target}.{part}.{i}.*")
         for name, part in names.items()

@@ -35,7 +35,7 @@ class LocalRelations:
         if self.sharing < 1:
             raise ValueError(f"sharing is {self.sharing}; it is a number of channels, 1 or more.")
         if not set(self.stages) <= {1, 2, 3, 4}:
-            raise ValueError(f"stages is {self.stages}; it must have some of 1, 2, 3 and 4.")
+            raise ValueError(f"stages is {self.stages}; expected numbers from 1 to 4.")
 
     def bottleneck(self, stage: int) -> int:
         """Channels of the bottleneck, per 256 channels of its output."""

@@ -36,7 +36,7 @@ class StandAlone:
         if self.num_heads < 1:
             raise ValueError(f"num_heads is {self.num_heads}; it must be at least 1.")
         if not set(self.stages) <= {1, 2, 3, 4}:
-            raise ValueError(f"stages is {self.stages}; it must have some of 1, 2, 3 and 4.")
+            raise ValueError(f"stages is {self.stages}; expected numbers from 1 to 4.")
 
     def bottleneck(self, stage: int) -> int:
         """Channels of the bottleneck, per 256 channels of its output."""

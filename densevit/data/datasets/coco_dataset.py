@@ -239,7 +239,7 @@ class Coco(MeasuredImages):
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """Recognises a folder with a json in one of the layouts, or with a single json in COCO's format."""
+        """Returns {} if the folder has a json in one of the layouts, or a single json in COCO's format, else None."""
         has_json = any(files_in_layout(root, split) for split in ("train", "val")) or single_json(root)
         return {} if has_json else None
 

@@ -157,7 +157,7 @@ class CocoPanoptic(MeasuredImages):
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """Recognises a folder in COCO's official layout, without a json of instances."""
+        """Returns {} if the folder has COCO's official panoptic layout and no json of instances, else None."""
         pattern = str(_COCO["annotations"]).replace("{split}", "train")
         instances = any(root.glob("annotations/instances_*.json"))
         return {} if (root / pattern).is_file() and not instances else None

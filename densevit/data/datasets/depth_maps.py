@@ -118,7 +118,7 @@ class DepthMaps(PairedDataset):
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """Recognises a folder with images/train and labels/train whose label files are not 8-bit images."""
+        """Returns {} if images/train and labels/train exist and the label files are not 8-bit images, else None."""
         files = PairPaths(_DEFAULTS["images"], _DEFAULTS["labels"]).label_files(root, "train")
         if not files or files[0].suffix.lower() not in SUFFIXES:
             return None
@@ -188,7 +188,7 @@ def _check_values(options: Mapping[str, Any], set_options: Mapping[str, Any]) ->
         raise DataError(f"data.scale is {scale}; expected a number above 0.")
     low, high = options["depth_range"]
     if not 0 <= low < high:
-        raise DataError(f"data.depth_range is {[low, high]}; expected [minimum, maximum], in metres.")
+        raise DataError(f"data.depth_range is {[low, high]}; expected 0 <= minimum < maximum, in metres.")
     if "depth_range" in set_options and not options["metric"]:
         raise DataError("data.depth_range is in metres, but with data.metric=false depth is not. Leave one out.")
     if options["quantity"] != "disparity":

@@ -85,7 +85,8 @@ class ImageFolder(MeasuredImages):
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """Recognises at least two folders {split}/CLASS or CLASS with images, and no images next to these folders."""
+        """Returns {} if there are at least two folders {split}/CLASS or CLASS with images, and no images next to them,
+        else None."""
         folder = _folder(root, _pattern(root, None), "train", None)
         names = class_folders(folder) if folder.is_dir() else []
         is_other = len(names) < 2 or _NO_CLASSES & {name.lower() for name in names} or _has_image(folder)

@@ -121,8 +121,8 @@ class LabelMaps(PairedDataset):
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """Recognises a folder with images, and label maps of integers up to 255 or of up to 255 colours. Without a
-        labelmap.txt, these values or colours are the classes."""
+        """Returns options to read a folder of images and label maps (integers up to 255, or up to 255 colours), else
+        None. Without a labelmap.txt, the option `classes` lists these integers or colours."""
         files = PairPaths(**_default_files(root)).label_files(root, "train")
         if not files or files[0].suffix.lower() not in LABELS:
             return None

@@ -86,7 +86,7 @@ def _narrow(values: np.ndarray) -> np.ndarray:
 
 
 def _bits(path: str | os.PathLike[str], image: Image.Image) -> int:
-    """Returns the bits per channel of a PNG or TIFF; 8 for other formats."""
+    """Returns the bits per channel of a PNG or TIFF; 8 for images of any other format."""
     if image.format != "PNG":
         return channel_bits(image)
     with open(path, "rb") as file:

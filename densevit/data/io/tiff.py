@@ -43,7 +43,7 @@ def check_bands(image: Image.Image, fix: str) -> None:
 
 
 def channel_bits(image: Image.Image) -> int:
-    """Returns the largest number of bits per channel; 8 for other formats."""
+    """Returns the bits per channel of a TIFF, the largest if channels differ; 8 for images of any other format."""
     return int(max(_tags(image).get(ExifTags.Base.BitsPerSample, (1,)))) if image.format == "TIFF" else 8
 
 

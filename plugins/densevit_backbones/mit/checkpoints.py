@@ -38,7 +38,7 @@ def describe(tensors: StateDict, norm_eps: float) -> dict[str, Any]:
 
 
 def _nvidia() -> tuple[Line, ...]:
-    """The lines of NVIDIA's checkpoints, which number stages from 1."""
+    """Maps the keys of NVIDIA's checkpoints, which number stages from 1."""
     lines: list[Line] = []
     for i in range(4):
         source, target = f"block{i + 1}.{{b}}", f"stages.{i}.{{b}}"

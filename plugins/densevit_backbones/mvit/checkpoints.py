@@ -33,7 +33,7 @@ _FLAT = Change(_flat, lambda kernel: kernel)
 
 
 def _block(source: str, target: str) -> list[Line]:
-    """The lines of a block without its shortcut projections."""
+    """Maps the keys of a block, except its shortcut projections."""
     names = (("q", "query"), ("k", "key"), ("v", "value"))
     return [
         Line(f"{source}.norm1.*", f"{target}.norm1.*"),

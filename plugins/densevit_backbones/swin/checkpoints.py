@@ -63,7 +63,7 @@ def _torchvision_2(source: str, target: str) -> list[Line]:
 def _lines(
     block: Block, stages: tuple[str, ...], mergings: tuple[str, ...], patches: tuple[str, str]
 ) -> tuple[Line, ...]:
-    """The lines of a layout.
+    """Maps the keys of a layout.
 
     stages, mergings: the checkpoint's keys of the blocks of the four stages, and of the patch mergings before the last
     three. In the model these stages begin with the merging, so their blocks are numbered from 1.

@@ -56,7 +56,7 @@ def _refuse(models: str) -> Callable[[StateDict], dict[str, Any]]:
 
 
 def transformers_lines(layer: str) -> tuple[Line, ...]:
-    """The lines of transformers' DINOv3 embeddings and blocks. layer: the key of a block, with `{i}`."""
+    """Maps the keys of transformers' DINOv3 embeddings and blocks. layer: the key of a block, with `{i}`."""
     return (
         Line("embeddings.cls_token", "class_token", TOKENS),
         Line("embeddings.register_tokens", "register_tokens", TOKENS),

@@ -73,7 +73,7 @@ def _norm(source: str, target: str) -> list[Line]:
 
 
 def _resnet() -> list[Line]:
-    """Lines of the hybrid, which counts blocks and units from 1."""
+    """Maps the keys of the hybrid's ResNet, which numbers blocks and units from 1."""
     lines = [Line("conv_root/kernel", "stem.conv.weight", CONVOLUTION)]
     lines += _norm("gn_root", "stem.norm")
     for b, units in enumerate(HYBRID_BLOCKS):

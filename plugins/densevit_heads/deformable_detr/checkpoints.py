@@ -94,7 +94,7 @@ def prediction_heads(transformer: str) -> Rearrangement:
 
 
 def shared_lines(transformer: str) -> tuple[Line, ...]:
-    """The lines shared by the authors' and transformers' layouts. transformer: the prefix, "transformer" or "model"."""
+    """Maps the keys that the authors' and transformers' layouts share. transformer: "transformer" or "model"."""
     return (
         Line(f"{transformer}.level_embed", f"{HEAD}.levels.embedding"),
         Line(f"{transformer}.reference_points.*", f"{QUERIES}.reference.*"),

@@ -36,7 +36,7 @@ from densevit_heads.detr.transformers_checkpoints import FILE, id2label, memory
 
 
 def _lines() -> tuple[Line, ...]:
-    """Lines without the backbone's."""
+    """Maps all keys except the backbone's."""
     encoder, decoder = "model.encoder.layers.{i}", "model.decoder.layers.{i}"
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
     return (

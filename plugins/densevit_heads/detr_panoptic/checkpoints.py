@@ -12,7 +12,7 @@ UNSAVED = tuple(option.replace(detector.HEAD, OPTIONS) for option in detector.UN
 
 
 def detector_lines(lines: Sequence[Line]) -> tuple[Line, ...]:
-    """The lines of a detector's layout with the prefix `detr.` of panoptic models."""
+    """Maps the keys of the detector inside a panoptic model, prefixed `detr.`. lines: the detector's key mapping."""
     return tuple(Line(f"detr.{line.foreign_key}", line.key.replace(detector.HEAD, HEAD), line.change) for line in lines)
 
 

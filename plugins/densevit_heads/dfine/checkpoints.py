@@ -38,12 +38,12 @@ _RECIPES = {"b0": "s", "b2": "m", "b4": "l", "b5": "x"}
 
 
 def conv_norm(source: str, target: str) -> tuple[Line, Line]:
-    """The lines of a convolution with batch norm."""
+    """Maps the keys of a convolution with batch norm."""
     return Line(f"{source}.conv.*", f"{target}.0.*"), Line(f"{source}.norm.*", f"{target}.1.*")
 
 
 def fusion_blocks(source: str, parts: Mapping[str, str]) -> tuple[Line, ...]:
-    """The lines of the fusion blocks, in both paths.
+    """Maps the keys of the fusion blocks, in both paths.
 
     source: the prefix of the encoder. parts: the checkpoint's names of a block's parts, by the model's.
     """

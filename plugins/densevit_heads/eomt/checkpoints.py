@@ -48,7 +48,7 @@ def _grid(table: Tensor) -> Tensor:
 def _head_lines(
     head: str, queries: str, label: str, masks: tuple[str, str, str], upscale: str, norm: str
 ) -> tuple[Line, ...]:
-    """The lines of a head.
+    """Maps the keys of a head.
 
     masks: the linear layers of the mask head. upscale: the prefix of upscaling block `{i}`. norm: its layer norm.
     """
@@ -100,7 +100,7 @@ def _transformers_dinov2() -> tuple[Line, ...]:
 
 
 def _transformers_dinov3() -> tuple[Line, ...]:
-    """The lines of transformers' DINOv3ViT with EoMT's names of blocks and of the norm."""
+    """Maps the keys of transformers' DINOv3ViT, with EoMT's names of blocks and of the norm."""
     names = {"layer.{i}.": "layers.{i}.", "norm.*": "layernorm.*"}
     lines = []
     for line in backbone_lines(_DINOV3, ""):

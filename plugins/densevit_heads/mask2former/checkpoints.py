@@ -30,7 +30,7 @@ KEYS: dict[Task, str] = {task: head.task for task, (_, head) in HEADS.items()}
 
 
 def encoder_lines(source: str, target: str, names: tuple[str, str, str, str]) -> tuple[Line, ...]:
-    """The lines of the layers of the pixel decoder. names: the keys of the two norms and the two linear layers."""
+    """Maps the keys of the pixel decoder's layers. names: the keys of the two norms and the two linear layers."""
     targets = ("self_attention_norm", "ffn_norm", "ffn.expand", "ffn.contract")
     return (
         *deformable_attention(f"{source}.self_attn", f"{target}.self_attention"),
@@ -71,12 +71,12 @@ def _head_lines(head: str) -> tuple[Line, ...]:
 
 
 def _swin_lines() -> tuple[Line, ...]:
-    """The lines of a Swin with the keys of Microsoft's Swin for dense prediction."""
+    """Maps the keys of Microsoft's Swin for dense prediction."""
     return backbone_lines(_SWIN, "backbone.")
 
 
 def _resnet_lines() -> tuple[Line, ...]:
-    """The lines of detectron2's ResNet."""
+    """Maps the keys of detectron2's ResNet."""
     lines = [
         Line("backbone.stem.conv1.weight", "backbone.conv1.weight"),
         Line("backbone.stem.conv1.norm.*", "backbone.bn1.*"),

@@ -38,7 +38,7 @@ def _labels(source: str, target: str) -> tuple[Line, ...]:
 
 
 def _shared(transformer: str, decoder_norm: str, offsets: str) -> tuple[Line, ...]:
-    """The lines shared by RF-DETR and LW-DETR. transformer: its prefix. decoder_norm, offsets: the keys of these
+    """Maps the keys that RF-DETR and LW-DETR share. transformer: its prefix. decoder_norm, offsets: the keys of these
     parts."""
     layer = f"{transformer}.decoder.layers.{{i}}"
     return (

@@ -13,7 +13,7 @@ _AUTHORS, _LW, _RF = "backbone.0.projector", "model.backbone.projector.scale_lay
 
 
 def _lines(sampling: str, fusion: str, block: str, norm: str, last: str) -> tuple[Line, ...]:
-    """The lines of a level, from the checkpoint's keys.
+    """Maps the keys of a projector level. The parameters are keys of the checkpoint.
 
     sampling: resampling layer `{k}` of feature `{j}`. fusion, block: convolutions of a C2f block and its bottlenecks,
     without their number 1 or 2. norm: the norm of a convolution. last: the norm of the level.

@@ -46,7 +46,7 @@ def _conv_norm(source: str, target: str) -> tuple[Line, Line]:
 
 
 def encoder_lines(source: str) -> tuple[Line, ...]:
-    """The lines of cross-scale fusion, shared with transformers' layout. source: the prefix of the encoder."""
+    """Maps the keys of cross-scale fusion, also in transformers' layout. source: the prefix of the encoder."""
     lines = [
         *_conv_norm(f"{source}.lateral_convs.{{i}}", f"{ENCODER}.laterals.{{i}}"),
         *_conv_norm(f"{source}.downsample_convs.{{i}}", f"{ENCODER}.downsamples.{{i}}"),
@@ -61,7 +61,7 @@ def encoder_lines(source: str) -> tuple[Line, ...]:
 
 
 def mlp(source: str, target: str, num_layers: int = 3) -> tuple[Line, ...]:
-    """The lines of a multilayer perceptron."""
+    """Maps the keys of a multilayer perceptron."""
     return tuple(Line(f"{source}.layers.{i}.*", f"{target}.{2 * i}.*") for i in range(num_layers))
 
 

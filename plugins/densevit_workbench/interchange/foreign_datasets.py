@@ -43,7 +43,7 @@ class ConvertedCoco(Coco):
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """Recognises a folder with label files of the format."""
+        """Returns {} if the folder has label files of the format, else None."""
         return {} if foreign_format(root) == cls.format else None
 
     @classmethod

@@ -17,7 +17,7 @@ _DEPTHS = ("", "*/", "*/*/")  # patterns of folders to search for label files
 
 
 def foreign_format(path: Path) -> str | None:
-    """Recognises the format of a folder or of YOLO's data.yaml: yolo, voc, labelme, or None."""
+    """Returns the format of a folder or of YOLO's data.yaml: yolo, voc, labelme, or None."""
     if path.is_file():
         return "yolo" if _describes_yolo(path) else None
     if is_yolo_folder(path):

@@ -72,7 +72,7 @@ class Shards(Dataset):
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """Recognises a folder with the index of `densevit shard`."""
+        """Returns {} if the folder has the index that `densevit shard` writes, else None."""
         return {} if (root / "train" / INDEX).is_file() else None
 
     def __len__(self) -> int:

@@ -147,7 +147,9 @@ def checkpointing(fixture: BackboneFixture) -> None:
     try:
         spared = fixture.factory(checkpointing=True)
     except TypeError:
-        raise NotChecked("not checked: the factory takes no options; functools.partial(CLASS, ...) does") from None
+        raise NotChecked(
+            "not checked: the factory does not accept the option `checkpointing`; functools.partial(CLASS, ...) does"
+        ) from None
     spared.load_state_dict(plain.state_dict())
     computed = []
     for backbone in (plain, spared):
@@ -206,7 +208,7 @@ def device(fixture: BackboneFixture) -> None:
             features = backbone(torch.empty(2, 3, *fixture.size, device="meta"))
     except Exception as error:
         if any(word in str(error) for word in _DATA_DEPENDENT):
-            raise NotChecked("not checked: forward reads values of tensors") from None
+            raise NotChecked("not checked: forward depends on values of tensors, which the meta device lacks") from None
         raise Failure(
             described(error),
             "all tensors on the device of the module and the images",

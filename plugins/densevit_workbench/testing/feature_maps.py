@@ -156,7 +156,7 @@ def sizes(fixture: BackboneFixture) -> None:
         try:
             shapes = [tuple(x.shape[2:]) for x in fixture.features(fixture.images(size=(H + 32, W + 13)))]
         except Exception:
-            raise NotChecked(f"{H} x {W} only") from None
+            raise NotChecked(f"accepts images of {H} x {W} pixels only") from None
         expected = [grid((H + 32, W + 13), stride) for stride in backbone.strides]
         require(
             shapes == expected,

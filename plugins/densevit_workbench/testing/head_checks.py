@@ -67,9 +67,9 @@ def check_head(
 
     factory: a class, or a callable that returns a new instance for (channels, strides, classes), such as
     `functools.partial(MyHead, width=8)`. The checks of a small head take seconds. channels, strides: the features in
-    most checks; checks with one level use the coarsest. reach: the distance from the image in pixels within which
-    padding may affect predictions, as with convolutions across the border. skip: names of checks to leave out. Losses
-    of heads with unknown keys in `needs` are not checked.
+    most checks; checks with one level use the coarsest. reach: predictions may depend on
+    padding up to this many pixels outside the image, as with convolutions across the border, and not on padding farther
+    out. skip: names of checks to leave out. Losses are not checked if `needs` has keys without random targets.
     """
     fixture = HeadFixture(factory, channels, strides, reach)
     return all_passed(fixture.name, run(CHECKS, fixture, skip))

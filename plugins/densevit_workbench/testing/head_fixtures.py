@@ -47,7 +47,7 @@ class HeadBatch(NamedTuple):
 
 
 class HeadFixture(Fixture):
-    """A head. levels: feature levels in most checks. reach: the argument of `check_head`."""
+    """A head. levels: feature levels in most checks. reach: the parameter of `check_head`."""
 
     group = "heads"
     needs: tuple[str, ...] = ()  # set by `build`, like `task` and `types`

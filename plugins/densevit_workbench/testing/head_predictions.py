@@ -265,7 +265,7 @@ def padding(fixture: HeadFixture) -> str:
     require_equal(
         flattened(fixture.predictions(head, batch._replace(features=changed))[:1]),
         flattened(fixture.predictions(head, batch)[:1]),
-        f"{{name}} that changes by {{difference}} with features of padding, {reach} pixels and more off the image",
+        f"{{name}} that changes by {{difference}} with features of padding {reach} or more pixels outside the image",
         "mask padding: masked attention (densevit.layers.positions.mask_on_grid), masked means, features set to 0 "
         "before convolutions",
         wanted="the same predictions: padding has no content",

@@ -75,7 +75,7 @@ def unlabelled_pixels(fixture: HeadFixture) -> None:
                 _FIX,
             )
     if not checked:
-        raise NotChecked("not checked: no output of training is a map")
+        raise NotChecked("not checked: no output of training is a spatial map (..., h, w)")
 
 
 @check("crowds that are not trained on", "leave out the pixels of `panoptic_crowds`, as void")
@@ -103,7 +103,7 @@ def _values(fixture: HeadFixture, per: str | None = None) -> Iterator[tuple[str,
         for value in target_type.unlabelled(GRID)
     ]
     if not pairs:
-        raise NotChecked(f"no value of {', '.join(fixture.needs)} labels nothing" + (" at a pixel" if per else ""))
+        raise NotChecked(f"no value of {', '.join(fixture.needs)} means unlabelled" + (" at a pixel" if per else ""))
     for key, value in pairs:
         yield key, f"{value.flat[0]:g}", torch.from_numpy(value)
 

@@ -264,7 +264,7 @@ def test_what_is_peculiar_is_noted():
     notes = {result.name: result.note for result in backbone_checks(one, skip=("export", "registration", "pickling"))}
     assert notes["parameter_depths"].startswith("1 depth: ") and "input_size is not needed" in notes["sizes"]
     notes = {result.name: result.note for result in backbone_checks(SAYS_ITS_SIZE, skip=("export", "registration"))}
-    assert notes["sizes"] == "64 x 96 only"
+    assert notes["sizes"] == "accepts images of 64 x 96 pixels only"
     [note] = [one.note for one in check_backbone(Sound, skip=("export",)) if one.name == "registration"]
     assert note == f"no entry point; `name: {__name__}:Sound` finds it"
 
