@@ -147,14 +147,14 @@ def _image(
     parts = []
     for index, shape in enumerate(document["shapes"]):
         if not isinstance(shape, Mapping):
-            raise DataError(f"{file}: shape {index} is not an object with label and points.")
+            raise DataError(f"{file}: shape {index + 1} is not an object with label and points.")
         shape_type = shape.get("shape_type")
         label = " ".join(str(shape.get("label") or "").split())
         if shape_type in _WITHOUT_AREA:
             faults.leave_out(f"of the type {shape_type}, which has no area", [f"{file}, shape {index + 1} ({label})"])
             continue
         if not label:
-            raise DataError(f"{file}: shape {index} has no label.")
+            raise DataError(f"{file}: shape {index + 1} has no label.")
         group = shape.get("group_id")
         parts.append(((label, index if group is None else f"group {group}"), shape))
     parts.sort(key=lambda part: str(part[0]))
