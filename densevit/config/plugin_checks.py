@@ -72,7 +72,7 @@ def _data_problems(config: Config) -> Iterator[str]:
 
 
 def _training_problems(config: Config) -> Iterator[str]:
-    """A line for each invalid key of the method, probes, the optimiser, callbacks and loggers."""
+    """A line for each invalid key of LoRA, the method, probes, the optimiser, callbacks and loggers."""
     if config.backbone.lora is not None and (missing := missing_peft()):
         yield _line(config, ("backbone", "lora"), missing)
     yield from _section_problems(config, "method", "methods", config.method.name, config.method)

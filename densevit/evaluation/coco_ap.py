@@ -59,7 +59,7 @@ class AveragePrecision(Evaluator):
         return records
 
     def overlaps(self, records: Any) -> Mapping[str, tuple[np.ndarray, Overlaps]]:
-        """The sizes of all detections in pixels, and a function that computes IoUs, by prefix of metrics."""
+        """The areas of all detections in pixels, and a function that computes IoUs, for each prefix of metric names."""
         raise NotImplementedError
 
     def entries(self, records: Any, number: int, rows: slice) -> list[dict[str, Any]]:

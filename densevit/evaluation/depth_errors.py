@@ -173,7 +173,8 @@ class DepthErrors(Evaluator):
         return np.clip(p, low, high)
 
     def _sums_of(self, p: np.ndarray, g: np.ndarray) -> np.ndarray:
-        """The number of pixels, sums over them, and the mean of l."""
+        """The number of pixels, the sums over pixels from which the metrics are computed, and the mean of l = ln p - ln
+        g."""
         difference, ratio = p - g, p / g
         log = np.log(ratio)
         mean = log.mean()

@@ -35,7 +35,8 @@ class Outcomes:
 def classify(
     labels: np.ndarray, truth_labels: np.ndarray, ious: np.ndarray, on_crowd: np.ndarray, scores: np.ndarray
 ) -> Outcomes:
-    """The outcomes of an image's detections. ious: (D, G), without crowds."""
+    """The outcomes of an image's detections. labels, scores: (D,), of detections. truth_labels: (G,), of objects
+    without crowds. ious: (D, G). on_crowd: (D,) bool, whether a detection is on a crowd of its class."""
     number = len(labels)
     if not len(truth_labels) or not number:
         kinds = np.full(number, ON_BACKGROUND)

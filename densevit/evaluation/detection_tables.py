@@ -19,7 +19,8 @@ def class_table(
     detections: np.ndarray,
     limit: int,
 ) -> Table:
-    """One row per class: counts, AP by IoU and by size, AR.
+    """One row per class: the numbers of objects and detections, AP by IoU and by size, and AR. limit: detections per
+    image.
 
     precision: (T, R, K, A, M), recall: (T, K, A, M), as in `AveragePrecision`, in the order of the classes; -1 without
     ground truth. objects, detections: (K,) counts.

@@ -41,7 +41,7 @@ class ErrorAnalysis:
     classes: int
 
     def table(self) -> Table:
-        """The gains and counts of all errors."""
+        """One row per type of error: the AP gained by fixing only these errors, and their number."""
         rows: list[list[str | int | float]] = [[name, self.gains[name], self.counts[name]] for name in self.gains]
         return [["error", "dAP50", "count"], *rows]
 
@@ -218,7 +218,8 @@ def _fixed(
 
 
 def _gain(fixed: float, base: float) -> float:
-    """The gain in AP, at least 0; nan if the AP is undefined."""
+    """The difference of the AP after and before fixing errors, `fixed` - `base`, at least 0; nan if `fixed` is
+    undefined."""
     return max(fixed - base, 0.0)  # max returns nan only as its first value
 
 

@@ -31,8 +31,8 @@ class Classification(Evaluator):
     Of equal scores, the class with the lower index ranks higher. mAcc: the mean over classes with images of the share
     of correct images.
 
-    On data with only some of the model's classes, other classes' scores are left out before the maximum, as for
-    ImageNet-A and ImageNet-R.
+    If the data has only some of the model's classes, the scores of all other classes are left out before the maximum,
+    as usual for ImageNet-A and ImageNet-R.
     """
 
     reads = ("class_scores",)

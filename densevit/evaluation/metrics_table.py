@@ -65,7 +65,7 @@ def _grid(title: str, values: Mapping[str, float], pairs: int) -> Table:
 
 
 def _head_table(heads: Mapping[str, Mapping[str, float]]) -> Table:
-    """One row block per head: its name, metrics and values."""
+    """One group of rows per head: its name, and its metrics with their values."""
     pairs = _fitting_pairs(list(heads.values()), METRICS_PER_ROW_WITH_HEAD, COLUMNS - max(map(len, heads)) - 1)
     rows = [
         [Text() if index else Text(head, "bold"), *row]

@@ -88,7 +88,7 @@ class SemanticSegmentation(Evaluator):
             _sum_up(self._bands, count_pairs(edges[0], edges[1], self._band_side))
 
     def _check(self, image_id: _Id, truth: Tensor, prediction: Tensor, counts: Tensor) -> None:
-        """Raises DataError if a labelled pixel was not counted."""
+        """Raises DataError if `counts` lacks a labelled pixel, because its label or its prediction is no class."""
         if int(counts.sum()) != np.count_nonzero(truth.numpy() != IGNORE):
             raise DataError(self._fault(image_id, invalid_labels(truth, prediction, self.side).tolist()))
 

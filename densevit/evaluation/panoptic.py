@@ -127,7 +127,7 @@ class Panoptic(Evaluator):
         return values
 
     def _task_targets(self, prediction: Predictions, truth: Targets, annotated: np.ndarray) -> dict[str, Targets]:
-        """The image's targets of the other tasks."""
+        """The image's targets for instance masks and label maps, by task."""
         targets: dict[str, Targets] = {}
         evaluators = self._task_evaluators
         if "masks" in evaluators and "masks" in prediction and "masks" in truth and "labels" in truth:

@@ -31,7 +31,7 @@ def fold_batch_norms(module: Module, run: Callable[[Module], Any]) -> None:
     module: the module, in evaluation mode. run: calls the module on an example input; returns its outputs. Batch norms
     are modules with running statistics: torch's, and the frozen norms of torchvision, timm, transformers and densevit;
     a norm with an activation leaves its activation. A norm is not folded if the layer's output has another use, or if
-    the folded layer computes other values, as for a layer that normalises its weights.
+    the outputs of the folded layer differ from the norm's, as for a layer that normalises its weights.
     """
     observed = _Observed()
     handles = [handle for layer in module.modules() for handle in observed.watch(layer)]
@@ -47,7 +47,8 @@ def fold_batch_norms(module: Module, run: Callable[[Module], Any]) -> None:
 
 @dataclass
 class _Calls:
-    """The calls of a layer. folded: the layer with the norm, and the remaining norm; None if it cannot be folded."""
+    """The calls of one layer. folded: the layer into which its norm is folded, and the module that replaces the norm;
+    None if the norm cannot be folded."""
 
     count: int = 0
     norms: set[nn.Module] = field(default_factory=set)
@@ -57,7 +58,7 @@ class _Calls:
 
 
 class _Observed(TorchFunctionMode):
-    """Records which layer feeds which norm, and other uses of the layer's output."""
+    """Records which layer's output is the input of which norm, and whether the output is used elsewhere."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +125,8 @@ class _Observed(TorchFunctionMode):
 
 
 def _folded(layer: nn.Module, norm: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Module, nn.Module] | None:
-    """The layer with the norm, and the remaining norm; None if they compute something else. x: the input."""
+    """Returns the layer into which the norm is folded, and the module that replaces the norm; None if the layer cannot
+    be folded, or if the output of both differs from `expected`. x: the layer's input. expected: the norm's output."""
     grouped = isinstance(layer, nn.modules.conv._ConvTransposeNd) and layer.groups > 1
     if norm.training or layer.training or grouped or "weight" not in layer._parameters:  # a parametrized weight
         return None

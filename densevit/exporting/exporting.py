@@ -133,7 +133,8 @@ def export(
 def _half_precision(
     plan: FilePlan, half: Half, begin: files.Begin
 ) -> tuple[HalfPrecision, torch.export.ExportedProgram]:
-    """Measures the precision of each block. Returns it and the traced graph without resizing."""
+    """Selects the precision of each block, see `half_precision.measured`. Returns the precisions and the traced graph
+    without resizing."""
     begin(f"measuring blocks in {half}")
     graph, size = ExportedGraph(plan.traced.model, plan.graph.canvas).eval(), plan.traced_size(resize=False)
     program = files.traced(graph, size)
@@ -186,7 +187,8 @@ def _compared(
 
 
 def _comparisons(plan: FilePlan) -> int:
-    """The number of compared batches: each size and each batch size at least once."""
+    """The number of batches on which file and model are compared; each image size and each batch size occurs in at
+    least one."""
     return max(len(plan.sizes), len(_BATCHES))
 
 
@@ -216,7 +218,7 @@ def _example(plan: FilePlan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 def _computation(plan: FilePlan) -> Callable[[], Any]:
-    """Returns a function that computes the example with the model."""
+    """Returns a function that runs the model on the example of `_example`, for latencies."""
     tensor, graph = torch.from_numpy(_example(plan)[0]), plan.graph
 
     @torch.inference_mode()

@@ -40,7 +40,8 @@ def value_range(target: TargetType | None, value: np.ndarray, size: Size) -> flo
 def example_images(size: Size, count: int, seed: int, channels: Channels = RGB) -> np.ndarray:
     """Images (count, C, *size) of random cells with noise; deterministic.
 
-    For channels other than 8-bit RGB, values exceed the range by a tenth, and some floats are NaN.
+    For channels other than 8-bit RGB, values exceed the range of the channels by a tenth of it, and some floating-point
+    values are NaN.
     """
     rng = np.random.default_rng([seed, *size])
     cells = rng.integers(0, 256, (count, len(channels.names), -(-size[0] // _CELL), -(-size[1] // _CELL)))
@@ -130,7 +131,8 @@ def worst(differences_by_image: Sequence[Mapping[str, float]]) -> dict[str, floa
 
 
 def _selections(outputs: Mapping[str, np.ndarray], prefix: str) -> list[Tensor]:
-    """The indices of a head's selections, in order."""
+    """The indices of the candidates that a head selects, one tensor per selection, in order. prefix: the head's prefix
+    of output names."""
     form = f"{prefix}selection_"
     return [torch.from_numpy(value) for key, value in outputs.items() if key.removeprefix(form).isdecimal()]
 

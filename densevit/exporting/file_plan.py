@@ -39,7 +39,7 @@ class FileOptions:
 
 @dataclass(frozen=True)
 class FilePlan:
-    """The computation of a file.
+    """The graph that an export writes, and the images and thresholds for comparing it with the model.
 
     graph: the model's, in float32. traced: the same graph with the layers of `deployable`, for the file. sizes: sizes
     of the compared images, after the evaluation transform unless the file resizes. thresholds: each head's lowest
@@ -197,7 +197,8 @@ def _resizing(predictor: Predictor) -> Resizing:
 
 
 def _sizes(predictor: Predictor, canvas: Size | None) -> list[Size]:
-    """The compared sizes, after the evaluation transform; the last one has odd sides."""
+    """The image sizes on which file and model are compared, after the evaluation transform; the last one has odd
+    sides."""
     fixed = predictor.backbone.input_size
     if fixed:
         return [(fixed[0], fixed[1])]

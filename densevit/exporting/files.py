@@ -172,7 +172,8 @@ def traced(graph: ExportedGraph, size: Size) -> torch.export.ExportedProgram:
 
 
 def _traced(graph: nn.Module, examples: Sequence[Tensor], one_size: bool = False) -> torch.export.ExportedProgram:
-    """Traces a graph on example images, `_BATCH` per input. one_size: the program takes no other size."""
+    """Traces a graph on example images, `_BATCH` per input. one_size: whether the traced program takes only the size of
+    the examples."""
     varies = torch.export.Dim.DYNAMIC
     shapes: dict[int, Any] = {0: varies} if one_size else {0: varies, 2: varies, 3: varies}
     return torch.export.export(graph, tuple(examples), dynamic_shapes=(shapes,) * len(examples), strict=False)

@@ -40,7 +40,7 @@ class ExportedGraph(nn.Module):
         return outputs
 
     def made(self, images: Tensor) -> dict[str, Outputs]:
-        """The outputs of the model, by head, for resized images."""
+        """The outputs of the model for images that are already resized, by head."""
         H, W = images.shape[-2:]
         if images.dtype == torch.uint16:  # ONNX Runtime cannot pad it
             images = images.float()

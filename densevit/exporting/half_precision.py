@@ -81,8 +81,9 @@ def measured(graph: ExportedGraph, program: torch.export.ExportedProgram, size: 
     """Selects the blocks of a model that can compute in half precision.
 
     graph: the model's graph, in float32, without resizing. program: the traced graph. size: (h, w) of the compared
-    images. A block stays in float32 if its error exceeds a fifth of the limit. Then blocks with the largest errors
-    return to float32 until all others together differ by at most half of the limit.
+    images. A block stays in float32 if its error exceeds a fifth of the limit. Then blocks return to float32, those
+    with the largest errors first, until the outputs with all remaining half-precision blocks differ from the model's by
+    at most half of the limit.
     """
     rounded = Rounded(program, _TYPES[half])
     images = torch.from_numpy(file_comparison.example_images(size, _IMAGES, 0, graph.model.channels))

@@ -24,7 +24,8 @@ _ORIGINAL = "original"  # an input of the traced graph; only its size is used
 
 
 class PredictionGraph(nn.Module):
-    """The predictions of one image. heads: heads with score thresholds, in the order of the input `thresholds`."""
+    """A graph that computes the predictions for one image. heads: the heads with a score threshold, in the order of the
+    input `thresholds`."""
 
     def __init__(self, graph: ExportedGraph, heads: list[str]) -> None:
         super().__init__()
@@ -85,7 +86,8 @@ def _heads_with_scores(graph: ExportedGraph, size: Size) -> list[str]:
 
 
 def inputs_of(graph: ExportedGraph, original: Size, thresholds: Sequence[float] | None = None) -> dict[str, np.ndarray]:
-    """The inputs of a file other than the images. thresholds: None: the file's defaults."""
+    """The inputs of a file besides the images. original: (H, W) of the image before resizing. thresholds: one per head;
+    None: the defaults in the file."""
     inputs = {} if graph.resizing is not None else {ORIGINAL_SIZE: np.array(original)}
     return inputs | ({THRESHOLDS: np.array(thresholds, np.float32)} if thresholds else {})
 

@@ -129,7 +129,7 @@ def _loses(model: float, file: float, lower_is_better: bool) -> bool:
 
 
 def _write(source: Path, path: Path, images: Iterable[np.ndarray], inputs: Mapping[str, np.ndarray]) -> int:
-    """Writes an int8 file of a float32 file. Returns the number of calibration images."""
+    """Quantises the float32 file `source` and writes the int8 file `path`. Returns the number of calibration images."""
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

@@ -32,7 +32,8 @@ def load_selections(model: DenseModel, written: Path | torch.export.ExportedProg
 
 
 class _Names:
-    """Names the selections of a graph in order. heads: the head's prefix of each `SelectTop`, by module name."""
+    """Names the selections of a graph in order. heads: the prefix of the outputs of a `SelectTop`'s head, by the module
+    name of the `SelectTop`."""
 
     def __init__(self, model: DenseModel) -> None:
         self.heads = {

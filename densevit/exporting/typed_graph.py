@@ -251,7 +251,7 @@ def _decides(node: Node) -> bool:
 
 
 def _floats(nodes: Sequence[Node]) -> list[Node]:
-    """The nodes with floating-point values."""
+    """The nodes among `nodes` whose value is, or contains, a floating-point tensor."""
     return [
         node
         for node in nodes
@@ -263,6 +263,6 @@ def _floats(nodes: Sequence[Node]) -> list[Node]:
 
 
 def _module_of(node: Node) -> str:
-    """The name in the model of a node's module."""
+    """The name, in the model, of the module that a node of the graph is part of."""
     stack: Mapping[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {"": ("", None)}
     return _ROOTS.sub("", [*stack.values()][-1][0])

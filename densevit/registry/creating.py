@@ -34,7 +34,8 @@ def create(
 
 
 def construct(plugin: Callable[..., Any], name: str, *arguments: Any, options: Mapping[str, Any], where: str) -> Any:
-    """Calls a class with checked options. Raises PluginError, with the line of code, for any exception."""
+    """Calls a plugin's constructor with checked options. Raises PluginError, with the line of code, for any exception
+    in it. where: the section, for messages."""
     try:
         return plugin(*arguments, **options)
     except (DensevitError, KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Reads docstrings from source files, without importing these."""
+"""Reads the docstrings of plugins from their source files, without importing the plugins."""
 
 import ast
 import importlib.machinery

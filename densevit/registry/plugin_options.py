@@ -161,7 +161,8 @@ def shown(value: Any) -> str:
 def parameters_of(
     plugin: Callable[..., Any], positional: tuple[str, ...], name: str, offered: Collection[str] = ()
 ) -> tuple[dict[str, inspect.Parameter], bool]:
-    """The parameters that are options, with resolved annotations, and whether there are **kwargs."""
+    """The constructor's parameters that are options, with resolved annotations, and whether the constructor takes
+    **kwargs."""
     bases = plugin.__mro__ if isinstance(plugin, type) else ()
     if next((base for base in bases if "__init__" in vars(base)), object).__module__.startswith("torch.nn."):
         return {}, False  # nn.Module's constructor has no options
@@ -216,7 +217,7 @@ def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str, posi
 
 
 def _nested_plugins(parameter: inspect.Parameter) -> list[type]:
-    """The plugin in the annotation `Annotated[..., Plugin]`."""
+    """The plugin class in a parameter's annotation `Annotated[..., Plugin]`; empty for other annotations."""
     return [plugin for plugin in getattr(parameter.annotation, "__metadata__", ()) if isinstance(plugin, type)]
 
 

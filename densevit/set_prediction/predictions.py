@@ -28,7 +28,8 @@ def top_exported(exported: Mapping[str, Tensor], targets: list[Targets], softmax
 
 
 def _selected(boxes: Tensor, scores: Tensor, targets: list[Targets], softmax: bool) -> list[Predictions]:
-    """The predictions of all queries: boxes (B, Q, 4) xyxy in 0 ... 1, scores (B, Q, K)."""
+    """The predictions of `top_predictions`, from boxes (B, Q, 4) xyxy in 0 ... 1 and scores (B, Q, K). The boxes of the
+    result are in pixels of the targets' `original_size`."""
     scores, labels, query = top_scores(scores, softmax)
     boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4)) * image_sides(targets, "original_size", boxes.device)
     return [{"boxes": boxes[i], "scores": scores[i], "labels": labels[i]} for i in range(len(boxes))]

@@ -30,9 +30,10 @@ class TopCells(nn.Module):
         self.select_top = SelectTop()
 
     def forward(self, scores: Tensor, padding: Tensor, count: int, *values: Tensor) -> tuple[Tensor, ...]:
-        """Values (B, S, ...) at the `count` cells with the highest scores, or at all cells if there are fewer.
+        """Selects the `count` cells with the highest scores, or all cells if there are fewer, from each of `values`.
 
-        scores: (B, S). padding: (B, S) bool; padding comes last. Returns (B, count, ...) for each value.
+        scores: (B, S). padding: (B, S) bool; padded cells rank below all others. values: tensors (B, S, C). Returns (B,
+        count, C) of each, by descending score.
         """
         scores = scores.detach().masked_fill(padding, float("-inf"))
         top = self.select_top(scores, count)[..., None]

@@ -108,7 +108,7 @@ def _in_file(path: Path, trust: bool) -> Checkpoint:
 
 
 def _opened(content: Any, depth: int = 0) -> dict[str, Tensor]:
-    """The tensors by name, from nested containers; empty if there are none."""
+    """The state dict inside a checkpoint's nested dicts, such as under `model`; empty if there is none."""
     if not isinstance(content, Mapping) or depth > len(_CONTAINERS):  # a corrupt file may contain itself
         return {}
     average = content.get("ema")  # RT-DETR and D-FINE publish the EMA, not "model"
@@ -122,7 +122,7 @@ def _opened(content: Any, depth: int = 0) -> dict[str, Tensor]:
 
 
 def _unwrapped(tensors: dict[str, Tensor], prefixes: Sequence[str]) -> dict[str, Tensor]:
-    """Removes a wrapper's prefix if all keys begin with it."""
+    """Removes the `prefixes` that all keys begin with, such as `module.` of DistributedDataParallel."""
     for prefix in prefixes:
         if tensors and all(name.startswith(prefix) for name in tensors):
             bare = {name.removeprefix(prefix): value for name, value in tensors.items()}
@@ -131,7 +131,7 @@ def _unwrapped(tensors: dict[str, Tensor], prefixes: Sequence[str]) -> dict[str,
 
 
 def _without_tensors(content: Any) -> str:
-    """The error of a checkpoint without a state dict: its content and the fix."""
+    """The error message for a checkpoint without a state dict: what the file contains, and the fix."""
     keys = f" of the keys {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) and content else ""
     return (
         f"no state dict, but a {type(content).__name__}{keys}. Expected tensors by name, at the top level or under "
@@ -140,7 +140,7 @@ def _without_tensors(content: Any) -> str:
 
 
 def _sharded(index: Path, trust: bool) -> dict[str, Tensor]:
-    """Reads all shards of an index, from its folder."""
+    """Reads all shards that an index file lists, from the folder of the index file."""
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(preprocessing.weight_map(index).values())):
         tensors |= _in_file(index.parent / name, trust).tensors

@@ -21,8 +21,9 @@ from densevit.weights.state_dict_loading import Adapted
 class ClassRows:
     """Tensors to load into a head with other classes, by the head's keys.
 
-    tensors: rows of classes in the checkpoint, and initial rows of new classes. excluded: keys that keep their initial
-    values, with the reason.
+    tensors: the checkpoint's rows of classes that it has, and initial rows of all other classes. adapted: the changed
+    tensors, for the report. excluded: keys that keep their initial values, with the reason. notes: sentences for the
+    report.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -34,7 +35,7 @@ class ClassRows:
 def match_classes(
     model: DenseModel, name: str, state: Mapping[str, Tensor], saved_classes: Sequence[str] | None
 ) -> ClassRows:
-    """Matches the class rows of a head and of a checkpoint's head.
+    """Matches the class rows of the model's head `name` with those of a checkpoint's head.
 
     state: the state dict of the checkpoint's head. saved_classes: its class names; None: unknown, and classes are
     matched by index.
@@ -73,7 +74,7 @@ def match_classes(
 
 
 def class_tensors(model: DenseModel, name: str) -> dict[str, int]:
-    """`rows_per_class` of a head of the model."""
+    """`rows_per_class` of the model's head `name`."""
     return rows_per_class(model.heads[name], head_with(model, name, len(model.classes[name]) + 1))
 
 
@@ -89,7 +90,8 @@ def rows_per_class(head: Head, larger: Head) -> dict[str, int]:
 
 
 def channel_tensors(model: DenseModel, name: str) -> set[str]:
-    """The names of tensors whose shape depends on the feature channels: of the head's neck, or of the head without."""
+    """The keys of tensors whose shape depends on the backbone's channels: in the neck of head `name`, or in the head
+    itself if it has no neck."""
     part = model.necks[name] if name in model.necks else model.heads[name]
     try:
         wider = _wider(model, name).state_dict()
@@ -99,7 +101,7 @@ def channel_tensors(model: DenseModel, name: str) -> set[str]:
 
 
 def head_with(model: DenseModel, name: str, count: int) -> Head:
-    """The head built on the meta device for another number of classes."""
+    """The model's head `name`, built on the meta device for `count` classes."""
     feeding = dict(model.necks.items()).get(name, model.backbone)
     first = 1 + max(c.file_id for c in model.classes[name])
     more = [Class(f"class {i}", first + i, (0, 0, 0)) for i in range(count)]
@@ -115,7 +117,8 @@ def _wider(model: DenseModel, name: str) -> Any:
 
 
 def _on_meta(group: str, model: DenseModel, name: str, *arguments: Any) -> Any:
-    """A head or neck of the model's sections on the meta device."""
+    """The head `name`, or its neck, built on the meta device from the model's sections. group: `heads` or `necks`.
+    arguments: the constructor's positional arguments."""
     assert model.sections is not None
     head = model.sections.heads[name]
     built = head if group == "heads" else head.neck
@@ -128,10 +131,12 @@ def _on_meta(group: str, model: DenseModel, name: str, *arguments: Any) -> Any:
 def rows_from(
     head: Head, source: Head, key: str, tensor: Tensor, pairs: Mapping[int, int], count: int
 ) -> Tensor | None:
-    """A tensor of the head with the rows of matching classes copied from `tensor`; None if a class's rows are unknown.
+    """The head's tensor `key`, with the rows of matching classes copied from `tensor`; None if it is unknown which rows
+    belong to a class.
 
-    source: the head that `tensor`, by the same key, is from. pairs: the source's class index by the head's. count: rows
-    per class. Rows of no class, such as "no object", are copied too if both heads have equally many.
+    source: a head of the checkpoint's classes, in which `tensor` has the same key. pairs: the class index in `source`
+    by the class index in `head`. count: rows per class. Rows that belong to no class, such as "no object", are copied
+    too if both heads have the same number of them.
     """
     initial = head.state_dict()[key]
     here, there = _class_rows(head, key, len(initial)), _class_rows(source, key, len(tensor))
@@ -161,7 +166,8 @@ def _classless_rows(count: int, rows: Tensor) -> Tensor:
 
 
 def _pairs(names: Sequence[str], saved_classes: Sequence[str]) -> dict[int, int]:
-    """The index in `saved_classes` of each class with the same name: exactly, or normalised if that is unique."""
+    """The index in `saved_classes` by the index in `names`, of classes with the same name. Names that differ only in
+    spelling (`_plain`) match if they are unique in both lists."""
     exact = {name: index for index, name in enumerate(saved_classes) if saved_classes.count(name) == 1}
     plain = [*map(_plain, saved_classes)]
     unique = {name: index for index, name in enumerate(plain) if plain.count(name) == 1}

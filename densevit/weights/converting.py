@@ -1,4 +1,4 @@
-"""Builds the model of another project's checkpoint, with its config."""
+"""Builds a model, and its config, from another project's checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +25,9 @@ _SETTINGS = ("seed", "data", "optim", "trainer", "inference")  # sections of a r
 
 @dataclass(frozen=True)
 class Converted:
-    """A converted checkpoint. model: the model in evaluation mode, without heads if the checkpoint is a backbone. fit:
-    the report of its tensors. assumed: options and values that neither tensors, metadata nor overrides determine."""
+    """A converted checkpoint. source: the checkpoint's file or name. fit: the report of the loaded tensors. model: the
+    model in evaluation mode, without heads if the checkpoint is a backbone. assumed: options and values that neither
+    tensors, metadata nor overrides determine."""
 
     source: str
     fit: StateDictMatch
@@ -96,7 +97,7 @@ def _backbone_sections(values: Mapping[str, Any], source: str, overrides: Sequen
 
 
 def _warnings(sections: ModelSections, translated: TranslatedCheckpoint) -> list[str]:
-    """Warnings of overrides that make the model compute something else than the authors' code."""
+    """A warning for each override with which the outputs of the model differ from those of the authors' code."""
     parts: dict[str, OpenSection] = {"backbone": sections.backbone}
     parts |= {f"heads.{name}": head for name, head in sections.heads.items()}
     weights = {key: PartWeights(key, key, translated, complete=True) for key in parts}
@@ -107,7 +108,8 @@ def _warnings(sections: ModelSections, translated: TranslatedCheckpoint) -> list
 def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes: Classes) -> dict[str, Any]:
     """A complete config: the sections that a layout describes, and all others from the layout's recipe.
 
-    The layout's values have priority. Without a recipe, only the required sections are added.
+    sections: the sections that the layout describes; their values have priority over the recipe's. classes: the classes
+    of each head. If the layout has no recipe, only the required sections are added.
     """
     name, recipe_changes = layout.publishing.recipe(sections, classes)
     values: dict[str, Any] = {"data": {"name": "scenes"}, "trainer": {"max_epochs": 1}}

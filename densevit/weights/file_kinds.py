@@ -37,7 +37,8 @@ _SHOWN = 60  # of them in a message
 
 
 def file_format(path: Path) -> Format:
-    """The format of a checkpoint file. Raises WeightsError for other files, with what they are and the fix."""
+    """The format of a checkpoint file. For a file that is no checkpoint, such as an HTML page, raises WeightsError that
+    tells what the file is, and the fix."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
     size = f"{path.stat().st_size:,} bytes"

@@ -27,10 +27,11 @@ Triple = tuple[float, float, float]
 class TranslatedCheckpoint:
     """A checkpoint with densevit's keys.
 
-    layout: None if the checkpoint was densevit's. describe: returns the config sections that build its model.
+    layout: the checkpoint's layout; None if densevit wrote the checkpoint. describe: returns the config sections from
+    which its model can be built.
     classes: class names by head, or by task for another project's checkpoint, where known. left_out, zeros, unknown:
     as in `Translation`.
-    mean, std: RGB, of pixels in 0 ... 1, used in training; None if unknown.
+    mean, std: the normalisation of the training images in RGB, for pixels in 0 ... 1; None if unknown.
     options: options by full key that no tensor determines, see `LayoutOptions.saved`.
     licences: licences by published source; for a densevit model, of the weights that it started from.
     channels: names of the channels that the backbone was trained on. adapted_stem: the option of `BackboneSection`.
@@ -62,7 +63,7 @@ class TranslatedCheckpoint:
         return self.layout is not None and self.layout.is_backbone
 
     def missing(self, names: Iterable[str], prefix: str = "") -> dict[str, str]:
-        """Keys that checkpoints of this layout lack, with the reason.
+        """The keys among `names` that checkpoints of this layout never contain, with the reason.
 
         names: keys of a part of the model. prefix: the part's prefix in the layout.
         """
@@ -129,7 +130,8 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
 
 
 def _check_implied(checkpoint: Checkpoint, layout: CheckpointLayout) -> None:
-    """Raises WeightsError if a value in config.json contradicts what the layout implies."""
+    """Raises WeightsError if a value in the checkpoint's config.json differs from the value that the layout
+    requires."""
     for name, values in layout.options.implied.items():
         saved = option_of(checkpoint.metadata.get("config", {}), name)
         if saved is not None and saved not in values:
@@ -140,7 +142,8 @@ def _check_implied(checkpoint: Checkpoint, layout: CheckpointLayout) -> None:
 
 
 def channels_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Keys of the section `backbone` for the images of a densevit model; empty for 8-bit RGB."""
+    """The keys of the section `backbone` that describe the image channels of a densevit checkpoint; empty for 8-bit
+    RGB."""
     config = checkpoint.header.get("config", "{}") if checkpoint.header.get("format") == "densevit" else "{}"
     backbone: Any = values_of_file(config, checkpoint.source).get("backbone")
     has_channels = isinstance(backbone, dict) and backbone.get("channels")
@@ -184,7 +187,8 @@ def _names(model: DenseModel) -> set[str]:
 
 
 def _in_wrapper(tensors: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tensor] | None:
-    """The tensors with the wrapper's prefix if they fit the model inside a wrapping backbone (timm); else None."""
+    """The tensors with the key prefix under which a backbone, such as `timm`, holds the model that it wraps; None if it
+    wraps no model, or if `tensors` lacks a key of the wrapped model."""
     inner: dict[str, list[str]] = {}
     for name in backbone.state_dict():
         outer, _, rest = name.partition(".")
@@ -206,7 +210,7 @@ def _flipped(tensors: Mapping[str, Tensor], layout: CheckpointLayout) -> dict[st
 
 
 def _triple(values: Any) -> Triple | None:
-    """Three finite numbers; None for anything else."""
+    """The values as a tuple if they are three finite numbers, else None."""
     if not isinstance(values, Sequence) or len(values) != 3 or not all(math.isfinite(value) for value in values):
         return None
     return (float(values[0]), float(values[1]), float(values[2]))

@@ -10,8 +10,8 @@ from torch import Tensor
 class SupportsStartsFrom(Protocol):
     """A head that can start from weights of heads for other tasks.
 
-    starts_from: patterns of this head's tensors that the other head lacks, by its task; these keep their initial
-    values.
+    starts_from: key patterns of tensors of this head that the weights of a head for a different task lack, by that
+    task. These tensors keep their initial values.
     """
 
     starts_from: ClassVar[Mapping[str, Sequence[str]]]
@@ -22,7 +22,8 @@ class SupportsReplacedTensors(Protocol):
     """A head with tensors whose meaning depends on its options."""
 
     def replaced_tensors(self, options: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
-        """Replacements for tensors of weights that were trained with other options, and the reason.
+        """Returns tensors by key that replace those of a checkpoint trained with different options of this head, and
+        the reason.
 
         options: the options that the weights were trained with, without defaults. Called on a new head, before the
         weights are loaded. Returns ({}, "") to load all tensors with matching shapes.

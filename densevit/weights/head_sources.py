@@ -13,8 +13,9 @@ from densevit.weights.head_protocols import SupportsReplacedTensors, SupportsSta
 
 
 def source_of(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> str:
-    """The name of the checkpoint's head to load into a head. densevit's checkpoint: the same name. Another project's,
-    which names heads by task: the head's task, or the first one of `starts_from` that the checkpoint has."""
+    """The name of the checkpoint's head that is loaded into the model's head `name`. In a checkpoint of densevit, it is
+    the same name. Another project's checkpoint names heads by task: it is the task of the model's head, or else the
+    first task in the head's `starts_from` that the checkpoint has."""
     head = model.heads[name]
     if checkpoint.layout is None:
         return name
@@ -23,7 +24,8 @@ def source_of(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) ->
 
 
 def by_model_heads(model: DenseModel, checkpoint: TranslatedCheckpoint, where: str) -> dict[str, Tensor]:
-    """The checkpoint's tensors, with tasks renamed to the model's heads. where: the config key, for messages."""
+    """The checkpoint's tensors; in the keys of another project's checkpoint, tasks are replaced by the names of the
+    model's heads. where: the config key, for messages."""
     if checkpoint.layout is None:
         return checkpoint.tensors
     names: dict[str, str] = {}
@@ -32,9 +34,9 @@ def by_model_heads(model: DenseModel, checkpoint: TranslatedCheckpoint, where: s
         matches = matches or [name for name in model.heads if source_of(model, name, checkpoint) == task]
         if len(matches) > 1:
             raise WeightsError(
-                f"{where} has one head for {task}, and the config has {' and '.join(matches)}. Name the "
-                f"backbone's weights, backbone.weights={checkpoint.source}, and that head's, "
-                f"heads.{matches[0]}.weights={checkpoint.source}."
+                f"{where} has one head for {task}, and the config has {' and '.join(matches)}. Fix: set "
+                f"backbone.weights={checkpoint.source}, and for the head that starts from these weights, such as "
+                f"{matches[0]!r}, heads.{matches[0]}.weights={checkpoint.source}."
             )
         names |= {task: matches[0]} if matches else {}
     if not names:
@@ -55,8 +57,9 @@ def by_model_heads(model: DenseModel, checkpoint: TranslatedCheckpoint, where: s
 def adapted_head(
     model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, state: Mapping[str, Tensor]
 ) -> ClassRows:
-    """Adapts the tensors of a checkpoint's head to a head: selects class rows, replaces tensors with another meaning,
-    and excludes tensors that heads of another task lack. state: the state dict of the checkpoint's head."""
+    """Adapts the tensors of a checkpoint's head to the model's head `name`: selects class rows, replaces tensors whose
+    meaning depends on options, and excludes tensors that a checkpoint's head for a different task lacks. state: the
+    state dict of the checkpoint's head."""
     source_head = source_of(model, name, checkpoint)
     adapted = match_classes(model, name, state, checkpoint.classes.get(source_head))
     head = model.heads[name]
@@ -73,7 +76,8 @@ def adapted_head(
 
 
 def replaced_tensors(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> tuple[dict[str, Tensor], str]:
-    """`SupportsReplacedTensors.replaced_tensors` of a head; empty for other heads."""
+    """`SupportsReplacedTensors.replaced_tensors` of the model's head `name`; ({}, "") if the head has no such
+    method."""
     head = model.heads[name]
     if not isinstance(head, SupportsReplacedTensors):
         return {}, ""
@@ -85,8 +89,8 @@ def replaced_tensors(model: DenseModel, name: str, checkpoint: TranslatedCheckpo
 
 
 def channel_mismatches(model: DenseModel, name: str, state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Tensors of a head's neck, or of the head without, that do not fit the backbone's feature channels; with the
-    reason."""
+    """The keys in `state` of tensors of a head's neck, or of the head if it has no neck, that do not fit the backbone's
+    channels; with the reason."""
     tensors = (model.necks[name] if name in model.necks else model.heads[name]).state_dict()
     misshapen = {key for key in tensors if key in state and state[key].shape != tensors[key].shape}
     misshapen &= channel_tensors(model, name) if misshapen else set()

@@ -44,7 +44,8 @@ def is_published(source: str | Path) -> bool:
 def fetch(source: str, instead: str = "") -> Published:
     """Published weights, from the library's cache or downloaded.
 
-    instead: the fix without a network, for messages; "": name a downloaded file in place of `source`.
+    instead: what to do without a network, for messages; "": the message says to name a downloaded file in place of
+    `source`.
     """
     library, _, name = source.partition(":")
     return _SOURCES[library](source, name.strip(), instead or f"name a downloaded file or folder in place of {source}")

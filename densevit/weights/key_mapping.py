@@ -186,7 +186,7 @@ def _has_all(state: Collection[str], marks: Iterable[str]) -> bool:
 
 
 class _Parts:
-    """Collects the parts of tensors and concatenates them."""
+    """Collects the parts of tensors that a layout stores under several keys, and concatenates them."""
 
     def __init__(self) -> None:
         self.parts: dict[str, list[tuple[_Name, Tensor, str]]] = {}
@@ -232,7 +232,7 @@ class _Name(NamedTuple):
 
 
 class _Table(Generic[T]):
-    """Key patterns with a value each."""
+    """A table of key patterns, with one value for each pattern."""
 
     def __init__(self, entries: Iterable[tuple[str, T]]) -> None:
         self.entries = [(_name(name), entry) for name, entry in entries]

@@ -27,7 +27,8 @@ def segmentation_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, .
 
 def panoptic_classes(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
     """The classes of a panoptic classifier, as `segmentation_classes`: 133 rows are COCO panoptic, 150 ADE20K panoptic,
-    19 Cityscapes. Other classes are things, since a checkpoint does not tell.
+    19 Cityscapes. For any other number of rows all classes are things, since a checkpoint does not tell things from
+    stuff.
     """
     preset = {133: coco_panoptic_classes, 150: ade20k_panoptic_classes, 19: cityscapes_panoptic_classes}.get(rows)
     return preset() if preset is not None and _agree(preset(), names) else numbered_classes(rows, names)

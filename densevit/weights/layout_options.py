@@ -23,8 +23,9 @@ class PartWeights(NamedTuple):
 
     key: the key of the part's section: "backbone", "heads.NAME" or "heads.NAME.neck". layout_key: the key of that
     section in the layout's description. complete: whether a head loads weights of the same checkpoint as the backbone.
-    adapted: whether the head replaces tensors of weights with other options (`SupportsReplacedTensors`), so that other
-    options are no mistake. resizes: whether tensors of the backbone, such as a position table, are resized.
+    adapted: whether the head replaces tensors if the checkpoint was trained with different options
+    (`SupportsReplacedTensors`), so that different options cause no warning. resizes: whether tensors of the backbone,
+    such as a position table, are resized.
     """
 
     key: str
@@ -36,16 +37,16 @@ class PartWeights(NamedTuple):
 
     @property
     def group(self) -> str:
-        """The group of the part's plugin."""
+        """The plugin group of the part: `backbones`, `heads` or `necks`."""
         return {"backbone": "backbones", "neck": "necks"}.get(self.key.rpartition(".")[2], "heads")
 
 
 def layout_options(weights: PartWeights, section: OpenSection) -> tuple[dict[str, Any], list[str]]:
-    """Options of the authors' code for a section that does not set them, and a line for each of them and for each
-    option that the section sets to another value.
+    """The options of `section`, completed with options of the authors' code that it does not set, and messages: one for
+    each added option, and one for each option that `section` sets to a value different from the authors'.
 
-    These options are the layout's project defaults and the options that tensors do not determine; for a head, and for a
-    backbone with resized tensors, all options that the layout describes.
+    The compared options are the layout's project defaults and the options that tensors do not determine; for a head,
+    and for a backbone with resized tensors, all options that the layout describes.
     """
     name: str = getattr(section, "name")  # noqa: B009  # of a plugin's section
     plugin, options, lines = registry.load(weights.group, name), section.options, list[str]()
@@ -117,13 +118,13 @@ def _leaves(section: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path,
 
 
 def _with(options: Mapping[str, Any], path: Path, value: Any) -> dict[str, Any]:
-    """The options with one value replaced."""
+    """A copy of nested options in which the option at `path` has this value."""
     key, *inner = path
     return {**options, key: _with(options.get(key) or {}, tuple(inner), value) if inner else value}
 
 
 def _plain(value: Any) -> Any:
-    """The value; a list as a tuple."""
+    """Returns a list as a tuple, and any other value unchanged."""
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -56,9 +56,10 @@ def backbone_lines(name: str, prefix: str) -> tuple[Line, ...]:
 
 
 def backbone_rearrangement(layout: CheckpointLayout, prefix: str) -> Rearrangement:
-    """The rearrangement of a backbone inside the checkpoints of complete models.
+    """Applies the `Rearrangement` of a backbone's layout to the backbone's tensors in checkpoints of complete models.
 
-    prefix: the parameter of `backbone_lines`.
+    layout: the backbone's. prefix: the prefix of the backbone's keys in these checkpoints, with the dot; other keys do
+    not change.
     """
     rearrange = layout.special.rearrange
     assert rearrange is not None
@@ -74,7 +75,8 @@ def backbone_rearrangement(layout: CheckpointLayout, prefix: str) -> Rearrangeme
 def recognise(
     tensors: StateDict, source: str = "checkpoint", metadata: Mapping[str, Any] = MappingProxyType({})
 ) -> CheckpointLayout:
-    """The layout with all marks among a checkpoint's keys; of several, the one with the most marks.
+    """The layout whose marks, the keys by which it is recognised, are all in a checkpoint; of several such layouts, the
+    one with the most marks.
 
     metadata: the metadata that a `CheckpointLayout` reads. Skips layouts that cannot be loaded, with a warning. Raises
     WeightsError if no layout matches, or if two have equally many marks.
@@ -105,7 +107,8 @@ def matching_variant(
 
 
 def same_tensors(layout: CheckpointLayout) -> list[str]:
-    """The names of other layouts with the same marks: tensors do not tell them apart."""
+    """The names of the layouts whose marks equal those of `layout`, so that a checkpoint's keys do not tell which it
+    has."""
     return [other.name for other in every() if other.marks == layout.marks and other.name != layout.name]
 
 

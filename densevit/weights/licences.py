@@ -37,6 +37,7 @@ def in_words(licence: str | None) -> str:
 
 
 def line(source: str, licence: str | None) -> str:
-    """The line on the licence of weights: `Licence of timm:x: cc-by-nc-4.0. Not for commercial use, ...`."""
+    """One line of text on the licence of the weights `source`: `Licence of timm:x: cc-by-nc-4.0. Not for commercial
+    use, ...`."""
     stated = "not stated" if (licence or UNKNOWN) == UNKNOWN else licence
     return f"Licence{f' of {source}' if source else ''}: {stated}. {in_words(licence)}".rstrip()

@@ -46,11 +46,12 @@ def save(
 ) -> None:
     """Writes a model file: the tensors, and classes, config and format version in the header. LoRA adapters are merged.
 
-    sections: the config, or the sections of a model without one; None: the model's sections. state: the complete state
-    dict of a model that this process holds a part of. step: the training step. Of a model without heads, writes the
-    backbone.
+    sections: the config, or the sections of a model without one; None: the model's sections. state: the model's
+    complete state dict, if this process holds only a part of the parameters; None: the model's. step: the training
+    step. If the model has no heads, writes a file as `save_backbone` does.
 
-    Raises WeightsError for a model built from parts, whose plugins and options are unknown.
+    Raises WeightsError for a model that was built from modules instead of sections: its plugins and options are
+    unknown.
     """
     if sections is None and model.sections is not None:
         sections = model.sections.model_copy(update={"data": model.training_data})
@@ -138,8 +139,8 @@ def from_state(
     trust: bool = False,
     run: Path | None = None,
 ) -> DenseModel:
-    """Builds the model of a state dict and its file's header. source: the file, for messages. trust: whether the header
-    may name a `module:Class`. run: the parameter of `config.check_no_code`.
+    """Builds a model from a state dict and the header of the file that contained it. source: the file, for messages.
+    trust: whether the header may name a `module:Class`. run: the parameter of `config.check_no_code`.
     """
     description = described(entries, source, trust, run)
     try:

@@ -21,7 +21,8 @@ _SUFFIXES = (".pth", ".pt", ".pyth", ".bin", ".npz", ".safetensors")
 def weights_file(source: str, name: str) -> tuple[Path, dict[str, Any]]:
     """The weights file of a package, and its metadata as in `Checkpoint`. The package is not imported.
 
-    name: the package's name, where "-" and "_" are equal; with "/FILE" the path inside a package with several files.
+    source: the complete name, for messages. name: the package's name, in which "-" and "_" are equal; followed by
+    "/FILE", a path inside the package, if the package has several weights files.
     """
     package, _, wanted = name.partition("/")
     module = package.replace("-", "_")

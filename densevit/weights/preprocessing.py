@@ -115,7 +115,8 @@ def licence(card: Path) -> str | None:
 
 
 def weight_map(index: Path) -> dict[str, str]:
-    """File name by tensor, from an index of shards in its folder. Raises WeightsError for any other content."""
+    """The shard's file name by tensor name, from the index file of a sharded checkpoint. Raises WeightsError if the
+    file is not such an index."""
     try:
         where = _json(index).get("weight_map")
     except (ValueError, RecursionError):
@@ -129,7 +130,8 @@ def weight_map(index: Path) -> dict[str, str]:
 
 
 def _label_names(id2label: Mapping[str, str]) -> dict[str, Any]:
-    """Class names by row; none for `LABEL_0`, `LABEL_1`, ..., which transformers writes for unknown names."""
+    """The metadata `classes`: class names by row of the classifier. Empty for `LABEL_0`, `LABEL_1`, ..., which
+    transformers writes for unknown names."""
     names = {int(row): str(name) for row, name in id2label.items() if str(row).isdecimal()}
     if not names or len(names) > 100_000 or all(name == f"LABEL_{row}" for row, name in names.items()):
         return {}

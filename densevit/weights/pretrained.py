@@ -21,10 +21,11 @@ from densevit.weights.state_dict_loading import Adapted, StateDictMatch, fit
 def load_pretrained(model: DenseModel, resolved: Resolved) -> list[StateDictMatch]:
     """Loads the weights that a model's sections name: of the model, or of the backbone and of each head with its neck.
 
-    model: built from the resolved sections. A head that the weights lack keeps its initial values; a head that the
-    model lacks is left out. If the classes of a head differ, rows are loaded by class name (`class_rows`). A head of
-    another project is loaded into the head of the same task, whatever its name, or else into a head that starts from
-    that task (`SupportsStartsFrom`). A head's learned loss weight is loaded if the checkpoint has one.
+    model: built from the resolved sections. A head of the model that is not in the checkpoint keeps its initial values;
+    a head of the checkpoint that is not in the model is not loaded. If the classes of a head differ, rows are loaded by
+    class name (`class_rows`). A head of another project is loaded into the head of the same task, whatever its name, or
+    else into a head that starts from that task (`SupportsStartsFrom`). A head's learned loss weight is loaded if the
+    checkpoint has one.
     Checks everything before writing anything. Raises WeightsError if something does not fit.
     Returns one report per source.
     """
@@ -133,8 +134,8 @@ def _fit(
     excluded: Mapping[str, str],
     prefix: str = "",
 ) -> StateDictMatch:
-    """Matches tensors of a checkpoint and a module, see `fit`. An error quotes the config of the checkpoint's model.
-    prefix: the prefix of the module's keys in the checkpoint."""
+    """Matches the tensors `state` of a checkpoint and a module, see `fit`. The error message quotes the config from
+    which the checkpoint's model can be built. prefix: the prefix of the module's keys in the checkpoint."""
     excluded = {**checkpoint.missing(module.state_dict(), prefix), **excluded}
     try:
         match = fit(module, state, where, allowed, excluded)
@@ -161,13 +162,15 @@ def _for_model_channels(
 
 
 def _head_of(name: str) -> str | None:
-    """The head of a tensor's key; None for the backbone's keys and learned loss weights."""
+    """The name of the head to which a tensor's key belongs; None for keys of the backbone and of learned loss
+    weights."""
     group, _, rest = name.partition(".")
     return rest.partition(".")[0] if group in ("heads", "necks") else None
 
 
 def _layout_notes(checkpoint: TranslatedCheckpoint) -> list[str]:
-    """Lines on another project's layout, and on licences of known or published weights."""
+    """Notes for the report: the layout of another project's checkpoint, and the licences of the weights as far as they
+    are known."""
     notes = [f"Read as {checkpoint.layout.name}."] if checkpoint.layout is not None else []
     for source, licence in checkpoint.licences.items():
         if licence != licences.UNKNOWN or is_published(source):

@@ -25,7 +25,8 @@ NO_FILES: Mapping[str, Checkpoint] = MappingProxyType({})
 class Resolved(NamedTuple):
     """Resolved sections, and the weights that they name.
 
-    checkpoints: the checkpoints by source. notes: the key of a section, and a line on what its weights imply.
+    checkpoints: the checkpoints by source. notes: pairs of a section's key and a sentence on an option that its weights
+    set.
     """
 
     sections: ModelSections
@@ -77,7 +78,7 @@ def resolve(
 
 
 def _sources_of(sections: ModelSections) -> dict[str, str]:
-    """The sources of weights in the sections, each with the first key that names it."""
+    """The weights that the sections name, each with the first config key that names them."""
     named = {"weights": sections.weights, "backbone.weights": sections.backbone.source}
     named |= {f"heads.{name}.weights": section.weights for name, section in sections.heads.items()}
     keys: dict[str, str] = {}
@@ -90,7 +91,8 @@ def _sources_of(sections: ModelSections) -> dict[str, str]:
 def _parts(
     model: DenseModel, sections: ModelSections, checkpoints: Mapping[str, TranslatedCheckpoint]
 ) -> Iterator[PartWeights]:
-    """Yields the weights of the backbone and of each head and neck: the model's, or else the part's."""
+    """Yields the weights of the backbone, of each head and of each neck: those named by `weights`, or else those that
+    the part's own section names."""
     model_weights, source = sections.weights, sections.weights or sections.backbone.source
     if source is not None:
         complete = source in (model_weights, *(head.weights for head in sections.heads.values()))
@@ -110,9 +112,9 @@ def _parts(
 def _images_of(
     section: BackboneSection, model: DenseModel, checkpoint: TranslatedCheckpoint | None
 ) -> tuple[BackboneSection, list[str]]:
-    """The section with the mean and std of the weights, unless they are for other channels, and with the first layers
-    that are adapted to the channels of the images; and a line for each. checkpoint: None: the weights, if any, that the
-    constructor loads."""
+    """Returns the backbone's section and notes on its changes. Sets mean and std to those of the weights, unless the
+    weights were trained on channels other than the images', and `adapted_stem` to the first layers that are adapted to
+    the images' channels. checkpoint: None: the backbone's constructor loads the weights, or there are none."""
     names, lines = model.channels.names, list[str]()
     update: dict[str, Any] = {}
     if checkpoint is None:

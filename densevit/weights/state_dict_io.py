@@ -64,13 +64,14 @@ def check_format(version: Any, source: str) -> None:
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors with a prefix, which is removed; all tensors if no key has it."""
+    """The tensors whose key begins with `prefix`, by key without the prefix; all tensors if no key begins with it."""
     inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return inner or dict(state)
 
 
 def count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """The number of distinct values of a pattern's group among the keys: blocks for `blocks\\.(\\d+)\\..*`."""
+    """The number of distinct values that the group of a regular expression has among the keys, such as the number of
+    blocks for `blocks\\.(\\d+)\\..*`."""
     return len({match[1] for key in state if (match := re.fullmatch(pattern, key))})
 
 
@@ -80,5 +81,6 @@ def header(entries: Mapping[str, Any]) -> dict[str, str]:
 
 
 def licences(entries: Mapping[str, str]) -> dict[str, str]:
-    """The licences in a model file's header, by the source of the weights. Raises ValueError for other values."""
+    """The licences in a model file's header, by the source of the weights. Raises ValueError if the entry `licences` is
+    not a JSON object of strings."""
     return TypeAdapter(dict[str, str]).validate_json(entries.get("licences", "{}"))

@@ -79,8 +79,8 @@ def fit(
 ) -> StateDictMatch:
     """Matches the tensors of `state` and of the module by name; `StateDictMatch.write` then loads them.
 
-    allowed: patterns (`head.*`) of keys that may be missing, unexpected or of another shape. excluded: keys of
-    the module that keep their values, with the reason.
+    source: the name of the checkpoint, for messages. allowed: patterns (`head.*`) of keys that may be missing,
+    unexpected or of a shape that does not fit. excluded: keys of the module that keep their values, with the reason.
     Adapts a tensor of another shape where possible: by the method `carried_over(name, tensor)` of its submodule, as
     for position tables; for a convolution on RGB images, by resizing the kernel and by expanding a grey-scale kernel to
     three channels. Raises WeightsError, naming the keys, for other differences.

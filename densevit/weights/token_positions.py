@@ -24,9 +24,9 @@ def added_to_tokens(
 ) -> Rearrangement:
     """Adds the position embeddings of tokens, the first rows of a table (1, P + H * W, C), to the tokens (1, 1, C).
 
-    table, tokens: keys, tokens in the order of the table's rows. The table may lack these rows, and the checkpoint some
-    tokens. The inverse writes the sum as the token and a row of zeros, or no row if `rows` is false or one of the
-    tokens `unplaced` is present.
+    table: the key of the position table. tokens: the keys of the tokens, in the order of the table's rows. The table
+    may lack these rows, and the checkpoint may lack tokens. The inverse writes the sum as the token and a row of zeros.
+    It writes no row if `rows` is false or the checkpoint has one of the tokens `unplaced`.
     """
 
     def into(state: StateDict) -> StateDict:

@@ -27,7 +27,8 @@ class _Equal(type):
 
 
 class Inert(dict[Any, Any], metaclass=_Equal):
-    """Placeholder for an object; subclasses have the object's class name. Keeps the items of a dict, drops all else."""
+    """Placeholder for an object whose class is not imported; each subclass has the name of such a class. Keeps the
+    items of a subclass of dict, and drops all other contents."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]  # it may be a dict key
 

@@ -53,6 +53,7 @@ def _rows(fit: StateDictMatch) -> Iterator[tuple[str, int, str]]:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first distinct names, with a star for block indices."""
+    """The first few names as text, in which block indices are replaced by a star and names that are then equal occur
+    once."""
     patterns = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in names))
     return ", ".join(patterns[:NAMES_PER_ROW]) + (", ..." if len(patterns) > NAMES_PER_ROW else "")

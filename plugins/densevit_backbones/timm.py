@@ -182,7 +182,8 @@ _plans: dict[tuple[Any, ...], _Plan] = {}  # per process, because a model is bui
 
 
 def _plan(name: str, size: Size | None, drop_path: float | None, arguments: Mapping[str, Any]) -> _Plan:
-    """The cached plan of a model. size: the requested size."""
+    """The cached `_Plan` of a timm model. size: the requested image size; None: timm's. arguments: options of
+    timm.create_model."""
     key = (name, size, drop_path, repr(sorted(arguments.items())))
     if key not in _plans:
         _plans[key] = _determined(name, size, drop_path, dict(arguments))
@@ -190,7 +191,7 @@ def _plan(name: str, size: Size | None, drop_path: float | None, arguments: Mapp
 
 
 def _determined(name: str, size: Size | None, drop_path: float | None, arguments: dict[str, Any]) -> _Plan:
-    """Determines the plan on the meta device, in many dry runs."""
+    """Determines the `_Plan` of a timm model by building it and running it on the meta device several times."""
     bare = _sketch(name, arguments)
     if not hasattr(bare, "forward_intermediates") or not hasattr(bare, "prune_intermediate_layers"):
         raise PluginError(

@@ -104,8 +104,9 @@ class ConvEmbedding(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each after a norm.
 
-    With a residual scale r the authors multiply x by r before the norms and divide the branches by r. A layer norm of r
-    x equals a layer norm of x with epsilon / r^2.
+    With a residual scale r, the authors' code multiplies the input of each norm by r and divides the output of
+    attention and MLP by r. Here the norm's epsilon is divided by r^2 instead, which gives the same output as the
+    multiplication; the outputs of attention and MLP are divided by r as well.
     """
 
     def __init__(self, variant: Variant, drop_path: float, reattention: bool) -> None:

@@ -145,7 +145,7 @@ def describe(tensors: StateDict) -> dict[str, Any]:
     if attended != [channels for channels, number in zip(maps, layers, strict=False) for _ in range(number)]:
         raise WeightsError(
             f"The k-means layers attend to maps of {attended} channels; expected the pixel decoder's {maps[:-1]}, in "
-            "this order."
+            "this order; several layers may attend to one map."
         )
     width, queries = tensors[f"{_HEAD}.queries"].shape
     head: dict[str, Any] = {

@@ -82,7 +82,7 @@ class Scenes(Dataset):
         return self.length
 
     def sizes(self) -> np.ndarray:
-        """Returns (N, 2) heights and widths, all equal."""
+        """Returns the height and width of each image, (N, 2); all images have the same size."""
         return np.tile(np.array([self.height, self.width]), (self.length, 1))
 
     def scene(self, index: int) -> Scene:

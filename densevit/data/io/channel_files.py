@@ -107,7 +107,8 @@ def joined(parts: Sequence[StoredPixels], channels: Channels, upright: bool = Tr
 
 
 def _missing(part: StoredPixels, nodata: float | None) -> np.ndarray | None:
-    """Returns which pixels have no data, by the data set's or the file's value; None if neither names a value."""
+    """Returns which pixels have no data: those with the value `nodata` of the data set or of the file. None if neither
+    defines such a value."""
     nodata_values = [value for value in (nodata, part.nodata) if value is not None]
     with np.errstate(over="ignore"):
         return np.logical_or.reduce([part.values == value for value in nodata_values]) if nodata_values else None

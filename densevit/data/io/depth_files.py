@@ -87,7 +87,8 @@ def _plain(values: np.ndarray) -> np.ndarray:
 
 
 def _named(key: str | None, names: Sequence[str], what: str) -> str:
-    """Returns the name of the requested array or channel."""
+    """Returns `key` if it is one of `names`, or the only name if `key` is None. what: the noun for arrays or channels
+    in messages."""
     if key in names:
         return str(key)
     if key is None and len(names) == 1:

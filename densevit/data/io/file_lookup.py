@@ -14,8 +14,9 @@ from densevit.data.outside_paths import is_outside
 def find_file(folder: str | os.PathLike[str], name: str, outside_paths: bool = False) -> str | None:
     """Returns the name, relative to a folder or absolute, of the file that another program calls `name`.
 
-    Tries `name_forms`; returns None if no form exists. outside_paths: whether the other forms may lead out of the
-    folder, by `..` or as an absolute path; the name as written is not checked (see `check_file_names`).
+    Tries the forms of `name_forms`; returns None if no file has one of them. outside_paths: whether forms other than
+    `name` itself may lead out of the folder, by `..` or as an absolute path; the name as written is not checked (see
+    `check_file_names`).
     """
     for form in name_forms(name):
         if form != name and not outside_paths and is_outside(form, folder):

@@ -15,7 +15,7 @@ def files_below(folder: str | os.PathLike[str], suffixes: Sequence[str] = ()) ->
 
 
 def _walk(folder: str, parents: tuple[str, ...]) -> Iterator[str]:
-    """Yields the paths of files. parents: real paths of the folders above."""
+    """Yields the paths of the files below a folder. parents: the real paths of the folders that contain it."""
     real = os.path.realpath(folder)
     if real in parents:
         return

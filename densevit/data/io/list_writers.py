@@ -27,7 +27,8 @@ class JsonList:
 
 
 class CsvTable:
-    """A CSV file. The first text sets the columns; later texts are fitted to them."""
+    """A CSV file. The header of the first added CSV text sets the columns; rows of later texts are fitted to these
+    columns."""
 
     def __init__(self, path: Path) -> None:
         self._file, self._columns = path.open("w", **FORM), ""

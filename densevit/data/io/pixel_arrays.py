@@ -17,8 +17,8 @@ _SHAPES = {"an array": "(H, W, 3) or (H, W)", "a tensor": "(3, H, W), (1, H, W) 
 
 
 def undecoded_content(image: Image.Image) -> bytes | None:
-    """Returns the content of the file of a PIL image that is not decoded yet: Pillow would decode only a part of 16
-    bits or many bands. None for other images."""
+    """Returns the bytes of the file of a PIL image that is not decoded yet, None for other images. `read_image` decodes
+    these bytes, because Pillow alone would reduce 16 bits to 8 and drop bands."""
     file: Any = getattr(image, "fp", None)
     if not (isinstance(image, ImageFile.ImageFile) and image.tile and file is not None and image.tell() == 0):
         return None

@@ -53,8 +53,9 @@ def table_row(entry: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, A
 
 
 def csv_text(entries: Sequence[Mapping[str, Any]], names: Mapping[int, str], lowest: float, file_name: str) -> str:
-    """Returns the entries with at least this score as CSV with a header. Columns: image, its id, class, numbers and
-    texts, without masks and lists. Numbers are rounded to four decimal places."""
+    """Returns the entries whose score is at least `lowest` as CSV with a header. The columns are the image's
+    `file_name` and id, the class, and the entries' numbers and texts; masks and lists are left out. Numbers are rounded
+    to four decimal places."""
     text = io.StringIO()
     table: csv.DictWriter[str] | None = None
     for entry in entries:

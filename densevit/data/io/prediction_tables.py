@@ -44,7 +44,7 @@ def part_files(table: Path) -> list[Path]:
 
 
 def read_table(table: Path) -> "pyarrow.Table":
-    """Reads a table of part files. Raises DataError if it has none or one cannot be read."""
+    """Reads a table of part files. Raises DataError if the table has no part files or if a part file cannot be read."""
     files = part_files(table)
     if not files:
         raise DataError(f"{table}: has no part of a table such as 000000.parquet, as `densevit predict` writes it.")
@@ -81,7 +81,8 @@ def listed_images(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_objects(table: Path, images: list[dict[str, Any]], threshold: float = 0.0) -> list[dict[str, Any]]:
-    """Returns the objects with at least this score in COCO's results format. images: the result of `read_images`."""
+    """Returns the objects whose score is at least `threshold`, in COCO's results format. images: the result of
+    `read_images`."""
     from pyarrow import compute
 
     rows = read_table(table)

@@ -62,7 +62,7 @@ def frames(path: Path) -> Iterator[np.ndarray]:
 class VideoFrames:
     """Frames of a video by number, for threads that request them approximately in order.
 
-    wanted: the numbers that will be requested, each once. A decoded frame is kept until its request.
+    wanted: the numbers of the frames that will be requested, each once. A decoded frame is kept until it is requested.
     """
 
     def __init__(self, path: Path, wanted: Collection[int]) -> None:

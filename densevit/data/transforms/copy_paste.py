@@ -81,9 +81,10 @@ class CopyPaste:
 
 
 def check_pasted(dataset: Dataset, option: str) -> TargetTypes:
-    """Returns the types of a data set's target keys. Raises ConfigError if one of them has no `paste`.
+    """Returns the types of a data set's target keys. Raises ConfigError for a type without `paste`, unless
+    `truth_only`.
 
-    option: the option of `data` that pastes, for the message.
+    option: `copy_paste` or `mosaic`, for the message.
     """
     types = TargetTypes.of(dataset)
     for key in dataset.provides:

@@ -33,7 +33,8 @@ class Detr(Transforms):
             )
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """Returns the size at the largest of the paper's scales."""
+        """Returns the size with the short side of `image_size`, or smaller so that the long side is within its
+        maximum."""
         return resize_short_side(height, width, self.short, self.longest)
 
     def evaluation_bounds(self) -> Mapping[str, float]:

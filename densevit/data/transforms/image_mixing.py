@@ -32,9 +32,9 @@ class SupportsMix(Protocol):
 class ImageMixing:
     """Mixes the images of a batch by torchvision's MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019).
 
-    mixup, cutmix: alpha of Beta(alpha, alpha), from which shares are drawn; None: not used. If both are set, each batch
-    draws one of them. Only MixUp mixes images with objects, and keeps the objects of both. A pixel that is missing in
-    one image is taken from the other. channels: the images' channels.
+    mixup, cutmix: alpha of the distribution Beta(alpha, alpha) of the first image's share; None: not used. If both are
+    set, one of the two methods is drawn for each batch. Only MixUp mixes images with objects, and keeps the objects of
+    both. A pixel that is missing in one image is taken from the other. channels: the images' channels.
     """
 
     mixup: float | None = None
@@ -97,7 +97,8 @@ class ImageMixing:
 
     @staticmethod
     def _targets(sample: Sample, other: Sample, share: float, types: Types) -> dict[str, object]:
-        """Mixes the targets of a sample with another sample's. Raises DataError if the other lacks a key."""
+        """Mixes the targets of a sample with those of `other`. share: the share of `sample` in the mixture. Raises
+        DataError if `other` lacks a target key of `sample`."""
         targets = dict(sample["targets"])
         for key in [key for key in targets if key in types]:
             if key not in other["targets"]:

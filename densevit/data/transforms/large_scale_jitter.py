@@ -52,7 +52,8 @@ class LargeScaleJitter(Transforms):
     def training_frame(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
     ) -> Frame:
-        """Returns a random scale and crop. The crop's offset is the same share of the excess on both axes."""
+        """Returns a random scale and crop. On both axes, the crop's offset is the same fraction of the length by which
+        the scaled image exceeds the crop."""
         scale = self._fitting_scale(height, width, rng.uniform(*self.scales))
         share = rng.random()
         (top, bottom, h), (left, right, w) = (

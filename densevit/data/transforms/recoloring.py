@@ -1,4 +1,4 @@
-"""Random colours of training images: the built-in changes, and whether others move pixels."""
+"""Random colour changes of training images: the built-in ones, and a check whether a user's transform moves pixels."""
 
 import os
 from collections.abc import Sequence

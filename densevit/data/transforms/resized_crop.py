@@ -52,7 +52,7 @@ class ResizedCrop(Transforms):
             self.recoloring.append(SeededTransform(v2.RandomErasing(p=random_erasing, value=_MEAN)))
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """Returns the size with this short side."""
+        """Returns the size whose short side is the shorter side of the crop."""
         return resize_short_side(height, width, min(self.canvas))
 
     def evaluation_bounds(self) -> Mapping[str, float]:

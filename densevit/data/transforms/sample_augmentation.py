@@ -80,7 +80,8 @@ class Augmentation:
         return finished(pixels, sample, values, size, self.transforms.canvas)
 
     def check(self, keys: Iterable[str], types: Types) -> None:
-        """Raises ConfigError if one of these targets has places in the image and a colour change may move pixels."""
+        """Raises ConfigError if a colour transform may move pixels and one of these targets, such as boxes, has
+        positions in the image, which would become wrong."""
         spatial_keys = [key for key in keys if key in types and has_place(types[key])]
         moves = next(filter(None, self._movements), None) if spatial_keys else None
         if moves is not None:
@@ -93,8 +94,9 @@ class Augmentation:
     def _reframed(
         self, pixels: np.ndarray, values: Values, types: Types, rng: np.random.Generator
     ) -> tuple[np.ndarray, Values]:
-        """Crops a random window of the transforms and resizes it, in one resampling. If the window extends beyond the
-        image, only the part inside is resized, and placed on a larger image."""
+        """Crops the random window that the transforms choose (`Transforms.training_frame`) and resizes it, in one
+        resampling. If the window extends beyond the image, only the part inside is resized, and placed on a larger
+        image."""
         size = (pixels.shape[0], pixels.shape[1])
         class_maps = (class_map(types[key], value) for key, value in values.items())
         labels = next((label_map for label_map in class_maps if label_map is not None), None)

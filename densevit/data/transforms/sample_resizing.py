@@ -82,8 +82,8 @@ class EvaluationTransform:
 class WithoutAugmentation:
     """A training transform that resizes as in evaluation. The generator is not used.
 
-    evaluation: the evaluation transform, at the size of this transform. reference: zooms are relative to its evaluation
-    size.
+    evaluation: the evaluation transform at the image size of this training transform. reference: the transforms of
+    evaluation, to whose size zooms are relative.
     """
 
     def __init__(self, evaluation: EvaluationTransform, reference: Transforms | None = None) -> None:
@@ -189,7 +189,7 @@ def finished(pixels: np.ndarray, sample: Sample, values: Values, original_size: 
 
 def new_pixels(image: np.ndarray, channels: Channels) -> np.ndarray:
     """Returns the values (C, 1, 1) of pixels added to an image (C, H, W): missing (NaN) in float32, black in 8-bit RGB,
-    and the channel's mean in other integers."""
+    and in other integers the mean of each channel of this image."""
     if image.dtype == np.float32:
         return np.full((len(image), 1, 1), np.nan, np.float32)
     if channels.is_rgb and image.dtype == np.uint8 and len(image) == 3:

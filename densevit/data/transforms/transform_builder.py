@@ -25,13 +25,14 @@ def build_transforms(section: DataSection) -> "tuple[Augmentation | WithoutAugme
 def build_training_transform(
     section: DataSection, transforms: Transforms, reference: Transforms, channels: Channels = RGB
 ) -> "Augmentation | WithoutAugmentation":
-    """Builds the training transform. reference: the transforms of evaluation. channels: the images' channels. Raises
-    ConfigError for `vertical_flip` with transforms that do not augment."""
+    """Builds the training transform. transforms: the transforms of training. reference: the transforms of evaluation,
+    to which zooms are relative. channels: the images' channels. Raises ConfigError for `vertical_flip` with transforms
+    that do not augment."""
     if not transforms.augments:
         if section.vertical_flip:
             raise ConfigError(
                 f"data.vertical_flip: the transforms {section.transforms.name!r} do not augment images. Fix: leave it "
-                "out, or set other data.transforms, such as fixed."
+                "out, or set data.transforms to transforms that augment, such as crop or fixed."
             )
         return WithoutAugmentation(EvaluationTransform(transforms), reference)
     from densevit.data.transforms.sample_augmentation import (

@@ -9,10 +9,10 @@ _STDERR = 2  # the file descriptor: sys.stderr may lack one, as in a notebook
 
 
 class StallReport(lightning.Callback):
-    """Writes the stacks of all threads to stderr, once, if no training or validation batch ends for a time. Training
-    continues.
+    """Writes the stacks of all threads to stderr if no training or validation batch ends for `seconds`, once per stall.
+    Training continues.
 
-    seconds: the longest time between the ends of two batches; None: never.
+    seconds: the longest time between the ends of two batches; None: no report.
     """
 
     def __init__(self, seconds: float | None) -> None:

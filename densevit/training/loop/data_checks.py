@@ -124,7 +124,8 @@ def _expect(valid: bool, problem: str) -> None:
 
 
 def check_losses(losses: Any, method: Method) -> None:
-    """Raises PluginError unless `losses`, the result of the method's `training_step`, is a dict of scalar tensors."""
+    """Raises PluginError unless `losses`, the result of the method's `training_step`, is a dict of one or more scalar
+    tensors."""
     if (
         isinstance(losses, Mapping)
         and losses

@@ -60,7 +60,7 @@ def read_mapping(texts: list[str]) -> dict[str, str | None]:
         try:
             content = read_text(user_path(text))
         except DataError as error:
-            raise DataError(f"--map {error} Expected names of classes, MODEL=DATA, or a YAML file.") from None
+            raise DataError(f"--map {error} Expected MODEL_CLASS=DATA_CLASS, or a YAML file of such pairs.") from None
         entries = parse(content, text)
         if not isinstance(entries, Mapping) or not all(new is None or isinstance(new, str) for new in entries.values()):
             raise DataError(f"{text}: expected one entry `class of the model: class of the data` per class.")

@@ -224,5 +224,7 @@ def feature_indices(features: tuple[int, ...] | None, count: int) -> tuple[int, 
         return tuple(range(count))
     ascending = all(a < b for a, b in itertools.pairwise(features))
     if not features or not ascending or features[0] < 1 or features[-1] > count:
-        raise ValueError(f"features is {list(features)}; it must be ascending numbers of maps, from 1 to {count}.")
+        raise ValueError(
+            f"features is {list(features)}; expected ascending numbers from 1 to {count}, where 1 is the first map."
+        )
     return tuple(number - 1 for number in features)

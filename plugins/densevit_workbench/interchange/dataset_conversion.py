@@ -145,7 +145,7 @@ def _file_names(images: list[AnnotatedImage], source: Path) -> list[str]:
 
 
 def _link_or_copy(image: AnnotatedImage, path: Path, channels: Channels) -> None:
-    """Links or copies an image's files."""
+    """Links an image's files to `path`, and copies them where a link is impossible; writes an image from an archive."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if image.content is not None:
         path.write_bytes(image.content)
