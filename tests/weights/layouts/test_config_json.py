@@ -79,7 +79,7 @@ ANYTHING = "transformers-depth-anything"
     ],
 )
 def test_values_for_which_no_model_is_built_are_refused(name, config, found):
-    with pytest.raises(WeightsError, match=f"a.bin: its config.json has {found}, but a {name} is built with .* only"):
+    with pytest.raises(WeightsError, match=f"a.bin: its config.json has {found}, but a {name} is built only with "):
         translate_checkpoint(Checkpoint({}, "a.bin", metadata={"config": config}), find(name))
 
 
