@@ -86,6 +86,7 @@ class BEiT(Unlabelled):
         pixels = self.mask_token(pixels, pixels_of_patches(masked, self.stride, padding))
         logits = self.classifier(model.backbone(pixels)[self.feature].permute(0, 2, 3, 1))  # (B, rows, columns, K)
         errors = F.cross_entropy(logits.float().flatten(0, 2), tokens.flatten(), reduction="none").view_as(masked)
+        masked = masked.to(errors.device, non_blocking=True)
         return errors * masked, masked
 
 

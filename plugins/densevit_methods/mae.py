@@ -97,13 +97,14 @@ class MAE(Unlabelled):
         predicted = self.decode(tokens, grid, inside.flatten(1))
         targets, valid = patch_targets(pixels, padding, self.patch, self.normalise_patches)
         errors = ((predicted.float() - targets).square() * valid).sum(2) / valid.sum(2).clamp(min=1)
-        return errors * masked.flatten(1), masked.flatten(1)
+        masked = masked.flatten(1).to(errors.device, non_blocking=True)
+        return errors * masked, masked
 
     def encode_visible(self, backbone: Any, pixels: Tensor, visible: Tensor) -> Tensor:
         """Runs the blocks on other tokens and visible cells, and adds mask tokens at the other cells.
 
-        visible: (B, N) bool. Images of a batch may have different numbers of visible cells: fewer are filled with other
-        cells, which attention ignores. Returns (B, P + N, width of the decoder).
+        visible: (B, N) bool, on the CPU. Images of a batch may have different numbers of visible cells: fewer are
+        filled with other cells, which attention ignores. Returns (B, P + N, width of the decoder).
         """
         depth = backbone.max_last_blocks
         blocks = backbone.encode(pixels, (depth,), False).last_blocks[depth]
@@ -111,9 +112,10 @@ class MAE(Unlabelled):
         first, cells = blocks.tokens.split([blocks.tokens.shape[1] - N, N], 1)
         counts = visible.sum(1)
         index = visible.float().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]  # (B, V)
-        used = torch.arange(index.shape[1], device=index.device) < counts[:, None]
+        used = torch.arange(index.shape[1]) < counts[:, None]
+        bias = key_bias(used, first.shape[1], first.device)
+        index, used = (values.to(first.device, non_blocking=True) for values in (index, used))
         x = torch.cat([first, cells.gather(1, index[..., None].expand(-1, -1, cells.shape[2]))], 1)
-        bias = key_bias(used, first.shape[1])
         for block in blocks.blocks:
             x = block(x, bias)
         first, x = self.embed(blocks.norm(x)).split([first.shape[1], index.shape[1]], 1)
@@ -124,11 +126,13 @@ class MAE(Unlabelled):
         return torch.cat([first, complete], 1)
 
     def decode(self, tokens: Tensor, grid: tuple[int, int], inside: Tensor) -> Tensor:
-        """(B, P + N, width) -> the pixels of all patches, (B, N, 3 * patch^2). inside: (B, N), not padding."""
+        """(B, P + N, width) -> the pixels of all patches, (B, N, 3 * patch^2). inside: (B, N), not padding, on
+        the CPU.
+        """
         P = tokens.shape[1] - inside.shape[1]
         positions = sine_grid_2d(*grid, tokens.shape[2], tokens.device).flatten(0, 1)
         x = tokens + F.pad(positions, (0, 0, P, 0)).to(tokens.dtype)
-        bias = key_bias(inside, P)
+        bias = key_bias(inside, P, tokens.device)
         for block in self.blocks:
             x = block(x, bias)
         predicted: Tensor = self.pixels(self.norm(x[:, P:]))
@@ -179,12 +183,12 @@ def _embeds_patches_alone(backbone: Any) -> bool:
     return torch.equal(alone, repeated)
 
 
-def key_bias(used: Tensor, first: int) -> Tensor | None:
+def key_bias(used: Tensor, first: int, device: torch.device) -> Tensor | None:
     """The bias of attention (B, 1, 1, first + V), -inf for keys (B, V) that are not used; None if all are."""
     if bool(used.all()):
         return None
-    bias = torch.zeros(used.shape, device=used.device).masked_fill(~used, -torch.inf)
-    return F.pad(bias, (first, 0))[:, None, None]
+    bias = torch.zeros(used.shape).masked_fill(~used, -torch.inf)
+    return F.pad(bias, (first, 0))[:, None, None].to(device, non_blocking=True)
 
 
 def patch_targets(pixels: Tensor, padding_mask: Tensor, patch: int, normalised: bool) -> tuple[Tensor, Tensor]:

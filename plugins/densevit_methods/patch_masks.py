@@ -85,7 +85,7 @@ def mask_patches(batch: Batch, patch: int, masking: Masking) -> tuple[Tensor, Te
     """Masks patches of each image of a batch.
 
     patch: side in pixels. Returns the masked patches and the patches with image pixels, both (B, rows, columns) bool,
-    of the padded batch; patches in the padding are not masked.
+    of the padded batch, on the CPU; patches in the padding are not masked.
     """
     B, height, width = batch["padding_mask"].shape
     masked = torch.zeros(B, -(-height // patch), -(-width // patch), dtype=torch.bool)
@@ -94,8 +94,7 @@ def mask_patches(batch: Batch, patch: int, masking: Masking) -> tuple[Tensor, Te
         rows, columns = (-(-side // patch) for side in target["size"])
         masked[i, :rows, :columns] = masking(rows, columns, torch.Generator().manual_seed(_seed(target)))
         inside[i, :rows, :columns] = True
-    device = batch["padding_mask"].device
-    return masked.to(device, non_blocking=True), inside.to(device, non_blocking=True)
+    return masked, inside
 
 
 def _seed(target: Targets) -> int:
@@ -105,7 +104,8 @@ def _seed(target: Targets) -> int:
 def pixels_of_patches(patches: Tensor, patch: int, padding_mask: Tensor) -> Tensor:
     """The pixels (B, H, W) of patches (B, rows, columns), without padding (B, H, W)."""
     height, width = padding_mask.shape[1:]
-    pixels = patches.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+    pixels = patches.to(padding_mask.device, non_blocking=True)
+    pixels = pixels.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
     return pixels[:, :height, :width] & ~padding_mask
 
 
