@@ -30,7 +30,7 @@ def threshold_origin(threshold: float | None, predictor: Predictor, head: str) -
     if threshold is not None:
         return "--threshold"
     if head in getattr(predictor.model, "thresholds", {}):
-        return "the file's; see --threshold"
+        return "the threshold inside the file; see --threshold"
     if head in predictor.score_thresholds:
         return "the largest F1 in the model's validation; see --threshold"
     return "the default, as the model has none from validation; see --threshold"
