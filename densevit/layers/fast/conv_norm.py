@@ -13,9 +13,10 @@ from densevit.layers.norms import FrozenBatchNorm2d
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, relu: bool = True, residual: Tensor | None = None) -> Tensor:
     """`densevit.layers.conv_norm.conv_norm`. On a CPU, the scale of a frozen batch norm multiplies the kernels, if they
-    have fewer elements than the map, and its shift is the bias. Hooks of `conv` and `norm` are then not called.
+    have fewer elements than the map and no module has hooks, and its shift is the bias.
     """
-    if isinstance(norm, FrozenBatchNorm2d) and _gains(conv, x):
+    has_hooks = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (conv, norm))
+    if isinstance(norm, FrozenBatchNorm2d) and not has_hooks and _gains(conv, x):
         scale, shift = norm.affine()
         kernels = conv.weight * scale[:, None, None, None].to(conv.weight.dtype)
         return plain.add_relu(conv._conv_forward(x, kernels, shift.to(kernels.dtype)), relu, residual)

@@ -256,7 +256,7 @@ def test_image_classes_parts_and_errors(tmp_path: Path, monkeypatch, capsys) -> 
     Path("model.safetensors").rename("moved.safetensors")
     assert "predictions in json, does not exist. If it was moved: --model MODEL." in refused("json", "--out", "new3")
     random_model({"kind": {"name": "classifier"}}, {"kind": ["cat", "dog"]}, Path("other.safetensors"))
-    assert "json has the predictions of another model" in refused("json", "--model", "other.safetensors", "--out", "a")
+    assert "json has predictions of another model" in refused("json", "--model", "other.safetensors", "--out", "a")
     assert "has no predict.json" in refused("measured", "--out", "new4")
 
 
