@@ -38,7 +38,7 @@ def test_one_tree_is_equal_to_itself_and_a_changed_weight_is_found(same_results,
         (tree.out / "tiny.yaml").write_text(same_results.TINY)
         if not (tree.out / "run").exists():
             tree.succeeds(["train", "tiny.yaml", "trainer.max_steps=1", "--run-dir", "run"])
-        return same_results.of_run(tree.out / "run")
+        return same_results.recorded(tree.out / "run")
 
     def changed(tree: Any) -> Any:
         results = tiny(tree)

@@ -35,7 +35,7 @@ def test_valid_edit_is_printed_and_applied(stopped, capsys, monkeypatch):
     printed = capsys.readouterr().out
     for line in ("optim.lr: 0.001 -> 0.0005", "trainer.max_steps: 2 -> 4", "data.image_size: 64 -> 48"):
         assert line in printed
-    assert re.search(r"those of the best epoch; no improvement in [2-4] later validations", printed)
+    assert re.search(r"are from the best epoch; no improvement in [2-4] later validations", printed)
     assert used == [(0.0005, 0.01)] * 2
     assert checkpoint(stopped)["optimizer_states"][0]["param_groups"][0]["betas"] == (0.8, 0.9)
 
