@@ -5,13 +5,11 @@ import torch
 
 from densevit.layers import table_cache
 from densevit.losses.context import LossContext
-from densevit.training.loop.step import on_device
 from tests.methods.pretraining import batch_of, built, views_of
-from tests.methods.test_masked_images import Brightness
 from tests.strict_device import DEVICE, Accelerator, moved
 
 PADDED = batch_of((64, 96), (48, 64))
-TOKENIZER = {"name": f"{Brightness.__module__}:Brightness", "stride": 16}
+TOKENIZER = {"name": "tests.methods.test_masked_images:Brightness", "stride": 16}
 STEPS = {
     "mae, visible tokens": ("mae", "vit", PADDED, {}),
     "mae, masked pixels": ("mae", "swin", PADDED, {}),
@@ -25,6 +23,8 @@ STEPS = {
 @pytest.mark.integration
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_of_pretraining_does_not_wait(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from densevit.training.loop.step import on_device
+
     monkeypatch.setattr(table_cache, "_CACHE", {})
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # torch's raises for the device
     plugin, backbone, batch, options = STEPS[name]
