@@ -29,7 +29,7 @@ class Axial:
             raise ValueError(f"num_heads is {self.num_heads} and image_size {self.image_size}; both must be 1 or more.")
         if self.span is not None and (self.span < 1 or self.span % 2 == 0):
             raise ValueError(f"span is {self.span}; it must be odd and at least 1, such as 65, or null.")
-        if not set(self.stages) <= {1, 2, 3, 4}:
+        if not self.stages or not set(self.stages) <= {1, 2, 3, 4}:
             raise ValueError(f"stages is {self.stages}; expected numbers from 1 to 4.")
 
     def bottleneck(self, stage: int) -> int:

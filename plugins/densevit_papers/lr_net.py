@@ -34,7 +34,7 @@ class LocalRelations:
         check_kernel_size(self.kernel_size)
         if self.sharing < 1:
             raise ValueError(f"sharing is {self.sharing}; it is a number of channels, 1 or more.")
-        if not set(self.stages) <= {1, 2, 3, 4}:
+        if not self.stages or not set(self.stages) <= {1, 2, 3, 4}:
             raise ValueError(f"stages is {self.stages}; expected numbers from 1 to 4.")
 
     def bottleneck(self, stage: int) -> int:

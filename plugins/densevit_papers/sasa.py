@@ -35,7 +35,7 @@ class StandAlone:
         check_kernel_size(self.kernel_size)
         if self.num_heads < 1:
             raise ValueError(f"num_heads is {self.num_heads}; it must be at least 1.")
-        if not set(self.stages) <= {1, 2, 3, 4}:
+        if not self.stages or not set(self.stages) <= {1, 2, 3, 4}:
             raise ValueError(f"stages is {self.stages}; expected numbers from 1 to 4.")
 
     def bottleneck(self, stage: int) -> int:

@@ -56,6 +56,7 @@ def test_depths_have_inserted_blocks_beside_their_residual_block():
         (lambda: Axial(span=64), "span is 64; .*odd"),
         (lambda: Axial(num_heads=0), "num_heads is 0"),
         (lambda: Axial(stages=(5,)), r"stages is \(5,\)"),
+        (lambda: Axial(stages=()), r"stages is \(\)"),
         (lambda: LocalRelations(kernel_size=0), "kernel_size is 0; .*odd"),
         (lambda: LocalRelations(sharing=0), "sharing is 0"),
         (lambda: LocalRelations(stages=(5,)), r"stages is \(5,\)"),

@@ -23,7 +23,8 @@ _MEAN = [124, 116, 104]  # ImageNet's mean colour, which erased pixels get
 class ResizedCrop(Transforms):
     """Crops of random area and aspect ratio, resized to one size (Inception, Szegedy et al. 2015).
 
-    Computes what torchvision's `RandomResizedCrop` computes. Evaluation resizes the short side to the crop's shorter side, without a crop.
+    Computes what torchvision's `RandomResizedCrop` computes. Evaluation resizes the short side to the crop's shorter
+    side, without a crop.
 
     image_size: (h, w) of the crop, or its side.
     areas: the smallest and the largest area of a crop, as shares of the image's.

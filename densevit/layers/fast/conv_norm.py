@@ -15,8 +15,7 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, relu: bool = True, re
     """`densevit.layers.conv_norm.conv_norm`. On a CPU, the scale of a frozen batch norm multiplies the kernels, if they
     have fewer elements than the map and no module has hooks, and its shift is the bias.
     """
-    has_hooks = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (conv, norm))
-    if isinstance(norm, FrozenBatchNorm2d) and not has_hooks and _gains(conv, x):
+    if isinstance(norm, FrozenBatchNorm2d) and not (_has_hooks(conv) or _has_hooks(norm)) and _gains(conv, x):
         scale, shift = norm.affine()
         kernels = conv.weight * scale[:, None, None, None].to(conv.weight.dtype)
         return plain.add_relu(conv._conv_forward(x, kernels, shift.to(kernels.dtype)), relu, residual)
@@ -28,3 +27,7 @@ def _gains(conv: nn.Conv2d, x: Tensor) -> bool:
     if torch.compiler.is_compiling() or x.device.type != "cpu" or type(conv) is not nn.Conv2d:  # such as an adapter's
         return False
     return x.shape[0] * x.shape[2] * x.shape[3] > conv.weight[0].numel() * conv.stride[0] * conv.stride[1]
+
+
+def _has_hooks(m: nn.Module) -> bool:
+    return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
