@@ -65,6 +65,9 @@ class BackboneSection(OpenSection):
     freeze: FrozenDepths = False
     """`true` freezes the backbone: no gradients, norms in evaluation mode. Or the number of frozen depths, from the
     input, or patterns of parameters, such as `[patch_*, stages.0.*]`."""
+    cache: Literal["fp32", "fp16"] | None = None
+    """Computes the features of a frozen backbone once for each image, and keeps them on disk in this precision. Needs
+    `freeze: true` and images that training does not change (`data.transforms: resize`). `null`: no."""
     lora: LoraSection | None = None
     """Trains low-rank adapters in place of the backbone's parameters: `{rank: 8, alpha: 16, targets: ['*']}`.
     `null`: none."""
@@ -75,6 +78,16 @@ class BackboneSection(OpenSection):
         if patterns and info.data.get("weights") == RANDOM:
             raise ValueError(f"{list(patterns)} has no effect, as backbone.weights is {RANDOM}. Fix: set it to [].")
         return patterns
+
+    @field_validator("cache")
+    @classmethod
+    def _is_frozen(cls, cache: str | None, info: ValidationInfo) -> str | None:
+        if cache is not None and info.data.get("freeze") is not True:
+            raise ValueError(
+                f"features of a backbone that is trained change in each step; {cache} needs backbone.freeze=true. Set "
+                "it too, or leave out backbone.cache."
+            )
+        return cache
 
     @field_validator("lora")
     @classmethod

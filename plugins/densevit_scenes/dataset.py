@@ -8,6 +8,7 @@ import torch
 from densevit import RunLengthMasks
 from densevit.errors import DataError
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class, Dataset, Sample, Targets
+from densevit_scenes.normals import surface_normals
 from densevit_scenes.renderer import Rendering, render
 from densevit_scenes.scene import Scene
 from densevit_scenes.scene_layout import draw_scene
@@ -43,7 +44,7 @@ class Scenes(Dataset):
     train_length, val_length: number of images of each split. Images are rendered on access.
     seed: seed of the scenes. An image depends only on seed, split and index, and is bit-identical in any process and on
         any machine.
-    masks, semantic, depth, panoptic: whether targets contain these labels.
+    masks, semantic, depth, panoptic, normals: whether targets contain these labels.
 
     Boxes, masks and area cover the visible part inside the image. A thing with fewer than 24 visible pixels, or less
     than 20 % visible, is not annotated as an object: it is part of the semantic map and the depth map, and void in the
@@ -61,6 +62,7 @@ class Scenes(Dataset):
         semantic: bool = True,
         depth: bool = True,
         panoptic: bool = False,
+        normals: bool = False,
     ) -> None:
         if split not in STREAMS:
             raise DataError(f"scenes has no split {split!r}, only {', '.join(STREAMS)}. Fix: data.split=val.")
@@ -74,7 +76,7 @@ class Scenes(Dataset):
             raise DataError(f"data.seed is {seed}; expected 0 or more.")
         self.split, self.height, self.width, self.seed = split, height, width, seed
         self.length = train_length if split == "train" else val_length
-        wanted = {"masks": masks, "semantic": semantic, "depth": depth, "panoptic": panoptic}
+        wanted = {"masks": masks, "semantic": semantic, "depth": depth, "panoptic": panoptic, "normals": normals}
         self.provides = ("boxes", "labels", *(key for key, on in wanted.items() if on))
         self.classes = {"detection": _DETECTION, "segmentation": _SEGMENTATION, "panoptic": _SEGMENTATION}
 
@@ -102,6 +104,8 @@ class Scenes(Dataset):
             targets["panoptic"] = torch.from_numpy(_panoptic(scene, rendering))
         if "depth" in self.provides:
             targets["depth"] = torch.from_numpy(rendering.depth)
+        if "normals" in self.provides:
+            targets["normals"] = torch.from_numpy(surface_normals(scene.camera, rendering.depth))
         return {"image": torch.from_numpy(rendering.image), "targets": targets}
 
 

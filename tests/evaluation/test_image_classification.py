@@ -73,7 +73,7 @@ def test_nearest_neighbours_equal_brute_force(k: int, monkeypatch: pytest.Monkey
     monkeypatch.setattr("densevit.evaluation.feature_probes._CHUNK", 1000)  # several chunks
     (x, labels), (queries, truth) = features(300, 0), features(40, 1)
     probe = NearestNeighbours(CLASSES[:5], k=k)
-    probe.fit(x, labels)
+    probe.fit_features(x, labels)
     expected = torch.zeros(40, 5, dtype=torch.float64)
     for i, query in enumerate(queries.double()):
         similarity = [float(query @ row / (query.norm() * row.norm())) for row in x.double()]
@@ -82,7 +82,7 @@ def test_nearest_neighbours_equal_brute_force(k: int, monkeypatch: pytest.Monkey
     expected /= expected.sum(1, keepdim=True)
     torch.testing.assert_close(probe.scores(queries).double(), expected, atol=1e-4, rtol=1e-4)
     probe.update(
-        [{"feature": query} for query in queries], [{"image_id": i, "image_class": y} for i, y in enumerate(truth)]
+        [{"feature": (query, 0)} for query in queries], [{"image_id": i, "image_class": y} for i, y in enumerate(truth)]
     )
     assert probe.compute()["top1"] == pytest.approx(float((expected.argmax(1) == truth).double().mean()))
 
@@ -92,7 +92,7 @@ def test_linear_probe_is_the_optimum_of_its_objective() -> None:
     x, labels = features(300, 0)
     probe = LinearProbe(CLASSES[:5], inverse_regularization=0.5)
     with torch.inference_mode():  # as in a validation
-        probe.fit(x, labels)
+        probe.fit_features(x, labels)
     standardised = ((x - x.mean(0)) / x.std(0, correction=0)).double()
     weight, bias = (one.clone().double().requires_grad_() for one in (probe.weight, probe.bias))
     loss = F.cross_entropy(F.linear(standardised, weight, bias), labels) + weight.square().sum() / (2 * 0.5 * 300)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from densevit.model.freezing import frozen_modules
+
 
 class ExponentialMovingAverage:
     """Updates an average of the weights after each optimiser step; validation and the saved model use it.
@@ -94,9 +96,12 @@ def update_average(average: list[Tensor], current: list[Tensor], weight: float) 
 
 
 def averaged_state(model: nn.Module, method: nn.Module) -> dict[str, Tensor]:
-    """Returns the tensors to average by their names in checkpoints, without copies: the model's parameters and
-    persistent buffers, and the trained parameters of the method, such as a decoder: its validation loss needs both."""
+    """Returns the tensors to average by their names in checkpoints, without copies: the parameters and persistent
+    buffers of the model's modules that are not frozen, and the trained parameters of the method, such as a decoder: its
+    validation loss needs both."""
     state: dict[str, Tensor] = {f"model.{name}": x for name, x in model.state_dict(keep_vars=True).items()}
     model_tensors = set(map(id, state.values()))
+    frozen = {id(x) for module in frozen_modules(model) for x in module.state_dict(keep_vars=True).values()}
+    state = {name: x for name, x in state.items() if id(x) not in frozen}
     method_parameters = method.named_parameters(prefix="method")
     return state | {name: x for name, x in method_parameters if x.requires_grad and id(x) not in model_tensors}

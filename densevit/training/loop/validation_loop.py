@@ -21,7 +21,7 @@ from densevit.training.loop.evaluator_factory import (
     joined_indices,
 )
 from densevit.training.loop.model_class_mapping import ClassMapping
-from densevit.training.loop.probes import features_of, fit_probes, predictions_of
+from densevit.training.loop.probes import encoder, fit_probes, probe_predictions
 from densevit.training.loop.skipped_images import SKIPPED, SkippedImages, may_skip
 from densevit.training.loop.step import on_device
 from densevit.training.loop.validation_images import truths, validation_dataset, validation_loader
@@ -74,12 +74,15 @@ class Validation:
         if not isinstance(module, DenseDataModule):
             raise ConfigError("probes: the training data is unknown. Fix: trainer.fit(module, DenseDataModule(...)).")
 
-        def features(batch: Batch) -> Tensor:
-            with precision.val_step_context():
-                return features_of(self._model, on_device(batch, trainer.strategy.root_device))
+        encode = encoder(self._model)
 
+        def features(batch: Batch) -> list[Tensor]:
+            with precision.val_step_context():
+                return encode(batch)
+
+        device = trainer.strategy.root_device
         loader = module.data.unaugmented_train_loader(trainer.global_rank, trainer.world_size)
-        fit_probes(self._probes.values(), loader, features)
+        fit_probes(self._probes, (on_device(batch, device) for batch in loader), features)
 
     def add(self, trainer: lightning.Trainer, batch: Batch, loader_index: int) -> dict[str, list[Predictions]]:
         """Adds a batch to the evaluators, without repeated images. Returns the predictions by head."""
@@ -95,7 +98,7 @@ class Validation:
         if METHOD in self.evaluators:
             results[METHOD] = method_losses(self._method, self._model, batch)
         if self._probes:
-            results |= dict.fromkeys(self._probes, predictions_of(self._model, batch))
+            results |= probe_predictions(self._probes, encoder(self._model), batch)
         seen, loader = self._seen.get(loader_index, 0), validation_loader(trainer, loader_index)
         self._seen[loader_index] = seen + len(batch["targets"])
         labels = bool(model.heads or self._probes)

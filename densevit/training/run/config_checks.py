@@ -7,7 +7,7 @@ from torch import Tensor
 from densevit import registry
 from densevit.config import Config
 from densevit.data.data_builder import DataSplits
-from densevit.data.transforms.sample_resizing import EvaluationTransform
+from densevit.data.transforms.sample_resizing import EvaluationTransform, WithoutAugmentation
 from densevit.errors import ConfigError, DensevitError, PluginError, did_you_mean, one_line
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Evaluator, Head
@@ -26,6 +26,8 @@ def check_model(config: Config, data: DataSplits, model: DenseModel) -> None:
     if registry.load("methods", config.method.name).needs_labels:
         check_learnable(data, model)
     _check_input_size(config, data.val_transform, model)
+    if config.backbone.cache is not None:
+        _check_cache(config, data)
 
 
 def check_frozen(config: Config) -> None:
@@ -93,6 +95,21 @@ def _metrics_without_images(name: str, evaluator: Evaluator) -> dict[str, float]
         f"{where} {problem}. Called before training for the names of the metrics. Fix: without images, return "
         "all metrics as nan, including the main one."
     )
+
+
+def _check_cache(config: Config, data: DataSplits) -> None:
+    """Raises ConfigError for `backbone.cache` if training changes the images."""
+    changed = ""
+    for phase in data.config_phases:
+        if phase.mixing is not None or not all(isinstance(t, WithoutAugmentation) for t in phase.transforms):
+            changed = f"data.transforms {config.data.transforms.name!r} and their options change the images"
+    if config.method.name != "supervised":
+        changed = f"the method {config.method.name!r} changes the images"
+    if changed:
+        raise ConfigError(
+            f"backbone.cache: {changed} in training, so that each pass needs other features. Fix: "
+            "data.transforms=resize without mosaic, mixup and copy-paste; or backbone.cache=null."
+        )
 
 
 def _check_input_size(config: Config, evaluation: EvaluationTransform, model: DenseModel) -> None:

@@ -35,6 +35,7 @@ from densevit.training.callbacks.validation_interval import ValidationInterval
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.ema import ExponentialMovingAverage
+from densevit.training.loop.feature_cache import cached_features
 from densevit.training.loop.finite_check import detect_anomaly
 from densevit.training.loop.lightning_logging import silence_lightning
 from densevit.training.loop.training_precision import flushed_denormals, tf32
@@ -227,7 +228,8 @@ def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, 
     data = DenseDataModule(plan.data, batches_per_step=plan.config.trainer.accumulate)
     path = None if plan.checkpoint is None else plan.checkpoint.path
     try:
-        with signals, tf32(plan.config.trainer.tf32):
+        cached = cached_features(plan.model, plan.config.backbone.cache, len(plan.data.train) + len(plan.data.val))
+        with signals, tf32(plan.config.trainer.tf32), cached:
             plan.trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     except Stopped:
         return signals.received

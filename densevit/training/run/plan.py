@@ -161,8 +161,8 @@ def _rates(
 ) -> tuple[list[ParameterRate], list[ParameterRate]]:
     """The learning rate of each parameter, and the rates that the checkpoint's optimiser was built for.
 
-    several: whether several processes train. They freeze parameters without gradient, which a checkpoint's optimiser
-    then lacks. Raises WeightsError or ConfigError if a checkpoint does not match the model or the optimiser.
+    is_distributed: whether several processes train. They freeze parameters without gradient, which a checkpoint's
+    optimiser then lacks. Raises WeightsError or ConfigError if a checkpoint does not match the model or the optimiser.
     """
     lr = learning_rate(config.optim, budget.images_per_step)
     rates = checkpoint_rates = rates_of(model, config.optim, lr, method)

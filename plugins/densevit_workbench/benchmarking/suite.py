@@ -26,6 +26,7 @@ from densevit_workbench.benchmarking.cases import (
     PROTOCOL,
     Case,
     cases_of_configs,
+    cases_of_probes,
     cases_of_protocol,
     main_metrics,
     setting_of,
@@ -77,7 +78,9 @@ def benchmark(
     *,
     backbones: Sequence[str] = (),
     heads: Sequence[str] = (),
+    probes: Sequence[str] = (),
     protocol: str = PROTOCOL,
+    cache: bool = True,
     sizes: Sequence[int | Size] = (),
     batch_sizes: Sequence[int] = (1, 8),
     modes: Sequence[str] = ("fp32",),
@@ -95,9 +98,11 @@ def benchmark(
 
     configs: config files, shipped configs' names, run folders (their scores are reused) or exported files (timed on the
     CPU by ONNX Runtime or PyTorch). backbones, heads: instead of configs, each backbone under each head by `protocol`,
-    a config with candidate heads. overrides: keys of all configs or the protocol, "data=FILE", "heads.setr.width=64".
-    sizes: sides or (height, width) of the images; none: each config's `data.image_size`. modes: fp32, bf16 (autocast),
-    fp32-compiled, bf16-compiled. rounds: timed runs of each cell.
+    a config with candidate heads. probes: configs of frozen probes, configs/probe/NAME.yaml, that evaluate each
+    backbone beside controls. cache: False: computes the features of probes anew in each pass. overrides: keys of all
+    configs or protocols, "data=FILE", "heads.setr.width=64". sizes: sides or (height, width) of the images; none: each
+    config's `data.image_size`. modes: fp32, bf16 (autocast), fp32-compiled, bf16-compiled. rounds: timed runs of each
+    cell.
     train: also trains each model, on `images` images (None: the config's budget). rates: learning rates to try, with
     backbones: a trial on an eighth of the images picks the rate with the lowest loss. seeds: one run per seed, for
     means and standard deviations; empty: the config's seed.
@@ -105,13 +110,17 @@ def benchmark(
     command: the command to print in benchmark.md. `Benchmark.errors` reports failed models; the others are measured.
     Raises ConfigError for configs and names that do not exist, and if another benchmark writes to the folder.
     """
-    cases = _cases(configs, overrides, backbones, heads, protocol)
+    cases = _cases(configs, overrides, backbones, heads, protocol) if configs or heads or not probes else []
+    probed = cases_of_probes(probes, backbones, overrides, cache) if probes else []
+    cases += probed
     check_modes([*modes])
     if min([rounds, *batch_sizes, 1 if images is None else images]) < 1:
         raise DensevitError("benchmark: rounds, batch sizes and images are at least 1.")
     if train and any(case.file is not None for case in cases):
         raise ConfigError("benchmark: exported files cannot be trained. Fix: leave out train, or the files.")
-    if seeds and not train:
+    if probes and (configs or not backbones):
+        raise ConfigError("benchmark: probes evaluate backbones. Fix: give backbones, and no configs.")
+    if seeds and not (train or probes):
         raise ConfigError("benchmark: seeds are for trainings only. Fix: give train too.")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"benchmark: a seed is given twice: {', '.join(map(str, seeds))}.")
@@ -144,14 +153,14 @@ def benchmark(
         _measure(
             cases, case_results, attempt, models, input_sizes, [*batch_sizes], [*modes], torch_device, rounds, quiet
         )
-        if train:
-            chosen = tuple(rates) if backbones else ()
-            for number, case in enumerate(cases, 1):
-                if not quiet:
-                    print(f"Training {number} of {len(cases)}: {case.name}", file=sys.stderr)
-                training_folder = folder / TRAININGS / case.name
-                work = partial(train_case, case, case_results[case.name], training_folder, images, chosen, seeds)
-                attempt(case.name, "training", partial(work, results.write))
+        trained = cases if train else probed
+        for number, case in enumerate(trained, 1):
+            if not quiet:
+                print(f"Training {number} of {len(trained)}: {case.name}", file=sys.stderr)
+            budget, chosen = (None, ()) if case in probed else (images, tuple(rates) if backbones else ())
+            training_folder = folder / TRAININGS / case.name
+            work = partial(train_case, case, case_results[case.name], training_folder, budget, chosen, seeds)
+            attempt(case.name, "training", partial(work, results.write))
         finished = Benchmark(case_results, folder, results.facts)
         results.write()
         (folder / "benchmark.md").write_text(finished.markdown(), encoding="utf-8")

@@ -17,7 +17,7 @@ from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError
 from densevit.evaluation.feature_probes import NearestNeighbours
 from densevit.interfaces import Batch, LossContext, Losses, Method
-from densevit.training.loop.probes import features_of, fit_probes
+from densevit.training.loop.probes import encoder, fit_probes
 from densevit.weights.pretrained_models import build_model
 from tests.training.runs import assert_same
 
@@ -102,7 +102,7 @@ def test_features_of_two_processes_are_those_of_one(photos: Path) -> None:
         for world in (1, 2):
             batches = [batch for rank in range(world) for batch in data.unaugmented_train_loader(rank, world)]
             probe = NearestNeighbours(data.classes["classification"])
-            fit_probes([probe], batches, lambda batch: features_of(model, batch))  # noqa: B023
+            fit_probes({"knn": probe}, batches, encoder(model))
             fitted.append(probe)
         labels = [probe._labels.tolist() for probe in fitted]
         assert [len(found) for found in labels] == [count, count]
@@ -116,7 +116,10 @@ def test_features_of_two_processes_are_those_of_one(photos: Path) -> None:
     [
         ({"probes": {"knn": {"n": 5}}}, r"probes\.knn\.n is not an option"),
         ({"probes": {"depth": {}}}, r"probes\.depth: the evaluator 'depth' is not a FeatureProbe"),
-        ({"data": {"name": "scenes", "image_size": 32}}, r"probes\.knn classifies images, but the data set 'scenes'"),
+        (
+            {"data": {"name": "scenes", "image_size": 32}},
+            r"probes\.knn \(knn\): the data set 'scenes' has no image_class",
+        ),
     ],
 )
 def test_errors_name_the_probe(photos: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -1,0 +1,167 @@
+"""Features of a frozen backbone, computed once for each image and kept on disk (`backbone.cache`)."""
+
+import hashlib
+import math
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from densevit.data.datasets.scan_cache import cache_folder
+from densevit.errors import ConfigError, DensevitError
+from densevit.model import DenseModel
+
+_DTYPES: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+_DIGEST = 16  # bytes that identify an image
+_FREE = 1 << 30  # bytes of the disk that stay free
+_LIMIT = 100 << 30  # bytes of all caches together
+_DAY = 86400  # seconds; a cache that was used since is not removed
+
+
+@contextmanager
+def cached_features(model: DenseModel, precision: str | None, images: int) -> Iterator[None]:
+    """Lets a frozen backbone read the features of images that it has seen before, also in earlier runs.
+
+    precision: "fp32" or "fp16", in which features are stored; None: no cache. images: number of images of the run, to
+    check the free disk space at the first of them.
+
+    Raises ConfigError for a head that runs blocks of the backbone itself.
+    """
+    if precision is None:
+        yield
+        return
+    if os.environ.get("DENSEVIT_CACHE") == "off":
+        raise ConfigError("backbone.cache is set, but DENSEVIT_CACHE is off. Fix: unset one of them.")
+    for name, head in model.heads.items():
+        if head.last_blocks:
+            raise ConfigError(
+                f"backbone.cache is {precision}, but heads.{name} runs blocks of the backbone itself. Fix: "
+                "backbone.cache=null, or another head."
+            )
+    attributes = vars(model.backbone)
+    attributes["forward"] = FeatureCache(model, precision, images)  # in place of the method of the class
+    try:
+        yield
+    finally:
+        del attributes["forward"]
+
+
+class FeatureCache:
+    """The forward pass of a frozen backbone, with features from files for images that were seen before.
+
+    An image is identified by its normalised pixels with padding, so that a transform, a size or channels that change it
+    never meet old features; a folder belongs to the backbone's weights and buffers. Each process appends to its own
+    files, `HxW-ID.features` and, once a row is complete, its identity to `HxW-ID.images`.
+    """
+
+    def __init__(self, model: DenseModel, precision: str, images: int) -> None:
+        self._backbone, self._dtype, self._images = model.backbone, _DTYPES[precision], images
+        self._compute = model.backbone.forward
+        self.folder = cache_folder() / "features" / f"{_digest(model)}-{precision}"
+        self._name = uuid.uuid4().hex[:12]
+        self._rows: dict[bytes, tuple[Path, int]] = {}  # file and number of a row
+        self._written: dict[Path, int] = {}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            os.utime(self.folder)
+        except OSError as error:
+            raise DensevitError(f"backbone.cache: {error}. Fix: set DENSEVIT_CACHE to a folder on a disk.") from None
+        for index in sorted(self.folder.glob("*.images")):
+            identities = index.read_bytes()
+            for row in range(len(identities) // _DIGEST):
+                key = identities[row * _DIGEST : (row + 1) * _DIGEST]
+                self._rows[key] = (index.with_suffix(".features"), row)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """The feature maps of normalised images (B, C, H, W)."""
+        keys = [_identity(image) for image in images]
+        missing = [i for i, key in enumerate(keys) if key not in self._rows]
+        if missing:
+            features = self._compute(images[missing])
+            if not self._written:
+                self._check(images[missing], features)
+            self._append([keys[i] for i in missing], features, images.shape[-2:])
+        sides = [[math.ceil(side / stride) for side in images.shape[-2:]] for stride in self._backbone.strides]
+        shapes = [(channels, *side) for channels, side in zip(self._backbone.channels, sides, strict=True)]
+        rows = np.stack([self._read(key, sum(map(math.prod, shapes))) for key in keys])
+        parts = torch.from_numpy(rows).to(images.device, images.dtype).split([math.prod(s) for s in shapes], 1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _read(self, key: bytes, length: int) -> np.ndarray:
+        file, row = self._rows[key]
+        return np.memmap(file, self._dtype, "r", row * length * self._dtype.itemsize, (length,))
+
+    def _append(self, keys: Sequence[bytes], features: Sequence[Tensor], size: Sequence[int]) -> None:
+        rows = torch.cat([x.flatten(1).float() for x in features], 1).cpu().numpy().astype(self._dtype)
+        file = self.folder / f"{size[0]}x{size[1]}-{self._name}.features"
+        try:
+            with open(file, "ab") as written:
+                written.write(rows.tobytes())
+            with open(file.with_suffix(".images"), "ab") as written:
+                written.write(b"".join(keys))
+        except OSError as error:
+            raise DensevitError(
+                f"backbone.cache: {file}: {error.strerror}. Fix: free disk space, or backbone.cache=null."
+            ) from None
+        first = self._written.get(file, 0)
+        self._rows |= {key: (file, first + i) for i, key in enumerate(keys)}
+        self._written[file] = first + len(keys)
+
+    def _check(self, images: Tensor, features: Sequence[Tensor]) -> None:
+        """Raises ConfigError for a backbone that gives other features the second time, and DensevitError if the disk
+        has too little space for all images of this size. Removes caches that were not used for long."""
+        again = self._compute(images)
+        difference = max(
+            float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in zip(features, again, strict=True)
+        )
+        if not difference <= 1e-2:
+            raise ConfigError(
+                f"backbone.cache: the frozen backbone gives other features for the same images (by {difference:.0%} of "
+                "the largest): it is random in evaluation mode. Fix: backbone.cache=null."
+            )
+        needed = self._images * sum(x[0].numel() for x in features) * self._dtype.itemsize
+        caches = sorted((c for c in self.folder.parent.iterdir() if c != self.folder), key=lambda c: c.stat().st_mtime)
+        sizes = {cache: sum(file.stat().st_size for file in cache.iterdir()) for cache in caches}
+        for cache in caches:
+            if sum(sizes.values()) + needed > _LIMIT and time.time() - cache.stat().st_mtime > _DAY:
+                shutil.rmtree(cache, ignore_errors=True)
+                del sizes[cache]
+        room = min(shutil.disk_usage(self.folder).free - _FREE, _LIMIT - sum(sizes.values()))
+        if needed > room:
+            raise DensevitError(
+                f"backbone.cache: the features of {self._images:,} images need {needed / 1e9:.1f} GB, and "
+                f"{self.folder.parent} has room for {max(room, 0) / 1e9:.1f} GB. Fix: backbone.cache=fp16 or null; or "
+                "set DENSEVIT_CACHE to a folder on another disk."
+            )
+
+
+def _digest(model: DenseModel) -> str:
+    """32 hexadecimal digits of the backbone's class, options, weights and buffers."""
+    section = None if model.sections is None else (model.sections.backbone.name, model.sections.backbone.options)
+    digest = hashlib.blake2b(repr((type(model.backbone).__qualname__, section)).encode(), digest_size=_DIGEST)
+    for name, value in model.backbone.state_dict().items():
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(_bytes(value))
+    return digest.hexdigest()
+
+
+def _identity(image: Tensor) -> bytes:
+    """Identifies an image and the precision of its features."""
+    device = image.device.type
+    half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else image.dtype
+    digest = hashlib.blake2b(f"{tuple(image.shape)}{half}".encode(), digest_size=_DIGEST)
+    digest.update(_bytes(image))
+    return digest.digest()
+
+
+def _bytes(value: Tensor) -> Any:
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()

@@ -1,0 +1,54 @@
+"""A linear head for semantic segmentation."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
+from densevit.losses.segmentation import cross_entropy, label_counts, label_maps
+from densevit_heads.class_maps import ClassMapHead
+from densevit_heads.linear.layer import LinearLayer
+
+
+class LinearSegmentation(ClassMapHead):
+    """Batch norm and one linear layer on the cells of a backbone's maps, as in the linear evaluation of DINOv2 (Oquab
+    et al. 2024, section 7.4) and DINOv3 (Siméoni et al. 2025, section 6.1).
+
+    Logits are upsampled bilinearly to pixels. DINOv3 uses dropout 0.1 on the last map; DINOv2
+    none, on one or four maps.
+
+    features: numbers of the maps, from 1; None: the last. Coarser maps are upsampled to the first of them. dropout: of
+    channels, before the batch norm.
+    """
+
+    task = "segmentation"
+    needs = ("semantic",)
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[Class],
+        features: tuple[int, ...] | None = None,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(channels, strides, classes)
+        if not classes:
+            raise ValueError("The segmentation data has no classes; at least one is needed.")
+        self.linear = LinearLayer(channels, strides, len(classes), features, dropout)
+
+    def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
+        """Returns `logits` (B, K, h, w) at the stride of the first map."""
+        return {"logits": self.linear(features)}
+
+    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
+        return label_counts(targets)
+
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
+        """Returns `cross_entropy`, a mean over the labelled pixels of all processes."""
+        labels = label_maps(targets, outputs["logits"].device)
+        maps = self.maps(outputs, (labels.shape[1], labels.shape[2]))
+        return {"cross_entropy": cross_entropy(maps, labels, context)}
+
+    def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.linear.to_pixels(logits, size)

@@ -1,0 +1,141 @@
+"""Correspondence of two views of an image by the nearest features, without labels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from densevit.errors import ConfigError
+from densevit.evaluation.feature_probes import FEATURE, Encode, FeatureProbe
+from densevit.interfaces import Batch, Predictions, Targets
+
+_THRESHOLDS = (5, 10, 20)  # pixels
+_EPS = 1e-9  # cosine distance
+
+
+class ViewCorrespondence(FeatureProbe):
+    """The share of matches between an image and a warped view of it that are right within some pixels.
+
+    The matching is that of Probe3D (El Banani et al. 2024, section 4): features of points, sampled bicubically from the
+    last map; for each point of the image the point of the other view with the smallest cosine distance; the matches
+    with the largest 1 - d1 / d2, of the nearest and the second nearest. The views here differ by a random homography,
+    which moves the corners of the image by up to `jitter` of its sides (DeTone et al. 2016, with HomographyNet).
+
+    The metrics `recall5`, `recall10` and `recall20` are means over images of the share of matches within 5, 10 and 20
+    pixels of the network's input.
+
+    matches: number of matches of an image. spacing: distance of the points, in pixels. jitter: see above. seed: of the
+    homographies.
+    """
+
+    main = "recall10"
+
+    def __init__(
+        self, classes: Sequence[Any] = (), matches: int = 1000, spacing: int = 8, jitter: float = 0.2, seed: int = 0
+    ) -> None:
+        super().__init__(())
+        if matches < 1 or spacing < 1 or not 0 < jitter < 0.5:
+            raise ConfigError(
+                f"matches is {matches}, spacing {spacing} and jitter {jitter:g}; at least 1, at least 1, and between 0 "
+                "and 0.5 are expected."
+            )
+        self.matches, self.spacing, self.jitter, self.seed = matches, spacing, jitter, seed
+        self.reset()
+
+    def features(self, encode: Encode, batch: Batch) -> list[Tensor]:
+        """The errors of the matches of each image, in pixels."""
+        sizes = [(int(h), int(w)) for h, w in (target["size"] for target in batch["targets"])]
+        warps = [self._homography(size, str(t["image_id"])) for size, t in zip(sizes, batch["targets"], strict=True)]
+        views, outside = self._warped(batch, warps)
+        other: Batch = {**batch, "images": views, "padding_mask": outside}
+        canvas = (views.shape[-2], views.shape[-1])
+        errors = []
+        for map_, other_map, mask, warp, size in zip(
+            encode(batch)[-1], encode(other)[-1], outside, warps, sizes, strict=True
+        ):
+            points = self._points(size).to(map_.device)
+            candidates = points[~mask[points[:, 1].long(), points[:, 0].long()]]
+            truth = _moved(points, warp)
+            inside = ((truth >= 0) & (truth < torch.tensor(size[::-1], device=truth.device))).all(1)
+            points, truth = points[inside], truth[inside]
+            found, weights = nearest(sampled(map_, points, canvas), sampled(other_map, candidates, canvas))
+            best = weights.topk(min(self.matches, len(weights))).indices
+            errors.append((candidates[found[best]] - truth[best]).norm(dim=1))
+        return errors
+
+    def _homography(self, size: tuple[int, int], image_id: str) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, *image_id.encode()])
+        corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * [size[1], size[0]]
+        moved = corners + rng.uniform(-self.jitter, self.jitter, (4, 2)) * [size[1], size[0]]
+        matrix: np.ndarray = cv2.getPerspectiveTransform(corners.astype(np.float32), moved.astype(np.float32))
+        return matrix
+
+    def _points(self, size: tuple[int, int]) -> Tensor:
+        """The centres of squares of `spacing` pixels, (N, 2) as x, y."""
+        y, x = (torch.arange(self.spacing / 2, side, self.spacing) for side in size)
+        return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)
+
+    @staticmethod
+    def _warped(batch: Batch, warps: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """The warped images of a batch, and the mask of their pixels that show no pixel of the image."""
+        images, padding = batch["images"], batch["padding_mask"]
+        height, width = images.shape[-2:]
+        y, x = (torch.arange(side, device=images.device) + 0.5 for side in (height, width))
+        pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)
+        sources = torch.stack([_moved(pixels, np.linalg.inv(warp)) for warp in warps]).unflatten(1, (height, width))
+        grid = 2 * sources / torch.tensor([width, height], device=images.device) - 1
+        views = F.grid_sample(images.float(), grid, align_corners=False, padding_mode="border")
+        shown = F.grid_sample((~padding)[:, None].float(), grid, mode="nearest", align_corners=False)[:, 0]
+        if not images.is_floating_point():
+            views = views.round()
+        return views.to(images.dtype), (shown == 0) | padding
+
+    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
+        """Adds images. predictions: `feature`, the errors of the matches."""
+        for prediction, truth in zip(predictions, truths, strict=True):
+            errors: Tensor = prediction[FEATURE]
+            if len(errors):
+                self._recalls[truth["image_id"]] = [float((errors < pixels).float().mean()) for pixels in _THRESHOLDS]
+
+    def reset(self) -> None:
+        """Removes all images."""
+        self._recalls: dict[Any, list[float]] = {}
+
+    def state(self) -> dict[str, Any]:
+        return {"recalls": self._recalls}
+
+    def merge(self, states: Sequence[dict[str, Any]]) -> None:
+        self._recalls = {image_id: recalls for state in states for image_id, recalls in state["recalls"].items()}
+
+    def compute(self) -> dict[str, float]:
+        """The metrics, see the class; nan without images."""
+        columns = zip(*self._recalls.values(), strict=True) if self._recalls else [[float("nan")]] * len(_THRESHOLDS)
+        return {f"recall{pixels}": float(np.mean(list(c))) for pixels, c in zip(_THRESHOLDS, columns, strict=True)}
+
+
+def nearest(features: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """The index of the nearest of `others` by cosine distance, and 1 - d1 / d2; (N,) each. (N, C), (M, C)."""
+    similarity = F.normalize(features, dim=1) @ F.normalize(others, dim=1).T
+    top, index = similarity.topk(min(2, len(others)), dim=1)
+    distance = (1 - top).clamp(min=_EPS)
+    return index[:, 0], 1 - distance[:, 0] / distance[:, -1]
+
+
+def sampled(features: Tensor, points: Tensor, size: tuple[int, int]) -> Tensor:
+    """Features at points, (N, C). features: (C, h, w) of an input of `size` (H, W). points: (N, 2), x and y."""
+    grid = 2 * points / torch.tensor(size[::-1], device=points.device) - 1
+    values = F.grid_sample(
+        features[None], grid[None, None].to(features.dtype), mode="bicubic", align_corners=False, padding_mode="border"
+    )
+    return values[0, :, 0].T
+
+
+def _moved(points: Tensor, matrix: np.ndarray) -> Tensor:
+    """Points (N, 2) moved by a homography."""
+    m = torch.from_numpy(matrix).to(points.device, points.dtype)
+    x = points @ m[:, :2].T + m[:, 2]
+    return x[:, :2] / x[:, 2:]

@@ -1,0 +1,119 @@
+"""Surface normals by a linear map of the features."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from densevit.errors import ConfigError
+from densevit.evaluation.feature_probes import FEATURE, Encode, FeatureProbe, mean_and_std
+from densevit.interfaces import Batch, Predictions, Targets
+
+_WITHIN = (11.25, 22.5, 30.0)  # degrees
+_BINS = 1800  # of angles between 0 and 180 degrees
+
+
+class NormalMap(NamedTuple):
+    """An image: its last map (C, h, w), the mean normals (3, h, w) of its cells, 0 = unknown, the stride, and its
+    (height, width) on the network's input."""
+
+    features: Tensor
+    normals: Tensor
+    stride: int
+    size: tuple[int, int]
+
+
+class SurfaceNormals(FeatureProbe):
+    """Angles between surface normals and their prediction by a linear map of the last feature map.
+
+    The map is the least-squares fit, with a ridge, of the standardised features of patches to the mean normals of their
+    pixels. Predictions are upsampled bilinearly to the original image and normalised.
+
+    The metrics are those of Fouhey et al. 2013, over all pixels with a normal: `mean` and `median` of the angle, in
+    degrees, and the shares `within_11`, `within_22` and `within_30` of pixels within 11.25, 22.5 and 30 degrees.
+
+    ridge: strength of the ridge, relative to the number of patches.
+    """
+
+    needs = ("normals",)
+    main = "mean"
+    lower_is_better = ("mean", "median")
+
+    def __init__(self, classes: Sequence[Any] = (), ridge: float = 1e-3) -> None:
+        super().__init__(())
+        if not ridge > 0:
+            raise ConfigError(f"ridge is {ridge:g}; above 0 is expected.")
+        self.ridge = ridge
+        self.reset()
+
+    def features(self, encode: Encode, batch: Batch) -> list[NormalMap]:
+        maps = encode(batch)[-1]
+        H, W = batch["images"].shape[-2:]
+        stride = max(-(-H // maps.shape[-2]), -(-W // maps.shape[-1]))
+        images = []
+        for map_, target in zip(maps, batch["targets"], strict=True):
+            pixels = maps.new_zeros(3, map_.shape[-2] * stride, map_.shape[-1] * stride)
+            if "normals" in target:
+                height, width = target["normals"].shape[-2:]
+                pixels[:, :height, :width] = target["normals"]
+            size = (int(target["size"][0]), int(target["size"][1]))
+            images.append(NormalMap(map_, F.normalize(F.avg_pool2d(pixels, stride), dim=0), stride, size))
+        return images
+
+    def fit(self, images: Sequence[NormalMap]) -> None:
+        """Fits the linear map to the patches that have a normal."""
+        features = torch.cat([image.features.flatten(1).T for image in images])
+        normals = torch.cat([image.normals.flatten(1).T for image in images])
+        known = (normals != 0).any(1)
+        if not known.any():
+            raise ConfigError("no training image has normals. Fix: label some images, or remove the probe.")
+        self._mean, self._std = mean_and_std(features[known])
+        x = F.pad((features[known] - self._mean) / self._std, (0, 1), value=1.0).double()  # with a bias
+        gram = x.T @ x + self.ridge * len(x) * torch.eye(x.shape[1], device=x.device, dtype=x.dtype)
+        self._weight = torch.linalg.solve(gram, x.T @ normals[known].double()).to(features.dtype)  # (C + 1, 3)
+
+    def predict(self, image: NormalMap, original: Sequence[int]) -> Tensor:
+        """Unit normals (3, *original) of an image."""
+        x = F.pad((image.features.flatten(1).T - self._mean) / self._std, (0, 1), value=1.0) @ self._weight
+        grid = image.features.shape[-2:]
+        cells = x.T.unflatten(1, grid)[None]
+        pixels = F.interpolate(cells, size=[image.stride * n for n in grid], mode="bilinear")
+        height, width = image.size
+        resized = F.interpolate(pixels[..., :height, :width], size=tuple(original), mode="bilinear")
+        return F.normalize(resized[0], dim=0)
+
+    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
+        """Adds images. predictions: `feature`, a `NormalMap`. truths: normals (3, H, W), 0 = unknown."""
+        for prediction, truth in zip(predictions, truths, strict=True):
+            if "normals" not in truth or truth["image_id"] in self._counts:
+                continue
+            image: NormalMap = prediction[FEATURE]
+            normals = truth["normals"].to(image.features.device)
+            cosine = (self.predict(image, normals.shape[-2:]) * F.normalize(normals, dim=0)).sum(0)
+            angles = cosine.clamp(-1, 1).acos().rad2deg()[(normals != 0).any(0)]
+            within = [(angles < limit).sum() for limit in _WITHIN]
+            histogram = torch.histc(angles.float(), _BINS, 0, 180)
+            sums = torch.stack([angles.sum(), *within, torch.tensor(angles.numel())]).double()
+            self._counts[truth["image_id"]] = torch.cat([sums, histogram.double()]).cpu()
+
+    def reset(self) -> None:
+        """Removes all images."""
+        self._counts: dict[Any, Tensor] = {}
+
+    def state(self) -> dict[str, Any]:
+        return {"counts": self._counts}
+
+    def merge(self, states: Sequence[dict[str, Any]]) -> None:
+        self._counts = {image_id: counts for state in states for image_id, counts in state["counts"].items()}
+
+    def compute(self) -> dict[str, float]:
+        """The metrics, see the class; nan without images."""
+        total = sum(self._counts.values(), torch.zeros(len(_WITHIN) + 2 + _BINS, dtype=torch.float64))
+        angles, *within, pixels = total[: len(_WITHIN) + 2].tolist()
+        if not pixels:
+            return dict.fromkeys(("mean", "median", "within_11", "within_22", "within_30"), float("nan"))
+        middle = int(torch.searchsorted(total[len(_WITHIN) + 2 :].cumsum(0), pixels / 2))
+        metrics = {"mean": angles / pixels, "median": (middle + 0.5) * 180 / _BINS}
+        return metrics | {f"within_{int(limit)}": n / pixels for limit, n in zip(_WITHIN, within, strict=True)}

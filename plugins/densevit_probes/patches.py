@@ -1,0 +1,117 @@
+"""What the probes of patches share: patches of images with labels, and the mean IoU of what is predicted for them.
+
+A patch is a cell of a feature map: `stride` x `stride` pixels of the network's input.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from densevit.errors import ConfigError
+from densevit.evaluation.feature_probes import FEATURE, Encode, FeatureProbe
+from densevit.evaluation.miou import SemanticSegmentation
+from densevit.interfaces import IGNORE, Batch, Class, Predictions, Targets
+
+Grid = Literal["image", "input"]
+
+
+class Patches(NamedTuple):
+    """The patches of an image, in rows.
+
+    features: (h * w, C) float32. labels: (h * w, stride^2) uint8, the label of each pixel; IGNORE: none. grid: (h, w).
+    size: the image's (height, width) on the network's input, without padding.
+    """
+
+    features: Tensor
+    labels: Tensor
+    grid: tuple[int, int]
+    size: tuple[int, int]
+
+    def to_pixels(self, labels: Tensor) -> Tensor:
+        """Labels of all pixels of patches, (h * w, stride^2), as a map of the image on the network's input."""
+        side = round(labels.shape[1] ** 0.5)
+        return F.fold(labels.T[None].float(), [side * n for n in self.grid], side, stride=side)[0, 0][
+            : self.size[0], : self.size[1]
+        ].to(labels.dtype)
+
+
+class PatchProbe(FeatureProbe):
+    """A probe that predicts a label map from the patches of the last feature map; metrics as in `SemanticSegmentation`.
+
+    Subclasses implement `fit` and `predict`.
+
+    grid: "image": predictions are resized to the original image; "input": labels and predictions are compared on the
+    network's input, as most papers do.
+    """
+
+    task = "segmentation"
+    needs = ("semantic",)
+    main = "mIoU"
+
+    def __init__(self, classes: Sequence[Class], grid: Grid = "image") -> None:
+        super().__init__(classes)
+        self.grid = grid
+        self.metrics = SemanticSegmentation(classes)
+
+    def features(self, encode: Encode, batch: Batch) -> list[Patches | None]:
+        """The patches of each image; None without labels of the training image."""
+        maps = encode(batch)[-1]
+        h, w = maps.shape[-2:]
+        sides = [-(-n // cells) for n, cells in zip(batch["images"].shape[-2:], (h, w), strict=True)]
+        stride = 1 << (max(sides) - 1).bit_length() if sides[0] != sides[1] else sides[0]
+        images: list[Patches | None] = []
+        for map_, target in zip(maps, batch["targets"], strict=True):
+            labels = torch.full((h * stride, w * stride), IGNORE, dtype=torch.uint8, device=maps.device)
+            height, width = (int(n) for n in target["size"])
+            if "semantic" in target:
+                labels[:height, :width] = target["semantic"]
+            in_patches = F.unfold(labels[None, None].float(), stride, stride=stride)[0].T.to(torch.uint8)
+            images.append(Patches(map_.flatten(1).T, in_patches, (h, w), (height, width)))
+        return images
+
+    def predict(self, image: Patches, size: tuple[int, int]) -> Tensor:
+        """The label map (*size) uint8 of an image."""
+        raise NotImplementedError(f"{type(self).__name__} is a PatchProbe and must implement predict(image, size).")
+
+    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
+        """Adds images. predictions: `feature`, a `Patches`. truths: image_id, semantic (H, W)."""
+        for prediction, truth in zip(predictions, truths, strict=True):
+            if "semantic" not in truth:
+                continue
+            image: Patches = prediction[FEATURE]
+            size = tuple(truth["semantic"].shape)
+            if self.grid == "input":
+                size, truth = image.size, {**truth, "semantic": image.to_pixels(image.labels)}
+            truth = {**truth, "semantic": truth["semantic"].to(image.features.device)}
+            self.metrics.update([{"semantic": self.predict(image, (size[0], size[1]))}], [truth])
+
+    def reset(self) -> None:
+        """Removes all images."""
+        self.metrics.reset()
+
+    def state(self) -> dict[str, Any]:
+        return self.metrics.state()
+
+    def merge(self, states: Sequence[dict[str, Any]]) -> None:
+        self.metrics.merge(states)
+
+    def compute(self) -> dict[str, float]:
+        """The metrics of `SemanticSegmentation`."""
+        return self.metrics.compute()
+
+
+def labelled(images: Sequence[Patches], where: str) -> tuple[Tensor, Tensor]:
+    """Features and labels of the patches whose most frequent label is one. Raises ConfigError if there are none."""
+    features, labels = torch.cat([i.features for i in images]), torch.cat([i.labels for i in images])
+    kept = labels.mode(dim=1).values != IGNORE
+    if not kept.any():
+        raise ConfigError(f"{where}: no training image has labels. Fix: label some images, or remove the probe.")
+    return features[kept], labels[kept]
+
+
+def resized(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """A label map (h, w) uint8, by nearest neighbour."""
+    return F.interpolate(labels[None, None].float(), size=size, mode="nearest-exact")[0, 0].to(torch.uint8)
