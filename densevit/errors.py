@@ -10,21 +10,53 @@ from collections.abc import Iterable
 
 
 class DensevitError(ValueError):
-    """An error that the user can fix. The command line prints only its message, without a traceback."""
+    """An error that the user can fix. The command line prints only its message, without a traceback.
+
+    Example:
+        >>> try:
+        ...     densevit.load("runs/missing")
+        ... except densevit.DensevitError as error:
+        ...     print(type(error).__name__)
+        WeightsError
+    """
 
 
 class ConfigError(DensevitError):
-    """A config file, section or override is invalid."""
+    """A config file, section or override is invalid.
+
+    Example:
+        >>> try:
+        ...     densevit.fit("detr_swin", overrides=["optim.lr=fast"])
+        ... except densevit.ConfigError as error:
+        ...     print(error)
+        command line: optim.lr should be a valid number, not 'fast'.
+    """
 
 
 class PluginError(DensevitError):
-    """A plugin is missing or broken, or its constructor does not accept the given options."""
+    """A plugin is missing or broken, or its constructor does not accept the given options.
+
+    Example:
+        >>> try:
+        ...     densevit.create_backbone("swim")
+        ... except densevit.PluginError as error:
+        ...     print(error)
+        There is no backbone 'swim'. Did you mean 'swin'? Known: ...
+    """
 
 
 class DataError(DensevitError):
     """An image, an annotation or a data folder is invalid.
 
-    rule: a plural noun for faults of this kind, such as "boxes without area", by which reports count them."""
+    rule: a plural noun for faults of this kind, such as "boxes without area", by which reports count them.
+
+    Example:
+        >>> try:
+        ...     densevit.load("runs/setr_vit").predict("missing.jpg")
+        ... except densevit.DataError as error:
+        ...     print(error)
+        missing.jpg: there is no such image.
+    """
 
     def __init__(self, message: str, rule: str = "") -> None:
         super().__init__(message)
@@ -36,11 +68,27 @@ class UnreadableFileError(DataError):
 
 
 class WeightsError(DensevitError):
-    """A checkpoint is missing, unreadable, or does not fit the model."""
+    """A checkpoint is missing, unreadable, or does not fit the model.
+
+    Example:
+        >>> try:
+        ...     densevit.load("runs/missing")
+        ... except densevit.WeightsError as error:
+        ...     print(error)
+        runs/missing: no such file. Expected a checkpoint file, a run folder, ...
+    """
 
 
 class TrainingError(DensevitError):
-    """Training cannot continue, e.g. because another process has ended or the disk is full."""
+    """Training cannot continue, e.g. because another process has ended or the disk is full.
+
+    Example:
+        >>> try:
+        ...     run = densevit.fit("setr_vit", run_dir="runs/second")
+        ... except densevit.TrainingError:  # the disk was full
+        ...     run = densevit.fit(resume="runs/second")
+        vit -> segmentation (setr), ...
+    """
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -46,6 +46,12 @@ def build_data(config: Config, multiple: int = 32) -> "DataSplits":
     """Returns the data of a config. Each split is built on first use.
 
     multiple: batches are padded to multiples of it. Raises ConfigError and PluginError for a wrong option.
+
+    Example:
+        >>> from densevit import config
+        >>> data = densevit.build_data(config.load("scenes/setr_swin"))
+        >>> [*data.classes]
+        ['detection', 'segmentation', 'panoptic']
     """
     return DataSplits(config.data, config.seed, multiple)
 

@@ -11,7 +11,12 @@ from densevit.registry.plugin_options import takes
 
 
 def create_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
-    """Builds one split of a data set by its plugin name, and checks its files."""
+    """Builds one split of a data set by its plugin name, and checks its files.
+
+    Example:
+        >>> densevit.create_dataset("scenes", split="val", image_size=64)[0]["image"].shape
+        torch.Size([3, 64, 64])
+    """
     dataset: Dataset = registry.create("datasets", name, split, options=options, where=f"dataset {name!r}")
     check_files(dataset)
     return dataset

@@ -34,6 +34,12 @@ class BatchPredictor:
     path must be valid in every process. threshold, batch_size, inference, image_size: the parameters of
     `Predictor.predict`. column: the column of images; None: the first of `image`, `bytes` and `path`.
     Raises DensevitError for a wrong batch size or threshold.
+
+    Example:
+        >>> predict = densevit.BatchPredictor("runs/detr_swin", device="cpu")
+        >>> columns = predict({"path": ["examples/coffee.jpg"]})
+        >>> columns["image_height"], columns["image_width"]
+        ([480], [720])
     """
 
     model: str | Path

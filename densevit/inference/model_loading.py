@@ -56,6 +56,12 @@ def create_model(
     warning. pretrained: False: random weights.
     Raises ConfigError, PluginError or WeightsError for invalid arguments, such as `weights` together with a section's
     weights of the same tensors.
+
+    Example:
+        >>> backbone = {"name": "resnet", "depth": 18}
+        >>> predictor = densevit.create_model(backbone, heads={"seg": "setr"}, classes={"seg": ["road", "sky"]})
+        >>> predictor.predict("examples/coffee.jpg").semantic.shape
+        torch.Size([480, 720])
     """
     target = device_of(device)
     if weights is not None:
@@ -78,6 +84,11 @@ def load(
     runtime: what runs ONNX files: "onnxruntime" or "openvino"; None: "onnxruntime".
     Raises WeightsError for an incomplete model and for a backbone without heads; ConfigError for a class that the file
     names, without trust.
+
+    Example:
+        >>> predictor = densevit.load("runs/setr_vit")
+        >>> predictor.predict("examples/coffee.jpg").semantic.shape
+        torch.Size([480, 720])
     """
     target = device_of(device)
     loaded = load_any(source, trust, runtime)
@@ -126,6 +137,11 @@ def save(model: Predictor | DenseModel, path: str | Path) -> None:
     inference options. A replaced `resize` is not written.
 
     Raises WeightsError for a DenseModel built from parts, and for an exported file.
+
+    Example:
+        >>> densevit.save(densevit.load("runs/setr_vit"), "mine.safetensors")
+        >>> [*densevit.load("mine.safetensors").heads]
+        ['segmentation']
     """
     if isinstance(dense := dense_model(model), FileModel):
         raise WeightsError(f"{dense.file.path}: an exported file has no weights to save. Fix: save the model itself.")

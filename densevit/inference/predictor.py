@@ -35,6 +35,11 @@ class Predictor:
     be moved, converted or trained; `predict` temporarily switches a model in training mode to evaluation mode.
 
     Raises ConfigError for options that the model cannot use.
+
+    Example:
+        >>> predictor = densevit.Predictor(densevit.load("runs/setr_vit").model)
+        >>> predictor.predict("examples/coffee.jpg").semantic.shape
+        torch.Size([480, 720])
     """
 
     def __init__(
@@ -52,6 +57,38 @@ class Predictor:
         self.inference = default if inference is None else inference_by_head(model, InferenceSection(), inference)
         changed = {name: options for name, options in self.inference.items() if options != default[name]}
         self._sections = None if config is None else _with_inference(config, changed)
+
+    def predict(
+        self,
+        images: Any,
+        threshold: Threshold | None = None,
+        batch_size: int = 8,
+        inference: Mapping[str, Any] | None = None,
+        image_size: ImageSize | None = None,
+    ) -> Any:
+        """Predicts on one or several images.
+
+        images: a path, URL, bytes, file object, PIL image, array or tensor (see `as_sample`), or an iterable of them;
+        an array or a tensor with four dimensions is a batch. Also a folder, a pattern ("photos/*.jpg") or a video, as
+        in `densevit predict`.
+        threshold: the score threshold of objects, for all heads or by head; 0: all objects. None, and heads without a
+        threshold: `default_thresholds`.
+        inference: options that override those of all heads that predict maps or boxes, such as
+        {"window": 512, "flip": True}.
+        image_size: the long side of resized images, the (height, width) that they are fitted into, or "source": images
+        keep their size. None: as in evaluation; with a window in `inference`, "source".
+        Returns a `Result` for a single image; for a folder, a pattern or a video an iterator that reads and predicts
+        some batches at a time; else a list. The result of an image does not depend on the other images.
+        Raises DataError for an unreadable image, and ConfigError for a size or options that the model cannot use. Warns
+        if no image is larger than the window in `inference`.
+        """
+        source = images_of(images, self.channels)
+        inputs, single = as_images(images) if source is None else (source, False)
+        results = _results(self.iterate(inputs, threshold, batch_size, inference, image_size))
+        if source is not None:
+            return results
+        every = [*results]
+        return every[0] if single else every
 
     @property
     def sections(self) -> ModelSections | None:
@@ -169,38 +206,6 @@ class Predictor:
             inference_by_head(self.model, general)
         inference = {name: new if name in dense else windows_only(new) for name, new in inference.items()}
         return Predictor(self.model, self._sections, inference, self._resize)
-
-    def predict(
-        self,
-        images: Any,
-        threshold: Threshold | None = None,
-        batch_size: int = 8,
-        inference: Mapping[str, Any] | None = None,
-        image_size: ImageSize | None = None,
-    ) -> Any:
-        """Predicts on one or several images.
-
-        images: a path, URL, bytes, file object, PIL image, array or tensor (see `as_sample`), or an iterable of them;
-        an array or a tensor with four dimensions is a batch. Also a folder, a pattern ("photos/*.jpg") or a video, as
-        in `densevit predict`.
-        threshold: the score threshold of objects, for all heads or by head; 0: all objects. None, and heads without a
-        threshold: `default_thresholds`.
-        inference: options that override those of all heads that predict maps or boxes, such as
-        {"window": 512, "flip": True}.
-        image_size: the long side of resized images, the (height, width) that they are fitted into, or "source": images
-        keep their size. None: as in evaluation; with a window in `inference`, "source".
-        Returns a `Result` for a single image; for a folder, a pattern or a video an iterator that reads and predicts
-        some batches at a time; else a list. The result of an image does not depend on the other images.
-        Raises DataError for an unreadable image, and ConfigError for a size or options that the model cannot use. Warns
-        if no image is larger than the window in `inference`.
-        """
-        source = images_of(images, self.channels)
-        inputs, single = as_images(images) if source is None else (source, False)
-        results = _results(self.iterate(inputs, threshold, batch_size, inference, image_size))
-        if source is not None:
-            return results
-        every = [*results]
-        return every[0] if single else every
 
     def iterate(
         self,

@@ -43,6 +43,11 @@ class Result(Mapping[str, Any]):
     threshold of objects, for all heads or by head; None, or a head without a threshold: keeps all objects. types: each
     head's target types of keys that have options (`Head.target_types`). path: the image file, the video, or the URL;
     None for pixels or bytes. frame: the number in the video, from 0; None for an image.
+
+    Example:
+        >>> result = densevit.load("runs/detr_swin").predict("examples/coffee.jpg", threshold=0)
+        >>> result.size, result.boxes.shape[1], len(result.names) == len(result.scores)
+        ((480, 720), 4, True)
     """
 
     boxes: Tensor

@@ -22,6 +22,14 @@ class Backbone(nn.Module):
     input_size: (H, W), only for architectures with a fixed input size.
     size_multiple: models pad heights and widths to multiples of this; None: the coarsest stride.
     licences: the licences of published weights that the constructor loads, by source.
+
+    Example:
+        >>> import torch
+        >>> class Pixels(densevit.Backbone):
+        ...     channels, strides = (3,), (16,)
+        ...     def forward(self, images): return [images[:, :, ::16, ::16]]
+        >>> Pixels()(torch.zeros(1, 3, 64, 96))[0].shape
+        torch.Size([1, 3, 4, 6])
     """
 
     channels: tuple[int, ...]

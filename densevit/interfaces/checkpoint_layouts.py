@@ -158,6 +158,13 @@ class CheckpointLayout:
     fits: whether a checkpoint with all marks has this layout, from its tensors and metadata; None: always.
 
     The metadata of a checkpoint contains config.json as `config`; {} without one.
+
+    Example:
+        >>> from densevit.interfaces import Line
+        >>> def describe(tensors): return {"backbone": {"name": "resnet", "depth": 50}}
+        >>> lines = (Line("stem.conv.*", "conv1.*"), Line("stem.norm.*", "bn1.*"))
+        >>> densevit.CheckpointLayout("acme-resnet", ("stem.conv.weight",), lines, describe).is_backbone
+        True
     """
 
     name: str

@@ -16,7 +16,13 @@ LABEL_DIVISOR = 1000  # panoptic id = class index * LABEL_DIVISOR + instance num
 
 @dataclass(frozen=True)
 class Class:
-    """A class of a data set. densevit uses class indices 0 ... K-1 in the data set's order."""
+    """A class of a data set. densevit uses class indices 0 ... K-1 in the data set's order.
+
+    Example:
+        >>> road = densevit.Class("road", file_id=7, color=(128, 64, 128), thing=False)
+        >>> densevit.create_evaluator("segmentation", [road]).classes[0].name
+        'road'
+    """
 
     name: str
     file_id: int  # id in annotation files (COCO: 1 ... 90), also in prediction files and evaluation

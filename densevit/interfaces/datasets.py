@@ -26,6 +26,14 @@ class Dataset:
     metric: whether `depth` is in metres; False if its unit is unknown.
     division: how images without a val split were divided; printed when a run starts.
     conversion: what was read of a data set in another format; printed when a run starts.
+
+    Example:
+        >>> class EveryTenth(densevit.Dataset):
+        ...     def __init__(self, data): self.data, self.classes, self.provides = data, data.classes, data.provides
+        ...     def __len__(self): return len(self.data) // 10
+        ...     def __getitem__(self, index): return self.data[10 * index]
+        >>> EveryTenth(densevit.create_dataset("scenes", image_size=64))[3]["image"].shape
+        torch.Size([3, 64, 64])
     """
 
     classes: dict[str, tuple[Class, ...]]

@@ -22,6 +22,14 @@ class Evaluator:
         255 in `semantic`, -1 in `panoptic`.
     threshold: the score threshold for objects in `tables` and `image_scores`; None: not used. The model's threshold
         replaces it, so that they show what `predict` does; metrics do not use it.
+
+    Example:
+        >>> class Objects(densevit.Evaluator):
+        ...     main, count = "objects", 0
+        ...     def update(self, predictions, truths): self.count += sum(len(p["boxes"]) for p in predictions)
+        ...     def compute(self): return {"objects": self.count}
+        >>> Objects(classes=[]).compute()
+        {'objects': 0}
     """
 
     reads: tuple[str | tuple[str, ...], ...] = ()

@@ -25,6 +25,14 @@ class Head(nn.Module):
         their name.
     last_blocks: the number of the backbone's last blocks that the head runs, which needs a `TokenBackbone`; `forward`
         then gets a `LastBlocks` instead of features, and the head has no neck. 0: none.
+
+    Example:
+        >>> import torch
+        >>> class Mean(densevit.Head):
+        ...     task, needs = "mean", ("mean",)
+        ...     def forward(self, features, padding_mask, targets=None): return {"mean": features[-1].mean((1, 2, 3))}
+        >>> Mean([64], [8], [])([torch.ones(2, 64, 4, 6)], padding_mask=None)["mean"]
+        tensor([1., 1.])
     """
 
     task: ClassVar[str]
@@ -93,6 +101,14 @@ class DenseHead(Head):
     """A head whose predictions are read from maps, which sliding windows, flips and scales average.
 
     Export and evaluation of exported files need no more methods.
+
+    Example:
+        >>> import torch
+        >>> class Labels(densevit.DenseHead):
+        ...     task, needs = "segmentation", ("semantic",)
+        ...     def read_maps(self, maps): return {"semantic": maps.argmax(1).to(torch.uint8)}
+        >>> Labels([64], [8], []).read_maps(torch.zeros(1, 5, 4, 6))["semantic"].shape
+        torch.Size([1, 4, 6])
     """
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:

@@ -21,6 +21,13 @@ class Method(nn.Module):
     any_channels: whether the method supports images other than 8-bit RGB.
     loaded: names of frozen modules whose weights the constructor loads; checkpoints leave them out, and they stay in
         evaluation mode.
+
+    Example:
+        >>> class Plain(densevit.Method):
+        ...     def training_step(self, model, batch, context):
+        ...         return model.loss(model(batch), batch["targets"], context)
+        >>> Plain(densevit.load("runs/setr_vit").model).views
+        1
     """
 
     needs_heads: bool = False

@@ -6,7 +6,15 @@ from torch import Tensor, nn
 
 
 class Neck(nn.Module):
-    """Transforms the feature maps for a head (`heads.NAME.neck`)."""
+    """Transforms the feature maps for a head (`heads.NAME.neck`).
+
+    Example:
+        >>> class Coarsest(densevit.Neck):
+        ...     def __init__(self, channels, strides): super().__init__(channels[-1:], strides[-1:])
+        ...     def forward(self, features, padding_mask): return features[-1:]
+        >>> Coarsest([64, 128], [8, 16]).strides
+        (16,)
+    """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]

@@ -22,6 +22,12 @@ class TargetType:
     supersedes: keys of the same head that are not drawn, because this type shows them.
     max_classes: the largest number of classes in values; None: any. A model cannot be built if its head needs the key
         and has more classes.
+
+    Example:
+        >>> class Angle(densevit.TargetType):
+        ...     def hflip(self, value, size): return -value
+        >>> Angle().hflip(30, size=(64, 96))
+        -30
     """
 
     per: ClassVar[Literal["image", "object", "pixel"]] = "image"

@@ -32,6 +32,13 @@ class Transforms:
     kept_objects: the objects of a window to keep: "visible", with a part inside, or "centred", with the box's centre
         inside.
     min_visible: objects with a smaller share of their box inside a window are left out.
+
+    Example:
+        >>> class Halved(densevit.Transforms):
+        ...     def __init__(self, image_size): pass
+        ...     def evaluation_size(self, height, width): return height // 2, width // 2
+        >>> Halved(image_size=None).evaluation_size(480, 640)
+        (240, 320)
     """
 
     augments: bool = True

@@ -31,6 +31,13 @@ class LossContext:
     raise_on_non_finite: raises for a matching cost that is not finite, with the image's name. Runs set False: the loss
         is then not finite either, which all processes detect together; an error in one process would leave the others
         waiting.
+
+    Example:
+        >>> import torch
+        >>> context = densevit.LossContext(processes=1)
+        >>> [objects] = context.mean_counts(objects=torch.tensor(8.0))
+        >>> objects
+        tensor(8.)
     """
 
     processes: int = 1

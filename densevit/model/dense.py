@@ -1,6 +1,5 @@
 """The model: normalisation, a backbone, and a head with its neck per task."""
 
-import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -30,13 +29,12 @@ from densevit.losses.context import LossContext, step_context
 from densevit.model.augmented_inference import augmented_predictions
 from densevit.model.compiling import compile_regions
 from densevit.model.contract_checks import check_features, check_last_blocks, check_number_of_classes
+from densevit.model.fingerprint import fingerprint
 from densevit.model.freezing import frozen_modules
 from densevit.model.uncertainty_weighting import uncertainty_weighted
 
 HeadWeight = float | Literal["learned"]
 PerChannel = tuple[float, ...]
-
-_FINGERPRINTED = 16  # values of each tensor
 
 
 class DenseModel(nn.Module):
@@ -49,6 +47,13 @@ class DenseModel(nn.Module):
     validation. sections: the config, or the config sections that the model was built from; None for a model built from
     modules. training_data: the section `data` of the training config, which defines a `Predictor`'s resizing; None if
     unknown. licences: the licences of the published weights that the model started from, by source.
+
+    Example:
+        >>> backbone = densevit.create_backbone("resnet", depth=18)
+        >>> head = densevit.create_head("dpt", backbone.channels, backbone.strides, classes=[])
+        >>> model = densevit.DenseModel(backbone, heads={"depth": head})
+        >>> model.multiple, [*model.heads]
+        (32, ['depth'])
     """
 
     heads: Mapping[str, Head]  # an nn.ModuleDict, whose values have the type nn.Module for mypy
@@ -115,15 +120,8 @@ class DenseModel(nn.Module):
         return {name: self.score_thresholds.get(name, DEFAULT_THRESHOLD) for name in self.heads}
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits from classes and weights, equal on each device. Hashes the first values of each tensor,
-        which any training of the tensor changes."""
-        digest = hashlib.blake2b(digest_size=8)
-        for name, classes in self.classes.items():
-            digest.update(repr((name, [(c.file_id, c.name) for c in classes])).encode())
-        for name, value in self.state_dict().items():
-            first = value.flatten()[:_FINGERPRINTED].cpu().double().numpy()
-            digest.update(f"{name}{tuple(value.shape)}".encode() + first.tobytes())
-        return digest.hexdigest()
+        """16 hexadecimal digits from classes and weights, equal on each device."""
+        return fingerprint(self.classes, self.state_dict())
 
     @property
     def multiple(self) -> int:

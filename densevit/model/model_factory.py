@@ -92,14 +92,25 @@ def backbone_from(section: BackboneSection, pretrained: bool = True) -> Backbone
 def create_head(
     name: str, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class], **options: Any
 ) -> Head:
-    """Builds a head by its plugin name. channels, strides: the channels and strides of the features."""
+    """Builds a head by its plugin name. channels, strides: the channels and strides of the features.
+
+    Example:
+        >>> backbone = densevit.create_backbone("resnet", depth=18)
+        >>> densevit.create_head("dpt", backbone.channels, backbone.strides, classes=[]).task
+        'depth'
+    """
     return registry.create(
         "heads", name, tuple(channels), tuple(strides), tuple(classes), options=options, where=f"head {name!r}"
     )
 
 
 def create_neck(name: str, channels: Sequence[int], strides: Sequence[int], **options: Any) -> Neck:
-    """Builds a neck by its plugin name. channels, strides: the channels and strides of the features."""
+    """Builds a neck by its plugin name. channels, strides: the channels and strides of the features.
+
+    Example:
+        >>> densevit.create_neck("fpn", channels=[128, 256, 512], strides=[8, 16, 32], width=64).channels
+        (64, 64, 64)
+    """
     neck: Neck = registry.create(
         "necks", name, tuple(channels), tuple(strides), options=options, where=f"neck {name!r}"
     )

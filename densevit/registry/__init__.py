@@ -33,5 +33,9 @@ def list_plugins(group: str) -> list[str]:
     `targets`, `methods`, `optimizers`, `checkpoints` or `inspectors`.
 
     Raises PluginError for an unknown group.
+
+    Example:
+        >>> "swin" in densevit.list_plugins("backbones")
+        True
     """
     return list(find(group))

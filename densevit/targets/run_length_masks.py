@@ -26,6 +26,12 @@ class RunLengthMasks:
 
     `masks[keep]` selects masks by a slice, or an array of indices or bools. Iteration yields masks (H, W) bool;
     `np.asarray` and `to(device)` return (N, H, W) bool, and `codes()` COCO's run-length codes.
+
+    Example:
+        >>> import numpy as np
+        >>> masks = densevit.RunLengthMasks.from_dense([np.eye(4, dtype=bool)], size=(4, 4))
+        >>> masks.boxes().tolist(), masks.areas().tolist()
+        ([[0.0, 0.0, 4.0, 4.0]], [4])
     """
 
     size: Size

@@ -85,7 +85,12 @@ def registered_tasks() -> set[str]:
 
 
 def create_target(name: str, **options: Any) -> TargetType:
-    """Builds the target type that is registered under a key."""
+    """Builds the target type that is registered under a key.
+
+    Example:
+        >>> densevit.create_target("semantic").per
+        'pixel'
+    """
     target: TargetType = registry.create("targets", name, options=options, where=f"target {name!r}")
     return target
 

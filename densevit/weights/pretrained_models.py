@@ -95,6 +95,12 @@ def build_model(
 
     classes: the classes of each task; or the data set, which also sets the channels of the images (`with_channels`).
     pretrained: the parameter of `build_from_sections`.
+
+    Example:
+        >>> from densevit import config
+        >>> recipe = config.load("setr_vit")
+        >>> [*densevit.build_model(recipe, densevit.build_data(recipe).classes).heads]
+        ['segmentation']
     """
     if isinstance(classes, Dataset):
         config = with_channels(config, classes)
@@ -111,6 +117,10 @@ def create_backbone(
     weights_allow: name patterns of tensors that may be missing, unexpected or of another shape.
     options: arguments of the plugin's constructor.
     The layers are the papers'; `DenseModel` replaces them with faster ones that compute the same results.
+
+    Example:
+        >>> densevit.create_backbone("resnet", depth=50).channels
+        (256, 512, 1024, 2048)
     """
     if weights is not None and options.get("pretrained") is True:
         raise ConfigError(f"create_backbone: weights={weights} and pretrained=True are both set. Fix: omit one.")

@@ -66,11 +66,10 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
 
 
 @pytest.mark.integration
-def test_reference_has_all_public_names(site: Path) -> None:
-    anchors = {
-        name for file in site.glob("reference/*.html") for name in re.findall(r'id="([\w.]+)"', file.read_text())
-    }
-    assert {f"densevit.{name}" for name in densevit.__all__} <= anchors
+def test_reference_has_all_public_names_with_their_examples(site: Path) -> None:
+    html = "".join(file.read_text() for file in site.glob("reference/*.html"))
+    assert {f"densevit.{name}" for name in densevit.__all__} <= {*re.findall(r'id="([\w.]+)"', html)}
+    assert html.count('<p>Example:</p>\n<div class="language-pycon highlight">') == len(densevit.__all__)
 
 
 def test_citation_follows_its_schema(project: Path) -> None:

@@ -4,6 +4,7 @@ They are plain text, in which parameters and attributes are described as in "lr:
 """
 
 import re
+import textwrap
 from collections.abc import Collection
 from typing import Any
 
@@ -49,6 +50,9 @@ def markdown(text: str, names: Collection[str]) -> str:
     for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
         if paragraph.startswith("    "):
             parts.append(paragraph)  # code
+        elif paragraph.startswith("Example:\n"):
+            title, code = paragraph.split("\n", 1)
+            parts += [title, f"```pycon\n{textwrap.dedent(code)}\n```"]
         elif re.match(r"[-*] |\d\. ", paragraph):
             parts.append("\n".join(escaped(line) for line in paragraph.split("\n")))  # a list
         else:

@@ -19,12 +19,13 @@ LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")  # to a file, with or without
 
 
 def sources() -> dict[str, Path]:
-    """The files that become pages, by the page's path in the site."""
+    """The files that become pages, by the page's path in the site; a script of a cluster is only copied."""
     pages = {f"{name.lower()}.md": ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING")}
     examples = ROOT / "examples"
     if (examples / "README.md").is_file():
         pages["examples/index.md"] = examples / "README.md"
     pages |= {f"examples/{file.stem}.md": file for file in sorted(examples.glob("*.py"))}
+    pages |= {f"examples/{file.name}": file for file in sorted(examples.glob("*.sbatch"))}
     pages |= {f"examples/plugins/{file.parent.name}.md": file for file in sorted(examples.glob("plugins/*/README.md"))}
     return pages | {f"tutorials/{file.stem}.md": file for file in sorted((ROOT / "docs/tutorials").glob("*.ipynb"))}
 
@@ -41,7 +42,8 @@ def tutorials() -> list[str]:
 
 def on_config(config: Any) -> Any:
     """Replaces `examples/` and `tutorials/` in the nav by the pages of the folder."""
-    folders = {"examples/": [page for page in sources() if page.startswith("examples/")], "tutorials/": tutorials()}
+    examples = [page for page in sources() if re.fullmatch(r"examples/.+\.md", page)]
+    folders = {"examples/": examples, "tutorials/": tutorials()}
 
     def expanded(entries: list[Any]) -> list[Any]:
         nav: list[Any] = []

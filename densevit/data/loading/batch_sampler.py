@@ -42,6 +42,11 @@ def collate(samples: Sequence[Sample], multiple: int = 1, shared: bool = False, 
 
     The padding mask is False inside each sample's `size`, by default its full image. Raises DataError for an image that
     is not (C, H, W) in these channels.
+
+    Example:
+        >>> scenes = densevit.create_dataset("scenes", image_size=60)
+        >>> densevit.collate([scenes[0], scenes[1]], multiple=32)["images"].shape
+        torch.Size([2, 3, 64, 64])
     """
     for position, sample in enumerate(samples):
         origin = f"Sample {position} of a batch (image {sample['targets'].get('image_id')!r})"

@@ -88,7 +88,15 @@ def check_channels(dataset: Dataset, model: DenseModel) -> None:
 
 
 def check_batch(batch: Any, channels: Channels = RGB) -> None:
-    """Raises DataError unless `batch` is a valid input of the model, see `Batch`."""
+    """Raises DataError unless `batch` is a valid input of the model, see `Batch`.
+
+    Example:
+        >>> scenes = densevit.create_dataset("scenes", image_size=64)
+        >>> batch = densevit.collate([scenes[0], scenes[1]])
+        >>> densevit.check_batch({**batch, "images": batch["images"].float()})
+        Traceback (most recent call last):
+        densevit.errors.DataError: The loader's first batch: images is float32 (2, 3, 64, 64); uint8 (B, 3, H, W), ...
+    """
     if not isinstance(batch, Mapping):
         raise DataError(f"The loader's first batch is a {type(batch).__name__}; {_BATCH}")
     lacking = [key for key in ("images", "padding_mask", "targets") if key not in batch]

@@ -29,6 +29,14 @@ class DenseDataModule(lightning.LightningDataModule):
     or a `DataSplits`. seed: the seed of order and augmentation; None: the config's, or else 0. batches_per_step: the
     training loader yields `OptimizerStep`s of this number of batches, as in `fit`; None: batches, which a
     `DenseModule` collects by the Trainer's `accumulate_grad_batches`.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> trainer = Trainer(max_steps=2, barebones=True)
+        >>> data = densevit.DenseDataModule({"name": "scenes", "image_size": 64, "batch_size": 2})
+        >>> trainer.fit(densevit.DenseModule(densevit.load("runs/setr_vit")), data)
+        >>> trainer.global_step
+        2
     """
 
     def __init__(

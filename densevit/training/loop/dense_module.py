@@ -53,6 +53,10 @@ class DenseModule(lightning.LightningModule):
     the run's checkpoint, which may have trained other parameters. ema: the average for validation and the saved model.
 
     record: the last optimiser step. validation: the last validation, with its metrics.
+
+    Example:
+        >>> densevit.DenseModule(densevit.load("runs/setr_vit"), optim={"lr": 1e-4}).optim.lr
+        0.0001
     """
 
     def __init__(

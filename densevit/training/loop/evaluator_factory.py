@@ -18,7 +18,12 @@ METHOD = "method"  # the name of the method's loss in the metrics
 
 
 def create_evaluator(name: str, classes: Sequence[Class] = (), **options: Any) -> Evaluator:
-    """Builds an evaluator by its plugin name."""
+    """Builds an evaluator by its plugin name.
+
+    Example:
+        >>> densevit.create_evaluator("depth").main
+        'AbsRel'
+    """
     evaluator: Evaluator = registry.create(
         "evaluators", name, tuple(classes), options=options, where=f"evaluator {name!r}"
     )

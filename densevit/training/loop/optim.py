@@ -30,6 +30,11 @@ def create_optimizer(model: DenseModel | Predictor, images_per_step: int = 256, 
 
     images_per_step: the batch size over all processes, for `lr_per_256`. The learning rate is constant: the schedule is
     not applied.
+
+    Example:
+        >>> optimizer = densevit.create_optimizer(densevit.load("runs/setr_vit"), name="adamw", lr=1e-4)
+        >>> optimizer.param_groups[0]["lr"]
+        0.0001
     """
     section: OptimSection = configs.section("optim", options, "create_optimizer")
     return optimizer_of(dense_model(model), section, learning_rate(section, images_per_step))

@@ -22,7 +22,13 @@ class Supervised(Method):
 
 
 def create_method(name: str, model: DenseModel | Predictor, **options: Any) -> Method:
-    """Builds a training method by its plugin name."""
+    """Builds a training method by its plugin name.
+
+    Example:
+        >>> method = densevit.create_method("mean_teacher", densevit.load("runs/detr_swin"))
+        >>> method.needs_heads, method.views
+        (True, 2)
+    """
     method: Method = registry.create("methods", name, dense_model(model), options=options, where=f"method {name!r}")
     return method
 

@@ -112,6 +112,11 @@ def evaluate(
     data, or to None, in addition to equal names; only mapped classes are evaluated (docs/evaluate.md). overrides:
     overrides of the model's config, as in `densevit evaluate`: "heads.depth.evaluation.align=median". Raises DataError
     if no class is mapped, and ConfigError for overrides that change the model.
+
+    Example:
+        >>> metrics = densevit.evaluate("runs/setr_vit", overrides=["data.batch_size=1"])
+        >>> "segmentation/mIoU" in metrics
+        True
     """
     predictor = _overridden(_predictor(model), overrides)
     if data is None:

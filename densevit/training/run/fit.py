@@ -53,6 +53,12 @@ class Run:
     """A finished or stopped run.
 
     path: the run folder. stopped_by: the number of the signal that stopped training; 0: completed.
+
+    Example:
+        >>> from pathlib import Path
+        >>> run = densevit.Run(Path("runs/setr_vit"))
+        >>> "segmentation/mIoU" in run.metrics, [*run.model.heads]
+        (True, ['segmentation'])
     """
 
     path: Path
@@ -104,6 +110,12 @@ def fit(
 
     Raises ConfigError, PluginError, DataError or WeightsError for invalid input, including differences that change the
     model, the optimiser or the data set of a resumed run, and TrainingError if training cannot continue.
+
+    Example:
+        >>> run = densevit.fit("setr_vit", overrides=["trainer.max_images=2000"], run_dir="runs/first")
+        vit -> segmentation (setr), ...
+        >>> run.path.name, "segmentation/mIoU" in run.metrics
+        ('first', True)
     """
     return fit_on(_inputs(config, overrides, resume, run_dir, name), callbacks, loggers, resume_with)
 

@@ -1,7 +1,7 @@
 """Runs a benchmark: cost, speed, memory and scores of several models, cell by cell."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -14,13 +14,14 @@ from densevit import progress
 from densevit.atomic_io import check_writable, locked_folder
 from densevit.config import Config
 from densevit.data.data_builder import build_data
-from densevit.errors import ConfigError, DensevitError, one_line
+from densevit.errors import ConfigError, DensevitError
 from densevit.inference.model_loading import device_of
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_sections, classes_by_head
 from densevit.paths import user_path
 from densevit.reporting.html_page import Heading, fragment
 from densevit_workbench.benchmarking import benchmark_tables
+from densevit_workbench.benchmarking.attempts import Attempts
 from densevit_workbench.benchmarking.benchmark_results import CaseResult, Results, finite
 from densevit_workbench.benchmarking.cases import (
     PROTOCOL,
@@ -48,6 +49,11 @@ class Benchmark:
     """A finished benchmark.
 
     results: the results of each model. folder: contains benchmark.md and benchmark.json.
+
+    Example:
+        >>> benchmark = densevit.benchmark(["setr_vit"], sizes=[64], batch_sizes=[1], rounds=1, device="cpu")
+        >>> benchmark.errors
+        {}
     """
 
     results: Mapping[str, CaseResult]
@@ -109,6 +115,10 @@ def benchmark(
     out: a folder; stored results are reused, so an interrupted benchmark continues. quiet: no progress on stderr.
     command: the command to print in benchmark.md. `Benchmark.errors` reports failed models; the others are measured.
     Raises ConfigError for configs and names that do not exist, and if another benchmark writes to the folder.
+
+    Example:
+        >>> densevit.benchmark(["setr_vit"], sizes=[64], batch_sizes=[1], rounds=1, device="cpu")
+        Benchmark(folder='runs/benchmark', models=['setr_vit'], errors=0)
     """
     cases = _cases(configs, overrides, backbones, heads, protocol) if configs or heads or not probes else []
     probed = cases_of_probes(probes, backbones, overrides, cache) if probes else []
@@ -146,7 +156,7 @@ def benchmark(
                     "main": main_metrics(case.config(), case.metrics),
                     "lower_is_better": case.lower_is_better,
                 }
-        attempt, models = _Attempts(case_results, results.write), _Models()
+        attempt, models = Attempts(case_results, results.write), _Models()
 
         for case in progress.track(cases, "cost", len(cases), quiet):
             attempt(case.name, "cost", partial(_cost, case, case_results[case.name], input_sizes, models))
@@ -165,30 +175,6 @@ def benchmark(
         results.write()
         (folder / "benchmark.md").write_text(finished.markdown(), encoding="utf-8")
     return finished
-
-
-class _Attempts:
-    """Runs steps, stores their errors, and saves the results after each."""
-
-    def __init__(self, results: Mapping[str, CaseResult], save: Callable[[], None]) -> None:
-        self.results, self.save = results, save
-
-    def __call__(self, name: str, step: str, work: Callable[[], None]) -> bool:
-        """Runs a step of a model. Returns whether it succeeded."""
-        try:
-            work()
-        except Exception as error:  # from a plugin or its data, or out of memory
-            self.failed(name, step, error)
-            return False
-        self.save()
-        return True
-
-    def failed(self, name: str, step: str, error: Exception) -> None:
-        text = one_line(error)
-        self.results[name].errors[step] = (
-            text if isinstance(error, DensevitError) else f"{type(error).__name__}: {text}"
-        )
-        self.save()
 
 
 def _cases(
@@ -254,7 +240,7 @@ def _cost(case: Case, result: CaseResult, sizes: Sequence[Size], models: _Models
 def _measure(
     cases: Sequence[Case],
     results: Mapping[str, CaseResult],
-    attempt: _Attempts,
+    attempt: Attempts,
     models: _Models,
     sizes: Sequence[Size],
     batch_sizes: Sequence[int],

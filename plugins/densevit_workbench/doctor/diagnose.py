@@ -51,6 +51,10 @@ def diagnose(
     evenly spaced images to open per split; None: all. All annotations are examined. page: an HTML file to write. track:
     shows the progress of a loop, from (items, title, total). Raises ConfigError and DataError if there is nothing to
     examine.
+
+    Example:
+        >>> densevit.diagnose("~/my_folder", images=2).errors
+        []
     """
     if images is not None and images < 1:
         raise ConfigError(f"images is {images}; at least 1 is expected, or None for all.")

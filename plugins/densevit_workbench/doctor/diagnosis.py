@@ -23,6 +23,11 @@ class Diagnosis:
     name: the examined argument. findings: errors first. splits: statistics of each readable split. inventories: counts
     of found, used and unused files and objects, by split. readings: images with ambiguous boxes, both readings side by
     side. samples: augmented training images with targets and captions. cost: the training cost; None without a config.
+
+    Example:
+        >>> diagnosis = densevit.diagnose("~/my_folder")
+        >>> sorted(diagnosis.splits)
+        ['train', 'val']
     """
 
     name: str

@@ -33,6 +33,11 @@ class Inspection(Findings):
     fractions of the image. similarity: (H, W, H, W), cosine similarity of positions. layers: attention of the backbone.
     distances: mean attention distances in pixels by layer, (heads,) each. objects: detected objects by head. figures:
     figures of inspectors, by part of the model.
+
+    Example:
+        >>> inspection = densevit.inspect("runs/setr_vit", "examples/coffee.jpg", at=(300, 200))
+        >>> inspection.layers[0].name
+        'blocks.0.attention'
     """
 
     def save(self, folder: str | Path) -> list[Path]:
@@ -58,6 +63,11 @@ def inspect(
     added to the figures of the inspectors of backbone and heads.
     Raises DensevitError for a point outside of the image, DataError for an image that cannot be read, PluginError for
     an inspector that fails.
+
+    Example:
+        >>> inspection = densevit.inspect("runs/setr_vit", "examples/coffee.jpg")
+        >>> inspection.distances["blocks.0.attention"].ndim
+        1
     """
     predictor = load(model) if isinstance(model, str | Path) else model
     dense = dense_model(predictor)

@@ -64,6 +64,10 @@ def convert_dataset(
     images' channels; None: RGB, or any channels in one file.
     The result's `inventories` count found, used and unused files and objects; warnings report unused ones. Raises
     DataError with all invalid files, ConfigError for invalid arguments.
+
+    Example:
+        >>> densevit.convert_dataset("yolo", "~/yolo_set", "converted").classes
+        ('car', 'truck')
     """
     if format not in READERS:
         raise ConfigError(f"format: there is no {format!r}.{did_you_mean(format, READERS)}")

@@ -42,6 +42,13 @@ def write_prelabels(
     objects.parquet. threshold: the score threshold; None: the threshold from the model's validation, or 0.5. source:
     the model's name, for messages. Masks become polygons for editing. Raises DensevitError for predictions of another
     model, and DataError for a folder without objects.
+
+    Example:
+        >>> from densevit.cli import main
+        >>> main(["predict", "runs/detr_swin", "photos", "--out", "predicted", "--quiet"])
+        0
+        >>> densevit.write_prelabels("predicted", densevit.load("runs/detr_swin"), "prelabels.json").head
+        'detection'
     """
     folder, out = user_path(predictions), user_path(out)
     check_model(folder, source, model.fingerprint)

@@ -17,7 +17,13 @@ FILES = ("config.yaml", "metrics.json", "metrics.csv")
 
 @dataclass(frozen=True)
 class Report(PathLike[str]):
-    """An HTML page about one or several runs. path: its file. runs: the folders."""
+    """An HTML page about one or several runs. path: its file. runs: the folders.
+
+    Example:
+        >>> report = densevit.report(["runs/setr_vit", "runs/detr_swin"])
+        >>> report.path.name, len(report.runs)
+        ('comparison.html', 2)
+    """
 
     path: Path
     runs: tuple[Path, ...]
@@ -35,6 +41,10 @@ def report(runs: Sequence[str | Path] | str | Path, out: str | Path | None = Non
 
     runs: the folders of runs or evaluations. out: the page; by default RUN/report.html, for several folders
     ./comparison.html. Raises ConfigError for another folder.
+
+    Example:
+        >>> densevit.report("runs/setr_vit").path.name
+        'report.html'
     """
     folders = run_folders([runs] if isinstance(runs, str | Path) else runs)
     path = None if out is None else user_path(out)

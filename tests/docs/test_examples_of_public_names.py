@@ -1,0 +1,55 @@
+"""The docstring of each public name ends with an example, which runs and gives what it shows.
+
+All examples run in one folder, where the runs, data sets and files that they name are small, as for the pages.
+"""
+
+import doctest
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import densevit
+from tests.docs import small_configs
+from tests.docs.code_blocks import Block
+from tests.docs.world import World
+
+LONGEST = 6  # lines
+
+
+def example(name: str) -> str:
+    """The lines of a public name's example; "" without one."""
+    return (inspect.getdoc(getattr(densevit, name)) or "").partition("Example:\n")[2]
+
+
+def test_each_public_name_has_a_short_example() -> None:
+    """All are classes and functions, whose docstrings are their own."""
+    for name in densevit.__all__:
+        text = example(name)
+        assert "densevit." in text, f"{name}: the docstring has no example that uses densevit"
+        assert len(text.splitlines()) <= LONGEST, f"{name}: the example is not short"
+        assert "doctest:" not in text, f"{name}: a part of the example is skipped or compared differently"
+        result = doctest.DocTestParser().get_examples(text)[-1].want
+        assert result.strip(".\n"), f"{name}: the example does not end with a result"
+
+
+@pytest.mark.integration
+def test_examples_of_public_names_run(
+    made_once: Callable[..., Path], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_configs.install(monkeypatch)
+    monkeypatch.setattr("densevit.exporting.file_plan._LARGE", (70, 101))
+    world = World(made_once, project)
+    block = Block("docstrings", 1, "pycon", "\n".join(map(example, densevit.__all__)), "")
+    page = world.page(tmp_path / "page", [block])
+    monkeypatch.setenv("HOME", str(page.home))
+    world.place(page, block)
+    monkeypatch.chdir(page.folder)
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for name in densevit.__all__:
+        test = doctest.DocTestParser().get_doctest(example(name), {"densevit": densevit}, f"densevit.{name}", None, 0)
+        runner.run(test, out=report.append)
+    page.close()
+    assert not runner.failures, "".join(report)
