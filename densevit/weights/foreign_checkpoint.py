@@ -29,7 +29,7 @@ class TranslatedCheckpoint:
 
     layout: the checkpoint's layout; None if densevit wrote the checkpoint. describe: returns the config sections from
     which the checkpoint's model can be built.
-    classes: known class names by head, or by task for another project's checkpoint. left_out, zeros, unknown: as in
+    classes: known class names by head, or by task for another project's checkpoint. left_out, zeros, unknown: fields of
     `Translation`.
     mean, std: the normalisation of the training images in RGB, for pixels in 0 ... 1; None if unknown.
     options: options by full key that no tensor determines, see `LayoutOptions.saved`.
