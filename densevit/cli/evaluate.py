@@ -210,7 +210,7 @@ def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "
                 "" if model_config is None else f", or data.root=FOLDER for the data set {model_config.data.name!r}"
             )
             raise ConfigError(
-                f"{source}: these weights have no data set. Name one: data=FILE "
+                f"{source}: these weights do not name the data to evaluate on. Fix: data=NAME "
                 f"data.root=FOLDER, as in data=coco data.root=~/coco{recipe}."
             )
         values = loaded.sections.model_dump()

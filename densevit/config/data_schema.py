@@ -151,8 +151,8 @@ class DataSection(OpenSection):
 
 
 def _changed(values: Mapping[str, Any], phase: FinalPhase) -> DataSection:
-    """The section with the keys of a phase. Transforms that the phase names start from their defaults; without a name,
-    the phase's options change the section's transforms. Raises ValueError for an invalid value."""
+    """The section with the keys of the final phase. Its `transforms` replace the section's if they have a `name`, and
+    else change options of the section's. Raises ValueError for an invalid value."""
     changed = {"final_phase": None, **phase.options}
     transforms = as_section(changed.get("transforms"))
     if isinstance(transforms, Mapping) and "name" not in transforms:

@@ -42,7 +42,7 @@ def check_weights(sections: ModelSections, sources: Sources) -> list[tuple[Key, 
     parts = [(key, value) for key, value in by_key.items() if value is not None]
     if [key for key, _ in parts[:2]] == [BACKBONE_WEIGHTS, PRETRAINED]:
         first, second = (_shown(sources, *part) for part in parts[:2])
-        raise ConfigError(f"{first} and {second} name weights of the same tensors. Fix: keep one.")
+        raise ConfigError(f"{first} and {second} set weights of the same tensors. Fix: keep one.")
     if sections.weights is None:
         return []
     model_weights = _shown(sources, WEIGHTS, sections.weights)
@@ -55,7 +55,7 @@ def check_weights(sections: ModelSections, sources: Sources) -> list[tuple[Key, 
     for part in parts:
         if part[0] in sources.typed:
             raise ConfigError(
-                f"{model_weights} and {_shown(sources, *part)} name weights of the same tensors. Fix: weights=null, "
+                f"{model_weights} and {_shown(sources, *part)} set weights of the same tensors. Fix: weights=null, "
                 f"with the weights of each part, or leave out {'.'.join(part[0])}."
             )
     return parts

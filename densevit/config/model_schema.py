@@ -112,7 +112,7 @@ class BackboneSection(OpenSection):
 
 
 class EvaluationSection(OpenSection):
-    """The evaluator of a head and its options."""
+    """The evaluator of a head, and the evaluator's options."""
 
     name: str | None = None
     """A plugin's name or `module:Class`. `null`: the evaluator with the name of the head's task."""

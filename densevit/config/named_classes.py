@@ -49,7 +49,9 @@ def load(noun: str, name: str) -> Any:
     base = getattr(importlib.import_module(home), base_name)
     if not (isinstance(imported, type) and issubclass(imported, base)):
         what = f"the class {imported.__name__}" if isinstance(imported, type) else f"a {type(imported).__name__}"
-        raise PluginError(f"The {noun} {name!r} is {what}, which is not a {_BASES[noun].replace(':', '.')}.")
+        raise PluginError(
+            f"The {noun} {name!r} is {what}, which is not a subclass of {_BASES[noun].replace(':', '.')}."
+        )
     return imported
 
 

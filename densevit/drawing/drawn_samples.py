@@ -53,7 +53,8 @@ def draw_extremes(
 ) -> None:
     """Draws the `count` worst and best images of each head, as worst/HEAD-1-IMAGE.jpg and best/HEAD-1-IMAGE.jpg.
 
-    indices: indices of validation images by head, from the worst to the best image.
+    indices: indices of validation images by head, from the worst to the best image. Other arguments: see
+    `draw_samples`.
     """
     for head, order in indices.items():
         worst = list(order[:count])

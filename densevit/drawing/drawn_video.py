@@ -60,7 +60,8 @@ class DrawnVideo:
         rate = frame_rate(self.source)
         if rate is None:
             warnings.warn(
-                f"{self.source}: its frames per second are not known; {self.path.name} has {_UNKNOWN_RATE:g}.",
+                f"{self.source}: its frame rate is not known; {self.path.name} has {_UNKNOWN_RATE:g} frames per "
+                "second.",
                 stacklevel=2,
             )
         code = cv2.VideoWriter.fourcc(*"mp4v")

@@ -43,8 +43,8 @@ def write_ply(
     """
     if image.shape != (*depth.shape, 3) or image.dtype != np.uint8:
         raise DensevitError(
-            f"{path}: depth is {' x '.join(map(str, depth.shape))} and the image {' x '.join(map(str, image.shape))} "
-            f"{image.dtype}; H x W and H x W x 3 uint8 are expected."
+            f"{path} is not written: the depth is {' x '.join(map(str, depth.shape))} and the image "
+            f"{' x '.join(map(str, image.shape))} {image.dtype}; H x W and H x W x 3 uint8 are expected."
         )
     valid = np.isfinite(depth) & (depth > 0)
     vertices = np.empty(np.count_nonzero(valid), _VERTEX)

@@ -12,9 +12,9 @@ EDGES = np.array([step * 10.0**power for power in range(-3, 4) for step in (1, 1
 
 
 def sums_by_distance(p: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """Sums over the pixels of each interval of an image: 1, |p - g| / g, (p - g)^2 and p - g.
+    """Sums over an image's pixels with g in each interval: 1, |p - g| / g, (p - g)^2 in m^2 and p - g in m.
 
-    p, g: (N,), predictions and ground truth. Depths beyond the edges count in the first or last interval.
+    p, g: (N,), predictions and ground truth in metres. g beyond `EDGES` counts in the first or last interval.
     Returns (4, B) for B intervals.
     """
     bins = np.clip(np.searchsorted(EDGES, g, side="right") - 1, 0, len(EDGES) - 2)

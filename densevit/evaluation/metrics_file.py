@@ -10,7 +10,7 @@ from densevit.errors import DataError, one_line
 
 
 def write(metrics: Mapping[str, float], path: Path) -> None:
-    """Writes metrics, unrounded, in order."""
+    """Writes metrics as JSON, unrounded, in the order of `metrics`; NaN as null."""
     values = {name: None if math.isnan(value) else float(value) for name, value in metrics.items()}
     with replaced_file(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")

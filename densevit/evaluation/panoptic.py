@@ -216,7 +216,7 @@ class Panoptic(Evaluator):
         return {"panoptic": [header, *rows], **confusion, **self._mask_tables()}
 
     def _mask_tables(self) -> dict[str, Table]:
-        """The tables of instance masks, without stuff, which has no masks."""
+        """The metric tables of instance masks, without rows and columns of stuff classes."""
         if "masks" not in self._tasks:
             return {}
         self._task_evaluators["masks"].threshold = self.threshold

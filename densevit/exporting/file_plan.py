@@ -68,8 +68,8 @@ def check_options(path: Path, options: FileOptions) -> None:
         raise DensevitError(f"{path}: the suffix selects the format. Expected NAME.onnx or NAME.pt2.")
     if options.resize and not is_onnx:
         raise DensevitError(
-            f"{path}: only ONNX files can resize images inside, because torch.export would need the resized size to be "
-            "an input. Fix: --out NAME.onnx, or resize images beforehand, see docs/export.md."
+            f"{path}: only ONNX files can resize images (--resize), because torch.export would need the resized size "
+            "to be an input. Fix: --out NAME.onnx, or resize images beforehand, see docs/export.md."
         )
     if is_onnx:
         _check_packages(path)

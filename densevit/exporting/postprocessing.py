@@ -69,7 +69,7 @@ def thresholds_of(
         threshold = {name: defaults[name] for name in heads}
     elif isinstance(threshold, Mapping) and (unknown := [*(threshold.keys() - {*heads})]):
         raise ConfigError(
-            f"threshold of {unknown[0]!r}, which is not a head with scores.{did_you_mean(unknown[0], heads)}"
+            f"threshold has the key {unknown[0]!r}, which is not a head with scores.{did_you_mean(unknown[0], heads)}"
         )
     by_head = {name: threshold.get(name, 0.0) if isinstance(threshold, Mapping) else threshold for name in heads}
     for name, score in by_head.items():

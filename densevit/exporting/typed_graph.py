@@ -70,7 +70,8 @@ _ROOTS = re.compile(r"^(exported\.)?model\.?|@\d+")  # before module names, and 
 
 
 def heavy_layers(program: torch.export.ExportedProgram) -> dict[Node, str]:
-    """The operations that may use half precision, with the names of their modules in the model."""
+    """The convolutions and matrix products except output layers, which can compute in half precision, with the names of
+    their modules in the model."""
     heavy = {node: _module_of(node) for node in program.graph.nodes if _packet(node) in _HEAVY and _floats([node])}
     seen, ends = set[Node](), [node for node in program.graph.nodes if node.op == "output" or _decides(node)]
     while ends:

@@ -16,7 +16,7 @@ from densevit.inference.downloads import download
 
 
 class Video:
-    """A video with listed frames. frames: reads the frames that `open_videos` requested."""
+    """A video whose frames are images of a list. frames: the reader of these frames, set by `open_videos`."""
 
     frames: VideoFrames
 

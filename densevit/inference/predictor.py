@@ -233,13 +233,13 @@ class Predictor:
         return loop(images, warns=options.get("window") is not None)
 
     def _thresholds(self, threshold: Threshold | None) -> dict[str, float]:
-        """The score threshold of each head: `threshold`, or else the model's."""
+        """The score threshold of each head. threshold: one for all heads, or some by head; other heads: the model's."""
         scores = {} if threshold is None else threshold
         by_head = {**scores} if isinstance(scores, Mapping) else dict.fromkeys(self.heads, scores)
         for name, score in by_head.items():
             if name not in self.heads:
                 raise DensevitError(
-                    f"predict: threshold of {name!r}, which is not a head.{did_you_mean(name, self.heads)}"
+                    f"predict: threshold has the key {name!r}, which is not a head.{did_you_mean(name, self.heads)}"
                 )
             if not 0 <= score <= 1:
                 raise DensevitError(f"predict: threshold is {score}; a score from 0 to 1 is expected.")

@@ -168,7 +168,7 @@ def _with_torch(path: Path) -> _Program:
 
 
 def _header(path: Path, program: _Program) -> dict[str, Any]:
-    """The header of `densevit.export`. Raises WeightsError without one, or if the program does not take images."""
+    """The header of `densevit.export`. Raises WeightsError for a file without it, or of a program for other inputs."""
     try:
         header = json.loads(program.header or "null")
     except ValueError:

@@ -1,8 +1,8 @@
-"""The contract between heads that run a backbone's last blocks and backbones that support this.
+"""The contract between heads that run a backbone's last blocks and backbones with such blocks.
 
 In EoMT (Kerssies et al. 2025), queries are tokens of the last blocks of a plain vision transformer. Such a head sets
 `last_blocks`, the number of blocks, and its `forward` gets a `LastBlocks` instead of feature maps; such a backbone is a
-`TokenBackbone`. The parameters of the blocks stay the backbone's.
+`TokenBackbone`. The blocks remain modules of the backbone.
 """
 
 from collections.abc import Callable, Collection, Sequence

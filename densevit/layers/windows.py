@@ -133,7 +133,7 @@ def resize_bias_table(table: Tensor, window: int) -> Tensor:
     heads, sides = table.shape[1], (round(len(table) ** 0.5), 2 * window - 1)
     if sides[0] ** 2 != len(table):
         raise ValueError(
-            f"A relative position bias table has {len(table)} rows; expected (2 M - 1)^2 for a square window M."
+            f"A relative position bias table has {len(table)} rows; expected (2 M - 1)^2 for windows of M x M."
         )
     if sides[0] == sides[1]:
         return table

@@ -37,8 +37,8 @@ def check_number_of_classes(name: str, head: Head) -> None:
         most = types[key].max_classes if key in types and types[key].task else None
         if most is not None and len(head.classes) > most:
             raise ConfigError(
-                f"heads.{name}: {len(head.classes)} classes; `{key}` maps hold at most {most}. Fix: merge or leave out "
-                "classes of the data set."
+                f"heads.{name}: {len(head.classes)} classes; its target `{key}` can hold at most {most}. Fix: merge or "
+                "leave out classes of the data set."
             )
 
 

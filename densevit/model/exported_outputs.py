@@ -11,7 +11,7 @@ from densevit.interfaces import DenseHead, Outputs, Predictions, Targets
 
 @runtime_checkable
 class SupportsExport(Protocol):
-    """A head that can be exported (`densevit export`). A `DenseHead` needs no such method."""
+    """A head with the method `exported`, for `densevit export`. A `DenseHead` can be exported without it."""
 
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
@@ -27,7 +27,7 @@ class SupportsExport(Protocol):
 
 @runtime_checkable
 class SupportsPredictExported(Protocol):
-    """A head whose exported files can be evaluated. A `DenseHead` needs no such method."""
+    """A head with the method `predict_exported`, for evaluating exported files. A `DenseHead` does not need it."""
 
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `Head.predict` from the outputs of `exported`, in pixels of the targets' `size`.

@@ -26,7 +26,10 @@ def read_confusion(path: Path) -> tuple[list[str], np.ndarray, str]:
             f"{path}: expected a row of class names and a row of counts per class; found: {error}"
         ) from error
     if not names or counts.shape != (len(names), len(names)) or (counts < 0).any():
-        raise DataError(f"{path}: expected {len(names)} rows of {len(names)} counts, one per class.")
+        raise DataError(
+            f"{path}: expected {len(names)} rows and columns of counts of at least 0, one per class; found "
+            f"{' x '.join(map(str, counts.shape))} counts."
+        )
     return names, counts, counted
 
 

@@ -252,7 +252,7 @@ def _encoded(image: PIL.Image.Image, most: int) -> bytes:
 
 
 def table(rows: Sequence[Sequence[Any]], relative: bool = False, best: Sequence[Sequence[int]] = ()) -> Table:
-    """A table of texts and numbers. The first row is the header; fractions have at most four decimals.
+    """An HTML table of texts and numbers. The first row is the header; fractions have at most four decimals.
 
     Columns of fractions 0 ... 1 have bars. relative: bars relative to the largest fraction. best: the best column of
     each row below the header, the columns in bold.
@@ -275,7 +275,7 @@ def table(rows: Sequence[Sequence[Any]], relative: bool = False, best: Sequence[
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> Table:
-    """A table of texts, left-aligned. The first row is the header."""
+    """An HTML table of texts, left-aligned. The first row is the header."""
     header, *body = [[Cell(text, left=True) for text in row] for row in rows]
     return Table(header, body)
 

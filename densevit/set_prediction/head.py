@@ -26,7 +26,7 @@ class Criterion(Protocol):
     """The losses of a head, such as `SetCriterion`."""
 
     def loss_counts(self, objects: list[int]) -> Counts:
-        """The normalisers of the losses. objects: the number of objects of each labelled image."""
+        """The normalisers of the losses by name. objects: the number of objects of each labelled image."""
 
     def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """The weighted losses of the head's outputs, by name."""

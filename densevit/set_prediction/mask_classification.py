@@ -104,7 +104,7 @@ class PanopticMasks(MaskClassification):
     def set_threshold(self, threshold: float) -> None:
         """Raises ValueError unless it is a probability."""
         if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is {threshold:g}; a probability is between 0 and 1.")
+            raise ValueError(f"threshold is {threshold:g}; expected a probability from 0 to 1.")
         self.threshold = threshold
 
     def predictions(self, logits: Tensor, masks: MaskLogits) -> Predictions:

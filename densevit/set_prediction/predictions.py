@@ -1,4 +1,4 @@
-"""Post-processing: scored boxes in pixels of the image file, without NMS."""
+"""Post-processing of set prediction, which needs no NMS: boxes xyxy in pixels of the image file, with scores."""
 
 from collections.abc import Mapping
 

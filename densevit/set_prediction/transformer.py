@@ -41,7 +41,7 @@ class Transformer:
         if self.width % self.num_heads:
             raise ValueError(f"width is {self.width}; it must be a multiple of num_heads, {self.num_heads}.")
         if not 0 <= self.dropout <= 1:
-            raise ValueError(f"dropout is {self.dropout:g}; a probability is between 0 and 1.")
+            raise ValueError(f"dropout is {self.dropout:g}; expected a probability from 0 to 1.")
 
 
 class _Residual(nn.Module):

@@ -28,13 +28,14 @@ class TranslatedCheckpoint:
     """A checkpoint with densevit's keys.
 
     layout: the checkpoint's layout; None if densevit wrote the checkpoint. describe: returns the config sections from
-    which its model can be built.
-    classes: class names by head, or by task for another project's checkpoint, where known. left_out, zeros, unknown:
-    as in `Translation`.
+    which the checkpoint's model can be built.
+    classes: known class names by head, or by task for another project's checkpoint. left_out, zeros, unknown: fields of
+    `Translation`.
     mean, std: the normalisation of the training images in RGB, for pixels in 0 ... 1; None if unknown.
     options: options by full key that no tensor determines, see `LayoutOptions.saved`.
     licences: licences by published source; for a densevit model, of the weights that it started from.
-    channels: names of the channels that the backbone was trained on. adapted_stem: the option of `BackboneSection`.
+    channels: names of the channels that the backbone was trained on. adapted_stem: `BackboneSection.adapted_stem` of
+    the model that densevit wrote.
     """
 
     source: str

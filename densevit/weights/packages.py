@@ -37,7 +37,7 @@ def weights_file(source: str, name: str) -> tuple[Path, dict[str, Any]]:
     if len(files) != 1:
         what = f"no weights file {wanted!r}" if wanted else f"{len(files)} weights files"
         fix = f" Name one: package:{package}/FILE." if listed != "none" else ""
-        raise WeightsError(f"{source}: the package has {what}; its weights files: {listed}.{fix}")
+        raise WeightsError(f"{source}: the Python package {package} has {what}; its weights files: {listed}.{fix}")
     licence = _licence(module)
     return files[0], {"licence": licence} if licence else {}
 

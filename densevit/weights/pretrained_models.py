@@ -168,7 +168,9 @@ def _classes_by_head(sections: ModelSections, classes: Classes | Mapping[str, Cl
         classes = dict.fromkeys(tasks, classes)
     for name in classes:
         if name not in (names := {*tasks, *tasks.values()}):
-            raise ConfigError(f"create_model: classes of {name!r}, which is not a head.{did_you_mean(name, names)}")
+            raise ConfigError(
+                f"create_model: classes has the key {name!r}, which is not a head.{did_you_mean(name, names)}"
+            )
     return {name: _classes(classes.get(name, classes.get(task, ()))) for name, task in tasks.items()}
 
 

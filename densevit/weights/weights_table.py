@@ -15,8 +15,8 @@ NAMES_PER_ROW = 3
 
 
 def weights_table(fit: StateDictMatch) -> Group:
-    """One row each for loaded, adapted, missing and unexpected tensors of a checkpoint. Names that differ only in a
-    block index are merged."""
+    """The numbers and names of tensors by outcome (loaded, adapted, zeros, left out, initialised, missing, unexpected)
+    and reason, a row each. Names that differ only in a block index are merged."""
     rows: list[list[str | Text]] = [[Text(what, "cyan"), str(count), details] for what, count, details in _rows(fit)]
     return Group(
         Text(fit.source, "bold"),
@@ -26,7 +26,7 @@ def weights_table(fit: StateDictMatch) -> Group:
 
 
 def weights_line(fit: StateDictMatch) -> str:
-    """Numbers of tensors by outcome, and the notes without warnings: "a.pth: 288 tensors loaded, 8 left out." """
+    """Numbers of tensors by outcome, and the notes except warnings: "a.pth: 288 tensors loaded, 8 left out." """
     counts = Counter[str]()
     for what, count, _ in _rows(fit):
         counts[what] += count

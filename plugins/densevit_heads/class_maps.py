@@ -10,10 +10,10 @@ from densevit.layers.chunked_argmax import chunked_argmax
 
 
 class ClassMapHead(DenseHead):
-    """A head with the outputs `logits` (B, K, h, w); a subclass implements `upsample`."""
+    """A head with the outputs `logits` (B, K, h, w) of K classes on a coarser grid than the network input."""
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits (B, k, h, w) of some classes at the size of the network input, or of a top-left crop of it."""
+        """To implement: resizes logits (B, k, h, w) of k classes to `size`, of the network input or a top-left crop."""
         raise NotImplementedError
 
     @torch.no_grad()

@@ -44,7 +44,7 @@ class FeatureDistillation(Unlabelled):
         channels, teacher_channels = model.backbone.channels, self.teacher.backbone.channels
         if not 1 <= levels <= min(len(channels), len(teacher_channels)):
             raise ConfigError(
-                f"method.levels is {levels}; the student has {len(channels)} features, the teacher "
+                f"method.levels is {levels}; the student has {len(channels)} feature maps, the teacher "
                 f"{len(teacher_channels)}. Fix: a number from 1 to the smaller one."
             )
         self.levels = levels

@@ -137,6 +137,6 @@ class MaskToken(nn.Module):
 
 
 def check_ratio(mask_ratio: float) -> None:
-    """Raises ValueError if a share of masked patches is not between 0 and 1."""
+    """Raises ValueError if a share of masked patches is not above 0 and below 1."""
     if not 0 < mask_ratio < 1:
-        raise ValueError(f"mask_ratio is {mask_ratio}; a number between 0 and 1 is expected.")
+        raise ValueError(f"mask_ratio is {mask_ratio}; a number above 0 and below 1 is expected.")

@@ -130,7 +130,7 @@ class AttentionResNet(Backbone):
         return activation_checkpointing.run(block, x, checkpointed=checkpointed)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        """The parameters of the stem, and of each residual block with the block inserted after it."""
+        """Groups: the stem, and each residual block with the block inserted after it."""
         stem = [self.conv1, self.bn1] if self.stem is None else [self.stem]
         groups = [stem, *(blocks for i in range(4) for blocks in self._blocks(i))]
         return [[parameter for part in group for parameter in part.parameters()] for group in groups]

@@ -128,7 +128,7 @@ class CeiT(Backbone):
         return activation_checkpointing.run(block, x, grid, checkpointed=checkpointed)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        """The parameters of the stem with the positions and the class token, of each block, and of norms and LCA."""
+        """Groups: the stem with the positions and the class token, each block, and norms with LCA."""
         first = [*self.stem.parameters(), self.position_table, self.class_token]
         last = list(self.feature_norms.parameters())
         last += [] if self.class_attention is None else list(self.class_attention.parameters())
@@ -198,7 +198,7 @@ class LocallyEnhancedFeedForward(nn.Module):
         self.contract, self.contract_norm = nn.Conv2d(hidden, width, 1), nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
+        """x: (B, C, H, W), the tokens as a map. Returns the shape of x."""
         x = F.gelu(self.expand_norm(self.expand(x)))
         x = F.gelu(self.depthwise_norm(self.depthwise(x)))
         return self.contract_norm(self.contract(x))

@@ -123,7 +123,7 @@ class CvT(Backbone):
         return activation_checkpointing.run(block, x, grid, checkpointed=checkpointed)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        """The parameters of the first embedding, and of each block, with the embedding before and the norm after it."""
+        """Groups: the first embedding, and each block, with the embedding before and the norm after it."""
         depths: list[list[nn.Parameter]] = []
         for i, embedding in enumerate(self.embeddings):
             first, *blocks = (list(block.parameters()) for block in self.stages[i].children())

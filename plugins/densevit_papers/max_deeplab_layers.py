@@ -232,8 +232,8 @@ def upsampled(x: Tensor, ratio: int, size: tuple[int, int], align_corners: bool 
 
 
 class Level(NamedTuple):
-    """A level of the pixel path. feature: its index. ratio: the stride of the level before, divided by its own. base:
-    the base channels of its blocks. axial: whether they have axial attention.
+    """A level of the pixel path. feature: the index of its feature map. ratio: the stride of the level before, divided
+    by its own. base: the base channels of its blocks. axial: whether they have axial attention.
     """
 
     feature: int

@@ -198,7 +198,7 @@ def check_threshold(**thresholds: float) -> None:
     """Raises ValueError unless each is a probability."""
     for option, value in thresholds.items():
         if not 0 <= value <= 1:
-            raise ValueError(f"{option} is {value:g}; a probability is between 0 and 1.")
+            raise ValueError(f"{option} is {value:g}; expected a probability from 0 to 1.")
 
 
 def _sizes(target: Targets) -> tuple[tuple[int, int], tuple[int, int]]:

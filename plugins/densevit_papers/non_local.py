@@ -40,7 +40,7 @@ class NonLocal:
         """
         by_depth = _POSITIONS[self.blocks]
         if depth not in by_depth:
-            depths = ", ".join(map(str, by_depth))
+            depths = " or ".join(map(str, by_depth))
             raise ValueError(f"non_local.blocks {self.blocks} needs depth {depths}, but depth is {depth}.")
         second, third = by_depth[depth]
         return (*((2, block) for block in second), *((3, block) for block in third))

@@ -70,7 +70,7 @@ class PerceiverIO(DenseHead):
             if width % heads:
                 raise ValueError(f"width is {width}; it must be a multiple of {option}, {heads}.")
         if not 1 <= feature <= len(channels):
-            raise ValueError(f"feature is {feature}; the backbone has {len(channels)} features, numbered from 1.")
+            raise ValueError(f"feature is {feature}; the backbone has {len(channels)} feature maps, numbered from 1.")
         if max_resolution < 2:
             raise ValueError(f"max_resolution is {max_resolution}; it must be at least 2.")
         if not classes:

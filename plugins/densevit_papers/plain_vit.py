@@ -73,7 +73,7 @@ class PlainViT(Backbone):
         return features
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        """The parameters of embedding, class token and positions, of each block, and of the norm and the readouts."""
+        """Groups: embedding, class token and positions; each block; the norm and the readouts."""
         first = [*self.embedding.parameters(), self.class_token, self.position_table]
         last = [*self.norm.parameters(), *self.readouts.parameters()]
         return [first, *(list(block.parameters()) for block in self.blocks), last]

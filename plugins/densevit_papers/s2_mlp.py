@@ -80,7 +80,7 @@ class S2Mlp(Backbone):
         return features
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        """The parameters of the patch embedding with its norm, and of each block."""
+        """Groups: the patch embedding with its norm, and each block."""
         embedding = [*self.projection.parameters(), *self.norm.parameters()]
         return [embedding, *(list(block.parameters()) for block in self.blocks)]
 

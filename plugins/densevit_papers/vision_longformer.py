@@ -99,7 +99,7 @@ class VisionLongformer(Backbone):
         return features
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        """The parameters of the first patches, and of each block, with the patches before it."""
+        """Groups: the first patches, and each block, with the patches before it."""
         depths: list[list[nn.Parameter]] = []
         for stage in self.stages:
             assert isinstance(stage, Stage)

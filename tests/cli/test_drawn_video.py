@@ -133,7 +133,7 @@ def small_files() -> Iterator[None]:
 def test_a_full_disk_is_an_error_and_leaves_no_broken_file(tmp_path: Path):
     video = DrawnVideo(tmp_path / "v.mp4", tmp_path / "none.mp4")
     rng = np.random.default_rng(0)
-    unknown = r"none\.mp4: its frames per second are not known; v\.mp4 has 25"
+    unknown = r"none\.mp4: its frame rate is not known; v\.mp4 has 25 frames per second"
     message = r"v\.mp4: only \d+ of 40 frames could be written.* free space of the disk"
     with small_files(), pytest.warns(UserWarning, match=unknown):
         for _ in range(40):

@@ -112,7 +112,7 @@ def test_two_typed_weights_name_both_places_and_both_fixes() -> None:
     with pytest.raises(ConfigError) as error:
         configs.load("start/detector", ["weights=a", "backbone.weights=b"])
     assert str(error.value) == (
-        "weights=a (command line) and backbone.weights=b (command line) name weights of the same tensors. Fix: "
+        "weights=a (command line) and backbone.weights=b (command line) set weights of the same tensors. Fix: "
         "weights=null, with the weights of each part, or leave out backbone.weights."
     )
 

@@ -69,8 +69,8 @@ def test_points_project_onto_their_pixels():
     [
         (0.0, np.zeros((2, 2, 3), np.uint8), "focal length in pixels above 0"),
         ((100.0, 0.0), np.zeros((2, 2, 3), np.uint8), "focal length in pixels above 0"),
-        (100.0, np.zeros((2, 3, 3), np.uint8), r"cloud\.ply: depth is 2 x 2 and the image 2 x 3"),
-        (100.0, np.zeros((2, 2, 3)), r"cloud\.ply: depth is 2 x 2"),
+        (100.0, np.zeros((2, 3, 3), np.uint8), r"cloud\.ply is not written: the depth is 2 x 2 and the image 2 x 3"),
+        (100.0, np.zeros((2, 2, 3)), r"cloud\.ply is not written: the depth is 2 x 2"),
     ],
 )
 def test_invalid_focal_lengths_and_images_are_refused(tmp_path: Path, focal: float, image: np.ndarray, facts: str):

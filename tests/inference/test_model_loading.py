@@ -87,7 +87,7 @@ def test_a_model_without_a_config_is_evaluated_on_data_of_the_command_line(tmp_p
     path = str(tmp_path / "alone.safetensors")
     densevit.save(predictor, path)
     assert main(["evaluate", path, "data.batch_size=2"]) == 2
-    assert f"{path}: these weights have no data set. Name one: data=FILE" in (capsys.readouterr().err)
+    assert f"{path}: these weights do not name the data to evaluate on. Fix: data=NAME" in (capsys.readouterr().err)
     assert main(["evaluate", path, *data, "trainer.accelerator=cpu", "--out", str(tmp_path / "found")]) == 0
     assert 0 <= json.loads((tmp_path / "found" / "metrics.json").read_text())["seg/mIoU"] <= 1
 

@@ -119,7 +119,9 @@ def test_the_threshold_of_the_validation_is_used_unless_another_is_given():
     assert (exact.scores.tolist(), exact.labels.tolist(), exact.names) == ([0.5, 0.75], [1, 0], ["dog", "cat"])
     found = predictor.predict(random_image(8, 8), threshold={"others": 0.2})
     assert (len(found["detection"].boxes), len(found["others"].boxes)) == (1, 3)
-    with pytest.raises(densevit.DensevitError, match="threshold of 'other', which is not a head. Did you mean 'othe"):
+    with pytest.raises(
+        densevit.DensevitError, match="threshold has the key 'other', which is not a head. Did you mean 'othe"
+    ):
         predictor.predict(random_image(8, 8), threshold={"other": 0.7})
 
 

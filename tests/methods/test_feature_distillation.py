@@ -157,7 +157,7 @@ def test_a_model_file_and_the_backbone_in_it_are_the_same_teacher(teacher_file: 
         ({"teacher": {"depth": 18}}, ConfigError, "method.teacher has no name"),
         ({"teacher": {"name": "resnett"}}, ConfigError, "method.teacher: There is no backbone 'resnett'"),
         ({"teacher": {"name": "resnet", "deepth": 18}}, ConfigError, "method.teacher: .*deepth"),
-        ({"teacher": {"name": "resnet"}, "levels": 3}, ConfigError, "levels is 3; the student has 2 features"),
+        ({"teacher": {"name": "resnet"}, "levels": 3}, ConfigError, "levels is 3; the student has 2 feature maps"),
     ],
 )
 def test_wrong_options_are_errors(options: dict[str, Any], error: type[Exception], message: str) -> None:

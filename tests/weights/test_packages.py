@@ -46,13 +46,19 @@ def test_one_of_several_files_is_named(package):
     torch.save({"b": torch.ones(2)}, site / "acme_weights" / "models" / "large.pth")
     assert read("package:acme_weights/models/large.pth").tensors.keys() == {"b"}
     listed = "its weights files: models/large.pth, small.pth. Name one: package:acme_weights/FILE."
-    with pytest.raises(WeightsError, match=f"^package:acme_weights: the package has 2 weights files; {listed}$"):
+    with pytest.raises(
+        WeightsError, match=f"^package:acme_weights: the Python package acme_weights has 2 weights files; {listed}$"
+    ):
         read("package:acme_weights")
-    with pytest.raises(WeightsError, match=f"the package has no weights file 'huge.pth'; {listed}$"):
+    with pytest.raises(
+        WeightsError, match=f"the Python package acme_weights has no weights file 'huge.pth'; {listed}$"
+    ):
         read("package:acme_weights/huge.pth")
     for file in ("small.pth", "models/large.pth"):
         (site / "acme_weights" / file).unlink()
-    with pytest.raises(WeightsError, match="the package has 0 weights files; its weights files: none.$"):
+    with pytest.raises(
+        WeightsError, match="the Python package acme_weights has 0 weights files; its weights files: none.$"
+    ):
         read("package:acme_weights")
 
 

@@ -108,7 +108,7 @@ def test_a_config_s_weights_are_loaded_unless_told_not_to(
         (
             {"backbone": "resnet", "heads": {"seg": "setr"}, "classes": {"sg": ["x"]}},
             ConfigError,
-            "classes of 'sg', which is not a head. Did you mean 'seg'",
+            "classes has the key 'sg', which is not a head. Did you mean 'seg'",
         ),
         (
             {"backbone": "resnet", "heads": {"a": "setr"}, "classes": ["x"], "weights": "a", "pretrained": False},

@@ -64,7 +64,7 @@ class Annotations:
         return np.clip(self.boxes, 0, np.tile(self.limits(), 2))
 
     def limits(self) -> np.ndarray:
-        """Returns (M, 2) float64 width and height of each object's image, infinite if unknown."""
+        """Returns the width and height in pixels of each object's image, (M, 2) float64; infinite if unknown."""
         sides = self.sizes[:, ::-1].astype(np.float64)
         return np.where(sides > 0, sides, np.inf)[self.images]
 

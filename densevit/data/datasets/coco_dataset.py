@@ -111,7 +111,7 @@ class Coco(MeasuredImages):
         self.provides = (("boxes", "labels", "masks") if masks else ("boxes", "labels")) if read.labelled else ()
 
     def scan_key(self) -> list[Any]:
-        """Extends the key by what `grid` depends on."""
+        """Adds the json and the options that the method `grid` reads to the cache key."""
         return [*super().scan_key(), str(self.file), self.boxes, self.masks]
 
     def other_files(self, index: int) -> list[str]:

@@ -125,7 +125,7 @@ class DepthMaps(PairedDataset):
         return None if read_depth(str(files[0])).dtype == np.uint8 else {}
 
     def scan_key(self) -> list[Any]:
-        """Extends the key by the option `key`."""
+        """Adds the option `key` to the cache key."""
         return [*super().scan_key(), self._key]
 
     def target(self, index: int) -> np.ndarray:

@@ -24,7 +24,7 @@ def check_val_share(val_share: float | None, val_split: str | os.PathLike[str] |
     if val_share is None:
         return
     if not 0 < val_share < 1:
-        raise DataError(f"data.val_share is {val_share:g}; expected a number between 0 and 1, such as 0.2.")
+        raise DataError(f"data.val_share is {val_share:g}; expected a number above 0 and below 1, such as 0.2.")
     if val_split is not None:
         raise DataError(
             f"data.val_share is {val_share:g}, but the data set has a val split: {val_split}. Fix: remove "

@@ -36,7 +36,7 @@ class UnlabelledImages(MeasuredImages):
         channels: Channels = RGB,
     ) -> None:
         if not 0 < val_share < 1:
-            raise DataError(f"data.val_share is {val_share:g}; a number between 0 and 1 is expected.")
+            raise DataError(f"data.val_share is {val_share:g}; a number above 0 and below 1 is expected.")
         self.classes = {}
         base = root_folder(root)
         self.open(base, _paths(base, split, val_share, channels), channels)

@@ -89,7 +89,7 @@ class SupportsEpochIndices(Protocol):
 
 @runtime_checkable
 class SupportsShuffled(Protocol):
-    """A data set that is faster to read in another order, or whose batches have a fixed composition."""
+    """A data set that orders its training images itself, for faster reading or for a composition of batches."""
 
     def shuffled(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
         """Returns the indices of an epoch in training order; None for a random order."""

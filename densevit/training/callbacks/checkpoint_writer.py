@@ -19,11 +19,12 @@ class Stopped(Exception):  # noqa: N818  # not an error
 
 
 class Checkpointing(lightning.Callback):
-    """Writes `checkpoints/last.ckpt` and keeps previous checkpoints as `step-N.ckpt`, in case the last one is damaged.
+    """Writes `checkpoints/last.ckpt` and keeps previous checkpoints as `step-N.ckpt` of optimiser step N, in case the
+    last one is damaged. After a signal, writes a checkpoint and stops training.
 
     folder: the run folder. checkpoint_every: interval between checkpoints, in addition to checkpoints after
     validations: optimiser steps as an int, or seconds as a float; None: only after validations. keep: the number of
-    checkpoints to keep, including `last.ckpt`; None: all. signals: the signals that stop training.
+    checkpoints to keep, including `last.ckpt`; None: all. signals: reports received signals.
     """
 
     def __init__(

@@ -105,8 +105,8 @@ def _training_steps(trainer: lightning.Trainer) -> int:
 
 
 class _Sharded(SequentialSampler, DistributedSampler):
-    """Marks a loader whose batch sampler already yields one process's batches: Lightning replaces any sampler that is
-    not a `DistributedSampler`."""
+    """The unused `sampler` of a loader whose batch sampler already yields one process's batches: Lightning would
+    replace any other sampler than a `DistributedSampler`."""
 
 
 def _sharded(loader: Loader) -> Loader:

@@ -67,8 +67,8 @@ class EvaluationPlan:
         model = predictor.model
         if isinstance(model, FileModel) and model.thresholds and model.file.runtime == "openvino":
             raise ConfigError(
-                f"{model.file.path}: OpenVINO returns no objects below the score thresholds inside, which cuts AP. "
-                "Fix: evaluate it with ONNX Runtime, or a file without --postprocess."
+                f"{model.file.path}: OpenVINO returns no objects below the score thresholds in the file, which cuts "
+                "AP. Fix: evaluate it with ONNX Runtime, or a file without --postprocess."
             )
         data = data.padded_to(model.multiple, predictor.replaced_resize)
         check_channels(data.val, model)

@@ -67,7 +67,7 @@ class MixTransformer(Backbone):
         return features
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        """The parameters of the first patches, and of each block, with the patches before and the norm after it."""
+        """Groups: the first patches, and each block, with the patches before and the norm after it."""
         depths: list[list[nn.Parameter]] = []
         for patches, stage, norm in zip(self.patches, self.stages, self.feature_norms, strict=True):
             first, *blocks = (list(block.parameters()) for block in stage.children())

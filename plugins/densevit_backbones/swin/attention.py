@@ -42,7 +42,7 @@ class _InWindows(nn.Module):
     ) -> Tensor:
         """query, key, value: the three parts of the output of `ShiftedWindows.partition`.
 
-        table: ((2M - 1)^2, heads). mask: (windows, N, N).
+        table: ((2M - 1)^2, heads) for windows of M x M. mask: (windows, N, N), added to the scores; N = M^2.
         """
         N = self.window**2
         bias = table.to(value.dtype).T.index_select(1, self.relative_position_index).view(-1, N, N)  # (heads, N, N)

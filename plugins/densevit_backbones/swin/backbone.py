@@ -101,7 +101,7 @@ class Swin(Backbone):
         return features
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        """The parameters of the stem, of each block with the merging before it, and of the final norms."""
+        """Groups: the stem, each block with the patch merging before it, and the final norms."""
         depths = [[*self.patch_embed.parameters(), *self.patch_norm.parameters()]]
         for number, stage in enumerate(self.stages):
             groups = [list(part.parameters()) for part in stage.children()]

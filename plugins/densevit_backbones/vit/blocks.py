@@ -182,7 +182,7 @@ class LayerScale(nn.Module):
         self.scale = nn.Parameter(torch.full((width,), start))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
+        """x: (..., C), the output of a residual branch. Returns the scaled x."""
         return x * self.scale.to(x.dtype)
 
 

@@ -89,7 +89,7 @@ class ResNetStem(nn.Module):
         return early, self.projection(x).permute(0, 2, 3, 1)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        """The parameters of the root, each block and the projection."""
+        """Groups: the root, each block and the projection."""
         blocks = [list(block.parameters()) for stage in self.stages for block in stage.children()]
         root = [*self.conv.parameters(), *self.norm.parameters()]
         return [root, *blocks, list(self.projection.parameters())]

@@ -85,7 +85,7 @@ class DabDetr(SetPredictionHead):
         return self.detect(self.encode(self.project(features), padding_mask), targets)[0]
 
     def encode(self, x: Tensor, padding_mask: Tensor) -> Memory:
-        """x: (B, C, H, W), the projected features."""
+        """The encoder's output. x: (B, C, H, W), the projected feature map. padding_mask: the argument of `forward`."""
         return encode(x, padding_mask, self.project.stride, self.encoder, nn.Identity())
 
     def detect(self, memory: Memory, targets: list[Targets] | None) -> tuple[Outputs, Tensor]:

@@ -39,12 +39,13 @@ CLASS_ROWS, PROPOSAL_ROWS = class_rows(no_object=False), class_rows(no_object=Fa
 
 
 def prediction_heads(transformer: str) -> Rearrangement:
-    """The rearrangement of prediction heads, which files store once per layer, even if shared, and again in the
-    decoder.
+    """The rearrangement of class and box heads. Files store one per decoder layer, as copies if all layers share it,
+    and with box refinement again under `decoder`.
 
-    Forward: only `class_embed.0` and `bbox_embed.0` if all layers share them; with two stages, the last ones become
-    `proposals.class_embed` and `proposals.bbox_embed`. Operation counts of the authors' tools are left out.
-    transformer: the prefix, "transformer" or "model".
+    `forward` keeps one of the copies: `class_embed.0` and `bbox_embed.0` if all layers share them. In the two-stage
+    variant, it renames the last heads to `proposals.class_embed` and `proposals.bbox_embed`. It leaves out `total_ops`
+    and `total_params`, the operation counts of some files.
+    transformer: the prefix of the keys, "transformer" or "model".
     """
     copied = re.compile(rf"{transformer}\.decoder\.((?:class|bbox)_embed\.\d+\..*)")
     layered = re.compile(r"(class|bbox)_embed\.(\d+)\.(.*)")

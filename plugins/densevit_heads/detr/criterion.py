@@ -72,7 +72,7 @@ class DetrCriterion:
         return SetLosses(label, l1, giou)
 
     def loss_counts(self, objects: list[int]) -> Counts:
-        """The normalisers of the losses. objects: the number of objects of each labelled image."""
+        """The normalisers of the losses by name. objects: the number of objects of each labelled image."""
         return loss_normalizers(objects, self.num_queries, self.no_object_weight)
 
     def _learned(self, outputs: Outputs) -> tuple[Tensor, Tensor]:

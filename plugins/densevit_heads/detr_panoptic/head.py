@@ -60,7 +60,7 @@ class PanopticMasks(SetPredictionHead):
             raise ValueError(f"width is {width}; it must be a multiple of 16, which the mask head divides it by.")
         check_weights({"mask_weight": mask_weight, "dice_weight": dice_weight})
         if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is {threshold:g}; a score is between 0 and 1.")
+            raise ValueError(f"threshold is {threshold:g}; expected a score from 0 to 1.")
         self.mask_weight, self.dice_weight, self.threshold = mask_weight, dice_weight, threshold
         self.freeze_detector = freeze_detector
         if freeze_detector:

@@ -167,7 +167,7 @@ def assign_levels(strides: Sequence[int]) -> tuple[Fraction, tuple[int, ...]]:
     listed = ", ".join(map(str, strides))
     if not 1 <= len(strides) <= len(_LEVELS):
         raise ValueError(
-            f"The backbone has {len(strides)} features of strides {listed}; dpt fuses 1 to {len(_LEVELS)}. "
+            f"The backbone has {len(strides)} feature maps of strides {listed}; dpt fuses 1 to {len(_LEVELS)}. "
             "Fix: select them with features, for example [1, 2, 3, 4]."
         )
     nearest = [2 ** round(math.log2(stride)) for stride in strides]

@@ -41,7 +41,7 @@ class DepthLossWeights:
     def __post_init__(self) -> None:
         for name, weight in vars(self).items():
             if weight is not None and not 0 <= weight < math.inf:
-                raise ValueError(f"{name} is {weight:g}; a loss weight must be at least 0.")
+                raise ValueError(f"{name} is {weight:g}; a loss weight must be finite and at least 0.")
 
     def weights_by_name(self, relative: bool) -> dict[str, float]:
         """The weights above 0, by name. Raises ValueError for a weight that the depth's type does not use, and if all

@@ -56,7 +56,7 @@ class DptSegmentation(ClassMapHead):
                 raise ValueError(f"{option} is {value}; it must be at least 0 and below 1.")
         for option, weight in {"auxiliary_weight": auxiliary_weight, "dice": dice}.items():
             if not 0 <= weight < math.inf:
-                raise ValueError(f"{option} is {weight}; it must be at least 0.")
+                raise ValueError(f"{option} is {weight}; it must be finite and at least 0.")
         self.auxiliary_weight, self.label_smoothing, self.dice_weight = auxiliary_weight, label_smoothing, dice
         self.class_weights = ClassWeights(K, class_weights)
 

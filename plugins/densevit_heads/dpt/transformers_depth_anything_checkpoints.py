@@ -76,8 +76,8 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
     if _is_metric(state, metadata):
         if not isinstance(scale, (int, float)) or scale <= 0:
             raise WeightsError(
-                f"config.json has depth_estimation_type: metric and max_depth: {scale}; expected the metres that the "
-                "output is multiplied by, such as 20 (indoor) or 80 (outdoor). Fix: write it there."
+                f"config.json has depth_estimation_type: metric and max_depth: {scale}; expected the largest depth in "
+                "metres. Fix: set max_depth to the value of training, such as 20 (indoor) or 80 (outdoor)."
             )
         options = {"heads.depth.output": "sigmoid", MAX_DEPTH: float(scale)}
     elif scale not in (None, 1):

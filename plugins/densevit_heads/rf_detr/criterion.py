@@ -19,7 +19,7 @@ class GroupCriterion(SetCriterion):
     """
 
     def loss_counts(self, objects: list[int]) -> Counts:
-        """The normalisers of the losses. objects: the number of objects of each labelled image."""
+        """The normalisers of the losses by name. objects: the number of objects of each labelled image."""
         return {"objects": sum(objects)}
 
     def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:

@@ -120,7 +120,10 @@ def _with_masks(targets: list[Targets]) -> list[Targets]:
 def _add_masks(
     predictions: list[Predictions], scores: Tensor, masks: Tensor, stride: int, targets: list[Targets]
 ) -> list[Predictions]:
-    """Adds the `masks` of the queries of `top_predictions`. scores: (B, Q, K). masks: logits (B, Q, h, w)."""
+    """Adds `masks` (Q, H, W) bool at the original size to the predictions of `top_predictions`, in place.
+
+    scores: (B, Q, K). masks: logits (B, Q, h, w) at this stride.
+    """
     queries = top_scores(scores)[2]
     for prediction, query, logits, target in zip(predictions, queries, masks.float(), targets, strict=True):
         resized = MaskLogits(logits, stride, sides(target["size"]), sides(target["original_size"])).resized(query)

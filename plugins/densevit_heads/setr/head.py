@@ -173,5 +173,5 @@ def _check_features(option: str, numbers: Sequence[int], N: int) -> None:
     if not all(1 <= number <= N for number in numbers) or len(set(numbers)) < len(numbers):
         listed = ", ".join(map(str, numbers))
         raise ValueError(
-            f"{option} is {listed}; the backbone has {N} features. Expected distinct numbers from 1 to {N}."
+            f"{option} is {listed}; the backbone has {N} feature maps. Expected distinct numbers from 1 to {N}."
         )

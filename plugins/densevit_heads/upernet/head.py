@@ -64,7 +64,7 @@ class UPerNet(ClassMapHead):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1.")
         if not 0 <= auxiliary_weight < math.inf:
-            raise ValueError(f"auxiliary_weight is {auxiliary_weight}; it must be at least 0.")
+            raise ValueError(f"auxiliary_weight is {auxiliary_weight}; it must be finite and at least 0.")
         self.class_weights = ClassWeights(K, class_weights)
         self.feature_strides, self.auxiliary_weight, self.norm_kind = tuple(strides), auxiliary_weight, norm
         self.feature_norms = nn.ModuleList(

@@ -84,7 +84,7 @@ class Results:
 
 
 def finite(value: Any) -> Any:
-    """Replaces NaN and infinities by None, for JSON."""
+    """Replaces NaN and infinities by None, also inside dicts and lists, for JSON."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

@@ -82,7 +82,9 @@ def cases_of_configs(sources: Sequence[str], overrides: Sequence[str]) -> list[C
 def _case_of_file(name: str, source: str) -> Case:
     model, sections = build(open_file(source))
     if not isinstance(sections, Config):
-        raise ConfigError(f"benchmark: {source}: its model has no config. Fix: export a run folder.")
+        raise ConfigError(
+            f"benchmark: {source}: the file was exported from a model without a config. Fix: export a run folder."
+        )
     recorded = model.recorded_evaluation
     metrics = None if recorded is None else {key: value for key, value in recorded.file.items() if value == value}
     return Case(name, sections.model_dump(), source, metrics=metrics, file=model)

@@ -156,7 +156,7 @@ class _Facts(lightning.Callback):
 
 
 class _Trial(lightning.Callback):
-    """Collects training losses and switches validation off."""
+    """For a trial of a learning rate: collects training losses and switches validation off."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []

@@ -127,4 +127,4 @@ def _rates(text: str) -> list[float]:
         rates = [float(part) for part in text.split(",")]
         if all(0 < rate < float("inf") for rate in rates):
             return rates
-    raise ArgumentTypeError(f"{text!r}: expected a positive number, or several separated by commas")
+    raise ArgumentTypeError(f"{text!r}: expected learning rates above 0, separated by commas")

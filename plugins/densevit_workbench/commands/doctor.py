@@ -89,5 +89,5 @@ def _count(text: str) -> int | None:
     if text == "all":
         return None
     if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images, or all")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of images of at least 1, or all")
     return int(text)

@@ -67,7 +67,7 @@ def _finding(finding: Finding) -> Part:
 
 
 def _class_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    """Counts, with bars for their shares."""
+    """Counts of classes, with bars for the shares. names: the columns. lines: a class and texts such as "12 (3.5%)"."""
     cells = [[Cell(name, left=True), *(Cell(text, _share(text)) for text in texts)] for name, *texts in lines]
     return Table([Cell("class", left=True), *map(Cell, names)], cells)
 

@@ -84,9 +84,9 @@ def size_text(sizes: np.ndarray) -> str:
 
 
 def class_rows(splits: Splits) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    """For each target key with classes: key and unit, splits, and one row per class.
+    """A table for each target key with classes: its title "KEY (UNIT)", its splits, and rows of a class and its counts.
 
-    Rows are sorted by frequency in the first split.
+    The most frequent class of the first split comes first.
     """
     tables = []
     for key in {key: None for statistics in splits.values() for key in statistics.classes}:

@@ -148,7 +148,7 @@ class Summaries(data.Dataset[Summary]):
 
 
 def transformed(transform: TrainingTransform, sample: Sample, index: int, types: Mapping[str, TargetType]) -> Sample:
-    """Transforms a sample, with random numbers seeded by its index."""
+    """Transforms a sample. index: the seed, which is the sample's index in the data set."""
     return transform(sample, np.random.default_rng([0, index]), types)
 
 

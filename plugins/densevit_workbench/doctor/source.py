@@ -94,7 +94,7 @@ def _folder_source(source_name: str, folder: Path, overrides: Sequence[str]) -> 
 
 
 def flow(value: Any) -> str:
-    """Formats a value of a section as one line of YAML, for an override."""
+    """Formats a config value as one line of YAML: the VALUE of an override KEY=VALUE."""
     if isinstance(value, str | Path):
         return str(value)
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=sys.maxsize, allow_unicode=True)

@@ -90,7 +90,7 @@ def check_budget(budget: Budget, config: Config) -> None:
     warmup = config.optim.warmup_steps
     if warmup is not None and warmup >= budget.steps > 1:
         warnings.warn(
-            f"optim.warmup_steps={warmup} is all of the {budget.steps} optimiser steps: the learning rate "
+            f"optim.warmup_steps={warmup} covers all {budget.steps} optimiser steps: the learning rate "
             "never reaches its full value. Fix: set optim.warmup, a fraction of the training, such as 0.03.",
             stacklevel=2,
         )

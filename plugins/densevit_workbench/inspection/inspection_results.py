@@ -1,4 +1,4 @@
-"""The results of an inspection."""
+"""The results of an inspection: similarity and attention of a model on one image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

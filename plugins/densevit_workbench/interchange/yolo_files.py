@@ -19,7 +19,7 @@ NOTHING = ("", "~", "null", "Null", "NULL")  # of YAML
 
 
 def places_of(base: Path, file: Path, text: str) -> list[Path]:
-    """Candidate locations of a path in data.yaml or obj.data, without duplicates."""
+    """Candidate locations of a path in `file`, data.yaml or obj.data: in the folder `base`, then beside the file."""
     slashes = text.replace("\\", "/")
     # Exported files have ../train/images for the folder beside data.yaml, and data/train.txt for the file beside it.
     inner = slashes.removeprefix("../").removeprefix("data/")

@@ -234,7 +234,7 @@ def places(fixture: BackboneFixture) -> None:
 def in_channels(fixture: BackboneFixture) -> None:
     """A constructor with `in_channels` builds backbones for 1 and 5 channels; every channel changes the features."""
     if not takes(fixture.plugin, "in_channels"):
-        raise NotChecked("no option in_channels: for images of three channels only")
+        raise NotChecked("has no option in_channels: it takes images of three channels only")
     expected = [tuple(x.shape) for x in fixture.features()]
     for count in (1, 5):
         backbone, images = fixture.build_with(in_channels=count).eval(), fixture.images(channels=count)

@@ -135,7 +135,7 @@ class HeadFixture(Fixture):
         return HeadBatch(features, mask, targets)
 
     def train_losses(self, head: Head, batch: HeadBatch) -> Losses:
-        """The losses of a forward in training mode."""
+        """The weighted loss terms of a forward pass in training mode, by name."""
         outputs = head.train()(batch.copies(), batch.padding_mask, batch.targets)
         return head.loss(outputs, batch.targets, LossContext())
 

@@ -57,12 +57,12 @@ class MethodFixture(Fixture):
         return batch
 
     def losses(self, method: Method, batch: Batch, step: int = 0) -> Losses:
-        """The terms of a training step."""
+        """The weighted loss terms of a training step, by name."""
         method.train()
         return method.training_step(self.model.train(), batch, LossContext(step=step, progress=step / STEPS))
 
     def run(self, module: Method) -> dict[str, Tensor]:
-        """The terms from a fixed random state, without gradients."""
+        """The loss terms of a training step from a fixed random state, without gradients."""
         torch.manual_seed(0)
         with torch.no_grad():
             return dict(self.losses(module, self.batch(module)))

@@ -91,7 +91,7 @@ def test_val_share_of_a_data_set_with_a_val_split_is_an_error(tmp_path):
     for split in ("train", "val"):
         with pytest.raises(DataError, match=r"val_share is 0\.3, but the data set has a val split: .*val\.json\. Fix"):
             Coco(split, root=str(root), val_share=0.3)
-    with pytest.raises(DataError, match=r"val_share is 1; expected a number between 0 and 1"):
+    with pytest.raises(DataError, match=r"val_share is 1; expected a number above 0 and below 1"):
         Coco("train", root=str(root), val_share=1.0)
 
 

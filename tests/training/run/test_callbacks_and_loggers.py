@@ -29,7 +29,10 @@ def section(**keys: Any) -> TrainerSection:
     [
         ("callbacks=[EarlyStopping]", r"callbacks\.0\.name: .*'EarlyStopping'\. Write module:Class"),
         ("callbacks=[no_such:Thing]", r"callbacks\.0\.name: .* there is no module 'no_such'"),
-        ("callbacks=[torch.optim:AdamW]", r"is the class AdamW, which is not a pytorch_lightning\.Callback"),
+        (
+            "callbacks=[torch.optim:AdamW]",
+            r"is the class AdamW, which is not a subclass of pytorch_lightning\.Callback",
+        ),
         (f"callbacks=[{STOPPING}, patiense: 3}}]", r"callbacks\.0\.patiense .* 'patience'\?"),
         ("callbacks=[pytorch_lightning.callbacks:EarlyStopping]", r"callbacks\.0\.monitor is missing"),
         ("callbacks={a: b}", r"trainer\.callbacks should be a valid tuple, not \{'a': 'b'\}"),
