@@ -1,5 +1,6 @@
 """The config sections of the model and of inference: backbone, heads, windows and test-time augmentation."""
 
+import keyword
 import re
 from typing import Annotated, Any, Literal
 
@@ -202,9 +203,10 @@ class HeadSection(PluginSection):
 
 def _valid_head_names(heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
     for name in heads:
-        if not re.fullmatch(r"[A-Za-z_][\w-]{0,99}", name):  # part of file names
+        if not re.fullmatch(r"[A-Za-z_][\w-]{0,99}", name) or keyword.iskeyword(name):  # part of files and of code
             raise ValueError(
-                f"{name[:100]!r} is not a valid name for a head: use letters, digits, _ and -, at most 100."
+                f"{name[:100]!r} is not a valid name for a head: use letters, digits, _ and -, at most 100, and no word "
+                "of Python's grammar."
             )
     return heads
 

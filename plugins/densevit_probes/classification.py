@@ -19,6 +19,7 @@ from densevit.interfaces import Class
 from densevit_probes.patches import Grid, Patches, PatchProbe, labelled, resized
 
 _HELD_OUT = 10  # one of this number of training images selects the options
+_REGULARISATIONS: tuple[float, ...] = tuple((10 ** np.linspace(-6, 5, 8)).tolist())  # CAPI's
 _SIMILARITIES = 1 << 25  # computed at once
 
 
@@ -130,7 +131,7 @@ class PatchLogistic(SelectedProbe):
     def __init__(
         self,
         classes: Sequence[Class],
-        inverse_regularization: tuple[float, ...] = tuple(float(c) for c in 10 ** np.linspace(-6, 5, 8)),
+        inverse_regularization: tuple[float, ...] = _REGULARISATIONS,
         max_iterations: int = 1000,
         seed: int = 0,
         grid: Grid = "image",

@@ -33,9 +33,9 @@ class Patches(NamedTuple):
     def to_pixels(self, labels: Tensor) -> Tensor:
         """Labels of all pixels of patches, (h * w, stride^2), as a map of the image on the network's input."""
         side = round(labels.shape[1] ** 0.5)
-        return F.fold(labels.T[None].float(), [side * n for n in self.grid], side, stride=side)[0, 0][
-            : self.size[0], : self.size[1]
-        ].to(labels.dtype)
+        canvas = (side * self.grid[0], side * self.grid[1])
+        pixels = F.fold(labels.T[None].float(), canvas, side, stride=side)[0, 0]
+        return pixels[: self.size[0], : self.size[1]].to(labels.dtype)
 
 
 class PatchProbe(FeatureProbe):
@@ -56,13 +56,13 @@ class PatchProbe(FeatureProbe):
         self.grid = grid
         self.metrics = SemanticSegmentation(classes)
 
-    def features(self, encode: Encode, batch: Batch) -> list[Patches | None]:
-        """The patches of each image; None without labels of the training image."""
+    def features(self, encode: Encode, batch: Batch) -> list[Patches]:
+        """The patches of each image."""
         maps = encode(batch)[-1]
         h, w = maps.shape[-2:]
-        sides = [-(-n // cells) for n, cells in zip(batch["images"].shape[-2:], (h, w), strict=True)]
-        stride = 1 << (max(sides) - 1).bit_length() if sides[0] != sides[1] else sides[0]
-        images: list[Patches | None] = []
+        H, W = batch["images"].shape[-2:]
+        stride = max(-(-H // h), -(-W // w))
+        images = []
         for map_, target in zip(maps, batch["targets"], strict=True):
             labels = torch.full((h * stride, w * stride), IGNORE, dtype=torch.uint8, device=maps.device)
             height, width = (int(n) for n in target["size"])
