@@ -205,8 +205,8 @@ def _valid_head_names(heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
     for name in heads:
         if not re.fullmatch(r"[A-Za-z_][\w-]{0,99}", name) or keyword.iskeyword(name):  # part of files and of code
             raise ValueError(
-                f"{name[:100]!r} is not a valid name for a head: use letters, digits, _ and -, at most 100, and no word "
-                "of Python's grammar."
+                f"{name[:100]!r} is not a valid name for a head: use letters, digits, _ and -, at most 100, and no "
+                "keyword of Python."
             )
     return heads
 

@@ -16,9 +16,9 @@ def surface_normals(camera: Camera, depth: np.ndarray) -> np.ndarray:
     across, down = (np.gradient(points, axis=axis) for axis in (2, 1))
     normals = np.cross(down, across, axis=0)
     length = np.linalg.norm(normals, axis=0)
-    known = (depth > 0) & (length > 0)
+    is_known = (depth > 0) & (length > 0)
     for axis in (0, 1):
         before, after = np.roll(depth, 1, axis), np.roll(depth, -1, axis)
-        known &= (before > 0) & (after > 0) & (np.abs(before + after - 2 * depth) < _LARGEST_STEP * depth)
-    known[[0, -1]] = known[:, [0, -1]] = False
-    return np.where(known, normals / np.maximum(length, 1e-20), 0).astype(np.float32)
+        is_known &= (before > 0) & (after > 0) & (np.abs(before + after - 2 * depth) < _LARGEST_STEP * depth)
+    is_known[[0, -1]] = is_known[:, [0, -1]] = False
+    return np.where(is_known, normals / np.maximum(length, 1e-20), 0).astype(np.float32)

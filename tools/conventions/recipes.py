@@ -8,7 +8,7 @@ from tools.conventions.tree import Problem, Tree
 
 SCORES = ("AP", "PQ", "mIoU", "AbsRel", "delta1", "top-1")
 # Folders; others are published.
-WITHOUT_SCORES = ("backbone", "benchmark", "data", "papers", "pretrain", "scenes", "start")
+WITHOUT_SCORES = ("backbone", "benchmark", "data", "papers", "pretrain", "probe", "scenes", "start")
 VARIANT = re.compile(r"#   ([\w.]+=\S+(?: [\w.]+=\S+)*): (.+)")
 
 
@@ -58,3 +58,7 @@ def headers_have_the_command(tree: Tree) -> Iterator[Problem]:
         name = file.removeprefix("configs/").removesuffix(".yaml")
         if f"densevit train {name} " not in header(tree, file).replace("configs/", "").replace(".yaml", ""):
             yield Problem(file, 1, f"the first lines do not have densevit train {name}", "write the command")
+    for file in tree.files("configs/probe/*.yaml"):
+        name = file.removeprefix("configs/probe/").removesuffix(".yaml")
+        if not any(f"{command}{name} " in header(tree, file) for command in ("--probes ", "densevit train probe/")):
+            yield Problem(file, 1, f"the first lines do not have --probes {name}", "write the command")

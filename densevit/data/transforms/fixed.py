@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from densevit.data.transforms.exact_sides import maximum, minimum, rounded_ratio
+from densevit.errors import ConfigError
 from densevit.interfaces import Frame, Size, Transforms
 
 _ZOOM = 1.25  # the largest zoom factor, in and out
@@ -60,6 +61,27 @@ class Fixed(Transforms):
 
 
 class Resize(Fixed):
-    """`fixed` without augmentation: training images are resized as in evaluation."""
+    """`fixed` without augmentation: training images are resized as in evaluation.
+
+    stretch: resizes to (h, w), or to a square of the side, without keeping the aspect ratio.
+    """
 
     augments = False
+
+    def __init__(self, image_size: int | Size | None, stretch: bool = False) -> None:
+        super().__init__(image_size)
+        if stretch and image_size is None:
+            raise ConfigError("data.transforms.stretch needs a size. Fix: set data.image_size.")
+        self.stretch = stretch
+
+    def evaluation_size(self, height: int, width: int) -> Size:
+        """Returns the size of the resized image."""
+        if self.stretch and self.image_size is not None:
+            return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+        return super().evaluation_size(height, width)
+
+    def evaluation_bounds(self) -> Mapping[str, float]:
+        """Returns the bound of the long side, or of height and width."""
+        if self.stretch:
+            return dict(zip(("height", "width"), map(float, self.evaluation_size(1, 1)), strict=True))
+        return super().evaluation_bounds()

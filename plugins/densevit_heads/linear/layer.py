@@ -12,7 +12,7 @@ from densevit.layers.norms import SyncBatchNorm2d
 class LinearLayer(nn.Module):
     """Classifies each cell of some feature maps, brought to the size of the finest: (B, C_i, h_i, w_i) -> (B, K, h, w).
 
-    features: numbers of the maps, from 1; None: the last. dropout: of channels.
+    features: numbers of the maps, from 1; None: the last. dropout: the share of channels that are set to 0.
     """
 
     def __init__(

@@ -17,8 +17,8 @@ class LinearSegmentation(ClassMapHead):
     Logits are upsampled bilinearly to pixels. DINOv3 uses dropout 0.1 on the last map; DINOv2
     none, on one or four maps.
 
-    features: numbers of the maps, from 1; None: the last. Coarser maps are upsampled to the first of them. dropout: of
-    channels, before the batch norm.
+    features: numbers of the maps, from 1; None: the last. Coarser maps are upsampled to the first of them. dropout: the
+        share of channels that are set to 0, before the batch norm.
     """
 
     task = "segmentation"

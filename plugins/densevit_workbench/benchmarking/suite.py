@@ -105,7 +105,7 @@ def benchmark(
     configs: config files, shipped configs' names, run folders (their scores are reused) or exported files (timed on the
     CPU by ONNX Runtime or PyTorch). backbones, heads: instead of configs, each backbone under each head by `protocol`,
     a config with candidate heads. probes: configs of frozen probes, configs/probe/NAME.yaml, that evaluate each
-    backbone beside controls. cache: False: computes the features of probes anew in each pass. overrides: keys of all
+    backbone beside controls. cache: False: computes the features of probes in each pass. overrides: keys of all
     configs or protocols, "data=FILE", "heads.setr.width=64". sizes: sides or (height, width) of the images; none: each
     config's `data.image_size`. modes: fp32, bf16 (autocast), fp32-compiled, bf16-compiled. rounds: timed runs of each
     cell.

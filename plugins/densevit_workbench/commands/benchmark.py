@@ -34,7 +34,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--probes", type=_names, default=[], help="frozen probes of the backbones, configs/probe/NAME.yaml: quick, ..."
     )
-    parser.add_argument("--no-cache", action="store_true", help="compute the features of probes anew in each pass")
+    parser.add_argument(
+        "--no-cache", action="store_true", help="compute the features of probes in each pass, and keep none"
+    )
     parser.add_argument(
         "--protocol", metavar="CONFIG", default="benchmark/protocol", help="what all backbones share (default: shipped)"
     )
