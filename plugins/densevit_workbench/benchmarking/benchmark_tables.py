@@ -127,9 +127,14 @@ def _scores(results: Results) -> Table:
     rows = []
     for name, cases in rows_of.items():
         scores = {metric: _score(case, metric) for case in cases for metric in case.metrics}
-        weights = _shared({case.head: case.setting["initial_weights"] for case in cases if case.setting})
+        weights = _shared({case.head: _weights(case) for case in cases if case.setting})
         rows.append([name, weights, *(scores.get(metric, "") for metric in columns)])
     return _table(["backbone" if _is_grid(results) else "model", "initial weights", *columns.values()], rows)
+
+
+def _weights(case: CaseResult) -> str:
+    adapted = ", first layer adapted to the channels" if case.training.get("adapted_stem") else ""
+    return f"{case.setting['initial_weights']}{adapted}"
 
 
 def _data_note(results: Results) -> list[Part]:

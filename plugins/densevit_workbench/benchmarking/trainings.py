@@ -140,10 +140,11 @@ class _Facts(lightning.Callback):
         module = getattr(trainer, "datamodule", None)  # Lightning sets it in `fit`
         assert isinstance(module, DenseDataModule)
         assert isinstance(pl_module, DenseModule) and pl_module.budget is not None
-        data, evaluators = module.data, pl_module.validation.evaluators or {}
+        model, data, evaluators = pl_module.model, module.data, pl_module.validation.evaluators or {}
         self.values = {
             "images": pl_module.budget.images,
             "lr": learning_rate(pl_module.optim, pl_module.budget.images_per_step),
+            "adapted_stem": bool(model.sections is not None and model.sections.backbone.adapted_stem),
             "train_images": len(data.train),
             "val_images": len(data.val),
             "device": device_name(trainer.strategy.root_device),
