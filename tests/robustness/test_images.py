@@ -101,5 +101,6 @@ def test_images_of_other_types_than_8_bits_are_told_with_the_keys_by_all_doors(
         accepted(*arguments)
         assert [keys in str(warning.message) for warning in recwarn].count(True) == 1
     if suffix == "tif":
-        tifffile.imwrite(tmp_path / "train/0.tif", np.stack([deep[..., 0]] * 4, axis=2), photometric="minisblack")
+        bands = np.dstack([deep, deep[..., 0]])
+        tifffile.imwrite(tmp_path / "train/0.tif", bands, photometric="minisblack", planarconfig="contig")
         refused("train", "tiny.yaml", "data.root=.", says=("train/0.tif: it has 4 channels", "data.channels"))
