@@ -193,8 +193,7 @@ def _fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: 
             file = find_file(name if root is None else "folder", source, section=path[0])
         except ConfigError as error:
             dotted = ".".join(path)
-            folder = " There is no such folder either." if path == ("data",) else ""
-            raise ConfigError(f"{error}{folder} A plugin is set with `{dotted}.name`, not `{dotted}`.") from None
+            raise ConfigError(f"{error} A plugin is set with `{dotted}.name`, not `{dotted}`.") from None
         section = read(file, above, path)
         if root is not None:
             section = over(section, Layer({"data": {"root": root}}, {("data", "root"): source}))

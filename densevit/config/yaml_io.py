@@ -10,9 +10,13 @@ from typing import Any
 import yaml
 
 from densevit.errors import ConfigError, nearest, one_line
-from densevit.paths import check_unpacked, user_path
+from densevit.paths import check_unpacked, nearest_neighbour, user_path
 
 _LARGEST = 64 * 2**20  # bytes of a config file
+_HEAD = 2**20  # bytes that tell annotations from a config
+_ANNOTATIONS = re.compile(
+    rb'<annotation|"(file_name|shapes|completed_by)"\s*:'
+)  # VOC, CVAT; COCO, labelme, Label Studio
 
 
 def find_file(name: str, source: str = "", folder: Path | None = None, section: str = "") -> Path:
@@ -33,14 +37,27 @@ def find_file(name: str, source: str = "", folder: Path | None = None, section: 
     for candidate_name in (f"{section}/{within}", named) if section else (named,):
         if candidate_name in shipped:
             return shipped[candidate_name]
+
+    def fits(entry: "os.DirEntry[str]") -> bool:
+        is_folder = section == "data" or os.path.isfile(os.path.join(entry.path, "config.yaml"))
+        return entry.name.endswith(".yaml") or (is_folder and entry.is_dir())
+
     prefix = f"{source}: " if source else ""
+    noun = "config file or data folder" if section == "data" else "config file"
     reason = " It is a folder without a config.yaml." if path.is_dir() else ""
-    names = [other for other in shipped if other.rpartition("/")[0] == section]
-    neighbours = [str(path.parent / other.name) for other in sorted(path.parent.glob("*.yaml"))]
-    hint = nearest(str(path), neighbours) or nearest(within.name, [PurePosixPath(other).name for other in names])
-    raise ConfigError(
-        f"{prefix}there is no config file {str(path)!r}.{reason}{hint} Shipped: {', '.join(names) or 'none'}."
-    )
+    top = f"{section}/" if section else ""
+    inside = {name.removeprefix(top): name for name in shipped if name.startswith(top)}
+    folders = (f"{named}/", f"{PurePosixPath(named).parent}/", "")
+    names = next(filter(None, (_entries(inside, folder) for folder in folders)), [])
+    hint = nearest_neighbour(path, fits) or nearest(named, inside)
+    shown = ", ".join(top + name for name in names) or "none"
+    raise ConfigError(f"{prefix}there is no {noun} {str(path)!r}.{reason}{hint} Shipped: {shown}.")
+
+
+def _entries(names: Iterable[str], folder: str) -> list[str]:
+    """The names in a folder, `start/detector`, and its subfolders, `start/`."""
+    below = (name.removeprefix(folder).partition("/") for name in names if name.startswith(folder))
+    return list(dict.fromkeys(f"{folder}{name}{slash}" for name, slash, _ in below))
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -62,6 +79,10 @@ def read_file(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ConfigError with file and line."""
     check_unpacked(path)
     try:
+        with path.open("rb") as file:
+            if _ANNOTATIONS.search(file.read(_HEAD)):
+                folder = path.parent.parent if path.parent.name == "annotations" else path.parent
+                raise ConfigError(f"{path}: holds annotations. Fix: name the data set's folder, {folder}, instead.")
         size = path.stat().st_size
         if size > _LARGEST:
             raise ConfigError(f"{path}: has {size:,} bytes; a config file is text of at most {_LARGEST:,}.")
