@@ -70,16 +70,6 @@ def check_space(out: Path, size: int) -> None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Sets the file name of an OSError without one, as of a failed write, to `path`."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-
-
-@contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yields a temporary folder, renamed to `out` on success and removed on failure.
 
@@ -90,8 +80,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     with sigterm_unwinds():
         temporary = _temporary(out, Path.mkdir)
         try:
-            with naming(out):
-                yield temporary
+            yield temporary
             check_free(out)
             if out.is_dir():
                 out.rmdir()
@@ -182,8 +171,7 @@ def _temporary_file(out: Path) -> Iterator[Path]:
     with sigterm_unwinds():
         temporary = _temporary(out, lambda path: path.touch(exist_ok=False))
         try:
-            with naming(out):
-                yield temporary
+            yield temporary
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -13,10 +13,8 @@ from densevit.errors import ConfigError, nearest, one_line
 from densevit.paths import check_unpacked, nearest_neighbour, user_path
 
 _LARGEST = 64 * 2**20  # bytes of a config file
-_HEAD = 2**20  # bytes that tell annotations from a config
-_ANNOTATIONS = re.compile(
-    rb'<annotation|"(file_name|shapes|completed_by)"\s*:'
-)  # VOC, CVAT; COCO, labelme, Label Studio
+# VOC and CVAT; COCO, labelme and Label Studio
+_ANNOTATIONS = re.compile(r'<annotation|"(file_name|shapes|completed_by)"\s*:')
 
 
 def find_file(name: str, source: str = "", folder: Path | None = None, section: str = "") -> Path:
@@ -24,8 +22,8 @@ def find_file(name: str, source: str = "", folder: Path | None = None, section: 
 
     The name is a path relative to `folder` (or the working directory), with or without `.yaml`; or a run folder, for
     its `config.yaml`; or a shipped config's name (`detr_swin`) or path in the project (`configs/detr_swin.yaml`).
-    section: files of this section are also found by bare name (`data=coco`). source: the file or override that names
-    the file, for messages.
+    section: the key of a section, whose files are also found by bare name (`data=coco`). source: the file or override
+    that names the file, for messages.
     """
     path = Path(os.path.normpath((folder or Path()) / user_path(name)))
     for candidate in (path, Path(f"{path}.yaml"), path / "config.yaml"):
@@ -37,21 +35,24 @@ def find_file(name: str, source: str = "", folder: Path | None = None, section: 
     for candidate_name in (f"{section}/{within}", named) if section else (named,):
         if candidate_name in shipped:
             return shipped[candidate_name]
-
-    def fits(entry: "os.DirEntry[str]") -> bool:
-        is_folder = section == "data" or os.path.isfile(os.path.join(entry.path, "config.yaml"))
-        return entry.name.endswith(".yaml") or (is_folder and entry.is_dir())
-
-    prefix = f"{source}: " if source else ""
     noun = "config file or data folder" if section == "data" else "config file"
     reason = " It is a folder without a config.yaml." if path.is_dir() else ""
+    plugin = f" A plugin is set with `{section}.name`, not `{section}`." if section else ""
     top = f"{section}/" if section else ""
     inside = {name.removeprefix(top): name for name in shipped if name.startswith(top)}
     folders = (f"{named}/", f"{PurePosixPath(named).parent}/", "")
     names = next(filter(None, (_entries(inside, folder) for folder in folders)), [])
-    hint = nearest_neighbour(path, fits) or nearest(named, inside)
-    shown = ", ".join(top + name for name in names) or "none"
-    raise ConfigError(f"{prefix}there is no {noun} {str(path)!r}.{reason}{hint} Shipped: {shown}.")
+    hint = nearest_neighbour(path, lambda entry: _is_config(entry, section == "data")) or nearest(named, inside)
+    raise ConfigError(
+        f"{f'{source}: ' if source else ''}there is no {noun} {str(path)!r}.{reason}{hint} Shipped: "
+        f"{', '.join(top + name for name in names) or 'none'}.{plugin}"
+    )
+
+
+def _is_config(entry: "os.DirEntry[str]", any_folder: bool) -> bool:
+    """Whether an entry is a config file or a run, or, if `any_folder`, any folder."""
+    is_run = os.path.isfile(os.path.join(entry.path, "config.yaml"))
+    return entry.name.endswith(".yaml") or is_run or (any_folder and entry.is_dir())
 
 
 def _entries(names: Iterable[str], folder: str) -> list[str]:
@@ -79,16 +80,14 @@ def read_file(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ConfigError with file and line."""
     check_unpacked(path)
     try:
-        with path.open("rb") as file:
-            if _ANNOTATIONS.search(file.read(_HEAD)):
-                folder = path.parent.parent if path.parent.name == "annotations" else path.parent
-                raise ConfigError(f"{path}: holds annotations. Fix: name the data set's folder, {folder}, instead.")
         size = path.stat().st_size
         if size > _LARGEST:
             raise ConfigError(f"{path}: has {size:,} bytes; a config file is text of at most {_LARGEST:,}.")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: the file cannot be read as UTF-8 text ({one_line(error)}).") from None
+    if _ANNOTATIONS.search(text):
+        raise ConfigError(f"{path}: holds annotations. Fix: name the folder of the data set, with its images, instead.")
     value = parse(text, str(path), lines=True)
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: contains no keys and values, such as `seed: 0`.")

@@ -66,8 +66,7 @@ def _table(title: str, rows: Rows) -> Group:
     numbers = range(1, len(header))
     grid = table(lines, [str(name) for name in header], right=numbers, no_wrap=numbers)
     grid.collapse_padding = is_wide  # one space between columns, to fit into 80 characters
-    words = (word for first, *_ in lines for word in first.plain.split())
-    grid.columns[0].min_width = min(max(map(len, words), default=0), _WORD)
+    grid.columns[0].min_width = min(_WORD, max(len(word) for first, *_ in lines for word in first.plain.split(" ")))
     more = [Text(f"... and {len(body) - MAX_ROWS} more")] if len(body) > MAX_ROWS else []
     return Group(Text(), Text(title, "bold"), grid, *more)
 

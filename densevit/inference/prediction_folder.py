@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from densevit.atomic_io import atomic_file, atomic_folder, check_new_folder, locked_folder, naming
+from densevit.atomic_io import atomic_file, atomic_folder, check_new_folder, locked_folder
 from densevit.errors import DataError, DensevitError, WeightsError
 from densevit.inference.iterating import BATCHES_AT_ONCE
 from densevit.inference.prediction_blocks import Counts, read_counts
@@ -127,15 +127,14 @@ class Part:
         """
         process = f"process {os.getpid()} on {socket.gethostname()}"
         if PARTS not in read_settings(self.predictions):
-            with naming(self.predictions):
-                yield
+            yield
             return
         if not self.folder.exists():
             with atomic_folder(self.folder) as new:
                 (new / _PROCESS).write_text(process, encoding="utf-8")
         elif not resume:
             raise DensevitError(f"{self} was begun: {self.state(self.counts)}. Fix: add --resume, if it has ended.")
-        with naming(self.predictions), locked_folder(self.folder):
+        with locked_folder(self.folder):
             (self.folder / _PROCESS).write_text(process, encoding="utf-8")
             yield
 

@@ -101,8 +101,10 @@ class ProgressLines(lightning.Callback):
         if not (done and left) or trainer.global_step <= self._first_step + _STEPS_BEFORE_TIMING:
             return parts
         pauses, count = sum(self._validations), len(self._validations)
-        rest = (seconds - pauses) / done * left
-        rest += pauses / max(count, 1) * module.budget.validations * left / module.budget.steps
+        each = (
+            pauses / max(count, 1) * module.budget.validations / module.budget.steps
+        )  # seconds of validation per step
+        rest = left * ((seconds - pauses) / done + each)
         return [*parts, f"{duration(rest)} left{'' if count else ' without validation'}"]
 
     def _print(self, trainer: lightning.Trainer, parts: list[str]) -> None:

@@ -329,8 +329,8 @@ def test_a_folder_of_another_format_is_recognised(tmp_path: Path, install, forma
     ("name", "says"),
     [
         ("set.zip", r"is an archive or a compressed file\. Fix: unpack it, and name the folder"),
-        ("set/annotations/instances_default.json", r"holds annotations\. Fix: name the data set's folder, \S*/set,"),
-        ("set/annotations.xml", r"holds annotations\. Fix: name the data set's folder, \S*/set,"),
+        ("set/annotations/instances_default.json", r"holds annotations\. Fix: name the folder of the data set"),
+        ("set/annotations.xml", r"holds annotations\. Fix: name the folder of the data set"),
         ("set", r"annotations\.xml is in CVAT's own format\. Fix: export the task in the format COCO 1\.0,"),
     ],
 )
