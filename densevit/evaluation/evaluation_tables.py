@@ -12,7 +12,6 @@ from densevit.interfaces import Table as Rows
 from densevit.terminal import table
 
 MAX_ROWS = 40  # of a table; the report shows all rows
-_WORD = 16  # characters of a name that are not divided
 
 
 def evaluation_tables(
@@ -66,7 +65,8 @@ def _table(title: str, rows: Rows) -> Group:
     numbers = range(1, len(header))
     grid = table(lines, [str(name) for name in header], right=numbers, no_wrap=numbers)
     grid.collapse_padding = is_wide  # one space between columns, to fit into 80 characters
-    grid.columns[0].min_width = min(_WORD, max(len(word) for first, *_ in lines for word in first.plain.split(" ")))
+    # A word of up to 16 characters is not divided.
+    grid.columns[0].min_width = min(16, max(len(word) for first, *_ in lines for word in first.plain.split(" ")))
     more = [Text(f"... and {len(body) - MAX_ROWS} more")] if len(body) > MAX_ROWS else []
     return Group(Text(), Text(title, "bold"), grid, *more)
 

@@ -131,8 +131,10 @@ def complete(layout: CheckpointLayout, source: str) -> Iterator[None]:
     try:
         yield
     except (LookupError, AttributeError, TypeError, RuntimeError) as error:
-        problem = f"no tensor for {error}" if isinstance(error, KeyError) else one_line(error)
-        raise WeightsError(f"{source}: not a complete {layout.name} checkpoint: {problem}.") from error
+        raise WeightsError(
+            f"{source}: not a complete {layout.name} checkpoint: "
+            f"{f'no tensor for {error}' if isinstance(error, KeyError) else one_line(error)}."
+        ) from error
 
 
 def describe(

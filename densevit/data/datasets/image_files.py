@@ -86,8 +86,8 @@ def existing_files(
             raise DataError(f"{annotations}: the file_name {name!r} is {file!r}, outside of {folder}. {FIX}")
         file_names[i] = file
     stems = {os.path.splitext(name)[0] for name in names}
-    paths = (os.path.join(parent, file) for parent, files in entries.items() for file in files)
-    unread = sorted(path for path in paths if path.lower().endswith(UNREAD) and os.path.splitext(path)[0] not in stems)
+    paths = (os.path.join(parent, file) for parent, files in entries.items() for file in sorted(files))
+    unread = [path for path in paths if path.lower().endswith(UNREAD) and os.path.splitext(path)[0] not in stems]
     warn_of_unread(folder, unread, len(names) - len(missing))
     return file_names, missing
 

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -37,9 +36,6 @@ class MeasuredImages(Dataset):
         self.root, self._paths = str(root), np.array([os.fsencode(path) for path in paths], np.bytes_)
         self._grids = np.zeros((len(paths), 3), np.int32)  # height, width, and STORED or UPRIGHT
         self.channels = channels_of_files((self.path(index) for index in range(len(paths))), channels)
-        for path in paths[:1]:
-            with suppress(DataError):  # warnings about reading come once, not from each worker
-                read_image(os.path.join(root, path), self.channels)
 
     def grid(self, index: int, header: Header) -> tuple[Size, bool]:
         """Returns the size of an image's labels, and whether to rotate the image by EXIF. Raises DataError if the
