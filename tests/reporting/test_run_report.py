@@ -59,7 +59,7 @@ def test_page_of_a_backbone_trained_alone_has_its_method_and_no_visualizations(r
     assert page.texts[2] == "simmim on lite0, data: street"
     assert "Visualizations" not in page.texts and not page.links
     (run / "config.yaml").write_text(f"{sections}heads: {{a: {{name: detr}}}}\n")
-    assert written(run).texts[2] == "detr on swin, data: street, method: simmim"
+    assert written(run).texts[2] == "detr on lite0, data: street, method: simmim"
 
 
 def test_metrics_of_several_heads(run: Path):
