@@ -91,10 +91,15 @@ class TrainingError(DensevitError):
     """
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Returns " Did you mean 'x'?", with a leading space; empty if none of these names is similar."""
-    matches = difflib.get_close_matches(name, list(names), n=1)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
+def nearest(name: str, names: Iterable[str], before: str = "") -> str:
+    """Returns " Did you mean 'x'?", with a leading space; empty if none of these names is similar.
+
+    Names that begin with `name` are returned, at most 3, or else the most similar one. before: text before the names,
+    such as a folder.
+    """
+    names = sorted(set(names))
+    matches = [other for other in names if name and other.startswith(name)] or difflib.get_close_matches(name, names, 1)
+    return f" Did you mean {' or '.join(repr(before + match) for match in matches[:3])}?" if matches else ""
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -1,10 +1,11 @@
 """Paths that users give: on the command line, in configs and in Python."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from densevit.errors import DensevitError, UnreadableFileError
+from densevit.errors import DensevitError, UnreadableFileError, nearest
 
 _ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip", ".7z", ".rar")
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd")  # the first bytes of gzip, bzip2, xz and zstd
@@ -20,6 +21,17 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     with suppress(RuntimeError):
         return Path(path).expanduser()
     return Path(path)
+
+
+def nearest_neighbour(path: Path, fits: Callable[["os.DirEntry[str]"], bool] = os.DirEntry.is_dir) -> str:
+    """Returns " Did you mean 'data/cells'?" with the most similar entry of the folder of `path` that fits; empty if
+    none is similar."""
+    try:
+        with os.scandir(path.parent) as entries:
+            names = [entry.name for entry in entries if fits(entry)]
+    except (OSError, ValueError):
+        return ""
+    return nearest(path.name, names, str(path).removesuffix(path.name))
 
 
 def check_unpacked(path: str | os.PathLike[str], tar_allowed: bool = False) -> None:

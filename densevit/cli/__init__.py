@@ -6,6 +6,7 @@ All commands have the flags of `densevit.cli.command_output`, and write through 
 """
 
 import argparse
+import errno
 import shlex
 import sys
 import warnings
@@ -96,8 +97,13 @@ def _run(name: str, rest: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 2
     arguments.output = command_output.Output(arguments)
     arguments.command = shlex.join(["densevit", *name.split(), *rest])
-    with arguments.output.console():
-        return int(module.run(arguments))
+    try:
+        with arguments.output.console():
+            return int(module.run(arguments))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:  # a failed write names no file
+            error.filename = error.filename or getattr(arguments, "out", None)
+        raise
 
 
 def _path(text: str) -> Path:

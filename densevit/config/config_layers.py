@@ -189,12 +189,7 @@ def _fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: 
         if not isinstance(name, str):
             continue
         root = _data_root(name) if path == ("data",) else None
-        try:
-            file = find_file(name if root is None else "folder", source, section=path[0])
-        except ConfigError as error:
-            dotted = ".".join(path)
-            folder = " There is no such folder either." if path == ("data",) else ""
-            raise ConfigError(f"{error}{folder} A plugin is set with `{dotted}.name`, not `{dotted}`.") from None
+        file = find_file(name if root is None else "folder", source, section=".".join(path))
         section = read(file, above, path)
         if root is not None:
             section = over(section, Layer({"data": {"root": root}}, {("data", "root"): source}))

@@ -10,9 +10,11 @@ from typing import Any
 import yaml
 
 from densevit.errors import ConfigError, nearest, one_line
-from densevit.paths import check_unpacked, user_path
+from densevit.paths import check_unpacked, nearest_neighbour, user_path
 
 _LARGEST = 64 * 2**20  # bytes of a config file
+# VOC and CVAT; COCO, labelme and Label Studio
+_ANNOTATIONS = re.compile(r'<annotation|"(file_name|shapes|completed_by)"\s*:')
 
 
 def find_file(name: str, source: str = "", folder: Path | None = None, section: str = "") -> Path:
@@ -20,8 +22,8 @@ def find_file(name: str, source: str = "", folder: Path | None = None, section: 
 
     The name is a path relative to `folder` (or the working directory), with or without `.yaml`; or a run folder, for
     its `config.yaml`; or a shipped config's name (`detr_swin`) or path in the project (`configs/detr_swin.yaml`).
-    section: files of this section are also found by bare name (`data=coco`). source: the file or override that names
-    the file, for messages.
+    section: the key of a section, whose files are also found by bare name (`data=coco`). source: the file or override
+    that names the file, for messages.
     """
     path = Path(os.path.normpath((folder or Path()) / user_path(name)))
     for candidate in (path, Path(f"{path}.yaml"), path / "config.yaml"):
@@ -33,14 +35,30 @@ def find_file(name: str, source: str = "", folder: Path | None = None, section: 
     for candidate_name in (f"{section}/{within}", named) if section else (named,):
         if candidate_name in shipped:
             return shipped[candidate_name]
-    prefix = f"{source}: " if source else ""
+    noun = "config file or data folder" if section == "data" else "config file"
     reason = " It is a folder without a config.yaml." if path.is_dir() else ""
-    names = [other for other in shipped if other.rpartition("/")[0] == section]
-    neighbours = [str(path.parent / other.name) for other in sorted(path.parent.glob("*.yaml"))]
-    hint = nearest(str(path), neighbours) or nearest(within.name, [PurePosixPath(other).name for other in names])
+    plugin = f" A plugin is set with `{section}.name`, not `{section}`." if section else ""
+    top = f"{section}/" if section else ""
+    inside = {name.removeprefix(top): name for name in shipped if name.startswith(top)}
+    folders = (f"{named}/", f"{PurePosixPath(named).parent}/", "")
+    names = next(filter(None, (_entries(inside, folder) for folder in folders)), [])
+    hint = nearest_neighbour(path, lambda entry: _is_config(entry, section == "data")) or nearest(named, inside)
     raise ConfigError(
-        f"{prefix}there is no config file {str(path)!r}.{reason}{hint} Shipped: {', '.join(names) or 'none'}."
+        f"{f'{source}: ' if source else ''}there is no {noun} {str(path)!r}.{reason}{hint} Shipped: "
+        f"{', '.join(top + name for name in names) or 'none'}.{plugin}"
     )
+
+
+def _is_config(entry: "os.DirEntry[str]", any_folder: bool) -> bool:
+    """Whether an entry is a config file or a run, or, if `any_folder`, any folder."""
+    is_run = os.path.isfile(os.path.join(entry.path, "config.yaml"))
+    return entry.name.endswith(".yaml") or is_run or (any_folder and entry.is_dir())
+
+
+def _entries(names: Iterable[str], folder: str) -> list[str]:
+    """The names in a folder, `start/detector`, and its subfolders, `start/`."""
+    below = (name.removeprefix(folder).partition("/") for name in names if name.startswith(folder))
+    return list(dict.fromkeys(f"{folder}{name}{slash}" for name, slash, _ in below))
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -68,6 +86,8 @@ def read_file(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: the file cannot be read as UTF-8 text ({one_line(error)}).") from None
+    if _ANNOTATIONS.search(text):
+        raise ConfigError(f"{path}: holds annotations. Fix: name the folder of the data set, with its images, instead.")
     value = parse(text, str(path), lines=True)
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: contains no keys and values, such as `seed: 0`.")

@@ -57,15 +57,21 @@ def comparison_table(model: Mapping[str, float], file: Mapping[str, float], data
 
 def _table(title: str, rows: Rows) -> Group:
     header, *body = rows
-    lines = [[Text(str(first), "cyan"), *(Text(_cell(cell)) for cell in cells)] for first, *cells in body[:MAX_ROWS]]
+    is_wide = len(header) >= 10
+    lines = [
+        [Text(str(first), "cyan"), *(Text(_cell(cell, 3 if is_wide else 4)) for cell in cells)]
+        for first, *cells in body[:MAX_ROWS]
+    ]
     numbers = range(1, len(header))
     grid = table(lines, [str(name) for name in header], right=numbers, no_wrap=numbers)
-    grid.collapse_padding = len(header) >= 10  # one space between columns, to fit into 80 characters
+    grid.collapse_padding = is_wide  # one space between columns, to fit into 80 characters
+    # A word of up to 16 characters is not divided.
+    grid.columns[0].min_width = min(16, max(len(word) for first, *_ in lines for word in first.plain.split(" ")))
     more = [Text(f"... and {len(body) - MAX_ROWS} more")] if len(body) > MAX_ROWS else []
     return Group(Text(), Text(title, "bold"), grid, *more)
 
 
-def _cell(value: str | int | float) -> str:
+def _cell(value: str | int | float, digits: int) -> str:
     if isinstance(value, float):
-        return number(value)
+        return number(value, digits)
     return f"{value:,}" if isinstance(value, int) else value

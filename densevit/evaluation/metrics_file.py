@@ -56,6 +56,6 @@ def by_class(values: Mapping[str, float]) -> list[dict[str, dict[str, float]]]:
     return list(groups.values())
 
 
-def number(value: float) -> str:
-    """A metric with four decimals, or a dash for NaN."""
-    return "–" if value != value else f"{value:.4f}"
+def number(value: float, digits: int = 4) -> str:
+    """A metric with so many decimals, or a dash for NaN."""
+    return "–" if value != value else f"{value:.{digits}f}"

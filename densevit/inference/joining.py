@@ -10,7 +10,7 @@ from densevit.atomic_io import replaced_file
 from densevit.data.io.list_writers import CsvTable, JsonList, ParquetTable
 from densevit.data.io.map_files import AnnotatedImage, MapFiles
 from densevit.data.io.prediction_tables import IMAGES
-from densevit.errors import DensevitError
+from densevit.errors import DensevitError, listed
 from densevit.inference.image_texts import ENTRIES, failed_texts
 from densevit.inference.prediction_blocks import Counts, Failed, Texts, read_counts, read_texts
 from densevit.inference.prediction_folder import (
@@ -60,8 +60,8 @@ def join(folder: Path, maps: Callable[[], MapFiles], complete: bool = True) -> C
     left = [state for state in states if not state.endswith("(complete)")]
     if left and complete:
         raise DensevitError(
-            f"{folder}: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''} of {len(parts)} not complete. Fix: "
-            "predict these parts, with --resume if they were begun."
+            f"{folder}: {len(left)} of {len(parts)} parts {'is' if len(left) == 1 else 'are'} not complete: "
+            f"{listed(left)}. Fix: predict these parts, with --resume if they were begun."
         )
     images, failed, files = 0, list[Failed](), dict[str, ListWriter]()
     with ExitStack() as replaced:

@@ -1,7 +1,7 @@
 """Reads the files of a run or an evaluation for pages: config, heads, tables and drawn images."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +35,11 @@ def has_no_heads(config: str) -> bool:
         return False
 
 
+def backbone_name(backbone: Mapping[str, Any]) -> str:
+    """The model of a section `backbone` that names one, as of `timm`, else the backbone."""
+    return str(backbone.get("model", backbone["name"]))
+
+
 def _about_config(config: str) -> str:
     """One line with the heads, the backbone, the data set, and a method other than supervised."""
     try:
@@ -43,7 +48,7 @@ def _about_config(config: str) -> str:
         trained = " + ".join(head["name"] for head in heads.values()) or method
         how = f", method: {method}" if heads and method != "supervised" else ""
         data = folder_name(sections["data"]["name"], sections["data"].get("root"))
-        return f"{trained} on {sections['backbone']['name']}, data: {data}{how}"
+        return f"{trained} on {backbone_name(sections['backbone'])}, data: {data}{how}"
     except (ConfigError, KeyError, TypeError, AttributeError):
         return ""
 

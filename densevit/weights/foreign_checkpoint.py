@@ -15,7 +15,15 @@ from densevit.interfaces import CheckpointLayout
 from densevit.model import DenseModel
 from densevit.model.lora import merged_state
 from densevit.weights.checkpoint_io import Checkpoint
-from densevit.weights.key_mapping import canonical, describe, missing_because, option_of, saved_options, translate
+from densevit.weights.key_mapping import (
+    canonical,
+    complete,
+    describe,
+    missing_because,
+    option_of,
+    saved_options,
+    translate,
+)
 from densevit.weights.layouts import recognise
 from densevit.weights.licences import UNKNOWN
 from densevit.weights.state_dict_io import check_format, licences
@@ -103,22 +111,23 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
     incomplete checkpoint."""
     tensors, metadata = canonical(checkpoint.tensors, layout) or checkpoint.tensors, checkpoint.metadata
     _check_implied(checkpoint, layout)
-    translation = translate(tensors, layout)
+    with complete(layout, checkpoint.source):
+        translation = translate(tensors, layout)
+        classes = layout.classes(tensors, metadata) if layout.classes else {}
+        licence = layout.publishing.licence
+        licence = licence if isinstance(licence, str) else licence(tensors, metadata)
     if translation.errors:
         raise WeightsError(
             f"{checkpoint.source}: not a complete {layout.name} checkpoint: {'; '.join(translation.errors[:3])}."
         )
-    classes = layout.classes(tensors, metadata) if layout.classes else {}
-    publishing = layout.publishing
-    mean, std = (_triple(metadata.get(key)) or getattr(publishing, key) for key in ("mean", "std"))
+    mean, std = (_triple(metadata.get(key)) or getattr(layout.publishing, key) for key in ("mean", "std"))
     if is_bgr := metadata.get("channel_order") == "bgr":
         mean, std = mean[::-1], std[::-1]
-    licence = publishing.licence if isinstance(publishing.licence, str) else publishing.licence(tensors, metadata)
     return TranslatedCheckpoint(
         checkpoint.source,
         _flipped(translation.tensors, layout) if is_bgr else translation.tensors,
         layout,
-        lambda: describe(tensors, layout, metadata),
+        lambda: describe(tensors, layout, metadata, checkpoint.source),
         {task: [c.name for c in task_classes] for task, task_classes in classes.items()},
         translation.left_out,
         translation.zeros,

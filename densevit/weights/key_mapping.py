@@ -1,8 +1,8 @@
 """Translates state dicts between other projects' checkpoint layouts and densevit's keys."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from types import MappingProxyType
@@ -125,19 +125,32 @@ def translate_back(state: StateDict, layout: CheckpointLayout) -> tuple[dict[str
     return dict(special.rearrange.inverse(back.tensors) if special.rearrange else back.tensors), back.unknown
 
 
+@contextmanager
+def complete(layout: CheckpointLayout, source: str) -> Iterator[None]:
+    """Converts the errors of a layout's functions, which expect all tensors, to a WeightsError."""
+    try:
+        yield
+    except (LookupError, AttributeError, TypeError, RuntimeError) as error:
+        raise WeightsError(
+            f"{source}: not a complete {layout.name} checkpoint: "
+            f"{f'no tensor for {error}' if isinstance(error, KeyError) else one_line(error)}."
+        ) from error
+
+
 def describe(
-    state: StateDict, layout: CheckpointLayout, metadata: Mapping[str, Any] = MappingProxyType({})
+    state: StateDict,
+    layout: CheckpointLayout,
+    metadata: Mapping[str, Any] = MappingProxyType({}),
+    source: str = "the weights",
 ) -> dict[str, Any]:
-    """The config sections that build the model of a state dict in the layout's keys. metadata: the parameter of
-    `saved_options`.
+    """The config sections that build the model of a state dict in the layout's keys. metadata, source: the parameters
+    of `saved_options`.
 
     Raises WeightsError if tensors are missing or fit no variant.
     """
-    try:
+    with complete(layout, source):
         sections = layout.describe(translate(state, layout).tensors)
-    except (KeyError, IndexError) as error:
-        raise WeightsError(f"The checkpoint is incomplete: no tensor for {error}.") from error
-    for name, value in saved_options(state, layout, metadata).items():
+    for name, value in saved_options(state, layout, metadata, source).items():
         *path, key = name.split(".")
         section = sections
         for part in path:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -93,8 +94,7 @@ def recognise(
         equal = " and ".join(layout.name for layout in best)
         raise WeightsError(f"{summary} match {equal}. Name the layout with `densevit convert {source} OUT --as NAME`.")
     raise WeightsError(
-        f"{summary} match no known layout. `densevit plugins` lists the readable projects; name one "
-        f"with `densevit convert {source} OUT --as NAME`."
+        f"{summary} match no known layout. `densevit plugins` lists the readable projects; a plugin can add others."
     )
 
 
@@ -119,4 +119,6 @@ def by_name_only(tensors: StateDict, metadata: Mapping[str, Any]) -> bool:
 
 def _is_of(tensors: StateDict, layout: CheckpointLayout, metadata: Mapping[str, Any]) -> bool:
     state = canonical(tensors, layout) if layout.marks else None
-    return state is not None and (layout.fits is None or layout.fits(state, metadata))
+    with suppress(LookupError):  # of a tensor that `fits` expects
+        return state is not None and (layout.fits is None or layout.fits(state, metadata))
+    return False

@@ -217,7 +217,7 @@ WRONG = [
     ([*PREDICT, "found", "--part", "2/3"], "was begun: complete. Fix: add --resume"),
     ([*PREDICT, "found"], "found is not empty"),
     ([*PREDICT, "photos", "--part", "1/3"], "photos is not empty"),
-    (["predictions", "join", "found"], "part 1 (not begun), part 3 (not begun) of 3 not complete"),
+    (["predictions", "join", "found"], "2 of 3 parts are not complete: part 1 (not begun), part 3 (not begun). Fix: "),
     (["predictions", "join", "photos"], "photos has no predict.json"),
     (["predictions", "status", "photos"], "photos has no predict.json"),
     (

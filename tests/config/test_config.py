@@ -139,8 +139,32 @@ def test_shipped_configs_and_sections_are_found_by_name_and_path(folder, monkeyp
     assert config.load("shipped", ["data=coco"]).data.name == "coco"
     write("child.yaml", "base: shipped\n")
     assert config.load("child.yaml").backbone.name == "swin"
-    assert message(file="shiped") == "there is no config file 'shiped'. Did you mean 'shipped'? Shipped: shipped."
-    assert "there is no config file 'cocoa'. Did you mean 'coco'? Shipped: data/coco." in message("data=cocoa")
+    assert message(file="shiped") == (
+        "there is no config file 'shiped'. Did you mean 'shipped'? Shipped: data/, shipped."
+    )
+    assert "'cocoa'. Did you mean 'coco'? Shipped: data/coco." in message("data=cocoa")
+
+
+def test_the_nearest_name_is_of_the_typed_folder_and_names_that_continue_it_come_first(folder, monkeypatch):
+    names = ("detector", "setr_vit", "start/detector", "start/semantic", "backbone/lite0", "backbone/lite1")
+    for name in names:
+        write(f"site/densevit_configs/{name}.yaml", MINE)
+    write("site/densevit_configs/__init__.py", "")
+    write("sets/cvat_coco/train.json", "{}")
+    write("runs/first/config.yaml", MINE)
+    monkeypatch.syspath_prepend(folder / "site")
+    start = " Shipped: start/detector, start/semantic."
+    for file, said in {
+        "start/detectors": f" Did you mean 'start/detector'?{start}",
+        "start": f" Did you mean 'start/detector' or 'start/semantic'?{start}",
+        "starts/detector": " Did you mean 'start/detector'? Shipped: backbone/, detector, setr_vit, start/.",
+        "runs/frist": " Did you mean 'runs/first'?",
+    }.items():
+        assert f"there is no config file '{file}'.{said}" in message(file=file)
+    said = message("backbone=lite")
+    assert " Did you mean 'lite0' or 'lite1'? Shipped: backbone/lite0, backbone/lite1." in said
+    said = message("data=sets/cvat_cocoo")
+    assert "no config file or data folder 'sets/cvat_cocoo'. Did you mean 'sets/cvat_coco'?" in said
 
 
 # ---- errors ----

@@ -53,13 +53,13 @@ def test_page_shows_all_parts_of_a_run(run: Path):
 
 
 def test_page_of_a_backbone_trained_alone_has_its_method_and_no_visualizations(run: Path):
-    sections = "backbone: {name: swin}\ndata: {name: coco, root: /sets/street}\nmethod: {name: simmim}\n"
+    sections = "backbone: {name: timm, model: lite0}\ndata: {name: coco, root: /sets/street}\nmethod: {name: simmim}\n"
     (run / "config.yaml").write_text(f"{sections}heads: {{}}\n")
     page = written(run)
-    assert page.texts[2] == "simmim on swin, data: street"
+    assert page.texts[2] == "simmim on lite0, data: street"
     assert "Visualizations" not in page.texts and not page.links
     (run / "config.yaml").write_text(f"{sections}heads: {{a: {{name: detr}}}}\n")
-    assert written(run).texts[2] == "detr on swin, data: street, method: simmim"
+    assert written(run).texts[2] == "detr on lite0, data: street, method: simmim"
 
 
 def test_metrics_of_several_heads(run: Path):

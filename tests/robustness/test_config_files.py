@@ -85,7 +85,7 @@ OVERRIDES = {
     "optim.lr=&a [*a]": "found unconstructable recursive node",
     f"optim.lr={'[' * 500}": "not valid YAML (maximum recursion",
     "heads.boxes.neck=fpn": "heads.boxes.neck should be a section of keys, not 'fpn'",
-    "data=nope.yaml": "There is no such folder either. A plugin is set with `data.name`, not `data`",
+    "data=nope.yaml": "A plugin is set with `data.name`, not `data`",
 }
 
 

@@ -3,13 +3,15 @@
 import io
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from densevit.data.io.images import read_image
-from densevit.errors import DataError
-from tests.robustness.test_coco import document, write
+from densevit.errors import DataError, warn_once
+from tests.robustness.test_coco import changed, document, of_image, write
 
 HEIGHT, WIDTH = 40, 56
 
@@ -81,3 +83,24 @@ def test_non_file_is_refused(kind: str, refused, tmp_path):
     else:
         path.symlink_to(path if kind == "loop" else "nowhere.png")
     refused("train", "tiny.yaml", "data.root=.", says=("train/0.png",))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_images_of_other_types_than_8_bits_are_told_with_the_keys_by_all_doors(
+    suffix, accepted, refused, tiny_run, tmp_path, recwarn
+):
+    """Values 373 ... 1841 are 6 grey levels of 8 bits. Four bands have no meaning without names."""
+    deep = np.random.default_rng(0).integers(373, 1842, (HEIGHT, WIDTH, 3)).astype(np.uint16)
+    write(tmp_path, of_suffix := changed(of_image(file_name=f"0.{suffix}")), of_suffix)
+    for split in ("train", "val"):
+        cv2.imwrite(str(tmp_path / split / f"0.{suffix}"), deep)
+    keys = "data.channels='[red, green, blue]' data.range=percentile"
+    for arguments in (("train", "tiny.yaml", "data.root=."), ("predict", str(tiny_run), f"val/0.{suffix}")):
+        warn_once.cache_clear()
+        recwarn.clear()
+        accepted(*arguments)
+        assert [keys in str(warning.message) for warning in recwarn].count(True) == 1
+    if suffix == "tif":
+        bands = np.dstack([deep, deep[..., 0]])
+        tifffile.imwrite(tmp_path / "train/0.tif", bands, photometric="minisblack", planarconfig="contig")
+        refused("train", "tiny.yaml", "data.root=.", says=("train/0.tif: it has 4 channels", "data.channels"))

@@ -5,10 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torchvision
 
-from densevit.errors import PluginError, WeightsError
+from densevit.errors import DensevitError, PluginError, WeightsError
 from densevit.interfaces import CheckpointLayout
 from densevit.weights import layouts
+from densevit.weights.checkpoint_io import Checkpoint
+from densevit.weights.converting import convert_checkpoint
 
 
 def made(*found):
@@ -42,6 +45,20 @@ def test_the_most_specific_layout_is_selected_and_no_or_several_and_unknown_name
     assert layouts.find("b-net").name == "b-net"
     with pytest.raises(WeightsError, match=r"Unknown layout 'a-vti'\. Did you mean 'a-vit'\? Known: a-deit, a-vit"):
         layouts.find("a-vti")
+
+
+def test_each_layout_refuses_another_architecture_and_its_marks_alone_in_one_line():
+    """The layout is named, as by `convert --as`."""
+    detector = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None)
+    with pytest.raises(WeightsError) as error:
+        layouts.recognise(detector.state_dict(), "detector.pth")
+    assert "--as" not in str(error.value)
+    for layout in layouts.every():
+        marks = [re.sub(r"\[\d/\d\]$", "", re.sub(r"\{\w+\}", "0", mark)) for mark in layout.marks]
+        for tensors in (detector.state_dict(), {mark: torch.zeros(1) for mark in marks}):
+            with pytest.raises(DensevitError) as error:
+                convert_checkpoint(Checkpoint(tensors, "some.pth"), layout.name)
+            assert len(str(error.value).splitlines()) == 1, layout.name
 
 
 def test_all_modules_are_found_and_layouts_are_complete():

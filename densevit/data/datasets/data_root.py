@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from densevit.data.neighbours import nearest_neighbour
 from densevit.errors import DataError, one_line
-from densevit.paths import check_unpacked, user_path
+from densevit.paths import check_unpacked, nearest_neighbour, user_path
 
 
 def root_folder(root: str | None, file_allowed: bool = False) -> Path:
@@ -21,5 +20,5 @@ def root_folder(root: str | None, file_allowed: bool = False) -> Path:
         return base
     if base.is_file():
         raise DataError(f"data.root: {base} is a file; the data set's folder is expected.")
-    hint = nearest_neighbour(base, only_folders=True)
+    hint = nearest_neighbour(base)
     raise DataError(f"data.root: there is no folder {base} (working directory {Path.cwd()}).{hint}")

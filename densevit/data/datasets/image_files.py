@@ -63,7 +63,7 @@ def existing_files(
     folder: Path, names: Sequence[str], annotations: Path, outside_paths: bool = False
 ) -> tuple[list[str], list[int]]:
     """Returns the files' names, relative to the folder: as written, or as `find_file` finds them; and the indices of
-    files that do not exist.
+    files that do not exist. Warns of images beside them that no name refers to, in formats that are not read.
 
     outside_paths: if False, raises DataError for a name that `find_file` finds outside of the folder. Lists each folder
     once, which is much faster than testing each file.
@@ -85,6 +85,10 @@ def existing_files(
         if file != name and not outside_paths and is_outside(file, folder):
             raise DataError(f"{annotations}: the file_name {name!r} is {file!r}, outside of {folder}. {FIX}")
         file_names[i] = file
+    stems = {os.path.splitext(name)[0] for name in names}
+    paths = (os.path.join(parent, file) for parent, files in entries.items() for file in sorted(files))
+    unread = [path for path in paths if path.lower().endswith(UNREAD) and os.path.splitext(path)[0] not in stems]
+    warn_of_unread(folder, unread, len(names) - len(missing))
     return file_names, missing
 
 

@@ -84,9 +84,11 @@ def channels_of_files(paths: Iterable[str], channels: Channels) -> Channels:
     Raises the first error if none of 20 files can be read.
     """
     first = None
-    for path in () if channels.dtype else islice(paths, _TRIED):
+    for path in islice(paths, 1 if channels.dtype else _TRIED):
         try:
             parts = _stored(path, channels)
+            if channels.dtype:  # read here for its warnings, which otherwise each worker would show
+                return channels
             with naming_file(path, "image"):
                 file_type = pixel_type(parts[0].values.dtype)
                 nodata = next((part.nodata for part in parts if part.nodata is not None), None)
@@ -99,7 +101,7 @@ def channels_of_files(paths: Iterable[str], channels: Channels) -> Channels:
             first = first or error
             continue
         return RGB if completed == replace(RGB, range=(), display=completed.display) else completed
-    if first is not None:
+    if first is not None and not channels.dtype:
         raise first
     return channels
 

@@ -16,10 +16,11 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image
 
+from densevit.channels import COLORS
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.image_opening import open_image
 from densevit.data.io.tiff import OTHER_CHANNELS, channel_bits, is_miniswhite
-from densevit.errors import DataError
+from densevit.errors import DataError, warn_once
 
 _JPEG = ("JPEG", "MPO")
 _SPARE_BYTES = 64  # most bytes that encoders leave before a JPEG marker; more come from a damaged scan
@@ -161,7 +162,12 @@ def _decode_deep(image: Image.Image, data: bytes) -> np.ndarray:
 
 
 def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """Converts 0 ... 65535 to 0 ... 255: value / 257, rounded."""
+    """Converts 0 ... 65535 to 0 ... 255: value / 257, rounded. Warns of it."""
+    names = ("grey",) if pixels.ndim == 2 else (*COLORS, "alpha")[: pixels.shape[2]]
+    warn_once(
+        "Images of 16 bits per channel are read as 8 bits, value / 257: 12 bits, 0 ... 4095, become 17 levels. Fix: "
+        f"data.channels='[{', '.join(names)}]' data.range=percentile keeps all values."
+    )
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 

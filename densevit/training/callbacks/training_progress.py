@@ -48,7 +48,8 @@ class ProgressLines(lightning.Callback):
     """Prints the step, the loss, the speed and the remaining time: after a few seconds, and after each validation with
     the main metrics; without a progress bar, also every half minute.
 
-    Extrapolates the remaining time from the steps so far and their validations.
+    Extrapolates the remaining time from the mean durations of a step and of a validation, once the first steps are
+    over; until the first validation, without validations.
     """
 
     def __init__(self, console: Console) -> None:
@@ -56,6 +57,7 @@ class ProgressLines(lightning.Callback):
         self._due = 0.0  # time of the next line
         self._first_step = self._images = 0
         self._since = (0.0, 0)  # time and step
+        self._validations: list[float] = []  # their durations in seconds
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._first_step = trainer.global_step
@@ -70,6 +72,9 @@ class ProgressLines(lightning.Callback):
         if time.monotonic() >= self._due:
             self._print(trainer, self._state(trainer, pl_module))
 
+    def on_validation_start(self, *_: Any) -> None:
+        self._validations.append(-time.monotonic())
+
     def on_validation_batch_end(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
         if time.monotonic() >= self._due:
             done, total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.current.completed, trainer.num_val_batches
@@ -77,13 +82,14 @@ class ProgressLines(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, DenseModule) and pl_module.validation.evaluators is not None
+        self._validations[-1] += time.monotonic()
         metrics, evaluators = pl_module.validation.metrics, pl_module.validation.evaluators
         mains = [f"{name}/{evaluator.main}" for name, evaluator in evaluators.items()]
         shown = [f"{name} {metrics[name]:.3f}" for name in mains]
         self._print(trainer, [f"epoch {trainer.current_epoch + 1}", *self._state(trainer, pl_module), *shown])
 
     def _start_timing(self, trainer: lightning.Trainer) -> None:
-        self._since, self._images = (time.monotonic(), trainer.global_step), 0
+        self._since, self._images, self._validations = (time.monotonic(), trainer.global_step), 0, []
 
     def _state(self, trainer: lightning.Trainer, module: DenseModule) -> list[str]:
         assert module.budget is not None
@@ -92,7 +98,14 @@ class ProgressLines(lightning.Callback):
         parts = [f"step {trainer.global_step:,} of {module.budget.steps:,}"]
         parts.append(f"loss {float(trainer.callback_metrics.get('train/loss', math.nan)):.3f}")
         parts += [speed(self._images / seconds)] if done else []
-        return [*parts, f"{duration(seconds / done * left)} left"] if done and left else parts
+        if not (done and left) or trainer.global_step <= self._first_step + _STEPS_BEFORE_TIMING:
+            return parts
+        pauses, count = sum(self._validations), len(self._validations)
+        each = (
+            pauses / max(count, 1) * module.budget.validations / module.budget.steps
+        )  # seconds of validation per step
+        rest = left * ((seconds - pauses) / done + each)
+        return [*parts, f"{duration(rest)} left{'' if count else ' without validation'}"]
 
     def _print(self, trainer: lightning.Trainer, parts: list[str]) -> None:
         has_bar = self.console.is_terminal or self.console.is_jupyter

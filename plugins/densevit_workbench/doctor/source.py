@@ -15,9 +15,9 @@ from densevit import registry
 from densevit.config import Config, DataSection
 from densevit.config.yaml_io import find_file, read_file
 from densevit.data.datasets.coco_dataset import other_format
-from densevit.data.neighbours import nearest_neighbour
+from densevit.data.datasets.coco_layouts import check_export
 from densevit.errors import ConfigError, DataError, UnreadableFileError
-from densevit.paths import user_path
+from densevit.paths import nearest_neighbour, user_path
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ def find_source(source: str | Path, overrides: Sequence[str] = ()) -> Source:
     if folder.is_dir() and not (folder / "config.yaml").is_file():
         return _folder_source(name, folder, overrides)
     if folder.is_absolute() and folder.suffix != ".yaml" and not folder.exists():
-        raise ConfigError(f"{name}: there is no such folder.{nearest_neighbour(folder, only_folders=True)}")
+        raise ConfigError(f"{name}: there is no such folder.{nearest_neighbour(folder)}")
     if folder.is_file() and other_format(folder) is not None:  # YOLO's data.yaml
         return _folder_source(name, folder, overrides)
-    hint = "" if folder.exists() or not _is_no_config(name) else nearest_neighbour(folder, only_folders=True)
+    hint = "" if folder.exists() or not _is_no_config(name) else nearest_neighbour(folder)
     if hint:
         raise ConfigError(f"{name}: there is no folder and no config of this name.{hint}")
     loaded = config_or_data(name, "doctor", overrides)
@@ -124,6 +124,7 @@ def _recognised(folder: Path) -> tuple[str, dict[str, Any]]:
             continue
         if options is not None:
             return name, options
+    check_export(folder)
     raise DataError(
         f"{folder} has none of the layouts that data sets recognise: COCO (train.json with train/, "
         "annotations/instances_train2017.json, train/_annotations.coco.json, or a single json), YOLO, Pascal VOC, or "

@@ -15,6 +15,7 @@ import numpy as np
 
 from densevit.atomic_io import atomic_folder
 from densevit.channels import RGB, Channels
+from densevit.data.datasets.coco_layouts import check_export
 from densevit.data.io.channel_files import channel_paths
 from densevit.errors import ConfigError, DataError, did_you_mean
 from densevit.paths import user_path
@@ -76,7 +77,11 @@ def convert_dataset(
     source, out = user_path(source), user_path(out)
     check_paths(source, out)
     faults = Faults(skip_unreadable, outside_paths, strict)
-    annotated = READERS[format](source, faults, channels, **({} if origin is None else {"origin": origin}))
+    try:
+        annotated = READERS[format](source, faults, channels, **({} if origin is None else {"origin": origin}))
+    except DataError:
+        check_export(source)
+        raise
     if text := faults.left_out_text(source):
         warnings.warn(text, stacklevel=2)
     for inventory in annotated.inventories:

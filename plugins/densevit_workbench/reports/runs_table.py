@@ -117,7 +117,9 @@ def _read(path: Path) -> _Run:
     config, comments = parse(text, str(file)), dict(re.findall(r"^# ([^:]+): (.+)$", text, re.MULTILINE))
     try:
         seed, data = config["seed"], evaluated_data(config["data"])
-        derived = {name: comments[name] for name in DERIVED} | {"backbone.name": config["backbone"]["name"]}
+        derived = {name: comments[name] for name in DERIVED} | {
+            "backbone.name": run_files.backbone_name(config["backbone"])
+        }
     except (LookupError, TypeError, AttributeError):
         raise ConfigError(
             f"{file}: is not the config of a run, with a seed, a backbone, data, and derived values as comments. Fix: "

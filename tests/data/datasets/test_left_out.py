@@ -1,5 +1,6 @@
 """What readers of image folders leave out: counted by reason in one line, and nothing for a correct data set."""
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,18 @@ def test_images_of_formats_that_are_not_read_are_counted(reader, tmp_path):
     [text] = said
     assert "5 images found: 3 used, 2 left out (2 of a format that is not read: " in text
     assert f"{folder}/half.jpg.tmp, {folder}/new.HEIC). Convert them to JPEG or PNG." in text
+
+
+def test_images_that_no_json_names_are_counted_if_their_format_is_not_read(tmp_path):
+    for split in ("train", "val"):
+        save(tmp_path / split / "a.jpg", noise(0))
+        document = {"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 1, "name": "x"}]}
+        (tmp_path / f"{split}.json").write_text(json.dumps(document | {"annotations": []}))
+    for other in ("a.heic", "new.HEIC"):
+        (tmp_path / "train" / other).touch()
+    dataset, said = read(tmp_path, "coco", {})
+    assert len(dataset) == 1
+    assert any("2 images found: 1 used, 1 left out (1 of a format that is not read: new.HEIC)" in text for text in said)
 
 
 def test_a_label_of_an_image_in_another_format_names_it(tmp_path):

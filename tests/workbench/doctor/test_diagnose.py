@@ -13,9 +13,11 @@ from PIL import Image
 import densevit
 from densevit import config
 from densevit.cli import main
+from densevit.data.data_builder import build_data
 from densevit.data.datasets.coco_dataset import Coco
-from densevit.errors import DataError
+from densevit.errors import DataError, DensevitError
 from densevit_workbench.doctor.source import find_source
+from densevit_workbench.interchange.dataset_conversion import convert_dataset
 
 WIDTH, HEIGHT = 64, 48
 
@@ -321,6 +323,36 @@ def test_a_folder_of_another_format_is_recognised(tmp_path: Path, install, forma
     else:
         with pytest.raises(DataError, match="has none of the layouts"):
             densevit.diagnose(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("set.zip", r"is an archive or a compressed file\. Fix: unpack it, and name the folder"),
+        ("set/annotations/instances_default.json", r"holds annotations\. Fix: name the folder of the data set"),
+        ("set/annotations.xml", r"holds annotations\. Fix: name the folder of the data set"),
+        ("set", r"annotations\.xml is in CVAT's own format\. Fix: export the task in the format COCO 1\.0,"),
+    ],
+)
+def test_what_label_tools_export_is_refused_with_the_next_step_in_one_line(tmp_path: Path, name: str, says: str):
+    """By `doctor`, by `data=` and, for a folder, by a conversion."""
+    (tmp_path / "set/annotations").mkdir(parents=True)
+    (tmp_path / "set.zip").write_bytes(b"PK")
+    (tmp_path / "set/annotations.xml").write_text("<?xml version='1.0'?>\n<annotations></annotations>")
+    if name.endswith("json"):
+        document = {"images": [{"id": 1, "file_name": "0.jpg"}], "categories": [], "annotations": []}
+        (tmp_path / name).write_text(json.dumps(document))
+    detector: dict[str, Any] = {"backbone": {"name": "resnet"}, "heads": {"detection": {"name": "detr"}}}
+    for door in (
+        lambda: densevit.diagnose(tmp_path / name),
+        lambda: build_data(config.load({**detector, "trainer": {"max_steps": 1}}, [f"data={tmp_path / name}"])).train,
+    ):
+        with pytest.raises(DensevitError, match=says) as error:
+            door()
+        assert len(str(error.value).splitlines()) == 1
+    if name == "set":
+        with pytest.raises(DataError, match=says):
+            convert_dataset("voc", tmp_path / name, tmp_path / "out")
 
 
 @pytest.mark.integration

@@ -84,6 +84,11 @@ def test_runs_that_differ_in_their_seed_are_one_row(runs: list[str], capsys):
     ]
 
 
+def test_a_row_names_the_model_of_timm(capsys):
+    write_run(Path("a0"), 0.1, 0.9, backbone="timm, model: efficientnet_lite0")
+    assert "| efficientnet_lite0 | 1.63 |" in table(capsys, "--table", "md", "a0")
+
+
 def test_special_characters_are_escaped():
     cells = Table([Cell("a|b", left=True), Cell("50 %")], [[Cell(r"A&B_{1} \x $#^~<>"), Cell("–", best=True)]])
     assert markdown(cells).splitlines() == [r"| a\|b | 50 % |", "| --- | ---: |", r"| A&B_{1} \x $#^~<> | **–** |"]

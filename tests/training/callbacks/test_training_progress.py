@@ -1,0 +1,42 @@
+"""The remaining time in the printed lines, by a simulated clock."""
+
+import re
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from densevit.training.callbacks import training_progress
+from densevit.training.callbacks.training_progress import ProgressLines
+from densevit.training.loop.dense_module import DenseModule
+
+
+def test_the_remaining_time_does_not_jump(monkeypatch: pytest.MonkeyPatch):
+    """1,000 steps of 2 s, the first three of 60 s, and ten validations of 100 s."""
+    clock, lines = SimpleNamespace(now=0.0), list[str]()
+    monkeypatch.setattr(training_progress.time, "monotonic", lambda: clock.now)
+    trainer: Any = SimpleNamespace(
+        global_step=0, world_size=1, callback_metrics={}, is_global_zero=True, current_epoch=0, num_val_batches=[1]
+    )
+    module = Mock(spec=DenseModule)
+    module.record, module.budget = SimpleNamespace(image_ids=[1]), SimpleNamespace(steps=1000, validations=10)
+    module.validation = SimpleNamespace(evaluators={}, metrics={})
+    progress = ProgressLines(Mock(is_terminal=False, is_jupyter=False, print=lines.append))
+    progress.on_train_start(trainer, module)
+    left: list[tuple[int, int, bool]] = []
+    for step in range(1, 1000):
+        clock.now += 60 if step <= 3 else 2
+        trainer.global_step = step
+        progress.on_train_batch_end(trainer, module)
+        if step % 100 == 0:
+            progress.on_validation_start(trainer, module)
+            clock.now += 100
+            progress.on_validation_end(trainer, module)
+        while lines:
+            found = re.search(r"about (\d+) min left(.*)", lines.pop(0))
+            left += [(step, int(found[1]), found[2] == " without validation")] if found else []
+    assert left[0][0] > 3
+    for step, minutes, without in left:
+        seconds = (1000 - step) * 2 + (0 if without else 100 * (1000 - step) / 100)
+        assert without == (step < 100) and abs(minutes - seconds / 60) <= 1, (step, minutes)
