@@ -56,25 +56,22 @@ def forgotten_warnings():
 def write(tmp_path):
     """`write(path, size=(width, height))` writes an image and nothing else."""
 
-    def write(path: str, size: tuple[int, int] = (4, 3), **how: Any) -> Path:
+    def write(path: str, size: tuple[int, int] = (4, 3)) -> Path:
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, (1, 2, 3)).save(file, **how)
+        Image.new("RGB", size, (1, 2, 3)).save(file)
         return file
 
     return write
 
 
 @pytest.fixture
-def write_image(tmp_path):
+def write_image(tmp_path, write):
     """`write_image(path, size=(width, height))` writes an image. A split train is not divided."""
 
-    def write_image(path: str, size: tuple[int, int] = (4, 3), **how: Any) -> Path:
-        file = tmp_path / path
-        for folder in {path, path.replace("train", "val")}:
-            (tmp_path / folder).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, (200, 10, 10)).save(file, **how)
-        return file
+    def write_image(path: str, size: tuple[int, int] = (4, 3)) -> Path:
+        (tmp_path / path.replace("train", "val")).parent.mkdir(parents=True, exist_ok=True)
+        return write(path, size)
 
     return write_image
 

@@ -1,7 +1,6 @@
 """Crowds, image files that no json names, and counts of a COCO json that add up."""
 
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,9 @@ from PIL import Image
 
 import densevit
 from densevit.data.datasets.coco_dataset import Coco
-from densevit.errors import DataError, warn_once
+from densevit.errors import DataError
 from densevit_workbench.doctor.diagnosis_tables import as_json
 from densevit_workbench.doctor.rows import inventory_rows
-
-
-@pytest.fixture(autouse=True)
-def _warnings_again():
-    warn_once.cache_clear()
 
 
 def write(root: Path, split: str, crowds: list[int], folder: str = "") -> Path:
@@ -66,26 +60,6 @@ def test_the_key_decides_on_crowds(tmp_path, crowds, objects, said):
     if not objects:
         with pytest.raises(DataError, match=r"no object, except crowds.*data\.crowds=objects"):
             default.check_labels()
-
-
-@pytest.mark.parametrize("folder", ["", "images"])
-def test_doctor_names_image_files_in_no_json(tmp_path, folder):
-    """Those of another split in the same folder are in a json."""
-    for split in ("train", "val"):
-        write(tmp_path, split, [0, 0], folder)
-    place = tmp_path / (folder or "train")
-    for name in ("more.PNG", "new.jpg", ".hidden.png", "notes.txt"):
-        (place / name).touch()
-    diagnosis = densevit.diagnose(tmp_path)
-    [found] = [one for one in diagnosis.findings if "no json" in one.title and one.split != "val"]
-    assert found.count == 2
-    *_, files = diagnosis.inventories["train"]
-    in_place = [name for name in os.listdir(place) if name.lower().endswith((".png", ".jpg")) and name[0] != "."]
-    assert files.total == len(in_place) and files.used == 2
-    assert {reason: len(names) for reason, names in files.left_out.items()} == {
-        **({"only in the json of another split": 2} if folder else {}),
-        "in no json": 2,
-    }
 
 
 def test_the_counts_of_doctor_add_up(tmp_path):

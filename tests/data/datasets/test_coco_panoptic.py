@@ -194,24 +194,3 @@ def test_missing_files_name_the_option(write):
     for option in ("annotations", "segments", "images"):
         with pytest.raises(DataError, match=rf"nowhere\. .*data\.{option}"):
             dataset(root, **{option: "nowhere"})
-
-
-@pytest.mark.parametrize("section", ["images", "annotations"])
-def test_images_and_segments_outside_of_their_folders_are_read_only_if_allowed(section, write):
-    content = document()
-    name = content[section][0]["file_name"]
-    content[section][0] = content[section][0] | {"file_name": f"../{name}"}
-    root = write(content)
-    Image.new("RGB", (4, 3)).save(root / "a.jpg")
-    save_segments(root / "annotations" / "a.png")
-    with pytest.raises(DataError, match=rf"image 42 has the file_name '\.\./{name}', outside of .*train2017"):
-        dataset(root)
-    assert len(dataset(root, outside_paths=True)) == 1
-
-
-def test_grey_files_hold_ids_as_they_are(write: Write) -> None:
-    ids = np.where(IDS > 255, 7, IDS)
-    root = write(with_segments(*(one for one in SEGMENTS if one["id"] < 255)), ids)
-    expected = dataset(root)[0]["targets"]["panoptic"]
-    Image.fromarray(ids.astype(np.uint8)).save(root / "annotations/panoptic_train2017/a.png")
-    assert torch.equal(dataset(root)[0]["targets"]["panoptic"], expected)

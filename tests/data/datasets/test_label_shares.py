@@ -9,11 +9,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from densevit.data.datasets import label_shares
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.data.datasets.label_values import Ignored
 from densevit.errors import DataError
-from densevit_workbench.doctor.diagnose import diagnose
 from tests.data.datasets.conftest import opened
 
 LESION = np.array([[0, 0, 0, 255]] * 3, np.uint8)  # a binary mask, a quarter is 255
@@ -88,11 +86,6 @@ def test_binary_masks_without_classes_are_suggested_with_255(tmp_path):
     recognised = LabelMaps.recognise(Path(root))
     assert recognised == {"classes": [{"name": "value 0", "id": 0}, {"name": "value 255", "id": 255}]}
     assert semantic(root, recognised["classes"]) == [[0, 0, 0, 1]] * 3
-    assert not diagnose(root).errors
-    found = diagnose(root, ["data.name=label_maps", "data.classes=[background, lesion]"], 1).errors
-    assert [(one.split, one.title) for one in found] == [
-        (x, "pixels of 255 that may be a class") for x in ("train", "val")
-    ]
 
 
 ROAD, TREE = (128, 64, 128), (0, 128, 0)
@@ -108,26 +101,3 @@ def test_the_palette_decides_for_classes_given_by_colour(tmp_path):
         opened(LabelMaps, "train", root=root, classes=BY_COLOR)
     classes = [{**one, "id": index} for index, one in enumerate(BY_COLOR)]
     assert semantic(root, classes) == VALUES.tolist(), "indices decide for classes with ids"
-
-
-@pytest.mark.parametrize("mode", ["1", "P", "RGBA"])
-def test_grey_colours_are_the_values_of_grey_files(mode, tmp_path):
-    root = write(tmp_path, Image.fromarray(LESION).convert(mode))
-    classes: list[Any] = [{"name": "lesion", "color": [255, 255, 255]}, {"name": "background", "color": [0, 0, 0]}]
-    assert semantic(root, classes) == [[1, 1, 1, 0]] * 3
-    if mode != "P":
-        assert semantic(root, ["background", {"name": "lesion", "id": 255 if mode != "1" else 1}]) == [[0, 0, 0, 1]] * 3
-
-
-def test_pixels_are_counted_exactly(monkeypatch):
-    monkeypatch.setattr(label_shares, "_EXACT", 1000)
-    indices = np.random.default_rng(0).integers(0, 256, (70, 90)).astype(np.uint8)
-    assert label_shares.count_pixels(indices[::-1]).tolist() == np.bincount(indices.ravel(), minlength=256).tolist()
-
-
-def test_grey_files_and_classes_of_colours(tmp_path: Path) -> None:
-    """Without ids, the values are the classes' positions; a grey copy of a coloured file has other values."""
-    assert semantic(write(tmp_path / "positions", VALUES), BY_COLOR) == VALUES.tolist()
-    root = write(tmp_path / "copy", Image.fromarray(np.array([ROAD, TREE], np.uint8)[VALUES]).convert("L"))
-    with pytest.raises(DataError, match=r"a\.png has values that no class has: 75 in 6 .* 90 in 6 .*"):
-        opened(LabelMaps, "train", root=root, classes=BY_COLOR)

@@ -13,9 +13,6 @@ from densevit.data.dataset_builder import build_split, create_dataset
 from densevit.errors import DataError
 from densevit.inference.input_images import find_images
 from densevit.interfaces import Dataset
-from densevit_workbench.doctor.file_examination import examine_files
-from densevit_workbench.doctor.findings import Finding, Findings
-from densevit_workbench.doctor.json_records import built_without_invalid_records
 
 Layout = tuple[str, dict[str, Any], str]  # name, options, the folder of an image of the training split
 
@@ -65,16 +62,6 @@ def read(root: Path, name: str, options: dict[str, Any]) -> tuple[Dataset, list[
         return create_dataset(name, root=str(root), **options), [str(one.message) for one in caught]
 
 
-def findings(root: Path, name: str, options: dict[str, Any]) -> list[Finding]:
-    """Those of doctor about the files of the training split."""
-    found = Findings()
-    section = DataSection(name=name, root=str(root), on_error="skip", **options)
-    dataset, _ = built_without_invalid_records(section, "train", found)
-    assert dataset is not None
-    examine_files(dataset, range(len(dataset)), found) if dataset.provides else None
-    return found.items
-
-
 @READERS
 def test_nothing_is_said_about_a_correct_set(reader, tmp_path):
     """JPEGs may be called .jfif and .jpe, also in capitals; other files beside images are not images.
@@ -86,7 +73,6 @@ def test_nothing_is_said_about_a_correct_set(reader, tmp_path):
         (tmp_path / folder / other).touch()
     dataset, said = read(tmp_path, name, options)
     assert len(dataset) == 3 and not said
-    assert [one for one in findings(tmp_path, name, options) if one.severity != "note"] == []
     outside = tmp_path.parent / f"{tmp_path.name}-outside"
     save(outside / "d.jpg", noise(9))
     (tmp_path / folder / "linked").symlink_to(outside)
@@ -135,23 +121,6 @@ def test_prediction_of_a_folder_counts_other_formats(tmp_path):
         assert len(find_images([str(tmp_path / "train")])) == 3
 
 
-@pytest.mark.parametrize("line", ["{}", "images/{}.jpg labels/{}.png"])
-def test_images_in_no_list_are_a_note_of_doctor(line, tmp_path):
-    """A list chooses: nothing is said in training."""
-    name, labels = "depth", np.full((6, 8), 2000, np.uint16)
-    for index, image in enumerate(("a", "b", "town/c", "town/d")):
-        save(tmp_path / "images" / f"{image}.jpg", noise(index))
-        save(tmp_path / "labels" / f"{image}.png", labels)
-    for split, images_of_split in (("train", ("a", "town/c")), ("val", ("b",))):
-        lines = [line.replace("{}", image) for image in images_of_split]
-        (tmp_path / f"{split}.txt").write_text("\n".join(lines))
-    options = {"scale": 0.001, "images": "images", "labels": "labels", "list_file": "{split}.txt"}
-    dataset, said = read(tmp_path, name, options)
-    assert len(dataset) == 2 and not said
-    [found] = [one for one in findings(tmp_path, name, options) if one.title == "images in no list"]
-    assert (found.severity, found.count, found.of, found.examples) == ("note", 1, 4, ("images/town/d.jpg",))
-
-
 def test_pairs_without_a_file_are_left_out_with_on_error_skip(tmp_path):
     name, options, folder = label_maps(tmp_path)
     (tmp_path / folder / "a.jpg").unlink()
@@ -159,5 +128,3 @@ def test_pairs_without_a_file_are_left_out_with_on_error_skip(tmp_path):
     section = DataSection(name=name, root=str(tmp_path), on_error="skip", **options)
     with pytest.warns(UserWarning, match=r"2 of 3 images or labels lack a file and are left out .*a\.png has no image"):
         assert len(build_split(section, "train")) == 1
-    found = {one.title: one.count for one in findings(tmp_path, name, options)}
-    assert found["labels without image"] == found["images without label"] == 1
