@@ -81,25 +81,6 @@ def test_batches_are_grouped_by_aspect_on_request(folder):
         build_data(config(name=f"{__name__}:Plain", group_by_aspect=True)).train_loader()
 
 
-def test_images_without_objects_are_trained_on(folder):
-    """As negatives: also a batch of nothing else."""
-    content = json.loads((folder / "train.json").read_text())
-    content["annotations"] = content["annotations"][:2]
-    (folder / "train.json").write_text(json.dumps(content))
-    data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4))
-    data.check_splits()
-    batches = list(data.train_loader())
-    assert data.train.object_counts().tolist() == [1, 1] + [0] * 18  # known
-    empty = [batch for batch in batches if not any(len(t["boxes"]) for t in batch["targets"])]
-    assert len(batches) == 5 and len(empty) >= 3
-    for targets in empty[0]["targets"]:
-        assert targets["boxes"].shape == (0, 4) and targets["labels"].shape == (0,)
-    content["annotations"] = []
-    (folder / "train.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"train\.json: the split 'train' has no object.*nothing can be learned"):
-        build_data(config(name="coco", root=str(folder))).check_splits()
-
-
 def test_image_size_is_passed_to_a_data_set_that_accepts_it():
     data = build_data(config(name=f"{__name__}:Plain", image_size=40, batch_size=2))
     assert (data.train.image_size, data.train.split, data.val.split) == (40, "train", "val")

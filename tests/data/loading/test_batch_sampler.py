@@ -88,17 +88,6 @@ def test_repeats_are_numbered_across_ranks(world_size):
     assert all(pick.repeat == 0 for batch in TrainBatches(40, 4, seed=0) for pick in batch)
 
 
-def test_indices_of_an_epoch_may_differ_and_repeat():
-    def shown(epoch: int) -> np.ndarray:
-        return np.array([0, 1, 2, 3, 4, epoch])
-
-    for epoch in range(5):
-        batches = at(epoch, 6, 2, seed=0, groups=np.array([0, 0, 0, 1, 1]), epoch_indices=shown)
-        picks = [pick for batch in batches for pick in batch]
-        assert sorted(pick.index for pick in picks) == sorted(shown(epoch))
-        assert [pick.index for pick in picks if pick.repeat] == [epoch]
-
-
 def test_batches_have_one_group_if_possible():
     groups = np.array([0] * 50 + [1] * 30 + [2] * 3)
     for epoch in range(10):

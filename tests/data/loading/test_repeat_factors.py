@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +11,7 @@ from PIL import Image
 
 from densevit.config import Config, from_mapping
 from densevit.data.data_builder import build_data
-from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
-from densevit.errors import ConfigError
-from densevit.interfaces import Class, Dataset, Sample
+from densevit.data.loading.repeat_factors import repeat_factors
 
 
 def by_detectron2(classes: list[list[int]], threshold: float) -> list[float]:
@@ -39,41 +37,7 @@ def test_factors_equal_detectron2():
     assert np.array_equal(repeat_factors(np.concatenate([pairs(classes), none]), 500, 0.05), found)
 
 
-@pytest.mark.integration
-def test_rounding_is_right_on_average_and_epochs_have_one_length():
-    def counts(factors: list[float]) -> np.ndarray:
-        indices = RepeatedIndices(np.array(factors), seed=3)
-        return np.array([np.bincount(indices(epoch), minlength=len(factors)) for epoch in range(2000)])
-
-    factors = [1.0, 1.3, 2.5, 3.0, 1.7, 1.5]  # sum 11
-    found = counts(factors)
-    assert set(found.sum(axis=1)) == {11}
-    assert (found >= np.floor(factors)).all() and (found <= np.ceil(factors)).all()
-    assert found.mean(axis=0) == pytest.approx(factors, abs=0.04)
-    # The sum 3.4 is rounded to 3: the fractions 0.1 and 0.3 are left out.
-    assert set(map(tuple, counts([1.0, 1.1, 1.3]))) == {(1, 1, 1)}
-    draw, other = RepeatedIndices(np.array(factors), seed=3), RepeatedIndices(np.array(factors), seed=4)
-    assert not np.array_equal(draw(4), draw(5)) and not np.array_equal(draw(4), other(4))
-    assert sorted(RepeatedIndices(np.ones(7), seed=0)(1)) == list(range(7))
-
-
 _IMAGES = 20
-
-
-class Own(Dataset):
-    """A third party's, which does not say which classes its images have."""
-
-    classes: ClassVar = {"detection": (Class("common", 1, (9, 9, 9)), Class("rare", 2, (9, 0, 9)))}
-    provides = ("boxes", "labels")
-
-    def __init__(self, split: str) -> None:
-        pass
-
-    def __len__(self) -> int:
-        return _IMAGES
-
-    def __getitem__(self, index: int) -> Sample:
-        raise NotImplementedError
 
 
 def config(**data: Any) -> Config:
@@ -105,11 +69,3 @@ def test_loader_repeats_rare_images_without_crowds(folder):
     shown = Counter(targets["image_id"] for batch in loader for targets in batch["targets"])
     assert shown == {**dict.fromkeys(range(_IMAGES - 1), 1), _IMAGES - 1: 4}  # sqrt(0.8 / (1 / 20)) = 4
     assert len(loader) == data.batches_per_epoch() == _IMAGES + 3
-
-
-def test_data_sets_without_classes_are_refused(folder):
-    with pytest.raises(ConfigError, match=r"data\.repeat_factor.*Own.*image_classes\(\)"):
-        build_data(config(name=f"{__name__}:Own", repeat_factor=0.1)).batches_per_epoch()
-    sets = {"a": {"name": "coco", "root": str(folder)}}
-    with pytest.raises(ConfigError, match=r"data\.repeat_factor: 'mix'.*leave data\.repeat_factor out"):
-        build_data(config(name="mix", sets=sets, repeat_factor=0.1)).batches_per_epoch()
