@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from densevit.cli import main
-from densevit.drawing.point_cloud import points, write_ply
+from densevit.drawing.point_cloud import write_ply
 from densevit.errors import DensevitError
 from densevit.inference.result import Result
 from tests.cli.stand_in import StandIn
@@ -54,14 +54,6 @@ def test_points_by_hand(tmp_path: Path):
     relative = Result(image, (2, 3), {"depth": {"inverse_depth": torch.from_numpy(depth)}}, {"depth": ()})
     with pytest.raises(AttributeError, match="no head predicts depth"):
         relative.write_ply(tmp_path / "none.ply", focal=2.0)
-
-
-def test_points_project_onto_their_pixels():
-    rng = np.random.default_rng(0)
-    x, y, z = np.moveaxis(points(rng.uniform(1, 9, (5, 7)), focal=(31.0, 29.0), centre=(2.5, 3.25)), 2, 0)
-    columns, rows = np.meshgrid(np.arange(7), np.arange(5))
-    np.testing.assert_allclose(31 * x / z + 2.5, columns, atol=1e-12)
-    np.testing.assert_allclose(29 * y / z + 3.25, rows, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -91,18 +91,6 @@ def test_random_maps_match_the_formulas():
     assert measured(images, max_depth=10, per_pixel=True, deltas=(2.5,)) == pytest.approx(expected, rel=1e-11)
 
 
-def test_names_include_alignment_and_averaging_and_lower_is_better_except_for_deltas():
-    for align in ("none", "scale_shift_disparity"):
-        evaluator = evaluated(random_images(2), per_pixel=True, deltas=(1.1,), align=align)
-        names = evaluator.compute().keys()
-        assert {name for name in names if name not in evaluator.lower_is_better} == {
-            name for name in names if name.startswith("delta")
-        }
-        assert evaluator.main in evaluator.lower_is_better and evaluator.main in names
-    assert {"AbsRel_aligned_disparity", "AbsRel_aligned_disparity_pixel", "delta_1.1_aligned_disparity"} < names
-    assert len(names) == 20 and all("_aligned_disparity" in name for name in names)
-
-
 # ---- valid pixels ----
 
 
@@ -182,15 +170,6 @@ def test_alignment_matches_its_formula(align: Any, key: str):
     assert metrics == pytest.approx(written_out(np.clip(depth, 1e-3, 10), g), rel=1e-9)
 
 
-def test_relative_depth_is_clamped_to_the_farthest_ground_truth():
-    """Inverse depth 0 is infinite depth; only valid pixels are evaluated. A constant is aligned to the mean."""
-    images = [image(1, [[1.0, 2.0, 8.0, 0.0]], [[1.0, 0.5, 0.0, 7.0]], "inverse_depth")]
-    for align in ("median", "scale_shift_disparity"):
-        assert aligned(images, align) == pytest.approx(aligned(images, align, max_depth=8.0 + 1e-6), abs=1e-5)
-    assert aligned(images, "median")["AbsRel"] == 0
-    assert aligned([image(1, [[1.0, 2, 6]], [[0.1, 0.1, 0.1]])], "scale_shift")["AbsRel"] == pytest.approx(3 / 3)
-
-
 # ---- heads and data ----
 
 
@@ -204,25 +183,14 @@ def meets(quantity: str | None, metric: bool = True, **options: Any) -> DepthErr
 
 def test_the_alignment_fits_the_head_and_the_data():
     for metric in (True, False):
-        evaluator = meets("inverse_depth", metric)
-        assert evaluator.main == "AbsRel_aligned_disparity" and evaluator.main in evaluator.compute()
-        evaluator.update(*zip(image(1, [[1.0, 2, 4]], [[7.0, 4, 2.5]], "inverse_depth"), strict=True))
-        assert evaluator.compute()["AbsRel_aligned_disparity"] == pytest.approx(0, abs=1e-12)
+        assert meets("inverse_depth", metric).main == "AbsRel_aligned_disparity"
         assert meets("inverse_depth", metric, align="median").main == "AbsRel_aligned_median"
-    for align in ("none", "scale_shift"):
-        with pytest.raises(ConfigError, match=rf"^align is {align}, but Head predicts inverse depth"):
-            meets("inverse_depth", align=align)
+    with pytest.raises(ConfigError, match=r"^align is scale_shift, but Head predicts inverse depth"):
+        meets("inverse_depth", align="scale_shift")
     with pytest.raises(ConfigError, match=r"^align is none, but the depth of the data has no unit"):
         meets("depth", metric=False)
-    for align in ("median", "scale_shift", "scale_shift_disparity"):
-        assert meets("depth", metric=False, align=align).align == align
+    assert meets("depth", metric=False, align="median").align == "median"
     assert meets(None).main == meets(None, metric=False).main == meets("depth").main == "AbsRel"  # of no declared unit
-
-
-def test_predictions_of_any_dtype():
-    found, truth = image(1, [[2.0, 4.0]], [[3.0, 4.0]])
-    for dtype in (torch.bfloat16, torch.float64):
-        assert measured([({"depth": found["depth"].to(dtype)}, truth)])["AbsRel"] == 1 / 4
 
 
 def test_errors_by_distance_cover_all_pixels_of_an_interval():

@@ -50,13 +50,6 @@ def test_keypoints_are_written_with_pixel_centres_at_whole_numbers():
     assert kind.encode(points, CLASSES) == entries
 
 
-@pytest.mark.parametrize("kind", [Boxes(), InstanceMasks(), Keypoints(), ObjectLabels(), Scores()])
-def test_no_objects_are_no_entries(kind):
-    value = kind.random(SIZE, 0, 2, np.random.default_rng(0)) if type(kind) is not Scores else np.zeros(0)
-    assert kind.encode(value, CLASSES) == []
-    assert len(kind.decode([], CLASSES)) == 0
-
-
 @pytest.mark.parametrize(
     ("kind", "value", "message"),
     [
