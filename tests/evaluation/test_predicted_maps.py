@@ -77,7 +77,7 @@ def test_two_processes_write_the_same_maps_as_one(run: Path, tmp_path: Path) -> 
     done = subprocess.run([*command, "--out", str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert files(tmp_path / "two") == files(tmp_path / "alone")
-    for file in MAPS - {file for file in MAPS if file.startswith("distance")}:
+    for file in (file for file in MAPS if file.endswith(".png") and not file.startswith("distance/")):
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes(), file
     two, alone = (json.loads((tmp_path / folder / "metrics.json").read_text()) for folder in ("two", "alone"))
     assert two == pytest.approx(alone, rel=1e-5)  # depths differ in the last digits, because batches differ
