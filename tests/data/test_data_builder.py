@@ -1,7 +1,7 @@
 """Building loaders from a config's data section."""
 
 import json
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,25 +10,7 @@ from PIL import Image
 
 from densevit.config import Config, from_mapping
 from densevit.data.data_builder import build_data
-from densevit.errors import ConfigError, DataError
-from densevit.interfaces import Class, Dataset, Sample
-
-
-class Plain(Dataset):
-    """A plugin that does not know its images' sizes, but has an image_size option."""
-
-    classes: ClassVar = {"detection": (Class("thing", 1, (9, 9, 9)),)}
-    provides = ("boxes", "labels")
-
-    def __init__(self, split: str, image_size: int | None = None) -> None:
-        self.split, self.image_size = split, image_size
-
-    def __len__(self) -> int:
-        return 5
-
-    def __getitem__(self, index: int) -> Sample:
-        targets = {"boxes": torch.tensor([[1.0, 1, 5, 5]]), "labels": torch.tensor([0]), "image_id": index}
-        return {"image": torch.zeros((3, 20 + index, 30), dtype=torch.uint8), "targets": targets}
+from densevit.errors import DataError
 
 
 def config(**data: Any) -> Config:
@@ -77,14 +59,6 @@ def test_batches_are_grouped_by_aspect_on_request(folder):
         return float(np.mean([batch["padding_mask"].float().mean() for batch in data.train_loader()]))
 
     assert padding(group_by_aspect=True) < 0.6 * padding()
-    with pytest.raises(ConfigError, match=r"data\.group_by_aspect.*leave it out"):
-        build_data(config(name=f"{__name__}:Plain", group_by_aspect=True)).train_loader()
-
-
-def test_image_size_is_passed_to_a_data_set_that_accepts_it():
-    data = build_data(config(name=f"{__name__}:Plain", image_size=40, batch_size=2))
-    assert (data.train.image_size, data.train.split, data.val.split) == (40, "train", "val")
-    assert [len(batch["targets"]) for batch in data.val_loader()] == [1] * 5, "sizes are not known beforehand"
 
 
 def test_splits_must_have_the_same_classes(folder):
@@ -109,6 +83,3 @@ def test_the_evaluated_split_may_have_any_name(folder):
     data = build_data(config(name="coco", root=str(folder), split="minitest"))
     data.check_splits()
     assert (len(data.train), len(data.val)) == (16, 10), "a fifth of train is for val, which is not read"
-    scenes = build_data(config(name="scenes", image_size=32, val_length=3, split="test"))
-    other = build_data(config(name="scenes", image_size=32, val_length=3))
-    assert len(scenes.val) == 3 and not torch.equal(scenes.val[0]["image"], other.val[0]["image"])

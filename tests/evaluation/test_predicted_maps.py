@@ -12,6 +12,7 @@ from PIL import Image
 from densevit import config as configs
 from densevit.cli import main
 from densevit.data.data_builder import build_data
+from densevit.evaluation import metrics_file
 from densevit.weights import model_file
 from densevit.weights.pretrained_models import build_model
 
@@ -77,7 +78,9 @@ def test_two_processes_write_the_same_maps_as_one(run: Path, tmp_path: Path) -> 
     done = subprocess.run([*command, "--out", str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert files(tmp_path / "two") == files(tmp_path / "alone")
-    for file in (file for file in MAPS if file.endswith(".png") and not file.startswith("distance/")):
+    for file in sorted(file for file in MAPS if file.endswith(".png") and not file.startswith("distance/")):
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes(), file
-    two, alone = (json.loads((tmp_path / folder / "metrics.json").read_text()) for folder in ("two", "alone"))
-    assert two == pytest.approx(alone, rel=1e-5)  # depths differ in the last digits, because batches differ
+    two, alone = (metrics_file.read(tmp_path / folder / "metrics.json") for folder in ("two", "alone"))
+    assert two == pytest.approx(
+        alone, rel=1e-5, nan_ok=True
+    )  # depths differ in the last digits, because batches differ

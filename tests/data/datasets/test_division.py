@@ -14,7 +14,6 @@ from densevit.data.datasets.division import validation_part
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
-from densevit_workbench.interchange.splitting import stratified
 
 
 def save(path: Path, seed: int, side: int = 64, **options: Any) -> Path:
@@ -106,10 +105,3 @@ def test_label_maps_without_val_are_divided(tmp_path):
         for i, name in enumerate(ids(one)):
             assert one[i]["targets"]["semantic"].unique().tolist() == [int(name) % 2]
     assert "8 are for training and 2 for validation" in val.division
-
-
-def test_stratified_groups_stay_together_and_shares_hold() -> None:
-    rng = np.random.default_rng(0)
-    labels, groups = rng.random((200, 4)) < 0.3, np.repeat(np.arange(100), 2)
-    part = stratified(labels, [0.8, 0.2], 0, groups)
-    assert (part[::2] == part[1::2]).all() and 36 <= (part == 1).sum() <= 44

@@ -40,12 +40,6 @@ def semantic(root: str, classes: list[Any], **options: Any) -> list[list[int]]:
     return found
 
 
-def indexed(values: np.ndarray, *palette: tuple[int, int, int]) -> Image.Image:
-    image = Image.fromarray(values.astype(np.uint8), "P")
-    image.putpalette([channel for color in palette for channel in color])
-    return image
-
-
 def test_binary_masks_of_255_are_an_error_whose_fix_reads_them(tmp_path):
     root = write(tmp_path, LESION)
     for split in ("train", "val"):
@@ -86,18 +80,3 @@ def test_binary_masks_without_classes_are_suggested_with_255(tmp_path):
     recognised = LabelMaps.recognise(Path(root))
     assert recognised == {"classes": [{"name": "value 0", "id": 0}, {"name": "value 255", "id": 255}]}
     assert semantic(root, recognised["classes"]) == [[0, 0, 0, 1]] * 3
-
-
-ROAD, TREE = (128, 64, 128), (0, 128, 0)
-BY_COLOR = [{"name": "road", "color": list(ROAD)}, {"name": "tree", "color": list(TREE)}]
-VALUES = np.array([[0, 1, 1, 0]] * 3, np.uint8)
-
-
-def test_the_palette_decides_for_classes_given_by_colour(tmp_path):
-    root = write(tmp_path, indexed(VALUES, TREE, ROAD, (9, 9, 9)))  # an unused colour may be any
-    assert semantic(root, BY_COLOR) == [[1, 0, 0, 1]] * 3
-    root = write(tmp_path, indexed(VALUES, (1, 2, 3), ROAD))
-    with pytest.raises(DataError, match=r"a\.png .*\(1, 2, 3\) in 6 pixels \(50\.0%\).*palette"):
-        opened(LabelMaps, "train", root=root, classes=BY_COLOR)
-    classes = [{**one, "id": index} for index, one in enumerate(BY_COLOR)]
-    assert semantic(root, classes) == VALUES.tolist(), "indices decide for classes with ids"

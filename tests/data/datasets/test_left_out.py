@@ -11,7 +11,6 @@ from PIL import Image
 from densevit.config import DataSection
 from densevit.data.dataset_builder import build_split, create_dataset
 from densevit.errors import DataError
-from densevit.inference.input_images import find_images
 from densevit.interfaces import Dataset
 
 Layout = tuple[str, dict[str, Any], str]  # name, options, the folder of an image of the training split
@@ -101,24 +100,10 @@ def test_a_label_of_an_image_in_another_format_names_it(tmp_path):
     (tmp_path / folder / "a.jpg").rename(tmp_path / folder / "a.heic")
     with pytest.raises(DataError, match=r"labels/train/a\.png has no image\. .* in a format that is read \(\.jpg"):
         create_dataset(name, root=str(tmp_path), **options)
-    (tmp_path / "list.txt").write_text("b\na.heic\n")
-    where = {"images": "images/train", "labels": "labels/train", "list_file": "list.txt"}
-    with pytest.raises(
-        DataError, match=r"list\.txt, line 2: .*a\.heic does not exist, or has a format that is not read"
-    ):
-        create_dataset(name, root=str(tmp_path), **where, **options)
     (tmp_path / folder / "a.heic").rename(tmp_path / folder / "a.jpg")
     (tmp_path / "labels" / "train" / "b.png").rename(tmp_path / "labels" / "train" / "b.webp")
     with pytest.raises(DataError, match=r"images/train/b\.JFIF has no label\. .* in a format that is read \(\.png"):
         create_dataset(name, root=str(tmp_path), **options)
-
-
-def test_prediction_of_a_folder_counts_other_formats(tmp_path):
-    images(tmp_path)
-    for other in ("a.heic", "new.HEIC", "clip.gif"):
-        (tmp_path / "train" / other).touch()
-    with pytest.warns(UserWarning, match=r"4 images found: 3 used, 1 left out \(1 of a format .*: new\.HEIC\)\. Conv"):
-        assert len(find_images([str(tmp_path / "train")])) == 3
 
 
 def test_pairs_without_a_file_are_left_out_with_on_error_skip(tmp_path):

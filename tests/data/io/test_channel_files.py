@@ -126,19 +126,12 @@ def test_a_tiff_is_rotated_by_its_orientation(tmp_path):
     assert np.array_equal(read_image(tmp_path / "a.tif", _named("uint16", 4), upright=False), pixels)
 
 
-def test_the_value_without_data_may_be_in_the_file(tmp_path):
+def test_integers_whose_file_names_a_value_without_data_need_the_key(tmp_path):
+    """Floats are read: `tests/data/image_sources.py`."""
     import tifffile
 
-    pixels, tag = _image("float32", 2), [(42113, "s", 0, "-9999", True)]
-    pixels[:5, :, 1] = -9999
-    form = {"photometric": "minisblack", "planarconfig": "contig", "metadata": None, "extratags": tag}
-    tifffile.imwrite(tmp_path / "a.tif", pixels, **form)
-    channels = channels_of_files([str(tmp_path / "a.tif")], Channels(("a", "b"), "", ()))
-    assert (channels.nodata, channels.dtype, channels.stored) == (-9999, "float32", "float32")
-    found = read_image(tmp_path / "a.tif", channels)
-    assert np.array_equal(np.isnan(found), pixels == -9999)
-    integers = np.maximum(pixels, 0).astype(np.uint16)
-    tifffile.imwrite(tmp_path / "b.tif", integers, **{**form, "extratags": [(42113, "s", 0, "0", True)]})
+    form = {"photometric": "minisblack", "planarconfig": "contig", "metadata": None}
+    tifffile.imwrite(tmp_path / "b.tif", np.zeros((H, W, 2), np.uint16), **form, extratags=[(42113, "s", 0, "0", True)])
     with pytest.raises(DataError, match=r"b\.tif: it names the value 0 .* uint16 cannot have\. Fix: data\.nodata=0\."):
         read_image(tmp_path / "b.tif", _named("uint16", 2))
 

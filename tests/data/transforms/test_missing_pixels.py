@@ -12,7 +12,6 @@ import torch
 
 from densevit.channels import RGB, Channels
 from densevit.data.transforms.crop import Crop
-from densevit.data.transforms.image_mixing import ImageMixing
 from densevit.data.transforms.mosaic import mosaic
 from densevit.data.transforms.sample_augmentation import Augmentation, rotated, rotation_matrix
 from densevit.data.transforms.sample_resizing import new_pixels, resize_image
@@ -140,30 +139,6 @@ def test_a_resampled_pixel_is_the_mean_of_valid_pixels(step: str, count: int):
             np.testing.assert_allclose(found[clear], expected[clear], rtol=0, atol=tolerance)
             if share and step != "rotation":
                 assert np.isnan(found).mean() < share, "one valid pixel is enough"
-
-
-@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-@pytest.mark.parametrize("count", COUNTS)
-def test_mixed_pixels_are_those_of_the_other_image_where_one_is_missing(kind: str, count: int):
-    """The share of an image is that of its first pixel, which is 1 in it and 0 in the other."""
-    images = np.stack([image_of(count, "float32", seed) for seed in range(2)])
-    images[:, 0, 0, 0] = 1, 0
-    images[0, :, 3:9, 2:9] = images[1, :, 6:12, 5:14] = np.nan
-    samples: list[Sample] = [
-        {"image": torch.from_numpy(one), "targets": {"image_id": 0, "size": SIZE}} for one in images
-    ]
-    found = [one["image"].numpy() for one in ImageMixing(**{kind: 1.0})(samples, [3], TargetTypes())]
-    for i in range(2):
-        a, b = images[i], images[1 - i]
-        if kind == "cutmix":
-            taken = np.isclose(found[i], a, equal_nan=True) | np.isclose(found[i], b, equal_nan=True)
-            assert taken.all()
-            continue
-        share = abs(found[i][0, 0, 0] - b[0, 0, 0])
-        assert 0.01 < share < 0.99
-        expected = np.where(np.isnan(a), b, np.where(np.isnan(b), a, share * a + (1 - share) * b))
-        np.testing.assert_allclose(found[i], expected, rtol=0, atol=1e-4)
-        assert np.isnan(found[i][:, 6:9, 5:9]).all() and np.isnan(found[i]).sum() == count * 3 * 4
 
 
 # ---- new pixels ----

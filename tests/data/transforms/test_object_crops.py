@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.transforms.crop import window_around
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.interfaces import Sample
 
@@ -43,25 +42,6 @@ def test_object_crops_have_a_whole_object_at_any_place():
     assert 60 < len(inner) < 140  # each object is as likely
     assert inner[:, 0].min() < 4 and inner[:, 0].max() > 50  # 0 ... 54
     assert inner[:, 1].min() < 4 and inner[:, 1].max() > 48  # 0 ... 52
-
-
-@pytest.mark.parametrize(
-    ("box", "window", "size", "tops", "lefts"),
-    [
-        ((30, 20, 35, 28), (0, 0, 10, 10), (40, 50), (18, 20), (25, 30)),
-        ((0.5, 0.5, 3.5, 3.5), (0, 0, 10, 10), (40, 50), (0, 0), (0, 0)),
-        ((44, 36, 50, 40), (0, 0, 10, 10), (40, 50), (30, 30), (40, 40)),
-        ((10, 10, 40, 40), (0, 0, 10, 10), (40, 50), (15, 25), (15, 25)),  # larger: its centre, at 25
-        ((1, 1, 5, 5), (0, 0, 40, 20), (40, 50), (0, 0), (0, 1)),  # as high as the image
-    ],
-)
-def test_places_of_a_window_around_a_box(box, window, size, tops, lefts):
-    rng = np.random.default_rng(0)
-    found = np.array([window_around(np.array(box), window, size, rng) for _ in range(400)])
-    assert (found[:, 0].min(), found[:, 0].max()) == tops
-    assert (found[:, 1].min(), found[:, 1].max()) == lefts
-    assert (found[:, 2:] - found[:, :2] == np.subtract(window[2:], window[:2])).all()
-    assert (found >= 0).all() and (found[:, 2:] <= size).all()
 
 
 @pytest.mark.parametrize("least", [None, 0.25, 0.55, 1.0])

@@ -10,7 +10,6 @@ import torch
 from densevit.config import from_mapping
 from densevit.data.transforms.image_mixing import ImageMixing
 from densevit.data.transforms.resized_crop import ResizedCrop
-from densevit.data.transforms.sample_augmentation import Augmentation
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import DensevitError
 from densevit.interfaces import Sample
@@ -50,19 +49,6 @@ def test_narrow_images_get_the_largest_allowed_crop():
     assert window == (0, 43, 10, 56) and size == (16, 16)
     assert ResizedCrop((16, 24)).evaluation_size(40, 60) == (16, 24)
     assert ResizedCrop((16, 16)).evaluation_size(100, 50) == (32, 16)
-
-
-def test_a_sample_depends_only_on_its_generator():
-    transform = Augmentation(ResizedCrop((32, 32), rand_augment=9, random_erasing=1.0))
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    first = transform(sample(), np.random.default_rng(3))
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.rand(10)
-    second, other = transform(sample(), np.random.default_rng(3)), transform(sample(), np.random.default_rng(4))
-    assert torch.equal(first["image"], second["image"]) and not torch.equal(first["image"], other["image"])
-    assert first["image"].shape == (3, 32, 32) and first["image"].dtype == torch.uint8
-    assert int(first["targets"]["image_class"]) == 0
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
