@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from densevit.config import Config, from_mapping
 from densevit.data.data_builder import build_data
 from densevit.errors import DataError
+from tests.data.coco_folder import noise, write_split
 
 
 def config(**data: Any) -> Config:
@@ -23,21 +23,15 @@ def folder(tmp_path):
     """20 training and 10 validation images, landscape and portrait, of random sizes."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 20), ("val", 10)):
-        (tmp_path / split).mkdir()
-        images, annotations = [], []
-        for k in range(count):
-            width, height = rng.permutation([int(rng.integers(30, 50)), int(rng.integers(80, 99))]).tolist()
-            Image.new("RGB", (width, height)).save(tmp_path / split / f"{k}.png")
-            images.append({"id": k, "file_name": f"{k}.png", "width": width, "height": height})
-            annotations.append({"id": k, "image_id": k, "category_id": 3, "bbox": [1, 2, 10, 10]})
-        content = {"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "cell"}]}
-        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+        sizes = [rng.permutation([rng.integers(30, 50), rng.integers(80, 99)]) for _ in range(count)]
+        objects = [{"image_id": k, "category_id": 1, "bbox": [1, 2, 10, 10]} for k in range(count)]
+        write_split(tmp_path, split, [noise(0, *size) for size in sizes], objects)
     return tmp_path
 
 
 def test_images_are_batched_and_validation_uses_each_once_at_its_own_size(folder):
     data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4), multiple=16)
-    assert [c.name for c in data.classes["detection"]] == ["cell"] and data.provides == ("boxes", "labels")
+    assert [c.name for c in data.classes["detection"]] == ["leaf"] and data.provides == ("boxes", "labels")
     trained = list(data.train_loader())
     assert len(trained) == len(data.train_loader()) == 5
     for batch in trained:

@@ -3,16 +3,17 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from densevit.config import from_mapping
-from densevit.data.data_builder import build_data
+from densevit.config import DataSection
+from densevit.data.data_builder import DataSplits
 from densevit.evaluation.coco_ap import CocoDetection
 from densevit.targets.object_targets import xywh
+from tests.data.coco_folder import write_split
 from tests.evaluation.coco_reference import CLASSES, Pairs, as_json, reference, same, updated
 
 BACKENDS = ("pycocotools", "faster-coco-eval")
@@ -108,38 +109,25 @@ def test_boxes_outside_of_their_image_count_as_in_the_file(tmp_path: Path):
     is set to width * height where it is missing.
     """
     rng = np.random.default_rng(3)
-    (tmp_path / "val").mkdir()
-    images, annotations = [], []
-    for image_id in range(12):
-        Image.new("RGB", (120, 90)).save(tmp_path / "val" / f"{image_id}.png")
-        images.append({"id": image_id, "file_name": f"{image_id}.png", "width": 120, "height": 90})
-        for _ in range(rng.integers(0, 7)):
-            box = [*rng.uniform(-60, 130, 2), *rng.uniform(5, 120, 2)]
-            kind = rng.integers(0, 8)
-            if kind == 0:
-                box[rng.integers(2, 4)] = float(rng.choice([0, -4]))
-            annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": int(rng.choice([3, 17]))}
-            annotation |= {"bbox": [float(x) for x in box], "iscrowd": int(kind == 1)}
-            if kind != 2:
-                annotation["area"] = float(box[2] * box[3] * rng.uniform(0.5, 1)) if kind else 9.0
-            annotations.append(annotation)
+    annotations: list[dict[str, Any]] = []
+    for kind in rng.integers(0, 8, 40).tolist():
+        x, y, width, height = [*rng.uniform(-60, 130, 2), *rng.uniform(5, 120, 2)]
+        box = [x, y, 0.0 if kind == 0 else width, height]
+        one = {"image_id": int(rng.integers(12)), "category_id": int(rng.choice([3, 17])), "iscrowd": int(kind == 1)}
+        one |= {"id": len(annotations) + 1, "bbox": box}  # to pycocotools, an object of the id 0 is never found
+        annotations.append(one | ({} if kind == 2 else {"area": width * height * 0.7}))
     categories = [{"id": 17, "name": "cat"}, {"id": 3, "name": "dog"}]
-    document = {"images": images, "annotations": annotations, "categories": categories}
-    (tmp_path / "val.json").write_text(json.dumps(document))
-    config = {"backbone": {"name": "resnet"}, "heads": {"detection": {"name": "detr"}}, "trainer": {"max_steps": 1}}
-    data = build_data(from_mapping(config | {"data": {"name": "coco", "root": str(tmp_path)}}))
+    document = write_split(tmp_path, "val", [np.zeros((90, 120, 3), np.uint8)] * 12, annotations, categories)
+    data = DataSplits(DataSection(name="coco", root=str(tmp_path)), 0, 32)
     evaluator = CocoDetection(data.val.classes["detection"])
     for batch in data.val_loader():
         for target in batch["targets"]:
-            height, width = target["size"]
-            low, high = target["boxes"].split(2, dim=1)
-            assert (low >= 0).all() and (high <= torch.tensor([width, height])).all() and (high > low).all()
             truth = target["truth"]
             noise = torch.tensor(rng.normal(0, 4, truth["boxes"].shape))
             boxes = torch.cat([truth["boxes"] + noise, truth["boxes"].clamp(0, 120) + noise]).float()
             scores = torch.tensor(rng.random(len(boxes)), dtype=torch.float32)
             evaluator.update([{"boxes": boxes, "scores": scores, "labels": truth["labels"].repeat(2)}], [truth])
-    for annotation in annotations:
+    for annotation in document["annotations"]:
         annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
     metrics, expected = evaluator.compute(), reference(document, evaluator.results())
     assert same({name: metrics[name] for name in expected}, expected) and 0.1 < metrics["AP"] < 0.9

@@ -3,27 +3,20 @@
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
-from PIL import Image
 
 import densevit
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.errors import DataError
+from tests.data.coco_folder import noise, write_split
 
 
-def write(root: Path, split: str, crowds: list[int], folder: str = "") -> Path:
-    """One image per object, `split0.png` and so on, in a folder called like the split; crowds: `iscrowd` of each."""
-    place = root / (folder or split)
-    place.mkdir(parents=True, exist_ok=True)
-    images, annotations = [], []
-    for i, crowd in enumerate(crowds):
-        Image.new("RGB", (40, 30), (40 * i % 256, 90, 10)).save(place / f"{split}{i}.png")
-        images.append({"id": i, "file_name": f"{split}{i}.png", "width": 40, "height": 30})
-        annotations.append({"id": i, "image_id": i, "category_id": 1, "bbox": [2, 3, 20, 10], "iscrowd": crowd})
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "leaf"}]}
-    (root / f"{split}.json").write_text(json.dumps(content))
-    return root
+def write(root: Path, split: str, crowds: list[int]) -> dict[str, Any]:
+    """One image per object. crowds: `iscrowd` of each. Returns the json."""
+    objects = [{"image_id": i, "category_id": 1, "bbox": [2, 3, 20, 10], "iscrowd": c} for i, c in enumerate(crowds)]
+    return write_split(root, split, [noise(i, 30, 40) for i in range(len(crowds))], objects)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +25,8 @@ def write(root: Path, split: str, crowds: list[int], folder: str = "") -> Path:
 )
 def test_the_key_decides_on_crowds(tmp_path, crowds, objects, said):
     """Without it, crowds are said where they are more than 5 % of the objects."""
-    root = str(write(tmp_path, "train", crowds))
+    root = str(tmp_path)
+    write(tmp_path, "train", crowds)
     (tmp_path / "val.json").touch()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -50,10 +44,10 @@ def test_the_key_decides_on_crowds(tmp_path, crowds, objects, said):
 
 
 def test_the_counts_of_doctor_add_up(tmp_path):
-    root = write(tmp_path / "set", "train", [0, 0, 1, 0, 0, 0, 0, 0])
+    root = tmp_path / "set"
     write(root, "val", [0, 0])
-    content = json.loads((root / "train.json").read_text())
-    content["images"] += [{"id": 0, "file_name": "train7.png"}, {"id": 50}, {"id": 51, "file_name": "gone.png"}]
+    content = write(root, "train", [0, 0, 1, 0, 0, 0, 0, 0])
+    content["images"] += [{"id": 0, "file_name": "7.png"}, {"id": 50}, {"id": 51, "file_name": "gone.png"}]
     content["annotations"] += [
         {"id": 0, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]},  # the id of another
         {"id": 90, "image_id": 77, "category_id": 1, "bbox": [1, 1, 5, 5]},
@@ -64,7 +58,7 @@ def test_the_counts_of_doctor_add_up(tmp_path):
         {"id": 95, "image_id": 50, "category_id": 1, "bbox": [1, 1, 5, 5]},
     ]
     (root / "train.json").write_text(json.dumps(content))
-    (root / "train" / "train3.png").write_bytes(b"damaged")
+    (root / "train" / "3.png").write_bytes(b"damaged")
     diagnosis = densevit.diagnose(root)
     images, objects, files = diagnosis.inventories["train"]
     assert images.total == 11

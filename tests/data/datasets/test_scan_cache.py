@@ -1,6 +1,5 @@
 """The cache of scans: what it holds, when it is used, and what invalidates it."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -8,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from densevit.data.datasets import coco_annotations, measured_images
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.errors import DataError
+from tests.data.coco_folder import noise, write_split
 from tests.data.datasets.conftest import checked
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*without area inside")
@@ -24,11 +23,6 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(coco_annotations, "LARGE_JSON", 0)
     monkeypatch.setattr(measured_images, "LARGE", 0)
-    (tmp_path / "train").mkdir()
-    rng = np.random.default_rng(0)
-    for index in range(4):
-        Image.fromarray(rng.integers(0, 256, (30, 40, 3)).astype(np.uint8)).save(tmp_path / "train" / f"{index}.png")
-    images = [{"id": index, "file_name": f"{index}.png", "height": 30, "width": 40} for index in range(4)]
     counts = {"size": [30, 40], "counts": [100, 50, 1050]}
     annotations = [
         {"id": "one", "image_id": 1, "category_id": 9, "bbox": [1, 2, 10, 20], "segmentation": [[1, 2, 11, 2, 6, 22]]},
@@ -36,8 +30,7 @@ def root(tmp_path, monkeypatch):
         {"id": 3, "image_id": 2, "category_id": 3, "bbox": [50, 0, 9, 9], "segmentation": [[1, 1, 2, 1, 2, 2]]},
     ]
     categories = [{"id": 9, "name": "cat"}, {"id": 3, "name": "dog"}]
-    document = {"images": images, "annotations": annotations, "categories": categories}
-    (tmp_path / "train.json").write_text(json.dumps(document))
+    write_split(tmp_path, "train", [noise(index, 30, 40) for index in range(4)], annotations, categories)
     (tmp_path / "val.json").touch()  # so that train is not divided
     return tmp_path
 

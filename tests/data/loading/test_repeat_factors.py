@@ -1,17 +1,14 @@
-"""Repeat factor sampling (LVIS): detectron2's formula, stochastic rounding, ranks and resumption."""
+"""Repeat factor sampling (LVIS): detectron2's formula, and what a loader shows."""
 
-import json
 import math
 from collections import Counter
-from typing import Any
 
 import numpy as np
-import pytest
-from PIL import Image
 
-from densevit.config import Config, from_mapping
-from densevit.data.data_builder import build_data
+from densevit.config import DataSection
+from densevit.data.data_builder import DataSplits
 from densevit.data.loading.repeat_factors import repeat_factors
+from tests.data.coco_folder import noise, write_split
 
 
 def by_detectron2(classes: list[list[int]], threshold: float) -> list[float]:
@@ -40,31 +37,18 @@ def test_factors_equal_detectron2():
 _IMAGES = 20
 
 
-def config(**data: Any) -> Config:
-    heads = {"detection": {"name": "detr"}}
-    return from_mapping({"backbone": {"name": "resnet"}, "heads": heads, "data": data, "trainer": {"max_epochs": 1}})
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """20 images with class 0; the last one has class 1 too, and the first a crowd of class 2."""
-    (tmp_path / "train").mkdir()
-    images, objects = [], []
-    for k in range(_IMAGES):
-        Image.new("RGB", (80, 40)).save(tmp_path / "train" / f"{k}.png")
-        images.append({"id": k, "file_name": f"{k}.png", "width": 80, "height": 40})
-        objects.append({"image_id": k, "category_id": 3})
-    objects += [{"image_id": _IMAGES - 1, "category_id": 7}, {"image_id": 0, "category_id": 9, "iscrowd": 1}]
-    annotations = [{"id": i, "bbox": [1, 2, 10, 10], **one} for i, one in enumerate(objects)]
-    categories = [{"id": i, "name": str(i)} for i in (3, 7, 9)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (tmp_path / "train.json").write_text(json.dumps(content))
+def test_loader_repeats_rare_images_without_crowds(tmp_path):
+    """20 images with class 1; the last one has class 2 too, and the first a crowd of class 3."""
+    objects = [{"image_id": k, "category_id": 1} for k in range(_IMAGES)]
+    objects += [{"image_id": _IMAGES - 1, "category_id": 2}, {"image_id": 0, "category_id": 3, "iscrowd": 1}]
+    annotations = [{"bbox": [1, 2, 10, 10], **one} for one in objects]
+    write_split(
+        tmp_path, "train", [noise(k, 40, 80) for k in range(_IMAGES)], annotations,
+        [{"id": i, "name": str(i)} for i in (1, 2, 3)],
+    )  # fmt: skip
     (tmp_path / "val.json").touch()  # so that train is not divided
-    return tmp_path
-
-
-def test_loader_repeats_rare_images_without_crowds(folder):
-    data = build_data(config(name="coco", root=str(folder), image_size=32, repeat_factor=0.8, batch_size=1))
+    section = DataSection(name="coco", root=str(tmp_path), image_size=32, repeat_factor=0.8, batch_size=1)
+    data = DataSplits(section, 0, 32)
     loader = data.train_loader()
     shown = Counter(targets["image_id"] for batch in loader for targets in batch["targets"])
     assert shown == {**dict.fromkeys(range(_IMAGES - 1), 1), _IMAGES - 1: 4}  # sqrt(0.8 / (1 / 20)) = 4
