@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import OpenEXR
 import pytest
 import torch
 from PIL import Image
@@ -78,20 +77,13 @@ def write_image(tmp_path, write):
 
 @pytest.fixture
 def depth(tmp_path):
-    """`depth(path, values)` writes a depth file: PNG, NPY, EXR or PFM, according to its suffix."""
+    """`depth(path, values)` writes an array as PNG or NPY, according to its suffix."""
 
     def depth(path: str, values: Any) -> Path:
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        values = np.asarray(values)
         if file.suffix == ".npy":
             np.save(file, values)
-        elif file.suffix == ".exr":
-            header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
-            OpenEXR.File(header, {"Z": np.ascontiguousarray(values)}).write(str(file))
-        elif file.suffix == ".pfm":
-            head = f"Pf\n{values.shape[1]}  {values.shape[0]}\n-1\n"  # more white space than one character
-            file.write_bytes(head.encode() + values[::-1].astype("<f4").tobytes())
         else:
             Image.fromarray(values).save(file)
         return file
@@ -112,15 +104,12 @@ def depth_pair(write_image, depth):
 
 
 @pytest.fixture
-def label(tmp_path):
+def label(tmp_path, depth):
     """`label(path, values)` writes a grey (H, W) or RGB (H, W, 3) label. A split train is not divided."""
 
     def label(path: str, values: np.ndarray) -> Path:
-        file = tmp_path / path
-        for folder in {path, path.replace("train", "val")}:
-            (tmp_path / folder).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(values).save(file)
-        return file
+        (tmp_path / path.replace("train", "val")).parent.mkdir(parents=True, exist_ok=True)
+        return depth(path, values)
 
     return label
 

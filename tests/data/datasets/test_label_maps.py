@@ -59,12 +59,6 @@ MAPPED: dict[str, tuple[np.ndarray, dict[str, Any], list[int], list[list[int]]]]
         [7, 1000],
         [[1, 0, IGNORE, 0]] * 3,
     ),
-    "several values ignored": (
-        LABEL,
-        {"classes": [{"name": "tree", "id": 1}], "ignore": Ignored([0, 2, 255])},
-        [1],
-        [[255, 255, 0, 0], [255, 255, 0, 255], [255, 255, 255, 0]],
-    ),
     "0 ignored, counted from 1": (
         LABEL,
         {"classes": ["tree", "car"], "ignore": Ignored(zero=True)},
@@ -152,7 +146,6 @@ def test_equal_names_raise(tmp_path, pairs, write_image):
     ("text", "message"),
     [
         ("a\nz\n", r"train\.txt, line 2: .*images/train/z does not exist, .*copy it there"),
-        ("a\nb\na\n", r"train\.txt, line 3: a occurs already in line 1"),
         ("images/train/a.jpg labels/train/q.png", r"train\.txt, line 1: .*labels/train/q\.png does not exist"),
         ("\n", r"is empty"),
     ],
@@ -168,16 +161,12 @@ def test_invalid_list_files_raise(text, message, tmp_path, pairs):
     ("given", "message"),
     [
         ({"classes": None}, r"data\.classes is missing"),
-        ({"classes": [str(i) for i in range(256)]}, r"256 classes"),
         ({"classes": ["a", "a"]}, r"the name 'a' occurs twice"),
         ({"classes": ["a", {"name": "b", "id": 0}]}, r"the id 0 occurs twice"),
         ({"classes": [7]}, r"data\.classes\[0\]: .* found 7\. Expected a name"),
-        ({"classes": ["road", "\udcff", "car"]}, r"data\.classes\[1\]\.name: .*'\\udcff'"),
         ({"ignore": Ignored(1)}, r"The label value 1 is both that of a class"),
-        ({"classes": [{"name": "a", "id": 0}], "ignore": Ignored(zero=True)}, r"value 0 is both .*ignore\.zero"),
         ({"limit": 0}, r"data\.limit is 0"),
         ({"root": None}, r"data\.root is missing"),
-        ({"root": "a" * 5000}, r"data\.root: .* Name the data set's folder"),
         ({"preset": "ade"}, r"data\.preset: there is no 'ade'\. Presets: ade20k, camvid"),
         ({"labels": "*.gif"}, r"data\.labels: .* holds no files"),
     ],
@@ -234,9 +223,6 @@ def test_segmentation_masks_of_cvat_are_read_by_their_labelmap(indexed, tmp_path
     assert (len(train), len(val)) == (3, 1)
     assert [one.name for one in train.classes["segmentation"]] == ["background", "tree", "road"]
     assert semantic(val)[0] == [2] * 8 + [1] * 8
-    for name in ("train", "val"):
-        (lists / f"{name}.txt").write_text("0\n" if name == "val" else "1\n2\n")
-    assert [len(opened(LabelMaps, split, root=str(root))) for split in ("train", "val")] == [2, 1]
     (root / "labelmap.txt").write_text("tree:0,128\n")
     with pytest.raises(DataError, match=r"labelmap\.txt, line 1: 'tree:0,128'; expected name:red,green,blue::"):
         opened(LabelMaps, "train", root=str(root))

@@ -31,9 +31,9 @@ def npz(**arrays: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def npy(values: np.ndarray, version: tuple[int, int] | None = None) -> bytes:
+def npy(values: np.ndarray) -> bytes:
     file = io.BytesIO()
-    np.lib.format.write_array(file, values, version=version)
+    np.save(file, values)
     return file.getvalue()
 
 
@@ -49,12 +49,8 @@ FILES = {
     "float.tiff": (cv2.imencode(".tiff", DEPTH)[1].tobytes(), DEPTH),
     "16 bit.tif": (cv2.imencode(".tiff", WHOLE)[1].tobytes(), WHOLE),
     "double.npy": (npy(DEPTH.astype(np.float64)), DEPTH),
-    "half.npy": (npy(DEPTH.astype(np.float16)), DEPTH.astype(np.float16)),
     "whole.npy": (npy(WHOLE), WHOLE),
-    "version 2.npy": (npy(DEPTH, (2, 0)), DEPTH),
     "channel last.npy": (npy(DEPTH[..., None]), DEPTH),
-    "channel first.npy": (npy(DEPTH[None]), DEPTH),
-    "truth.npy": (npy(DEPTH > 1), DEPTH > 1),
     "one.npz": (npz(depth=DEPTH), DEPTH),
     "big.pfm": (pfm(DEPTH, "1"), DEPTH),
     "scale is no unit.pfm": (pfm(DEPTH, "-0.003922"), DEPTH),
@@ -84,12 +80,8 @@ WRONG = {
     "colours.png": (cv2.imencode(".png", np.zeros((2, 2, 3), np.uint8))[1].tobytes(), "its pixels are colours"),
     "cut.npy": (npy(DEPTH)[:-4], "cannot be read"),
     "text.npy": (npy(np.array([["a", "b"]])), "it holds <U1; expected numbers"),
-    "empty.npy": (npy(np.zeros((0, 4))), r"shape \(0, 4\)"),
-    "cut.npz": (npz(depth=DEPTH)[:-30], "cannot be read"),
     "cut.pfm": (pfm(DEPTH, "-1")[:-1], "cannot be read: buffer is smaller"),
     "colours.pfm": (b"PF\n2 1\n-1\n" + bytes(24), "not a PFM of one number per pixel"),
-    "none.pfm": (b"P5 2 2 255\n", "not a PFM"),
-    "noise.pfm": (bytes(range(65, 91)) * 20, "not a PFM"),
     "none.exr": (b"no", "cannot be read"),
     "a.bin": (b"", "is not a depth file; expected one of .png"),
 }
@@ -119,10 +111,7 @@ HALF = DEPTH.astype(np.float16)
 
 CHANNELS: tuple[tuple[dict[str, np.ndarray], str | None, str], ...] = (  # the first that is not 0 is read
     ({"R": DEPTH * 0, "G": DEPTH * 0, "B": DEPTH * 0, "Z": DEPTH}, None, "PIZ_COMPRESSION"),
-    ({"ViewLayer.Depth.Z": UNKNOWN, "ViewLayer.Combined.R": HALF * 0}, None, "ZIP_COMPRESSION"),
     ({"R": HALF, "G": HALF, "B": HALF}, None, "NO_COMPRESSION"),
-    ({"R": DEPTH, "G": DEPTH * 0, "B": DEPTH * 0}, "R", "PIZ_COMPRESSION"),
-    ({"depth": DEPTH, "Y": DEPTH * 0}, None, "ZIP_COMPRESSION"),
     ({"Y": WHOLE.astype(np.uint32)}, None, "ZIP_COMPRESSION"),
 )
 
@@ -139,7 +128,6 @@ def test_exr_files_of_the_package_are_read_exactly(tmp_path):
     for channels, key, facts in (
         ({"R": DEPTH, "G": DEPTH * 2, "B": DEPTH}, None, r"which of them .*B, G, R"),
         ({"Y": DEPTH}, "Z", r"no channel 'Z'.*Y\. .*data\.key"),
-        ({"left.Z": DEPTH, "right.Z": DEPTH}, None, r"which of them .*left\.Z, right\.Z"),
     ):
         write_exr(path, channels)
         with pytest.raises(DataError, match=rf"a\.exr: .*{facts}"):
