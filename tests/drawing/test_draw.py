@@ -90,14 +90,6 @@ def test_labels_are_complete_at_the_image_edge():
         assert text_color(background) == (text, text, text)
 
 
-def test_a_name_wider_than_the_image_is_shortened_and_keeps_its_score():
-    long, box = Class("a name that goes on and on " * 9, 1, RED), found((300, 300, 300, 300), labels=[0], scores=[0.5])
-    one_line, drawn = label_area(draw(GREY, box, CLASSES)), draw(GREY, box, (long,))
-    rows = np.flatnonzero((drawn != 128).any(axis=(1, 2)))
-    assert one_line < label_area(drawn) <= 600 * len(rows)
-    assert (drawn[:, -1] == 128).all() or (drawn[:, 0] == 128).all()
-
-
 def test_ground_truth_is_left_and_prediction_right():
     truth = found((100, 200, 300, 400), labels=[1], scores=[1]) | {"iscrowd": torch.tensor([True])}
     sheet = draw(GREY, found((100, 200, 300, 400), labels=[0], scores=[0.9]), CLASSES, truth=truth)
@@ -153,8 +145,6 @@ def test_ground_truth_prediction_and_errors_are_drawn():
         for name, place in places.items():
             assert panel[place].tolist() == pytest.approx(colors[name], abs=1), name
 
-
-# ---- segments ----
 
 UPPER, LOWER = LEFT, RIGHT
 

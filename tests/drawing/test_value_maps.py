@@ -4,11 +4,10 @@ import math
 
 import cv2
 import numpy as np
-import pytest
 import torch
 
 from densevit.drawing.draw import draw
-from densevit.drawing.value_maps import TOO_FAR, TOO_NEAR, UNKNOWN, _depth_ticks, value_map_panels
+from densevit.drawing.value_maps import TOO_FAR, TOO_NEAR, UNKNOWN, value_map_panels
 
 FONT_SIZE = 12
 INFERNO = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
@@ -59,20 +58,6 @@ def test_relative_depth_is_aligned_to_ground_truth_if_available():
     assert list(alone) == ["relative inverse depth"]
     assert tuple(alone["relative inverse depth"][0, 0]) == BRIGHT
     assert tuple(alone["relative inverse depth"][0, 79]) == DARK
-
-
-@pytest.mark.parametrize(
-    ("near", "far", "labels"),
-    [
-        (0.4, 60.0, ["0.5 m", "1 m", "2 m", "5 m", "10 m", "20 m", "50 m"]),
-        (1.15, 1.33, ["1.15 m", "1.2 m", "1.25 m", "1.3 m"]),
-    ],
-)
-def test_color_bar_labels_round_depths(near: float, far: float, labels: list[str]):
-    found = _depth_ticks(near, far, "m")
-    assert [text for _, text in found] == labels
-    for place, text in found:
-        assert near * (far / near) ** place == pytest.approx(float(text.removesuffix(" m")))
 
 
 def test_sheet_has_two_columns():

@@ -49,9 +49,6 @@ def random_images(count: int = 7, seed: int = 0) -> list[Image]:
     return images
 
 
-# ---- metrics ----
-
-
 def test_delta_thresholds_are_exclusive():
     """Ratios of just 1.25 (exact in floating point) and 1.25^2 are not below them."""
     truth = [[1.0, 1.25, 1, 1.5625, 1, 1.953125, 1, 1]]
@@ -91,9 +88,6 @@ def test_random_maps_match_the_formulas():
     assert measured(images, max_depth=10, per_pixel=True, deltas=(2.5,)) == pytest.approx(expected, rel=1e-11)
 
 
-# ---- valid pixels ----
-
-
 def test_depth_limits_exclude_ground_truth_and_clamp_predictions():
     truth = [[0.5, 1.0, 2.0, 4.0, 8.0, 9.0, math.inf, math.nan]]
     prediction = [[7.0, 7.0, -3.0, 80.0, 7.0, 7.0, 7.0, 7.0]]
@@ -112,14 +106,12 @@ def test_depth_limits_exclude_ground_truth_and_clamp_predictions():
     ],
 )
 def test_crops(crop: Any, size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]):
-    """Each valid pixel has a distinct error, so that the sum identifies them."""
     inside = np.zeros(size, bool)
     inside[rows[0] : rows[1], columns[0] : columns[1]] = True
     own = np.zeros(size, bool)
     own[cropped(crop, *size)] = True
     assert (own == inside).all()
-    prediction = np.where(inside, 2.0, 1.0)
-    metrics = measured([image(1, np.ones(size), prediction)], crop=crop)
+    metrics = measured([image(1, np.ones(size), np.where(inside, 2.0, 1.0))], crop=crop)
     assert metrics["AbsRel"] == 1 and metrics["delta1"] == 0
     if crop == "eigen":
         with pytest.raises(DataError, match=r"Image 7: .*240 x 320.*'eigen'.*480 x 640.*'garg'"):
@@ -132,9 +124,6 @@ def test_image_without_valid_pixels_is_ignored_with_a_warning():
     with pytest.warns(UserWarning, match="2 of 5 images have no pixel of known depth between 0.001 and 80 m"):
         found = measured([empty[0], *images, empty[1]], max_depth=80)
     assert found == measured(images, max_depth=80)
-
-
-# ---- alignment ----
 
 
 @pytest.mark.parametrize(
@@ -170,9 +159,6 @@ def test_alignment_matches_its_formula(align: Any, key: str):
     assert metrics == pytest.approx(written_out(np.clip(depth, 1e-3, 10), g), rel=1e-9)
 
 
-# ---- heads and data ----
-
-
 def meets(quantity: str | None, metric: bool = True, **options: Any) -> DepthErrors:
     head = type("Head", (interfaces.Head,), {"quantity": quantity})((8,), (4,), ())
     data = type("Data", (interfaces.Dataset,), {"metric": metric})()
@@ -204,8 +190,5 @@ def test_errors_by_distance_cover_all_pixels_of_an_interval():
     assert near[:2] == ["1.5 to 2", 2] and far[:2] == ["5 to 7", 2]
     assert near[2:] == pytest.approx([0.25 / 2, math.sqrt(0.16 / 2), 0.4 / 2])
     assert far[2:] == pytest.approx([(0.5 + 0.2) / 2, math.sqrt((9 + 1) / 2), (-3 + 1) / 2])
-    points = evaluator.plots()["RMSE by distance"].curves["RMSE"]
-    assert points == [(1.75, near[3]), (6, far[3])]
+    assert evaluator.plots()["RMSE by distance"].curves["RMSE"] == [(1.75, near[3]), (6, far[3])]
     assert evaluator.image_scores() == {0: pytest.approx(-(0.25 + 0.5) / 2), 1: pytest.approx(-0.1)}
-    empty = DepthErrors([])
-    assert empty.tables()["distance"] == [header] and empty.plots() == {}

@@ -52,9 +52,6 @@ def test_tables_by_hand():
     assert list(tables["classes"][1:]) == [("class 0", 1, 1.0, 0.5), ("class 1", 2, 0.5, 1.0)]
 
 
-# ---- probes of features, of five classes ----
-
-
 def features(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(5, (count,), generator=generator)

@@ -48,9 +48,6 @@ def evaluated(images: list[Image], count: int, batch: int = 2, **options: Any) -
     return evaluator
 
 
-# ---- metrics ----
-
-
 @pytest.mark.parametrize("on_device", [False, True])
 def test_255_classes_with_predictions_of_no_class(on_device: bool, monkeypatch: pytest.MonkeyPatch):
     """255 is "ignored" in the ground truth and "another class" in the prediction. IoU by sets of pixels."""
@@ -78,9 +75,6 @@ def test_255_classes_with_predictions_of_no_class(on_device: bool, monkeypatch: 
 def test_counts_are_exact_beyond_float32():
     labels = torch.zeros(4097, 4097, dtype=torch.uint8)  # an odd number of pixels, above 2**24
     assert evaluated([image(1, labels, labels)], 1).counts.tolist() == [[4097 * 4097]]
-
-
-# ---- boundary IoU ----
 
 
 def test_boundary_iou_matches_the_paper():

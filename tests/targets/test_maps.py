@@ -35,9 +35,6 @@ def test_new_corners_and_padding_are_unlabelled(kind, dtype, fill):
     padded = kind.collate([torch.from_numpy(value), None], (22, 25))
     assert padded.shape == (2, 22, 25) and padded.dtype == kind.dtype
     assert padded[0, 21, 24] == fill and padded[0, 19, 19] == 7 and (padded[1] == fill).all()
-    assert kind.collate([None], (2, 3), device="meta").device.type == "meta"
-    vectors = VectorMap().collate([torch.ones(3, 2, 2), None], (3, 4))
-    assert vectors.shape == (2, 3, 3, 4) and vectors.sum(dim=(1, 2, 3)).tolist() == [12, 0]
 
 
 def test_depth_is_divided_by_the_zoom():

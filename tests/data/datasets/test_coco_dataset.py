@@ -58,9 +58,6 @@ def test_a_test_set_without_annotations_is_unlabelled_not_empty(write_coco):
     assert empty.provides == ("boxes", "labels") and empty[0]["targets"]["boxes"].shape == (0, 4)
 
 
-# ---- errors at startup ----
-
-
 def test_degenerate_boxes_are_left_out_in_training(write_coco):
     boxes = [[1, 1, 0, 5], [1, 1, 5, 0], [3, 3, -1, 4], [40, 5, 10, 10], [-9, 5, 9, 9], [1, 1, 5, 5]]
     annotations = [{"id": k, "image_id": 5, "category_id": 7, "bbox": box} for k, box in enumerate(boxes)]
@@ -112,9 +109,6 @@ def test_image_changed_after_scanning_is_named(write_coco):
     Image.new("RGB", (80, 60)).save(root / "train" / "1.jpg")
     with pytest.raises(DataError, match=r"train/1\.jpg has changed since the start"):
         dataset[1]
-
-
-# ---- paths out of the folder ----
 
 
 @pytest.mark.parametrize("form", ["a/../../../secret.jpg", "{absolute}"])

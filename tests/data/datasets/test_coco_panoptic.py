@@ -62,9 +62,6 @@ def dataset(root: Path, **given: Any) -> CocoPanoptic:
     return opened(CocoPanoptic, "train", root=str(root), **given)
 
 
-# ---- samples ----
-
-
 def test_panoptic_ids_number_the_segments_of_each_class_in_the_order_of_the_json(write):
     found = dataset(write())
     targets = found[0]["targets"]
@@ -89,9 +86,6 @@ def test_boxes_masks_and_label_map_follow_from_the_segments(write):
     assert np.array_equal(np.asarray(targets["masks"]), np.array([9, 7, 300])[:, None, None] == IDS)
     assert targets["semantic"].tolist() == [[1, 1, 1, 1], [1, 255, 2, 2], [1, 1, 2, 255]]
     assert targets["semantic"].dtype == torch.uint8
-
-
-# ---- layouts ----
 
 
 def test_cityscapes_images_are_found_by_their_ids(tmp_path):
@@ -134,9 +128,6 @@ def test_ade20k_may_list_stuff_that_things_hide(tmp_path, write):
     found = dataset(root, preset="ade20k")
     assert found.object_counts().tolist() == [4]
     assert found[0]["targets"]["panoptic"][0].tolist() == [1001, 1001, 1002, 1002]
-
-
-# ---- invalid files ----
 
 
 def with_segments(*segments: dict[str, Any]) -> dict[str, Any]:

@@ -79,9 +79,6 @@ def test_validity_masks(tmp_path, depth_pair, depth):
         opened(DepthMaps, "train", root=str(tmp_path), scale=0.001, valid="masks/{split}")
 
 
-# ---- invalid data ----
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -97,9 +94,6 @@ def test_invalid_options_raise(given, message, tmp_path, depth_pair):
     depth_pair(MILLIMETRES)
     with pytest.raises(DataError, match=message):
         opened(DepthMaps, "train", **({"root": str(tmp_path), "scale": 0.001} | given))
-
-
-# ---- layouts ----
 
 
 def test_lists_of_three_columns_and_images_without_depth(tmp_path, depth_pair, write_image, depth, capsys):

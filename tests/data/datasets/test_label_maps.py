@@ -31,9 +31,6 @@ def pairs(write_image, label):
     return pairs
 
 
-# ---- samples ----
-
-
 def test_samples_classes_and_sizes(tmp_path, pairs):
     pairs()
     dataset = opened(
@@ -85,9 +82,6 @@ def test_several_colours_may_map_to_one_class(tmp_path, pairs):
     assert dataset.classes["segmentation"][1].color == (0, 0, 1)
 
 
-# ---- pairing of images and labels ----
-
-
 @pytest.mark.parametrize("text", ["b\n\nc d\n", "/images/b.jpg /labels/b.png\n/images/c d.jpg\t/labels/c d.png"])
 def test_list_files_name_images_or_pairs(text, tmp_path, write_image, label):
     for name in ("a", "b", "c d", "unlabelled"):
@@ -100,9 +94,6 @@ def test_list_files_name_images_or_pairs(text, tmp_path, write_image, label):
     dataset = opened(LabelMaps, "train", root=str(tmp_path), classes=NAMES, **where)
     assert [Path(dataset.path(i)).name for i in range(len(dataset))] == ["b.jpg", "c d.jpg"]
     assert [Path(dataset.label_path(i)).name for i in range(len(dataset))] == ["b.png", "c d.png"]
-
-
-# ---- invalid data ----
 
 
 INVALID_LABELS: dict[str, tuple[np.ndarray, list[Any], str]] = {
@@ -176,8 +167,6 @@ def test_invalid_options_raise(given, message, tmp_path, pairs):
     with pytest.raises(DataError, match=message):
         opened(LabelMaps, "train", **({"root": str(tmp_path), "classes": NAMES} | given))
 
-
-# ---- classes that are colours ----
 
 ROAD, TREE = (128, 64, 128), (0, 128, 0)
 

@@ -96,9 +96,6 @@ def test_invalid_file_error_names_file_and_reason(tmp_path):
         depth_size_of(tmp_path / "gone.png")
 
 
-# ---- EXR ----
-
-
 def test_exr_files_need_a_package(tmp_path, monkeypatch):
     write_exr(tmp_path / "a.exr", {"Z": DEPTH})
     monkeypatch.setitem(sys.modules, "OpenEXR", None)

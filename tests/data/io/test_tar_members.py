@@ -7,12 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from densevit.data.io.tar_members import find_members
 from densevit.errors import UnreadableFileError
-from densevit_workbench.interchange.shard_writer import write_record
 
 SUFFIXES = (".jpg", ".png")
 
@@ -44,23 +41,6 @@ def test_images_are_listed_in_order_and_read_in_threads(tmp_path: Path, format: 
     with ThreadPoolExecutor(8) as pool:
         contents = list(pool.map(lambda name: members[name].read(), [*members] * 20))
     assert contents == [files[name] for name in images] * 20
-
-
-def test_only_the_image_of_a_record_of_a_shard_is_listed(tmp_path: Path):
-    rng = np.random.default_rng(0)
-    shard, contents = tmp_path / "000000.tar", []
-    with tarfile.open(shard, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for index, suffix in enumerate(("jpg", "png", "jpg")):
-            file = tmp_path / f"{index}.{suffix}"
-            Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).save(file)
-            image = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
-            labels, depth = torch.from_numpy(rng.integers(0, 3, (5, 7), dtype=np.uint8)), torch.rand(5, 7)
-            targets = {"image_id": index, "semantic": labels, "depth": depth}
-            write_record(tar, f"{index:09}", {"image": image, "targets": targets}, str(file))
-            contents.append(file.read_bytes())
-    members = find_members(str(shard), SUFFIXES)
-    assert [*members] == ["000000000.jpg", "000000001.png", "000000002.jpg"]
-    assert [member.read() for member in members.values()] == contents
 
 
 def test_a_tar_that_is_cut_short_is_named(tmp_path: Path):

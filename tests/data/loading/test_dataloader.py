@@ -1,6 +1,5 @@
 """Loaders: the same samples in any process, readable errors, and resuming where a stream stopped."""
 
-import os
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from densevit.config import DataSection
 from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches
 from densevit.data.loading.dataloader import Loader, TransformedDataset
-from densevit.data.loading.worker_processes import workers_for
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample
@@ -144,9 +142,6 @@ def test_unknown_target_is_named():
         prepared(Noise(0), train=True)
 
 
-# ---- resuming ----
-
-
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_loader_resumes_after_consumed_not_prefetched_batches(num_workers):
     whole = train_loader(0)
@@ -167,9 +162,6 @@ def test_loader_resumes_after_consumed_not_prefetched_batches(num_workers):
     assert same(list(resumed), expected), "the next iteration begins at the epoch's first batch"
 
 
-# ---- errors ----
-
-
 @pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.integration)])
 def test_sample_error_keeps_its_message_and_others_name_the_line(num_workers):
     failure = DataError("photos/7.jpg cannot be read.\nTry another one: it ends early.")
@@ -179,22 +171,3 @@ def test_sample_error_keeps_its_message_and_others_name_the_line(num_workers):
         assert str(caught.value) == str(failure)
     with pytest.raises(DataError, match=r"Sample 2 of .*Noise failed: KeyError: 'color' \(.*loader\.py, line \d+"):
         list(val_loader(num_workers, KeyError("color")))
-
-
-# ---- number of processes ----
-
-
-@pytest.mark.parametrize(
-    ("accelerated", "cases"),
-    [
-        (True, ((1, 1, 0), (2, 1, 1), (64, 1, 8), (16, 4, 3), (2, 4, 0))),
-        (False, ((2, 1, 0), (4, 1, 1), (64, 1, 8), (16, 4, 1))),
-    ],
-)
-def test_auto_workers_leave_cores_for_training(monkeypatch, accelerated, cases):
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerated)
-    for cores, processes, expected in cases:
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
-        assert workers_for("auto", 1000, processes) == expected
-        assert workers_for("auto", 10, processes) == 0
-        assert workers_for(5, 10, processes) == 5

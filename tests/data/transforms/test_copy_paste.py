@@ -79,14 +79,6 @@ def test_object_with_almost_nothing_left_is_dropped_as_in_mmdetection(right, kep
     assert targets["boxes"].tolist() == [[5, 0, 10, 7], [0, 0, 5, 7]]
 
 
-def test_object_fully_covered_is_dropped():
-    first = sample((6, 8), [(0, 0, 4, 4), (4, 6, 6, 8)], 10)
-    for covering, labels in (((0, 0, 4, 4), [2, 1]), ((0, 0, 6, 8), [1])):
-        targets = pasted(first, sample((6, 8), [covering], 20), TargetTypes(), All())["targets"]
-        assert targets["labels"].tolist() == labels
-        assert len(targets["boxes"]) == len(targets["masks"]) == len(labels)
-
-
 def test_objects_outside_of_a_smaller_image_are_cut_off():
     first, second = sample((4, 9), [(0, 0, 2, 2)], 10), sample((8, 6), [(2, 3, 8, 6), (5, 0, 8, 3)], 20)
     result = pasted(first, second, TargetTypes(), All())

@@ -14,7 +14,6 @@ from densevit.config import DataSection, from_mapping
 from densevit.data.data_builder import DataSplits
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.recoloring import movement
-from densevit.data.transforms.resized_crop import ResizedCrop
 from densevit.data.transforms.sample_augmentation import Augmentation
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import ConfigError
@@ -165,13 +164,3 @@ def test_moving_pixels_without_labels_is_refused_at_the_start():
         refused = rf"{message}.*, but labels have places in the image \(boxes, .*Fix: leave it out"
         with pytest.raises(ConfigError, match=refused):
             data_of(f"{__name__}:Rectangle", **values).check_splits()
-
-
-def test_moving_pixels_is_for_images_whose_labels_have_no_place():
-    image: Sample = {"image": Rectangle()[0]["image"], "targets": {"image_id": 0, "image_class": torch.tensor(1)}}
-    for transforms in (ResizedCrop((48, 48), rand_augment=9), Tilted(48)):
-        transform = Augmentation(transforms)
-        transform.check(["image_class", "image_score", "class_scores"], TargetTypes())
-        assert int(transform(image, np.random.default_rng(0))["targets"]["image_class"]) == 1
-        with pytest.raises(ConfigError, match=r"places in the image \(boxes\)"):
-            transform.check(["image_class", "boxes"], TargetTypes())

@@ -41,9 +41,6 @@ def image_of(count: int, dtype: str, seed: int = 0, size: tuple[int, int] = SIZE
     return (values if dtype == "float32" else values.round()).astype(dtype)
 
 
-# ---- resampling ----
-
-
 def line_weights(length: int, new: int) -> np.ndarray:
     """(new, length): of a triangle filter, as wide as a new pixel and at least as wide as a pixel."""
     scale = length / new
@@ -141,9 +138,6 @@ def test_a_resampled_pixel_is_the_mean_of_valid_pixels(step: str, count: int):
                 assert np.isnan(found).mean() < share, "one valid pixel is enough"
 
 
-# ---- new pixels ----
-
-
 def sample_of(number: int, count: int, dtype: str, size: tuple[int, int] = SIZE) -> Sample:
     targets = {"image_id": number, "size": size, "original_size": size}
     boxes = {"boxes": torch.tensor([[2.0, 2, 9, 9]]), "labels": torch.tensor([0])}
@@ -158,13 +152,6 @@ def of_rotation(count: int, dtype: str) -> Sample:
     )
 
 
-def of_border(count: int, dtype: str) -> Sample:
-    transforms = Stretch(SIZE)
-    transforms.recoloring = "none"
-    augmentation = Augmentation(transforms, channels=channels_of(count, dtype))
-    return augmentation(sample_of(0, count, dtype), np.random.default_rng(6))
-
-
 def of_mosaic(count: int, dtype: str) -> Sample:
     """Of a large image, which has padding at the right, and three that are smaller than their quadrants."""
     samples = [sample_of(number, count, dtype) for number in range(4)]
@@ -176,7 +163,7 @@ def of_mosaic(count: int, dtype: str) -> Sample:
     return result
 
 
-ADDING: dict[str, Callable[[int, str], Sample]] = {"rotation": of_rotation, "border": of_border, "mosaic": of_mosaic}
+ADDING: dict[str, Callable[[int, str], Sample]] = {"rotation": of_rotation, "mosaic": of_mosaic}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

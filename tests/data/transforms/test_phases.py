@@ -129,7 +129,6 @@ def test_keys_that_the_phase_does_not_name_are_kept():
             r"data\.multi_scale: .* data\.image_size, which is missing",
         ),
         (["data.final_phase={start: 0.5, multi_scales: null}"], r"data\.final_phase: .*Did you mean 'multi_scale'\?"),
-        (["data.final_phase={start: 0.5, transforms: {rotation: 5}}"], r"final_phase\.transforms\.rotation .*'fixed'"),
         (["data.final_phase={start: 0.5, transforms: resise}"], r"data\.final_phase\.transforms\.name: .*'resize'"),
         (["data.final_phase={start: 1.5}"], r"data\.final_phase\.start should be less than 1, not 1\.5"),
         (["trainer.ema_warmup=5"], r"trainer\.ema_warmup: .*Set trainer\.ema"),

@@ -16,7 +16,7 @@ from densevit.data.transforms.sample_resizing import resize_image
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import DataError
 from densevit.interfaces import Frame, Sample
-from densevit.targets import Depth, InstanceMasks, RunLengthMasks
+from densevit.targets import RunLengthMasks
 
 
 def transforms(**keys: Any) -> Any:
@@ -58,9 +58,6 @@ def test_result_depends_on_the_generator_only_and_the_input_is_not_modified():
         assert torch.equal(given["targets"][key], untouched["targets"][key])
 
 
-# ---- evaluation ----
-
-
 @pytest.mark.parametrize(
     ("keys", "size", "expected"),
     [
@@ -97,20 +94,6 @@ def test_an_image_of_the_right_size_is_not_resampled():
     assert torch.equal(twice, 2 * given["targets"]["boxes"])
 
 
-# ---- frames ----
-
-
-def test_fixed_has_a_small_zoom_range():
-    fixed, rng = Fixed(320), np.random.default_rng(0)
-    frames = [fixed.training_frame(480, 640, rng) for _ in range(1000)]
-    plain = [frame for frame in frames if frame == ((0, 0, 480, 640), (240, 320))]
-    assert 0.4 < len(plain) / len(frames) < 0.6
-    for (top, left, bottom, right), (height, width) in frames:
-        assert 0 <= top < bottom <= 480 and 0 <= left < right <= 640
-        assert 0.79 <= (width / (right - left)) / (320 / 640) <= 1.26
-        assert width <= 320 and height <= 240
-
-
 def test_images_of_extreme_aspect_are_resized():
     rng = np.random.default_rng(0)
     for made in (Detr(None), Fixed(64), Fixed((64, 32)), Crop(64), Crop((64, 32), 3)):
@@ -120,9 +103,6 @@ def test_images_of_extreme_aspect_are_resized():
                 assert 0 <= top < bottom <= height and 0 <= left < right <= width
                 assert min(size) >= 1
             assert min(made.evaluation_size(height, width)) >= 1
-
-
-# ---- objects ----
 
 
 def test_degenerate_boxes_are_left_out():
@@ -179,9 +159,6 @@ def test_invalid_plugin_targets_are_named(boxes, labels, facts):
             transform(given)
 
 
-# ---- resampling ----
-
-
 def test_images_are_resized_bilinearly_with_anti_aliasing():
     """Noise reveals any other filter than Pillow's."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
@@ -214,14 +191,3 @@ def test_transforms_resample_once_bilinear_images_and_nearest_labels():
             assert np.abs(got - np.asarray(image.crop(window).resize((37, 24), bilinear))).max() <= 1
             unflipped += 1
     assert 0 < unflipped < 8
-
-
-@pytest.mark.parametrize("size", [(3, 5), (13, 7)])
-def test_maps_are_sampled_at_pixel_centres(size):
-    depth = np.random.default_rng(0).random((8, 12)).astype(np.float32)
-    rows = ((np.arange(size[0]) + 0.5) * 8 / size[0]).astype(int)
-    columns = ((np.arange(size[1]) + 0.5) * 12 / size[1]).astype(int)
-    assert np.array_equal(Depth().resize(depth, depth.shape, size), depth[rows][:, columns])
-    masks = np.stack([depth > 0.3, depth > 0.6])
-    resized = InstanceMasks().resize(RunLengthMasks.from_dense(masks, depth.shape), depth.shape, size)
-    assert np.array_equal(np.asarray(resized), masks[:, rows][:, :, columns])
