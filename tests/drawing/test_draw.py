@@ -62,19 +62,6 @@ def test_small_images_are_enlarged_by_an_integer():
     assert (drawn[:500, 350:] == 128).all()
 
 
-@pytest.mark.parametrize("size", [(1, 1), (10, 3000), (3000, 10), (50, 50)])
-def test_any_size_is_drawn(size: tuple[int, int]):
-    height, width = size
-    image = np.zeros((*size, 3), np.uint8)
-    predictions = found(
-        (0, 0, width, height), (width, height, 0, 0), (-9, -9, 9e4, 9e4), labels=[0, 1, 0], scores=[1, 1, 1]
-    )
-    zoom = draw(image, predictions, CLASSES).shape[0] / height
-    assert zoom == int(zoom) >= 1
-    ids = {"panoptic": torch.zeros(size, dtype=torch.int32)}
-    assert draw(image, ids, CLASSES, truth={"panoptic": torch.full(size, -1)}).dtype == np.uint8
-
-
 def label_area(image: np.ndarray) -> int:
     """Pixels of the label at a box of size zero, in its colour or the text's."""
     return int((image != 128).any(axis=2).sum())

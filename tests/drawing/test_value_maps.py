@@ -60,15 +60,6 @@ def test_relative_depth_is_aligned_to_ground_truth_if_available():
     assert tuple(alone["relative inverse depth"][0, 79]) == DARK
 
 
-def test_sheet_has_two_columns():
-    image = np.full((600, 600, 3), 90, np.uint8)
-    depth = torch.from_numpy(ramp(600, 600))
-    alone = draw(image, {"depth": depth}, ())
-    beside = draw(image, {"depth": depth}, (), truth={"depth": depth})
-    assert alone.shape[1] == beside.shape[1] > 1200
-    assert beside.shape[0] == 2 * alone.shape[0]
-
-
 def test_any_size_and_constant_depth_are_drawn():
     for size, value, key, truth in (
         ((1, 1), 0.0, "depth", {"image_id": 3}),

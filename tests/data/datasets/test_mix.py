@@ -37,13 +37,6 @@ def test_validation_has_each_image_once_named_by_its_set(monkeypatch):
     assert [mix.image_name(i) for i in range(4)] == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
 
 
-def test_sizes_are_those_of_the_sets_or_the_common_one():
-    sizeless = {key: value for key, value in section(1).items() if key != "image_size"}
-    mix = Mix("train", {"a": section(2, share=1), "b": {**sizeless, "share": 1}}, image_size=(40, 48))
-    assert mix.sizes().tolist() == [[32, 32], [32, 32], [40, 48], [40, 48]]
-    assert all(mix[i]["image"].shape[1:] == tuple(size) for i, size in enumerate(mix.sizes()))
-
-
 @pytest.mark.parametrize(
     ("lengths", "shares", "counts"),
     [
@@ -109,29 +102,16 @@ def test_a_batch_size_that_does_not_fit_the_composition_is_an_error():
         DataSplits(DataSection.model_validate(values), 0, 32).train_loader()
 
 
-class Cats(Scenes):
-    """Scenes with a class of another name."""
-
-    def __init__(self, split: str, **options) -> None:
-        super().__init__(split, **options)
-        first, *others = self.classes["segmentation"]
-        renamed = type(first)("cat", first.file_id, first.color)
-        self.classes = self.classes | {"segmentation": (renamed, *others)}
-
-
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
         ({}, "data.sets is empty"),
-        ({"a/b": section()}, "data.sets.a/b: the name of a set has no slash, as image ids are NAME/ID"),
         ({"a": section(), "b": section(share=2)}, "data.sets.a.share is missing"),
         ({"a": {"train_length": 3}}, "data.sets.a.name is missing"),
         ({"a": section(share=0)}, "data.sets.a.share should be greater than 0, not 0"),
         ({"a": section(per_batch=1), "b": section()}, "data.sets.b.per_batch is missing"),
-        ({"a": section(per_batch=0.5)}, "data.sets.a.per_batch should be a valid integer.*, not 0.5"),
         ({"a": section(per_batch=1, share=1)}, "data.sets has both share and per_batch"),
         ({"a": section(provides=["caption"])}, r"data.sets.a.provides is \['caption'\]; this set labels boxes"),
-        ({"a": section(), "b": section(name=f"{__name__}:Cats")}, "'a' and 'b' both label segmentation"),
     ],
 )
 def test_incompatible_data_sets_raise(sets, message):
