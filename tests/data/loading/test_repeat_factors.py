@@ -4,10 +4,11 @@ import math
 from collections import Counter
 
 import numpy as np
+import pytest
 
 from densevit.config import DataSection
 from densevit.data.data_builder import DataSplits
-from densevit.data.loading.repeat_factors import repeat_factors
+from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
 from tests.data.coco_folder import noise, write_split
 
 
@@ -32,6 +33,14 @@ def test_factors_equal_detectron2():
     assert repeat_factors(pairs([[], []]), 2, 0.5).tolist() == [1, 1]
     none = np.array([[3, -1], [7, -1]])  # -1: no class, which is not a rare one
     assert np.array_equal(repeat_factors(np.concatenate([pairs(classes), none]), 500, 0.05), found)
+
+
+def test_rounding_is_right_on_average_and_epochs_have_one_length():
+    factors = [1.0, 1.3, 2.5, 3.0, 1.7, 1.5]  # sum 11
+    indices = RepeatedIndices(np.array(factors), seed=3)
+    counts = np.array([np.bincount(indices(epoch), minlength=6) for epoch in range(1000)])
+    assert set(counts.sum(axis=1)) == {11}
+    assert counts.mean(axis=0) == pytest.approx(factors, abs=0.05)
 
 
 _IMAGES = 20
