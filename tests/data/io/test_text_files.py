@@ -29,10 +29,6 @@ def test_readers_of_text_accept_files_of_windows(tmp_path, monkeypatch):
 
     labelmap = read_labelmap(write("labelmap.txt", "road:1,2,3::\ntree:4,5,6::\n"))
     assert [one["name"] for one in labelmap] == ["road", "tree"]
-    from densevit.training.run.evaluation_folder import read_mapping
-
-    mapping = read_mapping([str(write("names.yaml", "person: pedestrian\ncar:\n"))])
-    assert mapping == {"person": "pedestrian", "car": None}
     (tmp_path / "a.png").touch()
     monkeypatch.setattr("sys.stdin", io.StringIO(f"\ufeff{tmp_path}/a.png\n"))
     assert [image.path for image in find_images(["-"])] == [tmp_path / "a.png"]
