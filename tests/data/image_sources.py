@@ -1,15 +1,12 @@
 """Images of each kind that data sets have, with their pixels as `read_image` returns them."""
 
 import json
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import OpenEXR
 import tifffile
@@ -52,24 +49,6 @@ def _tiff(path: Path, values: np.ndarray, expected: np.ndarray | None = None, **
     return values if expected is None else expected
 
 
-def _planar(path: Path) -> np.ndarray:
-    values = _values(path, 4).astype(np.uint16)
-    return _tiff(path, np.ascontiguousarray(values.transpose(2, 0, 1)), values, planarconfig="separate")
-
-
-def _pages(path: Path) -> np.ndarray:
-    values = _values(path, 4).astype(np.uint16)
-    with tifffile.TiffWriter(path) as file:
-        for plane in values.transpose(2, 0, 1):
-            file.write(np.ascontiguousarray(plane), photometric="minisblack", contiguous=False)
-    return values
-
-
-def _miniswhite(path: Path) -> np.ndarray:
-    values = _values(path, 1).astype(np.uint16)
-    return _tiff(path, values[..., 0], 65535 - values, photometric="miniswhite", planarconfig=None)
-
-
 def _with_gaps(path: Path, dtype: type, **options: Any) -> np.ndarray:
     values = _values(path, 2, -3000, 3000).astype(dtype)
     values[5:9, 7:20] = NODATA
@@ -105,32 +84,10 @@ def _palette(path: Path) -> np.ndarray:
     return colors[values]
 
 
-def _grey_alpha(path: Path) -> np.ndarray:
-    values = _values(path, 2).astype(np.uint16)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in values.astype(">u2")))
-    header = struct.pack(">IIBBBBB", W, H, 16, 4, 0, 0, 0)  # of the colour type 4, which no library writes
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
-    return values
-
-
-def _grey(path: Path) -> np.ndarray:
-    values = _values(path, 1).astype(np.uint16)
-    cv2.imwrite(str(path), values)
-    return values
-
-
 FOUR = {"channels": [*BANDS]}
 SOURCES = {
     "photo": ImageSource(".jpg", _photo),
-    "grey of 16 bits": ImageSource(".png", _grey, {"channels": ["grey"]}),
     "bands": ImageSource(".tif", lambda path: _tiff(path, _values(path, 4).astype(np.uint16)), FOUR),
-    "planes": ImageSource(".tif", _planar, FOUR),
-    "pages": ImageSource(".tif", _pages, FOUR),
-    "white is zero": ImageSource(".tif", _miniswhite, {"channels": ["grey"]}),
     "int16": ImageSource(".tif", lambda path: _with_gaps(path, np.int16), {"channels": ["vv", "vh"], "nodata": NODATA}),
     "gaps by a tag": ImageSource(
         ".tif",
@@ -143,7 +100,6 @@ SOURCES = {
         "_red.tif", _file_per_channel, {"channels": {"red": "_red", "nir": "_nir", "swir": "_swir"}}
     ),
     "palette": ImageSource(".png", _palette, {"channels": ["red", "green", "blue"], "range": [0, 200]}),
-    "alpha of 16 bits": ImageSource(".png", _grey_alpha, {"channels": ["grey", "alpha"]}),
 }
 
 

@@ -50,16 +50,7 @@ def test_a_range_that_is_not_given_is_that_of_percentiles():
     (
         ([[0, 1, 2], [7, 7, 7]], (), "'nir' has only the value 7"),
         ([[0, 1, 2], [np.nan] * 3], (), "'nir' has no data"),
-        (
-            [[200, 300, 400], [1, 2, 3]],
-            ((0.0, 100.0), (0.0, 5.0)),
-            r"0 \.\.\. 100 clips all values of the channel 'red'",
-        ),
-        (
-            [[1, 2, 3], [200, 300, 400]],
-            ((0.0, 5.0), (500.0, 900.0)),
-            r"clips all values of the channel 'nir', which are 200",
-        ),
+        ([[200, 300], [1, 2]], ((0.0, 100.0), (0.0, 5.0)), r"0 \.\.\. 100 clips all values of the channel 'red'"),
     ),
 )
 def test_channels_from_which_nothing_is_learned_are_refused(values, range, message):

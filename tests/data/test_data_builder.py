@@ -1,34 +1,16 @@
 """Building loaders from a config's data section."""
 
 import json
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from densevit.config import Config, from_mapping
 from densevit.data.data_builder import build_data
-from densevit.errors import ConfigError, DataError
-from densevit.interfaces import Class, Dataset, Sample
-
-
-class Plain(Dataset):
-    """A plugin that does not know its images' sizes, but has an image_size option."""
-
-    classes: ClassVar = {"detection": (Class("thing", 1, (9, 9, 9)),)}
-    provides = ("boxes", "labels")
-
-    def __init__(self, split: str, image_size: int | None = None) -> None:
-        self.split, self.image_size = split, image_size
-
-    def __len__(self) -> int:
-        return 5
-
-    def __getitem__(self, index: int) -> Sample:
-        targets = {"boxes": torch.tensor([[1.0, 1, 5, 5]]), "labels": torch.tensor([0]), "image_id": index}
-        return {"image": torch.zeros((3, 20 + index, 30), dtype=torch.uint8), "targets": targets}
+from densevit.errors import DataError
+from tests.data.coco_folder import noise, write_split
 
 
 def config(**data: Any) -> Config:
@@ -41,21 +23,15 @@ def folder(tmp_path):
     """20 training and 10 validation images, landscape and portrait, of random sizes."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 20), ("val", 10)):
-        (tmp_path / split).mkdir()
-        images, annotations = [], []
-        for k in range(count):
-            width, height = rng.permutation([int(rng.integers(30, 50)), int(rng.integers(80, 99))]).tolist()
-            Image.new("RGB", (width, height)).save(tmp_path / split / f"{k}.png")
-            images.append({"id": k, "file_name": f"{k}.png", "width": width, "height": height})
-            annotations.append({"id": k, "image_id": k, "category_id": 3, "bbox": [1, 2, 10, 10]})
-        content = {"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "cell"}]}
-        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+        sizes = [rng.permutation([rng.integers(30, 50), rng.integers(80, 99)]) for _ in range(count)]
+        objects = [{"image_id": k, "category_id": 1, "bbox": [1, 2, 10, 10]} for k in range(count)]
+        write_split(tmp_path, split, [noise(0, *size) for size in sizes], objects)
     return tmp_path
 
 
 def test_images_are_batched_and_validation_uses_each_once_at_its_own_size(folder):
     data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4), multiple=16)
-    assert [c.name for c in data.classes["detection"]] == ["cell"] and data.provides == ("boxes", "labels")
+    assert [c.name for c in data.classes["detection"]] == ["leaf"] and data.provides == ("boxes", "labels")
     trained = list(data.train_loader())
     assert len(trained) == len(data.train_loader()) == 5
     for batch in trained:
@@ -77,33 +53,6 @@ def test_batches_are_grouped_by_aspect_on_request(folder):
         return float(np.mean([batch["padding_mask"].float().mean() for batch in data.train_loader()]))
 
     assert padding(group_by_aspect=True) < 0.6 * padding()
-    with pytest.raises(ConfigError, match=r"data\.group_by_aspect.*leave it out"):
-        build_data(config(name=f"{__name__}:Plain", group_by_aspect=True)).train_loader()
-
-
-def test_images_without_objects_are_trained_on(folder):
-    """As negatives: also a batch of nothing else."""
-    content = json.loads((folder / "train.json").read_text())
-    content["annotations"] = content["annotations"][:2]
-    (folder / "train.json").write_text(json.dumps(content))
-    data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4))
-    data.check_splits()
-    batches = list(data.train_loader())
-    assert data.train.object_counts().tolist() == [1, 1] + [0] * 18  # known
-    empty = [batch for batch in batches if not any(len(t["boxes"]) for t in batch["targets"])]
-    assert len(batches) == 5 and len(empty) >= 3
-    for targets in empty[0]["targets"]:
-        assert targets["boxes"].shape == (0, 4) and targets["labels"].shape == (0,)
-    content["annotations"] = []
-    (folder / "train.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"train\.json: the split 'train' has no object.*nothing can be learned"):
-        build_data(config(name="coco", root=str(folder))).check_splits()
-
-
-def test_image_size_is_passed_to_a_data_set_that_accepts_it():
-    data = build_data(config(name=f"{__name__}:Plain", image_size=40, batch_size=2))
-    assert (data.train.image_size, data.train.split, data.val.split) == (40, "train", "val")
-    assert [len(batch["targets"]) for batch in data.val_loader()] == [1] * 5, "sizes are not known beforehand"
 
 
 def test_splits_must_have_the_same_classes(folder):
@@ -128,6 +77,3 @@ def test_the_evaluated_split_may_have_any_name(folder):
     data = build_data(config(name="coco", root=str(folder), split="minitest"))
     data.check_splits()
     assert (len(data.train), len(data.val)) == (16, 10), "a fifth of train is for val, which is not read"
-    scenes = build_data(config(name="scenes", image_size=32, val_length=3, split="test"))
-    other = build_data(config(name="scenes", image_size=32, val_length=3))
-    assert len(scenes.val) == 3 and not torch.equal(scenes.val[0]["image"], other.val[0]["image"])

@@ -62,21 +62,6 @@ def test_small_images_are_enlarged_by_an_integer():
     assert (drawn[:500, 350:] == 128).all()
 
 
-@pytest.mark.parametrize("size", [(1, 1), (10, 3000), (3000, 10), (50, 50)])
-def test_any_size_is_drawn(size: tuple[int, int]):
-    height, width = size
-    image = np.zeros((*size, 3), np.uint8)
-    predictions = found(
-        (0, 0, width, height), (width, height, 0, 0), (-9, -9, 9e4, 9e4), labels=[0, 1, 0], scores=[1, 1, 1]
-    )
-    zoom = draw(image, predictions, CLASSES).shape[0] / height
-    assert zoom == int(zoom) >= 1
-    labels, ids = {"semantic": semantic(fill=1, size=size)}, {"panoptic": torch.zeros(size, dtype=torch.int32)}
-    for maps, truth in ((labels, labels), (ids, {"panoptic": torch.full(size, -1)})):
-        drawn = draw(image, maps, CLASSES, truth=truth)
-        assert drawn.ndim == 3 and drawn.dtype == np.uint8
-
-
 def label_area(image: np.ndarray) -> int:
     """Pixels of the label at a box of size zero, in its colour or the text's."""
     return int((image != 128).any(axis=2).sum())
@@ -92,14 +77,6 @@ def test_labels_are_complete_at_the_image_edge():
         assert text_color(background) == (text, text, text)
 
 
-def test_a_name_wider_than_the_image_is_shortened_and_keeps_its_score():
-    long, box = Class("a name that goes on and on " * 9, 1, RED), found((300, 300, 300, 300), labels=[0], scores=[0.5])
-    one_line, drawn = label_area(draw(GREY, box, CLASSES)), draw(GREY, box, (long,))
-    rows = np.flatnonzero((drawn != 128).any(axis=(1, 2)))
-    assert one_line < label_area(drawn) <= 600 * len(rows)
-    assert (drawn[:, -1] == 128).all() or (drawn[:, 0] == 128).all()
-
-
 def test_ground_truth_is_left_and_prediction_right():
     truth = found((100, 200, 300, 400), labels=[1], scores=[1]) | {"iscrowd": torch.tensor([True])}
     sheet = draw(GREY, found((100, 200, 300, 400), labels=[0], scores=[0.9]), CLASSES, truth=truth)
@@ -109,24 +86,6 @@ def test_ground_truth_is_left_and_prediction_right():
     assert pixels_of(left, BLUE) > 500 and pixels_of(left, RED) == 0
     assert pixels_of(right, RED) > 500 and pixels_of(right, BLUE) == 0
     assert (left[-600:][300, 200] == 128).all()
-
-
-def test_boxes_are_drawn_over_masks():
-    predictions = found((100, 200, 300, 400), labels=[1], scores=[0.9])
-    masks = torch.zeros(1, 600, 600, dtype=torch.bool)
-    masks[:, 200:401, 100:301] = True
-    drawn = draw(GREY, predictions | {"masks": masks}, CLASSES)
-    plain = draw(GREY, predictions, CLASSES)
-    outline = (plain == BLUE).all(axis=2)
-    assert (drawn[outline] == BLUE).all() and (drawn[395, 105] != plain[395, 105]).any()
-
-
-def test_normals_are_shown_as_rgb_beside_the_image():
-    normals = torch.zeros(3, 600, 600)
-    normals[0, :300], normals[2, 300:] = 1, -1
-    sheet = draw(GREY, {"normals": normals}, CLASSES)
-    right = sheet[-600:, -600:]
-    assert tuple(right[100, 100]) == (255, 128, 128) and tuple(right[500, 100]) == (128, 128, 0)
 
 
 def test_keypoints_and_skeleton_are_drawn():
@@ -174,8 +133,6 @@ def test_ground_truth_prediction_and_errors_are_drawn():
             assert panel[place].tolist() == pytest.approx(colors[name], abs=1), name
 
 
-# ---- segments ----
-
 UPPER, LOWER = LEFT, RIGHT
 
 
@@ -198,22 +155,6 @@ def test_panoptic_segments_have_class_colours_outlines_and_names():
         assert abs((y.min() + y.max()) / 2 - 150) < 10 and abs((x.min() + x.max()) / 2 - 150) < 10
 
 
-def test_of_a_panoptic_head_only_the_panoptic_map_is_drawn():
-    ids = segments((UPPER, ALL, 0), (LOWER, ALL, 1000))
-    others = found((100, 200, 300, 400), labels=[1], scores=[0.9]) | {"semantic": semantic(fill=0)}
-    others |= {"masks": (ids == 0)[None]}
-    assert np.array_equal(draw(GREY, {"panoptic": ids}, CLASSES), draw(GREY, {"panoptic": ids} | others, CLASSES))
-
-
-def test_panoptic_ground_truth_and_wrong_classes_are_beside_the_prediction():
-    """Instances of the same class are no error of the class; void is not labelled."""
-    prediction, truth = segments((UPPER, ALL, 0), (LOWER, LEFT, 1000)), segments((UPPER, ALL, 2), (ALL, RIGHT, 1000))
-    sheet = draw(GREY, {"panoptic": prediction}, CLASSES, truth={"panoptic": truth, "panoptic_crowds": [2]})
-    errors = panels(sheet)[2]
-    for place, color in {(100, 100): PALE, (100, 500): WRONG, (500, 500): WRONG, (500, 100): [0] * 3}.items():
-        assert errors[place].tolist() == pytest.approx(color, abs=1)
-
-
 def test_instance_masks_have_outlines_and_names_if_there_are_no_boxes():
     masks = torch.zeros(2, 600, 600, dtype=torch.bool)
     masks[0, 100:300, 100:300], masks[1, 200:500, 200:500] = True, True
@@ -224,6 +165,3 @@ def test_instance_masks_have_outlines_and_names_if_there_are_no_boxes():
     assert drawn[250, 250].tolist() == pytest.approx(blended(RED), abs=1)
     assert drawn[480, 480].tolist() == pytest.approx(blended(BLUE), abs=1)
     assert pixels_of(drawn, RED) > 100 and pixels_of(drawn, BLUE) > 100
-    boxes = torch.tensor([[100.0, 100, 300, 300], [200, 200, 500, 500]])
-    with_masks, without = objects | {"boxes": boxes}, found(*boxes.tolist(), labels=[0, 1], scores=[0.9, 0.8])
-    assert pixels_of(draw(GREY, with_masks, CLASSES), RED) == pixels_of(draw(GREY, without, CLASSES), RED)

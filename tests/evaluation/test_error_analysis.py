@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from densevit.evaluation.coco_ap import CocoDetection
-from densevit.evaluation.detection_tables import precision_recall
 from densevit.interfaces import Class
 
 CLASSES = [Class(name, n + 1, (0, 0, 0)) for n, name in enumerate(("cat", "dog", "fox"))]
@@ -40,11 +39,6 @@ def errors(*images):
     return {name: (gain, count) for name, gain, count in evaluated(*images).tables()["errors"][1:]}
 
 
-def half(share):
-    """A box that has this IoU with BOX."""
-    return (0, 0, 100, 100 * share)
-
-
 def test_detections_on_crowds_and_classes_without_ground_truth_do_not_count():
     kinds = errors(image(1, [(BOX, 0), (FAR, 0, True)], [(BOX, 0, 0.9), ((210, 210, 250, 250), 0, 0.95)]))
     assert kinds["false positives"] == (0, 0) and kinds["background"] == (0, 1)
@@ -55,30 +49,16 @@ def test_detections_on_crowds_and_classes_without_ground_truth_do_not_count():
 
 def test_without_detections_no_value_is_the_best():
     found = evaluated(image(1, [(BOX, 0), (FAR, 1)], []))
-    kinds = {name: (gain, count) for name, gain, count in found.tables()["errors"][1:]}
-    for name in ("missed", "false negatives"):
-        gain, count = kinds.pop(name)
-        assert math.isnan(gain) and count == 2
-    assert set(kinds.values()) == {(0, 0)}
     metrics = found.compute()
     assert all(math.isnan(value) or value == 0 for value in metrics.values()) and metrics["AP"] == 0
     assert found.image_scores() == {1: 0}
     assert [row[1:] for row in found.tables()["confusion"][1:]] == [[0, 0, 0, 1], [0, 0, 0, 1], [0] * 4, [0] * 4]
 
 
-def test_confusion_has_the_background_last():
-    truth = [(BOX, 0), (FAR, 1), ((400, 0, 450, 50), 0)]
-    found = [(BOX, 1, 0.9), (FAR, 1, 0.6), ((600, 0, 650, 50), 0, 0.8), ((400, 0, 450, 50), 0, 0.4)]
-    header, *rows = evaluated(image(1, truth, found)).tables()["confusion"]
-    assert header[1:] == ["cat", "dog", "fox", "background"] == [row[0] for row in rows]
-    counts = [row[1:] for row in rows]
-    assert counts == [[0, 1, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]  # a score below 0.5 is not shown
-
-
 def test_image_scores_are_the_quality_of_shown_detections():
     scores = evaluated(
         image("right", [(BOX, 0)], [(BOX, 0, 0.9)]),
-        image("loose", [(BOX, 0)], [(half(0.8), 0, 0.9), (FAR, 0, 0.3)]),
+        image("loose", [(BOX, 0)], [((0, 0, 100, 80), 0, 0.9), (FAR, 0, 0.3)]),
         image("extra", [(BOX, 0)], [(BOX, 0, 0.9), (FAR, 0, 0.8)]),
         image("missed", [(BOX, 0)], []),
         image("empty", [], []),
@@ -122,19 +102,3 @@ def test_class_tables_and_curves_hold_the_metrics():
     for name, curve in (("AP50", "IoU 0.50"), ("AP75", "IoU 0.75"), ("AP", "mean of IoU 0.50 to 0.95")):
         values = [y for _, y in plots["precision-recall"].curves[curve]]
         assert len(values) == 101 and np.mean(values) == pytest.approx(metrics[name])
-    by_class = plots["precision-recall of classes"].curves
-    assert {name: pytest.approx(np.mean([y for _, y in points])) for name, points in by_class.items()} == {
-        row[0]: row[4] for row in table[1:]
-    }
-    assert CocoDetection(CLASSES).plots() == {}
-
-
-def test_of_many_classes_the_best_five_and_the_worst_five_have_a_curve():
-    """The class 0 has no objects, whose precision is -1."""
-    classes = [Class(str(k), k, (0, 0, 0)) for k in range(13)]
-    precision = np.broadcast_to(np.arange(13) / 20, (10, 101, 13)).copy()
-    precision[..., 0] = -1
-    plots = precision_recall(precision, classes)
-    assert list(plots) == ["precision-recall", "precision-recall of classes"]
-    assert [*plots["precision-recall of classes"].curves] == ["12", "11", "10", "9", "8", "5", "4", "3", "2", "1"]
-    assert precision_recall(precision[..., :1], classes[:1]) == {}

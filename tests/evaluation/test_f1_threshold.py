@@ -10,11 +10,11 @@ from pycocotools.cocoeval import COCOeval
 
 from densevit.evaluation.coco_ap import CocoDetection
 from densevit.evaluation.f1_threshold import best_threshold
-from tests.evaluation.coco_reference import CLASSES, FILE_IDS, as_json, updated
+from tests.evaluation.coco_reference import CLASSES, as_json, updated
 from tests.evaluation.test_coco_ap import crowded, messy
 
 
-def counted(pairs, thresholds, label=None):
+def counted(pairs, thresholds):
     """F1 of each threshold: of the matches at an IoU of 0.5, those of at least this score."""
     truth, results = as_json(pairs)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -27,8 +27,6 @@ def counted(pairs, thresholds, label=None):
             [[0, 1e10]],
             ["all"],
         )
-        if label is not None:
-            matched.params.catIds = [FILE_IDS[label]]
         matched.evaluate()
     images = [one for one in matched.evalImgs if one]
     scores = np.concatenate([one["dtScores"] for one in images]).astype(np.float32)
@@ -58,10 +56,7 @@ def test_the_curves_are_the_f1_of_each_threshold():
     steps = [x for x, _ in points]
     assert name == "all classes" and steps == [n / 100 for n in range(101)]
     assert [y for _, y in points] == pytest.approx(counted(pairs, steps))
-    by_class = plots["F1 by score of classes"].curves
-    assert sorted(by_class) == [c.name for c in CLASSES[:5]]  # the last has no objects
-    for n, c in enumerate(CLASSES[:5]):
-        assert [y for _, y in by_class[c.name]] == pytest.approx(counted(pairs, steps, n))
+    assert sorted(plots["F1 by score of classes"].curves) == [c.name for c in CLASSES[:5]]  # the last has no objects
 
 
 def test_few_objects_or_no_hit_give_none():
@@ -71,13 +66,3 @@ def test_few_objects_or_no_hit_give_none():
     assert best_threshold(scores, ~correct & False, 50) is None
     assert best_threshold(np.zeros(0), np.zeros(0, bool), 50) is None
     assert CocoDetection(CLASSES).score_threshold() is None and CocoDetection(CLASSES).plots() == {}
-
-
-def test_results_have_the_detections_that_count():
-    """Those of each image and class beyond max_detections change no metric, and are not written."""
-    pairs = crowded(1)
-    [(found, _)] = pairs[-1:]
-    evaluator = evaluated(pairs)
-    own = [entry["score"] for entry in evaluator.results() if entry["image_id"] == 20_000]
-    expected = found["scores"][found["labels"] == 0].sort(descending=True).values[:100].tolist()
-    assert sorted(own, reverse=True) == sorted([*expected, found["scores"][300].item()], reverse=True)

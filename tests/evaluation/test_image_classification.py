@@ -44,21 +44,12 @@ def test_equals_torchmetrics_in_any_order_of_batches():
     assert evaluator.image_scores()[7] == pytest.approx(float(scores[7, labels[7]]))
 
 
-def test_equal_scores_are_not_all_correct():
-    evaluator = Classification(CLASSES)
-    update(evaluator, torch.full((K, K), 1 / K), torch.arange(K), range(K))
-    assert evaluator.compute() == pytest.approx({"top1": 1 / K, "top5": 5 / K, "mAcc": 1 / K})
-
-
 def test_tables_by_hand():
     evaluator = Classification(CLASSES[:2])
     update(evaluator, torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]), torch.tensor([0, 1, 1]), range(3))
     tables = evaluator.tables()
     assert tables["confusion"][1:] == [["class 0", 1, 0], ["class 1", 1, 1]]
     assert list(tables["classes"][1:]) == [("class 0", 1, 1.0, 0.5), ("class 1", 2, 0.5, 1.0)]
-
-
-# ---- probes of features, of five classes ----
 
 
 def features(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,16 +59,15 @@ def features(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x, labels
 
 
-@pytest.mark.parametrize("k", [20, 500])
-def test_nearest_neighbours_equal_brute_force(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearest_neighbours_equal_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("densevit.evaluation.feature_probes._CHUNK", 1000)  # several chunks
     (x, labels), (queries, truth) = features(300, 0), features(40, 1)
-    probe = NearestNeighbours(CLASSES[:5], k=k)
+    probe = NearestNeighbours(CLASSES[:5], k=20)
     probe.fit_features(x, labels)
     expected = torch.zeros(40, 5, dtype=torch.float64)
     for i, query in enumerate(queries.double()):
         similarity = [float(query @ row / (query.norm() * row.norm())) for row in x.double()]
-        for j in sorted(range(300), key=lambda j: -similarity[j])[:k]:
+        for j in sorted(range(300), key=lambda j: -similarity[j])[:20]:
             expected[i, labels[j]] += math.exp(similarity[j] / 0.07)
     expected /= expected.sum(1, keepdim=True)
     torch.testing.assert_close(probe.scores(queries).double(), expected, atol=1e-4, rtol=1e-4)

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from densevit.evaluation.evaluation_tables import evaluation_tables
-from densevit.evaluation.metrics_file import by_head, read, write
+from densevit.evaluation.metrics_file import read, write
 from densevit.evaluation.metrics_table import metrics_table
 
 
@@ -32,21 +32,6 @@ def test_metrics_of_several_heads_share_a_table_and_other_classes_have_a_separat
     ]
 
 
-def test_metrics_of_the_same_classes_share_a_table():
-    names = ["sky", "traffic light", "road"]
-    metrics = {"segmentation/mIoU": 0.5} | {f"segmentation/IoU/{name}": n / 10 for n, name in enumerate(names)}
-    metrics |= {f"segmentation/Acc/{name}": math.nan if name == "road" else 0.75 for name in names}
-    two = [
-        ["segmentation"],
-        ["mIoU", "0.5000"],
-        ["segmentation:", "each", "class"],
-        ["class", "IoU", "Acc", "class", "IoU", "Acc"],
-        ["sky", "0.0000", "0.7500", "traffic", "light", "0.1000", "0.7500"],
-        ["road", "0.2000", "–"],
-    ]
-    assert shown(metrics) == two
-
-
 def test_metrics_round_trip_exactly_and_nan_is_null(tmp_path: Path):
     metrics = {"detection/AP": 0.1 + 0.2, "detection/APs": math.nan, "depth/AbsRel": 1e-17}
     write(metrics, tmp_path / "metrics.json")
@@ -54,11 +39,6 @@ def test_metrics_round_trip_exactly_and_nan_is_null(tmp_path: Path):
     found = read(tmp_path / "metrics.json")
     assert list(found) == list(metrics) and math.isnan(found.pop("detection/APs"))
     assert found == {"detection/AP": 0.1 + 0.2, "depth/AbsRel": 1e-17}
-
-
-def test_metrics_by_head():
-    metrics = {"a/AP": 0.5, "a/AP/cat": 0.25, "b/mIoU": 0.75, "epoch": 3.0}
-    assert by_head(metrics) == {"a": {"AP": 0.5, "AP/cat": 0.25}, "b": {"mIoU": 0.75}, "": {"epoch": 3.0}}
 
 
 def test_a_table_of_ten_columns_fits_and_divides_no_word():

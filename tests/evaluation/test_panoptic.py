@@ -1,16 +1,13 @@
 """Panoptic quality against cases worked by hand, and panopticapi's definition written out."""
 
-import json
 import math
-import pickle
 from collections import defaultdict
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from densevit.errors import ConfigError
 from densevit.evaluation.coco_masks import CocoMasks
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.evaluation.panoptic import Panoptic
@@ -138,8 +135,6 @@ def test_predictions_on_void_and_on_crowds_are_ignored_if_more_than_half():
         ([[1000] * 3 + [0] * 2], (1000,), nothing),  # a crowd is not missed, and takes the prediction
         ([[1000] * 2 + [-1] + [0] * 2], (1000,), nothing),  # crowd and void together
         ([[2000] * 3 + [0] * 2], (2000,), [0, 0, 0, 0, 1, 0]),  # a crowd of another class
-        ([[1000] * 5], (1000,), nothing),  # no match with a crowd
-        ([[1000, 1000, 1001, 0, 0]], (1000, 1001), nothing),
     ]
     for truth, crowds, expected in cases:
         row = of(truth, [[1007] * len(truth[0])], crowds)
@@ -181,42 +176,6 @@ def test_one_table_of_all_tasks():
     rows = evaluator.tables()["panoptic"]
     assert rows[0] == ["class", "PQ", "SQ", "RQ", "TP", "FP", "FN", "mask_AP", "IoU"]
     assert [row[0] for row in rows[1:]] == ["all", "things", "stuff", *(c.name for c in CLASSES)]
-    assert rows[1][-2:] == [metrics["mask_AP"], metrics["mIoU"]]
     assert rows[5][-2:] == [metrics["mask_AP/class 1"], metrics["IoU/class 1"]]
     assert math.isnan(rows[4][-2])  # stuff has no mask AP
-    assert evaluator.tables()["confusion"] == semantic.tables()["confusion"]
-    assert rows[3][-1] == pytest.approx(np.nanmean([metrics[f"IoU/class {n}"] for n in (0, 3, 5)]))
-
-    shards = [pairs[:4], [], pairs[3:], pairs[:1]]  # two images are in two shards
-    merged = Panoptic(CLASSES)
-    merged.merge([pickle.loads(pickle.dumps(evaluated(shard).state())) for shard in shards])
-    assert same(merged.compute(), metrics)
-    assert str(merged.tables()) == str(evaluator.tables())
-    assert merged.results() == evaluator.results() and json.dumps(merged.results())
-    assert {one["category_id"] for one in merged.results()} <= {c.file_id for c in THINGS}
-
-
-def test_tasks_without_predictions_or_labels_are_left_out():
-    pairs = all_tasks(1)
-    plain = evaluated(messy(1)).compute()
-    assert not any(name.startswith(("mask_", "mIoU")) for name in plain)
-    assert evaluated(messy(1)).results() is None
-    only = [(found, {key: truth[key] for key in ("image_id", "panoptic")}) for found, truth in pairs]
-    names = list(evaluated(only).compute())
-    assert "mIoU" in names and "mask_AP" not in names
-    names = list(evaluated(pairs, semantic=False).compute())
-    assert "mIoU" not in names and "mask_AP" in names
-
-
-def test_objects_of_other_classes_than_the_things_are_refused():
-    class Data:
-        provides = ("panoptic", "masks")
-        classes: ClassVar = {"panoptic": CLASSES, "detection": THINGS[::-1]}
-
-    with pytest.raises(
-        ConfigError, match=r"^masks is true, but .* class 4, class 2, class 1, and its panoptic things .* class 1"
-    ):
-        Panoptic(CLASSES).prepare(None, Data())
-    Panoptic(CLASSES, masks=False).prepare(None, Data())
-    Data.classes["detection"] = THINGS
-    Panoptic(CLASSES).prepare(None, Data())
+    assert {one["category_id"] for one in evaluator.results()} <= {c.file_id for c in THINGS}

@@ -1,7 +1,6 @@
 """Tables, plots and image scores as files."""
 
 import csv
-import os
 from pathlib import Path
 
 import pytest
@@ -59,7 +58,6 @@ def test_a_damaged_file_is_reported(tmp_path: Path, text: str):
 
 
 TEXTS = ["=cmd|' /C calc'!A0", "-2+3", "\t=1", "\r=1", "'=1", "-5", "'quoted'", "a,b", "a\nb", ""]
-NO_UTF8 = os.fsdecode(b"a\xff.png")  # the name of a file
 
 
 def test_cells_are_written_as_they_are_and_read_back(tmp_path: Path):
@@ -68,9 +66,3 @@ def test_cells_are_written_as_they_are_and_read_back(tmp_path: Path):
         written = [row[0] for row in csv.reader(file)][1:]
     assert written == TEXTS == [row[0] for row in tables_file.read(tmp_path / "classes-pets.csv")][1:]
     assert tables_file.read_values(tmp_path / "classes-pets.csv")[1] == [TEXTS[0], -0.5]
-
-
-def test_names_of_files_that_are_no_utf8_are_written_as_the_bytes_they_are(tmp_path: Path):
-    tables_file.write([["image", "score"], [NO_UTF8, 0.5]], tmp_path / "images-pets.csv")
-    assert b"a\xff.png,0.5" in (tmp_path / "images-pets.csv").read_bytes()
-    assert tables_file.read(tmp_path / "images-pets.csv")[1] == [NO_UTF8, "0.5"]

@@ -25,17 +25,6 @@ def test_maps_follow_flip_crop_and_resize(kind):
     assert np.array_equal(twice[..., ::2, ::2], value) and np.array_equal(twice[..., 1::2, 1::2], value)
 
 
-@pytest.mark.parametrize(("kind", "size"), [(LabelMap(), (5, 1)), (VectorMap(), (1, 5)), (VectorMap(), (1, 1))])
-def test_flipped_maps_of_one_column_or_row_become_tensors(kind, size):
-    """A view of one column that numpy calls contiguous may have a negative stride, which torch refuses."""
-    value = kind.random((8, 8), 2, 2, np.random.default_rng(0))[..., : size[0], : size[1]]
-    tensor = torch.from_numpy(kind.hflip(value, size))
-    expected = [row[::-1] for row in value.reshape(-1, size[1]).tolist()]
-    sign = -1 if isinstance(kind, VectorMap) else 1
-    expected[: size[0]] = [[sign * x for x in row] for row in expected[: size[0]]]  # x of vectors
-    assert tensor.reshape(-1, size[1]).tolist() == expected
-
-
 @pytest.mark.parametrize(
     ("kind", "dtype", "fill"), [(LabelMap(), np.uint8, IGNORE), (Depth(), np.float32, 0), (PanopticMap(), np.int32, -1)]
 )
@@ -46,9 +35,6 @@ def test_new_corners_and_padding_are_unlabelled(kind, dtype, fill):
     padded = kind.collate([torch.from_numpy(value), None], (22, 25))
     assert padded.shape == (2, 22, 25) and padded.dtype == kind.dtype
     assert padded[0, 21, 24] == fill and padded[0, 19, 19] == 7 and (padded[1] == fill).all()
-    assert kind.collate([None], (2, 3), device="meta").device.type == "meta"
-    vectors = VectorMap().collate([torch.ones(3, 2, 2), None], (3, 4))
-    assert vectors.shape == (2, 3, 3, 4) and vectors.sum(dim=(1, 2, 3)).tolist() == [12, 0]
 
 
 def test_depth_is_divided_by_the_zoom():

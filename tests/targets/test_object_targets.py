@@ -50,21 +50,12 @@ def test_keypoints_are_written_with_pixel_centres_at_whole_numbers():
     assert kind.encode(points, CLASSES) == entries
 
 
-@pytest.mark.parametrize("kind", [Boxes(), InstanceMasks(), Keypoints(), ObjectLabels(), Scores()])
-def test_no_objects_are_no_entries(kind):
-    value = kind.random(SIZE, 0, 2, np.random.default_rng(0)) if type(kind) is not Scores else np.zeros(0)
-    assert kind.encode(value, CLASSES) == []
-    assert len(kind.decode([], CLASSES)) == 0
-
-
 @pytest.mark.parametrize(
     ("kind", "value", "message"),
     [
         (Keypoints(("a", "b")), np.zeros((1, 3, 3)), r"has shape \(1, 3, 3\); expected \(N, 2, 3\)"),
-        (Keypoints(("a",)), np.full((1, 1, 3), np.nan), "not finite"),
         (Boxes(), np.zeros(4), r"has shape \(4,\); expected \(N, 4\)"),
         (ObjectLabels(), np.zeros(4), "has the type float64; expected integers"),
-        (InstanceMasks(), RunLengthMasks.from_dense([], (5, 5)), r"has shape \(0, 5, 5\); expected \(N, 60, 80\)"),
         (InstanceMasks(), np.zeros((2, 60, 80), bool), r"is a ndarray; expected RunLengthMasks\. Fix: .*from_dense\("),
     ],
 )

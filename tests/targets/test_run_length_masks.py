@@ -88,15 +88,6 @@ def test_pixels_are_filled_from_edges_on_an_accelerator(device):
         assert torch.equal(coded(masks)._filled(device).cpu(), torch.from_numpy(masks))
 
 
-def test_points_are_looked_up_in_the_edges():
-    masks = random_masks(7)
-    count, height, width = masks.shape
-    n, y, x = np.random.default_rng(0).integers((count, height, width), size=(500, 3)).T
-    number = (n * width + x) * height + y
-    inside = torch.searchsorted(torch.from_numpy(coded(masks).edges()), torch.from_numpy(number), right=True) % 2 == 1
-    assert inside.tolist() == masks[n, y, x].tolist()
-
-
 def test_no_masks():
     found = RunLengthMasks.from_codes([], (4, 5))
     for none in (found, found.hflip(), found.resize((8, 9)).resize((4, 5)), RunLengthMasks.from_dense([], (4, 5))):

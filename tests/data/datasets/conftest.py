@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import OpenEXR
 import pytest
 import torch
 from PIL import Image
@@ -56,45 +55,35 @@ def forgotten_warnings():
 def write(tmp_path):
     """`write(path, size=(width, height))` writes an image and nothing else."""
 
-    def write(path: str, size: tuple[int, int] = (4, 3), **how: Any) -> Path:
+    def write(path: str, size: tuple[int, int] = (4, 3)) -> Path:
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, (1, 2, 3)).save(file, **how)
+        Image.new("RGB", size, (1, 2, 3)).save(file)
         return file
 
     return write
 
 
 @pytest.fixture
-def write_image(tmp_path):
+def write_image(tmp_path, write):
     """`write_image(path, size=(width, height))` writes an image. A split train is not divided."""
 
-    def write_image(path: str, size: tuple[int, int] = (4, 3), **how: Any) -> Path:
-        file = tmp_path / path
-        for folder in {path, path.replace("train", "val")}:
-            (tmp_path / folder).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, (200, 10, 10)).save(file, **how)
-        return file
+    def write_image(path: str, size: tuple[int, int] = (4, 3)) -> Path:
+        (tmp_path / path.replace("train", "val")).parent.mkdir(parents=True, exist_ok=True)
+        return write(path, size)
 
     return write_image
 
 
 @pytest.fixture
 def depth(tmp_path):
-    """`depth(path, values)` writes a depth file: PNG, NPY, EXR or PFM, according to its suffix."""
+    """`depth(path, values)` writes an array as PNG or NPY, according to its suffix."""
 
     def depth(path: str, values: Any) -> Path:
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        values = np.asarray(values)
         if file.suffix == ".npy":
             np.save(file, values)
-        elif file.suffix == ".exr":
-            header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
-            OpenEXR.File(header, {"Z": np.ascontiguousarray(values)}).write(str(file))
-        elif file.suffix == ".pfm":
-            head = f"Pf\n{values.shape[1]}  {values.shape[0]}\n-1\n"  # more white space than one character
-            file.write_bytes(head.encode() + values[::-1].astype("<f4").tobytes())
         else:
             Image.fromarray(values).save(file)
         return file
@@ -115,15 +104,12 @@ def depth_pair(write_image, depth):
 
 
 @pytest.fixture
-def label(tmp_path):
+def label(tmp_path, depth):
     """`label(path, values)` writes a grey (H, W) or RGB (H, W, 3) label. A split train is not divided."""
 
     def label(path: str, values: np.ndarray) -> Path:
-        file = tmp_path / path
-        for folder in {path, path.replace("train", "val")}:
-            (tmp_path / folder).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(values).save(file)
-        return file
+        (tmp_path / path.replace("train", "val")).parent.mkdir(parents=True, exist_ok=True)
+        return depth(path, values)
 
     return label
 

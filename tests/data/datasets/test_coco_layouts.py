@@ -1,8 +1,5 @@
 """Layouts of COCO-format data: where the json and its images are found."""
 
-import os
-from pathlib import Path
-
 import pytest
 
 from densevit.data.datasets.coco_dataset import Coco
@@ -17,8 +14,6 @@ FOUR = [{"id": 5 * k, "file_name": f"{k}.jpg", "height": 30, "width": 40} for k 
     [
         ("annotations/instances_{}2017.json", "{}2017"),
         ("annotations/instances_{}2014.json", "images/{}2014"),
-        ("annotations/instances_{}.json", "{}"),
-        ("{}.json", "{}"),
         ("{}.json", "images"),
         ("annotations/{}.json", "images/{}"),
         ("annotations/{}.json", "{}/images"),
@@ -48,17 +43,6 @@ def test_single_json_is_found_under_any_name_with_its_images(file, folder, write
     assert ids == {0, 5, 10, 15}
 
 
-def test_images_of_a_single_json_are_found_behind_a_link_and_by_names_with_folders(write_coco, tmp_path):
-    """The latter are Label Studio's."""
-    root = write_coco(document(images=FOUR), "result.json", "../elsewhere")
-    (root / "photos").symlink_to(tmp_path / "elsewhere")
-    assert os.path.dirname(Coco("train", root=str(root)).path(0)) == str(root / "photos")
-    images = [{**image, "file_name": f"images/{image['file_name']}"} for image in FOUR]
-    root = write_coco(document(images=images), "project/result.json", "project", root="studio")
-    dataset = Coco("train", root=str(root))
-    assert os.path.samefile(Path(dataset.path(0)).parent, root / "project" / "images")
-
-
 def test_roboflow_group_of_all_classes_is_no_class(write_coco):
     categories = [{"id": 0, "name": "cell", "supercategory": "none"}]
     categories += [{"id": k, "name": name, "supercategory": "cell"} for k, name in ((7, "cell"), (90, "platelet"))]
@@ -72,19 +56,6 @@ def test_roboflow_group_of_all_classes_is_no_class(write_coco):
     content["categories"][2]["supercategory"] = "group"
     root = write_coco(content, root="other")
     assert len(Coco("train", root=str(root)).classes["detection"]) == 3
-
-
-def test_split_of_another_name_is_no_single_json(write_coco):
-    root = write_coco(None, "test.json", "test")
-    message = r"'val', only for test \(data\.split\)"
-    with pytest.raises(DataError, match=message):
-        Coco("val", root=str(root))
-
-
-def test_later_of_two_years_is_used(write_coco):
-    write_coco(None, "annotations/instances_train2014.json", "train2014")
-    root = write_coco(document(images=document()["images"][:2]), "annotations/instances_train2017.json", "train2017")
-    assert len(Coco("train", root=str(root))) == 2
 
 
 def test_file_options_override_the_layout(write_coco, tmp_path, monkeypatch):

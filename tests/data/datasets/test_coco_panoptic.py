@@ -12,7 +12,7 @@ from PIL import Image
 
 from densevit.data.datasets.coco_panoptic import CocoPanoptic
 from densevit.errors import DataError
-from tests.data.datasets.conftest import checked
+from tests.data.datasets.conftest import opened
 
 # ids of 3 x 4 pixels: two dogs, a crowd of dogs, sky, and void. 70000 = 112 + 17 * 256 + 1 * 65536
 IDS = np.array([[7, 7, 300, 300], [7, 0, 70000, 70000], [9, 9, 70000, 0]])
@@ -59,13 +59,7 @@ def write(tmp_path):
 
 
 def dataset(root: Path, **given: Any) -> CocoPanoptic:
-    found = checked(CocoPanoptic, "train", root=str(root), **given)
-    if len(found.annotations.ids):
-        found.check_labels()
-    return found
-
-
-# ---- samples ----
+    return opened(CocoPanoptic, "train", root=str(root), **given)
 
 
 def test_panoptic_ids_number_the_segments_of_each_class_in_the_order_of_the_json(write):
@@ -92,18 +86,6 @@ def test_boxes_masks_and_label_map_follow_from_the_segments(write):
     assert np.array_equal(np.asarray(targets["masks"]), np.array([9, 7, 300])[:, None, None] == IDS)
     assert targets["semantic"].tolist() == [[1, 1, 1, 1], [1, 255, 2, 2], [1, 1, 2, 255]]
     assert targets["semantic"].dtype == torch.uint8
-
-
-def test_a_test_set_without_annotations_is_unlabelled(write):
-    content = document()
-    del content["annotations"]
-    found = dataset(write(content))
-    assert found.provides == () and set(found[0]["targets"]) == {"image_id"}
-    with pytest.raises(DataError, match="no segment"):
-        found.check_labels()
-
-
-# ---- layouts ----
 
 
 def test_cityscapes_images_are_found_by_their_ids(tmp_path):
@@ -148,9 +130,6 @@ def test_ade20k_may_list_stuff_that_things_hide(tmp_path, write):
     assert found[0]["targets"]["panoptic"][0].tolist() == [1001, 1001, 1002, 1002]
 
 
-# ---- invalid files ----
-
-
 def with_segments(*segments: dict[str, Any]) -> dict[str, Any]:
     return document(annotations=[document()["annotations"][0] | {"segments_info": list(segments)}])
 
@@ -170,12 +149,8 @@ def test_segments_that_do_not_fit_the_json_or_the_image_are_named(write):
     [
         (with_segments(SEGMENTS[0] | {"category_id": 6}), r"image 42: segment 9 .*category_id 6.* 1, 187, 200, 5"),
         (with_segments(SEGMENTS[0] | {"id": 0}), "image 42 has a segment of id 0"),
-        (with_segments(SEGMENTS[0], SEGMENTS[0]), "image 42 has 2 segments of id 9"),
-        (with_segments(SEGMENTS[0] | {"iscrowd": 2}), "iscrowd 2"),
         (document(categories=[{"id": 5, "name": "dog"}]), r"category 5 \(dog\) has isthing null"),
         (document(annotations=[]), "image a.jpg has no annotations"),
-        (document(annotations=document()["annotations"] * 2), "image a.jpg has 2 annotations"),
-        (document(annotations=[{"image_id": 42, "file_name": "a.png"}]), "image 42 has the segments_info null"),
         (document(annotations=[{"image_id": 41, "file_name": "a.png"}]), "image_id 41, and no image has that id"),
         (
             document(annotations=[{"image_id": 42, "file_name": "b.png", "segments_info": []}]),
@@ -194,24 +169,3 @@ def test_missing_files_name_the_option(write):
     for option in ("annotations", "segments", "images"):
         with pytest.raises(DataError, match=rf"nowhere\. .*data\.{option}"):
             dataset(root, **{option: "nowhere"})
-
-
-@pytest.mark.parametrize("section", ["images", "annotations"])
-def test_images_and_segments_outside_of_their_folders_are_read_only_if_allowed(section, write):
-    content = document()
-    name = content[section][0]["file_name"]
-    content[section][0] = content[section][0] | {"file_name": f"../{name}"}
-    root = write(content)
-    Image.new("RGB", (4, 3)).save(root / "a.jpg")
-    save_segments(root / "annotations" / "a.png")
-    with pytest.raises(DataError, match=rf"image 42 has the file_name '\.\./{name}', outside of .*train2017"):
-        dataset(root)
-    assert len(dataset(root, outside_paths=True)) == 1
-
-
-def test_grey_files_hold_ids_as_they_are(write: Write) -> None:
-    ids = np.where(IDS > 255, 7, IDS)
-    root = write(with_segments(*(one for one in SEGMENTS if one["id"] < 255)), ids)
-    expected = dataset(root)[0]["targets"]["panoptic"]
-    Image.fromarray(ids.astype(np.uint8)).save(root / "annotations/panoptic_train2017/a.png")
-    assert torch.equal(dataset(root)[0]["targets"]["panoptic"], expected)

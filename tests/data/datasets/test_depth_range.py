@@ -1,12 +1,9 @@
 """Wrong units of depth maps, found at the start: the range and median of depth, and the likely fix."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from densevit.data.datasets.depth_maps import DepthMaps
-from densevit.data.datasets.depth_range import sample
 from densevit.data.datasets.depth_values import Calibration, Unknown
 from densevit.errors import DataError
 from tests.data.datasets.conftest import MILLIMETRES, opened
@@ -47,16 +44,5 @@ def test_wrong_scale_and_declared_range(scale, range, fix, tmp_path, depth_pair)
 
 def test_invalid_calibration_raises(tmp_path, depth_pair):
     depth_pair(np.array([[100, 200]], np.uint8))
-    stereo: dict[str, Any] = {"root": str(tmp_path), "quantity": "disparity"}
     with pytest.raises(DataError, match=r"Check data\.stereo: baseline \(metres\), focal"):
-        opened(DepthMaps, "train", stereo=Calibration(0.16, 3.7, 200), **stereo)
-    depth_pair(np.full((1, 2), 5000.0, np.float32), ".npy")
-    (tmp_path / "labels/train/a.png").unlink()
-    with pytest.raises(DataError, match=r"or data\.quantity=depth, if files store depth"):
-        opened(DepthMaps, "train", root=str(tmp_path), quantity="inverse_depth")
-
-
-def test_evenly_spaced_maps_are_sampled():
-    assert sample(3) == [0, 1, 2] and sample(128) == list(range(128))
-    some = sample(10_000)
-    assert len(some) == 128 and some[0] == 0 and some[-1] == 9999 and set(np.diff(some)) == {78, 79}
+        opened(DepthMaps, "train", root=str(tmp_path), quantity="disparity", stereo=Calibration(0.16, 3.7, 200))

@@ -1,6 +1,5 @@
 """Data sets without a val split: their division is the same each time, and keeps duplicates together."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import densevit
-from densevit.cli import main
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.division import validation_part
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
-from densevit_workbench.interchange.splitting import stratified
+from tests.data.coco_folder import noise, write_split
 
 
 def save(path: Path, seed: int, side: int = 64, **options: Any) -> Path:
@@ -27,14 +24,10 @@ def save(path: Path, seed: int, side: int = 64, **options: Any) -> Path:
     return path
 
 
-def write_coco(root: Path, images: int = 20) -> Path:
-    """train.json with images 0.png, 1.png, ...; each has an object."""
-    for k in range(images):
-        save(root / "train" / f"{k}.png", k)
-    listed = [{"id": k, "file_name": f"{k}.png", "width": 64, "height": 64} for k in range(images)]
-    annotations = [{"id": k, "image_id": k, "category_id": 1, "bbox": [k, 1, 9, 9]} for k in range(images)]
-    document = {"images": listed, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
-    (root / "train.json").write_text(json.dumps(document))
+def write_coco(root: Path) -> Path:
+    """20 images, each with an object."""
+    objects = [{"image_id": k, "category_id": 1, "bbox": [k, 1, 9, 9]} for k in range(20)]
+    write_split(root, "train", [noise(k, 64, 64) for k in range(20)], objects)
     return root
 
 
@@ -76,11 +69,8 @@ def test_duplicates_stay_together(tmp_path):
         paths.append(tmp_path / f"{k}-copy.png")
     chosen = validation_part([str(path) for path in paths], 0.25, tmp_path).reshape(12, 3)
     assert chosen.sum() == 9 and (chosen.all(axis=1) == chosen.any(axis=1)).all()
-    chain = [str(save(tmp_path / "chain" / f"{k}.jpg", 0, quality=40 + 5 * k)) for k in range(10)]
-    with pytest.warns(UserWarning, match="10 of 10 images are one chain of nearly identical images"):
-        assert validation_part(chain, 0.2, tmp_path).sum() == 2
     with pytest.raises(DataError, match="its 1 images cannot be divided"):
-        validation_part(chain[:1], 0.2, tmp_path)
+        validation_part([str(paths[0])], 0.2, tmp_path)
 
 
 def test_val_share_of_a_data_set_with_a_val_split_is_an_error(tmp_path):
@@ -95,20 +85,10 @@ def test_val_share_of_a_data_set_with_a_val_split_is_an_error(tmp_path):
         Coco("train", root=str(root), val_share=1.0)
 
 
-def test_a_json_for_every_split_is_divided_only_if_val_share_is_given(tmp_path):
-    root = write_coco(tmp_path)
-    named = {"root": str(root), "annotations": "train.json", "images": "train"}
-    assert [len(Coco(split, **named)) for split in ("train", "val")] == [20, 20]
-    assert [len(Coco(split, **named, val_share=0.25)) for split in ("train", "val")] == [15, 5]
-    named = {"root": str(root), "annotations": {"train": "train.json"}, "images": {"train": "train"}}
-    assert [len(Coco(split, **named)) for split in ("train", "val")] == [16, 4]
-
-
-@pytest.mark.parametrize("folders", [("images/train", "labels/train"), ("images", "labels")])
-def test_label_maps_without_val_are_divided(folders, tmp_path):
+def test_label_maps_without_val_are_divided(tmp_path):
     for k in range(10):
-        save(tmp_path / folders[0] / f"{k}.png", k)
-        label = tmp_path / folders[1] / f"{k}.png"
+        save(tmp_path / "images" / f"{k}.png", k)
+        label = tmp_path / "labels" / f"{k}.png"
         label.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((64, 64), k % 2, np.uint8)).save(label)
     root = str(tmp_path)
@@ -118,28 +98,3 @@ def test_label_maps_without_val_are_divided(folders, tmp_path):
         for i, name in enumerate(ids(one)):
             assert one[i]["targets"]["semantic"].unique().tolist() == [int(name) % 2]
     assert "8 are for training and 2 for validation" in val.division
-    if "train" in folders[0]:
-        for folder in ("images/val", "labels/val"):
-            shutil.copytree(tmp_path / folder.replace("val", "train"), tmp_path / folder)
-        with pytest.raises(DataError, match=r"val_share is 0\.2, but the data set has a val split"):
-            LabelMaps("train", root=root, classes=["even", "odd"], val_share=0.2)
-
-
-@pytest.mark.integration
-def test_training_says_how_the_images_are_divided_and_evaluation_sees_the_same(tmp_path, capsys):
-    root = write_coco(tmp_path / "set")
-    small = ["data.image_size=32", "data.batch_size=4", "data.num_workers=0", "trainer.accelerator=cpu"]
-    sections = {"backbone": {"name": "resnet", "depth": 18}, "heads": {"detection": {"name": "one_stage"}}}
-    config = {**sections, "data": {"name": "coco", "root": str(root)}, "trainer": {"max_steps": 1}}
-    run = densevit.fit(config, small, run_dir=tmp_path / "run")
-    text = "16 are for training and 4 for validation (data.val_share=0.2 by default)"
-    assert text in "".join(capsys.readouterr().out.split("\n"))
-    assert main(["evaluate", str(run.path)]) == 0
-    assert text in "".join(capsys.readouterr().out.split("\n"))
-
-
-def test_stratified_groups_stay_together_and_shares_hold() -> None:
-    rng = np.random.default_rng(0)
-    labels, groups = rng.random((200, 4)) < 0.3, np.repeat(np.arange(100), 2)
-    part = stratified(labels, [0.8, 0.2], 0, groups)
-    assert (part[::2] == part[1::2]).all() and 36 <= (part == 1).sum() <= 44

@@ -6,8 +6,7 @@ import torch
 import densevit
 from densevit.config import DataSection
 from densevit.data.data_builder import DataSplits
-from densevit.data.datasets.file_checks import check_each
-from densevit.errors import DataError, UnreadableFileError
+from densevit.errors import UnreadableFileError
 from densevit.interfaces import Dataset, Sample
 
 
@@ -56,16 +55,3 @@ def test_mix_checks_its_sets():
         len(DataSplits(DataSection(name="mix", sets=sets), 0, 32).train)
     with pytest.warns(UserWarning, match="1 of 4 images will be left out"):
         assert len(DataSplits(DataSection(name="mix", sets=sets, on_error="skip"), 0, 32).train) == 8
-
-
-def test_skip_raises_other_errors_and_if_no_file_can_be_read():
-    def check(index: int) -> None:
-        if index in unreadable:
-            raise UnreadableFileError(f"{index} is damaged.")
-        raise DataError(f"{index} is wrong.")
-
-    unreadable = {0, 1, 2}
-    with pytest.raises(UnreadableFileError, match="0 is damaged"):
-        check_each(3, check, "skip")
-    with pytest.raises(DataError, match="3 is wrong"):
-        check_each(4, check, "skip")

@@ -9,11 +9,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from densevit.data.datasets import label_shares
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.data.datasets.label_values import Ignored
 from densevit.errors import DataError
-from densevit_workbench.doctor.diagnose import diagnose
 from tests.data.datasets.conftest import opened
 
 LESION = np.array([[0, 0, 0, 255]] * 3, np.uint8)  # a binary mask, a quarter is 255
@@ -40,12 +38,6 @@ def semantic(root: str, classes: list[Any], **options: Any) -> list[list[int]]:
     dataset.check_labels()
     found: list[list[int]] = dataset[0]["targets"]["semantic"].tolist()
     return found
-
-
-def indexed(values: np.ndarray, *palette: tuple[int, int, int]) -> Image.Image:
-    image = Image.fromarray(values.astype(np.uint8), "P")
-    image.putpalette([channel for color in palette for channel in color])
-    return image
 
 
 def test_binary_masks_of_255_are_an_error_whose_fix_reads_them(tmp_path):
@@ -88,46 +80,3 @@ def test_binary_masks_without_classes_are_suggested_with_255(tmp_path):
     recognised = LabelMaps.recognise(Path(root))
     assert recognised == {"classes": [{"name": "value 0", "id": 0}, {"name": "value 255", "id": 255}]}
     assert semantic(root, recognised["classes"]) == [[0, 0, 0, 1]] * 3
-    assert not diagnose(root).errors
-    found = diagnose(root, ["data.name=label_maps", "data.classes=[background, lesion]"], 1).errors
-    assert [(one.split, one.title) for one in found] == [
-        (x, "pixels of 255 that may be a class") for x in ("train", "val")
-    ]
-
-
-ROAD, TREE = (128, 64, 128), (0, 128, 0)
-BY_COLOR = [{"name": "road", "color": list(ROAD)}, {"name": "tree", "color": list(TREE)}]
-VALUES = np.array([[0, 1, 1, 0]] * 3, np.uint8)
-
-
-def test_the_palette_decides_for_classes_given_by_colour(tmp_path):
-    root = write(tmp_path, indexed(VALUES, TREE, ROAD, (9, 9, 9)))  # an unused colour may be any
-    assert semantic(root, BY_COLOR) == [[1, 0, 0, 1]] * 3
-    root = write(tmp_path, indexed(VALUES, (1, 2, 3), ROAD))
-    with pytest.raises(DataError, match=r"a\.png .*\(1, 2, 3\) in 6 pixels \(50\.0%\).*palette"):
-        opened(LabelMaps, "train", root=root, classes=BY_COLOR)
-    classes = [{**one, "id": index} for index, one in enumerate(BY_COLOR)]
-    assert semantic(root, classes) == VALUES.tolist(), "indices decide for classes with ids"
-
-
-@pytest.mark.parametrize("mode", ["1", "P", "RGBA"])
-def test_grey_colours_are_the_values_of_grey_files(mode, tmp_path):
-    root = write(tmp_path, Image.fromarray(LESION).convert(mode))
-    classes: list[Any] = [{"name": "lesion", "color": [255, 255, 255]}, {"name": "background", "color": [0, 0, 0]}]
-    assert semantic(root, classes) == [[1, 1, 1, 0]] * 3
-    if mode != "P":
-        assert semantic(root, ["background", {"name": "lesion", "id": 255 if mode != "1" else 1}]) == [[0, 0, 0, 1]] * 3
-
-
-def test_pixels_are_counted_exactly(monkeypatch):
-    monkeypatch.setattr(label_shares, "_EXACT", 1000)
-    indices = np.random.default_rng(0).integers(0, 256, (70, 90)).astype(np.uint8)
-    assert label_shares.count_pixels(indices[::-1]).tolist() == np.bincount(indices.ravel(), minlength=256).tolist()
-
-
-def test_grey_files_and_classes_of_colours(tmp_path: Path) -> None:
-    """Without ids, the values are the classes' positions; a grey copy of a coloured file has other values."""
-    assert semantic(write(tmp_path / "positions", VALUES), BY_COLOR) == VALUES.tolist()
-    root = write(tmp_path / "copy", Image.fromarray(np.array([ROAD, TREE], np.uint8)[VALUES]).convert("L"))
-    with pytest.raises(DataError, match=r"a\.png has values that no class has: 75 in 6 .* 90 in 6 .*"):
-        opened(LabelMaps, "train", root=root, classes=BY_COLOR)

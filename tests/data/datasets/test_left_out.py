@@ -1,9 +1,9 @@
 """What readers of image folders leave out: counted by reason in one line, and nothing for a correct data set."""
 
 import json
+import shutil
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,165 +12,77 @@ from PIL import Image
 from densevit.config import DataSection
 from densevit.data.dataset_builder import build_split, create_dataset
 from densevit.errors import DataError
-from densevit.inference.input_images import find_images
 from densevit.interfaces import Dataset
-from densevit_workbench.doctor.file_examination import examine_files
-from densevit_workbench.doctor.findings import Finding, Findings
-from densevit_workbench.doctor.json_records import built_without_invalid_records
+from tests.data.coco_folder import noise
 
-Layout = tuple[str, dict[str, Any], str]  # name, options, the folder of an image of the training split
+CLASSES, FOLDER = {"classes": ["x", "y"]}, "images/train"
 
 
-def save(path: Path, pixels: np.ndarray, **how: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **how)
-
-
-def noise(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (6, 8, 3)).astype(np.uint8)
-
-
-def paired(root: Path, labels: np.ndarray) -> None:
+@pytest.fixture
+def root(tmp_path):
+    """Label maps. JPEGs may be called .jfif and .jpe, also in capitals."""
+    labels = Image.fromarray(np.tile(np.array([0, 1], np.uint8), (6, 4)))
     for split in ("train", "val"):
+        for folder in ("images", "labels"):
+            (tmp_path / folder / split).mkdir(parents=True)
         for index, name in enumerate(("a.jpg", "b.JFIF", "c.jpe")):
-            save(root / "images" / split / name, noise(index), format="JPEG")
-            save(root / "labels" / split / f"{name[0]}.png", labels)
+            Image.fromarray(noise(index, 6, 8)).save(tmp_path / "images" / split / name, format="JPEG")
+            labels.save(tmp_path / "labels" / split / f"{name[0]}.png")
+    return tmp_path
 
 
-def label_maps(root: Path) -> Layout:
-    paired(root, np.tile(np.array([0, 1], np.uint8), (6, 4)))
-    return "label_maps", {"classes": ["x", "y"]}, "images/train"
-
-
-def image_folder(root: Path) -> Layout:
-    for split in ("train", "val"):
-        for index, name in enumerate(("cat/a.jpg", "cat/b.JFIF", "dog/c.jpe")):
-            save(root / split / name, noise(index), format="JPEG")
-    return "image_folder", {}, "train/cat"
-
-
-def images(root: Path) -> Layout:
-    for split in ("train", "val"):
-        for index, name in enumerate(("a.jpg", "b.JFIF", "deep/c.jpe")):
-            save(root / split / name, noise(index), format="JPEG")
-    return "images", {}, "train"
-
-
-READERS = pytest.mark.parametrize("reader", [label_maps, image_folder, images], ids=lambda one: one.__name__)
-
-
-def read(root: Path, name: str, options: dict[str, Any]) -> tuple[Dataset, list[str]]:
+def read(root: Path) -> tuple[Dataset, list[str]]:
     """The training split, and its warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        return create_dataset(name, root=str(root), **options), [str(one.message) for one in caught]
+        return create_dataset("label_maps", root=str(root), **CLASSES), [str(one.message) for one in caught]
 
 
-def findings(root: Path, name: str, options: dict[str, Any]) -> list[Finding]:
-    """Those of doctor about the files of the training split."""
-    found = Findings()
-    section = DataSection(name=name, root=str(root), on_error="skip", **options)
-    dataset, _ = built_without_invalid_records(section, "train", found)
-    assert dataset is not None
-    examine_files(dataset, range(len(dataset)), found) if dataset.provides else None
-    return found.items
-
-
-@READERS
-def test_nothing_is_said_about_a_correct_set(reader, tmp_path):
-    """JPEGs may be called .jfif and .jpe, also in capitals; other files beside images are not images.
-
-    A folder behind a link is read once, although it has a link to itself.
-    """
-    name, options, folder = reader(tmp_path)
+def test_nothing_is_said_about_a_correct_set(root):
+    """Other files beside images are not images. A folder behind a link is read once, although it links to itself."""
     for other in ("Thumbs.db", "a.json", "readme.txt", "._a.jpg"):
-        (tmp_path / folder / other).touch()
-    dataset, said = read(tmp_path, name, options)
-    assert len(dataset) == 3 and not said
-    assert [one for one in findings(tmp_path, name, options) if one.severity != "note"] == []
-    outside = tmp_path.parent / f"{tmp_path.name}-outside"
-    save(outside / "d.jpg", noise(9))
-    (tmp_path / folder / "linked").symlink_to(outside)
-    (tmp_path / folder / "linked" / "again").symlink_to(outside)
-    if folder.startswith("images"):
-        save(tmp_path / "labels" / "train" / "linked" / "d.png", np.zeros((6, 8), np.uint8))
-    dataset, said = read(tmp_path, name, options)
+        (root / FOLDER / other).touch()
+    for kind in ("images", "labels"):
+        outside = root / "outside" / kind
+        outside.mkdir(parents=True)
+        shutil.copy(root / "labels/train/a.png", outside / "d.png")
+        (root / kind / "train" / "linked").symlink_to(outside)
+        (outside / "again").symlink_to(outside)
+    dataset, said = read(root)
     assert len(dataset) == 4 and not said
 
 
-@READERS
-def test_images_of_formats_that_are_not_read_are_counted(reader, tmp_path):
+def test_images_of_formats_that_are_not_read_are_counted(root):
     """a.heic is the source of a.jpg, so that its image is not left out."""
-    name, options, folder = reader(tmp_path)
     for other in ("a.heic", "new.HEIC", "half.jpg.tmp"):
-        (tmp_path / folder / other).touch()
-    dataset, said = read(tmp_path, name, options)
+        (root / FOLDER / other).touch()
+    dataset, [text] = read(root)
     assert len(dataset) == 3
-    [text] = said
     assert "5 images found: 3 used, 2 left out (2 of a format that is not read: " in text
-    assert f"{folder}/half.jpg.tmp, {folder}/new.HEIC). Convert them to JPEG or PNG." in text
+    assert f"{FOLDER}/half.jpg.tmp, {FOLDER}/new.HEIC). Convert them to JPEG or PNG." in text
 
 
 def test_images_that_no_json_names_are_counted_if_their_format_is_not_read(tmp_path):
     for split in ("train", "val"):
-        save(tmp_path / split / "a.jpg", noise(0))
+        (tmp_path / split).mkdir()
+        Image.fromarray(noise(0, 6, 8)).save(tmp_path / split / "a.jpg")
         document = {"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 1, "name": "x"}]}
         (tmp_path / f"{split}.json").write_text(json.dumps(document | {"annotations": []}))
     for other in ("a.heic", "new.HEIC"):
         (tmp_path / "train" / other).touch()
-    dataset, said = read(tmp_path, "coco", {})
-    assert len(dataset) == 1
-    assert any("2 images found: 1 used, 1 left out (1 of a format that is not read: new.HEIC)" in text for text in said)
+    with pytest.warns(UserWarning, match=r"2 images found: 1 used, 1 left out \(1 of a format that is not read: new"):
+        assert len(create_dataset("coco", root=str(tmp_path))) == 1
 
 
-def test_a_label_of_an_image_in_another_format_names_it(tmp_path):
-    name, options, folder = label_maps(tmp_path)
-    (tmp_path / folder / "a.jpg").rename(tmp_path / folder / "a.heic")
+def test_a_label_of_an_image_in_another_format_names_it(root):
+    (root / FOLDER / "a.jpg").rename(root / FOLDER / "a.heic")
     with pytest.raises(DataError, match=r"labels/train/a\.png has no image\. .* in a format that is read \(\.jpg"):
-        create_dataset(name, root=str(tmp_path), **options)
-    (tmp_path / "list.txt").write_text("b\na.heic\n")
-    where = {"images": "images/train", "labels": "labels/train", "list_file": "list.txt"}
-    with pytest.raises(
-        DataError, match=r"list\.txt, line 2: .*a\.heic does not exist, or has a format that is not read"
-    ):
-        create_dataset(name, root=str(tmp_path), **where, **options)
-    (tmp_path / folder / "a.heic").rename(tmp_path / folder / "a.jpg")
-    (tmp_path / "labels" / "train" / "b.png").rename(tmp_path / "labels" / "train" / "b.webp")
-    with pytest.raises(DataError, match=r"images/train/b\.JFIF has no label\. .* in a format that is read \(\.png"):
-        create_dataset(name, root=str(tmp_path), **options)
+        read(root)
 
 
-def test_prediction_of_a_folder_counts_other_formats(tmp_path):
-    images(tmp_path)
-    for other in ("a.heic", "new.HEIC", "clip.gif"):
-        (tmp_path / "train" / other).touch()
-    with pytest.warns(UserWarning, match=r"4 images found: 3 used, 1 left out \(1 of a format .*: new\.HEIC\)\. Conv"):
-        assert len(find_images([str(tmp_path / "train")])) == 3
-
-
-@pytest.mark.parametrize("line", ["{}", "images/{}.jpg labels/{}.png"])
-def test_images_in_no_list_are_a_note_of_doctor(line, tmp_path):
-    """A list chooses: nothing is said in training."""
-    name, labels = "depth", np.full((6, 8), 2000, np.uint16)
-    for index, image in enumerate(("a", "b", "town/c", "town/d")):
-        save(tmp_path / "images" / f"{image}.jpg", noise(index))
-        save(tmp_path / "labels" / f"{image}.png", labels)
-    for split, images_of_split in (("train", ("a", "town/c")), ("val", ("b",))):
-        lines = [line.replace("{}", image) for image in images_of_split]
-        (tmp_path / f"{split}.txt").write_text("\n".join(lines))
-    options = {"scale": 0.001, "images": "images", "labels": "labels", "list_file": "{split}.txt"}
-    dataset, said = read(tmp_path, name, options)
-    assert len(dataset) == 2 and not said
-    [found] = [one for one in findings(tmp_path, name, options) if one.title == "images in no list"]
-    assert (found.severity, found.count, found.of, found.examples) == ("note", 1, 4, ("images/town/d.jpg",))
-
-
-def test_pairs_without_a_file_are_left_out_with_on_error_skip(tmp_path):
-    name, options, folder = label_maps(tmp_path)
-    (tmp_path / folder / "a.jpg").unlink()
-    (tmp_path / "labels" / "train" / "b.png").unlink()
-    section = DataSection(name=name, root=str(tmp_path), on_error="skip", **options)
+def test_pairs_without_a_file_are_left_out_with_on_error_skip(root):
+    (root / FOLDER / "a.jpg").unlink()
+    (root / "labels" / "train" / "b.png").unlink()
+    section = DataSection(name="label_maps", root=str(root), on_error="skip", **CLASSES)
     with pytest.warns(UserWarning, match=r"2 of 3 images or labels lack a file and are left out .*a\.png has no image"):
         assert len(build_split(section, "train")) == 1
-    found = {one.title: one.count for one in findings(tmp_path, name, options)}
-    assert found["labels without image"] == found["images without label"] == 1

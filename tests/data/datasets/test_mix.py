@@ -37,13 +37,6 @@ def test_validation_has_each_image_once_named_by_its_set(monkeypatch):
     assert [mix.image_name(i) for i in range(4)] == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
 
 
-def test_sizes_are_those_of_the_sets_or_the_common_one():
-    sizeless = {key: value for key, value in section(1).items() if key != "image_size"}
-    mix = Mix("train", {"a": section(2, share=1), "b": {**sizeless, "share": 1}}, image_size=(40, 48))
-    assert mix.sizes().tolist() == [[32, 32], [32, 32], [40, 48], [40, 48]]
-    assert all(mix[i]["image"].shape[1:] == tuple(size) for i, size in enumerate(mix.sizes()))
-
-
 @pytest.mark.parametrize(
     ("lengths", "shares", "counts"),
     [
@@ -71,7 +64,7 @@ def test_each_batch_of_each_process_has_a_fixed_number_of_images_of_each_set(wor
     mix = Mix("train", FEW_LABELS)
     assert mix.batch_multiple == 8 and len(mix.epoch_indices(0)) == 16  # 4 and 12
     seen = Counter()
-    for epoch in range(12):
+    for epoch in range(6):
         ranks = [
             TrainBatches(16, 8, 0, rank, world_size, epoch_indices=mix.epoch_indices, shuffled=mix.shuffled)
             for rank in range(world_size)
@@ -86,8 +79,8 @@ def test_each_batch_of_each_process_has_a_fixed_number_of_images_of_each_set(wor
             targets = [mix[key.index]["targets"] for key in batch]
             assert ["semantic" in target for target in targets] == [True] * 2 + [False] * 6
             seen.update(target["image_id"] for target in targets)
-    assert {seen[f"few/{i}"] for i in (1, 2, 3)} == {16} and len(seen) == 14
-    assert {seen[f"many/{i}"] for i in range(1, 12)} <= {13, 14}
+    assert {seen[f"few/{i}"] for i in (1, 2, 3)} == {8} and len(seen) == 14
+    assert {seen[f"many/{i}"] for i in range(1, 12)} <= {6, 7}
 
 
 def test_images_without_labels_are_for_training_only():
@@ -109,50 +102,16 @@ def test_a_batch_size_that_does_not_fit_the_composition_is_an_error():
         DataSplits(DataSection.model_validate(values), 0, 32).train_loader()
 
 
-class Drawn(Scenes):
-    """Scenes whose depth has no unit."""
-
-    metric = False
-
-
-def test_depth_is_metric_if_all_data_sets_are():
-    relative = section(seed=1, name=f"{__name__}:Drawn")
-    assert Mix("train", {"a": section()}).metric
-    assert not Mix("train", {"a": section(), "b": relative}).metric
-    assert Mix("train", {"a": section(), "b": {**relative, "provides": ["semantic"]}}).metric  # no depth of it
-
-
-class Cats(Scenes):
-    """Scenes with a class of another name."""
-
-    def __init__(self, split: str, **options) -> None:
-        super().__init__(split, **options)
-        first, *others = self.classes["segmentation"]
-        renamed = type(first)("cat", first.file_id, first.color)
-        self.classes = self.classes | {"segmentation": (renamed, *others)}
-
-
-class Empty(Scenes):
-    """A split without images."""
-
-    def __len__(self) -> int:
-        return 0
-
-
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
         ({}, "data.sets is empty"),
-        ({"a/b": section()}, "data.sets.a/b: the name of a set has no slash, as image ids are NAME/ID"),
         ({"a": section(), "b": section(share=2)}, "data.sets.a.share is missing"),
         ({"a": {"train_length": 3}}, "data.sets.a.name is missing"),
         ({"a": section(share=0)}, "data.sets.a.share should be greater than 0, not 0"),
         ({"a": section(per_batch=1), "b": section()}, "data.sets.b.per_batch is missing"),
-        ({"a": section(per_batch=0.5)}, "data.sets.a.per_batch should be a valid integer.*, not 0.5"),
         ({"a": section(per_batch=1, share=1)}, "data.sets has both share and per_batch"),
-        ({"a": {"name": f"{__name__}:Empty"}}, "data.sets.a has no images for the split 'train'"),
         ({"a": section(provides=["caption"])}, r"data.sets.a.provides is \['caption'\]; this set labels boxes"),
-        ({"a": section(), "b": section(name=f"{__name__}:Cats")}, "'a' and 'b' both label segmentation"),
     ],
 )
 def test_incompatible_data_sets_raise(sets, message):

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import OpenEXR
 import pytest
-from PIL import Image
 
 from densevit.channels import RGB, Channels
 from densevit.data.io.channel_files import as_rgb
@@ -15,7 +13,7 @@ from densevit.data.io.depth_files import read_depth
 from densevit.data.io.images import channels_of_files, image_header, read_image
 from densevit.data.io.label_files import read_label
 from densevit.errors import DataError
-from tests.data.io.conftest import ORIENTATION, png
+from tests.data.io.conftest import ORIENTATION
 
 H, W = 37, 53
 
@@ -50,17 +48,6 @@ def _pages(path: Path, pixels: np.ndarray) -> None:
             file.write(np.ascontiguousarray(plane), photometric="minisblack", contiguous=False)
 
 
-def _exr(path: Path, pixels: np.ndarray) -> None:
-    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
-    names = [f"band{i}" for i in range(pixels.shape[2])]
-    planes = {name: np.ascontiguousarray(pixels[..., i]) for i, name in enumerate(names)}
-    OpenEXR.File(header, dict(sorted(planes.items(), reverse=True))).write(str(path))
-
-
-def _npy(path: Path, pixels: np.ndarray) -> None:
-    np.save(path, pixels)
-
-
 def _npy_first(path: Path, pixels: np.ndarray) -> None:
     np.save(path, pixels.transpose(2, 0, 1))
 
@@ -74,22 +61,14 @@ WRITERS: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
     "interleaved": (".tif", _interleaved),
     "planar": (".tif", _planar),
     "pages": (".tif", _pages),
-    "exr": (".exr", _exr),
-    "npy": (".npy", _npy),
     "channels first": (".npy", _npy_first),
     "png": (".png", _png),
 }
 CASES = [
-    *(
-        (kind, dtype, 5)
-        for kind in ("interleaved", "planar", "pages", "npy")
-        for dtype in ("uint8", "uint16", "float32")
-    ),
+    *((kind, dtype, 5) for kind in ("interleaved", "planar", "pages") for dtype in ("uint8", "float32")),
     *(("interleaved", dtype, 2) for dtype in ("int16", "float64")),
     *(("png", "uint16", count) for count in (1, 3, 4)),
-    *(("exr", "float32", count) for count in (1, 3)),
     ("channels first", "uint16", 4),
-    ("npy", "uint16", 1),
 ]
 
 
@@ -108,17 +87,6 @@ def test_pixels_are_those_of_the_file(kind, dtype, count, tmp_path):
     assert image_header(file, channels).size == (H, W)
 
 
-def test_samples_of_scikit_image():
-    """A stack of two pages, and a PNG of 16 bits."""
-    folder = Path(pytest.importorskip("skimage").__file__).parent / "data"
-    import tifffile
-
-    pages = read_image(folder / "multipage.tif", Channels(("first", "second"), "uint8", ()))
-    assert np.array_equal(pages.transpose(2, 0, 1), tifffile.imread(folder / "multipage.tif"))
-    deep = read_image(folder / "chessboard_RGB.png", Channels(RGB.names, "uint16", ()))
-    assert np.array_equal(deep[..., ::-1], cv2.imread(str(folder / "chessboard_RGB.png"), cv2.IMREAD_UNCHANGED))
-
-
 def test_each_channel_may_have_a_file_of_its_own(tmp_path):
     pixels = _image("uint16", 3)
     for i, end in enumerate(("_red", "_nir", "_b8")):
@@ -133,89 +101,40 @@ def test_each_channel_may_have_a_file_of_its_own(tmp_path):
         read_image(tmp_path / "field_red.png", channels)
 
 
-@pytest.mark.parametrize("orientation", (3, 6, 8))
-def test_a_tiff_is_rotated_by_its_orientation(orientation, tmp_path):
+def test_a_tiff_is_rotated_by_its_orientation(tmp_path):
     import tifffile
 
-    pixels, tag = _image("uint16", 4), (ORIENTATION, "H", 1, orientation, False)
+    pixels, tag = _image("uint16", 4), (ORIENTATION, "H", 1, 6, False)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig", extratags=[tag])
-    turns = {3: 2, 6: 3, 8: 1}[orientation]  # quarters, counterclockwise
-    assert np.array_equal(read_image(tmp_path / "a.tif", _named("uint16", 4)), np.rot90(pixels, turns))
+    assert np.array_equal(read_image(tmp_path / "a.tif", _named("uint16", 4)), np.rot90(pixels, 3))
     assert np.array_equal(read_image(tmp_path / "a.tif", _named("uint16", 4), upright=False), pixels)
 
 
-def test_pixels_without_data_are_nan(tmp_path):
-    pixels = _image("uint16", 2)
-    pixels[:5, :, 1] = 9999
-    _interleaved(tmp_path / "a.tif", pixels)
-    found = read_image(tmp_path / "a.tif", Channels(("a", "b"), "", (), nodata=9999))
-    assert found.dtype == np.float32
-    assert np.isnan(found[:5, :, 1]).all()
-    assert np.isfinite(found[..., 0]).all()
-    assert np.array_equal(found[5:], pixels[5:].astype(np.float32))
-
-
-def test_the_value_without_data_may_be_in_the_file(tmp_path):
+def test_integers_whose_file_names_a_value_without_data_need_the_key(tmp_path):
+    """Floats are read: `tests/data/image_sources.py`."""
     import tifffile
 
-    pixels, tag = _image("float32", 2), [(42113, "s", 0, "-9999", True)]
-    pixels[:5, :, 1] = -9999
-    form = {"photometric": "minisblack", "planarconfig": "contig", "metadata": None, "extratags": tag}
-    tifffile.imwrite(tmp_path / "a.tif", pixels, **form)
-    channels = channels_of_files([str(tmp_path / "a.tif")], Channels(("a", "b"), "", ()))
-    assert (channels.nodata, channels.dtype, channels.stored) == (-9999, "float32", "float32")
-    found = read_image(tmp_path / "a.tif", channels)
-    assert np.array_equal(np.isnan(found), pixels == -9999)
-    integers = np.maximum(pixels, 0).astype(np.uint16)
-    tifffile.imwrite(tmp_path / "b.tif", integers, **{**form, "extratags": [(42113, "s", 0, "0", True)]})
+    form = {"photometric": "minisblack", "planarconfig": "contig", "metadata": None}
+    tifffile.imwrite(tmp_path / "b.tif", np.zeros((H, W, 2), np.uint16), **form, extratags=[(42113, "s", 0, "0", True)])
     with pytest.raises(DataError, match=r"b\.tif: it names the value 0 .* uint16 cannot have\. Fix: data\.nodata=0\."):
         read_image(tmp_path / "b.tif", _named("uint16", 2))
 
 
-@pytest.mark.parametrize("nodata", (None, 0.0, -9999.0))
-def test_files_of_each_other_type_are_refused(nodata, tmp_path):
-    """Only floats of another width are read, as float32."""
-    types = ("uint8", "uint16", "int16", "int32", "uint32", "float32", "float64")
-    for kind in types:
-        np.save(tmp_path / f"{kind}.npy", _image("float64", 2).astype(kind))
-        np.save(tmp_path / f"{kind}_swapped.npy", _image("float64", 2).astype(np.dtype(kind).newbyteorder()))
-    for first in types:
-        channels = channels_of_files([str(tmp_path / f"{first}.npy")], Channels(("a", "b"), "", (), nodata))
-        for other in types:
-            for file in (tmp_path / f"{other}.npy", tmp_path / f"{other}_swapped.npy"):
-                if (
-                    first.removesuffix("64").removesuffix("32")
-                    == other.removesuffix("64").removesuffix("32")
-                    == "float"
-                ):
-                    assert read_image(file, channels).dtype == np.float32
-                elif other == first:
-                    assert str(read_image(file, channels).dtype) == channels.dtype
-                else:
-                    with pytest.raises(
-                        DataError, match=f"{file.name}: its pixels are .*; those of the other images are"
-                    ):
-                        read_image(file, channels)
-
-
-@pytest.mark.parametrize(("bits", "dtype"), ((1, np.bool_), (8, np.uint8), (16, np.uint16)))
-def test_a_tiff_with_white_as_0_is_the_image_with_black_as_0(bits, dtype, tmp_path):
+def test_a_tiff_with_white_as_0_is_the_image_with_black_as_0(tmp_path):
     """As an image; of label and depth maps, values are those that are stored."""
     import tifffile
 
-    stored = np.random.default_rng(0).integers(0, 2**bits, (H, W)).astype(dtype)
+    stored = np.random.default_rng(0).integers(0, 2**16, (H, W)).astype(np.uint16)
     white, black = tmp_path / "white.tif", tmp_path / "black.tif"
     for path, values in ((white, stored), (black, ~stored)):
         tifffile.imwrite(path, values, photometric=f"minis{path.stem}", metadata=None)
-    grey = Channels(("grey",), "uint16" if bits == 16 else "uint8", ())
-    for channels in (RGB, grey):
+    for channels in (RGB, Channels(("grey",), "uint16", ())):
         assert np.array_equal(read_image(white, channels), read_image(black, channels))
-        assert np.array_equal(read_image(Image.open(white), channels), read_image(black, channels))
     for read in (read_label, read_depth):
-        assert np.array_equal(read(white), stored.astype(np.uint8) if bits == 1 else stored)
+        assert np.array_equal(read(white), stored)
 
 
-@pytest.mark.parametrize("count", (2, 3, 5, 48))
+@pytest.mark.parametrize("count", (3, 48))
 def test_a_plain_array_is_no_stack_of_its_rows(count, tmp_path):
     """Of (H, W, C) without names of the axes, tifffile writes H pages."""
     import tifffile
@@ -226,67 +145,19 @@ def test_a_plain_array_is_no_stack_of_its_rows(count, tmp_path):
         assert np.array_equal(read_image(tmp_path / f"{name}.tif", _named("uint16", count)), pixels)
 
 
-def test_palettes_and_grey_with_alpha(tmp_path):
-    colors = Image.fromarray(_image("uint8", 3)).quantize(8)
-    for suffix in ("tif", "png"):
-        colors.save(tmp_path / f"a.{suffix}")
-        found = read_image(tmp_path / f"a.{suffix}", Channels(("a", "b", "c"), "uint8", ()))
-        assert np.array_equal(found, np.asarray(colors.convert("RGB")))
-    pixels = _image("uint16", 2)
-    (tmp_path / "a.png").write_bytes(png(W, H, 16, b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels), 4))
-    assert np.array_equal(read_image(tmp_path / "a.png", _named("uint16", 2)), pixels)
-
-
-@pytest.mark.parametrize("compression", ("jpeg2000", "lerc", "zstd", None))
-def test_a_tiff_that_pillow_does_not_read_is_read_or_described(compression, tmp_path):
-    import tifffile
-
-    pixels, path = _image("uint8", 3), tmp_path / "a.tif"
-    tifffile.imwrite(path, pixels, photometric="rgb", compression=compression, metadata=None)
-    assert np.array_equal(read_image(path), pixels)
-    assert image_header(path) == ((H, W), 1)
-    for dtype, values in (
-        ("uint16", pixels),
-        ("float64", pixels[..., 0]),
-        ("float16", pixels),
-        ("int64", pixels[..., 0]),
-    ):
-        form = {} if compression is None or dtype != "uint16" else {"compression": compression}
-        tifffile.imwrite(
-            path, np.dstack([values, values]).astype(dtype), photometric="minisblack", planarconfig="contig", **form
-        )
-        count = 2 * (values.size // (H * W))
-        for read in (read_image, image_header):
-            with pytest.raises(DataError, match=rf"a\.tif: it has {count} channels; expected 3: .* data\.channels"):
-                read(path)
-        assert read_image(path, Channels(_named("", count).names, "", ())).shape == (H, W, count)
-    np.save(tmp_path / "a.npy", pixels)
-    assert np.array_equal(read_image(tmp_path / "a.npy"), pixels)
-
-
-def test_rgb_of_8_bits_is_read_as_before(tmp_path):
-    pixels = _image("uint8", 3)
-    cv2.imwrite(str(tmp_path / "a.png"), pixels)
-    named = channels_of_files([str(tmp_path / "a.png")], Channels(RGB.names, "", ()))
-    assert named == RGB
-    assert named.is_rgb
-    assert np.array_equal(read_image(tmp_path / "a.png", named), read_image(tmp_path / "a.png"))
-    assert as_rgb(pixels, RGB) is pixels
-
-
 @pytest.mark.parametrize(
     ("channels", "message"),
     (
-        (_named("uint16", 4), r"a\.tif: it has 3 channels; expected 4: band0, band1, band2, band3\."),
-        (_named("uint8", 3), r"a\.tif: its pixels are uint16; those of the other images are uint8"),
+        (RGB, r"a\.tif: it has 5 channels; expected 3: .* data\.channels"),
+        (_named("uint16", 4), r"a\.tif: it has 5 channels; expected 4: band0, band1, band2, band3\."),
+        (_named("uint8", 5), r"a\.tif: its pixels are uint16; those of the other images are uint8"),
         (Channels(("a", "b", "c"), "uint16", (), files=("_a", "_b", "_c")), r"a\.tif: .*channel 'a' ends with '_a'"),
     ),
 )
 def test_other_channels_are_refused_by_name(channels, message, tmp_path):
-    _interleaved(tmp_path / "a.tif", _image("uint16", 3))
-    with pytest.raises(DataError, match=message) as error:
+    _interleaved(tmp_path / "a.tif", _image("uint16", 5))
+    with pytest.raises(DataError, match=message):
         read_image(tmp_path / "a.tif", channels)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ import cv2
 import numpy as np
 import OpenEXR
 import pytest
-from PIL import Image
 
 from densevit.data.io.depth_files import depth_size_of, read_depth
 from densevit.errors import DataError
-from tests.data.io.conftest import ORIENTATION, grey_png, turned
+from tests.data.io.conftest import grey_png
 
 DEPTH = np.array([[0.5, 1.25, 2, 4], [0, 80, 1e-3, 3], [7, 9, 11, 1000]], np.float32)  # 3 high, 4 wide
 UNKNOWN = np.where(DEPTH == 2, np.inf, 1e10 * DEPTH).astype(np.float32)
@@ -32,9 +31,9 @@ def npz(**arrays: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def npy(values: np.ndarray, version: tuple[int, int] | None = None) -> bytes:
+def npy(values: np.ndarray) -> bytes:
     file = io.BytesIO()
-    np.lib.format.write_array(file, values, version=version)
+    np.save(file, values)
     return file.getvalue()
 
 
@@ -50,12 +49,8 @@ FILES = {
     "float.tiff": (cv2.imencode(".tiff", DEPTH)[1].tobytes(), DEPTH),
     "16 bit.tif": (cv2.imencode(".tiff", WHOLE)[1].tobytes(), WHOLE),
     "double.npy": (npy(DEPTH.astype(np.float64)), DEPTH),
-    "half.npy": (npy(DEPTH.astype(np.float16)), DEPTH.astype(np.float16)),
     "whole.npy": (npy(WHOLE), WHOLE),
-    "version 2.npy": (npy(DEPTH, (2, 0)), DEPTH),
     "channel last.npy": (npy(DEPTH[..., None]), DEPTH),
-    "channel first.npy": (npy(DEPTH[None]), DEPTH),
-    "truth.npy": (npy(DEPTH > 1), DEPTH > 1),
     "one.npz": (npz(depth=DEPTH), DEPTH),
     "big.pfm": (pfm(DEPTH, "1"), DEPTH),
     "scale is no unit.pfm": (pfm(DEPTH, "-0.003922"), DEPTH),
@@ -72,48 +67,21 @@ def test_each_format_gives_exact_values_and_header_size(tmp_path):
         assert depth_size_of(tmp_path / name) == (3, 4), name
 
 
-def test_depth_is_rotated_by_its_exif_orientation(tmp_path):
-    """As images are. Pillow 13 mixes up the rows of uncompressed TIFFs that are read from a file's path."""
-    cases = ((3, ".tif", np.uint16), (5, ".png", np.uint16), (6, ".tif", np.float32), (8, ".tif", np.int32))
-    for orientation, suffix, dtype in cases:
-        values, exif = np.arange(1, 16).reshape(3, 5).astype(dtype), Image.Exif()
-        exif[ORIENTATION] = orientation
-        Image.fromarray(values).save(tmp_path / f"a{suffix}", exif=exif)
-        expected = turned(values, orientation)
-        assert read_depth(tmp_path / f"a{suffix}").tolist() == expected.tolist(), orientation
-        assert depth_size_of(tmp_path / f"a{suffix}") == expected.shape
-
-
 def test_npz_array_is_selected_by_name(tmp_path):
     (tmp_path / "a.npz").write_bytes(npz(depth=DEPTH, mask=DEPTH > 0, photo=np.zeros((3, 4, 3))))
     assert read_depth(tmp_path / "a.npz", "depth").tolist() == DEPTH.tolist()
     assert depth_size_of(tmp_path / "a.npz", "mask") == (3, 4)
-    for look in (read_depth, depth_size_of):
-        with pytest.raises(DataError, match=r"a\.npz: which of them .*depth, mask, photo.*data\.key"):
-            look(tmp_path / "a.npz")
-        with pytest.raises(DataError, match=r"there is no array 'Z'"):
-            look(tmp_path / "a.npz", "Z")
-        with pytest.raises(DataError, match=r"shape \(3, 4, 3\); expected \(H, W\)"):
-            look(tmp_path / "a.npz", "photo")
-
-
-def palette() -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.zeros((2, 2), np.uint8)).convert("P").save(file, "PNG")
-    return file.getvalue()
+    for key, facts in ((None, r"which of them .*depth, mask, photo.*data\.key"), ("Z", "there is no array 'Z'")):
+        with pytest.raises(DataError, match=rf"a\.npz: {facts}"):
+            read_depth(tmp_path / "a.npz", key)
 
 
 WRONG = {
     "colours.png": (cv2.imencode(".png", np.zeros((2, 2, 3), np.uint8))[1].tobytes(), "its pixels are colours"),
-    "palette.png": (palette(), "a palette's indices"),
     "cut.npy": (npy(DEPTH)[:-4], "cannot be read"),
     "text.npy": (npy(np.array([["a", "b"]])), "it holds <U1; expected numbers"),
-    "empty.npy": (npy(np.zeros((0, 4))), r"shape \(0, 4\)"),
-    "cut.npz": (npz(depth=DEPTH)[:-30], "cannot be read"),
     "cut.pfm": (pfm(DEPTH, "-1")[:-1], "cannot be read: buffer is smaller"),
     "colours.pfm": (b"PF\n2 1\n-1\n" + bytes(24), "not a PFM of one number per pixel"),
-    "none.pfm": (b"P5 2 2 255\n", "not a PFM"),
-    "noise.pfm": (bytes(range(65, 91)) * 20, "not a PFM"),
     "none.exr": (b"no", "cannot be read"),
     "a.bin": (b"", "is not a depth file; expected one of .png"),
 }
@@ -128,9 +96,6 @@ def test_invalid_file_error_names_file_and_reason(tmp_path):
         depth_size_of(tmp_path / "gone.png")
 
 
-# ---- EXR ----
-
-
 def test_exr_files_need_a_package(tmp_path, monkeypatch):
     write_exr(tmp_path / "a.exr", {"Z": DEPTH})
     monkeypatch.setitem(sys.modules, "OpenEXR", None)
@@ -143,10 +108,7 @@ HALF = DEPTH.astype(np.float16)
 
 CHANNELS: tuple[tuple[dict[str, np.ndarray], str | None, str], ...] = (  # the first that is not 0 is read
     ({"R": DEPTH * 0, "G": DEPTH * 0, "B": DEPTH * 0, "Z": DEPTH}, None, "PIZ_COMPRESSION"),
-    ({"ViewLayer.Depth.Z": UNKNOWN, "ViewLayer.Combined.R": HALF * 0}, None, "ZIP_COMPRESSION"),
     ({"R": HALF, "G": HALF, "B": HALF}, None, "NO_COMPRESSION"),
-    ({"R": DEPTH, "G": DEPTH * 0, "B": DEPTH * 0}, "R", "PIZ_COMPRESSION"),
-    ({"depth": DEPTH, "Y": DEPTH * 0}, None, "ZIP_COMPRESSION"),
     ({"Y": WHOLE.astype(np.uint32)}, None, "ZIP_COMPRESSION"),
 )
 
@@ -163,16 +125,7 @@ def test_exr_files_of_the_package_are_read_exactly(tmp_path):
     for channels, key, facts in (
         ({"R": DEPTH, "G": DEPTH * 2, "B": DEPTH}, None, r"which of them .*B, G, R"),
         ({"Y": DEPTH}, "Z", r"no channel 'Z'.*Y\. .*data\.key"),
-        ({"left.Z": DEPTH, "right.Z": DEPTH}, None, r"which of them .*left\.Z, right\.Z"),
     ):
         write_exr(path, channels)
         with pytest.raises(DataError, match=rf"a\.exr: .*{facts}"):
             read_depth(path, key)
-
-
-def test_truncated_exr_raises(tmp_path):
-    write_exr(tmp_path / "a.exr", {"Z": np.tile(DEPTH, (50, 50))})
-    whole = (tmp_path / "a.exr").read_bytes()
-    (tmp_path / "a.exr").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"a\.exr cannot be read: .*damaged or cut short"):
-        read_depth(tmp_path / "a.exr")

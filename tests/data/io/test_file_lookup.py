@@ -52,8 +52,3 @@ def test_another_form_does_not_lead_out_of_the_folder(tmp_path, name):
     assert find_file(tmp_path / "images", name) is None
     found = find_file(tmp_path / "images", name, outside_paths=True)
     assert os.path.samefile(tmp_path / "images" / found, tmp_path / "b.jpg")
-
-
-def test_unusual_names_are_not_found(tmp_path):
-    for name in ("a%00b.jpg", "%", "\\", "%2F", "x" * 5000, "", "a\0b.jpg"):
-        assert find_file(tmp_path, name) is None, name

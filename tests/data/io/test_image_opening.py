@@ -1,7 +1,5 @@
 """Images beyond Pillow's limit against decompression bombs."""
 
-from typing import Any
-
 import pytest
 from PIL import Image
 
@@ -24,21 +22,7 @@ def test_images_beyond_pillows_limit_are_opened(tmp_path):
 @pytest.mark.filterwarnings("ignore:Image size")
 def test_unreadable_file_error_names_size_and_limit(tmp_path):
     """The limits of OpenCV, CV_IO_MAX_IMAGE_PIXELS and _WIDTH."""
-    for size in ((40_000, 40_000), (2_000_000, 10)):
-        (tmp_path / "big.png").write_bytes(png(*size, depth=1))
-        facts = rf"big\.png: it has {size[0]} x {size[1]} .*1,073,741,824 .*1,048,576 on a side"
-        for read in (read_image, image_header, read_label, label_size_of, read_depth, depth_size_of):
-            with pytest.raises(DataError, match=facts) as caught:
-                read(tmp_path / "big.png")
-            assert "damaged" not in str(caught.value)
-
-
-def test_insufficient_memory_raises(tmp_path, monkeypatch):
-    def decode(*_: Any) -> None:
-        raise MemoryError
-
-    Image.new("RGB", (W, H)).save(tmp_path / "a.png")
-    monkeypatch.setattr("densevit.data.io.rgb_files._decode_fast", decode)
-    with pytest.raises(DataError, match=r"a\.png: it has 53 x 37 pixels, which do not fit into") as caught:
-        read_image(tmp_path / "a.png")
-    assert "damaged" not in str(caught.value)
+    (tmp_path / "big.png").write_bytes(png(40_000, 40_000, depth=1))
+    for read in (read_image, image_header, read_label, label_size_of, read_depth, depth_size_of):
+        with pytest.raises(DataError, match=r"big\.png: it has 40000 x 40000 .*1,073,741,824 .*1,048,576 on a side"):
+            read(tmp_path / "big.png")

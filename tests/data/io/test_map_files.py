@@ -64,12 +64,3 @@ def test_depth_beyond_the_png_range_is_written_to_npy_only(tmp_path: Path):
             write(tmp_path, "depth", depth, (), name)
         assert np.array_equal(np.load(tmp_path / "depth" / f"{name}.npy"), depth.numpy(), equal_nan=True)
     assert sorted(path.name for path in (tmp_path / "depth").iterdir()) == ["a.npy", "b.npy", "c.npy"]
-
-
-def test_colliding_names_get_separate_files(tmp_path: Path):
-    files = MapFiles(tmp_path, {"head": CLASSES})
-    for image_id in (1, "1"):
-        files.add_image("head", image_id, {"semantic": np.full((1, 1), int(image_id == "1"), np.uint8)})
-    paths = sorted((tmp_path / "semantic").iterdir(), key=lambda path: len(path.name))
-    assert paths[0].name == "1.png" and len(paths) == 2
-    assert [np.array(Image.open(path)).item() for path in paths] == [7, 23]

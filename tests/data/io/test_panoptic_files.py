@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
 from densevit.data.datasets.coco_panoptic import CocoPanoptic
 from densevit.data.io.map_files import MapFiles
-from densevit.errors import DataError
 from densevit.evaluation.panoptic import Panoptic
 from densevit.interfaces import Class
 
@@ -69,10 +67,3 @@ def test_written_files_are_a_panoptic_data_set_with_a_quality_of_one(tmp_path):
         evaluator.update([{"panoptic": torch.from_numpy(ids)}], [truth])
         assert torch.equal(truth["panoptic"] == -1, torch.from_numpy(ids == -1))
     assert {name: evaluator.compute()[name] for name in ("PQ", "SQ", "RQ")} == {"PQ": 1, "SQ": 1, "RQ": 1}
-
-
-def test_ids_that_no_class_has_and_ambiguous_classes_raise(tmp_path):
-    with pytest.raises(DataError, match=r"a: `panoptic` .* from -1 to 3000; expected -1 to 2999"):
-        write(tmp_path, {"a": [[-1, 3000]]})
-    with pytest.raises(DataError, match="'person' and 'child' have the same file id, 1"):
-        write(tmp_path, {"a": [[-1]]}, (*CLASSES, Class("child", 1, (0, 0, 0))))

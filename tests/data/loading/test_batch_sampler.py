@@ -88,31 +88,6 @@ def test_repeats_are_numbered_across_ranks(world_size):
     assert all(pick.repeat == 0 for batch in TrainBatches(40, 4, seed=0) for pick in batch)
 
 
-def test_indices_of_an_epoch_may_differ_and_repeat():
-    def shown(epoch: int) -> np.ndarray:
-        return np.array([0, 1, 2, 3, 4, epoch])
-
-    for epoch in range(5):
-        batches = at(epoch, 6, 2, seed=0, groups=np.array([0, 0, 0, 1, 1]), epoch_indices=shown)
-        picks = [pick for batch in batches for pick in batch]
-        assert sorted(pick.index for pick in picks) == sorted(shown(epoch))
-        assert [pick.index for pick in picks if pick.repeat] == [epoch]
-
-
-def test_batches_have_one_group_if_possible():
-    groups = np.array([0] * 50 + [1] * 30 + [2] * 3)
-    for epoch in range(10):
-        batches = at(epoch, 83, 8, seed=0, groups=groups)
-        dealt = indices(batches)
-        assert len(dealt) == len(batches) == 10
-        mixed = [batch for batch in dealt if len({int(groups[index]) for index in batch}) > 1]
-        assert len(mixed) <= 1  # 6 + 3 batches are full; 2 + 6 + 3 remain, enough for one mixed batch
-        assert len({index for batch in dealt for index in batch}) == 80
-        kinds = [int(groups[batch[0]]) for batch in dealt if batch not in mixed]
-        assert sorted(kinds) == [0] * 6 + [1] * 3
-    assert kinds != sorted(kinds), "groups must not come one after the other"
-
-
 def test_aspect_groups_separate_landscape_from_portrait():
     sizes = np.array([[480, 640], [640, 480], [500, 500], [300, 640], [640, 300], [90, 100]])
     assert aspect_groups(sizes).tolist() == [0, 2, 1, 0, 2, 1]
@@ -135,9 +110,6 @@ def test_resuming_continues_after_the_last_consumed_batch(done):
     following = TrainBatches(43, 8, seed=99)
     following.load_state_dict(interrupted.state_dict())
     assert list(following) == list(at(3, 43, 8, seed=3)), "after the last batch comes the next epoch"
-    assert following.state_dict()["epoch"] == 3
-    resumed.set_epoch(4)
-    assert resumed.state_dict() == {"epoch": 4, "position": 0, "seed": 3}
 
 
 @pytest.mark.parametrize("world_size", [1, 5])

@@ -1,15 +1,11 @@
 """The images on which int8 is calibrated are of the data set, without augmentation, and always the same."""
 
-from typing import Any
-
-import pytest
 import torch
 
 from densevit.config import DataSection
 from densevit.data.data_builder import DataSplits
 from densevit.data.loading import calibration
 from densevit.data.loading.calibration import calibration_images
-from densevit.errors import DataError
 
 SECTION = DataSection(name="scenes", image_size=32, train_length=9, val_length=3)
 
@@ -20,21 +16,3 @@ def test_they_are_training_images_at_even_distances(monkeypatch):
     found = list(calibration_images(data))
     assert [one.dtype for one in found] == [torch.uint8] * 3
     assert all(torch.equal(one, data.train[i]["image"]) for one, i in zip(found, (0, 4, 8), strict=True))
-
-
-class WithoutTraining(DataSplits):
-    """The training split cannot be read."""
-
-    @property
-    def train(self) -> Any:
-        raise DataError("no folder images/train")
-
-
-def test_they_are_validation_images_without_a_training_split_and_none_are_an_error():
-    data = WithoutTraining(SECTION, 0, 32)
-    found = list(calibration_images(data))
-    assert len(found) == 3 and torch.equal(found[2], data.val[2]["image"])
-    data = DataSplits(SECTION, 0, 32)
-    vars(data)["train"] = vars(data)["val"] = []
-    with pytest.raises(DataError, match=r"data 'scenes': int8 needs calibration images, and there are none\. Fix:"):
-        calibration_images(data)

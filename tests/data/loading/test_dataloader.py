@@ -1,6 +1,5 @@
 """Loaders: the same samples in any process, readable errors, and resuming where a stream stopped."""
 
-import os
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -8,12 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data._utils.pin_memory import pin_memory
 
 from densevit.config import DataSection
-from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches, collate
+from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches
 from densevit.data.loading.dataloader import Loader, TransformedDataset
-from densevit.data.loading.worker_processes import PickledBatch, _received, workers_for
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample
@@ -93,19 +90,8 @@ def test_evaluation_returns_the_original_targets():
         assert same(targets["truth"], original["targets"])
         assert targets["original_size"] == tuple(original["image"].shape[1:])
         assert max(targets["size"]) == 48 and batch["images"].shape[2:] in ((48, 48), (48, 32), (32, 48), (16, 48))
-    turned = prepared(Unlike(lambda image: image.permute(1, 2, 0).contiguous().permute(2, 0, 1)), train=False)
-    assert same(turned[SampleKey(5, 0)]["image"], prepared(Noise(), train=False)[SampleKey(5, 0)]["image"])
     repeat = prepared(Noise(), train=False)[SampleKey(1, 0, repeat=1)]
     assert "truth" not in repeat["targets"]
-
-
-def test_first_augmentation_depends_on_seed_and_index_only():
-    def drawn(sample: Sample, rng: np.random.Generator, types: Any) -> Sample:
-        return {"image": sample["image"], "targets": {"drawn": rng.random()}}
-
-    prepared = TransformedDataset(Noise(), drawn, train=True)
-    first, second = (prepared[SampleKey(7, 1 << 30, repeat)]["targets"]["drawn"] for repeat in (0, 1))
-    assert first == np.random.default_rng([1 << 30, 7]).random() != second
 
 
 class Unlike(Noise):
@@ -122,16 +108,9 @@ class Unlike(Noise):
 
 WRONG_IMAGES: list[tuple[Callable[[torch.Tensor], Any], str]] = [
     (lambda image: image / 255, r"is float32 \(3, \d+, \d+\).*Fix: \(image \* 255\)\.round\(\)\.to\(torch\.uint8\)"),
-    (
-        lambda image: (image.int() * 257).to(torch.uint16),
-        r"is uint16 \(3.*Fix: convert it, or let the data set's `channels`",
-    ),
     (lambda image: image.long(), r"is int64.*Fix: convert it, or let the data set's `channels`"),
-    (lambda image: image > 128, r"is bool.*Fix: convert it, or let the data set's `channels`"),
-    (lambda image: torch.cat([image, image[:1]]), r"is uint8 \(4.*Fix: convert it, or let the data set's `channels`"),
     (lambda image: image[:1], r"is uint8 \(1.*Fix: convert it, or let the data set's `channels`"),
     (lambda image: image.permute(1, 2, 0), r"is uint8 \(\d+, \d+, 3\).*Fix: image\.permute\(2, 0, 1\)"),
-    (lambda image: image[:, :0], r"is uint8 \(3, 0, \d+\).*Fix: convert it, or let the data set's `channels`"),
     (lambda image: image.numpy(), r"is a ndarray.*Fix: torch\.from_numpy"),
 ]
 
@@ -141,21 +120,8 @@ def test_an_image_that_is_not_uint8_rgb_is_an_error():
     for make, message in WRONG_IMAGES:
         with pytest.raises(DataError, match=origin + message):
             prepared(Unlike(make), train=True)[SampleKey(5, 0)]
-        with pytest.raises(DataError, match=r"Sample 1 of a batch \(image 'image 7'\): the image " + message):
-            collate([Noise()[3], Unlike(make)[7]])
     with pytest.raises(DataError, match=origin + message):
         prepared(Unlike(make), train=False)[SampleKey(5, 0)]
-    with pytest.raises(DataError, match=message):
-        prepared(Unlike(make), train=True).check_values()
-
-
-def test_sizes_that_do_not_fit_the_image_are_an_error():
-    for size in ((20, 400), (0, 20), 400):
-        message, dataset = r"image 'image 5'\): the targets' size is .*, and the image has", extra("size", size)
-        with pytest.raises(DataError, match=message):
-            prepared(dataset, train=True)[SampleKey(5, 0)]
-        with pytest.raises(DataError, match=message):
-            collate([dataset[5]])
 
 
 def extra(key: str, value: Any, provides: tuple[str, ...] = ()) -> Unlike:
@@ -166,29 +132,14 @@ def extra(key: str, value: Any, provides: tuple[str, ...] = ()) -> Unlike:
 
 
 def test_unknown_target_is_named():
-    for value, found in (
-        (torch.zeros(3, 20, 30), r"a Tensor of shape \(3, 20, 30\)"),
-        ([[1.0, 2.0]], "a list"),
-        ({"camera": np.eye(3)}, "a dict"),
-    ):
-        message = rf"Sample 3 of .*Unlike \(image 'image 3'\) has the target 'flow', {found}.*area, boxes"
-        for train in (True, False):
-            with pytest.raises(DataError, match=message):
-                prepared(extra("flow", value), train)[SampleKey(3, 0)]
+    message = r"Sample 3 of .*Unlike \(image 'image 3'\) has the target 'flow', a list.*area, boxes"
+    for train in (True, False):
+        with pytest.raises(DataError, match=message):
+            prepared(extra("flow", [[1.0, 2.0]]), train)[SampleKey(3, 0)]
     with pytest.raises(DataError, match="Sample 0 of .*'flow'"):  # before training, if the data set declares it
-        prepared(extra("flow", value, provides=("boxes", "flow")), train=True)
+        prepared(extra("flow", [[1.0, 2.0]], provides=("boxes", "flow")), train=True)
     with pytest.raises(DataError, match=r"test_dataloader\.Noise has no images"):
         prepared(Noise(0), train=True)
-
-
-def test_non_spatial_targets_are_unchanged():
-    for value in ("Ulm", 2.5, None, np.float32(1), torch.tensor(4), ["a", "b"], {"city": "Ulm", "year": 2026}):
-        for train in (True, False):
-            targets = prepared(extra("about", value, provides=("about",)), train)[SampleKey(3, 0)]["targets"]
-            assert targets["about"] is value
-
-
-# ---- resuming ----
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -211,9 +162,6 @@ def test_loader_resumes_after_consumed_not_prefetched_batches(num_workers):
     assert same(list(resumed), expected), "the next iteration begins at the epoch's first batch"
 
 
-# ---- errors ----
-
-
 @pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.integration)])
 def test_sample_error_keeps_its_message_and_others_name_the_line(num_workers):
     failure = DataError("photos/7.jpg cannot be read.\nTry another one: it ends early.")
@@ -223,31 +171,3 @@ def test_sample_error_keeps_its_message_and_others_name_the_line(num_workers):
         assert str(caught.value) == str(failure)
     with pytest.raises(DataError, match=r"Sample 2 of .*Noise failed: KeyError: 'color' \(.*loader\.py, line \d+"):
         list(val_loader(num_workers, KeyError("color")))
-
-
-# ---- number of processes ----
-
-
-@pytest.mark.parametrize(
-    ("accelerated", "cases"),
-    [
-        (True, ((1, 1, 0), (2, 1, 1), (64, 1, 8), (16, 4, 3), (2, 4, 0))),
-        (False, ((2, 1, 0), (4, 1, 1), (64, 1, 8), (16, 4, 1))),
-    ],
-)
-def test_auto_workers_leave_cores_for_training(monkeypatch, accelerated, cases):
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerated)
-    for cores, processes, expected in cases:
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
-        assert workers_for("auto", 1000, processes) == expected
-        assert workers_for("auto", 10, processes) == 0
-        assert workers_for(5, 10, processes) == 5
-
-
-def test_tensors_and_arrays_are_pinned_for_a_gpu(monkeypatch):
-    pinned: list[torch.Tensor] = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(self), self)[1])
-    batch = {"images": torch.zeros(2), "targets": [{"boxes": np.ones((1, 4)), "labels": np.zeros(1), "image_id": 3}]}
-    received = pin_memory(PickledBatch({key: _received(value) for key, value in batch.items()}))  # torch's thread does
-    assert [tuple(x.shape) for x in pinned] == [(2,), (1, 4), (1,)]
-    assert received["targets"][0]["boxes"].tolist() == [[1, 1, 1, 1]] and received["targets"][0]["image_id"] == 3

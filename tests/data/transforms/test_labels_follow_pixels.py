@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +13,7 @@ from densevit import registry
 from densevit.config import DataSection, from_mapping
 from densevit.data.data_builder import DataSplits
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.recoloring import Recoloring, movement, recolored
-from densevit.data.transforms.resized_crop import ResizedCrop
+from densevit.data.transforms.recoloring import movement
 from densevit.data.transforms.sample_augmentation import Augmentation
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import ConfigError
@@ -126,11 +125,6 @@ def test_labels_follow_the_pixels_of_every_methods_views(name):
         assert not located or different(view) == ""
 
 
-def test_built_in_colours_move_no_pixels():
-    steps = [step for recoloring in get_args(Recoloring) for step in recolored(recoloring)]
-    assert not any(map(movement, [*steps, *ResizedCrop((8, 8), random_erasing=1.0).recoloring]))
-
-
 COLOURS = ("Equalize", "Solarize", "CLAHE", "MotionBlur", "GaussNoise", "ImageCompression")
 GEOMETRY = ("HorizontalFlip", "D4", "Rotate", "Perspective", "RandomGridShuffle", "ThinPlateSpline")
 
@@ -170,34 +164,3 @@ def test_moving_pixels_without_labels_is_refused_at_the_start():
         refused = rf"{message}.*, but labels have places in the image \(boxes, .*Fix: leave it out"
         with pytest.raises(ConfigError, match=refused):
             data_of(f"{__name__}:Rectangle", **values).check_splits()
-
-
-def test_moving_pixels_is_for_images_whose_labels_have_no_place():
-    image: Sample = {"image": Rectangle()[0]["image"], "targets": {"image_id": 0, "image_class": torch.tensor(1)}}
-    for transforms in (ResizedCrop((48, 48), rand_augment=9), Tilted(48)):
-        transform = Augmentation(transforms)
-        transform.check(["image_class", "image_score", "class_scores"], TargetTypes())
-        assert int(transform(image, np.random.default_rng(0))["targets"]["image_class"]) == 1
-        for key in ("boxes", "masks", "keypoints", "semantic", "depth", "panoptic"):
-            with pytest.raises(ConfigError, match=rf"places in the image \({key}\)"):
-                transform.check(["image_class", key], TargetTypes())
-
-    with pytest.raises(ConfigError, match=r"data\.transforms\.rand_augment shears"):  # also without `DataSplits`
-        next(views_of(Augmentation(ResizedCrop((48, 48), rand_augment=9)), Rectangle()))
-
-
-def test_a_composition_moves_pixels_if_a_part_does():
-    import albumentations as A
-
-    colours = [A.RandomBrightnessContrast(p=0.5), A.OneOf([A.GaussNoise(p=0.5)], p=1)]
-    assert movement(A.Sequential(colours, p=1)) is None
-    assert movement(A.Sequential([*colours, A.OneOf([A.Affine(p=0.1)], p=1)], p=1)) is not None
-
-
-def test_a_transform_of_another_library_says_whether_it_moves_pixels():
-    class Foreign:
-        pass
-
-    assert movement(Foreign()) == "data.transforms: the recoloring Foreign may move pixels"
-    Foreign.moves_pixels = False
-    assert movement(Foreign()) is None

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.transforms.crop import window_around
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.interfaces import Sample
 
@@ -30,38 +29,19 @@ def crops(sample: Sample, count: int, **keys: Any) -> list[Any]:
 
 def test_object_crops_have_a_whole_object_at_any_place():
     sample = large([(300, 200, 310, 212), (590, 390, 600, 400)])
-    empty = [not len(crop["targets"]["boxes"]) for crop in crops(sample, 100, object_crops=0.5)]
+    empty = [not len(crop["targets"]["boxes"]) for crop in crops(sample, 50, object_crops=0.5)]
     assert 0.3 < np.mean(empty) < 0.65  # the other half finds an object in few crops
     assert crops(large([]), 1, object_crops=1.0)[0]["targets"]["boxes"].shape == (0, 4)
-    boxes = [crop["targets"]["boxes"] for crop in crops(sample, 200, object_crops=1.0)]
+    boxes = [crop["targets"]["boxes"] for crop in crops(sample, 120, object_crops=1.0)]
     assert all(len(found) == 1 for found in boxes)  # the objects are farther apart than a crop is long
     table = torch.cat(boxes)
     widths, heights = (table[:, 2:] - table[:, :2]).T
-    assert widths.tolist() == pytest.approx([10] * 200, abs=1e-3)
+    assert widths.tolist() == pytest.approx([10] * 120, abs=1e-3)
     assert set(heights.round().tolist()) == {10, 12}
     inner = table[heights > 11]
-    assert 60 < len(inner) < 140  # each object is as likely
+    assert 36 < len(inner) < 84  # each object is as likely
     assert inner[:, 0].min() < 4 and inner[:, 0].max() > 50  # 0 ... 54
     assert inner[:, 1].min() < 4 and inner[:, 1].max() > 48  # 0 ... 52
-
-
-@pytest.mark.parametrize(
-    ("box", "window", "size", "tops", "lefts"),
-    [
-        ((30, 20, 35, 28), (0, 0, 10, 10), (40, 50), (18, 20), (25, 30)),
-        ((0.5, 0.5, 3.5, 3.5), (0, 0, 10, 10), (40, 50), (0, 0), (0, 0)),
-        ((44, 36, 50, 40), (0, 0, 10, 10), (40, 50), (30, 30), (40, 40)),
-        ((10, 10, 40, 40), (0, 0, 10, 10), (40, 50), (15, 25), (15, 25)),  # larger: its centre, at 25
-        ((1, 1, 5, 5), (0, 0, 40, 20), (40, 50), (0, 0), (0, 1)),  # as high as the image
-    ],
-)
-def test_places_of_a_window_around_a_box(box, window, size, tops, lefts):
-    rng = np.random.default_rng(0)
-    found = np.array([window_around(np.array(box), window, size, rng) for _ in range(400)])
-    assert (found[:, 0].min(), found[:, 0].max()) == tops
-    assert (found[:, 1].min(), found[:, 1].max()) == lefts
-    assert (found[:, 2:] - found[:, :2] == np.subtract(window[2:], window[:2])).all()
-    assert (found >= 0).all() and (found[:, 2:] <= size).all()
 
 
 @pytest.mark.parametrize("least", [None, 0.25, 0.55, 1.0])

@@ -62,12 +62,12 @@ def epochs(made: Loader, count: int) -> list[Batch]:
 
 
 def test_all_images_of_a_batch_have_one_size_of_the_list():
-    batches = epochs(loader(), 40)
+    batches = epochs(loader(), 20)
     for batch in batches:
         assert {target["size"] for target in batch["targets"]} == {tuple(batch["images"].shape[2:])}
     counts = Counter(sides(batches))
-    assert counts.keys() == {32, 64, 96} and len(batches) == 240
-    assert counts[64] == pytest.approx(120, abs=25) and counts[32] == pytest.approx(60, abs=22)  # 3 sigma
+    assert counts.keys() == {32, 64, 96} and len(batches) == 120
+    assert counts[64] == pytest.approx(60, abs=17) and counts[32] == pytest.approx(30, abs=15)  # 3 sigma
 
 
 def test_workers_and_processes_draw_the_same_sizes():
@@ -118,13 +118,6 @@ def test_keys_that_the_phase_does_not_name_are_kept():
     assert (final.multi_scale, final.vertical_flip) == ((32, 64), True)
     assert final.transforms.model_dump() == {"name": "crop", "short_side": 80, "rotation": None}
     assert final.options == {"root": "a"} and final.final_phase is None
-    other = DataSection(
-        name="scenes", image_size=64, transforms={"name": "crop", "rotation": 5.0},
-        final_phase={"start": 0.9, "transforms": "crop"},
-    )  # fmt: skip
-    assert other.in_final_phase.transforms.model_dump() == {"name": "crop"}
-    plain = DataSection(name="scenes")
-    assert plain.in_final_phase is plain
 
 
 @pytest.mark.parametrize(
@@ -136,7 +129,6 @@ def test_keys_that_the_phase_does_not_name_are_kept():
             r"data\.multi_scale: .* data\.image_size, which is missing",
         ),
         (["data.final_phase={start: 0.5, multi_scales: null}"], r"data\.final_phase: .*Did you mean 'multi_scale'\?"),
-        (["data.final_phase={start: 0.5, transforms: {rotation: 5}}"], r"final_phase\.transforms\.rotation .*'fixed'"),
         (["data.final_phase={start: 0.5, transforms: resise}"], r"data\.final_phase\.transforms\.name: .*'resize'"),
         (["data.final_phase={start: 1.5}"], r"data\.final_phase\.start should be less than 1, not 1\.5"),
         (["trainer.ema_warmup=5"], r"trainer\.ema_warmup: .*Set trainer\.ema"),

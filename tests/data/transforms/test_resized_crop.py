@@ -8,15 +8,11 @@ import pytest
 import torch
 
 from densevit.config import from_mapping
-from densevit.data.loading.batch_sampler import SampleKey
-from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.image_mixing import ImageMixing
-from densevit.data.transforms.phases import Phase
 from densevit.data.transforms.resized_crop import ResizedCrop
-from densevit.data.transforms.sample_augmentation import Augmentation
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import DensevitError
-from densevit.interfaces import Class, Dataset, Sample
+from densevit.interfaces import Sample
 from densevit.targets.types import TargetTypes
 
 
@@ -55,19 +51,6 @@ def test_narrow_images_get_the_largest_allowed_crop():
     assert ResizedCrop((16, 16)).evaluation_size(100, 50) == (32, 16)
 
 
-def test_a_sample_depends_only_on_its_generator():
-    transform = Augmentation(ResizedCrop((32, 32), rand_augment=9, random_erasing=1.0))
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    first = transform(sample(), np.random.default_rng(3))
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.rand(10)
-    second, other = transform(sample(), np.random.default_rng(3)), transform(sample(), np.random.default_rng(4))
-    assert torch.equal(first["image"], second["image"]) and not torch.equal(first["image"], other["image"])
-    assert first["image"].shape == (3, 32, 32) and first["image"].dtype == torch.uint8
-    assert int(first["targets"]["image_class"]) == 0
-
-
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_images_and_shares_are_mixed_alike(kind):
     """The shares of the labels are those of the pixels."""
@@ -85,32 +68,6 @@ def test_images_and_shares_are_mixed_alike(kind):
         assert one["targets"]["image_id"] == i and one["image"].dtype == torch.uint8
     again = ImageMixing(**{kind: 1.0})(samples, [0, 1], TargetTypes())
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(mixed, again, strict=True))
-
-
-def test_both_alternate_by_batch_and_repeat_after_resuming():
-    class Images(Dataset):
-        classes = {"classification": tuple(Class(str(i), i, (0, 0, 0)) for i in range(5))}  # noqa: RUF012
-        provides = ("image_class",)
-
-        def __len__(self) -> int:
-            return 32
-
-        def __getitem__(self, index: int) -> Sample:
-            return sample(index)
-
-    phase = Phase([Augmentation(ResizedCrop((16, 16)))], ImageMixing(mixup=0.8, cutmix=1.0))
-    final = Phase([Augmentation(ResizedCrop((16, 16)))])
-    prepared = TransformedDataset(Images(), [phase, final], train=True)
-    batches = [[SampleKey(4 * b + i, 7, batch=b) for i in range(4)] for b in range(6)]
-    first = [prepared.__getitems__(keys) for keys in batches]
-    torch.rand(3)
-    later = prepared.__getitems__(batches[4])  # as after resuming at this batch
-    for one, other in zip(first[4], later, strict=True):
-        assert torch.equal(one["image"], other["image"])
-    shares = {round(float(batch[0]["targets"]["image_class"][0, 1]), 6) for batch in first}
-    assert len(shares) == 6
-    [plain, *_] = prepared.__getitems__([SampleKey(i, 7, final=True) for i in range(4)])
-    assert plain["targets"]["image_class"].ndim == 0
 
 
 @pytest.mark.parametrize(
