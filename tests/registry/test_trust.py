@@ -78,7 +78,6 @@ NAMED: dict[str, Any] = {
     "trainer.loggers": [{"name": "payload:Logger"}],
 }
 """By the key of the config that names them."""
-MIX = {"name": "mix", "image_size": 64, "batch_size": 2, "sets": {"a": {"name": "payload:Data"}}}
 
 
 @pytest.fixture(autouse=True)
@@ -131,15 +130,11 @@ def refuses(file: object, name: str) -> Iterator[None]:
     assert "payload" not in sys.modules and os.getcwd() not in sys.path
 
 
-# ---- what a file names ----
-
-
-@pytest.mark.parametrize("key", [*NAMED, "data"])
+@pytest.mark.parametrize("key", NAMED)
 def test_class_that_a_model_file_names_is_not_imported(key, payload, monkeypatch):
-    """Also as a part of a mixed data set."""
-    file = naming({key: NAMED.get(key, MIX)})
+    file = naming({key: NAMED[key]})
     on_the_path(payload, monkeypatch)  # importable is not trusted
-    [name] = re.findall(r"payload:\w+", str(NAMED.get(key, MIX)))
+    [name] = re.findall(r"payload:\w+", str(NAMED[key]))
     with refuses(file, name):
         densevit.load(file)
 
@@ -194,9 +189,6 @@ def test_lightning_checkpoint_and_download_import_no_module(payload, monkeypatch
         assert type(densevit.load(source, trust=True).backbone).__module__ == "payload"
 
 
-# ---- a run of one's own ----
-
-
 def forget() -> None:
     """As in another process."""
     sys.modules.pop("payload", None)
@@ -223,8 +215,6 @@ def test_own_run_needs_no_trust_but_its_model_file_does(payload, capsys):
     assert type(densevit.load(run).backbone).__module__ == "payload"
 
 
-# ---- commands ----
-
 COMMANDS = {
     "evaluate": ["theirs.safetensors", "data.batch_size=2"],
     "predict": ["theirs.safetensors", "image.png", "--out", "out"],
@@ -245,9 +235,6 @@ def test_command_imports_a_module_only_with_trust(name, payload, monkeypatch, ca
     assert "payload" not in sys.modules
     main([*command, "--trust"])
     assert "payload" in sys.modules and "is named in" not in capsys.readouterr().err
-
-
-# ---- paths ----
 
 
 def test_predicting_needs_no_path_of_the_header(payload):
