@@ -167,7 +167,7 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.integration
-def test_devices_predict_a_list_on_stdin(list_of_ten, saved_model, project) -> None:
+def test_devices_predict_a_list_on_stdin(list_of_ten, saved_model) -> None:
     def run(*options: str) -> "subprocess.CompletedProcess[str]":
         names = "".join(f"photos/=cat {n}.png\n" for n in range(10))
         command = [sys.executable, "-m", "densevit", "predict", str(saved_model), "-", "--batch-size", "1", *options]

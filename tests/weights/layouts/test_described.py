@@ -107,16 +107,15 @@ ROWS += [("released", name, *row) for name, row in RELEASED.items()]
 def test_backbones_are_described_and_translated_completely(source, name, layout, section, released, loaded):
     for state in states_of(source, name, released):
         loaded(state, layout, recognised="timm-vit" if name.startswith("mae_finetuned") else "")
-        assert section is None or describe(state, find(layout)) == {"backbone": section}
+        assert describe(state, find(layout)) == {"backbone": section}
 
 
 # ---- models with a head ----
 
 DPT = {"readout": "project", "feature_norm": False, "position_resizing": "bilinear", "image_size": 384}
 DEPTH = {"name": "dpt", "output": "relative", "norm": "none", "width": 256}
-HYBRID, LARGE_DPT = vit("base", **DPT, stem="resnet"), vit("large", **DPT)
 NARROW = {"reassemble_channels": [256, 512, 768, 768]}
-STANDARDISED = {**HYBRID, "weight_standardization": "std"}
+HYBRID = vit("base", **DPT, stem="resnet", weight_standardization="std")
 DPT_IDLE = r"pretrained\.model\.(norm|head)\.|scratch\.refinenet4\.resConfUnit1\."
 LEVELS = {"features": (6, 12, 18, 24), "class_token": False}
 SETR = {"name": "setr", "width": 256, "padded": "stretch"}
@@ -128,7 +127,7 @@ def setr(image_size, **options):
 
 
 HEADS = {  # file: layout, backbone, head, tensors without effect
-    "dpt_hybrid-midas": ("dpt-hybrid", STANDARDISED, DEPTH | NARROW, DPT_IDLE),
+    "dpt_hybrid-midas": ("dpt-hybrid", HYBRID, DEPTH | NARROW, DPT_IDLE),
     "setr_naive_cityscapes": (
         "mmseg-setr-naive", setr(768), SETR | {"decoder": "naive", "auxiliary": [1, 2, 3]}, "(?!)",
     ),
