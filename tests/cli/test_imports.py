@@ -104,9 +104,3 @@ def test_invalid_arguments_return_2(arguments, said, capsys):
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert said in captured.err and captured.out == "" and warnings.formatwarning is usual
-
-
-def test_an_installation_without_commands_is_told_to_install_again(capsys, monkeypatch):
-    monkeypatch.setattr(registry, "find", lambda group: {})
-    assert main(["train", "detr_swin"]) == 2
-    assert "Fix: `pip install" in capsys.readouterr().err

@@ -31,19 +31,6 @@ def test_images_are_drawn_and_predictions_written_for_coco(model, photos, run):
     assert results[3]["bbox"][2] == float(np.float32(1 / 3))  # nothing is rounded or omitted
 
 
-def test_boxes_of_windows_are_written_from_a_lowest_score(model, photos, monkeypatch, run):
-    lowest: list[Any] = []
-    iterate = model.iterate
-    monkeypatch.setattr(model, "merges_windows", lambda head: True)
-    monkeypatch.setattr(
-        model, "iterate", lambda images, given, *rest: lowest.append(given) or iterate(images, given, *rest)
-    )
-    command = ("predict", "RUN", "b/cat.png", "--out")
-    assert "predictions.json: all 2 of score 0.05 or more" in run(*command, "new")
-    run(*command, "low", "--threshold", "0.01")
-    assert lowest == [{"detection": 0.05}, {"detection": 0.01}]
-
-
 def test_urls_are_downloaded(model: StandIn, photos: Path, address: str, run):  # noqa: F811
     urls = [f"{address}/{path}" for path in ("image.png", "gone.png")]
     said = run("predict", "RUN", "a", *urls, "--out", "found", code=1)

@@ -9,28 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from densevit.data.io.videos import VideoFrames, count_frames
-from densevit.errors import DataError
+from densevit.data.io.videos import VideoFrames
 from tests.cli.stand_in import StandIn, read, write_video
-
-FOLDERS = ("predictions", "predictions-2")
-
-
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    """12 frames of 64 x 48; frame n has red 20 n, and green and blue 10."""
-    return write_video(tmp_path / "clip.avi", (np.full((48, 64, 3), (10, 10, 20 * n), np.uint8) for n in range(12)))
-
-
-def test_frames_are_read_in_any_near_order_and_only_wanted_ones_are_kept(clip: Path) -> None:
-    assert count_frames(clip) == 12
-    frames = VideoFrames(clip, {5, 6, 9})
-    for number in (6, 5, 9):
-        red, green, _ = frames.read(number).mean((0, 1))
-        assert abs(red - 20 * number) < 6 and abs(green - 10) < 6
-    assert not frames._waiting
-    with pytest.raises(DataError, match="frame 40 cannot be read; the video ends at 12"):
-        frames.read(40)
 
 
 def video(path: Path) -> Path:
@@ -108,17 +88,3 @@ def test_objects_above_the_threshold_are_rows_of_a_table(model: StandIn, photos:
     assert (first["image"], first["image_id"], float(first["score"])) == ("b/cat.png", "cat.png", 0.75)
     assert [float(first[key]) for key in ("x", "y", "width", "height")] == [1, 2, 52, 38]  # 53 x 40 pixels
     assert "add --resume to continue in it" in run("predict", "run", "b/cat.png", "--out", "found1", code=2)
-
-
-def test_predictions_at_once_without_out_have_a_folder_each(model, photos, monkeypatch, run):
-    """The second one starts and ends while the first loads its model."""
-
-    def load(*given: object) -> StandIn:
-        monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: model)
-        run("predict", "run", "b/1.jpg")
-        return model
-
-    monkeypatch.setattr("densevit.inference.model_loading.load", load)
-    run("predict", "run", "a/1.jpg", "b/cat.png")
-    names = {folder: [image["file_name"] for image in read(f"{folder}/images.json")] for folder in FOLDERS}
-    assert names == {"predictions": ["b/1.jpg"], "predictions-2": ["a/1.jpg", "b/cat.png"]}

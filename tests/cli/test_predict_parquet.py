@@ -8,25 +8,16 @@ from typing import Any
 
 import numpy as np
 import pandas
-import pytest
 import torch
 
 import densevit
-from densevit.data.io.prediction_tables import IMAGES, OBJECTS, read_images, read_objects, read_table
-from densevit.errors import DataError
-from densevit.inference import joining
+from densevit.data.io.prediction_tables import IMAGES, OBJECTS, read_images, read_objects
 from densevit.inference.image_file import ImageFile
-from densevit_workbench.interchange.prelabels import write_prelabels
-from tests.cli.stand_in import CLASSES, StandIn, read
+from tests.cli.stand_in import CLASSES, read
 from tests.inference.written_predictions import write_predictions
 
 COMMAND = ["predict", "run", "a", "b", "--batch-size", "1"]
 BOX = ["x", "y", "width", "height"]
-
-
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joining, "MAX_IMAGES", 1)
 
 
 def as_text(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
@@ -64,27 +55,6 @@ def test_tables_have_the_images_and_objects_of_the_json_files(model, photos, run
     assert [image["id"] for image in read_images(Path("numbers", IMAGES))] == [2, 139]
 
 
-def test_failed_images_are_tried_again(model, photos, small_parts, run) -> None:
-    whole = Path("b/cat.png").read_bytes()
-    Path("b/cat.png").write_bytes(b"no image")
-    for resume in ([], ["--resume"]):
-        run(*COMMAND, "--out", "tables", "--format", "parquet", *resume, code=1)
-        assert [image for image, state in states_of("tables").items() if state == "failed"] == ["cat.png"]
-    Path("b/cat.png").write_bytes(whole)
-    run(*COMMAND, "--out", "tables", "--format", "parquet", "--resume")
-    run(*COMMAND, "--out", "jsons")
-    check_same("tables", "jsons")
-    assert len(states_of("tables")) == len([*Path("tables", IMAGES).iterdir()]) == 4
-    assert [*map(str, Path("tables").rglob("*.partial"))] == []
-
-
-def test_the_objects_above_the_threshold_are_prelabels(model: StandIn, photos: Path, run) -> None:
-    for form in ("json", "parquet"):
-        run(*COMMAND, "--out", form, "--format", form, "--threshold", "0.3")
-        assert write_prelabels(form, model, f"{form}.json", 0.2).objects == 8
-    assert read("parquet.json") == read("json.json")
-
-
 def test_heads_have_tables_with_masks_and_images_have_their_predictions(tmp_path: Path) -> None:
     """An image without objects has a row; the first part may be without any object."""
     classes = {"things": CLASSES, "kind": CLASSES}
@@ -108,13 +78,6 @@ def test_heads_have_tables_with_masks_and_images_have_their_predictions(tmp_path
     assert not (tmp_path / "kind" / OBJECTS).exists()
 
 
-def test_other_formats_are_errors(model, photos, run) -> None:
-    run(*COMMAND, "--out", "found", "--format", "parquet")
-    said = run(*COMMAND, "--out", "found", "--resume", "--format", "json", code=2)
-    assert "format is 'json', was 'parquet'" in said
-    assert "invalid choice: 'arrow'" in run(*COMMAND, "--out", "other", "--format", "arrow", code=2)
-
-
 def test_without_pyarrow_and_with_names_that_are_no_text(model, photos, monkeypatch, run) -> None:
     Path("a/1.jpg").rename(os.fsdecode(b"a/\xff.jpg"))
     command = ["predict", "run", "a", "--out", "found", "--format", "parquet"]
@@ -122,11 +85,3 @@ def test_without_pyarrow_and_with_names_that_are_no_text(model, photos, monkeypa
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     needs = "--format parquet needs the package pyarrow, which is not installed: pip install pyarrow"
     assert needs in run(*command, code=2) and not model.batches
-
-
-def test_a_table_of_other_files_is_an_error(tmp_path: Path) -> None:
-    for content, message in ((None, "has no part of a table"), (b"PAR1", "000000.parquet cannot be read as Parquet")):
-        if content is not None:
-            (tmp_path / "000000.parquet").write_bytes(content)
-        with pytest.raises(DataError, match=message):
-            read_table(tmp_path)

@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,10 @@ from PIL import Image
 
 import densevit
 from densevit.cli import main
-from densevit.cli.prediction_processes import devices_of, this_process
-from densevit.data.io.prediction_tables import IMAGES, OBJECTS, read_table
-from densevit.errors import DensevitError
+from densevit.cli.prediction_processes import this_process
 from densevit.inference import folder_prediction
 from densevit.inference.prediction_folder import parts_of
-from tests.cli.stand_in import StandIn, read, write_video
+from tests.cli.stand_in import StandIn, read
 
 DETR = {"name": "detr", "transformer": {"width": 32, "encoder_layers": 1, "decoder_layers": 1}, "num_queries": 3}
 PREDICT = ["predict", "run", "photos", "--batch-size", "1", "--out"]
@@ -49,21 +45,6 @@ def list_of_ten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Image.fromarray(pixels).save(f"photos/=cat {n}.png")
     Path("photos/=cat 4.png").write_text("no image")
     return tmp_path
-
-
-def in_text() -> None:
-    Path("names.txt").write_text("".join(f"photos/=cat {n}.png\n" for n in reversed(range(COUNT))) + "nothing\n")
-
-
-def in_video() -> None:
-    write_video(Path("clip.avi"), (np.full((48, 64, 3), 20 * n, np.uint8) for n in range(COUNT)))
-
-
-SOURCES: dict[str, Callable[[], None]] = {
-    "photos": lambda: None,
-    "names.txt": in_text,
-    "clip.avi": in_video,
-}
 
 
 def killed(*command: str) -> None:
@@ -94,16 +75,13 @@ def contents(folder: str) -> dict[str, bytes]:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
-@pytest.mark.parametrize(
-    ("source", "heads"), [("photos", ("a", "b")), ("names.txt", ("detection",)), ("clip.avi", ("detection",))]
-)
 def test_parts_in_any_order_and_killed_processes_write_the_files_of_one_process(
-    source: str, heads: tuple[str, ...], list_of_ten: Path, monkeypatch: pytest.MonkeyPatch, run
+    list_of_ten: Path, monkeypatch: pytest.MonkeyPatch, run
 ) -> None:
-    SOURCES[source]()
-    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: Panoptic(heads))
-    predict, fails = ["predict", "run", source, "--batch-size", "1", "--draw", "3", "--out"], source != "clip.avi"
-    run(*predict, "one", code=fails)
+    Path("names.txt").write_text("".join(f"photos/=cat {n}.png\n" for n in reversed(range(COUNT))))
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: Panoptic(("a", "b")))
+    predict = ["predict", "run", "names.txt", "--batch-size", "1", "--draw", "3", "--out"]
+    run(*predict, "one", code=1)
     for part in ("3/3", "1/3", "2/3"):
         assert main([*predict, "parts", "--part", part, "--resume"]) in (0, 1)  # as in an array
         assert not Path("parts/images.json").exists()
@@ -112,44 +90,9 @@ def test_parts_in_any_order_and_killed_processes_write_the_files_of_one_process(
     killed(*predict, "killed")
     assert len(list(Path("killed/parts/1-of-1").glob("*.gz"))) == 1 and not Path("killed/images.json").exists()
     run(*predict, "killed", code=2)  # without --resume
-    run(*predict, "killed", "--resume", code=fails)
+    run(*predict, "killed", "--resume", code=1)
     assert contents("killed") == contents("one")
-    assert len(read("one/images.json")) == COUNT - fails
-    head = "" if len(heads) == 1 else "a/"
-    assert len(read(f"one/{head}panoptic.json")["annotations"]) == COUNT - fails
-
-
-def test_joined_tables_have_the_rows_of_one_process(list_of_ten: Path, model: StandIn, run) -> None:
-    pytest.importorskip("pyarrow")
-    Path("photos/7.png").write_bytes(Path("photos/=cat 0.png").read_bytes())  # in parts, ids are of one type too
-    run(*PREDICT, "one", "--format", "parquet", code=1)
-    for part in ("1/3", "2/3", "3/3"):
-        main([*PREDICT, "found", "--format", "parquet", "--part", part])
-    run("predictions", "join", "found")
-    for table in (IMAGES, OBJECTS):
-        one, found = (read_table(Path(folder, table)).to_pylist() for folder in ("one", "found"))
-        assert one == found and len(one) > COUNT - (table == IMAGES)
-    assert contents("found") == contents("one")
-
-
-def test_a_resumed_process_predicts_the_blocks_that_are_left_in_the_same_batches(list_of_ten, model, run) -> None:
-    def batches(code: int) -> list[int]:
-        model.batches.clear()
-        run(*PREDICT, "found", "--resume", code=code)
-        return [*model.batches]
-
-    run(*PREDICT, "found", code=1)
-    blocks = sorted(Path("found/parts/1-of-1").glob("*.gz"))
-    assert len(blocks) == 3 and len(model.batches) == 9
-    blocks[1].unlink()
-    assert batches(1) == [1] * 3, "of one block, in which one image cannot be read"
-    assert batches(1) == [], "nothing is predicted for an image that cannot be read again"
-    Path("photos/=cat 4.png").write_bytes(Path("photos/=cat 3.png").read_bytes())
-    assert batches(0) == [1] * 4
-    run(*PREDICT, "one")
-    assert contents("found") == contents("one") and not Path("found/parts").exists()
-    assert batches(0) == []
-    run(*PREDICT, "found", "--resume", "--batch-size", "2")  # nothing is left
+    assert len(read("one/images.json")) == len(read("one/a/panoptic.json")["annotations"]) == COUNT - 1
 
 
 def test_a_part_that_was_begun_needs_resume(list_of_ten, model, monkeypatch, run) -> None:
@@ -162,19 +105,6 @@ def test_a_part_that_was_begun_needs_resume(list_of_ten, model, monkeypatch, run
     run(*first, "--resume")
     run(*PREDICT, "found", "--part", "2/2", code=1)
     assert [part.state(part.counts) for part in parts_of(Path("found"))] == ["complete"] * 2
-
-
-def test_two_processes_do_not_predict_one_part_at_once(list_of_ten, model, monkeypatch, run) -> None:
-    see, statuses = model.see, list[int]()
-
-    def meanwhile(height: int, width: int) -> Any:
-        monkeypatch.setattr(model, "see", see)
-        statuses.append(main([*PREDICT, "found", "--part", "1/2", "--resume"]))
-        return see(height, width)
-
-    monkeypatch.setattr(model, "see", meanwhile)
-    assert "1-of-2: another process is writing to it." in run(*PREDICT, "found", "--part", "1/2")
-    assert statuses == [2]
 
 
 def test_processes_of_torchrun_and_srun_predict_their_parts(list_of_ten, model, monkeypatch, run) -> None:
@@ -197,29 +127,19 @@ def test_status_is_one_line(list_of_ten, model, run) -> None:
     assert run("predictions", "status", "found") == (
         "found: of 3 parts 1 complete, 1 begun, 1 not begun; 3 of 10 images are predicted, 1 could not be read"
     )
-    found = json.loads(run("predictions", "status", "found", "--json"))
-    assert [part["images"] for part in found["parts"]] == [0, 3, 0]
 
 
 WRONG = [
     ([*PREDICT, "found", "--part", "0/3"], "'0/3' is not a part such as 3/16; parts are numbered from 1"),
-    ([*PREDICT, "found", "--part", "3"], "'3' is not a part such as 3/16"),
-    ([*PREDICT[:-1], "--part", "1/3"], "name it with --out DIR"),
     ([*PREDICT, "found", "--part", "1/3", "--devices", "2"], "leave out --devices or --part"),
     ([*PREDICT, "found", "--part", "1/3", "--video"], "leave out --video"),
-    ([*PREDICT, "found", "--devices", "2", "--video"], "leave out --video"),
-    ([*PREDICT, "found", "--devices", "0"], "--devices is 0"),
-    ([*PREDICT, "found", "--part", "1/4"], "parts is 4, was 3"),
     ([*PREDICT, "found", "--resume"], "parts is 1, was 3"),
     ([*PREDICT, "found", "--part", "1/3", "--threshold", "0.9"], "threshold is {'detection': 0.9}, was"),
     ([*PREDICT, "found", "--part", "1/3", "--batch-size", "2"], "batch_size is 2, was 1"),
     (["predict", "run", "a", *PREDICT[2:], "found", "--part", "1/3"], "list is '11 images, "),
     ([*PREDICT, "found", "--part", "2/3"], "was begun: complete. Fix: add --resume"),
-    ([*PREDICT, "found"], "found is not empty"),
-    ([*PREDICT, "photos", "--part", "1/3"], "photos is not empty"),
     (["predictions", "join", "found"], "2 of 3 parts are not complete: part 1 (not begun), part 3 (not begun). Fix: "),
     (["predictions", "join", "photos"], "photos has no predict.json"),
-    (["predictions", "status", "photos"], "photos has no predict.json"),
     (
         ["data", "prelabel", "run", "found", "labels.json"],
         "its parts are not joined. Fix: densevit predictions join",
@@ -238,17 +158,6 @@ def test_wrong_parts_are_refused_in_one_line_and_change_nothing(list_of_ten, pho
         assert contents("found") == before
 
 
-def test_each_process_has_a_gpu(monkeypatch) -> None:
-    monkeypatch.setattr("densevit.cli.prediction_processes.device_of", torch.device)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert devices_of("cuda", 2) == [torch.device("cuda", n) for n in (0, 1)]
-    assert devices_of("cuda:1", 1) == [torch.device("cuda:1")]
-    assert devices_of("cpu", 9) == [torch.device("cpu")] * 9
-    for name in ("cuda", "cuda:1"):
-        with pytest.raises(DensevitError, match=f"--devices is 3, but --device {name} is"):
-            devices_of(name, 3)
-
-
 @pytest.fixture(scope="module")
 def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.pt"
@@ -258,7 +167,7 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.integration
-def test_devices_predict_a_list_on_stdin(list_of_ten, saved_model, project) -> None:
+def test_devices_predict_a_list_on_stdin(list_of_ten, saved_model) -> None:
     def run(*options: str) -> "subprocess.CompletedProcess[str]":
         names = "".join(f"photos/=cat {n}.png\n" for n in range(10))
         command = [sys.executable, "-m", "densevit", "predict", str(saved_model), "-", "--batch-size", "1", *options]
@@ -270,24 +179,3 @@ def test_devices_predict_a_list_on_stdin(list_of_ten, saved_model, project) -> N
     assert json.loads(found.stdout)["images"] == 9 and len(json.loads(found.stdout)["problems"]) == 1
     assert found.returncode == 1 and "=cat 4.png is not an image" in found.stderr
     assert contents("found") == contents("one")
-    refused = run("--devices", "2", "--out", "found")
-    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
-
-
-@pytest.mark.integration
-@pytest.mark.skipif(os.name == "nt", reason="no SIGTERM")
-def test_a_signal_ends_all_devices_which_are_continued(list_of_ten, saved_model) -> None:
-    for n in range(10, 400):
-        os.link("photos/=cat 1.png", f"photos/cat {n}.png")
-    command: list[Any] = [sys.executable, "-m", "densevit", "predict", saved_model, "photos", "--out", "found"]
-    command += ["--devices", "2", "--max-failed", "1"]
-    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
-        deadline = time.monotonic() + 120
-        while not [*Path("found").glob("parts/*/*.gz")] and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-    assert process.returncode == 128 + signal.SIGTERM
-    states = {part.state(part.counts) for part in parts_of(Path("found"))}
-    assert any(state.startswith("process ") for state in states)
-    assert subprocess.run([*command, "--resume"], check=False).returncode == 0
-    assert len(read("found/images.json")) == 399

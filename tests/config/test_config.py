@@ -2,15 +2,12 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from densevit import config
-from densevit.config import Config, DataSection, yaml_io
-from densevit.config.model_schema import InferenceSection, LoraSection
-from densevit.config.values import with_value
+from densevit.config import Config, yaml_io
 from densevit.errors import ConfigError
 
 MINE = """\
@@ -181,22 +178,9 @@ def test_each_error_has_a_line_and_names_its_file():
     ]
 
 
-def test_an_unknown_key_lists_those_of_its_section():
-    """All sections without options of plugins."""
-    kinds: dict[str, Any] = {"backbone.lora": LoraSection, "trainer": config.TrainerSection}
-    kinds |= {"heads.detection.inference": InferenceSection, "inference": InferenceSection}
-    for where, kind in kinds.items():
-        keys = ", ".join(sorted(kind.model_fields))
-        said = f"command line: {where}.nonesuch is not a key of {where}. Keys: {keys}."
-        assert message(f"{where}.nonesuch=1") == said
-
-
 def test_a_mapping_has_a_base_and_section_files():
     given = {"base": "mine.yaml", "data": "coco", "trainer": {"max_steps": 3}}
-    found = config.load(given, ["seed=7"])
-    assert found == config.load(write("same.yaml", yaml.safe_dump(given)), ["seed=7"])
-    assert (found.optim.lr, found.data.name, found.trainer.max_steps, found.seed) == (5e-4, "coco", 3, 7)
-    assert given["data"] == "coco"  # not changed
+    assert config.load(given, ["seed=7"]) == config.load(write("same.yaml", yaml.safe_dump(given)), ["seed=7"])
     with pytest.raises(ConfigError, match=r"config: base: there is no config file 'nothing'"):
         config.load({"base": "nothing"})
 
@@ -212,66 +196,8 @@ def test_all_wrong_options_of_all_plugins_are_listed():
     assert keys == ["backbone.varient", "heads.detection.name:", "data.rot", "data.train_lenght", "optim.name:"]
 
 
-def test_image_size_is_passed_to_data_sets_that_accept_it():
-    loaded = config.load("mine.yaml")
-    config.check_plugins(loaded)
-    assert config.data_options(loaded.data) == {"train_length": 50, "image_size": 160}
-    assert "image_size" not in config.data_options(config.load("mine.yaml", ["data={name: coco, root: x}"]).data)
-
-
-def test_paths_may_start_with_the_split():
-    loaded = config.load("mine.yaml", ["data=depth", "data.images={split}/*.jpg", 'data.labels="{split}/*.png"'])
-    assert (loaded.data.options["images"], loaded.data.options["labels"]) == ("{split}/*.jpg", "{split}/*.png")
-
-
-def test_section_names_take_precedence_over_recipes():
-    """camvid is both a recipe and a data section."""
-    loaded = config.load("scenes/setr_swin", ["data=camvid"])
-    assert (loaded.data.name, loaded.data.options["preset"]) == ("label_maps", "camvid")
-    assert config.load("camvid").backbone.name == "resnet"
-
-
-def test_a_data_set_is_named_by_its_folder():
-    for name, options, folder in (
-        ("coco", {"root": "~/sets/street/"}, "street"),
-        ("coco", {"root": ".."}, "coco"),
-        ("scenes", {}, "scenes"),
-        ("my.module:MyData", {}, "MyData"),
-    ):
-        assert DataSection(name=name, **options).folder_name == folder
-
-
-def test_keys_with_a_colon_and_a_value_are_read():
-    assert yaml_io.parse("{a:b: 1, 'c:d': '', e:f: null}", "x") == {"a:b": 1, "c:d": "", "e:f": None}
-
-
 def test_a_run_has_the_full_name_of_a_shipped_recipe(project: Path):
     write("start/mine.yaml", "base: detector\n")
     names = ("detector", "start/detector", "configs/start/detector.yaml", project / "configs/start/detector.yaml")
     assert [yaml_io.run_name(name) for name in names] == ["detector", *["start-detector"] * 3]
     assert yaml_io.run_name("start/mine.yaml") == "mine"
-
-
-# ---- frozen ----
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "seed", "weights", "backbone", "heads", "backbone.weights", "backbone.depth", "backbone.new",
-        "backbone.lora.rank", "heads.detection.weight", "heads.detection.neck.name", "heads.detection.inference.flip",
-        "heads.detection.evaluation.name", "data.root", "data.transforms.name", "optim.lr", "trainer.max_steps",
-        "inference.flip", "method.name",
-    ],
-)  # fmt: skip
-def test_no_value_of_a_config_can_be_assigned(path: str) -> None:
-    head = {"name": "setr", "neck": {"name": "fpn"}, "inference": {}}
-    values = {"backbone": {"name": "resnet", "depth": 18, "lora": {}}, "heads": {"detection": head}}
-    values |= {"data": {"name": "coco", "root": "x"}, "trainer": {"max_steps": 1}}
-    section, (*sections, key) = config.from_mapping(values), path.split(".")
-    for name in sections:
-        section = section[name] if isinstance(section, dict) else getattr(section, name)
-    with pytest.raises(ValueError, match="frozen"):
-        setattr(section, key, None)
-    changed = with_value({"config": config.from_mapping(values)}, ("config", *path.split(".")), "other")["config"]
-    assert changed != config.from_mapping(values)

@@ -10,10 +10,8 @@ import torch
 import densevit
 from densevit import registry
 from densevit.channels import RGB
-from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.sample_resizing import resize_image
-from densevit.errors import DensevitError
-from densevit.exporting import file_comparison, files
+from densevit.exporting import file_comparison
 from densevit.exporting.exported_resizing import Resizing, check_resizing
 from densevit.inference import runtimes
 from densevit.interfaces import Transforms
@@ -22,7 +20,6 @@ from tests.exporting.small_models import CELLS, CHANNELS, FOUR_MAPS, NAIVE, eval
 TRANSFORMS: dict[str, tuple[Any, ...]] = {
     "long side": ("fixed", 96),
     "canvas": ("fixed", (64, 80)),
-    "own size": ("fixed", None),
     "detr": ("detr", (64, 110)),
     "crop": ("crop", 64, {"short_side": 70}),
     "lsj": ("lsj", 128),
@@ -72,15 +69,6 @@ def test_the_bounds_in_the_header_give_the_evaluation_size_to_within_a_pixel(nam
 
 
 @pytest.mark.integration
-def test_sizes_are_symbols_of_the_traced_resizing():
-    resizing = Resizing(created("detr"))
-    traced = files._traced(resizing, [torch.zeros(13, 3, 421, 453, dtype=torch.uint8)]).module()
-    for size in SIZES:
-        images = torch.from_numpy(file_comparison.example_images(size, 2, 0))
-        assert torch.equal(traced(images), resizing(images))
-
-
-@pytest.mark.integration
 def test_a_file_with_resizing_gives_the_boxes_and_maps_of_predict(tmp_path: Path):
     """In pixels of the original image, within the effect of one level of brightness."""
     torch.manual_seed(0)
@@ -97,13 +85,3 @@ def test_a_file_with_resizing_gives_the_boxes_and_maps_of_predict(tmp_path: Path
     np.testing.assert_allclose(result["scores"][:1].numpy(), best[order], atol=2e-3)
     np.testing.assert_allclose(result["boxes"][:1].numpy(), found["x/boxes"][0][order], atol=0.02 * 211)
     assert found["y/maps"].shape[-2:] == (150, 211)  # the original pixels
-
-
-def test_a_resizing_that_differs_from_predicts_is_an_error():
-    class Negative(Resizing):
-        def forward(self, images):
-            return 255 - super().forward(images)
-
-    resizing = Negative(Fixed(32))
-    with pytest.raises(DensevitError, match="The resizing of Fixed on 48x64 pixels differs from predict's"):
-        check_resizing(resizing, file_comparison.example_images((48, 64), 1, 0))

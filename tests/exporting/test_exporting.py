@@ -1,22 +1,18 @@
 """Exported files give the model's outputs on sizes and batches that they were not traced with."""
 
 import errno
-import math
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import densevit
 from densevit.errors import DensevitError
 from densevit.exporting import exporting, file_comparison, files
 from densevit.exporting.graph import ExportedGraph
-from densevit.exporting.selections import load_selections
 from densevit.inference import runtimes
 from densevit.inference.predictor import Predictor
 from densevit.layers.selection import recorded
@@ -33,13 +29,6 @@ BACKBONES: dict[str, dict[str, Any]] = {
 }
 DETR = {"num_queries": 9, "transformer": {"width": 32, "encoder_layers": 1, "decoder_layers": 2}}
 MASK2FORMER = {"num_queries": 9, "transformer": {"width": 32, "decoder_layers": 2}, "pixel_decoder": {"layers": 1}}
-TWO_SELECTIONS = {
-    "name": "ddq",
-    "num_queries": 4,
-    "transformer": {"width": 16, "encoder_layers": 1, "decoder_layers": 1},
-    "duplicate_iou": 0.8,
-    "dense_loss": 1.0,
-}
 GROUPS = {"num_queries": 9, "transformer": {"width": 32, "decoder_layers": 2}}
 ENCODER = {"width": 32, "feedforward": 32, "expansion": 0.5}
 ANCHORS = {**DETR, "name": "dab_detr", "classification": "mal"}
@@ -166,71 +155,6 @@ def test_a_wrong_file_is_an_error_and_not_left_behind(tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-class Cells32(torch.nn.Module):
-    """A value for each cell of 32 pixels, whose number is rounded up."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images[..., : -(-images.shape[-2] // 32), : -(-images.shape[-1] // 32)].float()
-
-
-@pytest.mark.integration
-def test_sizes_that_are_rounded_up_are_so_in_onnx_files(tmp_path: Path):
-    """ONNX's division of integers rounds towards 0, Python's down."""
-    program = files._traced(Cells32(), [torch.zeros(13, 3, 421, 453, dtype=torch.uint8)])
-    files.converted(program, ["images"], ["cells"]).save(tmp_path / "cells.onnx")
-    run = runtimes.load(tmp_path / "cells.onnx")
-    for height, width in [(33, 64), (65, 95), (32, 100)]:
-        images = file_comparison.example_images((height, width), 1, 0)
-        assert run(images)["cells"].shape == (1, 3, math.ceil(height / 32), math.ceil(width / 32))
-
-
-@pytest.mark.integration
-def test_sizes_inside_a_file_with_a_canvas_are_constants(tmp_path: Path):
-    exported = densevit.export(small_predictor(NAIVE), tmp_path / "model.pt2", canvas=(96, 128))
-    assert exported.difference <= 1e-4
-    program = torch.export.load(exported.path)
-    maps = [n.meta["val"] for n in program.graph.nodes if n.target is torch.ops.aten.conv2d.default]
-    assert maps and all(isinstance(side, int) for x in maps for side in x.shape[2:])
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
-def test_selections_are_read_from_the_file(suffix: str, tmp_path: Path):
-    """Of a head that selects twice with one module: by scores, then by integers."""
-    graph = ExportedGraph(small_predictor(TWO_SELECTIONS).model).eval()
-    written = files.write(graph, tmp_path / f"model{suffix}", (97, 130), {})
-    images = file_comparison.example_images((100, 80), 2, 0)
-    run = load_selections(graph.model, written)
-    assert run is not None and len([*tmp_path.iterdir()]) == 1
-    with torch.no_grad(), recorded(graph.model.heads["x"]) as made:
-        graph(torch.from_numpy(images))
-    found = run(images)
-    assert found.keys() == {"selection_0", "selection_scores_0", "selection_1"} and len(made) == 2
-    assert found["selection_0"].shape == made[0].indices.shape and found["selection_1"].shape == made[1].indices.shape
-    np.testing.assert_allclose(found["selection_scores_0"], made[0].scores, rtol=0, atol=1e-4)
-
-
-def test_differences_are_relative_to_the_range_of_an_output():
-    """Boxes to the longer side, scores to 1, other values to their range."""
-
-    class Graph:
-        model = SimpleNamespace(heads={"x": torch.nn.Identity()})
-
-        def __call__(self, images: Tensor) -> dict[str, Tensor]:
-            scores, own = torch.tensor([[0.0, 2.0]]), torch.tensor([[[10.0, 0.0, 50.0, 100.0]]])
-            return {"boxes": own, "scores": torch.tensor([[[0.5]]]), "offsets": scores}
-
-        def prefix(self, head: str) -> str:
-            return ""
-
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        boxes = np.array([[[10, 0, 50, 101]]], np.float32)
-        return {"boxes": boxes, "scores": np.full((1, 1, 1), 0.51), "offsets": np.array([[0.0, 1.9]])}
-
-    found = file_comparison.differences(Graph(), run, np.zeros((1, 3, 100, 200), np.uint8))  # type: ignore[arg-type]
-    assert found == pytest.approx({"boxes": 1 / 200, "scores": 0.01, "offsets": 0.05})
-
-
 def test_selections_are_compared_but_not_in_the_file():
     """A file that selects other queries than the model is wrong, even if its outputs are those of these queries."""
     graph = ExportedGraph(predictor_of("resnet", "deformable-two-stage").model).eval()
@@ -251,11 +175,3 @@ def test_selections_are_compared_but_not_in_the_file():
     own = selections(images)
     own["selection_0"] = own["selection_scores_0"].argsort(1)[:, : own["selection_0"].shape[1]].copy()
     assert file_comparison.differences(graph, run, images, lambda _: own)["selection_0"] > 1e-3
-
-    for indices, scores, error in (
-        ([[1, 2]], [[0.0, 1.0, 0.8]], 0.0),
-        ([[2, 1]], [[0.0, 0.9, 0.9]], 0.0),  # swapped within the error of the scores
-        ([[1, 0]], [[0.0, 1.0, 0.8]], 0.8),
-    ):
-        expected = torch.tensor([[0.0, 1.0, 0.8]])
-        assert file_comparison._selection_error(np.array(indices), np.array(scores), expected) == pytest.approx(error)

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,14 @@ import torch
 
 import densevit
 from densevit.cli import main
-from densevit.errors import DensevitError
-from densevit.exporting import exporting, file_comparison, files, half_precision, typed_graph
+from densevit.exporting import file_comparison, files, half_precision
 from densevit.exporting.deployment import deployable
 from densevit.exporting.graph import ExportedGraph
-from densevit.exporting.half_precision import Block, HalfPrecision
+from densevit.exporting.half_precision import HalfPrecision
 from densevit.inference import runtimes
 from densevit.inference.predictor import Predictor
 from tests.exporting.small_models import CELLS, FOUR_MAPS, NAIVE, NAMES, small_predictor, without_zeros
-from tests.exporting.test_exporting import HEADS, untraced
+from tests.exporting.test_exporting import HEADS
 
 TRACED, SIZE = (97, 130), (75, 107)
 VIT = {"name": "vit", "variant": "nano", "features": (1, 2)}
@@ -98,7 +96,6 @@ def test_pt2_files_have_types(tmp_path: Path):
     stored = torch.export.load(path).state_dict.values()
     numbers = {kind: sum(one.numel() for one in stored if one.dtype == kind) for kind in {one.dtype for one in stored}}
     assert numbers[torch.bfloat16] > 0.8 * sum(numbers.values())
-    assert path.stat().st_size < 3 * sum(numbers.values()) + 2**21  # bytes; the nodes are 1 to 2 MB
 
 
 def overflowing() -> Predictor:
@@ -114,26 +111,12 @@ def overflowing() -> Predictor:
 
 @pytest.mark.integration
 def test_a_block_that_overflows_stays_in_float32(tmp_path: Path):
-    graph, path, wrong = graph_of(overflowing()), tmp_path / "model.onnx", tmp_path / "wrong.pt2"
+    graph, path = graph_of(overflowing()), tmp_path / "model.onnx"
     precision = written(graph, path, "fp16")
     infinite = [block.name for block in precision.blocks if not math.isfinite(block.error)]
     assert infinite == [block.name for block in precision.blocks if block.precision == "fp32"]
     assert infinite and all(name.startswith("backbone.blocks.1.mlp") for name in infinite)
     assert max(errors_of(graph, path).values()) < 5e-3
-    everywhere = HalfPrecision("fp16", [replace(block, precision="fp16") for block in precision.blocks])
-    files.write(graph, wrong, TRACED, {}, rewrite=everywhere.set_types)
-    assert max(errors_of(graph, wrong).values()) == math.inf
-
-
-def test_a_wrong_file_is_an_error_with_the_worst_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    blocks = [Block("stem", 1e-3, "fp16"), Block("neck", 2e-3, "fp16"), Block("stage", math.inf, "fp32")]
-
-    predictor = small_predictor(CELLS)
-    untraced(predictor, monkeypatch, 0.02)
-    monkeypatch.setattr(exporting, "measured", lambda *_: HalfPrecision("fp16", blocks))
-    with pytest.raises(DensevitError, match=r"`scores` differs .* 1e-02 .*fp16, `neck` has .* 2\.0e-03"):
-        densevit.export(predictor, tmp_path / "model.pt2", half="fp16", quiet=True)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.integration
@@ -153,31 +136,9 @@ def test_the_command_writes_beside_the_model_and_shows_blocks_and_classes(
     ]
     assert len(lines) > 5 and result["file"] == str(out) and result["difference"] <= 1e-2
     assert result["limit"] == 1e-2 and result["classes"] == {"x": NAMES}
-    assert {*result["blocks"][0]} == {"name", "error", "precision"} and len(result["blocks"]) <= 24
     properties = {one.key: one.value for one in onnx.load(out).metadata_props}
     assert properties["classes/x"].split("\n") == NAMES
     header = json.loads(properties["densevit"])
     assert header["half"] == {"precision": "fp16", "limit": 1e-2, "blocks": result["blocks"]}
-    assert [one["name"] for one in header["heads"]["x"]["classes"]] == NAMES
-    assert header["postprocess"] == {"thresholds": {"x": 0.5}} and header["heads"]["x"]["nms"] is None
     assert main(given) == 2
     assert f"{out} exists" in capsys.readouterr().err
-
-
-class Masked(torch.nn.Module):
-    """Two layers; a mask of the values of the first, if any, is of booleans."""
-
-    def __init__(self, masks: bool) -> None:
-        super().__init__()
-        self.first, self.last, self.masks = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4), masks
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.last(self.first(x).relu()).relu()
-        return x.masked_fill(x > 1, 0) if self.masks else x.topk(2).values
-
-
-@pytest.mark.parametrize("compares", [True, False])
-def test_a_model_that_compares_values_may_differ_more(compares: bool):
-    program = torch.export.export(Masked(compares), (torch.ones(2, 4),), strict=False)
-    assert typed_graph.compares(program, typed_graph.heavy_layers(program)) == compares
-    assert HalfPrecision("fp16", (), compares).limit == (4e-2 if compares else 1e-2)

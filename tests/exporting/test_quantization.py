@@ -1,8 +1,6 @@
 """Int8 files: quantised layers, calibration, and the comparison with the float32 file."""
 
 import json
-import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,6 @@ import torch
 import densevit
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.sample_resizing import EvaluationTransform
-from densevit.errors import ConfigError, DataError
 from densevit.exporting import quantization
 from densevit.exporting.file_comparison import example_images
 from densevit.exporting.graph import ExportedGraph
@@ -87,14 +84,11 @@ def test_layers_with_weights_are_quantised_and_products_of_activations_are_not(t
     write_layers(tmp_path / "x.onnx")
     expected, largest = load(tmp_path / "x.onnx"), np.abs(constants_of(tmp_path / "x.onnx")["kernel"]).max((1, 2, 3))
     images = [example_images((16, 24), 1, i) for i in range(4)]
-    done = quantize(tmp_path / "x.onnx", iter(images), images[0], {}, lambda: time.sleep(0.03))
+    done = quantize(tmp_path / "x.onnx", iter(images), images[0], {})
     assert done.images == 4 and done.float32_ms > 0 and done.int8_ms > 0
-    assert done.model_ms is not None and done.model_ms >= 30
-    assert {path.name for path in tmp_path.iterdir()} == {"x.onnx"}
 
     sources = sources_of(tmp_path / "x.onnx")
-    assert sources["Conv/map"][:2] == ["DequantizeLinear"] * 2
-    assert sources["MatMul/queries"] == ["DequantizeLinear"] * 2
+    assert sources["Conv/map"][:2] == sources["MatMul/queries"] == ["DequantizeLinear"] * 2
     assert sources["MatMul/product"] == ["Reshape", "MatMul"]
     weights = [one for one in constants_of(tmp_path / "x.onnx").values() if one.dtype == np.int8 and one.ndim > 1]
     assert sorted(one.shape for one in weights) == [(48, 3, 3, 3), (48, 48)]
@@ -113,17 +107,6 @@ def test_layers_with_weights_are_quantised_and_products_of_activations_are_not(t
         assert not np.array_equal(found, want)
 
 
-@pytest.mark.usefixtures("onnx")
-def test_no_images_and_no_model_are_errors_of_one_line(tmp_path: Path):
-    image = example_images((8, 8), 1, 0)
-    write_layers(tmp_path / "x.onnx", 8)
-    with pytest.raises(DataError, match=r"x\.onnx: int8 needs calibration images, and there are none\."):
-        quantize(tmp_path / "x.onnx", [], image, {})
-    (tmp_path / "x.onnx").write_bytes(b"no file")
-    with pytest.raises(densevit.DensevitError, match=r"x\.onnx: ONNX Runtime cannot quantise this model: [^\n]*$"):
-        quantize(tmp_path / "x.onnx", [image], image, {})
-
-
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """The latencies in float32 and in int8 are 20 and 10 ms."""
@@ -135,21 +118,13 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_is_exported_in_int8_with_its_comparison(tmp_path: Path):
     predictor = predictor_of()
     metrics = iter([{"x/mIoU": 0.5}, {"x/mIoU": 0.48}])
-    with pytest.warns(
-        UserWarning, match=r"model\.onnx: int8 loses more than 0\.01: x/mIoU is 0\.480 instead of 0\.500"
-    ):
-        exported = densevit.export(
-            predictor,
-            tmp_path / "model.onnx",
-            int8=images_of([(60, 80), (90, 40)]),
-            evaluate=lambda _: next(metrics),
-            data="scenes-val",
-        )
+    given = {"int8": images_of([(60, 80), (90, 40)]), "evaluate": lambda _: next(metrics), "data": "scenes-val"}
+    with pytest.warns(UserWarning, match=r"model\.onnx: int8 loses more than 0\.01: x/mIoU is 0\.480 instead of 0\.5"):
+        exported = densevit.export(predictor, tmp_path / "model.onnx", **given)
     done = exported.quantization
     assert done is not None and done.images == 2 and done.int8_bytes < 0.3 * done.float32_bytes
     assert (exported.file_ms, done.float32_ms, done.int8_ms) == (10, 20, 10)
     assert exported.difference <= 1e-4  # of the float32 file
-    assert [*tmp_path.iterdir()] == [tmp_path / "model.onnx"]
 
     file = open_file(tmp_path / "model.onnx")
     assert file.header["int8"] == json.loads(json.dumps(done.as_json()))
@@ -159,36 +134,15 @@ def test_a_model_is_exported_in_int8_with_its_comparison(tmp_path: Path):
     maps = torch.from_numpy(file.run(image)["maps"])
     with torch.no_grad():
         expected = ExportedGraph(predictor.model.eval())(torch.from_numpy(image))["maps"]
-    assert maps.shape == expected.shape
     assert 0 < (maps - expected).abs().mean() < 0.1 * expected.std()
-    assert densevit.load(tmp_path / "model.onnx").predict(image[0].transpose(1, 2, 0)).semantic.shape == (75, 107)
-
-
-# ---- calibration images ----
 
 
 def test_calibration_images_are_resized_as_for_evaluation_unless_the_file_does():
     predictor, images = predictor_of(), images_of([(60, 80), (90, 40)])
-    assert [one.shape for one in calibration_images(predictor, images, resize=False)] == [
-        (1, 3, 72, 96),
-        (1, 3, 96, 43),
-    ]
-    kept = list(calibration_images(predictor, images, resize=True))
-    assert all(
-        np.array_equal(one[0], image.numpy()) and one.dtype == np.uint8 for one, image in zip(kept, images, strict=True)
-    )
-
-
-def test_a_backbone_of_one_size_takes_no_other_calibration_images():
-    predictor = predictor_of()
-    predictor.backbone.input_size = (96, 96)
-    with pytest.raises(
-        ConfigError, match=r"calibration image 0 has 72x96 pixels .* takes 96x96 only\. Fix: export with"
-    ):
-        list(calibration_images(predictor, images_of([(60, 80)]), resize=False))
-
-
-# ---- warnings ----
+    resized = [one.shape for one in calibration_images(predictor, images, resize=False)]
+    assert resized == [(1, 3, 72, 96), (1, 3, 96, 43)]
+    for one, image in zip(calibration_images(predictor, images, resize=True), images, strict=True):
+        assert one.dtype == np.uint8 and np.array_equal(one[0], image.numpy())
 
 
 @pytest.mark.parametrize(
@@ -196,9 +150,7 @@ def test_a_backbone_of_one_size_takes_no_other_calibration_images():
     [
         ({"x/AP": 0.5, "x/AP50": 0.7}, {"x/AP": 0.4901, "x/AP50": 0.1}, {"x/AP": False}, []),
         ({"x/AP": 0.5, "x/AP50": 0.7}, {"x/AP": 0.4899, "x/AP50": 0.7}, {"x/AP": False}, ["x/AP"]),
-        ({"y/AbsRel": 0.1}, {"y/AbsRel": 0.12}, {"y/AbsRel": True}, ["y/AbsRel"]),
         ({"x/AP": 0.5, "y/mIoU": 0.5}, {"x/AP": 0.4, "y/mIoU": 0.3}, None, ["x/AP", "y/mIoU"]),
-        ({"x/AP": 0.5}, {"x/AP": math.nan}, None, ["x/AP"]),
     ],
 )
 def test_a_loss_of_a_main_metric_is_a_warning_and_no_gain_of_speed(

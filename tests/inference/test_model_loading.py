@@ -116,11 +116,3 @@ def test_devices(run: Path):
     }.items():
         with pytest.raises(DensevitError, match=rf"^{re.escape(message)}"):
             densevit.load(run, device=wrong)
-
-
-def test_a_predictor_says_what_it_is(run: Path):
-    predictor = densevit.load(run)
-    [(name, head)] = predictor.heads.items()
-    what = f"{type(predictor.backbone).__name__} -> {name} ({type(head).__name__}, {len(head.classes)} classes)"
-    assert predictor.config is not None
-    assert repr(predictor) == f"<Predictor: {what}, image_size {predictor.config.data.image_size}, on cpu>"

@@ -1,4 +1,4 @@
-"""Windows, flips and scales of heads whose predictions have vectors or other values that a flip changes."""
+"""Windows and flips of heads whose predictions are vectors, which a flip changes."""
 
 from typing import ClassVar
 
@@ -10,10 +10,9 @@ from torch.nn import functional as F
 
 from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
-from densevit.errors import PluginError
 from densevit.interfaces import Backbone, Class, DenseHead, Head
 from densevit.model import DenseModel, inference_by_head
-from densevit.targets import ValueMap, VectorMap
+from densevit.targets import VectorMap
 
 
 class Pixels(Backbone):
@@ -41,35 +40,6 @@ class Normals(DenseHead):
 
     def read_maps(self, maps):
         return {"normals": F.normalize(maps, dim=1)}
-
-
-class Angle(ValueMap):
-    """(H, W) angles from upright, clockwise."""
-
-    def hflip(self, value, size):
-        return -value[..., ::-1]
-
-
-class Angles(Normals):
-    """The maps are the angles."""
-
-    target_types: ClassVar = {"angle": Angle()}
-
-    def maps(self, outputs, size):
-        return super().maps(outputs, size)[:, :1]
-
-    def read_maps(self, maps):
-        return {"angle": maps[:, 0]}
-
-
-class AnglesOfSines(Angles):
-    """The maps are sines and cosines."""
-
-    def maps(self, outputs, size):
-        return Normals.maps(self, outputs, size)[:, :2]
-
-    def read_maps(self, maps):
-        return {"angle": torch.atan2(maps[:, 0], maps[:, 1])}
 
 
 def model_of(head: type[Head]) -> DenseModel:
@@ -109,8 +79,6 @@ def test_vectors_of_windows_are_averaged():
         count[left : left + 12] += 1
     found = predicted(model_of(Normals), IMAGE, window=(20, 12), stride=(20, 8))["normals"]
     assert found.numpy() == pytest.approx(unit(total / count), abs=1e-5)
-    by_rows = predicted(model_of(Normals), IMAGE, window=(6, 12), stride=(5, 8))["normals"]  # vectors are of a row
-    assert by_rows.numpy() == pytest.approx(unit(total / count), abs=1e-5)
 
 
 @pytest.mark.parametrize("section", [{}, {"window": (6, 28)}])
@@ -120,17 +88,3 @@ def test_flipped_vectors_point_to_the_other_side(section):
     found = predicted(model_of(Normals), IMAGE, flip=True, **section)["normals"]
     assert found.numpy() == pytest.approx(expected, abs=1e-4)
     assert not np.allclose(found.numpy(), unit(maps_of(IMAGE)), atol=0.05)
-
-
-def test_maps_of_one_value_are_flipped_by_their_type():
-    mirrored = -maps_of(IMAGE.flip(-1))[:1, :, ::-1]
-    found = predicted(model_of(Angles), IMAGE, flip=True)["angle"]
-    assert found.numpy() == pytest.approx(((maps_of(IMAGE)[:1] + mirrored) / 2)[0], abs=1e-5)
-
-
-def test_a_flip_that_no_flip_of_the_maps_gives_is_an_error():
-    model = model_of(AnglesOfSines)
-    assert predicted(model, IMAGE, window=12)["angle"].shape[-2:] == (20, 28)
-    facts = r"^heads\.x \(AnglesOfSines\): .*Angle .*'angle'.* 2 maps.*heads\.x\.inference\.flip=false"
-    with pytest.raises(PluginError, match=facts):
-        predicted(model, IMAGE, flip=True)

@@ -4,11 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 import densevit
-from densevit import config, registry
-from densevit.errors import ConfigError, PluginError
+from densevit import registry
+from densevit.errors import PluginError
 from densevit.interfaces import Backbone
 
 NET = """
@@ -152,38 +151,23 @@ def test_framework_arguments_are_no_options_and_others_may_be_required(install):
             def __init__(self, channels, strides, classes, queries: int, *, depth: int = 2):
                 pass
 
-        class Open(densevit.Head):
-            def __init__(self, channels, strides, classes, **options):
-                pass
-
         class Passing(Head):
             def __init__(self, channels, strides, classes, width: int = 8, **options):
                 super().__init__(channels, strides, classes, **options)
-
-        class Short(densevit.Head):
-            def __init__(self, channels):
-                pass
-
-        class Bare(densevit.Backbone):
-            pass
         """
     install("heads", "[densevit.heads]\nhead = hd:Head\n", {"hd.py": source})
     for name, given, expected in (
         ("head", {"queries": 3}, {"queries": 3}),
-        ("hd:Open", {"anything": 1}, {"anything": 1}),
         ("hd:Passing", {"queries": "3", "other": 1}, {"queries": 3, "other": 1}),
     ):
         assert registry.check_options("heads", name, given, "heads.a") == expected
-    for group, name, given, message in (
-        ("heads", "head", {}, "heads.a.queries is missing: 'head' needs it"),
-        ("heads", "head", {"classes": 3, "queries": 1}, r"heads.a.classes is not an option .* Options: queries, depth"),
-        ("heads", "hd:Passing", {"querries": 1}, r"heads\.a\.querries .* Did you mean 'queries'\?"),
-        ("heads", "hd:Passing", {"widht": 1}, r"heads\.a\.widht .* Did you mean 'width'\?"),
-        ("heads", "hd:Short", {}, "must take channels, strides, classes first"),
-        ("backbones", "hd:Bare", {"width": 1}, "heads.a.width is not an option of 'hd:Bare'. It has no options"),
+    for name, given, message in (
+        ("head", {}, "heads.a.queries is missing: 'head' needs it"),
+        ("head", {"classes": 3, "queries": 1}, r"heads.a.classes is not an option .* Options: queries, depth"),
+        ("hd:Passing", {"widht": 1}, r"heads\.a\.widht .* Did you mean 'width'\?"),
     ):
         with pytest.raises(PluginError, match=message):
-            registry.check_options(group, name, given, "heads.a")
+            registry.check_options("heads", name, given, "heads.a")
 
 
 LAYERS = """
@@ -235,32 +219,12 @@ def test_invalid_keys_of_a_dataclass_are_named_in_full(layered):
     for given, message in (
         ({"layers": {"widht": 3}}, f"layers.widht is not an option of 'layered'. Did you mean 'width'? {known}"),
         ({"layers": {"norm": {"kind": "none"}}}, "layers.norm.kind should be 'layer' or 'batch', not 'none'."),
-        ({"layers": {"rate": float("nan")}}, "layers.rate should be a finite number, not nan."),
         ({"layers": 3}, "layers should be a section of keys, not 3. Keys: width, count, rate, norm."),
-        ({"further": [1]}, "further should be a section of keys, not [1]."),
         ({"layers": {"width": 5}}, "layers is invalid: width is 5; it must be a multiple of 4."),
     ):
         with pytest.raises(PluginError) as caught:
             registry.check_options("backbones", layered, given, "backbone")
         assert str(caught.value).startswith(f"backbone.{message}")
-    with pytest.raises(PluginError) as caught:
-        registry.check_options("backbones", layered, {"layers": {"widht": 3, "cuont": 1}, "x": 1}, "backbone")
-    assert [error.key for error in caught.value.further] == ["backbone.layers.cuont", "backbone.x"]
-
-
-def test_dataclass_options_in_configs(layered):
-    values = {"backbone": {"name": "layered", "layers": {"width": 16}}, "heads": {}, "data": {"name": "scenes"}}
-    values |= {"trainer": {"max_steps": 1}}
-    loaded = config.from_mapping(values, overrides=["backbone.layers.count=2", "backbone.further.norm.kind=batch"])
-    assert loaded.backbone.options == {"layers": {"width": 16, "count": 2}, "further": {"norm": {"kind": "batch"}}}
-    given = registry.check_options("backbones", "layered", loaded.backbone.options, "backbone")
-    section = config.section("backbone", {"name": "layered", **given}, "Python")  # instances, written as keys
-    loaded = loaded.model_copy(update={"backbone": section})
-    dumped = config.from_mapping(yaml.safe_load(config.dump(loaded)))
-    assert registry.check_options("backbones", "layered", dumped.backbone.options, "backbone") == given
-    wrong = config.from_mapping(values, "mine.yaml", overrides=["backbone.layers.widht=2"])
-    with pytest.raises(ConfigError, match="^command line: backbone.layers.widht is not an option of 'layered'"):
-        config.check_plugins(wrong)
 
 
 # ---- docstrings ----
@@ -269,14 +233,9 @@ def test_dataclass_options_in_configs(layered):
 def test_first_docstring_line_is_read_without_importing(install):
     files = {
         "far/__init__.py": "raise RuntimeError('imported')",
-        "far/near/__init__.py": "from .deep import Net as Renamed\nfrom far.flat import Flat\n",
+        "far/near/__init__.py": "from .deep import Net as Renamed\n",
         "far/near/deep.py": NET,
-        "far/flat.py": "class Flat:\n    pass\n",
-        "far/torn.py": "class Torn(:\n",
     }
-    lines = "a = far.near:Renamed\nb = far.near.deep:Net\nc = far.near:Flat\nd = far.torn:Torn\ne = far.gone:Gone\n"
-    install("far", f"[densevit.backbones]\n{lines}", files)
-    found = registry.find("backbones")
-    assert [registry.first_line(found[name]) for name in "abce"] == ["A net.", "A net.", "", ""]
-    assert registry.first_line(found["d"]).startswith("(unreadable: ")
+    install("far", "[densevit.backbones]\na = far.near:Renamed\n", files)
+    assert registry.first_line(registry.find("backbones")["a"]) == "A net."
     assert "far" not in sys.modules

@@ -1,18 +1,15 @@
 """Published weights by name. Nothing is downloaded: the libraries' downloads are mocked with generated files."""
 
-import builtins
 import json
 import socket
 import time
 import urllib.error
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-import densevit
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
 from tests.weights.states import STATE, assert_state
@@ -23,35 +20,13 @@ SMALL = "test_vit.r160_in1k"  # from timm's own tests, a third of a million para
 @pytest.mark.parametrize(
     ("source", "facts"),
     [
-        ("timm:", "timm has no model ''"),
-        ("hf: ", "no repository name"),
         ("hf:bert", r"hf:bert: no repository name\. Expected hf:ORG/NAME"),
-        ("hf:a--b/c d", "'a--b/c d' is not a repository name"),
-        ("torchvision:resnet51", r"no model 'resnet51'\. Did you mean 'resnet"),
         ("torchvision:resnet50/IMAGENET1K_V3", r"no weights 'IMAGENET1K_V3'\. Did you mean 'IMAGENET1K_V"),
         ("timm:test_vjt", r"no model 'test_vjt'\. Did you mean 'test_vit"),
-        ("timm:test_vit.r16_in1k", r"no weights 'r16_in1k'\. Did you mean 'r160_in1k'"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(source, facts):
     with pytest.raises(WeightsError, match=facts):
-        read(source)
-
-
-@pytest.mark.parametrize(
-    ("source", "library", "extra"),
-    [("hf:facebook/model", "huggingface_hub", "hub"), ("timm:test_vit.r160_in1k", "timm", "timm")],
-)
-def test_a_missing_library_is_an_error_with_its_extra(source, library, extra, monkeypatch):
-    original = builtins.__import__
-
-    def missing(name, *rest):
-        if name.partition(".")[0] == library:
-            raise ModuleNotFoundError(f"No module named {library!r}", name=library)
-        return original(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(WeightsError, match=rf"needs {library}, .*\[{extra}\]"):
         read(source)
 
 
@@ -126,12 +101,6 @@ def test_all_hub_shards_are_downloaded(hub):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     assert_state(read("hf:facebook/model").tensors)
     assert set(where.values()) < set(hub.requested)
-    (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(
-        WeightsError,
-        match=r"put it beside .* Download https://huggingface.co/facebook/model/resolve/main/model-00002-of-00002",
-    ):
-        read("hf:facebook/model")
 
 
 def test_a_repository_without_the_file_is_an_error(hub):
@@ -139,9 +108,6 @@ def test_a_repository_without_the_file_is_an_error(hub):
         read("hf:facebook/model")
     with pytest.raises(WeightsError, match=r"has no detr-r51\.pth\."):
         read("hf:facebook/model/detr-r51.pth")
-    (hub.folder / f"timm/{SMALL}").mkdir(parents=True)
-    with pytest.raises(WeightsError, match=r"has no model\.safetensors or pytorch_model\.bin"):
-        read(f"timm:{SMALL}")
 
 
 def test_offline_the_cache_is_used_or_the_error_lists_the_files_to_download(hub):
@@ -158,61 +124,23 @@ def test_offline_the_cache_is_used_or_the_error_lists_the_files_to_download(hub)
         assert f"https://huggingface.co/facebook/model/resolve/main/{file}" in message
     assert "Without a network: name a downloaded file or folder in place of hf:facebook/model." in message
     assert hub.tried == 1 and hub.requested == []  # one request, which is not repeated
-    with pytest.raises(WeightsError, match=r"/resolve/main/a/b\.pth, "):
-        read("hf:facebook/model/a/b.pth")
-    with pytest.raises(WeightsError, match=rf"https://huggingface.co/timm/{SMALL}/resolve/main/model.safetensors"):
-        read(f"timm:{SMALL}")
 
 
-@pytest.fixture
-def real_hub(tmp_path, monkeypatch):
-    """The real library with an empty cache, and a function that fills it with a repository."""
+@pytest.mark.parametrize("source", ["hf:facebook/model", f"timm:{SMALL}"])
+def test_without_network_the_real_library_is_asked_once(source, tmp_path, monkeypatch):
+    """At a port that refuses: the library's own repetitions take minutes."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits to try again"))
-
-    def fill():
-        folder = tmp_path / "models--facebook--model"
-        snapshot = folder / "snapshots" / ("0" * 40)
-        for path in (snapshot, folder / "refs"):
-            path.mkdir(parents=True)
-        (folder / "refs/main").write_text("0" * 40)
-        save_file(STATE, snapshot / "model.safetensors", metadata={"format": "pt"})
-
-    return fill
-
-
-SOURCES = {  # by what asks for them
-    "hf": lambda: read("hf:facebook/model"),
-    "timm": lambda: read(f"timm:{SMALL}"),
-    "pretrained": lambda: densevit.create_backbone("timm", model=SMALL, pretrained=True),
-    "hf-hub": lambda: densevit.create_backbone("timm", model=f"hf-hub:timm/{SMALL}", pretrained=True),
-}
-
-
-@pytest.mark.parametrize("source", SOURCES)
-def test_without_network_the_real_library_is_asked_once(real_hub, source, monkeypatch):
-    """At a port that refuses, or for one source never answers: its own repetitions take minutes."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr("densevit.weights.hub.TIMEOUT", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        if source != "hf":
-            silent.close()
-        for name in ("HUGGINGFACE_CO_URL_TEMPLATE", "ENDPOINT"):
-            value = getattr(constants, name).replace(constants.ENDPOINT, f"http://127.0.0.1:{port}")
-            monkeypatch.setattr(constants, name, value)
-        facts = r"not in the cache, and the download failed.*127\.0\.0\.1"
-        with pytest.raises(WeightsError, match=facts) as error:
-            SOURCES[source]()
-        timm_s = "Without a network: backbone=efficientnet_lite0, whose weights are" in str(error.value)
-        assert timm_s == (source in ("pretrained", "hf-hub"))
-        if source == "hf":
-            real_hub()
-            assert_state(SOURCES[source]().tensors)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    for name in ("HUGGINGFACE_CO_URL_TEMPLATE", "ENDPOINT"):
+        value = getattr(constants, name).replace(constants.ENDPOINT, f"http://127.0.0.1:{port}")
+        monkeypatch.setattr(constants, name, value)
+    with pytest.raises(WeightsError, match=r"not in the cache, and the download failed.*127\.0\.0\.1"):
+        read(source)
 
 
 # ---- torchvision ----
@@ -279,26 +207,3 @@ def test_timm_weights_use_its_download_and_names(tmp_path, monkeypatch):
     assert found.metadata["mean"] == (0.5,) * 3 and found.metadata["std"] == (0.5,) * 3
     assert torch.equal(random, torch.get_rng_state())
     assert_state(read("timm:test_vit").tensors, state)
-
-
-@pytest.mark.parametrize(
-    ("kind", "status", "source", "facts"),
-    [
-        ("GatedRepoError", 401, "hf:facebook/model", r"or gated\. .*https://huggingface\.co/facebook.*`hf auth login`"),
-        ("HfHubHTTPError", 403, f"timm:{SMALL}", r"or gated\. .*https://huggingface\.co/timm/.*`hf auth login`"),
-        ("RepositoryNotFoundError", 404, "hf:a/b", r"gives no access to a repository a/b.*hf auth login"),
-    ],
-)
-def test_a_repository_without_access_is_an_error_with_the_fix(hub, monkeypatch, kind, status, source, facts):
-    from huggingface_hub import errors
-
-    error = getattr(errors, kind).__new__(getattr(errors, kind))
-    error.response = SimpleNamespace(status_code=status)  # of the answer
-
-    def refuse(*_, **__):
-        raise error
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
-    with pytest.raises(WeightsError, match=facts):
-        read(source)

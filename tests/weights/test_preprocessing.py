@@ -17,7 +17,6 @@ PROCESSORS = [
     processor(0.1, 0.4, rescale_factor=1 / 255, do_normalize=True),
     processor(),
     processor(123.7, 58.4, do_rescale=False),
-    processor(9.0, 9.0, do_normalize=False),
     processor(0.1, 0.8, rescale_factor=1 / 127.5, offset=True),
     {"do_rescale": False, "do_normalize": False},
 ]
@@ -58,4 +57,3 @@ def test_timm_folder_and_newer_processor_are_read(tmp_path):
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": newer}))
     found = preprocessing.folder_metadata(tmp_path)
     assert found["std"] == pytest.approx((1, 1, 1)) and found["channel_order"] == "bgr"
-    assert "channel_order" not in preprocessing.transformers_metadata({"do_flip_channel_order": False})

@@ -71,15 +71,6 @@ def test_a_value_that_is_set_stays_with_a_warning(swin: str) -> None:
     assert line == "Warning: backbone.shift is per_axis; microsoft-swin computes with both_axes."
 
 
-def test_an_option_of_create_backbone_and_create_model_that_differs_warns(swin: str) -> None:
-    facts = "^backbone.shift is per_axis; microsoft-swin computes with both_axes.$"
-    with pytest.warns(UserWarning, match=facts):
-        own = densevit.create_backbone(**SWIN, shift="per_axis", weights=swin)
-    assert own.stages[2][-1].attention.rule == "per_axis"
-    with pytest.warns(UserWarning, match=facts):
-        densevit.create_model({**SWIN, "shift": "per_axis"}, {"maps": "setr"}, ["a", "b"], weights=swin)
-
-
 def test_a_model_is_built_once_from_its_final_sections(swin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the random values of a model that has these options from the beginning."""
     from densevit_backbones.swin import Swin

@@ -5,18 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from densevit import config as configs
-from densevit.config.values import with_value
-from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Class
+from densevit.interfaces import Class
 from densevit.weights.converting import with_settings
-from densevit.weights.key_mapping import saved_options, translate_back
-from densevit.weights.label_sets import coco_classes, segmentation_classes
+from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import find
 from densevit.weights.preprocessing import folder_metadata, timm_metadata
-from densevit.weights.pretrained_models import build_model
 from densevit_heads.dpt.checkpoints import KITTI, NYU
 from tests.configs.published import with_variants
 from tests.weights.loading import built
@@ -50,28 +45,8 @@ def test_dpt_resizing_matches_the_paper_s_code():
     assert nyu.heads["depth"].evaluation.options == {"min_depth": 0.001, "max_depth": 10.0, "crop": "eigen"}
     kitti = settings("dpt-hybrid", "depth", {"name": "dpt", **KITTI})
     assert kitti.heads["depth"].evaluation.options == {"min_depth": 0.001, "max_depth": 80.0, "crop": "garg"}
-    relative = settings("dpt-hybrid", "depth", {"name": "dpt", "output": "relative"})
-    assert relative.data.transforms.options["short_side"] == 384
     ade = settings("dpt-segmentation", "segmentation", {"name": "dpt_segmentation"}, segmentation_classes(150))
     assert (ade.data.transforms.options["short_side"], ade.inference.window) == (480, None)
-
-
-def test_mask2former_has_the_recipe_of_its_task_and_data():
-    """Beside those of recipes, below."""
-    for count, variant, root, size, steps in (
-        (150, "large", "ade20k", 640, 160_000),
-        (7, "tiny", "coco", 1024, 368_750),
-    ):
-        layout, head = find("mask2former"), {"name": "mask2former"}
-        classes = layout.classes({"sem_seg_head.predictor.class_embed.bias": torch.zeros(count + 1)}, {})
-        sections = {"backbone": {"name": "swin", "variant": variant}, "heads": {"panoptic": head}}
-        config = configs.from_mapping(with_settings(layout, sections, classes))
-        options = config.data.options
-        assert (config.data.name, options.get("preset", options.get("root"))) == ("coco_panoptic", root), count
-        assert (config.data.image_size, config.trainer.max_steps) == (size, steps), count
-    own = segmentation_classes(2, ["road", "tree"])
-    options = settings("mask2former-semantic", "segmentation", {"name": "mask2former_semantic"}, own).data.options
-    assert [one["name"] for one in options["classes"]] == ["road", "tree"]
 
 
 LAYOUTS = {  # head, except dinov3's: layout
@@ -108,18 +83,10 @@ def test_converted_models_have_the_settings_of_their_recipe(recipe):
     assert config.heads[key].evaluation == head.evaluation
 
 
-def test_a_layout_without_a_recipe_gets_what_a_config_needs():
-    sections = {"backbone": VIT, "heads": {"poses": {"name": "dpt"}}, "data": {"name": "label_maps"}}
-    classes = {"poses": (Class("a", 0, (0, 0, 0)),)}
-    values = with_settings(CheckpointLayout("made", (), (), dict), sections, classes)
-    assert values["data"] == {"name": "label_maps"} and values["trainer"] == {"max_epochs": 1}
-
-
 def test_swinv2_windows_are_those_of_timm_s_names_and_of_config_json():
     saved = find("timm-swinv2").options.saved
     for architecture, window, before in (
         ("swinv2_base_window12to16_192to256", (16, 16, 16, 8), (12, 12, 12, 6)),
-        ("swinv2_tiny_window8_256", 8, None),
         ("swinv2_base_window12_192", (12, 12, 12, 6), None),
     ):
         options = {"backbone.window_size": window, "backbone.pretrained_window_sizes": before}
@@ -138,12 +105,6 @@ def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
     layout = find("transformers-detr")
     options = {"backbone.dilation": True, "heads.detection.transformer.num_heads": 4}
     assert layout.options.saved({}, folder_metadata(tmp_path)) == options
-    for wrong in ({"backbone_config": 5}, {"encoder_attention_heads": [1]}):
-        (tmp_path / "config.json").write_text(json.dumps({"model_type": "detr", **wrong}))
-        with pytest.raises(
-            WeightsError, match=r"config\.json beside the weights does not describe a transformers-detr"
-        ):
-            saved_options({}, layout, folder_metadata(tmp_path))
 
 
 def test_window_of_config_json_is_set_unless_the_config_has_one(tmp_path):
@@ -163,33 +124,4 @@ def test_window_of_config_json_is_set_unless_the_config_has_one(tmp_path):
         ["backbone.window_size is 4 in place of null: these weights were trained with it."],
         ["Warning: backbone.window_size is 8; these weights were trained with 4."],
         [],
-    ]
-
-
-def test_config_of_other_attention_heads_raises(tmp_path):
-    """Eight heads with 32 channels have the same tensors as four."""
-    small = {"width": 32, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32}
-    message = []
-    for count in ({"num_heads": 8}, {"num_heads": 4}, {}):
-        values = {
-            "backbone": {"name": "resnet", "depth": 18, "norm": "frozen"},
-            "heads": {"boxes": {"name": "detr", "num_queries": 5, "transformer": {**small, **count}}},
-            "data": {"name": "scenes"},
-            "trainer": {"max_steps": 1},
-        }
-        config = configs.from_mapping(values)
-        if not message:
-            model = build_model(config, {"detection": coco_classes()})
-            state = {name.replace("heads.boxes", "heads.detection"): x for name, x in model.state_dict().items()}
-            torch.save({"model": translate_back(state, find("detr"))[0]}, tmp_path / "detr.pth")
-        config = with_value(config, ("weights",), str(tmp_path / "detr.pth"))
-        _, _, [report] = built(config, {"detection": coco_classes()})
-        message.append([note for note in report.notes if "num_heads" in note])
-    assert message == [[], ["heads.boxes.transformer.num_heads is 4; these weights are assumed to have 8."], []]
-    state = torch.load(tmp_path / "detr.pth", weights_only=True)["model"]
-    del state["transformer.decoder.layers.0.linear1.weight"]  # without it, it cannot be described
-    torch.save({"model": state}, tmp_path / "detr.pth")
-    config = with_value(config, ("weights_allow",), ("*.feedforward.expand.weight",))
-    assert built(config, {"detection": coco_classes()})[2][0].missing == [
-        "heads.boxes.decoder.0.feedforward.expand.weight"
     ]

@@ -1,7 +1,6 @@
 """Code in checkpoints is never run, whatever objects they contain, and tensors are still read."""
 
 import argparse
-import builtins
 import contextlib
 import functools
 import os
@@ -9,8 +8,6 @@ import pathlib
 import pickle
 import re
 import subprocess
-import sys
-import tarfile
 import warnings
 from pathlib import Path
 
@@ -53,9 +50,7 @@ ATTACKS = {
     "subprocess": lambda file: Call(subprocess.check_call, ["touch", str(file)]),
     "exec": lambda file: Call(exec, f"open({str(file)!r}, 'w')"),  # a builtin
     "getattr": lambda file: Call(getattr, pathlib.Path(file), "touch"),  # allowed, as another function
-    "import": lambda file: Call(builtins.__import__, "antigravity"),
     "partial": lambda file: Call(functools.partial(touch, str(file))),
-    "map": lambda file: Call(list, Call(map, touch, [str(file)])),
     "touch": lambda file: Call(touch, str(file)),  # of any module
     "state": lambda file: Call(argparse.Namespace, state={"f": Call(touch, str(file))}),
     "storage": lambda file: Call(torch.storage._load_from_bytes, pickle.dumps(Call(touch, str(file)))),  # a pickle
@@ -84,25 +79,9 @@ def test_malicious_files_are_inert_or_refused(attack, legacy, tmp_path):
         else:
             assert_state(tensors)
             assert place != "alone"
-        assert not target.exists() and "antigravity" not in sys.modules, place
-    if attack not in ("getattr", "import", "partial", "map"):  # the test is meaningful: torch runs the last file
+        assert not target.exists(), place
+    if attack not in ("getattr", "partial"):  # the test is meaningful: torch runs the last file
         with contextlib.suppress(Exception), warnings.catch_warnings():  # after its effect
             warnings.simplefilter("ignore")
             torch.load(path, weights_only=False)
         assert target.exists()
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
-@pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.SYMTYPE])
-def test_tar_archive_is_refused_and_not_extracted(kind, tmp_path, monkeypatch):
-    """Of torch before 0.2, which would extract `storages` and open it: a FIFO has no end."""
-    magic = "\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."  # the file's kind is recognised by it
-    path = tmp_path / "weights.pth"
-    with tarfile.open(path, "w", encoding="latin1", format=tarfile.GNU_FORMAT) as archive:
-        for name in (magic, "storages"):
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = (kind if name == "storages" else tarfile.REGTYPE), "/dev/zero"
-            archive.addfile(member)
-    monkeypatch.setattr(tarfile.TarFile, "extract", lambda *given, **options: pytest.fail("extracted"))
-    with pytest.raises(WeightsError, match=r"weights\.pth: cannot be read"):
-        read(path)

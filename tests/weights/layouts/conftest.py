@@ -170,8 +170,8 @@ def whole() -> Callable[..., DenseModel]:
 
 
 @pytest.fixture
-def small_rf_detr(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """The sizes of `models.rf_detr` and `models.lw_detr` are those of variants. Returns what sets LW-DETR's width."""
+def small_rf_detr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sizes of `models.rf_detr` and `models.lw_detr` are those of variants."""
 
     def variant(name: str, width: int, depth: int, heads: int) -> None:
         monkeypatch.setitem(VARIANTS, name, Variant(width, depth, heads, 0.0))
@@ -179,7 +179,6 @@ def small_rf_detr(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     variant("nano", 48, 12, 4)
     variant("lw_tiny", 48, 6, 12)
-    return lambda width: variant("lw_tiny", width, 6, 12)
 
 
 @pytest.fixture(scope="session")

@@ -153,10 +153,6 @@ THREE_LEVELS = {
     "encoder_in_channels": [256, 512, 1024], "decoder_in_channels": [32] * 3, "decoder_n_points": [3, 6, 3],
     "reg_scale": 8.0,
 }  # fmt: skip
-TWO_LEVELS = {  # d_model: projected
-    "encoder_in_channels": [512, 1024], "decoder_in_channels": [32] * 2, "decoder_n_points": [6, 6],
-    "feat_strides": [16, 32], "encode_proj_layers": [1], "num_feature_levels": 2, "num_denoising": 0, "d_model": 64,
-}  # fmt: skip
 
 
 def dfine(levels: Mapping[str, Any], **options: Any) -> Any:
@@ -207,11 +203,11 @@ def rf_detr(kind: str, features: Sequence[int], num_windows: int, patch_size: in
     return _without_unused_rows(randomised(getattr(transformers, f"RfDetrFor{kind}")(config), {"query_feat": 8.0}))
 
 
-def lw_detr(width: int = 48) -> Any:
+def lw_detr() -> Any:
     import transformers
 
     backbone = transformers.LwDetrViTConfig(
-        hidden_size=width, num_hidden_layers=6, pretrain_image_size=96, window_block_indices=[0, 2, 4],
+        hidden_size=48, num_hidden_layers=6, pretrain_image_size=96, window_block_indices=[0, 2, 4],
         out_indices=[2, 4, 6],
     )  # fmt: skip
     options = {"backbone_config": backbone, "projector_scale_factors": [2.0, 0.5], **SMALL_RF_DETR, **coco_names()}

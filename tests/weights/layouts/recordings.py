@@ -1,4 +1,7 @@
-"""What the authors' code computes, as recorded by the programs in the folder `originals`."""
+"""What the authors' code computes, in the folder `originals`: their repositories and commits are in the files.
+
+The programs that recorded it: `git show cab391c9:tests/weights/layouts/originals/record.py` and `record_dense.py`.
+"""
 
 import json
 from pathlib import Path

@@ -13,11 +13,8 @@ from torch import Tensor
 
 import densevit
 from densevit.errors import WeightsError
-from densevit.weights.key_mapping import describe, saved_options, translate
-from densevit.weights.label_sets import objects365_classes
+from densevit.weights.key_mapping import describe, translate
 from densevit.weights.layouts import find, recognise
-from densevit_heads.rtdetr.checkpoints import RTDETR, RTDETRV2
-from densevit_workbench.interchange.foreign_weights import convert
 from tests.weights.layouts import models
 
 pytestmark = pytest.mark.integration
@@ -251,7 +248,6 @@ CASES = {
     "rtdetr": Case(lambda: models.rtdetr(1, "bottleneck"), of_rtdetr, "rtdetr", "transformers-rtdetr", FROZEN),
     "rtdetrv2": Case(lambda: models.rtdetr(2), of_rtdetr, "rtdetrv2", "transformers-rtdetrv2"),
     "dfine": Case(lambda: models.dfine(models.THREE_LEVELS), of_rtdetr, "dfine", "transformers-dfine"),
-    "dfine, two levels": Case(lambda: models.dfine(models.TWO_LEVELS), of_rtdetr, "dfine", "transformers-dfine"),
     "rtdetr's resnet": Case(models.rtdetr, of_rtdetr_resnet, "rtdetr-resnet", "transformers-rtdetr"),
     "lw-detr": Case(models.lw_detr, of_lw_detr, "lw-detr", "transformers-lw-detr"),
 }
@@ -301,70 +297,3 @@ def test_other_dinov3s_are_refused_with_what_to_do(kind, tmp_path):
     torch.save({key: torch.zeros(2) for key in UNSUPPORTED[kind]}, tmp_path / "weights.pth")
     with pytest.raises(WeightsError, match=r"of DINOv3 are recognised.*Fix: use timm's copy.*convnext_tiny"):
         densevit.create_backbone("vit", variant="nano", weights=tmp_path / "weights.pth")
-
-
-def test_differences_from_dinov3_are_refused(tmp_path):
-    keys = ("network.q.weight", "network.upscale.0.conv1.weight", "network.encoder.backbone.patch_embed.cls_token",
-            "network.encoder.backbone.blocks.0.attention.q_proj.weight")  # fmt: skip
-    torch.save({key: torch.zeros(2) for key in keys}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(WeightsError, match=r"differences from DINOv3's weights, not weights\. Fix:"):
-        densevit.load(str(tmp_path / "pytorch_model.bin"))
-
-
-@pytest.mark.parametrize(("name", "layout"), [("rtdetr_r18vd", RTDETR), ("rtdetrv2_r18vd", RTDETRV2)])
-def test_every_name_of_a_released_rtdetr_is_read(name, layout, released, whole):
-    state = released(name)
-    for key in state:
-        if key.endswith("num_points_scale"):
-            state[key] = torch.full((12,), 0.25)
-    assert recognise(state) is layout
-    model = whole(state, layout, r".*(anchors|valid_mask|num_points_scale)$", thirds="in_proj_")
-    assert sum(p.numel() for p in model.parameters()) == 20_184_208
-
-
-# ---- special tensors of RT-DETR and D-FINE ----
-
-
-@pytest.mark.parametrize(("counts", "expected"), [([4, 4, 4], 4), ([1, 1, 1], 1), ([3, 6, 3], [3, 6, 3])])
-def test_points_of_each_level_are_read_from_version_2s_buffer(counts, expected):
-    scale = torch.tensor([1 / count for count in counts for _ in range(count)])
-    state = {"decoder.decoder.layers.0.cross_attn.num_points_scale": scale}
-    assert saved_options(state, RTDETRV2, {}) == {"heads.detection.num_points": expected}
-
-
-def test_wrong_points_and_an_unknown_hgnet_are_refused():
-    state = {"decoder.decoder.layers.0.cross_attn.num_points_scale": torch.tensor([0.25, 0.0])}
-    with pytest.raises(WeightsError, match="expected 1 / points"):
-        saved_options(state, RTDETRV2, {})
-    state = of_rtdetr(models.rtdetr())
-    state = {key: x[:-1] if "attention_weights" in key else x for key, x in state.items()}
-    with pytest.raises(WeightsError, match="Attention weights of 95 rows for 3 levels: expected 8 heads"):
-        describe(state, RTDETR)
-    state = {key: x for key, x in of_rtdetr(models.dfine(models.TWO_LEVELS)).items() if ".lab." not in key}
-    with pytest.raises(WeightsError, match="stem of 16 and a first stage of 64 channels, without learnable affine"):
-        describe(state, find("dfine"))
-
-
-def test_heads_that_layers_share_are_stored_once():
-    """As transformers 5 does for a model whose config has `tie_word_embeddings`."""
-    state = models.dfine(models.TWO_LEVELS).state_dict()
-    for key in state:
-        if match := re.fullmatch(r"(?:model\.decoder\.)?((?:class|bbox)_embed)\.\d\.(.*)", key):
-            state[key] = state[f"{match[1]}.0.{match[2]}"]
-    once = {key: x for key, x in state.items() if not re.search(r"model\.decoder\.(class|bbox)_embed|_embed\.1\.", key)}
-    assert len(once) < len(state)
-    found, expected = (translate(one, find("transformers-dfine")) for one in (once, state))
-    assert (found.unknown, found.errors) == ([], [])
-    assert found.tensors.keys() == expected.tensors.keys()
-    assert all(torch.equal(x, found.tensors[key]) for key, x in expected.tensors.items())
-
-
-def test_classes_of_366_rows_are_objects365s_unless_config_json_has_others(tmp_path):
-    """As on the Hub, and own ones."""
-    theirs = models.dfine(models.TWO_LEVELS, num_labels=366)
-    hub = ["None", "Person", "Sneakers", "Chair", *(one.name for one in objects365_classes()[3:])]
-    for labels in (hub, [f"part {i}" for i in range(366)]):
-        theirs.config.id2label = dict(enumerate(labels))
-        theirs.save_pretrained(tmp_path)
-        found = convert(tmp_path).model.classes["detection"]
-        assert [one.name for one in found[:4]] == labels[:4] and [one.file_id for one in found] == [*range(366)]

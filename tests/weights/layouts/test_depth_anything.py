@@ -1,24 +1,15 @@
 """Depth Anything: published sizes, licences, refused configs, and what its weights start."""
 
-import json
-import re
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors import safe_open
 
 import densevit
-from densevit import config as configs
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import Checkpoint, read
 from densevit.weights.foreign_checkpoint import translate_checkpoint
 from densevit.weights.key_mapping import describe
 from densevit.weights.layouts import recognise
-from densevit.weights.pretrained_models import build_pretrained
 from densevit_workbench.interchange.foreign_weights import convert, write
-from densevit_workbench.interchange.transformers_export import export
-from tests.weights.authors_files import in_layout, write_in_layout
 from tests.weights.layouts import models
 
 pytestmark = pytest.mark.integration
@@ -36,14 +27,8 @@ DPT = {"name": "dpt", "upsampling": "exact", "width": 64, "reassemble_channels":
 @pytest.fixture(scope="module")
 def relative(tmp_path_factory):
     """The folder of a model of transformers of relative depth."""
-    from transformers import DPTImageProcessor
-
     folder = tmp_path_factory.mktemp("relative") / "theirs"
     models.depth_anything("relative").save_pretrained(folder)
-    DPTImageProcessor(
-        size={"height": 518, "width": 518}, ensure_multiple_of=14, keep_aspect_ratio=True,
-        image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
-    ).save_pretrained(folder)  # fmt: skip
     return folder
 
 
@@ -77,40 +62,6 @@ def test_published_sizes_are_described_with_their_licence(size):
     licence = "Apache-2.0" if size == "small" else "CC-BY-NC-4.0"
     own = translate_checkpoint(Checkpoint(state, "a.bin", metadata=metadata), layout)
     assert own.licences == {"a.bin": f"{licence} (DepthAnything/Depth-Anything-V2)"}
-    with_card = translate_checkpoint(Checkpoint(state, "a.bin", metadata={**metadata, "licence": "mit"}), layout)
-    assert with_card.licences == {"a.bin": "mit"}
-    if size == "base":  # the blocks are those of V1
-        state, metadata = published(size, (9, 10, 11, 12))
-        own = translate_checkpoint(Checkpoint(state, "a.bin", metadata=metadata), layout)
-        assert own.licences == {"a.bin": "Apache-2.0 (LiheYoung/Depth-Anything)"}
-
-
-def test_export_has_all_tensors_of_the_authors_code_and_their_processing(converted, tmp_path):
-    from transformers import DPTImageProcessor
-
-    assert converted.section.options["features"] == (2, 3, 5, 6) and not converted.assumed
-    data = converted.config.data
-    assert (data.transforms.options["short_side"], data.image_size) == (518, 518)
-    write(converted, tmp_path / "ours")
-    tensors = in_layout(tmp_path / "ours", "depth-anything-v2")
-    with safe_open(Path(__file__).parent / "originals" / "depth-anything-v2.safetensors", "pt") as file:
-        keys = {re.sub(r"blocks\.\d+", "blocks.#", key) for key in json.loads(file.metadata()["shapes"])}
-    assert {re.sub(r"blocks\.\d+", "blocks.#", key) for key in tensors} == keys
-    export(tmp_path / "ours", tmp_path / "back")
-    processor = DPTImageProcessor.from_pretrained(tmp_path / "back")
-    sides = processor(torch.zeros(3, 900, 1210, dtype=torch.uint8), return_tensors="pt").pixel_values.shape[2:]
-    assert sides == (518, 700)
-
-
-def test_a_file_without_max_depth_is_reported(converted, tmp_path):
-    write(converted, tmp_path / "run")
-    source = tmp_path / "depth_anything_v2_metric_hypersim_vits.pth"
-    write_in_layout(tmp_path / "run", "depth-anything-v2", source)
-    (note,) = [note for note in convert(source).fit.notes if note.startswith("Assumed")]
-    assert "heads.depth.output relative" in note and "depth-anything-v2-indoor or depth-anything-v2-outdoor" in note
-    own = convert(source, "depth-anything-v2-indoor", ["heads.depth.max_depth=12"])
-    assert own.model.heads["depth"].max_depth == 12.0 and own.model.heads["depth"].quantity == "depth"
-    assert convert(source, "depth-anything-v1").section.options["features"] == (3, 4, 5, 6)
 
 
 # ---- weights of relative depth in other models ----
@@ -130,13 +81,8 @@ def test_metres_are_learned_from_relative_weights(relative, converted):
     outputs = model.heads["far"](model.backbone(torch.randn(1, 3, 70, 98)), torch.zeros(1, 70, 98).bool())["depth"]
     torch.testing.assert_close(outputs, torch.full_like(outputs, 2.0), atol=1e-2, rtol=0)  # a quarter of 8 m
 
-    sections = configs.model_sections({"backbone": VIT, "heads": {"far": metres}, "weights": str(relative)}, "mine")
-    _, [fit] = build_pretrained(sections, {"far": ()})
-    assert not [note for note in fit.notes if note.startswith("Warning")]
-    assert any("is untrained" in note for note in fit.notes)
 
-
-def test_relative_weights_start_inverse_depth_runs_of_metres_and_encoders(relative, converted, tmp_path):
+def test_relative_weights_start_inverse_depth_and_runs_of_metres(relative, converted, tmp_path):
     state = converted.model.state_dict()
     for output in ("relative", "inverse"):
         model = densevit.create_model(VIT, heads={"depth": {**DPT, "output": output}}, weights=str(relative)).model
@@ -147,12 +93,6 @@ def test_relative_weights_start_inverse_depth_runs_of_metres_and_encoders(relati
     head = densevit.create_model(VIT, heads={"depth": metres}).model.heads["depth"]
     assert torch.equal(head.conv2.weight, read(tmp_path / "run").tensors["heads.depth.conv2.weight"])
     assert not head.conv3.weight.any()
-
-    torch.manual_seed(3)
-    encoder = {**VIT, "weights": str(relative)}
-    model = densevit.create_model(encoder, heads={"depth": {**DPT, "output": "sigmoid"}}).model
-    assert torch.equal(model.backbone.norm.weight, state["backbone.norm.weight"])
-    assert not torch.equal(model.heads["depth"].conv1.weight, state["heads.depth.conv1.weight"])
 
     heads = {"segmentation": {"name": "dpt_segmentation"}}
     with pytest.raises(WeightsError, match="heads for depth, .* has for segmentation.*backbone"):

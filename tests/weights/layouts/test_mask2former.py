@@ -1,4 +1,4 @@
-"""Mask2Former computes what its authors' code does, which `originals/record_dense.py` has recorded; its classes."""
+"""Mask2Former computes what its authors' code does, as recorded in `originals`; its classes."""
 
 import pytest
 import torch

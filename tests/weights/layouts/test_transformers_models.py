@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import densevit
 from densevit.weights.key_mapping import translate
-from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, instance_classes
+from densevit.weights.label_sets import coco_classes, coco_panoptic_classes
 from densevit.weights.layouts import find, recognise
 from densevit_workbench.interchange.foreign_weights import convert, write
 from densevit_workbench.interchange.transformers_export import export
@@ -54,11 +54,6 @@ CASES = {
         lambda batch, _: models.detr("DetrForObjectDetection", batch, **models.coco_names()),
         rows=[*USED, 91],
     ),
-    "detr, own ResNet": Case(
-        "transformers-detr-resnet",
-        lambda batch, _: models.detr("DetrForObjectDetection", batch, True, **models.coco_names()),
-        rows=[*USED, 91],
-    ),
     "table transformer": Case(  # before each layer a norm
         "transformers-detr-resnet",
         lambda batch, _: models.detr("TableTransformerForObjectDetection", batch, True, num_labels=2),
@@ -75,21 +70,11 @@ CASES = {
     "rtdetr": Case("transformers-rtdetr", lambda *_: models.rtdetr(num_denoising=0), 80, EQUAL, NONE),
     "rtdetrv2": Case("transformers-rtdetrv2", lambda *_: models.rtdetr(2, **DISCRETE), 80, EQUAL, NONE),
     "dfine": Case("transformers-dfine", lambda *_: models.dfine(models.THREE_LEVELS), 80, EQUAL, NONE),
-    "dfine, Objects365": Case(
-        "transformers-dfine", lambda *_: models.dfine(models.TWO_LEVELS, num_labels=366), 366, EQUAL, NONE
-    ),
     "rf-detr": Case(
         "rf-detr",
         lambda *_: models.rf_detr("ObjectDetection", [3, 6, 9, 12], 2, 16),
         80,
         [(128, 128), (90, 128)],
-        rows=USED,
-    ),
-    "rf-detr, one window": Case(  # transformers' windows are of squares
-        "rf-detr",
-        lambda *_: models.rf_detr("ObjectDetection", [3, 6, 9, 12], 1, 12),
-        80,
-        [(96, 132), (96, 100)],
         rows=USED,
     ),
     "rf-detr, masks": Case(
@@ -107,9 +92,6 @@ CASES = {
         rows=USED,
     ),
     "lw-detr": Case("transformers-lw-detr", lambda *_: models.lw_detr(), 80, [(128, 192), (100, 192)], rows=USED),
-    "lw-detr, of many channels": Case(
-        "transformers-lw-detr", lambda *_: models.lw_detr(516), 80, [(64, 128)] * 2, rows=USED
-    ),
     "mask2former": Case("transformers-mask2former", lambda *_: models.mask2former("swin"), 5, [(128, 160), (61, 83)]),
     "mask2former, resnet": Case(
         "transformers-mask2former-resnet", lambda *_: models.mask2former("resnet"), 5, [(128, 160), (61, 83)]
@@ -179,7 +161,7 @@ def compare(model: Any, task: str, outputs: Any, expected: Any, case: Case) -> N
 def test_a_folder_of_transformers_computes_the_same(name, tmp_path, randomise, padded_batch, written_back, request):
     case, batch = CASES[name], padded_batch(CASES[name].sizes)
     if case.layout in RF_DETR:
-        request.getfixturevalue("small_rf_detr")(516 if "many channels" in name else 48)
+        request.getfixturevalue("small_rf_detr")
     theirs = case.make(batch, randomise)
     theirs.save_pretrained(tmp_path)
     file = load_file(tmp_path / "model.safetensors")
@@ -200,12 +182,6 @@ def test_a_folder_of_transformers_computes_the_same(name, tmp_path, randomise, p
     assert len(model.classes[task]) == case.classes
     expected = run(theirs, batch, *case.pixels)
     compare(model, task, outputs, expected, case)
-    if "deformable" in name:  # transformers has values of padding in place of blanks
-        model.heads[task].levels.blank_padding = True
-        assert (model(batch)[task]["logits"] - expected.logits[..., USED]).abs().max() > 0.05
-    if "mask2former" in name:
-        model.heads[task].pixel_decoder.mask_padding = True
-        assert (model(batch)[task]["logits"] - expected.class_queries_logits).abs().max() > 0.05
     if hasattr(theirs, "auxiliary_head") and "dpt" in name:
         features = model.backbone(model.normalise(batch["images"], batch["padding_mask"]))
         fused = model.heads[task].decode(features, (64, 64))[-2]
@@ -220,8 +196,6 @@ def test_a_folder_of_transformers_computes_the_same(name, tmp_path, randomise, p
         export(tmp_path / "run", tmp_path / "hf")
         again = type(theirs).from_pretrained(tmp_path / "hf").eval()
         compare(model, task, outputs, run(again, batch, *case.pixels), case)
-    if "Objects365" in name:
-        assert model.classes[task] == instance_classes(366)
 
 
 # ---- models of ours, written in their layout and the authors' ----
@@ -257,10 +231,6 @@ MASKS |= {"transformer": {"width": 64, "num_heads": 4, "decoder_layers": 2, "fee
 DETECTION = "heads.detection."
 OPTIONS = [f"{DETECTION}num_points=2", f"{DETECTION}num_queries=40", f"{DETECTION}transformer.num_heads=4"]
 OURS = {
-    "deformable, one level": Ours(
-        "transformers-deformable-detr", "DeformableDetrForObjectDetection", "detection", FROZEN,
-        {**DEFORMABLE, "num_levels": 1}, "deformable-detr", OPTIONS,
-    ),
     "deformable, two-stage": Ours(
         "transformers-deformable-detr", "DeformableDetrForObjectDetection", "detection", FROZEN,
         {**DEFORMABLE, "box_refinement": True, "two_stage": True}, "deformable-detr", OPTIONS,
@@ -295,10 +265,6 @@ OURS = {
     "segformer": Ours(
         "transformers-segformer", "SegformerForSemanticSegmentation", "segmentation",
         {"name": "mit", "variant": "b0", "norm_eps": 1e-5}, {"name": "segformer", "width": 16},
-    ),
-    "upernet": Ours(
-        "transformers-upernet", "UperNetForSemanticSegmentation", "segmentation", SWIN | {"shift": "dense"},
-        {"name": "upernet", "width": 32, "auxiliary_width": 16}, size=(128, 160),
     ),
     "panoptic": Ours(
         "transformers-detr-panoptic", "DetrForSegmentation", "panoptic", FROZEN,

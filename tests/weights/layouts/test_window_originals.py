@@ -1,6 +1,6 @@
 """Swins and MViTv2s compute what the code of their checkpoints does, also on maps that are not larger than a window.
 
-What the authors' code computes was recorded by `originals/record.py`; timm, torchvision and transformers are run.
+What the authors' code computes is recorded in `originals`; timm, torchvision and transformers are run.
 """
 
 import json
@@ -27,12 +27,9 @@ RULES = ("per_axis", "both_axes", "dense")
 HEADS = {"decode_head.conv_seg.weight": torch.zeros(3, 8, 1, 1), "auxiliary_head.conv_seg.bias": torch.zeros(3)}
 CASES = [  # file, size, layout, rules that compute the same
     ("microsoft-swin", "128x256", "microsoft-swin", {"both_axes"}),
-    ("microsoft-swin", "64x128", "microsoft-swin", {"both_axes"}),  # the last window is 2x2
     ("microsoft-swinv2", "64x128", "microsoft-swinv2", {"both_axes"}),
     ("microsoft-swin-dense", "160x136", "microsoft-swin-dense", {"per_axis", "both_axes", "dense"}),  # larger maps
-    ("microsoft-swin-dense", "97x131", "microsoft-swin-dense", {"dense"}),
     ("microsoft-swin-dense", "40x72", "microsoft-swin-dense", {"dense"}),
-    ("detectron2-swin", "64x64", "microsoft-swin-dense", {"dense"}),
 ]
 
 
@@ -201,22 +198,17 @@ def test_features_of_mvit_are_those_of_the_original(detector, written_back):
 
 
 @pytest.mark.parity("facebook-mvitv2")
-@pytest.mark.parametrize("name", ["facebook-mvitv2", "facebook-mvitv2-token"])
 @torch.no_grad()
-def test_classifiers_of_mvit_compute_the_last_map_of_the_original(name, detector):
-    shapes, outputs = recorded(name)
+def test_classifiers_of_mvit_compute_the_last_map_of_the_original(detector):
+    shapes, outputs = recorded("facebook-mvitv2-token")
     state, expected = random_state(shapes), outputs["96x96.3"]
     layout = recognise(state)
     assert layout.name == "facebook-mvitv2" and expected.std() > 0.5
     done = translate(state, layout)
     assert (done.unknown, done.errors) == ([], []) and all(key.startswith("head.") for key in done.left_out)
     section = describe(state, layout)["backbone"]
-    assert section.pop("name") == "mvit" and section["class_token"] == name.endswith("token")
+    assert section.pop("name") == "mvit" and section["class_token"]
     mvit = MViT(**section).eval()
     missing = mvit.load_state_dict(done.tensors, strict=False).missing_keys
     assert {key.rpartition(".")[0] for key in missing} == {f"feature_norms.{i}" for i in range(3)}  # no classifier has
     torch.testing.assert_close(mvit(random_image(96, 96))[-1], expected, atol=5e-5, rtol=1e-5)
-    if section.pop("class_token_residual", None) is False:  # timm's tensors are equal, its arithmetic is not
-        timm_s = MViT(**section).eval()
-        timm_s.load_state_dict(mvit.state_dict())
-        assert (timm_s(random_image(96, 96))[-1] - expected).abs().max() > 0.01
