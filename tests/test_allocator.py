@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-import densevit
 from densevit import allocator
 from densevit.cli import main
 
@@ -53,14 +52,3 @@ def test_commands_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocator, "keep_freed_memory", lambda: calls.append("called"))
     assert main(["plugins", "necks"]) == 0
     assert calls == ["called"]
-
-
-def test_trainings_from_python_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from densevit.training.run import fit as training
-
-    def called() -> None:
-        raise InterruptedError("called")
-
-    monkeypatch.setattr(training, "keep_freed_memory", called)
-    with pytest.raises(InterruptedError, match="called"):
-        densevit.fit("detr_swin", ["data.train_length=2"])

@@ -4,30 +4,24 @@ import importlib
 import io
 import json
 import socket
-import struct
 import threading
 import time
 import urllib.error
 import urllib.request
-import zlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
 import torch
 from PIL import Image
 
 import densevit
 from densevit.channels import RGB
 from densevit.cli import main
-from densevit.exporting.file_comparison import example_images
 from densevit.inference.iterating import Predicted
-from tests.exporting.small_models import CHANNELS, NAIVE, channel_predictor
 
 pytestmark = pytest.mark.integration
 
@@ -92,49 +86,6 @@ def reply_to(port: int, head: str, body: bytes = b"", path: str = "/") -> tuple[
         connection.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: connection.recv(2**16), b""))
     return int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2]
-
-
-def test_serving_answers_wrong_lengths(serve: Serve) -> None:
-    _, port = serve(model := Colors())
-    for head, status in (
-        ("", 411),
-        ("Transfer-Encoding: chunked\r\n", 411),
-        ("Content-Length: 1_0\r\n", 400),
-        (f"Content-Length: {'9' * 5000}\r\n", 400),
-        ("Content-Length: 99999999999\r\n", 413),
-        ("Content-Length: 100\r\n", 400),
-    ):
-        assert reply_to(port, head, b"few bytes")[0] == status, head[:30]
-    assert not model.batches
-
-
-def test_serving_refuses_many_pixels_in_few_bytes(serve: Serve) -> None:
-    _, port = serve(model := Colors())
-    for side, expected, limit in ((6_000, 413, b"33,554,432"), (2**31 - 1, 400, b"2147483648 pixels")):
-        chunk = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-        png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        png += struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
-        status, content = reply_to(port, f"Content-Length: {len(png)}\r\n", png)
-        assert status == expected and limit in content
-    assert not model.batches, "refused by its header"
-
-
-@pytest.mark.parametrize("name", CHANNELS)
-def test_serving_takes_files_of_other_channels(name: str, serve: Serve) -> None:
-    predictor = channel_predictor(name, {"maps": NAIVE})
-    pixels = np.ascontiguousarray(example_images((40, 60), 1, 0, CHANNELS[name])[0].transpose(1, 2, 0))
-    module, port = serve(predictor)
-    semantic = predictor.predict(pixels)["semantic"]
-    shares = {one: float((semantic == i).float().mean()) for i, one in enumerate("ab") if (semantic == i).any()}
-    contents = []
-    for write in (np.save, partial(tifffile.imwrite, planarconfig="contig")):
-        write(file := io.BytesIO(), pixels)
-        contents.append(file.getvalue())
-        status, content = reply_to(port, f"Content-Length: {len(contents[-1])}\r\n", contents[-1])
-        assert status == 200 and json.loads(content)["maps"] == pytest.approx(shares, abs=1e-3)
-    assert module.pixels_of(contents[1], CHANNELS[name]) == 40 * 60
-    tifffile.imwrite(file := io.BytesIO(), np.zeros((40, 60, 1), np.uint8))
-    assert reply_to(port, f"Content-Length: {len(file.getvalue())}\r\n", file.getvalue())[0] == 400
 
 
 def image_file(color: tuple[int, int, int], size: tuple[int, int] = (24, 16)) -> bytes:

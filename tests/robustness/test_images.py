@@ -69,15 +69,3 @@ def test_corruption_is_found_by_decoding(case, tmp_path):
     path.write_bytes(REFUSED_WHEN_READ[case])
     with pytest.raises(DataError, match=r"0\.jpg cannot be read: .*Is the file damaged or cut short"):
         read_image(path)
-
-
-@pytest.mark.parametrize("kind", ["folder", "loop", "dangling link"])
-def test_non_file_is_refused(kind: str, refused, tmp_path):
-    write(tmp_path, document())
-    path = tmp_path / "train" / "0.png"
-    path.unlink()
-    if kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to(path if kind == "loop" else "nowhere.png")
-    refused("train", "tiny.yaml", "data.root=.", says=("train/0.png",))

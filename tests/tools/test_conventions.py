@@ -163,21 +163,6 @@ def test_every_pass_has_a_case_and_the_command_prints_problems(conventions, tmp_
     assert last.endswith(" s, 1 to fix.")
 
 
-def test_writing_corrects_the_figures_and_nothing_else(conventions, tmp_path) -> None:
-    tree, results = conventions("tree").Tree, conventions("results")
-    wrong = {"docs/results.md": PAGE.replace("0.512", "0.6").replace("7.0", "9.0"), "configs/fcn.yaml": CONFIG}
-    write(tmp_path, MEASURED | wrong | {"configs/scenes/a.yaml": "# Not measured.\n"})
-    assert results.write(tree(tmp_path)) == ["docs/results.md"]
-    assert (tmp_path / "docs/results.md").read_text() == PAGE
-    unmeasured = {"group": "detection", "data": "scenes", "seeds": [0], "images": 2100, "scores": {}}
-    further = RESULTS["trainings"]["fcn, three seeds"] | {"headers": []}
-    content = RESULTS | {"trainings": {"fcn": unmeasured, "fcn, three seeds": further}}
-    write(tmp_path, {"docs/results.json": json.dumps(content)})
-    assert results.write(tree(tmp_path)) == ["docs/results.md", "configs/fcn.yaml"]
-    assert "| `fcn` | not measured | not measured |" in (tmp_path / "docs/results.md").read_text()
-    assert (tmp_path / "configs/fcn.yaml").read_text() == "# FCN.\n# Not measured.\n# Train it.\nseed: 0\n"
-
-
 def test_each_row_of_the_packages_refuses_an_import_from_the_row_above(tmp_path: Path) -> None:
     """By import-linter with the project's contract, on a densevit whose modules each import one that is above them."""
     configuration = read_configuration(str(PROJECT / "pyproject.toml"))

@@ -46,15 +46,6 @@ def test_a_benchmark_draws_itself_in_notebooks(tmp_path: Path):
     assert "| a\\|b | 32x32 | 2.00 | 3 | detr/AP 0.110 |" in found.markdown().splitlines()
 
 
-def test_scores_of_different_data_are_noted():
-    first, second = (case("", "", {"detr/AP": 0.5}, main=["detr/AP"]) for _ in range(2))
-    text = "The models were evaluated on different data (data.root, data.split): do not compare their scores."
-    assert text not in lines({"a": first, "b": second})
-    first.setting["evaluated_data"] = {"name": "coco", "root": "/sets/a", "split": "val"}
-    second.setting["evaluated_data"] = {"name": "coco", "root": "/sets/b", "split": "test"}
-    assert text in lines({"a": first, "b": second})
-
-
 def test_the_origin_names_what_differs():
     vit = case("vit", "setr", {"setr/mIoU": 0.5}, lr=5e-4)
     vit.setting["initial_weights"] = "vit.pth"

@@ -79,10 +79,3 @@ def test_the_setting_has_the_initial_weights_of_a_backbone(tmp_path):
         (tmp_path / "mine.yaml").write_text(section)
         [case] = cases_of_protocol(PROTOCOL, [str(tmp_path / "mine.yaml")], ["setr"], [])
         assert setting_of(case.config()) == {**setting, "initial_weights": found}
-
-
-def test_a_replaced_rate_and_budget_are_the_only_ones():
-    [case] = cases_of_configs(["dpt_swin"], ["trainer.max_epochs=3", "optim.lr_per_256=1e-3"])
-    config = case.config(optim={"lr": 0.5}, trainer={"max_images": 24})
-    assert (config.optim.lr, config.optim.lr_per_256) == (0.5, None)
-    assert (config.trainer.max_images, config.trainer.max_epochs) == (24, None)

@@ -1,8 +1,6 @@
 """A benchmark from end to end, on tiny models: a third party's backbone, one that fails, and what is not repeated."""
 
 import json
-import os
-import signal
 
 import pytest
 import torch
@@ -71,41 +69,6 @@ def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
     again = run(tmp_path, train=True, images=8, rates=[1e-3])
     assert again.results["Tiny-setr"] == tiny
     assert set(tried) == {"Failing-setr", "Failing-dpt"}  # what is finished is not computed again
-
-
-@pytest.mark.integration
-def test_a_stopped_benchmark_goes_on_with_the_same_command(tmp_path, monkeypatch, capfd):
-    from densevit.training.loop.dense_module import DenseModule
-
-    step, stopped = DenseModule.training_step, False
-
-    def stopping(self, *args):
-        nonlocal stopped
-        if self.trainer.global_step == 1 and not stopped:
-            stopped = True
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *args)
-
-    monkeypatch.setattr(DenseModule, "training_step", stopping)
-    given = ["--backbones", f"{__name__}:Tiny", "--heads", "setr,dpt", "--train", "--images", "12", "--rates", "1e-3"]
-    arguments = ["benchmark", *given, *GIVEN, "--batches", "1", "--rounds", "5", "--device", "cpu"]
-    assert main([*arguments, "--out", str(tmp_path)]) == 130
-    printed = "".join(capfd.readouterr())
-    said = "Stopped. Resume from the last checkpoint with: the same command as before\n"
-    assert said in printed and "train --resume" not in printed
-    assert main([*arguments, "--out", str(tmp_path)]) == 0
-    assert "".join(capfd.readouterr()).count(" step 3 ") == 2
-
-
-@pytest.mark.integration
-def test_a_config_whose_data_is_elsewhere_has_80_classes(tmp_path):
-    options = {"sizes": [(32, 64)], "batch_sizes": [1], "modes": ["bf16"], "rounds": 5, "device": "cpu"}
-    data = ["data=configs/data/coco.yaml", "data.root=/nowhere"]
-    found = densevit.benchmark(["scenes/dino_detr_swin"], data, **options, out=tmp_path)
-    assert found.errors == {}
-    case = found.results["dino_detr_swin"]
-    assert case.cost["assumed_classes"] == 80
-    assert list(case.timings) == ["cpu bf16 1 x 32x64"]
 
 
 def test_wrong_arguments_exit_with_2(capsys, tmp_path):

@@ -11,7 +11,7 @@ from densevit.cli import main
 from densevit.weights.checkpoint_io import read
 from densevit.weights.label_sets import coco_classes
 from densevit.weights.model_file import save
-from densevit.weights.pretrained_models import build_model, build_pretrained
+from densevit.weights.pretrained_models import build_model
 from tests.weights.layouts import models
 
 NAMES = {one.file_id: one.name for one in coco_classes()}
@@ -27,28 +27,6 @@ def refused(capsys, *arguments):
 
 
 # ---- backbones ----
-
-
-@pytest.mark.integration
-@torch.no_grad()
-def test_an_imported_backbone_is_a_source_of_weights_as_its_file_is(tmp_path, capsys):
-    import timm
-
-    theirs = models.randomised(timm.create_model("vit_tiny_patch16_224", num_classes=5, img_size=64))
-    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
-    run(tmp_path / "theirs.pth", tmp_path / "ours")
-    assert "Read as timm-vit." in (message := capsys.readouterr().out) and "the classification head" in message
-    pixels = torch.randn(2, 3, 64, 64)
-    expected = theirs.forward_features(pixels)[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
-    section = configs.load("detr_swin", [f"backbone={tmp_path}/ours/backbone.yaml"]).backbone.model_dump()
-    heads = {"detection": {"name": "detr", "transformer": {"width": 32}}}
-    others = {"heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
-    for source in ("theirs.pth", "ours", "ours/model.safetensors"):
-        backbone = {**section, "weights": str(tmp_path / source), "mean": None, "std": None}
-        model, *_ = build_pretrained(configs.from_mapping({"backbone": backbone, **others}), {"detection": named(1)})
-        assert model.backbone.mean == tuple(section["mean"])
-        torch.testing.assert_close(model.eval().backbone(pixels)[-1], expected, rtol=1e-4, atol=1e-4)
-    assert "is only a backbone" in refused(capsys, tmp_path / "theirs.pth", tmp_path / "new", "data.image_size=96")
 
 
 # ---- complete models ----
@@ -153,13 +131,6 @@ def test_convert_overwrites_nothing_and_leaves_no_partial_files(detr, tmp_path, 
     (tmp_path / "empty").mkdir()
     run(detr[0], tmp_path / "empty")
     assert {path.name for path in tmp_path.iterdir()} == {"full", "half.pth", "empty"}
-
-
-def test_classes_mistakable_for_coco_raise(tmp_path, capsys):
-    message = refused(capsys, own(tmp_path / "many", named(91)), tmp_path / "out", "--to", "hf")
-    assert "A DETR with 91 other classes cannot be distinguished from COCO's" in message
-    run(own(tmp_path / "few", named(3)), tmp_path / "out", "--to", "hf")
-    assert len(read(tmp_path / "out").tensors["class_labels_classifier.bias"]) == 4
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ import pytest
 import tifffile
 
 import densevit
-from densevit.cli import main
 from densevit_workbench.doctor.findings import Finding
-from tests.workbench.doctor.test_diagnose import box, write_coco
+from tests.workbench.doctor.test_diagnose import box
 
 HEIGHT, WIDTH, IMAGES = 48, 64, 6
 
@@ -50,14 +49,6 @@ def ome(path: Path, pixels: np.ndarray) -> None:
     tifffile.imwrite(path, np.moveaxis(pixels, 2, 0), photometric="minisblack", metadata=metadata)
 
 
-def gdal(path: Path, pixels: np.ndarray) -> None:
-    items = "".join(
-        f'<Item name="DESCRIPTION" sample="{i}" role="description">{name}</Item>' for i, name in enumerate("NR")
-    )
-    tags = [(42112, "s", 0, f"<GDALMetadata>{items}</GDALMetadata>", True)]
-    tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig", extratags=tags)
-
-
 def file_per_channel(path: Path, pixels: np.ndarray) -> None:
     for i, end in enumerate(("_red", "_blue", "_nir")):
         tifffile.imwrite(str(path).replace("_red", end), pixels[..., i])
@@ -68,7 +59,6 @@ def file_per_channel(path: Path, pixels: np.ndarray) -> None:
     [
         (".tif", bands, 5, np.uint16, "[red, green, blue, band4, band5]", "error"),
         (".ome.tif", ome, 2, np.uint16, "[DAPI, GFP]", "error"),
-        (".tif", gdal, 2, np.float32, "[N, R]", "error"),
         (".png", lambda path, pixels: cv2.imwrite(str(path), pixels), 3, np.uint16, "[red, green, blue]", "warning"),
         ("_red.tif", file_per_channel, 3, np.uint16, "{red: _red, blue: _blue, nir: _nir}", "warning"),
     ],
@@ -134,75 +124,3 @@ def test_flaws_of_channels_are_named(flawed: list[np.ndarray], tmp_path: Path):
     proposal = found(root)["images with other channels than RGB of 8 bits"]
     assert proposal.examples[-1] == "data.nodata: 9000"
     assert "images with pixels likely without data" not in found(root, *KEYS, "data.nodata=9000")
-
-
-def test_images_of_another_type_or_number_of_bands_are_named(tmp_path: Path):
-    root = write_set(tmp_path / "set", ".tif", [fields(i, 4).astype(np.uint16) for i in range(IMAGES)], bands)
-    bands(root / "train" / "4.tif", fields(4, 4, 0, 255).astype(np.uint8))
-    bands(root / "train" / "5.tif", fields(5, 5).astype(np.uint16))
-    problems = found(root)
-    kinds = problems["images with other channels than RGB of 8 bits"].examples[:3]
-    assert [text.partition(", ")[0] for text in kinds] == [
-        f"{root}/train/0.tif: 4 channels of uint16",
-        f"{root}/train/5.tif: 5 channels of uint16",
-        f"{root}/train/4.tif: 4 channels of uint8",
-    ] and "(4 of 6" in kinds[0]
-    four, five = problems["unreadable files"].examples
-    assert four == f"{root}/train/4.tif: its pixels are uint8; those of the other images are uint16."
-    assert f"{root}/train/5.tif: it has 5 channels" in five
-
-
-def test_a_channel_of_one_value_in_all_images_is_an_error(tmp_path: Path):
-    images = [fields(i, 4).astype(np.uint16) for i in range(IMAGES)]
-    for image in images:
-        image[..., 3] = 0
-    root = write_set(tmp_path / "set", ".tif", images, bands)
-    problems = found(root, *KEYS)
-    assert problems["images with constant or empty channels"].count == IMAGES
-    assert "'nir' has only the value 0" in problems["the channels cannot be normalised"].examples[0]
-
-
-def test_missing_data_is_not_measured(tmp_path: Path):
-    images = [fields(i, 2).astype(np.float32) for i in range(IMAGES)]
-    images[0][:24, :, 1] = np.nan
-    images[1][..., 0] = np.nan
-    root = write_set(tmp_path / "set", ".npy", images, np.save)
-    problems = found(root, "data.channels=[vv, vh]")
-    assert problems.keys() == {"images with constant or empty channels"}
-    assert problems["images with constant or empty channels"].examples == ("1.npy: vv is nan everywhere",)
-
-
-@pytest.mark.integration
-def test_tables_and_page_show_the_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    images = [fields(i, 4).astype(np.uint16) for i in range(IMAGES)]
-    root = write_set(tmp_path / "set", ".tif", images, bands)
-    page = tmp_path / "page.html"
-    assert main(["doctor", str(root), *KEYS, "--out", str(page)]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    values = np.stack(images)[..., 3].astype(np.float64)
-    numbers = [f"{number:.4g}" for number in (values.min(), values.max(), values.mean(), values.std())]
-    assert ["train", "nir", *numbers, "0.0%", "0", "...", "5000"] in lines
-    assert "Augmented samples" in page.read_text() and "<h2>Channels</h2>" in page.read_text()
-    assert len(densevit.diagnose(root, KEYS).samples) == IMAGES
-
-
-@pytest.mark.filterwarnings("ignore:Truncated File Read")
-def test_a_damaged_first_image_does_not_hide_the_others(tmp_path: Path):
-    root = write_set(tmp_path / "set", ".tif", [fields(i, 4).astype(np.uint16) for i in range(IMAGES)], bands)
-    (root / "train" / "0.tif").write_bytes((root / "train" / "0.tif").read_bytes()[:200])
-    problems = found(root)
-    assert "(5 of 6 images)" in problems["images with other channels than RGB of 8 bits"].examples[0]
-    assert problems["unreadable files"].count == 1
-    root = write_coco(tmp_path / "rgb", "train", [box(1, 0, [4, 4, 20, 20])], images=4)
-    (root / "train" / "0.png").write_bytes((root / "train" / "0.png").read_bytes()[:300])
-    titles = [one.title for one in densevit.diagnose(root, ["data.split=train"]).findings]
-    assert "unreadable files" in titles and "images with other channels than RGB of 8 bits" not in titles
-
-
-@pytest.mark.integration
-def test_rgb_of_8_bits_has_no_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    root = write_coco(tmp_path / "set", "train", [box(1, 0, [4, 4, 20, 20])], images=3)
-    write_coco(root, "val", [box(1, 0, [4, 4, 20, 20])], images=2, first=50)
-    main(["doctor", str(root), "--out", str(tmp_path / "page.html")])
-    assert "channel" not in capsys.readouterr().out
-    assert "hannel" not in (tmp_path / "page.html").read_text().partition("</style>")[2]

@@ -4,7 +4,6 @@ import functools
 import io
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -97,20 +96,6 @@ def test_numbers_are_bold_only_among_runs_of_the_same_data(runs: list[Path], tmp
     text = densevit.report(runs, tmp_path / "both.html").path.read_text()
     assert "The data of b/run is not known." in text
     assert "<td>pets/AP</td><td>0.4000</td><td>0.6000</td>" in cells(text)
-
-
-def test_few_of_many_images_are_shown_and_none_of_a_run_without(runs: list[Path], tmp_path: Path):
-    for n in range(24):
-        for run in runs:
-            (run / "predictions" / f"pets-{n}.jpg").write_bytes(image(700, 1800))
-    both = densevit.report(runs, tmp_path / "both.html")
-    assert check_self_contained(both.path) == 2 * 8
-    html = both._repr_html_()
-    assert "<h3>a/run · b/run</h3>" in html and html.count('class="plot"') == 2  # loss and AP, each with both runs
-    (runs[1] / "metrics.json").unlink()
-    shutil.rmtree(runs[1] / "predictions")
-    text = densevit.report(runs, tmp_path / "both.html").path.read_text()
-    assert "<td>–</td>" in text and ">Images<" not in text
 
 
 def test_the_command(runs: list[Path], tmp_path: Path, monkeypatch, capsys):
