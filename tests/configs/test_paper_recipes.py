@@ -1,10 +1,8 @@
 """Recipes that compare a backbone of one's own with published ones: the protocol stays, whatever the backbone is."""
 
-import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from densevit import config as configs
 from densevit.config import BackboneSection, Config
@@ -15,7 +13,6 @@ from densevit.weights.label_sets import coco_classes, segmentation_classes
 from tests.configs.generated import make_coco, make_depth_maps, make_label_maps
 from tests.configs.published import full_model, one_step
 from tests.configs.test_steps import SMALL_DETR
-from tests.weights.loading import built
 
 RECIPES = sorted(Path("configs/paper").glob("*.yaml"))
 RATES = {"coco": (1e-4, 1e-5), "ade20k": (6e-5, 6e-5), "nyu": (1e-4, 1e-4)}  # of the head and of the backbone
@@ -72,42 +69,6 @@ def test_another_backbone_without_weights_is_an_error_with_both_commands(path: P
         assert f"{command}SOURCE" in str(caught.value) and f"{command}random" in str(caught.value)
         configs.check_plugins(configs.load(path, [override, "backbone.weights=mine.pth"]))
     configs.check_plugins(configs.load(path, ["backbone=convnext_tiny"]))  # it has weights of its own
-
-
-COMMANDS = {  # of each backbone once: by its options, or by the recipe that has it
-    " ".join(f"{key}={value}" for key, value in part.items() if key.startswith("backbone.")) or path.stem: (path, part)
-    for path in RECIPES
-    for command in re.findall(
-        r"^#   densevit train (?!.*mynet)\S+ (.*)$", path.read_text().replace("\\\n#       ", ""), re.M
-    )
-    for part in [dict(override.split("=", 1) for override in command.split())]
-}
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_weights_of_a_reference_row_load_completely(name: str, tmp_path: Path) -> None:
-    """Random tensors of the library's structure stand for the published ones."""
-    import timm
-    import torchvision
-
-    path, overrides = COMMANDS[name]
-    config = configs.load(path, [f"{key}={value}" for key, value in overrides.items()])
-    configs.check_plugins(config)
-    if config.backbone.name == "timm":  # timm loads them
-        assert config.backbone.options["model"] in timm.list_pretrained() and config.backbone.options["pretrained"]
-        return
-    library, _, source = str(config.backbone.weights).partition(":")
-    if library == "timm":
-        assert source in timm.list_pretrained()
-        model = timm.create_model(source)
-    else:
-        model = torchvision.models.get_model(*source.split("/")[:1])
-        assert torchvision.models.get_weight(f"ResNet50_Weights.{source.split('/')[1]}")
-    torch.save(model.state_dict(), tmp_path / "published.pth")
-    config = configs.with_overrides(config, [f"backbone.weights={tmp_path / 'published.pth'}"])
-    _, _, [fit] = built(config, CLASSES[path.stem])
-    assert not fit.missing
 
 
 @pytest.mark.integration

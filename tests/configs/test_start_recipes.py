@@ -62,24 +62,6 @@ def test_recipe_trains_from_a_package_s_weights(recipe, data, tmp_path, monkeypa
     assert run.model.predict(torch.zeros(3, *SIZE, dtype=torch.uint8)).size == SIZE
 
 
-@pytest.mark.parametrize(("recipe", "section"), [("rf_detr", "folder"), ("rf_detr_masks", "folder_masks")])
-def test_rf_detr_trains_on_rectangles(recipe, section, objects, tmp_path):
-    """A small one, which has fewer cells than queries; the ONNX file of boxes has the model's."""
-    features = "backbone.features=[1, 2, 3, 6]"
-    small = ["weights=null", "backbone.variant=nano", features, "heads.detection.neck.width=32",
-             "heads.detection.transformer.width=32", "heads.detection.transformer.feedforward=64",
-             "data.image_size=[48, 96]", "data.batch_size=2", "data.num_workers=0", "trainer.accelerator=cpu",
-             "trainer.max_epochs=null", "trainer.max_steps=2", "trainer.precision=bf16-mixed"]  # fmt: skip
-    run = densevit.fit(f"start/{recipe}", overrides=[f"data={section}", f"data.root={objects}", *small],
-                       run_dir=tmp_path / "run")  # fmt: skip
-    assert ("detection/AP" if recipe == "rf_detr" else "detection/mask_AP") in run.metrics
-    result = run.model.predict(torch.zeros(3, *SIZE, dtype=torch.uint8))
-    assert result.size == SIZE and len(result.boxes) == len(result.scores)
-    assert recipe == "rf_detr" or result.masks.shape == (len(result.boxes), *SIZE)
-    if recipe == "rf_detr":
-        assert densevit.export(run.model, tmp_path / "model.onnx").difference <= 1e-4
-
-
 @pytest.mark.parametrize(
     ("backbone", "recipe"),
     [

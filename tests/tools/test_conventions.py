@@ -55,7 +55,6 @@ CHECK = "def check_x(config):\n    {}\n"
 CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     "pages.pages_are_short": [
         ({"docs/a.md": "# A\n"}, "docs/a.md", "# A", "# A" + "\n" * 250, "docs/a.md:1: the page has 251 lines"),
-        ({"docs/a.md": "# A\n"}, "docs/a.md", "\n", "\n\n" + "word\n" * 121, "docs/a.md:3: a passage of 121 words"),
         ({f"docs/{i}.md": "# A\n" for i in range(48)}, "docs/48.md", "", "# A\n", "docs:1: docs/ has 49 pages"),
         ({"README.md": "# A\n"}, "README.md", "\n", ("word " * 100 + "\n\n") * 8, "docs:1: README.md has 801 words"),
     ],
@@ -64,7 +63,6 @@ CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     ],
     "architecture.packages_are_the_layers": [
         (WALKS, ARCHITECTURE, "`data`, ", "", ":6: the table has config, the contract config, data"),
-        (WALKS, ARCHITECTURE, "| `training` | runs |\n", "", "the table has config, data, the contract training"),
     ],
     "architecture.walks_are_short": [
         (WALKS, ARCHITECTURE, "Net.step", "Net.run", ":10: Net.run is not defined in densevit/net.py"),
@@ -93,13 +91,13 @@ CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     ],
     "words.docstrings_say_what_a_thing_is": [
         ({"densevit/net.py": NET}, "densevit/net.py", "A net.", "See `fit`.", ":5: the docstring has"),
-        ({"densevit/net.py": NET}, "densevit/net.py", "A net.", "A net. top: of an image.", ":5: the docstring has"),
     ],
     "words.names_say_what_they_are": [
         ({"densevit/net.py": NET}, "densevit/net.py", "...", text, f"densevit/net.py:7: the name {name}")
         for text, name in (
-            *(("found = 1", "found"), ("self._own = 1", "_own"), ("x = [1 for one in ()]", "one")),
-            *(("x = lambda known: 1", "known"), ("import os as GIVEN_", "GIVEN_"), ("(theirs := 1)", "theirs")),
+            ("found = 1", "found"),
+            ("self._own = 1", "_own"),
+            ("x = [1 for one in ()]", "one"),
         )
     ]
     + [
@@ -108,14 +106,6 @@ CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     ],
     "words.kinds_are_types": [
         ({"plugins/net.py": NET}, "plugins/net.py", "(self)", "(self, kind: str)", ":7: kind is str, not a type"),
-        ({"plugins/net.py": NET}, "plugins/net.py", "...", "kind = 'x'", ":7: kind is 'x', not a type"),
-        (
-            {"plugins/net.py": NET.replace("(self)", "(self, kind: type[int])")},
-            "plugins/net.py",
-            "...",
-            "kind: int",
-            "kind",
-        ),
     ],
     "words.modules_are_named_by_their_subject": [
         ({"densevit/net.py": NET, "densevit/utils.md": ""}, "densevit/utils.py", "", "", "1: a module called utils")

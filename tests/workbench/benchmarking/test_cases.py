@@ -10,7 +10,6 @@ from densevit_workbench.benchmarking.cases import (
     cases_of_configs,
     cases_of_protocol,
     main_metrics,
-    setting_of,
 )
 
 FAMILIES = ["swin", "vit", "timm"]
@@ -65,17 +64,3 @@ def test_a_run_folder_brings_its_scores(tmp_path):
     found = {"depth/SqRel": 1.0, "depth/AbsRel_aligned_depth": 0.5}
     assert main_metrics(shipped.config(), found) == ["depth/AbsRel_aligned_depth"]
     assert main_metrics(mine.config(), mine.metrics) == ["segmentation/mIoU"]
-
-
-def test_the_setting_has_the_initial_weights_of_a_backbone(tmp_path):
-    data = {"name": "scenes", "split": "val", "image_size": "[128, 128]"}
-    setting = {"data": "scenes", "evaluated_data": data, "image_size": [128, 128], "batch_size": 8}
-    for section, found in {
-        "{name: swin}": "random",
-        "{name: swin, weights: mine/swin.pth}": "mine/swin.pth",
-        "{name: timm, model: resnet18.a1_in1k, pretrained: true}": "resnet18.a1_in1k, pretrained",
-        "{name: timm, model: resnet18, pretrained: false}": "random",
-    }.items():
-        (tmp_path / "mine.yaml").write_text(section)
-        [case] = cases_of_protocol(PROTOCOL, [str(tmp_path / "mine.yaml")], ["setr"], [])
-        assert setting_of(case.config()) == {**setting, "initial_weights": found}

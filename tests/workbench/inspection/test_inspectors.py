@@ -1,10 +1,8 @@
 """Inspectors: found by the class of a part or named by the user; errors and invalid results are reported."""
 
 import importlib
-import re
 
 import pytest
-from PIL import Image
 from torch import Tensor, nn
 
 import densevit
@@ -50,26 +48,6 @@ WINDOWS = """
             grid = grid_of(size, 16)
             return [windowed_layer(name, weights, grid, part.window) for name, _, weights in recorded]
 """
-FIGURES = """
-    import numpy as np
-    from densevit_workbench.inspection.figures import Figure
-    from densevit_workbench.inspection.inspector import Inspector
-
-
-    class Strides(Inspector):
-        '''The size of the features.'''
-
-        def hooks(self, part):
-            self.calls = []
-            return [part.register_forward_hook(lambda module, inputs, output: self.calls.append(output))]
-
-        def figures(self, part, recorded, outputs, image):
-            if "logits" in outputs:
-                assert self.calls[0]["logits"] is outputs["logits"]
-                return []
-            tile = np.zeros((*self.calls[0][0].shape[2:], 3), np.uint8)
-            return [Figure("strides", "Strides", "One cell, one pixel.", [("stride 16", tile)])]
-"""
 
 
 def test_an_inspector_with_the_name_of_a_class_is_used_for_its_parts(install):
@@ -78,20 +56,6 @@ def test_an_inspector_with_the_name_of_a_class_is_used_for_its_parts(install):
     [layer] = densevit.inspect(of_backbone(Derived()), IMAGE).layers
     assert (layer.name, layer.window, layer.query_grid) == ("attention", 2, (4, 6))
     assert layer.query_cells[1].tolist() == [2, 3, 8, 9]
-
-
-def test_named_inspectors_add_their_figures_and_leave_no_hooks(install, tmp_path):
-    install("theirs", "[densevit.inspectors]\nstrides = ti_strides:Strides\n", {"ti_strides.py": FIGURES})
-    model = of_backbone(Windows())
-    assert not any(densevit.inspect(model, IMAGE).figures.values())
-    found = densevit.inspect(model, IMAGE, inspectors=["strides"])
-    figures = {part: [one.name for one in own] for part, own in found.figures.items()}
-    assert figures == {"backbone": ["strides"], "heads.detection": []}
-    assert not any(module._forward_hooks for module in model.modules())
-    files = {path.name: path for path in found.save(tmp_path)}
-    with Image.open(files["strides-backbone.png"]) as png:
-        assert png.width == 300
-    assert "Strides: backbone" in re.findall("<h2>(.*?)</h2>", files["inspect.html"].read_text())
 
 
 def test_a_broken_inspector_is_an_error_only_where_it_is_used(install):

@@ -78,15 +78,6 @@ def label_maps(root: Path) -> dict[str, Any]:
     return {"name": "label_maps", "classes": classes}
 
 
-def depth(root: Path) -> dict[str, Any]:
-    rng = np.random.default_rng(3)
-    for index, size in enumerate(write_images(root)):
-        values = (rng.uniform(0, 9, size) * rng.integers(0, 2, size)).astype(np.float32)
-        for split in SPLITS:
-            np.save(root / "labels" / split / f"{index}.npy", values)
-    return {"name": "depth"}
-
-
 def write(kind: Any, tmp_path: Path, *extra: str, size: str = "8KB") -> tuple[dict[str, Any], Path]:
     """Writes a data set and its shards, about three images each; returns its section and the shards' folder."""
     source, out = tmp_path / "source", tmp_path / "out"
@@ -122,7 +113,7 @@ def out(made_once: Any, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made_once("shards", make) / "out", tmp_path / "out"))
 
 
-@pytest.mark.parametrize(("kind", "split"), [(coco, "train"), (label_maps, "val"), (depth, "val")])
+@pytest.mark.parametrize(("kind", "split"), [(coco, "train"), (label_maps, "val")])
 def test_samples_are_those_of_the_source(tmp_path: Path, kind: Any, split: str) -> None:
     section, out = write(kind, tmp_path)
     source, shards = create_dataset(split=split, **section), create_dataset("shards", split, root=str(out))

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from densevit.interfaces import Head
 from densevit.layers.positions import mask_on_grid
 from densevit.testing import head_checks
-from densevit_workbench.testing.head_checks import CHECKS
 
 
 class Sound(Head):
@@ -129,10 +128,6 @@ def scaled_targets(losses, head, outputs, targets, context):
     return losses
 
 
-def query_rows(_, head, name, rows):
-    return torch.arange(rows).view(-1, len(head.classes)).T
-
-
 class Lambda(Sound):
     """Holds a lambda."""
 
@@ -213,15 +208,3 @@ def tied_scores(found, head, outputs, targets):
 def test_valid_head_passes():
     assert failures(functools.partial(Sound, width=8), skip=()) == {}
     assert failures(changed(predict=tied_scores)) == {}
-
-
-def only(*names):
-    """The other checks."""
-    return [check.name for check in CHECKS if check.name not in ("construction", *names)]
-
-
-def test_rows_of_classes_are_checked_if_the_head_knows_them():
-    heads = changed(class_rows=query_rows), Sound
-    known, unknown = (list(head_checks(head, skip=only("class_rows")))[-1] for head in heads)
-    assert known.passed and unknown.passed and not known.note
-    assert "class_rows does not know the rows" in unknown.note

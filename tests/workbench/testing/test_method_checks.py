@@ -67,14 +67,6 @@ class Infinite(Sound):
         return {"mean": self.features(model, batch).mean() / 0}
 
 
-class Unused(Sound):
-    """Has a teacher that is not frozen."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
-        self.teacher = nn.Linear(2, 2)
-
-
 class OnlyBright(Sound):
     """Leaves out a term of black images."""
 
@@ -91,13 +83,6 @@ class ReadsLabels(Sound):
         return {"mean": super().training_step(model, batch, context)["mean"] * found}
 
 
-class OneValidation(Sound):
-    """The mean over the batch."""
-
-    def validation_losses(self, model: Any, batch: Any) -> torch.Tensor:
-        return self.features(model, batch).mean()
-
-
 class Forgets(Sound):
     """Counts its steps in a plain attribute."""
 
@@ -111,10 +96,8 @@ class Forgets(Sound):
 BROKEN: dict[type[Method], tuple[str, str]] = {
     OtherModel: ("construction", "saved_model returned a Identity"),
     Infinite: ("losses", "mean = -?(inf|nan)"),
-    Unused: ("gradients", r"no gradient in method\.teacher\.weight, method\.teacher\.bias"),
     OnlyBright: ("blank_images", "mean in place of bright, mean"),
     ReadsLabels: ("labels", "KeyError.*needs_labels = True"),
-    OneValidation: ("validation_losses", r"shape \(\); expected \(2,\)"),
     Forgets: ("resuming", "mean that differs .* plain attribute is not saved"),
 }
 
