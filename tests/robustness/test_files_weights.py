@@ -40,9 +40,7 @@ NO_WEIGHTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is an empty file"),
     "web page": (HTML, "is an HTML page"),
     "git-LFS pointer": (LFS, "is a git-LFS pointer"),
-    "text": (b"hello", "is not a checkpoint: 5 bytes, the first are b'hello'"),
     "part of a zip": (b"PK\x03\x04" + bytes(100), "is a truncated or corrupt zip archive, 104 bytes"),
-    "bare pickle": (b"\x80\x04}q\x00." + bytes(20), "is a bare pickle"),
 }
 
 INCOMPLETE = "not a complete safetensors file"

@@ -16,7 +16,7 @@ from densevit.inference import joining
 from densevit.inference.image_file import ImageFile
 from densevit.interfaces import LABEL_DIVISOR, Class, Predictions
 from densevit.targets.types import TargetTypes
-from densevit_workbench.interchange.stored_predictions import StoredPredictions, match_files
+from densevit_workbench.interchange.stored_predictions import StoredPredictions
 from tests.inference.written_predictions import write_predictions
 
 CLASSES = tuple(Class(name, 3 + n, (n, 9, 9), thing=n < 4) for n, name in enumerate(("a", "[b]", "c", "d", "e", "f")))
@@ -82,23 +82,6 @@ def test_predictions_are_read_as_they_were_written(parquet, tmp_path, monkeypatc
         assert [*found] == [*heads]
         for head in heads:
             check_equal(found[head], random_predictions(head, n))
-
-
-@pytest.mark.parametrize(
-    ("names", "files", "rows"),
-    [
-        (["/data/a/1.jpg", "/data/b/1.jpg"], ["b/1.jpg", "a/1.jpg"], [1, 0]),
-        (["a/1.jpg", "b/1.jpg"], ["/x/b/1.jpg"], [-1, 0]),  # the unique file is that of b
-        (["1.jpg", "2.jpg"], ["x/2.jpg", "y/1.jpg"], [1, 0]),
-        (["1.jpg"], ["a/1.jpg", "b/1.jpg"], [-1]),
-        (["c/1.jpg", "x/y/1.jpg"], ["x/1.jpg", "y/1.jpg"], [-1, 1]),
-        (["s/1.jpg", "t/1.jpg"], ["1.jpg"], [0, 0]),  # two sets of a mix with the same image
-        (["", "3.jpg"], ["clip.mp4#3"], [-1, -1]),
-        ([], ["a"], []),
-    ],
-)
-def test_images_are_matched_by_the_ends_of_their_paths(names, files, rows) -> None:
-    assert match_files(names, files).tolist() == rows
 
 
 # ---- the command ----

@@ -18,9 +18,7 @@ CASES = {  # the section, the type of the model, and the tokens before the cells
     "vit": (VIT, "vit", 1),
     "deit": ({**VIT, "distillation_token": True}, "deit", 2),
     "dinov2 with registers": ({**DINO, "registers": 4}, "dinov2_with_registers", 5),
-    "dinov2, gated": ({**DINO, "swiglu": True}, "dinov2", 1),
     "swin": (SWIN, "swin", 0),
-    "swin 2": ({**SWIN, "version": 2, "window_size": (4, 4, 4, 2)}, "swinv2", 0),
     "swin 2, from smaller windows": ({**SWIN, "version": 2, "pretrained_window_sizes": (3, 3, 3, 2)}, "swinv2", 0),
     "resnet": ({"name": "resnet", "depth": 18}, "resnet", 0),
 }

@@ -79,25 +79,6 @@ def cells(text: str) -> str:
     return re.sub(r"<td[^>]*>", "<td>", text)
 
 
-def test_numbers_are_bold_only_among_runs_of_the_same_data(runs: list[Path], tmp_path: Path):
-    third, fourth = (write_run(tmp_path / name / "run", scale, 0.1) for name, scale in (("c", 3.0), ("d", 4.0)))
-    for run in (third, fourth):
-        config = run / "config.yaml"
-        config.write_text(config.read_text().replace("{name: scenes}", "{name: coco, root: sets/a, split: test}"))
-    note = "The best number is bold only among runs of the same data and split."
-    assert note not in densevit.report(runs, tmp_path / "same.html").path.read_text()
-
-    text = densevit.report([*runs, third], tmp_path / "three.html").path.read_text()
-    assert f"evaluated on different data (data.name, data.split, data.image_size, data.root). {note}" in text
-    assert "<td>pets/AP</td><td>0.4000</td><td><b>0.6000</b></td><td>1.2000</td>" in cells(text)
-    text = cells(densevit.report([*runs, third, fourth], tmp_path / "four.html").path.read_text())
-    assert "<td>far/AbsRel</td><td><b>0.2000</b></td><td>0.3000</td><td><b>0.6000</b></td><td>0.8000</td>" in text
-    (runs[1] / "config.yaml").unlink()
-    text = densevit.report(runs, tmp_path / "both.html").path.read_text()
-    assert "The data of b/run is not known." in text
-    assert "<td>pets/AP</td><td>0.4000</td><td>0.6000</td>" in cells(text)
-
-
 def test_the_command(runs: list[Path], tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["report", "a/run", "b/run"]) == main(["report", "a/run", "--json"]) == 0

@@ -5,12 +5,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from densevit.interfaces import Backbone
-from densevit.layers import checkpointing
 from densevit.testing import CheckFailed, backbone_checks, check_backbone
-from densevit_workbench.testing.backbone_checks import CHECKS
 
 
 class Sound(Backbone):
@@ -204,31 +201,6 @@ def test_valid_backbone_passes():
     for sound in (Sound, SAYS_ITS_SIZE, RefusesItself, changed(init=of_zeros, forward=scaled), frozen):
         assert failures(sound) == {}
     assert torch.equal(torch.get_rng_state(), before), "the caller's random state is kept"
-
-
-def recomputed(runs):
-    class Checkpointed(Sound):
-        """With a batch norm; `checkpointing` recomputes it."""
-
-        def __init__(self, checkpointing=False):
-            super().__init__()
-            self.checkpointing, self.added = checkpointing, nn.BatchNorm2d(3)
-
-        def forward(self, images):
-            checkpointed = self.checkpointing and self.training
-            return super().forward(runs(self.added, images) if checkpointed else self.added(images))
-
-    return Checkpointed
-
-
-def test_checkpointing_that_updates_statistics_twice_is_found():
-    others = [one.name for one in CHECKS if one.name not in ("construction", "forward", "checkpointing")]
-    right = recomputed(lambda part, x: checkpointing.run(part, x, checkpointed=True))
-    for backbone, note in ((right, ""), (Sound, "no option `checkpointing`")):
-        assert [result.note for result in check_backbone(backbone, skip=others)][-1] == note
-    wrong = recomputed(lambda part, x: checkpoint(part, x, use_reentrant=False))
-    with pytest.raises(CheckFailed, match="the buffer added.num_batches_tracked that differs by"):
-        check_backbone(wrong, skip=others)
 
 
 def test_failures_name_what_was_found_what_was_expected_and_the_place():

@@ -7,7 +7,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from densevit.interfaces import DenseHead, Head
-from densevit.targets import PanopticMap
 from densevit.testing import head_checks
 from densevit_workbench.testing.head_checks import CHECKS
 
@@ -151,23 +150,6 @@ def mean_of_maps(self, outputs, targets, context):
     return {name: loss * known / max(sum(x.numel() for x in labelled), 1)}
 
 
-class Segments(Maps):
-    """The classes of panoptic maps, also of crowds."""
-
-    task, needs = "panoptic", ("panoptic",)
-
-    def loss(self, outputs, targets, context):
-        def labelled(panoptic):
-            return {"semantic": torch.from_numpy(PanopticMap().class_map(panoptic.numpy()))}
-
-        maps = [{**t, **labelled(t["panoptic"])} if "panoptic" in t else t for t in targets]
-        return Segmenter.loss(self, outputs, maps, context)
-
-    def predict(self, outputs, targets):
-        labels = Segmenter.predict(self, outputs, targets)
-        return [{"panoptic": 1000 * one["semantic"].int()} for one in labels]
-
-
 @pytest.mark.parametrize(
     ("head", "failed"),
     [
@@ -175,11 +157,10 @@ class Segments(Maps):
         (Depth, set()),
         (having(Depth, known=lambda self, depth: depth > 0), {"unlabelled_values", "unlabelled_pixels"}),
         (having(Segmenter, loss=mean_of_maps), {"unlabelled_values"}),
-        (Segments, {"crowds"}),
     ],
 )
 def test_values_that_label_nothing_are_not_learned(head, failed):
-    found = failures(head, only=("determinism", "unlabelled_values", "unlabelled_pixels", "crowds"))
+    found = failures(head, only=("determinism", "unlabelled_values", "unlabelled_pixels"))
     assert found.keys() == failed, found
 
 
@@ -214,14 +195,3 @@ def test_exported_outputs_are_checked():
     assert not failures(DenseSegmenter, only=("export",))
     found = failures(having(DenseDepth, exported=remembers_the_size), only=("export",))
     assert "'depth' of the exported file that differs by" in found["export"]
-
-
-def test_predictions_from_exported_outputs_are_checked():
-    only = ("exported_predictions",)
-    skip = [check.name for check in CHECKS if check.name not in ("construction", "export", *only)]
-    notes = {result.name: result.note for result in head_checks(Depth, skip=skip)}
-    assert "has no exported()" in notes["export"] and "has no predict_exported()" in notes[only[0]]
-    assert not failures(DenseSegmenter, only=only) and not failures(DenseDepth, only=only)
-    doubled = having(DenseDepth, predict_exported=lambda _, x, targets: [{"depth": 2 * one} for one in x["depth"]])
-    message = failures(doubled, only=only)["exported_predictions"]
-    assert "predictions[0]['depth']" in message and "in 100.0% of its values" in message
