@@ -142,25 +142,3 @@ def test_commands_expand_the_home_folder(home: Path, monkeypatch: pytest.MonkeyP
         assert cli.main(arguments) == 0
         for key in expected:
             assert getattr(given[0], key) in (home / "file", [home / "file"]), f"{name}: {key}"
-
-
-EMPTY: dict[str, Callable[[], object]] = {
-    "create_backbone.weights": lambda: densevit.create_backbone(**BACKBONE, weights=""),
-    "create_model.backbone": lambda: densevit.create_model(""),
-    "diagnose.source": lambda: densevit.diagnose(""),
-    "fit.run_dir": lambda: densevit.fit("~/config.yaml", run_dir=""),
-    "fit.resume": lambda: densevit.fit(resume=""),
-    "fit.backbone.weights": lambda: densevit.fit("~/config.yaml", ["backbone.weights=''"]),
-    "load.source": lambda: densevit.load(""),
-    "Predictor.predict": lambda: predictor().predict(""),
-    "save.path": lambda: densevit.save(predictor(), ""),
-}
-
-
-@pytest.mark.parametrize("name", EMPTY)
-def test_an_empty_path_is_an_error_of_one_line(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not the working folder, which here has a model and a run's config."""
-    monkeypatch.chdir(home)
-    with pytest.raises(DensevitError, match=r"(a path|weights) is empty[:.]") as error:
-        EMPTY[name]()
-    assert "\n" not in str(error.value)

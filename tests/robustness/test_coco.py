@@ -102,23 +102,18 @@ def polygon(*numbers: Any) -> Change:
 WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
     # polygons
     "polygon with NaN": (polygon(4, 5, math.nan, 5, 24, 15), ("annotation 11 of image 0.png", "segmentation", "nan")),
-    "polygon of an odd count": (polygon(4, 5, 24, 5, 24, 15, 3), ("annotation 11 of image 0.png", "7 numbers")),
     "polygon of two points": (polygon(4, 5, 24, 5), ("annotation 11 of image 0.png", "three points")),
     "no segmentation": (without("annotations", "segmentation"), ("annotation 11 of image 0.png", "data.masks")),
     # run lengths
-    "run lengths that are too few": (run_lengths([0, 100]), ("annotation 12 of image 0.png", "100 pixels", "2240")),
     "a broken code": (run_lengths("~~~~"), ("annotation 12 of image 0.png",)),
     "a size that is not the image's": (run_lengths([0, 100], (10, 10)), ("annotation 12 of image 0.png", "10 x 10")),
     # boxes and areas
     "box with NaN": (of_annotation(bbox=[math.nan, 5, 20, 10]), ("annotation 11", "four finite numbers")),
-    "box of three": (of_annotation(bbox=[4, 5, 20]), ("annotation 11 of image 0.png", "[4, 5, 20]")),
     "no box": (without("annotations", "bbox"), ("annotation 11 of image 0.png has no `bbox`",)),
-    "area below zero": (of_annotation(area=-5), ("annotation 11", "area -5")),
     # crowds
     "iscrowd of 2": (of_annotation(iscrowd=2), ("annotation 11", "iscrowd 2", "0 or 1")),
     # identifiers
     "image id twice": (of_image(id=2), ("image id 2", "0.png", "1.png")),
-    "category id of text": (of_category(id="3"), ("'cat'", "'3'", "whole number")),
     "category id twice": (of_category(id=7), ("category id 7", "'cat'", "'dog'")),
     "category name twice": (of_category(name="dog"), ("'dog'", "3 and 7", "names must differ")),
     "an unknown image": (of_annotation(image_id=5), ("annotation 11", "image_id 5", "Known: 1, 2")),
@@ -130,7 +125,6 @@ WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
     # sections
     "no annotations": (lambda c: c.pop("annotations"), ("train.json", "no `annotations`", "train")),
     "no objects": (whole(annotations=[]), ("train.json", "no object")),
-    "no categories": (whole(categories=[]), ("`categories` is missing or empty",)),
 }  # fmt: skip
 FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "cut short": (json.dumps(document())[:300], ("train.json", "not valid json")),
@@ -140,10 +134,6 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
 VALID: dict[str, Change] = {
     "all as usual": lambda _: None,
     "a polygon somewhat outside": polygon(-3, -2, 60.5, -1, 58, 44, -1, 43),
-    "ids as text": lambda c: (
-        [image.update(id=str(image["id"])) for image in c["images"]],
-        [one.update(image_id=str(one["image_id"])) for one in c["annotations"]],
-    ),
     "no size": lambda c: [c["images"][0].pop(key) for key in ("height", "width")],
     "an image without objects": lambda c: c["annotations"].pop(),
 }  # fmt: skip

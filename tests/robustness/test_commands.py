@@ -56,13 +56,10 @@ WRONG: dict[tuple[str, ...], str] = {
     ("evaluate", "empty"): "empty/model.safetensors: no such file. Name a file, or a folder with one of",
     ("evaluate", "run", "--out", "file"): "file is a file. Fix: name a new folder",
     ("predictions", "evaluate", "empty"): "empty has no predict.json, so no predictions",
-    ("predict", "run", ""): "'' names no image",
     ("predict", "run", "a.png", "--threshold", "nan"): "--threshold is nan; a score from 0 to 1 is expected",
     ("predict", "run", "a.png", "--window", "x"): "'x' is not a side",
-    ("predict", "run", "a.png", "--device", "nope"): "--device nope",
     ("convert", "run", "out"): "run: is already in densevit's layout",
     ("scenes", "--out", "run"): "run exists and is not an empty folder",
-    ("scenes", "--out", "s", "--size", "16"): "at least 32 pixels",
     ("check", "backbone", "swin", "varient=tiny"): "Did you mean 'variant'",
 }  # fmt: skip
 

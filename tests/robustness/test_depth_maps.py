@@ -52,12 +52,7 @@ WRONG: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
 }
 OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "range that misses": (["data.depth_range=[50,60]"], ("data.depth_range", "train")),
-    "limits exchanged": (
-        ["data.unknown.below=5", "data.unknown.above=1"],
-        ("data.unknown.below", "data.unknown.above"),
-    ),
     "a limit that leaves nothing": (["data.unknown.above=0.01"], ("no pixel has a known depth", "'train'")),
-    "an unknown kind": (["data.quantity=metres"], ("data.quantity", "'metres'")),
     "labels elsewhere": (
         ["data.labels=nowhere/{split}"],
         ("no folder nowhere/train", "Name the labels with data.labels"),

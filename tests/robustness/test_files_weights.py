@@ -2,13 +2,11 @@
 
 import json
 import struct
-import zipfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -128,26 +126,10 @@ def test_checkpoint_is_not_accepted_as_a_run(tmp_path: Path, tiny_run: Path, ref
 # ---- containers, and JSON beside weights ----
 
 
-def npz(array: bytes) -> bytes:
-    buffer = BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        file.writestr("a.npy", array)
-    return buffer.getvalue()
-
-
-def array(shape: tuple[int, ...], descr: str = "<f4", data: bytes = b"") -> bytes:
-    """An .npy file whose header states this shape, with these data."""
-    buffer = BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
-    return buffer.getvalue() + data
-
-
 PROCESSOR, INDEX = "hub/preprocessor_config.json", "hub/model.safetensors.index.json"
 CONTENTS: tuple[tuple[str, bytes | str, str], ...] = (
     ("x.pth", saved({"model": {"model": {}}}), "no state dict, but a dict of the keys model"),
-    ("x.npz", npz(array((3,), "|O")), "it contains pickled objects"),
     ("hub/config.json", '{"pretrained_cfg": {"mean": [1, 2]}}', "three numbers are expected"),
-    (PROCESSOR, '{"image_mean": 0, "image_std": 0}', "the std above 0"),
     (INDEX, DEEP, "not an index of shards"),
     (INDEX, '{"weight_map": 5}', "not an index of shards"),
     (INDEX, '{"weight_map": {"a": "b.safetensors"}}', "No such file or directory: 'hub/b.safetensors'"),

@@ -65,13 +65,11 @@ WRONG = {
     "every pixel ignored": (all_ignored("train"), (LABEL, "every pixel is ignored", "'train'")),
 }
 OPTIONS = {
-    "no classes": (["data.classes=[]"], ("data.classes has 0 classes",)),
     "a class without a name": (["data.classes=[{id: 0},tree]"], ("data.classes[0]", "name")),
     "an unknown key of a class": (["data.classes=[{name: road, idd: 1},tree]"], ("data.classes[0].idd", "id or ids")),
     "an id of 70,000": (["data.classes=[{name: road, id: 70000},tree]"], ("70000", "0 to 65535")),
     "an unknown root": (["data.root=nowhere"], ("data.root", "nowhere")),
     "a pattern that meets nothing": (["data.images=images/{split}/*.gif"], ("*.gif",)),
-    "a list file that is missing": (["data.list_file=list.txt"], ("list.txt",)),
     "an unknown option": (["data.imags=a"], ("data.imags", "Did you mean 'images'")),
 }
 

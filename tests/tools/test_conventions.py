@@ -2,16 +2,11 @@
 
 import importlib
 import json
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from importlinter.api import read_configuration
 
 PROJECT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = "docs/development/architecture.md"
@@ -151,22 +146,3 @@ def test_every_pass_has_a_case_and_the_command_prints_problems(conventions, tmp_
     problem, last = capsys.readouterr().out.splitlines()
     assert problem == "docs/a.md:1: a command in a block of text. Fix: make it a block of bash."
     assert last.endswith(" s, 1 to fix.")
-
-
-def test_each_row_of_the_packages_refuses_an_import_from_the_row_above(tmp_path: Path) -> None:
-    """By import-linter with the project's contract, on a densevit whose modules each import one that is above them."""
-    configuration = read_configuration(str(PROJECT / "pyproject.toml"))
-    rows = [re.findall(r"\w+", layer) for layer in configuration["contracts_options"][0]["layers"]]
-    above = {part: rows[i - 1][0] for i, row in enumerate(rows) for part in row if i}
-    write(tmp_path, {f"densevit/{part}.py": f"import densevit.{upper}\n" for part, upper in above.items()})
-    write(tmp_path, {"densevit/__init__.py": "", "densevit/cli.py": "", "densevit/unknown.py": ""})
-    contract = (PROJECT / "pyproject.toml").read_text().partition("[[tool.importlinter.contracts]]")[2]
-    text = f'[tool.importlinter]\nroot_package = "densevit"\n[[tool.importlinter.contracts]]{contract}'
-    write(tmp_path, {"pyproject.toml": text.partition('\n[[tool.importlinter.contracts]]\nname = "densevit')[0]})
-    code = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "200"}
-    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 1
-    for part, upper in above.items():
-        assert f"densevit.{part} is not allowed to import densevit.{upper}" in ended.stdout, ended.stdout
-    assert "unknown" in ended.stdout, "a module of no row"

@@ -110,9 +110,7 @@ A_TXT = "labels/train/a.txt"
 WRONG = [
     ("yolo", A_TXT, b"2 0.5 0.5 0.2 0.2", ("a.txt, line 1", "the class is 2", "0 to 1")),
     ("yolo", A_TXT, b"0 30 10 20 20", ("a.txt, line 1", "30 is not within 0 ... 1")),
-    ("yolo", A_TXT, b"0 0.5 0.5 0.2", ("a.txt, line 1", "4 numbers")),
     ("yolo", A_TXT, b"0 0.5 0.5 0.2 wide", ("a.txt, line 1", "'wide'")),
-    ("yolo", A_TXT, b"\xff\xfe0 0.5", ("a.txt", "UTF-8")),
     ("yolo", "data.yaml", None, ("class names", "data.yaml")),
     ("yolo", "data.yaml", b"train: images/train\nval: nowhere\nnames: [cat, dog]\n", ("'nowhere' does not exist",)),
     ("voc", "notes.txt", None, ("a.xml", "40 x 40", "a.jpg", "80 x 40")),
@@ -139,8 +137,6 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, format: str, file: str
         ("coco nothing out", "there is no such file or folder"),
         ("coco ther out", "Did you mean 'there'?"),
         ("coco in out --merge cra=car", "no class 'cra'. Did you mean 'car'?"),
-        ("coco in out --merge car", "car"),
-        ("coco in out --splits train", "train"),
         ("coco in out --splits train=-1", "train"),
         ("yol in out", "yolo"),
     ],
