@@ -132,18 +132,3 @@ main(["train", "detr_swim"])
     )  # the config was found and read
     assert missing.startswith("there is no config file 'detr_swim'. Did you mean 'detr_swin'? Shipped: ")
     assert not list(tmp_path.iterdir())
-
-
-def test_editable_install_finds_plugins_and_configs(tree, tmp_path):
-    site, empty = tmp_path / "site", tmp_path / "empty"
-    empty.mkdir()
-    code = "import setuptools.build_meta as b; print(b.build_editable(sys.argv[1]))"
-    name = run("-c", f"import sys; {code}", str(tmp_path), cwd=tree).splitlines()[-1]
-    zipfile.ZipFile(tmp_path / name).extractall(site)
-    code = """
-import densevit
-from densevit import config, registry
-print(densevit.__file__, registry.load("backbones", "swin").__module__, config.load("detr_swin").backbone.name)
-"""
-    expected = [str(tree / "densevit" / "__init__.py"), "densevit_backbones.swin.backbone", "swin"]
-    assert run(*apart(site, code), cwd=empty).split() == expected

@@ -14,16 +14,8 @@ import pytest
 from tests.docs.test_code_blocks import PAGES, PROJECT, run_blocks
 
 RUN_PAGE = (
-    "-m",
-    "pytest",
-    "-q",
-    "-o",
-    "addopts=--import-mode=importlib",
-    "-m",
-    "integration",
-    "-p",
-    "no:cacheprovider",
-)
+    "-m", "pytest", "-q", "-o", "addopts=--import-mode=importlib", "-m", "integration", "-p", "no:cacheprovider",
+)  # fmt: skip
 
 
 def python(tree: Path, *arguments: str) -> str:

@@ -80,17 +80,6 @@ def test_a_fault_in_a_page_is_found(text: str, said: str) -> None:
     assert re.match(r"p\.md:[13]: ", wrong) and said in wrong
 
 
-def test_right_code_in_a_page_has_no_fault() -> None:
-    text = (
-        "`densevit train start/detector data.root=~/a`, `densevit`, `densevit evaluate`, `densevit NAME --help`,\n"
-        "`train CONFIG [section.key=value ...]`, `train CONFIG seed=N weights=RUN`, `evaluate RUN data.seed=1`,\n"
-        "`heads.detection.num_queries=300`, `data.transforms=crop`, `trainer.max_epochs`, `heads.NAME.weights`,\n"
-        "`data.yaml`, `data.name=my_set:Mine`, `python tools/benchmarks/gpu.py --out DIR`, `scenes/NAME`,\n"
-        "`configs/coco/`, `tests/docs/world.py::mentions`, `it's text`, `start/detector backbone=efficientnet_lite0`\n"
-    )
-    assert not faults([*of_page("p.md", text)], Resolver(PROJECT))
-
-
 def test_a_fault_in_comments_of_a_recipe_is_found() -> None:
     [wrong] = faults([*of_comments("r.yaml", "# With backbone.variant=b9: mIoU 0.494.")], Resolver(PROJECT))
     assert wrong.startswith("r.yaml:1: ") and "backbone.variant" in wrong

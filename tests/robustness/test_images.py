@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.data.io.images import read_image
-from densevit.errors import DataError
 from tests.robustness.test_coco import document, write
 
 HEIGHT, WIDTH = 40, 56
@@ -24,11 +22,6 @@ def saved(kind: str, values: np.ndarray, **options: object) -> bytes:
     return out.getvalue()
 
 
-def overwritten(data: bytes, where: float, count: int, value: int = 0xFF) -> bytes:
-    start = int(len(data) * where)
-    return data[:start] + bytes([value]) * count + data[start + count :]
-
-
 JPEG, PNG = saved("JPEG", pixels(), quality=95), saved("PNG", pixels())
 REFUSED_AT_THE_START = {
     "empty": b"",
@@ -37,10 +30,7 @@ REFUSED_AT_THE_START = {
     "floating-point TIFF": saved("TIFF", np.ones((HEIGHT, WIDTH), np.float32)),
     "another size": saved("PNG", pixels()[:-1]),
 }
-REFUSED_WHEN_READ = {
-    "half of a JPEG that ends as one": JPEG[: len(JPEG) // 2] + b"\xff\xd9",
-    "a PNG with a wrong check sum": overwritten(PNG, 0.5, 3),
-}
+ENDS_EARLY = JPEG[: len(JPEG) // 2] + b"\xff\xd9"
 
 
 def replaced(folder: Path, data: bytes) -> None:
@@ -56,16 +46,8 @@ def test_corrupt_image_is_refused_before_training(case, refused, tmp_path):
 
 def test_corrupt_pixel_data_stops_training_with_a_message(refused, tmp_path):
     """Its beginning and end are valid; decoding all images first would take as long as an epoch."""
-    replaced(tmp_path, REFUSED_WHEN_READ["half of a JPEG that ends as one"])
+    replaced(tmp_path, ENDS_EARLY)
     arguments = ("data.root=.", "data.batch_size=2", "data.num_workers=1", "--run-dir", "run")
     error = refused("train", "tiny.yaml", *arguments, says=("train/0.png", "damaged", "premature end"))
     assert len([line for line in error.splitlines() if not line.startswith("warning: ")]) == 1
     assert not (tmp_path / "run" / "config.yaml").exists()
-
-
-@pytest.mark.parametrize("case", REFUSED_WHEN_READ)
-def test_corruption_is_found_by_decoding(case, tmp_path):
-    path = tmp_path / "0.jpg"
-    path.write_bytes(REFUSED_WHEN_READ[case])
-    with pytest.raises(DataError, match=r"0\.jpg cannot be read: .*Is the file damaged or cut short"):
-        read_image(path)

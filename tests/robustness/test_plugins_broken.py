@@ -60,13 +60,6 @@ ENTRY_POINTS = {
 }
 
 
-VALUES = {
-    "net:": "is not of the form module:Class",
-    "..net:Net": "is not of the form module:Class",
-    "net.below:Net": "there is no module 'net.below'",
-}
-
-
 @pytest.fixture
 def broken(tiny: str, install: Callable[..., Path]) -> Callable[[str], Path]:
     """`broken(source)` installs `mine`, a backbone of the module net with that source."""
@@ -118,9 +111,3 @@ def test_missing_entry_points_are_reported(
     listed = capsys.readouterr().out
     assert says in listed
     assert "backbones swin" in " ".join(listed.split())
-
-
-@pytest.mark.parametrize("value", VALUES)
-def test_invalid_class_name_is_refused(broken: Callable, tiny: str, refused: Refused, value: str) -> None:
-    broken(backbone())
-    refused("config", tiny, f"backbone.name='{value}'", says=(VALUES[value],))

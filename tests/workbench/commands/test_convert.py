@@ -10,8 +10,6 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.weights.checkpoint_io import read
 from densevit.weights.label_sets import coco_classes
-from densevit.weights.model_file import save
-from densevit.weights.pretrained_models import build_model
 from tests.weights.layouts import models
 
 NAMES = {one.file_id: one.name for one in coco_classes()}
@@ -101,25 +99,6 @@ def test_an_exported_detr_has_its_processor_and_comes_back_with_the_same_tensors
 # ---- errors ----
 
 
-def own(tmp_path, classes, **sections):
-    """A small run folder."""
-    small = {"width": 32, "encoder_layers": 1, "decoder_layers": 1}
-    values = {
-        "backbone": {"name": "resnet", "depth": 18, "norm": "frozen"},
-        "heads": {"detection": {"name": "detr", "num_queries": 5, "transformer": small}},
-        "data": {"name": "scenes"},
-        "trainer": {"max_steps": 1},
-    }
-    model = build_model(configs.from_mapping({**values, **sections}), {"detection": classes})
-    tmp_path.mkdir(exist_ok=True)
-    save(model, tmp_path / "model.safetensors")
-    return tmp_path
-
-
-def named(count):
-    return tuple(densevit.Class(f"thing {i}", i + 1, (0, 0, 0)) for i in range(count))
-
-
 def test_convert_overwrites_nothing_and_leaves_no_partial_files(detr, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
@@ -131,16 +110,3 @@ def test_convert_overwrites_nothing_and_leaves_no_partial_files(detr, tmp_path, 
     (tmp_path / "empty").mkdir()
     run(detr[0], tmp_path / "empty")
     assert {path.name for path in tmp_path.iterdir()} == {"full", "half.pth", "empty"}
-
-
-@pytest.mark.parametrize(
-    ("sections", "message"),
-    [
-        ({"backbone": {"name": "vit", "variant": "nano"}}, "no place for"),
-        ({"heads": {"detection": {"name": "dab_detr", "transformer": {"width": 32}}}}, "no place for"),
-    ],
-)
-def test_models_that_transformers_does_not_have_are_refused(sections, message, tmp_path, capsys):
-    source = own(tmp_path / "run", named(3), **sections)
-    assert message in refused(capsys, source, tmp_path / "out", "--to", "hf")
-    assert not (tmp_path / "out").exists()

@@ -58,6 +58,13 @@ def test_transformers_builds_the_model_from_config_json(case, tmp_path):
     torch.testing.assert_close(last, ours, rtol=1e-4, atol=1e-4)
 
 
+def test_models_unknown_to_transformers_raise(tmp_path):
+    make({"name": "resnet", "depth": 18, "dilation": True}, tmp_path / "ours")
+    with pytest.raises(densevit.WeightsError, match="backbone.dilation is True"):
+        export(tmp_path / "ours", tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
 @torch.no_grad()
 def test_dpt_exports_to_transformers(tmp_path):
     from transformers import DPTForSemanticSegmentation
