@@ -1,4 +1,4 @@
-"""Sdist, wheel and editable install contain all files of the tree; the wheel runs in empty environments."""
+"""The wheel contains all files of the tree, and runs in empty environments."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""examples/ray_predict.py with real Ray, on two local workers."""
+"""examples/ray_predict.py with real Ray, on two local workers: the rows are those of the command."""
 
 import importlib.util
 import json

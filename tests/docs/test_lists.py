@@ -1,4 +1,4 @@
-"""Lists of pages have what is registered or declared, and each page says how to install."""
+"""Lists of pages have what is registered or declared."""
 
 import configparser
 import re

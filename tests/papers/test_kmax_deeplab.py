@@ -1,4 +1,4 @@
-"""The kmax_deeplab head: k-means, layers as equations, sampled losses, deep supervision, panoptic maps, cost."""
+"""The kmax_deeplab head: the k-means layer as its equation, losses, deep supervision, panoptic maps, cost."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The layouts of the authors' checkpoints of papers: their names, written and read, and files that are refused."""
+"""The layouts of the authors' checkpoints of papers: their names, written and read."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Perceiver IO beside transformers' encoder and decoder; Fourier encodings, padding, gradients and options."""
+"""Perceiver IO beside transformers' encoder and decoder; Fourier encodings, padding and gradients."""
 
 from typing import TYPE_CHECKING
 

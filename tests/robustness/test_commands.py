@@ -121,6 +121,3 @@ def test_control_characters_and_undecodable_names_are_escaped(refused: Refused) 
     message = refused("predict", "run", "\x1b[31m\x07\x9b.png", says=("\\x1b[31m\\x07\\x9b.png",))
     assert not any(ord(one) < 32 or 127 <= ord(one) < 160 for one in message.replace("\n", ""))
     refused("predict", "run", os.fsdecode(b"\xff.png"), says=("\\udcff.png: there is no such file",))
-
-
-# ---- resuming ----

@@ -1,4 +1,4 @@
-"""Corrupt and unusual image files in a data set: each is refused by name, or read according to the standard."""
+"""Corrupt image files in a data set: each is refused by name."""
 
 import io
 from pathlib import Path

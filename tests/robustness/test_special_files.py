@@ -1,4 +1,4 @@
-"""FIFOs, devices and programs among the files of a data set are named or skipped: reading one may never end."""
+"""FIFOs, devices and programs among the files of a data set are named: reading one may never end."""
 
 import base64
 import io

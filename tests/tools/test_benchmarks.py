@@ -1,4 +1,4 @@
-"""tools/benchmarks: the parts for a GPU run on a CPU, a comparison gives its table, and configs load."""
+"""tools/benchmarks: the parts for a GPU run on a CPU, and rounds alternate."""
 
 import importlib
 import json

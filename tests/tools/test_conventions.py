@@ -1,4 +1,4 @@
-"""Every pass of tools/conventions and every contract on imports refuses a tree that violates it."""
+"""Every pass of tools/conventions refuses a tree that violates it."""
 
 import importlib
 import json

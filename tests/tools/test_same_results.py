@@ -1,4 +1,4 @@
-"""tools/same_results.py: one tree twice is equal, and a change of a weight, a text or the shape is named."""
+"""tools/same_results.py: a difference of a weight, a text or the shape is named."""
 
 import importlib
 from pathlib import Path

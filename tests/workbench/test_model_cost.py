@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds beside the papers' tables and counts by hand."""
+"""Parameters and multiply-adds beside the papers' tables and a count by hand."""
 
 from typing import Any
 

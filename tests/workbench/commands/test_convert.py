@@ -24,9 +24,6 @@ def refused(capsys, *arguments):
     return capsys.readouterr().err
 
 
-# ---- backbones ----
-
-
 # ---- complete models ----
 
 

@@ -24,7 +24,8 @@ def fields(seed: int, count: int, low: float = 100, high: float = 4000) -> np.nd
 def write_bands(root: Path, images: Sequence[np.ndarray]) -> Path:
     """COCO folder with these training images as TIFF, and a val split of two others."""
     for split, of_split in (("train", images), ("val", [fields(90 + i, 4).astype(np.uint16) for i in range(2)])):
-        write_coco(root, split, [box(n + 1, n, [4, 4, 20, 20 + n]) for n in range(len(of_split))], len(of_split))
+        boxes = [box(n + 1, n, [4, 4, 20, 20 + n], n % 3 + 1) for n in range(len(of_split))]
+        write_coco(root, split, boxes, len(of_split))
         for number, pixels in enumerate(of_split):
             file = (root / split / f"{number}.png").rename(root / split / f"{number}.tif")
             tifffile.imwrite(file, pixels, photometric="rgb", extrasamples=["unspecified"])

@@ -1,4 +1,4 @@
-"""`densevit doctor` on label maps, depth, panoptic segments, and targets of a third party."""
+"""`densevit doctor` on label maps, depth, and targets of a third party."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Inspectors: found by the class of a part or named by the user; errors and invalid results are reported."""
+"""Inspectors: found by the class of a part or named by the user; errors are reported."""
 
 import importlib
 

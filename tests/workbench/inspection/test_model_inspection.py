@@ -1,4 +1,4 @@
-"""`densevit inspect`: objects' attention beside transformers' DETR, a third party's backbone, files and messages."""
+"""`densevit inspect`: objects' attention beside transformers' DETR, files and messages."""
 
 import base64
 import io

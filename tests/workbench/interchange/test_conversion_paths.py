@@ -1,4 +1,4 @@
-"""Paths of conversions: out of the source, below the result, not UTF-8, and of two conversions at once."""
+"""Conversions of images outside of the source."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Data sets as label tools and old scripts write them: folders, list files, names, paths and encodings."""
+"""Data sets as label tools and old scripts write them: folders, list files, names and paths."""
 
 import json
 from pathlib import Path
@@ -146,16 +146,3 @@ def test_an_xmin_of_0_shows_that_all_boxes_count_from_0(root: Path):
         convert_dataset("voc", root, root.with_name("other"), origin=1)
     with pytest.raises(ConfigError, match="only coordinates of voc"):
         convert_dataset("yolo", root, root.with_name("other"), origin=1)
-
-
-# ---- labelme ----
-
-
-def labelme(root: Path, paths: list[str]) -> Path:
-    shape = {"label": "cat", "shape_type": "rectangle", "points": [[16, 12], [48, 36]]}
-    for k, path in enumerate(paths):
-        write(root / "json" / f"{k}.json", json.dumps({"shapes": [shape], "imagePath": path}))
-    return root
-
-
-# ---- byte-order marks and accents ----

@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -54,10 +53,6 @@ def voc(root: Path, splits: tuple[str, ...] = ("train", "val"), count: int = 4) 
 
 
 SETS = {"yolo": yolo, "voc": voc}
-
-
-def section(root: Path, **options: Any) -> dict[str, Any]:
-    return configs.section("data", {"name": "coco", "root": str(root), **options}, "test").options
 
 
 @pytest.mark.parametrize("format", SETS)

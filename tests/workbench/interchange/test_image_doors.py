@@ -1,4 +1,4 @@
-"""Images of each kind have the same pixels in shards, in the folders of other formats, and after a conversion."""
+"""Images of several kinds have the same pixels in shards, in the folders of other formats, and after a conversion."""
 
 import json
 from pathlib import Path

@@ -1,5 +1,7 @@
-"""Images of one name in several folders: through every converter and through prelabels, each keeps its pixels, boxes
-and split. The image of folder k has the red value 80 k and a box at x = 10 k + 4."""
+"""Images of one name in several folders: through every converter, each keeps its pixels, boxes and split.
+
+The image of folder k has the red value 80 k and a box at x = 10 k + 4.
+"""
 
 import json
 from collections.abc import Sequence
@@ -120,6 +122,3 @@ def test_images_of_one_name_keep_their_pixels_boxes_and_splits(tmp_path, name, f
     images, _, objects = result.inventories
     assert (images.total, images.used, objects.total, objects.used) == (3, 3, 3, 3)
     assert not recwarn.list, "a correct set has no warning"
-
-
-# ---- what cannot be decided ----

@@ -1,4 +1,4 @@
-"""Tar shards: the samples, the order and the metrics' truth of the data set that was written, and damaged files."""
+"""Tar shards: the samples and the order of the data set that was written, and damaged files."""
 
 import json
 import shutil
