@@ -53,27 +53,18 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Notes what a file imports and builds while its tests are collected, for `test_collection.py`."""
+    """Notes what a file imports while its tests are collected, for `test_collection.py`."""
     before = {name for name in SLOW_TO_IMPORT if name in sys.modules}
-    built: set[str] = set()
-    handle = None
-    if "torch" in sys.modules:
-        from torch.nn.modules.module import register_module_parameter_registration_hook
-
-        handle = register_module_parameter_registration_hook(lambda module, *_: built.add(type(module).__name__))
     try:
         return (yield)
     finally:
-        if handle is not None:
-            handle.remove()
         imported = [name for name in SLOW_TO_IMPORT if name in sys.modules and name not in before]
         collecting.extend(f"{collector.nodeid} imports {name}" for name in imported)
-        collecting.extend(f"{collector.nodeid} builds {name}" for name in sorted(built))
 
 
 @pytest.fixture(scope="session")
 def collected_at_a_cost() -> Sequence[str]:
-    """What the files that were collected imported and built meanwhile, beyond the packages that all tests need."""
+    """What the files that were collected imported meanwhile, beyond the packages that all tests need."""
     return tuple(collecting)
 
 

@@ -7,10 +7,6 @@ import sys
 
 import pytest
 
-import densevit
-from densevit import allocator
-from densevit.cli import main
-
 FAULTS = """
 import resource
 import numpy as np
@@ -46,21 +42,3 @@ def test_memory_of_freed_arrays_is_reused() -> None:
     assert usual > 100 and now < usual / 10
     usual, now = faults(MALLOC_TRIM_THRESHOLD_="131072", MALLOC_MMAP_THRESHOLD_="131072")
     assert now > usual / 2, "the environment's settings prevail"
-
-
-def test_commands_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: calls.append("called"))
-    assert main(["plugins", "necks"]) == 0
-    assert calls == ["called"]
-
-
-def test_trainings_from_python_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from densevit.training.run import fit as training
-
-    def called() -> None:
-        raise InterruptedError("called")
-
-    monkeypatch.setattr(training, "keep_freed_memory", called)
-    with pytest.raises(InterruptedError, match="called"):
-        densevit.fit("detr_swin", ["data.train_length=2"])

@@ -4,34 +4,21 @@ import importlib
 import io
 import json
 import socket
-import struct
 import threading
-import time
 import urllib.error
 import urllib.request
-import zlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import pytest
-import tifffile
-import torch
 from PIL import Image
 
 import densevit
-from densevit.channels import RGB
 from densevit.cli import main
-from densevit.exporting.file_comparison import example_images
-from densevit.inference.iterating import Predicted
-from tests.exporting.small_models import CHANNELS, NAIVE, channel_predictor
 
 pytestmark = pytest.mark.integration
-
-Serve = Callable[[Any], tuple[ModuleType, int]]
 
 
 def example(name: str) -> ModuleType:
@@ -39,25 +26,23 @@ def example(name: str) -> ModuleType:
 
 
 @pytest.fixture
-def serve() -> Iterator[Serve]:
-    """`serve(model)` is the module of the example and the port of its server."""
+def serve() -> Iterator[Callable[[densevit.Predictor], int]]:
+    """`serve(model)` is the port of the example's server."""
     ends: list[Callable[[], object]] = []
 
-    def serve(model: Any) -> tuple[ModuleType, int]:
-        module = example("serving")
-        server = module.server(model, 0)
+    def serve(model: densevit.Predictor) -> int:
+        server = example("serving").server(model, 0)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        release = getattr(model, "go_on", threading.Event()).set
-        ends.extend([release, server.shutdown, server.server_close, thread.join])
-        return module, server.server_port
+        ends.extend([server.shutdown, server.server_close, thread.join])
+        return int(server.server_port)
 
     yield serve
     for end in ends:
         end()
 
 
-def test_serving_answers_with_objects_maps_and_drawings(serve: Serve):
+def test_serving_answers_with_objects_maps_and_drawings(serve: Callable[[densevit.Predictor], int]):
     predictor = densevit.create_model(
         {"name": "resnet", "depth": 18},
         {"boxes": {"name": "detr", "transformer": {"width": 32}, "num_queries": 3}, "ground": "setr", "depth": "dpt"},
@@ -65,7 +50,7 @@ def test_serving_answers_with_objects_maps_and_drawings(serve: Serve):
     )
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(file, "PNG")
-    _, port = serve(predictor)
+    port = serve(predictor)
     address = f"http://127.0.0.1:{port}"
     with socket.create_connection(("127.0.0.1", port)) as slow:
         slow.sendall(b"POST / HTTP/1.1\r\nContent-Length: 100\r\n\r\nfirst bytes")  # others are answered meanwhile
@@ -78,6 +63,8 @@ def test_serving_answers_with_objects_maps_and_drawings(serve: Serve):
         with pytest.raises(urllib.error.HTTPError) as error:
             urllib.request.urlopen(address, b"no image", timeout=30)
         assert error.value.code == 400 and b"is not an image" in error.value.read()
+        with urllib.request.urlopen(f"{address}/metrics", timeout=30) as reply:
+            assert "densevit_images_total 2" in reply.read().decode().splitlines()
     assert (found["height"], found["width"], len(found["boxes"])) == (40, 60, 3)
     expected = predictor.predict(file.getvalue())
     assert [one["box"] for one in found["boxes"]] == expected.boxes.tolist()
@@ -85,123 +72,10 @@ def test_serving_answers_with_objects_maps_and_drawings(serve: Serve):
     assert found["depth"]["inverse_depth"][1] == pytest.approx(expected.maps["inverse_depth"].max().item())
 
 
-def reply_to(port: int, head: str, body: bytes = b"", path: str = "/") -> tuple[int, bytes]:
-    """Status and content of the answer to a request as written."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode() + body)
-        connection.shutdown(socket.SHUT_WR)
-        answer = b"".join(iter(lambda: connection.recv(2**16), b""))
-    return int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2]
-
-
-def test_serving_answers_wrong_lengths(serve: Serve) -> None:
-    _, port = serve(model := Colors())
-    for head, status in (
-        ("", 411),
-        ("Transfer-Encoding: chunked\r\n", 411),
-        ("Content-Length: 1_0\r\n", 400),
-        (f"Content-Length: {'9' * 5000}\r\n", 400),
-        ("Content-Length: 99999999999\r\n", 413),
-        ("Content-Length: 100\r\n", 400),
-    ):
-        assert reply_to(port, head, b"few bytes")[0] == status, head[:30]
-    assert not model.batches
-
-
-def test_serving_refuses_many_pixels_in_few_bytes(serve: Serve) -> None:
-    _, port = serve(model := Colors())
-    for side, expected, limit in ((6_000, 413, b"33,554,432"), (2**31 - 1, 400, b"2147483648 pixels")):
-        chunk = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-        png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        png += struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
-        status, content = reply_to(port, f"Content-Length: {len(png)}\r\n", png)
-        assert status == expected and limit in content
-    assert not model.batches, "refused by its header"
-
-
-@pytest.mark.parametrize("name", CHANNELS)
-def test_serving_takes_files_of_other_channels(name: str, serve: Serve) -> None:
-    predictor = channel_predictor(name, {"maps": NAIVE})
-    pixels = np.ascontiguousarray(example_images((40, 60), 1, 0, CHANNELS[name])[0].transpose(1, 2, 0))
-    module, port = serve(predictor)
-    semantic = predictor.predict(pixels)["semantic"]
-    shares = {one: float((semantic == i).float().mean()) for i, one in enumerate("ab") if (semantic == i).any()}
-    contents = []
-    for write in (np.save, partial(tifffile.imwrite, planarconfig="contig")):
-        write(file := io.BytesIO(), pixels)
-        contents.append(file.getvalue())
-        status, content = reply_to(port, f"Content-Length: {len(contents[-1])}\r\n", contents[-1])
-        assert status == 200 and json.loads(content)["maps"] == pytest.approx(shares, abs=1e-3)
-    assert module.pixels_of(contents[1], CHANNELS[name]) == 40 * 60
-    tifffile.imwrite(file := io.BytesIO(), np.zeros((40, 60, 1), np.uint8))
-    assert reply_to(port, f"Content-Length: {len(file.getvalue())}\r\n", file.getvalue())[0] == 400
-
-
-def image_file(color: tuple[int, int, int], size: tuple[int, int] = (24, 16)) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", size, color).save(file, "PNG")
-    return file.getvalue()
-
-
-class Colors:
-    """A model whose result is the image's size and its first pixel, and that remembers its batches."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-        self.default_thresholds: dict[str, float] = {}
-        self.model = SimpleNamespace(channels=RGB)
-        self.go_on = threading.Event()
-
-    def iterate(self, images: list[bytes], threshold: Any, batch_size: int) -> Iterator[Predicted]:
-        self.batches.append(len(images))
-        self.go_on.wait(20)
-        for content in images:
-            image = Image.open(io.BytesIO(content))
-            if image.getpixel((0, 0)) == (1, 2, 3):
-                yield Predicted(content, error=densevit.DataError("damaged"))
-                continue
-            if image.getpixel((0, 0)) == (3, 2, 1):
-                raise Exception("no memory")  # of any kind, as runtimes raise
-            level = torch.full((image.height, image.width), float(image.getpixel((0, 0))[0]))
-            result = densevit.Result(np.asarray(image), (image.height, image.width), {"d": {"depth": level}}, {})
-            yield Predicted(content, np.asarray(image), result)
-
-
 def metrics(port: int) -> dict[str, float]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as reply:
         lines = reply.read().decode().splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
-
-
-def test_serving_predicts_waiting_images_as_a_batch(serve: Serve) -> None:
-    """An image that cannot be read does not reach the other requests of its batch."""
-    _, port = serve(model := Colors())
-    answers: dict[int, tuple[int, bytes]] = {}
-
-    def ask(number: int, color: tuple[int, int, int]) -> None:
-        body = image_file(color)
-        answers[number] = reply_to(port, f"Content-Length: {len(body)}\r\n", body)
-
-    threads = [threading.Thread(target=ask, args=(n, (n, 0, 0))) for n in range(4)]
-    threads += [threading.Thread(target=ask, args=(4, (1, 2, 3)))]
-    threads[0].start()
-    while not model.batches:
-        time.sleep(0.01)
-    for thread in threads[1:]:
-        thread.start()
-    time.sleep(1)
-    model.go_on.set()
-    for thread in threads:
-        thread.join(20)
-    assert model.batches == [1, 4]
-    assert [json.loads(answers[n][1])["d"]["depth"] for n in range(4)] == [[float(n)] * 2 for n in range(4)]
-    assert answers[4] == (400, b"damaged")
-    ask(5, (3, 2, 1))
-    assert answers[5] == (500, b"no memory")
-    found = metrics(port)
-    assert found['densevit_requests_total{status="200"}'] == 4 and found['densevit_requests_total{status="500"}'] == 1
-    assert (found["densevit_images_total"], found["densevit_batches_total"]) == (4, 2)
-    assert found["densevit_seconds_total"] > 0
 
 
 def test_fine_tuning_trains_and_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

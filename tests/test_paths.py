@@ -16,7 +16,6 @@ from PIL import Image
 import densevit
 from densevit import cli, registry
 from densevit.errors import DensevitError
-from densevit.paths import user_path
 
 BACKBONE, HEADS = {"name": "swin", "variant": "nano", "window_size": 4}, {"x": {"name": "setr", "width": 8}}
 SCENES = {"name": "scenes", "train_length": 2, "val_length": 2, "image_size": 64, "batch_size": 2}
@@ -143,47 +142,3 @@ def test_commands_expand_the_home_folder(home: Path, monkeypatch: pytest.MonkeyP
         assert cli.main(arguments) == 0
         for key in expected:
             assert getattr(given[0], key) in (home / "file", [home / "file"]), f"{name}: {key}"
-
-
-EMPTY: dict[str, Callable[[], object]] = {
-    "create_backbone.weights": lambda: densevit.create_backbone(**BACKBONE, weights=""),
-    "create_model.backbone": lambda: densevit.create_model(""),
-    "create_model.weights": lambda: densevit.create_model(BACKBONE, HEADS, ["a"], weights=""),
-    "create_model.backbone.weights": lambda: densevit.create_model({**BACKBONE, "weights": ""}, HEADS, ["a"]),
-    "diagnose.source": lambda: densevit.diagnose(""),
-    "evaluate.model": lambda: densevit.evaluate(""),
-    "fit.config": lambda: densevit.fit(""),
-    "fit.run_dir": lambda: densevit.fit("~/config.yaml", run_dir=""),
-    "fit.resume": lambda: densevit.fit(resume=""),
-    "fit.weights": lambda: densevit.fit("~/config.yaml", ["weights=''"]),
-    "fit.backbone.weights": lambda: densevit.fit("~/config.yaml", ["backbone.weights=''"]),
-    "fit.heads.x.weights": lambda: densevit.fit("~/config.yaml", ["heads.x.weights=' '"]),
-    "inspect.model": lambda: densevit.inspect("", "~/image.png"),
-    "load.source": lambda: densevit.load(""),
-    "Predictor.predict": lambda: predictor().predict(""),
-    "report.runs": lambda: densevit.report(""),
-    "save.path": lambda: densevit.save(predictor(), ""),
-}
-
-
-@pytest.mark.parametrize("name", EMPTY)
-def test_an_empty_path_is_an_error_of_one_line(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not the working folder, which here has a model and a run's config."""
-    monkeypatch.chdir(home)
-    with pytest.raises(DensevitError, match=r"(a path|weights) is empty[:.]") as error:
-        EMPTY[name]()
-    assert "\n" not in str(error.value)
-
-
-def test_an_empty_path_of_a_command_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in registry.find("commands"):
-        for action in cli.command(name)[1]._actions:
-            if action.type is Path and action.option_strings:
-                assert cli.main([*name.split(), action.option_strings[0], ""]) == 2
-                assert "a path is empty" in capsys.readouterr().err, name
-    assert cli.main(["evaluate", ""]) == 2
-    assert capsys.readouterr().err.startswith("a path is empty")
-
-
-def test_an_unknown_user_is_no_error(home: Path) -> None:
-    assert user_path("~/a") == home / "a" and user_path("~nobody-here/a") == Path("~nobody-here/a")

@@ -2,8 +2,7 @@
 
 import pytest
 
-from densevit import progress, terminal
-from densevit.data.datasets import file_checks
+from densevit import progress
 
 
 def test_steps_are_numbered_lines(capsys: pytest.CaptureFixture[str]):
@@ -14,17 +13,3 @@ def test_steps_are_numbered_lines(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().err == "Exporting to model.onnx, step 2 of 2: saving\n"
     progress.steps("Exporting", 1, quiet=True)("tracing")
     assert capsys.readouterr().err == ""
-
-
-def test_loops_show_bars_in_a_notebook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(progress, "in_notebook", lambda: True)
-    monkeypatch.setattr(file_checks, "_MANY", 0)
-    assert list(progress.track(iter("abc"), "Reading <x>", 3)) == ["a", "b", "c"]
-    assert "Reading <x>:   0%" in capsys.readouterr().err
-    checked: list[int] = []
-    file_checks.for_each(100, checked.append, "Validating images")
-    assert sorted(checked) == list(range(100)) and "Validating images:   0%" in capsys.readouterr().err
-
-
-def test_a_program_is_not_in_a_notebook():
-    assert not terminal.in_notebook()

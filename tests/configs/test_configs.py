@@ -8,7 +8,6 @@ import pytest
 
 from densevit import config as configs
 from densevit.data.data_builder import build_data
-from densevit.data.transforms.sample_resizing import build_evaluation_transform
 from densevit.errors import ConfigError
 from densevit.training.run.config_checks import check_frozen
 from tests.configs.published import Recipe, one_step, with_variants
@@ -50,37 +49,6 @@ def recipes() -> dict[str, configs.Config]:
     """All recipes that are shipped, with their variants."""
     paths = [*SHIPPED, *PUBLISHED, *START, *PRETRAINING, *PAPERS]
     return {str(recipe): recipe.load() for recipe in with_variants(paths)}
-
-
-def test_the_evaluation_size_of_every_recipe_is_in_the_header_of_its_files(recipes: dict[str, configs.Config]) -> None:
-    """`evaluation_bounds` gives `evaluation_size` to within the rounding of the short side times the aspect ratio."""
-    wrong = []
-    sections = {str((one.data.transforms, one.data.image_size)): one.data for one in recipes.values()}
-    for text, section in sections.items():
-        transform = build_evaluation_transform(section).transforms
-        bounds = transform.evaluation_bounds()
-        assert bounds is not None, text
-        for height, width in ((480, 640), (333, 250)):
-            sides = {"height": height, "width": width}
-            sides |= {"short_side": min(height, width), "long_side": max(height, width)}
-            scale = min((bound / sides[key] for key, bound in bounds.items() if key in sides), default=1)
-            size = (bounds.get("exact_height", round(height * scale)), bounds.get("exact_width", round(width * scale)))
-            if size != pytest.approx(transform.evaluation_size(height, width), abs=2):
-                wrong.append(f"{text}: {size}")
-    assert not wrong, "\n".join(wrong)
-
-
-def test_no_config_searches_for_unused_parameters_in_each_step(recipes: dict[str, configs.Config]) -> None:
-    """The tests of one training step show for each config that all trained parameters have a gradient."""
-    from pytorch_lightning.strategies import DDPStrategy
-
-    from densevit.training.loop.trainer import build_trainer
-
-    sections = [one.trainer for one in recipes.values()]
-    assert {section.strategy for section in sections} <= {"auto", "ddp"}
-    section = sections[0].model_copy(update={"accelerator": "cpu", "devices": 2, "strategy": "ddp"})
-    strategy = build_trainer(section).strategy
-    assert isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters")
 
 
 def test_shipped_data_sections_read_a_folder(objects: Path) -> None:

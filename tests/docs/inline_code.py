@@ -1,9 +1,8 @@
-"""Commands, overrides, keys, flags and paths outside of blocks: inline code of pages, comments of configs, docstrings.
+"""Commands, overrides, keys, flags and paths outside of blocks: inline code of pages, comments of configs.
 
 `tests.docs.resolution` checks them.
 """
 
-import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,12 +20,11 @@ COMMAND = re.compile(
 )
 _VALUE = r"(?:\[[^\]]*\]|\{[^}]*\}|'[^']*'|[^\s;,)]*[^\s;,:.)])"
 OVERRIDE = rf"'?(?:(?:{'|'.join(SECTIONS)})(?:\.[\w*]+)*|seed|weights|weights_allow)={_VALUE}'?"
-SOURCE = r"(?:timm|torchvision|package):\w[\w./-]*\w"
 KEY = rf"(?:{'|'.join(SECTIONS)})(?:\.[\w*]+)+"
 PATH = r"(?:configs|densevit|docs|examples|plugins|tests|tools)/[\w./*-]*[\w/*]"
 # In text without marks for code: overrides that follow one another, keys, and paths.
 IN_TEXT = re.compile(
-    rf"(?<![\w/.~=-])(?:{OVERRIDE}(?:\s+{OVERRIDE})*|{KEY}(?![\w/=])|{SOURCE}|{PATH}|(?:\.\./)?(?:\w+/)?\w+\.yaml)"
+    rf"(?<![\w/.~=-])(?:{OVERRIDE}(?:\s+{OVERRIDE})*|{KEY}(?![\w/=])|{PATH}|(?:\.\./)?(?:\w+/)?\w+\.yaml)"
 )
 
 
@@ -44,8 +42,8 @@ class Inline:
 
 
 def of_file(name: str, project: Path) -> list[Inline]:
-    """The inline code of a page, of a config's comments or of a program's docstring, by line."""
-    find = {".yaml": of_comments, ".py": of_docstring}.get(Path(name).suffix, of_page)
+    """The inline code of a page or of a config's comments, by line."""
+    find = of_comments if name.endswith(".yaml") else of_page
     return [*find(name, (project / name).read_text())]
 
 
@@ -83,20 +81,6 @@ def of_comments(name: str, text: str) -> Iterator[Inline]:
     """The commands, overrides, keys and paths in the comments of a config."""
     lines = [line.partition("#")[2].strip() if line.lstrip().startswith("#") else "" for line in text.split("\n")]
     yield from _of_text(name, lines)
-
-
-def of_docstring(name: str, text: str) -> Iterator[Inline]:
-    """The commands in a program's docstring and in `EXAMPLES` of a command, and the docstring's inline code."""
-    tree = ast.parse(text)
-    texts = [tree.body[0].value] if tree.body and isinstance(tree.body[0], ast.Expr) else []
-    texts += [
-        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "EXAMPLES"
-    ]
-    for node in texts:
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            lines = [""] * (node.lineno - 1) + [line.strip() for line in node.value.split("\n")]
-            yield from (one for one in _of_text(name, lines) if COMMAND.match(one.text))
-            yield from (one for one in of_page(name, "\n".join(lines)) if not COMMAND.match(one.text))
 
 
 def _of_text(name: str, lines: list[str]) -> Iterator[Inline]:

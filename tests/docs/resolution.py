@@ -1,7 +1,6 @@
 """Inline code without running it: commands, flags, overrides, keys, paths and recipes exist.
 
-Overrides in the comments of a recipe are of that recipe. Elsewhere they are of the recipe that the code names, or of
-any recipe or plugin.
+Overrides are of the recipe that the code names, or of any recipe or plugin.
 """
 
 import argparse
@@ -19,8 +18,7 @@ from densevit.config import yaml_io
 from densevit.errors import DensevitError
 from tests.docs import known_keys
 from tests.docs.code_blocks import PROGRAMS
-from tests.docs.inline_code import KEY, OVERRIDE, PATH, SOURCE, Inline
-from tools.conventions.recipes import variants
+from tests.docs.inline_code import KEY, OVERRIDE, PATH, Inline
 
 PLACEHOLDER = re.compile(r"(?:my_?\w+(?::\w+)?|[A-Z][A-Z_]*)(?:/\S*)?")  # RUN, FILE, RUN/checkpoints, my_net
 FILES = (".csv", ".json", ".npz", ".yaml")  # `data.yaml` is no key
@@ -39,16 +37,9 @@ SECTION_FOLDERS = ("backbone", "benchmark", "data")
 
 @dataclass
 class Resolver:
-    """Of one file."""
+    """Of one project."""
 
     project: Path
-    file: str
-
-    def __post_init__(self) -> None:
-        self.contexts: list[Sequence[str]] = []  # the recipe with the overrides of its variants
-        if self.file.startswith("configs/") and self.file.split("/")[1] not in SECTION_FOLDERS:
-            further = variants((self.project / self.file).read_text())
-            self.contexts = [(self.file,), *((self.file, *overrides.split()) for overrides in further)]
 
     def check(self, code: Inline) -> None:
         """Raises AssertionError with the line for any error."""
@@ -73,11 +64,9 @@ class Resolver:
         elif name.startswith("--"):
             check_flags([word for word in words if word.startswith("--")], flags_of_tools(self.project))
         elif words and all(re.fullmatch(OVERRIDE, word) for word in words):
-            self._overrides(words)
+            check_overrides(words)
         elif re.fullmatch(KEY, text) and Path(text).suffix not in FILES:
             known_keys.check(text)
-        elif re.fullmatch(SOURCE, text):
-            self._overrides([f"backbone.weights={text}"] if self.contexts else [])
         elif re.fullmatch(rf"{PATH}(?:::\w+)?", text):
             self._path(text)
         elif re.fullmatch(r"[\w.]*/?\w+(?:\.yaml)?", name) and all("=" in word for word in words[1:]):
@@ -110,22 +99,7 @@ class Resolver:
         if recipes and not PLACEHOLDER.fullmatch(recipes[0]):
             self._load(recipes[0], overrides)
         else:
-            self._overrides(overrides)
-
-    def _overrides(self, words: Sequence[str]) -> None:
-        """Overrides that follow one another: of the recipe or one of its variants, else of any."""
-        errors: list[DensevitError] = []
-        for recipe, *others in self.contexts if words else []:
-            try:
-                self._load(recipe, [*others, *words])
-            except DensevitError as error:
-                errors.append(error)
-            else:
-                return
-        if errors:
-            raise errors[0]
-        for part in (part for word in words for part in of_folder(word)):
-            known_keys.check(without_placeholder(part))
+            check_overrides(overrides)
 
     def _load(self, recipe: str, overrides: Sequence[str]) -> None:
         parts = [part for word in overrides for part in of_folder(word)]
@@ -144,13 +118,10 @@ class Resolver:
         assert not function or f"def {function}(" in found[0].read_text(), f"{file} has no {function}"
 
     def _recipe(self, name: str, overrides: Sequence[str]) -> None:
-        """A recipe, or a file of the configs: by its name, or in comments relative to their file."""
+        """A recipe, or a file of the configs, by its name."""
         shipped, plain = yaml_io.shipped_configs(), name.removeprefix("../").removesuffix(".yaml")
-        folder, folders = Path(self.file).parent, {one.partition("/")[0] for one in shipped if "/" in one}
-        if name.endswith(".yaml") and self.contexts:
-            beside = [self.project / place / name for place in (folder, "configs")]
-            assert any(file.exists() for file in beside), f"there is no {name} beside {self.file}"
-        elif plain in shipped and plain.partition("/")[0] not in SECTION_FOLDERS and overrides:
+        folders = {one.partition("/")[0] for one in shipped if "/" in one}
+        if plain in shipped and plain.partition("/")[0] not in SECTION_FOLDERS and overrides:
             self._load(plain, overrides)
         elif plain.partition("/")[0] in folders and "/" in plain and not re.search("[A-Z]{2}", plain):
             assert plain in shipped, f"there is no recipe {plain}"
@@ -166,6 +137,12 @@ def flags_of(*parsers: argparse.ArgumentParser) -> set[str]:
     """The flags of parsers; without, of all commands."""
     every: Iterator[argparse.ArgumentParser] = (cli.command(name)[1] for name in registry.find("commands"))
     return {flag for one in parsers or every for flag in one._option_string_actions}
+
+
+def check_overrides(words: Sequence[str]) -> None:
+    """Overrides of any recipe or plugin."""
+    for part in (part for word in words for part in of_folder(word)):
+        known_keys.check(without_placeholder(part))
 
 
 def check_flags(words: Sequence[str], known: set[str]) -> None:

@@ -109,12 +109,6 @@ def test_blocks_of_the_page_run(name: str, world: World, environment: None, tmp_
         run_all(world.page(tmp_path / "page", blocks, words=WORDS.get(name, {}), edits=EDITS))
 
 
-def test_a_command_of_an_earlier_page_is_resolved_and_not_run(world: World) -> None:
-    assert not world.repeats("README.md", ["doctor", "~/my_folder"])
-    assert world.repeats("docs/own-data.md", ["doctor", "~/my_folder"])
-    assert not world.repeats("docs/own-data.md", ["doctor", "~/no_folder"])
-
-
 def test_few_blocks_are_not_run() -> None:
     assert len(NOT_RUN) <= 10
     for page, part, reason in NOT_RUN:

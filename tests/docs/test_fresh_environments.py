@@ -14,16 +14,8 @@ import pytest
 from tests.docs.test_code_blocks import PAGES, PROJECT, run_blocks
 
 RUN_PAGE = (
-    "-m",
-    "pytest",
-    "-q",
-    "-o",
-    "addopts=--import-mode=importlib",
-    "-m",
-    "integration",
-    "-p",
-    "no:cacheprovider",
-)
+    "-m", "pytest", "-q", "-o", "addopts=--import-mode=importlib", "-m", "integration", "-p", "no:cacheprovider",
+)  # fmt: skip
 
 
 def python(tree: Path, *arguments: str) -> str:
@@ -69,10 +61,3 @@ def test_page_runs_with_what_it_installs(name: str, tree: Path) -> None:
     finally:
         added = {*python(tree, "-m", "pip", "freeze").splitlines()} - {*before}
         python(tree, "-m", "pip", "uninstall", "-y", "wheel", *sorted(added))
-
-
-def test_installed_packages_of_a_page() -> None:
-    text = (
-        "needs the extra `hub`, `pip install -e '.[tiff]'`\npip install timm weights  # small\npip install -e mynet\n"
-    )
-    assert installed_by(text) == [".[hub]", ".[tiff]", "timm", "weights"]

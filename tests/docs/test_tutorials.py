@@ -142,9 +142,3 @@ def test_export_and_serve(run: Callable[..., tuple[Path, str]], tmp_path: Path):
     rows = [[cell.strip() for cell in line.strip("| ").split(" |")] for line in text.splitlines() if line[:1] == "|"]
     for row in (row for row in rows if row[0].endswith(".jpg")):
         assert float(row[4]) == pytest.approx(float(row[3]), abs=0.02)  # the scores of the file and the model
-
-
-def test_a_budget_that_a_notebook_does_not_have_is_an_error(tool: ModuleType):
-    assert "IMAGES = 16 " in code_cells(tool.with_budgets(read("depth"), {"IMAGES": 16}))[0].source
-    with pytest.raises(KeyError, match="STEPS"):
-        tool.with_budgets(read("depth"), {"STEPS": 1})

@@ -245,7 +245,7 @@ class World:
         """Whether an earlier page runs a command: its flags, config and overrides are then only resolved."""
         first = first_pages(self.project).get(" ".join(arguments), page)
         if first != page:
-            Resolver(self.project, page).check(Inline(page, 0, shlex.join(["densevit", *arguments])))
+            Resolver(self.project).check(Inline(page, 0, shlex.join(["densevit", *arguments])))
         return first != page
 
     def _on_shared_data(self, config: Config) -> bool:

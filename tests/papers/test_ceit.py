@@ -11,7 +11,6 @@ import densevit
 from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find, recognise
-from densevit.weights.state_dict_loading import fit
 from densevit_papers.ceit import CeiT
 from tests.gradient_comparison import assert_same_with_gradients
 from tests.papers.small_models import randomise
@@ -128,14 +127,6 @@ def test_features_and_gradients_match_the_authors_formulation(checkpoint):
     state = {key: tensor for key, tensor in checkpoint.items() if not key.startswith("blocks.5.")}
     with pytest.raises(WeightsError, match="A CeiT of 128 channels and 5 blocks is not a known variant"):
         describe(state, find("ceit"))
-
-
-def test_position_tables_of_other_images_are_resized(checkpoint):
-    state = {key: x.float() for key, x in translate(checkpoint, find("ceit")).tensors.items()}
-    found = fit(CeiT("nano", image_size=128), state, "file", allowed=["feature_norms.*"])
-    assert [one.name for one in found.adapted] == ["position_table"]
-    expected = F.interpolate(state["position_table"].permute(2, 0, 1)[None], size=(8, 8), mode="bicubic")
-    torch.testing.assert_close(found.tensors["position_table"], expected[0].permute(1, 2, 0))
 
 
 @pytest.mark.parity("ceit")

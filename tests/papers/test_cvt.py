@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import densevit
-from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.layouts import find, recognise
 from densevit_papers.cvt import CvT, QuickGELU
-from densevit_workbench.interchange.foreign_weights import convert, write
 from tests.gradient_comparison import assert_same_with_gradients
 from tests.papers.small_models import randomise
 
@@ -109,25 +107,3 @@ def test_files_of_the_authors_are_read_and_both_layouts_write_what_they_read(ref
         assert unknown == [] and back.keys() == state.keys()
         assert all(torch.equal(back[key], tensor) for key, tensor in state.items())
     assert [type(cvt.stages[0][0].mlp.activation) for cvt in ours] == [nn.GELU, QuickGELU]
-
-
-@pytest.mark.integration
-def test_a_folder_of_transformers_is_converted_and_exported(reference, tmp_path):
-    from transformers import CvtModel
-
-    from densevit.cli import main
-
-    reference.save_pretrained(tmp_path / "theirs")
-    write(convert(tmp_path / "theirs"), tmp_path / "ours")
-    assert main(["convert", str(tmp_path / "ours"), str(tmp_path / "back"), "--to", "hf"]) == 0
-    again, images = CvtModel.from_pretrained(tmp_path / "back").eval(), torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        expected = reference.cvt(images).last_hidden_state
-        torch.testing.assert_close(again(images).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
-    config = tmp_path / "theirs" / "config.json"
-    config.write_text(re.sub(r'"stride_kv": \[\s*2,\s*2,', '"stride_kv": [1, 2,', config.read_text()))
-    with pytest.raises(WeightsError, match=r"stride_kv: \[1, 2, 2\]"):
-        convert(tmp_path / "theirs")
-    state = {key: tensor for key, tensor in reference.state_dict().items() if ".layers.3." not in key}
-    with pytest.raises(WeightsError, match=r"\(32, 64, 128\) channels and \(1, 2, 3\) blocks is not a known variant"):
-        describe(state, find("transformers-cvt"))

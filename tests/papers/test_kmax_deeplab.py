@@ -1,4 +1,4 @@
-"""The kmax_deeplab head: k-means, layers as equations, sampled losses, deep supervision, panoptic maps, cost."""
+"""The kmax_deeplab head: the k-means layer as its equation, losses, deep supervision, panoptic maps, cost."""
 
 import pytest
 import torch
@@ -7,9 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from densevit.losses.context import LossContext
 from densevit_backbones.resnet import ResNet
-from densevit_papers.kmax_deeplab import KMaXDeepLab, KMaXPixelDecoder, KMeansLayer
-from densevit_papers.max_deeplab_criterion import GridTruth, match, pixel_contrast, sampled_cells
-from densevit_papers.max_deeplab_layers import levels_of, upsampled
+from densevit_papers.kmax_deeplab import KMaXDeepLab, KMeansLayer
+from densevit_papers.max_deeplab_criterion import GridTruth, match, pixel_contrast
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, maskwise_panoptic
 from densevit_workbench.testing.targets import random_targets
 from tests.papers.small_models import attended, conv_norm, normed, randomised
@@ -43,35 +42,6 @@ def test_a_kmeans_layer_is_its_equation():
     torch.testing.assert_close(tuple(predictions), tuple(predicted))
 
 
-def test_the_pixel_decoder_fuses_from_coarse_to_fine():
-    torch.manual_seed(0)
-    decoder = randomised(KMaXPixelDecoder((6, 7), levels_of((8, 16), 4), (1, 5, 1, 2), 2, torch.nn.GELU))
-    assert [len(stage) for stage in decoder.stages] == [1, 2]
-    features = [torch.randn(1, 6, 4, 5, dtype=torch.float64), torch.randn(1, 7, 2, 3, dtype=torch.float64)]
-    mask = torch.zeros(1, 32, 40, dtype=torch.bool)
-    coarse = decoder.stages[0][0](decoder.norms[0](features[1]), mask[:, ::16, ::16][:, :2, :3])
-    fuse = decoder.fuses[0]
-    up = F.interpolate(conv_norm(fuse.coarse[1], F.gelu(coarse)), (4, 6), mode="bilinear")[..., :5]
-    fine = up + conv_norm(fuse.fine[1], F.gelu(decoder.norms[1](features[0])))
-    for block in decoder.stages[1]:
-        fine = block(fine, mask[:, ::8, ::8])
-    torch.testing.assert_close(decoder(features, mask), [coarse, fine])
-
-
-def test_aligned_cells_have_the_positions_of_their_first_pixels():
-    """A map of a plane, on grids of 32 n + 1 pixels and others; beyond the last cell its value is repeated."""
-    for ratio, (h, w), (H, W) in ((2, (2, 3), (3, 5)), (4, (2, 2), (6, 8)), (2, (1, 2), (1, 4))):
-        rows, columns = torch.arange(h, dtype=torch.float64), torch.arange(w, dtype=torch.float64)
-        found = upsampled((rows[:, None] + 10 * columns)[None, None], ratio, (H, W), align_corners=True)
-        rows, columns = (torch.arange(n, dtype=torch.float64) / ratio for n in (H, W))
-        expected = rows.clamp(max=h - 1)[:, None] + 10 * columns.clamp(max=w - 1)
-        torch.testing.assert_close(found[0, 0], expected)
-        if (ratio * (h - 1) + 1, ratio * (w - 1) + 1) == (H, W):
-            x = torch.randn(1, 2, h, w)
-            resized = F.interpolate(x, (H, W), mode="bilinear", align_corners=True)
-            torch.testing.assert_close(upsampled(x, ratio, (H, W), align_corners=True), resized)
-
-
 # ---- losses ----
 
 
@@ -85,20 +55,6 @@ def test_pixels_of_one_segment_attract_each_other():
         same = [i for i in cells if bool((truth.masks[:, i] & truth.masks[:, j]).any())]
         each.append(-sum((scores[i] / sum(scores.values())).log() for i in same) / len(same))
     torch.testing.assert_close(pixel_contrast(x.features, truth.masks), sum(each) / len(each))
-
-
-def test_sampled_cells_are_distinct_and_those_of_small_segments_are_more_likely():
-    [truth] = GridTruth.of([map_of()], 4, 4, torch.device("cpu"))
-    labelled = int(truth.labelled.sum())
-    generator = torch.Generator().manual_seed(0)
-    everything = sampled_cells(truth, 30, 1.5, generator)
-    assert sorted(everything.tolist()) == list(range(30))
-    assert truth.labelled[everything[:labelled]].all()
-    drawn = torch.zeros(30)
-    for _ in range(2000):
-        drawn[sampled_cells(truth, 1, 1.0, generator)] += 1
-    by_segment = torch.stack([drawn[mask].sum() for mask in truth.masks]) / 2000
-    torch.testing.assert_close(by_segment, torch.full((3,), 1 / 3), atol=0.04, rtol=0)  # equal at a temperature of 1
 
 
 def test_all_layers_have_the_losses_and_the_matching_of_the_last():
@@ -162,14 +118,3 @@ def test_parameters_and_multiply_adds_are_the_papers():
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         head(backbone(images), mask)
     assert counter.get_total_flops() / 2e9 == pytest.approx(168, rel=0.01)
-
-
-def test_all_maps_are_upsampled_with_aligned_corners():
-    head = KMaXDeepLab((8, 8, 8), (8, 16, 32), CLASSES, **SMALL, align_corners=True)
-    assert [fuse.align_corners for fuse in head.pixel_decoder.fuses] == [True, True]
-    assert head.semantic_head.align_corners
-    features = [torch.randn(1, 8, -(-65 // stride), -(-97 // stride)) for stride in (8, 16, 32)]
-    layers = head.train()(features, torch.zeros(1, 65, 97, dtype=torch.bool))["layers"]
-    assert [x.shape for x in layers[0]] == [(1, 6, 5), (1, 6, 9, 13), (1, 8, 9, 13)]
-    coarse = layers[0][1][..., ::4, ::4]  # unchanged where cells coincide
-    torch.testing.assert_close(upsampled(coarse, 4, (9, 13), align_corners=True), layers[0][1])

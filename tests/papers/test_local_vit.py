@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from densevit_papers.local_vit import Block, EfficientChannelAttention
+from densevit_papers.local_vit import Block
 from tests.papers.small_models import randomise
 
 
@@ -43,9 +43,3 @@ def test_a_block_matches_the_equations(activation):
     randomise(block)
     x = torch.randn(2, 1 + 3 * 4, 12, dtype=torch.float64)
     torch.testing.assert_close(block(x, (3, 4)), block_by_hand(block, x, (3, 4), activation))
-
-
-@pytest.mark.parametrize(("channels", "size"), [(64, 3), (768, 5), (8192, 7)])
-def test_kernel_of_channel_attention(channels, size):
-    """As the authors' code: |(log2 C + 1) / 2| rounded down, one more if that is even."""
-    assert EfficientChannelAttention(channels).convolution.kernel_size == (size,)

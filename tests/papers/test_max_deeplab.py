@@ -5,19 +5,13 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from densevit.interfaces import Class
-from densevit.losses.context import LossContext
-from densevit_papers.max_deeplab import DualPathLayer, MaXDeepLab
+from densevit_papers.max_deeplab import DualPathLayer
 from densevit_papers.max_deeplab_criterion import GridTruth, MaskLossWeights, MaskOutputs, PQCriterion, dice, match
 from densevit_papers.max_deeplab_layers import (
     AxialAttention,
-    MaskPredictor,
-    PixelBlock,
-    SemanticDecoder,
-    levels_of,
     padding_bias,
 )
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, pixelwise_panoptic
@@ -25,7 +19,6 @@ from tests.papers.small_models import attended, conv_norm, normed, randomised
 
 CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
 COCO = [Class(str(i), i, (0, 0, 0), thing=i < 80) for i in range(133)]
-SMALL = {"num_queries": 6, "layers": 2, "width": 16, "pixel_width": 4, "num_heads": 2, "feedforward": 16}
 SIZE = (24, 20)
 
 
@@ -134,31 +127,6 @@ def test_losses_are_the_papers(void_weighting):
     expected = F.cross_entropy(semantic[:, cells].T, classes)
     torch.testing.assert_close(criterion.semantic_term(semantic, truth), expected)
 
-    # The weights of the losses have no gradient.
-    x = MaskOutputs(*(value.requires_grad_() for value in x))
-    found = criterion.terms(x, match([x], [truth])[0])
-    of_label = torch.autograd.grad(found["label"], [x.logits, x.masks], retain_graph=True, allow_unused=True)
-    of_dice = torch.autograd.grad(found["dice"], [x.logits, x.masks], allow_unused=True)
-    assert of_label[1] is None and of_dice[0] is None and of_label[0].any() and of_dice[1].any()
-
-
-def batch_of(targets, criterion, seed=0):
-    """Predictions of a batch with a grid that is larger than the images."""
-    generator = torch.Generator().manual_seed(seed)
-    B = len(targets)
-    shapes = ((B, criterion.num_queries, 5), (B, criterion.num_queries, 9, 8), (B, 6, 9, 8), (B, 4, 9, 8))
-    logits, masks, features, cells = (torch.randn(shape, generator=generator) for shape in shapes)
-    return (logits, masks, F.normalize(features, dim=1)), cells
-
-
-def test_segments_in_excess_of_the_queries_are_unlabelled_and_are_reported():
-    criterion = PQCriterion(CLASSES, 2, 4, MaskLossWeights())
-    layer, cells = batch_of([map_of()], criterion)
-    with pytest.warns(UserWarning, match="image 'a' has 3 segments, but num_queries is 2"):
-        found = criterion.losses([layer], cells, [map_of()], LossContext())
-    assert all(value.isfinite() for value in found.values())
-    assert criterion.loss_counts([map_of(), map_of((13, 18)), {"size": (36, 32)}]) == {"images": 2.0}
-
 
 # ---- layers ----
 
@@ -184,17 +152,6 @@ def test_axial_attention_is_its_equation():
     torch.testing.assert_close(layer(x, padding_bias(padding).double()), both[:, :16] + both[:, 16:])
 
 
-@pytest.mark.parametrize("axial", [False, True])
-def test_a_pixel_block_activates_its_input_and_the_shortcut(axial):
-    torch.manual_seed(0)
-    block = randomised(PixelBlock(6, 4, axial, 2, nn.ReLU))
-    x, padding = torch.randn(2, 6, 3, 4, dtype=torch.float64), torch.zeros(2, 3, 4, dtype=torch.bool)
-    y = conv_norm(block.reduce, x.relu()).relu()
-    y = block.attention(y, padding) if axial else conv_norm(block.convolution, y)
-    expected = conv_norm(block.expand, y.relu()) + conv_norm(block.shortcut, x.relu())
-    torch.testing.assert_close(block(x, padding), expected)
-
-
 def test_a_dual_path_layer_is_its_equation():
     """M2P and M2M in one softmax over pixels and memory, P2M with the memory before the layer, as in the code."""
     torch.manual_seed(0)
@@ -216,37 +173,7 @@ def test_a_dual_path_layer_is_its_equation():
     torch.testing.assert_close(found[1], new)
 
 
-def test_masks_are_products_of_normalised_features_and_kernels():
-    torch.manual_seed(0)
-    layer = randomised(MaskPredictor(6, 8, 4, 3, nn.GELU))
-    of_class, of_mask = torch.randn(2, 2, 8, 5, dtype=torch.float64)
-    pixels = torch.randn(2, 6, 3, 4, dtype=torch.float64)
-    x = F.gelu(conv_norm(layer.pixel_head[1], F.gelu(conv_norm(layer.pixel_head[0], pixels))))
-    features = conv_norm(layer.pixel_head[2], x)
-    features = features / features.square().sum(1, keepdim=True).sqrt()
-    masks = torch.einsum("bchw,bcq->bqhw", features, conv_norm(layer.kernel_head, of_mask))
-    logits = torch.einsum("kc,bcq->bqk", layer.label_head.weight[..., 0], of_class) + layer.label_head.bias
-    logits[..., 3] += math.log(3 * 0.9 / 0.1)
-    found = layer(of_class, of_mask, pixels)
-    torch.testing.assert_close(tuple(found), (logits, normed(layer.norm_masks, masks[:, None])[:, 0], features))
-
-
 # ---- predictions ----
-
-
-def test_softmax_masks_are_the_softmax_of_the_resized_logits(monkeypatch):
-    logits = 8 * torch.randn(7, 6, 5, generator=torch.Generator().manual_seed(0))
-    large = F.interpolate(logits[None], scale_factor=4.0, mode="bilinear")[..., :22, :19]
-    original = F.interpolate(large, (33, 40), mode="bilinear")[0].softmax(0)
-    for pixels in (10**9, 1500):  # all masks at once, and one by one
-        monkeypatch.setattr("densevit.set_prediction.mask_predictions._CHUNK_PIXELS", pixels)
-        masks = SoftmaxMasks(logits, 4, (22, 19), (33, 40))
-        found = list(masks.resized())
-        assert len(found) == (1 if pixels > 1500 else 7)
-        torch.testing.assert_close(torch.cat([x for _, x, _ in found]).sigmoid(), large[0].softmax(0))
-        torch.testing.assert_close(torch.cat([y for _, _, y in found]).sigmoid(), original)
-        some = torch.cat([y for _, _, y in masks.resized(torch.tensor([5, 2]))])
-        torch.testing.assert_close(some.sigmoid(), original[[5, 2]])
 
 
 def test_a_pixel_is_void_below_either_threshold():
@@ -265,29 +192,3 @@ def test_a_pixel_is_void_below_either_threshold():
     # Void: the second cat's pixel, a pixel of at most 0.4, and one of no object. The segments of sky are one.
     assert pixelwise_panoptic(logits, masks, CLASSES, 0.7).tolist() == [[0, -1, 2000, 2000, -1, -1]]
     assert pixelwise_panoptic(logits, masks, CLASSES, 0.2).tolist() == [[0, 1, 2000, 2000, -1, -1]]
-
-
-def test_an_invalid_option_is_an_error():
-    for option, value, more in (
-        ("width", 18, "; .*num_heads, 4"), ("pixel_width", 0, ""), ("threshold", 1.5, ""), ("layers", 0, ""),
-    ):  # fmt: skip
-        with pytest.raises(ValueError, match=f"{option} is {value}{more}"):
-            MaXDeepLab((16,), (16,), CLASSES, **{**SMALL, option: value})
-
-
-def test_levels_have_one_feature_for_each_stride():
-    def read(*strides):
-        return [tuple(level) for level in levels_of(strides, 64)]
-
-    fine = [(1, 8, 2, 128, False), (0, 4, 2, 64, False)]
-    assert read(4, 8, 16, 32) == [(3, 32, 1, 512, True), (2, 16, 2, 256, True), *fine]
-    assert read(4, 8, 16, 16) == [(3, 16, 1, 512, True), *fine]  # MaX-DeepLab-S
-    assert read(16) == [(0, 16, 1, 512, True)]
-    assert [level[1] for level in read(2, 4, 8, 16, 32)] == [32, 16, 8, 4]
-    assert [level[1] for level in read(7, 14)] == [14, 7]
-
-
-def test_the_semantic_decoder_has_the_dilations_of_the_paper():
-    decoder = SemanticDecoder((16,), levels_of((16,), 64), 8, 3, nn.ReLU)
-    kernels = [one for one in decoder.branches.modules() if isinstance(one, nn.Conv2d)]
-    assert [one.dilation for one in kernels] == [(1, 1), (6, 6), (12, 12), (18, 18)]

@@ -1,4 +1,4 @@
-"""Perceiver IO beside transformers' encoder and decoder; Fourier encodings, padding, gradients and options."""
+"""Perceiver IO beside transformers' encoder and decoder; Fourier encodings, padding and gradients."""
 
 from typing import TYPE_CHECKING
 
@@ -129,18 +129,3 @@ def test_each_image_of_a_padded_batch_has_the_logits_of_the_image_alone() -> Non
         alone = [x[i : i + 1, :, : h // s, : w // s] for x, s in zip(features, STRIDES, strict=True)]
         expected = transformers_logits(head, alone, (h, w), False)
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_invalid_options_are_refused() -> None:
-    for options, message in (
-        ({"width": 0}, "width is 0"),
-        ({"num_latents": 99999}, "num_latents is 99999"),
-        ({"width": 18}, "width is 18; .*num_heads, 4"),
-        ({"cross_heads": 3}, "width is 16; .*cross_heads, 3"),
-        ({"feature": 3}, "feature is 3; .* 2 features"),
-        ({"max_resolution": 1}, "max_resolution is 1"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make_head(**options)
-    with pytest.raises(ValueError, match="has no classes"):
-        PerceiverIO(CHANNELS, STRIDES, ())

@@ -73,15 +73,6 @@ def test_the_fourth_channel_tells_the_crops_apart(folder):
     assert found["segmentation/mIoU"] > 0.9
 
 
-def test_evaluate_repeats_the_score_and_tiles(folder):
-    before = json.loads((folder / "run" / "metrics.json").read_text())["segmentation/mIoU"]
-    assert main(["evaluate", str(folder / "run"), "--out", str(folder / "whole")]) == 0
-    assert json.loads((folder / "whole" / "metrics.json").read_text())["segmentation/mIoU"] == before
-    command = ["evaluate", str(folder / "run"), "inference.window=48", "--out", str(folder / "tiled")]
-    assert main(command) == 0
-    assert json.loads((folder / "tiled" / "metrics.json").read_text())["segmentation/mIoU"] > 0.9
-
-
 def test_predict_reads_the_bands_and_draws_those_of_the_data_set(folder):
     assert main(["predict", str(folder / "run"), str(folder / "images"), "--out", str(folder / "out")]) == 0
     dataset = build_data(configs.load(folder / "fields.yaml")).val
@@ -96,14 +87,3 @@ def test_predict_reads_the_bands_and_draws_those_of_the_data_set(folder):
         nir = result.image[..., 0].astype(float)  # displayed as red
         assert np.corrcoef(nir.ravel(), sample["image"][3].numpy().ravel())[0, 1] > 0.95
         assert (folder / "out" / "drawn" / f"{index}.jpg").is_file()
-
-
-def test_resume_does_not_measure_again(folder, monkeypatch):
-    monkeypatch.setattr("densevit.data.channel_statistics.measured", lambda dataset: pytest.fail("measured"))
-    assert main(["train", "--resume", str(folder / "run"), "trainer.max_steps=64"]) == 0
-
-
-def test_methods_that_change_colours_are_refused(folder, tmp_path, capsys):
-    command = ["train", str(folder / "fields.yaml"), "method.name=simmim", "--run-dir", str(tmp_path / "run")]
-    assert main(command) != 0
-    assert "SimMIM is for 8-bit RGB images; the data has blue, green" in capsys.readouterr().err

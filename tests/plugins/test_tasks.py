@@ -143,7 +143,7 @@ def test_keypoint_metrics_equal_those_of_pycocotools_on_the_written_files(poses,
 # ---- surface normals ----
 
 
-def test_normals_are_written_and_drawn(normals):
+def test_written_normals_have_the_errors_of_the_metrics(normals):
     errors = []
     for sample in validation_samples(normals):
         image_id, truth = sample["targets"]["image_id"], sample["targets"]["normals"].numpy()
@@ -154,11 +154,6 @@ def test_normals_are_written_and_drawn(normals):
         assert np.abs(found - evaluated).max() < 1e-4
         known = (truth != 0).any(axis=0)
         errors.append(np.degrees(np.arccos((found * truth).sum(0)[known].clip(-1, 1))))
-
-        pixels = np.asarray(Image.open(normals / "predicted" / "drawn" / f"{image_id}.jpg")).astype(int)
-        side = 64 * ((pixels.shape[1] // 2) // 64)
-        panel = pixels[-side:, -side:].reshape(64, side // 64, 64, side // 64, 3).mean(axis=(1, 3))
-        assert np.abs(panel - (found.transpose(1, 2, 0) + 1) * 127.5).mean() < 4
     metrics = read(normals / "evaluated" / "metrics.json")
     assert np.concatenate(errors).mean() == pytest.approx(metrics["normals/mean"], abs=0.02)
     assert np.median(np.concatenate(errors)) == pytest.approx(metrics["normals/median"], abs=0.02)
@@ -172,44 +167,3 @@ def test_a_head_passes_the_check_with_random_targets(capsys):
     out = capsys.readouterr().out
     assert re.search(r"pose_grid: (\d+) of \1 checks passed", out)
     assert "random targets" not in out and "without a target type" not in out
-
-
-BAD_SETS = """
-import torch
-from poses.figures import Figures
-
-class FourKeypoints(Figures):
-    \"\"\"Image 6 has another number of keypoints.\"\"\"
-    def __getitem__(self, index):
-        sample = super().__getitem__(index)
-        if index == 5:
-            sample["targets"]["keypoints"] = torch.zeros(2, 4, 3)
-        return sample
-
-class Untyped(Figures):
-    \"\"\"A key without a type.\"\"\"
-    def __getitem__(self, index):
-        sample = super().__getitem__(index)
-        sample["targets"]["joints"] = torch.zeros(2, 4)
-        return sample
-
-"""
-
-
-WRONG_DATA = {
-    POSES.replace("figures", '"bad_sets:FourKeypoints"'): r"image 6: keypoints has shape \(2, 4, 3\); .* \(N, 5, 3\)",
-    POSES.replace("figures", '"bad_sets:Untyped"'): r"Sample 0 of bad_sets.Untyped \(image 1\) has .* 'joints', .* Fix",
-    NORMALS.replace("name: normals}", "name: pose_grid}"): r"heads\.normals \(pose_grid\) needs boxes.* normals only",
-}
-
-
-@pytest.mark.parametrize("config", WRONG_DATA, ids=["shape", "type", "task"])
-def test_bad_targets_are_one_line_before_training(config, tmp_path, monkeypatch, capsys):
-    (tmp_path / "bad_sets.py").write_text(BAD_SETS)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "bad_sets", raising=False)
-    (tmp_path / "bad.yaml").write_text(config.replace("length: 256", "length: 16"))
-    assert main(["train", str(tmp_path / "bad.yaml"), "--run-dir", str(tmp_path / "run")]) == 2
-    err = capsys.readouterr().err
-    assert re.search(WRONG_DATA[config], err) and err.count("\n") == 1
-    assert not (tmp_path / "run").exists()

@@ -11,7 +11,6 @@ from PIL import Image
 from densevit.cli import main
 
 Refused = Callable[..., str]
-Accept = Callable[..., None]
 
 # The tests, or single cases of them, whose input is refused after a model was built, and why.
 NEEDS_MODEL = {
@@ -21,7 +20,6 @@ NEEDS_MODEL = {
     "test_invalid_option_value_is_refused[heads.boxes.evaluation.max_detections=0]": (
         "the evaluator of a head is built for the head"
     ),
-    "test_evaluation_on_data_without_labels_is_refused": "a model is loaded sooner than data is read",
     "test_invalid_forward_output_is_reported": "the backbone is run",
 }
 
@@ -91,28 +89,6 @@ heads:
 data: {{name: scenes, image_size: 64, batch_size: 2, train_length: 4, val_length: 2, num_workers: 0}}
 trainer: {{max_steps: 1}}
 """
-
-
-class Accepted(Exception):  # noqa: N818  # not an error
-    """Raised when all checks have passed and training would begin."""
-
-
-@pytest.fixture
-def accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Accept:
-    """`accepted(*arguments)` runs a valid command in tmp_path; `train` stops where it creates its folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def begin(*_: object, **__: object) -> Path:
-        raise Accepted
-
-    def accepted(*arguments: str) -> None:
-        monkeypatch.setattr("densevit.training.run.fit.RunFolder.open", begin)
-        try:
-            assert main(arguments) == 0
-        except Accepted:
-            assert arguments[0] == "train"
-
-    return accepted
 
 
 @pytest.fixture

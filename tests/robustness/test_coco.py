@@ -99,98 +99,43 @@ def polygon(*numbers: Any) -> Change:
     return of_annotation(segmentation=[list(numbers)])
 
 
-HUGE = 10**400
 WRONG: dict[str, tuple[Change, tuple[str, ...]]] = {
     # polygons
     "polygon with NaN": (polygon(4, 5, math.nan, 5, 24, 15), ("annotation 11 of image 0.png", "segmentation", "nan")),
-    "polygon at 1e12": (polygon(4, 5, 1e12, 5, 24, 15), ("annotation 11 of image 0.png", "1e+12", "56 x 40")),
-    "polygon of an odd count": (polygon(4, 5, 24, 5, 24, 15, 3), ("annotation 11 of image 0.png", "7 numbers")),
     "polygon of two points": (polygon(4, 5, 24, 5), ("annotation 11 of image 0.png", "three points")),
-    "polygon of text": (polygon("a", "b", "c", "d", "e", "f"), ("annotation 11 of image 0.png",)),
-    "polygon flat": (of_annotation(segmentation=[4, 5, 24, 5, 24, 15]), ("annotation 11 of image 0.png",)),
-    "segmentation of null": (of_annotation(segmentation=None), ("annotation 11 of image 0.png",)),
     "no segmentation": (without("annotations", "segmentation"), ("annotation 11 of image 0.png", "data.masks")),
     # run lengths
-    "run lengths that are too few": (run_lengths([0, 100]), ("annotation 12 of image 0.png", "100 pixels", "2240")),
-    "run lengths below zero": (run_lengths([0, -100, 2340]), ("annotation 12 of image 0.png", "negative")),
-    "run lengths of null": (run_lengths(None), ("annotation 12 of image 0.png",)),
     "a broken code": (run_lengths("~~~~"), ("annotation 12 of image 0.png",)),
-    "a code beyond ASCII": (run_lengths("äöü"), ("annotation 12 of image 0.png",)),
     "a size that is not the image's": (run_lengths([0, 100], (10, 10)), ("annotation 12 of image 0.png", "10 x 10")),
-    "a size of one": (run_lengths([0, 40], [40]), ("annotation 12 of image 0.png",)),
-    "a huge size": (run_lengths([0, 2**62], (2**31, 2**31)), ("annotation 12 of image 0.png",)),
     # boxes and areas
     "box with NaN": (of_annotation(bbox=[math.nan, 5, 20, 10]), ("annotation 11", "four finite numbers")),
-    "box of three": (of_annotation(bbox=[4, 5, 20]), ("annotation 11 of image 0.png", "[4, 5, 20]")),
-    "box of numbers as text": (of_annotation(bbox=["4", "5", "20", "10"]), ("annotation 11", "four finite numbers")),
     "no box": (without("annotations", "bbox"), ("annotation 11 of image 0.png has no `bbox`",)),
-    "area of NaN": (of_annotation(area=math.nan), ("annotation 11", "area nan")),
-    "area below zero": (of_annotation(area=-5), ("annotation 11", "area -5")),
     # crowds
     "iscrowd of 2": (of_annotation(iscrowd=2), ("annotation 11", "iscrowd 2", "0 or 1")),
     # identifiers
-    "image id of 2^63": (of_image(id=2**63), ("0.png", "9223372036854775808")),
-    "image id of true": (of_image(id=True), ("0.png", "true")),
-    "image id of null": (of_image(id=None), ("0.png", "null")),
     "image id twice": (of_image(id=2), ("image id 2", "0.png", "1.png")),
-    "annotation id of 2^63": (of_annotation(id=2**63), ("9223372036854775808",)),
-    "category id of 2^63": (of_category(id=2**63), ("'cat'", "9223372036854775808")),
-    "category id of text": (of_category(id="3"), ("'cat'", "'3'", "whole number")),
     "category id twice": (of_category(id=7), ("category id 7", "'cat'", "'dog'")),
     "category name twice": (of_category(name="dog"), ("'dog'", "3 and 7", "names must differ")),
-    "category name of null": (of_category(name=None), ("category 3", "name null")),
-    "category name empty": (of_category(name=" "), ("category 3", "name ' '")),
-    "no category id": (without("categories", "id"), ("category", "no `id`")),
     "an unknown image": (of_annotation(image_id=5), ("annotation 11", "image_id 5", "Known: 1, 2")),
-    "an image id as a list": (of_annotation(image_id=[1]), ("annotation 11", "[1]")),
     "an unknown category": (of_annotation(category_id=5), ("annotation 11", "category_id 5", "Known: 3, 7")),
-    "no image id": (without("annotations", "image_id"), ("annotation 11 has no `image_id`",)),
-    "no category of an annotation": (without("annotations", "category_id"), ("has no `category_id`",)),
     # images
     "no file name": (without("images", "file_name"), ("image 1 has no `file_name`",)),
-    "file name of null": (of_image(file_name=None), ("image 1", "file_name null")),
-    "file name empty": (of_image(file_name=""), ("image 1", "file_name ''")),
-    "file name of a NUL": (of_image(file_name="a\0b.png"), ("image 1", "file_name")),
-    "file name of a folder": (of_image(file_name="."), ("train/.", "Is a directory")),
     "file missing": (of_image(file_name="9.png"), ("1 do not exist", "9.png")),
-    "height of zero": (of_image(height=0), ("image 1", "height 0")),
-    "width of a fraction": (of_image(width=56.5), ("image 1", "width 56.5")),
     "another size": (of_image(height=41), ("annotation 12 of image 0.png", "56 x 40", "56 x 41")),
     # sections
     "no annotations": (lambda c: c.pop("annotations"), ("train.json", "no `annotations`", "train")),
     "no objects": (whole(annotations=[]), ("train.json", "no object")),
-    "only a crowd": (lambda c: c.update(annotations=c["annotations"][1:2]), ("train.json", "no object")),
-    "annotations of numbers": (whole(annotations=[1, 2]), ("`annotations` is not a list of objects",)),
-    "images of null": (whole(images=None), ("`images` is missing or empty",)),
-    "no categories": (whole(categories=[]), ("`categories` is missing or empty",)),
-    "boxes outside of every image": (
-        lambda c: [a.update(bbox=[500, 500, 9, 9]) for a in c["annotations"]], ("train.json", "no object"),
-    ),
 }  # fmt: skip
 FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
-    "empty": ("", ("train.json", "not valid json")),
     "cut short": (json.dumps(document())[:300], ("train.json", "not valid json")),
     "a list": ("[]", ("train.json", "holds a list")),
-    "nested 100,000 deep": ('{"images": ' + "[" * 100_000 + "]" * 100_000 + "}", ("train.json", "nested")),
     "UTF-16": (json.dumps(document()).encode("utf-16"), ()),
-    "a lone surrogate": (json.dumps(document()).replace("0.png", "\\ud800.png").encode(), ("image 1", "file_name")),
 }
 VALID: dict[str, Change] = {
     "all as usual": lambda _: None,
     "a polygon somewhat outside": polygon(-3, -2, 60.5, -1, 58, 44, -1, 43),
-    "several polygons": of_annotation(segmentation=[[4, 5, 9, 5, 9, 9], [10, 10, 20, 10, 20, 15], [1, 1, 2, 2]]),
-    "ids as text": lambda c: (
-        [image.update(id=str(image["id"])) for image in c["images"]],
-        [one.update(image_id=str(one["image_id"])) for one in c["annotations"]],
-    ),
-    "no annotation id": without("annotations", "id"),
-    "no iscrowd": without("annotations", "iscrowd"),
     "no size": lambda c: [c["images"][0].pop(key) for key in ("height", "width")],
-    "a name with a line end": of_category(name="cat\n"),
     "an image without objects": lambda c: c["annotations"].pop(),
-    "a box partly outside": of_annotation(bbox=[-5, -5, 30, 30]),
-    "an id of 2^63 - 1": lambda c: (c["images"][0].update(id=2**63 - 1),
-                                    [a.update(image_id=2**63 - 1) for a in c["annotations"][:2]]),
 }  # fmt: skip
 
 
@@ -228,8 +173,3 @@ def test_valid_file_is_accepted(case, tmp_path):
 def test_evaluated_split_without_labels_is_refused(annotations, says, refused, tmp_path):
     write(tmp_path, document(), {**document(), "annotations": annotations})
     refused("train", "tiny.yaml", "data.root=.", says=("val.json", says))
-
-
-def test_boxes_without_masks_are_accepted(tmp_path):
-    write(tmp_path, changed(run_lengths("~~~~")))
-    assert len(Coco("train", str(tmp_path))) == 2

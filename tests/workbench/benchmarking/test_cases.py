@@ -10,7 +10,6 @@ from densevit_workbench.benchmarking.cases import (
     cases_of_configs,
     cases_of_protocol,
     main_metrics,
-    setting_of,
 )
 
 FAMILIES = ["swin", "vit", "timm"]
@@ -65,24 +64,3 @@ def test_a_run_folder_brings_its_scores(tmp_path):
     found = {"depth/SqRel": 1.0, "depth/AbsRel_aligned_depth": 0.5}
     assert main_metrics(shipped.config(), found) == ["depth/AbsRel_aligned_depth"]
     assert main_metrics(mine.config(), mine.metrics) == ["segmentation/mIoU"]
-
-
-def test_the_setting_has_the_initial_weights_of_a_backbone(tmp_path):
-    data = {"name": "scenes", "split": "val", "image_size": "[128, 128]"}
-    setting = {"data": "scenes", "evaluated_data": data, "image_size": [128, 128], "batch_size": 8}
-    for section, found in {
-        "{name: swin}": "random",
-        "{name: swin, weights: mine/swin.pth}": "mine/swin.pth",
-        "{name: timm, model: resnet18.a1_in1k, pretrained: true}": "resnet18.a1_in1k, pretrained",
-        "{name: timm, model: resnet18, pretrained: false}": "random",
-    }.items():
-        (tmp_path / "mine.yaml").write_text(section)
-        [case] = cases_of_protocol(PROTOCOL, [str(tmp_path / "mine.yaml")], ["setr"], [])
-        assert setting_of(case.config()) == {**setting, "initial_weights": found}
-
-
-def test_a_replaced_rate_and_budget_are_the_only_ones():
-    [case] = cases_of_configs(["dpt_swin"], ["trainer.max_epochs=3", "optim.lr_per_256=1e-3"])
-    config = case.config(optim={"lr": 0.5}, trainer={"max_images": 24})
-    assert (config.optim.lr, config.optim.lr_per_256) == (0.5, None)
-    assert (config.trainer.max_images, config.trainer.max_epochs) == (24, None)

@@ -1,8 +1,6 @@
 """A benchmark from end to end, on tiny models: a third party's backbone, one that fails, and what is not repeated."""
 
 import json
-import os
-import signal
 
 import pytest
 import torch
@@ -73,54 +71,14 @@ def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
     assert set(tried) == {"Failing-setr", "Failing-dpt"}  # what is finished is not computed again
 
 
-@pytest.mark.integration
-def test_a_stopped_benchmark_goes_on_with_the_same_command(tmp_path, monkeypatch, capfd):
-    from densevit.training.loop.dense_module import DenseModule
-
-    step, stopped = DenseModule.training_step, False
-
-    def stopping(self, *args):
-        nonlocal stopped
-        if self.trainer.global_step == 1 and not stopped:
-            stopped = True
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *args)
-
-    monkeypatch.setattr(DenseModule, "training_step", stopping)
-    given = ["--backbones", f"{__name__}:Tiny", "--heads", "setr,dpt", "--train", "--images", "12", "--rates", "1e-3"]
-    arguments = ["benchmark", *given, *GIVEN, "--batches", "1", "--rounds", "5", "--device", "cpu"]
-    assert main([*arguments, "--out", str(tmp_path)]) == 130
-    printed = "".join(capfd.readouterr())
-    said = "Stopped. Resume from the last checkpoint with: the same command as before\n"
-    assert said in printed and "train --resume" not in printed
-    assert main([*arguments, "--out", str(tmp_path)]) == 0
-    assert "".join(capfd.readouterr()).count(" step 3 ") == 2
-
-
-@pytest.mark.integration
-def test_a_config_whose_data_is_elsewhere_has_80_classes(tmp_path):
-    options = {"sizes": [(32, 64)], "batch_sizes": [1], "modes": ["bf16"], "rounds": 5, "device": "cpu"}
-    data = ["data=configs/data/coco.yaml", "data.root=/nowhere"]
-    found = densevit.benchmark(["scenes/dino_detr_swin"], data, **options, out=tmp_path)
-    assert found.errors == {}
-    case = found.results["dino_detr_swin"]
-    assert case.cost["assumed_classes"] == 80
-    assert list(case.timings) == ["cpu bf16 1 x 32x64"]
-
-
 def test_wrong_arguments_exit_with_2(capsys, tmp_path):
     for arguments, message in {
         "": "give configs, or backbones and heads",
-        "--backbones swin": "give backbones and heads together",
         "no_such": "there is no config file 'no_such'",
         "detr_swin --modes fp8": "there is no mode 'fp8'",
-        "detr_swin --sizes 12y": "expected a side, or HEIGHTxWIDTH",
-        "detr_swin --batches 0": "at least 1",
         "detr_swin --rounds 0": "at least 1",
         "detr_swin --device tpu9": "device tpu9",
         "detr_swin --seeds 0,1": "seeds are for trainings",
-        "detr_swin --train --seeds 1,1": "a seed is given twice: 1, 1",
-        "detr_swin --train --seeds 0,-1": "expected whole numbers",
     }.items():
         assert main(["benchmark", *arguments.split(), "--out", str(tmp_path / "new")]) == 2
         assert message in capsys.readouterr().err

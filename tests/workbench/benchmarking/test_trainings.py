@@ -94,20 +94,3 @@ def test_each_seed_trains_with_the_rate_of_one_choice(fits, train):
     assert [run["metrics"]["setr/mIoU"] for run in result.training["runs"].values()] == pytest.approx(values)
     assert result.metrics == {"setr/mIoU": pytest.approx(0.35)}
     assert result.training["deviations"] == {"setr/mIoU": pytest.approx(0.1)}
-
-
-def test_interrupted_seeds_go_on(fits, train, replace_fit):
-    result = CaseResult("")
-
-    def stopped(config, run_dir, callbacks, resume_with):
-        fits(config, run_dir)
-        return SimpleNamespace(stopped_by=2 * config.seed, metrics={"setr/mIoU": 0.25})
-
-    replace_fit(stopped)
-    with pytest.raises(KeyboardInterrupt):
-        train(result, 800, [1e-3], [0, 1])
-    assert [*result.training["runs"]] == ["0"] and result.metrics == {}
-    replace_fit(fits)
-    train(result, 800, [1e-3], [0, 1])
-    assert [seed for seed, _ in fits.seeds] == [0, 1, 1]
-    assert [*result.training["runs"]] == ["0", "1"]

@@ -53,16 +53,6 @@ def test_findings_return_1(own, capsys):
     assert "ValueError: depth is 2; it is 1 (own_backbones.py, line" in capsys.readouterr().err
 
 
-def test_a_head_is_checked_beside_broken_plugins_of_others(install, capsys):
-    groups = ("backbones", "necks", "heads", "datasets", "evaluators", "targets", "methods", "checkpoints")
-    entries = "".join(f"[densevit.{group}]\nsonar = sonar_package:Sonar\n" for group in groups)
-    install("sonar", entries, {"sonar_package.py": "raise SystemExit('no licence')"})
-    options = ["num_layers=1", "width=16", "num_heads=2"]
-    assert main(["check", "head", "segmenter", *options, "--skip", "padding"]) == 0
-    captured = capsys.readouterr()
-    assert "32 of 32 checks passed" in captured.out and "licence" not in captured.out + captured.err
-
-
 def test_command_line_error_returns_2(own, capsys):
     for arguments, said in {
         "own widht=4": "backbone.widht is not an option of 'own'. Did you mean 'width'?",

@@ -10,8 +10,6 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.weights.checkpoint_io import read
 from densevit.weights.label_sets import coco_classes
-from densevit.weights.model_file import save
-from densevit.weights.pretrained_models import build_model, build_pretrained
 from tests.weights.layouts import models
 
 NAMES = {one.file_id: one.name for one in coco_classes()}
@@ -24,31 +22,6 @@ def run(*arguments):
 def refused(capsys, *arguments):
     assert main(["convert", *map(str, arguments)]) == 2
     return capsys.readouterr().err
-
-
-# ---- backbones ----
-
-
-@pytest.mark.integration
-@torch.no_grad()
-def test_an_imported_backbone_is_a_source_of_weights_as_its_file_is(tmp_path, capsys):
-    import timm
-
-    theirs = models.randomised(timm.create_model("vit_tiny_patch16_224", num_classes=5, img_size=64))
-    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
-    run(tmp_path / "theirs.pth", tmp_path / "ours")
-    assert "Read as timm-vit." in (message := capsys.readouterr().out) and "the classification head" in message
-    pixels = torch.randn(2, 3, 64, 64)
-    expected = theirs.forward_features(pixels)[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
-    section = configs.load("detr_swin", [f"backbone={tmp_path}/ours/backbone.yaml"]).backbone.model_dump()
-    heads = {"detection": {"name": "detr", "transformer": {"width": 32}}}
-    others = {"heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
-    for source in ("theirs.pth", "ours", "ours/model.safetensors"):
-        backbone = {**section, "weights": str(tmp_path / source), "mean": None, "std": None}
-        model, *_ = build_pretrained(configs.from_mapping({"backbone": backbone, **others}), {"detection": named(1)})
-        assert model.backbone.mean == tuple(section["mean"])
-        torch.testing.assert_close(model.eval().backbone(pixels)[-1], expected, rtol=1e-4, atol=1e-4)
-    assert "is only a backbone" in refused(capsys, tmp_path / "theirs.pth", tmp_path / "new", "data.image_size=96")
 
 
 # ---- complete models ----
@@ -123,25 +96,6 @@ def test_an_exported_detr_has_its_processor_and_comes_back_with_the_same_tensors
 # ---- errors ----
 
 
-def own(tmp_path, classes, **sections):
-    """A small run folder."""
-    small = {"width": 32, "encoder_layers": 1, "decoder_layers": 1}
-    values = {
-        "backbone": {"name": "resnet", "depth": 18, "norm": "frozen"},
-        "heads": {"detection": {"name": "detr", "num_queries": 5, "transformer": small}},
-        "data": {"name": "scenes"},
-        "trainer": {"max_steps": 1},
-    }
-    model = build_model(configs.from_mapping({**values, **sections}), {"detection": classes})
-    tmp_path.mkdir(exist_ok=True)
-    save(model, tmp_path / "model.safetensors")
-    return tmp_path
-
-
-def named(count):
-    return tuple(densevit.Class(f"thing {i}", i + 1, (0, 0, 0)) for i in range(count))
-
-
 def test_convert_overwrites_nothing_and_leaves_no_partial_files(detr, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
@@ -153,23 +107,3 @@ def test_convert_overwrites_nothing_and_leaves_no_partial_files(detr, tmp_path, 
     (tmp_path / "empty").mkdir()
     run(detr[0], tmp_path / "empty")
     assert {path.name for path in tmp_path.iterdir()} == {"full", "half.pth", "empty"}
-
-
-def test_classes_mistakable_for_coco_raise(tmp_path, capsys):
-    message = refused(capsys, own(tmp_path / "many", named(91)), tmp_path / "out", "--to", "hf")
-    assert "A DETR with 91 other classes cannot be distinguished from COCO's" in message
-    run(own(tmp_path / "few", named(3)), tmp_path / "out", "--to", "hf")
-    assert len(read(tmp_path / "out").tensors["class_labels_classifier.bias"]) == 4
-
-
-@pytest.mark.parametrize(
-    ("sections", "message"),
-    [
-        ({"backbone": {"name": "vit", "variant": "nano"}}, "no place for"),
-        ({"heads": {"detection": {"name": "dab_detr", "transformer": {"width": 32}}}}, "no place for"),
-    ],
-)
-def test_models_that_transformers_does_not_have_are_refused(sections, message, tmp_path, capsys):
-    source = own(tmp_path / "run", named(3), **sections)
-    assert message in refused(capsys, source, tmp_path / "out", "--to", "hf")
-    assert not (tmp_path / "out").exists()

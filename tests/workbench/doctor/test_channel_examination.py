@@ -1,22 +1,17 @@
-"""`densevit doctor` on images of other channels than RGB of 8 bits: proposed keys, statistics and findings."""
+"""`densevit doctor` on images of other channels than RGB of 8 bits: findings."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 import tifffile
 
 import densevit
-from densevit.cli import main
 from densevit_workbench.doctor.findings import Finding
-from tests.workbench.doctor.test_diagnose import box, write_coco
+from tests.workbench.doctor.test_diagnose import HEIGHT, WIDTH, box, write_coco
 
-HEIGHT, WIDTH, IMAGES = 48, 64, 6
-
-Write = Callable[[Path, np.ndarray], object]
+IMAGES = 6
 
 
 def fields(seed: int, count: int, low: float = 100, high: float = 4000) -> np.ndarray:
@@ -26,76 +21,16 @@ def fields(seed: int, count: int, low: float = 100, high: float = 4000) -> np.nd
     return low + smooth.clip(0, 1) * (high - low)
 
 
-def write_set(root: Path, name: str, images: Sequence[np.ndarray], write: Write) -> Path:
-    """COCO folder with these training images, as {number}{name}, and a val split of two others."""
-    for split, of_split in (("train", images), ("val", [fields(90 + i, images[0].shape[2]) for i in range(2)])):
-        (root / split).mkdir(parents=True)
-        names = [f"{number}{name}" for number in range(len(of_split))]
-        for file, pixels in zip(names, of_split, strict=True):
-            write(root / split / file, pixels.astype(images[0].dtype))
-        listed = [{"id": n, "file_name": file, "width": WIDTH, "height": HEIGHT} for n, file in enumerate(names)]
-        boxes = [box(n + 1, n, [4, 4, 20, 20 + n]) for n in range(len(names))]
-        document = {"images": listed, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}
-        (root / f"{split}.json").write_text(json.dumps(document))
+def write_bands(root: Path, images: Sequence[np.ndarray]) -> Path:
+    """COCO folder with these training images as TIFF, and a val split of two others."""
+    for split, of_split in (("train", images), ("val", [fields(90 + i, 4).astype(np.uint16) for i in range(2)])):
+        boxes = [box(n + 1, n, [4, 4, 20, 20 + n], n % 3 + 1) for n in range(len(of_split))]
+        write_coco(root, split, boxes, len(of_split))
+        for number, pixels in enumerate(of_split):
+            file = (root / split / f"{number}.png").rename(root / split / f"{number}.tif")
+            tifffile.imwrite(file, pixels, photometric="rgb", extrasamples=["unspecified"])
+        (root / f"{split}.json").write_text((root / f"{split}.json").read_text().replace(".png", ".tif"))
     return root
-
-
-def bands(path: Path, pixels: np.ndarray) -> None:
-    extra = ["unspecified"] * (pixels.shape[2] - 3)
-    tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=extra)
-
-
-def ome(path: Path, pixels: np.ndarray) -> None:
-    metadata = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}
-    tifffile.imwrite(path, np.moveaxis(pixels, 2, 0), photometric="minisblack", metadata=metadata)
-
-
-def gdal(path: Path, pixels: np.ndarray) -> None:
-    items = "".join(
-        f'<Item name="DESCRIPTION" sample="{i}" role="description">{name}</Item>' for i, name in enumerate("NR")
-    )
-    tags = [(42112, "s", 0, f"<GDALMetadata>{items}</GDALMetadata>", True)]
-    tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig", extratags=tags)
-
-
-def file_per_channel(path: Path, pixels: np.ndarray) -> None:
-    for i, end in enumerate(("_red", "_blue", "_nir")):
-        tifffile.imwrite(str(path).replace("_red", end), pixels[..., i])
-
-
-@pytest.mark.parametrize(
-    ("name", "write", "count", "dtype", "channels", "severity"),
-    [
-        (".tif", bands, 5, np.uint16, "[red, green, blue, band4, band5]", "error"),
-        (".ome.tif", ome, 2, np.uint16, "[DAPI, GFP]", "error"),
-        (".tif", gdal, 2, np.float32, "[N, R]", "error"),
-        (".png", lambda path, pixels: cv2.imwrite(str(path), pixels), 3, np.uint16, "[red, green, blue]", "warning"),
-        ("_red.tif", file_per_channel, 3, np.uint16, "{red: _red, blue: _blue, nir: _nir}", "warning"),
-    ],
-)
-def test_keys_are_proposed_and_used(
-    name: str, write: Write, count: int, dtype: type, channels: str, severity: str, tmp_path: Path
-):
-    images = [fields(i, count).astype(dtype) for i in range(IMAGES)]
-    root = write_set(tmp_path / "set", name, images, write)
-    diagnosis = densevit.diagnose(root)
-    [proposal] = [one for one in diagnosis.findings if one.severity != "note"]
-    assert (proposal.title, proposal.severity) == ("images with other channels than RGB of 8 bits", severity)
-    low, high = min(image.min() for image in images), max(image.max() for image in images)
-    assert proposal.examples == (
-        f"{root}/train/0{name}: {count} channels of {np.dtype(dtype)}, values {low:g} to {high:g} (6 of 6 images)",
-        f"data.channels: {channels}",
-        "data.range: percentile",
-    )
-    train = diagnosis.splits["train"]
-    assert train.opened == IMAGES and len(train.channels.names) == count
-    assert train.channel_values is not None
-    order = [2, 1, 0] if name == ".png" else [*range(count)]  # OpenCV writes BGR
-    stacked = np.stack(images)[..., order].astype(np.float64)
-    np.testing.assert_allclose(train.channel_values.low, stacked.min(axis=(1, 2)))
-    np.testing.assert_allclose(train.channel_values.mean, stacked.mean(axis=(1, 2)))
-    again = densevit.diagnose(root, [f"data.channels={channels}"])
-    assert not again.errors and again.count("warning") == 0, "the proposed keys suffice"
 
 
 def found(root: Path, *overrides: str) -> dict[str, Finding]:
@@ -105,21 +40,15 @@ def found(root: Path, *overrides: str) -> dict[str, Finding]:
     return {one.title: one for one in findings}
 
 
-@pytest.fixture
-def flawed() -> list[np.ndarray]:
-    """Images of four bands, each but the first two with a flaw in one channel."""
-    images = [fields(i, 4).astype(np.uint16) for i in range(IMAGES)]
-    images[2][..., 3] = 7
-    images[3][10:20, 10:20, 1] = 65535  # 3 %, not on the border
-    images[4][:, :16, 2] = 9000  # 25 %, on the border
-    return images
-
-
 KEYS = ("data.channels=[red, green, blue, nir]", "data.range=[0, 5000]")
 
 
-def test_flaws_of_channels_are_named(flawed: list[np.ndarray], tmp_path: Path):
-    root = write_set(tmp_path / "set", ".tif", flawed, bands)
+def test_flaws_of_channels_are_named(tmp_path: Path):
+    flawed = [fields(i, 4).astype(np.uint16) for i in range(IMAGES)]
+    flawed[2][..., 3] = 7
+    flawed[3][10:20, 10:20, 1] = 65535  # 3 %, not on the border
+    flawed[4][:, :16, 2] = 9000  # 25 %, on the border
+    root = write_bands(tmp_path / "set", flawed)
     flaws = {title: (one.count, one.of, one.examples) for title, one in found(root, *KEYS).items()}
     assert flaws == {
         "images with constant or empty channels": (1, 6, ("2.tif: nir is 7 everywhere",)),
@@ -134,75 +63,3 @@ def test_flaws_of_channels_are_named(flawed: list[np.ndarray], tmp_path: Path):
     proposal = found(root)["images with other channels than RGB of 8 bits"]
     assert proposal.examples[-1] == "data.nodata: 9000"
     assert "images with pixels likely without data" not in found(root, *KEYS, "data.nodata=9000")
-
-
-def test_images_of_another_type_or_number_of_bands_are_named(tmp_path: Path):
-    root = write_set(tmp_path / "set", ".tif", [fields(i, 4).astype(np.uint16) for i in range(IMAGES)], bands)
-    bands(root / "train" / "4.tif", fields(4, 4, 0, 255).astype(np.uint8))
-    bands(root / "train" / "5.tif", fields(5, 5).astype(np.uint16))
-    problems = found(root)
-    kinds = problems["images with other channels than RGB of 8 bits"].examples[:3]
-    assert [text.partition(", ")[0] for text in kinds] == [
-        f"{root}/train/0.tif: 4 channels of uint16",
-        f"{root}/train/5.tif: 5 channels of uint16",
-        f"{root}/train/4.tif: 4 channels of uint8",
-    ] and "(4 of 6" in kinds[0]
-    four, five = problems["unreadable files"].examples
-    assert four == f"{root}/train/4.tif: its pixels are uint8; those of the other images are uint16."
-    assert f"{root}/train/5.tif: it has 5 channels" in five
-
-
-def test_a_channel_of_one_value_in_all_images_is_an_error(tmp_path: Path):
-    images = [fields(i, 4).astype(np.uint16) for i in range(IMAGES)]
-    for image in images:
-        image[..., 3] = 0
-    root = write_set(tmp_path / "set", ".tif", images, bands)
-    problems = found(root, *KEYS)
-    assert problems["images with constant or empty channels"].count == IMAGES
-    assert "'nir' has only the value 0" in problems["the channels cannot be normalised"].examples[0]
-
-
-def test_missing_data_is_not_measured(tmp_path: Path):
-    images = [fields(i, 2).astype(np.float32) for i in range(IMAGES)]
-    images[0][:24, :, 1] = np.nan
-    images[1][..., 0] = np.nan
-    root = write_set(tmp_path / "set", ".npy", images, np.save)
-    problems = found(root, "data.channels=[vv, vh]")
-    assert problems.keys() == {"images with constant or empty channels"}
-    assert problems["images with constant or empty channels"].examples == ("1.npy: vv is nan everywhere",)
-
-
-@pytest.mark.integration
-def test_tables_and_page_show_the_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    images = [fields(i, 4).astype(np.uint16) for i in range(IMAGES)]
-    root = write_set(tmp_path / "set", ".tif", images, bands)
-    page = tmp_path / "page.html"
-    assert main(["doctor", str(root), *KEYS, "--out", str(page)]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    values = np.stack(images)[..., 3].astype(np.float64)
-    numbers = [f"{number:.4g}" for number in (values.min(), values.max(), values.mean(), values.std())]
-    assert ["train", "nir", *numbers, "0.0%", "0", "...", "5000"] in lines
-    assert "Augmented samples" in page.read_text() and "<h2>Channels</h2>" in page.read_text()
-    assert len(densevit.diagnose(root, KEYS).samples) == IMAGES
-
-
-@pytest.mark.filterwarnings("ignore:Truncated File Read")
-def test_a_damaged_first_image_does_not_hide_the_others(tmp_path: Path):
-    root = write_set(tmp_path / "set", ".tif", [fields(i, 4).astype(np.uint16) for i in range(IMAGES)], bands)
-    (root / "train" / "0.tif").write_bytes((root / "train" / "0.tif").read_bytes()[:200])
-    problems = found(root)
-    assert "(5 of 6 images)" in problems["images with other channels than RGB of 8 bits"].examples[0]
-    assert problems["unreadable files"].count == 1
-    root = write_coco(tmp_path / "rgb", "train", [box(1, 0, [4, 4, 20, 20])], images=4)
-    (root / "train" / "0.png").write_bytes((root / "train" / "0.png").read_bytes()[:300])
-    titles = [one.title for one in densevit.diagnose(root, ["data.split=train"]).findings]
-    assert "unreadable files" in titles and "images with other channels than RGB of 8 bits" not in titles
-
-
-@pytest.mark.integration
-def test_rgb_of_8_bits_has_no_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    root = write_coco(tmp_path / "set", "train", [box(1, 0, [4, 4, 20, 20])], images=3)
-    write_coco(root, "val", [box(1, 0, [4, 4, 20, 20])], images=2, first=50)
-    main(["doctor", str(root), "--out", str(tmp_path / "page.html")])
-    assert "channel" not in capsys.readouterr().out
-    assert "hannel" not in (tmp_path / "page.html").read_text().partition("</style>")[2]

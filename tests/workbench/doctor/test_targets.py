@@ -1,8 +1,6 @@
-"""`densevit doctor` on label maps, depth, panoptic segments, and targets of a third party."""
+"""`densevit doctor` on label maps, depth, and targets of a third party."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -48,41 +46,6 @@ def test_depth_in_a_wrong_unit_is_an_error_and_its_range_a_note(tmp_path: Path):
     assert right.findings[0].examples == ("2 to 2 m, median 2 m, 100.0% of pixels known (read 3 of 3)",)
     some = densevit.diagnose(tmp_path, ["data.scale=0.001"], images=2)
     assert not some.errors and "(read 2 of 3)" in some.findings[0].examples[0]
-
-
-def write_panoptic(root: Path, split: str, changes: dict[int, Any]) -> None:
-    """Four images of two segments, with other annotations for some of them."""
-    annotations = []
-    for number in range(4):
-        save(root / f"{split}2017" / f"{number}.png", number + (20 if split == "val" else 0))
-        ids = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-        ids[..., 0] = 1
-        ids[10:20, 10:20, 0] = 2
-        (root / "annotations" / f"panoptic_{split}2017").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(ids).save(root / "annotations" / f"panoptic_{split}2017" / f"{number}.png")
-        segments = [{"id": 1, "category_id": 5, "iscrowd": 0}, {"id": 2, "category_id": 9, "iscrowd": 0}]
-        segments = changes.get(number, segments)
-        annotations.append({"image_id": number, "file_name": f"{number}.png", "segments_info": segments})
-    categories = [{"id": 5, "name": "sky", "isthing": 0}, {"id": 9, "name": "bird", "isthing": 1}]
-    images = [{"id": n, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT} for n in range(4)]
-    document = {"images": images, "annotations": annotations, "categories": categories}
-    (root / "annotations" / f"panoptic_{split}2017.json").write_text(json.dumps(document))
-
-
-def test_all_problems_of_panoptic_segments_are_found(tmp_path: Path):
-    unknown = [{"id": 1, "category_id": 5, "iscrowd": 0}, {"id": 2, "category_id": 6, "iscrowd": 0}]
-    doubled = [{"id": 1, "category_id": 5, "iscrowd": 0}, {"id": 1, "category_id": 9, "iscrowd": 0}]
-    unlisted = [{"id": 1, "category_id": 5, "iscrowd": 0}]
-    write_panoptic(tmp_path, "train", {0: unknown, 1: doubled, 2: unlisted})
-    write_panoptic(tmp_path, "val", {})
-    diagnosis = densevit.diagnose(tmp_path)
-    found = {one.title: one for one in diagnosis.errors}
-    assert set(found) == {"invalid entries", "invalid files"}
-    assert "category_id 6, and no category" in found["invalid entries"].examples[0]
-    assert "2 segments of id 1" in found["invalid entries"].examples[1]
-    assert "1 segment id that" in found["invalid files"].examples[0] and "such as 2." in str(found)
-    counts = diagnosis.splits["val"].classes["panoptic"].counts
-    assert counts.tolist() == [4 * (HEIGHT * WIDTH - 100), 400]
 
 
 PLUGIN = """

@@ -1,4 +1,4 @@
-"""`densevit inspect`: objects' attention beside transformers' DETR, a third party's backbone, files and messages."""
+"""`densevit inspect`: objects' attention beside transformers' DETR, files and messages."""
 
 import base64
 import io
@@ -9,14 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 import densevit
 from densevit.cli import main
-from densevit.data.io.channel_files import as_rgb
-from densevit.exporting.file_comparison import example_images
 from densevit.model import DenseModel
-from tests.exporting.small_models import CELLS, CHANNELS, channel_predictor
 from tests.weights.layouts import models
 
 SMALL_TRANSFORMER = {"width": 32, "encoder_layers": 1, "decoder_layers": 2}
@@ -56,30 +52,6 @@ def test_objects_attention_equals_transformers_detr(tmp_path):
         assert one.score == pytest.approx(float(scores[query]), rel=1e-3)
         torch.testing.assert_close(one.map, maps[query], rtol=1e-3, atol=1e-5)
     assert maps.std() > 0.02
-
-
-class Own(densevit.Backbone):
-    """A third party's transformer of patches of 16 pixels with two register tokens, in torch's own layers."""
-
-    channels, strides = (32,), (16,)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, 32, 16, 16)
-        self.tokens = nn.Parameter(torch.zeros(1, 2, 32))
-        self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 2)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.patches(images)
-        tokens = torch.cat([self.tokens.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1)
-        return [self.layers(tokens)[:, 2:].transpose(1, 2).unflatten(2, x.shape[2:])]
-
-
-def test_a_third_partys_backbone_shows_what_it_has():
-    found = densevit.inspect(of_backbone(Own()), example_image(64, 96))
-    layers = [(layer.name, layer.query_grid, layer.tokens) for layer in found.layers]
-    assert layers == [(f"layers.layers.{i}.self_attn", (4, 6), 2) for i in range(2)]
-    assert found.similarity is None
 
 
 @pytest.mark.parametrize(
@@ -131,12 +103,3 @@ def test_command(tmp_path, capsys):
     assert [layer["window"] for layer in printed["layers"]] == [4] * 6
     assert printed["layers"][0]["grid"] == [16, 24] and printed["objects"]["detection"]
     assert main([*arguments, "--out", str(tmp_path / "a")]) == 2  # the folder is not empty
-
-
-@pytest.mark.parametrize("name", CHANNELS)
-def test_an_image_of_other_channels_is_shown_as_it_is_drawn(name, tmp_path):
-    pixels = np.ascontiguousarray(example_images((64, 96), 1, 0, CHANNELS[name])[0].transpose(1, 2, 0))
-    found = densevit.inspect(channel_predictor(name, {"boxes": CELLS}), pixels)
-    assert (found.image.shape, found.image.dtype) == ((64, 96, 3), np.uint8)
-    assert np.array_equal(found.image, as_rgb(pixels, CHANNELS[name])) and found.image.std() > 20
-    assert all(path.is_file() for path in found.save(tmp_path / "shown"))

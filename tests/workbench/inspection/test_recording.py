@@ -2,19 +2,12 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
 from torch.nn import functional as F
 
 import densevit
 from densevit_workbench.inspection.parts import inspector_of
 from densevit_workbench.inspection.recording import attention_weights, recorded_attention
 from tests.weights.layouts import models
-
-
-def recorded(module: nn.Module, *inputs: Tensor) -> list[tuple[str, Tensor]]:
-    with torch.no_grad(), recorded_attention(module) as found:
-        module(*inputs)
-    return [(one.name, one.weights) for one in found]
 
 
 def test_swin_equals_transformers(tmp_path):
@@ -36,12 +29,6 @@ def test_swin_equals_transformers(tmp_path):
     for layer, weights in zip(chosen, expected, strict=True):
         assert weights.amax() > 0.2
         torch.testing.assert_close(layer.weights, weights, rtol=1e-3, atol=1e-5)
-
-
-def test_a_fused_layer_of_torch_is_recorded_in_evaluation_mode():
-    layer = nn.TransformerEncoderLayer(16, 2, 8, batch_first=True).eval()
-    [(name, weights)] = recorded(layer, torch.randn(1, 6, 16))
-    assert (name, weights.shape) == ("self_attn", (1, 2, 6, 6)) and torch.backends.mha.get_fastpath_enabled()
 
 
 @pytest.mark.parametrize("kind", ["bias", "bool", "causal", "scale", "grouped"])

@@ -2,12 +2,10 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-import densevit
 from densevit import config as configs
 from densevit.data.datasets.coco_dataset import Coco, other_format
 from densevit.errors import DataError
@@ -55,10 +53,6 @@ def voc(root: Path, splits: tuple[str, ...] = ("train", "val"), count: int = 4) 
 
 
 SETS = {"yolo": yolo, "voc": voc}
-
-
-def section(root: Path, **options: Any) -> dict[str, Any]:
-    return configs.section("data", {"name": "coco", "root": str(root), **options}, "test").options
 
 
 @pytest.mark.parametrize("format", SETS)
@@ -110,14 +104,6 @@ def test_changes_are_read_and_others_come_from_the_cache(tmp_path: Path, cache: 
         assert len(Coco("train", root=str(root))) == 4
 
 
-@pytest.mark.parametrize("where", ["off", "file"])
-def test_without_a_cache_folder(where: str, tmp_path: Path, monkeypatch, recwarn):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("DENSEVIT_CACHE", "off" if where == "off" else str(tmp_path / "file"))
-    assert len(Coco("val", root=str(yolo(tmp_path / "in")))) == 4
-    assert any("cannot be cached" in str(one.message) for one in recwarn) == (where == "file")
-
-
 def test_data_may_be_a_folder_or_data_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     root = yolo(tmp_path / "in")
     monkeypatch.chdir(tmp_path)
@@ -134,33 +120,3 @@ def test_data_may_be_a_folder_or_data_yaml(tmp_path: Path, monkeypatch: pytest.M
     shipped = configs.load("start/detector", ["data=coco"]).data
     (tmp_path / "coco").mkdir()
     assert configs.load("start/detector", ["data=coco"]).data == shipped
-
-
-def test_labelme_has_to_be_converted(tmp_path: Path):
-    write(tmp_path / "labelme" / "a.json", '{"shapes": [], "imagePath": "a.png"}')
-    with pytest.raises(DataError, match=f"densevit data convert labelme {tmp_path / 'labelme'} NEW_FOLDER"):
-        Coco("train", root=str(tmp_path / "labelme"))
-
-
-def test_images_elsewhere_need_outside_paths(tmp_path: Path):
-    yolo(tmp_path / "in")
-    file = tmp_path / "lists" / "set.yaml"
-    write(file, f"path: {tmp_path / 'in'}\ntrain: images/train\nval: images/val\nnames: [a, b]\n")
-    with pytest.raises(DataError, match="outside"):
-        Coco("train", root=str(file))
-    made = Coco("train", root=str(file), outside_paths=True)
-    assert made[0]["targets"]["boxes"].tolist() == [list(BOX)]
-
-
-def test_a_damaged_image_is_left_out_with_on_error_skip(tmp_path: Path):
-    root = yolo(tmp_path / "in")
-    (root / "images" / "train" / "2.png").write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"2\.png"):
-        Coco("train", root=str(root))
-    with pytest.warns(UserWarning, match=r"2\.png"):
-        assert len(Coco("train", root=str(root), on_error="skip")) == 3
-    found = {one.title: one for one in densevit.diagnose(root).findings if one.split == "train"}
-    assert "2.png" in found["warnings of the data set"].examples[0]
-    assert "is in the format 'yolo': 2 classes" in found["data set in another format"].examples[0]
-    image(root / "images" / "train" / "2.png", 2)
-    assert len(Coco("train", root=str(root))) == 4

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import densevit
 from densevit.data.dataset_builder import create_dataset
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.interchange.files import image, write
@@ -92,40 +91,3 @@ def test_all_readers_and_converters_use_the_box_around_the_rotated_corners(tmp_p
         degrees = sorted(one["attributes"]["rotation"] % 360 for one in written.values() if "attributes" in one)
         turned = [one % 360 for one in DEGREES]
         assert [one for one in degrees if one] == pytest.approx(sorted(one for one in turned if one))
-
-
-def test_masks_are_the_rotated_rectangles(tmp_path: Path):
-    for split in ("train", "val"):
-        coco(tmp_path, split, {})
-        document = json.loads((tmp_path / f"{split}.json").read_text())
-        document["annotations"] = [one for one in document["annotations"] if one["attributes"]["rotation"]]
-        write(tmp_path / f"{split}.json", json.dumps(document))
-    dataset = create_dataset("coco", "val", root=str(tmp_path), masks=True)
-    rows, columns = np.indices(SIZE[::-1]) + 0.5
-    for index, degrees in enumerate(DEGREES):
-        masks = np.asarray(dataset[index]["targets"]["masks"])
-        if degrees:
-            turned = (columns - X - W / 2 + 1j * (rows - Y - H / 2)) * cmath.exp(-1j * math.radians(degrees))
-            inside = (np.abs(turned.real) <= W / 2) & (np.abs(turned.imag) <= H / 2)
-            assert (masks[0] & inside).sum() / (masks[0] | inside).sum() > 0.9, degrees
-
-
-@pytest.mark.parametrize("masks", [False, True])
-def test_an_annotation_with_a_segmentation_or_other_attributes_is_not_rotated(tmp_path: Path, masks: bool):
-    polygon = {"segmentation": [[X, Y, X + W, Y, X + W, Y + H, X, Y + H]]}
-    records = [polygon, polygon | {"attributes": {"rotation": "left"}}, polygon | {"attributes": {"rotation": True}}]
-    records += [polygon | {"attributes": None}, polygon | {"attributes": []}]
-    for number, record in enumerate([*records, *({**one, "segmentation": []} for one in records[1:] if not masks)]):
-        root = tmp_path / str(number)
-        for n in range(len(DEGREES)):
-            image(root / "train" / f"train{n}.png", n, SIZE)
-        write(root / "train.json", json.dumps(coco_document("train", record)))
-        dataset = create_dataset("coco", "train", root=str(root), annotations="train.json", masks=masks)
-        assert all(dataset[n]["targets"]["boxes"].tolist() == [[X, Y, X + W, Y + H]] for n in range(len(DEGREES)))
-
-
-def test_doctor_counts_rotated_boxes(tmp_path: Path):
-    for split in ("train", "val"):
-        coco(tmp_path, split, {})
-    headings = [finding.heading for finding in densevit.diagnose(tmp_path).findings]
-    assert "train: 5 of 6 rotated boxes (attributes.rotation)" in headings

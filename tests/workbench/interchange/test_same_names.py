@@ -1,19 +1,17 @@
-"""Images of one name in several folders: through every converter and through prelabels, each keeps its pixels, boxes
-and split. The image of folder k has the red value 80 k and a box at x = 10 k + 4."""
+"""Images of one name in several folders: through every converter, each keeps its pixels, boxes and split.
+
+The image of folder k has the red value 80 k and a box at x = 10 k + 4.
+"""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
 import densevit
-from densevit.errors import DataError
-from densevit.interfaces import Class
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
-from densevit_workbench.interchange.prelabels import write_prelabels
 from tests.workbench.interchange.files import image, write
 
 WIDTH, HEIGHT = 64, 48
@@ -65,13 +63,9 @@ class Maker(NamedTuple):
 
 MAKERS = {
     "yolo in folders": Maker("images/{}/0.jpg", "labels/{}/0.txt"),
-    "yolo beside": Maker("{}/0.jpg", "{}/0.txt"),
     "yolo in lists": Maker("images/{}/0.jpg", "labels/{}/0.txt", "{split}.txt", "/home/other/set/images/{}/0.jpg\n"),
     "voc beside": Maker("{}/0.jpg", "{}/0.xml"),
-    "voc in folders": Maker("images/{}/0.jpg", "Annotations/{}/0.xml"),
-    "voc in years": Maker("{}/JPEGImages/0.jpg", "{}/Annotations/0.xml", "{}/ImageSets/Main/{split}.txt", "0\n"),
     "voc in lists": Maker("JPEGImages/{}/0.jpg", "Annotations/{}/0.xml", "ImageSets/Main/{split}.txt", "{}/0\n"),
-    "labelme beside": Maker("{}/0.jpg", "{}/0.json", line="C:\\Users\\other\\0.jpg"),
     "labelme in folders": Maker("photos/{}/0.jpg", "labels/{}/0.json", line="..\\..\\photos\\{}\\0.jpg"),
     "coco in one json": Maker("images/{}/0.jpg"),
     "coco in splits": Maker("{split}/{}/0.jpg", lists="{split}.json", line="{}/0.jpg"),
@@ -128,57 +122,3 @@ def test_images_of_one_name_keep_their_pixels_boxes_and_splits(tmp_path, name, f
     images, _, objects = result.inventories
     assert (images.total, images.used, objects.total, objects.used) == (3, 3, 3, 3)
     assert not recwarn.list, "a correct set has no warning"
-
-
-def test_prelabels_of_images_of_one_name_are_read_with_their_images(tmp_path: Path):
-    photos = tmp_path / "photos"
-    files = [image(photos / folder / "0.jpg", 80 * k) for k, folder in enumerate(FOLDERS)]
-    (tmp_path / "found").mkdir()
-    images = [{"id": str(file), "file_name": str(file), "width": WIDTH, "height": HEIGHT} for file in files]
-    entries = [{"image_id": str(file), "category_id": 3, "bbox": box(k), "score": 0.9} for k, file in enumerate(files)]
-    for name, values in {"images": images, "predictions": entries, "predict": {"weights": "0" * 16}}.items():
-        write(tmp_path / "found" / f"{name}.json", json.dumps(values))
-    classes = {"detection": (Class("cat", 3, (1, 2, 3)),)}
-    model: Any = SimpleNamespace(classes=classes, default_thresholds={"detection": 0.5}, fingerprint="0" * 16)
-    write_prelabels(tmp_path / "found", model, tmp_path / "labels.json")
-    labels = str(tmp_path / "labels.json")
-    options = {"annotations": {"train": labels, "val": labels}, "images": {"train": str(photos), "val": "."}}
-    dataset = densevit.create_dataset("coco", "train", **options)
-    for sample in (dataset[index] for index in range(3)):
-        x, y, w, h = box(round(float(sample["image"][0].float().mean()) / 80))
-        assert sample["targets"]["boxes"].tolist() == [[x, y, x + w, y + h]]
-
-
-# ---- what cannot be decided ----
-
-
-def test_an_image_elsewhere_is_used_only_if_its_name_is_unique(tmp_path: Path):
-    write(tmp_path / "in" / "xml" / "0.xml", xml(1))
-    image(tmp_path / "in" / "photos" / "0.jpg", 80)
-    convert_dataset("voc", tmp_path / "in", tmp_path / "out", {"train": 1.0})
-    assert list(contents(tmp_path / "out")) == [1]
-    other = image(tmp_path / "in" / "others" / "0.jpg", 160)
-    with pytest.raises(DataError, match=rf"0\.xml: {other} and .*photos/0\.jpg may both be its image"):
-        convert_dataset("voc", tmp_path / "in", tmp_path / "other", {"train": 1.0})
-
-
-def test_two_label_files_of_one_image_are_named(tmp_path: Path):
-    """An xml file whose image is missing does not get another one's."""
-    make("voc beside", tmp_path / "in", SPLITS[:2])
-    (tmp_path / "in" / "train" / "0.jpg").unlink()
-    with pytest.raises(DataError, match=r"train/0\.xml and .*val/0\.xml both belong to .*val/0\.jpg"):
-        convert_dataset("voc", tmp_path / "in", tmp_path / "out", {"train": 1.0})
-
-
-@pytest.mark.parametrize("name", ["yolo in folders", "voc beside"])
-def test_two_images_of_one_label_file_are_named(name: str, tmp_path: Path):
-    root, format = tmp_path / "in", name.partition(" ")[0]
-    make(name, root, FOLDERS)
-    second = image(next(root.rglob("a/0.jpg")).with_suffix(".png"), 160)
-    if format == "voc":  # <filename> decides: the other image is counted
-        with pytest.warns(UserWarning, match=r"4 images found: 3 used, 1 left out .*a/0\.png"):
-            convert_dataset("voc", root, tmp_path / "out", {"train": 1.0})
-        file = root / "a" / "0.xml"
-        write(file, file.read_text().replace("<filename>0.jpg</filename>", ""))
-    with pytest.raises(DataError, match=rf"(?=.*0\.jpg)(?=.*{second.name})"):
-        convert_dataset(format, root, tmp_path / "other", {"train": 1.0})

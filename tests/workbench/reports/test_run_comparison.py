@@ -4,7 +4,6 @@ import functools
 import io
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -78,39 +77,6 @@ def test_a_comparison_has_all_sections(runs: list[Path], tmp_path: Path):
 
 def cells(text: str) -> str:
     return re.sub(r"<td[^>]*>", "<td>", text)
-
-
-def test_numbers_are_bold_only_among_runs_of_the_same_data(runs: list[Path], tmp_path: Path):
-    third, fourth = (write_run(tmp_path / name / "run", scale, 0.1) for name, scale in (("c", 3.0), ("d", 4.0)))
-    for run in (third, fourth):
-        config = run / "config.yaml"
-        config.write_text(config.read_text().replace("{name: scenes}", "{name: coco, root: sets/a, split: test}"))
-    note = "The best number is bold only among runs of the same data and split."
-    assert note not in densevit.report(runs, tmp_path / "same.html").path.read_text()
-
-    text = densevit.report([*runs, third], tmp_path / "three.html").path.read_text()
-    assert f"evaluated on different data (data.name, data.split, data.image_size, data.root). {note}" in text
-    assert "<td>pets/AP</td><td>0.4000</td><td><b>0.6000</b></td><td>1.2000</td>" in cells(text)
-    text = cells(densevit.report([*runs, third, fourth], tmp_path / "four.html").path.read_text())
-    assert "<td>far/AbsRel</td><td><b>0.2000</b></td><td>0.3000</td><td><b>0.6000</b></td><td>0.8000</td>" in text
-    (runs[1] / "config.yaml").unlink()
-    text = densevit.report(runs, tmp_path / "both.html").path.read_text()
-    assert "The data of b/run is not known." in text
-    assert "<td>pets/AP</td><td>0.4000</td><td>0.6000</td>" in cells(text)
-
-
-def test_few_of_many_images_are_shown_and_none_of_a_run_without(runs: list[Path], tmp_path: Path):
-    for n in range(24):
-        for run in runs:
-            (run / "predictions" / f"pets-{n}.jpg").write_bytes(image(700, 1800))
-    both = densevit.report(runs, tmp_path / "both.html")
-    assert check_self_contained(both.path) == 2 * 8
-    html = both._repr_html_()
-    assert "<h3>a/run · b/run</h3>" in html and html.count('class="plot"') == 2  # loss and AP, each with both runs
-    (runs[1] / "metrics.json").unlink()
-    shutil.rmtree(runs[1] / "predictions")
-    text = densevit.report(runs, tmp_path / "both.html").path.read_text()
-    assert "<td>–</td>" in text and ">Images<" not in text
 
 
 def test_the_command(runs: list[Path], tmp_path: Path, monkeypatch, capsys):

@@ -5,11 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import save_file
 
 from densevit.cli import main
-from densevit.reporting.html_page import Cell, Table
-from densevit_workbench.reports.text_tables import latex, markdown
 
 CONFIG = """
 seed: {seed}
@@ -89,14 +86,6 @@ def test_a_row_names_the_model_of_timm(capsys):
     assert "| efficientnet_lite0 | 1.63 |" in table(capsys, "--table", "md", "a0")
 
 
-def test_special_characters_are_escaped():
-    cells = Table([Cell("a|b", left=True), Cell("50 %")], [[Cell(r"A&B_{1} \x $#^~<>"), Cell("–", best=True)]])
-    assert markdown(cells).splitlines() == [r"| a\|b | 50 % |", "| --- | ---: |", r"| A&B_{1} \x $#^~<> | **–** |"]
-    assert latex(cells).splitlines()[2] == r"a\textbar{}b & 50 \% \\"
-    row = r"A\&B\_\{1\} \textbackslash{}x \$\#\textasciicircum{}\textasciitilde{}\textless{}\textgreater{}"
-    assert latex(cells).splitlines()[4] == rf"{row} & \textbf{{--}} \\"
-
-
 def test_files_and_json(runs: list[str], capsys):
     printed = table(capsys, *runs, "--table", "md")
     assert table(capsys, *runs, "--table", "md", "--out", "tables/depth.md") == "table: tables/depth.md\n"
@@ -149,26 +138,6 @@ def test_unfinished_runs_are_left_out(runs: list[str], capsys):
     assert third == "e: is left out: its metrics.json has no metrics. Fix: train with heads and an evaluation."
     assert main(["report", "c", "--table", "md"]) == 2
     assert capsys.readouterr() == ("", f"{first}\n")
-
-
-def test_runs_that_patience_ended_are_rows(runs: list[str], capsys):
-    """Two validations after the best epoch, of which the model has the step: steps 600 and 900 of 1,200. The mean of
-    900 and 1,200 steps of 16 images is 16,800, of 9 and 12 epochs 10.5."""
-    for name, seed, patience in (("c", 3, 2), ("d", 4, 3)):
-        write_run(Path(name), 0.2, 0.9, seed=seed)
-        rows = "".join(f"{step},,0.2\n" for step in (300, 600, 900))
-        Path(name, "metrics.csv").write_text(f"step,train/loss,far/AbsRel\n{rows}")
-        config = Path(name, "config.yaml")
-        config.write_text(config.read_text().replace("max_epochs: 12", f"max_epochs: 12, patience: {patience}"))
-        save_file({}, Path(name, "model.safetensors"), metadata={"step": "300"})
-    write_run(Path("e"), 0.2, 0.9, seed=5)
-    Path("e/config.yaml").write_text(Path("c/config.yaml").read_text().replace("seed: 3", "seed: 5"))
-    assert main(["report", "c", "d", "e", "--table", "md"]) == 0
-    out, err = capsys.readouterr()
-    assert "| my_net | 1.63 | 16,800 | 10.50 | 2 | 0.2000 ± 0.0000 | 0.9000 ± 0.0000 |" in out
-    assert err.splitlines() == [
-        "d: is left out: its metrics.csv ends at step 900 of 1,200. To finish it: densevit train --resume d"
-    ]
 
 
 def test_invalid_input_is_one_line(runs: list[str], capsys):

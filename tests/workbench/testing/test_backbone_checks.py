@@ -5,12 +5,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from densevit.interfaces import Backbone
-from densevit.layers import checkpointing
 from densevit.testing import CheckFailed, backbone_checks, check_backbone
-from densevit_workbench.testing.backbone_checks import CHECKS
 
 
 class Sound(Backbone):
@@ -69,22 +66,6 @@ def raises(self, images):
     raise RuntimeError("no such luck")
 
 
-def draws(self, images):
-    torch.rand(1)
-    return Sound.forward(self, images)
-
-
-def reuses_output(self, images):
-    """Overwrites the features of the previous call."""
-    features = Sound.forward(self, images)
-    if self.training or features[0].requires_grad:
-        return features
-    kept = getattr(self, "kept", None)
-    if kept is None or kept.shape != features[0].shape or kept.dtype != features[0].dtype:
-        self.kept = features[0].clone()
-    return [self.kept.copy_(features[0]), features[1]]
-
-
 def fixed_device(self, images):
     fine, coarse = Sound.forward(self, images)
     return [fine * torch.ones(1, fine.shape[1], 1, 1), coarse]
@@ -137,20 +118,6 @@ class RefusesItself(Sound):
         super().__init__(width)
 
 
-class NotAnnotated(Sound):
-    """An option without a type."""
-
-    def __init__(self, width=8) -> None:
-        super().__init__(width)
-
-
-class DefaultOfAnotherType(Sound):
-    """A default that contradicts its annotation."""
-
-    def __init__(self, width: int = None) -> None:  # noqa: RUF013  # the mistake
-        super().__init__(width or 8)
-
-
 class NoDocstring(Sound):
     __doc__ = None
 
@@ -172,32 +139,24 @@ NHWC = changed(forward=mapped(lambda x: x.permute(0, 2, 3, 1)))
 ROUNDS_DOWN = {"init": sets(stem=lambda: nn.Conv2d(3, 8, 4, stride=4))}
 BROKEN = [  # the checks that fail, and what fails them
     ("attributes", changed(init=sets(channels=[8, 16]))),
-    ("attributes", changed(init=sets(strides=(4,)))),
-    ("attributes", changed(mean=127.5)),
     (
         "order",
         changed(init=sets(channels=(16, 8), strides=(8, 4)), forward=lambda self, x: Sound.forward(self, x)[::-1]),
     ),
     ("forward", changed(forward=lambda self, x: Sound.forward(self, x)[:1])),
-    ("forward", changed(forward=mapped(lambda x: x.flatten(2).transpose(1, 2)))),
-    ("forward", changed(forward=lambda self, x: Sound.forward(self, x)[0])),
     ("forward", changed(forward=raises)),
     ("layout", NHWC),
     ("channels", changed(init=sets(channels=(8, 24)))),
     ("strides", changed(init=sets(strides=(4, 16)))),
     ("strides", changed(**ROUNDS_DOWN)),
     ("sizes", FIXED_SIZE),
-    ("sizes", changed(**ROUNDS_DOWN, input_size=(64, 96))),
     ("places", changed(forward=mapped(lambda x: x.transpose(2, 3).flatten(2).view_as(x)))),
     ("parameter_gradients", changed(init=sets(scale=lambda: nn.Parameter(torch.ones(8))))),
     ("parameter_gradients image_gradients", changed(forward=staged(lambda self, x: x.detach()))),
-    ("image_gradients", changed(init=sets(stem=lambda: nn.Conv2d(3, 8, 3, stride=4, padding=1)))),
     ("trains", changed(forward=mapped(lambda x: torch.where(x > 0.5, (x - 0.5).sqrt(), 0.1 * x)))),
     ("determinism", changed(forward=mapped(lambda x: F.dropout(x, 0.1)))),
-    ("determinism", changed(forward=draws)),
     ("batch_independence", changed(forward=mapped(lambda x: F.batch_norm(x, None, None, training=True)))),
     ("input_unchanged", changed(forward=lambda self, x: Sound.forward(self, x.mul_(0.5)))),
-    ("output_kept", changed(forward=reuses_output)),
     ("autocast_float16", changed(init=overflows)),
     ("float64", changed(forward=mapped(lambda x: x.float()))),
     ("memory_layouts", changed(forward=lambda self, x: Sound.forward(self, x.view(len(x), -1).view(x.shape)))),
@@ -213,11 +172,8 @@ BROKEN = [  # the checks that fail, and what fails them
         "parameter_depths",
         changed(parameter_depths=lambda self: [*Backbone.parameter_depths(self), list(self.stem.parameters())]),
     ),
-    ("parameter_depths", changed(parameter_depths=lambda self: [list(self.stem.parameters())])),
     ("pickling", Lambda),
     ("options", TakesAnything),
-    ("options", NotAnnotated),
-    ("options", DefaultOfAnotherType),
     ("registration", NoDocstring),
     ("in_channels", IgnoresAChannel),
 ]
@@ -238,18 +194,6 @@ def test_data_dependent_control_flow_fails_export():
     assert "no `if x.sum() > 0`" in found["export"]
 
 
-def test_division_by_zero_fails_on_a_constant_image():
-    standardises = changed(forward=lambda self, x: Sound.forward(self, x / x.std((1, 2, 3), keepdim=True)))
-    assert {"finite", "autocast_bfloat16", "autocast_float16"} <= failures(standardises).keys()
-
-
-def test_local_class_is_neither_found_nor_pickled():
-    class Local(Sound):
-        """Defined in a function."""
-
-    assert failures(Local).keys() == {"registration", "pickling"}
-
-
 def test_valid_backbone_passes():
     before = torch.get_rng_state()
     of_zeros = sets(branch=lambda: nn.Conv2d(16, 16, 1), scale=lambda: nn.Parameter(torch.zeros(16, 1, 1)))
@@ -257,41 +201,6 @@ def test_valid_backbone_passes():
     for sound in (Sound, SAYS_ITS_SIZE, RefusesItself, changed(init=of_zeros, forward=scaled), frozen):
         assert failures(sound) == {}
     assert torch.equal(torch.get_rng_state(), before), "the caller's random state is kept"
-
-
-def test_what_is_peculiar_is_noted():
-    one = changed(input_size=(64, 96), parameter_depths=lambda self: [list(self.parameters())])
-    notes = {result.name: result.note for result in backbone_checks(one, skip=("export", "registration", "pickling"))}
-    assert notes["parameter_depths"].startswith("1 depth: ") and "input_size is not needed" in notes["sizes"]
-    notes = {result.name: result.note for result in backbone_checks(SAYS_ITS_SIZE, skip=("export", "registration"))}
-    assert notes["sizes"] == "accepts images of 64 x 96 pixels only"
-    [note] = [one.note for one in check_backbone(Sound, skip=("export",)) if one.name == "registration"]
-    assert note == f"no entry point; `name: {__name__}:Sound` finds it"
-
-
-def recomputed(runs):
-    class Checkpointed(Sound):
-        """With a batch norm; `checkpointing` recomputes it."""
-
-        def __init__(self, checkpointing=False):
-            super().__init__()
-            self.checkpointing, self.added = checkpointing, nn.BatchNorm2d(3)
-
-        def forward(self, images):
-            checkpointed = self.checkpointing and self.training
-            return super().forward(runs(self.added, images) if checkpointed else self.added(images))
-
-    return Checkpointed
-
-
-def test_checkpointing_that_updates_statistics_twice_is_found():
-    others = [one.name for one in CHECKS if one.name not in ("construction", "forward", "checkpointing")]
-    right = recomputed(lambda part, x: checkpointing.run(part, x, checkpointed=True))
-    for backbone, note in ((right, ""), (Sound, "no option `checkpointing`")):
-        assert [result.note for result in check_backbone(backbone, skip=others)][-1] == note
-    wrong = recomputed(lambda part, x: checkpoint(part, x, use_reentrant=False))
-    with pytest.raises(CheckFailed, match="the buffer added.num_batches_tracked that differs by"):
-        check_backbone(wrong, skip=others)
 
 
 def test_failures_name_what_was_found_what_was_expected_and_the_place():
