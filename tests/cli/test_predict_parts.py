@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -130,6 +131,19 @@ def test_joined_tables_have_the_rows_of_one_process(list_of_ten: Path, model: St
         one, found = (read_table(Path(folder, table)).to_pylist() for folder in ("one", "found"))
         assert one == found and len(one) > COUNT - (table == IMAGES)
     assert contents("found") == contents("one")
+
+
+@pytest.mark.parametrize("lost", [(), (0,), (0, 2), (0, 1, 2)])
+def test_a_resumed_prediction_shows_the_numbers_of_the_files(lost, list_of_ten, model, run) -> None:
+    """And not of the blocks that the process itself has predicted."""
+    run(*PREDICT, "found", code=1)
+    blocks = sorted(Path("found/parts/1-of-1").glob("*.gz"))
+    for number in lost:
+        blocks[number].unlink()
+    shown = run(*PREDICT, "found", "--resume", code=1)
+    [numbers] = re.findall(r"predictions.csv: the (\d+) objects.*predictions.json: all (\d+)", shown)
+    rows = Path("found/predictions.csv").read_text().splitlines()[1:]
+    assert [*map(int, numbers)] == [len(rows), len(read("found/predictions.json"))]
 
 
 def test_a_resumed_process_predicts_the_blocks_that_are_left_in_the_same_batches(list_of_ten, model, run) -> None:

@@ -9,7 +9,7 @@ import pytorch_lightning as lightning
 from densevit.data.io.image_names import image_names
 from densevit.evaluation import metrics_file
 from densevit.evaluation.tables_file import write_tables
-from densevit.interfaces import DEFAULT_THRESHOLD, Dataset
+from densevit.interfaces import Dataset
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.sharding import full_state_dict
@@ -20,8 +20,6 @@ _MODEL, _METRICS = "model.safetensors", "metrics.json"
 
 class BestModel(lightning.Callback):
     """Writes `model.safetensors`, `metrics.json` and the evaluators' tables of the best epoch to the run folder.
-
-    The model file contains the evaluators' score thresholds of that epoch.
 
     folder: the run folder. dataset: the validation split. patience: training stops after this number of consecutive
     validations without improvement. Lightning's EarlyStopping monitors one metric; this callback supports several
@@ -43,12 +41,7 @@ class BestModel(lightning.Callback):
         trainer.should_stop = trainer.should_stop or self.best_epoch.exhausts(self.patience)
         if not improved:
             return
-        thresholds = {name: evaluator.score_threshold() for name, evaluator in pl_module.validation.evaluators.items()}
         model = pl_module.saved_model
-        model.score_thresholds = {name: score for name, score in thresholds.items() if score is not None}
-        for name, evaluator in pl_module.validation.evaluators.items():
-            if evaluator.threshold is not None:
-                evaluator.threshold = model.default_thresholds.get(name, DEFAULT_THRESHOLD)
         self.written = {
             "step": trainer.global_step,
             "metrics": dict(pl_module.validation.metrics),

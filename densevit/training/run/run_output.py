@@ -223,6 +223,10 @@ def _next_commands(config: Config, folder: Path) -> Iterator[str]:
     for key in ("max_epochs", "max_images", "max_steps"):
         if (number := getattr(config.trainer, key)) is not None:
             yield f"  densevit train --resume {run} trainer.{key}={2 * number}"
+    if config.heads and "root" in config.data.options:  # on more data: a trained model needs a lower rate
+        key = "lr" if config.optim.lr_per_256 is None else "lr_per_256"
+        lr = getattr(config.optim, key) / (2 if config.weights is None else 1)
+        yield f"  densevit train {run} weights={run} data.root=FOLDER optim.{key}={lr:g}"
 
 
 def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int]) -> None:
