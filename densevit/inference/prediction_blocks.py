@@ -35,12 +35,12 @@ class Counts(NamedTuple):
     @classmethod
     def summed(cls, counts: Sequence["Counts"]) -> "Counts":
         """The counts of several blocks."""
-        listed, objects = Counter[str](), Counter[str]()
-        for block in counts:
-            listed.update(block.listed)
-            objects.update(block.objects)
-        failed = [image for block in counts for image in block.failed]
-        return cls(sum(block.images for block in counts), failed, listed, objects)
+        return cls(
+            sum(block.images for block in counts),
+            [image for block in counts for image in block.failed],
+            sum((Counter(block.listed) for block in counts), Counter[str]()),
+            sum((Counter(block.objects) for block in counts), Counter[str]()),
+        )
 
 
 def write_block(file: Path, counts: Counts, images: Sequence[Texts]) -> None:

@@ -28,7 +28,6 @@ class BestModel(lightning.Callback):
 
     def __init__(self, folder: Path, best_epoch: BestEpoch, dataset: Dataset, patience: int | None = None) -> None:
         self.folder, self.best_epoch, self.dataset, self.patience = folder, best_epoch, dataset, patience
-        self.written: dict[str, Any] = {}  # step, metrics and thresholds of the best epoch
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         trainer.should_stop = trainer.should_stop or self.best_epoch.exhausts(self.patience)  # in a resumed run
@@ -42,11 +41,6 @@ class BestModel(lightning.Callback):
         if not improved:
             return
         model = pl_module.saved_model
-        self.written = {
-            "step": trainer.global_step,
-            "metrics": dict(pl_module.validation.metrics),
-            "thresholds": dict(model.score_thresholds),
-        }
         state = full_state_dict(model)
         if not trainer.is_global_zero:
             return
@@ -64,7 +58,7 @@ class BestModel(lightning.Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {**self.best_epoch.state_dict(), **self.written}
+        return self.best_epoch.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         missing = [name for name in (_MODEL, _METRICS) if not (self.folder / name).is_file()]
@@ -76,4 +70,3 @@ class BestModel(lightning.Callback):
             )
             state = {"best": None, "reached": {}, "stale": 0}
         self.best_epoch.load_state_dict(state)
-        self.written = {key: state[key] for key in ("step", "metrics", "thresholds") if key in state}

@@ -123,14 +123,9 @@ class Validation:
             skipped = self._skipped.report(where, trainer.strategy.root_device)
             self.metrics |= {f"{SKIPPED}/images": float(skipped)} if skipped else {}
         if trainer.state.fn == "fit" and not trainer.sanity_checking:  # an evaluation keeps the model's
-            self._set_thresholds()
+            scores = {name: evaluator.score_threshold() for name, evaluator in self.evaluators.items()}
+            self._model.score_thresholds = {name: score for name, score in scores.items() if score is not None}
+            for name, evaluator in self.evaluators.items():
+                if evaluator.threshold is not None:
+                    evaluator.threshold = self._model.default_thresholds.get(name, DEFAULT_THRESHOLD)
         return self.metrics
-
-    def _set_thresholds(self) -> None:
-        """Sets the model's score thresholds to the evaluators', and the thresholds of these to the model's."""
-        assert self.evaluators is not None
-        scores = {name: evaluator.score_threshold() for name, evaluator in self.evaluators.items()}
-        self._model.score_thresholds = {name: score for name, score in scores.items() if score is not None}
-        for name, evaluator in self.evaluators.items():
-            if evaluator.threshold is not None:
-                evaluator.threshold = self._model.default_thresholds.get(name, DEFAULT_THRESHOLD)
