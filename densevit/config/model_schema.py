@@ -127,7 +127,7 @@ class InferenceSection(Section):
     batch_size: Count = 4
     """Batch size of windows, or of flips of a full image."""
     nms: Annotated[Factor, Field(le=1)] | None = None
-    """Removes a box whose IoU with a higher-scoring box of its class is larger, such as 0.7. For heads without NMS,
+    """Removes a box whose IoU with a higher-scoring box of its class is larger, such as 0.6. For heads without NMS,
     which predict several boxes per object after a short training. `null`: keeps all boxes."""
 
     @field_validator("stride")

@@ -54,7 +54,7 @@ class ProgressLines(lightning.Callback):
     """Prints the step, the loss, the speed, the peak memory and the remaining time: after a few seconds, and after each
     validation with the main metrics; without a progress bar, also every half minute.
 
-    Warns if the first step fills the memory. Extrapolates the remaining time from the steps so far and their validations.
+    Warns if the first step fills the memory. Extrapolates the remaining time from the steps so far and validations.
     """
 
     def __init__(self, console: Console) -> None:

@@ -241,7 +241,7 @@ def _duplicates(plan: Plan) -> Iterator[str]:
         if lost > _MANY_DUPLICATES and predicts_boxes(head) and not isinstance(head, SupportsNms):
             yield (
                 f"{name}: duplicate boxes cost {lost:.3f} AP50 in the last validation. A head without NMS learns late "
-                "to predict one box per object: give it more passes over the images, or predict with --nms 0.7 "
+                "to predict one box per object: give it more passes over the images, or predict with --nms 0.6 "
                 "(inference.nms)."
             )
 
