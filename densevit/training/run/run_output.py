@@ -237,7 +237,7 @@ def _next_commands(config: Config, folder: Path) -> Iterator[str]:
 def _duplicates(plan: Plan) -> Iterator[str]:
     """Yields what more passes over the images are for, if a head without NMS predicts several boxes per object."""
     for name, head in plan.model.heads.items():
-        lost = sum(row[1] for row in plan.evaluators[name].tables().get("errors", ()) if row[0] == "duplicate")
+        lost = sum(float(row[1]) for row in plan.evaluators[name].tables().get("errors", ()) if row[0] == "duplicate")
         if lost > _MANY_DUPLICATES and predicts_boxes(head) and not isinstance(head, SupportsNms):
             yield (
                 f"{name}: duplicate boxes cost {lost:.3f} AP50 in the last validation. A head without NMS learns late "
