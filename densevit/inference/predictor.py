@@ -163,8 +163,9 @@ class Predictor:
         source: the origin of the options, for messages. Raises ConfigError for an invalid option.
         """
         inference = {name: inference_with(before, options, source) for name, before in self.inference.items()}
-        general = next(iter(inference.values()), None) or inference_with(InferenceSection(), options, source)
-        inference_by_head(self.model, general)  # raises for options that no head supports
+        inference_by_head(  # raises for options that no head supports
+            self.model, next(iter(inference.values()), None) or inference_with(InferenceSection(), options, source)
+        )
         inference = {name: used_options(self.heads[name], new) for name, new in inference.items()}
         return Predictor(self.model, self._sections, inference, self._resize)
 

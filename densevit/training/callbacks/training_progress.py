@@ -112,8 +112,9 @@ class ProgressLines(lightning.Callback):
         left = module.budget.steps - trainer.global_step
         parts = [f"step {trainer.global_step:,} of {module.budget.steps:,}"]
         parts.append(f"loss {float(trainer.callback_metrics.get('train/loss', math.nan)):.3f}")
-        if done:
-            parts += [speed(self._images / seconds), f"{peak_memory(trainer.strategy.root_device) / 1e9:.1f} GB"]
+        parts += (
+            [speed(self._images / seconds), f"{peak_memory(trainer.strategy.root_device) / 1e9:.1f} GB"] if done else []
+        )
         return [*parts, f"{duration(seconds / done * left)} left"] if done and left else parts
 
     def _print(self, trainer: lightning.Trainer, parts: list[str]) -> None:
@@ -125,9 +126,9 @@ class ProgressLines(lightning.Callback):
 
 def available_memory() -> float:
     """The available fraction of the memory; 1 if unknown, without Linux."""
-    text = _MEMORY.read_text(encoding="utf-8") if _MEMORY.exists() else ""
+    text = _MEMORY.read_text(encoding="utf-8") if _MEMORY.exists() else "MemAvailable: 1\nMemTotal: 1"
     sizes = dict(line.split()[:2] for line in text.splitlines())
-    return int(sizes["MemAvailable:"]) / int(sizes["MemTotal:"]) if sizes else 1.0
+    return int(sizes["MemAvailable:"]) / int(sizes["MemTotal:"])
 
 
 class EvaluationProgress(lightning.Callback):
