@@ -188,14 +188,14 @@ def _show(args: Namespace, prediction: "FolderPrediction", counts: "Counts", tot
     see = ", see failed.csv" if (args.out / "failed.csv").is_file() else ""
     left_out = f"; {len(reasons)} could not be read{see}" if reasons else ""
     output.show(f"{args.out}: {counts.images} of {total} images{left_out}")
-    for head, (listed, every) in prediction.objects.items():
+    for head, every in counts.objects.items():
         path = f"{head}/" if len(prediction.thresholds) > 1 else ""
         name = "predictions.json" if args.format == "json" else "objects.parquet"
         lowest = f" of score {prediction.lowest[head]:g} or more" if prediction.lowest[head] else ""
         origin = threshold_origin(args.threshold, prediction.output.predictor, head)
         output.show(
-            f"{path}predictions.csv: the {listed} objects of score {prediction.thresholds[head]:.4g} or more "
-            f"({origin}); {path}{name}: all {every}{lowest}"
+            f"{path}predictions.csv: the {counts.listed[head]} objects of score {prediction.thresholds[head]:.4g} or "
+            f"more ({origin}); {path}{name}: all {every}{lowest}"
         )
     result = {"out": str(args.out), "images": counts.images, "threshold": prediction.thresholds, "problems": reasons}
     output.result(result)

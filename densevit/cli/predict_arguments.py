@@ -78,12 +78,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="the long side of resized images (1280), the height and width that images are fitted into "
         "(960x1280), or source: images keep their size (default: as in evaluation; with --window: source)",
     )
-    group = parser.add_argument_group("windows, and test-time augmentation of dense heads; by default as in the run")
+    group = parser.add_argument_group(
+        "windows, NMS of boxes, and test-time augmentation of dense heads; by default as in the run"
+    )
     for name, parse, form, text in (
         ("window", _sides, "SIDE|HxW", "size of sliding windows, in pixels of --image-size; null: the full image"),
         ("stride", _sides, "SIDE|HxW", "stride of the windows; null: two thirds of the window"),
         ("scales", _factors, "S,S,...", "scales of the image: 0.75,1,1.25"),
         ("average", str, "KIND", "average logits or probabilities"),
+        ("nms", float, "IOU", "remove boxes that overlap a better box of their class by more than this"),
     ):
         group.add_argument(f"--{name}", type=parse, metavar=form, default=SUPPRESS, help=text)
     group.add_argument("--flip", action=BooleanOptionalAction, default=SUPPRESS, help="also use the flipped image")

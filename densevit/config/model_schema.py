@@ -122,8 +122,8 @@ class EvaluationSection(OpenSection):
 class InferenceSection(Section):
     """Windows and test-time augmentation in validation, `evaluate` and `predict`; by default none.
 
-    Averages dense predictions per pixel, and merges boxes of windows. Flips and scales do not apply to boxes; masks and
-    keypoints are predicted in one pass.
+    Averages dense predictions per pixel, and merges boxes of windows. Flips and scales do not apply to boxes, nor `nms`
+    to maps; masks and keypoints are predicted in one pass.
     Sides are in pixels of the image after the evaluation transform.
     """
 
@@ -140,6 +140,9 @@ class InferenceSection(Section):
     """Predicts on the image resized by each of these factors."""
     batch_size: Count = 4
     """Batch size of windows, or of flips of a full image."""
+    nms: Annotated[Factor, Field(le=1)] | None = None
+    """Removes a box whose IoU with a higher-scoring box of its class is larger, such as 0.6. For heads without NMS,
+    which predict several boxes per object after a short training. `null`: keeps all boxes."""
 
     @field_validator("stride")
     @classmethod

@@ -40,9 +40,12 @@ def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
 
 
 def single_pass(sections: Sections) -> Sections:
-    """The sections with default inference options: prediction in one pass."""
-    heads = {name: head.model_copy(update={"inference": None}) for name, head in sections.heads.items()}
-    return sections.model_copy(update={"heads": heads, "inference": InferenceSection()})
+    """The sections with the inference options of prediction in one pass: only `nms`."""
+    heads = {
+        name: head.model_copy(update={"inference": head.inference and InferenceSection(nms=head.inference.nms)})
+        for name, head in sections.heads.items()
+    }
+    return sections.model_copy(update={"heads": heads, "inference": InferenceSection(nms=sections.inference.nms)})
 
 
 def inference_with(inference: InferenceSection, changes: Mapping[str, Any], source: str) -> InferenceSection:

@@ -23,6 +23,7 @@ from densevit.data.loading.batch_sampler import (
 from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit.data.loading.repeat_factors import RepeatedIndices, SupportsImageClasses, repeat_factors
 from densevit.data.loading.worker_processes import workers_for
+from densevit.data.training_warnings import warn_of_split
 from densevit.data.transforms.copy_paste import CopyPaste
 from densevit.data.transforms.phases import Phase, transforms_at
 from densevit.data.transforms.sample_resizing import (
@@ -171,7 +172,8 @@ class DataSplits:
     def check_splits(self, labels: bool = True) -> None:
         """Builds both splits, and reorders the classes of `val` as in `train`. labels: whether images must have labels.
 
-        Raises DataError for missing labels, for invalid values in a few samples, and for splits with different classes,
+        Warns of classes without objects and of a batch larger than the training split. Raises DataError for missing
+        labels, for invalid values in a few samples, and for splits with different classes,
         and ConfigError if the training transform does not support the labels.
         """
         self._check_labels(self._augmentation)
@@ -182,6 +184,7 @@ class DataSplits:
         order = class_order(self.train.classes, self.val.classes, self.section.split)
         if order:
             self.use_classes(order)
+        warn_of_split(self.train, self.section.batch_size, labels)
         _ = self.config_phases  # raises for labels that cannot be mixed
 
     def train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:

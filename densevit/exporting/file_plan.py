@@ -150,11 +150,11 @@ def _check_heads(model: DenseModel, postprocess: bool) -> None:
 
 def _warn_of_several_passes(predictor: Predictor) -> None:
     for name, options in predictor.inference.items():
-        if not options.single_pass:
+        if not options.single_pass or options.nms is not None:
             changed = ", ".join(f"{key}={value}" for key, value in options.model_dump(exclude_defaults=True).items())
             warnings.warn(
                 f"heads.{name}: predicts with the inference options {changed}; the file predicts an image in "
-                "one pass. To predict as the model does, run the file on each window, flip and scale.",
+                "one pass. To predict as the model does, run the file on each window, flip and scale, and apply NMS.",
                 stacklevel=4,
             )
 

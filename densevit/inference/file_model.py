@@ -17,6 +17,7 @@ from densevit.inference.predictor import Predictor
 from densevit.inference.runtimes import ORIGINAL_SIZE, THRESHOLDS, ExportedFile
 from densevit.interfaces import Backbone, Batch, Encoding, Head, Outputs, Predictions, Size, Targets
 from densevit.model import DenseModel
+from densevit.model.duplicate_boxes import without_duplicates
 from densevit.model.exported_outputs import predict_exported, predicts_exported
 from densevit.model.model_factory import create_head
 from densevit.weights import model_file
@@ -124,7 +125,7 @@ class FileModel(DenseModel):
                 outputs = self({"images": image, "padding_mask": mask, "targets": [target]})
                 for name, (prediction,) in self.predictions(outputs, [target]).items():
                     predictions[name].append(prediction)
-        return predictions
+        return without_duplicates(predictions, inference)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing: a runtime executes the file."""

@@ -51,8 +51,7 @@ class FolderPrediction:
     """Predicts a part of a list of images into a folder, block by block.
 
     images: the complete list. thresholds: lowest score of drawn and listed objects, by head. lowest: lowest score of
-    all objects. drawn: the number of drawn images. objects: each head's numbers of predicted objects above the
-    threshold and in total. Raises DensevitError for options that the model cannot use.
+    all objects. drawn: the number of drawn images. Raises DensevitError for options that the model cannot use.
     """
 
     def __init__(
@@ -71,7 +70,6 @@ class FolderPrediction:
         self.drawn = options.draw if options.draw is not None else len(images) if few else FIRST_DRAWN
         self.part = Part(folder, *options.part, len(images), BATCHES_AT_ONCE * options.batch_size)
         self.output = OutputFolder(folder, windowed, self.thresholds)
-        self.objects = dict[str, tuple[int, int]]()
         if options.format == "parquet":
             self.images = _with_ids_of_one_type(images)
 
@@ -137,20 +135,20 @@ class FolderPrediction:
         with background_threads(1 if options.video else _ENCODERS, "write predictions") as pool:
             try:
                 for file, images in left.items():
-                    failed, texts = list[Failed](), list[Future[Texts]]()
+                    counts, failed, texts = list[Counts](), list[Failed](), list[Future[Texts]]()
                     try:
                         for predicted in islice(stream, len(images)):
                             image = predicted.image
                             if predicted.result is None:
                                 failed.append(Failed(image.image_id, image.file_name, str(predicted.error)))
                             else:
-                                self._count(predicted.result)
+                                counts.append(self._count(predicted.result))
                                 texts.append(pool.submit(self._write, writers, predicted))
                                 pending.append(texts[-1])
                             _wait(pending, self.part.block)
                             yield predicted
                     finally:
-                        pending.append(pool.submit(_end_block, file, len(images), failed, texts))
+                        pending.append(pool.submit(_end_block, file, len(images), [*counts, Counts(0, failed)], texts))
                 next(stream, None)  # ends the stream, which may warn
                 _wait(pending, 0)
             except BaseException:
@@ -172,12 +170,10 @@ class FolderPrediction:
             is_left_out = predicted.result is None and predicted.error is None
             yield predict_large(predicted.image, self.output) if is_left_out else predicted
 
-    def _count(self, result: Result) -> None:
-        for head, predictions in result.predictions.items():
-            if len(scores := predictions.get("scores", ())):
-                listed, total = self.objects.get(head, (0, 0))
-                above = int((scores >= self.thresholds[head]).sum())
-                self.objects[head] = listed + above, total + len(scores)
+    def _count(self, result: Result) -> Counts:
+        scores = {head: values["scores"] for head, values in result.predictions.items() if "scores" in values}
+        listed = {head: int((values >= self.thresholds[head]).sum()) for head, values in scores.items()}
+        return Counts(1, (), listed, {head: len(values) for head, values in scores.items()})
 
     def _write(self, writers: Sequence[ImageWriter], predicted: Predicted) -> Texts:
         """Writes an image's files and returns its texts."""
@@ -198,10 +194,11 @@ def _wait(pending: deque[Future[Any]], most: int) -> None:
             raise
 
 
-def _end_block(file: Path, images: int, failed: Sequence[Failed], texts: Sequence[Future[Texts]]) -> None:
+def _end_block(file: Path, images: int, counts: Sequence[Counts], texts: Sequence[Future[Texts]]) -> None:
     """Writes a block; an incomplete block, after an interruption, only if there is none."""
-    if len(failed) + len(texts) == images or not file.exists():
-        write_block(file, failed, [text.result() for text in texts])
+    total = Counts.summed(counts)
+    if total.images + len(total.failed) == images or not file.exists():
+        write_block(file, total, [text.result() for text in texts])
 
 
 def _with_ids_of_one_type(images: Sequence[ImageFile]) -> Sequence[ImageFile]:

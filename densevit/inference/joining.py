@@ -12,7 +12,7 @@ from densevit.data.io.map_files import AnnotatedImage, MapFiles
 from densevit.data.io.prediction_tables import IMAGES
 from densevit.errors import DensevitError, listed
 from densevit.inference.image_texts import ENTRIES, failed_texts
-from densevit.inference.prediction_blocks import Counts, Failed, Texts, read_counts, read_texts
+from densevit.inference.prediction_blocks import Counts, Texts, read_counts, read_texts
 from densevit.inference.prediction_folder import (
     PARTS,
     SETTINGS,
@@ -63,7 +63,7 @@ def join(folder: Path, maps: Callable[[], MapFiles], complete: bool = True) -> C
             f"{folder}: {len(left)} of {len(parts)} parts {'is' if len(left) == 1 else 'are'} not complete: "
             f"{listed(left)}. Fix: predict these parts, with --resume if they were begun."
         )
-    images, failed, files = 0, list[Failed](), dict[str, ListWriter]()
+    blocks, files = list[Counts](), dict[str, ListWriter]()
     with ExitStack() as replaced:
 
         def add(texts: Texts) -> None:
@@ -75,22 +75,21 @@ def join(folder: Path, maps: Callable[[], MapFiles], complete: bool = True) -> C
 
         add({"images.json": ""} if settings["format"] == "json" else {IMAGES: "[]"})
         for file in (file for part in parts for file in part.blocks if file.is_file()):
-            counts = read_counts(file)
-            images += counts.images
-            failed += counts.failed
-            failures = (failed_texts(image, settings["format"]) for image in counts.failed)
+            blocks.append(read_counts(file))
+            failures = (failed_texts(image, settings["format"]) for image in blocks[-1].failed)
             for texts in (*read_texts(file), *failures):
                 add(texts)
         for writer in files.values():
             writer.close()
-    if not failed:
+    counts = Counts.summed(blocks)
+    if not counts.failed:
         (folder / "failed.csv").unlink(missing_ok=True)
-    if not left and not failed:
+    if not left and not counts.failed:
         settings.pop(PARTS, None)
         with replaced_file(folder / SETTINGS) as partial:
             write_settings(partial, settings)
         remove_parts(folder)
-    return Counts(images, failed)
+    return counts
 
 
 def _writer(path: Path, settings: Mapping[str, Any], maps: Callable[[], MapFiles], replaced: ExitStack) -> ListWriter:

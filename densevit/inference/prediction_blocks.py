@@ -6,6 +6,7 @@ of a batch.
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,17 +24,30 @@ class Failed(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """The number of predicted images of a block, and the unreadable images."""
+    """The number of predicted images of a block, the unreadable images, and the numbers of objects by head: above the
+    score threshold, and in total."""
 
     images: int = 0
     failed: Sequence[Failed] = ()
+    listed: Mapping[str, int] = {}
+    objects: Mapping[str, int] = {}
+
+    @classmethod
+    def summed(cls, counts: Sequence["Counts"]) -> "Counts":
+        """The counts of several blocks."""
+        return cls(
+            sum(block.images for block in counts),
+            [image for block in counts for image in block.failed],
+            sum((Counter(block.listed) for block in counts), Counter[str]()),
+            sum((Counter(block.objects) for block in counts), Counter[str]()),
+        )
 
 
-def write_block(file: Path, failed: Sequence[Failed], images: Sequence[Texts]) -> None:
+def write_block(file: Path, counts: Counts, images: Sequence[Texts]) -> None:
     """Writes a block; the file appears when it is complete."""
     partial = file.with_suffix(".partial")
     with gzip.open(partial, "wt", compresslevel=1, encoding="ascii") as block:
-        for line in (Counts(len(images), failed), *images):
+        for line in (counts, *images):
             block.write(json.dumps(line) + "\n")
     partial.replace(file)
 
@@ -42,8 +56,8 @@ def read_counts(file: Path) -> Counts:
     """The counts of a block; zero before it is written."""
     if not file.is_file():
         return Counts()
-    images, failed = next(_lines(file))
-    return Counts(images, [Failed(*fields) for fields in failed])
+    images, failed, *objects = next(_lines(file))
+    return Counts(images, [Failed(*fields) for fields in failed], *objects)
 
 
 def read_texts(file: Path) -> Iterator[Texts]:

@@ -102,9 +102,8 @@ class Part:
 
     @property
     def counts(self) -> Counts:
-        """The predicted images, and the unreadable images."""
-        counts = [read_counts(file) for file in self.blocks]
-        return Counts(sum(block.images for block in counts), [image for block in counts for image in block.failed])
+        """The sum of the blocks' counts."""
+        return Counts.summed([read_counts(file) for file in self.blocks])
 
     def state(self, counts: Counts) -> str:
         """`complete`, `not begun`, or the process that began the part. counts: `self.counts`."""

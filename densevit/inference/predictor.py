@@ -16,7 +16,7 @@ from densevit.inference.image_sizes import ImageSize, requested_size, transform_
 from densevit.inference.iterating import ImageLoop, Predicted, evaluation_mode, infer
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, DenseHead, Head, Predictions, Sample, TargetType
-from densevit.model import DenseModel, inference_by_head, windows_only
+from densevit.model import DenseModel, inference_by_head, used_options
 
 Threshold = float | Mapping[str, float]
 
@@ -195,16 +195,15 @@ class Predictor:
 
     def with_inference(self, options: Mapping[str, Any], source: str = "inference") -> "Predictor":
         """Returns a predictor with these inference options in all heads that predict maps or boxes, such as
-        {"window": 512, "flip": True}. Box heads use only the windows.
+        {"window": 512, "flip": True}. Box heads use only the windows and NMS.
 
         source: the origin of the options, for messages. Raises ConfigError for an invalid option.
         """
         inference = {name: inference_with(before, options, source) for name, before in self.inference.items()}
-        dense = [name for name in inference if isinstance(self.heads[name], DenseHead)]
-        if not dense:  # raises for options of dense heads
-            general = next(iter(inference.values()), None) or inference_with(InferenceSection(), options, source)
-            inference_by_head(self.model, general)
-        inference = {name: new if name in dense else windows_only(new) for name, new in inference.items()}
+        inference_by_head(  # raises for options that no head supports
+            self.model, next(iter(inference.values()), None) or inference_with(InferenceSection(), options, source)
+        )
+        inference = {name: used_options(self.heads[name], new) for name, new in inference.items()}
         return Predictor(self.model, self._sections, inference, self._resize)
 
     def iterate(

@@ -104,7 +104,7 @@ class Evaluator:
     def score_threshold(self) -> float | None:
         """The score threshold for predictions, derived from all updates. Default: None.
 
-        A run saves the best epoch's threshold with the model; `predict` uses it, evaluation does not.
+        Each validation in training sets the model's; `predict` uses it, evaluation does not.
         """
         return None
 

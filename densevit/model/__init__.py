@@ -1,7 +1,7 @@
 """The model: normalisation, a backbone, a head with its neck per task; windows and test-time augmentation."""
 
 from densevit.model.dense import DenseModel
-from densevit.model.head_inference import inference_by_head, windows_only
+from densevit.model.head_inference import inference_by_head, used_options
 from densevit.model.model_factory import (
     backbone_from,
     build_backbone,
@@ -24,5 +24,5 @@ __all__ = [
     "inference_by_head",
     "kinds_of",
     "tasks_of",
-    "windows_only",
+    "used_options",
 ]

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from densevit.config import DataSection, InferenceSection, ModelSections
-from densevit.config.values import with_value
 from densevit.errors import PluginError
 from densevit.interfaces import (
     DEFAULT_THRESHOLD,
@@ -29,12 +28,12 @@ from densevit.losses.context import LossContext, step_context
 from densevit.model.augmented_inference import augmented_predictions
 from densevit.model.compiling import compile_regions
 from densevit.model.contract_checks import check_features, check_last_blocks, check_number_of_classes
+from densevit.model.duplicate_boxes import without_duplicates
 from densevit.model.fingerprint import fingerprint
 from densevit.model.freezing import frozen_modules
 from densevit.model.uncertainty_weighting import uncertainty_weighted
 
 HeadWeight = float | Literal["learned"]
-PerChannel = tuple[float, ...]
 
 
 class DenseModel(nn.Module):
@@ -91,9 +90,10 @@ class DenseModel(nn.Module):
         self.channels = section_channels or backbone.image_channels
         for name, values in zip(("low", "high"), zip(*self.channels.range, strict=True), strict=True):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
-        self.register_buffer("mean", torch.empty_like(self.low), persistent=False)
-        self.register_buffer("std", torch.empty_like(self.low), persistent=False)
-        self._set_normalisation()
+        span = self.high - self.low  # mean and std are the backbone's, in units of the images
+        mean, std = (torch.tensor(values)[:, None, None] for values in (backbone.mean, backbone.std))
+        self.register_buffer("mean", self.low + span * mean, persistent=False)
+        self.register_buffer("std", span * std, persistent=False)
         if sections is None or sections.replace_layers:
             replace_layers(self)
 
@@ -136,20 +136,6 @@ class DenseModel(nn.Module):
     def plugin_name(self, head: str) -> str:
         """The plugin name of a head, for messages; its class name in a model built from modules."""
         return type(self.heads[head]).__name__ if self.sections is None else self.sections.heads[head].name
-
-    def set_normalisation(self, mean: PerChannel | None, std: PerChannel | None) -> None:
-        """Sets mean and std, of values in 0 ... 1, in backbone, model and sections. None keeps a value."""
-        self.backbone.mean, self.backbone.std = mean or self.backbone.mean, std or self.backbone.std
-        self._set_normalisation()
-        for key, values in (("mean", mean), ("std", std)):
-            if self.sections is not None and values:
-                self.sections = with_value(self.sections, ("backbone", key), values)
-
-    def _set_normalisation(self) -> None:
-        """Sets the buffers `mean` and `std` from the backbone's, in units of the images."""
-        span = self.high - self.low
-        self.mean.copy_(self.low + span * torch.tensor(self.backbone.mean)[:, None, None])
-        self.std.copy_(span * torch.tensor(self.backbone.std)[:, None, None])
 
     def forward(
         self,
@@ -268,16 +254,14 @@ class DenseModel(nn.Module):
     ) -> dict[str, list[Predictions]]:
         """Computes each head's predictions on a batch, one per image, in original pixels.
 
-        inference: sliding windows, flips and scales by head, from `inference_by_head`. Other heads predict in one pass;
-        without any options, the result equals `predictions(self(batch), targets)`.
+        inference: sliding windows, flips, scales and NMS by head, from `inference_by_head`. Other heads predict in one
+        pass; without any options, the result equals `predictions(self(batch), targets)`.
         """
         augmented = {name: options for name, options in (inference or {}).items() if not options.single_pass}
-        if not augmented:
-            return self.predictions(self(batch), batch["targets"])
         plain = [name for name in self.heads if name not in augmented]
         results = self.predictions(self(batch, plain), batch["targets"]) if plain else {}
         results |= augmented_predictions(self, batch, augmented)
-        return {name: results[name] for name in self.heads}
+        return without_duplicates({name: results[name] for name in self.heads}, inference)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "DenseModel":
         before = {name: getattr(self, name) for name in ("low", "high", "mean", "std")}

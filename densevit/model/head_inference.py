@@ -18,8 +18,8 @@ def inference_by_head(
 ) -> dict[str, InferenceSection]:
     """The options of each head that predicts maps or boxes: its `head_options`, or else `inference`.
 
-    head_options: `heads.NAME.inference` by head. Box heads use only the windows of `inference`; flips and scales are
-    for maps. Raises ConfigError for head options that the head does not support, for options of `inference` that no
+    head_options: `heads.NAME.inference` by head. Box heads use only the windows and NMS of `inference`, dense heads all
+    but NMS. Raises ConfigError for head options that the head does not support, for options of `inference` that no
     head supports, and for a window other than the backbone's `input_size`.
     """
     head_options = head_options or {}
@@ -45,10 +45,17 @@ def inference_by_head(
             f"{'it out' if boxes else 'the section `inference` at its defaults'} for this model."
         )
     by_head = {
-        name: head_options.get(name, inference if name in dense else windows_only(inference))
+        name: head_options.get(name, used_options(model.heads[name], inference))
         for name in model.heads
         if name in dense + boxes
     }
+    maps = {f"heads.{name}.": options for name, options in head_options.items() if name in dense}
+    for where, options in (maps if boxes else {"": inference, **maps}).items():
+        if options.nms is not None:
+            raise ConfigError(
+                f"{where}inference.nms={options.nms} removes duplicate boxes; only heads that predict boxes, without "
+                "masks and keypoints, support it. Fix: leave it out."
+            )
     fixed = model.backbone.input_size
     for name, options in by_head.items():
         resized = options.window is not None or options.scales != (1.0,)
@@ -62,9 +69,10 @@ def inference_by_head(
     return by_head
 
 
-def windows_only(options: InferenceSection) -> InferenceSection:
-    """The options of windows alone."""
-    return InferenceSection(window=options.window, stride=options.stride, batch_size=options.batch_size)
+def used_options(head: nn.Module, options: InferenceSection) -> InferenceSection:
+    """The options that a dense head uses, all but NMS, or that a head of boxes uses, windows and NMS."""
+    unused = ("nms",) if isinstance(head, DenseHead) else ("average", "flip", "scales")
+    return InferenceSection(**options.model_dump(exclude={*unused}))
 
 
 def predicts_boxes(head: nn.Module) -> bool:

@@ -219,7 +219,8 @@ def _determined(name: str, size: Size | None, drop_path: float | None, arguments
     lifted = _lifted(bare)
     multiple = None
     if lifted is not None:
-        multiple = _multiple(_sketch(name, {**arguments, **lifted}), strides, built_size)
+        other = lifted or fixed_size
+        multiple = _multiple(_sketch(name, {**arguments, **lifted}) if other else bare, strides, built_size)
         arguments |= lifted if multiple else {}
     if multiple is None and size not in (None, native):
         model = _sketch(name, arguments)
@@ -386,7 +387,18 @@ class _ShapesOnly(TorchFunctionMode):
         getattr(Tensor, f"{name}_") for name in ("add", "clamp", "erfinv", "mul", "normal", "uniform")
     )
     _ACTIVATIONS = frozenset(
-        (F.gelu, F.hardswish, F.relu, F.silu, F.softmax, Tensor.sigmoid, Tensor.softmax, torch.sigmoid)
+        (
+            F.gelu,
+            F.hardswish,
+            F.hardtanh,
+            F.relu,
+            F.relu6,
+            F.silu,
+            F.softmax,
+            Tensor.sigmoid,
+            Tensor.softmax,
+            torch.sigmoid,
+        )
     )
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -55,6 +55,24 @@ def test_batches_are_grouped_by_aspect_on_request(folder):
     assert padding(group_by_aspect=True) < 0.6 * padding()
 
 
+@pytest.mark.parametrize("batch_size", [20, 21])
+@pytest.mark.parametrize("kept", [1, 2, 3])
+def test_absent_classes_and_a_batch_larger_than_the_split_are_reported(kept, batch_size, folder, recwarn):
+    names = ["cell", "nucleus", "platelet"]
+    for split in ("train", "val"):
+        content = json.loads((folder / f"{split}.json").read_text())
+        content["categories"] = [{"id": i + 3, "name": name} for i, name in enumerate(names)]
+        for number, annotation in enumerate(content["annotations"]):
+            annotation["category_id"] = 3 + number % kept
+        (folder / f"{split}.json").write_text(json.dumps(content))
+    build_data(config(name="coco", root=str(folder), batch_size=batch_size)).check_splits()
+    said = [str(warning.message) for warning in recwarn]
+    absent = [text for text in said if text.startswith("No training image has")]
+    assert [f"{len(names) - kept} of the {len(names)} classes" in text for text in absent] == [True] * (kept < 3)
+    assert all(text.partition("learn: ")[2].startswith(", ".join(names[kept:]) + ".") for text in absent)
+    assert any("batch_size is 21, more than the 20 training images" in text for text in said) == (batch_size == 21)
+
+
 def test_splits_must_have_the_same_classes(folder):
     content = json.loads((folder / "val.json").read_text())
     content["categories"].append({"id": 4, "name": "platelet"})

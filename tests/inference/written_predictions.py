@@ -12,7 +12,7 @@ from densevit.inference.image_texts import image_texts
 from densevit.inference.image_writers import OutputFolder
 from densevit.inference.iterating import Predicted
 from densevit.inference.joining import join
-from densevit.inference.prediction_blocks import write_block
+from densevit.inference.prediction_blocks import Counts, write_block
 from densevit.inference.prediction_folder import open_folder, parts_of
 from densevit.inference.result import Result
 from densevit.interfaces import RGB, Class, Predictions
@@ -38,5 +38,5 @@ def write_predictions(
         for image, size, predictions in images[place]:
             result = Result(np.zeros((*size, 3), np.uint8), size, predictions, classes)
             texts.append(image_texts(Predicted(image, None, result), output, format))
-        write_block(file, [], texts)
+        write_block(file, Counts(len(texts)), texts)
     join(folder, lambda: output.maps)

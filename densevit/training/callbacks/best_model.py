@@ -9,7 +9,7 @@ import pytorch_lightning as lightning
 from densevit.data.io.image_names import image_names
 from densevit.evaluation import metrics_file
 from densevit.evaluation.tables_file import write_tables
-from densevit.interfaces import DEFAULT_THRESHOLD, Dataset
+from densevit.interfaces import Dataset
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.sharding import full_state_dict
@@ -21,8 +21,6 @@ _MODEL, _METRICS = "model.safetensors", "metrics.json"
 class BestModel(lightning.Callback):
     """Writes `model.safetensors`, `metrics.json` and the evaluators' tables of the best epoch to the run folder.
 
-    The model file contains the evaluators' score thresholds of that epoch.
-
     folder: the run folder. dataset: the validation split. patience: training stops after this number of consecutive
     validations without improvement. Lightning's EarlyStopping monitors one metric; this callback supports several
     heads. Metrics are equal in all processes, so all of them stop.
@@ -30,7 +28,6 @@ class BestModel(lightning.Callback):
 
     def __init__(self, folder: Path, best_epoch: BestEpoch, dataset: Dataset, patience: int | None = None) -> None:
         self.folder, self.best_epoch, self.dataset, self.patience = folder, best_epoch, dataset, patience
-        self.written: dict[str, Any] = {}  # step, metrics and thresholds of the best epoch
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         trainer.should_stop = trainer.should_stop or self.best_epoch.exhausts(self.patience)  # in a resumed run
@@ -43,17 +40,7 @@ class BestModel(lightning.Callback):
         trainer.should_stop = trainer.should_stop or self.best_epoch.exhausts(self.patience)
         if not improved:
             return
-        thresholds = {name: evaluator.score_threshold() for name, evaluator in pl_module.validation.evaluators.items()}
         model = pl_module.saved_model
-        model.score_thresholds = {name: score for name, score in thresholds.items() if score is not None}
-        for name, evaluator in pl_module.validation.evaluators.items():
-            if evaluator.threshold is not None:
-                evaluator.threshold = model.default_thresholds.get(name, DEFAULT_THRESHOLD)
-        self.written = {
-            "step": trainer.global_step,
-            "metrics": dict(pl_module.validation.metrics),
-            "thresholds": dict(model.score_thresholds),
-        }
         state = full_state_dict(model)
         if not trainer.is_global_zero:
             return
@@ -71,7 +58,7 @@ class BestModel(lightning.Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {**self.best_epoch.state_dict(), **self.written}
+        return self.best_epoch.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         missing = [name for name in (_MODEL, _METRICS) if not (self.folder / name).is_file()]
@@ -83,4 +70,3 @@ class BestModel(lightning.Callback):
             )
             state = {"best": None, "reached": {}, "stale": 0}
         self.best_epoch.load_state_dict(state)
-        self.written = {key: state[key] for key in ("step", "metrics", "thresholds") if key in state}

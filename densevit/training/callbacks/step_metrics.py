@@ -71,6 +71,8 @@ class Speed:
     def start(self, trainer: lightning.Trainer) -> None:
         """Starts a new interval."""
         self.images, self._since = 0, time.perf_counter()
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
         self._waited = getattr(trainer.train_dataloader, "seconds_waited", 0.0)
 
     def pause(self) -> None:
@@ -89,7 +91,7 @@ class Speed:
         seconds = max(time.perf_counter() - self._since, 1e-9)
         waited = getattr(trainer.train_dataloader, "seconds_waited", 0.0) - self._waited
         values = {"images_per_second": self.images / seconds, "data_wait": min(1.0, waited / seconds)}
-        memory = _peak_memory(trainer.strategy.root_device)
+        memory = peak_memory(trainer.strategy.root_device)
         values |= {"memory_gb": memory / 1e9} if memory else {}
         self.start(trainer)
         return {f"system/{name}": value for name, value in values.items()}
@@ -116,12 +118,10 @@ def learning_rates(optimizer: torch.optim.Optimizer, module: torch.nn.Module) ->
     return {parts[initial] if is_unique else f"{initial:g}": rate for initial, rate in rates.items()}
 
 
-def _peak_memory(device: torch.device) -> float:
-    """The peak memory in bytes: of a GPU since the last call, else of this process; 0 if unknown."""
+def peak_memory(device: torch.device) -> float:
+    """The peak memory in bytes: of a GPU since the last row, else of this process; 0 if unknown."""
     if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        return float(peak)
+        return float(torch.cuda.max_memory_allocated(device))
     try:
         import resource
     except ImportError:  # Windows

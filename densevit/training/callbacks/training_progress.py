@@ -1,18 +1,22 @@
 """Progress bars and printed lines during training."""
 
 import math
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
 from pytorch_lightning.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
+from pytorch_lightning.trainer.states import TrainerStatus
 from rich import get_console
 from rich.console import Console
 
 from densevit import progress
 from densevit.progress import duration, speed
 from densevit.terminal import escaping
+from densevit.training.callbacks.step_metrics import peak_memory
 from densevit.training.loop.dense_module import DenseModule
 
 CONSOLE: dict[str, Any] = {"soft_wrap": True}  # does not wrap paths
@@ -41,15 +45,17 @@ class NotebookBar(_ShortNames, TQDMProgressBar):
 
 
 _FIRST_SECONDS = 5.0  # until the first line
+_ALMOST_FULL = 0.05  # available fraction of the memory
+_MEMORY = Path("/proc/meminfo")
 _STEPS_BEFORE_TIMING = 3  # the first steps are slow: memory allocation, kernel selection
 
 
 class ProgressLines(lightning.Callback):
-    """Prints the step, the loss, the speed and the remaining time: after a few seconds, and after each validation with
-    the main metrics; without a progress bar, also every half minute.
+    """Prints the step, the loss, the speed, the peak memory and the remaining time: after a few seconds, and after each
+    validation with the main metrics; without a progress bar, also every half minute.
 
-    Extrapolates the remaining time from the mean durations of a step and of a validation, once the first steps are
-    over; until the first validation, without validations.
+    Warns if the first step fills the memory. Extrapolates the remaining time from the mean durations of a step and of a
+    validation, once the first steps are over; until the first validation, without validations.
     """
 
     def __init__(self, console: Console) -> None:
@@ -63,6 +69,10 @@ class ProgressLines(lightning.Callback):
         self._first_step = trainer.global_step
         self._start_timing(trainer)
         self._due = time.monotonic() + min(_FIRST_SECONDS, progress.SECONDS_BETWEEN_LINES)
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step == self._first_step:
+            threading.Thread(target=self._watch_memory, args=(trainer,), daemon=True).start()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, DenseModule)
@@ -88,6 +98,17 @@ class ProgressLines(lightning.Callback):
         shown = [f"{name} {metrics[name]:.3f}" for name in mains]
         self._print(trainer, [f"epoch {trainer.current_epoch + 1}", *self._state(trainer, pl_module), *shown])
 
+    def _watch_memory(self, trainer: lightning.Trainer) -> None:
+        """Prints a line if the first step fills the memory: the kernel then ends the process without a message."""
+        while trainer.global_step == self._first_step and trainer.state.status == TrainerStatus.RUNNING:
+            if available_memory() < _ALMOST_FULL:
+                self.console.print(
+                    f"Less than {_ALMOST_FULL:.0%} of the memory is available in the first step; the system may end "
+                    "the process. Fix: a smaller data.batch_size, with trainer.accumulate for the same steps."
+                )
+                break
+            time.sleep(0.1)
+
     def _start_timing(self, trainer: lightning.Trainer) -> None:
         self._since, self._images, self._validations = (time.monotonic(), trainer.global_step), 0, []
 
@@ -97,14 +118,14 @@ class ProgressLines(lightning.Callback):
         left = module.budget.steps - trainer.global_step
         parts = [f"step {trainer.global_step:,} of {module.budget.steps:,}"]
         parts.append(f"loss {float(trainer.callback_metrics.get('train/loss', math.nan)):.3f}")
-        parts += [speed(self._images / seconds)] if done else []
+        parts += (
+            [speed(self._images / seconds), f"{peak_memory(trainer.strategy.root_device) / 1e9:.1f} GB"] if done else []
+        )
         if not (done and left) or trainer.global_step <= self._first_step + _STEPS_BEFORE_TIMING:
             return parts
         pauses, count = sum(self._validations), len(self._validations)
-        each = (
-            pauses / max(count, 1) * module.budget.validations / module.budget.steps
-        )  # seconds of validation per step
-        rest = left * ((seconds - pauses) / done + each)
+        of_validations = pauses / max(count, 1) * module.budget.validations / module.budget.steps  # seconds per step
+        rest = left * ((seconds - pauses) / done + of_validations)
         return [*parts, f"{duration(rest)} left{'' if count else ' without validation'}"]
 
     def _print(self, trainer: lightning.Trainer, parts: list[str]) -> None:
@@ -112,6 +133,13 @@ class ProgressLines(lightning.Callback):
         self._due = math.inf if has_bar else time.monotonic() + progress.SECONDS_BETWEEN_LINES
         if trainer.is_global_zero:
             self.console.print("  ".join(parts))
+
+
+def available_memory() -> float:
+    """The available fraction of the memory; 1 if unknown, without Linux."""
+    text = _MEMORY.read_text(encoding="utf-8") if _MEMORY.exists() else "MemAvailable: 1\nMemTotal: 1"
+    sizes = dict(line.split()[:2] for line in text.splitlines())
+    return int(sizes["MemAvailable:"]) / int(sizes["MemTotal:"])
 
 
 class EvaluationProgress(lightning.Callback):

@@ -8,7 +8,7 @@ from torch import Tensor
 from densevit.config import Config, InferenceSection
 from densevit.errors import ConfigError, DensevitError
 from densevit.evaluation.feature_probes import FeatureProbe
-from densevit.interfaces import Batch, Evaluator, Method, Predictions
+from densevit.interfaces import DEFAULT_THRESHOLD, Batch, Evaluator, Method, Predictions
 from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.data_module import DenseDataModule
@@ -114,7 +114,8 @@ class Validation:
         return outputs
 
     def finish(self, trainer: lightning.Trainer) -> dict[str, float]:
-        """Merges the evaluators of all processes and returns the metrics, HEAD/METRIC."""
+        """Merges the evaluators of all processes and returns the metrics, HEAD/METRIC. In training, sets the model's
+        `score_thresholds`."""
         assert self.evaluators is not None
         for evaluator in self.evaluators.values():
             join_processes(evaluator)
@@ -124,4 +125,10 @@ class Validation:
             where = f"validation at step {trainer.global_step}"
             skipped = self._skipped.report(where, trainer.strategy.root_device)
             self.metrics |= {f"{SKIPPED}/images": float(skipped)} if skipped else {}
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:  # an evaluation keeps the model's
+            scores = {name: evaluator.score_threshold() for name, evaluator in self.evaluators.items()}
+            self._model.score_thresholds = {name: score for name, score in scores.items() if score is not None}
+            for name, evaluator in self.evaluators.items():
+                if evaluator.threshold is not None:
+                    evaluator.threshold = self._model.default_thresholds.get(name, DEFAULT_THRESHOLD)
         return self.metrics

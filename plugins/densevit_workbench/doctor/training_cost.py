@@ -70,10 +70,11 @@ def training_cost(config: Config, data: DataSplits, sizes: np.ndarray, findings:
 
 
 def check_budget(budget: Budget, config: Config) -> None:
-    """Warns if the run is too short to learn anything, with the smallest sufficient budget."""
+    """Warns if the run is too short to learn anything, with the smallest sufficient budget; not for a complete model's
+    `weights`, which a few steps may continue."""
     start = "random" if config.initial_weights == "random" else "pretrained"
     least = _MIN_STEPS[start]
-    if budget.steps < least:
+    if config.weights is None and budget.steps < least:
         section = config.trainer
         [key] = [name for name in ("max_steps", "max_images", "max_epochs") if getattr(section, name) is not None]
         needed = {

@@ -3,14 +3,53 @@
 import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from PIL import Image
 
+from densevit import config as configs
 from densevit.cli import main
 from tests.training.runs import SEGMENTATION
+
+
+@pytest.mark.parametrize(
+    ("data", "values", "expected"),
+    [
+        ({"name": "coco", "root": "."}, {"optim": {"lr": 1e-3}}, {"lr": 5e-4}),
+        ({"name": "coco", "root": "."}, {"optim": {"lr_per_256": 4e-3}}, {"lr_per_256": 2e-3}),
+        ({"name": "coco", "root": "."}, {"optim": {"lr": 5e-4}, "weights": "runs/first"}, {"lr": 5e-4}),
+        ({"name": "scenes"}, {"optim": {"lr": 1e-3}}, None),
+    ],
+    ids=["first", "per 256 images", "continued", "no folder"],
+)
+def test_the_command_for_more_data_lowers_the_rate_of_the_first_run(data, values, expected, tmp_path) -> None:
+    from densevit.training.run.run_output import _next_commands
+
+    config = configs.from_mapping({**yaml.safe_load(SEGMENTATION), "data": data, **values})
+    (tmp_path / "config.yaml").write_text(configs.dump(config))
+    [*command] = [line for line in _next_commands(config, tmp_path) if " weights=" in line]
+    assert len(command) == (expected is not None)
+    if expected is not None:
+        [run, *overrides] = shlex.split(command[0])[2:]
+        continued = configs.load(run, overrides)
+        assert continued.weights == str(tmp_path) == run and continued.data.options["root"] == "FOLDER"
+        assert continued.optim.model_dump(include={"lr", "lr_per_256"}, exclude_none=True) == expected
+
+
+@pytest.mark.parametrize(("lost", "nms", "says"), [(0.4, None, True), (0.01, None, False), (0.4, 0.65, False)])
+def test_the_last_line_says_what_more_passes_are_for(lost, nms, says) -> None:
+    """To heads of boxes without NMS whose duplicates cost much."""
+    from densevit.training.run.run_output import _duplicates
+
+    head = SimpleNamespace(needs=("boxes", "labels"), **({} if nms is None else {"nms": nms, "max_predictions": 100}))
+    errors = [["error", "dAP50", "count"], ["background", 0.3, 9], ["duplicate", lost, 9]]
+    evaluator = SimpleNamespace(tables=lambda: {"errors": errors})
+    plan: Any = SimpleNamespace(model=SimpleNamespace(heads={"cells": head}), evaluators={"cells": evaluator})
+    lines = [*_duplicates(plan)]
+    assert len(lines) == says and all("cells: duplicate boxes cost 0.400 AP50" in line for line in lines)
 
 
 @pytest.mark.integration

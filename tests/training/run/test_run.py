@@ -109,8 +109,8 @@ def test_the_score_threshold_of_the_best_epoch_is_saved_and_kept(tiny: Path, mon
     monkeypatch.setattr(CocoDetection, "score_threshold", lambda self: 0.5)
     monkeypatch.setattr(BestEpoch, "improves", lambda self, metrics: False)
     resume(run, ["trainer.max_epochs=2"])
-    for file in (run, run / "checkpoints" / "last.ckpt"):
-        assert densevit.load(file).score_thresholds == {"detection": 0.25}
+    for file, expected in ((run, 0.25), (run / "checkpoints" / "last.ckpt", 0.5)):  # of the file's own weights
+        assert densevit.load(file).score_thresholds == {"detection": expected}
     metrics = densevit.evaluate(run)
     predictor = densevit.load(run)
     assert predictor.score_thresholds == {"detection": 0.25}

@@ -17,7 +17,8 @@ RECIPE = {"backbone": {"name": "resnet"}, "heads": {"d": {"name": "dpt"}}, "data
     [
         (["trainer.max_epochs=4"], r"max_epochs=4 is 100 optimiser steps.*1,000 steps.*max_epochs=40 "),
         (["trainer.max_steps=20"], r"max_steps=20 is too little.*max_steps=1000 "),
-        (["trainer.max_steps=20", "weights=somewhere"], r"pretrained weights.*max_steps=100 "),
+        (["trainer.max_steps=20", "backbone.weights=somewhere"], r"pretrained weights.*max_steps=100 "),
+        (["trainer.max_steps=20", "weights=somewhere"], None),  # continues a complete model
         (["trainer.max_steps=1000", "optim.warmup_steps=1000"], r"warmup_steps=1000 covers all 1000.*optim.warmup"),
         (["trainer.max_images=8000"], None),
         (["trainer.max_steps=100", "backbone.weights=somewhere"], None),
