@@ -53,29 +53,6 @@ def test_feature_norm_is_the_final_norm_of_each_map(randomise):
     assert {id(p) for p in backbone.model.norm.parameters()} <= depths[-1]
 
 
-@pytest.mark.parametrize(
-    ("name", "model_args"),
-    [
-        ("convnext_tiny", {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 48)}),
-        ("eva02_tiny_patch14_224", {"depth": 4}),  # it normalises after pooling
-    ],
-)
-def test_feature_norm_is_new_where_a_model_has_none(name, model_args, randomise):
-    from densevit_backbones.timm import Timm
-
-    backbone = Timm(name, feature_norm=True, model_args=model_args).eval()
-    randomise(backbone)
-    raw = Timm(name, model_args=model_args).eval()
-    raw.model.load_state_dict(backbone.model.state_dict())
-    images = torch.randn(2, 3, 70, 45)
-    with torch.no_grad():
-        for x, y, norm in zip(backbone(images), raw(images), backbone.feature_norms, strict=True):
-            expected = torch.nn.functional.layer_norm(y.permute(0, 2, 3, 1), y.shape[1:2], norm.weight, norm.bias, 1e-6)
-            torch.testing.assert_close(x, expected.permute(0, 3, 1, 2), atol=1e-4, rtol=1e-4)
-    depths = backbone.parameter_depths()
-    assert {id(p) for p in depths[-1]} == {id(p) for p in backbone.feature_norms.parameters()}
-
-
 # ---- invalid input ----
 
 

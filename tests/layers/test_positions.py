@@ -61,12 +61,6 @@ def test_sine_grids_match_their_formulas(row, column):
         torch.testing.assert_close(found[row, column], torch.tensor(expected), atol=1e-5, rtol=0)
 
 
-def test_a_grid_of_the_same_size_is_unchanged():
-    table = torch.randn(3, 4, 2, dtype=torch.float16)
-    assert resize_grid(table, (3, 4)) is table
-    assert resize_grid(table, (5, 4)).dtype == torch.float16
-
-
 @pytest.mark.parametrize("by", ["bicubic", "bilinear"])
 def test_resize_grid_matches_transformers(by):
     """Position embeddings of ViT and DPT, from 14 x 14 to a wider, less high grid."""

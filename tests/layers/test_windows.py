@@ -75,13 +75,3 @@ def test_resized_bias_table_matches_timm(old, new):
     shape = ((2 * new - 1) ** 2, 3)
     torch.testing.assert_close(resized, resize_rel_pos_bias_table_simple(table, (new, new), shape))
     assert resized.shape == shape
-
-
-def test_a_bias_table_of_no_square_window_raises():
-    with pytest.raises(ValueError, match="has 170 rows; expected"):
-        resize_bias_table(torch.zeros(170, 3), 7)
-
-
-def test_compiled_graphs_have_the_separate_steps(monkeypatch):
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert isinstance(fast_windows.shifted_windows(torch.zeros(1, 10, 11, 2), 4, 2, 1), windows.ShiftedWindows)

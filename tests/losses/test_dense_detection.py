@@ -75,14 +75,6 @@ def test_assignment_matches_plain_loops(top: int):
         assert set(found.target[0].tolist()) == {-1, 0, 1, 2}
 
 
-def test_without_overlap_the_nearest_cells_inside_come_first():
-    objects = objects_of([[[0.5, 0.5, 0.99, 0.99]]], [[0]])
-    boxes = torch.tensor([2.0, 2.0, 0.1, 0.1]).expand(1, 25, 4)  # all far away
-    found = task_aligned(torch.zeros(1, 25, 1), boxes, grid(5, 1), objects, top=5)
-    assert (found.target[0] == 0).nonzero().flatten().tolist() == [7, 11, 12, 13, 17]  # the middle and its neighbours
-    assert found.iou.abs().max() == 0
-
-
 SIDE, K = 4, 3
 
 
@@ -142,16 +134,3 @@ def test_an_object_at_the_border_is_not_assigned_to_padding():
         sum(found).backward()
         assert found.l1 > 0
         assert (boxes.grad[0].abs().amax(-1) > 0).tolist() == [True, False]
-
-
-def test_a_map_without_objects_has_only_the_class_loss(batch: tuple[Tensor, ...]):
-    logits, boxes, centres, padding = batch
-    none = torch.zeros(0, dtype=torch.long)
-    found = dense_detection(
-        logits, boxes, centres, padding, Objects(torch.zeros(0, 4), none, none, [0, 0], [0, 1]), LossContext()
-    )
-    expected = matchability_aware(logits, torch.zeros_like(logits))[~padding].sum()
-    assert found.label.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert found.l1.item() == found.giou.item() == 0
-    sum(found).backward()
-    assert (logits.grad[~padding] > 0).all() and boxes.grad.abs().max() == 0

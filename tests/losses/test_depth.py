@@ -156,10 +156,3 @@ def test_losses_of_two_processes_average_to_the_loss_of_the_whole_batch(loss):
     context = LossContext(processes=2, counts={"images": torch.tensor(3.0) / 2})
     parts = [loss(prediction[s], truth[s], context).item() for s in (slice(0, 3), slice(3, 4))]
     assert sum(parts) / 2 == pytest.approx(whole, rel=1e-5)
-
-
-def test_depth_maps_are_padded_at_the_right_and_bottom():
-    targets = [{"size": (2, 3), "depth": torch.ones(2, 3)}, {"size": (3, 2)}]
-    maps = depth.depth_maps(targets, torch.device("cpu"))
-    assert maps.dtype == torch.float32
-    assert maps.tolist() == [[[1, 1, 1], [1, 1, 1], [0, 0, 0]], [[0] * 3] * 3]

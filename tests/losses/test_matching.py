@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from densevit.errors import DensevitError
-from densevit.losses.boxes import overlaps, to_centres, to_corners
+from densevit.losses.boxes import overlaps
 from densevit.losses.matching import Objects, hungarian
 
 
@@ -54,14 +54,6 @@ def test_gradients_match_torchvision_and_are_finite_for_points():
     points = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0, 0, 0, 0], [0.2, 0.2, 0.2, 0.8]], requires_grad=True)
     (gradient,) = torch.autograd.grad(overlaps(points, torch.tensor([0.2, 0.2, 0.8, 0.8]))[1].sum(), points)
     assert gradient.isfinite().all()
-
-
-def test_conversions_match_torchvision():
-    from torchvision.ops import box_convert
-
-    boxes = random_boxes(10)
-    torch.testing.assert_close(to_centres(boxes), box_convert(boxes, "xyxy", "cxcywh"))
-    torch.testing.assert_close(to_corners(to_centres(boxes)), boxes)
 
 
 def scene(counts: list[int], K: int = 3) -> list[dict]:

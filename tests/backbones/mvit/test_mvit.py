@@ -98,17 +98,3 @@ def test_version_1_matches_torchvision(randomise, assert_equal_features):
     assert_equal_features(
         mvit, lambda x: normed(mvit.feature_norms, torchvision_features(reference, x), 1e-6), torch.randn(2, 3, *size)
     )
-
-
-@torch.no_grad()
-def test_windows_are_halved_by_stage_and_absent_from_the_last_blocks():
-    mvit = MViT("tiny", window_size=56, coarse_global_keys=True)
-    found = [[block.attention.windows for block in stage] for stage in mvit.stages]
-    assert found == [  # of queries and of keys; a stage's first block pools the queries of the finer map
-        [(56, 14)],
-        [(28, 28), None],
-        [(14, 28), (14, 14), (14, 14), (14, 14), None],
-        [(7, 14), None],
-    ]
-    strides = [[block.attention.pool_key.stride for block in stage] for stage in mvit.stages]
-    assert strides == [[4], [2, 4], [1, 1, 1, 1, 2], [1, 1]]

@@ -38,46 +38,6 @@ def test_assigned_levels(strides, unit, levels):
     assert assign_levels(strides) == (unit, levels)
 
 
-def test_features_selects_maps_by_number():
-    head = DptDepth((4, 5, 6, 7, 8), (4, 8, 16, 32, 64), width=8, features=(1, 3, 4, 5)).eval()
-    features = make_features(((4, 5, 6, 7, 8), (4, 8, 16, 32, 64)), (64, 64))
-    before = head(features, no_padding((64, 64)))["inverse_depth"]
-    features[1] = torch.randn_like(features[1])
-    assert torch.equal(head(features, no_padding((64, 64)))["inverse_depth"], before)
-
-
-def test_exact_upsampling_has_the_sizes_of_the_finer_maps():
-    """Depth Anything: 5 x 7 cells of 14 pixels; the coarsest map has 3 x 4, whose double is not 5 x 7."""
-    head = DptDepth((6,) * 4, (14,) * 4, width=8, upsampling="exact")
-    features = [torch.randn(2, 6, 5, 7) for _ in range(4)]
-    fused = head.decode(features, (70, 98))
-    assert [tuple(x.shape[-2:]) for x in fused] == [(5, 7), (10, 14), (20, 28), (40, 56)]
-    assert head(features, no_padding((70, 98)))["inverse_depth"].shape == (2, 1, 70, 98)
-    assert head(features, no_padding((60, 90)))["inverse_depth"].shape == (2, 1, 70, 98)  # whole cells
-    assert head.stride == 1
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours", "starts_anew"),
-    [
-        ({}, "inverse", False),
-        ({"output": "sigmoid", "max_depth": 80.0}, "sigmoid", False),
-        ({}, "sigmoid", True),
-        ({"output": "sigmoid"}, "bins", True),
-    ],
-)
-def test_last_convolution_starts_anew_from_an_output_of_another_kind(theirs, ours, starts_anew):
-    head = DptDepth(*PYRAMID, width=8, output=ours, max_depth=10.0)
-    replaced, why = head.replaced_tensors(theirs)
-    assert bool(replaced) == bool(why) == starts_anew
-    if starts_anew:
-        assert replaced.keys() == {"conv3.weight", "conv3.bias"}
-        head.load_state_dict(replaced, strict=False)
-        maps = next(iter(head(make_features(PYRAMID, (64, 64)), no_padding((64, 64))).values()))
-        if ours == "sigmoid":
-            torch.testing.assert_close(maps, torch.full_like(maps, 2.5), atol=1e-3, rtol=0)
-
-
 def activated(head, *logits):
     return head._activation(torch.tensor(logits).view(1, 1, 1, -1).repeat(1, head.conv3.out_channels, 1, 1))[0, 0, 0]
 
@@ -173,9 +133,3 @@ def test_depth_under_autocast_has_fp32_resolution(output):
     assert depth.dtype == torch.float32
     values = depth[depth > 0]
     assert len(values.unique()) > 0.5 * len(values)
-
-
-@pytest.mark.parametrize("strides", [(4, 8, 12, 16), (8, 14), (4, 8, 16, 32, 64)], ids=str)
-def test_strides_that_cannot_be_fused_raise(strides):
-    with pytest.raises(ValueError, match="Fix: select them with features"):
-        DptDepth((8,) * len(strides), strides, width=8)
