@@ -41,16 +41,6 @@ def test_a_head_passes_all_checks(name: str) -> None:
     assert ("crowds" in notes) == ("panoptic" not in kind.needs)
 
 
-@pytest.mark.parametrize("name", ["deformable_detr", "dino", "rtdetr", "dfine", "rf_detr"])
-def test_every_attention_is_deterministic_by_option(name: str) -> None:
-    case = CASES[name]
-    classes = [Class("a", 1, (0, 0, 0))]
-    for chosen in (False, True):
-        head = densevit.create_head(case.head, (8, 8), (8, 16), classes, **case.options, deterministic=chosen)
-        found = [module.deterministic for module in head.modules() if hasattr(module, "deterministic")]
-        assert len(found) >= 2 and set(found) == {chosen}
-
-
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "num_queries" in case.options])
 def test_a_head_trains_and_predicts_on_fewer_cells_than_queries_and_objects(name: str) -> None:
     """Of images of 48 x 64 pixels, with 12 and 4 cells, and of images that are one cell, also smaller than a stride."""

@@ -7,20 +7,11 @@ import torch
 
 from densevit.layers.positions import (
     LearnedPositions,
-    mask_on_grid,
     resize_grid,
     sine_boxes,
     sine_grid_1d,
     sine_grid_2d,
 )
-
-
-def padding_of(sizes: list[tuple[int, int]], height: int, width: int) -> torch.Tensor:
-    """(B, height, width), True below and right of each (h, w)."""
-    padding = torch.ones(len(sizes), height, width, dtype=torch.bool)
-    for mask, (h, w) in zip(padding, sizes, strict=True):
-        mask[:h, :w] = False
-    return padding
 
 
 def test_sine_boxes_concatenates_centre_width_and_height():
@@ -40,14 +31,6 @@ def test_learned_positions_are_interpolated_for_larger_maps():
     found = positions(torch.zeros(1, 5, 2, dtype=torch.bool))
     assert found[0, :, 0, 1].tolist() == [0.0, 0.5, 1.0, 2.5, 4.0]  # rows, in the second half
     assert found[0, 0, :, 0].tolist() == [5.0, 6.0]
-
-
-def test_a_cell_of_the_grid_is_padding_where_its_first_pixel_is():
-    stride = 16
-    padding = padding_of([(64, 96), (33, 40), (32, 1)], 64, 96)
-    found = mask_on_grid(padding, (64 // stride, 96 // stride))
-    assert torch.equal(found, padding[:, ::stride, ::stride])
-    assert torch.equal(mask_on_grid(padding, (64, 96)), padding)
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 4), (1, 0), (2, 3)])

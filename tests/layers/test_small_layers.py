@@ -13,7 +13,6 @@ from densevit.layers.drop_path import DropPath
 from densevit.layers.norms import SyncBatchNorm2d
 from densevit.layers.pooling import masked_mean
 from densevit.layers.rotary import rotary_table, rotate
-from densevit.layers.table_cache import cached_table
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
@@ -47,25 +46,6 @@ def test_channel_quarters_rotate_by_row_and_column():
             by_row, by_column = 2 * math.pi * (-0.5, 0.5)[row], 2 * math.pi * (-2 / 3, 0.0, 2 / 3)[column]
             expected = [math.cos(by_row), math.cos(by_column), math.sin(by_row), math.sin(by_column)]
             torch.testing.assert_close(found[3 * row + column], torch.tensor(expected), atol=1e-5, rtol=0)
-
-
-def count(length: int, device: torch.device) -> torch.Tensor:
-    return torch.arange(float(length), device=device)
-
-
-def test_tables_of_equal_arguments_are_one_tensor_that_can_be_used_in_training():
-    """Also one that was made in inference mode; fake tensors are not kept."""
-    assert cached_table(count, 3, CPU) is cached_table(count, 3, CPU)
-    assert cached_table(count, 4, CPU).tolist() == [0, 1, 2, 3]
-    assert cached_table(count, 3, torch.device("meta")).is_meta
-    with torch.inference_mode():
-        assert not cached_table(count, 5, CPU).is_inference()
-    weight = torch.ones(5, requires_grad=True)
-    (weight * cached_table(count, 5, CPU)).sum().backward()
-    assert weight.grad.tolist() == [0, 1, 2, 3, 4]
-    with torch._subclasses.FakeTensorMode():
-        cached_table(count, 11, CPU)
-    assert type(cached_table(count, 11, CPU)) is torch.Tensor
 
 
 @pytest.mark.parametrize(("kind", "by_hooks"), [(nn.BatchNorm2d, False), (SyncBatchNorm2d, True)])

@@ -120,17 +120,3 @@ def test_terms_are_sums_over_cells_by_hand(batch: tuple[Tensor, ...]):
     assert total > 1
     found = dense_detection(logits, boxes, centres, padding, objects(), LossContext())
     assert [x.item() for x in found] == pytest.approx([label / total, l1 / total, giou / total], rel=1e-5)
-
-
-def test_an_object_at_the_border_is_not_assigned_to_padding():
-    """Although a padding cell is nearest to it and another lies inside it."""
-    centres = torch.tensor([[[0.6, 0.5], [1.1, 0.5]]])
-    none = torch.zeros(0, dtype=torch.long)
-    small = Objects(torch.tensor([[0.95, 0.5, 0.05, 0.05]]), none.new_tensor([0]), none.new_tensor([0]), [1], [0])
-    large = small._replace(boxes=torch.tensor([[1.0, 0.5, 0.9, 0.9]]))
-    for objects in (small, large):
-        logits, boxes = torch.zeros(1, 2, 1, requires_grad=True), torch.full((1, 2, 4), 0.5, requires_grad=True)
-        found = dense_detection(logits, boxes, centres, torch.tensor([[False, True]]), objects, LossContext())
-        sum(found).backward()
-        assert found.l1 > 0
-        assert (boxes.grad[0].abs().amax(-1) > 0).tolist() == [True, False]

@@ -24,24 +24,6 @@ def test_overlaps_of_all_pairs_match_torchvision():
     torch.testing.assert_close(overlaps(a[:30], b)[0], iou.diagonal())  # of pairs
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "iou", "giou"),
-    [
-        ([0, 0, 2, 2], [1, 1, 3, 3], 1 / 7, 1 / 7 - 2 / 9),  # a quarter of each
-        ([0, 0, 1, 1], [0, 0, 1, 1], 1, 1),
-        ([0, 0, 1, 1], [1, 0, 2, 1], 0, 0),  # they touch
-        ([0, 0, 1, 1], [3, 0, 4, 1], 0, -0.5),  # half of the hull is between them
-        ([0, 0, 0, 1], [0, 0, 1, 1], 0, 0),  # a line on the edge
-        ([0.5, 0.5, 0.5, 0.5], [0, 0, 1, 1], 0, 0),  # a point inside: the hull is the box
-        ([2, 2, 2, 2], [2, 2, 2, 2], 0, 0),  # twice the same point
-        ([0, 0, 0, 0], [1, 1, 1, 1], 0, -1),  # two points
-    ],
-)
-def test_overlaps_by_hand(a: list[float], b: list[float], iou: float, giou: float):
-    found = overlaps(torch.tensor(a, dtype=torch.float32), torch.tensor(b, dtype=torch.float32))
-    assert [x.item() for x in found] == pytest.approx([iou, giou], abs=1e-6)
-
-
 def test_gradients_match_torchvision_and_are_finite_for_points():
     from torchvision.ops import generalized_box_iou
 

@@ -98,21 +98,6 @@ def test_the_pyramid_s_outputs_and_gradients_match_vitdet():
     assert_same_with_gradients(found, expected, [own], [other], 1e-4)
 
 
-@pytest.mark.parametrize(
-    ("stride", "strides"),
-    [(8, (4, 8, 16, 32)), (32, (4, 8, 16, 32)), (14, (7, 14, 28, 56)), (16, (8, 64)), (4, (16,))],
-    ids=str,
-)
-def test_levels_have_their_declared_strides(stride, strides):
-    neck = SimplePyramid((3, 32), (stride, stride), width=8, pyramid_strides=strides)
-    assert (neck.channels, neck.strides) == ((8,) * len(strides), strides)
-    for rows, columns in [(5, 7), (6, 1), (13, 4)]:
-        features = [torch.randn(1, c, rows, columns) for c in (3, 32)]
-        height, width = rows * stride, columns * stride
-        found = [tuple(x.shape) for x in neck(features, NO_PADDING)]
-        assert found == [(1, 8, -(-height // s), -(-width // s)) for s in strides]
-
-
 BACKBONES = {
     "windowed_vit": {"variant": "nano"},
     "swin": {"variant": "nano"},

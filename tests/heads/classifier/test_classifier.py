@@ -120,13 +120,3 @@ def test_an_image_without_class_is_unlabelled_also_in_a_mixture(kind: str, smoot
     assert head.loss_counts(alone) == {"images": 2}
     loss = head.loss({"logits": logits}, alone, LossContext())["cross_entropy"]
     torch.testing.assert_close(loss, F.cross_entropy(logits, classes, ignore_index=-1, label_smoothing=smoothing))
-
-
-def test_two_tokens_have_half_of_the_loss_each() -> None:
-    head = Classifier((6,), (16,), CLASSES, tokens=2, label_smoothing=0)
-    outputs = {"logits": torch.randn(2, K), "distillation_logits": torch.randn(2, K)}
-    labels = torch.tensor([2, 4])
-    losses = head.loss(outputs, [{"image_class": label} for label in labels], LossContext())
-    torch.testing.assert_close(losses["cross_entropy"], F.cross_entropy(outputs["logits"], labels) / 2)
-    second = F.cross_entropy(outputs["distillation_logits"], labels) / 2
-    torch.testing.assert_close(losses["distillation_cross_entropy"], second)

@@ -30,7 +30,6 @@ MODES: dict[str, dict[str, Any]] = {
     "two-stage": {"box_refinement": True, "two_stage": True},
 }
 LAYERS = {"width": 64, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 3, "feedforward": 24, "dropout": 0.0}
-SMALL = {"num_queries": 7, "transformer": Transformer(**LAYERS)}  # type: ignore[arg-type]
 
 
 def make_head(classes: list[Class] = CLASSES, **options: Any) -> Any:
@@ -42,43 +41,6 @@ def make_head(classes: list[Class] = CLASSES, **options: Any) -> Any:
 
 def make_batch(*counts: int, sizes: Any = SIZES) -> Any:
     return padded_batch(counts, LEVELS, sizes, len(CLASSES))
-
-
-@pytest.mark.parametrize(
-    ("strides", "options", "features", "added"),
-    [
-        ((4, 8, 16, 32), {}, [1, 2, 3], 1),  # the paper's: C3, C4, C5 and C6
-        ((4, 8, 16, 32), {"num_levels": 1}, [3], 0),  # "single-scale"
-        ((4, 8, 16, 32), {"min_stride": 4}, [0, 1, 2, 3], 0),
-        ((14, 14, 14, 14), {}, [3], 3),  # several blocks of it: the deepest
-        ((4, 8, 16, 32, 64, 128), {}, [2, 3, 4, 5], 0),
-    ],
-)
-def test_levels_are_the_coarsest_features_and_stride_2_convolutions(
-    strides: tuple[int, ...], options: dict[str, Any], features: list[int], added: int
-):
-    head = DeformableDetr((8,) * len(strides), strides, CLASSES, transformer=Transformer(32, 2, 1), **options)
-    assert head.levels.features == features
-    kernels = [projection[0].kernel_size for projection in head.levels.projections]
-    assert kernels == [(1, 1)] * len(features) + [(3, 3)] * added
-
-
-def test_initial_weights_are_the_authors():
-    """Prior of 0.01, boxes with sides of sigmoid(-2), and points on rings around the reference point."""
-    heads = {name: DeformableDetr(CHANNELS, STRIDES, CLASSES, **SMALL, **MODES[name]) for name in MODES}
-    sizes = {"multi-scale": [-2.0], "refined": [-2.0, 0.0, 0.0], "two-stage": [0.0, 0.0, 0.0]}
-    for name, head in heads.items():
-        assert len(head.label_heads) == len(head.box_heads) == len(sizes[name])
-        for labels, boxes, size in zip(head.label_heads, head.box_heads, sizes[name], strict=True):
-            torch.testing.assert_close(labels.bias.sigmoid(), torch.full((4,), 0.01))
-            assert boxes.last.weight.abs().max() == 0 and boxes.last.bias.tolist() == [0.0, 0.0, size, size]
-            assert torch.equal(labels.weight, head.label_heads[0].weight)  # clones
-            assert torch.equal(boxes[0].weight, head.box_heads[0][0].weight)
-    head = heads["multi-scale"]
-    offsets = head.decoder[0].cross_attention.offsets
-    rings = offsets.bias.view(2, 4, 4, 2)  # heads, levels, points, xy
-    torch.testing.assert_close(rings[0, 2], torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [4.0, 0.0]]))
-    torch.testing.assert_close(rings[1, 0], -rings[0, 0], atol=1e-5, rtol=0)
 
 
 def test_mixed_query_selection_takes_positions_from_proposals_and_learned_contents():

@@ -1,24 +1,17 @@
 """The panoptic DETR head: losses, merging, freezing, and the start from a trained detector."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from densevit import config as configs
-from densevit.config import Config
 from densevit.interfaces import Class
 from densevit.set_prediction.transformer import Transformer
-from densevit.weights.model_file import save
-from densevit.weights.pretrained_models import build_model, build_pretrained
 from densevit_heads.detr_panoptic import DetrPanoptic
 from densevit_heads.detr_panoptic.merging import panoptic_map
-from densevit_scenes.dataset import Scenes
 
 DETR: dict[str, Any] = {"num_queries": 6, "transformer": Transformer(32, 2, 1, 2, 32)}
-SMALL = {"detr": DETR}
 CLASSES = [Class(name, i, (0, 0, 0), thing=i < 2) for i, name in enumerate(("cat", "dog", "sky", "grass"))]
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
 
@@ -78,27 +71,3 @@ def test_masks_are_upsampled_to_the_batch_cropped_and_resized_to_the_file() -> N
 
 
 # ---- a trained detector ----
-
-
-def test_a_run_of_detr_starts_it(tmp_path: Path) -> None:
-    """A detector of things starts a head of the same name: the mask head is new, and the classes may differ."""
-    every = Scenes("train").classes["panoptic"]
-    classes = {"detection": tuple(one for one in every if one.thing), "panoptic": every}
-
-    def config(name: str, **options: Any) -> Config:
-        heads = {"objects": {"name": name, **(DETR if name == "detr" else SMALL), **options}}
-        backbone = {"name": "resnet", "depth": 18}
-        values = {"backbone": backbone, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
-        return configs.from_mapping(values)
-
-    detector, file = build_model(config("detr"), classes), tmp_path / "model.safetensors"
-    save(detector, file)
-    new = ["attention_maps.*", "mask_head.*"]
-    panoptic = config("detr_panoptic", weights=str(file), weights_allow=new)
-    started, [fit] = build_pretrained(panoptic, {"objects": every})
-    assert {name.partition(".")[0] for name in fit.missing} == {"attention_maps", "mask_head"}
-    assert not fit.left_out
-    own, theirs = started.heads["objects"].state_dict(), detector.heads["objects"].state_dict()
-    rows = [every.index(one) for one in classes["detection"]] + [len(every)]  # of the things, and of "no object"
-    for key, value in theirs.items():
-        assert torch.equal(own[key][rows] if key.startswith("label_head") else own[key], value), key

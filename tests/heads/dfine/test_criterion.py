@@ -4,24 +4,19 @@ Its outputs are compared with transformers' and the authors' in tests/weights/la
 """
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Class, Targets
+from densevit.interfaces import Targets
 from densevit.losses.boxes import to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchingCosts
 from densevit.set_prediction.denoising import ContrastiveDenoising
-from densevit.set_prediction.transformer import Transformer
-from densevit_heads.dfine import Dfine
 from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights, LayerOutputs
 from densevit_heads.dfine.distribution import distances_of_boxes, soft_bins, weighting_function
-from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
-from tests.heads.padded_batch import padded_batch, perturbed
-from tests.heads.transformers_pairs import keep_statistics
 
 if TYPE_CHECKING:
     from transformers.loss.loss_d_fine import DFineLoss
@@ -152,36 +147,3 @@ def test_soft_bins_match_transformers():
     torch.testing.assert_close(bins.right_weight.flatten(), right, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(1 - bins.right_weight.flatten(), left, atol=1e-4, rtol=1e-4)
     assert (right == 1).any() and (left == 1).any()  # of distances outside
-
-
-CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
-SMALL = {
-    "num_queries": 7,
-    "encoder": HybridEncoderOptions(16, 24, 0.5),
-    "transformer": Transformer(16, 2, 1, 3, 24, 0.0),
-    "fusion_blocks": 1,
-    "num_points": (2, 3, 1),
-    "contrastive_denoising": 10,
-}
-
-
-def make_head(**options: Any) -> Any:
-    return perturbed(Dfine((6, 10), (8, 16), CLASSES, **SMALL | options))
-
-
-def make_batch(*counts: int) -> Any:
-    return padded_batch(counts, ((6, 8), (10, 16)), num_classes=len(CLASSES))
-
-
-@pytest.mark.parametrize("scale", [1, 2])
-def test_layers_of_the_training_change_no_prediction(scale: int):
-    """The authors' `eval_idx`: predictions are those of the layer before, in training as in evaluation."""
-    head = make_head(training_layers=2, layer_scale=scale, contrastive_denoising=0)
-    features, mask, _ = make_batch(1, 1)
-    keep_statistics(head)
-    trained, evaluated = head.train()(features, mask), head.eval()(features, mask)
-    assert len(trained["layers"].corners) == 5 and len(evaluated["layers"].corners) == 3
-    for name in ("logits", "boxes"):
-        torch.testing.assert_close(trained[name], evaluated[name])
-    perturbed(head.decoder.layers[3:], 1.0)  # type: ignore[arg-type]  # a list of layers
-    torch.testing.assert_close(head(features, mask)["boxes"], evaluated["boxes"])

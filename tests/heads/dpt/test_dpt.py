@@ -1,7 +1,5 @@
 """The DPT heads: levels of maps, outputs and their units, losses, and options."""
 
-from fractions import Fraction
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -12,30 +10,12 @@ from densevit.losses import relative_depth as relative_losses
 from densevit.losses.context import LossContext
 from densevit.losses.segmentation import cross_entropy, dice
 from densevit_heads.dpt import DptDepth, DptSegmentation
-from densevit_heads.dpt.decoder import assign_levels
 from densevit_heads.dpt.depth import DepthLossWeights
 from tests.heads.padded_batch import make_features, no_padding
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 PYRAMID = ((6, 8, 10, 12), (4, 8, 16, 32))
 PLAIN = ((12, 12, 12, 12), (16, 16, 16, 16))
-
-
-@pytest.mark.parametrize(
-    ("strides", "unit", "levels"),
-    [
-        ((4, 8, 16, 16), 1, (4, 8, 16, 32)),
-        ((2, 4, 8, 16), 1, (4, 8, 16, 32)),
-        ((8, 16, 32), 1, (8, 16, 32)),
-        ((32, 32), 1, (16, 32)),
-        ((4, 32), 1, (4, 32)),
-        ((14, 14, 14, 14), Fraction(14, 16), (4, 8, 16, 32)),
-        ((10,), Fraction(10, 8), (8,)),
-    ],
-    ids=str,
-)
-def test_assigned_levels(strides, unit, levels):
-    assert assign_levels(strides) == (unit, levels)
 
 
 def activated(head, *logits):
@@ -121,15 +101,3 @@ def test_segmentation_losses_use_the_paper_s_auxiliary_weight():
     torch.testing.assert_close(losses["dice"], overlap)
     auxiliary = F.interpolate(outputs["auxiliary"], size=(64, 96), mode="bilinear", align_corners=False)
     torch.testing.assert_close(losses["auxiliary"], 0.2 * sum(terms(auxiliary)))
-
-
-@pytest.mark.parametrize("output", ["relative", "sigmoid", "bins", "inverse"])
-def test_depth_under_autocast_has_fp32_resolution(output):
-    """bf16 has 8 significant bits: a bf16 map would have only some hundred distinct depths."""
-    head = DptDepth((16,), (4,), output=output, width=16).eval()
-    features, padding = [torch.randn(1, 16, 32, 32)], torch.zeros(1, 128, 128, dtype=torch.bool)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        depth = head(features, padding)[head.quantity]
-    assert depth.dtype == torch.float32
-    values = depth[depth > 0]
-    assert len(values.unique()) > 0.5 * len(values)

@@ -40,32 +40,6 @@ def test_segments_of_a_panoptic_map_leave_out_void_crowds_and_unknown_classes():
 # ---- predictions ----
 
 
-def of_regions(*regions, size=(4, 4)):
-    """Mask logits at stride 1: 8 inside the (rows, columns) of a query, -8 outside."""
-    logits = torch.full((len(regions), *size), -8.0)
-    for x, (rows, columns) in zip(logits, regions, strict=True):
-        x[rows, columns] = 8.0
-    return MaskLogits(logits, 1, size, size)
-
-
-def confident(*labels, probability=0.9):
-    """Class logits (Q, K+1) with this probability for a label of each query."""
-    p = torch.full((len(labels), len(CLASSES) + 1), (1 - probability) / len(CLASSES))
-    p[range(len(labels)), list(labels)] = probability
-    return p.log()
-
-
-def test_panoptic_segments_that_are_unsure_or_covered_are_void():
-    whole, row = (slice(0, 4), slice(0, 4)), (slice(0, 1), slice(0, 4))
-    logits = confident(0, 1, 3, probability=0.9)
-    logits[0] = confident(0, probability=0.99)[0]
-    found = panoptic(logits, of_regions((slice(0, 2), slice(0, 4)), whole, row), CLASSES)
-    assert found.tolist() == [[0] * 4] * 2 + [[-1] * 4] * 2  # of the dog half remains, of the sea nothing
-    unsure = confident(0, probability=0.79), of_regions(whole), CLASSES
-    assert (panoptic(*unsure) == -1).all() and (panoptic(*unsure, threshold=0.75) == 0).all()
-    assert panoptic(confident(0), of_regions(row), CLASSES).tolist() == [[0] * 4] + [[-1] * 4] * 3
-
-
 def test_predictions_match_transformers_post_processing():
     """At 384 x 384, to which transformers resizes every mask."""
     from transformers.models.mask2former.image_processing_mask2former import Mask2FormerImageProcessor

@@ -34,21 +34,6 @@ def make_batch(*counts: int, sizes: Any = SIZES) -> Any:
     return padded_batch(counts, ((6, 8), (10, 16)), sizes, len(CLASSES))
 
 
-def test_boxes_are_relative_to_the_image_without_padding():
-    """Cells of padding are selected last, and the initial boxes are centred on cells of the image."""
-    head = make_head(num_queries=4 * 5 + 2 * 3 + 2 * 2).eval()  # the cells of the second image
-    nn.init.zeros_(head.queries.box_head.last.weight)
-    nn.init.zeros_(head.queries.box_head.last.bias)
-    features, mask, _ = make_batch(1, 1, sizes=[(48, 64), (32, 40)])
-    boxes = head(features, mask)["proposals"][1][1]
-    inside = boxes[(boxes < 1).all(-1)]
-    assert len(inside) == len(boxes)
-    for level, (rows, columns) in enumerate([(4, 5), (2, 3), (2, 2)]):
-        of_level = inside[(inside[:, 2] - 0.05 * 2**level).abs() < 1e-4]
-        assert len(of_level) == rows * columns
-        assert of_level[:, :2].max() < 1.0
-
-
 def test_a_layer_learns_from_the_boxes_of_the_next():
     """Look forward twice: the box of a layer moves with the offsets of the layer before, but not with earlier ones."""
     head = make_head(contrastive_denoising=0).train()

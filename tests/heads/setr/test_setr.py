@@ -16,18 +16,6 @@ PLAIN = ((12, 12, 12), (16, 16, 16))
 SMALL = {"width": 32, "branch_width": 16}
 
 
-@pytest.mark.parametrize(("decoder", "levels"), [("naive", PYRAMID), ("pup", PLAIN), ("mla", PYRAMID)])
-def test_maps_of_any_size_align_with_padded_ones(decoder, levels):
-    """Features that cover more than the image are cropped, not resized."""
-    head = Setr(*levels, CLASSES, decoder, **SMALL).eval()
-    features = make_features(levels, (64, 96))
-    whole = head.maps(head(features, no_padding((64, 96))), (64, 96))
-    part = head.maps(head(features, no_padding((57, 83))), (57, 83))
-    torch.testing.assert_close(part, whole[..., :57, :83])
-    with pytest.raises(ValueError, match="\\(200, 83\\) were requested"):
-        head.maps(head(features, no_padding((64, 96))), (200, 83))
-
-
 @pytest.mark.parametrize(
     ("smoothing", "hard"), [(0.0, {}), (0.3, {}), (0.0, {"ohem_threshold": 0.25, "ohem_min_kept": 50})], ids=str
 )

@@ -1,7 +1,5 @@
 """Faster R-CNN and FCOS as heads: levels, normalisers, and exported outputs."""
 
-import math
-
 import torch
 
 from densevit.interfaces import Class
@@ -24,16 +22,3 @@ def test_anchors_have_the_strides_of_the_levels_at_any_size():
     assert len(found) == 1 and found[0].dtype == torch.float32
     assert ((found[0][:, :2] + found[0][:, 2:]) / 2).tolist() == centres
     assert (found[0][:, 2:] - found[0][:, :2]).tolist() == [[64.0, 64.0]] * 12 + [[128.0, 128.0]] * 4
-
-
-def test_regions_are_pooled_at_the_level_of_their_size():
-    """Equation 1 of Lin et al. 2017: a region of 224 pixels at stride 16, larger and smaller ones in proportion."""
-    from densevit_heads.torchvision_detectors import FasterRCNN
-
-    stride = 7
-    strides = [stride * 2**i for i in range(4)]
-    pooling = FasterRCNN([8] * 4, strides, CLASSES, width=8, box_width=8).roi_heads.box_roi_pool
-    sides = torch.tensor([1.0, 60.0, 100.0, 250.0, 440.0, 900.0])
-    levels = pooling.map_levels([torch.stack([0 * sides, 0 * sides, sides, sides], dim=1)])
-    expected = [min(max(math.floor(math.log2(16 * side / 224 / stride)), 0), 3) for side in sides.tolist()]
-    assert levels.tolist() == expected and pooling.scales == [1 / own for own in strides]

@@ -1,27 +1,18 @@
-"""Batches in which each image is labelled for another task, or none: gradients equal those of separate tasks.
-
-Also with two processes, of which one lacks a task, under DistributedDataParallel, which by default waits for every
-parameter of every process.
-"""
-
-from pathlib import Path
+"""Batches in which each image is labelled for another task, or none: gradients equal those of separate tasks."""
 
 import pytest
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, nn
 
 from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch
 from densevit.model import DenseModel, build_backbone, create_head
 from densevit.training.loop.unused_parameters import freeze_unused
-from tests.training.loop.test_accumulation import TRANSFORMER, Labelled, Losses
-from tests.training.process_groups import in_two_processes, linux
+from tests.training.loop.test_accumulation import TRANSFORMER, Labelled
 
 KEYS = {"detection": ("boxes", "labels"), "segmentation": ("semantic",), "depth": ("depth",)}
 # The task of each image, which has labels of it.
 LABELLED = ["detection", "depth", "depth", "detection", "segmentation", "nothing", "detection"]
-SHARES = [[0, 4, 5], [1, 2, 3, 6]]  # images of each process: without depth, and without segmentation
 HEADS = {
     "detection": {
         "name": "dab_detr", "num_queries": 8, "classification": "mal", "costs": {"label": 1.0},
@@ -105,28 +96,3 @@ def test_task_without_labels_has_zero_gradients(weights: str, absent: str) -> No
     gradients = gradients_of(model, batch)
     own = [name for name in gradients if name.startswith((f"heads.{absent}.", f"log_variances.{absent}"))]
     assert own and all(gradients[name].eq(0).all() for name in own)
-
-
-@pytest.mark.integration
-@linux
-def test_two_processes_with_different_tasks_match_one(tmp_path: Path) -> None:
-    cases = {"both": LABELLED, "learned": ["nothing" if task == "depth" else task for task in LABELLED]}
-
-    def work(rank: int) -> None:
-        distributed.init_process_group("gloo")
-        found = {}
-        for weights, labelled in cases.items():
-            model = model_of(weights)
-            parallel = DistributedDataParallel(Losses(model))
-            for _ in range(2):  # the second step raises if the first one left parameters unused
-                model.zero_grad()
-                parallel(batch_of(SHARES[rank], labelled)).backward()
-            found[weights] = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-        torch.save(found, tmp_path / f"{rank}.pt")
-        distributed.destroy_process_group()
-
-    in_two_processes(work, tmp_path)
-    for weights, labelled in cases.items():
-        expected = gradients_of(model_of(weights), batch_of([i for share in SHARES for i in share], labelled))
-        for rank in range(len(SHARES)):
-            assert_same(torch.load(tmp_path / f"{rank}.pt")[weights], expected)

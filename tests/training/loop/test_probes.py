@@ -6,19 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torch import Tensor
 
 import densevit
 from densevit.cli import main
 from densevit.config import from_mapping
-from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError
-from densevit.evaluation.feature_probes import NearestNeighbours
 from densevit.interfaces import Batch, LossContext, Losses, Method
-from densevit.training.loop.probes import features_of, fit_probes
-from densevit.weights.pretrained_models import build_model
 from tests.training.runs import assert_same
 
 
@@ -87,28 +82,6 @@ def test_classifier_is_trained_predicted_and_read_by_a_detector(photos, tmp_path
     backbone = {"name": "resnet", "depth": 18, "weights": str(run.path)}
     detector = densevit.create_model(backbone, heads={"d": "one_stage"}, classes=["a"])
     assert_same(detector.backbone.state_dict(), run.model.backbone.state_dict())
-
-
-def test_features_of_two_processes_are_those_of_one(photos: Path) -> None:
-    """Each training image is in the features once, in the order of the data set, also where a mix repeats it."""
-    folder = {"name": "image_folder", "root": str(photos)}
-    sets = {"a": {**folder, "share": 1}, "b": {**folder, "share": 3}}
-    mix = {"name": "mix", "sets": sets, "transforms": "resize", "image_size": 32, "batch_size": 9, "num_workers": 0}
-    for changes, count in (({}, 27), ({"data": mix}, 54)):
-        config = from_mapping(config_of(photos, **changes), "test")
-        data = build_data(config)
-        model = build_model(config, data.train).eval()
-        fitted = []
-        for world in (1, 2):
-            batches = [batch for rank in range(world) for batch in data.unaugmented_train_loader(rank, world)]
-            probe = NearestNeighbours(data.classes["classification"])
-            fit_probes([probe], batches, lambda batch: features_of(model, batch))  # noqa: B023
-            fitted.append(probe)
-        labels = [probe._labels.tolist() for probe in fitted]
-        assert [len(found) for found in labels] == [count, count]
-        if not changes:
-            assert labels[0] == labels[1] == [label for label in range(3) for _ in range(9)]
-            torch.testing.assert_close(fitted[0]._features, fitted[1]._features)
 
 
 @pytest.mark.parametrize(

@@ -111,12 +111,6 @@ def test_the_score_threshold_of_the_best_epoch_is_saved_and_kept(tiny: Path, mon
     resume(run, ["trainer.max_epochs=2"])
     for file in (run, run / "checkpoints" / "last.ckpt"):
         assert densevit.load(file).score_thresholds == {"detection": 0.25}
-    metrics = densevit.evaluate(run)
-    predictor = densevit.load(run)
-    assert predictor.score_thresholds == {"detection": 0.25}
-    predictor.model.score_thresholds = {"detection": 1.0}  # evaluation does not use it
-    assert densevit.evaluate(predictor) == pytest.approx(metrics, nan_ok=True)
-
     monkeypatch.setattr(BestEpoch, "improves", lambda self, metrics: True)
     resume(run, ["trainer.max_epochs=3"])
     assert densevit.load(run).score_thresholds == {"detection": 0.5}
