@@ -73,7 +73,6 @@ DEIT = VIT | {"distillation_token": True}
 @pytest.mark.parametrize(
     ("library", "name", "backbone", "layers", "tokens", "size"),
     [
-        ("timm", "vit_tiny_patch16_224", VIT, {"classifier": "head"}, 1, (128, 96)),
         ("timm", "deit_tiny_distilled_patch16_224", DEIT, DISTILLED, 2, (96, 128)),
         ("torchvision", "resnet18", RESNET, {"classifier": "fc"}, 0, (90, 70)),
     ],

@@ -66,7 +66,7 @@ def test_evaluate_takes_a_run_its_folder_or_its_model_and_agrees_with_the_comman
     expected = plain(run.metrics)
     model = run.model.model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    for one in (run, str(run.path), run.model):
+    for one in (str(run.path), run.model):
         assert plain(densevit.evaluate(one)) == expected
     assert model.training
     assert_same(before, model.state_dict())
