@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError
 from densevit.interfaces import LossContext
 from densevit.weights.pretrained_models import build_model
+from densevit_methods.colours import color_jitter
 from densevit_methods.mean_teacher import MeanTeacher
 from densevit_methods.pseudo_targets import missing_labels
 from tests.methods import pretraining
@@ -139,6 +141,11 @@ def test_losses_are_those_of_labels_and_of_predictions(head: str) -> None:
 
 
 # ---- colours ----
+
+
+def test_jitter_without_range_changes_nothing() -> None:
+    noise = torch.randint(256, (3, 8, 9), dtype=torch.uint8)
+    assert (color_jitter(noise, np.random.default_rng(0), 0, 0, 0, 0).int() - noise.int()).abs().max() <= 1
 
 
 @pytest.mark.integration
