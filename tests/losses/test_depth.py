@@ -123,15 +123,3 @@ def test_half_precision_is_computed_in_fp32(loss):
     assert found.item() == pytest.approx(loss(low.detach().float(), large * truth).item(), rel=1e-5)
     found.backward()
     assert low.grad.isfinite().all() and low.grad.any()
-
-
-@pytest.mark.integration
-@ALL
-def test_losses_of_two_processes_average_to_the_loss_of_the_whole_batch(loss):
-    """Two processes with three images and one: the mean of their losses is that of all four."""
-    prediction, truth = batch(B=4)
-    truth[1] = 0
-    whole = loss(prediction, truth).item()
-    context = LossContext(processes=2, counts={"images": torch.tensor(3.0) / 2})
-    parts = [loss(prediction[s], truth[s], context).item() for s in (slice(0, 3), slice(3, 4))]
-    assert sum(parts) / 2 == pytest.approx(whole, rel=1e-5)

@@ -96,15 +96,6 @@ def test_assignment_matches_transformers():
     assert quadruples == expected
 
 
-def test_without_objects_there_are_no_pairs():
-    logits, boxes = predictions(2, 2, 4)
-    assert hungarian(logits, boxes, objects_of(scene([0, 0]))).query.shape == (2, 0)
-    logits[0, 1] = float("nan")  # in an image without objects
-    assert hungarian(logits, boxes, objects_of(scene([2, 0]))).image.tolist() == [0, 0]
-    nothing = hungarian(logits[:, :0], boxes[:, :0], objects_of([]))
-    assert nothing.query.shape == (2, 0)
-
-
 @pytest.mark.parametrize("wrong", ["logit", "box", "truth"])
 def test_a_cost_that_is_not_finite_names_the_image(wrong: str):
     logits, boxes = predictions(2, 3, 4)

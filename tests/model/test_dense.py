@@ -128,18 +128,6 @@ def test_build_model_follows_the_config():
     assert not any(part.training for part in (model.backbone, kept, neck))  # frozen initially
 
 
-def test_neck_is_applied_to_its_own_head_only():
-    mean, doubling = f"{MODELS}:Mean", {"name": f"{__name__}:Doubling"}
-    heads = {"a": {"name": mean, "neck": doubling}, "b": {"name": mean}}
-    model = build_model(config_of(heads=heads), {"detection": CLASSES}).eval()
-    with torch.no_grad():
-        model.necks["a"].offset.fill_(5.0)
-    batch = batch_of((16, 16))
-    outputs = model(batch)
-    torch.testing.assert_close(outputs["a"]["logits"], outputs["b"]["logits"] + 5)
-    assert model.necks["a"].padding_mask is batch["padding_mask"]
-
-
 def test_an_unknown_option_of_a_head_is_refused():
     heads = {"detection": {"name": f"{MODELS}:Mean", "gian": 2.0}}
     with pytest.raises(densevit.DensevitError, match=r"heads\.detection\.gian.*'gain'"):

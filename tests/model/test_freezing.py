@@ -75,16 +75,6 @@ def test_patterns_freeze_matching_parameters():
             build({"freeze": ["stages.1.*", wrong]})
 
 
-def test_head_patterns_apply_to_its_neck():
-    neck = {"neck": {"name": "fpn", "width": 16}}
-    whole = build(head={**neck, "freeze": True})
-    assert frozen_of(whole) == starting(whole, "heads.", "necks.") != set()
-    part = build(head={**neck, "freeze": ["decode.project.*", "neck.*"]})
-    assert frozen_of(part) == starting(part, "heads.surfaces.decode.project.", "necks.surfaces.")
-    with pytest.raises(ConfigError, match=r"heads.surfaces.freeze: no parameter matches 'decoder.*'. Closest: deco"):
-        build(head={"freeze": ["decoder.*"]})
-
-
 def test_completely_frozen_modules_stay_in_eval_mode():
     model = build({"freeze": ["patch_embed.*", "stages.2.1.norm1.*"]}, {"freeze": ["decode.project.*"]})
     prefixes = (r"backbone\.patch_embed", r"heads\.surfaces\.decode\.project", r"backbone\.stages\.2\.1\.norm1")

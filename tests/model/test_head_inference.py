@@ -172,19 +172,3 @@ def test_a_window_implies_images_at_their_own_size(
     with pytest.warns(UserWarning, match=r"^window 6x6: no image is larger \(the largest has 4x6 pixels\)"):
         assert main(["predict", "run", "a.png", "--window", "6", "--out", "same"]) == 0
     assert json.loads(Path("same/predict.json").read_text())["image_size"] == "source"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--image-size", "big"], "--image-size: 'big'"),
-        (["--stride", "400"], "command line: inference.stride: 400"),
-        (["--window", "wide"], "--window: 'wide'"),
-    ],
-)
-def test_invalid_option_is_reported_before_any_work(
-    seen: list[InferenceSection], capsys: pytest.CaptureFixture[str], options: list[str], message: str
-):
-    assert main(["predict", "run", "a.png", *options, "--out", "found"]) == 2
-    assert message in capsys.readouterr().err
-    assert seen == [] and not Path("found").exists()

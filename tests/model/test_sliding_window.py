@@ -71,21 +71,6 @@ def test_sliding_matches_a_loop_over_windows(size, window, stride, original, bat
     assert ((whole - found).abs().max() > 1e-2) == (window != (48, 48))  # windows differ from the whole image
 
 
-@pytest.mark.parametrize("numbers", [1, 2**23])
-def test_strips_of_any_height_are_resized_like_the_whole(monkeypatch, numbers):
-    monkeypatch.setattr(streaming_resize, "MAX_STRIP_NUMEL", numbers)
-    for source, target in [
-        ((13, 7), (29, 7)), ((29, 6), (13, 11)), ((5, 5), (64, 3)), ((64, 4), (1, 1)), ((1, 1), (9, 2)),
-        ((31, 8), (32, 8)), ((40, 3), (39, 3)), ((17, 4), (17, 9)), ((100, 2), (7, 2)),
-    ]:  # fmt: skip
-        x = torch.randn(2, *source)
-        expected = F.interpolate(x[None], target, mode="bilinear", align_corners=False)[0]
-        for height in (1, 3, 10, 100):
-            parts = [part.clone() for part in streaming_resize.resized(iter(x.split(height, 1)), source, target)]
-            assert max(part.shape[1] for part in parts) <= max(1, numbers // (2 * max(source[1], target[1])))
-            torch.testing.assert_close(torch.cat(parts, 1), expected)
-
-
 # ---- flips and scales ----
 
 

@@ -137,26 +137,6 @@ def test_an_image_that_fits_into_a_window_is_predicted_in_one_pass():
     torch.testing.assert_close(few, many)
 
 
-def test_boxes_of_windows_have_the_threshold_of_one_pass():
-    """30 objects of scores of 0.5 and more, a part of which is scaled to less."""
-
-    class Unsure(Oracle):
-        def predict(self, outputs, targets):
-            return [{**found, "scores": found["scores"] * 0.99} for found in super().predict(outputs, targets)]
-
-    image, _ = painted((200, 260), 30, 60)
-    model = oracle(Unsure)
-    batch = collate([{"image": image, "targets": {"size": (200, 260), "original_size": (200, 260)}}], 4)
-    window = {"window": 110, "stride": 50}
-    [every] = model.infer(batch, inference_by_head(model, InferenceSection(**window)))["unsure"]
-    predictor = Predictor(model)
-    found = predictor.predict(image, inference=window)
-    assert 0 < len(found.boxes) < len(every["boxes"])
-    assert torch.equal(found.boxes, every["boxes"][every["scores"] >= 0.5])
-    assert len(predictor.predict(image, threshold=0.499, inference=window).boxes) > len(found.boxes)
-    assert len(predictor.predict(image, threshold=0, inference=window).boxes) == len(every["boxes"])
-
-
 def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_sections():
     model = oracle(Segmenter, Oracle, Masks)
     section = InferenceSection(window=64, stride=32, flip=True, batch_size=2)
