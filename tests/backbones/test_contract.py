@@ -74,18 +74,9 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "s2_mlp": {"nano": {"variant": "nano", "patch_size": 8, "features": (1, 2)}},
     "vision_longformer": {"nano": {"variant": "nano", "window_size": 2}},
 }
-TRACED = {  # one of each family, and those whose graphs depend on sizes or options
-    "resnet": ("groups",),
-    "swin": ("1", "2"),
-    "vit": ("rotary", "everything"),
-    "windowed_vit": ("rf_detr",),
-    "mvit": ("2",),
-    "mit": ("b0",),
-}
 every = pytest.mark.parametrize(
     ("name", "kind"), [pytest.param(n, k, id=f"{n} {k}") for n, kinds in CASES.items() for k in kinds]
 )
-traced = pytest.mark.parametrize(("name", "kind"), [(n, k) for n, kinds in TRACED.items() for k in kinds])
 
 
 def trained(**options: Any) -> Backbone:
@@ -113,7 +104,7 @@ def test_backbone_meets_the_interface(name, kind):
     check_backbone(factory(name, kind))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["resnet", "swin", "vit"])
 def test_checkpointing_keeps_fewer_activations(name):
     build, kept = factory(name, next(iter(CASES[name]))), []
     for checkpointing in (False, True):
@@ -123,23 +114,3 @@ def test_checkpointing_keeps_fewer_activations(name):
             backbone(torch.randn(2, 3, 64, 64))
         kept.append(sum(sizes) - sum(p.numel() for p in backbone.parameters()))
     assert kept[1] < 0.8 * kept[0]
-
-
-@pytest.mark.integration
-@traced
-def test_low_precision_and_compilation_match(name, kind, randomise):
-    """Of images that windows pad and of maps of one window."""
-    backbone = factory(name, kind)().eval()
-    randomise(backbone)
-    torch.compiler.reset()
-    compiled = torch.compile(backbone, fullgraph=True, backend="aot_eager", dynamic=False)
-    for size in ((37, 61), (60, 140)):
-        images = torch.randn(2, 3, *size)
-        with torch.no_grad():
-            expected = backbone(images)
-            torch.testing.assert_close(list(compiled(images)), list(expected), atol=1e-4, rtol=1e-4)
-            for dtype in (torch.bfloat16, torch.float16):
-                with torch.autocast("cpu", dtype):
-                    low = backbone(images)
-                for x, y in zip(low, expected, strict=True):
-                    assert (x.float() - y).norm() < 0.06 * y.norm()

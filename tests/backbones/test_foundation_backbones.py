@@ -1,28 +1,6 @@
-"""Foundation backbones of timm under the heads: a run of a frozen one, and the norms of its maps."""
+"""Foundation backbones of timm: the norms of their maps."""
 
-from typing import Any
-
-import pytest
 import torch
-
-from densevit import config as configs
-from densevit.errors import ConfigError
-from tests.training.runs import train
-
-
-def config_of(backbone: dict[str, Any], head: dict[str, Any], side: int = 64) -> configs.Config:
-    """A training of one step."""
-    return configs.from_mapping({
-        "backbone": {"name": "timm", "feature_norm": True, **backbone},
-        "heads": {"head": head},
-        "data": {"name": "scenes", "image_size": side, "batch_size": 2, "num_workers": 0}
-        | {"train_length": 2, "val_length": 1},
-        "optim": {"lr": 1e-3},
-        "trainer": {"max_steps": 1, "precision": "32", "accelerator": "cpu", "log_every": 1},
-    })  # fmt: skip
-
-
-# ---- feature_norm ----
 
 
 def test_feature_norm_is_the_final_norm_of_each_map(randomise):
@@ -51,37 +29,3 @@ def test_feature_norm_is_the_final_norm_of_each_map(randomise):
             torch.testing.assert_close(x, expected.permute(0, 3, 1, 2), atol=1e-4, rtol=1e-4)
     depths = [{id(p) for p in group} for group in backbone.parameter_depths()]
     assert {id(p) for p in backbone.model.norm.parameters()} <= depths[-1]
-
-
-@pytest.mark.parametrize(
-    ("name", "model_args"),
-    [
-        ("convnext_tiny", {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 48)}),
-        ("eva02_tiny_patch14_224", {"depth": 4}),  # it normalises after pooling
-    ],
-)
-def test_feature_norm_is_new_where_a_model_has_none(name, model_args, randomise):
-    from densevit_backbones.timm import Timm
-
-    backbone = Timm(name, feature_norm=True, model_args=model_args).eval()
-    randomise(backbone)
-    raw = Timm(name, model_args=model_args).eval()
-    raw.model.load_state_dict(backbone.model.state_dict())
-    images = torch.randn(2, 3, 70, 45)
-    with torch.no_grad():
-        for x, y, norm in zip(backbone(images), raw(images), backbone.feature_norms, strict=True):
-            expected = torch.nn.functional.layer_norm(y.permute(0, 2, 3, 1), y.shape[1:2], norm.weight, norm.bias, 1e-6)
-            torch.testing.assert_close(x, expected.permute(0, 3, 1, 2), atol=1e-4, rtol=1e-4)
-    depths = backbone.parameter_depths()
-    assert {id(p) for p in depths[-1]} == {id(p) for p in backbone.feature_norms.parameters()}
-
-
-# ---- invalid input ----
-
-
-def test_data_of_another_size_than_the_fixed_one_is_an_error(tmp_path):
-    hiera = {"model": "hiera_tiny_224.mae", "image_size": 64}
-    hiera |= {"model_args": {"embed_dim": 48, "num_heads": 1, "stages": (1, 1, 2, 1)}}
-    config = config_of(hiera, {"name": "setr", "width": 16, "auxiliary": [], "norm": "group"}, side=96)
-    with pytest.raises(ConfigError, match=r"64x64 only, but data\.image_size is 96.*data\.image_size=\[64,64\]"):
-        train(config, tmp_path / "run")

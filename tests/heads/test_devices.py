@@ -12,12 +12,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from densevit import registry
-from densevit.interfaces import Dataset, Head, Losses
+from densevit.interfaces import Head, Losses
 from densevit.layers import table_cache
 from densevit.losses.context import LossContext
-from densevit.training.loop.evaluator_factory import create_evaluator
 from densevit_workbench.testing.head_fixtures import HeadBatch, HeadFixture
-from densevit_workbench.testing.targets import random_targets
 from tests.heads.cases import CASES
 from tests.strict_device import DEVICE, Accelerator, host, moved
 
@@ -33,7 +31,6 @@ OF_PROPOSALS = ("deformable_detr, two-stage", "dino", "rtdetr", "rtdetr, discret
 OF_SEGMENT_IDS = {"detr_panoptic", "dab_detr_panoptic", "mask2former", "mask2former_semantic", "eomt", "eomt_semantic",
                   "kmax_deeplab", "max_deeplab"}  # fmt: skip  # in panoptic and label maps
 BOXES_ON_THE_CPU = ("dab_detr, all extensions", "dfine", "mask2former_instance")
-EVALUATED = ("mask2former", "mask2former_instance", "dpt, bins")
 Move = Callable[[Tensor], Tensor]
 
 
@@ -87,33 +84,6 @@ def test_a_training_step_mixes_no_devices_and_synchronises_only_for_matching(nam
                 assert dict(accelerator.waits) == ({"to the CPU": waits} if waits else {})
         for key, value in expected.items():
             torch.testing.assert_close(host(losses[key]).detach(), value.detach(), rtol=1e-4, atol=1e-4)
-
-
-def evaluated(fixture: HeadFixture, head: Head, batch: HeadBatch) -> dict[str, float]:
-    """The metrics of the predictions against random ground truth on the CPU."""
-    evaluator = create_evaluator(head.task, head.classes)
-    keys = [key for keys in type(evaluator).reads for key in ((keys,) if isinstance(keys, str) else keys)]
-    generator, data = torch.Generator().manual_seed(0), Dataset()
-    data.classes, data.provides = {head.task: tuple(head.classes)}, head.needs
-    truths = [
-        random_targets(keys, target["original_size"], len(head.classes), generator, 3, i, None, fixture.types)
-        for i, target in enumerate(batch.targets)
-    ]
-    evaluator.prepare(head, data)
-    with torch.no_grad():
-        outputs = head.eval()(batch.features, batch.padding_mask)
-        evaluator.update(head.predict(outputs, batch.unlabelled()), truths)
-    return evaluator.compute()
-
-
-@pytest.mark.parametrize("name", EVALUATED)
-def test_accelerator_predictions_are_evaluated_with_cpu_ground_truth(name: str) -> None:
-    fixture, head = built(name)
-    batch = fixture.batch()
-    expected = evaluated(fixture, copy.deepcopy(head), batch)
-    with Accelerator(torch.float64):
-        found = evaluated(fixture, moved(head), there(batch, lambda x: x.to(DEVICE)))  # type: ignore[arg-type]
-    assert found == pytest.approx(expected, abs=1e-4, nan_ok=True)
 
 
 @pytest.mark.gpu

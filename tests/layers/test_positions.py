@@ -7,20 +7,11 @@ import torch
 
 from densevit.layers.positions import (
     LearnedPositions,
-    mask_on_grid,
     resize_grid,
     sine_boxes,
     sine_grid_1d,
     sine_grid_2d,
 )
-
-
-def padding_of(sizes: list[tuple[int, int]], height: int, width: int) -> torch.Tensor:
-    """(B, height, width), True below and right of each (h, w)."""
-    padding = torch.ones(len(sizes), height, width, dtype=torch.bool)
-    for mask, (h, w) in zip(padding, sizes, strict=True):
-        mask[:h, :w] = False
-    return padding
 
 
 def test_sine_boxes_concatenates_centre_width_and_height():
@@ -42,14 +33,6 @@ def test_learned_positions_are_interpolated_for_larger_maps():
     assert found[0, 0, :, 0].tolist() == [5.0, 6.0]
 
 
-def test_a_cell_of_the_grid_is_padding_where_its_first_pixel_is():
-    stride = 16
-    padding = padding_of([(64, 96), (33, 40), (32, 1)], 64, 96)
-    found = mask_on_grid(padding, (64 // stride, 96 // stride))
-    assert torch.equal(found, padding[:, ::stride, ::stride])
-    assert torch.equal(mask_on_grid(padding, (64, 96)), padding)
-
-
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 4), (1, 0), (2, 3)])
 def test_sine_grids_match_their_formulas(row, column):
     """In one dimension of cells counted row by row, and MAE's in two."""
@@ -59,12 +42,6 @@ def test_sine_grids_match_their_formulas(row, column):
     two = [f(angle) for axis in places for f in (math.sin, math.cos) for angle in axis]
     for found, expected in ((sine_grid_1d(3, 5, 8), one), (sine_grid_2d(3, 5, 16), two)):
         torch.testing.assert_close(found[row, column], torch.tensor(expected), atol=1e-5, rtol=0)
-
-
-def test_a_grid_of_the_same_size_is_unchanged():
-    table = torch.randn(3, 4, 2, dtype=torch.float16)
-    assert resize_grid(table, (3, 4)) is table
-    assert resize_grid(table, (5, 4)).dtype == torch.float16
 
 
 @pytest.mark.parametrize("by", ["bicubic", "bilinear"])

@@ -11,10 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from densevit.layers.checkpointing import run, update_statistics_once
 from densevit.layers.drop_path import DropPath
 from densevit.layers.norms import SyncBatchNorm2d
-from densevit.layers.padding import padded
 from densevit.layers.pooling import masked_mean
 from densevit.layers.rotary import rotary_table, rotate
-from densevit.layers.table_cache import LIMIT, cached_table
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
@@ -28,12 +26,6 @@ def test_mean_of_large_values_is_finite_and_exact(dtype: torch.dtype) -> None:
     assert masked_mean(x, padding_mask).dtype == dtype
 
 
-def test_sides_are_rounded_up_to_the_multiple() -> None:
-    assert padded((1, 32), 32) == (32, 32)
-    assert padded((33, 640), 32) == (64, 640)
-    assert padded((33, 641), 1) == (33, 641)
-
-
 def test_branches_are_dropped_per_image():
     dropped = DropPath(0.3)(torch.ones(200, 3, 4))
     of_image = dropped.flatten(1)
@@ -41,18 +33,6 @@ def test_branches_are_dropped_per_image():
     values = torch.unique(of_image)
     torch.testing.assert_close(values, torch.tensor([0.0, 1 / 0.7]))
     assert abs((of_image[:, 0] > 0).float().mean() - 0.7) < 0.15
-
-
-def test_evaluation_and_a_rate_of_zero_change_nothing():
-    x = torch.randn(8, 5)
-    assert DropPath(0.5).eval()(x) is x
-    assert DropPath(0.0)(x) is x
-
-
-@pytest.mark.parametrize("rate", [-0.1, 1.0])
-def test_a_rate_outside_0_to_1_raises(rate):
-    with pytest.raises(ValueError, match="drop_path.*probability"):
-        DropPath(rate)
 
 
 CPU = torch.device("cpu")
@@ -66,38 +46,6 @@ def test_channel_quarters_rotate_by_row_and_column():
             by_row, by_column = 2 * math.pi * (-0.5, 0.5)[row], 2 * math.pi * (-2 / 3, 0.0, 2 / 3)[column]
             expected = [math.cos(by_row), math.cos(by_column), math.sin(by_row), math.sin(by_column)]
             torch.testing.assert_close(found[3 * row + column], torch.tensor(expected), atol=1e-5, rtol=0)
-
-
-def test_a_part_has_the_first_rows_and_columns_of_the_grid():
-    whole = rotary_table((5, 7), 8, CPU).view(2, 5, 7, 8)
-    assert torch.equal(rotary_table((5, 7), 8, CPU, part=(2, 3)).view(2, 2, 3, 8), whole[:, :2, :3])
-    assert rotary_table((2, 2), 8, CPU, part=(3, 3)).isfinite().all()
-
-
-def count(length: int, device: torch.device) -> torch.Tensor:
-    return torch.arange(float(length), device=device)
-
-
-def test_tables_of_equal_arguments_are_one_tensor_that_can_be_used_in_training():
-    """Also one that was made in inference mode; fake tensors are not kept."""
-    assert cached_table(count, 3, CPU) is cached_table(count, 3, CPU)
-    assert cached_table(count, 4, CPU).tolist() == [0, 1, 2, 3]
-    assert cached_table(count, 3, torch.device("meta")).is_meta
-    with torch.inference_mode():
-        assert not cached_table(count, 5, CPU).is_inference()
-    weight = torch.ones(5, requires_grad=True)
-    (weight * cached_table(count, 5, CPU)).sum().backward()
-    assert weight.grad.tolist() == [0, 1, 2, 3, 4]
-    with torch._subclasses.FakeTensorMode():
-        cached_table(count, 11, CPU)
-    assert type(cached_table(count, 11, CPU)) is torch.Tensor
-
-
-def test_the_oldest_table_is_evicted():
-    first = cached_table(count, 7, CPU)
-    for length in range(100, 100 + LIMIT):
-        cached_table(count, length, CPU)
-    assert cached_table(count, 7, CPU) is not first
 
 
 @pytest.mark.parametrize(("kind", "by_hooks"), [(nn.BatchNorm2d, False), (SyncBatchNorm2d, True)])

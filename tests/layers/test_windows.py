@@ -54,18 +54,6 @@ def test_shifted_windows_and_gradients_match_the_separate_steps(size, window, sh
     )
 
 
-@pytest.mark.parametrize(("size", "shift"), [((7, 9), 2), ((3, 10), 0)])
-def test_reverse_inverts_partition_with_gradients(size, shift, shifted_windows):
-    qkv = torch.randn(2, *size, 24, requires_grad=True)
-    windows = shifted_windows(qkv, 4, shift, 2)
-    for i, part in enumerate(windows.partition(qkv, torch.randn(24)).unbind(0)):
-        reversed_ = windows.reverse(part)
-        assert torch.equal(reversed_, qkv[..., 8 * i : 8 * i + 8])
-        weights = torch.randn_like(reversed_)
-        (gradient,) = torch.autograd.grad((reversed_ * weights).sum(), qkv, retain_graph=True)
-        assert torch.equal(gradient, F.pad(weights, (8 * i, 16 - 8 * i)))
-
-
 @pytest.mark.parametrize(("old", "new"), [(7, 12), (8, 5), (7, 7)])
 def test_resized_bias_table_matches_timm(old, new):
     from timm.layers.pos_embed_rel import resize_rel_pos_bias_table_simple
@@ -75,13 +63,3 @@ def test_resized_bias_table_matches_timm(old, new):
     shape = ((2 * new - 1) ** 2, 3)
     torch.testing.assert_close(resized, resize_rel_pos_bias_table_simple(table, (new, new), shape))
     assert resized.shape == shape
-
-
-def test_a_bias_table_of_no_square_window_raises():
-    with pytest.raises(ValueError, match="has 170 rows; expected"):
-        resize_bias_table(torch.zeros(170, 3), 7)
-
-
-def test_compiled_graphs_have_the_separate_steps(monkeypatch):
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert isinstance(fast_windows.shifted_windows(torch.zeros(1, 10, 11, 2), 4, 2, 1), windows.ShiftedWindows)

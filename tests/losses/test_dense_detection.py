@@ -75,14 +75,6 @@ def test_assignment_matches_plain_loops(top: int):
         assert set(found.target[0].tolist()) == {-1, 0, 1, 2}
 
 
-def test_without_overlap_the_nearest_cells_inside_come_first():
-    objects = objects_of([[[0.5, 0.5, 0.99, 0.99]]], [[0]])
-    boxes = torch.tensor([2.0, 2.0, 0.1, 0.1]).expand(1, 25, 4)  # all far away
-    found = task_aligned(torch.zeros(1, 25, 1), boxes, grid(5, 1), objects, top=5)
-    assert (found.target[0] == 0).nonzero().flatten().tolist() == [7, 11, 12, 13, 17]  # the middle and its neighbours
-    assert found.iou.abs().max() == 0
-
-
 SIDE, K = 4, 3
 
 
@@ -128,30 +120,3 @@ def test_terms_are_sums_over_cells_by_hand(batch: tuple[Tensor, ...]):
     assert total > 1
     found = dense_detection(logits, boxes, centres, padding, objects(), LossContext())
     assert [x.item() for x in found] == pytest.approx([label / total, l1 / total, giou / total], rel=1e-5)
-
-
-def test_an_object_at_the_border_is_not_assigned_to_padding():
-    """Although a padding cell is nearest to it and another lies inside it."""
-    centres = torch.tensor([[[0.6, 0.5], [1.1, 0.5]]])
-    none = torch.zeros(0, dtype=torch.long)
-    small = Objects(torch.tensor([[0.95, 0.5, 0.05, 0.05]]), none.new_tensor([0]), none.new_tensor([0]), [1], [0])
-    large = small._replace(boxes=torch.tensor([[1.0, 0.5, 0.9, 0.9]]))
-    for objects in (small, large):
-        logits, boxes = torch.zeros(1, 2, 1, requires_grad=True), torch.full((1, 2, 4), 0.5, requires_grad=True)
-        found = dense_detection(logits, boxes, centres, torch.tensor([[False, True]]), objects, LossContext())
-        sum(found).backward()
-        assert found.l1 > 0
-        assert (boxes.grad[0].abs().amax(-1) > 0).tolist() == [True, False]
-
-
-def test_a_map_without_objects_has_only_the_class_loss(batch: tuple[Tensor, ...]):
-    logits, boxes, centres, padding = batch
-    none = torch.zeros(0, dtype=torch.long)
-    found = dense_detection(
-        logits, boxes, centres, padding, Objects(torch.zeros(0, 4), none, none, [0, 0], [0, 1]), LossContext()
-    )
-    expected = matchability_aware(logits, torch.zeros_like(logits))[~padding].sum()
-    assert found.label.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert found.l1.item() == found.giou.item() == 0
-    sum(found).backward()
-    assert (logits.grad[~padding] > 0).all() and boxes.grad.abs().max() == 0

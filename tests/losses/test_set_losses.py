@@ -1,6 +1,5 @@
 """Losses of scores and of matched sets of boxes, by hand and beside torchvision's and transformers'."""
 
-import math
 from types import SimpleNamespace
 
 import pytest
@@ -9,9 +8,8 @@ from torch import Tensor
 
 from densevit.losses.classification import focal, iou_aware, matchability_aware, varifocal
 from densevit.losses.context import LossContext
-from densevit.losses.matching import MatchedPairs, MatchingCosts, Objects
-from densevit.losses.set_losses import Classification, LossWeights, SetLosses, set_losses
-from densevit_heads.detr.criterion import DetrCriterion
+from densevit.losses.matching import MatchedPairs, Objects
+from densevit.losses.set_losses import Classification, set_losses
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 1.0)])
@@ -28,15 +26,6 @@ def test_focal_loss_matches_torchvision(alpha: float, gamma: float):
     torch.testing.assert_close(*gradients)
 
 
-def test_the_weight_of_a_negative_has_no_gradient():
-    logits = torch.tensor([1.0], requires_grad=True)
-    (gradient,) = torch.autograd.grad(matchability_aware(logits, torch.zeros(1)).sum(), logits)
-    p = 1 / (1 + math.exp(-1.0))
-    assert gradient.item() == pytest.approx(p**1.5 * p, rel=1e-5)  # of -log(1 - p) it is p
-    (gradient,) = torch.autograd.grad(varifocal(logits, torch.zeros(1)).sum(), logits)
-    assert gradient.item() == pytest.approx(0.75 * p**2 * p, rel=1e-5)
-
-
 def test_extreme_logits_stay_finite():
     logits = torch.tensor([-200.0, 200.0, -200.0, 200.0], requires_grad=True)
     targets = torch.tensor([0.0, 0.0, 1.0, 1.0])
@@ -47,21 +36,6 @@ def test_extreme_logits_stay_finite():
 
 
 L, B, Q, K = 2, 3, 4, 3
-
-
-def losses_of(
-    classification: str,
-    logits: Tensor,
-    boxes: Tensor,
-    objects: Objects,
-    pairs: MatchedPairs,
-    no_object_weight: float = 0.1,
-) -> SetLosses:
-    """The unweighted losses; those with "softmax" and "no object" are of DETR's criterion."""
-    if classification != "softmax":
-        return set_losses(logits, boxes, objects, pairs, LossContext(), classification)  # type: ignore[arg-type]
-    criterion = DetrCriterion(Q, MatchingCosts(), LossWeights(), no_object_weight, auxiliary=True)
-    return criterion.terms(logits, boxes, objects, pairs, LossContext())
 
 
 @pytest.fixture
@@ -117,36 +91,3 @@ def test_losses_with_iou_targets_match_transformers(
         allow_unused=True,
     )
     assert gradient is None, "a score learns from the box, the box not from the score"
-
-
-def test_a_varifocal_target_without_overlap_is_background():
-    """Equation 2 for q = 0; "varifocal_matched", as RT-DETR, leaves such a pair out of the loss, and "mal" has a lower
-    bound of 0.01."""
-    objects = Objects(torch.tensor([[0.2, 0.2, 0.1, 0.1]]), torch.tensor([1]), torch.tensor([0]), [1], [0])
-    pairs = MatchedPairs(torch.tensor([0]), *torch.zeros(2, 1, 1, dtype=torch.long))
-    logits, boxes = torch.randn(1, 1, 1, K), torch.tensor([0.8, 0.8, 0.1, 0.1]).expand(1, 1, 1, 4)
-    found = set_losses(logits, boxes, objects, pairs, LossContext(), "varifocal").label
-    p = logits.sigmoid()
-    background = -(0.75 * p**2 * (1 - p).log())
-    torch.testing.assert_close(found, background.sum()[None])
-    found = set_losses(logits, boxes, objects, pairs, LossContext(), "varifocal_matched").label
-    torch.testing.assert_close(found, (background.sum() - background[..., 1].sum())[None])
-
-
-@pytest.mark.parametrize("classification", ["softmax", "focal", "varifocal", "mal", "iou_aware"])
-def test_without_objects_boxes_have_no_gradient(classification: str):
-    from torchvision.ops import sigmoid_focal_loss
-
-    columns = K + (classification == "softmax")
-    logits, boxes = torch.randn(L, B, Q, columns, requires_grad=True), torch.rand(L, B, Q, 4, requires_grad=True)
-    none = torch.zeros(0, dtype=torch.long)
-    objects = Objects(torch.zeros(0, 4), none, none, [0, 0, 0], [0, 1, 2])
-    found = losses_of(classification, logits, boxes, objects, MatchedPairs(none, *none.expand(2, L, -1)))
-    assert found.l1.tolist() == found.giou.tolist() == [0, 0]
-    if classification == "softmax":  # all are "no object", all of one weight
-        torch.testing.assert_close(found.label, -logits.log_softmax(-1)[..., -1].mean((1, 2)))
-    elif classification == "focal":
-        expected = sigmoid_focal_loss(logits, torch.zeros_like(logits)).sum((1, 2, 3))
-        torch.testing.assert_close(found.label, expected)  # over 1, not over no objects
-    sum(term.sum() for term in found).backward()
-    assert logits.grad.abs().min() > 0 and boxes.grad.abs().max() == 0

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from densevit.interfaces import LossContext
-from densevit_methods.crops import random_resized_crop
 from densevit_methods.dino import DINOHead
 from tests.methods.pretraining import built, views_of
 
@@ -24,23 +23,6 @@ def test_crops_have_their_sizes_and_no_labels() -> None:
     assert not any(torch.equal(a["image"], b["image"]) for a, b in zip(crops[0], crops[2], strict=True))
 
 
-def test_areas_of_crops_are_uniform_in_the_range() -> None:
-    """From the coordinates in an image of coordinates; flips included."""
-    rows, columns = torch.meshgrid(torch.arange(200), torch.arange(240), indexing="ij")
-    image = torch.stack([rows, columns, rows]).to(torch.uint8)
-    rng = np.random.default_rng(0)
-    areas = []
-    for _ in range(300):
-        crop = random_resized_crop(image, rng, 64, (0.1, 0.3)).int()
-        height, width = (int(crop[i].max() - crop[i].min()) + 1 for i in (0, 1))
-        areas.append(height * width / (200 * 240))
-    assert 0.085 < min(areas) < 0.12 and 0.28 < max(areas) < 0.315 and np.mean(areas) == pytest.approx(0.2, abs=0.015)
-    columns = torch.arange(240, dtype=torch.uint8).expand(3, 6, 240)
-    for seed in range(5):  # without a possible ratio, as torchvision: of 6 x 240 pixels, 6 x 8 in the middle
-        crop = random_resized_crop(columns, np.random.default_rng(seed), 8, (1.0, 1.0)).float()
-        assert crop.shape == (3, 8, 8) and float(crop.mean()) == pytest.approx(119.5, abs=0.5)
-
-
 def test_loss_and_centre_are_those_of_the_paper() -> None:
     """Algorithm 1 with multi-crop, written out for each image and pair."""
     _, method = built("dino", **SMALL)
@@ -53,9 +35,8 @@ def test_loss_and_centre_are_those_of_the_paper() -> None:
     assert float(found) == pytest.approx(float(sum(pairs)) / 6, rel=1e-5)
 
 
-@pytest.mark.parametrize("backbone", ["swin", "vit"])
-def test_step_is_written_out_crop_by_crop(backbone: str) -> None:
-    model, method = built("dino", backbone, **SMALL)
+def test_step_is_written_out_crop_by_crop() -> None:
+    model, method = built("dino", "swin", **SMALL)
     model.eval()
     batch = views_of(64, 64, 32, 32)
     with torch.no_grad():

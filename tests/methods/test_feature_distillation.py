@@ -113,17 +113,6 @@ def test_resampling_is_antialiased_bilinear_interpolation(old: tuple[int, int], 
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_teacher_of_one_size_sees_resized_images() -> None:
-    teacher = Patches(8, input_size=(32, 48))
-    _, method = method_of(Patches(16), teacher)
-    images = batch()
-    [target] = method.targets(images)
-    assert teacher.seen.shape == (2, 3, 32, 48) and target.shape == (2, 7, 4, 6)
-    with torch.no_grad():  # a cell of the student has 8 x 8 pixels of the teacher, a cell of the teacher
-        expected = F.layer_norm(teacher.convolutions[1](teacher.seen).movedim(1, -1), (7,)).movedim(-1, 1)
-    torch.testing.assert_close(target[0], expected[0], rtol=1e-4, atol=1e-5)
-
-
 # ---- teachers ----
 
 
@@ -154,8 +143,6 @@ def test_a_model_file_and_the_backbone_in_it_are_the_same_teacher(teacher_file: 
     ("options", "error", "message"),
     [
         ({"teacher": "nowhere"}, WeightsError, "method.teacher: nowhere: no such file"),
-        ({"teacher": {"depth": 18}}, ConfigError, "method.teacher has no name"),
-        ({"teacher": {"name": "resnett"}}, ConfigError, "method.teacher: There is no backbone 'resnett'"),
         ({"teacher": {"name": "resnet", "deepth": 18}}, ConfigError, "method.teacher: .*deepth"),
         ({"teacher": {"name": "resnet"}, "levels": 3}, ConfigError, "levels is 3; the student has 2 feature maps"),
     ],
@@ -165,19 +152,8 @@ def test_wrong_options_are_errors(options: dict[str, Any], error: type[Exception
         FeatureDistillation(densevit.DenseModel(Patches(), {}), **options)
 
 
-def test_a_teacher_without_weights_is_a_warning_and_heads_that_run_the_last_blocks_an_error() -> None:
-    resnet = {"name": "resnet", "depth": 18}
-    with pytest.warns(UserWarning, match="no weights are named, so the backbone resnet"):
-        FeatureDistillation(densevit.DenseModel(Patches(), {}), resnet)
-    heads = {"classes": {"name": "classifier", "tokens": 1}}
-    made = densevit.create_model({"name": "vit", "variant": "nano"}, heads, classes=["a"], pretrained=False)
-    with pytest.raises(ConfigError, match=r"heads\.classes runs the backbone's last blocks"):
-        FeatureDistillation(made.model, resnet)
-
-
 @pytest.mark.integration
-def test_training_with_and_without_labels(teacher_file: str, tmp_path: Path) -> None:
-    """The backbone is saved; a head on it is trained with its own loss too."""
+def test_a_training_validates_by_its_loss(teacher_file: str, tmp_path: Path) -> None:
     values: dict[str, Any] = {
         "backbone": SWIN,
         "method": {"name": "feature_distillation", "teacher": teacher_file, "levels": 2},
@@ -186,8 +162,3 @@ def test_training_with_and_without_labels(teacher_file: str, tmp_path: Path) -> 
     }
     run = densevit.fit(from_mapping({**values, "heads": {}}), run_dir=tmp_path / "run")
     assert run.metrics["method/loss"] > 0
-    values["heads"] = {"surfaces": {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": [], "norm": "group"}}
-    values["backbone"] = {**SWIN, "weights": str(run.path)}
-    run = densevit.fit(from_mapping(values), run_dir=tmp_path / "labels")
-    header = (run.path / "metrics.csv").read_text().splitlines()[0]
-    assert "train/feature_distillation" in header and "train/surfaces/cross_entropy" in header

@@ -19,9 +19,8 @@ def test_loss_is_algorithm_1() -> None:
     assert float(found) == pytest.approx(2 * 0.3 * float(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("backbone", ["swin", "resnet"])
-def test_step_compares_each_view_with_the_keys_of_the_other(backbone: str) -> None:
-    model, method = built("moco_v3", backbone, **SMALL)
+def test_step_compares_each_view_with_the_keys_of_the_other() -> None:
+    model, method = built("moco_v3", "resnet", **SMALL)
     model.eval()
     with torch.no_grad():
         for p in method.momentum_encoder.parameters():
@@ -36,19 +35,3 @@ def test_step_compares_each_view_with_the_keys_of_the_other(backbone: str) -> No
     torch.testing.assert_close(found, expected)
     assert method.progress == 0.25
     assert not method.momentum_encoder.training
-
-
-def test_mlps_are_those_of_the_paper() -> None:
-    """Three and two layers; batch norm after each, the last without scale, on the statistics of the batch."""
-    _, method = built("moco_v3", **SMALL)
-    x = torch.randn(6, method.projector[0].in_features, dtype=torch.float64)
-    expected, module = x, method.double().projector
-    linears = [layer.weight for layer in module if isinstance(layer, torch.nn.Linear)]
-    scales = [layer for layer in module if isinstance(layer, torch.nn.BatchNorm1d)]
-    assert len(linears) == 3 and len([m for m in method.predictor if isinstance(m, torch.nn.Linear)]) == 2
-    for i, (weight, norm) in enumerate(zip(linears, scales, strict=True)):
-        y = expected @ weight.T
-        y = (y - y.mean(0)) / (y.var(0, unbiased=False) + 1e-5).sqrt()
-        expected = y if i == 2 else (y * norm.weight + norm.bias).relu()
-    torch.testing.assert_close(module.float()(x.float()), expected.float(), rtol=1e-4, atol=1e-4)
-    assert not any(layer.bias is not None for layer in module if isinstance(layer, torch.nn.Linear))

@@ -1,6 +1,5 @@
 """Each method with two processes, accumulation, EMA, bf16 and activation checkpointing, and resumed after kill -9."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,11 @@ FEW_LABELS = {
     "labelled": {**SCENES, "train_length": 3, "per_batch": 1},
     "unlabelled": {**SCENES, "train_length": 12, "seed": 1, "per_batch": 1, "provides": []},
 }
-DISTILLING = {"backbone": {"name": "resnet", "depth": 18}, "heads": HEADS, "data": SCENES, "trainer": {"max_steps": 1}}
 UNLABELLED = {"heads": {}, "data": {**SCENES, "train_length": 12}}
-# The sections of each one's config, and as `teacher` those of FOLDER/teacher.safetensors.
+# The sections of each one's config.
 METHODS: dict[str, dict[str, Any]] = {
     "mean_teacher": {
         "method": {"name": "mean_teacher", "burn_in": 2, "score_threshold": 0.05, "pixel_threshold": 0.084},
-        "heads": HEADS,
-        "data": {"name": "mix", "sets": FEW_LABELS},
-    },
-    "output_distillation": {
-        "teacher": DISTILLING,
-        "method": {"name": "output_distillation", "teacher": "FOLDER/teacher.safetensors", "score_threshold": 0.01},
         "heads": HEADS,
         "data": {"name": "mix", "sets": FEW_LABELS},
     },
@@ -66,21 +58,8 @@ def each(*in_brief: str) -> list[Any]:
     return [method if method in in_brief else pytest.param(method, marks=pytest.mark.slow) for method in METHODS]
 
 
-def prepare(method: str, folder: Path) -> None:
-    """Writes the teacher, with random weights, that the sections of a method name."""
-    if (sections := METHODS[method].get("teacher")) is None:
-        return
-    made = from_mapping(in_folder(sections, folder))
-    densevit.save(densevit.build_model(made, densevit.build_data(made).train).eval(), folder / "teacher.safetensors")
-
-
-def in_folder(sections: dict[str, Any], folder: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(json.dumps(sections).replace("FOLDER", str(folder)))
-    return values
-
-
-def config(method: str, folder: Path, batch_size: int = 4, checkpointing: bool = False, **trainer: Any) -> Config:
-    sections = in_folder({key: value for key, value in METHODS[method].items() if key != "teacher"}, folder)
+def config(method: str, batch_size: int = 4, checkpointing: bool = False, **trainer: Any) -> Config:
+    sections = dict(METHODS[method])
     optim = {"name": "sgd", "lr": 1e-3, "schedule": "constant", "warmup_steps": 2}
     fixed = {"max_steps": STEPS, "accelerator": "cpu", "devices": 1, "log_every": 1, "evaluate_every": 0.99}
     backbone = {**sections.pop("backbone", pretraining.BACKBONES["swin"]), "checkpointing": checkpointing}
@@ -102,10 +81,9 @@ def losses(run: Path) -> np.ndarray:
 @pytest.mark.parametrize("method", each("dino", "moco_v3"))
 def test_two_processes_match_one(method: str, tmp_path: Path) -> None:
     """Losses of every step and the metrics; the two processes also checkpoint activations."""
-    prepare(method, tmp_path)
-    made = config(method, tmp_path, 2, True, devices=2, strategy="ddp")
+    made = config(method, 2, True, devices=2, strategy="ddp")
     in_two_processes(lambda rank: densevit.fit(made, run_dir=tmp_path / "together"), tmp_path)
-    run = densevit.fit(config(method, tmp_path), run_dir=tmp_path / "alone")
+    run = densevit.fit(config(method), run_dir=tmp_path / "alone")
     alone, together = losses(tmp_path / "alone"), losses(tmp_path / "together")
     assert len(alone) == STEPS and alone[-1].all()
     np.testing.assert_allclose(together, alone, rtol=1e-3 if method == "moco_v3" else 1e-4, atol=1e-5)
@@ -118,8 +96,7 @@ def test_killed_run_continues_exactly(method: str, tmp_path: Path) -> None:
     from tests.training.own_callbacks import Quit
 
     options = {"precision": "bf16-mixed", "accumulate": 2, "ema": 0.5, "checkpoint_every": 2}
-    prepare(method, tmp_path)
-    made = config(method, tmp_path, 2, True, **options)
+    made = config(method, 2, True, **options)
     for name, callbacks in (("whole", []), ("killed", [Quit(KILLED)])):
         process = child(
             lambda name=name, callbacks=callbacks: densevit.fit(made, run_dir=tmp_path / name, callbacks=callbacks)

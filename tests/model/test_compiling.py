@@ -13,14 +13,12 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 import densevit
-from densevit import config as configs
 from densevit import registry
 from densevit.interfaces import Backbone, Class, Dataset
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
-from densevit.model import DenseModel, build_from_sections, compiling
+from densevit.model import DenseModel, compiling
 from densevit.model.compiling import LIMIT, compile_regions, regions, repeated
-from densevit.model.lora import add_adapters
 from densevit.targets.types import TargetTypes
 from densevit_workbench.testing.targets import random_targets
 from tests.backbones.test_contract import CASES as BACKBONES
@@ -59,33 +57,6 @@ class Layer(nn.Module):
         return x + self.ffn(self.norms[0](x))
 
 
-class Dropping(Layer):
-    """Adds 1, or nothing."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.drop_path = DropPath(rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(torch.ones_like(x))
-
-
-class Stage(nn.Module):
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        self.merge = nn.Linear(4, 4)
-        self.blocks = nn.Sequential(*(Layer() for _ in range(depth)))
-
-
-def test_regions_are_the_blocks_of_stages_and_layers_that_stand_alone() -> None:
-    stages = nn.Sequential(Stage(2), Stage(1))
-    assert [*regions(stages)] == [module for module in stages.modules() if isinstance(module, Layer)]
-    alone = nn.ModuleDict({"layers": nn.ModuleList([Layer()]), "plain": nn.Sequential(nn.Linear(4, 4), nn.ReLU())})
-    assert [*regions(alone)] == [alone["layers"][0]]  # type: ignore[index]
-    alone["layers"][0].ffn.register_forward_pre_hook(lambda *_: None)  # type: ignore[index]
-    assert [*regions(alone)] == []
-
-
 def test_only_repeated_blocks_without_convolutions_are_compiled() -> None:
     convolutions = [nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)) for _ in range(2)]
     blocks = [Layer(4), Layer(8), Layer(4), *convolutions]
@@ -113,36 +84,6 @@ def test_a_compiled_model_has_the_keys_of_an_uncompiled_one_and_its_copies_are_u
     assert all(block._compiled_call_impl is not None for block in regions(part.backbone))
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert all(module._compiled_call_impl is None for module in copied.modules())
-
-
-def test_blocks_of_different_drop_path_share_a_graph() -> None:
-    torch._dynamo.reset()
-    backend = CompileCounterWithBackend("eager")
-    stage = nn.Sequential(*(Dropping(rate) for rate in (0.1, 0.5, 0.9)))
-    compile_regions([stage], backend=backend)
-    x = torch.ones(10_000, 4)
-    for block in stage:
-        added = (block(x) - x).unique()
-        assert len(added) == 2 and added[0] == 0
-        assert (block(x) - x).mean().item() == pytest.approx(1, abs=0.1)
-    assert backend.frame_count == 1
-
-
-@pytest.mark.integration
-def test_blocks_with_adapters_are_compiled() -> None:
-    pytest.importorskip("peft")
-    torch._dynamo.reset()
-    counters.clear()
-    lora = {"rank": 2, "alpha": 6.0, "targets": ["*.qkv", "*.output"]}
-    backbone = {"name": "vit", "variant": "nano", "drop_path": 0.0, "lora": lora}
-    sections = configs.model_sections({"backbone": backbone, "heads": {"head": {"name": "setr", "width": 8}}}, "test")
-    classes = tuple(Class(f"{i}", i + 1, (i, i, i)) for i in range(4))
-    model = build_from_sections(sections, {"head": classes})
-    add_adapters(model)
-    plain, backend = copy.deepcopy(model), CompileCounterWithBackend("aot_eager")
-    model.compile(backend=backend)
-    torch.testing.assert_close(losses_of(model, (32, 48), 2, 0), losses_of(plain, (32, 48), 2, 0))
-    assert backend.frame_count and not counters["graph_break"]
 
 
 def built(backbone: Callable[[], Backbone], head: str) -> DenseModel:

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 import densevit
 from densevit import config as configs
-from densevit.errors import ConfigError
-from densevit.interfaces import Backbone, Class, Head, Neck
+from densevit.interfaces import Neck
 from densevit.model import DenseModel
 from densevit.weights.pretrained_models import build_model
 from densevit_backbones.resnet import ResNet
@@ -102,14 +101,6 @@ def test_learned_weight_is_the_inverse_variance_with_log_term():
     assert losses["b/log_variance"] == 0 and model.log_variances["b"].grad == 0
 
 
-def test_heads_see_targets_in_training_only():
-    model = of_heads(Averaged(), detection=Mean)
-    model.train()(batch_of((40, 40), (33, 20)))
-    assert model.heads["detection"].seen_targets is not None
-    model.eval()(batch_of((40, 40)))
-    assert model.heads["detection"].seen_targets is None
-
-
 # ---- building ----
 
 
@@ -137,46 +128,8 @@ def test_build_model_follows_the_config():
     assert not any(part.training for part in (model.backbone, kept, neck))  # frozen initially
 
 
-def test_neck_is_applied_to_its_own_head_only():
-    mean, doubling = f"{MODELS}:Mean", {"name": f"{__name__}:Doubling"}
-    heads = {"a": {"name": mean, "neck": doubling}, "b": {"name": mean}}
-    model = build_model(config_of(heads=heads), {"detection": CLASSES}).eval()
-    with torch.no_grad():
-        model.necks["a"].offset.fill_(5.0)
-    batch = batch_of((16, 16))
-    outputs = model(batch)
-    torch.testing.assert_close(outputs["a"]["logits"], outputs["b"]["logits"] + 5)
-    assert model.necks["a"].padding_mask is batch["padding_mask"]
-
-
-class Silent(Backbone):
-    """A backbone without channels."""
-
-
-class Uneven(Backbone):
-    """A backbone of two channels and one stride."""
-
-    channels, strides = (8, 16), (4,)
-
-
-def test_backbones_without_channels_and_unknown_options_are_refused():
-    for name, said in (("Silent", "no 'channels'"), ("Uneven", "2 channels and 1 strides")):
-        with pytest.raises(ConfigError, match=said):
-            densevit.create_backbone(f"{__name__}:{name}")
+def test_an_unknown_option_of_a_head_is_refused():
     heads = {"detection": {"name": f"{MODELS}:Mean", "gian": 2.0}}
     with pytest.raises(densevit.DensevitError, match=r"heads\.detection\.gian.*'gain'"):
         build_model(config_of(heads=heads), {"detection": CLASSES})
     assert build_model(config_of(), {"segmentation": CLASSES}).classes == {"detection": ()}  # of another task
-
-
-def test_a_third_partys_label_map_head_has_the_limit_and_a_detector_has_none():
-    class Own(Mean):
-        task, needs = "segmentation", ("semantic",)
-
-    def model(kind: type[Head], count: int) -> DenseModel:
-        classes = tuple(Class(str(n), n, (0, 0, 0)) for n in range(count))
-        return DenseModel(Averaged(), {"a": kind((3,), (8,), classes)})
-
-    assert len(model(Own, 255).classes["a"]) == 255 and len(model(Mean, 1203).classes["a"]) == 1203  # LVIS
-    with pytest.raises(ConfigError, match=r"^heads\.a: 256 classes; `semantic` .*255"):
-        model(Own, 256)

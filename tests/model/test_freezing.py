@@ -1,22 +1,16 @@
 """Freezing by depth and by name keeps tensors bit-identical; fine-tuning examples of the docs."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from densevit import config as configs
-from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, DensevitError
 from densevit.interfaces import Class
 from densevit.model import DenseModel
-from densevit.weights import model_file
 from densevit.weights.pretrained_models import build_model
-from tests.training.runs import train
 
 CLASSES = (Class("ball", 1, (255, 0, 0)), Class("box", 2, (0, 255, 0)))
 SWIN = {"name": "swin", "variant": "nano", "window_size": 4, "stem": "conv"}  # its stem has batch norms
@@ -81,16 +75,6 @@ def test_patterns_freeze_matching_parameters():
             build({"freeze": ["stages.1.*", wrong]})
 
 
-def test_head_patterns_apply_to_its_neck():
-    neck = {"neck": {"name": "fpn", "width": 16}}
-    whole = build(head={**neck, "freeze": True})
-    assert frozen_of(whole) == starting(whole, "heads.", "necks.") != set()
-    part = build(head={**neck, "freeze": ["decode.project.*", "neck.*"]})
-    assert frozen_of(part) == starting(part, "heads.surfaces.decode.project.", "necks.surfaces.")
-    with pytest.raises(ConfigError, match=r"heads.surfaces.freeze: no parameter matches 'decoder.*'. Closest: deco"):
-        build(head={"freeze": ["decoder.*"]})
-
-
 def test_completely_frozen_modules_stay_in_eval_mode():
     model = build({"freeze": ["patch_embed.*", "stages.2.1.norm1.*"]}, {"freeze": ["decode.project.*"]})
     prefixes = (r"backbone\.patch_embed", r"heads\.surfaces\.decode\.project", r"backbone\.stages\.2\.1\.norm1")
@@ -101,51 +85,4 @@ def test_completely_frozen_modules_stay_in_eval_mode():
         assert still == {n for n in names if mode == model.eval or re.match(rf"({'|'.join(prefixes)})(\.|$)", n)}
 
 
-def test_freeze_option_is_validated():
-    for wrong in ("yes", "stem.*"):
-        with pytest.raises(ConfigError, match=rf"backbone\.freeze: .*{re.escape(wrong)}"):
-            config_of({"freeze": wrong})
-    for wrong, section in ((-1, "backbone"), (1.5, "backbone"), (2, "head")):
-        with pytest.raises(ConfigError, match=f"freeze should be .*, not {wrong}"):
-            config_of(**{section: {"freeze": wrong}})
-
-
 # ---- training ----
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file, from whose weights a run starts."""
-    path, config = tmp_path_factory.mktemp("start") / "model.safetensors", config_of()
-    model_file.save(build_model(config, build_data(config).train), path, config)
-    return path
-
-
-TUNED = {
-    "backbone": {"freeze": 3},
-    "head": {"freeze": ["decode.project.0.*"]},
-    "optim": {
-        "lr": 1e-2, "backbone_lr": 1e-3, "layer_decay": 0.5, "weight_decay": 0.1, "warmup_steps": 1,
-        "lr_factors": {"heads.surfaces.decode.classifier.*": 4.0},
-    },
-}  # fmt: skip
-
-
-@pytest.mark.integration
-def test_frozen_tensors_stay_bit_identical_and_others_have_their_rates(start: Path, tmp_path: Path) -> None:
-    config = config_of(**TUNED, weights=str(start))
-    whole = train(config, tmp_path / "whole")
-    rates = " ".join((whole / "log.txt").read_text().split())
-    assert "first parameter learning rate weight decay number backbone.patch_embed.0.weight frozen 0 89,699" in rates
-    assert "heads.surfaces.decode.classifier.weight 0.04 0.1 " in rates
-
-    before, after = load_file(start), load_file(whole / "model.safetensors")
-    still = r"backbone\.(patch_embed|patch_norm|stages\.0|stages\.1)\.|heads\.surfaces\.decode\.project\.0\."
-    frozen = {name for name in after if re.match(still, name)}
-    assert sum("running_" in name for name in frozen) >= 4
-    for name in after:
-        same = torch.equal(before[name], after[name])
-        assert same if name in frozen else not same or "qkv.bias" in name, name
-    checkpoint = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
-    rates = {group["initial_lr"] for group in checkpoint["optimizer_states"][0]["param_groups"]}
-    assert sorted(rates) == pytest.approx([1e-3 * 0.5**k for k in range(4, -1, -1)] + [1e-2, 4e-2])

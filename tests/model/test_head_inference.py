@@ -13,7 +13,6 @@ from PIL import Image
 
 from densevit import config as configs
 from densevit.cli import main
-from densevit.cli.evaluate import config_of
 from densevit.config import InferenceSection
 from densevit.config.values import with_value
 from densevit.data.loading.batch_sampler import collate
@@ -21,7 +20,7 @@ from densevit.errors import ConfigError
 from densevit.inference.model_loading import LoadedModel
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class
-from densevit.model import DenseModel, inference_by_head, sliding_window
+from densevit.model import DenseModel, inference_by_head
 from tests.model.small_models import Boxes, Depth, Pixels, Segmenter, Stem, batch_of, model_of
 from tests.model.test_sliding_window import depth_of, infer
 
@@ -57,27 +56,14 @@ def config_with(section):
     [
         ({"stride": 100}, ["inference.stride", "100", "Set inference.window"]),
         ({"window": 512, "stride": 600}, ["inference.stride: 600", "inference.window, 512"]),
-        ({"window": 0}, ["inference.window", "greater than or equal to 1", "not 0"]),
         ({"window": [1, 2, 3]}, ["inference.window", "[height, width]"]),
-        ({"scales": [1.0, 0]}, ["inference.scales.1", "greater than 0", "not 0"]),
         ({"average": "votes"}, ["inference.average", "'logits' or 'probabilities'", "'votes'"]),
-        ({"batch_size": 0}, ["inference.batch_size"]),
         ({"flips": True}, ["inference.flips", "'flip'"]),
     ],
 )
 def test_invalid_section_error_names_the_key(section, facts):
     with pytest.raises(ConfigError, match="^mine.yaml: " + ".*".join(map(re.escape, facts))):
         config_with(section)
-
-
-def test_the_stride_is_two_thirds_of_the_window_by_default():
-    assert [config_with({"window": side}).inference.strides for side in (512, 768, [1, 5])] == [
-        (341, 341),
-        (512, 512),
-        (1, 3),
-    ]
-    options = config_with({"window": "5e2", "scales": ["1", 1.5]}).inference
-    assert (options.window_sides, options.scales, options.single_pass) == ((500, 500), (1.0, 1.5), False)
 
 
 def test_a_model_without_maps_is_refused_by_its_heads():
@@ -115,32 +101,6 @@ def test_each_head_has_its_own_options_in_prediction_and_validation():
     heads["depth"]["inference"] = {"windw": 3}
     with pytest.raises(ConfigError, match=r"heads\.depth\.inference\.windw .*Did you mean"):
         configs.from_mapping(values)
-
-
-class OneSize(Pixels):
-    """A backbone of fixed input size."""
-
-    input_size = (24, 32)
-
-    def forward(self, images):
-        assert tuple(images.shape[2:]) == self.input_size
-        return super().forward(images)
-
-
-def test_fixed_size_backbone_requires_windows_of_that_size():
-    model = model_of(OneSize(), Depth)
-    for wrong in ({"window": 24}, {"scales": (0.5,)}):
-        with pytest.raises(ConfigError, match=r"takes images of 24x32 only. Fix: set inference.window=\[24,32\]"):
-            inference_by_head(model, InferenceSection(**wrong))
-    for size in ((50, 60), (20, 40), (11, 12)):
-        batch = batch_of(model, size)
-        for section in ({"window": (24, 32)}, {"window": (24, 32), "scales": (0.5, 1.0)}):
-            inference_by_head(model, InferenceSection(**section))
-            assert depth_of(model, batch, **section)[0].shape == size
-    batch = collate([{"image": torch.zeros(3, 24, 32, dtype=torch.uint8), "targets": {}}])
-    batch["targets"] = [{"size": (20, 32), "original_size": (40, 64)}]
-    assert depth_of(model, batch, flip=True)[0].shape == (40, 64)
-    assert sliding_window.starts(1, 24, 16) == [0]
 
 
 RUN_CONFIG = "backbone: {name: swin}\nheads: {a: {name: setr}}\ndata: {name: scenes}\ntrainer: {max_steps: 1}\n"
@@ -212,37 +172,3 @@ def test_a_window_implies_images_at_their_own_size(
     with pytest.warns(UserWarning, match=r"^window 6x6: no image is larger \(the largest has 4x6 pixels\)"):
         assert main(["predict", "run", "a.png", "--window", "6", "--out", "same"]) == 0
     assert json.loads(Path("same/predict.json").read_text())["image_size"] == "source"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--image-size", "big"], "--image-size: 'big'"),
-        (["--stride", "400"], "command line: inference.stride: 400"),
-        (["--window", "wide"], "--window: 'wide'"),
-        (["--scales", "1,big"], "--scales: '1,big'"),
-    ],
-)
-def test_invalid_option_is_reported_before_any_work(
-    seen: list[InferenceSection], capsys: pytest.CaptureFixture[str], options: list[str], message: str
-):
-    assert main(["predict", "run", "a.png", *options, "--out", "found"]) == 2
-    assert message in capsys.readouterr().err
-    assert seen == [] and not Path("found").exists()
-
-
-def test_head_without_maps_is_reported_before_any_work(predictor: Predictor, capsys: pytest.CaptureFixture[str]):
-    predictor.model.heads["a"].__class__ = Boxes
-    for command in (["evaluate", "run", "inference.window=64"], ["predict", "run", "a.png", "--flip"]):
-        assert main(command) == 2
-        assert "heads.a (setr) makes none" in capsys.readouterr().err
-
-
-def test_evaluate_accepts_other_windows(predictor: Predictor):
-    loaded = LoadedModel(predictor.model, predictor.config, foreign=False)
-    config = config_of(loaded, "run", ["inference.window=512", "inference.scales=[0.5, 1.0]", "inference.flip=false"])
-    assert config.inference == InferenceSection(window=512, scales=(0.5, 1.0))
-    Path("slide.yaml").write_text("window: [32, 64]\n")
-    assert config_of(loaded, "run", ["inference=slide.yaml"]).inference == InferenceSection(window=(32, 64))
-    config = config_of(loaded, "run", ["heads.a.inference.window=64"])
-    assert config.inference_by_head == {"a": InferenceSection(window=64)} and config.inference.window == 300

@@ -16,10 +16,9 @@ from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError
 from densevit.interfaces import Class
 from densevit.model import DenseModel
-from densevit.model.lora import adapted_layers, add_adapters, merged_state
+from densevit.model.lora import add_adapters, merged_state
 from densevit.weights import hub, model_file
 from densevit.weights.pretrained_models import build_model
-from tests.model.small_models import Stem
 from tests.training.runs import train
 
 VIT = {"name": "vit", "variant": "nano", "patch_size": 8}
@@ -152,8 +151,6 @@ def test_saved_run_equals_the_trained_model(weights, run):
     [
         ({"lora": LORA, "freeze": 2}, r"backbone\.lora.*Leave backbone\.freeze out"),
         ({"lora": {"rank": 0}}, r"backbone\.lora\.rank"),
-        ({"lora": {"alpha": 0}}, r"backbone\.lora\.alpha"),
-        ({"lora": {"targets": []}}, r"backbone\.lora\.targets"),
         ({"lora": {"ranks": 3}}, r"backbone\.lora\.ranks"),
     ],
     ids=str,
@@ -168,10 +165,6 @@ def test_targets_without_layers_are_refused_before_weights_are_downloaded(tmp_pa
     config = config_of({**VIT, "weights": "timm:vit_tiny_patch16_224", "lora": {"targets": ["*.qvk"]}})
     with pytest.raises(ConfigError, match=r"backbone\.lora\.targets: .*'\*\.qvk'\. Closest: \*\.qkv"):
         train(config, run_dir=tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"Closest: \*\.qkv, \*\.output"):
-        adapted_layers(densevit.create_backbone(**VIT), LoraSection(rank=2, alpha=4.0, targets=("*.zzzzzzzz",)))
-    with pytest.raises(ConfigError, match=r"backbone\.lora: Stem has no linear layers"):
-        adapted_layers(Stem(), LoraSection(rank=2, alpha=4.0, targets=("*",)))
 
 
 def test_without_peft_a_run_fails_before_it_builds_anything(monkeypatch, tmp_path, weights):
@@ -182,5 +175,3 @@ def test_without_peft_a_run_fails_before_it_builds_anything(monkeypatch, tmp_pat
     with pytest.raises(ConfigError, match=message):
         train(run_config(weights), run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match=message):
-        densevit.create_model({**VIT, "lora": LORA}, heads={"surfaces": SURFACES}, classes=["a"])

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
-from densevit.model import DenseModel, inference_by_head, streaming_resize
+from densevit.model import inference_by_head, streaming_resize
 from tests.model.small_models import Depth, Pixels, Segmenter, Stem, batch_of, model_of
 
 
@@ -71,29 +71,6 @@ def test_sliding_matches_a_loop_over_windows(size, window, stride, original, bat
     assert ((whole - found).abs().max() > 1e-2) == (window != (48, 48))  # windows differ from the whole image
 
 
-@pytest.mark.parametrize("numbers", [1, 2**23])
-def test_strips_of_any_height_are_resized_like_the_whole(monkeypatch, numbers):
-    monkeypatch.setattr(streaming_resize, "MAX_STRIP_NUMEL", numbers)
-    for source, target in [
-        ((13, 7), (29, 7)), ((29, 6), (13, 11)), ((5, 5), (64, 3)), ((64, 4), (1, 1)), ((1, 1), (9, 2)),
-        ((31, 8), (32, 8)), ((40, 3), (39, 3)), ((17, 4), (17, 9)), ((100, 2), (7, 2)),
-    ]:  # fmt: skip
-        x = torch.randn(2, *source)
-        expected = F.interpolate(x[None], target, mode="bilinear", align_corners=False)[0]
-        for height in (1, 3, 10, 100):
-            parts = [part.clone() for part in streaming_resize.resized(iter(x.split(height, 1)), source, target)]
-            assert max(part.shape[1] for part in parts) <= max(1, numbers // (2 * max(source[1], target[1])))
-            torch.testing.assert_close(torch.cat(parts, 1), expected)
-
-
-def test_strips_of_different_heights_are_averaged():
-    maps = [torch.randn(2, 23, 4) for _ in range(3)]
-    for lockstep in (True, False):
-        streams = [iter(x.split(height, 1)) for x, height in zip(maps, (1, 7, 23), strict=True)]
-        found = torch.cat([part.clone() for part in streaming_resize.averaged(streams, 23, lockstep)], 1)
-        torch.testing.assert_close(found, sum(maps) / 3)
-
-
 # ---- flips and scales ----
 
 
@@ -145,25 +122,6 @@ def test_depth_of_each_scale_is_converted_to_zoom_1(scales, flip):
     torch.testing.assert_close(found, torch.full((80, 101), 8.0))
 
 
-def test_zoom_does_not_change_other_maps():
-    """Classes besides metric depth, and relative depth of unknown scale."""
-    torch.manual_seed(0)
-    both = model_of(Pixels(), Segmenter, Metres)
-    alone = DenseModel(both.backbone, {"segmentation": both.heads["segmentation"]}).eval()
-    batch = batch_of(both, (45, 58))
-    section = InferenceSection(scales=(0.5, 1.0, 2.0))
-    found, expected = infer(both, batch, section), infer(alone, batch, section)
-    assert torch.equal(found["segmentation"][0]["semantic"], expected["segmentation"][0]["semantic"])
-    assert len(expected["segmentation"][0]["semantic"].unique()) > 1
-    torch.testing.assert_close(found["depth"][0]["depth"], torch.full((45, 58), 8.0))
-
-    relative = model_of(Pixels(), Metres)
-    relative.heads["depth"].quantity = "inverse_depth"
-    (mean,) = depth_of(relative, batch, scales=(0.5, 1.0, 2.0))
-    exact = 8 * (2 * (45 * 58 / (4 * 22 * 29)) ** 0.5 + 1 + 1 / 2) / 3  # 22.5 rounds to even
-    torch.testing.assert_close(mean, torch.full((45, 58), exact))
-
-
 def test_class_probabilities_and_depths_are_averaged():
     model = model_of(Stem(), Segmenter, Depth)
     segmentation, depth = model.heads.values()
@@ -190,30 +148,6 @@ def test_class_probabilities_and_depths_are_averaged():
         torch.testing.assert_close(found["depth"]["depth"], metres[0], rtol=1e-5, atol=1e-5)
         labels[average] = found["segmentation"]["semantic"]
     assert (labels["logits"] != labels["probabilities"]).any()
-
-
-def test_windows_run_in_batches_over_rows_and_flips_with_a_mask_of_padding():
-    model = model_of(Stem(), Depth)
-    depth_of(model, batch_of(model, (50, 70)), window=(20, 30), stride=(15, 20), flip=True, batch_size=5)
-    assert model.heads["depth"].runs == [(5, 20, 32)] * 3 + [(3, 20, 32)]  # 3 rows of 3 windows, twice
-    depth_of(model, batch_of(model, (41, 54)), window=100)  # padded only to the image's next multiple
-    assert model.heads["depth"].runs[4:] == [(1, 44, 56)]
-    assert model.heads["depth"].inside.item() == pytest.approx(41 * 54 / (44 * 56))
-
-
-def test_runs_under_autocast_inference_mode_and_other_default_dtypes():
-    model = model_of(Stem(), Segmenter, Depth)
-    batch = batch_of(model, (41, 54), original=(50, 90))
-    section = InferenceSection(window=24, flip=True, scales=(1.0, 1.5), average="probabilities")
-    expected = infer(model, batch, section)["depth"][0]["depth"]
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        found = infer(model, batch, section)["depth"][0]["depth"]
-    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        assert torch.equal(infer(model, batch, section)["depth"][0]["depth"], expected)
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 class Largest(TorchDispatchMode):

@@ -6,14 +6,13 @@ import torch
 
 from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
-from densevit.errors import ConfigError, PluginError
+from densevit.errors import ConfigError
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel, inference_by_head
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr.head import Detr
 from tests.model.small_models import Segmenter
-from tests.strict_device import DEVICE, Accelerator, host, moved
 
 CLASSES = tuple(Class(str(i), i, (0, 0, 0)) for i in range(1, 4))
 
@@ -136,50 +135,6 @@ def test_an_image_that_fits_into_a_window_is_predicted_in_one_pass():
     )
     assert len(few["boxes"]) > 9 and (few["scores"].diff() <= 0).all()
     torch.testing.assert_close(few, many)
-    with Accelerator(torch.float64) as accelerator:
-        moved(model)
-        remote = {**batch, **{key: batch[key].to(DEVICE, non_blocking=True) for key in ("images", "padding_mask")}}
-        sections = inference_by_head(model, InferenceSection(window=24, batch_size=4))
-        [found] = model.infer(remote, sections)["detection"]
-    torch.testing.assert_close({key: host(value) for key, value in found.items()}, few)
-    assert accelerator.waits == {"to the CPU": 3}  # boxes, scores and labels
-
-
-def test_windows_keep_the_highest_scores_up_to_max_predictions():
-    image, _ = painted((200, 260), 30, 40)
-    model = oracle()
-    targets = {"size": (200, 260), "original_size": (400, 520)}
-    batch = collate([{"image": image, "targets": targets}], 4)
-    sections = inference_by_head(model, InferenceSection(window=110, stride=70))
-    [every] = model.infer(batch, sections)["oracle"]
-    assert len(every["boxes"]) == 30
-    for limit in (100, 30, 7, 1):
-        model.heads["oracle"].max_predictions = limit
-        [found] = model.infer(batch, sections)["oracle"]
-        best = every["scores"].argsort(descending=True)[:limit]
-        assert (
-            all(torch.equal(value, every[key][best]) for key, value in found.items()) and found.keys() == every.keys()
-        )
-
-
-def test_boxes_of_windows_have_the_threshold_of_one_pass():
-    """30 objects of scores of 0.5 and more, a part of which is scaled to less."""
-
-    class Unsure(Oracle):
-        def predict(self, outputs, targets):
-            return [{**found, "scores": found["scores"] * 0.99} for found in super().predict(outputs, targets)]
-
-    image, _ = painted((200, 260), 30, 60)
-    model = oracle(Unsure)
-    batch = collate([{"image": image, "targets": {"size": (200, 260), "original_size": (200, 260)}}], 4)
-    window = {"window": 110, "stride": 50}
-    [every] = model.infer(batch, inference_by_head(model, InferenceSection(**window)))["unsure"]
-    predictor = Predictor(model)
-    found = predictor.predict(image, inference=window)
-    assert 0 < len(found.boxes) < len(every["boxes"])
-    assert torch.equal(found.boxes, every["boxes"][every["scores"] >= 0.5])
-    assert len(predictor.predict(image, threshold=0.499, inference=window).boxes) > len(found.boxes)
-    assert len(predictor.predict(image, threshold=0, inference=window).boxes) == len(every["boxes"])
 
 
 def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_sections():
@@ -205,11 +160,3 @@ def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_s
     ):
         with pytest.raises(ConfigError, match=facts):
             inference_by_head(refused, general, own)
-
-
-def test_predictions_that_windows_cut_are_an_error():
-    model = oracle()
-    model.heads["oracle"].extra = ("keypoints",)
-    image, _ = painted((80, 80), 3, 20)
-    with pytest.raises(PluginError, match=r"heads.oracle \(Oracle\): its predictions have keypoints; .*window=null"):
-        Predictor(model).predict(image, inference={"window": 64})

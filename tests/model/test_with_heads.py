@@ -1,26 +1,18 @@
 """A model made from a model is that model in all but its heads; a model takes its channels from its backbone."""
 
-import ast
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import densevit
 from densevit.channels import Channels
 from densevit.config import DataSection
-from densevit.model import DenseModel, backbone_from
-from densevit_methods.teachers import load_backbone
+from densevit.model import DenseModel
 
 HEAD = {"name": "setr", "decoder": "naive", "width": 8, "norm": "group", "auxiliary": []}
 OF_HEADS = ("heads", "necks", "log_variances", "classes", "score_thresholds", "target_types", "weights")
-OTHERS = {
-    "densevit/model/model_factory.py": "the builder",
-    "plugins/densevit_workbench/testing/head_export.py": "a head under test, on a backbone that only it has",
-    "tools/benchmarks/predicting.py": "a backbone that only waits",
-}
 CHANNELS = (
     Channels(("red", "green", "blue"), "float32", ((0.0, 100.0),) * 3, nodata=-1.0),
     Channels(("a", "b", "c", "d", "e"), "uint16", ((0.0, 1000.0),) * 5, display=("c",)),
@@ -74,41 +66,3 @@ def test_a_part_of_a_model_is_that_model_with_fewer_heads(channels):
     assert [*model.heads] == ["a", "b"] and [*model.with_heads({"b", "a"}).heads] == ["a", "b"]
     assert [*map(id, model.with_heads(()).parameters())] == [*map(id, model.backbone.parameters())]
     assert not any(module.training for module in part.modules())
-
-
-def test_a_part_of_a_compiled_model_runs_its_own_heads():
-    model = _predictor(CHANNELS[1]).model
-    nn.Module.compile(model, backend="eager")
-    assert [*model.with_heads({"b"})(_batch(model))] == ["b"]
-
-
-@pytest.mark.parametrize("channels", CHANNELS, ids=lambda channels: f"{len(channels.names)}-{channels.dtype}")
-def test_every_model_on_a_backbone_has_its_channels(channels, tmp_path):
-    """Of `DenseModel` itself, a teacher's backbone, and a backbone by its name with these weights."""
-    predictor, file = _predictor(channels), tmp_path / "model.safetensors"
-    densevit.save(predictor, file)
-    section = {"name": "vit", "variant": "nano", "weights": str(file)}
-    count = len(channels.names)
-    given = {} if channels.is_rgb else {"channels": channels, "mean": [0.4] * count, "std": [0.25] * count}
-    architecture = predictor.model.sections
-    assert architecture is not None
-    for model in (
-        DenseModel(predictor.backbone, {}),
-        DenseModel(backbone_from(architecture.backbone), {}),
-        DenseModel(densevit.create_backbone(**section), {}),
-        load_backbone(str(file)),
-        load_backbone({**section, **given}),
-    ):
-        for key in ("channels", "low", "high", "mean", "std"):
-            assert _equal(getattr(predictor.model, key), getattr(model, key)), key
-
-
-def test_only_the_builder_makes_models_from_modules():
-    root, found = Path(densevit.__file__).parents[1], set()
-    for file in (file for folder in ("densevit", "plugins", "tools") for file in (root / folder).rglob("*.py")):
-        text = file.read_text()
-        nodes = ast.walk(ast.parse(text)) if "DenseModel(" in text else ()
-        for call in (node for node in nodes if isinstance(node, ast.Call)):
-            if "DenseModel" in (getattr(call.func, "id", ""), getattr(call.func, "attr", "")):
-                found.add(file.relative_to(root).as_posix())
-    assert found == OTHERS.keys()

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
@@ -85,18 +84,6 @@ class Seen(lightning.Callback):
 class Unreadable(lightning.Callback):
     def state_dict(self) -> dict[str, Any]:
         return {"path": Path("x")}
-
-
-class Passing(EarlyStopping):
-    """Hands the rest to its base, as many constructors do."""
-
-    def __init__(self, extra: int = 1, **rest: Any) -> None:
-        super().__init__(**rest)
-
-
-class StopsAt(lightning.Callback):
-    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        trainer.should_stop = trainer.should_stop or trainer.global_step == 3
 
 
 class Hyperparameters(CSVLogger):

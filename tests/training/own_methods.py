@@ -62,23 +62,6 @@ class Silent(Method):
         return {"mean": model.backbone(model.normalise(batch["images"], batch["padding_mask"]))[0].square().mean()}
 
 
-class Multicrop(Silent):
-    """Four views: the config's, the same with inverted colours, and two crops of it."""
-
-    views = 4
-
-    def transform(self, configured: Any) -> Any:
-        def views(sample: Any, rng: Any, types: Any) -> Any:
-            weak = configured(sample, rng, types)
-            image, targets = weak["image"], weak["targets"]
-            crops = [image[:, top : top + 16, :width] for top, width in ((0, 16), (int(rng.integers(1, 4)), 8))]
-            ids = {key: targets[key] for key in ("image_id", "original_size")}
-            small = [{"image": crop, "targets": {**ids, "size": (*crop.shape[1:],)}} for crop in crops]
-            return [weak, {"image": 255 - image, "targets": targets}, *small]
-
-        return views
-
-
 class Teacher(Silent):
     """Validates and saves a moving average of the model."""
 

@@ -17,11 +17,11 @@ INTEGRATION = pytest.mark.integration
 RESNEXT_50 = {"depth": 50, "groups": 32, "width_per_group": 4}
 
 
-def torchvision_model(name: str, dilation: bool = False, norm: str = "batch") -> nn.Module:
+def torchvision_model(name: str, norm: str = "batch") -> nn.Module:
     import torchvision
 
     options = {"norm_layer": lambda channels: nn.GroupNorm(32, channels)} if norm == "group" else {}
-    return getattr(torchvision.models, name)(replace_stride_with_dilation=[False, False, dilation], **options)
+    return getattr(torchvision.models, name)(**options)
 
 
 def load(resnet: ResNet, reference: nn.Module) -> None:
@@ -53,12 +53,11 @@ RESNET_50D = partial(timm_model, "resnet26d", output_stride=16, layers=[3, 4, 6,
     [
         (partial(torchvision_model, "resnet18"), {"depth": 18}, (97, 131)),
         (partial(torchvision_model, "resnet18", norm="group"), {"depth": 18, "norm": "group"}, (71, 64)),
-        (partial(torchvision_model, "resnet50", dilation=True), {"depth": 50, "dilation": True}, (65, 50)),
         pytest.param(partial(torchvision_model, "resnext50_32x4d"), RESNEXT_50, (45, 66), marks=INTEGRATION),
         (partial(timm_model, "resnet18d"), {"depth": 18, "variant": "d"}, (69, 51)),
         pytest.param(RESNET_50D, {"depth": 50, "variant": "d", "dilation": True}, (50, 39), marks=INTEGRATION),
     ],
-    ids=["18", "18 with groups", "50 dilated", "next 50", "18d", "50d dilated"],
+    ids=["18", "18 with groups", "next 50", "18d", "50d dilated"],
 )
 def test_features_and_gradients_match_torchvision_and_timm(make, options, size, randomise, assert_equal_features):
     resnet, reference = ResNet(**options).eval(), make().eval()
@@ -68,24 +67,23 @@ def test_features_and_gradients_match_torchvision_and_timm(make, options, size, 
 
 
 @pytest.mark.parity("transformers-rtdetr-resnet")
-@pytest.mark.parametrize(("depth", "size"), [(18, (69, 51)), pytest.param(50, (45, 66), marks=INTEGRATION)])
-def test_variant_vd_matches_transformers(depth, size, randomise, assert_equal_features):
+def test_variant_vd_matches_transformers(randomise, assert_equal_features):
     """RT-DETR's ResNet ("PResNet"), which has a projection shortcut in the first block of every stage."""
     from transformers import RTDetrResNetBackbone, RTDetrResNetConfig
 
     config = RTDetrResNetConfig(
-        depths=[2, 2, 2, 2] if depth == 18 else [3, 4, 6, 3],
-        hidden_sizes=[64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048],
-        layer_type="basic" if depth < 50 else "bottleneck",
+        depths=[2, 2, 2, 2],
+        hidden_sizes=[64, 128, 256, 512],
+        layer_type="basic",
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
     theirs = RTDetrResNetBackbone(config).eval().to(memory_format=torch.channels_last)
     randomise(theirs)
-    ours = ResNet(depth, variant="vd").eval()
+    ours = ResNet(18, variant="vd").eval()
     translated = translate(theirs.state_dict(), find("transformers-rtdetr-resnet"))
     assert translated.unknown == [] and set(translated.tensors) == set(ours.state_dict())
     ours.load_state_dict(translated.tensors)
-    assert_equal_features(ours, lambda images: theirs(images).feature_maps, random_images(*size))
+    assert_equal_features(ours, lambda images: theirs(images).feature_maps, random_images(69, 51))
 
 
 def test_batch_norms_in_training_match_torchvision(randomise):
@@ -124,7 +122,7 @@ def test_frozen_norms_match_torchvision_in_evaluation(randomise, assert_equal_fe
 STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 
 
-@pytest.mark.parametrize(("frozen_stages", "frozen"), [(0, 0), (1, 2), (3, 4), (5, 6)])
+@pytest.mark.parametrize(("frozen_stages", "frozen"), [(1, 2), (5, 6)])
 def test_frozen_stages_update_neither_weights_nor_statistics(frozen_stages, frozen):
     """The stem's are the first; with three convolutions too."""
     resnet = ResNet(18, variant="d", frozen_stages=frozen_stages)
@@ -139,11 +137,3 @@ def test_frozen_stages_update_neither_weights_nor_statistics(frozen_stages, froz
         after = resnet.state_dict()
         changed = {key.partition(".")[0] for key in before if not torch.equal(after[key], before[key])}
         assert changed == set(STAGES[frozen:])
-
-
-@pytest.mark.parametrize("norm", ["frozen", "batch", "sync", "group"])
-def test_all_norms_have_the_epsilon(norm):
-    with torch.device("meta"):
-        for options, eps in (({}, 1e-5), ({"norm_eps": 1e-3}, 1e-3)):
-            resnet = ResNet(18, norm=norm, **options)
-            assert {module.eps for module in resnet.modules() if hasattr(module, "eps")} == {eps}

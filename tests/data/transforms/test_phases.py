@@ -15,7 +15,7 @@ from densevit.data.loading.dataloader import Loader
 from densevit.data.transforms.phases import final_phase_start, transforms_at
 from densevit.errors import ConfigError
 from densevit.interfaces import Batch, Dataset, Sample
-from tests.training.run.test_run import TINY
+from tests.training.runs import TINY
 
 SIZES = [32, 64, 64, 96]
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.data.transforms.image_mixing import ImageMixing
-from densevit.errors import ConfigError
 from densevit.inference.model_loading import create_model
-from densevit.interfaces import Class, LastBlocks, LossContext
+from densevit.interfaces import Class, LossContext
 from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes
 from densevit_heads.classifier import Classifier
@@ -74,7 +73,6 @@ DEIT = VIT | {"distillation_token": True}
 @pytest.mark.parametrize(
     ("library", "name", "backbone", "layers", "tokens", "size"),
     [
-        ("timm", "vit_tiny_patch16_224", VIT, {"classifier": "head"}, 1, (128, 96)),
         ("timm", "deit_tiny_distilled_patch16_224", DEIT, DISTILLED, 2, (96, 128)),
         ("torchvision", "resnet18", RESNET, {"classifier": "fc"}, 0, (90, 70)),
     ],
@@ -121,20 +119,3 @@ def test_an_image_without_class_is_unlabelled_also_in_a_mixture(kind: str, smoot
     assert head.loss_counts(alone) == {"images": 2}
     loss = head.loss({"logits": logits}, alone, LossContext())["cross_entropy"]
     torch.testing.assert_close(loss, F.cross_entropy(logits, classes, ignore_index=-1, label_smoothing=smoothing))
-
-
-def test_too_few_tokens_are_refused() -> None:
-    head = Classifier((6,), (16,), CLASSES, tokens=2)
-    last = LastBlocks(torch.randn(1, 1 + 12, 6), (3, 4), [lambda x, bias: x], nn.Identity())
-    with pytest.raises(ConfigError, match="tokens is 2.* 1 token"):
-        head(last, torch.zeros(1, 48, 64, dtype=torch.bool))
-
-
-def test_two_tokens_have_half_of_the_loss_each() -> None:
-    head = Classifier((6,), (16,), CLASSES, tokens=2, label_smoothing=0)
-    outputs = {"logits": torch.randn(2, K), "distillation_logits": torch.randn(2, K)}
-    labels = torch.tensor([2, 4])
-    losses = head.loss(outputs, [{"image_class": label} for label in labels], LossContext())
-    torch.testing.assert_close(losses["cross_entropy"], F.cross_entropy(outputs["logits"], labels) / 2)
-    second = F.cross_entropy(outputs["distillation_logits"], labels) / 2
-    torch.testing.assert_close(losses["distillation_cross_entropy"], second)

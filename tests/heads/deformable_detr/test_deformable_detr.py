@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Class, Dataset
-from densevit.losses.context import LossContext
 from densevit.set_prediction.levels import valid_ratio
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr import DeformableDetr
@@ -31,7 +30,6 @@ MODES: dict[str, dict[str, Any]] = {
     "two-stage": {"box_refinement": True, "two_stage": True},
 }
 LAYERS = {"width": 64, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 3, "feedforward": 24, "dropout": 0.0}
-SMALL = {"num_queries": 7, "transformer": Transformer(**LAYERS)}  # type: ignore[arg-type]
 
 
 def make_head(classes: list[Class] = CLASSES, **options: Any) -> Any:
@@ -43,58 +41,6 @@ def make_head(classes: list[Class] = CLASSES, **options: Any) -> Any:
 
 def make_batch(*counts: int, sizes: Any = SIZES) -> Any:
     return padded_batch(counts, LEVELS, sizes, len(CLASSES))
-
-
-@pytest.mark.parametrize(
-    ("strides", "options", "features", "added"),
-    [
-        ((4, 8, 16, 32), {}, [1, 2, 3], 1),  # the paper's: C3, C4, C5 and C6
-        ((4, 8, 16, 32), {"num_levels": 1}, [3], 0),  # "single-scale"
-        ((4, 8, 16, 32), {"min_stride": 4}, [0, 1, 2, 3], 0),
-        ((14, 14, 14, 14), {}, [3], 3),  # several blocks of it: the deepest
-        ((4, 8, 16, 32, 64, 128), {}, [2, 3, 4, 5], 0),
-    ],
-)
-def test_levels_are_the_coarsest_features_and_stride_2_convolutions(
-    strides: tuple[int, ...], options: dict[str, Any], features: list[int], added: int
-):
-    head = DeformableDetr((8,) * len(strides), strides, CLASSES, transformer=Transformer(32, 2, 1), **options)
-    assert head.levels.features == features
-    kernels = [projection[0].kernel_size for projection in head.levels.projections]
-    assert kernels == [(1, 1)] * len(features) + [(3, 3)] * added
-
-
-def test_initial_weights_are_the_authors():
-    """Prior of 0.01, boxes with sides of sigmoid(-2), xavier, and points on rings around the reference point."""
-    heads = {name: DeformableDetr(CHANNELS, STRIDES, CLASSES, **SMALL, **MODES[name]) for name in MODES}
-    sizes = {"multi-scale": [-2.0], "refined": [-2.0, 0.0, 0.0], "two-stage": [0.0, 0.0, 0.0]}
-    for name, head in heads.items():
-        assert len(head.label_heads) == len(head.box_heads) == len(sizes[name])
-        for labels, boxes, size in zip(head.label_heads, head.box_heads, sizes[name], strict=True):
-            torch.testing.assert_close(labels.bias.sigmoid(), torch.full((4,), 0.01))
-            assert boxes.last.weight.abs().max() == 0 and boxes.last.bias.tolist() == [0.0, 0.0, size, size]
-            assert torch.equal(labels.weight, head.label_heads[0].weight)  # clones
-            assert torch.equal(boxes[0].weight, head.box_heads[0][0].weight)
-    head, two_stage = heads["multi-scale"], heads["two-stage"].queries
-    layer, width = head.decoder[0], 64
-    bounds = {
-        layer.self_attention.query.weight: 6 / (4 * width),  # one product with keys and values in the authors' code
-        layer.cross_attention.value.weight: 6 / (2 * width),
-        layer.ffn.expand.weight: 6 / (width + 24),
-        head.queries.reference.weight: 6 / (width + 2),
-        head.levels.projections[0][0].weight: 6 / (width + 6),
-        head.levels.projections[-1][0].weight: 6 / (18 * width),
-        two_stage.project.weight: 6 / (2 * width),
-        two_stage.embed.weight: 6 / (4 * width),
-    }
-    for weight, square in bounds.items():
-        assert 0.9 * math.sqrt(square) < weight.detach().abs().max() <= math.sqrt(square)
-    assert head.levels.embedding.detach().std() == pytest.approx(1.0, abs=0.2)
-    offsets = layer.cross_attention.offsets
-    assert offsets.weight.abs().max() == 0 and layer.cross_attention.weights.weight.abs().max() == 0
-    rings = offsets.bias.view(2, 4, 4, 2)  # heads, levels, points, xy
-    torch.testing.assert_close(rings[0, 2], torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [4.0, 0.0]]))
-    torch.testing.assert_close(rings[1, 0], -rings[0, 0], atol=1e-5, rtol=0)
 
 
 def test_mixed_query_selection_takes_positions_from_proposals_and_learned_contents():
@@ -141,29 +87,6 @@ def test_refined_positions_are_dinos_for_the_boxes_of_each_layer():
         hidden = (torch.cat(encoded, dim=-1) @ torch.cat([y, x, rest], dim=1).T + first.bias).relu()
         torch.testing.assert_close(positions, hidden @ second.weight.T + second.bias, rtol=1e-4, atol=1e-4)
     assert len(calls) == 3 and not torch.equal(calls[0][0], calls[1][0])
-
-
-def test_class_proposals_are_ranked_by_their_best_class_and_have_the_loss_of_a_decoder_layer():
-    """DINO's `interm_outputs`: the selected proposals only, with all classes."""
-    head = make_head(**{**NONE, "class_proposals": True}).train()
-    features, mask, targets = make_batch(3, 0, 5)
-    levels = head.levels(features, mask)
-    memory = levels.tokens
-    for layer in head.encoder:
-        memory = layer(memory, levels, levels.on_maps(levels.centres))
-    proposals = head.queries.propose(memory, levels)
-    outputs = head(features, mask, targets)
-    logits, boxes = outputs["proposals"]
-    for b in range(3):
-        scores = proposals.logits[b].max(dim=-1).values.masked_fill(levels.padding[b], -torch.inf)
-        for rank, cell in enumerate(scores.argsort(descending=True)[:7].tolist()):
-            torch.testing.assert_close(logits[b, rank], proposals.logits[b, cell])
-            torch.testing.assert_close(boxes[b, rank], proposals.boxes[b, cell])
-    as_layer = head.loss({"layers": (logits[None], boxes[None]), "logits": logits}, targets, LossContext())
-    expected = as_layer["label"] + as_layer["l1"] + as_layer["giou"]
-    torch.testing.assert_close(head.loss(outputs, targets, LossContext())["proposals"], expected)
-    binary = make_head(**MODES["two-stage"])
-    assert not torch.isclose(binary.loss(outputs, targets, LossContext())["proposals"], expected)
 
 
 class Crowded(Dataset):

@@ -40,7 +40,6 @@ COUNTS = [3, 0, 6, 1]
 WEIGHTS = {"label": ("loss_ce", 2), "l1": ("loss_bbox", 5), "giou": ("loss_giou", 2)}
 
 MODES: dict[str, dict[str, Any]] = {
-    "single-scale": {"num_levels": 1},
     "multi-scale": {},
     "two-stage": {"box_refinement": True, "two_stage": True},
 }
@@ -52,7 +51,7 @@ def unpadded(features: list[Tensor], pixel_mask: Tensor) -> list[tuple[Tensor, T
 
 
 def make_pair(
-    num_levels: int = 4, box_refinement: bool = False, two_stage: bool = False
+    box_refinement: bool = False, two_stage: bool = False
 ) -> "tuple[DeformableDetrForObjectDetection, DeformableDetr]":
     """transformers' model, and ours with the same weights."""
     from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
@@ -62,13 +61,13 @@ def make_pair(
         hidden_sizes=[8, *CHANNELS],
         depths=[1, 1, 1],
         layer_type="basic",
-        out_features=["stage3"] if num_levels == 1 else ["stage2", "stage3"],
+        out_features=["stage2", "stage3"],
     )
     config = DeformableDetrConfig(
         backbone_config=backbone, num_labels=len(CLASSES), num_queries=QUERIES, d_model=64,
         encoder_layers=2, encoder_ffn_dim=48, encoder_attention_heads=4, encoder_n_points=3,
         decoder_layers=LAYERS, decoder_ffn_dim=48, decoder_attention_heads=4, decoder_n_points=3,
-        num_feature_levels=num_levels, with_box_refine=box_refinement, two_stage=two_stage,
+        num_feature_levels=4, with_box_refine=box_refinement, two_stage=two_stage,
         two_stage_num_proposals=QUERIES, auxiliary_loss=True, class_cost=2, dropout=0.0,
     )  # fmt: skip
     theirs = DeformableDetrForObjectDetection(config).eval()
@@ -82,7 +81,7 @@ def make_pair(
             theirs.model.decoder.class_embed = theirs.class_embed
     # distinct queries, and offsets in cells
     randomise(theirs, 0.1, {r"query_position_embeddings\.weight": 1.0, r"sampling_offsets\.bias": 2.0})
-    options: dict[str, Any] = {"num_levels": num_levels, "box_refinement": box_refinement, "two_stage": two_stage}
+    options: dict[str, Any] = {"box_refinement": box_refinement, "two_stage": two_stage}
     transformer = Transformer(64, 4, 2, LAYERS, 48, dropout=0.0)
     ours = DeformableDetr(
         CHANNELS, STRIDES, CLASSES, QUERIES, transformer, min_stride=4, num_points=3, **options
@@ -113,8 +112,7 @@ def test_outputs_losses_and_gradients_match_transformers(options: dict[str, Any]
     H, W = padding_mask.shape[1:]
     given = [torch.randn(len(SIZES), c, -(-H // s), -(-W // s)) for c, s in zip(CHANNELS, STRIDES, strict=True)]
     features, own_features = copies(given)
-    used = features[-1:] if len(ours.levels.features) == 1 else features
-    theirs.model.backbone = GivenFeatures(used, unpadded)
+    theirs.model.backbone = GivenFeatures(features, unpadded)
     output = theirs(torch.zeros(len(SIZES), 3, H, W), pixel_mask=(~padding_mask).long(), labels=labels)
     outputs = ours(own_features, padding_mask)
 

@@ -3,13 +3,11 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from densevit.interfaces import Class
 from densevit.layers.positions import sine_boxes, sine_map
 from densevit.set_prediction.box_positions import BoxPositionBias
 from densevit.set_prediction.memory import Memory, cell_centres
-from densevit.set_prediction.projections import FusedProjection
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
 from densevit_heads.dab_detr.extensions import Extensions
@@ -123,56 +121,3 @@ def test_boxes_are_refined_layer_by_layer(batch: tuple[list[Tensor], Tensor], tw
     torch.testing.assert_close(outputs["layers"][0], torch.stack(logits), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(outputs["layers"][1], torch.stack(boxes), rtol=1e-4, atol=1e-5)
     assert torch.equal(outputs["boxes"], outputs["layers"][1][-1])
-
-
-def test_a_layer_does_not_learn_through_the_boxes_of_the_next(batch: tuple[list[Tensor], Tensor]):
-    """With no offsets, all layers' boxes are the anchors, and only the first layer's are connected to them."""
-    head = make_head()
-    head.box_head.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
-    boxes = head(*batch)["layers"][1]
-    for layer in range(3):
-        torch.testing.assert_close(boxes[layer], head.anchors.sigmoid().expand(2, -1, -1))
-        (gradient,) = torch.autograd.grad(boxes[layer].sum(), head.anchors, retain_graph=True, materialize_grads=True)
-        assert (gradient.abs().max() > 0) == (layer == 0)
-
-
-def test_refinement_starts_at_zero_and_proposals_at_a_fifth_of_the_image(batch: tuple[list[Tensor], Tensor]):
-    """Initial scores are about 0.01."""
-    features, mask = batch
-    extensions = Extensions(stride=8, two_stage=True, dense_loss=1.0)
-    transformer = Transformer(WIDTH, HEADS, 1, 2, 24)
-    head = DabDetr((6, 10), (8, 16), CLASSES, Q, transformer, classification="mal", extensions=extensions)
-    logits, boxes = head(features, mask, [])["layers"]
-    assert all(torch.allclose(layer, boxes[0], atol=1e-5) for layer in boxes)
-    assert (boxes[0, ..., 2:] - 0.2).abs().max() < 1e-5
-    centres, _ = cell_centres(mask, (4, 6), 8)
-    for b in range(2):
-        distance = (boxes[0, b, :, None, :2] - centres[b]).abs().amax(-1).amin(1)
-        assert distance.max() < 1e-4, "each proposal should be centred on a cell's centre"
-    assert -8 < logits.mean() < -2
-
-
-def test_fused_memory_is_the_sum_of_levels_and_its_mix():
-    fused = FusedProjection((3, 5, 6, 4), (4, 8, 16, 16), width=7, stride=8, blocks=0)
-    features = [torch.randn(2, c, *size) for c, size in ((3, (12, 16)), (5, (6, 8)), (6, (3, 4)), (4, (3, 4)))]
-    assert fused.stride == 8
-
-    def norm(layer: nn.Module, x: Tensor) -> Tensor:
-        return F.layer_norm(x.movedim(1, -1), (7,), layer.weight, layer.bias, layer.eps).movedim(-1, 1)
-
-    total = torch.zeros(2, 7, 6, 8)
-    for (convolution, layer_norm), x in zip(fused.project, features[1:], strict=True):
-        x = norm(layer_norm, F.conv2d(x, convolution.weight, convolution.bias))
-        total = total + F.interpolate(x, size=(6, 8), mode="bilinear", align_corners=False)
-    convolution, layer_norm = fused.mix
-    mixed = norm(layer_norm, F.conv2d(total, convolution.weight, convolution.bias, padding=1))
-    torch.testing.assert_close(fused(features), total + mixed, rtol=1e-4, atol=1e-5)
-
-
-def test_cell_centres_are_relative_to_the_unpadded_image():
-    mask = torch.zeros(2, 32, 64, dtype=torch.bool)
-    mask[1, 16:], mask[1, :, 40:] = True, True
-    centres, cell = cell_centres(mask, (2, 4), 16)
-    assert cell.tolist() == [[0.25, 0.5], pytest.approx([0.4, 1.0])]
-    assert centres[0].view(2, 4, 2)[1, 2].tolist() == [0.625, 0.75]
-    assert centres[1].view(2, 4, 2)[0, 1].tolist() == pytest.approx([24 / 40, 8 / 16])

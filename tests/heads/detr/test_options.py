@@ -6,33 +6,19 @@ import pytest
 import torch
 
 from densevit.interfaces import Class
-from densevit.losses.context import LossContext
 from densevit.losses.matching import Objects
 from densevit.set_prediction.denoising import Denoising
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr import DabDetr
-from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.detr import Detr
-from tests.heads.padded_batch import padded_batch, perturbed
+from tests.heads.padded_batch import padded_batch
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 LEVELS = ((6, 8), (10, 16))
-TRANSFORMER = Transformer(16, 2, 2, 3, 24, 0.0)
-ALL = Extensions(stride=8, fusion_blocks=1, position_bias=True, two_stage=True, denoising=3, dense_loss=1.0)
-
-
-def make_head(kind: type = DabDetr, classes: Any = CLASSES, transformer: Any = TRANSFORMER, **options: Any) -> Any:
-    return perturbed(kind((6, 10), (8, 16), classes, **{"num_queries": 7, "transformer": transformer, **options}))
 
 
 def batch(*counts: int) -> Any:
     return padded_batch(counts, LEVELS, num_classes=4)
-
-
-@pytest.mark.parametrize(("stride", "cells"), [(16, 3 * 4), (1, 6 * 8)])
-def test_the_memory_has_the_requested_or_the_finest_stride(stride: int, cells: int):
-    head = make_head(extensions=Extensions(stride=stride, dense_loss=1.0)).train()
-    assert head(*batch(1, 1, 1))["dense"][0].shape[1] == cells
 
 
 def test_a_denoising_group_attends_to_itself_and_the_object_queries():
@@ -51,34 +37,6 @@ def test_a_denoising_group_attends_to_itself_and_the_object_queries():
     found = sorted(zip(*(x.tolist() for x in (noised.image, noised.query, noised.target)), strict=True))
     first = [(0, query, target) for query, target in enumerate([0, 1, 0, 1, 0, 1])]
     assert found == [*first, (2, 0, 2), (2, 2, 2), (2, 4, 2)]
-
-
-def test_noise_stays_within_its_limits():
-    denoising = Denoising(width=8, num_classes=4, groups=400, label_noise=0.5, box_noise=0.4)
-    objects = Objects.of(batch(2)[2], torch.device("cpu"))
-    noised = denoising(objects, num_queries=4)
-    truth, boxes = objects.boxes[noised.target], noised.boxes[noised.image, noised.query]
-    moved = ((boxes - truth).abs() / truth[:, 2:].repeat(1, 2)).amax(0)
-    assert (moved > torch.tensor([0.15, 0.15, 0.3, 0.3])).all()
-    assert (moved <= torch.tensor([0.2, 0.2, 0.4, 0.4]) + 1e-5).all()
-    assert (boxes >= 0).all() and (boxes[:, 2:] > 0).all()
-    embedded = noised.contents[noised.image, noised.query]
-    wrong = (embedded != denoising.label_embedding.weight[objects.labels[noised.target]]).any(-1).float().mean()
-    assert wrong.item() == pytest.approx(0.5 * 3 / 4, abs=0.06)  # one resampled label in four is the original
-
-
-def test_a_denoising_query_learns_its_own_object():
-    """Exact reconstructions cost almost nothing; reconstructions of another object are expensive."""
-    head = make_head(classification="focal", extensions=ALL).train()
-    features, mask, targets = batch(2, 0, 3)
-    outputs = head(features, mask, targets)
-    objects = Objects.of(targets, mask.device)
-    logits, boxes, target = outputs["denoising"]
-    sure = torch.full_like(logits, -20.0).scatter(-1, objects.labels[target].expand(len(logits), -1)[..., None], 20.0)
-    right = {**outputs, "denoising": (sure, objects.boxes[target].expand_as(boxes), target)}
-    assert head.loss(right, targets, LossContext())["denoising"].item() == pytest.approx(0, abs=1e-4)
-    wrong = {**outputs, "denoising": (sure, objects.boxes[target.roll(1)].expand_as(boxes), target)}
-    assert head.loss(wrong, targets, LossContext())["denoising"].item() > 1
 
 
 TWO_CLASSES = [Class("a", 1, (0, 0, 0)), Class("b", 2, (0, 0, 0))]

@@ -1,43 +1,22 @@
 """The panoptic DETR head: losses, merging, freezing, and the start from a trained detector."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from densevit import config as configs
-from densevit.config import Config
 from densevit.interfaces import Class
-from densevit.losses.context import LossContext
 from densevit.set_prediction.transformer import Transformer
-from densevit.weights.model_file import save
-from densevit.weights.pretrained_models import build_model, build_pretrained
 from densevit_heads.detr_panoptic import DetrPanoptic
-from densevit_heads.detr_panoptic.losses import mask_losses
 from densevit_heads.detr_panoptic.merging import panoptic_map
-from densevit_scenes.dataset import Scenes
 
 DETR: dict[str, Any] = {"num_queries": 6, "transformer": Transformer(32, 2, 1, 2, 32)}
-SMALL = {"detr": DETR}
 CLASSES = [Class(name, i, (0, 0, 0), thing=i < 2) for i, name in enumerate(("cat", "dog", "sky", "grass"))]
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
 
 
 # ---- losses ----
-
-
-def test_mask_losses_do_not_depend_on_how_masks_are_distributed() -> None:
-    """Two processes with 1 and 4 objects: the mean of their losses equals the loss of all."""
-    logits, truth = torch.randn(5, 8, 8), torch.rand(5, 16, 16) > 0.5
-    whole = torch.stack(mask_losses(logits, truth, torch.ones_like(truth), 5, LossContext()))
-    context = LossContext(processes=2, counts={"objects": torch.tensor(2.5)})
-    parts = [
-        torch.stack(mask_losses(logits[own], truth[own], truth[own] >= 0, 0, context))
-        for own in (slice(1), slice(1, 5))
-    ]
-    torch.testing.assert_close((parts[0] + parts[1]) / 2, whole)
 
 
 # ---- merging ----
@@ -71,16 +50,6 @@ def test_each_pixel_gets_the_highest_mask_and_segments_of_one_stuff_class_become
         assert found[:, 0].tolist() == expected and (found == found[:, :1]).all()
 
 
-def test_segments_of_at_most_four_pixels_are_removed_in_pixels_of_the_file() -> None:
-    small, large = ([[9.0] * count + [0] * (6 - count), [0] * 6, [0] * 6] for count in (4, 5))
-    rest = rows(1, 1, 1)
-    assert merged([small, rest], [0, 3]).unique().tolist() == [3000]
-    assert merged([large, rest], [0, 3]).unique().tolist() == [0, 3000]
-    doubled = merged([small, rest], [0, 3], original=(6, 12))
-    assert (doubled == 0).sum() == 16 and doubled.shape == (6, 12)
-    assert merged([small], [0]).unique().tolist() == [0]  # alone it has every pixel
-
-
 def test_masks_are_upsampled_to_the_batch_cropped_and_resized_to_the_file() -> None:
     """Masks of 4 x 8 cells, a batch of 16 x 32 whose right half is padding, and a file of 8 x 8."""
     head = DetrPanoptic(CHANNELS, STRIDES, CLASSES, detr={**DETR, "num_queries": 3})
@@ -101,50 +70,4 @@ def test_masks_are_upsampled_to_the_batch_cropped_and_resized_to_the_file() -> N
 # ---- freezing ----
 
 
-def test_a_frozen_detector_gets_no_gradient_and_the_backbone_neither() -> None:
-    head = DetrPanoptic(CHANNELS, STRIDES, CLASSES, **SMALL, freeze_detector=True).train()
-    features = [torch.randn(1, c, 64 // s, 64 // s) for c, s in zip(CHANNELS, STRIDES, strict=True)]
-    features = [x.requires_grad_() for x in features]
-    panoptic = torch.full((64, 64), 2000, dtype=torch.int32)
-    panoptic[8:40, 8:40] = 0
-    targets = [{"panoptic": panoptic, "size": (64, 64), "image_id": 7}]
-    own = head.loss(head(features, torch.zeros(1, 64, 64, dtype=torch.bool), targets), targets, LossContext())
-    assert set(own) == {"mask", "dice"}
-    sum(own.values()).backward()
-    assert all(x.grad is None for x in features)
-    trained = {name.partition(".")[0] for name, p in head.named_parameters() if p.grad is not None}
-    assert trained == {"attention_maps", "mask_head"}
-    assert all(p.grad is None for name, p in head.named_parameters() if name.partition(".")[0] not in trained)
-
-
 # ---- a trained detector ----
-
-
-def test_a_run_of_detr_starts_it(tmp_path: Path) -> None:
-    """A detector of things starts a head of the same name: the mask head is new, and the classes may differ."""
-    every = Scenes("train").classes["panoptic"]
-    classes = {"detection": tuple(one for one in every if one.thing), "panoptic": every}
-
-    def config(name: str, **options: Any) -> Config:
-        heads = {"objects": {"name": name, **(DETR if name == "detr" else SMALL), **options}}
-        backbone = {"name": "resnet", "depth": 18}
-        values = {"backbone": backbone, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
-        return configs.from_mapping(values)
-
-    detector, file = build_model(config("detr"), classes), tmp_path / "model.safetensors"
-    save(detector, file)
-    new = ["attention_maps.*", "mask_head.*"]
-    panoptic = config("detr_panoptic", weights=str(file), weights_allow=new)
-    started, [fit] = build_pretrained(panoptic, {"objects": every})
-    assert {name.partition(".")[0] for name in fit.missing} == {"attention_maps", "mask_head"}
-    assert not fit.left_out
-    own, theirs = started.heads["objects"].state_dict(), detector.heads["objects"].state_dict()
-    rows = [every.index(one) for one in classes["detection"]] + [len(every)]  # of the things, and of "no object"
-    for key, value in theirs.items():
-        assert torch.equal(own[key][rows] if key.startswith("label_head") else own[key], value), key
-
-
-def test_without_segments_all_is_void() -> None:
-    empty = torch.zeros(0, 4, 4)
-    found = panoptic_map(empty, torch.zeros(0, dtype=torch.long), torch.zeros(0) > 0, THINGS, (8, 8), (7, 6), (14, 12))
-    assert found.shape == (14, 12) and (found == -1).all()

@@ -4,25 +4,19 @@ Its outputs are compared with transformers' and the authors' in tests/weights/la
 """
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from densevit.interfaces import Class, Targets
+from densevit.interfaces import Targets
 from densevit.losses.boxes import to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchingCosts
-from densevit.set_prediction.denoising import ContrastiveDenoising, DenoisingQueries
-from densevit.set_prediction.transformer import Transformer
-from densevit_heads.dfine import Dfine
+from densevit.set_prediction.denoising import ContrastiveDenoising
 from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights, LayerOutputs
 from densevit_heads.dfine.distribution import distances_of_boxes, soft_bins, weighting_function
-from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
-from tests.heads.padded_batch import padded_batch, perturbed
-from tests.heads.transformers_pairs import keep_statistics
 
 if TYPE_CHECKING:
     from transformers.loss.loss_d_fine import DFineLoss
@@ -134,84 +128,6 @@ def test_losses_and_gradients_match_the_authors_arrangement_of_transformers_term
         assert y.abs().max() > 1e-4
 
 
-def test_denoising_queries_have_all_terms():
-    """With as many objects in each image: the authors also have a loss on denoising queries that pad a batch. The means
-    of the distillation have the weights of the object queries."""
-    counts, groups = [3, 3, 3, 3], 2
-    count = counts[0]
-    targets, labels = make_targets(counts)
-    D = 2 * groups * count
-    predicted = make_outputs(4, D + Q, L + 2, 0)
-    noised, found = (
-        LayerOutputs(*(x[:, :, part] for x in predicted[:3]), predicted.initial[:, part])
-        for part in (slice(D), slice(D, None))
-    )
-    positive = torch.cat([torch.arange(count) + 2 * count * group for group in range(groups)])
-    negative = positive + count
-    target = torch.arange(count).repeat(groups)
-    image = torch.arange(4).repeat_interleave(groups * count)
-    queries = DenoisingQueries(
-        contents=predicted.initial[:, :D],
-        boxes=predicted.initial[:, :D],
-        attention_bias=torch.zeros(()),
-        image=torch.cat([image, image]),
-        query=torch.cat([positive.repeat(4), negative.repeat(4)]),
-        target=torch.cat([target + count * i for i in range(4)]),
-    )
-    outputs: dict[str, Any] = {"layers": predicted, "denoising": queries}
-    loss = make_criterion(ContrastiveDenoising(8, K, 100)).losses(outputs, targets, LossContext())["denoising"]
-
-    theirs, weights = their_criterion(), DfineLossWeights()
-    _, (matched_weight, other_weight) = expected_losses(found, labels)
-    matches = [(positive, target)] * 4
-    expected = []
-    for layer in range(L + 1):
-        output = outputs_of(noised, layer)
-        term = theirs.loss_labels_vfl(output, labels, matches, groups * sum(counts))
-        term |= theirs.loss_boxes(output, labels, matches, groups * sum(counts))
-        expected += [term["loss_vfl"], weights.l1 * term["loss_bbox"], weights.giou * term["loss_giou"]]
-        if layer < L:
-            local = theirs.loss_local(output, labels, matches, groups * sum(counts))
-            expected.append(weights.fgl * local["loss_fgl"])
-        if layer < L - 1:
-            means = [distillation(noised, layer, labels, matches, matched) for matched in (True, False)]
-            total = matched_weight * means[0] + other_weight * means[1]
-            expected.append(weights.ddf * total / (matched_weight + other_weight))
-    torch.testing.assert_close(loss, torch.stack(expected).sum(), atol=1e-4, rtol=1e-5)
-
-
-def distillation(found: LayerOutputs, layer: int, labels: list[dict], matches: Indices, matched: bool) -> Tensor:
-    """The mean of the distillation over matched or over other queries, by hand."""
-    from torchvision.ops import box_iou
-
-    student, teacher = (found.corners[i].unflatten(-1, (4, -1)) / 5 for i in (layer, -1))
-    divergence = F.kl_div(student.log_softmax(-1), teacher.softmax(-1), reduction="none").sum(-1) * 25  # (B, Q, 4)
-    weight = found.logits[L - 1].sigmoid().amax(-1).detach()
-    mask = torch.zeros_like(weight, dtype=torch.bool)
-    for image, (query, target) in enumerate(matches):
-        a, b = to_corners(found.boxes[layer, image, query]), to_corners(labels[image]["boxes"][target])
-        weight[image, query] = box_iou(a.detach(), b).diagonal()
-        mask[image, query] = True
-    values = (weight[..., None] * divergence)[mask if matched else ~mask]
-    return values.mean()
-
-
-def test_normalisers_are_means_over_processes(monkeypatch: pytest.MonkeyPatch):
-    """A process that is one of two with the same batch has the same losses; beside an empty one, twice as large box
-    losses, since the mean number of matches is halved."""
-    found, (targets, _) = make_outputs(4, Q, L + 2, 0), make_targets(COUNTS)
-    alone = make_criterion().losses({"layers": found}, targets, LossContext())
-
-    def reduced(factor: float) -> dict[str, Tensor]:
-        monkeypatch.setattr(LossContext, "mean", lambda self, x: x * factor)
-        return make_criterion().losses({"layers": found}, targets, LossContext(processes=2))
-
-    torch.testing.assert_close(reduced(1.0), alone)
-    halved = reduced(0.5)
-    for name in ("label", "l1", "giou", "fgl", "proposals"):
-        torch.testing.assert_close(halved[name], 2 * alone[name])
-
-
 CPU, UP = torch.device("cpu"), torch.tensor([0.5])
 
 
@@ -231,46 +147,3 @@ def test_soft_bins_match_transformers():
     torch.testing.assert_close(bins.right_weight.flatten(), right, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(1 - bins.right_weight.flatten(), left, atol=1e-4, rtol=1e-4)
     assert (right == 1).any() and (left == 1).any()  # of distances outside
-
-
-CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
-SMALL = {
-    "num_queries": 7,
-    "encoder": HybridEncoderOptions(16, 24, 0.5),
-    "transformer": Transformer(16, 2, 1, 3, 24, 0.0),
-    "fusion_blocks": 1,
-    "num_points": (2, 3, 1),
-    "contrastive_denoising": 10,
-}
-
-
-def make_head(**options: Any) -> Any:
-    return perturbed(Dfine((6, 10), (8, 16), CLASSES, **SMALL | options))
-
-
-def make_batch(*counts: int) -> Any:
-    return padded_batch(counts, ((6, 8), (10, 16)), num_classes=len(CLASSES))
-
-
-@pytest.mark.parametrize("scale", [1, 2])
-def test_layers_of_the_training_change_no_prediction(scale: int):
-    """The authors' `eval_idx`: predictions are those of the layer before, in training as in evaluation."""
-    head = make_head(training_layers=2, layer_scale=scale, contrastive_denoising=0)
-    features, mask, _ = make_batch(1, 1)
-    keep_statistics(head)
-    trained, evaluated = head.train()(features, mask), head.eval()(features, mask)
-    assert len(trained["layers"].corners) == 5 and len(evaluated["layers"].corners) == 3
-    for name in ("logits", "boxes"):
-        torch.testing.assert_close(trained[name], evaluated[name])
-    perturbed(head.decoder.layers[3:], 1.0)  # type: ignore[arg-type]  # a list of layers
-    torch.testing.assert_close(head(features, mask)["boxes"], evaluated["boxes"])
-
-
-def test_the_box_loss_of_a_layer_reaches_the_distributions_of_all_layers_before():
-    """Logits of distributions add up over the layers, with their gradient."""
-    head = make_head(contrastive_denoising=0).train()
-    features, mask, _ = make_batch(1)
-    layers = head(features, mask)["layers"]
-    parameters = [layer.last.weight for layer in head.decoder.corner_heads]
-    gradients = torch.autograd.grad(layers.boxes[1].sum(), parameters, allow_unused=True)
-    assert [gradient is not None and bool(gradient.any()) for gradient in gradients] == [True, True, False]

@@ -1,7 +1,5 @@
 """The DPT heads: levels of maps, outputs and their units, losses, and options."""
 
-from fractions import Fraction
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -12,70 +10,12 @@ from densevit.losses import relative_depth as relative_losses
 from densevit.losses.context import LossContext
 from densevit.losses.segmentation import cross_entropy, dice
 from densevit_heads.dpt import DptDepth, DptSegmentation
-from densevit_heads.dpt.decoder import assign_levels
 from densevit_heads.dpt.depth import DepthLossWeights
 from tests.heads.padded_batch import make_features, no_padding
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 PYRAMID = ((6, 8, 10, 12), (4, 8, 16, 32))
 PLAIN = ((12, 12, 12, 12), (16, 16, 16, 16))
-
-
-@pytest.mark.parametrize(
-    ("strides", "unit", "levels"),
-    [
-        ((4, 8, 16, 16), 1, (4, 8, 16, 32)),
-        ((2, 4, 8, 16), 1, (4, 8, 16, 32)),
-        ((8, 16, 32), 1, (8, 16, 32)),
-        ((32, 32), 1, (16, 32)),
-        ((4, 32), 1, (4, 32)),
-        ((14, 14, 14, 14), Fraction(14, 16), (4, 8, 16, 32)),
-        ((10,), Fraction(10, 8), (8,)),
-    ],
-    ids=str,
-)
-def test_assigned_levels(strides, unit, levels):
-    assert assign_levels(strides) == (unit, levels)
-
-
-def test_features_selects_maps_by_number():
-    head = DptDepth((4, 5, 6, 7, 8), (4, 8, 16, 32, 64), width=8, features=(1, 3, 4, 5)).eval()
-    features = make_features(((4, 5, 6, 7, 8), (4, 8, 16, 32, 64)), (64, 64))
-    before = head(features, no_padding((64, 64)))["inverse_depth"]
-    features[1] = torch.randn_like(features[1])
-    assert torch.equal(head(features, no_padding((64, 64)))["inverse_depth"], before)
-
-
-def test_exact_upsampling_has_the_sizes_of_the_finer_maps():
-    """Depth Anything: 5 x 7 cells of 14 pixels; the coarsest map has 3 x 4, whose double is not 5 x 7."""
-    head = DptDepth((6,) * 4, (14,) * 4, width=8, upsampling="exact")
-    features = [torch.randn(2, 6, 5, 7) for _ in range(4)]
-    fused = head.decode(features, (70, 98))
-    assert [tuple(x.shape[-2:]) for x in fused] == [(5, 7), (10, 14), (20, 28), (40, 56)]
-    assert head(features, no_padding((70, 98)))["inverse_depth"].shape == (2, 1, 70, 98)
-    assert head(features, no_padding((60, 90)))["inverse_depth"].shape == (2, 1, 70, 98)  # whole cells
-    assert head.stride == 1
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours", "starts_anew"),
-    [
-        ({}, "inverse", False),
-        ({"output": "sigmoid", "max_depth": 80.0}, "sigmoid", False),
-        ({}, "sigmoid", True),
-        ({"output": "sigmoid"}, "bins", True),
-    ],
-)
-def test_last_convolution_starts_anew_from_an_output_of_another_kind(theirs, ours, starts_anew):
-    head = DptDepth(*PYRAMID, width=8, output=ours, max_depth=10.0)
-    replaced, why = head.replaced_tensors(theirs)
-    assert bool(replaced) == bool(why) == starts_anew
-    if starts_anew:
-        assert replaced.keys() == {"conv3.weight", "conv3.bias"}
-        head.load_state_dict(replaced, strict=False)
-        maps = next(iter(head(make_features(PYRAMID, (64, 64)), no_padding((64, 64))).values()))
-        if ours == "sigmoid":
-            torch.testing.assert_close(maps, torch.full_like(maps, 2.5), atol=1e-3, rtol=0)
 
 
 def activated(head, *logits):
@@ -161,21 +101,3 @@ def test_segmentation_losses_use_the_paper_s_auxiliary_weight():
     torch.testing.assert_close(losses["dice"], overlap)
     auxiliary = F.interpolate(outputs["auxiliary"], size=(64, 96), mode="bilinear", align_corners=False)
     torch.testing.assert_close(losses["auxiliary"], 0.2 * sum(terms(auxiliary)))
-
-
-@pytest.mark.parametrize("output", ["relative", "sigmoid", "bins", "inverse"])
-def test_depth_under_autocast_has_fp32_resolution(output):
-    """bf16 has 8 significant bits: a bf16 map would have only some hundred distinct depths."""
-    head = DptDepth((16,), (4,), output=output, width=16).eval()
-    features, padding = [torch.randn(1, 16, 32, 32)], torch.zeros(1, 128, 128, dtype=torch.bool)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        depth = head(features, padding)[head.quantity]
-    assert depth.dtype == torch.float32
-    values = depth[depth > 0]
-    assert len(values.unique()) > 0.5 * len(values)
-
-
-@pytest.mark.parametrize("strides", [(4, 8, 12, 16), (8, 14), (4, 8, 16, 32, 64)], ids=str)
-def test_strides_that_cannot_be_fused_raise(strides):
-    with pytest.raises(ValueError, match="Fix: select them with features"):
-        DptDepth((8,) * len(strides), strides, width=8)

@@ -4,12 +4,9 @@ import pytest
 import torch
 
 import densevit
-from densevit import config as configs
-from densevit.errors import ConfigError, PluginError
+from densevit.errors import ConfigError
 from densevit.interfaces import Class
-from densevit.losses.context import LossContext
 from densevit_heads.eomt.annealing import mask_probabilities
-from densevit_heads.eomt.head import EncoderOnly
 from densevit_workbench.testing.targets import random_targets
 
 SMALL = {"num_queries": 6, "num_blocks": 2, "num_points": 64}
@@ -66,25 +63,6 @@ def test_masks_act_in_training_until_they_are_annealed():
 # ---- backbones ----
 
 
-def gradients_of(**backbone):
-    model = model_of({"panoptic": {"name": "eomt"}}, VIT | backbone).train()
-    batch = batch_of(("panoptic",))
-    torch.manual_seed(1)
-    sum(model.loss(model(batch), batch["targets"], LossContext()).values()).backward()
-    return {name: parameter.grad for name, parameter in model.named_parameters()}
-
-
-def test_options_of_the_backbone_reach_the_blocks_that_the_head_runs():
-    """Kinds of positions, keys without bias, whose part of the bias stays 0, and checkpointing."""
-    query, key, value = gradients_of(positions="rotary", key_bias=False)["backbone.blocks.5.attention.qkv.bias"].chunk(
-        3
-    )
-    assert query.any() and value.any() and not key.any()
-    assert gradients_of(positions="relative")["backbone.blocks.5.mlp.expand.weight"].any()
-    plain, checkpointed = (gradients_of(checkpointing=x) for x in (False, True))
-    torch.testing.assert_close(checkpointed, plain)
-
-
 def test_other_heads_get_the_features_of_the_whole_backbone():
     both = model_of({"segmentation": {"name": "setr"}, "panoptic": {"name": "eomt"}}).eval()
     batch = batch_of(())
@@ -92,15 +70,6 @@ def test_other_heads_get_the_features_of_the_whole_backbone():
     alone = both(batch, ["segmentation"])
     assert torch.equal(outputs["segmentation"]["logits"], alone["segmentation"]["logits"])
     assert torch.equal(outputs["panoptic"]["logits"], both(batch, ["panoptic"])["panoptic"]["logits"])
-    calls: list[int] = []
-    for i, block in enumerate(both.backbone.blocks):
-        block.register_forward_hook(lambda *_, i=i: calls.append(i))
-    both(batch, ["panoptic"])
-    assert calls == [0, 1, 2, 3, 4, 5]  # the blocks that the head runs are not run before
-    features = both.backbone(both.normalise(batch["images"], batch["padding_mask"]))
-    torch.testing.assert_close(both.encode(batch, ["segmentation"]).features[-1], features[-1])
-    with pytest.raises(PluginError, match=r"heads.panoptic \(eomt\) runs the backbone's last blocks and takes no"):
-        both.head_inputs("panoptic", features, batch["padding_mask"])
 
 
 @pytest.mark.parametrize(
@@ -116,30 +85,3 @@ def test_backbones_that_cannot_and_necks_are_errors(backbone, neck, facts):
     with pytest.raises(ConfigError, match=facts) as raised:
         densevit.create_model({"variant": "nano", **backbone}, heads={"panoptic": head}, classes={"panoptic": CLASSES})
     assert "\n" not in str(raised.value)
-
-
-CONFIG = {
-    "seed": 0,
-    "backbone": {"name": "vit", "variant": "nano", "image_size": 64, "registers": 1, "drop_path": 0.0},
-    "heads": {"panoptic": {"name": "eomt", "num_queries": 8, "num_blocks": 2, "num_points": 64}},
-    "data": {"name": "scenes", "image_size": 64, "batch_size": 2, "train_length": 8, "val_length": 2, "panoptic": True,
-             "semantic": False, "depth": False, "num_workers": 0},
-    "trainer": {"max_steps": 4, "accelerator": "cpu", "evaluate_every": 0.5},
-}  # fmt: skip
-
-
-@pytest.mark.integration
-def test_a_training_anneals_by_its_steps(tmp_path, monkeypatch):
-    from tests.training.runs import train
-
-    probabilities = []
-    original = EncoderOnly.set_progress
-
-    def record(self, progress):
-        original(self, progress)
-        probabilities.append(self.mask_probability.tolist())
-
-    monkeypatch.setattr(EncoderOnly, "set_progress", record)
-    train(configs.from_mapping(CONFIG), tmp_path / "run")
-    assert probabilities == [pytest.approx(mask_probabilities(step / 4, 2)) for step in range(4)]
-    assert probabilities[0] == [1.0, 1.0] and probabilities[3] == [0.0, pytest.approx(0.5**0.9)]

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from densevit.interfaces import CheckpointLayout, Class, Losses
 from densevit.losses.context import LossContext
-from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.queries import mask_logits
 from densevit.targets import RunLengthMasks
 from densevit.weights.key_mapping import translate
@@ -183,32 +182,3 @@ def test_masks_and_their_losses_and_gradients(monkeypatch: pytest.MonkeyPatch) -
     same_terms(losses, output.loss_dict, {**terms, "mask": ("loss_mask_ce", 5), "dice": ("loss_mask_dice", 5)})
     torch.stack(list(losses.values())).sum().backward(), output.loss.backward()
     same_parameter_gradients(theirs, ours, features, own_features)
-
-
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-def test_with_fewer_cells_the_offsets_of_the_last_queries_are_their_boxes(training: bool) -> None:
-    """Two cells, seven queries in each group. As the authors' code (rfdetr 1.11.2, models/transformer.py), whose
-    proposals of all groups come first: the logits of both differ by 5e-7 of their range."""
-    head = RfDetr((WIDTH,), (16,), CLASSES, **OPTIONS).train(training)
-    torch.nn.init.uniform_(head.queries.offsets.weight)
-    levels = Levels.of([torch.randn(1, WIDTH, 1, 2)], [torch.zeros(1, 1, 2, dtype=torch.bool)])
-    proposals, queries = head.queries(levels)
-    groups = GROUPS if training else 1
-    assert queries.contents.shape == (1, groups * QUERIES, WIDTH)
-    offsets = head.queries.offsets.weight[: groups * QUERIES]
-    proposed = proposals.boxes[0, :, :2].flatten(0, 1)
-    moved = proposed[:, :2] + offsets[: 2 * groups, :2] * proposed[:, 2:]
-    sides = proposed[:, 2:] * offsets[: 2 * groups, 2:].exp()
-    torch.testing.assert_close(queries.boxes[0, : 2 * groups], torch.cat([moved, sides], dim=1))
-    torch.testing.assert_close(queries.boxes[0, 2 * groups :], offsets[2 * groups :])
-    assert head([torch.randn(1, WIDTH, 1, 2)], torch.zeros(1, 16, 32, dtype=torch.bool))["logits"].shape[1] == QUERIES
-
-
-def test_a_frozen_decoder_keeps_groups_apart() -> None:
-    """Frozen modules are in evaluation mode in training, too."""
-    padding_mask, _, targets = scene(SIZES, COUNTS, len(CLASSES))
-    features = [torch.randn(len(SIZES), WIDTH, 6, 10)]
-    head = RfDetr((WIDTH,), (16,), CLASSES, **OPTIONS).train()
-    expected = head(features, padding_mask, targets)["layers"]
-    head.decoder.eval()
-    torch.testing.assert_close(head(features, padding_mask, targets)["layers"], expected)

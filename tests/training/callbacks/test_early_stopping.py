@@ -2,13 +2,11 @@
 
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import densevit
-from densevit.errors import ConfigError, PluginError
-from densevit.interfaces import Evaluator
+from densevit.errors import ConfigError
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.run.config_checks import check_monitor
 from tests.training.runs import checkpoint, interrupted_after
@@ -44,22 +42,3 @@ def test_patience_without_a_metric_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"^trainer\.patience is 3, but nothing is validated.* Fix: leave"):
         check_monitor(None, {}, 3)
     assert check_monitor(None, {}) == []
-
-
-@pytest.mark.parametrize(
-    ("metrics", "message"),
-    [
-        (lambda: {"error": 1 / 0}, r"fails without images: ZeroDivisionError: .* as nan, "),
-        (lambda: {"errors": 0.0}, r"returns errors, without its main metric 'error'"),
-        (lambda: {}, r"returns nothing, without its main metric 'error'"),
-    ],
-)
-def test_metrics_of_an_evaluator_are_known_before_the_training(metrics: Any, message: str) -> None:
-    class Own(Evaluator):
-        main = "error"
-
-        def compute(self) -> dict[str, float]:
-            return metrics()
-
-    with pytest.raises(PluginError, match=rf"^heads\.map: Own\.compute\(\) {message}"):
-        check_monitor(None, {"map": Own(())})

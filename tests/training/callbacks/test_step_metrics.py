@@ -1,11 +1,8 @@
 """What metrics.csv and loggers get: learning rates by part, gradient norm, speed, data wait and memory."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import torch
 
 import densevit
 from densevit import config as configs
@@ -17,14 +14,13 @@ from tests.training.runs import rows
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("no_drawings")
-@pytest.mark.parametrize("clip", ["null", "0.01"])
-def test_a_row_has_rates_gradient_norm_speed_and_memory(clip: str, tmp_path: Path) -> None:
+def test_a_row_has_rates_gradient_norm_speed_and_memory(tmp_path: Path) -> None:
     from tests.training.own_callbacks import Norms
 
     (tmp_path / "tiny.yaml").write_text(TINY)
     overrides = [
         "trainer.max_steps=3", "trainer.log_every=2", "optim.backbone_lr=1e-4", "optim.weight_decay=0.1",
-        f"trainer.clip_grad_norm={clip}", "trainer.loggers=[]", "data.train_length=8", "optim.schedule=constant",
+        "trainer.clip_grad_norm=0.01", "trainer.loggers=[]", "data.train_length=8", "optim.schedule=constant",
     ]  # fmt: skip
     norms = Norms()
     run = densevit.fit(configs.load(tmp_path / "tiny.yaml", overrides), run_dir=tmp_path / "run", callbacks=[norms])
@@ -37,26 +33,6 @@ def test_a_row_has_rates_gradient_norm_speed_and_memory(clip: str, tmp_path: Pat
         assert float(row["system/images_per_second"]) > 0
         assert 0 <= float(row["system/data_wait"]) <= 1
         assert 0.05 < float(row["system/memory_gb"]) < 100
-
-
-def test_speed_leaves_out_validations_and_counts_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    from densevit.training.callbacks import step_metrics
-    from densevit.training.callbacks.step_metrics import Speed
-
-    clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(step_metrics.time, "perf_counter", lambda: clock.now)
-    loader = SimpleNamespace(seconds_waited=7.0)
-    trainer: Any = SimpleNamespace(train_dataloader=loader, strategy=SimpleNamespace(root_device=torch.device("cpu")))
-    speed = Speed()
-    speed.start(trainer)
-    speed.images, loader.seconds_waited, clock.now = 40, 8.0, 104.0
-    speed.pause()
-    clock.now = 200.0
-    speed.resume()
-    found = speed.metrics(trainer)
-    assert found["system/images_per_second"] == 10 and found["system/data_wait"] == 0.25
-    clock.now = 202.0
-    assert speed.metrics(trainer)["system/data_wait"] == 0
 
 
 def test_trackers_have_short_names_and_mlflow_writes_to_the_run_unless_a_server_is_named(monkeypatch):

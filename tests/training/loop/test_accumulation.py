@@ -4,22 +4,16 @@ With different numbers of objects in the batches, and one without any; with igno
 losses of every head are compared in test_accumulation_of_heads.py.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, distributed
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from densevit.config import DataSection
-from densevit.data.loading.batch_sampler import collate
-from densevit.interfaces import Batch, Class, Dataset, Sample
-from densevit.losses.context import LossContext
+from densevit.interfaces import Class, Dataset, Sample
 from densevit.model import DenseModel, build_backbone, create_head
-from densevit.training.loop.unused_parameters import freeze_unused
-from tests.training.process_groups import in_two_processes, linux
 
 SIDE, K = 64, 3
 OBJECTS = (3, 0, 0, 4, 0, 0, 1, 0)  # of each image: of four batches of two, at least one has no object
@@ -119,55 +113,3 @@ def test_fewer_batches_than_accumulated_are_one_batch() -> None:
     """Three batches at the end of an epoch, whose losses Lightning divides by four."""
     expected = gradients_of_a_step("detr", batch_size=6, accumulate=1, count=6)
     assert_equal(gradients_of_a_step("detr", batch_size=2, accumulate=4, count=6), expected)
-
-
-# ---- two processes of two batches each ----
-
-SHARES = [[[0, 1], [2, 4]], [[3, 5], [6, 7]]]  # the images of each process and batch
-
-
-def batch_of(images: list[int]) -> Batch:
-    return collate([Labelled("train")[i] for i in images], 32)
-
-
-def summed(model: DenseModel, batch: Batch, context: LossContext | None = None) -> Tensor:
-    return torch.stack(list(model.loss(model(batch), batch["targets"], context).values())).sum()
-
-
-class Losses(torch.nn.Module):
-    def __init__(self, model: DenseModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch, context: LossContext | None = None) -> Tensor:
-        return summed(self.model, batch, context)
-
-
-@pytest.mark.integration
-@linux
-def test_two_processes_that_accumulate_match_one_large_batch(tmp_path: Path) -> None:
-    heads = ("detr", "setr", "dpt")
-
-    def work(rank: int) -> None:
-        distributed.init_process_group("gloo")
-        found = {}
-        for head in heads:
-            model = model_of(head)
-            freeze_unused(model)  # as in training with several processes
-            parallel, batches = DistributedDataParallel(Losses(model)), [batch_of(images) for images in SHARES[rank]]
-            context = model.loss_context([batch["targets"] for batch in batches])
-            with parallel.no_sync():
-                (parallel(batches[0], context) / 2).backward()
-            (parallel(batches[1], context) / 2).backward()
-            found[head] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        torch.save(found, tmp_path / f"{rank}.pt")
-        distributed.destroy_process_group()
-
-    in_two_processes(work, tmp_path)
-    for head in heads:
-        model = model_of(head)
-        freeze_unused(model)
-        summed(model, batch_of([i for share in SHARES for images in share for i in images])).backward()
-        expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        for rank in range(len(SHARES)):
-            assert_equal(torch.load(tmp_path / f"{rank}.pt")[head], expected)

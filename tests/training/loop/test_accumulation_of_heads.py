@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-import densevit
 from densevit import registry
 from densevit.config import TrainerSection
 from densevit.losses.context import step_context
-from densevit.training.loop.supervised_method import Supervised
 from densevit_workbench.testing.head_checks import CHANNELS, STRIDES
 from densevit_workbench.testing.head_fixtures import HeadBatch, HeadFixture
 from tests.heads.cases import CASES
@@ -91,12 +89,3 @@ def test_losses_of_four_batches_of_two_are_those_of_one_of_eight(name: str, monk
 def source(section: type) -> str:
     """The source of a section, with the documentation of its keys, in one line."""
     return " ".join(inspect.getsource(section).split())
-
-
-def test_other_methods_average_the_losses_of_batches() -> None:
-    """Their targets and divisors may be made in the forward pass: `DenseModule` counts those of `supervised` only."""
-    counted = [
-        name for name in densevit.list_plugins("methods") if issubclass(registry.load("methods", name), Supervised)
-    ]
-    assert counted == ["supervised"]
-    assert "losses of methods other than `supervised`, are means over the batches" in source(TrainerSection)

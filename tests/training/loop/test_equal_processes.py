@@ -4,9 +4,7 @@ The data set has 25 images in batches of 2, and the second process sees no objec
 """
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,9 @@ from safetensors.torch import load_file
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.config import TrainerSection
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.dataloader import TransformedDataset
-from densevit.errors import ConfigError, WeightsError
+from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file
 from densevit.interfaces import Sample
 from densevit_scenes.dataset import Scenes
@@ -165,30 +162,6 @@ def test_sharded_training_matches_one_process_and_resumes(runs: Path) -> None:
     assert torch.cat(far).mean() < 0.01  # AdamW amplifies gradients that are only rounding
 
 
-@pytest.mark.integration
-def test_damaged_and_unfinished_shards_are_recognised(runs: Path, tmp_path: Path) -> None:
-    from densevit.training.run.resuming import RunCheckpoint
-
-    last = tmp_path / "checkpoints" / "last.ckpt"
-    shutil.copytree(runs / "sharded" / "checkpoints" / "last.ckpt", last)
-    shutil.copytree(last, last.with_suffix(".partial"))
-    (last.with_suffix(".partial") / ".metadata").unlink()
-    assert RunCheckpoint(tmp_path).step == STEPS  # of the complete one
-    with pytest.raises(ConfigError, match=r"trainer\.strategy=ddp: .* is a folder of shards.*trainer\.strategy=fsdp2"):
-        RunCheckpoint(tmp_path).check_strategy("ddp")
-    last.rename(last.with_suffix(".previous"))  # killed between the two renames
-    assert RunCheckpoint(tmp_path).path == last.with_suffix(".previous")
-    shard = last.with_suffix(".previous") / "__1_0.distcp"
-    os.truncate(shard, shard.stat().st_size - 1)
-    with pytest.raises(WeightsError, match=r"last\.previous: not a complete checkpoint .*__1_0\.distcp has \d+ bytes"):
-        RunCheckpoint(tmp_path)
-    before = last.with_name(f"step-{BREAK}.ckpt")
-    shutil.copytree(runs / "sharded" / "checkpoints" / before.name, before)
-    with pytest.raises(WeightsError, match=rf"resume from the checkpoint of step {BREAK}: densevit train --resume .*"):
-        RunCheckpoint(tmp_path)
-    assert RunCheckpoint(before).step == BREAK
-
-
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -203,17 +176,6 @@ def test_unsupported_settings_are_an_error_before_training(overrides: list[str],
     with pytest.raises(ConfigError, match=re.escape(said)):
         train(settings(overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(("local", "fix"), [(2, "devices=2 trainer.num_nodes=1"), (1, "devices=1 trainer.num_nodes=2")])
-def test_processes_of_torchrun_that_would_each_run_alone_are_an_error(local, fix, monkeypatch):
-    from densevit.training.loop.trainer import build_trainer
-
-    names = {"TORCHELASTIC_RUN_ID": "run", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(local), "RANK": "0"}
-    for name, value in names.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=f"torchrun started 2 processes, .* run alone .* set trainer.{fix}, or"):
-        build_trainer(TrainerSection(accelerator="cpu", max_steps=1))
 
 
 @pytest.mark.integration

@@ -1,7 +1,6 @@
 """NaN in the loss or a gradient: the report, what is not written after it, and the layer's name on request."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,9 @@ from safetensors.torch import load_file
 
 import densevit
 from densevit import config as configs
-from densevit import registry
-from densevit.errors import DensevitError, TrainingError
-from densevit.losses.matching import assign
+from densevit.errors import TrainingError
 from tests.training.process_groups import group, linux
-from tests.training.runs import assert_same, interrupted_after, weights
+from tests.training.runs import weights
 
 pytestmark = pytest.mark.usefixtures("no_drawings")
 POISONED = """
@@ -61,38 +58,21 @@ def test_training_stops_before_the_update_and_names_the_layer_on_request(where, 
     assert not list(run.rglob("*.partial"))
 
 
-CASES = {
-    "before a checkpoint": ["trainer.checkpoint_every=1"],
-    "before a validation": ["trainer.evaluate_every=0.1666"],
-    "in the last step": [],
-    "at a signal": [],
-}
-
-
-@pytest.mark.parametrize("late", [False, True], ids=["cpu", "gpu"])
-@pytest.mark.parametrize("case", CASES)
-def test_nothing_is_written_after_the_fault(case, late, poisoned, tmp_path, monkeypatch):
-    """gpu: the optimiser leaves out the update by `found_inf`, and the flag is read one step later."""
+@pytest.mark.parametrize(
+    ("given", "late"), [("trainer.checkpoint_every=1", False), ("trainer.evaluate_every=0.1666", True)]
+)
+def test_nothing_is_written_after_the_fault(given, late, poisoned, tmp_path, monkeypatch):
+    """late, as on a GPU: the optimiser leaves out the update by `found_inf`, and the flag is read one step later."""
     step = step_of(3, poisoned, tmp_path)
-    given = ["backbone.where=gradient", *CASES[case], f"trainer.max_steps={step if case == 'in the last step' else 6}"]
     if late:
         monkeypatch.setattr("densevit.training.loop.finite_check.skips_itself", lambda optimizer: True)
-    signal = interrupted_after(step) if case == "at a signal" else nullcontext()
-    with signal, pytest.raises(TrainingError, match=rf"^Optimiser step {step}: .*'grey3'"):
-        poisoned(*given)
+    with pytest.raises(TrainingError, match=rf"^Optimiser step {step}: .*'grey3'"):
+        poisoned("backbone.where=gradient", given)
     for path in (tmp_path / "run").rglob("*.ckpt"):
         content = torch.load(path, weights_only=True)
         assert content["global_step"] < step and all(x.isfinite().all() for x in content["state_dict"].values())
     for path in (tmp_path / "run").rglob("*.safetensors"):
         assert all(x.isfinite().all() for x in load_file(path).values())
-
-
-def test_weights_are_those_before_the_fault(poisoned, tmp_path, monkeypatch):
-    step = step_of(3, poisoned, tmp_path)
-    poisoned(f"trainer.max_steps={step - 1}", run="before")
-    with pytest.raises(TrainingError):
-        poisoned("trainer.checkpoint_every=1", run="stopped")
-    assert_same(weights(tmp_path / "stopped"), weights(tmp_path / "before"))
 
 
 def test_scaled_gradients_that_overflow_do_not_stop_fp16(poisoned, tmp_path, monkeypatch):
@@ -121,24 +101,3 @@ def test_nan_in_one_of_two_processes_ends_both(tmp_path):
     lines = [line for line in errors.splitlines() if not line.startswith("warning: ")]
     assert stopped[0].code == stopped[1].code == 2 and len(lines) == 1, errors
     assert "Process 0: Losses: " in lines[0] and "Process 1: Losses: " in lines[0] and "'grey3'" in lines[0]
-
-
-def test_costs_that_are_not_finite_are_replaced_only_where_allowed():
-    cost = torch.tensor([[[0.5, float("nan"), float("inf")]]])
-    with pytest.raises(DensevitError, match="the image"):
-        assign(cost, [1], ["the image"], strict=True)
-    assert assign(cost, [1], ["the image"], strict=False).query.tolist() == [[0]]
-
-
-def test_only_torchs_fused_adam_on_a_gpu_leaves_out_the_update_by_itself():
-    """A subclass with its own step, as Muon's, would ignore `found_inf`."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    from densevit.training.loop.finite_check import skips_itself
-
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        groups = [{"params": [torch.nn.Parameter(torch.zeros(2, 2, device="cuda"))], "fused": True}]
-        adam = [torch.optim.Adam(groups), torch.optim.AdamW(groups)]
-        others = [torch.optim.AdamW([{**groups[0], "fused": False}]), torch.optim.SGD(groups, lr=0.1)]
-        others.append(registry.create("optimizers", "muon", groups, options={}, where="optim"))
-        assert all(map(skips_itself, adam)) and not any(map(skips_itself, others))

@@ -1,27 +1,17 @@
-"""Batches in which each image is labelled for another task, or none: gradients equal those of separate tasks.
+"""Batches in which each image is labelled for another task, or none: gradients equal those of separate tasks."""
 
-Also with two processes, of which one lacks a task, under DistributedDataParallel, which by default waits for every
-parameter of every process.
-"""
-
-from pathlib import Path
-
-import pytest
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, nn
 
 from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch
 from densevit.model import DenseModel, build_backbone, create_head
 from densevit.training.loop.unused_parameters import freeze_unused
-from tests.training.loop.test_accumulation import TRANSFORMER, Labelled, Losses
-from tests.training.process_groups import in_two_processes, linux
+from tests.training.loop.test_accumulation import TRANSFORMER, Labelled
 
 KEYS = {"detection": ("boxes", "labels"), "segmentation": ("semantic",), "depth": ("depth",)}
 # The task of each image, which has labels of it.
 LABELLED = ["detection", "depth", "depth", "detection", "segmentation", "nothing", "detection"]
-SHARES = [[0, 4, 5], [1, 2, 3, 6]]  # images of each process: without depth, and without segmentation
 HEADS = {
     "detection": {
         "name": "dab_detr", "num_queries": 8, "classification": "mal", "costs": {"label": 1.0},
@@ -31,14 +21,10 @@ HEADS = {
     "segmentation": {"name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "norm": "group", "dice": 1.0},
     "depth": {"name": "dpt", "output": "bins", "max_depth": 60.0, "width": 8, "loss_weights": {"gradient": 0.5}},
 }  # fmt: skip
-WEIGHTS = {
-    "fixed": {"detection": 0.5, "segmentation": 2.0, "depth": 1.0},
-    "learned": {name: "learned" for name in HEADS},
-    "both": {"detection": "learned", "segmentation": 2.0, "depth": "learned"},
-}
+WEIGHTS = {"detection": "learned", "segmentation": 2.0, "depth": "learned"}
 
 
-def model_of(weights: str) -> DenseModel:
+def model_of() -> DenseModel:
     torch.manual_seed(0)
     backbone = build_backbone("swin", variant="nano", window_size=4, drop_path=0.0)
     heads = {}
@@ -46,7 +32,7 @@ def model_of(weights: str) -> DenseModel:
         options = {key: value for key, value in section.items() if key != "name"}
         classes = Labelled("train").classes.get(name, ())
         heads[name] = create_head(section["name"], backbone.channels, backbone.strides, classes, **options)
-    model = DenseModel(backbone, heads, weights=WEIGHTS[weights])
+    model = DenseModel(backbone, heads, weights=WEIGHTS)
     for n, s in enumerate(model.log_variances.values()):
         nn.init.constant_(s, 0.3 * (n + 1))
     freeze_unused(model)
@@ -83,7 +69,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 def test_mixed_batch_gradients_match_separate_backward_passes() -> None:
     """The images of each task in a separate batch, with the losses of its head only."""
-    model = model_of("both")
+    model = model_of()
     mixed = gradients_of(model, batch_of(list(range(len(LABELLED))), LABELLED))
     expected = {name: torch.zeros_like(value) for name, value in mixed.items()}
     for head in HEADS:
@@ -95,9 +81,8 @@ def test_mixed_batch_gradients_match_separate_backward_passes() -> None:
     assert_same(mixed, expected)
 
 
-@pytest.mark.parametrize(("weights", "absent"), zip(WEIGHTS, HEADS, strict=True))
-def test_task_without_labels_has_zero_gradients(weights: str, absent: str) -> None:
-    model = model_of(weights)
+def test_task_without_labels_has_zero_gradients() -> None:
+    model, absent = model_of(), "depth"
     batch = batch_of(list(range(len(LABELLED))), ["nothing" if task == absent else task for task in LABELLED])
     losses = model.loss(model(batch), batch["targets"])
     assert all(value == 0 for name, value in losses.items() if name.startswith(f"{absent}/"))
@@ -105,28 +90,3 @@ def test_task_without_labels_has_zero_gradients(weights: str, absent: str) -> No
     gradients = gradients_of(model, batch)
     own = [name for name in gradients if name.startswith((f"heads.{absent}.", f"log_variances.{absent}"))]
     assert own and all(gradients[name].eq(0).all() for name in own)
-
-
-@pytest.mark.integration
-@linux
-def test_two_processes_with_different_tasks_match_one(tmp_path: Path) -> None:
-    cases = {"both": LABELLED, "learned": ["nothing" if task == "depth" else task for task in LABELLED]}
-
-    def work(rank: int) -> None:
-        distributed.init_process_group("gloo")
-        found = {}
-        for weights, labelled in cases.items():
-            model = model_of(weights)
-            parallel = DistributedDataParallel(Losses(model))
-            for _ in range(2):  # the second step raises if the first one left parameters unused
-                model.zero_grad()
-                parallel(batch_of(SHARES[rank], labelled)).backward()
-            found[weights] = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-        torch.save(found, tmp_path / f"{rank}.pt")
-        distributed.destroy_process_group()
-
-    in_two_processes(work, tmp_path)
-    for weights, labelled in cases.items():
-        expected = gradients_of(model_of(weights), batch_of([i for share in SHARES for i in share], labelled))
-        for rank in range(len(SHARES)):
-            assert_same(torch.load(tmp_path / f"{rank}.pt")[weights], expected)

@@ -82,12 +82,3 @@ def test_predictions_follow_the_mapping():
     result = mappings["a"].applied(found, TargetTypes())
     assert result["panoptic"].tolist() == [[-1, 0, -1, -1, -1]] and result["semantic"].tolist() == [[255, 0, 255]]
     assert result["scores"].tolist() == pytest.approx([0.8]) and result["masks"].shape == (1, 1, 5)
-
-
-def test_stuff_of_several_classes_that_become_one_is_one_segment():
-    """Tree and grass are the data's one vegetation."""
-    trained = (*classes("tree", "grass"), Class("dog", 2, (0, 0, 0)))
-    vegetation = (Class("vegetation", 0, (0, 0, 0), thing=False), Class("dog", 1, (0, 0, 0)))
-    found = torch.tensor([[0, 1003, 1003, 2000, 2001, -1]], dtype=torch.int32)
-    result = ClassMapping(trained, vegetation, (0, 0, 1)).applied({"panoptic": found}, TargetTypes())
-    assert result["panoptic"].tolist() == [[0, 0, 0, 1000, 1001, -1]]

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from densevit import config as configs
 from densevit.errors import ConfigError, PluginError
@@ -28,27 +27,6 @@ def wrong(step: int, steps: int) -> Any:
     return "half" if step == 1 else 1.0
 
 
-class Exact(torch.optim.Optimizer):
-    """Momentum in fp32, and a list of a sum and a count, also for parameters in bf16."""
-
-    def __init__(self, params: Any, lr: float, weight_decay: float = 0.0) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Any) -> Any:
-        loss = closure()
-        for group in self.param_groups:
-            for p in (p for p in group["params"] if p.grad is not None):
-                state = self.state[p]
-                if not state:
-                    state |= {"momentum": torch.zeros(p.shape), "sums": [torch.zeros(()), torch.zeros((), dtype=int)]}
-                state["momentum"].lerp_(p.grad.float(), 0.1)
-                state["sums"][0] += p.grad.float().sum()
-                state["sums"][1] += 1
-                p.sub_((state["momentum"] + state["sums"][0] / state["sums"][1]).to(p.dtype), alpha=group["lr"])
-        return loss
-
-
 OWN = "torch.optim:NAdam"
 
 
@@ -56,17 +34,10 @@ OWN = "torch.optim:NAdam"
     ("overrides", "message"),
     [
         ([f"optim.name={OWN}", "optim.momentum_decai=1"], r"optim\.momentum_decai .*Did you mean 'momentum_decay'\?"),
-        ([f"optim.name={OWN}", "optim.momentum_decay=x"], r"optim\.momentum_decay should be a valid number.*, not 'x'"),
-        (["optim.name=no_such:Lion"], r"optim\.name: .*'no_such:Lion' cannot be imported: there is no module"),
         ([f"optim.name={__name__}:Staircase"], r"optim\.name: .*Staircase, which is not a torch\.optim\.Opt"),
-        (["optim.name=torch.optim:Rprop"], r"optim\.weight_decay is 0\.0001, .* Fix: set optim\.weight_decay=0"),
         (["optim.cautious=true"], r"optim\.cautious is not an option of 'adamw'\. Options: betas, eps, amsgrad\."),
-        (["optim.schedule=no_such:f"], r"optim\.schedule\.name: The schedule .* there is no module 'no_such'"),
         ([f"optim.schedule={__name__}:triangel"], r"has no 'triangel'\. Did you mean 'triangle'\?"),
         ([f"optim.schedule={{name: {__name__}:triangle, peek: 1}}"], r"optim\.schedule\.peek is not .* mean 'peak'\?"),
-        ([f"optim.schedule={{name: {__name__}:triangle, peak: x}}"], r"optim\.schedule\.peak should be a valid number"),
-        (["optim.schedule=math:cos"], r"optim\.schedule\.name: 'math:cos': it must take step, steps first"),
-        (["optim.schedule=torch.optim.lr_scheduler:StepLR"], r"cannot be called with a step\. Fix: write a function"),
     ],
 )
 def test_a_wrong_entry_is_one_line_before_data_is_read(tiny: Path, overrides: list[str], message: str) -> None:

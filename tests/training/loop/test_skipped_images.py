@@ -14,7 +14,7 @@ RECIPE = """
 backbone: {name: swin, variant: nano, window_size: 4}
 heads: {surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: group}}
 data:
-  {name: label_maps, root: data, classes: [a, b], image_size: 64, batch_size: 1, num_workers: 0, on_error: skip}
+  {name: label_maps, root: data, classes: [a, b], image_size: 32, batch_size: 1, num_workers: 0, on_error: skip}
 optim: {lr: 1e-2}
 trainer: {max_epochs: 2, precision: "32", accelerator: cpu, evaluate_every: 1, ema: 0.5}
 """
@@ -38,6 +38,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_run_counts_and_names_the_skipped_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     with pytest.warns(UserWarning) as warned:

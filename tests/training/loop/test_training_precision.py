@@ -74,34 +74,6 @@ def test_the_automatic_precision_is_what_the_hardware_computes_natively(has, acc
     assert [resolve(name) for name in ("32", "16-mixed", "bf16-true")] == ["32", "16-mixed", "bf16-true"]
 
 
-def test_emulated_bf16_is_a_warning(machine, recwarn):
-    from densevit.training.loop.training_precision import trainer_arguments
-
-    with pytest.warns(UserWarning, match=r"trainer.precision=bf16-true: this CPU has no bf16.*auto, which is 32-true"):
-        trainer_arguments("bf16-true", "cpu")
-    machine.has(gpu_bf16=False)
-    with pytest.warns(UserWarning, match=r"this GPU has no bf16.*auto, which is 16-mixed"):
-        trainer_arguments("bf16-mixed", "gpu")
-    recwarn.clear()
-    machine.has(cpu="avx512_bf16")
-    for name in ("auto", "32", "bf16-mixed", "bf16-true"):
-        trainer_arguments(name, "cpu")
-    assert not recwarn.list
-
-
-@pytest.mark.integration
-@pytest.mark.usefixtures("no_drawings")
-def test_channels_last_changes_nothing_but_rounding(tmp_path: Path) -> None:
-    sections = {**BASE, "backbone": {"name": "resnet", "depth": 18}, "heads": {"depth": {"name": "dpt", "width": 8}}}
-    config = configs.from_mapping({**sections, "trainer": {"max_steps": 1, "precision": "32", "accelerator": "cpu"}})
-    losses = []
-    for on in (False, True):
-        changed = configs.with_overrides(config, [f"trainer.channels_last={str(on).lower()}"])
-        [row] = [row for row in rows(train(changed, tmp_path / str(on))) if row["train/loss"]]
-        losses.append([float(row["train/loss"]), float(row["train/gradient_norm"])])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-
-
 class TruthDetection(CocoDetection):
     """Evaluates the ground truth as the prediction: AP is 1 unless one of the two is cast."""
 
@@ -144,15 +116,3 @@ def test_every_precision_trains_every_head_without_casting_targets(name: str, tm
     assert json.loads((run / "metrics.json").read_text())["boxes/AP"] == pytest.approx(1, abs=1e-9)
     losses = [float(row["train/loss"]) for row in rows(run) if row["train/loss"]]
     assert losses and torch.isfinite(torch.tensor(losses)).all()
-
-
-def test_denormals_are_flushed_in_a_training_only() -> None:
-    from densevit.training.loop.training_precision import flushed_denormals  # late: it imports Lightning
-
-    torch.set_flush_denormal(False)
-    with flushed_denormals():
-        assert float(torch.tensor(1e-38) * 0.1) == 0
-        with flushed_denormals():
-            pass
-        assert float(torch.tensor(1e-38) * 0.1) == 0
-    assert float(torch.tensor(1e-38) * 0.1) > 0

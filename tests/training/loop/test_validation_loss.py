@@ -5,10 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 import densevit
@@ -20,9 +18,8 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Head
 from densevit.losses.context import LossContext
 from densevit.losses.distributed import mean_over_processes
-from densevit.training.loop.validation_loss import ValidationLoss, image_losses
+from densevit.training.loop.validation_loss import ValidationLoss
 from densevit.weights import model_file
-from densevit.weights.pretrained_models import build_model
 from tests.training.runs import rows, train
 
 SEGMENTATION = """
@@ -110,39 +107,3 @@ def test_images_count_once_and_unlabelled_ones_not_at_all() -> None:
     assert evaluator.compute() == {"loss": pytest.approx(5.1 / 3)}
     evaluator.reset()
     assert math.isnan(evaluator.compute()["loss"])
-
-
-def test_heads_see_no_unlabelled_image(config_file: Path) -> None:
-    data = build_data(config := configs.load(config_file, ["heads.surfaces=null", f"heads.own={EMBEDDING}"]))
-    model = build_model(config, data.train).eval()
-    samples = [data.val_transform(data.val[index]) for index in range(2)]
-    del samples[1]["targets"]["boxes"]
-    labelled, other = image_losses(model, ["own"], collate(samples, model.multiple))["own"]
-    assert labelled["loss"] > 0 and other == {}
-
-
-@pytest.mark.integration
-def test_a_head_without_evaluator_leaves_the_metrics_of_the_others(tmp_path):
-    """On images of other channels, which have another range and missing pixels."""
-    random = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for i in range(4):
-            image = random.uniform(-50, 150, (32, 32, 5)).astype(np.float32)
-            image[:8, :8] = np.nan
-            for folder, values in (("images", image), ("labels", random.integers(0, 2, (32, 32), np.uint8))):
-                (tmp_path / folder / split).mkdir(parents=True, exist_ok=True)
-                np.save(tmp_path / folder / split / f"{i}.npy", values)
-            Image.fromarray(values).save(tmp_path / "labels" / split / f"{i}.png")
-    head = {"name": "setr", "decoder": "naive", "width": 8, "norm": "group", "auxiliary": []}
-    data = {"name": "label_maps", "root": str(tmp_path), "labels": "labels/{split}/*.png", "classes": ["x", "y"]}
-    data |= {"images": "images/{split}/*.npy", "channels": [*"abcde"], "range": [0, 100], "image_size": 32}
-    found = {}
-    for name, other in (("both", head), ("one", {**head, "evaluation": None})):
-        config = configs.from_mapping({
-            "backbone": {"name": "vit", "variant": "nano", "patch_size": 8},
-            "heads": {"seg": head, "other": other},
-            "data": {**data, "batch_size": 2, "num_workers": 0, "transforms": "resize"},
-            "trainer": {"max_steps": 2, "precision": "32", "accelerator": "cpu"},
-        })  # fmt: skip
-        found[name] = densevit.fit(config, run_dir=tmp_path / name).metrics
-    assert found["one"]["seg/mIoU"] == found["both"]["seg/mIoU"] and found["one"]["other/loss"] > 0

@@ -1,6 +1,5 @@
 """Consistency of depth head, data and evaluation, checked before the run folder is created."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 from PIL import Image
 
 from densevit import config as configs
-from densevit.cli import main
 from densevit.errors import ConfigError
 from tests.training.runs import train
 
@@ -56,21 +54,3 @@ def test_metric_head_on_unitless_depth_raises_at_startup(config, stereo: str, tm
         assert message.startswith("heads.near (dpt) learns metres, but the depth of the data set has no unit")
         assert f"The data set is {key}" in message and "output: relative" in message
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.integration
-@pytest.mark.usefixtures("no_drawings")
-def test_relative_head_is_evaluated_with_alignment(config, stereo, tmp_path, capsys):
-    none, median = (f"heads.near.evaluation.align={name}" for name in ("none", "median"))
-    said = r"heads\.near\.evaluation\.align is none, but DptDepth .*scale_shift_disparity or median"
-    with pytest.raises(ConfigError, match=said):
-        train(config(none), tmp_path / "none")
-    run = train(config(f"data={{{stereo}, image_size: 32, batch_size: 1}}"), tmp_path / "run")
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert "near/AbsRel_aligned_disparity" in metrics and "near/AbsRel" not in metrics
-    assert all(value is not None for value in metrics.values())
-    capsys.readouterr()
-    assert main(["evaluate", str(run), none]) == 2
-    assert "heads.near.evaluation.align is none" in " ".join(capsys.readouterr().err.split())
-    assert main(["evaluate", str(run), median, "--out", str(tmp_path / "out")]) == 0
-    assert "near/AbsRel_aligned_median" in json.loads((tmp_path / "out" / "metrics.json").read_text())

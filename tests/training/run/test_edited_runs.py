@@ -5,11 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
-from densevit import config as configs
-from densevit.cli import main
-from densevit.errors import ConfigError, WeightsError
+from densevit.errors import WeightsError
 from densevit.training.callbacks.best_epoch import BestEpoch
 from tests.training.runs import checkpoint, edit, resume
 
@@ -38,32 +35,6 @@ def test_valid_edit_is_printed_and_applied(stopped, capsys, monkeypatch):
     assert re.search(r"are from the best epoch; no improvement in [2-4] later validations", printed)
     assert used == [(0.0005, 0.01)] * 2
     assert checkpoint(stopped)["optimizer_states"][0]["param_groups"][0]["betas"] == (0.8, 0.9)
-
-
-def test_inference_of_a_head_can_change(tiny: Path) -> None:
-    from densevit.training.run.resuming import changes
-
-    before = configs.load(tiny)
-    assert changes(before, before) == {}
-    found = changes(before, configs.load(tiny, ["heads.detection.inference.window=64"]))
-    assert found["heads.detection.inference.window"] == "null -> 64"
-    assert all(key.startswith("heads.detection.inference") for key in found)
-    with pytest.raises(ConfigError, match="heads.detection.inference_steps: null -> 3"):
-        changes(before, configs.load(tiny, ["heads.detection.inference_steps=3"]))
-
-
-@pytest.mark.parametrize("named", ["run", "last.ckpt"])
-def test_a_checkpoint_of_another_format_is_one_line_and_no_file_changes(stopped, capsys, named):
-    path = stopped / "checkpoints" / "last.ckpt"
-    content = checkpoint(stopped)
-    del content["format_version"]  # checkpoints had no number before
-    torch.save(content, path)
-    before = {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file()}
-    capsys.readouterr()
-    assert main(["train", "--resume", str(stopped if named == "run" else path)]) == 2
-    printed, error = capsys.readouterr()
-    assert printed == "" and error.startswith(f"{path}: format version 1, expected 2.") and error.count("\n") == 1
-    assert {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file()} == before
 
 
 def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(stopped: Path) -> None:

@@ -6,7 +6,6 @@ from densevit import config as configs
 from tests.training.runs import TINY, assert_same_run, checkpoint, interrupted_after, resume, train
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_drawings")]
-OWN = "tests.training.loop.test_own_optimisers"
 SHORT = ["trainer.max_epochs=null", "trainer.max_steps=3", "trainer.evaluate_every=0.99"]
 VIT = "backbone={name: vit, variant: nano, image_size: 64, weights: random, drop_path: 0.0"
 CASES: dict[str, tuple[int, list[str]]] = {  # the step after which a run of TINY is interrupted, and its overrides
@@ -26,15 +25,7 @@ CASES: dict[str, tuple[int, list[str]]] = {  # the step after which a run of TIN
         *SHORT, "heads.detection=null", "heads.panoptic={name: eomt, num_queries: 8, num_blocks: 2, num_points: 64}",
         VIT + "}", "data.panoptic=true", "trainer.clip_grad_norm=null",
     ]),
-    "optimiser and schedule of others": (2, [
-        *SHORT, "optim.name=torch.optim:NAdam", f"optim.schedule={{name: {OWN}:Staircase, factors: [1.0]}}",
-    ]),
     "muon in bf16": (2, [*SHORT, "optim.name=muon", "trainer.precision=bf16-true"]),
-    "own optimiser in bf16": (2, [*SHORT, f"optim.name={OWN}:Exact", "trainer.precision=bf16-true"]),
-    "frozen depths and factors": (1, [
-        *SHORT, "backbone.freeze=3", "backbone.weights=random", "optim.layer_decay=0.5", "optim.backbone_lr=1e-3",
-        'optim.lr_factors={"heads.detection.box_head.*": 4.0}',
-    ]),
     "adapters": (1, [*SHORT, VIT + ', lora: {rank: 2, alpha: 6.0, targets: ["*.qkv", "*.output"]}}']),
 }  # fmt: skip
 

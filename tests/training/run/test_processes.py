@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from safetensors.torch import load_file
 
 from densevit import config as configs
 from densevit.cli import main
@@ -106,47 +104,6 @@ def test_killed_child_ends_its_launcher_and_resuming_is_exact(tmp_path: Path, wh
     assert process.wait(timeout=60) == 2
     assert_says(said.read_text(), "Another of 2 processes has ended")
     assert_resumes_exactly(tmp_path, whole)
-
-
-@pytest.mark.usefixtures("small", "no_drawings")
-def test_killed_first_process_ends_the_second_and_resuming_is_exact(tmp_path: Path, whole: Path) -> None:
-    first, second = group("train", "small.yaml", *KILLED, "--run-dir", "killed", folder=tmp_path)
-    wait_for_checkpoint(tmp_path / "killed")
-    first.process.kill()
-    ended = second.ended(30)
-    assert (first.ended().code, ended.code) == (-signal.SIGKILL, 2)
-    assert_says(ended.errors, "Another of 2 processes has ended")
-    assert_resumes_exactly(tmp_path, whole)
-
-
-RANDOM_KILLS = 3
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_both_processes_killed_at_random_moments_resume_exactly(tmp_path: Path, strategy: str) -> None:
-    """From the creation of the folder to the end: before the config, before the first checkpoint, and later."""
-    given = ["train", "small.yaml", *KILLED, f"trainer.strategy={strategy}", "--run-dir"]
-    assert started("densevit", *given, "whole", folder=tmp_path).wait(300) == 0
-    run, kills, moments = tmp_path / "killed", 0, random.Random(0)
-    while True:
-        # The script for SLURM in docs/multi-gpu.md
-        is_begun = (run / "config.yaml").exists()
-        process = started("densevit", *(["train", "--resume"] if is_begun else given), "killed", folder=tmp_path)
-        end = time.monotonic() + 100
-        while kills < RANDOM_KILLS and not run.exists() and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.01)
-        try:
-            assert process.wait(moments.uniform(0, 5) if kills < RANDOM_KILLS else 300) == 0
-            break
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert kills == RANDOM_KILLS
-    assert recorded(tmp_path / "whole") == recorded(run)
-    assert_same(load_file(tmp_path / "whole" / "model.safetensors"), load_file(run / "model.safetensors"))
 
 
 def test_several_nodes_require_an_address(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,5 @@
 """Errors of the libraries in a training, each with the library's own text, as one line with the fix."""
 
-import errno
-import os
-import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -86,46 +83,3 @@ def test_image_that_is_lost_in_training_is_named_with_the_command_to_resume(tmp_
     assert str(raised.value) == (
         f"photos/7.png: there is no such file. Resume from the last checkpoint with: densevit train --resume {run}"
     )
-
-
-def fails_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> configs.Config:
-    """A training with a checkpoint after each step, whose third step fails."""
-    from densevit.training.loop.dense_module import DenseModule
-
-    step = DenseModule.training_step
-
-    def fail(self, *arguments):
-        if self.trainer.global_step == 2:
-            raise error
-        return step(self, *arguments)
-
-    monkeypatch.setattr(DenseModule, "training_step", fail)
-    overrides = ["trainer.checkpoint_every=1", "trainer.max_steps=4"]
-    return configs.from_mapping(yaml.safe_load(TINY), overrides=overrides)
-
-
-@pytest.mark.integration
-def test_error_of_a_plugin_in_training_has_the_command_below_its_traceback(tmp_path, monkeypatch):
-    run = tmp_path / "run"
-    with pytest.raises(KeyError) as raised:
-        densevit.fit(fails_with(KeyError("of a plugin"), monkeypatch), run_dir=run)
-    if sys.version_info >= (3, 11):
-        assert raised.value.__notes__ == [f"Resume from the last checkpoint with: densevit train --resume {run}"]
-    config = fails_with(UnreadableFileError("photos/7.png: there is no such file."), monkeypatch)
-    with pytest.raises(UnreadableFileError, match=r"Resume from the last checkpoint with: python mine\.py --go-on$"):
-        densevit.fit(config, run_dir=tmp_path / "own", resume_with="python mine.py --go-on")
-
-
-def test_failing_network_disk_is_one_line(tmp_path: Path):
-    from densevit.training.run.resumable_errors import resumable_errors
-
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").touch()
-    config = configs.from_mapping(yaml.safe_load(TINY))
-    for number in (errno.ESTALE, errno.EXDEV, errno.ETIMEDOUT):
-        with pytest.raises(TrainingError) as raised, resumable_errors(tmp_path, config):
-            raise OSError(number, os.strerror(number), "runs/a/metrics.csv")
-        assert str(raised.value) == (
-            f"runs/a/metrics.csv: {os.strerror(number)}. Resume from the last checkpoint with: densevit train "
-            f"--resume {tmp_path}"
-        )
