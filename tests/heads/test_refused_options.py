@@ -34,7 +34,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("segmenter", {"width": 30, "num_heads": 4}, "multiple of num_heads"),
     ("upernet", {"pool_scales": ()}, "pool_scales.* 1 to 64"),
     ("setr", {"class_weights": (1.0, 2.0)}, "2 numbers.* 4 classes"),
-    ("setr", {"feature": 4}, "feature is 4.* 2 features"),
+    ("setr", {"feature": 4}, "feature is 4.* 2 feature maps"),
     ("setr", {"decoder": "mla", "feature": 2}, "'mla'.*Fix:"),
     ("dpt", {"loss_weights": {"silog": 1.0}}, "silog is 1.*relative"),
     ("dpt", {"output": "sigmoid", "max_depth": 1e-4}, "min_depth is 0.001 and max_depth 0.0001"),

@@ -6,23 +6,29 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-
-from densevit.training.callbacks import training_progress
-from densevit.training.callbacks.training_progress import ProgressLines
-from densevit.training.loop.dense_module import DenseModule
+import torch
 
 
 def test_the_remaining_time_does_not_jump(monkeypatch: pytest.MonkeyPatch):
     """1,000 steps of 2 s, the first three of 60 s, and ten validations of 100 s."""
+    from densevit.training.callbacks import training_progress  # late: Lightning
+    from densevit.training.loop.dense_module import DenseModule
+
     clock, lines = SimpleNamespace(now=0.0), list[str]()
     monkeypatch.setattr(training_progress.time, "monotonic", lambda: clock.now)
     trainer: Any = SimpleNamespace(
-        global_step=0, world_size=1, callback_metrics={}, is_global_zero=True, current_epoch=0, num_val_batches=[1]
+        global_step=0,
+        world_size=1,
+        callback_metrics={},
+        is_global_zero=True,
+        current_epoch=0,
+        num_val_batches=[1],
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
     module = Mock(spec=DenseModule)
     module.record, module.budget = SimpleNamespace(image_ids=[1]), SimpleNamespace(steps=1000, validations=10)
     module.validation = SimpleNamespace(evaluators={}, metrics={})
-    progress = ProgressLines(Mock(is_terminal=False, is_jupyter=False, print=lines.append))
+    progress = training_progress.ProgressLines(Mock(is_terminal=False, is_jupyter=False, print=lines.append))
     progress.on_train_start(trainer, module)
     left: list[tuple[int, int, bool]] = []
     for step in range(1, 1000):

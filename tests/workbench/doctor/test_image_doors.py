@@ -11,7 +11,6 @@ from tests.data.image_sources import SOURCES, write_coco
 
 PROPOSED = {
     "photo": "",
-    "grey of 16 bits": "[grey]",
     "bands": "[band1, band2, band3, band4]",
     "gaps by a tag": "[band1, band2]",
     "exr": "[red, nir]",
