@@ -37,6 +37,7 @@ class SelectedProbe(PatchProbe):
 
     def fit(self, images: Sequence[Patches]) -> None:
         """Selects the option with the highest mean IoU on a tenth of the images, then fits to all."""
+        images = [image for image in images if image.labelled.any()] or images
         order = np.random.default_rng(self.seed).permutation(len(images)).tolist()
         held_out = [images[i] for i in order[: len(images) // _HELD_OUT]]
         fitted = [images[i] for i in order[len(held_out) :]]
