@@ -108,13 +108,13 @@ class PatchProbe(FeatureProbe):
         return self.metrics.compute()
 
 
-def labelled(images: Sequence[Patches], where: str) -> tuple[Tensor, Tensor]:
+def labelled(images: Sequence[Patches]) -> tuple[Tensor, Tensor]:
     """Features and labels of the patches whose most frequent label is one. Raises ConfigError if there are none."""
     kept = [image.labelled for image in images]
     features = torch.cat([image.features[mask] for image, mask in zip(images, kept, strict=True)])
     labels = torch.cat([image.labels[mask] for image, mask in zip(images, kept, strict=True)])
     if not len(labels):
-        raise ConfigError(f"{where}: no training image has labels. Fix: label some images, or remove the probe.")
+        raise ConfigError("no training image has labels. Fix: label some images, or remove the probe.")
     return features, labels
 
 
