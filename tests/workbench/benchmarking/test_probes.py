@@ -15,7 +15,7 @@ from densevit_workbench.benchmarking import trainings
 PROTOCOL = """
 backbone: {cache: fp32}
 heads: {segmentation: {name: linear}}
-probes: {normals: {name: surface_normals}, retrieval: {name: patch_retrieval}}
+probes: {normals: {name: surface_normals}, retrieval: {name: patch_retrieval, grid: input}}
 data: {name: scenes, image_size: 64, batch_size: 4, transforms: resize, train_length: 8, val_length: 4, masks: false,
        normals: true, num_workers: 0}
 optim: {lr: 1e-3}
