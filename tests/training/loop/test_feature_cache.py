@@ -182,7 +182,11 @@ def broken_disk(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "fault", "message"),
     [
-        ({}, full_disk, r"features of 10 images need 0\.0 GB, and .*features has room for 0\.0 GB. Fix: backbone.cache=f"),
+        (
+            {},
+            full_disk,
+            r"features of 10 images need 0\.0 GB, and .*features has room for 0\.0 GB. Fix: backbone.cache=f",
+        ),
         ({}, broken_disk, "No space left on device. Fix: free disk space, or backbone.cache=null"),
         ({}, no_folder, "backbone.cache: .*cache.*. Fix: set DENSEVIT_CACHE to a folder"),
         ({}, lambda m: m.setenv("DENSEVIT_CACHE", "off"), "cache is set, but DENSEVIT_CACHE is off. Fix: unset one"),
