@@ -37,17 +37,17 @@ class SelectedProbe(PatchProbe):
 
     def fit(self, images: Sequence[Patches]) -> None:
         """Selects the option with the highest mean IoU on a tenth of the images, then fits to all."""
+        images = [image for image in images if image.labelled.any()] or images
         order = np.random.default_rng(self.seed).permutation(len(images)).tolist()
         held_out = [images[i] for i in order[: len(images) // _HELD_OUT]]
         fitted = [images[i] for i in order[len(held_out) :]]
-        where = type(self).__name__
-        features, labels = labelled(fitted, where)
+        features, labels = labelled(fitted)
         self._mean, self._std = mean_and_std(features)
         self.choice = self.choices[0]
         if held_out and len(self.choices) > 1:
             scores = self._scores((features - self._mean) / self._std, labels, held_out)
             self.choice = self.choices[int(np.argmax(scores))]
-        features, labels = labelled([*fitted, *held_out], where)
+        features, labels = labelled([*fitted, *held_out])
         self.fit_patches((features - self._mean) / self._std, labels)
 
     def _scores(self, features: Tensor, labels: Tensor, images: Sequence[Patches]) -> list[float]:

@@ -38,10 +38,10 @@ class ViewCorrespondence(FeatureProbe):
         self, classes: Sequence[Any] = (), matches: int = 1000, spacing: int = 8, jitter: float = 0.2, seed: int = 0
     ) -> None:
         super().__init__(())
-        if matches < 1 or spacing < 1 or not 0 < jitter < 0.5:
+        if matches < 1 or spacing < 1 or not 0 < jitter < 0.25:
             raise ConfigError(
                 f"matches is {matches}, spacing {spacing} and jitter {jitter:g}; at least 1, at least 1, and between 0 "
-                "and 0.5 are expected."
+                "and 0.25 are expected."
             )
         self.matches, self.spacing, self.jitter, self.seed = matches, spacing, jitter, seed
         self.reset()

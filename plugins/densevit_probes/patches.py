@@ -30,6 +30,11 @@ class Patches(NamedTuple):
     grid: tuple[int, int]
     size: tuple[int, int]
 
+    @property
+    def labelled(self) -> Tensor:
+        """A mask (h * w,) of the patches whose most frequent label is one."""
+        return self.labels.mode(dim=1).values != IGNORE
+
     def to_pixels(self, labels: Tensor) -> Tensor:
         """Labels of all pixels of patches, (h * w, stride^2), as a map of the image on the network's input."""
         side = round(labels.shape[1] ** 0.5)
@@ -103,13 +108,14 @@ class PatchProbe(FeatureProbe):
         return self.metrics.compute()
 
 
-def labelled(images: Sequence[Patches], where: str) -> tuple[Tensor, Tensor]:
+def labelled(images: Sequence[Patches]) -> tuple[Tensor, Tensor]:
     """Features and labels of the patches whose most frequent label is one. Raises ConfigError if there are none."""
-    features, labels = torch.cat([i.features for i in images]), torch.cat([i.labels for i in images])
-    kept = labels.mode(dim=1).values != IGNORE
-    if not kept.any():
-        raise ConfigError(f"{where}: no training image has labels. Fix: label some images, or remove the probe.")
-    return features[kept], labels[kept]
+    kept = [image.labelled for image in images]
+    features = torch.cat([image.features[mask] for image, mask in zip(images, kept, strict=True)])
+    labels = torch.cat([image.labels[mask] for image, mask in zip(images, kept, strict=True)])
+    if not len(labels):
+        raise ConfigError("no training image has labels. Fix: label some images, or remove the probe.")
+    return features, labels
 
 
 def resized(labels: Tensor, size: tuple[int, int]) -> Tensor:

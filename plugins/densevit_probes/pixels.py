@@ -11,7 +11,7 @@ from densevit.interfaces import Backbone
 class Pixels(Backbone):
     """The mean colour of each patch, and its position from -1 to 1: what a probe learns without a network.
 
-    patch_size: side of the patches, in pixels. channels: of the images; set by densevit.
+    patch_size: side of the patches, in pixels.
     """
 
     def __init__(self, patch_size: int = 16) -> None:

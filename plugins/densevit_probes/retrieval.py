@@ -45,7 +45,9 @@ class PatchRetrieval(PatchProbe):
         generator = torch.Generator().manual_seed(self.seed)
         keys, values = [], []
         for image in images:
-            pixels = F.one_hot(image.labels.long(), IGNORE + 1)[..., : len(self.classes)].sum(1).float()  # (N, K)
+            counts = image.features.new_zeros(len(image.labels), IGNORE + 1)
+            labels = image.labels.long()
+            pixels = counts.scatter_add(1, labels, counts.new_ones(labels.shape))[:, : len(self.classes)]  # (N, K)
             kept = pixels.sum(1) > 0
             if self.memory is not None:
                 kept &= self._drawn(pixels, max(1, self.memory // len(images)), generator)

@@ -5,7 +5,7 @@ import numpy as np
 from densevit_scenes.scene import Camera
 from densevit_scenes.surfaces import View
 
-_LARGEST_STEP = 0.02  # second difference of the depth, relative to it, at which a surface ends
+_LARGEST_BEND = 0.005  # second difference of the inverse depth, relative to it, at which a surface ends; 0 on planes
 
 
 def surface_normals(camera: Camera, depth: np.ndarray) -> np.ndarray:
@@ -16,9 +16,9 @@ def surface_normals(camera: Camera, depth: np.ndarray) -> np.ndarray:
     across, down = (np.gradient(points, axis=axis) for axis in (2, 1))
     normals = np.cross(down, across, axis=0)
     length = np.linalg.norm(normals, axis=0)
-    is_known = (depth > 0) & (length > 0)
+    is_known, inverse = (depth > 0) & (length > 0), 1 / np.maximum(depth, 1e-6)
     for axis in (0, 1):
-        before, after = np.roll(depth, 1, axis), np.roll(depth, -1, axis)
-        is_known &= (before > 0) & (after > 0) & (np.abs(before + after - 2 * depth) < _LARGEST_STEP * depth)
+        bend = np.roll(inverse, 1, axis) + np.roll(inverse, -1, axis) - 2 * inverse
+        is_known &= np.abs(bend) < _LARGEST_BEND * inverse
     is_known[[0, -1]] = is_known[:, [0, -1]] = False
     return np.where(is_known, normals / np.maximum(length, 1e-20), 0).astype(np.float32)

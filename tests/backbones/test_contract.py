@@ -94,7 +94,7 @@ def factory(name: str, kind: str) -> partial[Backbone]:
 
 
 def test_every_registered_backbone_is_a_case():
-    assert set(densevit.list_plugins("backbones")) == CASES.keys()
+    assert set(densevit.list_plugins("backbones")) - {"pixels"} == CASES.keys()  # it has no layers
 
 
 @pytest.mark.integration

@@ -55,6 +55,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "segmenter": {"name": "segmenter"},
     "dpt": {"name": "dpt", "width": 16, "output": "sigmoid"},
     "dpt-segmentation": {"name": "dpt_segmentation", "width": 16},
+    "linear": {"name": "linear", "features": [1]},
+    "linear-depth": {"name": "linear_depth"},
 }
 MATRIX = [(backbone, head, ".onnx") for backbone in BACKBONES for head in HEADS]
 
@@ -62,7 +64,7 @@ MATRIX = [(backbone, head, ".onnx") for backbone in BACKBONES for head in HEADS]
 def predictor_of(backbone: str, head: str) -> Predictor:
     torch.manual_seed(0)
     section = HEADS[head]
-    classes = None if section["name"] == "dpt" else CLASSES
+    classes = None if section["name"] in ("dpt", "linear_depth") else CLASSES
     return without_zeros(densevit.create_model(BACKBONES[backbone], {"x": section}, classes))
 
 

@@ -95,6 +95,8 @@ CASES: dict[str, Case] = {
     "segformer": Case("segformer", {"width": 16, "dropout": 0.0}),
     "segmenter": Case("segmenter", {"width": 32, "num_heads": 4, "dropout": 0.0}),
     "upernet": Case("upernet", {"width": 16, "auxiliary_width": 16, "dropout": 0.0}),
+    "linear": Case("linear", {"dropout": 0.0}, (), 32),
+    "linear_depth": Case("linear_depth", {"bins": 16}, (), 32),
     "setr, naive": Case("setr", {**SETR, "decoder": "naive", "ohem_threshold": 0.7, "ohem_min_kept": 50}, (), 160),
     "setr, pup": Case("setr", {**SETR, "decoder": "pup", "class_weights": "balanced"}, (), 160),
     "setr, mla": Case("setr", {**SETR, "decoder": "mla", "dice": 1.0, "label_smoothing": 0.1}, (), 160),

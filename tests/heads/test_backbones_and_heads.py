@@ -7,7 +7,8 @@ from tests.heads.backbones_and_heads import BACKBONES, BEGIN, END, NECK, PAGE, Y
 
 
 def test_every_backbone_is_walked() -> None:
-    assert {plugin for plugin, _ in BACKBONES.values()} == set(densevit.list_plugins("backbones"))
+    learned = set(densevit.list_plugins("backbones")) - {"pixels"}
+    assert {plugin for plugin, _ in BACKBONES.values()} == learned
 
 
 @pytest.mark.integration

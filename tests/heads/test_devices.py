@@ -25,8 +25,8 @@ pytestmark = pytest.mark.integration
 # torchvision's losses, which index by lists and masks and read counts.
 TORCHVISION = ("faster_rcnn", "fcos")
 NAMES = [name for name, case in CASES.items() if case.head not in TORCHVISION]
-NO_MATCHING = {"classifier", "dpt", "one_stage", "perceiver_io", "segformer", "segmenter", "setr", "upernet",
-               "dpt_segmentation"}  # fmt: skip
+NO_MATCHING = {"classifier", "dpt", "linear", "linear_depth", "one_stage", "perceiver_io", "segformer", "segmenter",
+               "setr", "upernet", "dpt_segmentation"}  # fmt: skip
 OF_PROPOSALS = ("deformable_detr, two-stage", "dino", "rtdetr", "rtdetr, discrete")  # which are matched by themselves
 OF_SEGMENT_IDS = {"detr_panoptic", "dab_detr_panoptic", "mask2former", "mask2former_semantic", "eomt", "eomt_semantic",
                   "kmax_deeplab", "max_deeplab"}  # fmt: skip  # in panoptic and label maps

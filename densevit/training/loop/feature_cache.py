@@ -63,26 +63,32 @@ class FeatureCache:
     """
 
     def __init__(self, model: DenseModel, precision: str, images: int) -> None:
-        self._backbone, self._dtype, self._images = model.backbone, _DTYPES[precision], images
-        self._compute = model.backbone.forward
-        self.folder = cache_folder() / "features" / f"{_digest(model)}-{precision}"
-        self._name = uuid.uuid4().hex[:12]
+        self._model, self._backbone, self._precision, self._images = model, model.backbone, precision, images
+        self._compute, self._dtype = model.backbone.forward, _DTYPES[precision]
         self._rows: dict[bytes, tuple[Path, int]] = {}  # file and number of a row
         self._written: dict[Path, int] = {}
+
+    def _open(self) -> None:
+        """Finds the stored rows: at the first images, as a resumed run gets its weights after the cache is built."""
+        self.folder = cache_folder() / "features" / f"{_digest(self._model)}-{self._precision}"
+        self._name = uuid.uuid4().hex[:12]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             os.utime(self.folder)
+            for index in sorted(self.folder.glob("*.images")):
+                features, identities = index.with_suffix(".features"), index.read_bytes()
+                shapes = self._shapes([int(side) for side in index.stem.partition("-")[0].split("x")])
+                stored = features.stat().st_size // (self._dtype.itemsize * sum(map(math.prod, shapes)))
+                for row in range(min(len(identities) // _DIGEST, stored)):
+                    self._rows[identities[row * _DIGEST : (row + 1) * _DIGEST]] = (features, row)
         except OSError as error:
             raise DensevitError(f"backbone.cache: {error}. Fix: set DENSEVIT_CACHE to a folder on a disk.") from None
-        for index in sorted(self.folder.glob("*.images")):
-            identities = index.read_bytes()
-            for row in range(len(identities) // _DIGEST):
-                key = identities[row * _DIGEST : (row + 1) * _DIGEST]
-                self._rows[key] = (index.with_suffix(".features"), row)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> list[Tensor]:
         """The feature maps of normalised images (B, C, H, W)."""
+        if not self._rows:
+            self._open()
         keys = [_identity(image) for image in images]
         missing = [i for i, key in enumerate(keys) if key not in self._rows]
         if missing:
@@ -90,11 +96,15 @@ class FeatureCache:
             if not self._written:
                 self._check(images[missing], features)
             self._append([keys[i] for i in missing], features, images.shape[-2:])
-        sides = [[math.ceil(side / stride) for side in images.shape[-2:]] for stride in self._backbone.strides]
-        shapes = [(channels, *side) for channels, side in zip(self._backbone.channels, sides, strict=True)]
+        shapes = self._shapes(images.shape[-2:])
         rows = np.stack([self._read(key, sum(map(math.prod, shapes))) for key in keys])
         parts = torch.from_numpy(rows).to(images.device, images.dtype).split([math.prod(s) for s in shapes], 1)
         return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _shapes(self, size: Sequence[int]) -> list[list[int]]:
+        """The shapes (C, h, w) of an image's maps."""
+        levels = zip(self._backbone.channels, self._backbone.strides, strict=True)
+        return [[channels, *(math.ceil(side / stride) for side in size)] for channels, stride in levels]
 
     def _read(self, key: bytes, length: int) -> np.ndarray:
         file, row = self._rows[key]
@@ -129,13 +139,14 @@ class FeatureCache:
                 "the largest): it is random in evaluation mode. Fix: backbone.cache=null."
             )
         needed = self._images * sum(x[0].numel() for x in features) * self._dtype.itemsize
-        caches = sorted((c for c in self.folder.parent.iterdir() if c != self.folder), key=lambda c: c.stat().st_mtime)
+        caches = sorted(self.folder.parent.iterdir(), key=lambda cache: cache.stat().st_mtime)
         sizes = {cache: sum(file.stat().st_size for file in cache.iterdir()) for cache in caches}
-        for cache in caches:
+        own = sizes.pop(self.folder)
+        for cache in [*sizes]:
             if sum(sizes.values()) + needed > _LIMIT and time.time() - cache.stat().st_mtime > _DAY:
                 shutil.rmtree(cache, ignore_errors=True)
                 del sizes[cache]
-        room = min(shutil.disk_usage(self.folder).free - _FREE, _LIMIT - sum(sizes.values()))
+        room = min(shutil.disk_usage(self.folder).free + own - _FREE, _LIMIT - sum(sizes.values()))
         if needed > room:
             raise DensevitError(
                 f"backbone.cache: the features of {self._images:,} images need {needed / 1e9:.1f} GB, and "

@@ -1,6 +1,5 @@
 """A linear head for metric depth."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -47,7 +46,7 @@ class LinearDepth(DenseHead):
         super().__init__(channels, strides, classes)
         if bins < 2:
             raise ValueError(f"bins is {bins}; it must be at least 2.")
-        if not 0 < min_depth < max_depth < math.inf:
+        if not 0 < min_depth < max_depth:
             raise ValueError(f"min_depth is {min_depth:g} and max_depth {max_depth:g}; expected 0 < min < max.")
         self.min_depth, self.max_depth = min_depth, max_depth
         self.linear = LinearLayer(channels, strides, bins, features)

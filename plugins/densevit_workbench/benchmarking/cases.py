@@ -138,11 +138,10 @@ def cases_of_probes(
     for probe in probes:
         file = yaml_io.find_file(probe if probe.endswith((".yaml", ".yml")) else f"probe/{probe}")
         layer = config_layers.with_overrides(config_layers.read(file), overrides)
-        shared = {key: layer.values["backbone"].get(key) for key in ("freeze", "cache")}
+        shared = {"freeze": True, "cache": layer.values.get("backbone", {}).get("cache") if cache else None}
         for name, section in sections.items():
             weights = {} if section.get("pretrained") else {"weights": section.get("weights", RANDOM)}
-            backbone = {**section, **shared, **weights} | ({} if cache else {"cache": None})
-            values = {**layer.values, "backbone": backbone}
+            values = {**layer.values, "backbone": {**section, **shared, **weights}}
             cases.append(Case(f"{name}-{Path(file).stem}", values, f"{file} with {name}", name, Path(file).stem))
     _check_names(cases)
     return cases

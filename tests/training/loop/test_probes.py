@@ -17,8 +17,10 @@ from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError
 from densevit.evaluation.feature_probes import NearestNeighbours
 from densevit.interfaces import Batch, LossContext, Losses, Method
-from densevit.training.loop.probes import encoder, fit_probes
+from densevit.training.loop.feature_cache import cached_features
+from densevit.training.loop.probes import build_probes, encoder, fit_probes, probe_predictions
 from densevit.weights.pretrained_models import build_model
+from tests.training.process_groups import in_two_processes, linux
 from tests.training.runs import assert_same
 
 
@@ -109,6 +111,50 @@ def test_features_of_two_processes_are_those_of_one(photos: Path) -> None:
         if not changes:
             assert labels[0] == labels[1] == [label for label in range(3) for _ in range(9)]
             torch.testing.assert_close(fitted[0]._features, fitted[1]._features)
+
+
+def evaluated(rank: int, world: int) -> dict[str, Any]:
+    """The probes of dense features, fitted to all processes' training images; and their states of this process."""
+    probes = {"patch_knn": {"k": [1, 3]}, "patch_retrieval": {}, "surface_normals": {}, "view_correspondence": {}}
+    data = {"name": "scenes", "image_size": 32, "train_length": 25, "val_length": 5, "normals": True, "batch_size": 2,
+            "num_workers": 0}  # fmt: skip
+    config = from_mapping(config_of(Path(), backbone={"name": "pixels"}, probes=probes, data=data), "test")
+    splits = build_data(config)
+    model, built = build_model(config, splits.train).eval(), build_probes(config, splits.val)
+    encode = encoder(model)
+    with cached_features(model, "fp32", 30):
+        fit_probes(built, splits.unaugmented_train_loader(rank, world), encode)
+        for batch in splits.val_loader(rank, world):
+            truths = [target["truth"] for target in batch["targets"]]
+            for name, predictions in probe_predictions(built, encode, batch).items():
+                built[name].update(predictions, truths)
+    return built
+
+
+@linux
+@pytest.mark.integration
+def test_dense_probes_of_two_processes_are_those_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process has every training image, in the order of the data set, and the features of both from the cache."""
+    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
+
+    def work(rank: int) -> None:
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+        probes = evaluated(rank, 2)
+        fitted = [probes["patch_retrieval"]._keys, probes["surface_normals"]._weight, probes["patch_knn"].choice]
+        torch.save((fitted, {name: probe.state() for name, probe in probes.items()}), tmp_path / f"{rank}.pt")
+
+    in_two_processes(work, tmp_path)
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    expected = evaluated(0, 1)
+    for fitted, _ in parts:
+        torch.testing.assert_close(fitted[0], expected["patch_retrieval"]._keys, rtol=0, atol=0)
+        torch.testing.assert_close(fitted[1], expected["surface_normals"]._weight)
+        assert fitted[2] == expected["patch_knn"].choice
+    for name, probe in expected.items():
+        metrics = probe.compute()
+        probe.merge([states[name] for _, states in parts])
+        assert probe.compute() == pytest.approx(metrics, abs=1e-6, nan_ok=True)
+    assert len([*tmp_path.glob("cache/features/*/*.features")]) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""Correspondence of views: features that are positions, and the ratio test by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from densevit_probes.correspondence import ViewCorrespondence, nearest, sampled
+
+HEIGHT, WIDTH, STRIDE = 96, 128, 4
+
+
+def batch(*sizes):
+    """Images whose red and green are the position of each pixel's centre; padded to one size."""
+    y, x = torch.meshgrid(torch.arange(HEIGHT) + 0.5, torch.arange(WIDTH) + 0.5, indexing="ij")
+    masks = torch.stack([(y > h) | (x > w) for h, w in sizes])
+    targets = [{"image_id": i, "size": size} for i, size in enumerate(sizes)]
+    return {"images": torch.stack([x, y, 0 * x]).repeat(len(sizes), 1, 1, 1), "padding_mask": masks, "targets": targets}
+
+
+def positions(batch):
+    """A map of unit vectors whose cosine distance grows with the distance of positions in the original image."""
+    angles = F.avg_pool2d(batch["images"], STRIDE)[:, :2] * np.pi / 2 / WIDTH
+    return [torch.cat([angles.cos(), angles.sin()], 1)]
+
+
+@pytest.mark.parametrize(("spacing", "matches"), [(8, 50), (2, 9999)])
+def test_features_that_are_positions_find_all_matches(spacing, matches):
+    """The nearest point is within half of a square's diagonal; at borders of the map features are less exact."""
+    probe = ViewCorrespondence(spacing=spacing, matches=matches)
+    errors = probe.features(positions, batch((HEIGHT, WIDTH), (70, 90)))
+    assert max(float(x.max()) for x in errors) < spacing / 2**0.5 + 1
+    assert [len(x) for x in errors] == [50, 50] if spacing == 8 else min(map(len, errors)) > 300
+    probe.update([{"feature": x} for x in errors], [{"image_id": i} for i in range(2)])
+    assert probe.compute() == {"recall5": 1, "recall10": 1, "recall20": 1}
+
+
+def test_identical_views_match_exactly(monkeypatch):
+    """At the centres of all squares in the image."""
+    monkeypatch.setattr(ViewCorrespondence, "_homography", lambda self, size, image_id: np.eye(3))
+    [errors] = ViewCorrespondence(spacing=8).features(positions, batch((70, 90)))
+    assert len(errors) == 9 * 11 and float(errors.max()) < 1e-3
+
+
+def test_ratio_test_and_sampling_by_hand():
+    """Cosine distances 0.2 and 1 - 0.8 * 0.6 - 0.6 * 0.8 = 0.04 to the two nearest: 1 - 0.04 / 0.2."""
+    index, weight = nearest(torch.tensor([[4.0, 3.0]]), torch.tensor([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]]))
+    assert index.tolist() == [1] and weight.item() == pytest.approx(1 - 0.04 / 0.2, abs=1e-5)
+    features, points = torch.randn(3, 4, 6), torch.tensor([[4.0, 12.0], [44.0, 28.0]])  # x, y; cells of 8 pixels
+    torch.testing.assert_close(sampled(features, points, (32, 48)), features[:, [1, 3], [0, 5]].T)
