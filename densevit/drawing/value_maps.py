@@ -77,7 +77,7 @@ def _aligned(inverse: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def _range(depth: np.ndarray) -> tuple[float, float]:
-    """Returns the ends of the colour bar in metres; 1 and 2 if no depth is known."""
+    """Returns two percentiles of depth in metres, the ends of the colour bar; 1 and 2 if no depth is known."""
     values = depth[_valid(depth)]
     near, far = np.percentile(values, PERCENTILES) if values.size else (1.0, 2.0)
     return float(near), float(max(far, near * 1.01))

@@ -140,7 +140,7 @@ class FileModel(DenseModel):
         return inputs
 
     def _size(self, targets: list[Targets]) -> Size:
-        """The size of a batch's images. Raises DensevitError if the file does not take it."""
+        """The size of a batch's images. Raises DensevitError if the model file does not take the batch."""
         sizes = {(int(target["size"][0]), int(target["size"][1])) for target in targets}
         (size,) = sizes
         if self.file.batch not in (None, len(targets)):

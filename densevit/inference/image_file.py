@@ -31,8 +31,8 @@ class ImageFile:
     image_id: the id in a COCO json. Otherwise the file's stem as an integer, as in COCO (000000000139.jpg is 139), if
     it is a unique integer; else the file's name, or its path if the name is not unique.
     frame: the number of a frame of `video`, from 0; its name and id are NAME_000012. url: the address of an image to
-    download, whose path is HOST/FILE. index: the index in the list of all images. member: the image in a tar, or the
-    error of a line without an image.
+    download, whose path is HOST/FILE. index: the index in the list of all images. member: the image in a tar; a
+    DataError, which `read` raises, for a line of a list file that names no image.
     """
 
     location: str

@@ -108,7 +108,8 @@ def _merged(
 
 
 def _check(head: Head, name: str, prediction: Predictions) -> None:
-    """Raises PluginError unless a head predicts scored boxes and only values that do not depend on the window."""
+    """Raises PluginError unless the keys of a prediction are boxes, scores, labels and values per object that are the
+    same in each window of the image."""
     lacking = [key for key in BOX_KEYS if key not in prediction]
     types = TargetTypes(head.target_types)
     unknown = [key for key in prediction if key != "boxes" and (key not in types or not moves_with_box(types[key]))]

@@ -33,9 +33,9 @@ class MaskLogits(NamedTuple):
     original: Size
 
     def resized(self, index: Tensor | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Logits of consecutive masks: number of the first one, (q, *size) and (q, *original).
+        """Yields chunks of q masks: position of the first mask in `index`, logits (q, *size), logits (q, *original).
 
-        index: (N,), the masks; None: all.
+        index: (N,), rows of `logits`; None: all.
         """
         logits = self.logits if index is None else self.logits[index]
         (h, w), original = self.size, self.original

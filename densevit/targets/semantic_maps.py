@@ -79,7 +79,10 @@ class LabelMap(PixelMap):
             ids = ids.astype(np.uint16)
         none = np.iinfo(ids.dtype).max
         if pixels[IGNORE] and none in ids:
-            raise DataError(f"has pixels of no class, which are {none} in files, but {none} is the id of a class.")
+            raise DataError(
+                f"has pixels of no class, which are {none} in files, but {none} is the id of a class. Fix: change "
+                "that id."
+            )
         table = np.full(IGNORE + 1, none, ids.dtype)
         table[: len(ids)] = ids
         image = Image.fromarray(table[value])

@@ -105,7 +105,10 @@ class LocalRelation(nn.Module):
         return self.output(y)
 
     def _similarity(self, query: Tensor, key: Tensor) -> Tensor:
-        """query: (B, N, G, 1). key: (B, N, G, K). Returns (B, N, G, K)."""
+        """The similarity of N cells to the K cells of their windows, in G channel groups.
+
+        query: (B, N, G, 1). key: (B, N, G, K). Returns (B, N, G, K).
+        """
         if self.similarity == "multiplication":
             return query * key
         difference = query - key

@@ -31,7 +31,7 @@ class Cost:
 
 
 def model_cost(model: DenseModel, size: tuple[int, int]) -> Cost:
-    """Returns the cost of a forward pass of one image, without decoding (`Head.predict`).
+    """Counts parameters, and multiply-adds of a forward pass of one image without decoding (`Head.predict`).
 
     size: (h, w) of the model's input. Computed from shapes on the meta device. If a plugin reads values in its forward
     pass, the model runs on a blank image on its own device instead.

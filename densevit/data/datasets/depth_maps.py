@@ -185,7 +185,7 @@ def _check_values(options: Mapping[str, Any], set_options: Mapping[str, Any]) ->
     """Raises DataError for invalid numbers, and for disparity without the calibration that metric depth needs."""
     scale = options["scale"]
     if scale is not None and not 0 < scale < np.inf:
-        raise DataError(f"data.scale is {scale}; expected a number above 0.")
+        raise DataError(f"data.scale is {scale}; expected a finite number above 0.")
     low, high = options["depth_range"]
     if not 0 <= low < high:
         raise DataError(f"data.depth_range is {[low, high]}; expected 0 <= minimum < maximum, in metres.")

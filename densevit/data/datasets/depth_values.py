@@ -25,7 +25,7 @@ class Calibration:
     def __post_init__(self) -> None:
         for name in ("baseline", "focal"):
             if not 0 < getattr(self, name) < np.inf:
-                raise DataError(f"{name} is {getattr(self, name):g}; expected a number above 0.")
+                raise DataError(f"{name} is {getattr(self, name):g}; expected a finite number above 0.")
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,10 @@ def read_panoptic_annotations(file: Path) -> PanopticAnnotations:
 
 
 def panoptic_ids(labels: np.ndarray) -> np.ndarray:
-    """Returns the panoptic ids (K,) int32 of an image's segments: class index * 1000 + number within the class."""
+    """Returns the panoptic ids (N,) int32 of an image's segments: class index * 1000 + number in the class, from 0.
+
+    labels: (N,) class indices.
+    """
     same = labels[:, None] == labels
     numbers = np.tril(same, -1).sum(axis=1)
     return (labels * LABEL_DIVISOR + numbers).astype(np.int32)

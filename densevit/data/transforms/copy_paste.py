@@ -71,7 +71,7 @@ class CopyPaste:
         self.transform, self.dataset, self.probability, self.types = transform, dataset, probability, types
 
     def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample:
-        """Returns the augmented sample, with pasted objects."""
+        """Returns the augmented sample; with `probability`, objects of another sample are pasted."""
         types = TargetTypes() if types is None else types
         first = self.transform(sample, rng, types)
         if rng.random() >= self.probability:

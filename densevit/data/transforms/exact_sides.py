@@ -27,7 +27,7 @@ def resize_short_side(height: int, width: int, short: int, longest: int | None =
 
 
 def scaled_by_least(side: int, scales: Sequence[tuple[int, int]]) -> int:
-    """Returns a side times the smallest of these fractions (numerator, denominator), rounded half up."""
+    """Returns a side times the smallest of these fractions (numerator, denominator), rounded half up; at least 1."""
     least = functools.reduce(minimum, ((2 * side * top + bottom) // (2 * bottom) for top, bottom in scales))
     return maximum(1, least)
 

@@ -49,7 +49,7 @@ class Mosaic:
         self.types = TargetTypes.of(dataset)
 
     def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample:
-        """Returns the augmented sample, or a mosaic of its size."""
+        """Returns the augmented sample; with `probability`, a mosaic of its size."""
         types = TargetTypes() if types is None else types
         first = self.transform(sample, rng, types)
         if rng.random() >= self.probability:

@@ -234,7 +234,7 @@ def _origins(B: int, S: int, N: int, device: torch.device) -> Tensor:
 
 
 def _bag_numbers(index: Tensor) -> Tensor:
-    """The bag of each number of an index (M, 4 * K): 0, 0, ..., 1, 1, ..."""
+    """(M * 4 * K,): the row of each entry of an index (M, 4 * K), whose rows are the bags."""
     return torch.arange(len(index), device=index.device, dtype=index.dtype).repeat_interleave(index.shape[1])
 
 

@@ -76,11 +76,11 @@ class Speed:
         self._waited = getattr(trainer.train_dataloader, "seconds_waited", 0.0)
 
     def pause(self) -> None:
-        """Excludes the time until `resume`."""
+        """Excludes the time until `resume` from the interval."""
         self._paused = time.perf_counter()
 
     def resume(self) -> None:
-        """Ends a pause."""
+        """Ends the pause, whose time the interval excludes."""
         self._since += time.perf_counter() - self._paused
 
     def metrics(self, trainer: lightning.Trainer) -> dict[str, float]:

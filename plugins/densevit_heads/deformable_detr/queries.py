@@ -14,7 +14,7 @@ from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.queries import Queries, TopCells
 from densevit_heads.deformable_detr.prediction import EPS
 
-MARGIN = 0.01  # cells closer to the border of the image propose nothing
+MARGIN = 0.01  # share of the image; see `initial_boxes`
 
 
 class LearnedQueries(nn.Module):
@@ -50,9 +50,10 @@ class CellProposals(NamedTuple):
 
 
 def initial_boxes(levels: Levels) -> tuple[Tensor, Tensor]:
-    """Boxes (B, S, 4) centred on the cells, with sides of 0.05 * 2^level, and whether a cell proposes its box, (B, S).
+    """Boxes (B, S, 4) cxcywh at the cells' centres, with sides of 0.05 * 2^level, level 0 being the largest map, and
+    whether a cell proposes its box, (B, S).
 
-    Cells of padding and cells whose box is less than `MARGIN` from the border in any coordinate propose nothing.
+    Cells of padding, and cells with a centre or side outside of `MARGIN` ... 1 - `MARGIN`, propose nothing.
     """
     centres = levels.centres.split([height * width for height, width in levels.shapes], dim=1)
     sides = [torch.full_like(x, 0.05 * 2.0**level) for level, x in enumerate(centres)]

@@ -148,7 +148,11 @@ def _layers(tensors: StateDict) -> int:
 
 
 def _heads_and_points(tensors: StateDict, levels: int) -> tuple[int, tuple[int, ...]]:
-    """The number of attention heads and the points of each level, from heads times the total number of points."""
+    """The number of attention heads and the points of each level, from the product of heads and total points.
+
+    The points are the releases' if their sum divides the product, else equal, with `NUM_HEADS` heads. levels: the
+    number of levels.
+    """
     rows = len(tensors[f"{DECODER}.layers.0.cross_attention.weights.bias"])
     points = _POINTS.get(levels, (4,) * levels)
     heads, rest = divmod(rows, sum(points))

@@ -207,7 +207,7 @@ class DptDepth(DenseHead):
         return torch.linspace(low, high, self.conv3.out_channels, device=like.device, dtype=like.dtype)
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        """Images with a valid pixel; for relative depth two valid pixels, because a single pixel cannot be aligned."""
+        """The number of images with a valid pixel; for relative depth with two, as a single pixel cannot be aligned."""
         least = 2 if self.output == "relative" else 1
         maps = [target["depth"] for target in targets if "depth" in target]
         valid = [metric_losses.valid_pixels(self._in_range(x))[0].sum() for x in maps]

@@ -61,7 +61,7 @@ class LinearDepth(DenseHead):
         return {"depth": depth[:, None]}
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        """The images with a valid pixel."""
+        """The number of images with a valid pixel."""
         maps = [target["depth"] for target in targets if "depth" in target]
         return {"images": float(sum(bool(valid_pixels(self._in_range(x))[0].any()) for x in maps))}
 

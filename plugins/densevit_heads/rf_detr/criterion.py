@@ -43,7 +43,10 @@ class GroupCriterion(SetCriterion):
         return over_groups(self.losses_per_layer(logits, boxes, labelled.objects, context), groups)
 
     def groups_as_layers(self, outputs: Outputs, labelled: LabelledObjects) -> tuple[Tensor, Tensor, int]:
-        """Logits and boxes ((1 + L) * G, B, Q, ...) of labelled images, each group as a layer; and G."""
+        """Logits and boxes ((1 + L) * G, B, Q, ...) of the proposals and L layers, each group as a layer; and G.
+
+        B: the labelled images.
+        """
         logits, boxes = labelled.select(outputs["layers"], dim=1)
         return logits.transpose(1, 2).flatten(0, 1), boxes.transpose(1, 2).flatten(0, 1), logits.shape[2]
 

@@ -71,10 +71,10 @@ class GroupQueries(nn.Module):
         nn.init.zeros_(self.offsets.weight)
 
     def forward(self, levels: Levels) -> tuple[Proposals, BoxQueries]:
-        """Returns the proposals, and the queries of all groups (B, G * Q, ...), group by group.
+        """Returns the proposals, and the queries (B, G * Q, ...), group by group; in evaluation G is 1.
 
-        Q is `num_queries`. If there are fewer cells, the last proposals of each group have no features and the class
-        scores of background.
+        Q is `num_queries`. If there are fewer cells, the last proposals of each group have features of 0 and the class
+        logits of background.
         """
         initial, valid = initial_boxes(levels)
         memory, initial = (x.masked_fill(~valid[..., None], 0.0) for x in (levels.tokens, initial))

@@ -77,7 +77,11 @@ _UPSAMPLING = (
 
 
 def _multi_level() -> tuple[Line, ...]:
-    """Layers after the sums are numbered from the deepest level in the checkpoint, from the first in the model."""
+    """The lines of a complete model with the MLA decoder.
+
+    Its layers after the top-down sums, and the auxiliary heads, are numbered from the deepest level in the checkpoint,
+    from the shallowest in the model.
+    """
     lines = [Line("neck.norm.{i}.*", f"{_HEAD}.decode.norms.{{i}}.*")]
     lines += _convolution("neck.mla.channel_proj.{i}", f"{_HEAD}.decode.project.{{i}}")
     for level in range(_LEVELS):

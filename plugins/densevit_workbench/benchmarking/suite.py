@@ -131,7 +131,7 @@ def benchmark(
     if probes and (configs or not backbones):
         raise ConfigError("benchmark: probes evaluate backbones. Fix: give backbones, and no configs.")
     if seeds and not (train or probes):
-        raise ConfigError("benchmark: seeds are for trainings only. Fix: give train too.")
+        raise ConfigError("benchmark: seeds are for trainings and probes. Fix: set train, or leave out seeds.")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"benchmark: a seed is given twice: {', '.join(map(str, seeds))}.")
     torch_device, folder = device_of(device), user_path(out)

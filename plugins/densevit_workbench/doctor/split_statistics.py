@@ -56,7 +56,7 @@ class SplitStatistics:
 
     @property
     def opened(self) -> int:
-        """The number of images that were opened."""
+        """The number of images opened for these statistics, readable or not."""
         return len(self.summaries)
 
     @property

@@ -65,7 +65,7 @@ class HeadFixture(Fixture):
         return ", ".join(key for key in self.needs if not has_random(key, self.types))
 
     def require_labels(self) -> None:
-        """Ends a check if the head needs targets that have no random values."""
+        """Raises NotChecked if the head needs a target whose type has no `random`."""
         if self.unknown:
             raise NotChecked(f"not checked: there are no random targets for {self.unknown}")
 
