@@ -95,7 +95,7 @@ class ViewCorrespondence(FeatureProbe):
         return views.to(images.dtype), (shown == 0) | padding
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Adds images. predictions: `feature`, the errors of the matches."""
+        """Adds images. predictions: under the key `feature` the errors of the matches (M,), in pixels."""
         for prediction, truth in zip(predictions, truths, strict=True):
             errors: Tensor = prediction[FEATURE]
             if len(errors):

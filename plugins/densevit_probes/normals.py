@@ -85,7 +85,7 @@ class SurfaceNormals(FeatureProbe):
         return F.normalize(resized[0], dim=0)
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Adds images. predictions: `feature`, a `NormalMap`. truths: normals (3, H, W), 0 = unknown."""
+        """Adds images. predictions: a `NormalMap` under the key `feature`. truths: normals (3, H, W), 0 = unknown."""
         for prediction, truth in zip(predictions, truths, strict=True):
             if "normals" not in truth or truth["image_id"] in self._counts:
                 continue

@@ -82,7 +82,7 @@ class PatchProbe(FeatureProbe):
         raise NotImplementedError(f"{type(self).__name__} is a PatchProbe and must implement predict(image, size).")
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Adds images. predictions: `feature`, a `Patches`. truths: image_id, semantic (H, W)."""
+        """Adds images. predictions: a `Patches` under the key `feature`. truths: image_id, semantic (H, W)."""
         for prediction, truth in zip(predictions, truths, strict=True):
             if "semantic" not in truth:
                 continue

@@ -41,7 +41,7 @@ class PatchRetrieval(PatchProbe):
         self.k, self.temperature, self.memory, self.seed = k, temperature, memory, seed
 
     def fit(self, images: Sequence[Patches]) -> None:
-        """Fills the memory."""
+        """Fills the memory with features and label shares of the labelled training patches."""
         generator = torch.Generator().manual_seed(self.seed)
         keys, values = [], []
         for image in images:

@@ -1,4 +1,4 @@
-"""The cache of a frozen backbone's features: exact, of these weights and images only, after interruptions, and errors."""
+"""The cache of a frozen backbone's features: exact, of these weights and images only, also after interruptions."""
 
 import os
 import re
