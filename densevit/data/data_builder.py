@@ -50,8 +50,7 @@ def build_data(config: Config, multiple: int = 32) -> "DataSplits":
 
     Example:
         >>> from densevit import config
-        >>> data = densevit.build_data(config.load("scenes/setr_swin"))
-        >>> [*data.classes]
+        >>> [*densevit.build_data(config.load("scenes/setr_swin")).classes]
         ['detection', 'segmentation', 'panoptic']
     """
     return DataSplits(config.data, config.seed, multiple)
@@ -173,8 +172,7 @@ class DataSplits:
         """Builds both splits, and reorders the classes of `val` as in `train`. labels: whether images must have labels.
 
         Warns of classes without objects and of a batch larger than the training split. Raises DataError for missing
-        labels, for invalid values in a few samples, and for splits with different classes,
-        and ConfigError if the training transform does not support the labels.
+        labels, invalid values in a few samples and different classes, and ConfigError for unsupported labels.
         """
         self._check_labels(self._augmentation)
         for dataset, transform in ((self.train, self.train_transform), (self.val, self.val_transform)):

@@ -26,7 +26,7 @@ _SIMILARITIES = 1 << 25  # computed at once
 class SelectedProbe(PatchProbe):
     """A classifier of patches with an option that training images select.
 
-    Subclasses implement `fit_patches` and `classify`. seed: of the selection's images.
+    Subclasses implement `fit_patches` and `classify`. seed: the seed that draws the images of the selection.
     """
 
     choices: Sequence[Any]

@@ -28,8 +28,8 @@ class ViewCorrespondence(FeatureProbe):
     The metrics `recall5`, `recall10` and `recall20` are means over images of the share of matches within 5, 10 and 20
     pixels of the network's input.
 
-    matches: number of matches of an image. spacing: distance of the points, in pixels. jitter: see above. seed: of the
-    homographies.
+    matches: number of matches of an image. spacing: distance of the points, in pixels. jitter: the largest move of a
+    corner, as a share of a side. seed: the seed of the homographies.
     """
 
     main = "recall10"
@@ -62,9 +62,9 @@ class ViewCorrespondence(FeatureProbe):
             truth = _moved(points, warp)
             inside = ((truth >= 0) & (truth < torch.tensor(size[::-1], device=truth.device))).all(1)
             points, truth = points[inside], truth[inside]
-            found, weights = nearest(sampled(map_, points, canvas), sampled(other_map, candidates, canvas))
+            index, weights = nearest(sampled(map_, points, canvas), sampled(other_map, candidates, canvas))
             best = weights.topk(min(self.matches, len(weights))).indices
-            errors.append((candidates[found[best]] - truth[best]).norm(dim=1))
+            errors.append((candidates[index[best]] - truth[best]).norm(dim=1))
         return errors
 
     def _homography(self, size: tuple[int, int], image_id: str) -> np.ndarray:
@@ -117,10 +117,10 @@ class ViewCorrespondence(FeatureProbe):
         return {f"recall{pixels}": float(np.mean(list(c))) for pixels, c in zip(_THRESHOLDS, columns, strict=True)}
 
 
-def nearest(features: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """The index of the nearest of `others` by cosine distance, and 1 - d1 / d2; (N,) each. (N, C), (M, C)."""
-    similarity = F.normalize(features, dim=1) @ F.normalize(others, dim=1).T
-    top, index = similarity.topk(min(2, len(others)), dim=1)
+def nearest(features: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """The index of the nearest of `candidates` by cosine distance, and 1 - d1 / d2; (N,) each. (N, C), (M, C)."""
+    similarity = F.normalize(features, dim=1) @ F.normalize(candidates, dim=1).T
+    top, index = similarity.topk(min(2, len(candidates)), dim=1)
     distance = (1 - top).clamp(min=_EPS)
     return index[:, 0], 1 - distance[:, 0] / distance[:, -1]
 

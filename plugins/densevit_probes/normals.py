@@ -66,13 +66,13 @@ class SurfaceNormals(FeatureProbe):
         """Fits the linear map to the patches that have a normal."""
         features = torch.cat([image.features.flatten(1).T for image in images])
         normals = torch.cat([image.normals.flatten(1).T for image in images])
-        known = (normals != 0).any(1)
-        if not known.any():
+        is_known = (normals != 0).any(1)
+        if not is_known.any():
             raise ConfigError("no training image has normals. Fix: label some images, or remove the probe.")
-        self._mean, self._std = mean_and_std(features[known])
-        x = F.pad((features[known] - self._mean) / self._std, (0, 1), value=1.0).double()  # with a bias
+        self._mean, self._std = mean_and_std(features[is_known])
+        x = F.pad((features[is_known] - self._mean) / self._std, (0, 1), value=1.0).double()  # with a bias
         gram = x.T @ x + self.ridge * len(x) * torch.eye(x.shape[1], device=x.device, dtype=x.dtype)
-        self._weight = torch.linalg.solve(gram, x.T @ normals[known].double()).to(features.dtype)  # (C + 1, 3)
+        self._weight = torch.linalg.solve(gram, x.T @ normals[is_known].double()).to(features.dtype)  # (C + 1, 3)
 
     def predict(self, image: NormalMap, original: Sequence[int]) -> Tensor:
         """Unit normals (3, *original) of an image."""

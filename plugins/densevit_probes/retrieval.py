@@ -20,7 +20,8 @@ class PatchRetrieval(PatchProbe):
     Pixels without label do not count in a distribution.
 
     k: number of neighbours. temperature: divides the similarities. memory: number of training patches to keep, equally
-    many per image; those whose classes are rare in their image are more likely. None: all. seed: of this choice.
+    many per image; those whose classes are rare in their image are more likely. None: all. seed: the seed of this
+    choice.
     """
 
     def __init__(

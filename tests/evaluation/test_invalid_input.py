@@ -64,7 +64,7 @@ INVALID: tuple[tuple[str, Change, str], ...] = (
 
 @pytest.mark.parametrize(("name", "wrong", "says"), INVALID)
 def test_invalid_input_is_refused_with_its_image(name: str, wrong: Change, says: str) -> None:
-    made, (prediction, truth) = evaluator(name), image(1)
+    made, (prediction, truth) = evaluator(name), image(1, name)
     before = str(made.compute())
     wrong(prediction, truth)
     with pytest.raises(DensevitError) as error:

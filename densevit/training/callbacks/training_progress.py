@@ -124,8 +124,8 @@ class ProgressLines(lightning.Callback):
         if not (done and left) or trainer.global_step <= self._first_step + _STEPS_BEFORE_TIMING:
             return parts
         pauses, count = sum(self._validations), len(self._validations)
-        of_validations = pauses / max(count, 1) * module.budget.validations / module.budget.steps  # seconds per step
-        rest = left * ((seconds - pauses) / done + of_validations)
+        validation_share = pauses / max(count, 1) * module.budget.validations / module.budget.steps  # seconds per step
+        rest = left * ((seconds - pauses) / done + validation_share)
         return [*parts, f"{duration(rest)} left{'' if count else ' without validation'}"]
 
     def _print(self, trainer: lightning.Trainer, parts: list[str]) -> None:

@@ -141,12 +141,12 @@ class FeatureCache:
         needed = self._images * sum(x[0].numel() for x in features) * self._dtype.itemsize
         caches = sorted(self.folder.parent.iterdir(), key=lambda cache: cache.stat().st_mtime)
         sizes = {cache: sum(file.stat().st_size for file in cache.iterdir()) for cache in caches}
-        own = sizes.pop(self.folder)
+        written = sizes.pop(self.folder)
         for cache in [*sizes]:
             if sum(sizes.values()) + needed > _LIMIT and time.time() - cache.stat().st_mtime > _DAY:
                 shutil.rmtree(cache, ignore_errors=True)
                 del sizes[cache]
-        room = min(shutil.disk_usage(self.folder).free + own - _FREE, _LIMIT - sum(sizes.values()))
+        room = min(shutil.disk_usage(self.folder).free + written - _FREE, _LIMIT - sum(sizes.values()))
         if needed > room:
             raise DensevitError(
                 f"backbone.cache: the features of {self._images:,} images need {needed / 1e9:.1f} GB, and "

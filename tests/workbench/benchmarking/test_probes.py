@@ -10,7 +10,6 @@ from torch import Tensor, nn
 import densevit
 from densevit.cli import main
 from densevit.errors import DensevitError
-from densevit_workbench.benchmarking import trainings
 
 PROTOCOL = """
 backbone: {cache: fp32}
@@ -54,6 +53,8 @@ def arguments(tmp_path, monkeypatch) -> list[str]:
 
 
 def test_a_backbone_stands_beside_its_controls_and_an_interrupted_benchmark_goes_on(arguments, tmp_path, monkeypatch):
+    from densevit_workbench.benchmarking import trainings  # late: Lightning
+
     fit, trained = trainings.fit, []
 
     def interrupted(config, run_dir, **options):
