@@ -254,8 +254,8 @@ def _encoded(image: PIL.Image.Image, most: int) -> bytes:
 def table(rows: Sequence[Sequence[Any]], relative: bool = False, best: Sequence[Sequence[int]] = ()) -> Table:
     """An HTML table of texts and numbers. The first row is the header; fractions have at most four decimals.
 
-    Columns of fractions 0 ... 1 have bars. relative: bars relative to the largest fraction of the table. best: for
-    each row below the header, the indices of the columns in bold.
+    Columns of fractions 0 ... 1 have bars. relative: bars relative to the largest fraction of the table. best: the
+    indices of the columns in bold, for each row below the header.
     """
     header, *body = [[str(cell) for cell in row] for row in rows]
     columns = [[_fraction(row[n]) if n < len(row) else None for row in body] for n in range(len(header))]
