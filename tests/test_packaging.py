@@ -21,6 +21,7 @@ ROOTS = {
     "densevit_necks": "plugins/densevit_necks",
     "densevit_optimizers": "plugins/densevit_optimizers",
     "densevit_papers": "plugins/densevit_papers",
+    "densevit_probes": "plugins/densevit_probes",
     "densevit_scenes": "plugins/densevit_scenes",
     "densevit_workbench": "plugins/densevit_workbench",
 }

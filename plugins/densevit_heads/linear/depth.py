@@ -17,12 +17,11 @@ _WARMUP = 100  # steps without the variance
 
 
 class LinearDepth(DenseHead):
-    """Batch norm and one linear layer on the cells of a backbone's maps, as in the linear evaluation of DINOv3 (Siméoni
-    et al. 2025, section 6.1).
+    """Metric depth by batch norm and one linear layer on the cells of a backbone's maps.
 
-    The layer gives weights of `bins` depths, evenly spaced between min_depth and max_depth: relu(x) + 0.1, divided by
-    its sum. Depth is the weighted mean, in metres, upsampled bilinearly to pixels. Ground truth outside the range is
-    ignored.
+    The head of the linear evaluation of DINOv3 (Siméoni et al. 2025, section 6.1). The layer gives weights of `bins`
+    depths, evenly spaced between min_depth and max_depth: relu(x) + 0.1, divided by its sum. Depth is the weighted
+    mean, in metres, upsampled bilinearly to pixels. Ground truth outside the range is ignored.
 
     The loss is DINOv3's, sqrt(var g + 0.15 (mean g)^2) with g = log(prediction + 0.001) - log(truth + 0.001), without
     the variance in the first 100 steps. It is computed per image; DINOv3 computes it per process, over its two images.

@@ -11,11 +11,11 @@ from densevit_heads.linear.layer import LinearLayer
 
 
 class LinearSegmentation(ClassMapHead):
-    """Batch norm and one linear layer on the cells of a backbone's maps, as in the linear evaluation of DINOv2 (Oquab
-    et al. 2024, section 7.4) and DINOv3 (Siméoni et al. 2025, section 6.1).
+    """Semantic segmentation by batch norm and one linear layer on the cells of a backbone's maps.
 
-    Logits are upsampled bilinearly to pixels. DINOv3 uses dropout 0.1 on the last map; DINOv2
-    none, on one or four maps.
+    The head of the linear evaluation of DINOv2 (Oquab et al. 2024, section 7.4) and DINOv3 (Siméoni et al. 2025,
+    section 6.1). Logits are upsampled bilinearly to pixels. DINOv3 uses dropout 0.1 on the last map; DINOv2 none, on
+    one or four maps.
 
     features: numbers of the maps, from 1; None: the last. Coarser maps are upsampled to the first of them. dropout: the
         share of channels that are set to 0, before the batch norm.
