@@ -87,19 +87,22 @@ class FeatureCache:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> list[Tensor]:
         """The feature maps of normalised images (B, C, H, W)."""
-        if not self._rows:
+        is_first = not self._rows
+        if is_first:
             self._open()
         keys = [_identity(image) for image in images]
-        missing = [i for i, key in enumerate(keys) if key not in self._rows]
-        if missing:
-            features = self._compute(images[missing])
+        if missing := [i for i, key in enumerate(keys) if key not in self._rows]:
+            computed = self._compute(images[missing])
             if not self._written:
-                self._check(images[missing], features)
-            self._append([keys[i] for i in missing], features, images.shape[-2:])
+                self._make_room(sum(x[0].numel() for x in computed) * self._dtype.itemsize)
+            self._append([keys[i] for i in missing], computed, images.shape[-2:])
         shapes = self._shapes(images.shape[-2:])
         rows = np.stack([self._read(key, sum(map(math.prod, shapes))) for key in keys])
         parts = torch.from_numpy(rows).to(images.device, images.dtype).split([math.prod(s) for s in shapes], 1)
-        return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+        features = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+        if is_first:
+            self._check([x[:1] for x in features], self._compute(images[:1]))
+        return features
 
     def _shapes(self, size: Sequence[int]) -> list[list[int]]:
         """The shapes (C, h, w) of an image's maps."""
@@ -111,7 +114,12 @@ class FeatureCache:
         return np.memmap(file, self._dtype, "r", row * length * self._dtype.itemsize, (length,))
 
     def _append(self, keys: Sequence[bytes], features: Sequence[Tensor], size: Sequence[int]) -> None:
-        rows = torch.cat([x.flatten(1).float() for x in features], 1).cpu().numpy().astype(self._dtype)
+        values = torch.cat([x.flatten(1).float() for x in features], 1).cpu().numpy()
+        if np.abs(values).max() > np.finfo(self._dtype).max:
+            raise ConfigError(
+                f"backbone.cache: a feature is {np.abs(values).max():g}, too large for fp16. Fix: backbone.cache=fp32."
+            )
+        rows = values.astype(self._dtype)
         file = self.folder / f"{size[0]}x{size[1]}-{self._name}.features"
         try:
             with open(file, "ab") as written:
@@ -126,19 +134,21 @@ class FeatureCache:
         self._rows |= {key: (file, first + i) for i, key in enumerate(keys)}
         self._written[file] = first + len(keys)
 
-    def _check(self, images: Tensor, features: Sequence[Tensor]) -> None:
-        """Raises ConfigError for a backbone that gives other features the second time, and DensevitError if the disk
-        has too little space for all images of this size. Removes caches that were not used for long."""
-        again = self._compute(images)
-        difference = max(
-            float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in zip(features, again, strict=True)
-        )
+    def _check(self, stored: Sequence[Tensor], computed: Sequence[Tensor]) -> None:
+        """Raises ConfigError if the stored features of an image are not those that the backbone computes now."""
+        pairs = zip(stored, computed, strict=True)
+        difference = max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for a, b in pairs)
         if not difference <= 1e-2:
             raise ConfigError(
-                f"backbone.cache: the frozen backbone gives other features for the same images (by {difference:.0%} of "
-                "the largest): it is random in evaluation mode. Fix: backbone.cache=null."
+                f"backbone.cache: the backbone gives other features than {self.folder} has of the same image (by "
+                f"{difference:.0%} of the largest): it is random in evaluation mode, or its code has changed. Fix: "
+                "delete the folder, or backbone.cache=null."
             )
-        needed = self._images * sum(x[0].numel() for x in features) * self._dtype.itemsize
+
+    def _make_room(self, bytes_per_image: int) -> None:
+        """Removes caches that were not used for long. Raises DensevitError if the disk has too little space for all
+        images of this size."""
+        needed = self._images * bytes_per_image
         caches = sorted(self.folder.parent.iterdir(), key=lambda cache: cache.stat().st_mtime)
         sizes = {cache: sum(file.stat().st_size for file in cache.iterdir()) for cache in caches}
         written = sizes.pop(self.folder)

@@ -73,8 +73,8 @@ def test_features_are_computed_once_and_equal(precision, rtol, folder):
     """Of maps of 5 x 7 and 4 x 4 cells, in two runs, and of a batch that is known in part."""
     model, batches = model_of(), [torch.randn(4, 3, 40, 56), torch.randn(2, 3, 32, 32)]
     part = torch.cat([batches[0], batches[0][:1] + 1])
-    # The first images of a run are computed twice, to check that they are equal.
-    for x, expected in ((batches[0], 8), (batches[1], 4), *((x.flip(0), 0) for x in batches), (part, 2)):
+    # The first image of a run is computed again, to check that it is equal.
+    for x, expected in ((batches[0], 5), (batches[1], 3), *((x.flip(0), 1) for x in batches), (part, 2)):
         found, count = computed(model, x, precision)
         assert count == expected
         same(found, model.backbone(x), rtol=rtol, atol=1e-7)
@@ -88,11 +88,11 @@ def test_other_weights_options_images_and_precisions_have_other_features():
     others += [(model_of(), x) for x in (images, F.pad(images, (0, 16)), images + 1e-6, images.flip(3))]
     for model, x in others:
         found, count = computed(model, x)
-        assert count == 4
+        assert count == 3
         same(found, model.backbone(x))
     with torch.autocast("cpu", torch.bfloat16):
-        assert computed(model_of(), images)[1] == computed(model_of(), images, "fp16")[1] == 4
-    assert computed(model_of(), images)[1] == 0
+        assert computed(model_of(), images)[1] == computed(model_of(), images, "fp16")[1] == 3
+    assert computed(model_of(), images)[1] == 1
 
 
 @pytest.mark.parametrize(("ending", "share", "left"), [("images", 0, 0), ("images", 0.5, 2), ("features", 0.52, 2)])
@@ -102,7 +102,7 @@ def test_rows_that_an_interruption_cut_off_are_computed_again(ending, share, lef
     computed(model, images)
     [file] = folder.glob(f"*/*.{ending}")
     os.truncate(file, int(share * file.stat().st_size))
-    for expected in (2 * (5 - left), 0):
+    for expected in (5 - left + 1, 1):
         found, count = computed(model, images)
         assert count == expected
         same(found, model.backbone(images))
@@ -116,7 +116,7 @@ def test_two_processes_write_at_once(folder):
             models[rank].backbone(images[rows])
     assert len([*folder.glob("*/*.features")]) == 2
     found, count = computed(model_of(), images)
-    assert count == 0
+    assert count == 1
     same(found, models[0].backbone(images))
 
 
@@ -130,14 +130,14 @@ def test_only_new_features_need_space_and_caches_of_earlier_days_make_room(folde
     images = torch.randn(20, 3, 32, 32)
     computed(model_of(), images[:10], count=20)
     disk_of(monkeypatch, (1 << 30) + 10 * 352)
-    assert computed(model_of(), images, count=20)[1] == 20  # ten rows are there
+    assert computed(model_of(), images, count=20)[1] == 11  # ten rows are there
     disk_of(monkeypatch, 1 << 40)
     monkeypatch.setattr(feature_cache, "_LIMIT", 20 * 368 + 10 * 352)
     with pytest.raises(DensevitError, match="the features of 11 images need"):
         computed(model_of(seed=1), images, count=11)
     for cache in folder.iterdir():
         os.utime(cache, (0, 0))
-    assert computed(model_of(seed=2), images, count=11)[1] == 40 and len([*folder.iterdir()]) == 1
+    assert computed(model_of(seed=2), images, count=11)[1] == 21 and len([*folder.iterdir()]) == 1
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_only_new_features_need_space_and_caches_of_earlier_days_make_room(folde
          "backbone.cache: .*features: No such file or directory. Fix: free disk space, or backbone.cache=null"),
         ("Counted", lambda m: m.setenv("DENSEVIT_CACHE", "/dev/null"), "Fix: set DENSEVIT_CACHE to a folder on a disk"),
         ("Counted", lambda m: m.setenv("DENSEVIT_CACHE", "off"), "cache is set, but DENSEVIT_CACHE is off. Fix: unset"),
-        ("Random", lambda m: None, r"gives other features for the same images \(by .*random in evaluation mode. Fix:"),
+        ("Random", lambda m: None, r"gives other features than .* \(by .*random in evaluation mode, or its code"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line(name, fault, message, monkeypatch):
