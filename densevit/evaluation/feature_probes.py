@@ -19,7 +19,7 @@ from densevit.layers.precision import autocast_off
 Encode = Callable[[Batch], list[Tensor]]
 """The backbone's feature maps of a batch, (B, C_i, h_i, w_i) float32 each."""
 
-_CHUNK = 1 << 24  # similarities computed at once
+_CHUNK = 1 << 25  # similarities computed at once
 FEATURE = "feature"  # the key in predictions of what `FeatureProbe.features` returns
 
 
@@ -111,12 +111,9 @@ class NearestNeighbours(ImageProbe):
         self._features, self._labels = F.normalize(features, dim=1), labels
 
     def scores(self, features: Tensor) -> Tensor:
+        similarity, index = most_similar(F.normalize(features, dim=1), self._features, self.k)
         votes = features.new_zeros(len(features), len(self.classes))
-        rows = max(1, _CHUNK // len(self._features))
-        for part, out in zip(F.normalize(features, dim=1).split(rows), votes.split(rows), strict=True):
-            similarity, index = (part @ self._features.T).topk(min(self.k, len(self._features)), dim=1)
-            out.scatter_add_(1, self._labels[index], (similarity / self.temperature).softmax(1))
-        return votes
+        return votes.scatter_add_(1, self._labels[index], (similarity / self.temperature).softmax(1))
 
 
 class LinearProbe(ImageProbe):
@@ -148,6 +145,21 @@ class LinearProbe(ImageProbe):
 
     def scores(self, features: Tensor) -> Tensor:
         return F.linear((features - self._mean) / self._std, self.weight, self.bias).softmax(1)
+
+
+def most_similar(queries: Tensor, keys: Tensor, k: int, distance: str = "cosine") -> tuple[Tensor, Tensor]:
+    """The similarities and the indices of the k keys that are most similar to each query, (N, k) each; fewer if there
+    are fewer keys.
+
+    queries: (N, C), keys: (M, C); for "cosine" of length 1. distance: "cosine": the similarity is the product; "l2":
+    the negative Euclidean distance.
+    """
+    parts = []
+    for part in queries.split(max(1, _CHUNK // len(keys))):
+        similarity = part @ keys.T if distance == "cosine" else -torch.cdist(part, keys)
+        parts.append(similarity.topk(min(k, len(keys)), dim=1))
+    values, indices = zip(*parts, strict=True)
+    return torch.cat(values), torch.cat(indices)
 
 
 def mean_and_std(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,16 +5,28 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from densevit.interfaces import DenseHead, Outputs, Predictions, Targets
+from densevit.interfaces import DenseHead, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.chunked_argmax import chunked_argmax
+from densevit.losses.segmentation import cross_entropy, label_counts, label_maps
 
 
 class ClassMapHead(DenseHead):
-    """A head with the outputs `logits` (B, K, h, w) of K classes on a coarser grid than the network input."""
+    """A head with class logits per pixel, `logits` (B, K, h, w), trained by cross-entropy. Subclasses implement
+    `upsample`."""
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """To implement: resizes logits (B, k, h, w) of k classes to `size`, of the network input or a top-left crop."""
         raise NotImplementedError
+
+    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
+        """The normalisers of the cross-entropy."""
+        return label_counts(targets)
+
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
+        """Returns `cross_entropy`, a mean over the labelled pixels of all processes."""
+        labels = label_maps(targets, outputs["logits"].device)
+        maps = self.maps(outputs, (labels.shape[1], labels.shape[2]))
+        return {"cross_entropy": cross_entropy(maps, labels, context)}
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:

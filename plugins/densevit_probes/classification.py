@@ -13,14 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError
-from densevit.evaluation.feature_probes import logistic_regression, mean_and_std
+from densevit.evaluation.feature_probes import logistic_regression, mean_and_std, most_similar
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class
 from densevit_probes.patches import Grid, Patches, PatchProbe, labelled, resized
 
 _HELD_OUT = 10  # one of this number of training images selects the options
 _REGULARISATIONS: tuple[float, ...] = tuple((10 ** np.linspace(-6, 5, 8)).tolist())  # CAPI's
-_SIMILARITIES = 1 << 25  # computed at once
 
 
 class SelectedProbe(PatchProbe):
@@ -107,16 +106,9 @@ class PatchKnn(SelectedProbe):
         self._features = F.normalize(features, dim=1) if self.choice[1] == "cosine" else features
 
     def classify(self, features: Tensor) -> Tensor:
-        k, distance = min(self.choice[0], len(self._features)), self.choice[1]
-        rows = max(1, _SIMILARITIES // len(self._features))
-        nearest = []
-        for part in features.split(rows):
-            if distance == "cosine":
-                similarity = F.normalize(part, dim=1) @ self._features.T
-            else:
-                similarity = -torch.cdist(part, self._features)
-            nearest.append(similarity.topk(k, dim=1).indices)
-        labels = self._labels[torch.cat(nearest)]  # (N, k, stride^2)
+        k, distance = self.choice
+        queries = F.normalize(features, dim=1) if distance == "cosine" else features
+        labels = self._labels[most_similar(queries, self._features, k, distance)[1]]  # (N, k, stride^2)
         votes = torch.stack([(labels == index).sum(1) for index in range(len(self.classes))])
         return votes.argmax(0).to(torch.uint8)
 

@@ -7,10 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError
+from densevit.evaluation.feature_probes import most_similar
 from densevit.interfaces import IGNORE, Class
 from densevit_probes.patches import Grid, Patches, PatchProbe
-
-_SIMILARITIES = 1 << 25  # computed at once
 
 
 class PatchRetrieval(PatchProbe):
@@ -72,12 +71,9 @@ class PatchRetrieval(PatchProbe):
 
     def distributions(self, features: Tensor) -> Tensor:
         """Shares of the classes in patches, (N, K). features: (N, C)."""
-        shares, k = [], min(self.k, len(self._keys))
-        for part in F.normalize(features, dim=1).split(max(1, _SIMILARITIES // len(self._keys))):
-            similarity, index = (part @ self._keys.T).topk(k, dim=1)
-            weights = (similarity / self.temperature).softmax(1)
-            shares.append((weights[:, None] @ self._values[index])[:, 0])
-        return torch.cat(shares)
+        similarity, index = most_similar(F.normalize(features, dim=1), self._keys, self.k)
+        weights = (similarity / self.temperature).softmax(1)
+        return (weights[:, None] @ self._values[index])[:, 0]
 
     def predict(self, image: Patches, size: tuple[int, int]) -> Tensor:
         shares = self.distributions(image.features).T.unflatten(1, image.grid)[None]

@@ -1,12 +1,14 @@
 """The layer of linear heads: maps side by side, batch norm, a 1x1 convolution."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.norms import SyncBatchNorm2d
+from densevit_heads.class_map_layers import resample
 
 
 class LinearLayer(nn.Module):
@@ -48,5 +50,4 @@ class LinearLayer(nn.Module):
 
     def to_pixels(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """Bilinear to pixels, then the top-left crop of this size: (B, K, h, w) -> (B, K, *size)."""
-        covered = [self.stride * side for side in x.shape[-2:]]
-        return F.interpolate(x, size=covered, mode="bilinear")[..., : size[0], : size[1]]
+        return resample(x, Fraction(self.stride), size)

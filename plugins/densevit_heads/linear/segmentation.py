@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
-from densevit.losses.segmentation import cross_entropy, label_counts, label_maps
+from densevit.interfaces import Class, Outputs, Targets
 from densevit_heads.class_maps import ClassMapHead
 from densevit_heads.linear.layer import LinearLayer
 
@@ -40,15 +39,6 @@ class LinearSegmentation(ClassMapHead):
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """Returns `logits` (B, K, h, w) at the stride of the first map."""
         return {"logits": self.linear(features)}
-
-    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        return label_counts(targets)
-
-    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """Returns `cross_entropy`, a mean over the labelled pixels of all processes."""
-        labels = label_maps(targets, outputs["logits"].device)
-        maps = self.maps(outputs, (labels.shape[1], labels.shape[2]))
-        return {"cross_entropy": cross_entropy(maps, labels, context)}
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         return self.linear.to_pixels(logits, size)

@@ -1,17 +1,18 @@
 """The Segmenter head: a mask transformer over patches and class tokens."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
+from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import mask_on_grid
-from densevit.losses.segmentation import cross_entropy, label_counts, label_maps
+from densevit_heads.class_map_layers import resample
 from densevit_heads.class_maps import ClassMapHead
 
 _MAX_LAYERS = 1000  # a typo must not allocate layers until memory runs out
@@ -87,20 +88,9 @@ class Segmenter(ClassMapHead):
         logits = self.mask_norm(patches @ classes.transpose(1, 2))  # (B, N, K)
         return {"logits": logits.transpose(1, 2).unflatten(2, (H, W))}
 
-    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        return label_counts(targets)
-
-    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """Returns `cross_entropy`, a mean over the labelled pixels of all processes."""
-        labels = label_maps(targets, outputs["logits"].device)
-        maps = self.maps(outputs, (labels.shape[1], labels.shape[2]))
-        return {"cross_entropy": cross_entropy(maps, labels, context)}
-
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Bilinear to pixels, then the top-left crop of this size."""
-        H, W = size
-        covered = (self.stride * logits.shape[-2], self.stride * logits.shape[-1])
-        return F.interpolate(logits, size=covered, mode="bilinear")[..., :H, :W]
+        return resample(logits, Fraction(self.stride), size)
 
 
 class Block(nn.Module):

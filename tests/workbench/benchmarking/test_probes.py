@@ -88,7 +88,7 @@ def test_no_cache_keeps_no_features(arguments, tmp_path):
     ("given", "message"),
     [
         ({"probes": ["quik"]}, "quik"),
-        ({"backbones": []}, "benchmark: probes evaluate backbones. Fix: give backbones"),
+        ({"backbones": []}, "benchmark: give backbones together with heads or probes"),
         ({"configs": ["detr_swin"]}, "benchmark: "),
         ({"overrides": ["backbone.cache=null"]}, "backbone.cache=null: with --backbones"),
     ],
