@@ -166,8 +166,8 @@ def _examine_split(
 
 
 def _join_parts(findings: Findings, diagnosis: Diagnosis) -> None:
-    """Merges equal findings of both parts of a divided data set, such as findings about its json, into findings of no
-    split. findings: findings of the second part, before its images are opened.
+    """Replaces findings that both parts of a divided data set have, such as findings about its json, by findings of no
+    split. findings: those of the part `val`, before its images are opened; those of `train` are in `diagnosis`.
     """
     both = [finding for finding in findings.items if replace(finding, split="train") in diagnosis.findings]
     findings.items = [finding for finding in findings.items if finding not in both]

@@ -79,7 +79,7 @@ class Shards(Dataset):
         return len(self._arrays["records"])
 
     def sizes(self) -> np.ndarray:
-        """Returns (N, 2) heights and widths."""
+        """The heights and widths (N, 2) of the images, in pixels."""
         return self._arrays["records"][:, 3:]
 
     def object_counts(self) -> np.ndarray | None:

@@ -182,7 +182,11 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]], first: Sequence[_Run]) -> Table:
-    """title: the title of the first column. first: a run of each row."""
+    """The table of runs or of groups of runs, with the best scores marked.
+
+    title: the header of the first column, which names the rows. first: for each row, its first run, which tells whose
+    scores may be compared.
+    """
     names = dict.fromkeys(name for row in rows for name in row["metrics"])
     one_head = len(metrics_file.by_head(dict.fromkeys(names, 0.0))) == 1
     header = [title, "parameters, M", "images seen", "epochs", "seeds"]

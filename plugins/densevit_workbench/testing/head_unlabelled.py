@@ -103,7 +103,7 @@ def _values(fixture: HeadFixture, per: str | None = None) -> Iterator[tuple[str,
         for value in target_type.unlabelled(GRID)
     ]
     if not pairs:
-        raise NotChecked(f"no value of {', '.join(fixture.needs)} means unlabelled" + (" at a pixel" if per else ""))
+        raise NotChecked(f"{', '.join(fixture.needs)} cannot be unlabelled{' at single pixels' if per else ''}")
     for key, value in pairs:
         yield key, f"{value.flat[0]:g}", torch.from_numpy(value)
 
