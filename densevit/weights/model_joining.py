@@ -13,7 +13,7 @@ from densevit.config import BackboneSection, DataSection, HeadSection, Inference
 from densevit.config.data_schema import CHANNELS
 from densevit.data.transforms.sample_resizing import build_evaluation_transform
 from densevit.errors import WeightsError, listed
-from densevit.interfaces import Size
+from densevit.interfaces import Class, Size
 from densevit.model import DenseModel, backbone_from, build_from_sections, inference_by_head
 from densevit.model.fingerprint import backbone_digest, backbone_settings
 from densevit.weights import licences, model_file
@@ -209,7 +209,8 @@ def _transform(section: DataSection | None) -> str:
 def _built(parts: Sequence[Part], reference: DenseModel, data: DataSection | None) -> DenseModel:
     assert reference.sections is not None
     state = {f"backbone.{key}": value for key, value in reference.backbone.state_dict().items()}
-    heads, classes, thresholds, weight_licences = {}, {}, {}, dict[str, str]()
+    heads, classes = dict[str, Any](), dict[str, tuple[Class, ...]]()
+    thresholds, weight_licences = dict[str, float](), dict[str, str]()
     for part in parts:
         model, names = part.model, part.names
         assert model.sections is not None
