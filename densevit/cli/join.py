@@ -86,7 +86,7 @@ def run(args: Namespace) -> int:
     else:
         model_file.save(model, args.out, further=further)
     size = args.out.stat().st_size
-    sources = {name: part.source for part in parts for name in part.names.values()}
+    sources = {name: part.source for part in parts for name in part.model.heads}
     rows = [[name, model.plugin_name(name), source] for name, source in sources.items()]
     args.output.show(table(rows, ["head", "plugin", "from"]), f"{args.out}: {size / 1e6:.1f} MB")
     args.output.show(*(licences.line(source, licence) for source, licence in model.licences.items()))
@@ -120,23 +120,14 @@ def _evaluated(parts: "Sequence[Part]", joined: "DenseModel") -> "RecordedEvalua
     from densevit.inference.predictor import Predictor
     from densevit.training.run.evaluation import evaluate
 
-    alone, together, names = dict[str, float](), dict[str, float](), list[str]()
-    assert joined.sections is not None
+    alone, together = dict[str, float](), dict[str, float]()
     for part in parts:
-        sections = part.model.sections
-        assert sections is not None
-        if part.data is None or joined.training_data is None:
+        data, resized = part.model.training_data, joined.training_data
+        if data is None or resized is None:
             raise ConfigError(f"{part.source}: names no data to evaluate on. Fix: leave out --evaluate.")
-        values = sections.model_dump()
-        config = configs.from_mapping({"trainer": {"max_epochs": 1}, **values}, part.source)
-        metrics = evaluate(Predictor(part.model, config))
-        for key, value in metrics.items():
-            head, _, metric = key.partition("/")
-            alone[f"{part.names[head]}/{metric}"] = value
-        resizing = {key: getattr(joined.training_data, key) for key in ("image_size", "transforms")}
-        heads = {name: joined.sections.heads[name] for name in part.names.values()}
-        data = part.data.model_copy(update=resizing)
-        config = config.model_copy(update={"heads": heads, "data": data, "inference": joined.sections.inference})
-        together |= evaluate(Predictor(joined.with_heads(heads), config))
-        names.append(f"{part.data.folder_name}-{part.data.split}")
-    return RecordedEvaluation(alone, together, ", ".join(dict.fromkeys(names)))
+        config = configs.from_mapping({"trainer": {"max_epochs": 1}, **part.sections.model_dump()}, part.source)
+        alone |= evaluate(Predictor(part.model, config))
+        data = data.model_copy(update={"image_size": resized.image_size, "transforms": resized.transforms})
+        with_heads = joined.with_heads(part.model.heads)
+        together |= evaluate(Predictor(with_heads, config.model_copy(update={"data": data})))
+    return RecordedEvaluation(alone, together, None)

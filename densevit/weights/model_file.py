@@ -153,7 +153,11 @@ def from_state(
     """Builds a model from a state dict and the header of the file that contained it. source: the file, for messages.
     trust: whether the header may name a `module:Class`. run: the parameter of `config.check_no_code`.
     """
-    description = described(entries, source, trust, run)
+    return built(state, described(entries, source, trust, run), source)
+
+
+def built(state: Mapping[str, Tensor], description: "Description", source: str) -> DenseModel:
+    """Builds the model of a header and loads its tensors, in evaluation mode. source: the file, for messages."""
     try:
         model = build_from_sections(description.sections, description.classes, pretrained=False)
     except DensevitError as error:
