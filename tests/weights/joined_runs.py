@@ -8,14 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from densevit import config as configs
-from densevit.interfaces import Class
+from densevit.data.data_builder import build_data
 from densevit.model import DenseModel
 from densevit.weights import model_file
 from densevit.weights.pretrained_models import build_model
 from tests.exporting.small_models import CELLS, NAIVE, FourMaps
 
-CAT, DOG = Class("cat", 1, (255, 0, 0)), Class("dog", 4, (0, 255, 0))
-CLASSES = {"detection": (CAT, DOG), "segmentation": (CAT, DOG), "depth": ()}
 BOXES: dict[str, Any] = {"detection": {**CELLS, "neck": {"name": "fpn", "width": 16}}}
 SURFACES: dict[str, Any] = {"surfaces": NAIVE}
 DEPTH: dict[str, Any] = {"depth": {"name": "dpt", "width": 16, "output": "sigmoid", "max_depth": 60}}
@@ -46,7 +44,7 @@ def write_run(folder: Path, heads: Mapping[str, Any], seed: int, backbone_seed: 
     data = {"name": "scenes", "image_size": 96, "val_length": 2, "train_length": 2, **changes.pop("data", {})}
     values = {"backbone": backbone, "heads": heads, "data": data, "trainer": {"max_epochs": 1}, **changes}
     config = configs.from_mapping(values)
-    model = build_model(config, CLASSES)
+    model = build_model(config, build_data(config).train)
     randomise(model, seed)
     randomise(model.backbone, backbone_seed)
     model_file.save(model, folder_of(folder) / "model.safetensors", config)
