@@ -1,8 +1,10 @@
-"""Joins heads that were trained apart on the same frozen backbone into one model file.
+"""Joins heads that were trained apart on one frozen backbone into one model file.
 
-The backbone runs once per image, and each head predicts as alone. The runs must have the same backbone (train with
-backbone.freeze=true and the same weights) and the same evaluation transform, unless --image-size chooses one. A later
-config with `weights: JOINED` and without a backbone trains one more head on this backbone, for the next join.
+The backbone runs once per image, and each head predicts as alone. The models must have the same backbone (train them
+with backbone.freeze=true and the same weights) and the same evaluation transform, unless --image-size chooses one.
+
+One more head: train a config with `weights: JOINED`, the new head and its data, without a backbone. The run has the
+backbone of the file, frozen. Then join JOINED and the run.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -26,12 +28,7 @@ EXAMPLES = """examples:
   densevit join runs/boxes runs/surfaces --out joined.safetensors --image-size 480x640 --evaluate
   densevit join runs/depth --heads-only --out depth.safetensors    # a few megabytes, without the backbone
   densevit join runs/boxes depth.safetensors --out joined.safetensors
-  densevit join joined.safetensors runs/normals --out four.safetensors
-
-one more head, on the backbone of a joined file:
-  weights: joined.safetensors
-  heads: {normals: {name: dpt}}
-  data: ..."""
+  densevit join joined.safetensors runs/normals --out four.safetensors"""
 
 
 def add_arguments(parser: ArgumentParser) -> None:

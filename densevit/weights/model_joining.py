@@ -165,22 +165,21 @@ def _renamed(state: Mapping[str, Tensor], description: Description, name: str) -
 def _joined_data(parts: Sequence[Part], image_size: int | Size | None, stretch: bool) -> DataSection | None:
     """The section `data` of a joined model: the parts' data sets, in a `mix` if there are several, and the evaluation
     transform."""
-    sections = {next(iter(part.model.heads)): part.model.training_data for part in parts}
-    first, *others = parts
-    for part in others if image_size is None else ():
+    first = parts[0]
+    for part in parts if image_size is None else ():
         if _resizing(part.model.training_data) != _resizing(first.model.training_data):
             raise WeightsError(
                 f"{first.source} and {part.source} resize images differently: {_shown(first.model.training_data)}, and "
                 f"{_shown(part.model.training_data)}. Fix: choose a size with --image-size."
             )
-    given = {name: section for name, section in sections.items() if section is not None}
-    if not given:
+    sections = {next(iter(part.model.heads)): data for part in parts if (data := part.model.training_data) is not None}
+    if not sections:
         return None
-    values = next(iter(given.values())).model_dump(include={*_DATA_KEYS})
+    values = next(iter(sections.values())).model_dump(include={*_DATA_KEYS})
     if image_size is not None:
         values |= {"image_size": image_size, "transforms": {"name": "resize", "stretch": stretch}}
     sets: dict[str, dict[str, Any]] = {}
-    for name, section in given.items():
+    for name, section in sections.items():
         options = {"name": section.name, **section.options}
         sets |= {} if options in sets.values() else {name: options}
     data = {"name": "mix", "sets": sets} if len(sets) > 1 else next(iter(sets.values()))
