@@ -78,10 +78,8 @@ def run(args: Namespace) -> int:
     model = join(parts, args.image_size, args.stretch)
     recorded = _evaluated(parts, model) if args.evaluate else None
     further = {} if recorded is None else {"evaluation": recorded.as_json()}
-    if args.heads_only:
-        model_file.save_heads(model, args.out, further)
-    else:
-        model_file.save(model, args.out, further=further)
+    save = model_file.save_heads if args.heads_only else model_file.save
+    save(model, args.out, further=further)
     size = args.out.stat().st_size
     sources = {name: part.source for part in parts for name in part.model.heads}
     rows = [[name, model.plugin_name(name), source] for name, source in sources.items()]
@@ -94,12 +92,7 @@ def run(args: Namespace) -> int:
     elif args.image_size is not None:
         args.output.show("Scores at this size are unknown. To measure them, add --evaluate.")
     args.output.result(
-        {
-            "file": str(args.out),
-            "bytes": size,
-            "heads": sources,
-            **further,
-        }
+        {"file": str(args.out), "bytes": size, "heads": sources, **further},
     )
     return 0
 
@@ -107,7 +100,11 @@ def run(args: Namespace) -> int:
 def _named(text: str) -> tuple[str | None, str]:
     """Splits NAME=MODEL; the name is None without one."""
     name, equals, source = text.partition("=")
-    return (name, source) if equals and name.isidentifier() and not user_path(text).exists() else (None, text)
+    return (
+        (name, source)
+        if equals and name.replace("-", "_").isidentifier() and not user_path(text).exists()
+        else (None, text)
+    )
 
 
 def _evaluated(parts: "Sequence[Part]", joined: "DenseModel") -> "RecordedEvaluation":

@@ -35,7 +35,19 @@ def test_one_file_and_one_of_heads(runs, run):
 
 
 def test_another_size_is_evaluated_and_both_scores_stand_in_the_file(runs, run):
-    shown = run("join", "b", "c", "--image-size", "48x64", "--stretch", "--evaluate", "--out", "bc.safetensors")
+    run("join", "c", "--heads-only", "--out", "c.safetensors")
+    shown = run(
+        "join",
+        "b",
+        "c.safetensors",
+        "--trust",
+        "--image-size",
+        "48x64",
+        "--stretch",
+        "--evaluate",
+        "--out",
+        "bc.safetensors",
+    )
     assert "Evaluation model file difference surfaces/mIoU" in shown
     saved = json.loads(header("bc.safetensors")["evaluation"])
     alone = densevit.evaluate("b") | densevit.evaluate("c")

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 import densevit
-from densevit.errors import WeightsError
+from densevit.errors import ConfigError, WeightsError
 from densevit.weights import model_file
 from densevit.weights.model_joining import join, read_part
 from tests.weights.joined_runs import BOXES, DEPTH, SURFACES, write_run
@@ -195,6 +195,12 @@ def test_a_backbone_that_was_trained_with_a_head_can_be_shared(tmp_path):
     write_run(tmp_path / "first", BOXES, 1, backbone={"freeze": False})
     write_run(tmp_path / "second", SURFACES, 2)
     assert [*joined(tmp_path / "first", tmp_path / "second").heads] == ["detection", "surfaces"]
+
+
+def test_a_name_that_no_head_can_have_is_one_line(runs):
+    for name in ("train", "class"):
+        with pytest.raises(ConfigError, match=f"{name}"):
+            join([read_part(runs[0], name), read_part(runs[1])])
 
 
 def test_equal_names_a_forbidding_licence_and_foreign_files_are_one_line(runs, tmp_path):
