@@ -65,9 +65,17 @@ def test_a_model_of_all_heads_trains_only_the_new_one(joined, tmp_path):
     assert not classes and same == frozen
 
 
+def test_the_backbone_of_a_run_that_trained_it_can_be_frozen(tmp_path):
+    write_run(tmp_path / "a", BOXES, 1, backbone={"freeze": False, "scale": 0.5})
+    values = {"weights": str(tmp_path / "a"), "heads": DEPTH, **TRAINING}
+    assert configs.from_mapping(values).backbone.freeze is False
+    section = configs.from_mapping({**values, "backbone": {"freeze": True}}).backbone
+    assert section.freeze is True and section.options == {"scale": 0.5}
+
+
 def test_without_weights_of_a_model_the_backbone_is_missing(joined, tmp_path):
     for weights in (None, "timm:resnet18", str(tmp_path / "nothing")):
-        with pytest.raises(ConfigError, match="backbone is missing"):
+        with pytest.raises(ConfigError, match=r"backbone is missing"):
             configs.from_mapping({"weights": weights, "heads": DEPTH, **TRAINING})
 
 
