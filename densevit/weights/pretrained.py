@@ -56,12 +56,16 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
     tensors, excluded, left_out = model.state_dict(), dict[str, str](), dict(checkpoint.left_out)
     saved_heads = {name.split(".")[1] for name in state if name.startswith("heads.")}
     heads = saved_heads & set(model.heads)
-    for name in tensors if saved_heads else ():
+    section = None if model.sections is None else model.sections.backbone
+    fits_heads = heads or (
+        saved_heads and section is not None and section.freeze is True
+    )  # else: other names by mistake
+    for name in tensors if fits_heads else ():
         if _head_of(name) not in (None, *heads):
             excluded[name] = f"the weights have no head {_head_of(name)!r}"
         elif name.startswith("log_variances.") and name not in state:
             excluded[name] = "that head's loss weight was not learned"
-    for name in state if saved_heads else ():
+    for name in state if fits_heads else ():
         if _head_of(name) not in (None, *model.heads):
             left_out[name] = f"this model has no head {_head_of(name)!r}"
         elif name.startswith("log_variances.") and name not in tensors:

@@ -179,3 +179,13 @@ def test_heads_missing_in_weights_are_added_and_extra_ones_dropped(saved):
     assert set(report.left_out.values()) == {"this model has no head 'detection'"}
     assert sorted(report.left_out) == sorted(key for key in source.state_dict() if key.split(".")[1] == "detection")
     assert report.initialised == {f"heads.more.{key}": "the weights have no head 'more'" for key in before}
+
+
+def test_weights_without_a_common_head_are_refused_unless_the_backbone_is_frozen(saved):
+    source, path = saved
+    heads = {"mops": {"name": f"{__name__}:Maps"}, "more": {"name": f"{__name__}:Scores"}}
+    with pytest.raises(WeightsError, match="mops"):
+        built(config_of(heads=heads, weights=str(path)), CLASSES)
+    frozen = config_of(heads=heads, weights=str(path), backbone={**SMALL, "freeze": True})
+    model = built(frozen, CLASSES)[0]
+    assert equal(model.backbone.state_dict(), source.backbone.state_dict())
