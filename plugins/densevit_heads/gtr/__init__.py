@@ -1,0 +1,6 @@
+"""The heads of GTR: D-FINE's decoder on the levels of a projector, trained in groups of queries (Feng et al. 2026)."""
+
+from densevit_heads.gtr.head import Gtr
+from densevit_heads.gtr.instance_head import GtrInstance
+
+__all__ = ["Gtr", "GtrInstance"]
