@@ -5,6 +5,7 @@ squares, the only images that their code takes. Poses, oriented boxes and depth 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from densevit_heads.rtdetr.checkpoints import LABELS, classes_of, mlp
 HEAD = "heads.detection"
 DECODER, GROUP, LAYER = f"{HEAD}.decoder", f"{HEAD}.groups.{{i}}", f"{HEAD}.decoder.layers.{{i}}"
 LICENCE = "MIT (Intellindust-AI-Lab/GTR)"
-_BACKBONE = "backbone.backbone._model."
+BACKBONE = "backbone.backbone._model."
 _MASKS = "decoder.decoder.segmentation_head"
 _NUM_HEADS, _POINTS = 8, (3, 6, 3)  # of all releases
 _SCALE = "decoder.decoder.layers.0.cross_attn.num_points_scale"
@@ -85,7 +86,8 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 def describe_backbone(tensors: StateDict, task: str = "detection") -> tuple[dict[str, Any], dict[str, Any]]:
     """The sections of the backbone and of the neck, from tensors with densevit's keys."""
     backbone = find("gtr-backbone").describe(part(tensors, "backbone."))["backbone"]
-    return backbone, projector.describe(part(tensors, f"necks.{task}."), 16)
+    neck = projector.describe(part(tensors, f"necks.{task}."), 16)
+    return backbone, {**neck, "downsampling_activation": "silu"}
 
 
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
@@ -94,14 +96,23 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
     return "start/gtr_masks" if masks else f"coco/gtr_{sections['backbone']['variant']}", {}
 
 
-def _refuse(models: str) -> Callable[[StateDict], dict[str, Any]]:
-    def describe(tensors: StateDict) -> dict[str, Any]:
-        raise WeightsError(f"GTR's models for {models} are not supported. Use a model for detection.")
-
-    return describe
+def _is_oriented(state: StateDict, metadata: Mapping[str, Any]) -> bool:
+    """Whether boxes have an angle."""
+    return len(state[_INITIAL_BOX]) == 5
 
 
-_MARKS = (f"{_BACKBONE}blocks.0.attn.gk_proj.0.weight", "encoder.stages.0.1.weight")  # of all tasks
+def _refuse(models: str) -> Callable[[StateDict, Mapping[str, Any]], str]:
+    def licence(state: StateDict, metadata: Mapping[str, Any]) -> str:
+        raise WeightsError(f"A GTR for {models}, which is not supported. Use one for detection, as det/gtr_s_coco.pth.")
+
+    return licence
+
+
+MARKS = (f"{BACKBONE}blocks.0.attn.gk_proj.0.weight", "encoder.stages.0.1.weight")  # of all tasks
+_INITIAL_BOX = "decoder.pre_bbox_head.layers.2.bias"
+NORM = SpecialTensors(
+    no_effect={f"{BACKBONE}norm.*": "a norm after the last block, which the authors' code does not call"}
+)
 _CONSTANTS = {
     "decoder.anchors": "the initial boxes of a fixed image size",
     "decoder.valid_mask": "the cells that propose boxes, of a fixed image size",
@@ -115,11 +126,11 @@ _CONSTANTS = {
 }
 GTR = CheckpointLayout(
     name="gtr",
-    marks=(*_MARKS, "decoder.dec_score_head.0.weight", "decoder.enc_score_head_group.0.weight"),
-    lines=(*backbone_lines("gtr-backbone", _BACKBONE), *projector.authors("encoder", "norm"), *head_lines()),
+    marks=(*MARKS, "decoder.dec_score_head.0.weight", _INITIAL_BOX),
+    lines=(*backbone_lines("gtr-backbone", BACKBONE), *projector.authors("encoder", "norm"), *head_lines()),
     describe=describe,
     classes=partial(classes_of, bias="decoder.dec_score_head.0.bias"),
-    special=SpecialTensors(no_effect=_CONSTANTS),
+    special=SpecialTensors(no_effect={**NORM.no_effect, **_CONSTANTS}),
     options=LayoutOptions(
         unsaved=tuple(
             f"{HEAD}.{option}"
@@ -128,5 +139,15 @@ GTR = CheckpointLayout(
         saved=partial(points_and_scale, points=_SCALE, scale="decoder.reg_scale"),
     ),
     publishing=Publishing(licence=LICENCE, recipe=recipe),
+    fits=lambda state, metadata: not _is_oriented(state, metadata),
 )
-POSE = CheckpointLayout("gtr-pose", (*_MARKS, "decoder.keypoint_embedding.weight"), (), _refuse("poses"))
+
+
+def _refused(name: str, models: str, marks: tuple[str, ...]) -> CheckpointLayout:
+    publishing = Publishing(licence=_refuse(models))
+    return replace(GTR, name=f"gtr-{name}", marks=(*MARKS, *marks), publishing=publishing, fits=None)
+
+
+POSE = _refused("pose", "poses", ("decoder.keypoint_embedding.weight",))
+DEPTH = _refused("depth", "depth", ("decoder.output_conv2.2.weight", "decoder.refinenet1.out_conv.weight"))
+ORIENTED = replace(_refused("oriented", "oriented boxes", GTR.marks[len(MARKS) :]), fits=_is_oriented)
