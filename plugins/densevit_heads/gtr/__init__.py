@@ -2,5 +2,6 @@
 
 from densevit_heads.gtr.head import Gtr
 from densevit_heads.gtr.instance_head import GtrInstance
+from densevit_heads.gtr.semantic_head import GtrSemantic
 
-__all__ = ["Gtr", "GtrInstance"]
+__all__ = ["Gtr", "GtrInstance", "GtrSemantic"]

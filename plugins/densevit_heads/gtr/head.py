@@ -45,7 +45,8 @@ class GtrTransformer(GroupTransformer):
 class Gtr(DistributionHead):
     """D-FINE's decoder on a pyramid of features, trained with groups of queries (GTR, Feng et al. 2026).
 
-    num_points: sampling points of each query and attention head on each level, fine to coarse: one number a feature.
+    num_points: sampling points of each query and attention head on each level; or of each level, fine to coarse:
+        (3, 6, 3) in GTR.
     num_bins, reg_scale: see `Dfine`.
     num_groups: groups of `num_queries` queries in training; the first one predicts.
     contrastive_denoising: number of positive denoising queries of an image and group in training, each with a negative
@@ -63,7 +64,7 @@ class Gtr(DistributionHead):
         classes: Sequence[Class],
         num_queries: int = 300,
         transformer: GtrTransformer = GtrTransformer(),
-        num_points: tuple[int, ...] = (3, 6, 3),
+        num_points: int | tuple[int, ...] = 4,
         num_bins: int = 32,
         reg_scale: float = 4.0,
         num_groups: int = 3,
@@ -73,6 +74,7 @@ class Gtr(DistributionHead):
         deterministic: bool = False,
     ) -> None:
         super().__init__(channels, strides, classes, num_queries)
+        num_points = (num_points,) * len(channels) if isinstance(num_points, int) else num_points
         check_distributions(num_points, num_bins, reg_scale)
         check_counts({"num_groups": num_groups}, 1, MAX_LAYERS)
         check_counts({"contrastive_denoising": contrastive_denoising}, 0)

@@ -34,7 +34,7 @@ class GtrInstance(InstanceMasks, Gtr):
         classes: Sequence[Class],
         num_queries: int = 300,
         transformer: GtrTransformer = GtrTransformer(),
-        num_points: tuple[int, ...] = (3, 6, 3),
+        num_points: int | tuple[int, ...] = 4,
         num_bins: int = 32,
         reg_scale: float = 4.0,
         num_groups: int = 3,

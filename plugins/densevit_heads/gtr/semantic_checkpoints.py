@@ -1,4 +1,4 @@
-"""Intellindust-AI-Lab/GTR: models for semantic segmentation, as trained on Cityscapes, with the head `fcn`.
+"""Intellindust-AI-Lab/GTR: models for semantic segmentation, as trained on Cityscapes.
 
 The authors' code averages the logits of windows of 1024 x 1024 pixels at steps of 768: `inference.window` and
 `inference.stride`.
@@ -20,7 +20,7 @@ def describe(tensors: StateDict) -> dict[str, Any]:
     """The config sections of a model, from tensors with densevit's keys."""
     backbone, neck = describe_backbone(tensors, "segmentation")
     width = len(tensors[f"{_HEAD}.convolution.0.weight"])
-    return {"backbone": backbone, "heads": {"segmentation": {"name": "fcn", "neck": neck, "width": width}}}
+    return {"backbone": backbone, "heads": {"segmentation": {"name": "gtr_semantic", "neck": neck, "width": width}}}
 
 
 def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Sequence[Class]]:
@@ -40,5 +40,5 @@ GTR = CheckpointLayout(
     describe=describe,
     classes=_classes,
     special=NORM,
-    publishing=Publishing(licence=LICENCE),
+    publishing=Publishing(licence=f"{LICENCE}; Cityscapes, on which they were trained: non-commercial"),
 )

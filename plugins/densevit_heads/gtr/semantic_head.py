@@ -1,4 +1,4 @@
-"""The FCN head for semantic segmentation."""
+"""GTR's head for semantic segmentation (Feng et al. 2026)."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -10,11 +10,11 @@ from densevit_heads.class_map_layers import Classifier, Norm, convolution, resam
 from densevit_heads.class_maps import ClassMapHead
 
 
-class Fcn(ClassMapHead):
+class GtrSemantic(ClassMapHead):
     """Semantic segmentation by a 3x3 convolution, norm, ReLU and a classifier on the finest feature.
 
-    The head of fully convolutional networks (Long et al. 2015) as in later code, and of GTR's models for semantic
-    segmentation (Feng et al. 2026), on a neck of one level. Logits are upsampled bilinearly to pixels.
+    A head of fully convolutional networks (Long et al. 2015) on a neck of one level, of stride 8 in GTR. Logits are
+    upsampled bilinearly to pixels.
 
     width: channels of the convolution. dropout: channel dropout before the classifier.
     norm: "sync": batch norm over all processes; "batch": per process; "group": group norm, for small batches.
