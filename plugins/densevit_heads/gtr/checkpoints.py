@@ -108,7 +108,11 @@ def _refuse(models: str) -> Callable[[StateDict, Mapping[str, Any]], str]:
     return licence
 
 
-MARKS = (f"{BACKBONE}blocks.0.attn.gk_proj.0.weight", "encoder.stages.0.1.weight")  # of all tasks
+MARKS = (
+    f"{BACKBONE}blocks.0.attn.gk_proj.0.weight",
+    "encoder.stages.0.1.weight",
+    "encoder.stages_sampling.0.0.0.weight",
+)  # of all tasks
 _INITIAL_BOX = "decoder.pre_bbox_head.layers.2.bias"
 NORM = SpecialTensors(
     no_effect={f"{BACKBONE}norm.*": "a norm after the last block, which the authors' code does not call"}
@@ -145,7 +149,7 @@ GTR = CheckpointLayout(
 
 def _refused(name: str, models: str, marks: tuple[str, ...]) -> CheckpointLayout:
     publishing = Publishing(licence=_refuse(models))
-    return replace(GTR, name=f"gtr-{name}", marks=(*MARKS, *marks), publishing=publishing, fits=None)
+    return replace(GTR, name=f"gtr-{name}", marks=(*MARKS, *marks), publishing=publishing, classes=None, fits=None)
 
 
 POSE = _refused("pose", "poses", ("decoder.keypoint_embedding.weight",))
