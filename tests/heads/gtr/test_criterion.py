@@ -57,7 +57,7 @@ def test_groups_are_selected_and_trained_apart():
     ] * 3
     head.denoising.label_embedding.weight.grad = None
     [gradient] = torch.autograd.grad(
-        layers.logits[1, 2:4, noised:].sum(), outputs["denoising"].contents, allow_unused=True
+        layers.logits[1, 2:4, noised:].sum(), outputs["denoising"].contents, retain_graph=True, allow_unused=True
     )
     assert gradient is None or not gradient.any()
     losses = head.loss(outputs, targets, LossContext())
