@@ -46,7 +46,7 @@ class Gate(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention among queries, gated deformable cross-attention, then a feed-forward network (FFN).
 
-    scale: a factor of the widths of `options`. activation: of the FFN.
+    scale: a factor of the widths of `options`. activation: the FFN's activation.
     """
 
     def __init__(
@@ -155,7 +155,8 @@ class Decoder(nn.Module):
 
     training_layers: layers after the layers of `options`, in training only. layer_scale: width and FFN of these layers,
     relative to `options`. num_points: the sampling points of each level. num_bins, reg_scale: the arguments of
-    `weighting_function`. activation: of FFNs and prediction heads.
+    `weighting_function`. activation: the activation of FFNs and
+    prediction heads.
 
     refined_positions: whether the positions of a layer's queries follow the boxes of the layer before, not only the
     reference boxes.

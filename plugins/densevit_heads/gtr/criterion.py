@@ -20,7 +20,7 @@ class GroupedDfineCriterion(DfineCriterion):
     """
 
     def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """See `DfineCriterion.losses`. targets: of B images."""
+        """The losses of `DfineCriterion`. targets: those of the B images."""
         return super().losses(outputs, targets * groups_of(outputs, targets), context)
 
     def proposal_boxes(

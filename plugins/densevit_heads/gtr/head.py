@@ -47,7 +47,7 @@ class Gtr(DistributionHead):
 
     num_points: sampling points of each query and attention head on each level; or of each level, fine to coarse:
         (3, 6, 3) in GTR.
-    num_bins, reg_scale: see `Dfine`.
+    num_bins, reg_scale: the options of `Dfine`.
     num_groups: groups of `num_queries` queries in training; the first one predicts.
     contrastive_denoising: number of positive denoising queries of an image and group in training, each with a negative
         one; 0 disables. Unlike in the authors' code, padding queries have no loss, and no query attends to them.

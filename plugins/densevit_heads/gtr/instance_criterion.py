@@ -104,7 +104,7 @@ class GroupedInstanceCriterion(GroupedDfineCriterion):
         if self.denoising is not None and P:
             image, query, target = (x.cpu() for x in (noised.image[:P], noised.query[:P], noised.target))
             [count] = context.mean_counts(denoising=torch.full((), float(P), device=device))
-            expanded = (x.expand(last + 2, -1) for x in (query, target))
-            noised_masks = masks(image, *expanded, count.clamp(min=context.min_normalizer()))
+            query, target = (x.expand(last + 2, -1) for x in (query, target))
+            noised_masks = masks(image, query, target, count.clamp(min=context.min_normalizer()))
             losses["denoising"] = losses["denoising"] + noised_masks.sum()
         return {**losses, "mask": mask, "dice": dice}

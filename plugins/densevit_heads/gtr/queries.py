@@ -23,7 +23,7 @@ class IsolatedDenoising(ContrastiveDenoising):
     """`ContrastiveDenoising` whose queries attend to the queries of their own group only, not to object queries."""
 
     def forward(self, objects: Objects, num_queries: int) -> DenoisingQueries:
-        """See `NoisedObjects.forward`."""
+        """The denoising queries of `NoisedObjects`."""
         noised = super().forward(objects, num_queries)
         D = noised.contents.shape[1]
         bias: Tensor = noised.attention_bias.clone()

@@ -30,7 +30,7 @@ class InstanceMasks(SetPredictionHead):
     def add_mask_branch(
         self, stride: int, mask_stride: int, width: int, num_blocks: int, mask_weight: float, dice_weight: float
     ) -> MaskWeights:
-        """Checks the options of masks and builds `mask_branch`. stride: of the finest feature."""
+        """Checks the options of masks and builds `mask_branch`. stride: the finest feature's stride."""
         check_counts({"mask_stride": mask_stride}, 1, MAX_LAYERS)
         check_weights({"mask_weight": mask_weight, "dice_weight": dice_weight})
         if stride % mask_stride:

@@ -13,7 +13,7 @@ _AUTHORS, _LW, _RF = "backbone.0.projector", "model.backbone.projector.scale_lay
 
 
 def lines(sampling: str, fusion: str, block: str, norm: str, last: str, task: str = "detection") -> tuple[Line, ...]:
-    """Maps the keys of a projector level. The parameters are keys of the checkpoint; task: of the head.
+    """Maps the keys of a projector level. The parameters are keys of the checkpoint; task: the head's task.
 
     sampling: resampling layer `{k}` of feature `{j}`. fusion, block: convolutions of a C2f block and its bottlenecks,
     without their number 1 or 2. norm: the norm of a convolution. last: the norm of the level.
@@ -37,7 +37,7 @@ def lines(sampling: str, fusion: str, block: str, norm: str, last: str, task: st
 
 
 def authors(prefix: str, norm: str, task: str = "detection") -> tuple[Line, ...]:
-    """`lines` of LW-DETR, RF-DETR and GTR. prefix: of the projector."""
+    """`lines` of LW-DETR, RF-DETR and GTR. prefix: the projector's prefix."""
     stage = f"{prefix}.stages.{{i}}"
     return lines(
         f"{prefix}.stages_sampling.{{i}}.{{j}}.{{k}}",
