@@ -115,13 +115,14 @@ class Gtr(DistributionHead):
         paddings = [mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1])) for x in maps]
         levels = Levels.of(maps, paddings)
         groups = [*self.groups] if self.training else [self.groups[0]]
-        G, B = len(groups), len(maps[0])
+        G = len(groups)
         by_group = [group(levels.tokens, levels) for group in groups]
         selected = SelectedQueries(*(torch.cat(parts) for parts in zip(*by_group, strict=True)))
         if G > 1:
             levels = Levels.of([x.repeat(G, 1, 1, 1) for x in maps], [x.repeat(G, 1, 1) for x in paddings])
         outputs, refined = self.detect(selected, levels, targets and targets * G)
-        outputs |= {name: outputs[name][:B] for name in ("logits", "boxes")}
+        if G > 1:
+            outputs |= {name: outputs[name][: len(maps[0])] for name in ("logits", "boxes")}
         return outputs, refined, maps[0]
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
