@@ -105,7 +105,8 @@ class GatedLinearAttention(nn.Module):
             at_least_fp32(layer(x)).view(B, H * W, self.num_heads, -1).transpose(1, 2) for layer in layers
         )  # (B, heads, N, D)
         with autocast_off(x.device):
-            y = self.recurrence(query, key, value, F.logsigmoid(decay) / _DECAY_TEMPERATURE)
+            log_decay = -F.softplus(-decay) / _DECAY_TEMPERATURE  # ONNX's logsigmoid is infinite below -88
+            y = self.recurrence(query, key, value, log_decay)
             y = self.norm(y) * F.silu(gate)
         return self.output(y.transpose(1, 2).reshape(B, H, W, C).to(x.dtype))
 

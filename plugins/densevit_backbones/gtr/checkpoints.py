@@ -39,6 +39,10 @@ def describe(tensors: StateDict) -> dict[str, Any]:
     return {"backbone": {"name": "gtr", "variant": variant}}
 
 
+def _refuse(tensors: StateDict) -> dict[str, Any]:
+    raise WeightsError("A GTR converted for deployment is recognised, but not read. Fix: use the checkpoint before it.")
+
+
 GTR = CheckpointLayout(
     name="gtr-backbone",
     marks=(f"{_STEM}.convs.0.conv.weight", f"{_BLOCK}.attn.gk_proj.0.weight", f"{_BLOCK}.mlp.dwconv.weight"),
@@ -47,4 +51,12 @@ GTR = CheckpointLayout(
     other_keys=OtherKeys(prefixes=("backbone.backbone._model.",)),
     special=SpecialTensors(no_effect={"norm.*": "a norm after the last block, which the authors' code does not call"}),
     publishing=Publishing(licence="MIT (Intellindust-AI-Lab/GTR)"),
+)
+DEPLOYED = CheckpointLayout(
+    name="gtr-deployed",
+    marks=(f"{_STEM}.convs.0.conv_bn_fused.weight", f"{_BLOCK}.attn.gk_proj.0.weight"),
+    lines=(),
+    describe=_refuse,
+    other_keys=GTR.other_keys,
+    publishing=GTR.publishing,
 )
