@@ -90,7 +90,6 @@ def authors_state(variant: str, prefix: str = "") -> dict[str, Tensor]:
     return {prefix + key: x for key, x in {**state, **{k: torch.randn(s) for k, s in ends.items()}}.items()}
 
 
-@pytest.mark.parity("gtr-backbone")
 @pytest.mark.parametrize(
     ("variant", "millions"), [("s", 5.655192), ("m", 10.792736), ("l", 22.361904), ("x", 29.501232)]
 )
