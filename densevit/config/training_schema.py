@@ -104,7 +104,7 @@ class TrainerSection(Section):
     """Clips the norm of the gradients. `null`: no clipping."""
     accumulate: Count = 1
     """Batches per optimiser step. Losses are normalised over all of them, as in one large batch, unless the divisor is
-    only known after the forward pass (boxes in `dfine`, `one_stage`, `faster_rcnn`, `fcos`, dense losses (`ddq`,
+    only known after the forward pass (boxes in `dfine`, `gtr`, `one_stage`, `faster_rcnn`, `fcos`, dense losses (`ddq`,
     `dab_detr`), contrastive denoising, `ohem_threshold`, `class_weights: balanced`). These losses, and losses of
     methods other than `supervised`, are means over the batches."""
     evaluate_every: Annotated[Float, Field(gt=0, allow_inf_nan=False)] = 0.25

@@ -28,13 +28,15 @@ class FeedForward(nn.Module):
 
 
 class Mlp(nn.Sequential):
-    """`num_layers` linear layers of width `hidden` with ReLU between them (DETR's box head)."""
+    """`num_layers` linear layers of width `hidden` with an activation between them, ReLU in DETR's box head."""
 
-    def __init__(self, width: int, hidden: int, out: int, num_layers: int) -> None:
+    def __init__(
+        self, width: int, hidden: int, out: int, num_layers: int, activation: Callable[[], nn.Module] = nn.ReLU
+    ) -> None:
         sizes = [width] + [hidden] * (num_layers - 1) + [out]
         parts: list[nn.Module] = []
         for i in range(num_layers):
-            parts += [nn.Linear(sizes[i], sizes[i + 1])] + ([nn.ReLU()] if i < num_layers - 1 else [])
+            parts += [nn.Linear(sizes[i], sizes[i + 1])] + ([activation()] if i < num_layers - 1 else [])
         super().__init__(*parts)
 
     def forward(self, x: Tensor) -> Tensor:

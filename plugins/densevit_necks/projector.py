@@ -1,4 +1,4 @@
-"""The projector of LW-DETR (Chen et al. 2024) and RF-DETR (Robinson et al. 2025)."""
+"""The projector of LW-DETR (Chen et al. 2024), RF-DETR (Robinson et al. 2025) and GTR (arXiv 2609.26590)."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,6 +29,7 @@ class Projector(Neck):
         by a 1x1 convolution before a deconvolution.
     norm_eps: epsilon of layer norms after convolutions, 1e-6 as the authors trained; 1e-5 in transformers' RF-DETR.
     num_blocks: the bottlenecks of a C2f block.
+    downsampling_activation: the activation after a convolution of stride 2: "relu" in RF-DETR, "silu" in GTR.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Projector(Neck):
         norm: Literal["layer", "batch"] = "layer",
         norm_eps: float = 1e-6,
         num_blocks: int = 3,
+        downsampling_activation: Literal["relu", "silu"] = "relu",
     ) -> None:
         super().__init__(channels, strides)
         if width < 2 or width % 2:
@@ -48,8 +50,9 @@ class Projector(Neck):
             pyramid_strides = (max((stride for stride in strides if stride <= 16), default=min(strides)),)
         check_strides(pyramid_strides)
         norms: Norm = nn.BatchNorm2d if norm == "batch" else partial(LayerNorm2d, eps=norm_eps)
+        activation = nn.SiLU if downsampling_activation == "silu" else nn.ReLU
         self.levels = nn.ModuleList(
-            Level(channels, strides, stride, width, norms, num_blocks) for stride in pyramid_strides
+            Level(channels, strides, stride, width, norms, num_blocks, activation) for stride in pyramid_strides
         )
         self.channels, self.strides = (width,) * len(pyramid_strides), tuple(pyramid_strides)
 
@@ -69,9 +72,10 @@ class Level(nn.Module):
         width: int,
         norm: Norm,
         num_blocks: int,
+        activation: type[nn.Module],
     ) -> None:
         super().__init__()
-        sampled = [_resampling(*feature, target, norm) for feature in zip(channels, strides, strict=True)]
+        sampled = [_resampling(*feature, target, norm, activation) for feature in zip(channels, strides, strict=True)]
         self.samplings = nn.ModuleList(sampling for sampling, _ in sampled)
         self.fusion = C2f(sum(outputs for _, outputs in sampled), width, norm, num_blocks)
         self.norm = LayerNorm2d(width, eps=1e-6)
@@ -104,7 +108,9 @@ class C2f(nn.Module):
         return self.leave(torch.cat(maps, dim=1))
 
 
-def _resampling(channels: int, stride: int, target: int, norm: Norm) -> tuple[nn.Sequential, int]:
+def _resampling(
+    channels: int, stride: int, target: int, norm: Norm, activation: type[nn.Module]
+) -> tuple[nn.Sequential, int]:
     """Layers from a feature to the stride `target`, and their number of output channels."""
     ups, downs = steps(channels, stride, target)
     parts: list[nn.Module] = []
@@ -112,7 +118,7 @@ def _resampling(channels: int, stride: int, target: int, norm: Norm) -> tuple[nn
         parts.append(_conv_norm(channels, channels // 2, 1, norm, nn.ReLU()))
         channels //= 2
     parts += deconvolutions(channels, ups)
-    parts += [_conv_norm(channels, channels, 3, norm, nn.ReLU(), stride=2) for _ in range(downs)]
+    parts += [_conv_norm(channels, channels, 3, norm, activation(), stride=2) for _ in range(downs)]
     return nn.Sequential(*parts), channels >> ups
 
 

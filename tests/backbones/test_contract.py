@@ -58,6 +58,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "windows": {"variant": "nano", "window_size": 16, "coarse_global_keys": True},
     },
     "mit": {"b0": {}},
+    "gtr": {"s": {"drop_path": 0.2}},
     "timm": {name: {"model": name} for name in ("hgnetv2_b0", "convnext_atto")},
     "attention_resnet": {
         "non-local": {"non_local": NonLocal(1, "gaussian")},

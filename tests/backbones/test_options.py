@@ -71,6 +71,7 @@ DEPTHS = [
     ("windowed_vit", {"features": (2, 5)}, 1 + 5 + 1, VIT_PARTS),
     ("mvit", {"variant": "nano", "version": 1}, 1 + 6 + 1, MVIT_PARTS),
     ("mit", {}, 1 + 8, {2: ["feature_norms.0.weight"], 3: ["patches.1.projection.weight"]}),
+    ("gtr", {}, 1 + 12, {0: ["stem.0.weight"], 12: ["blocks.11.mlp.contract.weight"]}),
     ("cvt", {"variant": "nano"}, 1 + 7, CVT_PARTS),
 ]
 
@@ -94,6 +95,7 @@ def test_depths_are_the_stem_and_the_blocks(name, options, count, members):
         ("windowed_vit", {"drop_path": 0.22, "features": (3, 9)}, [0.02 * i for i in range(9)]),
         ("mvit", {"variant": "tiny", "drop_path": 0.18}, [0.02 * i for i in range(10)]),
         ("mit", {"variant": "b1"}, [0.1 * i / 7 for i in range(8)]),
+        ("gtr", {"drop_path": 0.22}, [0.02 * i for i in range(12)]),
     ],
     ids=str,
 )

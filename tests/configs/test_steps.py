@@ -43,6 +43,12 @@ RF_DETR = [
     "heads.detection.neck.width=32",
     *(f"heads.detection.transformer.{option}" for option in SMALL_DETR if "encoder" not in option),
 ]
+GTR = [
+    "weights=null",
+    "data.image_size=64",
+    "heads.detection.neck.width=32",
+    *(f"heads.detection.transformer.{option}" for option in SMALL_DETR if "encoder" not in option),
+]
 PANOPTIC = [f"heads.panoptic.detr.transformer.{option}" for option in SMALL_DETR]
 DPT = [*SMALL_VIT, "heads.depth.width=32"]
 SMALLER: dict[str, list[str]] = {
@@ -53,6 +59,7 @@ SMALLER: dict[str, list[str]] = {
     "coco/rtdetr_r50": RTDETR,
     "coco/dfine_n": DFINE,
     "coco/rf_detr_nano": RF_DETR,
+    "coco/gtr_s": GTR,
     "coco/detr_panoptic_r50": [*PANOPTIC, "backbone.depth=18", "data.image_size=[64, 128]"],
     "coco/mask2former_r50": masks("detection", "backbone.depth=18"),
     "ade20k/mask2former_swin_tiny": masks("segmentation", "backbone.variant=nano"),

@@ -42,6 +42,7 @@ BACKBONES: dict[str, tuple[str, Mapping[str, Any]]] = {  # by name on the page: 
     "`deep_vit`": ("deep_vit", NANO),
     "`local_vit`": ("local_vit", NANO),
     "`s2_mlp`": ("s2_mlp", NANO),
+    "`gtr`": ("gtr", {"variant": "s"}),
 }
 SIZE = (64, 96)
 YES, NECK = "yes", "with `simple_pyramid`"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.dpt.depth import DepthLossWeights
+from densevit_heads.gtr.head import GtrTransformer
 from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
 from densevit_heads.rf_detr.head import GroupTransformer
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
@@ -40,6 +41,7 @@ GROUPS = {
     "cross_attention_heads": 4,
     "num_groups": 3,
 }
+GTR = {"num_queries": 6, "transformer": GtrTransformer(32, 2, 0, 2, 32), "num_points": 2, "num_groups": 2}
 NO_ENCODER = {"transformer": Transformer(32, 2, 0, 1, 32, 0.0), "contrastive_denoising": 0}
 MASKS: dict[str, Any] = {
     "num_queries": 6, "num_points": 64, "transformer": MaskTransformer(32, 2, 2, 16),
@@ -76,6 +78,9 @@ CASES: dict[str, Case] = {
     "dfine": Case("dfine", {**DFINE, "num_points": (2, 1), "min_stride": 16, "training_layers": 2, "layer_scale": 2}),
     "rf_detr": Case("rf_detr", GROUPS),
     "rf_detr_instance": Case("rf_detr_instance", GROUPS),
+    "gtr": Case("gtr", GTR),
+    "gtr_instance": Case("gtr_instance", {**GTR, "contrastive_denoising": 10}),
+    "gtr_semantic": Case("gtr_semantic", {"width": 16, "dropout": 0.0}),
     "one_stage": Case("one_stage", {"width": 16, "fusion_blocks": 1}),
     "faster_rcnn": Case(
         "faster_rcnn", {"width": 16, "box_width": 16, "num_proposals": 50, "num_samples": 32}, PADDING

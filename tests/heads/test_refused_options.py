@@ -22,6 +22,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("rtdetr", {"num_points": (4, 4)}, "num_points.* 2 .*3 levels"),
     ("rf_detr", {"transformer": {"encoder_layers": 1}}, "encoder_layers is 1; it must be at most 0"),
     ("rf_detr_instance", {"mask_stride": 3}, "mask_stride is 3; the finest feature's stride, 8, must be a multiple"),
+    ("gtr", {"num_points": (4, 4, 4)}, "num_points has 3 numbers; expected one for each of 2 features"),
+    ("gtr_semantic", {"dropout": 1.0}, "dropout is 1"),
     ("rtdetr", {"encoder": {"width": 16, "expansion": 0.01}}, "expansion is 0.01.* 16 channels"),
     ("dfine", {"num_bins": 7}, "num_bins is 7.*even"),
     ("one_stage", {"nms": 0.0}, "nms is 0"),

@@ -18,6 +18,7 @@ FAMILIES = {
     "swin": {"variant": "nano"},
     "swin, convolutions": {"variant": "nano", "stem": "conv"},
     "mit": {},
+    "gtr": {},
     "mvit": {"variant": "nano"},
     "mvit, convolutions": {"variant": "nano", "stem": "conv"},
     "resnet": {"depth": 18},

@@ -142,3 +142,14 @@ def test_the_projector_takes_the_features_of_any_backbone(name, norm):
 def test_invalid_options_raise(name, channels, stride, options, facts):
     with pytest.raises((DensevitError, ValueError), match=facts):
         densevit.create_neck(name, (channels,), (stride,), **options)
+
+
+def test_the_projector_of_gtr_downsamples_with_silu():
+    """The neck of the published GTR-S has 3,270,816 parameters. All activations are SiLU."""
+    neck = Projector((192,) * 3, (16,) * 3, 192, (8, 16, 32), downsampling_activation="silu")
+    assert sum(p.numel() for p in neck.parameters()) == 3270816
+    for level in neck.levels:
+        assert not [part for part in level.modules() if isinstance(part, nn.ReLU)]
+    x = torch.randn(1, 192, 4, 6)
+    convolution, norm = neck.levels[2].samplings[0][0][:2]
+    torch.testing.assert_close(neck.levels[2].samplings[0](x), torch.nn.functional.silu(norm(convolution(x))))

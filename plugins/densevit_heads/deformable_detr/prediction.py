@@ -1,6 +1,7 @@
 """The prediction heads: class logits, and the offsets of a box to a reference."""
 
 import math
+from collections.abc import Callable
 
 from torch import nn
 
@@ -17,9 +18,9 @@ def label_head(width: int, num_classes: int) -> nn.Linear:
     return head
 
 
-def box_head(width: int, size_bias: float = 0.0) -> Mlp:
+def box_head(width: int, size_bias: float = 0.0, activation: Callable[[], nn.Module] = nn.ReLU) -> Mlp:
     """Offsets of a box to its reference, as logits: 0 for the centre, `size_bias` for width and height."""
-    head = Mlp(width, width, 4, 3)
+    head = Mlp(width, width, 4, 3, activation)
     nn.init.zeros_(head.last.weight)
     nn.init.zeros_(head.last.bias)
     nn.init.constant_(head.last.bias[2:], size_bias)

@@ -10,12 +10,11 @@ from torch import Tensor
 from densevit.interfaces import Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import has_objects, overlaps, to_corners
-from densevit.losses.classification import varifocal
 from densevit.losses.context import LossContext
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import MatchedPairs, Objects, assign
 from densevit.losses.matching import costs as matching_costs
-from densevit.losses.set_losses import MIN_QUALITY, LossWeights
+from densevit.losses.set_losses import BINARY_LOSSES, MIN_QUALITY, LossWeights
 from densevit.set_prediction.criterion import SetCriterion
 from densevit.set_prediction.denoising import DenoisingQueries
 from densevit_heads.dfine.distribution import distances_of_boxes, soft_bins, weighting_function
@@ -64,9 +63,9 @@ class Pairs(NamedTuple):
 class DfineCriterion(SetCriterion):
     """`SetCriterion` whose boxes learn from the union of the matchings of all layers, with losses of distributions.
 
-    Class scores of a layer learn from the layer's matching by the varifocal loss. Losses of boxes are divided by
-    the number of matches in the union, which depends on predictions: a mean over processes, but not over accumulated
-    batches. num_bins, reg_scale: the arguments of `weighting_function`.
+    Class scores of a layer learn from the layer's matching, in D-FINE by the varifocal loss. Losses of boxes are
+    divided by the number of matches in the union, which depends on predictions: a mean over processes, but not over
+    accumulated batches. num_bins, reg_scale: the arguments of `weighting_function`.
     """
 
     num_bins: int = 32
@@ -79,20 +78,26 @@ class DfineCriterion(SetCriterion):
         terms of denoising queries.
 
         outputs: `layers`, a `LayerOutputs` of the L layers, the initial boxes and the proposals, of which denoising
-        queries have none; in training optionally `objects`, and `denoising`, the denoising queries.
+        queries have none; in training optionally `objects`, and `denoising`, the denoising queries. `pairs`: the result
+        of `match`, if already computed.
         """
         layers, objects, noised = outputs["layers"], outputs.get("objects"), outputs.get("denoising")
         objects = Objects.of(targets, layers.logits.device) if objects is None else objects
         noised = DenoisingQueries.none(layers.initial) if noised is None else noised
         with autocast_off(layers.logits.device):
             layers = LayerOutputs(*(x.float() for x in layers))
-            pairs = self._pairs(layers, objects, noised, context)
+            D = noised.contents.shape[1]
+            matched = outputs.get("pairs")
+            if matched is None:
+                queries = {"layers": (layers.logits[:, :, D:], layers.boxes[:, :, D:])}
+                matched = self.match(queries, objects, context.raise_on_non_finite)
+            pairs = _all_pairs(matched, noised, layers.initial.device)
             labelled = torch.tensor([has_objects(target) for target in targets])
             shares = self._shares(layers, objects, labelled, noised, pairs, context)
             terms, denoising = {}, []
             for name, values in self._terms(layers, objects, pairs).items():
                 values = values * (getattr(self.weights, name) * shares[name])
-                count = len(noised.target) if values.ndim == 2 else noised.contents.shape[1]
+                count = len(noised.target) if values.ndim == 2 else D
                 noised_values, object_values = values.split([count, values.shape[-1] - count], dim=-1)
                 denoising.append(noised_values[: len(layers.logits) - 1].sum())
                 terms[name] = object_values.flatten(1).sum(1)
@@ -101,19 +106,23 @@ class DfineCriterion(SetCriterion):
         losses = {name: terms[name][last] for name in ("label", "l1", "giou", "fgl")}
         by_output = terms["label"] + terms["l1"] + terms["giou"]
         losses["auxiliary"] = by_output[:-1].sum() - by_output[last] + terms["fgl"][:-1].sum()
-        losses["proposals"] = by_output[-1]
+        l1, giou = self.proposal_boxes(terms, layers, objects, pairs, shares["label"])
+        losses["proposals"] = terms["label"][-1] + l1 + giou
         losses["ddf"] = terms["ddf"].sum()
         return losses if self.denoising is None else {**losses, "denoising": torch.stack(denoising).sum()}
 
-    def _pairs(self, layers: LayerOutputs, objects: Objects, noised: DenoisingQueries, context: LossContext) -> Pairs:
-        D, P, M = noised.contents.shape[1], len(noised.target), len(layers.logits)
-        cost = matching_costs(layers.logits[:, :, D:], layers.boxes[:, :, D:], objects, self.costs, softmax=False)
-        by_layer = assign(cost, objects.counts, objects.names, context.raise_on_non_finite)  # on the CPU
-        merged = union(by_layer)
-        noised_rows = torch.stack([noised.image[:P], noised.query[:P], noised.target])[:, None]
-        parts = [to_device(_rows(by_layer, D), cost.device), noised_rows, to_device(_rows(merged, D), cost.device)]
-        image, query, target = torch.cat([part.expand(-1, M, -1) for part in parts], dim=2)
-        return Pairs(image, query, target, (by_layer.query.shape[1], P, len(merged.image)))
+    def match(self, outputs: Outputs, objects: Objects, strict: bool) -> MatchedPairs:
+        """Bipartite matching of the object queries in all M outputs; pairs on the CPU. See `SetCriterion.match`."""
+        logits, boxes = outputs["layers"]
+        cost = matching_costs(logits, boxes, objects, self.costs, softmax=False)
+        return assign(cost, objects.counts, objects.names, strict)
+
+    def proposal_boxes(
+        self, terms: Losses, layers: LayerOutputs, objects: Objects, pairs: Pairs, shares: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted L1 and GIoU losses of the proposals. terms: the weighted terms, (M,) each. shares: the factor of
+        each query in the class loss, (B, D + Q)."""
+        return terms["l1"][-1], terms["giou"][-1]
 
     def _terms(self, layers: LayerOutputs, objects: Objects, pairs: Pairs) -> Losses:
         """`label` of each query, (M, B, D + Q), `l1` and `giou` of each pair, (M, P + U), `fgl` of each, (L, P + U),
@@ -139,7 +148,7 @@ class DfineCriterion(SetCriterion):
         weight = layers.logits[len(corners) - 1].detach().sigmoid().amax(-1).repeat(len(corners) - 1, 1, 1)
         weight[(slice(None), *index)] = quality[:-1]
         return {
-            "label": varifocal(layers.logits, classes).sum(-1),
+            "label": BINARY_LOSSES[self.classification](layers.logits, classes).sum(-1),
             "l1": (predicted[:, R:] - truth).abs().sum(-1),
             "giou": 1 - giou[:, R:],
             "fgl": quality * localization,
@@ -180,6 +189,16 @@ class DfineCriterion(SetCriterion):
             **dict.fromkeys(("l1", "giou", "fgl"), 1 / box_counts[pair_type]),
             "ddf": counted * decoupled[query_type, (~matched).long()],
         }
+
+
+def _all_pairs(matched: MatchedPairs, noised: DenoisingQueries, device: torch.device) -> Pairs:
+    """matched: the pairs of object queries in all M outputs, on the CPU."""
+    D, P, M = noised.contents.shape[1], len(noised.target), len(matched.query)
+    merged = union(matched)
+    noised_rows = torch.stack([noised.image[:P], noised.query[:P], noised.target])[:, None]
+    parts = [to_device(_rows(matched, D), device), noised_rows, to_device(_rows(merged, D), device)]
+    image, query, target = torch.cat([part.expand(-1, M, -1) for part in parts], dim=2)
+    return Pairs(image, query, target, (matched.query.shape[1], P, len(merged.image)))
 
 
 def union(pairs: MatchedPairs) -> MatchedPairs:

@@ -1,7 +1,7 @@
 """The decoder: each layer refines the distributions of the edges of the first layer's boxes (section 4.1)."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from densevit_heads.dfine.distribution import boxes_from_distances, integral, we
 TOP = 4  # probabilities of an edge from which its quality is estimated
 QUALITY_WIDTH = 64
 LARGEST = 65504.0  # of fp16
+Activation = Callable[[], nn.Module]
 
 
 class Gate(nn.Module):
@@ -45,11 +46,16 @@ class Gate(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention among queries, gated deformable cross-attention, then a feed-forward network (FFN).
 
-    scale: a factor of the widths of `options`.
+    scale: a factor of the widths of `options`. activation: the FFN's activation.
     """
 
     def __init__(
-        self, options: Transformer, scale: int, num_points: Sequence[int], deterministic: bool = False
+        self,
+        options: Transformer,
+        scale: int,
+        num_points: Sequence[int],
+        deterministic: bool = False,
+        activation: Activation = nn.ReLU,
     ) -> None:
         super().__init__()
         width, num_heads, dropout = scale * options.width, options.num_heads, options.dropout
@@ -57,7 +63,7 @@ class DecoderLayer(nn.Module):
         self.self_attention_norm = nn.LayerNorm(width)
         self.cross_attention = UnprojectedDeformableAttention(width, num_heads, num_points, deterministic)
         self.gate = Gate(width)
-        self.ffn = FeedForward(width, scale * options.feedforward, nn.ReLU, dropout)
+        self.ffn = FeedForward(width, scale * options.feedforward, activation, dropout)
         self.ffn_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         for layer in (self.ffn.expand, self.ffn.contract):
@@ -93,9 +99,9 @@ class LocationQuality(nn.Module):
     As in Generalized Focal Loss V2 (Li et al. 2021, section 3.2).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, activation: Activation = nn.ReLU) -> None:
         super().__init__()
-        self.mlp = Mlp(4 * (TOP + 1), QUALITY_WIDTH, 1, 2)
+        self.mlp = Mlp(4 * (TOP + 1), QUALITY_WIDTH, 1, 2, activation)
         nn.init.zeros_(self.mlp.last.weight)
         nn.init.zeros_(self.mlp.last.bias)
 
@@ -117,7 +123,8 @@ class Refined(NamedTuple):
     """Predictions of the L decoder layers, and the initial ones, from which the distributions are offsets.
 
     logits: (L, B, Q, K). boxes: (L, B, Q, 4). corners: logits of the distributions (L, B, Q, 4 * (N + 1)).
-    initial_boxes: (B, Q, 4). initial_logits: (B, Q, K), or None in an exported graph.
+    initial_boxes: (B, Q, 4). initial_logits: (B, Q, K), or None in an exported graph. states: the queries after each
+    layer, (B, Q, C).
     """
 
     logits: Tensor
@@ -125,6 +132,7 @@ class Refined(NamedTuple):
     corners: Tensor
     initial_boxes: Tensor
     initial_logits: Tensor | None
+    states: list[Tensor]
 
     def outputs(self, logits: Tensor, boxes: Tensor) -> LayerOutputs:
         """The outputs that the criterion takes.
@@ -147,8 +155,14 @@ class Decoder(nn.Module):
 
     training_layers: layers after the layers of `options`, in training only. layer_scale: width and FFN of these layers,
     relative to `options`. num_points: the sampling points of each level. num_bins, reg_scale: the arguments of
-    `weighting_function`.
+    `weighting_function`. activation: the activation of FFNs and
+    prediction heads.
+
+    refined_positions: whether the positions of a layer's queries follow the boxes of the layer before, not only the
+    reference boxes.
     """
+
+    refined_positions: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -160,18 +174,23 @@ class Decoder(nn.Module):
         num_bins: int,
         reg_scale: float,
         deterministic: bool = False,
+        activation: Activation = nn.ReLU,
     ) -> None:
         super().__init__()
         self.predicting, self.num_bins, self.reg_scale = options.decoder_layers, num_bins, reg_scale
         width = options.width
         scales = [1] * options.decoder_layers + [layer_scale] * training_layers
-        self.layers = nn.ModuleList(DecoderLayer(options, scale, num_points, deterministic) for scale in scales)
+        self.layers = nn.ModuleList(
+            DecoderLayer(options, scale, num_points, deterministic, activation) for scale in scales
+        )
         self.scales = scales
         self.positions = Mlp(4, 2 * width, width, 2)
-        self.initial_box_head = box_head(width)
+        self.initial_box_head = box_head(width, activation=activation)
         self.label_heads = nn.ModuleList(label_head(width * scale, num_classes) for scale in scales)
-        self.corner_heads = nn.ModuleList(Mlp(width * scale, width * scale, 4 * (num_bins + 1), 3) for scale in scales)
-        self.qualities = nn.ModuleList(LocationQuality() for _ in scales)
+        self.corner_heads = nn.ModuleList(
+            Mlp(width * scale, width * scale, 4 * (num_bins + 1), 3, activation) for scale in scales
+        )
+        self.qualities = nn.ModuleList(LocationQuality(activation) for _ in scales)
         for layer in (self.positions[0], self.positions[-1]):
             nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
         for head in self.corner_heads:
@@ -192,7 +211,8 @@ class Decoder(nn.Module):
         corners: Tensor | None = None
         states, boxes, distributions = [], [], []
         for i in range(count):
-            positions = self._positions(reference, x.dtype)
+            if i == 0 or self.refined_positions:
+                positions = self._positions(reference, x.dtype)
             scale, current = self.scales[i], memory
             if scale > 1:
                 positions, current = (y.repeat_interleave(scale, dim=-1) for y in (positions, memory))
@@ -218,7 +238,7 @@ class Decoder(nn.Module):
             self.label_heads[kept], self.qualities[kept], states, highest_probabilities(all_corners), strict=True
         )
         logits = torch.stack([label_head(x) + quality(peaks) for label_head, quality, x, peaks in rows])
-        return Refined(logits, torch.stack(boxes), all_corners, initial_boxes, initial_logits)
+        return Refined(logits, torch.stack(boxes), all_corners, initial_boxes, initial_logits, states)
 
     def _positions(self, reference: Tensor, dtype: torch.dtype) -> Tensor:
         weight = self.positions.last.weight

@@ -19,16 +19,46 @@ from densevit.set_prediction.queries import BoxQueries
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr.prediction import box_head, label_head
 from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights
-from densevit_heads.dfine.decoder import Decoder
+from densevit_heads.dfine.decoder import Decoder, Refined
 from densevit_heads.dfine.encoder_blocks import RepNcspElan, decoupled_downsampling
 from densevit_heads.rtdetr.convolutions import ConvNorm
 from densevit_heads.rtdetr.hybrid_encoder import HybridEncoder, HybridEncoderOptions
-from densevit_heads.rtdetr.queries import UncertaintyMinimalSelection
+from densevit_heads.rtdetr.queries import SelectedQueries, UncertaintyMinimalSelection
 
 BOX_NOISE = 1.0  # of denoising queries, in half box sizes; a negative query's is 1 to 2
 
 
-class Dfine(SetPredictionHead):
+class DistributionHead(SetPredictionHead):
+    """A head whose decoder refines distributions of box edges. A subclass sets the attributes in its constructor."""
+
+    decoder: Decoder
+    denoising: ContrastiveDenoising | None
+    criterion: DfineCriterion
+
+    def detect(
+        self, selected: SelectedQueries, levels: Levels, targets: list[Targets] | None
+    ) -> tuple[Outputs, Refined]:
+        """The outputs of `Dfine.forward`, and the results of the decoder.
+
+        selected: the selected cells of the levels. targets: used for denoising queries in training.
+        """
+        outputs: Outputs = {}
+        queries = BoxQueries(selected.contents, selected.boxes.detach())
+        denoising = None
+        if self.training and self.denoising is not None and targets is not None:
+            outputs["objects"] = objects = Objects.of(targets, levels.tokens.device)
+            denoising = self.denoising(objects, queries.boxes.shape[1])
+            queries = denoising.prepended_to(queries)
+            outputs["denoising"] = denoising
+        refined = self.decoder(queries, levels, None if denoising is None else denoising.attention_bias)
+        predicted, Q = self.decoder.predicting - 1 if self.training else -1, selected.boxes.shape[1]
+        outputs |= {"logits": refined.logits[predicted, :, -Q:], "boxes": refined.boxes[predicted, :, -Q:]}
+        if refined.initial_logits is not None:
+            outputs["layers"] = refined.outputs(selected.logits, selected.boxes)
+        return outputs, refined
+
+
+class Dfine(DistributionHead):
     """A real-time DETR that refines the distribution of each edge of a box from layer to layer (Peng et al. 2024).
 
     encoder, transformer: widths of the encoder; width of the decoder, and layers, heads and dropout of both.
@@ -46,8 +76,6 @@ class Dfine(SetPredictionHead):
     costs, loss_weights: weights of the terms of the matching cost and of the loss.
     deterministic: the attention's backward pass on a GPU uses no atomic additions; on a CPU it never does.
     """
-
-    criterion: DfineCriterion
 
     def __init__(
         self,
@@ -70,7 +98,9 @@ class Dfine(SetPredictionHead):
         deterministic: bool = False,
     ) -> None:
         super().__init__(channels, strides, classes, num_queries)
-        _check(fusion_blocks, num_points, training_layers, layer_scale, num_bins, reg_scale)
+        check_distributions(num_points, num_bins, reg_scale)
+        check_counts({"fusion_blocks": fusion_blocks, "layer_scale": layer_scale}, 1, MAX_LAYERS)
+        check_counts({"training_layers": training_layers}, 0, MAX_LAYERS)
         check_counts({"min_stride": min_stride})
         check_counts({"contrastive_denoising": contrastive_denoising}, 0)
         width, K = transformer.width, len(classes)
@@ -119,37 +149,15 @@ class Dfine(SetPredictionHead):
         """
         maps, paddings = self.encoder(features, padding_mask)
         levels = Levels.of([project(x) for project, x in zip(self.projections, maps, strict=True)], paddings)
-        selected = self.queries(levels.tokens, levels)
-        outputs: Outputs = {}
-        queries = BoxQueries(selected.contents, selected.boxes.detach())
-        denoising = None
-        if self.training and self.denoising is not None and targets is not None:
-            outputs["objects"] = objects = Objects.of(targets, levels.tokens.device)
-            denoising = self.denoising(objects, queries.boxes.shape[1])
-            queries = denoising.prepended_to(queries)
-            outputs["denoising"] = denoising
-        refined = self.decoder(queries, levels, None if denoising is None else denoising.attention_bias)
-        predicted, Q = self.decoder.predicting - 1 if self.training else -1, selected.boxes.shape[1]
-        outputs |= {"logits": refined.logits[predicted, :, -Q:], "boxes": refined.boxes[predicted, :, -Q:]}
-        if refined.initial_logits is not None:
-            outputs["layers"] = refined.outputs(selected.logits, selected.boxes)
-        return outputs
+        return self.detect(self.queries(levels.tokens, levels), levels, targets)[0]
 
 
 def _pointwise(inputs: int, outputs: int) -> ConvNorm:
     return ConvNorm(inputs, outputs, 1, activation=None)
 
 
-def _check(
-    fusion_blocks: int,
-    num_points: Sequence[int],
-    training_layers: int,
-    layer_scale: int,
-    num_bins: int,
-    reg_scale: float,
-) -> None:
-    check_counts({"fusion_blocks": fusion_blocks, "layer_scale": layer_scale}, 1, MAX_LAYERS)
-    check_counts({"training_layers": training_layers}, 0, MAX_LAYERS)
+def check_distributions(num_points: Sequence[int], num_bins: int, reg_scale: float) -> None:
+    """Raises ValueError for invalid options of the decoder."""
     check_counts({"the number of num_points": len(num_points)}, 1, MAX_LAYERS)
     check_counts({"num_points": min(num_points)}, 1)
     if num_bins % 2 or num_bins < 4:

@@ -30,6 +30,12 @@ from densevit_heads.rf_detr import projector_checkpoints as projector
 from densevit_heads.rtdetr.checkpoints import mlp
 
 HEAD = "heads.detection"
+MASK_PARTS = {  # of the mask branch, by the authors' names
+    "blocks.{i}.dwconv": "blocks.{i}.depthwise", "blocks.{i}.norm": "blocks.{i}.norm",
+    "blocks.{i}.pwconv1": "blocks.{i}.pointwise", "spatial_features_proj": "pixel_project",
+    "query_features_block.norm_in": "query_norm", "query_features_block.layers.0": "query_ffn.expand",
+    "query_features_block.layers.2": "query_ffn.contract", "query_features_proj": "query_project",
+}  # fmt: skip
 LAYER, GROUP = f"{HEAD}.decoder.{{i}}", f"{HEAD}.queries.groups.{{i}}"
 
 
@@ -61,18 +67,12 @@ def _lines() -> tuple[Line, ...]:
         "norm1": "self_attention_norm", "norm2": "cross_attention_norm", "norm3": "ffn_norm",
         "linear1": "ffn.expand", "linear2": "ffn.contract",
     }  # fmt: skip
-    mask_parts = {
-        "blocks.{i}.dwconv": "blocks.{i}.depthwise", "blocks.{i}.norm": "blocks.{i}.norm",
-        "blocks.{i}.pwconv1": "blocks.{i}.pointwise", "spatial_features_proj": "pixel_project",
-        "query_features_block.norm_in": "query_norm", "query_features_block.layers.0": "query_ffn.expand",
-        "query_features_block.layers.2": "query_ffn.contract", "query_features_proj": "query_project",
-    }  # fmt: skip
     return (
         *_shared("transformer", "norm", "refpoint_embed"),
         Line("query_feat.weight", f"{HEAD}.queries.contents.weight"),
         *fused_attention(f"{layer}.self_attn", f"{LAYER}.self_attention"),
         *(Line(f"{layer}.{name}.*", f"{LAYER}.{part}.*") for name, part in parts.items()),
-        *(Line(f"segmentation_head.{name}.*", f"{masks}.{part}.*") for name, part in mask_parts.items()),
+        *(Line(f"segmentation_head.{name}.*", f"{masks}.{part}.*") for name, part in MASK_PARTS.items()),
         Line("segmentation_head.bias", f"{masks}.bias"),
     )
 

@@ -12,13 +12,13 @@ UNSAVED = ("heads.detection.neck.norm_eps",)
 _AUTHORS, _LW, _RF = "backbone.0.projector", "model.backbone.projector.scale_layers.{i}", "model.backbone.projector"
 
 
-def _lines(sampling: str, fusion: str, block: str, norm: str, last: str) -> tuple[Line, ...]:
-    """Maps the keys of a projector level. The parameters are keys of the checkpoint.
+def lines(sampling: str, fusion: str, block: str, norm: str, last: str, task: str = "detection") -> tuple[Line, ...]:
+    """Maps the keys of a projector level. The parameters are keys of the checkpoint; task: the head's task.
 
     sampling: resampling layer `{k}` of feature `{j}`. fusion, block: convolutions of a C2f block and its bottlenecks,
     without their number 1 or 2. norm: the norm of a convolution. last: the norm of the level.
     """
-    level = "necks.detection.levels.{i}"
+    level = f"necks.{task}.levels.{{i}}"
     sampled = f"{level}.samplings.{{j}}.{{k}}"
     convolutions = (
         (f"{fusion}1", f"{level}.fusion.enter"),
@@ -36,14 +36,21 @@ def _lines(sampling: str, fusion: str, block: str, norm: str, last: str) -> tupl
     )
 
 
-AUTHORS = _lines(
-    f"{_AUTHORS}.stages_sampling.{{i}}.{{j}}.{{k}}",
-    f"{_AUTHORS}.stages.{{i}}.0.cv",
-    f"{_AUTHORS}.stages.{{i}}.0.m.{{j}}.cv",
-    "bn",
-    f"{_AUTHORS}.stages.{{i}}.1",
-)
-TRANSFORMERS_LW_DETR = _lines(
+def authors(prefix: str, norm: str, task: str = "detection") -> tuple[Line, ...]:
+    """`lines` of LW-DETR, RF-DETR and GTR. prefix: the projector's prefix."""
+    stage = f"{prefix}.stages.{{i}}"
+    return lines(
+        f"{prefix}.stages_sampling.{{i}}.{{j}}.{{k}}",
+        f"{stage}.0.cv",
+        f"{stage}.0.m.{{j}}.cv",
+        norm,
+        f"{stage}.1",
+        task,
+    )
+
+
+AUTHORS = authors(_AUTHORS, "bn")
+TRANSFORMERS_LW_DETR = lines(
     f"{_LW}.sampling_layers.{{j}}.layers.{{k}}",
     f"{_LW}.projector_layer.conv",
     f"{_LW}.projector_layer.bottlenecks.{{j}}.conv",

@@ -33,6 +33,7 @@ EXCEPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "dino": ("contrastive denoising", ("denoising",)),
     "rtdetr": ("contrastive denoising", ("denoising",)),
     "dfine": ("dfine", MATCHES),
+    **dict.fromkeys(("gtr", "gtr_instance"), ("gtr", tuple(name for name in MATCHES if name != "proposals"))),
     "faster_rcnn": ("faster_rcnn", ("label", "box")),
     "fcos": ("fcos", ("label", "giou", "centerness")),
     "setr, naive": ("ohem_threshold", SEMANTIC),

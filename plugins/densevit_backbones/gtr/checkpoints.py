@@ -1,0 +1,62 @@
+"""GTR: the backbone in checkpoints of Intellindust-AI-Lab/GTR, of any task."""
+
+from typing import Any
+
+from densevit.errors import WeightsError
+from densevit.interfaces import CheckpointLayout, Line, OtherKeys, Publishing, SpecialTensors, StateDict
+from densevit_backbones.gtr.variants import VARIANTS
+
+_STEM, _BLOCK = "patch_embed", "blocks.{b}"
+_NAMES = {
+    "norm1": "norm1",
+    "attn.q_proj": "attention.query",
+    "attn.k_proj": "attention.key",
+    "attn.v_proj": "attention.value",
+    "attn.gk_proj": "attention.decay",
+    "attn.g_proj": "attention.gate",
+    "attn.g_norm_swish_gate": "attention.norm",
+    "attn.o_proj": "attention.output",
+    "norm2": "norm2",
+    "mlp.gate_proj": "mlp.expand",
+    "mlp.dwconv": "mlp.depthwise",
+    "mlp.down_proj": "mlp.contract",
+}
+LINES = (
+    *(Line(f"{_STEM}.convs.{i}.conv.*", f"stem.{3 * i}.*") for i in range(3)),
+    *(Line(f"{_STEM}.convs.{i}.norm.*", f"stem.{3 * i + 1}.*") for i in range(3)),
+    Line(f"{_STEM}.proj.*", "stem.9.*"),
+    *(Line(f"{_BLOCK}.{name}.*", f"{_BLOCK}.{part}.*") for name, part in _NAMES.items()),
+)
+
+
+def describe(tensors: StateDict) -> dict[str, Any]:
+    """The config section of a GTR, from tensors with densevit's keys."""
+    sizes = len(tensors["blocks.0.norm1.weight"]), len(tensors["blocks.0.mlp.depthwise.weight"])
+    variant = next((name for name, known in VARIANTS.items() if known == sizes), None)
+    if variant is None:
+        variants = ", ".join(f"{name} {known.width} {known.hidden}" for name, known in VARIANTS.items())
+        raise WeightsError(f"A GTR of {sizes[0]} and {sizes[1]} channels is not a known variant: {variants}.")
+    return {"backbone": {"name": "gtr", "variant": variant}}
+
+
+def _refuse(tensors: StateDict) -> dict[str, Any]:
+    raise WeightsError("A GTR converted for deployment is recognised, but not read. Fix: use the checkpoint before it.")
+
+
+GTR = CheckpointLayout(
+    name="gtr-backbone",
+    marks=(f"{_STEM}.convs.0.conv.weight", f"{_BLOCK}.attn.gk_proj.0.weight", f"{_BLOCK}.mlp.dwconv.weight"),
+    lines=LINES,
+    describe=describe,
+    other_keys=OtherKeys(prefixes=("backbone.backbone._model.",)),
+    special=SpecialTensors(no_effect={"norm.*": "a norm after the last block, which the authors' code does not call"}),
+    publishing=Publishing(licence="MIT (Intellindust-AI-Lab/GTR)"),
+)
+DEPLOYED = CheckpointLayout(
+    name="gtr-deployed",
+    marks=(f"{_STEM}.convs.0.conv_bn_fused.weight", f"{_BLOCK}.attn.gk_proj.0.weight"),
+    lines=(),
+    describe=_refuse,
+    other_keys=GTR.other_keys,
+    publishing=GTR.publishing,
+)

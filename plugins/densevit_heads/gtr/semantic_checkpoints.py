@@ -1,0 +1,44 @@
+"""Intellindust-AI-Lab/GTR: models for semantic segmentation, as trained on Cityscapes.
+
+The authors' code averages the logits of windows of 1024 x 1024 pixels at steps of 768: `inference.window` and
+`inference.stride`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from densevit.interfaces import CheckpointLayout, Class, Line, Publishing, StateDict
+from densevit.weights.label_sets import segmentation_classes
+from densevit.weights.layouts import backbone_lines
+from densevit_heads.gtr.checkpoints import BACKBONE, LICENCE, MARKS, NORM, describe_backbone
+from densevit_heads.rf_detr import projector_checkpoints as projector
+
+_HEAD = "heads.segmentation"
+
+
+def describe(tensors: StateDict) -> dict[str, Any]:
+    """The config sections of a model, from tensors with densevit's keys."""
+    backbone, neck = describe_backbone(tensors, "segmentation")
+    width = len(tensors[f"{_HEAD}.convolution.0.weight"])
+    return {"backbone": backbone, "heads": {"segmentation": {"name": "gtr_semantic", "neck": neck, "width": width}}}
+
+
+def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Sequence[Class]]:
+    return {"segmentation": segmentation_classes(len(state["head.classifier.bias"]), metadata.get("classes", ()))}
+
+
+GTR = CheckpointLayout(
+    name="gtr-semantic",
+    marks=(*MARKS, "head.classifier.weight", "head.bn.running_mean"),
+    lines=(
+        *backbone_lines("gtr-backbone", BACKBONE),
+        *projector.authors("encoder", "norm", "segmentation"),
+        Line("head.conv.*", f"{_HEAD}.convolution.0.*"),
+        Line("head.bn.*", f"{_HEAD}.convolution.1.*"),
+        Line("head.classifier.*", f"{_HEAD}.classifier.*"),
+    ),
+    describe=describe,
+    classes=_classes,
+    special=NORM,
+    publishing=Publishing(licence=f"{LICENCE}; Cityscapes, on which they were trained: non-commercial"),
+)

@@ -1,0 +1,161 @@
+"""GTR: its scans of any map against permuted tokens, the authors' checkpoints, exported files, bad input."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import densevit
+from densevit.errors import DensevitError, WeightsError
+from densevit.weights.key_mapping import describe, translate, translate_back
+from densevit.weights.layouts import find, recognise
+from densevit_backbones.gtr.backbone import Block, Gtr
+from densevit_backbones.gtr.variants import VARIANTS
+
+
+@torch.no_grad()
+def randomised(gtr: Gtr) -> Gtr:
+    """Random norms, and gates of all strengths."""
+    for name, x in gtr.state_dict().items():
+        if x.is_floating_point() and x.ndim == 1:
+            x.uniform_(0.5, 1.5) if "decay" not in name else x.normal_(std=30)
+        elif x.is_floating_point():
+            x.normal_(std=x[0].numel() ** -0.5)
+    return gtr.eval()
+
+
+def brute_force(block: Block, x: Tensor, direction: int) -> Tensor:
+    """A block on a map (1, H, W, C) that is never flipped: its tokens are listed in the order of the scan."""
+    H, W = x.shape[1:3]
+    places = [(i, j) for i in range(H) for j in range(W)]
+    if direction >= 2:
+        places.sort(key=lambda place: place[::-1])
+    if direction % 2:
+        places.reverse()
+    layer, y = block.attention, block.norm1(x)
+    state, mixed = torch.zeros(layer.num_heads, 32, 64, dtype=x.dtype), torch.zeros_like(x)
+    for i, j in places:
+        token = y[0, i, j]
+        query, key, decay, value, gate = (
+            part(token).view(layer.num_heads, -1)
+            for part in (layer.query, layer.key, layer.decay, layer.value, layer.gate)
+        )
+        state = state * torch.sigmoid(decay)[..., None] ** (1 / 16) + key[..., None] * value[:, None]
+        z = torch.einsum("hd,hdv->hv", query, state) / 32**0.5
+        z = z / (z.square().mean(-1, keepdim=True) + 1e-5).sqrt() * layer.norm.weight * gate * torch.sigmoid(gate)
+        mixed[0, i, j] = layer.output(z.flatten())
+    x = x + mixed
+    gate, value = block.mlp.expand(block.norm2(x)).chunk(2, -1)
+    kernel = block.mlp.depthwise.weight
+    kernel = kernel.mT if direction >= 2 else kernel
+    kernel = kernel.flip(2, 3) if direction % 2 else kernel
+    value = F.conv2d(value.permute(0, 3, 1, 2), kernel, block.mlp.depthwise.bias, padding=1, groups=len(kernel))
+    return x + block.mlp.contract(F.silu(gate) * value.permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("size", [(48, 80), (64, 64), (90, 17)], ids=str)
+@torch.no_grad()
+def test_blocks_scan_rows_and_columns_both_ways(size):
+    torch.manual_seed(0)
+    gtr, images = randomised(Gtr()).double(), torch.randn(1, 3, *size, dtype=torch.double)
+    x, expected = gtr.stem(images).permute(0, 2, 3, 1), []
+    assert x.shape[1:3] == (-(-size[0] // 16), -(-size[1] // 16))
+    for i, block in enumerate(gtr.blocks):
+        x = brute_force(block, x, i % 4)
+        expected += [x.permute(0, 3, 1, 2)] if i in (3, 7, 11) else []
+    for found, feature in zip(gtr(images), expected, strict=True):
+        torch.testing.assert_close(found, feature, rtol=1e-6, atol=1e-6)
+
+
+def authors_state(variant: str, prefix: str = "") -> dict[str, Tensor]:
+    """A state dict of the names and shapes of the authors' code, with random tensors."""
+    width, hidden = VARIANTS[variant]
+    state, inputs = {}, 3
+    for i, outputs in enumerate((width // 8, width // 4, width // 2)):
+        state[f"patch_embed.convs.{i}.conv.weight"] = torch.randn(outputs, inputs, 3, 3)
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            state[f"patch_embed.convs.{i}.norm.{part}"] = torch.rand(outputs)
+        state[f"patch_embed.convs.{i}.norm.num_batches_tracked"] = torch.tensor(7)
+        inputs = outputs
+    shapes = {"attn.q_proj.weight": (width // 2, width), "attn.k_proj.weight": (width // 2, width)}
+    shapes |= {f"attn.{part}_proj.weight": (width, width) for part in "vgo"}
+    shapes |= {"attn.gk_proj.0.weight": (16, width), "attn.gk_proj.1.weight": (width // 2, 16)}
+    shapes |= {"attn.gk_proj.1.bias": (width // 2,), "attn.g_norm_swish_gate.weight": (64,)}
+    shapes |= {"mlp.gate_proj.weight": (2 * hidden, width), "mlp.down_proj.weight": (width, hidden)}
+    shapes |= {"mlp.dwconv.weight": (hidden, 1, 3, 3), "mlp.dwconv.bias": (hidden,)}
+    shapes |= {f"norm{i}.{part}": (width,) for i in (1, 2) for part in ("weight", "bias")}
+    state |= {f"blocks.{b}.{key}": torch.randn(shape) for b in range(12) for key, shape in shapes.items()}
+    ends = {"patch_embed.proj.weight": (width, width // 2, 3, 3), "patch_embed.proj.bias": (width,)}
+    ends |= {"norm.weight": (width,), "norm.bias": (width,)}
+    return {prefix + key: x for key, x in {**state, **{k: torch.randn(s) for k, s in ends.items()}}.items()}
+
+
+@pytest.mark.parametrize(
+    ("variant", "millions"), [("s", 5.655192), ("m", 10.792736), ("l", 22.361904), ("x", 29.501232)]
+)
+def test_checkpoints_of_the_authors_are_read_and_written(variant, millions):
+    """Parameters: those of the authors' code, without the norm that it does not call."""
+    for prefix in ("", "backbone.backbone._model."):
+        state = authors_state(variant, prefix)
+        layout = recognise(state)
+        assert layout.name == "gtr-backbone"
+        assert describe(state, layout) == {"backbone": {"name": "gtr", "variant": variant}}
+        done = translate(state, layout)
+        assert (done.unknown, done.errors) == ([], []) and len(done.left_out) == 2
+        with torch.device("meta"):
+            gtr = Gtr(variant)
+        gtr.load_state_dict(done.tensors, assign=True)
+        assert sum(p.numel() for p in gtr.parameters()) == round(millions * 1e6)
+        back, unknown = translate_back(done.tensors, layout)
+        assert not unknown
+        assert all(torch.equal(x, state[prefix + key]) for key, x in back.items()) and len(back) == len(state) - 2
+
+
+def test_other_files_are_refused_in_one_line():
+    state = authors_state("s")
+    state["blocks.0.mlp.dwconv.weight"] = torch.zeros(500, 1, 3, 3)
+    with pytest.raises(WeightsError, match="192 and 500 channels is not a known variant: s 192 512, m"):
+        describe(state, find("gtr-backbone"))
+    fused = {"patch_embed.convs.0.conv_bn_fused.weight": torch.zeros(24, 3, 3, 3)}
+    fused |= {"blocks.0.attn.gk_proj.0.weight": torch.zeros(16, 192), "blocks.0.mlp.gate_w": torch.zeros(512, 192)}
+    fused = {f"backbone.backbone._model.{key}": x for key, x in fused.items()}
+    assert recognise(fused).name == "gtr-deployed"
+    with pytest.raises(WeightsError, match=r"converted for deployment.*Fix: ") as error:
+        describe(fused, find("gtr-deployed"))
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variant": "xl"}, "variant"),
+        ({"weights": "no/such.pth"}, "no/such.pth"),
+        ({"drop_path": 1.0}, "drop_path is 1"),
+    ],
+)
+def test_bad_options_are_one_line(options, message):
+    with pytest.raises((DensevitError, ValueError, OSError), match=message) as error:
+        densevit.create_backbone("gtr", **options)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_image_smaller_than_a_patch_is_one_token():
+    assert [x.shape for x in Gtr().eval()(torch.randn(1, 3, 5, 9))] == [(1, 192, 1, 1)] * 3
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_file_gives_the_models_outputs(suffix, tmp_path):
+    """On squares and rectangles, also with decays beyond float32's exponents, and without a loop over tokens."""
+    torch.manual_seed(0)
+    predictor = densevit.create_model("gtr", {"x": {"name": "linear"}}, ["a", "b", "c"])
+    with torch.no_grad():
+        for block in predictor.model.backbone.blocks:
+            block.attention.decay[1].bias.normal_(std=200)
+    exported = densevit.export(predictor, tmp_path / f"model{suffix}")
+    assert exported.difference <= 1e-4
+    if suffix == ".onnx":
+        import onnx
+
+        nodes = {node.op_type for node in onnx.load(exported.path).graph.node}
+        assert not nodes & {"Loop", "Scan"}
