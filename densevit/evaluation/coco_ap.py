@@ -1,8 +1,9 @@
 """COCO's average precision (Lin et al. 2014) for any IoU, and for boxes; identical to pycocotools to the last digit."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from densevit.evaluation.object_records import ObjectRecords
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Evaluator, Plot, Predictions, Table, Targets
 from densevit.targets.object_targets import xywh
 
+_Evaluator = TypeVar("_Evaluator", bound="AveragePrecision")
 Overlaps = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows of detections and of truths to IoUs, of one image
 
 
@@ -110,6 +112,16 @@ class AveragePrecision(Evaluator):
         """The metrics: fractions 0 ... 1, nan without ground truth."""
         results = self._results().items()
         return {f"{prefix}{name}": value for prefix, result in results for name, value in result.metrics.items()}
+
+    def contributions(self) -> Mapping[int | str, ObjectRecords]:
+        """The records of each image."""
+        records = self._sorted()
+        return {image_id: records.take([n]) for n, image_id in enumerate(records.ids)}
+
+    def resampled(self: _Evaluator, contributions: Iterable[ObjectRecords]) -> _Evaluator:
+        sample = copy(self)
+        sample._parts, sample._computed, sample._analysis = [*contributions], {}, None
+        return sample
 
     def tables(self) -> dict[str, Table]:
         """AP and AR of each class; errors by type (see `analyse`); the confusion matrix of detections with a score of

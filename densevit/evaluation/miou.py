@@ -1,6 +1,7 @@
 """Mean intersection over union of label maps, from a confusion matrix over the data set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ class SemanticSegmentation(Evaluator):
         """Removes all images."""
         self._ids: dict[_Id, None] = {}  # in insertion order
         self._scores: list[Tensor] = []  # (), of each image
+        self._images: dict[_Id, list[np.ndarray]] = {}  # `_nonzero` counts and bands, if `keeps_images`
         self._counts: dict[torch.device, Tensor] = {}  # (side, side) each
         self._bands: dict[torch.device, Tensor] = {}  # counts near boundaries; the last index is all other pixels
         self._faults: dict[
@@ -81,11 +83,16 @@ class SemanticSegmentation(Evaluator):
         self._ids[image_id] = None
         self._scores.append(_image_score(counts))
         _sum_up(self._counts, counts)
+        kept = [_nonzero(counts)] if self.keeps_images else []
         if self.boundary:
             width = boundary_width(self.boundary, (truth.shape[0], truth.shape[1]))
             masked = torch.where(truth == IGNORE, truth, prediction)
             edges = [boundary_of(labels, width, self._band_side - 1) for labels in (truth, masked)]
-            _sum_up(self._bands, count_pairs(edges[0], edges[1], self._band_side))
+            bands = count_pairs(edges[0], edges[1], self._band_side)
+            _sum_up(self._bands, bands)
+            kept += [_nonzero(bands)] if self.keeps_images else []
+        if self.keeps_images:
+            self._images[image_id] = kept
 
     def _check(self, image_id: _Id, truth: Tensor, prediction: Tensor, counts: Tensor) -> None:
         """Raises DataError if `counts` lacks a labelled pixel, because its label or its prediction is no class."""
@@ -107,6 +114,7 @@ class SemanticSegmentation(Evaluator):
             "counts": self.counts,
             "bands": _total(self._bands, self._band_side),
             "fault": self._first_fault(),
+            "images": self._images,
         }
 
     def merge(self, states: Sequence[dict[str, Any]]) -> None:
@@ -124,6 +132,7 @@ class SemanticSegmentation(Evaluator):
                     f"Image {twice[0]!r} was evaluated by two processes; each image belongs to a single process."
                 )
             self._ids.update(dict.fromkeys(state["ids"]))
+            self._images |= state["images"]
             self._scores.extend(torch.as_tensor(state["scores"]).unbind())
             _sum_up(self._counts, torch.from_numpy(state["counts"]))
             _sum_up(self._bands, torch.from_numpy(state["bands"]))
@@ -150,6 +159,19 @@ class SemanticSegmentation(Evaluator):
         for name, values in by_class.items():
             metrics |= {f"{name}/{c.name}": float(value) for c, value in zip(self.classes, values, strict=True)}
         return metrics
+
+    def contributions(self) -> Mapping[_Id, list[np.ndarray]]:
+        """The counts of each image, and those near boundaries; needs `keeps_images`."""
+        return self._images
+
+    def resampled(self, contributions: Iterable[list[np.ndarray]]) -> "SemanticSegmentation":
+        sample = copy(self)
+        sums = [np.zeros((side, side), np.int64) for side in (self.side, self._band_side)]
+        for image in contributions:
+            for total, (places, pixels) in zip(sums, image, strict=False):
+                total.ravel()[places] += pixels
+        sample._counts, sample._bands = ({torch.device("cpu"): torch.from_numpy(total)} for total in sums)
+        return sample
 
     @property
     def counts(self) -> np.ndarray:
@@ -233,6 +255,13 @@ def _image_score(counts: Tensor) -> Tensor:
     union = counts.sum(0) + counts.sum(1) - hits
     present = union > 0
     return (hits / union.clamp(min=1)).sum() / present.sum()
+
+
+def _nonzero(counts: Tensor) -> np.ndarray:
+    """The places of the nonzero counts in the flat matrix, and the counts, (2, M)."""
+    flat = counts.flatten().cpu().numpy()
+    places = np.flatnonzero(flat)
+    return np.stack([places, flat[places]])
 
 
 def _sum_up(sums: dict[torch.device, Tensor], counts: Tensor) -> None:

@@ -3,8 +3,9 @@
 A patch is a cell of a feature map: `stride` x `stride` pixels of the network's input.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import IGNORE, Batch, Class, Predictions, Targets
 
 Grid = Literal["image", "input"]
+_Probe = TypeVar("_Probe", bound="PatchProbe")
 
 
 class Patches(NamedTuple):
@@ -83,6 +85,7 @@ class PatchProbe(FeatureProbe):
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
         """Adds images. predictions: a `Patches` under the key `feature`. truths: image_id, semantic (H, W)."""
+        self.metrics.keeps_images = self.keeps_images
         for prediction, truth in zip(predictions, truths, strict=True):
             if "semantic" not in truth:
                 continue
@@ -102,6 +105,14 @@ class PatchProbe(FeatureProbe):
 
     def merge(self, states: Sequence[dict[str, Any]]) -> None:
         self.metrics.merge(states)
+
+    def contributions(self) -> Mapping[int | str, Any]:
+        return self.metrics.contributions()
+
+    def resampled(self: _Probe, contributions: Iterable[Any]) -> _Probe:
+        sample = copy(self)
+        sample.metrics = self.metrics.resampled(contributions)
+        return sample
 
     def compute(self) -> dict[str, float]:
         """The metrics of `SemanticSegmentation`."""
