@@ -43,8 +43,8 @@ def tables(folder: Path) -> str:
 
 def comparable(rows: Sequence[Row]) -> list[Row]:
     """The measured rows of the most frequent digest."""
-    digests = Counter(row.texts["digest"] for row in rows if row.is_measured)
-    return [row for row in rows if row.is_measured and row.texts["digest"] == digests.most_common(1)[0][0]]
+    digests = Counter(row.texts["digest"] for row in rows if row.is_measured).most_common(1)
+    return [row for row in rows if row.is_measured and row.texts["digest"] == digests[0][0]]
 
 
 def ranks(rows: Sequence[Row], metric: str) -> list[int]:
@@ -74,7 +74,8 @@ def _interval(row: Row, metric: str) -> tuple[float, float]:
 
 def _board(rows: Sequence[Row]) -> list[str]:
     ranked = comparable(rows)
-    published = [row for row in rows if not row.is_measured]
+    protocols = {row.texts["protocol"] for row in ranked} or {row.texts["protocol"] for row in rows}
+    published = [row for row in rows if not row.is_measured and row.texts["protocol"] in protocols]
     metrics = [name for name in (ranked or published)[0].main if all(name in row.scores for row in ranked)]
     by_metric = {metric: ranks(ranked, metric) for metric in metrics if ranked}
     lower = (ranked or published)[0].texts["lower_is_better"].split()
@@ -86,9 +87,12 @@ def _board(rows: Sequence[Row]) -> list[str]:
     for row in published:
         cells = [_score(row, metric) if metric in row.scores else "" for metric in metrics]
         lines.append(_line(row, cells, f" (published: {row.texts['source']})"))
-    others = [row for row in rows if row.is_measured and row not in ranked]
-    apart = [f"- {row.texts['backbone']}: {_scores(row)}; {differing(row.parts, ranked[0].parts)}" for row in others]
-    shown = [_table(lines), *(["Not comparable with the rows above:", "\n".join(apart)] if apart else [])]
+    apart = [
+        f"- {row.texts['backbone']}: {_scores(row)}; {differing(row.parts, ranked[0].parts)}"
+        for row in rows
+        if row not in [*ranked, *published]
+    ]
+    shown = [_table(lines), *(["Not comparable with these rows:", "\n".join(apart)] if apart else [])]
     return [*([_origin(ranked)] if ranked else []), *shown]
 
 

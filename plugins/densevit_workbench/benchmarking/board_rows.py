@@ -16,7 +16,7 @@ from densevit_workbench.benchmarking.digest import PARTS, digest_of
 
 VERSION = "1"  # of the files
 TEXTS = ("backbone", "training", "source", "command", "digest", *PARTS, "input", "seeds", "images", "parameters")
-TEXTS += ("multiply_adds", "seconds", "machine", "date", "main", "lower_is_better")
+TEXTS += ("multiply_adds", "machine", "date", "main", "lower_is_better")
 MEASURED = "measured"
 
 
@@ -63,7 +63,6 @@ def row_of(result: CaseResult, facts: Mapping[str, Any]) -> Row:
         "images": training["images"],
         "parameters": result.cost.get("parameters", ""),
         "multiply_adds": cost.get("multiply_adds", ""),
-        "seconds": f"{training['seconds']:.0f}",
         "machine": f"{training['device']}, {counted(facts['threads'], 'thread')}, {training['precision']}",
         "date": date.today().isoformat(),
         "main": " ".join(training["main"]),

@@ -61,8 +61,8 @@ def _case(row: Row, path: Path) -> tuple[Case, Namespace]:
     protocol = protocol_of(case.config(trainer=trainer), rates if len(rates) > 1 else ())
     if protocol != row.texts["protocol"]:
         raise DataError(
-            f"{path}: {name}: the protocol {row.texts['protocol']} of its digest is not that of its config, {protocol}. "
-            "Fix: measure the row again."
+            f"{path}: {name}: the protocol {row.texts['protocol']} of its digest is not that of its config, "
+            f"{protocol}. Fix: measure the row again."
         )
     return case, arguments
 
