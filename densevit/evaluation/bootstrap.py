@@ -18,13 +18,10 @@ def bootstrap_intervals(
     """
     by_id = evaluator.contributions()
     images = [by_id[image_id] for image_id in sorted(by_id, key=lambda key: (isinstance(key, str), key))]
-    names, values = [*evaluator.compute()], []
+    draws = generator.integers(max(1, len(images)), size=(resamples, len(images))).tolist()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of `compute`, and of columns that are all nan
-        for _ in range(resamples if images else 0):
-            drawn = generator.integers(len(images), size=len(images)).tolist()
-            metrics = evaluator.resampled([images[i] for i in drawn]).compute()
-            values.append([metrics[name] for name in names])
-        table = np.array(values or [[np.nan] * len(names)])
+        samples = [evaluator.resampled([images[i] for i in drawn]).compute() for drawn in draws]
+        table = [list(metrics.values()) for metrics in samples]
         bounds = np.nanquantile(table, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return {name: (float(low), float(high)) for name, low, high in zip(names, *bounds, strict=True)}
+    return {name: (float(low), float(high)) for name, low, high in zip(samples[0], *bounds, strict=True)}

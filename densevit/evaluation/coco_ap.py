@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from densevit.evaluation.object_records import ObjectRecords
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Evaluator, Plot, Predictions, Table, Targets
 from densevit.targets.object_targets import xywh
 
-_Evaluator = TypeVar("_Evaluator", bound="AveragePrecision")
 Overlaps = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows of detections and of truths to IoUs, of one image
 
 
@@ -118,7 +117,7 @@ class AveragePrecision(Evaluator):
         records = self._sorted()
         return {image_id: records.take([n]) for n, image_id in enumerate(records.ids)}
 
-    def resampled(self: _Evaluator, contributions: Iterable[ObjectRecords]) -> _Evaluator:
+    def resampled(self, contributions: Iterable[ObjectRecords]) -> "AveragePrecision":
         sample = copy(self)
         sample._parts, sample._computed, sample._analysis = [*contributions], {}, None
         return sample

@@ -1,6 +1,6 @@
 """Mean intersection over union of label maps, from a confusion matrix over the data set."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from typing import Any
 
@@ -39,6 +39,7 @@ class SemanticSegmentation(Evaluator):
 
     reads = ("semantic",)
     main = "mIoU"
+    by_image = "_images"
 
     def __init__(self, classes: Sequence[Class], boundary: bool | float = False) -> None:
         super().__init__(classes)
@@ -51,7 +52,7 @@ class SemanticSegmentation(Evaluator):
         """Removes all images."""
         self._ids: dict[_Id, None] = {}  # in insertion order
         self._scores: list[Tensor] = []  # (), of each image
-        self._images: dict[_Id, list[np.ndarray]] = {}  # `_nonzero` counts and bands, if `keeps_images`
+        self._images: dict[_Id, list[Tensor]] = {}  # sparse counts and bands, if `keeps_images`
         self._counts: dict[torch.device, Tensor] = {}  # (side, side) each
         self._bands: dict[torch.device, Tensor] = {}  # counts near boundaries; the last index is all other pixels
         self._faults: dict[
@@ -83,16 +84,16 @@ class SemanticSegmentation(Evaluator):
         self._ids[image_id] = None
         self._scores.append(_image_score(counts))
         _sum_up(self._counts, counts)
-        kept = [_nonzero(counts)] if self.keeps_images else []
+        kept = [counts]
         if self.boundary:
             width = boundary_width(self.boundary, (truth.shape[0], truth.shape[1]))
             masked = torch.where(truth == IGNORE, truth, prediction)
             edges = [boundary_of(labels, width, self._band_side - 1) for labels in (truth, masked)]
             bands = count_pairs(edges[0], edges[1], self._band_side)
             _sum_up(self._bands, bands)
-            kept += [_nonzero(bands)] if self.keeps_images else []
+            kept.append(bands)
         if self.keeps_images:
-            self._images[image_id] = kept
+            self._images[image_id] = [x.cpu().to_sparse() for x in kept]
 
     def _check(self, image_id: _Id, truth: Tensor, prediction: Tensor, counts: Tensor) -> None:
         """Raises DataError if `counts` lacks a labelled pixel, because its label or its prediction is no class."""
@@ -160,17 +161,13 @@ class SemanticSegmentation(Evaluator):
             metrics |= {f"{name}/{c.name}": float(value) for c, value in zip(self.classes, values, strict=True)}
         return metrics
 
-    def contributions(self) -> Mapping[_Id, list[np.ndarray]]:
-        """The counts of each image, and those near boundaries; needs `keeps_images`."""
-        return self._images
-
-    def resampled(self, contributions: Iterable[list[np.ndarray]]) -> "SemanticSegmentation":
+    def resampled(self, contributions: Iterable[list[Tensor]]) -> "SemanticSegmentation":
         sample = copy(self)
-        sums = [np.zeros((side, side), np.int64) for side in (self.side, self._band_side)]
+        sums = [torch.zeros(side, side, dtype=torch.int64) for side in (self.side, self._band_side)]
         for image in contributions:
-            for total, (places, pixels) in zip(sums, image, strict=False):
-                total.ravel()[places] += pixels
-        sample._counts, sample._bands = ({torch.device("cpu"): torch.from_numpy(total)} for total in sums)
+            for total, counts in zip(sums, image, strict=False):
+                total += counts
+        sample._counts, sample._bands = ({total.device: total} for total in sums)
         return sample
 
     @property
@@ -255,13 +252,6 @@ def _image_score(counts: Tensor) -> Tensor:
     union = counts.sum(0) + counts.sum(1) - hits
     present = union > 0
     return (hits / union.clamp(min=1)).sum() / present.sum()
-
-
-def _nonzero(counts: Tensor) -> np.ndarray:
-    """The places of the nonzero counts in the flat matrix, and the counts, (2, M)."""
-    flat = counts.flatten().cpu().numpy()
-    places = np.flatnonzero(flat)
-    return np.stack([places, flat[places]])
 
 
 def _sum_up(sums: dict[torch.device, Tensor], counts: Tensor) -> None:

@@ -199,11 +199,11 @@ class Panoptic(Evaluator):
         return {n: (segments, self._confusions.get(n), masks.get(n)) for n, segments in self._segments.items()}
 
     def resampled(self, contributions: Iterable[tuple[Any, ...]]) -> "Panoptic":
-        sample, columns = copy(self), [dict(enumerate(column)) for column in zip(*contributions, strict=True)]
-        known = [{n: value for n, value in column.items() if value is not None} for column in columns]
-        sample._segments, sample._confusions, sample._computed = known[0], known[1], {}
+        sample, columns = copy(self), [*zip(*contributions, strict=True)] or [()] * 3
+        segments, confusions, masks = ({n: x for n, x in enumerate(part) if x is not None} for part in columns)
+        sample._segments, sample._confusions, sample._computed = segments, confusions, {}
         sample._task_evaluators = {
-            task: evaluator.resampled(known[2].values()) if task == "masks" else copy(evaluator)
+            task: evaluator.resampled(masks.values()) if task == "masks" else copy(evaluator)
             for task, evaluator in self._task_evaluators.items()
         }
         return sample

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from typing import Any, TypeVar
+from typing import Any
 
 from densevit.interfaces.data_types import Class, Plot, Predictions, Table, Targets
 from densevit.interfaces.datasets import Dataset
 from densevit.interfaces.heads import Head
-
-_Evaluator = TypeVar("_Evaluator", bound="Evaluator")
 
 DEFAULT_THRESHOLD = 0.5
 """The score threshold of a model without one from validation."""
@@ -25,7 +23,7 @@ class Evaluator:
         255 in `semantic`, -1 in `panoptic`.
     threshold: the score threshold for objects in `tables` and `image_scores`; None: not used. The model's threshold
         replaces it, so that they show what `predict` does; metrics do not use it.
-    version: of the metrics: higher once they are computed in another way.
+    version: the version of the metrics, raised when they are computed in another way.
     by_image: the attribute with the results of each image by id, all that `compute` reads; None: `contributions` and
         `resampled` are implemented, or there are no intervals.
     keeps_images: whether contributions of single images are kept, for an evaluator that otherwise only keeps sums.
@@ -93,7 +91,7 @@ class Evaluator:
         images: Mapping[int | str, Any] = getattr(self, self.by_image)
         return images
 
-    def resampled(self: _Evaluator, contributions: Iterable[Any]) -> _Evaluator:
+    def resampled(self, contributions: Iterable[Any]) -> "Evaluator":
         """A copy that has seen the images of these contributions; a repeated image counts each time."""
         sample = copy(self)
         setattr(sample, str(self.by_image), dict(enumerate(contributions)))

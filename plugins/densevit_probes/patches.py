@@ -5,7 +5,7 @@ A patch is a cell of a feature map: `stride` x `stride` pixels of the network's 
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import IGNORE, Batch, Class, Predictions, Targets
 
 Grid = Literal["image", "input"]
-_Probe = TypeVar("_Probe", bound="PatchProbe")
 
 
 class Patches(NamedTuple):
@@ -109,7 +108,7 @@ class PatchProbe(FeatureProbe):
     def contributions(self) -> Mapping[int | str, Any]:
         return self.metrics.contributions()
 
-    def resampled(self: _Probe, contributions: Iterable[Any]) -> _Probe:
+    def resampled(self, contributions: Iterable[Any]) -> "PatchProbe":
         sample = copy(self)
         sample.metrics = self.metrics.resampled(contributions)
         return sample

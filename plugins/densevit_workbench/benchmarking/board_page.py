@@ -53,10 +53,10 @@ def ranks(rows: Sequence[Row], metric: str) -> list[int]:
     bounds = [sorted(sign * x for x in _interval(row, metric)) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: sign * row_value(rows[i], metric), reverse=True)
     result, lowest, rank = [0] * len(rows), float("inf"), 0
-    for place, i in enumerate(order, 1):
+    for position, i in enumerate(order, 1):
         if bounds[i][1] < lowest:
-            rank = place
-        lowest = min(lowest, bounds[i][0]) if rank != place else bounds[i][0]
+            rank = position
+        lowest = min(lowest, bounds[i][0]) if rank != position else bounds[i][0]
         result[i] = rank
     return result
 
@@ -68,8 +68,8 @@ def row_value(row: Row, metric: str) -> float:
 def _interval(row: Row, metric: str) -> tuple[float, float]:
     """The interval of a score, with the score itself; a score without an interval is one point."""
     value, *bounds = row.scores[metric]
-    known = [value, *(x for x in bounds if x == x)]
-    return min(known), max(known)
+    ends = [value, *(x for x in bounds if x == x)]
+    return min(ends), max(ends)
 
 
 def _board(rows: Sequence[Row]) -> list[str]:

@@ -24,9 +24,9 @@ MEASURED = "measured"
 class Row:
     """A backbone's scores under a protocol.
 
-    texts: by `TEXTS`. training: "frozen" or "trained". source: "measured", or the publication. input: pixels of the
-    network's input. main, lower_is_better: metrics, separated by spaces. scores: value, low and high by metric
-    HEAD/METRIC; nan without an interval.
+    texts: the values of `TEXTS`. training: "frozen" or "trained". source: "measured", or the publication. input: the
+    size of the network's input in pixels. main, lower_is_better: metrics, separated by spaces. scores: value, low and
+    high by metric HEAD/METRIC; nan without an interval.
     """
 
     texts: Mapping[str, str]

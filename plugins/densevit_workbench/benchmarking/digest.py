@@ -28,9 +28,9 @@ def digest_of(parts: Mapping[str, str]) -> str:
     return hashed([parts[name] for name in PARTS])
 
 
-def differing(parts: Mapping[str, str], others: Mapping[str, str]) -> str:
+def differing(parts: Mapping[str, str], second: Mapping[str, str]) -> str:
     """The parts that differ, with both values: "tokens: 4x4, not 8x8"."""
-    return "; ".join(f"{name}: {parts[name]}, not {others[name]}" for name in PARTS if parts[name] != others[name])
+    return "; ".join(f"{name}: {parts[name]}, not {second[name]}" for name in PARTS if parts[name] != second[name])
 
 
 def protocol_of(config: Config, rates: Sequence[float] = ()) -> str:

@@ -62,7 +62,7 @@ def test_the_orders_of_frozen_and_trained_backbones_have_kendalls_tau(tmp_path):
 
 @pytest.fixture
 def camvid(tmp_path):
-    """`camvid(side)`: label maps with thin poles, as in CamVid, reduced to side x side pixels, and a data set's split."""
+    """`camvid(side)`: label maps with thin poles, as in CamVid, reduced to side x side pixels, as a data set."""
 
     def written(side: int) -> LabelMaps:
         rng, root = np.random.default_rng(0), tmp_path / str(side)
