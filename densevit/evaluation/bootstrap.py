@@ -22,6 +22,5 @@ def bootstrap_intervals(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of `compute`, and of columns that are all nan
         samples = [evaluator.resampled([images[i] for i in drawn]).compute() for drawn in draws]
-        table = [list(metrics.values()) for metrics in samples]
-        bounds = np.nanquantile(table, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        bounds = np.nanquantile([[*x.values()] for x in samples], [(1 - level) / 2, (1 + level) / 2], axis=0)
     return {name: (float(low), float(high)) for name, low, high in zip(samples[0], *bounds, strict=True)}

@@ -113,7 +113,6 @@ class AveragePrecision(Evaluator):
         return {f"{prefix}{name}": value for prefix, result in results for name, value in result.metrics.items()}
 
     def contributions(self) -> Mapping[int | str, ObjectRecords]:
-        """The records of each image."""
         records = self._sorted()
         return {image_id: records.take([n]) for n, image_id in enumerate(records.ids)}
 

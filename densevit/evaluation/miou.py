@@ -89,9 +89,8 @@ class SemanticSegmentation(Evaluator):
             width = boundary_width(self.boundary, (truth.shape[0], truth.shape[1]))
             masked = torch.where(truth == IGNORE, truth, prediction)
             edges = [boundary_of(labels, width, self._band_side - 1) for labels in (truth, masked)]
-            bands = count_pairs(edges[0], edges[1], self._band_side)
-            _sum_up(self._bands, bands)
-            kept.append(bands)
+            kept.append(count_pairs(edges[0], edges[1], self._band_side))
+            _sum_up(self._bands, kept[1])
         if self.keeps_images:
             self._images[image_id] = [x.cpu().to_sparse() for x in kept]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from typing import Any
+from typing import Any, cast
 
 from densevit.interfaces.data_types import Class, Plot, Predictions, Table, Targets
 from densevit.interfaces.datasets import Dataset
@@ -88,8 +88,7 @@ class Evaluator:
             raise NotImplementedError(
                 f"{type(self).__name__} needs by_image, or contributions() and resampled(contributions)."
             )
-        images: Mapping[int | str, Any] = getattr(self, self.by_image)
-        return images
+        return cast(Mapping[int | str, Any], getattr(self, self.by_image))
 
     def resampled(self, contributions: Iterable[Any]) -> "Evaluator":
         """A copy that has seen the images of these contributions; a repeated image counts each time."""

@@ -121,7 +121,7 @@ def add_rows(folder: Path, results: Mapping[str, CaseResult], facts: Mapping[str
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[Path, list[Row]] = {}
     for result in results.values():
-        if not result.training.get("digest") or not result.metrics:
+        if not result.head or not result.training.get("digest") or not result.metrics:
             continue
         path, row = folder / f"{result.head}.csv", row_of(result, facts)
         if path not in files:

@@ -58,7 +58,8 @@ def _case(row: Row, path: Path) -> tuple[Case, Namespace]:
         raise DataError(f"{path}: {name}: its command measures {', '.join(case.name for case in cases) or 'nothing'}.")
     rates = _rates(arguments) if case.head in arguments.heads else []
     trainer = {"max_images": arguments.images} if rates and arguments.images else {}
-    protocol = protocol_of(case.config(trainer=trainer), rates if len(rates) > 1 else ())
+    config = case.config(optim={"lr": rates[0]} if rates else {}, trainer=trainer)
+    protocol = protocol_of(config, rates if len(rates) > 1 else ())
     if protocol != row.texts["protocol"]:
         raise DataError(
             f"{path}: {name}: the protocol {row.texts['protocol']} of its digest is not that of its config, "

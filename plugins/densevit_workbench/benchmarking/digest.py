@@ -53,8 +53,9 @@ def parts_of(
     """
     hashes, sizes = hashlib.sha256(), []
     for index in range(len(dataset)):
-        targets = dataset[index]["targets"]
-        sizes.append(tuple(map(int, dataset[index]["image"].shape[-2:])))
+        sample = dataset[index]
+        targets, (height, width) = sample["targets"], sample["image"].shape[-2:]
+        sizes.append((int(height), int(width)))
         for key in sorted(set(targets) & {*dataset.provides, "image_id"}):
             hashes.update(f"{dataset.image_name(index)} {key}".encode() + _bytes(targets[key]))
     side = config.data.image_size
