@@ -200,10 +200,10 @@ class Panoptic(Evaluator):
 
     def resampled(self, contributions: Iterable[tuple[Any, ...]]) -> "Panoptic":
         sample, columns = copy(self), [*zip(*contributions, strict=True)] or [()] * 3
-        segments, confusions, masks = ({n: x for n, x in enumerate(part) if x is not None} for part in columns)
-        sample._segments, sample._confusions, sample._computed = segments, confusions, {}
+        images: list[dict[_Id, Any]] = [{n: x for n, x in enumerate(part) if x is not None} for part in columns]
+        sample._segments, sample._confusions, sample._computed = *images[:2], {}
         sample._task_evaluators = {
-            task: evaluator.resampled(masks.values()) if task == "masks" else copy(evaluator)
+            task: evaluator.resampled(images[2].values()) if task == "masks" else copy(evaluator)
             for task, evaluator in self._task_evaluators.items()
         }
         return sample
