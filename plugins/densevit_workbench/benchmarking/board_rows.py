@@ -15,7 +15,18 @@ from densevit_workbench.benchmarking.benchmark_results import CaseResult
 from densevit_workbench.benchmarking.digest import PARTS, digest_of
 
 VERSION = "1"  # of the files
-TEXTS = ("backbone", "training", "source", "command", "digest", *PARTS, "input", "seeds", "images", "parameters")
+TEXTS: tuple[str, ...] = (
+    "backbone",
+    "training",
+    "source",
+    "command",
+    "digest",
+    *PARTS,
+    "input",
+    "seeds",
+    "images",
+    "parameters",
+)
 TEXTS += ("multiply_adds", "machine", "date", "main", "lower_is_better")
 MEASURED = "measured"
 

@@ -14,7 +14,6 @@ import pytorch_lightning as lightning
 from densevit.config import Config
 from densevit.errors import DensevitError
 from densevit.evaluation.bootstrap import bootstrap_intervals
-from densevit.evaluation.metrics_file import overall
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.optim import learning_rate
@@ -166,8 +165,8 @@ class _Facts(lightning.Callback):
         for name, evaluator in (pl_module.validation.evaluators or {}).items() if trainer.state.fn == "fit" else ():
             with suppress(NotImplementedError):
                 bounds = bootstrap_intervals(evaluator, RESAMPLES, np.random.default_rng(0))
-                finite_bounds = {metric: pair for metric, pair in overall(bounds).items() if pair[0] == pair[0]}
-                intervals |= {f"{name}/{metric}": [*pair] for metric, pair in finite_bounds.items()}
+                defined = {n: [*pair] for n, pair in bounds.items() if "/" not in n and pair[0] == pair[0]}
+                intervals |= {f"{name}/{metric}": pair for metric, pair in defined.items()}
         self.validations.append((finite(dict(pl_module.validation.metrics)), intervals))
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
