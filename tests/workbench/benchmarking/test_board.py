@@ -70,13 +70,15 @@ def camvid(tmp_path):
             for number in range(3):
                 labels = np.zeros((448, 448), np.uint8)
                 labels[200:] = 1
-                for x in rng.integers(0, 440, 12):
-                    labels[100 : 300 + x // 4, x : x + 3] = 2
-                step = np.arange(side) * 448 // side
-                for kind, array in (("images", np.repeat(labels[..., None] * 80, 3, 2)), ("labels", labels)):
+                for x in range(0, 416, 32) + rng.integers(0, 32, 13):
+                    labels[100 : 300 + x // 4, x] = 2
+                edges = np.arange(side) * 448 // side
+                shares = np.eye(3, dtype=int)[labels]  # pixels of each class in the blocks between the edges
+                reduced = np.add.reduceat(np.add.reduceat(shares, edges, 0), edges, 1).argmax(2).astype(np.uint8)
+                for kind, array in (("images", np.repeat(reduced[..., None] * 80, 3, 2)), ("labels", reduced)):
                     folder = root / kind / split
                     folder.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(array[step][:, step]).save(folder / f"{number}.png")
+                    Image.fromarray(array).save(folder / f"{number}.png")
         return LabelMaps("val", root=str(root), classes=["sky", "road", "pole"])
 
     return written
@@ -91,22 +93,20 @@ def test_masks_reduced_before_the_metric_score_higher_and_have_another_digest(ca
         class backbone:  # noqa: N801
             strides = (16,)
 
-    for side in (448, 100):
-        dataset, evaluator = camvid(side), SemanticSegmentation(camvid(side).classes["segmentation"])
+    datasets = {side: camvid(side) for side in (448, 100)}
+    for side, dataset in datasets.items():
+        evaluator = SemanticSegmentation(dataset.classes["segmentation"])
         for index in range(len(dataset)):
             truth = dataset[index]["targets"]
-            full = camvid(448)[index]["targets"]["semantic"]
+            full = datasets[448][index]["targets"]["semantic"]
             patches = full.unfold(0, 14, 14).unfold(1, 14, 14).flatten(2).mode(2).values
             cells = torch.arange(side) * 32 // side
             evaluator.update([{"semantic": patches[cells][:, cells]}], [truth])
-        mious[side] = evaluator.compute()["IoU/road"]
+        mious[side] = evaluator.compute()["mIoU"]
         parts[side] = parts_of(config, dataset, Model, {"s": evaluator}, ())
-    assert mious[100] != mious[448]
-    assert (
-        digest_of(parts[100])
-        != digest_of(parts[448])
-        == digest_of(parts_of(config, camvid(448), Model, {"s": evaluator}, ()))
-    )
+    assert mious[100] > mious[448] + 0.1  # poles are too thin for the reduced masks
+    again = parts_of(config, camvid(448), Model, {"s": evaluator}, ())
+    assert digest_of(parts[100]) != digest_of(parts[448]) == digest_of(again)
     assert "labels: 100x100, not 448x448" in differing(parts[100], parts[448])
 
 
