@@ -1,6 +1,7 @@
 """COCO's average precision (Lin et al. 2014) for any IoU, and for boxes; identical to pycocotools to the last digit."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -110,6 +111,15 @@ class AveragePrecision(Evaluator):
         """The metrics: fractions 0 ... 1, nan without ground truth."""
         results = self._results().items()
         return {f"{prefix}{name}": value for prefix, result in results for name, value in result.metrics.items()}
+
+    def contributions(self) -> Mapping[int | str, ObjectRecords]:
+        records = self._sorted()
+        return {image_id: records.take([n]) for n, image_id in enumerate(records.ids)}
+
+    def resampled(self, contributions: Iterable[ObjectRecords]) -> "AveragePrecision":
+        sample = copy(self)
+        sample._parts, sample._computed, sample._analysis = [*contributions], {}, None
+        return sample
 
     def tables(self) -> dict[str, Table]:
         """AP and AR of each class; errors by type (see `analyse`); the confusion matrix of detections with a score of

@@ -54,6 +54,7 @@ class DepthErrors(Evaluator):
 
     reads = (("depth", "inverse_depth"),)
     main = "AbsRel"
+    by_image = "_sums"
 
     def __init__(
         self,

@@ -37,6 +37,7 @@ class Classification(Evaluator):
 
     reads = ("class_scores",)
     main = "top1"
+    by_image = "_images"
 
     def __init__(self, classes: Sequence[Class]) -> None:
         super().__init__(classes)

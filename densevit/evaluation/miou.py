@@ -1,6 +1,7 @@
 """Mean intersection over union of label maps, from a confusion matrix over the data set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class SemanticSegmentation(Evaluator):
 
     reads = ("semantic",)
     main = "mIoU"
+    by_image = "_images"
 
     def __init__(self, classes: Sequence[Class], boundary: bool | float = False) -> None:
         super().__init__(classes)
@@ -50,6 +52,7 @@ class SemanticSegmentation(Evaluator):
         """Removes all images."""
         self._ids: dict[_Id, None] = {}  # in insertion order
         self._scores: list[Tensor] = []  # (), of each image
+        self._images: dict[_Id, list[Tensor]] = {}  # sparse counts and bands, if `keeps_images`
         self._counts: dict[torch.device, Tensor] = {}  # (side, side) each
         self._bands: dict[torch.device, Tensor] = {}  # counts near boundaries; the last index is all other pixels
         self._faults: dict[
@@ -81,11 +84,15 @@ class SemanticSegmentation(Evaluator):
         self._ids[image_id] = None
         self._scores.append(_image_score(counts))
         _sum_up(self._counts, counts)
+        kept = [counts]
         if self.boundary:
             width = boundary_width(self.boundary, (truth.shape[0], truth.shape[1]))
             masked = torch.where(truth == IGNORE, truth, prediction)
             edges = [boundary_of(labels, width, self._band_side - 1) for labels in (truth, masked)]
-            _sum_up(self._bands, count_pairs(edges[0], edges[1], self._band_side))
+            kept.append(count_pairs(edges[0], edges[1], self._band_side))
+            _sum_up(self._bands, kept[1])
+        if self.keeps_images:
+            self._images[image_id] = [x.cpu().to_sparse() for x in kept]
 
     def _check(self, image_id: _Id, truth: Tensor, prediction: Tensor, counts: Tensor) -> None:
         """Raises DataError if `counts` lacks a labelled pixel, because its label or its prediction is no class."""
@@ -107,6 +114,7 @@ class SemanticSegmentation(Evaluator):
             "counts": self.counts,
             "bands": _total(self._bands, self._band_side),
             "fault": self._first_fault(),
+            "images": self._images,
         }
 
     def merge(self, states: Sequence[dict[str, Any]]) -> None:
@@ -124,6 +132,7 @@ class SemanticSegmentation(Evaluator):
                     f"Image {twice[0]!r} was evaluated by two processes; each image belongs to a single process."
                 )
             self._ids.update(dict.fromkeys(state["ids"]))
+            self._images |= state["images"]
             self._scores.extend(torch.as_tensor(state["scores"]).unbind())
             _sum_up(self._counts, torch.from_numpy(state["counts"]))
             _sum_up(self._bands, torch.from_numpy(state["bands"]))
@@ -150,6 +159,15 @@ class SemanticSegmentation(Evaluator):
         for name, values in by_class.items():
             metrics |= {f"{name}/{c.name}": float(value) for c, value in zip(self.classes, values, strict=True)}
         return metrics
+
+    def resampled(self, contributions: Iterable[list[Tensor]]) -> "SemanticSegmentation":
+        sample = copy(self)
+        sums = [torch.zeros(side, side, dtype=torch.int64) for side in (self.side, self._band_side)]
+        for image in contributions:
+            for total, counts in zip(sums, image, strict=False):
+                total += counts
+        sample._counts, sample._bands = ({total.device: total} for total in sums)
+        return sample
 
     @property
     def counts(self) -> np.ndarray:

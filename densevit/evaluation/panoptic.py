@@ -1,7 +1,8 @@
 """Panoptic quality (Kirillov et al. 2019), with mask AP and mIoU of the same predictions in one table."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,21 @@ class Panoptic(Evaluator):
             stuff = {f"mask_AP/{c.name}" for c in self.classes if not c.thing} if task == "masks" else set()
             metrics |= {name: value for name, value in task_metrics.items() if name not in stuff}
         return metrics
+
+    def contributions(self) -> Mapping[_Id, tuple[Any, ...]]:
+        """The segments, the confusion counts and the mask records of each image; None for a task without the image."""
+        masks = self._task_evaluators["masks"].contributions() if "masks" in self._tasks else {}
+        return {n: (segments, self._confusions.get(n), masks.get(n)) for n, segments in self._segments.items()}
+
+    def resampled(self, contributions: Iterable[tuple[Any, ...]]) -> "Panoptic":
+        sample, columns = copy(self), [*zip(*contributions, strict=True)] or [()] * 3
+        images: list[dict[_Id, Any]] = [{n: x for n, x in enumerate(part) if x is not None} for part in columns]
+        sample._segments, sample._confusions, sample._computed = *images[:2], {}
+        sample._task_evaluators = {
+            task: evaluator.resampled(images[2].values()) if task == "masks" else copy(evaluator)
+            for task, evaluator in self._task_evaluators.items()
+        }
+        return sample
 
     def tables(self) -> dict[str, Table]:
         """One table of all tasks, with means and then one row per class; the confusion matrix of label maps."""

@@ -1,7 +1,8 @@
 """The interface of evaluators."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from typing import Any, cast
 
 from densevit.interfaces.data_types import Class, Plot, Predictions, Table, Targets
 from densevit.interfaces.datasets import Dataset
@@ -22,6 +23,10 @@ class Evaluator:
         255 in `semantic`, -1 in `panoptic`.
     threshold: the score threshold for objects in `tables` and `image_scores`; None: not used. The model's threshold
         replaces it, so that they show what `predict` does; metrics do not use it.
+    version: the version of the metrics, raised when they are computed in another way.
+    by_image: the attribute with the results of each image by id, all that `compute` reads; None: `contributions` and
+        `resampled` are implemented, or there are no intervals.
+    keeps_images: whether contributions of single images are kept, for an evaluator that otherwise only keeps sums.
 
     Example:
         >>> class Objects(densevit.Evaluator):
@@ -37,6 +42,9 @@ class Evaluator:
     lower_is_better: tuple[str, ...] = ()
     partial: bool = False
     threshold: float | None = None
+    version: int = 1
+    by_image: str | None = None
+    keeps_images: bool = False
 
     def __init__(self, classes: Sequence[Class]) -> None:
         self.classes = tuple(classes)
@@ -73,6 +81,20 @@ class Evaluator:
         raise NotImplementedError(
             f"{type(self).__name__} needs state() and merge(states) to evaluate on several processes."
         )
+
+    def contributions(self) -> Mapping[int | str, Any]:
+        """What each image contributes to the metrics, by id."""
+        if self.by_image is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} needs by_image, or contributions() and resampled(contributions)."
+            )
+        return cast(Mapping[int | str, Any], getattr(self, self.by_image))
+
+    def resampled(self, contributions: Iterable[Any]) -> "Evaluator":
+        """A copy that has seen the images of these contributions; a repeated image counts each time."""
+        sample = copy(self)
+        setattr(sample, str(self.by_image), dict(enumerate(contributions)))
+        return sample
 
     def prepare(self, head: Head, data: Dataset) -> None:
         """Called before each evaluation with the head and the data set. Default: accepts any.

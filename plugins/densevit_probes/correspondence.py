@@ -33,6 +33,7 @@ class ViewCorrespondence(FeatureProbe):
     """
 
     main = "recall10"
+    by_image = "_recalls"
 
     def __init__(
         self, classes: Sequence[Any] = (), matches: int = 1000, spacing: int = 8, jitter: float = 0.2, seed: int = 0

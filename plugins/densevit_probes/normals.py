@@ -40,6 +40,7 @@ class SurfaceNormals(FeatureProbe):
     needs = ("normals",)
     main = "mean"
     lower_is_better = ("mean", "median")
+    by_image = "_counts"
 
     def __init__(self, classes: Sequence[Any] = (), ridge: float = 1e-3) -> None:
         super().__init__(())

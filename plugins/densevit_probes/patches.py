@@ -3,7 +3,8 @@
 A patch is a cell of a feature map: `stride` x `stride` pixels of the network's input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -83,6 +84,7 @@ class PatchProbe(FeatureProbe):
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
         """Adds images. predictions: a `Patches` under the key `feature`. truths: image_id, semantic (H, W)."""
+        self.metrics.keeps_images = self.keeps_images
         for prediction, truth in zip(predictions, truths, strict=True):
             if "semantic" not in truth:
                 continue
@@ -102,6 +104,14 @@ class PatchProbe(FeatureProbe):
 
     def merge(self, states: Sequence[dict[str, Any]]) -> None:
         self.metrics.merge(states)
+
+    def contributions(self) -> Mapping[int | str, Any]:
+        return self.metrics.contributions()
+
+    def resampled(self, contributions: Iterable[Any]) -> "PatchProbe":
+        sample = copy(self)
+        sample.metrics = self.metrics.resampled(contributions)
+        return sample
 
     def compute(self) -> dict[str, float]:
         """The metrics of `SemanticSegmentation`."""

@@ -209,6 +209,7 @@ def setting_of(config: Config) -> dict[str, Any]:
         "image_size": [size, size] if isinstance(size, int) else size,
         "batch_size": data.batch_size,
         "initial_weights": config.initial_weights,
+        "frozen": config.backbone.freeze is True,
     }
 
 

@@ -4,22 +4,27 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as lightning
 
 from densevit.config import Config
 from densevit.errors import DensevitError
+from densevit.evaluation.bootstrap import bootstrap_intervals
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.optim import learning_rate
 from densevit.training.run.fit import Run, fit
 from densevit_workbench.benchmarking.benchmark_results import CaseResult, finite
 from densevit_workbench.benchmarking.cases import Case
+from densevit_workbench.benchmarking.digest import parts_of
 from densevit_workbench.benchmarking.timing import device_name
 
 AGAIN = "the same command as before"  # how a user resumes an interrupted run
+RESAMPLES = 300  # of the images, for the intervals of metrics
 TRIAL_SHARE = 8  # a trial of a learning rate sees one eighth of the images
 
 
@@ -54,10 +59,14 @@ def train_case(
             continue
         optim = {"lr": training["lr"]} if rates else {}
         trainer = {"max_images": images} if images else {}
-        facts, start = _Facts(), time.perf_counter()
+        facts, start = _Facts(rates), time.perf_counter()
         name = "run" if seed == config.seed else f"run-seed-{seed}"
         run = _trained(case.config(seed, optim=optim, trainer=trainer), folder / name, facts)
-        runs[str(seed)] = {"seconds": time.perf_counter() - start, "metrics": finite(run.metrics)}
+        runs[str(seed)] = {
+            "seconds": time.perf_counter() - start,
+            "metrics": finite(run.metrics),
+            "intervals": facts.intervals_of(run.metrics),
+        }
         training |= facts.values
         save()
     training |= {"seeds": seeds, **_summary([runs[str(seed)] for seed in seeds])}
@@ -84,12 +93,17 @@ def _rate(
 
 
 def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means and sample standard deviations of metrics; None where a run lacks the metric. No deviations for one run."""
+    """Means and sample standard deviations of metrics; None where a run lacks the metric. No deviations for one run.
+    Intervals reach from the lowest to the highest bound of the runs."""
     by_metric = {name: [run["metrics"].get(name) for run in runs] for name in runs[0]["metrics"]}
     complete = {name: values for name, values in by_metric.items() if None not in values}
     means = dict.fromkeys(by_metric) | {name: statistics.fmean(values) for name, values in complete.items()}
     deviations = {name: statistics.stdev(values) for name, values in complete.items()} if len(runs) > 1 else {}
-    return {"seconds": sum(run["seconds"] for run in runs), "metrics": means, "deviations": deviations}
+    bounds = [run["intervals"] for run in runs if "intervals" in run]
+    shared = [name for name in (bounds[0] if bounds else ()) if all(name in each for each in bounds)]
+    intervals = {n: [min(each[n][0] for each in bounds), max(each[n][1] for each in bounds)] for n in shared}
+    seconds = sum(run["seconds"] for run in runs)
+    return {"seconds": seconds, "metrics": means, "deviations": deviations, "intervals": intervals}
 
 
 def _trained(config: Config, folder: Path, facts: "_Facts") -> Run:
@@ -131,22 +145,45 @@ def _trial_images(budget: int | None) -> int:
 
 
 class _Facts(lightning.Callback):
-    """Collects facts about a run for the tables."""
+    """Collects facts about a run for the tables: its digest, and the intervals of each validation's metrics.
 
-    def __init__(self) -> None:
+    rates: the learning rates to choose from.
+    """
+
+    def __init__(self, rates: Sequence[float]) -> None:
+        self.rates = rates if len(rates) > 1 else ()
         self.values: dict[str, Any] = {}
+        self.validations: list[tuple[dict[str, Any], dict[str, list[float]]]] = []
+
+    def intervals_of(self, metrics: Mapping[str, float]) -> dict[str, list[float]]:
+        """The 95 % intervals HEAD/METRIC of the validation with these metrics."""
+        return next((intervals for other, intervals in self.validations if other == finite(dict(metrics))), {})
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, DenseModule)
+        intervals: dict[str, list[float]] = {}
+        for name, evaluator in (pl_module.validation.evaluators or {}).items() if trainer.state.fn == "fit" else ():
+            with suppress(NotImplementedError):
+                bounds = bootstrap_intervals(evaluator, RESAMPLES, np.random.default_rng(0))
+                defined = {n: [*pair] for n, pair in bounds.items() if "/" not in n and pair[0] == pair[0]}
+                intervals |= {f"{name}/{metric}": pair for metric, pair in defined.items()}
+        self.validations.append((finite(dict(pl_module.validation.metrics)), intervals))
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         module = getattr(trainer, "datamodule", None)  # Lightning sets it in `fit`
         assert isinstance(module, DenseDataModule)
         assert isinstance(pl_module, DenseModule) and pl_module.budget is not None
         model, data, evaluators = pl_module.model, module.data, pl_module.validation.evaluators or {}
+        for evaluator in evaluators.values():
+            evaluator.keeps_images = True
+        assert pl_module.config is not None
         self.values = {
             "images": pl_module.budget.images,
             "lr": learning_rate(pl_module.optim, pl_module.budget.images_per_step),
             "adapted_stem": bool(model.sections is not None and model.sections.backbone.adapted_stem),
             "train_images": len(data.train),
             "val_images": len(data.val),
+            "digest": parts_of(pl_module.config, data.val, model, evaluators, self.rates),
             "device": device_name(trainer.strategy.root_device),
             "precision": str(trainer.precision),
             "main": [f"{name}/{evaluator.main}" for name, evaluator in evaluators.items()],
