@@ -82,8 +82,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "windows, NMS of boxes, and test-time augmentation of dense heads; by default as in the run"
     )
     for name, parse, form, text in (
-        ("window", _sides, "SIDE|HxW", "size of sliding windows, in pixels of --image-size; null: the full image"),
-        ("stride", _sides, "SIDE|HxW", "stride of the windows; null: two thirds of the window"),
+        ("window", sides, "SIDE|HxW", "size of sliding windows, in pixels of --image-size; null: the full image"),
+        ("stride", sides, "SIDE|HxW", "stride of the windows; null: two thirds of the window"),
         ("scales", _factors, "S,S,...", "scales of the image: 0.75,1,1.25"),
         ("average", str, "KIND", "average logits or probabilities"),
         ("nms", float, "IOU", "remove boxes that overlap a better box of their class by more than this"),
@@ -106,7 +106,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_trust(parser)
 
 
-def _sides(text: str) -> int | list[int] | None:
+def sides(text: str) -> int | list[int] | None:
     """Parses 512, 512x768 (height x width) or null."""
     try:
         sides = None if text == "null" else [int(side) for side in text.split("x")]
@@ -117,7 +117,7 @@ def _sides(text: str) -> int | list[int] | None:
 
 def _image_size(text: str) -> str | int | list[int] | None:
     """Parses source, 1280 or 960x1280 (height x width)."""
-    return "source" if text == "source" else _sides(text)
+    return "source" if text == "source" else sides(text)
 
 
 def _number_of_images(text: str) -> int:

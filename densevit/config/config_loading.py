@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from densevit.config import config_layers, yaml_io
 from densevit.config.initial_weights import settled
 from densevit.config.model_schema import ModelSections
@@ -11,6 +13,7 @@ from densevit.config.schema import Config
 from densevit.config.schema_validation import validated
 from densevit.config.sources import Sources
 from densevit.errors import ConfigError, printable
+from densevit.paths import user_path
 from densevit.registry.importing import MODULE_CLASS
 
 _LARGEST_IN_FILE = 2**20  # characters of a config inside another file: PyYAML takes minutes for megabytes
@@ -93,7 +96,23 @@ def dump(config: ModelSections, comments: Mapping[str, str] | None = None) -> st
 
 def _loaded(layer: config_layers.Layer, source: str, overrides: Sequence[str]) -> Config:
     layer = config_layers.with_overrides(layer, overrides)
+    if "backbone" not in layer.values and isinstance(weights := layer.values.get("weights"), str):
+        layer.values |= _backbone_of(weights)
     return settled(_validated(layer.values, Sources({(): source, **layer.sources}, layer.typed)))
+
+
+def _backbone_of(weights: str) -> dict[str, Any]:
+    """The section `backbone` of a run or of a model file, as {"backbone": section}; {} if the file has none."""
+    path = user_path(weights)
+    folder = path if path.is_dir() else None
+    try:
+        with safe_open(path if folder is None else folder / "model.safetensors", framework="np") as file:
+            text = (file.metadata() or {}).get("config", "{}")
+    except (SafetensorError, OSError):
+        return {}
+    values = {key: value for key, value in values_of_file(text, weights).items() if key == "backbone"}
+    check_no_code(values, weights, folder)
+    return values
 
 
 def _validated(values: Mapping[str, Any], sources: Sources) -> Config:

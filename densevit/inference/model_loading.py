@@ -15,6 +15,7 @@ from densevit.inference.runtimes import is_exported, open_file
 from densevit.model import DenseModel
 from densevit.paths import user_path
 from densevit.weights import checkpoint_io, converting, model_file
+from densevit.weights.model_joining import on_backbone, read_part
 from densevit.weights.pretrained_models import Classes, Section, build_with_weights
 
 _DEVICE_FIX = 'Fix: use device "auto": an accelerator if there is one, else the CPU.'
@@ -74,6 +75,7 @@ def load(
     device: str | torch.device | None = None,
     trust: bool = False,
     runtime: str | None = None,
+    backbone: str | Path | None = None,
 ) -> Predictor:
     """Loads the predictor of a run folder, a model file, a checkpoint of another project, `hf:ORG/NAME`, or a file of
     `densevit.export`, whose predictor runs the file on the CPU.
@@ -82,6 +84,7 @@ def load(
     trust: True: imports classes that the file names as `module:Class`, and unpickles another project's .pth file.
     False: runs no code of the file. Installed plugins, and classes in the config.yaml of a run folder, need no trust.
     runtime: what runs ONNX files: "onnxruntime" or "openvino"; None: "onnxruntime".
+    backbone: for a file of `densevit join --heads-only`: a run, a model file or pretrained weights with their backbone.
     Raises WeightsError for an incomplete model and for a backbone without heads; ConfigError for a class that the file
     names, without trust.
 
@@ -91,7 +94,10 @@ def load(
         torch.Size([480, 720])
     """
     target = device_of(device)
-    loaded = load_any(source, trust, runtime)
+    if backbone is None:
+        loaded = load_any(source, trust, runtime)
+    else:
+        loaded = _loaded(on_backbone(read_part(source, trust=trust), backbone, trust))
     return Predictor(loaded.model, loaded.sections).to(target)
 
 

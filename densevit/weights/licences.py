@@ -13,6 +13,13 @@ _SOURCE = re.compile(  # where the licence is stated: a repository, an organisat
 )
 _NON_COMMERCIAL = re.compile(r"cc-by-nc|non[- ]?commercial|research[- ]only|apple-amlr")
 
+_NO_DERIVATIVES = re.compile(r"cc-by(-nc)?-nd|no[- ]?derivatives")
+
+
+def forbids_derivatives(licence: str) -> bool:
+    """Whether a licence forbids to publish works derived from the weights, such as CC-BY-ND."""
+    return _NO_DERIVATIVES.search(licence.lower()) is not None
+
 
 def permits_commercial_use(licence: str | None) -> bool:
     """Whether `licence` is the SPDX identifier of a permissive licence, alone or with its source as in "MIT

@@ -20,6 +20,7 @@ from densevit.model import (
     backbone_from,
     build_from_sections,
 )
+from densevit.model.fingerprint import backbone_digest
 from densevit.model.lora import merged_state
 from densevit.paths import user_path
 from densevit.weights.checkpoint_io import read as read_checkpoint
@@ -34,6 +35,7 @@ from densevit.weights.state_dict_io import (
 from densevit.weights.state_dict_loading import load_state
 
 _CLASSES = TypeAdapter(dict[str, tuple[Class, ...]])
+DIGEST = "backbone_digest"  # the header's entry in a file of heads
 _THRESHOLDS = TypeAdapter(dict[str, Annotated[float, Field(ge=0, le=1)]])
 
 
@@ -43,12 +45,13 @@ def save(
     sections: ModelSections | None = None,
     state: Mapping[str, Tensor] | None = None,
     step: int | None = None,
+    further: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Writes a model file: the tensors, and classes, config and format version in the header. LoRA adapters are merged.
 
     sections: the config, or the sections of a model without one; None: the model's sections. state: the model's
     complete state dict, if this process holds only a part of the parameters; None: the model's. step: the training
-    step. If the model has no heads, writes a file as `save_backbone` does.
+    step. further: further entries of the header. If the model has no heads, writes a file as `save_backbone` does.
 
     Raises WeightsError for a model that was built from modules instead of sections: its plugins and options are
     unknown.
@@ -73,7 +76,15 @@ def save(
             step,
         )
     state = merged_state(model.state_dict() if state is None else state, sections.backbone.lora)
-    _write(state, {**entries(model, sections), **_step(step)}, user_path(path))
+    _write(state, {**entries(model, sections), **_step(step), **further}, user_path(path))
+
+
+def save_heads(model: DenseModel, path: Path, further: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Writes a model file without the tensors of the backbone, but with their digest. further: the parameter of
+    `save`."""
+    assert model.sections is not None
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("backbone.")}
+    _write(state, {**entries(model, model.sections), "part": "heads", DIGEST: backbone_digest(model), **further}, path)
 
 
 def entries(model: DenseModel, sections: ModelSections) -> dict[str, str]:
@@ -128,8 +139,8 @@ def load(run: str | Path, trust: bool = False) -> DenseModel:
     trust: whether the file, or config.yaml of the folder, may name a `module:Class`, whose code then runs. Raises
     WeightsError for a missing or incomplete model, and ConfigError for a class without trust.
     """
-    state, entries, path = _read(run)
-    return from_state(state, entries, path, trust, _folder(run))
+    state, entries, path = read(run)
+    return from_state(state, entries, path, trust, folder_of(run))
 
 
 def from_state(
@@ -142,7 +153,11 @@ def from_state(
     """Builds a model from a state dict and the header of the file that contained it. source: the file, for messages.
     trust: whether the header may name a `module:Class`. run: the parameter of `config.check_no_code`.
     """
-    description = described(entries, source, trust, run)
+    return built(state, described(entries, source, trust, run), source)
+
+
+def built(state: Mapping[str, Tensor], description: "Description", source: str) -> DenseModel:
+    """Builds the model of a header and loads its tensors, in evaluation mode. source: the file, for messages."""
     try:
         model = build_from_sections(description.sections, description.classes, pretrained=False)
     except DensevitError as error:
@@ -166,6 +181,11 @@ def described(entries: Mapping[str, str], source: str, trust: bool = False, run:
     check_format(entries.get("format_version"), source)
     if entries.get("part") == "backbone":
         raise WeightsError(f"{source}: contains only a backbone. Train with `backbone.weights={source}`.")
+    if entries.get("part") == "heads":
+        raise WeightsError(
+            f"{source}: contains only heads. Fix: densevit join MODEL {source}, where MODEL has their backbone; or "
+            "densevit.load(..., backbone=SOURCE)."
+        )
     try:
         values = configs.values_of_file(entries["config"], source)
         complete = "trainer" in values
@@ -189,28 +209,28 @@ def score_thresholds(entries: Mapping[str, str]) -> dict[str, float]:
 
 def load_backbone(run: str | Path, trust: bool = False) -> tuple[Backbone, BackboneSection]:
     """Loads the backbone of a run or of a file by `save_backbone`, in evaluation mode. Returns it and its section."""
-    state, entries, path = _read(run)
+    state, entries, path = read(run)
     check_format(entries.get("format_version"), path)
     values = configs.values_of_file(entries.get("config", ""), path).get("backbone")
     if not isinstance(values, dict):  # a text would name a section's file
         raise WeightsError(f"{path}: its header is corrupt (backbone is a {type(values).__name__}). Copy it again.")
     if not trust:
-        configs.check_no_code(values, path, _folder(run))
+        configs.check_no_code(values, path, folder_of(run))
     section = configs.section("backbone", values, path)
     backbone = backbone_from(section, pretrained=False)
     load_state(backbone, part(state, "backbone."), path)
     return backbone.eval(), section
 
 
-def _folder(run: str | Path) -> Path | None:
+def folder_of(run: str | Path) -> Path | None:
     """The run's folder; None if `run` is a file."""
     path = user_path(run)
     return path if path.is_dir() else None
 
 
-def _read(run: str | Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
+def read(run: str | Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
     """The tensors, the header and the name of a run's model file."""
-    file = str(run) if _folder(run) is None else f"{run}/model.safetensors"
+    file = str(run) if folder_of(run) is None else f"{run}/model.safetensors"
     checkpoint = read_checkpoint(run)
     if checkpoint.header.get("format") != "densevit":
         raise WeightsError(

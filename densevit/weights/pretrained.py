@@ -54,13 +54,14 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
         raise WeightsError(f"{where} contains only a backbone. Name it as backbone.weights={checkpoint.source}.")
     state = by_model_heads(model, checkpoint, where)
     tensors, excluded, left_out = model.state_dict(), dict[str, str](), dict(checkpoint.left_out)
-    heads = {name.split(".")[1] for name in state if name.startswith("heads.")} & set(model.heads)
-    for name in tensors if heads else ():
+    saved_heads = {name.split(".")[1] for name in state if name.startswith("heads.")}
+    heads = saved_heads & set(model.heads)
+    for name in tensors if saved_heads else ():
         if _head_of(name) not in (None, *heads):
             excluded[name] = f"the weights have no head {_head_of(name)!r}"
         elif name.startswith("log_variances.") and name not in state:
             excluded[name] = "that head's loss weight was not learned"
-    for name in state if heads else ():
+    for name in state if saved_heads else ():
         if _head_of(name) not in (None, *model.heads):
             left_out[name] = f"this model has no head {_head_of(name)!r}"
         elif name.startswith("log_variances.") and name not in tensors:

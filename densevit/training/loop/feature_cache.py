@@ -18,6 +18,7 @@ from torch import Tensor
 from densevit.data.datasets.scan_cache import cache_folder
 from densevit.errors import ConfigError, DensevitError
 from densevit.model import DenseModel
+from densevit.model.fingerprint import as_bytes, backbone_digest
 
 _DTYPES: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 _DIGEST = 16  # bytes that identify an image
@@ -70,7 +71,7 @@ class FeatureCache:
 
     def _open(self) -> None:
         """Finds the stored rows: at the first images, as a resumed run gets its weights after the cache is built."""
-        self.folder = cache_folder() / "features" / f"{_digest(self._model)}-{self._precision}"
+        self.folder = cache_folder() / "features" / f"{backbone_digest(self._model)}-{self._precision}"
         self._name = uuid.uuid4().hex[:12]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -165,24 +166,10 @@ class FeatureCache:
             )
 
 
-def _digest(model: DenseModel) -> str:
-    """32 hexadecimal digits of the backbone's class, options, weights and buffers."""
-    section = None if model.sections is None else (model.sections.backbone.name, model.sections.backbone.options)
-    digest = hashlib.blake2b(repr((type(model.backbone).__qualname__, section)).encode(), digest_size=_DIGEST)
-    for name, value in model.backbone.state_dict().items():
-        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(_bytes(value))
-    return digest.hexdigest()
-
-
 def _identity(image: Tensor) -> bytes:
     """Identifies an image and the precision of its features."""
     device = image.device.type
     half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else image.dtype
     digest = hashlib.blake2b(f"{tuple(image.shape)}{half}".encode(), digest_size=_DIGEST)
-    digest.update(_bytes(image))
+    digest.update(as_bytes(image))
     return digest.digest()
-
-
-def _bytes(value: Tensor) -> Any:
-    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
