@@ -16,6 +16,8 @@ from PIL import Image
 import densevit
 from densevit import cli, registry
 from densevit.errors import DensevitError
+from densevit.weights import model_file
+from densevit.weights.model_joining import join, read_part
 
 BACKBONE, HEADS = {"name": "swin", "variant": "nano", "window_size": 4}, {"x": {"name": "setr", "width": 8}}
 SCENES = {"name": "scenes", "train_length": 2, "val_length": 2, "image_size": 64, "batch_size": 2}
@@ -37,6 +39,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path / "..")
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "image.png")
     densevit.save(predictor(), tmp_path / "model.safetensors")
+    model_file.save_heads(join([read_part(tmp_path / "model.safetensors")]), tmp_path / "heads.safetensors")
     values = {"backbone": BACKBONE, "heads": HEADS, "data": SCENES, "trainer": {"max_steps": 1}}
     image, found = {"id": 1, "file_name": "a.png", "width": 9, "height": 9}, {"image_id": 1, "bbox": [0, 0, 4, 4]}
     files = {
@@ -93,6 +96,7 @@ READ: dict[str, Callable[[], object]] = {
     "create_model.weights": lambda: densevit.create_model(BACKBONE, HEADS, ["a", "b"], weights="~/model.safetensors"),
     "inspect.image": lambda: densevit.inspect(predictor(), "~/image.png"),
     "load.source": lambda: densevit.load("~/model.safetensors"),
+    "load.backbone": lambda: densevit.load("~/heads.safetensors", backbone="~/model.safetensors"),
     "Predictor.predict": lambda: predictor().predict(["~/image.png", Path("~/image.png")]),
     "Predictor.predict, a pattern": lambda: [*predictor().predict("~/*.png")],
 }

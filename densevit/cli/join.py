@@ -1,8 +1,10 @@
-"""Joins heads that were trained apart on the same frozen backbone into one model file.
+"""Joins heads that were trained apart on one frozen backbone into one model file.
 
-The backbone runs once per image, and each head predicts as alone. The runs must have the same backbone (train with
-backbone.freeze=true and the same weights) and the same evaluation transform, unless --image-size chooses one. A later
-config with `weights: JOINED` and without a backbone trains one more head on this backbone, for the next join.
+The backbone runs once per image, and each head predicts as alone. The models must have the same backbone (train them
+with backbone.freeze=true and the same weights) and the same evaluation transform, unless --image-size chooses one.
+
+One more head: train a config with `weights: JOINED`, the new head and its data, without a backbone. The run has the
+backbone of the file, frozen. Then join JOINED and the run.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -26,12 +28,7 @@ EXAMPLES = """examples:
   densevit join runs/boxes runs/surfaces --out joined.safetensors --image-size 480x640 --evaluate
   densevit join runs/depth --heads-only --out depth.safetensors    # a few megabytes, without the backbone
   densevit join runs/boxes depth.safetensors --out joined.safetensors
-  densevit join joined.safetensors runs/normals --out four.safetensors
-
-one more head, on the backbone of a joined file:
-  weights: joined.safetensors
-  heads: {normals: {name: dpt}}
-  data: ..."""
+  densevit join joined.safetensors runs/normals --out four.safetensors"""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -81,10 +78,8 @@ def run(args: Namespace) -> int:
     model = join(parts, args.image_size, args.stretch)
     recorded = _evaluated(parts, model) if args.evaluate else None
     further = {} if recorded is None else {"evaluation": recorded.as_json()}
-    if args.heads_only:
-        model_file.save_heads(model, args.out, further)
-    else:
-        model_file.save(model, args.out, further=further)
+    save = model_file.save_heads if args.heads_only else model_file.save
+    save(model, args.out, further=further)
     size = args.out.stat().st_size
     sources = {name: part.source for part in parts for name in part.model.heads}
     rows = [[name, model.plugin_name(name), source] for name, source in sources.items()]
@@ -97,12 +92,7 @@ def run(args: Namespace) -> int:
     elif args.image_size is not None:
         args.output.show("Scores at this size are unknown. To measure them, add --evaluate.")
     args.output.result(
-        {
-            "file": str(args.out),
-            "bytes": size,
-            "heads": sources,
-            **further,
-        }
+        {"file": str(args.out), "bytes": size, "heads": sources, **further},
     )
     return 0
 
@@ -110,7 +100,11 @@ def run(args: Namespace) -> int:
 def _named(text: str) -> tuple[str | None, str]:
     """Splits NAME=MODEL; the name is None without one."""
     name, equals, source = text.partition("=")
-    return (name, source) if equals and name.isidentifier() and not user_path(text).exists() else (None, text)
+    return (
+        (name, source)
+        if equals and name.replace("-", "_").isidentifier() and not user_path(text).exists()
+        else (None, text)
+    )
 
 
 def _evaluated(parts: "Sequence[Part]", joined: "DenseModel") -> "RecordedEvaluation":

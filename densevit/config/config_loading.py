@@ -96,13 +96,19 @@ def dump(config: ModelSections, comments: Mapping[str, str] | None = None) -> st
 
 def _loaded(layer: config_layers.Layer, source: str, overrides: Sequence[str]) -> Config:
     layer = config_layers.with_overrides(layer, overrides)
-    if "backbone" not in layer.values and isinstance(weights := layer.values.get("weights"), str):
-        layer.values |= _backbone_of(weights)
+    weights, backbone = layer.values.get("weights"), layer.values.get("backbone", {})
+    if (
+        isinstance(weights, str)
+        and isinstance(backbone, dict)
+        and "name" not in backbone
+        and (saved := _backbone_of(weights))
+    ):
+        layer.values["backbone"] = saved | backbone
     return settled(_validated(layer.values, Sources({(): source, **layer.sources}, layer.typed)))
 
 
 def _backbone_of(weights: str) -> dict[str, Any]:
-    """The section `backbone` of a run or of a model file, as {"backbone": section}; {} if the file has none."""
+    """The backbone's section of a run or a model file, without keys of its training; {} if there is none."""
     path = user_path(weights)
     folder = path if path.is_dir() else None
     try:
@@ -110,9 +116,9 @@ def _backbone_of(weights: str) -> dict[str, Any]:
             text = (file.metadata() or {}).get("config", "{}")
     except (SafetensorError, OSError):
         return {}
-    values = {key: value for key, value in values_of_file(text, weights).items() if key == "backbone"}
+    values = values_of_file(text, weights).get("backbone", {})
     check_no_code(values, weights, folder)
-    return values
+    return {key: value for key, value in values.items() if key not in ("weights", "weights_allow", "cache", "lora")}
 
 
 def _validated(values: Mapping[str, Any], sources: Sources) -> Config:

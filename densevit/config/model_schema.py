@@ -229,8 +229,8 @@ class ModelSections(Section):
     """Patterns of tensors that may be missing, unexpected or of another shape in these weights, such as
     `[heads.depth.*]`."""
     backbone: BackboneSection
-    """The backbone, shared by all heads. A config may leave it out if `weights` is a run or a model file: it then has
-    the backbone of this file, frozen as there."""
+    """The backbone, shared by all heads. Without a name, if `weights` is a run or a model file: its backbone, frozen as
+    there, with the keys of this section."""
     heads: Heads
     """The heads by name. You choose the names; they prefix the metrics (`detection/AP`). `{}`: no heads, for a method
     that trains only the backbone."""

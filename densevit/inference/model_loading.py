@@ -84,7 +84,7 @@ def load(
     trust: True: imports classes that the file names as `module:Class`, and unpickles another project's .pth file.
     False: runs no code of the file. Installed plugins, and classes in the config.yaml of a run folder, need no trust.
     runtime: what runs ONNX files: "onnxruntime" or "openvino"; None: "onnxruntime".
-    backbone: for a file of `densevit join --heads-only`: a run, a model file or pretrained weights with their backbone.
+    backbone: a run, a model file or pretrained weights, for a file of heads alone (`densevit join --heads-only`).
     Raises WeightsError for an incomplete model and for a backbone without heads; ConfigError for a class that the file
     names, without trust.
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from densevit import config as configs
-from densevit.config import BackboneSection, DataSection, HeadSection, InferenceSection, ModelSections
+from densevit.config import DataSection, InferenceSection, ModelSections
 from densevit.config.data_schema import CHANNELS
+from densevit.config.schema_validation import check_head_names
+from densevit.config.sources import Sources
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.sample_resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import WeightsError, listed
@@ -25,6 +27,7 @@ from densevit.weights.pretrained_models import build_pretrained
 from densevit.weights.state_dict_loading import load_state
 
 _SIZES = (1, 37, 240, 427, 480, 640, 1080, 2160, 4000)  # of images, on which evaluation transforms are compared
+_IN_THE_FILE: dict[str, Any] = {"weights": None, "weights_allow": (), "freeze": True}  # keys of joined sections
 _DATA_KEYS = ("split", "batch_size", "num_workers", "image_size", "transforms", *CHANNELS)
 
 
@@ -82,7 +85,7 @@ def join(parts: Sequence[Part], image_size: int | Size | None = None, stretch: b
     bit, unless `image_size` changes its evaluation transform.
 
     image_size: the size of the evaluation transform `resize`; None: all parts must have the same evaluation transform.
-    stretch: the option of `resize`.
+    stretch: the option of `resize`. The models of the parts get the same backbone module.
     Raises WeightsError for parts of different backbones or transforms, for heads of the same name, and for a licence
     that forbids derived works.
     """
@@ -105,6 +108,7 @@ def join(parts: Sequence[Part], image_size: int | Size | None = None, stretch: b
                 f"{part.source}: {sources[head]} has a head {head!r} too. Fix: name it, NAME={part.source}."
             )
         sources |= dict.fromkeys(part.model.heads, part.source)
+        part.model.backbone = reference.model.backbone
     data = _joined_data(parts, image_size, stretch)
     return _joined(parts, reference, data)
 
@@ -112,7 +116,7 @@ def join(parts: Sequence[Part], image_size: int | Size | None = None, stretch: b
 def on_backbone(heads: Part, source: str | Path, trust: bool = False) -> DenseModel:
     """The model of a file of heads on the backbone of `source`: a run, a model file or other pretrained weights. Raises
     WeightsError if the heads were trained on another backbone."""
-    section = _frozen(heads.sections.backbone).model_copy(update={"weights": str(source)})
+    section = heads.sections.backbone.model_copy(update={"weights": str(source)})
     sections = ModelSections(backbone=section, heads={})
     model = build_pretrained(sections, {}, {str(source): read(source, trust=trust)})[0]
     check_backbone(heads, Part(str(source), model, backbone_digest(model)))
@@ -151,6 +155,7 @@ def _renamed(state: Mapping[str, Tensor], description: Description, name: str) -
     sections, classes, thresholds, _ = description
     names = {head: name if len(sections.heads) == 1 else f"{name}_{head}" for head in sections.heads}
     sections = sections.model_copy(update={"heads": {names[head]: x for head, x in sections.heads.items()}})
+    check_head_names(sections, Sources({(): name}))
     renamed = {}
     for key, value in state.items():
         group, head, *rest = key.split(".", 2)
@@ -165,22 +170,21 @@ def _renamed(state: Mapping[str, Tensor], description: Description, name: str) -
 def _joined_data(parts: Sequence[Part], image_size: int | Size | None, stretch: bool) -> DataSection | None:
     """The section `data` of a joined model: the parts' data sets, in a `mix` if there are several, and the evaluation
     transform."""
-    sections = {next(iter(part.model.heads)): part.model.training_data for part in parts}
-    first, *others = parts
-    for part in others if image_size is None else ():
+    first = parts[0]
+    for part in parts if image_size is None else ():
         if _resizing(part.model.training_data) != _resizing(first.model.training_data):
             raise WeightsError(
                 f"{first.source} and {part.source} resize images differently: {_shown(first.model.training_data)}, and "
                 f"{_shown(part.model.training_data)}. Fix: choose a size with --image-size."
             )
-    given = {name: section for name, section in sections.items() if section is not None}
-    if not given:
+    sections = {next(iter(part.model.heads)): x for part in parts if (x := part.model.training_data) is not None}
+    if not sections:
         return None
-    values = next(iter(given.values())).model_dump(include={*_DATA_KEYS})
+    values = next(iter(sections.values())).model_dump(include={*_DATA_KEYS})
     if image_size is not None:
         values |= {"image_size": image_size, "transforms": {"name": "resize", "stretch": stretch}}
     sets: dict[str, dict[str, Any]] = {}
-    for name, section in given.items():
+    for name, section in sections.items():
         options = {"name": section.name, **section.options}
         sets |= {} if options in sets.values() else {name: options}
     data = {"name": "mix", "sets": sets} if len(sets) > 1 else next(iter(sets.values()))
@@ -211,26 +215,16 @@ def _joined(parts: Sequence[Part], reference: Part, data: DataSection | None) ->
                 f"{part.source}: trainer.replace_layers=false is not kept: outputs change by rounding.", stacklevel=3
             )
         inference = inference_by_head(model, sections.inference, sections.inference_by_head)
-        heads |= {name: _frozen_head(head, inference.get(name)).model_dump() for name, head in sections.heads.items()}
+        for name, head in sections.heads.items():
+            options = None if inference.get(name) == InferenceSection() else inference.get(name)
+            heads[name] = head.model_copy(update={**_IN_THE_FILE, "inference": options}).model_dump()
         state |= {key: value for key, value in model.state_dict().items() if not key.startswith("backbone.")}
         joined = joined._replace(
             classes={**joined.classes, **model.classes},
             score_thresholds=joined.score_thresholds | model.score_thresholds,
             licences=joined.licences | model.licences,
         )
-    backbone = _frozen(reference.sections.backbone).model_dump()
+    section = reference.sections.backbone
+    backbone = section.model_copy(update={**section.unloaded_options, **_IN_THE_FILE, "cache": None}).model_dump()
     values = {"backbone": backbone, "heads": heads, "data": None if data is None else data.model_dump()}
     return model_file.built(state, joined._replace(sections=configs.model_sections(values, "join")), "join")
-
-
-def _frozen(section: BackboneSection) -> BackboneSection:
-    """The section of a frozen backbone, without the source of its weights."""
-    update = {"weights": None, "weights_allow": (), "freeze": True, "cache": None}
-    return section.model_copy(update={**section.unloaded_options, **update})
-
-
-def _frozen_head(section: HeadSection, inference: InferenceSection | None) -> HeadSection:
-    """The section of a frozen head, without the source of its weights, and with its inference options unless they are
-    the defaults."""
-    update = {"weights": None, "weights_allow": (), "freeze": True}
-    return section.model_copy(update={**update, "inference": None if inference == InferenceSection() else inference})

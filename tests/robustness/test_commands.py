@@ -81,6 +81,7 @@ READ_ONLY = (
     (("predict", "run", "a.png"), "--out DIR"),
     (("predict", "run", "a.png", "--out", "run", "--resume"), "--out DIR"),
     (("report", "run"), "--out FILE"),
+    (("join", "run", "run", "--out", "new.safetensors"), "name a file with --out FILE"),
     (("export", "run"), "--out FILE"),
     (("convert", "run", "new"), "another path"),
     (("scenes", "--count", "1", "--out", "empty"), "another path"),

@@ -1,0 +1,34 @@
+"""The digest of a backbone: everything that its features depend on, and nothing else."""
+
+import densevit
+from densevit.model.fingerprint import backbone_digest
+from tests.exporting.small_models import NAIVE, small_predictor
+from tests.weights.joined_runs import randomise
+
+RESNET = {"name": "resnet", "depth": 18}
+
+
+def digest(seed: int = 0, heads: object = None, **backbone: object) -> str:
+    model = densevit.create_model({**RESNET, **backbone}, heads or {"x": NAIVE}, {"x": ["a"]}).model
+    randomise(model.backbone, seed)
+    return backbone_digest(model)
+
+
+def test_heads_defaults_and_the_training_mode_do_not_change_it():
+    expected = digest()
+    assert digest(heads={"x": {**NAIVE, "width": 8}}) == expected
+    assert digest(freeze=True) == digest(in_channels=3) == digest(mean=[0.485, 0.456, 0.406]) == expected
+    model = small_predictor(NAIVE).model
+    assert backbone_digest(model.train()) == backbone_digest(model.eval())
+
+
+def test_weights_options_and_normalisation_change_it():
+    different = [digest(), digest(1), digest(depth=34), digest(mean=[0.5] * 3), digest(std=[0.5] * 3)]
+    assert len(set(different)) == len(different)
+
+
+def test_a_buffer_changes_it():
+    model = small_predictor(NAIVE).model
+    before = backbone_digest(model)
+    model.backbone.norm.running_var[5] += 1e-6
+    assert backbone_digest(model) != before
