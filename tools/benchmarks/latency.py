@@ -73,7 +73,8 @@ def check(name: str, key: str, value: np.ndarray, expected: np.ndarray) -> None:
 def onnx_session(
     graph: nn.Module, inputs: dict[str, Tensor], names: list[str], threads: int
 ) -> onnxruntime.InferenceSession:
-    """The graph in ONNX Runtime on this number of threads. inputs: by name. names: of the outputs."""
+    """The graph in ONNX Runtime on this number of threads. inputs: the example
+    inputs by name. names: the names of the outputs."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -41,8 +41,8 @@ class Evaluation(NamedTuple):
 class EvaluationPlan:
     """A checked evaluation, with labelled data and mapped classes.
 
-    predictor: of the heads that the data has labels for. trainer: devices and precision; with the training's, metrics
-    equal its validation's. mappings: each head's mapping, where classes are not the data's.
+    predictor: predicts with the heads that the data has labels for. trainer: devices and precision; with the
+    training's, metrics equal its validation's. mappings: each head's mapping, where classes are not the data's.
     """
 
     predictor: Predictor
