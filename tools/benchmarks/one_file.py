@@ -18,7 +18,7 @@ import densevit
 from densevit.exporting.deployment import deployable
 from densevit.exporting.file_comparison import example_images
 from densevit.exporting.graph import ExportedGraph
-from densevit.interfaces import Size
+from densevit.interfaces import Batch, Size
 from densevit.layers.precision import in_float32
 from densevit.model import DenseModel
 from densevit.model.exported_outputs import exported
@@ -34,7 +34,11 @@ class BackboneAlone(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        batch = {"images": images, "padding_mask": torch.zeros_like(images[:, 0], dtype=torch.bool), "targets": []}
+        batch: Batch = {
+            "images": images,
+            "padding_mask": torch.zeros_like(images[:, 0], dtype=torch.bool),
+            "targets": [],
+        }
         return {f"feature_{i}": x for i, x in enumerate(self.model.encode(batch, [*self.model.heads]).features)}
 
 
