@@ -137,7 +137,9 @@ def _evaluate(
     plan = plan if change is None else change(plan)
     data = plan.data
     if not getattr(rank_zero_only, "rank", 0):
-        args.output.show(*filter(None, (data.val.conversion, data.val.division)))
+        left_out = [head for head in loaded.model.heads if head not in plan.classes]
+        note = left_out and f"heads without labels in the data, not evaluated: {', '.join(left_out)}"
+        args.output.show(*filter(None, (data.val.conversion, data.val.division, note)))
         for head, mapping in plan.mappings.items():
             args.output.show(mapping_table(head, mapping.pairs, mapping.only_model, mapping.only_data))
     maps = MapFiles(args.out, plan.classes, loaded.model.target_types) if args.out else None

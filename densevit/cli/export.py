@@ -215,7 +215,7 @@ def _evaluation(loaded: "LoadedModel", args: Namespace) -> _Evaluation:
     config = config_of(loaded, args.model, args.overrides)
     trainer = config.trainer.model_copy(update={"precision": "32"})  # the precision of the file
     plan = EvaluationPlan.of(Predictor(loaded.model, config), build_data(config), trainer)  # raises before the export
-    evaluators = build_evaluators(loaded.model, config, plan.data.val, mappings=plan.mappings)
+    evaluators = build_evaluators(plan.predictor.model, plan.predictor.config, plan.data.val, mappings=plan.mappings)
 
     def evaluate(predictor: Predictor) -> dict[str, float]:
         sections = configs.single_pass(config) if isinstance(predictor.model, FileModel) else config

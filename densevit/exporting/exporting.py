@@ -238,8 +238,7 @@ def _computation(plan: FilePlan) -> Callable[[], Any]:
     def compute() -> Any:
         if plan.thresholds is None:
             return graph(tensor)
-        resized = tensor if graph.resizing is None else graph.resizing(tensor)
-        return postprocessing.predict(graph, resized, plan.sizes[0])
+        return postprocessing.predict(graph, graph.resized(tensor), plan.sizes[0])
 
     return compute
 

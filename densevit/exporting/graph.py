@@ -25,9 +25,11 @@ class ExportedGraph(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, C, H, W) with the model's channels. Returns the outputs of `exported`, as HEAD/NAME for several
         heads."""
-        if self.resizing is None:
-            return self.outputs(images)
-        return self.outputs(self.resizing(images), original_size(images))
+        return self.outputs(self.resized(images), None if self.resizing is None else original_size(images))
+
+    def resized(self, images: Tensor) -> Tensor:
+        """The images (B, C, h, w) that the model takes, from images (B, C, H, W)."""
+        return images if self.resizing is None else self.resizing(images)
 
     def outputs(self, images: Tensor, original: Size | None = None) -> dict[str, Tensor]:
         """`forward` for resized images. original: (H, W) before resizing; outputs are in pixels of this size."""

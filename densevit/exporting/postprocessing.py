@@ -59,7 +59,7 @@ def thresholds_of(
 ) -> dict[str, float]:
     """The score threshold of each head that predicts scores.
 
-    size: (H, W) of an image that the model takes. threshold: one for all heads, or one by head; None: the defaults.
+    size: (H, W) of an image that the file takes. threshold: one for all heads, or one by head; None: the defaults.
     Raises ConfigError for a threshold of another head, or outside 0 to 1.
     """
     heads = _heads_with_scores(graph, size)
@@ -79,9 +79,9 @@ def thresholds_of(
 
 
 def _heads_with_scores(graph: ExportedGraph, size: Size) -> list[str]:
-    """The heads whose predictions have scores. size: the size of an image that the model takes."""
+    """The heads whose predictions have scores. size: the size of an image that the file takes."""
     with torch.no_grad():
-        predictions = predict(graph, graph.model.blank_images(1, size), size)
+        predictions = predict(graph, graph.resized(graph.model.blank_images(1, size)), size)
     return [name for name, head_predictions in predictions.items() if "scores" in head_predictions]
 
 
@@ -109,8 +109,7 @@ def differences(
     """
 
     def expected() -> dict[str, Predictions]:
-        x = torch.from_numpy(images)
-        return predict(graph, x if graph.resizing is None else graph.resizing(x), original)
+        return predict(graph, graph.resized(torch.from_numpy(images)), original)
 
     by_head, result = file_comparison.repeating_selections(graph, images, run_selections, expected)
     outputs = run(images, **inputs_of(graph, original, [0.0] * len(thresholds)))

@@ -93,7 +93,7 @@ class FileModel(DenseModel):
         values = self.file.run(np.ascontiguousarray(images.cpu().numpy()), **self._inputs(batch["targets"]))
         outputs = {}
         for name in self.heads if heads is None else heads:
-            prefix = f"{name}/" if len(self.heads) > 1 else ""
+            prefix = f"{name}/" if len(self.file.header["heads"]) > 1 else ""
             head_outputs = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
             outputs[name] = {
                 key: torch.from_numpy(np.array(value)).to(images.device) for key, value in head_outputs.items()

@@ -1,6 +1,6 @@
 """The predictor: a model with its evaluation transform and inference options."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -120,6 +120,15 @@ class Predictor:
     def with_resize(self, transform: EvaluationTransform) -> "Predictor":
         """Returns a predictor of the same model with another resizing transform, which `densevit.evaluate` uses too."""
         return Predictor(self.model, self._sections, self.inference, transform)
+
+    def with_heads(self, names: Collection[str]) -> "Predictor":
+        """Returns a predictor of a subset of the heads, which shares the model's parameters."""
+        inference = {name: options for name, options in self.inference.items() if name in names}
+        model = self.model.with_heads(names)
+        sections = self._sections and self._sections.model_copy(
+            update={"heads": {name: self._sections.heads[name] for name in names}, "inference": InferenceSection()}
+        )
+        return Predictor(model, sections, inference, self._resize)
 
     def __repr__(self) -> str:
         heads = ", ".join(

@@ -28,6 +28,8 @@ class Detection(Head):
 
 
 class Split(Dataset):
+    provides = ("boxes", "labels", "semantic")
+
     def __init__(self, classes: Any) -> None:
         self.classes = {"detection": classes}
 

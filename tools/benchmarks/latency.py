@@ -52,7 +52,8 @@ def runs_of(name: str, graph: nn.Module, images: Tensor, threads: int) -> tuple[
     """The graph in each runtime. Raises SystemExit if the ONNX file is wrong."""
     with torch.inference_mode():
         expected = {key: value.numpy() for key, value in graph(images).items()}
-    session, inputs = onnx_session(graph, images, list(expected), threads), {"images": images.numpy()}
+    session = onnx_session(graph, {"images": images}, list(expected), threads)
+    inputs = {"images": images.numpy()}
     for key, value in zip(expected, session.run(list(expected), inputs), strict=True):
         check(name, key, value, expected[key])
     return torch.inference_mode()(lambda: graph(images)), lambda: session.run(None, inputs)
@@ -69,17 +70,18 @@ def check(name: str, key: str, value: np.ndarray, expected: np.ndarray) -> None:
         raise SystemExit(f"{name}: {key} of the ONNX file differ from the model's.")
 
 
-def onnx_session(graph: nn.Module, images: Tensor, names: list[str], threads: int) -> onnxruntime.InferenceSession:
-    """The graph in ONNX Runtime on this number of threads."""
+def onnx_session(
+    graph: nn.Module, inputs: dict[str, Tensor], names: list[str], threads: int
+) -> onnxruntime.InferenceSession:
+    """The graph in ONNX Runtime on this number of threads. inputs: the example
+    inputs by name. names: the names of the outputs."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder) / "model.onnx"
-        program = torch.export.export(graph, (images,), strict=False)
-        exported = torch.onnx.export(
-            program, (), dynamo=True, input_names=["images"], output_names=names, verbose=False
-        )
+        program = torch.export.export(graph, (*inputs.values(),), strict=False)
+        exported = torch.onnx.export(program, (), dynamo=True, input_names=[*inputs], output_names=names, verbose=False)
         assert exported is not None
         exported.save(path)
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -7,7 +7,7 @@ import numpy as np
 
 from densevit.data.data_builder import DataSplits
 from densevit.errors import DataError, listed, nearest
-from densevit.interfaces import Class, Dataset, Predictions, TargetType
+from densevit.interfaces import Class, Dataset, Head, Predictions, TargetType
 from densevit.model import DenseModel
 from densevit.targets.target_class_mapping import with_classes
 
@@ -57,6 +57,21 @@ class ClassMapping:
         evaluated = {index: n for n, index in enumerate(self.kept)}
         table = np.array([-1 if index is None else evaluated[index] for index in self.indices], np.int64)
         return with_classes(predictions, lambda task: (table, self.classes), types)
+
+
+def labelled_heads(model: DenseModel, dataset: Dataset, class_names: Mapping[str, str | None]) -> list[str]:
+    """The heads for which a data set has labels and, if they have classes, at least one of their classes.
+
+    class_names: the parameter of `map_classes`.
+    """
+
+    def is_labelled(head: Head) -> bool:
+        names = {_plain(class_names.get(c.name, c.name) or "") for c in head.classes}
+        data_names = {_plain(c.name) for c in head.classes_from(dataset)}
+        has_labels = not head.needs or not {*head.needs}.isdisjoint(dataset.provides)
+        return has_labels and (not names or not names.isdisjoint(data_names))
+
+    return [name for name, head in model.heads.items() if is_labelled(head)]
 
 
 def map_classes(

@@ -21,7 +21,7 @@ from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit.training.loop.lightning_logging import silence_lightning
-from densevit.training.loop.model_class_mapping import ClassMapping, map_classes
+from densevit.training.loop.model_class_mapping import ClassMapping, labelled_heads, map_classes
 from densevit.training.loop.trainer import build_trainer, processes
 from densevit.training.loop.training_precision import tf32
 from densevit.training.run.fit import Run
@@ -41,8 +41,8 @@ class Evaluation(NamedTuple):
 class EvaluationPlan:
     """A checked evaluation, with labelled data and mapped classes.
 
-    trainer: devices and precision; with the training's, metrics equal its validation's. mappings: each head's mapping,
-    where classes are not the data's.
+    predictor: predicts with the heads that the data has labels for. trainer: devices and precision; with the
+    training's, metrics equal its validation's. mappings: each head's mapping, where classes are not the data's.
     """
 
     predictor: Predictor
@@ -58,8 +58,8 @@ class EvaluationPlan:
         trainer: TrainerSection,
         classes: Mapping[str, str | None] | None = None,
     ) -> "EvaluationPlan":
-        """Checks the data and applies the predictor's replaced resizing to it. classes: the mapping that `map_classes`
-        takes.
+        """Checks the data and applies the predictor's replaced resizing to it. Leaves out heads without labels in the
+        data, unless no head has any. classes: the mapping that `map_classes` takes.
 
         Raises DataError for images without labels, and if no class is mapped; ConfigError for an exported file with
         score thresholds in OpenVINO, which returns only objects above them; ONNX Runtime returns all.
@@ -73,6 +73,8 @@ class EvaluationPlan:
         data = data.padded_to(model.multiple, predictor.replaced_resize)
         check_channels(data.val, model)
         data.val.check_labels()
+        labelled = labelled_heads(model, data.val, classes or {})
+        predictor = predictor.with_heads(labelled) if 0 < len(labelled) < len(model.heads) else predictor
         return cls(predictor, data, trainer, map_classes(predictor.model, data, classes))
 
     @property
