@@ -20,7 +20,7 @@ from densevit.model import (
     backbone_from,
     build_from_sections,
 )
-from densevit.model.fingerprint import backbone_digest
+from densevit.model.backbone_digest import backbone_digest
 from densevit.model.lora import merged_state
 from densevit.paths import user_path
 from densevit.weights.checkpoint_io import read as read_checkpoint

@@ -19,7 +19,7 @@ from densevit.data.transforms.sample_resizing import EvaluationTransform, build_
 from densevit.errors import WeightsError, listed
 from densevit.interfaces import Size
 from densevit.model import DenseModel, backbone_from, inference_by_head
-from densevit.model.fingerprint import backbone_digest, backbone_settings
+from densevit.model.backbone_digest import backbone_digest, backbone_settings
 from densevit.weights import licences, model_file
 from densevit.weights.checkpoint_io import read
 from densevit.weights.model_file import Description

@@ -18,7 +18,7 @@ from torch import Tensor
 from densevit.data.datasets.scan_cache import cache_folder
 from densevit.errors import ConfigError, DensevitError
 from densevit.model import DenseModel
-from densevit.model.fingerprint import as_bytes, backbone_digest
+from densevit.model.backbone_digest import as_bytes, backbone_digest
 
 _DTYPES: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 _DIGEST = 16  # bytes that identify an image

@@ -32,9 +32,9 @@ LINES = (
 def describe(tensors: StateDict) -> dict[str, Any]:
     """The config section of a GTR, from tensors with densevit's keys."""
     sizes = len(tensors["blocks.0.norm1.weight"]), len(tensors["blocks.0.mlp.depthwise.weight"])
-    variant = next((name for name, known in VARIANTS.items() if known == sizes), None)
+    variant = next((name for name, variant_sizes in VARIANTS.items() if variant_sizes == sizes), None)
     if variant is None:
-        variants = ", ".join(f"{name} {known.width} {known.hidden}" for name, known in VARIANTS.items())
+        variants = ", ".join(f"{name} {width} {hidden}" for name, (width, hidden) in VARIANTS.items())
         raise WeightsError(f"A GTR of {sizes[0]} and {sizes[1]} channels is not a known variant: {variants}.")
     return {"backbone": {"name": "gtr", "variant": variant}}
 

@@ -63,8 +63,8 @@ def _within_chunks(query: Tensor, key: Tensor, decay: Tensor) -> tuple[Tensor, T
 def _states_before(states: Tensor, log_decay: Tensor) -> Tensor:
     """Returns the state before each chunk, (B, heads, n, D, V).
 
-    states: each chunk's own contribution to the state after it, (B, heads, n, D, V). log_decay: of a whole chunk,
-    (B, heads, n, D).
+    states: each chunk's own contribution to the state after it, (B, heads, n, D, V). log_decay: the sum over the tokens
+    of each chunk, (B, heads, n, D).
     """
     n = log_decay.shape[-2]
     between = log_decay.mT[..., None].expand(*log_decay.mT.shape, n).tril(-1).cumsum(-2)  # (B, heads, D, n, n)

@@ -1,5 +1,6 @@
 """The page of a board: ranks rows of one digest, and names what differs in the others."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,8 +81,8 @@ def _board(rows: Sequence[Row]) -> list[str]:
     by_metric = {metric: ranks(ranked, metric) for metric in metrics if ranked}
     lower = (ranked or published)[0].texts["lower_is_better"].split()
     lines = [["backbone", *(f"{m} {'↓' if m in lower else '↑'}" for m in metrics), "tokens of pixels", "parameters, M"]]
-    order = sorted(range(len(ranked)), key=lambda i: (by_metric[metrics[0]][i], i)) if metrics else []
-    for i in order:
+    order = range(len(ranked))
+    for i in sorted(order, key=lambda i: _goodness(ranked[i], metrics[0]), reverse=True) if metrics else order:
         cells = [f"{by_metric[metric][i]}. {_score(ranked[i], metric)}" for metric in metrics]
         lines.append(_line(ranked[i], cells))
     for row in published:
@@ -99,10 +100,11 @@ def _board(rows: Sequence[Row]) -> list[str]:
 def _origin(rows: Sequence[Row]) -> str:
     first = rows[0].texts
     seeds = " and ".join(dict.fromkeys(row.texts["seeds"] for row in rows))
-    return (
+    line = (
         f"Digest `{first['digest']}`: {first['data']}; labels of {first['labels']} pixels; {first['tokens']} tokens; "
         f"{int(first['images']):,} images seen; seed {seeds}; {first['machine']}; {first['date']}."
     )
+    return textwrap.fill(line, 120, break_on_hyphens=False)
 
 
 def _line(row: Row, cells: Sequence[str], note: str = "") -> list[str]:

@@ -184,8 +184,8 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
 def _table(title: str, rows: Sequence[Mapping[str, Any]], first: Sequence[_Run]) -> Table:
     """The table of runs or of groups of runs, with the best scores marked.
 
-    title: the header of the first column, which names the rows. first: for each row, its first run, which tells whose
-    scores may be compared.
+    title: the header of the first column, which names the rows. first: the first run of each row; only scores on the
+    same data are compared.
     """
     names = dict.fromkeys(name for row in rows for name in row["metrics"])
     one_head = len(metrics_file.by_head(dict.fromkeys(names, 0.0))) == 1

@@ -1,7 +1,7 @@
 """The digest of a backbone: everything that its features depend on, and nothing else."""
 
 import densevit
-from densevit.model.fingerprint import backbone_digest
+from densevit.model.backbone_digest import backbone_digest
 from tests.exporting.small_models import NAIVE, small_predictor
 from tests.weights.joined_runs import randomise
 
