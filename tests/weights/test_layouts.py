@@ -76,6 +76,7 @@ def test_all_modules_are_found_and_layouts_are_complete():
 REFUSED = {
     *("eva02", "eomt-dinov3-differences", "dinov3-gated", "dinov3-convnext"),
     *("transformers-dinov3-gated", "transformers-dinov3-convnext", "gtr-deployed"),
+    *("gtr-pose", "gtr-oriented", "gtr-depth"),
 }
 KEYS_ONLY = {  # read and written back, with names and shapes of the authors' tensors; what theirs computes is not run
     *("axial-deeplab-axial_resnet", "deepvit", "kmax-deeplab", "localvit", "vision-longformer", "transformers-mae"),

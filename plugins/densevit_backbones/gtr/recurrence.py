@@ -30,9 +30,10 @@ def chunked(query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor) -> Ten
     All decays are products of factors of at most 1, so that gates of any strength neither overflow nor cancel.
     """
     tokens = query.shape[-2]
-    padding = (0, 0, 0, -tokens % _CHUNK)  # zero keys have no effect
+    chunks = (tokens + _CHUNK - 1) // _CHUNK
+    padding = (0, 0, 0, chunks * _CHUNK - tokens)  # zero keys have no effect
     query, key, value, log_decay = (
-        F.pad(x, padding).unflatten(-2, (-1, _CHUNK)) for x in (query, key, value, log_decay)
+        F.pad(x, padding).unflatten(-2, (chunks, _CHUNK)) for x in (query, key, value, log_decay)
     )  # (B, heads, n, c, D or V)
     scores, query, key = _within_chunks(query * query.shape[-1] ** -0.5, key, log_decay.exp())
     states = _states_before(key.mT @ value, log_decay.sum(-2))

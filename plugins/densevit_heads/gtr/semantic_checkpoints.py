@@ -40,5 +40,5 @@ GTR = CheckpointLayout(
     describe=describe,
     classes=_classes,
     special=NORM,
-    publishing=Publishing(licence=f"{LICENCE}; Cityscapes, on which they were trained: non-commercial"),
+    publishing=Publishing(licence=f"non-commercial, as Cityscapes, on which they were trained; otherwise {LICENCE}"),
 )
