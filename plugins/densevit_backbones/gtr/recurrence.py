@@ -51,7 +51,7 @@ def _within_chunks(query: Tensor, key: Tensor, decay: Tensor) -> tuple[Tensor, T
     query, key = (query * decay).unsqueeze(-2), key.unsqueeze(-2)  # (B, heads, n, blocks, s, D)
     decay = decay.unsqueeze(-2)  # of a whole block, (B, heads, n, blocks, 1, D)
     while decay.shape[-3] > 1:
-        pairs = (x.unflatten(-3, (-1, 2)).unbind(-3) for x in (scores, query, key, decay))
+        pairs = ((x[..., ::2, :, :], x[..., 1::2, :, :]) for x in (scores, query, key, decay))
         (scores1, scores2), (query1, query2), (key1, key2), (decay1, decay2) = pairs
         across = query2 @ key1.mT
         first, second = torch.cat((scores1, torch.zeros_like(across)), -1), torch.cat((across, scores2), -1)
