@@ -26,8 +26,9 @@ pytestmark = pytest.mark.integration
 TORCHVISION = ("faster_rcnn", "fcos")
 NAMES = [name for name, case in CASES.items() if case.head not in TORCHVISION]
 NO_MATCHING = {"classifier", "dpt", "linear", "linear_depth", "one_stage", "perceiver_io", "segformer", "segmenter",
-               "setr", "upernet", "dpt_segmentation"}  # fmt: skip
+               "setr", "upernet", "dpt_segmentation", "gtr_semantic"}  # fmt: skip
 OF_PROPOSALS = ("deformable_detr, two-stage", "dino", "rtdetr", "rtdetr, discrete")  # which are matched by themselves
+OF_PAIRS = {"gtr_instance"}  # of denoising queries, whose masks are compared with segments in the order of images
 OF_SEGMENT_IDS = {"detr_panoptic", "dab_detr_panoptic", "mask2former", "mask2former_semantic", "eomt", "eomt_semantic",
                   "kmax_deeplab", "max_deeplab"}  # fmt: skip  # in panoptic and label maps
 BOXES_ON_THE_CPU = ("dab_detr, all extensions", "dfine", "mask2former_instance")
@@ -42,7 +43,7 @@ def no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def copies(name: str) -> int:
     head = CASES[name].head
-    return (head not in NO_MATCHING) + (name in OF_PROPOSALS) + (head in OF_SEGMENT_IDS)
+    return (head not in NO_MATCHING) + (name in OF_PROPOSALS) + (head in OF_SEGMENT_IDS | OF_PAIRS)
 
 
 def built(name: str) -> tuple[HeadFixture, Head]:

@@ -86,6 +86,7 @@ class GroupedInstanceCriterion(GroupedDfineCriterion):
         position = torch.full((images,), -1)
         position[chosen] = torch.arange(len(chosen))
         embeddings, T = embeddings.flatten(2, 3), len(segments.labels)
+        weights = to_device(torch.tensor(self.mask_weights[1:]), device)
         num_points = max(height, num_points)
 
         def masks(image: Tensor, query: Tensor, target: Tensor, count: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ class GroupedInstanceCriterion(GroupedDfineCriterion):
             query = (query + image // images * rows)[:, order]
             joined = MatchedPairs(position[image % images][order], query, (target % T)[:, order])
             terms = mask_losses(embeddings, pixels, segments, scales, joined, num_points, generator)
-            return terms * terms.new_tensor(self.mask_weights[1:])[:, None] / count
+            return terms * weights[:, None] / count
 
         [count] = context.mean_counts(objects=torch.full((), float(len(objects.labels)), device=device))
         matched = masks(pairs.image, pairs.query[:-1] + D, pairs.target[:-1], count.clamp(min=context.min_normalizer()))
@@ -102,7 +103,7 @@ class GroupedInstanceCriterion(GroupedDfineCriterion):
         mask, dice = matched[:, last]
         losses["auxiliary"] = losses["auxiliary"] + matched.sum() - mask - dice
         if self.denoising is not None and P:
-            image, query, target = (x.cpu() for x in (noised.image[:P], noised.query[:P], noised.target))
+            image, query, target = torch.stack([noised.image[:P], noised.query[:P], noised.target]).cpu()
             [count] = context.mean_counts(denoising=torch.full((), float(P), device=device))
             query, target = (x.expand(last + 2, -1) for x in (query, target))
             noised_masks = masks(image, query, target, count.clamp(min=context.min_normalizer()))
