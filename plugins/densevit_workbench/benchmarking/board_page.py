@@ -89,7 +89,7 @@ def _board(rows: Sequence[Row]) -> list[str]:
         cells = [_score(row, metric) if metric in row.scores else "" for metric in metrics]
         lines.append(_line(row, cells, f" (published: {row.texts['source']})"))
     apart = [
-        f"- {row.texts['backbone']}: {_scores(row)}; {differing(row.parts, ranked[0].parts)}"
+        _wrapped(f"- {row.texts['backbone']}: {_scores(row)}; {differing(row.parts, ranked[0].parts)}", "  ")
         for row in rows
         if row not in [*ranked, *published]
     ]
@@ -104,7 +104,12 @@ def _origin(rows: Sequence[Row]) -> str:
         f"Digest `{first['digest']}`: {first['data']}; labels of {first['labels']} pixels; {first['tokens']} tokens; "
         f"{int(first['images']):,} images seen; seed {seeds}; {first['machine']}; {first['date']}."
     )
-    return textwrap.fill(line, 120, break_on_hyphens=False)
+    return _wrapped(line)
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    """The text in lines of at most 120 characters, those after the first with an indent."""
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _line(row: Row, cells: Sequence[str], note: str = "") -> list[str]:
