@@ -91,20 +91,15 @@ def run(args: Namespace) -> int:
         args.output.show("", comparison_table(*recorded))
     elif args.image_size is not None:
         args.output.show("Scores at this size are unknown. To measure them, add --evaluate.")
-    args.output.result(
-        {"file": str(args.out), "bytes": size, "heads": sources, **further},
-    )
+    args.output.result({"file": str(args.out), "bytes": size, "heads": sources, **further})
     return 0
 
 
 def _named(text: str) -> tuple[str | None, str]:
     """Splits NAME=MODEL; the name is None without one."""
     name, equals, source = text.partition("=")
-    return (
-        (name, source)
-        if equals and name.replace("-", "_").isidentifier() and not user_path(text).exists()
-        else (None, text)
-    )
+    is_named = equals and name.replace("-", "_").isidentifier() and not user_path(text).exists()
+    return (name, source) if is_named else (None, text)
 
 
 def _evaluated(parts: "Sequence[Part]", joined: "DenseModel") -> "RecordedEvaluation":

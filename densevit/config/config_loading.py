@@ -97,12 +97,8 @@ def dump(config: ModelSections, comments: Mapping[str, str] | None = None) -> st
 def _loaded(layer: config_layers.Layer, source: str, overrides: Sequence[str]) -> Config:
     layer = config_layers.with_overrides(layer, overrides)
     weights, backbone = layer.values.get("weights"), layer.values.get("backbone", {})
-    if (
-        isinstance(weights, str)
-        and isinstance(backbone, dict)
-        and "name" not in backbone
-        and (saved := _backbone_of(weights))
-    ):
+    has_no_name = isinstance(backbone, dict) and "name" not in backbone
+    if has_no_name and isinstance(weights, str) and (saved := _backbone_of(weights)):
         layer.values["backbone"] = saved | backbone
     return settled(_validated(layer.values, Sources({(): source, **layer.sources}, layer.typed)))
 

@@ -83,12 +83,8 @@ class Evaluator:
         )
 
     def contributions(self) -> Mapping[int | str, Any]:
-        """What each image contributes to the metrics, by id."""
-        if self.by_image is None:
-            raise NotImplementedError(
-                f"{type(self).__name__} needs by_image, or contributions() and resampled(contributions)."
-            )
-        return cast(Mapping[int | str, Any], getattr(self, self.by_image))
+        """What each image contributes to the metrics, by id; {} if there are no intervals."""
+        return cast(Mapping[int | str, Any], getattr(self, self.by_image)) if self.by_image else {}
 
     def resampled(self, contributions: Iterable[Any]) -> "Evaluator":
         """A copy that has seen the images of these contributions; a repeated image counts each time."""

@@ -56,16 +56,14 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
     tensors, excluded, left_out = model.state_dict(), dict[str, str](), dict(checkpoint.left_out)
     saved_heads = {name.split(".")[1] for name in state if name.startswith("heads.")}
     heads = saved_heads & set(model.heads)
-    section = None if model.sections is None else model.sections.backbone
-    fits_heads = heads or (
-        saved_heads and section is not None and section.freeze is True
-    )  # else: other names by mistake
-    for name in tensors if fits_heads else ():
+    is_frozen = model.sections is not None and model.sections.backbone.freeze is True
+    leaves_heads = heads or (is_frozen and saved_heads)  # else the names differ by mistake
+    for name in tensors if leaves_heads else ():
         if _head_of(name) not in (None, *heads):
             excluded[name] = f"the weights have no head {_head_of(name)!r}"
         elif name.startswith("log_variances.") and name not in state:
             excluded[name] = "that head's loss weight was not learned"
-    for name in state if fits_heads else ():
+    for name in state if leaves_heads else ():
         if _head_of(name) not in (None, *model.heads):
             left_out[name] = f"this model has no head {_head_of(name)!r}"
         elif name.startswith("log_variances.") and name not in tensors:

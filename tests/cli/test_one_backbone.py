@@ -86,10 +86,10 @@ def test_each_head_is_evaluated_on_its_own_data(folder: Path, tmp_path: Path, ru
     for name in ("joined.safetensors", "joined.onnx"):
         run("evaluate", folder / name, "--out", tmp_path / name)
         metrics.append(json.loads((tmp_path / name / "metrics.json").read_text()))
-    expected, found = metrics
-    assert found.keys() == expected.keys() >= {f"{head}/{metric}" for head, metric in MAIN.items()}
+    expected, of_file = metrics
+    assert of_file.keys() == expected.keys() >= {f"{head}/{metric}" for head, metric in MAIN.items()}
     for head, metric in MAIN.items():
-        assert found[f"{head}/{metric}"] == pytest.approx(expected[f"{head}/{metric}"], rel=1e-2, abs=1e-2)
+        assert of_file[f"{head}/{metric}"] == pytest.approx(expected[f"{head}/{metric}"], rel=1e-2, abs=1e-2)
     for model in ("joined.safetensors", "joined.onnx"):
         text = run("evaluate", folder / model, "data=coco", f"data.root={folder / 'made'}", "data.image_size=64")
         assert "not evaluated: surfaces, distance" in text and "things: classes" in text

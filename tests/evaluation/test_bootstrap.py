@@ -105,14 +105,14 @@ def kind(request):
 
 def test_a_resample_equals_an_evaluation_of_the_resampled_images(kind):
     resamples = 20
-    found = bootstrap_intervals(kind(range(IMAGES)), resamples, np.random.default_rng(3))
+    intervals = bootstrap_intervals(kind(range(IMAGES)), resamples, np.random.default_rng(3))
     draw = np.random.default_rng(3)
     each = [kind(draw.integers(IMAGES, size=IMAGES)).compute() for _ in range(resamples)]
-    assert any(low < high for low, high in found.values())
-    for metric, interval in found.items():
+    assert any(low < high for low, high in intervals.values())
+    for metric, interval in intervals.items():
         values = np.array([metrics[metric] for metrics in each])
-        known = values[~np.isnan(values)]
-        expected = np.quantile(known, [0.025, 0.975]) if len(known) else [math.nan] * 2
+        defined = values[~np.isnan(values)]
+        expected = np.quantile(defined, [0.025, 0.975]) if len(defined) else [math.nan] * 2
         np.testing.assert_allclose(interval, expected, atol=1e-12, err_msg=metric)
 
 
@@ -131,9 +131,9 @@ def test_the_interval_of_a_mean_is_scipys():
     for number, share in enumerate(shares):
         errors = torch.where(torch.arange(1000) < 1000 * share, 1.0, 99.0)
         evaluator.update([{"feature": errors}], [{"image_id": number}])
-    found = bootstrap_intervals(evaluator, 2000, np.random.default_rng(1))["recall10"]
+    intervals = bootstrap_intervals(evaluator, 2000, np.random.default_rng(1))["recall10"]
     exact = bootstrap((shares,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(2))
-    assert found == pytest.approx([*exact.confidence_interval], abs=0.01)
+    assert intervals == pytest.approx([*exact.confidence_interval], abs=0.01)
 
 
 def test_without_images_intervals_are_undefined_and_sums_alone_have_none():

@@ -68,11 +68,11 @@ def test_the_backbone_runs_once_with_the_threshold_of_each_head(tmp_path: Path):
     file = densevit.load(path, trust=True)
     assert file.model.thresholds == threshold
     for image in images(2):
-        found, expected = file.predict(image), predictor.predict(image, threshold)
+        result, expected = file.predict(image), predictor.predict(image, threshold)
         for head in threshold:
-            assert found[head].names == expected[head].names
-            torch.testing.assert_close(found[head].scores, expected[head].scores, rtol=0, atol=1e-4)
-        torch.testing.assert_close(found["distance"].depth, expected["distance"].depth, rtol=1e-4, atol=1e-4)
+            assert result[head].names == expected[head].names
+            torch.testing.assert_close(result[head].scores, expected[head].scores, rtol=0, atol=1e-4)
+        torch.testing.assert_close(result["distance"].depth, expected["distance"].depth, rtol=1e-4, atol=1e-4)
     alone = file.with_heads(["cars"]).predict(images(1)[0], 0)
     torch.testing.assert_close(alone.boxes, file.predict(images(1)[0], 0)["cars"].boxes)
 
@@ -80,9 +80,9 @@ def test_the_backbone_runs_once_with_the_threshold_of_each_head(tmp_path: Path):
 def test_int8_quantises_all_heads(tmp_path: Path):
     exported = densevit.export(predictor_of(THREE), tmp_path / "x.onnx", resize=True, int8=images(4))
     assert exported.quantization is not None and exported.difference <= 1e-4  # of the float32 file
-    found = densevit.load(exported.path, trust=True).predict(images(1)[0], 0)
+    result = densevit.load(exported.path, trust=True).predict(images(1)[0], 0)
     expected = predictor_of(THREE).predict(images(1)[0], 0)
-    torch.testing.assert_close(found["distance"].depth, expected["distance"].depth, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(result["distance"].depth, expected["distance"].depth, rtol=0.1, atol=0.1)
 
 
 class Labels(Dataset):

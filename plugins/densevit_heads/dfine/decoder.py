@@ -155,9 +155,7 @@ class Decoder(nn.Module):
 
     training_layers: layers after the layers of `options`, in training only. layer_scale: width and FFN of these layers,
     relative to `options`. num_points: the sampling points of each level. num_bins, reg_scale: the arguments of
-    `weighting_function`. activation: the activation of FFNs and
-    prediction heads.
-
+    `weighting_function`. activation: the activation of FFNs and prediction heads.
     refined_positions: whether the positions of a layer's queries follow the boxes of the layer before, not only the
     reference boxes.
     """

@@ -4,7 +4,6 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +162,9 @@ class _Facts(lightning.Callback):
         assert isinstance(pl_module, DenseModule)
         intervals: dict[str, list[float]] = {}
         for name, evaluator in (pl_module.validation.evaluators or {}).items() if trainer.state.fn == "fit" else ():
-            with suppress(NotImplementedError):
-                bounds = bootstrap_intervals(evaluator, RESAMPLES, np.random.default_rng(0))
-                defined = {n: [*pair] for n, pair in bounds.items() if "/" not in n and pair[0] == pair[0]}
-                intervals |= {f"{name}/{metric}": pair for metric, pair in defined.items()}
+            bounds = bootstrap_intervals(evaluator, RESAMPLES, np.random.default_rng(0))
+            defined = {n: [*pair] for n, pair in bounds.items() if "/" not in n and pair[0] == pair[0]}
+            intervals |= {f"{name}/{metric}": pair for metric, pair in defined.items()}
         self.validations.append((finite(dict(pl_module.validation.metrics)), intervals))
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

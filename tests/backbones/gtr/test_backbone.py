@@ -63,8 +63,8 @@ def test_blocks_scan_rows_and_columns_both_ways(size):
     for i, block in enumerate(gtr.blocks):
         x = brute_force(block, x, i % 4)
         expected += [x.permute(0, 3, 1, 2)] if i in (3, 7, 11) else []
-    for found, feature in zip(gtr(images), expected, strict=True):
-        torch.testing.assert_close(found, feature, rtol=1e-6, atol=1e-6)
+    for output, feature in zip(gtr(images), expected, strict=True):
+        torch.testing.assert_close(output, feature, rtol=1e-6, atol=1e-6)
 
 
 def authors_state(variant: str, prefix: str = "") -> dict[str, Tensor]:
@@ -145,8 +145,12 @@ def test_an_image_smaller_than_a_patch_is_one_token():
 
 @pytest.mark.integration
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
-def test_a_file_gives_the_models_outputs(suffix, tmp_path):
-    """On squares and rectangles, also with decays beyond float32's exponents, and without a loop over tokens."""
+def test_a_file_gives_the_models_outputs(suffix, tmp_path, monkeypatch):
+    """On squares and rectangles, also with decays beyond float32's exponents, and without a loop over tokens.
+
+    Four blocks, one per scan direction.
+    """
+    monkeypatch.setattr("densevit_backbones.gtr.backbone._BLOCKS", 4)
     torch.manual_seed(0)
     predictor = densevit.create_model("gtr", {"x": {"name": "linear"}}, ["a", "b", "c"])
     with torch.no_grad():

@@ -37,13 +37,13 @@ def test_chunks_give_what_tokens_give(tokens, strength):
     x = [tensor.requires_grad_() for tensor in inputs(tokens, strength)]
     expected = recurrent(*x)
     gradients = torch.autograd.grad(expected.sin().sum(), x)
-    found = chunked(*x)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
-    torch.testing.assert_close(torch.autograd.grad(found.sin().sum(), x), gradients, rtol=1e-12, atol=1e-12)
+    output = chunked(*x)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(torch.autograd.grad(output.sin().sum(), x), gradients, rtol=1e-12, atol=1e-12)
     low = [tensor.detach().float().requires_grad_() for tensor in x]
-    found = chunked(*low)
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
-    for gradient, exact in zip(torch.autograd.grad(found.sin().sum(), low), gradients, strict=True):
+    output = chunked(*low)
+    torch.testing.assert_close(output.double(), expected, rtol=0, atol=1e-5)
+    for gradient, exact in zip(torch.autograd.grad(output.sin().sum(), low), gradients, strict=True):
         assert (gradient - exact).abs().max() <= 1e-5 * exact.abs().max()
 
 

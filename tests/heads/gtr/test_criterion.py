@@ -22,14 +22,14 @@ def test_groups_learn_like_images_and_proposals_from_their_own_matching():
     layers = make_outputs(len(COUNTS), 14, 6, seed=3)
     targets, _ = make_targets(COUNTS, degenerate=False)
     twice = LayerOutputs(*(torch.cat([x, x], dim=1) for x in layers[:3]), torch.cat([layers.initial] * 2))
-    found = GroupedDfineCriterion(*OPTIONS).losses({"layers": twice}, targets, LossContext())
+    twofold = GroupedDfineCriterion(*OPTIONS).losses({"layers": twice}, targets, LossContext())
     expected = DfineCriterion(*OPTIONS).losses({"layers": layers}, targets, LossContext())
     objects = Objects.of(targets, torch.device("cpu"))
     proposals = SetCriterion(*OPTIONS).losses_per_layer(layers.logits[-1:], layers.boxes[-1:], objects, LossContext())
     expected["proposals"] = torch.stack(list(proposals.values())).sum()
     for name, value in expected.items():
         # the lower bound of a matched IoU is 0.01 in DEIM's loss
-        assert float(found[name]) == pytest.approx(float(value), rel=1e-3 if name == "proposals" else 1e-5), name
+        assert float(twofold[name]) == pytest.approx(float(value), rel=1e-3 if name == "proposals" else 1e-5), name
 
 
 def test_groups_are_selected_and_trained_apart():

@@ -70,14 +70,12 @@ def test_a_file_gives_the_model_that_it_was_made_of(state, tmp_path):
     torch.save({"model": zeros, "ema": {"module": without_masks(state)}, "last_epoch": 29}, path)
     model = convert(path).model
     assert len(model.classes["detection"]) == 80
-    copy = densevit.create_model(
-        "coco/gtr_s", weights=str(path), classes=[one.name for one in model.classes["detection"]]
-    )
+    copy = densevit.create_model("coco/gtr_s", weights=str(path), classes=[c.name for c in model.classes["detection"]])
     found, expected = (x.state_dict() for x in (copy.model, model))
     assert found.keys() == expected.keys() and all(torch.equal(x, expected[key]) for key, x in found.items())
 
     ours = densevit.create_model("coco/gtr_s", weights=str(path), classes=["owl", "dog", "cat"]).model
-    names = [one.name for one in model.classes["detection"]]
+    names = [c.name for c in model.classes["detection"]]
     for key, x in ours.heads["detection"].state_dict().items():
         rows = expected[f"heads.detection.{key}"]
         if "label_head" in key:

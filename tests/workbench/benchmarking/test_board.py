@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,10 +90,7 @@ def test_masks_reduced_before_the_metric_score_higher_and_have_another_digest(ca
     [case] = cases_of_probes(["quick_segmentation"], ["pixels"], [], cache=False)[:1]
     config, mious, parts = case.config(), {}, {}
 
-    class Model:
-        class backbone:  # noqa: N801
-            strides = (16,)
-
+    model = SimpleNamespace(backbone=SimpleNamespace(strides=(16,)))
     datasets = {side: camvid(side) for side in (448, 100)}
     for side, dataset in datasets.items():
         evaluator = SemanticSegmentation(dataset.classes["segmentation"])
@@ -103,9 +101,9 @@ def test_masks_reduced_before_the_metric_score_higher_and_have_another_digest(ca
             cells = torch.arange(side) * 32 // side
             evaluator.update([{"semantic": patches[cells][:, cells]}], [truth])
         mious[side] = evaluator.compute()["mIoU"]
-        parts[side] = parts_of(config, dataset, Model, {"s": evaluator}, ())
+        parts[side] = parts_of(config, dataset, model, {"s": evaluator}, ())
     assert mious[100] > mious[448] + 0.1  # poles are too thin for the reduced masks
-    again = parts_of(config, camvid(448), Model, {"s": evaluator}, ())
+    again = parts_of(config, camvid(448), model, {"s": evaluator}, ())
     assert digest_of(parts[100]) != digest_of(parts[448]) == digest_of(again)
     assert "labels: 100x100, not 448x448" in differing(parts[100], parts[448])
 
