@@ -42,6 +42,7 @@ COLORS = {  # light, dark
     "c9": ("#6c8f1f", "#b6d75a"),
 }
 SERIES = 10  # colours of curves in one plot, c0 to c9
+_ROUNDING = 1e-9  # relative differences below it are not shown
 MAX_NUMBERED, MAX_NAMED = 24, 80  # classes of a matrix: with numbers, with names
 MAX_NAME = 28  # characters of a name
 MATRIX_WIDTH = 1000
@@ -62,12 +63,12 @@ def lines(
     unit_axes: bool = False,
     order: Sequence[str] | None = None,
 ) -> str:
-    """Plots curves with at least one point each over common axes.
+    """Plots curves over common axes.
 
     x, y: labels of the axes. unit_axes: both axes are 0 to 1. order: all names in the
     legend, which determine the colours; needed if the legend also lists curves that are not in this plot.
     """
-    points = tuple((name, tuple(map(tuple, curve))) for name, curve in curves.items())
+    points = tuple((name, tuple(map(tuple, curve))) for name, curve in curves.items() if curve)
     return _lines(points, x, y, unit_axes, tuple(order or curves))
 
 
@@ -80,7 +81,7 @@ def _lines(curves: tuple[tuple[str, Points], ...], x: str, y: str, unit_axes: bo
             axes.plot(*zip(*few, strict=True), style, color=color(names.index(name)), linewidth=1.6, markersize=3)
         if unit_axes:
             axes.set(xlim=(0, 1), ylim=(0, 1))
-        elif 0 <= (low := min(points[0][0] for _, points in curves)) < axes.dataLim.x1 / 5:
+        elif 0 <= (low := min((points[0][0] for _, points in curves), default=-1)) < axes.dataLim.x1 / 5:
             axes.set_xlim(left=min(0, low))
         _label(axes, x, y)
 
@@ -88,17 +89,20 @@ def _lines(curves: tuple[tuple[str, Points], ...], x: str, y: str, unit_axes: bo
 
 
 def histogram(values: Sequence[float] | np.ndarray, bins: int = 40) -> str:
-    """Plots a histogram of values in equal intervals.
+    """Plots a histogram of the finite values in equal intervals.
 
-    Values beyond the 99.5th percentile count in the last interval.
+    Values beyond the 99.5th percentile count in the last interval. Values that differ by rounding only are in one.
     """
     numbers = np.asarray(values, np.float64)
-    high = float(np.quantile(numbers, 0.995))
-    high = high if high > numbers.min() else float(numbers.max())
-    numbers = np.minimum(numbers, high)
+    numbers = numbers[np.isfinite(numbers)]
+    low, high = (float(np.quantile(numbers, q)) for q in (0, 0.995)) if numbers.size else (0.0, 1.0)
+    high = high if high > low or not numbers.size else float(numbers.max())
+    if high - low <= _ROUNDING * max(abs(low), abs(high), _ROUNDING):
+        numbers, margin = np.full_like(numbers, low), max(0.5, abs(low) / 2)
+        low, high = low - margin, low + margin
 
     def draw(axes: "Axes") -> None:
-        axes.hist(numbers, bins, color=color(0), rwidth=0.9)
+        axes.hist(np.minimum(numbers, high), bins, range=(low, high), color=color(0), rwidth=0.9)
         _label(axes, "", "")
 
     return _svg(draw, WIDTH, HEIGHT)
@@ -129,7 +133,8 @@ def heat_map(names: Sequence[str], shares: np.ndarray) -> str:
     side = 30 if numbered else max(9, min(24, MATRIX_WIDTH // count)) if named else max(1, MATRIX_WIDTH // count)
     font = 10.5 if numbered else max(7.0, min(10.5, 0.8 * side))
     labels = [name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for name in names]
-    margin = round(max(map(len, labels)) * 0.62 * font) + 12 if named else 2
+    margin = round(max(map(len, labels), default=0) * 0.62 * font) + 12 if named else 2
+    shares = np.nan_to_num(shares)
     opacity = np.where(np.eye(count, dtype=bool), shares, np.sqrt(shares))
     pixels = np.zeros((count, count, 4))
     pixels[..., :3] = np.where(np.eye(count, dtype=bool)[..., None], RIGHT_COLOR, WRONG_COLOR)

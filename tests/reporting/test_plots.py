@@ -1,9 +1,12 @@
 """Plots as SVG: lines, histograms and matrices, by the elements of the drawing."""
 
 import base64
+import inspect
 import io
+import math
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -63,3 +66,55 @@ def test_a_plot_is_an_svg_file_of_its_own():
     found = texts(svg)
     assert {"precision-recall", "recall", "precision", "cat & <dog>", "_fox"} <= {*found} and "empty" not in found
     assert "var(" not in svg and "prefers-color-scheme: dark" in svg  # other viewers than browsers know no variables
+
+
+SIDES = r"[ML] (\S+)", r"[ML] \S+ (\S+)"
+VALUES = {
+    "none": [],
+    "one": [3.0],
+    "constant": [2.5] * 9,
+    "equal but for rounding": [33.3 + 7e-15 * i for i in range(9)],
+    "large and equal but for rounding": [1e17, 1e17, 1e17 + 16],
+    "denormal": [5e-324, 1e-323],
+    "NaN": [math.nan] * 3,
+    "NaN and infinity": [1.0, math.nan, math.inf, -math.inf, 2.0],
+    "a span of 10^9": [1e-3, 1.0, 1e6],
+    "a span of 10^300": [-1e300, 1e300],
+}
+
+
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+@pytest.mark.filterwarnings("error")
+def test_any_values_are_plotted(values: list[float]) -> None:
+    """Each public function that returns an SVG, with arguments by their types."""
+    curve = list(enumerate(values))
+    arguments = {
+        Mapping[str, plots.Points]: {"a": curve, "b": [(value, 1.0) for value in values]},
+        Sequence[float] | np.ndarray: values,
+        Sequence[Sequence[float]]: [values, []],
+        Sequence[str]: [f"class {n}" for n in range(len(values) + 1)],
+        np.ndarray: np.diag([1.0, *np.clip(values, 0, 1)]),
+        Plot: Plot("x", "y", {"a": curve}),
+        str: "title",
+    }
+    drawn = 0
+    for name, function in inspect.getmembers(plots, inspect.isfunction):
+        signature = inspect.signature(function)
+        if name.startswith("_") or function.__module__ != plots.__name__ or name == "color":
+            continue
+        required = [p for p in signature.parameters.values() if p.default is p.empty]
+        svg = function(*(arguments[p.annotation] for p in required))
+        coordinates = [element.get("d", "") for element in ElementTree.fromstring(svg).iter()]
+        assert not re.search("nan|inf", " ".join(coordinates))
+        drawn += 1
+    assert drawn >= 5
+
+
+def test_values_that_differ_by_rounding_are_one_bar_in_the_middle() -> None:
+    corners = []
+    for path in ElementTree.fromstring(plots.histogram([33.3 + 7e-15 * i for i in range(9)])).iter():
+        x, y = ([float(number) for number in re.findall(pattern, path.get("d", ""))] for pattern in SIDES)
+        if "fill: var(--c0)" in path.get("style", "") and max(y) > min(y):
+            corners.append(x)
+    [x] = corners
+    assert abs(np.mean(x) - (LEFT + WIDTH - RIGHT) / 2) < 0.05 * WIDTH

@@ -92,9 +92,8 @@ def _charts(splits: rows.Splits) -> list[Plot]:
             f"augmented {key}: {name}": ns for key, named in statistics.inputs.items() for name, ns in named.items()
         }
         for title, values in numbers.items():
-            values = values[np.isfinite(values)]
-            if len(values):
-                median = f"median {np.median(values):.4g}"
+            if np.isfinite(values).any():
+                median = f"median {np.median(values[np.isfinite(values)]):.4g}"
                 drawn.append(Plot(f"{split}, {title}", plots.histogram(values), median))
     return drawn
 
