@@ -32,19 +32,19 @@ def to_median(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return prediction * (np.median(truth) / median) if 0 < median < np.inf else prediction
 
 
-def to_scale_and_shift(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Least-squares alignment in depth. prediction, truth: (N,) depths."""
+def to_scale_and_shift(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, float]:
+    """Least-squares alignment in depth. prediction, truth: (N,) depths. Returns (N,) depths and the scale."""
     scale, shift = least_squares(prediction, truth)
-    return scale * prediction + shift
+    return scale * prediction + shift, scale
 
 
 def to_scale_and_shift_of_disparity(
     disparity: np.ndarray, truth: np.ndarray, min_depth: float, max_depth: float
-) -> np.ndarray:
+) -> tuple[np.ndarray, float]:
     """Least-squares alignment in disparity, 1 / depth, converted to depth (MiDaS, Ranftl et al. 2020, section 6).
 
     disparity: (N,), relative or metric. truth: (N,) depths. Depths beyond `max_depth` or behind the camera become
-    `max_depth`. Returns (N,) depths.
+    `max_depth`. Returns (N,) depths and the scale.
     """
     scale, shift = least_squares(disparity, 1 / truth)
-    return 1 / np.clip(scale * disparity + shift, 1 / max_depth, 1 / min_depth)
+    return 1 / np.clip(scale * disparity + shift, 1 / max_depth, 1 / min_depth), scale

@@ -109,6 +109,7 @@ class DepthErrors(Evaluator):
         self._sums: dict[_Id, np.ndarray] = {}  # only of images with valid pixels
         self._distances: dict[_Id, np.ndarray] = {}  # the same images
         self._empty: set[_Id] = set()
+        self._reversed: set[_Id] = set()  # aligned with a negative scale
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
         """Adds one prediction and one target per image, in original pixels; tensors of any device.
@@ -123,17 +124,19 @@ class DepthErrors(Evaluator):
             if "depth" not in truth or image_id in self._sums or image_id in self._empty:
                 continue
             try:
-                p, g = self._pixels(prediction, torch.as_tensor(truth["depth"]))
+                p, g, scale = self._pixels(prediction, torch.as_tensor(truth["depth"]))
             except DataError as error:
                 raise DataError(f"Image {image_id!r}: {error}") from None
             if len(g):
                 self._sums[image_id] = self._sums_of(p, g)
                 self._distances[image_id] = sums_by_distance(p, g)
+                self._reversed |= {image_id} if scale < 0 else set()
             else:
                 self._empty.add(image_id)
 
-    def _pixels(self, outputs: Predictions, truth: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Predicted depths, aligned and clamped, and true depths at valid pixels: (N,) float64 each."""
+    def _pixels(self, outputs: Predictions, truth: Tensor) -> tuple[np.ndarray, np.ndarray, float]:
+        """Predicted depths, aligned and clamped, and true depths at valid pixels: (N,) float64 each; and the scale of
+        the alignment."""
         relative = "depth" not in outputs
         key = "inverse_depth" if relative else "depth"
         if key not in outputs:
@@ -156,10 +159,12 @@ class DepthErrors(Evaluator):
         if not np.isfinite(p).all():
             wrong = np.count_nonzero(~np.isfinite(p))
             raise DataError(f"`{key}` of its prediction is not finite in {wrong} of the {p.size} valid pixels.")
-        return (self._aligned(p, g, relative), g) if len(g) else (p, g)
+        aligned, scale = self._aligned(p, g, relative) if len(g) else (p, 1.0)
+        return aligned, g, scale
 
-    def _aligned(self, p: np.ndarray, g: np.ndarray, relative: bool) -> np.ndarray:
-        """p: (N,) depths, or disparities if `relative`. Returns depths within the limits."""
+    def _aligned(self, p: np.ndarray, g: np.ndarray, relative: bool) -> tuple[np.ndarray, float]:
+        """p: (N,) depths, or disparities if `relative`. Returns depths within the limits, and the fitted scale; 1
+        without least squares."""
         ends = relative or self.align == "scale_shift_disparity"
         low, high = self.min_depth, float(g.max()) if ends and self.max_depth == math.inf else self.max_depth
         if self.align == "scale_shift_disparity":
@@ -167,11 +172,12 @@ class DepthErrors(Evaluator):
             return to_scale_and_shift_of_disparity(disparity, g, low, high)
         if relative:  # a disparity of at most 0 is an infinite depth
             p = np.divide(1, p, out=np.full_like(p, np.inf), where=p > 0)
+        scale = 1.0
         if self.align == "median":
             p = to_median(p, g)
         elif self.align == "scale_shift":
-            p = to_scale_and_shift(p, g)
-        return np.clip(p, low, high)
+            p, scale = to_scale_and_shift(p, g)
+        return np.clip(p, low, high), scale
 
     def _sums_of(self, p: np.ndarray, g: np.ndarray) -> np.ndarray:
         """The number of pixels, the sums over pixels from which the metrics are computed, and the mean of l = ln p - ln
@@ -193,11 +199,12 @@ class DepthErrors(Evaluator):
         return np.array([*sums, *(np.count_nonzero(worst < limit) for limit in self.deltas.values())], np.float64)
 
     def state(self) -> dict[str, Any]:
-        """The sums of each image by id, and the ids of images without valid pixels."""
+        """The sums of each image by id, and the ids of images without valid pixels and of negative scale."""
         return {
             "sums": dict(self._sums),
             "distances": dict(self._distances),
             "empty": sorted(self._empty, key=str),
+            "reversed": sorted(self._reversed, key=str),
         }
 
     def merge(self, states: Sequence[dict[str, Any]]) -> None:
@@ -207,15 +214,24 @@ class DepthErrors(Evaluator):
             self._sums = state["sums"] | self._sums
             self._distances = state["distances"] | self._distances
             self._empty.update(state["empty"])
+            self._reversed.update(state["reversed"])
 
     def compute(self) -> dict[str, float]:
-        """The metrics: metres or fractions, nan without valid pixels. Warns about images without valid pixels."""
+        """The metrics: metres or fractions, nan without valid pixels. Warns about images without valid pixels, and if
+        the fitted scale of most images is negative."""
         if self._empty:
             seen = len(self._sums) + len(self._empty)
             part = "" if self.crop == "none" else f" within the crop {self.crop!r}"
             warnings.warn(
                 f"{len(self._empty)} of {seen} images have no pixel of known depth between {self.min_depth:g} and "
                 f"{self.max_depth:g} m{part}; they are ignored.",
+                stacklevel=2,
+            )
+        if 2 * len(self._reversed) > len(self._sums):
+            warnings.warn(
+                f"The fitted scale of {len(self._reversed)} of {len(self._sums)} images is negative: predictions grow "
+                "where the ground truth falls, and the errors measure the reversed prediction. Fix: check "
+                "data.quantity (depth or inverse_depth) and what the model predicts.",
                 stacklevel=2,
             )
         images = list(self._sums.values())
