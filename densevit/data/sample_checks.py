@@ -1,5 +1,8 @@
 """Checks of a data set's samples and of a batch's samples: shapes and types, not pixels."""
 
+import math
+from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor
@@ -30,8 +33,8 @@ def check_sample(sample: Sample, dataset: Dataset, index: int, types: TargetType
 
 
 def check_image(image: Any, targets: Targets, origin: str, channels: Channels = RGB) -> None:
-    """Raises DataError for an image that is not (C, H, W) in the type of these channels, or is smaller than the
-    targets' `size`.
+    """Raises DataError for an image that is not (C, H, W) in the type of these channels, and for invalid sizes, see
+    `check_sizes`.
 
     origin: the data set and the image, for messages.
     """
@@ -50,15 +53,24 @@ def check_image(image: Any, targets: Targets, origin: str, channels: Channels = 
         elif len(shape) == 3 and shape[2] == count != shape[0]:
             fix = "image.permute(2, 0, 1)"
         raise DataError(f"{origin}: the image is {dtype} {shape} on {image.device}; {expected} Fix: {fix}.")
-    size, image_size = targets.get("size"), tuple(image.shape[1:])
-    if size is None:
-        return
-    pair = isinstance(size, tuple | list) and len(size) == 2
-    if not pair or not all(0 < side <= limit for side, limit in zip(size, image_size, strict=True)):
-        raise DataError(
-            f"{origin}: the targets' size is {size}, and the image has (height, width) {image_size}. Fix: set size to "
-            "that of the image, without padding."
-        )
+    check_sizes(targets, shape[1:], origin)
+
+
+def check_sizes(targets: Mapping[str, Any], image_size: tuple[int, ...], origin: str) -> None:
+    """Raises DataError unless `size` and `original_size`, where the targets have them, are two positive ints each, and
+    `size` is within the image. image_size: its height and width."""
+    for key, limits in (("size", image_size), ("original_size", (math.inf, math.inf))):
+        size = targets.get(key, (1, 1))
+        if not isinstance(size, tuple | list) or [isinstance(side, Integral) for side in size] != [True, True]:
+            raise DataError(
+                f"{origin}: {key} is {size!r}, a {type(size).__name__}; a tuple of two ints, (height, width), is "
+                f"expected. Fix: {key} = tuple(map(int, {key}))."
+            )
+        if not all(0 < side <= limit for side, limit in zip(size, limits, strict=True)):
+            raise DataError(
+                f"{origin}: {key} is {size}, and the image has (height, width) {image_size}. Fix: set size to that of "
+                "the image, without padding."
+            )
 
 
 def name_of(dataset: Dataset) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from densevit.channels import RGB, Channels
 from densevit.data.data_builder import DataSplits
+from densevit.data.sample_checks import check_sizes
 from densevit.errors import ConfigError, DataError, PluginError
 from densevit.interfaces import Dataset, Head, Method
 from densevit.model import DenseModel
@@ -120,10 +121,7 @@ def check_batch(batch: Any, channels: Channels = RGB) -> None:
         _expect(isinstance(target, Mapping), f"{where} is a {type(target).__name__}; a dict is expected")
         for key, meaning in _TARGET.items():
             _expect(key in target, f"{where} lacks {key!r}; found: {', '.join(target)}. Fix: set it to {meaning}")
-        size, limit = tuple(map(int, target["size"])), tuple(images.shape[2:])
-        valid = len(size) == 2 and all(0 < side <= most for side, most in zip(size, limit, strict=True))
-        fix = f"Fix: set it to {_TARGET['size']}"
-        _expect(valid, f"{where}['size'] is {size} in a batch of {limit}. {fix}")
+        check_sizes(target, shape[1:], f"The loader's first batch: {where}")
 
 
 def _expect(valid: bool, problem: str) -> None:

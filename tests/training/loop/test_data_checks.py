@@ -39,7 +39,13 @@ def changed(**change: Any) -> dict[str, Any]:
         (changed(targets=[1, 2]), r"targets\[0\] is a int; a dict is expected"),
         (changed(size=None), r"targets\[1\] lacks 'size'; .* Fix: set it to \(height, width\) of the image in"),
         (changed(image_id=None), r"targets\[1\] lacks 'image_id'"),
-        (changed(size=(4, 5)), r"targets\[1\]\['size'\] is \(4, 5\) in a batch of \(4, 4\)"),
+        (changed(size=(4, 5)), r"targets\[1\]: size is \(4, 5\), and the image has \(height, width\) \(4, 4\)"),
+        (
+            changed(size=torch.tensor([4, 4])),
+            r"targets\[1\]: size is tensor\(\[4, 4\]\), a Tensor; a tuple of two ints",
+        ),
+        (changed(size=(4.0, 4.0)), r"targets\[1\]: size is \(4\.0, 4\.0\), a tuple; a tuple of two ints"),
+        (changed(original_size=np.array([9, 9])), r"original_size is array.* Fix: original_size = tuple\(map\(int, or"),
     ],
 )
 def test_another_batch_is_one_line(batch: Any, message: str) -> None:
