@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -15,16 +15,18 @@ from densevit.channels import RGB, Channels
 from densevit.data.datasets.coco_json import images_of, parse_json
 from densevit.data.datasets.coco_layouts import files_of_json
 from densevit.data.datasets.image_files import companions
+from densevit.data.datasets.pair_paths import LABELS
 from densevit.data.io import videos
 from densevit.data.io.tar_members import TarMember, find_members
 from densevit.data.io.text_files import read_text
-from densevit.errors import DataError
+from densevit.errors import DataError, counted, warn_once
 from densevit.inference.downloads import SCHEMES
 from densevit.inference.image_file import ImageFile, Video
 from densevit.inference.image_inputs import find_files, suffixes_of
 from densevit.paths import user_path
 
 _FRAME = re.compile(r"(.+)_\d{6,}")  # the name of a frame: its video's name, and its number
+_JPEG = (".jpg", ".jpeg")
 _LONGEST = 100  # largest number of characters in a file name taken from a URL
 MAX_IN_FOLDER = 10_000  # for more images, output files go into subfolders
 PER_SUBFOLDER = 1_000  # images per subfolder
@@ -112,7 +114,7 @@ def _from_source(source: str, channels: Channels) -> Iterator[_Source]:
     tars = glob.glob(str(user_path(source)), recursive=True) if source.lower().endswith(".tar") else []
     for file in sorted(filter(os.path.isfile, tars)) or find_files(source, channels):
         if file.lower().endswith(".tar"):
-            members = find_members(file, suffixes_of(channels))
+            members = _without_labels(file, find_members(file, suffixes_of(channels)))
             if companions(members, channels) & members.keys():
                 raise DataError(f"{file}: images with a file for each channel are not read from a tar. Fix: unpack it.")
             yield from (_Source(f"{file}/{name}", member=member) for name, member in members.items())
@@ -120,6 +122,26 @@ def _from_source(source: str, channels: Channels) -> Iterator[_Source]:
             yield from _in_coco(Path(file))
         else:
             yield _Source(file)
+
+
+def _without_labels(tar: str, members: Mapping[str, TarMember]) -> dict[str, TarMember]:
+    """The images of a tar without label maps: files whose names are equal up to the first dot are one sample, as in
+    WebDataset. Its label maps are lossless files beside a JPEG, or with more suffixes than another file: a.png of
+    a.jpg, a.seg.png of a.png. Warns of them."""
+    samples = defaultdict[str, list[str]](list)  # by folder and name up to the first dot
+    for name in members:
+        folder, _, base = name.rpartition("/")
+        samples[f"{folder}/{base.partition('.')[0]}"].append(name)
+    labels = list[str]()
+    for names in samples.values():
+        fewest, has_jpeg = min(name.count(".") for name in names), any(name.lower().endswith(_JPEG) for name in names)
+        labels += [n for n in names if n.lower().endswith(LABELS) and (has_jpeg or n.count(".") > fewest)]
+    if labels:
+        warn_once(
+            f"{tar}: {counted(len(labels), 'file')} such as {labels[0]} left out as label maps, which have the name of "
+            "an image up to the first dot. Fix: to predict them, unpack the tar."
+        )
+    return {name: member for name, member in members.items() if name not in {*labels}}
 
 
 def _in_coco(file: Path) -> Iterator[_Source]:

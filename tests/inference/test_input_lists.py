@@ -84,6 +84,20 @@ def test_images_of_a_tar_are_those_of_its_files():
         np.testing.assert_array_equal(one.read(RGB), file.read(RGB))
 
 
+def test_label_maps_of_a_tar_are_no_images():
+    """Files with one name up to the first dot are a sample of WebDataset."""
+    images = ["set/1.jpg", "set/2.png", "set/clip.v1.jpg", "set/clip.v2.jpg", "else/3.png", "set/3.png"]
+    labels = ["set/1.png", "set/1.seg.png", "set/2.instance.png"]
+    for n, name in enumerate((*images, *labels)):
+        image(name, n)
+    tar_of("labels.tar", ["set", "else"])
+    with pytest.warns(
+        UserWarning, match=r"^labels\.tar: 3 files such as set/.*left out as label maps.* unpack the tar\."
+    ):
+        names = [name for name, _, _ in described("labels.tar")]
+    assert sorted(names) == sorted(f"labels.tar/{name}" for name in images)
+
+
 def test_damaged_tar_is_an_error_alone_and_a_failed_image_in_a_list(monkeypatch: Patch):
     image("1.png")
     tar_of("cut.tar", ["1.png"])

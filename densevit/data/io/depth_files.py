@@ -15,7 +15,8 @@ from PIL import Image
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.image_opening import open_image
 from densevit.data.io.rgb_files import apply_orientation, orientation_of, upright_size_of
-from densevit.data.io.tiff import ONE_MAP, stored_values
+from densevit.data.io.stored_values import stored_values
+from densevit.data.io.tiff import ONE_MAP
 from densevit.errors import DataError
 
 _IMAGES = (".png", ".tif", ".tiff")
@@ -49,7 +50,7 @@ def read_depth(path: Path, key: str | None = None) -> np.ndarray:
                 with open_image(path, ONE_MAP) as image:
                     _check_mode(image)
                     orientation = orientation_of(image)
-                    return _plain(apply_orientation(stored_values(image), orientation))
+                    return _plain(apply_orientation(stored_values(path, image), orientation))
         raise DataError(f"it is not a depth file; expected one of {', '.join(SUFFIXES)}.")
 
 

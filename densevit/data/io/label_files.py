@@ -14,13 +14,13 @@ from PIL import Image
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.image_opening import open_image
 from densevit.data.io.rgb_files import apply_orientation, orientation_of, upright_size_of
-from densevit.data.io.tiff import ONE_MAP, channel_bits, stored_values
+from densevit.data.io.stored_values import stored_bits, stored_values
+from densevit.data.io.tiff import ONE_MAP
 from densevit.errors import DataError
 
 _MODES_OF_VALUES = ("1", "L", "P", "LA", "PA", "La", "I", "I;16", "I;16B", "I;16L")
 _MODES_OF_COLORS = ("RGB", "RGBA", "RGBa", "RGBX")
 _LOSSY = ("JPEG", "MPO")
-_DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits per channel
 
 
 def read_label(path: str | os.PathLike[str], palette: bool = False, grey: bool = False) -> np.ndarray:
@@ -43,19 +43,17 @@ def read_label(path: str | os.PathLike[str], palette: bool = False, grey: bool =
 
 def _stored(path: str | os.PathLike[str], image: Image.Image) -> np.ndarray:
     """Returns the values or colours as stored, not rotated."""
-    mode, bits = image.mode, _bits(path, image)
+    mode, bits = image.mode, stored_bits(path, image)
     if mode not in _MODES_OF_VALUES + _MODES_OF_COLORS:
         raise DataError(f"its pixels have the mode {mode!r}; expected a label file, which is indexed, grey or RGB.")
     if bits == 16 and mode in (*_MODES_OF_COLORS, "LA"):  # Pillow would cut them to 8 bits
         raise DataError("it has several channels of 16 bits per channel; expected 8, or one channel of 16 bits.")
-    values = stored_values(image)
+    values = stored_values(path, image)
     if mode in _MODES_OF_COLORS:
         return values if mode == "RGB" else np.ascontiguousarray(values[..., :3])
     if values.ndim == 3:  # with alpha
         values = np.ascontiguousarray(values[..., 0])
-    if values.dtype not in (np.uint8, np.uint16):
-        values = _narrow(values)
-    return values // (255 // (2**bits - 1)) if mode == "L" and bits < 8 else values  # Pillow scales 2 and 4 bits
+    return values if values.dtype in (np.uint8, np.uint16) else _narrow(values)
 
 
 def label_size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -83,11 +81,3 @@ def _narrow(values: np.ndarray) -> np.ndarray:
     if low < 0 or high > 65535:
         raise DataError(f"its values range from {low} to {high}; expected labels of 0 to 65535.")
     return values.astype(np.uint16)
-
-
-def _bits(path: str | os.PathLike[str], image: Image.Image) -> int:
-    """Returns the bits per channel of a PNG or TIFF; 8 for images of any other format."""
-    if image.format != "PNG":
-        return channel_bits(image)
-    with open(path, "rb") as file:
-        return file.read(_DEPTH_OF_PNG + 1)[_DEPTH_OF_PNG]

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import numpy as np
 from PIL import ExifTags, Image
 
+from densevit.channels import COLORS
 from densevit.errors import DataError
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -27,6 +27,8 @@ def check_single_page(image: Image.Image, fix: str) -> None:
         image.seek(number)
         pages += not _tags(image).get(_SUBFILE_TYPE, 0) & _NO_PAGE
     image.seek(0)
+    if pages == 3 and fix == OTHER_CHANNELS:
+        fix = f"Fix: if they are its bands, set data.channels='[{', '.join(COLORS)}]', which reads pages as channels."
     if pages > 1:
         raise DataError(f"it has {pages} pages; expected 1. {fix}")
 
@@ -50,13 +52,6 @@ def channel_bits(image: Image.Image) -> int:
 def is_miniswhite(image: Image.Image) -> bool:
     """Whether a TIFF stores white as 0."""
     return _tags(image).get(ExifTags.Base.PhotometricInterpretation) == 0
-
-
-def stored_values(image: Image.Image) -> np.ndarray:
-    """Returns the values of a label or depth file as stored: undoes Pillow's inversion of 1 and 8 bits if white is
-    0."""
-    values = np.asarray(image)
-    return ~values if is_miniswhite(image) and image.mode in ("1", "L") else values
 
 
 def _tags(image: Image.Image) -> Any:

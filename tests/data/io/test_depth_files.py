@@ -45,6 +45,7 @@ def write_exr(path: Path, channels: dict[str, np.ndarray], compression: str = "Z
 
 FILES = {
     "8 bit.png": (grey_png(WHOLE % 256, 8), WHOLE % 256),
+    **{f"{bits} bit.png": (grey_png(WHOLE % 2**bits, bits), WHOLE % 2**bits) for bits in (1, 2, 4)},
     "16 bit.PNG": (grey_png(WHOLE, 16), WHOLE),
     "float.tiff": (cv2.imencode(".tiff", DEPTH)[1].tobytes(), DEPTH),
     "16 bit.tif": (cv2.imencode(".tiff", WHOLE)[1].tobytes(), WHOLE),

@@ -128,3 +128,7 @@ def test_a_tiff_of_several_pages_is_an_error(tmp_path):
     for read in READERS:
         with pytest.raises(DataError, match=r"pages\.tif: it has 3 pages; expected 1"):
             read(tmp_path / "pages.tif")
+    with pytest.raises(
+        DataError, match=r"Fix: .* data\.channels='\[red, green, blue\]', which reads pages as channels"
+    ):
+        read_image(tmp_path / "pages.tif")
