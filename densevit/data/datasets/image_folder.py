@@ -13,6 +13,7 @@ from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.division import check_val_share, part_of
 from densevit.data.datasets.image_files import images_below, warn_of_unread
 from densevit.data.datasets.measured_images import MeasuredImages
+from densevit.data.datasets.paired_folders import paired_folders
 from densevit.data.datasets.split_names import DIVIDED, check_limit, check_split, spellings
 from densevit.data.io.channel_files import IMAGES
 from densevit.errors import DataError, listed
@@ -61,6 +62,12 @@ class ImageFolder(MeasuredImages):
         folder = train if is_divided else _folder(base, pattern, split, splits)
         names = class_folders(train if train.is_dir() else folder)
         _check_classes(base, folder, names)
+        if maps := paired_folders(train if train.is_dir() else folder, names):
+            raise DataError(
+                f"{maps.maps} holds maps of the images in {maps.images}, with the same names and sizes; "
+                f"these are no classes. Fix: {maps.options(base)}; or give the files of a class "
+                "other names."
+            )
         self.classes = {"classification": tuple(Class(name, i, color_of(i)) for i, name in enumerate(names))}
         paths, labels = _images(base, folder, names, channels)
         if is_divided:
@@ -85,12 +92,13 @@ class ImageFolder(MeasuredImages):
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
-        """Returns {} if there are at least two folders {split}/CLASS or CLASS with images, and no images next to them,
-        else None."""
+        """Returns {} if there are at least two folders {split}/CLASS or CLASS with images, no images next to them, and
+        none of label or depth maps, else None."""
         folder = _folder(root, _pattern(root, None), "train", None)
         names = class_folders(folder) if folder.is_dir() else []
         is_other = len(names) < 2 or _NO_CLASSES & {name.lower() for name in names} or _has_image(folder)
-        return None if is_other or not all(_has_image(folder / name) for name in names) else {}
+        has_images = not is_other and all(_has_image(folder / name) for name in names)
+        return {} if has_images and not paired_folders(folder, names) else None
 
 
 def class_folders(folder: Path) -> list[str]:

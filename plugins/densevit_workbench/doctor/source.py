@@ -16,6 +16,9 @@ from densevit.config import Config, DataSection
 from densevit.config.yaml_io import find_file, read_file
 from densevit.data.datasets.coco_dataset import other_format
 from densevit.data.datasets.coco_layouts import check_export
+from densevit.data.datasets.image_folder import class_folders
+from densevit.data.datasets.paired_folders import paired_folders
+from densevit.data.datasets.split_names import spellings
 from densevit.errors import ConfigError, DataError, UnreadableFileError
 from densevit.paths import nearest_neighbour, user_path
 
@@ -125,6 +128,12 @@ def _recognised(folder: Path) -> tuple[str, dict[str, Any]]:
         if options is not None:
             return name, options
     check_export(folder)
+    for parent in filter(Path.is_dir, (folder, *(folder / name for name in spellings("train")))):
+        if maps := paired_folders(parent, class_folders(parent)):
+            raise DataError(
+                f"{folder} has none of the layouts that data sets recognise; {maps.maps} holds maps of the images in "
+                f"{maps.images}. Fix: densevit doctor {folder} {maps.options(folder)}."
+            )
     raise DataError(
         f"{folder} has none of the layouts that data sets recognise: COCO (train.json with train/, "
         "annotations/instances_train2017.json, train/_annotations.coco.json, or a single json), YOLO, Pascal VOC, or "

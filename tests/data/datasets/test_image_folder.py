@@ -45,6 +45,62 @@ def test_classes_are_those_of_the_training_split(tmp_path, write):
         ImageFolder("val", root=str(tmp_path))
 
 
+def scene(seed: int, mode: str = "RGB") -> Image.Image:
+    """Noise, as of a photograph."""
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 255, (40, 48, len(mode)), np.uint8).squeeze(), mode)
+
+
+def few_colours(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).choice([0, 90, 200], (40, 48, 3)).astype(np.uint8))
+
+
+def depth(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 9000, (40, 48), np.uint16))
+
+
+@pytest.mark.parametrize(
+    "folders", [("image", "label"), ("img", "ann"), ("JPEGImages", "SegmentationClass"), ("y", "x")]
+)
+@pytest.mark.parametrize(
+    ("image", "label", "data_set"),
+    [
+        (scene, lambda seed: few_colours(seed).convert("P"), "label_maps"),
+        (scene, few_colours, "label_maps"),
+        (lambda seed: scene(seed, "L"), lambda seed: few_colours(seed).convert("L"), "label_maps"),
+        (scene, depth, "depth"),
+    ],
+    ids=["indexed", "colours", "grey", "depth"],
+)
+def test_folders_of_images_and_their_maps_are_no_classes(folders, image, label, data_set, tmp_path, write):
+    for n in range(10):
+        for folder, drawn in zip(folders, (image, label), strict=True):
+            drawn(n).save(write(f"train/{folder}/{n}.png"))
+    fix = rf"data\.name={data_set} data\.images='{{split}}/{folders[0]}' data\.labels='{{split}}/{folders[1]}'"
+    with pytest.raises(
+        DataError, match=f"train/{folders[1]} holds maps of the images in .*train/{folders[0]}, .*{fix}"
+    ):
+        ImageFolder("train", root=str(tmp_path))
+    assert ImageFolder.recognise(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (scene, lambda seed: scene(seed + 100)),  # numbered images of two classes, of one size
+        (few_colours, lambda seed: few_colours(seed + 100)),
+        (scene, lambda seed: few_colours(seed).resize((30, 30))),
+        (lambda seed: scene(seed, "L"), lambda seed: scene(seed + 100, "L")),
+    ],
+    ids=["photographs", "drawings", "of other sizes", "grey"],
+)
+def test_classes_may_have_equal_file_names(first, second, tmp_path, write):
+    for n in range(10):
+        first(n).save(write(f"train/a/{n}.png"))
+        second(n).save(write(f"train/b/{n}.png"))
+    assert ImageFolder.recognise(tmp_path) == {} and len(ImageFolder("train", root=str(tmp_path), val_share=0.2)) == 16
+
+
 def test_a_root_without_splits_is_divided(tmp_path, write):
     rng = np.random.default_rng(0)
     for i in range(10):
