@@ -34,7 +34,7 @@ class AnnotatedObject:
     """One object. bbox: x, y, width, height in pixels. segmentation: polygons or run lengths, as in COCO's format.
 
     iscrowd: whether training leaves the object out and evaluation ignores it. more: additional keys of the written
-    annotation; they override the fields above.
+    annotation; they override the fields above. source: the file and place of the object, for messages about it.
     """
 
     category: str
@@ -43,6 +43,7 @@ class AnnotatedObject:
     iscrowd: bool = False
     area: float | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def _converted(format: str, source: Path, outside_paths: bool, on_error: OnError
     left_out += [text] if (text := faults.left_out_text(source)) else []
     root = source if source.is_dir() else source.parent
     texts = {
-        split or "train": coco_json(annotated, images, [below_root(image.path, root) for image in images])
+        split or "train": coco_json(annotated, images, [below_root(image.path, root) for image in images], root)
         for split, images in annotated.splits.items()
     }
     folder = _written(f"{format}-{root.absolute().name}", texts)

@@ -249,4 +249,4 @@ def _annotated(
     if mask is not None and mask.any():
         code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
         segmentation, area = {"size": list(code["size"]), "counts": code["counts"].decode()}, float(mask.sum())
-    return AnnotatedObject(obj.name, bbox, segmentation, iscrowd=obj.difficult, area=area)
+    return AnnotatedObject(obj.name, bbox, segmentation, iscrowd=obj.difficult, area=area, source=where)
