@@ -61,6 +61,7 @@ class Coco(MeasuredImages):
 
     boxes_as_masks: whether the box is the mask of an object without a polygon or mask; false leaves such objects out.
         By default they are an error if `masks` is set.
+    voc_origin: the coordinate of the first pixel in Pascal VOC's files; by default that of the tool that wrote them.
 
     The constructor checks the json (see `read_annotations`), and `check_files` all images. Samples have the json's
     boxes, as evaluation needs them; training clips boxes to the image and leaves out boxes without area. `area`
@@ -80,6 +81,7 @@ class Coco(MeasuredImages):
         boxes: Grid | None = None,
         crowds: Literal["ignore", "objects"] | None = None,
         boxes_as_masks: bool | None = None,
+        voc_origin: Literal[0, 1] | None = None,
         *,
         on_error: OnError = "raise",
         channels: Channels = RGB,
@@ -87,7 +89,7 @@ class Coco(MeasuredImages):
         check_limit(limit)
         base = None if root is None else root_folder(root, file_allowed=True)
         named = NamedFiles(annotations, images)
-        files, is_divided = self.find(base, split, named, val_share, outside_paths, on_error, channels)
+        files, is_divided = self.find(base, split, named, val_share, outside_paths, on_error, channels, voc_origin)
         self.file, self.conversion = files.file, files.conversion
         read = read_annotations(self.file, masks, boxes_as_masks)
         names = read.names()
@@ -227,6 +229,7 @@ class Coco(MeasuredImages):
         outside_paths: bool,
         on_error: OnError,
         channels: Channels,
+        voc_origin: Literal[0, 1] | None,
     ) -> tuple[SplitFiles, bool]:
         """Returns the files of a split, and whether they hold the images of train and val, which are then divided.
 
@@ -240,7 +243,7 @@ class Coco(MeasuredImages):
             reader = None if root is None else other_format(root)
             if reader is None:
                 raise
-            return reader[1].find(root, split, named, val_share, outside_paths, on_error, channels)
+            return reader[1].find(root, split, named, val_share, outside_paths, on_error, channels, voc_origin)
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:

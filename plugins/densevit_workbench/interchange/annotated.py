@@ -67,7 +67,7 @@ class Annotated:
     """A data set: its class names in order, and the images of each split.
 
     ids: class ids; by default 1, 2, ... left_out: one message per unreadable image. inventories: counts of images,
-    label files and objects in the source.
+    label files and objects in the source. notes: how the files were read, as clauses.
     """
 
     classes: tuple[str, ...]
@@ -75,6 +75,7 @@ class Annotated:
     ids: tuple[int, ...] | None = None
     left_out: tuple[str, ...] = ()
     inventories: tuple[Inventory, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """The numbers of classes, and of images and objects per split."""

@@ -61,8 +61,8 @@ def convert_dataset(
     name of each renamed class. seed: the seed of the new splits. skip_unreadable: leaves out missing and unreadable
     images, with a warning that names them. outside_paths: whether entries may name images outside of the source.
     strict: whether an invalid object, such as a box without area, is an error; otherwise it is left out and counted.
-    origin: the coordinate of the first pixel in "voc"; None: 0 if a box begins there, otherwise 1. channels: the
-    images' channels; None: RGB, or any channels in one file.
+    origin: the coordinate of the first pixel in "voc"; None: that of the tool that wrote a file, else 0 if a box begins
+    there, else 1. channels: the images' channels; None: RGB, or any channels in one file.
     The result's `inventories` count found, used and unused files and objects; warnings report unused ones. Raises
     DataError with all invalid files, ConfigError for invalid arguments.
 

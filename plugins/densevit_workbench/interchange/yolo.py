@@ -65,13 +65,8 @@ def read_yolo(source: Path, faults: Faults, channels: Channels | None = None) ->
         looked = text_files.of(first, next(iter(splits)))
         raise DataError(f"{source}: no image has a label. Looked for {looked} and others. {inventories[2]}.")
     _warn_of_missing(splits, source)
-    if form.keypoints:
-        warnings.warn(
-            f"{source}: the boxes have {form.keypoints} keypoints, kept in the json for data sets with the target type "
-            "`keypoints`; detection and masks leave them out.",
-            stacklevel=2,
-        )
-    return Annotated(names, splits, inventories=inventories)
+    notes = (f"boxes have {form.keypoints} keypoints, kept in the json; no built-in head uses them",)
+    return Annotated(names, splits, inventories=inventories, notes=notes if form.keypoints else ())
 
 
 def _warn_of_missing(splits: Mapping[str, Sequence[AnnotatedImage]], source: Path) -> None:
