@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from densevit.data.datasets.coco_json import Images, classes_of, identifiers, images_of, parse_json, section_of
-from densevit.data.datasets.coco_records import Objects
+from densevit.data.datasets.coco_records import Objects, missing_masks
 from densevit.data.datasets.coco_segmentations import Segmentations, pack, wrong_codes
 from densevit.data.datasets.scan_cache import cached_scan, json_array, json_value
 from densevit.errors import counted
@@ -101,26 +101,32 @@ class Annotations:
         return replace(self, first=first, segmentations=segmentations, **cut)
 
 
-def read_annotations(file: Path, masks: bool = False) -> Annotations:
+def read_annotations(file: Path, masks: bool = False, boxes_as_masks: bool | None = None) -> Annotations:
     """Reads and validates a COCO json. A large one is cached.
 
     Raises DataError with the file and the annotation for invalid json, missing keys, duplicate ids, unknown images and
-    categories, boxes that are not four finite numbers and, with masks, missing or invalid segmentations.
+    categories, boxes that are not four finite numbers and, with masks, invalid segmentations, and missing ones unless
+    `boxes_as_masks` is set, see `Coco`.
     """
     is_large = file.is_file() and os.path.getsize(file) > LARGE_JSON
 
     def read() -> dict[str, np.ndarray]:
-        return annotations_of(file, parse_json(file, keep_segmentations=masks), masks).arrays()
+        return annotations_of(file, parse_json(file, keep_segmentations=masks), masks, boxes_as_masks).arrays()
 
-    arrays = cached_scan(["coco", str(file), masks], read, lambda _: [str(file)], is_large)
+    arrays = cached_scan(["coco", str(file), masks, boxes_as_masks], read, lambda _: [str(file)], is_large)
     return Annotations.from_arrays(file, arrays)
 
 
-def annotations_of(file: Path, document: Mapping[str, Any], masks: bool) -> Annotations:
+def annotations_of(
+    file: Path, document: Mapping[str, Any], masks: bool, boxes_as_masks: bool | None = None
+) -> Annotations:
     """Converts a parsed json to annotations. file: the path of the json, for messages."""
     images, classes = images_of(file, document), classes_of(file, document)
-    objects = Objects(file, images, {c.file_id: i for i, c in enumerate(classes)}, masks)
-    for position, record in enumerate(section_of(file, document, "annotations")):
+    objects = Objects(file, images, {c.file_id: i for i, c in enumerate(classes)}, masks, boxes_as_masks)
+    records = section_of(file, document, "annotations")
+    if masks and boxes_as_masks is None and (error := missing_masks(file, records)):
+        raise error
+    for position, record in enumerate(records):
         objects.add(record, position)
     return joined(images, classes, objects, labelled=document.get("annotations") is not None)
 

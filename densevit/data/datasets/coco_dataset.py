@@ -59,6 +59,10 @@ class Coco(MeasuredImages):
         "objects" treats crowds as objects. By default crowds are ignored, with a warning above 5 % of the objects: COCO
         has 1 %, and CVAT writes `iscrowd` 1 for each mask painted with a brush.
 
+    boxes_as_masks: whether the box is the mask of an object without a polygon or mask; false leaves such objects out.
+        By default they are an error if `masks` is set.
+    voc_origin: the coordinate of the first pixel in Pascal VOC's files; by default that of the tool that wrote them.
+
     The constructor checks the json (see `read_annotations`), and `check_files` all images. Samples have the json's
     boxes, as evaluation needs them; training clips boxes to the image and leaves out boxes without area. `area`
     defaults to width times height. A json without `annotations`, such as a test set's, gives images without labels.
@@ -76,6 +80,8 @@ class Coco(MeasuredImages):
         limit: int | None = None,
         boxes: Grid | None = None,
         crowds: Literal["ignore", "objects"] | None = None,
+        boxes_as_masks: bool | None = None,
+        voc_origin: Literal[0, 1] | None = None,
         *,
         on_error: OnError = "raise",
         channels: Channels = RGB,
@@ -83,9 +89,9 @@ class Coco(MeasuredImages):
         check_limit(limit)
         base = None if root is None else root_folder(root, file_allowed=True)
         named = NamedFiles(annotations, images)
-        files, is_divided = self.find(base, split, named, val_share, outside_paths, on_error, channels)
+        files, is_divided = self.find(base, split, named, val_share, outside_paths, on_error, channels, voc_origin)
         self.file, self.conversion = files.file, files.conversion
-        read = read_annotations(self.file, masks)
+        read = read_annotations(self.file, masks, boxes_as_masks)
         names = read.names()
         self.folder = files.image_folder(names)
         if not outside_paths:
@@ -105,6 +111,7 @@ class Coco(MeasuredImages):
         names, self.missing = existing_files(self.folder, read.names(), self.file, outside_paths)
         self.open(self.folder, names, channels)
         self.json_sizes, self.boxes, self.masks, self._split = read.sizes, boxes, masks, split
+        self.boxes_as_masks = boxes_as_masks
         self._grids[:, :2] = self.json_sizes
         self.annotations = replace(read, sizes=self._grids[:, :2])  # a view: `measure` completes the sizes
         self.classes = {"detection": read.classes}
@@ -222,6 +229,7 @@ class Coco(MeasuredImages):
         outside_paths: bool,
         on_error: OnError,
         channels: Channels,
+        voc_origin: Literal[0, 1] | None,
     ) -> tuple[SplitFiles, bool]:
         """Returns the files of a split, and whether they hold the images of train and val, which are then divided.
 
@@ -235,7 +243,7 @@ class Coco(MeasuredImages):
             reader = None if root is None else other_format(root)
             if reader is None:
                 raise
-            return reader[1].find(root, split, named, val_share, outside_paths, on_error, channels)
+            return reader[1].find(root, split, named, val_share, outside_paths, on_error, channels, voc_origin)
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:

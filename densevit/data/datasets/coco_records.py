@@ -1,7 +1,7 @@
 """The section `annotations` of a COCO json: `Objects.add` reads one annotation into columns."""
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,30 @@ import numpy as np
 from densevit.data.datasets.coco_json import Images, is_identifier, is_number, unknown_reference
 from densevit.data.datasets.coco_segmentations import Packed, packed_segmentation
 from densevit.data.datasets.rotated_boxes import bounds_of, rotated_corners, rotation_of
-from densevit.errors import DataError
+from densevit.errors import DataError, counted
 from densevit.registry.plugin_options import shown
 
+MISSING_MASKS = "objects without a mask"
 INVALID_SEGMENTATIONS = "invalid segmentations"
+
+
+def lacks_mask(record: Mapping[str, Any]) -> bool:
+    """Whether an annotation has no `segmentation` and is not a rotated box, whose corners are a mask."""
+    return not record.get("segmentation") and not ("attributes" in record and rotation_of(record))
+
+
+def missing_masks(file: Path, records: Sequence[Mapping[str, Any]]) -> DataError | None:
+    """The error for annotations without a mask, if there are any."""
+    lacking = [record for record in records if lacks_mask(record)]
+    if not lacking:
+        return None
+    first = lacking[0].get("source", f"annotation {shown(lacking[0].get('id'))} of {file}")
+    return DataError(
+        f"{len(lacking):,} of {counted(len(records), 'object')} have a box and no polygon or mask, first: {first}. "
+        "Fix: data.boxes_as_masks=true takes the box as the mask, data.boxes_as_masks=false leaves these objects out, "
+        "in evaluation too; without data.masks boxes suffice.",
+        MISSING_MASKS,
+    )
 
 
 class Objects:
@@ -22,11 +42,19 @@ class Objects:
 
     ids: the file's, or text for an annotation without id. rows, labels: the positions of image and class. boxes: x0,
     y0, x1, y1; for a rotated box, its bounds. rotated: whether a box is rotated, see `rotation_of`. segmentations: None
-    unless masks were requested.
+    unless masks were requested. boxes_as_masks: whether boxes are the masks of objects without one; False leaves these
+    out.
     """
 
-    def __init__(self, file: Path, images: Images, labels: Mapping[Any, int], masks: bool) -> None:
-        self.file, self.images, self.label_of = file, images, labels
+    def __init__(
+        self,
+        file: Path,
+        images: Images,
+        labels: Mapping[Any, int],
+        masks: bool,
+        boxes_as_masks: bool | None = None,
+    ) -> None:
+        self.file, self.images, self.label_of, self.boxes_as_masks = file, images, labels, boxes_as_masks
         self.ids: list[Any] = []
         self.rows, self.labels = array("q"), array("i")
         self.boxes, self.area = array("d"), array("d")
@@ -35,8 +63,11 @@ class Objects:
         self._seen: dict[Any, int] = {}  # the image of each id
 
     def add(self, record: Mapping[str, Any], position: int) -> None:
-        """Adds an annotation. position: the entry's index, for messages."""
+        """Adds an annotation, unless it is left out for its missing mask. position: the entry's index, for messages."""
         number = record.get("id", f"at position {position}")
+        is_box_only = self.segmentations is not None and self.boxes_as_masks is not None and lacks_mask(record)
+        if is_box_only and not self.boxes_as_masks:
+            return
         area, iscrowd = record.get("area"), record.get("iscrowd", 0)
         try:
             row, label = self.images.rows[record["image_id"]], self.label_of[record["category_id"]]
@@ -52,6 +83,8 @@ class Objects:
             corners = rotated_corners(np.array([[x, y, width, height]], np.float64), np.array([degrees]))  # (1, 4, 2)
             x, y, width, height = bounds_of(corners)[0].tolist()
             box, is_rotated, segmentation = (x, y, x + width, y + height), True, corners.reshape(1, 8).tolist()
+        if is_box_only:
+            segmentation = [[x, y, x + width, y, x + width, y + height, x, y + height]]
         if self.segmentations is not None:
             try:
                 self.segmentations.append(packed_segmentation(segmentation, self.images.sizes[row]))

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--origin",
         type=int,
         choices=(0, 1),
-        help="the coordinate of the first pixel in xml files of voc (default: 0 if a box begins there, otherwise 1)",
+        help="the coordinate of the first pixel in xml files of voc (default: that of the tool that wrote them)",
     )
     parser.add_argument(
         "--outside-paths", action="store_true", help="allow entries that name images outside of SRC's folder"
@@ -93,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
     for inventory in dataset.inventories:
         if not inventory.left_out:  # otherwise a warning has shown it
             args.output.show(str(inventory))
+    for note in dataset.notes:
+        args.output.show(f"{args.source}: {note}")
     counts = {split: len(images) for split, images in dataset.splits.items()}
     objects = {split: sum(len(image.objects) for image in images) for split, images in dataset.splits.items()}
     empty = {split: sum(not image.objects for image in images) for split, images in dataset.splits.items()}

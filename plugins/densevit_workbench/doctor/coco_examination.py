@@ -44,7 +44,7 @@ def examine_coco(
 
     opened: indices of images with checked files. failed: the indices among them with invalid files.
     """
-    annotations = invalid.annotations or read_annotations(dataset.file, dataset.masks)
+    annotations = invalid.annotations or read_annotations(dataset.file, dataset.masks, dataset.boxes_as_masks)
     unclear = [i for i in opened if i not in failed and _is_unclear(dataset, i)]
     _examine_annotations(annotations, findings, ambiguous=bool(unclear))
     _examine_reading(dataset, unclear, len(opened), findings)

@@ -15,7 +15,7 @@ from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.coco_json import Images, classes_of, is_identifier, parse_json, section_of
 from densevit.data.datasets.coco_layouts import NamedFiles
 from densevit.data.datasets.coco_panoptic import CocoPanoptic, panoptic_json
-from densevit.data.datasets.coco_records import INVALID_SEGMENTATIONS, Objects
+from densevit.data.datasets.coco_records import INVALID_SEGMENTATIONS, MISSING_MASKS, Objects, lacks_mask, missing_masks
 from densevit.data.datasets.coco_segmentations import pack, wrong_codes
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.division import DEFAULT_SHARE
@@ -65,10 +65,12 @@ def _without_invalid_records(
     named = NamedFiles(options.get("annotations"), options.get("images"))
     share, outside = options.get("val_share"), options.get("outside_paths", False)
     root = None if options.get("root") is None else root_folder(options["root"], file_allowed=True)
-    files, is_divided = kind.find(root, split, named, share, outside, "skip", section.given_channels)
+    origin = options.get("voc_origin")
+    files, is_divided = kind.find(root, split, named, share, outside, "skip", section.given_channels, origin)
     document = parse_json(files.file, keep_segmentations=options.get("masks", False))
-    images = examine_records(files.file, document, options.get("masks", False), invalid, findings)
-    invalid.annotations = annotations_of(files.file, document, options.get("masks", False))
+    masks = (options.get("masks", False), options.get("boxes_as_masks"))
+    images = examine_records(files.file, document, *masks, invalid, findings)
+    invalid.annotations = annotations_of(files.file, document, *masks)
     folder = str(files.image_folder(images.names).absolute())
     changed = {"images": folder, "val_share": (share or DEFAULT_SHARE) if is_divided else None}
     dataset = _built_from(document, files.file, section, split, {"name": "coco"} | options | changed)
@@ -111,7 +113,12 @@ def _without_invalid_segments(section: DataSection, split: str, findings: Findin
 
 
 def examine_records(
-    file: Path, document: dict[str, Any], masks: bool, invalid: InvalidRecords, findings: Findings
+    file: Path,
+    document: dict[str, Any],
+    masks: bool,
+    boxes_as_masks: bool | None,
+    invalid: InvalidRecords,
+    findings: Findings,
 ) -> Images:
     """Parses each image and each annotation as the data set does. Counts invalid records and removes them from the
     document. Returns the images."""
@@ -122,8 +129,13 @@ def examine_records(
     except DataError:  # raised for the split
         ids = [category.get("id") for category in section_of(file, document, "categories")]
         labels = {category_id: 0 for category_id in ids if is_identifier(category_id)}
-    objects = Objects(file, images, labels, masks)
+    objects = Objects(file, images, labels, masks, boxes_as_masks)
     records = section_of(file, document, "annotations")
+    if masks and not boxes_as_masks:
+        if boxes_as_masks is None and (error := missing_masks(file, records)):
+            findings.report_errors([error], len(records))
+            invalid.objects[MISSING_MASKS] = [str(record.get("id")) for record in records if lacks_mask(record)]
+        records = [record for record in records if not lacks_mask(record)]
     valid = _valid(records, objects.add, _object_name, invalid.objects, findings)
     if objects.segmentations:
         reasons = wrong_codes(pack(objects.segmentations))

@@ -34,7 +34,7 @@ class AnnotatedObject:
     """One object. bbox: x, y, width, height in pixels. segmentation: polygons or run lengths, as in COCO's format.
 
     iscrowd: whether training leaves the object out and evaluation ignores it. more: additional keys of the written
-    annotation; they override the fields above.
+    annotation; they override the fields above. source: the file and place of the object, for messages about it.
     """
 
     category: str
@@ -43,6 +43,7 @@ class AnnotatedObject:
     iscrowd: bool = False
     area: float | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Annotated:
     """A data set: its class names in order, and the images of each split.
 
     ids: class ids; by default 1, 2, ... left_out: one message per unreadable image. inventories: counts of images,
-    label files and objects in the source.
+    label files and objects in the source. notes: how the files were read, as clauses.
     """
 
     classes: tuple[str, ...]
@@ -74,6 +75,7 @@ class Annotated:
     ids: tuple[int, ...] | None = None
     left_out: tuple[str, ...] = ()
     inventories: tuple[Inventory, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """The numbers of classes, and of images and objects per split."""

@@ -19,7 +19,7 @@ from densevit.data.datasets.coco_layouts import check_export
 from densevit.data.io.channel_files import channel_paths
 from densevit.errors import ConfigError, DataError, did_you_mean
 from densevit.paths import user_path
-from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage, AnnotatedObject
+from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage, AnnotatedObject, shown_place
 from densevit_workbench.interchange.coco_reader import read_coco
 from densevit_workbench.interchange.conversion_paths import check_paths
 from densevit_workbench.interchange.faults import Faults
@@ -61,8 +61,8 @@ def convert_dataset(
     name of each renamed class. seed: the seed of the new splits. skip_unreadable: leaves out missing and unreadable
     images, with a warning that names them. outside_paths: whether entries may name images outside of the source.
     strict: whether an invalid object, such as a box without area, is an error; otherwise it is left out and counted.
-    origin: the coordinate of the first pixel in "voc"; None: 0 if a box begins there, otherwise 1. channels: the
-    images' channels; None: RGB, or any channels in one file.
+    origin: the coordinate of the first pixel in "voc"; None: that of the tool that wrote a file, else 0 if a box begins
+    there, else 1. channels: the images' channels; None: RGB, or any channels in one file.
     The result's `inventories` count found, used and unused files and objects; warnings report unused ones. Raises
     DataError with all invalid files, ConfigError for invalid arguments.
 
@@ -114,8 +114,11 @@ def _write_split(
     (folder / f"{split}.json").write_text(coco_json(annotated, images, names), encoding="utf-8")
 
 
-def coco_json(annotated: Annotated, images: Sequence[AnnotatedImage], names: Sequence[str]) -> str:
-    """The json of a split in COCO's format. names: the images' `file_name`s."""
+def coco_json(
+    annotated: Annotated, images: Sequence[AnnotatedImage], names: Sequence[str], root: Path | None = None
+) -> str:
+    """The json of a split in COCO's format. names: the images' `file_name`s. root: the data set's folder, to add the
+    key `source` to objects without a mask, for messages; None: not added."""
     ids = annotated.ids or tuple(range(1, len(annotated.classes) + 1))
     category_id = dict(zip(annotated.classes, ids, strict=True))
     listed: list[dict[str, Any]] = []
@@ -124,7 +127,8 @@ def coco_json(annotated: Annotated, images: Sequence[AnnotatedImage], names: Seq
         listed.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
         for obj in image.objects:
             record = {"id": len(annotations) + 1, "image_id": number, "category_id": category_id[obj.category]}
-            annotations.append(record | _record(obj))
+            source = {"source": shown_place(obj.source, root)} if root and obj.source and not obj.segmentation else {}
+            annotations.append(record | _record(obj) | source)
     categories = [{"id": category_id[name], "name": name} for name in annotated.classes]
     return json.dumps({"images": listed, "annotations": annotations, "categories": categories}, ensure_ascii=False)
 

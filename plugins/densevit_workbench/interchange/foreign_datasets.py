@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from densevit import __version__
 from densevit.atomic_io import replaced_file
@@ -56,6 +56,7 @@ class ConvertedCoco(Coco):
         outside_paths: bool,
         on_error: OnError,
         channels: Channels,
+        voc_origin: Literal[0, 1] | None,
     ) -> tuple[SplitFiles, bool]:
         """Returns the json of a split. Converts the data set if it has changed."""
         if root is None:
@@ -63,8 +64,8 @@ class ConvertedCoco(Coco):
         if named != NamedFiles():
             raise DataError(f"{root} is in the format {cls.format!r}, without files in COCO's format to be named.")
         arrays = cached_scan(
-            [cls.format, __version__, str(absolute(root)), outside_paths, repr(channels), on_error],
-            lambda: _converted(cls.format, root, outside_paths, on_error, channels),
+            [cls.format, __version__, str(absolute(root)), outside_paths, repr(channels), on_error, voc_origin],
+            lambda: _converted(cls.format, root, outside_paths, on_error, channels, voc_origin),
             lambda arrays: list(json_value(arrays["files"])),
             is_large=not outside_paths,  # the label files of images elsewhere are not known
         )
@@ -101,15 +102,22 @@ class Labelme(ConvertedCoco):
         )
 
 
-def _converted(format: str, source: Path, outside_paths: bool, on_error: OnError, channels: Channels) -> Arrays:
+def _converted(
+    format: str,
+    source: Path,
+    outside_paths: bool,
+    on_error: OnError,
+    channels: Channels,
+    voc_origin: Literal[0, 1] | None,
+) -> Arrays:
     """Reads a data set and writes one json per split."""
     faults = Faults(on_error == "skip", outside_paths)
-    annotated = READERS[format](source, faults, channels)
+    annotated = READERS[format](source, faults, channels, *([voc_origin] if format == "voc" else []))
     left_out = [f"{source}: {inventory}." for inventory in annotated.inventories if inventory.left_out]
     left_out += [text] if (text := faults.left_out_text(source)) else []
     root = source if source.is_dir() else source.parent
     texts = {
-        split or "train": coco_json(annotated, images, [below_root(image.path, root) for image in images])
+        split or "train": coco_json(annotated, images, [below_root(image.path, root) for image in images], root)
         for split, images in annotated.splits.items()
     }
     folder = _written(f"{format}-{root.absolute().name}", texts)
@@ -122,6 +130,7 @@ def _converted(format: str, source: Path, outside_paths: bool, on_error: OnError
     conversion = (
         f"{source} is in the format {format!r}: {counted(len(annotated.classes), 'class')}; {', '.join(counts)}"
         f"{'; left out: ' if counts_left_out else ''}{', '.join(counts_left_out)}. In COCO's format: {folder}"
+        f"{''.join(f'; {note}' for note in annotated.notes)}"
     )
     files = {absolute(path) for path in files_below(root, _READ)}
     all_images = (image for images in annotated.splits.values() for image in images)

@@ -1,12 +1,11 @@
 """Reads Pascal VOC data sets: one xml per image, with boxes in pixels that count from 1 (VOC devkit, section 2).
 
-Many tools write coordinates that count from 0 instead; an xmin or ymin of 0 shows it. Objects marked `difficult` become
-crowds: left out in training and ignored in evaluation, as in VOC. Boxes are rotated by CVAT's attribute `rotation`, in
-degrees, and in roLabelImg's `robndbox`, in radians.
+Many tools write coordinates that count from 0 instead: their marks or an xmin or ymin of 0 show it. Objects marked
+`difficult` become crowds: left out in training and ignored in evaluation, as in VOC. Boxes are rotated by CVAT's
+attribute `rotation`, in degrees, and in roLabelImg's `robndbox`, in radians.
 """
 
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Literal
@@ -19,7 +18,7 @@ from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.folders import files_below
 from densevit.data.io.label_files import read_label
 from densevit.data.io.text_files import read_text
-from densevit.errors import DataError, UnreadableFileError
+from densevit.errors import DataError, UnreadableFileError, counted
 from densevit_workbench.interchange.annotated import (
     TO_CONVERT,
     Annotated,
@@ -54,7 +53,7 @@ def read_voc(
     and images.
 
     origin: the coordinate of the first pixel. 1: xmax and ymax are a box's last pixel. 0: xmax and ymax are the first
-    pixel behind the box. None: 0 if any box begins at 0, otherwise 1.
+    pixel behind the box. None: see `_first_pixels`.
     """
     files = files_below(source, (".xml",))
     documents = []
@@ -65,7 +64,7 @@ def read_voc(
     if not documents:
         faults.check(source, {})
         raise DataError(f"{source}: no xml file in Pascal VOC's format is found.")
-    first = _first_pixel(documents, origin)
+    first, origin_text = _first_pixels(documents, origin)
     lookup = ImageLookup(source, filter(_is_photo, image_files(source, channels, unread=True)))
     split_of, missing = _splits_of([document.file for document in documents], source)
     splits: dict[str, list[AnnotatedImage]] = {}
@@ -78,7 +77,7 @@ def read_voc(
             path = _image_of(document, lookup, source)
             wanted.append(path)
             faults.record_use(path, document.file)
-            splits.setdefault(split, []).append(_image(document, path, first, source, faults, channels))
+            splits.setdefault(split, []).append(_image(document, path, first[document.file], source, faults, channels))
             used.add(document.file)
     faults.check(source, splits)
     names = sorted({obj.category for images in splits.values() for image in images for obj in image.objects})
@@ -102,7 +101,7 @@ def read_voc(
         raise DataError(
             f"{source}: none of {len(documents):,} xml files has an object that can be used. {inventories[-1]}."
         )
-    return Annotated(tuple(names), splits, inventories=inventories)
+    return Annotated(tuple(names), splits, inventories=inventories, notes=(origin_text,))
 
 
 def _is_photo(path: Path) -> bool:
@@ -154,34 +153,38 @@ def _member(line: str) -> str:
     return stem if f"{dot}{suffix.lower()}" in (*IMAGES, ".xml") else name
 
 
-def _first_pixel(documents: Sequence[VocDocument], origin: Literal[0, 1] | None) -> Literal[0, 1]:
-    """The first pixel's coordinate in all splits: `origin`, or 0 if a box begins there or is rotated, else 1.
+def _first_pixels(
+    documents: Sequence[VocDocument], origin: Literal[0, 1] | None
+) -> tuple[dict[Path, Literal[0, 1]], str]:
+    """The first pixel's coordinate in each file: `origin`, else that of the tool that wrote it, else 0 if a box begins
+    at 0 in any file of unknown origin, else 1; and a sentence about them.
 
-    Raises DataError if a box begins at 0 although `origin` is 1.
+    Raises DataError if a box begins at 0 in a file that counts from 1.
     """
-    boxes = ((document.file, obj, side) for document in documents for obj in document.objects for side in (0, 1))
-    proof = next(
-        (
-            (file, obj, side)
-            for file, obj, side in boxes
-            if (obj.from_zero and origin is None) or (0 <= obj.corners[side] < 1 and _has_area(obj))
-        ),
-        None,
-    )
-    if proof is None:
-        return 1 if origin is None else origin
-    file, obj, side = proof
-    proof_text = "a rotation" if obj.from_zero else f"the {('xmin', 'ymin')[side]} {obj.corners[side]:g}"
-    text = f"{file}, object {obj.position} ({obj.name}) has {proof_text}"
-    if origin == 1:
-        raise DataError(f"{text}: coordinates count from 0, not from 1. Fix: --origin 0 (in Python: origin=0).")
-    if origin is None:
-        warnings.warn(
-            f"{text}, so all coordinates are read as counted from 0, with xmax and ymax behind the last "
-            "pixel. `data convert voc --origin 0` (in Python: origin=0) states it.",
-            stacklevel=3,
+    zeros = [
+        (document, f"object {obj.position} ({obj.name}) has the {('xmin', 'ymin')[side]} {obj.corners[side]:g}")
+        for document in documents
+        for obj in document.objects
+        for side in (0, 1)
+        if 0 <= obj.corners[side] < 1 and _has_area(obj)
+    ]
+    unmarked = [(document, text) for document, text in zeros if document.origin is None]
+    default: Literal[0, 1] = 0 if unmarked else 1
+    first, reasons = dict[Path, Literal[0, 1]](), dict[tuple[int, str], int]()
+    for document in documents:
+        marked, tool = (origin, "as data.voc_origin") if origin is not None else (document.origin, document.tool)
+        value = default if marked is None else marked
+        reason = tool or (f"as {unmarked[0][0].file}, {unmarked[0][1]}" if unmarked else "without a tool's mark")
+        first[document.file] = value
+        reasons[value, reason] = reasons.get((value, reason), 0) + 1
+    wrong = next(((document, text) for document, text in zeros if first[document.file] == 1), None)
+    if wrong is not None:
+        raise DataError(
+            f"{wrong[0].file}, {wrong[1]}: coordinates count from 0, not from 1. Fix: data.voc_origin=0; in data "
+            "convert --origin 0 (in Python: origin=0)."
         )
-    return 0
+    texts = [f"{origin} in {counted(count, 'file')} {reason}" for (origin, reason), count in reasons.items()]
+    return first, f"coordinates of VOC count from {', '.join(texts)} (data.voc_origin=0 or 1, --origin, sets it)"
 
 
 def _has_area(obj: VocObject) -> bool:
@@ -249,4 +252,4 @@ def _annotated(
     if mask is not None and mask.any():
         code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
         segmentation, area = {"size": list(code["size"]), "counts": code["counts"].decode()}, float(mask.sum())
-    return AnnotatedObject(obj.name, bbox, segmentation, iscrowd=obj.difficult, area=area)
+    return AnnotatedObject(obj.name, bbox, segmentation, iscrowd=obj.difficult, area=area, source=where)

@@ -3,7 +3,7 @@
 import math
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from xml.etree import ElementTree
 
 from densevit.data.io.file_errors import check_regular
@@ -16,25 +16,26 @@ _DECLARATION = re.compile(r"""^\s*<\?xml[^>]*?encoding=["']([\w.:-]+)["'][^>]*\?
 
 class VocObject(NamedTuple):
     """An object. corners: xmin, ymin, xmax, ymax as written. position: the object's number in the file, from 1.
-    degrees: clockwise rotation about the centre. from_zero: whether a tool that counts from 0 wrote it, CVAT or
-    roLabelImg."""
+    degrees: clockwise rotation about the centre."""
 
     name: str
     corners: tuple[float, float, float, float]
     difficult: bool
     position: int
     degrees: float = 0.0
-    from_zero: bool = False
 
 
 class VocDocument(NamedTuple):
-    """An xml file. size: (h, w) of the image, 0 if unknown."""
+    """An xml file. size: (h, w) of the image, 0 if unknown. origin: the coordinate of the first pixel for the tool that
+    wrote the file; None for an unknown tool. tool: the tool, or its mark; "" for an unknown tool."""
 
     file: Path
     filename: str
     folder: str
     size: tuple[int, int]
     objects: list[VocObject]
+    origin: Literal[0, 1] | None
+    tool: str
 
 
 def read_document(file: Path, faults: Faults) -> VocDocument | None:
@@ -48,7 +49,24 @@ def read_document(file: Path, faults: Faults) -> VocDocument | None:
         with faults.collecting():
             objects.append(_object(element, position, f"{file}, object {position}"))
     filename, folder, path = ((root.findtext(name) or "").strip() for name in ("filename", "folder", "path"))
-    return VocDocument(file, filename or path, folder, (height, width), objects)
+    return VocDocument(file, filename or path, folder, (height, width), objects, *_tool(root))
+
+
+def _tool(root: ElementTree.Element) -> tuple[Literal[0, 1] | None, str]:
+    """The coordinate of the first pixel, by the marks of the tool that wrote a file: VOC and labelImg count from 1 to
+    the last pixel; CVAT, Datumaro, FiftyOne, globox and roLabelImg from 0 to the pixel behind it."""
+    database, folder = root.findtext("source/database"), (root.findtext("folder") or "").strip()
+    if "VOC" in (database or "").upper() or re.fullmatch(r"VOC\d{4}", folder, re.IGNORECASE):
+        return 1, f"of {(database or folder).strip()}"
+    if root.find(".//robndbox") is not None:
+        return 0, "of roLabelImg"
+    if root.find(".//attributes") is not None or root.findtext("source/annotation") == "Unknown":
+        return 0, "of CVAT or Datumaro"
+    if database is not None and not database.strip():
+        return 0, "of FiftyOne"
+    if any("." in (side.text or "") for box in root.iter("bndbox") for side in box):
+        return 0, "with decimals"
+    return (1, "of labelImg") if database == "Unknown" else (None, "")
 
 
 def _parsed(file: Path) -> ElementTree.Element:
@@ -91,7 +109,7 @@ def _object(element: ElementTree.Element, position: int, where: str) -> VocObjec
             number(box.findtext(key), f"{where}: robndbox: {key}") for key in ("cx", "cy", "w", "h", "angle")
         )
         corners = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
-        return VocObject(name, corners, difficult, position, math.degrees(angle), from_zero=True)
+        return VocObject(name, corners, difficult, position, math.degrees(angle))
     sides = {side: element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")}
     lacking = [side for side, text in sides.items() if text is None]
     if lacking:
@@ -102,5 +120,5 @@ def _object(element: ElementTree.Element, position: int, where: str) -> VocObjec
             where, f"its box is {x0:g}, {y0:g}, {x1:g}, {y1:g}; xmax or ymax is too small.", NO_AREA
         )
     attributes = {tag.findtext("name"): tag.findtext("value") for tag in element.iter("attribute")}
-    degrees = number(attributes.get("rotation") or 0, f"{where}: rotation")  # of CVAT, also if it is 0
-    return VocObject(name, (x0, y0, x1, y1), difficult, position, degrees, from_zero="rotation" in attributes)
+    degrees = number(attributes.get("rotation") or 0, f"{where}: rotation")  # of CVAT
+    return VocObject(name, (x0, y0, x1, y1), difficult, position, degrees)

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from densevit.channels import Channels
 from densevit.data.io.text_files import read_text
@@ -27,7 +27,7 @@ from densevit_workbench.interchange.faults import LISTED, Faults
 from densevit_workbench.interchange.inventory import Inventory
 from densevit_workbench.interchange.yaml_text import read_yaml_as_text
 from densevit_workbench.interchange.yolo_files import NOTHING, Listing, TextFiles, places_of
-from densevit_workbench.interchange.yolo_lines import parse_line
+from densevit_workbench.interchange.yolo_lines import Line, LineForm, form_of, parse_line
 
 _NAME_FILES = ("classes.txt", "obj.names")
 
@@ -41,7 +41,6 @@ def read_yolo(source: Path, faults: Faults, channels: Channels | None = None) ->
     values = {} if file is None else _values(file)
     root = source if source.is_dir() else source.parent
     names = _names(root, file, values)
-    has_keypoints = values.get("kpt_shape", "") not in NOTHING
     listing = Listing(root, file, values, faults, channels)
     if not any(listing.images.values()):
         unread = [path for path in image_files(root, channels, unread=True) if is_unread(path)]
@@ -51,12 +50,14 @@ def read_yolo(source: Path, faults: Faults, channels: Channels | None = None) ->
             f"as images/train with labels/train, train/images with train/labels, or images with labels.{unread_note}"
         )
     text_files = TextFiles(listing)
-    splits: dict[str, list[AnnotatedImage]] = {split: [] for split in listing.images}
+    labelled: dict[str, list[_LabelledImage]] = {split: [] for split in listing.images}
     for split, paths in listing.images.items():
         for path in paths:
             with faults.collecting():
-                text_file = text_files.of(path, split)
-                splits[split].append(_image(path, text_file, names, has_keypoints, listing))
+                labelled[split].append(_labelled(path, text_files.of(path, split), listing))
+    lines = [line for images in labelled.values() for image in images for line in image.lines]
+    form = form_of(lines, _kpt_shape(file, values), source)
+    splits = {split: [_image(image, names, form, faults) for image in images] for split, images in labelled.items()}
     faults.check(source, splits)
     inventories = _inventories(listing, text_files, splits)
     if not object_count(splits):
@@ -64,7 +65,8 @@ def read_yolo(source: Path, faults: Faults, channels: Channels | None = None) ->
         looked = text_files.of(first, next(iter(splits)))
         raise DataError(f"{source}: no image has a label. Looked for {looked} and others. {inventories[2]}.")
     _warn_of_missing(splits, source)
-    return Annotated(names, splits, inventories=inventories)
+    notes = (f"boxes have {form.keypoints} keypoints, kept in the json; no built-in head uses them",)
+    return Annotated(names, splits, inventories=inventories, notes=notes if form.keypoints else ())
 
 
 def _warn_of_missing(splits: Mapping[str, Sequence[AnnotatedImage]], source: Path) -> None:
@@ -122,26 +124,47 @@ def _is_index(text: Any) -> bool:
     return isinstance(text, str) and text.isascii() and text.isdigit()
 
 
-def _image(
-    path: Path,
-    file: Path,
-    names: tuple[str, ...],
-    has_keypoints: bool,
-    listing: Listing,
-) -> AnnotatedImage:
-    """Reads an image, and objects from its text file, if any."""
+def _kpt_shape(file: Path | None, values: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Number and dimensions of the keypoints in data.yaml; () for an empty list, None without the key."""
+    shape = values.get("kpt_shape", "")
+    if shape in NOTHING:
+        return None
+    if shape != [] and not (isinstance(shape, list) and len(shape) == 2 and all(map(_is_index, shape))):
+        raise DataError(f"{file}: kpt_shape is {shape}; expected [number of keypoints, 2 or 3], or [] for none.")
+    return tuple(map(int, shape))
+
+
+class _LabelledImage(NamedTuple):
+    """An image with the lines of its text file. size: height and width."""
+
+    path: Path
+    size: tuple[int, int]
+    lines: Sequence[Line]
+    has_file: bool
+
+
+def _labelled(path: Path, file: Path, listing: Listing) -> _LabelledImage:
+    """Reads the size of an image, and its text file, if any."""
     faults = listing.faults
-    height, width = header_of(path, listing.channels).upright_size
-    exists = file.is_file()
-    if exists:
+    size = header_of(path, listing.channels).upright_size
+    has_file = file.is_file()
+    if has_file:
         faults.record_use(file, path)
-    objects = []
-    for row, line in enumerate(read_text(file).splitlines() if exists else [], 1):
-        if line.strip():
+    lines = []
+    for row, text in enumerate(read_text(file).splitlines() if has_file else [], 1):
+        if text.strip():
             with faults.collecting():
-                where = f"{file}, line {row}"
-                objects.append(parse_line(line.split(), names, (width, height), has_keypoints, where))
-    return AnnotatedImage(path, height, width, tuple(objects), label_file_exists=exists)
+                lines.append(Line.of(text, f"{file}, line {row}"))
+    return _LabelledImage(path, size, lines, has_file)
+
+
+def _image(image: _LabelledImage, names: tuple[str, ...], form: LineForm, faults: Faults) -> AnnotatedImage:
+    height, width = image.size
+    objects = []
+    for line in image.lines:
+        with faults.collecting():
+            objects.append(parse_line(line, names, (width, height), form))
+    return AnnotatedImage(image.path, height, width, tuple(objects), label_file_exists=image.has_file)
 
 
 def _inventories(

@@ -163,7 +163,7 @@ def test_all_faults_are_listed_at_once_with_the_fix(tmp_path: Path):
         convert_dataset("yolo", root, tmp_path / "out", strict=True)
     _, *lines, fix = str(caught.value).splitlines()
     assert "Fix: " in fix
-    places = (f"{A_TXT}, line 1", f"{A_TXT}, line 3", "images/train/b.png", "images/val/c.png")
+    places = ("images/train/b.png", "images/val/c.png", f"{A_TXT}, line 1", f"{A_TXT}, line 3")
     assert all(str(root / place) in line for place, line in zip(places, lines, strict=True))
     write(root / A_TXT, "2 0.5 0.5 0.2 0.2\n" * 30)
     with pytest.raises(DataError, match=r"has 32 faults:(\n.*){10}\n  \.\.\. and 22 more\nFix: "):

@@ -1,11 +1,13 @@
 """Data sets as label tools and old scripts write them: folders, list files, names and paths."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import densevit
 from densevit.errors import ConfigError, DataError
 from densevit_workbench.interchange.annotated import Annotated
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
@@ -124,6 +126,50 @@ def voc(root: Path, first: int = 1) -> Path:
     return root
 
 
+TOOLS = {  # what a tool writes around its boxes, the coordinate of its first pixel, and the format of numbers
+    "VOC": ("<folder>VOC2007</folder><source><database>The VOC2007 Database</database></source>", "", 1, "{:d}"),
+    "VOC's folder": ("<folder>VOC2012</folder>", "", 1, "{:d}"),
+    "labelImg": ("<path>/home/a.jpg</path><source><database>Unknown</database></source>", "", 1, "{:d}"),
+    "Datumaro": (
+        "<source><database>Unknown</database><annotation>Unknown</annotation><image>Unknown</image></source>",
+        "<attributes><attribute><name>is_crowd</name><value>False</value></attribute></attributes>",
+        0,
+        "{:.1f}",
+    ),
+    "CVAT": (
+        "<source><database>Unknown</database><annotation>Unknown</annotation><image>Unknown</image></source>",
+        "<attributes><attribute><name>rotation</name><value>0.0</value></attribute></attributes>",
+        0,
+        "{:.2f}",
+    ),
+    "FiftyOne": ("<folder></folder><path>a.jpg</path><source><database></database></source>", "", 0, "{:d}"),
+    "globox": ("", "", 0, "{:.1f}"),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_boxes_of_voc_count_as_in_the_tool_that_wrote_them(tool: str, root: Path, tmp_path: Path):
+    """The same box as VOC, labelImg, Datumaro 1.13, CVAT, FiftyOne 1.22 and globox 2.9 write it; no box is at 0."""
+    head, more, first, number = TOOLS[tool]
+    x, y, w, h = BOX
+    corners = (x + first, y + first, x + w, y + h)
+    sides = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+    box = "".join(f"<{side}>{number.format(int(value))}</{side}>" for side, value in sides)
+    for split, name in (("train", "a"), ("val", "b")):
+        image(root / split / f"{name}.jpg")
+        one = f"<object><name>cat</name><bndbox>{box}</bndbox>{more}</object>"
+        write(root / split / f"{name}.xml", f"<annotation>{head}<filename>{name}.jpg</filename>{one}</annotation>")
+    result = convert_dataset("voc", root, tmp_path / "out")
+    assert [one.bbox for images in result.splits.values() for image in images for one in image.objects] == [
+        tuple(BOX)
+    ] * 2
+    assert f"count from {first} in 2 files" in result.notes[0]
+    chosen = densevit.create_dataset("voc", "train", root=str(root), voc_origin=1 - first)
+    left, top, right, bottom = chosen[0]["targets"]["boxes"][0].tolist()
+    assert [left, top, right, bottom] == [x + 2 * first - 1, y + 2 * first - 1, x + w, y + h]
+    assert f"count from {1 - first} in 2 files as data.voc_origin" in chosen.conversion
+
+
 def add_object(file: Path, corners: tuple[int, int, int, int]) -> None:
     sides = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
     box = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
@@ -137,12 +183,12 @@ def test_an_xmin_of_0_shows_that_all_boxes_count_from_0(root: Path):
         convert("voc", root)  # no box begins at 0
     convert_dataset("voc", root, root.with_name("from_0"), origin=0)
     add_object(root / "Annotations" / "b.xml", (0, 5, 64, 48))
-    with pytest.warns(UserWarning, match=r"b\.xml, object 2 \(cat\) has the xmin 0") as said:
-        result = convert_dataset("voc", root, root.with_name("seen"))
-    assert len(said) == 1
+    result = convert_dataset("voc", root, root.with_name("seen"))
+    [note] = result.notes
+    assert re.search(r"count from 0 in 2 files as .*b\.xml, object 2 \(cat\) has the xmin 0 \(data\.voc_origin", note)
     boxes = [one.bbox for images in result.splits.values() for image in images for one in image.objects]
     assert boxes == [tuple(BOX), tuple(BOX), (0, 5, 64, 43)], "of both splits"
-    with pytest.raises(DataError, match=r"xmin 0.*Fix: --origin 0"):
+    with pytest.raises(DataError, match=r"xmin 0.*Fix: data\.voc_origin=0; .*--origin 0"):
         convert_dataset("voc", root, root.with_name("other"), origin=1)
     with pytest.raises(ConfigError, match="only coordinates of voc"):
         convert_dataset("yolo", root, root.with_name("other"), origin=1)

@@ -9,6 +9,7 @@ import torch
 from densevit import config as configs
 from densevit.data.datasets.coco_dataset import Coco, other_format
 from densevit.errors import DataError
+from densevit_workbench.doctor.diagnose import diagnose
 from densevit_workbench.doctor.source import find_source
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.doctor.test_diagnose import save
@@ -73,6 +74,36 @@ def test_samples_are_those_of_the_converted_data_set(format: str, tmp_path: Path
                 assert torch.equal(one["targets"]["masks"].to("cpu"), other["targets"]["masks"].to("cpu"))
             assert one["targets"]["boxes"][0].tolist() == list(BOX)
     assert not list(tmp_path.glob("in/**/*.json"))
+
+
+def test_boxes_among_polygons_are_masks_or_left_out_as_an_option_says(tmp_path: Path):
+    root = yolo(tmp_path / "in")
+    write(root / "labels" / "train" / "2.txt", "0 0.25 0.2 0.75 0.2 0.75 0.6\n1 0.5 0.5 0.5 0.4\n")
+    text = (
+        r"^1 of 7 objects have a box and no polygon or mask, first: labels/train/2\.txt, line 2\. Fix: "
+        r"data\.boxes_as_masks=true takes .*data\.boxes_as_masks=false leaves .*without data\.masks boxes suffice\.$"
+    )
+    with pytest.raises(DataError, match=text):
+        Coco("train", root=str(root), masks=True)
+    as_masks, left_out = (Coco("train", root=str(root), masks=True, boxes_as_masks=choice) for choice in (True, False))
+    index = next(i for i in range(4) if as_masks.image_name(i).endswith("2.png"))
+    [_, rectangle], [box] = as_masks[index]["targets"]["masks"].to("cpu"), left_out[index]["targets"]["boxes"]
+    height, width = rectangle.shape
+    expected = torch.zeros(height, width, dtype=torch.bool)
+    expected[round(0.3 * height) : round(0.7 * height), width // 4 : 3 * width // 4] = True
+    assert torch.equal(rectangle.bool(), expected) and len(box) == 4
+    assert len(Coco("train", root=str(root))[index]["targets"]["boxes"]) == 2
+
+
+def test_doctor_counts_objects_without_a_mask(tmp_path: Path):
+    root = yolo(tmp_path / "in")
+    write(root / "labels" / "train" / "2.txt", "0 0.25 0.2 0.75 0.2 0.75 0.6\n1 0.5 0.5 0.5 0.4\n")
+    messages = [
+        finding.examples[0]
+        for finding in diagnose(str(root), ["data.masks=true"]).findings
+        if finding.severity == "error"
+    ]
+    assert len(messages) == 1 and "1 of 7 objects have a box and no polygon" in messages[0]
 
 
 @pytest.mark.parametrize("format", SETS)
