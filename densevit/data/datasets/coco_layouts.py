@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from densevit.data.datasets.division import check_val_share
+from densevit.data.datasets.foreign_exports import check_export
 from densevit.data.datasets.split_names import DIVIDED
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.text_files import read_text
@@ -150,18 +151,9 @@ def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
     return _with_images(SplitFiles(files[0], (files[0].parent, root), root), root, images) if len(files) == 1 else None
 
 
-def check_export(root: Path) -> None:
-    """Raises NoAnnotationsError for a folder in a label tool's own format, with the export to choose."""
-    if (root / "annotations.xml").is_file():
-        raise NoAnnotationsError(
-            f"{root}: annotations.xml is in CVAT's own format. Fix: export the task in the format COCO 1.0, or "
-            "Segmentation mask for label maps, with its images."
-        )
-
-
 def _missing_split(root: Path, split: str, named: NamedFiles) -> DataError:
     """Returns the error for a folder without a json of this split."""
-    check_export(root)
+    check_export(root, NoAnnotationsError)
     other_splits = [other for other in SPLITS if files_of(root, other, named) is not None]
     hint = f", only for {', '.join(other_splits)} (data.split)" if other_splits else ""
     jsons = [] if other_splits else _coco_jsons(root)

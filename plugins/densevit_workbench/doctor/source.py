@@ -15,7 +15,7 @@ from densevit import registry
 from densevit.config import Config, DataSection
 from densevit.config.yaml_io import find_file, read_file
 from densevit.data.datasets.coco_dataset import other_format
-from densevit.data.datasets.coco_layouts import check_export
+from densevit.data.datasets.foreign_exports import check_export
 from densevit.data.datasets.image_folder import class_folders
 from densevit.data.datasets.paired_folders import paired_folders
 from densevit.data.datasets.split_names import spellings

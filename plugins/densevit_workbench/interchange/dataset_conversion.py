@@ -15,7 +15,7 @@ import numpy as np
 
 from densevit.atomic_io import atomic_folder
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.coco_layouts import check_export
+from densevit.data.datasets.foreign_exports import check_export
 from densevit.data.io.channel_files import channel_paths
 from densevit.errors import ConfigError, DataError, did_you_mean
 from densevit.paths import user_path
@@ -23,7 +23,9 @@ from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage, 
 from densevit_workbench.interchange.coco_reader import read_coco
 from densevit_workbench.interchange.conversion_paths import check_paths
 from densevit_workbench.interchange.faults import Faults
+from densevit_workbench.interchange.label_studio import read_label_studio
 from densevit_workbench.interchange.labelme import read_labelme
+from densevit_workbench.interchange.panoptic_reader import read_panoptic
 from densevit_workbench.interchange.splitting import merge_classes, split_again
 from densevit_workbench.interchange.voc import read_voc
 from densevit_workbench.interchange.yolo import read_yolo
@@ -33,6 +35,8 @@ READERS: dict[str, Callable[..., Annotated]] = {
     "voc": read_voc,
     "labelme": read_labelme,
     "coco": read_coco,
+    "coco_panoptic": read_panoptic,
+    "label_studio": read_label_studio,
 }
 DEFAULT_SPLITS = {"train": 0.8, "val": 0.2}  # if the source lacks train or val
 
@@ -55,7 +59,7 @@ def convert_dataset(
 ) -> Annotated:
     """Converts a data set to COCO's format: out/SPLIT.json with the images in out/SPLIT, for `data.root`.
 
-    format: "yolo", "voc", "labelme" or "coco". out: a new folder, which appears when it is complete. Images are hard
+    format: a key of `READERS`, such as "yolo". out: a new folder, which appears when it is complete. Images are hard
     links to the source's files, or copies on another file system. splits: shares of new splits of all images, such as
     {"train": 0.8, "val": 0.2}; None: the splits of the source, or these shares if it lacks train or val. merge: the new
     name of each renamed class. seed: the seed of the new splits. skip_unreadable: leaves out missing and unreadable
@@ -80,7 +84,7 @@ def convert_dataset(
     try:
         annotated = READERS[format](source, faults, channels, **({} if origin is None else {"origin": origin}))
     except DataError:
-        check_export(source)
+        check_export(source, reader=format)
         raise
     if text := faults.left_out_text(source):
         warnings.warn(text, stacklevel=2)

@@ -77,7 +77,8 @@ def _is_voc(file: Path) -> bool:
         root = ElementTree.parse(file).getroot()
     except (OSError, ElementTree.ParseError):
         return False
-    return root.tag == "annotation" and any(root.find(name) is not None for name in ("object", "filename", "size"))
+    is_annotation = any(root.find(name) is not None for name in ("object", "filename", "size"))
+    return root.tag == "annotation" and is_annotation and root.find("object/polygon") is None  # of LabelMe 3.0
 
 
 def _is_labelme(file: Path) -> bool:
