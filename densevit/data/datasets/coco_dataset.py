@@ -1,6 +1,5 @@
 """Images with annotations in COCO's format: the official data sets, and custom folders in any common layout."""
 
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -58,7 +57,6 @@ class Coco(MeasuredImages):
     crowds: "ignore" does not train on objects with `iscrowd` 1 and does not count them in AP, as COCO's evaluation;
         "objects" treats crowds as objects. By default crowds are ignored, with a warning above 5 % of the objects: COCO
         has 1 %, and CVAT writes `iscrowd` 1 for each mask painted with a brush.
-
     boxes_as_masks: whether the box is the mask of an object without a polygon or mask; false leaves such objects out.
         By default they are an error if `masks` is set.
     voc_origin: the coordinate of the first pixel in Pascal VOC's files; by default that of the tool that wrote them.
@@ -110,8 +108,8 @@ class Coco(MeasuredImages):
             read = replace(read, iscrowd=np.zeros_like(read.iscrowd))
         names, self.missing = existing_files(self.folder, read.names(), self.file, outside_paths)
         self.open(self.folder, names, channels)
-        self.json_sizes, self.boxes, self.masks, self._split = read.sizes, boxes, masks, split
-        self.boxes_as_masks = boxes_as_masks
+        self.json_sizes, self.boxes, self._split = read.sizes, boxes, split
+        self.masks, self.boxes_as_masks = masks, boxes_as_masks
         self._grids[:, :2] = self.json_sizes
         self.annotations = replace(read, sizes=self._grids[:, :2])  # a view: `measure` completes the sizes
         self.classes = {"detection": read.classes}
@@ -233,7 +231,7 @@ class Coco(MeasuredImages):
     ) -> tuple[SplitFiles, bool]:
         """Returns the files of a split, and whether they hold the images of train and val, which are then divided.
 
-        If root has no json, the data set of another format that recognises root converts it.
+        If root has no json, the data set of another format converts it.
         """
         try:
             if root is not None and root.is_file():
@@ -288,11 +286,18 @@ class Coco(MeasuredImages):
 
 
 def other_format(root: Path) -> tuple[str, type[Coco]] | None:
-    """Returns the name and class of the data set that recognises a folder or file in another format: a subclass of
-    `Coco` that converts its annotations to a json. None if there is none."""
+    """Returns the name and class of the subclass of `Coco` that recognises a folder or file in another format, and
+    converts it; None if there is none. Raises DataError for a format that none converts."""
+    refusal: DataError | None = None
     for name in registry.find("datasets"):
-        with suppress(PluginError):
+        try:
             plugin = registry.load("datasets", name)
             if plugin is not Coco and issubclass(plugin, Coco) and plugin.recognise(root) is not None:
                 return name, plugin
+        except PluginError:
+            continue
+        except DataError as error:
+            refusal = error
+    if refusal is not None:
+        raise refusal
     return None

@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 
 from densevit.data.datasets.division import check_val_share
-from densevit.data.datasets.foreign_exports import check_export
 from densevit.data.datasets.split_names import DIVIDED
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.text_files import read_text
@@ -153,7 +152,6 @@ def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
 
 def _missing_split(root: Path, split: str, named: NamedFiles) -> DataError:
     """Returns the error for a folder without a json of this split."""
-    check_export(root, NoAnnotationsError)
     other_splits = [other for other in SPLITS if files_of(root, other, named) is not None]
     hint = f", only for {', '.join(other_splits)} (data.split)" if other_splits else ""
     jsons = [] if other_splits else _coco_jsons(root)

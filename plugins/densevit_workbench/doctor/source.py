@@ -15,12 +15,12 @@ from densevit import registry
 from densevit.config import Config, DataSection
 from densevit.config.yaml_io import find_file, read_file
 from densevit.data.datasets.coco_dataset import other_format
-from densevit.data.datasets.foreign_exports import check_export
 from densevit.data.datasets.image_folder import class_folders
 from densevit.data.datasets.paired_folders import paired_folders
 from densevit.data.datasets.split_names import spellings
 from densevit.errors import ConfigError, DataError, UnreadableFileError
 from densevit.paths import nearest_neighbour, user_path
+from densevit_workbench.interchange.foreign_exports import check_export
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ import numpy as np
 
 from densevit.atomic_io import atomic_folder
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.foreign_exports import check_export
 from densevit.data.io.channel_files import channel_paths
 from densevit.errors import ConfigError, DataError, did_you_mean
 from densevit.paths import user_path
@@ -23,6 +22,7 @@ from densevit_workbench.interchange.annotated import Annotated, AnnotatedImage, 
 from densevit_workbench.interchange.coco_reader import read_coco
 from densevit_workbench.interchange.conversion_paths import check_paths
 from densevit_workbench.interchange.faults import Faults
+from densevit_workbench.interchange.foreign_exports import check_export
 from densevit_workbench.interchange.label_studio import read_label_studio
 from densevit_workbench.interchange.labelme import read_labelme
 from densevit_workbench.interchange.panoptic_reader import read_panoptic

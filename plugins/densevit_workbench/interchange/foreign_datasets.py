@@ -28,6 +28,7 @@ from densevit.errors import DataError, counted, warn_once
 from densevit_workbench.interchange.annotated import absolute, below_root
 from densevit_workbench.interchange.dataset_conversion import READERS, coco_json
 from densevit_workbench.interchange.faults import Faults
+from densevit_workbench.interchange.foreign_exports import check_export
 from densevit_workbench.interchange.foreign_layouts import foreign_format
 
 _READ = (*IMAGES, *CHANNEL_FILES, ".txt", ".xml", ".yaml", ".yml", ".names")  # files that a reader may read
@@ -100,6 +101,16 @@ class Labelme(ConvertedCoco):
             f"{root} is a data set in labelme's format, with one json file per image. Fix: convert it to COCO's "
             f"format, in a new folder, and set data.root to it: densevit data convert labelme {root} NEW_FOLDER"
         )
+
+
+class ForeignExport(Coco):
+    """Recognises exports of label tools that no data set reads, and raises an error with the fix."""
+
+    @classmethod
+    def recognise(cls, root: Path) -> dict[str, Any] | None:
+        """Raises DataError for such an export."""
+        check_export(root)
+        return None
 
 
 def _converted(

@@ -238,8 +238,11 @@ def test_a_folder_of_another_format_is_recognised(tmp_path: Path, format: str | 
     [
         ("set.zip", r"is an archive or a compressed file\. Fix: unpack it, and name the folder"),
         ("set/annotations/instances_default.json", r"holds annotations\. Fix: name the folder of the data set"),
-        ("set/annotations.xml", r"holds annotations\. Fix: name the folder of the data set"),
-        ("set", r"annotations\.xml is in CVAT's own format\. Fix: export the task in the format COCO 1\.0,"),
+        (
+            "set/annotations.xml",
+            r"annotations\.xml is in CVAT's own format, .* Fix: export the task in the format COCO 1",
+        ),
+        ("set", r"annotations\.xml is in CVAT's own format, .* Fix: export the task in the format COCO 1\.0,"),
     ],
 )
 def test_what_label_tools_export_is_refused_with_the_next_step_in_one_line(tmp_path: Path, name: str, says: str):

@@ -79,6 +79,17 @@ def test_doctor_and_training_name_the_export(tool: str, tmp_path: Path):
         Coco("train", root=str(tmp_path))
 
 
+def test_other_files_beside_a_data_set_are_no_export(tmp_path: Path):
+    """Of YOLO, with the CSV of another export."""
+    files, _ = EXPORTS["Roboflow CSV"]
+    for split in ("train", "val"):
+        image(tmp_path / "images" / split / "a.png")
+        write(tmp_path / "labels" / split / "a.txt", "0 0.5 0.5 0.2 0.2\n")
+    for name, content in {**files, "classes.txt": "a\n"}.items():
+        write(tmp_path / name, content)
+    assert find_source(str(tmp_path)).section.name == "yolo" and len(Coco("train", root=str(tmp_path))) == 1
+
+
 def region(region_type: str, **value: Any) -> dict[str, Any]:
     return {"id": region_type, "type": region_type, "value": {**value, region_type: ["cat"]}}
 

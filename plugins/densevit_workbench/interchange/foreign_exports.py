@@ -51,8 +51,8 @@ _EXPORTS = (
 )
 
 
-def check_export(root: Path, error_class: type[DataError] = DataError, reader: str = "") -> None:
-    """Raises an error for a folder or file in one of these formats, with the fix. reader: the format of a conversion,
+def check_export(root: Path, reader: str = "") -> None:
+    """Raises DataError for a folder or file in one of these formats, with the fix. reader: the format of a conversion,
     which reads its own export."""
     for export in (export for export in _EXPORTS if f"convert {reader} " not in export.fix):
         for file in islice(_files(root, export.files), _SEEN):
@@ -64,7 +64,7 @@ def check_export(root: Path, error_class: type[DataError] = DataError, reader: s
             continue
         classes = ", ".join(row[-1].strip() for row in csv.reader(text.splitlines()[1:]) if row)
         fix = export.fix.format(root=root, file=file, classes=classes)
-        raise error_class(f"{file} is in {export.name}, which this data set does not read. Fix: {fix}.")
+        raise DataError(f"{file} is in {export.name}, which this data set does not read. Fix: {fix}.")
 
 
 def _files(root: Path, pattern: str) -> Iterator[Path]:
