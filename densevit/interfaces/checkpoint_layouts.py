@@ -156,6 +156,8 @@ class CheckpointLayout:
 
     variants: layouts of the same project and architecture whose tensors have another meaning. They need no entry point.
     fits: whether a checkpoint with all marks has this layout, from its tensors and metadata; None: always.
+    container: where files with several state dicts have the published one, such as "model" or "ema.module"; "": the
+        average of the weights (EMA), if there is one.
 
     The metadata of a checkpoint contains config.json as `config`; {} without one.
 
@@ -178,6 +180,7 @@ class CheckpointLayout:
     publishing: Publishing = Publishing()
     variants: tuple["CheckpointLayout", ...] = ()
     fits: Callable[[StateDict, Metadata], bool] | None = None
+    container: str = ""
 
     @property
     def is_backbone(self) -> bool:

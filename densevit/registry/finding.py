@@ -29,12 +29,17 @@ def find(group: str) -> dict[str, Plugin]:
     for hidden, winner in entry_points.shadowed:
         if hidden.group == group:
             warnings.warn(f"{hidden.origin} offers {hidden.noun}, but {winner.origin} has that name.", stacklevel=2)
-    return {name: plugin for (where, name), plugin in sorted(entry_points.plugins.items()) if where == group}
+    return {**_named_plugins(tuple(sys.path), group)}
 
 
 def scan() -> InstalledPlugins:
     """The plugins of all distributions, cached by sys.path."""
     return _scan(tuple(sys.path))
+
+
+@functools.cache
+def _named_plugins(path: tuple[str, ...], group: str) -> dict[str, Plugin]:
+    return {name: plugin for (where, name), plugin in sorted(_scan(path).plugins.items()) if where == group}
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,14 @@ from torch import Tensor
 from densevit.errors import WeightsError, one_line
 from densevit.paths import user_path
 from densevit.weights import file_kinds, hub, preprocessing, torch_checkpoint
-from densevit.weights.state_dict_io import read_safetensors
+from densevit.weights.state_dict_io import below, read_safetensors
 
-# Keys under which projects save the state dict. The first one with tensors is opened, recursively.
-_CONTAINERS = ("model", "state_dict", "model_state", "model_ema", "ema", "module", "state_dict_ema", "net")
+# Keys under which projects save state dicts, also nested, as in `ema.module`. The first one with tensors is read:
+# averages (EMA) precede raw weights, as in timm. mmengine and Lightning save the average as `state_dict`.
+_CONTAINERS = (
+    *("state_dict_ema", "model_ema", "ema_model", "ema"),
+    *("model", "state_dict", "model_state", "module", "net", "teacher", "student"),
+)
 # Key prefixes added by DistributedDataParallel and torch.compile.
 _WRAPPERS = ("module.", "_orig_mod.")
 # Weights files in a folder: our run folder's and the Hugging Face Hub's.
@@ -32,13 +36,30 @@ class Checkpoint:
 
     tensors: the tensors by the project's keys, on the CPU. source: the file or name, for messages. header: the header
     of a safetensors file, or the model file's header in densevit's Lightning checkpoints. metadata: the contents of
-    accompanying files, see `densevit.weights.preprocessing`.
+    accompanying files, see `densevit.weights.preprocessing`. containers: the file's state dicts by path, such as
+    `ema.module`, the one in `tensors` first. notes: one sentence for each choice among the file's tensors.
     """
 
     tensors: dict[str, Tensor]
     source: str
     header: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    containers: Mapping[str, dict[str, Tensor]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def with_container(self, path: str = "") -> "Checkpoint":
+        """The checkpoint with the state dict of a container, and a note if it has several.
+
+        path: the container of the published weights, see `CheckpointLayout`; "", or absent: the one in `tensors`.
+        """
+        loaded, *unread = sorted(self.containers, key=lambda name: name != path) or [""]
+        if not unread:
+            return self
+        return replace(
+            self,
+            tensors=self.containers.get(path, self.tensors),
+            notes=(*self.notes, f"Of the file's state dicts, {loaded} is loaded, not {' or '.join(unread)}."),
+        )
 
 
 def read(source: str | Path, instead: str = "", trust: bool = False) -> Checkpoint:
@@ -54,9 +75,7 @@ def read(source: str | Path, instead: str = "", trust: bool = False) -> Checkpoi
     published = hub.fetch(str(source), instead)
     if isinstance(published.weights, Path):
         checkpoint = _at(published.weights, str(source), trust)
-        return Checkpoint(
-            checkpoint.tensors, str(source), checkpoint.header, {**checkpoint.metadata, **published.metadata}
-        )
+        return replace(checkpoint, metadata={**checkpoint.metadata, **published.metadata})
     return Checkpoint(published.weights, str(source), metadata=published.metadata)
 
 
@@ -78,8 +97,12 @@ def _at(path: Path, source: str, trust: bool) -> Checkpoint:
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error}).") from error
     metadata = preprocessing.folder_metadata(path.parent) if path.name in _IN_FOLDER else {}
-    return Checkpoint(
-        _unwrapped(checkpoint.tensors, _WRAPPERS), source, checkpoint.header, metadata | checkpoint.metadata
+    return replace(
+        checkpoint,
+        tensors=_unwrapped(checkpoint.tensors, _WRAPPERS),
+        source=source,
+        metadata=metadata | checkpoint.metadata,
+        containers={name: _unwrapped(tensors, _WRAPPERS) for name, tensors in checkpoint.containers.items()},
     )
 
 
@@ -91,43 +114,36 @@ def _in_file(path: Path, trust: bool) -> Checkpoint:
     if file_format == "npz":
         return Checkpoint(_arrays(path), "")
     content = torch_checkpoint.load(path, trust)
-    tensors = _opened(content)
-    if not tensors:
+    containers = _containers(content)
+    if not containers:
         raise WeightsError(f"{path}: {_without_tensors(content)}")
-    entries: dict[str, str] = {}
+    tensors, entries = next(iter(containers.values())), dict[str, str]()
     if "pytorch-lightning_version" in content:
-        if isinstance(saved_entries := content.get(ENTRIES), Mapping):
-            entries = {
-                key: text for key, text in saved_entries.items() if isinstance(key, str) and isinstance(text, str)
-            }
-        prefix = f"{content.get(SAVED_MODEL, 'model')}."
-        if entries:  # without the tensors of a training method
-            tensors = {name: value for name, value in tensors.items() if name.startswith(prefix)}
+        saved, prefix = content.get(ENTRIES), f"{content.get(SAVED_MODEL, 'model')}."
+        if isinstance(saved, Mapping):  # without the tensors of a training method
+            entries = {key: text for key, text in saved.items() if isinstance(key, str) and isinstance(text, str)}
+            tensors, containers = below(tensors, prefix), {}
         tensors = _unwrapped(tensors, (prefix,))
-    return Checkpoint(tensors, "", entries, preprocessing.checkpoint_metadata(content))
+    return Checkpoint(tensors, "", entries, preprocessing.checkpoint_metadata(content), containers)
 
 
-def _opened(content: Any, depth: int = 0) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint's nested dicts, such as under `model`; empty if there is none."""
-    if not isinstance(content, Mapping) or depth > len(_CONTAINERS):  # a corrupt file may contain itself
+def _containers(content: Any, path: str = "") -> dict[str, dict[str, Tensor]]:
+    """The state dicts inside a checkpoint's nested dicts by path, such as `ema.module`; empty if there is none.
+
+    Those with less than half of the tensors of another, such as the decay of an average, are last.
+    """
+    if not isinstance(content, Mapping) or path.count(".") > 2:  # a corrupt file may contain itself
         return {}
-    average = content.get("ema")  # RT-DETR and D-FINE publish the EMA, not "model"
-    if isinstance(average, Mapping) and (inner := _opened(average.get("module"), depth + 1)):
-        return inner
-    for key in _CONTAINERS:
-        inner = _opened(content.get(key), depth + 1)
-        if inner:
-            return inner
-    return {str(key): value.detach() for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = {str(key): value.detach() for key, value in content.items() if isinstance(value, Tensor)}
+    states = [_containers(content.get(key), f"{path}.{key}".strip(".")) for key in _CONTAINERS]
+    inner = {name: state for group in states for name, state in group.items()} or ({path: tensors} if tensors else {})
+    return dict(sorted(inner.items(), key=lambda entry: 2 * len(entry[1]) < max(map(len, inner.values()))))
 
 
 def _unwrapped(tensors: dict[str, Tensor], prefixes: Sequence[str]) -> dict[str, Tensor]:
     """Removes the `prefixes` that all keys begin with, such as `module.` of DistributedDataParallel."""
-    for prefix in prefixes:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            bare = {name.removeprefix(prefix): value for name, value in tensors.items()}
-            return _unwrapped(bare, prefixes)
-    return tensors
+    prefix = next((prefix for prefix in prefixes if tensors and all(key.startswith(prefix) for key in tensors)), "")
+    return _unwrapped(below(tensors, prefix), prefixes) if prefix else tensors
 
 
 def _without_tensors(content: Any) -> str:
@@ -141,10 +157,8 @@ def _without_tensors(content: Any) -> str:
 
 def _sharded(index: Path, trust: bool) -> dict[str, Tensor]:
     """Reads all shards that an index file lists, from the folder of the index file."""
-    tensors: dict[str, Tensor] = {}
-    for name in sorted(set(preprocessing.weight_map(index).values())):
-        tensors |= _in_file(index.parent / name, trust).tensors
-    return tensors
+    shards = [_in_file(index.parent / name, trust) for name in sorted({*preprocessing.weight_map(index).values()})]
+    return {name: tensor for shard in shards for name, tensor in shard.tensors.items()}
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:

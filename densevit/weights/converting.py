@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from densevit import config as configs
 from densevit.config import BackboneSection, Config, DataSection, ModelSections, config_layers
 from densevit.config.values import OpenSection, with_value
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import CheckpointLayout, Class
 from densevit.model import DenseModel, build_from_sections, classes_by_head
 from densevit.weights.checkpoint_io import Checkpoint
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, translate_checkpoint
 from densevit.weights.key_mapping import canonical, option_of
+from densevit.weights.key_prefixes import fitting
 from densevit.weights.layout_options import PartWeights, layout_options
-from densevit.weights.layouts import find, matching_variant, recognise, same_tensors
+from densevit.weights.layouts import find, matching_variant, most_specific, recognise, same_tensors
 from densevit.weights.pretrained import fit_backbone, fit_model
 from densevit.weights.state_dict_loading import WARNING, StateDictMatch
 
@@ -54,10 +56,18 @@ def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overri
     `weights_allow` does not list.
     """
     tensors, metadata = checkpoint.tensors, checkpoint.metadata
-    chosen = (
-        matching_variant(find(layout), tensors, metadata) if layout else recognise(tensors, checkpoint.source, metadata)
-    )
-    checkpoint = replace(checkpoint, tensors=canonical(tensors, chosen) or tensors)
+    try:
+        chosen = (
+            matching_variant(find(layout), tensors, metadata)
+            if layout
+            else recognise(tensors, checkpoint.source, metadata)
+        )
+    except WeightsError as error:
+        return convert_checkpoint(
+            fitting(checkpoint, partial(most_specific, metadata=metadata), error), layout, overrides
+        )
+    checkpoint = checkpoint.with_container(chosen.container)
+    checkpoint = replace(checkpoint, tensors=canonical(checkpoint.tensors, chosen) or checkpoint.tensors)
     translated = translate_checkpoint(checkpoint, chosen)
     described = translated.describe()
     normalisation = {"mean": translated.mean, "std": translated.std}

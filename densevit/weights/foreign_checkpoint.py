@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from densevit.channels import COLORS
 from densevit.config import LoraSection, values_of_file
 from densevit.errors import WeightsError, one_line
-from densevit.interfaces import CheckpointLayout
+from densevit.interfaces import CheckpointLayout, StateDict
 from densevit.model import DenseModel
 from densevit.model.lora import merged_state
 from densevit.weights.checkpoint_io import Checkpoint
@@ -24,7 +25,8 @@ from densevit.weights.key_mapping import (
     saved_options,
     translate,
 )
-from densevit.weights.layouts import recognise
+from densevit.weights.key_prefixes import fitting
+from densevit.weights.layouts import most_specific, recognise
 from densevit.weights.licences import UNKNOWN
 from densevit.weights.state_dict_io import check_format, licences
 
@@ -43,7 +45,7 @@ class TranslatedCheckpoint:
     options: options by full key that no tensor determines, see `LayoutOptions.saved`.
     licences: licences by published source; for a densevit model, of the weights that it started from.
     channels: names of the channels that the backbone was trained on. adapted_stem: `BackboneSection.adapted_stem` of
-    the model that densevit wrote.
+    the model that densevit wrote. notes: the checkpoint's.
     """
 
     source: str
@@ -60,6 +62,7 @@ class TranslatedCheckpoint:
     licences: dict[str, str] = field(default_factory=dict)
     channels: tuple[str, ...] = COLORS
     adapted_stem: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def heads(self) -> list[str]:
@@ -85,7 +88,7 @@ class TranslatedCheckpoint:
 
 
 def translated_for(checkpoint: Checkpoint, model: DenseModel) -> TranslatedCheckpoint:
-    """Translates the keys of a checkpoint to densevit's.
+    """Translates the keys of a checkpoint to densevit's, without a prefix if only so they fit.
 
     model: the model to load into; its state dict defines the keys. Raises WeightsError if no layout is recognised or
     the tensors are inconsistent.
@@ -99,11 +102,13 @@ def translated_for(checkpoint: Checkpoint, model: DenseModel) -> TranslatedCheck
         return _native(replace(checkpoint, tensors=wrapped))
     try:
         layout = recognise(tensors, checkpoint.source, checkpoint.metadata)
-    except WeightsError:
+    except WeightsError as error:
         if names.isdisjoint(tensors):
-            raise
+            return translated_for(
+                fitting(checkpoint, partial(_fits, model=model, metadata=checkpoint.metadata), error), model
+            )
         return _native(checkpoint)  # densevit's, of another config: `fit` reports the differences
-    return translate_checkpoint(checkpoint, layout)
+    return translate_checkpoint(checkpoint.with_container(layout.container), layout)
 
 
 def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> TranslatedCheckpoint:
@@ -136,6 +141,7 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
         std,
         saved_options(tensors, layout, metadata, checkpoint.source),
         {checkpoint.source: str(metadata.get("licence") or licence or UNKNOWN)},
+        notes=checkpoint.notes,
     )
 
 
@@ -161,9 +167,13 @@ def channels_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _native(checkpoint: Checkpoint) -> TranslatedCheckpoint:
-    header, metadata = checkpoint.header, checkpoint.metadata
+    header, metadata, notes = checkpoint.header, checkpoint.metadata, checkpoint.with_container().notes
     translated = TranslatedCheckpoint(
-        checkpoint.source, checkpoint.tensors, mean=_triple(metadata.get("mean")), std=_triple(metadata.get("std"))
+        checkpoint.source,
+        checkpoint.tensors,
+        mean=_triple(metadata.get("mean")),
+        std=_triple(metadata.get("std")),
+        notes=notes,
     )
     if header.get("format") == "densevit":
         check_format(header.get("format_version"), checkpoint.source)
@@ -196,20 +206,23 @@ def _names(model: DenseModel) -> set[str]:
     return names.union(*(part.state_dict() for part in parts))
 
 
+def _fits(tensors: StateDict, model: DenseModel, metadata: Mapping[str, Any]) -> bool:
+    """Whether a state dict has all parameters of the model or of its backbone, or the marks of a layout."""
+    return (
+        any(dict(part.named_parameters()).keys() <= tensors.keys() for part in (model, model.backbone))
+        or _in_wrapper(tensors, model.backbone) is not None
+        or bool(most_specific(tensors, metadata))
+    )
+
+
 def _in_wrapper(tensors: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tensor] | None:
     """The tensors with the key prefix under which a backbone, such as `timm`, holds the model that it wraps; None if it
     wraps no model, or if `tensors` lacks a key of the wrapped model."""
-    inner: dict[str, list[str]] = {}
-    for name in backbone.state_dict():
-        outer, _, rest = name.partition(".")
-        if outer != "feature_norms" and not name.endswith("num_batches_tracked"):  # the wrapper adds these norms
-            inner.setdefault(outer, []).append(rest)
-    if len(inner) != 1:
+    keys = [name.partition(".") for name in backbone.state_dict() if not name.endswith("num_batches_tracked")]
+    inner = [(outer, name) for outer, _, name in keys if outer != "feature_norms"]  # the wrapper adds these norms
+    if len({outer for outer, _ in inner}) != 1 or not all(name in tensors for _, name in inner):
         return None
-    [(wrapped, names)] = inner.items()
-    if not all(name in tensors for name in names):
-        return None
-    return {f"{wrapped}.{name}": tensor for name, tensor in tensors.items()}
+    return {f"{inner[0][0]}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def _flipped(tensors: Mapping[str, Tensor], layout: CheckpointLayout) -> dict[str, Tensor]:

@@ -55,6 +55,15 @@ def _respelt(key: str, spellings: "_Table[str]") -> str:
     return _name(matches[0][1]).filled(matches[0][2]) if matches else key
 
 
+def named_keys(keys: Collection[str], layout: CheckpointLayout) -> set[str]:
+    """The keys that the layout's tables name, apart from its `other_keys`; empty if all marks are missing."""
+    table = _Table(
+        (name, None)
+        for name in (*(line.foreign_key for line in layout.lines), *layout.special.no_effect, *layout.special.copies)
+    )
+    return {key for key in keys if table.matches(key)} if any(_has_all(keys, (m,)) for m in layout.marks) else set()
+
+
 def translate(state: StateDict, layout: CheckpointLayout) -> Translation:
     """Translates a state dict to densevit's keys. Each source tensor is used exactly once, or listed."""
     state, special = canonical(state, layout) or state, layout.special

@@ -1,7 +1,7 @@
 """Finds and recognises checkpoint layouts, which are plugins (entry-point group `densevit.checkpoints`)."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
@@ -10,12 +10,8 @@ from typing import Any
 from densevit import registry
 from densevit.errors import PluginError, WeightsError, did_you_mean
 from densevit.interfaces import CheckpointLayout, Line, Rearrangement, StateDict
-from densevit.weights.key_mapping import canonical
-
-
-def names() -> list[str]:
-    """The names of all installed layouts."""
-    return list(registry.find("checkpoints"))
+from densevit.weights.key_mapping import canonical, named_keys
+from densevit.weights.state_dict_io import below, leading_parts
 
 
 def find(name: str) -> CheckpointLayout:
@@ -23,7 +19,7 @@ def find(name: str) -> CheckpointLayout:
 
     Raises WeightsError with the nearest name; PluginError if the layout cannot be loaded.
     """
-    if ":" in name or name in names():
+    if ":" in name or name in registry.find("checkpoints"):
         layout: CheckpointLayout = registry.load("checkpoints", name)
         if ":" not in name and layout.name != name:
             raise PluginError(
@@ -39,7 +35,7 @@ def find(name: str) -> CheckpointLayout:
 
 def every() -> Iterator[CheckpointLayout]:
     """Yields all layouts, each before its variants. Warns of layouts that cannot be loaded."""
-    for name in names():
+    for name in registry.find("checkpoints"):
         try:
             layout = find(name)
         except PluginError as error:
@@ -82,20 +78,26 @@ def recognise(
     metadata: the metadata that a `CheckpointLayout` reads. Skips layouts that cannot be loaded, with a warning. Raises
     WeightsError if no layout matches, or if two have equally many marks.
     """
-    matching = [layout for layout in every() if _is_of(tensors, layout, metadata)]
-    most = max((len(layout.marks) for layout in matching), default=0)
-    best = [layout for layout in matching if len(layout.marks) == most]
+    keys, best = list(tensors), most_specific(tensors, metadata)
     if len(best) == 1:
         return best[0]
-    keys = list(tensors)
     shown = ", ".join([*keys[:3], *(["..."] if len(keys) > 6 else []), *keys[3:][-3:]])
     summary = f"{source} has {len(keys)} tensors ({shown}), which"
     if best:
-        equal = " and ".join(layout.name for layout in best)
-        raise WeightsError(f"{summary} match {equal}. Name the layout with `densevit convert {source} OUT --as NAME`.")
+        raise WeightsError(
+            f"{summary} match {' and '.join(layout.name for layout in best)}. Name the layout with `densevit convert "
+            f"{source} OUT --as NAME`."
+        )
     raise WeightsError(
         f"{summary} match no known layout. `densevit plugins` lists the readable projects; a plugin can add others."
     )
+
+
+def most_specific(tensors: StateDict, metadata: Mapping[str, Any] = MappingProxyType({})) -> Sequence[CheckpointLayout]:
+    """The layouts with the most marks among those whose marks are all in a checkpoint."""
+    matching = [layout for layout in every() if _is_of(tensors, layout, metadata)]
+    most = max((len(layout.marks) for layout in matching), default=0)
+    return [layout for layout in matching if len(layout.marks) == most]
 
 
 def matching_variant(
@@ -115,6 +117,23 @@ def same_tensors(layout: CheckpointLayout) -> list[str]:
 def by_name_only(tensors: StateDict, metadata: Mapping[str, Any]) -> bool:
     """`CheckpointLayout.fits` of a variant that only its name selects."""
     return False
+
+
+def nearest(tensors: StateDict) -> tuple[int, str]:
+    """The number of keys that the layout which names the most has, and a sentence about it for a message.
+
+    The keys are counted below any prefix of most of them.
+    """
+    fits = [
+        (named_keys(below(tensors, prefix), layout), layout.name, prefix)
+        for prefix in ("", *leading_parts(tensors))
+        if 2 * len(below(tensors, prefix)) > len(tensors)
+        for layout in every()
+    ]
+    named, name, prefix = max(fits, key=lambda fit: len(fit[0]))
+    other = next((f", but not {key}" for key in tensors if key.removeprefix(prefix) not in named), "")
+    keys = f"{len(named)} of {len(tensors)} keys{f' below {prefix!r}' if prefix else ''}{other}"
+    return len(named), f" {name} fits most: {keys}." if named else ""
 
 
 def _is_of(tensors: StateDict, layout: CheckpointLayout, metadata: Mapping[str, Any]) -> bool:

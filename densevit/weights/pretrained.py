@@ -172,9 +172,9 @@ def _head_of(name: str) -> str | None:
 
 
 def _layout_notes(checkpoint: TranslatedCheckpoint) -> list[str]:
-    """Notes for the report: the layout of another project's checkpoint, and the licences of the weights as far as they
-    are known."""
-    notes = [f"Read as {checkpoint.layout.name}."] if checkpoint.layout is not None else []
+    """Notes for the report: the checkpoint's, the layout of another project's, and the licences of the weights as far
+    as they are known."""
+    notes = [*checkpoint.notes, *([f"Read as {checkpoint.layout.name}."] if checkpoint.layout is not None else [])]
     for source, licence in checkpoint.licences.items():
         if licence != licences.UNKNOWN or is_published(source):
             notes.append(licences.line("" if source == checkpoint.source else source, licence))

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,19 @@ def check_format(version: Any, source: str) -> None:
         raise WeightsError(f"{source}: format version {version}, expected {FORMAT}. Update densevit, or train again.")
 
 
+def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose key begins with `prefix`, by key without the prefix."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def leading_parts(keys: Iterable[str]) -> list[str]:
+    """The leading parts of keys, each with its dot, the shortest first: `model.`, `model.backbone.`, ..."""
+    return sorted(dict.fromkeys(key[: i + 1] for key in keys for i in range(len(key)) if key[i] == "."), key=len)
+
+
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose key begins with `prefix`, by key without the prefix; all tensors if no key begins with it."""
-    inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    return inner or dict(state)
+    return below(state, prefix) or dict(state)
 
 
 def count(state: Mapping[str, Tensor], pattern: str) -> int:

@@ -1,5 +1,6 @@
 """Loads a state dict all-or-nothing; reports adapted, missing and unexpected tensors."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.errors import WeightsError, listed, nearest
+from densevit.errors import WeightsError, counted, listed, nearest
 
 WARNING = "Warning: "
 LISTED = 10  # names in a message
@@ -83,7 +84,7 @@ def fit(
     unexpected or of a shape that does not fit. excluded: keys of the module that keep their values, with the reason.
     Adapts a tensor of another shape where possible: by the method `carried_over(name, tensor)` of its submodule, as
     for position tables; for a convolution on RGB images, by resizing the kernel and by expanding a grey-scale kernel to
-    three channels. Raises WeightsError, naming the keys, for other differences.
+    three channels. Raises WeightsError, naming the keys, for other differences; warns of NaN and infinity.
     """
     tensors, excluded, patterns = module.state_dict(), excluded or {}, list(allowed)
     match = StateDictMatch(str(source), module)
@@ -129,6 +130,18 @@ def fit(
         raise WeightsError(
             f"{source} does not fit: {'; '.join(problems)}. Use the config it was trained with, or other weights; "
             f"allow intended differences by name, {key}_allow=[PATTERN, ...]."
+        )
+    broken = [
+        name
+        for name, x in match.tensors.items()
+        if not (x.float().sum().isfinite() or x.float().isfinite().all())  # the sum is fast, and seldom overflows
+        and tensors[name].isfinite().all()  # unlike a mask's, which the module fills with -inf
+    ]
+    if broken:
+        warnings.warn(
+            f"{source}: {len(broken)} of {counted(len(match.tensors), 'tensor')} have NaN or infinite values "
+            f"({listed(broken, LISTED)}): outputs will not be finite. Fix: use a checkpoint without them.",
+            stacklevel=2,
         )
     return match
 

@@ -298,6 +298,7 @@ WITH_LCA = CheckpointLayout(
     publishing=Publishing(
         licence="Apache-2.0 (coeusguo/ceit)",
     ),
+    container="model",  # of which the published scores are, as in DeiT's code
 )
 AUTHORS = replace(
     WITH_LCA,

@@ -214,4 +214,5 @@ CYCLE_MLP = CheckpointLayout(
     publishing=Publishing(
         licence="MIT (ShoufaChen/CycleMLP)",
     ),
+    container="model",  # of which the published scores are, as in DeiT's code
 )

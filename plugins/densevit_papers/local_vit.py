@@ -209,4 +209,5 @@ AUTHORS = CheckpointLayout(
     ),
     options=LayoutOptions(runtime=("features", "readout")),
     publishing=Publishing(),
+    container="model",  # of which the published scores are, as in DeiT's code
 )

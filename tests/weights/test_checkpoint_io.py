@@ -31,7 +31,8 @@ LIGHTNING = {"pytorch-lightning_version": "2.6", "random_state": [{"cpu": torch.
     [
         {"model_state": STATE, "cfg": "MODEL: MViT", "epoch": 3},
         {"model": "vit_base", "state_dict": STATE},
-        {"ema": OTHER, "model_ema": OTHER, "model_state": OTHER, "state_dict": OTHER, "model": STATE},
+        {"model_state": OTHER, "state_dict": OTHER, "model": STATE},
+        {"teacher": prefixed("module.")},
         {"model": OTHER, "ema": {"module": STATE, "updates": 7}},
         {"state_dict": prefixed("_orig_mod.module.")},
         {"state_dict": prefixed("model."), **LIGHTNING},

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 
+from densevit import registry
 from densevit.errors import DensevitError, PluginError, WeightsError
 from densevit.interfaces import CheckpointLayout
 from densevit.weights import layouts
@@ -62,7 +63,7 @@ def test_each_layout_refuses_another_architecture_and_its_marks_alone_in_one_lin
 
 
 def test_all_modules_are_found_and_layouts_are_complete():
-    names = layouts.names()
+    names = registry.find("checkpoints")
     assert {"torchvision-resnet", "detr", "timm-vit"} <= set(names)
     for name in names:
         layout = layouts.find(name)

@@ -8,9 +8,10 @@ import torch
 import yaml
 
 import densevit
+from densevit import registry
 from densevit.cli import main
-from densevit.weights import layouts
 from densevit.weights.checkpoint_io import read
+from tests.weights.states import assert_state
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def test_example_of_a_custom_layout_works(page, install, tmp_path, capsys):
     entry_points = re.search(r"```ini\n\[options.entry_points\]\n(.*?)```", page, re.DOTALL)[1]
     assert len(code.splitlines()) <= 10
     install("acme", re.sub(r"(densevit\.checkpoints) =\n +", r"[\1]\n", entry_points), {"acme.py": code})
-    assert "acme-resnet" in layouts.names()
+    assert "acme-resnet" in registry.find("checkpoints")
     theirs = {}
     state = torchvision.models.resnet18(num_classes=3).state_dict()
     for name, tensor in state.items():
@@ -37,6 +38,12 @@ def test_example_of_a_custom_layout_works(page, install, tmp_path, capsys):
     assert "Read as acme-resnet." in capsys.readouterr().out
     ours = read(tmp_path / "ours").tensors
     assert all(torch.equal(ours[f"backbone.{name}"], state[name]) for name in state if not name.startswith("fc."))
+    inside = {f"model.teacher.{name}": tensor for name, tensor in theirs.items()}
+    torch.save(inside | {"model.scale": torch.ones(1)}, tmp_path / "inside.pth")
+    for i, options in enumerate(([], ["--prefix", "model.teacher."])):
+        assert main(["convert", str(tmp_path / "inside.pth"), str(tmp_path / f"inside{i}"), *options]) == 0
+        assert "'model.teacher.'" in capsys.readouterr().out
+        assert_state(read(tmp_path / f"inside{i}").tensors, ours)
 
 
 def test_a_backbone_s_own_checkpoints_load_by_the_layout_of_its_page(project, install, tmp_path, capsys, monkeypatch):

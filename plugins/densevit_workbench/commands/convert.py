@@ -25,6 +25,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "weights_allow=[PATTERN, ...]",
     )
     parser.add_argument("--as", dest="layout", metavar="LAYOUT", help="the layout of SRC, if it is not recognised")
+    parser.add_argument(
+        "--prefix", metavar="PREFIX", help="read only keys that begin with PREFIX, such as model.teacher., without it"
+    )
     parser.add_argument("--to", choices=["hf"], help="hf: transformers' files of a run, for from_pretrained")
     add_trust(parser)
 
@@ -38,7 +41,7 @@ def run(args: Namespace) -> int:
 
     check_free(args.out)
     if args.to is None:
-        converted = convert(args.source, args.layout, args.overrides, args.trust)
+        converted = convert(args.source, args.layout, args.overrides, args.trust, args.prefix)
         write(converted, args.out)
         if converted.config is not None:
             use = "a run, for densevit.load, evaluate and predict"
@@ -47,8 +50,8 @@ def run(args: Namespace) -> int:
         args.output.show(weights_table(converted.fit), f"{args.out}: {use}")
         args.output.result({"out": str(args.out), "kind": "backbone" if converted.config is None else "run"})
         return 0
-    if args.layout is not None or args.overrides:
-        raise ConfigError("--to writes a run unchanged. Fix: leave out --as and section.key=value.")
+    if args.layout is not None or args.prefix is not None or args.overrides:
+        raise ConfigError("--to writes a run unchanged. Fix: leave out --as, --prefix and section.key=value.")
     args.output.show(*export(args.source, args.out, args.trust), f"{args.out}: a model of transformers")
     args.output.result({"out": str(args.out), "kind": args.to})
     return 0

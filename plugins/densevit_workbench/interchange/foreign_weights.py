@@ -6,20 +6,35 @@ from pathlib import Path
 from densevit import config as configs
 from densevit.atomic_io import atomic_folder
 from densevit.config.yaml_io import write as yaml
-from densevit.errors import WeightsError
+from densevit.errors import WeightsError, listed
 from densevit.model import DenseModel
 from densevit.weights import model_file
 from densevit.weights.checkpoint_io import read
 from densevit.weights.converting import Converted, convert_checkpoint
+from densevit.weights.key_prefixes import without_prefix
+from densevit.weights.state_dict_io import leading_parts
 
 
 def convert(
-    source: str | Path, layout: str | None = None, overrides: Sequence[str] = (), trust: bool = False
+    source: str | Path,
+    layout: str | None = None,
+    overrides: Sequence[str] = (),
+    trust: bool = False,
+    prefix: str | None = None,
 ) -> Converted:
-    """Reads a checkpoint and builds its model; see `convert_checkpoint`. trust: whether its code is run."""
+    """Reads a checkpoint and builds its model; see `convert_checkpoint`.
+
+    trust: whether its code is run. prefix: only the tensors whose keys begin with it are read, by key without it.
+    Raises WeightsError if there are none.
+    """
     checkpoint = read(source, trust=trust)
     if checkpoint.header.get("format") == "densevit":
         raise WeightsError(f"{source}: is already in densevit's layout. For transformers' files: --to hf.")
+    if prefix is not None:
+        if not any(key.startswith(prefix) for key in checkpoint.tensors):
+            prefixes = listed(map(repr, leading_parts(checkpoint.tensors)))
+            raise WeightsError(f"{source}: no key begins with {prefix!r}. Fix: name one of its prefixes ({prefixes}).")
+        checkpoint = without_prefix(checkpoint, prefix)
     return convert_checkpoint(checkpoint, layout, overrides)
 
 
