@@ -5,7 +5,6 @@ User documentation: `docs/config.md`.
 
 from densevit.config.config_layers import check_evaluation_overrides
 from densevit.config.config_loading import (
-    check_no_code,
     dump,
     from_file,
     from_mapping,
@@ -32,11 +31,12 @@ from densevit.config.sections import (
     single_pass,
 )
 from densevit.config.training_schema import OptimSection, TrainerSection
-from densevit.config.values import PluginSection
+from densevit.config.values import ConfigType, PluginSection, Source
 
 __all__ = [
     "BackboneSection",
     "Config",
+    "ConfigType",
     "DataSection",
     "EvaluationSection",
     "HeadSection",
@@ -45,10 +45,10 @@ __all__ = [
     "ModelSections",
     "OptimSection",
     "PluginSection",
+    "Source",
     "TrainerSection",
     "check_evaluation_overrides",
     "check_evaluation_plugins",
-    "check_no_code",
     "check_plugins",
     "data_options",
     "dump",

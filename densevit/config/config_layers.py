@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from densevit.config.data_schema import DataSection
-from densevit.config.model_schema import BackboneSection, HeadSection
+from densevit.config.key_types import merges, parts, section_type, type_in
+from densevit.config.schema import Config
 from densevit.config.sources import BACKBONE, BACKBONE_WEIGHTS, PRETRAINED, Key, names_weights
-from densevit.config.training_schema import BUDGETS, OptimSection
-from densevit.config.values import as_section
+from densevit.config.training_schema import BUDGETS
+from densevit.config.values import BY_NAME, OpenSection, as_section
 from densevit.config.yaml_io import find_file, parse, read_file, shipped_configs
 from densevit.errors import ConfigError
 from densevit.paths import user_path
@@ -25,6 +25,10 @@ _ALTERNATIVES: dict[Key, tuple[tuple[str, ...], ...]] = {  # the last one set wi
 }
 _NAMED = (("data", "transforms"), ("data", "final_phase", "transforms"))  # sections that may be a name alone
 _SECTIONS = ("backbone", "heads", "data", "optim", "trainer", "inference")
+
+
+class _Keys(dict[str, Any]):
+    """Single keys of a mapping; its other keys are not overridden."""
 
 
 @dataclass
@@ -83,7 +87,7 @@ def _over_base(
 
 def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
     """Applies the command line's `section=FILE` and `section.key=value`, files first."""
-    sections, keys = Layer({}), Layer({})
+    sections, keys = Layer(_Keys()), Layer(_Keys())
     for override in overrides:
         name, equals, text = override.partition("=")
         path = tuple(name.strip().split("."))
@@ -135,42 +139,31 @@ def over(parent: Layer, child: Layer) -> Layer:
     return Layer(values, sources, parent.replaced | child.replaced, typed or parent.typed)
 
 
-def _merged(parent: Mapping[str, Any], child: Mapping[str, Any], path: Key, replaced: set[Key]) -> dict[str, Any]:
-    reserved = _reserved(path)
-    if reserved is not None and "name" in child and child["name"] != parent.get("name"):
-        parent = {key: value for key, value in parent.items() if key in reserved}  # drops the other plugin's options
+def _merged(
+    parent: Mapping[str, Any], child: Mapping[str, Any], path: Key, replaced: set[Key], annotation: Any = Config
+) -> dict[str, Any]:
+    """The parent updated with the child. annotation: the type of both in the schema."""
+    section = section_type(annotation)
+    is_open = section is not None and issubclass(section, OpenSection)
+    if section is not None and is_open and "name" in child and child["name"] != parent.get("name"):
+        parent = {key: parent[key] for key in parent if key in section.model_fields}  # not the other plugin's options
     for alternatives in _ALTERNATIVES.get(path, ()):
         if any(child.get(key) is not None and child[key] is not False for key in alternatives):
             parent = {key: value for key, value in parent.items() if key not in alternatives}
     merged = dict(parent)
+    removes = BY_NAME in parts(annotation)
     for key, value in child.items():
         here = (*path, key)
         below, value = (as_section(section) if here in _NAMED else section for section in (merged.get(key), value))
-        if value is None and path == ("heads",):
-            merged.pop(key, None)  # null removes a head
-        elif isinstance(value, Mapping) and here not in replaced:
-            merged[key] = _merged(below if isinstance(below, Mapping) else {}, value, here, replaced)
+        siblings = {**parent, **child} if isinstance(below, Mapping) else {}  # else the type of an option is not needed
+        inner = type_in(annotation, key, siblings) if isinstance(value, Mapping) else Any
+        if value is None and removes:
+            merged.pop(key, None)  # null removes an entry
+        elif isinstance(value, _Keys) or (isinstance(value, Mapping) and merges(inner) and here not in replaced):
+            merged[key] = _merged(below if isinstance(below, Mapping) else {}, value, here, replaced, inner)
         else:
             merged[key] = value
     return merged
-
-
-def _reserved(path: Key) -> set[str] | None:
-    """The keys of a section that remain when its plugin changes; None if the section has no plugin."""
-    match path:
-        case ("backbone",):
-            return set(BackboneSection.model_fields)
-        case ("optim",):
-            return set(OptimSection.model_fields)
-        case ("data",):
-            return set(DataSection.model_fields)
-        case ("heads", _):
-            return set(HeadSection.model_fields)
-        case ("heads", _, "neck" | "evaluation") | ("optim", "schedule") | ("method",) | ("probes", _):
-            return {"name"}
-    if path in _NAMED:
-        return {"name"}
-    return None
 
 
 def _is_section(path: Key) -> bool:
@@ -215,7 +208,7 @@ def _data_root(name: str) -> str | None:
 
 def _set(values: dict[str, Any], path: Key, value: Any, override: str) -> None:
     for key in path[:-1]:
-        values = values.setdefault(key, {})
+        values = values.setdefault(key, type(values)())
         if not isinstance(values, dict):
             raise ConfigError(
                 f"{COMMAND_LINE}: {override} sets a key of {key}, but another argument sets {key} itself to a value. "

@@ -8,13 +8,13 @@ from safetensors import SafetensorError, safe_open
 
 from densevit.config import config_layers, yaml_io
 from densevit.config.initial_weights import settled
+from densevit.config.key_types import named_classes
 from densevit.config.model_schema import ModelSections
 from densevit.config.schema import Config
 from densevit.config.schema_validation import validated
 from densevit.config.sources import Sources
 from densevit.errors import ConfigError, printable
 from densevit.paths import user_path
-from densevit.registry.importing import MODULE_CLASS
 
 _LARGEST_IN_FILE = 2**20  # characters of a config inside another file: PyYAML takes minutes for megabytes
 
@@ -45,39 +45,33 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
     return settled(_validated(layer.values, Sources(layer.sources, layer.typed, sources.notes)))
 
 
-def values_of_file(text: str, source: str) -> dict[str, Any]:
+def values_of_file(
+    text: str, source: str, trust: bool = False, run: Path | None = None, part: str = ""
+) -> dict[str, Any]:
     """Parses the config inside a file that may be from another person, such as the header of a model file.
 
-    source: the file, for messages. Raises ConfigError for YAML that is not a mapping, and for megabytes of text.
+    source: the file, for messages. trust: True: the values may name a `module:Class`, or nothing is built from them.
+    run: a folder whose config.yaml may name the same classes. part: the only section to read; "": all.
+    Raises ConfigError for YAML that is not a mapping, for megabytes of text, and for a class without trust, whose code
+    would run.
     """
     if not isinstance(text, str) or len(text) > _LARGEST_IN_FILE:
         raise ConfigError(f"{source}: its config should be text of at most {_LARGEST_IN_FILE:,} characters.")
     values = yaml_io.parse(text, source)
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: its config should be keys and values, not a {type(values).__name__}.")
+    if part:
+        values = {part: values.get(part, {})}
+    if not trust and (names := named_classes(values, Config)):
+        file = run / "config.yaml" if run is not None else Path()
+        named_in_run = named_classes(config_layers.read(file).values, Config) if file.is_file() else set()
+        for name in sorted(names - named_in_run):
+            raise ConfigError(
+                f"{source}: {name!r} is named in this file: its code would run, and the file may be from another "
+                "person. Fix: for the file of your run, name the run's folder; if you trust the file, use "
+                "densevit.load(..., trust=True) or --trust."
+            )
     return values
-
-
-def check_no_code(values: Mapping[str, Any], source: str, run: Path | None = None) -> None:
-    """Raises ConfigError if a file's values name a `module:Class`, whose code would run, unless config.yaml of the
-    folder `run` names it too. source: the file, for messages."""
-    file = None if run is None else run / "config.yaml"
-    named_in_run = named_classes(config_layers.read(file).values) if file is not None and file.is_file() else set()
-    if untrusted := sorted(named_classes(values) - named_in_run):
-        raise ConfigError(
-            f"{source}: {untrusted[0]!r} is named in this file: its code would run, and the file may be from another "
-            "person. Fix: for the file of your run, name the run's folder; if you trust the file, use densevit.load("
-            "..., trust=True) or --trust."
-        )
-
-
-def named_classes(values: Any) -> set[str]:
-    """All texts `module:Class` in nested values, except the sources of weights, such as timm:NAME."""
-    if isinstance(values, Mapping):
-        return set().union(*(named_classes(value) for key, value in values.items() if key != "weights"))
-    if isinstance(values, list | tuple):
-        return set().union(*map(named_classes, values))
-    return {values} if isinstance(values, str) and MODULE_CLASS.fullmatch(values) else set()
 
 
 def from_file(values: Mapping[str, Any], source: str) -> Config:
@@ -112,8 +106,7 @@ def _backbone_of(weights: str) -> dict[str, Any]:
             text = (file.metadata() or {}).get("config", "{}")
     except (SafetensorError, OSError):
         return {}
-    values = values_of_file(text, weights).get("backbone", {})
-    check_no_code(values, weights, folder)
+    values = values_of_file(text, weights, run=folder, part="backbone")["backbone"]
     return {key: value for key, value in values.items() if key not in ("weights", "weights_allow", "cache", "lora")}
 
 

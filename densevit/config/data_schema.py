@@ -14,6 +14,7 @@ from densevit.config.values import (
     Names,
     OpenSection,
     Pair,
+    PluginName,
     PluginSection,
     Side,
     Sides,
@@ -46,7 +47,7 @@ def folder_name(plugin: str, root: Any) -> str:
 class DataSection(OpenSection):
     """The data set, its loader and augmentation, and the data set's options, such as `root`."""
 
-    name: str
+    name: PluginName
     """A plugin's name or `module:Class`."""
     split: str = "val"
     """The split for validation and `evaluate`, by its name on disk (`test`)."""
@@ -68,7 +69,7 @@ class DataSection(OpenSection):
     display: Names = ()
     """The channels to draw: three as red, green and blue, or one as grey. Default: red, green and blue, or
     the first."""
-    transforms: Annotated[PluginSection, BeforeValidator(as_section)] = PluginSection(name="fixed")
+    transforms: Annotated[PluginSection, "transforms", BeforeValidator(as_section)] = PluginSection(name="fixed")
     """Resizing and augmentation: `{name: ..., options}`, or a name alone. `fixed` resizes images to `image_size`;
     `resize` is `fixed` without augmentation; `detr` is the multi-scale augmentation of DETR; `crop` takes crops of
     `image_size` at random scales, as for semantic segmentation, NYU and KITTI; `lsj`, large-scale jitter, fits images

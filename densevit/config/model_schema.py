@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 from densevit.channels import Channels
 from densevit.config.data_schema import DataSection
 from densevit.config.values import (
+    BY_NAME,
     RANDOM,
     Count,
     Factor,
@@ -17,6 +18,7 @@ from densevit.config.values import (
     OpenSection,
     Patterns,
     PerChannel,
+    PluginName,
     PluginSection,
     Rate,
     Section,
@@ -45,7 +47,7 @@ class LoraSection(Section):
 class BackboneSection(OpenSection):
     """The backbone and its options."""
 
-    name: str
+    name: PluginName
     """A plugin's name (`densevit plugins` lists them) or `module:Class`."""
     weights: Source | None = None
     """Pretrained weights of the backbone: a file or folder of densevit's or another project's, or `timm:NAME`,
@@ -115,7 +117,7 @@ class BackboneSection(OpenSection):
 class EvaluationSection(OpenSection):
     """The evaluator of a head, and the evaluator's options."""
 
-    name: str | None = None
+    name: PluginName | None = None
     """A plugin's name or `module:Class`. `null`: the evaluator with the name of the head's task."""
 
 
@@ -184,6 +186,10 @@ def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
     return (sides, sides) if isinstance(sides, int) else sides
 
 
+class NeckSection(PluginSection):
+    """A neck and its options."""
+
+
 class HeadSection(PluginSection):
     """A head and its options."""
 
@@ -196,9 +202,9 @@ class HeadSection(PluginSection):
     """Patterns of tensors that may be missing, unexpected or of another shape in these weights."""
     freeze: Frozen = False
     """`true` freezes the head and its neck. Or patterns of parameters, such as `[decoder.*, neck.*]`."""
-    neck: PluginSection | None = None
+    neck: Annotated[PluginSection, "necks"] | None = None
     """The neck between the backbone and this head: `{name: ..., options}`."""
-    evaluation: EvaluationSection | None = EvaluationSection()
+    evaluation: Annotated[EvaluationSection, "evaluators"] | None = EvaluationSection()
     """The evaluator of this head: `{name: ..., options}`. `null`: the mean loss over the validation images."""
     inference: InferenceSection | None = None
     """Windows and test-time augmentation of this head. `null`: the section `inference`."""
@@ -214,7 +220,7 @@ def _valid_head_names(heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
     return heads
 
 
-Heads = Annotated[dict[str, HeadSection], AfterValidator(_valid_head_names)]
+Heads = Annotated[dict[str, Annotated[HeadSection, "heads"]], BY_NAME, AfterValidator(_valid_head_names)]
 
 
 class ModelSections(Section):
@@ -228,13 +234,13 @@ class ModelSections(Section):
     weights_allow: Patterns = ()
     """Patterns of tensors that may be missing, unexpected or of another shape in these weights, such as
     `[heads.depth.*]`."""
-    backbone: BackboneSection
+    backbone: Annotated[BackboneSection, "backbones"]
     """The backbone, shared by all heads. Without a name, if `weights` is a run or a model file: its backbone, frozen as
     there, with the keys of this section."""
     heads: Heads
     """The heads by name. You choose the names; they prefix the metrics (`detection/AP`). `{}`: no heads, for a method
     that trains only the backbone."""
-    data: DataSection | None = None
+    data: Annotated[DataSection, "datasets"] | None = None
     """The training data, which determines image sizes in prediction; None if unknown."""
     inference: InferenceSection = InferenceSection()
     """Test-time augmentation of dense heads in validation, evaluation and prediction."""

@@ -11,22 +11,22 @@ from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import EvaluationSection, ModelSections
 from densevit.config.sources import Sources
 from densevit.config.training_schema import OptimSection, TrainerSection
-from densevit.config.values import RANDOM, Int, PluginSection
+from densevit.config.values import RANDOM, Int, PluginName, PluginSection
 
 
 class Config(ModelSections):
     """The config of a run, from `densevit.config.load`."""
 
-    data: DataSection
+    data: Annotated[DataSection, "datasets"]
     """The data set."""
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
     """Seed of weights, data order and augmentation."""
-    probes: dict[str, EvaluationSection] = Field(default_factory=dict)
+    probes: dict[PluginName, Annotated[EvaluationSection, "evaluators"]] = Field(default_factory=dict)
     """Classifiers on the backbone's frozen features, fitted to the training images and evaluated in each validation, as
     in `{knn: {k: 20}, linear_probe: {}}`. Their metrics are `knn/top1`, ... `{}`: none."""
-    method: PluginSection = PluginSection(name="supervised")
+    method: Annotated[PluginSection, "methods"] = PluginSection(name="supervised")
     """The training method: `{name: ..., options}`."""
-    optim: OptimSection = Field(default_factory=OptimSection)
+    optim: Annotated[OptimSection, "optimizers"] = Field(default_factory=OptimSection)
     """The optimiser."""
     trainer: TrainerSection
     """Budget, hardware, validation, checkpoints and logging."""

@@ -13,6 +13,7 @@ from densevit.config.values import (
     Int,
     Named,
     OpenSection,
+    PluginName,
     PluginSection,
     Rate,
     Section,
@@ -27,7 +28,7 @@ BUDGETS = ("max_images", "max_steps", "max_epochs")
 class OptimSection(OpenSection):
     """The optimiser with its options, and the learning rate schedule."""
 
-    name: str = "adamw"
+    name: PluginName = "adamw"
     """A plugin's name, such as `adamw`, or `module:Class`, such as `torch.optim:RAdam`."""
     lr: Annotated[Float, Field(gt=0, le=1e6)] | None = None
     """Learning rate; 1e-4 if `lr_per_256` is not set either."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -10,7 +10,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    model_validator,
 )
+
+from densevit.config.frozen_mapping import frozen
 
 
 def _number(value: Any) -> Any:
@@ -102,7 +105,19 @@ Decay = Annotated[Float, Field(gt=0, lt=1)]
 Factor = Annotated[Float, Field(gt=0)]
 
 
-Source = Annotated[str, Field(min_length=1)]
+PLUGIN_NAME, SOURCE, BY_NAME = "a plugin's name", "a source of weights", "sections by name"
+"""Metadata of types in the schema, as is the group of a section's plugin, "backbones". A mapping `BY_NAME` is merged
+with the mapping that it overrides, and `null` removes an entry. Other mappings that are not sections are values."""
+
+
+class ConfigType(NamedTuple):
+    """Metadata of a plugin's option that takes plain values: `annotation` is its type in the config."""
+
+    annotation: Any
+
+
+PluginName = Annotated[str, PLUGIN_NAME]
+Source = Annotated[str, SOURCE, Field(min_length=1)]
 RANDOM = "random"  # the value of `backbone.weights` for random weights on purpose
 Duration = Annotated[str, BeforeValidator(_duration)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
@@ -117,18 +132,39 @@ Sides = Annotated[Side | tuple[Side, Side] | None, BeforeValidator(_size)]
 Scales = Annotated[tuple[Factor, Factor], BeforeValidator(as_tuple), AfterValidator(_ascending)]
 
 
+Copied = TypeVar("Copied", bound="Section")
+
+
 class Section(BaseModel):
-    """A section with fixed keys."""
+    """A section with fixed keys. It is immutable, with its mappings.
+
+    Sections are merged key by key with the section that they override; a key whose type is a mapping is one value.
+    """
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, protected_namespaces=()
     )
+
+    @model_validator(mode="after")
+    def _freeze(self: Copied) -> Copied:
+        for values in (self.__dict__, self.__pydantic_extra__ or {}):
+            values.update({key: frozen(value) for key, value in values.items()})
+        return self
+
+    def model_copy(self: Copied, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Copied:
+        """A copy with some values replaced, which are not validated."""
+        return super().model_copy(update=frozen(update), deep=deep)
 
 
 class OpenSection(Section):
     """A section with fixed keys and a plugin's options."""
 
     model_config = ConfigDict(extra="allow")
+
+    @property
+    def model_extra(self) -> dict[str, Any] | None:
+        """The keys that are not fields."""
+        return frozen(self.__pydantic_extra__)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -139,7 +175,7 @@ class OpenSection(Section):
 class PluginSection(OpenSection):
     """A plugin and its options."""
 
-    name: str
+    name: PluginName
     """A plugin's name or `module:Class`."""
 
 

@@ -160,4 +160,5 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{_FLOA
 _Dumper.add_representer(list, _Dumper.represent_short_list)
 _Dumper.add_representer(tuple, _Dumper.represent_short_list)
 _Dumper.add_multi_representer(str, _Dumper.represent_str)  # a subclass
+_Dumper.add_multi_representer(dict, _Dumper.represent_dict)  # a subclass
 _Dumper.add_multi_representer(Path, _Dumper.represent_path)

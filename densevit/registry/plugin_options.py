@@ -2,16 +2,17 @@
 
 import difflib
 import inspect
-import math
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from densevit.errors import PluginError, nearest
+from densevit.registry.number_limits import wrong_numbers
+from densevit.registry.plugin_loading import load
 
 # Positional arguments that densevit passes before the user's options.
 POSITIONAL_ARGUMENTS: dict[str, tuple[str, ...]] = {
@@ -33,9 +34,6 @@ OPTIONAL_KEYWORDS: dict[str, tuple[str, ...]] = {
 }
 
 _MISSPELT = 0.8  # similarity of a key in **kwargs to a parameter
-
-LARGEST_INT = 2**63 - 1
-LARGEST_FLOAT = 3.4028234e38  # of float32
 
 
 class OptionError(PluginError):
@@ -67,9 +65,8 @@ def check(
     Raises OptionError for unknown and missing keys, and values of the wrong type.
     """
     positional = tuple(positional)
-    parameters, takes_all = parameters_of(plugin, positional, name, offered)
-    passed_on = {} if not takes_all else _inherited_parameters(plugin, positional, name, offered)
-    accepted = {**passed_on, **parameters}
+    accepted, takes_all = _accepted(plugin, positional, name, offered)
+    parameters = parameters_of(plugin, positional, name, offered)[0]
     checked: dict[str, Any] = {}
     wrong: list[OptionError] = []
     for key, value in options.items():
@@ -95,28 +92,18 @@ def check(
     return checked
 
 
-def wrong_numbers(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yields key and message of each invalid number in a nested value: "should be a finite number, not nan."
-
-    Invalid are nan, infinity, integers beyond 64 bits, and floats beyond float32.
-    """
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from wrong_numbers(item, (*key, str(name)))
-    elif isinstance(value, list | tuple | set | frozenset):
-        for index, item in enumerate(value):
-            yield from wrong_numbers(item, (*key, str(index)))
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield key, f"should be a finite number, not {value}."
-    elif isinstance(value, float) and abs(value) > LARGEST_FLOAT:
-        yield key, f"should be a number of at most {LARGEST_FLOAT:g}, the largest of float32, not {value}."
-    elif isinstance(value, int) and abs(value) > LARGEST_INT:
-        yield key, f"should be a whole number of at most {LARGEST_INT}, not {_digits(value)}."
+def option_types(group: str, name: Any) -> dict[str, Any]:
+    """The annotations of a plugin's options. Imports the plugin; raises PluginError if that fails."""
+    plugin = load(group, name)
+    accepted = _accepted(plugin, POSITIONAL_ARGUMENTS[group], name, OPTIONAL_KEYWORDS.get(group, ()))[0]
+    return {key: parameter.annotation for key, parameter in accepted.items()}
 
 
-def _digits(value: int) -> str:
-    """An integer as text; if large, its number of digits: Python refuses to print thousands of digits."""
-    return str(value) if abs(value) < 10**40 else f"one of about {round(value.bit_length() * math.log10(2))} digits"
+def inner_types(annotation: Any) -> dict[str, Any] | None:
+    """The annotations of the keys of an option that is a section of keys: a dataclass, or options of a nested plugin.
+    None for other options."""
+    section = next(iter(_nested_plugins(annotation)), None) or _dataclass_of(annotation)
+    return None if section is None else {key: x.annotation for key, x in parameters_of(section, (), "")[0].items()}
 
 
 def takes(plugin: type, option: str) -> bool:
@@ -131,7 +118,7 @@ def default_of(plugin: Callable[..., Any], positional: tuple[str, ...], path: Se
     Raises LookupError if the constructor has no such option.
     """
     parameter, inner = parameters_of(plugin, positional, "")[0][path[0]], path[1:]
-    nested = _nested_plugins(parameter)
+    nested = _nested_plugins(parameter.annotation)
     if inner and nested:
         return default_of(nested[0], positional, inner)
     value = parameter.default
@@ -185,6 +172,15 @@ def parameters_of(
     return options, takes_all
 
 
+def _accepted(
+    plugin: Callable[..., Any], positional: tuple[str, ...], name: str, offered: Collection[str]
+) -> tuple[dict[str, inspect.Parameter], bool]:
+    """`parameters_of`, with those that a constructor with **kwargs may pass on."""
+    parameters, takes_all = parameters_of(plugin, positional, name, offered)
+    inherited = _inherited_parameters(plugin, positional, name, offered) if takes_all else {}
+    return {**inherited, **parameters}, takes_all
+
+
 def _inherited_parameters(
     plugin: Callable[..., Any], positional: tuple[str, ...], name: str, offered: Collection[str]
 ) -> dict[str, inspect.Parameter]:
@@ -204,7 +200,7 @@ def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str, posi
     """The validated value of an option. key: its full name. name: the plugin's. positional: parameters before the
     options.
     """
-    nested = _nested_plugins(parameter)
+    nested = _nested_plugins(parameter.annotation)
     if nested and isinstance(value, Mapping):
         return check(nested[0], positional, name, value, key)
     section = _dataclass_of(parameter.annotation)
@@ -216,9 +212,9 @@ def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str, posi
     return coerced
 
 
-def _nested_plugins(parameter: inspect.Parameter) -> list[type]:
-    """The plugin class in a parameter's annotation `Annotated[..., Plugin]`; empty for other annotations."""
-    return [plugin for plugin in getattr(parameter.annotation, "__metadata__", ()) if isinstance(plugin, type)]
+def _nested_plugins(annotation: Any) -> list[type]:
+    """The plugin class in an annotation `Annotated[..., Plugin]`; empty for other annotations."""
+    return [plugin for plugin in getattr(annotation, "__metadata__", ()) if isinstance(plugin, type)]
 
 
 def _dataclass_of(annotation: Any) -> type | None:

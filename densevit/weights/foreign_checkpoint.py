@@ -161,7 +161,7 @@ def channels_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """The keys of the section `backbone` that describe the image channels of a densevit checkpoint; empty for 8-bit
     RGB."""
     config = checkpoint.header.get("config", "{}") if checkpoint.header.get("format") == "densevit" else "{}"
-    backbone: Any = values_of_file(config, checkpoint.source).get("backbone")
+    backbone: Any = values_of_file(config, checkpoint.source, trust=True).get("backbone")
     has_channels = isinstance(backbone, dict) and backbone.get("channels")
     return {key: backbone.get(key) for key in ("channels", "mean", "std")} if has_channels else {}
 
@@ -182,7 +182,7 @@ def _native(checkpoint: Checkpoint) -> TranslatedCheckpoint:
             translated.classes = {
                 name: [str(c["name"]) for c in head_classes] for name, head_classes in classes.items()
             }
-            values = values_of_file(header["config"], checkpoint.source)
+            values = values_of_file(header["config"], checkpoint.source, trust=True)  # builds no plugin
             backbone, heads = values["backbone"], {**(values.get("heads") or {})}
             translated.describe = lambda: {"heads": heads}
             if lora := backbone.get("lora"):  # only in checkpoints; model files are merged

@@ -151,7 +151,7 @@ def from_state(
     run: Path | None = None,
 ) -> DenseModel:
     """Builds a model from a state dict and the header of the file that contained it. source: the file, for messages.
-    trust: whether the header may name a `module:Class`. run: the parameter of `config.check_no_code`.
+    trust: whether the header may name a `module:Class`. run: the parameter of `config.values_of_file`.
     """
     return built(state, described(entries, source, trust, run), source)
 
@@ -187,7 +187,7 @@ def described(entries: Mapping[str, str], source: str, trust: bool = False, run:
             "densevit.load(..., backbone=SOURCE)."
         )
     try:
-        values = configs.values_of_file(entries["config"], source)
+        values = configs.values_of_file(entries["config"], source, trust, run)
         complete = "trainer" in values
         classes = _CLASSES.validate_json(entries["classes"])
         thresholds, weight_licences = score_thresholds(entries), licences(entries)
@@ -195,8 +195,6 @@ def described(entries: Mapping[str, str], source: str, trust: bool = False, run:
         raise WeightsError(
             f"{source}: its header is corrupt ({one_line(error)}). Copy it again, or train again."
         ) from error
-    if not trust:
-        configs.check_no_code(values, source, run)
     sections = configs.from_file(values, source) if complete else configs.model_sections(values, source)
     thresholds = {name: score for name, score in thresholds.items() if name in sections.heads}
     return Description(sections, classes, thresholds, weight_licences)
@@ -211,11 +209,10 @@ def load_backbone(run: str | Path, trust: bool = False) -> tuple[Backbone, Backb
     """Loads the backbone of a run or of a file by `save_backbone`, in evaluation mode. Returns it and its section."""
     state, entries, path = read(run)
     check_format(entries.get("format_version"), path)
-    values = configs.values_of_file(entries.get("config", ""), path).get("backbone")
+    text, folder = entries.get("config", ""), folder_of(run)
+    values = configs.values_of_file(text, path, trust, folder, part="backbone")["backbone"]
     if not isinstance(values, dict):  # a text would name a section's file
         raise WeightsError(f"{path}: its header is corrupt (backbone is a {type(values).__name__}). Copy it again.")
-    if not trust:
-        configs.check_no_code(values, path, folder_of(run))
     section = configs.section("backbone", values, path)
     backbone = backbone_from(section, pretrained=False)
     load_state(backbone, part(state, "backbone."), path)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from densevit.config import Source
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.layers.precision import autocast_off
@@ -40,7 +41,7 @@ class DeiT(Method):
     def __init__(
         self,
         model: Any,
-        teacher: str,
+        teacher: Source,
         distillation: Literal["hard", "soft"] = "hard",
         share: float = 0.5,
         temperature: float = 3.0,

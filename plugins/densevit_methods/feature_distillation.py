@@ -11,7 +11,7 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Batch, LossContext, Losses
 from densevit.layers.positions import mask_on_grid
 from densevit.layers.precision import autocast_off
-from densevit_methods.teachers import load_backbone
+from densevit_methods.teachers import BackboneSource, load_backbone
 from densevit_methods.unlabelled import Unlabelled
 
 _BETA = 2.0  # of the smooth L1 loss, as in the paper
@@ -32,7 +32,7 @@ class FeatureDistillation(Unlabelled):
 
     loaded = ("teacher",)
 
-    def __init__(self, model: Any, teacher: str | dict[str, Any], levels: int = 1) -> None:
+    def __init__(self, model: Any, teacher: BackboneSource, levels: int = 1) -> None:
         super().__init__(model)
         for name, head in model.heads.items():
             if head.last_blocks:

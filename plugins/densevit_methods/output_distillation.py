@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from densevit.config import Source
 from densevit.errors import ConfigError
 from densevit.interfaces import IGNORE, Batch, LossContext, Losses, Targets
 from densevit_methods.pseudo_targets import check_head, missing_labels, predicted_targets
@@ -31,7 +32,7 @@ class OutputDistillation(Unlabelled):
     loaded = ("teacher",)
 
     def __init__(
-        self, model: Any, teacher: str, score_threshold: float | None = None, pixel_threshold: float = 0.0
+        self, model: Any, teacher: Source, score_threshold: float | None = None, pixel_threshold: float = 0.0
     ) -> None:
         super().__init__(model)
         for option, value in {"score_threshold": score_threshold, "pixel_threshold": pixel_threshold}.items():

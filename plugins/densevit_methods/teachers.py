@@ -2,13 +2,16 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from densevit import DenseModel, create_model, load
+from densevit.config import BackboneSection, ConfigType, Source
 from densevit.errors import ConfigError, DensevitError, WeightsError, listed
+
+BackboneSource = Annotated[str | dict[str, Any], ConfigType(Source | Annotated[BackboneSection, "backbones"])]
 
 
 def load_teacher(source: str) -> DenseModel:

@@ -18,7 +18,7 @@ from densevit import cli, registry
 from densevit import config as configs
 from densevit.cli import main
 from densevit.config import Config, yaml_io
-from densevit.config.config_loading import named_classes
+from densevit.config.key_types import named_classes
 from tests.docs.code_blocks import SHORTER, Block, Page, blocks, run_command
 from tests.docs.inline_code import Inline
 from tests.docs.made_files import (
@@ -260,7 +260,7 @@ class World:
             and config.method.name == "supervised"
             and config.weights is None
             and config.backbone.weights is None
-            and not named_classes(config.model_dump())
+            and not named_classes(config.model_dump(), Config)
         )
 
     def _converted(self, run: str, out: Path) -> None:

@@ -1,7 +1,6 @@
 """Concatenates data sets with different labels, sampled by share."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import Annotated, Any
 
 import numpy as np
@@ -9,24 +8,27 @@ from pydantic import Field
 
 from densevit import registry
 from densevit.channels import RGB, Channels
-from densevit.config.values import Float, Int
+from densevit.config.schema_validation import validated
+from densevit.config.sources import Sources
+from densevit.config.values import BY_NAME, ConfigType, Float, Int, PluginSection
 from densevit.data.datasets.file_checks import OnError, check_files
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample, Targets
-from densevit.registry.plugin_options import check, takes
+from densevit.registry.plugin_options import takes
 from densevit.targets.types import TargetTypes, registered_tasks
 
 _LONGEST_EPOCH = 10**8  # images
 
 
-@dataclass(frozen=True)
-class SetOptions:
-    """The options of a set that `Mix` reads; see there."""
+class SetSection(PluginSection):
+    """A set, with the keys that `Mix` reads and the options of its plugin; see there."""
 
-    name: str
     share: Annotated[Float, Field(gt=0)] | None = None
     per_batch: Annotated[Int, Field(gt=0)] | None = None
     provides: list[str] | None = None
+
+
+Sets = Annotated[dict[str, Annotated[SetSection, "datasets"]], BY_NAME]
 
 
 class Mix(Dataset):
@@ -51,7 +53,7 @@ class Mix(Dataset):
     def __init__(
         self,
         split: str,
-        sets: dict[str, dict[str, Any]],
+        sets: Annotated[dict[str, dict[str, Any]], ConfigType(Sets)],
         image_size: int | tuple[int, int] | None = None,
         *,
         on_error: OnError = "raise",
@@ -64,14 +66,15 @@ class Mix(Dataset):
         self._names: list[str] = []
         self._sets: list[Dataset] = []
         kept: list[tuple[str, ...]] = []
-        mix_options = {name: _set_options(section, name) for name, section in sets.items()}
-        for name, section in sets.items():
+        mix_options = {
+            name: validated(SetSection, section, Sources({(): f"data.sets.{name}"})) for name, section in sets.items()
+        }
+        for name, section in mix_options.items():
             if "/" in name:  # "a" with the image b/0, and "a/b" with the image 0, would have one id
                 raise DataError(f"data.sets.{name}: the name of a set has no slash, as image ids are NAME/ID.")
-            plugin, chosen = mix_options[name].name, mix_options[name].provides
+            plugin, chosen, options = section.name, section.provides, section.options
             if chosen == [] and split != "train":
                 continue
-            options = {key: value for key, value in section.items() if key not in vars(mix_options[name])}
             if image_size is not None and takes(registry.load("datasets", plugin), "image_size"):
                 options.setdefault("image_size", image_size)
             where = f"data.sets.{name}"
@@ -224,11 +227,6 @@ class Mix(Dataset):
                         "labels of one set with `provides`."
                     )
         return {task: classes for task, (_, classes) in joined.items()}
-
-
-def _set_options(section: Mapping[str, Any], name: str) -> SetOptions:
-    options = {key: value for key, value in section.items() if key in SetOptions.__dataclass_fields__}
-    return SetOptions(**check(SetOptions, (), "mix", options, f"data.sets.{name}"))
 
 
 def _chosen(provided: Collection[str], chosen: list[str] | None, name: str) -> tuple[str, ...]:

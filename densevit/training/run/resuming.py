@@ -86,7 +86,8 @@ class RunCheckpoint:
                 f"({torch_checkpoint.reason(error)}). {safe}Fix: {another or _ANEW}."
             ) from error
         self.run = folder
-        self.config = configs.from_file(configs.values_of_file(config, str(self.path)), str(self.path))
+        values = configs.values_of_file(config, str(self.path), trust=True)  # is only compared
+        self.config = configs.from_file(values, str(self.path))
 
     def changes_of(self, config: Config) -> dict[str, str]:
         """`changes` of a config that resumes from this checkpoint. Raises ConfigError for a strategy that cannot."""

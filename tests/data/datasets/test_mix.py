@@ -107,8 +107,8 @@ def test_a_batch_size_that_does_not_fit_the_composition_is_an_error():
     [
         ({}, "data.sets is empty"),
         ({"a": section(), "b": section(share=2)}, "data.sets.a.share is missing"),
-        ({"a": {"train_length": 3}}, "data.sets.a.name is missing"),
-        ({"a": section(share=0)}, "data.sets.a.share should be greater than 0, not 0"),
+        ({"a": {"train_length": 3}}, "data.sets.a: name is missing"),
+        ({"a": section(share=0)}, "data.sets.a: share should be greater than 0, not 0"),
         ({"a": section(per_batch=1), "b": section()}, "data.sets.b.per_batch is missing"),
         ({"a": section(per_batch=1, share=1)}, "data.sets has both share and per_batch"),
         ({"a": section(provides=["caption"])}, r"data.sets.a.provides is \['caption'\]; this set labels boxes"),

@@ -1,0 +1,233 @@
+"""Keys whose value is a mapping: an override replaces the mapping, sections are merged, and a config is immutable."""
+
+import copy
+import inspect
+import pickle
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from densevit import config, registry
+from densevit.config import Config
+from densevit.registry.plugin_options import POSITIONAL_ARGUMENTS
+
+FILE: dict[str, Any] = {
+    "backbone": {"name": "timm", "model": "resnet18", "model_args": {"in_chans": 3, "deep": [{"a": 1}]}},
+    "heads": {
+        "boxes": {
+            "name": "dab_detr",
+            "transformer": {"width": 32, "num_heads": 4},
+            "neck": {"name": "fpn", "width": 8},
+        },
+        "areas": {"name": "setr", "evaluation": {"name": "segmentation", "boundary": True}},
+    },
+    "data": {
+        "name": "coco",
+        "root": "d",
+        "channels": {"red": "_red", "nir": "_nir"},
+        "annotations": {"train": "a.json", "val": "b.json"},
+        "transforms": {"name": "crop"},
+        "final_phase": {"start": 0.5, "transforms": {"name": "crop", "deep": {"a": 1}}},
+    },
+    "probes": {"knn": {"k": 3}, "linear_probe": {}},
+    "method": {"name": "feature_distillation", "teacher": {"name": "resnet", "depth": 18, "weights": "w.pth"}},
+    "optim": {"lr": 1e-3, "lr_factors": {"heads.*": 10.0}},
+    "trainer": {"max_steps": 3, "callbacks": [{"name": "a:B", "options": {"c": {"d": 1}}}]},
+    "inference": {"window": 64, "flip": True},
+}
+MIX = {"name": "mix", "sets": {"a": {"name": "coco", "root": "a", "share": 2}, "b": {"name": "yolo", "root": "b"}}}
+
+
+def resolved(*overrides: str, **changed: Any) -> dict[str, Any]:
+    """The values of FILE with changed sections and overrides."""
+    return config.load(copy.deepcopy({**FILE, **changed}), overrides).model_dump()
+
+
+def schema_mappings() -> Iterator[tuple[str, str]]:
+    """The class and key of the mappings with free keys in the JSON schema of a config, with BY_NAME."""
+    schema = Config.model_json_schema()
+    for name, section in {"Config": schema, **schema["$defs"]}.items():
+        for key, value in section.get("properties", {}).items():
+            kinds = [value, *value.get("anyOf", ())]
+            if any(kind.get("type") == "object" for kind in kinds):
+                yield name, key
+
+
+def option_kinds(is_kind: Any) -> list[tuple[str, str, str]]:
+    """The group, plugin and option of all installed plugins' options with an annotation of a kind."""
+    options = []
+    for group in POSITIONAL_ARGUMENTS:
+        for name in registry.list_plugins(group):
+            plugin = registry.load(group, name)
+            constructor = plugin.__init__ if isinstance(plugin, type) else plugin
+            try:
+                hints = typing.get_type_hints(constructor)
+            except Exception:
+                continue
+            keys = [*inspect.signature(plugin).parameters][len(POSITIONAL_ARGUMENTS[group]) :]
+            options += [(group, name, key) for key in keys if is_kind(hints.get(key))]
+    return options
+
+
+def is_dict(kind: Any) -> bool:
+    return any(typing.get_origin(part) is dict for part in (kind, *typing.get_args(kind)))
+
+
+def section_of(group: str, name: str) -> tuple[str, dict[str, Any]]:
+    """The key and the values of a section that has this plugin."""
+    key = {"backbones": "backbone", "heads": "heads.boxes", "necks": "heads.boxes.neck", "datasets": "data"}
+    key |= {"transforms": "data.transforms", "evaluators": "heads.boxes.evaluation", "methods": "method"}
+    return key.get(group, "optim"), {"name": name}
+
+
+def at(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values
+
+
+OPTION_MAPPINGS = [option for option in option_kinds(is_dict) if option[2] not in ("sets", "teacher")]
+"""Without those whose mapping has sections, see below."""
+OPTION_SECTIONS = [option for option in option_kinds(is_dataclass) if option[2] != "channels"]  # given by the data
+
+
+def with_option(group: str, name: str, option: str, value: Any) -> tuple[str, dict[str, Any]]:
+    """The key of an option, and values of a file that sets it."""
+    where, section = section_of(group, name)
+    values = copy.deepcopy(FILE)
+    *above, last = where.split(".")
+    inner = values
+    for part in above:
+        inner = inner[part]
+    inner[last] = {**section, option: value}
+    return f"{where}.{option}", values
+
+
+@pytest.mark.parametrize(("group", "name", "option"), OPTION_MAPPINGS)
+def test_option_whose_type_is_a_mapping_is_replaced(group: str, name: str, option: str):
+    assert {"annotations", "splits", "tokenizer", "model_args"} <= {row[2] for row in OPTION_MAPPINGS}
+    key, values = with_option(group, name, option, {"a": "1", "b": "2"})
+    assert at(config.load(values, [f"{key}={{b: '3'}}"]).model_dump(), key) == {"b": "3"}
+    assert at(config.load(values, [f"{key}.b='3'"]).model_dump(), key) == {"a": "1", "b": "3"}
+    assert at(config.load(values, [f"{key}={{c: '3'}}", f"{key}.d='4'"]).model_dump(), key) == {"c": "3", "d": "4"}
+
+
+@pytest.mark.parametrize(("group", "name", "option"), OPTION_SECTIONS)
+def test_option_that_is_a_section_is_merged(group: str, name: str, option: str):
+    key, values = with_option(group, name, option, {"a": 1, "b": 2})
+    assert at(config.load(values, [f"{key}={{b: 3}}"]).model_dump(), key) == {"a": 1, "b": 3}
+
+
+def test_each_mapping_of_the_schema_is_replaced_except_heads(tmp_path):
+    new = {"channels": ("data.channels", {"nir": "_n"}), "lr_factors": ("optim.lr_factors", {"backbone.*": 0.1})}
+    new["probes"] = ("probes", {"linear_probe": {"iterations": 3}})
+    keys = {key for _, key in schema_mappings()} - {"heads"}
+    assert keys == set(new)
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(FILE))
+    for key, value in new.values():
+        overridden = resolved(f"{key}={value}")
+        *above, last = key.split(".")
+        child = {last: value} if not above else {above[0]: {last: value}}
+        for values in (overridden, config.load({"base": str(tmp_path / "base.yaml"), **child}).model_dump()):
+            assert list(at(values, key)) == list(value)
+
+
+def test_single_keys_of_a_mapping_are_set():
+    assert resolved("data.channels.nir=_n")["data"]["channels"] == {"red": "_red", "nir": "_n"}
+    probes = resolved("probes.knn.k=5")["probes"]
+    assert (probes["knn"]["k"], list(probes)) == (5, ["knn", "linear_probe"])
+
+
+def test_sections_are_merged_and_null_removes_heads_and_sets():
+    values = resolved("inference={flip: false}", "optim={lr: 1e-4}", "heads={areas: {weight: 2}}", "heads.boxes=null")
+    assert (values["inference"]["window"], values["inference"]["flip"]) == (64, False)
+    assert values["optim"]["lr_factors"] == {"heads.*": 10.0}
+    assert list(values["heads"]) == ["areas"] and values["heads"]["areas"]["evaluation"]["boundary"] is True
+    sets = resolved("data.sets.a.share=3", "data.sets.b=null", "data.sets.c={name: coco}", data=MIX)["data"]["sets"]
+    assert sets == {"a": {"name": "coco", "root": "a", "share": 3}, "c": {"name": "coco"}}
+    sets = resolved("data.sets.a.name=yolo", "data.sets.a.root=y", data=MIX)["data"]["sets"]
+    assert sets["a"] == {"name": "yolo", "root": "y", "share": 2}
+    teacher = resolved("method.teacher={depth: 50}")["method"]["teacher"]
+    assert teacher == {"name": "resnet", "depth": 50, "weights": "w.pth"}
+    teacher = resolved("method.teacher={name: swin}")["method"]["teacher"]  # without resnet's depth
+    assert teacher == {"name": "swin", "weights": "w.pth"}
+
+
+def test_mapping_in_the_file_is_replaced_in_one_set():
+    mix = copy.deepcopy(MIX)
+    mix["sets"]["a"]["annotations"] = {"train": "a", "val": "b"}
+    sets = resolved("data.sets.a.annotations={val: c}", data=mix)["data"]["sets"]
+    assert sets["a"]["annotations"] == {"val": "c"}
+
+
+# ---- immutable ----
+
+
+def mappings(value: Any, key: str = "config") -> Iterator[tuple[str, Any]]:
+    """All mappings in a config, by key."""
+    if isinstance(value, BaseModel):
+        for name, inner in value:
+            yield from mappings(inner, f"{key}.{name}")
+        yield f"{key}.model_extra", value.model_extra
+    elif isinstance(value, Mapping):
+        yield key, value
+        for name, inner in value.items():
+            yield from mappings(inner, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from mappings(inner, f"{key}.{index}")
+
+
+CHANGES = {
+    "setitem": lambda x: x.__setitem__("new", 1),
+    "delitem": lambda x: x.__delitem__(next(iter(x), "new")),
+    "update": lambda x: x.update(new=1),
+    "setdefault": lambda x: x.setdefault("new", 1),
+    "ior": lambda x: x.__ior__({"new": 1}),
+    "pop": lambda x: x.pop(next(iter(x), "new"), None),
+    "popitem": lambda x: x.popitem(),
+    "clear": lambda x: x.clear(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_mapping_in_a_config_can_be_changed(change: str):
+    loaded = config.load(copy.deepcopy(FILE))
+    copies = (
+        loaded,
+        copy.deepcopy(loaded),
+        loaded.model_copy(deep=True),
+        loaded.model_copy(update={"probes": {"knn": loaded.probes["knn"]}, "heads": dict(loaded.heads)}),
+        pickle.loads(pickle.dumps(loaded)),
+        config.with_overrides(loaded, ["data.deep={a: {b: 1}}"]),
+        config.from_mapping(loaded.model_dump()),
+    )
+    for each in copies:
+        before = config.dump(each)
+        checked = [key for key, mapping in mappings(each) if mapping is not None]
+        assert {"config.heads", "config.data.channels", "config.optim.lr_factors", "config.probes"} <= {*checked}
+        assert "config.trainer.callbacks.0.options.c" in checked and "config.backbone.model_args.deep.0" in checked
+        for _, mapping in mappings(each):
+            if mapping is not None:
+                with pytest.raises(TypeError, match="immutable"):
+                    CHANGES[change](mapping)
+        assert config.dump(each) == before
+
+
+def test_immutable_mappings_equal_dicts_and_are_written_as_yaml():
+    loaded = config.load(copy.deepcopy(FILE))
+    assert loaded.optim.lr_factors == {"heads.*": 10.0} and loaded.backbone.options["model_args"] == {
+        "in_chans": 3,
+        "deep": [{"a": 1}],
+    }
+    assert pickle.loads(pickle.dumps(loaded)) == copy.deepcopy(loaded) == loaded
+    assert config.load(yaml.safe_load(config.dump(loaded))) == loaded
+    assert config.yaml_io.write({"a": loaded.backbone.options}) == config.yaml_io.write(
+        {"a": {"model": "resnet18", "model_args": {"in_chans": 3, "deep": [{"a": 1}]}}}
+    )
+    assert {**loaded.heads, "new": 1}["new"] == 1

@@ -1,0 +1,226 @@
+"""Which texts in a file count as a class that it names: by the types in the schema, at any depth and under any key."""
+
+import ast
+import copy
+import json
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import densevit
+from densevit import config as configs
+from densevit.config import yaml_io
+from densevit.errors import ConfigError, DensevitError
+from densevit.inference import file_model
+from densevit.registry import plugin_loading
+from densevit.weights import model_file, model_joining
+
+pytestmark = pytest.mark.integration
+
+NAMES = ("weights", "name", "options", "heads", "sets", "neck", "evaluation", "data", "method", "teacher", "schedule")
+NAMES += ("transforms", "final_phase", "callbacks", "probes", "backbone", "optim", "trainer", "loggers", "pretrained")
+CLASS = "sentinel_module:Sentinel"
+VALUES: dict[str, Any] = {
+    "backbone": {"name": "resnet", "depth": 18},
+    "heads": {"weights": {"name": "setr", "neck": {"name": "fpn"}, "evaluation": {"name": "segmentation"}}},
+    "data": {"name": "mix", "sets": {"weights": {"name": "scenes"}}, "final_phase": {"start": 0.5}},
+    "method": {"name": "feature_distillation", "teacher": {"name": "resnet", "weights": "timm:resnet18"}},
+    "probes": {"knn": {"k": 3}},
+    "optim": {"schedule": "cosine"},
+    "trainer": {"max_steps": 1, "callbacks": [], "loggers": []},
+}
+
+
+@pytest.fixture(autouse=True)
+def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The names of plugins, not of entry points, that are imported. The module exists: importable is not trusted."""
+    (tmp_path / "sentinel_module.py").write_text("class Sentinel: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names: list[str] = []
+    import_plugin = plugin_loading.import_plugin
+
+    def spy(plugin: Any) -> Any:
+        if plugin.origin == "the config":
+            names.append(plugin.name)
+        return import_plugin(plugin)
+
+    monkeypatch.setattr(plugin_loading, "import_plugin", spy)
+    yield names
+    sys.modules.pop("sentinel_module", None)
+
+
+def header(rng: random.Random) -> dict[str, Any]:
+    """VALUES with a class, or a nested mapping with classes under random names, at one or two places."""
+    values = copy.deepcopy(VALUES)
+    for _ in range(rng.choice((1, 1, 2))):
+        inner: Any = values
+        while True:
+            inner = inner.setdefault(rng.choice((*inner, rng.choice(NAMES))), {}) if rng.random() < 0.8 else inner
+            if not isinstance(inner, dict):
+                break
+            if rng.random() < 0.3:
+                inner[rng.choice((*inner, rng.choice(NAMES)))] = nested(rng, rng.randrange(4))
+                break
+    return values
+
+
+def nested(rng: random.Random, depth: int) -> Any:
+    if depth == 0:
+        return rng.choice((CLASS, CLASS, "resnet", "setr"))
+    if rng.random() < 0.2:
+        return [nested(rng, depth - 1)]
+    return {rng.choice((*NAMES, CLASS)): nested(rng, depth - 1) for _ in range(rng.choice((1, 2)))}
+
+
+def places(values: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Where a value has the class, as a text or as a key."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from [(*key, "the key")] if name == CLASS else []
+            yield from places(value, (*key, name))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from places(value, key)
+    elif values == CLASS:
+        yield key
+
+
+def is_source(key: tuple[str, ...]) -> bool:
+    """Whether the documentation says that a key has a source of weights."""
+    if key[:1] == ("heads",):
+        return len(key) == 3 and key[2] == "weights"
+    return key in {("weights",), ("backbone", "weights"), ("method", "teacher", "weights"), ("method", "teacher")}
+
+
+def test_ten_thousand_headers_import_nothing(imported, monkeypatch):
+    monkeypatch.setattr(yaml_io, "parse", lambda text, source: json.loads(text))  # faster
+    rng, read = random.Random(0), 0
+    for _ in range(10_000):
+        values = header(rng)
+        try:
+            config = configs.from_file(configs.values_of_file(json.dumps(values), "file"), "file")
+        except ConfigError:
+            continue
+        read += 1
+        assert [key for key in places(config.model_dump()) if not is_source(key)] == [], values
+        if read <= 200:
+            with suppress(DensevitError):
+                configs.check_plugins(config)  # imports all plugins of the config
+        assert imported == [] and "sentinel_module" not in sys.modules, values
+    assert read > 1000
+
+
+def test_a_class_is_refused_at_each_place_but_sources_of_weights_and_free_texts():
+    """Each key of a complete config in turn, by hand-written rules for what may hold any text."""
+    complete = configs.from_mapping(VALUES | {"inference": {}}).model_dump()
+    free = {("data", "split"), ("trainer", "strategy"), ("trainer", "devices"), ("trainer", "monitor")}
+    refused, permitted = set(), set()
+
+    def keys(values: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+        for name, value in values.items():
+            yield (*key, name)
+            if isinstance(value, dict):
+                yield from keys(value, (*key, name))
+
+    for key in keys(complete):
+        values = copy.deepcopy(complete)
+        inner = values
+        for part in key[:-1]:
+            inner = inner[part]
+        inner[key[-1]] = CLASS
+        try:
+            configs.from_file(configs.values_of_file(json.dumps(values), "file"), "file")
+        except ConfigError as error:
+            if "is named in this file" in str(error):
+                refused.add(key)
+            continue
+        permitted.add(key)
+    assert {key for key in permitted if not is_source(key) and key not in free and "allow" not in key[-1]} <= {
+        ("heads", "weights", "freeze"), ("backbone", "adapted_stem"), ("backbone", "freeze"),
+        ("data", "display"), ("data", "channels"), ("backbone", "lora", "targets"),
+    }  # fmt: skip
+    names = {key for key in keys(complete) if key[-1] == "name"}
+    assert len(names) >= 8 and names <= refused
+
+
+def test_sources_of_weights_in_options_need_no_trust():
+    for teacher in ("timm:resnet18", {"name": "resnet", "weights": "timm:resnet18"}):
+        for method in ("feature_distillation", "deit", "output_distillation"):
+            if method == "feature_distillation" or isinstance(teacher, str):
+                values = {**VALUES, "method": {"name": method, "teacher": teacher}}
+                assert configs.values_of_file(json.dumps(values), "file") == values
+
+
+# ---- doors ----
+
+
+def write(folder: Path, values: dict[str, Any]) -> Path:
+    """A model file whose header has these sections."""
+    model = densevit.create_model(
+        {"name": "resnet", "depth": 18}, {"seg": "setr"}, {"seg": ["a", "b"]}, pretrained=False
+    )
+    file = folder / "theirs.safetensors"
+    densevit.save(model, file)
+    entries = model_file.read(file)[1]
+    save_file(load_file(file), file, {**entries, "config": yaml_io.write(values)})
+    return file
+
+
+def as_checkpoint(file: Path) -> Path:
+    state = {f"model.{key}": value for key, value in load_file(file).items()}
+    content = {"pytorch-lightning_version": "2.6", "state_dict": state, "densevit": model_file.read(file)[1]}
+    torch.save(content, file.with_suffix(".ckpt"))
+    return file.with_suffix(".ckpt")
+
+
+def exported(file: Path) -> Any:
+    """An exported file, .onnx or .pt2, with the header of a model file."""
+    return SimpleNamespace(path=file.with_suffix(".onnx"), header={"model": model_file.read(file)[1], "heads": {}})
+
+
+MODEL = {"backbone": VALUES["backbone"], "heads": {"weights": {"name": CLASS}}}
+BACKBONE = {"backbone": {"name": CLASS}, "heads": {}}
+DOORS = {
+    "load": (MODEL, densevit.load),
+    "load a checkpoint": (MODEL, lambda file: densevit.load(as_checkpoint(file))),
+    "load an exported file": (MODEL, lambda file: file_model.build(exported(file))),
+    "load heads": (MODEL, lambda file: densevit.load(file, backbone=file)),
+    "model file": (MODEL, model_file.load),
+    "backbone": (BACKBONE, model_file.load_backbone),
+    "backbone option": ({"backbone": {"name": "resnet", "weights_of": {"weights": CLASS}}}, model_file.load_backbone),
+    "join": (MODEL, model_joining.read_part),
+    "set": ({**VALUES, "data": {"name": "mix", "sets": {"weights": {"name": CLASS}}}}, densevit.load),
+    "weights": (BACKBONE, lambda file: configs.load({"weights": str(file), "heads": {}, "data": {"name": "scenes"}})),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_door_refuses_a_class(door, tmp_path, imported):
+    values, read = DOORS[door]
+    file = write(tmp_path, values)
+    with pytest.raises(ConfigError, match="is named in this file"):
+        read(file)
+    assert imported == [] and "sentinel_module" not in sys.modules
+
+
+def test_configs_in_files_are_read_by_one_function(project: Path):
+    """`values_of_file` is called with the caller's trust, or from a module that builds no plugin of the file."""
+    without_trust = {"densevit/weights/foreign_checkpoint.py", "densevit/training/run/resuming.py"}
+    callers = set()
+    for file in [*(project / "densevit").rglob("*.py"), *(project / "plugins").rglob("*.py")]:
+        name = file.relative_to(project).as_posix()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("values_of_file"):
+                callers.add(name)
+                trusted = any(keyword.arg == "trust" for keyword in node.keywords)
+                assert trusted == (name in without_trust), f"{name}, line {node.lineno}"
+    assert {"densevit/weights/model_file.py", *without_trust} <= callers
