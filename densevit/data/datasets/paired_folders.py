@@ -1,9 +1,9 @@
 """Finds a folder of images and a folder of their label or depth maps, which are not folders of classes."""
 
 import itertools
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,55 +39,43 @@ class _Pixels(NamedTuple):
     """size: (width, height). is_grey: one value per pixel. values: the number of values or colours. is_deep: more than
     8 bits per value."""
 
-    size: tuple[int, int]
-    is_grey: bool
-    values: int
-    is_deep: bool
+    size: tuple[int, int] = (0, 0)
+    is_grey: bool = False
+    values: int = 0
+    is_deep: bool = False
 
 
-def paired_folders(folder: Path, names: Iterable[str]) -> PairedFolders | None:
+def paired_folders(folder: Path, names: Sequence[str]) -> PairedFolders | None:
     """The first two folders with files of the same names and sizes, of which one holds maps of the other's images: grey
     or indexed files of colour images, or files of few values. None if there are none.
 
     Folders of classes may have equal file names and sizes too, so pixels are read, of at most 8 files per folder.
     names: folders in `folder`.
     """
-    names = list(names)
-    files = {name: _images_of(folder / name) for name in names} if len(names) <= _MOST_FOLDERS else {}
+    files = {
+        name: {path.stem: path for path in (folder / name).iterdir() if path.name.lower().endswith(IMAGES)}
+        for name in (names if len(names) <= _MOST_FOLDERS else ())
+    }
     for images, maps in itertools.permutations(files, 2):
         shared = sorted(files[images].keys() & files[maps].keys())
         if 2 * len(shared) > min(len(files[images]), len(files[maps])):
-            chosen = [shared[i] for i in np.linspace(0, len(shared) - 1, min(len(shared), _SAMPLED)).astype(int)]
-            pairs = [(_pixels(files[images][stem]), _pixels(files[maps][stem])) for stem in chosen]
-            if all(map(_is_pair, *zip(*pairs, strict=True))):
-                return PairedFolders(
-                    folder / images, folder / maps, all(pixels is not None and pixels.is_deep for _, pixels in pairs)
-                )
+            sampled = shared[:: -(-len(shared) // _SAMPLED)]
+            pairs = [(_pixels(files[images][stem]), _pixels(files[maps][stem])) for stem in sampled]
+            if all(_is_pair(*pair) for pair in pairs):
+                return PairedFolders(folder / images, folder / maps, all(pixels.is_deep for _, pixels in pairs))
     return None
 
 
-def _images_of(folder: Path) -> Mapping[str, str]:
-    """The image files in a folder, by name without suffix."""
-    return {
-        os.path.splitext(entry.name)[0]: entry.path
-        for entry in os.scandir(folder)
-        if entry.name.lower().endswith(IMAGES) and entry.is_file()
-    }
-
-
-def _is_pair(image: _Pixels | None, label_map: _Pixels | None) -> bool:
+def _is_pair(image: _Pixels, label_map: _Pixels) -> bool:
     """Whether the second can be a map of the first."""
-    if image is None or label_map is None or image.size != label_map.size:
-        return False
-    return (label_map.is_grey and not image.is_grey) or label_map.values <= _MOST_VALUES < image.values
+    is_map = (label_map.is_grey and not image.is_grey) or label_map.values <= _MOST_VALUES < image.values
+    return is_map and image.size == label_map.size
 
 
-def _pixels(path: str) -> _Pixels | None:
-    """None for a file that cannot be read."""
-    try:
-        with open_image(path) as image:
-            values = np.asarray(image.resize(_GRID, resample=0))  # the nearest pixels
-            count = len(np.unique(values.reshape(_GRID[0] * _GRID[1], -1), axis=0))
-            return _Pixels(image.size, values.ndim == 2, count, values.ndim == 2 and values.dtype.itemsize > 1)
-    except (OSError, ValueError):  # includes DataError
-        return None
+def _pixels(path: Path) -> _Pixels:
+    """Without values for a file that cannot be read."""
+    with suppress(OSError, ValueError), open_image(path) as image:  # includes DataError
+        values = np.asarray(image.resize(_GRID, resample=0))  # the nearest pixels
+        count = len(np.unique(values.reshape(_GRID[0] * _GRID[1], -1), axis=0))
+        return _Pixels(image.size, values.ndim == 2, count, values.ndim == 2 and values.dtype.itemsize > 1)
+    return _Pixels()

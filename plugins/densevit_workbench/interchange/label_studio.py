@@ -77,7 +77,7 @@ def _image(
     height, width = header_of(path, channels).upright_size
     annotations = task.get("annotations", task.get("completions")) or []
     results = next((entry.get("result", []) for entry in annotations if not entry.get("was_cancelled")), [])
-    objects = []
+    objects: list[AnnotatedObject] = []
     for region in results:
         with faults.collecting():
             objects += _objects(region, (width, height), f"{where}, region {region.get('id')}", faults)
@@ -91,8 +91,8 @@ def _path(file: Path, text: str, lookup: ImageLookup) -> Path | None:
     base = PurePosixPath(name).name
     uploaded = base[9:] if base[8:9] == "-" else base
     named_images = (lookup.named(file, candidate) for candidate in (name, base, uploaded))
-    found_path = next((path for path in named_images if path is not None), None)
-    return found_path or lookup.unique(file.with_name(os.path.splitext(uploaded)[0]), base)
+    named_path = next((path for path in named_images if path is not None), None)
+    return named_path or lookup.unique(file.with_name(os.path.splitext(uploaded)[0]), base)
 
 
 def _objects(region: Mapping[str, Any], sides: tuple[int, int], where: str, faults: Faults) -> list[AnnotatedObject]:

@@ -63,9 +63,8 @@ def read_panoptic(source: Path, faults: Faults, channels: Channels | None = None
                 images.append(AnnotatedImage(Path(dataset.path(index)), height, width, tuple(objects)))
     faults.check(source, splits)
     wanted = [image.path for images in splits.values() for image in images]
-    is_image = lambda path: "panoptic" not in path.parent.name  # noqa: E731
     inventories = (
-        image_inventory(root, wanted, splits, "in no json", channels, is_image),
+        image_inventory(root, wanted, splits, "in no json", channels, lambda path: "panoptic" not in path.parent.name),
         object_inventory("object", object_count(splits), (), root, faults),
     )
     ids = sorted(classes)
@@ -82,11 +81,13 @@ def _dataset(file: Path, root: Path, channels: Channels) -> CocoPanoptic:
         if path.stem in stems and path.parent != root / segments:
             counts[path.parent] = counts.get(path.parent, 0) + 1
     images = max(counts, key=lambda folder: counts[folder], default=root)
-    paths = {"annotations": file, "segments": root / segments, "images": images}
+    annotations, segment_folder, image_folder = (str(path.absolute()) for path in (file, root / segments, images))
     return CocoPanoptic(
         "val",
         str(root),
-        **{key: str(path.absolute()) for key, path in paths.items()},
+        annotations=annotations,
+        segments=segment_folder,
+        images=image_folder,
         masks=True,
         outside_paths=True,
         channels=channels,
