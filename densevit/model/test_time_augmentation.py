@@ -95,9 +95,11 @@ def prediction_strips(
     assert window is not None and stride is not None
     grid = _window_grid(model, window, size)
     for strip in resized(slide(image, window, stride, grid, maps, flip, options.batch_size), size, size):
-        predictions = {key: part[0] for key, part in maps.heads[head].read_maps(strip[None]).items()}
-        zoom = zoom_of(size, size, references[head]) if head in references else 1.0
-        yield without_zoom(predictions, maps.heads[head].target_types, zoom)
+        yield without_zoom(
+            {key: part[0] for key, part in maps.heads[head].read_maps(strip[None]).items()},
+            maps.heads[head].target_types,
+            zoom_of(size, size, references[head]) if head in references else 1.0,
+        )
 
 
 class _ConcatenatedMaps:
