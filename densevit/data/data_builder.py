@@ -30,12 +30,12 @@ from densevit.data.transforms.sample_resizing import (
     EvaluationTransform,
     TrainingTransform,
     WithoutAugmentation,
-    create_transforms,
 )
 from densevit.data.transforms.transform_builder import build_training_transform, build_transforms
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, Method, Sample, Transforms
 from densevit.layers.padding import padded
+from densevit.model.zoom import create_transforms
 from densevit.targets.types import TargetTypes
 
 if TYPE_CHECKING:

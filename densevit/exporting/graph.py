@@ -9,6 +9,7 @@ from densevit.interfaces import Outputs, Size
 from densevit.layers.precision import in_float32
 from densevit.model import DenseModel
 from densevit.model.exported_outputs import exported
+from densevit.model.zoom import at_reference_size
 
 
 class ExportedGraph(nn.Module):
@@ -21,6 +22,7 @@ class ExportedGraph(nn.Module):
     def __init__(self, model: DenseModel, canvas: Size | None = None, resizing: Resizing | None = None) -> None:
         super().__init__()
         self.model, self.canvas, self.resizing = model, canvas, resizing
+        self.references = {} if resizing is None else model.references  # else by the program that resizes
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """images: (B, C, H, W) with the model's channels. Returns the outputs of `exported`, as HEAD/NAME for several
@@ -35,11 +37,16 @@ class ExportedGraph(nn.Module):
         """`forward` for resized images. original: (H, W) before resizing; outputs are in pixels of this size."""
         H, W = images.shape[-2:]
         made = self.made(images)
-        outputs: dict[str, Tensor] = {}
-        for name, head in self.model.heads.items():
-            head_outputs = exported(head, in_float32(made[name]), (H, W), original)
-            outputs |= {self.prefix(name) + key: value for key, value in head_outputs.items()}
-        return outputs
+        by_head = at_reference_size(
+            {
+                name: [exported(head, in_float32(made[name]), (H, W), original)]
+                for name, head in self.model.heads.items()
+            },
+            [{"size": (H, W), "original_size": original}],
+            self.model.target_types,
+            self.references,
+        )
+        return {self.prefix(name) + key: value for name, (values,) in by_head.items() for key, value in values.items()}
 
     def made(self, images: Tensor) -> dict[str, Outputs]:
         """The outputs of the model for images that are already resized, by head."""

@@ -18,6 +18,7 @@ from densevit.exporting.graph import ExportedGraph, original_size
 from densevit.inference.predictor import Threshold
 from densevit.inference.runtimes import IMAGES, ORIGINAL_SIZE, THRESHOLDS, Run
 from densevit.interfaces import Predictions, Size
+from densevit.model.zoom import at_reference_size
 from densevit.targets.types import TargetTypes, above_threshold
 
 _ORIGINAL = "original"  # an input of the traced graph; only its size is used
@@ -50,7 +51,9 @@ class PredictionGraph(nn.Module):
 def predict(graph: ExportedGraph, images: Tensor, original: Size) -> dict[str, Predictions]:
     """The predictions of each head for one resized image (1, C, h, w), in pixels of `original`."""
     target: Any = {"size": (images.shape[-2], images.shape[-1]), "original_size": original}
-    by_head = graph.model.predictions(graph.made(images), [target])
+    by_head = at_reference_size(
+        graph.model.predictions(graph.made(images), [target]), [target], graph.model.target_types, graph.references
+    )
     return {name: prediction for name, (prediction,) in by_head.items()}
 
 

@@ -15,9 +15,8 @@ from densevit.config import InferenceSection, ModelSections
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.inference.predictor import Predictor
 from densevit.inference.runtimes import ORIGINAL_SIZE, THRESHOLDS, ExportedFile
-from densevit.interfaces import Backbone, Batch, Encoding, Head, Outputs, Predictions, Size, Targets
+from densevit.interfaces import Backbone, Batch, Encoding, Head, Outputs, Predictions, Size, Targets, Transforms
 from densevit.model import DenseModel
-from densevit.model.duplicate_boxes import without_duplicates
 from densevit.model.exported_outputs import predict_exported, predicts_exported
 from densevit.model.model_factory import create_head
 from densevit.weights import model_file
@@ -108,7 +107,10 @@ class FileModel(DenseModel):
 
     @torch.no_grad()
     def infer(
-        self, batch: Batch, inference: Mapping[str, InferenceSection] | None = None
+        self,
+        batch: Batch,
+        inference: Mapping[str, InferenceSection] | None = None,
+        references: Mapping[str, Transforms] | None = None,
     ) -> dict[str, list[Predictions]]:
         """`DenseModel.infer` from the file's outputs. Images run one by one, since their maps need much memory. The
         precision is the file's, also within autocast.
@@ -118,14 +120,14 @@ class FileModel(DenseModel):
                 f"{self.file.path}: an exported file predicts an image in one pass, without windows, flips and scales. "
                 "Fix: leave these options out, or use the exported model."
             )
-        predictions: dict[str, list[Predictions]] = {name: [] for name in self.heads}
-        for i, target in enumerate(batch["targets"]):
-            image, mask = batch["images"][i : i + 1], batch["padding_mask"][i : i + 1]
-            with torch.autocast(image.device.type, enabled=False), torch.autocast("cpu", enabled=False):
-                outputs = self({"images": image, "padding_mask": mask, "targets": [target]})
-                for name, (prediction,) in self.predictions(outputs, [target]).items():
-                    predictions[name].append(prediction)
-        return without_duplicates(predictions, inference)
+        with torch.autocast(batch["images"].device.type, enabled=False), torch.autocast("cpu", enabled=False):
+            results = [
+                super(FileModel, self).infer(
+                    {"images": image[None], "padding_mask": mask[None], "targets": [target]}, inference, references
+                )
+                for image, mask, target in zip(batch["images"], batch["padding_mask"], batch["targets"], strict=True)
+            ]
+        return {name: [by_head[name][0] for by_head in results] for name in self.heads}
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing: a runtime executes the file."""
@@ -199,7 +201,7 @@ def build(file: ExportedFile, trust: bool = False) -> tuple[FileModel, ModelSect
         classes = described.classes[name]
         heads[name] = create_head(head.name, taken["channels"], taken["strides"], classes, **head.options)
     model = FileModel(file, heads, described.sections)
-    model.licences = described.licences
+    model.licences, model.reference_data = described.licences, described.reference_data
     model.score_thresholds = {**described.score_thresholds, **model.thresholds}
     return model, described.sections
 
@@ -207,6 +209,10 @@ def build(file: ExportedFile, trust: bool = False) -> tuple[FileModel, ModelSect
 def predictor_of(file: ExportedFile, predictor: Predictor) -> Predictor:
     """Returns a predictor that runs the exported file of `predictor`. It has a config only if `predictor` has one."""
     model = FileModel(file, copy.deepcopy(dict(predictor.heads)), predictor.model.sections)
-    model.score_thresholds, model.training_data = predictor.score_thresholds, predictor.model.training_data
+    model.score_thresholds, model.training_data, model.reference_data = (
+        predictor.score_thresholds,
+        predictor.model.training_data,
+        predictor.model.reference_data,
+    )
     sections = None if predictor.sections is None else configs.single_pass(predictor.sections)
     return Predictor(model, sections, resize=None if model.resizes else predictor.replaced_resize)

@@ -23,7 +23,7 @@ from densevit.inference.image_file import ImageFile
 from densevit.inference.image_inputs import VideoFrame, as_sample
 from densevit.inference.image_sizes import warn_of_unused_windows
 from densevit.inference.result import Result
-from densevit.interfaces import Predictions, Sample
+from densevit.interfaces import Predictions, Sample, Transforms
 from densevit.model import DenseModel
 
 BATCHES_AT_ONCE = 4  # batches per block: images read together, so that equal sizes can form batches
@@ -49,13 +49,14 @@ class ImageLoop:
     """Predicts a stream of images, a block of `BATCHES_AT_ONCE` batches at a time; reads the next block meanwhile.
 
     A batch has images of one padded size from one block, so it does not depend on other blocks. resize: None: images
-    keep their size. thresholds: lowest score of objects, by head. left_out: called with each image in a reading thread;
-    images for which it is true are not read.
+    keep their size. references: the parameter of `DenseModel.infer`. thresholds: lowest score of objects, by head.
+    left_out: called with each image in a reading thread; images for which it is true are not read.
     """
 
     model: DenseModel
     inference: Mapping[str, InferenceSection]
     resize: EvaluationTransform | None
+    references: Mapping[str, Transforms]
     thresholds: Mapping[str, float]
     batch_size: int
     left_out: Callable[[Any], bool] | None = None
@@ -88,7 +89,7 @@ class ImageLoop:
         with evaluation_mode(self.model):
             for batch in self._batches(block):
                 samples = [read.sample for n in batch if (read := block[n]).sample is not None]
-                predictions.update(zip(batch, infer(self.model, self.inference, samples), strict=True))
+                predictions.update(zip(batch, infer(self.model, self.inference, samples, self.references), strict=True))
         for n, read in enumerate(block):
             yield read._replace(result=self._result(read, predictions[n]), sample=None) if n in predictions else read
 
@@ -153,13 +154,16 @@ def _lower_priority() -> None:
 
 @torch.inference_mode()
 def infer(
-    model: DenseModel, inference: Mapping[str, InferenceSection], samples: list[Sample]
+    model: DenseModel,
+    inference: Mapping[str, InferenceSection],
+    samples: list[Sample],
+    references: Mapping[str, Transforms],
 ) -> list[dict[str, Predictions]]:
     """The predictions of each head for each image of a batch, on the CPU. The model must be in evaluation mode."""
     batch = collate(samples, model.multiple, channels=model.channels)
     for key in ("images", "padding_mask"):
         batch[key] = batch[key].to(model.mean.device)
-    by_head = model.infer(batch, inference)
+    by_head = model.infer(batch, inference, references)
     return [
         {head: {key: _on_cpu(value) for key, value in images[i].items()} for head, images in by_head.items()}
         for i in range(len(samples))

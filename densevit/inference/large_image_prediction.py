@@ -72,7 +72,7 @@ def predict_strips(predictor: Predictor, image: ImageRows, head: str, rows: int)
     """
     buffer: Predictions = {}
     with evaluation_mode(predictor.model):
-        for strip in prediction_strips(predictor.model, image, predictor.inference[head], head):
+        for strip in prediction_strips(predictor.model, image, predictor.inference[head], head, predictor.references):
             new = {key: value.cpu() for key, value in strip.items()}
             buffer = {key: torch.cat([buffer.get(key, x[..., :0, :]), x], dim=-2) for key, x in new.items()}
             while min(x.shape[-2] for x in buffer.values()) >= rows:

@@ -15,7 +15,7 @@ from densevit.inference.image_inputs import as_images, images_of
 from densevit.inference.image_sizes import ImageSize, requested_size, transform_to
 from densevit.inference.iterating import ImageLoop, Predicted, evaluation_mode, infer
 from densevit.inference.result import Result
-from densevit.interfaces import Backbone, Class, DenseHead, Head, Predictions, Sample, TargetType
+from densevit.interfaces import Backbone, Class, DenseHead, Head, Predictions, Sample, TargetType, Transforms
 from densevit.model import DenseModel, inference_by_head, used_options
 
 Threshold = float | Mapping[str, float]
@@ -111,6 +111,14 @@ class Predictor:
         if self._resize is None and self.data is not None:
             return build_evaluation_transform(self.data)
         return self._resize
+
+    @property
+    def references(self) -> dict[str, Transforms]:
+        """The transforms of the evaluation of each head's training: the model's, or else those of `resize`."""
+        return {
+            **({} if self.resize is None or self.model.resizes else dict.fromkeys(self.heads, self.resize.transforms)),
+            **self.model.references,
+        }
 
     @property
     def replaced_resize(self) -> EvaluationTransform | None:
@@ -237,7 +245,7 @@ class Predictor:
         by_head = (self.with_inference(options, "predict") if options else self).inference
         size = requested_size(image_size, options, self.model, by_head)
         resize = transform_to(size, self.resize)
-        loop = ImageLoop(self.model, by_head, resize, thresholds, batch_size, left_out)
+        loop = ImageLoop(self.model, by_head, resize, self.references, thresholds, batch_size, left_out)
         return loop(images, warns=options.get("window") is not None)
 
     def _thresholds(self, threshold: Threshold | None) -> dict[str, float]:
@@ -264,7 +272,7 @@ class Predictor:
         samples: images as resized for the model, of one padded size.
         """
         with evaluation_mode(self.model):
-            return infer(self.model, self.inference, samples)
+            return infer(self.model, self.inference, samples, self.references)
 
 
 def _results(predicted: Iterator[Predicted]) -> Iterator[Result]:

@@ -18,6 +18,9 @@ class TargetType:
     per: what a value belongs to. Values per object are selected together.
     task: the task whose classes the values refer to; None: no classes.
     truth_only: used by evaluators only; transforms drop it.
+    under_zoom: how `resize` changes values by the zoom. "divide" is for metric depth: an enlarged object looks nearer,
+        as with a longer focal length. "multiply" is for inverse depth, and "keep" for other values. Predictions at
+        another image size than in the training's evaluation are converted back.
     fill: the value of new pixels at the border, for maps. layer: drawn over types of lower layers.
     supersedes: keys of the same head that are not drawn, because this type shows them.
     max_classes: the largest number of classes in values; None: any. A model cannot be built if its head needs the key
@@ -33,6 +36,7 @@ class TargetType:
     per: ClassVar[Literal["image", "object", "pixel"]] = "image"
     task: str | None = None
     truth_only: bool = False
+    under_zoom: Literal["divide", "multiply", "keep"] = "keep"
     fill: float = 0
     layer: int = 0
     supersedes: ClassVar[tuple[str, ...]] = ()

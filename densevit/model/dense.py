@@ -21,6 +21,7 @@ from densevit.interfaces import (
     Predictions,
     Targets,
     TokenBackbone,
+    Transforms,
 )
 from densevit.layers.fast.replacement import replace_layers
 from densevit.layers.precision import HALF, in_float32
@@ -32,6 +33,7 @@ from densevit.model.duplicate_boxes import without_duplicates
 from densevit.model.fingerprint import fingerprint
 from densevit.model.freezing import frozen_modules
 from densevit.model.uncertainty_weighting import uncertainty_weighted
+from densevit.model.zoom import at_reference_size, create_transforms
 
 HeadWeight = float | Literal["learned"]
 
@@ -45,7 +47,8 @@ class DenseModel(nn.Module):
     Metadata that the model does not use: score_thresholds: by head, the default minimum score of objects, computed in
     validation. sections: the config, or the config sections that the model was built from; None for a model built from
     modules. training_data: the section `data` of the training config, which defines a `Predictor`'s resizing; None if
-    unknown. licences: the licences of the published weights that the model started from, by source.
+    unknown. reference_data: the section `data` of each head's training, in a joined model. licences: the licences of
+    the published weights that the model started from, by source.
 
     Example:
         >>> backbone = densevit.create_backbone("resnet", depth=18)
@@ -85,6 +88,7 @@ class DenseModel(nn.Module):
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
         self.sections = sections
         self.training_data: DataSection | None = None if sections is None else sections.data
+        self.reference_data: dict[str, DataSection | None] = {}
         self.licences = dict(backbone.licences)
         section_channels = None if sections is None else sections.backbone.channels
         self.channels = section_channels or backbone.image_channels
@@ -102,7 +106,10 @@ class DenseModel(nn.Module):
         part = object.__new__(type(self))
         part.__setstate__(self.__getstate__())  # without the compiled forward
         part._modules = {**self._modules}
-        for key in ("heads", "necks", "log_variances", "classes", "score_thresholds", "target_types", "weights"):
+        for key in (
+            *("heads", "necks", "log_variances", "weights"),
+            *("classes", "score_thresholds", "target_types", "reference_data"),
+        ):
             by_head = getattr(self, key)
             setattr(part, key, type(by_head)({name: value for name, value in by_head.items() if name in names}))
         if self.sections is not None:
@@ -118,6 +125,16 @@ class DenseModel(nn.Module):
     def default_thresholds(self) -> dict[str, float]:
         """Each head's default minimum score of drawn, listed and counted objects: from validation, or else 0.5."""
         return {name: self.score_thresholds.get(name, DEFAULT_THRESHOLD) for name in self.heads}
+
+    @property
+    def references(self) -> dict[str, Transforms]:
+        """The transforms of the evaluation of each head's training, to which zooms are relative, if they are known.
+        Empty for a file that resizes images, which undoes zooms itself."""
+        return {
+            name: create_transforms(section)
+            for name in self.heads
+            if (section := self.reference_data.get(name, self.training_data)) is not None and not self.resizes
+        }
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits from classes and weights, equal on each device."""
@@ -250,18 +267,27 @@ class DenseModel(nn.Module):
 
     @torch.no_grad()
     def infer(
-        self, batch: Batch, inference: Mapping[str, InferenceSection] | None = None
+        self,
+        batch: Batch,
+        inference: Mapping[str, InferenceSection] | None = None,
+        references: Mapping[str, Transforms] | None = None,
     ) -> dict[str, list[Predictions]]:
         """Computes each head's predictions on a batch, one per image, in original pixels.
 
         inference: sliding windows, flips, scales and NMS by head, from `inference_by_head`. Other heads predict in one
-        pass; without any options, the result equals `predictions(self(batch), targets)`.
+        pass; without any options, at the size of the training's evaluation, the result equals
+        `predictions(self(batch), targets)`. references: replace `references`.
         """
         augmented = {name: options for name, options in (inference or {}).items() if not options.single_pass}
         plain = [name for name in self.heads if name not in augmented]
         results = self.predictions(self(batch, plain), batch["targets"]) if plain else {}
         results |= augmented_predictions(self, batch, augmented)
-        return without_duplicates({name: results[name] for name in self.heads}, inference)
+        return at_reference_size(
+            without_duplicates({name: results[name] for name in self.heads}, inference),
+            batch["targets"],
+            self.target_types,
+            self.references if references is None else references,
+        )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "DenseModel":
         before = {name: getattr(self, name) for name in ("low", "high", "mean", "std")}

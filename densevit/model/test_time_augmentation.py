@@ -15,13 +15,14 @@ from torch.nn import functional as F
 
 from densevit.channels import FULL_RANGES
 from densevit.config import InferenceSection
-from densevit.interfaces import Backbone, Batch, DenseHead, Head, Predictions
+from densevit.interfaces import Backbone, Batch, DenseHead, Head, Predictions, Transforms
 from densevit.layers.missing_pixels import resampled
 from densevit.layers.padding import padded
 from densevit.layers.precision import in_float32
 from densevit.model.map_flips import Flip, flip_of
 from densevit.model.sliding_window import ImageRows, Size, slide
 from densevit.model.streaming_resize import averaged, resized
+from densevit.model.zoom import without_zoom, zoom_of
 
 
 class MultiHeadModel(Protocol):
@@ -50,11 +51,12 @@ class SupportsUndoZoom(Protocol):
 
 
 def undo_zoom(head: DenseHead, maps: Tensor, zoom: float) -> Tensor:
-    """The maps at zoom 1, see `SupportsUndoZoom`. By default, multiplies maps of a head with `quantity` "depth" by the
-    zoom, because training divides depth by it; leaves other maps unchanged."""
+    """The maps at zoom 1, see `SupportsUndoZoom`. By default, as the target type of the prediction that the head reads
+    from them, see `TargetType.under_zoom`."""
     if isinstance(head, SupportsUndoZoom):
         return head.undo_zoom(maps, zoom)
-    return maps * zoom if head.quantity == "depth" else maps
+    values = without_zoom(dict.fromkeys(head.read_maps(maps[:1, :, :1, :1]), maps), head.target_types, zoom)
+    return next((x for x in values.values() if x is not maps), maps)
 
 
 def predictions(
@@ -75,12 +77,17 @@ def predictions(
 
 
 def prediction_strips(
-    model: MultiHeadModel, image: ImageRows, options: InferenceSection, head: str
+    model: MultiHeadModel,
+    image: ImageRows,
+    options: InferenceSection,
+    head: str,
+    references: Mapping[str, Transforms],
 ) -> Iterator[Predictions]:
     """Yields the predictions of a head on an image (C, H, W) as strips (..., rows, W) from top to bottom, averaged over
     windows and flips. A strip is valid until the next one is requested.
 
-    options: options with windows, without scales. Reads the image's rows from top to bottom, one window's at a time.
+    options: options with windows, without scales. references: the parameter of `DenseModel.infer`. Reads the image's
+    rows from top to bottom, one window's at a time.
     """
     maps = _ConcatenatedMaps(model, [head], options)
     size = (image.shape[1], image.shape[2])
@@ -88,7 +95,11 @@ def prediction_strips(
     assert window is not None and stride is not None
     grid = _window_grid(model, window, size)
     for strip in resized(slide(image, window, stride, grid, maps, flip, options.batch_size), size, size):
-        yield {key: part[0] for key, part in maps.heads[head].read_maps(strip[None]).items()}
+        yield without_zoom(
+            {key: part[0] for key, part in maps.heads[head].read_maps(strip[None]).items()},
+            maps.heads[head].target_types,
+            zoom_of(size, size, references[head]) if head in references else 1.0,
+        )
 
 
 class _ConcatenatedMaps:

@@ -79,12 +79,11 @@ class PixelMap(TargetType):
 class ValueMap(PixelMap):
     """(H, W) float32, 0 = invalid.
 
-    under_zoom: how values change if the image is enlarged. "divide" is for metric depth: an enlarged object looks
-    nearer, as with a longer focal length. "multiply" is for inverse depth, and "keep" for other values.
+    under_zoom: replaces the attribute of `TargetType`.
     """
 
-    def __init__(self, under_zoom: Literal["divide", "multiply", "keep"] = "keep") -> None:
-        self.under_zoom = under_zoom
+    def __init__(self, under_zoom: Literal["divide", "multiply", "keep"] | None = None) -> None:
+        self.under_zoom = under_zoom or self.under_zoom
 
     def resize(self, value: np.ndarray, size: Size, new_size: Size, zoom: float = 1.0) -> np.ndarray:
         resized = super().resize(value, size, new_size)
@@ -120,8 +119,7 @@ class ValueMap(PixelMap):
 class Depth(ValueMap):
     """(H, W) float32 metres; 0, negative numbers, nan and infinities are unknown."""
 
-    def __init__(self) -> None:
-        super().__init__(under_zoom="divide")
+    under_zoom = "divide"
 
     def unlabelled(self, size: Size) -> list[np.ndarray]:
         return [np.full(size, value, np.float32) for value in (0, -1, np.nan, np.inf, -np.inf)]
@@ -158,8 +156,7 @@ class Depth(ValueMap):
 class InverseDepth(ValueMap):
     """(H, W) float32 relative inverse depth, without a unit. Drawn next to the ground truth of `depth`."""
 
-    def __init__(self) -> None:
-        super().__init__(under_zoom="multiply")
+    under_zoom = "multiply"
 
     def draw(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from densevit import config as configs
 from densevit.atomic_io import replaced_file
-from densevit.config import BackboneSection, LoraSection, ModelSections, yaml_io
+from densevit.config import BackboneSection, DataSection, LoraSection, ModelSections, yaml_io
 from densevit.errors import DensevitError, WeightsError, one_line
 from densevit.interfaces import Backbone, Class
 from densevit.model import (
@@ -36,6 +36,7 @@ from densevit.weights.state_dict_loading import load_state
 
 _CLASSES = TypeAdapter(dict[str, tuple[Class, ...]])
 DIGEST = "backbone_digest"  # the header's entry in a file of heads
+_REFERENCE_DATA = TypeAdapter(dict[str, DataSection | None])
 _THRESHOLDS = TypeAdapter(dict[str, Annotated[float, Field(ge=0, le=1)]])
 
 
@@ -92,11 +93,15 @@ def entries(model: DenseModel, sections: ModelSections) -> dict[str, str]:
     classes = {name: [asdict(c) for c in head_classes] for name, head_classes in model.classes.items()}
     values: dict[str, Any] = {"format": "densevit", "format_version": FORMAT, "classes": classes}
     values["config"] = configs.dump(sections)
-    if model.licences:
-        values["licences"] = model.licences
-    if model.score_thresholds:
-        values["score_thresholds"] = model.score_thresholds
-    return header(values)
+    further = {
+        "licences": model.licences,
+        "score_thresholds": model.score_thresholds,
+        "reference_data": {
+            name: section and section.model_dump(include={"name", "image_size", "transforms"})
+            for name, section in model.reference_data.items()
+        },
+    }
+    return header(values | {key: value for key, value in further.items() if value})
 
 
 def save_backbone(
@@ -163,17 +168,18 @@ def built(state: Mapping[str, Tensor], description: "Description", source: str) 
     except DensevitError as error:
         raise WeightsError(f"{source}: the model in its header cannot be built: {error}") from error
     load_state(model, merged_state(state, description.sections.backbone.lora), source)
-    model.licences, model.score_thresholds = description.licences, description.score_thresholds
+    _, _, model.score_thresholds, model.licences, model.reference_data = description
     return model.eval()
 
 
 class Description(NamedTuple):
-    """The header of a model file. classes, score_thresholds: one entry per head."""
+    """The header of a model file. classes, score_thresholds, reference_data: one entry per head."""
 
     sections: ModelSections
     classes: Mapping[str, Sequence[Class]]
     score_thresholds: dict[str, float]
     licences: dict[str, str]
+    reference_data: dict[str, DataSection | None]
 
 
 def described(entries: Mapping[str, str], source: str, trust: bool = False, run: Path | None = None) -> Description:
@@ -191,13 +197,16 @@ def described(entries: Mapping[str, str], source: str, trust: bool = False, run:
         complete = "trainer" in values
         classes = _CLASSES.validate_json(entries["classes"])
         thresholds, weight_licences = score_thresholds(entries), licences(entries)
+        reference_data = _REFERENCE_DATA.validate_json(entries.get("reference_data", "{}"))
     except (LookupError, TypeError, AttributeError, ValidationError, RecursionError) as error:
         raise WeightsError(
             f"{source}: its header is corrupt ({one_line(error)}). Copy it again, or train again."
         ) from error
+    for section in filter(None, reference_data.values()):  # checks that they name no class without trust
+        configs.values_of_file(yaml_io.write({"data": section.model_dump()}), source, trust, run)
     sections = configs.from_file(values, source) if complete else configs.model_sections(values, source)
     thresholds = {name: score for name, score in thresholds.items() if name in sections.heads}
-    return Description(sections, classes, thresholds, weight_licences)
+    return Description(sections, classes, thresholds, weight_licences, reference_data)
 
 
 def score_thresholds(entries: Mapping[str, str]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from densevit import config as configs
-from densevit.config import DataSection, InferenceSection, ModelSections
+from densevit.config import Config, DataSection, InferenceSection, ModelSections, TrainerSection
 from densevit.config.data_schema import CHANNELS
 from densevit.config.schema_validation import check_head_names
 from densevit.config.sources import Sources
@@ -28,7 +28,8 @@ from densevit.weights.state_dict_loading import load_state
 
 _SIZES = (1, 37, 240, 427, 480, 640, 1080, 2160, 4000)  # of images, on which evaluation transforms are compared
 _IN_THE_FILE: dict[str, Any] = {"weights": None, "weights_allow": (), "freeze": True}  # keys of joined sections
-_DATA_KEYS = ("split", "batch_size", "num_workers", "image_size", "transforms", *CHANNELS)
+_COMPUTATION = ("precision", "accelerator", "tf32", "channels_last", "compile", "replace_layers")
+_DATA_KEYS = ("split", "batch_size", "num_workers", "on_error", "image_size", "transforms", *CHANNELS)
 
 
 class Part(NamedTuple):
@@ -152,7 +153,7 @@ def check_backbone(part: Part, other: Part) -> None:
 
 def _renamed(state: Mapping[str, Tensor], description: Description, name: str) -> tuple[dict[str, Tensor], Description]:
     """The tensors and the description of a model with another name of its head; of several heads, NAME_HEAD."""
-    sections, classes, thresholds, _ = description
+    sections, classes, thresholds, _, reference_data = description
     names = {head: name if len(sections.heads) == 1 else f"{name}_{head}" for head in sections.heads}
     sections = sections.model_copy(update={"heads": {names[head]: x for head, x in sections.heads.items()}})
     check_head_names(sections, Sources({(): name}))
@@ -164,6 +165,7 @@ def _renamed(state: Mapping[str, Tensor], description: Description, name: str) -
         sections=sections,
         classes={names[head]: x for head, x in classes.items()},
         score_thresholds={names[head]: x for head, x in thresholds.items()},
+        reference_data={names[head]: x for head, x in reference_data.items()},
     )
 
 
@@ -207,12 +209,14 @@ def _shown(section: DataSection | None) -> str:
 def _joined(parts: Sequence[Part], reference: Part, data: DataSection | None) -> DenseModel:
     state = {f"backbone.{key}": value for key, value in reference.model.backbone.state_dict().items()}
     heads: dict[str, dict[str, Any]] = {}
-    joined = Description(reference.sections, {}, {}, {})
+    joined = Description(reference.sections, {}, {}, {}, {})
+    computation = _computation(reference.sections)
     for part in parts:
         model, sections = part.model, part.sections
-        if not sections.replace_layers:
+        for key, value in _computation(sections).items() - computation.items():
             warnings.warn(
-                f"{part.source}: trainer.replace_layers=false is not kept: outputs change by rounding.", stacklevel=3
+                f"{part.source}: trainer.{key}={str(value).lower()} is not kept: outputs change by rounding.",
+                stacklevel=3,
             )
         inference = inference_by_head(model, sections.inference, sections.inference_by_head)
         for name, head in sections.heads.items():
@@ -223,8 +227,22 @@ def _joined(parts: Sequence[Part], reference: Part, data: DataSection | None) ->
             classes={**joined.classes, **model.classes},
             score_thresholds=joined.score_thresholds | model.score_thresholds,
             licences=joined.licences | model.licences,
+            reference_data=joined.reference_data
+            | dict.fromkeys(model.heads, model.training_data)
+            | model.reference_data,
         )
     section = reference.sections.backbone
     backbone = section.model_copy(update={**section.unloaded_options, **_IN_THE_FILE, "cache": None}).model_dump()
     values = {"backbone": backbone, "heads": heads, "data": None if data is None else data.model_dump()}
-    return model_file.built(state, joined._replace(sections=configs.model_sections(values, "join")), "join")
+    sections = (
+        configs.model_sections(values, "join")
+        if data is None
+        else configs.from_file({**values, "trainer": {"max_epochs": 1, **computation}}, "join")
+    )
+    return model_file.built(state, joined._replace(sections=sections), "join")
+
+
+def _computation(sections: ModelSections) -> dict[str, Any]:
+    """The keys of the section `trainer` that an evaluation depends on; the defaults for a model without a config."""
+    trainer = sections.trainer if isinstance(sections, Config) else TrainerSection(max_epochs=1)
+    return {key: getattr(trainer, key) for key in _COMPUTATION}

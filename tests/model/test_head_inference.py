@@ -129,7 +129,7 @@ def seen(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[Inferenc
     seen: list[Any] = []
     infer = DenseModel.infer
 
-    def recorded(self: DenseModel, batch: Any, inference: dict[str, InferenceSection]) -> Any:
+    def recorded(self: DenseModel, batch: Any, inference: dict[str, InferenceSection], _: Any) -> Any:
         seen.append(inference["a"])
         return infer(self, batch)
 
@@ -158,7 +158,7 @@ def test_a_window_implies_images_at_their_own_size(
     sizes: list[Any] = []
     infer = DenseModel.infer
 
-    def recorded(self: DenseModel, batch: Any, inference: dict[str, InferenceSection]) -> Any:
+    def recorded(self: DenseModel, batch: Any, inference: dict[str, InferenceSection], _: Any) -> Any:
         sizes.append(batch["targets"][0]["size"])
         return infer(self, batch)
 

@@ -7,7 +7,7 @@ import torch
 
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE, Class
-from densevit.targets import Depth, InverseDepth, LabelMap, PanopticMap, ValueMap, VectorMap
+from densevit.targets import Depth, InverseDepth, LabelMap, PanopticMap, TargetTypes, ValueMap, VectorMap
 
 CLASSES = (Class("cat", 17, (255, 0, 0)), Class("sky", 300, (0, 0, 255), thing=False))
 
@@ -90,3 +90,15 @@ def test_pixels_of_no_class_are_no_class_in_files(file_ids, none):
 def test_wrong_values_are_described(kind, value, message):
     with pytest.raises(DataError, match=message):
         kind.check(value, (4, 5))
+
+
+def test_under_zoom_says_what_resize_does():
+    """Predictions at another size are converted back by it."""
+    factors = {"divide": 0.5, "multiply": 2, "keep": 1}
+    types = {key: target for key, target in TargetTypes().items() if target.per == "pixel"}
+    assert {"depth", "inverse_depth", "normals"} <= types.keys()
+    for key, target in types.items():
+        if hasattr(target, "random"):
+            value = np.asarray(target.random((8, 8), 2, 3, np.random.default_rng(0)))
+            resized = np.asarray(target.resize(value, (8, 8), (8, 8), zoom=2.0))
+            np.testing.assert_allclose(resized, factors[target.under_zoom] * value, err_msg=key)

@@ -8,9 +8,10 @@ from torch import nn
 
 import densevit
 from densevit import config as configs
-from densevit.errors import WeightsError
+from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Class, Head, Neck
 from densevit.model import DenseModel
+from densevit.weights import model_file
 from densevit.weights.model_file import load, save
 from densevit.weights.pretrained_models import build_model
 from tests.weights.loading import built
@@ -189,3 +190,14 @@ def test_weights_without_a_common_head_are_refused_unless_the_backbone_is_frozen
     frozen = config_of(heads=heads, weights=str(path), backbone={**SMALL, "freeze": True})
     model = built(frozen, CLASSES)[0]
     assert equal(model.backbone.state_dict(), source.backbone.state_dict())
+
+
+def test_reference_data_runs_no_code_without_trust():
+    model = densevit.create_model({"name": "resnet", "depth": 18}, {"seg": "setr"}, {"seg": ["a"]}).model
+    model.reference_data = {"seg": configs.section("data", {"name": "scenes", "transforms": "os:system"}, "test")}
+    entries = model_file.entries(model, model.sections)
+    with pytest.raises(ConfigError, match="'os:system' is named in this file"):
+        model_file.described(entries, "x.safetensors")
+    assert (
+        model_file.described(entries, "x.safetensors", trust=True).reference_data["seg"].transforms.name == "os:system"
+    )

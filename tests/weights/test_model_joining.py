@@ -77,6 +77,31 @@ def test_everything_is_frozen_and_names_no_weights(runs):
     assert all(head.freeze is True and head.weights is None for head in sections.heads.values())
 
 
+def test_an_evaluation_depends_on_what_it_depends_on_alone(tmp_path):
+    """Every key of `trainer` that `evaluate` reads, the heads' evaluation, and the data's."""
+    changed = {"precision": "bf16-mixed", "accelerator": "cpu", "tf32": True, "channels_last": True, "compile": True}
+    changed["replace_layers"] = False
+    heads = {"depth": {**DEPTH["depth"], "evaluation": {"align": "median"}}}
+    data = {"depth": True, "split": "val", "batch_size": 3, "on_error": "skip"}
+    write_run(tmp_path / "depth", heads, 1, trainer={"max_epochs": 1, **changed}, data=data)
+    alone = densevit.load(tmp_path / "depth").config
+    model_file.save(join([read_part(tmp_path / "depth")]), tmp_path / "joined.safetensors")
+    together = densevit.load(tmp_path / "joined.safetensors", trust=True).config
+    read = {"precision", "accelerator", "tf32", "channels_last", "compile", "replace_layers"}
+    assert together.trainer.model_dump(include=read) == alone.trainer.model_dump(include=read) == changed
+    assert together.heads["depth"].evaluation == alone.heads["depth"].evaluation
+    assert {key: getattr(together.data, key) for key in data} == {key: getattr(alone.data, key) for key in data}
+
+
+def test_keys_that_differ_between_the_parts_are_said(runs, tmp_path):
+    trainer = {"max_epochs": 1, "precision": "bf16-true", "tf32": True}
+    write_run(tmp_path / "other", SURFACES, 2, trainer=trainer)
+    with pytest.warns(UserWarning, match="is not kept: outputs change by rounding") as caught:
+        joined(runs[0], tmp_path / "other")
+    keys = {str(warning.message).partition(": ")[2].partition(" is not kept")[0] for warning in caught}
+    assert {"trainer.precision=bf16-true", "trainer.tf32=true"} <= keys
+
+
 def test_names_of_heads(runs, tmp_path):
     write_run(tmp_path / "others", BOXES, 7, data={"depth": True})
     parts = [read_part(runs[0], "cars"), read_part(tmp_path / "others", "people"), read_part(runs[2])]

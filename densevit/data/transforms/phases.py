@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from densevit.data.transforms.sample_resizing import TrainingTransform, create_transforms
+from densevit.data.transforms.sample_resizing import TrainingTransform
 from densevit.interfaces import Size, Transforms
+from densevit.model.zoom import create_transforms
 
 if TYPE_CHECKING:
     from densevit.config import DataSection

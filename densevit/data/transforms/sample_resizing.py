@@ -3,7 +3,6 @@
 Sizes follow from `data.transforms` and `data.image_size`. Images keep their type; the model normalises them.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit import registry
 from densevit.channels import Channels
 from densevit.errors import DataError
 from densevit.interfaces import Sample, Size, TargetType, Transforms
 from densevit.layers.missing_pixels import resampled
+from densevit.model.zoom import create_transforms, zoom_of
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes, is_metadata
 
@@ -39,15 +38,6 @@ class TrainingTransform(Protocol):
 def build_evaluation_transform(section: "DataSection") -> "EvaluationTransform":
     """Builds the evaluation transform of a data section."""
     return EvaluationTransform(create_transforms(section))
-
-
-def create_transforms(section: "DataSection") -> Transforms:
-    """Builds the transforms that a data section names."""
-    name, options = section.transforms.name, section.transforms.options
-    transforms: Transforms = registry.create(
-        "transforms", name, section.image_size, options=options, where="data.transforms"
-    )
-    return transforms
 
 
 class EvaluationTransform:
@@ -91,8 +81,7 @@ class WithoutAugmentation:
 
     def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample:
         original = image_size(sample)
-        size, usual = self.evaluation.size_of(*original), self.reference.evaluation_size(*original)
-        return self.evaluation(sample, types, math.sqrt(math.prod(size) / math.prod(usual)))
+        return self.evaluation(sample, types, zoom_of(self.evaluation.size_of(*original), original, self.reference))
 
 
 # ---- images and targets as arrays ----

@@ -186,14 +186,14 @@ class DenseModule(lightning.LightningModule):
         return []
 
     def setup(self, stage: str) -> None:
-        """Freezes unused parameters if there are several processes, which would wait for their gradients. Sets the
-        model's `training_data` to the section `data`, for predictions at the same size."""
+        """Freezes unused parameters, for whose gradients processes would wait. Sets the model's section `data`."""
         self.automatic_optimization = False  # see `training_step`
         if stage == "fit" and self.trainer.world_size > 1 and self.budget is None:  # `fit` does it earlier
             freeze_unused(self.model, self.method)
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and isinstance(data, DenseDataModule):
             self.model.training_data = self.saved_model.training_data = data.data.section
+            self.model.reference_data = self.saved_model.reference_data = {}
 
     def configure_model(self) -> None:
         """Shards the model for training with `fsdp2`. In an evaluation, each process has the complete model."""

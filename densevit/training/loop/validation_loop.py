@@ -90,7 +90,8 @@ class Validation:
         self._skipped.add(batch)
         model = self._predicting
         inference = {name: options for name, options in self.inference.items() if name in model.heads}
-        outputs = model.infer(batch, inference) if model.heads else {}
+        # the evaluation of a run is the reference of its zooms
+        outputs = model.infer(batch, inference, {} if trainer.state.fn == "fit" else None) if model.heads else {}
         for name, mapping in self._mappings.items():
             types = TargetTypes(model.target_types.get(name))
             outputs[name] = [mapping.applied(predictions, types) for predictions in outputs[name]]

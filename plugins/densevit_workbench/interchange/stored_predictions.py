@@ -29,7 +29,7 @@ from densevit.data.io.prediction_tables import (
 )
 from densevit.data.io.text_files import read_json
 from densevit.errors import ConfigError, DataError, PluginError, one_line
-from densevit.interfaces import Batch, Dataset, Predictions, Targets, TargetType
+from densevit.interfaces import Batch, Dataset, Predictions, Targets, TargetType, Transforms
 from densevit.model import DenseModel
 from densevit.targets.image_classes import LISTED
 from densevit.targets.run_length_masks import RunLengthMasks
@@ -164,7 +164,10 @@ class StoredModel(DenseModel):
 
     @torch.no_grad()
     def infer(
-        self, batch: Batch, inference: Mapping[str, InferenceSection] | None = None
+        self,
+        batch: Batch,
+        inference: Mapping[str, InferenceSection] | None = None,
+        references: Mapping[str, Transforms] | None = None,
     ) -> dict[str, list[Predictions]]:
         """The stored predictions of a batch, like `DenseModel.infer`; empty for repeated images."""
         predictions = [self._stored(target) if "dataset_index" in target else {} for target in batch["targets"]]

@@ -1,0 +1,207 @@
+"""Metres stay metres at every image size: all doors of prediction x sizes x target types that a zoom changes."""
+
+import ast
+import importlib
+import inspect
+import io
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import densevit
+import densevit_workbench
+from densevit.cli import main
+from densevit.data.transforms.fixed import Fixed, Resize
+from densevit.data.transforms.sample_resizing import EvaluationTransform
+from densevit.inference.large_image_prediction import predict_strips
+from densevit.model import DenseModel
+from densevit.weights import model_file
+from densevit.weights.model_joining import join, read_part
+from tests.inference.zoomed_models import IMAGE, MAPS, SIDE, TYPES, VALUE, write_model
+
+SIZES: list[Any] = [None, 128, (40, 96), "source"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    write_model(tmp_path / "run", TYPES)
+    return tmp_path / "run"
+
+
+def check(predictions: Any, keys: Any = tuple(TYPES)) -> None:
+    """predictions: by head, whose names are the keys."""
+    found = {key: float(np.median(np.asarray(predictions[key][key]))) for key in keys}
+    assert found == pytest.approx(dict.fromkeys(keys, VALUE), rel=0.05)
+
+
+def predicted(predictor: densevit.Predictor, **options: Any) -> Any:
+    return predictor.predict(IMAGE, threshold=0, **options).predictions
+
+
+def test_predictions_of_every_size(run):
+    predictor = densevit.load(run)
+    for size in SIZES:
+        check(predicted(predictor, image_size=size))
+    result = predictor.predict(IMAGE, threshold=0)["depth"]["depth"]
+    with torch.no_grad():  # at the size of training, the head's own values
+        sample = predictor.resize({"image": torch.from_numpy(IMAGE).permute(2, 0, 1), "targets": {}})
+        batch = {"images": sample["image"][None], "padding_mask": torch.zeros(1, 32, SIDE, dtype=torch.bool)}
+        (plain,) = predictor.model.predictions(predictor.model({**batch, "targets": []}), [sample["targets"]])["depth"]
+    assert np.array_equal(result, plain["depth"].numpy())
+
+
+@pytest.mark.parametrize("size", [None, 128, "source"])
+@pytest.mark.parametrize(
+    "options", [{"scales": [0.5, 1.0, 2.0]}, {"window": 48, "stride": 40}, {"flip": True}], ids=str
+)
+def test_zooms_of_scales_and_of_the_size_are_undone_once(run, options, size):
+    predictor = densevit.load(run).with_heads(MAPS)
+    check(predicted(predictor, image_size=size, inference=options), MAPS)
+
+
+def test_only_a_replaced_resize_is_the_training_s(tmp_path):
+    model = write_model(tmp_path / "run", TYPES)
+    model.training_data = None
+    known = densevit.Predictor(
+        densevit.DenseModel(model.backbone, model.heads), resize=EvaluationTransform(Fixed(SIDE))
+    )
+    for size in SIZES:
+        check(predicted(known, image_size=size))
+    unknown = densevit.Predictor(densevit.DenseModel(model.backbone, model.heads))
+    seen = float(predicted(unknown, image_size=2 * SIDE)["depth"]["depth"].median())
+    assert seen == pytest.approx(VALUE / 2, rel=0.05)  # nothing is known, so nothing is changed
+
+
+def test_a_stretched_and_a_canvas_resize(run):
+    for transforms in (Resize(80, stretch=True), Fixed((90, 100))):
+        check(predicted(densevit.load(run).with_resize(EvaluationTransform(transforms))))
+
+
+COMMANDS = [
+    ["--image-size", "128"],
+    ["--image-size", "source"],
+    ["--window", "48"],
+    ["--image-size", "96", "--focal", "90"],
+]
+
+
+@pytest.mark.parametrize("options", COMMANDS, ids=" ".join)
+def test_the_command_writes_parts_and_point_clouds(tmp_path, options):
+    write_model(tmp_path / "run", MAPS)
+    (tmp_path / "photos").mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(IMAGE).save(tmp_path / "photos" / f"{name}.png")
+    base = ["predict", str(tmp_path / "run"), str(tmp_path / "photos"), "--out", str(tmp_path / "out"), *options]
+    for part in ("1/2", "2/2"):
+        assert main([*base, "--part", part]) == 0
+    for name in ("a", "b"):
+        check({key: {key: np.load(tmp_path / "out" / key / key / f"{name}.npy")} for key in MAPS}, MAPS)
+    for cloud in (tmp_path / "out").rglob("*.ply"):
+        lines = cloud.read_bytes().partition(b"end_header\n")[2]
+        assert np.frombuffer(lines[:12], "<f4")[2] == pytest.approx(VALUE, rel=0.05)
+
+
+def test_columns_for_a_data_engine(run):
+    columns = densevit.BatchPredictor(str(run), device="cpu", image_size=128, threshold=0)([IMAGE])
+    maps = {key: {key: np.load(io.BytesIO(columns[f"{key}/{key}.npy"][0]))} for key in MAPS}
+    check(maps, MAPS)
+
+
+def test_rows_of_windows_of_a_large_image(run):
+    predictor = densevit.load(run).with_heads(MAPS).with_inference({"window": 48})
+    image = torch.from_numpy(IMAGE).permute(2, 0, 1).contiguous()
+    for key in MAPS:
+        strips = [strip[key] for strip in predict_strips(predictor, image, key, 50)]
+        check({key: {key: torch.cat(strips)}}, [key])
+
+
+@pytest.mark.parametrize(
+    "override", ["data.image_size=128", "data.image_size=[40,96]", "data.transforms=plain_stretch"]
+)
+def test_an_evaluation_at_another_size(tmp_path, override):
+    write_model(tmp_path / "run", ["depth"])
+    assert densevit.evaluate(str(tmp_path / "run"), overrides=[override])["depth/AbsRel"] < 0.05
+
+
+def test_joined_models_keep_each_head_s_training_size(tmp_path):
+    for side in (SIDE, 2 * SIDE):
+        write_model(tmp_path / f"{side}", TYPES, side)
+    sources = [(tmp_path / f"{SIDE}", "a"), (tmp_path / f"{2 * SIDE}", "b")]
+    model = join([read_part(*source) for source in sources], image_size=96)
+    model_file.save(model, tmp_path / "joined.safetensors")
+    model_file.save(join([read_part(tmp_path / "joined.safetensors", trust=True)]), tmp_path / "again.safetensors")
+    for file in ("joined", "again"):
+        predictor = densevit.load(tmp_path / f"{file}.safetensors", trust=True)
+        for size in SIZES:
+            results = predicted(predictor, image_size=size)
+            for name in ("a", "b"):
+                check({key: results[f"{name}_{key}"] for key in TYPES})
+
+
+FILES: dict[str, dict[str, Any]] = {
+    "file.onnx": {},
+    "canvas.onnx": {"canvas": (96, 128)},
+    "postprocess.onnx": {"postprocess": True},
+    "resize.onnx": {"resize": True},
+    "resize_postprocess.onnx": {"resize": True, "postprocess": True},
+    "file.pt2": {},
+}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("replaced", [False, True], ids=["of the training", "of another size"])
+@pytest.mark.parametrize("name", FILES)
+def test_exported_files(run, tmp_path, name, replaced):
+    predictor = densevit.load(run)
+    predictor = predictor.with_resize(EvaluationTransform(Fixed(96))) if replaced else predictor
+    densevit.export(predictor, tmp_path / name, quiet=True, **FILES[name])
+    file = densevit.load(tmp_path / name, trust=True)
+    for size in (None, 90, (40, 96)):
+        check(predicted(file, image_size=size))
+    if FILES[name].get("resize"):  # also for other programs
+        outputs = file.model.file.run(np.ascontiguousarray(IMAGE.transpose(2, 0, 1)[None]))
+        check({key: {key: outputs[f"{key}/{key}"]} for key in TYPES})
+
+
+def subclasses(cls: type) -> Iterator[type]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
+def test_every_kind_of_model_undoes_zooms():
+    """A class that replaces `infer` passes the references on, or returns predictions that were converted before."""
+    for package in (densevit, densevit_workbench):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    replaced = [cls for cls in subclasses(DenseModel) if "infer" in vars(cls) and cls.__module__.startswith("densevit")]
+    assert {cls.__name__ for cls in replaced} >= {"FileModel", "StoredModel"}
+    for cls in replaced:
+        source = inspect.getsource(vars(cls)["infer"])
+        assert "references" in inspect.signature(vars(cls)["infer"]).parameters
+        assert re.search(r"\.infer\((?:.|\n)*references", source) or "stored" in source, cls
+
+
+def test_predictions_reach_users_through_one_function():
+    """Where a head's outputs become predictions, outside of the model, zooms are undone."""
+    root = Path(densevit.__path__[0])
+    calls = {".predictions", "exported"}  # of a model, or of a head for a file
+    for file in sorted(
+        {*root.rglob("*.py")} - {*(root / "model").rglob("*.py"), *(root / "set_prediction").rglob("*.py")}
+    ):
+        for function in (x for x in ast.walk(ast.parse(file.read_text())) if isinstance(x, ast.FunctionDef)):
+            names = {
+                f".{call.func.attr}" if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+                for call in ast.walk(function)
+                if isinstance(call, ast.Call)
+            }
+            if names & calls:
+                assert "at_reference_size" in names, f"{file}: {function.name} calls {names & calls}"
