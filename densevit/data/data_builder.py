@@ -206,8 +206,7 @@ class DataSplits:
                 "each image. Fix: leave them out."
             )
         transformed = self._transformed(self.train, phases, train=True, views=self.views)
-        final = self.section.final_phase
-        return self._loader(transformed, batches, world_size, None if final is None else final.start)
+        return self._loader(transformed, batches, world_size)
 
     def batches_per_epoch(self, world_size: int = 1) -> int:
         """Returns the number of batches per epoch of one process's training loader."""
@@ -293,8 +292,7 @@ class DataSplits:
         dataset: TransformedDataset,
         batches: "TrainBatches | EvaluationBatches",
         world_size: int,
-        final_start: float | None = None,
     ) -> Loader:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
         workers = workers_for(self.section.num_workers, len(dataset), processes)
-        return Loader(dataset, batches, self.multiple, workers, final_start)
+        return Loader(dataset, batches, self.multiple, workers)

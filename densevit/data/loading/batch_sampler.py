@@ -117,7 +117,8 @@ class TrainBatches(Sampler[list[SampleKey]]):
     in each epoch; a smaller data set is repeated to fill one batch. `set_epoch` reshuffles. The state holds the number
     of batches consumed in the epoch (`position`); iteration after `load_state_dict` continues there.
 
-    final_from: epoch and position of the first batch of the final phase; None without a final phase.
+    final_from: returns epoch and position of the first batch of the final phase; None: it is not reached. same_batches:
+    every epoch has the batches of the first.
     """
 
     def __init__(
@@ -135,7 +136,8 @@ class TrainBatches(Sampler[list[SampleKey]]):
         self.rank, self.world_size = rank, world_size
         self.groups, self.epoch_indices, self.shuffled = groups, epoch_indices, shuffled
         self.epoch = self.position = self._start = 0
-        self.final_from: tuple[int, int] | None = None
+        self.final_from: Callable[[], tuple[int, int] | None] = lambda: None
+        self.same_batches = False
 
     def __len__(self) -> int:
         """The number of batches per epoch on this rank."""
@@ -180,13 +182,14 @@ class TrainBatches(Sampler[list[SampleKey]]):
     def _epoch_batches(self) -> list[list[SampleKey]]:
         """Returns the shuffled global batches of an epoch: full batches of each group, and batches of the remaining
         samples of all groups."""
-        rng = np.random.default_rng([self.seed, self.epoch])
+        epoch, final_from = 0 if self.same_batches else self.epoch, self.final_from() or (math.inf, 0)
+        rng = np.random.default_rng([self.seed, epoch])
         seed = int(rng.integers(2**31))
         size = self.batch_size * self.world_size
         needed = size * len(self)
         indices = rng.permutation(self.length)  # (S,)
         if self.epoch_indices is not None:
-            indices = self.epoch_indices(self.epoch)[indices]
+            indices = self.epoch_indices(epoch)[indices]
         ordered = None if self.shuffled is None else self.shuffled(indices, rng)
         indices = indices if ordered is None else ordered
         if needed > self.length:
@@ -201,14 +204,11 @@ class TrainBatches(Sampler[list[SampleKey]]):
         batches = zip(indices[rows].tolist(), repeats[rows].tolist(), strict=True)
         return [
             [
-                SampleKey(index, seed, repeat, batch, self._is_final(batch))
+                SampleKey(index, seed, repeat, batch, (self.epoch, batch) >= final_from)
                 for index, repeat in zip(row, times, strict=True)
             ]
             for batch, (row, times) in enumerate(batches)
         ]
-
-    def _is_final(self, batch: int) -> bool:
-        return self.final_from is not None and (self.epoch, batch) >= self.final_from
 
 
 def _repeats(indices: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from densevit.data.loading.worker_processes import (
     worker_failure,
 )
 from densevit.data.sample_checks import check_sample, name_of
-from densevit.data.transforms.phases import Phase, final_phase_start
+from densevit.data.transforms.phases import Phase
 from densevit.data.transforms.sample_resizing import EvaluationTransform, TrainingTransform, checked_values
 from densevit.errors import DataError, DensevitError, UnreadableFileError
 from densevit.interfaces import Dataset, OptimizerStep, Sample
@@ -169,8 +169,6 @@ class TransformedDataset(data.Dataset[Sample]):
 class Loader(data.DataLoader[Any]):
     """A DataLoader that counts consumed batches and resumes after them.
 
-    final_start: the fraction of the optimiser steps at which the final phase starts; None without one. training_steps:
-    returns the number of optimiser steps of the run; None if unknown: the final phase is then not reached.
     batches_per_step: the number of batches of an optimiser step. If it is set, the loader yields `OptimizerStep`s; the
     last step of an epoch may have fewer batches. seconds_waited: time spent waiting for batches, over all iterations.
 
@@ -184,7 +182,6 @@ class Loader(data.DataLoader[Any]):
         batches: "TrainBatches | EvaluationBatches",
         multiple: int,
         num_workers: int,
-        final_start: float | None = None,
     ) -> None:
         forks = num_workers > 0 and sys.platform == "linux"  # forked workers share the annotations' memory
         super().__init__(
@@ -199,9 +196,7 @@ class Loader(data.DataLoader[Any]):
             generator=torch.Generator(),  # iterators draw a seed: not from the generator that training uses
         )
         self._batches = batches
-        self.final_start = final_start
         self.batches_per_step: int | None = None
-        self.training_steps: Callable[[], int | None] = lambda: None
         self.seconds_waited = 0.0
 
     def __len__(self) -> int:
@@ -216,9 +211,6 @@ class Loader(data.DataLoader[Any]):
 
     def _fetched(self) -> Iterator[Any]:
         # A generator starts at the first batch: a trainer that resumes requests the iterator before it sets the epoch.
-        if self.final_start is not None and isinstance(self._batches, TrainBatches):
-            steps, lengths = self.training_steps(), (len(self._batches), self.batches_per_step or 1)
-            self._batches.final_from = None if steps is None else final_phase_start(self.final_start, steps, *lengths)
         batches: Iterator[Any] | None = None
         while True:
             since = time.perf_counter()

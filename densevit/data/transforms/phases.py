@@ -53,11 +53,10 @@ def transforms_at(section: "DataSection", size: int) -> Transforms:
     return transforms
 
 
-def final_phase_start(start: float, steps: int, batches_per_epoch: int, batches_per_step: int) -> tuple[int, int]:
+def final_phase_start(start: float, steps: int, steps_per_epoch: int, batches_per_step: int) -> tuple[int, int]:
     """Returns epoch and position of the first batch of the final phase.
 
     start: fraction of the optimiser steps. The last step of an epoch may have fewer batches.
     """
-    steps_per_epoch = math.ceil(batches_per_epoch / batches_per_step)
     epoch, step = divmod(math.ceil(start * steps), steps_per_epoch)
     return epoch, step * batches_per_step

@@ -1,6 +1,6 @@
 """Entries of Lightning's checkpoints: random states, the config, and the header that `load` builds the model from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,8 +34,9 @@ def _random_states(device: torch.device) -> list[dict[str, Tensor]]:
     return gather_objects(state)
 
 
-def restore_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    """Sets the random states of this process."""
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
+def restore_random_state(states: Sequence[Mapping[str, Tensor]], rank: int, device: torch.device) -> None:
+    """Sets the random states of this process, unless the checkpoint is of fewer processes."""
+    for state in states[rank : rank + 1]:
+        torch.set_rng_state(state["cpu"])
+        if "cuda" in state and device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"], device)

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as lightning
 from torch.utils.data import DistributedSampler, SequentialSampler
@@ -12,7 +12,9 @@ from torch.utils.data import DistributedSampler, SequentialSampler
 from densevit import config as configs
 from densevit.config import Config, DataSection
 from densevit.data.data_builder import DataSplits
+from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.dataloader import Loader
+from densevit.data.transforms.phases import final_phase_start
 from densevit.errors import ConfigError
 from densevit.interfaces import Method
 from densevit.model import DenseModel
@@ -80,10 +82,19 @@ class DenseDataModule(lightning.LightningDataModule):
             check_splits(self.data, model, method if stage == "fit" else None)
 
     def train_dataloader(self) -> Loader:
-        loader, trainer = self.data.train_loader(*self._process()), self.trainer
+        loader, trainer, final = self.data.train_loader(*self._process()), self.trainer, self.data.section.final_phase
         loader.batches_per_step = self._batches_per_step
         if trainer is not None:
-            loader.training_steps = lambda: _training_steps(trainer)
+            if self._batches_per_step and trainer.accumulate_grad_batches > 1:
+                raise ConfigError(
+                    f"DenseDataModule(batches_per_step={self._batches_per_step}) yields complete optimiser steps, and "
+                    f"the Trainer has accumulate_grad_batches={trainer.accumulate_grad_batches}. Fix: set one of them."
+                )
+            order = cast(TrainBatches, loader.batch_sampler)
+            order.same_batches = trainer.overfit_batches > 0  # type: ignore[attr-defined]  # set by Lightning
+            if final is not None:
+                batches = self._batches_per_step or trainer.accumulate_grad_batches
+                order.final_from = lambda: final_phase_start(final.start, *_training_steps(trainer), batches)
         return _sharded(loader)
 
     def val_dataloader(self) -> Loader:
@@ -93,15 +104,15 @@ class DenseDataModule(lightning.LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
 
-def _training_steps(trainer: lightning.Trainer) -> int:
-    """The number of optimiser steps of the Trainer. Raises ConfigError if it has no end."""
+def _training_steps(trainer: lightning.Trainer) -> tuple[int, int]:
+    """The number of optimiser steps of the Trainer, and of an epoch. Raises ConfigError if the Trainer has no end."""
     steps = getattr(trainer.lightning_module, "training_steps", None) or trainer.estimated_stepping_batches
     if steps == math.inf:
         raise ConfigError(
             "data.final_phase starts at a fraction of the optimiser steps, and this Trainer has no end. Fix: set its "
             "max_steps or max_epochs, or leave out data.final_phase."
         )
-    return int(steps)
+    return int(steps), math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
 
 class _Sharded(SequentialSampler, DistributedSampler):

@@ -8,13 +8,12 @@ from typing import Any, cast
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from densevit import config as configs
 from densevit.config import InferenceSection, OptimSection
-from densevit.config.plugin_checks import check_optimizer
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Batch, Evaluator, LossContext, Losses, Method, OptimizerStep, Predictions
 from densevit.model import DenseModel
@@ -27,12 +26,14 @@ from densevit.training.loop.ema import ExponentialMovingAverage, averaged_state
 from densevit.training.loop.finite_check import FiniteCheck
 from densevit.training.loop.lr_schedule import Schedule
 from densevit.training.loop.model_class_mapping import ClassMapping
-from densevit.training.loop.optim import build_optimizer, current_groups, options_in_groups, rates_of
-from densevit.training.loop.sharding import ShardedStrategy, gather, scatter, shard_model
+from densevit.training.loop.optim import build_optimizer, current_groups, optim_section, options_in_groups, rates_of
+from densevit.training.loop.sharding import gather, scatter, shard_model
 from densevit.training.loop.skipped_images import SkippedImages, may_skip
-from densevit.training.loop.step import StepRecord, clip_gradients, on_device, reduce_gradients
+from densevit.training.loop.step import StepRecord, clip_gradients, on_device, reduce_gradients, step_on_device
 from densevit.training.loop.supervised_method import Supervised, check_method
-from densevit.training.loop.trainer_steps import learning_rate_of, optimizer_steps
+from densevit.training.loop.trainer_checks import check_trainer
+from densevit.training.loop.trainer_steps import learning_rate_of, optimizer_steps, progress, resume_loader
+from densevit.training.loop.training_precision import casting_model_only
 from densevit.training.loop.unused_parameters import freeze_unused, without_unused
 from densevit.training.loop.validation_loop import Validation
 from densevit.weights import checkpoint_io, model_file
@@ -51,7 +52,6 @@ class DenseModule(lightning.LightningModule):
 
     For a run of `fit`: budget: its length. rates: the learning rates of all parameters. checkpoint_rates: the rates of
     the run's checkpoint, which may have trained other parameters. ema: the average for validation and the saved model.
-
     record: the last optimiser step. validation: the last validation, with its metrics.
 
     Example:
@@ -78,10 +78,7 @@ class DenseModule(lightning.LightningModule):
         self.model, self.config = self._predictor.model, self._predictor.config
         self.method = Supervised(self.model) if method is None else method
         check_method(self.method, self.model)
-        if not isinstance(optim, OptimSection):
-            optim = cast(OptimSection, configs.section("optim", optim or {}, "DenseModule"))
-            check_optimizer(optim)
-        self.optim, self.budget, self.ema = optim, budget, ema
+        self.optim, self.budget, self.ema = optim_section(optim), budget, ema
         inference = self._predictor.inference if inference is None else inference
         self.validation = Validation(self.config, self.method, evaluators, inference, mappings or {})
         self._rates, self._checkpoint_rates = rates, checkpoint_rates
@@ -91,7 +88,7 @@ class DenseModule(lightning.LightningModule):
         self._checked: set[str] = set()  # stages whose first batch is checked
         self._skipped_images = SkippedImages()
         self._finite_check = FiniteCheck()
-        self._random_states: list[Any] | None = None  # from a checkpoint, until training starts
+        self._resumed: tuple[list[Any], int] | None = None  # random states and collected batches of the checkpoint
 
     # ---- an optimiser step ----
 
@@ -143,15 +140,14 @@ class DenseModule(lightning.LightningModule):
 
     def _loss_context(self, step: OptimizerStep) -> LossContext:
         """The normalisers of the losses; counted here unless the method may change the targets."""
-        number = self.trainer.global_step
-        progress = min(1.0, number / self._steps) if self._steps else 0.0
+        now = progress(self.trainer, self._steps)
         for head in self.model.heads.values():
-            head.set_progress(progress)
+            head.set_progress(now.progress)
         if len(step.batches) > 1 and isinstance(self.method, Supervised):
-            context = self.model.loss_context(step.targets, number)
+            context = self.model.loss_context(step.targets, now.step)
         else:
-            context = LossContext.across_processes(step=number)
-        return replace(context, progress=progress, raise_on_non_finite=False)
+            context = LossContext.across_processes(step=now.step)
+        return replace(context, progress=now.progress, raise_on_non_finite=False)
 
     def _complete(self, batches: OptimizerStep | Batch) -> OptimizerStep | None:
         """Collects the Trainer's `accumulate_grad_batches` from a user's DataLoader. None until a step is complete."""
@@ -175,11 +171,9 @@ class DenseModule(lightning.LightningModule):
         return batch
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        if isinstance(batch, OptimizerStep):
-            moved = (self.transfer_batch_to_device(inner, device, dataloader_idx) for inner in batch.batches)
-            return replace(batch, batches=tuple(moved))
         channels_last = self.config is not None and self.config.trainer.channels_last
-        return on_device(batch, device, torch.channels_last if channels_last else torch.contiguous_format)
+        move = step_on_device if isinstance(batch, OptimizerStep) else on_device
+        return move(batch, device, torch.channels_last if channels_last else torch.contiguous_format)
 
     def configure_callbacks(self) -> list[lightning.Callback]:
         self.automatic_optimization = True  # until Lightning accepts the Trainer's clipping and accumulation
@@ -187,10 +181,13 @@ class DenseModule(lightning.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Freezes unused parameters, for whose gradients processes would wait. Sets the model's section `data`."""
-        self.automatic_optimization = False  # see `training_step`
+        self._resumed, self.automatic_optimization = None, False  # see `training_step`
+        self.trainer.strategy.precision_plugin = casting_model_only(self.trainer.precision_plugin)
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit":
+            check_trainer(self.trainer)
         if stage == "fit" and self.trainer.world_size > 1 and self.budget is None:  # `fit` does it earlier
             freeze_unused(self.model, self.method)
-        data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and isinstance(data, DenseDataModule):
             self.model.training_data = self.saved_model.training_data = data.data.section
             self.model.reference_data = self.saved_model.reference_data = {}
@@ -198,7 +195,7 @@ class DenseModule(lightning.LightningModule):
     def configure_model(self) -> None:
         """Shards the model for training with `fsdp2`. In an evaluation, each process has the complete model."""
         strategy = self._trainer and self._trainer.strategy  # no trainer in `load_from_checkpoint`
-        if isinstance(strategy, ShardedStrategy) and self.trainer.state.fn == "fit":
+        if isinstance(strategy, ModelParallelStrategy) and self.trainer.state.fn == "fit":
             shard_model(self.model, strategy.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
@@ -233,11 +230,13 @@ class DenseModule(lightning.LightningModule):
             self.ema.start(averaged_state(self.model, self.method))
 
     def on_train_start(self) -> None:
-        states, self._random_states = self._random_states, None
-        if states is not None:  # the config sets learning rates, weight decays and options
-            cast(Schedule, self.lr_schedulers()).restart(self._groups(), options_in_groups(self.trainer.optimizers[0]))
-        if states is not None and self.trainer.global_rank < len(states):
-            restore_random_state(states[self.trainer.global_rank], self.device)
+        if self._resumed is None:
+            return
+        (states, collected), self._resumed = self._resumed, None
+        self._collected = resume_loader(self.trainer, collected)
+        # The config sets learning rates, weight decays and options.
+        cast(Schedule, self.lr_schedulers()).restart(self._groups(), options_in_groups(self.trainer.optimizers[0]))
+        restore_random_state(states, self.trainer.global_rank, self.device)
 
     def on_train_batch_start(self, batch: OptimizerStep, batch_idx: int) -> None:
         wrapper = self.trainer.strategy.model
@@ -265,7 +264,7 @@ class DenseModule(lightning.LightningModule):
         self.validation.start(self.trainer, self.saved_model)
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> dict[str, list[Predictions]]:
-        return self.validation.add(self.trainer, batch, dataloader_idx)
+        return self.validation.add(self.trainer, batch, dataloader_idx, progress(self.trainer, self._steps))
 
     def on_validation_epoch_end(self) -> None:
         scatter(self.model)
@@ -287,13 +286,14 @@ class DenseModule(lightning.LightningModule):
             self.ema.save(checkpoint)
         prefix = next(name for name, module in self.named_modules() if module is self.saved_model)
         checkpoint |= entries(self._predictor, self.saved_model, prefix, self.device)
+        checkpoint["collected_batches"] = len(self._collected)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         source = getattr(self._trainer, "ckpt_path", None) or "The checkpoint"
         check_format(checkpoint.get("format_version", "1"), str(source))  # format 1 has no number
         if self.ema is not None:
             self.ema.load(checkpoint)
-        self._random_states = checkpoint["random_state"]
+        self._resumed = checkpoint["random_state"], checkpoint.get("collected_batches", 0)
         self.saved_model.score_thresholds = model_file.score_thresholds(checkpoint.get(checkpoint_io.ENTRIES, {}))
         if self._checkpoint_rates is not None and self._rates is not None and checkpoint.get("optimizer_states"):
             [state] = checkpoint["optimizer_states"]

@@ -1,6 +1,6 @@
 """Optimisers, and the learning rate and weight decay of each parameter."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -38,6 +38,15 @@ def create_optimizer(model: DenseModel | Predictor, images_per_step: int = 256, 
     """
     section: OptimSection = configs.section("optim", options, "create_optimizer")
     return optimizer_of(dense_model(model), section, learning_rate(section, images_per_step))
+
+
+def optim_section(options: OptimSection | Mapping[str, Any] | None) -> OptimSection:
+    """The checked config section `optim` of a `DenseModule`."""
+    if isinstance(options, OptimSection):
+        return options
+    section: OptimSection = configs.section("optim", options or {}, "DenseModule")
+    check_optimizer(section)
+    return section
 
 
 def optimizer_of(model: DenseModel, section: OptimSection, lr: float, gradient_scaling: bool = False) -> Optimizer:

@@ -1,13 +1,13 @@
 """The record of an optimiser step, and its parts: gradient reduction, clipping, moving batches to the device."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from densevit.interfaces import Batch, Losses
+from densevit.interfaces import Batch, Losses, OptimizerStep
 from densevit.training.loop.sharding import full_tensor, sharded_modules
 
 
@@ -46,16 +46,22 @@ def reduce_gradients(wrapper: nn.Module | None, on: bool) -> None:
 
 
 def clip_gradients(module: nn.Module, limit: float | None, by_value: bool = False) -> Tensor:
-    """Clips the norm of all gradients, or each value, at a limit. Returns the norm before clipping."""
+    """Clips the norm of all gradients, or each value, at a limit; not at 0, as in Lightning. Returns the norm before
+    clipping."""
     parameters = [p for p in module.parameters() if p.grad is not None]
     if not parameters:
         return torch.zeros((), device=next(module.parameters()).device)
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if limit is not None and by_value:
+    if limit and by_value:
         torch.nn.utils.clip_grad_value_(parameters, limit)
-    elif limit is not None:
+    elif limit:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return full_tensor(norm)
+
+
+def step_on_device(step: OptimizerStep, device: torch.device, layout: torch.memory_format) -> OptimizerStep:
+    """A step with its batches on a device, see `on_device`."""
+    return replace(step, batches=tuple(on_device(batch, device, layout) for batch in step.batches))
 
 
 def on_device(batch: Batch, device: torch.device, layout: torch.memory_format = torch.contiguous_format) -> Batch:

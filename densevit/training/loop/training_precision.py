@@ -11,7 +11,7 @@ from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision, 
 from densevit.layers.fast.hardware import supports_bf16
 
 
-class _CastsModelOnly(Precision):
+class CastsModelOnly(Precision):
     """Casts the model only. Images stay uint8 until the model normalises them, targets are never cast, and tensors
     created in the forward pass keep the default dtype."""
 
@@ -23,16 +23,25 @@ class _CastsModelOnly(Precision):
         yield
 
 
-class _Half(_CastsModelOnly, HalfPrecision):
-    """bf16-true."""
+class _Half(CastsModelOnly, HalfPrecision):
+    """bf16-true and 16-true."""
 
 
-class _Double(_CastsModelOnly, DoublePrecision):
+class _Double(CastsModelOnly, DoublePrecision):
     """64-true."""
 
 
+def casting_model_only(plugin: Precision) -> Precision:
+    """Returns the plugin of the same precision that casts the model only, in place of Lightning's."""
+    if isinstance(plugin, HalfPrecision):
+        return _Half(plugin.precision)
+    if isinstance(plugin, DoublePrecision):
+        return _Double()
+    return plugin
+
+
 def trainer_arguments(precision: str, accelerator: str = "auto") -> dict[str, Any]:
-    """Arguments of Lightning's Trainer for a precision: a name, or a plugin that does not cast targets."""
+    """Arguments of Lightning's Trainer for a precision. Warns of a CPU or GPU that has to emulate it."""
     name = resolve(precision, accelerator)
     device_type, fast = _device_type(accelerator), resolve("auto", accelerator)
     if name.startswith("bf16") and device_type != "mps" and not supports_bf16(device_type):
@@ -41,14 +50,7 @@ def trainer_arguments(precision: str, accelerator: str = "auto") -> dict[str, An
             f"torch emulates them, many times slower. Fix: set trainer.precision=auto, which is {fast} here.",
             stacklevel=2,
         )
-    plugin: Precision
-    if name == "bf16-true":
-        plugin = _Half("bf16-true")
-    elif name in ("64", "64-true"):
-        plugin = _Double()
-    else:
-        return {"precision": name}
-    return {"plugins": [plugin]}
+    return {"precision": name}
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The ground truth of a validation batch, without repeated images."""
 
+import math
 from typing import Any
 
 import pytorch_lightning as lightning
@@ -12,9 +13,9 @@ from densevit.interfaces import Batch, Dataset, Targets
 from densevit.model import DenseModel
 
 
-def truths(batch: Batch, loader: Any, seen: int, labels: bool) -> list[Targets | None]:
-    """The ground truth of each image of a validation batch, with the size in original pixels as `size` and
-    `original_size`; None for a repeated image, which is not evaluated.
+def truths(batch: Batch, loader: Any, seen: int, labels: bool) -> list[tuple[int, Targets] | None]:
+    """The data set index, or else the position in the loader, and the ground truth of each image of a validation batch,
+    with the size in original pixels as `size` and `original_size`; None for a repeated image, which is not evaluated.
 
     In densevit's loaders, repeated images have no `truth`. In a loader with a `DistributedSampler`, which Lightning
     adds to every DataLoader, they are the images appended to give all processes the same number.
@@ -24,15 +25,16 @@ def truths(batch: Batch, loader: Any, seen: int, labels: bool) -> list[Targets |
     pixels.
     """
     if isinstance(loader, Loader):
-        return [_truth(target) if "truth" in target else None for target in batch["targets"]]
+        return [(t["dataset_index"], _truth(t)) if "truth" in t else None for t in batch["targets"]]
     sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-    targets: list[Targets | None] = []
-    for index, target in enumerate(batch["targets"]):
-        is_repeat = False
-        if isinstance(sampler, DistributedSampler):  # process r of R has the indices r, r + R, r + 2 R, ...
-            is_repeat = sampler.rank + (seen + index) * sampler.num_replicas >= len(sampler.dataset)  # type: ignore[arg-type]  # has a length
-        targets.append(None if is_repeat else _truth(target) if labels else target)
-    return targets
+    rank, processes, length = 0, 1, math.inf
+    if isinstance(sampler, DistributedSampler):  # process r of R has the positions r, r + R, r + 2 R, ...
+        rank, processes, length = sampler.rank, sampler.num_replicas, len(sampler.dataset)  # type: ignore[arg-type]  # has a length
+    positions = (rank + (seen + index) * processes for index in range(len(batch["targets"])))
+    return [
+        (position, _truth(target) if labels else target) if position < length else None
+        for position, target in zip(positions, batch["targets"], strict=True)
+    ]
 
 
 def _truth(target: Targets) -> Targets:
@@ -49,17 +51,17 @@ def _truth(target: Targets) -> Targets:
     return {**labels, "size": original, "original_size": original}
 
 
-def validation_loader(trainer: lightning.Trainer, index: int) -> Any:
-    """The current validation loader. index: the index of one of several loaders."""
+def validation_loaders(trainer: lightning.Trainer) -> list[Any]:
+    """The current validation loaders."""
     loop = trainer.validate_loop if trainer.state.fn == "validate" else trainer.fit_loop.epoch_loop.val_loop
     assert loop._combined_loader is not None
-    return loop._combined_loader.flattened[index]
+    return loop._combined_loader.flattened
 
 
 def validation_dataset(trainer: lightning.Trainer, model: DenseModel) -> Dataset:
     """The data set of the first validation loader; in place of a data set that is not a densevit `Dataset`, an empty
     one with the model's classes and metric depth."""
-    dataset = getattr(validation_loader(trainer, 0), "dataset", None)
+    dataset = getattr(validation_loaders(trainer)[0], "dataset", None)
     dataset = dataset.dataset if isinstance(dataset, TransformedDataset) else dataset
     if isinstance(dataset, Dataset):
         return dataset

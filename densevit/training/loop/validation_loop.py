@@ -8,7 +8,7 @@ from torch import Tensor
 from densevit.config import Config, InferenceSection
 from densevit.errors import ConfigError, DensevitError
 from densevit.evaluation.feature_probes import FeatureProbe
-from densevit.interfaces import DEFAULT_THRESHOLD, Batch, Evaluator, Method, Predictions
+from densevit.interfaces import DEFAULT_THRESHOLD, Batch, Evaluator, LossContext, Method, Predictions
 from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.data_module import DenseDataModule
@@ -24,7 +24,7 @@ from densevit.training.loop.model_class_mapping import ClassMapping
 from densevit.training.loop.probes import encoder, fit_probes, probe_predictions
 from densevit.training.loop.skipped_images import SKIPPED, SkippedImages, may_skip
 from densevit.training.loop.step import on_device
-from densevit.training.loop.validation_images import truths, validation_dataset, validation_loader
+from densevit.training.loop.validation_images import truths, validation_dataset, validation_loaders
 from densevit.training.loop.validation_loss import ValidationLoss, image_losses, method_losses
 
 
@@ -32,7 +32,8 @@ class Validation:
     """Validates a model: `start`, then `add` for each batch, then `finish`.
 
     evaluators: each head's evaluator; None: built at the first start. metrics: the last validation's, the same in all
-    processes. indices: data set index by image id of the last validation, with densevit's loaders.
+    processes. indices: data set index by image id of the last validation; with another loader, the position in it. An
+    image of several loaders has the id LOADER/ID.
     """
 
     def __init__(
@@ -84,8 +85,13 @@ class Validation:
         loader = module.data.unaugmented_train_loader(trainer.global_rank, trainer.world_size)
         fit_probes(self._probes, (on_device(batch, device) for batch in loader), features)
 
-    def add(self, trainer: lightning.Trainer, batch: Batch, loader_index: int) -> dict[str, list[Predictions]]:
-        """Adds a batch to the evaluators, without repeated images. Returns the predictions by head."""
+    def add(
+        self, trainer: lightning.Trainer, batch: Batch, loader_index: int, context: LossContext
+    ) -> dict[str, list[Predictions]]:
+        """Adds a batch to the evaluators, without repeated images. Returns the predictions by head.
+
+        context: step and progress of losses. Raises DataError for two images of a loader with the same id.
+        """
         assert self.evaluators is not None
         self._skipped.add(batch)
         model = self._predicting
@@ -95,17 +101,21 @@ class Validation:
         for name, mapping in self._mappings.items():
             types = TargetTypes(model.target_types.get(name))
             outputs[name] = [mapping.applied(predictions, types) for predictions in outputs[name]]
-        results = outputs | image_losses(self._model, self._by_loss, batch) if self._by_loss else dict(outputs)
+        results = outputs | image_losses(self._model, self._by_loss, batch, context) if self._by_loss else dict(outputs)
         if METHOD in self.evaluators:
             results[METHOD] = method_losses(self._method, self._model, batch)
         if self._probes:
             results |= probe_predictions(self._probes, encoder(self._model), batch)
-        seen, loader = self._seen.get(loader_index, 0), validation_loader(trainer, loader_index)
+        seen, loaders = self._seen.get(loader_index, 0), validation_loaders(trainer)
         self._seen[loader_index] = seen + len(batch["targets"])
-        labels = bool(model.heads or self._probes)
-        counted = [(i, x) for i, x in enumerate(truths(batch, loader, seen, labels)) if x is not None]
-        targets = [batch["targets"][i] for i, _ in counted]
-        add_indices(self.indices, [(t["image_id"], t["dataset_index"]) for t in targets if "dataset_index" in t])
+        labels, counted = bool(model.heads or self._probes), []
+        for i, labelled in enumerate(truths(batch, loaders[loader_index], seen, labels)):
+            if labelled is not None:
+                index, truth = labelled
+                image_id = truth["image_id"] if isinstance(truth["image_id"], str) else int(truth["image_id"])
+                image_id = f"{loader_index}/{image_id}" if len(loaders) > 1 else image_id
+                add_indices(self.indices, [(image_id, index)])
+                counted.append((i, {**truth, "image_id": image_id}))
         for name, evaluator in self.evaluators.items() if counted else ():
             try:
                 evaluator.update([results[name][i] for i, _ in counted], [truth for _, truth in counted])

@@ -50,11 +50,13 @@ class ValidationLoss(Evaluator):
 
 
 @torch.no_grad()
-def image_losses(model: DenseModel, heads: Iterable[str], batch: Batch) -> dict[str, list[Predictions]]:
+def image_losses(
+    model: DenseModel, heads: Iterable[str], batch: Batch, context: LossContext
+) -> dict[str, list[Predictions]]:
     """Each image's loss by head: {"loss": sum of the head's terms}, or {} without labels.
 
     Computes one image at a time, so that the loss does not depend on the other images of the batch through its
-    normaliser, and without the head's `weight`.
+    normaliser, and without the head's `weight`. context: step and progress, for one process.
     """
     heads = list(heads)
     encoding = model.encode(batch, heads)
@@ -70,7 +72,7 @@ def image_losses(model: DenseModel, heads: Iterable[str], batch: Batch) -> dict[
                 continue
             image: Any = blocks.single_image(i) if blocks else [x[i : i + 1] for x in inputs]
             outputs = head(image, padding_mask[i : i + 1])
-            terms = head.loss(outputs, [target], LossContext())  # normalised in this process only
+            terms = head.loss(outputs, [target], context)
             losses[name].append({"loss": math.fsum(float(term) for term in terms.values())})
     return losses
 

@@ -1,7 +1,7 @@
 """Multi-scale training with one size per batch, and other augmentation in the final phase of the training."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ import yaml
 from densevit import config
 from densevit.config import DataSection
 from densevit.data.data_builder import DataSplits
+from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.dataloader import Loader
 from densevit.data.transforms.phases import final_phase_start, transforms_at
 from densevit.errors import ConfigError
@@ -45,7 +46,9 @@ def loader(
     values = {"name": f"{__name__}:Boards", "image_size": 64, "transforms": "resize", "multi_scale": SIZES, **options}
     section = DataSection.model_validate({"batch_size": 4, "num_workers": num_workers, **values})
     made = DataSplits(section, seed=3, multiple=1).train_loader(rank, world_size)
-    made.training_steps = lambda: steps
+    if steps is not None and section.final_phase is not None:
+        start = final_phase_start(section.final_phase.start, steps, len(made), 1)
+        cast(TrainBatches, made.batch_sampler).final_from = lambda: start
     return made
 
 
@@ -91,7 +94,7 @@ def test_transforms_are_scaled_by_hand():
 def test_the_start_of_the_final_phase_by_hand():
     assert final_phase_start(0.5, 12, 6, 1) == (1, 0)
     assert final_phase_start(0.7, 12, 6, 1) == (1, 3), "8.4 steps"
-    assert final_phase_start(0.7, 6, 5, 2) == (1, 4), "3 steps per epoch, the last of one batch"
+    assert final_phase_start(0.7, 6, 3, 2) == (1, 4), "3 steps of 2 batches per epoch"
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

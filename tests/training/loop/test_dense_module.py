@@ -13,10 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import densevit
-from densevit.config import DataSection, OptimSection
-from densevit.data.loading.batch_sampler import EvaluationBatches, collate
-from densevit.data.loading.dataloader import Loader, TransformedDataset
-from densevit.data.transforms.transform_builder import build_transforms
+from densevit.config import OptimSection
+from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, DataError, PluginError, WeightsError
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.inference.model_loading import create_model, load
@@ -206,31 +204,6 @@ def test_the_schedule_covers_the_trainers_steps_and_the_rate_follows_the_batch_s
     module = module_of(optim={"lr_per_256": 256.0, "schedule": "constant"})
     trainer_of(max_steps=1, accumulate_grad_batches=2, limit_val_batches=0).fit(module, loader(4))
     assert module.record.learning_rate == 4.0
-
-
-def same_ids(targets: dict[str, Any], index: int) -> None:
-    """Two images have one id, and would count as one."""
-    targets["image_id"] = index % 2
-    del targets["size"], targets["original_size"]
-
-
-def own_loader(data: Any) -> Loader:
-    transform = build_transforms(DataSection(name="scenes", image_size=4))[1]
-    return Loader(TransformedDataset(data, transform, train=False), EvaluationBatches(len(data), None, 1), 4, 0)
-
-
-def test_wrong_predictions_ids_and_targets_are_named_while_validating() -> None:
-    resized = Images(2, lambda targets, index: targets.update(original_size=(8, 8)))
-    wrong = module_of()
-    predict = wrong.model.heads["map"].predict
-    wrong.model.heads["map"].predict = lambda *x: [{"semantic": one["semantic"].long()} for one in predict(*x)]
-    for module, data, message in (
-        (wrong, loader(2), r"^heads\.map: Image 0: .* is \(4, 4\) int64; .* labels\.to\(torch\.uint8\)"),
-        (module_of(), loader(resized), r"Image 0: its validation target has no `truth`, and its size \(4, 4\)"),
-        (module_of(), own_loader(Images(3, same_ids)), r"^Samples 0 and 2 of the data set have the same image_id 0;"),
-    ):
-        with pytest.raises(DataError, match=message):
-            trainer_of().validate(module, data, verbose=False)
 
 
 # ---- densevit's data in a Trainer of one's own ----

@@ -1,5 +1,6 @@
 """Training precision: automatic selection; each precision trains each head without casting targets."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from densevit import config as configs
+from densevit.errors import ConfigError
 from densevit.evaluation.coco_ap import CocoDetection
 from densevit.evaluation.depth_errors import DepthErrors
 from densevit.interfaces import Predictions, Targets
@@ -116,3 +118,37 @@ def test_every_precision_trains_every_head_without_casting_targets(name: str, tm
     assert json.loads((run / "metrics.json").read_text())["boxes/AP"] == pytest.approx(1, abs=1e-9)
     losses = [float(row["train/loss"]) for row in rows(run) if row["train/loss"]]
     assert losses and torch.isfinite(torch.tensor(losses)).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_precision_plugin_of_lightning_casts_targets() -> None:
+    """Each is replaced, or refused in one line."""
+    import pytorch_lightning as lightning
+    from pytorch_lightning.plugins import precision as plugins
+    from pytorch_lightning.plugins.precision import Precision
+
+    from densevit.training.loop.trainer_checks import check_trainer
+    from densevit.training.loop.training_precision import casting_model_only
+
+    arguments = {
+        "MixedPrecision": ("bf16-mixed", "cpu"),
+        "FSDPPrecision": ("32-true",),
+        "DeepSpeedPrecision": ("32-true",),
+    }
+    batch, refused = {"depth": torch.zeros(2)}, []
+    for name, kind in vars(plugins).items():
+        if not (isinstance(kind, type) and issubclass(kind, Precision)):
+            continue
+        plugin = kind.__new__(kind)  # some need other packages or hardware
+        with contextlib.suppress(Exception):
+            plugin = kind(*arguments.get(name, ()))
+        trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+        trainer.strategy.precision_plugin = casting_model_only(plugin)
+        try:
+            check_trainer(trainer)
+        except ConfigError as error:
+            refused.append(name)
+            assert name in str(error) and "Fix: " in str(error) and "\n" not in str(error)
+        else:
+            assert trainer.precision_plugin.convert_input(batch) is batch, name
+    assert {"FSDPPrecision", "DeepSpeedPrecision"} <= set(refused) and "HalfPrecision" not in refused

@@ -94,6 +94,25 @@ def test_a_head_without_predictions_trains_beside_one_with_an_evaluator(config_f
         train(configs.load(config_file, [f"heads.own={{name: '{__name__}:Embedding'}}"]), tmp_path / "without")
 
 
+def test_the_loss_is_of_the_step_of_the_validation() -> None:
+    from tests.training.loop.test_dense_module import CLASSES, loader, module_of, trainer_of
+    from tests.training.own_callbacks import Seen
+
+    module = module_of(evaluators={"map": ValidationLoss(CLASSES)}, optim={"lr": 0.1})
+    module.model.heads["map"].loss = lambda outputs, targets, context: {
+        "l": 0 * outputs["logits"].sum() + context.step + context.progress
+    }
+    seen = Seen("map/loss")
+    trainer_of(max_epochs=3, callbacks=[seen], num_sanity_val_steps=0).fit(module, loader(8), loader(5))
+    assert seen.values == pytest.approx([4 + 4 / 12, 8 + 8 / 12, 12 + 1])
+    later = module_of(evaluators={"map": ValidationLoss(CLASSES)})
+    later.model.heads["map"].loss = lambda outputs, targets, context: {
+        "l": 0 * outputs["logits"].sum() + context.progress + (context.step > 10**9)
+    }
+    trainer_of().validate(later, loader(5), verbose=False)
+    assert later.validation.metrics == {"map/loss": 2.0}  # as at the end of a training
+
+
 # ---- the evaluator ----
 
 

@@ -1,0 +1,107 @@
+"""The number of optimiser steps in a user's Trainer: what schedules, heads, rates and the final phase count on."""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.utils.data import IterableDataset
+
+import densevit
+from densevit.errors import ConfigError
+from tests.training.loop.test_dense_module import CLASSES, SURFACES, Images, loader, module_of, trainer_of
+from tests.training.process_groups import in_two_processes, linux
+
+IMAGES, BATCH = 14, 2
+SECTION = {
+    "name": "scenes", "image_size": 32, "batch_size": BATCH, "num_workers": 0, "train_length": IMAGES, "val_length": 1,
+    "multi_scale": [32], "final_phase": {"start": 0.5, "multi_scale": [64]},
+}  # fmt: skip
+LENGTHS: list[dict[str, Any]] = [{"max_epochs": 2}, {"max_steps": 5}, {"max_epochs": 9, "max_steps": 4}]
+LIMITS: list[dict[str, Any]] = [
+    {}, {"limit_train_batches": 0.5}, {"limit_train_batches": 3}, {"limit_train_batches": 1}, {"overfit_batches": 2},
+    {"fast_dev_run": 4},
+]  # fmt: skip
+DATA = ("module", "module of steps", "loader")
+
+
+def check(kind: str, accumulate: int, **options: Any) -> None:
+    """Trains, and compares the planned steps with the steps done."""
+    import pytorch_lightning as lightning
+
+    class Record(lightning.Callback):
+        def __init__(self) -> None:
+            self.images: list[list[Any]] = []  # of each step
+            self.is_final: list[tuple[int, bool]] = []  # of each batch, with its step
+
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            self.images.append(pl_module.record.image_ids)
+
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, index: int) -> None:
+            for part in getattr(batch, "batches", [batch]):
+                self.is_final.append((trainer.global_step, max(part["images"].shape[2:]) > 32))
+
+    progress: list[float] = []
+    module = module_of(CLASSES if kind == "loader" else SURFACES, optim={"lr_per_256": 2.56, "schedule": "cosine"})
+    module.model.heads["map"].set_progress = progress.append
+    size = accumulate if kind == "module of steps" else None
+    data = (
+        loader(IMAGES, shuffle=True) if kind == "loader" else densevit.DenseDataModule(SECTION, batches_per_step=size)
+    )
+    record, options = Record(), options | ({} if size else {"accumulate_grad_batches": accumulate})
+    trainer = trainer_of(limit_val_batches=0, callbacks=[record], **options)
+    trainer.fit(module, data)
+    steps, [group] = trainer.global_step, trainer.optimizers[0].param_groups[:1]
+    assert steps > 1 and module.training_steps == steps == len(record.images)
+    assert progress == [number / steps for number in range(steps)]
+    assert group["lr"] == 0 and group["initial_lr"] == pytest.approx(0.01 * BATCH * accumulate * trainer.world_size)
+    if kind != "loader":
+        assert all(is_final == (step >= math.ceil(0.5 * steps)) for step, is_final in record.is_final)
+    if "overfit_batches" in options:
+        assert len({image for step in record.images for image in step}) <= 2 * BATCH * (size or 1)
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", DATA)
+def test_planned_steps_are_done(kind: str) -> None:
+    for length, limit, accumulate in itertools.product(LENGTHS, LIMITS, (1, 3)):
+        check(kind, accumulate, **length, **limit)
+
+
+@linux
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore")
+def test_planned_steps_are_done_in_two_processes(tmp_path: Path) -> None:
+    def work(rank: int) -> None:
+        for kind, limit in itertools.product(DATA, LIMITS):
+            check(kind, 2, max_epochs=3, devices=2, strategy="ddp", **limit)
+
+    in_two_processes(work, tmp_path)
+
+
+class Stream(IterableDataset):
+    """Six samples, without a length."""
+
+    def __iter__(self) -> Any:
+        return iter([Images(6)[index] for index in range(6)])
+
+
+def test_a_number_of_steps_that_is_not_known_is_refused() -> None:
+    def fit(data: Any, **options: Any) -> None:
+        classes = SURFACES if isinstance(data, densevit.DenseDataModule) else CLASSES
+        trainer_of(limit_val_batches=0, **options).fit(
+            module_of(classes, optim={"lr": 1e-2, "schedule": "cosine"}), data
+        )
+
+    steps = densevit.DenseDataModule(SECTION, batches_per_step=2)
+    for call, message in (
+        (lambda: fit(loader(Stream()), max_epochs=2), r"^optim\.schedule=cosine needs .* no end.* Fix: "),
+        (lambda: fit(loader(6), max_time="00:00:01:00"), r"^optim\.schedule=cosine .* max_time is not .* Fix: "),
+        (lambda: fit(steps, max_epochs=1, accumulate_grad_batches=3), r"batches_per_step=2.*batches=3\. Fix: "),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()
+    fit(loader(Stream()), max_epochs=1, max_steps=2)
+    fit(loader(6), max_epochs=1, limit_train_batches=0)
