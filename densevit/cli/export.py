@@ -207,6 +207,7 @@ def _evaluation(loaded: "LoadedModel", args: Namespace) -> _Evaluation:
     from densevit import config as configs
     from densevit.data.data_builder import build_data
     from densevit.data.loading.calibration import calibration_images
+    from densevit.evaluation.metric_order import error_metrics, sign
     from densevit.inference.file_model import FileModel
     from densevit.inference.predictor import Predictor
     from densevit.training.loop.evaluator_factory import build_evaluators
@@ -217,6 +218,8 @@ def _evaluation(loaded: "LoadedModel", args: Namespace) -> _Evaluation:
     plan = EvaluationPlan.of(Predictor(loaded.model, config), build_data(config), trainer)  # raises before the export
     evaluators = build_evaluators(plan.predictor.model, plan.predictor.config, plan.data.val, mappings=plan.mappings)
 
+    mains = [f"{head}/{evaluator.main}" for head, evaluator in evaluators.items()]
+
     def evaluate(predictor: Predictor) -> dict[str, float]:
         sections = configs.single_pass(config) if isinstance(predictor.model, FileModel) else config
         with_sections = Predictor(predictor.model, sections, resize=predictor.replaced_resize)
@@ -225,10 +228,7 @@ def _evaluation(loaded: "LoadedModel", args: Namespace) -> _Evaluation:
     return _Evaluation(
         evaluate,
         f"{config.data.folder_name}-{config.data.split}",
-        {
-            f"{head}/{evaluator.main}": evaluator.main in evaluator.lower_is_better
-            for head, evaluator in evaluators.items()
-        },
+        {name: sign(name, error_metrics(evaluators)) < 0 for name in mains},
         calibration_images(plan.data) if args.int8 else None,
     )
 

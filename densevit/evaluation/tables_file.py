@@ -10,6 +10,7 @@ from pathlib import Path
 from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, one_line
 from densevit.evaluation.csv_options import FORM, READ_FORM
+from densevit.evaluation.metric_order import error_metrics
 from densevit.interfaces import Evaluator, Plot, Table
 
 PLOTS, IMAGES, LOWER, THRESHOLDS = "plots.json", "images", "lower_is_better.json", "thresholds.json"
@@ -30,8 +31,7 @@ def write_tables(evaluators: Mapping[str, Evaluator], folder: Path, names: Mappi
         if rows:
             named = [[names.get(image_id, image_id), image_id, score] for image_id, score in rows]
             write([["image", "image_id", "score"], *named], folder / f"{IMAGES}-{head}.csv")
-    lower = [f"{head}/{name}" for head, evaluator in evaluators.items() for name in evaluator.lower_is_better]
-    (folder / LOWER).write_text(json.dumps(lower) + "\n", encoding="utf-8")
+    (folder / LOWER).write_text(json.dumps(error_metrics(evaluators)) + "\n", encoding="utf-8")
     thresholds = {
         head: evaluator.threshold for head, evaluator in evaluators.items() if evaluator.threshold is not None
     }

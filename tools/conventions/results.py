@@ -34,7 +34,6 @@ TYPED = re.compile(r"\b(AP|AP50|PQ|mIoU|AbsRel|delta1)\s(0\.\d{3})\b(?!<!--)")
 EXPERIMENTS = ("docs/development/", "docs/model-zoo.md", "docs/papers")
 NAMES = {"mask_AP": "mask AP", "mask_AP50": "mask AP50", "aAcc": "pixel accuracy", "top1": "top-1"}
 NAMES |= {"PQ_th": "PQ of things", "PQ_st": "PQ of stuff"}
-ERRORS = ("AbsRel", "RMSE")  # lower is better
 NOT_MEASURED = "not measured"
 
 Results = dict[str, dict[str, dict[str, Any]]]
@@ -87,7 +86,17 @@ def twin_of(results: Results, entry: dict[str, Any]) -> tuple[dict[str, Any] | N
         return None, True
     metric = next(iter(entry["scores"]))
     mean, reference = (statistics.fmean(each["scores"][metric]) for each in (entry, twin))
-    return twin, mean < reference if metric.rpartition("/")[2] in ERRORS else mean > reference
+    return twin, direction(metric) * (mean - reference) > 0
+
+
+def direction(metric: str) -> int:
+    """1 if higher values of HEAD/METRIC are better, else -1, as an installed evaluator with this metric declares."""
+    from densevit import Class, create_evaluator, list_plugins
+    from densevit.evaluation.metric_order import error_metrics, sign  # late: they import torch
+
+    head, classes = metric.partition("/")[0], [Class("object", 1, (0, 0, 0))]
+    evaluators = [create_evaluator(name, classes) for name in list_plugins("evaluators")]
+    return min(sign(metric, error_metrics({head: evaluator})) for evaluator in evaluators)
 
 
 def passes_of(tree: Tree, recipe: str) -> int | None:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from densevit.evaluation.feature_probes import FeatureProbe
+from densevit.evaluation.metric_order import error_metrics, sign
 from densevit.interfaces import Evaluator
 
 _MIN_SCALE = 0.1  # lower bound of the denominator in `share` for scores, which are fractions
@@ -12,7 +14,8 @@ _MIN_SCALE = 0.1  # lower bound of the denominator in `share` for scores, which 
 class BestEpoch:
     """Keeps the metrics of the best epoch and compares each new epoch with it.
 
-    monitor: the metric to compare; None: the head's main metric. With several heads, the value of an epoch is the mean
+    evaluators: of the heads and the probes. monitor: the metric to compare; None: the head's main metric, or the
+    probe's without heads. With several heads, the value of an epoch is the mean
     of `share` over the heads: the main metric relative to its best value so far, from 0 to 1. Both epochs are compared
     relative to the same values, so a very poor first epoch does not dominate, as it would if metrics were divided by
     their first values.
@@ -20,18 +23,16 @@ class BestEpoch:
     metrics_changed: whether other metrics selected the best epoch of the checkpoint. The next epoch is then the best.
     stale: the number of validations since the best epoch.
 
-    Lower is better for errors (`Evaluator.lower_is_better`). NaN is the worst value. Without evaluators, or while all
+    Lower is better for errors (`metric_order`). NaN is the worst value. Without evaluators, or while all
     metrics are NaN, the latest epoch is the best.
     """
 
     def __init__(self, evaluators: Mapping[str, Evaluator], monitor: str | None, metrics_changed: bool = False) -> None:
         self.metrics_changed = metrics_changed
-        self.errors = {
-            f"{name}/{error}" for name, evaluator in evaluators.items() for error in evaluator.lower_is_better
-        }
-        self.monitored = [f"{name}/{evaluator.main}" for name, evaluator in evaluators.items()]
-        if monitor is not None:
-            self.monitored = [monitor]
+        self.errors = error_metrics(evaluators)
+        of_heads = [name for name, evaluator in evaluators.items() if not isinstance(evaluator, FeatureProbe)]
+        mains = [f"{name}/{evaluators[name].main}" for name in of_heads or evaluators]
+        self.monitored = mains if monitor is None else [monitor]
         self.best: dict[str, float] | None = None  # the monitored metrics of the best epoch
         self.reached: dict[str, float] = {}  # the best value of each monitored metric
         self.stale = 0
@@ -60,11 +61,13 @@ class BestEpoch:
         return self._value(new) > self._value(best)
 
     def _better(self, name: str, value: float, other: float) -> bool:
-        return value < other if name in self.errors else value > other
+        return sign(name, self.errors) * (value - other) > 0
 
     def _value(self, metrics: dict[str, float]) -> float:
         best = self.reached
-        return math.fsum(share(metrics[name], best[name], name in self.errors) for name in best) / max(1, len(best))
+        return math.fsum(share(metrics[name], best[name], sign(name, self.errors) < 0) for name in best) / max(
+            1, len(best)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""

@@ -6,7 +6,6 @@ from typing import Any
 from densevit import registry
 from densevit.config import Config, EvaluationSection
 from densevit.errors import ConfigError, DataError
-from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Class, Dataset, Evaluator, Method
 from densevit.losses.distributed import gather_objects, process_count
 from densevit.model import DenseModel
@@ -82,14 +81,6 @@ def build_evaluators(
     if method is not None and config is not None:
         evaluators |= build_probes(config, dataset)
     return evaluators
-
-
-def selecting(evaluators: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
-    """The evaluators that select the best epoch; probes only if there are no others."""
-    without_probes = {
-        name: evaluator for name, evaluator in evaluators.items() if not isinstance(evaluator, FeatureProbe)
-    }
-    return without_probes or dict(evaluators)
 
 
 def join_processes(evaluator: Evaluator) -> None:

@@ -9,7 +9,6 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from densevit.losses.distributed import sum_over_processes
 
-SKIPPED = "skipped"  # prefix of the count in the metrics: `skipped/images`
 _NAMED = 5  # images named in warnings
 
 

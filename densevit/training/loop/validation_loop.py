@@ -8,6 +8,7 @@ from torch import Tensor
 from densevit.config import Config, InferenceSection
 from densevit.errors import ConfigError, DensevitError
 from densevit.evaluation.feature_probes import FeatureProbe
+from densevit.evaluation.metric_order import SKIPPED_IMAGES
 from densevit.interfaces import DEFAULT_THRESHOLD, Batch, Evaluator, LossContext, Method, Predictions
 from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes
@@ -22,7 +23,7 @@ from densevit.training.loop.evaluator_factory import (
 )
 from densevit.training.loop.model_class_mapping import ClassMapping
 from densevit.training.loop.probes import encoder, fit_probes, probe_predictions
-from densevit.training.loop.skipped_images import SKIPPED, SkippedImages, may_skip
+from densevit.training.loop.skipped_images import SkippedImages, may_skip
 from densevit.training.loop.step import on_device
 from densevit.training.loop.validation_images import truths, validation_dataset, validation_loaders
 from densevit.training.loop.validation_loss import ValidationLoss, image_losses, method_losses
@@ -135,7 +136,7 @@ class Validation:
         if may_skip(trainer.val_dataloaders):
             where = f"validation at step {trainer.global_step}"
             skipped = self._skipped.report(where, trainer.strategy.root_device)
-            self.metrics |= {f"{SKIPPED}/images": float(skipped)} if skipped else {}
+            self.metrics |= {SKIPPED_IMAGES: float(skipped)} if skipped else {}
         if trainer.state.fn == "fit" and not trainer.sanity_checking:  # an evaluation keeps the model's
             scores = {name: evaluator.score_threshold() for name, evaluator in self.evaluators.items()}
             self._model.score_thresholds = {name: score for name, score in scores.items() if score is not None}

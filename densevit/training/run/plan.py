@@ -23,7 +23,7 @@ from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.training_progress import CONSOLE, NotebookBar, TerminalBar
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_channels
-from densevit.training.loop.evaluator_factory import build_evaluators, selecting
+from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit.training.loop.optim import build_optimizer, learning_rate, rates_of
 from densevit.training.loop.sharding import STRATEGY, check_sharding
 from densevit.training.loop.supervised_method import check_method
@@ -75,7 +75,7 @@ class Plan:
 
     def best_epoch(self) -> BestEpoch:
         """The selection of the best epoch, restored from the checkpoint."""
-        best = BestEpoch(selecting(self.evaluators), self.config.trainer.monitor, self.metrics_changed)
+        best = BestEpoch(self.evaluators, self.config.trainer.monitor, self.metrics_changed)
         if self.checkpoint is not None and self.checkpoint.best is not None:
             best.load_state_dict(self.checkpoint.best)
         return best

@@ -16,6 +16,7 @@ from densevit.atomic_io import replaced_file
 from densevit.config import Config
 from densevit.errors import counted, one_line
 from densevit.evaluation import metrics_file
+from densevit.evaluation.metric_order import error_metrics, sign
 from densevit.evaluation.metrics_table import metrics_table
 from densevit.exporting.header import SupportsNms
 from densevit.inference.model_loading import load
@@ -264,9 +265,9 @@ def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int]) ->
         warnings.warn(f"The report is not complete: {one_line(error)}. To try again: {again}", stacklevel=2)
     if metrics := metrics_file.read(folder / "metrics.json"):
         console.print(metrics_table(metrics), soft_wrap=False)
-    evaluators = plan.evaluators.items()
-    mains = [f"{name}/{scores.main}" for name, scores in evaluators if scores.main not in scores.lower_is_better]
-    low = [f"{name} is {metrics[name]:.2g}" for name in mains if metrics.get(name, 1.0) < _ALMOST_EMPTY]
+    mains, errors = [f"{n}/{e.main}" for n, e in plan.evaluators.items()], error_metrics(plan.evaluators)
+    scores = {name: metrics.get(name, 1.0) for name in mains if sign(name, errors) > 0}
+    low = [f"{name} is {score:.2g}" for name, score in scores.items() if score < _ALMOST_EMPTY]
     if low:
         console.print(f"{', '.join(low)}: `densevit doctor {shlex.quote(str(folder))}` names likely causes.")
     console.print(f"model: {folder / 'model.safetensors'}   report: {folder / 'report.html'}")

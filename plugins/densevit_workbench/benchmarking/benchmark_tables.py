@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from densevit.errors import counted
+from densevit.evaluation.metric_order import sign
 from densevit.evaluation.metrics_file import by_head
 from densevit.reporting.html_page import Cell, Heading, Pairs, Part, Table, Text
 from densevit_workbench.benchmarking.benchmark_results import CaseResult
@@ -151,7 +152,7 @@ def _is_grid(results: Results) -> bool:
 def _direction(case: CaseResult, metric: str) -> str:
     """An arrow up or down; empty if the direction is unknown."""
     errors = case.training.get("lower_is_better")
-    return "" if errors is None else " ↓" if metric in errors else " ↑"
+    return "" if errors is None else " ↓" if sign(metric, errors) < 0 else " ↑"
 
 
 def _shown(case: CaseResult) -> list[str]:

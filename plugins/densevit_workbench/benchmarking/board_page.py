@@ -50,7 +50,7 @@ def comparable(rows: Sequence[Row]) -> list[Row]:
 
 def ranks(rows: Sequence[Row], metric: str) -> list[int]:
     """The rank of each row by a metric. Rows whose intervals overlap share a rank, also through rows between them."""
-    sign = -1 if metric in rows[0].texts["lower_is_better"].split() else 1
+    sign = rows[0].sign(metric)
     bounds = [sorted(sign * x for x in _interval(row, metric)) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: sign * row_value(rows[i], metric), reverse=True)
     result, lowest, rank = [0] * len(rows), float("inf"), 0
@@ -79,8 +79,8 @@ def _board(rows: Sequence[Row]) -> list[str]:
     published = [row for row in rows if not row.is_measured and row.texts["protocol"] in protocols]
     metrics = [name for name in (ranked or published)[0].main if all(name in row.scores for row in ranked)]
     by_metric = {metric: ranks(ranked, metric) for metric in metrics if ranked}
-    lower = (ranked or published)[0].texts["lower_is_better"].split()
-    lines = [["backbone", *(f"{m} {'↓' if m in lower else '↑'}" for m in metrics), "tokens of pixels", "parameters, M"]]
+    arrows = [f"{metric} {'↓' if (ranked or published)[0].sign(metric) < 0 else '↑'}" for metric in metrics]
+    lines = [["backbone", *arrows, "tokens of pixels", "parameters, M"]]
     order = range(len(ranked))
     for i in sorted(order, key=lambda i: _goodness(ranked[i], metrics[0]), reverse=True) if metrics else order:
         cells = [f"{by_metric[metric][i]}. {_score(ranked[i], metric)}" for metric in metrics]
@@ -158,7 +158,7 @@ def _mains(board: Mapping[str, Row]) -> list[str]:
 
 
 def _goodness(row: Row, metric: str) -> float:
-    return row.scores[metric][0] * (-1 if metric in row.texts["lower_is_better"].split() else 1)
+    return row.sign(metric) * row_value(row, metric)
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:

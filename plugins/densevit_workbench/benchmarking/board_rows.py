@@ -10,6 +10,7 @@ from typing import Any
 from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, counted, one_line
 from densevit.evaluation.csv_options import FORM, READ_FORM
+from densevit.evaluation.metric_order import sign
 from densevit.evaluation.metrics_file import overall
 from densevit_workbench.benchmarking.benchmark_results import CaseResult
 from densevit_workbench.benchmarking.digest import PARTS, digest_of
@@ -56,6 +57,10 @@ class Row:
     def main(self) -> list[str]:
         """The main metrics that the row has."""
         return [name for name in self.texts["main"].split() if name in self.scores]
+
+    def sign(self, metric: str) -> int:
+        """-1 if lower is better, else 1."""
+        return sign(metric, self.texts["lower_is_better"].split())
 
 
 def row_of(result: CaseResult, facts: Mapping[str, Any]) -> Row:

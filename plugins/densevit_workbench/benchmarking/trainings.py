@@ -13,6 +13,7 @@ import pytorch_lightning as lightning
 from densevit.config import Config
 from densevit.errors import DensevitError
 from densevit.evaluation.bootstrap import bootstrap_intervals
+from densevit.evaluation.metric_order import error_metrics
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.optim import learning_rate
@@ -185,9 +186,7 @@ class _Facts(lightning.Callback):
             "device": device_name(trainer.strategy.root_device),
             "precision": str(trainer.precision),
             "main": [f"{name}/{evaluator.main}" for name, evaluator in evaluators.items()],
-            "lower_is_better": [
-                f"{name}/{metric}" for name, evaluator in evaluators.items() for metric in evaluator.lower_is_better
-            ],
+            "lower_is_better": error_metrics(evaluators),
         }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from densevit.config.yaml_io import parse
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file, tables_file
+from densevit.evaluation.metric_order import sign
 from densevit.reporting import plots, run_files, run_report
 from densevit.reporting.curves import Points, read_curves
 from densevit.reporting.html_page import (
@@ -134,16 +135,16 @@ def best_positions(
     compared = any(errors is not None for errors in known_errors)
 
     def best_of(metric: str, values: Sequence[float | None]) -> list[int]:
-        order = min if metric in lower else max
-        return [n for group in groups.values() for n in _best(values, group, order)] if compared else []
+        goodness = [None if value is None else sign(metric, lower) * value for value in values]
+        return [n for group in groups.values() for n in _best(goodness, group)] if compared else []
 
     return best_of
 
 
-def _best(values: Sequence[float | None], group: Sequence[int], order: Callable[..., Any]) -> list[int]:
-    """Positions of a group's best value; none if all values are equal. order: min or max."""
+def _best(values: Sequence[float | None], group: Sequence[int]) -> list[int]:
+    """Positions of a group's largest value; none if all values are equal."""
     comparable = {n: value for n in group if (value := values[n]) is not None and value == value}
-    best = order(comparable.values()) if len(set(comparable.values())) > 1 else None
+    best = max(comparable.values()) if len(set(comparable.values())) > 1 else None
     return [n for n, value in comparable.items() if value == best]
 
 

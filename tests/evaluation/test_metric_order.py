@@ -1,0 +1,107 @@
+"""Whether lower is better: every metric of every evaluator, and every place that compares or marks its values."""
+
+import ast
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import densevit
+from densevit.evaluation import tables_file
+from densevit.evaluation.depth_alignment import Alignment
+from densevit.evaluation.metric_order import SKIPPED_IMAGES
+from densevit.interfaces import Class, Evaluator
+from densevit.training.callbacks.best_epoch import BestEpoch
+from densevit.training.loop.validation_loss import ValidationLoss
+from densevit_workbench.benchmarking.benchmark_results import CaseResult
+from densevit_workbench.benchmarking.benchmark_tables import markdown
+from densevit_workbench.benchmarking.board_page import ranks, tables
+from densevit_workbench.benchmarking.board_rows import TEXTS, Row, write_rows
+from densevit_workbench.benchmarking.digest import digest_of
+from densevit_workbench.reports.run_comparison import best_positions
+from tools.conventions.results import direction
+
+CLASSES = (Class("a/b", 1, (1, 1, 1)), Class("c", 2, (2, 2, 2)))
+# As the papers define them: Eigen et al. 2014 (depth), Fouhey et al. 2013 (angles of normals); a loss is minimised.
+ERRORS = r"AbsRel|SqRel|RMSE|RMSElog|log10|SILog|mean|median|loss"
+SCORES = r"(mask_)?A[PR]\w*|[mf]?w?IoU|[ma]?Acc|top\d|[PSR]Q(_\w+)?|delta_?[\d.]+|within_\d+|recall\d+"
+ROOT = Path(__file__).parents[2]
+
+
+def evaluators() -> Iterator[Evaluator]:
+    yield ValidationLoss(CLASSES)  # of heads with `evaluation: null`, and of methods
+    yield from (densevit.create_evaluator(name, CLASSES) for name in densevit.list_plugins("evaluators"))
+    yield from (densevit.create_evaluator("depth", align=align, per_pixel=True) for align in get_args(Alignment))
+
+
+def metrics() -> Iterator[tuple[Evaluator, str]]:
+    for evaluator in evaluators():
+        yield from ((evaluator, metric) for metric in evaluator.compute())
+
+
+def is_error(metric: str) -> bool:
+    base = re.sub(r"(_aligned_\w+?)?(_pixel)?(/.*)?$", "", metric)
+    assert bool(re.fullmatch(ERRORS, base)) != bool(re.fullmatch(SCORES, base)), f"{metric}: which direction?"
+    return bool(re.fullmatch(ERRORS, base))
+
+
+def board_row(name: str, metric: str, score: float, lower: str) -> Row:
+    texts = dict.fromkeys(TEXTS, "x") | {"backbone": name, "source": "measured", "command": "densevit benchmark"}
+    texts |= {"main": f"h/{metric}", "lower_is_better": lower, "images": "8", "parameters": "9", "seeds": "0"}
+    return Row(texts | {"digest": digest_of(texts)}, {f"h/{metric}": (score, score, score)})
+
+
+@pytest.mark.parametrize("beside_a_head", [False, True])
+def test_the_best_epoch_and_patience_follow_the_direction_of_every_metric(beside_a_head: bool) -> None:
+    heads = {"seg": densevit.create_evaluator("segmentation", CLASSES)} if beside_a_head else {}
+    for evaluator, metric in metrics():
+        best = BestEpoch(heads | {"h": evaluator}, f"h/{metric}")
+        improved = [best.improves({"seg/mIoU": 0.5, f"h/{metric}": value}) for value in (0.3, 0.2, 0.4, 0.1)]
+        assert improved == ([True, True, False, True] if is_error(metric) else [True, False, True, False]), metric
+        assert best.exhausts(1) != is_error(metric), metric
+
+
+def test_comparisons_boards_and_tables_order_every_metric_alike(tmp_path: Path) -> None:
+    (tmp_path / "board").mkdir()
+    for evaluator, metric in metrics():
+        tables_file.write_tables({"h": evaluator}, tmp_path, {})
+        errors, low, arrow = tables_file.read_lower_is_better(tmp_path), is_error(metric), "↑↓"[is_error(metric)]
+        assert best_positions([tmp_path] * 2, [{}, {}])(f"h/{metric}", [0.2, 0.4]) == [1 - low], metric
+        rows = [board_row(str(score), metric, score, " ".join(errors or ())) for score in (0.2, 0.4)]
+        assert ranks(rows, f"h/{metric}") == ([1, 2] if low else [2, 1]), metric
+        write_rows(tmp_path / "board" / "p.csv", rows)
+        assert f"h/{metric} {arrow} |" in tables(tmp_path / "board"), metric
+        training = {"metrics": {f"h/{metric}": 0.2}, "main": [f"h/{metric}"], "lower_is_better": errors}
+        setting = {"data": "scenes", "image_size": [8, 8], "batch_size": 8, "initial_weights": "random"}
+        result = CaseResult("", "swin", "h", setting | {"evaluated_data": {}}, training=training)
+        facts = {"command": "", "densevit": "1.0", "torch": "2.9", "device": "cpu", "threads": 2}
+        assert f"h {metric} {arrow} |" in markdown({"case": result}, facts), metric
+
+
+def test_the_results_of_runs_on_the_pages_have_the_directions_of_their_evaluators() -> None:
+    trainings = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))["trainings"].values()
+    names = {name for training in trainings for name in training.get("scores", {})}
+    assert {name: direction(name) for name in names} == {n: -1 if is_error(n.split("/")[1]) else 1 for n in names}
+
+
+def test_more_skipped_images_are_worse(tmp_path: Path) -> None:
+    tables_file.write_tables({}, tmp_path, {})
+    assert best_positions([tmp_path] * 2, [{}, {}])(SKIPPED_IMAGES, [3.0, 5.0]) == [0]
+
+
+def test_only_the_order_of_metrics_reads_what_evaluators_declare() -> None:
+    sources = itertools.chain.from_iterable(
+        (ROOT / folder).rglob("*.py") for folder in ("densevit", "plugins", "tools")
+    )
+    readers = {
+        str(source.relative_to(ROOT))
+        for source in sources
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "lower_is_better" and isinstance(node.ctx, ast.Load)
+        if ast.unparse(node.value) != "case"  # a benchmark's record of a run
+    }
+    assert readers == {"densevit/evaluation/metric_order.py"}
