@@ -29,6 +29,7 @@ from densevit.config.sections import (
     model_sections,
     section,
     single_pass,
+    split_options,
 )
 from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.config.values import ConfigType, PluginSection, Source
@@ -59,6 +60,7 @@ __all__ = [
     "model_sections",
     "section",
     "single_pass",
+    "split_options",
     "values_of_file",
     "with_overrides",
 ]

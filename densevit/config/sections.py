@@ -54,6 +54,12 @@ def inference_with(inference: InferenceSection, changes: Mapping[str, Any], sour
     return updated
 
 
+def split_options(options: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """The options of a data set for one split: of options by split this split's, and `train_` options for `train`."""
+    used = {key: value for key, value in options.items() if split == "train" or not key.startswith("train_")}
+    return {key: value.get(split, value) if isinstance(value, Mapping) else value for key, value in used.items()}
+
+
 def data_options(section: DataSection) -> dict[str, Any]:
     """The options of the data set's constructor, with `image_size` if it is a parameter."""
     takes_size = section.image_size is not None and takes(registry.load("datasets", section.name), "image_size")

@@ -45,6 +45,12 @@ def write_tables(evaluators: Mapping[str, Evaluator], folder: Path, names: Mappi
         (folder / PLOTS).write_text(json.dumps(plots) + "\n", encoding="utf-8")
 
 
+def remove_tables(folder: Path) -> None:
+    """Removes the files of `write_tables`."""
+    for path in (*folder.glob("*-*.csv"), *(folder / name for name in (PLOTS, LOWER, THRESHOLDS))):
+        path.unlink(missing_ok=True)
+
+
 def read_lower_is_better(folder: Path) -> list[str] | None:
     """The error metrics of a folder, as HEAD/METRIC; None without the file."""
     try:

@@ -20,15 +20,13 @@ class BestEpoch:
     relative to the same values, so a very poor first epoch does not dominate, as it would if metrics were divided by
     their first values.
 
-    metrics_changed: whether other metrics selected the best epoch of the checkpoint. The next epoch is then the best.
     stale: the number of validations since the best epoch.
 
     Lower is better for errors (`metric_order`). NaN is the worst value. Without evaluators, or while all
     metrics are NaN, the latest epoch is the best.
     """
 
-    def __init__(self, evaluators: Mapping[str, Evaluator], monitor: str | None, metrics_changed: bool = False) -> None:
-        self.metrics_changed = metrics_changed
+    def __init__(self, evaluators: Mapping[str, Evaluator], monitor: str | None) -> None:
         self.errors = error_metrics(evaluators)
         of_heads = [name for name, evaluator in evaluators.items() if not isinstance(evaluator, FeatureProbe)]
         mains = [f"{name}/{evaluators[name].main}" for name in of_heads or evaluators]
@@ -75,10 +73,7 @@ class BestEpoch:
         return {"best": best, "reached": dict(self.reached), "stale": self.stale}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the state from a checkpoint; without its metrics if these changed."""
-        if self.metrics_changed and state["best"] is not None:
-            self.best = dict.fromkeys(self.monitored, math.nan)
-            return
+        """Restores the state from a checkpoint."""
         self.best = None if state["best"] is None else dict(state["best"])
         self.reached = dict(state["reached"])
         self.stale = int(state["stale"])

@@ -21,9 +21,10 @@ _MODEL, _METRICS = "model.safetensors", "metrics.json"
 class BestModel(lightning.Callback):
     """Writes `model.safetensors`, `metrics.json` and the evaluators' tables of the best epoch to the run folder.
 
-    folder: the run folder. dataset: the validation split. patience: training stops after this number of consecutive
-    validations without improvement. Lightning's EarlyStopping monitors one metric; this callback supports several
-    heads. Metrics are equal in all processes, so all of them stop.
+    folder: the run folder. best_epoch: in a resumed run, with its checkpoint's state. dataset: the validation split.
+    patience: training stops after this number of consecutive validations without improvement. Lightning's
+    EarlyStopping monitors one metric; this callback supports several heads. Metrics are equal in all processes, so all
+    of them stop.
     """
 
     def __init__(self, folder: Path, best_epoch: BestEpoch, dataset: Dataset, patience: int | None = None) -> None:
@@ -62,11 +63,10 @@ class BestModel(lightning.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         missing = [name for name in (_MODEL, _METRICS) if not (self.folder / name).is_file()]
-        if state["best"] is not None and missing:
+        if self.best_epoch.best is not None and missing:
             warnings.warn(
                 f"{self.folder} has no {' and no '.join(missing)} of its best epoch; the next validation counts as the "
                 "best.",
                 stacklevel=1,
             )
-            state = {"best": None, "reached": {}, "stale": 0}
-        self.best_epoch.load_state_dict(state)
+            self.best_epoch.load_state_dict({"best": None, "reached": {}, "stale": 0})

@@ -1,6 +1,5 @@
 """The parts of a run, built and checked before anything is written."""
 
-import fnmatch
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,11 +31,9 @@ from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.callbacks_and_loggers import build_callbacks, check_callbacks
 from densevit.training.run.config_checks import check_model, check_monitor
 from densevit.training.run.inputs import TrainingInputs
-from densevit.training.run.resuming import RunCheckpoint
+from densevit.training.run.resuming import RunCheckpoint, validation_of
 from densevit.weights.pretrained_models import build_model, build_pretrained
 from densevit.weights.state_dict_loading import StateDictMatch
-
-_SELECTION = ("trainer.monitor", "heads.*.evaluation", "heads.*.evaluation.*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +66,17 @@ class Plan:
         return self.checkpoint is not None and (exhausted or self.checkpoint.step >= self.budget.steps)
 
     @property
-    def metrics_changed(self) -> bool:
-        """Whether other metrics or evaluators selected the checkpoint's best epoch."""
-        return any(fnmatch.fnmatchcase(key, pattern) for key in self.changed for pattern in _SELECTION)
+    def restarts_best_epoch(self) -> bool:
+        """Whether the next validation of a resumed run cannot be compared with the checkpoint's best epoch."""
+        checkpoint = self.checkpoint
+        if checkpoint is None or checkpoint.step >= self.budget.steps:
+            return False
+        return validation_of(checkpoint.config) != validation_of(self.config)
 
     def best_epoch(self) -> BestEpoch:
-        """The selection of the best epoch, restored from the checkpoint."""
-        best = BestEpoch(self.evaluators, self.config.trainer.monitor, self.metrics_changed)
-        if self.checkpoint is not None and self.checkpoint.best is not None:
+        """The selection of the best epoch, restored from the checkpoint if validations are still the same."""
+        best = BestEpoch(self.evaluators, self.config.trainer.monitor)
+        if self.checkpoint is not None and self.checkpoint.best is not None and not self.restarts_best_epoch:
             best.load_state_dict(self.checkpoint.best)
         return best
 

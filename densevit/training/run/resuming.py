@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from densevit import config as configs
-from densevit.config import Config
+from densevit.config import Config, data_options, split_options
+from densevit.data.transforms.sample_resizing import build_evaluation_transform
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Method
 from densevit.model import DenseModel
@@ -32,6 +33,7 @@ _CHANGEABLE = (
     "heads.*.inference.*",
     "optim.*",
 )
+_SIZES = ((480, 640), (640, 480), (97, 1031), (3000, 2000))  # (h, w) of images, to compare evaluation transforms
 _MODEL, _LAST = "model.safetensors", "last.ckpt"
 _ANEW = "copy it again, or train again with the run's config.yaml"
 _FIXED = ("data.name", "optim.name", "optim.backbone_lr", "optim.layer_decay", "optim.lr_factors.*")
@@ -234,6 +236,28 @@ def changes(before: Config, after: Config) -> dict[str, str]:
             "weights=RUN."
         )
     return changed
+
+
+def validation_of(config: Config) -> list[Any]:
+    """What the metrics of a validation depend on besides the weights, equal for configs whose metrics can be compared.
+
+    The evaluated split, its images as the model gets them, the evaluators, the inference options and the monitored
+    metric; with probes, also the training split, to which they are fitted.
+    """
+    data, transform = config.data, build_evaluation_transform(config.data)
+    splits = [data.split, "train"] if config.probes else [data.split]
+    return [
+        data.name,
+        [(split, split_options(data_options(data), split)) for split in splits],
+        data.on_error,
+        (data.channels, data.range, data.nodata),
+        transform.canvas,
+        [transform.size_of(*size) for size in _SIZES],
+        {name: (head.evaluation, head.inference) for name, head in config.heads.items()},
+        config.inference,
+        config.probes,
+        config.trainer.monitor,
+    ]
 
 
 def _can_change(key: str, old: Any, new: Any) -> bool:

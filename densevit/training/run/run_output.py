@@ -15,7 +15,7 @@ from densevit import config as configs
 from densevit.atomic_io import replaced_file
 from densevit.config import Config
 from densevit.errors import counted, one_line
-from densevit.evaluation import metrics_file
+from densevit.evaluation import metrics_file, tables_file
 from densevit.evaluation.metric_order import error_metrics, sign
 from densevit.evaluation.metrics_table import metrics_table
 from densevit.exporting.header import SupportsNms
@@ -60,8 +60,8 @@ def _origin(plan: Plan, folder: RunFolder) -> Iterator[str]:
     if plan.changed:
         yield "Differences from the checkpoint's config:"
         yield from (f"  {key}: {change}" for key, change in plan.changed.items())
-    if plan.metrics_changed:
-        yield "Other metrics selected the best epoch so far: the next validation counts as the best."
+    if plan.restarts_best_epoch:
+        yield "The best epoch so far is of other data or another evaluation: the next validation counts as the best."
     if plan.checkpoint is None:
         yield from plan.config.notes
         if not folder.new:
@@ -103,6 +103,9 @@ def _prepare(plan: Plan, folder: RunFolder) -> None:
     with replaced_file(path / "config.yaml") as temporary:
         temporary.write_text(configs.dump(plan.config, derived_values(plan)), encoding="utf-8")
     (path / "checkpoints").mkdir(exist_ok=True)
+    if not folder.new and plan.restarts_best_epoch:
+        metrics_file.write({}, path / "metrics.json")
+        tables_file.remove_tables(path)
     if not folder.new:
         MetricsCsv(path / "metrics.csv").remove_after(0 if checkpoint is None else checkpoint.step)
 
@@ -169,7 +172,8 @@ def show_complete(plan: Plan, folder: Path) -> None:
 
 def _all_trained(plan: Plan, folder: Path) -> str:
     longer = f"densevit train --resume {folder} trainer.max_images=N, with a larger N"
-    return f"{folder} has trained all of its {plan.budget.steps:,} steps. To train longer: {longer}."
+    changed = f", without {', '.join(plan.changed)}" if plan.changed else ""
+    return f"{folder} has trained all of its {plan.budget.steps:,} steps{changed}. To train longer: {longer}."
 
 
 def _ended_early(best: BestEpoch, step: int, plan: Plan) -> str:

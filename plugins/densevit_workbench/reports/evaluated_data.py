@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from densevit.config import DataSection
+from densevit.config import DataSection, split_options
 from densevit.paths import user_path
 
 
@@ -16,9 +16,8 @@ def evaluated_data(section: Mapping[str, Any]) -> dict[str, str]:
     """
     excluded = {*DataSection.model_fields, "masks"}.difference(("channels", "nodata"))
     options = {key: value for key, value in section.items() if key not in excluded}
-    options = {key: value for key, value in options.items() if not key.startswith("train_") and value is not None}
-    split = section.get("split", "val")  # of paths by split
-    options = {key: value.get(split, value) if isinstance(value, dict) else value for key, value in options.items()}
+    options = {key: value for key, value in options.items() if value is not None}
+    options = split_options(options, section.get("split", "val"))
     if options.get("root"):
         options["root"] = os.path.realpath(user_path(str(options["root"])))
     elif "sets" not in options:

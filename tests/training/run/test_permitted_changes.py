@@ -1,38 +1,109 @@
-"""A resumed run whose config selects the best epoch by other metrics."""
+"""A resumed run whose config changes: the best epoch starts again exactly where validations cannot be compared."""
+
+import json
 
 import pytest
 
+import densevit
+from densevit import config as configs
 from densevit.evaluation import metrics_file
 from densevit.evaluation.miou import SemanticSegmentation
-from tests.training.runs import SEGMENTATION, checkpoint, resume, rows
+from densevit.training.run.resuming import validation_of
+from tests.training.runs import SEGMENTATION, checkpoint, interrupted_after, resume, rows
 
 
 class Accuracy(SemanticSegmentation):
     main = "aAcc"
 
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_drawings")]
-
 BASE = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.evaluate_every=0.5", "trainer.monitor=surfaces/aAcc"]
-SELECTION = {
-    "trainer.monitor": "surfaces/mIoU",
-    "heads.surfaces.evaluation.boundary": "true",
-    "heads.surfaces.evaluation.name": f"{__name__}:Accuracy",
-    "heads.surfaces.evaluation": "null",
-}  # fmt: skip
+VALIDATION = (  # what the metrics of equal weights depend on
+    "trainer.monitor=surfaces/mIoU",
+    "heads.surfaces.evaluation.boundary=true",
+    f"heads.surfaces.evaluation.name={__name__}:Accuracy trainer.monitor=null",
+    "heads.surfaces.evaluation=null trainer.monitor=null",
+    "heads.surfaces.inference.flip=true",
+    "inference.flip=true",
+    "data.val_length=2",
+    "data.image_size=64",
+    "data.on_error=skip",
+    "data.transforms=detr",  # resizes the shorter side
+)
+TRAINING = (
+    "data.batch_size=1",
+    "data.num_workers=1",
+    "data.train_length=3",
+    "data.vertical_flip=true",
+    "data.transforms=resize",
+    "data.multi_scale=[32,48]",
+    "data.repeat_factor=0.1",
+    "data.mosaic=0.5",
+    "data.final_phase.start=0.5 data.final_phase.transforms=resize",
+    "data.display=[red]",
+    "optim.lr=0.5",
+    "trainer.log_every=3",
+    "trainer.patience=5",
+    "trainer.accumulate=2",
+)
 
 
-@pytest.mark.parametrize("key", SELECTION)
-def test_a_run_with_another_selection_trains_on_and_its_best_epoch_is_chosen_anew(key, copied_run, capsys) -> None:
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(SEGMENTATION)
+    return lambda overrides: configs.load(path, overrides.split(" "))
+
+
+@pytest.mark.parametrize("change", VALIDATION)
+def test_a_change_of_data_evaluation_or_monitor_is_another_validation(change, config):
+    assert validation_of(config("trainer.monitor=surfaces/aAcc")) != validation_of(
+        config(f"trainer.monitor=surfaces/aAcc {change}")
+    )
+
+
+@pytest.mark.parametrize("change", [*TRAINING, ""])
+def test_what_only_changes_training_keeps_the_validation(change, config):
+    base = "trainer.monitor=surfaces/aAcc"
+    resolved = config(base)
+    written = configs.from_file(
+        configs.values_of_file(configs.dump(config(f"{base} {change}".strip())), "config.yaml"), "config.yaml"
+    )
+    assert validation_of(resolved) == validation_of(written)
+    probed = [validation_of(config(f"{text} probes.knn.k=3")) for text in (base, f"{base} data.train_length=3")]
+    assert probed[0] != probed[1]  # the probe is fitted to the training split
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
+@pytest.mark.parametrize("changes", [VALIDATION[0], *VALIDATION[2:4], "data.val_length=2"])
+def test_the_first_validation_after_the_change_is_the_best(changes, copied_run, capsys):
     run = copied_run(SEGMENTATION, BASE)
     assert checkpoint(run)["callbacks"]["BestModel"]["best"].keys() == {"surfaces/aAcc"}
-    changed = ["trainer.monitor=null"] if key.startswith("heads.surfaces.evaluation") else []
-    resume(run, ["trainer.max_steps=4", "trainer.evaluate_every=0.25", *changed, f"{key}={SELECTION[key]}"])
+    before = metrics_file.read(run / "metrics.json")
+    unchanged = (run / "metrics.json").read_bytes()
+    resume(run, changes.split())  # no steps are left, so nothing is validated or written
+    assert "has trained all of its 2 steps, without " in capsys.readouterr().out
+    assert (run / "metrics.json").read_bytes() == unchanged
+    resume(run, ["trainer.max_steps=4", "trainer.evaluate_every=0.25", *changes.split()])
     printed, validations = capsys.readouterr().out, [row for row in rows(run) if not row.get("train/loss")]
     assert len(validations) == 4, printed
-    assert "Other metrics selected the best epoch so far" in printed, printed
+    assert "The best epoch so far is of other data or another evaluation" in printed, printed
     best = checkpoint(run)["callbacks"]["BestModel"]
     [(monitored, value)] = best["best"].items()
     larger = min if monitored.endswith("loss") else max
     assert value == pytest.approx(larger(float(row[monitored]) for row in validations[2:]), abs=1e-6)
     assert metrics_file.read(run / "metrics.json")[monitored] == value
+    assert metrics_file.read(run / "metrics.json") != before
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
+def test_metrics_of_the_data_before_are_not_reported_for_the_new_data(copied_run):
+    """Stopped before the first validation on the new data, and resumed."""
+    run = copied_run(SEGMENTATION, BASE)
+    with interrupted_after(3):
+        resume(run, ["trainer.max_steps=4", "data.val_length=2"])
+    assert json.loads((run / "metrics.json").read_text()) == {} and densevit.Run(run).tables == {}
+    resume(run)
+    evaluated = densevit.evaluate(run, overrides=["data.batch_size=1"])
+    assert metrics_file.read(run / "metrics.json") == pytest.approx(evaluated, nan_ok=True)
