@@ -56,8 +56,11 @@ def inference_with(inference: InferenceSection, changes: Mapping[str, Any], sour
 
 def split_options(options: Mapping[str, Any], split: str) -> dict[str, Any]:
     """The options of a data set for one split: of options by split this split's, and `train_` options for `train`."""
-    used = {key: value for key, value in options.items() if split == "train" or not key.startswith("train_")}
-    return {key: value.get(split, value) if isinstance(value, Mapping) else value for key, value in used.items()}
+    return {
+        key: value.get(split, value) if isinstance(value, Mapping) else value
+        for key, value in options.items()
+        if split == "train" or not key.startswith("train_")
+    }
 
 
 def data_options(section: DataSection) -> dict[str, Any]:

@@ -94,10 +94,11 @@ def load(
         torch.Size([480, 720])
     """
     target = device_of(device)
-    if backbone is None:
-        loaded = load_any(source, trust, runtime)
-    else:
-        loaded = _loaded(on_backbone(read_part(source, trust=trust), backbone, trust))
+    with torch.random.fork_rng(devices=[]):  # initial values are overwritten
+        if backbone is None:
+            loaded = load_any(source, trust, runtime)
+        else:
+            loaded = _loaded(on_backbone(read_part(source, trust=trust), backbone, trust))
     return Predictor(loaded.model, loaded.sections).to(target)
 
 

@@ -4,9 +4,11 @@ All examples run in one folder, where the runs, data sets and files that they na
 """
 
 import doctest
+import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ import densevit
 from tests.docs import small_configs
 from tests.docs.code_blocks import Block
 from tests.docs.world import World
+from tests.global_state import changed, disturb, global_state
 
 LONGEST = 6  # lines
 
@@ -47,9 +50,36 @@ def test_examples_of_public_names_run(
     world.place(page, block)
     monkeypatch.chdir(page.folder)
     report: list[str] = []
+    changes: list[str] = []
+    functions = {name: getattr(densevit, name) for name in densevit.__all__}
+    for name, function in functions.items():
+        if inspect.isfunction(function):
+            monkeypatch.setattr(densevit, name, watched(function, changes))
+    for kind in (densevit.DenseModel, densevit.Predictor):
+        for name, method in inspect.getmembers(kind, inspect.isfunction):
+            if method.__module__.startswith("densevit.") and not name.startswith("_"):
+                monkeypatch.setattr(kind, name, watched(method, changes))
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     for name in densevit.__all__:
         test = doctest.DocTestParser().get_doctest(example(name), {"densevit": densevit}, f"densevit.{name}", None, 0)
         runner.run(test, out=report.append)
     page.close()
     assert not runner.failures, "".join(report)
+    assert not changes
+
+
+def watched(function: Callable[..., Any], changes: list[str]) -> Callable[..., Any]:
+    """The function; each call adds to `changes` what it leaves changed in the process. New modules take random numbers
+    of torch, as torch's do."""
+    allowed = {"torch"} if function.__name__.startswith(("create_", "build_")) else set()
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        disturb()
+        before = global_state()
+        try:
+            return function(*arguments, **options)
+        finally:
+            changes.extend(f"{function.__qualname__}: {name}" for name in changed(before) if name not in allowed)
+
+    return call

@@ -4,13 +4,17 @@ import logging
 import sys
 import warnings
 
+LOGGERS = {
+    **dict.fromkeys(("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"), logging.ERROR),
+    "lightning_fabric.strategies.launchers": logging.INFO,  # the line about a failed process
+}
+"""The levels of Lightning's loggers during a run."""
+
 
 def silence_lightning() -> None:
     """Hides Lightning's tips, its notes on hardware, and its warnings about deliberate settings."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # Keeps the line about a failed process, before Lightning stops the others.
-    logging.getLogger("lightning_fabric.strategies.launchers").setLevel(logging.INFO)
+    for name, level in LOGGERS.items():
+        logging.getLogger(name).setLevel(level)
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")

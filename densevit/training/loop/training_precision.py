@@ -53,33 +53,11 @@ def trainer_arguments(precision: str, accelerator: str = "auto") -> dict[str, An
     return {"precision": name}
 
 
-@contextmanager
-def tf32(on: bool) -> Iterator[None]:
+def set_tf32(on: bool) -> None:
     """Enables or disables TF32, which rounds the inputs of fp32 matrix products and convolutions on NVIDIA GPUs to 10
-    bits, and restores torch's settings afterwards. By default torch enables it for convolutions only."""
-    matmul, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    bits. By default torch enables it for convolutions only."""
     torch.set_float32_matmul_precision("high" if on else "highest")
     torch.backends.cudnn.allow_tf32 = on
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = convolutions
-
-
-@contextmanager
-def flushed_denormals() -> Iterator[None]:
-    """Flushes denormal numbers to 0 on a CPU, and restores the setting of this thread afterwards.
-
-    Numbers below 1.2e-38, for example from softmax with far-away keys, would take a hundred times as long: up to a
-    sixth of a training step (docs/development/cpus.md).
-    """
-    before = not bool(torch.tensor(1e-38) * 0.1)
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)
 
 
 def resolve(precision: str, accelerator: str = "auto") -> str:

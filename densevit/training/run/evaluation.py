@@ -20,11 +20,11 @@ from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.evaluator_factory import build_evaluators
-from densevit.training.loop.lightning_logging import silence_lightning
 from densevit.training.loop.model_class_mapping import ClassMapping, labelled_heads, map_classes
 from densevit.training.loop.trainer import build_trainer, processes
-from densevit.training.loop.training_precision import tf32
+from densevit.training.loop.training_precision import set_tf32
 from densevit.training.run.fit import Run
+from densevit.training.run.process_state import run_state
 
 
 class Evaluation(NamedTuple):
@@ -82,9 +82,9 @@ class EvaluationPlan:
         """The evaluated classes, by head."""
         return self.predictor.classes | {name: mapping.classes for name, mapping in self.mappings.items()}
 
+    @run_state()
     def run(self, write: Write | None = None) -> Evaluation:
         """Evaluates the model. write: called with each image's predictions, in the image's process."""
-        silence_lightning()
         model, config = self.predictor.model, self.predictor.config
         evaluators = build_evaluators(model, config, self.data.val, mappings=self.mappings)
         if self.trainer.compile:
@@ -92,8 +92,8 @@ class EvaluationPlan:
         module = DenseModule(self.predictor, None, evaluators, mappings=self.mappings)
         callbacks = [EvaluationProgress(), *([] if write is None else [PredictionWriter(write)])]
         trainer = build_trainer(self.trainer, callbacks=callbacks, enable_progress_bar=False)
-        with tf32(self.trainer.tf32):
-            trainer.validate(module, datamodule=DenseDataModule(self.data), verbose=False)
+        set_tf32(self.trainer.tf32)
+        trainer.validate(module, datamodule=DenseDataModule(self.data), verbose=False)
         return Evaluation(module.validation.metrics, evaluators, module.validation.indices)
 
 

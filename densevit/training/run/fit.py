@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
+import torch
 from pytorch_lightning.loggers import Logger
 from rich import get_console
 
@@ -37,12 +38,12 @@ from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.ema import ExponentialMovingAverage
 from densevit.training.loop.feature_cache import cached_features
 from densevit.training.loop.finite_check import detect_anomaly
-from densevit.training.loop.lightning_logging import silence_lightning
-from densevit.training.loop.training_precision import flushed_denormals, tf32
+from densevit.training.loop.training_precision import set_tf32
 from densevit.training.run.callbacks_and_loggers import build_loggers
 from densevit.training.run.folder import RunFolder, check_wanted
 from densevit.training.run.inputs import TrainingInputs
 from densevit.training.run.plan import Plan
+from densevit.training.run.process_state import run_state
 from densevit.training.run.resumable_errors import removed_on_error, resumable_errors, resume_hint
 from densevit.training.run.resuming import RunCheckpoint, check_newest, run_of, without_checkpoint
 from densevit.training.run.run_output import FINISHED, finish, show_complete, start
@@ -120,6 +121,7 @@ def fit(
     return fit_on(_inputs(config, overrides, resume, run_dir, name), callbacks, loggers, resume_with)
 
 
+@run_state()
 def fit_on(
     inputs: TrainingInputs,
     callbacks: Sequence[lightning.Callback] = (),
@@ -127,11 +129,12 @@ def fit_on(
     resume_with: str | None = None,
 ) -> Run:
     """`fit` on inputs that are already read."""
-    with flushed_denormals():
-        keep_freed_memory()
-        silence_lightning()
-        use_text_console(**CONSOLE, quiet=get_console().quiet, stderr=get_console().stderr)
-        return _run(Plan.of(inputs, callbacks), inputs, loggers, resume_with)
+    # Denormal numbers, as from softmax with far-away keys, take a hundred times as long on a CPU: up to a sixth of a
+    # training step (docs/development/cpus.md).
+    torch.set_flush_denormal(True)
+    keep_freed_memory()
+    use_text_console(**CONSOLE, quiet=get_console().quiet, stderr=get_console().stderr)
+    return _run(Plan.of(inputs, callbacks), inputs, loggers, resume_with)
 
 
 def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger], resume_with: str | None) -> Run:
@@ -239,9 +242,10 @@ def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, 
     """Runs Lightning's training loop. Returns the number of the signal that stopped it; 0: none."""
     data = DenseDataModule(plan.data, batches_per_step=plan.config.trainer.accumulate)
     path = None if plan.checkpoint is None else plan.checkpoint.path
+    set_tf32(plan.config.trainer.tf32)
     try:
         cached = cached_features(plan.model, plan.config.backbone.cache, len(plan.data.train) + len(plan.data.val))
-        with signals, tf32(plan.config.trainer.tf32), cached:
+        with signals, cached:
             plan.trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     except Stopped:
         return signals.received

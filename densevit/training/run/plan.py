@@ -65,19 +65,15 @@ class Plan:
         exhausted = self.best_epoch().exhausts(self.config.trainer.patience)
         return self.checkpoint is not None and (exhausted or self.checkpoint.step >= self.budget.steps)
 
-    @property
-    def restarts_best_epoch(self) -> bool:
-        """Whether the next validation of a resumed run cannot be compared with the checkpoint's best epoch."""
-        checkpoint = self.checkpoint
-        if checkpoint is None or checkpoint.step >= self.budget.steps:
-            return False
-        return validation_of(checkpoint.config) != validation_of(self.config)
-
     def best_epoch(self) -> BestEpoch:
-        """The selection of the best epoch, restored from the checkpoint if validations are still the same."""
-        best = BestEpoch(self.evaluators, self.config.trainer.monitor)
-        if self.checkpoint is not None and self.checkpoint.best is not None and not self.restarts_best_epoch:
-            best.load_state_dict(self.checkpoint.best)
+        """The selection of the best epoch, restored from the checkpoint unless the next validation differs from its."""
+        best, old = BestEpoch(self.evaluators, self.config.trainer.monitor), self.checkpoint
+        if (
+            old is not None
+            and old.best is not None
+            and (old.step >= self.budget.steps or validation_of(old.config) == validation_of(self.config))
+        ):
+            best.load_state_dict(old.best)
         return best
 
     @classmethod

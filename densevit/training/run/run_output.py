@@ -60,7 +60,7 @@ def _origin(plan: Plan, folder: RunFolder) -> Iterator[str]:
     if plan.changed:
         yield "Differences from the checkpoint's config:"
         yield from (f"  {key}: {change}" for key, change in plan.changed.items())
-    if plan.restarts_best_epoch:
+    if plan.checkpoint is not None and plan.checkpoint.best is not None and plan.best_epoch().best is None:
         yield "The best epoch so far is of other data or another evaluation: the next validation counts as the best."
     if plan.checkpoint is None:
         yield from plan.config.notes
@@ -98,12 +98,13 @@ def rates_table(rates: Sequence[ParameterRate]) -> Table:
 
 
 def _prepare(plan: Plan, folder: RunFolder) -> None:
-    """Writes config.yaml, and removes the metrics of steps after the checkpoint of a resumed run."""
+    """Writes config.yaml, and a metrics.json without metrics if no best epoch is known; removes the metrics of steps
+    after the checkpoint of a resumed run."""
     path, checkpoint = folder.path, plan.checkpoint
     with replaced_file(path / "config.yaml") as temporary:
         temporary.write_text(configs.dump(plan.config, derived_values(plan)), encoding="utf-8")
     (path / "checkpoints").mkdir(exist_ok=True)
-    if not folder.new and plan.restarts_best_epoch:
+    if folder.new or plan.best_epoch().best is None:  # a resumed run may have metrics of other data
         metrics_file.write({}, path / "metrics.json")
         tables_file.remove_tables(path)
     if not folder.new:
@@ -172,8 +173,8 @@ def show_complete(plan: Plan, folder: Path) -> None:
 
 def _all_trained(plan: Plan, folder: Path) -> str:
     longer = f"densevit train --resume {folder} trainer.max_images=N, with a larger N"
-    changed = f", without {', '.join(plan.changed)}" if plan.changed else ""
-    return f"{folder} has trained all of its {plan.budget.steps:,} steps{changed}. To train longer: {longer}."
+    steps = f"{plan.budget.steps:,} steps{', without ' * bool(plan.changed)}{', '.join(plan.changed)}"
+    return f"{folder} has trained all of its {steps}. To train longer: {longer}."
 
 
 def _ended_early(best: BestEpoch, step: int, plan: Plan) -> str:
@@ -203,8 +204,6 @@ def finish(
         state = full_state_dict(model)  # a collective operation of all processes
         if plan.trainer.is_global_zero:
             model_file.save(model, folder / "model.safetensors", plan.config, state, plan.trainer.global_step)
-            metrics_file.write({}, folder / "metrics.json")
-        plan.trainer.strategy.barrier()  # `Run.metrics` reads the file in all processes
     if not plan.trainer.is_global_zero:
         return
     console, step = get_console(), plan.trainer.global_step

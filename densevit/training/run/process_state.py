@@ -1,0 +1,56 @@
+"""The global state of the process during a run, which its caller gets back."""
+
+import logging
+import os
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from rich import get_console
+from torch import Tensor
+
+from densevit.losses.distributed import process_count
+from densevit.training.loop.lightning_logging import LOGGERS, silence_lightning
+
+
+@contextmanager
+def run_state() -> Iterator[None]:
+    """Silences Lightning. Restores the state of the process at the end, also after an error: random states, filters of
+    warnings, levels of loggers, TF32, denormal numbers, rich's console and the environment."""
+    cudnn, console = torch.backends.cudnn, get_console()
+    states: list[tuple[Callable[[Any], Any], Any]] = [
+        (random.setstate, random.getstate()),
+        (np.random.set_state, np.random.get_state()),
+        (torch.set_rng_state, torch.get_rng_state()),
+        (_restore_cuda, torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None),
+        (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
+        (partial(setattr, cudnn, "allow_tf32"), cudnn.allow_tf32),
+        (torch.set_flush_denormal, not bool(torch.tensor(1e-38) * 0.1)),
+        *((logging.getLogger(name).setLevel, logging.getLogger(name).level) for name in LOGGERS),
+        (partial(setattr, console, "__dict__"), vars(console)),  # rich replaces the dict
+        (_restore_environment, dict(os.environ)),
+    ]
+    with warnings.catch_warnings():
+        silence_lightning()
+        try:
+            yield
+        finally:
+            for restore, state in states:
+                restore(state)
+
+
+def _restore_cuda(states: Sequence[Tensor] | None) -> None:
+    """states: None: CUDA was not initialised, and has the seed of the CPU, as `torch.manual_seed` sets both."""
+    torch.cuda.manual_seed_all(torch.initial_seed()) if states is None else torch.cuda.set_rng_state_all([*states])
+
+
+def _restore_environment(environment: Mapping[str, str]) -> None:
+    """Keeps new variables that name the processes of a launched group, which train the script's next run too."""
+    for name in os.environ.keys() - environment.keys() if process_count() == 1 else ():
+        del os.environ[name]
+    os.environ.update(environment)

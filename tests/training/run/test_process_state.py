@@ -1,0 +1,90 @@
+"""Trainings and evaluations leave the state of the process to their caller, also after an error and in each other."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as lightning
+
+import densevit
+from tests.global_state import changed, disturb, global_state
+from tests.training.runs import SEGMENTATION, weights
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_drawings")]
+SHORT = ["trainer.max_epochs=null", "trainer.max_steps=2"]
+
+
+class During(lightning.Callback):
+    """Calls a function after the first step."""
+
+    def __init__(self, action: Callable[[], Any]) -> None:
+        self.action = action
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step == 1:
+            self.action()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(SEGMENTATION)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def without_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "DENSEVIT_RUN_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def fail() -> None:
+    os.environ["PL_GLOBAL_SEED"] = "7"
+    raise RuntimeError("a callback that fails")
+
+
+def test_a_random_search_draws_as_if_it_trained_nothing(config: Path, tmp_path: Path) -> None:
+    random.seed(1)
+    expected = [random.uniform(1e-4, 1e-2) for _ in range(3)]
+    random.seed(1)
+    drawn = []
+    for n in range(3):
+        drawn.append(random.uniform(1e-4, 1e-2))
+        densevit.fit(config, [*SHORT, f"optim.lr={drawn[-1]}"], run_dir=tmp_path / str(n))
+    assert drawn == expected
+
+
+def test_after_an_error_the_state_is_that_before(config: Path, tmp_path: Path) -> None:
+    model = densevit.create_model("resnet", {"surfaces": "setr"}, ["road", "sky"])
+    disturb()
+    before = global_state()
+    with pytest.raises(RuntimeError, match="a callback that fails"):
+        densevit.fit(config, SHORT, callbacks=[During(fail)], run_dir=tmp_path / "run")
+    assert changed(before) == []
+    with pytest.raises(densevit.ConfigError):
+        densevit.fit(config, ["heads.surfaces.decoder=none"])
+    with pytest.raises(densevit.DataError):
+        densevit.evaluate(model, {"name": "coco", "root": str(tmp_path)})
+    assert changed(before) == []
+
+
+def test_a_training_within_a_training_changes_neither(
+    config: Path, tmp_path: Path, trained: Callable[..., Path]
+) -> None:
+    def inner() -> None:
+        before = global_state()
+        run = densevit.fit(config, [*SHORT, "seed=5"], run_dir=tmp_path / "inner")
+        densevit.evaluate(run)
+        assert changed(before) == []
+        done.append(run)
+
+    done: list[densevit.Run] = []
+    disturb()
+    before = global_state()
+    outer = densevit.fit(config, ["seed=3"], callbacks=[During(inner)], run_dir=tmp_path / "outer")
+    assert changed(before) == [] and len(done) == 1
+    alone = weights(trained(SEGMENTATION, ["seed=3"]))
+    assert all(tensor.equal(alone[key]) for key, tensor in weights(outer.path).items())
