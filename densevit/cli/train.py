@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
         overrides = [text for text in (args.config, *args.overrides) if text is not None]
         if wrong := [override for override in overrides if "=" not in override]:
             raise ConfigError(f"--resume {args.resume} uses that run's config; remove {wrong[0]!r}.")
-        from densevit.training.run.fit import fit
+        from densevit.training.run.fit import fit_on, read_inputs
 
-        return _finished(fit(None, overrides, resume=args.resume, run_dir=args.run_dir), args.output)
+        return _finished(*fit_on(read_inputs(None, overrides, args.resume, args.run_dir)), args.output)
     if args.config is None or "=" in args.config:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
     resolved = config.load(args.config, args.overrides)
@@ -63,10 +63,10 @@ def run(args: argparse.Namespace) -> int:
     inputs = TrainingInputs.of(resolved, run_dir, run_name(args.config))
     from densevit.training.run.fit import fit_on
 
-    return _finished(fit_on(inputs), args.output)
+    return _finished(*fit_on(inputs), args.output)
 
 
-def _finished(run: "Run", output: "Output") -> int:
+def _finished(run: "Run", stopped_by: int, output: "Output") -> int:
     """Prints the result. Returns the exit code, as in a shell: 130 after Ctrl-C, 143 after SIGTERM."""
-    output.result({"run": str(run.path), "stopped_by": run.stopped_by, "metrics": run.metrics})
-    return 128 + run.stopped_by if run.stopped_by else 0
+    output.result({"run": str(run.path), "stopped_by": stopped_by, "metrics": run.metrics})
+    return 128 + stopped_by if stopped_by else 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 
 import densevit
@@ -61,7 +62,7 @@ def edit(run: Path, old: str, new: str) -> None:
 
 @contextmanager
 def interrupted_after(step: int) -> Iterator[None]:
-    """Trainings get SIGINT, as by Ctrl-C, at the end of this optimiser step."""
+    """A training gets SIGINT, as by Ctrl-C, at the end of this optimiser step; `fit` raises KeyboardInterrupt."""
     from densevit.training.callbacks.checkpoint_writer import Checkpointing
 
     original = Checkpointing.on_train_batch_end
@@ -71,7 +72,7 @@ def interrupted_after(step: int) -> Iterator[None]:
             os.kill(os.getpid(), signal.SIGINT)
         original(self, trainer, *rest)
 
-    with mock.patch.object(Checkpointing, "on_train_batch_end", interrupt):
+    with mock.patch.object(Checkpointing, "on_train_batch_end", interrupt), pytest.raises(KeyboardInterrupt):
         yield
 
 

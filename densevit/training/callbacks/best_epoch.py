@@ -29,8 +29,9 @@ class BestEpoch:
     def __init__(self, evaluators: Mapping[str, Evaluator], monitor: str | None) -> None:
         self.errors = error_metrics(evaluators)
         of_heads = [name for name, evaluator in evaluators.items() if not isinstance(evaluator, FeatureProbe)]
-        mains = [f"{name}/{evaluators[name].main}" for name in of_heads or evaluators]
-        self.monitored = mains if monitor is None else [monitor]
+        self.monitored = (
+            [monitor] if monitor else [f"{name}/{evaluators[name].main}" for name in of_heads or evaluators]
+        )
         self.best: dict[str, float] | None = None  # the monitored metrics of the best epoch
         self.reached: dict[str, float] = {}  # the best value of each monitored metric
         self.stale = 0

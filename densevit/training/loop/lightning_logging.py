@@ -10,6 +10,12 @@ LOGGERS = {
 }
 """The levels of Lightning's loggers during a run."""
 
+_MESSAGES = (
+    ".*does not have many workers",
+    "Detected call of `lr_scheduler.step",  # fp16's scaler skipped the first step
+    "Grad strides do not match bucket view strides",  # caused by 1x1 kernels
+)
+
 
 def silence_lightning() -> None:
     """Hides Lightning's tips, its notes on hardware, and its warnings about deliberate settings."""
@@ -17,8 +23,4 @@ def silence_lightning() -> None:
         logging.getLogger(name).setLevel(level)
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # fp16's scaler skipped the first step
-        warnings.filterwarnings(
-            "ignore", message="Grad strides do not match bucket view strides"
-        )  # caused by 1x1 kernels
+        warnings.filterwarnings("ignore", "|".join(_MESSAGES))

@@ -1,5 +1,6 @@
 """`fit`: a run from config to report."""
 
+import signal
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -46,14 +47,14 @@ from densevit.training.run.plan import Plan
 from densevit.training.run.process_state import run_state
 from densevit.training.run.resumable_errors import removed_on_error, resumable_errors, resume_hint
 from densevit.training.run.resuming import RunCheckpoint, check_newest, run_of, without_checkpoint
-from densevit.training.run.run_output import FINISHED, finish, show_complete, start
+from densevit.training.run.run_output import FINISHED, STOPPED, finish, show_complete, start
 
 
 @dataclass
 class Run:
     """A finished or stopped run.
 
-    path: the run folder. stopped_by: the number of the signal that stopped training; 0: completed.
+    path: the run folder.
 
     Example:
         >>> from pathlib import Path
@@ -63,7 +64,11 @@ class Run:
     """
 
     path: Path
-    stopped_by: int = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether Ctrl-C or another signal stopped training before its end, so that the run can be resumed."""
+        return (self.path / STOPPED).exists()
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -110,7 +115,8 @@ def fit(
     --resume FOLDER.
 
     Raises ConfigError, PluginError, DataError or WeightsError for invalid input, including differences that change the
-    model, the optimiser or the data set of a resumed run, and TrainingError if training cannot continue.
+    model, the optimiser or the data set of a resumed run, and TrainingError if training cannot continue. After Ctrl-C
+    or another signal that stops training, writes all files and raises KeyboardInterrupt, or else SystemExit.
 
     Example:
         >>> run = densevit.fit("setr_vit", overrides=["trainer.max_images=2000"], run_dir="runs/first")
@@ -118,7 +124,11 @@ def fit(
         >>> run.path.name, "segmentation/mIoU" in run.metrics
         ('first', True)
     """
-    return fit_on(_inputs(config, overrides, resume, run_dir, name), callbacks, loggers, resume_with)
+    inputs = read_inputs(config, overrides, resume, run_dir, name)
+    run, stopped_by = fit_on(inputs, callbacks, loggers, resume_with)
+    if stopped_by:
+        raise KeyboardInterrupt if stopped_by == signal.SIGINT else SystemExit(128 + stopped_by)
+    return run
 
 
 @run_state()
@@ -127,8 +137,8 @@ def fit_on(
     callbacks: Sequence[lightning.Callback] = (),
     loggers: Sequence[Logger] = (),
     resume_with: str | None = None,
-) -> Run:
-    """`fit` on inputs that are already read."""
+) -> tuple[Run, int]:
+    """`fit` on inputs that are already read. Returns the run and the number of the signal that stopped it; 0: none."""
     # Denormal numbers, as from softmax with far-away keys, take a hundred times as long on a CPU: up to a sixth of a
     # training step (docs/development/cpus.md).
     torch.set_flush_denormal(True)
@@ -137,12 +147,12 @@ def fit_on(
     return _run(Plan.of(inputs, callbacks), inputs, loggers, resume_with)
 
 
-def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger], resume_with: str | None) -> Run:
+def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger], resume_with: str | None) -> tuple[Run, int]:
     """Trains and writes the run folder."""
     config, path = plan.config, inputs.folder
     if plan.is_complete and path is not None and all((path / name).is_file() for name in FINISHED):
         show_complete(plan, path)
-        return Run(path)
+        return Run(path), 0
     folder = RunFolder.open(plan.trainer, inputs.name, path, resumed=inputs.resumed)
     best, signals = BestModel(folder.path, plan.best_epoch(), plan.data.val, config.trainer.patience), StopSignals()
     errors = resumable_errors(folder.path, config, resume_with)
@@ -153,15 +163,15 @@ def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger], resume_w
         module = _module(plan)
         stopped_by = _train(plan, module, folder.path, signals, resume_with)
         finish(plan, folder.path, best, module.validation.indices, bool(stopped_by), resume_with)
-    return Run(folder.path, stopped_by)
+    return Run(folder.path), stopped_by
 
 
-def _inputs(
+def read_inputs(
     config: str | Path | Mapping[str, Any] | Config | None,
     overrides: Sequence[str],
     resume: str | Path | None,
     run_dir: str | Path | None,
-    name: str | None,
+    name: str | None = None,
 ) -> TrainingInputs:
     """Reads the inputs from the arguments of `fit`."""
     if (config is None) == (resume is None):
@@ -241,11 +251,11 @@ def _module(plan: Plan) -> DenseModule:
 def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, resume_with: str | None) -> int:
     """Runs Lightning's training loop. Returns the number of the signal that stopped it; 0: none."""
     data = DenseDataModule(plan.data, batches_per_step=plan.config.trainer.accumulate)
-    path = None if plan.checkpoint is None else plan.checkpoint.path
     set_tf32(plan.config.trainer.tf32)
     try:
         cached = cached_features(plan.model, plan.config.backbone.cache, len(plan.data.train) + len(plan.data.val))
         with signals, cached:
+            path = None if plan.checkpoint is None else plan.checkpoint.path
             plan.trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     except Stopped:
         return signals.received
@@ -253,6 +263,7 @@ def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, 
         if not isinstance(error.__context__, KeyboardInterrupt):  # Lightning converts it
             raise
         if plan.trainer.is_global_zero:
+            (folder / STOPPED).touch()
             get_console().print(f"Stopped immediately.{resume_hint(folder, resume_with)}")
         raise KeyboardInterrupt from None
     return 0

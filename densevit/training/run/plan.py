@@ -70,7 +70,7 @@ class Plan:
         best, old = BestEpoch(self.evaluators, self.config.trainer.monitor), self.checkpoint
         if (
             old is not None
-            and old.best is not None
+            and old.best["best"] is not None
             and (old.step >= self.budget.steps or validation_of(old.config) == validation_of(self.config))
         ):
             best.load_state_dict(old.best)

@@ -47,7 +47,7 @@ class RunCheckpoint:
     that folder, the previous folder is used.
 
     run: the run folder, or a checkpoint in it.
-    step: the number of optimiser steps. best: the state of `BestModel`; None before a validation. config: the run's
+    step: the number of optimiser steps. best: the state of `BestModel`. config: the run's
     config.
     """
 
@@ -75,8 +75,7 @@ class RunCheckpoint:
             groups = [] if self.is_sharded else optimizers[0]["param_groups"]  # shards have states by parameter name
             self.group_sizes = [len(group["params"]) for group in groups]
             self.without_average = {key: tuple(x.shape) for key, x in content.get("current_model_state", {}).items()}
-            best: dict[str, Any] = content.get("callbacks", {}).get("BestModel", {})
-            self.best = None if best.get("best") is None else best
+            self.best: dict[str, Any] = content.get("callbacks", {}).get("BestModel", {"best": None})
             config = content["config"]
         except WeightsError:
             raise

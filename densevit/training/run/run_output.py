@@ -38,6 +38,7 @@ from densevit.weights import licences, model_file
 from densevit.weights.weights_table import weights_line, weights_table
 
 FINISHED = ("config.yaml", "model.safetensors", "metrics.json", "report.html")  # files of a complete run
+STOPPED = "stopped"  # an empty file in the folder of a run that a signal stopped
 _LOG_WIDTH = 120
 _ALMOST_EMPTY = 0.01  # of a main metric
 _MANY_DUPLICATES = 0.05  # lost AP50
@@ -60,7 +61,7 @@ def _origin(plan: Plan, folder: RunFolder) -> Iterator[str]:
     if plan.changed:
         yield "Differences from the checkpoint's config:"
         yield from (f"  {key}: {change}" for key, change in plan.changed.items())
-    if plan.checkpoint is not None and plan.checkpoint.best is not None and plan.best_epoch().best is None:
+    if plan.checkpoint is not None and plan.checkpoint.best["best"] is not None and plan.best_epoch().best is None:
         yield "The best epoch so far is of other data or another evaluation: the next validation counts as the best."
     if plan.checkpoint is None:
         yield from plan.config.notes
@@ -104,6 +105,7 @@ def _prepare(plan: Plan, folder: RunFolder) -> None:
     with replaced_file(path / "config.yaml") as temporary:
         temporary.write_text(configs.dump(plan.config, derived_values(plan)), encoding="utf-8")
     (path / "checkpoints").mkdir(exist_ok=True)
+    (path / STOPPED).unlink(missing_ok=True)
     if folder.new or plan.best_epoch().best is None:  # a resumed run may have metrics of other data
         metrics_file.write({}, path / "metrics.json")
         tables_file.remove_tables(path)
@@ -206,6 +208,8 @@ def finish(
             model_file.save(model, folder / "model.safetensors", plan.config, state, plan.trainer.global_step)
     if not plan.trainer.is_global_zero:
         return
+    if stopped:
+        (folder / STOPPED).touch()
     console, step = get_console(), plan.trainer.global_step
     if not stopped and step < plan.budget.steps:
         console.print(_ended_early(best.best_epoch, step, plan))

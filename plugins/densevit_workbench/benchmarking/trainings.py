@@ -107,19 +107,14 @@ def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _trained(config: Config, folder: Path, facts: "_Facts") -> Run:
-    """Trains in a folder, or resumes its interrupted run. Raises KeyboardInterrupt if the user stops the run."""
+    """Trains in a folder, or resumes its interrupted run."""
     if (folder / "checkpoints" / "last.ckpt").is_file():
         try:
-            run = fit(resume=folder, callbacks=[facts], resume_with=AGAIN)
+            return fit(resume=folder, callbacks=[facts], resume_with=AGAIN)
         except DensevitError:  # finished, or its checkpoint is not complete
-            shutil.rmtree(folder)
-            run = fit(config, run_dir=folder, callbacks=[facts], resume_with=AGAIN)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        run = fit(config, run_dir=folder, callbacks=[facts], resume_with=AGAIN)
-    if run.stopped_by:
-        raise KeyboardInterrupt
-    return run
+            pass
+    shutil.rmtree(folder, ignore_errors=True)
+    return fit(config, run_dir=folder, callbacks=[facts], resume_with=AGAIN)
 
 
 def _trial_loss(case: Case, folder: Path, budget: int | None, rate: float) -> float:
@@ -128,11 +123,9 @@ def _trial_loss(case: Case, folder: Path, budget: int | None, rate: float) -> fl
     shutil.rmtree(folder, ignore_errors=True)
     trial = _Trial()
     try:
-        run = fit(config, run_dir=folder, callbacks=[trial], resume_with=AGAIN)
+        fit(config, run_dir=folder, callbacks=[trial], resume_with=AGAIN)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if run.stopped_by:
-        raise KeyboardInterrupt
     half = trial.losses[len(trial.losses) // 2 :]
     mean = sum(half) / len(half)
     return mean if mean == mean else float("inf")

@@ -1,6 +1,5 @@
 """`trainer.patience`: the end of a run, its checkpoint and its resumption, alone and in two processes."""
 
-import signal
 from pathlib import Path
 
 import pytest
@@ -24,10 +23,10 @@ def test_run_ends_after_patience_and_resumes_with_more(tiny, tmp_path, capsys, m
     """8 steps with 4 validations, of which the first is the best. An interrupted run goes on counting."""
     monkeypatch.setattr(BestEpoch, "beats", lambda *_: False)
     with interrupted_after(3):
-        run = densevit.fit(tiny, ["trainer.patience=1"], run_dir=tmp_path / "run")
-    assert run.stopped_by == signal.SIGINT and state(run.path) == (3, 0)
-    run = densevit.fit(resume=run.path)
-    assert run.stopped_by == 0 and state(run.path) == (4, 1)  # of 8 steps; validations were after 2 and 4
+        densevit.fit(tiny, ["trainer.patience=1"], run_dir=tmp_path / "run")
+    assert state(tmp_path / "run") == (3, 0)
+    run = densevit.fit(resume=tmp_path / "run")
+    assert state(run.path) == (4, 1)  # of 8 steps; validations were after 2 and 4
     said = "1 validation without a better detection/AP (trainer.patience) ended training at step 4 of 8."
     assert said in capsys.readouterr().out
     densevit.fit(resume=run.path)

@@ -195,7 +195,8 @@ def test_runs_with_the_cache_have_the_losses_of_those_without_and_resumed_ones_r
     passes, first = Counted.images, trained(config, tmp_path / "first")
     assert 0 < Counted.images < passes
     with interrupted_after(3):
-        stopped = trained(config, tmp_path / "stopped")
+        trained(config, tmp_path / "stopped")
+    stopped = tmp_path / "stopped"
     assert resume(stopped) == stopped and Counted.images == 2  # with the weights of the checkpoint
     for run in (first, stopped):
         for row, expected in zip(recorded(run), recorded(without), strict=True):

@@ -1,7 +1,6 @@
 """Callbacks and loggers that a config names, and how they are checked, restored and placed."""
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +70,11 @@ def test_early_stopping_ends_a_run_and_goes_on_where_an_interrupted_one_left_it(
     """AP stays 0 in so few steps: of validations after 2, 4 and 6 steps, the third is the second that is not better."""
     named = [f"trainer.callbacks=[{STOPPING}, min_delta: 0.5}}, {{name: {OWN}:Seen}}]", "optim.lr=1e-9"]
     with interrupted_after(5):
-        run = densevit.fit(tiny, named, run_dir=tmp_path / "run")
-    assert run.stopped_by == signal.SIGINT
-    run = densevit.fit(resume=run.path)
+        densevit.fit(tiny, named, run_dir=tmp_path / "run")
+    run = densevit.fit(resume=tmp_path / "run")
     content = checkpoint(run.path)
     [state] = [value for key, value in content["callbacks"].items() if key.startswith("EarlyStopping")]
-    assert (run.stopped_by, content["global_step"], state["wait_count"], state["stopped_epoch"]) == (0, 6, 2, 1)
+    assert (content["global_step"], state["wait_count"], state["stopped_epoch"]) == (6, 2, 1)
     assert content["callbacks"]["Seen"]["count"] >= 3  # its state is restored
 
 

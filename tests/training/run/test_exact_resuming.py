@@ -36,7 +36,8 @@ def test_resumed_run_matches_an_uninterrupted_one(case, tiny, tmp_path, trained)
     if case == "adapters":
         pytest.importorskip("peft")
     with interrupted_after(step):
-        stopped = train(configs.load(tiny, overrides), tmp_path / "stopped")
+        train(configs.load(tiny, overrides), tmp_path / "stopped")
+    stopped = tmp_path / "stopped"
     assert checkpoint(stopped)["global_step"] == step
     assert all((stopped / name).is_file() for name in ("metrics.json", "model.safetensors"))
     assert resume(stopped) == stopped

@@ -37,7 +37,7 @@ def plain(metrics: dict[str, float]) -> dict[str, float | None]:
 
 
 def test_a_run_has_its_path_metrics_model_and_tables(run: "Run") -> None:
-    assert run.stopped_by == 0
+    assert not run.stopped
     assert plain(run.metrics) == json.loads((run.path / "metrics.json").read_text())
     assert run.model is run.model and not run.model.model.training
     state = {name: value.cpu() for name, value in run.model.model.state_dict().items()}

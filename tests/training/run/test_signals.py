@@ -4,10 +4,14 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.config.values import seconds_of
@@ -65,8 +69,60 @@ def test_signal_saves_a_checkpoint_and_sets_the_exit_code(small, tmp_path, numbe
     process.join(120)
     assert process.exitcode == 128 + number
     assert 0 < checkpoint(run)["global_step"] < 100000
-    assert all((run / name).is_file() for name in FILES)
+    assert all((run / name).is_file() for name in FILES) and densevit.Run(run).stopped
     assert capfd.readouterr().err.count("Stopping after this step") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "raised", "code"),
+    [(signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, SystemExit, 143), (signal.SIGUSR1, SystemExit, 138)],
+)
+def test_a_signal_reaches_the_script_after_the_run_is_saved(number, raised, code, small, tmp_path, capsys, monkeypatch):
+    """A loop over trainings ends, also in two processes; the run says that it was stopped until it is resumed."""
+    from densevit.training.callbacks.checkpoint_writer import Checkpointing
+
+    original, begun = Checkpointing.on_train_batch_end, []
+
+    def interrupt(self: Any, trainer: Any, *rest: Any) -> None:
+        if trainer.global_step == 2:
+            os.kill(os.getpid(), number)
+        original(self, trainer, *rest)
+
+    monkeypatch.setattr(Checkpointing, "on_train_batch_end", interrupt)
+    with pytest.raises(raised) as stop:
+        for n in range(3):
+            begun.append(tmp_path / str(n))
+            densevit.fit(small, ["trainer.max_steps=4"], run_dir=begun[-1])
+    [path] = begun
+    assert getattr(stop.value, "code", None) == code
+    run = densevit.Run(path)
+    assert run.stopped and checkpoint(path)["global_step"] == 2 and all((path / name).is_file() for name in FILES)
+    assert "detection/AP" in run.metrics and [*run.model.heads] == ["detection"]
+    assert f"Stopped. Resume from the last checkpoint with: densevit train --resume {path}" in (
+        capsys.readouterr().out.replace("\n", "")
+    )
+    monkeypatch.undo()
+    resumed = densevit.fit(resume=path)
+    assert not resumed.stopped and not run.stopped and "detection/AP" in resumed.metrics
+
+
+def test_a_signal_reaches_the_script_in_each_process(small: Path, tmp_path: Path) -> None:
+    script = tmp_path / "study.py"
+    script.write_text(
+        "import os, signal, sys, densevit\n"
+        "class Stop(densevit.fit.__globals__['lightning'].Callback):\n"
+        "    def on_train_batch_end(self, trainer, *_):\n"
+        "        if trainer.global_step == 2 and trainer.global_rank == 1:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "if __name__ == '__main__':\n"
+        "    keys = ['trainer.devices=2', 'trainer.strategy=ddp', 'trainer.max_steps=4']\n"
+        f"    densevit.fit({str(small)!r}, keys, callbacks=[Stop()], run_dir={str(tmp_path / 'run')!r})\n"
+        "    print('the script goes on')\n"
+    )
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 143, ended.stderr
+    assert "the script goes on" not in ended.stdout and ended.stdout.count("Stopped. Resume from") == 1
+    assert densevit.Run(tmp_path / "run").stopped and checkpoint(tmp_path / "run")["global_step"] == 2
 
 
 def test_signal_to_one_process_stops_both_at_the_same_step(small: Path, tmp_path: Path) -> None:
@@ -99,7 +155,7 @@ def test_second_ctrl_c_exits_immediately_and_prints_how_to_resume(small, tmp_pat
     code = main(["train", str(small), "trainer.max_steps=4", "trainer.checkpoint_every=1", "--run-dir", str(run)])
     assert code == 130
     said = f"Resume from the last checkpoint with: densevit train --resume {run}"
-    assert said in capfd.readouterr().out.replace("\n", "")
+    assert said in capfd.readouterr().out.replace("\n", "") and densevit.Run(run).stopped
     monkeypatch.undo()
     assert "detection/AP" in json.loads((resume(run) / "metrics.json").read_text())
 

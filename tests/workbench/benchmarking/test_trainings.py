@@ -23,7 +23,7 @@ class Fit:
         for callback in callbacks:
             for loss in LOSSES[config.optim.lr]:
                 callback.on_train_batch_end(None, None, {"loss": loss}, None, 0)
-        return SimpleNamespace(stopped_by=0, metrics={"setr/mIoU": 0.25 + config.seed / 10, "setr/IoU/star": nan})
+        return SimpleNamespace(metrics={"setr/mIoU": 0.25 + config.seed / 10, "setr/IoU/star": nan})
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_an_interrupted_training_goes_on_where_it_was(fits, train, tmp_path, rep
 
     def resume(config=None, run_dir=None, callbacks=(), resume=None, resume_with=None):
         resumed.append(resume)
-        return SimpleNamespace(stopped_by=0, metrics={"setr/mIoU": 0.5})
+        return SimpleNamespace(metrics={"setr/mIoU": 0.5})
 
     replace_fit(resume)
     del result.training["runs"]
