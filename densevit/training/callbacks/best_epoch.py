@@ -14,24 +14,22 @@ _MIN_SCALE = 0.1  # lower bound of the denominator in `share` for scores, which 
 class BestEpoch:
     """Keeps the metrics of the best epoch and compares each new epoch with it.
 
-    evaluators: of the heads and the probes. monitor: the metric to compare; None: the head's main metric, or the
-    probe's without heads. With several heads, the value of an epoch is the mean
-    of `share` over the heads: the main metric relative to its best value so far, from 0 to 1. Both epochs are compared
-    relative to the same values, so a very poor first epoch does not dominate, as it would if metrics were divided by
-    their first values.
+    evaluators: the heads' and the probes'. monitor: the metric to compare; None: the main metric of each head, or of
+    each probe if there are no heads. With several heads, the value of an epoch is the mean of `share` over the heads:
+    the main metric relative to its best value so far, from 0 to 1. Both epochs are compared relative to the same
+    values, so a very poor first epoch does not dominate, as it would if metrics were divided by their first values.
 
     stale: the number of validations since the best epoch.
 
-    Lower is better for errors (`metric_order`). NaN is the worst value. Without evaluators, or while all
-    metrics are NaN, the latest epoch is the best.
+    Lower is better for errors (`metric_order`). NaN is the worst value. Without evaluators, or while all metrics are
+    NaN, the latest epoch is the best.
     """
 
     def __init__(self, evaluators: Mapping[str, Evaluator], monitor: str | None) -> None:
         self.errors = error_metrics(evaluators)
-        of_heads = [name for name, evaluator in evaluators.items() if not isinstance(evaluator, FeatureProbe)]
-        self.monitored = (
-            [monitor] if monitor else [f"{name}/{evaluators[name].main}" for name in of_heads or evaluators]
-        )
+        heads = [name for name, evaluator in evaluators.items() if not isinstance(evaluator, FeatureProbe)]
+        mains = (f"{name}/{evaluators[name].main}" for name in heads or evaluators)
+        self.monitored = [*mains] if monitor is None else [monitor]
         self.best: dict[str, float] | None = None  # the monitored metrics of the best epoch
         self.reached: dict[str, float] = {}  # the best value of each monitored metric
         self.stale = 0

@@ -21,7 +21,7 @@ _MODEL, _METRICS = "model.safetensors", "metrics.json"
 class BestModel(lightning.Callback):
     """Writes `model.safetensors`, `metrics.json` and the evaluators' tables of the best epoch to the run folder.
 
-    folder: the run folder. best_epoch: in a resumed run, with its checkpoint's state. dataset: the validation split.
+    folder: the run folder. best_epoch: the selection, restored in a resumed run. dataset: the validation split.
     patience: training stops after this number of consecutive validations without improvement. Lightning's
     EarlyStopping monitors one metric; this callback supports several heads. Metrics are equal in all processes, so all
     of them stop.

@@ -244,10 +244,11 @@ def validation_of(config: Config) -> list[Any]:
     metric; with probes, also the training split, to which they are fitted.
     """
     data, transform = config.data, build_evaluation_transform(config.data)
-    splits = [data.split, "train"] if config.probes else [data.split]
     return [
         data.name,
-        [(split, split_options(data_options(data), split)) for split in splits],
+        data.split,
+        split_options(data_options(data), data.split),
+        split_options(data_options(data), "train") if config.probes else {},
         data.on_error,
         (data.channels, data.range, data.nodata),
         transform.canvas,
