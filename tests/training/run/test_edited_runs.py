@@ -28,9 +28,9 @@ def test_valid_edit_is_printed_and_applied(stopped, capsys, monkeypatch):
 
     monkeypatch.setattr(Checkpointing, "on_train_batch_end", noted)
     monkeypatch.setattr(BestEpoch, "beats", lambda *_: False)
-    resume(stopped, ["optim.betas=[0.8,0.9]", "data.image_size=48"])
+    resume(stopped, ["optim.betas=[0.8,0.9]", "data.vertical_flip=true"])
     printed = capsys.readouterr().out
-    for line in ("optim.lr: 0.001 -> 0.0005", "trainer.max_steps: 2 -> 4", "data.image_size: 64 -> 48"):
+    for line in ("optim.lr: 0.001 -> 0.0005", "trainer.max_steps: 2 -> 4", "data.vertical_flip: false -> true"):
         assert line in printed
     assert re.search(r"are from the best epoch; no improvement in [2-4] later validations", printed)
     assert used == [(0.0005, 0.01)] * 2
