@@ -221,13 +221,25 @@ def converted(
         length = opset18.Gather(opset18.Shape(x), indices)
         return opset18.TopK(x, length, axis=dim, largest=int(descending), sorted=1)
 
+    def suppressed(boxes: Any, scores: Any, classes: Any, iou: float) -> Any:
+        """`class_nms` on the operator's axis of classes: scores (1, K, N), -1 in the rows of other classes."""
+        rows = opset18.Unsqueeze(opset18.Range(0, opset18.Add(opset18.ReduceMax(classes, keepdims=0), 1), 1), [1])
+        values = opset18.Unsqueeze(opset18.Where(opset18.Equal(rows, classes), scores, -1.0), [0])
+        batch, count = opset18.Unsqueeze(boxes, [0]), opset18.Size(scores)
+        index = opset18.Gather(opset18.NonMaxSuppression(batch, values, count, iou, -0.5), 2, axis=1)
+        return opset18.Gather(index, stable_sort(opset18.Gather(scores, index), descending=True)[1])
+
     exported = torch.onnx.export(
         program,
         (),
         dynamo=True,
         input_names=inputs,
         output_names=outputs,
-        custom_translation_table={operator.floordiv: floor_divide, torch.ops.aten.sort.stable: stable_sort},
+        custom_translation_table={
+            operator.floordiv: floor_divide,
+            torch.ops.aten.sort.stable: stable_sort,
+            torch.ops.densevit.class_nms.default: suppressed,
+        },
         verbose=False,
     )
     assert exported is not None
