@@ -223,11 +223,13 @@ def converted(
 
     def suppressed(boxes: Any, scores: Any, classes: Any, iou: float) -> Any:
         """`class_nms` on the operator's axis of classes: scores (1, K, N), -1 in the rows of other classes."""
-        rows = opset18.Unsqueeze(opset18.Range(0, opset18.Add(opset18.ReduceMax(classes, keepdims=0), 1), 1), [1])
-        values = opset18.Unsqueeze(opset18.Where(opset18.Equal(rows, classes), scores, -1.0), [0])
-        batch, count = opset18.Unsqueeze(boxes, [0]), opset18.Size(scores)
-        index = opset18.Gather(opset18.NonMaxSuppression(batch, values, count, iou, -0.5), 2, axis=1)
-        return opset18.Gather(index, stable_sort(opset18.Gather(scores, index), descending=True)[1])
+        op: Any = opset18
+        rows = op.Unsqueeze(op.Range(0, op.Add(op.ReduceMax(classes, keepdims=0), 1), 1), [1])
+        by_class = op.Unsqueeze(op.Where(op.Equal(rows, classes), scores, -1.0), [0])
+        index = op.Gather(
+            op.NonMaxSuppression(op.Unsqueeze(boxes, [0]), by_class, op.Size(scores), iou, -0.5), 2, axis=1
+        )
+        return op.Gather(index, stable_sort(op.Gather(scores, index), descending=True)[1])
 
     exported = torch.onnx.export(
         program,
