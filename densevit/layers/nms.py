@@ -6,7 +6,7 @@ from torch import Tensor
 
 @torch.library.custom_op("densevit::class_nms", mutates_args=())
 def class_nms(boxes: Tensor, scores: Tensor, classes: Tensor, iou: float) -> Tensor:
-    """The indices (M,) of boxes (N, 4) xyxy that NMS keeps within each class, by descending score, then class.
+    """The indices (M,) of boxes (N, 4) xyxy that NMS keeps within each class, by descending score.
 
     classes: (N,) int64; of several images, different numbers for each image. Boxes of a class do not change those of
     another: classes are shifted apart in float64, by whole pixels, which rounds no coordinate as float32 would.
@@ -20,8 +20,8 @@ def class_nms(boxes: Tensor, scores: Tensor, classes: Tensor, iou: float) -> Ten
     groups, order = groups.sort(stable=True)
     # A call compares all its pairs: about `count` boxes each, of complete classes.
     ends = torch.searchsorted(groups, groups[count::count].contiguous()).tolist()
-    kept = torch.cat([rows[nms(x[rows], s[rows], iou)] for rows in order.tensor_split(ends)]).to(boxes.device)
-    return kept[scores[kept].argsort(descending=True, stable=True)]
+    kept = torch.cat([rows[nms(x[rows], s[rows], iou)] for rows in order.tensor_split(ends)]).sort()[0].to(boxes.device)
+    return kept[scores[kept].argsort(descending=True)]  # torchvision's order of equal scores
 
 
 class_nms.register_fake(
