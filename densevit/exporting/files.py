@@ -221,13 +221,27 @@ def converted(
         length = opset18.Gather(opset18.Shape(x), indices)
         return opset18.TopK(x, length, axis=dim, largest=int(descending), sorted=1)
 
+    def suppressed(boxes: Any, scores: Any, classes: Any, iou: float) -> Any:
+        """`class_nms` on the operator's axis of classes: scores (1, K, N), -1 in the rows of other classes."""
+        op: Any = opset18
+        rows = op.Unsqueeze(op.Range(0, op.Add(op.ReduceMax(classes, keepdims=0), 1), 1), [1])
+        by_class = op.Unsqueeze(op.Where(op.Equal(rows, classes), scores, -1.0), [0])
+        index = op.Gather(
+            op.NonMaxSuppression(op.Unsqueeze(boxes, [0]), by_class, op.Size(scores), iou, -0.5), 2, axis=1
+        )
+        return op.Gather(index, stable_sort(op.Gather(scores, index), descending=True)[1])
+
     exported = torch.onnx.export(
         program,
         (),
         dynamo=True,
         input_names=inputs,
         output_names=outputs,
-        custom_translation_table={operator.floordiv: floor_divide, torch.ops.aten.sort.stable: stable_sort},
+        custom_translation_table={
+            operator.floordiv: floor_divide,
+            torch.ops.aten.sort.stable: stable_sort,
+            torch.ops.densevit.class_nms.default: suppressed,
+        },
         verbose=False,
     )
     assert exported is not None

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from densevit.losses.boxes import overlaps
+
 AGREEMENT = 0.5  # IoU of two boxes in the intersection of their windows
 _CUT, _SEEN = 1 / 8, 1 / 4  # distances to an inner edge, as fractions of the overlap
 _COMPARABLE = 0.5  # fraction of the higher score
@@ -100,7 +102,7 @@ def _agreeing(boxes: Tensor, labels: Tensor, window_of: Tensor, windows: Tensor)
     for k, other in _overlapping(windows):
         common = torch.cat([windows[k, :2].maximum(windows[other, :2]), windows[k, 2:].minimum(windows[other, 2:])])
         (a, x), (b, y) = (_within(boxes, rows_of[window], common) for window in (k, other))
-        near = (_iou(x, y) >= AGREEMENT) & (labels[a][:, None] == labels[b])
+        near = (overlaps(x[:, None], y)[0] >= AGREEMENT) & (labels[a][:, None] == labels[b])
         i, j = near.nonzero(as_tuple=True)
         pairs.append(torch.stack([a[i], b[j]]))
     ordered = torch.cat(pairs, 1).sort(0).values
@@ -123,14 +125,6 @@ def _within(boxes: Tensor, rows: Tensor, region: Tensor) -> tuple[Tensor, Tensor
     parts = torch.cat([candidates[:, :2].maximum(region[:2]), candidates[:, 2:].minimum(region[2:])], 1)
     inside = (parts[:, 2:] > parts[:, :2]).all(1)
     return rows[inside], parts[inside]
-
-
-def _iou(x: Tensor, y: Tensor) -> Tensor:
-    """IoU (n, m) of boxes (n, 4) and (m, 4) with areas above 0."""
-    sides = x[:, None, 2:].minimum(y[:, 2:]) - x[:, None, :2].maximum(y[:, :2])
-    common = sides.clamp(min=0).prod(2)
-    areas = [(z[:, 2:] - z[:, :2]).prod(1) for z in (x, y)]
-    return common / (areas[0][:, None] + areas[1] - common)
 
 
 def _not_suppressed(first: Tensor, second: Tensor, allowed: Tensor) -> Tensor:

@@ -11,9 +11,8 @@ ByHead = dict[str, list[Predictions]]
 
 def without_duplicates(predictions: ByHead, inference: Mapping[str, InferenceSection] | None) -> ByHead:
     """Class-wise NMS of each image's objects, for the heads whose options in `inference` have an IoU `nms`."""
-    ious = {name: options.nms for name, options in (inference or {}).items() if options.nms is not None}
-    for name, iou in ious.items():
-        for i, values in enumerate(predictions[name]):
-            kept = class_nms(values["boxes"], values["scores"], values["labels"], iou)
+    for name, options in (inference or {}).items():
+        for i, values in enumerate(predictions[name] if options.nms is not None else ()):
+            kept = class_nms(values["boxes"], values["scores"], values["labels"], options.nms)
             predictions[name][i] = {key: value[kept] for key, value in values.items()}
     return predictions

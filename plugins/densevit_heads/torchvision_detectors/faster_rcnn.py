@@ -10,12 +10,14 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, remove_small_boxes
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
 from densevit.interfaces import Class, Head, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.layers.nms import class_nms
 from densevit.layers.precision import at_least_fp32, autocast_off
+from densevit.losses.distributed import to_device
 from densevit.set_prediction.limits import check_classes, check_counts
 from densevit_heads.torchvision_detectors.conversion import (
     Size,
@@ -130,7 +132,7 @@ class FasterRCNN(Head):
             scores, codes = concat_box_prediction_layers(objectness, deltas)  # (B A, 1), (B A, 4)
             anchors = self.rpn.anchor_generator(ImageList(padding_mask, sizes), maps)
             boxes = self.rpn.box_coder.decode(codes.detach(), anchors).view(B, -1, 4)
-            proposals, _ = self.rpn.filter_proposals(boxes, scores, sizes, counts)
+            proposals = self._proposals(boxes, scores.detach().view(B, -1), sizes, counts)
             outputs: Outputs = {"objectness": scores.view(B, -1, 1), "deltas": codes.view(B, -1, 4)}
             if targets is not None:
                 proposals, outputs["region_labels"], outputs["region_deltas"] = self._sampled(proposals, targets)
@@ -139,6 +141,23 @@ class FasterRCNN(Head):
             pooled = self.roi_heads.box_roi_pool(named, proposals, sizes)  # (R, C, 7, 7)
         logits, box_deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled.to(maps[0].dtype)))
         return {**outputs, "anchors": anchors[0], "proposals": proposals, "logits": logits, "box_deltas": box_deltas}
+
+    def _proposals(self, boxes: Tensor, scores: Tensor, sizes: list[Size], counts: list[int]) -> list[Tensor]:
+        """torchvision's `RegionProposalNetwork.filter_proposals`, with exact NMS of each level.
+
+        boxes: (B, A, 4) xyxy in pixels. scores: (B, A), before the sigmoid. counts: the anchors of each level.
+        """
+        best = self.rpn._get_top_n_idx(scores, counts)  # (B, P)
+        levels = torch.bucketize(best, to_device(torch.tensor(counts), best.device).cumsum(0), right=True)
+        proposals = []
+        for i, size in enumerate(sizes):
+            candidates = clip_boxes_to_image(boxes[i, best[i]], size)
+            rows = remove_small_boxes(candidates, self.rpn.min_size)
+            kept = rows[
+                class_nms(candidates[rows], scores[i, best[i, rows]].sigmoid(), levels[i, rows], self.rpn.nms_thresh)
+            ]
+            proposals.append(candidates[kept[: self.rpn.post_nms_top_n()]])
+        return proposals
 
     def _sampled(
         self, proposals: list[Tensor], targets: list[Targets]
@@ -207,14 +226,17 @@ class FasterRCNN(Head):
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """Returns up to `max_predictions` (region, class) pairs by descending score, after NMS of each class."""
-        sizes: list[Size] = [target["size"] for target in targets]
-        predictions = self.roi_heads.postprocess_detections(
-            outputs["logits"].float(), outputs["box_deltas"].float(), outputs["proposals"], sizes
-        )
-        return [
-            in_original_pixels(boxes, scores, labels - 1, target)
-            for boxes, scores, labels, target in zip(*predictions, targets, strict=True)
-        ]
+        counts = [len(boxes) for boxes in outputs["proposals"]]
+        all_boxes = self.roi_heads.box_coder.decode(outputs["box_deltas"].float(), outputs["proposals"])  # (R, K+1, 4)
+        all_scores = outputs["logits"].float().softmax(dim=1)[:, 1:]  # without the background
+        predictions = []
+        for boxes, scores, target in zip(all_boxes.split(counts), all_scores.split(counts), targets, strict=True):
+            region, labels = (scores > self.roi_heads.score_thresh).nonzero(as_tuple=True)
+            boxes, scores = clip_boxes_to_image(boxes[region, labels + 1], target["size"]), scores[region, labels]
+            rows = remove_small_boxes(boxes, 1e-2)
+            kept = rows[class_nms(boxes[rows], scores[rows], labels[rows], self.nms)][: self.max_predictions]
+            predictions.append(in_original_pixels(boxes[kept], scores[kept], labels[kept], target))
+        return predictions
 
 
 def _region_pooling(strides: Sequence[int], canonical_scale: float) -> MultiScaleRoIAlign:

@@ -1,5 +1,6 @@
 """FCOS (Tian et al. 2019), made of torchvision's parts."""
 
+import itertools
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from densevit.interfaces import Class, Head, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.nms import class_nms
 from densevit.layers.precision import at_least_fp32, autocast_off
-from densevit.layers.tracing import computed_rows, is_exporting
+from densevit.layers.tracing import computed_rows
 from densevit.set_prediction.limits import check_classes, check_counts
 from densevit_heads.torchvision_detectors.conversion import (
     check_thresholds,
@@ -120,39 +121,23 @@ class FCOS(Head):
 
         Boxes are clipped to the image. Boxes without area, from locations in the padding, are removed.
         """
-        levels = outputs["levels"]
-        maps = {MAPS[name]: list(outputs[name].float().split(levels, dim=1)) for name in MAPS}
-        anchors = [list(outputs["anchors"].split(levels))] * len(targets)
-        sizes = [tuple(target["size"]) for target in targets]
-        suppressed = self._traced if is_exporting() else self.fcos.postprocess_detections
+        K, distances = len(self.classes), outputs["distances"].float()
+        firsts = [K * first for first in itertools.accumulate([0, *outputs["levels"]])]  # of the scores of each level
         predictions = []
-        for prediction, target in zip(suppressed(maps, anchors, sizes), targets, strict=True):
-            valid = (prediction["boxes"][:, 2:] > prediction["boxes"][:, :2]).all(dim=1)
-            boxes, scores, labels = (prediction[key][valid] for key in ("boxes", "scores", "labels"))
-            predictions.append(in_original_pixels(boxes, scores, labels, target))
+        for scores, codes, target in zip(_scores(outputs).flatten(1), distances, targets, strict=True):
+            index = torch.cat([a + self._candidates(scores[a:b]) for a, b in itertools.pairwise(firsts)])
+            boxes = self.fcos.box_coder.decode(codes[index // K], outputs["anchors"][index // K])
+            boxes, best, labels = clip_boxes_to_image(boxes, target["size"]), scores[index], index % K
+            kept = class_nms(boxes, best, labels, self.nms)
+            kept = kept[best[kept] > self.fcos.score_thresh][: self.max_predictions]
+            kept = kept[(boxes[kept, 2:] > boxes[kept, :2]).all(dim=1)]
+            predictions.append(in_original_pixels(boxes[kept], best[kept], labels[kept], target))
         return predictions
 
-    def _traced(
-        self, maps: dict[str, list[Tensor]], anchors: list[list[Tensor]], sizes: list[tuple[int, int]]
-    ) -> list[dict[str, Tensor]]:
-        """torchvision's `FCOS.postprocess_detections`, which cannot be traced, of one image."""
-        K, threshold = len(self.classes), self.fcos.score_thresh
-        first, candidates = 0, []
-        for logits, centerness in zip(maps["cls_logits"], maps["bbox_ctrness"], strict=True):
-            scores = (logits[0].sigmoid() * centerness[0].sigmoid()).sqrt()  # (s, K)
-            best, index = scores.flatten().topk(torch.sym_min(self.fcos.topk_candidates, scores.shape[0] * K))
-            rows = computed_rows(best > threshold)
-            candidates.append((best[rows], index[rows] + first * K))
-            first = first + scores.shape[0]
-        best, index = (torch.cat(parts) for parts in zip(*candidates, strict=True))
-        location, labels = index // K, index % K
-        boxes = self.fcos.box_coder.decode(
-            torch.cat(maps["bbox_regression"], dim=1)[0][location], torch.cat(anchors[0])[location]
-        )
-        boxes = clip_boxes_to_image(boxes, sizes[0])
-        kept = class_nms(boxes, best, labels, self.nms)
-        kept = kept[best[kept] > threshold][: self.max_predictions]
-        return [{"boxes": boxes[kept], "scores": best[kept], "labels": labels[kept]}]
+    def _candidates(self, scores: Tensor) -> Tensor:
+        """The indices of the best scores (s * K,) of a level, above the threshold except while a file is traced."""
+        rows = computed_rows(scores > self.fcos.score_thresh)
+        return rows[scores[rows].topk(torch.sym_min(self.fcos.topk_candidates, rows.shape[0])).indices]
 
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
@@ -164,10 +149,17 @@ class FCOS(Head):
         x0, y0, x1, y1 = boxes.unbind(-1)
         x0, x1 = (x.clamp(0, w) * (W / w) for x in (x0, x1))
         y0, y1 = (y.clamp(0, h) * (H / h) for y in (y0, y1))
-        scores = (outputs["logits"].float().sigmoid() * outputs["centerness"].float().sigmoid()).sqrt()
         centres = (anchors[:, :2] + anchors[:, 2:]) / 2
         padding = (centres[:, 0] >= w) | (centres[:, 1] >= h)
-        return {"boxes": torch.stack([x0, y0, x1, y1], dim=-1), "scores": scores.masked_fill(padding[:, None], 0.0)}
+        return {
+            "boxes": torch.stack([x0, y0, x1, y1], dim=-1),
+            "scores": _scores(outputs).masked_fill(padding[:, None], 0.0),
+        }
+
+
+def _scores(outputs: Outputs) -> Tensor:
+    """Scores (B, S, K) of all locations: the square root of class score times centre-ness."""
+    return (outputs["logits"].float().sigmoid() * outputs["centerness"].float().sigmoid()).sqrt()
 
 
 class _SummedLosses(FCOSHead):

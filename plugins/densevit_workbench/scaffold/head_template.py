@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import densevit
 import torch
 from densevit.interfaces import LossContext, Losses, Outputs, Predictions, Targets
+from densevit.layers.nms import class_nms
 from densevit.layers.norms import LayerNorm2d
 from densevit.losses.boxes import to_centres, to_corners
 from densevit.losses.dense_detection import dense_detection
 from densevit.losses.matching import Objects
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import batched_nms
 
 
 class $cls(densevit.Head):
@@ -96,7 +96,7 @@ class $cls(densevit.Head):
             height, width = target["original_size"]
             x0, y0, x1, y1 = box[cell].unbind(-1)
             pixels = torch.stack([x0 * width, y0 * height, x1 * width, y1 * height], dim=-1)
-            keep = batched_nms(pixels, best, label, 0.6)
+            keep = class_nms(pixels, best, label, 0.6)
             keep = keep[best[keep] > 0][: self.num_predictions]  # not in the padding
             predictions.append({"boxes": pixels[keep], "scores": best[keep], "labels": label[keep]})
         return predictions
