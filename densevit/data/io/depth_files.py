@@ -22,8 +22,8 @@ from densevit.errors import DataError
 _IMAGES = (".png", ".tif", ".tiff")
 SUFFIXES = (*_IMAGES, ".npy", ".npz", ".exr", ".pfm")
 _MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes with one number per pixel
-_BETWEEN = rb"(?:\s+#[^\n]*)*\s+"  # white space and comment lines, as in PNM
-_PFM_HEADER = re.compile(rb"Pf%b(\d+)%b(\d+)%b(\S+)\s" % ((_BETWEEN,) * 3))  # width, height and scale
+# Width, height and scale, each after white space and comment lines, as in PNM.
+_PFM_HEADER = re.compile(rb"Pf%b(\d+)%b(\d+)%b(\S+)\s" % ((rb"(?:\s+#[^\n]*)*\s+",) * 3))
 
 Path = str | os.PathLike[str]
 
