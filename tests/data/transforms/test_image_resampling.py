@@ -20,7 +20,7 @@ RESAMPLING = {
     *("zoom", "map_coordinates", "affine_transform"),  # scipy
 }
 # A mode that averages no pixels.
-NEAREST = re.compile(r"'nearest(-exact)?'|cv2\.INTER_NEAREST(_EXACT)?|Image\.Resampling\.NEAREST")
+NEAREST = re.compile(r"(\w+=)?('nearest(-exact)?'|cv2\.INTER_NEAREST(_EXACT)?|Image\.Resampling\.NEAREST)|resample=0")
 TARGETS = {"types", "target_type", "super", "self", "np"}  # objects with methods of these names for other values
 
 # Where nothing that is resampled can have missing pixels, with the reason.
@@ -53,7 +53,7 @@ def resampling_calls(tree: ast.AST) -> Iterator[ast.Call]:
     """The calls of resampling functions, except in nearest mode and of target types."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in RESAMPLING:
-            values = map(ast.unparse, (*node.args, *(keyword.value for keyword in node.keywords)))
+            values = map(ast.unparse, (*node.args, *node.keywords))
             if not names_in(node.func) & TARGETS and not any(map(NEAREST.fullmatch, values)):
                 yield node
 
