@@ -138,7 +138,16 @@ CONFIGS: dict[str, Callable[[], object]] = {
 RETURNED = ("Benchmark", "Exported", "Report")  # by functions, which expand paths
 
 
-@pytest.mark.parametrize("name", [*REFUSED, *WRITTEN, *READ, *CONFIGS])
+IMPORT_LIGHTNING = ("DenseDataModule.data",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.integration) if name in IMPORT_LIGHTNING else name
+        for name in [*REFUSED, *WRITTEN, *READ, *CONFIGS]
+    ],
+)
 def test_functions_expand_the_home_folder(name: str, home: Path) -> None:
     if name in REFUSED:
         call, file = REFUSED[name]
