@@ -3,10 +3,12 @@
 import argparse
 import functools
 import inspect
+import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from PIL import Image
 
 import densevit
 from densevit import cli, registry
+from densevit.config import load
 from densevit.errors import DensevitError
+from densevit.inference.input_images import find_images
 from densevit.weights import model_file
 from densevit.weights.model_joining import join, read_part
 
@@ -38,12 +42,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("USERPROFILE" if sys.platform == "win32" else "HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path / "..")
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "image.png")
+    (tmp_path / "list.txt").write_text("~/image.png\n~/*.png\n")
     densevit.save(predictor(), tmp_path / "model.safetensors")
     model_file.save_heads(join([read_part(tmp_path / "model.safetensors")]), tmp_path / "heads.safetensors")
     values = {"backbone": BACKBONE, "heads": HEADS, "data": SCENES, "trainer": {"max_steps": 1}}
     image, found = {"id": 1, "file_name": "a.png", "width": 9, "height": 9}, {"image_id": 1, "bbox": [0, 0, 4, 4]}
     files = {
         "config.yaml": values,
+        "child.yaml": {"base": "~/config.yaml"},
+        "data.yaml": SCENES,
         "bad.yaml": {"unknown": 1},
         "run/config.yaml": values,
         "run/metrics.json": {"x/mIoU": 0.5},
@@ -66,6 +73,8 @@ def write_prelabels() -> None:
 
 # Calls that are refused because of a file in the home folder, which the error names; that write one; that read one.
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
+    "BatchPredictor.model": (lambda: densevit.BatchPredictor("~/full")([np.zeros((8, 8, 3), np.uint8)]), "full"),
+    "DenseDataModule.data": (lambda: densevit.DenseDataModule("~/bad.yaml"), "bad.yaml"),
     "benchmark.out": (lambda: densevit.benchmark(["~/config.yaml"], out="~/image.png"), "image.png"),
     "convert_dataset.source": (lambda: densevit.convert_dataset("yolo", "~/none", "~/out"), "none"),
     "convert_dataset.out": (lambda: densevit.convert_dataset("yolo", "~", "~/full"), "full"),
@@ -97,12 +106,48 @@ READ: dict[str, Callable[[], object]] = {
     "inspect.image": lambda: densevit.inspect(predictor(), "~/image.png"),
     "load.source": lambda: densevit.load("~/model.safetensors"),
     "load.backbone": lambda: densevit.load("~/heads.safetensors", backbone="~/model.safetensors"),
-    "Predictor.predict": lambda: predictor().predict(["~/image.png", Path("~/image.png")]),
-    "Predictor.predict, a pattern": lambda: [*predictor().predict("~/*.png")],
+    "Run.path": lambda: densevit.Run(Path("~/run")).metrics["x/mIoU"],
 }
 
+# Images in the home folder, as each form of input names it. Results are drawn, which reads the file again.
+DRAWN: dict[str, Callable[[str], Iterable[densevit.Result | None]]] = {
+    "a text": lambda home: [predictor().predict(f"{home}/image.png")],
+    "a path": lambda home: [predictor().predict(Path(home, "image.png"))],
+    "a list": lambda home: predictor().predict([f"{home}/image.png", Path(home, "image.png")]),
+    "a tuple": lambda home: predictor().predict((f"{home}/image.png", Path(home, "image.png"))),
+    "a folder": lambda home: predictor().predict(home),
+    "a pattern": lambda home: predictor().predict(f"{home}/*.png"),
+    "a stream": lambda home: [x.result for x in predictor().iterate(iter([f"{home}/image.png"]))],
+    "found files": lambda home: [x.result for x in predictor().iterate(find_images([home, f"{home}/*.png"]))],
+    "a list file": lambda home: [x.result for x in predictor().iterate(find_images([f"{home}/list.txt"]))],
+    "Result.image": lambda home: [
+        densevit.Result(f"{home}/image.png", (40, 40), {"x": {"depth": torch.ones(40, 40)}}, {})
+    ],
+}
 
-@pytest.mark.parametrize("name", [*REFUSED, *WRITTEN, *READ])
+CONFIGS: dict[str, Callable[[], object]] = {
+    "a run": lambda: load("~/run"),
+    "base of a file": lambda: load("~/child.yaml"),
+    "base of a mapping": lambda: load({"base": "~/config.yaml"}),
+    "a section file": lambda: load("~/config.yaml", ["data=~/data.yaml"]),
+    "weights": lambda: load(
+        {"weights": "~/model.safetensors", "heads": HEADS, "data": SCENES, "trainer": {"max_steps": 1}}
+    ),
+}
+
+RETURNED = ("Benchmark", "Exported", "Report")  # by functions, which expand paths
+
+
+IMPORT_LIGHTNING = ("DenseDataModule.data",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.integration) if name in IMPORT_LIGHTNING else name
+        for name in [*REFUSED, *WRITTEN, *READ, *CONFIGS]
+    ],
+)
 def test_functions_expand_the_home_folder(name: str, home: Path) -> None:
     if name in REFUSED:
         call, file = REFUSED[name]
@@ -114,20 +159,98 @@ def test_functions_expand_the_home_folder(name: str, home: Path) -> None:
         call()
         assert (home / file).exists()
     else:
-        READ[name]()
+        (READ | CONFIGS)[name]()
     assert not (Path.cwd() / "~").exists()
 
 
+@pytest.mark.parametrize("name", DRAWN)
+def test_results_of_images_in_the_home_folder_are_drawn(name: str, home: Path) -> None:
+    drawn = [[(str(x.path), x.draw().tobytes()) for x in DRAWN[name](folder) if x] for folder in ("~", str(home))]
+    assert drawn[0] and drawn[0] == drawn[1]
+
+
+SPLITS = ("train", "val")
+MAPS = {"images": "HOME/data/images/{split}", "labels": "HOME/data/labels/{split}"}
+LISTS = {split: f"HOME/data/{split}.txt" for split in SPLITS}
+DATA: dict[str, tuple[str, dict[str, Any]]] = {  # a data set and its options, outside of its root
+    "label_maps": ("label_maps", MAPS | {"list_file": "HOME/data/{split}.txt", "classes": ["a", "b"]}),
+    "patterns": ("label_maps", {key: f"{path}/*.png" for key, path in MAPS.items()} | {"classes": ["a", "b"]}),
+    "depth": ("depth", MAPS | {"valid": "HOME/data/labels/{split}"}),
+    "depth by split": ("depth", {key: {"train": path} for key, path in MAPS.items()} | {"list_file": LISTS}),
+    "image_folder": ("image_folder", {"images": "HOME/data/classes/{split}"}),
+    "coco": (
+        "coco",
+        {
+            key: {s: path.format(split=s) for s in SPLITS}
+            for key, path in {"annotations": "HOME/data/{split}.json", "images": MAPS["images"]}.items()
+        },
+    ),
+    "coco_panoptic": (
+        "coco_panoptic",
+        {"annotations": "HOME/data/panoptic_{split}.json", "segments": MAPS["images"], "images": MAPS["images"]},
+    ),
+}
+
+
+def write_data(home: Path) -> None:
+    """Two images 1 and 2 of each split, in folders of images and of classes, with maps, lists and jsons."""
+    for split, name in itertools.product(SPLITS, "12"):
+        for folder in ("images/{}", "labels/{}", f"classes/{{}}/{name}"):
+            file = home / "data" / folder.format(split) / f"{name}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.full((8, 8, 3) if folder != "labels/{}" else (8, 8), int(name == "2"), np.uint8)
+            Image.fromarray(pixels).save(file)
+        (home / "data" / f"{split}.txt").write_text("1\n2\n")
+        images = [{"id": n, "file_name": f"{n}.png", "width": 8, "height": 8} for n in (1, 2)]
+        content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "a", "isthing": 1}]}
+        (home / "data" / f"{split}.json").write_text(json.dumps(content))
+        void = [{"image_id": n, "file_name": f"{n}.png", "segments_info": []} for n in (1, 2)]
+        (home / "data" / f"panoptic_{split}.json").write_text(json.dumps({**content, "annotations": void}))
+
+
+@pytest.mark.parametrize("case", DATA)
+def test_data_sets_expand_the_home_folder_in_each_option(case: str, home: Path) -> None:
+    write_data(home)
+    name, options = DATA[case]
+    built = []
+    for folder in ("~", str(home)):
+        values = json.loads(json.dumps({"root": "HOME/full", **options}).replace("HOME", folder))
+        built.append(registry.create("datasets", name, "train", options=values, where="data"))
+    files = [[dataset.path(i) for i in range(len(dataset))] for dataset in built]
+    assert len(files[0]) == 2 and files[0] == files[1]
+    assert torch.equal(built[0][0]["image"], built[1][0]["image"])
+
+
+def test_every_path_option_of_a_data_set_is_in_the_list() -> None:
+    """Those with the type of a text, or of one by split. Data sets with the same constructor have one row."""
+    for name in registry.find("datasets"):
+        constructor = registry.load("datasets", name).__init__
+        annotations = {key: str(p.annotation) for key, p in inspect.signature(constructor).parameters.items()}
+        rows = [
+            options for dataset, options in DATA.values() if registry.load("datasets", dataset).__init__ is constructor
+        ]
+        paths = {key for key, annotation in annotations.items() if annotation.startswith("str | ")} - {"root", "key"}
+        assert paths == {key for options in rows for key in options} - {"classes"}, name
+
+
 def test_every_path_of_a_public_function_is_in_the_list() -> None:
-    functions = {name: getattr(densevit, name) for name in densevit.__all__}
+    public = {name: getattr(densevit, name) for name in densevit.__all__}
     named = {
         f"{name}.{parameter.name}"
-        for name, function in functions.items()
-        if inspect.isfunction(function)
-        for parameter in inspect.signature(function).parameters.values()
-        if "Path" in str(parameter.annotation)
+        for name, value in public.items()
+        if inspect.isfunction(value) or (inspect.isclass(value) and not issubclass(value, Exception))
+        for parameter in inspect.signature(value).parameters.values()
+        if "Path" in str(parameter.annotation) and name not in RETURNED
     }
-    assert named | {"inspect.image"} == {name for name in (*REFUSED, *WRITTEN, *READ) if name[0].islower()}
+    methods = {
+        f"{name}.{method}"
+        for name, value in public.items()
+        if inspect.isclass(value)
+        for method, function in vars(value).items()
+        if inspect.isfunction(function) and not method.startswith("_")
+        if "Path" in str([parameter.annotation for parameter in inspect.signature(function).parameters.values()])
+    }
+    assert named | methods | {"inspect.image"} == {*REFUSED, *WRITTEN, *READ, "Result.image", "Result.path"}
 
 
 def test_commands_expand_the_home_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

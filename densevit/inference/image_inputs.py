@@ -66,8 +66,7 @@ def as_sample(image: Any, image_id: int | str, channels: Channels = RGB) -> Samp
         _check_no_stream(image)
     if isinstance(image, str) and "://" in image:
         image, name = download(image), image
-    elif isinstance(image, str | os.PathLike):
-        path = user_path(image)
+    elif (path := local_path(image)) is not None:
         if path.is_dir() or (path.suffix.lower() in videos.SUFFIXES and path.is_file()):
             what = "a folder" if path.is_dir() else "a video"
             raise DataError(f"{image} is {what} in a list of images. Fix: pass it alone: predict({str(image)!r}).")
@@ -77,15 +76,20 @@ def as_sample(image: Any, image_id: int | str, channels: Channels = RGB) -> Samp
     return {"image": pixels, "targets": {"image_id": image_id, "size": size, "original_size": size}}
 
 
+def local_path(image: Any) -> Path | None:
+    """The path of an image, with `~` expanded. None for a URL and for other inputs."""
+    is_path = isinstance(image, os.PathLike) or (isinstance(image, str) and "://" not in image)
+    return user_path(image) if is_path else None
+
+
 def images_of(source: Any, channels: Channels = RGB) -> Iterator[Path | VideoFrame] | None:
     """Yields the image files of a folder or a pattern, or the frames of a video, as `densevit predict` does. None for
     other inputs. Frames are decoded lazily. channels: the model's.
 
     Raises DataError for a folder or a pattern without images.
     """
-    if not isinstance(source, str | os.PathLike) or "://" in str(source):
+    if (path := local_path(source)) is None:
         return None
-    path = user_path(source)
     is_video = path.suffix.lower() in videos.SUFFIXES and path.is_file()
     is_pattern = isinstance(source, str) and glob.has_magic(source) and not path.exists()
     if not (path.is_dir() or is_video or is_pattern):

@@ -20,7 +20,7 @@ from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import DensevitError
 from densevit.inference.image_file import ImageFile
-from densevit.inference.image_inputs import VideoFrame, as_sample
+from densevit.inference.image_inputs import VideoFrame, as_sample, local_path
 from densevit.inference.image_sizes import warn_of_unused_windows
 from densevit.inference.result import Result
 from densevit.interfaces import Predictions, Sample, Transforms
@@ -108,16 +108,16 @@ class ImageLoop:
     def _result(self, read: Predicted, predictions: Mapping[str, Predictions]) -> Result:
         image, pixels, model = read.image, read.pixels, self.model
         assert pixels is not None
-        named = isinstance(image, str | os.PathLike)
-        path, frame = (image.path, image.frame) if isinstance(image, VideoFrame | ImageFile) else (None, None)
+        file = local_path(image)
+        path, frame = (image.path, image.frame) if isinstance(image, VideoFrame | ImageFile) else (file, None)
         return Result(
-            image if named and "://" not in str(image) else pixels,
+            pixels if file is None else file,
             (pixels.shape[0], pixels.shape[1]),
             predictions,
             model.classes,
             self.thresholds,
             model.target_types,
-            image if named else path,
+            (image if file is None else str(file)) if isinstance(image, str) else path,
             frame,
             model.channels,
         )

@@ -74,8 +74,8 @@ class Result(Mapping[str, Any]):
         frame: int | None = None,
         channels: Channels = RGB,
     ) -> None:
-        self.path, self.frame, self._channels = path, frame, channels
-        self._image, self.size, self.classes = image, size, classes
+        self.path, self.frame, self.classes, self._channels = path, frame, classes, channels
+        self._image, self.size = image if isinstance(image, np.ndarray) else user_path(image), size
         by_head = threshold if isinstance(threshold, Mapping) else dict.fromkeys(predictions, threshold)
         self.thresholds = {head: score for head, score in by_head.items() if score is not None}
         self.types = {head: TargetTypes((types or {}).get(head)) for head in predictions}

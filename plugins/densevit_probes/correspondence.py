@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from densevit.errors import ConfigError
 from densevit.evaluation.feature_probes import FEATURE, Encode, FeatureProbe
 from densevit.interfaces import Batch, Predictions, Targets
+from densevit.layers.missing_pixels import resampled
 
 _THRESHOLDS = (5, 10, 20)  # pixels
 _EPS = 1e-9  # cosine distance
@@ -89,7 +90,7 @@ class ViewCorrespondence(FeatureProbe):
         pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)
         sources = torch.stack([_moved(pixels, np.linalg.inv(warp)) for warp in warps]).unflatten(1, (height, width))
         grid = 2 * sources / torch.tensor([width, height], device=images.device) - 1
-        views = F.grid_sample(images.float(), grid, align_corners=False, padding_mode="border")
+        views = resampled(images, lambda x: F.grid_sample(x.float(), grid, align_corners=False, padding_mode="border"))
         shown = F.grid_sample((~padding)[:, None].float(), grid, mode="nearest", align_corners=False)[:, 0]
         if not images.is_floating_point():
             views = views.round()

@@ -17,7 +17,7 @@ from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.pair_paths import list_files
 from densevit.data.datasets.paired_dataset import load_preset
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
-from densevit.data.datasets.split_names import check_limit, check_split, spellings
+from densevit.data.datasets.split_names import check_limit, check_split, spellings, split_path
 from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.label_files import label_size_of
 from densevit.data.io.panoptic_files import Runs, read_segment_ids
@@ -249,7 +249,7 @@ def _rows_of(runs: Runs, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _split_path(base: Path, split: str, option: str, pattern: str) -> Path:
     """Returns the path of a split. Raises DataError if it does not exist."""
-    paths = [base / pattern.replace("{split}", name) for name in spellings(split)]
+    paths = [base / split_path(pattern, name) for name in spellings(split)]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         raise DataError(f"There is no {paths[0]}. Name it with data.{option}, relative to data.root.")
@@ -267,7 +267,7 @@ def _image_names(
         if not outside_paths:
             check_file_names(annotations.file, annotations.image_ids.tolist(), names, folder)
         return folder, *existing_files(folder, names, annotations.file, outside_paths)
-    candidates = [pattern.replace("{split}", name) for name in spellings(split)]
+    candidates = [split_path(pattern, name) for name in spellings(split)]
     used = next((candidate for candidate in candidates if glob.glob(candidate, root_dir=base)), candidates[0])
     ids = [str(image_id) for image_id in annotations.image_ids.tolist()]
     by_id: dict[str, str] = dict.fromkeys(ids, "")

@@ -14,7 +14,7 @@ from densevit.data.datasets.division import check_val_share, part_of
 from densevit.data.datasets.image_files import images_below, warn_of_unread
 from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.paired_folders import paired_folders
-from densevit.data.datasets.split_names import DIVIDED, check_limit, check_split, spellings
+from densevit.data.datasets.split_names import DIVIDED, check_limit, check_split, spellings, split_path
 from densevit.data.io.channel_files import IMAGES
 from densevit.errors import DataError, listed
 from densevit.interfaces import Class, Sample
@@ -121,7 +121,7 @@ def _pattern(root: Path, images: str | None) -> str:
 def _folder(root: Path, pattern: str, split: str, splits: dict[str, str] | None) -> Path:
     """Returns the folder of a split, by its name in `splits` or else by the first spelling that exists."""
     disk_name = (splits or {}).get(split)
-    folders = [root / pattern.replace("{split}", name) for name in ([disk_name] if disk_name else spellings(split))]
+    folders = [root / split_path(pattern, name) for name in ([disk_name] if disk_name else spellings(split))]
     return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 

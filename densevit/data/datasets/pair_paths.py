@@ -8,7 +8,7 @@ from pathlib import Path
 
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.image_files import first_files
-from densevit.data.datasets.split_names import matches, path_exists, spellings
+from densevit.data.datasets.split_names import matches, path_exists, spellings, split_path
 from densevit.data.io.folders import files_below
 from densevit.errors import DataError
 
@@ -46,12 +46,12 @@ class PairPaths:
         if not patterns or split in (self.splits or {}):
             return bool(patterns)
         name = _spelled(root, split, patterns, {})
-        return all(path_exists(root, pattern.replace("{split}", name)) for pattern in patterns)
+        return all(path_exists(root, split_path(pattern, name)) for pattern in patterns)
 
     def for_split(self, root: Path, split: str) -> "PairPaths":
         """Replaces {split} by the split's name on disk."""
         name = _spelled(root, split, self.patterns, self.splits or {})
-        images, labels, *lists = (pattern.replace("{split}", name) for pattern in self.patterns)
+        images, labels, *lists = (split_path(pattern, name) for pattern in self.patterns)
         return replace(self, images=images, labels=labels, list_file=lists[0] if lists else None)
 
     def label_files(self, root: Path, split: str) -> list[Path]:
@@ -66,10 +66,8 @@ def _spelled(root: Path, split: str, patterns: Sequence[str], splits: Mapping[st
     if split in splits:
         return splits[split]
     names = spellings(split)
-    for name in names:
-        if all(path_exists(root, pattern.replace("{split}", name)) for pattern in patterns):
-            return name
-    return names[0]
+    exist = (name for name in names if all(path_exists(root, split_path(pattern, name)) for pattern in patterns))
+    return next(exist, names[0])
 
 
 def list_files(

@@ -1,6 +1,7 @@
 """The names of splits on disk, and checks of the options `split` and `limit`."""
 
 import glob
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,11 @@ def check_limit(limit: int | None) -> None:
 def spellings(split: str) -> tuple[str, ...]:
     """Returns the names that a split may have on disk."""
     return _SPELLINGS.get(split, (split,))
+
+
+def split_path(pattern: str, name: str) -> str:
+    """Returns the path of a split: {split} is replaced by its name on disk, and `~` by the home folder."""
+    return os.path.expanduser(pattern.replace("{split}", name))
 
 
 def path_exists(root: Path, pattern: str) -> bool:

@@ -22,7 +22,8 @@ from densevit.errors import DataError
 _IMAGES = (".png", ".tif", ".tiff")
 SUFFIXES = (*_IMAGES, ".npy", ".npz", ".exr", ".pfm")
 _MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes with one number per pixel
-_PFM_HEADER = re.compile(rb"Pf\s+(\d+)\s+(\d+)\s+(\S+)\s")  # width, height and scale
+# Width, height and scale, each after white space and comment lines, as in PNM.
+_PFM_HEADER = re.compile(rb"Pf%b(\d+)%b(\d+)%b(\S+)\s" % ((rb"(?:\s+#[^\n]*)*\s+",) * 3))
 
 Path = str | os.PathLike[str]
 
@@ -100,13 +101,14 @@ def _named(key: str | None, names: Sequence[str], what: str) -> str:
 
 def _read_pfm(path: Path) -> np.ndarray:
     """Returns (H, W) float32. Rows are stored bottom-up. The magnitude of the scale, a light unit, is ignored; its sign
-    is the byte order."""
+    is the byte order. The pixels begin after one white-space character, or CR LF if a byte is left over for it."""
     data = FilePath(path).read_bytes()
     header = _PFM_HEADER.match(data)
     if header is None:
         raise DataError("it is not a PFM of one number per pixel, which begins with Pf.")
-    width, height, scale = int(header[1]), int(header[2]), float(header[3])
-    values = np.frombuffer(data, "<f4" if scale < 0 else ">f4", width * height, header.end())
+    width, height, scale, start = int(header[1]), int(header[2]), float(header[3]), header.end()
+    is_crlf = data[start - 1 : start + 1] == b"\r\n" and len(data) > start + 4 * width * height
+    values = np.frombuffer(data, "<f4" if scale < 0 else ">f4", width * height, start + is_crlf)
     return np.flipud(values.reshape(height, width)).astype(np.float32)
 
 

@@ -27,7 +27,7 @@ from densevit.data.transforms.sample_resizing import (
 )
 from densevit.errors import ConfigError
 from densevit.interfaces import Sample, Size, TargetType, Transforms, Window
-from densevit.layers.missing_pixels import valid_mean
+from densevit.layers.missing_pixels import resampled, valid_mean
 from densevit.targets.types import TargetTypes, has_place
 
 
@@ -157,15 +157,15 @@ def rotated(pixels: np.ndarray, matrix: np.ndarray, fill: np.ndarray) -> np.ndar
     height, width, channels = pixels.shape
     most = 3 if channels == 3 else 1  # OpenCV samples other numbers of channels at 1/32 pixel
 
+    is_float = pixels.dtype == np.float32
+    border = np.zeros_like(fill) if is_float else fill
+
     def warped(x: np.ndarray, border: np.ndarray) -> np.ndarray:
         return cv2.warpAffine(x, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=border.tolist())
 
-    if pixels.dtype != np.float32:
-        return by_channels(warped, pixels, fill, most=most)
-    black = np.zeros_like(fill)
-    return valid_mean(
+    return (valid_mean if is_float else resampled)(
         torch.from_numpy(pixels),
-        lambda x: torch.from_numpy(by_channels(warped, x.numpy(), black, most=most)),
+        lambda x: torch.from_numpy(by_channels(warped, x.numpy(), border, most=most)),
     ).numpy()
 
 

@@ -199,8 +199,11 @@ def resize_image(pixels: np.ndarray, size: Size) -> np.ndarray:
     height, width = pixels.shape[:2]
     if (height, width) == size:
         return pixels
-    kernel = _enlarged if size[0] >= height and size[1] >= width else _shrunk
-    return resampled(torch.from_numpy(pixels), lambda x: torch.from_numpy(kernel(x.numpy(), size))).numpy()
+    enlarges = size[0] >= height and size[1] >= width
+    return resampled(
+        torch.from_numpy(pixels),
+        lambda x: torch.from_numpy((_enlarged if enlarges else _shrunk)(x.numpy(), size)),
+    ).numpy()
 
 
 def _enlarged(pixels: np.ndarray, size: Size) -> np.ndarray:

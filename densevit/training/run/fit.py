@@ -70,6 +70,9 @@ class Run:
         """Whether Ctrl-C or another signal stopped training before its end, so that the run can be resumed."""
         return (self.path / STOPPED).exists()
 
+    def __post_init__(self) -> None:
+        self.path = user_path(self.path)
+
     @property
     def metrics(self) -> dict[str, float]:
         """The metrics of the best epoch; empty if the run stopped before its first validation."""

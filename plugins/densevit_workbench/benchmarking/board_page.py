@@ -74,6 +74,8 @@ def _interval(row: Row, metric: str) -> tuple[float, float]:
 
 
 def _board(rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        return ["No backbone has been measured under this protocol."]
     ranked = comparable(rows)
     protocols = {row.texts["protocol"] for row in ranked} or {row.texts["protocol"] for row in rows}
     published = [row for row in rows if not row.is_measured and row.texts["protocol"] in protocols]

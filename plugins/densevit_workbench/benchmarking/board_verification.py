@@ -23,9 +23,11 @@ def verify(path: Path, count: int) -> Iterator[tuple[str, bool]]:
     """Runs the first `count` measured rows of a file again. Yields a line for each, and whether it holds: digests are
     equal, and each main metric is equal or within the interval of the row.
 
-    Raises DataError for a row whose command has another protocol than its digest.
+    Raises DataError for a file without measured rows, and for a row whose command has another protocol than its digest.
     """
     rows = [row for row in read_rows(path) if row.is_measured]
+    if not rows:
+        raise DataError(f"{path}: found no measured rows. Fix: add some with densevit benchmark --board.")
     cases = [_case(row, path) for row in islice(rows, count)]  # before any of them runs
     for row, (case, arguments) in zip(rows, cases, strict=False):
         result = CaseResult(case.fingerprint, case.backbone, case.head, setting_of(case.config()))

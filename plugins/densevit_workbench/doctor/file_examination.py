@@ -14,7 +14,7 @@ from densevit.data.datasets.list_files import entry_of
 from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.pair_paths import PairPaths, list_files
 from densevit.data.datasets.paired_dataset import PairedDataset
-from densevit.data.datasets.split_names import matches
+from densevit.data.datasets.split_names import matches, split_path
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
@@ -76,7 +76,7 @@ def unlisted_images(root: Path, paths: PairPaths, dataset: Dataset) -> tuple[lis
     if paths.list_file is None or "{split}" in paths.images:
         return [], 0
     suffixes = image_suffixes(dataset.channels)
-    lists = matches(root, paths.list_file.replace("{split}", "*"))
+    lists = matches(root, split_path(paths.list_file, "*"))
     lines = [line.strip() for path in lists for line in read_text(root / path).splitlines() if line.strip()]
     listed = (entry_of(line, paths)[0].lstrip("/") for line in lines)
     names = {os.path.splitext(name)[0] if name.lower().endswith(suffixes) else name for name in listed}

@@ -16,12 +16,13 @@ from tests.data.io.conftest import grey_png
 
 DEPTH = np.array([[0.5, 1.25, 2, 4], [0, 80, 1e-3, 3], [7, 9, 11, 1000]], np.float32)  # 3 high, 4 wide
 UNKNOWN = np.where(DEPTH == 2, np.inf, 1e10 * DEPTH).astype(np.float32)
+BEGINS_WITH_LF = np.frombuffer(b"\n" + bytes([1, 2, 64]) * 16, "<f4", 12).reshape(3, 4)[::-1]  # of the stored rows
 WHOLE = np.array([[0, 1, 255, 256], [65535, 40000, 2, 3], [4, 5, 6, 7]], np.uint16)
 
 
-def pfm(values: np.ndarray, scale: str, space: str = "\n") -> bytes:
+def pfm(values: np.ndarray, scale: str, space: str = "\n", end: str = "\n") -> bytes:
     order = "<" if scale.startswith("-") else ">"
-    header = space.join(["Pf", f"{values.shape[1]} {values.shape[0]}", scale]) + "\n"
+    header = space.join(["Pf", f"{values.shape[1]} {values.shape[0]}", scale]) + end
     return header.encode() + values[::-1].astype(f"{order}f4").tobytes()
 
 
@@ -56,6 +57,10 @@ FILES = {
     "big.pfm": (pfm(DEPTH, "1"), DEPTH),
     "scale is no unit.pfm": (pfm(DEPTH, "-0.003922"), DEPTH),
     "spaces and unknown.pfm": (pfm(UNKNOWN, "-1", " "), UNKNOWN),
+    "comment.pfm": (pfm(DEPTH, "+1e0", "\n# 7 9 metres\n"), DEPTH),
+    "carriage returns.pfm": (pfm(DEPTH, "-1", "\r\n", "\r\n"), DEPTH),
+    "carriage returns and a rest.pfm": (pfm(DEPTH, "1", "\r\n", "\r\n") + b"\r\n", DEPTH),
+    "a carriage return alone.pfm": (pfm(BEGINS_WITH_LF, "-1", "\r", "\r"), BEGINS_WITH_LF),
 }
 
 

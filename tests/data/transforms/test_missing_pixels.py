@@ -16,13 +16,15 @@ from densevit.data.transforms.mosaic import mosaic
 from densevit.data.transforms.sample_augmentation import Augmentation, rotated, rotation_matrix
 from densevit.data.transforms.sample_resizing import new_pixels, resize_image
 from densevit.exporting.exported_resizing import Resizing
-from densevit.interfaces import Sample
+from densevit.interfaces import Batch, Sample
 from densevit.model.test_time_augmentation import _scaled
 from densevit.targets import TargetTypes
 from densevit_heads.rtdetr.augmentation import Stretch
+from densevit_probes import ViewCorrespondence
 
 SIZE = (14, 18)
 ANGLE = 25.0
+HOMOGRAPHY = np.array([[0.9, 0.1, 0.5], [-0.2, 1.1, 1.0], [0.005, 0.002, 1.0]])
 COUNTS, DTYPES = (1, 3, 130), ("uint8", "uint16", "float32")
 SHARES = (0.02, 0.5, 0.9)  # of missing pixels
 
@@ -65,6 +67,18 @@ def rotation_weights() -> np.ndarray:
     return weights.reshape(np.prod(SIZE), -1)
 
 
+def view_weights() -> np.ndarray:
+    """Bilinear, of the nearest pixel outside the image."""
+    inverse = np.linalg.inv(HOMOGRAPHY)
+    weights = np.zeros((*SIZE, *SIZE))
+    for row, column in np.ndindex(SIZE):
+        point = inverse @ [column + 0.5, row + 0.5, 1]
+        x, y = np.clip(point[:2] / point[2] - 0.5, 0, [SIZE[1] - 1, SIZE[0] - 1])
+        near = np.maximum(1 - abs(np.arange(SIZE[0]) - y), 0), np.maximum(1 - abs(np.arange(SIZE[1]) - x), 0)
+        weights[row, column] = np.outer(*near)
+    return weights.reshape(np.prod(SIZE), -1)
+
+
 def weighted(image: np.ndarray, weights: np.ndarray, fill: np.ndarray) -> np.ndarray:
     """(C, N): the mean of the valid pixels (C, M) with weights (N, M); of integers, `fill` (C, 1, 1) has the rest of
     the weights. Infinite where the sum of the weights is not above rounding."""
@@ -99,6 +113,13 @@ def scaled(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return _scaled(torch.from_numpy(image), size).numpy()
 
 
+def view(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The warped image of the probe of correspondence."""
+    padding = torch.zeros(1, *size, dtype=torch.bool)
+    batch: Batch = {"images": torch.from_numpy(image)[None], "padding_mask": padding, "targets": []}
+    return ViewCorrespondence._warped(batch, [HOMOGRAPHY])[0][0].numpy()
+
+
 def in_file(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return Resizing(Stretch(size))(torch.from_numpy(image)[None])[0].numpy()
 
@@ -110,7 +131,9 @@ RESAMPLING: dict[str, tuple[Callable[[np.ndarray, Any], np.ndarray], tuple[int, 
     "larger scale": (scaled, LARGE),
     "larger in a file": (in_file, LARGE),
     "rotation": (turned, SIZE),
+    "view": (view, SIZE),
 }
+WEIGHTS = {"rotation": rotation_weights, "view": view_weights}
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -118,7 +141,7 @@ RESAMPLING: dict[str, tuple[Callable[[np.ndarray, Any], np.ndarray], tuple[int, 
 def test_a_resampled_pixel_is_the_mean_of_valid_pixels(step: str, count: int):
     """Each channel by itself, to within a level or float32's rounding. Missing only where all pixels are."""
     function, size = RESAMPLING[step]
-    weights = rotation_weights() if step == "rotation" else resize_weights(size)
+    weights = WEIGHTS[step]() if step in WEIGHTS else resize_weights(size)
     for dtype in DTYPES:
         image = image_of(count, dtype)
         fill = new_pixels(image, channels_of(count, dtype))

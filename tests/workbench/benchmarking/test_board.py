@@ -16,6 +16,7 @@ from densevit.errors import DataError
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit_workbench.benchmarking.board_page import ranks, tables, write_page
 from densevit_workbench.benchmarking.board_rows import TEXTS, Row, read_rows, write_rows
+from densevit_workbench.benchmarking.board_verification import verify
 from densevit_workbench.benchmarking.cases import cases_of_probes
 from densevit_workbench.benchmarking.digest import PARTS, differing, digest_of, parts_of, protocol_of
 
@@ -48,6 +49,18 @@ def test_another_digest_stands_apart_with_what_differs(tmp_path):
     assert "| b | 1. 2.000 (1.000 to 3.000) | 4x4 of" in page
     assert "- large: s/m0 9.000; tokens: 16x16, not 4x4" in page and "| large" not in page
     assert write_page(tmp_path).read_text().count("## p") == 1
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_a_file_without_rows_is_a_heading_with_a_sentence(header, tmp_path):
+    write_rows(tmp_path / "p.csv", [row("a", (1, 0, 2))])
+    write_rows(tmp_path / "q.csv", [])
+    if not header:
+        (tmp_path / "q.csv").write_text("")
+    page = tables(tmp_path)
+    assert "| a | 1. 1.000" in page and page.endswith("## q\n\nNo backbone has been measured under this protocol.")
+    with pytest.raises(DataError, match=r"q\.csv: found no measured rows\. Fix: "):
+        next(verify(tmp_path / "q.csv", 1))
 
 
 def test_the_orders_of_frozen_and_trained_backbones_have_kendalls_tau(tmp_path):
