@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from densevit.config.frozen_mapping import FrozenMapping
 from densevit.errors import ConfigError, nearest, one_line
 from densevit.paths import check_unpacked, nearest_neighbour, user_path
 
@@ -157,8 +158,9 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{_FLOAT})$"), list("-+.0123456789"))
+yaml.SafeDumper.add_representer(FrozenMapping, yaml.SafeDumper.represent_dict)  # also for yaml.safe_dump
+_Dumper.add_representer(FrozenMapping, _Dumper.represent_dict)
 _Dumper.add_representer(list, _Dumper.represent_short_list)
 _Dumper.add_representer(tuple, _Dumper.represent_short_list)
 _Dumper.add_multi_representer(str, _Dumper.represent_str)  # a subclass
-_Dumper.add_multi_representer(dict, _Dumper.represent_dict)  # a subclass
 _Dumper.add_multi_representer(Path, _Dumper.represent_path)

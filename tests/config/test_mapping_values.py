@@ -231,3 +231,5 @@ def test_immutable_mappings_equal_dicts_and_are_written_as_yaml():
         {"a": {"model": "resnet18", "model_args": {"in_chans": 3, "deep": [{"a": 1}]}}}
     )
     assert {**loaded.heads, "new": 1}["new"] == 1
+    options = loaded.backbone.options["model_args"]
+    assert yaml.safe_load(yaml.safe_dump(options)) == options  # outside of densevit

