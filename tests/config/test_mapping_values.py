@@ -91,11 +91,6 @@ def at(values: Any, key: str) -> Any:
     return values
 
 
-OPTION_MAPPINGS = [option for option in option_kinds(is_dict) if option[2] not in ("sets", "teacher")]
-"""Without those whose mapping has sections, see below."""
-OPTION_SECTIONS = [option for option in option_kinds(is_dataclass) if option[2] != "channels"]  # given by the data
-
-
 def with_option(group: str, name: str, option: str, value: Any) -> tuple[str, dict[str, Any]]:
     """The key of an option, and values of a file that sets it."""
     where, section = section_of(group, name)
@@ -108,19 +103,26 @@ def with_option(group: str, name: str, option: str, value: Any) -> tuple[str, di
     return f"{where}.{option}", values
 
 
-@pytest.mark.parametrize(("group", "name", "option"), OPTION_MAPPINGS)
-def test_option_whose_type_is_a_mapping_is_replaced(group: str, name: str, option: str):
-    assert {"annotations", "splits", "tokenizer", "model_args"} <= {row[2] for row in OPTION_MAPPINGS}
-    key, values = with_option(group, name, option, {"a": "1", "b": "2"})
-    assert at(config.load(values, [f"{key}={{b: '3'}}"]).model_dump(), key) == {"b": "3"}
-    assert at(config.load(values, [f"{key}.b='3'"]).model_dump(), key) == {"a": "1", "b": "3"}
-    assert at(config.load(values, [f"{key}={{c: '3'}}", f"{key}.d='4'"]).model_dump(), key) == {"c": "3", "d": "4"}
+def test_options_whose_type_is_a_mapping_are_replaced():
+    """Without those whose mapping has sections, see below."""
+    options = [option for option in option_kinds(is_dict) if option[2] not in ("sets", "teacher")]
+    assert {"annotations", "splits", "tokenizer", "model_args"} <= {row[2] for row in options}
+    for option in options:
+        key, values = with_option(*option, {"a": "1", "b": "2"})
+        for overrides, expected in (
+            ([f"{key}={{b: '3'}}"], {"b": "3"}),
+            ([f"{key}.b='3'"], {"a": "1", "b": "3"}),
+            ([f"{key}={{c: '3'}}", f"{key}.d='4'"], {"c": "3", "d": "4"}),
+        ):
+            assert at(config.load(values, overrides).model_dump(), key) == expected, option
 
 
-@pytest.mark.parametrize(("group", "name", "option"), OPTION_SECTIONS)
-def test_option_that_is_a_section_is_merged(group: str, name: str, option: str):
-    key, values = with_option(group, name, option, {"a": 1, "b": 2})
-    assert at(config.load(values, [f"{key}={{b: 3}}"]).model_dump(), key) == {"a": 1, "b": 3}
+def test_options_that_are_sections_are_merged():
+    options = [option for option in option_kinds(is_dataclass) if option[2] != "channels"]  # given by the data
+    assert len(options) > 10
+    for option in options:
+        key, values = with_option(*option, {"a": 1, "b": 2})
+        assert at(config.load(values, [f"{key}={{b: 3}}"]).model_dump(), key) == {"a": 1, "b": 3}, option
 
 
 def test_each_mapping_of_the_schema_is_replaced_except_heads(tmp_path):

@@ -124,7 +124,7 @@ def annotations_of(
     images, classes = images_of(file, document), classes_of(file, document)
     objects = Objects(file, images, {c.file_id: i for i, c in enumerate(classes)}, masks, boxes_as_masks)
     records = section_of(file, document, "annotations")
-    if masks and boxes_as_masks is None and (error := missing_masks(file, records)):
+    if masks and boxes_as_masks is None and (error := missing_masks(images, records)):
         raise error
     for position, record in enumerate(records):
         objects.add(record, position)

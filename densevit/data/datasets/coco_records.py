@@ -23,12 +23,14 @@ def lacks_mask(record: Mapping[str, Any]) -> bool:
     return not record.get("segmentation") and not ("attributes" in record and rotation_of(record))
 
 
-def missing_masks(file: Path, records: Sequence[Mapping[str, Any]]) -> DataError | None:
+def missing_masks(images: Images, records: Sequence[Mapping[str, Any]]) -> DataError | None:
     """The error for annotations without a mask, if there are any."""
     lacking = [record for record in records if lacks_mask(record)]
     if not lacking:
         return None
-    first = lacking[0].get("source", f"annotation {shown(lacking[0].get('id'))} of {file}")
+    row, number = images.rows.get(lacking[0].get("image_id")), shown(lacking[0].get("id"))
+    place = f"{images.file}: annotation {number}{'' if row is None else f' of image {images.names[row]}'}"
+    first = lacking[0].get("source", place)
     return DataError(
         f"{len(lacking):,} of {counted(len(records), 'object')} have a box and no polygon or mask, first: {first}. "
         "Fix: data.boxes_as_masks=true takes the box as the mask, data.boxes_as_masks=false leaves these objects out, "

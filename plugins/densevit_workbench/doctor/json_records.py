@@ -132,7 +132,7 @@ def examine_records(
     objects = Objects(file, images, labels, masks, boxes_as_masks)
     records = section_of(file, document, "annotations")
     if masks and not boxes_as_masks:
-        if boxes_as_masks is None and (error := missing_masks(file, records)):
+        if boxes_as_masks is None and (error := missing_masks(images, records)):
             findings.report_errors([error], len(records))
             invalid.objects[MISSING_MASKS] = [str(record.get("id")) for record in records if lacks_mask(record)]
         records = [record for record in records if not lacks_mask(record)]

@@ -8,7 +8,6 @@ import densevit
 from densevit import config as configs
 from densevit.evaluation import metrics_file
 from densevit.evaluation.miou import SemanticSegmentation
-from densevit.training.run.resuming import validation_of
 from tests.training.runs import SEGMENTATION, checkpoint, interrupted_after, resume, rows
 
 
@@ -52,6 +51,12 @@ def config(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(SEGMENTATION)
     return lambda overrides: configs.load(path, overrides.split(" "))
+
+
+def validation_of(config):
+    from densevit.training.run import resuming  # late: it imports Lightning
+
+    return resuming.validation_of(config)
 
 
 @pytest.mark.parametrize("change", VALIDATION)
