@@ -29,8 +29,8 @@ def missing_masks(images: Images, records: Sequence[Mapping[str, Any]]) -> DataE
     if not lacking:
         return None
     row, number = images.rows.get(lacking[0].get("image_id")), shown(lacking[0].get("id"))
-    place = f"{images.file}: annotation {number}{'' if row is None else f' of image {images.names[row]}'}"
-    first = lacking[0].get("source", place)
+    annotation = f"{images.file}: annotation {number}{'' if row is None else f' of image {images.names[row]}'}"
+    first = lacking[0].get("source", annotation)
     return DataError(
         f"{len(lacking):,} of {counted(len(records), 'object')} have a box and no polygon or mask, first: {first}. "
         "Fix: data.boxes_as_masks=true takes the box as the mask, data.boxes_as_masks=false leaves these objects out, "
