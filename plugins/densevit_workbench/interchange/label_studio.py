@@ -76,9 +76,9 @@ def _image(
         raise UnreadableFileError(f"{where}: no image of {', '.join(texts)} is found below {lookup.root}.")
     height, width = header_of(path, channels).upright_size
     annotations = task.get("annotations", task.get("completions")) or []
-    results = next((entry.get("result", []) for entry in annotations if not entry.get("was_cancelled")), [])
+    valid = (entry.get("result", ()) for entry in annotations if not entry.get("was_cancelled"))
     objects: list[AnnotatedObject] = []
-    for region in results:
+    for region in next(valid, ()):
         with faults.collecting():
             objects += _objects(region, (width, height), f"{where}, region {region.get('id')}", faults)
     return AnnotatedImage(path, height, width, tuple(objects))
