@@ -8,6 +8,7 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config import Config
 from densevit.data.data_builder import DataSplits, build_data
+from densevit.data.split_overlap import check_overlap
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.run.config_checks import check_frozen, kinds_of_heads
 from densevit.weights.checkpoint_io import Checkpoint
@@ -63,6 +64,7 @@ class TrainingInputs:
 def _data(config: Config) -> DataSplits:
     """Builds the data. Checks for the labels that method and heads need."""
     data = build_data(config)
+    check_overlap(data)
     needs_labels = registry.load("methods", config.method.name).needs_labels
     data.check_splits(needs_labels or bool(config.heads))
     if needs_labels:
