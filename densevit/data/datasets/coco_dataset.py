@@ -95,9 +95,8 @@ class Coco(MeasuredImages):
             check_file_names(self.file, read.image_ids.tolist(), names, self.folder)
         chosen = np.ones(len(read), bool)
         if is_divided:
-            paths = [
-                str(self.folder / name) for name in existing_files(self.folder, names, self.file, outside_paths)[0]
-            ]
+            existing_names = existing_files(self.folder, names, self.file, outside_paths)[0]
+            paths = [str(self.folder / name) for name in existing_names]
             chosen, self.division = part_of(split, paths, val_share, self.file, channels)
         read = read.subset(limited(chosen, limit))
         if crowds is None and (note := crowd_note(read.iscrowd)):

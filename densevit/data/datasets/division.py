@@ -50,7 +50,7 @@ def part_of(
 ) -> tuple[np.ndarray, str]:
     """Divides a data set without a val split. Returns which images are in `split`, (N,) bool, and a sentence about it.
 
-    val_share: None for the default. where: the data set, for messages. load: see `similar_images`.
+    val_share: None for the default. where: the data set, for messages. load: reads an image of a file with several.
     """
     share, default = (DEFAULT_SHARE, " by default") if val_share is None else (val_share, "")
     in_val = validation_part(paths, share, where, channels, load)

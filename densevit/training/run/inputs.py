@@ -64,9 +64,9 @@ class TrainingInputs:
 def _data(config: Config) -> DataSplits:
     """Builds the data. Checks for the labels that method and heads need."""
     data = build_data(config)
-    check_overlap(data)
     needs_labels = registry.load("methods", config.method.name).needs_labels
     data.check_splits(needs_labels or bool(config.heads))
     if needs_labels:
         check_needs(kinds_of_heads(config), data)
+    check_overlap(data)
     return data
