@@ -51,6 +51,8 @@ class DataSection(OpenSection):
     """A plugin's name or `module:Class`."""
     split: str = "val"
     """The split for validation and `evaluate`, by its name on disk (`test`)."""
+    allow_overlap: bool = False
+    """Allows training and validation on the same image files, which is an error otherwise."""
     batch_size: Annotated[Count, Field(le=2**20)] = 8
     """Images per step and device."""
     num_workers: Annotated[Int, Field(ge=0, le=1024)] | Literal["auto"] = "auto"

@@ -5,13 +5,14 @@ from typing import Any
 from densevit import registry
 from densevit.config import DataSection, data_options
 from densevit.data.datasets.file_checks import check_files
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, warn_once
 from densevit.interfaces import Dataset
 from densevit.registry.plugin_options import takes
 
 
 def create_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
-    """Builds one split of a data set by its plugin name, and checks its files.
+    """Builds one split of a data set by its plugin name, and checks its files. Warns of images that were divided
+    into train and val.
 
     Example:
         >>> densevit.create_dataset("scenes", split="val", image_size=64)[0]["image"].shape
@@ -19,6 +20,8 @@ def create_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
     """
     dataset: Dataset = registry.create("datasets", name, split, options=options, where=f"dataset {name!r}")
     check_files(dataset)
+    if dataset.division:
+        warn_once(dataset.division)
     return dataset
 
 

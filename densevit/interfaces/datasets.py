@@ -1,6 +1,6 @@
 """The interface of data sets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -59,6 +59,10 @@ class Dataset:
     def image_name(self, index: int) -> str | None:
         """The file name of an image in reports, tables and visualizations. Default: None, to use `image_id`."""
         return None
+
+    def image_files(self) -> Sequence[str]:
+        """The files of the images: training compares those of its splits. Default: none."""
+        return ()
 
     def sizes(self) -> np.ndarray | None:
         """Heights and widths (N, 2), if known without reading images; evaluation then batches equal sizes."""

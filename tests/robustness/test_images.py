@@ -71,7 +71,8 @@ def test_images_of_other_types_than_8_bits_are_told_with_the_keys_by_all_doors(
     monkeypatch.setattr("densevit.training.run.fit.RunFolder.open", Mock(side_effect=InterruptedError))
     monkeypatch.chdir(tmp_path)
     keys = "data.channels='[red, green, blue]' data.range=percentile"
-    for arguments in (("train", "tiny.yaml", "data.root=."), ("predict", str(tiny_run), f"val/0.{suffix}")):
+    train = ("train", "tiny.yaml", "data.root=.", "data.allow_overlap=true")
+    for arguments in (train, ("predict", str(tiny_run), f"val/0.{suffix}")):
         warn_once.cache_clear()
         recwarn.clear()
         with contextlib.suppress(InterruptedError):

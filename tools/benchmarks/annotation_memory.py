@@ -51,7 +51,9 @@ def main() -> None:
         root = Path(folder)
         write_data_set(root, arguments.images, arguments.boxes)
         start = time.perf_counter()
-        dataset = Coco("train", root=folder, annotations="annotations/instances_train2017.json")
+        dataset = Coco(
+            "train", root=folder, annotations=dict.fromkeys(("train", "val"), "annotations/instances_train2017.json")
+        )
         dataset.check_files()
         seconds = time.perf_counter() - start
         print(f"read and checked {arguments.images} images, {arguments.boxes} boxes in {seconds:.1f} s")

@@ -25,7 +25,7 @@ from densevit.data.datasets.exif_grids import Grid, annotated_grid
 from densevit.data.datasets.file_checks import OnError
 from densevit.data.datasets.image_files import check_missing, existing_files
 from densevit.data.datasets.measured_images import STORED, MeasuredImages
-from densevit.data.datasets.split_names import check_limit
+from densevit.data.datasets.split_names import check_limit, limited
 from densevit.data.io.rgb_files import Header
 from densevit.data.outside_paths import check_file_names
 from densevit.errors import DataError, PluginError, warn_once
@@ -49,8 +49,7 @@ class Coco(MeasuredImages):
     outside_paths: whether a `file_name` may lead out of the folder of the images, by `..` or as an absolute path.
     val_share: the share of the validation images of a data set that has annotations for train, or a single json, and
         none for val; by default 0.2. An error if there is a val split. Identical and nearly identical images stay in
-        one part, and the parts depend only on the images' content (see `validation_part`). A json given by
-        `annotations` is divided only if val_share is given.
+        one part, and the parts depend only on the images' content (see `validation_part`).
     limit: the number of images to use, the first ones.
     boxes: whether boxes and segmentations are on the upright image or on the stored pixels, for images that EXIF
         rotates and whose size in the json is not the upright one (see `annotated_grid`).
@@ -99,9 +98,7 @@ class Coco(MeasuredImages):
             existing_names = existing_files(self.folder, names, self.file, outside_paths)[0]
             paths = [str(self.folder / name) for name in existing_names]
             chosen, self.division = part_of(split, paths, val_share, self.file, channels)
-        if limit is not None:
-            chosen &= np.cumsum(chosen) <= limit
-        read = read.subset(chosen)
+        read = read.subset(limited(chosen, limit))
         if crowds is None and (note := crowd_note(read.iscrowd)):
             warn_once(f"{self.file}: {note}")
         if crowds == "objects":

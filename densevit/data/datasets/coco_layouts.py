@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from densevit.data.datasets.division import check_val_share
-from densevit.data.datasets.split_names import DIVIDED
+from densevit.data.datasets.division import is_divided
 from densevit.data.io.file_lookup import find_file
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
@@ -77,10 +76,9 @@ def find_files(root: Path | None, split: str, named: NamedFiles, val_share: floa
     Raises NoAnnotationsError if no split has a json, and DataError if this split has none and for a `val_share` of a
     data set with a val split.
     """
-    val = _val_split(root, named, val_share)
-    check_val_share(val_share, val)
-    train = files_of(root, "train", named) if val is None and split in DIVIDED else None
-    if train is None and val is None and split in DIVIDED and root is not None:
+    has_parts = is_divided(split, val_share, _val_split(root, named))
+    train = files_of(root, "train", named) if has_parts else None
+    if train is None and has_parts and root is not None:
         train = single_json(root, named.of("train")[1])
     files = train or files_of(root, split, named)
     if files is None:
@@ -89,16 +87,11 @@ def find_files(root: Path | None, split: str, named: NamedFiles, val_share: floa
     return files, train is not None
 
 
-def _val_split(root: Path | None, named: NamedFiles, val_share: float | None) -> Path | str | None:
-    """Returns the file or option of the val split; None if train is to be divided.
-
-    A json for every split is divided only if val_share is given.
-    """
-    if isinstance(named.annotations, str):
-        return None if val_share is not None else named.annotations
+def _val_split(root: Path | None, named: NamedFiles) -> Path | str | None:
+    """Returns the file or option of the val split; None if there is none, as with a json for every split."""
     if isinstance(named.annotations, dict) and "val" in named.annotations:
         return named.annotations["val"]
-    val_files = None if root is None else files_in_layout(root, "val")
+    val_files = None if root is None or isinstance(named.annotations, str) else files_in_layout(root, "val")
     if val_files is None:
         return named.images.get("val") if isinstance(named.images, dict) else None
     return val_files.file

@@ -11,13 +11,14 @@ import torch
 
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.data_root import root_folder
+from densevit.data.datasets.division import part_of
 from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.image_files import check_missing, existing_files
 from densevit.data.datasets.measured_images import MeasuredImages
-from densevit.data.datasets.pair_paths import list_files
+from densevit.data.datasets.pair_paths import PairPaths, list_files
 from densevit.data.datasets.paired_dataset import load_preset
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
-from densevit.data.datasets.split_names import check_limit, check_split, spellings, split_path
+from densevit.data.datasets.split_names import check_limit, check_split, limited, spellings, split_path
 from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.label_files import label_size_of
 from densevit.data.io.panoptic_files import Runs, read_segment_ids
@@ -53,6 +54,7 @@ class CocoPanoptic(MeasuredImages):
         `panoptic`; void is ignored.
     empty_segments: whether to leave out segments of the json without pixels in their PNG; otherwise they are an error.
     outside_paths: whether a `file_name` may lead out of its folder, by `..` or as an absolute path.
+    val_share: the share of the validation images of a data set without a val split, by default 0.2, as for `LabelMaps`.
     limit: the number of images to use, the first ones.
 
     `panoptic_crowds` are the panoptic ids of an image's crowds. Boxes and area are measured in the PNGs. `check_files`
@@ -74,6 +76,7 @@ class CocoPanoptic(MeasuredImages):
         semantic: bool = False,
         empty_segments: bool | None = None,
         outside_paths: bool = False,
+        val_share: float | None = None,
         limit: int | None = None,
         *,
         on_error: OnError = "raise",
@@ -83,9 +86,17 @@ class CocoPanoptic(MeasuredImages):
         paths = {"annotations": annotations, "segments": segments, "images": images}
         options, base = _options({"preset": preset} | paths), root_folder(root)
         check_split(base, split, [options[name] for name in paths])
+        has_parts = PairPaths(options["annotations"], "").is_divided(base, split, val_share)
+        self._split, self._on_error, split = split, on_error, "train" if has_parts else split
         self.file = _split_path(base, split, "annotations", options["annotations"])
         read = read_panoptic_annotations(self.file)
-        self.annotations, self._split, self._on_error = read if limit is None else read.head(limit), split, on_error
+        chosen = np.ones(len(read), bool)
+        if has_parts:
+            folder, names, _ = _image_names(base, split, options["images"], read, outside_paths)
+            chosen, self.division = part_of(
+                self._split, [str(folder / name) for name in names], val_share, self.file, channels
+            )
+        self.annotations = read.subset(limited(chosen, limit))
         self._empty_segments: bool = options["empty_segments"] if empty_segments is None else empty_segments
         self.folder, names, self.missing = _image_names(base, split, options["images"], self.annotations, outside_paths)
         self.open(self.folder, names, channels)

@@ -12,6 +12,7 @@ from densevit.channels import RGB, Channels
 from densevit.data.datasets import depth_range
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.depth_values import Calibration, DepthValues, Quantity, Unknown
+from densevit.data.datasets.division import is_divided
 from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.pair_paths import PairPaths
 from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
@@ -25,6 +26,7 @@ Preset = Literal["diode", "kitti", "nyu"]
 Where = str | dict[str, str]
 
 PRESETS = Path(__file__).parent / "presets" / "depth"
+_PATHS = ("images", "labels", "list_file", "valid")
 _DEFAULTS: dict[str, Any] = {
     "images": "images/{split}",
     "labels": "labels/{split}",
@@ -56,6 +58,7 @@ class DepthMaps(PairedDataset):
         `Unknown`).
     depth_range: [minimum, maximum] in metres of the expected median of all depth; by default [0.05, 250].
     outside_paths: whether a list may name files outside of root, `images` and `labels`.
+    val_share: the share of the validation images of a data set without a val split, by default 0.2, as for `LabelMaps`.
     limit: the number of images to use, the first ones.
 
     `check_labels` reads all depth maps, or 128 of many, and prints their range and median on stderr; a median outside
@@ -83,6 +86,7 @@ class DepthMaps(PairedDataset):
         unknown: Unknown | None = None,
         depth_range: tuple[float, float] | None = None,
         outside_paths: bool = False,
+        val_share: float | None = None,
         limit: int | None = None,
         *,
         on_error: OnError = "raise",
@@ -107,10 +111,11 @@ class DepthMaps(PairedDataset):
         self.values = DepthValues(calibration=stereo, unknown=unknown, **depth_options)
         self._key: str | None = options["key"]
         base = root_folder(root)
-        self.paths, pairs, self._valid = _find(base, split, options, limit, outside_paths, channels, on_error)
+        self.paths, valid, has_parts = _paths(base, split, options, val_share)
         self.expected: tuple[float, float] = options["depth_range"]
-        self._on_error = on_error
-        self.open_pairs(base, split, pairs, channels)
+        self.open_pairs(base, split, self.paths, val_share, has_parts, limit, outside_paths, channels, on_error)
+        name = "train" if has_parts else split
+        self._valid = None if valid is None else _valid_files(base, name, self.paths, valid, self.pairs, channels)
 
     def label_size(self, path: str) -> Size:
         """Returns (h, w) of a depth map, from its header."""
@@ -201,31 +206,27 @@ def _check_values(options: Mapping[str, Any], set_options: Mapping[str, Any]) ->
         )
 
 
-def _find(
-    base: Path,
-    split: str,
-    options: Mapping[str, Any],
-    limit: int | None,
-    outside_paths: bool,
-    channels: Channels,
-    on_error: OnError,
-) -> tuple[PairPaths, Pairs, np.ndarray | None]:
-    """Finds pairs of images and depth maps, and the (N,) paths of validity masks, or None without `valid`."""
-    names = ("images", "labels", "list_file", "valid")
-    images, labels, list_file, valid = (_split_value(options[name], split, name) for name in names)
+def _paths(
+    base: Path, split: str, options: Mapping[str, Any], val_share: float | None
+) -> tuple[PairPaths, str | None, bool]:
+    """Returns the paths of a split, also of its validity masks, and whether it is a part of the images of `train`."""
+    images, labels, list_file, valid = (_split_value(options[name], split, name) for name in _PATHS)
     assert images is not None and labels is not None
     paths = PairPaths(images, labels, list_file, options["splits"], SUFFIXES, "None")
-    if not any(isinstance(options[name], dict) for name in names):
-        check_split(base, split, [options[name] for name in names if options[name] is not None], paths.splits)
-    pairs = find_pairs(base, split, paths, limit, outside_paths, channels, on_error)
-    if valid is None:
-        return paths, pairs, None
+    if by_split := [f"data.{name}" for name in _PATHS if isinstance(options[name], dict)]:
+        return paths, valid, is_divided(split, val_share, by_split[0])
+    check_split(base, split, [options[name] for name in _PATHS if options[name] is not None], paths.splits)
+    return paths, valid, paths.is_divided(base, split, val_share)
+
+
+def _valid_files(base: Path, split: str, paths: PairPaths, valid: str, pairs: Pairs, channels: Channels) -> np.ndarray:
+    """Returns the (N,) paths of the validity masks of these pairs."""
     stem = os.path.splitext(pairs.images[0])[0]
-    if list_file is not None and stem == pairs.names[0] and os.path.normpath(images) != ".":
+    if paths.list_file is not None and stem == pairs.names[0] and os.path.normpath(paths.images) != ".":
         raise DataError("data.valid pairs files by name; data.list_file must then hold names, not paths.")
     valid_pairs = find_pairs(base, split, replace(paths, labels=valid, suffixes=(".npy", ".png")), channels=channels)
     by_name = dict(zip(valid_pairs.names.tolist(), valid_pairs.labels.tolist(), strict=True))
-    return paths, pairs, np.array([by_name[name] for name in pairs.names.tolist()], np.bytes_)
+    return np.array([by_name[name] for name in pairs.names.tolist()], np.bytes_)
 
 
 def _split_value(where: Where | None, split: str, option: str) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.coco_json import color_of
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.division import check_val_share, part_of
+from densevit.data.datasets.division import is_divided, part_of
 from densevit.data.datasets.image_files import images_below, warn_of_unread
 from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.paired_folders import paired_folders
@@ -55,11 +55,9 @@ class ImageFolder(MeasuredImages):
         base = root_folder(root)
         pattern = _pattern(base, images)
         train, val = (_folder(base, pattern, name, splits) for name in DIVIDED)
-        has_parts = val == train or not val.is_dir()
-        is_divided = has_parts and split in DIVIDED
-        check_val_share(val_share, None if has_parts else val)
+        has_parts = is_divided(split, val_share, None if val == train or not val.is_dir() else val)
         check_split(base, split, [pattern], splits)
-        folder = train if is_divided else _folder(base, pattern, split, splits)
+        folder = train if has_parts else _folder(base, pattern, split, splits)
         names = class_folders(train if train.is_dir() else folder)
         _check_classes(base, folder, names)
         if maps := paired_folders(train if train.is_dir() else folder, names):
@@ -70,7 +68,7 @@ class ImageFolder(MeasuredImages):
             )
         self.classes = {"classification": tuple(Class(name, i, color_of(i)) for i, name in enumerate(names))}
         paths, labels = _images(base, folder, names, channels)
-        if is_divided:
+        if has_parts:
             chosen, self.division = part_of(split, [str(base / path) for path in paths], val_share, base, channels)
             paths, labels = [paths[i] for i in np.flatnonzero(chosen)], labels[chosen]
         if limit is not None and limit < len(paths):

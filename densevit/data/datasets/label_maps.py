@@ -1,6 +1,5 @@
 """Folders of images and label maps, one value per pixel: public data sets and custom folders."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -12,14 +11,12 @@ import yaml
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.color_tables import LABELMAP, read_labelmap, suggested_classes
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.division import check_val_share, part_of
 from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.label_shares import LabelShares, count_pixels
 from densevit.data.datasets.label_values import Ignored, LabelValues
 from densevit.data.datasets.pair_paths import LABELS, PairPaths
 from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
-from densevit.data.datasets.paired_files import find_pairs
-from densevit.data.datasets.split_names import DIVIDED, check_limit, check_split, spellings
+from densevit.data.datasets.split_names import check_limit, check_split, spellings
 from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError
@@ -63,7 +60,7 @@ class LabelMaps(PairedDataset):
     outside_paths: whether a list file may name files outside of root, `images` and `labels`.
     val_share: the share of the validation images of a data set without a val split, by default 0.2. An error if there
         is a val split. Identical and nearly identical images stay in one part, and the parts depend only on the images'
-        content (see `validation_part`). Paths without {split}, and a preset, are divided only if val_share is given.
+        content (see `validation_part`). A preset with paths for each split is divided only if val_share is given.
     limit: the number of images to use, the first ones.
 
     Pairs must be complete; `check_files` checks that both files have the same size, and `check_labels` the values of
@@ -107,17 +104,9 @@ class LabelMaps(PairedDataset):
             raise _missing_classes(base, split, self.paths)
         self.values = LabelValues(classes, ignore)
         self.classes = {"segmentation": self.values.classes}
-        has_parts = _is_divided(base, self.paths, val_share, preset is not None, is_named)
-        is_divided = has_parts and split in DIVIDED
         check_split(base, split, self.paths.patterns, self.paths.splits)
-        first, name = (None, "train") if is_divided else (limit, split)
-        pairs = find_pairs(base, name, self.paths, first, outside_paths, channels, on_error)
-        if is_divided:
-            names = [str(base / os.fsdecode(path)) for path in pairs.images]
-            chosen, self.division = part_of(split, names, val_share, base, channels)
-            pairs = pairs.subset(chosen if limit is None else chosen & (np.cumsum(chosen) <= limit))
-        self._on_error = on_error
-        self.open_pairs(base, split, pairs, channels)
+        has_parts = self.paths.is_divided(base, split, val_share, needs_val=preset is not None)
+        self.open_pairs(base, split, self.paths, val_share, has_parts, limit, outside_paths, channels, on_error)
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
@@ -179,21 +168,6 @@ class LabelMaps(PairedDataset):
         check_each(len(indices), count, self._on_error)
         where = f"{self.root}, split {self.split!r}"
         return LabelShares(self.values, pixels, where, self.split == "train" and len(indices) == len(self))
-
-
-def _is_divided(root: Path, paths: PairPaths, val_share: float | None, is_preset: bool, is_named: bool) -> bool:
-    """Whether the images of train are divided into train and val.
-
-    Without val_share, a preset (is_preset) is not divided, nor are paths without {split} that the config names
-    (is_named). Raises DataError for a val_share of a data set with a val split.
-    """
-    has_val = paths.has_split(root, "val")
-    check_val_share(val_share, root / paths.images if has_val else None)
-    if has_val or (val_share is None and is_preset):
-        return False
-    if any("{split}" in path for path in paths.patterns):
-        return paths.has_split(root, "train")
-    return val_share is not None or not is_named
 
 
 def _default_files(root: Path) -> dict[str, Any]:

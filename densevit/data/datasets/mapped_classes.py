@@ -40,6 +40,9 @@ class MappedClasses(Dataset):
     def check_labels(self) -> None:
         self.dataset.check_labels()
 
+    def image_files(self) -> Sequence[str]:
+        return self.dataset.image_files()
+
     def image_name(self, index: int) -> str | None:
         return self.dataset.image_name(index)
 

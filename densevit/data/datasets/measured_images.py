@@ -99,6 +99,10 @@ class MeasuredImages(Dataset):
         """Returns the file of an image."""
         return os.path.join(self.root, os.fsdecode(self._paths[index]))
 
+    def image_files(self) -> list[str]:
+        """Returns the file of each image; if each channel is in its own file, the first channel's file."""
+        return [self.path(index) for index in range(len(self))]
+
     def size(self, index: int) -> Size:
         """Returns (h, w) of an image and its labels."""
         if not self._grids[index, 2]:

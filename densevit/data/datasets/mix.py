@@ -179,6 +179,10 @@ class Mix(Dataset):
         targets["image_id"] = f"{self._names[number]}/{targets['image_id']}"
         return {"image": sample["image"], "targets": targets}
 
+    def image_files(self) -> list[str]:
+        """Returns the files of all sets."""
+        return [file for dataset in self._sets for file in dataset.image_files()]
+
     def image_name(self, index: int) -> str | None:
         """Returns NAME/IMAGE; None if the set has no image names."""
         number, image = self._locate(index)

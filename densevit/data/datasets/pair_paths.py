@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from densevit.channels import RGB, Channels
+from densevit.data.datasets.division import is_divided
 from densevit.data.datasets.image_files import first_files
 from densevit.data.datasets.split_names import matches, path_exists, spellings, split_path
 from densevit.data.io.folders import files_below
@@ -47,6 +48,16 @@ class PairPaths:
             return bool(patterns)
         name = _spelled(root, split, patterns, {})
         return all(path_exists(root, split_path(pattern, name)) for pattern in patterns)
+
+    def is_divided(self, root: Path, split: str, val_share: float | None, needs_val: bool = True) -> bool:
+        """Whether a split is a part of the images of `train` (see `division.is_divided`).
+
+        needs_val: whether paths with {split} are divided only if val_share is given; without it, a missing val is an
+        error.
+        """
+        val = root / self.images if self.has_split(root, "val") else None
+        without_val = needs_val and val_share is None and any("{split}" in pattern for pattern in self.patterns)
+        return is_divided(split, val_share, val) and not without_val
 
     def for_split(self, root: Path, split: str) -> "PairPaths":
         """Replaces {split} by the split's name on disk."""

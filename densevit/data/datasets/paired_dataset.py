@@ -9,8 +9,12 @@ import torch
 import yaml
 
 from densevit.channels import Channels
+from densevit.data.datasets.division import part_of
+from densevit.data.datasets.file_checks import OnError
 from densevit.data.datasets.measured_images import MeasuredImages
-from densevit.data.datasets.paired_files import Pairs
+from densevit.data.datasets.pair_paths import PairPaths
+from densevit.data.datasets.paired_files import find_pairs
+from densevit.data.datasets.split_names import limited
 from densevit.data.io.rgb_files import Header
 from densevit.errors import DataError
 from densevit.interfaces import Sample, Size
@@ -25,9 +29,26 @@ class PairedDataset(MeasuredImages):
 
     noun: str
 
-    def open_pairs(self, root: Path, split: str, pairs: Pairs, channels: Channels) -> None:
-        """Sets the files of a split. channels: the config's, see `open`."""
-        self.split, self.pairs = split, pairs
+    def open_pairs(
+        self,
+        root: Path,
+        split: str,
+        paths: PairPaths,
+        val_share: float | None,
+        is_divided: bool,
+        limit: int | None,
+        outside_paths: bool,
+        channels: Channels,
+        on_error: OnError,
+    ) -> None:
+        """Finds the files of a split. Arguments: see `find_pairs`, `part_of` and `open`."""
+        name, first = ("train", None) if is_divided else (split, limit)
+        pairs = find_pairs(root, name, paths, first, outside_paths, channels, on_error)
+        if is_divided:
+            files = [str(root / os.fsdecode(path)) for path in pairs.images]
+            chosen, self.division = part_of(split, files, val_share, root, channels)
+            pairs = pairs.subset(limited(chosen, limit))
+        self.split, self.pairs, self._on_error = split, pairs, on_error
         self.open(root, [os.fsdecode(path) for path in pairs.images], channels)
 
     def label_size(self, path: str) -> Size:

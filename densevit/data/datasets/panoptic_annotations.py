@@ -52,12 +52,13 @@ class PanopticAnnotations:
         """Returns the rows of an image's segments."""
         return slice(int(self.first[index]), int(self.first[index + 1]))
 
-    def head(self, count: int) -> "PanopticAnnotations":
-        """Returns the first `count` images."""
-        segments = slice(0, int(self.first[min(count, len(self))]))
-        cut = {name: getattr(self, name)[:count] for name in ("image_ids", "image_names", "segment_files")}
+    def subset(self, chosen: np.ndarray) -> "PanopticAnnotations":
+        """Returns the images for which `chosen`, (N,) bool, is True."""
+        counts = np.diff(self.first)
+        segments = np.repeat(chosen, counts)
+        cut = {name: getattr(self, name)[chosen] for name in ("image_ids", "image_names", "segment_files")}
         cut |= {name: getattr(self, name)[segments] for name in ("ids", "labels", "iscrowd")}
-        return replace(self, first=self.first[: count + 1], **cut)
+        return replace(self, first=np.cumsum([0, *counts[chosen]]), **cut)
 
 
 def read_panoptic_annotations(file: Path) -> PanopticAnnotations:

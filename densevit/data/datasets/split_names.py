@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from densevit.errors import DataError
 
 DIVIDED = ("train", "val")  # the splits into which `data.val_share` divides images
@@ -15,6 +17,11 @@ def check_limit(limit: int | None) -> None:
     """Raises DataError for a number of images below 1."""
     if limit is not None and limit < 1:
         raise DataError(f"data.limit is {limit}; expected at least 1 image.")
+
+
+def limited(chosen: np.ndarray, limit: int | None) -> np.ndarray:
+    """Returns the first `limit` images of those chosen, (N,) bool."""
+    return chosen if limit is None else chosen & (np.cumsum(chosen) <= limit)
 
 
 def spellings(split: str) -> tuple[str, ...]:

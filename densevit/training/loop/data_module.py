@@ -14,8 +14,9 @@ from densevit.config import Config, DataSection
 from densevit.data.data_builder import DataSplits
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.dataloader import Loader
+from densevit.data.split_overlap import check_overlap
 from densevit.data.transforms.phases import final_phase_start
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, warn_once
 from densevit.interfaces import Method
 from densevit.model import DenseModel
 from densevit.training.loop.data_checks import check_splits
@@ -76,6 +77,10 @@ class DenseDataModule(lightning.LightningDataModule):
         warnings.filterwarnings("ignore", f"You have overridden `({hooks})` in `LightningModule`")
         if not self._is_checked and stage == "fit":
             self.data.check_splits(labels)
+            if not getattr(self.trainer, "overfit_batches", 0):
+                check_overlap(self.data)
+            if self.data.val.division:
+                warn_once(self.data.val.division)
         elif not self._is_checked and labels:
             self.data.val.check_labels()
         if not self._is_checked and isinstance(model, DenseModel):

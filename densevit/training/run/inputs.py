@@ -8,6 +8,7 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config import Config
 from densevit.data.data_builder import DataSplits, build_data
+from densevit.data.split_overlap import check_overlap
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.run.config_checks import check_frozen, kinds_of_heads
 from densevit.weights.checkpoint_io import Checkpoint
@@ -67,4 +68,5 @@ def _data(config: Config) -> DataSplits:
     data.check_splits(needs_labels or bool(config.heads))
     if needs_labels:
         check_needs(kinds_of_heads(config), data)
+    check_overlap(data)
     return data

@@ -18,8 +18,8 @@ from densevit.data.datasets.coco_panoptic import CocoPanoptic, panoptic_json
 from densevit.data.datasets.coco_records import INVALID_SEGMENTATIONS, MISSING_MASKS, Objects, lacks_mask, missing_masks
 from densevit.data.datasets.coco_segmentations import pack, wrong_codes
 from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.division import DEFAULT_SHARE
 from densevit.data.datasets.panoptic_annotations import panoptic_classes_of, segments_of
+from densevit.data.datasets.split_names import DIVIDED
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 from densevit_workbench.doctor.findings import Findings
@@ -72,21 +72,34 @@ def _without_invalid_records(
     images = examine_records(files.file, document, *masks, invalid, findings)
     invalid.annotations = annotations_of(files.file, document, *masks)
     folder = str(files.image_folder(images.names).absolute())
-    changed = {"images": folder, "val_share": (share or DEFAULT_SHARE) if is_divided else None}
-    dataset = _built_from(document, files.file, section, split, {"name": "coco"} | options | changed)
+    changed = {"name": "coco", "images": folder, "val_share": share if is_divided else None}
+    dataset = _built_from(
+        document,
+        files.file,
+        section,
+        split,
+        options | changed,
+        lambda copy: str(copy) if is_divided else dict.fromkeys((*DIVIDED, split), str(copy)),
+    )
     assert isinstance(dataset, Coco)
     return dataset
 
 
 def _built_from(
-    document: Mapping[str, Any], file: Path, section: DataSection, split: str, options: dict[str, Any]
+    document: Mapping[str, Any],
+    file: Path,
+    section: DataSection,
+    split: str,
+    options: dict[str, Any],
+    annotations: Callable[[Path], Any],
 ) -> Coco | CocoPanoptic:
-    """Builds a split from the changed document of its json, with these options."""
+    """Builds a split from the changed document of its json, with these options. annotations: returns the option
+    `annotations` from the path of the copy, which is named {split}.json."""
     with TemporaryDirectory() as temporary:
-        copy = Path(temporary) / file.name
+        copy = Path(temporary) / f"{split}.json"
         copy.write_text(json.dumps(document))
         try:
-            dataset = unchecked_split(section.model_copy(update=options | {"annotations": str(copy)}), split)
+            dataset = unchecked_split(section.model_copy(update=options | {"annotations": annotations(copy)}), split)
         except DataError as error:
             raise DataError(str(error).replace(str(copy), str(file)), error.rule) from None
     assert isinstance(dataset, Coco | CocoPanoptic)
@@ -109,7 +122,15 @@ def _without_invalid_segments(section: DataSection, split: str, findings: Findin
     records = section_of(file, document, "annotations")
     document["annotations"] = _valid(records, add, _object_name, invalid.objects, findings)
     document["images"] = [image for image in entries if image["id"] in seen]
-    return _built_from(document, file, section, split, section.options)
+    by_split = "{split}" in (section.options.get("annotations") or "{split}")
+    return _built_from(
+        document,
+        file,
+        section,
+        split,
+        section.options,
+        lambda copy: str(copy.with_name("{split}.json") if by_split else copy),
+    )
 
 
 def examine_records(

@@ -81,9 +81,10 @@ def _dataset(file: Path, root: Path, channels: Channels) -> CocoPanoptic:
         if path.stem in stems and path.parent != root / segments:
             counts[path.parent] = counts.get(path.parent, 0) + 1
     images = max(counts, key=lambda folder: counts[folder], default=root)
-    annotations, segment_folder, image_folder = (str(path.absolute()) for path in (file, root / segments, images))
+    jsons = file.with_name(f"{{split}}{file.suffix}")  # the complete json is a split
+    annotations, segment_folder, image_folder = (str(path.absolute()) for path in (jsons, root / segments, images))
     return CocoPanoptic(
-        "val",
+        file.stem,
         str(root),
         annotations=annotations,
         segments=segment_folder,

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from densevit.channels import Channels
 from densevit.data.datasets.data_root import root_folder
+from densevit.data.datasets.division import is_divided, part_of
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.images import read_image
 from densevit.data.io.tar_members import TarMember
@@ -40,6 +41,8 @@ class Shards(Dataset):
     """The samples of another data set, from tar shards in WebDataset's format with an index.
 
     root: the folder that `densevit shard` wrote.
+    val_share: the share of the validation images of a folder with shards of `train` only, by default 0.2 (see
+        `densevit.data.datasets.division`).
 
     Samples, channels, sizes, classes and labels equal the original data set's. Samples were checked when the shards
     were written; the constructor checks that all shards exist with their sizes, and reading a record detects damage.
@@ -50,9 +53,10 @@ class Shards(Dataset):
     and network file systems read large contiguous parts.
     """
 
-    def __init__(self, split: str, root: str | None = None) -> None:
+    def __init__(self, split: str, root: str | None = None, val_share: float | None = None) -> None:
         base = root_folder(root)
-        folder = base / split
+        has_parts = is_divided(split, val_share, base / "val" if (base / "val" / INDEX).is_file() else None)
+        folder = base / ("train" if has_parts else split)
         if not (folder / INDEX).is_file():
             splits = sorted(path.parent.name for path in base.glob(f"*/{INDEX}"))
             fix = f"data.split={splits[0]}" if splits else f"densevit shard SRC {base} writes them"
@@ -69,6 +73,10 @@ class Shards(Dataset):
                     f"{path} is missing, cut short or replaced; {size:,} bytes are expected. Fix: copy it again, or "
                     "write the shards again with densevit shard."
                 )
+        if has_parts:
+            files = [str(self._paths[shard]) for shard in self._arrays["records"][:, 0]]
+            chosen, self.division = part_of(split, files, val_share, base, self.channels, self._pixels)
+            self._arrays = {key: _part(key, array, chosen) for key, array in self._arrays.items()}
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:
@@ -96,11 +104,30 @@ class Shards(Dataset):
         window = position[self._arrays["records"][indices, 0]] // _WINDOW
         return indices[np.lexsort((rng.random(len(indices)), window))]
 
+    def image_files(self) -> list[str]:
+        """The shards, unless they hold the images of both splits."""
+        return [] if self.division else [str(path) for path in self._paths]
+
+    def _pixels(self, index: int) -> tuple[np.ndarray, bytes]:
+        """The pixels (H, W, C) of an image, and their bytes."""
+        pixels = self[index]["image"].permute(1, 2, 0).numpy()
+        return pixels, pixels.tobytes()
+
     def __getitem__(self, index: int) -> Sample:
         """The sample as it was written."""
         shard, first, length = self._arrays["records"][index, :3].tolist()
         data = TarMember(str(self._paths[shard]), first, length).read()
         return decode(data, f"{self._paths[shard]}, record {index}")
+
+
+def _part(key: str, array: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Returns the rows of an array of the index that belong to the chosen images, (N,) bool."""
+    if key == "header":
+        return array
+    if key != "image_classes":
+        return array[chosen]
+    pairs = array[chosen[array[:, 0]]]  # (P, 2), image and class
+    return np.stack([(np.cumsum(chosen) - 1)[pairs[:, 0]], pairs[:, 1]], axis=1)
 
 
 def decode(data: bytes, name: str) -> Sample:

@@ -64,9 +64,9 @@ def test_file_options_override_the_layout(write_coco, tmp_path, monkeypatch):
     options = {"annotations": {"train": "labels/mine.json", "val": "labels/other.json"}}
     options |= {"images": {"train": "photos", "val": "photos/other"}}
     assert [len(Coco(split, root=str(root), **options)) for split in ("train", "val")] == [3, 2]
-    assert len(Coco("val", root=str(root), annotations="labels/mine.json", images="photos")) == 3
+    assert len(Coco("test", root=str(root), annotations="labels/mine.json", images="photos")) == 3
     monkeypatch.chdir(tmp_path)
-    assert len(Coco("train", annotations="set/labels/mine.json", images="set/photos")) == 3
+    assert len(Coco("test", annotations="set/labels/mine.json", images="set/photos")) == 3
     monkeypatch.setenv("HOME", str(tmp_path))
     assert len(Coco("train", root="~/set", **options)) == 3
 

@@ -101,7 +101,7 @@ def test_lists_of_three_columns_and_images_without_depth(tmp_path, depth_pair, w
         write_image(f"raw/{name}/1.png")
         depth(f"annotated/val/{name}/1.png", MILLIMETRES)
     (tmp_path / "list.txt").write_text("a/1.png a/1.png 721.5377\n\nb/1.png None 718.856\n/raw/c/1.png c/1.png 707\n")
-    where = {"images": "raw", "labels": "annotated", "list_file": "list.txt"}
+    where = {"images": "raw", "labels": "annotated", "list_file": {"train": "list.txt"}}
     dataset = opened(DepthMaps, "train", root=str(tmp_path), scale=0.001, **where)
     assert [dataset[i]["targets"]["image_id"] for i in (0, 1)] == ["raw/a/1", "raw/c/1"]
     assert metres(dataset) == METRES

@@ -1,6 +1,5 @@
-"""Images without labels: splits by folder or by a hash, and errors that name the file."""
+"""Images without labels: splits by folder, and errors that name the file."""
 
-import hashlib
 import pickle
 
 import pytest
@@ -30,18 +29,6 @@ def test_splits_are_the_folders_train_and_val(tmp_path, write):
     assert train._paths.dtype.kind == "S" and ids(pickle.loads(pickle.dumps(train))) == ids(train)
 
 
-def test_other_images_are_divided_by_a_hash_of_their_path(tmp_path, write):
-    names = [f"{folder}/{i}.png" for folder in "ab" for i in range(30)]
-    for name in names:
-        write(name)
-    train, val = (UnlabelledImages(split, root=str(tmp_path), val_share=0.2) for split in ("train", "val"))
-    first = {name: int(hashlib.sha256(name.encode()).hexdigest()[:4], 16) / 2**16 for name in names}
-    assert ids(val) == [name for name in sorted(names) if first[name] < 0.2] and 5 <= len(val) <= 19
-    assert sorted(ids(train) + ids(val)) == sorted(names)
-    write("c/new.png")
-    assert set(ids(UnlabelledImages("val", root=str(tmp_path), val_share=0.2))) - {"c/new.png"} == set(ids(val))
-
-
 def test_batches_have_images_and_no_labels(tmp_path, write):
     for i in range(4):
         write(f"train/{i}.png", size=(40, 30))
@@ -66,8 +53,9 @@ def test_batches_have_images_and_no_labels(tmp_path, write):
     ("files", "split", "options", "expected"),
     [
         ((), "train", {}, r"contains no images \(\.jpg, "),
-        (("train/a.png",), "val", {}, r"are train; there is no folder .*/val"),
-        (("a.png",), "val", {"val_share": 1e-6}, r"data\.val_share=1e-06 assigns none to 'val'"),
+        (("val/a.png",), "train", {}, r"are val; there is no folder .*/train"),
+        (("train/a.png",), "val", {}, r"has no val split, and its 1 images cannot be divided"),
+        (("train/a.png", "val/a.png"), "val", {"val_share": 0.2}, r"the data set has a val split: .*/val\."),
         (("a.png",), "val", {"val_share": 1.0}, r"data\.val_share is 1"),
     ],
 )

@@ -59,7 +59,9 @@ def test_written_files_are_a_panoptic_data_set_with_a_quality_of_one(tmp_path):
         annotated.append(entries["panoptic"])
     files.write_annotations("head", "panoptic", annotated)
 
-    again = CocoPanoptic("val", str(tmp_path), annotations="found/panoptic.json", segments="found/panoptic", images=".")
+    again = CocoPanoptic(
+        "panoptic", str(tmp_path), annotations="found/{split}.json", segments="found/panoptic", images="."
+    )
     assert again.classes["panoptic"] == CLASSES
     evaluator = Panoptic(again.classes["panoptic"])
     for index, ids in enumerate(expected.values()):

@@ -95,7 +95,8 @@ def contents(root: Path) -> dict[int, tuple[str, list[float]]]:
     """The split and the box of each image, as the data set `coco` reads them; its key is from its pixels."""
     found = {}
     for file in root.glob("*.json"):
-        dataset = densevit.create_dataset("coco", file.stem, root=str(root), annotations=file.name)
+        annotations = dict.fromkeys((file.stem, "val"), file.name)
+        dataset = densevit.create_dataset("coco", file.stem, root=str(root), annotations=annotations)
         for index in range(len(dataset)):
             sample = dataset[index]
             k = round(float(sample["image"][0].float().mean()) / 80)

@@ -153,7 +153,7 @@ def check_by_webdataset(source: Any, files: list[str], kind: Any) -> None:
 def test_an_epoch_has_each_record_once_and_few_shards_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("{name: scenes, train_length: 40, val_length: 1, image_size: 32}")
     out = tmp_path / "out"
-    assert main(["shard", str(tmp_path / "data.yaml"), str(out), "--size", "1KB", "--split", "train"]) == 0
+    assert main(["shard", str(tmp_path / "data.yaml"), str(out), "--size", "1KB"]) == 0
     data = DataSplits(DataSection(name="shards", root=str(out), batch_size=2), 0, 32)  # type: ignore[call-arg]
     assert isinstance(data.train, Shards)
     shard_of = data.train._arrays["records"][:, 0]
