@@ -24,6 +24,7 @@ from densevit.data.datasets.division import part_of
 from densevit.data.datasets.exif_grids import Grid, annotated_grid
 from densevit.data.datasets.file_checks import OnError
 from densevit.data.datasets.image_files import check_missing, existing_files
+from densevit.data.datasets.mask_bounds import check_masks
 from densevit.data.datasets.measured_images import STORED, MeasuredImages
 from densevit.data.datasets.split_names import check_limit, limited
 from densevit.data.io.rgb_files import Header
@@ -54,10 +55,8 @@ class Coco(MeasuredImages):
     boxes: whether boxes and segmentations are on the upright image or on the stored pixels, for images that EXIF
         rotates and whose size in the json is not the upright one (see `annotated_grid`).
     crowds: "ignore" does not train on objects with `iscrowd` 1 and does not count them in AP, as COCO's evaluation;
-        "objects" treats crowds as objects. By default crowds are ignored, with a warning above 5 % of the objects: COCO
-        has 1 %, and CVAT writes `iscrowd` 1 for each mask painted with a brush.
-    boxes_as_masks: whether the box is the mask of an object without a polygon or mask; false leaves such objects out.
-        By default they are an error if `masks` is set.
+        "objects" treats them as objects. By default ignored, with a warning above 5 %: CVAT writes it for brush masks.
+    boxes_as_masks: whether the box is the mask of an object without one; false leaves it out, and None is an error.
     voc_origin: the coordinate of the first pixel in Pascal VOC's files; by default that of the tool that wrote them.
 
     The constructor checks the json (see `read_annotations`), and `check_files` all images. Samples have the json's
@@ -183,7 +182,7 @@ class Coco(MeasuredImages):
             )
 
     def check_labels(self) -> None:
-        """Raises DataError if the split has no object that is not a crowd."""
+        """Raises DataError if the split has no object that is not a crowd, or most masks are not in their boxes."""
         if not self.annotations.labelled:
             raise DataError(
                 f"{self.file} has no `annotations`, as a test set, so that nothing can be learned or measured on the "
@@ -195,6 +194,7 @@ class Coco(MeasuredImages):
                 "nothing can be learned or measured. Check its `annotations`."
                 + (" data.crowds=objects uses crowds as objects." if self.annotations.iscrowd.any() else "")
             )
+        check_masks(self.annotations)
 
     def object_counts(self) -> np.ndarray:
         """Returns (N,) objects per image that can be trained on: without crowds, and boxes without area."""

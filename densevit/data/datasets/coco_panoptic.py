@@ -222,10 +222,15 @@ class CocoPanoptic(MeasuredImages):
         run_rows, unknown = _rows_of(runs, ids)
         image = self.annotations.image_ids[index].item()
         if unknown.any():
+            red, green, blue = (runs.ids[unknown] >> shift & 255 for shift in (0, 8, 16))
+            fix = (
+                "With red and blue exchanged it does. Fix: cv2.imwrite takes BGR: write colours[..., ::-1]."
+                if np.isin(blue | green << 8 | red << 16, ids).all()
+                else "Add each to its `segments_info`, or make these pixels 0 (void)."
+            )
             raise DataError(
                 f"{self.segments_path(index)} has {counted(len(np.unique(runs.ids[unknown])), 'segment id')} that "
-                f"{self.file} does not list for image {image}, such as {runs.ids[unknown][0]}. Add each to its "
-                "`segments_info`, or make these pixels 0 (void)."
+                f"{self.file} does not list for image {image}, such as {runs.ids[unknown][0]}. {fix}"
             )
         empty = np.flatnonzero(runs.areas(run_rows, len(ids) + 1)[:-1] == 0)
         if len(empty) and not self._empty_segments:

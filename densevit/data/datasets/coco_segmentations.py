@@ -48,6 +48,21 @@ class Segmentations:
         ]
         return RunLengthMasks.from_codes(codes, size)
 
+    def bounds(self) -> np.ndarray:
+        """Returns the bounds of all masks, (M, 4) float64, xyxy in pixels; 0 for a run-length code without pixels."""
+        codes, polygons = (np.flatnonzero(self.encodings == encoding) for encoding in (_RLE, _POLYGONS))
+        objects = [{"size": self.sizes[i].tolist(), "counts": self._packed(i)} for i in codes.tolist()]
+        numbers = np.frombuffer(b"".join(map(self._packed, polygons.tolist())), np.int32)
+        sizes = self.lengths[polygons] // numbers.itemsize
+        starts = np.cumsum(sizes) - sizes
+        is_coordinate = np.arange(len(numbers)) - np.repeat(starts, sizes) > np.repeat(numbers[starts], sizes)
+        points, counts = numbers[is_coordinate].reshape(-1, 2) / 5, (sizes - 1 - numbers[starts]) // 2
+        limits = [limit.reduceat(points, np.cumsum(counts) - counts) for limit in (np.minimum, np.maximum)]
+        bounds = np.zeros((len(self.lengths), 4))
+        bounds[codes], bounds[polygons] = np.reshape(rle.toBbox(objects), (-1, 4)), np.concatenate(limits, axis=1)
+        bounds[codes, 2:] += bounds[codes, :2]
+        return bounds
+
     def _packed(self, index: int) -> bytes:
         start = int(self.starts[index])
         return self.data[start : start + int(self.lengths[index])].tobytes()

@@ -162,7 +162,7 @@ class DepthMaps(PairedDataset):
             index = indices[position]
             path = self.label_path(index)
             stored = read_depth(path, self._key)
-            if message := depth_range.missing_scale(stored, path, self.values, self.expected):
+            if message := depth_range.wrong_scale(stored, path, self.values, self.expected):
                 raise DataError(message)
             depth = self._depth(index, stored)
             if self.values.capped(depth).any():

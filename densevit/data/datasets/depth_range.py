@@ -106,8 +106,16 @@ def implausible(split: str, seen: DepthRange, values: DepthValues, expected: tup
     )
 
 
-def missing_scale(stored: np.ndarray, path: str, values: DepthValues, expected: tuple[float, float]) -> str:
-    """Returns the message about a file of integers without data.scale; "" for other files."""
+def wrong_scale(stored: np.ndarray, path: str, values: DepthValues, expected: tuple[float, float]) -> str:
+    """Returns the message about a file of integers without data.scale, or of 8 bits with a scale for 16 bits; "" for
+    other files."""
+    largest = 255 * (values.scale or 1.0)
+    if stored.dtype == np.uint8 and values.metric and values.quantity == "depth" and largest < min(1, expected[1]):
+        return (
+            f"{path} has 8 bits, whose largest depth is {largest:.3g} m with data.scale={values.scale:g}, a scale for "
+            f"16 bits. Fix: save depth as PNG of 16 bits; or set data.scale=MAX_DEPTH/255, {10 / 255:.3g} for 10 m. If "
+            f"this is right, set data.depth_range=[{min(largest / 255, expected[0]):.2g},{largest:.3g}], in metres."
+        )
     if not values.needs_scale or stored.dtype.kind not in "iu":
         return ""
     known_values = stored[stored > 0]

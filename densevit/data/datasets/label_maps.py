@@ -18,7 +18,7 @@ from densevit.data.datasets.pair_paths import LABELS, PairPaths
 from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
 from densevit.data.datasets.split_names import check_limit, check_split, spellings
 from densevit.data.io.channel_files import IMAGES
-from densevit.data.io.label_files import label_size_of, read_label
+from densevit.data.io.label_files import JPEG, label_size_of, read_label
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE, Size
 
@@ -113,7 +113,7 @@ class LabelMaps(PairedDataset):
         """Returns options to read a folder of images and label maps (integers up to 255, or up to 255 colours), else
         None. Without a labelmap.txt, the option `classes` lists these integers or colours."""
         files = PairPaths(**_default_files(root)).label_files(root, "train")
-        if not files or files[0].suffix.lower() not in LABELS:
+        if not files or files[0].suffix.lower() not in (*LABELS, *JPEG):
             return None
         if (root / LABELMAP).is_file():
             return {}

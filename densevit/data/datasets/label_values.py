@@ -132,7 +132,7 @@ class LabelValues:
         if not class_codes.all():
             if pixels.ndim == 3 and self._by_id and _is_grey(pixels):
                 return self.indices(np.ascontiguousarray(pixels[..., 0]), path)
-            raise DataError(self._unknown(codes[class_codes == 0], path, pixels.ndim == 3, codes.size))
+            raise DataError(self._unknown(codes, class_codes == 0, path, pixels.ndim == 3))
         return (class_codes - 1).astype(np.uint8)
 
     def _as_grey(self, pixels: np.ndarray, path: str) -> np.ndarray:
@@ -145,18 +145,24 @@ class LabelValues:
             )
         return np.ascontiguousarray(pixels[..., 0])
 
-    def _unknown(self, codes: np.ndarray, path: str, colored: bool, pixels: int) -> str:
-        """Returns the message about values of no class. codes: (N,), the unknown values; pixels: the file's number of
-        pixels."""
-        values, counts = np.unique(codes, return_counts=True)
+    def _unknown(self, codes: np.ndarray, is_unknown: np.ndarray, path: str, colored: bool) -> str:
+        """Returns the message about values of no class. codes, is_unknown: (H, W)."""
+        values, counts = np.unique(codes[is_unknown], return_counts=True)
         order = np.argsort(-counts, kind="stable")
         most = zip(values[order][:5].tolist(), counts[order].tolist(), strict=False)
         texts = [
-            f"{_color_of_code(value) if colored else value} in {counted(count, 'pixel')} ({count / pixels:.1%})"
+            f"{_color_of_code(value) if colored else value} in {counted(count, 'pixel')} ({count / codes.size:.1%})"
             for value, count in most
         ]
         noun = "colours" if colored else "values"
         problem = f"{path} has {noun} that no class has: {', '.join(texts)}. "
+        like_neighbours = (codes == np.roll(codes, -1, 1)) & (codes == np.roll(codes, -1, 0))  # right and lower
+        if len(values) > 1 and like_neighbours[is_unknown].mean() < 0.1:
+            return problem + (
+                f"Of these {len(values)} {noun}, nearly all pixels are at edges, unlike their neighbours: the "
+                "labels were saved as JPEG or resized with interpolation. Fix: save them again from their source as "
+                "PNG, and resize them to the nearest pixel."
+            )
         if colored:
             return problem + (
                 f"Known: {sum(map(len, self._colors))} colours of data.classes and {len(self._ignored_colors)} ignored."

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from densevit.data.datasets.division import is_divided
 from densevit.data.datasets.image_files import first_files
 from densevit.data.datasets.split_names import matches, path_exists, spellings, split_path
 from densevit.data.io.folders import files_below
-from densevit.errors import DataError
+from densevit.data.io.label_files import JPEG, LOSSY
+from densevit.errors import DataError, counted
 
 LABELS = (".png", ".bmp", ".tif", ".tiff")
 
@@ -108,13 +109,15 @@ def named_paths(root: Path, pattern: str, option: str, channels: Channels = RGB)
 
 
 def files_by_name(
-    root: Path, pattern: str, paths: Iterable[tuple[str, str]], suffixes: Sequence[str], option: str
+    root: Path, pattern: str, paths: Sequence[tuple[str, str]], suffixes: Sequence[str], option: str
 ) -> dict[str, str]:
     """Returns {name: path}; of a folder, only files with these suffixes. Raises DataError if there are none, and if two
     files have the same name."""
     usable = [(name, path) for name, path in paths if "*" in pattern or path.lower().endswith(tuple(suffixes))]
     if not usable:
-        raise DataError(f"data.{option}: {root / pattern} holds no files ({', '.join(suffixes)}).")
+        jpeg = sum(path.lower().endswith(JPEG) for _, path in paths)
+        why = f" Its {counted(jpeg, 'JPEG file')} cannot be labels: {LOSSY}" if jpeg else ""
+        raise DataError(f"data.{option}: {root / pattern} holds no files ({', '.join(suffixes)}).{why}")
     by_name: dict[str, str] = {}
     for name, path in sorted(usable):
         if name in by_name:

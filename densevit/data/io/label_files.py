@@ -20,7 +20,8 @@ from densevit.errors import DataError
 
 _MODES_OF_VALUES = ("1", "L", "P", "LA", "PA", "La", "I", "I;16", "I;16B", "I;16L")
 _MODES_OF_COLORS = ("RGB", "RGBA", "RGBa", "RGBX")
-_LOSSY = ("JPEG", "MPO")
+_LOSSY, JPEG = ("JPEG", "MPO"), (".jpg", ".jpeg")
+LOSSY = "its compression changes the values. Fix: save them again from their source as PNG."
 
 
 def read_label(path: str | os.PathLike[str], palette: bool = False, grey: bool = False) -> np.ndarray:
@@ -67,9 +68,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """Opens a label file by Pillow; converts any exception to a DataError that names the file."""
     with naming_file(path, "label file"), open_image(path, ONE_MAP) as image:
         if image.format in _LOSSY:
-            raise DataError(
-                "it is a JPEG, whose compression changes label values. Save labels as PNG, from their source."
-            )
+            raise DataError(f"it is a JPEG: {LOSSY}")
         yield image
 
 

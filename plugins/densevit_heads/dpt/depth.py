@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Class, DenseHead, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, Dataset, DenseHead, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
+from densevit_heads.depth_limits import check_max_depth
 from densevit_heads.dpt.decoder import Decoder, Norm, Upsampling, double, enlarge, feature_indices, upsample
 
 Output = Literal["relative", "sigmoid", "softplus", "bins", "inverse"]
@@ -137,6 +138,12 @@ class DptDepth(DenseHead):
         self.finest_stride = inputs[1][0]
         self.stride = Fraction(1) if upsampling == "exact" else self.decode.stride / 2
         self._initialise()
+
+    def check(self, dataset: Dataset) -> None:
+        """Raises ConfigError if most depths of the data set are beyond max_depth; warns if some are."""
+        super().check(dataset)
+        if self.output not in ("relative", "softplus"):
+            check_max_depth(dataset, self.max_depth)
 
     def _initialise(self) -> None:
         assert self.conv3.bias is not None

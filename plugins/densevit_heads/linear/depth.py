@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.interfaces import Class, DenseHead, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, Dataset, DenseHead, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses.depth import depth_maps, masked_mean, mean_over_images, valid_pixels
+from densevit_heads.depth_limits import check_max_depth
 from densevit_heads.linear.layer import LinearLayer
 
 _SMOOTHING = 0.1  # added to each bin, as in AdaBins
@@ -49,6 +50,11 @@ class LinearDepth(DenseHead):
             raise ValueError(f"min_depth is {min_depth:g} and max_depth {max_depth:g}; expected 0 < min < max.")
         self.min_depth, self.max_depth = min_depth, max_depth
         self.linear = LinearLayer(channels, strides, bins, features)
+
+    def check(self, dataset: Dataset) -> None:
+        """Raises ConfigError if most depths of the data set are beyond max_depth; warns if some are."""
+        super().check(dataset)
+        check_max_depth(dataset, self.max_depth)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """Returns `depth` (B, 1, h, w) in fp32, in metres, at the stride of the first map."""

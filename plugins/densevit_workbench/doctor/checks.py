@@ -1,8 +1,9 @@
 """Checks of the statistics of splits: findings about classes, sizes, duplicates and leakage."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import combinations, islice
 
 import numpy as np
 
@@ -11,19 +12,22 @@ from densevit.data.duplicate_images import HashedImage
 from densevit.errors import listed
 from densevit_workbench.doctor.duplicate_images import identical, nearly_identical
 from densevit_workbench.doctor.findings import Finding, Findings
-from densevit_workbench.doctor.split_statistics import SplitStatistics
+from densevit_workbench.doctor.split_statistics import ClassCounts, SplitStatistics
+from densevit_workbench.doctor.target_measures import KNOWN_VALUES
 
+SHORT, MANY_TIMES = 4, 10  # letters of names that may differ in a letter; ratio of the counts of two such classes
 RARE = 10  # objects: a class with fewer is hardly learned
 IMBALANCE = 100.0  # ratio of the most and the least frequent class
 LONG = 4.0  # ratio of an image's sides
 SATURATED, CLIPPED = 0.01, 0.05  # shares of an image's pixels
 TINY = 8.0  # pixels of the model's input
+OTHER_UNIT = 6.0  # ratio of the median of a file to the median of all
 OTHER_SIZE = 4.0  # ratio of the objects' sizes in two splits
 _MOST_PAIRS = 1000
 
 
-def check_split(split: SplitStatistics, findings: Findings) -> None:
-    """Reports unusual properties of one split."""
+def check_split(split: SplitStatistics, findings: Findings, conversion: str) -> None:
+    """Reports unusual properties of one split. conversion: the command that converts the data set to a new folder."""
     problems = [summary.problem for summary in split.summaries if summary.problem]
     fix = "Replace or remove them; data.on_error=skip leaves unreadable images out in training."
     findings.report("error", "unreadable images", problems, fix, of=split.opened)
@@ -32,14 +36,16 @@ def check_split(split: SplitStatistics, findings: Findings) -> None:
     failures = [summary.failure for summary in split.summaries if summary.failure]
     fix = "Correct the values or data.transforms: training would stop at these images."
     findings.report("error", "images on which the training transform fails", failures, fix)
-    _classes(split, findings)
+    _classes(split, findings, conversion)
+    _unlike_maps(split, findings)
     _objects(split, findings)
     _channels(split, findings)
     _image_sizes(split, findings)
 
 
-def _classes(split: SplitStatistics, findings: Findings) -> None:
+def _classes(split: SplitStatistics, findings: Findings, conversion: str) -> None:
     for key, classes in split.classes.items():
+        _alike_names(split, classes, findings, conversion)
         where = "" if classes.complete else f" in the {split.opened} images that were opened"
         absent = [name for name, count in zip(classes.names, classes.counts, strict=True) if not count]
         in_training = split.split == "train"
@@ -60,6 +66,52 @@ def _classes(split: SplitStatistics, findings: Findings) -> None:
             text = f"{most} {present.max() / present.min():,.0f} times as often as {classes.names[int(least.argmin())]}"
             fix = "data.repeat_factor repeats images of rare classes, if the data set knows the classes of its images."
             findings.report("note", "classes are imbalanced", [f"{key}: {text}"], fix)
+
+
+def _alike_names(split: SplitStatistics, classes: ClassCounts, findings: Findings, conversion: str) -> None:
+    """Reports pairs of classes whose names look like two spellings of a name, with the option that merges them."""
+    counts = dict(zip(classes.names, classes.counts.tolist(), strict=True))
+    by_count = (sorted(pair, key=counts.__getitem__) for pair in alike_names(classes.names))
+    pairs = [(a, b) for a, b in by_count if _plain(a) == _plain(b) or counts[b] >= MANY_TIMES * counts[a]]
+    texts = [f"{rare} {counts[rare]:,}, {frequent} {counts[frequent]:,}" for rare, frequent in pairs]
+    merged = " ".join(shlex.quote(f"--merge={rare}={frequent}") for rare, frequent in pairs)
+    fix = "If each pair is one class, give it the values of both in data.classes, as `ids` or `colors`."
+    if classes.unit == "objects":
+        fix = f"If each pair is one class: {conversion} {merged}"
+    if split.split == "train":
+        findings.report("warning", "pairs of class names that look alike", texts, fix)
+
+
+def alike_names(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs of names that differ in case, spaces or punctuation, or in a letter if they have four or more."""
+    by_form: dict[str, list[str]] = {}
+    for name in names:
+        plain = _plain(name)
+        shorter = [plain[:i] + plain[i + 1 :] for i in range(len(plain)) if len(plain) >= SHORT and plain[i].isalpha()]
+        for form in {plain, *shorter}:
+            by_form.setdefault(form, []).append(name)
+    pairs = (pair for alike in by_form.values() for pair in combinations(alike, 2))
+    return list(dict.fromkeys(pairs))
+
+
+def _plain(name: str) -> str:
+    """The letters and digits of a name in lower case."""
+    return "".join(filter(str.isalnum, name.lower()))
+
+
+def _unlike_maps(split: SplitStatistics, findings: Findings) -> None:
+    """Reports images with a median depth several times that of the others, as of files in other units."""
+    for key in dict.fromkeys(key for summary in split.summaries for key in summary.measures):
+        depths = {s.name: s.measures.get(key, {}).get(KNOWN_VALUES, ()) for s in split.summaries}
+        medians = {name: float(np.median(numbers)) for name, numbers in depths.items() if len(numbers)}
+        typical = float(np.median([*medians.values()])) if medians else 0.0
+        for word, sign in (("below", -1), ("above", 1)):
+            ratios = {name: (median / typical) ** sign for name, median in medians.items()}
+            unlike = {name: ratio for name, ratio in ratios.items() if ratio >= OTHER_UNIT}
+            ratio = float(np.median([*unlike.values()])) if unlike else 0.0
+            fix = "Are they in other units? Scale them as the others: else these images teach wrong values."
+            title = f"files of {key!r} with a median {ratio:.2g} times {word} the others"
+            findings.report("warning", title, [*unlike], fix, of=len(medians))
 
 
 def _objects(split: SplitStatistics, findings: Findings) -> None:

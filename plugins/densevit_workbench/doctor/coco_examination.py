@@ -22,6 +22,7 @@ from densevit.errors import DataError, counted, listed
 from densevit.interfaces import Sample, Targets
 from densevit_workbench.doctor.findings import EXAMPLES, Findings, Severity, evenly_spaced
 from densevit_workbench.doctor.json_records import InvalidRecords
+from densevit_workbench.doctor.mask_examination import examine_masks, with_masks
 from densevit_workbench.interchange.inventory import Inventory
 
 Readings = tuple[str, Mapping[str, Sample]]
@@ -47,6 +48,7 @@ def examine_coco(
     annotations = invalid.annotations or read_annotations(dataset.file, dataset.masks, dataset.boxes_as_masks)
     unclear = [i for i in opened if i not in failed and _is_unclear(dataset, i)]
     _examine_annotations(annotations, findings, ambiguous=bool(unclear))
+    examine_masks(annotations if annotations.segmentations else with_masks(dataset), findings)
     _examine_reading(dataset, unclear, len(opened), findings)
     _examine_crowds(annotations, section.options.get("crowds"), findings)
     there = _image_files({os.path.dirname(dataset.path(i)) for i in range(len(dataset))}, dataset.channels)

@@ -1,6 +1,7 @@
 """Examines a data set and collects findings."""
 
 import contextlib
+import shlex
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -13,12 +14,13 @@ from densevit import registry
 from densevit.config import DataSection
 from densevit.data.channel_statistics import measured
 from densevit.data.data_builder import DataSplits
-from densevit.data.datasets.coco_dataset import Coco
+from densevit.data.datasets.coco_dataset import Coco, other_format
 from densevit.data.datasets.mapped_classes import class_order
 from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.transforms.sample_resizing import TrainingTransform
 from densevit.errors import ConfigError, DataError, DensevitError, warn_once
 from densevit.interfaces import Dataset
+from densevit.paths import user_path
 from densevit.registry.plugin_options import takes
 from densevit_workbench.doctor import checks
 from densevit_workbench.doctor.augmented_samples import augmented_samples, both_readings
@@ -28,6 +30,8 @@ from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.doctor.file_examination import examine_files
 from densevit_workbench.doctor.findings import Finding, Findings, evenly_spaced
 from densevit_workbench.doctor.json_records import InvalidRecords, built_without_invalid_records
+from densevit_workbench.doctor.mask_examination import all_have_masks
+from densevit_workbench.doctor.next_command import next_commands
 from densevit_workbench.doctor.source import Source, find_source
 from densevit_workbench.doctor.split_statistics import split_statistics
 from densevit_workbench.doctor.training_cost import training_cost
@@ -83,6 +87,12 @@ def diagnose(
         _augment(data, diagnosis)
         if resolved.config is not None:
             _count_cost(resolved, data, diagnosis)
+        if resolved.recognised:
+            masks = isinstance(data.train, Coco) and all_have_masks(data.train)
+            commands = [*next_commands(resolved.recognised, overrides, diagnosis.splits["train"], masks)]
+            findings = Findings()
+            findings.report("note", "recipes that can be trained on this data", commands)
+            diagnosis.findings += findings.items
     diagnosis.findings.sort(key=lambda finding: (_ORDER[finding.severity], finding.split != "train", finding.split))
     if page is not None:
         diagnosis.write_page(page)
@@ -162,7 +172,14 @@ def _examine_split(
         if not data.section.given_channels.is_rgb and dataset.channels.nodata != data.section.nodata:
             title = "pixels without data by the files' tag GDAL_NODATA"
             findings.report("note", title, [f"value {dataset.channels.nodata:g}"])
-    checks.check_split(statistics, findings)
+    checks.check_split(statistics, findings, _conversion(data.section, dataset))
+
+
+def _conversion(section: DataSection, dataset: Dataset) -> str:
+    """The command that converts a data set to a new folder in COCO's format."""
+    root = str(section.options.get("root") or "SOURCE")
+    other = other_format(user_path(root)) if dataset.conversion else None
+    return shlex.join(["densevit", "data", "convert", other[0] if other else "coco", root, "NEW_FOLDER"])
 
 
 def _join_parts(findings: Findings, diagnosis: Diagnosis) -> None:

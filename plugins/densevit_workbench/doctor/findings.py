@@ -82,7 +82,7 @@ class Findings:
                 default_rule = "unreadable files" if isinstance(error, UnreadableFileError) else "invalid files"
                 by_rule.setdefault(error.rule or default_rule, []).append(str(error))
         for rule, messages in by_rule.items():
-            fix = "Each message names its fix."
+            fix = "Each message names its fix." if all("Fix: " in message for message in messages) else ""
             if rule == "unreadable files":
                 fix = "Replace or remove them; data.on_error=skip leaves unreadable images out in training."
             self.report("error", rule, messages, fix, of=of)

@@ -50,12 +50,12 @@ def sections(
         contents.insert(2, Section("Found, used and left out", [text_table(counts)]))
     if readings:
         contents.insert(1, Section("Upright or stored boxes", _readings(readings)))
+    if samples:
+        contents.append(Section("Augmented samples", _samples(samples)))
     charts = _charts(splits)
     if charts:
         measures = [rows.MEASURE_COLUMNS, *rows.measure_rows(splits)]
         contents.append(Section("Targets", [Grid("plots", charts), text_table(measures)]))
-    if samples:
-        contents.append(Section("Augmented samples", _samples(samples)))
     if cost is not None:
         contents.append(Section("Cost", [text_table([("", ""), *rows.cost_rows(cost, splits)])]))
     return contents

@@ -13,6 +13,7 @@ from densevit.targets.keypoints import Keypoints
 from densevit.targets.object_targets import Boxes, InstanceMasks, ObjectLabels
 from densevit.targets.run_length_masks import RunLengthMasks
 
+KNOWN_VALUES = "known values"
 MEASURED_VALUES = 4096  # per map, at most
 
 
@@ -88,7 +89,7 @@ def _(target_type: LabelMap, value: np.ndarray, size: Size | np.ndarray) -> dict
 def _(target_type: ValueMap, value: np.ndarray, size: Size | np.ndarray) -> dict[str, np.ndarray]:
     """A sample of the known values, and the share of known pixels."""
     valid = value[value > 0]
-    return {"known values": valid[:: -(-len(valid) // MEASURED_VALUES) or 1], "known pixels": _share(valid, value)}
+    return {KNOWN_VALUES: valid[:: -(-len(valid) // MEASURED_VALUES) or 1], "known pixels": _share(valid, value)}
 
 
 @_measure.register

@@ -169,3 +169,13 @@ def test_missing_files_name_the_option(write):
     for option in ("annotations", "segments", "images"):
         with pytest.raises(DataError, match=rf"nowhere\. .*data\.{option}"):
             dataset(root, **{option: "nowhere"})
+
+
+def test_colours_with_red_and_blue_exchanged_are_named(write):
+    root = write()
+    path = root / "annotations/panoptic_train2017/a.png"
+    Image.fromarray(np.asarray(Image.open(path))[..., ::-1].copy()).save(path)
+    with pytest.raises(DataError, match=r"With red and blue exchanged it does\. Fix: cv2\.imwrite takes BGR"):
+        dataset(root)
+    with pytest.raises(DataError, match="Add each to its `segments_info`"):
+        dataset(write(ids=np.where(IDS == 300, 8, IDS)))
