@@ -5,6 +5,7 @@ Importing densevit is cheap: each public name is imported when it is first used.
 
 import ast
 import importlib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,13 @@ __all__ = sorted(_MODULE_OF)
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
+        if not name.startswith("_") and find_spec(f"densevit.{name}"):
+            return importlib.import_module(f"densevit.{name}")
         raise AttributeError(f"module 'densevit' has no attribute {name!r}")
     module = str(_MODULE_OF[name])
     if module.startswith("densevit."):
-        value = getattr(importlib.import_module(module), name)
-    else:  # a plugin's
-        value = importlib.import_module("densevit.registry").public_name(name)
-    globals()[name] = value
-    return value
+        return globals().setdefault(name, getattr(importlib.import_module(module), name))
+    return globals().setdefault(name, importlib.import_module("densevit.registry").public_name(name))  # a plugin's
 
 
 def __dir__() -> list[str]:

@@ -25,6 +25,8 @@ class Head(nn.Module):
         their name.
     last_blocks: the number of the backbone's last blocks that the head runs, which needs a `TokenBackbone`; `forward`
         then gets a `LastBlocks` instead of features, and the head has no neck. 0: none.
+    finest_stride: the stride of the finest feature that the head is made for; a training on a backbone whose features
+        all have one coarser stride begins with a line that names a neck. None: any stride.
 
     Example:
         >>> import torch
@@ -40,6 +42,7 @@ class Head(nn.Module):
     quantity: str | None = None
     target_types: Mapping[str, TargetType] | None = None
     last_blocks: int = 0
+    finest_stride: int | None = None
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class]) -> None:
         super().__init__()

@@ -178,6 +178,8 @@ class KMaXDeepLab(PanopticTransformer):
         images of 32 n + 1 pixels a side.
     """
 
+    finest_stride = 4
+
     def __init__(
         self,
         channels: Sequence[int],

@@ -104,6 +104,8 @@ class MaXDeepLab(PanopticTransformer):
         The authors also leave out small segments, below 100 pixels for things and 1600 for stuff on COCO.
     """
 
+    finest_stride = 4
+
     def __init__(
         self,
         channels: Sequence[int],

@@ -34,6 +34,7 @@ from densevit.training.run.folder import RunFolder
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.training.run.plan import Plan
 from densevit.training.run.resumable_errors import resume_hint
+from densevit.training.run.start_notes import missing_necks, random_backbone
 from densevit.weights import licences, model_file
 from densevit.weights.weights_table import weights_line, weights_table
 
@@ -153,6 +154,7 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
         yield f"channels: {plan.model.channels}"
     yield from filter(None, (data.val.conversion, data.val.division))
     yield plan.budget.describe(len(data.train))
+    yield from (*missing_necks(plan), *random_backbone(plan))
     device = trainer.strategy.root_device
     hardware = f"cpu, {torch.get_num_threads()} threads"
     if device.type != "cpu":

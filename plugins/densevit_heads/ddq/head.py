@@ -57,6 +57,7 @@ class Ddq(SetPredictionHead):
         loss_weights: LossWeights = LossWeights(),
     ) -> None:
         super().__init__(channels, strides, classes, num_queries)
+        self.finest_stride = stride
         if not 0 < duplicate_iou <= 1:
             raise ValueError(f"duplicate_iou is {duplicate_iou}; an IoU above 0, at most 1 is expected.")
         if not dense_loss:

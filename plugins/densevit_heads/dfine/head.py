@@ -98,6 +98,7 @@ class Dfine(DistributionHead):
         deterministic: bool = False,
     ) -> None:
         super().__init__(channels, strides, classes, num_queries)
+        self.finest_stride = min_stride
         check_distributions(num_points, num_bins, reg_scale)
         check_counts({"fusion_blocks": fusion_blocks, "layer_scale": layer_scale}, 1, MAX_LAYERS)
         check_counts({"training_layers": training_layers}, 0, MAX_LAYERS)

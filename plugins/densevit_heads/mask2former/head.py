@@ -37,6 +37,8 @@ class MaskedAttention(MaskClassification):
         MaX-DeepLab (Wang et al. 2021); 0 disables.
     """
 
+    finest_stride = 4
+
     def __init__(
         self,
         channels: Sequence[int],

@@ -51,6 +51,7 @@ class OneStage(Head):
         max_predictions: int = 100,
     ) -> None:
         super().__init__(channels, strides, classes)
+        self.finest_stride = stride
         check_counts({"fusion_blocks": fusion_blocks}, 0, MAX_LAYERS)
         check_counts({"width": width, "stride": stride, "max_predictions": max_predictions})
         check_classes(classes)

@@ -68,6 +68,7 @@ class RtDetr(SetPredictionHead):
         deterministic: bool = False,
     ) -> None:
         super().__init__(channels, strides, classes, num_queries)
+        self.finest_stride = min_stride
         check_counts({"num_levels": num_levels}, 1, MAX_LAYERS)
         points = (num_points,) * num_levels if isinstance(num_points, int) else tuple(num_points)
         check_counts({f"num_points[{level}]": count for level, count in enumerate(points)}, 1, MAX_LAYERS)

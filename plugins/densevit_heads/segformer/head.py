@@ -29,6 +29,7 @@ class SegFormer(ClassMapHead):
 
     task = "segmentation"
     needs = ("semantic",)
+    finest_stride = 4
 
     def __init__(
         self,

@@ -73,6 +73,7 @@ class FasterRCNN(Head):
         max_predictions: int = 100,
     ) -> None:
         super().__init__(channels, strides, classes)
+        self.finest_stride = stride
         check_classes(classes)
         check_counts({"width": width, "box_width": box_width, "stride": stride, "max_predictions": max_predictions})
         check_counts({"num_proposals": num_proposals, "num_samples": num_samples})

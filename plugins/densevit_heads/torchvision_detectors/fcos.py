@@ -61,6 +61,7 @@ class FCOS(Head):
         max_predictions: int = 100,
     ) -> None:
         super().__init__(channels, strides, classes)
+        self.finest_stride = stride
         check_classes(classes)
         check_counts({"stride": stride, "max_predictions": max_predictions})
         check_thresholds(nms, score_threshold)

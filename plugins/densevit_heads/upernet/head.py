@@ -39,6 +39,7 @@ class UPerNet(ClassMapHead):
 
     task = "segmentation"
     needs = ("semantic",)
+    finest_stride = 4
 
     def __init__(
         self,

@@ -1,9 +1,24 @@
 """Steps of a benchmark that may fail without ending it."""
 
-from collections.abc import Callable, Mapping
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TypeVar
 
 from densevit.errors import DensevitError, one_line
 from densevit_workbench.benchmarking.benchmark_results import CaseResult
+
+T = TypeVar("T")
+
+
+def reported(parts: Collection[T], what: str, name: Callable[[T], str], quiet: bool) -> Iterator[T]:
+    """Yields the parts of a benchmark; prints a line to stderr when each is finished, unless `quiet`."""
+    for number, part in enumerate(parts, 1):
+        start = time.perf_counter()
+        yield part
+        if not quiet:
+            seconds = time.perf_counter() - start
+            print(f"{what} {number} of {len(parts)}: {name(part)}, {seconds:.1f} s", file=sys.stderr, flush=True)
 
 
 class Attempts:

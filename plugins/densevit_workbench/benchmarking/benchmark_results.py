@@ -9,7 +9,7 @@ from typing import Any
 from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, one_line
 
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass

@@ -197,7 +197,7 @@ def _speed(results: Results) -> Table:
     for name, case in results.items():
         for key, timing in case.timings.items():
             device, mode, batch, _, size = key.split()
-            memory = timing["memory_mb"]
+            memory, load = timing["memory_mb"], timing["load"]
             rows.append(
                 [
                     name,
@@ -206,11 +206,15 @@ def _speed(results: Results) -> Table:
                     size,
                     f"{timing['p50_ms']:.1f}",
                     f"{timing['p95_ms']:.1f}",
+                    f"{timing['spread']:.0%}",
+                    "" if load is None else f"{load:.1f}",
                     f"{timing['images_per_second']:.1f}",
                     "" if memory is None else f"{memory:.0f}",
                 ]
             )
-    return _table(["model", "mode", "batch", "size", "p50, ms", "p95, ms", "images/s", "memory, MB"], rows)
+    return _table(
+        ["model", "mode", "batch", "size", "p50, ms", "p95, ms", "spread", "load", "images/s", "memory, MB"], rows
+    )
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

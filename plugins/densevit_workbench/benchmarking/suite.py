@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from densevit import progress
 from densevit.atomic_io import check_writable, locked_folder
 from densevit.config import Config
 from densevit.data.data_builder import build_data
@@ -21,7 +20,7 @@ from densevit.model import DenseModel, build_from_sections, classes_by_head
 from densevit.paths import user_path
 from densevit.reporting.html_page import Heading, fragment
 from densevit_workbench.benchmarking import benchmark_tables
-from densevit_workbench.benchmarking.attempts import Attempts
+from densevit_workbench.benchmarking.attempts import Attempts, reported
 from densevit_workbench.benchmarking.benchmark_results import CaseResult, Results, finite
 from densevit_workbench.benchmarking.cases import (
     PROTOCOL,
@@ -160,7 +159,7 @@ def benchmark(
                 }
         attempt, models = Attempts(case_results, results.write), _Models()
 
-        for case in progress.track(cases, "cost", len(cases), quiet):
+        for case in reported(cases, "cost", lambda case: case.name, quiet):
             attempt(case.name, "cost", partial(_cost, case, case_results[case.name], input_sizes, models))
         _measure(
             cases, case_results, attempt, models, input_sizes, [*batch_sizes], [*modes], torch_device, rounds, quiet
@@ -250,8 +249,9 @@ def _measure(
                 for size in case_sizes:
                     if timing_key(device, mode, batch, size) not in results[case.name].timings:
                         groups.setdefault((mode, batch, size), []).append(case)
-    for (mode, batch, size), members in progress.track(groups.items(), "latency", len(groups), quiet):
-        key = timing_key(device, mode, batch, size)
+    for cell in reported(groups, "latency", lambda cell: timing_key(device, *cell), quiet):
+        mode, batch, size = cell
+        members, key = groups[cell], timing_key(device, *cell)
         runs: dict[str, Forward] = {}
         for case in members:
             attempt(case.name, key, partial(_prepare, runs, case, models, batch, size, device, mode))

@@ -1,7 +1,7 @@
 """Latency, throughput and memory of inference, measured in rounds that are interleaved between the models."""
 
+import os
 import platform
-import statistics
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -30,12 +30,15 @@ MOST_SECONDS = 20.0  # per model, for counted rounds
 class Timing:
     """Times of one batch, from uint8 images on the device to predictions, over `runs` runs.
 
-    p50_ms, p95_ms: percentiles. images_per_second: throughput at the median time. memory_mb: weights plus the peak
-    that one batch adds, on a GPU; None on other devices.
+    p50_ms, p95_ms: percentiles. spread: the interquartile range relative to the median. load: CPU cores that other
+    processes occupied meanwhile, on average; None except on Linux. images_per_second: throughput at the median time.
+    memory_mb: weights plus the peak that one batch adds, on a GPU; None on other devices.
     """
 
     p50_ms: float
     p95_ms: float
+    spread: float
+    load: float | None
     images_per_second: float
     memory_mb: float | None
     runs: int
@@ -107,11 +110,11 @@ def interleaved(runs: Mapping[str, Forward], rounds: int) -> tuple[dict[str, Tim
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     errors: dict[str, Exception] = {}
     memory: dict[str, float | None] = {}
-    start = 0.0
+    start, busy = 0.0, None
     for number in range(WARM_UP + rounds):
         names = [name for name in runs if name not in errors]
         if number == WARM_UP:
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), _busy_seconds()
         if number >= WARM_UP + FEWEST_ROUNDS and time.perf_counter() - start > MOST_SECONDS * len(names):
             break
         first = number % max(1, len(names))
@@ -125,15 +128,26 @@ def interleaved(runs: Mapping[str, Forward], rounds: int) -> tuple[dict[str, Tim
                 continue
             if number >= WARM_UP:
                 seconds[name].append(took)
+    load = None if busy is None else max(0.0, (_busy_seconds() - busy) / (time.perf_counter() - start))
     return {
-        name: timing(took, runs[name].count, memory[name]) for name, took in seconds.items() if name not in errors
+        name: timing(took, runs[name].count, memory[name], load) for name, took in seconds.items() if name not in errors
     }, errors
 
 
-def timing(seconds: list[float], batch: int, memory: float | None) -> Timing:
+def timing(seconds: list[float], batch: int, memory: float | None, load: float | None) -> Timing:
     """Percentiles of the times of several runs."""
-    p50, p95 = statistics.median(seconds), float(np.percentile(seconds, 95))
-    return Timing(1e3 * p50, 1e3 * p95, batch / p50, memory, len(seconds))
+    p25, p50, p75, p95 = (float(x) for x in np.percentile(seconds, (25, 50, 75, 95)))
+    return Timing(1e3 * p50, 1e3 * p95, (p75 - p25) / p50, load, batch / p50, memory, len(seconds))
+
+
+def _busy_seconds() -> float | None:
+    """CPU time of all other processes since the start of the machine, in seconds; None except on Linux."""
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            user, nice, system, _, _, *interrupts = map(int, file.readline().split()[1:9])
+    except OSError:
+        return None
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def device_name(device: torch.device) -> str:

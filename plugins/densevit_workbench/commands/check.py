@@ -5,6 +5,7 @@ Shapes, gradients, precisions, state, options and more. Exit code 1 if a check f
 
 import functools
 import importlib
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,12 @@ def run(args: Namespace) -> int:
         checks = getattr(module, f"{args.kind}_checks")(factory, skip=args.skip)
     except ValueError as error:
         raise ConfigError(f"--skip: {error}") from None
-    results = list(checks)
+    results = []
+    for result in checks:
+        results.append(result)
+        if not args.output.quiet:
+            verdict = "passed" if result.passed else "FAILED"
+            print(f"{result.name}: {verdict}, {result.seconds:.1f} s", file=sys.stderr, flush=True)
     args.output.show(_table(f"{args.kind} {args.name}", results))
     passed = sum(result.passed for result in results)
     for message in messages(results):

@@ -69,6 +69,7 @@ CONFIG = """\
 #   densevit train configs/$name.yaml
 # On COCO, with DINO for 12 epochs, as the published backbones of that recipe; FILE: pretrained weights:
 #   densevit train paper/coco data.root=~/coco backbone.name=$name backbone.weights=FILE
+# Features that all have stride 16, as a plain ViT's: add heads.detection.neck.name=simple_pyramid for strides 4 to 32.
 base: detr_swin
 backbone: {name: $name}
 """

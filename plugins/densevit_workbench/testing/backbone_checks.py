@@ -34,6 +34,7 @@ CHECKS = (
     behaviour.determinism,  # required: the checks below compare runs
     behaviour.batch_independence,
     behaviour.output_kept,
+    behaviour.earlier_sizes,
     behaviour.memory_layouts,
     behaviour.checkpointing,
     behaviour.export,

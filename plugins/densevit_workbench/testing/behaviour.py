@@ -1,6 +1,7 @@
 """Checks of a backbone's outputs: determinism, batches, precisions, memory layouts, devices and export."""
 
 import inspect
+from copy import deepcopy
 
 import torch
 from torch import Tensor
@@ -66,6 +67,32 @@ def input_unchanged(fixture: BackboneFixture) -> None:
                 "images modified by forward",
                 "the same images as before",
                 "write x = x + y instead of x += y, and do not use inplace=True on the input",
+            )
+
+
+@check("features that do not depend on earlier images", RUNS)
+def earlier_sizes(fixture: BackboneFixture) -> None:
+    """Images of H x W, W x H and H x W in turn give the features of a fresh copy, to the last bit."""
+    H, W = fixture.size
+    if fixture.shared().input_size is not None:
+        raise NotChecked("not checked: takes images of one size")
+    reused = fixture.build().eval()
+    state = deepcopy(reused.state_dict())
+    for size in ((H, W), (W, H), (H, W)):
+        unused, images = fixture.build().eval(), fixture.images(size=size)
+        unused.load_state_dict(state)
+        with torch.no_grad():
+            try:
+                expected = unused(images.clone())
+            except Exception as error:
+                raise NotChecked(f"not checked at {size[0]} x {size[1]}: {described(error)}") from None
+            require_equal(
+                named(reused(images)),
+                named(expected),
+                f"{{name}} of {size[0]} x {size[1]} pixels that differs by {{difference}} after images of another size",
+                "key cached positions, masks and indices by (H, W), not by the number of tokens",
+                tolerance=0,
+                wanted="the features of a fresh copy",
             )
 
 

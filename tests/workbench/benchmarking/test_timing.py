@@ -1,5 +1,12 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
+from densevit_workbench.benchmarking import timing
+from densevit_workbench.benchmarking.attempts import reported
 from densevit_workbench.benchmarking.timing import Timing, interleaved
 
 
@@ -29,8 +36,36 @@ def test_rounds_are_interleaved_and_begin_with_each_model_in_turn():
     assert rounds == ["abc", "bca", "cab"] * 3  # 3 of them warm up
 
 
-def test_percentiles_leave_out_the_warm_up():
-    """Runs 4 ... 103 take 4 ... 103 ms: the median is 53.5, and the 95th percentile lies between the 95th and 96th."""
+def test_percentiles_leave_out_the_warm_up(monkeypatch):
+    """Runs 4 ... 103 take 4 ... 103 ms: the median is 53.5, the quartiles are 28.75 and 78.25, and the 95th percentile
+    lies between the 95th and 96th. Other processes occupy two cores: 6 s of CPU time in 3 s.
+    """
+    monkeypatch.setattr(timing, "_busy_seconds", iter((40.0, 46.0)).__next__)
+    clock = iter((10.0, *[10.0] * 95, 13.0))
+    monkeypatch.setattr(timing.time, "perf_counter", clock.__next__)
     found, errors = interleaved({"a": Recorded("a", [], 0.001)}, rounds=100)  # type: ignore[dict-item]
-    expected = [pytest.approx(value) for value in (53.5, 98.05, 4 / 0.0535)]
+    expected = [pytest.approx(value) for value in (53.5, 98.05, 49.5 / 53.5, 2.0, 4 / 0.0535)]
     assert errors == {} and found["a"] == Timing(*expected, 7.0, 100)
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="Linux only")
+def test_the_load_of_another_process_is_measured():
+    """A process that computes occupies a core; this process waits."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            before, started = timing._busy_seconds(), time.perf_counter()
+            time.sleep(1.0)
+            load = (timing._busy_seconds() - before) / (time.perf_counter() - started)  # type: ignore[operator]
+        finally:
+            busy.kill()
+    assert load > 0.3  # of a core, also on a machine that others share
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_line_follows_each_finished_part(quiet, capsys):
+    parts = reported(["swin", "vit"], "cost", str.upper, quiet)
+    assert next(parts) == "swin" and capsys.readouterr().err == ""
+    assert next(parts) == "vit"
+    assert capsys.readouterr().err == ("" if quiet else "cost 1 of 2: SWIN, 0.0 s\n")
+    assert list(parts) == [] and capsys.readouterr().err == ("" if quiet else "cost 2 of 2: VIT, 0.0 s\n")

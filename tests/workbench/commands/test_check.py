@@ -1,5 +1,7 @@
 """`densevit check`: a table, findings, and an exit code."""
 
+import re
+
 import pytest
 
 from densevit.cli import main
@@ -47,8 +49,10 @@ def test_findings_return_1(own, capsys):
     assert main(["check", "backbone", "broken", "--skip", "export"]) == 1
     captured = capsys.readouterr()
     assert all(fact in captured.err for fact in ("strides: ", "17 x 24", "33 x 47", "9 x 12"))
+    finished = re.findall(r"^(\w+): (passed|FAILED), \d+\.\d s$", captured.err, re.MULTILINE)
+    assert len(finished) == 31 and [name for name, verdict in finished if verdict == "FAILED"] == ["strides"]
     assert "FAILED" in next(line for line in captured.out.splitlines() if line.startswith("strides"))
-    assert "29 of 30 checks passed" in captured.out
+    assert "30 of 31 checks passed" in captured.out
     assert main(["check", "backbone", "own", "depth=2"]) == 1
     assert "ValueError: depth is 2; it is 1 (own_backbones.py, line" in capsys.readouterr().err
 
