@@ -135,7 +135,7 @@ class DptDepth(DenseHead):
         self.conv1 = nn.Conv2d(width, max(width // 2, 1), 3, padding=1)
         self.conv2 = nn.Conv2d(max(width // 2, 1), _LAST_WIDTH, 3, padding=1)
         self.conv3 = nn.Conv2d(_LAST_WIDTH, _BINS if output == "bins" else 1, 1)
-        self.finest_stride = inputs[1][0]
+        self.map_stride = inputs[1][0]
         self.stride = Fraction(1) if upsampling == "exact" else self.decode.stride / 2
         self._initialise()
 
@@ -187,7 +187,7 @@ class DptDepth(DenseHead):
         x = self.conv1(self.decode(maps, (H, W))[-1])
         if self.decode.upsampling == "exact":
             height, width = maps[0].shape[-2:]
-            x = enlarge(x, (height * self.finest_stride, width * self.finest_stride))
+            x = enlarge(x, (height * self.map_stride, width * self.map_stride))
         else:
             x = double(x)
         x = F.relu(self.conv2(x))

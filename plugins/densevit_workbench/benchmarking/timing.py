@@ -128,7 +128,8 @@ def interleaved(runs: Mapping[str, Forward], rounds: int) -> tuple[dict[str, Tim
                 continue
             if number >= WARM_UP:
                 seconds[name].append(took)
-    load = None if busy is None else max(0.0, (_busy_seconds() - busy) / (time.perf_counter() - start))
+    after, elapsed = _busy_seconds(), time.perf_counter() - start
+    load = None if busy is None or after is None else max(0.0, (after - busy) / elapsed)
     return {
         name: timing(took, runs[name].count, memory[name], load) for name, took in seconds.items() if name not in errors
     }, errors
