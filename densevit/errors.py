@@ -9,6 +9,10 @@ import warnings
 from collections.abc import Iterable
 
 
+class Argument(str):
+    """An argument of the command line, such as an override, which messages tell from one of Python."""
+
+
 class DensevitError(ValueError):
     """An error that the user can fix. The command line prints only its message, without a traceback.
 

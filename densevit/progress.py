@@ -29,7 +29,7 @@ def track(items: Iterable[T], description: str, total: int, quiet: bool = False)
     elif in_notebook():
         yield from notebook_bar()(items, printable(description), total, leave=False)
     else:
-        yield from _lines(items, description, total)
+        yield from lines(items, description, total)
 
 
 def steps(description: str, total: int, quiet: bool = False) -> Callable[[str], None]:
@@ -45,7 +45,8 @@ def steps(description: str, total: int, quiet: bool = False) -> Callable[[str], 
     return begin
 
 
-def _lines(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+def lines(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Yields the items and prints a line every half minute, also within the loop of a progress bar."""
     start = last = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item

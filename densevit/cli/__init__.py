@@ -17,7 +17,7 @@ from types import ModuleType
 import densevit
 from densevit import registry
 from densevit.cli.streams import unfailing_output
-from densevit.errors import DensevitError, did_you_mean, printable
+from densevit.errors import Argument, DensevitError, did_you_mean, printable
 from densevit.paths import user_path
 
 
@@ -92,7 +92,7 @@ def _run(name: str, rest: list[str]) -> int:
     module, parser = command(name)
     keep_freed_memory()
     try:
-        arguments = parser.parse_intermixed_args(rest)
+        arguments = parser.parse_intermixed_args([Argument(word) if "=" in word else word for word in rest])
     except SystemExit as stop:  # argparse has printed the reason
         return stop.code if isinstance(stop.code, int) else 2
     arguments.output = command_output.Output(arguments)

@@ -96,8 +96,9 @@ def run(args: Namespace) -> int:
         )
     open_folder(args.out, prediction.settings, args.resume)
     if args.devices > 1:
-        status = predict_on_devices(args, devices, names)
-        return status or _show(args, prediction, join(args.out, lambda: prediction.output.maps), len(images))
+        return predict_on_devices(args, devices, names) or _show(
+            args, prediction, join(args.out, lambda: prediction.output.maps), len(images)
+        )
     status = _predict(args, prediction)
     return 0 if status == 1 and processes > 1 else status  # torchrun ends the other processes after a status of 1
 
@@ -179,7 +180,9 @@ def _predict(args: Namespace, prediction: "FolderPrediction") -> int:
 
 def _show(args: Namespace, prediction: "FolderPrediction", counts: "Counts", total: int) -> int:
     """Shows a summary of the predictions. Returns the exit status. total: the number of images."""
+    from densevit.errors import listed
     from densevit.inference.scores import threshold_origin
+    from densevit.targets.pixel_maps import Depth
 
     output, reasons = args.output, [failed.reason for failed in counts.failed]
     more = len(reasons) - _SHOWN_FAILURES
@@ -187,16 +190,28 @@ def _show(args: Namespace, prediction: "FolderPrediction", counts: "Counts", tot
         output.problem(problem)
     see = ", see failed.csv" if (args.out / "failed.csv").is_file() else ""
     left_out = f"; {len(reasons)} could not be read{see}" if reasons else ""
-    output.show(f"{args.out}: {counts.images} of {total} images{left_out}")
+    output.show(
+        f"{args.out}: {counts.images} of {total} images{left_out}",
+        *[
+            f"{folder}: PNG in units of {types['depth'].scale:g} m"
+            for head, types in prediction.output.maps.types.items()
+            if (folder := prediction.output.maps.folder_of(head) / "depth").is_dir()
+            and isinstance(types["depth"], Depth)
+        ],
+    )
     for head, every in counts.objects.items():
         path = f"{head}/" if len(prediction.thresholds) > 1 else ""
         name = "predictions.json" if args.format == "json" else "objects.parquet"
         lowest = f" of score {prediction.lowest[head]:g} or more" if prediction.lowest[head] else ""
-        origin = threshold_origin(args.threshold, prediction.output.predictor, head)
+        classes, last = prediction.output.maps.classes[head], max(prediction.ids.values(), default=0)
+        others = listed(c.name for c in classes if c.file_id > last)  # the ids after those of the json
+        ids = f"; category ids are the json's, by name{others and f'; it has no {others}'}" if prediction.ids else ""
         output.show(
             f"{path}predictions.csv: the {counts.listed[head]} objects of score {prediction.thresholds[head]:.4g} or "
-            f"more ({origin}); {path}{name}: all {every}{lowest}"
+            f"more ({threshold_origin(args.threshold, prediction.output.predictor, head)}); {path}{name}: all "
+            f"{every}{lowest}{ids}"
         )
-    result = {"out": str(args.out), "images": counts.images, "threshold": prediction.thresholds, "problems": reasons}
-    output.result(result)
+    output.result(
+        {"out": str(args.out), "images": counts.images, "threshold": prediction.thresholds, "problems": reasons}
+    )
     return 1 if len(reasons) > args.max_failed else 0

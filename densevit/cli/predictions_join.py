@@ -23,11 +23,11 @@ def run(args: Namespace) -> int:
     from densevit.data.io.map_files import MapFiles
     from densevit.inference import model_loading
     from densevit.inference.joining import join
-    from densevit.inference.prediction_folder import read_settings
+    from densevit.inference.prediction_folder import read_settings, saved_classes
 
     def maps() -> MapFiles:
         model = model_loading.load(read_settings(args.predictions)["model"], "cpu", args.trust)
-        return MapFiles(args.predictions, model.classes, model.target_types)
+        return MapFiles(args.predictions, saved_classes(args.predictions, model.classes), model.target_types)
 
     counts = join(args.predictions, maps)
     args.output.show(

@@ -31,6 +31,7 @@ from densevit.config.sections import (
     single_pass,
     split_options,
 )
+from densevit.config.sources import Overrides
 from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.config.values import ConfigType, PluginSection, Source
 
@@ -45,6 +46,7 @@ __all__ = [
     "LoraSection",
     "ModelSections",
     "OptimSection",
+    "Overrides",
     "PluginSection",
     "Source",
     "TrainerSection",

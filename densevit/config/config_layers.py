@@ -2,18 +2,18 @@
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from densevit.config.key_types import merges, parts, section_type, type_in
 from densevit.config.schema import Config
-from densevit.config.sources import BACKBONE, BACKBONE_WEIGHTS, PRETRAINED, Key, names_weights
+from densevit.config.sources import BACKBONE, BACKBONE_WEIGHTS, PRETRAINED, Key, Overrides, names_weights
 from densevit.config.training_schema import BUDGETS
 from densevit.config.values import BY_NAME, OpenSection, as_section
 from densevit.config.yaml_io import find_file, parse, read_file, shipped_configs
-from densevit.errors import ConfigError
+from densevit.errors import Argument, ConfigError
 from densevit.paths import user_path
 
 COMMAND_LINE = "command line"
@@ -76,7 +76,7 @@ def _over_base(
     for key in reversed(at):
         values = {key: values}
     layer = Layer(values, dict.fromkeys(_keys(values), source), typed=typed_keys(values) if typed else frozenset())
-    _fill_sections(layer, source, above, at)
+    fill_sections(layer, source, above, at)
     if base is None:
         return layer
     if not isinstance(base, str | Path):
@@ -85,33 +85,36 @@ def _over_base(
     return over(read(find_file(str(base), f"{source}: base", folder), above, at), layer)
 
 
-def with_overrides(layer: Layer, overrides: Sequence[str]) -> Layer:
-    """Applies the command line's `section=FILE` and `section.key=value`, files first."""
+def with_overrides(layer: Layer, overrides: Overrides) -> Layer:
+    """Applies `section=FILE` and `section.key=value`, or a mapping of keys to values, files first."""
+    source = COMMAND_LINE if any(isinstance(override, Argument) for override in overrides) else "overrides"
     sections, keys = Layer(_Keys()), Layer(_Keys())
     for override in overrides:
-        name, equals, text = override.partition("=")
+        name, equals, text = (str(override), "=", "") if isinstance(overrides, Mapping) else override.partition("=")
         path = tuple(name.strip().split("."))
         if not equals or not all(path):
-            raise ConfigError(f"{COMMAND_LINE}: {override!r} is not an override: write section.key=value.")
-        if not text.strip():
-            raise ConfigError(f"{COMMAND_LINE}: {name} has no value; write {name}=null for none.")
+            raise ConfigError(f"{override!r} is not an override: write section.key=value.")
+        if not (isinstance(overrides, Mapping) or text.strip()):
+            raise ConfigError(f"{source}: {name} has no value; write {name}=null for none.")
         # A path that starts with the placeholder {split} is text, not a YAML mapping.
-        value = text.strip() if text.lstrip().startswith("{split}") else parse(text, f"{COMMAND_LINE}: {override}")
+        value = text.strip() if text.lstrip().startswith("{split}") else parse(text, f"{source}: {override}")
+        value = overrides[override] if isinstance(overrides, Mapping) else value
         if path in _NAMED and isinstance(value, str):
             path = (*path, "name")
-        _set((sections if _is_section(path) and isinstance(value, str) else keys).values, path, value, override)
+        layer_of = sections if _is_section(path) and isinstance(value, str) else keys
+        _set(layer_of.values, path, value, f"{source}: {override}")
     keys.typed = typed_keys(sections.values) | typed_keys(keys.values)
     for part in (sections, keys):
         for key in _keys(part.values):
             if not all(isinstance(_at(side.values, key), Mapping) for side in (part, layer)):
-                part.sources[key] = COMMAND_LINE
-        _fill_sections(part, COMMAND_LINE)
+                part.sources[key] = source
+        fill_sections(part, source)
         layer = over(layer, part)
     return layer
 
 
-def check_evaluation_overrides(overrides: Sequence[str]) -> None:
-    """Raises ConfigError for overrides, "section.key=value", that would change the model."""
+def check_evaluation_overrides(overrides: Overrides) -> None:
+    """Raises ConfigError for overrides that would change the model."""
     for override in overrides:
         section, *keys = override.split("=")[0].split(".")
         head_key = keys[1] if keys[1:] else ""
@@ -171,7 +174,7 @@ def _is_section(path: Key) -> bool:
     return (len(path) == 1 and path[0] in _SECTIONS) or (len(path) == 2 and path[0] == "heads")
 
 
-def _fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: Key = ()) -> None:
+def fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: Key = ()) -> None:
     """Replaces each section that is a file name by the file's content, except `at`, the section being read."""
     for path in [path for path in _keys(layer.values) if _is_section(path) and path != at]:
         *parents, key = path
@@ -211,7 +214,7 @@ def _set(values: dict[str, Any], path: Key, value: Any, override: str) -> None:
         values = values.setdefault(key, type(values)())
         if not isinstance(values, dict):
             raise ConfigError(
-                f"{COMMAND_LINE}: {override} sets a key of {key}, but another argument sets {key} itself to a value. "
+                f"{override} sets a key of {key}, but another argument sets {key} itself to a value. "
                 "Fix: remove one of the two arguments."
             )
     values[path[-1]] = value

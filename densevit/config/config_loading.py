@@ -1,6 +1,6 @@
 """Loads configs from files and mappings, with overrides. Writes configs as YAML."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,16 @@ from densevit.config.key_types import named_classes
 from densevit.config.model_schema import ModelSections
 from densevit.config.schema import Config
 from densevit.config.schema_validation import validated
-from densevit.config.sources import Sources
+from densevit.config.sources import Overrides, Sources
 from densevit.errors import ConfigError, printable
 from densevit.paths import user_path
 
 _LARGEST_IN_FILE = 2**20  # characters of a config inside another file: PyYAML takes minutes for megabytes
 
 
-def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+def load(source: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> Config:
     """Loads a config from a file, a run folder, a shipped config's name or a mapping, with overrides such as
-    `optim.lr=1e-4`.
+    `optim.lr=1e-4`, or {"optim.lr": 1e-4}.
 
     Raises ConfigError with one line for each invalid key or value. Does not check plugin options; see `check_plugins`.
     """
@@ -31,13 +31,13 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     return _loaded(config_layers.read_typed(file), str(file), overrides)
 
 
-def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: Sequence[str] = ()) -> Config:
+def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: Overrides = ()) -> Config:
     """The config of a mapping, such as a parsed `dump`, merged over its `base`. source: the mapping's origin, for
     messages."""
     return _loaded(config_layers.from_mapping(values, source), source, overrides)
 
 
-def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+def with_overrides(config: Config, overrides: Overrides) -> Config:
     """A copy of a config with overrides such as `optim.lr=1e-4`."""
     sources = config._sources
     layer = config_layers.Layer(config.model_dump(), dict(sources.by_key), typed=frozenset(sources.typed))
@@ -88,7 +88,7 @@ def dump(config: ModelSections, comments: Mapping[str, str] | None = None) -> st
     return text
 
 
-def _loaded(layer: config_layers.Layer, source: str, overrides: Sequence[str]) -> Config:
+def _loaded(layer: config_layers.Layer, source: str, overrides: Overrides) -> Config:
     layer = config_layers.with_overrides(layer, overrides)
     weights, backbone = layer.values.get("weights"), layer.values.get("backbone", {})
     has_no_name = isinstance(backbone, dict) and "name" not in backbone

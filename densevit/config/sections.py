@@ -22,9 +22,9 @@ Sections = TypeVar("Sections", bound=ModelSections)
 def section(name: str, values: Mapping[str, Any] | str | Path, source: str, overrides: Sequence[str] = ()) -> Any:
     """A single section, such as a `DataSection`. values: the section's keys, or a section file. source: the origin of
     the values, for messages. overrides: `backbone.key=value`."""
-    keys = values if isinstance(values, Mapping) else {}
-    files = [] if isinstance(values, Mapping) else [f"{name}={values}"]
-    layer = config_layers.with_overrides(config_layers.Layer({name: dict(keys)}), [*files, *overrides])
+    layer = config_layers.Layer({name: dict(values) if isinstance(values, Mapping) else str(values)})
+    config_layers.fill_sections(layer, source)
+    layer = config_layers.with_overrides(layer, overrides)
     sources = Sources({(): source, **layer.sources})
     fields: dict[str, Any] = {name: (Config.model_fields[name].annotation, ...)}
     container = pydantic.create_model(name, __base__=Section, **fields)

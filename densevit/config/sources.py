@@ -1,9 +1,12 @@
 """The sources of config keys, and the typed keys of initial weights."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 Key = tuple[str, ...]
+Overrides = Sequence[str] | Mapping[str, Any]
+"""Texts `section.key=value`, or values by key."""
 
 WEIGHTS: Key = ("weights",)
 BACKBONE: Key = ("backbone", "name")
@@ -15,9 +18,9 @@ PRETRAINED: Key = ("backbone", "pretrained")
 class Sources:
     """The source of each key. Not compared: configs with different sources can be equal.
 
-    by_key: the name of a file, or "command line". typed: the keys of initial weights, and the backbone's name, set in
-    overrides or Python arguments, or else in the user's file; keys of a shipped recipe, a `base` and a section file are
-    not typed. notes: a line for each overridden key of initial weights, see `initial_weights`.
+    by_key: the name of a file, "command line" or "overrides". typed: the keys of initial weights, and the backbone's
+    name, set in overrides or Python arguments, or else in the user's file; keys of a shipped recipe, a `base` and a
+    section file are not typed. notes: a line for each overridden key of initial weights, see `initial_weights`.
     """
 
     by_key: Mapping[Key, str] = field(default_factory=dict, compare=False)

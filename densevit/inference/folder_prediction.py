@@ -16,6 +16,7 @@ from densevit.inference.image_file import ImageFile, open_videos
 from densevit.inference.image_sizes import ImageSize, requested_size
 from densevit.inference.image_texts import image_texts
 from densevit.inference.image_writers import Drawings, DrawnVideos, ImageWriter, OutputFolder, PointClouds, result_of
+from densevit.inference.input_images import category_ids
 from densevit.inference.iterating import BATCHES_AT_ONCE, Predicted, background_threads
 from densevit.inference.large_image_prediction import LargePredicted, is_large, predict_large, streams_maps
 from densevit.inference.prediction_blocks import Counts, Failed, Texts, read_counts, write_block
@@ -23,6 +24,7 @@ from densevit.inference.prediction_folder import PARTS, Part, read_settings
 from densevit.inference.predictor import Predictor
 from densevit.inference.result import Result
 from densevit.inference.scores import check_lowest_score, lowest_scores, threshold_origin
+from densevit.targets.target_class_mapping import with_file_ids
 
 ALL_DRAWN, FIRST_DRAWN = 1_000, 100  # images: up to how many all are drawn; how many of more
 _ENCODERS = 2  # threads that draw and encode
@@ -51,7 +53,8 @@ class FolderPrediction:
     """Predicts a part of a list of images into a folder, block by block.
 
     images: the complete list. thresholds: lowest score of drawn and listed objects, by head. lowest: lowest score of
-    all objects. drawn: the number of drawn images. Raises DensevitError for options that the model cannot use.
+    all objects. drawn: the number of drawn images. ids: the category ids of the jsons that list the images, by name.
+    Raises DensevitError for options that the model cannot use.
     """
 
     def __init__(
@@ -66,10 +69,12 @@ class FolderPrediction:
         for head, score in self.thresholds.items() if options.min_score is not None else ():
             check_lowest_score(options.min_score or 0, score, threshold_origin(options.threshold, predictor, head))
         self.lowest = lowest_scores(options.min_score, self.thresholds, windowed)
-        few = options.video or len(images) <= ALL_DRAWN
-        self.drawn = options.draw if options.draw is not None else len(images) if few else FIRST_DRAWN
+        self.drawn = len(images) if options.video or len(images) <= ALL_DRAWN else FIRST_DRAWN
+        self.drawn = self.drawn if options.draw is None else options.draw
         self.part = Part(folder, *options.part, len(images), BATCHES_AT_ONCE * options.batch_size)
-        self.output = OutputFolder(folder, windowed, self.thresholds)
+        self.ids = category_ids(options.inputs)
+        classes = {head: with_file_ids(of_head, self.ids) for head, of_head in predictor.classes.items() if self.ids}
+        self.output = OutputFolder(folder, windowed, self.thresholds, classes)
         if options.format == "parquet":
             self.images = _with_ids_of_one_type(images)
 
@@ -80,7 +85,7 @@ class FolderPrediction:
         for image in self.images:
             digest.update(f"{image.image_id!r} {image.file_name}\n".encode(errors="surrogateescape"))
         categories = {
-            h: [{"id": c.file_id, "name": c.name} for c in classes] for h, classes in predictor.classes.items()
+            h: [{"id": c.file_id, "name": c.name} for c in classes] for h, classes in self.output.maps.classes.items()
         }
         return {
             "model": options.model,
@@ -172,8 +177,12 @@ class FolderPrediction:
 
     def _count(self, result: Result) -> Counts:
         scores = {head: values["scores"] for head, values in result.predictions.items() if "scores" in values}
-        listed = {head: int((values >= self.thresholds[head]).sum()) for head, values in scores.items()}
-        return Counts(1, (), listed, {head: len(values) for head, values in scores.items()})
+        return Counts(
+            1,
+            (),
+            {head: int((values >= self.thresholds[head]).sum()) for head, values in scores.items()},
+            {head: len(values) for head, values in scores.items()},
+        )
 
     def _write(self, writers: Sequence[ImageWriter], predicted: Predicted) -> Texts:
         """Writes an image's files and returns its texts."""
@@ -209,6 +218,5 @@ def _with_ids_of_one_type(images: Sequence[ImageFile]) -> Sequence[ImageFile]:
             f"--format parquet: the name {wrong!r} is not UTF-8 text, which Parquet needs. Fix: rename it, or use "
             "--format json."
         )
-    if all(isinstance(image.image_id, int) for image in images):
-        return images
-    return [replace(image, image_id=str(image.image_id)) for image in images]
+    has_text = any(not isinstance(image.image_id, int) for image in images)
+    return [replace(image, image_id=str(image.image_id)) for image in images] if has_text else images

@@ -40,17 +40,19 @@ class VideoFrame(NamedTuple):
     pixels: np.ndarray
 
 
-def as_images(inputs: Any) -> tuple[list[Any], bool]:
+def as_images(inputs: Any) -> tuple[Iterable[Any], bool]:
     """Returns the images of an input of `predict`, and whether it is a single image.
 
-    An array or a tensor with four dimensions is a batch; any other iterable contains images.
+    An array or a tensor with four dimensions is a batch; any other iterable contains images, an iterator perhaps
+    without end.
     """
-    if isinstance(inputs, np.ndarray | Tensor):
-        return (list(inputs), False) if inputs.ndim == 4 else ([inputs], True)
-    single = isinstance(inputs, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
-    if single or hasattr(inputs, "read") or not isinstance(inputs, Iterable):
-        return [inputs], True
-    return list(inputs), False
+    single = (
+        isinstance(inputs, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
+        or hasattr(inputs, "read")
+        or not isinstance(inputs, Iterable)
+        or (isinstance(inputs, np.ndarray | Tensor) and inputs.ndim != 4)
+    )
+    return ([inputs] if single else inputs), single
 
 
 def as_sample(image: Any, image_id: int | str, channels: Channels = RGB) -> Sample:

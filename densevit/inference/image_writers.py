@@ -1,7 +1,7 @@
 """Writers of drawings and point clouds, one file per image, and of drawn videos, one file per video."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -18,19 +18,22 @@ from densevit.errors import DensevitError
 from densevit.inference.iterating import Predicted
 from densevit.inference.predictor import Predictor
 from densevit.inference.result import Result
+from densevit.interfaces import Class
 
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """A folder of predictions. thresholds: the lowest score of drawn and listed objects, by head."""
+    """A folder of predictions. thresholds: the lowest score of drawn and listed objects, by head. classes: the
+    model's, with the ids of the files; {}: the model's ids."""
 
     path: Path
     predictor: Predictor
     thresholds: Mapping[str, float]
+    classes: Mapping[str, Sequence[Class]] = field(default_factory=dict)
 
     @cached_property
     def maps(self) -> MapFiles:
-        return MapFiles(self.path, self.predictor.classes, self.predictor.target_types)
+        return MapFiles(self.path, self.classes or self.predictor.classes, self.predictor.target_types)
 
     def file(self, head: str, folder: str, name: str) -> Path:
         """The path of a head's file; creates its folder."""
@@ -40,13 +43,9 @@ class OutputFolder:
 
     def drawn(self, head: str, predicted: Predicted, frame: bool = False) -> np.ndarray:
         """The visualization of a head's predictions, (H, W, 3) uint8. frame: keeps the size of the image."""
-        predictions, classes, types = (
-            result_of(predicted).predictions[head],
-            self.maps.classes[head],
-            self.maps.types[head],
-        )
-        options = self.thresholds[head], None, types, frame, self.predictor.channels
-        return draw(pixels_of(predicted), predictions, classes, *options)
+        types, channels = self.maps.types[head], self.predictor.channels
+        predictions, lowest = result_of(predicted).predictions[head], self.thresholds[head]
+        return draw(pixels_of(predicted), predictions, self.maps.classes[head], lowest, None, types, frame, channels)
 
 
 class ImageWriter(Protocol):

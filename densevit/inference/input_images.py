@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.coco_json import images_of, parse_json
+from densevit.data.datasets.coco_json import classes_of, images_of, parse_json
 from densevit.data.datasets.coco_layouts import files_of_json
 from densevit.data.datasets.image_files import companions
 from densevit.data.datasets.pair_paths import LABELS
@@ -150,6 +150,13 @@ def _in_coco(file: Path) -> Iterator[_Source]:
     folder = files_of_json(file).image_folder(images.names[:1])
     rows = zip(images.names, images.rows, strict=True)
     return (_Source(os.path.join(folder, name), None, image_id) for name, image_id in rows)
+
+
+def category_ids(sources: Sequence[str]) -> dict[str, int]:
+    """The ids of the categories of the COCO jsons among the sources, by name."""
+    jsons = (Path(file) for name in sources if name.lower().endswith(".json") for file in find_files(name))
+    documents = ((file, parse_json(file, keep_segmentations=False)) for file in jsons)
+    return {c.name: c.file_id for file, d in documents if d.get("categories") for c in classes_of(file, d)}
 
 
 def _path_of(url: str) -> Path:

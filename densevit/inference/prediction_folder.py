@@ -4,9 +4,9 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from densevit.atomic_io import atomic_file, atomic_folder, check_new_folder, loc
 from densevit.errors import DataError, DensevitError, WeightsError
 from densevit.inference.iterating import BATCHES_AT_ONCE
 from densevit.inference.prediction_blocks import Counts, read_counts
+from densevit.interfaces import Class
 
 SETTINGS = "predict.json"
 PARTS = "parts"  # the folder of parts, and the key of their count
@@ -30,6 +31,14 @@ def read_settings(folder: Path) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise DataError(f"{file}: expected the settings of a prediction as JSON; found: {error}") from None
+
+
+def saved_classes(folder: Path, classes: Mapping[str, Sequence[Class]]) -> dict[str, tuple[Class, ...]]:
+    """The model's classes by head, with the ids in the files of a folder of predictions."""
+    return {
+        head: tuple(replace(c, file_id=row["id"]) for c, row in zip(classes[head], rows, strict=True))
+        for head, rows in read_settings(folder)["categories"].items()
+    }
 
 
 def write_settings(file: Path, settings: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from densevit.inference.iterating import ImageLoop, Predicted, evaluation_mode, 
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, DenseHead, Head, Predictions, Sample, TargetType, Transforms
 from densevit.model import DenseModel, inference_by_head, used_options
+from densevit.targets.pixel_maps import Depth
 
 Threshold = float | Mapping[str, float]
 
@@ -77,18 +78,16 @@ class Predictor:
         {"window": 512, "flip": True}.
         image_size: the long side of resized images, the (height, width) that they are fitted into, or "source": images
         keep their size. None: as in evaluation; with a window in `inference`, "source".
-        Returns a `Result` for a single image; for a folder, a pattern or a video an iterator that reads and predicts
-        some batches at a time; else a list. The result of an image does not depend on the other images.
+        Returns a `Result` for a single image; for a folder, a pattern, a video, a generator or another iterator, such
+        as a camera's frames, an iterator that reads and predicts some batches at a time; else a list. The result of an
+        image does not depend on the other images.
         Raises DataError for an unreadable image, and ConfigError for a size or options that the model cannot use. Warns
         if no image is larger than the window in `inference`.
         """
-        source = images_of(images, self.channels)
-        inputs, single = as_images(images) if source is None else (source, False)
-        results = _results(self.iterate(inputs, threshold, batch_size, inference, image_size))
-        if source is not None:
-            return results
-        every = [*results]
-        return every[0] if single else every
+        inputs, single = as_images(images_of(images, self.channels) or images)
+        results: Any = _results(self.iterate(inputs, threshold, batch_size, inference, image_size))
+        results = results if isinstance(inputs, Iterator) else [*results]
+        return results[0] if single else results
 
     @property
     def sections(self) -> ModelSections | None:
@@ -168,8 +167,11 @@ class Predictor:
 
     @property
     def target_types(self) -> dict[str, Mapping[str, TargetType] | None]:
-        """The target types of predictions that have options, by head."""
-        return self.model.target_types
+        """The target types of predictions that have options, by head; depth has the `scale` of its training data."""
+        return {
+            name: {**_stored(self.model.reference_data.get(name, self.data)), **(types or {})}
+            for name, types in self.model.target_types.items()
+        }
 
     @property
     def score_thresholds(self) -> dict[str, float]:
@@ -281,6 +283,13 @@ def _results(predicted: Iterator[Predicted]) -> Iterator[Result]:
         if image.result is None:
             raise image.error or AssertionError
         yield image.result
+
+
+def _stored(data: DataSection | None) -> dict[str, TargetType]:
+    """The types of targets whose files have a unit of their own, by the section `data` of the training."""
+    options = data.options if data is not None and data.name == "depth" else {}
+    is_depth = options.get("quantity") in (None, "depth")
+    return {"depth": Depth(scale=options["scale"])} if is_depth and options.get("scale") else {}
 
 
 def dense_model(model: DenseModel | Predictor) -> DenseModel:

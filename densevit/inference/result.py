@@ -3,10 +3,12 @@
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -16,11 +18,11 @@ from densevit.data.io.images import read_image
 from densevit.drawing.display import display
 from densevit.drawing.draw import draw
 from densevit.drawing.point_cloud import write_ply
-from densevit.errors import DensevitError
+from densevit.errors import DensevitError, did_you_mean
 from densevit.inference import result_formats
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Predictions, TargetType
 from densevit.paths import user_path
-from densevit.targets.types import TargetTypes, above_threshold, as_array
+from densevit.targets.types import TargetTypes, above_threshold, as_array, with_objects
 
 if TYPE_CHECKING:
     import pandas
@@ -102,6 +104,26 @@ class Result(Mapping[str, Any]):
         head = self._head_of("labels")
         return [self.classes[head][label].name for label in self._predictions[head]["labels"].tolist()]
 
+    def counts(self) -> dict[str, int]:
+        """The number of objects of each class that has any, by name."""
+        return dict(Counter(self.names))
+
+    def filter(self, classes: Collection[str] | None = None, score: float | None = None) -> "Result":
+        """A result with only the objects of these classes and of at least this score; maps stay as they are.
+
+        classes: names; None: all. Raises DensevitError for a name that is no class of the result's heads.
+        """
+        names = {c.name for of_head in self.classes.values() for c in of_head}
+        for name in {*(classes or ())} - names:
+            raise DensevitError(f"filter: {name!r} is not a class of the result.{did_you_mean(name, names)}")
+        result = self._of(*self._predictions)
+        for head in [name for name, outputs in self._predictions.items() if "labels" in outputs]:
+            outputs, of_head, types = self._predictions[head], self.classes[head], self.types[head]
+            keep = [classes is None or of_head[label].name in classes for label in outputs["labels"].tolist()]
+            outputs = with_objects(outputs, torch.tensor(keep, dtype=torch.bool), types)
+            result._predictions[head] = above_threshold(outputs, score, types)
+        return result
+
     @property
     def class_name(self) -> str:
         """The name of the image's class."""
@@ -136,28 +158,24 @@ class Result(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         if len(self._predictions) == 1:
             return next(iter(self._predictions.values()))[key]
-        if key not in self._predictions:
-            raise KeyError(key)
-        return self._of(key)
+        return self._of(key)  # KeyError for other names
 
     def __iter__(self) -> Iterator[str]:
-        alone = len(self._predictions) == 1
-        return iter(next(iter(self._predictions.values())) if alone else self._predictions)
+        return iter(next(iter(self._predictions.values())) if len(self._predictions) == 1 else self._predictions)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __repr__(self) -> str:
-        heads = [f"{head}: {', '.join(map(_shown, items.items()))}" for head, items in self._predictions.items()]
+        heads = [f"{head}: {', '.join(starmap(_shown, items.items()))}" for head, items in self._predictions.items()]
         return f"Result({self.size[0]}x{self.size[1]}; {'; '.join(heads)})"
 
-    def _of(self, head: str) -> "Result":
-        classes = {head: self.classes.get(head, ())}
-        predictions = {head: self._predictions[head]}
-        origin = (self.path, self.frame)
-        return Result(
-            self._image, self.size, predictions, classes, self.thresholds, self.types, *origin, self._channels
-        )
+    def _of(self, *heads: str) -> "Result":
+        """A result of these heads."""
+        classes = {head: self.classes.get(head, ()) for head in heads}
+        predictions = {head: self._predictions[head] for head in heads}
+        source = (self.path, self.frame, self._channels)
+        return Result(self._image, self.size, predictions, classes, self.thresholds, self.types, *source)
 
     def _head_of(self, key: str) -> str:
         """The head that predicts a key. Raises AttributeError unless there is exactly one."""
@@ -272,6 +290,5 @@ class Result(Mapping[str, Any]):
         return result_formats.as_detections(self.predictions, self.classes)
 
 
-def _shown(item: tuple[str, Any]) -> str:
-    key, value = item
+def _shown(key: str, value: Any) -> str:
     return f"{key} {tuple(value.shape)}" if hasattr(value, "shape") else key

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from densevit.model.map_flips import Flip
+from densevit.progress import lines
 
 Size = tuple[int, int]  # height, width
 
@@ -73,7 +74,7 @@ def slide(
 
     buffer: Tensor | None = None  # (C, size[0], w): the average so far, from row `first` on
     first = 0
-    for chunk in (windows[i : i + batch_size] for i in range(0, len(windows), batch_size)):
+    for chunk in window_batches(windows, batch_size):
         batch = maps(*crop_windows(image, chunk, size, grid), size)  # (n, C, *size)
         if buffer is None:
             buffer = batch.new_zeros(batch.shape[1], size[0], w)
@@ -89,6 +90,12 @@ def slide(
             buffer[:, :, left : left + size[1]].addcmul_(flip(x) if mirrored and flip else x, weight)
     assert buffer is not None  # there is at least one window
     yield buffer
+
+
+def window_batches(windows: Sequence[Window], batch_size: int) -> Iterator[Sequence[Window]]:
+    """Yields batches of windows. A line every half minute shows the progress of a large image."""
+    batches = [windows[i : i + batch_size] for i in range(0, len(windows), batch_size)]
+    return lines(batches, f"Batches of {batch_size} windows", len(batches))
 
 
 def crop_windows(image: ImageRows, windows: Sequence[Window], size: Size, grid: Size) -> tuple[Tensor, Tensor]:

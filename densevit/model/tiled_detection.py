@@ -13,7 +13,7 @@ from densevit.layers.padding import padded
 from densevit.layers.precision import in_float32
 from densevit.model.box_merging import merge_boxes
 from densevit.model.head_inference import moves_with_box
-from densevit.model.sliding_window import Size, Window, crop_windows, starts
+from densevit.model.sliding_window import Size, Window, crop_windows, starts, window_batches
 from densevit.model.test_time_augmentation import MultiHeadModel
 from densevit.targets.types import TargetTypes
 
@@ -58,7 +58,7 @@ def _image_predictions(
     sizes = {"size": crop, "original_size": target["original_size"] if is_single else crop}
 
     parts: dict[str, list[Predictions]] = {name: [] for name in heads}
-    for chunk in (windows[i : i + options.batch_size] for i in range(0, len(windows), options.batch_size)):
+    for chunk in window_batches(windows, options.batch_size):
         images, padding_mask = crop_windows(image[:, :h, :w], chunk, crop, grid)
         targets = [sizes] * len(chunk)
         outputs = model({"images": images, "padding_mask": padding_mask, "targets": targets}, heads)

@@ -13,7 +13,6 @@ from densevit.errors import DataError
 from densevit.interfaces import Class, Drawing, Size, TargetType, Window
 from densevit.targets.object_targets import check_range
 
-STEPS_PER_METRE = 256
 MAX_PNG_VALUE = 2**16 - 1
 
 
@@ -117,9 +116,16 @@ class ValueMap(PixelMap):
 
 
 class Depth(ValueMap):
-    """(H, W) float32 metres; 0, negative numbers, nan and infinities are unknown."""
+    """(H, W) float32 metres; 0, negative numbers, nan and infinities are unknown.
+
+    scale: metres per unit of the PNG that `encode` returns; by default KITTI's 1/256.
+    """
 
     under_zoom = "divide"
+
+    def __init__(self, under_zoom: Literal["divide", "multiply", "keep"] | None = None, scale: float = 1 / 256) -> None:
+        super().__init__(under_zoom)
+        self.scale = scale
 
     def unlabelled(self, size: Size) -> list[np.ndarray]:
         return [np.full(size, value, np.float32) for value in (0, -1, np.nan, np.inf, -np.inf)]
@@ -139,12 +145,12 @@ class Depth(ValueMap):
         drawing.value_maps(predictions[key], None if truth is None else truth.get(key))
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, Any]:
-        """Returns a float32 NPY, and a 16-bit PNG in steps of 1/256 m (KITTI's format) if all values fit."""
+        """Returns a float32 NPY, and a 16-bit PNG in steps of `scale` metres if all values fit."""
         depth = value.astype(np.float32, copy=False)
-        steps = np.rint(depth * STEPS_PER_METRE)
+        steps = np.rint(depth / np.float32(self.scale))
         if not ((depth >= 0) & (steps <= MAX_PNG_VALUE)).all():  # False for nan, too
             warnings.warn(
-                f"Depth that is negative, not finite or beyond {MAX_PNG_VALUE / STEPS_PER_METRE:.3f} m does not fit a "
+                f"Depth that is negative, not finite or beyond {MAX_PNG_VALUE * self.scale:.3f} m does not fit a "
                 "16-bit PNG: such maps are written as NPY only.",
                 stacklevel=2,
             )

@@ -1,6 +1,8 @@
 """Maps targets and predictions to the class indices of another list of classes."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -51,6 +53,19 @@ def with_classes(
         return result
     objects = {key for key in result if key in types and types[key].per == "object"}
     return {key: _rows(value, keep) if key in objects else value for key, value in result.items()}
+
+
+def plain_name(name: str) -> str:
+    """A class name for comparisons, which ignore case, hyphens and underscores."""
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def with_file_ids(classes: Sequence[Class], ids: Mapping[str, int]) -> tuple[Class, ...]:
+    """The classes with the file ids of the equal names, or else of equal `plain_name`; others get the ids after the
+    largest one."""
+    names, free = {plain_name(name): i for name, i in ids.items()} | {**ids}, itertools.count(max(ids.values()) + 1)
+    keys = ((c, c.name if c.name in ids else plain_name(c.name)) for c in classes)
+    return tuple(replace(c, file_id=names[key] if key in names else next(free)) for c, key in keys)
 
 
 def _rows(value: Any, keep: np.ndarray) -> Any:

@@ -51,7 +51,11 @@ def above_threshold(
     """Removes objects whose score is below the threshold."""
     if threshold is None or "scores" not in predictions:
         return dict(predictions)
-    keep = predictions["scores"] >= threshold
+    return with_objects(predictions, predictions["scores"] >= threshold, types)
+
+
+def with_objects(predictions: Mapping[str, Any], keep: Tensor, types: Mapping[str, TargetType]) -> dict[str, Any]:
+    """Keeps some objects. keep: (N,) bool."""
     per_object = {key for key in predictions if key in types and types[key].per == "object"}
     return {key: value[keep] if key in per_object else value for key, value in predictions.items()}
 

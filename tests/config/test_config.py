@@ -173,7 +173,7 @@ def test_each_error_has_a_line_and_names_its_file():
     assert message("trainer.emma=0.9", file="child.yaml").splitlines() == [
         "child.yaml: seed should be greater than or equal to 0, not -1.",
         "base.yaml: optim.lr should be a valid number, not 'fast'.",
-        "command line: trainer.emma is not a key of trainer. Did you mean 'ema'? "
+        "overrides: trainer.emma is not a key of trainer. Did you mean 'ema'? "
         f"Keys: {', '.join(sorted(config.TrainerSection.model_fields))}.",
     ]
 
@@ -192,7 +192,7 @@ def test_all_wrong_options_of_all_plugins_are_listed():
     wrong = ["backbone.varient=x", "data.rot=x", "data.train_lenght=3", "heads.detection.name=dettr", "optim.name=x:Y"]
     with pytest.raises(ConfigError) as caught:
         config.check_plugins(config.load("mine.yaml", wrong))
-    keys = [line.removeprefix("command line: ").split()[0] for line in str(caught.value).splitlines()]
+    keys = [line.removeprefix("overrides: ").split()[0] for line in str(caught.value).splitlines()]
     assert keys == ["backbone.varient", "heads.detection.name:", "data.rot", "data.train_lenght", "optim.name:"]
 
 

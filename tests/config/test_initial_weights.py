@@ -19,12 +19,12 @@ PARTS = {  # a key, its value, and a config with it
     "backbone.pretrained": ("true", "backbone: {name: vit, pretrained: true}\nheads: {a: {name: setr}}\n"),
     "heads.a.weights": ("part", "backbone: {name: vit}\nheads: {a: {name: setr, weights: part}}\n"),
 }
-PLACES = ("nowhere", "base", "preset", "mine", "command line")
+PLACES = ("nowhere", "base", "preset", "mine", "overrides")
 TABLE = {  # the place of `weights`, and what is loaded for each place of the part's key
     "nowhere": ("nothing", "part", "part", "part", "part"),
     "base": ("whole", "whole", "error", "error", "error"),  # a section file is another backbone
     "mine": ("whole", "whole", "whole", "error", "error"),
-    "command line": ("whole", "whole", "whole", "whole", "error"),
+    "overrides": ("whole", "whole", "whole", "whole", "error"),
 }
 CELLS = [
     (part, whole, place, result)
@@ -71,8 +71,8 @@ def test_the_weights_of_a_model_or_of_a_part(part: str, whole: str, place: str, 
     write("base.yaml", weights["base"] + (with_part if place == "base" else PLAIN) + REST)
     own = {"preset": "backbone: preset.yaml\n", "mine": with_part}.get(place, "")
     write("mine.yaml", f"base: base.yaml\n{weights['mine']}{own}")
-    overrides = ["weights=whole"] if whole == "command line" else []
-    overrides += [f"{part}={value}"] if place == "command line" else []
+    overrides = ["weights=whole"] if whole == "overrides" else []
+    overrides += [f"{part}={value}"] if place == "overrides" else []
     if result == "error":
         with pytest.raises(ConfigError, match=r"^weights=whole \(.*\. Fix: weights=null, with .*, or leave out .*\.$"):
             configs.load("mine.yaml", overrides)

@@ -26,7 +26,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
     def small_validated(values: Mapping[str, Any], sources: Sources) -> configs.Config:
         given = validated(values, sources).model_dump()
         of_a_run = sources.of(("seed",)).endswith("config.yaml")
-        extended = of_a_run and sources.of(("trainer", "max_images")) == "command line"
+        extended = of_a_run and sources.of(("trainer", "max_images")) in ("command line", "overrides")
         return validated(small(given, extended), sources)
 
     def small_section(name: str, values: Any, source: str, overrides: Any = ()) -> Any:

@@ -50,6 +50,26 @@ def test_a_result_depends_neither_on_batch_size_nor_neighbours():
             torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
 
 
+def test_an_endless_iterator_gives_an_iterator():
+    """A camera's frames: the first result comes although the frames never end."""
+    read: list[int] = []
+
+    def frames():
+        while True:
+            read.append(1)
+            yield random_image(8, 8)
+
+    predictor = predictor_of(Averaged(), detection=Thirds)
+    results = predictor.predict(frames(), batch_size=1)
+    assert not read and next(results).scores.tolist() == [0.5, 0.75] and next(results).size == (8, 8)
+    assert len(read) <= 2 * 4, "two blocks of four batches"
+    for iterator in (iter([random_image(8, 8)] * 3), map(random_image, (8, 9), (8, 9))):
+        assert not isinstance(predictor.predict(iterator), list)
+    assert [found.size for found in predictor.predict(map(random_image, (8, 9), (8, 7)))] == [(8, 8), (9, 7)]
+    with pytest.raises(densevit.errors.DensevitError, match="batch_size"):
+        predictor.predict(frames(), batch_size=0)  # at the call
+
+
 def test_equal_padded_sizes_run_together_up_to_the_batch_size():
     predictor = predictor_of(Averaged(), detection=Mean)
     sizes: list[int] = []

@@ -67,6 +67,27 @@ def test_predictions_are_attributes_and_a_mapping_of_one_head_or_of_the_results_
     assert [*several.maps] == ["semantic", "depth"] and torch.equal(several.maps["semantic"], semantic())
 
 
+def test_objects_are_counted_and_filtered():
+    one = detection(masks=torch.arange(3)[:, None, None].expand(3, 4, 6) > 0)
+    assert one.counts() == {"dog": 2, "cat": 1}
+    dogs = one.filter(classes=["dog"])
+    assert (
+        dogs.counts() == {"dog": 2}
+        and dogs.scores.tolist() == one.scores[[0, 2]].tolist()
+        and dogs.masks.shape == (2, 4, 6)
+    )
+    assert dogs.masks.flatten(1).all(1).tolist() == [False, True] and dogs.boxes[1].tolist() == [0, 0, 6, 4]
+    assert one.filter(score=0.5).labels.tolist() == [1, 0] and len(one.scores) == 3
+    assert one.filter({"cat"}, 0.6).counts() == {} and one.filter(classes=[]).boxes.shape == (0, 4)
+    several = both().filter(score=0.5)
+    assert several["things"].counts() == {"dog": 1, "cat": 1} and torch.equal(several.semantic, semantic())
+    assert two_detectors().filter(["cat"])["people"].counts() == {"cat": 1}
+    with pytest.raises(DensevitError, match=r"filter: 'dgo' is not a class .* Did you mean 'dog'\? Known: cat, dog\."):
+        one.filter(classes=["dgo"])
+    with pytest.raises(AttributeError, match="cars and people"):
+        two_detectors().counts()
+
+
 def test_a_missing_or_ambiguous_prediction_is_an_error_that_lists_them():
     two = two_detectors()
     for found, name, facts in (

@@ -9,7 +9,7 @@ from densevit.data.data_builder import DataSplits
 from densevit.errors import DataError, listed, nearest
 from densevit.interfaces import Class, Dataset, Head, Predictions, TargetType
 from densevit.model import DenseModel
-from densevit.targets.target_class_mapping import with_classes
+from densevit.targets.target_class_mapping import plain_name, with_classes
 
 LISTED = 100  # largest number of classes in a message
 
@@ -66,8 +66,8 @@ def labelled_heads(model: DenseModel, dataset: Dataset, class_names: Mapping[str
     """
 
     def is_labelled(head: Head) -> bool:
-        names = {_plain(class_names.get(c.name, c.name) or "") for c in head.classes}
-        data_names = {_plain(c.name) for c in head.classes_from(dataset)}
+        names = {plain_name(class_names.get(c.name, c.name) or "") for c in head.classes}
+        data_names = {plain_name(c.name) for c in head.classes_from(dataset)}
         has_labels = not head.needs or not {*head.needs}.isdisjoint(dataset.provides)
         return has_labels and (not names or not names.isdisjoint(data_names))
 
@@ -116,7 +116,7 @@ def _mapping(
     head: str, task: str, trained: Sequence[Class], data_classes: Sequence[Class], class_names: Mapping[str, str | None]
 ) -> ClassMapping:
     names, lists = [c.name for c in data_classes], _both([c.name for c in trained], [c.name for c in data_classes])
-    plain = [_plain(name) for name in names]
+    plain = [plain_name(name) for name in names]
 
     def index_of(name: str) -> int | None:
         new = class_names.get(name, name)
@@ -125,7 +125,7 @@ def _mapping(
         if name in class_names:
             hint = nearest(new, names)
             raise DataError(f"The mapping {name!r} to {new!r}: the data has no class {new!r}.{hint} {lists}")
-        return plain.index(_plain(name)) if plain.count(_plain(name)) == 1 else None
+        return plain.index(plain_name(name)) if plain.count(plain_name(name)) == 1 else None
 
     mapping = ClassMapping(tuple(trained), tuple(data_classes), tuple(index_of(c.name) for c in trained))
     if not mapping.kept:
@@ -143,10 +143,6 @@ def _add_parts(dataset: Dataset, mappings: Mapping[str, ClassMapping], kept: dic
         for task, classes in dataset.classes.items():
             if task not in kept and classes and {c.name for c in classes} <= every:
                 kept[task] = [n for n, c in enumerate(classes) if c.name in evaluated]
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def _both(trained: Sequence[str], data_names: Sequence[str]) -> str:

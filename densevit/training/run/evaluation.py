@@ -1,12 +1,12 @@
 """Evaluation of a model on validation data, for `densevit.evaluate` and `densevit evaluate`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from densevit import config as configs
-from densevit.config import Config, DataSection, TrainerSection
+from densevit.config import Config, DataSection, Overrides, TrainerSection
 from densevit.data.data_builder import DataSplits
 from densevit.errors import ConfigError
 from densevit.inference.file_model import FileModel
@@ -101,7 +101,7 @@ def evaluate(
     model: DenseModel | Predictor | Run | str | Path,
     data: Config | DataSection | Mapping[str, Any] | str | Path | None = None,
     classes: Mapping[str, str | None] | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
 ) -> dict[str, float]:
     """Evaluates a model on one device, on the devices in `overrides`, or in torchrun's processes.
 
@@ -112,7 +112,8 @@ def evaluate(
     resizing. data: the config section `data` as a mapping, a section file or a `DataSection`, or a config; its split
     `data.split` is evaluated. None: the training data set. classes: maps class names of the model to class names of the
     data, or to None, in addition to equal names; only mapped classes are evaluated (docs/evaluate.md). overrides:
-    overrides of the model's config, as in `densevit evaluate`: "heads.depth.evaluation.align=median". Raises DataError
+    overrides of the model's config, as in `densevit evaluate`: "heads.depth.evaluation.align=median", or values by
+    key. Raises DataError
     if no class is mapped, and ConfigError for overrides that change the model.
 
     Example:
@@ -142,7 +143,7 @@ def _predictor(model: DenseModel | Predictor | Run | str | Path) -> Predictor:
     return Predictor(model) if isinstance(model, DenseModel) else model
 
 
-def _overridden(predictor: Predictor, overrides: Sequence[str]) -> Predictor:
+def _overridden(predictor: Predictor, overrides: Overrides) -> Predictor:
     """The predictor with overrides applied to its config."""
     if not overrides:
         return predictor
@@ -154,7 +155,7 @@ def _overridden(predictor: Predictor, overrides: Sequence[str]) -> Predictor:
     return Predictor(predictor.model, config, resize=predictor.replaced_resize)
 
 
-def _trainer(predictor: Predictor, overrides: Sequence[str]) -> TrainerSection:
+def _trainer(predictor: Predictor, overrides: Overrides) -> TrainerSection:
     """The section `trainer` of the model's config, with the devices of `processes` unless overridden."""
     overridden = {override.partition("=")[0].strip() for override in overrides}
     update = {key: value for key, value in processes().items() if f"trainer.{key}" not in overridden}

@@ -16,7 +16,7 @@ from rich import get_console
 from densevit import config as configs
 from densevit.allocator import keep_freed_memory
 from densevit.atomic_io import check_writable
-from densevit.config import Config
+from densevit.config import Config, Overrides
 from densevit.config.values import seconds_of
 from densevit.config.yaml_io import run_name
 from densevit.errors import ConfigError
@@ -95,7 +95,7 @@ class Run:
 
 def fit(
     config: str | Path | Mapping[str, Any] | Config | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     *,
     callbacks: Sequence[lightning.Callback] = (),
     loggers: Sequence[Logger] = (),
@@ -111,11 +111,11 @@ def fit(
     differences from the checkpoint's config. From an earlier checkpoint it continues in a new folder.
 
     config: a file, a shipped config's name, a mapping or a `Config`. overrides: changed keys, as on the command line,
-    "optim.lr=1e-4"; a resumed run writes them to its config.yaml. callbacks, loggers: Lightning's, in addition to the
-    config's. resume: the folder of a run, or one of its checkpoints, instead of a config. run_dir: a new or empty
-    folder; None: the next free runs/NAME, or the folder of the resumed run. name: NAME; None: the config file's name.
-    resume_with: the command to resume the run in messages, for a program that calls `fit`; None: densevit train
-    --resume FOLDER.
+    "optim.lr=1e-4", or {"optim.lr": 1e-4}; a resumed run writes them to its config.yaml. callbacks, loggers:
+    Lightning's, in addition to the config's. resume: the folder of a run, or one of its checkpoints, instead of a
+    config. run_dir: a new or empty folder; None: the next free runs/NAME, or the folder of the resumed run. name: NAME;
+    None: the config file's name. resume_with: the command to resume the run in messages, for a program that calls
+    `fit`; None: densevit train --resume FOLDER.
 
     Raises ConfigError, PluginError, DataError or WeightsError for invalid input, including differences that change the
     model, the optimiser or the data set of a resumed run, and TrainingError if training cannot continue. After Ctrl-C
@@ -171,7 +171,7 @@ def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger], resume_w
 
 def read_inputs(
     config: str | Path | Mapping[str, Any] | Config | None,
-    overrides: Sequence[str],
+    overrides: Overrides,
     resume: str | Path | None,
     run_dir: str | Path | None,
     name: str | None = None,

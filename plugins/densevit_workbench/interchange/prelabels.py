@@ -14,7 +14,7 @@ from densevit.data.io.image_names import names_below
 from densevit.data.io.prediction_tables import is_table, listed_images, objects_list, read_objects
 from densevit.data.io.text_files import read_json
 from densevit.errors import DataError
-from densevit.inference.prediction_folder import check_model
+from densevit.inference.prediction_folder import check_model, saved_classes
 from densevit.interfaces import Class
 from densevit.paths import user_path
 
@@ -55,7 +55,7 @@ def write_prelabels(
     images = listed_images(folder)
     head, entries = _entries(folder, list(model.classes), images)
     lowest = model.default_thresholds[head] if threshold is None else threshold
-    document = prelabels(images, entries, model.classes[head], lowest)
+    document = prelabels(images, entries, saved_classes(folder, model.classes)[head], lowest)
     with atomic_file(out) as partial:
         partial.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     return Prelabels(len(document["annotations"]), head, lowest)

@@ -29,6 +29,7 @@ from densevit.data.io.prediction_tables import (
 )
 from densevit.data.io.text_files import read_json
 from densevit.errors import ConfigError, DataError, PluginError, one_line
+from densevit.inference.prediction_folder import saved_classes
 from densevit.interfaces import Batch, Dataset, Predictions, Targets, TargetType, Transforms
 from densevit.model import DenseModel
 from densevit.targets.image_classes import LISTED
@@ -50,7 +51,8 @@ class StoredPredictions:
     """
 
     def __init__(self, folder: Path, model: DenseModel) -> None:
-        self.folder, self._maps = folder, MapFiles(folder, model.classes, model.target_types)
+        classes = saved_classes(folder, model.classes)
+        self.folder, self._maps = folder, MapFiles(folder, classes, model.target_types)
         self._table = lru_cache(_TABLES)(read_part)
         self.images, ids = (images := listed_images(folder)), {image["id"] for image in images}
         self._places: dict[str, dict[int | str, tuple[Path, int, int]]] = {}

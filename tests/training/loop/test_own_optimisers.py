@@ -41,7 +41,7 @@ OWN = "torch.optim:NAdam"
     ],
 )
 def test_a_wrong_entry_is_one_line_before_data_is_read(tiny: Path, overrides: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^(command line|.*tiny\.yaml): .*{message}") as raised:
+    with pytest.raises(ConfigError, match=rf"^(overrides|.*tiny\.yaml): .*{message}") as raised:
         configs.check_plugins(configs.load(tiny, overrides))
     assert "\n" not in str(raised.value)
 

@@ -38,7 +38,7 @@ def section(**keys: Any) -> TrainerSection:
     ],
 )
 def test_a_wrong_entry_is_one_line_before_data_is_read(tiny: Path, override: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=f"command line: .*{message}") as raised:
+    with pytest.raises(ConfigError, match=f"overrides: .*{message}") as raised:
         configs.check_plugins(configs.load(tiny, [f"trainer.{override}"]))
     assert "\n" not in str(raised.value)
 

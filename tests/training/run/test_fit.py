@@ -53,7 +53,7 @@ def test_wrong_arguments_are_one_line_each() -> None:
         ({}, "fit needs a config or the folder of a run to resume, and not both"),
         ({"config": "seg.yaml", "resume": "run"}, "and not both"),
         ({"config": {"sed": 1}}, r"fit: sed .*'seed'"),
-        ({"config": {}, "overrides": ["optim.lr=fast"]}, r"command line: optim\.lr .* number"),
+        ({"config": {}, "overrides": ["optim.lr=fast"]}, r"overrides: optim\.lr .* number"),
     ):
         with pytest.raises(ConfigError, match=message):
             densevit.fit(**arguments)

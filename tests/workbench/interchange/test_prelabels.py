@@ -17,13 +17,16 @@ from tests.workbench.interchange.test_converting import read
 CLASSES = {"detection": (Class("cat", 3, (1, 2, 3)), Class("dog", 7, (1, 2, 3)))}
 MODEL: Any = SimpleNamespace(classes=CLASSES, default_thresholds={"detection": 0.5}, fingerprint="0123456789abcdef")
 
+CATEGORIES = {"detection": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]}
+SETTINGS = {"model": "run", "weights": MODEL.fingerprint, "categories": CATEGORIES}
+
 
 def folder(tmp_path: Path, entries: list, name: str = "predictions.json") -> Path:
     images = [{"id": f"photos/{n}", "file_name": f"/photos/{n}.jpg", "width": 60, "height": 40} for n in range(2)]
     (tmp_path / "found" / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "found" / "images.json").write_text(json.dumps(images))
     (tmp_path / "found" / name).write_text(json.dumps(entries))
-    (tmp_path / "found" / "predict.json").write_text(json.dumps({"model": "run", "weights": MODEL.fingerprint}))
+    (tmp_path / "found" / "predict.json").write_text(json.dumps(SETTINGS))
     return tmp_path / "found"
 
 
