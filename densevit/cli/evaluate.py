@@ -142,7 +142,7 @@ def _evaluate(
         args.output.show(*filter(None, (data.val.conversion, data.val.division, note)))
         for head, mapping in plan.mappings.items():
             args.output.show(mapping_table(head, mapping.pairs, mapping.only_model, mapping.only_data))
-    maps = MapFiles(args.out, plan.classes, loaded.model.target_types) if args.out else None
+    maps = MapFiles(args.out, plan.classes, plan.predictor.target_types) if args.out else None
     done = plan.run(None if maps is None else maps.add_image)
     if getattr(rank_zero_only, "rank", 0) > 0:  # rank 0 alone reports
         return 0

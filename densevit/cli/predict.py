@@ -203,9 +203,13 @@ def _show(args: Namespace, prediction: "FolderPrediction", counts: "Counts", tot
         path = f"{head}/" if len(prediction.thresholds) > 1 else ""
         name = "predictions.json" if args.format == "json" else "objects.parquet"
         lowest = f" of score {prediction.lowest[head]:g} or more" if prediction.lowest[head] else ""
-        classes, last = prediction.output.maps.classes[head], max(prediction.ids.values(), default=0)
-        others = listed(c.name for c in classes if c.file_id > last)  # the ids after those of the json
-        ids = f"; category ids are the json's, by name{others and f'; it has no {others}'}" if prediction.ids else ""
+        # Classes that the json lacks have ids above those of the json.
+        absent = listed(
+            c.name
+            for c in prediction.output.maps.classes[head]
+            if c.file_id > max(prediction.ids.values(), default=c.file_id)
+        )
+        ids = f"; category ids are the json's, by name{absent and f'; it has no {absent}'}" if prediction.ids else ""
         output.show(
             f"{path}predictions.csv: the {counts.listed[head]} objects of score {prediction.thresholds[head]:.4g} or "
             f"more ({threshold_origin(args.threshold, prediction.output.predictor, head)}); {path}{name}: all "

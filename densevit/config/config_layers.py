@@ -101,8 +101,12 @@ def with_overrides(layer: Layer, overrides: Overrides) -> Layer:
         value = overrides[override] if isinstance(overrides, Mapping) else value
         if path in _NAMED and isinstance(value, str):
             path = (*path, "name")
-        layer_of = sections if _is_section(path) and isinstance(value, str) else keys
-        _set(layer_of.values, path, value, f"{source}: {override}")
+        _set(
+            (sections if _is_section(path) and isinstance(value, str) else keys).values,
+            path,
+            value,
+            f"{source}: {override}",
+        )
     keys.typed = typed_keys(sections.values) | typed_keys(keys.values)
     for part in (sections, keys):
         for key in _keys(part.values):

@@ -24,7 +24,6 @@ from densevit.inference.prediction_folder import PARTS, Part, read_settings
 from densevit.inference.predictor import Predictor
 from densevit.inference.result import Result
 from densevit.inference.scores import check_lowest_score, lowest_scores, threshold_origin
-from densevit.targets.target_class_mapping import with_file_ids
 
 ALL_DRAWN, FIRST_DRAWN = 1_000, 100  # images: up to how many all are drawn; how many of more
 _ENCODERS = 2  # threads that draw and encode
@@ -69,12 +68,11 @@ class FolderPrediction:
         for head, score in self.thresholds.items() if options.min_score is not None else ():
             check_lowest_score(options.min_score or 0, score, threshold_origin(options.threshold, predictor, head))
         self.lowest = lowest_scores(options.min_score, self.thresholds, windowed)
-        self.drawn = len(images) if options.video or len(images) <= ALL_DRAWN else FIRST_DRAWN
-        self.drawn = self.drawn if options.draw is None else options.draw
+        few = options.video or len(images) <= ALL_DRAWN
+        self.drawn = options.draw if options.draw is not None else len(images) if few else FIRST_DRAWN
         self.part = Part(folder, *options.part, len(images), BATCHES_AT_ONCE * options.batch_size)
         self.ids = category_ids(options.inputs)
-        classes = {head: with_file_ids(of_head, self.ids) for head, of_head in predictor.classes.items() if self.ids}
-        self.output = OutputFolder(folder, windowed, self.thresholds, classes)
+        self.output = OutputFolder(folder, windowed, self.thresholds, self.ids)
         if options.format == "parquet":
             self.images = _with_ids_of_one_type(images)
 
@@ -177,12 +175,8 @@ class FolderPrediction:
 
     def _count(self, result: Result) -> Counts:
         scores = {head: values["scores"] for head, values in result.predictions.items() if "scores" in values}
-        return Counts(
-            1,
-            (),
-            {head: int((values >= self.thresholds[head]).sum()) for head, values in scores.items()},
-            {head: len(values) for head, values in scores.items()},
-        )
+        listed = {head: int((values >= self.thresholds[head]).sum()) for head, values in scores.items()}
+        return Counts(1, (), listed, {head: len(values) for head, values in scores.items()})
 
     def _write(self, writers: Sequence[ImageWriter], predicted: Predicted) -> Texts:
         """Writes an image's files and returns its texts."""
@@ -218,5 +212,6 @@ def _with_ids_of_one_type(images: Sequence[ImageFile]) -> Sequence[ImageFile]:
             f"--format parquet: the name {wrong!r} is not UTF-8 text, which Parquet needs. Fix: rename it, or use "
             "--format json."
         )
-    has_text = any(not isinstance(image.image_id, int) for image in images)
-    return [replace(image, image_id=str(image.image_id)) for image in images] if has_text else images
+    if all(isinstance(image.image_id, int) for image in images):
+        return images
+    return [replace(image, image_id=str(image.image_id)) for image in images]

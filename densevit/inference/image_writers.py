@@ -1,6 +1,6 @@
 """Writers of drawings and point clouds, one file per image, and of drawn videos, one file per video."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,22 +18,23 @@ from densevit.errors import DensevitError
 from densevit.inference.iterating import Predicted
 from densevit.inference.predictor import Predictor
 from densevit.inference.result import Result
-from densevit.interfaces import Class
+from densevit.targets.target_class_mapping import with_file_ids
 
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """A folder of predictions. thresholds: the lowest score of drawn and listed objects, by head. classes: the
-    model's, with the ids of the files; {}: the model's ids."""
+    """A folder of predictions. thresholds: the lowest score of drawn and listed objects, by head. ids: the parameter
+    of `with_file_ids`."""
 
     path: Path
     predictor: Predictor
     thresholds: Mapping[str, float]
-    classes: Mapping[str, Sequence[Class]] = field(default_factory=dict)
+    ids: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def maps(self) -> MapFiles:
-        return MapFiles(self.path, self.classes or self.predictor.classes, self.predictor.target_types)
+        classes = {head: with_file_ids(listed, self.ids) for head, listed in self.predictor.classes.items()}
+        return MapFiles(self.path, classes, self.predictor.target_types)
 
     def file(self, head: str, folder: str, name: str) -> Path:
         """The path of a head's file; creates its folder."""

@@ -155,8 +155,12 @@ def _in_coco(file: Path) -> Iterator[_Source]:
 def category_ids(sources: Sequence[str]) -> dict[str, int]:
     """The ids of the categories of the COCO jsons among the sources, by name."""
     jsons = (Path(file) for name in sources if name.lower().endswith(".json") for file in find_files(name))
-    documents = ((file, parse_json(file, keep_segmentations=False)) for file in jsons)
-    return {c.name: c.file_id for file, d in documents if d.get("categories") for c in classes_of(file, d)}
+    return {
+        c.name: c.file_id
+        for file in jsons
+        if (document := parse_json(file, keep_segmentations=False)).get("categories")
+        for c in classes_of(file, document)
+    }
 
 
 def _path_of(url: str) -> Path:

@@ -8,6 +8,7 @@ from torch import nn
 
 from densevit.channels import Channels
 from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with
+from densevit.data.datasets.depth_maps import file_types
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.sample_resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import DensevitError, did_you_mean
@@ -17,7 +18,6 @@ from densevit.inference.iterating import ImageLoop, Predicted, evaluation_mode, 
 from densevit.inference.result import Result
 from densevit.interfaces import Backbone, Class, DenseHead, Head, Predictions, Sample, TargetType, Transforms
 from densevit.model import DenseModel, inference_by_head, used_options
-from densevit.targets.pixel_maps import Depth
 
 Threshold = float | Mapping[str, float]
 
@@ -169,7 +169,7 @@ class Predictor:
     def target_types(self) -> dict[str, Mapping[str, TargetType] | None]:
         """The target types of predictions that have options, by head; depth has the `scale` of its training data."""
         return {
-            name: {**_stored(self.model.reference_data.get(name, self.data)), **(types or {})}
+            name: {**file_types(self.model.reference_data.get(name, self.data)), **(types or {})}
             for name, types in self.model.target_types.items()
         }
 
@@ -283,13 +283,6 @@ def _results(predicted: Iterator[Predicted]) -> Iterator[Result]:
         if image.result is None:
             raise image.error or AssertionError
         yield image.result
-
-
-def _stored(data: DataSection | None) -> dict[str, TargetType]:
-    """The types of targets whose files have a unit of their own, by the section `data` of the training."""
-    options = data.options if data is not None and data.name == "depth" else {}
-    is_depth = options.get("quantity") in (None, "depth")
-    return {"depth": Depth(scale=options["scale"])} if is_depth and options.get("scale") else {}
 
 
 def dense_model(model: DenseModel | Predictor) -> DenseModel:

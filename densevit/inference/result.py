@@ -113,15 +113,14 @@ class Result(Mapping[str, Any]):
 
         classes: names; None: all. Raises DensevitError for a name that is no class of the result's heads.
         """
-        names = {c.name for of_head in self.classes.values() for c in of_head}
+        names = {c.name for head_classes in self.classes.values() for c in head_classes}
         for name in {*(classes or ())} - names:
             raise DensevitError(f"filter: {name!r} is not a class of the result.{did_you_mean(name, names)}")
         result = self._of(*self._predictions)
-        for head in [name for name, outputs in self._predictions.items() if "labels" in outputs]:
-            outputs, of_head, types = self._predictions[head], self.classes[head], self.types[head]
-            keep = [classes is None or of_head[label].name in classes for label in outputs["labels"].tolist()]
-            outputs = with_objects(outputs, torch.tensor(keep, dtype=torch.bool), types)
-            result._predictions[head] = above_threshold(outputs, score, types)
+        for head, outputs in [(name, x) for name, x in self._predictions.items() if "labels" in x]:
+            wanted = [i for i, c in enumerate(self.classes[head]) if classes is None or c.name in classes]
+            kept = with_objects(outputs, torch.isin(outputs["labels"], torch.tensor(wanted)), self.types[head])
+            result._predictions[head] = above_threshold(kept, score, self.types[head])
         return result
 
     @property
@@ -174,8 +173,17 @@ class Result(Mapping[str, Any]):
         """A result of these heads."""
         classes = {head: self.classes.get(head, ()) for head in heads}
         predictions = {head: self._predictions[head] for head in heads}
-        source = (self.path, self.frame, self._channels)
-        return Result(self._image, self.size, predictions, classes, self.thresholds, self.types, *source)
+        return Result(
+            self._image,
+            self.size,
+            predictions,
+            classes,
+            self.thresholds,
+            self.types,
+            self.path,
+            self.frame,
+            self._channels,
+        )
 
     def _head_of(self, key: str) -> str:
         """The head that predicts a key. Raises AttributeError unless there is exactly one."""

@@ -61,11 +61,12 @@ def plain_name(name: str) -> str:
 
 
 def with_file_ids(classes: Sequence[Class], ids: Mapping[str, int]) -> tuple[Class, ...]:
-    """The classes with the file ids of the equal names, or else of equal `plain_name`; others get the ids after the
-    largest one."""
-    names, free = {plain_name(name): i for name, i in ids.items()} | {**ids}, itertools.count(max(ids.values()) + 1)
-    keys = ((c, c.name if c.name in ids else plain_name(c.name)) for c in classes)
-    return tuple(replace(c, file_id=names[key] if key in names else next(free)) for c, key in keys)
+    """The classes with the file ids of equal names, or else of equal `plain_name`; others get the ids after the largest
+    one. ids: the file ids by name; {}: the classes are returned unchanged."""
+    names = {plain_name(name): file_id for name, file_id in ids.items()} | {**ids}
+    free = itertools.count(max(ids.values(), default=0) + 1)
+    keyed = ((c, c.name if c.name in ids else plain_name(c.name)) for c in classes)
+    return tuple(replace(c, file_id=names[key] if key in names else next(free)) if ids else c for c, key in keyed)
 
 
 def _rows(value: Any, keep: np.ndarray) -> Any:

@@ -79,6 +79,7 @@ class Metric(small_models.Depth):
     [
         ({"name": "depth", "scale": 0.001}, 0.001),
         ({"name": "depth", "scale": 0.0002, "quantity": "depth"}, 0.0002),
+        ({"name": "depth", "preset": "nyu"}, 0.001),
         ({"name": "depth"}, 1 / 256),
         ({"name": "depth", "scale": 0.5, "quantity": "disparity"}, 1 / 256),
         ({"name": "my:Data", "scale": 2.0}, 1 / 256),

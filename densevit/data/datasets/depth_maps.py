@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from densevit.channels import RGB, Channels
+from densevit.config import DataSection
 from densevit.data.datasets import depth_range
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.depth_values import Calibration, DepthValues, Quantity, Unknown
@@ -20,7 +21,8 @@ from densevit.data.datasets.paired_files import Pairs, find_pairs
 from densevit.data.datasets.split_names import check_limit, check_split, missing_split
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
 from densevit.errors import DataError
-from densevit.interfaces import Size
+from densevit.interfaces import Size, TargetType
+from densevit.targets.pixel_maps import Depth
 
 Preset = Literal["diode", "kitti", "nyu"]
 Where = str | dict[str, str]
@@ -184,6 +186,14 @@ class DepthMaps(PairedDataset):
                 raise DataError(f"{path} has {values.shape} pixels; expected its image's {self.size(index)}, (h, w).")
         depth = self.values.depth(stored)
         return depth if self._valid is None else np.where(files[1][1] > 0, depth, np.float32(0))
+
+
+def file_types(data: DataSection | None) -> dict[str, TargetType]:
+    """The target type of depth in files with a data set's unit; {} for data without one. data: the section."""
+    options = data.options if data is not None and data.name == "depth" else {}
+    options = {**(load_preset(PRESETS, options["preset"]) if options.get("preset") else {}), **options}
+    options = {**_DEFAULTS, "scale": None} | {name: value for name, value in options.items() if value is not None}
+    return {"depth": Depth(scale=options["scale"])} if options["scale"] and options["quantity"] == "depth" else {}
 
 
 def _check_values(options: Mapping[str, Any], set_options: Mapping[str, Any]) -> None:
