@@ -2,6 +2,7 @@
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -226,6 +227,12 @@ class DataSplits:
         sizes = dataset.sizes()
         if sizes is not None:
             sizes = np.array([self.padded_size(height, width) for height, width in sizes.tolist()])
+        elif self.section.batch_size > 1:
+            warnings.warn(
+                f"{self.section.name} has no sizes(): images are evaluated one at a time. Fix: give the data set a "
+                "method sizes() that returns the images' heights and widths, (N, 2).",
+                stacklevel=2,
+            )
         batches = EvaluationBatches(len(dataset), sizes, self.section.batch_size, rank, world_size)
         return self._loader(self._transformed(dataset, self.val_transform, train=False), batches, world_size)
 

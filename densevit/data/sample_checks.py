@@ -1,8 +1,5 @@
-"""Checks of a data set's samples and of a batch's samples: shapes and types, not pixels."""
+"""Checks of samples: shapes and types, not pixels."""
 
-import math
-from collections.abc import Mapping
-from numbers import Integral
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +7,7 @@ from torch import Tensor
 from densevit.channels import RGB, Channels
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample, Targets
+from densevit.model.batch_checks import check_sizes
 from densevit.targets.types import TargetTypes, untyped_keys
 
 
@@ -54,23 +52,6 @@ def check_image(image: Any, targets: Targets, origin: str, channels: Channels = 
             fix = "image.permute(2, 0, 1)"
         raise DataError(f"{origin}: the image is {dtype} {shape} on {image.device}; {expected} Fix: {fix}.")
     check_sizes(targets, shape[1:], origin)
-
-
-def check_sizes(targets: Mapping[str, Any], image_size: tuple[int, ...], origin: str) -> None:
-    """Raises DataError unless `size` and `original_size`, where the targets have them, are two positive ints each, and
-    `size` is within the image. image_size: its height and width."""
-    for key, limits in (("size", image_size), ("original_size", (math.inf, math.inf))):
-        size = targets.get(key, (1, 1))
-        if not isinstance(size, tuple | list) or [isinstance(side, Integral) for side in size] != [True, True]:
-            raise DataError(
-                f"{origin}: {key} is {size!r}, a {type(size).__name__}; a tuple of two ints, (height, width), is "
-                f"expected. Fix: {key} = tuple(map(int, {key}))."
-            )
-        if not all(0 < side <= limit for side, limit in zip(size, limits, strict=True)):
-            raise DataError(
-                f"{origin}: {key} is {size}, and the image has (height, width) {image_size}. Fix: set size to that of "
-                "the image, without padding."
-            )
 
 
 def name_of(dataset: Dataset) -> str:

@@ -27,6 +27,7 @@ from densevit.layers.fast.replacement import replace_layers
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.context import LossContext, step_context
 from densevit.model.augmented_inference import augmented_predictions
+from densevit.model.batch_checks import check_targets
 from densevit.model.compiling import compile_regions
 from densevit.model.contract_checks import check_features, check_last_blocks, check_number_of_classes
 from densevit.model.duplicate_boxes import without_duplicates
@@ -34,6 +35,7 @@ from densevit.model.fingerprint import fingerprint
 from densevit.model.freezing import frozen_modules
 from densevit.model.uncertainty_weighting import uncertainty_weighted
 from densevit.model.zoom import at_reference_size, create_transforms
+from densevit.targets.types import TargetTypes
 
 HeadWeight = float | Literal["learned"]
 
@@ -83,6 +85,8 @@ class DenseModel(nn.Module):
         self.classes: dict[str, tuple[Class, ...]] = {name: head.classes for name, head in heads.items()}
         self.score_thresholds: dict[str, float] = {}
         self.target_types = {name: head.target_types for name, head in heads.items()}
+        self._types = {name: TargetTypes(types) for name, types in self.target_types.items()}
+        self._checked: set[str] = set()  # heads whose first targets are checked
         self.weights = {name: (weights or {}).get(name, 1.0) for name in heads}
         learned = [name for name, weight in self.weights.items() if weight == "learned"]
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
@@ -173,7 +177,7 @@ class DenseModel(nn.Module):
             features = self.head_inputs(name, encoding.features, padding_mask) if blocks is None else blocks
             targets = None
             if self.training:
-                targets = head_targets[name] if head_targets and name in head_targets else batch["targets"]
+                targets = self._checked_targets(name, batch["targets"], head_targets)
             outputs[name] = head(features, padding_mask, targets)
         return outputs
 
@@ -247,7 +251,7 @@ class DenseModel(nn.Module):
         context = LossContext.across_processes() if context is None else context
         for name, head in self.heads.items():
             head_context = context.for_head(name)
-            targets_of_head = (head_targets or {}).get(name, targets)
+            targets_of_head = self._checked_targets(name, targets, head_targets)
             terms = head.loss(outputs[name], targets_of_head, head_context)
             weight = self.weights[name]
             if weight == "learned":
@@ -257,6 +261,15 @@ class DenseModel(nn.Module):
                 terms = {term: weight * value for term, value in terms.items()}
             losses |= {f"{name}/{term}": value for term, value in terms.items()}
         return losses
+
+    def _checked_targets(
+        self, name: str, targets: list[Targets], head_targets: Mapping[str, list[Targets]] | None
+    ) -> list[Targets]:
+        """The targets of a head, from `head_targets` if it is there. Raises DataError as `check_targets`."""
+        targets = (head_targets or {}).get(name, targets)
+        check_targets(targets, self.heads[name], self._types[name], is_first=name not in self._checked)
+        self._checked.add(name)
+        return targets
 
     def predictions(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> dict[str, list[Predictions]]:
         """Converts outputs to predictions: by head, a list with one dict per image, in original pixels.

@@ -90,3 +90,30 @@ def test_rotated_boxes_and_keypoints_stay_together():
     points = np.array([[[1, 2, 2], [3, 6, 1]]], np.float32)
     rotated = Keypoints(("a", "b")).rotate(points, matrix, (10, 10))
     assert rotated == pytest.approx(np.array([[[2, 9, 2], [6, 7, 1]]]))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([[50, 10, 20, 20], [1, 1, 9, 9]], "have x2 < x1 or y2 < y1 in 1 of 2: are they xywh"),
+        ([[0.1, 0.2, 0.5, 1.0], [0.0, 0.0, 0.3, 0.3]], "relative to the image"),
+    ],
+)
+def test_boxes_in_another_format_are_an_error(boxes: list[list[float]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Boxes().check(np.array(boxes), (100, 80))
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [],
+        [[5, 5, 5, 9]],  # without width
+        [[0, 0, 0, 0]],
+        [[0, 0, 1, 1]],  # the first pixel
+        [[-3, -2, 90, 120]],  # larger than the image
+        [[0.1, 0.2, 0.5, 1.0], [4, 4, 9, 9]],
+    ],
+)
+def test_degenerate_and_outside_boxes_stay_valid(boxes: list[list[float]]) -> None:
+    Boxes().check(np.array(boxes, np.float64).reshape(-1, 4), (100, 80))

@@ -80,7 +80,8 @@ class Objects:
         except (KeyError, TypeError, ValueError, OverflowError):
             raise self._fault(record, number) from None
         area = width * height if area is None else area
-        box, is_rotated, segmentation = (x, y, x + width, y + height), False, record.get("segmentation")
+        box = (x, y, x + max(width, 0), y + max(height, 0))
+        is_rotated, segmentation = False, record.get("segmentation")
         if "attributes" in record and (degrees := rotation_of(record)) and width > 0 and height > 0:
             corners = rotated_corners(np.array([[x, y, width, height]], np.float64), np.array([degrees]))  # (1, 4, 2)
             x, y, width, height = bounds_of(corners)[0].tolist()

@@ -5,6 +5,7 @@ import math
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from densevit.data.loading.worker_processes import (
 )
 from densevit.data.sample_checks import check_sample, name_of
 from densevit.data.transforms.phases import Phase
-from densevit.data.transforms.sample_resizing import EvaluationTransform, TrainingTransform, checked_values
+from densevit.data.transforms.sample_resizing import EvaluationTransform, TrainingTransform, checked_values, image_size
 from densevit.errors import DataError, DensevitError, UnreadableFileError
 from densevit.interfaces import Dataset, OptimizerStep, Sample
 from densevit.targets.types import TargetTypes
@@ -151,11 +152,15 @@ class TransformedDataset(data.Dataset[Sample]):
         return samples if mixing is None else mixing(samples, [key.seed, key.index, key.repeat], self.types)
 
     def check_values(self, count: int = 16) -> None:
-        """Raises DataError for invalid values in `count` evenly spaced samples, or fewer if reading takes seconds."""
+        """Raises DataError for invalid values in `count` evenly spaced samples, or fewer if reading takes seconds.
+
+        Warns of objects in them that are not trained on because their box has no area inside the image.
+        """
+        dropped: list[int | str] = []  # the image of each object
         deadline = time.monotonic() + _CHECK_SECONDS
         for index in np.unique(np.linspace(0, len(self) - 1, count).round().astype(int)).tolist():
             if time.monotonic() > deadline:
-                return
+                break
             try:
                 sample = self.dataset[index]
             except UnreadableFileError:
@@ -163,7 +168,16 @@ class TransformedDataset(data.Dataset[Sample]):
                     raise
                 continue
             check_sample(sample, self.dataset, index, self.types, self.channels)
-            checked_values(sample, self.types)
+            for key, value in checked_values(sample, self.types).items():
+                usable = self.types[key].usable(value, image_size(sample))
+                if usable is not None and not self.types[key].truth_only:  # crowds are left out on purpose
+                    dropped += [sample["targets"].get("image_id", index)] * int((~usable).sum())
+        if dropped:
+            warnings.warn(
+                f"{len(dropped)} objects of a few images of {name_of(self.dataset)} have boxes without area inside "
+                f"their image and are not trained on, such as in image {dropped[0]!r}. Fix: correct or remove them.",
+                stacklevel=2,
+            )
 
 
 class Loader(data.DataLoader[Any]):

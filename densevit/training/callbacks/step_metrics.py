@@ -98,9 +98,11 @@ class Speed:
 
 
 def learning_rates(optimizer: torch.optim.Optimizer, module: torch.nn.Module) -> dict[str, float]:
-    """The current learning rates by part of the model, such as `backbone`, if there are several rates. A part is the
-    common prefix of the parameter names with one rate; if a prefix is empty or two are equal, parts are named by their
-    initial rates."""
+    """The current learning rates by part of the model, such as `backbone`, if there are several rates.
+
+    A part is the common prefix of the parameter names with one rate, at most two words; `model` if it is empty. Parts
+    of equal names are numbered in the order of the optimiser's groups: `backbone.blocks`, `backbone.blocks-2`.
+    """
     names = {id(p): name.removeprefix("model.") for name, p in module.named_parameters()}
     members: dict[float, list[str]] = {}
     rates: dict[float, float] = {}
@@ -110,12 +112,10 @@ def learning_rates(optimizer: torch.optim.Optimizer, module: torch.nn.Module) ->
         members.setdefault(initial, []).extend(names.get(id(p), "") for p in group["params"])
     if len(rates) < 2:
         return {}
-    parts = {
-        initial: ".".join(commonpath([name.replace(".", "/") for name in group_names]).split("/")[:2])
-        for initial, group_names in members.items()
-    }
-    is_unique = all(parts.values()) and len(set(parts.values())) == len(rates)
-    return {parts[initial] if is_unique else f"{initial:g}": rate for initial, rate in rates.items()}
+    paths = (commonpath([name.replace(".", "/") for name in group_names]) for group_names in members.values())
+    parts = [".".join(path.split("/")[:2]) or "model" for path in paths]
+    counts = [parts[: index + 1].count(part) for index, part in enumerate(parts)]
+    return {f"{part}-{n}" if n > 1 else part: lr for part, n, lr in zip(parts, counts, rates.values(), strict=True)}
 
 
 def peak_memory(device: torch.device) -> float:

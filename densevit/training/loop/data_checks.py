@@ -1,27 +1,15 @@
-"""Checks of splits, batches and losses: whether heads can learn from the data, and the formats."""
+"""Checks of splits and losses: whether heads can learn from the data, and the formats."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from densevit.channels import RGB, Channels
 from densevit.data.data_builder import DataSplits
-from densevit.data.sample_checks import check_sizes
 from densevit.errors import ConfigError, DataError, PluginError
 from densevit.interfaces import Dataset, Head, Method
 from densevit.model import DenseModel
-
-_BATCH = (
-    "a dict of images, padding_mask and targets is expected. Fix: let the data set return {'image': ..., 'targets': "
-    "...} and give the loader collate_fn=densevit.collate."
-)
-_TARGET = {  # the keys of every target
-    "image_id": "the image's id, an int or a string",
-    "size": "(height, width) of the image in the batch, without padding",
-    "original_size": "(height, width) of the image file",
-}
+from densevit.model.batch_checks import described
 
 
 def check_splits(data: DataSplits, model: DenseModel, method: Method | None) -> None:
@@ -88,47 +76,6 @@ def check_channels(dataset: Dataset, model: DenseModel) -> None:
         )
 
 
-def check_batch(batch: Any, channels: Channels = RGB) -> None:
-    """Raises DataError unless `batch` is a valid input of the model, see `Batch`.
-
-    Example:
-        >>> scenes = densevit.create_dataset("scenes", image_size=64)
-        >>> batch = densevit.collate([scenes[0], scenes[1]])
-        >>> densevit.check_batch({**batch, "images": batch["images"].float()})
-        Traceback (most recent call last):
-        densevit.errors.DataError: The loader's first batch: images is float32 (2, 3, 64, 64); uint8 (B, 3, H, W), ...
-    """
-    if not isinstance(batch, Mapping):
-        raise DataError(f"The loader's first batch is a {type(batch).__name__}; {_BATCH}")
-    lacking = [key for key in ("images", "padding_mask", "targets") if key not in batch]
-    if lacking:
-        received = ", ".join(map(str, batch)) or "nothing"
-        raise DataError(f"The loader's first batch lacks {', '.join(lacking)}; found: {received}. {_BATCH}")
-    images, mask, targets = batch["images"], batch["padding_mask"], batch["targets"]
-    dtype, depth = getattr(torch, channels.dtype), len(channels.names)
-    valid = isinstance(images, Tensor) and images.dtype == dtype and images.ndim == 4 and images.shape[1] == depth
-    meaning = "RGB" if channels.is_rgb else str(channels)
-    _expect(valid, f"images is {_described(images)}; {channels.dtype} (B, {depth}, H, W), {meaning}, is expected")
-    shape = (len(images), *images.shape[2:])
-    valid = isinstance(mask, Tensor) and mask.dtype == torch.bool and tuple(mask.shape) == shape
-    _expect(valid, f"padding_mask is {_described(mask)}; bool {shape}, True = padding, is expected")
-    is_list = isinstance(targets, Sequence)
-    received = f"targets is a {type(targets).__name__}{f' of {len(targets)}' if is_list else ''}"
-    valid = is_list and len(targets) == len(images)
-    _expect(valid, f"{received}; a list of {len(images)} dicts, one per image, is expected")
-    for index, target in enumerate(targets):
-        where = f"targets[{index}]"
-        _expect(isinstance(target, Mapping), f"{where} is a {type(target).__name__}; a dict is expected")
-        for key, meaning in _TARGET.items():
-            _expect(key in target, f"{where} lacks {key!r}; found: {', '.join(target)}. Fix: set it to {meaning}")
-        check_sizes(target, shape[1:], f"The loader's first batch: {where}")
-
-
-def _expect(valid: bool, problem: str) -> None:
-    if not valid:
-        raise DataError(f"The loader's first batch: {problem}.")
-
-
 def check_losses(losses: Any, method: Method) -> None:
     """Raises PluginError unless `losses`, the result of the method's `training_step`, is a dict of one or more scalar
     tensors."""
@@ -139,17 +86,11 @@ def check_losses(losses: Any, method: Method) -> None:
     ):
         return
     terms = losses.items() if isinstance(losses, Mapping) else ()
-    returned = "{" + ", ".join(f"{name!r}: {_described(x)}" for name, x in terms) + "}" if terms else _described(losses)
+    returned = "{" + ", ".join(f"{name!r}: {described(x)}" for name, x in terms) + "}" if terms else described(losses)
     raise PluginError(
         f"method {type(method).__name__}: training_step returned {returned}; a dict of scalar tensors is expected, as "
         "in {'reconstruction': loss}."
     )
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    return f"a {type(value).__name__}"
 
 
 def _keys_set_to_false(key: str, options: Mapping[str, Any], where: str) -> Iterator[str]:

@@ -17,10 +17,11 @@ from densevit.config import InferenceSection, OptimSection
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Batch, Evaluator, LossContext, Losses, Method, OptimizerStep, Predictions
 from densevit.model import DenseModel
+from densevit.model.batch_checks import check_batch
 from densevit.model.parameter_groups import ParameterRate
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.checkpoint_entries import entries, restore_random_state
-from densevit.training.loop.data_checks import check_batch, check_losses
+from densevit.training.loop.data_checks import check_losses
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.ema import ExponentialMovingAverage, averaged_state
 from densevit.training.loop.finite_check import FiniteCheck

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import densevit
 from densevit import config as configs
 from densevit.config import named_classes
 from densevit.config.values import PluginSection
+from densevit.training.callbacks.step_metrics import learning_rates
 from tests.training.run.test_resume_safely import TINY
 from tests.training.runs import rows
 
@@ -45,3 +47,16 @@ def test_trackers_have_short_names_and_mlflow_writes_to_the_run_unless_a_server_
     assert check(mlflow, "loggers.0", "/runs/a")["tracking_uri"] == "sqlite:////runs/a/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
     assert "tracking_uri" not in check(mlflow, "loggers.0", "/runs/a")
+
+
+def test_learning_rates_are_named_by_part_not_by_value() -> None:
+    model = torch.nn.ModuleDict({name: torch.nn.ModuleList(torch.nn.Linear(1, 1) for _ in "12") for name in "ab"})
+    (a1, a2), (b1, b2) = (list(model[name]) for name in "ab")
+    rates = {1e-3: [*a1.parameters()], 2e-3: [*a2.parameters()], 4e-3: [*b1.parameters(), *b2.parameters()]}
+    deep = torch.nn.ModuleDict({"x": model, "y": torch.nn.Linear(1, 1)})
+    groups = [{"params": params, "lr": lr} for lr, params in rates.items()]
+    assert learning_rates(torch.optim.SGD(groups), model) == {"a.0": 1e-3, "a.1": 2e-3, "b": 4e-3}
+    groups = [*groups, {"params": [deep["y"].weight], "lr": 5e-3}]
+    assert learning_rates(torch.optim.SGD(groups), deep) == {"x.a": 1e-3, "x.a-2": 2e-3, "x.b": 4e-3, "y.weight": 5e-3}
+    mixed = [{"params": [a1.weight, b1.weight], "lr": 1e-3}, {"params": [a1.bias], "lr": 2e-3}]
+    assert learning_rates(torch.optim.SGD(mixed), model) == {"model": 1e-3, "a.0": 2e-3}

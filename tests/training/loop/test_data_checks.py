@@ -10,8 +10,8 @@ import torch
 from densevit import config as configs
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import DataError
+from densevit.model.batch_checks import check_batch
 from densevit.targets import RunLengthMasks
-from densevit.training.loop.data_checks import check_batch
 from tests.training.loop.test_dense_module import Images, module_of
 
 

@@ -1,0 +1,84 @@
+"""What the start of a training and an evaluation say of an own data set: objects that are dropped, unknown sizes."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densevit.config import DataSection
+from densevit.data.data_builder import DataSplits
+from densevit.data.datasets.coco_dataset import Coco
+from densevit.data.loading.dataloader import TransformedDataset
+from densevit.data.transforms.sample_resizing import build_evaluation_transform
+from densevit.interfaces import Class, Dataset
+from densevit.targets import Boxes, CrowdFlags, ObjectLabels
+
+BOXES = [[4, 4, 20, 20], [8, 8, 8, 30], [50, 4, 60, 9], [0, 0, 32, 32]]  # good, without width, outside, a crowd
+
+
+class Photos(Dataset):
+    """Two images; `changed` replaces the boxes of the second."""
+
+    classes: ClassVar = {"detection": (Class("cat", 1, (0, 0, 0)),)}
+    provides: ClassVar = {"boxes": Boxes(), "labels": ObjectLabels(), "iscrowd": CrowdFlags()}
+
+    def __init__(self, split: str = "train", changed: list[list[float]] | None = None) -> None:
+        self.boxes = [BOXES[:1], BOXES[:1] if changed is None else changed]
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int):
+        boxes = torch.tensor(self.boxes[index], dtype=torch.float32)
+        crowds = torch.tensor([box == BOXES[3] for box in self.boxes[index]])
+        targets = {"image_id": f"i{index}", "boxes": boxes, "iscrowd": crowds}
+        targets["labels"] = torch.zeros(len(boxes), dtype=torch.long)
+        return {"image": torch.zeros(3, 32, 32, dtype=torch.uint8), "targets": targets}
+
+
+def section(batch_size: int = 2) -> DataSection:
+    return DataSection(name=f"{__name__}:Photos", image_size=32, batch_size=batch_size)
+
+
+def check_values(changed: list[list[float]]) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        TransformedDataset(Photos("train", changed), build_evaluation_transform(section()), False).check_values()
+    return [str(warning.message) for warning in caught]
+
+
+def test_dropped_boxes_are_counted_at_the_start() -> None:
+    assert check_values([BOXES[0], BOXES[3]]) == []  # crowds are left out on purpose
+    (message,) = check_values(BOXES)
+    assert message.startswith("2 objects") and "'i1'" in message and "Fix: " in message
+
+
+def test_a_data_set_without_sizes_is_evaluated_one_image_at_a_time_with_a_line() -> None:
+    def loader(batch_size: int):
+        return DataSplits(section(batch_size), 0, 32).val_loader()
+
+    with pytest.warns(UserWarning, match=r"Photos has no sizes\(\): images are evaluated one at a time\. Fix: "):
+        assert len(loader(2)) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loader(1)
+
+
+def test_a_negative_width_of_a_published_file_stays_a_degenerate_box(tmp_path: Path) -> None:
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [20, 8, -5, 10], "area": 50, "iscrowd": 0}
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "images" / "1.png")
+    image = {"id": 1, "file_name": "1.png", "height": 32, "width": 32}
+    file = tmp_path / "val.json"
+    file.write_text(
+        json.dumps({"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "a"}]})
+    )
+    dataset = Coco("val", str(tmp_path), annotations="val.json", images="images")
+    boxes = np.asarray(dataset[0]["targets"]["boxes"])
+    Boxes().check(boxes, (32, 32))
+    assert boxes.tolist() == [[20, 8, 20, 18]]

@@ -1,0 +1,84 @@
+"""Targets that a head cannot learn from are one line at each door: `forward`, `loss`, and the step of a training."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import densevit
+from densevit.errors import ConfigError, DataError
+from densevit.interfaces import LossContext
+from densevit.model.batch_checks import check_targets
+from densevit.targets.types import TargetTypes
+from densevit.training.loop.supervised_method import Supervised
+
+CLASSES = [densevit.Class(name, number, (0, 0, 0)) for number, name in enumerate("ab")]
+Door = Callable[[densevit.DenseModel, dict[str, Any], list[dict[str, Any]]], Any]
+
+
+def own_loop(model, batch, targets):
+    outputs = model({**batch, "targets": [{}, {}]})  # of unlabelled images
+    return model.loss(outputs, targets)
+
+
+DOORS: list[Door] = [
+    own_loop,
+    lambda model, batch, targets: model({**batch, "targets": targets}),
+    lambda model, batch, targets: Supervised(model).training_step(model, {**batch, "targets": targets}, LossContext()),
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> densevit.DenseModel:
+    backbone = densevit.create_backbone("resnet", depth=18)
+    head = densevit.create_head("dab_detr", backbone.channels, backbone.strides, CLASSES, num_queries=4)
+    return densevit.DenseModel(backbone, {"detection": head}).train()
+
+
+def batch_and_targets(**change: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Two images; the second has the changes. None removes a key."""
+    images, mask = torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.zeros(2, 64, 64, dtype=torch.bool)
+    box, size = torch.tensor([[8.0, 8.0, 24.0, 40.0]]), (64, 64)
+    target = {"image_id": 3, "size": size, "original_size": size, "boxes": box, "labels": torch.tensor([1])}
+    changed = {key: value for key, value in {**target, **change}.items() if value is not None}
+    no_objects = {**target, "image_id": 2, "boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+    return {"images": images, "padding_mask": mask}, [no_objects, changed]
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": None}, r"targets\[1\] lacks 'size'; found: .* Fix: set it to \(height, width\)"),
+        ({"size": (64.0, 64.0)}, r"targets\[1\]: size is .* a tuple of two ints"),
+        ({"labels": torch.tensor([2])}, r"images \[2, 3\]: labels ranges from 2 to 2; expected 0 to 1"),
+        ({"labels": torch.tensor([-1])}, r"labels ranges from -1 to -1; expected 0 to 1"),
+        ({"labels": ["b"]}, r"targets\[1\]: labels is a list; a tensor is expected"),
+        ({"labels": torch.tensor([1.0])}, r"labels has the type float32; expected integers"),
+        ({"boxes": torch.tensor([[40.0, 40.0, 8.0, 8.0]])}, "boxes have x2 < x1 or y2 < y1 in 1 of 1: are they xywh"),
+        ({"boxes": torch.tensor([[0.1, 0.1, 0.5, 0.8]])}, r"boxes all lie within 0 \.\.\. 1 .* relative to the image"),
+        ({"boxes": [[8.0, 8.0, 24.0, 40.0]]}, r"targets\[1\]: boxes is a list; a tensor is expected"),
+    ],
+)
+def test_each_door_names_what_is_wrong_with_targets(model: Any, door: Door, change: Any, message: str) -> None:
+    torch.manual_seed(0)
+    door(model, *batch_and_targets())
+    with pytest.raises(DataError, match=message):
+        door(model, *batch_and_targets(**change))
+
+
+def test_values_on_other_devices_are_compared_in_the_first_batch_only(model: Any) -> None:
+    _, targets = batch_and_targets()
+    head, types = model.heads["detection"], TargetTypes()
+    on_meta = [{**t, "boxes": t["boxes"].to("meta"), "labels": t["labels"].to("meta")} for t in targets]
+    check_targets(on_meta, head, types, is_first=False)  # reading a meta tensor raises
+    with pytest.raises(DataError, match="meta tensor"):
+        check_targets(on_meta, head, types, is_first=True)
+
+
+def test_names_as_classes_are_an_error() -> None:
+    backbone = densevit.create_backbone("resnet", depth=18)
+    head = densevit.create_head("dab_detr", backbone.channels, backbone.strides, ["cat"])
+    with pytest.raises(ConfigError, match=r"heads\.x: classes has 'cat', a str; densevit\.Class is expected\. Fix: "):
+        densevit.DenseModel(backbone, {"x": head})
