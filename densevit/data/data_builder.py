@@ -2,7 +2,6 @@
 
 import copy
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from densevit.data.loading.batch_sampler import (
 from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit.data.loading.repeat_factors import RepeatedIndices, SupportsImageClasses, repeat_factors
 from densevit.data.loading.worker_processes import workers_for
-from densevit.data.training_warnings import warn_of_split
+from densevit.data.training_warnings import warn_of_sizes, warn_of_split
 from densevit.data.transforms.copy_paste import CopyPaste
 from densevit.data.transforms.phases import Phase, transforms_at
 from densevit.data.transforms.sample_resizing import (
@@ -225,14 +224,9 @@ class DataSplits:
 
     def _evaluation_loader(self, dataset: Dataset, rank: int, world_size: int) -> Loader:
         sizes = dataset.sizes()
+        warn_of_sizes(sizes, self.section)
         if sizes is not None:
             sizes = np.array([self.padded_size(height, width) for height, width in sizes.tolist()])
-        elif self.section.batch_size > 1:
-            warnings.warn(
-                f"{self.section.name} has no sizes(): images are evaluated one at a time. Fix: give the data set a "
-                "method sizes() that returns the images' heights and widths, (N, 2).",
-                stacklevel=2,
-            )
         batches = EvaluationBatches(len(dataset), sizes, self.section.batch_size, rank, world_size)
         return self._loader(self._transformed(dataset, self.val_transform, train=False), batches, world_size)
 

@@ -1,7 +1,10 @@
-"""Warnings about a training split: classes without objects, and a batch larger than the split."""
+"""Warnings about splits: classes without objects, a batch larger than the split, and unknown image sizes."""
 
 import warnings
 
+import numpy as np
+
+from densevit.config import DataSection
 from densevit.data.loading.repeat_factors import SupportsImageClasses
 from densevit.interfaces import Dataset
 
@@ -23,5 +26,15 @@ def warn_of_split(dataset: Dataset, batch_size: int, labels: bool) -> None:
         warnings.warn(
             f"data.batch_size is {batch_size}, more than the {len(dataset)} training images, which therefore occur "
             f"several times in a batch. Fix: data.batch_size={len(dataset)} or less.",
+            stacklevel=3,
+        )
+
+
+def warn_of_sizes(sizes: np.ndarray | None, section: DataSection) -> None:
+    """Warns if the sizes of evaluated images are unknown: batches then have one image."""
+    if section.batch_size > 1 and sizes is None:
+        warnings.warn(
+            f"{section.name} has no sizes(): images are evaluated one at a time. Fix: give the data set a method "
+            "sizes() that returns the images' heights and widths, (N, 2).",
             stacklevel=3,
         )

@@ -1,5 +1,6 @@
 """The model: normalisation, a backbone, a head with its neck per task; windows and test-time augmentation."""
 
+from densevit.model.batch_checks import check_batch
 from densevit.model.dense import DenseModel
 from densevit.model.head_inference import inference_by_head, used_options
 from densevit.model.model_factory import (
@@ -18,6 +19,7 @@ __all__ = [
     "backbone_from",
     "build_backbone",
     "build_from_sections",
+    "check_batch",
     "classes_by_head",
     "create_head",
     "create_neck",

@@ -37,11 +37,9 @@ class Boxes(ObjectType):
             raise DataError(f"has a box that is not finite: {value.tolist()}.")
         if wrong := int((value[:, 2:] < value[:, :2]).any(axis=1).sum()):
             raise DataError(
-                f"have x2 < x1 or y2 < y1 in {wrong} of {len(value)}: are they xywh? Fix: give x1, y1, x2, y2, where "
-                "x2 = x + width and y2 = y + height."
+                f"have x2 < x1 or y2 < y1 in {wrong} of {len(value)}: are they xywh? Fix: x2 = x + w, y2 = y + h."
             )
-        # Whole numbers may be the first pixel.
-        if max(size) > 1 and (value % 1).any() and ((value >= 0) & (value <= 1)).all():
+        if max(size) > 1 and (value % 1).any() and ((value >= 0) & (value <= 1)).all():  # [0, 0, 1, 1] is a pixel
             raise DataError(
                 f"all lie within 0 ... 1 in an image of {size[1]} x {size[0]} pixels: are they relative to the image? "
                 "Fix: multiply them by (width, height, width, height)."

@@ -59,14 +59,12 @@ def test_dropped_boxes_are_counted_at_the_start() -> None:
 
 
 def test_a_data_set_without_sizes_is_evaluated_one_image_at_a_time_with_a_line() -> None:
-    def loader(batch_size: int):
-        return DataSplits(section(batch_size), 0, 32).val_loader()
-
+    splits = DataSplits(section(2), 0, 32)
     with pytest.warns(UserWarning, match=r"Photos has no sizes\(\): images are evaluated one at a time\. Fix: "):
-        assert len(loader(2)) == 2
+        assert len(splits.val_loader()) == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loader(1)
+        DataSplits(section(1), 0, 32).val_loader()
 
 
 def test_a_negative_width_of_a_published_file_stays_a_degenerate_box(tmp_path: Path) -> None:
@@ -78,7 +76,7 @@ def test_a_negative_width_of_a_published_file_stays_a_degenerate_box(tmp_path: P
     file.write_text(
         json.dumps({"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "a"}]})
     )
-    dataset = Coco("val", str(tmp_path), annotations="val.json", images="images")
+    dataset = Coco("val", str(tmp_path), annotations={"val": "val.json"}, images="images")
     boxes = np.asarray(dataset[0]["targets"]["boxes"])
     Boxes().check(boxes, (32, 32))
     assert boxes.tolist() == [[20, 8, 20, 18]]

@@ -16,8 +16,7 @@ from torch.optim import Optimizer
 from densevit.config import InferenceSection, OptimSection
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import Batch, Evaluator, LossContext, Losses, Method, OptimizerStep, Predictions
-from densevit.model import DenseModel
-from densevit.model.batch_checks import check_batch
+from densevit.model import DenseModel, check_batch
 from densevit.model.parameter_groups import ParameterRate
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.checkpoint_entries import entries, restore_random_state
