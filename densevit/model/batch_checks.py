@@ -68,8 +68,7 @@ def check_targets(targets: Sequence[Targets], head: Head, types: Mapping[str, Ta
     """Raises DataError for objects that a head cannot learn from: without `size`, not tensors, or with wrong values.
 
     types: the types of the head's keys. Compares values on the CPU; on other devices, which that synchronises, in the
-    first batch only. The objects of all images are compared together: a crop may leave one image only a part of its
-    first pixel.
+    first batch only.
     """
     object_keys = [key for key in head.needs if getattr(types.get(key), "per", "") == "object"]
     for index, target in enumerate(targets):
@@ -85,7 +84,10 @@ def check_targets(targets: Sequence[Targets], head: Head, types: Mapping[str, Ta
             continue
         try:
             value = as_array(torch.cat(values))
-            types[key].check(value, tuple(targets[0].get("size", (1, 1))))
+            size, key_type = tuple(targets[0].get("size", (1, 1))), types[key]
+            key_type.check(value, size)
+            if is_first and isinstance(key_type, Boxes):
+                key_type.check_scale(value, size)
             if isinstance(types[key], ObjectLabels) and head.classes:
                 check_range(value, 0, len(head.classes) - 1)
         except (DataError, RuntimeError) as error:  # RuntimeError: values of different shapes

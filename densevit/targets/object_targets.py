@@ -39,6 +39,9 @@ class Boxes(ObjectType):
             raise DataError(
                 f"have x2 < x1 or y2 < y1 in {wrong} of {len(value)}: are they xywh? Fix: x2 = x + w, y2 = y + h."
             )
+
+    def check_scale(self, value: np.ndarray, size: Size) -> None:
+        """Raises DataError if the boxes (N, 4) of several images all lie within 0 ... 1. size: of one of the images."""
         if max(size) > 1 and (value % 1).any() and ((value >= 0) & (value <= 1)).all():  # [0, 0, 1, 1] is a pixel
             raise DataError(
                 f"all lie within 0 ... 1 in an image of {size[1]} x {size[0]} pixels: are they relative to the image? "

@@ -15,6 +15,7 @@ from densevit.data.data_builder import DataSplits
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.sample_resizing import build_evaluation_transform
+from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset
 from densevit.targets import Boxes, CrowdFlags, ObjectLabels
 
@@ -35,7 +36,7 @@ class Photos(Dataset):
 
     def __getitem__(self, index: int):
         boxes = torch.tensor(self.boxes[index], dtype=torch.float32)
-        crowds = torch.tensor([box == BOXES[3] for box in self.boxes[index]])
+        crowds = torch.tensor([box == [0, 0, 32, 32] for box in self.boxes[index]])
         targets = {"image_id": f"i{index}", "boxes": boxes, "iscrowd": crowds}
         targets["labels"] = torch.zeros(len(boxes), dtype=torch.long)
         return {"image": torch.zeros(3, 32, 32, dtype=torch.uint8), "targets": targets}
@@ -56,6 +57,16 @@ def test_dropped_boxes_are_counted_at_the_start() -> None:
     assert check_values([BOXES[0], BOXES[3]]) == []  # crowds are left out on purpose
     (message,) = check_values(BOXES)
     assert message.startswith("2 objects") and "'i1'" in message and "Fix: " in message
+
+
+def test_relative_boxes_of_all_images_are_an_error_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    relative = [[0.1, 0.2, 0.5, 0.9]]
+    check_values(relative)  # of one of two images
+    monkeypatch.setitem(globals(), "BOXES", relative)
+    with pytest.raises(
+        DataError, match=r"Photos: the boxes of a few images all lie within 0 \.\.\. 1 in an image of 32 x"
+    ):
+        check_values(relative)
 
 
 def test_a_data_set_without_sizes_is_evaluated_one_image_at_a_time_with_a_line() -> None:

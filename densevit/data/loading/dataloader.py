@@ -29,6 +29,7 @@ from densevit.data.transforms.phases import Phase
 from densevit.data.transforms.sample_resizing import EvaluationTransform, TrainingTransform, checked_values, image_size
 from densevit.errors import DataError, DensevitError, UnreadableFileError
 from densevit.interfaces import Dataset, OptimizerStep, Sample
+from densevit.targets.object_targets import Boxes
 from densevit.targets.types import TargetTypes
 
 _CHECK_SECONDS = 5
@@ -157,6 +158,7 @@ class TransformedDataset(data.Dataset[Sample]):
         Warns of objects in them that are not trained on because their box has no area inside the image.
         """
         dropped: list[int | str] = []  # the image of each object
+        boxes: list[np.ndarray] = []
         deadline = time.monotonic() + _CHECK_SECONDS
         for index in np.unique(np.linspace(0, len(self) - 1, count).round().astype(int)).tolist():
             if time.monotonic() > deadline:
@@ -169,9 +171,15 @@ class TransformedDataset(data.Dataset[Sample]):
                 continue
             check_sample(sample, self.dataset, index, self.types, self.channels)
             for key, value in checked_values(sample, self.types).items():
+                boxes += [value] if isinstance(self.types[key], Boxes) else []
                 usable = self.types[key].usable(value, image_size(sample))
                 if usable is not None and not self.types[key].truth_only:  # crowds are left out on purpose
                     dropped += [sample["targets"].get("image_id", index)] * int((~usable).sum())
+        if boxes and (together := np.concatenate(boxes)).size:
+            try:
+                Boxes().check_scale(together, image_size(sample))
+            except DataError as error:
+                raise DataError(f"{name_of(self.dataset)}: the boxes of a few images {error}") from None
         if dropped:
             warnings.warn(
                 f"{len(dropped)} objects of a few images of {name_of(self.dataset)} have boxes without area inside "
