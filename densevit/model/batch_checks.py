@@ -64,11 +64,11 @@ def _expect(valid: bool, problem: str) -> None:
         raise DataError(f"The loader's first batch: {problem}.")
 
 
-def check_targets(targets: Sequence[Targets], head: Head, types: Mapping[str, TargetType], is_first: bool) -> None:
+def check_targets(targets: Sequence[Targets], head: Head, types: Mapping[str, TargetType], is_first: bool) -> bool:
     """Raises DataError for objects that a head cannot learn from: without `size`, not tensors, or with wrong values.
 
     types: the types of the head's keys. Compares values on the CPU; on other devices, which that synchronises, in the
-    first batch only.
+    first batch only. Returns whether there were values to compare.
     """
     object_keys = [key for key in head.needs if getattr(types.get(key), "per", "") == "object"]
     for index, target in enumerate(targets):
@@ -78,10 +78,12 @@ def check_targets(targets: Sequence[Targets], head: Head, types: Mapping[str, Ta
         for key in keys:
             if not isinstance(target[key], Tensor | RunLengthMasks):
                 raise DataError(f"targets[{index}]: {key} is {described(target[key])}; a tensor is expected.")
+    has_values = False
     for key in object_keys:
         values = [target[key] for target in targets if isinstance(target.get(key), Tensor)]
         if not any(value.numel() for value in values) or not (is_first or values[0].device.type == "cpu"):
             continue
+        has_values = True
         try:
             value = as_array(torch.cat(values))
             size, key_type = tuple(targets[0].get("size", (1, 1))), types[key]
@@ -93,6 +95,7 @@ def check_targets(targets: Sequence[Targets], head: Head, types: Mapping[str, Ta
         except (DataError, RuntimeError) as error:  # RuntimeError: values of different shapes
             images = [target.get("image_id", index) for index, target in enumerate(targets)]
             raise DataError(f"The targets of images {images}: {key} {error}") from None
+    return has_values
 
 
 def _check_target(target: Any, where: str, keys: Sequence[str], image_size: tuple[float, ...] = _ANY) -> None:

@@ -267,8 +267,8 @@ class DenseModel(nn.Module):
     ) -> list[Targets]:
         """The targets of a head, from `head_targets` if it is there. Raises DataError as `check_targets`."""
         targets = (head_targets or {}).get(name, targets)
-        check_targets(targets, self.heads[name], self._types[name], is_first=name not in self._checked)
-        self._checked.add(name)
+        if check_targets(targets, self.heads[name], self._types[name], is_first=name not in self._checked):
+            self._checked.add(name)
         return targets
 
     def predictions(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> dict[str, list[Predictions]]:
