@@ -63,6 +63,9 @@ def _origin(plan: Plan, folder: RunFolder) -> Iterator[str]:
         yield from (f"  {key}: {change}" for key, change in plan.changed.items())
     if plan.checkpoint is not None and plan.checkpoint.best["best"] is not None and plan.best_epoch().best is None:
         yield "The best epoch so far is of other data or another evaluation: the next validation counts as the best."
+    trained, batches = plan.checkpoint and plan.checkpoint.trained, plan.data.batches_per_epoch(plan.trainer.world_size)
+    if trained and trained.length not in (None, batches) and 0 < trained.position < trained.length:
+        yield "The epoch continues at the same share of its images in another order: a few images repeat."
     if plan.checkpoint is None:
         yield from plan.config.notes
         if not folder.new:
