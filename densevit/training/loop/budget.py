@@ -75,7 +75,7 @@ class Budget:
         return cls(steps, steps_per_epoch, images_per_step, every, *shifts, extra_images, warmup_scale)
 
     @classmethod
-    def of_steps(cls, steps: int) -> "Budget":
+    def for_steps(cls, steps: int) -> "Budget":
         """The budget of a Trainer that runs this number of steps."""
         return cls(steps, steps, 1, 1)
 

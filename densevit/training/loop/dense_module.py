@@ -201,7 +201,7 @@ class DenseModule(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         lr = learning_rate_of(self.trainer, self.optim, self.budget)
         optimizer = build_optimizer(self.optim, self._groups(), lr, self.trainer.precision == "16-mixed")
-        budget = self.budget or Budget.of_steps(optimizer_steps(self.trainer, self.optim))
+        budget = self.budget or Budget.for_steps(optimizer_steps(self.trainer, self.optim))
         self._length = (budget.steps if budget.steps > 1 else 0, budget.shift)
         return {"optimizer": optimizer, "lr_scheduler": Schedule(optimizer, self.optim, budget)}
 

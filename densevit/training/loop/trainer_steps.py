@@ -30,7 +30,7 @@ def optimizer_steps(trainer: lightning.Trainer, section: OptimSection) -> int:
 
 def progress(trainer: lightning.Trainer, steps: int, shift: float) -> LossContext:
     """A loss's step and share of the training, for one process; outside of training, of its end. steps: their number;
-    0: unknown. shift: see `Budget`."""
+    0: unknown. shift: subtracted from steps, see `Budget`."""
     if trainer.state.fn != "fit":
         return LossContext(step=sys.maxsize, progress=1.0)
     step = trainer.global_step

@@ -48,8 +48,8 @@ class RunCheckpoint:
     that folder, the previous folder is used.
 
     run: the run folder, or a checkpoint in it.
-    step: the number of optimiser steps. trained: for the budget. best: the state of `BestModel`. config: the run's
-    config.
+    step: the number of optimiser steps. trained: the images, epochs and steps so far. best: the state of
+    `BestModel`. config: the run's config.
     """
 
     def __init__(self, run: Path) -> None:
