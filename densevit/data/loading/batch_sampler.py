@@ -115,7 +115,8 @@ class TrainBatches(Sampler[list[SampleKey]]):
 
     Every rank gets the same number of batches. Samples that do not fill a global batch are dropped, different samples
     in each epoch; a smaller data set is repeated to fill one batch. `set_epoch` reshuffles. The state holds the number
-    of batches consumed in the epoch (`position`); iteration after `load_state_dict` continues there.
+    of batches consumed in the epoch (`position`) of `length`; iteration after `load_state_dict`
+    continues at this share of the epoch. Another batch size composes other batches.
 
     final_from: returns epoch and position of the first batch of the final phase; None: it is not reached. same_batches:
     every epoch has the batches of the first.
@@ -169,12 +170,13 @@ class TrainBatches(Sampler[list[SampleKey]]):
             self.epoch, self.position, self._start = epoch, 0, 0
 
     def state_dict(self) -> dict[str, int]:
-        """Returns the epoch, the position in it and the seed."""
-        return {"epoch": self.epoch, "position": self.position, "seed": self.seed}
+        """Returns the epoch, the position in it, its length and the seed."""
+        return {"epoch": self.epoch, "position": self.position, "length": len(self), "seed": self.seed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues after the last batch consumed; after the last batch of an epoch, with the next epoch."""
-        self.seed, self.epoch, self._start = int(state["seed"]), int(state["epoch"]), int(state["position"])
+        self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
+        self._start = int(state["position"]) * len(self) // int(state.get("length", len(self)))
         if self._start >= len(self):
             self.epoch, self._start = self.epoch + 1, 0
         self.position = self._start

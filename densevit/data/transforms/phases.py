@@ -53,10 +53,13 @@ def transforms_at(section: "DataSection", size: int) -> Transforms:
     return transforms
 
 
-def final_phase_start(start: float, steps: int, steps_per_epoch: int, batches_per_step: int) -> tuple[int, int]:
+def final_phase_start(
+    start: float, steps: float, steps_per_epoch: int, shift: float = 0, *, batches_per_step: int
+) -> tuple[int, int]:
     """Returns epoch and position of the first batch of the final phase.
 
-    start: fraction of the optimiser steps. The last step of an epoch may have fewer batches.
+    start: fraction of the optimiser steps. shift: added to this step, to count it in steps of epochs. The last step of
+    an epoch may have fewer batches.
     """
-    epoch, step = divmod(math.ceil(start * steps), steps_per_epoch)
+    epoch, step = divmod(math.ceil(start * steps + shift), steps_per_epoch)
     return epoch, step * batches_per_step

@@ -2,9 +2,22 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from densevit.config import TrainerSection
 from densevit.errors import counted
+
+
+class Trained(NamedTuple):
+    """The training before a checkpoint: optimiser steps, images, and the images of a step at its start. It has consumed
+    `position` of `length` batches of the epoch; None: as many as the resumed run's."""
+
+    step: int = 0
+    images: int = 0
+    first_images_per_step: int | None = None
+    epoch: int = 0
+    position: int = 0
+    length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -12,33 +25,76 @@ class Budget:
     """The length of a run.
 
     steps: the number of optimiser steps. steps_per_epoch: optimiser steps per pass over the data set.
-    images_per_step: summed over all processes. evaluate_every: a fraction of `steps` if below 1, else a number of
+    images_per_step: summed over all processes. evaluate_every: a fraction of training if below 1, else a number of
     epochs.
+
+    A run may resume with other images per step. Its schedules then count the steps that a run with the current images
+    per step needs for the same progress, `step - shift`. epoch_shift: the shift of steps in epochs. extra_images:
+    images seen in addition to `images_per_step` per step. warmup_scale: factor on `optim.warmup_steps`.
     """
 
     steps: int
     steps_per_epoch: int
     images_per_step: int
     evaluate_every: float
+    shift: float = 0
+    epoch_shift: int = 0
+    extra_images: int = 0
+    warmup_scale: float = 1
 
     @classmethod
-    def of(cls, section: TrainerSection, batches_per_epoch: int, batch_size: int, world_size: int) -> "Budget":
-        """Computes the budget from max_steps, max_images or max_epochs, whichever is set."""
+    def of(
+        cls,
+        section: TrainerSection,
+        batches_per_epoch: int,
+        batch_size: int,
+        world_size: int,
+        trained: Trained = Trained(),  # noqa: B008  # immutable
+    ) -> "Budget":
+        """Computes the budget from max_steps, max_images or max_epochs, whichever is set.
+
+        max_images and max_epochs include the images and epochs that a resumed run has trained.
+        """
         steps_per_epoch = math.ceil(batches_per_epoch / section.accumulate)
         images_per_step = batch_size * section.accumulate * world_size
+        position = trained.position * batches_per_epoch // (trained.length or batches_per_epoch)
+        left = math.ceil((batches_per_epoch - position) / section.accumulate)  # steps of the epoch
+        epoch_shift = trained.step + left - (trained.epoch + 1) * steps_per_epoch
+        extra_images = trained.images - trained.step * images_per_step
+        warmup_scale = (trained.first_images_per_step or images_per_step) / images_per_step
+        shift: float = 0
         if section.max_steps is not None:
-            steps = section.max_steps
+            steps, warmup_scale = section.max_steps, 1
         elif section.max_images is not None:
-            steps = max(1, section.max_images // images_per_step)
+            steps = max(1, (section.max_images - extra_images) // images_per_step)
+            shift = -extra_images / images_per_step
         else:
             assert section.max_epochs is not None  # the section sets one of the three
-            steps = section.max_epochs * steps_per_epoch
-        return cls(steps, steps_per_epoch, images_per_step, section.evaluate_every)
+            steps, shift = section.max_epochs * steps_per_epoch + epoch_shift, epoch_shift
+        every, shifts = section.evaluate_every, (shift, epoch_shift)
+        return cls(steps, steps_per_epoch, images_per_step, every, *shifts, extra_images, warmup_scale)
+
+    @classmethod
+    def for_steps(cls, steps: int) -> "Budget":
+        """The budget of a Trainer that runs this number of steps."""
+        return cls(steps, steps, 1, 1)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """The entries of `Trained` after optimiser step `step` that a checkpoint does not have otherwise."""
+        return {
+            "images": step * self.images_per_step + self.extra_images,
+            "first_images_per_step": round(self.warmup_scale * self.images_per_step),
+        }
 
     @property
     def images(self) -> int:
         """The number of images seen during training, over all processes."""
-        return self.steps * self.images_per_step
+        return self.steps * self.images_per_step + self.extra_images
+
+    @property
+    def length(self) -> float:
+        """The number of steps that the schedules count."""
+        return self.steps - self.shift
 
     def validates_after(self, step: int) -> bool:
         """Whether validation runs after optimiser step `step`, counted from 1; always true for the last step."""
@@ -47,15 +103,16 @@ class Budget:
         if step < 1 or step > self.steps:
             return False
         if self.evaluate_every >= 1:
-            return step % (round(self.evaluate_every) * self.steps_per_epoch) == 0
+            return (step - self.epoch_shift) % (round(self.evaluate_every) * self.steps_per_epoch) == 0
         count = round(1 / self.evaluate_every)
-        return step == round(round(step * count / self.steps) * self.steps / count)
+        validation = round((step - self.shift) * count / self.length)
+        return step == round(validation * self.length / count + self.shift)
 
     @property
     def validations(self) -> int:
         """The number of validations."""
         if self.evaluate_every >= 1:
-            return math.ceil(self.steps / (round(self.evaluate_every) * self.steps_per_epoch))
+            return math.ceil((self.steps - self.epoch_shift) / (round(self.evaluate_every) * self.steps_per_epoch))
         return min(self.steps, round(1 / self.evaluate_every))
 
     def describe(self, images: int) -> str:

@@ -1,5 +1,6 @@
 """Entries of Lightning's checkpoints: random states, the config, and the header that `load` builds the model from."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from densevit import config as configs
 from densevit.inference.predictor import Predictor
 from densevit.losses.distributed import gather_objects
 from densevit.model import DenseModel
+from densevit.training.loop.budget import Budget
 from densevit.weights import checkpoint_io, model_file
 from densevit.weights.state_dict_io import FORMAT
 
@@ -40,3 +42,14 @@ def restore_random_state(states: Sequence[Mapping[str, Tensor]], rank: int, devi
         torch.set_rng_state(state["cpu"])
         if "cuda" in state and device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def continue_epoch(checkpoint: dict[str, Any], budget: Budget | None) -> None:
+    """Replaces Lightning's number of batches in an incomplete epoch by the budget's; nothing without a budget."""
+    if budget is None:
+        return
+    state = checkpoint["loops"]["fit_loop"]
+    loader, counts = state["state_dict"]["combined_loader"][0], state["epoch_loop.batch_progress"]["current"]
+    if loader["position"] < loader.get("length", math.inf):
+        done = checkpoint["global_step"] - budget.epoch_shift - loader["epoch"] * budget.steps_per_epoch
+        counts.update({name: count + done - counts["ready"] for name, count in counts.items()})

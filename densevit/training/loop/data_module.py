@@ -19,6 +19,7 @@ from densevit.data.transforms.phases import final_phase_start
 from densevit.errors import ConfigError, warn_once
 from densevit.interfaces import Method
 from densevit.model import DenseModel
+from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_splits
 
 
@@ -99,7 +100,9 @@ class DenseDataModule(lightning.LightningDataModule):
             order.same_batches = trainer.overfit_batches > 0  # type: ignore[attr-defined]  # set by Lightning
             if final is not None:
                 batches = self._batches_per_step or trainer.accumulate_grad_batches
-                order.final_from = lambda: final_phase_start(final.start, *_training_steps(trainer), batches)
+                order.final_from = lambda: final_phase_start(
+                    final.start, *_training_steps(trainer), batches_per_step=batches
+                )
         return _sharded(loader)
 
     def val_dataloader(self) -> Loader:
@@ -109,15 +112,19 @@ class DenseDataModule(lightning.LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
 
-def _training_steps(trainer: lightning.Trainer) -> tuple[int, int]:
-    """The number of optimiser steps of the Trainer, and of an epoch. Raises ConfigError if the Trainer has no end."""
+def _training_steps(trainer: lightning.Trainer) -> tuple[float, int, float]:
+    """The number of optimiser steps of the Trainer, and of an epoch, and the shift from steps of the schedules to those
+    of epochs (see `Budget`). Raises ConfigError if the Trainer has no end."""
+    budget: Budget | None = getattr(trainer.lightning_module, "budget", None)
+    if budget is not None:
+        return budget.length, budget.steps_per_epoch, budget.shift - budget.epoch_shift
     steps = getattr(trainer.lightning_module, "training_steps", None) or trainer.estimated_stepping_batches
     if steps == math.inf:
         raise ConfigError(
             "data.final_phase starts at a fraction of the optimiser steps, and this Trainer has no end. Fix: set its "
             "max_steps or max_epochs, or leave out data.final_phase."
         )
-    return int(steps), math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    return int(steps), math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches), 0
 
 
 class _Sharded(SequentialSampler, DistributedSampler):

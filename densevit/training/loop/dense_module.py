@@ -19,7 +19,7 @@ from densevit.interfaces import Batch, Evaluator, LossContext, Losses, Method, O
 from densevit.model import DenseModel, check_batch
 from densevit.model.parameter_groups import ParameterRate
 from densevit.training.loop.budget import Budget
-from densevit.training.loop.checkpoint_entries import entries, restore_random_state
+from densevit.training.loop.checkpoint_entries import continue_epoch, entries, restore_random_state
 from densevit.training.loop.data_checks import check_losses
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.ema import ExponentialMovingAverage, averaged_state
@@ -83,7 +83,7 @@ class DenseModule(lightning.LightningModule):
         self.validation = Validation(self.config, self.method, evaluators, inference, mappings or {})
         self._rates, self._checkpoint_rates = rates, checkpoint_rates
         self.record: StepRecord
-        self._steps = 0  # of the Trainer, set with the schedule; 0 if it has no end
+        self._length: tuple[int, float] = (0, 0)  # steps (0 without an end) and shift of the schedule
         self._collected: list[Batch] = []  # from a user's DataLoader, until a step is complete
         self._checked: set[str] = set()  # stages whose first batch is checked
         self._skipped_images = SkippedImages()
@@ -140,7 +140,7 @@ class DenseModule(lightning.LightningModule):
 
     def _loss_context(self, step: OptimizerStep) -> LossContext:
         """The normalisers of the losses; counted here unless the method may change the targets."""
-        now = progress(self.trainer, self._steps)
+        now = progress(self.trainer, *self._length)
         for head in self.model.heads.values():
             head.set_progress(now.progress)
         if len(step.batches) > 1 and isinstance(self.method, Supervised):
@@ -201,9 +201,9 @@ class DenseModule(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         lr = learning_rate_of(self.trainer, self.optim, self.budget)
         optimizer = build_optimizer(self.optim, self._groups(), lr, self.trainer.precision == "16-mixed")
-        steps = optimizer_steps(self.trainer, self.optim) if self.budget is None else self.budget.steps
-        self._steps = steps if steps > 1 else 0
-        return {"optimizer": optimizer, "lr_scheduler": Schedule(optimizer, self.optim, steps)}
+        budget = self.budget or Budget.for_steps(optimizer_steps(self.trainer, self.optim))
+        self._length = (budget.steps if budget.steps > 1 else 0, budget.shift)
+        return {"optimizer": optimizer, "lr_scheduler": Schedule(optimizer, self.optim, budget)}
 
     def _groups(self) -> list[dict[str, Any]]:
         lr = learning_rate_of(self.trainer, self.optim, self.budget)
@@ -213,7 +213,7 @@ class DenseModule(lightning.LightningModule):
     @property
     def training_steps(self) -> int | None:
         """The number of optimiser steps; None if training has no end."""
-        return (self._steps or None) if self.budget is None else self.budget.steps
+        return (self._length[0] or None) if self.budget is None else self.budget.steps
 
     @property
     def saved_model(self) -> DenseModel:
@@ -224,8 +224,7 @@ class DenseModule(lightning.LightningModule):
     def on_fit_start(self) -> None:
         warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")  # it saves after the step
         self.model.train()  # Lightning would keep the evaluation mode of `load` and `create_model`
-        self._finite_check = FiniteCheck()
-        self._collected = []
+        self._finite_check, self._collected = FiniteCheck(), []
         if self.ema is not None:
             self.ema.start(averaged_state(self.model, self.method))
 
@@ -234,7 +233,6 @@ class DenseModule(lightning.LightningModule):
             return
         (states, collected), self._resumed = self._resumed, None
         self._collected = resume_loader(self.trainer, collected)
-        # The config sets learning rates, weight decays and options.
         cast(Schedule, self.lr_schedulers()).restart(self._groups(), options_in_groups(self.trainer.optimizers[0]))
         restore_random_state(states, self.trainer.global_rank, self.device)
 
@@ -264,7 +262,7 @@ class DenseModule(lightning.LightningModule):
         self.validation.start(self.trainer, self.saved_model)
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> dict[str, list[Predictions]]:
-        return self.validation.add(self.trainer, batch, dataloader_idx, progress(self.trainer, self._steps))
+        return self.validation.add(self.trainer, batch, dataloader_idx, progress(self.trainer, *self._length))
 
     def on_validation_epoch_end(self) -> None:
         scatter(self.model)
@@ -287,12 +285,14 @@ class DenseModule(lightning.LightningModule):
         prefix = next(name for name, module in self.named_modules() if module is self.saved_model)
         checkpoint |= entries(self._predictor, self.saved_model, prefix, self.device)
         checkpoint["collected_batches"] = len(self._collected)
+        checkpoint["trained"] = self.budget and self.budget.state(self.trainer.global_step)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         source = getattr(self._trainer, "ckpt_path", None) or "The checkpoint"
         check_format(checkpoint.get("format_version", "1"), str(source))  # format 1 has no number
         if self.ema is not None:
             self.ema.load(checkpoint)
+        continue_epoch(checkpoint, self.budget)
         self._resumed = checkpoint["random_state"], checkpoint.get("collected_batches", 0)
         self.saved_model.score_thresholds = model_file.score_thresholds(checkpoint.get(checkpoint_io.ENTRIES, {}))
         if self._checkpoint_rates is not None and self._rates is not None and checkpoint.get("optimizer_states"):

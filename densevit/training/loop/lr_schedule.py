@@ -10,9 +10,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from densevit.config import OptimSection, named_classes
 from densevit.errors import PluginError
+from densevit.training.loop.budget import Budget
 
 
-def schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
+def schedule(section: OptimSection, steps: float, warmup_scale: float = 1) -> Callable[[float], float]:
     """The factor on the learning rate as a function of the optimiser step: linear warm-up, then the schedule.
 
     `cosine` and `poly` reach `min_lr_ratio` at step `steps`, one after the last; `step` divides by 10 at the fraction
@@ -20,14 +21,14 @@ def schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
     it. The factor raises PluginError if the user's function does not return a number.
     """
 
-    warmup = round(section.warmup * steps) if section.warmup_steps is None else section.warmup_steps
+    warmup = round(section.warmup * steps) if section.warmup_steps is None else section.warmup_steps * warmup_scale
     custom = named_classes.schedule(section)
 
-    def factor(step: int) -> float:
+    def factor(step: float) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
         if custom is not None:
-            return _number(custom(step - warmup, max(1, steps - warmup)), step, section)
+            return _number(custom(int(step - warmup), max(1, int(steps - warmup))), step, section)
         if section.schedule == "constant":
             return 1.0
         if section.schedule == "step":
@@ -44,11 +45,15 @@ def schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
 class Schedule(LambdaLR):
     """Sets learning rates and weight decays of an optimiser's groups at each step."""
 
-    def __init__(self, optimizer: Optimizer, section: OptimSection, steps: int) -> None:
-        self.decay_factor = weight_decay_schedule(section, steps)
+    def __init__(self, optimizer: Optimizer, section: OptimSection, budget: Budget) -> None:
+        decay, factor = (
+            weight_decay_schedule(section, budget.length),
+            schedule(section, budget.length, budget.warmup_scale),
+        )
+        self.decay_factor = lambda step: decay(step - budget.shift)
         for group in optimizer.param_groups:
             group["initial_weight_decay"] = group["weight_decay"]
-        super().__init__(optimizer, schedule(section, steps))
+        super().__init__(optimizer, lambda step: factor(step - budget.shift))
 
     def step(self, epoch: int | None = None) -> None:
         super().step(epoch)
@@ -74,17 +79,17 @@ class Schedule(LambdaLR):
             group["weight_decay"] = group["initial_weight_decay"] * factor
 
 
-def weight_decay_schedule(section: OptimSection, steps: int) -> Callable[[int], float]:
+def weight_decay_schedule(section: OptimSection, steps: float) -> Callable[[float], float]:
     """The factor on the weight decay as a function of the optimiser step (Caron et al. 2021, section 3.2)."""
     final = 1.0 if section.final_weight_decay is None else section.final_weight_decay / section.weight_decay
     return lambda step: final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
 
 
-def _number(value: Any, step: int, section: OptimSection) -> float:
+def _number(value: Any, step: float, section: OptimSection) -> float:
     if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
         name = getattr(section.schedule, "name", "")
         raise PluginError(
-            f"optim.schedule: {name!r} returned {value!r} for step {step}; the learning rate factor is "
+            f"optim.schedule: {name!r} returned {value!r} for step {step:g}; the learning rate factor is "
             "expected, a finite number of 0 or more."
         )
     return float(value)

@@ -28,12 +28,13 @@ def optimizer_steps(trainer: lightning.Trainer, section: OptimSection) -> int:
     )
 
 
-def progress(trainer: lightning.Trainer, steps: int) -> LossContext:
+def progress(trainer: lightning.Trainer, steps: int, shift: float) -> LossContext:
     """A loss's step and share of the training, for one process; outside of training, of its end. steps: their number;
-    0: unknown."""
+    0: unknown. shift: subtracted from steps, see `Budget`."""
     if trainer.state.fn != "fit":
         return LossContext(step=sys.maxsize, progress=1.0)
-    return LossContext(step=trainer.global_step, progress=min(1.0, trainer.global_step / steps) if steps else 0.0)
+    step = trainer.global_step
+    return LossContext(step=step, progress=min(1.0, (step - shift) / (steps - shift)) if steps else 0.0)
 
 
 def resume_loader(trainer: lightning.Trainer, collected: int) -> list[Batch]:

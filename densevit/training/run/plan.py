@@ -20,7 +20,7 @@ from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.terminal import TEXT
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.training_progress import CONSOLE, NotebookBar, TerminalBar
-from densevit.training.loop.budget import Budget
+from densevit.training.loop.budget import Budget, Trained
 from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit.training.loop.optim import build_optimizer, learning_rate, rates_of
@@ -94,7 +94,8 @@ class Plan:
         metrics = check_monitor(config.trainer.monitor, evaluators, config.trainer.patience)
         check_callbacks(callbacks, metrics)
         batches = data.batches_per_epoch(trainer.world_size)
-        budget = Budget.of(config.trainer, batches, config.data.batch_size, trainer.world_size)
+        trained = Trained() if checkpoint is None else checkpoint.trained
+        budget = Budget.of(config.trainer, batches, config.data.batch_size, trainer.world_size, trained)
         method.check_steps(budget.steps)
         rates, checkpoint_rates = _rates(config, model, method, budget, checkpoint, trainer.world_size > 1)
         return cls(

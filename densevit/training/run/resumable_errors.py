@@ -14,6 +14,7 @@ from densevit.config import Config
 from densevit.data.loading.worker_processes import worker_failure
 from densevit.errors import DensevitError, TrainingError, one_line
 from densevit.losses.distributed import process_count
+from densevit.weights.state_dict_io import read_header
 
 _DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
@@ -30,7 +31,8 @@ def resumable_errors(folder: Path, config: Config, command: str | None = None) -
     try:
         yield
     except DensevitError as error:
-        error.args = (f"{error}{resume_hint(folder, command)}",)
+        best = _best_epoch(folder) if isinstance(error.__context__, OSError) else ""
+        error.args = (f"{error}{best}{resume_hint(folder, command)}",)
         raise
     except Exception as error:
         hint = resume_hint(folder, command)
@@ -59,10 +61,17 @@ def _reason(error: Exception, folder: Path, config: Config) -> str:
         if error.errno is None or isinstance(error, BrokenPipeError):
             return ""  # not a system error, or stdout is closed
         problem = " cannot be written" if error.errno in _DISK_ERRORS else ""
-        return f"{error.filename or folder}{problem}: {error.strerror}."
+        return f"{error.filename or folder}{problem}: {error.strerror}.{_best_epoch(folder) if problem else ''}"
     if not isinstance(error, RuntimeError):
         return ""
     return _memory_failure(error, config) or str(worker_failure(error) or "") or _peer_failure(error)
+
+
+def _best_epoch(folder: Path) -> str:
+    """A sentence with the epoch that `model.safetensors` has, by its last step; "" without the file."""
+    model = folder / "model.safetensors"
+    step = read_header(model).get("step") if model.is_file() else None
+    return f" {model.name} has the epoch of step {step}." if step else ""
 
 
 def _memory_failure(error: RuntimeError, config: Config) -> str:

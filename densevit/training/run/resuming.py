@@ -17,6 +17,7 @@ from densevit.interfaces import Method
 from densevit.model import DenseModel
 from densevit.registry.plugin_options import shown
 from densevit.training.callbacks.checkpoint_writer import numbered_checkpoints
+from densevit.training.loop.budget import Trained
 from densevit.training.loop.sharding import STRATEGY, previous_of, read_checkpoint
 from densevit.training.run.folder import is_unused
 from densevit.training.run.metrics_csv import MetricsCsv
@@ -47,8 +48,8 @@ class RunCheckpoint:
     that folder, the previous folder is used.
 
     run: the run folder, or a checkpoint in it.
-    step: the number of optimiser steps. best: the state of `BestModel`. config: the run's
-    config.
+    step: the number of optimiser steps. trained: the images, epochs and steps so far. best: the state of
+    `BestModel`. config: the run's config.
     """
 
     def __init__(self, run: Path) -> None:
@@ -76,7 +77,8 @@ class RunCheckpoint:
             self.group_sizes = [len(group["params"]) for group in groups]
             self.without_average = {key: tuple(x.shape) for key, x in content.get("current_model_state", {}).items()}
             self.best: dict[str, Any] = content.get("callbacks", {}).get("BestModel", {"best": None})
-            config = content["config"]
+            config, processes, trained = content["config"], len(content["random_state"]), content.get("trained") or {}
+            loader = content["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]
         except WeightsError:
             raise
         except Exception as error:  # a damaged pickle may raise any error
@@ -89,6 +91,9 @@ class RunCheckpoint:
         self.run = folder
         values = configs.values_of_file(config, str(self.path), trust=True)  # is only compared
         self.config = configs.from_file(values, str(self.path))
+        size = self.config.data.batch_size * self.config.trainer.accumulate * processes
+        values = {"images": self.step * size, "first_images_per_step": size, **loader, **trained}  # older: no `trained`
+        self.trained = Trained(self.step, **{key: values[key] for key in Trained._fields[1:] if key in values})
 
     def changes_of(self, config: Config) -> dict[str, str]:
         """`changes` of a config that resumes from this checkpoint. Raises ConfigError for a strategy that cannot."""

@@ -16,6 +16,7 @@ from densevit.atomic_io import replaced_file
 from densevit.config import Config
 from densevit.errors import counted, one_line
 from densevit.evaluation import metrics_file, tables_file
+from densevit.evaluation.error_analysis import ERRORS
 from densevit.evaluation.metric_order import error_metrics, sign
 from densevit.evaluation.metrics_table import metrics_table
 from densevit.exporting.header import SupportsNms
@@ -42,7 +43,8 @@ FINISHED = ("config.yaml", "model.safetensors", "metrics.json", "report.html")  
 STOPPED = "stopped"  # an empty file in the folder of a run that a signal stopped
 _LOG_WIDTH = 120
 _ALMOST_EMPTY = 0.01  # of a main metric
-_MANY_DUPLICATES = 0.05  # lost AP50
+_LARGE_ERROR = 0.05  # lost AP50
+_ERROR_PAGE = "docs/evaluate.md#detection-and-instance-masks"
 
 
 def start(plan: Plan, folder: RunFolder) -> None:
@@ -64,6 +66,9 @@ def _origin(plan: Plan, folder: RunFolder) -> Iterator[str]:
         yield from (f"  {key}: {change}" for key, change in plan.changed.items())
     if plan.checkpoint is not None and plan.checkpoint.best["best"] is not None and plan.best_epoch().best is None:
         yield "The best epoch so far is of other data or another evaluation: the next validation counts as the best."
+    trained, batches = plan.checkpoint and plan.checkpoint.trained, plan.data.batches_per_epoch(plan.trainer.world_size)
+    if trained and trained.length not in (None, batches) and 0 < trained.position < trained.length:
+        yield "The epoch continues at the same share of its images in another order: a few images repeat."
     if plan.checkpoint is None:
         yield from plan.config.notes
         if not folder.new:
@@ -222,7 +227,7 @@ def finish(
     if stopped:
         console.print(f"Stopped.{resume_hint(folder, resume_with)}")
     elif resume_with is None:
-        for line in (*_next_commands(plan.config, folder), *_duplicates(plan)):
+        for line in (*_next_commands(plan.config, folder), *_largest_errors(plan)):
             console.print(line)
 
 
@@ -244,16 +249,21 @@ def _next_commands(config: Config, folder: Path) -> Iterator[str]:
         )
 
 
-def _duplicates(plan: Plan) -> Iterator[str]:
-    """Yields what more passes over the images are for, if a head without NMS predicts several boxes per object."""
+def _largest_errors(plan: Plan) -> Iterator[str]:
+    """Yields the type of error that costs each head most, and what more passes over the images are for, if a head
+    without NMS predicts several boxes per object."""
     for name, head in plan.model.heads.items():
-        lost = sum(float(row[1]) for row in plan.evaluators[name].tables().get("errors", ()) if row[0] == "duplicate")
-        if lost > _MANY_DUPLICATES and predicts_boxes(head) and not isinstance(head, SupportsNms):
-            yield (
-                f"{name}: duplicate boxes cost {lost:.3f} AP50 in the last validation. A head without NMS learns late "
-                "to predict one box per object: give it more passes over the images, or predict with --nms 0.6 "
-                "(inference.nms)."
-            )
+        tables = plan.evaluators[name].tables()
+        errors = [row for row in tables.get("errors", tables.get("mask-errors", ())) if row[0] in (*ERRORS, "missed")]
+        lost, error = max(((float(row[1]), row[0]) for row in errors if float(row[1]) > 0), default=(0.0, ""))
+        if lost > _LARGE_ERROR:
+            fix = f"see {_ERROR_PAGE}."
+            if error == "duplicate" and predicts_boxes(head) and not isinstance(head, SupportsNms):
+                fix = (
+                    "a head without NMS learns late to predict one box per object: give it more passes over the "
+                    f"images, or predict with --nms 0.6 (inference.nms); {fix}"
+                )
+            yield f"{name}: the largest error of the last validation, {error}, costs {lost:.3f} AP50: {fix}"
 
 
 def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int]) -> None:

@@ -47,7 +47,7 @@ def loader(
     section = DataSection.model_validate({"batch_size": 4, "num_workers": num_workers, **values})
     made = DataSplits(section, seed=3, multiple=1).train_loader(rank, world_size)
     if steps is not None and section.final_phase is not None:
-        start = final_phase_start(section.final_phase.start, steps, len(made), 1)
+        start = final_phase_start(section.final_phase.start, steps, len(made), batches_per_step=1)
         cast(TrainBatches, made.batch_sampler).final_from = lambda: start
     return made
 
@@ -92,9 +92,9 @@ def test_transforms_are_scaled_by_hand():
 
 
 def test_the_start_of_the_final_phase_by_hand():
-    assert final_phase_start(0.5, 12, 6, 1) == (1, 0)
-    assert final_phase_start(0.7, 12, 6, 1) == (1, 3), "8.4 steps"
-    assert final_phase_start(0.7, 6, 3, 2) == (1, 4), "3 steps of 2 batches per epoch"
+    assert final_phase_start(0.5, 12, 6, batches_per_step=1) == (1, 0)
+    assert final_phase_start(0.7, 12, 6, batches_per_step=1) == (1, 3), "8.4 steps"
+    assert final_phase_start(0.7, 6, 3, batches_per_step=2) == (1, 4), "3 steps of 2 batches per epoch"
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -1,6 +1,7 @@
 """The commands that a training prints at its end run."""
 
 import json
+import math
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,17 +40,33 @@ def test_the_command_for_more_data_lowers_the_rate_of_the_first_run(data, values
         assert continued.optim.model_dump(include={"lr", "lr_per_256"}, exclude_none=True) == expected
 
 
-@pytest.mark.parametrize(("lost", "nms", "says"), [(0.4, None, True), (0.01, None, False), (0.4, 0.65, False)])
-def test_the_last_line_says_what_more_passes_are_for(lost, nms, says) -> None:
-    """To heads of boxes without NMS whose duplicates cost much."""
-    from densevit.training.run.run_output import _duplicates
+@pytest.mark.parametrize(
+    ("errors", "nms", "says"),
+    [
+        ({"background": 0.3, "duplicate": 0.4}, None, "duplicate, costs 0.400 AP50: a head without NMS learns late"),
+        ({"background": 0.3, "duplicate": 0.4}, 0.65, "duplicate, costs 0.400 AP50: see"),
+        ({"background": 0.3, "missed": math.nan, "false positives": 0.9}, None, "background, costs 0.300 AP50: see"),
+        ({"missed": 0.2, "localisation": 0.1}, None, "missed, costs 0.200 AP50: see"),
+        ({"missed": 0.01, "false negatives": 0.9}, None, None),
+    ],
+)
+@pytest.mark.parametrize("table", ["errors", "mask-errors"])
+def test_the_last_line_names_the_largest_error_and_its_section(table, errors, nms, says) -> None:
+    """More passes for heads of boxes without NMS whose duplicates cost most. The section defines each error."""
+    from densevit.training.run.run_output import _largest_errors
 
     head = SimpleNamespace(needs=("boxes", "labels"), **({} if nms is None else {"nms": nms, "max_predictions": 100}))
-    errors = [["error", "dAP50", "count"], ["background", 0.3, 9], ["duplicate", lost, 9]]
-    evaluator = SimpleNamespace(tables=lambda: {"errors": errors})
+    rows = [["error", "dAP50", "count"], *([name, lost, 9] for name, lost in errors.items())]
+    evaluator = SimpleNamespace(tables=lambda: {table: rows})
     plan: Any = SimpleNamespace(model=SimpleNamespace(heads={"cells": head}), evaluators={"cells": evaluator})
-    lines = [*_duplicates(plan)]
-    assert len(lines) == says and all("cells: duplicate boxes cost 0.400 AP50" in line for line in lines)
+    lines = [*_largest_errors(plan)]
+    assert len(lines) == (says is not None)
+    for line in lines:
+        assert line.startswith(f"cells: the largest error of the last validation, {says}")
+        page, anchor = line.rpartition("see ")[2].rstrip(".").split("#")
+        text = Path(__file__).parents[3].joinpath(page).read_text(encoding="utf-8")
+        section = text.partition(f"## {anchor.capitalize().replace('-', ' ')}\n")[2].partition("\n## ")[0]
+        assert f"| {says.partition(',')[0]} |" in section
 
 
 @pytest.mark.integration

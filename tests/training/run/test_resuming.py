@@ -22,6 +22,7 @@ from tests.training.runs import (
     edit,
     recorded,
     resume,
+    rows,
     train,
     weights,
 )
@@ -156,9 +157,11 @@ def test_missing_devices_raise_and_leave_no_folder(tiny, monkeypatch, capsys, se
 def test_full_disk_preserves_the_previous_checkpoint(stopped, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no-such-folder"))  # nothing may be written there
     path = stopped / "checkpoints" / "last.ckpt"
+    best = max((row for row in rows(stopped) if row.get("detection/AP")), key=lambda row: float(row["detection/AP"]))
     said = error_on_a_full_disk(stopped, path, tmp_path, "trainer.checkpoint_every=1")
     assert said == (
         f"{path} cannot be written: File too large. The previous checkpoint is unchanged. "
+        f"model.safetensors has the epoch of step {best['step']}. "
         f"Resume from the last checkpoint with: densevit train --resume {stopped}"
     )
     resume(stopped)
