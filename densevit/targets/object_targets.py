@@ -36,16 +36,13 @@ class Boxes(ObjectType):
         if not np.isfinite(value).all():
             raise DataError(f"has a box that is not finite: {value.tolist()}.")
         if wrong := int((value[:, 2:] < value[:, :2]).any(axis=1).sum()):
-            raise DataError(
-                f"have x2 < x1 or y2 < y1 in {wrong} of {len(value)}: are they xywh? Fix: x2 = x + w, y2 = y + h."
-            )
+            raise DataError(f"have x2 < x1 or y2 < y1 in {wrong} of {len(value)}: are they xywh? Fix: x2 = x + w.")
 
     def check_scale(self, value: np.ndarray, size: Size) -> None:
-        """Raises DataError if the boxes (N, 4) of several images all lie within 0 ... 1. size: of one of the images."""
+        """Raises DataError if all boxes (N, 4) of several images lie within 0 ... 1. size: the last image's."""
         if max(size) > 1 and (value % 1).any() and ((value >= 0) & (value <= 1)).all():  # [0, 0, 1, 1] is a pixel
             raise DataError(
-                f"all lie within 0 ... 1 in an image of {size[1]} x {size[0]} pixels: are they relative to the image? "
-                "Fix: multiply them by (width, height, width, height)."
+                f"all lie within 0 ... 1 in an image of {size[1]} x {size[0]}: are they relative to it? Fix: multiply them."
             )
 
     def value_range(self, value: np.ndarray, size: Size) -> float:

@@ -1,4 +1,4 @@
-"""Two complete routes of new users, each command as typed: own labels to an exported file, and an own ViT to a table."""
+"""Routes of new users, each command as typed: from own labels to an exported file, from an own ViT to a table."""
 
 import json
 import os
