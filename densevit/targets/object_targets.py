@@ -42,7 +42,7 @@ class Boxes(ObjectType):
         """Raises DataError if all boxes (N, 4) of several images lie within 0 ... 1. size: the last image's."""
         if max(size) > 1 and (value % 1).any() and ((value >= 0) & (value <= 1)).all():  # [0, 0, 1, 1] is a pixel
             raise DataError(
-                f"all lie within 0 ... 1 in an image of {size[1]} x {size[0]}: are they relative to it? Fix: scale them."
+                f"all lie within 0 ... 1 in an image of {size[1]} x {size[0]}: are they relative? Fix: scale them."
             )
 
     def value_range(self, value: np.ndarray, size: Size) -> float:

@@ -72,7 +72,7 @@ def test_relative_boxes_are_an_error_in_the_first_batch(model: Any, door: Door) 
     """Later, a crop may leave only a part of its first pixel."""
     relative = {"boxes": torch.tensor([[0.1, 0.1, 0.5, 0.8]])}
     model._checked.clear()
-    with pytest.raises(DataError, match=r"boxes all lie within 0 \.\.\. 1 .* relative to it"):
+    with pytest.raises(DataError, match=r"boxes all lie within 0 \.\.\. 1 .* are they relative"):
         door(model, *batch_and_targets(**relative))
     door(model, *batch_and_targets())
     door(model, *batch_and_targets(**relative))

@@ -95,7 +95,7 @@ def test_rotated_boxes_and_keypoints_stay_together():
 def test_boxes_in_another_format_are_an_error() -> None:
     with pytest.raises(DataError, match="have x2 < x1 or y2 < y1 in 1 of 2: are they xywh"):
         Boxes().check(np.array([[50, 10, 20, 20], [1, 1, 9, 9]]), (100, 80))
-    with pytest.raises(DataError, match="relative to it"):
+    with pytest.raises(DataError, match="are they relative"):
         Boxes().check_scale(np.array([[0.1, 0.2, 0.5, 1.0], [0.0, 0.0, 0.3, 0.3]]), (100, 80))
 
 
