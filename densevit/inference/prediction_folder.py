@@ -35,9 +35,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def saved_classes(folder: Path, classes: Mapping[str, Sequence[Class]]) -> dict[str, tuple[Class, ...]]:
     """The model's classes by head, with the ids in the files of a folder of predictions."""
-    return {
+    categories = read_settings(folder).get("categories", {})
+    return {head: tuple(classes[head]) for head in classes} | {
         head: tuple(replace(c, file_id=row["id"]) for c, row in zip(classes[head], rows, strict=True))
-        for head, rows in read_settings(folder)["categories"].items()
+        for head, rows in categories.items()
     }
 
 

@@ -73,7 +73,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     data = fake_data(CLASSES)
 
     def predictor(model: Any, config: configs.Config) -> Any:
-        return SimpleNamespace(model=model, config=config, classes=model.classes, replaced_resize=None)
+        return SimpleNamespace(model=model, config=config, classes=model.classes, replaced_resize=None, target_types={})
 
     seen: dict[str, Any] = {"data": data}
 

@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from timm.models import load_state_dict
 from torch import nn
 
 import densevit
@@ -79,6 +78,8 @@ def test_the_average_is_read_in_each_layout_unless_it_states_the_container(tmp_p
 
 
 def test_timm_reads_the_same_average(tmp_path):
+    from timm.models import load_state_dict  # late: it takes seconds to import
+
     state = {"conv1.weight": torch.zeros(2)}
     averaged = {"conv1.weight": torch.ones(2)}
     for content in ({"state_dict": state, "state_dict_ema": averaged}, {"model": state, "model_ema": averaged}):

@@ -153,7 +153,7 @@ def test_loader_resumes_after_consumed_not_prefetched_batches(num_workers):
     for _ in range(2):
         next(stream)
     state = interrupted.state_dict()
-    assert state == {"epoch": 1, "position": 2, "seed": 5}
+    assert state == {"epoch": 1, "position": 2, "length": 5, "seed": 5}
     resumed = train_loader(num_workers)
     resumed.load_state_dict(state)
     assert resumed.state_dict() == state

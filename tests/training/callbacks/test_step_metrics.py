@@ -9,7 +9,6 @@ import densevit
 from densevit import config as configs
 from densevit.config import named_classes
 from densevit.config.values import PluginSection
-from densevit.training.callbacks.step_metrics import learning_rates
 from tests.training.run.test_resume_safely import TINY
 from tests.training.runs import rows
 
@@ -50,6 +49,8 @@ def test_trackers_have_short_names_and_mlflow_writes_to_the_run_unless_a_server_
 
 
 def test_learning_rates_are_named_by_part_not_by_value() -> None:
+    from densevit.training.callbacks.step_metrics import learning_rates  # late: it imports Lightning
+
     model = torch.nn.ModuleDict({name: torch.nn.ModuleList(torch.nn.Linear(1, 1) for _ in "12") for name in "ab"})
     (a1, a2), (b1, b2) = (list(model[name]) for name in "ab")
     rates = {1e-3: [*a1.parameters()], 2e-3: [*a2.parameters()], 4e-3: [*b1.parameters(), *b2.parameters()]}
