@@ -65,7 +65,7 @@ def animals(folder: Path) -> None:
 
 
 def photo(file: Path) -> None:
-    rng = np.random.default_rng(len(file.stem))
+    rng = np.random.default_rng([*"/".join(file.parts[-3:]).encode()])
     image = rng.integers(0, 255, (15, 20, 3), dtype=np.uint8).repeat(10, axis=0).repeat(10, axis=1)
     Image.fromarray(image).save(file)
 
@@ -86,6 +86,7 @@ def vehicles(folder: Path) -> None:
     from tests.workbench.interchange.test_converting import yolo
 
     yolo(folder)
+    photo(folder / "images" / "val" / "c.png")  # unlike the training images
     (folder / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: car, 1: truck}\n")
 
 
