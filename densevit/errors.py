@@ -33,7 +33,7 @@ class ConfigError(DensevitError):
         ...     densevit.fit("detr_swin", overrides=["optim.lr=fast"])
         ... except densevit.ConfigError as error:
         ...     print(error)
-        command line: optim.lr should be a valid number, not 'fast'.
+        overrides: optim.lr should be a valid number, not 'fast'.
     """
 
 
