@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -23,6 +22,7 @@ def densevit(*arguments: object, cwd: Path) -> str:
     return done.stdout + done.stderr
 
 
+DEPTH = ("data.images={split}/images", "data.labels={split}/depth", "data.scale=0.001", "heads.depth.max_depth=100")
 SMALL = ("backbone=random_vit.yaml", "data.image_size=64", "data.batch_size=4", "trainer.max_epochs=2")
 BACKBONE = "name: vit\nvariant: nano\n"
 
@@ -41,18 +41,13 @@ def scenes(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("start", "data", "head", "folder"),
+    ("start", "data", "head"),
     [
-        ("start/instances", ["data=folder_masks", "data.root=scenes"], "instances", "instances"),
-        (
-            "start/depth",
-            ["data=depth", "data.root=scenes", *("data.scale=0.001", "heads.depth.max_depth=100")],
-            "depth",
-            "depth",
-        ),
+        ("start/instances", ["data=folder_masks", "data.root=scenes"], "instances"),
+        ("start/depth", ["data=depth", "data.root=scenes", *DEPTH], "depth"),
     ],
 )
-def test_own_labels_from_doctor_to_an_exported_file(start: str, data: list[str], head: str, folder: str, scenes: Path):
+def test_own_labels_from_doctor_to_an_exported_file(start: str, data: list[str], head: str, scenes: Path):
     said = densevit("doctor", start, *data, "--out", "doctor.html", cwd=scenes)
     assert "0 errors" in said and (scenes / "doctor.html").is_file()
     overrides = [*SMALL, "backbone.weights=random"]
@@ -65,7 +60,7 @@ def test_own_labels_from_doctor_to_an_exported_file(start: str, data: list[str],
     for model in ("run", "model.onnx"):
         out = f"out-{Path(model).stem}"
         densevit("predict", model, image, "clip.mp4", "--out", out, cwd=scenes)
-        assert any((scenes / out).rglob("*.mp4")) or len([*(scenes / out).rglob("clip*")]) >= 1
+        assert any((scenes / out).rglob("clip*")), "the frames of the video"
 
 
 def test_own_vit_from_a_template_to_a_table(tmp_path: Path):
@@ -82,4 +77,3 @@ def test_own_vit_from_a_template_to_a_table(tmp_path: Path):
     options = ["--backbones", f"own_vit:{name},pixels", "--heads", "setr", "--train", "--images", "8", "--rounds", "1"]
     table = densevit("benchmark", *options, "--batches", "1", "--out", "table", *protocol, cwd=tmp_path)
     assert f"own_vit:{name}" in table and "mIoU" in table
-    assert np.isfinite([json.loads(file.read_text()) is not None for file in (tmp_path / "table").glob("*.json")]).all()
