@@ -1,5 +1,6 @@
 """Text in drawn images: matplotlib's DejaVu Sans, and system fonts for characters that it lacks."""
 
+import importlib
 import unicodedata
 from collections.abc import Mapping
 from functools import cache
@@ -98,6 +99,7 @@ def _default() -> str:
 @cache
 def _system_fonts() -> tuple[str, ...]:
     """Returns the paths of installed fonts, upright sans-serif fonts of regular weight first."""
+    importlib.import_module("matplotlib")  # before its modules, which several threads import
     from matplotlib.font_manager import findSystemFonts  # late: it searches the system's folders
 
     paths = [path for path in findSystemFonts() if not any(word in Path(path).stem.lower() for word in _UNUSABLE)]
@@ -117,6 +119,7 @@ def _has(path: str, character: str) -> bool:
 @cache
 def _characters(path: str) -> "FT2Font | None":
     """Reads a font by matplotlib; None if it is unreadable or not scalable, like emoji fonts of bitmaps."""
+    importlib.import_module("matplotlib")  # before its modules, which several threads import
     from matplotlib.ft2font import FT2Font
 
     try:

@@ -1,5 +1,6 @@
 """Draws maps of depth and other positive values in colours, each with a colour bar."""
 
+import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,6 +138,7 @@ def _depth_ticks(near: float, far: float, unit: str) -> list[tuple[float, str]]:
     candidates = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
     inside = [depth for depth in candidates if near <= depth <= far]
     if len(inside) < 4:
+        importlib.import_module("matplotlib")  # before its modules, which several threads import
         from matplotlib.ticker import MaxNLocator  # late: it takes time to import
 
         steps = MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(near, far)
