@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pytorch_lightning import Trainer
 
 import densevit
 from densevit.cli import main
@@ -48,6 +47,8 @@ def test_fit_and_train_name_shared_files(section, tmp_path, capsys):
 
 @pytest.mark.parametrize("options", [{}, {"overfit_batches": 1}], ids=str)
 def test_a_plain_trainer_names_shared_files_unless_it_overfits(options, section):
+    from pytorch_lightning import Trainer
+
     model = densevit.create_model(MODEL["backbone"], MODEL["heads"], classes=section["classes"])
     trainer = Trainer(max_steps=1, barebones=True, **options)
     module, data = densevit.DenseModule(model), densevit.DenseDataModule(section)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as lightning
 
 import densevit
 from tests.global_state import changed, disturb, global_state
@@ -17,15 +16,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_drawings")]
 SHORT = ["trainer.max_epochs=null", "trainer.max_steps=2"]
 
 
-class During(lightning.Callback):
-    """Calls a function after the first step."""
+def during(action: Callable[[], Any]) -> Any:
+    """A callback that calls a function after the first step."""
+    from pytorch_lightning.callbacks import LambdaCallback
 
-    def __init__(self, action: Callable[[], Any]) -> None:
-        self.action = action
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if trainer.global_step == 1:
-            self.action()
+    return LambdaCallback(on_train_batch_end=lambda trainer, *_: action() if trainer.global_step == 1 else None)
 
 
 @pytest.fixture
@@ -62,7 +57,7 @@ def test_after_an_error_the_state_is_that_before(config: Path, tmp_path: Path) -
     disturb()
     before = global_state()
     with pytest.raises(RuntimeError, match="a callback that fails"):
-        densevit.fit(config, SHORT, callbacks=[During(fail)], run_dir=tmp_path / "run")
+        densevit.fit(config, SHORT, callbacks=[during(fail)], run_dir=tmp_path / "run")
     assert changed(before) == []
     with pytest.raises(densevit.ConfigError):
         densevit.fit(config, ["heads.surfaces.decoder=none"])
@@ -84,7 +79,7 @@ def test_a_training_within_a_training_changes_neither(
     done: list[densevit.Run] = []
     disturb()
     before = global_state()
-    outer = densevit.fit(config, ["seed=3"], callbacks=[During(inner)], run_dir=tmp_path / "outer")
+    outer = densevit.fit(config, ["seed=3"], callbacks=[during(inner)], run_dir=tmp_path / "outer")
     assert changed(before) == [] and len(done) == 1
     alone = weights(trained(SEGMENTATION, ["seed=3"]))
     assert all(tensor.equal(alone[key]) for key, tensor in weights(outer.path).items())

@@ -16,7 +16,6 @@ from densevit.errors import DataError
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit_workbench.benchmarking.board_page import ranks, tables, write_page
 from densevit_workbench.benchmarking.board_rows import TEXTS, Row, read_rows, write_rows
-from densevit_workbench.benchmarking.board_verification import verify
 from densevit_workbench.benchmarking.cases import cases_of_probes
 from densevit_workbench.benchmarking.digest import PARTS, differing, digest_of, parts_of, protocol_of
 
@@ -53,6 +52,8 @@ def test_another_digest_stands_apart_with_what_differs(tmp_path):
 
 @pytest.mark.parametrize("header", [True, False])
 def test_a_file_without_rows_is_a_heading_with_a_sentence(header, tmp_path):
+    from densevit_workbench.benchmarking.board_verification import verify
+
     write_rows(tmp_path / "p.csv", [row("a", (1, 0, 2))])
     write_rows(tmp_path / "q.csv", [])
     if not header:
