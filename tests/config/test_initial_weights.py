@@ -88,7 +88,7 @@ def test_the_weights_of_a_model_or_of_a_part(part: str, whole: str, place: str, 
 
 
 def test_another_backbone_under_a_recipe_s_weights_is_an_error() -> None:
-    published = "hf:ustc-community/dfine-small-obj365"
+    published = "hf:ustc-community/dfine-small-coco"
     assert loaded("start/dfine") == {"weights": published}
     for other in ("backbone=efficientnet_lite0", "backbone.name=resnet"):
         with pytest.raises(ConfigError, match=f"^weights={published} .* another backbone. Fix: weights=null, with .*"):
