@@ -84,7 +84,7 @@ def run(args: Namespace) -> int:
     sources = {name: part.source for part in parts for name in part.model.heads}
     rows = [[name, model.plugin_name(name), source] for name, source in sources.items()]
     args.output.show(table(rows, ["head", "plugin", "from"]), f"{args.out}: {size / 1e6:.1f} MB")
-    args.output.show(*(licences.line(source, licence) for source, licence in model.licences.items()))
+    args.output.show(*(licences.line(source, stated) for source, stated in model.licences.items()))
     if recorded is not None:
         from densevit.evaluation.evaluation_tables import comparison_table
 

@@ -41,6 +41,7 @@ from densevit.interfaces.datasets import Dataset
 from densevit.interfaces.evaluators import DEFAULT_THRESHOLD, Evaluator
 from densevit.interfaces.heads import DenseHead, Head
 from densevit.interfaces.last_blocks import Encoding, LastBlocks, TokenBackbone
+from densevit.interfaces.licences import Licences
 from densevit.interfaces.methods import Method
 from densevit.interfaces.necks import Neck
 from densevit.interfaces.target_types import TargetType
@@ -75,6 +76,7 @@ __all__ = [
     "Head",
     "LastBlocks",
     "LayoutOptions",
+    "Licences",
     "Line",
     "LossContext",
     "Losses",

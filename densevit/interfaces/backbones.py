@@ -6,6 +6,7 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 from densevit.channels import RGB, Channels
+from densevit.interfaces.licences import Licences
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -39,7 +40,7 @@ class Backbone(nn.Module):
     image_channels: Channels = RGB
     input_size: tuple[int, int] | None = None
     size_multiple: int | None = None
-    licences: Mapping[str, str] = MappingProxyType({})
+    licences: Mapping[str, Licences] = MappingProxyType({})
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images: (B, 3, H, W) float, any H and W; 3 channels, or the constructor's `in_channels`. Returns features

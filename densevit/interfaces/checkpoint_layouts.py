@@ -8,6 +8,7 @@ from torch import Tensor
 
 from densevit.interfaces.backbones import IMAGENET_MEAN, IMAGENET_STD
 from densevit.interfaces.data_types import Class
+from densevit.interfaces.licences import NOTHING_STATED, Licences
 
 StateDict = Mapping[str, Tensor]
 
@@ -118,11 +119,13 @@ class LayoutOptions:
 
 @dataclass(frozen=True)
 class Publishing:
-    """Metadata of published models: normalisation, licence, export files and recipe.
+    """Metadata of published models: normalisation, licences, export files and recipe.
 
     mean, std: RGB, of pixels in 0 ... 1, used in training.
-    licence: the licence of the weights that the project publishes, with its source; "": unknown. A function of the
-        state dict with the project's keys and the metadata if models of one layout have different licences.
+    licences: the licences of files that `files` does not name. A function of the state dict with the project's keys and
+        the metadata if models of one layout have different licences.
+    files: the licences of published files, by pattern of their names: of complete names, such as "hf:acme/r50-*", or of
+        file names, such as "acme_r50_*.pth". The first pattern that matches decides.
     config_files: returns the files of an export to transformers from the config sections, the tensors with densevit's
         keys and a model's classes: {"config.json": ...}, and the content of "preprocessor_config.json" except the
         normalisation. {} if transformers has no such model.
@@ -133,7 +136,8 @@ class Publishing:
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    licence: str | Callable[[StateDict, Metadata], str] = ""
+    licences: Licences | Callable[[StateDict, Metadata], Licences] = NOTHING_STATED
+    files: Mapping[str, Licences] = field(default_factory=dict)
     config_files: Callable[[Mapping[str, Any], StateDict, Sequence[Class]], dict[str, dict[str, Any]]] = _no_files
     recipe: Callable[[Mapping[str, Any], Mapping[str, Sequence[Class]]], tuple[str, dict[str, Any]]] = _no_recipe
 

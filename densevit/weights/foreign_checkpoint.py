@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from densevit.channels import COLORS
 from densevit.config import LoraSection, values_of_file
 from densevit.errors import WeightsError, one_line
-from densevit.interfaces import CheckpointLayout, StateDict
+from densevit.interfaces import CheckpointLayout, Licences, StateDict
 from densevit.model import DenseModel
 from densevit.model.lora import merged_state
 from densevit.weights.checkpoint_io import Checkpoint
@@ -27,8 +27,8 @@ from densevit.weights.key_mapping import (
 )
 from densevit.weights.key_prefixes import fitting
 from densevit.weights.layouts import most_specific, recognise
-from densevit.weights.licences import UNKNOWN
-from densevit.weights.state_dict_io import check_format, licences
+from densevit.weights.licences import from_header, licences_of
+from densevit.weights.state_dict_io import check_format
 
 Triple = tuple[float, float, float]
 
@@ -59,7 +59,7 @@ class TranslatedCheckpoint:
     mean: Triple | None = None
     std: Triple | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    licences: dict[str, str] = field(default_factory=dict)
+    licences: dict[str, Licences] = field(default_factory=dict)
     channels: tuple[str, ...] = COLORS
     adapted_stem: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -119,8 +119,7 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
     with complete(layout, checkpoint.source):
         translation = translate(tensors, layout)
         classes = layout.classes(tensors, metadata) if layout.classes else {}
-        licence = layout.publishing.licence
-        licence = licence if isinstance(licence, str) else licence(tensors, metadata)
+        licences = licences_of(layout, checkpoint.source, tensors, metadata)
     if translation.errors:
         raise WeightsError(
             f"{checkpoint.source}: not a complete {layout.name} checkpoint: {'; '.join(translation.errors[:3])}."
@@ -140,7 +139,7 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
         mean,
         std,
         saved_options(tensors, layout, metadata, checkpoint.source),
-        {checkpoint.source: str(metadata.get("licence") or licence or UNKNOWN)},
+        {checkpoint.source: licences},
         notes=checkpoint.notes,
     )
 
@@ -191,7 +190,7 @@ def _native(checkpoint: Checkpoint) -> TranslatedCheckpoint:
             if channels := backbone.get("channels"):
                 translated.channels = tuple(map(str, channels["names"]))
             translated.adapted_stem = tuple(map(str, backbone.get("adapted_stem", ())))
-            translated.licences = licences(header)
+            translated.licences = from_header(header)
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise WeightsError(
                 f"{checkpoint.source}: its header is corrupt ({one_line(error)}). Copy it again."

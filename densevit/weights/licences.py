@@ -1,50 +1,60 @@
-"""Sentences on what licences of published weights permit. Not legal advice: read the licence itself."""
+"""Licences of published weights: which apply to a file, in words, and in a model file's header."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import PurePath
+from typing import Any
 
-UNKNOWN = "unknown"  # a licence that neither the layout nor the files name
+from pydantic import TypeAdapter
 
-_PERMISSIVE = {  # SPDX identifiers, in lower case
-    *("apache-2.0", "mit", "mit-0", "0bsd", "bsd-2-clause", "bsd-3-clause", "isc", "zlib", "unlicense", "cc0-1.0"),
-    *("cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0"),
-}
-_SOURCE = re.compile(  # where the licence is stated: a repository, an organisation or a package
-    r" \((?:[\w.-]+/[\w.-]+(?:: [\w ]+)?|[\w.-]+ on the hugging face hub|(?:[\w.-]+ of )?[\w.-]+ \d[\w.]*)\)$"
-)
-_NON_COMMERCIAL = re.compile(r"cc-by-nc|non[- ]?commercial|research[- ]only|apple-amlr")
+from densevit.interfaces import CheckpointLayout, Licences, StateDict
+from densevit.interfaces.licences import NON_COMMERCIAL, UNKNOWN
+from densevit.weights.hub import is_published
 
 _NO_DERIVATIVES = re.compile(r"cc-by(-nc)?-nd|no[- ]?derivatives")
+_HEADER = TypeAdapter(dict[str, Licences | str])
 
 
-def forbids_derivatives(licence: str) -> bool:
-    """Whether a licence forbids to publish works derived from the weights, such as CC-BY-ND."""
-    return _NO_DERIVATIVES.search(licence.lower()) is not None
+def licences_of(layout: CheckpointLayout, source: str, tensors: StateDict, metadata: Mapping[str, Any]) -> Licences:
+    """The licences of a checkpoint: of the published files that its name matches, or else those of the layout.
 
+    A model card or a package states the licence of weights where that is unknown, and of files of other names.
 
-def permits_commercial_use(licence: str | None) -> bool:
-    """Whether `licence` is the SPDX identifier of a permissive licence, alone or with its source as in "MIT
-    (isl-org/DPT)". False for any other text."""
-    name = (licence or "").lower()
-    return _SOURCE.sub("", name) in _PERMISSIVE and _NON_COMMERCIAL.search(name) is None
-
-
-def in_words(licence: str | None) -> str:
-    """A sentence on what a licence permits; "" for Apache-2.0, MIT, BSD-3-Clause and similar licences.
-
-    licence: the identifier of a model card, of timm or of a layout; None or "unknown": not stated.
+    tensors, metadata: arguments of the layout's functions.
     """
-    name = (licence or UNKNOWN).lower()
-    if permits_commercial_use(name):
-        return ""
-    if name in (UNKNOWN, "none", ""):
-        return "Its terms are unknown: ask the authors before you publish or sell what you train from it."
-    if _NON_COMMERCIAL.search(name):
-        return "Not for commercial use, and neither is what you train from it."
-    return "Not known to be permissive: read it before you publish or sell weights."
+    publishing, names = layout.publishing, (source, PurePath(source).name)
+    usual = publishing.licences
+    usual = usual if isinstance(usual, Licences) else usual(tensors, metadata)
+    stated = Licences(usual.code, metadata.get("licence", UNKNOWN), source=metadata.get("licence_source", source))
+    is_stated = stated.weights != UNKNOWN
+    for pattern, licences in publishing.files.items():
+        if any(fnmatch(name, pattern) for name in names):
+            both = replace(licences, weights=stated.weights, source=f"{licences.source}; {stated.source}")
+            return both if is_stated and licences.weights == UNKNOWN else licences
+    return stated if is_stated or is_published(source) else usual
 
 
-def line(source: str, licence: str | None) -> str:
-    """One line of text on the licence of the weights `source`: `Licence of timm:x: cc-by-nc-4.0. Not for commercial
-    use, ...`."""
-    stated = "not stated" if (licence or UNKNOWN) == UNKNOWN else licence
-    return f"Licence{f' of {source}' if source else ''}: {stated}. {in_words(licence)}".rstrip()
+def forbids_derivatives(licences: Licences) -> bool:
+    """Whether the weights' licence forbids to publish works derived from them, such as CC-BY-ND."""
+    return _NO_DERIVATIVES.search(licences.weights.lower()) is not None
+
+
+def line(source: str, licences: Licences) -> str:
+    """One line of text on the licences of the weights `source`, with a warning unless they are clean."""
+    words = "Not known to be permissive: read them before you publish or sell weights."
+    if licences.clean:
+        words = ""
+    elif NON_COMMERCIAL.search(str(licences)):
+        words = "Not for commercial use, and neither is what you train from it."
+    elif licences.clean is None:
+        words = "Ask the authors for what is unknown before you publish or sell what you train from it."
+    return f"Licences{f' of {source}' if source else ''}: {licences}. {words}".rstrip()
+
+
+def from_header(entries: Mapping[str, str]) -> dict[str, Licences]:
+    """The licences in a model file's header, by the source of the weights. Raises ValueError if the entry `licences` is
+    not a JSON object of `Licences`, or of the licences of weights, as in older files."""
+    stated = _HEADER.validate_json(entries.get("licences", "{}"))
+    return {source: Licences(weights=each) if isinstance(each, str) else each for source, each in stated.items()}

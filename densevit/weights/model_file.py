@@ -14,7 +14,7 @@ from densevit import config as configs
 from densevit.atomic_io import replaced_file
 from densevit.config import BackboneSection, DataSection, LoraSection, ModelSections, yaml_io
 from densevit.errors import DensevitError, WeightsError, one_line
-from densevit.interfaces import Backbone, Class
+from densevit.interfaces import Backbone, Class, Licences
 from densevit.model import (
     DenseModel,
     backbone_from,
@@ -24,11 +24,11 @@ from densevit.model.backbone_digest import backbone_digest
 from densevit.model.lora import merged_state
 from densevit.paths import user_path
 from densevit.weights.checkpoint_io import read as read_checkpoint
+from densevit.weights.licences import from_header
 from densevit.weights.state_dict_io import (
     FORMAT,
     check_format,
     header,
-    licences,
     part,
     write_safetensors,
 )
@@ -108,7 +108,7 @@ def save_backbone(
     backbone: Backbone,
     section: Mapping[str, Any],
     path: Path,
-    licences: Mapping[str, str] = MappingProxyType({}),
+    licences: Mapping[str, Licences] = MappingProxyType({}),
     lora: LoraSection | None = None,
     step: int | None = None,
 ) -> None:
@@ -178,7 +178,7 @@ class Description(NamedTuple):
     sections: ModelSections
     classes: Mapping[str, Sequence[Class]]
     score_thresholds: dict[str, float]
-    licences: dict[str, str]
+    licences: dict[str, Licences]
     reference_data: dict[str, DataSection | None]
 
 
@@ -196,7 +196,7 @@ def described(entries: Mapping[str, str], source: str, trust: bool = False, run:
         values = configs.values_of_file(entries["config"], source, trust, run)
         complete = "trainer" in values
         classes = _CLASSES.validate_json(entries["classes"])
-        thresholds, weight_licences = score_thresholds(entries), licences(entries)
+        thresholds, weight_licences = score_thresholds(entries), from_header(entries)
         reference_data = _REFERENCE_DATA.validate_json(entries.get("reference_data", "{}"))
     except (LookupError, TypeError, AttributeError, ValidationError, RecursionError) as error:
         raise WeightsError(

@@ -99,10 +99,10 @@ def join(parts: Sequence[Part], image_size: int | Size | None = None, stretch: b
     sources: dict[str, str] = {}
     for part in parts:
         check_backbone(part, reference)
-        for source in (source for source, name in part.model.licences.items() if licences.forbids_derivatives(name)):
+        for source in (source for source, its in part.model.licences.items() if licences.forbids_derivatives(its)):
             raise WeightsError(
-                f"{part.source}: the licence of {source}, {part.model.licences[source]}, forbids derived works, such "
-                "as a joined model. Fix: leave it out, or train its heads on other weights."
+                f"{part.source}: the licence of {source}, {part.model.licences[source].weights}, forbids derived "
+                "works, such as a joined model. Fix: leave it out, or train its heads on other weights."
             )
         for head in (head for head in part.model.heads if head in sources):
             raise WeightsError(

@@ -38,25 +38,24 @@ def weights_file(source: str, name: str) -> tuple[Path, dict[str, Any]]:
         what = f"no weights file {wanted!r}" if wanted else f"{len(files)} weights files"
         fix = f" Name one: package:{package}/FILE." if listed != "none" else ""
         raise WeightsError(f"{source}: the Python package {package} has {what}; its weights files: {listed}.{fix}")
-    licence = _licence(module)
-    return files[0], {"licence": licence} if licence else {}
+    return files[0], _licence(module)
 
 
-def _licence(module: str) -> str:
-    """The licence from the package's metadata, or else from its licence file: Apache-2.0 if the file ends with its
-    notice, otherwise the first line; "" if neither states a licence."""
+def _licence(module: str) -> dict[str, str]:
+    """`licence` and `licence_source` from the package's metadata, or else from its licence file: Apache-2.0 if the file
+    ends with its notice, otherwise the first line; {} if neither states a licence."""
     try:
         distribution = metadata.distribution(module)
     except metadata.PackageNotFoundError:
-        return ""
+        return {}
     package = f"{distribution.metadata['Name']} {distribution.version}"
     for field in ("License-Expression", "License"):
         stated = distribution.metadata[field].strip() if field in distribution.metadata else ""
         if stated and stated.upper() != "UNKNOWN":
-            return f"{stated.splitlines()[0]} ({package})"
+            return {"licence": stated.splitlines()[0], "licence_source": package}
     for file in distribution.files or ():
         if file.name.upper().startswith(("LICENSE", "LICENCE")) and any(".dist-info" in part for part in file.parts):
             text = Path(str(file.locate())).read_text("utf-8", errors="replace").strip()
             name = "Apache-2.0" if " ".join(text.split()).endswith(_APACHE) else text.partition("\n")[0].strip()
-            return f"{name} ({file.name} of {package})" if text else ""
-    return ""
+            return {"licence": name, "licence_source": f"{file.name} of {package}"} if text else {}
+    return {}

@@ -2,7 +2,7 @@
 
 Each function returns a dict with any of these keys: `mean` and `std`, of pixels in 0 ... 1; `channel_order`, only if it
 is "bgr"; `classes`, class names by row of the classifier; `config`, the content of config.json, or the `architecture`
-of timm's `pretrained_cfg`; `licence`, from the model card or timm's `pretrained_cfg`.
+of timm's `pretrained_cfg`; `licence`, of the weights, from the model card or timm's `pretrained_cfg`.
 """
 
 import json

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from densevit.config import yaml_io as yaml
 from densevit.errors import WeightsError
+from densevit.interfaces.licences import UNKNOWN
 from densevit.model import DenseModel
 from densevit.model.stem_channels import adapted_state
 from densevit.weights import licences
@@ -175,9 +176,9 @@ def _layout_notes(checkpoint: TranslatedCheckpoint) -> list[str]:
     """Notes for the report: the checkpoint's, the layout of another project's, and the licences of the weights as far
     as they are known."""
     notes = [*checkpoint.notes, *([f"Read as {checkpoint.layout.name}."] if checkpoint.layout is not None else [])]
-    for source, licence in checkpoint.licences.items():
-        if licence != licences.UNKNOWN or is_published(source):
-            notes.append(licences.line("" if source == checkpoint.source else source, licence))
+    for source, stated in checkpoint.licences.items():
+        if stated.weights != UNKNOWN or is_published(source):
+            notes.append(licences.line("" if source == checkpoint.source else source, stated))
     return notes
 
 

@@ -4,11 +4,11 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -85,11 +85,6 @@ def count(state: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def header(entries: Mapping[str, Any]) -> dict[str, str]:
-    """Entries as strings for a safetensors header; values other than strings as JSON."""
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
-
-
-def licences(entries: Mapping[str, str]) -> dict[str, str]:
-    """The licences in a model file's header, by the source of the weights. Raises ValueError if the entry `licences` is
-    not a JSON object of strings."""
-    return TypeAdapter(dict[str, str]).validate_json(entries.get("licences", "{}"))
+    """Entries as strings for a safetensors header; values other than strings as JSON, with a dataclass as an object."""
+    texts = {key: json.dumps(value, default=asdict) for key, value in entries.items() if not isinstance(value, str)}
+    return {**entries, **texts}

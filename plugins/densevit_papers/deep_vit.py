@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
+from densevit.interfaces import CheckpointLayout, LayoutOptions, Licences, Line, Publishing, SpecialTensors, StateDict
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
@@ -202,5 +202,15 @@ AUTHORS = CheckpointLayout(
         rearrange=added_to_tokens("pos_embed", ("cls_token",)), no_effect={"head.*": "the classification head"}
     ),
     options=LayoutOptions(runtime=("features", "readout")),
-    publishing=Publishing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    publishing=Publishing(
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        licences=Licences(
+            "MIT",
+            data="ImageNet",
+            teacher="none",
+            source="https://github.com/zhoudaquan/dvit_repo/blob/1ccb152/LICENSE",
+            date="2026-11-29",
+        ),
+    ),
 )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Change, CheckpointLayout, Class, LayoutOptions, Line, Publishing, StateDict
+from densevit.interfaces import Change, CheckpointLayout, Class, LayoutOptions, Licences, Line, Publishing, StateDict
 from densevit.weights.label_sets import panoptic_classes
 from densevit.weights.layouts import find
 from densevit.weights.state_dict_io import count, part
@@ -200,7 +200,13 @@ KMAX_DEEPLAB = CheckpointLayout(
     publishing=Publishing(
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
-        licence="Apache-2.0 (bytedance/kmax-deeplab)",
+        licences=Licences(
+            "Apache-2.0",
+            data="ImageNet, COCO or ADE20K",
+            teacher="none",
+            source="https://github.com/bytedance/kmax-deeplab/blob/f8e1d04/LICENSE",
+            date="2026-11-29",
+        ),
         recipe=_recipe,
     ),
 )

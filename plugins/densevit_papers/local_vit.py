@@ -7,7 +7,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Change, CheckpointLayout, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
+from densevit.interfaces import (
+    Change,
+    CheckpointLayout,
+    LayoutOptions,
+    Licences,
+    Line,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
 from densevit.weights.state_dict_io import count
@@ -208,6 +217,14 @@ AUTHORS = CheckpointLayout(
         rearrange=added_to_tokens("pos_embed", ("cls_token",)), no_effect={"head.*": "the classification head"}
     ),
     options=LayoutOptions(runtime=("features", "readout")),
-    publishing=Publishing(),
+    publishing=Publishing(
+        licences=Licences(
+            "MIT",
+            data="ImageNet",
+            teacher="none",
+            source="https://github.com/ofsoundof/LocalViT/blob/f497260/LICENSE",
+            date="2026-11-29",
+        )
+    ),
     container="model",  # of which the published scores are, as in DeiT's code
 )

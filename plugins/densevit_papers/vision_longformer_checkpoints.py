@@ -9,7 +9,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Line, OtherKeys, Publishing, Rearrangement, SpecialTensors, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Licences,
+    Line,
+    OtherKeys,
+    Publishing,
+    Rearrangement,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.state_dict_io import count
 from densevit.weights.token_positions import TOKENS
 from densevit_papers.vision_longformer import VARIANTS
@@ -129,5 +138,13 @@ AUTHORS = CheckpointLayout(
             f"{_STAGE}.attention.attn.relative_position_index": "an index of the bias table",
         },
     ),
-    publishing=Publishing(),
+    publishing=Publishing(
+        licences=Licences(
+            "MIT",
+            data="ImageNet",
+            teacher="none",
+            source="https://github.com/microsoft/vision-longformer/blob/c9ce386/LICENSE",
+            date="2026-11-29",
+        )
+    ),
 )

@@ -9,6 +9,7 @@ from torch import Tensor
 import densevit
 from densevit.channels import Channels
 from densevit.config import DataSection
+from densevit.interfaces import Licences
 from densevit.model import DenseModel
 
 HEAD = {"name": "setr", "decoder": "naive", "width": 8, "norm": "group", "auxiliary": []}
@@ -27,7 +28,7 @@ def _predictor(channels: Channels) -> densevit.Predictor:
     heads = {"a": {**HEAD, "weight": "learned"}, "b": {**HEAD, "weight": 2.0, "neck": {"name": "fpn", "width": 16}}}
     predictor = densevit.create_model(section, heads, classes={"a": ["x", "y"], "b": ["x", "y", "z"]})
     model = predictor.model
-    model.licences, model.score_thresholds = {"here": "MIT"}, {"a": 0.25, "b": 0.75}
+    model.licences, model.score_thresholds = {"here": Licences("MIT")}, {"a": 0.25, "b": 0.75}
     model.training_data = DataSection(name="x")
     return predictor
 

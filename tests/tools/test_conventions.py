@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-ARCHITECTURE = "docs/development/architecture.md"
+ARCHITECTURE, ZOO = "docs/development/architecture.md", "docs/model-zoo.md"
 RESULTS: dict[str, Any] = {
     "processors": {"core": {"name": "a core", "kind": "AVX2"}},
     "data": {"scenes": {"title": "scenes", "held_out": "9 scenes"}},
@@ -70,6 +70,9 @@ CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     ],
     "results.scores_are_not_typed": [
         (MEASURED, "docs/results.md", "<!-- AP of fcn -->", "", "docs/results.md:3: AP 0.512 is a score of fcn")
+    ],
+    "licences.licences_are_those_of_the_layouts": [
+        ({ZOO: (PROJECT / ZOO).read_text()}, ZOO, "|[no](", "|[yes](", f"{ZOO}:1: the table of licences is not"),
     ],
     "recipes.untrained_recipes_state_the_published_score": [
         ({"configs/coco/fcn.yaml": RECIPE}, "configs/coco/fcn.yaml", "Published", "Printed", "no published score")

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 import densevit
 from densevit.errors import ConfigError, WeightsError
+from densevit.interfaces import Licences
 from densevit.weights import model_file
 from densevit.weights.model_joining import join, read_part
 from tests.weights.joined_runs import BOXES, DEPTH, SURFACES, write_run
@@ -59,14 +60,14 @@ def test_each_head_predicts_as_alone_bit_for_bit_on_several_sizes(runs, tmp_path
 def test_classes_thresholds_licences_and_inference_are_kept_per_head(tmp_path):
     first = write_run(tmp_path / "a", BOXES, 1, inference={"nms": 0.5})
     second = write_run(tmp_path / "b", SURFACES, 2, inference={"window": 64, "flip": True})
-    first.score_thresholds, first.licences = {"detection": 0.25}, {"timm:x": "apache-2.0"}
-    second.licences = {"timm:y": "mit"}
+    first.score_thresholds, first.licences = {"detection": 0.25}, {"timm:x": Licences(weights="apache-2.0")}
+    second.licences = {"timm:y": Licences("MIT", "mit", "COCO", "none")}
     for name, model in (("a", first), ("b", second)):
         model_file.save(model, tmp_path / name / "model.safetensors", model.sections)
     model = joined(tmp_path / "a", tmp_path / "b").model
     assert model.classes == first.classes | second.classes and model.classes["detection"] != model.classes["surfaces"]
     assert model.score_thresholds == {"detection": 0.25}
-    assert model.licences == {"timm:x": "apache-2.0", "timm:y": "mit"}
+    assert model.licences == first.licences | second.licences
     alone = densevit.load(tmp_path / "a").inference | densevit.load(tmp_path / "b").inference
     assert densevit.Predictor(model).inference == alone and alone["detection"].nms == 0.5 and alone["surfaces"].flip
 
@@ -232,7 +233,7 @@ def test_equal_names_a_forbidding_licence_and_foreign_files_are_one_line(runs, t
     with pytest.raises(WeightsError, match=r"has a head 'depth' too\. Fix: name it, NAME="):
         joined(runs[2], runs[2])
     model = write_run(tmp_path / "nd", SURFACES, 2)
-    model.licences = {"hf:a/b": "CC-BY-NC-ND-4.0"}
+    model.licences = {"hf:a/b": Licences(weights="CC-BY-NC-ND-4.0")}
     model_file.save(model, tmp_path / "nd" / "model.safetensors", model.sections)
     with pytest.raises(WeightsError, match="the licence of hf:a/b, CC-BY-NC-ND-4.0, forbids derived works"):
         joined(runs[0], tmp_path / "nd")

@@ -1,7 +1,7 @@
 """Checks wording and layout of the tree, as part of tools/check: each problem with its file, line and fix.
 
 python -m tools.conventions
-python -m tools.conventions --write    # first writes the figures of docs/results.json into pages and configs
+python -m tools.conventions --write    # first writes generated figures and licences into pages and configs
 """
 
 import sys
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tools.conventions import architecture, checks, pages, recipes, results, words
+from tools.conventions import architecture, checks, licences, pages, recipes, results, words
 from tools.conventions.tree import Problem, Tree
 
 PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
@@ -19,6 +19,7 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     architecture.walks_are_short,
     results.figures_are_those_of_results_json,
     results.scores_are_not_typed,
+    licences.licences_are_those_of_the_layouts,
     recipes.untrained_recipes_state_the_published_score,
     recipes.headers_have_the_command,
     checks.checks_change_nothing,
@@ -35,7 +36,7 @@ def main() -> int:
     started = time.perf_counter()
     root = Path(__file__).resolve().parents[2]
     if sys.argv[1:] == ["--write"]:
-        for file in results.write(Tree(root)):
+        for file in (*results.write(Tree(root)), *licences.write(Tree(root))):
             print(f"{file} is written.")
     tree = Tree(root)
     problems = sorted({problem for check in PASSES for problem in check(tree)})

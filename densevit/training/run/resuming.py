@@ -22,7 +22,8 @@ from densevit.training.loop.sharding import STRATEGY, previous_of, read_checkpoi
 from densevit.training.run.folder import is_unused
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.weights import checkpoint_io, torch_checkpoint
-from densevit.weights.state_dict_io import check_format, licences
+from densevit.weights.licences import from_header
+from densevit.weights.state_dict_io import check_format
 
 _CHANGEABLE = (
     "data.*",
@@ -71,7 +72,7 @@ class RunCheckpoint:
             self.step = int(content["global_step"])
             check_format(content.get("format_version", "1"), str(self.path))  # format 1 has no number
             self.classes = {head: [str(name) for name in names] for head, names in content["classes"].items()}
-            self.licences = licences(content.get(checkpoint_io.ENTRIES, {}))
+            self.licences = from_header(content.get(checkpoint_io.ENTRIES, {}))
             optimizers = content.get("optimizer_states") or [{"param_groups": []}]
             groups = [] if self.is_sharded else optimizers[0]["param_groups"]  # shards have states by parameter name
             self.group_sizes = [len(group["params"]) for group in groups]

@@ -135,8 +135,7 @@ def derived_values(plan: Plan) -> dict[str, str]:
     }
     if method_only:
         values["parameters of the method"] = f"{sum(p.numel() for p in method_only):,}"
-    for source, licence in plan.model.licences.items():
-        values[f"licence of {source}"] = licence
+    values |= {f"licences of {source}": str(stated) for source, stated in plan.model.licences.items()}
     for name, classes in plan.model.classes.items():
         values[f"classes of {name}"] = ", ".join(c.name for c in classes)
     return values
@@ -150,8 +149,8 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
     how = "" if isinstance(plan.method, Supervised) else f", method {config.method.name}"
     trained = sum(rate.parameter.numel() for rate in plan.rates if rate.lr is not None)
     yield f"{what}{how}, {trained / 1e6:.2f} M trained parameters"
-    for source, licence in plan.model.backbone.licences.items():  # `weights` report theirs
-        yield licences.line(source, licence)
+    for source, stated in plan.model.backbone.licences.items():  # `weights` report theirs
+        yield licences.line(source, stated)
     size = "" if config.data.image_size is None else f"; image_size {config.data.image_size}"
     images = f"{len(data.train):,} training images, {len(data.val):,} validation images"
     yield f"{config.data.folder_name}: {images}{size}"

@@ -1,10 +1,22 @@
 """GTR: the backbone in checkpoints of Intellindust-AI-Lab/GTR, of any task."""
 
+from dataclasses import replace
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Line, OtherKeys, Publishing, SpecialTensors, StateDict
+from densevit.interfaces import CheckpointLayout, Licences, Line, OtherKeys, Publishing, SpecialTensors, StateDict
 from densevit_backbones.gtr.variants import VARIANTS
+
+# A copy that quotes the authors' licences.
+_LICENCES = Licences(
+    "MIT", "MIT", "Objects365, COCO", "unknown", "https://huggingface.co/LibreYOLO/LibreGTRx", "2026-11-29"
+)
+_SEMANTIC = replace(_LICENCES, data="Objects365, Cityscapes (non-commercial)")
+_FILES = {
+    **dict.fromkeys(("gtr_?_obj365.pth", "hf:Phoenix8125/GTR/obj365/*"), replace(_LICENCES, data="Objects365")),
+    **dict.fromkeys(("gtrsemseg_*.pth", "hf:Phoenix8125/GTR/semseg/*"), _SEMANTIC),
+    **dict.fromkeys(("gtr*_coco.pth", "hf:Phoenix8125/GTR/*"), _LICENCES),
+}
 
 _STEM, _BLOCK = "patch_embed", "blocks.{b}"
 _NAMES = {
@@ -50,7 +62,7 @@ GTR = CheckpointLayout(
     describe=describe,
     other_keys=OtherKeys(prefixes=("backbone.backbone._model.",)),
     special=SpecialTensors(no_effect={"norm.*": "a norm after the last block, which the authors' code does not call"}),
-    publishing=Publishing(licence="MIT (Intellindust-AI-Lab/GTR)"),
+    publishing=Publishing(licences=_LICENCES, files=_FILES),
 )
 DEPLOYED = CheckpointLayout(
     name="gtr-deployed",

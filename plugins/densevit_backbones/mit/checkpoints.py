@@ -9,6 +9,7 @@ from densevit.interfaces import (
     CheckpointLayout,
     Class,
     LayoutOptions,
+    Licences,
     Line,
     OtherKeys,
     Publishing,
@@ -18,7 +19,15 @@ from densevit.interfaces import (
 from densevit.weights.state_dict_io import count
 from densevit_backbones.mit.variants import HEADS, REDUCTIONS, VARIANTS
 
-LICENCE = "NVIDIA Source Code License for SegFormer, non-commercial use only (NVlabs/SegFormer)"
+_LICENCES = Licences(
+    "NVIDIA's, non-commercial",
+    "NVIDIA's, non-commercial",
+    "ImageNet, ADE20K or Cityscapes",
+    "none",
+    "https://github.com/NVlabs/SegFormer/blob/65fa8cf/README.md",
+    "2026-11-29",
+)
+_FILES = dict.fromkeys(("mit_b?.pth", "segformer.b*.pth", "hf:nvidia/mit-*", "hf:nvidia/segformer-*"), _LICENCES)
 PROJECT_DEFAULTS = ("norm_eps",)
 _BLOCK, _TARGET_BLOCK = "encoder.block.{s}.{b}", "stages.{s}.{b}"
 
@@ -123,7 +132,7 @@ NVIDIA = CheckpointLayout(
     other_keys=OtherKeys(prefixes=("backbone.",)),
     special=SpecialTensors(no_effect={"head.*": "the classification head", "decode_head.*": "the segmentation head"}),
     options=LayoutOptions(project_defaults=PROJECT_DEFAULTS),
-    publishing=Publishing(licence=LICENCE),
+    publishing=Publishing(licences=_LICENCES, files=_FILES),
 )
 TRANSFORMERS = CheckpointLayout(
     name="transformers-mit",
@@ -135,5 +144,5 @@ TRANSFORMERS = CheckpointLayout(
         no_effect={"classifier.*": "the classification head", "decode_head.*": "the segmentation head"}
     ),
     options=LayoutOptions(project_defaults=PROJECT_DEFAULTS, implied=IMPLIED),
-    publishing=Publishing(licence=LICENCE, config_files=_config),
+    publishing=Publishing(licences=_LICENCES, files=_FILES, config_files=_config),
 )

@@ -11,6 +11,7 @@ from densevit.interfaces import (
     Change,
     CheckpointLayout,
     LayoutOptions,
+    Licences,
     Line,
     OtherKeys,
     Publishing,
@@ -18,8 +19,19 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
+from densevit_backbones import licences
 from densevit_backbones.mvit.inferred_options import describe
 from densevit_backbones.mvit.variants import VARIANTS
+
+_LICENCES = Licences(
+    "Apache-2.0",
+    "Apache-2.0",
+    "ImageNet",
+    "none",
+    "https://github.com/facebookresearch/mvit/blob/dfbdfdf/README.md",
+    "2026-11-29",
+)
+_TIMM = Publishing(licences=licences.TIMM, files=licences.TIMM_FILES)
 
 _MISSING = {f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)}
 
@@ -105,7 +117,7 @@ def _layout(
     marks: tuple[str, ...],
     describe: Callable[[StateDict], dict[str, Any]],
     rearrange: Rearrangement | None = None,
-    licence: str = "",
+    publishing: Publishing = _TIMM,
 ) -> CheckpointLayout:
     return CheckpointLayout(
         name,
@@ -114,7 +126,7 @@ def _layout(
         describe,
         special=SpecialTensors(no_effect={"head.*": "the classification head"}, missing=_MISSING, rearrange=rearrange),
         options=LayoutOptions(project_defaults=("class_token_residual",)),
-        publishing=Publishing(licence=licence),
+        publishing=publishing,
     )
 
 
@@ -137,7 +149,7 @@ FACEBOOK = _layout(
     ),
     _describe_released,
     rearrange=Rearrangement(_staged, _flat_blocks),
-    licence="Apache-2.0 (facebookresearch/mvit)",
+    publishing=Publishing(licences=_LICENCES, files={"MViTv2_*.pyth": _LICENCES}),
 )
 
 
@@ -165,5 +177,13 @@ DETECTRON2 = CheckpointLayout(
         },
     ),
     options=LayoutOptions(unsaved=("backbone.window_size", "backbone.coarse_global_keys")),
-    publishing=Publishing(),
+    publishing=Publishing(
+        licences=Licences(
+            "Apache-2.0",
+            data="ImageNet, COCO",
+            teacher="none",
+            source="https://github.com/facebookresearch/detectron2/blob/4febd2d/projects/MViTv2/README.md",
+            date="2026-11-29",
+        )
+    ),
 )

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from densevit.interfaces import CheckpointLayout, LayoutOptions, Line, SpecialTensors
+from densevit.interfaces import CheckpointLayout, LayoutOptions, Line, Publishing, SpecialTensors
+from densevit_backbones import licences
 from densevit_backbones.resnet.inferred_options import describe
 
 TORCHVISION = CheckpointLayout(
@@ -12,10 +13,12 @@ TORCHVISION = CheckpointLayout(
     describe=describe,
     special=SpecialTensors(no_effect={"fc.*": "the classification head"}),
     options=LayoutOptions(project_defaults=("norm_eps",)),
+    publishing=Publishing(licences=licences.TORCHVISION, files=licences.TORCHVISION_FILES),
 )
 # The marks are of variant "d"; others have torchvision's keys and are recognised as such.
 TIMM = replace(
     TORCHVISION,
     name="timm-resnet",
     marks=("conv1.0.weight", "conv1.6.weight", "bn1.weight", "layer1.{i}.conv1.weight", "layer4.{i}.conv1.weight"),
+    publishing=Publishing(licences=licences.TIMM, files=licences.TIMM_FILES),
 )

@@ -13,6 +13,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
+from densevit_backbones.licences import TRANSFORMERS
 from densevit_backbones.resnet.inferred_options import describe
 from densevit_backbones.resnet.variants import BLOCKS, BOTTLENECKS_FROM
 
@@ -66,5 +67,5 @@ RESNET = CheckpointLayout(
         implied={"hidden_act": ("relu",), "downsample_in_first_stage": (False,), "downsample_in_bottleneck": (False,)},
         project_defaults=("norm_eps",),
     ),
-    publishing=Publishing(config_files=_config),
+    publishing=Publishing(licences=TRANSFORMERS, config_files=_config),
 )

@@ -3,9 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, Publishing, StateDict
+from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Licences, Line, Publishing, StateDict
+from densevit_backbones import licences
 from densevit_backbones.resnet.inferred_options import describe
 from densevit_backbones.resnet.variants import BLOCKS, BOTTLENECKS_FROM
+
+_LICENCES = Licences(
+    "Apache-2.0",
+    "unknown",
+    "ImageNet",
+    "unknown",
+    "https://github.com/lyuwenyu/RT-DETR/blob/068dfde/LICENSE",
+    "2026-11-29",
+)
 
 _STEM = (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1"))
 
@@ -68,7 +78,7 @@ AUTHORS = CheckpointLayout(
     lines=_authors(),
     describe=describe,
     options=LayoutOptions(project_defaults=("norm_eps",)),
-    publishing=Publishing(licence="Apache-2.0 (lyuwenyu/RT-DETR)"),
+    publishing=Publishing(licences=_LICENCES, files={"ResNet*_vd_*.pth": _LICENCES}),
 )
 TRANSFORMERS = CheckpointLayout(
     name="transformers-rtdetr-resnet",
@@ -83,5 +93,5 @@ TRANSFORMERS = CheckpointLayout(
         project_defaults=("norm_eps",),
         implied={"hidden_act": ("relu",), "downsample_in_first_stage": (False,), "downsample_in_bottleneck": (False,)},
     ),
-    publishing=Publishing(config_files=_config),
+    publishing=Publishing(licences=licences.TRANSFORMERS, config_files=_config),
 )

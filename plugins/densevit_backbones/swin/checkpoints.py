@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from densevit.interfaces import ZEROS, CheckpointLayout, Line, OtherKeys, Publishing, SpecialTensors
+from densevit.interfaces import ZEROS, CheckpointLayout, Licences, Line, OtherKeys, Publishing, SpecialTensors
 from densevit.layers.windows import ShiftRule
+from densevit_backbones import licences
 from densevit_backbones.swin.inferred_options import OPTIONS, describe
 from densevit_backbones.swin.variants import VARIANTS
 from densevit_backbones.swin.window_options import UNSAVED, windows_from_tables
@@ -112,11 +113,15 @@ def _layout(
         variants=variants,
         special=SpecialTensors(no_effect=_HEAD | _constants(block), missing=MISSING),
         options=replace(OPTIONS, unsaved=UNSAVED, saved=windows_from_tables) if name.endswith("v2") else OPTIONS,
-        publishing=Publishing(licence=_LICENCE if name.startswith("microsoft") else ""),
+        publishing=_PUBLISHING[name.partition("-")[0]],
     )
 
 
-_LICENCE = "MIT (microsoft/Swin-Transformer)"
+_PUBLISHING = {
+    "microsoft": Publishing(licences=licences.SWIN, files=licences.SWIN_FILES),
+    "timm": Publishing(licences=licences.TIMM, files=licences.TIMM_FILES),
+    "torchvision": Publishing(licences=licences.TORCHVISION, files=licences.TORCHVISION_FILES),
+}
 _TABLE, _SCALE = "attn.relative_position_bias_table", "attn.logit_scale"  # keys of only one of the two versions
 _MERGES_FIRST, _MERGES_LAST = (1, 2, 3), (0, 1, 2)  # a layer begins or ends with patch merging
 _TORCHVISION_BLOCK, _LAYERS_BLOCK = "features.{s}.{b}", "layers.{s}.blocks.{b}"
@@ -168,6 +173,12 @@ MICROSOFT_DENSE = CheckpointLayout(
     ),
     options=OPTIONS,
     publishing=Publishing(
-        licence="MIT (SwinTransformer/Swin-Transformer-Semantic-Segmentation)",
+        licences=Licences(
+            "Apache-2.0",
+            data="ImageNet, ADE20K",
+            teacher="none",
+            source="https://github.com/SwinTransformer/Swin-Transformer-Semantic-Segmentation/blob/87e6f90/LICENSE",
+            date="2026-11-29",
+        )
     ),
 )

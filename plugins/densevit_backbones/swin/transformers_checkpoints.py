@@ -6,15 +6,8 @@ from functools import partial
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import (
-    CheckpointLayout,
-    Class,
-    Line,
-    OtherKeys,
-    Publishing,
-    SpecialTensors,
-    StateDict,
-)
+from densevit.interfaces import CheckpointLayout, Class, Line, OtherKeys, Publishing, SpecialTensors, StateDict
+from densevit_backbones.licences import SWIN_FILES, TRANSFORMERS
 from densevit_backbones.swin.checkpoints import BLOCKS, MISSING
 from densevit_backbones.swin.inferred_options import OPTIONS, describe
 from densevit_backbones.swin.variants import VARIANTS
@@ -159,7 +152,7 @@ def _layout(
             saved=_saved_windows,
             implied={"hidden_act": ("gelu",), "mlp_ratio": (4, 4.0), "use_absolute_embeddings": (False,)},
         ),
-        publishing=Publishing(config_files=_config),
+        publishing=Publishing(licences=TRANSFORMERS, files=SWIN_FILES, config_files=_config),
         variants=variants,
     )
 

@@ -5,9 +5,32 @@ from dataclasses import replace
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import ZEROS, CheckpointLayout, Line, Publishing, Rearrangement, SpecialTensors, StateDict
+from densevit.interfaces import (
+    ZEROS,
+    CheckpointLayout,
+    Licences,
+    Line,
+    Publishing,
+    Rearrangement,
+    SpecialTensors,
+    StateDict,
+)
+from densevit_backbones.licences import TIMM_FILES
 from densevit_backbones.vit.inferred_options import describe
 from densevit_backbones.vit.timm_checkpoints import ENCODER, POSITIONS
+
+_LICENCES = Licences(
+    "MIT",
+    "MIT",
+    "ImageNet",
+    "DALL-E's tokenizer",
+    "https://github.com/microsoft/unilm/blob/0253688/beit/README.md",
+    "2026-11-29",
+)
+_FILES = {"beit_*.pth": _LICENCES, "beitv2_*.pth": replace(_LICENCES, teacher="unknown"), **TIMM_FILES}
+_EVA = Licences(
+    "MIT", "unknown", "ImageNet-21k", "unknown", "https://github.com/baaivision/EVA/blob/5623d08/LICENSE", "2026-11-29"
+)
 
 _BIAS = "blocks.{i}.attention.qkv.bias"
 _TABLE = "blocks.{i}.attn.relative_position_bias_table"
@@ -56,6 +79,7 @@ EVA02 = CheckpointLayout(
     marks=(*_MARKS, "blocks.0.mlp.w3.weight"),
     lines=(),
     describe=_refuse_eva02,
+    publishing=Publishing(licences=_EVA, files={"eva02_*.pt": _EVA, **TIMM_FILES}),
 )
 BEIT = replace(
     ENCODER,
@@ -74,6 +98,6 @@ BEIT = replace(
         },
         rearrange=Rearrangement(_unshared, POSITIONS.inverse),
     ),
-    publishing=Publishing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    publishing=Publishing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), licences=_LICENCES, files=_FILES),
     variants=(EVA02,),
 )

@@ -6,15 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from densevit.interfaces import (
-    CheckpointLayout,
-    Line,
-    Publishing,
-    Rearrangement,
-    SpecialTensors,
-    StateDict,
-)
+from densevit.interfaces import CheckpointLayout, Line, Publishing, Rearrangement, SpecialTensors, StateDict
 from densevit.weights.token_positions import TOKENS, added_to_tokens
+from densevit_backbones import licences
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 from densevit_backbones.vit.timm_checkpoints import VIT
 
@@ -77,5 +71,5 @@ DINOV2 = CheckpointLayout(
     describe=_resized,
     special=SpecialTensors(no_effect={"mask_token": "the mask token of pre-training"}, rearrange=_POSITIONS),
     options=OPTIONS,
-    publishing=Publishing(licence="Apache-2.0 (facebookresearch/dinov2: code and weights)"),
+    publishing=Publishing(licences=licences.DINOV2, files={"dinov2_vit*.pth": licences.DINOV2}),
 )

@@ -12,6 +12,7 @@ from densevit.errors import WeightsError
 from densevit.interfaces import (
     ZEROS,
     CheckpointLayout,
+    Licences,
     Line,
     OtherKeys,
     Publishing,
@@ -21,7 +22,15 @@ from densevit.interfaces import (
 from densevit.weights.token_positions import TOKENS
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 
-DINOV3_LICENCE = "DINOv3 License (facebookresearch/dinov3: code and weights; access on request)"
+_LICENCES = Licences(
+    "DINOv3 License",
+    "DINOv3 License",
+    "LVD-1689M",
+    "DINOv3 ViT-7B",
+    "https://github.com/facebookresearch/dinov3/blob/6876159/MODEL_CARD.md",
+    "2026-11-29",
+)
+_PUBLISHING = Publishing(licences=_LICENCES, files={"dinov3_*.pth": _LICENCES, "hf:facebook/dinov3-*": _LICENCES})
 EPS = 1e-5  # of the published models
 NORM_EPS = "norm_eps"
 _OPTIONS = replace(OPTIONS, project_defaults=(*OPTIONS.project_defaults, "positions", "key_bias"))
@@ -118,7 +127,7 @@ DINOV3 = CheckpointLayout(
         }
     ),
     options=replace(_OPTIONS, project_defaults=(*_OPTIONS.project_defaults, NORM_EPS)),
-    publishing=Publishing(licence=DINOV3_LICENCE),
+    publishing=_PUBLISHING,
 )
 _GATED = "ViTs with gated MLPs (plus, 7B)"
 GATED = CheckpointLayout(
@@ -126,14 +135,14 @@ GATED = CheckpointLayout(
     marks=(*DINOV3.marks, "blocks.0.mlp.w1.weight", "blocks.0.mlp.w3.weight"),
     lines=(),
     describe=_refuse(_GATED),
-    publishing=Publishing(licence=DINOV3_LICENCE),
+    publishing=_PUBLISHING,
 )
 CONVNEXT = CheckpointLayout(
     name="dinov3-convnext",
     marks=("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight", "stages.0.0.gamma", "norms.3.weight"),
     lines=(),
     describe=_refuse("ConvNeXts"),
-    publishing=Publishing(licence=DINOV3_LICENCE),
+    publishing=_PUBLISHING,
 )
 
 TRANSFORMERS = CheckpointLayout(
@@ -155,7 +164,7 @@ TRANSFORMERS = CheckpointLayout(
         saved=saved_norm_eps,
         implied={"hidden_act": ("gelu",), "use_gated_mlp": (False,), "key_bias": (False,)},
     ),
-    publishing=Publishing(licence=DINOV3_LICENCE),
+    publishing=_PUBLISHING,
 )
 TRANSFORMERS_GATED = CheckpointLayout(
     name="transformers-dinov3-gated",
@@ -163,7 +172,7 @@ TRANSFORMERS_GATED = CheckpointLayout(
     lines=(),
     describe=_refuse(_GATED),
     other_keys=TRANSFORMERS.other_keys,
-    publishing=Publishing(licence=DINOV3_LICENCE),
+    publishing=_PUBLISHING,
 )
 TRANSFORMERS_CONVNEXT = CheckpointLayout(
     name="transformers-dinov3-convnext",
@@ -176,5 +185,5 @@ TRANSFORMERS_CONVNEXT = CheckpointLayout(
     lines=(),
     describe=_refuse("ConvNeXts"),
     other_keys=OtherKeys(prefixes=("model.",)),
-    publishing=Publishing(licence=DINOV3_LICENCE),
+    publishing=_PUBLISHING,
 )

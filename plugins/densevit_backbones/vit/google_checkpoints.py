@@ -8,16 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from densevit.interfaces import (
-    Change,
-    CheckpointLayout,
-    Line,
-    OtherKeys,
-    Publishing,
-    SpecialTensors,
-    StateDict,
-)
+from densevit.interfaces import Change, CheckpointLayout, Line, OtherKeys, Publishing, SpecialTensors, StateDict
 from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
+from densevit_backbones import licences
 from densevit_backbones.vit.inferred_options import GELU, OPTIONS, STANDARDIZATION, describe
 from densevit_backbones.vit.variants import HYBRID_BLOCKS
 
@@ -120,7 +113,5 @@ VIT = CheckpointLayout(
         rearrange=added_to_tokens("Transformer/posembed_input/pos_embedding", ("cls",)),
     ),
     options=OPTIONS,
-    publishing=Publishing(
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), licence="Apache-2.0 (google-research/vision_transformer)"
-    ),
+    publishing=Publishing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), licences=licences.VIT),
 )

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from densevit.interfaces import Publishing, StateDict
+from densevit_backbones import licences
 from densevit_backbones.vit.inferred_options import describe
 from densevit_backbones.vit.timm_checkpoints import ENCODER
 
@@ -41,6 +42,6 @@ MAE = replace(
             "decoder_pred.*": _DECODER,
         },
     ),
-    publishing=Publishing(licence="CC-BY-NC-4.0 (facebookresearch/mae)"),
+    publishing=Publishing(licences=licences.MAE, files={"mae_*.pth": licences.MAE}),
 )
 """Checkpoints of fine-tuning and linear probing have neither decoder nor mask token: they are recognised as timm's."""

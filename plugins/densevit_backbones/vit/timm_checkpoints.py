@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from densevit.interfaces import CheckpointLayout, Line, SpecialTensors
+from densevit.interfaces import CheckpointLayout, Line, Publishing, SpecialTensors
 from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
+from densevit_backbones.licences import DEIT_FILES, TIMM, TIMM_FILES
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 
 _HYBRID = "patch_embed.backbone."
@@ -49,6 +50,7 @@ ENCODER = CheckpointLayout(
         },
     ),
     options=OPTIONS,
+    publishing=Publishing(licences=TIMM, files=DEIT_FILES | TIMM_FILES),
 )
 # Differs only in export: DeiT III has a class token without a position. Reading gives the same tensors.
 _UNPLACED = added_to_tokens("pos_embed", ("cls_token", "dist_token"), rows=False)

@@ -1,7 +1,8 @@
 """torchvision's vision transformers."""
 
-from densevit.interfaces import CheckpointLayout, Line, SpecialTensors
+from densevit.interfaces import CheckpointLayout, Line, Publishing, SpecialTensors
 from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
+from densevit_backbones.licences import TORCHVISION, TORCHVISION_FILES
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 
 _BLOCK = "encoder.layers.encoder_layer_{i}."
@@ -29,4 +30,5 @@ VIT = CheckpointLayout(
     describe=describe,
     special=SpecialTensors(rearrange=_POSITIONS, no_effect={"heads.*": "the classification head"}),
     options=OPTIONS,
+    publishing=Publishing(licences=TORCHVISION, files=TORCHVISION_FILES),
 )

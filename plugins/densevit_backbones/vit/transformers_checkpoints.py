@@ -6,6 +6,7 @@ model in version 5 has other keys. A classifier's keys begin with its encoder's 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from densevit.errors import WeightsError
@@ -21,6 +22,7 @@ from densevit.interfaces import (
 )
 from densevit.weights.state_dict_io import count
 from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
+from densevit_backbones import licences
 from densevit_backbones.vit.dinov2_checkpoints import with_gated_export
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 from densevit_backbones.vit.variants import VARIANTS
@@ -186,14 +188,23 @@ _KEYS = OtherKeys(("vit.",), _MEMORY)  # a classifier's keys begin with the name
 _POSITIONS = added_to_tokens(_TABLE, (_CLASS, _DISTILLATION))
 _GATED = {"fc1": ("weights_in",), "fc2": ("weights_out",)}
 
-MAE = _layout("transformers-mae", ("decoder.mask_token",), _VIT, _KEYS, _POSITIONS, Publishing())
+_published = partial(Publishing, licences=licences.TRANSFORMERS)
+
+MAE = _layout(
+    "transformers-mae",
+    ("decoder.mask_token",),
+    _VIT,
+    _KEYS,
+    _POSITIONS,
+    _published(files={"hf:facebook/vit-mae-*": licences.MAE}),
+)
 DEIT = _layout(
     "transformers-deit",
     (_DISTILLATION,),
     _VIT,
     OtherKeys(("deit.",), _MEMORY),
     _POSITIONS,
-    Publishing(config_files=_vit_config),
+    _published(files={"hf:facebook/deit-*": licences.DEIT}, config_files=_vit_config),
 )
 DINOV2 = _layout(
     "transformers-dinov2",
@@ -201,7 +212,7 @@ DINOV2 = _layout(
     _DINOV2,
     OtherKeys(("dinov2.", "dinov2_with_registers."), _memory(_BLOCK)),
     with_gated_export(added_to_tokens(_TABLE, (_CLASS,)), _GATED),
-    Publishing(config_files=_dinov2_config),
+    _published(files={"hf:facebook/dinov2-*": licences.DINOV2}, config_files=_dinov2_config),
 )
 VIT = _layout(
     "transformers-vit",
@@ -209,6 +220,6 @@ VIT = _layout(
     _VIT,
     _KEYS,
     _POSITIONS,
-    Publishing(mean=_HALVES, std=_HALVES, config_files=_vit_config),
+    _published(files={"hf:google/vit-*": licences.VIT}, mean=_HALVES, std=_HALVES, config_files=_vit_config),
     (MAE, DEIT, DINOV2),
 )

@@ -13,6 +13,7 @@ from densevit.interfaces import (
     CheckpointLayout,
     Class,
     LayoutOptions,
+    Licences,
     Line,
     Publishing,
     Rearrangement,
@@ -23,6 +24,16 @@ from densevit.weights.layouts import find
 from densevit.weights.state_dict_io import count, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.detr.checkpoints import class_rows, classes_of
+
+LICENCES = Licences(
+    "Apache-2.0",
+    "Apache-2.0",
+    "ImageNet, COCO",
+    "none",
+    "https://github.com/fundamentalvision/Deformable-DETR/blob/11169a6/README.md",
+    "2026-11-29",
+)
+FILES = {"r50_deformable_detr*.pth": LICENCES, "hf:SenseTime/deformable-detr*": LICENCES}
 
 HEAD = "heads.detection"
 ENCODER, DECODER, QUERIES = f"{HEAD}.encoder.{{i}}", f"{HEAD}.decoder.{{i}}", f"{HEAD}.queries"
@@ -209,5 +220,5 @@ DEFORMABLE_DETR = CheckpointLayout(
     classes=_classes,
     special=SpecialTensors(rearrange=prediction_heads("transformer")),
     options=replace(OPTIONS, saved=known_queries),
-    publishing=Publishing(licence="Apache-2.0 (fundamentalvision/Deformable-DETR)", recipe=recipe),
+    publishing=Publishing(licences=LICENCES, files=FILES, recipe=recipe),
 )

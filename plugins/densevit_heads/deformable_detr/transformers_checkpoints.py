@@ -8,21 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from densevit.interfaces import (
-    CheckpointLayout,
-    Class,
-    Line,
-    OtherKeys,
-    Publishing,
-    SpecialTensors,
-    StateDict,
-)
+from densevit.interfaces import CheckpointLayout, Class, Line, OtherKeys, Publishing, SpecialTensors, StateDict
 from densevit.weights.layouts import backbone_lines
 from densevit_heads.attention_checkpoints import deformable_attention
 from densevit_heads.deformable_detr.checkpoints import (
     DECODER,
     ENCODER,
+    FILES,
     HEAD,
+    LICENCES,
     OPTIONS,
     QUERIES,
     describe,
@@ -147,12 +141,12 @@ DEFORMABLE_DETR_RESNET = _layout(
     "transformers-deformable-detr-resnet",
     backbone_lines("transformers-resnet", FILE),
     "embedder.embedder.convolution.weight",
-    Publishing(recipe=recipe),
+    Publishing(licences=LICENCES, files=FILES, recipe=recipe),
 )
 DEFORMABLE_DETR = _layout(  # on timm's ResNet, whose keys densevit uses
     "transformers-deformable-detr",
     (Line(f"{FILE}*", "backbone.*"),),
     "conv1.weight",
-    Publishing(config_files=_config, recipe=recipe),
+    Publishing(licences=LICENCES, files=FILES, config_files=_config, recipe=recipe),
     (DEFORMABLE_DETR_RESNET,),
 )

@@ -7,11 +7,21 @@ import torch
 from torch import Tensor
 
 from densevit.errors import WeightsError
-from densevit.interfaces import Change, CheckpointLayout, Class, LayoutOptions, Line, Publishing, StateDict
+from densevit.interfaces import Change, CheckpointLayout, Class, LayoutOptions, Licences, Line, Publishing, StateDict
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes
 from densevit.weights.layouts import find
 from densevit.weights.state_dict_io import count, part
 from densevit_heads.attention_checkpoints import fused_attention
+
+LICENCES = Licences(
+    "Apache-2.0",
+    "Apache-2.0",
+    "ImageNet, COCO",
+    "none",
+    "https://github.com/facebookresearch/detr/blob/29901c5/README.md",
+    "2026-11-29",
+)
+FILES = {"detr-r*.pth": LICENCES, "hf:facebook/detr-resnet-*": LICENCES}
 
 ENCODER, DECODER, HEAD = "heads.detection.encoder.{i}", "heads.detection.decoder.{i}", "heads.detection"
 
@@ -156,5 +166,5 @@ DETR = CheckpointLayout(
     describe=describe,
     classes=_classes,
     options=LayoutOptions(unsaved=UNSAVED),
-    publishing=Publishing(licence="Apache-2.0 (facebookresearch/detr)", recipe=recipe),
+    publishing=Publishing(licences=LICENCES, files=FILES, recipe=recipe),
 )

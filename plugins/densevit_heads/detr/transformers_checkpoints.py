@@ -13,7 +13,9 @@ from densevit_heads.detr.checkpoints import (
     CLASS_ROWS,
     DECODER,
     ENCODER,
+    FILES,
     HEAD,
+    LICENCES,
     UNSAVED,
     classes_of,
     describe,
@@ -155,12 +157,12 @@ DETR_RESNET = _layout(
     "transformers-detr-resnet",
     backbone_lines("transformers-resnet", FILE),
     "embedder.embedder.convolution.weight",
-    Publishing(recipe=recipe),
+    Publishing(licences=LICENCES, files=FILES, recipe=recipe),
 )
 DETR = _layout(  # on timm's ResNet, whose keys densevit uses
     "transformers-detr",
     (Line(f"{FILE}*", "backbone.*"),),
     "conv1.weight",
-    Publishing(config_files=_config, recipe=recipe),
+    Publishing(licences=LICENCES, files=FILES, config_files=_config, recipe=recipe),
     (DETR_RESNET,),
 )

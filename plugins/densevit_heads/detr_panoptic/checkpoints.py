@@ -61,5 +61,5 @@ DETR_PANOPTIC = CheckpointLayout(
     describe=describe,
     classes=_classes,
     options=LayoutOptions(unsaved=UNSAVED),
-    publishing=Publishing(licence=detector.DETR.publishing.licence, recipe=recipe),
+    publishing=Publishing(licences=detector.LICENCES, files=detector.FILES, recipe=recipe),
 )

@@ -76,6 +76,12 @@ def _layout(
 PANOPTIC = _layout(
     "transformers-detr-panoptic",
     detector.DETR,
-    Publishing(config_files=_config, recipe=recipe),
-    (_layout("transformers-detr-panoptic-resnet", detector.DETR_RESNET, Publishing(recipe=recipe)),),
+    replace(detector.DETR.publishing, config_files=_config, recipe=recipe),
+    (
+        _layout(
+            "transformers-detr-panoptic-resnet",
+            detector.DETR_RESNET,
+            replace(detector.DETR_RESNET.publishing, recipe=recipe),
+        ),
+    ),
 )

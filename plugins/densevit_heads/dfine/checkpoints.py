@@ -6,14 +6,43 @@ files lack the constants `up`, `reg_scale` and `num_points_scale`, which the aut
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    LayoutOptions,
+    Licences,
+    Line,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.state_dict_io import count
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.rtdetr.checkpoints import BLACK, LABELS, WHITE, classes_of, mlp
+
+_COCO = Licences(
+    "Apache-2.0",
+    "Apache-2.0",
+    "ImageNet, COCO",
+    "SSLD's (backbone)",
+    "https://github.com/Peterande/D-FINE/issues/357",
+    "2026-11-29",
+)
+_OBJECTS365 = replace(_COCO, weights="listed apart from Apache-2.0", data="ImageNet, Objects365")
+_OBJECTS365_FIRST = replace(_OBJECTS365, data="ImageNet, Objects365, COCO")
+LICENCES = Licences(_COCO.code, source=_COCO.source, date=_COCO.date)  # of files whose name does not tell the data
+FILES = {
+    **dict.fromkeys(("dfine_*_obj365*.pth", "hf:ustc-community/dfine*obj365", "dfine-*-obj365"), _OBJECTS365),
+    **dict.fromkeys(
+        ("dfine_*_obj2coco*.pth", "hf:ustc-community/dfine*obj2coco*", "dfine-*-obj2coco*"), _OBJECTS365_FIRST
+    ),
+    **dict.fromkeys(("dfine_*_coco.pth", "hf:ustc-community/dfine*coco", "dfine-*-coco"), _COCO),
+}
 
 HEAD = "heads.detection"
 ENCODER, DECODER, QUERIES = f"{HEAD}.encoder", f"{HEAD}.decoder", f"{HEAD}.queries"
@@ -225,5 +254,5 @@ DFINE = CheckpointLayout(
             points_and_scale, points="decoder.decoder.layers.0.cross_attn.num_points_scale", scale="decoder.reg_scale"
         ),
     ),
-    publishing=Publishing(mean=BLACK, std=WHITE, licence="Apache-2.0 (Peterande/D-FINE)", recipe=recipe),
+    publishing=Publishing(mean=BLACK, std=WHITE, licences=LICENCES, files=FILES, recipe=recipe),
 )

@@ -8,12 +8,34 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    LayoutOptions,
+    Licences,
+    Line,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import backbone_lines, by_name_only, find
 from densevit.weights.state_dict_io import part
 from densevit.weights.token_positions import added_to_tokens
 from densevit_heads.setr import checkpoints as setr
+
+LICENCES = Licences(
+    "MIT", "MIT", "MIX 6", "none", "https://github.com/isl-org/DPT/blob/cd3fe90/README.md", "2026-11-29"
+)
+_INTEL = replace(LICENCES, weights="Apache-2.0", source="https://huggingface.co/Intel/dpt-large")
+FILES = {
+    "dpt_*-ade20k-*.pt": replace(LICENCES, data="ADE20K"),
+    "dpt_hybrid[_-][nk]*.pt": replace(LICENCES, data="MIX 6; NYU or KITTI"),
+    "dpt_*.pt": LICENCES,
+    "hf:Intel/dpt-large-ade": replace(_INTEL, data="ADE20K"),
+    "hf:Intel/dpt-large": _INTEL,
+    "hf:Intel/dpt-*": replace(LICENCES, weights="unknown"),  # the model card states it
+}
 
 Task = Literal["depth", "segmentation"]
 _VIT = find("timm-vit")
@@ -147,7 +169,7 @@ def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
             ),
         ),
         replace(_VIT.options, unsaved=("heads.depth.output",)) if task == "depth" else _VIT.options,
-        Publishing(licence="MIT (isl-org/DPT)"),
+        Publishing(licences=LICENCES, files=FILES),
         STD if hybrid else {},
     )
 

@@ -15,6 +15,7 @@ from densevit.interfaces import (
     CheckpointLayout,
     Class,
     LayoutOptions,
+    Licences,
     Line,
     Publishing,
     Rearrangement,
@@ -24,6 +25,28 @@ from densevit.interfaces import (
 from densevit.weights.layouts import backbone_lines, backbone_rearrangement, by_name_only, find
 from densevit.weights.state_dict_io import count, part
 from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
+
+SMALL_LICENCES = Licences(
+    "Apache-2.0",
+    "Apache-2.0",
+    "rendered, unlabelled",
+    "their ViT-g",
+    "https://github.com/DepthAnything/Depth-Anything-V2/blob/a561b84/README.md",
+    "2026-11-29",
+)
+_LARGE_LICENCES = replace(SMALL_LICENCES, weights="CC-BY-NC-4.0")
+V1_LICENCES = replace(
+    SMALL_LICENCES,
+    data="labelled, unlabelled",
+    teacher="their ViT-L",
+    source="https://huggingface.co/LiheYoung/depth-anything-large-hf",
+)
+FILES = {
+    **dict.fromkeys(("depth_anything_v2_*vits.pth", "hf:depth-anything/Depth-Anything-V2-*Small*"), SMALL_LICENCES),
+    **dict.fromkeys(("depth_anything_v2_*vit?.pth", "hf:depth-anything/Depth-Anything-V2-*"), _LARGE_LICENCES),
+    **dict.fromkeys(("depth_anything_vit[sl]14.pth", "hf:LiheYoung/depth-anything-[sl]*"), V1_LICENCES),
+    "hf:LiheYoung/depth-anything-*": replace(V1_LICENCES, weights="unknown"),  # the model card states it
+}
 
 FEATURES = "backbone.features"
 MAX_DEPTH = "heads.depth.max_depth"
@@ -82,10 +105,9 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
     return ("kitti" if outdoor else "nyu") + "/depth_anything_v2_small", {}
 
 
-def licence(width: int) -> str:
-    """The licence of V2's weights, relative and metric, which depends on the width of the ViT."""
-    name = "Apache-2.0" if width == _SMALL else "CC-BY-NC-4.0"
-    return f"{name} (DepthAnything/Depth-Anything-V2)"
+def licences(width: int) -> Licences:
+    """The licences of V2, relative and metric, which depend on the width of the ViT."""
+    return SMALL_LICENCES if width == _SMALL else _LARGE_LICENCES
 
 
 def _lines() -> tuple[Line, ...]:
@@ -152,7 +174,7 @@ V2 = CheckpointLayout(
     ),
     options=OPTIONS,
     publishing=Publishing(
-        licence=lambda state, metadata: licence(state["pretrained.cls_token"].shape[-1]), recipe=recipe
+        licences=lambda state, metadata: licences(state["pretrained.cls_token"].shape[-1]), files=FILES, recipe=recipe
     ),
 )
 V2 = replace(
@@ -166,7 +188,7 @@ V2 = replace(
             fits=by_name_only,
             describe=_describe(1),
             options=replace(OPTIONS, unsaved=()),
-            publishing=replace(V2.publishing, licence="Apache-2.0 (LiheYoung/Depth-Anything)"),
+            publishing=replace(V2.publishing, licences=V1_LICENCES),
         ),
     ),
 )

@@ -9,7 +9,7 @@ from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import find
 from densevit.weights.state_dict_io import part
 from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
-from densevit_heads.dpt.checkpoints import PLACES, UNUSED_NORM, UNUSED_UNIT, Task, whole_model
+from densevit_heads.dpt.checkpoints import FILES, LICENCES, PLACES, UNUSED_NORM, UNUSED_UNIT, Task, whole_model
 
 _EMBEDDINGS, _BLOCK, _BIT = "dpt.embeddings", "dpt.encoder.layer.{i}", "dpt.embeddings.backbone.bit"
 _TARGET_BLOCK = "backbone.blocks.{i}"
@@ -98,6 +98,7 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
 
 
 def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
+    published = Publishing(licences=LICENCES, files=FILES)
     return whole_model(
         name,
         (
@@ -128,7 +129,7 @@ def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
                 "add_projection": (False,),
             },
         ),
-        Publishing() if hybrid else Publishing(config_files=_config),
+        published if hybrid else replace(published, config_files=_config),
     )
 
 

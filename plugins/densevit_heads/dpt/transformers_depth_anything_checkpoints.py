@@ -8,6 +8,7 @@ from densevit.errors import WeightsError
 from densevit.interfaces import (
     CheckpointLayout,
     Class,
+    Licences,
     Line,
     OtherKeys,
     Publishing,
@@ -19,12 +20,14 @@ from densevit.weights.state_dict_io import part
 from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
 from densevit_heads.dpt.depth_anything_checkpoints import (
     FEATURES,
+    FILES,
     INDOOR,
     MAX_DEPTH,
     OPTIONS,
     UNUSED_MASK,
+    V1_LICENCES,
     features_of,
-    licence,
+    licences,
     metric,
     recipe,
     sections_of,
@@ -94,12 +97,12 @@ def _is_metric(state: StateDict, metadata: Mapping[str, Any]) -> bool:
     return metadata.get("config", {}).get("depth_estimation_type") == "metric"
 
 
-def _licence(state: StateDict, metadata: Mapping[str, Any]) -> str:
+def _licences(state: StateDict, metadata: Mapping[str, Any]) -> Licences:
     encoder = metadata.get("config", {}).get("backbone_config") or {}
     blocks = encoder.get("out_indices")
     if blocks and [*blocks] == [*range(blocks[-1] - 3, blocks[-1] + 1)]:
-        return "Apache-2.0 (LiheYoung/Depth-Anything)"  # V1
-    return licence(state[_TOKEN].shape[-1])
+        return V1_LICENCES
+    return licences(state[_TOKEN].shape[-1])
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
@@ -170,7 +173,7 @@ DEPTH_ANYTHING = CheckpointLayout(
             "backbone_config.layer_norm_eps": (1e-6,),
         },
     ),
-    publishing=Publishing(licence=_licence, config_files=_config, recipe=recipe),
+    publishing=Publishing(licences=_licences, files=FILES, config_files=_config, recipe=recipe),
 )
 DEPTH_ANYTHING = replace(
     DEPTH_ANYTHING,

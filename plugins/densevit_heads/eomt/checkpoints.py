@@ -20,6 +20,7 @@ from densevit.interfaces import (
     CheckpointLayout,
     Class,
     LayoutOptions,
+    Licences,
     Line,
     Publishing,
     SpecialTensors,
@@ -34,7 +35,15 @@ from densevit_heads.mask2former.checkpoints import KEYS, classes_of
 NAMES: dict[Task, str] = {"panoptic": "eomt", "instance": "eomt_instance", "semantic": "eomt_semantic"}
 _COCO_THINGS, _SEMANTIC_QUERIES = 80, 100
 _NUM_BLOCKS = {"small": 3, "base": 3, "giant": 5}  # of the published models; 4 in "large"
-_LICENCE = "MIT (tue-mps/eomt)"
+# The Hub's pages name no licence.
+_LICENCES = Licences(
+    "MIT",
+    data="LVD-142M; COCO, ADE20K or Cityscapes",
+    teacher="none",
+    source="https://github.com/tue-mps/eomt/blob/7bd19dd/LICENSE",
+    date="2026-11-29",
+)
+_FILES = {"hf:tue-mps/*eomt*": _LICENCES}
 _VIT, _DINOV3 = "timm-vit", "transformers-dinov3"
 _NO_EFFECT = {"criterion.empty_weight": "the weights of classes in the loss"}
 _EMBEDDING = Change(lambda table: _grid(table), lambda table: table.flatten(0, 1))  # (H * W, C) <-> (H, W, C)
@@ -231,6 +240,8 @@ def _with_tasks(
     return replace(of("panoptic"), variants=(of("instance"), of("semantic")))
 
 
+_LICENCES_DINOV3 = replace(find(_DINOV3).publishing.files["dinov3_*.pth"], data="LVD-1689M; COCO or ADE20K")
+_PUBLISHING_DINOV3 = Publishing(licences=_LICENCES_DINOV3, files={"hf:tue-mps/*dinov3": _LICENCES_DINOV3, **_FILES})
 _TRANSFORMERS_MARKS = ("query.weight", "upscale_block.block.0.conv1.weight", "mask_head.fc3.weight")
 _TRANSFORMERS_NO_EFFECT = {**_NO_EFFECT, "attn_mask_probs": "the state of mask annealing in training"}
 
@@ -242,7 +253,7 @@ TRANSFORMERS = _with_tasks(
         describe=lambda tensors: {},
         special=SpecialTensors(no_effect=_TRANSFORMERS_NO_EFFECT),
         options=LayoutOptions(implied={"hidden_act": ("gelu",), "layer_norm_eps": (1e-6,)}),
-        publishing=Publishing(licence=_LICENCE),
+        publishing=Publishing(licences=_LICENCES, files=_FILES),
     ),
     _transformers_head,
     "class_predictor.bias",
@@ -259,7 +270,7 @@ TRANSFORMERS_DINOV3 = _with_tasks(
             no_effect={**_TRANSFORMERS_NO_EFFECT, "embeddings.mask_token": "the mask token of pre-training"}
         ),
         options=LayoutOptions(implied={"hidden_act": ("gelu",), "use_gated_mlp": (False,), "key_bias": (False,)}),
-        publishing=Publishing(licence=find(_DINOV3).publishing.licence),
+        publishing=_PUBLISHING_DINOV3,
     ),
     _transformers_head,
     "class_predictor.bias",
@@ -285,7 +296,7 @@ AUTHORS = _with_tasks(
                 "network.encoder.pixel_std": "the normalisation of pixels",
             }
         ),
-        publishing=Publishing(licence=_LICENCE),
+        publishing=Publishing(licences=_LICENCES, files=_FILES),
     ),
     _authors_head,
     "network.class_head.bias",
@@ -311,5 +322,5 @@ DIFFERENCES = CheckpointLayout(
     ),
     lines=_authors_head(f"heads.{KEYS['panoptic']}"),
     describe=_refuse,
-    publishing=Publishing(licence=find(_DINOV3).publishing.licence),
+    publishing=_PUBLISHING_DINOV3,
 )

@@ -10,7 +10,16 @@ from functools import partial
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, Publishing, SpecialTensors, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    Class,
+    LayoutOptions,
+    Licences,
+    Line,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.state_dict_io import count, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
@@ -21,7 +30,6 @@ from densevit_heads.rtdetr.checkpoints import LABELS, classes_of, mlp
 
 HEAD = "heads.detection"
 DECODER, GROUP, LAYER = f"{HEAD}.decoder", f"{HEAD}.groups.{{i}}", f"{HEAD}.decoder.layers.{{i}}"
-LICENCE = "MIT (Intellindust-AI-Lab/GTR)"
 BACKBONE = "backbone.backbone._model."
 _MASKS = "decoder.decoder.segmentation_head"
 _NUM_HEADS, _POINTS = 8, (3, 6, 3)  # of all releases
@@ -101,11 +109,11 @@ def _is_oriented(state: StateDict, metadata: Mapping[str, Any]) -> bool:
     return len(state[_INITIAL_BOX]) == 5
 
 
-def _refuse(models: str) -> Callable[[StateDict, Mapping[str, Any]], str]:
-    def licence(state: StateDict, metadata: Mapping[str, Any]) -> str:
+def _refuse(models: str) -> Callable[[StateDict, Mapping[str, Any]], Licences]:
+    def licences(state: StateDict, metadata: Mapping[str, Any]) -> Licences:
         raise WeightsError(f"A GTR for {models}, which is not supported. Use one for detection, as det/gtr_s_coco.pth.")
 
-    return licence
+    return licences
 
 
 MARKS = (
@@ -142,13 +150,13 @@ GTR = CheckpointLayout(
         ),
         saved=partial(points_and_scale, points=_SCALE, scale="decoder.reg_scale"),
     ),
-    publishing=Publishing(licence=LICENCE, recipe=recipe),
+    publishing=replace(find("gtr-backbone").publishing, recipe=recipe),
     fits=lambda state, metadata: not _is_oriented(state, metadata),
 )
 
 
 def _refused(name: str, models: str, marks: tuple[str, ...]) -> CheckpointLayout:
-    publishing = Publishing(licence=_refuse(models))
+    publishing = Publishing(licences=_refuse(models))
     return replace(GTR, name=f"gtr-{name}", marks=(*MARKS, *marks), publishing=publishing, classes=None, fits=None)
 
 

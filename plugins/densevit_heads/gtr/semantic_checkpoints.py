@@ -9,8 +9,8 @@ from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, Publishing, StateDict
 from densevit.weights.label_sets import segmentation_classes
-from densevit.weights.layouts import backbone_lines
-from densevit_heads.gtr.checkpoints import BACKBONE, LICENCE, MARKS, NORM, describe_backbone
+from densevit.weights.layouts import backbone_lines, find
+from densevit_heads.gtr.checkpoints import BACKBONE, MARKS, NORM, describe_backbone
 from densevit_heads.rf_detr import projector_checkpoints as projector
 
 _HEAD = "heads.segmentation"
@@ -27,6 +27,7 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Sequenc
     return {"segmentation": segmentation_classes(len(state["head.classifier.bias"]), metadata.get("classes", ()))}
 
 
+_GTR = find("gtr-backbone").publishing
 GTR = CheckpointLayout(
     name="gtr-semantic",
     marks=(*MARKS, "head.classifier.weight", "head.bn.running_mean"),
@@ -40,5 +41,5 @@ GTR = CheckpointLayout(
     describe=describe,
     classes=_classes,
     special=NORM,
-    publishing=Publishing(licence=f"non-commercial, as Cityscapes, on which they were trained; otherwise {LICENCE}"),
+    publishing=Publishing(licences=_GTR.files["gtrsemseg_*.pth"], files=_GTR.files),
 )

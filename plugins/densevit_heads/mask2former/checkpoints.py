@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Class, Line, Publishing, SpecialTensors, StateDict
+from densevit.interfaces import CheckpointLayout, Class, Licences, Line, Publishing, SpecialTensors, StateDict
 from densevit.set_prediction.mask_classification import MaskClassification
 from densevit.set_prediction.mask_segments import Task
 from densevit.weights.label_sets import instance_classes, panoptic_classes, segmentation_classes
@@ -18,6 +18,16 @@ from densevit.weights.state_dict_io import count, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.mask2former.head import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, NUM_POINTS
+
+LICENCES = Licences(
+    "MIT",
+    "CC-BY-NC-4.0",
+    "ImageNet; COCO, ADE20K or Cityscapes",
+    "none",
+    "https://github.com/facebookresearch/Mask2Former/blob/9b0651c/MODEL_ZOO.md",
+    "2026-11-29",
+)
+FILES = {"hf:facebook/mask2former-*": LICENCES}
 
 HEADS: dict[Task, tuple[str, type[MaskClassification]]] = {
     "panoptic": ("mask2former", Mask2Former),
@@ -206,7 +216,7 @@ def _layout(
         lines=backbone,
         describe=lambda tensors: {},
         special=SpecialTensors(no_effect=constants),
-        publishing=Publishing(licence="MIT (facebookresearch/Mask2Former)"),
+        publishing=Publishing(licences=LICENCES, files=FILES),
     )
     return for_task(layout, task, "sem_seg_head.predictor.class_embed.bias", _head_lines(f"heads.{KEYS[task]}"))
 

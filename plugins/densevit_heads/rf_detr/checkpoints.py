@@ -14,6 +14,7 @@ from densevit.interfaces import (
     CheckpointLayout,
     Class,
     LayoutOptions,
+    Licences,
     Line,
     OtherKeys,
     Publishing,
@@ -28,6 +29,21 @@ from densevit_heads.detr.transformers_checkpoints import id2label
 from densevit_heads.rf_detr import backbone_checkpoints as vit
 from densevit_heads.rf_detr import projector_checkpoints as projector
 from densevit_heads.rtdetr.checkpoints import mlp
+
+# The data: issue 439.
+_RF_DETR = Licences(
+    "Apache-2.0",
+    "Apache-2.0",
+    "Objects365, COCO",
+    "none",
+    "https://github.com/roboflow/rf-detr/blob/35ac6ab/README.md",
+    "2026-11-29",
+)
+_RF_DETR_FILES = {"rf-detr-*.pth": _RF_DETR, "hf:Roboflow/rf-detr-*": _RF_DETR}
+_LW_DETR = Licences(
+    "Apache-2.0", "Apache-2.0", "Objects365, COCO", "unknown", "https://huggingface.co/xbsu/LW-DETR", "2026-11-29"
+)
+_LW_DETR_FILES = dict.fromkeys(("LWDETR_*.pth", "hf:xbsu/LW-DETR*", "hf:AnnaZhang/lwdetr_*"), _LW_DETR)
 
 HEAD = "heads.detection"
 MASK_PARTS = {  # of the mask branch, by the authors' names
@@ -207,14 +223,14 @@ _IMPLIED = {
 }  # fmt: skip
 
 
-def _licence(state: StateDict, metadata: Mapping[str, Any]) -> str:
+def _licences(state: StateDict, metadata: Mapping[str, Any]) -> Licences:
     """Raises WeightsError for XL and 2XL for detection, whose patch size is 20."""
     if state[_PATCHES].shape[-1] == 20:
         raise WeightsError(
             "An RF-DETR of patch size 20, as XL and 2XL for detection, whose licence is PML 1.0, not Apache-2.0: they "
             "are not supported. Use rf-detr-large."
         )
-    return "Apache-2.0 (roboflow/rf-detr)"
+    return _RF_DETR
 
 
 def _is_base(state: StateDict, metadata: Mapping[str, Any]) -> bool:
@@ -243,7 +259,7 @@ RF_DETR = CheckpointLayout(
     options=LayoutOptions(
         unsaved=(*vit.UNSAVED, *projector.UNSAVED, *_HEADS), saved=_saved, implied=_IMPLIED, runtime=("drop_path",)
     ),
-    publishing=Publishing(licence=_licence, config_files=_config, recipe=recipe),
+    publishing=Publishing(licences=_licences, files=_RF_DETR_FILES, config_files=_config, recipe=recipe),
     fits=lambda state, metadata: not _is_base(state, metadata),
 )
 RF_DETR = replace(
@@ -263,7 +279,7 @@ LW_DETR = replace(
     marks=("backbone.0.encoder.pos_embed", *_MARKS),
     lines=(*vit.LW_DETR, *projector.AUTHORS, *LINES),
     special=SpecialTensors(),
-    publishing=Publishing(licence="Apache-2.0 (Atten4Vis/LW-DETR)"),
+    publishing=Publishing(licences=_LW_DETR, files=_LW_DETR_FILES),
     variants=(),
     fits=None,
 )
@@ -278,5 +294,5 @@ TRANSFORMERS_LW_DETR = replace(
     ),
     lines=(*vit.TRANSFORMERS_LW_DETR, *projector.TRANSFORMERS_LW_DETR, *TRANSFORMERS_LINES),
     other_keys=OtherKeys(spellings=vit.TRANSFORMERS_LW_DETR_SPELLINGS),
-    publishing=Publishing(licence="Apache-2.0 (Atten4Vis/LW-DETR)"),
+    publishing=Publishing(licences=_LW_DETR, files=_LW_DETR_FILES),
 )

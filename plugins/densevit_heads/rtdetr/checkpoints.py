@@ -17,6 +17,7 @@ from densevit.interfaces import (
     CheckpointLayout,
     Class,
     LayoutOptions,
+    Licences,
     Line,
     Publishing,
     SpecialTensors,
@@ -26,6 +27,17 @@ from densevit.weights.label_sets import instance_classes
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.state_dict_io import count, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
+
+# Asks for the weights' licence, unanswered.
+LICENCES = Licences(
+    "Apache-2.0",
+    "unknown",
+    "ImageNet, COCO",
+    "SSLD's (backbone)",
+    "https://github.com/lyuwenyu/RT-DETR/issues/685",
+    "2026-11-29",
+)
+FILES = {"rtdetr*objects365*.pth": replace(LICENCES, data="ImageNet, Objects365, COCO"), "rtdetr*.pth": LICENCES}
 
 HEAD = "heads.detection"
 ENCODER, DECODER, QUERIES = f"{HEAD}.encoder", f"{HEAD}.decoder.{{i}}", f"{HEAD}.queries"
@@ -195,7 +207,8 @@ RTDETR = CheckpointLayout(
     publishing=Publishing(
         mean=BLACK,
         std=WHITE,
-        licence="Apache-2.0 (lyuwenyu/RT-DETR)",
+        licences=LICENCES,
+        files=FILES,
         recipe=partial(recipe, version=1),
     ),
 )

@@ -6,6 +6,7 @@ authors do.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from densevit.interfaces import (
     CheckpointLayout,
     Class,
     LayoutOptions,
+    Licences,
     Line,
     OtherKeys,
     Publishing,
@@ -40,7 +42,20 @@ from densevit_heads.rtdetr.checkpoints import (
 
 _RESNET = find("transformers-rtdetr-resnet")
 _AIFI, _DECODER = "model.encoder.encoder.0.layers.{i}", "model.decoder.layers.{i}"
-_LICENCE = "Apache-2.0 (PekingU on the Hugging Face Hub)"
+_LICENCES = Licences(
+    "Apache-2.0",
+    "Apache-2.0",
+    "ImageNet, COCO",
+    "SSLD's (backbone)",
+    source="https://huggingface.co/PekingU/rtdetr_r50vd",
+    date="2026-11-29",
+)
+_UNREAD = replace(_LICENCES, weights="unknown")  # the model card states them
+_FILES = {
+    **dict.fromkeys(("hf:PekingU/rtdetr_r18vd", "hf:PekingU/rtdetr_*r50vd", "hf:PekingU/rtdetr_*r101vd"), _LICENCES),
+    "hf:PekingU/rtdetr_*_o365": replace(_UNREAD, data="ImageNet, Objects365, COCO"),
+    "hf:PekingU/rtdetr_*": _UNREAD,
+}
 
 
 def _attention(source: str, target: str) -> tuple[Line, ...]:
@@ -188,7 +203,8 @@ def _layout(version: int, *marks: str) -> CheckpointLayout:
         publishing=Publishing(
             mean=BLACK,
             std=WHITE,
-            licence=_LICENCE,
+            licences=_LICENCES,
+            files=_FILES,
             config_files=partial(_config, version=version),
             recipe=partial(recipe, version=version),
         ),

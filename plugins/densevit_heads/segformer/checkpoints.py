@@ -1,17 +1,10 @@
 """SegFormer (Xie et al. 2021): complete models of NVIDIA's release (NVlabs/SegFormer) and of transformers."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from densevit.interfaces import (
-    CheckpointLayout,
-    Class,
-    Line,
-    OtherKeys,
-    Publishing,
-    SpecialTensors,
-    StateDict,
-)
+from densevit.interfaces import CheckpointLayout, Class, Line, OtherKeys, SpecialTensors, StateDict
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.state_dict_io import part
@@ -80,7 +73,7 @@ SEGFORMER = CheckpointLayout(
     classes=_classes("decode_head.linear_pred.bias"),
     special=SpecialTensors(no_effect={"decode_head.conv_seg.*": "a classifier that the head does not use"}),
     options=_NVIDIA.options,
-    publishing=Publishing(licence=_NVIDIA.publishing.licence, recipe=_recipe),
+    publishing=replace(_NVIDIA.publishing, recipe=_recipe),
 )
 TRANSFORMERS = CheckpointLayout(
     name="transformers-segformer",
@@ -105,5 +98,5 @@ TRANSFORMERS = CheckpointLayout(
         )
     ),
     options=_TRANSFORMERS.options,
-    publishing=Publishing(licence=_TRANSFORMERS.publishing.licence, config_files=_config, recipe=_recipe),
+    publishing=replace(_TRANSFORMERS.publishing, config_files=_config, recipe=_recipe),
 )

@@ -7,19 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densevit.interfaces import (
-    Change,
-    CheckpointLayout,
-    Class,
-    Line,
-    Publishing,
-    SpecialTensors,
-    StateDict,
-)
+from densevit.interfaces import Change, CheckpointLayout, Class, Licences, Line, Publishing, SpecialTensors, StateDict
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import find
 from densevit.weights.state_dict_io import part
 from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
+
+_LICENCES = Licences(
+    "Apache-2.0",
+    "unknown",
+    "ImageNet, ADE20K or Cityscapes",
+    "none",
+    "https://github.com/open-mmlab/mmsegmentation/blob/0032f0b/LICENSE",
+    "2026-11-29",
+)
 
 _VIT = find("timm-vit")
 _RECIPES = {150: "ade20k/setr_pup_vit_large", 19: "cityscapes/setr_pup_vit_large"}  # by the number of classes
@@ -140,7 +141,7 @@ def _layout(
         classes=_classes,
         special=replace(special, zero_biases={"backbone.stem.projection.bias": _NO_BIAS}),
         options=replace(_VIT.options, project_defaults=(*_VIT.options.project_defaults, f"{_HEAD}.padded")),
-        publishing=Publishing(recipe=recipe, licence="Apache-2.0 (open-mmlab/mmsegmentation)"),
+        publishing=Publishing(recipe=recipe, licences=_LICENCES, files={"setr_*.pth": _LICENCES}),
         variants=variants,
     )
 

@@ -9,6 +9,7 @@ from densevit.interfaces import (
     CheckpointLayout,
     Class,
     LayoutOptions,
+    Licences,
     Line,
     OtherKeys,
     Publishing,
@@ -18,6 +19,21 @@ from densevit.interfaces import (
 from densevit.weights.label_sets import segmentation_classes
 from densevit.weights.layouts import backbone_lines, find
 from densevit.weights.state_dict_io import count, part
+
+_LICENCES = Licences(
+    "Apache-2.0",
+    "unknown",
+    "ImageNet, ADE20K",
+    "none",
+    "https://github.com/open-mmlab/mmsegmentation/blob/0032f0b/LICENSE",
+    "2026-11-29",
+)
+_FILES = {
+    "hf:openmmlab/upernet-swin-[ts]*": replace(
+        _LICENCES, weights="MIT", source="https://huggingface.co/openmmlab/upernet-swin-tiny"
+    ),
+    "hf:openmmlab/upernet-*": _LICENCES,
+}
 
 _HEAD = "heads.segmentation"
 _SWIN, _DENSE = find("transformers-swin"), find("microsoft-swin-dense")  # SwinBackbone has the second's shift rule
@@ -149,7 +165,7 @@ def _layout(
         describe=describe,
         classes=_classes,
         options=LayoutOptions(implied=_IMPLIED),
-        publishing=Publishing(config_files=_config, recipe=_recipe),
+        publishing=Publishing(licences=_LICENCES, files=_FILES, config_files=_config, recipe=_recipe),
     )
 
 

@@ -57,7 +57,7 @@ def write(converted: Converted, out: Path) -> None:
 
 def _comments(converted: Converted, model: DenseModel) -> dict[str, str]:
     metadata = {"converted from": converted.source}
-    metadata |= {f"licence of {source}": licence for source, licence in converted.model.licences.items()}
+    metadata |= {f"licences of {source}": str(stated) for source, stated in converted.model.licences.items()}
     for name, classes in model.classes.items():
         metadata |= {f"classes of {name}": ", ".join(c.name for c in classes)} if classes else {}
     return metadata

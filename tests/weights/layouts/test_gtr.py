@@ -10,7 +10,6 @@ import densevit
 from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe
 from densevit.weights.layouts import find, recognise
-from densevit.weights.licences import permits_commercial_use
 from densevit_workbench.interchange.foreign_weights import convert
 
 MASKS = "decoder.decoder.segmentation_head."
@@ -39,7 +38,7 @@ def without_masks(state: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parity("gtr", "gtr-semantic")
 def test_every_name_of_the_authors_models_is_read(state, whole):
     layout = find("gtr")
-    assert recognise(state) is layout and permits_commercial_use(layout.publishing.licence)
+    assert recognise(state) is layout and layout.publishing.licences.clean is None
     whole(state, layout, CONSTANTS, thirds="in_proj_")
     sections = describe(state, layout)
     head = sections["heads"]["detection"]
@@ -58,7 +57,7 @@ def test_every_name_of_the_authors_models_is_read(state, whole):
     semantic |= {"head.conv.weight": torch.rand(192, 192, 3, 3), "head.classifier.bias": torch.rand(19)}
     semantic["head.classifier.weight"] = torch.rand(19, 192, 1, 1)
     layout = find("gtr-semantic")
-    assert recognise(semantic) is layout and not permits_commercial_use(layout.publishing.licence)
+    assert recognise(semantic) is layout and layout.publishing.licences.clean is False
     assert whole(semantic, layout, CONSTANTS).heads["segmentation"].classes[0].name == "road"
 
 

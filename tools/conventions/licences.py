@@ -1,0 +1,62 @@
+"""The table of licences in docs/model-zoo.md is that of the layouts' records; tools/check --write fills it in."""
+
+import re
+from collections.abc import Iterator
+
+from tools.conventions.tree import Problem, Tree
+
+PAGE = "docs/model-zoo.md"
+TABLE = re.compile(r"^(<!-- licences -->\n).*?^(<!-- end of licences -->)$", re.MULTILINE | re.DOTALL)
+CLEAN = {True: "yes", False: "no", None: "unknown"}
+HEADS = ("files", "code", "weights", "data", "teacher", "clean", "data's terms")
+# Of images and of annotations, read on 2026-11-29.
+TERMS = {
+    "ImageNet": "research/research",  # image-net.org's terms, quoted in huggingface.co/datasets/timm/imagenet-1k-wds
+    "COCO": "Flickr's/CC-BY-4.0",  # github.com/cocodataset/cocodataset.github.io/blob/master/dataset/termsofuse.htm
+    "Objects365": "unknown/academic",  # quoted in github.com/Peterande/D-FINE/issues/162
+    "ADE20K": "research/unknown",  # huggingface.co/datasets/Benyooz/ADE20K
+    "Cityscapes": "non-commercial/non-commercial",  # github.com/Sshanu/AdaptSegNet/blob/master/license.txt
+    "LVD": "unpublished/none",
+}
+
+
+def table() -> str:
+    """A row for each record: its files by pattern, or the layouts whose files have no pattern."""
+    from densevit.interfaces import Licences  # late: they import torch
+    from densevit.weights import layouts
+
+    files: dict[Licences, dict[str, None]] = {}
+    for layout in layouts.every():
+        usual = layout.publishing.licences
+        if isinstance(usual, Licences) and not layout.publishing.files:
+            files.setdefault(usual, {})[layout.name] = None
+        for pattern, licences in layout.publishing.files.items():
+            files.setdefault(licences, {})[pattern] = None
+    rows = []
+    for record, patterns in files.items():
+        terms = [TERMS[name] for name in re.findall("|".join(TERMS), record.data)]
+        clean = f"[{CLEAN[record.clean]}]({record.source})"
+        cells = [record.code, record.weights, record.data, record.teacher, clean, "<br>".join(terms) or "unknown"]
+        rows.append(("<br>".join(f"`{pattern}`" for pattern in patterns), *cells))
+    rows.sort(key=lambda row: (row[5].partition("]")[0] != "[yes", row[0].lower()))
+    lines = [f"|{'|'.join(cells)}|" for cells in (HEADS, ["---"] * len(HEADS), *rows)]
+    return "\n".join([f"As read on {', '.join(sorted({record.date for record in files}))}:", "", *lines])
+
+
+def written(tree: Tree) -> str:
+    text = tree.text(PAGE)
+    return TABLE.sub(lambda match: f"{match[1]}\n{table()}\n\n{match[2]}", text)
+
+
+def licences_are_those_of_the_layouts(tree: Tree) -> Iterator[Problem]:
+    if not TABLE.search(tree.text(PAGE)) or written(tree) != tree.text(PAGE):
+        yield Problem(PAGE, 1, "the table of licences is not that of the layouts", "run tools/check --write")
+
+
+def write(tree: Tree) -> list[str]:
+    """Writes the table; returns the page if it has changed."""
+    text = written(tree)
+    if text == tree.text(PAGE):
+        return []
+    (tree.root / PAGE).write_text(text, encoding="utf-8")
+    return [PAGE]
