@@ -2,11 +2,13 @@
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
 from densevit import config as configs
 from densevit.config import OptimSection, TrainerSection
+from densevit.data.transforms.phases import final_phase_start
 from densevit.training.loop.budget import Budget, Trained
 from densevit.training.loop.lr_schedule import schedule
 from tests.training.runs import SMALL, assert_same_run, checkpoint, interrupted_after, resume, rows, train
@@ -73,6 +75,26 @@ def test_the_rest_is_planned_in_images_and_progress_does_not_jump(trainer, parts
     assert len(validated) == 4
 
 
+@pytest.mark.parametrize("start", [0.05, 0.4, 0.55, 0.75, 0.9])
+@pytest.mark.parametrize(("trainer", "parts", "steps"), CASES)
+def test_the_final_phase_begins_at_its_share_of_the_progress(trainer, parts, steps, start):
+    """The images of the steps are counted step by step."""
+    from densevit.training.loop.data_module import _training_steps  # late: it imports Lightning
+
+    ends, images = [last for *_, last in parts[:-1]] + [steps], 0
+    for (size, accumulate, processes, _), (first, budget), end in zip(
+        parts, parts_of(trainer, parts), ends, strict=True
+    ):
+        trained = _training_steps(SimpleNamespace(lightning_module=SimpleNamespace(budget=budget)))
+        final_from = final_phase_start(start, *trained, batches_per_step=accumulate)
+        for step in range(first, end):
+            epoch, image = divmod(images, IMAGES)
+            share = step / steps if "max_steps" in trainer else images / 480
+            is_final = (epoch, image // (size * processes)) >= final_from
+            assert is_final == (share > start - 1e-9), (step, share)
+            images += size * accumulate * processes
+
+
 def test_epochs_of_validations_are_those_of_the_data():
     """Five epochs of ten steps, an epoch of 5 + 10 steps, and an epoch of 20."""
     _, (_, budget) = parts_of({"max_epochs": 7, "evaluate_every": 1}, [(8, 1, 1, 55), (4, 1, 1, None)])
@@ -80,29 +102,29 @@ def test_epochs_of_validations_are_those_of_the_data():
     assert budget.steps == 85
 
 
-def stopped_run(folder, *overrides):
+def stopped_run(folder, rate="optim.lr=1e-2"):
     """7 batches of 2 images in an epoch, 4 epochs; stopped after 10 steps."""
     file = folder / "small.yaml"
     file.write_text(SMALL)
     with interrupted_after(10):
-        train(configs.load(file, [*BUDGET, *overrides]), folder / "run")
+        train(configs.load(file, [*BUDGET, rate]), folder / "run")
     return folder / "run"
 
 
-BUDGET = ["trainer.max_epochs=4", "optim.schedule=cosine", "trainer.evaluate_every=1", "optim.lr=1e-2"]
+BUDGET = ["trainer.max_epochs=4", "optim.schedule=cosine", "trainer.evaluate_every=1"]
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    ("overrides", "steps"),
+    ("rate", "overrides", "steps", "factor"),
     [
-        (["data.batch_size=1"], 10 + (14 - 6) + 2 * 14),
-        (["data.batch_size=4"], 10 + (3 - 1) + 2 * 3),  # 3 of 7 batches: 1 of 3
-        (["trainer.accumulate=2"], 10 + 2 + 2 * 4),
+        ("optim.lr=1e-2", ["data.batch_size=1"], 10 + (14 - 6) + 2 * 14, 1),
+        ("optim.lr_per_256=1.28", ["data.batch_size=4"], 10 + (3 - 1) + 2 * 3, 2),  # 3 of 7 batches: 1 of 3
+        ("optim.lr=1e-2", ["trainer.accumulate=2"], 10 + 2 + 2 * 4, 1),
     ],
 )
-def test_epochs_and_learning_rate_of_a_resumed_run(overrides, steps, tmp_path, capsys, no_drawings):
-    run = stopped_run(tmp_path)
+def test_epochs_and_learning_rate_of_a_resumed_run(rate, overrides, steps, factor, tmp_path, capsys, no_drawings):
+    run = stopped_run(tmp_path, rate)
     capsys.readouterr()
     resume(run, overrides)
     printed = capsys.readouterr().out
@@ -114,6 +136,7 @@ def test_epochs_and_learning_rate_of_a_resumed_run(overrides, steps, tmp_path, c
     assert epochs["ready"] == 4
     rates = [float(row["train/lr"]) for row in rows(run) if row.get("train/lr")]
     assert len(rates) == steps
+    rates[10:] = [rate / factor for rate in rates[10:]]
     assert all(a > b for a, b in pairwise(rates[5:]))
     half = 1e-2 * 0.5 * (1 + math.cos(math.pi * (10 / 28 - 0.1) / 0.9))
     assert rates[10] == pytest.approx(half, rel=0.06)
