@@ -238,7 +238,7 @@ def _computation(plan: FilePlan) -> Callable[[], Any]:
     def compute() -> Any:
         if plan.thresholds is None:
             return graph(tensor)
-        return postprocessing.predict(graph, graph.resized(tensor), plan.sizes[0])
+        return postprocessing.predict(graph, graph.resized(tensor), plan.sizes[0], {})
 
     return compute
 

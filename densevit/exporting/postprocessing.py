@@ -39,20 +39,23 @@ class PredictionGraph(nn.Module):
         of an object, for each of `heads`.
         """
         outputs: dict[str, Tensor] = {}
-        for name, predictions in predict(self.exported, images, original_size(original)).items():
-            if name in self.heads:
-                types = TargetTypes(getattr(self.exported.model.heads[name], "target_types", None))
-                lowest: Any = thresholds[self.heads.index(name)]
-                predictions = above_threshold(predictions, lowest, types)
+        lowest: dict[str, Any] = dict(zip(self.heads, thresholds, strict=True))
+        for name, predictions in predict(self.exported, images, original_size(original), lowest).items():
+            types = TargetTypes(getattr(self.exported.model.heads[name], "target_types", None))
+            predictions = above_threshold(predictions, lowest.get(name), types)
             outputs |= {self.exported.prefix(name) + key: value for key, value in predictions.items()}
         return outputs
 
 
-def predict(graph: ExportedGraph, images: Tensor, original: Size) -> dict[str, Predictions]:
-    """The predictions of each head for one resized image (1, C, h, w), in pixels of `original`."""
+def predict(graph: ExportedGraph, images: Tensor, original: Size, lowest: Mapping[str, Any]) -> dict[str, Predictions]:
+    """The predictions of each head for one resized image (1, C, h, w), in pixels of `original`.
+
+    lowest: scores by head; objects of lower scores may be left out.
+    """
     target: Any = {"size": (images.shape[-2], images.shape[-1]), "original_size": original}
+    made = {name: {**outputs, "lowest_score": lowest.get(name, 0.0)} for name, outputs in graph.made(images).items()}
     by_head = at_reference_size(
-        graph.model.predictions(graph.made(images), [target]), [target], graph.model.target_types, graph.references
+        graph.model.predictions(made, [target]), [target], graph.model.target_types, graph.references
     )
     return {name: prediction for name, (prediction,) in by_head.items()}
 
@@ -84,7 +87,7 @@ def thresholds_of(
 def _heads_with_scores(graph: ExportedGraph, size: Size) -> list[str]:
     """The heads whose predictions have scores. size: the size of an image that the file takes."""
     with torch.no_grad():
-        predictions = predict(graph, graph.resized(graph.model.blank_images(1, size)), size)
+        predictions = predict(graph, graph.resized(graph.model.blank_images(1, size)), size, {})
     return [name for name, head_predictions in predictions.items() if "scores" in head_predictions]
 
 
@@ -112,7 +115,7 @@ def differences(
     """
 
     def expected() -> dict[str, Predictions]:
-        return predict(graph, graph.resized(torch.from_numpy(images)), original)
+        return predict(graph, graph.resized(torch.from_numpy(images)), original, {})
 
     by_head, result = file_comparison.repeating_selections(graph, images, run_selections, expected)
     outputs = run(images, **inputs_of(graph, original, [0.0] * len(thresholds)))

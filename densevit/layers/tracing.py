@@ -39,13 +39,13 @@ def rolled(x: Tensor, steps: tuple[int, int]) -> Tensor:
 def computed_rows(keep: Tensor) -> Tensor:
     """Indices (M,) of the rows where keep (N,) bool is true.
 
-    While a file is traced, the indices of all rows: shapes must not depend on values before the last step, `kept_rows`.
+    While a file is traced, also of the first row, as operators of a file may need at least one: see `kept_rows`.
     """
-    return torch.arange(keep.shape[0], device=keep.device) if is_exporting() else keep.nonzero()[:, 0]
+    return (torch.cat([torch.ones_like(keep[:1]), keep[1:]]) if is_exporting() else keep).nonzero()[:, 0]
 
 
 def kept_rows(keep: Tensor, computed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Removes the rows that were computed only because a file is traced; see `computed_rows`.
+    """Removes the row that was computed only because a file is traced; see `computed_rows`.
 
     keep: (M,) bool. computed: tensors (M, ...) of the computed rows, by name.
     """

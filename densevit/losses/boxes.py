@@ -18,6 +18,14 @@ def to_corners(boxes: Tensor) -> Tensor:
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
+def clipped_corners(boxes: Tensor) -> Tensor:
+    """(..., 4) cxcywh in 0 ... 1 -> xyxy in fp32, clipped to the image, as predictions and exported files have them.
+
+    The outputs of a head are not clipped.
+    """
+    return to_corners(boxes.float()).clamp(0, 1)
+
+
 def to_centres(boxes: Tensor) -> Tensor:
     """(..., 4) xyxy -> cxcywh."""
     low, high = boxes.split(2, dim=-1)

@@ -76,7 +76,9 @@ class MaskClassification(Head):
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         return [
-            self.predictions(logits, MaskLogits(masks.float(), self.mask_stride, *_sizes(target)))
+            self.predictions(
+                logits, MaskLogits(masks.float(), self.mask_stride, *_sizes(target), outputs.get("lowest_score", 0.0))
+            )
             for logits, masks, target in zip(outputs["logits"].float(), outputs["masks"], targets, strict=True)
         ]
 

@@ -24,13 +24,15 @@ Size = tuple[int, int]
 
 class MaskLogits(NamedTuple):
     """Masks of an image. logits: (Q, h, w). stride: pixels of the image per pixel of the masks. size: (h, w) of the
-    image in the network's input. original: (h, w) of the image file.
+    image in the network's input. original: (h, w) of the image file. lowest_score: instances of lower scores are not
+    needed.
     """
 
     logits: Tensor
     stride: int
     size: Size
     original: Size
+    lowest_score: Tensor | float = 0.0
 
     def resized(self, index: Tensor | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yields chunks of q masks: position of the first mask in `index`, logits (q, *size), logits (q, *original).
@@ -38,17 +40,20 @@ class MaskLogits(NamedTuple):
         index: (N,), rows of `logits`; None: all.
         """
         logits = self.logits if index is None else self.logits[index]
-        (h, w), original = self.size, self.original
-        if is_exporting():  # the number of chunks would be a constant of the file
-            step = len(logits)
-        else:
-            area = max(logits.shape[1] * logits.shape[2] * self.stride**2, original[0] * original[1])
+        firsts, step = [0], logits.shape[0]
+        if not is_exporting():  # the number of chunks would be a constant of the file
+            area = max(logits.shape[1] * logits.shape[2] * self.stride**2, self.original[0] * self.original[1])
             step = max(1, _CHUNK_PIXELS // area)
-        for first in range(0, len(logits), step):
-            chunk = logits[None, first : first + step]
-            x = F.interpolate(chunk, scale_factor=self.stride, mode="bilinear", align_corners=False)[..., :h, :w]
-            y = x if self.size == original else F.interpolate(x, original, mode="bilinear", align_corners=False)
-            yield first, x[0], y[0]
+            firsts = [*range(0, len(logits), step)]
+        for first in firsts:
+            x, y = upsampled(logits[None, first : first + step], self.stride, self.size, self.original)
+            yield first, x.squeeze(0), y.squeeze(0)
+
+
+def upsampled(masks: Tensor, stride: int, size: Size, original: Size) -> tuple[Tensor, Tensor]:
+    """Mask logits (B, Q, *size) and (B, Q, *original) from logits (B, Q, h, w) of the padded batch at this stride."""
+    x = F.interpolate(masks, scale_factor=stride, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
+    return x, x if size == original else F.interpolate(x, original, mode="bilinear", align_corners=False)
 
 
 def semantic(logits: Tensor, masks: MaskLogits) -> Tensor:
@@ -61,7 +66,7 @@ def class_scores(logits: Tensor, masks: MaskLogits) -> Tensor:
     classes = logits.softmax(-1)[:, :-1]  # (Q, K)
     scores = classes.new_zeros(classes.shape[1], masks.original[0] * masks.original[1])
     for first, _, x in masks.resized():
-        scores.addmm_(classes[first : first + len(x)].T, x.sigmoid().flatten(1))
+        scores.addmm_(classes[first : first + x.shape[0]].T, x.sigmoid().flatten(1))
     return scores.unflatten(1, masks.original)
 
 
@@ -79,15 +84,15 @@ def instances(
     K = probabilities.shape[1]
     scores, index = probabilities.flatten().topk(min(TOP, probabilities.numel()))
     query, labels = index // K, index % K
-    keep = torch.ones_like(labels, dtype=torch.bool)
+    keep = ~(scores < masks.lowest_score)  # the mask's probability is at most 1; also NaN
     if things and not all(c.thing for c in classes):
-        keep = to_device(torch.tensor([c.thing for c in classes]), labels.device)[labels]
-        rows = computed_rows(keep)
-        scores, query, labels, keep = scores[rows], query[rows], labels[rows], keep[rows]
-    foregrounds = torch.empty(len(query), *masks.original, dtype=torch.bool, device=logits.device)
-    boxes, quality = torch.zeros(len(query), 4, device=logits.device), torch.zeros_like(scores)
+        keep = keep & to_device(torch.tensor([c.thing for c in classes]), labels.device)[labels]
+    rows = computed_rows(keep)
+    scores, query, labels, keep = scores[rows], query[rows], labels[rows], keep[rows]
+    foregrounds = torch.empty(query.shape[0], *masks.original, dtype=torch.bool, device=logits.device)
+    boxes, quality = torch.zeros(query.shape[0], 4, device=logits.device), torch.zeros_like(scores)
     for first, x, y in masks.resized(query):
-        part = slice(first, first + len(x))
+        part = slice(first, first + x.shape[0])
         foregrounds[part] = y > foreground_logit
         foreground = x > foreground_logit
         quality[part] = (x.sigmoid() * foreground).sum((1, 2)) / (foreground.sum((1, 2)) + 1e-6)
@@ -131,17 +136,17 @@ def panoptic(logits: Tensor, masks: MaskLogits, classes: Sequence[Class], thresh
     best = torch.zeros(masks.original, device=logits.device)
     owner = torch.full(masks.original, -1, device=logits.device)
     solid = torch.zeros(masks.original, dtype=torch.bool, device=logits.device)  # the owner's mask is foreground
-    areas = torch.zeros(len(kept), dtype=torch.long, device=logits.device)
+    areas = torch.zeros(kept.shape[0], dtype=torch.long, device=logits.device)
     for first, _, x in masks.resized(kept):
         p = x.sigmoid()
-        part = slice(first, first + len(x))
+        part = slice(first, first + x.shape[0])
         areas[part] = (p >= 0.5).sum((1, 2))
         value, index = (p * scores[part, None, None]).max(0)
         better = value > best
         best = torch.where(better, value, best)
         owner = torch.where(better, index + first, owner)
         solid = (better & (p.gather(0, index[None])[0] >= 0.5)) | (~better & solid)
-    owned = torch.zeros(len(kept) + 1, dtype=torch.long, device=logits.device)
+    owned = torch.zeros(kept.shape[0] + 1, dtype=torch.long, device=logits.device)
     owned.scatter_add_(0, owner.flatten() + 1, torch.ones_like(owner.flatten()))
     visible = torch.zeros_like(owned).scatter_add_(0, owner.flatten() + 1, solid.flatten().long())
     table = torch.cat([torch.full_like(owned[:1], VOID), _segment_ids(labels, owned[1:], areas, visible[1:], classes)])
@@ -170,17 +175,8 @@ def numbered_segments(labels: Tensor, valid: Tensor, classes: Sequence[Class]) -
 
 def exported_queries(outputs: Outputs, stride: int, size: Size, original_size: Size | None) -> dict[str, Tensor]:
     """`scores` (B, Q, K) and `mask_logits` (B, Q, H, W) of a batch of one size, for exported files."""
-    masks = exported_masks(outputs["masks"], stride, size, original_size)
+    _, masks = upsampled(outputs["masks"].float(), stride, size, original_size or size)
     return {"scores": outputs["logits"].float().softmax(-1)[..., :-1], "mask_logits": masks}
-
-
-def exported_masks(masks: Tensor, stride: int, size: Size, original_size: Size | None) -> Tensor:
-    """Resizes the mask logits (B, Q, h, w) of the padded batch, at this stride, to the images: (B, Q, H, W)."""
-    masks = F.interpolate(masks.float(), scale_factor=stride, mode="bilinear", align_corners=False)
-    masks = masks[..., : size[0], : size[1]]
-    if original_size is not None:
-        masks = F.interpolate(masks, size=original_size, mode="bilinear", align_corners=False)
-    return masks
 
 
 def class_logits(scores: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from densevit.interfaces import Outputs, Predictions, Targets
 from densevit.layers.tracing import as_tensor
-from densevit.losses.boxes import to_corners
+from densevit.losses.boxes import clipped_corners
 from densevit.losses.distributed import to_device
 
 
@@ -17,7 +17,7 @@ def top_predictions(outputs: Outputs, targets: list[Targets], softmax: bool = Fa
 
     outputs: `logits` (B, Q, K), or K+1 with softmax, and `boxes` (B, Q, 4) cxcywh.
     """
-    boxes = to_corners(outputs["boxes"].float()).clamp(0, 1)
+    boxes = clipped_corners(outputs["boxes"])
     return _selected(boxes, class_scores(outputs["logits"], softmax), targets, softmax)
 
 
@@ -75,5 +75,5 @@ def exported_predictions(outputs: Outputs, size: tuple[int, int], softmax: bool 
     """
     scores = class_scores(outputs["logits"], softmax)
     h, w = size
-    x0, y0, x1, y1 = to_corners(outputs["boxes"].float()).clamp(0, 1).unbind(-1)
+    x0, y0, x1, y1 = clipped_corners(outputs["boxes"]).unbind(-1)
     return {"boxes": torch.stack([x0 * w, y0 * h, x1 * w, y1 * h], dim=-1), "scores": scores}

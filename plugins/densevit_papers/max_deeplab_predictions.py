@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.interfaces import VOID, Class, Dataset, Head, LossContext, Losses, Outputs, Predictions, Targets
-from densevit.layers.tracing import computed_rows, sides
+from densevit.layers.tracing import is_exporting, sides
 from densevit.losses.distributed import to_device
 from densevit.set_prediction import mask_predictions
 from densevit.set_prediction.mask_predictions import MaskLogits, numbered_segments
@@ -36,7 +36,7 @@ class SoftmaxMasks(MaskLogits):
             rivals = [Rivals.of(x, first) for x in sizes]
             totals = [old.merged(new) for old, new in zip(totals, rivals, strict=True)] if totals else rivals
         for first, *sizes in super().resized(index):
-            last = first + len(sizes[0])
+            last = first + sizes[0].shape[0]
             queries = torch.arange(first, last, device=sizes[0].device) if index is None else index[first:last]
             x, y = (each.log_odds(logits, queries) for each, logits in zip(totals, sizes, strict=True))
             yield first, x, y
@@ -82,7 +82,7 @@ def pixelwise_panoptic(logits: Tensor, masks: MaskLogits, classes: Sequence[Clas
         value, index = x.max(0)
         owner = torch.where(value > best, index + first, owner)
         best = torch.maximum(value, best)
-        rejected = ~detected[first : first + len(x), None, None]
+        rejected = ~detected[first : first + x.shape[0], None, None]
         total = torch.logaddexp(total, x.masked_fill(rejected, float("-inf")).logsumexp(0))
     confident = detected[owner] & (best - total > math.log(MASK_THRESHOLD))
     owned = torch.zeros(len(scores), dtype=torch.long, device=logits.device)
@@ -101,14 +101,16 @@ def maskwise_panoptic(
     """
     probabilities, labels = logits.softmax(-1)[:, :-1].max(-1)
     thing = to_device(torch.tensor([cls.thing for cls in classes]), labels.device)[labels]
-    kept = computed_rows(probabilities > torch.where(thing, thing_threshold, stuff_threshold))
-    covered = torch.zeros(len(kept), *masks.original, dtype=torch.bool, device=logits.device)
-    quality = torch.zeros(len(kept), device=logits.device)
+    detected = probabilities > torch.where(thing, thing_threshold, stuff_threshold)
+    # the number of masks would be a constant of a file
+    kept = torch.arange(detected.shape[0], device=thing.device) if is_exporting() else detected.nonzero()[:, 0]
+    covered = torch.zeros(kept.shape[0], *masks.original, dtype=torch.bool, device=logits.device)
+    quality = torch.zeros(kept.shape[0], device=logits.device)
     for first, _, x in masks.resized(kept):
         p = x.sigmoid()
-        mask = p > MASK_THRESHOLD
-        covered[first : first + len(x)] = mask
-        quality[first : first + len(x)] = (p * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
+        mask = (p > MASK_THRESHOLD) & detected[kept[first : first + x.shape[0]], None, None]
+        covered[first : first + x.shape[0]] = mask
+        quality[first : first + x.shape[0]] = (p * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
     order = (probabilities[kept] * quality).argsort(descending=True, stable=True)
     owner = torch.full(masks.original, -1, device=logits.device)
     valid = []
@@ -169,7 +171,9 @@ class PanopticTransformer(Head):
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         return [
-            self.predictions(logits, SoftmaxMasks(masks.float(), self.mask_stride, *_sizes(target)))
+            self.predictions(
+                logits, SoftmaxMasks(masks.float(), self.mask_stride, *_sizes(target), outputs.get("lowest_score", 0.0))
+            )
             for logits, masks, target in zip(outputs["logits"].float(), outputs["masks"], targets, strict=True)
         ]
 

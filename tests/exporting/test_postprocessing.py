@@ -1,5 +1,6 @@
 """Files with post-processing make the predictions of `predict`, and heads do so from the outputs of other files."""
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from densevit.exporting import file_comparison, files, prediction_comparison
 from densevit.inference.predictor import Predictor
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class
 from densevit.model import exported_outputs
+from densevit.targets.types import TargetTypes, above_threshold
 from densevit.terminal import silenced
 from densevit_heads.detr_panoptic import merging
 from tests.exporting.small_models import (
@@ -114,6 +116,39 @@ def test_predict_is_traced_for_original_images_of_any_size(head: str, tmp_path: 
             assert len(expected["scores"])
 
 
+TARGET: Any = {"size": (75, 107), "original_size": (120, 171)}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("head", ALL)
+def test_masks_below_the_threshold_are_not_upsampled(head: str):
+    """Nor are masks that the panoptic map leaves out; a semantic map is of all masks."""
+    predictor = predictor_of(head, FOUR_MAPS)
+    outputs = drawn_outputs(predictor)
+    module = predictor.heads["x"]
+    with torch.no_grad():
+        [every] = module.predict(outputs, [TARGET])
+    if "masks" not in every:
+        pytest.skip("predicts no masks")
+    lowest = every["scores"].quantile(0.6)
+    names = ("logits", "boxes", "masks", "distances", "padding")
+    tensors = {key: value for key, value in outputs.items() if key in names} | {"lowest_score": lowest}
+    others = {key: value for key, value in outputs.items() if key not in tensors}
+    traced = Predict(module, others).eval()
+    example = (tensors, torch.zeros(TARGET["original_size"], dtype=torch.uint8))
+    with torch.no_grad():
+        found = traced(*example)
+        program = torch.export.export(traced, example, strict=False)
+        for predictions in (found, program.module()(*example)):
+            assert 0 < len(found["scores"]) < len(every["scores"])
+            for key, value in above_threshold(every, lowest, TargetTypes(None)).items():
+                above = above_threshold(predictions, lowest, TargetTypes(None))
+                assert torch.equal(above[key], value), key
+    sizes = [node.meta["val"].shape for node in program.graph.nodes if "upsample_bilinear2d" in str(node.target)]
+    of_all_masks = [size for size in sizes if not any(isinstance(side, torch.SymInt) for side in size)]
+    assert len(sizes) > len(of_all_masks) == (2 if "semantic" in every else 0), sizes
+
+
 # ---- predictions from the outputs of a file without post-processing ----
 
 
@@ -147,6 +182,47 @@ def test_predictions_from_outputs_are_those_of_predict(head: str):
             assert len(value.unique()) > 1
         else:
             assert torch.equal(found[key], value)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("head", ALL)
+def test_boxes_that_leave_the_image_are_clipped_in_predictions_and_files(head: str):
+    predictor = predictor_of(head, FOUR_MAPS)
+    module, outputs = predictor.heads["x"], drawn_outputs(predictor)
+    (h, w), (H, W) = TARGET.values()
+    if "boxes" not in exported_outputs.exported(module, outputs, (h, w)):
+        pytest.skip("no boxes in its file")
+    if "distances" in outputs:
+        outputs["distances"] = outputs["distances"].abs() + 9
+    else:
+        outputs["boxes"][..., 2:] += 0.5
+    exported = exported_outputs.exported(module, outputs, (h, w), (H, W))
+    with torch.no_grad():
+        [predictions] = module.predict(outputs, [TARGET])
+    if "distances" in outputs:
+        raw = module.fcos.box_coder.decode(outputs["distances"][0], outputs["anchors"]) / torch.tensor([w, h, w, h])
+    else:
+        cx, cy, width, height = outputs["boxes"][0].unbind(-1)
+        raw = torch.stack([cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2], 1)
+    assert (raw < 0).any(0)[:2].all() and (raw > 1).any(0)[2:].all()
+    sides = np.array([W, H, W, H])
+    clipped = np.clip(raw.numpy(), 0, 1) * sides
+    np.testing.assert_allclose(exported["boxes"][0], clipped, rtol=0, atol=1e-3)
+    distances = np.abs(predictions["boxes"].numpy()[:, None] - clipped).max(-1)  # (N, Q)
+    assert len(distances) and distances.min(1).max() < 1e-3
+
+
+def test_boxes_are_clipped_by_one_function():
+    """torchvision's detectors clip boxes in pixels by torchvision's function."""
+    clipping = set()
+    for path in [path for folder in ("densevit", "plugins") for path in Path(folder).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = node.func if isinstance(node, ast.Call) else None
+            if isinstance(called, ast.Attribute) and called.attr in ("clamp", "clip", "clamp_"):
+                names = {x.id for x in ast.walk(called.value) if isinstance(x, ast.Name)}
+                if names & {"to_corners", "x0", "x1", "y0", "y1"}:
+                    clipping.add(path.as_posix())
+    assert clipping == {"densevit/losses/boxes.py"}
 
 
 # ---- merging, against loops ----

@@ -131,7 +131,8 @@ class PanopticMasks(SetPredictionHead):
         predictions = []
         for i, target in enumerate(targets):
             queries = scores[i], outputs["boxes"][i].float(), outputs["masks"][i].float()
-            predictions.append(self._merged(*queries, outputs["padded_size"], target))
+            lowest = outputs.get("lowest_score", 0.0)
+            predictions.append(self._merged(*queries, outputs["padded_size"], target, lowest))
         return predictions
 
     @torch.no_grad()
@@ -145,10 +146,16 @@ class PanopticMasks(SetPredictionHead):
         return predictions
 
     def _merged(
-        self, probability: Tensor, boxes: Tensor, masks: Tensor, padded: tuple[int, int], target: Targets
+        self,
+        probability: Tensor,
+        boxes: Tensor,
+        masks: Tensor,
+        padded: tuple[int, int],
+        target: Targets,
+        lowest: Tensor | float = 0.0,
     ) -> Predictions:
         """The predictions of an image. probability: (Q, K). boxes: (Q, 4) cxcywh. masks: logits (Q, h, w) that cover
-        `padded` pixels."""
+        `padded` pixels. lowest: the lowest score of an instance."""
         scores, labels = probability.max(-1)  # (Q,)
         kept = scores > self.threshold
         if self.softmax:
@@ -156,7 +163,7 @@ class PanopticMasks(SetPredictionHead):
         things = to_device(torch.tensor([c.thing for c in self.classes]), scores.device)
         size, original = tuple(target["size"]), tuple(target["original_size"])
         merged = panoptic_map(masks, labels, kept, things, padded, size, original)
-        return {"panoptic": merged, **instances(scores, labels, boxes, masks, things, padded, size, original)}
+        return {"panoptic": merged, **instances(scores, labels, boxes, masks, things, padded, size, original, lowest)}
 
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from densevit.interfaces import LABEL_DIVISOR, VOID, Predictions
 from densevit.layers.tracing import as_tensor, computed_rows, is_exporting, kept_rows, repeat
-from densevit.losses.boxes import to_corners
+from densevit.losses.boxes import clipped_corners
 from densevit.losses.distributed import to_device
 
 Size = tuple[int, int]
@@ -28,7 +28,7 @@ def panoptic_map(
     bool, by class. padded, size, original: (h, w) of the batch, of the image in it, and of the image file.
     """
     rows = computed_rows(competes)
-    if len(rows) == 0:
+    if not is_exporting() and len(rows) == 0:
         return torch.full(original, VOID, dtype=torch.int32, device=logits.device)
     logits, labels, remaining = logits[rows], labels[rows], competes[rows]
     logits = F.interpolate(logits[:, None], size=padded, mode="bilinear", align_corners=False)[:, 0]
@@ -38,7 +38,9 @@ def panoptic_map(
 
     def without_small(remaining: Tensor) -> tuple[Tensor, Tensor]:
         """The segments (N,) that are large enough, and the segment (H, W) of each pixel before the removal."""
-        first = torch.where(things, torch.arange(len(things), device=things.device), (same & remaining).int().argmax(1))
+        first = torch.where(
+            things, torch.arange(things.shape[0], device=things.device), (same & remaining).int().argmax(1)
+        )
         owner = _nearest(first[logits.masked_fill(~remaining[:, None, None], -torch.inf).argmax(0)], original)
         areas = torch.zeros_like(labels).scatter_add(0, owner.flatten(), torch.ones_like(owner.flatten()))
         return remaining & (areas > SMALLEST), owner
@@ -59,22 +61,28 @@ def instances(
     padded: Size,
     size: Size,
     original: Size,
+    lowest: Tensor | float = 0.0,
 ) -> Predictions:
     """`masks` (N, H, W) bool, `boxes` xyxy, `labels` and `scores` of the queries that are things, best first.
 
-    scores, labels: (Q,). boxes: (Q, 4) cxcywh in 0 ... 1. logits: (Q, h, w). Others as in `panoptic_map`.
+    scores, labels: (Q,). boxes: (Q, 4) cxcywh in 0 ... 1. logits: (Q, h, w). lowest: the lowest score. Others as in
+    `panoptic_map`.
     """
     order = scores.argsort(descending=True, stable=True)
-    order = order[computed_rows(things[labels[order]])]
-    masks = torch.empty((len(order), *original), dtype=torch.bool, device=logits.device)
-    chunk = len(order) if is_exporting() else CHUNK
-    for out, chunk_logits in zip(masks.split(chunk), logits[order].split(chunk), strict=True):
+    keep = things[labels[order]] & ~(scores[order] < lowest)
+    rows = computed_rows(keep)
+    order = order[rows]
+    masks = torch.empty((order.shape[0], *original), dtype=torch.bool, device=logits.device)
+    chunks = [(masks, logits[order])]
+    if not is_exporting():  # the number of chunks would be a constant of the file
+        chunks = [*zip(masks.split(CHUNK), logits[order].split(CHUNK), strict=True)]
+    for out, chunk_logits in chunks:
         chunk_logits = F.interpolate(chunk_logits[:, None], size=padded, mode="bilinear", align_corners=False)[:, 0]
         out.copy_(_nearest(chunk_logits[:, : size[0], : size[1]], original) > 0)
     sides = to_device(as_tensor([original[1], original[0]] * 2), boxes.device)
-    corners = to_corners(boxes[order]).clamp(0, 1) * sides
+    corners = clipped_corners(boxes[order]) * sides
     predictions = {"masks": masks, "boxes": corners, "labels": labels[order], "scores": scores[order]}
-    return kept_rows(things[predictions["labels"]], predictions)
+    return kept_rows(keep[rows], predictions)
 
 
 def _nearest(x: Tensor, size: Size) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from densevit.interfaces import Outputs, Predictions, Targets
 from densevit.layers.nms import class_nms
-from densevit.losses.boxes import to_corners
+from densevit.losses.boxes import clipped_corners
 from densevit.set_prediction.predictions import class_scores, image_sides
 
 CANDIDATES = 1000  # (cell, class) pairs of an image that enter NMS, as in RetinaNet
@@ -16,8 +16,7 @@ def suppressed_predictions(outputs: Outputs, targets: list[Targets], nms: float,
 
     outputs: `logits` (B, S, K), `boxes` (B, S, 4) cxcywh and `padding` (B, S). nms: the IoU of duplicates.
     """
-    boxes = to_corners(outputs["boxes"].float()).clamp(0, 1)
-    return suppressed(boxes, cell_scores(outputs), targets, nms, count)
+    return suppressed(clipped_corners(outputs["boxes"]), cell_scores(outputs), targets, nms, count)
 
 
 def cell_scores(outputs: Outputs) -> Tensor:

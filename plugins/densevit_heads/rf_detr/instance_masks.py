@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import LossContext, Losses, Outputs, Predictions, Targets
-from densevit.layers.tracing import sides
+from densevit.layers.tracing import computed_rows, kept_rows, sides
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts, check_weights
 from densevit.set_prediction.mask_matching import MaskWeights
-from densevit.set_prediction.mask_predictions import MaskLogits, exported_masks
+from densevit.set_prediction.mask_predictions import MaskLogits, upsampled
 from densevit.set_prediction.predictions import class_scores, top_scores
 from densevit_heads.rf_detr.mask_branch import MaskBranch
 
@@ -62,19 +62,20 @@ class InstanceMasks(SetPredictionHead):
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """The predictions of the head without masks, and their `masks` (N, H, W) bool."""
         predictions = super().predict(outputs, targets)
-        return _add_masks(predictions, class_scores(outputs["logits"]), outputs["masks"], self.mask_stride, targets)
+        masks, lowest = outputs["masks"], outputs.get("lowest_score", 0.0)
+        return _with_masks(predictions, class_scores(outputs["logits"]), masks, self.mask_stride, targets, lowest)
 
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `predict` from the outputs of `exported`."""
         predictions = super().predict_exported(exported, targets)
-        return _add_masks(predictions, exported["scores"].float(), exported["mask_logits"], 1, targets)
+        return _with_masks(predictions, exported["scores"].float(), exported["mask_logits"], 1, targets)
 
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None
     ) -> dict[str, Tensor]:
         """`boxes` and `scores` as without masks, and `mask_logits` (B, Q, H, W), which are positive inside a mask."""
-        masks = exported_masks(outputs["masks"], self.mask_stride, size, original_size)
+        _, masks = upsampled(outputs["masks"].float(), self.mask_stride, size, original_size or size)
         return {**super().exported(outputs, size, original_size), "mask_logits": masks}
 
 
@@ -83,15 +84,29 @@ def with_masks(targets: list[Targets]) -> list[Targets]:
     return [x if "masks" in x else {key: value for key, value in x.items() if key != "labels"} for x in targets]
 
 
-def _add_masks(
-    predictions: list[Predictions], scores: Tensor, masks: Tensor, stride: int, targets: list[Targets]
+def _with_masks(
+    predictions: list[Predictions],
+    scores: Tensor,
+    masks: Tensor,
+    stride: int,
+    targets: list[Targets],
+    lowest: Tensor | float = 0.0,
 ) -> list[Predictions]:
-    """Adds `masks` (Q, H, W) bool at the original size to the predictions of `top_predictions`, in place.
+    """The predictions of `top_predictions` of at least the score `lowest`, with `masks` (N, H, W) bool at the original
+    size.
 
     scores: (B, Q, K). masks: logits (B, Q, h, w) at this stride.
     """
-    queries = top_scores(scores)[2]
-    for prediction, query, logits, target in zip(predictions, queries, masks.float(), targets, strict=True):
-        resized = MaskLogits(logits, stride, sides(target["size"]), sides(target["original_size"])).resized(query)
-        prediction["masks"] = torch.cat([x > 0 for _, _, x in resized])
-    return predictions
+    result = []
+    for prediction, query, logits, target in zip(
+        predictions, top_scores(scores)[2], masks.float(), targets, strict=True
+    ):
+        keep = ~(prediction["scores"] < lowest)
+        rows = computed_rows(keep)
+        size, original = sides(target["size"]), sides(target["original_size"])
+        objects = {key: value[rows] for key, value in prediction.items()}
+        objects["masks"] = torch.empty(rows.shape[0], *original, dtype=torch.bool, device=logits.device)
+        for first, _, x in MaskLogits(logits, stride, size, original).resized(query[rows]):
+            objects["masks"][first : first + x.shape[0]] = x > 0
+        result.append(kept_rows(keep[rows], objects))
+    return result

@@ -15,7 +15,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from densevit.interfaces import Class, Head, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.nms import class_nms
 from densevit.layers.precision import at_least_fp32, autocast_off
-from densevit.layers.tracing import computed_rows
+from densevit.layers.tracing import as_tensor, computed_rows
+from densevit.losses.distributed import to_device
 from densevit.set_prediction.limits import check_classes, check_counts
 from densevit_heads.torchvision_detectors.conversion import (
     check_thresholds,
@@ -136,7 +137,7 @@ class FCOS(Head):
         return predictions
 
     def _candidates(self, scores: Tensor) -> Tensor:
-        """The indices of the best scores (s * K,) of a level, above the threshold except while a file is traced."""
+        """The indices of the best scores (s * K,) of a level, above the threshold."""
         rows = computed_rows(scores > self.fcos.score_thresh)
         return rows[scores[rows].topk(torch.sym_min(self.fcos.topk_candidates, rows.shape[0])).indices]
 
@@ -147,15 +148,10 @@ class FCOS(Head):
         anchors = outputs["anchors"]
         boxes = self.fcos.box_coder.decode(outputs["distances"].float(), anchors)
         (h, w), (H, W) = size, original_size or size
-        x0, y0, x1, y1 = boxes.unbind(-1)
-        x0, x1 = (x.clamp(0, w) * (W / w) for x in (x0, x1))
-        y0, y1 = (y.clamp(0, h) * (H / h) for y in (y0, y1))
+        boxes = clip_boxes_to_image(boxes, size) * to_device(as_tensor([W / w, H / h] * 2), boxes.device)
         centres = (anchors[:, :2] + anchors[:, 2:]) / 2
         padding = (centres[:, 0] >= w) | (centres[:, 1] >= h)
-        return {
-            "boxes": torch.stack([x0, y0, x1, y1], dim=-1),
-            "scores": _scores(outputs).masked_fill(padding[:, None], 0.0),
-        }
+        return {"boxes": boxes, "scores": _scores(outputs).masked_fill(padding[:, None], 0.0)}
 
 
 def _scores(outputs: Outputs) -> Tensor:

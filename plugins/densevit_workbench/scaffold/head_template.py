@@ -10,7 +10,7 @@ import torch
 from densevit.interfaces import LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.nms import class_nms
 from densevit.layers.norms import LayerNorm2d
-from densevit.losses.boxes import to_centres, to_corners
+from densevit.losses.boxes import clipped_corners, to_centres
 from densevit.losses.dense_detection import dense_detection
 from densevit.losses.matching import Objects
 from torch import Tensor, nn
@@ -87,7 +87,7 @@ class $cls(densevit.Head):
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """Boxes (N, 4) as xyxy in pixels of the original image, scores and labels (N,), by decreasing score."""
-        scores, boxes = outputs["logits"].float().sigmoid(), to_corners(outputs["boxes"].float()).clamp(0, 1)
+        scores, boxes = outputs["logits"].float().sigmoid(), clipped_corners(outputs["boxes"])
         scores = scores.masked_fill(outputs["padding"][..., None], 0.0)  # (B, S, K)
         predictions = []
         for score, box, target in zip(scores, boxes, targets, strict=True):
