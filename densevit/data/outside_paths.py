@@ -5,7 +5,6 @@ data set.
 """
 
 import os
-from collections.abc import Iterable
 from pathlib import PurePath
 
 from densevit.errors import DataError
@@ -30,15 +29,6 @@ def is_outside(path: str, folder: str | os.PathLike[str]) -> bool:
     if not PurePath(normal).is_relative_to(base):
         return True
     return ".." in PurePath(path).parts and os.path.realpath(joined) != os.path.realpath(normal)
-
-
-def check_file_names(
-    file: str | os.PathLike[str], image_ids: Iterable[object], names: Iterable[str], folder: str | os.PathLike[str]
-) -> None:
-    """Raises DataError for the first `file_name` of a json that leads out of the images' folder."""
-    for image_id, name in zip(image_ids, names, strict=True):
-        if is_outside(name, folder):
-            raise DataError(f"{file}: image {image_id!r} has the file_name {name!r}, outside of {folder}. {FIX}")
 
 
 def check_listed_path(where: str, path: str, root: str | os.PathLike[str], folder: str) -> None:

@@ -23,12 +23,11 @@ from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.division import part_of
 from densevit.data.datasets.exif_grids import Grid, annotated_grid
 from densevit.data.datasets.file_checks import OnError
-from densevit.data.datasets.image_files import check_missing, existing_files
+from densevit.data.datasets.image_files import existing_files
 from densevit.data.datasets.mask_bounds import check_masks
 from densevit.data.datasets.measured_images import STORED, MeasuredImages
 from densevit.data.datasets.split_names import check_limit, limited
 from densevit.data.io.rgb_files import Header
-from densevit.data.outside_paths import check_file_names
 from densevit.errors import DataError, PluginError, warn_once
 from densevit.interfaces import Sample, Size, Targets
 
@@ -47,7 +46,8 @@ class Coco(MeasuredImages):
         a folder in YOLO's or Pascal VOC's format, or root is YOLO's data.yaml
     annotations, images: the json and the folder of its images instead of the search, for every split, or by split as in
         {train: a.json, val: b.json}. Relative to root.
-    outside_paths: whether a `file_name` may lead out of the folder of the images, by `..` or as an absolute path.
+    outside_paths: whether a `file_name` may lead out of the folder of the images, by `..` or as an absolute path. The
+        file of its base name in this folder is read for other such paths and for URLs, as Label Studio writes them.
     val_share: the share of the validation images of a data set that has annotations for train, or a single json, and
         none for val; by default 0.2. An error if there is a val split. Identical and nearly identical images stay in
         one part, and the parts depend only on the images' content (see `validation_part`).
@@ -88,22 +88,20 @@ class Coco(MeasuredImages):
         files, is_divided = self.find(base, split, named, val_share, outside_paths, on_error, channels, voc_origin)
         self.file, self.conversion = files.file, files.conversion
         read = read_annotations(self.file, masks, boxes_as_masks)
-        names = read.names()
-        self.folder = files.image_folder(names)
-        if not outside_paths:
-            check_file_names(self.file, read.image_ids.tolist(), names, self.folder)
+        self.folder = files.image_folder(read.names())
+        names, missing = existing_files(self.folder, read.names(), self.file, outside_paths)
         chosen = np.ones(len(read), bool)
         if is_divided:
-            existing_names = existing_files(self.folder, names, self.file, outside_paths)[0]
-            paths = [str(self.folder / name) for name in existing_names]
+            paths = [str(self.folder / name) for name in names]
             chosen, self.division = part_of(split, paths, val_share, self.file, channels)
-        read = read.subset(limited(chosen, limit))
+        chosen = limited(chosen, limit)
+        read, indices = read.subset(chosen), np.flatnonzero(chosen)
         if crowds is None and (note := crowd_note(read.iscrowd)):
             warn_once(f"{self.file}: {note}")
         if crowds == "objects":
             read = replace(read, iscrowd=np.zeros_like(read.iscrowd))
-        names, self.missing = existing_files(self.folder, read.names(), self.file, outside_paths)
-        self.open(self.folder, names, channels)
+        self.open(self.folder, [names[i] for i in indices.tolist()], channels)
+        self.missing = np.flatnonzero(np.isin(indices, missing)).tolist()
         self.json_sizes, self.boxes, self._split = read.sizes, boxes, split
         self.masks, self.boxes_as_masks = masks, boxes_as_masks
         self._grids[:, :2] = self.json_sizes
@@ -121,8 +119,6 @@ class Coco(MeasuredImages):
 
     def check_files(self, on_error: OnError = "raise") -> None:
         """Checks all images. Warns if boxes are read on the stored pixels of photos that EXIF rotates."""
-        if on_error == "raise" or len(self.missing) == len(self):
-            check_missing(self.file, self.folder, self.annotations.names(), self.missing)
         super().check_files(on_error)
         stored = np.flatnonzero((self._grids[:, 2] == STORED) & (self.json_sizes == self._grids[:, :2]).all(axis=1))
         if self.boxes is None and len(stored):

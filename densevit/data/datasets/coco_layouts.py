@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from densevit.data.datasets.division import is_divided
-from densevit.data.io.file_lookup import find_file
+from densevit.data.io.file_lookup import find_by_base_name, find_file, local_names
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 from densevit.paths import user_path
@@ -44,12 +44,20 @@ class SplitFiles:
         """Returns the candidate folder with most of these images; if none has any, the folder below root.
 
         If no folder has any image, returns the first candidate that exists; validation then reports missing files.
+        Raises DataError if folders below root have files of the same base name for a URL or a path out of the folder.
         """
         names = names[:_SEEN]
         existing = [folder for folder in self.folders if folder.is_dir()]
         best = _with_most(existing, names)
         if best is None and self.root is not None:
-            best = _with_most(_folders_below(self.root), names)
+            folders = _folders_below(self.root)
+            best = _with_most(folders, names)
+            for name in (name for name in names if any(local_names(name))):
+                if len(files := [folder / file for folder in folders if (file := find_by_base_name(folder, name))]) > 1:
+                    raise DataError(
+                        f"{self.file}: {files[0]} and {files[1]} may both be the image {name!r}. Fix: keep one of "
+                        "them, or name the folder of the images with data.images."
+                    )
         if best is None and not existing:
             looked = ", ".join(map(str, dict.fromkeys(self.folders)))
             raise DataError(f"{self.file}: its images' folder is not found. Looked for {looked}.")
@@ -197,7 +205,10 @@ def _is_coco(file: Path) -> bool:
 
 def _with_most(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
     """Returns the first folder with the largest number of these files; None if none has any."""
-    counts = [sum(find_file(folder, name, outside_paths=True) is not None for name in names) for folder in folders]
+    counts = [
+        sum(bool(find_file(folder, name, outside_paths=True) or find_by_base_name(folder, name)) for name in names)
+        for folder in folders
+    ]
     return folders[counts.index(max(counts))] if any(counts) else None
 
 

@@ -13,7 +13,7 @@ from densevit.channels import RGB, Channels
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.division import part_of
 from densevit.data.datasets.file_checks import OnError, check_each
-from densevit.data.datasets.image_files import check_missing, existing_files
+from densevit.data.datasets.image_files import existing_files
 from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.pair_paths import PairPaths, list_files
 from densevit.data.datasets.paired_dataset import load_preset
@@ -23,7 +23,6 @@ from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.label_files import label_size_of
 from densevit.data.io.panoptic_files import Runs, read_segment_ids
 from densevit.data.io.rgb_files import Header
-from densevit.data.outside_paths import check_file_names
 from densevit.errors import DataError, counted, listed
 from densevit.interfaces import IGNORE, VOID, Sample, Size, Targets
 from densevit.targets.run_length_masks import RunLengthMasks
@@ -104,8 +103,6 @@ class CocoPanoptic(MeasuredImages):
         if read.labelled:
             folder = _split_path(base, split, "segments", options["segments"])
             names = [os.fsdecode(name) for name in self.annotations.segment_files]
-            if not outside_paths:
-                check_file_names(self.file, self.annotations.image_ids.tolist(), names, folder)
             existing_names = existing_files(folder, names, self.file, outside_paths)[0]
             self._segments, self._segment_files = (
                 str(folder),
@@ -130,13 +127,6 @@ class CocoPanoptic(MeasuredImages):
                 "measured. Check its `annotations`."
             )
         check_each(min(len(self), CHECKED), self.segments, self._on_error)
-
-    def check_files(self, on_error: OnError = "raise") -> None:
-        """Checks that all images and PNGs are complete and have the same size."""
-        if on_error == "raise" or len(self.missing) == len(self):
-            names = [os.fsdecode(name) for name in self._paths]
-            check_missing(self.file, self.folder, names, self.missing)
-        super().check_files(on_error)
 
     def grid(self, index: int, header: Header) -> tuple[Size, bool]:
         """Returns the size of an image's PNG, and whether the upright image has this size."""
@@ -280,8 +270,6 @@ def _image_names(
     if "*" not in pattern:
         folder = _split_path(base, split, "images", pattern)
         names = [os.fsdecode(name) for name in annotations.image_names]
-        if not outside_paths:
-            check_file_names(annotations.file, annotations.image_ids.tolist(), names, folder)
         return folder, *existing_files(folder, names, annotations.file, outside_paths)
     candidates = [split_path(pattern, name) for name in spellings(split)]
     used = next((candidate for candidate in candidates if glob.glob(candidate, root_dir=base)), candidates[0])

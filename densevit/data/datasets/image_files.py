@@ -7,7 +7,7 @@ from pathlib import Path
 from densevit.channels import RGB, Channels
 from densevit.data.io.channel_files import IMAGES, channel_paths
 from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
-from densevit.data.io.file_lookup import find_file
+from densevit.data.io.file_lookup import find_by_base_name, find_file, local_names, name_forms
 from densevit.data.io.folders import files_below
 from densevit.data.outside_paths import FIX, is_outside
 from densevit.errors import DataError, counted, listed, warn_once
@@ -62,42 +62,46 @@ def warn_of_unread(folder: Path, paths: Sequence[str], used: int) -> None:
 def existing_files(
     folder: Path, names: Sequence[str], annotations: Path, outside_paths: bool = False
 ) -> tuple[list[str], list[int]]:
-    """Returns the files' names, relative to the folder: as written, or as `find_file` finds them; and the indices of
-    files that do not exist. Warns of images beside them that no name refers to, in formats that are not read.
+    """Returns the files' names, relative to the folder: as written, as `find_file` finds them, or of URLs and paths out
+    of the folder as `find_by_base_name` does, with a warning; and the indices of files that do not exist. Warns of
+    images beside them that no name refers to, in formats that are not read.
 
-    outside_paths: if False, raises DataError for a name that `find_file` finds outside of the folder. Lists each folder
-    once, which is much faster than testing each file.
+    outside_paths: whether a name may lead out of the folder. Raises DataError for other names out of it, and for two
+    names of one file. Lists each folder once, which is much faster than testing each file.
     """
     entries: dict[str, set[str]] = {}
     file_names, missing = list(names), []
+    by_base_name: dict[str, str] = {}  # name by file
     for i, name in enumerate(names):
-        parent, _, base = name.rpartition("/")
-        if parent not in entries:
-            folder_path = os.path.join(folder, parent)
-            entries[parent] = {entry.name for entry in os.scandir(folder_path)} if os.path.isdir(folder_path) else set()
-        # Files are tested individually too, for file systems that ignore case.
-        if base in entries[parent] or os.path.exists(os.path.join(folder, name)):
-            continue
-        file = find_file(folder, name, outside_paths=True)
+        file, (parent, _, base) = None, name.rpartition("/")
+        if outside_paths or not is_outside(name, folder):
+            if parent not in entries:
+                path = os.path.join(folder, parent)
+                entries[parent] = {entry.name for entry in os.scandir(path)} if os.path.isdir(path) else set()
+            # Files are tested individually too, for file systems that ignore case.
+            if base in entries[parent] or os.path.exists(os.path.join(folder, name)):
+                continue
+            file = find_file(folder, name, outside_paths)
+        if file is None and (file := find_by_base_name(folder, name)) and by_base_name.setdefault(file, name) != name:
+            raise DataError(
+                f"{annotations}: {by_base_name[file]!r} and {name!r} are both {file} in {folder}. Fix: give the images "
+                "different names, there and in the json."
+            )
+        if file is None and not outside_paths and any(is_outside(form, folder) for form in name_forms(name)):
+            raise DataError(
+                f"{annotations}: the file_name {name!r} is outside of {folder}, and no file of its base name is in it. "
+                f"{FIX}"
+            )
         if file is None:
             missing.append(i)
-            continue
-        if file != name and not outside_paths and is_outside(file, folder):
-            raise DataError(f"{annotations}: the file_name {name!r} is {file!r}, outside of {folder}. {FIX}")
-        file_names[i] = file
+        file_names[i] = file or next((local for local in local_names(name) if "/" not in local), name)
+    for file, name in [*by_base_name.items()][:1]:
+        warn_once(
+            f"{folder}: {len(by_base_name):,} of {counted(len(names), 'file_name')} in the json are URLs or lead out "
+            f"of this folder, and are read as its files of the same base name, such as {file} for {name!r}."
+        )
     stems = {os.path.splitext(name)[0] for name in names}
     paths = (os.path.join(parent, file) for parent, files in entries.items() for file in sorted(files))
     unread = [path for path in paths if path.lower().endswith(UNREAD) and os.path.splitext(path)[0] not in stems]
     warn_of_unread(folder, unread, len(names) - len(missing))
     return file_names, missing
-
-
-def check_missing(annotations: Path, folder: Path, names: Sequence[str], missing: Sequence[int]) -> None:
-    """Raises DataError with up to five of the images of a json that do not exist."""
-    if missing:
-        paths = sorted(os.path.join(folder, names[i]) for i in missing)
-        lines = "".join(f"\n  {path}" for path in paths[:5]) + ("\n  ..." if len(paths) > 5 else "")
-        raise DataError(
-            f"{annotations} names {len(names)} images, of which {len(missing)} do not exist:{lines}\nCopy them to "
-            "these paths, or remove them from the annotations."
-        )

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ class MeasuredImages(Dataset):
 
     _paths: np.ndarray  # (N,) bytes, relative to `root`; shared with forked workers
     root: str
-    missing: Sequence[int] = ()  # indices of images that do not exist
+    file: Path  # the json, if there is one
+    missing: Sequence[int] = ()  # indices of images of the json that do not exist
 
     def open(self, root: str | os.PathLike[str], paths: Sequence[str], channels: Channels) -> None:
         """Sets the images. paths: relative to root. channels: the config's; a missing type is read from the files."""
@@ -63,6 +65,13 @@ class MeasuredImages(Dataset):
 
     def check_files(self, on_error: OnError = "raise") -> None:
         """Measures all images. Raises as `file_checks.check_files`."""
+        if self.missing and (on_error == "raise" or len(self.missing) == len(self)):
+            paths = sorted(map(self.path, self.missing))
+            lines = "".join(f"\n  {path}" for path in paths[:5]) + ("\n  ..." if len(paths) > 5 else "")
+            raise DataError(
+                f"{self.file} names {len(self)} images, of which {len(paths)} do not exist:{lines}\nCopy them to these "
+                "paths, or remove them from the annotations."
+            )
         self.measure_all(on_error)
 
     def measure_all(self, on_error: OnError = "raise") -> None:

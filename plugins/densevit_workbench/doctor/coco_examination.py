@@ -16,7 +16,7 @@ from densevit.data.datasets.coco_json import parse_json, section_of
 from densevit.data.datasets.coco_layouts import SPLITS, NamedFiles, SplitFiles, files_of
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.image_files import first_files, image_suffixes
-from densevit.data.io.file_lookup import find_file
+from densevit.data.io.file_lookup import find_by_base_name, find_file
 from densevit.data.io.images import image_header, read_image
 from densevit.errors import DataError, counted, listed
 from densevit.interfaces import Sample, Targets
@@ -257,7 +257,9 @@ def _without_named(files: set[str], jsons: Iterable[tuple[Path, Sequence[str]]])
         files = files - {os.path.normpath(os.path.join(folder, name)) for name in names}
         if not files:
             break
-        names_on_disk = (find_file(folder, name, outside_paths=True) for name in names)
+        names_on_disk = (
+            find_by_base_name(folder, name) or find_file(folder, name, outside_paths=True) for name in names
+        )
         files -= {os.path.normpath(os.path.join(folder, name)) for name in names_on_disk if name is not None}
     return files
 

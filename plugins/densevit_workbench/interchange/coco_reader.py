@@ -8,8 +8,8 @@ from densevit.channels import Channels
 from densevit.data.datasets.coco_annotations import annotations_of
 from densevit.data.datasets.coco_json import classes_of, parse_json
 from densevit.data.datasets.coco_layouts import SPLITS, SplitFiles, files_in_layout, single_json
+from densevit.data.datasets.image_files import existing_files
 from densevit.data.datasets.rotated_boxes import rotation_of
-from densevit.data.io.file_lookup import find_file
 from densevit.data.io.folders import files_below
 from densevit.errors import DataError, UnreadableFileError
 from densevit.registry.plugin_options import shown
@@ -54,9 +54,11 @@ def read_coco(source: Path, faults: Faults, channels: Channels | None = None) ->
         for file_id, name in categories.items():
             if classes.setdefault(file_id, name) != name:
                 raise DataError(f"{file}: category {file_id} is {name!r}, but in another split {classes[file_id]!r}.")
-        folder = files.image_folder([image["file_name"] for image in document["images"]])
+        file_names = [image["file_name"] for image in document["images"]]
+        folder = files.image_folder(file_names)
+        paths = [folder / name for name in existing_files(folder, file_names, file, outside_paths=True)[0]]
         splits[split] = []
-        for image, path, records in _rows(document, folder, faults):
+        for image, path, records in _rows(document, paths):
             wanted.append(path)
             left_out += [image["file_name"]] * len(records)
             with faults.collecting():
@@ -84,15 +86,13 @@ def read_coco(source: Path, faults: Faults, channels: Channels | None = None) ->
 
 
 def _rows(
-    document: Mapping[str, Any], folder: Path, faults: Faults
+    document: Mapping[str, Any], paths: Sequence[Path]
 ) -> Iterator[tuple[Mapping[str, Any], Path, list[Mapping[str, Any]]]]:
     """Yields each image of a json, its path and its annotations."""
     records: dict[Any, list[Mapping[str, Any]]] = {}
     for record in document.get("annotations") or ():
         records.setdefault(record["image_id"], []).append(record)
-    for image in document["images"]:
-        name = image["file_name"]
-        path = folder / (find_file(folder, name, faults.outside_paths) or name)
+    for image, path in zip(document["images"], paths, strict=True):
         yield image, path, records.get(image["id"], [])
 
 

@@ -76,13 +76,13 @@ class ImageLookup:
         stem = PurePath(_last(filename)).stem
         return self.in_layout(file, filename, folder, stem) if stem else None
 
-    def unique(self, file: Path, filename: str) -> Path | None:
-        """The only image of the data set with the stem of a label file, or else with `filename`.
+    def unique(self, file: Path, *filenames: str) -> Path | None:
+        """The only image of the data set with the stem of the first of these names that any image has.
 
-        Raises DataError for several candidates.
+        file: the label file, for messages. Raises DataError for several candidates.
         """
-        for stem in (file.stem, *(PurePath(name).stem for name in name_forms(_last(filename)))):
-            if images := self._by_stem.get(key(stem)):
+        for name in (form for filename in filenames for form in name_forms(_last(filename))):
+            if images := self._by_stem.get(key(PurePath(name).stem)):
                 return _single(file, images, "")
         return None
 

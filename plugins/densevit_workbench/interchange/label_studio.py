@@ -4,15 +4,14 @@ Rectangles become boxes, polygons and ellipses masks as well. Other regions, suc
 counted: Label Studio exports those in the format COCO (Label Studio's documentation, "Export annotations").
 """
 
-import os
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
 from densevit.channels import Channels
+from densevit.data.io.file_lookup import local_names
 from densevit.data.io.text_files import read_json
 from densevit.errors import DataError, UnreadableFileError
 from densevit_workbench.interchange.annotated import (
@@ -85,14 +84,10 @@ def _image(
 
 
 def _path(file: Path, text: str, lookup: ImageLookup) -> Path | None:
-    """The image of a task: a path, a URL, or /data/local-files/?d=PATH. Uploads begin with eight digits of a hash."""
-    parts = urlsplit(text)
-    name = unquote(parse_qs(parts.query).get("d", [parts.path])[0])
-    base = PurePosixPath(name).name
-    uploaded = base[9:] if base[8:9] == "-" else base
-    named_images = (lookup.named(file, candidate) for candidate in (name, base, uploaded))
-    named_path = next((path for path in named_images if path is not None), None)
-    return named_path or lookup.unique(file.with_name(os.path.splitext(uploaded)[0]), base)
+    """The image of a task: a path, a URL, or /data/local-files/?d=PATH; also without the hash of an upload."""
+    names = [*local_names(text), text, *local_names(f"/{text}")]
+    named_images = (lookup.named(file, name) for name in names)
+    return next((path for path in named_images if path is not None), None) or lookup.unique(file, *names)
 
 
 def _objects(region: Mapping[str, Any], sides: tuple[int, int], where: str, faults: Faults) -> list[AnnotatedObject]:

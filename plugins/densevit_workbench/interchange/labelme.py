@@ -118,7 +118,7 @@ def _image_of(
         except (TypeError, ValueError) as error:
             raise UnreadableFileError(f"{file}: `imageData` is not base64 text: {error}.") from None
         return file.with_suffix(Path(name).suffix or ".png"), content
-    path = path or lookup.in_layout(file, name) or lookup.unique(file, name)
+    path = path or lookup.in_layout(file, name) or lookup.unique(file, file.name, name)
     if path is None:
         raise UnreadableFileError(f"{file}: its image {name or file.stem} does not exist, and it has no `imageData`.")
     return path, None

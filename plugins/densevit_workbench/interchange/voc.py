@@ -197,7 +197,7 @@ def _image_of(document: VocDocument, lookup: ImageLookup, source: Path) -> Path:
     image of this name."""
     file, filename = document.file, document.filename
     path = lookup.beside(file, filename) or lookup.in_layout(file, filename, document.folder)
-    path = path or lookup.named(file, filename, document.folder) or lookup.unique(file, filename)
+    path = path or lookup.named(file, filename, document.folder) or lookup.unique(file, file.name, filename)
     if path is None:
         raise UnreadableFileError(f"{file}: its image {filename or file.stem} is not found below {source}.")
     if is_unread(path):

@@ -115,7 +115,7 @@ def test_image_changed_after_scanning_is_named(write_coco):
 def test_images_outside_of_their_folder_are_read_only_if_allowed(form, tmp_path, write_coco):
     name = form.format(absolute=tmp_path / "secret.jpg")
     root = write_coco(with_image(file_name=name))
-    message = rf"train\.json: image 5 has the file_name '{re.escape(name)}', outside of .*set/train\. .*outside_paths"
+    message = rf"train\.json: the file_name '{re.escape(name)}' is outside of .*set/train, .*outside_paths"
     with pytest.raises(DataError, match=message):
         Coco("train", root=str(root))
     allowed = Coco("train", root=str(root), outside_paths=True)

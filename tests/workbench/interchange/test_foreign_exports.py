@@ -122,7 +122,10 @@ def test_label_studios_regions_are_boxes_and_masks(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "text",
-    ["a.png", "/data/local-files/?d=set/a.png", "https://host.org/set/a.png?x=1", "../x/a.png", "s3://bucket/a.png"],
+    [
+        *("a.png", "/data/local-files/?d=set/a.png", "https://host.org/set/a.png?x=1", "../x/a.png"),
+        *("s3://bucket/a.png", "/data/upload/3/0a1b2c3d-a.png", "upload/3/0a1b2c3d-a.png"),
+    ],
 )
 def test_images_of_label_studio_are_found_by_name(text: str, tmp_path: Path):
     image(tmp_path / "in" / "images" / "a.png")
