@@ -1,6 +1,7 @@
 """Folders of images and depth maps: public data sets and custom folders."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
 from densevit.data.datasets.paired_files import Pairs, find_pairs
 from densevit.data.datasets.split_names import check_limit, check_split, missing_split
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
-from densevit.errors import DataError
+from densevit.errors import DataError, counted, warn_once
 from densevit.interfaces import Size, TargetType
 from densevit.targets.pixel_maps import Depth
 
@@ -140,12 +141,17 @@ class DepthMaps(PairedDataset):
         return self.values.capped(self._depth(index, read_depth(self.label_path(index), self._key)))
 
     def check_labels(self) -> None:
-        """Reads depth maps, all or 128 of many, and prints their range. Raises DataError if the range is implausible,
-        and if no depth is known."""
+        """Reads depth maps, all or 128 of many, and prints their range. Warns of files that seem to be in other units.
+        Raises DataError if the range is implausible, and if no depth is known."""
         seen, is_known = self.measured_range(range(len(self)))
         if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
             lone = len(self.pairs.left_out)
-            depth_range.show(self.split, seen, self.values, len(self), lone)
+            left_out = f"; {counted(lone, 'image')} without depth left out" if lone else ""
+            print(
+                f"depth, {self.split}: {depth_range.described(seen, self.values, len(self))}{left_out}", file=sys.stderr
+            )
+            for line in depth_range.other_units(seen.medians if self.metric else {}):
+                warn_once(f"depth, {self.split}: {line}")
         if message := depth_range.implausible(self.split, seen, self.values, self.expected):
             raise DataError(message)
         if not is_known:
@@ -156,8 +162,9 @@ class DepthMaps(PairedDataset):
 
     def measured_range(self, indices: Sequence[int]) -> tuple[depth_range.DepthRange, bool]:
         """Returns the range of some depth maps, and whether any depth is within the limits of `unknown`."""
-        indices = [indices[position] for position in depth_range.sample(len(indices))]
-        files: dict[int, depth_range.FileRange] = {}
+        positions = np.linspace(0, len(indices) - 1, min(len(indices), depth_range.MOST_FILES)).round().astype(int)
+        indices = [indices[position] for position in positions.tolist()]
+        files: dict[str, depth_range.FileRange] = {}
         labelled: set[int] = set()
 
         def read(position: int) -> None:
@@ -169,7 +176,7 @@ class DepthMaps(PairedDataset):
             depth = self._depth(index, stored)
             if self.values.capped(depth).any():
                 labelled.add(index)
-            files[index] = depth_range.FileRange.of(depth)
+            files[os.fsdecode(self.pairs.names[index])] = depth_range.FileRange.of(depth)
 
         check_each(len(indices), read, self._on_error)
         where = f"of the split {self.split!r} ({self.label_path(0)}, ...)"

@@ -1,6 +1,5 @@
 """Detects wrong units: measures the depth of a data set and checks that it is plausible in metres."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from densevit.data.datasets.depth_values import DepthValues
-from densevit.errors import DataError
+from densevit.errors import DataError, counted, listed
 
-_MOST_FILES = 128
+MOST_FILES = 128  # to read, evenly spaced
 _MOST_VALUES = 1 << 14  # per file, for the median
+_OTHER_UNIT = 6.0  # ratio of the median of a file to the median of all
 _UNITS = (
     ("millimetres", 0.001),
     ("1/256 m, as in KITTI", 1 / 256),
@@ -38,17 +38,17 @@ class FileRange(NamedTuple):
     def of(cls, depth: np.ndarray) -> "FileRange":
         """Measures a depth map (H, W), 0 = unknown."""
         known_depth = depth[depth > 0]
-        if not len(known_depth):
-            return cls(known_depth, np.inf, 0.0, 0, depth.size)
-        step = -(-len(known_depth) // _MOST_VALUES)
-        return cls(known_depth[::step], known_depth.min(), known_depth.max(), len(known_depth), depth.size)
+        step = -(-len(known_depth) // _MOST_VALUES) or 1
+        low, high = known_depth.min(initial=np.inf), known_depth.max(initial=0)
+        return cls(known_depth[::step], low, high, len(known_depth), depth.size)
 
 
 @dataclass(frozen=True)
 class DepthRange:
     """Statistics of some depth maps.
 
-    known_share: the share of pixels with known depth. files: the number of files read.
+    known_share: the share of pixels with known depth. files: the number of files read. medians: the median of each file
+    with known depth, by name.
     """
 
     low: float
@@ -56,41 +56,55 @@ class DepthRange:
     high: float
     known_share: float
     files: int
+    medians: Mapping[str, float]
 
     @classmethod
-    def of(cls, files: Mapping[int, FileRange], where: str) -> "DepthRange":
-        """Joins the ranges of files, by index. where: their origin, for messages. Raises DataError if no depth is
+    def of(cls, files: Mapping[str, FileRange], where: str) -> "DepthRange":
+        """Joins the ranges of files, by name. where: their origin, for messages. Raises DataError if no depth is
         known."""
-        chosen = [files[index] for index in sorted(files) if files[index].known_pixels]
+        chosen = {name: files[name] for name in sorted(files) if files[name].known_pixels}
         if not chosen:
             raise DataError(
                 f"None of {len(files)} depth maps {where} holds a depth above 0. Check data.scale, data.quantity and "
                 "data.unknown.values."
             )
-        median = float(np.median(np.concatenate([file.values for file in chosen])))
-        low, high = min(file.low for file in chosen), max(file.high for file in chosen)
+        median = float(np.median(np.concatenate([file.values for file in chosen.values()])))
+        low, high = min(file.low for file in chosen.values()), max(file.high for file in chosen.values())
         share = sum(file.known_pixels for file in files.values()) / sum(file.pixels for file in files.values())
-        return cls(float(low), median, float(high), share, len(files))
-
-
-def sample(count: int) -> list[int]:
-    """Returns the indices of the files to read: all, or 128 evenly spaced."""
-    return np.linspace(0, count - 1, min(count, _MOST_FILES)).round().astype(int).tolist()
-
-
-def show(split: str, seen: DepthRange, values: DepthValues, count: int, left_out: int) -> None:
-    """Prints the range on stderr."""
-    lone = f"; {left_out} image{'s'[: left_out - 1]} without depth left out" if left_out else ""
-    print(f"depth, {split}: {described(seen, values, count)}{lone}", file=sys.stderr)
+        return cls(
+            float(low),
+            median,
+            float(high),
+            share,
+            len(files),
+            medians={name: float(np.median(file.values)) for name, file in chosen.items()},
+        )
 
 
 def described(seen: DepthRange, values: DepthValues, count: int) -> str:
     """Returns the range in one line. count: the number of all files."""
-    unit = values.unit or " (relative, without unit)"
     return (
-        f"{_shown(seen.low)} to {_shown(seen.high)}{unit}, median {_shown(seen.median)}{values.unit}, "
-        f"{seen.known_share:.1%} of pixels known (read {seen.files} of {count})"
+        f"{_shown(seen.low)} to {_shown(seen.high)}{values.unit or ' (relative, without unit)'}, median "
+        f"{_shown(seen.median)}{values.unit}, {seen.known_share:.1%} of pixels known (read {seen.files} of {count})"
     )
+
+
+def other_units(medians: Mapping[str, float]) -> list[str]:
+    """Returns a line about the files with a median far below that of the others, and one about those far above.
+
+    medians: the median depth of each file, by name.
+    """
+    typical = float(np.median([*medians.values()])) if medians else 0.0
+    ratios = {
+        word: {name: ratio for name, median in medians.items() if (ratio := (median / typical) ** sign) >= _OTHER_UNIT}
+        for word, sign in (("below", -1), ("above", 1))
+    }
+    return [
+        f"{len(unlike):,} of {counted(len(medians), 'file')} have a median {np.median([*unlike.values()]):.2g} times "
+        f"{word} the others: {listed(unlike)}. Are they in other units? Fix: scale them as the others."
+        for word, unlike in ratios.items()
+        if unlike
+    ]
 
 
 def implausible(split: str, seen: DepthRange, values: DepthValues, expected: tuple[float, float]) -> str:
@@ -157,6 +171,6 @@ def _looks_like(median: float, scale: float, expected: tuple[float, float]) -> s
     (name, unit), *alternatives = fitting
     text = f"It looks like {name}: set data.scale={unit:.8g} (median {median * unit:.3g} m)."
     if alternatives:
-        listed = ", ".join(f"{name} (data.scale={unit:.8g}: {median * unit:.3g} m)" for name, unit in alternatives)
-        text += f" It could also be {listed}."
+        texts = (f"{name} (data.scale={unit:.8g}: {median * unit:.3g} m)" for name, unit in alternatives)
+        text += f" It could also be {listed(texts)}."
     return text

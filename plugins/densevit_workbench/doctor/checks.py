@@ -8,6 +8,7 @@ from itertools import combinations, islice
 import numpy as np
 
 from densevit.channels import FULL_RANGES
+from densevit.data.datasets.depth_range import other_units
 from densevit.data.duplicate_images import HashedImage
 from densevit.errors import listed
 from densevit_workbench.doctor.duplicate_images import identical, nearly_identical
@@ -21,7 +22,6 @@ IMBALANCE = 100.0  # ratio of the most and the least frequent class
 LONG = 4.0  # ratio of an image's sides
 SATURATED, CLIPPED = 0.01, 0.05  # shares of an image's pixels
 TINY = 8.0  # pixels of the model's input
-OTHER_UNIT = 6.0  # ratio of the median of a file to the median of all
 OTHER_SIZE = 4.0  # ratio of the objects' sizes in two splits
 _MOST_PAIRS = 1000
 
@@ -104,14 +104,7 @@ def _unlike_maps(split: SplitStatistics, findings: Findings) -> None:
     for key in dict.fromkeys(key for summary in split.summaries for key in summary.measures):
         depths = {s.name: s.measures.get(key, {}).get(KNOWN_VALUES, ()) for s in split.summaries}
         medians = {name: float(np.median(numbers)) for name, numbers in depths.items() if len(numbers)}
-        typical = float(np.median([*medians.values()])) if medians else 0.0
-        for word, sign in (("below", -1), ("above", 1)):
-            ratios = {name: (median / typical) ** sign for name, median in medians.items()}
-            unlike = {name: ratio for name, ratio in ratios.items() if ratio >= OTHER_UNIT}
-            ratio = float(np.median([*unlike.values()])) if unlike else 0.0
-            fix = "Are they in other units? Scale them as the others: else these images teach wrong values."
-            title = f"files of {key!r} with a median {ratio:.2g} times {word} the others"
-            findings.report("warning", title, [*unlike], fix, of=len(medians))
+        findings.report("warning", f"files of {key!r} that may be in other units", other_units(medians))
 
 
 def _objects(split: SplitStatistics, findings: Findings) -> None:

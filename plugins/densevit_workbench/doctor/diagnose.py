@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,9 @@ from densevit.data.data_builder import DataSplits
 from densevit.data.datasets.coco_dataset import Coco, other_format
 from densevit.data.datasets.mapped_classes import class_order
 from densevit.data.datasets.measured_images import MeasuredImages
+from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.sample_resizing import TrainingTransform
-from densevit.errors import ConfigError, DataError, DensevitError, warn_once
+from densevit.errors import ConfigError, DataError, DensevitError, one_line, warn_once
 from densevit.interfaces import Dataset
 from densevit.paths import user_path
 from densevit.registry.plugin_options import takes
@@ -116,16 +117,8 @@ class _Built(NamedTuple):
 def _built(data: DataSplits, split: str, findings: Findings) -> _Built | None:
     """Builds a split and reports its problems; None if it cannot be read."""
     section = data.section.model_copy(update={"on_error": "skip"})
-    warn_once.cache_clear()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with _reported_warnings(findings):
         dataset, invalid = built_without_invalid_records(section, split, findings)
-    texts = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
-    findings.report(
-        "warning",
-        "warnings of the data set",
-        [text for text in texts if "iscrowd" not in text and "data.on_error: skip" not in text],
-    )
     if dataset is not None and not len(dataset):
         findings.report("error", "the split cannot be read", ["the data set has no images."])
     if dataset is None or not len(dataset):
@@ -137,6 +130,28 @@ def _built(data: DataSplits, split: str, findings: Findings) -> _Built | None:
     else:
         data.val = dataset
     return _Built(dataset, invalid)
+
+
+@contextlib.contextmanager
+def _reported_warnings(findings: Findings) -> Iterator[None]:
+    """Reports the warnings of a block, except those that other findings count."""
+    warn_once.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    texts = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+    texts = [text for text in texts if "iscrowd" not in text and "data.on_error: skip" not in text]
+    findings.report("warning", "warnings of the data set", texts)
+
+
+def _examine_values(dataset: Dataset, data: DataSplits, findings: Findings) -> None:
+    """Reports what the start of a training says of the values of a few samples, unless errors are reported already."""
+    with _reported_warnings(findings):
+        try:
+            TransformedDataset(dataset, data.val_transform, False, on_error="skip").check_values()
+        except Exception as error:  # DataError, or whatever a third party's data set raises
+            if all(finding.severity != "error" for finding in findings.items):
+                findings.report("error", "values with which a training stops", [one_line(error)])
 
 
 def _examine_split(
@@ -173,6 +188,7 @@ def _examine_split(
             title = "pixels without data by the files' tag GDAL_NODATA"
             findings.report("note", title, [f"value {dataset.channels.nodata:g}"])
     checks.check_split(statistics, findings, _conversion(data.section, dataset))
+    _examine_values(dataset, data, findings)
 
 
 def _conversion(section: DataSection, dataset: Dataset) -> str:

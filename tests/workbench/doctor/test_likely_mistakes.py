@@ -90,14 +90,6 @@ def test_alike_names_differ_in_a_letter_or_in_case(names: list[str], pairs: list
     assert alike_names(names) == pairs
 
 
-def test_depth_files_in_other_units_are_a_warning(tmp_path: Path):
-    root = write_depth(tmp_path, [3000, 3500, 250, 2500, 4000, 300])
-    findings = densevit.diagnose(root, ["data.scale=0.001"]).findings
-    [finding] = [one for one in findings if "median" in one.title and one.split == "train"]
-    assert (finding.severity, finding.count, finding.of, finding.examples) == ("warning", 2, 6, ("02", "05"))
-    assert finding.title == "files of 'depth' with a median 10 times below the others"
-
-
 def recipe_heads(start: str) -> set[str]:
     """The target keys that the heads of a recipe need."""
     heads = config.load(start).heads.values()
