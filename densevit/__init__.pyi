@@ -16,10 +16,9 @@ from densevit.errors import WeightsError as WeightsError
 from densevit.exporting.exporting import Exported as Exported
 from densevit.exporting.exporting import export as export
 from densevit.inference.batch_predictor import BatchPredictor as BatchPredictor
-from densevit.inference.model_loading import create_model as create_model
+from densevit.inference.model_creation import create_model as create_model
 from densevit.inference.model_loading import load as load
 from densevit.inference.model_loading import save as save
-from densevit.inference.predictor import Predictor as Predictor
 from densevit.inference.result import Result as Result
 from densevit.interfaces import Backbone as Backbone
 from densevit.interfaces import CheckpointLayout as CheckpointLayout
@@ -48,17 +47,12 @@ from densevit.training.loop.supervised_method import create_method as create_met
 from densevit.training.run.evaluation import evaluate as evaluate
 from densevit.training.run.fit import Run as Run
 from densevit.training.run.fit import fit as fit
-from densevit.weights.pretrained_models import build_model as build_model
 from densevit.weights.pretrained_models import create_backbone as create_backbone
-from densevit_workbench.benchmarking.suite import Benchmark as Benchmark
 from densevit_workbench.benchmarking.suite import benchmark as benchmark
 from densevit_workbench.doctor.diagnose import diagnose as diagnose
-from densevit_workbench.doctor.diagnosis import Diagnosis as Diagnosis
-from densevit_workbench.inspection.model_inspection import Inspection as Inspection
 from densevit_workbench.inspection.model_inspection import inspect as inspect
 from densevit_workbench.interchange.dataset_conversion import convert_dataset as convert_dataset
 from densevit_workbench.interchange.prelabels import write_prelabels as write_prelabels
-from densevit_workbench.reports.report_page import Report as Report
 from densevit_workbench.reports.report_page import report as report
 
 __version__: str

@@ -12,12 +12,12 @@ from pytorch_lightning.loggers import CSVLogger
 import densevit
 
 
-def main(max_steps: int = 2000, folder: str = "logs", **data: Any) -> densevit.Predictor:
+def main(max_steps: int = 2000, folder: str = "logs", **data: Any) -> densevit.DenseModel:
     module_data = densevit.DenseDataModule({"name": "scenes", "image_size": 96, "batch_size": 16, **data})
-    predictor = densevit.create_model(
+    model = densevit.create_model(
         {"name": "swin", "variant": "nano"}, heads={"ground": "setr"}, classes=module_data.data.classes["segmentation"]
     )
-    module = densevit.DenseModule(predictor, optim={"lr": 1e-3, "schedule": "cosine", "warmup": 0.05})
+    module = densevit.DenseModule(model, optim={"lr": 1e-3, "schedule": "cosine", "warmup": 0.05})
     trainer = lightning.Trainer(
         max_steps=max_steps,
         val_check_interval=max(1, max_steps // 4),
@@ -28,8 +28,8 @@ def main(max_steps: int = 2000, folder: str = "logs", **data: Any) -> densevit.P
     )
     trainer.fit(module, module_data)
     print({name: float(value) for name, value in trainer.callback_metrics.items()})
-    densevit.save(predictor, f"{folder}/model.safetensors")
-    return predictor
+    densevit.save(model, f"{folder}/model.safetensors")
+    return model
 
 
 if __name__ == "__main__":

@@ -122,8 +122,8 @@ class Batches:
     counts: batches, images and seconds so far, for the metrics.
     """
 
-    def __init__(self, predictor: densevit.Predictor) -> None:
-        self.predictor, self.counts = predictor, dict.fromkeys(("batches", "images", "seconds"), 0.0)
+    def __init__(self, model: densevit.DenseModel) -> None:
+        self.model, self.counts = model, dict.fromkeys(("batches", "images", "seconds"), 0.0)
         self._waiting: queue.Queue[Waiting] = queue.Queue()
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -151,7 +151,7 @@ class Batches:
         """Predicts a batch. The error of an unreadable image goes to its request alone."""
         begin, images = time.monotonic(), [queued.image for queued in batch]
         try:
-            predictions = [*self.predictor.iterate(images, threshold, MAX_BATCH)]
+            predictions = [*self.model.iterate(images, threshold, MAX_BATCH)]
         except Exception as error:  # of any kind: the thread has to go on
             for queued in batch:
                 queued.result.set_exception(error)
@@ -166,9 +166,9 @@ class Batches:
                 queued.result.set_exception(predicted.error)
 
 
-def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") -> ThreadingHTTPServer:
+def server(model: densevit.DenseModel, port: int, host: str = "127.0.0.1") -> ThreadingHTTPServer:
     """Creates a server for POST requests with an image as body or a form with images, and GET /health and /metrics."""
-    batches = Batches(predictor)
+    batches = Batches(model)
     slots = threading.BoundedSemaphore(MAX_REQUESTS)
     statuses, counting = Counter[int](), threading.Lock()
 
@@ -219,7 +219,7 @@ def server(predictor: densevit.Predictor, port: int, host: str = "127.0.0.1") ->
                 files = files_of(self._read(int(length)), self.headers.get("Content-Type", ""))
                 if address.path == "/drawn" and len(files) > 1:
                     raise ValueError(f"The form has {len(files)} files; /drawn takes one.")
-                if any(pixels_of(file, predictor.model.channels) > MAX_PIXELS for file in files):
+                if any(pixels_of(file, model.channels) > MAX_PIXELS for file in files):
                     return 413, "text/plain", f"Expected an image of at most {MAX_PIXELS:,} pixels.".encode()
                 results = batches.results(files, threshold)
             except CancelledError:
@@ -284,12 +284,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(arguments)
     try:
-        predictor = densevit.load(args.model, device=args.device)
+        model = densevit.load(args.model, device=args.device)
     except densevit.DensevitError as error:
         raise SystemExit(str(error)) from None
-    if predictor.device.type == "cuda":
-        predictor.half()
-    with server(predictor, args.port, args.host) as serving:
+    if model.device.type == "cuda":
+        model.half()
+    with server(model, args.port, args.host) as serving:
         print(f"http://{serving.server_name}:{serving.server_port}")
         serving.serve_forever()
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 import densevit
 from densevit.cli import main
+from densevit.model import DenseModel
 
 pytestmark = pytest.mark.integration
 
@@ -26,11 +27,11 @@ def example(name: str) -> ModuleType:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[densevit.Predictor], int]]:
+def serve() -> Iterator[Callable[[densevit.DenseModel], int]]:
     """`serve(model)` is the port of the example's server."""
     ends: list[Callable[[], object]] = []
 
-    def serve(model: densevit.Predictor) -> int:
+    def serve(model: DenseModel) -> int:
         server = example("serving").server(model, 0)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -42,7 +43,7 @@ def serve() -> Iterator[Callable[[densevit.Predictor], int]]:
         end()
 
 
-def test_serving_answers_with_objects_maps_and_drawings(serve: Callable[[densevit.Predictor], int]):
+def test_serving_answers_with_objects_maps_and_drawings(serve: Callable[[densevit.DenseModel], int]):
     predictor = densevit.create_model(
         {"name": "resnet", "depth": 18},
         {"boxes": {"name": "detr", "transformer": {"width": 32}, "num_queries": 3}, "ground": "setr", "depth": "dpt"},

@@ -20,15 +20,18 @@ from densevit import cli, registry
 from densevit.config import load
 from densevit.errors import DensevitError
 from densevit.inference.input_images import find_images
+from densevit.model import DenseModel
 from densevit.weights import model_file
 from densevit.weights.model_joining import join, read_part
+from densevit_workbench.doctor.diagnosis import Diagnosis
+from densevit_workbench.inspection.model_inspection import Inspection
 
 BACKBONE, HEADS = {"name": "swin", "variant": "nano", "window_size": 4}, {"x": {"name": "setr", "width": 8}}
 SCENES = {"name": "scenes", "train_length": 2, "val_length": 2, "image_size": 64, "batch_size": 2}
 
 
 @functools.cache
-def predictor() -> densevit.Predictor:
+def predictor() -> DenseModel:
     return densevit.create_model(BACKBONE, HEADS, ["a", "b"])
 
 
@@ -67,7 +70,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write_prelabels() -> None:
     """With predictions of this model in `found`."""
     model = predictor()
-    (Path.home() / "found" / "predict.json").write_text(json.dumps({"model": "a", "weights": model.fingerprint}))
+    (Path.home() / "found" / "predict.json").write_text(json.dumps({"model": "a", "weights": model.fingerprint()}))
     densevit.write_prelabels("~/found", model, "~/a.json")
 
 
@@ -76,6 +79,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "BatchPredictor.model": (lambda: densevit.BatchPredictor("~/full")([np.zeros((8, 8, 3), np.uint8)]), "full"),
     "DenseDataModule.data": (lambda: densevit.DenseDataModule("~/bad.yaml"), "bad.yaml"),
     "benchmark.out": (lambda: densevit.benchmark(["~/config.yaml"], out="~/image.png"), "image.png"),
+    "build_data.data": (lambda: densevit.build_data("~/bad.yaml"), "bad.yaml"),
     "convert_dataset.source": (lambda: densevit.convert_dataset("yolo", "~/none", "~/out"), "none"),
     "convert_dataset.out": (lambda: densevit.convert_dataset("yolo", "~", "~/full"), "full"),
     "diagnose.source": (lambda: densevit.diagnose("~/full"), "full"),
@@ -93,10 +97,11 @@ WRITTEN: dict[str, tuple[Callable[[], object], str]] = {
     "diagnose.page": (lambda: densevit.diagnose("~/config.yaml", images=1, page="~/page.html"), "page.html"),
     "report.out": (lambda: densevit.report("~/run", "~/page.html"), "page.html"),
     "save.path": (lambda: densevit.save(predictor(), "~/a.safetensors"), "a.safetensors"),
+    "DenseModel.save": (lambda: predictor().save("~/b.safetensors"), "b.safetensors"),
     "write_prelabels.out": (write_prelabels, "a.json"),
     "Result.save": (lambda: result().save("~/a.png"), "a.png"),
     "Result.write_ply": (lambda: result().write_ply("~/a.ply", 10.0), "a.ply"),
-    "Diagnosis.write_page": (lambda: densevit.Diagnosis("a").write_page("~/a.html"), "a.html"),
+    "Diagnosis.write_page": (lambda: Diagnosis("a").write_page("~/a.html"), "a.html"),
     "Inspection.save": (lambda: densevit.inspect(predictor(), "~/image.png").save("~/a"), "a/inspect.html"),
 }
 READ: dict[str, Callable[[], object]] = {
@@ -235,6 +240,7 @@ def test_every_path_option_of_a_data_set_is_in_the_list() -> None:
 
 def test_every_path_of_a_public_function_is_in_the_list() -> None:
     public = {name: getattr(densevit, name) for name in densevit.__all__}
+    public |= {"Diagnosis": Diagnosis, "Inspection": Inspection}  # results of public functions
     named = {
         f"{name}.{parameter.name}"
         for name, value in public.items()

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from densevit.config import Config
-    from densevit.inference.model_loading import LoadedModel
     from densevit.interfaces import Evaluator
+    from densevit.model import InferenceModel
     from densevit.training.run.evaluation import EvaluationPlan
 
 
@@ -120,36 +120,36 @@ def _evaluate(
     from pytorch_lightning.utilities import rank_zero_only
 
     from densevit.data.data_builder import build_data
+    from densevit.data.datasets.depth_maps import file_types
     from densevit.data.io.map_files import MapFiles
     from densevit.evaluation.evaluation_tables import comparison_table, evaluation_tables
     from densevit.evaluation.metrics_file import by_head
     from densevit.evaluation.metrics_table import single_class
-    from densevit.inference.file_model import FileModel
+    from densevit.inference.engine import Engine
     from densevit.inference.model_loading import load_any
-    from densevit.inference.predictor import Predictor
     from densevit.training.run.evaluation import EvaluationPlan
     from densevit.training.run.evaluation_folder import new_folder, read_mapping, write_evaluation
 
-    loaded, mapping_overrides = load_any(args.model, args.trust, args.runtime), read_mapping(args.map)
-    config = config_of(loaded, args.model, args.overrides)
-    predictor = Predictor(loaded.model, config)  # raises for unusable inference options
-    plan = EvaluationPlan.of(predictor, build_data(config), config.trainer, mapping_overrides)
+    (model, is_foreign), mapping_overrides = load_any(args.model, args.trust, args.runtime), read_mapping(args.map)
+    config = config_of(model, is_foreign, args.model, args.overrides)
+    model = model.with_config(config)  # raises for unusable inference options
+    plan = EvaluationPlan.of(model, build_data(config), config.trainer, mapping_overrides)
     plan = plan if change is None else change(plan)
     data = plan.data
     if not getattr(rank_zero_only, "rank", 0):
-        left_out = [head for head in loaded.model.heads if head not in plan.classes]
+        left_out = [head for head in model.heads if head not in plan.classes]
         note = left_out and f"heads without labels in the data, not evaluated: {', '.join(left_out)}"
         args.output.show(*filter(None, (data.val.conversion, data.val.division, note)))
         for head, mapping in plan.mappings.items():
             args.output.show(mapping_table(head, mapping.pairs, mapping.only_model, mapping.only_data))
-    maps = MapFiles(args.out, plan.classes, plan.predictor.target_types) if args.out else None
+    maps = MapFiles(args.out, plan.classes, file_types(plan.model)) if args.out else None
     done = plan.run(None if maps is None else maps.add_image)
     if getattr(rank_zero_only, "rank", 0) > 0:  # rank 0 alone reports
         return 0
     tables = {head: evaluator.tables() for head, evaluator in done.evaluators.items()}
     notes = {head: single_class(head_metrics) for head, head_metrics in by_head(done.metrics).items()}
     args.output.show(evaluation_tables(done.metrics, tables, notes))
-    recorded = loaded.model.recorded_evaluation if isinstance(loaded.model, FileModel) else None
+    recorded = model.recorded_evaluation if isinstance(model, Engine) else None
     if recorded is not None:
         args.output.show("", "When it was exported:", comparison_table(recorded.model, recorded.file, recorded.data))
     if maps is not None:
@@ -184,8 +184,9 @@ def _check_overrides(source: str, overrides: Sequence[str]) -> None:
         check_evaluation_plugins(load(file, overrides))
 
 
-def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "Config":
+def config_of(model: "InferenceModel", is_foreign: bool, source: str, overrides: Sequence[str]) -> "Config":
     """The config of the model with overrides, which may change data and evaluation, but not the model.
+    is_foreign: the result of `load_any`.
 
     The overrides must name a data set for a model without one: another project's, or saved without a config.
     """
@@ -193,8 +194,8 @@ def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "
     from densevit.config import load as load_config
 
     check_evaluation_overrides(overrides)
-    model_config, file = loaded.config, user_path(source) / "config.yaml"
-    if model_config is not None and not loaded.foreign:
+    model_config, file = model.config, user_path(source) / "config.yaml"
+    if model_config is not None and not is_foreign:
         if not overrides:
             return model_config
         config = (
@@ -204,7 +205,8 @@ def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "
         )
     else:
         overridden = {override.partition("=")[0].strip() for override in overrides}
-        has_data = model_config is None and loaded.sections.data is not None
+        assert model.sections is not None
+        has_data = model_config is None and model.sections.data is not None
         if not has_data and overridden.isdisjoint(
             ("data", "data.name", *(("data.root",) if model_config is not None else ()))
         ):
@@ -215,7 +217,7 @@ def config_of(loaded: "LoadedModel", source: str, overrides: Sequence[str]) -> "
                 f"{source}: these weights do not name the data to evaluate on. Fix: data=NAME "
                 f"data.root=FOLDER, as in data=coco data.root=~/coco{recipe}."
             )
-        values = loaded.sections.model_dump()
+        values = model.sections.model_dump()
         config = from_mapping({"trainer": {"max_epochs": 1}, **values}, source, overrides)
     check_evaluation_plugins(config)
     return config

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from densevit.exporting.exporting import Evaluate
-    from densevit.inference.model_loading import LoadedModel
     from densevit.interfaces import Size
+    from densevit.model import InferenceModel
 
 EXAMPLES = """examples:
   densevit export runs/detr_swin                        # runs/detr_swin/model.onnx
@@ -99,7 +99,6 @@ def run(args: Namespace) -> int:
     from densevit.exporting.exporting import export
     from densevit.exporting.file_plan import FileOptions, check_options
     from densevit.inference.model_loading import load_any
-    from densevit.inference.predictor import Predictor
     from densevit.inference.runtimes import is_exported
     from densevit.terminal import table
 
@@ -116,11 +115,10 @@ def run(args: Namespace) -> int:
         raise ConfigError(
             f"{args.overrides[0]}: overrides are for evaluation. Fix: add --evaluate or --int8, or leave it out."
         )
-    loaded = load_any(args.model, args.trust)
-    evaluated = _evaluation(loaded, args) if args.evaluate or args.int8 else None
-    predictor = Predictor(loaded.model, loaded.sections)
+    model, is_foreign = load_any(args.model, args.trust)
+    evaluated = _evaluation(model, is_foreign, args) if args.evaluate or args.int8 else None
     exported = export(
-        predictor,
+        model,
         out,
         half=args.half,
         resize=args.resize,
@@ -175,7 +173,7 @@ def run(args: Namespace) -> int:
             "blocks": [block.as_json() for block in exported.blocks],
             "model_ms": exported.model_ms,
             "file_ms": exported.file_ms,
-            "classes": {head: [c.name for c in classes] for head, classes in predictor.classes.items()},
+            "classes": {head: [c.name for c in classes] for head, classes in model.classes.items()},
             **({} if evaluation is None else {"evaluation": evaluation._asdict()}),
             **({} if quantized is None else {"int8": quantized.as_json()}),
         }
@@ -192,7 +190,7 @@ def _size(text: str) -> "Size":
 
 
 class _Evaluation(NamedTuple):
-    """The arguments of `export` that evaluate a predictor as `densevit evaluate` does.
+    """The arguments of `export` that evaluate a model as `densevit evaluate` does.
 
     data: the data's name.
     """
@@ -203,27 +201,25 @@ class _Evaluation(NamedTuple):
     calibration_images: "Iterator[Tensor] | None"
 
 
-def _evaluation(loaded: "LoadedModel", args: Namespace) -> _Evaluation:
+def _evaluation(model: "InferenceModel", is_foreign: bool, args: Namespace) -> _Evaluation:
     from densevit import config as configs
     from densevit.data.data_builder import build_data
     from densevit.data.loading.calibration import calibration_images
     from densevit.evaluation.metric_order import error_metrics, sign
-    from densevit.inference.file_model import FileModel
-    from densevit.inference.predictor import Predictor
+    from densevit.inference.engine import Engine
     from densevit.training.loop.evaluator_factory import build_evaluators
     from densevit.training.run.evaluation import EvaluationPlan
 
-    config = config_of(loaded, args.model, args.overrides)
+    config = config_of(model, is_foreign, args.model, args.overrides)
     trainer = config.trainer.model_copy(update={"precision": "32"})  # the precision of the file
-    plan = EvaluationPlan.of(Predictor(loaded.model, config), build_data(config), trainer)  # raises before the export
-    evaluators = build_evaluators(plan.predictor.model, plan.predictor.config, plan.data.val, mappings=plan.mappings)
+    plan = EvaluationPlan.of(model.with_config(config), build_data(config), trainer)  # raises before the export
+    evaluators = build_evaluators(plan.model, config, plan.data.val, mappings=plan.mappings)
 
     mains = [f"{head}/{evaluator.main}" for head, evaluator in evaluators.items()]
 
-    def evaluate(predictor: Predictor) -> dict[str, float]:
-        sections = configs.single_pass(config) if isinstance(predictor.model, FileModel) else config
-        with_sections = Predictor(predictor.model, sections, resize=predictor.replaced_resize)
-        return EvaluationPlan.of(with_sections, build_data(config), trainer).run().metrics
+    def evaluate(model: "InferenceModel") -> dict[str, float]:
+        evaluated = model.with_config(configs.single_pass(config) if isinstance(model, Engine) else config)
+        return EvaluationPlan.of(evaluated, build_data(config), trainer).run().metrics
 
     return _Evaluation(
         evaluate,

@@ -18,7 +18,7 @@ from densevit.errors import ConfigError
 from densevit.paths import user_path
 
 if TYPE_CHECKING:
-    from densevit.inference.file_model import RecordedEvaluation
+    from densevit.inference.engine import RecordedEvaluation
     from densevit.model import DenseModel
     from densevit.weights.model_joining import Part
 
@@ -105,8 +105,7 @@ def _named(text: str) -> tuple[str | None, str]:
 def _evaluated(parts: "Sequence[Part]", joined: "DenseModel") -> "RecordedEvaluation":
     """The metrics of each part alone and of its heads in the joined model, both on the data of its training."""
     from densevit import config as configs
-    from densevit.inference.file_model import RecordedEvaluation
-    from densevit.inference.predictor import Predictor
+    from densevit.inference.engine import RecordedEvaluation
     from densevit.training.run.evaluation import evaluate
 
     alone, together = dict[str, float](), dict[str, float]()
@@ -115,8 +114,8 @@ def _evaluated(parts: "Sequence[Part]", joined: "DenseModel") -> "RecordedEvalua
         if data is None or resized is None:
             raise ConfigError(f"{part.source}: names no data to evaluate on. Fix: leave out --evaluate.")
         config = configs.from_mapping({"trainer": {"max_epochs": 1}, **part.sections.model_dump()}, part.source)
-        alone |= evaluate(Predictor(part.model, config))
+        alone |= evaluate(part.model.with_config(config))
         data = data.model_copy(update={"image_size": resized.image_size, "transforms": resized.transforms})
         with_heads = joined.with_heads(part.model.heads)
-        together |= evaluate(Predictor(with_heads, config.model_copy(update={"data": data})))
+        together |= evaluate(with_heads.with_config(config.model_copy(update={"data": data})))
     return RecordedEvaluation(alone, together, None)

@@ -71,9 +71,9 @@ def run(args: Namespace) -> int:
     alone = {key: value for key, value in inference.items() if key != "stride" or "window" in inference}
     section("inference", alone, "command line")  # a stride for the model's window is checked with the model
     device = "cpu" if args.devices > 1 else devices[local % len(devices)]
-    predictor = model_loading.load(args.model, device, args.trust, args.runtime)
-    if predictor.channels.files or any(image.location.lower().endswith(CHANNEL_FILES) for image in images):
-        images = find(predictor.channels)
+    model = model_loading.load(args.model, device, args.trust, args.runtime)
+    if model.channels.files or any(image.location.lower().endswith(CHANNEL_FILES) for image in images):
+        images = find(model.channels)
     args.out = args.out or next_free_folder(Path("predictions"))
     options = PredictionOptions(
         args.model,
@@ -89,7 +89,7 @@ def run(args: Namespace) -> int:
         args.batch_size,
         part if args.devices == 1 else (1, args.devices),
     )
-    prediction = FolderPrediction(predictor, images, args.out, options)
+    prediction = FolderPrediction(model, images, args.out, options)
     if args.draw is None and prediction.drawn < len(images):
         args.output.show(
             f"The first {prediction.drawn} of {len(images):,} images are drawn. To draw more: --draw all or --draw N"
@@ -212,7 +212,7 @@ def _show(args: Namespace, prediction: "FolderPrediction", counts: "Counts", tot
         ids = f"; category ids are the json's, by name{absent and f'; it has no {absent}'}" if prediction.ids else ""
         output.show(
             f"{path}predictions.csv: the {counts.listed[head]} objects of score {prediction.thresholds[head]:.4g} or "
-            f"more ({threshold_origin(args.threshold, prediction.output.predictor, head)}); {path}{name}: all "
+            f"more ({threshold_origin(args.threshold, prediction.output.model, head)}); {path}{name}: all "
             f"{every}{lowest}{ids}"
         )
     output.result(

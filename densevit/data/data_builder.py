@@ -1,299 +1,43 @@
-"""Builds data sets, transforms and data loaders from a config's `data` section."""
+"""Builds data from a config, its section `data`, or data sets."""
 
-import copy
-import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+from densevit.config import Config, DataSection, section
+from densevit.data.data_splits import DataSplits
+from densevit.interfaces import Dataset
 
-from densevit.config import Config, DataSection
-from densevit.data.dataset_builder import build_split
-from densevit.data.datasets.mapped_classes import MappedClasses, class_order
-from densevit.data.loading.batch_sampler import (
-    EvaluationBatches,
-    SampleKey,
-    SupportsBatchMultiple,
-    SupportsEpochIndices,
-    SupportsShuffled,
-    TrainBatches,
-    aspect_groups,
-)
-from densevit.data.loading.dataloader import Loader, TransformedDataset
-from densevit.data.loading.repeat_factors import RepeatedIndices, SupportsImageClasses, repeat_factors
-from densevit.data.loading.worker_processes import workers_for
-from densevit.data.training_warnings import warn_of_sizes, warn_of_split
-from densevit.data.transforms.copy_paste import CopyPaste
-from densevit.data.transforms.phases import Phase, transforms_at
-from densevit.data.transforms.sample_resizing import (
-    EvaluationTransform,
-    TrainingTransform,
-    WithoutAugmentation,
-)
-from densevit.data.transforms.transform_builder import build_training_transform, build_transforms
-from densevit.errors import ConfigError
-from densevit.interfaces import Class, Dataset, Method, Sample, Transforms
-from densevit.layers.padding import padded
-from densevit.model.zoom import create_transforms
-from densevit.targets.types import TargetTypes
-
-if TYPE_CHECKING:
-    from densevit.data.transforms.image_mixing import ImageMixing
-    from densevit.data.transforms.sample_augmentation import Augmentation
+DataSource = Config | DataSection | Mapping[str, Any] | str | Path
+"""A config; or its section `data`, as a mapping, or a section's file such as configs/data/coco.yaml."""
 
 
-def build_data(config: Config, multiple: int = 32) -> "DataSplits":
-    """Returns the data of a config. Each split is built on first use.
+def build_data(
+    data: DataSource,
+    multiple: int = 32,
+    seed: int | None = None,
+    train: Dataset | None = None,
+    val: Dataset | None = None,
+) -> DataSplits:
+    """Returns the data of a config or of its section `data`. Each split is built on first use.
 
-    multiple: batches are padded to multiples of it. Raises ConfigError and PluginError for a wrong option.
+    multiple: batches are padded to multiples of it. seed: the seed of order and augmentation; None: the config's, or
+    else 0. train, val: data sets that replace the section's splits; its `name` may then be left out. Raises ConfigError
+    and PluginError for a wrong option.
 
     Example:
-        >>> from densevit import config
-        >>> [*densevit.build_data(config.load("scenes/setr_swin")).classes]
-        ['detection', 'segmentation', 'panoptic']
+        >>> data = densevit.build_data({"name": "scenes", "image_size": 64})
+        >>> [*data.classes], len(data.val)
+        (['detection', 'segmentation', 'panoptic'], 500)
     """
-    return DataSplits(config.data, config.seed, multiple)
-
-
-class DataSplits:
-    """The splits of a data set and their data loaders.
-
-    `train` and `val` are built on first use: evaluation reads nothing of the training split. `val` is the split named
-    by `data.split`. Building one raises PluginError for a wrong option and DataError for wrong files.
-    """
-
-    def __init__(self, section: DataSection, seed: int, multiple: int) -> None:
-        self.section, self.seed, self.multiple = section, seed, multiple
-        self.val_transform = build_transforms(section)[1]
-        self.views = 1
-        self._method_transform: Callable[[TrainingTransform], TrainingTransform] = lambda transform: transform
-
-    @cached_property
-    def train(self) -> Dataset:
-        """The training split."""
-        return build_split(self.section, "train")
-
-    @cached_property
-    def val(self) -> Dataset:
-        """The evaluated split."""
-        return build_split(self.section, self.section.split)
-
-    @cached_property
-    def _augmentation(self) -> "Augmentation | WithoutAugmentation":
-        return self._augmented(self.section, self.val_transform.transforms)
-
-    def _augmented(self, section: DataSection, transforms: Transforms) -> "Augmentation | WithoutAugmentation":
-        return build_training_transform(section, transforms, self.val_transform.transforms, self.train.channels)
-
-    @cached_property
-    def config_transform(self) -> TrainingTransform:
-        """The training transform of the config, at `image_size`, before the final phase."""
-        return self._with_other_images(self._augmentation, self.section)
-
-    @cached_property
-    def config_phases(self) -> tuple[Phase, ...]:
-        """The training transforms of the first phase, and of the final phase if the config has one."""
-        final = () if self.section.final_phase is None else (self.section.in_final_phase,)
-        return tuple(self._phase(section) for section in (self.section, *final))
-
-    def _phase(self, section: DataSection) -> Phase:
-        mixing = self._mixing(section)
-        if section is self.section and section.multi_scale is None:
-            return Phase([self.config_transform], mixing)
-        transforms: dict[int | None, TrainingTransform] = {}
-        for size in set(section.multi_scale or (None,)):
-            sized = create_transforms(section) if size is None else transforms_at(section, size)
-            transform = self._augmented(section, sized)
-            if section is not self.section and not transforms:  # colour changes are the same at all sizes
-                self._check_labels(transform)
-            transforms[size] = self._with_other_images(transform, section)
-        return Phase([transforms[size] for size in section.multi_scale or (None,)], mixing)
-
-    def _mixing(self, section: DataSection) -> "ImageMixing | None":
-        """Returns the mixing of training images. Raises ConfigError if the data set's labels cannot be mixed."""
-        if section.mixup is None and section.cutmix is None:
-            return None
-        from densevit.data.transforms.image_mixing import ImageMixing  # late: it imports torchvision
-
-        mixing = ImageMixing(section.mixup, section.cutmix, self.train.channels)
-        mixing.check(self.provides, TargetTypes.of(self.train))
-        return mixing
-
-    def _check_labels(self, transform: "Augmentation | WithoutAugmentation") -> None:
-        """Raises ConfigError if the transform moves pixels without the labels of the training split."""
-        if not isinstance(transform, WithoutAugmentation):
-            transform.check(self.provides, TargetTypes.of(self.train))
-
-    def _with_other_images(self, transform: TrainingTransform, section: DataSection) -> TrainingTransform:
-        if section.copy_paste is not None:
-            transform = CopyPaste(transform, self.train, section.copy_paste)
-        if section.mosaic is None:
-            return transform
-        from densevit.data.transforms.mosaic import Mosaic  # late, as above
-
-        return Mosaic(transform, self.train, section.mosaic)
-
-    @cached_property
-    def train_transform(self) -> TrainingTransform:
-        """The training transform: the method's after `use`, before it the config's."""
-        return self.config_transform
-
-    @property
-    def classes(self) -> dict[str, tuple[Class, ...]]:
-        """The classes of the training split by task."""
-        return self.train.classes
-
-    @property
-    def provides(self) -> tuple[str, ...]:
-        """The target keys that training images are labelled with."""
-        return tuple(self.train.provides)
-
-    def padded_to(self, multiple: int, val_transform: EvaluationTransform | None = None) -> "DataSplits":
-        """Returns a copy that pads batches to multiples of `multiple`. It shares the splits that are already built.
-
-        val_transform: the evaluation transform of the copy; None keeps this one.
-        """
-        data = copy.copy(self)
-        data.multiple = multiple
-        data.val_transform = self.val_transform if val_transform is None else val_transform
-        return data
-
-    def use(self, method: Method) -> None:
-        """Sets the transform and the views of the training loader to the method's."""
-        self.train_transform, self.views = method.transform(self.config_transform), method.views
-        self._method_transform = method.transform
-
-    def use_classes(self, kept: Mapping[str, Sequence[int]]) -> None:
-        """Restricts evaluation to some classes, in this order. kept: class indices by task; other tasks keep all."""
-        vars(self)["val"] = MappedClasses(self.val, kept)  # replaces the cached property
-
-    def check_splits(self, labels: bool = True) -> None:
-        """Builds both splits, and reorders the classes of `val` as in `train`. labels: whether images must have labels.
-
-        Warns of classes without objects and of a batch larger than the training split. Raises DataError for missing
-        labels, invalid values in a few samples and different classes, and ConfigError for unsupported labels.
-        """
-        self._check_labels(self._augmentation)
-        for dataset, transform in ((self.train, self.train_transform), (self.val, self.val_transform)):
-            if labels:
-                dataset.check_labels()
-            self._transformed(dataset, transform, train=dataset is self.train).check_values()
-        order = class_order(self.train.classes, self.val.classes, self.section.split)
-        if order:
-            self.use_classes(order)
-        warn_of_split(self.train, self.section.batch_size, labels)
-        _ = self.config_phases  # raises for labels that cannot be mixed
-
-    def train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
-        """Returns a resumable loader of shuffled, augmented batches, the same number for each process."""
-        groups = None
-        if self.section.group_by_aspect:
-            if self._batch_multiple > 1:
-                raise ConfigError(
-                    f"data.group_by_aspect: {self.section.name!r} itself composes the batches. Fix: leave it out."
-                )
-            sizes = self.train.sizes()
-            if sizes is None:
-                name = self.section.name
-                raise ConfigError(f"data.group_by_aspect: {name!r} has no image sizes. Fix: leave it out.")
-            groups = aspect_groups(sizes)
-        batches = self._train_batches(rank, world_size, groups)
-        phases = [phase.mapped(self._method_transform) for phase in self.config_phases]
-        if self.views > 1 and any(phase.mixing for phase in phases):
-            raise ConfigError(
-                "data.mixup and data.cutmix mix the images of a batch, but the training method takes several views of "
-                "each image. Fix: leave them out."
-            )
-        transformed = self._transformed(self.train, phases, train=True, views=self.views)
-        return self._loader(transformed, batches, world_size)
-
-    def batches_per_epoch(self, world_size: int = 1) -> int:
-        """Returns the number of batches per epoch of one process's training loader."""
-        return len(self._train_batches(0, world_size))
-
-    def val_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
-        """Returns a loader of each validation image once over all processes, in batches of one padded size."""
-        return self._evaluation_loader(self.val, rank, world_size)
-
-    def unaugmented_train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
-        """Returns a loader of each training image once over all processes, with the evaluation transform and the
-        evaluated split's classes. Raises DataError if the training split lacks one of these classes."""
-        dataset, kept = self.train, class_order(self.val.classes, self.train.classes, "train", self.section.split)
-        return self._evaluation_loader(MappedClasses(dataset, kept) if kept else dataset, rank, world_size)
-
-    def _evaluation_loader(self, dataset: Dataset, rank: int, world_size: int) -> Loader:
-        sizes = dataset.sizes()
-        warn_of_sizes(sizes, self.section)
-        if sizes is not None:
-            sizes = np.array([self.padded_size(height, width) for height, width in sizes.tolist()])
-        batches = EvaluationBatches(len(dataset), sizes, self.section.batch_size, rank, world_size)
-        return self._loader(self._transformed(dataset, self.val_transform, train=False), batches, world_size)
-
-    def evaluated_sample(self, index: int) -> Sample:
-        """Returns a transformed sample of the evaluated split, with its `truth` and `dataset_index`."""
-        sample = self._transformed(self.val, self.val_transform, train=False)[SampleKey(index, 0)]
-        assert not isinstance(sample, list)
-        return sample
-
-    def _train_batches(self, rank: int, world_size: int, groups: np.ndarray | None = None) -> TrainBatches:
-        indices, size, multiple = self._epoch_indices, self.section.batch_size, self._batch_multiple
-        if size % multiple:
-            raise ConfigError(
-                f"data.batch_size is {size}; {self.section.name!r} composes batches of {multiple} images. Fix: set "
-                f"data.batch_size={multiple}, or a multiple of it."
-            )
-        length = len(self.train) if indices is None else len(indices(0))
-        shuffled = self.train.shuffled if isinstance(self.train, SupportsShuffled) else None
-        return TrainBatches(length, size, self.seed, rank, world_size, groups, indices, shuffled)
-
-    @property
-    def _batch_multiple(self) -> int:
-        return self.train.batch_multiple if isinstance(self.train, SupportsBatchMultiple) else 1
-
-    @cached_property
-    def _epoch_indices(self) -> Callable[[int], np.ndarray] | None:
-        """Returns the indices of an epoch by its number, for repeat factor sampling and for data sets that set how
-        often each image occurs; None: each image once.
-
-        Raises ConfigError if repeat factor sampling is on and the data set sets the order itself or has no image
-        classes.
-        """
-        threshold, dataset = self.section.repeat_factor, self.train
-        if threshold is None:
-            return dataset.epoch_indices if isinstance(dataset, SupportsEpochIndices) else None
-        if isinstance(dataset, SupportsEpochIndices):
-            raise ConfigError(
-                f"data.repeat_factor: {self.section.name!r} itself sets how often each image occurs in an epoch, as "
-                "`mix` does by the shares of its sets. Fix: leave data.repeat_factor out."
-            )
-        pairs = dataset.image_classes() if isinstance(dataset, SupportsImageClasses) else None
-        if pairs is None:
-            raise ConfigError(
-                f"data.repeat_factor: {self.section.name!r} does not know the classes of its images without reading "
-                "them. Fix: leave it out, or let the data set implement image_classes(), as coco and coco_panoptic do."
-            )
-        return RepeatedIndices(repeat_factors(pairs, len(dataset), threshold), self.seed)
-
-    def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """Returns (h, w) of the model's input for an image of this size in evaluation."""
-        return padded(self.val_transform.canvas or self.val_transform.size_of(height, width), self.multiple)
-
-    def _transformed(
-        self,
-        dataset: Dataset,
-        transform: TrainingTransform | EvaluationTransform | Sequence[Phase],
-        train: bool,
-        views: int = 1,
-    ) -> TransformedDataset:
-        return TransformedDataset(dataset, transform, train, views, self.section.on_error)
-
-    def _loader(
-        self,
-        dataset: TransformedDataset,
-        batches: "TrainBatches | EvaluationBatches",
-        world_size: int,
-    ) -> Loader:
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-        workers = workers_for(self.section.num_workers, len(dataset), processes)
-        return Loader(dataset, batches, self.multiple, workers)
+    datasets = {split: dataset for split, dataset in (("train", train), ("val", val)) if dataset is not None}
+    if isinstance(data, Mapping):
+        names = [f"{type(dataset).__module__}:{type(dataset).__qualname__}" for dataset in datasets.values()]
+        data = {**({"name": names[0]} if names else {}), **data}
+    if not isinstance(data, Config | DataSection):
+        data = section("data", data, "data")
+    assert isinstance(data, Config | DataSection)
+    section_data, config_seed = (data.data, data.seed) if isinstance(data, Config) else (data, 0)
+    splits = DataSplits(section_data, config_seed if seed is None else seed, multiple)
+    vars(splits).update(datasets)  # the cached properties
+    return splits

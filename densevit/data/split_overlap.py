@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.data.datasets.file_checks import for_each
 from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
 from densevit.errors import DataError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.data.io.image_names import BEST, WORST, drawing_name, image_name
 from densevit.drawing.draw import draw
 from densevit.errors import UnreadableFileError

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from densevit.errors import PluginError
 from densevit.exporting.batch_norm_folding import fold_batch_norms
 from densevit.exporting.file_comparison import example_images
-from densevit.inference.predictor import Predictor
 from densevit.interfaces import Size
 from densevit.model import DenseModel
 
@@ -20,11 +19,7 @@ _KEYS = ("size", "original_size")
 Module = TypeVar("Module", bound=nn.Module)
 
 
-@overload
-def deployable(model: Predictor) -> Predictor: ...
-@overload
-def deployable(model: DenseModel) -> DenseModel: ...
-def deployable(model: Predictor | DenseModel) -> Predictor | DenseModel:
+def deployable(model: DenseModel) -> DenseModel:
     """Returns a copy of a model in evaluation mode that computes the same outputs, up to rounding, with fewer layers.
 
     Replaces each module with a method `merged() -> nn.Module`, such as a RepVGG block, by its result; then folds batch
@@ -32,9 +27,7 @@ def deployable(model: Predictor | DenseModel) -> Predictor | DenseModel:
     copy is for inference only: it cannot be trained or saved as a model file. Raises PluginError if `merged` returns
     something other than a module.
     """
-    dense = model.model if isinstance(model, Predictor) else model
-    result = simplified(dense, _run)
-    return result if isinstance(model, DenseModel) else Predictor(result, model.sections, model.inference, model.resize)
+    return simplified(model, _run)
 
 
 def _run(model: DenseModel) -> Any:

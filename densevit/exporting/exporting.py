@@ -20,11 +20,10 @@ from densevit.exporting.latency import median_latencies
 from densevit.exporting.quantization import Quantization
 from densevit.exporting.selections import load_selections
 from densevit.inference import runtimes
-from densevit.inference.file_model import RecordedEvaluation, predictor_of
-from densevit.inference.predictor import Predictor, Threshold
+from densevit.inference.engine import RecordedEvaluation, engine_of
 from densevit.inference.runtimes import open_file
 from densevit.interfaces import Size
-from densevit.model import DenseModel
+from densevit.model import DenseModel, InferenceModel, Threshold
 from densevit.paths import user_path
 from densevit.progress import steps
 
@@ -67,12 +66,12 @@ class Exported:
         return max(self.differences.values())
 
 
-Evaluate = Callable[[Predictor], Mapping[str, float]]
-"""Evaluates a predictor, such as `densevit.evaluate`. Returns metrics named HEAD/METRIC."""
+Evaluate = Callable[[InferenceModel], Mapping[str, float]]
+"""Evaluates a model or its file, such as `densevit.evaluate`. Returns metrics named HEAD/METRIC."""
 
 
 def export(
-    model: Predictor | DenseModel,
+    model: InferenceModel,
     path: str | Path,
     half: Half | None = None,
     resize: bool = False,
@@ -119,7 +118,7 @@ def export(
     check_free(path)
     plan = file_plan(model, path, options)
     with atomic_file(path) as partial:
-        header = header_of(plan.predictor, plan.graph.canvas, resize, plan.thresholds)
+        header = header_of(plan.model, plan.graph.canvas, resize, plan.thresholds)
         count = (half is not None) + files.count_steps(path, resize) + 1 + _comparisons(plan) + 1 + options.int8
         begin = steps(f"Exporting to {path}", count, quiet)
         precision = program = None
@@ -132,7 +131,7 @@ def export(
             exported = _quantized(plan, exported, partial, int8, begin)
             files.replace_header(partial, header)
         if evaluate is not None:
-            exported = replace(exported, evaluation=_evaluated(plan.predictor, partial, evaluate, data))
+            exported = replace(exported, evaluation=_evaluated(plan.model, partial, evaluate, data))
         if exported.quantization is not None:
             quantized = quantization.checked(exported.quantization, exported.evaluation, main_metrics)
             exported = replace(exported, quantization=quantized)
@@ -248,16 +247,16 @@ def _quantized(
 ) -> Exported:
     """Replaces the file by an int8 file without header. images: the images for calibration."""
     begin("calibrating int8")
-    calibration = quantization.calibration_images(plan.predictor, images, plan.options.resize)
+    calibration = quantization.calibration_images(plan.model, images, plan.options.resize)
     quantized = quantization.quantize(partial, calibration, *_example(plan), _computation(plan))
     model_ms = quantized.model_ms or exported.model_ms
     return replace(exported, quantization=quantized, model_ms=model_ms, file_ms=quantized.int8_ms)
 
 
-def _evaluated(predictor: Predictor, partial: Path, evaluate: Evaluate, data: str | None) -> RecordedEvaluation:
+def _evaluated(model: DenseModel, partial: Path, evaluate: Evaluate, data: str | None) -> RecordedEvaluation:
     """Evaluates the model and its file."""
-    file_predictor = predictor_of(open_file(partial), predictor)
-    return RecordedEvaluation(dict(evaluate(predictor)), dict(evaluate(file_predictor)), data)
+    engine = engine_of(open_file(partial), model)
+    return RecordedEvaluation(dict(evaluate(model)), dict(evaluate(engine)), data)
 
 
 def _records(exported: Exported) -> dict[str, Any]:

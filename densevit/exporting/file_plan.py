@@ -4,6 +4,7 @@ import copy
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from densevit.atomic_io import check_space
 from densevit.errors import ConfigError, DensevitError
@@ -12,11 +13,10 @@ from densevit.exporting.deployment import deployable
 from densevit.exporting.exported_resizing import Resizing, check_resizing
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.half_precision import LIMITS, Half
-from densevit.inference.file_model import FileModel
-from densevit.inference.predictor import Predictor, Threshold
+from densevit.inference.engine import Engine
 from densevit.inference.runtimes import SUFFIXES
 from densevit.interfaces import Size
-from densevit.model import DenseModel
+from densevit.model import DenseModel, InferenceModel, Threshold
 from densevit.model.exported_outputs import is_exportable
 
 _PHOTO: Size = (480, 640)  # its evaluation size is compared first
@@ -46,7 +46,7 @@ class FilePlan:
     score of objects; None for a file without post-processing.
     """
 
-    predictor: Predictor
+    model: DenseModel
     options: FileOptions
     graph: ExportedGraph
     traced: ExportedGraph
@@ -55,7 +55,7 @@ class FilePlan:
 
     def traced_size(self, resize: bool) -> Size:
         """The size of traced images: large, because torch.export treats lengths of 1 (one window) as constants."""
-        fixed, canvas = self.predictor.backbone.input_size, self.graph.canvas
+        fixed, canvas = self.model.backbone.input_size, self.graph.canvas
         if fixed and not (canvas and resize):
             return fixed
         return (canvas[0] // 2 | 1, canvas[1] * 3 // 4 | 1) if canvas else _TRACED
@@ -108,29 +108,26 @@ def _check_packages(path: Path) -> None:
             ) from None
 
 
-def file_plan(model: Predictor | DenseModel, path: Path, options: FileOptions) -> FilePlan:
+def file_plan(model: InferenceModel, path: Path, options: FileOptions) -> FilePlan:
     """Builds the graph of a file from a copy of the model, on the CPU.
 
     Raises DensevitError if the model cannot be exported with these options, or if there is no space. Warns if the model
     does not predict in one pass.
     """
-    predictor = model if isinstance(model, Predictor) else Predictor(model)
-    if isinstance(predictor.model, FileModel):
-        raise DensevitError(
-            f"{predictor.model.file.path}: is an exported file. Fix: name the model that it was exported from."
-        )
-    dense = copy.deepcopy(predictor.model).cpu().float().eval()
+    if isinstance(model, Engine):
+        raise DensevitError(f"{model.file.path}: is an exported file. Fix: name the model that it was exported from.")
+    dense = copy.deepcopy(cast(DenseModel, model)).cpu().float().eval()
     _check_heads(dense, options.postprocess and options.half is None)
     check_space(path, sum(value.nbytes for value in dense.state_dict().values()) // (1 if options.half is None else 2))
-    _warn_of_several_passes(predictor)
-    canvas = _canvas(predictor, options.canvas)
-    resizing = _resizing(predictor) if options.resize else None
+    _warn_of_several_passes(model)
+    canvas = _canvas(dense, options.canvas)
+    resizing = _resizing(dense) if options.resize else None
     graph, traced = (ExportedGraph(module, canvas, resizing).eval() for module in (dense, deployable(dense)))
-    sizes = _ORIGINAL_SIZES if options.resize else _sizes(predictor, canvas)
+    sizes = _ORIGINAL_SIZES if options.resize else _sizes(dense, canvas)
     thresholds = None
     if options.postprocess:
-        thresholds = postprocessing.thresholds_of(graph, sizes[0], options.threshold, predictor.default_thresholds)
-    return FilePlan(predictor, options, graph, traced, sizes, thresholds)
+        thresholds = postprocessing.thresholds_of(graph, sizes[0], options.threshold, model.default_thresholds)
+    return FilePlan(cast(DenseModel, model), options, graph, traced, sizes, thresholds)
 
 
 def _check_heads(model: DenseModel, postprocess: bool) -> None:
@@ -148,8 +145,8 @@ def _check_heads(model: DenseModel, postprocess: bool) -> None:
             )
 
 
-def _warn_of_several_passes(predictor: Predictor) -> None:
-    for name, options in predictor.inference.items():
+def _warn_of_several_passes(model: InferenceModel) -> None:
+    for name, options in model.inference.items():
         if not options.single_pass or options.nms is not None:
             changed = ", ".join(f"{key}={value}" for key, value in options.model_dump(exclude_defaults=True).items())
             warnings.warn(
@@ -159,21 +156,22 @@ def _warn_of_several_passes(predictor: Predictor) -> None:
             )
 
 
-def _canvas(predictor: Predictor, canvas: Size | None) -> Size | None:
+def _canvas(model: DenseModel, canvas: Size | None) -> Size | None:
     """The canvas that is set, or else the config's. Raises ConfigError for a canvas that the model does not support, or
     that is smaller than images."""
+    transforms = model.resize
     if canvas is None:
-        return None if predictor.resize is None else predictor.resize.canvas
-    step = predictor.model.multiple
-    if predictor.backbone.input_size is not None:
-        size = "{}x{}".format(*predictor.backbone.input_size)
+        return None if transforms is None else transforms.evaluation_canvas
+    step = model.multiple
+    if model.backbone.input_size is not None:
+        size = "{}x{}".format(*model.backbone.input_size)
         raise ConfigError(f"canvas: the backbone takes {size} only. Fix: leave out canvas.")
     if min(canvas) < step or any(side % step for side in canvas):
         raise ConfigError(f"canvas is {canvas[0]}x{canvas[1]}; multiples of {step} are expected.")
-    if predictor.resize is None:
+    if transforms is None:
         return canvas
     for original in ((1000, 1000), (1000, 3000), (3000, 1000)):
-        height, width = predictor.resize.size_of(*original)
+        height, width = transforms.evaluation_size(*original)
         if height > canvas[0] or width > canvas[1]:
             raise ConfigError(
                 f"canvas is {canvas[0]}x{canvas[1]}; an image of {original[0]}x{original[1]} is resized to "
@@ -182,27 +180,27 @@ def _canvas(predictor: Predictor, canvas: Size | None) -> Size | None:
     return canvas
 
 
-def _resizing(predictor: Predictor) -> Resizing:
+def _resizing(model: DenseModel) -> Resizing:
     """The resizing of the file, checked against `predict`."""
-    if predictor.resize is None:
+    transforms, channels = model.resize, model.channels
+    if transforms is None:
         raise ConfigError(
             "This model has no config with `data.image_size`, which resizing in the file needs. Fix: "
             "export a run folder or one of its model files, or leave `resize` out."
         )
-    resizing = Resizing(predictor.resize.transforms)
-    channels = predictor.model.channels
+    resizing = Resizing(transforms)
     for size in _ORIGINAL_SIZES:
         check_resizing(resizing, file_comparison.example_images(size, 1, 0, channels), channels)
     return resizing
 
 
-def _sizes(predictor: Predictor, canvas: Size | None) -> list[Size]:
+def _sizes(model: DenseModel, canvas: Size | None) -> list[Size]:
     """The image sizes on which file and model are compared, after the evaluation transform; the last one has odd
     sides."""
-    fixed = predictor.backbone.input_size
+    fixed, transforms = model.backbone.input_size, model.resize
     if fixed:
         return [(fixed[0], fixed[1])]
-    size = _PHOTO if predictor.resize is None else predictor.resize.size_of(*_PHOTO)
+    size = _PHOTO if transforms is None else transforms.evaluation_size(*_PHOTO)
     if canvas:
         height, width = canvas
         return [size, (height, width * 3 // 5 | 1), (height * 2 // 3 | 1, width)]

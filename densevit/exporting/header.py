@@ -5,8 +5,8 @@ from dataclasses import asdict
 from typing import Any, Protocol, runtime_checkable
 
 from densevit import config as configs
-from densevit.inference.predictor import Predictor
 from densevit.interfaces import Size
+from densevit.model import DenseModel
 from densevit.weights import model_file
 
 
@@ -22,20 +22,20 @@ class SupportsNms(Protocol):
 
 
 def header_of(
-    predictor: Predictor, canvas: Size | None, resize: bool, thresholds: Mapping[str, float] | None
+    model: DenseModel, canvas: Size | None, resize: bool, thresholds: Mapping[str, float] | None
 ) -> dict[str, Any]:
     """Metadata for users of the file: classes and NMS of each head, and the evaluation size; and for
-    `inference.file_model`, which builds the heads. thresholds: each head's score threshold in a file with
+    `inference.engine`, which builds the heads. thresholds: each head's score threshold in a file with
     post-processing; None without. The entry `images` is a `densevit.channels.Channels`.
     """
-    model, sections = predictor.model, predictor.sections
+    sections, transforms = model_file.sections_of(model), model.resize
     necks: dict[str, Any] = dict(model.necks.items())
     heads = {}
-    for name, head in predictor.heads.items():
+    for name, head in model.heads.items():
         features = necks.get(name, model.backbone)
         heads[name] = {
             "task": getattr(head, "task", None),
-            "classes": [asdict(c) for c in predictor.classes[name]],
+            "classes": [asdict(c) for c in model.classes[name]],
             "nms": {"iou": head.nms, "max_predictions": head.max_predictions}
             if thresholds is None and isinstance(head, SupportsNms)
             else None,
@@ -47,9 +47,9 @@ def header_of(
         "backbone": {"channels": [*model.backbone.channels], "strides": [*model.backbone.strides]},
         "heads": heads,
         "images": asdict(model.channels),
-        "evaluation_size": {} if predictor.resize is None else predictor.resize.transforms.evaluation_bounds(),
+        "evaluation_size": {} if transforms is None else transforms.evaluation_bounds(),
         "canvas": canvas,
-        "input_size": predictor.backbone.input_size,
+        "input_size": model.backbone.input_size,
         "resize": resize,
         "postprocess": None if thresholds is None else {"thresholds": dict(thresholds)},
         "half": None,

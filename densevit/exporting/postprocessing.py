@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from densevit.errors import ConfigError, did_you_mean
 from densevit.exporting import file_comparison, files, prediction_comparison
 from densevit.exporting.graph import ExportedGraph, original_size
-from densevit.inference.predictor import Threshold
 from densevit.inference.runtimes import IMAGES, ORIGINAL_SIZE, THRESHOLDS, Run
 from densevit.interfaces import Predictions, Size
+from densevit.model import Threshold
 from densevit.model.zoom import at_reference_size
 from densevit.targets.types import TargetTypes, above_threshold
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError, DataError, DensevitError
 from densevit.exporting.latency import median_latencies
-from densevit.inference.file_model import RecordedEvaluation
+from densevit.inference.engine import RecordedEvaluation
 from densevit.inference.image_inputs import as_sample
-from densevit.inference.predictor import Predictor
 from densevit.inference.runtimes import IMAGES, load
+from densevit.model import DenseModel
 from densevit.terminal import silenced
 
 MAX_LOSS = 0.01  # of a main metric, above which `checked` warns
@@ -47,15 +48,16 @@ class Quantization:
         return {**asdict(self), "warnings": list(self.warnings)}
 
 
-def calibration_images(predictor: Predictor, images: Iterable[Any], resize: bool) -> Iterator[np.ndarray]:
+def calibration_images(model: DenseModel, images: Iterable[Any], resize: bool) -> Iterator[np.ndarray]:
     """The inputs (1, C, h, w) of a file for images as in `predict`, resized as for evaluation.
 
     resize: whether the file resizes images. Raises DataError for an unreadable image, and ConfigError for an image size
     that the file does not take.
     """
-    fixed, transform = predictor.backbone.input_size, None if resize else predictor.resize
+    fixed, transforms = model.backbone.input_size, None if resize else model.resize
+    transform = None if transforms is None else EvaluationTransform(transforms)
     for i, image in enumerate(images):
-        sample = as_sample(image, i, predictor.model.channels)
+        sample = as_sample(image, i, model.channels)
         pixels = (sample if transform is None else transform(sample))["image"]
         size = (pixels.shape[1], pixels.shape[2])
         if fixed is not None and not resize and size != tuple(fixed):

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from densevit.data.datasets.depth_maps import file_types
 from densevit.data.io.prediction_columns import image_columns, object_columns
 from densevit.errors import DataError, DensevitError
 from densevit.inference.image_sizes import ImageSize
 from densevit.inference.model_loading import device_of, load
-from densevit.inference.predictor import Predictor, Threshold
 from densevit.inference.result import Result
+from densevit.model import InferenceModel, Threshold
 from densevit.targets.types import TargetTypes, as_array
 
 COLUMNS = ("image", "bytes", "path")  # columns of images; the first of them in a batch is used
@@ -32,7 +33,7 @@ class BatchPredictor:
 
     model, device, trust, runtime: the parameters of `load`; the default device is an accelerator if there is one. A
     path must be valid in every process. threshold, batch_size, inference, image_size: the parameters of
-    `Predictor.predict`. column: the column of images; None: the first of `image`, `bytes` and `path`.
+    `DenseModel.predict`. column: the column of images; None: the first of `image`, `bytes` and `path`.
     Raises DensevitError for a wrong batch size or threshold.
 
     Example:
@@ -77,16 +78,15 @@ class BatchPredictor:
         images = columns.pop(column)
         if all(isinstance(image, str | PathLike) for image in images):
             columns = {column: images} | columns
-        predictor = _loaded(str(self.model), self.device, self.trust, self.runtime)
+        model = _loaded(str(self.model), self.device, self.trust, self.runtime)
         options = self.threshold, self.batch_size, self.inference, self.image_size
-        predicted = [*predictor.iterate(images, *options)]
+        predicted = [*model.iterate(images, *options)]
         rows = [
-            {"error": str(image.error)} if image.result is None else _row(image.result, predictor)
-            for image in predicted
+            {"error": str(image.error)} if image.result is None else _row(image.result, model) for image in predicted
         ]
         filled: dict[str, Any] = {}
         if rows and all(image.result is None for image in predicted):  # the columns of a readable image
-            filled = _row(predictor.predict(predictor.model.blank_images(1, (64, 64))[0], *options), predictor)
+            filled = _row(model.predict(model.blank_images(1, (64, 64))[0], *options), model)
         for row in rows:
             filled = row | filled  # the first row with a name sets its type
         for name, value in filled.items():
@@ -105,15 +105,16 @@ class BatchPredictor:
 
 
 @lru_cache(maxsize=4)
-def _loaded(model: str, device: str, trust: bool, runtime: str | None) -> Predictor:
+def _loaded(model: str, device: str, trust: bool, runtime: str | None) -> Any:
     return load(model, device_of(device), trust, runtime)
 
 
-def _row(result: Result, predictor: Predictor) -> dict[str, Any]:
+def _row(result: Result, model: InferenceModel) -> dict[str, Any]:
     """The values of an image by column."""
     row: dict[str, Any] = {"image_height": result.size[0], "image_width": result.size[1], "error": ""}
+    by_head = file_types(model)
     for head, predictions in result.predictions.items():
-        classes, types = predictor.classes[head], TargetTypes(predictor.target_types[head])
+        classes, types = model.classes[head], TargetTypes(by_head[head])
         values = object_columns(predictions, classes, types) | image_columns(predictions, classes, types)
         for key in (key for key in predictions if key in types and types[key].per == "pixel"):
             files = types[key].encode(as_array(predictions[key]), classes) or {}

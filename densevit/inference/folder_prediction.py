@@ -21,9 +21,9 @@ from densevit.inference.iterating import BATCHES_AT_ONCE, Predicted, background_
 from densevit.inference.large_image_prediction import LargePredicted, is_large, predict_large, streams_maps
 from densevit.inference.prediction_blocks import Counts, Failed, Texts, read_counts, write_block
 from densevit.inference.prediction_folder import PARTS, Part, read_settings
-from densevit.inference.predictor import Predictor
 from densevit.inference.result import Result
 from densevit.inference.scores import check_lowest_score, lowest_scores, threshold_origin
+from densevit.model import InferenceModel
 
 ALL_DRAWN, FIRST_DRAWN = 1_000, 100  # images: up to how many all are drawn; how many of more
 _ENCODERS = 2  # threads that draw and encode
@@ -57,16 +57,16 @@ class FolderPrediction:
     """
 
     def __init__(
-        self, predictor: Predictor, images: Sequence[ImageFile], folder: Path, options: PredictionOptions
+        self, model: InferenceModel, images: Sequence[ImageFile], folder: Path, options: PredictionOptions
     ) -> None:
-        self.options, self.images, self._predictor = options, images, predictor
-        windowed = predictor.with_inference(options.inference, "command line") if options.inference else predictor
-        self._size = requested_size(options.image_size, options.inference, predictor.model, windowed.inference)
-        self.thresholds = predictor.default_thresholds
+        self.options, self.images, self._model = options, images, model
+        windowed = model.with_inference(options.inference, "command line") if options.inference else model
+        self._size = requested_size(options.image_size, options.inference, windowed)
+        self.thresholds = model.default_thresholds
         if options.threshold is not None:
-            self.thresholds = dict.fromkeys(predictor.classes, options.threshold)
+            self.thresholds = dict.fromkeys(model.classes, options.threshold)
         for head, score in self.thresholds.items() if options.min_score is not None else ():
-            check_lowest_score(options.min_score or 0, score, threshold_origin(options.threshold, predictor, head))
+            check_lowest_score(options.min_score or 0, score, threshold_origin(options.threshold, model, head))
         self.lowest = lowest_scores(options.min_score, self.thresholds, windowed)
         few = options.video or len(images) <= ALL_DRAWN
         self.drawn = options.draw if options.draw is not None else len(images) if few else FIRST_DRAWN
@@ -79,7 +79,7 @@ class FolderPrediction:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The settings that the predictions depend on, including the list of images."""
-        digest, options, predictor = hashlib.sha256(), self.options, self._predictor
+        digest, options = hashlib.sha256(), self.options
         for image in self.images:
             digest.update(f"{image.image_id!r} {image.file_name}\n".encode(errors="surrogateescape"))
         categories = {
@@ -87,7 +87,7 @@ class FolderPrediction:
         }
         return {
             "model": options.model,
-            "weights": predictor.fingerprint,
+            "weights": self._model.fingerprint(),
             "inputs": [*options.inputs],
             "list": f"{len(self.images)} images, {digest.hexdigest()[:16]}",
             "threshold": self.thresholds,
@@ -120,7 +120,7 @@ class FolderPrediction:
 
     def _is_readable(self, image: ImageFile) -> bool:
         with suppress(DensevitError):
-            image.read(self._predictor.channels)
+            image.read(self._model.channels)
             return True
         return False
 
@@ -164,12 +164,12 @@ class FolderPrediction:
 
     def _stream(self, images: Sequence[ImageFile]) -> Iterator[Predicted]:
         """Yields the images with their results; the maps of large images are already written."""
-        options, windowed = self.options, self.output.predictor
+        options, windowed = self.options, self.output.model
         rows = options.format == "json" and options.focal is None and not options.video and self._size == "source"
         large = (lambda image: is_large(image, windowed)) if rows and streams_maps(windowed) else None
         open_videos(images)
         arguments = options.batch_size, options.inference, options.image_size, large
-        for predicted in self._predictor.iterate(images, self.lowest, *arguments):
+        for predicted in self._model.iterate(images, self.lowest, *arguments):
             is_left_out = predicted.result is None and predicted.error is None
             yield predict_large(predicted.image, self.output) if is_left_out else predicted
 

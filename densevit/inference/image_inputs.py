@@ -178,5 +178,5 @@ def _check_no_stream(source: str) -> None:
         raise DataError(
             f"{source}: streams are not supported. Expected files. Fix: save frames, for example with `ffmpeg -i "
             "SOURCE -vf fps=1 frames/%06d.jpg`, and name that folder; or read frames in Python, and pass each to "
-            "Predictor.predict as an RGB array."
+            "model.predict as an RGB array."
         )

@@ -9,28 +9,26 @@ from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError
 from densevit.interfaces import Size
-from densevit.model import DenseModel
+from densevit.model import InferenceModel
 
 ImageSize = int | Size | Literal["source"]
 """The long side, the (height, width) that images are fitted into, or "source": images keep their size."""
 
 
-def requested_size(
-    image_size: Any, options: Mapping[str, Any], model: DenseModel, inference: Mapping[str, InferenceSection]
-) -> ImageSize | None:
+def requested_size(image_size: Any, options: Mapping[str, Any], model: InferenceModel) -> ImageSize | None:
     """The image size of a call of `predict`: `image_size` if set; else "source" for a call with a window; else None, as
     in evaluation.
 
-    options: the inference options of the call. inference: the resulting options by head. Raises ConfigError for a size
-    that the model cannot use.
+    options: the inference options of the call, which the model has. Raises ConfigError for a size that the model cannot
+    use.
     """
     size = None if image_size is None else _checked(image_size)
     if size is None:
         if options.get("window") is None:
             return None
-        _check_all_take_windows(model, inference)
+        _check_all_take_windows(model)
         size = "source"
-    _check_input_size(size, model, inference)
+    _check_input_size(size, model)
     return size
 
 
@@ -80,9 +78,9 @@ def _checked(image_size: Any) -> ImageSize:
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
-def _check_all_take_windows(model: DenseModel, inference: Mapping[str, InferenceSection]) -> None:
+def _check_all_take_windows(model: InferenceModel) -> None:
     """Raises ConfigError if a head without windows would process images at full size in one pass by default."""
-    unwindowed = [name for name in model.heads if name not in inference]
+    unwindowed = [name for name in model.heads if name not in model.inference]
     if unwindowed:
         raise ConfigError(
             f"window: windows are cut from images without resizing, but {_heads(unwindowed)} takes no windows and "
@@ -90,9 +88,9 @@ def _check_all_take_windows(model: DenseModel, inference: Mapping[str, Inference
         )
 
 
-def _check_input_size(size: ImageSize, model: DenseModel, inference: Mapping[str, InferenceSection]) -> None:
+def _check_input_size(size: ImageSize, model: InferenceModel) -> None:
     """Raises ConfigError if a backbone with a fixed input size would get images of another size."""
-    fixed = model.backbone.input_size
+    fixed, inference = model.backbone.input_size, model.inference
     unwindowed = [name for name in model.heads if name not in inference or inference[name].window is None]
     if fixed is not None and size != fixed and unwindowed:
         windows = f"add windows of that size (window {_shown(fixed)}), or "

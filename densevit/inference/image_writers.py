@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from densevit.data.datasets.depth_maps import file_types
 from densevit.data.io.channel_files import as_rgb
 from densevit.data.io.map_files import MapFiles
 from densevit.drawing.draw import draw
@@ -16,8 +17,8 @@ from densevit.drawing.drawn_video import DrawnVideo
 from densevit.drawing.point_cloud import write_ply
 from densevit.errors import DensevitError
 from densevit.inference.iterating import Predicted
-from densevit.inference.predictor import Predictor
 from densevit.inference.result import Result
+from densevit.model import InferenceModel
 from densevit.targets.target_class_mapping import with_file_ids
 
 
@@ -27,14 +28,14 @@ class OutputFolder:
     of `with_file_ids`."""
 
     path: Path
-    predictor: Predictor
+    model: InferenceModel
     thresholds: Mapping[str, float]
     ids: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def maps(self) -> MapFiles:
-        classes = {head: with_file_ids(listed, self.ids) for head, listed in self.predictor.classes.items()}
-        return MapFiles(self.path, classes, self.predictor.target_types)
+        classes = {head: with_file_ids(listed, self.ids) for head, listed in self.model.classes.items()}
+        return MapFiles(self.path, classes, file_types(self.model))
 
     def file(self, head: str, folder: str, name: str) -> Path:
         """The path of a head's file; creates its folder."""
@@ -44,7 +45,7 @@ class OutputFolder:
 
     def drawn(self, head: str, predicted: Predicted, frame: bool = False) -> np.ndarray:
         """The visualization of a head's predictions, (H, W, 3) uint8. frame: keeps the size of the image."""
-        types, channels = self.maps.types[head], self.predictor.channels
+        types, channels = self.maps.types[head], self.model.channels
         predictions, lowest = result_of(predicted).predictions[head], self.thresholds[head]
         return draw(pixels_of(predicted), predictions, self.maps.classes[head], lowest, None, types, frame, channels)
 
@@ -118,7 +119,7 @@ class PointClouds:
             )
         for head in (head for head, predictions in by_head.items() if "depth" in predictions):
             path = self._output.file(head, "clouds", f"{predicted.image.name}.ply")
-            image = as_rgb(pixels_of(predicted), self._output.predictor.channels)
+            image = as_rgb(pixels_of(predicted), self._output.model.channels)
             write_ply(path, np.asarray(by_head[head]["depth"].cpu()), image, self._focal)
 
     def close(self) -> None: ...

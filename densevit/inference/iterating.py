@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import DensevitError
@@ -23,8 +22,8 @@ from densevit.inference.image_file import ImageFile
 from densevit.inference.image_inputs import VideoFrame, as_sample, local_path
 from densevit.inference.image_sizes import warn_of_unused_windows
 from densevit.inference.result import Result
-from densevit.interfaces import Predictions, Sample, Transforms
-from densevit.model import DenseModel
+from densevit.interfaces import Predictions, Sample
+from densevit.model import InferenceModel
 
 BATCHES_AT_ONCE = 4  # batches per block: images read together, so that equal sizes can form batches
 _NICE = 10  # about a ninth of a core's time while the main thread uses it
@@ -49,14 +48,12 @@ class ImageLoop:
     """Predicts a stream of images, a block of `BATCHES_AT_ONCE` batches at a time; reads the next block meanwhile.
 
     A batch has images of one padded size from one block, so it does not depend on other blocks. resize: None: images
-    keep their size. references: the parameter of `DenseModel.infer`. thresholds: lowest score of objects, by head.
-    left_out: called with each image in a reading thread; images for which it is true are not read.
+    keep their size. thresholds: lowest score of objects, by head. left_out: called with each image in a reading thread;
+    images for which it is true are not read.
     """
 
-    model: DenseModel
-    inference: Mapping[str, InferenceSection]
+    model: InferenceModel
     resize: EvaluationTransform | None
-    references: Mapping[str, Transforms]
     thresholds: Mapping[str, float]
     batch_size: int
     left_out: Callable[[Any], bool] | None = None
@@ -70,7 +67,7 @@ class ImageLoop:
                     sizes.add(predicted.result.size)
                 yield predicted
         if warns:
-            warn_of_unused_windows(self.inference, sizes, self.resize)
+            warn_of_unused_windows(self.model.inference, sizes, self.resize)
 
     def _read(self, numbered: tuple[int, Any]) -> Predicted:
         number, image = numbered
@@ -89,7 +86,7 @@ class ImageLoop:
         with evaluation_mode(self.model):
             for batch in self._batches(block):
                 samples = [read.sample for n in batch if (read := block[n]).sample is not None]
-                predictions.update(zip(batch, infer(self.model, self.inference, samples, self.references), strict=True))
+                predictions.update(zip(batch, infer(self.model, samples), strict=True))
         for n, read in enumerate(block):
             yield read._replace(result=self._result(read, predictions[n]), sample=None) if n in predictions else read
 
@@ -153,17 +150,15 @@ def _lower_priority() -> None:
 
 
 @torch.inference_mode()
-def infer(
-    model: DenseModel,
-    inference: Mapping[str, InferenceSection],
-    samples: list[Sample],
-    references: Mapping[str, Transforms],
-) -> list[dict[str, Predictions]]:
-    """The predictions of each head for each image of a batch, on the CPU. The model must be in evaluation mode."""
+def infer(model: InferenceModel, samples: list[Sample]) -> list[dict[str, Predictions]]:
+    """The predictions of each head for each image of a batch, on the CPU. The model must be in evaluation mode.
+
+    samples: images as resized for the model, of one padded size.
+    """
     batch = collate(samples, model.multiple, channels=model.channels)
     for key in ("images", "padding_mask"):
-        batch[key] = batch[key].to(model.mean.device)
-    by_head = model.infer(batch, inference, references)
+        batch[key] = batch[key].to(model.device)
+    by_head = model.infer(batch)
     return [
         {head: {key: _on_cpu(value) for key, value in images[i].items()} for head, images in by_head.items()}
         for i in range(len(samples))
@@ -171,14 +166,19 @@ def infer(
 
 
 @contextmanager
-def evaluation_mode(model: DenseModel) -> Iterator[None]:
-    """Switches the model to evaluation mode and restores its mode afterwards."""
-    was_training = model.training
+def evaluation_mode(model: InferenceModel) -> Iterator[None]:
+    """Switches the model to evaluation mode and restores the mode of each of its modules afterwards."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    was_training, modes = model.training, {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
         model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _on_cpu(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """The result of a prediction, one type for all heads, with its drawing and export formats."""
 
 import io
+import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -194,8 +195,10 @@ class Result(Mapping[str, Any]):
             raise AttributeError(
                 f"{key} is predicted by the heads {' and '.join(heads)}. Name one: result[{heads[0]!r}].{key}."
             )
+        metres = " Relative depth is inverse_depth. Fix: for metres, train a head with output=softplus, as dpt."
+        hint = metres if key == "depth" and "inverse_depth" in dir(self) else ""
         there = "; ".join(f"{head}: {', '.join(outputs)}" for head, outputs in self._predictions.items())
-        raise AttributeError(f"no head predicts {key}. Predictions by head: {there}.")
+        raise AttributeError(f"no head predicts {key}. Predictions by head: {there}.{hint}")
 
     # ---- the image ----
 
@@ -272,14 +275,18 @@ class Result(Mapping[str, Any]):
         return write_ply(user_path(path), as_array(self.depth), self.image, focal, centre)
 
     def to_json(self) -> str:
-        """Converts the result to JSON text: `height`, `width`, and `heads` with an object per head.
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Converts the result to plain numbers and texts: `height`, `width`, and `heads` with a mapping per head.
 
         `objects`: an entry per object: `name`, `label`, `score`, `box` (xyxy in pixels), `mask` as COCO's compressed
         run-length code, and other predictions per object. `semantic`, `panoptic`: an entry per class or segment:
         `name`, `label`, `mask`, and the segment's `id`. `image_class`: `name` and `label` of the image's class.
         Floating-point maps, such as depth, are omitted.
         """
-        return result_formats.as_json_text(self.predictions, self.classes, self.types, self.size)
+        return result_formats.as_dict(self.predictions, self.classes, self.types, self.size)
 
     def to_pandas(self) -> "pandas.DataFrame":
         """Converts the result to a table with a row per object: `head`, `name`, `label`, `score`, `x1`, `y1`, `x2`,
@@ -292,8 +299,9 @@ class Result(Mapping[str, Any]):
     def to_supervision(self) -> "supervision.Detections":
         """Converts the result to `supervision.Detections`, with class names in its data.
 
-        Objects become detections with scores, and masks if there are any; a label map becomes one detection with a mask
-        per class. Raises DensevitError if supervision is not installed, and for other predictions.
+        Objects become detections with scores, and masks if there are any; a label or panoptic map becomes one detection
+        with a mask per class or segment. Raises DensevitError if supervision is not installed, and for other
+        predictions.
         """
         return result_formats.as_detections(self.predictions, self.classes)
 

@@ -1,7 +1,6 @@
 """Formats of a result: JSON, a pandas table, and supervision's detections."""
 
 import importlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +19,15 @@ if TYPE_CHECKING:
     import supervision
 
 
-def as_json_text(
+def as_dict(
     predictions: Mapping[str, Predictions],
     classes: Mapping[str, Sequence[Class]],
     types: Mapping[str, TargetTypes],
     size: tuple[int, int],
-) -> str:
-    """Returns the JSON that `Result.to_json` documents."""
+) -> dict[str, Any]:
+    """Returns the values that `Result.to_dict` documents."""
     heads = {head: _as_json(outputs, classes.get(head, ()), types[head]) for head, outputs in predictions.items()}
-    return json.dumps({"height": size[0], "width": size[1], "heads": heads}, ensure_ascii=False)
+    return {"height": size[0], "width": size[1], "heads": heads}
 
 
 def as_table(predictions: Mapping[str, Predictions], classes: Mapping[str, Sequence[Class]]) -> "pandas.DataFrame":
@@ -48,7 +47,7 @@ def as_detections(
 ) -> "supervision.Detections":
     """Returns the detections that `Result.to_supervision` documents."""
     supervision = _imported("supervision", "to_supervision")
-    for key, convert in (("boxes", _detections), ("semantic", _class_regions)):
+    for key, convert in (("boxes", _detections), ("semantic", _class_regions), ("panoptic", _segments)):
         heads = [head for head, outputs in predictions.items() if key in outputs]
         if len(heads) > 1:
             raise DensevitError(
@@ -61,7 +60,7 @@ def as_detections(
             names = [classes[head][label].name for label in detections["class_id"]]
             return supervision.Detections(**detections, data={"class_name": np.array(names, dtype=str)})
     raise DensevitError(
-        f"supervision.Detections supports objects or a label map; this result has only {_keys(predictions)}."
+        f"supervision.Detections supports objects, label and panoptic maps; this result has only {_keys(predictions)}."
     )
 
 
@@ -79,7 +78,7 @@ def _imported(package: str, method: str) -> Any:
 
 
 def _as_json(outputs: Predictions, classes: Sequence[Class], types: TargetTypes) -> dict[str, Any]:
-    """Converts the predictions of a head to JSON values, see `Result.to_json`."""
+    """Converts the predictions of a head to JSON values, see `Result.to_dict`."""
     values: dict[str, Any] = {"objects": _objects(outputs, classes, types)} if "labels" in outputs else {}
     for key, value in outputs.items():
         per = types[key].per if key in types else "image"
@@ -152,11 +151,21 @@ def _detections(outputs: Predictions) -> dict[str, Any]:
 
 
 def _class_regions(outputs: Predictions) -> dict[str, Any]:
-    """Arguments of `supervision.Detections` for the classes of a label map: masks with bounding boxes."""
+    """Arguments of `supervision.Detections` for the classes of a label map."""
+    return _masks_of(as_array(outputs["semantic"]))
+
+
+def _segments(outputs: Predictions) -> dict[str, Any]:
+    """Arguments of `supervision.Detections` for the segments of a panoptic map."""
+    segments = _masks_of(as_array(outputs["panoptic"]))
+    return {**segments, "class_id": segments["class_id"] // LABEL_DIVISOR}
+
+
+def _masks_of(values: np.ndarray) -> dict[str, Any]:
+    """Masks with bounding boxes of the values of a map; negative values are void."""
     from torchvision.ops import masks_to_boxes  # slow to import
 
-    labels = as_array(outputs["semantic"])
-    ids = np.unique(labels)
-    masks = labels[None] == ids[:, None, None]  # (K, H, W)
+    ids = np.unique(values[values >= 0])
+    masks = values[None] == ids[:, None, None]  # (K, H, W)
     boxes = masks_to_boxes(torch.from_numpy(masks))
     return {"xyxy": boxes.numpy(), "mask": masks, "class_id": ids.astype(int)}

@@ -3,17 +3,22 @@
 from collections.abc import Mapping
 
 from densevit.errors import DensevitError
-from densevit.inference.predictor import Predictor
+from densevit.interfaces import DenseHead
+from densevit.model import InferenceModel
 
 _WINDOW_SCORE = 0.05  # of boxes merged from windows; each window adds as many as an image, most near 0
 
 
-def lowest_scores(min_score: float | None, thresholds: Mapping[str, float], predictor: Predictor) -> dict[str, float]:
+def lowest_scores(min_score: float | None, thresholds: Mapping[str, float], model: InferenceModel) -> dict[str, float]:
     """The lowest score of objects in all files, by head. min_score: --min-score."""
     if min_score is not None:
         return dict.fromkeys(thresholds, min_score)
-    merged = {head: predictor.merges_windows(head) for head in thresholds}
-    return {head: min(score, _WINDOW_SCORE) if merged[head] else 0.0 for head, score in thresholds.items()}
+    merged = {
+        head
+        for head, options in model.inference.items()
+        if options.window is not None and not isinstance(model.heads[head], DenseHead)
+    }
+    return {head: min(score, _WINDOW_SCORE) if head in merged else 0.0 for head, score in thresholds.items()}
 
 
 def check_lowest_score(lowest: float, threshold: float, origin: str) -> None:
@@ -25,12 +30,12 @@ def check_lowest_score(lowest: float, threshold: float, origin: str) -> None:
         )
 
 
-def threshold_origin(threshold: float | None, predictor: Predictor, head: str) -> str:
+def threshold_origin(threshold: float | None, model: InferenceModel, head: str) -> str:
     """The origin of a head's threshold, as text. threshold: --threshold."""
     if threshold is not None:
         return "--threshold"
-    if head in getattr(predictor.model, "thresholds", {}):
+    if head in getattr(model, "thresholds", {}):
         return "the threshold inside the file; see --threshold"
-    if head in predictor.score_thresholds:
+    if head in model.score_thresholds:
         return "the largest F1 in the model's validation; see --threshold"
     return "the default, as the model has none from validation; see --threshold"

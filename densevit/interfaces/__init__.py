@@ -25,6 +25,7 @@ from densevit.interfaces.data_types import (
     VOID,
     Batch,
     Class,
+    Classes,
     Color,
     Losses,
     OptimizerStep,
@@ -36,6 +37,8 @@ from densevit.interfaces.data_types import (
     Table,
     Targets,
     Window,
+    as_classes,
+    color_of,
 )
 from densevit.interfaces.datasets import Dataset
 from densevit.interfaces.evaluators import DEFAULT_THRESHOLD, Evaluator
@@ -66,6 +69,7 @@ __all__ = [
     "Channels",
     "CheckpointLayout",
     "Class",
+    "Classes",
     "Color",
     "Dataset",
     "DenseHead",
@@ -99,4 +103,6 @@ __all__ = [
     "TokenBackbone",
     "Transforms",
     "Window",
+    "as_classes",
+    "color_of",
 ]

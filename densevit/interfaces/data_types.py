@@ -1,5 +1,6 @@
 """The data that plugins exchange."""
 
+import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -35,6 +36,22 @@ class Class:
                 f"The class {self.name!r} (id {self.file_id}) contains half of a surrogate pair, which text files "
                 "cannot hold. Fix: correct the name where the classes are listed."
             )
+
+
+Classes = int | Sequence[Class | str]
+"""The classes of a head: names, or their number, of classes "0", "1", ..."""
+
+
+def as_classes(classes: Classes) -> tuple[Class, ...]:
+    """`Class`es with indices as file ids, and distinct colours, for names and for a number of classes."""
+    listed = [str(i) for i in range(classes)] if isinstance(classes, int) else classes
+    return tuple(c if isinstance(c, Class) else Class(c, i, color_of(i)) for i, c in enumerate(listed))
+
+
+def color_of(index: int) -> Color:
+    """A colour for a class index. Consecutive colours differ in hue, by the golden ratio, and in brightness."""
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, (0.85, 0.6)[index % 2], (1.0, 0.8, 0.9)[index % 3])
+    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 Targets = dict[str, Any]

@@ -25,7 +25,7 @@ class Method(nn.Module):
     Example:
         >>> class Plain(densevit.Method):
         ...     def training_step(self, model, batch, context):
-        ...         return model.loss(model(batch), batch["targets"], context)
+        ...         return model.losses_of(model(batch), batch["targets"], context)
         >>> Plain(densevit.load("runs/setr_vit").model).views
         1
     """

@@ -3,6 +3,7 @@
 from densevit.model.batch_checks import check_batch
 from densevit.model.dense import DenseModel
 from densevit.model.head_inference import inference_by_head, used_options
+from densevit.model.inference_model import InferenceModel, Threshold
 from densevit.model.model_factory import (
     backbone_from,
     build_backbone,
@@ -16,6 +17,8 @@ from densevit.model.model_factory import (
 
 __all__ = [
     "DenseModel",
+    "InferenceModel",
+    "Threshold",
     "backbone_from",
     "build_backbone",
     "build_from_sections",

@@ -1,18 +1,18 @@
 """The model: normalisation, a backbone, and a head with its neck per task."""
 
+import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from densevit.config import DataSection, InferenceSection, ModelSections
-from densevit.errors import PluginError
+from densevit.config import ModelSections
+from densevit.errors import DensevitError, PluginError
 from densevit.interfaces import (
-    DEFAULT_THRESHOLD,
     Backbone,
     Batch,
-    Class,
     Encoding,
     Head,
     Losses,
@@ -23,7 +23,6 @@ from densevit.interfaces import (
     TokenBackbone,
     Transforms,
 )
-from densevit.layers.fast.replacement import replace_layers
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.context import LossContext, step_context
 from densevit.model.augmented_inference import augmented_predictions
@@ -33,24 +32,21 @@ from densevit.model.contract_checks import check_features, check_last_blocks, ch
 from densevit.model.duplicate_boxes import without_duplicates
 from densevit.model.fingerprint import fingerprint
 from densevit.model.freezing import frozen_modules
+from densevit.model.head_inference import inference_of
+from densevit.model.inference_model import InferenceModel
+from densevit.model.normalisation import normalised
+from densevit.model.tensor_batches import as_batch
 from densevit.model.uncertainty_weighting import uncertainty_weighted
-from densevit.model.zoom import at_reference_size, create_transforms
+from densevit.model.zoom import at_reference_size
 from densevit.targets.types import TargetTypes
 
 HeadWeight = float | Literal["learned"]
 
 
-class DenseModel(nn.Module):
-    """A backbone with one or more named heads, each with an optional neck.
+class DenseModel(InferenceModel, nn.Module):
+    """A backbone with one or more named heads, each with an optional neck: trains, predicts, is saved and exported.
 
     weights: the loss weight of each head, 1 by default; "learned": a parameter per head, see `uncertainty_weighted`.
-    classes: each head's classes.
-
-    Metadata that the model does not use: score_thresholds: by head, the default minimum score of objects, computed in
-    validation. sections: the config, or the config sections that the model was built from; None for a model built from
-    modules. training_data: the section `data` of the training config, which defines a `Predictor`'s resizing; None if
-    unknown. reference_data: the section `data` of each head's training, in a joined model. licences: the licences of
-    the published weights that the model started from, by source.
 
     Example:
         >>> backbone = densevit.create_backbone("resnet", depth=18)
@@ -60,12 +56,11 @@ class DenseModel(nn.Module):
         (32, ['depth'])
     """
 
-    heads: Mapping[str, Head]  # an nn.ModuleDict, whose values have the type nn.Module for mypy
     low: Tensor
     high: Tensor
     mean: Tensor
     std: Tensor
-    resizes = False  # True: an exported file that resizes images
+    _by_head = (*InferenceModel._by_head, "necks", "log_variances", "weights")
 
     def __init__(
         self,
@@ -75,24 +70,25 @@ class DenseModel(nn.Module):
         weights: Mapping[str, HeadWeight] | None = None,
         sections: ModelSections | None = None,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         for name, head in heads.items():
             check_number_of_classes(name, head)
             check_last_blocks(name, head, backbone, name in (necks or {}))
         self.backbone = backbone
         self.heads = cast("Mapping[str, Head]", nn.ModuleDict(heads))
         self.necks = nn.ModuleDict(necks or {})
-        self.classes: dict[str, tuple[Class, ...]] = {name: head.classes for name, head in heads.items()}
-        self.score_thresholds: dict[str, float] = {}
+        self.classes = {name: head.classes for name, head in heads.items()}
+        self.score_thresholds = {}
         self.target_types = {name: head.target_types for name, head in heads.items()}
         self._types = {name: TargetTypes(types) for name, types in self.target_types.items()}
-        self._checked: set[str] = set()  # heads whose first targets are checked
+        self.checked: set[str] = set()  # heads whose first targets are checked, and images
         self.weights = {name: (weights or {}).get(name, 1.0) for name in heads}
         learned = [name for name, weight in self.weights.items() if weight == "learned"]
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
         self.sections = sections
-        self.training_data: DataSection | None = None if sections is None else sections.data
-        self.reference_data: dict[str, DataSection | None] = {}
+        self.training_data = None if sections is None else sections.data
+        self.reference_data = {}
+        self.inference = inference_of(self, sections)
         self.licences = dict(backbone.licences)
         section_channels = None if sections is None else sections.backbone.channels
         self.channels = section_channels or backbone.image_channels
@@ -102,72 +98,48 @@ class DenseModel(nn.Module):
         mean, std = (torch.tensor(values)[:, None, None] for values in (backbone.mean, backbone.std))
         self.register_buffer("mean", self.low + span * mean, persistent=False)
         self.register_buffer("std", span * std, persistent=False)
-        if sections is None or sections.replace_layers:
-            replace_layers(self)
 
     def with_heads(self, names: Collection[str]) -> "DenseModel":
-        """A model with a subset of the heads, which shares parameters, buffers and hooks."""
-        part = object.__new__(type(self))
-        part.__setstate__(self.__getstate__())  # without the compiled forward
+        return super().with_heads(names).train(self.training)
+
+    def _sharing(self, **changes: Any) -> "DenseModel":
+        part = copy.copy(self)  # without the compiled forward
         part._modules = {**self._modules}
-        for key in (
-            *("heads", "necks", "log_variances", "weights"),
-            *("classes", "score_thresholds", "target_types", "reference_data"),
-        ):
-            by_head = getattr(self, key)
-            setattr(part, key, type(by_head)({name: value for name, value in by_head.items() if name in names}))
-        if self.sections is not None:
-            heads = {name: head for name, head in self.sections.heads.items() if name in names}
-            part.sections = self.sections.model_copy(update={"heads": heads})
-        return part.train(self.training)
+        for name, value in changes.items():
+            setattr(part, name, value)
+        return part
 
-    def blank_images(self, count: int, size: tuple[int, int]) -> Tensor:
-        """Images (count, C, *size) of zeros, with the channels' type, on the CPU."""
-        return torch.zeros(count, len(self.channels.names), *size, dtype=getattr(torch, self.channels.dtype))
+    def save(self, path: str | Path) -> None:
+        """Writes a model file for `load`: weights, classes, and the config or sections, with the inference options. A
+        replaced `resize` is not written. Raises WeightsError for a model built from parts.
 
-    @property
-    def default_thresholds(self) -> dict[str, float]:
-        """Each head's default minimum score of drawn, listed and counted objects: from validation, or else 0.5."""
-        return {name: self.score_thresholds.get(name, DEFAULT_THRESHOLD) for name in self.heads}
+        Example:
+            >>> densevit.load("runs/setr_vit").save("mine.safetensors")
+        """
+        from densevit.weights import model_file
 
-    @property
-    def references(self) -> dict[str, Transforms]:
-        """The transforms of the evaluation of each head's training, to which zooms are relative, if they are known.
-        Empty for a file that resizes images, which undoes zooms itself."""
-        return {
-            name: create_transforms(section)
-            for name in self.heads
-            if (section := self.reference_data.get(name, self.training_data)) is not None and not self.resizes
-        }
+        model_file.save(self, path)
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits from classes and weights, equal on each device."""
         return fingerprint(self.classes, self.state_dict())
 
-    @property
-    def multiple(self) -> int:
-        """Heights and widths are padded to multiples of this: the backbone's `size_multiple`, or else its coarsest
-        stride; 1 with a fixed `input_size`."""
-        return 1 if self.backbone.input_size else self.backbone.size_multiple or max(self.backbone.strides)
-
     def compile(self, *args: Any, **options: Any) -> None:
         """Compiles the repeated blocks of backbone, heads and necks, see `densevit.model.compiling`."""
         compile_regions((self.backbone, *self.heads.values(), *self.necks.values()), *args, **options)
 
-    def plugin_name(self, head: str) -> str:
-        """The plugin name of a head, for messages; its class name in a model built from modules."""
-        return type(self.heads[head]).__name__ if self.sections is None else self.sections.heads[head].name
-
     def forward(
         self,
-        batch: Batch,
+        batch: Batch | Tensor,
         heads: Collection[str] | None = None,
         head_targets: Mapping[str, list[Targets]] | None = None,
     ) -> dict[str, Outputs]:
         """Computes each head's outputs. Heads receive targets in training mode only.
 
-        heads: names; None: all heads. head_targets: targets by head, replace the batch's.
+        batch: a batch, or images (B, C, H, W) of the type of `channels`; for 8-bit RGB also floats from 0 to 1. The
+        model normalises them. heads: names; None: all heads. head_targets: targets by head, replace the batch's.
         """
+        batch = as_batch(batch, self)
         names = [name for name in self.heads if heads is None or name in heads]
         encoding = self.encode(batch, names)
         outputs = {}
@@ -180,6 +152,10 @@ class DenseModel(nn.Module):
                 targets = self._checked_targets(name, batch["targets"], head_targets)
             outputs[name] = head(features, padding_mask, targets)
         return outputs
+
+    def features(self, images: Batch | Tensor) -> list[Tensor]:
+        """The backbone's feature maps (B, C_i, H / s_i, W / s_i), fine to coarse. images: `batch` of `forward`."""
+        return self.encode(as_batch(images, self), ()).features
 
     def encode(self, batch: Batch, heads: Collection[str]) -> Encoding:
         """Runs the backbone on a batch for some heads: feature maps, and last blocks for heads that run them. If no
@@ -209,20 +185,10 @@ class DenseModel(nn.Module):
         return self.necks[head](features, padding_mask) if head in self.necks else features
 
     def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
-        """Normalises images (B, C, H, W) of the type of `channels` by the backbone's mean and std. Padding (B, H, W)
-        becomes exactly 0.
-
-        For channels other than 8-bit RGB, clips values to the range and sets NaN to 0, the mean. Computes in float32 at
-        least; the result has the dtype of the backbone's parameters.
-        """
-        pixels = images.to(self.mean.dtype)
-        if not self.channels.is_rgb:
-            pixels = pixels.clamp(self.low, self.high)
-        pixels = (pixels - self.mean) / self.std
-        if self.channels.dtype == "float32":
-            pixels = pixels.nan_to_num(nan=0.0)
+        """`normalised` with the model's buffers, in the dtype of the backbone's parameters."""
         dtypes = (p.dtype for p in self.backbone.parameters() if p.is_floating_point())
-        return pixels.masked_fill_(padding_mask[:, None], 0.0).to(next(dtypes, pixels.dtype))
+        pixels = normalised(images, padding_mask, self.channels, self.low, self.high, self.mean, self.std)
+        return pixels.to(next(dtypes, pixels.dtype))
 
     def loss_context(self, targets: Sequence[list[Targets]], step: int = 0, batches: int | None = None) -> LossContext:
         """The loss context of an optimiser step of several batches. All processes must call it together.
@@ -233,14 +199,33 @@ class DenseModel(nn.Module):
         counts = {name: [head.loss_counts(batch) for batch in targets] for name, head in self.heads.items()}
         return step_context(counts, batches or len(targets), step, self.mean.device)
 
-    def loss(
+    def loss(self, images: Batch | Tensor, targets: Any = None, context: LossContext | None = None) -> Losses:
+        """Runs the model and returns the weighted losses of all heads, named HEAD/TERM. Training minimises their sum.
+
+        images: a batch, or as in `forward`, with targets: masks (B, H, W) of class indices, 255 = ignored; depth
+        (B, H, W) in metres, 0 = unknown; or a list of dicts, one per image, {"boxes": (N, 4) xyxy in pixels, "labels":
+        (N,) from 0, ...}, see `Targets`. context: the parameter of `losses_of`.
+        Raises DensevitError in evaluation mode with gradients.
+
+        Example:
+            >>> model = densevit.create_model("resnet", "setr", classes=["road", "sky"])
+            >>> images, masks = torch.rand(2, 3, 64, 96), torch.randint(0, 2, (2, 64, 96))
+            >>> [*model.loss(images, masks)]
+            ['segmentation/loss']
+        """
+        if not self.training and torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
+            raise DensevitError("loss: the model is in evaluation mode. Fix: model.train(), or torch.no_grad().")
+        batch = as_batch(images, self, targets)
+        return self.losses_of(self(batch), batch["targets"], context)
+
+    def losses_of(
         self,
         outputs: Mapping[str, Outputs],
         targets: list[Targets],
         context: LossContext | None = None,
         head_targets: Mapping[str, list[Targets]] | None = None,
     ) -> Losses:
-        """The weighted losses of all heads, named HEAD/TERM. Training minimises their sum.
+        """The weighted losses of all heads from their outputs, named HEAD/TERM.
 
         context: None: computed from this batch in all processes; for accumulated batches, from `loss_context`.
         head_targets: targets by head, replace `targets`, as in `forward`.
@@ -267,8 +252,8 @@ class DenseModel(nn.Module):
     ) -> list[Targets]:
         """The targets of a head, from `head_targets` if it is there. Raises DataError as `check_targets`."""
         targets = (head_targets or {}).get(name, targets)
-        if check_targets(targets, self.heads[name], self._types[name], is_first=name not in self._checked):
-            self._checked.add(name)
+        if check_targets(targets, self.heads[name], self._types[name], is_first=name not in self.checked):
+            self.checked.add(name)
         return targets
 
     def predictions(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> dict[str, list[Predictions]]:
@@ -279,24 +264,18 @@ class DenseModel(nn.Module):
         return {name: self.heads[name].predict(in_float32(values), targets) for name, values in outputs.items()}
 
     @torch.no_grad()
-    def infer(
-        self,
-        batch: Batch,
-        inference: Mapping[str, InferenceSection] | None = None,
-        references: Mapping[str, Transforms] | None = None,
-    ) -> dict[str, list[Predictions]]:
-        """Computes each head's predictions on a batch, one per image, in original pixels.
+    def infer(self, batch: Batch, references: Mapping[str, Transforms] | None = None) -> dict[str, list[Predictions]]:
+        """Computes each head's predictions on a batch, one per image, in original pixels, with the inference options.
 
-        inference: sliding windows, flips, scales and NMS by head, from `inference_by_head`. Other heads predict in one
-        pass; without any options, at the size of the training's evaluation, the result equals
+        Without any options, at the size of the training's evaluation, the result equals
         `predictions(self(batch), targets)`. references: replace `references`.
         """
-        augmented = {name: options for name, options in (inference or {}).items() if not options.single_pass}
+        augmented = {name: options for name, options in self.inference.items() if not options.single_pass}
         plain = [name for name in self.heads if name not in augmented]
         results = self.predictions(self(batch, plain), batch["targets"]) if plain else {}
         results |= augmented_predictions(self, batch, augmented)
         return at_reference_size(
-            without_duplicates({name: results[name] for name in self.heads}, inference),
+            without_duplicates({name: results[name] for name in self.heads}, self.inference),
             batch["targets"],
             self.target_types,
             self.references if references is None else references,

@@ -1,20 +1,29 @@
 """Inference options by head: checks what dense heads and box heads support."""
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from torch import nn
 
-from densevit.config import InferenceSection
+from densevit.config import InferenceSection, ModelSections
 from densevit.errors import ConfigError
-from densevit.interfaces import DenseHead, TargetType
-from densevit.model.test_time_augmentation import MultiHeadModel
+from densevit.interfaces import Backbone, DenseHead, Head, TargetType
 from densevit.targets.types import TargetTypes
 
 _BOXES = ("boxes", "labels")
 
 
+class SupportsHeads(Protocol):
+    """The part of a model that its inference options depend on."""
+
+    backbone: Backbone
+    heads: Mapping[str, Head]
+
+    def plugin_name(self, head: str) -> str: ...
+
+
 def inference_by_head(
-    model: MultiHeadModel, inference: InferenceSection, head_options: Mapping[str, InferenceSection] | None = None
+    model: SupportsHeads, inference: InferenceSection, head_options: Mapping[str, InferenceSection] | None = None
 ) -> dict[str, InferenceSection]:
     """The options of each head that predicts maps or boxes: its `head_options`, or else `inference`.
 
@@ -69,6 +78,13 @@ def inference_by_head(
     return by_head
 
 
+def inference_of(model: SupportsHeads, sections: ModelSections | None) -> dict[str, InferenceSection]:
+    """`inference_by_head` with the options of a model's sections; without sections the defaults."""
+    if sections is None:
+        return inference_by_head(model, InferenceSection())
+    return inference_by_head(model, sections.inference, sections.inference_by_head)
+
+
 def used_options(head: nn.Module, options: InferenceSection) -> InferenceSection:
     """The options that a dense head uses, all but NMS, or that a head of boxes uses, windows and NMS."""
     unused = ("nms",) if isinstance(head, DenseHead) else ("average", "flip", "scales")
@@ -92,7 +108,7 @@ def moves_with_box(target_type: TargetType) -> bool:
     )
 
 
-def _without_maps(model: MultiHeadModel, name: str) -> str:
+def _without_maps(model: SupportsHeads, name: str) -> str:
     head = model.heads[name]
     text = f"heads.{name} ({model.plugin_name(name)}) makes none: it is not a DenseHead"
     if not predicts_boxes(head):

@@ -8,7 +8,8 @@ from densevit import registry
 from densevit.channels import RGB
 from densevit.config import BackboneSection, ModelSections
 from densevit.errors import ConfigError, one_line
-from densevit.interfaces import Backbone, Class, Dataset, Head, Neck
+from densevit.interfaces import Backbone, Class, Classes, Dataset, Head, Neck, as_classes
+from densevit.layers.fast.replacement import replace_layers
 from densevit.model.dense import DenseModel
 from densevit.model.freezing import freeze_backbone, freeze_head
 from densevit.model.stem_channels import adapted_state
@@ -89,10 +90,9 @@ def backbone_from(section: BackboneSection, pretrained: bool = True) -> Backbone
     return backbone
 
 
-def create_head(
-    name: str, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class], **options: Any
-) -> Head:
-    """Builds a head by its plugin name. channels, strides: the channels and strides of the features.
+def create_head(name: str, channels: Sequence[int], strides: Sequence[int], classes: Classes, **options: Any) -> Head:
+    """Builds a head by its plugin name. channels, strides: the channels and strides of the features. classes: `Class`es
+    or names, or their number.
 
     Example:
         >>> backbone = densevit.create_backbone("resnet", depth=18)
@@ -100,7 +100,7 @@ def create_head(
         'depth'
     """
     return registry.create(
-        "heads", name, tuple(channels), tuple(strides), tuple(classes), options=options, where=f"head {name!r}"
+        "heads", name, tuple(channels), tuple(strides), as_classes(classes), options=options, where=f"head {name!r}"
     )
 
 
@@ -160,6 +160,8 @@ def build_from_sections(
         heads[name] = registry.create("heads", head.name, *arguments, options=head.options, where=where)
     weights = {name: head.weight for name, head in sections.heads.items()}
     model = DenseModel(backbone, heads, necks, weights, sections)
+    if sections.replace_layers:
+        replace_layers(model)
     freeze_backbone(backbone, section.freeze, section.adapted_stem)
     for name, head in sections.heads.items():
         freeze_head(heads[name], necks.get(name), head.freeze, f"heads.{name}.freeze")

@@ -6,8 +6,7 @@ from functools import cache
 from importlib import resources
 
 from densevit.config import yaml_io
-from densevit.data.datasets.coco_json import color_of
-from densevit.interfaces import Class
+from densevit.interfaces import Class, color_of
 
 _BY_ROWS = {150: "ade20k", 19: "cityscapes"}  # data sets of published segmentation models
 _CITYSCAPES_THINGS = 24  # the first of their file ids

@@ -15,11 +15,7 @@ from densevit.atomic_io import replaced_file
 from densevit.config import BackboneSection, DataSection, LoraSection, ModelSections, yaml_io
 from densevit.errors import DensevitError, WeightsError, one_line
 from densevit.interfaces import Backbone, Class, Licences
-from densevit.model import (
-    DenseModel,
-    backbone_from,
-    build_from_sections,
-)
+from densevit.model import DenseModel, InferenceModel, backbone_from, build_from_sections
 from densevit.model.backbone_digest import backbone_digest
 from densevit.model.lora import merged_state
 from densevit.paths import user_path
@@ -43,23 +39,20 @@ _THRESHOLDS = TypeAdapter(dict[str, Annotated[float, Field(ge=0, le=1)]])
 def save(
     model: DenseModel,
     path: str | Path,
-    sections: ModelSections | None = None,
     state: Mapping[str, Tensor] | None = None,
     step: int | None = None,
     further: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Writes a model file: the tensors, and classes, config and format version in the header. LoRA adapters are merged.
 
-    sections: the config, or the sections of a model without one; None: the model's sections. state: the model's
-    complete state dict, if this process holds only a part of the parameters; None: the model's. step: the training
-    step. further: further entries of the header. If the model has no heads, writes a file as `save_backbone` does.
+    state: the model's complete state dict, if this process holds only a part of the parameters; None: the model's.
+    step: the training step. further: further entries of the header. If the model has no heads, writes a file as
+    `save_backbone` does.
 
     Raises WeightsError for a model that was built from modules instead of sections: its plugins and options are
     unknown.
     """
-    if sections is None and model.sections is not None:
-        sections = model.sections.model_copy(update={"data": model.training_data})
-    if sections is None:
+    if (sections := sections_of(model)) is None:
         raise WeightsError(
             f"{path}: this DenseModel was built from its parts, so the plugins and options that rebuild it are "
             "unknown. Fix: build it with densevit.create_model(...), or save model.state_dict() with torch.save."
@@ -88,8 +81,15 @@ def save_heads(model: DenseModel, path: Path, further: Mapping[str, Any] = Mappi
     _write(state, {**entries(model, model.sections), "part": "heads", DIGEST: backbone_digest(model), **further}, path)
 
 
-def entries(model: DenseModel, sections: ModelSections) -> dict[str, str]:
-    """The header of a model file, which `from_state` reads. sections: the parameter of `save`."""
+def sections_of(model: InferenceModel) -> ModelSections | None:
+    """The sections of a model, with the data of its training."""
+    if model.sections is None or model.training_data is None:
+        return model.sections
+    return model.sections.model_copy(update={"data": model.training_data})
+
+
+def entries(model: InferenceModel, sections: ModelSections) -> dict[str, str]:
+    """The header of a model file, which `from_state` reads. sections: those of `sections_of`."""
     classes = {name: [asdict(c) for c in head_classes] for name, head_classes in model.classes.items()}
     values: dict[str, Any] = {"format": "densevit", "format_version": FORMAT, "classes": classes}
     values["config"] = configs.dump(sections)

@@ -18,7 +18,7 @@ from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.sample_resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import WeightsError, listed
 from densevit.interfaces import Size
-from densevit.model import DenseModel, backbone_from, inference_by_head
+from densevit.model import DenseModel, backbone_from
 from densevit.model.backbone_digest import backbone_digest, backbone_settings
 from densevit.weights import licences, model_file
 from densevit.weights.checkpoint_io import read
@@ -218,9 +218,8 @@ def _joined(parts: Sequence[Part], reference: Part, data: DataSection | None) ->
                 f"{part.source}: trainer.{key}={str(value).lower()} is not kept: outputs change by rounding.",
                 stacklevel=3,
             )
-        inference = inference_by_head(model, sections.inference, sections.inference_by_head)
         for name, head in sections.heads.items():
-            options = None if inference.get(name) == InferenceSection() else inference.get(name)
+            options = None if model.inference.get(name) == InferenceSection() else model.inference.get(name)
             heads[name] = head.model_copy(update={**_IN_THE_FILE, "inference": options}).model_dump()
         state |= {key: value for key, value in model.state_dict().items() if not key.startswith("backbone.")}
         joined = joined._replace(

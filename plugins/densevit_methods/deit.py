@@ -58,7 +58,7 @@ class DeiT(Method):
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         outputs = model(batch)
-        losses: Losses = model.loss(outputs, batch["targets"], context)
+        losses: Losses = model.losses_of(outputs, batch["targets"], context)
         term = f"{self.head}/{_SECOND}"
         logits = outputs[self.head]["distillation_logits"]
         target = self.log_probabilities(batch)

@@ -62,7 +62,7 @@ class FeatureDistillation(Unlabelled):
         for name, head in model.heads.items():
             inputs = model.head_inputs(name, features, batch["padding_mask"])
             outputs[name] = head(inputs, batch["padding_mask"], batch["targets"])
-        return losses | model.loss(outputs, batch["targets"], context)
+        return losses | model.losses_of(outputs, batch["targets"], context)
 
     def validation_losses(self, model: Any, batch: Batch) -> Tensor:
         return self.errors(model.backbone(model.normalise(batch["images"], batch["padding_mask"])), batch)

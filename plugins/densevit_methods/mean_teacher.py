@@ -81,7 +81,7 @@ class MeanTeacher(Method):
         burn-in."""
         missing = [missing_labels(model.heads, target) for target in batch["targets"]]
         labelled = _selected(batch, [i for i, names in enumerate(missing) if len(names) < len(model.heads)])
-        losses: Losses = model.loss(model(labelled), labelled["targets"], context)
+        losses: Losses = model.losses_of(model(labelled), labelled["targets"], context)
         if context.step < self.burn_in:
             return losses | {f"unlabelled/{name}": torch.zeros_like(x) for name, x in losses.items() if _is_loss(name)}
         [strong] = batch["other_views"]
@@ -91,7 +91,7 @@ class MeanTeacher(Method):
         names = [missing[i] for i in indices]
         head_targets = self.pseudo_targets(weak, names + [[]] * (len(weak["targets"]) - len(names)))
         outputs = model(student, head_targets=head_targets)
-        unlabelled = model.loss(outputs, student["targets"], context, head_targets)
+        unlabelled = model.losses_of(outputs, student["targets"], context, head_targets)
         return losses | {
             f"unlabelled/{name}": self.unlabelled_weight * x for name, x in unlabelled.items() if _is_loss(name)
         }

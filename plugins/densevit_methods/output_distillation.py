@@ -57,7 +57,7 @@ class OutputDistillation(Unlabelled):
         """Returns the losses of the heads on labels and predictions together."""
         head_targets = self.pseudo_targets(model, batch)
         outputs = model(batch, head_targets=head_targets)
-        losses: Losses = model.loss(outputs, batch["targets"], context, head_targets)
+        losses: Losses = model.losses_of(outputs, batch["targets"], context, head_targets)
         return losses
 
     def pseudo_targets(self, model: Any, batch: Batch) -> dict[str, list[Targets]]:

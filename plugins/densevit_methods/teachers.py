@@ -21,7 +21,7 @@ def load_teacher(source: str) -> DenseModel:
     runs in another runtime.
     """
     try:
-        model = load(source).model
+        model = load(source)
     except DensevitError as error:
         raise WeightsError(f"method.teacher: {error}") from None
     if not any(True for _ in model.backbone.parameters()):
@@ -53,7 +53,7 @@ def load_backbone(source: str | Mapping[str, Any]) -> DenseModel:
             stacklevel=2,
         )
     try:
-        return create_model(source, heads={}, classes=[]).model.requires_grad_(False)
+        return create_model(source, heads={}, classes=[]).eval().requires_grad_(False)
     except DensevitError as error:
         raise ConfigError(f"method.teacher: {error}") from None
 

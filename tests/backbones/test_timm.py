@@ -118,9 +118,7 @@ def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
         available.setattr("densevit_backbones.timm.timm_arguments", lambda *_: {})
         run = densevit.fit(sections, run_dir=tmp_path / "run").path
     resumed = densevit.fit(resume=run, overrides=["trainer.max_steps=2"])
-    assert (
-        resumed.model.model.licences["timm:resnet18"].weights == timm.create_model("resnet18").pretrained_cfg["license"]
-    )
+    assert resumed.model.licences["timm:resnet18"].weights == timm.create_model("resnet18").pretrained_cfg["license"]
     assert "# licences of timm:resnet18: " in (run / "config.yaml").read_text()
     assert "timm:resnet18" in read_header(run / "model.safetensors")["licences"]
     # Neither does its model file, which keeps the option for a training with its config.

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
 from tests.model.small_models import Averaged
@@ -36,13 +35,13 @@ class Seeing(Head):
         return [self.stand_in[0].see(*map(int, target["original_size"])) for target in targets]
 
 
-class StandIn(Predictor):
+class StandIn(DenseModel):
     """Predicts a dog of the image's size with score 0.75, and a cat with 0.25. batches: the sizes of batches so far."""
 
     def __init__(self, heads: tuple[str, ...]) -> None:
         self.batches: list[int] = []
         by_name = {head: Seeing([self], head == heads[0]) for head in heads}  # in a list: no module of the head
-        super().__init__(DenseModel(Averaged(), by_name))
+        super().__init__(Averaged(), by_name)
 
     def see(self, height: int, width: int) -> Any:
         boxes = torch.tensor([[1.0, 2, width, height], [0, 0, 1 / 3, 1]])

@@ -16,7 +16,6 @@ from densevit.channels import RGB
 from densevit.cli import main
 from densevit.evaluation.coco_ap import CocoDetection
 from densevit.evaluation.miou import SemanticSegmentation
-from densevit.inference.model_loading import LoadedModel
 from densevit.interfaces import Class, Dataset, Evaluator, Head
 
 CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
@@ -69,11 +68,11 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         classes={"detection": CLASSES},
         heads=heads,
         target_types={},
+        config=config,
+        replaced_resize=None,
     )
+    model.with_config = lambda config: vars(model).update(config=config) or model
     data = fake_data(CLASSES)
-
-    def predictor(model: Any, config: configs.Config) -> Any:
-        return SimpleNamespace(model=model, config=config, classes=model.classes, replaced_resize=None, target_types={})
 
     seen: dict[str, Any] = {"data": data}
 
@@ -82,7 +81,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return seen["data"]
 
     def evaluate(plan: EvaluationPlan, write: Any) -> Evaluation:
-        assert (plan.predictor.model, plan.data, plan.trainer) == (model, seen["data"], seen["config"].trainer)
+        assert (plan.model, plan.data, plan.trainer) == (model, seen["data"], seen["config"].trainer)
         seen.update(mappings=plan.mappings, multiple=plan.data.multiple)
         if "semantic" in seen:
             return Evaluation(*seen["semantic"](write), {})
@@ -94,12 +93,10 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         metrics = {f"detection/{name}": value for name, value in evaluator.compute().items()}
         return Evaluation(metrics, {"detection": evaluator}, {139: 0})
 
-    loaded = LoadedModel(model, config, foreign=False)
-    monkeypatch.setattr("densevit.inference.model_loading.load_any", lambda run, trust, runtime: loaded)
+    monkeypatch.setattr("densevit.inference.model_loading.load_any", lambda run, trust, runtime: (model, False))
     monkeypatch.setattr("densevit.data.data_builder.build_data", build_data)
     monkeypatch.setattr(EvaluationPlan, "run", evaluate)
     monkeypatch.setattr("densevit.training.run.evaluation_folder.draw_images", lambda *given: None)
-    monkeypatch.setattr("densevit.inference.predictor.Predictor", predictor)
     return seen
 
 

@@ -18,8 +18,8 @@ from densevit.data.data_builder import build_data
 from densevit.exporting import exporting
 from densevit.exporting.file_comparison import example_images
 from densevit.exporting.quantization import Quantization
-from densevit.inference.file_model import RecordedEvaluation
-from densevit.inference.predictor import Predictor
+from densevit.inference.engine import RecordedEvaluation
+from densevit.model import DenseModel
 from tests.exporting.small_models import CELLS, small_predictor
 
 
@@ -40,7 +40,7 @@ def test_the_example_gives_the_objects_of_predict(tmp_path: Path, project: Path)
     NMS removes."""
     torch.manual_seed(0)
     predictor = small_predictor({**CELLS, "nms": 0.4, "max_predictions": 9}, ["cat", "dog"])
-    predictor.model.score_thresholds = {"x": 0.86}
+    predictor.score_thresholds = {"x": 0.86}
     torch.nn.init.constant_(predictor.heads["x"].cells.label_head.bias, 0.1)  # about half of the scores above a half
     exported = densevit.export(predictor, tmp_path / "model.onnx")
     image = example_images((150, 211), 1, 0)[0].transpose(1, 2, 0)
@@ -66,14 +66,14 @@ SCENES = ["data.val_length=2", "data.train_length=2"]
 def saved_on_scenes(folder: Path) -> Path:
     torch.manual_seed(0)
     model = densevit.create_model(RUN["backbone"], RUN["heads"])
-    densevit.save(Predictor(model.model, configs.from_mapping(RUN, "test")), folder / "model.safetensors")
+    model.with_config(configs.from_mapping(RUN, "test")).save(folder / "model.safetensors")
     return folder / "model.safetensors"
 
 
 def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(tmp_path, monkeypatch, run):
     """The export itself, which tests/exporting tests, is replaced."""
 
-    def export(predictor: Predictor, path: Path, **options: Any) -> exporting.Exported:
+    def export(predictor: DenseModel, path: Path, **options: Any) -> exporting.Exported:
         given.update(options)
         recorded = RecordedEvaluation(options["evaluate"](predictor), {"x/AbsRel": 0.25}, options["data"])
         quantized = Quantization(2, 20.0, 10.0, 400, 100, ("a warning",))

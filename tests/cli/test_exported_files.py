@@ -13,7 +13,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.data.data_builder import build_data
 from densevit.weights import model_file
-from densevit.weights.pretrained_models import build_model
+from tests.built_models import build_model
 from tests.exporting.small_models import CELLS, NAIVE
 
 pytestmark = pytest.mark.integration
@@ -37,7 +37,7 @@ def folder(made_once: Any) -> Path:
         config = configs.from_mapping(CONFIG, "test")
         model = build_model(config, build_data(config).train).eval()
         torch.nn.init.normal_(model.heads["things"].cells.label_head.weight, std=1.0)
-        model_file.save(model, folder / "model.safetensors", config)
+        model_file.save(model, folder / "model.safetensors")
         given = ["export", str(folder / "model.safetensors"), "--evaluate", "data.val_length=2", "--quiet"]
         assert main(given) == 0
 

@@ -54,7 +54,7 @@ def test_another_size_is_evaluated_and_both_scores_stand_in_the_file(runs, run):
     assert {key: value for key, value in saved["model"].items() if value is not None} == {
         key: value for key, value in alone.items() if value == value
     }
-    resized = {**densevit.load("b").data.options, "name": "scenes", "image_size": [48, 64]}
+    resized = {**densevit.load("b").training_data.options, "name": "scenes", "image_size": [48, 64]}
     resized["transforms"] = {"name": "resize", "stretch": True}
     assert saved["file"]["surfaces/mIoU"] == densevit.evaluate("b", data=resized)["surfaces/mIoU"]
     assert saved["file"]["depth/AbsRel"] != saved["model"]["depth/AbsRel"]

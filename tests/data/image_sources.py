@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from densevit import config as configs
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 
 H, W = 48, 64
 BANDS = ("red", "green", "blue", "nir")

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from densevit import config as configs
-from densevit.data.data_builder import DataSplits, build_data
+from densevit.data.data_builder import build_data
+from densevit.data.data_splits import DataSplits
 from densevit.data.datasets.mix import Mix
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample

@@ -10,7 +10,7 @@ import pytest
 import densevit
 from densevit import config as configs
 from densevit import registry
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.data.split_overlap import check_overlap
 from densevit.interfaces import Dataset
 from tests.data.undivided_sets import SETS, Undivided

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from densevit.config import DataSection
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.sample_resizing import build_evaluation_transform

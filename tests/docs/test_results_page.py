@@ -8,8 +8,8 @@ import pytest
 
 from densevit import config
 from densevit.data.data_builder import build_data
-from densevit.weights.pretrained_models import build_model
 from densevit_workbench.model_cost import model_cost
+from tests.built_models import build_model
 
 pytestmark = pytest.mark.integration
 

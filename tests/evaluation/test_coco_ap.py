@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.evaluation.coco_ap import CocoDetection
 from densevit.targets.object_targets import xywh
 from tests.data.coco_folder import write_split

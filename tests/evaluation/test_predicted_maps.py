@@ -14,7 +14,7 @@ from densevit.cli import main
 from densevit.data.data_builder import build_data
 from densevit.evaluation import metrics_file
 from densevit.weights import model_file
-from densevit.weights.pretrained_models import build_model
+from tests.built_models import build_model
 
 CONFIG = """
 backbone: {name: swin, variant: nano, window_size: 4}
@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "config.yaml").write_text(CONFIG)
     config = configs.load(folder / "config.yaml")
-    model_file.save(build_model(config, build_data(config).classes), folder / "model.safetensors", config)
+    model_file.save(build_model(config, build_data(config).classes), folder / "model.safetensors")
     return folder
 
 

@@ -11,9 +11,8 @@ import densevit
 from densevit.channels import Channels
 from densevit.data.transforms.detr import Detr
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.sample_resizing import EvaluationTransform
-from densevit.inference.predictor import Predictor
 from densevit.interfaces import Head
+from densevit.model import DenseModel
 
 NAMES = ["cat", "dog & bone"]
 CELLS = {"name": "one_stage", "width": 16, "fusion_blocks": 0}
@@ -59,19 +58,19 @@ CHANNELS = {
 """Channels of images that are not RGB of 8 bits."""
 
 
-def evaluated_at(predictor: Predictor, side: int) -> Predictor:
+def evaluated_at(predictor: DenseModel, side: int) -> DenseModel:
     """The predictor of images whose longer side is resized to `side`, on which `export` compares."""
-    return predictor.with_resize(EvaluationTransform(Fixed(side)))
+    return predictor.with_resize(Fixed(side))
 
 
-def small_predictor(head: dict[str, Any], classes: Sequence[str] | None = ("a", "b"), side: int = 96) -> Predictor:
+def small_predictor(head: dict[str, Any], classes: Sequence[str] | None = ("a", "b"), side: int = 96) -> DenseModel:
     """A head on `FourMaps`."""
     torch.manual_seed(0)
     predictor = densevit.create_model(FOUR_MAPS, {"x": head}, None if classes is None else [*classes])
     return evaluated_at(predictor, side)
 
 
-def channel_predictor(name: str, heads: Mapping[str, Any]) -> Predictor:
+def channel_predictor(name: str, heads: Mapping[str, Any]) -> DenseModel:
     """The predictor of images of `CHANNELS[name]`, of any size."""
     torch.manual_seed(0)
     channels, count = CHANNELS[name], len(CHANNELS[name].names)
@@ -80,12 +79,12 @@ def channel_predictor(name: str, heads: Mapping[str, Any]) -> Predictor:
     return without_zeros(densevit.create_model(section, heads, {head: ["a", "b"] for head in heads}))
 
 
-def program_predictor() -> Predictor:
+def program_predictor() -> DenseModel:
     """The predictor of the fixture `program`. Detects `NAMES`."""
-    return small_predictor(CELLS, NAMES).with_resize(EvaluationTransform(Detr((64, 110))))
+    return small_predictor(CELLS, NAMES).with_resize(Detr((64, 110)))
 
 
-def without_zeros(predictor: Predictor) -> Predictor:
+def without_zeros(predictor: DenseModel) -> DenseModel:
     """The predictor with random parameters in place of zeros, such as those of the last layer of boxes."""
     for parameter in predictor.parameters():
         if not parameter.any():
@@ -93,15 +92,15 @@ def without_zeros(predictor: Predictor) -> Predictor:
     return predictor
 
 
-def drawn_outputs(predictor: Predictor) -> dict[str, Any]:
+def drawn_outputs(predictor: DenseModel) -> dict[str, Any]:
     """Outputs of a head on an image of 75x107 pixels, with random values that give objects and segments."""
-    generator, multiple = torch.Generator().manual_seed(1), predictor.model.multiple
+    generator, multiple = torch.Generator().manual_seed(1), predictor.multiple
     height, width = (multiple * math.ceil(side / multiple) for side in (75, 107))
     mask = torch.ones(1, height, width, dtype=torch.bool)
     mask[:, :75, :107] = False
     images = torch.zeros(1, 3, height, width, dtype=torch.uint8)
     with torch.no_grad():
-        outputs = dict(predictor.model.eval()({"images": images, "padding_mask": mask, "targets": []})["x"])
+        outputs = dict(predictor.eval()({"images": images, "padding_mask": mask, "targets": []})["x"])
     for key in ("logits", "masks", "depth", "boxes"):
         if key in outputs:
             uniform = key in ("depth", "boxes")

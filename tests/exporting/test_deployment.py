@@ -15,7 +15,6 @@ from densevit.exporting import deployable, file_comparison
 from densevit.exporting.deployment import simplified
 from densevit.exporting.graph import ExportedGraph
 from densevit.inference import runtimes
-from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone
 from densevit.model import DenseModel
 from tests.exporting.small_models import evaluated_at
@@ -46,12 +45,11 @@ def folded(module: nn.Module, x: Tensor) -> nn.Module:
 def test_a_model_without_batch_norms_gives_the_same_outputs():
     torch.manual_seed(0)
     heads = {"x": {"name": "one_stage", "width": 32}}
-    model: DenseModel = randomised(densevit.create_model({"name": "resnet", "depth": 18}, heads, ["a", "b", "c"]).model)
+    model: DenseModel = randomised(densevit.create_model({"name": "resnet", "depth": 18}, heads, ["a", "b", "c"]))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     made = deployable(model)
     assert norms(model) and not norms(made) and not made.training
     images = torch.from_numpy(file_comparison.example_images((75, 103), 2, 1))
-    assert type(deployable(Predictor(model))) is Predictor
     with torch.no_grad():
         expected, found = ExportedGraph(model)(images), ExportedGraph(made)(images)
     for name, value in expected.items():
@@ -152,7 +150,7 @@ def test_a_file_has_merged_blocks_and_neither_batch_norms_nor_unused_weights(tmp
     backbone = Branched()
     head = densevit.create_head("one_stage", backbone.channels, backbone.strides, classes, width=16, fusion_blocks=0)
     model = randomised(DenseModel(backbone, {"x": head}))
-    exported = densevit.export(evaluated_at(Predictor(model), 96), tmp_path / "model.onnx", quiet=True)
+    exported = densevit.export(evaluated_at(model, 96), tmp_path / "model.onnx", quiet=True)
     assert exported.difference <= 1e-4
     graph = onnx.load(exported.path).graph
     weights = {one.name: tuple(one.dims) for one in graph.initializer}

@@ -14,8 +14,8 @@ from densevit.errors import DensevitError
 from densevit.exporting import exporting, file_comparison, files
 from densevit.exporting.graph import ExportedGraph
 from densevit.inference import runtimes
-from densevit.inference.predictor import Predictor
 from densevit.layers.selection import recorded
+from densevit.model import DenseModel
 from tests.exporting.small_models import CELLS, NAIVE, evaluated_at, small_predictor, without_zeros
 
 CLASSES = ["a", "b", "c"]
@@ -64,14 +64,14 @@ HEADS: dict[str, dict[str, Any]] = {
 MATRIX = [(backbone, head, ".onnx") for backbone in BACKBONES for head in HEADS]
 
 
-def predictor_of(backbone: str, head: str) -> Predictor:
+def predictor_of(backbone: str, head: str) -> DenseModel:
     torch.manual_seed(0)
     section = HEADS[head]
     classes = None if section["name"] in ("dpt", "linear_depth") else CLASSES
     return without_zeros(densevit.create_model(BACKBONES[backbone], {"x": section}, classes))
 
 
-def check(predictor: Predictor, suffix: str, folder: Path) -> dict[str, float]:
+def check(predictor: DenseModel, suffix: str, folder: Path) -> dict[str, float]:
     exported = densevit.export(predictor, folder / f"model{suffix}")
     assert exported.path.is_file() and list(folder.iterdir()) == [exported.path]
     assert exported.difference <= 1e-4
@@ -101,7 +101,7 @@ def test_every_head_and_backbone_is_exported(backbone: str, head: str, suffix: s
 def test_several_heads_and_a_canvas():
     """Names begin with the head's; images are padded to the canvas, which no other output than `predict`'s sees."""
     heads = {"depth": HEADS["dpt"], "things": {**ANCHORS, "extensions": {"stride": 16}}}
-    model = densevit.create_model(BACKBONES["resnet"], heads, {"things": CLASSES}).model.eval()
+    model = densevit.create_model(BACKBONES["resnet"], heads, {"things": CLASSES}).eval()
     image = torch.from_numpy(file_comparison.example_images((75, 107), 1, 0))
     padded = torch.nn.functional.pad(image, (0, 160 - 107, 0, 128 - 75))
     mask = torch.ones(1, 128, 160, dtype=torch.bool)
@@ -128,9 +128,9 @@ def test_inference_options_are_not_exported_which_is_a_warning(tmp_path: Path, m
         densevit.export(predictor.with_inference({"batch_size": 2}), tmp_path / "plain.pt2")
 
 
-def untraced(predictor: Predictor, patch: pytest.MonkeyPatch, error: float = 0.0) -> None:
+def untraced(predictor: DenseModel, patch: pytest.MonkeyPatch, error: float = 0.0) -> None:
     """Lets `export` write files without tracing, whose outputs are the model's plus an error."""
-    graph = ExportedGraph(predictor.model.eval())
+    graph = ExportedGraph(predictor.eval())
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         with torch.no_grad():
@@ -162,7 +162,7 @@ def test_a_wrong_file_is_an_error_and_not_left_behind(tmp_path: Path, monkeypatc
 
 def test_selections_are_compared_but_not_in_the_file():
     """A file that selects other queries than the model is wrong, even if its outputs are those of these queries."""
-    graph = ExportedGraph(predictor_of("resnet", "deformable-two-stage").model).eval()
+    graph = ExportedGraph(predictor_of("resnet", "deformable-two-stage")).eval()
     images = file_comparison.example_images((96, 128), 1, 0)
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from densevit.exporting.deployment import deployable
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.half_precision import HalfPrecision
 from densevit.inference import runtimes
-from densevit.inference.predictor import Predictor
+from densevit.model import DenseModel
 from tests.exporting.small_models import CELLS, FOUR_MAPS, NAIVE, NAMES, small_predictor, without_zeros
 from tests.exporting.test_exporting import HEADS
 
@@ -29,14 +29,14 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def predictor_of(name: str) -> Predictor:
+def predictor_of(name: str) -> DenseModel:
     backbone, head = MODELS[name]
     torch.manual_seed(0)
     return without_zeros(densevit.create_model(backbone, {"x": head}, None if name == "dpt" else ["a", "b", "c"]))
 
 
-def graph_of(predictor: Predictor) -> ExportedGraph:
-    return ExportedGraph(deployable(predictor.model.eval())).eval()
+def graph_of(predictor: DenseModel) -> ExportedGraph:
+    return ExportedGraph(deployable(predictor.eval())).eval()
 
 
 def written(graph: ExportedGraph, path: Path, half: Any) -> HalfPrecision:
@@ -98,7 +98,7 @@ def test_pt2_files_have_types(tmp_path: Path):
     assert numbers[torch.bfloat16] > 0.8 * sum(numbers.values())
 
 
-def overflowing() -> Predictor:
+def overflowing() -> DenseModel:
     """A model with a feed-forward network whose hidden values are about 1e6, above the range of fp16."""
     predictor = predictor_of("setr")
     mlp: Any = predictor.backbone.get_submodule("blocks.1.mlp")

@@ -15,9 +15,8 @@ import densevit
 from densevit import registry
 from densevit.cli import main
 from densevit.exporting import file_comparison, files, prediction_comparison
-from densevit.inference.predictor import Predictor
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class
-from densevit.model import exported_outputs
+from densevit.model import DenseModel, exported_outputs
 from densevit.targets.types import TargetTypes, above_threshold
 from densevit.terminal import silenced
 from densevit_heads.detr_panoptic import merging
@@ -44,7 +43,7 @@ ALL = {
 CLASS_LIST = [Class("a", 0, (0, 0, 0)), Class("b", 1, (0, 0, 0), thing=False), Class("c", 2, (0, 0, 0))]
 
 
-def predictor_of(head: str, backbone: dict[str, Any]) -> Predictor:
+def predictor_of(head: str, backbone: dict[str, Any]) -> DenseModel:
     torch.manual_seed(0)
     section = ALL[head]
     classes: Any = None if section["name"] == "dpt" else CLASS_LIST

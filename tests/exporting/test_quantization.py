@@ -9,14 +9,13 @@ import torch
 
 import densevit
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.exporting import quantization
 from densevit.exporting.file_comparison import example_images
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.quantization import Quantization, calibration_images, checked, quantize
-from densevit.inference.file_model import RecordedEvaluation
-from densevit.inference.predictor import Predictor
+from densevit.inference.engine import RecordedEvaluation
 from densevit.inference.runtimes import load, open_file
+from densevit.model import DenseModel
 
 WIDTH = 48
 
@@ -28,11 +27,11 @@ def onnx() -> None:
     pytest.importorskip("onnxruntime")
 
 
-def predictor_of() -> Predictor:
+def predictor_of() -> DenseModel:
     torch.manual_seed(0)
     backbone = {"name": "vit", "variant": "tiny", "features": [1]}
     predictor = densevit.create_model(backbone, {"x": {"name": "setr", "decoder": "naive"}}, ["a", "b", "c"])
-    return predictor.with_resize(EvaluationTransform(Fixed(96)))
+    return predictor.with_resize(Fixed(96))
 
 
 def images_of(sizes: list[tuple[int, int]]) -> list[torch.Tensor]:
@@ -133,7 +132,7 @@ def test_a_model_is_exported_in_int8_with_its_comparison(tmp_path: Path):
     image = example_images((75, 107), 1, 3)
     maps = torch.from_numpy(file.run(image)["maps"])
     with torch.no_grad():
-        expected = ExportedGraph(predictor.model.eval())(torch.from_numpy(image))["maps"]
+        expected = ExportedGraph(predictor.eval())(torch.from_numpy(image))["maps"]
     assert 0 < (maps - expected).abs().mean() < 0.1 * expected.std()
 
 

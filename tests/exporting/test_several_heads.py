@@ -9,10 +9,9 @@ from torch import nn
 
 import densevit
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.exporting.file_comparison import example_images
-from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class, Dataset
+from densevit.model import DenseModel
 from densevit.training.loop.model_class_mapping import labelled_heads
 from tests.exporting.small_models import CELLS, FOUR_MAPS, NAIVE, without_zeros
 
@@ -25,14 +24,14 @@ CLASSES = {"things": ["cat", "dog"], "surfaces": ["road", "sky"], "cars": ["car"
 pytestmark = pytest.mark.integration
 
 
-def predictor_of(heads: dict[str, Any]) -> Predictor:
+def predictor_of(heads: dict[str, Any]) -> DenseModel:
     torch.manual_seed(0)
     classes = {name: CLASSES[name] for name in heads if name in CLASSES}
     predictor = without_zeros(densevit.create_model(FOUR_MAPS, heads, classes))
     for name in ("things", "cars"):
         if name in heads:
             nn.init.normal_(predictor.heads[name].cells.label_head.weight, std=1.0)
-    return predictor.with_resize(EvaluationTransform(Fixed(64)))
+    return predictor.with_resize(Fixed(64))
 
 
 def images(count: int) -> list[torch.Tensor]:

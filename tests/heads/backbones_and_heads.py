@@ -77,7 +77,7 @@ def trained(backbone: str, head: str, neck: str | None) -> DenseModel:
         checked = Dataset()
         checked.classes = {str(kind.task): classes}
         model.heads["head"].check(checked)
-    losses = model.loss(model(batch), batch["targets"])
+    losses = model.losses_of(model(batch), batch["targets"])
     total = torch.stack([*losses.values()]).sum()
     total.backward()
     assert total.isfinite() and any(p.grad is not None and p.grad.any() for p in model.backbone.parameters())

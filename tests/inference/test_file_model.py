@@ -13,15 +13,14 @@ from torch import nn
 
 import densevit
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.exporting import header
 from densevit.exporting.file_comparison import example_images
 from densevit.exporting.graph import ExportedGraph
-from densevit.inference import file_model
-from densevit.inference.predictor import Predictor
+from densevit.inference import engine
 from densevit.inference.runtimes import ExportedFile, open_file
 from densevit.interfaces import Head
+from densevit.model import DenseModel
 
 MODULE = "tests.inference.test_file_model"
 RESNET = {"name": "resnet", "depth": 18}
@@ -61,19 +60,19 @@ class ReadableBrightness(Brightness):
         return self.predict(exported, targets)
 
 
-def created(heads: Mapping[str, Any], size: int | None = 64) -> Predictor:
+def created(heads: Mapping[str, Any], size: int | None = 64) -> DenseModel:
     torch.manual_seed(0)
     predictor = densevit.create_model(RESNET, heads, {name: ["cat", "dog"] for name in heads})
-    return predictor if size is None else predictor.with_resize(EvaluationTransform(Fixed(size)))
+    return predictor if size is None else predictor.with_resize(Fixed(size))
 
 
-def header_of(predictor: Predictor, resize: bool = False) -> dict[str, Any]:
+def header_of(predictor: DenseModel, resize: bool = False) -> dict[str, Any]:
     return json.loads(json.dumps(header.header_of(predictor, None, resize, None)))
 
 
-def file_of(predictor: Predictor, header: Mapping[str, Any] | None = None, **fixed: Any) -> ExportedFile:
+def file_of(predictor: DenseModel, header: Mapping[str, Any] | None = None, **fixed: Any) -> ExportedFile:
     """A file that is run by the graph of the model."""
-    graph = ExportedGraph(predictor.model).eval()
+    graph = ExportedGraph(predictor).eval()
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         with torch.no_grad():
@@ -100,8 +99,7 @@ def assert_same(found: Any, expected: Any) -> None:
 def test_images_of_several_sizes_and_heads_are_predicted_as_by_the_model():
     """Images of one padded size are in one batch; the file gets each without its padding."""
     predictor = created({"things": DETR, "surfaces": SETR})
-    model, sections = file_model.build(file_of(predictor))
-    found = Predictor(model, sections).with_resize(predictor.resize)
+    found = engine.build(file_of(predictor)).with_resize(predictor.resize)
     assert [*found.classes] == ["things", "surfaces"] and found.classes == predictor.classes
     images = [image(97, 131), image(96, 160, 1), image(40, 64, 2), image(100, 130, 3)]
     for own, want in zip(found.predict(images, 0), predictor.predict(images, 0), strict=True):
@@ -114,36 +112,33 @@ def test_the_heads_are_built_with_the_options_in_the_header():
     predictor.heads["x"].layer.bias.data = torch.tensor([-1.0, 1.0])
     file = file_of(predictor)
     with pytest.raises(DensevitError, match=MODULE):
-        file_model.build(file)  # names a module that is not trusted
-    model, sections = file_model.build(file, [MODULE])
-    result = Predictor(model, sections).predict(image(50, 70))
+        engine.build(file)  # names a module that is not trusted
+    result = engine.build(file, [MODULE]).predict(image(50, 70))
     assert result.labels.tolist() == [1] and result.boxes.tolist() == [[0, 0, 70, 50]]
     assert_same(result, predictor.predict(image(50, 70)))
 
 
 def test_what_a_file_cannot_do_is_an_error():
     predictor = created({"x": SETR}, None)
-    model, sections = file_model.build(file_of(predictor))
-    found = Predictor(model, sections)
+    found = engine.build(file_of(predictor))
     with pytest.raises(ConfigError, match="in one pass, without windows, flips and scales. Fix: leave"):
         found.predict(image(64, 64), inference={"window": 32})
-    fixed, sections = file_model.build(file_of(predictor, size=(64, 96)))
-    one_size = Predictor(fixed, sections)
+    one_size = engine.build(file_of(predictor, size=(64, 96)))
     assert one_size.predict(image(64, 96)).semantic.shape == (64, 96)
     with pytest.raises(DensevitError, match=r"64x96 pixels only, .*64x64 .*--resize"):
         one_size.predict(image(64, 64))
     with pytest.raises(WeightsError, match=r"model\.onnx: an exported file has no weights to save"):
         densevit.save(found, "saved.safetensors")
-    with pytest.raises(DensevitError, match="an exported file cannot be trained"):
-        model.train()({"images": torch.zeros(1, 3, 8, 8), "targets": [{"size": (8, 8)}]})
+    with pytest.raises(DensevitError, match="an exported file computes predictions only, no features and no losses"):
+        found({"images": torch.zeros(1, 3, 8, 8), "targets": [{"size": (8, 8)}]})
 
 
 def test_files_that_cannot_be_built_are_errors():
     unread, predictor = created({"x": {"name": f"{MODULE}:Brightness"}}), created({"x": SETR})
     with pytest.raises(ConfigError, match=r"model\.onnx: heads\.x \(Brightness\) .*Fix: impl"):
-        file_model.build(file_of(unread), [MODULE])
+        engine.build(file_of(unread), [MODULE])
     with pytest.raises(WeightsError, match=r"model\.onnx: contains no config.*Fix: build the model"):
-        file_model.build(file_of(predictor, {**header_of(predictor), "model": None}))
+        engine.build(file_of(predictor, {**header_of(predictor), "model": None}))
 
 
 # ---- opening of files ----

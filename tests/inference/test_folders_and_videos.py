@@ -1,4 +1,4 @@
-"""`Predictor.predict` on folders, patterns and videos: an iterator of results with their paths."""
+"""`DenseModel.predict` on folders, patterns and videos: an iterator of results with their paths."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,11 +65,11 @@ def test_images_are_read_when_they_are_reached(clip: Path, monkeypatch: pytest.M
     monkeypatch.setattr(videos, "frames", counted)
     monkeypatch.setattr(iterating, "BATCHES_AT_ONCE", 1)
     predictor = predictor_of(Averaged(), detection=Mean)
-    predictor.model.train()
+    predictor.train()
     results = predictor.predict(str(clip), batch_size=2)
     assert read == []
     next(results)
-    assert read == [0, 1, 2, 3] and predictor.model.training, "one batch ahead"
+    assert read == [0, 1, 2, 3] and predictor.training, "one batch ahead"
     assert len(list(results)) == 6 and read == [*range(7)]
 
 

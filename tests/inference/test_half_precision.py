@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import densevit
-from densevit.inference.predictor import Predictor
 from densevit.layers.selection import recorded
+from densevit.model import DenseModel
 
 IMAGE = np.kron(np.random.default_rng(0).integers(0, 256, (10, 13, 3)), np.ones((8, 8, 1))).astype(np.uint8)
 TOLERANCE = {torch.float16: 0.01, torch.bfloat16: 0.05}  # of the largest value
@@ -24,21 +24,21 @@ MODELS = {
 }
 
 
-def predictor_of(name: str) -> Predictor:
+def predictor_of(name: str) -> DenseModel:
     torch.manual_seed(0)
     backbone, head = MODELS[name]
     return densevit.create_model(backbone, {"x": head}, None if head["name"] == "dpt" else ["a", "b", "c"])
 
 
 @torch.no_grad()
-def outputs_of(predictor: Predictor, selected: list[Tensor]) -> dict[str, Tensor]:
+def outputs_of(predictor: DenseModel, selected: list[Tensor]) -> dict[str, Tensor]:
     """selected: the selections of queries, which are repeated; those of the model are added to an empty list."""
     images = torch.from_numpy(IMAGE).permute(2, 0, 1)[None]
     mask = torch.zeros(1, 96, 128, dtype=torch.bool)
     mask[:, 80:] = mask[:, :, 104:] = True
     batch: Any = {"images": nn.functional.pad(images, (0, 24, 0, 16)), "padding_mask": mask, "targets": [{}]}
-    with recorded(predictor.model, selected) as selections:
-        outputs = predictor.model(batch)["x"]
+    with recorded(predictor, selected) as selections:
+        outputs = predictor(batch)["x"]
     selected[:] = [selection.indices for selection in selections]
     return {key: value for key, value in outputs.items() if isinstance(value, Tensor) and value.is_floating_point()}
 

@@ -7,7 +7,6 @@ import torch
 
 from densevit import config as configs
 from densevit.errors import ConfigError
-from densevit.inference.predictor import Predictor
 from densevit.interfaces import DenseHead
 from densevit.model import DenseModel
 from tests.model.test_tiled_detection import CLASSES, Oracle, Pixels, as_set, painted
@@ -49,7 +48,7 @@ def trained_at(image_size, *heads, backbone=Pixels, transforms="fixed"):
     model = DenseModel(backbone(), {head.__name__.lower(): head((3,), (4,), CLASSES) for head in heads}).eval()
     values = {"backbone": {"name": "x"}, "heads": {name: {"name": "x"} for name in model.heads}}
     data = {"name": "coco", "root": ".", "image_size": image_size, "transforms": transforms}
-    return Predictor(model, configs.from_mapping({**values, "data": data, "trainer": {"max_steps": 1}}))
+    return model.with_config(configs.from_mapping({**values, "data": data, "trainer": {"max_steps": 1}}))
 
 
 def test_a_window_slides_over_the_image_at_its_own_size():

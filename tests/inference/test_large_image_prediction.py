@@ -16,7 +16,6 @@ from densevit.config import BackboneSection, HeadSection, ModelSections
 from densevit.data.io import large_tiff
 from densevit.data.io.images import read_image
 from densevit.data.io.large_tiff import LargeTiff
-from densevit.inference.predictor import Predictor
 from densevit.model import DenseModel
 from tests.cli.stand_in import read
 from tests.model.small_models import CLASSES, Depth, Segmenter, Stem
@@ -35,13 +34,13 @@ class Bands(Stem):
         self.layer = nn.Conv2d(count, 6, 9, 4, padding=4)
 
 
-def predictor(channels: Channels, **heads: Any) -> Predictor:
+def predictor(channels: Channels, **heads: Any) -> DenseModel:
     torch.manual_seed(2)
     stem = Bands(channels)
     kinds = {name: head((6,), (4,), () if head is Depth else CLASSES) for name, head in heads.items()}
     backbone = BackboneSection(name="x", channels=channels)
     sections = ModelSections(backbone=backbone, heads={name: HeadSection(name="x") for name in heads})
-    return Predictor(DenseModel(stem, kinds, sections=sections).eval())
+    return DenseModel(stem, kinds, sections=sections).eval()
 
 
 def image(channels: Channels, height: int, width: int) -> np.ndarray:
@@ -92,7 +91,7 @@ def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("densevit.data.io.map_files.TILE", 32)
     monkeypatch.setattr("densevit.inference.large_image_prediction.TILE", 32)
 
-    def run(loaded: Predictor, out: str, *options: str, large: bool = True) -> int:
+    def run(loaded: DenseModel, out: str, *options: str, large: bool = True) -> int:
         monkeypatch.setattr(large_tiff, "LARGE", 1 if large else 1 << 40)
         monkeypatch.setattr("densevit.inference.model_loading.load", lambda run, device, trust, runtime: loaded)
         return main(["predict", "RUN", "a.tif", "--device", "cpu", "--out", out, *options])

@@ -16,10 +16,9 @@ from densevit.cli import main
 from densevit.config import InferenceSection
 from densevit.errors import DensevitError, WeightsError
 from densevit.inference.model_loading import device_of
-from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class
 from densevit.weights import model_file
-from densevit.weights.pretrained_models import build_model
+from tests.built_models import build_model
 
 CLASSES = {"segmentation": tuple(Class(name, n, (n, 0, 9)) for n, name in enumerate(("road", "sky", "tree")))}
 BACKBONE = {"name": "swin", "variant": "nano", "window_size": 4}
@@ -39,7 +38,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 def run(tmp_path: Path) -> Path:
     """A run folder."""
     config = configs.from_mapping(VALUES)
-    model_file.save(build_model(config, CLASSES), tmp_path / "model.safetensors", config)
+    model_file.save(build_model(config, CLASSES), tmp_path / "model.safetensors")
     return tmp_path
 
 
@@ -55,7 +54,7 @@ def test_a_run_its_model_file_and_a_published_one_are_the_same(run: Path, monkey
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, timeout: None)
     expected = densevit.load(run)
-    assert expected.classes == CLASSES and not expected.model.training
+    assert expected.classes == CLASSES and not expected.training
     assert expected.inference == {"segmentation": InferenceSection(flip=True)}
     for source in (str(run), run / "model.safetensors", str(run / "model.safetensors"), "hf:mine/net"):
         found = densevit.load(source)
@@ -67,14 +66,14 @@ def test_a_saved_model_keeps_the_inference_options_of_each_head(tmp_path: Path):
     heads = {"a": SETR, "b": {**SETR, "inference": {"scales": [0.5]}}, "c": DETR}
     config = configs.from_mapping({**VALUES, "inference": {"window": 64}, "heads": heads})
     model = build_model(config, {**CLASSES, "detection": CLASSES["segmentation"]}).eval()
-    predictor = Predictor(model, config).with_inference({"window": 48, "flip": True})
+    predictor = model.with_config(config).with_inference({"window": 48, "flip": True})
     densevit.save(predictor, tmp_path / "saved.safetensors")
     assert densevit.load(tmp_path / "saved.safetensors").inference == {
         "a": InferenceSection(window=48, flip=True),
         "b": InferenceSection(window=48, flip=True, scales=(0.5,)),
         "c": InferenceSection(window=48),
     }
-    densevit.save(Predictor(model, config), tmp_path / "unchanged.safetensors")
+    densevit.save(model.with_config(config), tmp_path / "unchanged.safetensors")
     assert densevit.load(tmp_path / "unchanged.safetensors").config == config
 
 

@@ -74,7 +74,7 @@ def test_evaluators_count_the_objects_of_predict(name: str, own: str) -> None:
 def stand_in(request: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[StandIn, float]:
     """The command's model, an image, and the folder of its predictions: objects with scores of 0.75 and 0.46."""
     model, (thresholds, expected) = StandIn(("cells",)), MODELS[request.param]
-    model.model.score_thresholds, see = dict(thresholds), model.see
+    model.score_thresholds, see = dict(thresholds), model.see
     monkeypatch.setattr(model, "see", lambda *size: {**see(*size), "scores": torch.tensor([0.75, SHIFTED])})
     monkeypatch.setattr("densevit.inference.model_loading.load", lambda *_: model)
     monkeypatch.chdir(tmp_path)
@@ -107,12 +107,12 @@ def test_python_windows_engines_and_files_have_the_threshold_of_the_model(own: b
     predictor = evaluated_at(densevit.create_model(FOUR_MAPS, {"cells": head}, {"cells": ["a"]}), 96)
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
     with torch.no_grad():
-        for name, value in predictor.model.heads["cells"].named_parameters():
+        for name, value in predictor.heads["cells"].named_parameters():
             value.copy_(torch.randn_like(value) * (8 if "query" in name else 1.0))
         found = predictor.predict(image, threshold=0)
-        predictor.model.heads["cells"].label_head.bias[0] -= found.scores.logit().median() + 2e-3
+        predictor.heads["cells"].label_head.bias[0] -= found.scores.logit().median() + 2e-3
     expected = 0.52 if own else 0.5
-    predictor.model.score_thresholds = {"cells": expected} if own else {}
+    predictor.score_thresholds = {"cells": expected} if own else {}
     whole = predictor.predict(image, threshold=0).scores  # around a half
     assert 0 < (whole >= expected).sum() < len(whole)
     densevit.save(predictor, tmp_path / "model.safetensors")
@@ -144,8 +144,8 @@ def test_predictions_of_another_model_are_refused(
     assert main([word.replace("RUN", "./RUN") for word in command]) == 0  # the same weights
     settings = json.loads(Path("found/predict.json").read_text())
     Path("found/predict.json").write_text(json.dumps({**settings, "model": "RUN"}))
-    model.model.score_thresholds = {}
-    next(model.model.parameters()).data += 1
+    model.score_thresholds = {}
+    next(model.parameters()).data += 1
     assert main([word.replace("RUN", "other") for word in command]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "found has predictions of another model" in said and "'RUN'" in said and "'other'" in said

@@ -1,4 +1,4 @@
-"""`Predictor.predict` with small stand-ins for the model."""
+"""`DenseModel.predict` with small stand-ins for the model."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +10,11 @@ from PIL import Image
 
 import densevit
 from densevit import config as configs
-from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Head
 from densevit.layers import table_cache
-from densevit.weights.pretrained_models import build_model
+from densevit.model import DenseModel
 from densevit_backbones.swin import Swin
+from tests.built_models import build_model
 from tests.model.small_models import CLASSES, Averaged, Mean, of_heads
 
 SIZES = [(40, 70), (64, 64), (33, 20), (40, 70), (10, 96), (61, 59), (40, 71)]
@@ -29,8 +29,8 @@ class Thirds(Mean):
         return [{"boxes": boxes, "scores": scores, "labels": labels} for _ in targets]
 
 
-def predictor_of(backbone: Backbone, **heads: type[Head]) -> Predictor:
-    return Predictor(of_heads(backbone, **heads))
+def predictor_of(backbone: Backbone, **heads: type[Head]) -> DenseModel:
+    return of_heads(backbone, **heads)
 
 
 def random_image(height: int, width: int) -> np.ndarray:
@@ -101,16 +101,16 @@ def test_threads_predict_what_one_does():
 @pytest.mark.parametrize("training", [True, False])
 def test_predict_leaves_the_model_in_the_mode_it_was_in(training):
     predictor = predictor_of(Averaged(), detection=Mean)
-    predictor.model.train(training)
+    predictor.train(training)
     first = predictor.predict(random_image(8, 8)).mean
     assert torch.equal(first, predictor.predict(random_image(8, 8)).mean)  # without dropout
-    assert all(module.training == training for module in predictor.model.modules())
+    assert all(module.training == training for module in predictor.modules())
     assert not first.requires_grad
 
 
 def test_the_threshold_of_the_validation_is_used_unless_another_is_given():
     predictor = predictor_of(Averaged(), detection=Thirds, others=Thirds)
-    predictor.model.score_thresholds = {"detection": 0.6}
+    predictor.score_thresholds = {"detection": 0.6}
     found = predictor.predict(random_image(8, 8))
     assert found.thresholds == predictor.default_thresholds == {"detection": 0.6, "others": 0.5}
     assert (len(found["detection"].boxes), len(found["others"].boxes)) == (1, 2)
@@ -157,9 +157,9 @@ def test_a_config_gives_the_size_of_images_and_the_model_its_parts():
     }
     rest = {"data": {"name": "scenes", "image_size": 32}, "trainer": {"max_steps": 1}}
     config = configs.from_mapping({**sections, **rest})
-    predictor = Predictor(build_model(config, {"detection": CLASSES}), config)
+    predictor = build_model(config, {"detection": CLASSES})
     assert predictor.predict(random_image(40, 80)).sizes == [(16, 32), (40, 80)]
-    assert predictor.backbone is predictor.model.backbone and predictor.heads is predictor.model.heads
-    assert [*predictor.parameters()] == [*predictor.model.parameters()]
+    assert predictor.backbone is predictor.backbone and predictor.heads is predictor.heads
+    assert [*predictor.parameters()] == [*predictor.parameters()]
     assert predictor.to(torch.float64) is predictor and predictor.backbone.scale.dtype == torch.float64
     assert predictor.device == torch.device("cpu")

@@ -13,6 +13,7 @@ from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Backbone, Class, DenseHead, Head
 from densevit.model import DenseModel, inference_by_head
 from densevit.targets import VectorMap
+from tests.model.small_models import inferred
 
 
 class Pixels(Backbone):
@@ -56,7 +57,7 @@ def predicted(
     size = tuple(image.shape[1:])
     batch = collate([{"image": image, "targets": {"size": size, "original_size": original or size}}], 4)
     with torch.no_grad():
-        [found] = model.infer(batch, inference_by_head(model, InferenceSection(**section)))["x"]
+        [found] = inferred(model, batch, inference_by_head(model, InferenceSection(**section)))["x"]
     return found
 
 

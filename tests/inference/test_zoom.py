@@ -21,7 +21,7 @@ from densevit.cli import main
 from densevit.data.transforms.fixed import Fixed, Resize
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.inference.large_image_prediction import predict_strips
-from densevit.model import DenseModel
+from densevit.model import DenseModel, InferenceModel
 from densevit.weights import model_file
 from densevit.weights.model_joining import join, read_part
 from tests.inference.zoomed_models import IMAGE, MAPS, SIDE, TYPES, VALUE, write_model
@@ -41,7 +41,7 @@ def check(predictions: Any, keys: Any = tuple(TYPES)) -> None:
     assert found == pytest.approx(dict.fromkeys(keys, VALUE), rel=0.05)
 
 
-def predicted(predictor: densevit.Predictor, **options: Any) -> Any:
+def predicted(predictor: DenseModel, **options: Any) -> Any:
     return predictor.predict(IMAGE, threshold=0, **options).predictions
 
 
@@ -51,9 +51,11 @@ def test_predictions_of_every_size(run):
         check(predicted(predictor, image_size=size))
     result = predictor.predict(IMAGE, threshold=0)["depth"]["depth"]
     with torch.no_grad():  # at the size of training, the head's own values
-        sample = predictor.resize({"image": torch.from_numpy(IMAGE).permute(2, 0, 1), "targets": {}})
+        sample = EvaluationTransform(predictor.resize)(
+            {"image": torch.from_numpy(IMAGE).permute(2, 0, 1), "targets": {}}
+        )
         batch = {"images": sample["image"][None], "padding_mask": torch.zeros(1, 32, SIDE, dtype=torch.bool)}
-        (plain,) = predictor.model.predictions(predictor.model({**batch, "targets": []}), [sample["targets"]])["depth"]
+        (plain,) = predictor.predictions(predictor({**batch, "targets": []}), [sample["targets"]])["depth"]
     assert np.array_equal(result, plain["depth"].numpy())
 
 
@@ -69,19 +71,17 @@ def test_zooms_of_scales_and_of_the_size_are_undone_once(run, options, size):
 def test_only_a_replaced_resize_is_the_training_s(tmp_path):
     model = write_model(tmp_path / "run", TYPES)
     model.training_data = None
-    known = densevit.Predictor(
-        densevit.DenseModel(model.backbone, model.heads), resize=EvaluationTransform(Fixed(SIDE))
-    )
+    known = densevit.DenseModel(model.backbone, model.heads).with_resize(Fixed(SIDE))
     for size in SIZES:
         check(predicted(known, image_size=size))
-    unknown = densevit.Predictor(densevit.DenseModel(model.backbone, model.heads))
+    unknown = densevit.DenseModel(model.backbone, model.heads)
     seen = float(predicted(unknown, image_size=2 * SIDE)["depth"]["depth"].median())
     assert seen == pytest.approx(VALUE / 2, rel=0.05)  # nothing is known, so nothing is changed
 
 
 def test_a_stretched_and_a_canvas_resize(run):
     for transforms in (Resize(80, stretch=True), Fixed((90, 100))):
-        check(predicted(densevit.load(run).with_resize(EvaluationTransform(transforms))))
+        check(predicted(densevit.load(run).with_resize(transforms)))
 
 
 COMMANDS = [
@@ -160,13 +160,13 @@ FILES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", FILES)
 def test_exported_files(run, tmp_path, name, replaced):
     predictor = densevit.load(run)
-    predictor = predictor.with_resize(EvaluationTransform(Fixed(96))) if replaced else predictor
+    predictor = predictor.with_resize(Fixed(96)) if replaced else predictor
     densevit.export(predictor, tmp_path / name, quiet=True, **FILES[name])
     file = densevit.load(tmp_path / name, trust=True)
     for size in (None, 90, (40, 96)):
         check(predicted(file, image_size=size))
     if FILES[name].get("resize"):  # also for other programs
-        outputs = file.model.file.run(np.ascontiguousarray(IMAGE.transpose(2, 0, 1)[None]))
+        outputs = file.file.run(np.ascontiguousarray(IMAGE.transpose(2, 0, 1)[None]))
         check({key: {key: outputs[f"{key}/{key}"]} for key in TYPES})
 
 
@@ -182,12 +182,16 @@ def test_every_kind_of_model_undoes_zooms():
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
-    replaced = [cls for cls in subclasses(DenseModel) if "infer" in vars(cls) and cls.__module__.startswith("densevit")]
-    assert {cls.__name__ for cls in replaced} >= {"FileModel", "StoredModel"}
+    replaced = [
+        cls
+        for cls in [DenseModel, *subclasses(InferenceModel)]
+        if "infer" in vars(cls) and cls.__module__.startswith("densevit")
+    ]
+    assert {cls.__name__ for cls in replaced} >= {"DenseModel", "Engine", "StoredModel"}
     for cls in replaced:
         source = inspect.getsource(vars(cls)["infer"])
         assert "references" in inspect.signature(vars(cls)["infer"]).parameters
-        assert re.search(r"\.infer\((?:.|\n)*references", source) or "stored" in source, cls
+        assert re.search(r"at_reference_size\((?:.|\n)*references", source) or "stored" in source, cls
 
 
 def test_predictions_reach_users_through_one_function():

@@ -14,7 +14,7 @@ from densevit.interfaces import Size
 from densevit.model import DenseModel
 from densevit.targets import ValueMap
 from densevit.weights import model_file
-from densevit.weights.pretrained_models import build_model
+from tests.built_models import build_model
 
 VALUE, SIDE = 4.0, 64  # of the scene; the evaluation's long side in the training, if not stated
 HEIGHT, WIDTH = 128, 256
@@ -157,6 +157,6 @@ def write_model(folder: Path, keys: Any, side: int = SIDE, **changes: Any) -> De
     config = configs.from_mapping({"backbone": backbone, "heads": heads, "data": data, "trainer": trainer, **changes})
     model = build_model(config, Scene("train")).eval()
     folder.mkdir()
-    model_file.save(model, folder / "model.safetensors", config)
+    model_file.save(model, folder / "model.safetensors")
     (folder / "config.yaml").write_text(configs.dump(config))
     return model

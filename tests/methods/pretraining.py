@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import densevit
 from densevit.config import Config, from_mapping
 from densevit.interfaces import Batch
-from densevit.weights.pretrained_models import build_model
+from tests.built_models import build_model
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "swin": {"name": "swin", "variant": "nano", "window_size": 4, "drop_path": 0.0},

@@ -28,7 +28,7 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> str:
         {"name": "resnet", "depth": 18}, {"kinds": {"name": "classifier"}}, classes=["cow", "elk", "dog", "cat", "bus"],
         pretrained=False,
     )  # fmt: skip
-    torch.nn.init.normal_(made.model.heads["kinds"].classifier.weight, std=0.05)
+    torch.nn.init.normal_(made.heads["kinds"].classifier.weight, std=0.05)
     densevit.save(made, path)
     return str(path)
 
@@ -36,7 +36,7 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 def built(teacher: str, weight: float = 1.0, **options: Any) -> tuple[Any, DeiT, dict[str, Any]]:
     """A student, the method, and a batch of three images with labels and one without."""
     heads = {"classification": {**HEAD, "weight": weight}}
-    model = densevit.create_model(VIT, heads, classes=CLASSES, pretrained=False).model
+    model = densevit.create_model(VIT, heads, classes=CLASSES, pretrained=False)
     batch: Any = batch_of((64, 96), (64, 96), (50, 70), (64, 96))
     for target, label in zip(batch["targets"], (2, 0, 3), strict=False):
         target["image_class"] = torch.tensor(label)
@@ -46,7 +46,7 @@ def built(teacher: str, weight: float = 1.0, **options: Any) -> tuple[Any, DeiT,
 def logits(teacher: str, model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """Of the two classifiers, and of the teacher in the student's order of classes."""
     with torch.no_grad():
-        theirs = densevit.load(teacher).model(batch)["kinds"]["logits"][:, [4, 3, 2, 0]]
+        theirs = densevit.load(teacher)(batch)["kinds"]["logits"][:, [4, 3, 2, 0]]
     own = model(batch)["classification"]
     return own["logits"], own["distillation_logits"], theirs
 
@@ -124,7 +124,7 @@ def test_teacher_is_a_published_classifier_of_timm(
 
 def test_wrong_options_are_errors(teacher_file: str) -> None:
     def student(classes: Any = CLASSES, **options: Any) -> Any:
-        return densevit.create_model(VIT, {"kinds": {**HEAD, **options}}, classes=classes, pretrained=False).model
+        return densevit.create_model(VIT, {"kinds": {**HEAD, **options}}, classes=classes, pretrained=False)
 
     lacking = r"heads\.kinds: .* lacks 1 of 5 classes: yak\. It has cow, elk, "
     for model, options, error, message in (

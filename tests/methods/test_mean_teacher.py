@@ -13,10 +13,10 @@ from densevit.config import Config
 from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError
 from densevit.interfaces import LossContext
-from densevit.weights.pretrained_models import build_model
 from densevit_methods.colours import color_jitter
 from densevit_methods.mean_teacher import MeanTeacher
 from densevit_methods.pseudo_targets import missing_labels
+from tests.built_models import build_model
 from tests.methods import pretraining
 from tests.methods.pretraining import DEPTH, FEW_LABELS, SETR, randomised
 from tests.training.runs import rows, weights

@@ -12,8 +12,8 @@ from densevit.config import Config
 from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import LossContext
-from densevit.weights.pretrained_models import build_model
 from densevit_methods.output_distillation import OutputDistillation
+from tests.built_models import build_model
 from tests.methods import pretraining
 from tests.methods.pretraining import BACKBONES, DEPTH, FEW_LABELS, SETR, batch_of, randomised
 from tests.training.runs import checkpoint, resume, weights
@@ -50,10 +50,10 @@ def built(teacher: str, heads: dict[str, Any] = STUDENT, **options: Any) -> tupl
 
 
 def test_missing_labels_are_the_predictions_of_the_teacher(teacher_file: str) -> None:
-    """Those of `Predictor`'s model on the same images; labels stay."""
+    """Those of the loaded model on the same images; labels stay."""
     model, method, batch = built(teacher_file, score_threshold=0.1, pixel_threshold=0.1)
     targets = method.pseudo_targets(model, batch)
-    teacher = densevit.load(teacher_file).model
+    teacher = densevit.load(teacher_file)
     grids = [{**target, "original_size": target["size"]} for target in batch["targets"]]
     with torch.no_grad():
         outputs = teacher(batch)
@@ -106,7 +106,7 @@ def with_classes(path: Path, detection: Sequence[str], surfaces: Sequence[str]) 
 
 def student(classes: Sequence[str], **heads: Any) -> Any:
     made = densevit.create_model(BACKBONES["swin"], heads, classes=dict.fromkeys(heads, classes), pretrained=False)
-    return made.model.train()
+    return made.train()
 
 
 def test_classes_are_matched_by_name(tmp_path: Path) -> None:

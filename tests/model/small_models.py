@@ -1,11 +1,16 @@
 """Small backbones and heads whose predictions are computed by hand, for tests of models and of predictions."""
 
+import copy
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
-from densevit.interfaces import Backbone, Class, DenseHead, Head
+from densevit.interfaces import Backbone, Batch, Class, DenseHead, Head
 from densevit.model import DenseModel
 
 CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))
@@ -154,3 +159,10 @@ def batch_of(model, *sizes, original=None):
         targets = {"image_id": i, "size": (h, w), "original_size": original or (h, w)}
         samples.append({"image": image, "targets": targets})
     return collate(samples, model.multiple)
+
+
+def inferred(model: DenseModel, batch: Batch, inference: Mapping[str, InferenceSection]) -> dict[str, Any]:
+    """The predictions of a batch with these options by head."""
+    part = copy.copy(model)
+    part.inference = dict(inference)
+    return part.infer(batch)

@@ -39,7 +39,7 @@ def section(family: str, names: tuple[str, ...], **options: Any) -> dict[str, An
 
 
 def created(backbone: dict[str, Any], weights: Path | None = None) -> DenseModel:
-    return densevit.create_model(backbone, {"seg": SETR}, classes=["a", "b"], weights=weights).model
+    return densevit.create_model(backbone, {"seg": SETR}, classes=["a", "b"], weights=weights)
 
 
 def changed_by_a_step(model: DenseModel) -> set[str]:
@@ -111,7 +111,7 @@ def test_a_model_file_records_its_stem(tmp_path):
     densevit.save(densevit.load(first), second)
     stem = ("patch_embed.weight",)
     for file in (first, second):
-        loaded = densevit.load(file).model
+        loaded = densevit.load(file)
         assert loaded.sections is not None and loaded.sections.backbone.adapted_stem == stem
         assert loaded.backbone.patch_embed.weight.requires_grad
         continued = created(section("swin", NIR, freeze=2), file)  # of a run on the same channels

@@ -9,7 +9,7 @@ RESNET = {"name": "resnet", "depth": 18}
 
 
 def digest(seed: int = 0, heads: object = None, **backbone: object) -> str:
-    model = densevit.create_model({**RESNET, **backbone}, heads or {"x": NAIVE}, {"x": ["a"]}).model
+    model = densevit.create_model({**RESNET, **backbone}, heads or {"x": NAIVE}, {"x": ["a"]})
     randomise(model.backbone, seed)
     return backbone_digest(model)
 
@@ -18,7 +18,7 @@ def test_heads_defaults_and_the_training_mode_do_not_change_it():
     expected = digest()
     assert digest(heads={"x": {**NAIVE, "width": 8}}) == expected
     assert digest(freeze=True) == digest(in_channels=3) == digest(mean=[0.485, 0.456, 0.406]) == expected
-    model = small_predictor(NAIVE).model
+    model = small_predictor(NAIVE)
     assert backbone_digest(model.train()) == backbone_digest(model.eval())
 
 
@@ -28,7 +28,7 @@ def test_weights_options_and_normalisation_change_it():
 
 
 def test_a_buffer_changes_it():
-    model = small_predictor(NAIVE).model
+    model = small_predictor(NAIVE)
     before = backbone_digest(model)
     model.backbone.norm.running_var[5] += 1e-6
     assert backbone_digest(model) != before

@@ -19,7 +19,7 @@ Door = Callable[[densevit.DenseModel, dict[str, Any], list[dict[str, Any]]], Any
 
 def own_loop(model, batch, targets):
     outputs = model({**batch, "targets": [{}, {}]})  # of unlabelled images
-    return model.loss(outputs, targets)
+    return model.losses_of(outputs, targets)
 
 
 DOORS: list[Door] = [
@@ -71,7 +71,7 @@ def test_each_door_names_what_is_wrong_with_targets(model: Any, door: Door, chan
 def test_relative_boxes_are_an_error_in_the_first_batch(model: Any, door: Door) -> None:
     """Later, a crop may leave only a part of its first pixel."""
     relative = {"boxes": torch.tensor([[0.1, 0.1, 0.5, 0.8]])}
-    model._checked.clear()
+    model.checked.clear()
     with pytest.raises(DataError, match=r"boxes all lie within 0 \.\.\. 1 .* are they relative"):
         door(model, *batch_and_targets(**relative))
     door(model, *batch_and_targets())

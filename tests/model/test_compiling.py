@@ -119,7 +119,7 @@ def losses_of(model: DenseModel, size: tuple[int, int], count: int, seed: int) -
     images = torch.randint(256, (count, 3, *size), generator=generator, dtype=torch.uint8)
     torch.manual_seed(seed)
     outputs = model({"images": images, "padding_mask": mask, "targets": targets})
-    return torch.stack([*model.loss(outputs, targets).values()]).sum()
+    return torch.stack([*model.losses_of(outputs, targets).values()]).sum()
 
 
 def check_compiled(build: Callable[[], DenseModel], by_grid: bool = False) -> None:

@@ -10,8 +10,8 @@ import densevit
 from densevit import config as configs
 from densevit.interfaces import Neck
 from densevit.model import DenseModel
-from densevit.weights.pretrained_models import build_model
 from densevit_backbones.resnet import ResNet
+from tests.built_models import build_model
 from tests.model.small_models import CLASSES, Averaged, Mean, of_heads
 
 MODELS = "tests.model.small_models"
@@ -74,7 +74,7 @@ def test_losses_are_named_by_head_and_weighted():
     model = of_heads(Averaged(), a=Mean, b=Mean)
     model.weights["b"] = 0.25
     outputs = {"a": {"logits": torch.full((2, 3), 4.0)}, "b": {"logits": torch.full((2, 3), 8.0)}}
-    losses = model.loss(outputs, [{}, {}])
+    losses = model.losses_of(outputs, [{}, {}])
     assert {name: value.item() for name, value in losses.items()} == {
         "a/mean": 4.0,
         "a/constant": 2.0,
@@ -89,13 +89,13 @@ def test_learned_weight_is_the_inverse_variance_with_log_term():
     )
     nn.init.constant_(model.log_variances["b"], math.log(4))
     outputs = {name: {"logits": torch.full((2, 3), 8.0)} for name in "ab"}
-    losses = model.loss(outputs, [{"labels": torch.zeros(0)}, {}])
+    losses = model.losses_of(outputs, [{"labels": torch.zeros(0)}, {}])
     assert losses["a/mean"] == 8 and "a/log_variance" not in losses
     torch.testing.assert_close(losses["b/mean"], torch.tensor(2.0))
     torch.testing.assert_close(losses["b/log_variance"], torch.tensor(math.log(2)))
     sum(losses.values()).backward()  # of 10 exp(-s) + s / 2 with s = log 4: -10 / 4 + 1 / 2
     torch.testing.assert_close(model.log_variances["b"].grad, torch.tensor(-2.0))
-    losses = model.loss(outputs, [{"depth": torch.zeros(2, 2)}])  # of images without labels
+    losses = model.losses_of(outputs, [{"depth": torch.zeros(2, 2)}])  # of images without labels
     model.log_variances["b"].grad = None
     losses["b/log_variance"].backward()
     assert losses["b/log_variance"] == 0 and model.log_variances["b"].grad == 0

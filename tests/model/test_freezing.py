@@ -10,7 +10,7 @@ from densevit import config as configs
 from densevit.errors import ConfigError, DensevitError
 from densevit.interfaces import Class
 from densevit.model import DenseModel
-from densevit.weights.pretrained_models import build_model
+from tests.built_models import build_model
 
 CLASSES = (Class("ball", 1, (255, 0, 0)), Class("box", 2, (0, 255, 0)))
 SWIN = {"name": "swin", "variant": "nano", "window_size": 4, "stem": "conv"}  # its stem has batch norms

@@ -17,11 +17,9 @@ from densevit.config import InferenceSection
 from densevit.config.values import with_value
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
-from densevit.inference.model_loading import LoadedModel
-from densevit.inference.predictor import Predictor
 from densevit.interfaces import Class
 from densevit.model import DenseModel, inference_by_head
-from tests.model.small_models import Boxes, Depth, Pixels, Segmenter, Stem, batch_of, model_of
+from tests.model.small_models import Boxes, Depth, Pixels, Segmenter, Stem, batch_of, inferred, model_of
 from tests.model.test_sliding_window import depth_of, infer
 
 
@@ -29,7 +27,7 @@ def test_predict_uses_the_config_section_and_overrides():
     model = model_of(Stem(), Depth)
     here = {"backbone": {"name": "x"}, "heads": {"depth": {"name": "y"}}, "data": {"name": "scenes"}}
     config = configs.from_mapping({**here, "trainer": {"max_steps": 1}, "inference": {"window": 24}})
-    predictor = Predictor(model, config)
+    predictor = model.with_config(config)
     pixels = np.random.default_rng(0).integers(0, 256, (41, 54, 3), dtype=np.uint8)
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     batch = collate([{"image": image, "targets": {"size": (41, 54), "original_size": (41, 54)}}], 4)
@@ -71,7 +69,7 @@ def test_a_model_without_maps_is_refused_by_its_heads():
     asked = {"window=64": {"window": 64}, "flip=true": {"flip": True}, r"scales=\[0.5, 1.0\]": {"scales": (0.5, 1.0)}}
     for said, section in asked.items():
         with pytest.raises(ConfigError, match=rf"^inference\.{said} .*detection \(Boxes\) .*not a DenseHead"):
-            Predictor(model).predict([], inference=section)
+            model.predict([], inference=section)
     with pytest.raises(ConfigError, match=r"^heads\.detection\.inference: .*\(Boxes\) .*leave it"):
         inference_by_head(model_of(Stem(), Segmenter, Boxes), InferenceSection(), {"detection": InferenceSection()})
     assert inference_by_head(model, InferenceSection()) == {}
@@ -85,11 +83,11 @@ def test_each_head_has_its_own_options_in_prediction_and_validation():
     heads = {name: {"name": name} for name in model.heads} | {"depth": {"name": "x", "inference": {"flip": True}}}
     values = {"backbone": {"name": "x"}, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
     config = configs.from_mapping({**values, "inference": {"window": 24}})
-    predictor = Predictor(model, config)
+    predictor = model.with_config(config)
     sections = {"segmentation": InferenceSection(window=24), "depth": InferenceSection(flip=True)}
-    assert predictor.inference == DenseModule(predictor).validation.inference == sections
+    assert predictor.inference == DenseModule(predictor).model.inference == sections
     batch = batch_of(model, (41, 54))
-    found = model.infer(batch, sections)
+    found = inferred(model, batch, sections)
     for name, key in (("segmentation", "semantic"), ("depth", "depth")):
         alone = DenseModel(model.backbone, {name: model.heads[name]}).eval()
         assert torch.equal(found[name][0][key], infer(alone, batch, sections[name])[name][0][key])
@@ -107,7 +105,7 @@ RUN_CONFIG = "backbone: {name: swin}\nheads: {a: {name: setr}}\ndata: {name: sce
 
 
 @pytest.fixture
-def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
+def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DenseModel:
     """A model with a run folder and an image in the folder."""
     importlib.import_module("densevit.training.run.evaluation")  # with the real `load`, which is replaced below
     monkeypatch.chdir(tmp_path)
@@ -116,21 +114,20 @@ def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predictor:
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save("a.png")
     config = configs.load("run")
     head = Segmenter((3,), (1,), [Class("sky", 1, (1, 2, 3)), *(Class(str(n), n, (0, 0, 0)) for n in (5, 6))])
-    predictor = Predictor(DenseModel(Pixels(), {"a": head}, sections=config), config)
+    predictor = DenseModel(Pixels(), {"a": head}, sections=config)
     monkeypatch.setattr("densevit.inference.model_loading.load", lambda run, device, trust, runtime: predictor)
-    loaded = LoadedModel(predictor.model, config, foreign=False)
-    monkeypatch.setattr("densevit.inference.model_loading.load_any", lambda run, trust, runtime: loaded)
+    monkeypatch.setattr("densevit.inference.model_loading.load_any", lambda run, trust, runtime: (predictor, False))
     return predictor
 
 
 @pytest.fixture
-def seen(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[InferenceSection]:
+def seen(predictor: DenseModel, monkeypatch: pytest.MonkeyPatch) -> list[InferenceSection]:
     """The inference options of each call of the model."""
     seen: list[Any] = []
     infer = DenseModel.infer
 
-    def recorded(self: DenseModel, batch: Any, inference: dict[str, InferenceSection], _: Any) -> Any:
-        seen.append(inference["a"])
+    def recorded(self: DenseModel, batch: Any) -> Any:
+        seen.append(self.inference["a"])
         return infer(self, batch)
 
     monkeypatch.setattr(DenseModel, "infer", recorded)
@@ -153,17 +150,17 @@ def test_predict_options_override_the_run_s(seen: list[InferenceSection]):
 
 
 def test_a_window_implies_images_at_their_own_size(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+    predictor: DenseModel, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ):
     sizes: list[Any] = []
     infer = DenseModel.infer
 
-    def recorded(self: DenseModel, batch: Any, inference: dict[str, InferenceSection], _: Any) -> Any:
+    def recorded(self: DenseModel, batch: Any) -> Any:
         sizes.append(batch["targets"][0]["size"])
         return infer(self, batch)
 
     monkeypatch.setattr(DenseModel, "infer", recorded)
-    predictor._sections = with_value(predictor.config, ("data", "image_size"), 3)
+    predictor.training_data = with_value(predictor.config, ("data", "image_size"), 3).data
     for options in ([], ["--image-size", "source"], ["--image-size", "12x24"], ["--stride", "2"], ["--window", "null"]):
         assert main(["predict", "run", "a.png", *options]) == 0
     assert sizes == [(2, 3), (4, 6), (12, 18), (2, 3), (2, 3)]

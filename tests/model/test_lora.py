@@ -18,7 +18,7 @@ from densevit.interfaces import Class
 from densevit.model import DenseModel
 from densevit.model.lora import add_adapters, merged_state
 from densevit.weights import hub, model_file
-from densevit.weights.pretrained_models import build_model
+from tests.built_models import build_model
 from tests.training.runs import train
 
 VIT = {"name": "vit", "variant": "nano", "patch_size": 8}

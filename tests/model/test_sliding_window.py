@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.model import inference_by_head, streaming_resize
-from tests.model.small_models import Depth, Pixels, Segmenter, Stem, batch_of, model_of
+from tests.model.small_models import Depth, Pixels, Segmenter, Stem, batch_of, inferred, model_of
 
 
 def maps_of(model, image):
@@ -39,7 +39,7 @@ def slide_whole(image, maps, window, stride):
 
 def infer(model, batch, section):
     """Predictions with these options for every head that makes maps."""
-    return model.infer(batch, inference_by_head(model, section))
+    return inferred(model, batch, inference_by_head(model, section))
 
 
 @torch.no_grad()

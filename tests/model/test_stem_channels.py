@@ -7,7 +7,7 @@ import densevit
 from densevit.channels import RGB, Channels
 from densevit.config import BackboneSection
 from densevit.interfaces import Backbone
-from densevit.model import backbone_from
+from densevit.model import DenseModel, backbone_from
 from densevit.model.stem_channels import adapted, adapted_state
 
 FAMILIES = {
@@ -103,7 +103,7 @@ def test_one_channel_is_adapted_as_by_timm():
 
 @pytest.mark.parametrize(("theirs", "ours"), ((RGB.names, NIR), (NIR, ("nir", "red"))))
 def test_weights_of_a_model_file_are_adapted(theirs, ours, tmp_path):
-    def created(names: tuple[str, ...], weights: str | None = None) -> densevit.Predictor:
+    def created(names: tuple[str, ...], weights: str | None = None) -> DenseModel:
         count = len(names)
         channels = {"names": [*names], "dtype": "uint16", "range": [[0.0, 100.0]] * count}
         backbone = {"name": "resnet", "depth": 18, "mean": [0.4] * count, "std": [0.2] * count, "channels": channels}
@@ -113,7 +113,7 @@ def test_weights_of_a_model_file_are_adapted(theirs, ours, tmp_path):
 
     source = created(theirs)
     densevit.save(source, tmp_path / "model.safetensors")
-    kernel = source.model.backbone.state_dict()["conv1.weight"]
-    assert densevit.load(tmp_path / "model.safetensors").model.channels.names == theirs
-    found = created(ours, str(tmp_path / "model.safetensors")).model.backbone.state_dict()["conv1.weight"]
+    kernel = source.backbone.state_dict()["conv1.weight"]
+    assert densevit.load(tmp_path / "model.safetensors").channels.names == theirs
+    found = created(ours, str(tmp_path / "model.safetensors")).backbone.state_dict()["conv1.weight"]
     assert torch.equal(found, adapted(kernel, theirs, ours))

@@ -7,12 +7,11 @@ import torch
 from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
-from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel, inference_by_head
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr.head import Detr
-from tests.model.small_models import Segmenter
+from tests.model.small_models import Segmenter, inferred
 
 CLASSES = tuple(Class(str(i), i, (0, 0, 0)) for i in range(1, 4))
 
@@ -97,9 +96,9 @@ def test_each_object_of_a_large_image_is_found_once(largest, stride):
     model = oracle()
     batch = collate([{"image": image, "targets": {"size": (512, 512), "original_size": (512, 512)}}], 4)
     sections = inference_by_head(model, InferenceSection(window=160, stride=stride, batch_size=3))
-    [found] = model.infer(batch, sections)["oracle"]
+    [found] = inferred(model, batch, sections)["oracle"]
     assert as_set(found) == as_set(truth)
-    result = Predictor(model).predict(image, inference={"window": 160, "stride": stride})
+    result = model.predict(image, inference={"window": 160, "stride": stride})
     assert as_set({"boxes": result.boxes, "labels": result.labels}) == as_set(truth)
 
 
@@ -108,7 +107,7 @@ def test_windows_are_of_the_resized_image_and_boxes_of_the_original():
     model = oracle()
     batch = collate([{"image": image, "targets": {"size": (230, 300), "original_size": (460, 900)}}], 4)
     sections = inference_by_head(model, InferenceSection(window=(100, 130), stride=(60, 90), batch_size=5))
-    [found] = model.infer(batch, sections)["oracle"]
+    [found] = inferred(model, batch, sections)["oracle"]
     expected = {**truth, "boxes": truth["boxes"] * torch.tensor([3.0, 2, 3, 2])}
     assert as_set(found) == as_set(expected)
     assert model.heads["oracle"].runs == [(5, 100, 132), (5, 100, 132), (2, 100, 132)]  # 4 x 3 windows
@@ -125,12 +124,12 @@ def test_an_image_that_fits_into_a_window_is_predicted_in_one_pass():
     batch = collate([{"image": torch.nn.functional.pad(image, (0, 10, 0, 3)), "targets": targets}], 4)
     for window in (64, (41, 54)):
         sections = inference_by_head(model, InferenceSection(window=window))
-        [plain], [found] = model.infer(batch)["detection"], model.infer(batch, sections)["detection"]
+        [plain], [found] = model.infer(batch)["detection"], inferred(model, batch, sections)["detection"]
         assert plain.keys() == found.keys()
         assert all(torch.equal(plain[key], found[key]) for key in plain)
     # Boxes of several windows have descending scores, and do not depend on the batches.
     few, many = (
-        model.infer(batch, inference_by_head(model, InferenceSection(window=24, batch_size=n)))["detection"][0]
+        inferred(model, batch, inference_by_head(model, InferenceSection(window=24, batch_size=n)))["detection"][0]
         for n in (1, 50)
     )
     assert len(few["boxes"]) > 9 and (few["scores"].diff() <= 0).all()
@@ -144,7 +143,7 @@ def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_s
     assert inference_by_head(model, section) == {"segmenter": section, "oracle": windows}  # masks: one pass
     whole = {"oracle": InferenceSection()}
     assert inference_by_head(model, section, whole) == {"segmenter": section, **whole}
-    assert Predictor(model).with_inference({"window": 64, "flip": True}).inference == {
+    assert model.with_inference({"window": 64, "flip": True}).inference == {
         "segmenter": InferenceSection(window=64, flip=True),
         "oracle": InferenceSection(window=64),
     }

@@ -13,7 +13,7 @@ from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.model import inference_by_head
 from densevit.model.test_time_augmentation import prediction_strips
-from tests.model.small_models import Segmenter, Stem, model_of
+from tests.model.small_models import Segmenter, Stem, inferred, model_of
 from tests.model.test_tiled_detection import Oracle, Pixels
 
 OPTIONS = InferenceSection(window=8, stride=8, batch_size=2)  # 12 windows of an image of 32 x 24
@@ -21,7 +21,7 @@ OPTIONS = InferenceSection(window=8, stride=8, batch_size=2)  # 12 windows of an
 
 def infer(model: Any, image: torch.Tensor) -> Any:
     sample: Any = {"image": image, "targets": {"size": (32, 24), "original_size": (32, 24)}}
-    return model.infer(collate([sample], model.multiple), inference_by_head(model, OPTIONS))
+    return inferred(model, collate([sample], model.multiple), inference_by_head(model, OPTIONS))
 
 
 def strips(model: Any, image: torch.Tensor) -> Any:

@@ -19,7 +19,7 @@ import densevit
 from densevit import config as configs
 from densevit.config import yaml_io
 from densevit.errors import ConfigError, DensevitError
-from densevit.inference import file_model
+from densevit.inference import engine
 from densevit.registry import plugin_loading
 from densevit.weights import model_file, model_joining
 
@@ -192,7 +192,7 @@ BACKBONE = {"backbone": {"name": CLASS}, "heads": {}}
 DOORS = {
     "load": (MODEL, densevit.load),
     "load a checkpoint": (MODEL, lambda file: densevit.load(as_checkpoint(file))),
-    "load an exported file": (MODEL, lambda file: file_model.build(exported(file))),
+    "load an exported file": (MODEL, lambda file: engine.build(exported(file))),
     "load heads": (MODEL, lambda file: densevit.load(file, backbone=file)),
     "model file": (MODEL, model_file.load),
     "backbone": (BACKBONE, model_file.load_backbone),

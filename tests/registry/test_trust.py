@@ -27,7 +27,7 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Class
 from densevit.model import DenseModel
 from densevit.weights import model_file
-from densevit.weights.pretrained_models import build_model
+from tests.built_models import build_model
 
 pytestmark = pytest.mark.integration
 
@@ -107,7 +107,7 @@ def naming(given: dict[str, Any]) -> Path:
         for part in above:
             inner = inner[part]
         inner[last] = value
-    model_file.save(model(), file, config)
+    model_file.save(model(), file)
     with safe_open(file, framework="pt") as opened:
         header = opened.metadata()
     save_file(load_file(file), file, metadata={**header, "config": yaml_io.write(values)})

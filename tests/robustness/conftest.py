@@ -119,11 +119,11 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from densevit import config as configs
     from densevit.data.data_builder import build_data
     from densevit.weights import model_file
-    from densevit.weights.pretrained_models import build_model
+    from tests.built_models import build_model
 
     folder = tmp_path_factory.mktemp("tiny") / "run"
     folder.mkdir()
     (folder / "config.yaml").write_text(TINY)
     config = configs.load(folder)
-    model_file.save(build_model(config, build_data(config).classes), folder / "model.safetensors", config)
+    model_file.save(build_model(config, build_data(config).classes), folder / "model.safetensors")
     return folder

@@ -10,7 +10,7 @@ import pytest
 import densevit
 from densevit.cli import main
 from densevit.data import split_overlap
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.data.split_overlap import check_overlap
 from tests.data.undivided_sets import label_maps
 

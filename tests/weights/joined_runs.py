@@ -11,7 +11,7 @@ from densevit import config as configs
 from densevit.data.data_builder import build_data
 from densevit.model import DenseModel
 from densevit.weights import model_file
-from densevit.weights.pretrained_models import build_model
+from tests.built_models import build_model
 from tests.exporting.small_models import CELLS, NAIVE, FourMaps
 
 BOXES: dict[str, Any] = {"detection": {**CELLS, "neck": {"name": "fpn", "width": 16}}}
@@ -47,7 +47,7 @@ def write_run(folder: Path, heads: Mapping[str, Any], seed: int, backbone_seed: 
     model = build_model(config, build_data(config).train)
     randomise(model, seed)
     randomise(model.backbone, backbone_seed)
-    model_file.save(model, folder_of(folder) / "model.safetensors", config)
+    model_file.save(model, folder_of(folder) / "model.safetensors")
     (folder / "config.yaml").write_text(configs.dump(config))
     return model.eval()
 

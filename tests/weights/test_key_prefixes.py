@@ -212,7 +212,7 @@ def test_large_finite_values_and_masks_of_the_module_are_not_reported(tmp_path):
 def test_a_model_file_with_nan_is_named(tmp_path):
     model = densevit.create_model("resnet", heads={"seg": "setr"}, classes={"seg": ["a", "b"]}, pretrained=False)
     with torch.no_grad():
-        next(model.model.parameters()).fill_(float("nan"))
+        next(model.parameters()).fill_(float("nan"))
     densevit.save(model, tmp_path / "mine.safetensors")
     with pytest.warns(UserWarning, match=r"mine\.safetensors: 1 of \d+ tensors .*NaN"):
         densevit.load(tmp_path / "mine.safetensors")

@@ -63,7 +63,7 @@ def test_licences_of_a_card_stay_with_the_backbone_and_with_models_that_start_fr
     densevit.save(model, tmp_path / "first.safetensors")
     again = densevit.create_model(R18, **given, weights=tmp_path / "first.safetensors")
     for one in (model, densevit.load(tmp_path / "first.safetensors"), again):
-        assert one.model.licences == {str(folder): stated}
+        assert one.licences == {str(folder): stated}
 
     (folder / "README.md").unlink()
     assert main(["convert", str(folder), str(tmp_path / "own")]) == 0

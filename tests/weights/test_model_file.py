@@ -13,7 +13,7 @@ from densevit.interfaces import Class, Head, Neck
 from densevit.model import DenseModel
 from densevit.weights import model_file
 from densevit.weights.model_file import load, save
-from densevit.weights.pretrained_models import build_model
+from tests.built_models import build_model
 from tests.weights.loading import built
 from tests.weights.states import equal
 
@@ -86,7 +86,7 @@ def saved(tmp_path):
     for value in model.state_dict().values():
         if value.is_floating_point() and value.ndim < 2:
             nn.init.uniform_(value, 0.5, 1.0)
-    save(model, tmp_path / "model.safetensors", config_of())
+    save(model.with_config(config_of()), tmp_path / "model.safetensors")
     return model, tmp_path / "model.safetensors"
 
 
@@ -115,7 +115,7 @@ def test_score_thresholds_round_trip_and_files_without_them_load(saved):
     model, path = saved
     assert load(path, trust=True).score_thresholds == {}
     model.score_thresholds = {"detection": 0.3125}
-    save(model, path, config_of())
+    save(model.with_config(config_of()), path)
     predictor = densevit.load(path, trust=True)
     assert predictor.score_thresholds == {"detection": 0.3125}
 
@@ -193,7 +193,7 @@ def test_weights_without_a_common_head_are_refused_unless_the_backbone_is_frozen
 
 
 def test_reference_data_runs_no_code_without_trust():
-    model = densevit.create_model({"name": "resnet", "depth": 18}, {"seg": "setr"}, {"seg": ["a"]}).model
+    model = densevit.create_model({"name": "resnet", "depth": 18}, {"seg": "setr"}, {"seg": ["a"]})
     model.reference_data = {"seg": configs.section("data", {"name": "scenes", "transforms": "os:system"}, "test")}
     entries = model_file.entries(model, model.sections)
     with pytest.raises(ConfigError, match="'os:system' is named in this file"):

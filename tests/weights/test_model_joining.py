@@ -12,6 +12,7 @@ from safetensors import safe_open
 import densevit
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Licences
+from densevit.model import DenseModel
 from densevit.weights import model_file
 from densevit.weights.model_joining import join, read_part
 from tests.weights.joined_runs import BOXES, DEPTH, SURFACES, write_run
@@ -27,8 +28,8 @@ def runs(tmp_path: Path) -> list[Path]:
     return folders
 
 
-def joined(*sources: Any, **options: Any) -> densevit.Predictor:
-    return densevit.Predictor(join([read_part(source) for source in sources], **options))
+def joined(*sources: Any, **options: Any) -> DenseModel:
+    return join([read_part(source) for source in sources], **options)
 
 
 def images() -> list[np.ndarray]:
@@ -37,7 +38,7 @@ def images() -> list[np.ndarray]:
 
 
 def test_each_head_predicts_as_alone_bit_for_bit_on_several_sizes(runs, tmp_path):
-    model_file.save(joined(*runs).model, tmp_path / "joined.safetensors")
+    model_file.save(joined(*runs), tmp_path / "joined.safetensors")
     together = densevit.load(tmp_path / "joined.safetensors", trust=True)
     assert [*together.heads] == ["detection", "surfaces", "depth"]
     for run in runs:
@@ -54,7 +55,7 @@ def test_each_head_predicts_as_alone_bit_for_bit_on_several_sizes(runs, tmp_path
             "targets": [{}, {}],
         }
         with torch.no_grad():
-            assert equal(together.model(batch)[head], alone.model(batch)[head])
+            assert equal(together(batch)[head], alone(batch)[head])
 
 
 def test_classes_thresholds_licences_and_inference_are_kept_per_head(tmp_path):
@@ -63,17 +64,17 @@ def test_classes_thresholds_licences_and_inference_are_kept_per_head(tmp_path):
     first.score_thresholds, first.licences = {"detection": 0.25}, {"timm:x": Licences(weights="apache-2.0")}
     second.licences = {"timm:y": Licences("MIT", "mit", "COCO", "none")}
     for name, model in (("a", first), ("b", second)):
-        model_file.save(model, tmp_path / name / "model.safetensors", model.sections)
-    model = joined(tmp_path / "a", tmp_path / "b").model
+        model_file.save(model, tmp_path / name / "model.safetensors")
+    model = joined(tmp_path / "a", tmp_path / "b")
     assert model.classes == first.classes | second.classes and model.classes["detection"] != model.classes["surfaces"]
     assert model.score_thresholds == {"detection": 0.25}
     assert model.licences == first.licences | second.licences
     alone = densevit.load(tmp_path / "a").inference | densevit.load(tmp_path / "b").inference
-    assert densevit.Predictor(model).inference == alone and alone["detection"].nms == 0.5 and alone["surfaces"].flip
+    assert model.inference == alone and alone["detection"].nms == 0.5 and alone["surfaces"].flip
 
 
 def test_everything_is_frozen_and_names_no_weights(runs):
-    sections = joined(*runs).model.sections
+    sections = joined(*runs).sections
     assert sections.backbone.freeze is True and sections.weights is None and sections.backbone.weights is None
     assert all(head.freeze is True and head.weights is None for head in sections.heads.values())
 
@@ -123,15 +124,15 @@ def test_heads_alone_are_small_and_give_the_model_on_their_backbone(runs, tmp_pa
     with safe_open(file, framework="pt") as content:
         assert {key.partition(".")[0] for key in content.keys()} == {"heads"}  # noqa: SIM118
     alone = densevit.load(runs[2])
-    section = {"name": alone.model.sections.backbone.name}
+    section = {"name": alone.sections.backbone.name}
     model_file.save_backbone(alone.backbone, section, tmp_path / "backbone.safetensors")
     for backbone in (runs[0], runs[0] / "model.safetensors", tmp_path / "backbone.safetensors"):
         loaded = densevit.load(file, backbone=backbone, trust=True)
-        assert equal(loaded.model.state_dict(), alone.model.state_dict())
-        assert loaded.data.image_size == 96
+        assert equal(loaded.state_dict(), alone.state_dict())
+        assert loaded.training_data.image_size == 96
     assert equal(
         join([read_part(runs[0]), read_part(file, trust=True)]).state_dict(),
-        joined(runs[0], runs[2]).model.state_dict(),
+        joined(runs[0], runs[2]).state_dict(),
     )
 
 
@@ -156,8 +157,8 @@ def test_different_transforms_are_named_and_one_can_be_chosen(runs, tmp_path):
         joined(runs[0], tmp_path / "large")
     assert "image_size 96" in str(caught.value) and "image_size (64, 128)" in str(caught.value)
     chosen = joined(runs[0], tmp_path / "large", image_size=(48, 64), stretch=True)
-    assert chosen.resize.size_of(100, 300) == (48, 64)
-    assert joined(runs[0], tmp_path / "large", image_size=64).resize.size_of(100, 200) == (32, 64)
+    assert chosen.resize.evaluation_size(100, 300) == (48, 64)
+    assert joined(runs[0], tmp_path / "large", image_size=64).resize.evaluation_size(100, 200) == (32, 64)
 
 
 def test_transforms_are_compared_by_what_they_do(runs, tmp_path):
@@ -166,9 +167,9 @@ def test_transforms_are_compared_by_what_they_do(runs, tmp_path):
 
 
 def test_the_data_of_all_heads_is_a_mix(runs, tmp_path):
-    assert joined(*runs).data.name == "scenes"
+    assert joined(*runs).training_data.name == "scenes"
     write_run(tmp_path / "other", SURFACES, 2, data={"seed": 5})
-    data = joined(runs[0], tmp_path / "other").data
+    data = joined(runs[0], tmp_path / "other").training_data
     assert data.name == "mix" and [*data.options["sets"]] == ["detection", "surfaces"]
     assert data.options["sets"]["surfaces"]["seed"] == 5 and data.image_size == 96
 
@@ -211,7 +212,7 @@ def test_the_run_that_was_trained_is_named_although_it_is_the_first(runs, tmp_pa
 def test_only_a_running_statistic_differs(runs, tmp_path):
     model = write_run(tmp_path / "drifted", SURFACES, 2)
     model.backbone.norm.running_mean[3] += 1e-6
-    model_file.save(model, tmp_path / "drifted" / "model.safetensors", model.sections)
+    model_file.save(model, tmp_path / "drifted" / "model.safetensors")
     with pytest.raises(WeightsError, match=r"in 1 of 13 tensors \(norm\.running_mean\)"):
         joined(runs[0], tmp_path / "drifted")
 
@@ -234,7 +235,7 @@ def test_equal_names_a_forbidding_licence_and_foreign_files_are_one_line(runs, t
         joined(runs[2], runs[2])
     model = write_run(tmp_path / "nd", SURFACES, 2)
     model.licences = {"hf:a/b": Licences(weights="CC-BY-NC-ND-4.0")}
-    model_file.save(model, tmp_path / "nd" / "model.safetensors", model.sections)
+    model_file.save(model, tmp_path / "nd" / "model.safetensors")
     with pytest.raises(WeightsError, match="the licence of hf:a/b, CC-BY-NC-ND-4.0, forbids derived works"):
         joined(runs[0], tmp_path / "nd")
     torch.save(model.state_dict(), tmp_path / "theirs.pth")

@@ -110,16 +110,16 @@ def test_efficientnet_lite_computes_what_its_project_does(size, last):
     predictor = densevit.create_model(
         section, heads={"s": {"name": "setr", "decoder": "naive", "width": 8}}, classes=["a", "b"]
     )
-    licences = predictor.model.licences[source]
+    licences = predictor.licences[source]
     assert licences.clean and licences.weights == "Apache-2.0" and "; LICENSE of " in licences.source
-    assert predictor.model.backbone.mean == predictor.model.backbone.std == (0.5, 0.5, 0.5)
+    assert predictor.backbone.mean == predictor.backbone.std == (0.5, 0.5, 0.5)
     images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     ends = []
     for block in theirs._blocks:
         block.register_forward_hook(lambda module, inputs, x: ends.append(x))
     with torch.no_grad():
         theirs(images)
-        features = predictor.model.backbone.eval()(images)
+        features = predictor.backbone.eval()(images)
     for feature, number in zip(features, last, strict=True):
         assert feature.std() > 0.1
         torch.testing.assert_close(feature, ends[number], rtol=1e-4, atol=1e-4)

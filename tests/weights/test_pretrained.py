@@ -16,9 +16,9 @@ from densevit.weights.key_mapping import Line
 from densevit.weights.model_file import load as load_file
 from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
-from densevit.weights.pretrained_models import build_model
 from densevit.weights.resolving import resolve
 from densevit.weights.weights_table import weights_line
+from tests.built_models import build_model
 from tests.weights.loading import built
 
 CLASSES = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))

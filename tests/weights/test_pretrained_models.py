@@ -48,11 +48,11 @@ def test_names_and_sections_build_a_model():
         },
         classes={"seg": ["road", "sky"], "detection": [Class("cat", 17, (1, 2, 3))]},
     )
-    assert predictor.config is None and not predictor.model.training
+    assert predictor.config is None and not predictor.training
     assert [c.name for c in predictor.classes["seg"]] == ["road", "sky"] and predictor.classes["depth"] == ()
     assert predictor.classes["seg"][0].color != predictor.classes["seg"][1].color
     assert predictor.classes["boxes"] == (Class("cat", 17, (1, 2, 3)),)
-    assert predictor.model.sections.heads["depth"].options == {"width": 16}
+    assert predictor.sections.heads["depth"].options == {"width": 16}
     assert predictor.backbone.channels == (64, 128, 256, 512)
     result = predictor.predict(IMAGE)
     assert result.semantic.shape == (64, 96) and set(result.names) <= {"cat"}
@@ -64,11 +64,11 @@ def test_weights_of_a_backbone_and_of_a_whole_model(file: str, resnet: nn.Module
         densevit.create_backbone("resnet", weights=file, depth=50)
     first = densevit.create_model(RESNET, {"seg": SETR}, ["a", "b"], weights=file)
     assert is_of(first.backbone, resnet) and first.sections.backbone.weights == file
-    densevit.save(first.model, tmp_path / "whole.safetensors")
+    densevit.save(first, tmp_path / "whole.safetensors")
     other = densevit.create_model(RESNET, {"seg": SETR}, ["a", "b"], weights=tmp_path / "whole.safetensors")
     assert torch.equal(other.predict(IMAGE).semantic, first.predict(IMAGE).semantic)
-    state = other.model.state_dict()
-    assert all(torch.equal(state[name], value) for name, value in first.model.state_dict().items())
+    state = other.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in first.state_dict().items())
     assert not is_of(densevit.create_model(RESNET, {"seg": SETR}, ["a", "b"]).backbone, resnet)
 
 

@@ -26,7 +26,6 @@ from densevit.config.yaml_io import shipped_configs
 from densevit.exporting.deployment import deployable, simplified
 from densevit.exporting.file_comparison import example_images
 from densevit.exporting.graph import ExportedGraph
-from densevit.model import DenseModel
 
 PAIRS = {  # densevit's recipe: transformers' model
     "coco/rtdetr_r18": "rtdetr_r18vd",
@@ -37,9 +36,7 @@ PAIRS = {  # densevit's recipe: transformers' model
 
 def densevit_graph(recipe: str) -> nn.Module:
     """The folded model of a recipe, for 80 classes."""
-    model: DenseModel = densevit.create_model(
-        recipe, classes=[f"class {i}" for i in range(CLASSES)], pretrained=False
-    ).model
+    model = densevit.create_model(recipe, classes=[f"class {i}" for i in range(CLASSES)], pretrained=False)
     return ExportedGraph(deployable(model.cpu().float())).eval()
 
 

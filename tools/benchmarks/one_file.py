@@ -70,8 +70,8 @@ def main() -> None:
     options.set_defaults(device="cpu")
     args = parsed(options)
     is_file = Path(args.model).exists()
-    predictor = densevit.load(args.model) if is_file else densevit.create_model(args.model, pretrained=False)
-    model: DenseModel = deployable(predictor.model.cpu().float())
+    loaded = densevit.load(args.model) if is_file else densevit.create_model(args.model, pretrained=False)
+    model: DenseModel = deployable(loaded.cpu().float())
     size = (args.size, args.size)
     images = {"images": torch.from_numpy(example_images(size, 1, 0))}
     with torch.no_grad():

@@ -100,7 +100,7 @@ def count(name: str, keys: tuple[str, ...]) -> tuple[Operations, float]:
         with operations.counted_as("rest of forward"):
             outputs = model(batch)
         with operations.counted_as("losses"):
-            loss = torch.stack(list(model.loss(outputs, batch["targets"]).values())).sum()
+            loss = torch.stack(list(model.losses_of(outputs, batch["targets"]).values())).sum()
         with operations.counted_as("backward"):
             optimizer.zero_grad()
             loss.backward()

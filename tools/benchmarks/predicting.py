@@ -3,7 +3,7 @@
 With `waiting`, a backbone waits 10 ms per image without a core, as for a GPU, and a head predicts 300 boxes. With a
 config's name, a model with random weights uses the cores. About ten objects per image are above the threshold. Both are
 run alternately, and the medians compared: the command should reach 0.9 of the images per second of
-`predictor.iterate`.
+`model.iterate`.
 
     python tools/benchmarks/predicting.py waiting start/detector coco/dfine_n --images 200
 """
@@ -25,7 +25,6 @@ import densevit
 from densevit.cli import main as densevit_command
 from densevit.inference import model_loading
 from densevit.inference.input_images import find_images
-from densevit.inference.predictor import Predictor
 from densevit.interfaces import Backbone, Class, Head, Outputs, Predictions, Targets
 from densevit.model import DenseModel
 
@@ -82,19 +81,19 @@ def timed(run: Callable[[], object]) -> float:
 def measure(name: str, folder: Path, count: int, rounds: int) -> tuple[float, float]:
     """Returns the images per second of the command and of the iterator. name: the name of a config, or `waiting`."""
     if name == "waiting":
-        predictor = Predictor(DenseModel(WaitingBackbone(), {"detection": FixedBoxes((1,), (32,), CLASSES)}))
+        model = DenseModel(WaitingBackbone(), {"detection": FixedBoxes((1,), (32,), CLASSES)})
     else:
-        predictor = densevit.create_model(name, classes=CLASSES, pretrained=False)
-    model_loading.load = lambda *arguments, **options: predictor
+        model = densevit.create_model(name, classes=CLASSES, pretrained=False)
+    model_loading.load = lambda *arguments, **options: model
     images = [image.path for image in find_images([str(folder / "images")])]
-    results = predictor.predict(images[:FILES], 0.0, BATCH)
+    results = model.predict(images[:FILES], 0.0, BATCH)
     threshold = float(torch.cat([result["scores"] for result in results]).sort().values[-DRAWN * FILES])
     command = ["predict", name, str(folder / "images"), "--draw", "none", "--threshold", str(threshold), "--quiet"]
     seconds: dict[str, list[float]] = {"command": [], "iterator": []}
     for n in range(rounds):
         out = ["--out", str(folder / f"{name.replace('/', '-')}-{n}")]
         seconds["command"].append(timed(lambda: densevit_command([*command, *out])))  # noqa: B023
-        seconds["iterator"].append(timed(lambda: [None for _ in predictor.iterate(images, 0.0, BATCH)]))
+        seconds["iterator"].append(timed(lambda: [None for _ in model.iterate(images, 0.0, BATCH)]))
     return count / statistics.median(seconds["command"]), count / statistics.median(seconds["iterator"])
 
 

@@ -51,8 +51,8 @@ def readme() -> None:
     assert (RUN / "report.html").is_file() and (RUN / "model.safetensors").is_file()
     command("scenes", "--out", "labelled", "--split", "val", "--count", "2", "--jpeg", "--quiet")
     next(Path("labelled").rglob("*.jpg")).rename("street.jpg")
-    predictor = densevit.load(RUN)
-    result = predictor.predict("street.jpg", threshold=0.0)
+    model = densevit.load(RUN)
+    result = model.predict("street.jpg", threshold=0.0)
     assert len(result.names) == len(result.scores) == len(result.boxes) > 0
     result.draw().save("drawn.png")
     run = densevit.fit("setr_vit", overrides=["trainer.max_images=16", "data.train_length=64", "data.val_length=8"])
@@ -78,10 +78,10 @@ def checkpoint() -> None:
     torch.save(other.state_dict(), "resnet18.pth")
     classes = {"segmentation": ["wall", "floor"]}
     backbone, heads = {"name": "resnet", "depth": 18}, {"segmentation": {"name": "setr"}}
-    predictor = densevit.create_model(backbone, heads=heads, classes=classes, weights="resnet18.pth")
+    model = densevit.create_model(backbone, heads=heads, classes=classes, weights="resnet18.pth")
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        features = predictor.model.backbone.eval()(images)[-1]
+        features = model.backbone.eval()(images)[-1]
         x = other.maxpool(other.relu(other.bn1(other.conv1(images))))
         expected = other.layer4(other.layer3(other.layer2(other.layer1(x))))
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)

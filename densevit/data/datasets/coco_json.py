@@ -1,6 +1,5 @@
 """Reads and checks the sections of a COCO json: images, categories, and columns of annotations."""
 
-import colorsys
 import gc
 import itertools
 import json
@@ -12,7 +11,7 @@ import numpy as np
 
 from densevit.data.io.file_errors import check_regular
 from densevit.errors import DataError, has_surrogates, listed
-from densevit.interfaces import Class
+from densevit.interfaces import Class, color_of
 from densevit.registry.plugin_options import shown
 
 _INT64 = 2**63
@@ -192,9 +191,3 @@ def identifiers(ids: Sequence[Any]) -> np.ndarray:
     """Converts integers to int64; text and mixed ids to fixed-width text."""
     numbers = all(isinstance(name, int) for name in ids)
     return np.array(ids, dtype=np.int64) if numbers else np.array([str(name) for name in ids])
-
-
-def color_of(index: int) -> tuple[int, int, int]:
-    """Returns a colour for a class index. Consecutive colours differ in hue, by the golden ratio, and in brightness."""
-    red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, (0.85, 0.6)[index % 2], (1.0, 0.8, 0.9)[index % 3])
-    return round(red * 255), round(green * 255), round(blue * 255)

@@ -23,6 +23,7 @@ from densevit.data.datasets.split_names import check_limit, check_split, missing
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
 from densevit.errors import DataError, counted, warn_once
 from densevit.interfaces import Size, TargetType
+from densevit.model import InferenceModel
 from densevit.targets.pixel_maps import Depth
 
 Preset = Literal["diode", "kitti", "nyu"]
@@ -195,7 +196,15 @@ class DepthMaps(PairedDataset):
         return depth if self._valid is None else np.where(files[1][1] > 0, depth, np.float32(0))
 
 
-def file_types(data: DataSection | None) -> dict[str, TargetType]:
+def file_types(model: InferenceModel) -> dict[str, Mapping[str, TargetType] | None]:
+    """The target types of a model's predictions in files, by head; depth has the `scale` of its training data."""
+    return {
+        name: {**_with_unit(model.reference_data.get(name, model.training_data)), **(types or {})}
+        for name, types in model.target_types.items()
+    }
+
+
+def _with_unit(data: DataSection | None) -> dict[str, TargetType]:
     """The target type of depth in files with a data set's unit; {} for data without one. data: the section."""
     options = data.options if data is not None and data.name == "depth" else {}
     options = {**(load_preset(PRESETS, options["preset"]) if options.get("preset") else {}), **options}

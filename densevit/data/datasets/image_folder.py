@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.coco_json import color_of
 from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.division import is_divided, part_of
 from densevit.data.datasets.image_files import images_below, warn_of_unread
@@ -17,7 +16,7 @@ from densevit.data.datasets.paired_folders import paired_folders
 from densevit.data.datasets.split_names import DIVIDED, check_limit, check_split, spellings, split_path
 from densevit.data.io.channel_files import IMAGES
 from densevit.errors import DataError, listed
-from densevit.interfaces import Class, Sample
+from densevit.interfaces import Class, Sample, color_of
 
 _NO_CLASSES = {"images", "labels", "masks", "annotations"}  # folders of other layouts
 _LAYOUT = "one folder per class, {split}/CLASS/*.jpg"

@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from densevit.data.datasets.coco_json import color_of
 from densevit.errors import DataError, counted
-from densevit.interfaces import IGNORE, Class
+from densevit.interfaces import IGNORE, Class, color_of
 from densevit.registry.plugin_options import shown
 
 _Byte = Annotated[int, Field(strict=True, ge=0, le=255)]

@@ -52,7 +52,7 @@ class BestModel(lightning.Callback):
                 "Fix: check the labels of the validation data.",
                 stacklevel=1,  # Lightning calls this, and its warnings are hidden
             )
-        model_file.save(model, self.folder / _MODEL, pl_module.config, state, trainer.global_step)
+        model_file.save(model, self.folder / _MODEL, state, trainer.global_step)
         metrics_file.write(pl_module.validation.metrics, self.folder / _METRICS)
         write_tables(
             pl_module.validation.evaluators, self.folder, image_names(self.dataset, pl_module.validation.indices)

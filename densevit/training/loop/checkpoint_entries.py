@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from densevit import config as configs
-from densevit.inference.predictor import Predictor
 from densevit.losses.distributed import gather_objects
 from densevit.model import DenseModel
 from densevit.training.loop.budget import Budget
@@ -16,15 +15,16 @@ from densevit.weights import checkpoint_io, model_file
 from densevit.weights.state_dict_io import FORMAT
 
 
-def entries(predictor: Predictor, model: DenseModel, prefix: str, device: torch.device) -> dict[str, Any]:
+def entries(model: DenseModel, prefix: str, device: torch.device) -> dict[str, Any]:
     """The entries of a checkpoint. model: the saved model. prefix: the prefix of its tensors in the state dict."""
     values: dict[str, Any] = {"random_state": _random_states(device), "format_version": FORMAT}
-    if predictor.config is not None:
-        values["config"] = configs.dump(predictor.config)
-    if predictor.sections is not None and model.heads:
-        values[checkpoint_io.ENTRIES] = model_file.entries(model, predictor.sections)
+    if model.config is not None:
+        values["config"] = configs.dump(model.config)
+    sections = model_file.sections_of(model)
+    if sections is not None and model.heads:
+        values[checkpoint_io.ENTRIES] = model_file.entries(model, sections)
         values[checkpoint_io.SAVED_MODEL] = prefix
-    values["classes"] = {head: [c.name for c in classes] for head, classes in predictor.model.classes.items()}
+    values["classes"] = {head: [c.name for c in classes] for head, classes in model.classes.items()}
     return values
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.errors import ConfigError, DataError, PluginError
 from densevit.interfaces import Dataset, Head, Method
-from densevit.model import DenseModel
+from densevit.model import DenseModel, InferenceModel
 from densevit.model.batch_checks import described
 
 
@@ -62,7 +62,7 @@ def check_classes(dataset: Dataset, model: DenseModel) -> None:
             )
 
 
-def check_channels(dataset: Dataset, model: DenseModel) -> None:
+def check_channels(dataset: Dataset, model: InferenceModel) -> None:
     """Raises DataError if the images of a data set have other channels than the model, another type, as read or in
     their files, or another range."""
     actual, expected = dataset.channels, model.channels

@@ -2,22 +2,19 @@
 
 import math
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytorch_lightning as lightning
 from torch.utils.data import DistributedSampler, SequentialSampler
 
-from densevit import config as configs
-from densevit.config import Config, DataSection
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_builder import DataSource, build_data
+from densevit.data.data_splits import DataSplits
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.dataloader import Loader
 from densevit.data.split_overlap import check_overlap
 from densevit.data.transforms.phases import final_phase_start
 from densevit.errors import ConfigError, warn_once
-from densevit.interfaces import Method
+from densevit.interfaces import Dataset, Method
 from densevit.model import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_splits
@@ -29,10 +26,10 @@ class DenseDataModule(lightning.LightningDataModule):
     Each process gets its own batches; Lightning's `use_distributed_sampler` has no effect. Batches are padded to the
     model's multiple. A run resumed within an epoch continues at its next batch.
 
-    data: a config; its section `data` as a `DataSection`, a mapping, or a section file such as configs/data/coco.yaml;
-    or a `DataSplits`. seed: the seed of order and augmentation; None: the config's, or else 0. batches_per_step: the
-    training loader yields `OptimizerStep`s of this number of batches, as in `fit`; None: batches, which a
-    `DenseModule` collects by the Trainer's `accumulate_grad_batches`.
+    data, seed, train, val: the parameters of `densevit.build_data`; with train and val, data has the other keys of the
+    section, such as {"image_size": 512}; or a `DataSplits`. batches_per_step: the training loader yields
+    `OptimizerStep`s of this number of batches, as in `fit`; None: batches, which a `DenseModule` collects by the
+    Trainer's `accumulate_grad_batches`.
 
     Example:
         >>> from pytorch_lightning import Trainer
@@ -45,21 +42,18 @@ class DenseDataModule(lightning.LightningDataModule):
 
     def __init__(
         self,
-        data: Config | DataSection | Mapping[str, Any] | str | Path | DataSplits,
+        data: DataSource | DataSplits | None = None,
         seed: int | None = None,
         batches_per_step: int | None = None,
+        train: Dataset | None = None,
+        val: Dataset | None = None,
     ) -> None:
         super().__init__()
         self._batches_per_step = batches_per_step
         self._is_checked = isinstance(data, DataSplits)
-        if isinstance(data, Mapping | str | Path):
-            data = configs.section("data", data, "DenseDataModule")
-        if isinstance(data, Config):
-            data = DataSplits(data.data, data.seed if seed is None else seed, multiple=32)
-        elif isinstance(data, DataSection):
-            data = DataSplits(data, seed or 0, multiple=32)
-        assert isinstance(data, DataSplits)
-        self.data = data
+        if data is None and (train is None or val is None):
+            raise ConfigError("DenseDataModule: train or val is missing. Fix: pass both, or a section `data`.")
+        self.data = data if isinstance(data, DataSplits) else build_data(data or {}, 32, seed, train, val)
 
     def setup(self, stage: str) -> None:
         """Checks the splits, unless `data` was a `DataSplits`. Raises DataError or ConfigError for missing labels and

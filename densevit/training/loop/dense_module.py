@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from densevit.config import InferenceSection, OptimSection
-from densevit.inference.predictor import Predictor
+from densevit.config import OptimSection
 from densevit.interfaces import Batch, Evaluator, LossContext, Losses, Method, OptimizerStep, Predictions
-from densevit.model import DenseModel, check_batch
+from densevit.model import DenseModel, InferenceModel, check_batch
 from densevit.model.parameter_groups import ParameterRate
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.checkpoint_entries import continue_epoch, entries, restore_random_state
@@ -46,9 +45,8 @@ class DenseModule(lightning.LightningModule):
     Metrics are logged as HEAD/METRIC after each validation, the same in all processes, in float64.
 
     optim: the config section `optim`, or a mapping of its keys. The schedule covers the Trainer's steps. evaluators:
-    by head, after `Evaluator.prepare`; None: from the model's config. inference: windows and test-time augmentation in
-    validation, by head; None: the predictor's. method: the training method; None: supervised. mappings: the class
-    mappings of heads whose classes are not the data's, in an evaluation.
+    by head, after `Evaluator.prepare`; None: from the model's config. method: the training method; None: supervised.
+    mappings: the class mappings of heads whose classes are not the data's, in an evaluation.
 
     For a run of `fit`: budget: its length. rates: the learning rates of all parameters. checkpoint_rates: the rates of
     the run's checkpoint, which may have trained other parameters. ema: the average for validation and the saved model.
@@ -61,10 +59,9 @@ class DenseModule(lightning.LightningModule):
 
     def __init__(
         self,
-        model: DenseModel | Predictor,
+        model: InferenceModel,
         optim: OptimSection | Mapping[str, Any] | None = None,
         evaluators: Mapping[str, Evaluator] | None = None,
-        inference: Mapping[str, InferenceSection] | None = None,
         method: Method | None = None,
         *,
         mappings: Mapping[str, ClassMapping] | None = None,
@@ -74,13 +71,11 @@ class DenseModule(lightning.LightningModule):
         ema: ExponentialMovingAverage | None = None,
     ) -> None:
         super().__init__()
-        self._predictor = Predictor(model) if isinstance(model, DenseModel) else model
-        self.model, self.config = self._predictor.model, self._predictor.config
+        self.model, self.config = cast(DenseModel, model), model.config  # an exported file is only evaluated
         self.method = Supervised(self.model) if method is None else method
         check_method(self.method, self.model)
         self.optim, self.budget, self.ema = optim_section(optim), budget, ema
-        inference = self._predictor.inference if inference is None else inference
-        self.validation = Validation(self.config, self.method, evaluators, inference, mappings or {})
+        self.validation = Validation(self.config, self.method, evaluators, mappings or {})
         self._rates, self._checkpoint_rates = rates, checkpoint_rates
         self.record: StepRecord
         self._length: tuple[int, float] = (0, 0)  # steps (0 without an end) and shift of the schedule
@@ -283,7 +278,7 @@ class DenseModule(lightning.LightningModule):
         if self.ema is not None:
             self.ema.save(checkpoint)
         prefix = next(name for name, module in self.named_modules() if module is self.saved_model)
-        checkpoint |= entries(self._predictor, self.saved_model, prefix, self.device)
+        checkpoint |= entries(self.saved_model, prefix, self.device)
         checkpoint["collected_batches"] = len(self._collected)
         checkpoint["trained"] = self.budget and self.budget.state(self.trainer.global_step)
 

@@ -1,14 +1,14 @@
 """Builds the evaluators of a model's heads and merges them over processes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from densevit import registry
 from densevit.config import Config, EvaluationSection
 from densevit.errors import ConfigError, DataError
-from densevit.interfaces import Class, Dataset, Evaluator, Method
+from densevit.interfaces import Classes, Dataset, Evaluator, Method, as_classes
 from densevit.losses.distributed import gather_objects, process_count
-from densevit.model import DenseModel
+from densevit.model import InferenceModel
 from densevit.training.loop.model_class_mapping import ClassMapping
 from densevit.training.loop.probes import build_probes
 from densevit.training.loop.validation_loss import ValidationLoss
@@ -16,21 +16,21 @@ from densevit.training.loop.validation_loss import ValidationLoss
 METHOD = "method"  # the name of the method's loss in the metrics
 
 
-def create_evaluator(name: str, classes: Sequence[Class] = (), **options: Any) -> Evaluator:
-    """Builds an evaluator by its plugin name.
+def create_evaluator(name: str, classes: Classes = (), **options: Any) -> Evaluator:
+    """Builds an evaluator by its plugin name. classes: `Class`es or names, or their number.
 
     Example:
         >>> densevit.create_evaluator("depth").main
         'AbsRel'
     """
     evaluator: Evaluator = registry.create(
-        "evaluators", name, tuple(classes), options=options, where=f"evaluator {name!r}"
+        "evaluators", name, as_classes(classes), options=options, where=f"evaluator {name!r}"
     )
     return evaluator
 
 
 def build_evaluators(
-    model: DenseModel,
+    model: InferenceModel,
     config: Config | None,
     dataset: Dataset,
     method: Method | None = None,

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.errors import DataError, listed, nearest
 from densevit.interfaces import Class, Dataset, Head, Predictions, TargetType
-from densevit.model import DenseModel
+from densevit.model import InferenceModel
 from densevit.targets.target_class_mapping import plain_name, with_classes
 
 LISTED = 100  # largest number of classes in a message
@@ -59,7 +59,7 @@ class ClassMapping:
         return with_classes(predictions, lambda task: (table, self.classes), types)
 
 
-def labelled_heads(model: DenseModel, dataset: Dataset, class_names: Mapping[str, str | None]) -> list[str]:
+def labelled_heads(model: InferenceModel, dataset: Dataset, class_names: Mapping[str, str | None]) -> list[str]:
     """The heads for which a data set has labels and, if they have classes, at least one of their classes.
 
     class_names: the parameter of `map_classes`.
@@ -75,7 +75,7 @@ def labelled_heads(model: DenseModel, dataset: Dataset, class_names: Mapping[str
 
 
 def map_classes(
-    model: DenseModel, data: DataSplits, class_names: Mapping[str, str | None] | None = None
+    model: InferenceModel, data: DataSplits, class_names: Mapping[str, str | None] | None = None
 ) -> dict[str, ClassMapping]:
     """Maps the classes of all heads to the validation data's, and reduces the data to the mapped classes.
 

@@ -10,7 +10,7 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config import OptimSection
 from densevit.config.plugin_checks import check_optimizer
-from densevit.inference.predictor import Predictor, dense_model
+from densevit.errors import ConfigError
 from densevit.layers.precision import keep_state_types
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups, parameter_rates
@@ -25,7 +25,7 @@ def learning_rate(section: OptimSection, images_per_step: int) -> float:
     return section.lr_per_256 * images_per_step / 256
 
 
-def create_optimizer(model: DenseModel | Predictor, images_per_step: int = 256, **options: Any) -> Optimizer:
+def create_optimizer(model: DenseModel, images_per_step: int = 256, **options: Any) -> Optimizer:
     """Builds the optimiser of a model from the keys of the config section `optim`: lr, backbone_lr, layer_decay, ...
 
     images_per_step: the batch size over all processes, for `lr_per_256`. The learning rate is constant: the schedule is
@@ -36,8 +36,10 @@ def create_optimizer(model: DenseModel | Predictor, images_per_step: int = 256, 
         >>> optimizer.param_groups[0]["lr"]
         0.0001
     """
+    if isinstance(model, str):
+        raise ConfigError(f"create_optimizer: the model comes first: create_optimizer(model, name={model!r}, lr=1e-4).")
     section: OptimSection = configs.section("optim", options, "create_optimizer")
-    return optimizer_of(dense_model(model), section, learning_rate(section, images_per_step))
+    return optimizer_of(model, section, learning_rate(section, images_per_step))
 
 
 def optim_section(options: OptimSection | Mapping[str, Any] | None) -> OptimSection:

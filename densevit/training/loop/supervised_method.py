@@ -4,7 +4,6 @@ from typing import Any
 
 from densevit import registry
 from densevit.errors import PluginError
-from densevit.inference.predictor import Predictor, dense_model
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.model import DenseModel
 
@@ -17,11 +16,11 @@ class Supervised(Method):
     any_channels = True
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
-        losses: Losses = model.loss(model(batch), batch["targets"], context)
+        losses: Losses = model.losses_of(model(batch), batch["targets"], context)
         return losses
 
 
-def create_method(name: str, model: DenseModel | Predictor, **options: Any) -> Method:
+def create_method(name: str, model: DenseModel, **options: Any) -> Method:
     """Builds a training method by its plugin name.
 
     Example:
@@ -29,7 +28,7 @@ def create_method(name: str, model: DenseModel | Predictor, **options: Any) -> M
         >>> method.needs_heads, method.views
         (True, 2)
     """
-    method: Method = registry.create("methods", name, dense_model(model), options=options, where=f"method {name!r}")
+    method: Method = registry.create("methods", name, model, options=options, where=f"method {name!r}")
     return method
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytorch_lightning as lightning
 from torch import Tensor
 
-from densevit.config import Config, InferenceSection
+from densevit.config import Config
 from densevit.errors import ConfigError, DensevitError
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.evaluation.metric_order import SKIPPED_IMAGES
@@ -42,10 +42,9 @@ class Validation:
         config: Config | None,
         method: Method,
         evaluators: Mapping[str, Evaluator] | None,
-        inference: Mapping[str, InferenceSection],
         mappings: Mapping[str, ClassMapping],
     ) -> None:
-        self._config, self._method, self.inference, self._mappings = config, method, dict(inference), mappings
+        self._config, self._method, self._mappings = config, method, mappings
         self.evaluators: dict[str, Evaluator] | None = None if evaluators is None else dict(evaluators)
         self.metrics: dict[str, float] = {}
         self.indices: dict[int | str, int] = {}
@@ -96,9 +95,8 @@ class Validation:
         assert self.evaluators is not None
         self._skipped.add(batch)
         model = self._predicting
-        inference = {name: options for name, options in self.inference.items() if name in model.heads}
         # the evaluation of a run is the reference of its zooms
-        outputs = model.infer(batch, inference, {} if trainer.state.fn == "fit" else None) if model.heads else {}
+        outputs = model.infer(batch, {} if trainer.state.fn == "fit" else None) if model.heads else {}
         for name, mapping in self._mappings.items():
             types = TargetTypes(model.target_types.get(name))
             outputs[name] = [mapping.applied(predictions, types) for predictions in outputs[name]]

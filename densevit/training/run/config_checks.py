@@ -6,7 +6,7 @@ from torch import Tensor
 
 from densevit import registry
 from densevit.config import Config
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.data.transforms.sample_resizing import EvaluationTransform, WithoutAugmentation
 from densevit.errors import ConfigError, DensevitError, PluginError, did_you_mean, one_line
 from densevit.evaluation.feature_probes import FeatureProbe

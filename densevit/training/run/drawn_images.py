@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
+from densevit.data.datasets.depth_maps import file_types
 from densevit.data.io.image_names import drawing_names, image_names
 from densevit.drawing.drawn_samples import draw_extremes, draw_samples
 from densevit.evaluation import tables_file
-from densevit.inference.predictor import Predictor
+from densevit.inference.iterating import evaluation_mode, infer
 from densevit.interfaces import Head, Predictions
+from densevit.model import InferenceModel
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.model_class_mapping import ClassMapping
 
@@ -16,7 +18,7 @@ EXTREMES = 3  # number of best and worst images
 
 
 def draw_images(
-    predictor: Predictor,
+    model: InferenceModel,
     data: DataSplits,
     folder: Path,
     indices: Mapping[int | str, int],
@@ -27,20 +29,21 @@ def draw_images(
     Draws objects above the model's score thresholds; nothing if a head does not implement `predict`. indices: data set
     indices by image id. mappings: the mappings of heads whose classes are not the data's.
     """
-    if any(type(head).predict is Head.predict for head in predictor.heads.values()):
+    if any(type(head).predict is Head.predict for head in model.heads.values()):
         return
     mappings = mappings or {}
-    types = predictor.target_types
-    classes = predictor.classes | {head: mapping.classes for head, mapping in mappings.items()}
+    types = file_types(model)
+    classes = model.classes | {head: mapping.classes for head, mapping in mappings.items()}
 
     def predict(index: int) -> dict[str, Predictions]:
-        [predictions] = predictor.infer([data.evaluated_sample(index)])
+        with evaluation_mode(model):
+            [predictions] = infer(model, [data.evaluated_sample(index)])
         for head, mapping in mappings.items():
             predictions[head] = mapping.applied(predictions[head], TargetTypes(types.get(head)))
         return predictions
 
     drawn = folder / "predictions"
-    thresholds = predictor.default_thresholds
+    thresholds = model.default_thresholds
     drawings = drawing_names(image_names(data.val, indices).values())
     draw_samples(predict, classes, thresholds, data, drawn, types=types, drawings=drawings)
     by_id = {str(image_id): index for image_id, index in indices.items()}

@@ -30,7 +30,7 @@ def new_folder(run: Path, config: Config) -> Path:
 
 def write_evaluation(folder: Path, evaluation: Evaluation, plan: EvaluationPlan, source: str) -> Path:
     """Writes all files into an existing folder. Returns the report's path. source: the model's name in the report."""
-    predictor, data, mappings = plan.predictor, plan.data, plan.mappings
+    model, data, mappings = plan.model, plan.data, plan.mappings
     metrics_file.write(evaluation.metrics, folder / "metrics.json")
     tables_file.write_tables(evaluation.evaluators, folder, image_names(data.val, evaluation.indices))
     for head, evaluator in evaluation.evaluators.items():
@@ -39,11 +39,11 @@ def write_evaluation(folder: Path, evaluation: Evaluation, plan: EvaluationPlan,
     for head, mapping in mappings.items():
         rows = [*mapping.pairs, *((name, "") for name in mapping.only_model), *(("", n) for n in mapping.only_data)]
         tables_file.write([["model", "data"], *rows], folder / f"{MAPPING}-{head}.csv")
-    if predictor.config is not None:
-        (folder / "config.yaml").write_text(configs.dump(predictor.config), encoding="utf-8")
+    if model.config is not None:
+        (folder / "config.yaml").write_text(configs.dump(model.config), encoding="utf-8")
     about = {"model": source, "images": len(data.val)}
     (folder / EVALUATION).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    draw_images(predictor, data, folder, evaluation.indices, mappings)
+    draw_images(model, data, folder, evaluation.indices, mappings)
     return write_report(folder)
 
 

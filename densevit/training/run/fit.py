@@ -22,7 +22,7 @@ from densevit.config.yaml_io import run_name
 from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.model_loading import load
-from densevit.inference.predictor import Predictor
+from densevit.model import DenseModel
 from densevit.paths import user_path
 from densevit.reporting.html_page import fragment
 from densevit.reporting.run_report import overview
@@ -84,9 +84,10 @@ class Run:
         return {path.stem: tables_file.read_values(path) for path in sorted(self.path.glob("*-*.csv"))}
 
     @cached_property
-    def model(self) -> Predictor:
+    def model(self) -> DenseModel:
         """The model of the best epoch, loaded on first access."""
-        return load(self.path)
+        model: DenseModel = load(self.path)
+        return model
 
     def _repr_html_(self) -> str:
         """The metrics and curves as HTML, which Jupyter displays at the end of a cell."""
@@ -237,7 +238,7 @@ def run_callbacks(plan: Plan, folder: Path, best: BestModel, signals: StopSignal
 def _module(plan: Plan) -> DenseModule:
     section = plan.config.trainer
     module = DenseModule(
-        Predictor(plan.model, plan.config),
+        plan.model,
         plan.config.optim,
         plan.evaluators,
         method=plan.method,

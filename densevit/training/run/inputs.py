@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config
-from densevit.data.data_builder import DataSplits, build_data
+from densevit.data.data_builder import build_data
+from densevit.data.data_splits import DataSplits
 from densevit.data.split_overlap import check_overlap
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.run.config_checks import check_frozen, kinds_of_heads

@@ -12,9 +12,9 @@ from rich import get_console
 from densevit import registry
 from densevit.config import Config
 from densevit.data.channel_statistics import with_channels
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.interfaces import Evaluator, Method
-from densevit.model import DenseModel, classes_by_head
+from densevit.model import DenseModel, build_from_sections, classes_by_head
 from densevit.model.lora import add_adapters
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.terminal import TEXT
@@ -32,7 +32,7 @@ from densevit.training.run.callbacks_and_loggers import build_callbacks, check_c
 from densevit.training.run.config_checks import check_model, check_monitor
 from densevit.training.run.inputs import TrainingInputs
 from densevit.training.run.resuming import RunCheckpoint, validation_of
-from densevit.weights.pretrained_models import build_model, build_pretrained
+from densevit.weights.pretrained_models import build_pretrained
 from densevit.weights.state_dict_loading import StateDictMatch
 
 
@@ -120,11 +120,12 @@ def _model(inputs: TrainingInputs) -> tuple[DenseModel, Config, list[StateDictMa
     it, its final config, with the image channels and the options of its weights, and the reports of its weights."""
     data, checkpoint, loaded = inputs.data, inputs.checkpoint, list[StateDictMatch]()
     config = with_channels(inputs.config, data.train)
+    classes = classes_by_head(config, data.train)
     if checkpoint is None:
-        model, loaded = build_pretrained(config, classes_by_head(config, data.train), inputs.pretrained)
+        model, loaded = build_pretrained(config, classes, inputs.pretrained)
         inputs.pretrained.clear()  # they would stay open during training
     else:
-        model = build_model(config, data.train, pretrained=False)
+        model = build_from_sections(config, classes, pretrained=False)
         model.licences = checkpoint.licences
     for dataset in (data.train, data.val):
         check_channels(dataset, model)

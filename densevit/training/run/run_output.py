@@ -211,7 +211,7 @@ def finish(
         model = plan.method.saved_model(plan.model)
         state = full_state_dict(model)  # a collective operation of all processes
         if plan.trainer.is_global_zero:
-            model_file.save(model, folder / "model.safetensors", plan.config, state, plan.trainer.global_step)
+            model_file.save(model, folder / "model.safetensors", state, plan.trainer.global_step)
     if not plan.trainer.is_global_zero:
         return
     if stopped:

@@ -14,7 +14,7 @@ from densevit.config import Config, config_layers, yaml_io
 from densevit.config.values import RANDOM
 from densevit.errors import ConfigError, DensevitError, did_you_mean
 from densevit.evaluation import metrics_file, tables_file
-from densevit.inference.file_model import FileModel, build
+from densevit.inference.engine import Engine, build
 from densevit.inference.runtimes import is_exported, open_file
 from densevit.paths import user_path
 from densevit_workbench.reports.evaluated_data import evaluated_data
@@ -38,7 +38,7 @@ class Case:
     head: str = ""
     metrics: Mapping[str, float] | None = None
     lower_is_better: Sequence[str] | None = None
-    file: FileModel | None = None
+    file: Engine | None = None
 
     def config(self, seed: int | None = None, **trained: Any) -> Config:
         """The checked config. seed: None keeps the config's seed. trained: keys of `optim` and `trainer` to replace,
@@ -80,14 +80,14 @@ def cases_of_configs(sources: Sequence[str], overrides: Sequence[str]) -> list[C
 
 
 def _case_of_file(name: str, source: str) -> Case:
-    model, sections = build(open_file(source))
-    if not isinstance(sections, Config):
+    engine = build(open_file(source))
+    if engine.config is None:
         raise ConfigError(
             f"benchmark: {source}: the file was exported from a model without a config. Fix: export a run folder."
         )
-    recorded = model.recorded_evaluation
+    recorded = engine.recorded_evaluation
     metrics = None if recorded is None else {key: value for key, value in recorded.file.items() if value == value}
-    return Case(name, sections.model_dump(), source, metrics=metrics, file=model)
+    return Case(name, engine.config.model_dump(), source, metrics=metrics, file=engine)
 
 
 def cases_of_protocol(

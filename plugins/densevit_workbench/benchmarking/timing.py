@@ -13,7 +13,7 @@ import torch
 
 from densevit.errors import DensevitError, did_you_mean
 from densevit.interfaces import Batch
-from densevit.model import DenseModel
+from densevit.model import DenseModel, InferenceModel
 
 MODES: dict[str, tuple[torch.dtype | None, bool]] = {  # dtype of autocast, whether compiled
     "fp32": (None, False),
@@ -55,12 +55,14 @@ def check_modes(modes: list[str]) -> list[str]:
 class Forward:
     """One model that predicts one batch repeatedly, in one mode."""
 
-    def __init__(self, model: DenseModel, batch: int, size: tuple[int, int], device: torch.device, mode: str) -> None:
+    def __init__(
+        self, model: InferenceModel, batch: int, size: tuple[int, int], device: torch.device, mode: str
+    ) -> None:
         self.dtype, compiled = MODES[mode]
         self.device, self.count = device, batch
-        self.model = model.to(device).eval()
-        if compiled:
-            self.model.compile()
+        self.model = model.to(device).eval() if isinstance(model, DenseModel) else model
+        if compiled and isinstance(model, DenseModel):
+            model.compile()
         generator = torch.Generator().manual_seed(0)
         multiple = model.multiple
         height, width = (-(-side // multiple) * multiple for side in size)
@@ -76,6 +78,9 @@ class Forward:
 
     def __call__(self) -> None:
         low: AbstractContextManager[Any] = torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
+        if not isinstance(self.model, DenseModel):
+            self.model.infer(self.batch)
+            return
         with torch.no_grad():
             with low:
                 outputs = self.model(self.batch)
@@ -90,7 +95,7 @@ class Forward:
 
     def peak_memory(self) -> float | None:
         """The `memory_mb` of a `Timing`."""
-        if self.device.type != "cuda":
+        if self.device.type != "cuda" or not isinstance(self.model, DenseModel):
             return None
         _wait(self.device)
         before = torch.cuda.memory_allocated(self.device)  # includes the other models of the benchmark

@@ -42,22 +42,21 @@ def run(args: argparse.Namespace) -> int:
         )
 
     def change(plan: "EvaluationPlan") -> "EvaluationPlan":
-        from densevit.inference.predictor import Predictor
         from densevit.inference.scores import lowest_scores
         from densevit_workbench.interchange.stored_predictions import StoredModel, StoredPredictions
 
-        predictor, options = plan.predictor, settings["inference"]
-        check_model(args.predictions, args.model, predictor.fingerprint)
-        model = StoredModel(predictor.model, StoredPredictions(args.predictions, predictor.model))
-        model.use(plan)
-        by_options = predictor.with_inference(options) if options else predictor
+        model, options = plan.model, settings["inference"]
+        check_model(args.predictions, args.model, model.fingerprint())
+        stored = StoredModel(model, StoredPredictions(args.predictions, model))
+        stored.use(plan)
+        by_options = model.with_inference(options) if options else model
         lowest = lowest_scores(settings["min_score"], settings["threshold"], by_options)
-        for head in model.stored.heads_with("score"):
+        for head in stored.stored.heads_with("score"):
             if lowest[head]:
                 args.output.problem(
                     f"warning: {head}: {args.predictions} contains only objects of score {lowest[head]:g} or more: AP "
                     "is lower than with all objects."
                 )
-        return replace(plan, predictor=Predictor(model, predictor.config, resize=predictor.replaced_resize))
+        return replace(plan, model=stored)
 
     return evaluate(args, args.predictions, change)

@@ -13,7 +13,7 @@ import numpy as np
 from densevit import registry
 from densevit.config import DataSection
 from densevit.data.channel_statistics import measured
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.data.datasets.coco_dataset import Coco, other_format
 from densevit.data.datasets.mapped_classes import class_order
 from densevit.data.datasets.measured_images import MeasuredImages

@@ -8,13 +8,14 @@ import numpy as np
 
 from densevit import registry
 from densevit.config import Config
-from densevit.data.data_builder import DataSplits
+from densevit.data.channel_statistics import with_channels
+from densevit.data.data_splits import DataSplits
 from densevit.errors import DensevitError, counted
+from densevit.model import build_from_sections, classes_by_head
 from densevit.model.dense import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.run.config_checks import check_frozen, check_model, kinds_of_heads
-from densevit.weights.pretrained_models import build_model
 from densevit_workbench.doctor.findings import Findings
 from densevit_workbench.model_cost import model_cost
 
@@ -53,7 +54,8 @@ def training_cost(config: Config, data: DataSplits, sizes: np.ndarray, findings:
             check_frozen(config)
             if registry.load("methods", config.method.name).needs_labels:
                 check_needs(kinds_of_heads(config), data)
-            model = build_model(config, data.train, pretrained=False)
+            config = with_channels(config, data.train)
+            model = build_from_sections(config, classes_by_head(config, data.train), pretrained=False)
             data = data.padded_to(model.multiple)
             budget = Budget.of(config.trainer, data.batches_per_epoch(), config.data.batch_size, 1)
             check_model(config, data, model)

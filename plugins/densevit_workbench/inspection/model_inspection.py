@@ -11,11 +11,10 @@ from torch import Tensor
 
 from densevit.data.io.channel_files import as_rgb
 from densevit.data.loading.batch_sampler import collate
-from densevit.data.transforms.sample_resizing import build_evaluation_transform
+from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import DensevitError
 from densevit.inference.image_inputs import as_sample
 from densevit.inference.model_loading import load
-from densevit.inference.predictor import Predictor, dense_model
 from densevit.model import DenseModel
 from densevit.paths import user_path
 from densevit_workbench.inspection import attention_measures, inspection_page
@@ -51,7 +50,7 @@ class Inspection(Findings):
 
 @torch.no_grad()
 def inspect(
-    model: str | Path | Predictor | DenseModel,
+    model: str | Path | DenseModel,
     image: Any,
     at: tuple[float, float] | None = None,
     inspectors: Sequence[str] = (),
@@ -69,17 +68,15 @@ def inspect(
         >>> inspection.distances["blocks.0.attention"].ndim
         1
     """
-    predictor = load(model) if isinstance(model, str | Path) else model
-    dense = dense_model(predictor)
-    config = predictor.config if isinstance(predictor, Predictor) else None
+    dense = load(model) if isinstance(model, str | Path) else model
     sample = as_sample(image, 0, dense.channels)
     height, width = sample["targets"]["original_size"]
     if at is not None and not (0 <= at[0] < width and 0 <= at[1] < height):
         raise DensevitError(
             f"inspect: the point {at[0]:g},{at[1]:g} is outside of the image of {width} x {height} pixels."
         )
-    if config is not None:
-        sample = build_evaluation_transform(config.data)(sample)
+    if dense.resize is not None:
+        sample = EvaluationTransform(dense.resize)(sample)
     batch = collate([sample], dense.multiple, channels=dense.channels)
     shown = as_rgb(batch["images"][0].permute(1, 2, 0).numpy(), dense.channels)
     inner = sample["image"].shape[1:]  # without padding

@@ -43,7 +43,7 @@ def write(converted: Converted, out: Path) -> None:
     of `backbone.weights`, and backbone.yaml, its config section."""
     with atomic_folder(out) as folder:
         if converted.config is not None:
-            model_file.save(converted.model, folder / "model.safetensors", converted.config)
+            model_file.save(converted.model, folder / "model.safetensors")
             text = configs.dump(converted.config, _comments(converted, converted.model))
             (folder / "config.yaml").write_text(text, "utf-8")
             return

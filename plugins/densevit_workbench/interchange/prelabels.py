@@ -19,7 +19,7 @@ from densevit.interfaces import Class
 from densevit.paths import user_path
 
 if TYPE_CHECKING:
-    from densevit import Predictor
+    from densevit import DenseModel
 
 _POINTS = 3  # least number of points of a polygon
 _TOLERANCE = 0.7  # largest distance in pixels between a polygon and the mask's outline
@@ -34,7 +34,7 @@ class Prelabels(NamedTuple):
 
 
 def write_prelabels(
-    predictions: str | Path, model: "Predictor", out: str | Path, threshold: float | None = None, source: str = "model"
+    predictions: str | Path, model: "DenseModel", out: str | Path, threshold: float | None = None, source: str = "model"
 ) -> Prelabels:
     """Writes the objects in a folder of `densevit predict` as annotations.
 
@@ -51,7 +51,7 @@ def write_prelabels(
         'detection'
     """
     folder, out = user_path(predictions), user_path(out)
-    check_model(folder, source, model.fingerprint)
+    check_model(folder, source, model.fingerprint())
     images = listed_images(folder)
     head, entries = _entries(folder, list(model.classes), images)
     lowest = model.default_thresholds[head] if threshold is None else threshold

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from densevit.config import InferenceSection
 from densevit.data.datasets.mapped_classes import MappedClasses
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.label_files import read_label
@@ -31,7 +30,7 @@ from densevit.data.io.text_files import read_json
 from densevit.errors import ConfigError, DataError, PluginError, one_line
 from densevit.inference.prediction_folder import saved_classes
 from densevit.interfaces import Batch, Dataset, Predictions, Targets, TargetType, Transforms
-from densevit.model import DenseModel
+from densevit.model import InferenceModel
 from densevit.targets.image_classes import LISTED
 from densevit.targets.run_length_masks import RunLengthMasks
 
@@ -50,7 +49,7 @@ class StoredPredictions:
     rows of images.parquet. The images and the byte positions of their objects are in memory.
     """
 
-    def __init__(self, folder: Path, model: DenseModel) -> None:
+    def __init__(self, folder: Path, model: InferenceModel) -> None:
         classes = saved_classes(folder, model.classes)
         self.folder, self._maps = folder, MapFiles(folder, classes, model.target_types)
         self._table = lru_cache(_TABLES)(read_part)
@@ -131,14 +130,13 @@ class StoredPredictions:
         return {key: json.loads(x) if _JSON.match(str(x)) else x for key, x in columns.items() if x is not None}
 
 
-class StoredModel(DenseModel):
+class StoredModel(InferenceModel):
     """Returns the predictions of a folder instead of computing them. model: the model of the predictions."""
 
-    def __init__(self, model: DenseModel, stored: StoredPredictions) -> None:
-        necks: Any = model.necks
-        super().__init__(model.backbone, model.heads, necks, sections=model.sections)
-        self.score_thresholds, self.training_data = model.score_thresholds, model.training_data
-        self.resizes, self.stored = model.resizes, stored
+    def __init__(self, model: InferenceModel, stored: StoredPredictions) -> None:
+        for name in InferenceModel.__annotations__:
+            setattr(self, name, getattr(model, name))
+        self.stored = stored
 
     def use(self, plan: "EvaluationPlan") -> None:
         """Finds the prediction of each evaluated image by path (see `match_files`), or by id if no path matches. Raises
@@ -151,7 +149,7 @@ class StoredModel(DenseModel):
         by_id = {str(image["id"]): image for image in stored.images if len(missing)}
         self.image_of = by_id | {index: stored.images[row] for index, row in enumerate(rows.tolist()) if row >= 0}
         for head in self.heads:
-            if plan.predictor.config is not None and plan.predictor.config.heads[head].evaluation is None:
+            if plan.model.config is not None and plan.model.config.heads[head].evaluation is None:
                 raise ConfigError(
                     f"heads.{head}.evaluation is null, and predictions have no loss. Fix: name an evaluator "
                     f"(heads.{head}.evaluation.name)."
@@ -168,7 +166,6 @@ class StoredModel(DenseModel):
     def infer(
         self,
         batch: Batch,
-        inference: Mapping[str, InferenceSection] | None = None,
         references: Mapping[str, Transforms] | None = None,
     ) -> dict[str, list[Predictions]]:
         """The stored predictions of a batch, like `DenseModel.infer`; empty for repeated images."""

@@ -89,7 +89,7 @@ class HeadFixture(Fixture):
 
     @staticmethod
     def _as_built(head: Head) -> Head:
-        """Replaces layers by faster ones, like `build_model`. A head that runs a backbone's last blocks gets substitute
+        """Replaces layers by faster ones, as `create_model`. A head that runs a backbone's last blocks gets substitute
         blocks instead of features."""
         replace_layers(head)
         if getattr(head, "last_blocks", 0):

@@ -10,10 +10,9 @@ from torch import Tensor
 from densevit import config as configs
 from densevit.data.data_builder import build_data
 from densevit.interfaces import Batch, LossContext, Losses, Method
-from densevit.model import DenseModel
+from densevit.model import DenseModel, build_from_sections, classes_by_head
 from densevit.targets.types import GENERAL_KEYS
 from densevit.training.loop.supervised_method import check_method as check_saved_model
-from densevit.weights.pretrained_models import build_model
 from densevit_workbench.testing import state_checks
 from densevit_workbench.testing.check_results import CheckResult, NotChecked, all_passed, check, require, run
 from densevit_workbench.testing.fixtures import Fixture, require_class, require_equal, require_new
@@ -40,7 +39,8 @@ class MethodFixture(Fixture):
         torch.manual_seed(seed)
         needs_heads = getattr(getattr(self.factory, "func", self.factory), "needs_heads", True)
         self.config = configs.from_mapping({**SECTIONS, "heads": HEADS if needs_heads else {}})
-        self.model: DenseModel = build_model(self.config, build_data(self.config).train).train()
+        classes = classes_by_head(self.config, build_data(self.config).train)
+        self.model: DenseModel = build_from_sections(self.config, classes)
         method: Method = self.factory(self.model)
         self.plugin = type(method)
         return method

@@ -154,7 +154,7 @@ def test_a_file_gives_the_models_outputs(suffix, tmp_path, monkeypatch):
     torch.manual_seed(0)
     predictor = densevit.create_model("gtr", {"x": {"name": "linear"}}, ["a", "b", "c"])
     with torch.no_grad():
-        for block in predictor.model.backbone.blocks:
+        for block in predictor.backbone.blocks:
             block.attention.decay[1].bias.normal_(std=200)
     exported = densevit.export(predictor, tmp_path / f"model{suffix}")
     assert exported.difference <= 1e-4

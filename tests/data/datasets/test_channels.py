@@ -9,7 +9,7 @@ import tifffile
 
 from densevit import config as configs
 from densevit.data.channel_statistics import measured
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.data.datasets import division, measured_images
 from densevit.errors import ConfigError, DataError
 from tests.data.image_sources import SOURCES, H, W, read_data, write_coco, write_images

@@ -5,7 +5,7 @@ import torch
 
 import densevit
 from densevit.config import DataSection
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.errors import UnreadableFileError
 from densevit.interfaces import Dataset, Sample
 

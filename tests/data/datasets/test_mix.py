@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.data.datasets.mix import Mix
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.errors import DensevitError

@@ -3,7 +3,7 @@
 import torch
 
 from densevit.config import DataSection
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.data.loading import calibration
 from densevit.data.loading.calibration import calibration_images
 

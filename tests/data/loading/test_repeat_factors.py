@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from densevit.config import DataSection
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
 from tests.data.coco_folder import noise, write_split
 

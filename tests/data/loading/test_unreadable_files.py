@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from densevit.config import DataSection
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.errors import DataError, UnreadableFileError
 from densevit.interfaces import Batch
 

@@ -11,7 +11,7 @@ from torchvision.ops import box_iou
 
 from densevit import registry
 from densevit.config import DataSection, from_mapping
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.data.transforms.fixed import Fixed
 from densevit.data.transforms.recoloring import movement
 from densevit.data.transforms.sample_augmentation import Augmentation

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.data.loading.batch_sampler import SampleKey
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.copy_paste import pasted

@@ -10,7 +10,7 @@ import yaml
 
 from densevit import config
 from densevit.config import DataSection
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.dataloader import Loader
 from densevit.data.transforms.phases import final_phase_start, transforms_at

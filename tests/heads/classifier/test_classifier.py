@@ -48,7 +48,7 @@ def with_weights_of(
     torch.save(model.state_dict(), folder / "model.pth")
     head = {"name": "classifier", "tokens": tokens}
     heads, classes = {"classes": head}, {"classes": [c.name for c in CLASSES]}
-    ours = create_model(dict(backbone), heads=heads, classes=classes, weights=folder / "model.pth").model
+    ours = create_model(dict(backbone), heads=heads, classes=classes, weights=folder / "model.pth")
     assert isinstance(ours, DenseModel)
     for layer, name in layers.items():
         getattr(ours.heads["classes"], layer).load_state_dict(model.get_submodule(name).state_dict())

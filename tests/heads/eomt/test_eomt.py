@@ -19,9 +19,7 @@ def model_of(heads, backbone=VIT):
     torch.manual_seed(0)
     sections = {name: {**section, **(SMALL if section["name"].startswith("eomt") else {})}
                 for name, section in heads.items()}  # fmt: skip
-    return densevit.create_model(
-        {"name": "vit", **backbone}, heads=sections, classes={name: CLASSES for name in heads}
-    ).model
+    return densevit.create_model({"name": "vit", **backbone}, heads=sections, classes={name: CLASSES for name in heads})
 
 
 def batch_of(needs, size=SIZE, count=2):

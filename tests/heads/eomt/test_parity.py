@@ -48,7 +48,7 @@ def theirs(version, **options):
 def ours(model, folder):
     """The same model in densevit."""
     model.save_pretrained(folder)
-    return densevit.load(str(folder)).model
+    return densevit.load(str(folder))
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -105,7 +105,7 @@ def test_training_with_masked_attention(models, monkeypatch):
     for i, (mask_logits, class_logits) in enumerate(layers):
         close(logits[i], class_logits)
         close(torch.einsum("bqc,bchw->bqhw", embeddings[i], own["pixels"][i]), mask_logits)
-    losses = dense.loss(outputs, batch["targets"], LossContext())
+    losses = dense.losses_of(outputs, batch["targets"], LossContext())
     total = sum(losses.values())
     close(total, expected.loss)
     total.backward(), expected.loss.backward()

@@ -6,9 +6,9 @@ import pytest
 from torch import nn
 
 import densevit
-from densevit.inference.predictor import Predictor
 from densevit.layers.fast.replacement import FUNCTIONS
 from densevit.weights import model_file
+from tests.built_models import build_model
 
 
 def functions(model: nn.Module) -> set[object]:
@@ -32,8 +32,8 @@ def test_models_of_a_config_and_those_built_by_hand_have_the_faster_functions(ba
 
 def test_a_config_keeps_the_plain_functions_also_in_training_and_in_its_model_file(tmp_path: Path) -> None:
     config = densevit.config.load("scenes/detr_resnet", ["trainer.replace_layers=false"])
-    model = densevit.build_model(config, {"detection": [densevit.Class("x", 0, (0, 0, 0))]}, pretrained=False)
-    module = densevit.DenseModule(Predictor(model, config))
-    model_file.save(model, tmp_path / "model.safetensors", config)
+    model = build_model(config, {"detection": [densevit.Class("x", 0, (0, 0, 0))]}, pretrained=False)
+    module = densevit.DenseModule(model.with_config(config))
+    model_file.save(model, tmp_path / "model.safetensors")
     for each in (module, densevit.load(tmp_path / "model.safetensors").model):
         assert functions(each) and functions(each) <= {*FUNCTIONS}

@@ -167,7 +167,7 @@ def test_a_checkpoint_of_a_plain_trainer_predicts_and_is_evaluated(tmp_path: Pat
     assert again.config is None and again.classes == predictor.classes
     assert again.inference == predictor.inference != plain.inference
     assert again.data == predictor.data == data.data.section
-    assert again.resize is not None and again.resize.size_of(60, 90) == (21, 32)
+    assert again.resize is not None and again.resize.evaluation_size(60, 90) == (21, 32)
     assert torch.equal(again.predict(image).semantic, predictor.predict(image).semantic)
     found, expected = densevit.evaluate(saved.best_model_path), densevit.evaluate(predictor)  # on the training's data
     assert found == pytest.approx(expected, abs=0, nan_ok=True)
@@ -224,7 +224,7 @@ def test_what_does_not_fit_a_trainer_of_ones_own_is_one_line() -> None:
         (lambda: module_of(optim={"lrr": 1e-3}), PluginError, r"^optim\.lrr .* 'adamw'\. Did you mean 'lr'\?"),
         (lambda: module_of().on_load_checkpoint({"state_dict": {}}), WeightsError, "format version 1, expected 2"),
         (lambda: fit(DenseDataModule(SCENES), max_epochs=2), DataError, "head 'map' in name or order.*Expected: dark,"),
-        (lambda: DenseDataModule(SCENES | {"batch_size": "x"}), ConfigError, r"DenseDataModule: data\.batch_size .*x"),
+        (lambda: DenseDataModule(SCENES | {"batch_size": "x"}), ConfigError, r"data\.batch_size .*x"),
         (lambda: fit(loader(LACKING), max_steps=1), DataError, r"targets\[0\] lacks 'size'"),  # the first batch
     ):
         with pytest.raises(error, match=message):

@@ -53,7 +53,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 def model_of(seed=0, name="Counted", head="linear", **options):
     torch.manual_seed(seed)
-    return densevit.create_model({"name": f"{__name__}:{name}", **options}, {"s": head}, ["a", "b"]).model.eval()
+    return densevit.create_model({"name": f"{__name__}:{name}", **options}, {"s": head}, ["a", "b"]).eval()
 
 
 def computed(model, images, precision="fp32", count=10):

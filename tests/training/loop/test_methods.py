@@ -13,7 +13,7 @@ from densevit.config.values import with_value
 from densevit.data.data_builder import build_data
 from densevit.inference.model_loading import load
 from densevit.training.loop.unused_parameters import freeze_unused
-from densevit.weights.pretrained_models import build_model
+from tests.built_models import build_model
 from tests.training.own_methods import Denoising, Silent, Teacher, config
 from tests.training.runs import assert_same, checkpoint, weights
 

@@ -53,7 +53,7 @@ def batch_of(images: list[int], labelled: list[str]) -> Batch:
 
 def gradients_of(model: DenseModel, batch: Batch, head: str = "") -> dict[str, Tensor]:
     """Gradients of all losses or of one head's; 0 for unused parameters."""
-    losses = model.loss(model(batch), batch["targets"])
+    losses = model.losses_of(model(batch), batch["targets"])
     chosen = [value for name, value in losses.items() if name.startswith(f"{head}/" if head else "")]
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     found = torch.autograd.grad(torch.stack(chosen).sum(), list(trained.values()), materialize_grads=True)
@@ -84,7 +84,7 @@ def test_mixed_batch_gradients_match_separate_backward_passes() -> None:
 def test_task_without_labels_has_zero_gradients() -> None:
     model, absent = model_of(), "depth"
     batch = batch_of(list(range(len(LABELLED))), ["nothing" if task == absent else task for task in LABELLED])
-    losses = model.loss(model(batch), batch["targets"])
+    losses = model.losses_of(model(batch), batch["targets"])
     assert all(value == 0 for name, value in losses.items() if name.startswith(f"{absent}/"))
     assert any(value != 0 for value in losses.values())
     gradients = gradients_of(model, batch)

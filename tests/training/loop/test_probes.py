@@ -19,7 +19,7 @@ from densevit.evaluation.feature_probes import NearestNeighbours
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.training.loop.feature_cache import cached_features
 from densevit.training.loop.probes import build_probes, encoder, fit_probes, probe_predictions
-from densevit.weights.pretrained_models import build_model
+from tests.built_models import build_model
 from tests.training.process_groups import in_two_processes, linux
 from tests.training.runs import assert_same
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import densevit
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.errors import ConfigError
 from densevit.evaluation.depth_errors import DepthErrors
 from densevit.interfaces import Backbone, Head
@@ -148,7 +148,7 @@ def reference(options: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, flo
         optimizer.param_groups[0]["lr"] = rates[number]
         for batch in batches:
             with mixed:
-                losses = model.loss(model(batch), batch["targets"], context)
+                losses = model.losses_of(model(batch), batch["targets"], context)
             (torch.stack(list(losses.values())).sum() / len(batches)).backward()
         if clip and "gradient_clip_algorithm" in options:
             nn.utils.clip_grad_value_(model.parameters(), clip)

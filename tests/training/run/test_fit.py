@@ -13,7 +13,6 @@ import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Batch
 from densevit.model import DenseModel
@@ -39,8 +38,8 @@ def plain(metrics: dict[str, float]) -> dict[str, float | None]:
 def test_a_run_has_its_path_metrics_model_and_tables(run: "Run") -> None:
     assert not run.stopped
     assert plain(run.metrics) == json.loads((run.path / "metrics.json").read_text())
-    assert run.model is run.model and not run.model.model.training
-    state = {name: value.cpu() for name, value in run.model.model.state_dict().items()}
+    assert run.model is run.model and not run.model.training
+    state = {name: value.cpu() for name, value in run.model.state_dict().items()}
     assert_same(state, load_file(run.path / "model.safetensors"))
     header, *rows = run.tables["classes-surfaces"]
     assert header[:2] == ["class", "pixels"]
@@ -64,7 +63,7 @@ def test_wrong_arguments_are_one_line_each() -> None:
 
 def test_evaluate_takes_a_run_its_folder_or_its_model_and_agrees_with_the_command(run: "Run", tmp_path: Path) -> None:
     expected = plain(run.metrics)
-    model = run.model.model.train()
+    model = run.model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for one in (str(run.path), run.model):
         assert plain(densevit.evaluate(one)) == expected
@@ -97,7 +96,7 @@ def test_evaluate_resizes_as_the_predictor(run, monkeypatch):
         return infer(self, batch, *given)
 
     monkeypatch.setattr(DenseModel, "infer", noted)
-    densevit.evaluate(run.model.with_resize(EvaluationTransform(Fixed(40))))
+    densevit.evaluate(run.model.with_resize(Fixed(40)))
     assert sizes == {40}
 
 

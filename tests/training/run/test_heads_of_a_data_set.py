@@ -11,8 +11,8 @@ from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Class, Dataset
 from densevit.training.loop.data_checks import check_classes
 from densevit.training.run.config_checks import check_model
-from densevit.weights.pretrained_models import build_model
 from densevit_heads.setr import Setr
+from tests.built_models import build_model
 
 CONFIG: dict[str, Any] = {
     "backbone": {"name": "swin", "variant": "nano", "window_size": 4},

@@ -46,7 +46,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 
 def test_a_config_of_the_new_head_alone(joined, tmp_path):
     run = densevit.fit({"weights": str(joined), "heads": DEPTH, **TRAINING}, run_dir=tmp_path / "depth")
-    assert [*run.model.heads] == ["depth"] and run.model.model.sections.backbone.freeze is True
+    assert [*run.model.heads] == ["depth"] and run.model.sections.backbone.freeze is True
     model_file.save(join([read_part(joined), read_part(run.path)]), tmp_path / "three.safetensors")
     before, after = tensors(joined), tensors(tmp_path / "three.safetensors")
     assert {key for key in after if key not in before} == {key for key in after if key.startswith("heads.depth.")}
@@ -54,7 +54,7 @@ def test_a_config_of_the_new_head_alone(joined, tmp_path):
 
 
 def test_a_model_of_all_heads_trains_only_the_new_one(joined, tmp_path):
-    sections = densevit.load(joined).model.sections.model_dump()
+    sections = densevit.load(joined).sections.model_dump()
     heads = {"detection": sections["heads"]["detection"], **DEPTH}
     run = densevit.fit({"weights": str(joined), "heads": heads, **TRAINING}, run_dir=tmp_path / "both")
     before, after = tensors(joined), tensors(run.path)

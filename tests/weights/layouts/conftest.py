@@ -16,9 +16,9 @@ from densevit.interfaces import Backbone, CheckpointLayout
 from densevit.model import DenseModel
 from densevit.weights.key_mapping import Translation, canonical, describe, translate, translate_back
 from densevit.weights.layouts import find, recognise
-from densevit.weights.pretrained_models import build_model
 from densevit_backbones.vit.variants import VARIANTS, Variant
 from densevit_heads.rf_detr import backbone_checkpoints
+from tests.built_models import build_model
 
 NOTHING = "(?!)"  # a pattern without matching keys
 

@@ -11,9 +11,9 @@ from densevit.errors import WeightsError
 from densevit.weights.key_mapping import describe, translate, translate_back
 from densevit.weights.label_sets import coco_classes, coco_panoptic_classes
 from densevit.weights.layouts import find, recognise
-from densevit.weights.pretrained_models import build_model
 from densevit_heads.deformable_detr.checkpoints import DEFORMABLE_DETR
 from densevit_heads.detr.checkpoints import DETR, IMPOSSIBLE
+from tests.built_models import build_model
 from tests.weights.layouts.originals.weights import DETR_BATCHES, NUM_PROPOSALS, detr_image, key_of, random_detr
 from tests.weights.layouts.recordings import recorded
 from tests.weights.loading import built

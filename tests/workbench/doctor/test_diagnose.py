@@ -16,6 +16,7 @@ from densevit.data.data_builder import build_data
 from densevit.errors import DataError, DensevitError
 from densevit_workbench.doctor.source import find_source
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
+from tests.built_models import build_model
 
 WIDTH, HEIGHT = 64, 48
 
@@ -160,7 +161,7 @@ def test_a_config_is_checked_and_its_cost_counted(tmp_path: Path):
     cost = diagnosis.cost
     assert cost is not None and not diagnosis.errors
     scenes = densevit.create_dataset("scenes", "train", image_size=64, train_length=6)
-    model = densevit.build_model(config.load("scenes/setr_swin", overrides), scenes)
+    model = build_model(config.load("scenes/setr_swin", overrides), scenes)
     assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert cost.budget.images <= 80 < cost.budget.images + cost.budget.images_per_step
     assert any("too little to learn from" in one.examples[0] for one in diagnosis.findings)

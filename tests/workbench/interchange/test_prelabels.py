@@ -15,10 +15,12 @@ from densevit_workbench.interchange.prelabels import write_prelabels
 from tests.workbench.interchange.test_converting import read
 
 CLASSES = {"detection": (Class("cat", 3, (1, 2, 3)), Class("dog", 7, (1, 2, 3)))}
-MODEL: Any = SimpleNamespace(classes=CLASSES, default_thresholds={"detection": 0.5}, fingerprint="0123456789abcdef")
+MODEL: Any = SimpleNamespace(
+    classes=CLASSES, default_thresholds={"detection": 0.5}, fingerprint=lambda: "0123456789abcdef"
+)
 
 CATEGORIES = {"detection": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]}
-SETTINGS = {"model": "run", "weights": MODEL.fingerprint, "categories": CATEGORIES}
+SETTINGS = {"model": "run", "weights": MODEL.fingerprint(), "categories": CATEGORIES}
 
 
 def folder(tmp_path: Path, entries: list, name: str = "predictions.json") -> Path:

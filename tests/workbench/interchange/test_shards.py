@@ -14,7 +14,7 @@ from pycocotools import mask as rle
 
 from densevit.cli import main
 from densevit.config import DataSection
-from densevit.data.data_builder import DataSplits
+from densevit.data.data_splits import DataSplits
 from densevit.data.dataset_builder import create_dataset
 from densevit.errors import DataError, UnreadableFileError
 from densevit_workbench.interchange.shards import Shards

@@ -110,7 +110,7 @@ RUNTIME = ["trainer.accelerator=cpu", "trainer.precision=32"]
 
 def random_model(heads: Mapping[str, Any], classes: Mapping[str, Any], path: Path) -> None:
     predictor = densevit.create_model({"name": "swin", "variant": "nano", "window_size": 4}, heads, classes)
-    for parameter in predictor.model.parameters():
+    for parameter in predictor.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     densevit.save(predictor, path)
 

@@ -8,8 +8,8 @@ import torch
 import densevit
 from densevit import config as configs
 from densevit.weights.model_file import save, save_backbone
-from densevit.weights.pretrained_models import build_model
 from densevit_workbench.interchange.transformers_export import export
+from tests.built_models import build_model
 
 VIT = {"name": "vit", "variant": "tiny", "features": (1, 2), "image_size": 64}
 DINO = {"name": "vit", "features": (1, 2), "image_size": 56, "patch_size": 14, "variant": "tiny", "layer_scale": 1.0}

@@ -95,7 +95,7 @@ def _loss_and_gradient(model: Any, batch: dict[str, Any], precision: str, device
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     dtype = DTYPES[precision]
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        loss = torch.stack(list(model.loss(model(batch), batch["targets"]).values())).sum()
+        loss = torch.stack(list(model.losses_of(model(batch), batch["targets"]).values())).sum()
     scale = 1024.0 if precision == "fp16" else 1.0
     (scale * loss).backward()
     with torch.no_grad():

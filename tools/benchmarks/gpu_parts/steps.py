@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import densevit
 from densevit import config as configs
+from densevit.model import build_from_sections, classes_by_head
 from densevit.targets import RunLengthMasks
 from gpu_parts.results import Case, Setting, need
 from gpu_parts.training import Step, peak_gb, wait
@@ -108,7 +109,7 @@ def _step(name: str, batch: int, precision: str, *, checkpointing: bool = False,
         classes = {
             task: [densevit.Class(str(i), i, (0, 0, 0)) for i in range(count)] for task, count in CLASSES.items()
         }
-        model = densevit.build_model(resolved, classes)
+        model = build_from_sections(resolved, classes_by_head(resolved, classes))
         inputs = synthetic(batch, size)
         return measure(setting, lambda: Step.of(model, inputs, chosen, setting.device, compiled), batch)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import densevit
 from densevit import config as configs
+from densevit.model import build_from_sections, classes_by_head
 
 DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # of autocast
 
@@ -37,7 +38,7 @@ def recipe(name: str, *overrides: str, randomised: bool = False) -> tuple[Any, A
     config = configs.load(name, keys)
     torch.manual_seed(0)
     data = densevit.build_data(config)
-    model = densevit.build_model(config, data.classes)
+    model = build_from_sections(config, classes_by_head(config, data.classes))
     if randomised:
         with torch.no_grad():
             for parameter in model.parameters():
@@ -69,7 +70,7 @@ class Step:
             model.compile()
 
         def loss() -> Tensor:
-            return torch.stack(list(model.loss(model(batch), batch["targets"]).values())).sum()
+            return torch.stack(list(model.losses_of(model(batch), batch["targets"]).values())).sum()
 
         return cls(model, loss, precision, device)
 

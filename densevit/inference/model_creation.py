@@ -1,0 +1,131 @@
+"""Creates models from plugins, sections and configs."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from densevit import config as configs
+from densevit import registry
+from densevit.config import Config, ModelSections
+from densevit.config.config_layers import typed_keys
+from densevit.config.initial_weights import check_weights, settled
+from densevit.config.sources import BACKBONE_WEIGHTS, WEIGHTS, Sources
+from densevit.config.values import with_value
+from densevit.data.channel_statistics import with_channels
+from densevit.data.data_builder import build_data
+from densevit.errors import ConfigError, did_you_mean
+from densevit.inference.model_loading import device_of
+from densevit.interfaces import Class, Classes, as_classes
+from densevit.model import DenseModel, build_from_sections, classes_by_head, tasks_of
+from densevit.model.lora import add_adapters
+from densevit.paths import user_path
+from densevit.weights.checkpoint_io import read
+from densevit.weights.pretrained_models import Section, build_pretrained, warn_of
+from densevit.weights.resolving import resolve
+
+
+def create_model(
+    backbone: Section | Path | Config,
+    heads: Section | Mapping[str, Section] | None = None,
+    classes: Classes | Mapping[str, Classes] | None = None,
+    weights: str | Path | None = None,
+    pretrained: bool = True,
+    device: str | torch.device | None = None,
+) -> DenseModel:
+    """Builds a model in training mode and loads the pretrained weights that its sections name.
+
+    backbone: a plugin's name, or a config's section `backbone`: {"name": "swin", "variant": "tiny"}. Without `heads`, a
+    complete config: a `Config`, a file or a shipped config's name.
+    heads: a plugin's name or a section `heads.NAME` for each head name. Of a single head, the plugin's name or the
+    section alone: the head has the name of its task.
+    classes: the classes of each head, by its name or task; of a single head, its classes alone. Classes are a list of
+    `Class`es or names, or their number. None: the classes of a config's data set; with `heads`, no classes.
+    weights: a checkpoint of the model or of its backbone; overrides a config's weights of the same tensors, with a
+    warning. pretrained: False: random weights.
+    Raises ConfigError, PluginError or WeightsError for invalid arguments, such as `weights` together with a section's
+    weights of the same tensors.
+
+    Example:
+        >>> model = densevit.create_model({"name": "resnet", "depth": 18}, heads="setr", classes=["road", "sky"])
+        >>> model.predict("examples/coffee.jpg").semantic.shape
+        torch.Size([480, 720])
+    """
+    target = device_of(device)
+    if weights is not None:
+        user_path(weights)  # raises for an empty path
+    if weights is not None and not pretrained:
+        raise ConfigError(
+            f"create_model: pretrained=False loads no weights, but weights={weights} is set. Fix: omit one."
+        )
+    sections: ModelSections
+    if heads is None:
+        config = _config(backbone)
+        if weights is not None:
+            config = settled(with_value(config, WEIGHTS, str(weights)), typed=(WEIGHTS,))
+        for line in config.notes if pretrained else ():
+            warnings.warn(line, stacklevel=2)
+        if classes is None:
+            dataset = build_data(config).train
+            config = with_channels(config, dataset)
+            classes = classes_by_head(config, dataset)
+        sections = config
+    else:
+        values: dict[str, Any] = {"weights": None if weights is None else str(weights), "backbone": _section(backbone)}
+        values["heads"] = {name: _section(head) for name, head in _by_name(heads).items()}
+        sections = configs.model_sections(values, "create_model")
+        check_weights(sections, Sources(typed=typed_keys(values)))
+    head_classes = _classes_by_head(sections, {} if classes is None else classes)
+    if not pretrained:
+        model = build_from_sections(sections, head_classes, pretrained=False)
+    else:
+        checkpoints = {} if weights is None else {str(weights): read(weights)}
+        if weights is not None and not resolve(sections, head_classes, checkpoints).checkpoints[str(weights)].heads:
+            sections = with_value(with_value(sections, WEIGHTS, None), BACKBONE_WEIGHTS, str(weights))
+        model, loaded = build_pretrained(sections, head_classes, checkpoints)
+        warn_of(loaded, stacklevel=3)
+    add_adapters(model)
+    return model.to(target)
+
+
+def _config(source: Section | Path | Config) -> Config:
+    if isinstance(source, Config):
+        return configs.with_overrides(source, ())
+    if isinstance(source, Mapping) or source in registry.find("backbones"):
+        raise ConfigError(
+            "create_model: a backbone without heads. Expected heads={NAME: PLUGIN}, or a complete config instead of "
+            "the backbone: a Config, a file or a shipped config's name. For features alone: densevit.create_backbone."
+        )
+    return configs.load(source)
+
+
+def _section(section: Any) -> Any:
+    return {"name": section} if isinstance(section, str) else section
+
+
+def _by_name(heads: Section | Mapping[str, Section]) -> Mapping[str, Section]:
+    """The sections of heads by name. A single section gets the name of the head's task."""
+    if not isinstance(heads, str) and not isinstance(heads.get("name"), str):
+        return heads
+    section = _section(heads)
+    return {str(registry.load("heads", section["name"]).task): section}
+
+
+def _classes_by_head(sections: ModelSections, classes: Classes | Mapping[str, Classes]) -> dict[str, tuple[Class, ...]]:
+    """The classes of each head. classes: those of a single head, or by head or task."""
+    tasks = tasks_of(sections)
+    if not isinstance(classes, Mapping):
+        if len(tasks) != 1:
+            raise ConfigError(
+                f"create_model: a list of classes for {len(tasks)} heads. Expected classes by head: "
+                f"classes={{{', '.join(f'{name!r}: [...]' for name in tasks)}}}."
+            )
+        classes = dict.fromkeys(tasks, classes)
+    for name in classes:
+        if name not in (names := {*tasks, *tasks.values()}):
+            raise ConfigError(
+                f"create_model: classes has the key {name!r}, which is not a head.{did_you_mean(name, names)}"
+            )
+    return {name: as_classes(classes.get(name, classes.get(task, ()))) for name, task in tasks.items()}

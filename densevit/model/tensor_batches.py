@@ -1,0 +1,115 @@
+"""Batches of a model from tensors of images and labels, as other libraries have them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from densevit.channels import Channels
+from densevit.errors import DataError
+from densevit.interfaces import Batch, Head, Targets
+from densevit.model.batch_checks import described
+from densevit.targets.pixel_maps import PixelMap
+from densevit.targets.run_length_masks import RunLengthMasks
+from densevit.targets.types import TargetTypes
+
+_IMAGES = ""  # beside names of heads
+
+
+class SupportsTensors(Protocol):
+    """The part of a model that tensors of images and labels depend on. checked: what is checked at the first call."""
+
+    heads: Mapping[str, Head]
+    channels: Channels
+    checked: set[str]
+
+    @property
+    def multiple(self) -> int: ...
+
+
+def as_batch(images: Batch | Tensor, model: SupportsTensors, targets: Any = None) -> Batch:
+    """A batch of images (B, C, H, W), padded to the model's multiple, with their targets; a batch stays as it is.
+
+    images: pixels of the channels' type; for 8-bit RGB also floats from 0 to 1. targets: masks (B, H, W), depth (B, H,
+    W), or a list of dicts with `boxes`, `labels`, ...; None: none. Raises DataError for images of another type or range
+    and for targets that no head takes.
+    """
+    if not isinstance(images, Tensor):
+        return images
+    channels = model.channels
+    dtype, count = getattr(torch, channels.dtype), len(channels.names)
+    is_scaled = channels.is_rgb and images.is_floating_point()
+    if images.ndim != 4 or images.shape[1] != count or not (images.dtype == dtype or is_scaled):
+        floats = " or floats from 0 to 1" if channels.is_rgb else ""
+        raise DataError(
+            f"images is {described(images)}; {channels.dtype}{floats} (B, {count}, H, W), {channels}, is expected."
+        )
+    if is_scaled and _IMAGES not in model.checked and _can_compare(images):
+        _check_range(images)
+        model.checked.add(_IMAGES)  # comparing the values of every batch would take time
+    height, width = images.shape[2:]
+    outside = (0, -width % model.multiple, 0, -height % model.multiple)
+    mask = torch.zeros_like(images[:, 0], dtype=torch.bool)
+    pixels = images.float() * 255 if is_scaled else images
+    if any(outside):
+        pixels, mask = F.pad(pixels, outside), F.pad(mask, outside, value=True)
+    labels: Sequence[Targets] = [{}] * len(images) if targets is None else _labels(targets, len(images), model.heads)
+    sizes = {"size": (height, width), "original_size": (height, width)}
+    filled = [{"image_id": i, **sizes, **target} for i, target in enumerate(labels)]
+    return {"images": pixels, "padding_mask": mask, "targets": filled}
+
+
+def _can_compare(images: Tensor) -> bool:
+    """Whether values can be read at no cost: on the CPU, and not while the model is traced or compiled."""
+    return not torch.compiler.is_compiling() and type(images) is Tensor and images.device.type == "cpu"
+
+
+def _check_range(images: Tensor) -> None:
+    """Raises DataError for floats that are not from 0 to 1."""
+    low, high = map(float, images.aminmax()) if images.numel() else (0.0, 1.0)
+    if not 0 <= low <= high <= 1:
+        normalised = "leave normalisation out: the model normalises by the backbone's mean and std"
+        fix = normalised if low < 0 else "divide them by 255, or pass uint8"
+        raise DataError(f"images is float, from {low:.3g} to {high:.3g}; from 0 to 1 is expected. Fix: {fix}.")
+
+
+def _labels(targets: Any, count: int, heads: Mapping[str, Head]) -> Sequence[Targets]:
+    """The labels of each image."""
+    if isinstance(targets, Tensor):
+        return _maps(targets, count, heads)
+    if not isinstance(targets, Sequence) or len(targets) != count:
+        raise DataError(
+            f"targets is {_shown(targets)}; a tensor or a list of {count} dicts, one per image, is expected."
+        )
+    return [
+        {**target, "masks": RunLengthMasks.from_dense(target["masks"].cpu().numpy() != 0, target["masks"].shape[1:])}
+        if isinstance(target, Mapping) and isinstance(target.get("masks"), Tensor)
+        else target
+        for target in targets
+    ]
+
+
+def _maps(maps: Tensor, count: int, heads: Mapping[str, Head]) -> list[Targets]:
+    """Targets of one map per image: of the only key of maps that the heads need and that has this type."""
+    maps = maps[:, 0] if maps.ndim == 4 and maps.shape[1] == 1 else maps
+    keys = {
+        key: key_type.dtype
+        for head in heads.values()
+        for key in head.needs
+        if isinstance(key_type := TargetTypes(head.target_types).get(key), PixelMap)
+        if maps.is_floating_point() == key_type.dtype.is_floating_point
+    }
+    if maps.ndim != 3 or len(maps) != count or len(keys) != 1:
+        needs = ", ".join(sorted({key for head in heads.values() for key in head.needs}))
+        raise DataError(
+            f"targets is {described(maps)}; the heads need {needs}: integers (B, H, W) for semantic, floats (B, H, W) "
+            f"for depth, or a list of {count} dicts by these names, is expected."
+        )
+    [(key, dtype)] = keys.items()
+    return [{key: x.to(dtype)} for x in maps]
+
+
+def _shown(value: Any) -> str:
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, Sequence) else "")

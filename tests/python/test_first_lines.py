@@ -1,0 +1,241 @@
+"""The lines that people type first, coming from torchvision, timm or segmentation_models_pytorch: each works, or says
+in one line what to type."""
+
+import copy
+import io
+import json
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import densevit
+from densevit.interfaces import Class
+from densevit.layers.fast.replacement import FUNCTIONS
+from densevit.model import DenseModel
+
+IMAGES = torch.randint(0, 256, (2, 3, 50, 70), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+MASKS = torch.randint(0, 2, (2, 50, 70), generator=torch.Generator().manual_seed(1))
+BOXES = [
+    {"boxes": torch.tensor([[1.0, 2, 30, 40], [0, 0, 9, 9]]), "labels": torch.tensor([1, 0])},
+    {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)},
+]
+NANO = {"name": "swin", "variant": "nano", "window_size": 4}
+DETR = {"name": "dab_detr", "num_queries": 5, "transformer": {"width": 16, "heads": 2, "encoder_layers": 1}}
+
+
+def segmenter(**options: Any) -> DenseModel:
+    torch.manual_seed(0)
+    return densevit.create_model(NANO, **{"heads": "setr", "classes": ["a", "b"], **options})
+
+
+def detector() -> DenseModel:
+    torch.manual_seed(0)
+    return densevit.create_model(NANO, heads="fcos", classes=["a", "b"])
+
+
+def depth_estimator() -> DenseModel:
+    return densevit.create_model(NANO, heads="dpt")
+
+
+def saved(model: Any, file: io.BytesIO) -> Any:
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+WORK: dict[str, Callable[[], Any]] = {
+    "a tensor of bytes": lambda: segmenter()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)),
+    "a tensor of floats": lambda: segmenter()(torch.zeros(1, 3, 64, 64)),
+    "a size that is no multiple": lambda: segmenter()(IMAGES),
+    "a batch": lambda: segmenter().eval()(densevit.collate([densevit.create_dataset("scenes", image_size=64)[0]])),
+    "train": lambda: segmenter().train().eval().requires_grad_(False),
+    "state_dict": lambda: segmenter().load_state_dict(segmenter().state_dict()),
+    "half": lambda: segmenter().eval().half()(IMAGES),
+    "to": lambda: segmenter().to("cpu").to(torch.float64).float()(IMAGES),
+    "parameters": lambda: next(segmenter().parameters()).device,
+    "children": lambda: [name for name, _ in segmenter().named_children()],
+    "deepcopy": lambda: copy.deepcopy(segmenter())(IMAGES),
+    "pickle": lambda: pickle.loads(pickle.dumps(segmenter()))(IMAGES),
+    "torch.save": lambda: saved(segmenter(), io.BytesIO())(IMAGES),
+    "features": lambda: segmenter().features(IMAGES),
+    "an optimiser": lambda: torch.optim.AdamW(segmenter().parameters(), lr=1e-4),
+    "create_optimizer": lambda: densevit.create_optimizer(segmenter(), name="adamw", lr=1e-4),
+    "classes=3": lambda: segmenter(classes=3).classes["segmentation"][2].name,
+    "a head's section": lambda: segmenter(heads={"name": "setr", "decoder": "naive"}).heads["segmentation"],
+    "heads by name": lambda: segmenter(heads={"seg": "setr"}).heads["seg"],
+    "masks as int64": lambda: segmenter().loss(IMAGES, MASKS),
+    "masks with a channel": lambda: segmenter().loss(IMAGES, MASKS[:, None]),
+    "boxes as torchvision has them": lambda: detector().loss(IMAGES, BOXES),
+    "instance masks": lambda: densevit.create_model(NANO, heads="mask2former", classes=2).eval().predict(IMAGES[0]),
+    "depth": lambda: depth_estimator().loss(IMAGES, torch.rand(2, 50, 70)),
+    "loss without gradients": lambda: torch.no_grad()(lambda: segmenter().eval().loss(IMAGES, MASKS))(),
+    "predict": lambda: segmenter().predict(IMAGES[0]).semantic,
+    "predict of a batch": lambda: segmenter().predict(IMAGES),
+    "predict of an array": lambda: segmenter().predict(np.zeros((40, 50, 3), np.uint8)),
+    "iterate": lambda: [x.result for x in segmenter().iterate(iter(IMAGES))],
+    "to_dict": lambda: json.dumps(detector().predict(IMAGES[0], threshold=0).to_dict()),
+    "create_backbone": lambda: densevit.create_backbone({"name": "resnet", "depth": 18})(torch.zeros(1, 3, 64, 64)),
+    "create_head": lambda: densevit.create_head("setr", [8], [16], ["a", "b"]).classes[1].name,
+    "create_evaluator": lambda: densevit.create_evaluator("segmentation", ["a", "b"]).classes[0],
+    "build_data": lambda: densevit.build_data({"name": "scenes"}).val[0],
+}
+
+
+@pytest.mark.parametrize("line", WORK)
+def test_the_line_works(line):
+    assert WORK[line]() is not None
+
+
+FAIL: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "normalised images": (
+        lambda: segmenter()(torch.randn(1, 3, 64, 64)),
+        densevit.DataError,
+        "Fix: leave normalisation out: the model normalises",
+    ),
+    "floats to 255": (
+        lambda: segmenter()(IMAGES.float()),
+        densevit.DataError,
+        "Fix: divide them by 255, or pass uint8",
+    ),
+    "one image": (
+        lambda: segmenter()(IMAGES[0]),
+        densevit.DataError,
+        r"images is uint8 \(3, 50, 70\); .*\(B, 3, H, W\)",
+    ),
+    "loss of a loaded model": (lambda: segmenter().eval().loss(IMAGES, MASKS), densevit.DensevitError, "model.train()"),
+    "maps for boxes": (lambda: detector().loss(IMAGES, MASKS), densevit.DataError, "the heads need boxes, labels"),
+    "labels from 1": (
+        lambda: detector().loss(IMAGES, [{**BOXES[0], "labels": torch.tensor([2, 1])}, BOXES[1]]),
+        densevit.DataError,
+        "labels .*0 to 1",
+    ),
+    "too few targets": (lambda: detector().loss(IMAGES, BOXES[:1]), densevit.DataError, "a list of 2 dicts"),
+    "a backbone for features": (lambda: densevit.create_model("swin"), densevit.ConfigError, "create_backbone"),
+    "the optimiser's name first": (
+        lambda: densevit.create_optimizer("adamw", segmenter()),
+        densevit.ConfigError,
+        r"create_optimizer\(model, name='adamw'",
+    ),
+    "relative depth": (
+        lambda: depth_estimator().predict(IMAGES[0]).depth,
+        AttributeError,
+        "Relative depth is inverse_depth. Fix: for metres, .*output=softplus",
+    ),
+    "one split": (
+        lambda: densevit.DenseDataModule(train=densevit.create_dataset("scenes")),
+        densevit.ConfigError,
+        "train or val is missing",
+    ),
+    "JSON of a result": (lambda: json.dumps(segmenter().predict(IMAGES[0])), TypeError, "not JSON serializable"),
+}
+
+
+@pytest.mark.parametrize("line", FAIL)
+def test_the_line_says_what_to_type(line):
+    call, error, message = FAIL[line]
+    with pytest.raises(error, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_floats_and_bytes_give_the_same_outputs_and_padding_changes_nothing():
+    model = segmenter().eval()
+    with torch.no_grad():
+        by_bytes = model(IMAGES)["segmentation"]["logits"]
+        torch.testing.assert_close(model(IMAGES / 255)["segmentation"]["logits"], by_bytes)
+        samples = [{"image": image, "targets": {}} for image in IMAGES]
+        batch = densevit.collate(samples, model.multiple)
+        assert torch.equal(model(batch)["segmentation"]["logits"], by_bytes)
+
+
+def test_loss_is_that_of_a_batch_and_trains():
+    model = segmenter()
+    targets = [{"size": (50, 70), "semantic": mask.to(torch.uint8)} for mask in MASKS]
+    batch = densevit.collate(
+        [{"image": image, "targets": target} for image, target in zip(IMAGES, targets, strict=True)], model.multiple
+    )
+    with torch.no_grad():
+        losses, of_batch = model.eval().loss(IMAGES, MASKS), model.loss(batch)
+    assert losses == of_batch and len(losses) > 0
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    history = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = torch.stack([*model.loss(IMAGES, MASKS).values()]).sum()
+        loss.backward()
+        optimizer.step()
+        history.append(float(loss))
+    assert history[-1] < history[0]
+
+
+def test_ranges_are_compared_at_the_first_call_only(monkeypatch):
+    model, calls = segmenter().eval(), []
+    compare = Tensor.aminmax
+    monkeypatch.setattr(Tensor, "aminmax", lambda *args: calls.append(1) or compare(*args))
+    for _ in range(3):
+        model(IMAGES / 255)
+    assert len(calls) == 1
+    meta = segmenter().to("meta")
+    assert meta(torch.empty(1, 3, 64, 64, device="meta"))["segmentation"]["logits"].device.type == "meta"
+
+
+def test_modes_are_those_of_other_libraries(tmp_path):
+    model = segmenter()
+    assert model.training
+    model.predict(IMAGES[0])
+    assert model.training and model.backbone.training
+    model = model.with_heads(["segmentation"]).with_config(model.sections)
+    model.save(tmp_path / "m.safetensors")
+    assert not densevit.load(tmp_path / "m.safetensors").training
+
+
+def test_parts_of_a_model_keep_each_others_modes():
+    model = segmenter().eval()
+    part = model.with_inference({"flip": True})
+    model.train()
+    part.predict(IMAGES[0])
+    assert all(module.training for module in model.backbone.modules())
+
+
+def test_a_model_of_modules_keeps_their_layers():
+    backbone = densevit.create_backbone(**NANO)
+    head = densevit.create_head("setr", backbone.channels, backbone.strides, ["a", "b"])
+    functions = {id(x): {k: v for k, v in vars(x).items() if callable(v)} for x in backbone.modules()}
+    assert any(v in FUNCTIONS for values in functions.values() for v in values.values())
+    model = DenseModel(backbone, {"x": head})
+    assert model.backbone is backbone
+    assert functions == {id(x): {k: v for k, v in vars(x).items() if callable(v)} for x in backbone.modules()}
+
+
+def test_data_sets_stand_in_place_of_sections():
+    scenes = densevit.create_dataset("scenes", "val", image_size=64, val_length=3)
+    model = segmenter(classes=[c.name for c in scenes.classes["segmentation"]])
+    metrics = densevit.evaluate(model, data=scenes)
+    section = {"name": "scenes", "image_size": 64, "val_length": 3, "transforms": "fixed"}
+    expected = densevit.evaluate(model, data=section)
+    assert metrics == pytest.approx(expected, nan_ok=True)
+    data = densevit.DenseDataModule(
+        {"image_size": 64, "batch_size": 1, "num_workers": 0}, train=scenes, val=scenes
+    ).data
+    assert data.train is scenes and len(next(iter(data.train_loader()))["targets"]) == 1
+
+
+def test_panoptic_maps_become_detections():
+    supervision = pytest.importorskip("supervision")
+    ids = torch.full((6, 8), -1, dtype=torch.int32)
+    ids[:3, :4], ids[3:, 2:5] = 1000, 2001
+    classes = [Class(name, i, (0, 0, 0)) for i, name in enumerate(("sky", "road", "car"))]
+    image = np.zeros((6, 8, 3), np.uint8)
+    found = densevit.Result(image, (6, 8), {"x": {"panoptic": ids}}, {"x": classes}).to_supervision()
+    assert isinstance(found, supervision.Detections) and found.class_id.tolist() == [1, 2]
+    assert found.xyxy.tolist() == [[0, 0, 3, 2], [2, 3, 4, 5]] and found.mask.sum((1, 2)).tolist() == [12, 9]
+
+
+def test_public_names_are_few():
+    assert len(densevit.__all__) <= 50
