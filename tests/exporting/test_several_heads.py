@@ -94,7 +94,7 @@ class Labels(Dataset):
 
 def test_heads_without_labels_in_the_data_are_left_out():
     """Depth has no classes; of two detectors, the data has the classes of one, after the mapping."""
-    model = predictor_of({**DETECTORS, "surfaces": NAIVE}).model
+    model = predictor_of({**DETECTORS, "surfaces": NAIVE})
     boxes = Labels(("boxes", "labels"), detection=["Person", "bicycle"])
     assert labelled_heads(model, boxes, {}) == ["people"]
     assert labelled_heads(model, boxes, {"car": "bicycle", "person": None}) == ["cars"]

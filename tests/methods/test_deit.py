@@ -110,7 +110,7 @@ def test_teacher_is_a_published_classifier_of_timm(
     net = published(model, monkeypatch)
     mean, std = (torch.tensor(net.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
     folders = ["n02123045", "n01440764"]  # tabby and tench: classes 281 and 0
-    student = densevit.create_model(VIT, {"classification": HEAD}, classes=folders, pretrained=False).model
+    student = densevit.create_model(VIT, {"classification": HEAD}, classes=folders, pretrained=False)
     method = DeiT(student, f"timm:{model}").train()
     batch = batch_of((64, 96), (40, 96))
     pixels = ((batch["images"] / 255 - mean) / std) * ~batch["padding_mask"][:, None]

@@ -156,7 +156,7 @@ def test_training_on_few_labels(tmp_path: Path) -> None:
         found = [float(row[f"train/unlabelled/{term}"]) for row in rows(run.path) if row.get("train/loss")]
         assert len(found) == 2 and found[0] == 0 < found[1], term
     state = weights(run.path)
-    for name, x in run.model.model.state_dict().items():
+    for name, x in run.model.state_dict().items():
         assert torch.equal(x, state[f"method.teacher.{name}"]), name
 
 

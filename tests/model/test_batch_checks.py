@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import densevit
+from densevit import registry
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import LossContext
 from densevit.model.batch_checks import check_targets
@@ -89,6 +90,6 @@ def test_values_on_other_devices_are_compared_in_the_first_batch_only(model: Any
 
 def test_names_as_classes_are_an_error() -> None:
     backbone = densevit.create_backbone("resnet", depth=18)
-    head = densevit.create_head("dab_detr", backbone.channels, backbone.strides, ["cat"])
+    head = registry.load("heads", "dab_detr")(backbone.channels, backbone.strides, ("cat",))
     with pytest.raises(ConfigError, match=r"heads\.x: classes has 'cat', a str; densevit\.Class is expected\. Fix: "):
         densevit.DenseModel(backbone, {"x": head})

@@ -135,8 +135,8 @@ def test_saved_run_equals_the_trained_model(weights, run):
     images = torch.randn(1, 3, 32, 32)
     expected = trained.backbone(images)
     for backbone in (
-        densevit.load(run).model.backbone,
-        densevit.load(run / "checkpoints/last.ckpt").model.backbone,
+        densevit.load(run).backbone,
+        densevit.load(run / "checkpoints/last.ckpt").backbone,
         densevit.create_backbone(**VIT, weights=run).eval(),
         densevit.create_backbone(**VIT, weights=run / "checkpoints/last.ckpt").eval(),
     ):

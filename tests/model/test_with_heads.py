@@ -26,7 +26,7 @@ def _predictor(channels: Channels) -> DenseModel:
     count = len(channels.names)
     section = {"name": "vit", "variant": "nano", "mean": [0.4] * count, "std": [0.25] * count, "channels": channels}
     heads = {"a": {**HEAD, "weight": "learned"}, "b": {**HEAD, "weight": 2.0, "neck": {"name": "fpn", "width": 16}}}
-    predictor = densevit.create_model(section, heads, classes={"a": ["x", "y"], "b": ["x", "y", "z"]})
+    predictor = densevit.create_model(section, heads, classes={"a": ["x", "y"], "b": ["x", "y", "z"]}).eval()
     predictor.licences, predictor.score_thresholds = {"here": Licences("MIT")}, {"a": 0.25, "b": 0.75}
     predictor.training_data = DataSection(name="x")
     return predictor

@@ -18,7 +18,7 @@ HEAD |= {"pixel_width": 4, "num_heads": 4, "align_corners": True, "feedforward":
 def authors_state() -> dict[str, Tensor]:
     """A state dict of theirs, of which `PAIRS` has the names."""
     torch.manual_seed(0)
-    model = densevit.create_model(RESNET, {"panoptic": HEAD}, {"panoptic": [*"01234"]}, pretrained=False).model
+    model = densevit.create_model(RESNET, {"panoptic": HEAD}, {"panoptic": [*"01234"]}, pretrained=False)
     state, unknown = translate_back(randomise(model).state_dict(), find("kmax-deeplab"))
     assert unknown == []
     return state

@@ -60,7 +60,7 @@ def test_range_mean_and_deviation_are_measured_and_stored(folder):
     assert (channels.names, channels.dtype) == (("blue", "green", "red", "nir", "swir"), "uint16")
     assert config.backbone.mean is not None
     assert 1000 < channels.range[3][0] < 2500 < 5200 < channels.range[3][1]
-    model = densevit.load(folder / "run").model
+    model = densevit.load(folder / "run")
     assert model.channels == channels
     batch = torch.from_numpy(np.array(channels.range, np.float32).T.copy())[:, :, None, None].round().to(torch.uint16)
     low, high = model.normalise(batch, torch.zeros(2, 1, 1, dtype=torch.bool))

@@ -120,7 +120,7 @@ def test_heads_run_the_last_blocks_of_a_backbone(tokens):
     batch = {"images": images, "padding_mask": padding, "targets": [{}] * 2}
 
     def logits(backbone: str, **head: object) -> torch.Size:
-        model = densevit.create_model({"name": backbone}, {"s": head}, {"s": CLASSES}).model.train()
+        model = densevit.create_model({"name": backbone}, {"s": head}, {"s": CLASSES}).train()
         return model(batch)["s"]["logits"].shape
 
     assert logits("tokens:TinyTokens", name="tokens:ClassTokens") == (2, 3, 4, 5)

@@ -48,7 +48,7 @@ def test_names_and_sections_build_a_model():
         },
         classes={"seg": ["road", "sky"], "detection": [Class("cat", 17, (1, 2, 3))]},
     )
-    assert predictor.config is None and not predictor.training
+    assert predictor.config is None and predictor.training
     assert [c.name for c in predictor.classes["seg"]] == ["road", "sky"] and predictor.classes["depth"] == ()
     assert predictor.classes["seg"][0].color != predictor.classes["seg"][1].color
     assert predictor.classes["boxes"] == (Class("cat", 17, (1, 2, 3)),)

@@ -22,7 +22,7 @@ def test_models_of_a_config_and_those_built_by_hand_have_the_faster_functions(ba
     small = {"variant": "nano"} if backbone == "swin" else {"depth": 18}
     detr = {"transformer": {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1}}
     section = {"name": backbone, **small}
-    built = densevit.create_model(section, {"a": {"name": "detr", **detr}}, classes=["x"], pretrained=False).model
+    built = densevit.create_model(section, {"a": {"name": "detr", **detr}}, classes=["x"], pretrained=False)
     alone = densevit.create_backbone(backbone, **small)
     head = densevit.create_head("detr", alone.channels, alone.strides, [densevit.Class("x", 0, (0, 0, 0))], **detr)
     by_hand = densevit.DenseModel(alone, {"a": head})
@@ -35,5 +35,5 @@ def test_a_config_keeps_the_plain_functions_also_in_training_and_in_its_model_fi
     model = build_model(config, {"detection": [densevit.Class("x", 0, (0, 0, 0))]}, pretrained=False)
     module = densevit.DenseModule(model.with_config(config))
     model_file.save(model, tmp_path / "model.safetensors")
-    for each in (module, densevit.load(tmp_path / "model.safetensors").model):
+    for each in (module, densevit.load(tmp_path / "model.safetensors")):
         assert functions(each) and functions(each) <= {*FUNCTIONS}

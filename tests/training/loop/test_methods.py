@@ -79,4 +79,4 @@ def test_the_model_that_a_method_names_is_validated_and_saved(tmp_path: Path) ->
     assert trained == len([*build_model(made, build_data(made).train).parameters()])  # not those of the teacher
     assert densevit.evaluate(run.path) == pytest.approx(run.metrics, rel=1e-6, nan_ok=True)
     for source in (run.path, run.path / "checkpoints" / "last.ckpt"):  # as the start of a training, too
-        assert_same(load(source, trust=True).model.state_dict(), saved)
+        assert_same(load(source, trust=True).state_dict(), saved)

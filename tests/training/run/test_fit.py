@@ -107,7 +107,7 @@ def test_a_model_of_no_config_needs_data_of_its_classes() -> None:
     backbone, head = {"name": "swin", "variant": "nano"}, {"name": "setr", "decoder": "naive", "width": 8}
 
     def evaluated(names: list[str], *data: Any, **given: Any) -> dict[str, float]:
-        return densevit.evaluate(densevit.create_model(backbone, {"map": head}, names).model, *data, **given)
+        return densevit.evaluate(densevit.create_model(backbone, {"map": head}, names), *data, **given)
 
     with pytest.raises(ConfigError, match=r"evaluate: the model has no config, so no data\. Fix: pass data="):
         evaluated(surfaces)

@@ -70,7 +70,7 @@ def test_published_sizes_are_described_with_their_licence(size):
 def test_metres_are_learned_from_relative_weights(relative, converted):
     """All but the last convolution, whose output has another meaning and range."""
     metres = {**DPT, "output": "sigmoid", "max_depth": 8.0}
-    model = densevit.create_model(VIT, heads={"far": metres}, weights=str(relative)).model
+    model = densevit.create_model(VIT, heads={"far": metres}, weights=str(relative))
     notes = convert(relative, overrides=["heads.depth.output=sigmoid"]).fit.notes
     why = "the last convolution (conv3) is untrained: the weights have output 'relative', this head 'sigmoid'"
     assert f"heads.depth: {why}." in notes
@@ -85,12 +85,12 @@ def test_metres_are_learned_from_relative_weights(relative, converted):
 def test_relative_weights_start_inverse_depth_and_runs_of_metres(relative, converted, tmp_path):
     state = converted.model.state_dict()
     for output in ("relative", "inverse"):
-        model = densevit.create_model(VIT, heads={"depth": {**DPT, "output": output}}, weights=str(relative)).model
+        model = densevit.create_model(VIT, heads={"depth": {**DPT, "output": output}}, weights=str(relative))
         assert all(torch.equal(x, state[name]) for name, x in model.state_dict().items())
 
     write(converted, tmp_path / "run")
     metres = {**DPT, "output": "sigmoid", "weights": str(tmp_path / "run")}
-    head = densevit.create_model(VIT, heads={"depth": metres}).model.heads["depth"]
+    head = densevit.create_model(VIT, heads={"depth": metres}).heads["depth"]
     assert torch.equal(head.conv2.weight, read(tmp_path / "run").tensors["heads.depth.conv2.weight"])
     assert not head.conv3.weight.any()
 

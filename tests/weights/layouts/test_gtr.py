@@ -73,7 +73,7 @@ def test_a_file_gives_the_model_that_it_was_made_of(state, tmp_path):
     found, expected = (x.state_dict() for x in (copy.model, model))
     assert found.keys() == expected.keys() and all(torch.equal(x, expected[key]) for key, x in found.items())
 
-    ours = densevit.create_model("coco/gtr_s", weights=str(path), classes=["owl", "dog", "cat"]).model
+    ours = densevit.create_model("coco/gtr_s", weights=str(path), classes=["owl", "dog", "cat"])
     names = [c.name for c in model.classes["detection"]]
     for key, x in ours.heads["detection"].state_dict().items():
         rows = expected[f"heads.detection.{key}"]

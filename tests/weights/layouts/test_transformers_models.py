@@ -283,7 +283,7 @@ def test_a_model_of_ours_is_exported_with_its_config_and_comes_back(name, tmp_pa
 
     case = OURS[name]
     classes = None if case.task == "depth" else [f"thing {i}" for i in range(5)]
-    model = densevit.create_model(case.backbone, {case.task: case.head}, classes).model
+    model = densevit.create_model(case.backbone, {case.task: case.head}, classes)
     torch.manual_seed(1)
     spread = 0.01 if case.task == "depth" else 0.1  # depth ends in a sigmoid
     for parameter in model.heads.parameters():
