@@ -12,6 +12,7 @@ import torch
 from densevit import config as configs
 from densevit.channels import RGB
 from densevit.config import ModelSections
+from densevit.data.transforms.fixed import Fixed
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.inference.runtimes import ORIGINAL_SIZE, THRESHOLDS, ExportedFile
 from densevit.interfaces import Backbone, Batch, Head, Outputs, Predictions, Size, Targets, Transforms
@@ -60,6 +61,7 @@ class Engine(InferenceModel):
                     "file to predictions. Fix: implement predict_exported(exported, targets), see docs/own-head.md."
                 )
         self.resizes = bool(file.header["resize"])
+        self.replaced_resize = Fixed(None) if self.resizes else None  # images keep their size
         self.backbone, values, fixed = Backbone(), file.header["backbone"], file.header["input_size"]
         self.backbone.channels, self.backbone.strides = tuple(values["channels"]), tuple(values["strides"])
         self.backbone.input_size = None if fixed is None or self.resizes else (fixed[0], fixed[1])
@@ -198,5 +200,5 @@ def engine_of(file: ExportedFile, model: DenseModel) -> Engine:
     engine.channels = model.channels
     for name in ("score_thresholds", "training_data", "reference_data"):
         setattr(engine, name, getattr(model, name))
-    engine.replaced_resize = None if engine.resizes else model.replaced_resize
+    engine.replaced_resize = engine.replaced_resize or model.replaced_resize
     return engine

@@ -77,7 +77,7 @@ def create_model(
         values["heads"] = {name: _section(head) for name, head in _by_name(heads).items()}
         sections = configs.model_sections(values, "create_model")
         check_weights(sections, Sources(typed=typed_keys(values)))
-    head_classes = _classes_by_head(sections, {} if classes is None else classes)
+    head_classes = _classes_by_head(sections, classes or {})
     if not pretrained:
         model = build_from_sections(sections, head_classes, pretrained=False)
     else:

@@ -26,7 +26,7 @@ class Method(nn.Module):
         >>> class Plain(densevit.Method):
         ...     def training_step(self, model, batch, context):
         ...         return model.losses_of(model(batch), batch["targets"], context)
-        >>> Plain(densevit.load("runs/setr_vit").model).views
+        >>> Plain(densevit.load("runs/setr_vit")).views
         1
     """
 

@@ -145,9 +145,10 @@ class InferenceModel:
     @property
     def resize(self) -> Transforms | None:
         """The transforms whose evaluation resizes images, by default those of `training_data`; None: images keep their
-        size, or the file resizes them."""
-        data = None if self.resizes else self.training_data
-        return create_transforms(data) if self.replaced_resize is None and data is not None else self.replaced_resize
+        size."""
+        if self.replaced_resize is None and self.training_data is not None:
+            return create_transforms(self.training_data)
+        return self.replaced_resize
 
     @property
     def references(self) -> dict[str, Transforms]:

@@ -50,7 +50,7 @@ def test_a_file_gives_the_models_outputs_and_predictions(name: str, suffix: str,
     file = runtimes.open_file(exported.path)
     assert file.header["images"] == json.loads(json.dumps(asdict(channels)))
     images = images_of(channels, (75, 107), 2)
-    outputs, known = file.run(images), file.run(filled(images, channels, model.model.mean))
+    outputs, known = file.run(images), file.run(filled(images, channels, model.mean))
     assert outputs["maps/maps"].shape == (2, 2, 75, 107)
     for key, value in outputs.items():
         np.testing.assert_allclose(value, known[key], atol=2e-3 if key == "boxes/boxes" else 1e-4)
@@ -58,7 +58,7 @@ def test_a_file_gives_the_models_outputs_and_predictions(name: str, suffix: str,
     semantic = np.stack([one["maps"].semantic.numpy() for one in expected])
     assert (outputs["maps/semantic"] == semantic).mean() > 0.999
     loaded = densevit.load(exported.path, trust=True)
-    assert loaded.model.channels == channels
+    assert loaded.channels == channels
     for size in ((150, 211), (64, 50)):
         image = np.ascontiguousarray(images_of(channels, size, seed=1)[0].transpose(1, 2, 0))
         found, expected = (one.predict(image, threshold=0) for one in (evaluated_at(loaded, 96), predictor))

@@ -65,7 +65,7 @@ def test_the_backbone_runs_once_with_the_threshold_of_each_head(tmp_path: Path):
     assert len(scopes) == len(nodes)
     assert sum(".backbone." in scope for scope in scopes) == len(predictor.backbone.layers)
     file = densevit.load(path, trust=True)
-    assert file.model.thresholds == threshold
+    assert file.thresholds == threshold
     for image in images(2):
         result, expected = file.predict(image), predictor.predict(image, threshold)
         for head in threshold:

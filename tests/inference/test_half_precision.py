@@ -27,7 +27,7 @@ MODELS = {
 def predictor_of(name: str) -> DenseModel:
     torch.manual_seed(0)
     backbone, head = MODELS[name]
-    return densevit.create_model(backbone, {"x": head}, None if head["name"] == "dpt" else ["a", "b", "c"])
+    return densevit.create_model(backbone, {"x": head}, None if head["name"] == "dpt" else ["a", "b", "c"]).eval()
 
 
 @torch.no_grad()

@@ -214,7 +214,7 @@ def test_a_label_map_becomes_one_region_per_class(stand_in):
 def test_results_without_objects_and_missing_packages_are_refused(stand_in, monkeypatch):
     depth = both()["depth"]
     for convert, facts in (
-        (depth.to_supervision, "objects or a label map; .*only depth"),
+        (depth.to_supervision, "objects, label and panoptic maps; .*only depth"),
         (two_detectors().to_supervision, r"cars and people .*result\['cars'\]"),
     ):
         with pytest.raises(DensevitError, match=facts):

@@ -28,7 +28,7 @@ from torch.distributed.tensor import DTensor
 from densevit import registry
 from densevit.config import Config
 from densevit.errors import ConfigError, TrainingError, one_line
-from densevit.model import DenseModel
+from densevit.model import DenseModel, InferenceModel
 from densevit.training.loop.training_precision import resolve
 
 STRATEGY = "fsdp2"
@@ -162,7 +162,7 @@ def repeated_blocks(backbone: nn.Module) -> Iterator[nn.Module]:
     yield from blocks.values()
 
 
-def gather(model: nn.Module) -> None:
+def gather(model: InferenceModel) -> None:
     """Gathers all parameters in each process until `scatter`, so that processes can evaluate different numbers of
     batches and windows without synchronisation."""
     for module in sharded_modules(model):
@@ -170,7 +170,7 @@ def gather(model: nn.Module) -> None:
         module.unshard()
 
 
-def scatter(model: DenseModel) -> None:
+def scatter(model: InferenceModel) -> None:
     """Frees the gathered parameters of other processes; see `gather`."""
     for module in sharded_modules(model):
         module.reshard()
@@ -178,9 +178,10 @@ def scatter(model: DenseModel) -> None:
         module.set_reshard_after_forward(True, recurse=False)
 
 
-def sharded_modules(model: nn.Module) -> list[FSDPModule]:
-    """The modules that `fully_shard` was applied to, outer modules first."""
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+def sharded_modules(model: object) -> list[FSDPModule]:
+    """The modules that `fully_shard` was applied to, outer modules first; none of an exported file."""
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    return [module for module in modules if isinstance(module, FSDPModule)]
 
 
 def full_tensor(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.data.transforms.image_mixing import ImageMixing
-from densevit.inference.model_loading import create_model
+from densevit.inference.model_creation import create_model
 from densevit.interfaces import Class, LossContext
 from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes

@@ -17,7 +17,8 @@ from densevit.config import OptimSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, DataError, PluginError, WeightsError
 from densevit.evaluation.miou import SemanticSegmentation
-from densevit.inference.model_loading import create_model, load
+from densevit.inference.model_creation import create_model
+from densevit.inference.model_loading import load
 from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
 from densevit_scenes.dataset import Scenes
@@ -166,7 +167,7 @@ def test_a_checkpoint_of_a_plain_trainer_predicts_and_is_evaluated(tmp_path: Pat
     again = load(saved.best_model_path)
     assert again.config is None and again.classes == predictor.classes
     assert again.inference == predictor.inference != plain.inference
-    assert again.data == predictor.data == data.data.section
+    assert again.training_data == predictor.training_data == data.data.section
     assert again.resize is not None and again.resize.evaluation_size(60, 90) == (21, 32)
     assert torch.equal(again.predict(image).semantic, predictor.predict(image).semantic)
     found, expected = densevit.evaluate(saved.best_model_path), densevit.evaluate(predictor)  # on the training's data

@@ -70,7 +70,7 @@ def test_a_file_gives_the_model_that_it_was_made_of(state, tmp_path):
     model = convert(path).model
     assert len(model.classes["detection"]) == 80
     copy = densevit.create_model("coco/gtr_s", weights=str(path), classes=[c.name for c in model.classes["detection"]])
-    found, expected = (x.state_dict() for x in (copy.model, model))
+    found, expected = (x.state_dict() for x in (copy, model))
     assert found.keys() == expected.keys() and all(torch.equal(x, expected[key]) for key, x in found.items())
 
     ours = densevit.create_model("coco/gtr_s", weights=str(path), classes=["owl", "dog", "cat"])

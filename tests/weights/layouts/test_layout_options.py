@@ -49,7 +49,7 @@ def test_a_backbone_computes_as_its_authors_wherever_it_is_loaded(written):
     reference = densevit.create_backbone(**given, **implied)
     file, _ = written(find("dinov2"), reference, mask_token=torch.zeros(1))
     created = densevit.create_model(given, HEADS, ["a", "b"], weights=file)
-    options = created.model.sections.backbone.options
+    options = created.sections.backbone.options
     assert {key: options.get(key) for key in implied} == implied
     pixels = torch.randn(1, 3, *SIZE)
     for place, backbone in {

@@ -34,7 +34,7 @@ def test_other_classes_have_the_rows_of_their_names(tmp_path, small_rf_detr):
     names, old = ["owl", "dog", "cat"], [one.name for one in converted.model.classes["detection"]]
     sections = describe(load_file(tmp_path / "theirs" / "model.safetensors"), find("rf-detr"))
     ours = densevit.create_model(sections["backbone"], sections["heads"], names, weights=str(tmp_path / "theirs"))
-    found, expected = (one.heads["detection"].state_dict() for one in (ours.model, converted.model))
+    found, expected = (one.heads["detection"].state_dict() for one in (ours, converted.model))
     for key, x in found.items():
         if "label_head" in key:
             assert torch.equal(x[1:], expected[key][[old.index("dog"), old.index("cat")]]), key
