@@ -39,7 +39,7 @@ class Converted:
     @property
     def config(self) -> Config | None:
         """The config; None for a backbone without heads."""
-        return self.model.sections if isinstance(self.model.sections, Config) else None
+        return self.model.config
 
     @property
     def section(self) -> BackboneSection:
