@@ -14,7 +14,7 @@ from densevit.interfaces.licences import NON_COMMERCIAL, UNKNOWN
 from densevit.weights.hub import is_published
 
 _NO_DERIVATIVES = re.compile(r"cc-by(-nc)?-nd|no[- ]?derivatives")
-_HEADER = TypeAdapter(dict[str, Licences | str])
+_HEADER = TypeAdapter(dict[str, Licences])
 
 
 def licences_of(layout: CheckpointLayout, source: str, tensors: StateDict, metadata: Mapping[str, Any]) -> Licences:
@@ -55,6 +55,5 @@ def line(source: str, licences: Licences) -> str:
 
 def from_header(entries: Mapping[str, str]) -> dict[str, Licences]:
     """The licences in a model file's header, by the source of the weights. Raises ValueError if the entry `licences` is
-    not a JSON object of `Licences`, or of the licences of weights, as in older files."""
-    stated = _HEADER.validate_json(entries.get("licences", "{}"))
-    return {source: Licences(weights=each) if isinstance(each, str) else each for source, each in stated.items()}
+    not a JSON object of `Licences`."""
+    return _HEADER.validate_json(entries.get("licences", "{}"))

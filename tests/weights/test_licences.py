@@ -71,10 +71,6 @@ def test_licences_of_a_card_stay_with_the_backbone_and_with_models_that_start_fr
     assert licences_of(tmp_path / "own")[str(folder)]["weights"] == "unknown"
 
 
-def test_licences_of_older_model_files_are_those_of_weights():
-    assert licences.from_header({"licences": '{"hf:a/b": "mit"}'}) == {"hf:a/b": Licences(weights="mit")}
-
-
 def test_licence_is_read_from_the_head_of_a_card(tmp_path):
     for text, licence in {
         CARD.format('"mit"'): "mit",
