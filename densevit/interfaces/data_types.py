@@ -45,7 +45,7 @@ Classes = int | Sequence[Class | str]
 def as_classes(classes: Classes) -> tuple[Class, ...]:
     """`Class`es with indices as file ids, and distinct colours, for names and for a number of classes."""
     listed = [str(i) for i in range(classes)] if isinstance(classes, int) else classes
-    return tuple(c if isinstance(c, Class) else Class(c, i, color_of(i)) for i, c in enumerate(listed))
+    return tuple(c if isinstance(c, Class) else Class(str(c), i, color_of(i)) for i, c in enumerate(listed))
 
 
 def color_of(index: int) -> Color:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, cast
 
-from densevit.interfaces.data_types import Class, Plot, Predictions, Table, Targets
+from densevit.interfaces.data_types import Classes, Plot, Predictions, Table, Targets, as_classes
 from densevit.interfaces.datasets import Dataset
 from densevit.interfaces.heads import Head
 
@@ -46,8 +46,8 @@ class Evaluator:
     by_image: str | None = None
     keeps_images: bool = False
 
-    def __init__(self, classes: Sequence[Class]) -> None:
-        self.classes = tuple(classes)
+    def __init__(self, classes: Classes) -> None:
+        self.classes = as_classes(classes)
 
     def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
         """Adds one prediction and one ground truth per image, in original pixels. Repeated images count once.

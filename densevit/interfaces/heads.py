@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from densevit.errors import ConfigError
-from densevit.interfaces.data_types import Class, Losses, Outputs, Predictions, Targets
+from densevit.interfaces.data_types import Class, Classes, Losses, Outputs, Predictions, Targets, as_classes
 from densevit.interfaces.datasets import Dataset
 from densevit.interfaces.target_types import TargetType
 from densevit.losses.context import LossContext
@@ -44,9 +44,9 @@ class Head(nn.Module):
     last_blocks: int = 0
     finest_stride: int | None = None
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], classes: Sequence[Class]) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], classes: Classes) -> None:
         super().__init__()
-        self.classes = tuple(classes)
+        self.classes = as_classes(classes)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """padding_mask: (B, H, W) bool, True = padding. targets: the targets of each image, in training only."""

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from densevit.errors import ConfigError, PluginError, counted
-from densevit.interfaces import Backbone, Class, Head, TokenBackbone
+from densevit.interfaces import Backbone, Head, TokenBackbone
 from densevit.targets.types import TargetTypes
 
 
@@ -31,12 +31,7 @@ def check_last_blocks(name: str, head: Head, backbone: Backbone, has_neck: bool)
 
 
 def check_number_of_classes(name: str, head: Head) -> None:
-    """Raises ConfigError for classes that are not `Class`, and for more than a target key of the head can represent."""
-    if wrong := [c for c in head.classes if not isinstance(c, Class)]:
-        raise ConfigError(
-            f"heads.{name}: classes has {wrong[0]!r}, a {type(wrong[0]).__name__}; densevit.Class is expected. Fix: "
-            "densevit.Class(name, file_id, color), or densevit.create_model, which takes names."
-        )
+    """Raises ConfigError for more classes than a target key of the head can represent."""
     types = TargetTypes(head.target_types)
     for key in getattr(head, "needs", ()):
         most = types[key].max_classes if key in types and types[key].task else None

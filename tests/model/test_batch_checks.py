@@ -8,7 +8,7 @@ import torch
 
 import densevit
 from densevit import registry
-from densevit.errors import ConfigError, DataError
+from densevit.errors import DataError
 from densevit.interfaces import LossContext
 from densevit.model.batch_checks import check_targets
 from densevit.targets.types import TargetTypes
@@ -88,8 +88,9 @@ def test_values_on_other_devices_are_compared_in_the_first_batch_only(model: Any
         check_targets(on_meta, head, types, is_first=True)
 
 
-def test_names_as_classes_are_an_error() -> None:
+def test_classes_are_names_or_their_number() -> None:
     backbone = densevit.create_backbone("resnet", depth=18)
-    head = registry.load("heads", "dab_detr")(backbone.channels, backbone.strides, ("cat",))
-    with pytest.raises(ConfigError, match=r"heads\.x: classes has 'cat', a str; densevit\.Class is expected\. Fix: "):
-        densevit.DenseModel(backbone, {"x": head})
+    for classes in (["cat", "1"], (densevit.Class("cat", 0, (255, 38, 38)), "1")):
+        head = registry.load("heads", "dab_detr")(backbone.channels, backbone.strides, classes)
+        assert [c.name for c in densevit.DenseModel(backbone, {"x": head}).classes["x"]] == ["cat", "1"]
+    assert [c.name for c in densevit.create_evaluator("detection", 2).classes] == ["0", "1"]
