@@ -36,8 +36,13 @@ def as_batch(images: Batch | Tensor, model: SupportsTensors, targets: Any = None
     W), or a list of dicts with `boxes`, `labels`, ...; None: none. Raises DataError for images of another type or range
     and for targets that no head takes.
     """
+    if isinstance(images, Mapping):
+        return images if targets is None else {**images, "targets": targets}
     if not isinstance(images, Tensor):
-        return images
+        raise DataError(
+            f"images is {_shown(images)}; a tensor (B, C, H, W) or a batch is expected. Fix: torch.stack images of one "
+            "size, densevit.collate samples, or model.predict, which reads files."
+        )
     channels = model.channels
     dtype, count = getattr(torch, channels.dtype), len(channels.names)
     is_scaled = channels.is_rgb and images.is_floating_point()

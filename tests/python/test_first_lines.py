@@ -107,6 +107,12 @@ FAIL: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         densevit.DataError,
         r"images is uint8 \(3, 50, 70\); .*\(B, 3, H, W\)",
     ),
+    "a list of images": (
+        lambda: segmenter()([*IMAGES]),
+        densevit.DataError,
+        "a list of 2; .*Fix: torch.stack",
+    ),
+    "an array": (lambda: segmenter()(IMAGES.numpy()), densevit.DataError, "images is a ndarray; .*model.predict"),
     "loss of a loaded model": (lambda: segmenter().eval().loss(IMAGES, MASKS), densevit.DensevitError, "model.train()"),
     "maps for boxes": (lambda: detector().loss(IMAGES, MASKS), densevit.DataError, "the heads need boxes, labels"),
     "labels from 1": (
@@ -161,7 +167,8 @@ def test_loss_is_that_of_a_batch_and_trains():
     )
     with torch.no_grad():
         losses, of_batch = model.eval().loss(IMAGES, MASKS), model.loss(batch)
-    assert losses == of_batch and len(losses) > 0
+        others = model.loss(batch, [{"size": (50, 70), "semantic": 1 - target["semantic"]} for target in targets])
+    assert losses == of_batch and len(losses) > 0 and losses != others
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     history = []
