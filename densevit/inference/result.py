@@ -174,17 +174,8 @@ class Result(Mapping[str, Any]):
         """A result of these heads."""
         classes = {head: self.classes.get(head, ()) for head in heads}
         predictions = {head: self._predictions[head] for head in heads}
-        return Result(
-            self._image,
-            self.size,
-            predictions,
-            classes,
-            self.thresholds,
-            self.types,
-            self.path,
-            self.frame,
-            self._channels,
-        )
+        origin = self.path, self.frame, self._channels
+        return Result(self._image, self.size, predictions, classes, self.thresholds, self.types, *origin)
 
     def _head_of(self, key: str) -> str:
         """The head that predicts a key. Raises AttributeError unless there is exactly one."""

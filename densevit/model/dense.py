@@ -209,9 +209,9 @@ class DenseModel(InferenceModel, nn.Module):
 
         Example:
             >>> model = densevit.create_model("resnet", "setr", classes=["road", "sky"])
-            >>> images, masks = torch.rand(2, 3, 64, 96), torch.randint(0, 2, (2, 64, 96))
-            >>> [*model.loss(images, masks)]
-            ['segmentation/loss']
+            >>> images = model.blank_images(2, (64, 96))
+            >>> [*model.loss(images, images[:, 0])]  # all pixels of class 0
+            ['segmentation/cross_entropy', 'segmentation/auxiliary']
         """
         if not self.training and torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
             raise DensevitError("loss: the model is in evaluation mode. Fix: model.train(), or torch.no_grad().")

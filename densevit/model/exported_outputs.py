@@ -32,7 +32,8 @@ class SupportsPredictExported(Protocol):
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `Head.predict` from the outputs of `exported`, in pixels of the targets' `size`.
 
-        This head has the options of the exported head, but not its weights.
+        This head has the options of the exported head, but no weights: its parameters and buffers are on the meta
+        device.
         """
 
 

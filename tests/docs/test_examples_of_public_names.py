@@ -26,6 +26,16 @@ def example(name: str) -> str:
     return (inspect.getdoc(getattr(densevit, name)) or "").partition("Example:\n")[2]
 
 
+def examples() -> dict[str, str]:
+    """The examples of the public names, and of the methods of public classes that have one."""
+    found = {name: example(name) for name in densevit.__all__}
+    for name in filter(lambda name: inspect.isclass(getattr(densevit, name)), densevit.__all__):
+        for method, function in inspect.getmembers(getattr(densevit, name), inspect.isfunction):
+            if text := (inspect.getdoc(function) or "").partition("Example:\n")[2]:
+                found[f"{name}.{method}"] = text
+    return found
+
+
 def test_each_public_name_has_a_short_example() -> None:
     """All are classes and functions, whose docstrings are their own."""
     for name in densevit.__all__:
@@ -44,7 +54,7 @@ def test_examples_of_public_names_run(
     small_configs.install(monkeypatch)
     monkeypatch.setattr("densevit.exporting.file_plan._LARGE", (70, 101))
     world = World(made_once, project)
-    block = Block("docstrings", 1, "pycon", "\n".join(map(example, densevit.__all__)), "")
+    block = Block("docstrings", 1, "pycon", "\n".join(examples().values()), "")
     page = world.page(tmp_path / "page", [block])
     monkeypatch.setenv("HOME", str(page.home))
     world.place(page, block)
@@ -60,8 +70,9 @@ def test_examples_of_public_names_run(
             if method.__module__.startswith("densevit.") and not name.startswith("_"):
                 monkeypatch.setattr(kind, name, watched(method, changes))
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    for name in densevit.__all__:
-        test = doctest.DocTestParser().get_doctest(example(name), {"densevit": densevit}, f"densevit.{name}", None, 0)
+    assert {"DenseModel.predict", "DenseModel.save", "DenseModel.loss"} <= examples().keys()
+    for name, text in examples().items():
+        test = doctest.DocTestParser().get_doctest(text, {"densevit": densevit}, f"densevit.{name}", None, 0)
         runner.run(test, out=report.append)
     page.close()
     assert not runner.failures, "".join(report)
