@@ -12,7 +12,7 @@ from densevit.data.io import videos
 from densevit.errors import DataError
 from densevit.inference import iterating
 from tests.cli.stand_in import write_video
-from tests.inference.test_predictor import Thirds, predictor_of, random_image
+from tests.inference.test_predicting import Thirds, predictor_of, random_image
 from tests.model.small_models import Averaged, Mean
 
 

@@ -22,7 +22,7 @@ from densevit.inference.runtimes import ExportedFile, open_file
 from densevit.interfaces import Head
 from densevit.model import DenseModel
 
-MODULE = "tests.inference.test_file_model"
+MODULE = "tests.inference.test_engine"
 RESNET = {"name": "resnet", "depth": 18}
 DETR = {"name": "detr", "num_queries": 5, "transformer": {"width": 16, "encoder_layers": 1, "decoder_layers": 1}}
 SETR = {"name": "setr", "decoder": "naive", "width": 16}
