@@ -6,16 +6,15 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from densevit.errors import PluginError
 from densevit.exporting.batch_norm_folding import fold_batch_norms
 from densevit.exporting.file_comparison import example_images
 from densevit.interfaces import Size
 from densevit.model import DenseModel
+from densevit.model.tensor_batches import as_batch
 
 _SIZE: Size = (165, 230)  # of the example image
-_KEYS = ("size", "original_size")
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -31,15 +30,13 @@ def deployable(model: DenseModel) -> DenseModel:
 
 
 def _run(model: DenseModel) -> Any:
-    """Runs the parts of a model that predictions need, on an example image."""
-    height, width = size = model.backbone.input_size or _SIZE
-    images = torch.from_numpy(example_images((height, width), 1, 0, model.channels)).to(model.mean.device)
+    """Runs the parts of a model that predictions need, on an example image in one pass."""
+    height, width = model.backbone.input_size or _SIZE
+    images = torch.from_numpy(example_images((height, width), 1, 0, model.channels)).to(model.device)
     if not model.heads:
         return model.backbone(images.to(model.mean.dtype))
-    images = F.pad(images, (0, -width % model.multiple, 0, -height % model.multiple))
-    padding_mask = torch.ones_like(images[:, 0], dtype=torch.bool)
-    padding_mask[:, :height, :width] = False
-    return model.infer({"images": images, "padding_mask": padding_mask, "targets": [dict.fromkeys(_KEYS, size)]})
+    batch = as_batch(images, model)
+    return model.predictions(model(batch), batch["targets"])
 
 
 def simplified(module: Module, run: Callable[[Module], Any]) -> Module:

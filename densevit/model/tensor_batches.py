@@ -40,8 +40,8 @@ def as_batch(images: Batch | Tensor, model: SupportsTensors, targets: Any = None
         return images if targets is None else {**images, "targets": targets}
     if not isinstance(images, Tensor):
         raise DataError(
-            f"images is {_shown(images)}; a tensor (B, C, H, W) or a batch is expected. Fix: torch.stack images of one "
-            "size, densevit.collate samples, or model.predict, which reads files."
+            f"images is {described(images)}; a tensor (B, C, H, W) or a batch is expected. Fix: torch.stack images of "
+            "one size, densevit.collate samples, or model.predict, which reads files."
         )
     channels = model.channels
     dtype, count = getattr(torch, channels.dtype), len(channels.names)
@@ -86,7 +86,7 @@ def _labels(targets: Any, count: int, heads: Mapping[str, Head]) -> Sequence[Tar
         return _maps(targets, count, heads)
     if not isinstance(targets, Sequence) or len(targets) != count:
         raise DataError(
-            f"targets is {_shown(targets)}; a tensor or a list of {count} dicts, one per image, is expected."
+            f"targets is {described(targets)}; a tensor or a list of {count} dicts, one per image, is expected."
         )
     return [
         {**target, "masks": RunLengthMasks.from_dense(target["masks"].cpu().numpy() != 0, target["masks"].shape[1:])}
@@ -114,7 +114,3 @@ def _maps(maps: Tensor, count: int, heads: Mapping[str, Head]) -> list[Targets]:
         )
     [(key, dtype)] = keys.items()
     return [{key: x.to(dtype)} for x in maps]
-
-
-def _shown(value: Any) -> str:
-    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, Sequence) else "")

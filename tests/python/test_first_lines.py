@@ -111,7 +111,7 @@ FAIL: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a list of images": (
         lambda: segmenter()([*IMAGES]),
         densevit.DataError,
-        "a list of 2; .*Fix: torch.stack",
+        "images is a list; .*Fix: torch.stack",
     ),
     "an array": (lambda: segmenter()(IMAGES.numpy()), densevit.DataError, "images is a ndarray; .*model.predict"),
     "loss of a loaded model": (lambda: segmenter().eval().loss(IMAGES, MASKS), densevit.DensevitError, "model.train()"),
