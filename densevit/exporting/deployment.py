@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from densevit.config import InferenceSection
 from densevit.errors import PluginError
 from densevit.exporting.batch_norm_folding import fold_batch_norms
 from densevit.exporting.file_comparison import example_images
@@ -35,8 +36,7 @@ def _run(model: DenseModel) -> Any:
     images = torch.from_numpy(example_images((height, width), 1, 0, model.channels)).to(model.device)
     if not model.heads:
         return model.backbone(images.to(model.mean.dtype))
-    batch = as_batch(images, model)
-    return model.predictions(model(batch), batch["targets"])
+    return model.with_inference(InferenceSection().model_dump()).infer(as_batch(images, model))
 
 
 def simplified(module: Module, run: Callable[[Module], Any]) -> Module:
