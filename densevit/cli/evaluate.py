@@ -146,7 +146,8 @@ def _evaluate(
     done = plan.run(None if maps is None else maps.add_image)
     if getattr(rank_zero_only, "rank", 0) > 0:  # rank 0 alone reports
         return 0
-    tables = {head: evaluator.tables() for head, evaluator in done.evaluators.items()}
+    thresholds = plan.model.default_thresholds
+    tables = {head: x.tables(x.records, thresholds[head]) for head, x in done.evaluators.items()}
     notes = {head: single_class(head_metrics) for head, head_metrics in by_head(done.metrics).items()}
     args.output.show(evaluation_tables(done.metrics, tables, notes))
     recorded = model.recorded_evaluation if isinstance(model, Engine) else None

@@ -16,11 +16,10 @@ def bootstrap_intervals(
     not count; nan where all are, and without images. The intervals depend neither on the order of the images nor on
     the number of processes.
     """
-    by_id = evaluator.contributions()
-    images = [by_id[image_id] for image_id in sorted(by_id, key=lambda key: (isinstance(key, str), key))]
-    draws = generator.integers(max(1, len(images)), size=(resamples, len(images))).tolist()
+    records = evaluator.records
+    draws = generator.integers(max(1, len(records)), size=(resamples, len(records))).tolist()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of `compute`, and of columns that are all nan
-        samples = [evaluator.resampled([images[i] for i in drawn]).compute() for drawn in draws]
+        samples = [evaluator.compute([records[i] for i in sorted(drawn)]) for drawn in draws]
         bounds = np.nanquantile([[*x.values()] for x in samples], [(1 - level) / 2, (1 + level) / 2], axis=0)
     return {name: (float(low), float(high)) for name, low, high in zip(samples[0], *bounds, strict=True)}

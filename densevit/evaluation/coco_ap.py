@@ -1,20 +1,20 @@
 """COCO's average precision (Lin et al. 2014) for any IoU, and for boxes; identical to pycocotools to the last digit."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from densevit.errors import ConfigError
 from densevit.evaluation.backends import AREAS, OneClass, curves, fastest_backend
-from densevit.evaluation.box_records import BoxRecords, coco_results
+from densevit.evaluation.box_records import BoxRecords
 from densevit.evaluation.detection_tables import class_table, mean, precision_recall
 from densevit.evaluation.error_analysis import ErrorAnalysis, analyse
 from densevit.evaluation.f1_threshold import best_threshold, f1_plots
-from densevit.evaluation.object_records import ObjectRecords
-from densevit.interfaces import DEFAULT_THRESHOLD, Class, Evaluator, Plot, Predictions, Table, Targets
+from densevit.evaluation.object_records import ImageRecord, ObjectRecords, joined
+from densevit.evaluation.once_per_records import once_per_records
+from densevit.interfaces import DEFAULT_THRESHOLD, Classes, Evaluator, Plot, Predictions, Table, Targets, image_id
 from densevit.targets.object_targets import xywh
 
 Overlaps = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows of detections and of truths to IoUs, of one image
@@ -35,147 +35,105 @@ class AveragePrecision(Evaluator):
     then `AP/<class name>`. A metric without ground truth, -1 in pycocotools, is nan.
 
     max_detections: the number of highest-scoring detections used per image and class, above 10; sets the name `AR100`.
-    The confusion matrix and the image scores use detections with a score of at least `threshold`.
 
     Subclasses set `labelled_by`, the target key of labelled images, and `records_type`, and implement `overlaps` and
     `entries`.
     """
 
+    uses_threshold = True
     labelled_by: ClassVar[str]
-    records_type: ClassVar[type[Any]]
-    threshold = DEFAULT_THRESHOLD
+    records_type: ClassVar[type[ObjectRecords]]
 
-    def __init__(self, classes: Sequence[Class], max_detections: int = 100) -> None:
+    def __init__(self, classes: Classes, max_detections: int = 100) -> None:
         super().__init__(classes)
         if max_detections <= 10:
             raise ConfigError(f"max_detections is {max_detections}; a number above 10 is expected (COCO's is 100).")
         self.max_detections = max_detections
-        self.reset()
 
     def collected(
         self, ids: Sequence[int | str], predictions: Sequence[Predictions], truths: Sequence[Targets]
     ) -> ObjectRecords:
         """Collects the records of at least one image."""
-        records: ObjectRecords = self.records_type.of(ids, predictions, truths)
-        return records
+        raise NotImplementedError
 
-    def overlaps(self, records: Any) -> Mapping[str, tuple[np.ndarray, Overlaps]]:
+    def overlaps(self, objects: Any) -> Mapping[str, tuple[np.ndarray, Overlaps]]:
         """The areas of all detections in pixels, and a function that computes IoUs, for each prefix of metric names."""
         raise NotImplementedError
 
-    def entries(self, records: Any, number: int, rows: slice) -> list[dict[str, Any]]:
-        """The detections of an image as entries of a COCO results file. number: the image's index. rows: its
-        detections."""
-        raise NotImplementedError
+    def record(self, prediction: Predictions, truth: Targets) -> ImageRecord | None:
+        """Raises an error for a prediction that is not finite, for an invalid label, and for arrays that differ in
+        length."""
+        [record] = self.batch_records([prediction], [truth])
+        return record
 
-    def reset(self) -> None:
-        """Removes all images."""
-        self._parts: list[ObjectRecords] = []
-        self._seen: set[int | str] = set()
-        self._computed: dict[str, _Computed] = {}  # by prefix, until images are added
-        self._analysis: ErrorAnalysis | None = None  # until images are added
+    def batch_records(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> list[ImageRecord | None]:
+        labelled = [n for n, truth in enumerate(truths) if self.labelled_by in truth]
+        records: list[ImageRecord | None] = [None] * len(truths)
+        if labelled:
+            predictions, truths = ([side[n] for n in labelled] for side in (predictions, truths))
+            ids = [image_id(truth) for truth in truths]
+            batch = self.collected(ids, predictions, truths)
+            batch.check(ids, len(self.classes))
+            for number, n in enumerate(labelled):
+                records[n] = ImageRecord(batch, number)
+        return records
 
-    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Adds one prediction and one target per image, in original pixels; tensors of any device.
-
-        Ignores images without labels, and images added before.
-        """
-        new: dict[int | str, tuple[Predictions, Targets]] = {}
-        for prediction, truth in zip(predictions, truths, strict=True):
-            image_id = truth["image_id"] if isinstance(truth["image_id"], str) else int(truth["image_id"])
-            if self.labelled_by in truth and image_id not in self._seen:
-                new.setdefault(image_id, (prediction, truth))
-        if new:
-            predictions, truths = zip(*new.values(), strict=True)
-            self._add(self.collected(list(new), predictions, truths))
-
-    def _add(self, records: ObjectRecords) -> None:
-        records.check(len(self.classes))
-        self._parts.append(records)
-        self._computed, self._analysis = {}, None
-        self._seen.update(records.ids.tolist())
-
-    def state(self) -> dict[str, np.ndarray]:
-        """The records of all images, as arrays by name."""
-        records = self._sorted()
-        return {field.name: getattr(records, field.name) for field in fields(records)}
-
-    def merge(self, states: Sequence[dict[str, np.ndarray]]) -> None:
-        """Replaces the state by the states of all processes; an image in several of them counts once."""
-        self.reset()
-        for state in states:
-            records = self.records_type(**state)
-            self._add(records.take([n for n, image_id in enumerate(records.ids) if image_id not in self._seen]))
-
-    def compute(self) -> dict[str, float]:
+    def compute(self, records: Sequence[ImageRecord]) -> dict[str, float]:
         """The metrics: fractions 0 ... 1, nan without ground truth."""
-        results = self._results().items()
+        results = self._results(records).items()
         return {f"{prefix}{name}": value for prefix, result in results for name, value in result.metrics.items()}
 
-    def contributions(self) -> Mapping[int | str, ObjectRecords]:
-        records = self._sorted()
-        return {image_id: records.take([n]) for n, image_id in enumerate(records.ids)}
-
-    def resampled(self, contributions: Iterable[ObjectRecords]) -> "AveragePrecision":
-        sample = copy(self)
-        sample._parts, sample._computed, sample._analysis = [*contributions], {}, None
-        return sample
-
-    def tables(self) -> dict[str, Table]:
+    def tables(self, records: Sequence[ImageRecord], threshold: float = DEFAULT_THRESHOLD) -> dict[str, Table]:
         """AP and AR of each class; errors by type (see `analyse`); the confusion matrix of detections with a score of
         at least `threshold`, background last."""
-        results, analysis = self._results(), self._analysed()
+        results, analysis = self._results(records), self._analysed(records)
         first, *rest = results
         names = [*(c.name for c in self.classes), "background"]
-        rows = [[name, *row] for name, row in zip(names, analysis.confusion(self.threshold).tolist(), strict=True)]
+        rows = [[name, *row] for name, row in zip(names, analysis.confusion(threshold).tolist(), strict=True)]
         return {
             "classes": results[first].classes,
             **{f"{prefix.rstrip('_')}-classes": results[prefix].classes for prefix in rest},
             "errors": analysis.table(),
-            "confusion": [[f"truth \\ prediction, scores from {self.threshold:.4g}", *names], *rows],
+            "confusion": [[f"truth \\ prediction, scores from {threshold:.4g}", *names], *rows],
         }
 
-    def plots(self) -> dict[str, Plot]:
+    def plots(self, records: Sequence[ImageRecord]) -> dict[str, Plot]:
         """Precision by recall, and F1 by score."""
-        curves = f1_plots(*self._analysed().detections, self._objects(), self.classes)
-        return {**next(iter(self._results().values())).plots, **curves}
+        analysis = self._analysed(records)
+        curves = f1_plots(*analysis.detections, analysis.objects, self.classes)
+        return {**next(iter(self._results(records).values())).plots, **curves}
 
-    def score_threshold(self) -> float | None:
+    def score_threshold(self, records: Sequence[ImageRecord]) -> float | None:
         """The score threshold with the largest F1 over all classes, at an IoU of 0.5; None with fewer than 50 objects.
         See `f1_threshold`."""
-        _, scores, correct = self._analysed().detections
-        return best_threshold(scores, correct, int(self._objects().sum()))
+        analysis = self._analysed(records)
+        _, scores, correct = analysis.detections
+        return best_threshold(scores, correct, int(analysis.objects.sum()))
 
-    def _objects(self) -> np.ndarray:
-        """The number of ground-truth objects of each class, without crowds, (K,)."""
-        records = self._sorted()
-        return np.bincount(records.truth_labels[~records.crowds], minlength=len(self.classes))
-
-    def image_scores(self) -> dict[int | str, float]:
+    def image_scores(self, records: Sequence[ImageRecord], threshold: float = DEFAULT_THRESHOLD) -> list[float | None]:
         """`ErrorAnalysis.image_scores` of detections with a score of at least `threshold`."""
-        return self._analysed().image_scores(self.threshold)
+        return self._analysed(records).image_scores(threshold)
 
-    def _analysed(self) -> ErrorAnalysis:
-        if self._analysis is None:
-            records = self._sorted()
-            _, overlaps = next(iter(self.overlaps(records).values()))
-            self._analysis = analyse(records, overlaps, len(self.classes), self.max_detections)
-        return self._analysis
+    @once_per_records
+    def _analysed(self, records: Sequence[ImageRecord]) -> ErrorAnalysis:
+        objects = joined(records, self.records_type)
+        _, overlaps = next(iter(self.overlaps(objects).values()))
+        return analyse(objects, overlaps, len(self.classes), self.max_detections)
 
-    def _results(self) -> "dict[str, _Computed]":
-        if not self._computed:
-            records = self._sorted()
-            objects = self._objects()
-            detections = np.bincount(records.labels, minlength=len(self.classes))
-            columns = np.argsort(self._order)
-            for prefix, (sizes, overlaps) in self.overlaps(records).items():
-                precision, recall = self._curves(records, sizes, overlaps)
-                metrics = self._summary(precision, recall)
-                precision, recall = precision[:, :, columns], recall[:, columns]
-                table = class_table(precision, recall, self.classes, objects, detections, self.max_detections)
-                plots = precision_recall(precision[..., 0, -1], self.classes)
-                self._computed[prefix] = _Computed(metrics, table, plots)
-        return self._computed
+    @once_per_records
+    def _results(self, records: Sequence[ImageRecord]) -> dict[str, _Computed]:
+        objects, computed = joined(records, self.records_type), {}
+        truths = np.bincount(objects.truth_labels[~objects.crowds], minlength=len(self.classes))
+        detections = np.bincount(objects.labels, minlength=len(self.classes))
+        columns = np.argsort(self._order)
+        for prefix, (sizes, overlaps) in self.overlaps(objects).items():
+            precision, recall = self._curves(objects, sizes, overlaps)
+            metrics = self._summary(precision, recall)
+            precision, recall = precision[:, :, columns], recall[:, columns]
+            table = class_table(precision, recall, self.classes, truths, detections, self.max_detections)
+            plots = precision_recall(precision[..., 0, -1], self.classes)
+            computed[prefix] = _Computed(metrics, table, plots)
+        return computed
 
     def _summary(self, precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
         areas = {"s": AREAS.index("small"), "m": AREAS.index("medium"), "l": AREAS.index("large")}
@@ -187,20 +145,25 @@ class AveragePrecision(Evaluator):
         column = {index: k for k, index in enumerate(self._order)}
         return metrics | {f"AP/{c.name}": mean(precision[:, :, column[i], 0, -1]) for i, c in enumerate(self.classes)}
 
-    def results(self) -> list[dict[str, Any]]:
-        """The evaluated detections, the `max_detections` highest-scoring ones per image and class, as entries of a COCO
-        results file, with the file's image and category ids.
+    def entries(self, record: ImageRecord) -> list[dict[str, Any]]:
+        """The evaluated detections, the `max_detections` highest-scoring ones per class, as entries of a COCO results
+        file, with the file's category ids.
 
-        Values are not rounded: pycocotools computes the same metrics from this list as `compute`.
+        Values are not rounded: pycocotools computes the same metrics from them as `compute`.
         """
-        records = self._sorted()
-        ends = np.cumsum(records.detections).tolist()
-        entries = []
-        for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            counted = _highest(records.scores[start:end], records.labels[start:end], self.max_detections)
-            image_entries = self.entries(records, number, slice(start, end))
-            entries += [entry for entry, counts in zip(image_entries, counted.tolist(), strict=True) if counts]
-        return entries
+        objects = joined([record], self.records_type)
+        counted = _highest(objects.scores, objects.labels, self.max_detections)
+        columns = [x.tolist() for x in (objects.labels, objects.scores, counted)]
+        ids = [c.file_id for c in self.classes]
+        return [
+            {"category_id": ids[label], **shape, "score": score}
+            for label, score, counts, shape in zip(*columns, self.shapes(objects), strict=True)
+            if counts
+        ]
+
+    def shapes(self, objects: Any) -> list[dict[str, Any]]:
+        """The box or mask of each detection of an image, as in a COCO results file. objects: of `records_type`."""
+        raise NotImplementedError
 
     @property
     def _limits(self) -> tuple[int, ...]:
@@ -211,16 +174,13 @@ class AveragePrecision(Evaluator):
         """Class indices sorted by file id: pycocotools' order, on which float sums depend."""
         return sorted(range(len(self.classes)), key=lambda index: self.classes[index].file_id)
 
-    def _sorted(self) -> ObjectRecords:
-        return self.records_type.joined(self._parts).sorted()
-
-    def _curves(self, records: ObjectRecords, sizes: np.ndarray, overlaps: Overlaps) -> tuple[np.ndarray, np.ndarray]:
+    def _curves(self, objects: Any, sizes: np.ndarray, overlaps: Overlaps) -> tuple[np.ndarray, np.ndarray]:
         """Precision (T, R, K, A, M) and recall (T, K, A, M), classes in `_order`; -1 without ground truth."""
         backend = fastest_backend()
-        numbers = np.arange(len(records.ids))
-        images, truth_images = np.repeat(numbers, records.detections), np.repeat(numbers, records.truths)
-        rows_of = _rows_by_label(records.labels, len(self.classes))
-        truths_of = _rows_by_label(records.truth_labels, len(self.classes))
+        counts = np.diff(objects.detections), np.diff(objects.truths)
+        images, truth_images = (np.repeat(np.arange(len(rows)), rows) for rows in counts)
+        rows_of = _rows_by_label(objects.labels, len(self.classes))
+        truths_of = _rows_by_label(objects.truth_labels, len(self.classes))
 
         precision = np.full((10, 101, len(self.classes), len(AREAS), len(self._limits)), -1.0)
         recall = np.full((10, len(self.classes), len(AREAS), len(self._limits)), -1.0)
@@ -230,10 +190,10 @@ class AveragePrecision(Evaluator):
                 one_class = OneClass(
                     images=images[rows],
                     sizes=sizes[rows],
-                    scores=records.scores[rows],
+                    scores=objects.scores[rows],
                     truth_images=truth_images[truths],
-                    areas=records.areas[truths],
-                    crowds=records.crowds[truths],
+                    areas=objects.areas[truths],
+                    crowds=objects.crowds[truths],
                     overlaps=_restricted(overlaps, rows, truths),
                 )
                 precision[:, :, k], recall[:, k] = curves(backend, one_class, self._limits)
@@ -252,19 +212,23 @@ class CocoDetection(AveragePrecision):
     labelled_by = "boxes"
     records_type = BoxRecords
 
-    def overlaps(self, records: BoxRecords) -> Mapping[str, tuple[np.ndarray, Overlaps]]:
+    def collected(
+        self, ids: Sequence[int | str], predictions: Sequence[Predictions], truths: Sequence[Targets]
+    ) -> BoxRecords:
+        return BoxRecords.of(ids, predictions, truths)
+
+    def overlaps(self, objects: Any) -> Mapping[str, tuple[np.ndarray, Overlaps]]:
         from pycocotools import mask as codes  # slow to import
 
-        boxes, truth_boxes = xywh(records.boxes), xywh(records.truth_boxes)
+        boxes, truth_boxes, crowds = xywh(objects.boxes), xywh(objects.truth_boxes), objects.crowds
 
         def ious(rows: np.ndarray, truths: np.ndarray) -> np.ndarray:
-            return np.asarray(codes.iou(boxes[rows], truth_boxes[truths], records.crowds[truths].tolist()))
+            return np.asarray(codes.iou(boxes[rows], truth_boxes[truths], crowds[truths].tolist()))
 
         return {"": (boxes[:, 2] * boxes[:, 3], ious)}
 
-    def entries(self, records: BoxRecords, number: int, rows: slice) -> list[dict[str, Any]]:
-        boxes, scores, labels = records.boxes[rows], records.scores[rows], records.labels[rows]
-        return coco_results(records.ids[number], boxes, scores, labels, self.classes)
+    def shapes(self, objects: BoxRecords) -> list[dict[str, Any]]:
+        return [{"bbox": box} for box in xywh(objects.boxes).tolist()]
 
 
 def _restricted(overlaps: Overlaps, rows: np.ndarray, truths: np.ndarray) -> Overlaps:

@@ -8,7 +8,7 @@ import numpy as np
 from densevit.evaluation.coco_ap import AveragePrecision, Overlaps
 from densevit.evaluation.mask_boundary import boundary_fraction
 from densevit.evaluation.mask_records import MaskRecords, code
-from densevit.interfaces import Class, Predictions, Targets
+from densevit.interfaces import Classes, Predictions, Targets
 
 _Codes = Sequence[dict[str, Any]]
 
@@ -32,7 +32,7 @@ class CocoMasks(AveragePrecision):
     labelled_by = "masks"
     records_type = MaskRecords
 
-    def __init__(self, classes: Sequence[Class], max_detections: int = 100, boundary: bool | float = False) -> None:
+    def __init__(self, classes: Classes, max_detections: int = 100, boundary: bool | float = False) -> None:
         super().__init__(classes, max_detections)
         self.boundary = boundary_fraction(boundary)
 
@@ -41,37 +41,28 @@ class CocoMasks(AveragePrecision):
     ) -> MaskRecords:
         return MaskRecords.of(ids, predictions, truths, self.boundary)
 
-    def overlaps(self, records: MaskRecords) -> Mapping[str, tuple[np.ndarray, Overlaps]]:
+    def overlaps(self, objects: MaskRecords) -> Mapping[str, tuple[np.ndarray, Overlaps]]:
         from pycocotools import mask as codes  # slow to import
 
-        sizes = np.repeat(records.sizes, records.truths, axis=0)
+        sizes = np.repeat(objects.sizes, np.diff(objects.truths), axis=0)
 
         def iou(masks: np.ndarray, truth_masks: np.ndarray, rows: np.ndarray, truths: np.ndarray) -> np.ndarray:
             size = sizes[truths[0]].tolist()
             pair = [[code(size, counts) for counts in image] for image in (masks[rows], truth_masks[truths])]
-            return np.asarray(codes.iou(*pair, records.crowds[truths].tolist()))
+            return np.asarray(codes.iou(*pair, objects.crowds[truths].tolist()))
 
         def mask_iou(rows: np.ndarray, truths: np.ndarray) -> np.ndarray:
-            return iou(records.masks, records.truth_masks, rows, truths)
+            return iou(objects.masks, objects.truth_masks, rows, truths)
 
         def boundary_iou(rows: np.ndarray, truths: np.ndarray) -> np.ndarray:
-            ious, crowds = mask_iou(rows, truths), records.crowds[truths]
-            near = iou(records.boundaries, records.truth_boundaries, rows, truths)
+            ious, crowds = mask_iou(rows, truths), objects.crowds[truths]
+            near = iou(objects.boundaries, objects.truth_boundaries, rows, truths)
             return np.where(crowds, ious, np.minimum(ious, near))
 
         by_prefix = {"mask_": mask_iou} | ({"boundary_": boundary_iou} if self.boundary else {})
-        return {prefix: (records.pixels, overlaps) for prefix, overlaps in by_prefix.items()}
+        return {prefix: (objects.pixels, overlaps) for prefix, overlaps in by_prefix.items()}
 
-    def entries(self, records: MaskRecords, number: int, rows: slice) -> list[dict[str, Any]]:
-        """The masks of one image as entries of a COCO results file, `segmentation` as run-length codes."""
-        detections = zip(records.labels[rows].tolist(), records.masks[rows], records.scores[rows].tolist(), strict=True)
-        size = records.sizes[number].tolist()
-        return [
-            {
-                "image_id": records.ids[number],
-                "category_id": self.classes[label].file_id,
-                "segmentation": {"size": size, "counts": counts.decode()},
-                "score": score,
-            }
-            for label, counts, score in detections
-        ]
+    def shapes(self, objects: MaskRecords) -> list[dict[str, Any]]:
+        """Masks as run-length codes."""
+        size = objects.sizes[0].tolist()
+        return [{"segmentation": {"size": size, "counts": counts.decode()}} for counts in objects.masks]

@@ -42,6 +42,13 @@ def _count_on_device(rows: Tensor, columns: Tensor, size: int) -> Tensor:
     return counts.view(LANES, side, side).sum(0)[:size, :size]
 
 
+def labelled_pixels(truth: Tensor) -> Tensor:
+    """The number of pixels that are not IGNORE, (), on the device of `truth`."""
+    if truth.device.type == "cpu":
+        return torch.tensor(np.count_nonzero(truth.numpy() != IGNORE))
+    return (truth != IGNORE).count_nonzero()
+
+
 def invalid_labels(truth: Tensor, prediction: Tensor, classes: int) -> Tensor:
     """Finds invalid labels, at pixels that are not IGNORE in the ground truth.
 

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +19,34 @@ from densevit.evaluation.depth_alignment import (
 )
 from densevit.evaluation.depth_crops import Crop, cropped
 from densevit.evaluation.depth_distances import distance_plots, distance_table, sums_by_distance
-from densevit.interfaces import Class, Dataset, Evaluator, Head, Plot, Predictions, Table, Targets
+from densevit.interfaces import (
+    DEFAULT_THRESHOLD,
+    Classes,
+    Dataset,
+    Evaluator,
+    Head,
+    Plot,
+    Predictions,
+    Table,
+    Targets,
+    image_id,
+)
 
-_Id = int | str
 _ERRORS = ("AbsRel", "SqRel", "RMSE", "RMSElog", "log10", "SILog")
 _DELTAS = (1.25, 1.25**2, 1.25**3)
 _RELATIVE_ALIGNMENTS: tuple[Alignment, ...] = ("scale_shift_disparity", "median")  # for relative depth
+
+
+class DepthSums(NamedTuple):
+    """What is kept of an image.
+
+    errors: sums over its N valid pixels, see `DepthErrors.sums_of`; N is 0 without any. distances: see
+    `sums_by_distance`. scale: the fitted scale of its alignment.
+    """
+
+    errors: np.ndarray
+    distances: np.ndarray
+    scale: float
 
 
 class DepthErrors(Evaluator):
@@ -54,11 +76,10 @@ class DepthErrors(Evaluator):
 
     reads = (("depth", "inverse_depth"),)
     main = "AbsRel"
-    by_image = "_sums"
 
     def __init__(
         self,
-        classes: Sequence[Class],
+        classes: Classes,
         min_depth: float = 1e-3,
         max_depth: float | None = None,
         crop: Crop = "none",
@@ -79,7 +100,6 @@ class DepthErrors(Evaluator):
         self._align_by("none" if align is None else align)
         named = {f"delta{n}": limit for n, limit in enumerate(_DELTAS, 1)}
         self.deltas = named | {f"delta_{limit:g}": limit for limit in deltas}
-        self.reset()
 
     def _align_by(self, align: Alignment) -> None:
         self.align, mark = align, MARKS[align]
@@ -104,45 +124,26 @@ class DepthErrors(Evaluator):
                 "Choose median, scale_shift or scale_shift_disparity."
             )
 
-    def reset(self) -> None:
-        """Removes all images."""
-        self._sums: dict[_Id, np.ndarray] = {}  # only of images with valid pixels
-        self._distances: dict[_Id, np.ndarray] = {}  # the same images
-        self._empty: set[_Id] = set()
-        self._reversed: set[_Id] = set()  # aligned with a negative scale
+    def record(self, prediction: Predictions, truth: Targets) -> DepthSums | None:
+        """prediction: depth (H, W) in metres, or inverse_depth (H, W), relative. truth: depth (H, W) in metres, 0 =
+        unknown.
 
-    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Adds one prediction and one target per image, in original pixels; tensors of any device.
-
-        predictions: depth (H, W) in metres, or inverse_depth (H, W), relative. truths: image_id, depth (H, W) in
-        metres, 0 = unknown. Ignores images without `depth` in their target or without valid pixels, and images added
-        before. Raises DataError for a prediction that lacks both, has another size than its ground truth, is not finite
-        at a valid pixel, or is relative while `align` is none.
+        Raises DataError for a prediction that has another size than its ground truth, is not finite at a
+        valid pixel, or is relative while `align` is none.
         """
-        for prediction, truth in zip(predictions, truths, strict=True):
-            image_id = truth["image_id"] if isinstance(truth["image_id"], str) else int(truth["image_id"])
-            if "depth" not in truth or image_id in self._sums or image_id in self._empty:
-                continue
-            try:
-                p, g, scale = self._pixels(prediction, torch.as_tensor(truth["depth"]))
-            except DataError as error:
-                raise DataError(f"Image {image_id!r}: {error}") from None
-            if len(g):
-                self._sums[image_id] = self._sums_of(p, g)
-                self._distances[image_id] = sums_by_distance(p, g)
-                self._reversed |= {image_id} if scale < 0 else set()
-            else:
-                self._empty.add(image_id)
+        if "depth" not in truth:
+            return None
+        try:
+            p, g, scale = self._pixels(prediction, torch.as_tensor(truth["depth"]))
+        except DataError as error:
+            raise DataError(f"Image {image_id(truth)!r}: {error}") from None
+        return DepthSums(self.sums_of(p, g), sums_by_distance(p, g), scale)
 
     def _pixels(self, outputs: Predictions, truth: Tensor) -> tuple[np.ndarray, np.ndarray, float]:
         """Predicted depths, aligned and clamped, and true depths at valid pixels: (N,) float64 each; and the scale of
         the alignment."""
         relative = "depth" not in outputs
         key = "inverse_depth" if relative else "depth"
-        if key not in outputs:
-            raise DataError(
-                f"its prediction has no `depth` and no `inverse_depth`, only {', '.join(outputs) or 'nothing'}."
-            )
         if relative and self.align not in _RELATIVE_ALIGNMENTS:
             raise DataError(
                 f"its prediction is relative (`inverse_depth`), which align: {self.align} cannot measure in metres. "
@@ -179,12 +180,12 @@ class DepthErrors(Evaluator):
             p, scale = to_scale_and_shift(p, g)
         return np.clip(p, low, high), scale
 
-    def _sums_of(self, p: np.ndarray, g: np.ndarray) -> np.ndarray:
+    def sums_of(self, p: np.ndarray, g: np.ndarray) -> np.ndarray:
         """The number of pixels, the sums over pixels from which the metrics are computed, and the mean of l = ln p - ln
         g."""
         difference, ratio = p - g, p / g
         log = np.log(ratio)
-        mean = log.mean()
+        mean = log.mean() if len(g) else 0.0
         sums = [
             len(g),
             np.sum(np.abs(difference) / g),
@@ -198,43 +199,25 @@ class DepthErrors(Evaluator):
         worst = np.maximum(ratio, g / p)
         return np.array([*sums, *(np.count_nonzero(worst < limit) for limit in self.deltas.values())], np.float64)
 
-    def state(self) -> dict[str, Any]:
-        """The sums of each image by id, and the ids of images without valid pixels and of negative scale."""
-        return {
-            "sums": dict(self._sums),
-            "distances": dict(self._distances),
-            "empty": sorted(self._empty, key=str),
-            "reversed": sorted(self._reversed, key=str),
-        }
-
-    def merge(self, states: Sequence[dict[str, Any]]) -> None:
-        """Replaces the state by the states of all processes; an image in several of them counts once."""
-        self.reset()
-        for state in states:
-            self._sums = state["sums"] | self._sums
-            self._distances = state["distances"] | self._distances
-            self._empty.update(state["empty"])
-            self._reversed.update(state["reversed"])
-
-    def compute(self) -> dict[str, float]:
+    def compute(self, records: Sequence[DepthSums]) -> dict[str, float]:
         """The metrics: metres or fractions, nan without valid pixels. Warns about images without valid pixels, and if
         the fitted scale of most images is negative."""
-        if self._empty:
-            seen = len(self._sums) + len(self._empty)
+        images = [record.errors for record in records if record.errors[0]]
+        if len(images) < len(records):
             part = "" if self.crop == "none" else f" within the crop {self.crop!r}"
             warnings.warn(
-                f"{len(self._empty)} of {seen} images have no pixel of known depth between {self.min_depth:g} and "
-                f"{self.max_depth:g} m{part}; they are ignored.",
+                f"{len(records) - len(images)} of {len(records)} images have no pixel of known depth between "
+                f"{self.min_depth:g} and {self.max_depth:g} m{part}; they are ignored.",
                 stacklevel=2,
             )
-        if 2 * len(self._reversed) > len(self._sums):
+        negative = sum(record.scale < 0 for record in records)
+        if 2 * negative > len(images):
             warnings.warn(
-                f"The fitted scale of {len(self._reversed)} of {len(self._sums)} images is negative: predictions grow "
+                f"The fitted scale of {negative} of {len(images)} images is negative: predictions grow "
                 "where the ground truth falls, and the errors measure the reversed prediction. Fix: check "
                 "data.quantity (depth or inverse_depth) and what the model predicts.",
                 stacklevel=2,
             )
-        images = list(self._sums.values())
         by_image = [_metrics([sums]) for sums in images]
         values = [_mean(column) for column in zip(*by_image, strict=True)] or [math.nan] * len(self._names)
         metrics = dict(zip(self._names, values, strict=True))
@@ -243,17 +226,17 @@ class DepthErrors(Evaluator):
             metrics |= {f"{name}_pixel": value for name, value in zip(self._names, pooled, strict=True)}
         return metrics
 
-    def tables(self) -> dict[str, Table]:
+    def tables(self, records: Sequence[DepthSums], threshold: float = DEFAULT_THRESHOLD) -> dict[str, Table]:
         """Errors by interval of true depth, within `max_depth` and `crop`."""
-        return {"distance": distance_table(self._distances.values())}
+        return {"distance": distance_table([record.distances for record in records])}
 
-    def plots(self) -> dict[str, Plot]:
+    def plots(self, records: Sequence[DepthSums]) -> dict[str, Plot]:
         """Errors by distance."""
-        return distance_plots(self._distances.values())
+        return distance_plots([record.distances for record in records])
 
-    def image_scores(self) -> dict[_Id, float]:
+    def image_scores(self, records: Sequence[DepthSums], threshold: float = DEFAULT_THRESHOLD) -> list[float | None]:
         """The negative AbsRel of each image."""
-        return {image_id: -float(sums[1] / sums[0]) for image_id, sums in self._sums.items()}
+        return [-float(x.errors[1] / x.errors[0]) if x.errors[0] else None for x in records]
 
     @property
     def _names(self) -> list[str]:

@@ -1,6 +1,6 @@
 """Error analysis of detections (TIDE, Bolya et al. 2020): the AP lost by each type of error."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,16 +29,16 @@ class ErrorAnalysis:
     """The outcomes of all detections and ground-truth objects of a data set.
 
     average_precision: the AP at an IoU of 0.5. gains: the AP gained by fixing only the errors of a type, by type.
-    counts: the number of errors of each type. detections: all except detections on crowds of their class. images: the
-    outcomes by image id.
+    counts: the number of errors of each type. detections: all except detections on crowds of their class. objects: the
+    number of ground-truth objects of each class, without crowds, (K,). images: the outcomes of each image.
     """
 
     average_precision: float
     gains: Mapping[str, float]
     counts: Mapping[str, int]
     detections: "Detections"
-    images: Mapping[int | str, "ImageMatches"]
-    classes: int
+    objects: np.ndarray
+    images: Sequence["ImageMatches"]
 
     def table(self) -> Table:
         """One row per type of error: the AP gained by fixing only these errors, and their number."""
@@ -51,16 +51,15 @@ class ErrorAnalysis:
         Detections with a score of at least `threshold` and objects of any class are matched one to one, in descending
         order of IoU, from 0.5.
         """
-        counts = np.zeros((self.classes + 1, self.classes + 1), np.int64)
-        for image in self.images.values():
+        counts = np.zeros((len(self.objects) + 1, len(self.objects) + 1), np.int64)
+        for image in self.images:
             image.count(counts, threshold)
         return counts
 
-    def image_scores(self, threshold: float) -> dict[int | str, float]:
+    def image_scores(self, threshold: float) -> list[float | None]:
         """Each image's sum of IoUs of correct detections / (TP + FP / 2 + FN / 2), 0 ... 1, for detections with a
-        score of at least `threshold`; without images that contain neither objects nor detections."""
-        scores = {image_id: image.score(threshold) for image_id, image in self.images.items()}
-        return {image_id: score for image_id, score in scores.items() if score is not None}
+        score of at least `threshold`; None for images that contain neither objects nor detections."""
+        return [image.score(threshold) for image in self.images]
 
 
 class Detections(NamedTuple):
@@ -148,27 +147,25 @@ def analyse(
     overlaps: maps rows of detections and of objects of one image to their IoUs. limit: detections used per image.
     """
     parts: list[Outcomes] = []
-    images: dict[int | str, ImageMatches] = {}
+    images: list[ImageMatches] = []
     matched = np.zeros(len(records.truth_labels), bool)
     fixable = np.zeros(len(records.truth_labels), bool)
-    ends, truth_ends = np.cumsum(records.detections), np.cumsum(records.truths)
-    for number, image_id in enumerate(records.ids.tolist()):
-        rows = np.arange(ends[number] - records.detections[number], ends[number])
+    for number in range(len(records.truths) - 1):
+        rows, every = (np.arange(*first[number : number + 2]) for first in (records.detections, records.truths))
         rows = rows[np.argsort(-records.scores[rows], kind="stable")[:limit]]
-        every = np.arange(truth_ends[number] - records.truths[number], truth_ends[number])
-        objects, crowds = every[~records.crowds[every]], every[records.crowds[every]]
+        targets, crowds = every[~records.crowds[every]], every[records.crowds[every]]
         ious, over_crowds = (
             overlaps(rows, truths) if len(rows) and len(truths) else np.zeros((len(rows), len(truths)))
-            for truths in (objects, crowds)
+            for truths in (targets, crowds)
         )
         over_crowds = over_crowds > FOREGROUND
-        labels, truth_labels = records.labels[rows], records.truth_labels[objects]
+        labels, truth_labels = records.labels[rows], records.truth_labels[targets]
         on_crowd = (over_crowds & (labels[:, None] == records.truth_labels[crowds])).any(1)
         outcomes = classify(labels, truth_labels, ious, on_crowd, records.scores[rows])
         parts.append(outcomes)
-        matched[objects[outcomes.matches[outcomes.matches >= 0]]] = True
-        fixable[objects[outcomes.targets[outcomes.fixed]]] = True
-        images[image_id] = ImageMatches.of(outcomes, truth_labels, ious, np.asarray(over_crowds.any(1)))
+        matched[targets[outcomes.matches[outcomes.matches >= 0]]] = True
+        fixable[targets[outcomes.targets[outcomes.fixed]]] = True
+        images.append(ImageMatches.of(outcomes, truth_labels, ious, np.asarray(over_crowds.any(1))))
     return _fixed(Outcomes.joined(parts), records, matched, fixable, images, classes)
 
 
@@ -177,7 +174,7 @@ def _fixed(
     records: ObjectRecords,
     matched: np.ndarray,
     fixable: np.ndarray,
-    images: Mapping[int | str, "ImageMatches"],
+    images: Sequence["ImageMatches"],
     classes: int,
 ) -> ErrorAnalysis:
     """Computes the AP, and the gain in AP from fixing each type of error."""
@@ -214,7 +211,7 @@ def _fixed(
         "false negatives": int(lost.sum()),
     }
     detections = Detections(outcomes.labels[counted], outcomes.scores[counted], correct[counted])
-    return ErrorAnalysis(base, gains, counts, detections, images, classes)
+    return ErrorAnalysis(base, gains, counts, detections, positives, images)
 
 
 def _gain(fixed: float, base: float) -> float:

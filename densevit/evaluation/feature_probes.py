@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError
-from densevit.evaluation.image_classification import Classification
+from densevit.evaluation.image_classification import Classification, ClassRank
 from densevit.interfaces import Batch, Class, Evaluator, Predictions, Targets
 from densevit.layers.pooling import masked_mean
 from densevit.layers.precision import autocast_off
@@ -82,16 +82,17 @@ class ImageProbe(FeatureProbe, Classification):
         """Returns the scores of all classes, (B, K), whose rows sum to 1. features: (B, C)."""
         raise NotImplementedError(f"{type(self).__name__} must implement scores(features).")
 
-    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Adds images.
+    def record(self, prediction: Predictions, truth: Targets) -> ClassRank | None:
+        """prediction: `feature`, an item of `features`. truth: a target with `image_class`, see `Classification`."""
+        [record] = self.batch_records([prediction], [truth])
+        return record
 
-        predictions: `feature`, an item of `features`. truths: targets with `image_class`, as `Classification` reads
-        them.
-        """
+    def batch_records(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> Sequence[Any]:
         features = torch.stack([prediction[FEATURE][0] for prediction in predictions])
         with autocast_off(features.device):
             scores = self.scores(features)
-        super().update([{"class_scores": row} for row in scores], truths)
+        pairs = zip(scores, truths, strict=True)
+        return [Classification.record(self, {"class_scores": row}, truth) for row, truth in pairs]
 
 
 class NearestNeighbours(ImageProbe):

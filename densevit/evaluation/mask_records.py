@@ -9,12 +9,18 @@ import torch
 
 from densevit.errors import DataError, PluginError
 from densevit.evaluation.mask_boundary import boundary_width, mask_boundary
-from densevit.evaluation.object_records import ObjectRecords, check_lengths, check_truth_lengths, joined_arrays
+from densevit.evaluation.object_records import (
+    ObjectRecords,
+    check_lengths,
+    check_truth_lengths,
+    first_rows,
+    joined_arrays,
+)
 from densevit.interfaces import Predictions, Size, Targets
 from densevit.targets.run_length_masks import RunLengthMasks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MaskRecords(ObjectRecords):
     """Objects with masks as COCO's compressed run-length codes (bytes), without the image size.
 
@@ -32,14 +38,14 @@ class MaskRecords(ObjectRecords):
     per_truth: ClassVar = (*ObjectRecords.per_truth, "truth_masks", "truth_boundaries")
 
     @classmethod
-    def empty(cls) -> dict[str, np.ndarray]:
+    def empty(cls) -> dict[str, Any]:
         objects = ("masks", "boundaries", "truth_masks", "truth_boundaries")
         arrays = {
             "sizes": np.zeros((0, 2), int),
             "pixels": np.zeros(0),
             **{name: np.zeros(0, object) for name in objects},
         }
-        return super().empty() | arrays
+        return ObjectRecords.empty() | arrays
 
     @classmethod
     def of(
@@ -61,18 +67,17 @@ class MaskRecords(ObjectRecords):
             annotated.append(_annotated(image_id, truth, size, boundary))
             sizes.append(size)
         return cls(
-            ids=np.array(ids, object),
+            detections=first_rows(len(image.masks) for image in predicted),
+            truths=first_rows(len(image.masks) for image in annotated),
             sizes=np.array(sizes),
-            detections=np.array([len(image.masks) for image in predicted]),
             masks=_objects(predicted, "masks"),
             boundaries=_objects(predicted, "boundaries"),
             pixels=np.concatenate([image.pixels for image in predicted]),
             scores=joined_arrays(prediction["scores"] for prediction in predictions),
-            labels=joined_arrays(prediction["labels"] for prediction in predictions),
-            truths=np.array([len(image.masks) for image in annotated]),
+            labels=joined_arrays((prediction["labels"] for prediction in predictions), int),
             truth_masks=_objects(annotated, "masks"),
             truth_boundaries=_objects(annotated, "boundaries"),
-            truth_labels=joined_arrays(truth["labels"] for truth in truths),
+            truth_labels=joined_arrays((truth["labels"] for truth in truths), int),
             areas=joined_arrays(t.get("area", image.pixels) for t, image in zip(truths, annotated, strict=True)),
             crowds=joined_arrays(
                 t.get("iscrowd", np.zeros(len(image.masks))) for t, image in zip(truths, annotated, strict=True)

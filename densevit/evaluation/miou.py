@@ -1,8 +1,7 @@
 """Mean intersection over union of label maps, from a confusion matrix over the data set."""
 
 from collections.abc import Iterable, Sequence
-from copy import copy
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,11 +9,20 @@ from torch import Tensor
 
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation.confusion_counts import boundary as boundary_of
-from densevit.evaluation.confusion_counts import count_pairs, invalid_labels
+from densevit.evaluation.confusion_counts import count_pairs, invalid_labels, labelled_pixels
 from densevit.evaluation.mask_boundary import boundary_fraction, boundary_width
-from densevit.interfaces import IGNORE, Class, Evaluator, Predictions, Table, Targets
+from densevit.interfaces import DEFAULT_THRESHOLD, IGNORE, Classes, Evaluator, Predictions, Table, Targets, image_id
 
-_Id = int | str
+
+class LabelCounts(NamedTuple):
+    """The confusion counts of an image.
+
+    pairs: (2, M), flat indices into the confusion matrix, and their pixels, without zeros. bands: the same of pixels
+    near boundaries; None without boundary metrics.
+    """
+
+    pairs: np.ndarray
+    bands: np.ndarray | None
 
 
 class SemanticSegmentation(Evaluator):
@@ -29,120 +37,74 @@ class SemanticSegmentation(Evaluator):
         aAcc         the fraction of correct pixels
         fwIoU        the mean of IoU, weighted by the class frequencies in the ground truth
 
+    A pixel of 255 in the prediction has another class, which counts as wrong.
+
     boundary: adds BIoU/<class> and their mean mBIoU, the boundary IoU of Cheng et al. 2021: IoU of the pixels near the
     regions' boundaries. Near is a distance of `boundary` times the image diagonal, rounded, at least 1 pixel; true:
     the paper's 0.02. Intersections and unions are summed over all images, as for IoU. Pixels of 255 in the ground truth
     count as outside the image, in ground truth and prediction.
 
-    On a GPU the counts stay there, and `compute` reports invalid labels.
+    On a GPU the pixels are counted there; the counts of a batch are one transfer.
     """
 
     reads = ("semantic",)
     main = "mIoU"
-    by_image = "_images"
 
-    def __init__(self, classes: Sequence[Class], boundary: bool | float = False) -> None:
+    def __init__(self, classes: Classes, boundary: bool | float = False) -> None:
         super().__init__(classes)
         if not 1 <= len(self.classes) <= IGNORE:
             raise ConfigError(f"Segmentation supports 1 to {IGNORE} classes; found {len(self.classes)}.")
         self.boundary = boundary_fraction(boundary)
-        self.reset()
 
-    def reset(self) -> None:
-        """Removes all images."""
-        self._ids: dict[_Id, None] = {}  # in insertion order
-        self._scores: list[Tensor] = []  # (), of each image
-        self._images: dict[_Id, list[Tensor]] = {}  # sparse counts and bands, if `keeps_images`
-        self._counts: dict[torch.device, Tensor] = {}  # (side, side) each
-        self._bands: dict[torch.device, Tensor] = {}  # counts near boundaries; the last index is all other pixels
-        self._faults: dict[
-            torch.device, Tensor
-        ] = {}  # (5,): index of the first image with invalid labels; its `invalid_labels`
+    def record(self, prediction: Predictions, truth: Targets) -> LabelCounts | None:
+        """prediction: semantic (H, W) uint8. truth: semantic (H, W) uint8, 255 = ignore.
 
-    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Adds one prediction and one target per image, in original pixels; tensors of any device.
-
-        predictions: semantic (H, W) uint8. truths: image_id, semantic (H, W) uint8, 255 = ignore. Ignores images
-        without `semantic` in their target, and images added before. Raises DataError for different sizes of prediction
-        and ground truth, and for invalid labels.
+        Raises DataError for different sizes of prediction and ground truth, and for invalid labels.
         """
-        for prediction, truth in zip(predictions, truths, strict=True):
-            image_id = truth["image_id"] if isinstance(truth["image_id"], str) else int(truth["image_id"])
-            if "semantic" in truth and image_id not in self._ids:
-                self._add(image_id, *_maps(image_id, prediction, truth))
+        [record] = self.batch_records([prediction], [truth])
+        return record
 
-    def _add(self, image_id: _Id, truth: Tensor, prediction: Tensor) -> None:
-        classes = self.side
-        if self.partial:
-            prediction = torch.where(prediction == IGNORE, classes - 1, prediction).to(torch.uint8)
-        counts = count_pairs(truth, prediction, classes)
-        counts[IGNORE:] = 0  # with 255 classes and no class, ignored pixels are in range
-        if truth.device.type == "cpu":
-            self._check(image_id, truth, prediction, counts)
-        else:
-            self._record_faults(image_id, truth, prediction, counts)
-        self._ids[image_id] = None
-        self._scores.append(_image_score(counts))
-        _sum_up(self._counts, counts)
-        kept = [counts]
+    def batch_records(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> list[LabelCounts | None]:
+        pairs = zip(predictions, truths, strict=True)
+        maps = [_maps(*pair) if "semantic" in pair[1] else None for pair in pairs]
+        counts = iter(_on_host([self._counts(*pair) for pair in maps if pair is not None]))
+        return [
+            None if pair is None else self._record(image_id(truth), next(counts), *pair)
+            for pair, truth in zip(maps, truths, strict=True)
+        ]
+
+    def _counts(self, truth: Tensor, prediction: Tensor) -> list[Tensor]:
+        """The confusion counts, the number of labelled pixels, and the counts near boundaries, on the maps' device."""
+        side, band_side = self._sides
+        tensors = [count_pairs(truth, prediction, side), labelled_pixels(truth)]
         if self.boundary:
             width = boundary_width(self.boundary, (truth.shape[0], truth.shape[1]))
-            masked = torch.where(truth == IGNORE, truth, prediction)
-            edges = [boundary_of(labels, width, self._band_side - 1) for labels in (truth, masked)]
-            kept.append(count_pairs(edges[0], edges[1], self._band_side))
-            _sum_up(self._bands, kept[1])
-        if self.keeps_images:
-            self._images[image_id] = [x.cpu().to_sparse() for x in kept]
+            known = torch.where(truth == IGNORE, truth, prediction)
+            edges = [boundary_of(x, width, band_side - 1) for x in (truth, known)]
+            tensors.append(count_pairs(edges[0], edges[1], band_side))
+        return tensors
 
-    def _check(self, image_id: _Id, truth: Tensor, prediction: Tensor, counts: Tensor) -> None:
-        """Raises DataError if `counts` lacks a labelled pixel, because its label or its prediction is no class."""
-        if int(counts.sum()) != np.count_nonzero(truth.numpy() != IGNORE):
-            raise DataError(self._fault(image_id, invalid_labels(truth, prediction, self.side).tolist()))
+    def _record(
+        self, image_id: int | str, counts: Sequence[np.ndarray], truth: Tensor, prediction: Tensor
+    ) -> LabelCounts:
+        pairs, other = self._pairs(counts[0]), len(self.classes)
+        if other < IGNORE and (pairs[1].sum() != counts[1] or (pairs[0] % (other + 1) == other).any()):
+            is_other = prediction == IGNORE  # or no class
+            invalid = invalid_labels(truth, torch.where(is_other, 0, prediction), other).tolist()
+            if any(invalid):
+                raise DataError(self._fault(image_id, invalid))
+            renamed = torch.where(is_other, other, prediction).to(torch.uint8)
+            [counts] = _on_host([self._counts(truth, renamed)])
+            pairs = self._pairs(counts[0])
+        return LabelCounts(pairs, _sparse(counts[2]) if self.boundary else None)
 
-    def _record_faults(self, image_id: _Id, truth: Tensor, prediction: Tensor, counts: Tensor) -> None:
-        """Records the first image with invalid labels, on the device."""
-        invalid = invalid_labels(truth, prediction, self.side)
-        invalid = torch.cat([invalid.new_full((1,), len(self._ids)), invalid])
-        first = self._faults.get(truth.device, invalid)
-        self._faults[truth.device] = torch.where(first[1:].any(), first, invalid)
+    def _pairs(self, counts: np.ndarray) -> np.ndarray:
+        counts[len(self.classes) :] = 0  # no class in the ground truth
+        return _sparse(counts)
 
-    def state(self) -> dict[str, Any]:
-        """The counts as arrays, and the image ids."""
-        return {
-            "ids": list(self._ids),
-            "scores": self._image_scores(),
-            "counts": self.counts,
-            "bands": _total(self._bands, self._band_side),
-            "fault": self._first_fault(),
-            "images": self._images,
-        }
-
-    def merge(self, states: Sequence[dict[str, Any]]) -> None:
-        """Replaces the state by the states of all processes.
-
-        Raises DataError if two processes added the same image, which would be counted twice.
-        """
-        self.reset()
-        for state in states:
-            if state["fault"]:
-                raise DataError(state["fault"])
-            twice = [image_id for image_id in state["ids"] if image_id in self._ids]
-            if twice:
-                raise DataError(
-                    f"Image {twice[0]!r} was evaluated by two processes; each image belongs to a single process."
-                )
-            self._ids.update(dict.fromkeys(state["ids"]))
-            self._images |= state["images"]
-            self._scores.extend(torch.as_tensor(state["scores"]).unbind())
-            _sum_up(self._counts, torch.from_numpy(state["counts"]))
-            _sum_up(self._bands, torch.from_numpy(state["bands"]))
-
-    def compute(self) -> dict[str, float]:
+    def compute(self, records: Sequence[LabelCounts]) -> dict[str, float]:
         """The metrics: fractions 0 ... 1, nan if undefined."""
-        fault = self._first_fault()
-        if fault:
-            raise DataError(fault)
-        counts = self.counts
+        counts = self.counts(records)
         truth = counts.sum(1)
         classes = len(self.classes)
         iou, accuracy = _iou(counts)[:classes], _ratio(counts.diagonal(), truth)[:classes]
@@ -154,43 +116,30 @@ class SemanticSegmentation(Evaluator):
         }
         by_class = {"IoU": iou, "Acc": accuracy}
         if self.boundary:
-            by_class["BIoU"] = _iou(_total(self._bands, self._band_side))[:classes]
+            bands = _total([x.bands for x in records if x.bands is not None], self._sides[1])
+            by_class["BIoU"] = _iou(bands)[:classes]
             metrics["mBIoU"] = _mean(by_class["BIoU"])
         for name, values in by_class.items():
             metrics |= {f"{name}/{c.name}": float(value) for c, value in zip(self.classes, values, strict=True)}
         return metrics
 
-    def resampled(self, contributions: Iterable[list[Tensor]]) -> "SemanticSegmentation":
-        sample = copy(self)
-        sums = [torch.zeros(side, side, dtype=torch.int64) for side in (self.side, self._band_side)]
-        for image in contributions:
-            for total, counts in zip(sums, image, strict=False):
-                total += counts
-        sample._counts, sample._bands = ({total.device: total} for total in sums)
-        return sample
+    def counts(self, records: Sequence[LabelCounts]) -> np.ndarray:
+        """The confusion matrix, (K + 1, K + 1) int64: pixels by class in ground truth (rows) and prediction (columns),
+        other classes last."""
+        return _total([x.pairs for x in records], self._sides[0])
 
     @property
-    def counts(self) -> np.ndarray:
-        """The confusion matrix, (K, K) int64: pixels by class in ground truth (rows) and prediction (columns).
+    def _sides(self) -> tuple[int, int]:
+        """The sides of the confusion matrix and of the one near boundaries, whose last index is all other pixels and,
+        with 255 classes, other classes."""
+        side = len(self.classes) + 1
+        return side, min(side, IGNORE) + 1
 
-        (K + 1, K + 1) for `partial` evaluation, no class last.
-        """
-        return _total(self._counts, self.side)
-
-    @property
-    def side(self) -> int:
-        """The side of the confusion matrix."""
-        return len(self.classes) + self.partial
-
-    @property
-    def _band_side(self) -> int:
-        """The side of the confusion matrix near boundaries. Its last index is all other pixels and, with 255 classes,
-        no class."""
-        return min(self.side, IGNORE) + 1
-
-    def tables(self) -> dict[str, Table]:
+    def tables(self, records: Sequence[LabelCounts], threshold: float = DEFAULT_THRESHOLD) -> dict[str, Table]:
         """Pixels, IoU, recall and precision per class; the confusion matrix."""
-        names, counts = [*(c.name for c in self.classes), *(["other classes"] if self.partial else [])], self.counts
+        counts, names = self.counts(records), [*(c.name for c in self.classes), "other classes"]
+        if not counts[:, -1].any():
+            counts, names = counts[:-1, :-1], names[:-1]
         truth, predicted, hits = counts.sum(1), counts.sum(0), counts.diagonal()
         columns = [truth, _iou(counts), _ratio(hits, truth), _ratio(hits, predicted)]
         classes = [list(row) for row in zip(names, *(column.tolist() for column in columns), strict=True)]
@@ -201,64 +150,59 @@ class SemanticSegmentation(Evaluator):
             "confusion": [["truth \\ prediction", *names], *rows],
         }
 
-    def image_scores(self) -> dict[_Id, float]:
+    def image_scores(self, records: Sequence[LabelCounts], threshold: float = DEFAULT_THRESHOLD) -> list[float | None]:
         """The mean IoU of each image, over the classes in its ground truth or prediction."""
-        scores = zip(self._ids, self._image_scores().tolist(), strict=True)
-        return {image_id: score for image_id, score in scores if score == score}
+        scores = [_mean(_iou(self.counts([record]))) for record in records]
+        return [score if score == score else None for score in scores]
 
-    def _image_scores(self) -> np.ndarray:
-        if not self._scores:
-            return np.zeros(0, np.float32)
-        device = self._scores[-1].device
-        return np.array(torch.stack([score.to(device) for score in self._scores]).cpu().numpy())
-
-    def _first_fault(self) -> str | None:
-        """The error of the first image with invalid labels. Synchronises with the GPU, as reading the counts does."""
-        faults = sorted(numbers for numbers in (fault.tolist() for fault in self._faults.values()) if any(numbers[1:]))
-        return self._fault(list(self._ids)[faults[0][0]], faults[0][1:]) if faults else None
-
-    def _fault(self, image_id: _Id, invalid: Sequence[int]) -> str:
+    def _fault(self, image_id: int | str, invalid: Sequence[int]) -> str:
         value, pixels = invalid[:2] if invalid[1] else invalid[2:]
         where, also = ("ground truth", f", or {IGNORE} for ignore") if invalid[1] else ("prediction", "")
         expected = f"0 ... {len(self.classes) - 1} is expected, for {len(self.classes)} classes{also}"
         return f"Image {image_id!r}: `semantic` of its {where} is {value} in {pixels} pixels; {expected}."
 
 
-def _maps(image_id: _Id, outputs: Predictions, truth: Targets) -> tuple[Tensor, Tensor]:
+def _maps(outputs: Predictions, target: Targets) -> tuple[Tensor, Tensor]:
     """The label maps of ground truth and prediction, on the prediction's device."""
-    if "semantic" not in outputs:
-        raise DataError(
-            f"Image {image_id!r}: its prediction has no `semantic`, only {', '.join(outputs) or 'nothing'}."
-        )
     prediction = torch.as_tensor(outputs["semantic"])
-    truth_map = torch.as_tensor(truth["semantic"]).to(prediction.device, non_blocking=True)
+    truth_map = torch.as_tensor(target["semantic"]).to(prediction.device, non_blocking=True)
     for where, labels in (("ground truth", truth_map), ("prediction", prediction)):
         if labels.dtype != torch.uint8 or labels.ndim != 2:
             actual = f"{tuple(labels.shape)} {str(labels.dtype).removeprefix('torch.')}"
             fix = "" if where == "ground truth" else " Fix: in predict and read_maps, return labels.to(torch.uint8)."
             raise DataError(
-                f"Image {image_id!r}: `semantic` of its {where} is {actual}; (H, W) uint8 is expected.{fix}"
+                f"Image {image_id(target)!r}: `semantic` of its {where} is {actual}; (H, W) uint8 is expected.{fix}"
             )
     if truth_map.shape != prediction.shape:
         sizes = " and ".join(f"{labels.shape[0]} x {labels.shape[1]}" for labels in (prediction, truth_map))
-        raise DataError(f"Image {image_id!r}: prediction and ground truth differ in height x width: {sizes}.")
+        raise DataError(f"Image {image_id(target)!r}: prediction and ground truth differ in height x width: {sizes}.")
     return truth_map, prediction
 
 
-def _image_score(counts: Tensor) -> Tensor:
-    """The mean IoU of one image, on its device; nan without labelled pixels."""
-    hits = counts.diagonal()
-    union = counts.sum(0) + counts.sum(1) - hits
-    present = union > 0
-    return (hits / union.clamp(min=1)).sum() / present.sum()
+def _on_host(images: Sequence[Sequence[Tensor]]) -> list[list[np.ndarray]]:
+    """The tensors of images as arrays, with one transfer from a device."""
+    flat = [x for tensors in images for x in tensors]
+    if flat and flat[0].device.type != "cpu":
+        rows = torch.cat([x.flatten() for x in flat]).cpu().split([x.numel() for x in flat])
+        flat = [row.view(x.shape) for row, x in zip(rows, flat, strict=True)]
+    arrays = iter(flat)
+    return [[next(arrays).numpy() for _ in tensors] for tensors in images]
 
 
-def _sum_up(sums: dict[torch.device, Tensor], counts: Tensor) -> None:
-    sums[counts.device] = sums[counts.device] + counts if counts.device in sums else counts
+def _sparse(counts: np.ndarray) -> np.ndarray:
+    """The flat indices of counts above 0, and these counts, (2, M), in a small type."""
+    values = counts.ravel()
+    places = np.flatnonzero(values != 0)  # faster than of integers
+    pairs = np.stack([places, values[places]])
+    return pairs.astype(np.uint32) if pairs.max(initial=0) < 1 << 32 else pairs
 
 
-def _total(sums: dict[torch.device, Tensor], size: int) -> np.ndarray:
-    return sum((counts.cpu().numpy() for counts in sums.values()), np.zeros((size, size), np.int64))
+def _total(images: Iterable[np.ndarray], side: int) -> np.ndarray:
+    """The sum of sparse counts, (side, side) int64."""
+    total = np.zeros(side * side, np.int64)
+    for places, counts in images:
+        total[places] += counts  # a place occurs once in an image
+    return total.reshape(side, side)
 
 
 def _iou(counts: np.ndarray) -> np.ndarray:

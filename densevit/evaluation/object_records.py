@@ -1,8 +1,9 @@
-"""Predicted objects and ground truth of many images in flat arrays, small and fast to pickle."""
+"""Predicted objects and ground truth in flat arrays, of one image or of many."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -10,23 +11,21 @@ import torch
 from densevit.errors import DataError, PluginError
 from densevit.interfaces import Predictions, Targets
 
-_Records = TypeVar("_Records", bound="ObjectRecords")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ObjectRecords:
-    """I images with D detections and G ground-truth objects, sorted by image.
+    """D detections and G ground-truth objects of I images, sorted by image.
 
-    ids: (I,) objects, int or str. detections, truths: (I,), rows per image. areas: (G,), as annotated. crowds: (G,)
-    bool. Subclasses add arrays and list them in `per_detection` or `per_truth` if they have one row per detection or
-    ground-truth object.
+    detections, truths: first rows of the images and the end, (I + 1,). areas: (G,), as annotated. crowds: (G,) bool.
+    Subclasses add arrays and list them in `per_detection` or `per_truth` if they have one row per detection or
+    ground-truth object, instead of one per image.
     """
 
-    ids: np.ndarray
-    detections: np.ndarray
+    detections: list[int]
+    truths: list[int]
+
     scores: np.ndarray  # (D,)
     labels: np.ndarray  # (D,)
-    truths: np.ndarray
     truth_labels: np.ndarray  # (G,)
     areas: np.ndarray
     crowds: np.ndarray
@@ -35,50 +34,28 @@ class ObjectRecords:
     per_truth: ClassVar[tuple[str, ...]] = ("truth_labels", "areas", "crowds")
 
     @classmethod
-    def empty(cls) -> dict[str, np.ndarray]:
+    def empty(cls) -> dict[str, Any]:
         """The arrays of no images, with their types."""
         return {
-            "ids": np.zeros(0, object),
-            "detections": np.zeros(0, int),
             "scores": np.zeros(0, np.float32),
             "labels": np.zeros(0, int),
-            "truths": np.zeros(0, int),
             "truth_labels": np.zeros(0, int),
             "areas": np.zeros(0, np.float32),
             "crowds": np.zeros(0, bool),
         }
 
-    @classmethod
-    def joined(cls: type[_Records], parts: Iterable[_Records]) -> _Records:
-        """Concatenates records."""
-        parts = [cls(**cls.empty()), *parts]
-        return cls(
-            **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)}
-        )
-
-    def take(self: _Records, images: Sequence[int]) -> _Records:
-        """Selects images by index, in this order."""
-        numbers = np.array(images, int)
-        rows, truth_rows = rows_of(numbers, self.detections), rows_of(numbers, self.truths)
-        chosen = {}
-        for field in fields(self):
-            per_row = truth_rows if field.name in self.per_truth else numbers
-            per_row = rows if field.name in self.per_detection else per_row
-            chosen[field.name] = getattr(self, field.name)[per_row]
-        return type(self)(**chosen)
-
-    def sorted(self: _Records) -> _Records:
-        """All images sorted by id, numbers before strings, so that results do not depend on the order of batches."""
-        ids = self.ids
-        return self.take(sorted(range(len(ids)), key=lambda n: (isinstance(ids[n], str), ids[n])))
+    @staticmethod
+    def image_of(first: Sequence[int], images: Sequence[Any]) -> np.ndarray:
+        """The image of each row, from `detections` or `truths` and an object per image."""
+        return np.repeat(np.array(images, object), np.diff(first))
 
     def finite(self) -> np.ndarray:
         """Whether each detection is finite, (D,)."""
         return np.isfinite(self.scores)
 
-    def check(self, classes: int) -> None:
+    def check(self, ids: Sequence[int | str], classes: int) -> None:
         """Raises an error with the image's id for a prediction that is not finite and for an invalid label."""
-        image_of, truth_image_of = np.repeat(self.ids, self.detections), np.repeat(self.ids, self.truths)
+        image_of, truth_image_of = self.image_of(self.detections, ids), self.image_of(self.truths, ids)
         broken = ~self.finite()
         if broken.any():
             raise DataError(
@@ -100,6 +77,39 @@ class ObjectRecords:
             )
 
 
+class ImageRecord(NamedTuple):
+    """The objects of an image: those of image `number` of a batch, which share few arrays."""
+
+    batch: ObjectRecords
+    number: int
+
+
+def joined(records: Sequence[ImageRecord], kind: type[ObjectRecords]) -> Any:
+    """Concatenates images, to a `kind`."""
+    batches = [record.batch for record in records]
+    detections, truths = ([_rows(getattr(x, key), n) for x, n in records] for key in ("detections", "truths"))
+    images = [slice(n, n + 1) for _, n in records]
+    columns: dict[str, Any] = {}
+    for name, empty in kind.empty().items():
+        rows = detections if name in kind.per_detection else truths if name in kind.per_truth else images
+        columns[name] = np.concatenate(
+            [empty, *(getattr(x, name)[part] for x, part in zip(batches, rows, strict=True))]
+        )
+    columns["detections"], columns["truths"] = (
+        first_rows(part.stop - part.start for part in rows) for rows in (detections, truths)
+    )
+    return kind(**columns)
+
+
+def first_rows(counts: Iterable[int]) -> list[int]:
+    """The first row of each image and the end, from the numbers of rows."""
+    return [*accumulate(counts, initial=0)]
+
+
+def _rows(first: Sequence[int], number: int) -> slice:
+    return slice(first[number], first[number + 1])
+
+
 def check_lengths(image_id: int | str, predictions: Predictions, names: Sequence[str]) -> None:
     """Raises PluginError unless these predictions of an image have equally many rows."""
     lengths = {name: len(predictions[name]) for name in names}
@@ -118,17 +128,13 @@ def check_truth_lengths(image_id: int | str, truth: Targets, names: Sequence[str
         raise DataError(f"image {image_id}: ground truth with {counts}; equally many of each are expected.")
 
 
-def joined_arrays(arrays: Iterable[Any]) -> np.ndarray:
-    """Concatenates tensors or arrays; converts half precision, which numpy lacks or handles badly, to float32."""
+def joined_arrays(arrays: Iterable[Any], dtype: type | None = None) -> np.ndarray:
+    """Concatenates tensors, arrays or lists; converts half precision, which numpy lacks or handles badly, to float32.
+
+    dtype: of the result; None: of the arrays.
+    """
     joined = torch.cat([torch.as_tensor(array) for array in arrays]).detach()
     if joined.dtype in (torch.bfloat16, torch.float16):
         joined = joined.float()
     values: np.ndarray = joined.cpu().numpy()
-    return values
-
-
-def rows_of(images: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The rows of images, where image i has counts[i] rows."""
-    starts, chosen = np.cumsum(counts) - counts, counts[images]
-    within = np.arange(chosen.sum()) - np.repeat(np.cumsum(chosen) - chosen, chosen)
-    return np.repeat(starts[images], chosen) + within
+    return values if dtype is None else values.astype(dtype, copy=False)

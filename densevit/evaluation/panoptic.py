@@ -1,25 +1,25 @@
 """Panoptic quality (Kirillov et al. 2019), with mask AP and mIoU of the same predictions in one table."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import copy
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from densevit.errors import ConfigError, DataError, DensevitError, PluginError
 from densevit.evaluation.coco_masks import CocoMasks
-from densevit.evaluation.miou import SemanticSegmentation
-from densevit.evaluation.panoptic_quality import image_quality, mean, means, qualities
-from densevit.evaluation.segment_matching import (
-    match_segments,
-)
+from densevit.evaluation.miou import LabelCounts, SemanticSegmentation
+from densevit.evaluation.object_records import ImageRecord
+from densevit.evaluation.once_per_records import once_per_records
+from densevit.evaluation.panoptic_quality import Quality, image_quality, mean, means, qualities
+from densevit.evaluation.segment_matching import match_segments
 from densevit.interfaces import (
+    DEFAULT_THRESHOLD,
     IGNORE,
     LABEL_DIVISOR,
     VOID,
-    Class,
+    Classes,
     Dataset,
     Evaluator,
     Head,
@@ -27,9 +27,17 @@ from densevit.interfaces import (
     Predictions,
     Table,
     Targets,
+    image_id,
 )
 
-_Id = int | str
+
+class PanopticRecord(NamedTuple):
+    """What is kept of an image: its segments, see `match_segments`; the records of instance masks and of the label map,
+    if they are evaluated."""
+
+    segments: np.ndarray
+    masks: ImageRecord | None
+    semantic: LabelCounts | None
 
 
 class Panoptic(Evaluator):
@@ -60,59 +68,49 @@ class Panoptic(Evaluator):
     reads = ("panoptic",)
     main = "PQ"
 
-    def __init__(self, classes: Sequence[Class], masks: bool = True, semantic: bool = True) -> None:
+    def __init__(self, classes: Classes, masks: bool = True, semantic: bool = True) -> None:
+        self.uses_threshold = masks
         super().__init__(classes)
         self._things = np.array([n for n, c in enumerate(self.classes) if c.thing], int)
-        self._task_evaluators: dict[str, Evaluator] = {"masks": CocoMasks(self.classes)} if masks else {}
-        self.threshold = self._task_evaluators["masks"].threshold if masks else None
-        if semantic and 1 <= len(self.classes) <= IGNORE:  # uint8 label maps hold at most 255 classes
-            self._task_evaluators["semantic"] = SemanticSegmentation(self.classes)
-        self.reset()
+        fits = 1 <= len(self.classes) <= IGNORE  # uint8 label maps hold at most 255 classes
+        self._semantic = SemanticSegmentation(self.classes) if semantic and fits else None
+
+    def reset(self) -> None:
+        super().reset()
+        self._masks = CocoMasks(self.classes) if self.uses_threshold else None  # without the last results
 
     def prepare(self, head: Head, data: Dataset) -> None:
         """Raises ConfigError if the classes of objects are not the things."""
         objects, things = data.classes.get("detection", ()), [c.name for c in self.classes if c.thing]
         names = [c.name for c in objects]
-        if "masks" in self._task_evaluators and "masks" in data.provides and names != things:
+        if self._masks is not None and "masks" in data.provides and names != things:
             raise ConfigError(
                 f"masks is true, but the classes of the data set's masks are {', '.join(names)}, and its panoptic "
                 f"things are {', '.join(things)}; both must be the same, in the same order. Fix: masks: false."
             )
 
-    def reset(self) -> None:
-        """Removes all images."""
-        self._segments: dict[_Id, np.ndarray] = {}
-        self._confusions: dict[_Id, np.ndarray] = {}  # (M, 2): index into the confusion matrix, pixels
-        self._tasks: set[str] = set()  # tasks with at least one image
-        self._computed: dict[str, dict[str, float]] = {}  # metrics by task, until images are added
-        for evaluator in self._task_evaluators.values():
-            evaluator.reset()
+    def record(self, prediction: Predictions, truth: Targets) -> PanopticRecord | None:
+        """Raises DataError and PluginError for maps and masks that are not as described above."""
+        if "panoptic" not in truth:
+            return None
+        key = image_id(truth)
+        annotated = self._ids(key, truth["panoptic"], "ground truth", DataError)
+        predicted = self._ids(key, prediction["panoptic"], "prediction", PluginError)
+        if annotated.shape != predicted.shape:
+            sizes = " and ".join(f"{ids.shape[0]} x {ids.shape[1]}" for ids in (predicted, annotated))
+            raise DataError(f"image {key}: prediction and ground truth differ in height x width: {sizes}.")
+        segments = match_segments(annotated, predicted, _listed(truth.get("panoptic_crowds", ())))
+        masks = semantic = None
+        if self._masks is not None and "masks" in prediction and "masks" in truth and "labels" in truth:
+            masks = self._masks.record(prediction, {**truth, "labels": self._class_indices(truth)})
+        if self._semantic is not None and "semantic" in prediction:
+            labels = np.where(annotated == VOID, IGNORE, annotated // LABEL_DIVISOR).astype(np.uint8)
+            maps = {"semantic": torch.as_tensor(prediction["semantic"]).cpu()}
+            semantic = self._semantic.record(maps, {"image_id": key, "semantic": torch.from_numpy(labels)})
+        return PanopticRecord(segments, masks, semantic)
 
-    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Adds one prediction and one target per image, in original pixels; tensors of any device."""
-        self._computed = {}
-        for prediction, truth in zip(predictions, truths, strict=True):
-            image_id = truth["image_id"] if isinstance(truth["image_id"], str) else int(truth["image_id"])
-            if "panoptic" in truth and image_id not in self._segments:
-                annotated = self._ids(image_id, truth["panoptic"], "ground truth", DataError)
-                predicted = self._ids(image_id, prediction.get("panoptic"), "prediction", PluginError)
-                if annotated.shape != predicted.shape:
-                    sizes = " and ".join(f"{ids.shape[0]} x {ids.shape[1]}" for ids in (predicted, annotated))
-                    raise DataError(f"image {image_id}: prediction and ground truth differ in height x width: {sizes}.")
-                segments = match_segments(annotated, predicted, _listed(truth.get("panoptic_crowds", ())))
-                for task, target in self._task_targets(prediction, truth, annotated).items():
-                    target = {**target, "image_id": image_id}
-                    if task == "semantic":
-                        self._confusions[image_id] = self._confusion(prediction, target)
-                    else:
-                        self._task_evaluators[task].update([prediction], [target])
-                    self._tasks.add(task)
-                self._segments[image_id] = segments
-
-    def _ids(self, image_id: _Id, ids: Any, where: str, error: Callable[[str], DensevitError]) -> np.ndarray:
+    def _ids(self, image_id: int | str, ids: Any, where: str, error: Callable[[str], DensevitError]) -> np.ndarray:
         """The panoptic ids (H, W), checked."""
-        if ids is None:
-            raise error(f"image {image_id}: its {where} has no `panoptic`.")
         values: np.ndarray = torch.as_tensor(ids).cpu().numpy()
         if values.ndim != 2 or values.dtype.kind not in "iu":
             actual = f"{values.shape} {values.dtype}"
@@ -127,32 +125,6 @@ class Panoptic(Evaluator):
             )
         return values
 
-    def _task_targets(self, prediction: Predictions, truth: Targets, annotated: np.ndarray) -> dict[str, Targets]:
-        """The image's targets for instance masks and label maps, by task."""
-        targets: dict[str, Targets] = {}
-        evaluators = self._task_evaluators
-        if "masks" in evaluators and "masks" in prediction and "masks" in truth and "labels" in truth:
-            targets["masks"] = {**truth, "labels": self._class_indices(truth)}
-        if "semantic" in evaluators and "semantic" in prediction:
-            labels = np.where(annotated == VOID, IGNORE, annotated // LABEL_DIVISOR).astype(np.uint8)
-            targets["semantic"] = {"semantic": torch.from_numpy(labels)}
-        return targets
-
-    def _confusion(self, prediction: Predictions, target: Targets) -> np.ndarray:
-        """The nonzero counts of an image's confusion matrix."""
-        evaluator = self._semantic()
-        evaluator.reset()
-        evaluator.update([{"semantic": torch.as_tensor(prediction["semantic"]).cpu()}], [target])
-        counts = evaluator.counts.ravel()
-        places = np.flatnonzero(counts)
-        return np.stack([places, counts[places]], axis=1)
-
-    def _semantic(self) -> SemanticSegmentation:
-        evaluator = self._task_evaluators["semantic"]
-        assert isinstance(evaluator, SemanticSegmentation)
-        evaluator.partial = self.partial
-        return evaluator
-
     def _class_indices(self, truth: Targets) -> np.ndarray:
         """The labels of objects, which are indices of things, as indices of all classes."""
         labels = torch.as_tensor(truth["labels"]).cpu().numpy()
@@ -164,53 +136,21 @@ class Panoptic(Evaluator):
             )
         return np.asarray(self._things[labels])
 
-    def state(self) -> dict[str, Any]:
-        """Segments and confusion matrices by image, and the state of instance masks."""
-        masks = {task: evaluator.state() for task, evaluator in self._task_evaluators.items() if task != "semantic"}
-        tasks = sorted(self._tasks)
-        return {"segments": self._segments, "confusions": self._confusions, "tasks": tasks, "masks": masks}
-
-    def merge(self, states: Sequence[dict[str, Any]]) -> None:
-        """Replaces the state by the states of all processes; an image in several of them counts once."""
-        self.reset()
-        for state in states:
-            self._segments = state["segments"] | self._segments
-            self._confusions = state["confusions"] | self._confusions
-            self._tasks.update(state["tasks"])
-        for task, evaluator in self._task_evaluators.items():
-            if task != "semantic":
-                evaluator.merge([state["masks"][task] for state in states])
-
-    def compute(self) -> dict[str, float]:
+    def compute(self, records: Sequence[PanopticRecord]) -> dict[str, float]:
         """The metrics: fractions 0 ... 1, nan if undefined."""
-        by_class = qualities(self._segments.values(), len(self.classes))
+        by_class = self._qualities(records)
         metrics: dict[str, float] = {}
         for suffix, (_, group) in zip(("", "_th", "_st"), self._groups(), strict=True):
             metrics |= {f"{name}{suffix}": value for name, value in means([by_class[n] for n in group]).items()}
         metrics |= {f"PQ/{c.name}": quality.pq for c, quality in zip(self.classes, by_class, strict=True)}
-        for task, task_metrics in self._task_metrics().items():
-            stuff = {f"mask_AP/{c.name}" for c in self.classes if not c.thing} if task == "masks" else set()
-            metrics |= {name: value for name, value in task_metrics.items() if name not in stuff}
+        stuff = {f"mask_AP/{c.name}" for c in self.classes if not c.thing}
+        for evaluator, parts in self._tasks(records):
+            metrics |= {name: value for name, value in evaluator.compute(parts).items() if name not in stuff}
         return metrics
 
-    def contributions(self) -> Mapping[_Id, tuple[Any, ...]]:
-        """The segments, the confusion counts and the mask records of each image; None for a task without the image."""
-        masks = self._task_evaluators["masks"].contributions() if "masks" in self._tasks else {}
-        return {n: (segments, self._confusions.get(n), masks.get(n)) for n, segments in self._segments.items()}
-
-    def resampled(self, contributions: Iterable[tuple[Any, ...]]) -> "Panoptic":
-        sample, columns = copy(self), [*zip(*contributions, strict=True)] or [()] * 3
-        images: list[dict[_Id, Any]] = [{n: x for n, x in enumerate(part) if x is not None} for part in columns]
-        sample._segments, sample._confusions, sample._computed = *images[:2], {}
-        sample._task_evaluators = {
-            task: evaluator.resampled(images[2].values()) if task == "masks" else copy(evaluator)
-            for task, evaluator in self._task_evaluators.items()
-        }
-        return sample
-
-    def tables(self) -> dict[str, Table]:
+    def tables(self, records: Sequence[PanopticRecord], threshold: float = DEFAULT_THRESHOLD) -> dict[str, Table]:
         """One table of all tasks, with means and then one row per class; the confusion matrix of label maps."""
-        by_class, task_metrics = qualities(self._segments.values(), len(self.classes)), self._task_metrics()
+        by_class, tables = self._qualities(records), dict[str, Table]()
         header = ["class", "PQ", "SQ", "RQ", "TP", "FP", "FN"]
         rows: list[list[str | int | float]] = []
         for name, group in self._groups():
@@ -221,22 +161,21 @@ class Panoptic(Evaluator):
             [c.name, quality.pq, quality.sq, quality.rq, quality.tp, quality.fp, quality.fn]
             for c, quality in zip(self.classes, by_class, strict=True)
         ]
-        for task, main, class_metric in (("masks", "mask_AP", "mask_AP"), ("semantic", "mIoU", "IoU")):
-            if task in task_metrics:
-                header.append(class_metric)
-                values = [task_metrics[task][f"{class_metric}/{c.name}"] for c in self.classes]
-                group_means = [mean([values[n] for n in group]) for _, group in self._groups()[1:]]
-                for row, value in zip(rows, [task_metrics[task][main], *group_means, *values], strict=True):
-                    row.append(value)
-        confusion = {"confusion": self._semantic().tables()["confusion"]} if "semantic" in self._tasks else {}
-        return {"panoptic": [header, *rows], **confusion, **self._mask_tables()}
+        for evaluator, parts in self._tasks(records):
+            metric = "mask_AP" if evaluator is self._masks else "IoU"
+            header.append(metric)
+            metrics, task_tables = evaluator.compute(parts), evaluator.tables(parts, threshold)
+            values = [metrics[f"{metric}/{c.name}"] for c in self.classes]
+            group_means = [mean([values[n] for n in group]) for _, group in self._groups()[1:]]
+            for row, value in zip(rows, [metrics[evaluator.main], *group_means, *values], strict=True):
+                row.append(value)
+            is_masks = evaluator is self._masks
+            kept = self._mask_tables(task_tables) if is_masks else {"confusion": task_tables["confusion"]}
+            tables = kept | tables
+        return {"panoptic": [header, *rows], **tables}
 
-    def _mask_tables(self) -> dict[str, Table]:
+    def _mask_tables(self, tables: dict[str, Table]) -> dict[str, Table]:
         """The metric tables of instance masks, without rows and columns of stuff classes."""
-        if "masks" not in self._tasks:
-            return {}
-        self._task_evaluators["masks"].threshold = self.threshold
-        tables = self._task_evaluators["masks"].tables()
         header, *rows = tables["classes"]
         stuff = [n for n, c in enumerate(self.classes) if not c.thing]
         confusion = [[cell for n, cell in enumerate(row) if n - 1 not in stuff] for row in tables["confusion"]]
@@ -246,41 +185,37 @@ class Panoptic(Evaluator):
             "mask-confusion": [row for n, row in enumerate(confusion) if n - 1 not in stuff],
         }
 
-    def plots(self) -> dict[str, Plot]:
+    def plots(self, records: Sequence[PanopticRecord]) -> dict[str, Plot]:
         """The plots of instance masks."""
-        plots = self._task_evaluators["masks"].plots() if "masks" in self._tasks else {}
-        return {f"mask-{name}": plot for name, plot in plots.items()}
+        plots = [evaluator.plots(parts) for evaluator, parts in self._tasks(records) if evaluator is self._masks]
+        return {f"mask-{name}": plot for part in plots for name, plot in part.items()}
 
-    def image_scores(self) -> dict[_Id, float]:
+    def image_scores(
+        self, records: Sequence[PanopticRecord], threshold: float = DEFAULT_THRESHOLD
+    ) -> list[float | None]:
         """The panoptic quality of each image, over segments of all classes."""
-        scores = {image_id: image_quality(segments).pq for image_id, segments in self._segments.items()}
-        return {image_id: score for image_id, score in scores.items() if not math.isnan(score)}
+        scores = [image_quality(record.segments).pq for record in records]
+        return [None if math.isnan(score) else score for score in scores]
 
-    def results(self) -> list[dict[str, Any]] | None:
+    def entries(self, record: PanopticRecord) -> list[dict[str, Any]] | None:
         """The instance masks as entries of a COCO results file; None without masks."""
-        return self._task_evaluators["masks"].results() if "masks" in self._tasks else None
+        return None if self._masks is None or record.masks is None else self._masks.entries(record.masks)
+
+    def _qualities(self, records: Sequence[PanopticRecord]) -> list[Quality]:
+        return qualities([record.segments for record in records], len(self.classes))
+
+    @once_per_records
+    def _tasks(self, records: Sequence[PanopticRecord]) -> list[tuple[Evaluator, list[Any]]]:
+        """The evaluators of masks and label maps, with the records of the images that have them, if any."""
+        masks = [record.masks for record in records if record.masks is not None]
+        semantic = [record.semantic for record in records if record.semantic is not None]
+        tasks: list[tuple[Evaluator | None, list[Any]]] = [(self._masks, masks), (self._semantic, semantic)]
+        return [(evaluator, parts) for evaluator, parts in tasks if evaluator is not None and parts]
 
     def _groups(self) -> list[tuple[str, list[int]]]:
         things = self._things.tolist()
         every = list(range(len(self.classes)))
         return [("all", every), ("things", things), ("stuff", [n for n in every if n not in things])]
-
-    def _task_metrics(self) -> dict[str, dict[str, float]]:
-        for task in self._tasks - self._computed.keys():
-            if task == "semantic":
-                self._sum_confusions()
-            self._computed[task] = self._task_evaluators[task].compute()
-        return {task: self._computed[task] for task in self._task_evaluators if task in self._tasks}
-
-    def _sum_confusions(self) -> None:
-        """Passes the summed counts to the evaluator of label maps."""
-        evaluator = self._semantic()
-        evaluator.reset()
-        counts = np.zeros(evaluator.side**2, np.int64)
-        for image_counts in self._confusions.values():
-            counts[image_counts[:, 0]] += image_counts[:, 1]
-        sums = {"ids": list(self._confusions), "counts": counts.reshape(evaluator.side, -1)}
-        evaluator.merge([evaluator.state() | sums])
 
 
 def _listed(ids: Any) -> list[int]:

@@ -11,34 +11,36 @@ from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, one_line
 from densevit.evaluation.csv_options import FORM, READ_FORM
 from densevit.evaluation.metric_order import error_metrics
-from densevit.interfaces import Evaluator, Plot, Table
+from densevit.interfaces import DEFAULT_THRESHOLD, Evaluator, Plot, Table
 
 PLOTS, IMAGES, LOWER, THRESHOLDS = "plots.json", "images", "lower_is_better.json", "thresholds.json"
 
 
-def write_tables(evaluators: Mapping[str, Evaluator], folder: Path, names: Mapping[int | str, str]) -> None:
+def write_tables(
+    evaluators: Mapping[str, Evaluator], folder: Path, names: Mapping[int | str, str], thresholds: Mapping[str, float]
+) -> None:
     """Writes the tables, the plots and the image scores of heads' evaluators into a folder.
 
     images-HEAD.csv has the worst images first; images of equal score are sorted by id. lower_is_better.json lists the
     error metrics, thresholds.json the score thresholds of tables and image scores by head. names: image names by id;
-    other images are named by their id.
+    other images are named by their id. thresholds: the model's, by head.
     """
+    used = {head: score for head, score in thresholds.items() if head in evaluators and evaluators[head].uses_threshold}
     for head, evaluator in evaluators.items():
-        for name, table in evaluator.tables().items():
+        threshold = used.get(head, DEFAULT_THRESHOLD)
+        for name, table in evaluator.tables(evaluator.records, threshold).items():
             write(table, folder / f"{name}-{head}.csv")
-        scores = evaluator.image_scores().items()
-        rows = sorted(scores, key=lambda item: (item[1], isinstance(item[0], str), item[0]))
-        if rows:
-            named = [[names.get(image_id, image_id), image_id, score] for image_id, score in rows]
+        scores = zip(evaluator.ids, evaluator.image_scores(evaluator.records, threshold), strict=True)
+        ranked = [(score, isinstance(image_id, str), image_id) for image_id, score in scores if score is not None]
+        if ranked:
+            named = [[names.get(image_id, image_id), image_id, score] for score, _, image_id in sorted(ranked)]
             write([["image", "image_id", "score"], *named], folder / f"{IMAGES}-{head}.csv")
     (folder / LOWER).write_text(json.dumps(error_metrics(evaluators)) + "\n", encoding="utf-8")
-    thresholds = {
-        head: evaluator.threshold for head, evaluator in evaluators.items() if evaluator.threshold is not None
-    }
-    if thresholds:
-        (folder / THRESHOLDS).write_text(json.dumps(thresholds) + "\n", encoding="utf-8")
+    if used:
+        (folder / THRESHOLDS).write_text(json.dumps(used) + "\n", encoding="utf-8")
     plots = {
-        head: {name: asdict(plot) for name, plot in evaluator.plots().items()} for head, evaluator in evaluators.items()
+        head: {name: asdict(plot) for name, plot in evaluator.plots(evaluator.records).items()}
+        for head, evaluator in evaluators.items()
     }
     plots = {head: head_plots for head, head_plots in plots.items() if head_plots}
     if plots:

@@ -39,6 +39,7 @@ from densevit.interfaces.data_types import (
     Window,
     as_classes,
     color_of,
+    image_id,
 )
 from densevit.interfaces.datasets import Dataset
 from densevit.interfaces.evaluators import DEFAULT_THRESHOLD, Evaluator
@@ -105,4 +106,5 @@ __all__ = [
     "Window",
     "as_classes",
     "color_of",
+    "image_id",
 ]

@@ -155,3 +155,9 @@ class OptimizerStep:
     def image_ids(self) -> list[int | str]:
         """The ids of the images in this process."""
         return [target.get("image_id", index) for targets in self.targets for index, target in enumerate(targets)]
+
+
+def image_id(target: Targets) -> int | str:
+    """The image id of a target."""
+    value = target["image_id"]
+    return value if isinstance(value, str) else int(value)

@@ -1,96 +1,70 @@
 """The interface of evaluators."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
-from typing import Any, cast
+from typing import Any
 
-from densevit.interfaces.data_types import Classes, Plot, Predictions, Table, Targets, as_classes
+from densevit.errors import DataError
+from densevit.interfaces.data_types import Classes, Plot, Predictions, Table, Targets, as_classes, image_id
 from densevit.interfaces.datasets import Dataset
 from densevit.interfaces.heads import Head
+from densevit.losses.distributed import process_rank
 
 DEFAULT_THRESHOLD = 0.5
 """The score threshold of a model without one from validation."""
 
 
 class Evaluator:
-    """Accumulates predictions and computes metrics over the data set, not as a mean over batches.
+    """Metrics of a data set, computed from a record of each image, not as a mean over batches.
+
+    Subclasses implement `record` and `compute`. This class keeps the records by image id, merges them over processes,
+    and resamples them for intervals.
 
     reads: the keys of predictions that it needs; a tuple of keys means any of these.
     main: the metric of `compute` that determines the best epoch.
     lower_is_better: the metrics of `compute` that are errors; for all others higher is better.
-    partial: whether the head also predicts classes that are not evaluated (`densevit evaluate` on data with fewer
-        classes): objects of these classes are removed, and their pixels in maps have no class, which counts as wrong:
-        255 in `semantic`, -1 in `panoptic`.
-    threshold: the score threshold for objects in `tables` and `image_scores`; None: not used. The model's threshold
-        replaces it, so that they show what `predict` does; metrics do not use it.
+    uses_threshold: whether `tables` and `image_scores` use the score threshold.
     version: the version of the metrics, raised when they are computed in another way.
-    by_image: the attribute with the results of each image by id, all that `compute` reads; None: `contributions` and
-        `resampled` are implemented, or there are no intervals.
-    keeps_images: whether contributions of single images are kept, for an evaluator that otherwise only keeps sums.
 
     Example:
         >>> class Objects(densevit.Evaluator):
-        ...     main, count = "objects", 0
-        ...     def update(self, predictions, truths): self.count += sum(len(p["boxes"]) for p in predictions)
-        ...     def compute(self): return {"objects": self.count}
-        >>> Objects(classes=[]).compute()
+        ...     main = "objects"
+        ...     def record(self, prediction, truth): return len(prediction["boxes"])
+        ...     def compute(self, records): return {"objects": sum(records)}
+        >>> Objects(classes=[]).metrics()
         {'objects': 0}
     """
 
     reads: tuple[str | tuple[str, ...], ...] = ()
     main: str
     lower_is_better: tuple[str, ...] = ()
-    partial: bool = False
-    threshold: float | None = None
+    uses_threshold: bool = False
     version: int = 1
-    by_image: str | None = None
-    keeps_images: bool = False
+    _records: dict[int | str, Any]
+    _sorted: Sequence[Any] | None
+    _unnamed: int  # number of images without an id
 
     def __init__(self, classes: Classes) -> None:
         self.classes = as_classes(classes)
+        self.reset()
 
-    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Adds one prediction and one ground truth per image, in original pixels. Repeated images count once.
+    def record(self, prediction: Predictions, truth: Targets) -> Any:
+        """What the metrics need of an image, picklable and small: sums where an image is large. None: an image without
+        labels, which does not count.
 
-        truths: the targets of the data set, unchanged, with `size` and `original_size`, both (h, w) of the image file.
+        prediction, truth: in original pixels, on any device. truth: the target of the data set, unchanged, with `size`
+        and `original_size`, both (h, w) of the image file.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} is an Evaluator and must implement update(predictions, truths)."
+            f"{type(self).__name__} is an Evaluator and must implement record(prediction, truth)."
         )
 
-    def compute(self) -> dict[str, float]:
-        """The metrics over all updates, as fractions 0 ... 1 or metres.
+    def compute(self, records: Sequence[Any]) -> dict[str, float]:
+        """The metrics of images, as fractions 0 ... 1 or metres, from their records.
 
-        Also called before training, without any update, for the names of the metrics: values may then be nan or any
-        number.
+        Also called without records, for the names of the metrics: values may then be nan or any number. Must depend on
+        nothing but the records and the options: intervals are computed from resampled records.
         """
-        raise NotImplementedError(f"{type(self).__name__} is an Evaluator and must implement compute().")
-
-    def reset(self) -> None:
-        """Clears all accumulated data."""
-        raise NotImplementedError(f"{type(self).__name__} is an Evaluator and must implement reset().")
-
-    def state(self) -> Any:
-        """The accumulated data, picklable; processes exchange it before `compute`."""
-        raise NotImplementedError(
-            f"{type(self).__name__} needs state() and merge(states) to evaluate on several processes."
-        )
-
-    def merge(self, states: Sequence[Any]) -> None:
-        """Replaces the accumulated data by the states of all processes, including this one."""
-        raise NotImplementedError(
-            f"{type(self).__name__} needs state() and merge(states) to evaluate on several processes."
-        )
-
-    def contributions(self) -> Mapping[int | str, Any]:
-        """What each image contributes to the metrics, by id; {} if there are no intervals."""
-        return cast(Mapping[int | str, Any], getattr(self, self.by_image)) if self.by_image else {}
-
-    def resampled(self, contributions: Iterable[Any]) -> "Evaluator":
-        """A copy that has seen the images of these contributions; a repeated image counts each time."""
-        sample = copy(self)
-        setattr(sample, str(self.by_image), dict(enumerate(contributions)))
-        return sample
+        raise NotImplementedError(f"{type(self).__name__} is an Evaluator and must implement compute(records).")
 
     def prepare(self, head: Head, data: Dataset) -> None:
         """Called before each evaluation with the head and the data set. Default: accepts any.
@@ -99,8 +73,10 @@ class Evaluator:
         name of an option: "align is none, but ...".
         """
 
-    def tables(self) -> dict[str, Table]:
+    def tables(self, records: Sequence[Any], threshold: float = DEFAULT_THRESHOLD) -> dict[str, Table]:
         """Small tables by name, written to NAME-HEAD.csv in the run folder. Default: none.
+
+        threshold: the model's score threshold, so that tables show what `predict` does; metrics do not use it.
 
         `densevit evaluate` prints them, and the report shows them. "confusion" and "KIND-confusion" become heat maps: a
         header with the class names after its first cell, then one row per ground truth class with its name and the
@@ -108,27 +84,112 @@ class Evaluator:
         """
         return {}
 
-    def plots(self) -> dict[str, Plot]:
+    def plots(self, records: Sequence[Any]) -> dict[str, Plot]:
         """Plots by name, written to plots.json in the run folder and shown in the report. Default: none."""
         return {}
 
-    def image_scores(self) -> dict[int | str, float]:
-        """A score of each image by id, higher is better. The report shows the best and the worst images.
+    def image_scores(self, records: Sequence[Any], threshold: float = DEFAULT_THRESHOLD) -> Sequence[float | None]:
+        """A score of each record, higher is better; None: without a score. The report shows the best and the worst
+        images. Default: none. threshold: as in `tables`."""
+        return [None] * len(records)
 
-        Written to images-HEAD.csv in the run folder. Leave out images without a score. Default: none.
-        """
-        return {}
-
-    def score_threshold(self) -> float | None:
-        """The score threshold for predictions, derived from all updates. Default: None.
+    def score_threshold(self, records: Sequence[Any]) -> float | None:
+        """The score threshold for predictions, derived from the records. Default: None.
 
         Each validation in training sets the model's; `predict` uses it, evaluation does not.
         """
         return None
 
-    def results(self) -> list[dict[str, Any]] | None:
-        """All predictions as entries of a COCO results file, for `evaluate --out`; None for tasks without this format.
+    def entries(self, record: Any) -> list[dict[str, Any]] | None:
+        """The predictions of an image as entries of a COCO results file, without `image_id`, for `evaluate --out`; None
+        for tasks without this format.
 
         `evaluate` writes predicted maps per image, without the evaluator.
         """
         return None
+
+    # ---- not overridden ----
+
+    def update(self, predictions: Iterable[Any], truths: Iterable[Any]) -> None:
+        """Adds the record of each image, see `record`. An image added before, by its `image_id`, is ignored; without
+        `image_id` it is a new image.
+
+        predictions, truths: one dict per image; for maps also the maps alone, such as tensors (B, H, W). Raises
+        DataError for a prediction that lacks a key of `reads`.
+        """
+        new: dict[int | str, tuple[Predictions, Targets]] = {}
+        for prediction, truth in zip(map(self._named, predictions), map(self._named, truths), strict=True):
+            if "image_id" not in truth:
+                self._unnamed += 1
+                truth["image_id"] = f"{process_rank()}/{self._unnamed}"
+            if (key := image_id(truth)) not in self._records:
+                self._check(key, prediction)
+                new.setdefault(key, (prediction, truth))
+        if new:
+            records = self.batch_records(*([*side] for side in zip(*new.values(), strict=True)))
+            self._records.update((key, x) for key, x in zip(new, records, strict=True) if x is not None)
+            self._sorted = None
+
+    def _named(self, values: Any) -> dict[str, Any]:
+        if isinstance(values, Mapping):
+            return {**values}
+        keys = ["/".join([key] if isinstance(key, str) else key) for key in self.reads]
+        if len(keys) != 1:
+            raise DataError(
+                f"a {type(values).__name__} is given for an image; a dict with {', '.join(keys)} is expected."
+            )
+        return {keys[0].partition("/")[0]: values}
+
+    def _check(self, image_id: int | str, prediction: Predictions) -> None:
+        for keys in self.reads:
+            names = [keys] if isinstance(keys, str) else keys
+            if prediction.keys().isdisjoint(names):
+                missing = " and no ".join(f"`{name}`" for name in names)
+                raise DataError(
+                    f"image {image_id}: its prediction has no {missing}, only {', '.join(prediction) or 'nothing'}."
+                )
+
+    def batch_records(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> Sequence[Any]:
+        """`record` of several images; overridden where one transfer from a device serves all."""
+        return [self.record(*pair) for pair in zip(predictions, truths, strict=True)]
+
+    @property
+    def records(self) -> Sequence[Any]:
+        """The records of all images, sorted by image id, numbers before strings, so that metrics depend neither on
+        batches nor on processes. The same object until images are added."""
+        if self._sorted is None:
+            order = sorted(self._records, key=lambda key: (isinstance(key, str), key))
+            self._records = {key: self._records[key] for key in order}
+            self._sorted = (*self._records.values(),)
+        return self._sorted
+
+    @property
+    def ids(self) -> list[int | str]:
+        """The image ids of `records`."""
+        return [*self._records] if self.records else []
+
+    def metrics(self) -> dict[str, float]:
+        """`compute` of all images."""
+        return self.compute(self.records)
+
+    def results(self) -> list[dict[str, Any]] | None:
+        """All predictions as entries of a COCO results file; None for tasks without this format."""
+        images = [(key, self.entries(record)) for key, record in zip(self.ids, self.records, strict=True)]
+        if all(entries is None for _, entries in images):
+            return None
+        return [{"image_id": key, **entry} for key, entries in images for entry in entries or ()]
+
+    def reset(self) -> None:
+        """Removes all images."""
+        self.kept: dict[Any, tuple[Sequence[Any], Any]] = {}  # the last result of methods, see `once_per_records`
+        self._records, self._sorted, self._unnamed = {}, None, 0
+
+    def state(self) -> dict[int | str, Any]:
+        """The records by image id, which processes exchange."""
+        return self._records
+
+    def merge(self, states: Sequence[dict[int | str, Any]]) -> None:
+        """Replaces the records by those of all processes; an image of several processes counts once."""
+        self.reset()
+        for state in states:
+            self._records = state | self._records

@@ -13,6 +13,11 @@ def process_count() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
+def process_rank() -> int:
+    """The rank of this process; 0 if the process group is not initialised."""
+    return distributed.get_rank() if process_count() > 1 else 0
+
+
 def mean_over_processes(x: Tensor) -> Tensor:
     """Mean of x over processes; x itself with one process. In losses, `LossContext.mean`."""
     if process_count() == 1:

@@ -59,7 +59,7 @@ class SelectedProbe(PatchProbe):
             for i, image in enumerate(images):
                 maps = [image.to_pixels(x) for x in (self._classes_of(image), image.labels)]
                 metrics.update([{"semantic": maps[0]}], [{"image_id": i, "semantic": maps[1]}])
-            scores.append(metrics.compute()["mIoU"])
+            scores.append(metrics.metrics()["mIoU"])
         return scores
 
     def _classes_of(self, image: Patches) -> Tensor:

@@ -34,7 +34,6 @@ class ViewCorrespondence(FeatureProbe):
     """
 
     main = "recall10"
-    by_image = "_recalls"
 
     def __init__(
         self, classes: Sequence[Any] = (), matches: int = 1000, spacing: int = 8, jitter: float = 0.2, seed: int = 0
@@ -46,7 +45,6 @@ class ViewCorrespondence(FeatureProbe):
                 "and 0.25 are expected."
             )
         self.matches, self.spacing, self.jitter, self.seed = matches, spacing, jitter, seed
-        self.reset()
 
     def features(self, encode: Encode, batch: Batch) -> list[Tensor]:
         """The errors of the matches of each image, in pixels."""
@@ -96,26 +94,14 @@ class ViewCorrespondence(FeatureProbe):
             views = views.round()
         return views.to(images.dtype), (shown == 0) | padding
 
-    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Adds images. predictions: under the key `feature` the errors of the matches (M,), in pixels."""
-        for prediction, truth in zip(predictions, truths, strict=True):
-            errors: Tensor = prediction[FEATURE]
-            if len(errors):
-                self._recalls[truth["image_id"]] = [float((errors < pixels).float().mean()) for pixels in _THRESHOLDS]
+    def record(self, prediction: Predictions, truth: Targets) -> list[float] | None:
+        """prediction: under the key `feature` the errors of the matches (M,), in pixels. None without a match."""
+        errors: Tensor = prediction[FEATURE]
+        return [float((errors < pixels).float().mean()) for pixels in _THRESHOLDS] if len(errors) else None
 
-    def reset(self) -> None:
-        """Removes all images."""
-        self._recalls: dict[Any, list[float]] = {}
-
-    def state(self) -> dict[str, Any]:
-        return {"recalls": self._recalls}
-
-    def merge(self, states: Sequence[dict[str, Any]]) -> None:
-        self._recalls = {image_id: recalls for state in states for image_id, recalls in state["recalls"].items()}
-
-    def compute(self) -> dict[str, float]:
+    def compute(self, records: Sequence[list[float]]) -> dict[str, float]:
         """The metrics, see the class; nan without images."""
-        columns = zip(*self._recalls.values(), strict=True) if self._recalls else [[float("nan")]] * len(_THRESHOLDS)
+        columns = zip(*records, strict=True) if records else [[float("nan")]] * len(_THRESHOLDS)
         return {f"recall{pixels}": float(np.mean(list(c))) for pixels, c in zip(_THRESHOLDS, columns, strict=True)}
 
 

@@ -40,14 +40,12 @@ class SurfaceNormals(FeatureProbe):
     needs = ("normals",)
     main = "mean"
     lower_is_better = ("mean", "median")
-    by_image = "_counts"
 
     def __init__(self, classes: Sequence[Any] = (), ridge: float = 1e-3) -> None:
         super().__init__(())
         if not ridge > 0:
             raise ConfigError(f"ridge is {ridge:g}; above 0 is expected.")
         self.ridge = ridge
-        self.reset()
 
     def features(self, encode: Encode, batch: Batch) -> list[NormalMap]:
         maps = encode(batch)[-1]
@@ -85,33 +83,22 @@ class SurfaceNormals(FeatureProbe):
         resized = F.interpolate(pixels[..., :height, :width], size=tuple(original), mode="bilinear")
         return F.normalize(resized[0], dim=0)
 
-    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Adds images. predictions: a `NormalMap` under the key `feature`. truths: normals (3, H, W), 0 = unknown."""
-        for prediction, truth in zip(predictions, truths, strict=True):
-            if "normals" not in truth or truth["image_id"] in self._counts:
-                continue
-            image: NormalMap = prediction[FEATURE]
-            normals = truth["normals"].to(image.features.device)
-            cosine = (self.predict(image, normals.shape[-2:]) * F.normalize(normals, dim=0)).sum(0)
-            angles = cosine.clamp(-1, 1).acos().rad2deg()[(normals != 0).any(0)]
-            within = [(angles < limit).sum() for limit in _WITHIN]
-            histogram = torch.histc(angles.float(), _BINS, 0, 180)
-            sums = torch.stack([angles.sum(), *within, torch.tensor(angles.numel())]).double()
-            self._counts[truth["image_id"]] = torch.cat([sums, histogram.double()]).cpu()
+    def record(self, prediction: Predictions, truth: Targets) -> Tensor | None:
+        """prediction: a `NormalMap` under the key `feature`. truth: normals (3, H, W), 0 = unknown."""
+        if "normals" not in truth:
+            return None
+        image: NormalMap = prediction[FEATURE]
+        normals = truth["normals"].to(image.features.device)
+        cosine = (self.predict(image, normals.shape[-2:]) * F.normalize(normals, dim=0)).sum(0)
+        angles = cosine.clamp(-1, 1).acos().rad2deg()[(normals != 0).any(0)]
+        within = [(angles < limit).sum() for limit in _WITHIN]
+        histogram = torch.histc(angles.float(), _BINS, 0, 180)
+        sums = torch.stack([angles.sum(), *within, torch.tensor(angles.numel())]).double()
+        return torch.cat([sums, histogram.double()]).cpu()
 
-    def reset(self) -> None:
-        """Removes all images."""
-        self._counts: dict[Any, Tensor] = {}
-
-    def state(self) -> dict[str, Any]:
-        return {"counts": self._counts}
-
-    def merge(self, states: Sequence[dict[str, Any]]) -> None:
-        self._counts = {image_id: counts for state in states for image_id, counts in state["counts"].items()}
-
-    def compute(self) -> dict[str, float]:
+    def compute(self, records: Sequence[Tensor]) -> dict[str, float]:
         """The metrics, see the class; nan without images."""
-        total = sum(self._counts.values(), torch.zeros(len(_WITHIN) + 2 + _BINS, dtype=torch.float64))
+        total = sum(records, torch.zeros(len(_WITHIN) + 2 + _BINS, dtype=torch.float64))
         angles, *within, pixels = total[: len(_WITHIN) + 2].tolist()
         if not pixels:
             return dict.fromkeys(("mean", "median", "within_11", "within_22", "within_30"), float("nan"))

@@ -3,9 +3,8 @@
 A patch is a cell of a feature map: `stride` x `stride` pixels of the network's input.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from densevit.errors import ConfigError
 from densevit.evaluation.feature_probes import FEATURE, Encode, FeatureProbe
-from densevit.evaluation.miou import SemanticSegmentation
+from densevit.evaluation.miou import LabelCounts, SemanticSegmentation
 from densevit.interfaces import IGNORE, Batch, Class, Predictions, Targets
 
 Grid = Literal["image", "input"]
@@ -60,7 +59,7 @@ class PatchProbe(FeatureProbe):
     def __init__(self, classes: Sequence[Class], grid: Grid = "image") -> None:
         super().__init__(classes)
         self.grid = grid
-        self.metrics = SemanticSegmentation(classes)
+        self.label_maps = SemanticSegmentation(classes)
 
     def features(self, encode: Encode, batch: Batch) -> list[Patches]:
         """The patches of each image."""
@@ -82,40 +81,20 @@ class PatchProbe(FeatureProbe):
         """The label map (*size) uint8 of an image."""
         raise NotImplementedError(f"{type(self).__name__} is a PatchProbe and must implement predict(image, size).")
 
-    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Adds images. predictions: a `Patches` under the key `feature`. truths: image_id, semantic (H, W)."""
-        self.metrics.keeps_images = self.keeps_images
-        for prediction, truth in zip(predictions, truths, strict=True):
-            if "semantic" not in truth:
-                continue
-            image: Patches = prediction[FEATURE]
-            size = tuple(truth["semantic"].shape)
-            if self.grid == "input":
-                size, truth = image.size, {**truth, "semantic": image.to_pixels(image.labels)}
-            truth = {**truth, "semantic": truth["semantic"].to(image.features.device)}
-            self.metrics.update([{"semantic": self.predict(image, (size[0], size[1]))}], [truth])
+    def record(self, prediction: Predictions, truth: Targets) -> LabelCounts | None:
+        """prediction: a `Patches` under the key `feature`. truth: image_id, semantic (H, W)."""
+        if "semantic" not in truth:
+            return None
+        image: Patches = prediction[FEATURE]
+        size = tuple(truth["semantic"].shape)
+        if self.grid == "input":
+            size, truth = image.size, {**truth, "semantic": image.to_pixels(image.labels)}
+        truth = {**truth, "semantic": truth["semantic"].to(image.features.device)}
+        return self.label_maps.record({"semantic": self.predict(image, (size[0], size[1]))}, truth)
 
-    def reset(self) -> None:
-        """Removes all images."""
-        self.metrics.reset()
-
-    def state(self) -> dict[str, Any]:
-        return self.metrics.state()
-
-    def merge(self, states: Sequence[dict[str, Any]]) -> None:
-        self.metrics.merge(states)
-
-    def contributions(self) -> Mapping[int | str, Any]:
-        return self.metrics.contributions()
-
-    def resampled(self, contributions: Iterable[Any]) -> "PatchProbe":
-        sample = copy(self)
-        sample.metrics = self.metrics.resampled(contributions)
-        return sample
-
-    def compute(self) -> dict[str, float]:
+    def compute(self, records: Sequence[LabelCounts]) -> dict[str, float]:
         """The metrics of `SemanticSegmentation`."""
-        return self.metrics.compute()
+        return self.label_maps.compute(records)
 
 
 def labelled(images: Sequence[Patches]) -> tuple[Tensor, Tensor]:

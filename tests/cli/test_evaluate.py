@@ -62,6 +62,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     config = configs.load(Path("run/config.yaml"))
     heads = {"detection": Detection((8,), (8,), CLASSES)}
     model = SimpleNamespace(
+        default_thresholds={"detection": 0.5},
         backbone=SimpleNamespace(input_size=None),
         multiple=16,
         channels=RGB,
@@ -90,7 +91,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         evaluator.update(
             [{"boxes": box, "scores": torch.ones(1), "labels": one}], [{"image_id": 139, "boxes": box, "labels": one}]
         )
-        metrics = {f"detection/{name}": value for name, value in evaluator.compute().items()}
+        metrics = {f"detection/{name}": value for name, value in evaluator.metrics().items()}
         return Evaluation(metrics, {"detection": evaluator}, {139: 0})
 
     monkeypatch.setattr("densevit.inference.model_loading.load_any", lambda run, trust, runtime: (model, False))
@@ -122,7 +123,7 @@ def test_label_maps_and_the_confusion_matrix_are_written(seen: dict[str, Any]):
         evaluator = SemanticSegmentation(CLASSES)
         evaluator.update([{"semantic": found}], [{"image_id": "town/1", "semantic": truth}])
         write("detection", "town/1", {"semantic": found})
-        return {"detection/mIoU": evaluator.compute()["mIoU"]}, {"detection": evaluator}
+        return {"detection/mIoU": evaluator.metrics()["mIoU"]}, {"detection": evaluator}
 
     seen["semantic"] = evaluate
     assert main(["evaluate", "run", "--out", "out"]) == 0

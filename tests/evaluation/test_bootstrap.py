@@ -94,7 +94,6 @@ def kind(request):
     def evaluated(indices, start=0):
         evaluator = build()
         vars(evaluator).update({k: v for k, v in vars(fitted).items() if k not in vars(evaluator)})
-        evaluator.keeps_images = True
         for number, index in enumerate(indices, start):
             prediction, truth = image(np.random.default_rng(int(index)))
             evaluator.update([prediction], [{**truth, "image_id": number}])
@@ -107,7 +106,7 @@ def test_a_resample_equals_an_evaluation_of_the_resampled_images(kind):
     resamples = 20
     intervals = bootstrap_intervals(kind(range(IMAGES)), resamples, np.random.default_rng(3))
     draw = np.random.default_rng(3)
-    each = [kind(draw.integers(IMAGES, size=IMAGES)).compute() for _ in range(resamples)]
+    each = [kind(draw.integers(IMAGES, size=IMAGES)).metrics() for _ in range(resamples)]
     assert any(low < high for low, high in intervals.values())
     for metric, interval in intervals.items():
         values = np.array([metrics[metric] for metrics in each])
@@ -118,11 +117,11 @@ def test_a_resample_equals_an_evaluation_of_the_resampled_images(kind):
 
 def test_intervals_do_not_depend_on_processes_and_leave_the_metrics_unchanged(kind):
     alone, joined = kind(range(IMAGES)), kind([])
-    before = alone.compute()
+    before = alone.metrics()
     joined.merge([kind(range(2, IMAGES), start=2).state(), kind(range(2)).state()])
     intervals = [bootstrap_intervals(evaluator, 10, np.random.default_rng(0)) for evaluator in (alone, joined)]
     np.testing.assert_allclose([*intervals[0].values()], [*intervals[1].values()], rtol=1e-12)
-    np.testing.assert_equal(alone.compute(), before)
+    np.testing.assert_equal(alone.metrics(), before)
 
 
 def test_the_interval_of_a_mean_is_scipys():
@@ -136,9 +135,5 @@ def test_the_interval_of_a_mean_is_scipys():
     assert intervals == pytest.approx([*exact.confidence_interval], abs=0.01)
 
 
-def test_without_images_intervals_are_undefined_and_sums_alone_have_none():
+def test_without_images_intervals_are_undefined():
     assert np.isnan([*bootstrap_intervals(DepthErrors(()), 5, np.random.default_rng(0)).values()]).all()
-    segmentation = SemanticSegmentation(CLASSES)
-    prediction, truth = label_maps(np.random.default_rng(0))
-    segmentation.update([prediction], [{**truth, "image_id": 0}])
-    assert not segmentation.contributions()  # nothing more is kept in training

@@ -12,6 +12,7 @@ from densevit import interfaces
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation.depth_crops import cropped
 from densevit.evaluation.depth_errors import DepthErrors
+from tests.evaluation.evaluated import image_scores_of, plots_of, tables_of
 
 Image = tuple[dict[str, Any], dict[str, Any]]
 
@@ -29,7 +30,7 @@ def evaluated(images: list[Image], batch: int = 2, **options: Any) -> DepthError
 
 
 def measured(images: list[Image], **options: Any) -> dict[str, float]:
-    return evaluated(images, **options).compute()
+    return evaluated(images, **options).metrics()
 
 
 def aligned(images: list[Image], align: Any, **options: Any) -> dict[str, float]:
@@ -173,7 +174,7 @@ def test_a_negative_scale_of_most_images_is_a_warning(align: Any, key: str):
     parts[1].merge([part.state() for part in parts])
     for evaluator in (evaluated(images, align=align), parts[1]):
         with pytest.warns(UserWarning, match="scale of 3 of 4 images is negative.*data.quantity"):
-            evaluator.compute()
+            evaluator.metrics()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         measured(images[2:], align=align)  # one of two
@@ -205,10 +206,10 @@ def test_errors_by_distance_cover_all_pixels_of_an_interval():
     truths = [torch.tensor([[1.6, 6.0, 0.0]]), torch.tensor([[1.6, 5.0]])]
     found = [torch.tensor([[2.0, 3.0, 9.0]]), torch.tensor([[1.6, 6.0]])]
     evaluator.update([{"depth": p} for p in found], [{"image_id": n, "depth": g} for n, g in enumerate(truths)])
-    header, near, far = evaluator.tables()["distance"]
+    header, near, far = tables_of(evaluator)["distance"]
     assert header == ["distance", "pixels", "AbsRel", "RMSE", "bias"]
     assert near[:2] == ["1.5 to 2", 2] and far[:2] == ["5 to 7", 2]
     assert near[2:] == pytest.approx([0.25 / 2, math.sqrt(0.16 / 2), 0.4 / 2])
     assert far[2:] == pytest.approx([(0.5 + 0.2) / 2, math.sqrt((9 + 1) / 2), (-3 + 1) / 2])
-    assert evaluator.plots()["RMSE by distance"].curves["RMSE"] == [(1.75, near[3]), (6, far[3])]
-    assert evaluator.image_scores() == {0: pytest.approx(-(0.25 + 0.5) / 2), 1: pytest.approx(-0.1)}
+    assert plots_of(evaluator)["RMSE by distance"].curves["RMSE"] == [(1.75, near[3]), (6, far[3])]
+    assert image_scores_of(evaluator) == {0: pytest.approx(-(0.25 + 0.5) / 2), 1: pytest.approx(-0.1)}

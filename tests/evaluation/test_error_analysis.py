@@ -8,6 +8,7 @@ import torch
 
 from densevit.evaluation.coco_ap import CocoDetection
 from densevit.interfaces import Class
+from tests.evaluation.evaluated import image_scores_of, plots_of, tables_of
 
 CLASSES = [Class(name, n + 1, (0, 0, 0)) for n, name in enumerate(("cat", "dog", "fox"))]
 BOX = (0, 0, 100, 100)
@@ -36,7 +37,7 @@ def evaluated(*images):
 
 
 def errors(*images):
-    return {name: (gain, count) for name, gain, count in evaluated(*images).tables()["errors"][1:]}
+    return {name: (gain, count) for name, gain, count in tables_of(evaluated(*images))["errors"][1:]}
 
 
 def test_detections_on_crowds_and_classes_without_ground_truth_do_not_count():
@@ -49,20 +50,22 @@ def test_detections_on_crowds_and_classes_without_ground_truth_do_not_count():
 
 def test_without_detections_no_value_is_the_best():
     found = evaluated(image(1, [(BOX, 0), (FAR, 1)], []))
-    metrics = found.compute()
+    metrics = found.metrics()
     assert all(math.isnan(value) or value == 0 for value in metrics.values()) and metrics["AP"] == 0
-    assert found.image_scores() == {1: 0}
-    assert [row[1:] for row in found.tables()["confusion"][1:]] == [[0, 0, 0, 1], [0, 0, 0, 1], [0] * 4, [0] * 4]
+    assert image_scores_of(found) == {1: 0}
+    assert [row[1:] for row in tables_of(found)["confusion"][1:]] == [[0, 0, 0, 1], [0, 0, 0, 1], [0] * 4, [0] * 4]
 
 
 def test_image_scores_are_the_quality_of_shown_detections():
-    scores = evaluated(
-        image("right", [(BOX, 0)], [(BOX, 0, 0.9)]),
-        image("loose", [(BOX, 0)], [((0, 0, 100, 80), 0, 0.9), (FAR, 0, 0.3)]),
-        image("extra", [(BOX, 0)], [(BOX, 0, 0.9), (FAR, 0, 0.8)]),
-        image("missed", [(BOX, 0)], []),
-        image("empty", [], []),
-    ).image_scores()
+    scores = image_scores_of(
+        evaluated(
+            image("right", [(BOX, 0)], [(BOX, 0, 0.9)]),
+            image("loose", [(BOX, 0)], [((0, 0, 100, 80), 0, 0.9), (FAR, 0, 0.3)]),
+            image("extra", [(BOX, 0)], [(BOX, 0, 0.9), (FAR, 0, 0.8)]),
+            image("missed", [(BOX, 0)], []),
+            image("empty", [], []),
+        )
+    )
     assert scores == {"right": 1, "loose": pytest.approx(0.8), "extra": pytest.approx(1 / 1.5), "missed": 0}
 
 
@@ -93,12 +96,12 @@ def test_a_random_case_equals_tidecv():
 
 def test_class_tables_and_curves_hold_the_metrics():
     evaluator = evaluated(*random_images(3))
-    metrics, table = evaluator.compute(), evaluator.tables()["classes"]
+    metrics, table = evaluator.metrics(), tables_of(evaluator)["classes"]
     assert table[0] == ["class", "objects", "predictions", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"]
     assert [row[3] for row in table[1:]] == [metrics[f"AP/{c.name}"] for c in CLASSES]
     for column, name in enumerate(("AP50", "AP75"), start=4):
         assert np.mean([row[column] for row in table[1:]]) == pytest.approx(metrics[name])
-    plots = evaluator.plots()
+    plots = plots_of(evaluator)
     for name, curve in (("AP50", "IoU 0.50"), ("AP75", "IoU 0.75"), ("AP", "mean of IoU 0.50 to 0.95")):
         values = [y for _, y in plots["precision-recall"].curves[curve]]
         assert len(values) == 101 and np.mean(values) == pytest.approx(metrics[name])

@@ -11,6 +11,7 @@ from pycocotools.cocoeval import COCOeval
 from densevit.evaluation.coco_ap import CocoDetection
 from densevit.evaluation.f1_threshold import best_threshold
 from tests.evaluation.coco_reference import CLASSES, as_json, updated
+from tests.evaluation.evaluated import plots_of
 from tests.evaluation.test_coco_ap import crowded, messy
 
 
@@ -44,14 +45,15 @@ def evaluated(pairs):
 def test_it_is_the_best_of_all_scores(pairs):
     thresholds = sorted({score for found, _ in pairs for score in found["scores"].tolist()}, reverse=True)
     expected = counted(pairs, thresholds)
-    found = evaluated(pairs).score_threshold()
+    evaluator = evaluated(pairs)
+    found = evaluator.score_threshold(evaluator.records)
     assert found == thresholds[int(np.argmax(expected))]
     assert counted(pairs, [found]) == [max(expected)]
 
 
 def test_the_curves_are_the_f1_of_each_threshold():
     pairs = messy(5, 40)
-    plots = evaluated(pairs).plots()
+    plots = plots_of(evaluated(pairs))
     [(name, points)] = plots["F1 by score"].curves.items()
     steps = [x for x, _ in points]
     assert name == "all classes" and steps == [n / 100 for n in range(101)]
@@ -65,4 +67,4 @@ def test_few_objects_or_no_hit_give_none():
     assert best_threshold(scores, correct, 50) == 0.9
     assert best_threshold(scores, ~correct & False, 50) is None
     assert best_threshold(np.zeros(0), np.zeros(0, bool), 50) is None
-    assert CocoDetection(CLASSES).score_threshold() is None and CocoDetection(CLASSES).plots() == {}
+    assert CocoDetection(CLASSES).score_threshold(()) is None and plots_of(CocoDetection(CLASSES)) == {}

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from densevit.evaluation.feature_probes import LinearProbe, NearestNeighbours
 from densevit.evaluation.image_classification import Classification
 from densevit.interfaces import Class
+from tests.evaluation.evaluated import image_scores_of, tables_of
 
 K = 12
 CLASSES = tuple(Class(f"class {i}", i, (0, 0, 0)) for i in range(K))
@@ -35,19 +36,19 @@ def test_equals_torchmetrics_in_any_order_of_batches():
     for start in (100, 0, 150, 50):
         update(evaluator, scores, labels, range(start, start + 50))
     update(evaluator, scores.flip(1), labels, range(30))  # repeated images count once
-    found = evaluator.compute()
+    found = evaluator.metrics()
     for name, k in (("top1", 1), ("top5", 5)):
         expected = multiclass_accuracy(scores, labels, K, average="micro", top_k=k)
         assert found[name] == pytest.approx(float(expected), abs=1e-6)
     by_class = multiclass_accuracy(scores, labels, K, average="none")[: K - 1]
     assert found["mAcc"] == pytest.approx(float(by_class.mean()), abs=1e-6)
-    assert evaluator.image_scores()[7] == pytest.approx(float(scores[7, labels[7]]))
+    assert image_scores_of(evaluator)[7] == pytest.approx(float(scores[7, labels[7]]))
 
 
 def test_tables_by_hand():
     evaluator = Classification(CLASSES[:2])
     update(evaluator, torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]), torch.tensor([0, 1, 1]), range(3))
-    tables = evaluator.tables()
+    tables = tables_of(evaluator)
     assert tables["confusion"][1:] == [["class 0", 1, 0], ["class 1", 1, 1]]
     assert list(tables["classes"][1:]) == [("class 0", 1, 1.0, 0.5), ("class 1", 2, 0.5, 1.0)]
 
@@ -74,7 +75,7 @@ def test_nearest_neighbours_equal_brute_force(monkeypatch: pytest.MonkeyPatch) -
     probe.update(
         [{"feature": (query, 0)} for query in queries], [{"image_id": i, "image_class": y} for i, y in enumerate(truth)]
     )
-    assert probe.compute()["top1"] == pytest.approx(float((expected.argmax(1) == truth).double().mean()))
+    assert probe.metrics()["top1"] == pytest.approx(float((expected.argmax(1) == truth).double().mean()))
 
 
 def test_linear_probe_is_the_optimum_of_its_objective() -> None:

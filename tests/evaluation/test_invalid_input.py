@@ -65,12 +65,12 @@ INVALID: tuple[tuple[str, Change, str], ...] = (
 @pytest.mark.parametrize(("name", "wrong", "says"), INVALID)
 def test_invalid_input_is_refused_with_its_image(name: str, wrong: Change, says: str) -> None:
     made, (prediction, truth) = evaluator(name), image(1, name)
-    before = str(made.compute())
+    before = str(made.metrics())
     wrong(prediction, truth)
     with pytest.raises(DensevitError) as error:
         made.update([prediction], [truth])
     assert str(error.value).lower().startswith("image 1: ") and says in str(error.value)
-    assert str(made.compute()) == before  # a refused update has no effect
+    assert str(made.metrics()) == before  # a refused update has no effect
 
 
 @pytest.mark.parametrize(

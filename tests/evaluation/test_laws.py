@@ -14,6 +14,7 @@ from densevit.interfaces import Class, Evaluator, Predictions, Targets
 from densevit.targets.types import TargetTypes
 from densevit_probes.normals import NormalMap
 from densevit_probes.patches import Patches
+from tests.evaluation.evaluated import image_scores_of, tables_of
 
 K, SIZE = 4, (24, 32)
 CLASSES = [Class(name, i, (i, i, i), thing=i < 2) for i, name in enumerate(("cat", "dog", "sky", "sea"))]
@@ -94,7 +95,7 @@ def tensors(values: dict[str, Any]) -> dict[str, Any]:
 def metrics(name: str, images: list[tuple[Predictions, Targets]]) -> dict[str, float]:
     made = evaluator(name)
     made.update(*([*side] for side in zip(*images, strict=True)))
-    return made.compute()
+    return made.metrics()
 
 
 def same(found: dict[str, float], expected: dict[str, float]) -> None:
@@ -135,17 +136,17 @@ def test_batches_order_processes_and_repeated_images_do_not_matter(name: str) ->
         return made
 
     whole = updated([images])
-    expected, tables = str(whole.compute()), str(whole.tables())
-    assert str(updated([images[5:], images[:2], images[2:5]]).compute()) == expected
-    assert str(updated([images[::-1], images[:2]]).compute()) == expected  # two images twice
+    expected, tables = str(whole.metrics()), str(tables_of(whole))
+    assert str(updated([images[5:], images[:2], images[2:5]]).metrics()) == expected
+    assert str(updated([images[::-1], images[:2]]).metrics()) == expected  # two images twice
     shards = [updated([images[:1]]), updated([images[1:5]]), updated([images[5:], images[5:6]]), updated([])]
     states = pickle.loads(pickle.dumps([shard.state() for shard in shards]))
     for shard in shards:
         shard.merge(states)
-        assert str(shard.compute()) == expected and str(shard.tables()) == tables
-        assert shard.image_scores() == pytest.approx(whole.image_scores(), abs=1e-6)
+        assert str(shard.metrics()) == expected and str(tables_of(shard)) == tables
+        assert image_scores_of(shard) == pytest.approx(image_scores_of(whole), abs=1e-6)
     whole.reset()
-    assert str(whole.compute()) == str(evaluator(name).compute()) and all(map(math.isnan, whole.compute().values()))
+    assert str(whole.metrics()) == str(evaluator(name).metrics()) and all(map(math.isnan, whole.metrics().values()))
     for one in images:
         whole.update([one[0]], [one[1]])
-    assert str(whole.compute()) == expected
+    assert str(whole.metrics()) == expected

@@ -40,7 +40,7 @@ def evaluators() -> Iterator[Evaluator]:
 
 def metrics() -> Iterator[tuple[Evaluator, str]]:
     for evaluator in evaluators():
-        yield from ((evaluator, metric) for metric in evaluator.compute())
+        yield from ((evaluator, metric) for metric in evaluator.metrics())
 
 
 def is_error(metric: str) -> bool:
@@ -68,7 +68,7 @@ def test_the_best_epoch_and_patience_follow_the_direction_of_every_metric(beside
 def test_comparisons_boards_and_tables_order_every_metric_alike(tmp_path: Path) -> None:
     (tmp_path / "board").mkdir()
     for evaluator, metric in metrics():
-        tables_file.write_tables({"h": evaluator}, tmp_path, {})
+        tables_file.write_tables({"h": evaluator}, tmp_path, {}, {})
         errors, low, arrow = tables_file.read_lower_is_better(tmp_path), is_error(metric), "↑↓"[is_error(metric)]
         assert best_positions([tmp_path] * 2, [{}, {}])(f"h/{metric}", [0.2, 0.4]) == [1 - low], metric
         rows = [board_row(str(score), metric, score, " ".join(errors or ())) for score in (0.2, 0.4)]
@@ -89,7 +89,7 @@ def test_the_results_of_runs_on_the_pages_have_the_directions_of_their_evaluator
 
 
 def test_more_skipped_images_are_worse(tmp_path: Path) -> None:
-    tables_file.write_tables({}, tmp_path, {})
+    tables_file.write_tables({}, tmp_path, {}, {})
     assert best_positions([tmp_path] * 2, [{}, {}])(SKIPPED_IMAGES, [3.0, 5.0]) == [0]
 
 

@@ -13,6 +13,7 @@ from densevit.evaluation import confusion_counts
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class
 from tests.evaluation.coco_reference import near_boundary
+from tests.evaluation.evaluated import image_scores_of, tables_of
 
 Image = tuple[dict[str, Any], dict[str, Any]]
 
@@ -60,16 +61,16 @@ def test_255_classes_with_predictions_of_no_class(on_device: bool, monkeypatch: 
     prediction = np.where(rng.random(truth.shape) < 0.7, truth, rng.integers(0, 256, truth.shape))
     truth[:6, :30], prediction[30:33] = 255, 255
     evaluator = SemanticSegmentation(classes(255), boundary=True)
-    evaluator.partial = True
     evaluator.update(*zip(image(1, truth, prediction), strict=True))
-    metrics = evaluator.compute()
+    metrics = evaluator.metrics()
     known = truth != 255
     assert metrics["aAcc"] == (truth == prediction)[known].mean()
     for n in range(255):
         union = known & ((truth == n) | (prediction == n))
         iou = (known & (truth == n) & (prediction == n)).sum() / union.sum() if union.any() else math.nan
         assert metrics[f"IoU/class {n}"] == pytest.approx(iou, nan_ok=True)
-    assert evaluator.counts[:255].sum() == known.sum() and not evaluator.counts[255].any()
+    counts = evaluator.counts(evaluator.records)
+    assert counts[:255].sum() == known.sum() and not counts[255].any()
 
 
 def test_boundary_iou_matches_the_paper():
@@ -88,7 +89,7 @@ def test_boundary_iou_matches_the_paper():
             a, b = (near_boundary((labels == n) & (known != 255), ratio) for labels in (known, seen))
             intersection[n] += (a & b).sum()
             union[n] += (a | b).sum()
-    metrics = evaluated(images, 6, boundary=ratio).compute()
+    metrics = evaluated(images, 6, boundary=ratio).metrics()
     expected = intersection[:5] / union[:5]
     assert [metrics[f"BIoU/class {n}"] for n in range(5)] == pytest.approx(expected.tolist(), abs=1e-15)
     assert metrics["mBIoU"] == pytest.approx(expected.mean()) and math.isnan(metrics["BIoU/class 5"])
@@ -96,25 +97,32 @@ def test_boundary_iou_matches_the_paper():
     assert list(metrics)[:6] == ["mIoU", "mAcc", "aAcc", "fwIoU", "mBIoU", "IoU/class 0"]
 
 
-def test_invalid_class_on_a_device_is_named_when_metrics_are_computed(monkeypatch: pytest.MonkeyPatch):
-    evaluator = SemanticSegmentation(classes(3))
-    monkeypatch.setattr(evaluator, "_check", evaluator._record_faults)
-    images = [*random_images(0, 3, labels=3), image("street/7", [[0, 7, 255, 7]], [[0, 0, 0, 0]])]
-    evaluator.update(*zip(*images, strict=True))
-    with pytest.raises(DataError, match="Image 'street/7': `semantic` of its ground truth is 7 in 2 pixels"):
-        evaluator.compute()
+@pytest.mark.parametrize("count", [3, 254])
+def test_pixels_of_other_classes_are_wrong(count: int):
+    """255 in the prediction, by hand: one of four pixels; in the tables after all classes, only if there are any."""
+    plain, other = (evaluated([image(1, [[0, 0, 1, 255]], [[0, x, 1, 255]])], count, boundary=True) for x in (1, 255))
+    assert other.metrics()["aAcc"] == plain.metrics()["aAcc"] == 2 / 3
+    assert [other.metrics()[f"{name}/class 1"] for name in ("IoU", "BIoU")] == [1, 1]
+    assert [plain.metrics()[f"{name}/class 1"] for name in ("IoU", "BIoU")] == [1 / 2, 1 / 2]
+    assert tables_of(other)["confusion"][0][-1] == "other classes" and tables_of(other)["confusion"][1][-1] == 1
+    assert len(tables_of(plain)["confusion"]) == count + 1
+    for wrong, where in (([[0, count, 1, 0]], "prediction"), ([[0, 255, count, 0]], "prediction")):
+        with pytest.raises(DataError, match=f"Image 2: `semantic` of its {where} is {count} in 1 pixels"):
+            other.update(*zip(image(2, [[0, 0, 1, 255]], wrong), strict=True))
+    with pytest.raises(DataError, match=f"Image 2: `semantic` of its ground truth is {count} in 1 pixels"):
+        other.update(*zip(image(2, [[0, count, 1, 255]], [[0, 255, 1, 0]]), strict=True))
 
 
 def test_class_table_and_image_scores():
     """By hand: class 2 is only predicted; the second image has one unlabelled pixel, with a value of no class."""
     evaluator = evaluated([image("a", [[0, 0, 1, 1]], [[0, 1, 1, 2]]), image("b", [[1, 255]], [[1, 200]])], 3)
-    metrics = evaluator.compute()
+    metrics = evaluator.metrics()
     assert metrics["IoU/class 2"] == 0 and metrics["mIoU"] == pytest.approx((1 / 2 + 2 / 4 + 0) / 3)
     assert math.isnan(metrics["Acc/class 2"]) and metrics["mAcc"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert metrics["aAcc"] == 3 / 5 and metrics["fwIoU"] == pytest.approx(2 / 5 * 1 / 2 + 3 / 5 * 2 / 4)
     assert list(metrics)[:5] == ["mIoU", "mAcc", "aAcc", "fwIoU", "IoU/class 0"] and evaluator.main == "mIoU"
-    header, *rows = evaluator.tables()["classes"]
+    header, *rows = tables_of(evaluator)["classes"]
     assert header == ["class", "pixels", "IoU", "recall", "precision"]
     assert [row[1] for row in rows] == [2, 3, 0]
     np.testing.assert_allclose([row[2:] for row in rows], [[1 / 2, 1 / 2, 1], [2 / 4, 2 / 3, 2 / 3], [0, math.nan, 0]])
-    assert evaluator.image_scores() == {"a": pytest.approx((1 / 2 + 1 / 3 + 0) / 3), "b": 1}
+    assert image_scores_of(evaluator) == {"a": pytest.approx((1 / 2 + 1 / 3 + 0) / 3), "b": 1}

@@ -14,6 +14,7 @@ from densevit.evaluation.panoptic import Panoptic
 from densevit.interfaces import Class
 from densevit.targets import RunLengthMasks
 from tests.evaluation.coco_reference import Pairs, same, updated
+from tests.evaluation.evaluated import tables_of
 
 CLASSES = tuple(Class(f"class {n}", n + 10, (n, n, n), thing=n in (1, 2, 4)) for n in range(6))  # stuff: 0, 3, 5
 THINGS = tuple(c for c in CLASSES if c.thing)
@@ -93,14 +94,14 @@ def of(truth: Any, found: Any, crowds: tuple[int, ...] = ()) -> list[list[Any]]:
     """The rows of the table of one image, by class: PQ, SQ, RQ, TP, FP, FN."""
     target = {"image_id": 1, "panoptic": torch.tensor(truth, dtype=torch.int32), "panoptic_crowds": list(crowds)}
     evaluator = evaluated([({"panoptic": torch.tensor(found, dtype=torch.int32)}, target)])
-    return [row[1:] for row in evaluator.tables()["panoptic"][4:]]
+    return [row[1:] for row in tables_of(evaluator)["panoptic"][4:]]
 
 
 def test_metrics_match_the_definition():
     pairs = messy(0, images=60)
     expected = reference(pairs)
     evaluator = evaluated(pairs)
-    metrics, rows = evaluator.compute(), evaluator.tables()["panoptic"]
+    metrics, rows = evaluator.metrics(), tables_of(evaluator)["panoptic"]
     for n, row in enumerate(rows[4:]):
         if n in expected:
             assert row[4:] == list(expected[n][1:])
@@ -168,12 +169,12 @@ def test_one_table_of_all_tasks():
         labels = truth["panoptic"].div(1000, rounding_mode="floor")
         semantic.update([found], [truth | {"semantic": labels.where(labels >= 0, 255).to(torch.uint8)}])
     evaluator = evaluated(pairs)
-    metrics = evaluator.compute()
-    expected = evaluated(pairs, masks=False, semantic=False).compute() | masks.compute() | semantic.compute()
+    metrics = evaluator.metrics()
+    expected = evaluated(pairs, masks=False, semantic=False).metrics() | masks.metrics() | semantic.metrics()
     assert same(metrics, expected)
     assert 0 < metrics["mask_AP"] < 1 and 0 < metrics["mIoU"] < 1
 
-    rows = evaluator.tables()["panoptic"]
+    rows = tables_of(evaluator)["panoptic"]
     assert rows[0] == ["class", "PQ", "SQ", "RQ", "TP", "FP", "FN", "mask_AP", "IoU"]
     assert [row[0] for row in rows[1:]] == ["all", "things", "stuff", *(c.name for c in CLASSES)]
     assert rows[5][-2:] == [metrics["mask_AP/class 1"], metrics["IoU/class 1"]]

@@ -15,19 +15,30 @@ PLOT = Plot("recall", "precision", {"cat": [(0.0, 1.0), (0.5, 0.1 + 0.2)]}, unit
 class Counting(Evaluator):
     lower_is_better = ("error",)
 
-    def tables(self):
-        return {"counts": [["class", "count"], ["cat, <dog>", 3]]}
+    def record(self, prediction, truth):
+        return prediction["score"]
 
-    def plots(self):
+    def tables(self, records, threshold):
+        return {"counts": [["class", "count"], ["cat, <dog>", len(records)], ["threshold", threshold]]}
+
+    def plots(self, records):
         return {"curve": PLOT}
 
-    def image_scores(self):
-        return {"b": 0.5, 7: 0.25, 3: 0.5, "a": 0.5}
+    def image_scores(self, records, threshold):
+        return records
 
 
 def test_files_hold_tables_plots_and_the_worst_images_first(tmp_path: Path):
-    tables_file.write_tables({"pets": Counting([])}, tmp_path, {7: "cats/7.jpg", "a": "a.png"})
-    assert tables_file.read(tmp_path / "counts-pets.csv") == [["class", "count"], ["cat, <dog>", "3"]]
+    evaluator = Counting([])
+    ids = {"b": 0.5, 7: 0.25, 3: 0.5, "a": 0.5, 4: None}
+    evaluator.update([{"score": score} for score in ids.values()], [{"image_id": key} for key in ids])
+    tables_file.write_tables({"pets": evaluator}, tmp_path, {7: "cats/7.jpg", "a": "a.png"}, {"pets": 0.25})
+    assert tables_file.read(tmp_path / "counts-pets.csv")[1:] == [["cat, <dog>", "4"], ["threshold", "0.5"]]
+    assert tables_file.read_thresholds(tmp_path) == {}
+    evaluator.uses_threshold = True
+    tables_file.write_tables({"pets": evaluator}, tmp_path, {7: "cats/7.jpg", "a": "a.png"}, {"pets": 0.25})
+    assert tables_file.read(tmp_path / "counts-pets.csv")[1:] == [["cat, <dog>", "4"], ["threshold", "0.25"]]
+    assert tables_file.read_thresholds(tmp_path) == {"pets": 0.25}
     assert tables_file.read_plots(tmp_path) == {"pets": {"curve": PLOT}}
     assert tables_file.read_lower_is_better(tmp_path) == ["pets/error"]
     rows = tables_file.read(tmp_path / "images-pets.csv")

@@ -12,6 +12,7 @@ from PIL import Image
 
 import densevit
 from densevit.cli import main
+from densevit.evaluation import tables_file
 from densevit.inference.batch_predictor import BatchPredictor
 from densevit.interfaces import Class, Evaluator
 from densevit.model import DenseModel
@@ -53,21 +54,23 @@ def found_and_truth() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("own", MODELS)
-@pytest.mark.parametrize("name", ["panoptic", "coco_masks"])
-def test_evaluators_count_the_objects_of_predict(name: str, own: str) -> None:
+@pytest.mark.parametrize(("name", "table"), [("panoptic", "mask-confusion"), ("coco_masks", "confusion")])
+def test_tables_count_the_objects_of_predict(name: str, table: str, own: str, tmp_path: Path) -> None:
     """Which are in the confusion matrix, in image scores."""
     thresholds, expected = MODELS[own]
     data: Any = SimpleNamespace(classes={"detection": CLASSES}, provides=("boxes", "masks"))
-    evaluator: Evaluator = build_evaluators(bare(thresholds, name), None, data)["cells"]
-    assert evaluator.threshold == expected
+    model = bare(thresholds, name)
+    evaluator: Evaluator = build_evaluators(model, None, data)["cells"]
     found, truth = found_and_truth()
     evaluator.update([found], [truth])
+    tables_file.write_tables({"cells": evaluator}, tmp_path, {}, model.default_thresholds)
     counted = expected <= SHIFTED
-    [table] = [rows for key, rows in evaluator.tables().items() if key.endswith("confusion") and "scores" in rows[0][0]]
-    assert table[0][0] == f"truth \\ prediction, scores from {expected}"
-    assert [row[1:] for row in table[1:]] == [[int(counted), int(not counted)], [0, 0]]
+    assert tables_file.read_thresholds(tmp_path) == {"cells": expected}
+    header, *rows = tables_file.read_values(tmp_path / f"{table}-cells.csv")
+    assert header[0] == f"truth \\ prediction, scores from {expected}"
+    assert [row[1:] for row in rows] == [[int(counted), int(not counted)], [0, 0]]
     if name != "panoptic":
-        assert evaluator.image_scores() == {1: float(counted)}
+        assert tables_file.read_values(tmp_path / "images-cells.csv")[1:] == [["1", 1, float(counted)]]
 
 
 @pytest.fixture(params=MODELS)

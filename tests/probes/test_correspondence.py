@@ -32,7 +32,7 @@ def test_features_that_are_positions_find_all_matches(spacing, matches):
     assert max(float(x.max()) for x in errors) < spacing / 2**0.5 + 1
     assert [len(x) for x in errors] == [50, 50] if spacing == 8 else min(map(len, errors)) > 300
     probe.update([{"feature": x} for x in errors], [{"image_id": i} for i in range(2)])
-    assert probe.compute() == {"recall5": 1, "recall10": 1, "recall20": 1}
+    assert probe.metrics() == {"recall5": 1, "recall10": 1, "recall20": 1}
 
 
 def test_identical_views_match_exactly(monkeypatch):

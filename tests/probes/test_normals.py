@@ -37,7 +37,7 @@ def test_the_fit_is_least_squares_and_metrics_are_angles():
         cosine = (predicted * truth.numpy()).sum(0) / np.linalg.norm(predicted, axis=0)
         angles.append(np.degrees(np.arccos(cosine[5:])))
     shares = {f"within_{int(limit)}": np.mean(np.array(angles) < limit) for limit in (11.25, 22.5, 30)}
-    metrics = probe.compute()
+    metrics = probe.metrics()
     assert metrics.pop("median") == pytest.approx(np.median(angles), abs=0.1)  # of bins of 0.1 degrees
     assert metrics == pytest.approx({"mean": np.mean(angles), **shares}, abs=1e-3)
 

@@ -44,7 +44,7 @@ def with_densevit(pairs: list[Pair], classes: int) -> float:
     evaluator = SemanticSegmentation([Class(str(n), n, (0, 0, 0)) for n in range(classes)])
     for image_id, (truth, predicted) in enumerate(pairs):
         evaluator.update([{"semantic": predicted}], [{"image_id": image_id, "semantic": truth}])
-    return evaluator.compute()["mIoU"]
+    return evaluator.metrics()["mIoU"]
 
 
 def with_bincount(pairs: list[Pair], classes: int) -> float:

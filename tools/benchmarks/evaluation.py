@@ -61,7 +61,7 @@ def with_densevit(pairs: list[Pair], classes: list[Class], backend: str) -> floa
         evaluator = coco_ap.CocoDetection(classes)
         for predictions, truths in batches(pairs):
             evaluator.update(predictions, truths)
-        return evaluator.compute()["AP"]
+        return evaluator.metrics()["AP"]
 
 
 def with_pycocotools(truth: COCO, pairs: list[Pair]) -> float:

@@ -54,9 +54,8 @@ class BestModel(lightning.Callback):
             )
         model_file.save(model, self.folder / _MODEL, state, trainer.global_step)
         metrics_file.write(pl_module.validation.metrics, self.folder / _METRICS)
-        write_tables(
-            pl_module.validation.evaluators, self.folder, image_names(self.dataset, pl_module.validation.indices)
-        )
+        names = image_names(self.dataset, pl_module.validation.indices)
+        write_tables(pl_module.validation.evaluators, self.folder, names, model.default_thresholds)
 
     def state_dict(self) -> dict[str, Any]:
         return self.best_epoch.state_dict()

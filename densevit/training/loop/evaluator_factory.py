@@ -69,9 +69,6 @@ def build_evaluators(
             options=section.options,
             where=f"heads.{name}.evaluation",
         )
-        evaluators[name].partial = mapping is not None and bool(mapping.only_model)
-        if evaluators[name].threshold is not None:
-            evaluators[name].threshold = model.default_thresholds[name]
         try:
             evaluators[name].prepare(head, dataset)
         except ConfigError as error:

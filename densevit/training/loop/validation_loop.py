@@ -9,7 +9,7 @@ from densevit.config import Config
 from densevit.errors import ConfigError, DensevitError
 from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.evaluation.metric_order import SKIPPED_IMAGES
-from densevit.interfaces import DEFAULT_THRESHOLD, Batch, Evaluator, LossContext, Method, Predictions
+from densevit.interfaces import Batch, Evaluator, LossContext, Method, Predictions, image_id
 from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.data_module import DenseDataModule
@@ -111,10 +111,9 @@ class Validation:
         for i, labelled in enumerate(truths(batch, loaders[loader_index], seen, labels)):
             if labelled is not None:
                 index, truth = labelled
-                image_id = truth["image_id"] if isinstance(truth["image_id"], str) else int(truth["image_id"])
-                image_id = f"{loader_index}/{image_id}" if len(loaders) > 1 else image_id
-                add_indices(self.indices, [(image_id, index)])
-                counted.append((i, {**truth, "image_id": image_id}))
+                key = f"{loader_index}/{image_id(truth)}" if len(loaders) > 1 else image_id(truth)
+                add_indices(self.indices, [(key, index)])
+                counted.append((i, {**truth, "image_id": key}))
         for name, evaluator in self.evaluators.items() if counted else ():
             try:
                 evaluator.update([results[name][i] for i, _ in counted], [truth for _, truth in counted])
@@ -130,15 +129,12 @@ class Validation:
         for evaluator in self.evaluators.values():
             join_processes(evaluator)
         self.indices = joined_indices(self.indices)
-        self.metrics = flat_metrics({name: evaluator.compute() for name, evaluator in self.evaluators.items()})
+        self.metrics = flat_metrics({name: evaluator.metrics() for name, evaluator in self.evaluators.items()})
         if may_skip(trainer.val_dataloaders):
             where = f"validation at step {trainer.global_step}"
             skipped = self._skipped.report(where, trainer.strategy.root_device)
             self.metrics |= {SKIPPED_IMAGES: float(skipped)} if skipped else {}
         if trainer.state.fn == "fit" and not trainer.sanity_checking:  # an evaluation keeps the model's
-            scores = {name: evaluator.score_threshold() for name, evaluator in self.evaluators.items()}
+            scores = {name: evaluator.score_threshold(evaluator.records) for name, evaluator in self.evaluators.items()}
             self._model.score_thresholds = {name: score for name, score in scores.items() if score is not None}
-            for name, evaluator in self.evaluators.items():
-                if evaluator.threshold is not None:
-                    evaluator.threshold = self._model.default_thresholds.get(name, DEFAULT_THRESHOLD)
         return self.metrics

@@ -6,47 +6,29 @@ from typing import Any
 
 import torch
 
-from densevit.interfaces import Batch, Class, Evaluator, LossContext, Method, Predictions, Targets
+from densevit.interfaces import Batch, Evaluator, LossContext, Method, Predictions, Targets
 from densevit.model import DenseModel
 
 
 class ValidationLoss(Evaluator):
     """The mean of a head's loss over the labelled images.
 
-    `update` takes predictions {"loss": float} from `image_losses`. The sum is correctly rounded, so the mean does
-    not depend on the order of the images or the number of processes.
+    Predictions are {"loss": float} from `image_losses`. The sum is correctly rounded, so the mean does not depend on
+    the order of the images or the number of processes.
     """
 
     main = "loss"
     lower_is_better = ("loss",)
 
-    def __init__(self, classes: Sequence[Class]) -> None:
-        super().__init__(classes)
-        self.reset()
+    def record(self, prediction: Predictions, truth: Targets) -> float | None:
+        """The loss; None for an unlabelled image, which has none."""
+        return prediction.get("loss")
 
-    def reset(self) -> None:
-        self._losses: dict[int | str, float] = {}
-
-    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Adds images; only the image_id of `truths` is used. Ignores unlabelled images, which have no loss, and images
-        added before."""
-        for prediction, truth in zip(predictions, truths, strict=True):
-            image_id = truth["image_id"]
-            if "loss" in prediction:
-                self._losses.setdefault(image_id if isinstance(image_id, str) else int(image_id), prediction["loss"])
-
-    def compute(self) -> dict[str, float]:
+    def compute(self, records: Sequence[float]) -> dict[str, float]:
         """Returns {"loss": the mean}; nan without labelled images."""
-        losses = self._losses.values()
-        if not losses or not all(map(math.isfinite, losses)):
+        if not records or not all(map(math.isfinite, records)):
             return {"loss": math.nan}
-        return {"loss": math.fsum(losses) / len(losses)}
-
-    def state(self) -> Any:
-        return self._losses
-
-    def merge(self, states: Sequence[Any]) -> None:
-        self._losses = {image_id: loss for state in states for image_id, loss in state.items()}
+        return {"loss": math.fsum(records) / len(records)}
 
 
 @torch.no_grad()

@@ -82,7 +82,7 @@ def _metrics_without_images(name: str, evaluator: Evaluator) -> dict[str, float]
     is_head = name != METHOD and not isinstance(evaluator, FeatureProbe)
     where = f"{f'heads.{name}' if is_head else name}: {type(evaluator).__name__}.compute()"
     try:
-        metrics = evaluator.compute()
+        metrics = evaluator.compute(())
         main = getattr(evaluator, "main", None)
         problem = f"returns {', '.join(metrics) or 'nothing'}, without its main metric {main!r}"
         if main in metrics:

@@ -32,9 +32,10 @@ def write_evaluation(folder: Path, evaluation: Evaluation, plan: EvaluationPlan,
     """Writes all files into an existing folder. Returns the report's path. source: the model's name in the report."""
     model, data, mappings = plan.model, plan.data, plan.mappings
     metrics_file.write(evaluation.metrics, folder / "metrics.json")
-    tables_file.write_tables(evaluation.evaluators, folder, image_names(data.val, evaluation.indices))
+    names = image_names(data.val, evaluation.indices)
+    tables_file.write_tables(evaluation.evaluators, folder, names, model.default_thresholds)
     for head, evaluator in evaluation.evaluators.items():
-        for name, plot in evaluator.plots().items():
+        for name, plot in evaluator.plots(evaluator.records).items():
             (folder / f"{file_name(name)}-{head}.svg").write_text(svg_file(name, plot), encoding="utf-8")
     for head, mapping in mappings.items():
         rows = [*mapping.pairs, *((name, "") for name in mapping.only_model), *(("", n) for n in mapping.only_data)]

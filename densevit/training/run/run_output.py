@@ -252,7 +252,7 @@ def _largest_errors(plan: Plan) -> Iterator[str]:
     """Yields the type of error that costs each head most, and what more passes over the images are for, if a head
     without NMS predicts several boxes per object."""
     for name, head in plan.model.heads.items():
-        tables = plan.evaluators[name].tables()
+        tables = plan.evaluators[name].tables(plan.evaluators[name].records)
         errors = [row for row in tables.get("errors", tables.get("mask-errors", ())) if row[0] in (*ERRORS, "missed")]
         lost, error = max(((float(row[1]), row[0]) for row in errors if float(row[1]) > 0), default=(0.0, ""))
         if lost > _LARGE_ERROR:

@@ -166,8 +166,6 @@ class _Facts(lightning.Callback):
         assert isinstance(module, DenseDataModule)
         assert isinstance(pl_module, DenseModule) and pl_module.budget is not None
         model, data, evaluators = pl_module.model, module.data, pl_module.validation.evaluators or {}
-        for evaluator in evaluators.values():
-            evaluator.keeps_images = True
         assert pl_module.config is not None
         self.values = {
             "images": pl_module.budget.images,

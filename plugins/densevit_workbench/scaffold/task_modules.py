@@ -224,7 +224,7 @@ from collections.abc import Sequence
 
 import densevit
 import torch
-from densevit.interfaces import Class, Predictions, Targets
+from densevit.interfaces import Predictions, Targets
 
 
 class ${cls}Error(densevit.Evaluator):
@@ -238,36 +238,22 @@ class ${cls}Error(densevit.Evaluator):
     main = "error"  # determines the best epoch
     lower_is_better = ("error",)
 
-    def __init__(self, classes: Sequence[Class]) -> None:
-        super().__init__(classes)
-        self.reset()
+    def record(self, prediction: Predictions, truth: Targets) -> tuple[int, float, int] | None:
+        """The known pixels, the sum of their errors, and those below 10. Both maps have the size of the original image.
+        None: without labels."""
+        if "$name" not in truth:
+            return None
+        label = torch.as_tensor(truth["$name"]).double()
+        cosine = torch.cosine_similarity(prediction["$name"].to(label), label, dim=0)
+        errors = (cosine.clamp(-1, 1).acos() / 2).rad2deg()[(label != 0).any(dim=0)]
+        return len(errors), float(errors.sum()), int((errors < 10).sum())
 
-    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        """Both in pixels of the original images. An image may come twice, and counts once."""
-        for prediction, truth in zip(predictions, truths, strict=True):
-            if "$name" in truth:
-                label = torch.as_tensor(truth["$name"]).double()
-                cosine = torch.cosine_similarity(prediction["$name"].to(label), label, dim=0)
-                errors = (cosine.clamp(-1, 1).acos() / 2).rad2deg()[(label != 0).any(dim=0)]
-                self.images[truth["image_id"]] = len(errors), float(errors.sum()), int((errors < 10).sum())
-
-    def compute(self) -> dict[str, float]:
-        """nan without known pixels."""
-        values = torch.tensor([*self.images.values()], dtype=torch.float64).reshape(-1, 3)
-        pixels, total, below = values.sum(0)
+    def compute(self, records: Sequence[tuple[int, float, int]]) -> dict[str, float]:
+        """Of all images; nan without known pixels."""
+        pixels, total, below = torch.tensor(records, dtype=torch.float64).reshape(-1, 3).sum(0)
         return {"error": float(total / pixels), "below10": float(below / pixels)}
 
-    def image_scores(self) -> dict[int | str, float]:
+    def image_scores(self, records: Sequence[tuple[int, float, int]], threshold: float = 0.5) -> list[float | None]:
         """The score of each image, higher is better: the report shows the best and the worst images."""
-        return {image: -total / pixels for image, (pixels, total, _) in self.images.items() if pixels}
-
-    def reset(self) -> None:
-        self.images: dict[int | str, tuple[int, float, int]] = {}  # pixels, sum of their errors, and those below 10
-
-    def state(self) -> dict[int | str, tuple[int, float, int]]:
-        """What `merge` needs of each process."""
-        return self.images
-
-    def merge(self, states: Sequence[dict[int | str, tuple[int, float, int]]]) -> None:
-        self.images = {image: values for state in states for image, values in state.items()}
+        return [-total / pixels if pixels else None for pixels, total, _ in records]
 '''

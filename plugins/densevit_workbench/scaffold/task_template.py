@@ -46,7 +46,7 @@ def test_errors_of_a_case_worked_by_hand() -> None:
     target = {"image_id": 1, "$name": torch.tensor(truth)}
     for _ in range(2):  # a repeated image counts once
         evaluator.update([prediction], [target])
-    assert evaluator.compute() == pytest.approx({"error": 55 / 3, "below10": 1 / 3}, abs=1e-3)
+    assert evaluator.metrics() == pytest.approx({"error": 55 / 3, "below10": 1 / 3}, abs=1e-3)
 
 
 def test_labels_follow_their_image() -> None:

@@ -129,7 +129,7 @@ def _check_by_evaluators(
         try:
             evaluator.prepare(head, data)
             evaluator.update(predictions, truths)
-            evaluator.compute()
+            evaluator.metrics()
         except Exception as error:
             raise Failure(
                 f"{described(error)}, from the evaluator {name!r}",

@@ -68,4 +68,4 @@ def test_written_files_are_a_panoptic_data_set_with_a_quality_of_one(tmp_path):
         truth = again[index]["targets"]
         evaluator.update([{"panoptic": torch.from_numpy(ids)}], [truth])
         assert torch.equal(truth["panoptic"] == -1, torch.from_numpy(ids == -1))
-    assert {name: evaluator.compute()[name] for name in ("PQ", "SQ", "RQ")} == {"PQ": 1, "SQ": 1, "RQ": 1}
+    assert {name: evaluator.metrics()[name] for name in ("PQ", "SQ", "RQ")} == {"PQ": 1, "SQ": 1, "RQ": 1}

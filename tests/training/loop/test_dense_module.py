@@ -48,7 +48,7 @@ def test_any_trainer_sets_the_score_thresholds_at_validation(tmp_path, monkeypat
     from tests.training.runs import TINY
 
     measured: list[float | None] = [0.25]
-    monkeypatch.setattr(CocoDetection, "score_threshold", lambda self: measured[0])
+    monkeypatch.setattr(CocoDetection, "score_threshold", lambda *_: measured[0])
     heads = yaml.safe_load(TINY)["heads"]
     data = densevit.DenseDataModule(SCENES)
     predictor = create_model({"name": "swin", "variant": "nano"}, heads, data.data.classes["detection"])
@@ -135,7 +135,7 @@ def reference(model: DenseModel, length: int) -> dict[str, float]:
     evaluator = SemanticSegmentation(CLASSES)
     for sample in (Images(length)[index] for index in range(length)):
         evaluator.update(model.eval().infer(collate([sample]))["map"], [sample["targets"]])
-    return {f"map/{name}": value for name, value in evaluator.compute().items()}
+    return {f"map/{name}": value for name, value in evaluator.metrics().items()}
 
 
 def trainer_of(**settings: Any) -> Any:

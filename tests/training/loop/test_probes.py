@@ -151,9 +151,9 @@ def test_dense_probes_of_two_processes_are_those_of_one(tmp_path: Path, monkeypa
         torch.testing.assert_close(fitted[1], expected["surface_normals"]._weight)
         assert fitted[2] == expected["patch_knn"].choice
     for name, probe in expected.items():
-        metrics = probe.compute()
+        metrics = probe.metrics()
         probe.merge([states[name] for _, states in parts])
-        assert probe.compute() == pytest.approx(metrics, abs=1e-6, nan_ok=True)
+        assert probe.metrics() == pytest.approx(metrics, abs=1e-6, nan_ok=True)
     assert len([*tmp_path.glob("cache/features/*/*.features")]) == 2
 
 

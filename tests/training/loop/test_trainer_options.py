@@ -170,7 +170,7 @@ def metrics(model: DenseModel, options: dict[str, Any]) -> dict[str, float]:
             t["truth"] | {"size": t["original_size"], "original_size": t["original_size"]} for t in batch["targets"]
         ]
         evaluator.update(predictions, truths)
-    return {f"depth/{name}": value for name, value in evaluator.compute().items()}
+    return {f"depth/{name}": value for name, value in evaluator.metrics().items()}
 
 
 # ---- the Trainer ----

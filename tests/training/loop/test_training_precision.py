@@ -79,18 +79,18 @@ def test_the_automatic_precision_is_what_the_hardware_computes_natively(has, acc
 class TruthDetection(CocoDetection):
     """Evaluates the ground truth as the prediction: AP is 1 unless one of the two is cast."""
 
-    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
+    def batch_records(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> Any:
         assert all(prediction["boxes"].dtype == torch.float32 for prediction in predictions)
         given = [{**truth, "scores": torch.ones(len(truth["labels"]))} for truth in truths]
-        super().update(given, truths)
+        return super().batch_records(given, truths)
 
 
 class TruthDepth(DepthErrors):
     """The same for depth, which is float32 in the scenes."""
 
-    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        assert all(truth["depth"].dtype == torch.float32 for truth in truths)
-        super().update(predictions, truths)
+    def record(self, prediction: Predictions, truth: Targets) -> Any:
+        assert truth["depth"].dtype == torch.float32
+        return super().record(prediction, truth)
 
 
 @pytest.mark.integration

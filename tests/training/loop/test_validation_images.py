@@ -57,5 +57,5 @@ def test_equal_ids_in_several_validation_loaders_are_different_images() -> None:
     for data in (Images(5), renamed):
         for sample in (data[index] for index in range(len(data))):
             evaluator.update(module.model.eval().infer(collate([sample]))["map"], [sample["targets"]])
-    assert module.validation.metrics == {f"map/{name}": value for name, value in evaluator.compute().items()}
+    assert module.validation.metrics == {f"map/{name}": value for name, value in evaluator.metrics().items()}
     assert module.validation.metrics != reference(module.model, 5)

@@ -119,10 +119,10 @@ def test_the_loss_is_of_the_step_of_the_validation() -> None:
 def test_images_count_once_and_unlabelled_ones_not_at_all() -> None:
     evaluator = ValidationLoss(())
     evaluator.update([{"loss": 1.0}, {}, {"loss": 4.0}, {"loss": 9.0}], [{"image_id": i} for i in (1, 2, 3, 1)])
-    assert evaluator.compute() == {"loss": 2.5}
+    assert evaluator.metrics() == {"loss": 2.5}
     other = ValidationLoss(())
     other.update([{"loss": 0.1}, {"loss": 4.0}], [{"image_id": 7}, {"image_id": 3}])
     evaluator.merge([evaluator.state(), other.state()])
-    assert evaluator.compute() == {"loss": pytest.approx(5.1 / 3)}
+    assert evaluator.metrics() == {"loss": pytest.approx(5.1 / 3)}
     evaluator.reset()
-    assert math.isnan(evaluator.compute()["loss"])
+    assert math.isnan(evaluator.metrics()["loss"])

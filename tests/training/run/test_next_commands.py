@@ -57,7 +57,7 @@ def test_the_last_line_names_the_largest_error_and_its_section(table, errors, nm
 
     head = SimpleNamespace(needs=("boxes", "labels"), **({} if nms is None else {"nms": nms, "max_predictions": 100}))
     rows = [["error", "dAP50", "count"], *([name, lost, 9] for name, lost in errors.items())]
-    evaluator = SimpleNamespace(tables=lambda: {table: rows})
+    evaluator = SimpleNamespace(records=(), tables=lambda records: {table: rows})
     plan: Any = SimpleNamespace(model=SimpleNamespace(heads={"cells": head}), evaluators={"cells": evaluator})
     lines = [*_largest_errors(plan)]
     assert len(lines) == (says is not None)

@@ -1,13 +1,12 @@
 """Angular errors of surface normals."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 import densevit
-from densevit.interfaces import Class, Predictions, Targets
+from densevit.interfaces import Predictions, Targets
 
 
 class AngularError(densevit.Evaluator):
@@ -20,31 +19,18 @@ class AngularError(densevit.Evaluator):
     main = "mean"
     lower_is_better = ("mean", "median")
 
-    def __init__(self, classes: Sequence[Class]) -> None:
-        super().__init__(classes)
-        self.angles: dict[Any, np.ndarray] = {}
+    def record(self, prediction: Predictions, truth: Targets) -> np.ndarray | None:
+        if "normals" not in truth:
+            return None
+        expected = torch.as_tensor(truth["normals"]).double()
+        predicted = prediction["normals"].to(expected)
+        cosine = torch.nn.functional.cosine_similarity(predicted, expected, dim=0).clamp(-1, 1)
+        angles: np.ndarray = cosine.acos().rad2deg()[(expected != 0).any(dim=0)].cpu().numpy()
+        return angles
 
-    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        for prediction, truth in zip(predictions, truths, strict=True):
-            if "normals" in truth:
-                expected = torch.as_tensor(truth["normals"]).double()
-                predicted = prediction["normals"].to(expected)
-                cosine = torch.nn.functional.cosine_similarity(predicted, expected, dim=0).clamp(-1, 1)
-                angles = cosine.acos().rad2deg()[(expected != 0).any(dim=0)]
-                self.angles.setdefault(truth["image_id"], angles.cpu().numpy())
-
-    def compute(self) -> dict[str, float]:
-        angles = np.concatenate([np.zeros(0), *self.angles.values()])
+    def compute(self, records: Sequence[np.ndarray]) -> dict[str, float]:
+        angles = np.concatenate([np.zeros(0), *records])
         if not len(angles):
             return dict.fromkeys(("mean", "median", "below11.25"), float("nan"))
         below = float((angles < 11.25).mean())
         return {"mean": float(angles.mean()), "median": float(np.median(angles)), "below11.25": below}
-
-    def reset(self) -> None:
-        self.angles = {}
-
-    def state(self) -> dict[Any, np.ndarray]:
-        return self.angles
-
-    def merge(self, states: Sequence[dict[Any, np.ndarray]]) -> None:
-        self.angles = {image: angles for state in states for image, angles in state.items()}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import densevit
-from densevit.interfaces import Class, Predictions, Targets
+from densevit.interfaces import Predictions, Targets
 from densevit.targets import Boxes, ObjectLabels, Scores
 from poses.types import FIGURE, SIGMAS, Tilt
 
@@ -24,49 +24,34 @@ class KeypointAP(densevit.Evaluator):
     reads = ("boxes", "labels", "scores", "keypoints")
     main = "AP"
 
-    def __init__(self, classes: Sequence[Class]) -> None:
-        super().__init__(classes)
-        self.images: dict[Any, tuple[Entries, Entries]] = {}  # entries of predictions and of ground truth
+    def record(self, prediction: Predictions, truth: Targets) -> tuple[Entries, Entries] | None:
+        """Entries of the prediction and of the ground truth."""
+        return (self._entries(prediction), self._annotations(truth)) if "keypoints" in truth else None
 
-    def update(self, predictions: Sequence[Predictions], truths: Sequence[Targets]) -> None:
-        for prediction, truth in zip(predictions, truths, strict=True):
-            if "keypoints" in truth:
-                pair = (self._entries(prediction), self._annotations(truth))
-                self.images.setdefault(truth["image_id"], pair)
-
-    def compute(self) -> dict[str, float]:
+    def compute(self, records: Sequence[tuple[Entries, Entries]]) -> dict[str, float]:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            stats = self._stats()
+            stats = self._stats(records)
         return {name: value if value >= 0 else float("nan") for name, value in zip(METRICS, stats, strict=True)}
 
-    def results(self) -> Entries:
+    def entries(self, record: tuple[Entries, Entries]) -> Entries:
         """Entries of COCO's results format, with `keypoints` and `tilt`."""
-        return [{"image_id": image, **entry} for image in sorted(self.images) for entry in self.images[image][0]]
+        return record[0]
 
-    def reset(self) -> None:
-        self.images = {}
-
-    def state(self) -> dict[Any, tuple[Entries, Entries]]:
-        return self.images
-
-    def merge(self, states: Sequence[dict[Any, tuple[Entries, Entries]]]) -> None:
-        self.images = {image: pair for state in states for image, pair in state.items()}
-
-    def _stats(self) -> list[float]:
+    def _stats(self, records: Sequence[tuple[Entries, Entries]]) -> list[float]:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 
         annotations = [
-            {"image_id": image, "id": 1000 * (n + 1) + i, **entry}
-            for n, image in enumerate(sorted(self.images))
-            for i, entry in enumerate(self.images[image][1])
+            {"image_id": n, "id": 1000 * n + i, **entry}
+            for n, (_, entries) in enumerate(records, 1)
+            for i, entry in enumerate(entries)
         ]
-        results = self.results()
+        results = [{"image_id": n, **entry} for n, (entries, _) in enumerate(records, 1) for entry in entries]
         if not annotations or not results:
             return [0.0 if annotations else -1.0] * len(METRICS)
         truth = COCO()
         truth.dataset = {
-            "images": [{"id": image} for image in sorted(self.images)],
+            "images": [{"id": n} for n in range(1, len(records) + 1)],
             "categories": [{"id": c.file_id} for c in self.classes],
             "annotations": annotations,
         }

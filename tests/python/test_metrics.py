@@ -1,0 +1,107 @@
+"""densevit.metrics in an own loop, against the evaluation of the same predictions; and an own evaluator."""
+
+import doctest
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import densevit
+from densevit import metrics, registry
+from densevit.evaluation.bootstrap import bootstrap_intervals
+from densevit.interfaces import Evaluator
+from tests.evaluation.test_laws import CLASSES, image
+
+NAMES = [c.name for c in CLASSES]
+MADE: dict[str, Callable[[], Evaluator]] = {
+    "classification": lambda: metrics.Classification(NAMES),
+    "detection": lambda: metrics.CocoDetection(NAMES),
+    "coco_masks": lambda: metrics.CocoMasks(NAMES, boundary=True),
+    "depth": lambda: metrics.DepthErrors(()),
+    "panoptic": lambda: metrics.Panoptic(CLASSES, masks=False),
+    "segmentation": lambda: metrics.SemanticSegmentation(NAMES, boundary=True),
+}
+
+
+def listed(values: dict[str, Any]) -> dict[str, Any]:
+    """Boxes, scores and labels as lists, as they come from JSON; maps and masks stay."""
+    rows = ("boxes", "scores", "labels", "area", "iscrowd")
+    return {key: value.tolist() if key in rows else value for key, value in values.items()}
+
+
+def test_the_module_has_the_evaluators_of_all_tasks() -> None:
+    assert {type(make()) for make in MADE.values()} == {getattr(metrics, name) for name in metrics.__all__}
+    spine = {name for name, kind in registry.find("evaluators").items() if kind.value.startswith("densevit.evaluation")}
+    assert MADE.keys() == spine - {"knn", "linear_probe"}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_lists_tensors_and_images_without_ids_give_what_evaluation_computes(name: str) -> None:
+    images = [image(index, name) for index in range(5)]
+    expected, own = (
+        registry.create("evaluators", name, CLASSES, options=OPTIONS.get(name, {}), where=name),
+        MADE[name](),
+    )
+    expected.update(*zip(*images, strict=True))
+    for prediction, truth in images:
+        truth = {key: value for key, value in truth.items() if key != "image_id"}
+        own.update([listed(prediction)], [listed(truth)])
+    assert str(own.metrics()) == str(expected.metrics()) and len(own.ids) == 5
+    assert any(0 < value < 1 for value in own.metrics().values())
+
+
+OPTIONS = {"panoptic": {"masks": False}, "segmentation": {"boundary": True}, "coco_masks": {"boundary": True}}
+
+
+@pytest.mark.parametrize(("name", "key"), [("segmentation", "semantic"), ("depth", "depth")])
+def test_maps_are_given_as_tensors(name: str, key: str) -> None:
+    images, dicts, maps = [image(index, name) for index in range(4)], MADE[name](), MADE[name]()
+    dicts.update(*zip(*images, strict=True))
+    for part in (images[:3], images[3:]):
+        maps.update(*(torch.stack([side[key] for side in sides]) for sides in zip(*part, strict=True)))
+    assert str(maps.metrics()) == str(dicts.metrics())
+    with pytest.raises(densevit.DataError, match="a Tensor is given for an image; a dict with boxes, scores, labels"):
+        metrics.CocoDetection(2).update(torch.zeros(1, 3, 4), [{}])
+
+
+def test_the_example_runs() -> None:
+    test = doctest.DocTestParser().get_doctest(str(metrics.__doc__), {"densevit": densevit, "torch": torch}, "", "", 0)
+    assert len(test.examples) == 9 and not doctest.DocTestRunner().run(test).failed
+
+
+class Largest(densevit.Evaluator):
+    """The share of images whose largest box has the right label, in two functions."""
+
+    reads = ("boxes", "labels")
+    main = "share"
+
+    def record(self, prediction: dict[str, Any], truth: dict[str, Any]) -> bool | None:
+        if "labels" not in truth:
+            return None
+        box = prediction["boxes"]
+        largest = ((box[:, 2:] - box[:, :2]).prod(1)).argmax()
+        return bool(prediction["labels"][largest] == truth["labels"][largest])
+
+    def compute(self, records: Sequence[bool]) -> dict[str, float]:
+        return {"share": float(np.mean(records)) if records else float("nan")}
+
+
+def test_an_evaluator_of_two_functions_counts_images_once_joins_processes_and_has_intervals() -> None:
+    images = [image(index, "detection") for index in range(8)]
+    for prediction, _ in images[::3]:
+        prediction["labels"] = (prediction["labels"] + 1) % 4
+    whole, parts = Largest(NAMES), [Largest(NAMES), Largest(NAMES)]
+    whole.update(*zip(*images, *images[:2], strict=True))
+    for part, shard in zip(parts, (images[:5], images[4:]), strict=True):
+        part.update(*zip(*shard, strict=True))
+    parts[0].merge([part.state() for part in parts])
+    assert whole.metrics() == parts[0].metrics() == {"share": 5 / 8}
+    assert whole.ids == [*range(8)]
+    [(low, high)] = bootstrap_intervals(whole, 50, np.random.default_rng(0)).values()
+    assert 0 < low < 5 / 8 < high <= 1
+    whole.update([images[0][0]], [{"image_id": 99}])  # without labels
+    assert whole.metrics() == {"share": 5 / 8}
+    with pytest.raises(densevit.DataError, match="image 7: its prediction has no `labels`, only boxes"):
+        Largest(NAMES).update([{"boxes": []}], [{"image_id": 7}])
