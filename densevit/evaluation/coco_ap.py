@@ -162,7 +162,8 @@ class AveragePrecision(Evaluator):
         ]
 
     def shapes(self, objects: Any) -> list[dict[str, Any]]:
-        """The box or mask of each detection of an image, as in a COCO results file. objects: of `records_type`."""
+        """The box or mask of each detection of an image, as in a COCO results file. objects: an instance of
+        `records_type`."""
         raise NotImplementedError
 
     @property

@@ -79,8 +79,8 @@ class SemanticSegmentation(Evaluator):
         tensors = [count_pairs(truth, prediction, side), labelled_pixels(truth)]
         if self.boundary:
             width = boundary_width(self.boundary, (truth.shape[0], truth.shape[1]))
-            known = torch.where(truth == IGNORE, truth, prediction)
-            edges = [boundary_of(x, width, band_side - 1) for x in (truth, known)]
+            masked = torch.where(truth == IGNORE, truth, prediction)
+            edges = [boundary_of(x, width, band_side - 1) for x in (truth, masked)]
             tensors.append(count_pairs(edges[0], edges[1], band_side))
         return tensors
 

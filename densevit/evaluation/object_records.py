@@ -131,7 +131,7 @@ def check_truth_lengths(image_id: int | str, truth: Targets, names: Sequence[str
 def joined_arrays(arrays: Iterable[Any], dtype: type | None = None) -> np.ndarray:
     """Concatenates tensors, arrays or lists; converts half precision, which numpy lacks or handles badly, to float32.
 
-    dtype: of the result; None: of the arrays.
+    dtype: the type of the result; None: that of the arrays.
     """
     joined = torch.cat([torch.as_tensor(array) for array in arrays]).detach()
     if joined.dtype in (torch.bfloat16, torch.float16):

@@ -51,8 +51,8 @@ class Evaluator:
         """What the metrics need of an image, picklable and small: sums where an image is large. None: an image without
         labels, which does not count.
 
-        prediction, truth: in original pixels, on any device. truth: the target of the data set, unchanged, with `size`
-        and `original_size`, both (h, w) of the image file.
+        Both are in original pixels, on any device. truth: the target of the data set, unchanged, with `size` and
+        `original_size`, both (h, w) of the image file.
         """
         raise NotImplementedError(
             f"{type(self).__name__} is an Evaluator and must implement record(prediction, truth)."
@@ -90,7 +90,7 @@ class Evaluator:
 
     def image_scores(self, records: Sequence[Any], threshold: float = DEFAULT_THRESHOLD) -> Sequence[float | None]:
         """A score of each record, higher is better; None: without a score. The report shows the best and the worst
-        images. Default: none. threshold: as in `tables`."""
+        images. Default: none. threshold: the model's, see `tables`."""
         return [None] * len(records)
 
     def score_threshold(self, records: Sequence[Any]) -> float | None:

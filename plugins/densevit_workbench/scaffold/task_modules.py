@@ -249,7 +249,7 @@ class ${cls}Error(densevit.Evaluator):
         return len(errors), float(errors.sum()), int((errors < 10).sum())
 
     def compute(self, records: Sequence[tuple[int, float, int]]) -> dict[str, float]:
-        """Of all images; nan without known pixels."""
+        """The mean over all pixels of all images; nan without known pixels."""
         pixels, total, below = torch.tensor(records, dtype=torch.float64).reshape(-1, 3).sum(0)
         return {"error": float(total / pixels), "below10": float(below / pixels)}
 
