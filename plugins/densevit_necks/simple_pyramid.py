@@ -17,7 +17,8 @@ class SimplePyramid(Neck):
 
     width: channels of each level.
     pyramid_strides: ascending strides of the levels, each the stride of the last feature multiplied or divided by a
-        power of two. The paper uses 4, 8, 16 and 32 for a ViT of patch size 16; patch size 14 gives 7, 14, 28 and 56.
+        power of two. None: four levels from the finest such stride of at least 4: the paper's 4, 8, 16 and 32 for a ViT
+        of patch size 16 or 8; 7, 14, 28 and 56 for patch size 14.
 
     Size of a level: from a map of stride s with ceil(H / s) rows, a coarser level of stride t has ceil(H / t) rows and
     a finer one ceil(H / s) * s / t. The latter equals ceil(H / t) if H is a multiple of s, as `DenseModel` ensures by
@@ -29,11 +30,13 @@ class SimplePyramid(Neck):
         channels: Sequence[int],
         strides: Sequence[int],
         width: int = 256,
-        pyramid_strides: tuple[int, ...] = (4, 8, 16, 32),
+        pyramid_strides: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(channels, strides)
         if width < 1:
             raise ValueError(f"width is {width}; expected at least 1 channel.")
+        if pyramid_strides is None:
+            pyramid_strides = _possible(strides[-1])
         check_strides(pyramid_strides)
         self.levels = nn.ModuleList(_level(channels[-1], strides[-1], stride, width) for stride in pyramid_strides)
         self.channels, self.strides = (width,) * len(pyramid_strides), tuple(pyramid_strides)
@@ -99,9 +102,12 @@ def _doublings(smaller: int, larger: int) -> int | None:
 
 
 def _possible(stride: int) -> tuple[int, ...]:
-    """Four valid strides, the finest a quarter of this one if that is an integer."""
-    finest = next(stride // step for step in (4, 2, 1) if stride % step == 0)
-    return tuple(finest * 2**i for i in range(4))
+    """Four valid strides, from the finest that is at least 4."""
+    while stride % 2 == 0 and stride >= 8:
+        stride //= 2
+    while stride < 4:
+        stride *= 2
+    return tuple(stride * 2**i for i in range(4))
 
 
 def _listed(numbers: Sequence[int]) -> str:

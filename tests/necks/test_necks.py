@@ -133,7 +133,7 @@ def test_the_projector_takes_the_features_of_any_backbone(name, norm):
     ("name", "channels", "stride", "options", "facts"),
     [
         ("fpn", 8, 4, {"width": 0}, "width.*(expected|should be)"),
-        ("simple_pyramid", 32, 14, {}, r"has 4.* stride 14.*\(7, 14, 28, 56\)"),
+        ("simple_pyramid", 32, 14, {"pyramid_strides": (4, 8)}, r"has 4.* stride 14.*\(7, 14, 28, 56\)"),
         ("simple_pyramid", 32, 16, {"pyramid_strides": (8, 24)}, r"has 24.*\(4, 8, 16, 32\)"),
         ("projector", 32, 16, {"width": 3}, "width is 3; expected an even number"),
         ("projector", 32, 16, {"norm": "group"}, "norm"),
