@@ -25,7 +25,10 @@ def corrupted(batch: Batch, corruption: str, severity: int, seed: int = 0) -> Ba
             "expected."
         )
     if images.dtype != torch.uint8 or images.shape[1] != 3:
-        raise ConfigError(f"corruptions are of RGB images in uint8; {images.shape[1]} channels in {images.dtype} came.")
+        raise ConfigError(
+            f"the images have {images.shape[1]} channels in {images.dtype}; corruptions are defined for RGB in uint8. "
+            "Fix: leave robustness out for these data."
+        )
     for image, target in zip(images, batch["targets"], strict=True):
         inside = image[:, : int(target["size"][0]), : int(target["size"][1])]
         rng = np.random.default_rng([seed, *str(target["image_id"]).encode()])
