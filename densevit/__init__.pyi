@@ -48,6 +48,7 @@ from densevit.training.run.evaluation import evaluate as evaluate
 from densevit.training.run.fit import Run as Run
 from densevit.training.run.fit import fit as fit
 from densevit.weights.pretrained_models import create_backbone as create_backbone
+from densevit_probes.probing import probe as probe
 from densevit_workbench.benchmarking.suite import benchmark as benchmark
 from densevit_workbench.doctor.diagnose import diagnose as diagnose
 from densevit_workbench.inspection.model_inspection import inspect as inspect

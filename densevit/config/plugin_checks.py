@@ -72,12 +72,10 @@ def _data_problems(config: Config) -> Iterator[str]:
 
 
 def _training_problems(config: Config) -> Iterator[str]:
-    """A line for each invalid key of LoRA, the method, probes, the optimiser, callbacks and loggers."""
+    """A line for each invalid key of LoRA, the method, the optimiser, callbacks and loggers."""
     if config.backbone.lora is not None and (missing := missing_peft()):
         yield _line(config, ("backbone", "lora"), missing)
     yield from _section_problems(config, "method", "methods", config.method.name, config.method)
-    for name, probe in config.probes.items():
-        yield from _section_problems(config, f"probes.{name}", "evaluators", probe.name or name, probe)
     yield from _problems(config, "method", _check_has_heads, config)
     yield from _problems(config, "optim", check_optimizer, config.optim)
     yield from _problems(config, "optim.schedule", named_classes.schedule, config.optim)

@@ -8,10 +8,10 @@ from typing import Annotated
 from pydantic import Field, PrivateAttr
 
 from densevit.config.data_schema import DataSection
-from densevit.config.model_schema import EvaluationSection, ModelSections
+from densevit.config.model_schema import ModelSections
 from densevit.config.sources import Sources
 from densevit.config.training_schema import OptimSection, TrainerSection
-from densevit.config.values import RANDOM, Int, PluginName, PluginSection
+from densevit.config.values import RANDOM, Int, PluginSection
 
 
 class Config(ModelSections):
@@ -21,9 +21,6 @@ class Config(ModelSections):
     """The data set."""
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
     """Seed of weights, data order and augmentation."""
-    probes: dict[PluginName, Annotated[EvaluationSection, "evaluators"]] = Field(default_factory=dict)
-    """Classifiers on the backbone's frozen features, fitted to the training images and evaluated in each validation, as
-    in `{knn: {k: 20}, linear_probe: {}}`. Their metrics are `knn/top1`, ... `{}`: none."""
     method: Annotated[PluginSection, "methods"] = PluginSection(name="supervised")
     """The training method: `{name: ..., options}`."""
     optim: Annotated[OptimSection, "optimizers"] = Field(default_factory=OptimSection)

@@ -82,6 +82,7 @@ class DenseModel(InferenceModel, nn.Module):
         self.target_types = {name: head.target_types for name, head in heads.items()}
         self._types = {name: TargetTypes(types) for name, types in self.target_types.items()}
         self.checked: set[str] = set()  # heads whose first targets are checked, and images
+        self.cache: Callable[[Tensor], list[Tensor]] | None = None  # gives the feature maps in place of the backbone
         self.weights = {name: (weights or {}).get(name, 1.0) for name in heads}
         learned = [name for name, weight in self.weights.items() if weight == "learned"]
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
@@ -168,7 +169,7 @@ class DenseModel(InferenceModel, nn.Module):
             if needs_features:
                 check_features(self.backbone, encoding.features)
             return encoding
-        features = self.backbone(images)
+        features = (self.cache or self.backbone)(images)
         check_features(self.backbone, features)
         return Encoding(features, {})
 

@@ -139,15 +139,18 @@ def kinds_of(sections: ModelSections) -> dict[str, type[Head]]:
 
 
 def build_from_sections(
-    sections: ModelSections, classes: Mapping[str, Sequence[Class]], pretrained: bool = True
+    sections: ModelSections,
+    classes: Mapping[str, Sequence[Class]],
+    pretrained: bool = True,
+    backbone: Backbone | None = None,
 ) -> DenseModel:
     """Builds a model with random weights.
 
     classes: each head's classes. pretrained: False if all weights are loaded afterwards, see
-    `BackboneSection.unloaded_options`.
+    `BackboneSection.unloaded_options`. backbone: replaces the section's backbone if it is given.
     """
     section = sections.backbone
-    backbone = backbone_from(section, pretrained)
+    backbone = backbone_from(section, pretrained) if backbone is None else backbone
     heads: dict[str, Head] = {}
     necks: dict[str, Neck] = {}
     for name, head in sections.heads.items():

@@ -30,7 +30,7 @@ __all__ = [
 
 def list_plugins(group: str) -> list[str]:
     """Names of all installed plugins of a group: `backbones`, `necks`, `heads`, `datasets`, `transforms`, `evaluators`,
-    `targets`, `methods`, `optimizers`, `checkpoints` or `inspectors`.
+    `targets`, `methods`, `optimizers`, `checkpoints`, `inspectors` or `probes`.
 
     Raises PluginError for an unknown group.
 

@@ -19,8 +19,9 @@ INTERFACES = {
 }
 """The base class of each group's plugins, in `densevit.interfaces` or another module."""
 
-# Groups without interface: modules of the command line; names of `densevit.__all__`; classes of the workbench.
-_WITHOUT_INTERFACE = {"commands": "command", "names": "public name", "inspectors": "inspector"}
+# Groups without interface: modules of the command line; names of `densevit.__all__`; classes of the workbench and of
+# the probes.
+_WITHOUT_INTERFACE = {"commands": "command", "names": "public name", "inspectors": "inspector", "probes": "probe"}
 _NOUNS = {**_WITHOUT_INTERFACE, "transforms": "set of transforms", "optimizers": "optimiser"}
 GROUPS = (*INTERFACES, *_WITHOUT_INTERFACE)
 

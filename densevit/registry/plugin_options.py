@@ -25,6 +25,7 @@ POSITIONAL_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "targets": (),
     "methods": ("model",),
     "optimizers": ("params",),
+    "probes": ("classes",),
 }
 
 # Keyword arguments that densevit passes to constructors that take them; not options of the user.

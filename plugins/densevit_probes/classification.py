@@ -4,6 +4,7 @@ Features are standardised. Options are selected by the mean IoU on a tenth of th
 then fitted to all of them.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError
-from densevit.evaluation.feature_probes import logistic_regression, mean_and_std, most_similar
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class
+from densevit_probes.feature_classifiers import logistic_regression, mean_and_std, most_similar
 from densevit_probes.patches import Grid, Patches, PatchProbe, labelled, resized
 
 _HELD_OUT = 10  # one of this number of training images selects the options
@@ -56,9 +57,8 @@ class SelectedProbe(PatchProbe):
             self.choice = choice
             self.fit_patches(features, labels)
             metrics = SemanticSegmentation(self.classes)
-            for i, image in enumerate(images):
-                maps = [image.to_pixels(x) for x in (self._classes_of(image), image.labels)]
-                metrics.update([{"semantic": maps[0]}], [{"image_id": i, "semantic": maps[1]}])
+            predicted = [image.to_pixels(self._classes_of(image)) for image in images]
+            metrics.update(predicted, [image.to_pixels(image.labels) for image in images])
             scores.append(metrics.metrics()["mIoU"])
         return scores
 
@@ -67,17 +67,17 @@ class SelectedProbe(PatchProbe):
         labels = self.classify((image.features - self._mean) / self._std)
         return labels if labels.ndim == 2 else labels[:, None].expand(-1, image.labels.shape[1])
 
-    def predict(self, image: Patches, size: tuple[int, int]) -> Tensor:
+    def label_map(self, image: Patches, size: tuple[int, int]) -> Tensor:
         labels = image.to_pixels(self._classes_of(image).contiguous())
         return labels if tuple(labels.shape) == size else resized(labels, size)
 
+    @abstractmethod
     def fit_patches(self, features: Tensor, labels: Tensor) -> None:
         """Fits the classifier with the option `choice`. features: (N, C). labels: (N, stride^2) uint8."""
-        raise NotImplementedError(f"{type(self).__name__} must implement fit_patches(features, labels).")
 
+    @abstractmethod
     def classify(self, features: Tensor) -> Tensor:
         """The class of patches (N,), or of each of their pixels (N, stride^2), uint8. features: (N, C)."""
-        raise NotImplementedError(f"{type(self).__name__} must implement classify(features).")
 
 
 class PatchKnn(SelectedProbe):

@@ -10,30 +10,46 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError
-from densevit.evaluation.feature_probes import FEATURE, Encode, FeatureProbe
-from densevit.interfaces import Batch, Predictions, Targets
+from densevit.interfaces import Batch, Evaluator, Predictions, Targets
 from densevit.layers.missing_pixels import resampled
+from densevit_probes.probe import Encode, Probe
 
 _THRESHOLDS = (5, 10, 20)  # pixels
 _EPS = 1e-9  # cosine distance
 
 
-class ViewCorrespondence(FeatureProbe):
-    """The share of matches between an image and a warped view of it that are right within some pixels.
+class MatchRecall(Evaluator):
+    """The metrics `recall5`, `recall10` and `recall20`: means over images of the share of matches within 5, 10 and 20
+    pixels of the network's input.
+    """
+
+    reads = ("match_errors",)
+    main = "recall10"
+
+    def record(self, prediction: Predictions, truth: Targets) -> list[float] | None:
+        """prediction: under `match_errors` the errors of the matches (M,), in pixels. None without a match."""
+        errors: Tensor = prediction["match_errors"]
+        return [float((errors < pixels).float().mean()) for pixels in _THRESHOLDS] if len(errors) else None
+
+    def compute(self, records: Sequence[list[float]]) -> dict[str, float]:
+        """The metrics, see the class; nan without images."""
+        columns = zip(*records, strict=True) if records else [[float("nan")]] * len(_THRESHOLDS)
+        return {f"recall{pixels}": float(np.mean(list(c))) for pixels, c in zip(_THRESHOLDS, columns, strict=True)}
+
+
+class ViewCorrespondence(Probe):
+    """Matches of an image and a warped view of it, without labels; metrics as in `MatchRecall`.
 
     The matching is that of Probe3D (El Banani et al. 2024, section 4): features of points, sampled bicubically from the
     last map; for each point of the image the point of the other view with the smallest cosine distance; the matches
     with the largest 1 - d1 / d2, of the nearest and the second nearest. The views here differ by a random homography,
     which moves the corners of the image by up to `jitter` of its sides (DeTone et al. 2016, with HomographyNet).
 
-    The metrics `recall5`, `recall10` and `recall20` are means over images of the share of matches within 5, 10 and 20
-    pixels of the network's input.
-
     matches: number of matches of an image. spacing: distance of the points, in pixels. jitter: the largest move of a
     corner, as a share of a side. seed: the seed of the homographies.
     """
 
-    main = "recall10"
+    evaluator = MatchRecall
 
     def __init__(
         self, classes: Sequence[Any] = (), matches: int = 1000, spacing: int = 8, jitter: float = 0.2, seed: int = 0
@@ -67,6 +83,9 @@ class ViewCorrespondence(FeatureProbe):
             errors.append((candidates[index[best]] - truth[best]).norm(dim=1))
         return errors
 
+    def predict(self, image: Tensor, size: tuple[int, int]) -> Predictions:
+        return {"match_errors": image}
+
     def _homography(self, size: tuple[int, int], image_id: str) -> np.ndarray:
         rng = np.random.default_rng([self.seed, *image_id.encode()])
         corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * [size[1], size[0]]
@@ -93,16 +112,6 @@ class ViewCorrespondence(FeatureProbe):
         if not images.is_floating_point():
             views = views.round()
         return views.to(images.dtype), (shown == 0) | padding
-
-    def record(self, prediction: Predictions, truth: Targets) -> list[float] | None:
-        """prediction: under the key `feature` the errors of the matches (M,), in pixels. None without a match."""
-        errors: Tensor = prediction[FEATURE]
-        return [float((errors < pixels).float().mean()) for pixels in _THRESHOLDS] if len(errors) else None
-
-    def compute(self, records: Sequence[list[float]]) -> dict[str, float]:
-        """The metrics, see the class; nan without images."""
-        columns = zip(*records, strict=True) if records else [[float("nan")]] * len(_THRESHOLDS)
-        return {f"recall{pixels}": float(np.mean(list(c))) for pixels, c in zip(_THRESHOLDS, columns, strict=True)}
 
 
 def nearest(features: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:

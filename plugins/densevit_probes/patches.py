@@ -1,8 +1,9 @@
-"""What the probes of patches share: patches of images with labels, and the mean IoU of what is predicted for them.
+"""What the probes of patches share: patches of images with their labels.
 
 A patch is a cell of a feature map: `stride` x `stride` pixels of the network's input.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -11,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError
-from densevit.evaluation.feature_probes import FEATURE, Encode, FeatureProbe
-from densevit.evaluation.miou import LabelCounts, SemanticSegmentation
+from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import IGNORE, Batch, Class, Predictions, Targets
+from densevit_probes.probe import Encode, Probe
 
 Grid = Literal["image", "input"]
 
@@ -43,10 +44,10 @@ class Patches(NamedTuple):
         return pixels[: self.size[0], : self.size[1]].to(labels.dtype)
 
 
-class PatchProbe(FeatureProbe):
+class PatchProbe(Probe):
     """A probe that predicts a label map from the patches of the last feature map; metrics as in `SemanticSegmentation`.
 
-    Subclasses implement `fit` and `predict`.
+    Subclasses implement `fit` and `label_map`.
 
     grid: "image": predictions are resized to the original image; "input": labels and predictions are compared on the
     network's input, as most papers do.
@@ -54,12 +55,11 @@ class PatchProbe(FeatureProbe):
 
     task = "segmentation"
     needs = ("semantic",)
-    main = "mIoU"
+    evaluator = SemanticSegmentation
 
     def __init__(self, classes: Sequence[Class], grid: Grid = "image") -> None:
         super().__init__(classes)
         self.grid = grid
-        self.label_maps = SemanticSegmentation(classes)
 
     def features(self, encode: Encode, batch: Batch) -> list[Patches]:
         """The patches of each image."""
@@ -77,24 +77,17 @@ class PatchProbe(FeatureProbe):
             images.append(Patches(map_.flatten(1).T, in_patches, (h, w), (height, width)))
         return images
 
-    def predict(self, image: Patches, size: tuple[int, int]) -> Tensor:
+    @abstractmethod
+    def label_map(self, image: Patches, size: tuple[int, int]) -> Tensor:
         """The label map (*size) uint8 of an image."""
-        raise NotImplementedError(f"{type(self).__name__} is a PatchProbe and must implement predict(image, size).")
 
-    def record(self, prediction: Predictions, truth: Targets) -> LabelCounts | None:
-        """prediction: a `Patches` under the key `feature`. truth: image_id, semantic (H, W)."""
-        if "semantic" not in truth:
-            return None
-        image: Patches = prediction[FEATURE]
-        size = tuple(truth["semantic"].shape)
+    def predict(self, image: Patches, size: tuple[int, int]) -> Predictions:
+        return {"semantic": self.label_map(image, size)}
+
+    def scored(self, image: Patches, truth: Targets) -> tuple[Predictions, Targets]:
         if self.grid == "input":
-            size, truth = image.size, {**truth, "semantic": image.to_pixels(image.labels)}
-        truth = {**truth, "semantic": truth["semantic"].to(image.features.device)}
-        return self.label_maps.record({"semantic": self.predict(image, (size[0], size[1]))}, truth)
-
-    def compute(self, records: Sequence[LabelCounts]) -> dict[str, float]:
-        """The metrics of `SemanticSegmentation`."""
-        return self.label_maps.compute(records)
+            return self.predict(image, image.size), {**truth, "semantic": image.to_pixels(image.labels)}
+        return super().scored(image, truth)
 
 
 def labelled(images: Sequence[Patches]) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError
-from densevit.evaluation.feature_probes import most_similar
 from densevit.interfaces import IGNORE, Class
+from densevit_probes.feature_classifiers import most_similar
 from densevit_probes.patches import Grid, Patches, PatchProbe
 
 
@@ -75,7 +75,7 @@ class PatchRetrieval(PatchProbe):
         weights = (similarity / self.temperature).softmax(1)
         return (weights[:, None] @ self._values[index])[:, 0]
 
-    def predict(self, image: Patches, size: tuple[int, int]) -> Tensor:
+    def label_map(self, image: Patches, size: tuple[int, int]) -> Tensor:
         shares = self.distributions(image.features).T.unflatten(1, image.grid)[None]
         stride = round(image.labels.shape[1] ** 0.5)
         shares = F.interpolate(shares, size=[stride * n for n in image.grid], mode="bilinear")

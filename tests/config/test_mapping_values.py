@@ -34,7 +34,6 @@ FILE: dict[str, Any] = {
         "transforms": {"name": "crop"},
         "final_phase": {"start": 0.5, "transforms": {"name": "crop", "deep": {"a": 1}}},
     },
-    "probes": {"knn": {"k": 3}, "linear_probe": {}},
     "method": {"name": "feature_distillation", "teacher": {"name": "resnet", "depth": 18, "weights": "w.pth"}},
     "optim": {"lr": 1e-3, "lr_factors": {"heads.*": 10.0}},
     "trainer": {"max_steps": 3, "callbacks": [{"name": "a:B", "options": {"c": {"d": 1}}}]},
@@ -127,7 +126,6 @@ def test_options_that_are_sections_are_merged():
 
 def test_each_mapping_of_the_schema_is_replaced_except_heads(tmp_path):
     new = {"channels": ("data.channels", {"nir": "_n"}), "lr_factors": ("optim.lr_factors", {"backbone.*": 0.1})}
-    new["probes"] = ("probes", {"linear_probe": {"iterations": 3}})
     keys = {key for _, key in schema_mappings()} - {"heads"}
     assert keys == set(new)
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(FILE))
@@ -141,8 +139,6 @@ def test_each_mapping_of_the_schema_is_replaced_except_heads(tmp_path):
 
 def test_single_keys_of_a_mapping_are_set():
     assert resolved("data.channels.nir=_n")["data"]["channels"] == {"red": "_red", "nir": "_n"}
-    probes = resolved("probes.knn.k=5")["probes"]
-    assert (probes["knn"]["k"], list(probes)) == (5, ["knn", "linear_probe"])
 
 
 def test_sections_are_merged_and_null_removes_heads_and_sets():
@@ -204,7 +200,7 @@ def test_no_mapping_in_a_config_can_be_changed(change: str):
         loaded,
         copy.deepcopy(loaded),
         loaded.model_copy(deep=True),
-        loaded.model_copy(update={"probes": {"knn": loaded.probes["knn"]}, "heads": dict(loaded.heads)}),
+        loaded.model_copy(update={"heads": dict(loaded.heads)}),
         pickle.loads(pickle.dumps(loaded)),
         config.with_overrides(loaded, ["data.deep={a: {b: 1}}"]),
         config.from_mapping(loaded.model_dump()),
@@ -212,7 +208,7 @@ def test_no_mapping_in_a_config_can_be_changed(change: str):
     for each in copies:
         before = config.dump(each)
         checked = [key for key, mapping in mappings(each) if mapping is not None]
-        assert {"config.heads", "config.data.channels", "config.optim.lr_factors", "config.probes"} <= {*checked}
+        assert {"config.heads", "config.data.channels", "config.optim.lr_factors"} <= {*checked}
         assert "config.trainer.callbacks.0.options.c" in checked and "config.backbone.model_args.deep.0" in checked
         for _, mapping in mappings(each):
             if mapping is not None:

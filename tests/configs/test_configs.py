@@ -18,7 +18,7 @@ PUBLISHED = sorted(
     path
     for path in Path("configs").glob("*/*.yaml")
     if path not in SECTIONS
-    and path.parent.name not in ("benchmark", "backbone", "start", "scenes", "pretrain", "papers")
+    and path.parent.name not in ("benchmark", "backbone", "start", "scenes", "pretrain", "papers", "probe")
 )  # test_published.py and test_steps.py build them
 START = sorted(Path("configs/start").glob("*.yaml"))  # test_start_recipes.py runs them
 PAPERS = sorted(Path("configs/papers").glob("*.yaml"))

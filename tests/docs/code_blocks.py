@@ -28,6 +28,7 @@ from densevit import config as configs
 from densevit import registry
 from densevit.cli import main
 from densevit.errors import ConfigError
+from densevit_probes.protocols import Protocol
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<mark>```+|~~~+)\s*(?P<language>[\w+-]*)")
 FILE = re.compile(r"`([\w./-]+\.(?:py|ya?ml))`")
@@ -41,6 +42,7 @@ cd() { record cd "$@"; }
 ONCE = ("doctor", "check", "evaluate")  # no later block needs what they write: one page runs equal commands
 SHORTER: Mapping[str, Sequence[str]] = {  # arguments that win over those of the page
     "benchmark": ("--images", "4", "--rates", "1e-3", "--rounds", "1", "--batches", "1"),
+    "probe": ("data.train_length=16", "data.val_length=8", "trainer.max_images=16"),
     "scenes": ("--count", "4", "--size", "64"),
 }
 
@@ -191,7 +193,8 @@ class Page:
     # ---- configs ----
 
     def _yaml(self, block: Block) -> None:
-        """A config, a part of one over `detr_swin`, or a section `data` is valid, with the options of its plugins."""
+        """A config, a part of one over `detr_swin`, a section `data` or a protocol is valid, with the options of its
+        plugins."""
         file = self.cwd / (block.file or f"block_{block.line}.yaml")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(block.text)
@@ -199,6 +202,9 @@ class Page:
         assert isinstance(values, dict)
         if "name" in values:
             configs.check_plugins(configs.load("detr_swin", [f"data={file}"]))
+            return
+        if "probes" in values:
+            configs.check_plugins(Protocol.read(str(file)).config({"name": "pixels"}))
             return
         if not {"base"} & values.keys() and not {"backbone", "heads", "data", "trainer"} <= values.keys():
             file = self.cwd / f"block_{block.line}.yaml"

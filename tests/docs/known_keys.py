@@ -16,7 +16,7 @@ RECIPES = (
 )  # fmt: skip
 GROUPS = {
     "backbone": "backbones", "data": "datasets", "heads": "heads", "method": "methods", "optim": "optimizers",
-    "probes": "evaluators",
+    "probes": "probes",
 }  # fmt: skip
 WITHIN_DATA = {"transforms": "transforms"}
 WITHIN_HEADS = {"neck": "necks", "evaluation": "evaluators"}

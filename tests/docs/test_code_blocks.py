@@ -24,7 +24,6 @@ NOT_RUN = (
     ("docs/export.md", "npm install", "needs Node.js; tests/exporting/test_programs.py runs the program"),
     ("docs/export.md", "cmake --build", "needs ONNX Runtime's headers; test_programs.py runs the program"),
     ("docs/development/gpu.md", "tools/benchmarks/gpu.py", "needs a GPU; test_gpu.py runs it on a CPU"),
-    ("docs/board.md", "dinov3_linear_ade20k", "reads ADE20K, with backbones of timm"),
     ("docs/multi-gpu.md", "tools/benchmarks/scaling.py", "trains on one to eight GPUs, in processes of its own"),
 )
 # Placeholders in commands.

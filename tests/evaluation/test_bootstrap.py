@@ -14,9 +14,8 @@ from densevit.evaluation.image_classification import Classification
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.evaluation.panoptic import Panoptic
 from densevit.interfaces import Class
-from densevit_probes import PatchRetrieval, SurfaceNormals, ViewCorrespondence
-from densevit_probes.normals import NormalMap
-from densevit_probes.patches import Patches
+from densevit_probes.correspondence import MatchRecall
+from densevit_probes.normals import NormalAngles
 
 CLASSES = [Class(name, n, (0, 0, 0)) for n, name in enumerate("abc")]
 IMAGES = 6
@@ -53,21 +52,12 @@ def panoptic(draw):
 
 
 def matches(draw):
-    return {"feature": torch.from_numpy(draw.uniform(0, 30, 8))}, {}
+    return {"match_errors": torch.from_numpy(draw.uniform(0, 30, 8))}, {}
 
 
 def normals(draw):
-    truth = torch.nn.functional.normalize(torch.from_numpy(draw.normal(size=(3, 8, 8))).float(), dim=0)
-    features = torch.from_numpy(draw.normal(size=(3, 2, 2))).float()
-    return {"feature": NormalMap(features, truth[:, ::4, ::4], 4, (8, 8))}, {"normals": truth}
-
-
-def patches(draw):
-    _, truth = label_maps(draw)
-    labels = truth["semantic"][:8, :8]
-    in_patches = torch.nn.functional.unfold(labels[None, None].float(), 4, stride=4)[0].T.to(torch.uint8)
-    features = torch.from_numpy(draw.normal(size=(4, 5))).float()
-    return {"feature": Patches(features, in_patches, (2, 2), (8, 8))}, {"semantic": labels}
+    prediction, truth = torch.nn.functional.normalize(torch.from_numpy(draw.normal(size=(2, 3, 8, 8))).float(), dim=1)
+    return {"normals": prediction}, {"normals": truth}
 
 
 KINDS = {
@@ -76,9 +66,8 @@ KINDS = {
     "boxes": (lambda: CocoDetection(CLASSES), boxes),
     "classes": (lambda: Classification(CLASSES), image_classes),
     "panoptic": (lambda: Panoptic(CLASSES, masks=False), panoptic),
-    "correspondence": (ViewCorrespondence, matches),
-    "normals": (SurfaceNormals, normals),
-    "patches": (lambda: PatchRetrieval(CLASSES, k=3), patches),
+    "correspondence": (lambda: MatchRecall(()), matches),
+    "normals": (lambda: NormalAngles(()), normals),
 }
 
 
@@ -86,14 +75,9 @@ KINDS = {
 def kind(request):
     """`evaluated(indices, start=0)`: the evaluator of a kind that has seen these images, with ids from `start` on."""
     build, image = KINDS[request.param]
-    fitted = build()
-    if getattr(fitted, "needs", ()):
-        draw = np.random.default_rng(7)
-        fitted.fit([image(draw)[0]["feature"] for _ in range(3)])
 
     def evaluated(indices, start=0):
         evaluator = build()
-        vars(evaluator).update({k: v for k, v in vars(fitted).items() if k not in vars(evaluator)})
         for number, index in enumerate(indices, start):
             prediction, truth = image(np.random.default_rng(int(index)))
             evaluator.update([prediction], [{**truth, "image_id": number}])
@@ -126,10 +110,10 @@ def test_intervals_do_not_depend_on_processes_and_leave_the_metrics_unchanged(ki
 
 def test_the_interval_of_a_mean_is_scipys():
     """recall10 is a mean over images."""
-    evaluator, shares = ViewCorrespondence(), np.random.default_rng(0).random(50)
+    evaluator, shares = MatchRecall(()), np.random.default_rng(0).random(50)
     for number, share in enumerate(shares):
         errors = torch.where(torch.arange(1000) < 1000 * share, 1.0, 99.0)
-        evaluator.update([{"feature": errors}], [{"image_id": number}])
+        evaluator.update([{"match_errors": errors}], [{"image_id": number}])
     intervals = bootstrap_intervals(evaluator, 2000, np.random.default_rng(1))["recall10"]
     exact = bootstrap((shares,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(2))
     assert intervals == pytest.approx([*exact.confidence_interval], abs=0.01)

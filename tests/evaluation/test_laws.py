@@ -12,8 +12,6 @@ import torch
 from densevit import registry
 from densevit.interfaces import Class, Evaluator, Predictions, Targets
 from densevit.targets.types import TargetTypes
-from densevit_probes.normals import NormalMap
-from densevit_probes.patches import Patches
 from tests.evaluation.evaluated import image_scores_of, tables_of
 
 K, SIZE = 4, (24, 32)
@@ -21,13 +19,6 @@ CLASSES = [Class(name, i, (i, i, i), thing=i < 2) for i, name in enumerate(("cat
 # The key of the ground truth that each evaluator reads; None: objects.
 KEYS = {
     "classification": "image_class",
-    "knn": "image_class",
-    "linear_probe": "image_class",
-    "patch_knn": "semantic",
-    "patch_logistic": "semantic",
-    "patch_retrieval": "semantic",
-    "surface_normals": "normals",
-    "view_correspondence": None,
     "segmentation": "semantic",
     "depth": "depth",
     "panoptic": "panoptic",
@@ -41,34 +32,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "depth": {"per_pixel": True, "deltas": [1.1]},
     "segmentation": {"boundary": 0.1},
     "coco_masks": {"boundary": True},
-    "patch_logistic": {"inverse_regularization": [1.0]},
 }
 
 
 def evaluator(name: str) -> Evaluator:
     made: Evaluator = registry.create("evaluators", name, CLASSES, options=OPTIONS.get(name, {}), where=name)
-    if getattr(made, "needs", ()):
-        made.fit([feature(name, index) for index in range(40)])  # type: ignore[attr-defined]
     return made
 
 
-def feature(name: str, index: int) -> Any:
-    """What a probe reads of an image; its maps have 3 x 4 cells of 8 channels."""
-    generator = torch.Generator().manual_seed(index)
-    cells, normals = torch.randn(12, 8, generator=generator), torch.randn(3, 3, 4, generator=generator)
-    if name.startswith("patch"):
-        labels = torch.randint(K, (12, 64), generator=generator, dtype=torch.uint8)
-        return Patches(cells, labels, (3, 4), SIZE)
-    if name == "surface_normals":
-        return NormalMap(cells.T.unflatten(1, (3, 4)), normals, 8, SIZE)
-    return 10 * cells.flatten().abs() if name == "view_correspondence" else (cells[0], index % K)
-
-
-def image(index: int, name: str) -> tuple[Predictions, Targets]:
+def image(index: int) -> tuple[Predictions, Targets]:
     """Predictions and ground truth of all tasks, which partly agree; a part of the ground truth is unlabelled."""
     rng, types = np.random.default_rng(index), TargetTypes()
     truth: dict[str, Any] = {"image_id": index, "size": SIZE, "original_size": SIZE, "iscrowd": np.zeros(3, bool)}
-    for key in ("image_class", "semantic", "depth", "normals", "panoptic", "boxes", "labels", "masks"):
+    for key in ("image_class", "semantic", "depth", "panoptic", "boxes", "labels", "masks"):
         truth[key] = types[key].random(SIZE, 3, K, np.random.default_rng(index))
     truth["area"] = (truth["boxes"][:, 2:] - truth["boxes"][:, :2]).prod(1)
     noise = rng.random(SIZE) < 0.3
@@ -76,7 +52,6 @@ def image(index: int, name: str) -> tuple[Predictions, Targets]:
     panoptic = np.where(noise, 1000 * rng.integers(K, size=SIZE), truth["panoptic"]).astype(np.int32)
     found = {
         "class_scores": rng.dirichlet(np.ones(K)).astype(np.float32),
-        "feature": feature(name, index),
         "semantic": semantic,
         "panoptic": panoptic,
         "depth": (truth["depth"] + rng.uniform(0.1, 1, SIZE)).astype(np.float32),
@@ -114,11 +89,11 @@ def test_every_evaluator_has_a_case() -> None:
 
 @pytest.mark.parametrize("name", [name for name, key in KEYS.items() if key])
 def test_an_image_whose_value_labels_nothing_is_not_counted(name: str) -> None:
-    key, labelled = KEYS[name], [image(0, name), image(1, name)]
+    key, labelled = KEYS[name], [image(0), image(1)]
     assert key is not None
     expected = metrics(name, labelled)
     for value in nothing(key):
-        found, truth = image(2, name)
+        found, truth = image(2)
         bare = {k: truth[k] for k in ("image_id", "size", "original_size")} | {key: value}
         same(metrics(name, [*labelled, (found, bare)]), expected)
 
@@ -126,7 +101,7 @@ def test_an_image_whose_value_labels_nothing_is_not_counted(name: str) -> None:
 @pytest.mark.parametrize("name", KEYS)
 def test_batches_order_processes_and_repeated_images_do_not_matter(name: str) -> None:
     """To the last bit, with an image without labels and a process without images."""
-    images = [image(index, name) for index in range(7)]
+    images = [image(index) for index in range(7)]
     images[3] = (images[3][0], {key: images[3][1][key] for key in ("image_id", "size", "original_size")})
 
     def updated(batches: list[Any]) -> Evaluator:

@@ -23,7 +23,7 @@ STEPS = {
 @pytest.mark.integration
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_of_pretraining_does_not_wait(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from densevit.training.loop.step import on_device
+    from densevit.training.loop.device_transfer import on_device
 
     monkeypatch.setattr(table_cache, "_CACHE", {})
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # torch's raises for the device

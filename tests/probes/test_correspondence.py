@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from densevit_probes.correspondence import ViewCorrespondence, nearest, sampled
+from densevit_probes.correspondence import MatchRecall, ViewCorrespondence, nearest, sampled
 
 HEIGHT, WIDTH, STRIDE = 96, 128, 4
 
@@ -31,8 +31,9 @@ def test_features_that_are_positions_find_all_matches(spacing, matches):
     errors = probe.features(positions, batch((HEIGHT, WIDTH), (70, 90)))
     assert max(float(x.max()) for x in errors) < spacing / 2**0.5 + 1
     assert [len(x) for x in errors] == [50, 50] if spacing == 8 else min(map(len, errors)) > 300
-    probe.update([{"feature": x} for x in errors], [{"image_id": i} for i in range(2)])
-    assert probe.metrics() == {"recall5": 1, "recall10": 1, "recall20": 1}
+    evaluator = MatchRecall(())
+    evaluator.update([probe.predict(x, (HEIGHT, WIDTH)) for x in errors], [{"image_id": i} for i in range(2)])
+    assert evaluator.metrics() == {"recall5": 1, "recall10": 1, "recall20": 1}
 
 
 def test_identical_views_match_exactly(monkeypatch):

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from densevit.errors import ConfigError
 from densevit.testing import check_backbone
-from densevit_probes import Pixels, SurfaceNormals
-from densevit_probes.normals import NormalMap
+from densevit_probes.normals import NormalAngles, NormalMap, SurfaceNormals
+from densevit_probes.pixels import Pixels
 
 
 def image(seed):
@@ -20,7 +20,7 @@ def image(seed):
 
 def test_the_fit_is_least_squares_and_metrics_are_angles():
     """The ridge as rows of the least squares: the mean of |W x - n|^2 over patches plus ridge |W|^2, with the bias."""
-    train, probe, angles = [image(i) for i in range(9)], SurfaceNormals(ridge=0.1), []
+    train, probe, angles, evaluator = [image(i) for i in range(9)], SurfaceNormals(ridge=0.1), [], NormalAngles(())
     probe.fit(train)
     x, n = (np.concatenate([one[i].flatten(1).T.double().numpy() for one in train]) for i in (0, 1))
     x, n = x[(n != 0).any(1)], n[(n != 0).any(1)]
@@ -30,14 +30,14 @@ def test_the_fit_is_least_squares_and_metrics_are_angles():
     for i in (9, 10):
         one, truth = image(i), F.normalize(torch.randn(3, 33, 47), dim=0)
         truth[:, :5] = 0
-        probe.update([{"feature": one}] * 2, [{"image_id": i, "normals": truth}, {"image_id": 0}])
+        evaluator.update([probe.predict(one, (33, 47))] * 2, [{"image_id": i, "normals": truth}, {"image_id": 0}])
         cells = np.insert((one.features.flatten(1).T.numpy() - x.mean(0)) / x.std(0), 5, 1, axis=1) @ weight
         pixels = F.interpolate(torch.tensor(cells.T.reshape(1, 3, 3, 4)), (24, 32), mode="bilinear")[..., :20, :30]
         predicted = F.interpolate(pixels, (33, 47), mode="bilinear")[0].numpy()
         cosine = (predicted * truth.numpy()).sum(0) / np.linalg.norm(predicted, axis=0)
         angles.append(np.degrees(np.arccos(cosine[5:])))
     shares = {f"within_{int(limit)}": np.mean(np.array(angles) < limit) for limit in (11.25, 22.5, 30)}
-    metrics = probe.metrics()
+    metrics = evaluator.metrics()
     assert metrics.pop("median") == pytest.approx(np.median(angles), abs=0.1)  # of bins of 0.1 degrees
     assert metrics == pytest.approx({"mean": np.mean(angles), **shares}, abs=1e-3)
 

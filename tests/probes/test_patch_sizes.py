@@ -10,9 +10,9 @@ import torch
 import densevit
 from densevit import config as configs
 from densevit import registry
-from densevit.evaluation.feature_probes import FEATURE, FeatureProbe
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_sections
+from densevit_probes.probe import Probe
 from densevit_workbench.testing.targets import random_targets
 from tests.configs.test_paper_recipes import RECIPES, SMALL
 
@@ -54,11 +54,9 @@ def test_paper_heads_train_and_probes_measure(plugin: str, patch: int, registers
         total = torch.stack([*model.losses_of(model(data), data["targets"]).values()]).sum()
         total.backward()
         assert total.isfinite() and all(p.grad is not None for p in model.heads.parameters())
-    for name in densevit.list_plugins("evaluators"):
-        kind = registry.load("evaluators", name)
-        if issubclass(kind, FeatureProbe):
-            metrics = measured(kind, model.eval())
-            assert metrics and all(0 <= value <= 180 for value in metrics.values()), (name, metrics)
+    for name in densevit.list_plugins("probes"):
+        metrics = measured(registry.load("probes", name), model.eval())
+        assert metrics and all(0 <= value <= 180 for value in metrics.values()), (name, metrics)
 
 
 def paper_model(path: Path, backbone: list[str]) -> tuple[DenseModel, tuple[str, ...]]:
@@ -72,12 +70,13 @@ def paper_model(path: Path, backbone: list[str]) -> tuple[DenseModel, tuple[str,
 
 
 @torch.no_grad()
-def measured(kind: type[FeatureProbe], model: DenseModel) -> dict[str, float]:
+def measured(kind: type[Probe], model: DenseModel) -> dict[str, float]:
     """The metrics of a probe that is fitted to two images, on these images."""
     data = batch(model, (*kind.needs, "semantic"))
     probe = kind(CLASSES[:4])
-    features = probe.features(model.features, data)
+    features, evaluator = probe.features(model.features, data), kind.evaluator(CLASSES[:4])
     if probe.needs:
         probe.fit(features)
-    probe.update([{FEATURE: feature} for feature in features], data["targets"])
-    return probe.compute()
+    pairs = [probe.scored(*pair) for pair in zip(features, data["targets"], strict=True)]
+    evaluator.update(*([*side] for side in zip(*pairs, strict=True)))
+    return evaluator.metrics()

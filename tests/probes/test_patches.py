@@ -9,8 +9,9 @@ from densevit import registry
 from densevit.errors import ConfigError, DensevitError
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class
-from densevit_probes import PatchKnn, PatchLogistic, PatchRetrieval
+from densevit_probes.classification import PatchKnn, PatchLogistic
 from densevit_probes.patches import Patches
+from densevit_probes.retrieval import PatchRetrieval
 
 K, SIDE = 3, 4
 CLASSES = [Class(str(i), i + 1, (0, 0, 0)) for i in range(K)]
@@ -72,7 +73,7 @@ def test_knn_is_brute_force_with_the_options_that_a_tenth_selects():
     assert probe.choice == max(scores, key=scores.get)
     features, labels = arrays(train)
     expected = knn((features - mean) / std, labels, (image[0].numpy() - mean) / std, *probe.choice)
-    assert torch.equal(probe.predict(image, image.size), pixel_map(expected, image.size))
+    assert torch.equal(probe.label_map(image, image.size), pixel_map(expected, image.size))
 
 
 def logistic(features, labels, queries, c):
@@ -115,9 +116,9 @@ def test_retrieval_is_the_formula_of_hummingbird(memory):
     shares = (weights / weights.sum(1, keepdim=True) @ values.double()).float()
     torch.testing.assert_close(probe.distributions(image[0]), shares, atol=1e-5, rtol=0)
     pixels = F.interpolate(shares.T.reshape(1, K, 3, 4), (12, 16), mode="bilinear")[..., :10, :15]
-    assert torch.equal(probe.predict(image, (10, 15)), pixels[0].argmax(0).byte())
+    assert torch.equal(probe.label_map(image, (10, 15)), pixels[0].argmax(0).byte())
     original = F.interpolate(pixels, (21, 31), mode="bilinear")
-    assert torch.equal(probe.predict(image, (21, 31)), original[0].argmax(0).byte())
+    assert torch.equal(probe.label_map(image, (21, 31)), original[0].argmax(0).byte())
 
 
 def test_the_memory_prefers_rare_classes():
@@ -148,25 +149,26 @@ def test_patches_of_padded_images_of_two_sizes():
 
 @pytest.mark.parametrize(("grid", "scale"), [("image", 2), ("input", 1)])
 def test_a_probe_of_its_own_training_images_is_right_everywhere(grid, scale):
-    """On originals of twice the size or the network's input; pixels of 255 and unlabelled images do not count."""
+    """On originals of twice the size or the network's input; pixels of 255 do not count."""
     train = images(12, 0)
     probe = PatchKnn(CLASSES, (1,), ("l2",), grid=grid)
     probe.fit(train)
-    for i, image in enumerate(train):
+    for image in train:
         labels = image.to_pixels(image.labels)
-        truth = {"image_id": i, "semantic": labels.repeat_interleave(2, 0).repeat_interleave(2, 1)}
-        probe.update([{"feature": image}] * 2, [truth, {"image_id": i + 100}])
-    assert probe.metrics()["mIoU"] == 1
-    assert probe.label_maps.counts(probe.records).sum() == 12 * scale**2 * (10 * 15 - 16 - 6)
+        original = labels.repeat_interleave(2, 0).repeat_interleave(2, 1)
+        prediction, truth = probe.scored(image, {"original_size": (20, 30), "semantic": original})
+        known = truth["semantic"] != 255
+        assert torch.equal(prediction["semantic"][known], truth["semantic"][known])
+        assert known.sum() == scale**2 * (10 * 15 - 16 - 6)
 
 
 @pytest.mark.parametrize("name", ["patch_knn", "patch_logistic", "patch_retrieval"])
 def test_one_labelled_image_of_many_suffices_and_none_is_an_error(name):
     without = [x._replace(labels=torch.full_like(x.labels, 255)) for x in images(20, 0)]
     for seed in range(3):
-        probe = registry.load("evaluators", name)(CLASSES, seed=seed)
+        probe = registry.load("probes", name)(CLASSES, seed=seed)
         probe.fit([*without[:-1], images(1, 0)[0]])
-        assert (probe.predict(without[0], (10, 15)) < K).all()
+        assert (probe.label_map(without[0], (10, 15)) < K).all()
     with pytest.raises(ConfigError, match="^no training image has labels. Fix: label some images"):
         probe.fit(without)
 
@@ -174,6 +176,8 @@ def test_one_labelled_image_of_many_suffices_and_none_is_an_error(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("knn", {"k": 0}, "k is 0"),
+        ("linear_probe", {"inverse_regularization": 0}, "inverse_regularization is 0"),
         ("patch_knn", {"k": ()}, r"k is \[\]; numbers of at least 1"),
         ("patch_knn", {"distances": ("l1",)}, r"distances is \['l1'\]; cosine and l2"),
         ("patch_knn", {"grid": "pixels"}, "grid"),
@@ -186,5 +190,5 @@ def test_one_labelled_image_of_many_suffices_and_none_is_an_error(name):
 )
 def test_wrong_options_are_errors_of_one_line(name, options, message):
     with pytest.raises(DensevitError, match=message) as error:
-        registry.create("evaluators", name, CLASSES, options=options, where=name)
+        registry.create("probes", name, CLASSES, options=options, where=name)
     assert "\n" not in str(error.value)

@@ -26,14 +26,13 @@ from densevit.weights import model_file, model_joining
 pytestmark = pytest.mark.integration
 
 NAMES = ("weights", "name", "options", "heads", "sets", "neck", "evaluation", "data", "method", "teacher", "schedule")
-NAMES += ("transforms", "final_phase", "callbacks", "probes", "backbone", "optim", "trainer", "loggers", "pretrained")
+NAMES += ("transforms", "final_phase", "callbacks", "backbone", "optim", "trainer", "loggers", "pretrained")
 CLASS = "sentinel_module:Sentinel"
 VALUES: dict[str, Any] = {
     "backbone": {"name": "resnet", "depth": 18},
     "heads": {"weights": {"name": "setr", "neck": {"name": "fpn"}, "evaluation": {"name": "segmentation"}}},
     "data": {"name": "mix", "sets": {"weights": {"name": "scenes"}}, "final_phase": {"start": 0.5}},
     "method": {"name": "feature_distillation", "teacher": {"name": "resnet", "weights": "timm:resnet18"}},
-    "probes": {"knn": {"k": 3}},
     "optim": {"schedule": "cosine"},
     "trainer": {"max_steps": 1, "callbacks": [], "loggers": []},
 }

@@ -60,5 +60,5 @@ def headers_have_the_command(tree: Tree) -> Iterator[Problem]:
             yield Problem(file, 1, f"the first lines do not have densevit train {name}", "write the command")
     for file in tree.files("configs/probe/*.yaml"):
         name = file.removeprefix("configs/probe/").removesuffix(".yaml")
-        if not any(f"{command}{name} " in header(tree, file) for command in ("--probes ", "densevit train probe/")):
-            yield Problem(file, 1, f"the first lines do not have --probes {name}", "write the command")
+        if f"--protocol {name}" not in header(tree, file):
+            yield Problem(file, 1, f"the first lines do not have --protocol {name}", "write the command")

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.evaluation.metric_order import error_metrics, sign
 from densevit.interfaces import Evaluator
 
@@ -14,10 +13,10 @@ _MIN_SCALE = 0.1  # lower bound of the denominator in `share` for scores, which 
 class BestEpoch:
     """Keeps the metrics of the best epoch and compares each new epoch with it.
 
-    evaluators: the heads' and the probes'. monitor: the metric to compare; None: the main metric of each head, or of
-    each probe if there are no heads. With several heads, the value of an epoch is the mean of `share` over the heads:
-    the main metric relative to its best value so far, from 0 to 1. Both epochs are compared relative to the same
-    values, so a very poor first epoch does not dominate, as it would if metrics were divided by their first values.
+    evaluators: the heads' evaluators. monitor: the metric to compare; None: the main metric of each head. With several
+    heads, the value of an epoch is the mean of `share` over the heads: the main metric relative to its best value so
+    far, from 0 to 1. Both epochs are compared relative to the same values, so a very poor first epoch does not
+    dominate, as it would if metrics were divided by their first values.
 
     stale: the number of validations since the best epoch.
 
@@ -27,8 +26,7 @@ class BestEpoch:
 
     def __init__(self, evaluators: Mapping[str, Evaluator], monitor: str | None) -> None:
         self.errors = error_metrics(evaluators)
-        heads = [name for name, evaluator in evaluators.items() if not isinstance(evaluator, FeatureProbe)]
-        mains = (f"{name}/{evaluators[name].main}" for name in heads or evaluators)
+        mains = (f"{name}/{evaluator.main}" for name, evaluator in evaluators.items())
         self.monitored = [*mains] if monitor is None else [monitor]
         self.best: dict[str, float] | None = None  # the monitored metrics of the best epoch
         self.reached: dict[str, float] = {}  # the best value of each monitored metric

@@ -21,6 +21,7 @@ from densevit.training.loop.budget import Budget
 from densevit.training.loop.checkpoint_entries import continue_epoch, entries, restore_random_state
 from densevit.training.loop.data_checks import check_losses
 from densevit.training.loop.data_module import DenseDataModule
+from densevit.training.loop.device_transfer import on_device
 from densevit.training.loop.ema import ExponentialMovingAverage, averaged_state
 from densevit.training.loop.finite_check import FiniteCheck
 from densevit.training.loop.lr_schedule import Schedule
@@ -28,7 +29,7 @@ from densevit.training.loop.model_class_mapping import ClassMapping
 from densevit.training.loop.optim import build_optimizer, current_groups, optim_section, options_in_groups, rates_of
 from densevit.training.loop.sharding import gather, scatter, shard_model
 from densevit.training.loop.skipped_images import SkippedImages, may_skip
-from densevit.training.loop.step import StepRecord, clip_gradients, on_device, reduce_gradients, step_on_device
+from densevit.training.loop.step import StepRecord, clip_gradients, reduce_gradients, step_on_device
 from densevit.training.loop.supervised_method import Supervised, check_method
 from densevit.training.loop.trainer_checks import check_trainer
 from densevit.training.loop.trainer_steps import learning_rate_of, optimizer_steps, progress, resume_loader

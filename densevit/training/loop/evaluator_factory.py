@@ -10,7 +10,6 @@ from densevit.interfaces import Classes, Dataset, Evaluator, Method, as_classes
 from densevit.losses.distributed import gather_objects, process_count
 from densevit.model import InferenceModel
 from densevit.training.loop.model_class_mapping import ClassMapping
-from densevit.training.loop.probes import build_probes
 from densevit.training.loop.validation_loss import ValidationLoss
 
 METHOD = "method"  # the name of the method's loss in the metrics
@@ -39,7 +38,7 @@ def build_evaluators(
     """Builds the evaluator of each head: by the name in its config, or else by its task.
 
     Heads with `evaluation: null` get a `ValidationLoss`; without heads, so does a method that implements
-    `validation_losses`. With a method, the config's probes are added.
+    `validation_losses`.
 
     dataset: the validation split. mappings: the mappings of heads whose classes are not the data's. Raises ConfigError
     without an evaluator, or if it cannot evaluate its head on the data.
@@ -75,8 +74,6 @@ def build_evaluators(
             raise ConfigError(f"heads.{name}.evaluation.{error}") from None
     if method is not None and not evaluators and type(method).validation_losses is not Method.validation_losses:
         evaluators[METHOD] = ValidationLoss(())
-    if method is not None and config is not None:
-        evaluators |= build_probes(config, dataset)
     return evaluators
 
 

@@ -6,8 +6,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,36 +26,12 @@ _LIMIT = 100 << 30  # bytes of all caches together
 _DAY = 86400  # seconds; a cache that was used since is not removed
 
 
-@contextmanager
-def cached_features(model: DenseModel, precision: str | None, images: int) -> Iterator[None]:
-    """Lets a frozen backbone read the features of images that it has seen before, also in earlier runs.
-
-    precision: "fp32" or "fp16", in which features are stored; None: no cache. images: number of images of the run, to
-    check the free disk space at the first of them.
-
-    Raises ConfigError for a head that runs blocks of the backbone itself.
-    """
-    if precision is None:
-        yield
-        return
-    if os.environ.get("DENSEVIT_CACHE") == "off":
-        raise ConfigError("backbone.cache is set, but DENSEVIT_CACHE is off. Fix: unset one of them.")
-    for name, head in model.heads.items():
-        if head.last_blocks:
-            raise ConfigError(
-                f"backbone.cache is {precision}, but heads.{name} runs blocks of the backbone itself. Fix: "
-                "backbone.cache=null, or another head."
-            )
-    attributes = vars(model.backbone)
-    attributes["forward"] = FeatureCache(model, precision, images)  # in place of the method of the class
-    try:
-        yield
-    finally:
-        del attributes["forward"]
-
-
 class FeatureCache:
-    """The forward pass of a frozen backbone, with features from files for images that were seen before.
+    """The feature maps of a frozen backbone, from files for images that were seen before, also in earlier runs: the
+    `cache` of a `DenseModel`.
+
+    precision: "fp32" or "fp16", in which features are stored. images: number of images of the run, to check the free
+    disk space at the first of them. Raises ConfigError for a head that runs blocks of the backbone itself.
 
     An image is identified by its normalised pixels with padding, so that a transform, a size or channels that change it
     never meet old features; a folder belongs to the backbone's weights and buffers. Each process appends to its own
@@ -64,8 +39,15 @@ class FeatureCache:
     """
 
     def __init__(self, model: DenseModel, precision: str, images: int) -> None:
+        if os.environ.get("DENSEVIT_CACHE") == "off":
+            raise ConfigError("backbone.cache is set, but DENSEVIT_CACHE is off. Fix: unset one of them.")
+        if heads := [name for name, head in model.heads.items() if head.last_blocks]:
+            raise ConfigError(
+                f"backbone.cache is {precision}, but heads.{heads[0]} runs blocks of the backbone itself. Fix: "
+                "backbone.cache=null, or another head."
+            )
         self._model, self._backbone, self._precision, self._images = model, model.backbone, precision, images
-        self._compute, self._dtype = model.backbone.forward, _DTYPES[precision]
+        self._dtype = _DTYPES[precision]
         self._rows: dict[bytes, tuple[Path, int]] = {}  # file and number of a row
         self._written: dict[Path, int] = {}
 
@@ -93,7 +75,7 @@ class FeatureCache:
             self._open()
         keys = [_identity(image) for image in images]
         if missing := [i for i, key in enumerate(keys) if key not in self._rows]:
-            computed = self._compute(images[missing])
+            computed = self._backbone(images[missing])
             if not self._written:
                 self._make_room(sum(x[0].numel() for x in computed) * self._dtype.itemsize)
             self._append([keys[i] for i in missing], computed, images.shape[-2:])
@@ -102,7 +84,7 @@ class FeatureCache:
         parts = torch.from_numpy(rows).to(images.device, images.dtype).split([math.prod(s) for s in shapes], 1)
         features = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
         if is_first:
-            self._check([x[:1] for x in features], self._compute(images[:1]))
+            self._check([x[:1] for x in features], self._backbone(images[:1]))
         return features
 
     def _shapes(self, size: Sequence[int]) -> list[list[int]]:

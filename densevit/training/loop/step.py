@@ -1,13 +1,13 @@
 """The record of an optimiser step, and its parts: gradient reduction, clipping, moving batches to the device."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from densevit.interfaces import Batch, Losses, OptimizerStep
+from densevit.interfaces import Losses, OptimizerStep
+from densevit.training.loop.device_transfer import on_device
 from densevit.training.loop.sharding import full_tensor, sharded_modules
 
 
@@ -62,21 +62,3 @@ def clip_gradients(module: nn.Module, limit: float | None, by_value: bool = Fals
 def step_on_device(step: OptimizerStep, device: torch.device, layout: torch.memory_format) -> OptimizerStep:
     """A step with its batches on a device, see `on_device`."""
     return replace(step, batches=tuple(on_device(batch, device, layout) for batch in step.batches))
-
-
-def on_device(batch: Batch, device: torch.device, layout: torch.memory_format = torch.contiguous_format) -> Batch:
-    """A batch with images, padding mask and targets on a device. Masks, which losses read as run lengths, and `truth`,
-    for the evaluators, stay on the CPU. layout: the memory format of the images."""
-
-    def moved(value: Any) -> Any:
-        return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-
-    targets = []
-    for target in batch["targets"]:
-        on_cpu = ("truth", "size", "original_size")
-        targets.append({key: value if key in on_cpu else moved(value) for key, value in target.items()})
-    images = moved(batch["images"]).contiguous(memory_format=layout)
-    moved_batch: Batch = {**batch, "images": images, "padding_mask": moved(batch["padding_mask"]), "targets": targets}
-    if "other_views" in batch:
-        moved_batch["other_views"] = [on_device(view, device, layout) for view in batch["other_views"]]
-    return moved_batch

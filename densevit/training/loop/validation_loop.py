@@ -3,16 +3,13 @@
 from collections.abc import Mapping
 
 import pytorch_lightning as lightning
-from torch import Tensor
 
 from densevit.config import Config
-from densevit.errors import ConfigError, DensevitError
-from densevit.evaluation.feature_probes import FeatureProbe
+from densevit.errors import DensevitError
 from densevit.evaluation.metric_order import SKIPPED_IMAGES
 from densevit.interfaces import Batch, Evaluator, LossContext, Method, Predictions, image_id
 from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes
-from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.evaluator_factory import (
     METHOD,
     add_indices,
@@ -22,9 +19,7 @@ from densevit.training.loop.evaluator_factory import (
     joined_indices,
 )
 from densevit.training.loop.model_class_mapping import ClassMapping
-from densevit.training.loop.probes import encoder, fit_probes, probe_predictions
 from densevit.training.loop.skipped_images import SkippedImages, may_skip
-from densevit.training.loop.step import on_device
 from densevit.training.loop.validation_images import truths, validation_dataset, validation_loaders
 from densevit.training.loop.validation_loss import ValidationLoss, image_losses, method_losses
 
@@ -51,7 +46,7 @@ class Validation:
         self._skipped = SkippedImages()
 
     def start(self, trainer: lightning.Trainer, model: DenseModel) -> None:
-        """Begins a validation of the model: resets the evaluators, and fits the probes to the training images."""
+        """Begins a validation of the model: resets the evaluators."""
         self._model = model
         if self.evaluators is None:
             dataset = validation_dataset(trainer, model)
@@ -63,27 +58,6 @@ class Validation:
         self._by_loss = [n for n in model.heads if isinstance(self.evaluators.get(n), ValidationLoss)]
         # Heads that are validated by their loss may not implement `predict`.
         self._predicting = model.with_heads(set(model.heads) - set(self._by_loss)) if self._by_loss else model
-        self._probes = {
-            name: evaluator for name, evaluator in self.evaluators.items() if isinstance(evaluator, FeatureProbe)
-        }
-        if self._probes:
-            self._fit_probes(trainer)
-
-    def _fit_probes(self, trainer: lightning.Trainer) -> None:
-        """Fits the probes to features with the weights and the precision of the validation."""
-        module, precision = trainer.datamodule, trainer.precision_plugin  # type: ignore[attr-defined]  # set by fit
-        if not isinstance(module, DenseDataModule):
-            raise ConfigError("probes: the training data is unknown. Fix: trainer.fit(module, DenseDataModule(...)).")
-
-        encode = encoder(self._model)
-
-        def features(batch: Batch) -> list[Tensor]:
-            with precision.val_step_context():
-                return encode(batch)
-
-        device = trainer.strategy.root_device
-        loader = module.data.unaugmented_train_loader(trainer.global_rank, trainer.world_size)
-        fit_probes(self._probes, (on_device(batch, device) for batch in loader), features)
 
     def add(
         self, trainer: lightning.Trainer, batch: Batch, loader_index: int, context: LossContext
@@ -103,12 +77,10 @@ class Validation:
         results = outputs | image_losses(self._model, self._by_loss, batch, context) if self._by_loss else dict(outputs)
         if METHOD in self.evaluators:
             results[METHOD] = method_losses(self._method, self._model, batch)
-        if self._probes:
-            results |= probe_predictions(self._probes, encoder(self._model), batch)
         seen, loaders = self._seen.get(loader_index, 0), validation_loaders(trainer)
         self._seen[loader_index] = seen + len(batch["targets"])
-        labels, counted = bool(model.heads or self._probes), []
-        for i, labelled in enumerate(truths(batch, loaders[loader_index], seen, labels)):
+        counted = []
+        for i, labelled in enumerate(truths(batch, loaders[loader_index], seen, bool(model.heads))):
             if labelled is not None:
                 index, truth = labelled
                 key = f"{loader_index}/{image_id(truth)}" if len(loaders) > 1 else image_id(truth)

@@ -9,7 +9,6 @@ from densevit.config import Config
 from densevit.data.data_splits import DataSplits
 from densevit.data.transforms.sample_resizing import EvaluationTransform, WithoutAugmentation
 from densevit.errors import ConfigError, DensevitError, PluginError, did_you_mean, one_line
-from densevit.evaluation.feature_probes import FeatureProbe
 from densevit.interfaces import Evaluator, Head
 from densevit.model import DenseModel, inference_by_head
 from densevit.model.freezing import freeze_backbone
@@ -26,8 +25,11 @@ def check_model(config: Config, data: DataSplits, model: DenseModel) -> None:
     if registry.load("methods", config.method.name).needs_labels:
         check_learnable(data, model)
     _check_input_size(config, data.val_transform, model)
-    if config.backbone.cache is not None:
-        _check_cache(config, data)
+    if config.backbone.cache is not None and (changed := changed_images(config, data)):
+        raise ConfigError(
+            f"backbone.cache: {changed} in training, so that each pass needs other features. Fix: "
+            "data.transforms=resize without mosaic, mixup and copy-paste; or backbone.cache=null."
+        )
 
 
 def check_frozen(config: Config) -> None:
@@ -79,8 +81,7 @@ def check_monitor(monitor: str | None, evaluators: Mapping[str, Evaluator], pati
 
 
 def _metrics_without_images(name: str, evaluator: Evaluator) -> dict[str, float]:
-    is_head = name != METHOD and not isinstance(evaluator, FeatureProbe)
-    where = f"{f'heads.{name}' if is_head else name}: {type(evaluator).__name__}.compute()"
+    where = f"{name if name == METHOD else f'heads.{name}'}: {type(evaluator).__name__}.compute()"
     try:
         metrics = evaluator.compute(())
         main = getattr(evaluator, "main", None)
@@ -97,19 +98,14 @@ def _metrics_without_images(name: str, evaluator: Evaluator) -> dict[str, float]
     )
 
 
-def _check_cache(config: Config, data: DataSplits) -> None:
-    """Raises ConfigError for `backbone.cache` if training changes the images."""
-    changed = ""
+def changed_images(config: Config, data: DataSplits) -> str:
+    """What changes the images in training, so that each pass needs other features; "" if nothing does."""
+    if config.method.name != "supervised":
+        return f"the method {config.method.name!r} changes the images"
     for phase in data.config_phases:
         if phase.mixing is not None or not all(isinstance(t, WithoutAugmentation) for t in phase.transforms):
-            changed = f"data.transforms {config.data.transforms.name!r} and their options change the images"
-    if config.method.name != "supervised":
-        changed = f"the method {config.method.name!r} changes the images"
-    if changed:
-        raise ConfigError(
-            f"backbone.cache: {changed} in training, so that each pass needs other features. Fix: "
-            "data.transforms=resize without mosaic, mixup and copy-paste; or backbone.cache=null."
-        )
+            return f"data.transforms {config.data.transforms.name!r} and their options change the images"
+    return ""
 
 
 def _check_input_size(config: Config, evaluation: EvaluationTransform, model: DenseModel) -> None:

@@ -37,7 +37,7 @@ from densevit.training.callbacks.validation_interval import ValidationInterval
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.ema import ExponentialMovingAverage
-from densevit.training.loop.feature_cache import cached_features
+from densevit.training.loop.feature_cache import FeatureCache
 from densevit.training.loop.finite_check import detect_anomaly
 from densevit.training.loop.training_precision import set_tf32
 from densevit.training.run.callbacks_and_loggers import build_loggers
@@ -256,9 +256,10 @@ def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, 
     """Runs Lightning's training loop. Returns the number of the signal that stopped it; 0: none."""
     data = DenseDataModule(plan.data, batches_per_step=plan.config.trainer.accumulate)
     set_tf32(plan.config.trainer.tf32)
+    if (precision := plan.config.backbone.cache) is not None:
+        plan.model.cache = FeatureCache(plan.model, precision, len(plan.data.train) + len(plan.data.val))
     try:
-        cached = cached_features(plan.model, plan.config.backbone.cache, len(plan.data.train) + len(plan.data.val))
-        with signals, cached:
+        with signals:
             path = None if plan.checkpoint is None else plan.checkpoint.path
             plan.trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     except Stopped:

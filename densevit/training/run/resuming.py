@@ -247,21 +247,19 @@ def validation_of(config: Config) -> list[Any]:
     """What the metrics of a validation depend on besides the weights, equal for configs whose metrics can be compared.
 
     The evaluated split, its images as the model gets them, the evaluators, the inference options and the monitored
-    metric; with probes, also the training split, to which they are fitted.
+    metric.
     """
     data, transform = config.data, build_evaluation_transform(config.data)
     return [
         data.name,
         data.split,
         split_options(data_options(data), data.split),
-        split_options(data_options(data), "train") if config.probes else {},
         data.on_error,
         (data.channels, data.range, data.nodata),
         transform.canvas,
         [transform.size_of(*size) for size in _SIZES],
         {name: (head.evaluation, head.inference) for name, head in config.heads.items()},
         config.inference,
-        config.probes,
         config.trainer.monitor,
     ]
 

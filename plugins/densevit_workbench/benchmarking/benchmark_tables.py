@@ -17,8 +17,6 @@ SHOWN = {  # columns next to a head's main metric; for any other main metric, th
     "mIoU": (),
     "PQ": ("SQ", "RQ"),
     "AbsRel": ("delta1", "RMSE"),
-    "recall10": (),
-    "mean": ("within_22",),
 }
 SHOWN_METRICS = 3
 

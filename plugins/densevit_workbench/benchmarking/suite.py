@@ -26,7 +26,6 @@ from densevit_workbench.benchmarking.cases import (
     PROTOCOL,
     Case,
     cases_of_configs,
-    cases_of_probes,
     cases_of_protocol,
     main_metrics,
     setting_of,
@@ -83,9 +82,7 @@ def benchmark(
     *,
     backbones: Sequence[str] = (),
     heads: Sequence[str] = (),
-    probes: Sequence[str] = (),
     protocol: str = PROTOCOL,
-    cache: bool = True,
     sizes: Sequence[int | Size] = (),
     batch_sizes: Sequence[int] = (1, 8),
     modes: Sequence[str] = ("fp32",),
@@ -103,9 +100,8 @@ def benchmark(
 
     configs: config files, shipped configs' names, run folders (their scores are reused) or exported files (timed on the
     CPU by ONNX Runtime or PyTorch). backbones, heads: instead of configs, each backbone under each head by `protocol`,
-    a config with candidate heads. probes: configs of frozen probes, configs/probe/NAME.yaml, that evaluate each
-    backbone beside controls. cache: False: computes the features of probes in each pass. overrides: keys of all
-    configs or protocols, "data=FILE", "heads.setr.width=64". sizes: sides or (height, width) of the images; none: each
+    a config with candidate heads. overrides: keys of all configs or of the protocol, "data=FILE",
+    "heads.setr.width=64". sizes: sides or (height, width) of the images; none: each
     config's `data.image_size`. modes: fp32, bf16 (autocast), fp32-compiled, bf16-compiled. rounds: timed runs of each
     cell.
     train: also trains each model, on `images` images (None: the config's budget). rates: learning rates to try, with
@@ -119,20 +115,19 @@ def benchmark(
         >>> densevit.benchmark(["setr_vit"], sizes=[64], batch_sizes=[1], rounds=1, device="cpu")
         Benchmark(folder='runs/benchmark', models=['setr_vit'], errors=0)
     """
-    if bool(backbones) != bool(heads or probes):
-        raise ConfigError("benchmark: give backbones together with heads or probes, under which each is measured.")
+    if bool(backbones) != bool(heads):
+        raise ConfigError("benchmark: give backbones together with heads, under which each is measured.")
     if bool(configs) == bool(backbones):
-        raise ConfigError("benchmark: give configs, or backbones with heads or probes, and not both.")
-    probed = cases_of_probes(probes, backbones, overrides, cache) if probes else []
+        raise ConfigError("benchmark: give configs, or backbones with heads, and not both.")
     measured = cases_of_protocol(protocol, backbones, heads, overrides) if heads else []
-    cases = [*cases_of_configs(configs, overrides), *measured, *probed]
+    cases = [*cases_of_configs(configs, overrides), *measured]
     check_modes([*modes])
     if min([rounds, *batch_sizes, 1 if images is None else images]) < 1:
         raise DensevitError("benchmark: rounds, batch sizes and images are at least 1.")
     if train and any(case.file is not None for case in cases):
         raise ConfigError("benchmark: exported files cannot be trained. Fix: leave out train, or the files.")
-    if seeds and not (train or probes):
-        raise ConfigError("benchmark: seeds are for trainings and probes. Fix: set train, or leave out seeds.")
+    if seeds and not train:
+        raise ConfigError("benchmark: seeds are for trainings. Fix: set train, or leave out seeds.")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"benchmark: a seed is given twice: {', '.join(map(str, seeds))}.")
     torch_device, folder = device_of(device), user_path(out)
@@ -164,13 +159,11 @@ def benchmark(
         _measure(
             cases, case_results, attempt, models, input_sizes, [*batch_sizes], [*modes], torch_device, rounds, quiet
         )
-        trained = cases if train else probed
-        for number, case in enumerate(trained, 1):
+        for number, case in enumerate(cases if train else (), 1):
             if not quiet:
-                print(f"Training {number} of {len(trained)}: {case.name}", file=sys.stderr)
-            budget, chosen = (None, ()) if case in probed else (images, tuple(rates) if backbones else ())
-            training_folder = folder / TRAININGS / case.name
-            work = partial(train_case, case, case_results[case.name], training_folder, budget, chosen, seeds)
+                print(f"Training {number} of {len(cases)}: {case.name}", file=sys.stderr)
+            chosen, training_folder = tuple(rates) if backbones else (), folder / TRAININGS / case.name
+            work = partial(train_case, case, case_results[case.name], training_folder, images, chosen, seeds)
             attempt(case.name, "training", partial(work, results.write))
         finished = Benchmark(case_results, folder, results.facts)
         results.write()

@@ -16,9 +16,8 @@ EXAMPLES = """examples:
   densevit benchmark detr_swin --sizes 128,256x320 --batches 1,8,32 --modes fp32,bf16,bf16-compiled
   densevit benchmark --backbones swin,vit,my_package:MyNet --heads dab_detr,setr,dpt --train --images 16000
   densevit benchmark --backbones swin,vit --heads setr --train --images 16000 --seeds 0,1,2
-  densevit benchmark --backbones swin,my_package:MyNet --probes quick
-  densevit benchmark --backbones swin --probes quick --board docs/board
-  densevit benchmark --verify docs/board/quick.csv --rows 3
+  densevit benchmark --backbones swin,vit --heads setr --train --board docs/board
+  densevit benchmark --verify docs/board/setr.csv --rows 3
   densevit benchmark --backbones swin,mynet.yaml --heads dab_detr --train data=coco data.root=~/coco
 """
 
@@ -33,12 +32,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--backbones", type=_names, default=[], help="in place of configs, with --heads: a,b,module:C")
     parser.add_argument("--heads", type=_names, default=[], help="heads; each backbone is measured under each head")
-    parser.add_argument(
-        "--probes", type=_names, default=[], help="frozen probes of the backbones, configs/probe/NAME.yaml: quick, ..."
-    )
-    parser.add_argument(
-        "--no-cache", action="store_true", help="compute the features of probes in each pass, and keep none"
-    )
     parser.add_argument(
         "--protocol", metavar="CONFIG", default="benchmark/protocol", help="what all backbones share (default: shipped)"
     )
@@ -93,8 +86,6 @@ def run(args: Namespace) -> int:
             overrides,
             backbones=args.backbones,
             heads=args.heads,
-            probes=args.probes,
-            cache=not args.no_cache,
             protocol=args.protocol,
             sizes=args.sizes,
             batch_sizes=args.batches,

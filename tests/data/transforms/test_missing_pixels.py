@@ -20,7 +20,7 @@ from densevit.interfaces import Batch, Sample
 from densevit.model.test_time_augmentation import _scaled
 from densevit.targets import TargetTypes
 from densevit_heads.rtdetr.augmentation import Stretch
-from densevit_probes import ViewCorrespondence
+from densevit_probes.correspondence import ViewCorrespondence
 
 SIZE = (14, 18)
 ANGLE = 25.0

@@ -17,7 +17,7 @@ import densevit
 from densevit.config import from_mapping
 from densevit.errors import ConfigError, DensevitError
 from densevit.training.loop import feature_cache
-from densevit.training.loop.feature_cache import cached_features
+from densevit.training.loop.feature_cache import FeatureCache
 from tests.training.runs import checkpoint, interrupted_after, recorded, resume
 
 
@@ -58,9 +58,8 @@ def model_of(seed=0, name="Counted", head="linear", **options):
 
 def computed(model, images, precision="fp32", count=10):
     """The features through the cache, and the number of images that the backbone got."""
-    with cached_features(model, precision, count):
-        Counted.images = 0
-        return model.backbone(images), Counted.images
+    cache, Counted.images = FeatureCache(model, precision, count), 0
+    return cache(images), Counted.images
 
 
 def same(features, expected, **tolerance):
@@ -78,7 +77,19 @@ def test_features_are_computed_once_and_equal(precision, rtol, folder):
         found, count = computed(model, x, precision)
         assert count == expected
         same(found, model.backbone(x), rtol=rtol, atol=1e-7)
-    assert "forward" not in vars(model.backbone) and len([*folder.iterdir()]) == 1
+    assert len([*folder.iterdir()]) == 1
+
+
+def test_a_model_reads_its_cache_and_hooks_see_the_backbone():
+    """The backbone's forward pass runs for new images, and once more for the first, which is compared."""
+    model, images, calls = model_of(), torch.randint(256, (3, 3, 32, 48), dtype=torch.uint8), []
+    model.backbone.register_forward_hook(lambda _, given, __: calls.append(len(given[0])))
+    expected = model.features(images)
+    model.cache = FeatureCache(model, "fp32", 3)
+    for part in (model, model.with_heads(["s"])):
+        same(part.features(images), expected, rtol=0, atol=1e-7)
+        same([part(images)["s"]["logits"]], [model_of()(images)["s"]["logits"]], rtol=0, atol=1e-6)
+    assert calls == [3, 3, 1] and "forward" not in vars(model.backbone)
 
 
 def test_other_weights_options_images_and_precisions_have_other_features():
@@ -111,9 +122,9 @@ def test_rows_that_an_interruption_cut_off_are_computed_again(ending, share, lef
 def test_two_processes_write_at_once(folder):
     """Alternately, some images both; each has files of its own, and a later run reads both."""
     images, models = torch.randn(6, 3, 32, 32), [model_of(), model_of()]
-    with cached_features(models[0], "fp32", 6), cached_features(models[1], "fp32", 6):
-        for rank, rows in ((0, [0, 1]), (1, [1, 2]), (0, [2, 3]), (1, [4, 5])):
-            models[rank].backbone(images[rows])
+    caches = [FeatureCache(model, "fp32", 6) for model in models]
+    for rank, rows in ((0, [0, 1]), (1, [1, 2]), (0, [2, 3]), (1, [4, 5])):
+        caches[rank](images[rows])
     assert len([*folder.glob("*/*.features")]) == 2
     found, count = computed(model_of(), images)
     assert count == 1

@@ -74,8 +74,6 @@ def test_what_only_changes_training_keeps_the_validation(change, config):
         configs.values_of_file(configs.dump(config(f"{base} {change}".strip())), "config.yaml"), "config.yaml"
     )
     assert validation_of(resolved) == validation_of(written)
-    probed = [validation_of(config(f"{text} probes.knn.k=3")) for text in (base, f"{base} data.train_length=3")]
-    assert probed[0] != probed[1]  # the probe is fitted to the training split
 
 
 @pytest.mark.integration

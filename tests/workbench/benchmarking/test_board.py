@@ -1,7 +1,6 @@
 """The board: digests, ranks, files, its page, and rows that are run again."""
 
 import csv
-import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,10 +15,11 @@ from densevit.errors import DataError
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit_workbench.benchmarking.board_page import ranks, tables, write_page
 from densevit_workbench.benchmarking.board_rows import TEXTS, Row, read_rows, write_rows
-from densevit_workbench.benchmarking.cases import cases_of_probes
+from densevit_workbench.benchmarking.cases import cases_of_protocol
 from densevit_workbench.benchmarking.digest import PARTS, differing, digest_of, parts_of, protocol_of
 
 BOARD = Path(__file__).parents[3] / "docs" / "board"
+PROTOCOL = "benchmark/protocol"
 PARTS_HERE = dict.fromkeys(PARTS, "x") | {"tokens": "4x4"}
 
 
@@ -101,7 +101,7 @@ def camvid(tmp_path):
 
 def test_masks_reduced_before_the_metric_score_higher_and_have_another_digest(camvid):
     """Franca's issue 2: the same predictions, one class for each patch of 14 pixels, on masks of 448 and of 100."""
-    [case] = cases_of_probes(["quick_segmentation"], ["pixels"], [], cache=False)[:1]
+    [case] = cases_of_protocol(PROTOCOL, ["pixels"], ["setr"], [])
     config, mious, parts = case.config(), {}, {}
 
     model = SimpleNamespace(backbone=SimpleNamespace(strides=(16,)))
@@ -123,10 +123,10 @@ def test_masks_reduced_before_the_metric_score_higher_and_have_another_digest(ca
 
 
 def test_the_protocol_is_the_config_without_backbone_seed_and_machine():
-    first, second = (case.config() for case in cases_of_probes(["quick"], ["swin", "pixels"], [], cache=False)[:2])
+    first, second = (case.config() for case in cases_of_protocol(PROTOCOL, ["swin", "pixels"], ["setr"], []))
     assert protocol_of(first) == protocol_of(second)
-    [changed] = cases_of_probes(["quick"], ["pixels"], ["probes.knn.k=[1]"], cache=False)[:1]
-    [moved] = cases_of_probes(["quick"], ["pixels"], ["data.num_workers=0", "seed=3"], cache=False)[:1]
+    [changed] = cases_of_protocol(PROTOCOL, ["pixels"], ["setr"], ["heads.setr.width=32"])
+    [moved] = cases_of_protocol(PROTOCOL, ["pixels"], ["setr"], ["data.num_workers=0", "seed=3"])
     assert protocol_of(changed.config()) != protocol_of(first) == protocol_of(moved.config())
     assert protocol_of(first, [1e-3, 2e-3]) == protocol_of(first, [2e-3, 1e-3]) != protocol_of(first)
 
@@ -152,40 +152,36 @@ def test_wrong_files_are_one_line(column, value, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
-PROTOCOL = """
+TINY = """
 heads: {segmentation: {name: linear}}
-probes: {views: {name: view_correspondence}}
 data: {name: scenes, image_size: 64, batch_size: 4, transforms: resize, train_length: 8, val_length: 4, masks: false,
        num_workers: 0}
 optim: {lr: 1e-3}
-trainer: {max_images: 8, evaluate_every: 10000}
+trainer: {max_images: 8}
 """
 
 
 @pytest.mark.integration
-def test_a_benchmark_adds_rows_that_are_verified(tmp_path, monkeypatch, capsys):
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name.startswith("effi") else find_spec(name, *rest)
-    )
-    (tmp_path / "tiny.yaml").write_text(PROTOCOL)
-    board, file = str(tmp_path / "board"), str(tmp_path / "board" / "tiny.csv")
-    measured = ["--batches", "1", "--rounds", "1", "--device", "cpu", "--out", str(tmp_path / "out")]
-    given = ["benchmark", "--backbones", "pixels", "--probes", str(tmp_path / "tiny.yaml"), *measured]
+def test_a_benchmark_adds_rows_that_are_verified(tmp_path, capsys):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    board, file = str(tmp_path / "board"), str(tmp_path / "board" / "segmentation.csv")
+    measured = ["--batches", "1", "--rounds", "1", "--device", "cpu", "--out", str(tmp_path / "out"), "--train"]
+    protocol = ["--heads", "segmentation", "--protocol", str(tmp_path / "tiny.yaml"), "--rates", "1e-3"]
+    given = ["benchmark", "--backbones", "pixels", *protocol, *measured]
     for _ in range(2):  # the row is replaced
         assert main([*given, "--seeds", "0,1", "--board", board]) == 0
     [measured_row] = read_rows(Path(file))
     assert measured_row.texts["seeds"] == "0 1" and measured_row.texts["tokens"] == "4x4"
-    value, low, high = measured_row.scores["views/recall10"]
+    value, low, high = measured_row.scores["segmentation/mIoU"]
     assert low <= value <= high and "| pixels |" in (tmp_path / "board.md").read_text()
     capsys.readouterr()
     assert main(["benchmark", "--verify", file]) == 0
-    expected = "pixels: segmentation/mIoU equal, views/recall10 equal"
+    expected = "pixels: segmentation/mIoU equal"
     assert capsys.readouterr().out.splitlines()[-1] == expected
     for part, replaced, message in (
         ("densevit benchmark", "densevit train", "expected a command densevit benchmark"),
-        ("1,pixels,", "1,pixel,", "its command measures pixels-tiny"),
-        ("densevit benchmark", "densevit benchmark optim.lr=1", "is not that of its config"),
+        ("1,pixels,", "1,pixel,", "its command measures pixels-segmentation"),
+        ("densevit benchmark", "densevit benchmark data.batch_size=2", "is not that of its config"),
     ):
         text = Path(file).read_text()
         Path(file).write_text(text.replace(part, replaced))

@@ -73,7 +73,7 @@ def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
 
 def test_wrong_arguments_exit_with_2(capsys, tmp_path):
     for arguments, message in {
-        "": "give configs, or backbones with heads or probes",
+        "": "give configs, or backbones with heads",
         "no_such": "there is no config file 'no_such'",
         "detr_swin --modes fp8": "there is no mode 'fp8'",
         "detr_swin --rounds 0": "at least 1",

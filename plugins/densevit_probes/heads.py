@@ -1,0 +1,88 @@
+"""Heads of a protocol, trained on features of a frozen backbone that are computed once."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, islice
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from densevit.config import Config
+from densevit.data.data_splits import DataSplits
+from densevit.errors import ConfigError
+from densevit.interfaces import Batch, LossContext, Targets
+from densevit.model import DenseModel
+from densevit.training.loop.budget import Budget
+from densevit.training.loop.device_transfer import on_device
+from densevit.training.loop.lr_schedule import Schedule
+from densevit.training.loop.optim import learning_rate, optimizer_of
+from densevit_probes.probe import EncodedImage
+
+_UNSUPPORTED = {"precision": "32", "accumulate": 1, "ema": None, "patience": None}  # keys of `trainer`
+
+
+def train_heads(
+    model: DenseModel,
+    images: Mapping[int, EncodedImage],
+    data: DataSplits,
+    config: Config,
+) -> None:
+    """Trains the heads of a model with the optimiser, the schedule, the budget and the order of images of its config.
+
+    images: the encoded images by index of the data set. Images of a batch are padded to its largest, and their maps
+    repeat the last cell. Raises ConfigError for keys of `trainer` without effect.
+    """
+    ignored = [key for key, default in _UNSUPPORTED.items() if getattr(config.trainer, key) != default]
+    if ignored:
+        raise ConfigError(
+            f"trainer.{ignored[0]} has no effect on heads on computed features, which are fp32. Fix: leave it out."
+        )
+    size, device = config.data.batch_size, model.mean.device
+    budget = Budget.of(config.trainer, data.batches_per_epoch(), size, 1)
+    optimizer = optimizer_of(model, config.optim, learning_rate(config.optim, size))
+    schedule = Schedule(optimizer, config.optim, budget)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    model.train()
+    for step, indices in enumerate(islice(_batches(data), budget.steps)):
+        batch = [images[index] for index in indices]
+        maps, padding_mask, targets = _together(batch, device)
+        context = LossContext(step=step, progress=step / budget.steps, raise_on_non_finite=False)
+        with torch.enable_grad():
+            outputs = {}
+            for name, head in model.heads.items():
+                head.set_progress(context.progress)
+                outputs[name] = head(model.head_inputs(name, maps, padding_mask), padding_mask, targets)
+            losses = model.losses_of(outputs, targets, context)
+            optimizer.zero_grad()
+            torch.stack(list(losses.values())).sum().backward()
+        if config.trainer.clip_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, config.trainer.clip_grad_norm)
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+def _batches(data: DataSplits) -> Iterator[list[int]]:
+    """The indices of the batches of a training, without end."""
+    loader = data.train_loader()
+    for epoch in count():
+        loader.set_epoch(epoch)
+        for keys in loader.batch_sampler:  # type: ignore[union-attr]  # of `Loader`, it is never None
+            yield [key.index for key in keys]
+
+
+def _together(images: Sequence[EncodedImage], device: torch.device) -> tuple[list[Tensor], Tensor, list[Targets]]:
+    """Maps (B, C_i, h_i, w_i), padding mask (B, H, W) and targets of a batch, on a device."""
+    maps = []
+    for level in zip(*(image.maps for image in images), strict=True):
+        height, width = (max(x.shape[axis] for x in level) for axis in (1, 2))
+        sides = [(0, width - x.shape[2], 0, height - x.shape[1]) for x in level]
+        padded = [F.pad(x, side, mode="replicate") if any(side) else x for x, side in zip(level, sides, strict=True)]
+        maps.append(torch.stack(padded).to(device))
+    height, width = (max(image.canvas[axis] for image in images) for axis in (0, 1))
+    padding_mask = torch.ones(len(images), height, width, dtype=torch.bool)
+    for mask, image in zip(padding_mask, images, strict=True):
+        mask[: image.target["size"][0], : image.target["size"][1]] = False
+    placed: Batch = {"images": maps[-1], "padding_mask": padding_mask, "targets": [image.target for image in images]}
+    placed = on_device(placed, device)
+    return maps, placed["padding_mask"], placed["targets"]

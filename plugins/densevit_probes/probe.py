@@ -1,0 +1,62 @@
+"""The interface of probes: what they read of an image, what they fit to training images, and what they predict."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from densevit.interfaces import Batch, Class, Evaluator, Predictions, Targets
+
+Encode = Callable[[Batch], list[Tensor]]
+"""The backbone's feature maps of a batch, (B, C_i, h_i, w_i) float32 each."""
+
+
+class EncodedImage(NamedTuple):
+    """A training image on the CPU: its maps (C_i, h_i, w_i), its targets, and (H, W) of the network's input."""
+
+    maps: Sequence[Tensor]
+    target: Targets
+    canvas: tuple[int, int]
+
+
+class Probe(ABC):
+    """A small model on the features of a frozen backbone, which is fitted without a training.
+
+    task: whose classes the constructor gets; None: none. needs: the target keys that `features` and the evaluator
+    read; (): the probe is not fitted. evaluator: scores the predictions.
+
+    Example:
+        >>> class Brightness(Probe):
+        ...     task, needs, evaluator = "classification", ("image_class",), Classification
+        ...     @abstractmethod
+    def features(self, encode, batch): return [x.mean() for x in encode(batch)[-1]]
+        ...     def fit(self, images): self.mean = sum(images) / len(images)
+        ...     def predict(self, image, size): return {"class_scores": (image > self.mean).eye(2)}
+    """
+
+    task: str | None = None
+    needs: tuple[str, ...] = ()
+    evaluator: type[Evaluator]
+
+    def __init__(self, classes: Sequence[Class] = ()) -> None:
+        self.classes = classes
+
+    @abstractmethod
+    def features(self, encode: Encode, batch: Batch) -> list[Any]:
+        """What the probe reads of each image of a batch, such as features with labels.
+
+        The batch has the evaluation's transform; its targets are on the batch's grid, with `truth` in original pixels.
+        """
+
+    def fit(self, images: Sequence[Any]) -> None:
+        """Fits the probe to the training images, each once, in the order of the data set."""
+        raise NotImplementedError(f"{type(self).__name__} needs {self.needs} and must implement fit(images).")
+
+    @abstractmethod
+    def predict(self, image: Any, size: tuple[int, int]) -> Predictions:
+        """The prediction for an image of this (height, width) in original pixels, as its evaluator reads it."""
+
+    def scored(self, image: Any, truth: Targets) -> tuple[Predictions, Targets]:
+        """The prediction and the ground truth of a validation image that has the keys of `needs`."""
+        return self.predict(image, truth["original_size"]), truth

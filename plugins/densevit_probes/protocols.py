@@ -1,0 +1,99 @@
+"""Protocols of probes: what all backbones share (configs/probe), and backbones by name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from densevit import config as configs
+from densevit import registry
+from densevit.config import Config, Overrides, config_layers, yaml_io
+from densevit.config.training_schema import BUDGETS
+from densevit.config.values import RANDOM
+from densevit.errors import ConfigError, listed
+from densevit.interfaces import Dataset
+from densevit_probes.probe import Probe
+
+Section = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What all backbones share.
+
+    name: the file's. source: the file. values: the sections of a config that it has, `data`, `heads`, `optim`, ...
+    probes: the section of each probe. freeze: whether the backbone is frozen; false: it is trained with the heads.
+    """
+
+    name: str
+    source: str
+    values: Mapping[str, Any]
+    probes: Mapping[str, Section]
+    freeze: bool
+
+    @classmethod
+    def read(cls, name: str, overrides: Overrides = ()) -> "Protocol":
+        """Reads a shipped protocol, configs/probe/NAME.yaml, or a file. overrides: `data.root=...`, `probes.knn.k=[1]`.
+
+        Raises ConfigError for a protocol with a backbone.
+        """
+        file = yaml_io.find_file(name if name.endswith((".yaml", ".yml")) else f"probe/{name}")
+        values = config_layers.with_overrides(config_layers.read(file), overrides).values
+        probes, freeze = values.pop("probes", None) or {}, values.pop("freeze", True)
+        if "backbone" in values or not isinstance(freeze, bool):
+            raise ConfigError(
+                f"{file}: a protocol has no backbone, and freeze is true or false. Fix: write the backbone to a file, "
+                "as in `{name: swin, variant: tiny}`, and name the file: densevit probe mine.yaml."
+            )
+        for probe, section in probes.items():
+            if not isinstance(section, Mapping) or probe in values.get("heads", {}):
+                raise ConfigError(
+                    f"{file}: probes.{probe} is {section!r}; expected a section with the name of no head, as in "
+                    "`knn: {name: patch_knn}`."
+                )
+        return cls(file.stem, str(file), values, probes, freeze)
+
+    def config(self, backbone: Section) -> Config:
+        """The config of a backbone's section under this protocol, without the probes. Heads that are not trained have a
+        budget of one step."""
+        trainer = {"precision": "32", "devices": 1, "evaluate_every": 10000, **self.values.get("trainer", {})}
+        trainer |= {} if any(key in trainer for key in BUDGETS) else {"max_steps": 1}
+        weights = {} if backbone.get("pretrained") else {"weights": backbone.get("weights", RANDOM)}
+        section = {**backbone, **weights, "freeze": self.freeze}
+        values = {"heads": {}, **self.values, "trainer": trainer, "backbone": section}
+        return configs.from_mapping(values, self.source)
+
+    def build_probes(self, dataset: Dataset) -> dict[str, Probe]:
+        """Builds the probes. dataset: the training split. Raises ConfigError if it lacks a probe's labels."""
+        probes = {}
+        for name, section in self.probes.items():
+            plugin = section.get("name", name)
+            kind = registry.load("probes", plugin)
+            missing = [key for key in kind.needs if key not in dataset.provides]
+            classes = () if kind.task is None else dataset.classes.get(kind.task, ())
+            if missing or (kind.task is not None and not classes):
+                raise ConfigError(
+                    f"probes.{name}: the data has no {listed(missing) or f'classes of the task {kind.task}'}. Fix: use "
+                    "a data set with these labels, or remove the probe."
+                )
+            options = {key: value for key, value in section.items() if key != "name"}
+            probes[name] = registry.create("probes", plugin, classes, options=options, where=f"probes.{name}")
+        return probes
+
+
+def backbone_section(name: str) -> tuple[str, Section]:
+    """The name and the section of a backbone: a shipped one of configs/backbone, a section file, a plugin with default
+    options, or module:Class."""
+    if ":" in name or name in registry.find("backbones"):
+        return name.rpartition(":")[2], {"name": name}
+    file = yaml_io.find_file(name, section="backbone")
+    return file.stem, yaml_io.read_file(file)
+
+
+def with_controls(backbones: Mapping[str, Section]) -> dict[str, Section]:
+    """Sections of backbones by name, and of their controls: those that have weights with random ones, and `pixels`."""
+    controls = {}
+    for name, section in backbones.items():
+        if section.get("weights", RANDOM) != RANDOM or section.get("pretrained"):
+            off = {"pretrained": False} if "pretrained" in section else {}
+            controls[f"{name}, random"] = {**section, "weights": RANDOM, **off}
+    return {**backbones, **controls, "pixels": backbones.get("pixels", {"name": "pixels"})}

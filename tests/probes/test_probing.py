@@ -1,0 +1,214 @@
+"""densevit probe: a backbone beside its controls, heads on computed features, modules, trainings, and errors."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import densevit
+from densevit.cli import main
+from densevit.config import yaml_io
+from densevit.errors import DensevitError
+from densevit_probes.protocols import Protocol
+
+PROTOCOL = """
+heads: {segmentation: {name: linear}, depth: {name: linear_depth, max_depth: 60}}
+probes:
+  normals: {name: surface_normals}
+  retrieval: {name: patch_retrieval, grid: input}
+  views: {name: view_correspondence}
+data: {name: scenes, image_size: [48, 64], batch_size: 4, transforms: resize, train_length: 10, val_length: 4,
+       masks: false, normals: true, num_workers: 0}
+optim: {lr: 1e-2, warmup: 0.2}
+trainer: {max_images: 24, clip_grad_norm: 1.0}
+"""
+COUNTED = {"images": 0}
+
+
+class Patches(densevit.Backbone):
+    """A third party's backbone; counts the images that it encodes."""
+
+    channels, strides = (8,), (16,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 16, 16)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        COUNTED["images"] += len(images)
+        return [self.patches(images)]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A protocol, and a backbone with weights."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(3)
+    densevit.save(densevit.create_model(f"{__name__}:Patches", {"s": "linear"}, ["a"]), tmp_path / "w.safetensors")
+    (tmp_path / "mine.yaml").write_text(f"{{name: '{__name__}:Patches', weights: {tmp_path}/w.safetensors}}")
+    (tmp_path / "tiny.yaml").write_text(PROTOCOL)
+    return tmp_path
+
+
+@pytest.mark.integration
+def test_a_backbone_stands_beside_its_controls(folder, capsys):
+    COUNTED["images"] = 0
+    assert main(["probe", "mine.yaml", "--protocol", "tiny.yaml", "--device", "cpu"]) == 0
+    # Two backbones encode 10 training images, 4 validation images and their 4 warped views.
+    assert COUNTED["images"] == 2 * (10 + 4 + 4)
+    results = json.loads((folder / "runs" / "probe-tiny.json").read_text())["results"]
+    assert [result["backbone"] for result in results] == ["mine", "mine, random", "pixels"]
+    main_metrics = ["segmentation/mIoU", "depth/AbsRel", "normals/mean", "retrieval/mIoU", "views/recall10"]
+    assert all(result["main"] == main_metrics for result in results)
+    for result in results:
+        for metric in main_metrics:
+            low, high = result["intervals"][metric]
+            assert low <= result["metrics"][metric] <= high
+    assert results[0]["metrics"] != results[1]["metrics"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines if "↑" in line] == [
+        [metric, "↑"] for metric in (main_metrics[0], *main_metrics[3:])
+    ]
+    assert not (folder / "runs" / "tiny").exists()  # no training
+
+
+@pytest.mark.integration
+def test_heads_on_computed_features_have_the_losses_of_a_training(folder, monkeypatch):
+    """The metrics of `densevit train` with the same seed, data and schedule; images are equal in size."""
+    from densevit.config import from_mapping
+
+    protocol = Protocol.read("tiny.yaml")
+    config = protocol.config(yaml_io.read_file(folder / "mine.yaml"))
+    run = densevit.fit(from_mapping(config.model_dump(), "test"), run_dir=folder / "run")
+    result = densevit.probe("mine.yaml", protocol, device="cpu")
+    expected = {name: value for name, value in run.metrics.items() if np.isfinite(value)}
+    assert {name: result.metrics[name] for name in expected} == pytest.approx(expected, rel=4e-7, abs=4e-7)
+
+
+def test_images_of_other_sizes_are_padded_with_their_last_cells(folder):
+    from densevit_probes.heads import _together
+    from densevit_probes.probe import EncodedImage
+
+    tall, wide = torch.arange(6.0).reshape(1, 3, 2), torch.arange(8.0).reshape(1, 2, 4)
+    images = [EncodedImage([tall], {"size": (40, 30)}, (48, 32)), EncodedImage([wide], {"size": (32, 64)}, (32, 64))]
+    [maps], mask, _ = _together(images, torch.device("cpu"))
+    assert maps[0, 0].tolist() == [[0, 1, 1, 1], [2, 3, 3, 3], [4, 5, 5, 5]]
+    assert maps[1, 0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7]]
+    assert mask.shape == (2, 48, 64)
+    assert (~mask[0]).nonzero().max(0).values.tolist() == [39, 29] and (~mask[1]).sum() == 32 * 64
+
+
+@pytest.mark.integration
+def test_images_are_classified_by_the_colour_in_random_features(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 9), ("val", 3)):
+        for channel, name in enumerate(("red", "green", "blue")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 100, (*rng.integers(40, 60, 2), 3), np.uint8)
+                pixels[..., channel] += 120
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.png")
+    (tmp_path / "images.yaml").write_text(
+        "probes: {knn: {k: 5}, linear_probe: {}}\n"
+        f"data: {{name: image_folder, root: {tmp_path}, transforms: resize, image_size: 32, num_workers: 0}}"
+    )
+    result = densevit.probe({"name": "resnet", "depth": 18}, str(tmp_path / "images.yaml"), device="cpu")
+    assert result.main == ("knn/top1", "linear_probe/top1") and min(result.metrics[name] for name in result.main) > 0.6
+
+
+@pytest.mark.integration
+def test_names_sections_instances_and_modules_are_one_backbone(folder):
+    weights = str(folder / "w.safetensors")
+    instance = densevit.create_backbone(f"{__name__}:Patches", weights=weights)
+    module = nn.Sequential(instance.patches)
+    backbones = ("mine.yaml", {"name": f"{__name__}:Patches", "weights": weights}, instance, module)
+    results = [densevit.probe(backbone, "tiny.yaml", {"val_length": 3}, "cpu") for backbone in backbones]
+    heads = ("segmentation", "depth")  # their random weights follow those of a backbone that is built
+    defined = {name: value for name, value in results[0].metrics.items() if value is not None}
+    expected = {name: value for name, value in defined.items() if not name.startswith(heads)}
+    assert len(expected) > 20
+    for result in results[1:]:
+        assert {name: result.metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert all(parameter.requires_grad for parameter in module.parameters())  # the caller's module is not changed
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("change", ["freeze: false", "data.transforms=crop"])
+def test_a_protocol_that_changes_images_or_the_backbone_is_a_training(change, folder):
+    text = PROTOCOL.replace("transforms: resize", "transforms: crop") if "crop" in change else f"{change}\n{PROTOCOL}"
+    (folder / "tiny.yaml").write_text(text)
+    result = densevit.probe("mine.yaml", "tiny.yaml", device="cpu")
+    run = densevit.Run(folder / "runs" / "tiny-mine")
+    expected = {name: value for name, value in run.metrics.items() if np.isfinite(value)}
+    assert {name: result.metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert {"normals/mean", "segmentation/mIoU"} <= result.intervals.keys()
+    with pytest.raises(DensevitError, match="this protocol trains a model. Fix: name the backbone as module:Class"):
+        densevit.probe(Patches(), "tiny.yaml")
+
+
+@pytest.mark.integration
+def test_one_probe_runs_in_eight_files_without_lightning(folder):
+    (folder / "knn.yaml").write_text(
+        "probes: {knn: {name: patch_knn}}\ndata: {name: scenes, image_size: 32, train_length: 4, val_length: 2}"
+    )
+    code = (
+        "import sys\nimport densevit_probes.command\nfrom densevit_probes.probing import probe\n"
+        "probe({'name': 'resnet', 'depth': 18}, 'knn.yaml')\n"
+        "files = [name for name in sys.modules if name.partition('.')[0] == 'densevit_probes']\n"
+        "print(len(files), 'pytorch_lightning' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["8", "False"]
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("backbone: {name: swin}", [], "a protocol has no backbone, and freeze is true or false. Fix: "),
+        ("", ["backbone.depth=3"], "a protocol has no backbone"),
+        ("probes: {segmentation: {name: patch_knn}}\nheads: {segmentation: {name: linear}}", [], "the name of no head"),
+        ("probe: {}", [], "probe"),
+    ],
+)
+def test_wrong_protocols_are_errors_of_one_line(text, overrides, message, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{text}\ndata: {{name: scenes}}")
+    with pytest.raises(DensevitError, match=message) as error:
+        Protocol.read(str(path), overrides).config({"name": "pixels"})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pixels", "data.normals=false"], "pixels: probes.normals: the data has no normals. Fix: "),
+        (["pixels", "trainer.ema=0.9"], "pixels: trainer.ema has no effect on heads"),
+        (["pixels", "trainer.precision=16-mixed"], "pixels: trainer.precision has no effect on heads"),
+        (["pixel"], "there is no config file 'pixel'"),
+        (["pixels", "probes.retrieval.n=3"], "pixels: probes.retrieval.n is not an option"),
+    ],
+)
+def test_errors_are_one_line(words, message, folder, capsys):
+    assert main(["probe", *words, "--protocol", "tiny.yaml", "--device", "cpu"]) in (1, 2)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "name", [name.partition("/")[2] for name in yaml_io.shipped_configs() if name.startswith("probe/")]
+)
+def test_shipped_protocols_are_valid(name):
+    from densevit import config as configs
+
+    protocol = Protocol.read(name)
+    config = protocol.config({"name": "resnet", "depth": 18})
+    (configs.check_plugins if config.heads else configs.check_evaluation_plugins)(config)
+    assert protocol.probes or config.heads
