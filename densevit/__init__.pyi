@@ -13,7 +13,6 @@ from densevit.errors import DensevitError as DensevitError
 from densevit.errors import PluginError as PluginError
 from densevit.errors import TrainingError as TrainingError
 from densevit.errors import WeightsError as WeightsError
-from densevit.exporting.exporting import Exported as Exported
 from densevit.exporting.exporting import export as export
 from densevit.inference.batch_predictor import BatchPredictor as BatchPredictor
 from densevit.inference.model_creation import create_model as create_model

@@ -41,13 +41,6 @@ class Exported:
     model_ms, file_ms: median latency of an image of the first size on the CPU. evaluation: the metrics of model and
     file; None without an evaluation. blocks: the precision of each block, in half precision only. quantization: the
     figures of an int8 file; differences and limit then describe the float32 file before quantisation.
-
-    Example:
-        >>> from pathlib import Path
-        >>> differences = {"logits": 3e-6, "boxes": 1e-6}
-        >>> exported = densevit.Exported(Path("model.onnx"), differences, 1e-4, [(64, 64)], model_ms=9.0, file_ms=6.0)
-        >>> exported.difference
-        3e-06
     """
 
     path: Path
