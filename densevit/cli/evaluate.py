@@ -206,7 +206,6 @@ def config_of(model: "InferenceModel", is_foreign: bool, source: str, overrides:
         )
     else:
         overridden = {override.partition("=")[0].strip() for override in overrides}
-        assert model.sections is not None
         has_data = model_config is None and model.sections.data is not None
         if not has_data and overridden.isdisjoint(
             ("data", "data.name", *(("data.root",) if model_config is not None else ()))

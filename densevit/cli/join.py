@@ -113,7 +113,7 @@ def _evaluated(parts: "Sequence[Part]", joined: "DenseModel") -> "RecordedEvalua
         data, resized = part.model.training_data, joined.training_data
         if data is None or resized is None:
             raise ConfigError(f"{part.source}: names no data to evaluate on. Fix: leave out --evaluate.")
-        config = configs.from_mapping({"trainer": {"max_epochs": 1}, **part.sections.model_dump()}, part.source)
+        config = configs.from_mapping({"trainer": {"max_epochs": 1}, **part.model.sections.model_dump()}, part.source)
         alone |= evaluate(part.model.with_config(config))
         data = data.model_copy(update={"image_size": resized.image_size, "transforms": resized.transforms})
         with_heads = joined.with_heads(part.model.heads)

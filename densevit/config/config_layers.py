@@ -1,6 +1,5 @@
 """Merges config layers: a file over its base, then section files, then command-line overrides."""
 
-import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -64,7 +63,12 @@ def read(path: Path, above: tuple[Path, ...] = (), at: Key = (), typed: bool = F
 
 def from_mapping(values: Mapping[str, Any], source: str) -> Layer:
     """Merges a mapping over its base and reads its section files; paths are relative to the working directory."""
-    return _over_base(copy.deepcopy(dict(values)), source, typed=True)
+    return _over_base(_copied(values), source, typed=True)
+
+
+def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested mappings, with the same objects in them."""
+    return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in values.items()}
 
 
 def _over_base(
@@ -89,23 +93,23 @@ def with_overrides(layer: Layer, overrides: Overrides) -> Layer:
     """Applies `section=FILE` and `section.key=value`, or a mapping of keys to values, files first."""
     source = COMMAND_LINE if any(isinstance(override, Argument) for override in overrides) else "overrides"
     sections, keys = Layer(_Keys()), Layer(_Keys())
-    for override in overrides:
-        name, equals, text = (str(override), "=", "") if isinstance(overrides, Mapping) else override.partition("=")
+    for override in overrides.items() if isinstance(overrides, Mapping) else overrides:
+        name, equals, text = (override[0], "=", "") if isinstance(override, tuple) else override.partition("=")
         path = tuple(name.strip().split("."))
         if not equals or not all(path):
-            raise ConfigError(f"{override!r} is not an override: write section.key=value.")
-        if not (isinstance(overrides, Mapping) or text.strip()):
+            raise ConfigError(f"{name + (text and equals + text)!r} is not an override: write section.key=value.")
+        if not (isinstance(override, tuple) or text.strip()):
             raise ConfigError(f"{source}: {name} has no value; write {name}=null for none.")
         # A path that starts with the placeholder {split} is text, not a YAML mapping.
         value = text.strip() if text.lstrip().startswith("{split}") else parse(text, f"{source}: {override}")
-        value = overrides[override] if isinstance(overrides, Mapping) else value
+        value = override[1] if isinstance(override, tuple) else value
         if path in _NAMED and isinstance(value, str):
             path = (*path, "name")
         _set(
             (sections if _is_section(path) and isinstance(value, str) else keys).values,
             path,
             value,
-            f"{source}: {override}",
+            f"{source}: {override if isinstance(override, str) else name}",
         )
     keys.typed = typed_keys(sections.values) | typed_keys(keys.values)
     for part in (sections, keys):
@@ -126,7 +130,7 @@ def check_evaluation_overrides(overrides: Overrides) -> None:
             section == "heads" and head_key not in ("evaluation", "inference")
         ):
             raise ConfigError(
-                f"{override}: an evaluation cannot change the model. Allowed overrides are data.*, trainer.*, "
+                f"{override}: the model exists, and cannot change. Allowed overrides are data.*, trainer.*, "
                 "inference.*, heads.NAME.inference.* and heads.NAME.evaluation.*"
             )
 

@@ -1,6 +1,6 @@
 """Loads configs from files and mappings, with overrides. Writes configs as YAML."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,15 @@ from safetensors import SafetensorError, safe_open
 
 from densevit.config import config_layers, yaml_io
 from densevit.config.initial_weights import settled
-from densevit.config.key_types import named_classes
+from densevit.config.key_types import named_classes, section_type
 from densevit.config.model_schema import ModelSections
 from densevit.config.schema import Config
 from densevit.config.schema_validation import validated
 from densevit.config.sources import Overrides, Sources
+from densevit.constructor_call import Unwritten, plain
 from densevit.errors import ConfigError, printable
 from densevit.paths import user_path
+from densevit.registry import ObjectName
 
 _LARGEST_IN_FILE = 2**20  # characters of a config inside another file: PyYAML takes minutes for megabytes
 
@@ -43,6 +45,18 @@ def with_overrides(config: Config, overrides: Overrides) -> Config:
     layer = config_layers.Layer(config.model_dump(), dict(sources.by_key), typed=frozenset(sources.typed))
     layer = config_layers.with_overrides(layer, overrides)
     return settled(_validated(layer.values, Sources(layer.sources, layer.typed, sources.notes)))
+
+
+def full_key(key: str) -> str:
+    """The full name of a key of `trainer`, `optim` or `data` that is given alone: trainer.max_images of max_images."""
+    return next(
+        (
+            f"{name}.{key}"
+            for name in ("trainer", "optim", "data")
+            if key in getattr(section_type(Config.model_fields[name].annotation), "model_fields", ())
+        ),
+        key,
+    )
 
 
 def values_of_file(
@@ -86,6 +100,22 @@ def dump(config: ModelSections, comments: Mapping[str, str] | None = None) -> st
         facts = (printable(" ".join(f"# {name}: {fact}".split())) for name, fact in comments.items())
         text += "\n# Derived from the above:\n" + "".join(f"{fact}\n" for fact in facts)
     return text
+
+
+def unwritten(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The keys of a config's values that are objects that files cannot hold, each with a sentence: arguments that are
+    no plain values, and classes that other programs cannot import."""
+    for name, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+        if isinstance(value, Mapping | list | tuple):
+            yield from unwritten(value, f"{key}{name}.")
+        elif isinstance(plain(value), Unwritten) or (
+            isinstance(value, ObjectName) and ("<" in value or value.startswith("__main__:"))
+        ):
+            yield (
+                f"{key}{name}",
+                f"files cannot hold {plain(value)}. Fix: a plain value, or a class at the top of a module that can be "
+                "imported; or pass it again: densevit.load(RUN, model=model), densevit.fit(resume=RUN, train=...).",
+            )
 
 
 def _loaded(layer: config_layers.Layer, source: str, overrides: Overrides) -> Config:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from densevit.channels import COLORS, RGB, Channels
 from densevit.config.values import (
@@ -51,6 +51,11 @@ class DataSection(OpenSection):
     """A plugin's name or `module:Class`."""
     split: str = "val"
     """The split for validation and `evaluate`, by its name on disk (`test`)."""
+    train: Annotated[PluginSection, "datasets"] | None = None
+    """The training data set, in place of the split `train` of `name`, with all arguments of its constructor. With `val`
+    too, `name` may be left out: `{train: {name: my_data:MyData, root: a}, val: {name: my_data:MyData, root: b}}`."""
+    val: Annotated[PluginSection, "datasets"] | None = None
+    """The validation data set, in place of the split `split` of `name`."""
     allow_overlap: bool = False
     """Allows training and validation on the same image files, which is an error otherwise."""
     batch_size: Annotated[Count, Field(le=2**20)] = 8
@@ -129,6 +134,13 @@ class DataSection(OpenSection):
     def folder_name(self) -> str:
         """The name of the data set's folder, such as "street"; the plugin's name without a folder."""
         return folder_name(self.name, self.options.get("root"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_split(cls, values: Any) -> Any:
+        parts = (values.get("train"), values.get("val")) if isinstance(values, Mapping) else ()
+        names = [{"name": str(part.get("name"))} for part in map(as_section, parts) if isinstance(part, Mapping)]
+        return {**names[0], **values} if names else values
 
     @field_validator("multi_scale")
     @classmethod

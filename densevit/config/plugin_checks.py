@@ -15,7 +15,8 @@ from densevit.config.sources import Key
 from densevit.config.training_schema import OptimSection
 from densevit.config.values import OpenSection
 from densevit.errors import ConfigError, PluginError
-from densevit.registry.plugin_options import POSITIONAL_ARGUMENTS, OptionError, parameters_of
+from densevit.registry.groups import POSITIONAL_ARGUMENTS
+from densevit.registry.plugin_options import OptionError, check, parameters_of
 
 
 def check_plugins(config: Config) -> None:
@@ -63,7 +64,11 @@ def _evaluator_problems(config: Config, where: str, head: HeadSection, evaluatio
 def _data_problems(config: Config) -> Iterator[str]:
     """A line for each invalid key of the data set and of its transforms."""
     data = config.data
-    yield from _section_problems(config, "data", "datasets", data.name, data)
+    yield from (  # `train` and `val` are checked when they are built
+        _section_problems(config, "data", "datasets", data.name, data)
+        if None in (data.train, data.val)
+        else _problems(config, "data", check, lambda: None, (), data.name, data.options, "data")
+    )
     sections = {"data.transforms": data.transforms}
     if data.final_phase is not None and "transforms" in data.final_phase.options:
         sections["data.final_phase.transforms"] = data.in_final_phase.transforms

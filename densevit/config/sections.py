@@ -1,6 +1,6 @@
 """Single sections of a config, and the sections of a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,14 +12,14 @@ from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import InferenceSection, ModelSections
 from densevit.config.schema import Config
 from densevit.config.schema_validation import check_head_names, validated
-from densevit.config.sources import Sources
+from densevit.config.sources import Overrides, Sources
 from densevit.config.values import Section
 from densevit.registry.plugin_options import takes
 
 Sections = TypeVar("Sections", bound=ModelSections)
 
 
-def section(name: str, values: Mapping[str, Any] | str | Path, source: str, overrides: Sequence[str] = ()) -> Any:
+def section(name: str, values: Mapping[str, Any] | str | Path, source: str, overrides: Overrides = ()) -> Any:
     """A single section, such as a `DataSection`. values: the section's keys, or a section file. source: the origin of
     the values, for messages. overrides: `backbone.key=value`."""
     layer = config_layers.Layer({name: dict(values) if isinstance(values, Mapping) else str(values)})

@@ -6,7 +6,7 @@ from typing import Any
 
 Key = tuple[str, ...]
 Overrides = Sequence[str] | Mapping[str, Any]
-"""Texts `section.key=value`, or values by key."""
+"""Texts `section.key=value`, or values by key. `fit` has pairs of a key and a value among the texts."""
 
 WEIGHTS: Key = ("weights",)
 BACKBONE: Key = ("backbone", "name")

@@ -12,12 +12,13 @@ from densevit.config.values import (
     Float,
     Int,
     Named,
+    NamedSection,
     OpenSection,
     PluginName,
-    PluginSection,
     Rate,
     Section,
-    as_sections,
+    as_section,
+    as_tuple,
     module_section,
 )
 
@@ -64,7 +65,7 @@ class OptimSection(OpenSection):
     @model_validator(mode="before")
     @classmethod
     def _one_learning_rate(cls, values: Any) -> Any:
-        if isinstance(values, dict):
+        if isinstance(values := as_section(values), dict):
             rates = [key for key in ("lr", "lr_per_256") if values.get(key) is not None]
             if len(rates) == 2:
                 raise ValueError("lr and lr_per_256 are both set; keep one.")
@@ -132,9 +133,9 @@ class TrainerSection(Section):
     (2000) and D-FINE (1000), and the average starts with the initial weights. `null`: `ema` from the second step on."""
     log_every: Count = 50
     """Optimiser steps between rows of losses in `metrics.csv`."""
-    callbacks: Annotated[tuple[PluginSection, ...], BeforeValidator(as_sections)] = ()
+    callbacks: Annotated[tuple[NamedSection, ...], BeforeValidator(as_tuple)] = ()
     """Lightning callbacks: `[{name: module:Class, options}]`."""
-    loggers: Annotated[tuple[PluginSection, ...] | None, BeforeValidator(as_sections)] = None
+    loggers: Annotated[tuple[NamedSection, ...] | None, BeforeValidator(as_tuple)] = None
     """Lightning loggers in addition to `metrics.csv`: `tensorboard`, `wandb`, `mlflow`, or `{name: module:Class,
     options}`. `null`: `tensorboard` if it is installed."""
     detect_anomaly: bool = False

@@ -10,10 +10,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    WrapValidator,
     model_validator,
 )
 
 from densevit.config.frozen_mapping import frozen
+from densevit.registry import ObjectName, object_section
 
 
 def _number(value: Any) -> Any:
@@ -47,13 +49,12 @@ def _is_section(value: Any) -> Any:
 
 
 def as_section(value: Any) -> Any:
-    """Converts a plugin's name to a section: crop to {name: crop}."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-def as_sections(value: Any) -> Any:
-    """Converts the names in a list to sections: [tensorboard] to ({name: tensorboard},)."""
-    return tuple(map(as_section, value)) if isinstance(value, list | tuple) else value
+    """Converts a plugin's name, an object, or a section that names one to a section: crop to {name: crop}."""
+    section = value if isinstance(value, Mapping) else {"name": value}
+    if isinstance(plugin := section.get("name"), int | float | list | tuple | Mapping | BaseModel | None):
+        return value
+    named = section if isinstance(plugin, str) else object_section(plugin)
+    return {**named, **section, "name": named["name"]}
 
 
 def _size(value: Any) -> Any:
@@ -116,7 +117,9 @@ class ConfigType(NamedTuple):
     annotation: Any
 
 
-PluginName = Annotated[str, PLUGIN_NAME]
+PluginName = Annotated[
+    str, PLUGIN_NAME, WrapValidator(lambda value, check: value if isinstance(value, ObjectName) else check(value))
+]
 Source = Annotated[str, SOURCE, Field(min_length=1)]
 RANDOM = "random"  # the value of `backbone.weights` for random weights on purpose
 Duration = Annotated[str, BeforeValidator(_duration)]
@@ -161,6 +164,11 @@ class OpenSection(Section):
 
     model_config = ConfigDict(extra="allow")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_object(cls, value: Any) -> Any:
+        return value if isinstance(value, str) else as_section(value)
+
     @property
     def model_extra(self) -> dict[str, Any] | None:
         """The keys that are not fields."""
@@ -193,3 +201,4 @@ def with_value(tree: Tree, key: Sequence[str], value: Any) -> Tree:
 
 
 Named = Annotated[PluginSection, BeforeValidator(_is_section)]
+NamedSection = Annotated[PluginSection, BeforeValidator(as_section)]

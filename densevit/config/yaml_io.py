@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from densevit.config.frozen_mapping import FrozenMapping
+from densevit.constructor_call import Unwritten, plain
 from densevit.errors import ConfigError, nearest, one_line
 from densevit.paths import check_unpacked, nearest_neighbour, user_path
 
@@ -110,7 +111,9 @@ def parse(text: str, source: str, lines: bool = False) -> Any:
 
 def write(values: dict[str, Any]) -> str:
     """A mapping as YAML: sections as blocks, lists on one line, keys in order."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=120, allow_unicode=True)
+    return yaml.dump(
+        plain(values), Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=120, allow_unicode=True
+    )
 
 
 class _Loader(yaml.SafeLoader):
@@ -157,6 +160,7 @@ for _tag, _pattern, _first in (
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+_Loader.add_constructor("!object", lambda loader, node: Unwritten(node.value))
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{_FLOAT})$"), list("-+.0123456789"))
 yaml.SafeDumper.add_representer(FrozenMapping, yaml.SafeDumper.represent_dict)  # also for yaml.safe_dump
 _Dumper.add_representer(FrozenMapping, _Dumper.represent_dict)
@@ -164,3 +168,4 @@ _Dumper.add_representer(list, _Dumper.represent_short_list)
 _Dumper.add_representer(tuple, _Dumper.represent_short_list)
 _Dumper.add_multi_representer(str, _Dumper.represent_str)  # a subclass
 _Dumper.add_multi_representer(Path, _Dumper.represent_path)
+_Dumper.add_multi_representer(Unwritten, lambda dumper, data: dumper.represent_scalar("!object", str(data)))

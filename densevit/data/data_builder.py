@@ -30,14 +30,8 @@ def build_data(
         >>> [*data.classes], len(data.val)
         (['detection', 'segmentation', 'panoptic'], 500)
     """
-    datasets = {split: dataset for split, dataset in (("train", train), ("val", val)) if dataset is not None}
-    if isinstance(data, Mapping):
-        names = [f"{type(dataset).__module__}:{type(dataset).__qualname__}" for dataset in datasets.values()]
-        data = {**({"name": names[0]} if names else {}), **data}
-    if not isinstance(data, Config | DataSection):
-        data = section("data", data, "data")
-    assert isinstance(data, Config | DataSection)
-    section_data, config_seed = (data.data, data.seed) if isinstance(data, Config) else (data, 0)
-    splits = DataSplits(section_data, config_seed if seed is None else seed, multiple)
-    vars(splits).update(datasets)  # the cached properties
-    return splits
+    datasets = {f"data.{key}": dataset for key, dataset in (("train", train), ("val", val)) if dataset is not None}
+    values, config_seed = (data.data, data.seed) if isinstance(data, Config) else (data, 0)
+    if datasets or not isinstance(values, DataSection):
+        values = section("data", values.model_dump() if isinstance(values, DataSection) else values, "data", datasets)
+    return DataSplits(values, config_seed if seed is None else seed, multiple)

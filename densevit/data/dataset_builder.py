@@ -36,11 +36,14 @@ def build_split(section: DataSection, split: str) -> Dataset:
 def unchecked_split(section: DataSection, split: str) -> Dataset:
     """Builds one split of a config's data section. Raises PluginError for a wrong option, ConfigError for channel
     options that a data set with fixed channels contradicts, and DataError for wrong annotations."""
-    name, config_channels = section.name, section.given_channels
-    offered = {"on_error": section.on_error, "channels": config_channels}
-    dataset: Dataset = registry.create(
-        "datasets", name, split, options=data_options(section), where="data", offered=offered
+    part, config_channels = section.train if split == "train" else section.val, section.given_channels
+    name, arguments, options, where = (
+        (section.name, (split,), data_options(section), "data")
+        if part is None
+        else (part.name, (), part.options, f"data.{'train' if split == 'train' else 'val'}")  # with all arguments
     )
+    offered = {"on_error": section.on_error, "channels": config_channels}
+    dataset: Dataset = registry.create("datasets", name, *arguments, options=options, where=where, offered=offered)
     channels = dataset.channels
     same = config_channels.is_rgb or (
         config_channels.names == channels.names

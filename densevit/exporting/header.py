@@ -28,7 +28,7 @@ def header_of(
     `inference.engine`, which builds the heads. thresholds: each head's score threshold in a file with
     post-processing; None without. The entry `images` is a `densevit.channels.Channels`.
     """
-    sections, transforms = model_file.sections_of(model), model.resize
+    sections, transforms = configs.single_pass(model_file.sections_of(model)), model.resize
     necks: dict[str, Any] = dict(model.necks.items())
     heads = {}
     for name, head in model.heads.items():
@@ -43,7 +43,7 @@ def header_of(
             "strides": [*features.strides],
         }
     return {
-        "model": None if sections is None else model_file.entries(model, configs.single_pass(sections)),
+        "model": model_file.entries(model, sections),
         "backbone": {"channels": [*model.backbone.channels], "strides": [*model.backbone.strides]},
         "heads": heads,
         "images": asdict(model.channels),

@@ -13,7 +13,7 @@ from densevit import config as configs
 from densevit.channels import RGB
 from densevit.config import ModelSections
 from densevit.data.transforms.fixed import Fixed
-from densevit.errors import ConfigError, DensevitError, WeightsError
+from densevit.errors import ConfigError, DensevitError
 from densevit.inference.runtimes import ORIGINAL_SIZE, THRESHOLDS, ExportedFile
 from densevit.interfaces import Backbone, Batch, Head, Outputs, Predictions, Size, Targets, Transforms
 from densevit.model import DenseModel, InferenceModel, create_head
@@ -48,10 +48,10 @@ class Engine(InferenceModel):
     """Runs an exported file on the CPU, for prediction and evaluation.
 
     file: the result of `open_file`. heads: the exported heads; their weights are not used: `predict_exported` converts
-    the file's outputs to predictions. sections: the sections of the exported model; None: 8-bit RGB.
+    the file's outputs to predictions. sections: the sections of the exported model.
     """
 
-    def __init__(self, file: ExportedFile, heads: Mapping[str, Head], sections: ModelSections | None = None) -> None:
+    def __init__(self, file: ExportedFile, heads: Mapping[str, Head], sections: ModelSections) -> None:
         self.file, self.heads, self.sections = file, heads, sections
         self.postprocess: Mapping[str, Any] | None = file.header.get("postprocess")
         for name, head in heads.items():
@@ -68,7 +68,7 @@ class Engine(InferenceModel):
         self.channels = (sections and sections.backbone.channels) or RGB
         self.classes = {name: head.classes for name, head in heads.items()}
         self.target_types = {name: head.target_types for name, head in heads.items()}
-        self.training_data = None if sections is None else sections.data
+        self.training_data = sections.data
         self.reference_data, self.licences, self.score_thresholds = {}, {}, {}
         self.inference = inference_of(self, sections)
 
@@ -164,16 +164,10 @@ class Engine(InferenceModel):
 def build(file: ExportedFile, trust: bool = False) -> Engine:
     """Builds the engine of a file from its header.
 
-    trust: the parameter of `load`. Raises WeightsError if the header lacks the model's sections.
+    trust: the parameter of `load`.
     """
-    path, header = file.path, file.header
-    entries = header.get("model")
-    if not entries:
-        raise WeightsError(
-            f"{path}: contains no config, which predictions need: its model was built from modules in Python. "
-            "Fix: build the model with densevit.create_model."
-        )
-    described = model_file.described(entries, str(path), trust)
+    header = file.header
+    described = model_file.described(header["model"], str(file.path), trust)
 
     def heads() -> dict[str, Head]:
         return {
@@ -196,7 +190,7 @@ def build(file: ExportedFile, trust: bool = False) -> Engine:
 def engine_of(file: ExportedFile, model: DenseModel) -> Engine:
     """The engine of the exported file of a model, with its data and resizing."""
     heads = {name: copy.deepcopy(head).to("meta").eval() for name, head in model.heads.items()}
-    engine = Engine(file, heads, None if model.sections is None else configs.single_pass(model.sections))
+    engine = Engine(file, heads, configs.single_pass(model.sections))
     engine.channels = model.channels
     for name in ("score_thresholds", "training_data", "reference_data"):
         setattr(engine, name, getattr(model, name))

@@ -1,5 +1,6 @@
 """Creates models from plugins, sections and configs."""
 
+import functools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +14,12 @@ from densevit.config import Config, ModelSections
 from densevit.config.config_layers import typed_keys
 from densevit.config.initial_weights import check_weights, settled
 from densevit.config.sources import BACKBONE_WEIGHTS, WEIGHTS, Sources
-from densevit.config.values import with_value
+from densevit.config.values import as_section, with_value
 from densevit.data.channel_statistics import with_channels
 from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, did_you_mean
 from densevit.inference.model_loading import device_of
-from densevit.interfaces import Class, Classes, as_classes
+from densevit.interfaces import Backbone, Class, Classes, Head, as_classes
 from densevit.model import DenseModel, build_from_sections, classes_by_head, tasks_of
 from densevit.model.lora import add_adapters
 from densevit.paths import user_path
@@ -26,10 +27,12 @@ from densevit.weights.checkpoint_io import read
 from densevit.weights.pretrained_models import Section, build_pretrained, warn_of
 from densevit.weights.resolving import resolve
 
+Plugin = Backbone | Head | type | functools.partial[Any]
+
 
 def create_model(
-    backbone: Section | Path | Config,
-    heads: Section | Mapping[str, Section] | None = None,
+    backbone: Section | Path | Config | Plugin,
+    heads: Section | Plugin | Mapping[str, Section | Plugin] | None = None,
     classes: Classes | Mapping[str, Classes] | None = None,
     weights: str | Path | None = None,
     pretrained: bool = True,
@@ -37,10 +40,11 @@ def create_model(
 ) -> DenseModel:
     """Builds a model in training mode and loads the pretrained weights that its sections name.
 
-    backbone: a plugin's name, or a config's section `backbone`: {"name": "swin", "variant": "tiny"}. Without `heads`, a
-    complete config: a `Config`, a file or a shipped config's name.
-    heads: a plugin's name or a section `heads.NAME` for each head name. Of a single head, the plugin's name or the
-    section alone: the head has the name of its task.
+    backbone: a plugin's name, or a config's section `backbone`: {"name": "swin", "variant": "tiny"}; a class or a
+    `functools.partial`; or an instance, which is used itself and keeps its layers. Without `heads`, a complete config:
+    a `Config`, a file or a shipped config's name.
+    heads: the same for each head name; classes are called with channels, strides and classes. Of a single head, the
+    plugin or the section alone: the head has the name of its task.
     classes: the classes of each head, by its name or task; of a single head, its classes alone. Classes are a list of
     `Class`es or names, or their number. None: the classes of a config's data set; with `heads`, no classes.
     weights: a checkpoint of the model or of its backbone; overrides a config's weights of the same tensors, with a
@@ -73,8 +77,11 @@ def create_model(
             classes = classes_by_head(config, dataset)
         sections = config
     else:
-        values: dict[str, Any] = {"weights": None if weights is None else str(weights), "backbone": _section(backbone)}
-        values["heads"] = {name: _section(head) for name, head in _by_name(heads).items()}
+        values: dict[str, Any] = {
+            "weights": None if weights is None else str(weights),
+            "backbone": as_section(backbone),
+            "heads": {name: as_section(head) for name, head in _by_name(heads).items()},
+        }
         sections = configs.model_sections(values, "create_model")
         check_weights(sections, Sources(typed=typed_keys(values)))
     head_classes = _classes_by_head(sections, classes or {})
@@ -90,10 +97,10 @@ def create_model(
     return model.to(target)
 
 
-def _config(source: Section | Path | Config) -> Config:
+def _config(source: Section | Path | Config | Plugin) -> Config:
     if isinstance(source, Config):
         return configs.with_overrides(source, ())
-    if isinstance(source, Mapping) or source in registry.find("backbones"):
+    if not isinstance(source, str | Path) or source in registry.find("backbones"):
         raise ConfigError(
             "create_model: a backbone without heads. Expected heads={NAME: PLUGIN}, or a complete config instead of "
             "the backbone: a Config, a file or a shipped config's name. For features alone: densevit.create_backbone."
@@ -101,15 +108,11 @@ def _config(source: Section | Path | Config) -> Config:
     return configs.load(source)
 
 
-def _section(section: Any) -> Any:
-    return {"name": section} if isinstance(section, str) else section
-
-
-def _by_name(heads: Section | Mapping[str, Section]) -> Mapping[str, Section]:
+def _by_name(heads: Section | Plugin | Mapping[str, Section | Plugin]) -> Mapping[str, Section | Plugin]:
     """The sections of heads by name. A single section gets the name of the head's task."""
-    if not isinstance(heads, str) and not isinstance(heads.get("name"), str):
-        return heads
-    section = _section(heads)
+    section: Mapping[str, Any] = as_section(heads)
+    if not isinstance(section.get("name"), str):
+        return section
     return {str(registry.load("heads", section["name"]).task): section}
 
 

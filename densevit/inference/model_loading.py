@@ -23,6 +23,7 @@ def load(
     trust: bool = False,
     runtime: str | None = None,
     backbone: str | Path | None = None,
+    model: DenseModel | None = None,
 ) -> Any:
     """Loads the model of a run folder, a model file, a checkpoint of another project, or `hf:ORG/NAME`, in evaluation
     mode; or a file of `densevit.export`, an `InferenceModel` that runs the file on the CPU.
@@ -31,6 +32,7 @@ def load(
     trust: True: imports classes that the file names as `module:Class`, and unpickles another project's .pth file.
     False: runs no code of the file. Installed plugins, and classes in the config.yaml of a run folder, need no trust.
     runtime: what runs ONNX files: "onnxruntime" or "openvino"; None: "onnxruntime".
+    model: a model that gets the weights of a run or a model file and is returned; for parts that files cannot hold.
     backbone: a run, a model file or pretrained weights, for a file of heads alone (`densevit join --heads-only`).
     Raises WeightsError for an incomplete model and for a backbone without heads; ConfigError for a class that the file
     names, without trust.
@@ -40,13 +42,15 @@ def load(
         >>> model.predict("examples/coffee.jpg").semantic.shape
         torch.Size([480, 720])
     """
+    if model is not None:
+        return model_file.load(source, model=model)
     target = device_of(device)
     with torch.random.fork_rng(devices=[]):  # initial values are overwritten
         if backbone is None:
-            model = load_any(source, trust, runtime)[0]
+            loaded = load_any(source, trust, runtime)[0]
         else:
-            model = on_backbone(read_part(source, trust=trust), backbone, trust)
-    return model.to(target) if isinstance(model, DenseModel) else model
+            loaded = on_backbone(read_part(source, trust=trust), backbone, trust)
+    return loaded.to(target) if isinstance(loaded, DenseModel) else loaded
 
 
 def load_any(source: str | Path, trust: bool = False, runtime: str | None = None) -> tuple[InferenceModel, bool]:
@@ -63,7 +67,9 @@ def load_any(source: str | Path, trust: bool = False, runtime: str | None = None
     folder = user_path(source) if user_path(source).is_dir() else None
     file = str(source) if folder is None else f"{source}/model.safetensors"
     if checkpoint.header.get("format") == "densevit":
-        return model_file.from_state(checkpoint.tensors, checkpoint.header, file, trust, folder), False
+        return model_file.built(
+            checkpoint.tensors, model_file.described(checkpoint.header, file, trust, folder), file
+        ), False
     if {"backbone", "heads"} <= {name.partition(".")[0] for name in checkpoint.tensors}:
         raise WeightsError(
             f"{file}: a checkpoint of {len(checkpoint.tensors)} tensors without classes and config: it has no densevit "
@@ -71,10 +77,10 @@ def load_any(source: str | Path, trust: bool = False, runtime: str | None = None
             f"weights={file}."
         )
     converted = converting.convert_checkpoint(checkpoint)
-    if converted.config is None:
+    if converted.model.config is None:
         raise WeightsError(
-            f"{source}: contains only a backbone ({converted.section.name}), which predicts nothing. Fix: train a "
-            f"model with backbone.weights={source}, or build one with densevit.create_model."
+            f"{source}: contains only a backbone ({converted.model.sections.backbone.name}), which predicts nothing. "
+            f"Fix: train a model with backbone.weights={source}, or build one with densevit.create_model."
         )
     if converted.assumed:
         warnings.warn(

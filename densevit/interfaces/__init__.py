@@ -6,7 +6,7 @@ tool's package, listed in docs/reference/protocols.md. `docs/own-backbone.md`, `
 """
 
 from densevit.channels import COLORS, RGB, Channels
-from densevit.interfaces.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from densevit.interfaces.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, ModuleBackbone
 from densevit.interfaces.canvases import Canvas, Drawing
 from densevit.interfaces.checkpoint_layouts import (
     ZEROS,
@@ -86,6 +86,7 @@ __all__ = [
     "LossContext",
     "Losses",
     "Method",
+    "ModuleBackbone",
     "Neck",
     "OptimizerStep",
     "OtherKeys",

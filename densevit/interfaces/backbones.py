@@ -1,11 +1,13 @@
 """The interface of backbones."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor, nn
 
 from densevit.channels import RGB, Channels
+from densevit.constructor_call import Recorded
 from densevit.interfaces.licences import Licences
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -14,7 +16,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, Recorded):
     """Computes feature maps from images.
 
     channels, strides: one per feature, fine to coarse; strides in input pixels.
@@ -52,3 +54,33 @@ class Backbone(nn.Module):
         groups = [list(child.parameters()) for child in self.children()]
         direct = list(self.parameters(recurse=False))
         return [group for group in (direct, *groups) if group]
+
+
+class ModuleBackbone(Backbone):
+    """A backbone of a module that returns feature maps, such as `timm.create_model(..., features_only=True)`.
+
+    module: returns a list or a dict of features (B, C_i, ceil(H / s_i), ceil(W / s_i)), fine to coarse. channels,
+    strides: empty: those of the module or of its `feature_info`. mean and std are those of timm's `pretrained_cfg`.
+
+    Example:
+        >>> import torch
+        >>> from torchvision.models import resnet18
+        >>> from torchvision.models.feature_extraction import create_feature_extractor
+        >>> net = create_feature_extractor(resnet18(), ["layer3", "layer4"])
+        >>> backbone = densevit.interfaces.ModuleBackbone(net, channels=[256, 512], strides=[16, 32])
+        >>> [tuple(x.shape) for x in backbone(torch.zeros(1, 3, 64, 96))]
+        [(1, 256, 4, 6), (1, 512, 2, 3)]
+    """
+
+    def __init__(self, module: Any, channels: Sequence[int] = (), strides: Sequence[int] = ()) -> None:
+        super().__init__()
+        info, published = getattr(module, "feature_info", None), getattr(module, "pretrained_cfg", None) or {}
+        self.module, self.mean, self.std = module, published.get("mean", self.mean), published.get("std", self.std)
+        self.channels, self.strides = (
+            tuple(channels or (module.channels if info is None else info.channels())),
+            tuple(strides or (module.strides if info is None else info.reduction())),
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = self.module(images)
+        return [*(features.values() if isinstance(features, Mapping) else features)]

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from densevit.channels import RGB, Channels
+from densevit.constructor_call import Recorded
 from densevit.interfaces.data_types import Class, Sample
 from densevit.interfaces.target_types import TargetType
 
 
-class Dataset:
+class Dataset(Recorded):
     """Images with targets in original pixels. The framework resizes, augments and batches them.
 
     Methods that only a tool calls, such as `densevit doctor`, are protocols: docs/own-dataset.md.

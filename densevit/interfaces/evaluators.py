@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from densevit.constructor_call import Recorded
 from densevit.errors import DataError
 from densevit.interfaces.data_types import Classes, Plot, Predictions, Table, Targets, as_classes, image_id
 from densevit.interfaces.datasets import Dataset
@@ -13,7 +14,7 @@ DEFAULT_THRESHOLD = 0.5
 """The score threshold of a model without one from validation."""
 
 
-class Evaluator:
+class Evaluator(Recorded):
     """Metrics of a data set, computed from a record of each image, not as a mean over batches.
 
     Subclasses implement `record` and `compute`. This class keeps the records by image id, merges them over processes,

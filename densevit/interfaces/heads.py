@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from densevit.constructor_call import Recorded
 from densevit.errors import ConfigError
 from densevit.interfaces.data_types import Class, Classes, Losses, Outputs, Predictions, Targets, as_classes
 from densevit.interfaces.datasets import Dataset
@@ -12,7 +13,7 @@ from densevit.interfaces.target_types import TargetType
 from densevit.losses.context import LossContext
 
 
-class Head(nn.Module):
+class Head(nn.Module, Recorded):
     """Computes outputs, losses and predictions of one task from feature maps. A dense head is a `DenseHead`.
 
     Required: `task`, `needs`, a constructor, `forward`, `loss` and `predict`. The rest has defaults.

@@ -4,11 +4,12 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from densevit.constructor_call import Recorded
 from densevit.interfaces.data_types import Batch, Losses
 from densevit.losses.context import LossContext
 
 
-class Method(nn.Module):
+class Method(nn.Module, Recorded):
     """A training method. The built-in method `supervised` minimises the losses of the heads.
 
     The constructor takes the model, a `DenseModel`, and the method's options. Modules of the method, such as a decoder

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from densevit.constructor_call import Recorded
 
-class Neck(nn.Module):
+
+class Neck(nn.Module, Recorded):
     """Transforms the feature maps for a head (`heads.NAME.neck`).
 
     Example:

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from densevit.constructor_call import Recorded
 from densevit.interfaces.data_types import Size, Window
 
 
@@ -18,7 +19,7 @@ class Frame(NamedTuple):
     size: Size
 
 
-class Transforms:
+class Transforms(Recorded):
     """The geometry and colours of training and evaluation images (`data.transforms`).
 
     The constructor takes `image_size`, the value of `data.image_size`: a side, (h, w) or None; and options. Training

@@ -1,12 +1,12 @@
 """A hash that identifies the features of a backbone."""
 
 import hashlib
-import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from densevit.constructor_call import signature
 from densevit.model.dense import DenseModel
 
 
@@ -14,9 +14,9 @@ def backbone_settings(model: DenseModel) -> dict[str, Any]:
     """What determines a frozen backbone's features of an image, apart from its tensors: its class and options, with
     defaults, and the channels and normalisation of images."""
     backbone, channels = model.backbone, model.channels
-    parameters = inspect.signature(type(backbone)).parameters.values()
+    parameters = signature(type(backbone)).parameters.values()
     options = {p.name: p.default for p in parameters if p.default is not p.empty}
-    options |= {} if model.sections is None else model.sections.backbone.options
+    options |= model.sections.backbone.options
     options.pop("pretrained", None)  # its weights are among the tensors
     return {
         "class": type(backbone).__qualname__,

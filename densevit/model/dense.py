@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +35,11 @@ from densevit.model.freezing import frozen_modules
 from densevit.model.head_inference import inference_of
 from densevit.model.inference_model import InferenceModel
 from densevit.model.normalisation import normalised
+from densevit.model.part_sections import HeadWeight, sections_of_parts
 from densevit.model.tensor_batches import as_batch
 from densevit.model.uncertainty_weighting import uncertainty_weighted
 from densevit.model.zoom import at_reference_size
 from densevit.targets.types import TargetTypes
-
-HeadWeight = float | Literal["learned"]
 
 
 class DenseModel(InferenceModel, nn.Module):
@@ -86,13 +85,12 @@ class DenseModel(InferenceModel, nn.Module):
         self.weights = {name: (weights or {}).get(name, 1.0) for name in heads}
         learned = [name for name, weight in self.weights.items() if weight == "learned"]
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
-        self.sections = sections
-        self.training_data = None if sections is None else sections.data
+        self.sections = sections = sections or sections_of_parts(backbone, heads, necks or {}, self.weights)
+        self.training_data = sections.data
         self.reference_data = {}
         self.inference = inference_of(self, sections)
         self.licences = dict(backbone.licences)
-        section_channels = None if sections is None else sections.backbone.channels
-        self.channels = section_channels or backbone.image_channels
+        self.channels = sections.backbone.channels or backbone.image_channels
         for name, values in zip(("low", "high"), zip(*self.channels.range, strict=True), strict=True):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
         span = self.high - self.low  # mean and std are the backbone's, in units of the images
@@ -112,7 +110,7 @@ class DenseModel(InferenceModel, nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Writes a model file for `load`: weights, classes, and the config or sections, with the inference options. A
-        replaced `resize` is not written. Raises WeightsError for a model built from parts.
+        replaced `resize` is not written. Warns of objects that a file cannot hold.
 
         Example:
             >>> densevit.load("runs/setr_vit").save("mine.safetensors")

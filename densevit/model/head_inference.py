@@ -78,10 +78,8 @@ def inference_by_head(
     return by_head
 
 
-def inference_of(model: SupportsHeads, sections: ModelSections | None) -> dict[str, InferenceSection]:
-    """`inference_by_head` with the options of a model's sections; without sections the defaults."""
-    if sections is None:
-        return inference_by_head(model, InferenceSection())
+def inference_of(model: SupportsHeads, sections: ModelSections) -> dict[str, InferenceSection]:
+    """`inference_by_head` with the options of a model's sections."""
     return inference_by_head(model, sections.inference, sections.inference_by_head)
 
 

@@ -35,11 +35,11 @@ class InferenceModel:
 
     backbone: its sizes and strides. heads, classes: one entry per head, by its name. channels: the images' channels.
     target_types: target types with options, by head. inference: windows, flips, scales and NMS of each head that
-    predicts maps or boxes. sections: the config, or the sections that the model was built from; None for a model of
-    modules. training_data: the section `data` of the training's config, which defines the resizing; None if unknown:
-    images keep their size. reference_data: that section of each head's training, in a joined model. score_thresholds:
-    by head, the minimum score of objects with the highest F1 in validation. licences: the licences of the published
-    weights that the model started from, by source. resizes: whether it is an exported file that resizes images.
+    predicts maps or boxes. sections: the config, or the sections that the model was built from. training_data: the
+    section `data` of the training's config, which defines the resizing; None if unknown: images keep their size.
+    reference_data: that section of each head's training, in a joined model. score_thresholds: the minimum score of
+    objects with the highest F1 in validation, by head. licences: the licences of the published weights that the model
+    started from, by source. resizes: whether it is an exported file that resizes images.
 
     Models of methods `with_...` share parameters with this one. Several threads may call `predict` on a model in
     evaluation mode, which must not be moved, converted or trained meanwhile.
@@ -51,7 +51,7 @@ class InferenceModel:
     channels: Channels
     target_types: dict[str, Mapping[str, TargetType] | None]
     inference: dict[str, InferenceSection]
-    sections: ModelSections | None
+    sections: ModelSections
     training_data: DataSection | None
     reference_data: dict[str, DataSection | None]
     score_thresholds: dict[str, float]
@@ -163,8 +163,8 @@ class InferenceModel:
         return torch.zeros(count, len(self.channels.names), *size, dtype=getattr(torch, self.channels.dtype))
 
     def plugin_name(self, head: str) -> str:
-        """The plugin name of a head, for messages; its class name in a model built from modules."""
-        return type(self.heads[head]).__name__ if self.sections is None else self.sections.heads[head].name
+        """The plugin name of a head, for messages."""
+        return self.sections.heads[head].name
 
     def with_resize(self: ModelT, transforms: Transforms) -> ModelT:
         """A model whose images are resized as in the evaluation of other transforms, also in `densevit.evaluate`."""
@@ -195,22 +195,20 @@ class InferenceModel:
         part = self._sharing(
             **{key: type(x)({name: v for name, v in x.items() if name in names}) for key, x in values.items()}
         )
-        if self.sections is not None:
-            heads = {name: section for name, section in self.sections.heads.items() if name in names}
-            part.sections = self.sections.model_copy(update={"heads": heads})
+        heads = {name: section for name, section in self.sections.heads.items() if name in names}
+        part.sections = self.sections.model_copy(update={"heads": heads})
         return part._with_options({name: options for name, options in self.inference.items() if name in names})
 
     def _with_options(self: ModelT, inference: dict[str, InferenceSection]) -> ModelT:
         """A model with these inference options, which its sections name for each head."""
-        sections, default = self.sections, InferenceSection()
-        if sections is not None:
-            heads = {
-                name: head.model_copy(
-                    update={"inference": None if inference.get(name, default) == default else inference[name]}
-                )
-                for name, head in sections.heads.items()
-            }
-            sections = sections.model_copy(update={"heads": heads, "inference": default})
+        default = InferenceSection()
+        heads = {
+            name: head.model_copy(
+                update={"inference": None if inference.get(name, default) == default else inference[name]}
+            )
+            for name, head in self.sections.heads.items()
+        }
+        sections = self.sections.model_copy(update={"heads": heads, "inference": default})
         return self._sharing(inference=inference, sections=sections)
 
     def _sharing(self: ModelT, **changes: Any) -> ModelT:

@@ -53,7 +53,7 @@ def add_adapters(model: DenseModel) -> None:
     B starts at 0, so outputs do not change. Call this after loading pretrained weights: it renames the tensors of
     adapted layers. Raises ConfigError without peft; see also `adapted_layers`.
     """
-    if model.sections is None or (lora := model.sections.backbone.lora) is None:
+    if (lora := model.sections.backbone.lora) is None:
         return
     if missing := missing_peft():
         raise ConfigError(missing)

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+from torch import nn
+
 from densevit import registry
 from densevit.channels import RGB
 from densevit.config import BackboneSection, ModelSections
@@ -163,8 +165,10 @@ def build_from_sections(
         heads[name] = registry.create("heads", head.name, *arguments, options=head.options, where=where)
     weights = {name: head.weight for name, head in sections.heads.items()}
     model = DenseModel(backbone, heads, necks, weights, sections)
-    if sections.replace_layers:
-        replace_layers(model)
+    parts: list[tuple[Any, nn.Module]] = [(section, backbone), *((sections.heads[x], heads[x]) for x in heads)]
+    for named, part in [*parts, *((sections.heads[x].neck, neck) for x, neck in necks.items())]:
+        if sections.replace_layers and part is not getattr(named.name, "instance", None):  # it keeps its layers
+            replace_layers(part)
     freeze_backbone(backbone, section.freeze, section.adapted_stem)
     for name, head in sections.heads.items():
         freeze_head(heads[name], necks.get(name), head.freeze, f"heads.{name}.freeze")

@@ -88,7 +88,7 @@ def parameter_rates(
             "or remove optim.layer_decay.",
             stacklevel=2,
         )
-    stem = () if model.sections is None else model.sections.backbone.adapted_stem
+    stem = model.sections.backbone.adapted_stem
     depths = {id(parameter): depth for depth, group in enumerate(groups, 1) for parameter in group}
     layers: dict[int, nn.Module] = {}
     for layer in (layer for module in filter(None, (model, method)) for layer in module.modules()):

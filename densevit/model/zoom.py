@@ -1,6 +1,7 @@
 """The zoom of an image relative to evaluation: training divides labels such as metric depth by it, and predictions at
 another size than that of the training's evaluation are multiplied by it."""
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any, cast
@@ -17,12 +18,14 @@ def create_transforms(section: DataSection) -> Transforms:
     """Builds the transforms that a data section names."""
     return cast(
         Transforms,
-        registry.create(
-            "transforms",
-            section.transforms.name,
-            section.image_size,
-            options=section.transforms.options,
-            where="data.transforms",
+        copy.copy(  # `rescale` changes it
+            registry.create(
+                "transforms",
+                section.transforms.name,
+                section.image_size,
+                options=section.transforms.options,
+                where="data.transforms",
+            )
         ),
     )
 

@@ -8,11 +8,13 @@ from densevit.registry.creating import check_options, construct, create
 from densevit.registry.docstrings import first_line
 from densevit.registry.finding import InstalledPlugins, find, scan
 from densevit.registry.groups import GROUPS, Plugin
+from densevit.registry.objects import ObjectName, object_section
 from densevit.registry.plugin_loading import import_object, load, load_command, public_name
 
 __all__ = [
     "GROUPS",
     "InstalledPlugins",
+    "ObjectName",
     "Plugin",
     "check_options",
     "construct",
@@ -23,6 +25,7 @@ __all__ = [
     "list_plugins",
     "load",
     "load_command",
+    "object_section",
     "public_name",
     "scan",
 ]

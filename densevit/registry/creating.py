@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from densevit.errors import DensevitError, PluginError, one_line
+from densevit.registry.groups import POSITIONAL_ARGUMENTS
 from densevit.registry.importing import described_error
 from densevit.registry.plugin_loading import load
 
@@ -25,17 +26,24 @@ def create(
     """
     from densevit.registry.plugin_options import takes  # imports pydantic
 
-    checked, plugin = check_options(group, name, options, where), load(group, name)
+    checked, plugin = check_options(group, name, options, where, positional=len(arguments)), load(group, name)
     checked |= {key: value for key, value in offered.items() if takes(plugin, key)}
     instance = construct(plugin, name, *arguments, options=checked, where=where)
     if group in _MODULES and "_parameters" not in vars(instance):
         raise PluginError(f"{where}: {name!r}: its constructor does not call super().__init__(). Fix: call it first.")
+    if hasattr(instance, "constructor_call") and instance is not getattr(name, "instance", None):
+        vars(instance)["constructor_call"] = (
+            str(name),
+            {key: value for key, value in instance.constructor_call[1].items() if key not in offered},
+        )
     return instance
 
 
 def construct(plugin: Callable[..., Any], name: str, *arguments: Any, options: Mapping[str, Any], where: str) -> Any:
     """Calls a plugin's constructor with checked options. Raises PluginError, with the line of code, for any exception
     in it. where: the section, for messages."""
+    if (instance := getattr(name, "instance", None)) is not None:
+        return instance
     try:
         return plugin(*arguments, **options)
     except (DensevitError, KeyboardInterrupt):
@@ -46,14 +54,19 @@ def construct(plugin: Callable[..., Any], name: str, *arguments: Any, options: M
 
 
 def check_options(
-    group: str, name: str, options: Mapping[str, Any], where: str, reserved: Iterable[str] = ()
+    group: str,
+    name: str,
+    options: Mapping[str, Any],
+    where: str,
+    reserved: Iterable[str] = (),
+    positional: int | None = None,
 ) -> dict[str, Any]:
     """Validates options and converts them to the types of the plugin's constructor; see `options.check`.
 
     where: the section that prefixes keys in messages, "backbone" or "heads.detection". reserved: other keys of the
-    section, for suggestions.
+    section, for suggestions. positional: the number of arguments that densevit passes; None: the group's.
     """
     from densevit.registry import plugin_options as signature  # imports pydantic
 
-    positional, offered = signature.POSITIONAL_ARGUMENTS[group], signature.OPTIONAL_KEYWORDS.get(group, ())
-    return signature.check(load(group, name), positional, name, options, where, reserved, offered)
+    passed, offered = POSITIONAL_ARGUMENTS[group][:positional], signature.OPTIONAL_KEYWORDS.get(group, ())
+    return signature.check(load(group, name), passed, name, options, where, reserved, offered)

@@ -19,6 +19,20 @@ INTERFACES = {
 }
 """The base class of each group's plugins, in `densevit.interfaces` or another module."""
 
+# Positional arguments that densevit passes before the user's options.
+POSITIONAL_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "backbones": (),
+    "necks": ("channels", "strides"),
+    "heads": ("channels", "strides", "classes"),
+    "datasets": ("split",),
+    "transforms": ("image_size",),
+    "evaluators": ("classes",),
+    "targets": (),
+    "methods": ("model",),
+    "optimizers": ("params",),
+    "probes": ("classes",),
+}
+
 # Groups without interface: modules of the command line; names of `densevit.__all__`; classes of the workbench and of
 # the probes.
 _WITHOUT_INTERFACE = {"commands": "command", "names": "public name", "inspectors": "inspector", "probes": "probe"}

@@ -10,6 +10,13 @@ from densevit.registry.finding import find, scan
 from densevit.registry.groups import INTERFACES, Plugin, check_group, noun_of
 from densevit.registry.importing import import_plugin
 
+_WRAP = {  # for objects of other libraries
+    "backbones": " For an existing model that returns feature maps: densevit.interfaces.ModuleBackbone(model, "
+    "channels=(64, 128), strides=(8, 16)), with one number for each map; else see 'Wrap a model you have' in "
+    "docs/own-backbone.md.",
+    "datasets": ' For (image, target) as in torchvision: return {"image": uint8 (3, H, W), "targets": {"boxes": (N, 4) '
+    'xyxy, "labels": (N,) from 0, "image_id": index}}, and set classes and provides (docs/own-dataset.md).',
+}
 _INSTANCES = ("checkpoints",)  # groups whose plugins are instances of the interface; elsewhere, subclasses
 
 
@@ -21,7 +28,7 @@ def load(group: str, name: str) -> Any:
     """
     check_group(group)
     plugin = _named(group, name)
-    loaded = import_plugin(plugin)
+    loaded = getattr(name, "plugin", None) or import_plugin(plugin)
     if group in INTERFACES:
         _check_interface(plugin, loaded)
     return loaded
@@ -47,7 +54,7 @@ def public_name(name: str) -> Any:
 
 def import_object(noun: str, name: str) -> Any:
     """Imports `module:Name`, such as a callback or a schedule. noun: the noun in messages. Raises PluginError."""
-    return import_plugin(Plugin(noun, name, value=name))
+    return getattr(name, "plugin", None) or import_plugin(Plugin(noun, name, value=name))
 
 
 def _named(group: str, name: str) -> Plugin:
@@ -83,6 +90,5 @@ def _check_interface(plugin: Plugin, loaded: Any) -> None:
     what = f"the class {loaded.__name__}" if isinstance(loaded, type) else f"a {type(loaded).__name__}"
     attribute, interface = plugin.value.rpartition(":")[2], f"{module or 'densevit'}.{class_name}"
     fix = f"{attribute} = {interface}(...)" if is_instance_group else f"class {attribute}({interface})"
-    is_model = plugin.group == "backbones" and hasattr(loaded, "register_parameter")
-    wrap = " For an existing model, see 'Wrap a model you have' in docs/own-backbone.md." if is_model else ""
+    wrap = _WRAP.get(plugin.group, "") if hasattr(loaded, "forward") or hasattr(loaded, "__getitem__") else ""
     raise PluginError(f"{plugin} is {what}, which is not a {interface}. Write `{fix}`.{wrap}")

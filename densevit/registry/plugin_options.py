@@ -10,23 +10,11 @@ from typing import Any
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from densevit.constructor_call import Unwritten, signature
 from densevit.errors import PluginError, nearest
+from densevit.registry.groups import POSITIONAL_ARGUMENTS
 from densevit.registry.number_limits import wrong_numbers
 from densevit.registry.plugin_loading import load
-
-# Positional arguments that densevit passes before the user's options.
-POSITIONAL_ARGUMENTS: dict[str, tuple[str, ...]] = {
-    "backbones": (),
-    "necks": ("channels", "strides"),
-    "heads": ("channels", "strides", "classes"),
-    "datasets": ("split",),
-    "transforms": ("image_size",),
-    "evaluators": ("classes",),
-    "targets": (),
-    "methods": ("model",),
-    "optimizers": ("params",),
-    "probes": ("classes",),
-}
 
 # Keyword arguments that densevit passes to constructors that take them; not options of the user.
 OPTIONAL_KEYWORDS: dict[str, tuple[str, ...]] = {
@@ -65,6 +53,8 @@ def check(
     fields. `Annotated[..., Plugin]`: nested plugin options, validated against that plugin's constructor.
     Raises OptionError for unknown and missing keys, and values of the wrong type.
     """
+    if getattr(name, "instance", None) is not None:
+        return {}
     positional = tuple(positional)
     accepted, takes_all = _accepted(plugin, positional, name, offered)
     parameters = parameters_of(plugin, positional, name, offered)[0]
@@ -72,6 +62,12 @@ def check(
     wrong: list[OptionError] = []
     for key, value in options.items():
         try:
+            if isinstance(value, Unwritten):
+                raise OptionError(
+                    f"{where}.{key}",
+                    f"was an object, {value}, which files cannot hold. Fix: pass the object again, as in "
+                    "densevit.load(RUN, model=model) or densevit.fit(resume=RUN, train=..., val=...).",
+                )
             if key in accepted:
                 checked[key] = _checked(accepted[key], value, f"{where}.{key}", name, positional)
             elif takes_all and key not in offered and not difflib.get_close_matches(key, accepted, 1, _MISSPELT):
@@ -109,7 +105,7 @@ def inner_types(annotation: Any) -> dict[str, Any] | None:
 
 def takes(plugin: type, option: str) -> bool:
     """Whether the constructor has a parameter of this name."""
-    return option in inspect.signature(plugin).parameters
+    return option in signature(plugin).parameters
 
 
 def default_of(plugin: Callable[..., Any], positional: tuple[str, ...], path: Sequence[str]) -> Any:
@@ -154,7 +150,7 @@ def parameters_of(
     bases = plugin.__mro__ if isinstance(plugin, type) else ()
     if next((base for base in bases if "__init__" in vars(base)), object).__module__.startswith("torch.nn."):
         return {}, False  # nn.Module's constructor has no options
-    parameters = list(inspect.signature(plugin).parameters.values())
+    parameters = list(signature(plugin).parameters.values())
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     by_position = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(by_position) < len(positional) and not any(p.kind is p.VAR_POSITIONAL for p in parameters):

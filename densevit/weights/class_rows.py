@@ -119,7 +119,6 @@ def _wider(model: DenseModel, name: str) -> Any:
 def _on_meta(group: str, model: DenseModel, name: str, *arguments: Any) -> Any:
     """The head `name`, or its neck, built on the meta device from the model's sections. group: `heads` or `necks`.
     arguments: the constructor's positional arguments."""
-    assert model.sections is not None
     head = model.sections.heads[name]
     built = head if group == "heads" else head.neck
     assert built is not None

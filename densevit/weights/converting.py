@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from densevit import config as configs
-from densevit.config import BackboneSection, Config, DataSection, ModelSections, config_layers
+from densevit.config import DataSection, ModelSections, config_layers
 from densevit.config.values import OpenSection, with_value
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import CheckpointLayout, Class
@@ -35,17 +35,6 @@ class Converted:
     fit: StateDictMatch
     model: DenseModel
     assumed: Sequence[str]
-
-    @property
-    def config(self) -> Config | None:
-        """The config; None for a backbone without heads."""
-        return self.model.config
-
-    @property
-    def section(self) -> BackboneSection:
-        """The backbone's section."""
-        assert self.model.sections is not None
-        return self.model.sections.backbone
 
 
 def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overrides: Sequence[str] = ()) -> Converted:

@@ -7,7 +7,8 @@ from densevit import registry
 from densevit.config import BackboneSection, HeadSection
 from densevit.config.values import OpenSection
 from densevit.errors import WeightsError
-from densevit.registry.plugin_options import POSITIONAL_ARGUMENTS, default_of
+from densevit.registry.groups import POSITIONAL_ARGUMENTS
+from densevit.registry.plugin_options import default_of
 from densevit.weights.foreign_checkpoint import TranslatedCheckpoint
 from densevit.weights.key_mapping import option_of
 

@@ -1,5 +1,6 @@
 """Model files: one safetensors file with the weights, classes and config of a model."""
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from densevit.interfaces import Backbone, Class, Licences
 from densevit.model import DenseModel, InferenceModel, backbone_from, build_from_sections
 from densevit.model.backbone_digest import backbone_digest
 from densevit.model.lora import merged_state
+from densevit.model.part_sections import name_classes
 from densevit.paths import user_path
 from densevit.weights.checkpoint_io import read as read_checkpoint
 from densevit.weights.licences import from_header
@@ -49,14 +51,11 @@ def save(
     step: the training step. further: further entries of the header. If the model has no heads, writes a file as
     `save_backbone` does.
 
-    Raises WeightsError for a model that was built from modules instead of sections: its plugins and options are
-    unknown.
+    Warns of objects that the file cannot hold.
     """
-    if (sections := sections_of(model)) is None:
-        raise WeightsError(
-            f"{path}: this DenseModel was built from its parts, so the plugins and options that rebuild it are "
-            "unknown. Fix: build it with densevit.create_model(...), or save model.state_dict() with torch.save."
-        )
+    sections = sections_of(model)
+    for key, why in configs.unwritten(sections.model_dump()) if step is None else ():  # a run has them at its start
+        warnings.warn(f"{path}: {key}: {why}", stacklevel=3)
     if not model.heads:
         backbone = sections.backbone
         image_keys = ("channels", "adapted_stem", "mean", "std")
@@ -76,20 +75,17 @@ def save(
 def save_heads(model: DenseModel, path: Path, further: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Writes a model file without the tensors of the backbone, but with their digest. further: the parameter of
     `save`."""
-    assert model.sections is not None
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("backbone.")}
     _write(state, {**entries(model, model.sections), "part": "heads", DIGEST: backbone_digest(model), **further}, path)
 
 
-def sections_of(model: InferenceModel) -> ModelSections | None:
+def sections_of(model: InferenceModel) -> ModelSections:
     """The sections of a model, with the data of its training."""
-    if model.sections is None or model.training_data is None:
-        return model.sections
-    return model.sections.model_copy(update={"data": model.training_data})
+    return model.sections.model_copy(update={"data": model.training_data or model.sections.data})
 
 
 def entries(model: InferenceModel, sections: ModelSections) -> dict[str, str]:
-    """The header of a model file, which `from_state` reads. sections: those of `sections_of`."""
+    """The header of a model file, which `described` reads. sections: those of `sections_of`."""
     classes = {name: [asdict(c) for c in head_classes] for name, head_classes in model.classes.items()}
     values: dict[str, Any] = {"format": "densevit", "format_version": FORMAT, "classes": classes}
     values["config"] = configs.dump(sections)
@@ -138,37 +134,30 @@ def _step(step: int | None) -> dict[str, str]:
     return {} if step is None else {"step": str(step)}
 
 
-def load(run: str | Path, trust: bool = False) -> DenseModel:
+def load(run: str | Path, trust: bool = False, model: DenseModel | None = None) -> DenseModel:
     """Loads the model of a run folder or a model file, in evaluation mode on the CPU.
 
-    trust: whether the file, or config.yaml of the folder, may name a `module:Class`, whose code then runs. Raises
-    WeightsError for a missing or incomplete model, and ConfigError for a class without trust.
+    model: a model that gets the weights; the file's plugins are not imported. trust: whether the file, or config.yaml
+    of the folder, may name a `module:Class`, whose code then runs. Raises WeightsError for a missing or incomplete
+    model, and ConfigError for a class without trust.
     """
     state, entries, path = read(run)
-    return from_state(state, entries, path, trust, folder_of(run))
+    return built(state, described(entries, path, trust or model is not None, folder_of(run)), path, model)
 
 
-def from_state(
-    state: Mapping[str, Tensor],
-    entries: Mapping[str, str],
-    source: str,
-    trust: bool = False,
-    run: Path | None = None,
+def built(
+    state: Mapping[str, Tensor], description: "Description", source: str, model: DenseModel | None = None
 ) -> DenseModel:
-    """Builds a model from a state dict and the header of the file that contained it. source: the file, for messages.
-    trust: whether the header may name a `module:Class`. run: the parameter of `config.values_of_file`.
-    """
-    return built(state, described(entries, source, trust, run), source)
-
-
-def built(state: Mapping[str, Tensor], description: "Description", source: str) -> DenseModel:
-    """Builds the model of a header and loads its tensors, in evaluation mode. source: the file, for messages."""
+    """Builds the model of a header and loads its tensors, in evaluation mode. source: the file, for messages. model:
+    the parameter of `load`."""
     try:
-        model = build_from_sections(description.sections, description.classes, pretrained=False)
+        model = model or build_from_sections(description.sections, description.classes, pretrained=False)
     except DensevitError as error:
         raise WeightsError(f"{source}: the model in its header cannot be built: {error}") from error
     load_state(model, merged_state(state, description.sections.backbone.lora), source)
     _, _, model.score_thresholds, model.licences, model.reference_data = description
+    model.training_data = description.sections.data or model.training_data
+    name_classes(model, description.classes)
     return model.eval()
 
 
@@ -183,7 +172,8 @@ class Description(NamedTuple):
 
 
 def described(entries: Mapping[str, str], source: str, trust: bool = False, run: Path | None = None) -> Description:
-    """Reads a header. The parameters are those of `from_state`. Raises WeightsError for an invalid header."""
+    """Reads a header. source: the file, for messages. trust: whether it may name a `module:Class`. run: the parameter
+    of `config.values_of_file`. Raises WeightsError for an invalid header."""
     check_format(entries.get("format_version"), source)
     if entries.get("part") == "backbone":
         raise WeightsError(f"{source}: contains only a backbone. Train with `backbone.weights={source}`.")

@@ -45,12 +45,6 @@ class Part(NamedTuple):
     digest: str
     has_backbone: bool = True
 
-    @property
-    def sections(self) -> ModelSections:
-        """The config, or the sections of a model without one."""
-        assert self.model.sections is not None
-        return self.model.sections
-
 
 def read_part(source: str | Path, name: str | None = None, trust: bool = False) -> Part:
     """Reads a run, a model file or a file of heads.
@@ -95,7 +89,7 @@ def join(parts: Sequence[Part], image_size: int | Size | None = None, stretch: b
         raise WeightsError(
             f"{parts[0].source}: contains only heads. Fix: name a run or a file with their backbone too."
         )
-    reference = next((part for part in complete if part.sections.backbone.freeze is True), complete[0])
+    reference = next((part for part in complete if part.model.sections.backbone.freeze is True), complete[0])
     sources: dict[str, str] = {}
     for part in parts:
         check_backbone(part, reference)
@@ -117,7 +111,7 @@ def join(parts: Sequence[Part], image_size: int | Size | None = None, stretch: b
 def on_backbone(heads: Part, source: str | Path, trust: bool = False) -> DenseModel:
     """The model of a file of heads on the backbone of `source`: a run, a model file or other pretrained weights. Raises
     WeightsError if the heads were trained on another backbone."""
-    section = heads.sections.backbone.model_copy(update={"weights": str(source)})
+    section = heads.model.sections.backbone.model_copy(update={"weights": str(source)})
     sections = ModelSections(backbone=section, heads={})
     model = build_pretrained(sections, {}, {str(source): read(source, trust=trust)})[0]
     check_backbone(heads, Part(str(source), model, backbone_digest(model)))
@@ -144,7 +138,7 @@ def check_backbone(part: Part, other: Part) -> None:
         )
     tensors = part.model.backbone.state_dict()
     names = [key for key, value in other.model.backbone.state_dict().items() if not torch.equal(value, tensors[key])]
-    verb = "differs" if part.sections.backbone.freeze is True else "was trained: it differs"
+    verb = "differs" if part.model.sections.backbone.freeze is True else "was trained: it differs"
     raise WeightsError(
         f"{part.source}: its backbone {verb} from that of {other.source} in {len(names)} of {len(tensors)} tensors "
         f"({listed(names, 3)}). {fix}"
@@ -209,10 +203,10 @@ def _shown(section: DataSection | None) -> str:
 def _joined(parts: Sequence[Part], reference: Part, data: DataSection | None) -> DenseModel:
     state = {f"backbone.{key}": value for key, value in reference.model.backbone.state_dict().items()}
     heads: dict[str, dict[str, Any]] = {}
-    joined = Description(reference.sections, {}, {}, {}, {})
-    computation = _computation(reference.sections)
+    joined = Description(reference.model.sections, {}, {}, {}, {})
+    computation = _computation(reference.model.sections)
     for part in parts:
-        model, sections = part.model, part.sections
+        model, sections = part.model, part.model.sections
         for key, value in _computation(sections).items() - computation.items():
             warnings.warn(
                 f"{part.source}: trainer.{key}={str(value).lower()} is not kept: outputs change by rounding.",
@@ -230,7 +224,7 @@ def _joined(parts: Sequence[Part], reference: Part, data: DataSection | None) ->
             | dict.fromkeys(model.heads, model.training_data)
             | model.reference_data,
         )
-    section = reference.sections.backbone
+    section = reference.model.sections.backbone
     backbone = section.model_copy(update={**section.unloaded_options, **_IN_THE_FILE, "cache": None}).model_dump()
     values = {"backbone": backbone, "heads": heads, "data": None if data is None else data.model_dump()}
     sections = (

@@ -57,7 +57,7 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
     tensors, excluded, left_out = model.state_dict(), dict[str, str](), dict(checkpoint.left_out)
     saved_heads = {name.split(".")[1] for name in state if name.startswith("heads.")}
     heads = saved_heads & set(model.heads)
-    is_frozen = model.sections is not None and model.sections.backbone.freeze is True
+    is_frozen = model.sections.backbone.freeze is True
     leaves_heads = heads or (is_frozen and saved_heads)  # else the names differ by mistake
     for name in tensors if leaves_heads else ():
         if _head_of(name) not in (None, *heads):
@@ -158,7 +158,6 @@ def _for_model_channels(
     model: DenseModel, checkpoint: TranslatedCheckpoint, state: Mapping[str, Tensor], prefix: str = ""
 ) -> tuple[dict[str, Tensor], list[Adapted]]:
     """Adapts the first layers to the channels of the model's images. Returns the state dict and the changes."""
-    assert model.sections is not None
     adapted, stem = adapted_state(state, model.sections.backbone, checkpoint.channels, prefix)
     names = ", ".join(model.channels.names)
     hows = {key: f"filters of {', '.join(saved)} for {names}, by name" for key, saved in stem.items()}

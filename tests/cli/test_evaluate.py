@@ -151,7 +151,7 @@ def test_overrides_change_the_data_but_not_the_model(seen: dict[str, Any], run):
     assert seen["config"].data.batch_size == 3
     assert seen["config"].heads["detection"].evaluation.options == {"max_detections": 300}
     for override in ("backbone.variant=base", "heads.detection.num_queries=3", "weights=x", "heads.other.name=detr"):
-        assert f"{override}: an evaluation cannot change the model" in run("evaluate", "run", override, code=2)
+        assert f"{override}: the model exists, and cannot change" in run("evaluate", "run", override, code=2)
 
 
 def test_classes_are_mapped_by_name_and_by_given_names(seen: dict[str, Any], run):

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from densevit import config, registry
 from densevit.config import Config
-from densevit.registry.plugin_options import POSITIONAL_ARGUMENTS
+from densevit.registry.groups import POSITIONAL_ARGUMENTS
 
 FILE: dict[str, Any] = {
     "backbone": {"name": "timm", "model": "resnet18", "model_args": {"in_chans": 3, "deep": [{"a": 1}]}},

@@ -40,7 +40,7 @@ def test_a_message_names_the_source(overrides: Any, message: str) -> None:
 
 
 def test_an_evaluation_takes_a_mapping() -> None:
-    with pytest.raises(ConfigError, match=r"^optim\.lr: an evaluation cannot change the model"):
+    with pytest.raises(ConfigError, match=r"^optim\.lr: the model exists, and cannot change"):
         configs.check_evaluation_overrides({"optim.lr": 1})
     configs.check_evaluation_overrides({"data.batch_size": 1})
 

@@ -80,7 +80,7 @@ def small_data(data: dict[str, Any]) -> dict[str, Any]:
         data["image_size"] = [64, 96] if isinstance(size, list | tuple) and size[0] != size[1] else 64
     if data["transforms"].get("short_side") is not None:
         data["transforms"]["short_side"] = 64
-    if data["name"] == "scenes":
+    if data["name"] == "scenes" and data["train"] is None:
         data |= {"train_length": 4, "val_length": 2}
     return data
 

@@ -133,12 +133,10 @@ def test_what_a_file_cannot_do_is_an_error():
         found({"images": torch.zeros(1, 3, 8, 8), "targets": [{"size": (8, 8)}]})
 
 
-def test_files_that_cannot_be_built_are_errors():
-    unread, predictor = created({"x": {"name": f"{MODULE}:Brightness"}}), created({"x": SETR})
+def test_a_head_that_reads_no_file_is_an_error():
+    unread = created({"x": {"name": f"{MODULE}:Brightness"}})
     with pytest.raises(ConfigError, match=r"model\.onnx: heads\.x \(Brightness\) .*Fix: impl"):
         engine.build(file_of(unread), [MODULE])
-    with pytest.raises(WeightsError, match=r"model\.onnx: contains no config.*Fix: build the model"):
-        engine.build(file_of(predictor, {**header_of(predictor), "model": None}))
 
 
 # ---- opening of files ----

@@ -151,7 +151,7 @@ def test_flips_and_scales_of_boxes_are_an_error_and_other_heads_keep_their_own_s
     for refused, general, own, facts in (
         (model, InferenceSection(), {"oracle": section}, r"^heads\.oracle\.inference\.flip=true .*Fix: leave it out"),
         (model, section, {"masks": windows}, r"heads\.masks\.inference.*\(it needs masks, labels\)"),
-        (oracle(Masks), windows, {}, r"^inference\.window=64 .*heads\.masks \(Masks\).*needs masks, labels"),
+        (oracle(Masks), windows, {}, r"^inference\.window=64 .*heads\.masks \(tests.*:Masks\).*needs masks, labels"),
         (oracle(Oracle), section, {}, r"^inference\.flip=true .*support windows. Fix: leave it"),
         (oracle(Oracle), averaged, {}, r"^inference\.average=probabilities"),
         (model, windows, {"oracle": averaged}, r"^heads\.oracle\.inference\.average=probabilities"),

@@ -103,7 +103,7 @@ def test_efficientnet_lite_computes_what_its_project_does(size, last):
     theirs = model.from_name(f"efficientnet-lite{size}", image_size=None)  # any size
     backbone = configs.load("start/detector", [f"backbone=efficientnet_lite{size}"]).backbone
     source = backbone.weights
-    assert source == f"package:{package}" and convert(source).section.options == backbone.options
+    assert source == f"package:{package}" and convert(source).model.sections.backbone.options == backbone.options
     theirs.load_state_dict(read(source).tensors)
     theirs.eval()
     section = {"name": backbone.name, "weights": source, **backbone.options}

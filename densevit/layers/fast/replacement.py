@@ -27,7 +27,13 @@ FUNCTIONS: dict[Any, Any] = {
 def replace_layers(model: nn.Module) -> None:
     """Replaces the plain functions that modules keep in attributes, such as `self.attention = attention`, in place.
 
-    Results are equal up to rounding.
+    Results are equal up to rounding. Models that densevit builds have them, except for given instances.
+
+    Example:
+        >>> backbone = densevit.create_backbone("swin", variant="nano")
+        >>> densevit.replace_layers(backbone)
+        >>> {x.shifted_windows.__module__ for x in backbone.modules() if hasattr(x, "shifted_windows")}
+        {'densevit.layers.fast.windows'}
     """
     for module in model.modules():
         for name, value in vars(module).items():

@@ -20,9 +20,8 @@ def entries(model: DenseModel, prefix: str, device: torch.device) -> dict[str, A
     values: dict[str, Any] = {"random_state": _random_states(device), "format_version": FORMAT}
     if model.config is not None:
         values["config"] = configs.dump(model.config)
-    sections = model_file.sections_of(model)
-    if sections is not None and model.heads:
-        values[checkpoint_io.ENTRIES] = model_file.entries(model, sections)
+    if model.heads:
+        values[checkpoint_io.ENTRIES] = model_file.entries(model, model_file.sections_of(model))
         values[checkpoint_io.SAVED_MODEL] = prefix
     values["classes"] = {head: [c.name for c in classes] for head, classes in model.classes.items()}
     return values

@@ -14,7 +14,8 @@ from densevit.errors import ConfigError
 from densevit.layers.precision import keep_state_types
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups, parameter_rates
-from densevit.registry.plugin_options import OPTIONAL_KEYWORDS, POSITIONAL_ARGUMENTS, parameters_of
+from densevit.registry.groups import POSITIONAL_ARGUMENTS
+from densevit.registry.plugin_options import OPTIONAL_KEYWORDS, parameters_of
 
 
 def learning_rate(section: OptimSection, images_per_step: int) -> float:
@@ -88,6 +89,8 @@ def build_optimizer(
     fused kernels of torch do not support.
     """
     check_optimizer(section)
+    if getattr(section.name, "instance", None) is not None:
+        raise ConfigError(f"optim.name: {section.name!r} is an instance. Fix: its class, which gets the parameters.")
     offered = {"lr": lr, "weight_decay": section.weight_decay, "gradient_scaling": gradient_scaling}
     optimizer: Optimizer = registry.create(
         "optimizers", section.name, groups, options=section.options, where="optim", offered=offered

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from densevit import config as configs
-from densevit.config import Overrides, TrainerSection
+from densevit.config import Config, DataSection, Overrides, TrainerSection
 from densevit.data.data_builder import DataSource, build_data
 from densevit.data.data_splits import DataSplits
 from densevit.data.transforms.sample_resizing import EvaluationTransform
@@ -125,9 +125,8 @@ def evaluate(
     if isinstance(model, str | Path | Run):
         model = model.model if isinstance(model, Run) else load(model)
     model = _overridden(model, overrides) if overrides else model
-    if isinstance(data, Dataset):  # resized as the training's data
-        trained = model.training_data
-        resizing = {} if trained is None else trained.model_dump(include={"image_size", "transforms"})
+    if not isinstance(data, Config | DataSection | Mapping | str | Path | None):  # resized as the training's data
+        resizing = model.training_data.model_dump(include={"image_size", "transforms"}) if model.training_data else {}
         splits = build_data(resizing, val=data)
     elif (source := data or model.config or model.training_data) is not None:
         splits = build_data(source)

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from densevit.config.yaml_io import run_name
 from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.model_loading import load
+from densevit.interfaces import Dataset
 from densevit.model import DenseModel
 from densevit.paths import user_path
 from densevit.reporting.html_page import fragment
@@ -48,13 +49,14 @@ from densevit.training.run.process_state import run_state
 from densevit.training.run.resumable_errors import removed_on_error, resumable_errors, resume_hint
 from densevit.training.run.resuming import RunCheckpoint, check_newest, run_of, without_checkpoint
 from densevit.training.run.run_output import FINISHED, STOPPED, finish, show_complete, start
+from densevit.weights import model_file
 
 
 @dataclass
 class Run:
     """A finished or stopped run.
 
-    path: the run folder.
+    path: the run folder. passed: the model that `fit` got, or built of instances; `model` is then this object.
 
     Example:
         >>> from pathlib import Path
@@ -64,6 +66,7 @@ class Run:
     """
 
     path: Path
+    passed: DenseModel | None = field(default=None, repr=False)
 
     @property
     def stopped(self) -> bool:
@@ -86,7 +89,7 @@ class Run:
     @cached_property
     def model(self) -> DenseModel:
         """The model of the best epoch, loaded on first access."""
-        model: DenseModel = load(self.path)
+        model: DenseModel = load(self.path, model=self.passed)
         return model
 
     def _repr_html_(self) -> str:
@@ -95,27 +98,32 @@ class Run:
 
 
 def fit(
-    config: str | Path | Mapping[str, Any] | Config | None = None,
+    config: str | Path | Mapping[str, Any] | Config | DenseModel | None = None,
     overrides: Overrides = (),
     *,
+    train: Dataset | None = None,
+    val: Dataset | None = None,
     callbacks: Sequence[lightning.Callback] = (),
     loggers: Sequence[Logger] = (),
     resume: str | Path | None = None,
     run_dir: str | Path | None = None,
     name: str | None = None,
     resume_with: str | None = None,
+    **keys: Any,
 ) -> Run:
-    """Trains the model that a config describes, or resumes a run.
+    """Trains a model, or the model that a config describes, or resumes a run.
 
     Checks the config, the data and the weights before creating a folder. A resumed run continues with the config in its
     folder from its last checkpoint, or from the beginning if it was killed before its first checkpoint; prints
     differences from the checkpoint's config. From an earlier checkpoint it continues in a new folder.
 
-    config: a file, a shipped config's name, a mapping or a `Config`. overrides: changed keys, as on the command line,
-    "optim.lr=1e-4", or {"optim.lr": 1e-4}; a resumed run writes them to its config.yaml. callbacks, loggers:
-    Lightning's, in addition to the config's. resume: the folder of a run, or one of its checkpoints, instead of a
-    config. run_dir: a new or empty folder; None: the next free runs/NAME, or the folder of the resumed run. name: NAME;
-    None: the config file's name. resume_with: the command to resume the run in messages, for a program that calls
+    config: a file, a shipped config's name, a mapping or a `Config`, in which objects may stand for names; or a
+    `DenseModel`, which is trained itself. overrides: changed keys, as on the command line, "optim.lr=1e-4", or
+    {"optim.lr": 1e-4}; a resumed run writes them to its config.yaml. keys: further ones of `trainer`, `optim` and
+    `data`, such as max_images=4000. train, val: data sets in place of the config's or the resumed run's. callbacks,
+    loggers: Lightning's, in addition to the config's. resume: the folder of a run, or one of its checkpoints, instead
+    of a config. run_dir: a new or empty folder; None: the next free runs/NAME, or the folder of the resumed run. name:
+    NAME; None: the config file's name. resume_with: the command to resume the run in messages, for a program that calls
     `fit`; None: densevit train --resume FOLDER.
 
     Raises ConfigError, PluginError, DataError or WeightsError for invalid input, including differences that change the
@@ -128,7 +136,16 @@ def fit(
         >>> run.path.name, "segmentation/mIoU" in run.metrics
         ('first', True)
     """
-    inputs = read_inputs(config, overrides, resume, run_dir, name)
+    model = config if isinstance(config, DenseModel) else None
+    if model is not None:
+        configs.check_evaluation_overrides([key for key in (*overrides, *keys) if not key.startswith("optim")])
+    source: Any = config if model is None else model_file.sections_of(model).model_dump()
+    changes: Any = [
+        *(overrides.items() if isinstance(overrides, Mapping) else overrides),
+        *((key, data) for key, data in (("data.train", train), ("data.val", val)) if data is not None),
+        *((configs.full_key(key), value) for key, value in keys.items()),
+    ]
+    inputs = replace(read_inputs(source, changes, resume, run_dir, name), model=model)
     run, stopped_by = fit_on(inputs, callbacks, loggers, resume_with)
     if stopped_by:
         raise KeyboardInterrupt if stopped_by == signal.SIGINT else SystemExit(128 + stopped_by)
@@ -156,8 +173,9 @@ def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger], resume_w
     config, path = plan.config, inputs.folder
     if plan.is_complete and path is not None and all((path / name).is_file() for name in FINISHED):
         show_complete(plan, path)
-        return Run(path), 0
+        return Run(path, plan.passed), 0
     folder = RunFolder.open(plan.trainer, inputs.name, path, resumed=inputs.resumed)
+    plan = plan.starting_from(folder.path / "start.safetensors") if plan.has_weights else plan
     best, signals = BestModel(folder.path, plan.best_epoch(), plan.data.val, config.trainer.patience), StopSignals()
     errors = resumable_errors(folder.path, config, resume_with)
     with removed_on_error(plan.trainer, folder.path, folder.new), errors, closing(folder):
@@ -167,7 +185,7 @@ def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger], resume_w
         module = _module(plan)
         stopped_by = _train(plan, module, folder.path, signals, resume_with)
         finish(plan, folder.path, best, module.validation.indices, bool(stopped_by), resume_with)
-    return Run(folder.path), stopped_by
+    return Run(folder.path, plan.passed), stopped_by
 
 
 def read_inputs(

@@ -10,6 +10,7 @@ from densevit.config import Config
 from densevit.data.data_builder import build_data
 from densevit.data.data_splits import DataSplits
 from densevit.data.split_overlap import check_overlap
+from densevit.model import DenseModel
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.run.config_checks import check_frozen, kinds_of_heads
 from densevit.weights.checkpoint_io import Checkpoint
@@ -25,7 +26,7 @@ class TrainingInputs:
 
     folder: the run folder; None: the next free runs/NAME. resumed: whether a run continues in its folder. checkpoint:
     the checkpoint to start from; None: from step 0. changed: config keys that differ from the checkpoint's. pretrained:
-    pretrained weights files by source; `Plan.of` clears them.
+    pretrained weights files by source; `Plan.of` clears them. model: the model to train; None: the config's is built.
     """
 
     config: Config
@@ -36,6 +37,7 @@ class TrainingInputs:
     changed: dict[str, str]
     data: DataSplits
     pretrained: dict[str, Checkpoint]
+    model: DenseModel | None = None
 
     @classmethod
     def of(

@@ -2,21 +2,27 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import ProgressBar as LightningBar
 from rich import get_console
 
+from densevit import config as configs
 from densevit import registry
-from densevit.config import Config
+from densevit.config import Config, yaml_io
 from densevit.data.channel_statistics import with_channels
 from densevit.data.data_splits import DataSplits
+from densevit.errors import DensevitError
 from densevit.interfaces import Evaluator, Method
 from densevit.model import DenseModel, build_from_sections, classes_by_head
+from densevit.model.head_inference import inference_of
 from densevit.model.lora import add_adapters
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
+from densevit.model.part_sections import name_classes
 from densevit.terminal import TEXT
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.training_progress import CONSOLE, NotebookBar, TerminalBar
@@ -32,6 +38,7 @@ from densevit.training.run.callbacks_and_loggers import build_callbacks, check_c
 from densevit.training.run.config_checks import check_model, check_monitor
 from densevit.training.run.inputs import TrainingInputs
 from densevit.training.run.resuming import RunCheckpoint, validation_of
+from densevit.weights import model_file
 from densevit.weights.pretrained_models import build_pretrained
 from densevit.weights.state_dict_loading import StateDictMatch
 
@@ -43,6 +50,8 @@ class Plan:
     checkpoint: the checkpoint of a resumed run; None for a start at step 0. changed: config keys that differ from the
     checkpoint's. callbacks: the callbacks of the config and the caller. loaded: a report per pretrained source. rates:
     the learning rate of each parameter. checkpoint_rates: the rates that the checkpoint's optimiser was built for.
+    passed: the model if it, or a part of it, was given as an object. has_weights: whether it starts from other weights
+    than building the config gives.
     """
 
     config: Config
@@ -58,6 +67,8 @@ class Plan:
     budget: Budget
     rates: Sequence[ParameterRate]
     checkpoint_rates: Sequence[ParameterRate]
+    passed: DenseModel | None
+    has_weights: bool
 
     @property
     def is_complete(self) -> bool:
@@ -76,6 +87,13 @@ class Plan:
             best.load_state_dict(old.best)
         return best
 
+    def starting_from(self, file: Path) -> "Plan":
+        """The plan with a config that names the model's weights, which are saved in a file."""
+        if self.trainer.is_global_zero:
+            model_file.save(self.model, file, step=0)
+        self.model.sections = config = configs.with_overrides(self.config, {"weights": str(file)})
+        return replace(self, config=config)
+
     @classmethod
     def of(cls, inputs: TrainingInputs, callbacks: Sequence[lightning.Callback] = ()) -> "Plan":
         """Builds and checks the parts in the order of their dependencies. callbacks: the caller's.
@@ -87,7 +105,7 @@ class Plan:
         callbacks = build_callbacks(config.trainer, callbacks)
         lightning.seed_everything(config.seed, verbose=False)
         trainer = _trainer(config, callbacks)
-        model, config, loaded = _model(inputs)
+        model, config, loaded, is_given, has_weights = _model(inputs)
         data = inputs.data.padded_to(model.multiple)
         method = _method(config, model, data)
         evaluators = build_evaluators(model, config, data.val, method)
@@ -112,21 +130,33 @@ class Plan:
             budget=budget,
             rates=rates,
             checkpoint_rates=checkpoint_rates,
+            passed=model if is_given and config.trainer.strategy != STRATEGY and not config.backbone.lora else None,
+            has_weights=has_weights,
         )
 
 
-def _model(inputs: TrainingInputs) -> tuple[DenseModel, Config, list[StateDictMatch]]:
+def _model(inputs: TrainingInputs) -> tuple[DenseModel, Config, list[StateDictMatch], bool, bool]:
     """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters. Returns
-    it, its final config, with the image channels and the options of its weights, and the reports of its weights."""
+    it, its final config, with the image channels and the options of its weights, the reports of its weights, whether
+    it was given, and `Plan.has_weights`."""
     data, checkpoint, loaded = inputs.data, inputs.checkpoint, list[StateDictMatch]()
     config = with_channels(inputs.config, data.train)
     classes = classes_by_head(config, data.train)
-    if checkpoint is None:
+    if inputs.model is not None:
+        model = inputs.model.train()
+        name_classes(model, classes)
+        model.sections, model.training_data, model.inference = config, config.data, inference_of(model, config)
+    elif checkpoint is None:
         model, loaded = build_pretrained(config, classes, inputs.pretrained)
         inputs.pretrained.clear()  # they would stay open during training
     else:
         model = build_from_sections(config, classes, pretrained=False)
         model.licences = checkpoint.licences
+    is_given = inputs.model is not None or any(
+        getattr(part.model_dump()["name"], "instance", None) is not None
+        for part in (config.backbone, *config.heads.values(), *(head.neck or head for head in config.heads.values()))
+    )
+    has_weights = is_given and checkpoint is None and not _is_rebuilt(model, config)
     for dataset in (data.train, data.val):
         check_channels(dataset, model)
     check_model(config, data, model)
@@ -136,7 +166,20 @@ def _model(inputs: TrainingInputs) -> tuple[DenseModel, Config, list[StateDictMa
     if config.trainer.compile:
         model.compile()
     assert isinstance(model.sections, Config)
-    return model, model.sections, loaded
+    return model, model.sections, loaded, is_given, has_weights
+
+
+def _is_rebuilt(model: DenseModel, config: Config) -> bool:
+    """Whether building the model from config.yaml gives its weights. Leaves the random state as after building."""
+    lightning.seed_everything(config.seed, verbose=False)
+    with suppress(DensevitError):  # of objects that config.yaml cannot hold, and missing weights
+        return (
+            model.fingerprint()
+            == build_pretrained(
+                configs.from_file(yaml_io.parse(configs.dump(config), "config"), "config"), model.classes
+            )[0].fingerprint()
+        )
+    return False
 
 
 def _method(config: Config, model: DenseModel, data: DataSplits) -> Method:

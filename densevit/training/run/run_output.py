@@ -133,6 +133,7 @@ def derived_values(plan: Plan) -> dict[str, str]:
         "feature channels and strides": f"{list(backbone.channels)} at {list(backbone.strides)}",
         "parameters": f"{sum(p.numel() for p in plan.model.parameters()):,}",
     }
+    values |= dict(configs.unwritten(plan.config.model_dump()))
     if method_only:
         values["parameters of the method"] = f"{sum(p.numel() for p in method_only):,}"
     values |= {f"licences of {source}": str(stated) for source, stated in plan.model.licences.items()}
@@ -148,6 +149,7 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
     what = f"{config.backbone.name} -> {heads}" if heads else config.backbone.name
     how = "" if isinstance(plan.method, Supervised) else f", method {config.method.name}"
     trained = sum(rate.parameter.numel() for rate in plan.rates if rate.lr is not None)
+    yield from (f"{key}: {why}" for key, why in configs.unwritten(config.model_dump()))
     yield f"{what}{how}, {trained / 1e6:.2f} M trained parameters"
     for source, stated in plan.model.backbone.licences.items():  # `weights` report theirs
         yield licences.line(source, stated)
@@ -274,7 +276,7 @@ def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int]) ->
     try:
         write_report(folder)  # first without visualizations, which take longer
         if plan.config.heads:
-            draw_images(load(folder), plan.data, folder, indices)
+            draw_images(load(folder, model=plan.passed), plan.data, folder, indices)
             write_report(folder)
     except BrokenPipeError:  # stdout is closed
         raise

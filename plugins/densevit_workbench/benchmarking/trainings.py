@@ -170,7 +170,7 @@ class _Facts(lightning.Callback):
         self.values = {
             "images": pl_module.budget.images,
             "lr": learning_rate(pl_module.optim, pl_module.budget.images_per_step),
-            "adapted_stem": bool(model.sections is not None and model.sections.backbone.adapted_stem),
+            "adapted_stem": bool(model.sections.backbone.adapted_stem),
             "train_images": len(data.train),
             "val_images": len(data.val),
             "digest": parts_of(pl_module.config, data.val, model, evaluators, self.rates),

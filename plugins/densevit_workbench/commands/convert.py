@@ -43,12 +43,12 @@ def run(args: Namespace) -> int:
     if args.to is None:
         converted = convert(args.source, args.layout, args.overrides, args.trust, args.prefix)
         write(converted, args.out)
-        if converted.config is not None:
+        if converted.model.config is not None:
             use = "a run, for densevit.load, evaluate and predict"
         else:
             use = f"a backbone, for train CONFIG backbone={args.out / 'backbone.yaml'}"
         args.output.show(weights_table(converted.fit), f"{args.out}: {use}")
-        args.output.result({"out": str(args.out), "kind": "backbone" if converted.config is None else "run"})
+        args.output.result({"out": str(args.out), "kind": "backbone" if converted.model.config is None else "run"})
         return 0
     if args.layout is not None or args.prefix is not None or args.overrides:
         raise ConfigError("--to writes a run unchanged. Fix: leave out --as, --prefix and section.key=value.")

@@ -42,12 +42,16 @@ def write(converted: Converted, out: Path) -> None:
     """Writes a new folder: for a model, config.yaml and model.safetensors; for a backbone, model.safetensors, a value
     of `backbone.weights`, and backbone.yaml, its config section."""
     with atomic_folder(out) as folder:
-        if converted.config is not None:
+        if converted.model.config is not None:
             model_file.save(converted.model, folder / "model.safetensors")
-            text = configs.dump(converted.config, _comments(converted, converted.model))
+            text = configs.dump(converted.model.config, _comments(converted, converted.model))
             (folder / "config.yaml").write_text(text, "utf-8")
             return
-        section = {key: value for key, value in converted.section.model_dump().items() if key != "weights_allow"}
+        section = {
+            key: value
+            for key, value in converted.model.sections.backbone.model_dump().items()
+            if key != "weights_allow"
+        }
         model_file.save_backbone(
             converted.model.backbone, section, folder / "model.safetensors", converted.model.licences
         )

@@ -82,7 +82,6 @@ def model_of(source: str | Path, trust: bool) -> DenseModel:
 
 def by_task(model: DenseModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State dict and config sections with heads named by task. For a backbone alone, keys are relative to it."""
-    assert model.sections is not None
     backbone = model.sections.backbone
     sections: dict[str, Any] = {"backbone": {"name": backbone.name, **backbone.options}}
     if not model.heads:
@@ -157,11 +156,11 @@ def _merged(described: Mapping[str, Any], model_sections: Mapping[str, Any]) -> 
 def _check(model: DenseModel, state: Mapping[str, Tensor], model_sections: Mapping[str, Any], back: Converted) -> None:
     """Raises WeightsError unless the model, read back, has the same tensors, classes and outputs."""
     pixels = torch.randn(1, 3, 72, 104, generator=torch.Generator().manual_seed(0))
-    if back.config is None:
-        again, sections = back.model.backbone.state_dict(), {"backbone": back.section.options}
+    if back.model.config is None:
+        again, sections = back.model.backbone.state_dict(), {"backbone": back.model.sections.backbone.options}
         outputs, read_outputs = model.backbone(pixels), back.model.backbone(pixels)
     else:
-        again, sections = back.model.state_dict(), back.config.model_dump()
+        again, sections = back.model.state_dict(), back.model.config.model_dump()
         for (name, classes), read_classes in zip(model.classes.items(), back.model.classes.values(), strict=True):
             if (names := [category.name for category in classes]) != [category.name for category in read_classes]:
                 raise WeightsError(

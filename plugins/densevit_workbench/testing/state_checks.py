@@ -11,6 +11,7 @@ import torch
 from densevit import registry
 from densevit.errors import DensevitError, PluginError
 from densevit.registry import plugin_options as signature
+from densevit.registry.groups import POSITIONAL_ARGUMENTS
 from densevit_workbench.testing.check_results import Failure, check, described, require
 from densevit_workbench.testing.fixtures import BackboneFixture, Fixture, require_equal
 from densevit_workbench.testing.gradients import listed, perturb
@@ -79,7 +80,7 @@ def seeding(fixture: Fixture) -> None:
 @check("validated options", "list the options with type and default in the constructor")
 def options(fixture: Fixture) -> str:
     """The constructor's options are annotated, defaults match their types, and an unknown option is an error."""
-    plugin, core_arguments = fixture.plugin, signature.POSITIONAL_ARGUMENTS[fixture.group]
+    plugin, core_arguments = fixture.plugin, POSITIONAL_ARGUMENTS[fixture.group]
     try:
         annotations = typing.get_type_hints(plugin.__init__)
     except Exception as error:

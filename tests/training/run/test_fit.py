@@ -83,7 +83,7 @@ def test_evaluate_takes_overrides_of_the_evaluator_as_the_command(run: "Run", tm
     found = densevit.evaluate(run, overrides=[override])
     assert plain(found) == json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert found.keys() > run.metrics.keys()
-    with pytest.raises(ConfigError, match=r"heads\.surfaces\.width=8: an evaluation cannot change the model"):
+    with pytest.raises(ConfigError, match=r"heads\.surfaces\.width=8: the model exists, and cannot change"):
         densevit.evaluate(run, overrides=["heads.surfaces.width=8"])
 
 

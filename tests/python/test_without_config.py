@@ -1,0 +1,356 @@
+"""Own parts as objects, without YAML: trained in a plain loop and by `fit`, saved, loaded, evaluated, exported and
+resumed, with the numbers of the same parts by a config."""
+
+import copy
+import functools
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, get_args, get_origin
+
+import pytest
+import torch
+
+import densevit
+from densevit import config as configs
+from densevit.config import Config, yaml_io
+from densevit.config.key_types import parts
+from densevit.config.values import OpenSection, Section
+from densevit.errors import DensevitError
+from densevit.layers.fast.replacement import FUNCTIONS
+from densevit.model import DenseModel
+from tests.python.own_parts import Accuracy, Doubled, Halves, Labels, Momentum, Net, Unchanged
+
+MODULE = "tests.python.own_parts"
+CLASSES = ["left", "right"]
+HEAD = {"name": functools.partial(Labels, depth=2), "evaluation": functools.partial(Accuracy, per_cent=True)}
+KEYS: dict[str, Any] = {
+    **{"max_steps": 20, "batch_size": 4, "num_workers": 0, "lr": 1e-2, "precision": "32", "log_every": 1},
+    **{"replace_layers": False, "accelerator": "cpu", "devices": 1},
+}
+CONFIG = {
+    "backbone": {"name": f"{MODULE}:Net", "width": 12},
+    "heads": {
+        "seg": {
+            **{"name": f"{MODULE}:Labels", "depth": 2},
+            "evaluation": {"name": f"{MODULE}:Accuracy", "per_cent": True},
+        }
+    },
+    "data": {
+        "train": {"name": f"{MODULE}:Halves", "count": 16},
+        "val": {"name": f"{MODULE}:Halves", "count": 8, "seed": 1},
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def own_model(net: Any = None, head: Any = HEAD, classes: Any = CLASSES) -> DenseModel:
+    torch.manual_seed(0)
+    return densevit.create_model(Net(width=12) if net is None else net, heads={"seg": head}, classes=classes)
+
+
+def trained(model: Any, **keys: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes() of the data set
+        return densevit.fit(model, **KEYS | {"train": Halves(16), "val": Halves(8, seed=1)} | keys)
+
+
+def losses_of(model: DenseModel, steps: int = 20) -> list[float]:
+    data, optimizer = Halves(4), torch.optim.SGD(model.parameters(), lr=0.1)
+    images = torch.stack([data[i]["image"] for i in range(4)])
+    masks = torch.stack([data[i]["targets"]["semantic"] for i in range(4)])
+    history = []
+    for _ in range(steps):
+        loss = torch.stack([*model.loss(images, masks).values()]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(float(loss.detach()))
+    return history
+
+
+def test_a_plain_loop_has_the_losses_and_weights_of_the_config():
+    net = Net(width=12)
+    assert own_model(net).backbone is net
+    torch.manual_seed(0)
+    by_config = densevit.create_model(
+        CONFIG["backbone"], {"seg": {"name": f"{MODULE}:Labels", "depth": 2}}, classes=CLASSES
+    )
+    model = own_model()
+    history = losses_of(model)
+    assert history == losses_of(by_config) and history[-1] < history[0]
+    assert model.fingerprint() == by_config.fingerprint()
+    image = Halves(1, seed=2)[0]["image"]
+    assert torch.equal(model.predict(image).semantic, by_config.predict(image).semantic)
+
+
+@pytest.mark.parametrize("copied", [lambda x: x, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_saved_model_has_its_classes_by_name(copied):
+    model = own_model()
+    losses_of(model, 2)
+    copied(model).save("m.safetensors")
+    with pytest.raises(densevit.ConfigError, match=f"{MODULE}:.*trust=True"):
+        densevit.load("m.safetensors")
+    loaded = densevit.load("m.safetensors", trust=True)
+    assert type(loaded.backbone) is Net and loaded.fingerprint() == model.fingerprint()
+    assert len(loaded.heads["seg"].layers) == 3
+
+
+@pytest.mark.integration
+def test_fit_has_the_numbers_of_the_config_and_its_folder_gives_them_again(tmp_path, capsys):
+    model = own_model()
+    run = trained(model, run_dir="objects")
+    by_config = trained(CONFIG, train=None, val=None, run_dir="config")
+    assert run.model is model and run.metrics == by_config.metrics and run.metrics["seg/accuracy"] > 90
+    assert run.model.fingerprint() == by_config.model.fingerprint()
+    rows = [(tmp_path / name / "metrics.csv").read_text().splitlines()[:20] for name in ("objects", "config")]
+    columns = rows[0][0].split(",").index("train/loss")
+    assert [row.split(",")[columns] for row in rows[0]] == [row.split(",")[columns] for row in rows[1]]
+    assert not (tmp_path / "objects/start.safetensors").exists()  # as building the config gives them
+    assert densevit.evaluate(model, data=Halves(8, seed=1)) == run.metrics == densevit.evaluate("objects")
+    assert "hold" not in capsys.readouterr().out
+    image = Halves(1, seed=2)[0]["image"]
+    assert torch.equal(densevit.load("objects").predict(image).semantic, model.predict(image).semantic)
+
+
+@pytest.mark.integration
+def test_weights_in_hand_are_kept_and_runs_are_resumed(tmp_path):
+    model = own_model()
+    losses_of(model, 5)
+    run = trained(model, run_dir="first")
+    assert (tmp_path / "first/start.safetensors").is_file()
+    again = trained("first/config.yaml", train=None, val=None, run_dir="again", name=None)
+    assert again.metrics == run.metrics and again.model.fingerprint() == model.fingerprint()
+    half = trained(own_model(), max_steps=10, run_dir="half")
+    resumed = trained(None, resume="half", train=Halves(16), val=Halves(8, seed=1), max_steps=20)
+    assert resumed.path == half.path and len((tmp_path / "half/metrics.csv").read_text().splitlines()) > 20
+
+
+def in_a_function() -> Any:
+    class Local(Net):
+        pass
+
+    return Local
+
+
+UNWRITTEN = {
+    "a function": (lambda: own_model(Net(12, act=torch.relu)), "backbone.act", "relu"),
+    "a module": (lambda: own_model(Net(12, act=torch.nn.GELU())), "backbone.act", "GELU"),
+    "a class of a function": (lambda: own_model(in_a_function()(12)), "backbone.name", "<locals>.Local"),
+}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("case", UNWRITTEN)
+def test_what_files_cannot_hold_is_named_and_the_model_in_hand_gets_the_weights(case, tmp_path, capsys):
+    build, key, text = UNWRITTEN[case]
+    model = build()
+    with pytest.warns(UserWarning, match=rf"m\.safetensors: {key}: files cannot hold .*{text}.*Fix: .*model=model"):
+        model.save("m.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # also of the report
+        warnings.filterwarnings("ignore", "(?s).*sizes|.*worker|.*shuffl")
+        run = densevit.fit(model, **KEYS, train=Halves(16), val=Halves(8, seed=1), run_dir="run")
+    assert f"{key}: files cannot hold" in capsys.readouterr().out.replace("\n", " ")
+    config = (tmp_path / "run/config.yaml").read_text()
+    assert f"# {key}: files cannot hold" in config and run.model is model
+    with pytest.raises(DensevitError, match="model=model" if "function" in case[:3] else text):
+        densevit.load("run")
+    other = build()
+    assert densevit.load("run", model=other) is other and other.fingerprint() == model.fingerprint()
+
+
+@pytest.mark.integration
+def test_data_that_files_cannot_hold_is_given_again():
+    train = Halves(16, draw=lambda generator, low, high: generator.randrange(low, high))
+    val = Halves(8, seed=1)
+    run = trained(own_model(), train=train, val=val, max_steps=10, run_dir="run")
+    with pytest.raises(densevit.DensevitError, match=r"data\.train\.draw was an object.*fit\(resume=RUN, train="):
+        trained(None, train=None, val=None, resume="run", max_steps=20)
+    resumed = trained(None, train=train, val=val, resume="run", max_steps=20)
+    whole = trained(own_model(), train=train, val=val, run_dir="whole")
+    assert run.path == resumed.path and resumed.model.fingerprint() != ""
+    assert whole.metrics.keys() == resumed.metrics.keys()
+
+
+def test_given_instances_keep_their_layers_until_they_are_replaced():
+    net = densevit.create_backbone("swin", variant="nano", window_size=4)
+    slow = {id(x): {k: v for k, v in vars(x).items() if callable(v)} for x in net.modules()}
+    model = own_model(net)
+    assert slow == {id(x): {k: v for k, v in vars(x).items() if callable(v)} for x in net.modules()}
+    densevit.replace_layers(model)
+    fast = [value for x in net.modules() for value in vars(x).values() if callable(value)]
+    assert set(FUNCTIONS.values()) & set(fast) and not set(FUNCTIONS) & set(fast)
+
+
+class Maps(torch.nn.Module):
+    """Returns feature maps, and is no Backbone."""
+
+    def __init__(self, **known: Any) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 6, 8, stride=8)
+        vars(self).update(known)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"fine": self.layer(images)}
+
+
+def test_modules_of_other_libraries_are_wrapped_where_their_sizes_are_known():
+    model = own_model(Maps(channels=[6], strides=[8]))
+    assert losses_of(model, 2)[1] > 0 and model.backbone.channels == (6,)
+    with pytest.raises(
+        densevit.PluginError, match=r"Maps, which is not a densevit\.Backbone.*ModuleBackbone\(model, ch"
+    ):
+        own_model(Maps())
+    timm = pytest.importorskip("timm")
+    net = timm.create_model("resnet18", features_only=True, out_indices=(2, 3), pretrained=False)
+    model = own_model(net)
+    assert (model.backbone.channels, model.backbone.strides) == ((128, 256), (8, 16)) and model.backbone.module is net
+    torch.testing.assert_close(model.backbone.mean, net.pretrained_cfg["mean"], rtol=0, atol=0)
+
+
+class Pairs(torch.utils.data.Dataset):
+    """(image, target), as torchvision's detection references have them."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Any:
+        return torch.zeros(3, 64, 64), {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)}
+
+
+def test_data_sets_of_other_libraries_are_refused_with_the_items_to_return():
+    calls = (
+        lambda: densevit.fit(own_model(), train=Pairs(), val=Pairs(), max_steps=1),
+        lambda: densevit.evaluate(own_model(), data=Pairs()),
+        lambda: densevit.DenseDataModule(train=Pairs(), val=Pairs()).data.train,
+    )
+    for call in calls:
+        with pytest.raises(
+            densevit.PluginError, match=r'Pairs, which is not a densevit\.Dataset.*"labels": \(N,\) from 0'
+        ):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"overrides": ["backbone.freeze=true"]}, r"^backbone\.freeze=true: the model exists, and cannot change"),
+        ({"overrides": {"heads.seg.depth": 3}}, r"^heads\.seg\.depth: the model exists"),
+        ({"max_stepz": 3}, r"max_stepz is not a key\. Keys: backbone"),
+    ],
+)
+def test_keys_that_a_given_model_cannot_follow_are_refused(keys, message):
+    with pytest.raises(densevit.ConfigError, match=message):
+        trained(own_model(), **keys)
+
+
+def test_an_optimiser_is_a_class_because_the_run_groups_the_parameters():
+    model = own_model()
+    with pytest.raises(densevit.ConfigError, match=r"optim\.name: .*SGD' is an instance\. Fix: its class"):
+        trained(model, overrides={"optim.name": torch.optim.SGD(model.parameters(), lr=1)})
+
+
+@pytest.mark.integration
+def test_instances_in_a_mapping_are_trained_themselves_and_exported(tmp_path):
+    net = Net(width=12)
+    run = trained({"backbone": net, "heads": {"seg": HEAD}}, max_steps=4, run_dir="run")
+    assert run.model.backbone is net and (tmp_path / "run/start.safetensors").is_file()
+    again = trained("run/config.yaml", train=None, val=None, max_steps=4, run_dir="again")
+    assert again.model.fingerprint() == run.model.fingerprint() and again.metrics == run.metrics
+    other = Net(width=12)
+    model = densevit.create_model(other, {"seg": HEAD}, classes=CLASSES, weights="run")
+    assert model.backbone is other and model.fingerprint() == run.model.fingerprint()
+    pytest.importorskip("onnxruntime")
+    densevit.export(model, "m.onnx", quiet=True)
+    image = Halves(1, seed=2)[0]["image"]
+    exported = densevit.load("m.onnx", trust=True).predict(image)
+    assert torch.equal(exported.semantic, model.predict(image).semantic)
+
+
+def test_other_classes_than_the_data_s_are_refused_and_numbers_get_its_names():
+    with pytest.raises(densevit.ConfigError, match=r"heads\.seg has the classes a, b; expected left, right\. Fix:"):
+        trained(own_model(classes=["a", "b"]))
+    own_model(classes=["left", "right"]).save("m.safetensors")
+    numbered = densevit.load("m.safetensors", model=own_model(classes=2))
+    assert [c.name for c in numbered.classes["seg"]] == CLASSES == [c.name for c in numbered.heads["seg"].classes]
+
+
+def places(annotation: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths of all sections of plugins in the schema: ("heads", "x", "neck")."""
+    for part in parts(annotation):
+        inner = get_args(part)
+        if get_origin(part) is dict:
+            yield from places(inner[1], (*path, "x"))
+        elif get_origin(part) is tuple:
+            yield from places(inner[0], (*path, 0))
+        elif isinstance(part, type) and issubclass(part, OpenSection) and "name" in part.model_fields:
+            yield path
+            for key, field in part.model_fields.items():
+                yield from places(Annotated[(field.annotation, None, *field.metadata)], (*path, key))
+        elif isinstance(part, type) and issubclass(part, Section):
+            for key, field in part.model_fields.items():
+                yield from places(Annotated[(field.annotation, None, *field.metadata)], (*path, key))
+
+
+def value_at(values: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        values = values[key] if isinstance(values, Mapping | tuple) else getattr(values, key)
+    return values
+
+
+OBJECTS = [Net, Net(4), functools.partial(Net, width=4)]
+PLACES = sorted({path for path in places(Config) if path[0] != "optim" or len(path) == 1}, key=str)  # not the schedule
+
+
+def test_the_schema_has_the_places_of_plugins():
+    expected = {("backbone",), ("heads", "x"), ("heads", "x", "neck"), ("heads", "x", "evaluation"), ("data",)}
+    expected |= {("data", "train"), ("data", "val"), ("data", "transforms"), ("method",), ("optim",)}
+    assert expected | {("trainer", "callbacks", 0), ("trainer", "loggers", 0)} <= {*PLACES}
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("plugin", OBJECTS, ids=["class", "instance", "partial"])
+@pytest.mark.parametrize("path", PLACES, ids=str)
+def test_objects_stand_wherever_a_name_stands(path, plugin, named):
+    values: Any = {"backbone": {"name": "b"}, "heads": {"x": {"name": "h"}}, "data": {"name": "d"}}
+    values["trainer"] = {"max_steps": 1, "callbacks": ({"name": "c"},), "loggers": ({"name": "l"},)}
+    section = values
+    for key in path[:-1]:
+        section[key] = section = [*section[key]] if isinstance(section[key], tuple) else section.get(key, {})
+    section[path[-1]] = {"name": plugin} if named else plugin
+    config = configs.from_mapping(values)
+    name = value_at(config, (*path, "name"))
+    assert name == f"{MODULE}:Net" and name.plugin is Net
+    assert name.instance is (plugin if isinstance(plugin, Net) else None)
+    assert value_at(config, path).options == ({} if plugin is Net else {"width": 4})
+    assert configs.from_file(yaml_io.parse(configs.dump(config), "config"), "config") == config
+
+
+@pytest.mark.integration
+def test_a_training_of_objects_alone(tmp_path):
+    head, seen = Labels([12, 12], [8, 16], CLASSES), []
+    stop = pytest.importorskip("pytorch_lightning").callbacks.LambdaCallback(
+        on_train_batch_end=lambda trainer, *_: seen.append(trainer.global_step)
+    )
+    neck = densevit.create_neck("fpn", (12, 24), (8, 16), width=12)
+    model = own_model(head={"name": head, "neck": neck, "evaluation": Accuracy(CLASSES, per_cent=True)})
+    objects = {"data.transforms": Unchanged(64), "optim.name": Momentum, "trainer.callbacks": [stop]}
+    run = trained(
+        model,
+        overrides=objects,
+        method=functools.partial(Doubled, factor=3),
+        max_steps=3,
+        weight_decay=0,
+        run_dir="run",
+    )
+    assert run.model.heads["seg"] is head and run.model.necks["seg"] is neck and seen == [1, 2, 3]
+    config = configs.load(tmp_path / "run/config.yaml")
+    names = (config.data.transforms.name, config.optim.name, config.method.name, config.heads["seg"].neck.name)
+    assert names == (f"{MODULE}:Unchanged", f"{MODULE}:Momentum", f"{MODULE}:Doubled", "fpn")
+    assert config.method.options == {"factor": 3} and config.heads["seg"].neck.options == {"width": 12}
+    assert config.trainer.callbacks[0].options == {"arguments": "LambdaCallback"}
