@@ -1,5 +1,6 @@
 """The wheel contains all files of the tree, and runs in empty environments."""
 
+import ast
 import os
 import re
 import shutil
@@ -133,3 +134,25 @@ main(["train", "detr_swim"])
     )  # the config was found and read
     assert missing.startswith("there is no config file 'detr_swim'. Did you mean 'detr_swin'? Shipped: ")
     assert not list(tmp_path.iterdir())
+
+
+NEWER = {  # than the oldest Python that is supported
+    "typing": "Self Never LiteralString Required NotRequired TypeVarTuple Unpack assert_never assert_type reveal_type "
+    "dataclass_transform override TypeAliasType TypeIs ReadOnly NoDefault",
+    "enum": "StrEnum verify member nonmember",
+    "datetime": "UTC",
+    "contextlib": "chdir",
+    "itertools": "batched",
+    "hashlib": "file_digest",
+    "tomllib": "load loads",
+}
+
+
+def test_no_module_imports_what_the_oldest_python_lacks(project):
+    files = [file for folder in ("densevit", "plugins", "examples") for file in (project / folder).rglob("*.py")]
+    assert len(files) > 500 and "python_requires = >=3.10" in (project / "setup.cfg").read_text()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module in NEWER:
+                newer = {name.name for name in node.names} & {*NEWER[node.module].split()}
+                assert not newer, f"{file}: {node.module} has {newer} only from Python 3.11 on"

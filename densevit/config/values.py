@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from densevit.config.frozen_mapping import frozen
+from densevit.constructor_call import signature
 from densevit.registry import ObjectName, object_section
 
 
@@ -167,7 +168,16 @@ class OpenSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_object(cls, value: Any) -> Any:
-        return value if isinstance(value, str) else as_section(value)
+        section: Any = value if isinstance(value, str) else as_section(value)
+        instance = getattr(section.get("name"), "instance", None) if isinstance(section, Mapping) else None
+        if instance is None:
+            return section
+        given = {**value} if isinstance(value, Mapping) else {}
+        _, options = getattr(instance, "constructor_call", (None, dict[str, Any]()))
+        for key in (signature(type(instance)).parameters.keys() & given) - cls.model_fields.keys():
+            if given[key] != options.get(key):
+                raise ValueError(f"{key}: the {type(instance).__name__} is built already. Fix: leave it out.")
+        return {key: x for key, x in section.items() if key in ("name", *given) or key not in cls.model_fields}
 
     @property
     def model_extra(self) -> dict[str, Any] | None:

@@ -79,8 +79,8 @@ def create_model(
     else:
         values: dict[str, Any] = {
             "weights": None if weights is None else str(weights),
-            "backbone": as_section(backbone),
-            "heads": {name: as_section(head) for name, head in _by_name(heads).items()},
+            "backbone": _section(backbone),
+            "heads": {name: _section(head) for name, head in _by_name(heads).items()},
         }
         sections = configs.model_sections(values, "create_model")
         check_weights(sections, Sources(typed=typed_keys(values)))
@@ -106,6 +106,10 @@ def _config(source: Section | Path | Config | Plugin) -> Config:
             "the backbone: a Config, a file or a shipped config's name. For features alone: densevit.create_backbone."
         )
     return configs.load(source)
+
+
+def _section(plugin: Any) -> Any:
+    return {"name": plugin} if isinstance(plugin, str) else plugin
 
 
 def _by_name(heads: Section | Plugin | Mapping[str, Section | Plugin]) -> Mapping[str, Section | Plugin]:

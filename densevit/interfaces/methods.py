@@ -1,6 +1,6 @@
 """The interface of training methods."""
 
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -42,7 +42,7 @@ class Method(nn.Module, Recorded):
         self.register_state_dict_post_hook(_remove_loaded)
         self.register_load_state_dict_pre_hook(_add_loaded)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "Method":
         super().train(mode)
         for name in self.loaded:
             self.get_submodule(name).eval()

@@ -6,7 +6,7 @@ weight.
 
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class Float32Buffer(nn.Module):
         super().__init__()
         self.register_buffer("value", value.float())
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Float32Buffer":
         value = self.value
         super()._apply(fn, recurse)
         self.value = value.to(self.value.device)

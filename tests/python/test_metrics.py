@@ -39,7 +39,7 @@ def test_the_module_has_the_evaluators_of_all_tasks() -> None:
 
 @pytest.mark.parametrize("name", MADE)
 def test_lists_tensors_and_images_without_ids_give_what_evaluation_computes(name: str) -> None:
-    images = [image(index, name) for index in range(5)]
+    images = [image(index) for index in range(5)]
     expected, own = (
         registry.create("evaluators", name, CLASSES, options=OPTIONS.get(name, {}), where=name),
         MADE[name](),
@@ -57,7 +57,7 @@ OPTIONS = {"panoptic": {"masks": False}, "segmentation": {"boundary": True}, "co
 
 @pytest.mark.parametrize(("name", "key"), [("segmentation", "semantic"), ("depth", "depth")])
 def test_maps_are_given_as_tensors(name: str, key: str) -> None:
-    images, dicts, maps = [image(index, name) for index in range(4)], MADE[name](), MADE[name]()
+    images, dicts, maps = [image(index) for index in range(4)], MADE[name](), MADE[name]()
     dicts.update(*zip(*images, strict=True))
     for part in (images[:3], images[3:]):
         maps.update(*(torch.stack([side[key] for side in sides]) for sides in zip(*part, strict=True)))
@@ -89,7 +89,7 @@ class Largest(densevit.Evaluator):
 
 
 def test_an_evaluator_of_two_functions_counts_images_once_joins_processes_and_has_intervals() -> None:
-    images = [image(index, "detection") for index in range(8)]
+    images = [image(index) for index in range(8)]
     for prediction, _ in images[::3]:
         prediction["labels"] = (prediction["labels"] + 1) % 4
     whole, parts = Largest(NAMES), [Largest(NAMES), Largest(NAMES)]

@@ -354,3 +354,12 @@ def test_a_training_of_objects_alone(tmp_path):
     assert names == (f"{MODULE}:Unchanged", f"{MODULE}:Momentum", f"{MODULE}:Doubled", "fpn")
     assert config.method.options == {"factor": 3} and config.heads["seg"].neck.options == {"width": 12}
     assert config.trainer.callbacks[0].options == {"arguments": "LambdaCallback"}
+
+
+def test_options_beside_an_instance_are_refused_and_keys_of_the_section_are_not_taken_from_its_constructor():
+    net = densevit.create_backbone("resnet", depth=18)
+    with pytest.raises(densevit.ConfigError, match=r"backbone: depth: the ResNet is built already\. Fix: leave it out"):
+        densevit.create_model({"name": net, "depth": 34}, "setr", classes=2)
+    wrapped = densevit.interfaces.ModuleBackbone(net, channels=net.channels, strides=net.strides)  # not image channels
+    model = densevit.create_model({"name": wrapped, "freeze": True}, "setr", classes=2)
+    assert model.backbone is wrapped and model.sections.backbone.freeze
