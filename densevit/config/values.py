@@ -172,12 +172,12 @@ class OpenSection(Section):
         instance = getattr(section.get("name"), "instance", None) if isinstance(section, Mapping) else None
         if instance is None:
             return section
-        given = {**value} if isinstance(value, Mapping) else {}
+        typed = {**value} if isinstance(value, Mapping) else {}
         _, options = getattr(instance, "constructor_call", (None, dict[str, Any]()))
-        for key in (signature(type(instance)).parameters.keys() & given) - cls.model_fields.keys():
-            if given[key] != options.get(key):
+        for key in (signature(type(instance)).parameters.keys() & typed) - cls.model_fields.keys():
+            if typed[key] != options.get(key):
                 raise ValueError(f"{key}: the {type(instance).__name__} is built already. Fix: leave it out.")
-        return {key: x for key, x in section.items() if key in ("name", *given) or key not in cls.model_fields}
+        return {key: x for key, x in section.items() if key in ("name", *typed) or key not in cls.model_fields}
 
     @property
     def model_extra(self) -> dict[str, Any] | None:
