@@ -5,14 +5,14 @@ Encodes a data set once per backbone, and prints k-NN, linear, retrieval, corres
 """
 
 import json
-from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densevit.errors import Argument, DensevitError
+from densevit.errors import Argument, ConfigError, DensevitError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,6 +37,31 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--protocol", required=True, metavar="NAME", help="configs/probe/NAME.yaml: quick, capi, ...; or a file"
     )
+    parser.add_argument(
+        "--labels",
+        metavar="PERCENT",
+        type=_percents,
+        default=[],
+        help="label efficiency: fits the probes to these shares of the training images, too, as in 1,10,100",
+    )
+    parser.add_argument("--robustness", action="store_true", help="scores corrupted images, too, of three severities")
+    parser.add_argument("--instances", action="store_true", help="scores whether features tell objects apart")
+    parser.add_argument(
+        "--noise", action="store_true", help="marks scores (!) that do not get worse as noise on the features grows"
+    )
+    parser.add_argument(
+        "--tokens",
+        metavar="N",
+        type=int,
+        help="N x N tokens for every backbone, by the image size; needs data.transforms={name: resize, stretch: true}",
+    )
+    parser.add_argument(
+        "--sets",
+        metavar="FILES",
+        type=lambda text: text.split(","),
+        default=[],
+        help="data sections, as in a.yaml,b.yaml: the mean and the mean rank over data sets",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: an accelerator if there is one)")
     parser.add_argument(
         "--out", metavar="FILE", type=Path, help="the results as JSON (default: runs/probe-PROTOCOL.json)"
@@ -49,27 +74,48 @@ def run(args: Namespace) -> int:
     from densevit_probes.protocols import Protocol, backbone_section, with_controls
 
     overrides = [word for word in args.backbones if isinstance(word, Argument)]
-    protocol = Protocol.read(args.protocol, overrides)
+    protocols = {Path(file).stem: Protocol.read(args.protocol, [f"data={file}", *overrides]) for file in args.sets}
+    if len(protocols) < len(args.sets):
+        raise ConfigError(f"--sets: two of {', '.join(args.sets)} have the same name. Fix: name each file differently.")
+    protocols = protocols or {"": Protocol.read(args.protocol, overrides)}
     named = dict(backbone_section(word) for word in args.backbones if word not in overrides)
-    out: Path = args.out or Path("runs") / f"probe-{protocol.name}.json"
+    out: Path = args.out or Path("runs") / f"probe-{Path(args.protocol).stem}.json"
     check_writable(out.parent, fix="Fix: name a file with --out FILE.")
     out.parent.mkdir(parents=True, exist_ok=True)
     results: list[ProbeResult] = []
+    by_set: dict[str, list[ProbeResult]] = {label: [] for label in protocols}
+    failed: dict[str, str] = {}
+    columns = {key: getattr(args, key) for key in ("labels", "robustness", "instances", "noise", "tokens")}
     sections = with_controls(named)
     content: dict[str, Any] = {"command": args.command, "densevit": version("densevit"), "torch": version("torch")}
     for name, section in args.output.track(sections.items(), "Probing", len(sections)):
-        try:
-            results.append(replace(probe(section, protocol, device=args.device), backbone=name))
-        except DensevitError as error:
-            args.output.problem(f"{name}: {error}")
-            continue
-        content["results"] = [asdict(result) for result in results]
+        for label, protocol in protocols.items():
+            try:
+                by_set[label].append(replace(probe(section, protocol, device=args.device, **columns), backbone=name))
+            except DensevitError as error:
+                failed[f"{name} on {label}" if label else name] = str(error)
+                args.output.problem(f"{[*failed][-1]}: {error}")
+        results = _over_sets(by_set) if args.sets else by_set[""]
+        content |= {"results": [asdict(result) for result in results], "failed": failed}
         with replaced_file(out) as temporary:
             temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
     if results:
         args.output.show(_table(results), str(out))
     args.output.result({**content, "file": str(out)})
-    return 0 if len(results) == len(sections) else 1
+    return 1 if failed else 0
+
+
+def _over_sets(results: "Mapping[str, Sequence[ProbeResult]]") -> "list[ProbeResult]":
+    from densevit_probes.sets import over_sets  # late: other commands do not need it
+
+    return over_sets(results)
+
+
+def _percents(text: str) -> list[float]:
+    try:
+        return [float(percent) for percent in text.split(",")]
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a list of per cent such as 1,10,100.") from None
 
 
 def _table(results: "Sequence[ProbeResult]") -> "Table":
@@ -82,7 +128,7 @@ def _table(results: "Sequence[ProbeResult]") -> "Table":
         score = f"{metric} {'↓' if sign(metric, errors) < 0 else '↑'}"
         for result in results:
             value, bounds = result.metrics[metric], result.intervals.get(metric, ())
-            shown = [f"{x:.3f}" for x in (value, *bounds) if x is not None]
-            rows.append([score, result.backbone, shown[0] if shown else "-", " to ".join(shown[1:])])
+            shown = f"{'-' if value is None else f'{value:.3f}'}{' !' if metric in result.insensitive else ''}"
+            rows.append([score, result.backbone, shown, " to ".join(f"{x:.3f}" for x in bounds)])
             score = ""
     return table(rows, ["score", "backbone", "value", "95 % interval"], right=(2, 3))

@@ -62,17 +62,15 @@ class ViewCorrespondence(Probe):
             )
         self.matches, self.spacing, self.jitter, self.seed = matches, spacing, jitter, seed
 
-    def features(self, encode: Encode, batch: Batch) -> list[Tensor]:
+    def features(self, encode: Encode, batch: Batch, stride: int) -> list[Tensor]:
         """The errors of the matches of each image, in pixels."""
         sizes = [(int(h), int(w)) for h, w in (target["size"] for target in batch["targets"])]
         warps = [self._homography(size, str(t["image_id"])) for size, t in zip(sizes, batch["targets"], strict=True)]
         views, outside = self._warped(batch, warps)
         other: Batch = {**batch, "images": views, "padding_mask": outside}
-        canvas = (views.shape[-2], views.shape[-1])
-        errors = []
-        for map_, other_map, mask, warp, size in zip(
-            encode(batch)[-1], encode(other)[-1], outside, warps, sizes, strict=True
-        ):
+        maps, other_maps = encode(batch)[-1], encode(other)[-1]
+        canvas, errors = (stride * maps.shape[-2], stride * maps.shape[-1]), []
+        for map_, other_map, mask, warp, size in zip(maps, other_maps, outside, warps, sizes, strict=True):
             points = self._points(size).to(map_.device)
             candidates = points[~mask[points[:, 1].long(), points[:, 0].long()]]
             truth = _moved(points, warp)

@@ -25,9 +25,11 @@ class ImageProbe(Probe):
     needs = ("image_class",)
     evaluator = Classification
 
-    def features(self, encode: Encode, batch: Batch) -> list[tuple[Tensor, int]]:
+    def features(self, encode: Encode, batch: Batch, stride: int) -> list[tuple[Tensor, int]]:
         """The feature (C,) and the class of each image, -1 if unknown."""
-        means = masked_mean(encode(batch)[-1], batch["padding_mask"])
+        maps, mask = encode(batch)[-1], batch["padding_mask"]
+        sides = (0, stride * maps.shape[3] - mask.shape[2], 0, stride * maps.shape[2] - mask.shape[1])
+        means = masked_mean(maps, F.pad(mask, sides, value=True))
         labels = [int(target.get("truth", {}).get("image_class", -1)) for target in batch["targets"]]
         return list(zip(means, labels, strict=True))
 

@@ -7,6 +7,15 @@ import numpy as np
 from densevit.errors import ConfigError
 
 
+def check_labels(percents: Sequence[float], fitted: Sequence[str]) -> None:
+    """Raises ConfigError for per cent out of 0 to 100, and without a fitted probe."""
+    if not all(0 < percent <= 100 for percent in percents) or not fitted:
+        raise ConfigError(
+            f"labels is {', '.join(f'{percent:g}' for percent in percents)}, of {len(fitted)} probes that are fitted; "
+            "per cent above 0 and at most 100, of at least one probe, are expected. Fix: labels=1,10,100."
+        )
+
+
 def label_subset(count: int, share: float, image_classes: Sequence[int] | None = None, seed: int = 0) -> list[int]:
     """The indices of a share of `count` training images, ascending, at least one image.
 

@@ -9,23 +9,21 @@ import torch
 from torch import Tensor
 
 from densevit.errors import ConfigError
-from densevit.interfaces import Batch
-
-Encode = Callable[[Batch], list[Tensor]]
-"""The backbone's feature maps of a batch, (B, C_i, h_i, w_i) each."""
 
 
-def noised(encode: Encode, strength: float, seed: int = 0) -> Encode:
-    """`encode` with Gaussian noise on its feature maps, `strength` times the standard deviation of each channel.
+def noised(
+    backbone: Callable[[Tensor], list[Tensor]], strength: float, seed: int = 0
+) -> Callable[[Tensor], list[Tensor]]:
+    """A backbone with Gaussian noise on its maps (B, C_i, h_i, w_i), `strength` times the deviation of each channel.
 
     The deviation is that over the cells of an image. The noise depends on the seed and the image's pixels: it is the
     same whatever the batch, and differs between two views of an image, which equal noise would make alike.
     """
 
-    def with_noise(batch: Batch) -> list[Tensor]:
-        rngs = [np.random.default_rng([seed, crc32(image.cpu().numpy().tobytes())]) for image in batch["images"]]
+    def with_noise(images: Tensor) -> list[Tensor]:
+        rngs = [np.random.default_rng([seed, crc32(image.cpu().numpy().tobytes())]) for image in images]
         maps = []
-        for x in encode(batch):
+        for x in backbone(images):
             noise = np.stack([rng.standard_normal(x.shape[1:], np.float32) for rng in rngs])
             deviations = x.std(dim=(2, 3), correction=0, keepdim=True)
             maps.append(x + strength * deviations * torch.from_numpy(noise).to(x.device, x.dtype))

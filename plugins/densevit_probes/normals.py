@@ -78,10 +78,8 @@ class SurfaceNormals(Probe):
             raise ConfigError(f"ridge is {ridge:g}; above 0 is expected.")
         self.ridge = ridge
 
-    def features(self, encode: Encode, batch: Batch) -> list[NormalMap]:
+    def features(self, encode: Encode, batch: Batch, stride: int) -> list[NormalMap]:
         maps = encode(batch)[-1]
-        H, W = batch["images"].shape[-2:]
-        stride = max(-(-H // maps.shape[-2]), -(-W // maps.shape[-1]))
         images = []
         for map_, target in zip(maps, batch["targets"], strict=True):
             pixels = maps.new_zeros(3, map_.shape[-2] * stride, map_.shape[-1] * stride)

@@ -61,12 +61,10 @@ class PatchProbe(Probe):
         super().__init__(classes)
         self.grid = grid
 
-    def features(self, encode: Encode, batch: Batch) -> list[Patches]:
+    def features(self, encode: Encode, batch: Batch, stride: int) -> list[Patches]:
         """The patches of each image."""
         maps = encode(batch)[-1]
         h, w = maps.shape[-2:]
-        H, W = batch["images"].shape[-2:]
-        stride = max(-(-H // h), -(-W // w))
         images = []
         for map_, target in zip(maps, batch["targets"], strict=True):
             labels = torch.full((h * stride, w * stride), IGNORE, dtype=torch.uint8, device=maps.device)

@@ -1,9 +1,10 @@
 """The interface of probes: what they read of an image, what they fit to training images, and what they predict."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from densevit.interfaces import Batch, Class, Evaluator, Predictions, Targets
@@ -20,17 +21,47 @@ class EncodedImage(NamedTuple):
     canvas: tuple[int, int]
 
 
+def unchanged(x: Any) -> Any:
+    """The default of a `Condition`."""
+    return x
+
+
+class Condition(NamedTuple):
+    """What a column of scores changes.
+
+    probes: those that are scored; heads: whether heads are. changes: changes of a validation batch; metrics are means
+    over them. features: changes the backbone, a function from images to maps.
+    """
+
+    probes: "Mapping[str, Probe]"
+    heads: bool = True
+    changes: Sequence[Callable[[Batch], Batch]] = (unchanged,)
+    features: Callable[[Callable[[Tensor], list[Tensor]]], Callable[[Tensor], list[Tensor]]] = unchanged
+
+
+class LastBatch:
+    """The maps of images, which are kept for the next call with equal images: heads and probes read the same batch."""
+
+    def __init__(self, encode: Callable[[Tensor], list[Tensor]]) -> None:
+        self.encode, self.images = encode, torch.empty(0)
+        self.maps: list[Tensor] = []
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        if not (images.shape == self.images.shape and torch.equal(images, self.images)):
+            self.images, self.maps = images, [x.contiguous() for x in self.encode(images)]
+        return self.maps
+
+
 class Probe(ABC):
     """A small model on the features of a frozen backbone, which is fitted without a training.
 
     task: whose classes the constructor gets; None: none. needs: the target keys that `features` and the evaluator
-    read; (): the probe is not fitted. evaluator: scores the predictions.
+    read. evaluator: scores the predictions.
 
     Example:
         >>> class Brightness(Probe):
         ...     task, needs, evaluator = "classification", ("image_class",), Classification
-        ...     @abstractmethod
-    def features(self, encode, batch): return [x.mean() for x in encode(batch)[-1]]
+        ...     def features(self, encode, batch, stride): return [x.mean() for x in encode(batch)[-1]]
         ...     def fit(self, images): self.mean = sum(images) / len(images)
         ...     def predict(self, image, size): return {"class_scores": (image > self.mean).eye(2)}
     """
@@ -43,15 +74,22 @@ class Probe(ABC):
         self.classes = classes
 
     @abstractmethod
-    def features(self, encode: Encode, batch: Batch) -> list[Any]:
+    def features(self, encode: Encode, batch: Batch, stride: int) -> list[Any]:
         """What the probe reads of each image of a batch, such as features with labels.
 
         The batch has the evaluation's transform; its targets are on the batch's grid, with `truth` in original pixels.
+        stride: the last map's, in pixels; the batch may end within its last cells.
         """
 
     def fit(self, images: Sequence[Any]) -> None:
-        """Fits the probe to the training images, each once, in the order of the data set."""
-        raise NotImplementedError(f"{type(self).__name__} needs {self.needs} and must implement fit(images).")
+        """Fits the probe to the training images, each once, in the order of the data set. A class without it needs no
+        training images."""
+        raise NotImplementedError(f"{type(self).__name__} is not fitted.")
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the class implements `fit`."""
+        return type(self).fit is not Probe.fit
 
     @abstractmethod
     def predict(self, image: Any, size: tuple[int, int]) -> Predictions:

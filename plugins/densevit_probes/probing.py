@@ -3,8 +3,8 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from densevit import config as configs
 from densevit.config import Config
 from densevit.data.channel_statistics import with_channels
 from densevit.data.data_builder import build_data
 from densevit.data.data_splits import DataSplits
-from densevit.data.split_overlap import check_overlap
 from densevit.errors import ConfigError, DataError, DensevitError
 from densevit.evaluation.bootstrap import bootstrap_intervals
 from densevit.evaluation.metric_order import error_metrics
 from densevit.inference.model_loading import device_of
 from densevit.interfaces import Backbone, Batch, Evaluator, image_id
 from densevit.model import DenseModel, build_from_sections, classes_by_head
-from densevit.training.loop.data_checks import check_channels, check_needs
+from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.device_transfer import on_device
 from densevit.training.loop.evaluator_factory import add_indices, build_evaluators, flat_metrics
 from densevit.training.loop.feature_cache import FeatureCache
-from densevit.training.run.config_checks import changed_images, check_frozen, check_model, kinds_of_heads
+from densevit.training.run.config_checks import changed_images, check_model
 from densevit.weights.pretrained_models import build_pretrained, warn_of
 from densevit.weights.resolving import read_files
-from densevit_probes.probe import Encode, EncodedImage, Probe
-from densevit_probes.protocols import Protocol, Section, backbone_section
+from densevit_probes.probe import Condition, Encode, EncodedImage, LastBatch, Probe
+from densevit_probes.protocols import Protocol, Section, backbone_section, check_data
 
 RESAMPLES = 300  # of the images, for the intervals of metrics
 
@@ -43,7 +41,7 @@ class ProbeResult:
 
     metrics: HEAD/METRIC and PROBE/METRIC; None: undefined. intervals: 95 % bootstrap intervals of metrics. main: the
     main metric of each head and probe. error_metrics: those for which lower is better. config: the resolved config,
-    without the probes.
+    without the probes. insensitive: the main metrics that do not fall as noise on the features grows.
     """
 
     backbone: str
@@ -55,6 +53,7 @@ class ProbeResult:
     probes: Mapping[str, Section]
     config: Mapping[str, Any]
     seconds: float
+    insensitive: tuple[str, ...] = ()
 
 
 def probe(
@@ -62,14 +61,21 @@ def probe(
     protocol: str | Protocol,
     data: Section | str | Path | None = None,
     device: str | torch.device = "auto",
+    *,
+    labels: Sequence[float] = (),
+    robustness: bool = False,
+    instances: bool = False,
+    noise: bool = False,
+    tokens: int | None = None,
 ) -> ProbeResult:
-    """Scores the features of a frozen backbone: fits the probes of a protocol to the training images, and trains its
-    heads, if it has any.
+    """Scores the features of a frozen backbone: fits a protocol's probes to the training images, and trains its heads.
 
     backbone: the name of a shipped section (`dinov2_small`) or of a plugin, a section file, a section; a `Backbone`; or
-    a module that gives a map (B, C, h, w) of images (B, 3, H, W), or several, fine to coarse. protocol: a shipped one's
-    name (`quick`), a file, or a `Protocol`. data: keys of the protocol's section `data` to replace, {"root": ...}, or a
-    section file.
+    a module that gives maps (B, C, h, w) of images (B, 3, H, W), fine to coarse. protocol: a shipped name (`quick`), a
+    file, or a `Protocol`. data: keys of the protocol's section `data` to replace, {"root": ...}, or a section file.
+    More scores: `labels`, of a fit to these percentages of the training images; `robustness`, on corrupted images;
+    `instances`, whether features tell objects apart; `noise`, with noise on the features. tokens: the side of the last
+    map, for which the image size is chosen; data.transforms must stretch.
 
     Example:
         >>> result = densevit.probe("pixels", "quick", {"train_length": 20, "val_length": 10})
@@ -80,6 +86,8 @@ def probe(
         keys = data.items() if isinstance(data, Mapping) else ()
         overrides = [f"data={data}"] if isinstance(data, str | Path) else {f"data.{key}": x for key, x in keys}
         protocol = Protocol.read(protocol, overrides)
+    if instances:
+        protocol = replace(protocol, probes={**protocol.probes, "same_object": {}})
     name, module = type(backbone).__name__, None
     section: Section = {"name": "pixels"}  # the place of a module
     if isinstance(backbone, nn.Module):
@@ -92,16 +100,29 @@ def probe(
     else:
         name, section = backbone_section(str(backbone))
     start, config = time.perf_counter(), protocol.config(section)
+    if tokens is not None:
+        from densevit_probes.tokens import with_tokens  # late, like all that only an option needs
+
+        config = with_tokens(config, module, tokens)
     splits = build_data(config)
     probes = protocol.build_probes(splits.train)
-    _check(config, splits, probes)
+    check_data(config, splits, probes)
+    if labels:
+        from densevit_probes.label_efficiency import check_labels
+
+        check_labels(labels, [name for name, probe in probes.items() if probe.is_fitted])
     encoded = bool(config.heads and protocol.freeze and not changed_images(config, splits))
     if config.heads and not encoded:
         model = _trained(config, f"{protocol.name}-{name}", module)
     else:
         model = _built(config, splits, module)
     model.to(device_of(device)).eval()
-    evaluators = _evaluated(model, config, splits.padded_to(model.multiple), probes, encoded)
+    conditions = {"": Condition(probes)}
+    if robustness or noise:
+        from densevit_probes.conditions import conditions_of
+
+        conditions |= conditions_of(probes, robustness, noise)
+    evaluators = _evaluated(model, config, splits.padded_to(model.multiple), conditions, encoded, labels)
     metrics = flat_metrics({name: evaluator.metrics() for name, evaluator in evaluators.items()})
     intervals = {
         f"{name}/{metric}": bounds
@@ -109,112 +130,148 @@ def probe(
         for metric, bounds in bootstrap_intervals(evaluator, RESAMPLES, np.random.default_rng(0)).items()
         if "/" not in metric and bounds[0] == bounds[0]
     }
+    main = tuple(f"{name}/{evaluator.main}" for name, evaluator in evaluators.items())
+    errors, insensitive = tuple(error_metrics(evaluators)), tuple[str, ...]()
+    if noise:
+        from densevit_probes.conditions import insensitive_metrics
+
+        insensitive = insensitive_metrics(metrics, main, errors)
     return ProbeResult(
         backbone=name,
         protocol=protocol.name,
         metrics={name: value if math.isfinite(value) else None for name, value in metrics.items()},
         intervals=intervals,
-        main=tuple(f"{name}/{evaluator.main}" for name, evaluator in evaluators.items()),
-        error_metrics=tuple(error_metrics(evaluators)),
+        main=main,
+        error_metrics=errors,
         probes=protocol.probes,
         config=config.model_dump(),
         seconds=time.perf_counter() - start,
+        insensitive=insensitive,
     )
 
 
 @torch.no_grad()
 def _evaluated(
-    model: DenseModel, config: Config, data: DataSplits, probes: Mapping[str, Probe], encoded: bool
+    model: DenseModel,
+    config: Config,
+    data: DataSplits,
+    conditions: Mapping[str, Condition],
+    encoded: bool,
+    labels: Sequence[float],
 ) -> dict[str, Evaluator]:
-    """The evaluators of heads and probes, with the validation images.
+    """The evaluators of heads and probes, with the validation images, under each condition.
 
     encoded: whether the heads are trained here, on the features of the training images.
     """
-    evaluators = build_evaluators(model, config, data.val)
-    evaluators |= {name: probe.evaluator(probe.classes) for name, probe in probes.items()}
-    device, ids = model.mean.device, dict[int | str, int]()
-    model.cache = _LastBatch(model.cache or model.backbone)
+    device, ids, probes = model.mean.device, dict[int | str, int](), conditions[""].probes
+    cache = model.cache = LastBatch(model.cache or model.backbone)
 
     def encode(batch: Batch) -> list[Tensor]:
         return [x.float() for x in model.encode(batch, ()).features]
 
-    _fit(model, config, data, probes, encode, encoded)
+    conditions = {**conditions, **_fit(model, config, data, probes, encode, encoded, labels)}
+    evaluators: dict[str, list[dict[str, Evaluator]]] = {}
+    for condition, (scored, heads, changes, _) in conditions.items():
+        evaluators[condition] = [build_evaluators(model, config, data.val) if heads else {} for _ in changes]
+        for by_name in evaluators[condition]:
+            by_name |= {name: probe.evaluator(probe.classes) for name, probe in scored.items()}
     for batch in data.val_loader():
-        batch = on_device(batch, device)
-        predictions = model.infer(batch, {})
-        images = _read(probes, encode, batch)[1]
-        for i, target in enumerate(batch["targets"]):
+        batch, truths = on_device(batch, device), []
+        for target in batch["targets"]:
             size = tuple(map(int, target["original_size"]))
-            truth = {**target["truth"], "size": size, "original_size": size}
-            add_indices(ids, [(image_id(truth), target["dataset_index"])])
-            for name, evaluator in evaluators.items():
-                if name not in probes:
-                    evaluator.update([predictions[name][i]], [truth])
-                elif all(key in truth for key in probes[name].needs):
-                    on_its_device = {key: truth[key].to(device) for key in probes[name].needs}
-                    prediction, expected = probes[name].scored(images[name][i], {**truth, **on_its_device})
-                    evaluator.update([prediction], [expected])
-    return evaluators
+            truths.append({**target["truth"], "size": size, "original_size": size})
+            add_indices(ids, [(image_id(truths[-1]), target["dataset_index"])])
+        for condition, (scored, heads, changes, features) in conditions.items():
+            model.cache = features(cache)
+            for change, by_name in zip(changes, evaluators[condition], strict=True):
+                changed = change(batch)
+                predictions = model.infer(changed, {}) if heads else {}
+                images = _read(scored, encode, changed, model.backbone.strides[-1])[1]
+                for i, truth in enumerate(truths):
+                    for name, evaluator in by_name.items():
+                        if name not in scored:
+                            evaluator.update([predictions[name][i]], [truth])
+                        elif all(key in truth for key in scored[name].needs):
+                            values = {key: truth[key] for key in scored[name].needs}
+                            placed = {key: x.to(device) if isinstance(x, Tensor) else x for key, x in values.items()}
+                            prediction, expected = scored[name].scored(images[name][i], {**truth, **placed})
+                            evaluator.update([prediction], [expected])
+    return {
+        name + condition: _mean_over([x[name] for x in changes])
+        for condition, changes in evaluators.items()
+        for name in changes[0]
+    }
+
+
+def _mean_over(evaluators: Sequence[Evaluator]) -> Evaluator:
+    if len(evaluators) == 1:
+        return evaluators[0]
+    from densevit_probes.conditions import MeanOverChanges
+
+    return MeanOverChanges(evaluators)
 
 
 def _fit(
-    model: DenseModel, config: Config, data: DataSplits, probes: Mapping[str, Probe], encode: Encode, heads: bool
-) -> None:
-    """Fits the probes to the training images, each once, in the order of the data set; and the heads, if `heads`."""
-    fitted = {name: probe for name, probe in probes.items() if probe.needs}
-    images: dict[int | str, tuple[int, dict[str, Any]]] = {}  # by image id: a mix repeats images under other indices
+    model: DenseModel,
+    config: Config,
+    data: DataSplits,
+    probes: Mapping[str, Probe],
+    encode: Encode,
+    heads: bool,
+    labels: Sequence[float],
+) -> dict[str, Condition]:
+    """Fits the probes to the training images, each once, in the order of the data set; and the heads, if `heads`.
+
+    Returns the conditions of `labels`: copies of the probes that are fitted to a share of the images.
+    """
+    fitted = {name: probe for name, probe in probes.items() if probe.is_fitted}
+    by_share = {share: copy.deepcopy(fitted) for share in labels} | {100.0: fitted}
+    images: dict[int | str, tuple[int, int, dict[str, Any]]] = {}  # by image id: a mix repeats images
     samples: dict[int, EncodedImage] = {}
     for batch in data.unaugmented_train_loader() if fitted or heads else ():
         targets, batch = batch["targets"], on_device(batch, model.mean.device)
-        maps, features = _read(fitted, encode, batch)
+        maps, features = _read(fitted, encode, batch, model.backbone.strides[-1])
         canvas = (batch["images"].shape[-2], batch["images"].shape[-1])
         for i, target in enumerate(targets):
-            images[target["image_id"]] = (target["dataset_index"], {name: x[i] for name, x in features.items()})
+            index, image_class = target["dataset_index"], int(target["truth"].get("image_class", -1))
+            images[target["image_id"]] = (index, image_class, {name: x[i] for name, x in features.items()})
             if heads:
                 kept = {key: value for key, value in target.items() if key != "truth"}
-                samples[target["dataset_index"]] = EncodedImage([x[i].cpu() for x in maps], kept, canvas)
-    ordered = [by_probe for _, by_probe in sorted(images.values(), key=lambda image: image[0])]
-    for name, probe in fitted.items():
-        try:
-            probe.fit([by_probe[name] for by_probe in ordered])
-        except DensevitError as error:
-            raise DataError(f"probes.{name}: {error}") from None
+                samples[index] = EncodedImage([x[i].cpu() for x in maps], kept, canvas)
+    ordered = sorted(images.values(), key=lambda image: image[0])
+    for share, by_name in by_share.items():
+        chosen = _subset(share, [image_class for _, image_class, _ in ordered])
+        for name, probe in by_name.items():
+            try:
+                probe.fit([ordered[i][2][name] for i in chosen])
+            except DensevitError as error:
+                raise DataError(f"probes.{name}: {error}") from None
     if heads:
         from densevit_probes.heads import train_heads  # late: probes alone do not need it
 
         train_heads(model, samples, data, config)
+    return {f", {share:g} % of the labels": Condition(by_share[share], heads=False) for share in labels}
 
 
-def _read(probes: Mapping[str, Probe], encode: Encode, batch: Batch) -> tuple[list[Tensor], dict[str, list[Any]]]:
+def _read(
+    probes: Mapping[str, Probe], encode: Encode, batch: Batch, stride: int
+) -> tuple[list[Tensor], dict[str, list[Any]]]:
     """The maps of a batch, which is encoded once, and what each probe reads of its images."""
     maps = encode(batch)
     images = {
-        name: probe.features(lambda other: maps if other is batch else encode(other), batch)
+        name: probe.features(lambda other: maps if other is batch else encode(other), batch, stride)
         for name, probe in probes.items()
     }
     return maps, images
 
 
-class _LastBatch:
-    """The maps of images, which are kept for the next call with equal images: heads and probes read the same batch."""
+def _subset(percent: float, image_classes: Sequence[int]) -> Sequence[int]:
+    """The indices of a share of the training images."""
+    if percent == 100:
+        return range(len(image_classes))
+    from densevit_probes.label_efficiency import label_subset
 
-    def __init__(self, encode: Callable[[Tensor], list[Tensor]]) -> None:
-        self.encode, self.images = encode, torch.empty(0)
-        self.maps: list[Tensor] = []
-
-    def __call__(self, images: Tensor) -> list[Tensor]:
-        if not (images.shape == self.images.shape and torch.equal(images, self.images)):
-            self.images, self.maps = images, [x.contiguous() for x in self.encode(images)]
-        return self.maps
-
-
-def _check(config: Config, data: DataSplits, probes: Mapping[str, Probe]) -> None:
-    """Checks the config and the data as in a training."""
-    (configs.check_plugins if config.heads else configs.check_evaluation_plugins)(config)
-    check_frozen(config)
-    data.check_splits(bool(config.heads) or any(probe.needs for probe in probes.values()))
-    check_needs(kinds_of_heads(config), data)
-    check_overlap(data)
+    return label_subset(len(image_classes), percent / 100, image_classes)
 
 
 def _built(config: Config, data: DataSplits, backbone: Backbone | None) -> DenseModel:

@@ -9,8 +9,12 @@ from densevit import registry
 from densevit.config import Config, Overrides, config_layers, yaml_io
 from densevit.config.training_schema import BUDGETS
 from densevit.config.values import RANDOM
+from densevit.data.data_splits import DataSplits
+from densevit.data.split_overlap import check_overlap
 from densevit.errors import ConfigError, listed
 from densevit.interfaces import Dataset
+from densevit.training.loop.data_checks import check_needs
+from densevit.training.run.config_checks import check_frozen, kinds_of_heads
 from densevit_probes.probe import Probe
 
 Section = Mapping[str, Any]
@@ -97,3 +101,12 @@ def with_controls(backbones: Mapping[str, Section]) -> dict[str, Section]:
             off = {"pretrained": False} if "pretrained" in section else {}
             controls[f"{name}, random"] = {**section, "weights": RANDOM, **off}
     return {**backbones, **controls, "pixels": backbones.get("pixels", {"name": "pixels"})}
+
+
+def check_data(config: Config, data: DataSplits, probes: Mapping[str, Probe]) -> None:
+    """Checks the config and the data as in a training."""
+    (configs.check_plugins if config.heads else configs.check_evaluation_plugins)(config)
+    check_frozen(config)
+    data.check_splits(bool(config.heads) or any(probe.needs for probe in probes.values()))
+    check_needs(kinds_of_heads(config), data)
+    check_overlap(data)

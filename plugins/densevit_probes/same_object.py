@@ -5,13 +5,64 @@ attention of a patch to the others is the cosine similarity of their features, w
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from densevit.interfaces import Batch, Evaluator, Predictions, Targets
+from densevit_probes.probe import Encode, Probe
+
 _CHUNK = 1 << 22  # similarities computed at once
+
+
+class SameObjectAuc(Evaluator):
+    """The metrics `auc`, and `auc_in_class` among objects of equal class: means over images of `same_object_auc`."""
+
+    reads = ("same_object",)
+    main = "auc"
+
+    def record(self, prediction: Predictions, truth: Targets) -> list[float]:
+        """prediction: under `same_object` the two areas, nan where an image has none."""
+        areas: list[float] = prediction["same_object"]
+        return areas
+
+    def compute(self, records: Sequence[list[float]]) -> dict[str, float]:
+        """The metrics, see the class; nan without images."""
+        columns = np.array(records, float).reshape(-1, 2).T
+        means = (column[~np.isnan(column)] for column in columns)
+        return {
+            name: float(x.mean()) if x.size else np.nan for name, x in zip(("auc", "auc_in_class"), means, strict=True)
+        }
+
+
+class SameObject(Probe):
+    """Whether the last map tells objects apart, without a fit; metrics as in `SameObjectAuc`."""
+
+    needs = ("masks", "labels")
+    evaluator = SameObjectAuc
+
+    def __init__(self, classes: Sequence[Any] = ()) -> None:
+        super().__init__(())
+
+    def features(self, encode: Encode, batch: Batch, stride: int) -> list[list[float]]:
+        """The two areas of each image; [] without objects."""
+        images = []
+        for map_, target in zip(encode(batch)[-1], batch["targets"], strict=True):
+            size, truth = (int(target["size"][0]), int(target["size"][1])), target["truth"]
+            images.append(list[float]())
+            if all(key in truth for key in self.needs):
+                crowds = truth.get("iscrowd", torch.zeros(len(truth["masks"]))).tolist()
+                masks = truth["masks"].resize(size)
+                objects = patch_objects(masks, crowds, (map_.shape[1], map_.shape[2]), stride, size).to(map_.device)
+                classes = (None, truth["labels"].tolist())
+                images[-1] = [same_object_auc(map_.flatten(1).T, objects, x) for x in classes]
+        return images
+
+    def predict(self, image: list[float], size: tuple[int, int]) -> Predictions:
+        return {"same_object": image}
 
 
 def same_object_auc(features: Tensor, objects: Tensor, object_classes: Sequence[int] | None = None) -> float:

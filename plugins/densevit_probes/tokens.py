@@ -2,8 +2,28 @@
 
 from math import lcm
 
+from densevit import config as configs
+from densevit.config import Config
+from densevit.data.transforms.sample_resizing import build_evaluation_transform
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone
+from densevit.model.model_factory import backbone_from
+
+
+def with_tokens(config: Config, backbone: Backbone | None, tokens: int) -> Config:
+    """The config at the image size at which the last map has `tokens` x `tokens` cells.
+
+    backbone: None: that of the config. Raises ConfigError if there is no such size, and if images are not stretched.
+    """
+    size = image_size_for(backbone or backbone_from(config.backbone, pretrained=False), tokens)
+    values = config.model_dump()
+    config = configs.from_mapping({**values, "data": {**values["data"], "image_size": size}}, "--tokens")
+    if build_evaluation_transform(config.data).size_of(100, 200) != (size, size):
+        raise ConfigError(
+            f"data.transforms is {config.data.transforms.name} and keeps the shape of images, which then have other "
+            f"than {tokens}x{tokens} tokens. Fix: data.transforms={{name: resize, stretch: true}}."
+        )
+    return config
 
 
 def image_size_for(backbone: Backbone, tokens: int) -> int:

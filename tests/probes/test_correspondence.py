@@ -28,7 +28,7 @@ def positions(batch):
 def test_features_that_are_positions_find_all_matches(spacing, matches):
     """The nearest point is within half of a square's diagonal; at borders of the map features are less exact."""
     probe = ViewCorrespondence(spacing=spacing, matches=matches)
-    errors = probe.features(positions, batch((HEIGHT, WIDTH), (70, 90)))
+    errors = probe.features(positions, batch((HEIGHT, WIDTH), (70, 90)), STRIDE)
     assert max(float(x.max()) for x in errors) < spacing / 2**0.5 + 1
     assert [len(x) for x in errors] == [50, 50] if spacing == 8 else min(map(len, errors)) > 300
     evaluator = MatchRecall(())
@@ -39,7 +39,7 @@ def test_features_that_are_positions_find_all_matches(spacing, matches):
 def test_identical_views_match_exactly(monkeypatch):
     """At the centres of all squares in the image."""
     monkeypatch.setattr(ViewCorrespondence, "_homography", lambda self, size, image_id: np.eye(3))
-    [errors] = ViewCorrespondence(spacing=8).features(positions, batch((70, 90)))
+    [errors] = ViewCorrespondence(spacing=8).features(positions, batch((70, 90)), STRIDE)
     assert len(errors) == 9 * 11 and float(errors.max()) < 1e-3
 
 

@@ -22,9 +22,9 @@ def batch(count: int, seed: int):
     return {"images": images, "padding_mask": torch.zeros(count, 64, 96, dtype=torch.bool), "targets": targets}
 
 
-def encode(batch):
+def encode(images):
     """Mean colours of patches of 8 x 8 pixels, and of their quarters."""
-    x = batch["images"].float() / 255
+    x = images.float() / 255
     return [torch.cat([F.avg_pool2d(x, 8), F.pixel_unshuffle(F.avg_pool2d(x, 4), 2)], 1)]
 
 
@@ -32,7 +32,7 @@ def nearest_labels(reads):
     """The share of patches with the label of the nearest training patch."""
     features, labels = [], []
     for data in (batch(6, 0), batch(3, 1)):
-        features.append(reads(data)[0].flatten(2).transpose(1, 2).flatten(0, 1))
+        features.append(reads(data["images"])[0].flatten(2).transpose(1, 2).flatten(0, 1))
         labels.append(torch.stack([t["semantic"] for t in data["targets"]])[:, ::8, ::8].flatten())
     return float((labels[0][torch.cdist(features[1], features[0]).argmin(1)] == labels[1]).float().mean())
 
@@ -40,7 +40,7 @@ def nearest_labels(reads):
 def matched_views(reads):
     """The share of patches of an image whose nearest patch of the image moved by 8 pixels is the same."""
     data = batch(20, 0)
-    maps = [reads({**data, "images": x})[0] for x in (data["images"], data["images"].roll(8, 3))]
+    maps = [reads(x)[0] for x in (data["images"], data["images"].roll(8, 3))]
     first, second = maps[0].flatten(2).mT, maps[1].roll(-1, 3).flatten(2).mT
     return float((torch.cdist(first, second).argmin(2) == torch.arange(96)).float().mean())
 
@@ -52,7 +52,7 @@ def constant(reads):
 
 def deviation(reads):
     """Grows with noise."""
-    return float(reads(batch(1, 0))[0].std())
+    return float(reads(batch(1, 0)["images"])[0].std())
 
 
 @pytest.mark.parametrize(
@@ -65,13 +65,12 @@ def test_scores_of_features_pass_and_others_do_not(score, passes):
 
 
 def test_noise_has_the_strength_and_depends_on_the_pixels_alone():
-    data = batch(3, 0)
+    data = batch(3, 0)["images"]
     [x], [y] = encode(data), noised(encode, 0.5)(data)
     ratios = (y - x).std((2, 3)) / x.std((2, 3))
     assert ratios.shape == (3, 15) and float(ratios.mean()) == pytest.approx(0.5, rel=0.03)
-    alone = {**data, "images": data["images"][1:2]}
-    assert torch.equal(noised(encode, 0.5)(alone)[0][0], y[1])
-    other = {**data, "images": data["images"].roll(8, 3)}
+    assert torch.equal(noised(encode, 0.5)(data[1:2])[0][0], y[1])
+    other = data.roll(8, 3)
     noises = [
         (z - w) / w.std((2, 3), keepdim=True) for z, w in ((y, x), (noised(encode, 0.5)(other)[0], encode(other)[0]))
     ]

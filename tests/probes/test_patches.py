@@ -137,7 +137,7 @@ def test_patches_of_padded_images_of_two_sizes():
         {"images": torch.zeros(3, 3, 8, 16), "targets": [*targets, {"size": (8, 16)}]},
         torch.randn(3, 5, 2, 4),
     )
-    found = PatchKnn(CLASSES).features(lambda _: [torch.zeros(3, 1, 8, 16), maps], batch)
+    found = PatchKnn(CLASSES).features(lambda _: [torch.zeros(3, 1, 8, 16), maps], batch, 4)
     for i, (h, w) in enumerate(sizes):
         labels = F.pad(targets[i]["semantic"], (0, 16 - w, 0, 8 - h), value=255)
         for y, x in np.ndindex(8, 16):
