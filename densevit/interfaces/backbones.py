@@ -59,8 +59,9 @@ class Backbone(nn.Module, Recorded):
 class ModuleBackbone(Backbone):
     """A backbone of a module that returns feature maps, such as `timm.create_model(..., features_only=True)`.
 
-    module: returns a list or a dict of features (B, C_i, ceil(H / s_i), ceil(W / s_i)), fine to coarse. channels,
-    strides: empty: those of the module or of its `feature_info`. mean and std are those of timm's `pretrained_cfg`.
+    module: returns a feature map, or a list or a dict of them, (B, C_i, ceil(H / s_i), ceil(W / s_i)), fine to coarse.
+    channels, strides: empty: those of the module or of its `feature_info`. mean and std are those of timm's
+    `pretrained_cfg`.
 
     Example:
         >>> import torch
@@ -83,4 +84,6 @@ class ModuleBackbone(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         features = self.module(images)
+        if isinstance(features, Tensor):
+            return [features]
         return [*(features.values() if isinstance(features, Mapping) else features)]

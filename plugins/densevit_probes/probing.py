@@ -91,10 +91,9 @@ def probe(
     name, module = type(backbone).__name__, None
     section: Section = {"name": "pixels"}  # the place of a module
     if isinstance(backbone, nn.Module):
-        from densevit_probes.module_backbone import ModuleBackbone  # late: for other backbones it is not needed
+        from densevit_probes.module_backbone import as_backbone  # late: for other backbones it is not needed
 
-        copied = copy.deepcopy(backbone)
-        module = copied if isinstance(copied, Backbone) else ModuleBackbone(copied)
+        module = as_backbone(copy.deepcopy(backbone))
     elif isinstance(backbone, Mapping):
         name, section = str(backbone.get("name")), backbone
     else:
