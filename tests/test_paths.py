@@ -90,6 +90,8 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "fit.run_dir": (lambda: densevit.fit("~/config.yaml", run_dir="~/full"), "full"),
     "fit.resume": (lambda: densevit.fit(resume="~/full"), "full"),
     "inspect.model": (lambda: densevit.inspect("~/full", "~/image.png"), "full"),
+    "probe.backbone": (lambda: densevit.probe("~/none.yaml", "quick"), "none.yaml"),
+    "probe.data": (lambda: densevit.probe("pixels", "quick", "~/none.yaml"), "none.yaml"),
     "report.runs": (lambda: densevit.report("~/none"), "none"),
     "write_prelabels.predictions": (lambda: densevit.write_prelabels("~/none", predictor(), "~/a.json"), "none"),
 }

@@ -89,6 +89,7 @@ READ_ONLY = (
     (("doctor", "one"), "--out FILE"),
     (("shard", "tiny.yaml", "new"), "another path"),
     (("benchmark", "tiny.yaml"), "--out DIR"),
+    (("probe", "pixels", "--protocol", "quick"), "--out FILE"),
     (("data", "convert", "yolo", "one", "new"), "another path"),
     (("data", "prelabel", "run", "one", "new.json"), "another path"),
     (("predictions", "evaluate", "predicted"), "--out DIR"),
