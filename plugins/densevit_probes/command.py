@@ -5,6 +5,7 @@ Encodes a data set once per backbone, and prints k-NN, linear, retrieval, corres
 """
 
 import json
+import random
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densevit.errors import Argument, ConfigError, DensevitError
+from densevit.errors import Argument, ConfigError, DensevitError, counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   densevit probe efficientnet_lite0 my_package:MyNet --protocol quick
   densevit probe efficientnet_lite0 --protocol quick_segmentation data.preset=camvid data.root=~/camvid
-  densevit probe dinov2_small mine.yaml --protocol capi data.root=~/ADEChallengeData2016
+  densevit probe dinov2_small mine.yaml --protocol capi data.root=~/ADEChallengeData2016 --board board
+  densevit probe --verify board data.root=~/ADEChallengeData2016
 """
 
 
@@ -30,13 +32,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "backbones",
         metavar="BACKBONE",
-        nargs="+",
+        nargs="*",
         help="a shipped section (dinov2_small), a section file, a plugin or module:Class; and overrides of the "
         "protocol: section.key=value",
     )
-    parser.add_argument(
-        "--protocol", required=True, metavar="NAME", help="configs/probe/NAME.yaml: quick, capi, ...; or a file"
-    )
+    parser.add_argument("--protocol", metavar="NAME", help="configs/probe/NAME.yaml: quick, capi, ...; or a file")
     parser.add_argument(
         "--labels",
         metavar="PERCENT",
@@ -66,6 +66,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FILE", type=Path, help="the results as JSON (default: runs/probe-PROTOCOL.json)"
     )
+    parser.add_argument(
+        "--board", metavar="DIR", type=Path, help="also adds rows to DIR/PROTOCOL/, and writes the page DIR.md"
+    )
+    parser.add_argument(
+        "--verify", metavar="DIR", type=Path, help="runs rows of a board again, drawn at random, and nothing else"
+    )
+    parser.add_argument("--rows", type=int, default=3, help="number of rows to verify (default: 3)")
+    parser.add_argument("--seed", type=int, help="of the rows to verify (default: another one each time, printed)")
 
 
 def run(args: Namespace) -> int:
@@ -74,6 +82,15 @@ def run(args: Namespace) -> int:
     from densevit_probes.protocols import Protocol, backbone_section, with_controls
 
     overrides = [word for word in args.backbones if isinstance(word, Argument)]
+    if args.verify is not None:
+        return _verify(args, overrides)
+    if args.board is not None and not args.backbones:
+        from densevit_probes.board_page import write_page
+
+        args.output.show(str(write_page(args.board)))
+        return 0
+    if args.protocol is None or len(args.backbones) == len(overrides):
+        raise ConfigError("probe: backbones and a protocol are missing, as in: densevit probe swin --protocol quick.")
     protocols = {Path(file).stem: Protocol.read(args.protocol, [f"data={file}", *overrides]) for file in args.sets}
     if len(protocols) < len(args.sets):
         raise ConfigError(f"--sets: two of {', '.join(args.sets)} have the same name. Fix: name each file differently.")
@@ -86,6 +103,7 @@ def run(args: Namespace) -> int:
     by_set: dict[str, list[ProbeResult]] = {label: [] for label in protocols}
     failed: dict[str, str] = {}
     columns = {key: getattr(args, key) for key in ("labels", "robustness", "instances", "noise", "tokens")}
+    columns["facts"] = args.board is not None
     sections = with_controls(named)
     content: dict[str, Any] = {"command": args.command, "densevit": version("densevit"), "torch": version("torch")}
     for name, section in args.output.track(sections.items(), "Probing", len(sections)):
@@ -95,10 +113,19 @@ def run(args: Namespace) -> int:
             except DensevitError as error:
                 failed[f"{name} on {label}" if label else name] = str(error)
                 args.output.problem(f"{[*failed][-1]}: {error}")
+                continue
+            if args.board is not None:
+                from densevit_probes.board_rows import add_row, row_of
+
+                add_row(args.board / protocol.name, row_of(by_set[label][-1]))
         results = _over_sets(by_set) if args.sets else by_set[""]
         content |= {"results": [asdict(result) for result in results], "failed": failed}
         with replaced_file(out) as temporary:
             temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+    if results and args.board is not None:
+        from densevit_probes.board_page import write_page
+
+        write_page(args.board)
     if results:
         args.output.show(_table(results), str(out))
     args.output.result({**content, "file": str(out)})
@@ -116,6 +143,16 @@ def _percents(text: str) -> list[float]:
         return [float(percent) for percent in text.split(",")]
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is not a list of per cent such as 1,10,100.") from None
+
+
+def _verify(args: Namespace, overrides: "Sequence[Argument]") -> int:
+    from densevit_probes.board_verification import verify
+
+    seed = random.SystemRandom().randrange(2**32) if args.seed is None else args.seed
+    lines = [*verify(args.verify, args.rows, seed, overrides, args.device)]
+    args.output.show(*(line for line, _ in lines), f"{counted(len(lines), 'row')}, drawn with --seed {seed}")
+    args.output.result({"seed": seed, "rows": [{"row": line, "holds": holds} for line, holds in lines]})
+    return 0 if all(holds for _, holds in lines) else 1
 
 
 def _table(results: "Sequence[ProbeResult]") -> "Table":

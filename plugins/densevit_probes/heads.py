@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from densevit.config import Config
 from densevit.data.data_splits import DataSplits
 from densevit.errors import ConfigError
-from densevit.interfaces import Batch, LossContext, Targets
+from densevit.interfaces import Backbone, Batch, LossContext, Targets
 from densevit.model import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.device_transfer import on_device
@@ -19,6 +19,15 @@ from densevit.training.loop.optim import learning_rate, optimizer_of
 from densevit_probes.probe import EncodedImage
 
 _UNSUPPORTED = {"precision": "32", "accumulate": 1, "ema": None, "patience": None}  # keys of `trainer`
+
+
+def trained(config: Config, name: str, backbone: Backbone | None) -> DenseModel:
+    """The model of a training, which needs other images in each pass, or changes the backbone."""
+    from densevit.training.run.fit import fit  # late: it imports Lightning
+
+    if backbone is not None:
+        raise ConfigError("this protocol trains a model. Fix: name the backbone as module:Class, or by a section file.")
+    return fit(config, name=name).model
 
 
 def train_heads(

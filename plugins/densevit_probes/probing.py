@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from densevit.config import Config
 from densevit.data.channel_statistics import with_channels
 from densevit.data.data_builder import build_data
 from densevit.data.data_splits import DataSplits
-from densevit.errors import ConfigError, DataError, DensevitError
+from densevit.errors import DataError, DensevitError
 from densevit.evaluation.bootstrap import bootstrap_intervals
 from densevit.evaluation.metric_order import error_metrics
 from densevit.inference.model_loading import device_of
@@ -41,7 +41,7 @@ class ProbeResult:
 
     metrics: HEAD/METRIC and PROBE/METRIC; None: undefined. intervals: 95 % bootstrap intervals of metrics. main: the
     main metric of each head and probe. error_metrics: those for which lower is better. config: the resolved config,
-    without the probes. insensitive: the main metrics that do not fall as noise on the features grows.
+    without probes. insensitive: main metrics that do not fall with noise on features. facts: fields of a board's row.
     """
 
     backbone: str
@@ -54,6 +54,7 @@ class ProbeResult:
     config: Mapping[str, Any]
     seconds: float
     insensitive: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def probe(
@@ -67,6 +68,7 @@ def probe(
     instances: bool = False,
     noise: bool = False,
     tokens: int | None = None,
+    facts: bool = False,
 ) -> ProbeResult:
     """Scores the features of a frozen backbone: fits a protocol's probes to the training images, and trains its heads.
 
@@ -75,7 +77,7 @@ def probe(
     file, or a `Protocol`. data: keys of the protocol's section `data` to replace, {"root": ...}, or a section file.
     More scores: `labels`, of a fit to these percentages of the training images; `robustness`, on corrupted images;
     `instances`, whether features tell objects apart; `noise`, with noise on the features. tokens: the side of the last
-    map, for which the image size is chosen; data.transforms must stretch.
+    map, for which the image size is chosen; data.transforms must stretch. facts: also those of a board's row.
 
     Example:
         >>> result = densevit.probe("pixels", "quick", {"train_length": 20, "val_length": 10})
@@ -112,7 +114,9 @@ def probe(
         check_labels(labels, [name for name, probe in probes.items() if probe.is_fitted])
     encoded = bool(config.heads and protocol.freeze and not changed_images(config, splits))
     if config.heads and not encoded:
-        model = _trained(config, f"{protocol.name}-{name}", module)
+        from densevit_probes.heads import trained  # late: probes alone do not need it
+
+        model = trained(config, f"{protocol.name}-{name}", module)
     else:
         model = _built(config, splits, module)
     model.to(device_of(device)).eval()
@@ -130,7 +134,12 @@ def probe(
         if "/" not in metric and bounds[0] == bounds[0]
     }
     main = tuple(f"{name}/{evaluator.main}" for name, evaluator in evaluators.items())
-    errors, insensitive = tuple(error_metrics(evaluators)), tuple[str, ...]()
+    errors, insensitive, collected = tuple(error_metrics(evaluators)), tuple[str, ...](), dict[str, Any]()
+    if facts:
+        from densevit_probes.board_facts import facts_of
+
+        collected = facts_of(config, splits, model, evaluators, protocol.probes)
+        collected["columns"] = {"labels": [*labels], "robustness": robustness, "noise": noise}
     if noise:
         from densevit_probes.conditions import insensitive_metrics
 
@@ -146,6 +155,7 @@ def probe(
         config=config.model_dump(),
         seconds=time.perf_counter() - start,
         insensitive=insensitive,
+        facts=collected,
     )
 
 
@@ -288,12 +298,3 @@ def _built(config: Config, data: DataSplits, backbone: Backbone | None) -> Dense
     if config.backbone.cache is not None:
         model.cache = FeatureCache(model, config.backbone.cache, len(data.train) + len(data.val))
     return model
-
-
-def _trained(config: Config, name: str, backbone: Backbone | None) -> DenseModel:
-    """The model of a training, which needs other images in each pass, or changes the backbone."""
-    from densevit.training.run.fit import fit  # late: it imports Lightning
-
-    if backbone is not None:
-        raise ConfigError("this protocol trains a model. Fix: name the backbone as module:Class, or by a section file.")
-    return fit(config, name=name).model

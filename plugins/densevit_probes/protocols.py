@@ -11,7 +11,7 @@ from densevit.config.training_schema import BUDGETS
 from densevit.config.values import RANDOM
 from densevit.data.data_splits import DataSplits
 from densevit.data.split_overlap import check_overlap
-from densevit.errors import ConfigError, listed
+from densevit.errors import ConfigError, listed, warn_once
 from densevit.interfaces import Dataset
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.run.config_checks import check_frozen, kinds_of_heads
@@ -41,20 +41,29 @@ class Protocol:
         Raises ConfigError for a protocol with a backbone.
         """
         file = yaml_io.find_file(name if name.endswith((".yaml", ".yml")) else f"probe/{name}")
-        values = config_layers.with_overrides(config_layers.read(file), overrides).values
+        return cls._of(config_layers.read(file), file.stem, str(file), overrides)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], name: str, source: str, overrides: Overrides = ()) -> "Protocol":
+        """The protocol of a mapping in place of a file. source: its name in messages. Raises as `read`."""
+        return cls._of(config_layers.from_mapping(values, source), name, source, overrides)
+
+    @classmethod
+    def _of(cls, layer: config_layers.Layer, name: str, source: str, overrides: Overrides) -> "Protocol":
+        values = config_layers.with_overrides(layer, overrides).values
         probes, freeze = values.pop("probes", None) or {}, values.pop("freeze", True)
         if "backbone" in values or not isinstance(freeze, bool):
             raise ConfigError(
-                f"{file}: a protocol has no backbone, and freeze is true or false. Fix: write the backbone to a file, "
-                "as in `{name: swin, variant: tiny}`, and name the file: densevit probe mine.yaml."
+                f"{source}: a protocol has no backbone, and freeze is true or false. Fix: write the backbone to a "
+                "file, as in `{name: swin, variant: tiny}`, and name the file: densevit probe mine.yaml."
             )
         for probe, section in probes.items():
             if not isinstance(section, Mapping) or probe in values.get("heads", {}):
                 raise ConfigError(
-                    f"{file}: probes.{probe} is {section!r}; expected a section with the name of no head, as in "
+                    f"{source}: probes.{probe} is {section!r}; expected a section with the name of no head, as in "
                     "`knn: {name: patch_knn}`."
                 )
-        return cls(file.stem, str(file), values, probes, freeze)
+        return cls(name, source, values, probes, freeze)
 
     def config(self, backbone: Section) -> Config:
         """The config of a backbone's section under this protocol, without the probes. Heads that are not trained have a
@@ -62,6 +71,8 @@ class Protocol:
         trainer = {"precision": "32", "devices": 1, "evaluate_every": 10000, **self.values.get("trainer", {})}
         trainer |= {} if any(key in trainer for key in BUDGETS) else {"max_steps": 1}
         weights = {} if backbone.get("pretrained") else {"weights": backbone.get("weights", RANDOM)}
+        if backbone.get("freeze", self.freeze) is not self.freeze:
+            warn_once(f"backbone.freeze={backbone['freeze']} is replaced by freeze={self.freeze} of the protocol.")
         section = {**backbone, **weights, "freeze": self.freeze}
         values = {"heads": {}, **self.values, "trainer": trainer, "backbone": section}
         return configs.from_mapping(values, self.source)

@@ -114,7 +114,7 @@ def test_own_detector(run: Callable[..., Any]):
 @pytest.mark.integration
 def test_own_backbone(run: Callable[..., Any]):
     said = "32 checks passed", "ceil(size / stride)", "'densevit.backbones': '\\nmynet = mynet:Mynet'", "| MyNet"
-    wrote(run, "own_backbone", ("comparison.html", "benchmark/benchmark.md"), said, IMAGES=16)
+    wrote(run, "own_backbone", ("comparison.html", "benchmark/benchmark.json"), said, IMAGES=16)
 
 
 @pytest.mark.integration

@@ -4,7 +4,7 @@ import ast
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -17,11 +17,11 @@ from densevit.evaluation.metric_order import SKIPPED_IMAGES
 from densevit.interfaces import Class, Evaluator
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.loop.validation_loss import ValidationLoss
+from densevit_probes.board_page import ranks, tables
+from densevit_probes.board_rows import Row, add_row
 from densevit_workbench.benchmarking.benchmark_results import CaseResult
 from densevit_workbench.benchmarking.benchmark_tables import markdown
-from densevit_workbench.benchmarking.board_page import ranks, tables
-from densevit_workbench.benchmarking.board_rows import TEXTS, Row, write_rows
-from densevit_workbench.benchmarking.digest import digest_of
+from densevit_workbench.benchmarking.digest import PARTS, digest_of
 from densevit_workbench.reports.run_comparison import best_positions
 from tools.conventions.results import direction
 
@@ -49,10 +49,9 @@ def is_error(metric: str) -> bool:
     return bool(re.fullmatch(ERRORS, base))
 
 
-def board_row(name: str, metric: str, score: float, lower: str) -> Row:
-    texts = dict.fromkeys(TEXTS, "x") | {"backbone": name, "source": "measured", "command": "densevit benchmark"}
-    texts |= {"main": f"h/{metric}", "lower_is_better": lower, "images": "8", "parameters": "9", "seeds": "0"}
-    return Row(texts | {"digest": digest_of(texts)}, {f"h/{metric}": (score, score, score)})
+def board_row(name: str, metric: str, score: float, errors: Sequence[str]) -> Row:
+    parts = dict.fromkeys(PARTS, "x")
+    return Row(name, {metric: [score]}, [metric], [*errors], config={"seed": 0}, parts=parts, digest=digest_of(parts))
 
 
 @pytest.mark.parametrize("beside_a_head", [False, True])
@@ -66,14 +65,14 @@ def test_the_best_epoch_and_patience_follow_the_direction_of_every_metric(beside
 
 
 def test_comparisons_boards_and_tables_order_every_metric_alike(tmp_path: Path) -> None:
-    (tmp_path / "board").mkdir()
     for evaluator, metric in metrics():
         tables_file.write_tables({"h": evaluator}, tmp_path, {}, {})
         errors, low, arrow = tables_file.read_lower_is_better(tmp_path), is_error(metric), "↑↓"[is_error(metric)]
         assert best_positions([tmp_path] * 2, [{}, {}])(f"h/{metric}", [0.2, 0.4]) == [1 - low], metric
-        rows = [board_row(str(score), metric, score, " ".join(errors or ())) for score in (0.2, 0.4)]
+        rows = [board_row(str(score), f"h/{metric}", score, errors or ()) for score in (0.2, 0.4)]
         assert ranks(rows, f"h/{metric}") == ([1, 2] if low else [2, 1]), metric
-        write_rows(tmp_path / "board" / "p.csv", rows)
+        for row in rows:
+            add_row(tmp_path / "board", row)
         assert f"h/{metric} {arrow} |" in tables(tmp_path / "board"), metric
         training = {"metrics": {f"h/{metric}": 0.2}, "main": [f"h/{metric}"], "lower_is_better": errors}
         setting = {"data": "scenes", "image_size": [8, 8], "batch_size": 8, "initial_weights": "random"}

@@ -9,16 +9,17 @@ from typing import Any
 from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, one_line
 
-FORMAT = 5
+FORMAT = 6
 
 
 @dataclass
 class CaseResult:
     """The results of one model.
 
-    fingerprint: `Case.fingerprint`. setting: data, image and batch size, see `setting_of`. cost: parameters and
-    multiply-adds. timings: `Timing` fields by mode, device, batch and size. training: images, learning rate, seconds
-    and metrics, averaged over seeds; `runs` lists each seed. errors: messages by failed step.
+    fingerprint: a hash of the config or file, and of the settings of its training. setting: data, image and batch size,
+    see `setting_of`. cost: parameters and multiply-adds. timings: `Timing` fields by mode, device, batch and size.
+    training: images, learning rate, seconds and metrics, averaged over seeds; `runs` lists each seed. errors: messages
+    by failed step.
     """
 
     fingerprint: str
@@ -38,7 +39,7 @@ class CaseResult:
 
 @dataclass
 class Results:
-    """The results of all models of a benchmark, in a file."""
+    """The results of models in a file. `case` stores them by name and fingerprint."""
 
     path: Path
     cases: dict[str, CaseResult] = field(default_factory=dict)
@@ -61,11 +62,8 @@ class Results:
         return cls(path, cases, stored.get("facts", {}))
 
     def case(self, name: str, fingerprint: str, backbone: str, head: str) -> CaseResult:
-        """The stored results of a model; empty if its fingerprint has changed."""
-        stored = self.cases.get(name)
-        if stored is None or stored.fingerprint != fingerprint:
-            self.cases[name] = CaseResult(fingerprint, backbone, head)
-        return self.cases[name]
+        """The stored results of a model with this fingerprint; empty if there are none."""
+        return self.cases.setdefault(f"{name}-{fingerprint}", CaseResult(fingerprint, backbone, head))
 
     def write(self) -> None:
         """Replaces the file."""

@@ -8,6 +8,7 @@ from densevit.evaluation.metric_order import sign
 from densevit.evaluation.metrics_file import by_head
 from densevit.reporting.html_page import Cell, Heading, Pairs, Part, Table, Text
 from densevit_workbench.benchmarking.benchmark_results import CaseResult
+from densevit_workbench.benchmarking.digest import comparable, differing
 from densevit_workbench.reports import text_tables
 from densevit_workbench.reports.evaluated_data import different_keys
 
@@ -27,7 +28,7 @@ def parts(results: Results, facts: Mapping[str, Any]) -> list[Part]:
     """The origin of the results, then tables of scores, costs with main scores, speed and failures."""
     contents: list[Part] = [Pairs(_origin(results, facts))]
     if any(case.metrics for case in results.values()):
-        contents += [Heading("Scores"), Text(SCORES), *_data_note(results), _scores(results)]
+        contents += [Heading("Scores"), Text(SCORES), *_data_note(results), *_scores(results)]
     contents += [Heading("Cost"), _costs(results)]
     if any(case.timings for case in results.values()):
         contents += [Heading("Speed"), Text(SPEED), _speed(results)]
@@ -116,11 +117,27 @@ def _shared(values: Mapping[str, str], separator: str = "; ") -> str:
     return separator.join(f"{value} ({', '.join(group)})" for value, group in names.items())
 
 
-def _scores(results: Results) -> Table:
-    """One row per backbone or model, with the metrics of each head in columns."""
+def _scores(results: Results) -> list[Part]:
+    """A table per group of models whose scores are comparable, with what differs from the first."""
+    parts: dict[str, dict[str, str]] = {}
+    for name, case in results.items():
+        digest = case.training.get("digest", {}) if case.backbone else {}
+        parts.setdefault(case.backbone or name, {}).update({f"{case.head} {part}": x for part, x in digest.items()})
+    first, *further = comparable(parts)
+    tables: list[Part] = [_score_table(results, first)]
+    for names in further:
+        differences = differing(parts[names[0]], parts[first[0]])
+        tables += [Text(f"Not comparable with the first table: {differences}."), _score_table(results, names)]
+    return tables
+
+
+def _score_table(results: Results, names: Sequence[str]) -> Table:
+    """One row per backbone or model among these, with the metrics of each head in columns."""
     rows_of: dict[str, list[CaseResult]] = {}
     columns: dict[str, str] = {}
     for name, case in results.items():
+        if (case.backbone or name) not in names:
+            continue
         rows_of.setdefault(case.backbone or name, []).append(case)
         columns |= {metric: f"{metric.replace('/', ' ', 1)}{_direction(case, metric)}" for metric in _shown(case)}
     rows = []

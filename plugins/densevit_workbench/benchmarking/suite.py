@@ -30,6 +30,7 @@ from densevit_workbench.benchmarking.cases import (
     main_metrics,
     setting_of,
 )
+from densevit_workbench.benchmarking.digest import hashed
 from densevit_workbench.benchmarking.timing import MODES, Forward, check_modes, device_name, interleaved
 from densevit_workbench.benchmarking.trainings import train_case
 from densevit_workbench.model_cost import model_cost
@@ -107,13 +108,14 @@ def benchmark(
     train: also trains each model, on `images` images (None: the config's budget). rates: learning rates to try, with
     backbones: a trial on an eighth of the images picks the rate with the lowest loss. seeds: one run per seed, for
     means and standard deviations; empty: the config's seed.
-    out: a folder; stored results are reused, so an interrupted benchmark continues. quiet: no progress on stderr.
+    out: a folder, with a subfolder per settings for the tables; stored results are reused, also by a benchmark with
+    other models, so an interrupted one continues. quiet: no progress on stderr.
     command: the command to print in benchmark.md. `Benchmark.errors` reports failed models; the others are measured.
     Raises ConfigError for configs and names that do not exist, and if another benchmark writes to the folder.
 
     Example:
         >>> densevit.benchmark(["setr_vit"], sizes=[64], batch_sizes=[1], rounds=1, device="cpu")
-        Benchmark(folder='runs/benchmark', models=['setr_vit'], errors=0)
+        Benchmark(folder='runs/benchmark/...', models=['setr_vit'], errors=0)
     """
     if bool(backbones) != bool(heads):
         raise ConfigError("benchmark: give backbones together with heads, under which each is measured.")
@@ -132,6 +134,8 @@ def benchmark(
         raise ConfigError(f"benchmark: a seed is given twice: {', '.join(map(str, seeds))}.")
     torch_device, folder = device_of(device), user_path(out)
     check_writable(folder, fix="Fix: name a folder with --out DIR.")
+    chosen = tuple(rates) if backbones else ()
+    prints = {case.name: hashed([case.fingerprint, *([images, chosen] if train else [])]) for case in cases}
     input_sizes = [(size, size) if isinstance(size, int) else (size[0], size[1]) for size in sizes]
     with locked_folder(folder):
         results = Results.of(folder / "benchmark.json")
@@ -144,7 +148,7 @@ def benchmark(
         }
         case_results: dict[str, CaseResult] = {}
         for case in cases:
-            case_results[case.name] = results.case(case.name, case.fingerprint, case.backbone, case.head)
+            case_results[case.name] = results.case(case.name, prints[case.name], case.backbone, case.head)
             case_results[case.name].errors.clear()
             if case.metrics is not None and not train:
                 case_results[case.name].training |= {
@@ -162,12 +166,14 @@ def benchmark(
         for number, case in enumerate(cases if train else (), 1):
             if not quiet:
                 print(f"Training {number} of {len(cases)}: {case.name}", file=sys.stderr)
-            chosen, training_folder = tuple(rates) if backbones else (), folder / TRAININGS / case.name
+            training_folder = folder / TRAININGS / f"{case.name}-{prints[case.name]}"
             work = partial(train_case, case, case_results[case.name], training_folder, images, chosen, seeds)
             attempt(case.name, "training", partial(work, results.write))
-        finished = Benchmark(case_results, folder, results.facts)
+        settings = [prints, seeds, input_sizes, batch_sizes, modes, torch_device, rounds]
+        finished = Benchmark(case_results, folder / hashed(settings), results.facts)
         results.write()
-        (folder / "benchmark.md").write_text(finished.markdown(), encoding="utf-8")
+        Results(finished.folder / "benchmark.json", case_results, results.facts).write()
+        (finished.folder / "benchmark.md").write_text(finished.markdown(), encoding="utf-8")
     return finished
 
 

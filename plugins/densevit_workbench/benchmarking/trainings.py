@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as lightning
 
 from densevit.config import Config
 from densevit.errors import DensevitError
-from densevit.evaluation.bootstrap import bootstrap_intervals
 from densevit.evaluation.metric_order import error_metrics
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
@@ -24,7 +22,6 @@ from densevit_workbench.benchmarking.digest import parts_of
 from densevit_workbench.benchmarking.timing import device_name
 
 AGAIN = "the same command as before"  # how a user resumes an interrupted run
-RESAMPLES = 300  # of the images, for the intervals of metrics
 TRIAL_SHARE = 8  # a trial of a learning rate sees one eighth of the images
 
 
@@ -46,10 +43,6 @@ def train_case(
     config = case.config()
     budget = images or config.trainer.max_images
     training: dict[str, Any] = result.training
-    if training.get("requested") != [budget, *rates]:
-        training.clear()
-        training["requested"] = [budget, *rates]
-        shutil.rmtree(folder, ignore_errors=True)
     runs: dict[str, Any] = training.setdefault("runs", {})
     seeds = [*seeds] or [config.seed]
     if any(str(seed) not in runs for seed in seeds):
@@ -65,7 +58,6 @@ def train_case(
         runs[str(seed)] = {
             "seconds": time.perf_counter() - start,
             "metrics": finite(run.metrics),
-            "intervals": facts.intervals_of(run.metrics),
         }
         training |= facts.values
         save()
@@ -93,17 +85,13 @@ def _rate(
 
 
 def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means and sample standard deviations of metrics; None where a run lacks the metric. No deviations for one run.
-    Intervals reach from the lowest to the highest bound of the runs."""
+    """Means and sample standard deviations of metrics; None where a run lacks the metric. No deviations for one run."""
     by_metric = {name: [run["metrics"].get(name) for run in runs] for name in runs[0]["metrics"]}
     complete = {name: values for name, values in by_metric.items() if None not in values}
     means = dict.fromkeys(by_metric) | {name: statistics.fmean(values) for name, values in complete.items()}
     deviations = {name: statistics.stdev(values) for name, values in complete.items()} if len(runs) > 1 else {}
-    bounds = [run["intervals"] for run in runs if "intervals" in run]
-    shared = [name for name in (bounds[0] if bounds else ()) if all(name in each for each in bounds)]
-    intervals = {n: [min(each[n][0] for each in bounds), max(each[n][1] for each in bounds)] for n in shared}
     seconds = sum(run["seconds"] for run in runs)
-    return {"seconds": seconds, "metrics": means, "deviations": deviations, "intervals": intervals}
+    return {"seconds": seconds, "metrics": means, "deviations": deviations}
 
 
 def _trained(config: Config, folder: Path, facts: "_Facts") -> Run:
@@ -138,28 +126,11 @@ def _trial_images(budget: int | None) -> int:
 
 
 class _Facts(lightning.Callback):
-    """Collects facts about a run for the tables: its digest, and the intervals of each validation's metrics.
-
-    rates: the learning rates to choose from.
-    """
+    """Collects facts about a run for the tables. rates: the learning rates to choose from."""
 
     def __init__(self, rates: Sequence[float]) -> None:
         self.rates = rates if len(rates) > 1 else ()
         self.values: dict[str, Any] = {}
-        self.validations: list[tuple[dict[str, Any], dict[str, list[float]]]] = []
-
-    def intervals_of(self, metrics: Mapping[str, float]) -> dict[str, list[float]]:
-        """The 95 % intervals HEAD/METRIC of the validation with these metrics."""
-        return next((intervals for other, intervals in self.validations if other == finite(dict(metrics))), {})
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, DenseModule)
-        intervals: dict[str, list[float]] = {}
-        for name, evaluator in (pl_module.validation.evaluators or {}).items() if trainer.state.fn == "fit" else ():
-            bounds = bootstrap_intervals(evaluator, RESAMPLES, np.random.default_rng(0))
-            defined = {n: [*pair] for n, pair in bounds.items() if "/" not in n and pair[0] == pair[0]}
-            intervals |= {f"{name}/{metric}": pair for metric, pair in defined.items()}
-        self.validations.append((finite(dict(pl_module.validation.metrics)), intervals))
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         module = getattr(trainer, "datamodule", None)  # Lightning sets it in `fit`
@@ -173,7 +144,7 @@ class _Facts(lightning.Callback):
             "adapted_stem": bool(model.sections.backbone.adapted_stem),
             "train_images": len(data.train),
             "val_images": len(data.val),
-            "digest": parts_of(pl_module.config, data.val, model, evaluators, self.rates),
+            "digest": parts_of(pl_module.config, data, model, evaluators, self.rates),
             "device": device_name(trainer.strategy.root_device),
             "precision": str(trainer.precision),
             "main": [f"{name}/{evaluator.main}" for name, evaluator in evaluators.items()],

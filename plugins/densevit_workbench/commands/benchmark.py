@@ -16,8 +16,6 @@ EXAMPLES = """examples:
   densevit benchmark detr_swin --sizes 128,256x320 --batches 1,8,32 --modes fp32,bf16,bf16-compiled
   densevit benchmark --backbones swin,vit,my_package:MyNet --heads dab_detr,setr,dpt --train --images 16000
   densevit benchmark --backbones swin,vit --heads setr --train --images 16000 --seeds 0,1,2
-  densevit benchmark --backbones swin,vit --heads setr --train --board docs/board
-  densevit benchmark --verify docs/board/setr.csv --rows 3
   densevit benchmark --backbones swin,mynet.yaml --heads dab_detr --train data=coco data.root=~/coco
 """
 
@@ -53,31 +51,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--seeds", type=_numbers, default=[], help="0,1,2: repeat each training with each seed (default: the config's)"
     )
     parser.add_argument(
-        "--board", metavar="DIR", type=Path, help="also adds rows to DIR/PROTOCOL.csv, and writes the page DIR.md"
-    )
-    parser.add_argument(
-        "--verify", metavar="FILE", type=Path, help="runs rows of a board's file again, and nothing else"
-    )
-    parser.add_argument("--rows", type=int, default=3, help="number of rows to verify (default: 3)")
-    parser.add_argument(
         "--out",
         metavar="DIR",
         type=Path,
         default=Path("runs/benchmark"),
-        help="folder of results; stored results are reused",
+        help="folder of results, with a subfolder per settings; stored results are reused",
     )
 
 
 def run(args: Namespace) -> int:
-    from densevit_workbench.benchmarking.board_page import write_page
-    from densevit_workbench.benchmarking.board_rows import add_rows
     from densevit_workbench.benchmarking.suite import RATES, benchmark
 
-    if args.verify is not None:
-        return _verify(args)
-    if args.board is not None and not args.configs and not args.backbones:
-        args.output.show(str(write_page(args.board)))
-        return 0
     overrides = [argument for argument in args.configs if "=" in argument and not Path(argument).exists()]
     # Trainings print to stdout, which is reserved for the result.
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing if args.output.quiet else sys.stderr):
@@ -100,25 +84,12 @@ def run(args: Namespace) -> int:
             quiet=args.output.quiet,
             command=args.command,
         )
-    if args.board is not None:
-        add_rows(args.board, finished.results, finished.facts)
-        write_page(args.board)
     args.output.show(finished.markdown(), f"{finished.folder}/benchmark.md and benchmark.json")
     cases = {name: vars(case) for name, case in finished.results.items()}
     args.output.result({"folder": str(finished.folder), "facts": finished.facts, "cases": cases})
     for name, text in finished.errors.items():
         args.output.problem(f"{name}: {text}")
     return 1 if finished.errors else 0
-
-
-def _verify(args: Namespace) -> int:
-    from densevit_workbench.benchmarking.board_verification import verify
-
-    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing if args.output.quiet else sys.stderr):
-        lines = [*verify(args.verify, args.rows)]
-    args.output.show(*(line for line, _ in lines))
-    args.output.result({"rows": [{"row": line, "holds": holds} for line, holds in lines]})
-    return 0 if all(holds for _, holds in lines) else 1
 
 
 def _names(text: str) -> list[str]:

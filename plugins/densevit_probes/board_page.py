@@ -1,8 +1,7 @@
-"""The page of a board: ranks rows of one digest, and names what differs in the others."""
+"""The page of a board: ranks rows that are comparable, and names what differs in the others."""
 
 import textwrap
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from scipy.stats import kendalltau
@@ -11,8 +10,8 @@ from densevit.atomic_io import replaced_file
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 from densevit.reporting.html_page import Cell, Table
-from densevit_workbench.benchmarking.board_rows import Row, read_rows
-from densevit_workbench.benchmarking.digest import differing
+from densevit_probes.board_rows import Row, read_rows
+from densevit_workbench.benchmarking.digest import comparable, differing
 from densevit_workbench.reports import text_tables
 
 BEGIN, END = "<!-- board -->", "<!-- end of board -->"
@@ -20,7 +19,7 @@ _FEWEST = 3  # backbones for an order to be compared
 
 
 def write_page(folder: Path) -> Path:
-    """Writes the tables of FOLDER/*.csv into FOLDER.md, between `BEGIN` and `END`; a new page has them alone."""
+    """Writes the tables of a board into FOLDER.md, between `BEGIN` and `END`; a new page has them alone."""
     path = folder.with_suffix(".md")
     text = read_text(path) if path.is_file() else f"# Board\n\n{BEGIN}\n{END}\n"
     before, begin, rest = text.partition(BEGIN)
@@ -32,20 +31,27 @@ def write_page(folder: Path) -> Path:
     return path
 
 
+def protocols(folder: Path) -> Iterator[tuple[str, dict[Path, Row]]]:
+    """The rows of each protocol of a board, or of the one whose folder this is."""
+    for path in sorted([folder, *folder.glob("*/")]):
+        if rows := read_rows(path):
+            yield path.name, rows
+
+
 def tables(folder: Path) -> str:
-    """The tables of all files as Markdown: a heading each, and the orders of frozen and trained backbones."""
-    boards = {path.stem: read_rows(path) for path in sorted(folder.glob("*.csv"))}
+    """The tables of all protocols as Markdown: a heading each, and the orders of frozen and trained backbones."""
+    boards = {name: [*rows.values()] for name, rows in protocols(folder)}
     if not boards:
-        raise DataError(f"{folder}: expected CSV files of a board; found none.")
+        raise DataError(f"{folder}: expected folders with rows of a board; there are none.")
     parts = [part for name, rows in boards.items() for part in (f"## {name}", *_board(rows))]
     orders = _orders(boards)
     return "\n\n".join([*parts, "## Frozen against trained", text_tables.markdown(orders)] if orders else parts)
 
 
-def comparable(rows: Sequence[Row]) -> list[Row]:
-    """The measured rows of the most frequent digest."""
-    digests = Counter(row.texts["digest"] for row in rows if row.is_measured).most_common(1)
-    return [row for row in rows if row.is_measured and row.texts["digest"] == digests[0][0]]
+def ranked_rows(rows: Sequence[Row]) -> list[Row]:
+    """The measured rows of the largest group that may be ranked."""
+    groups = comparable({str(i): row.parts for i, row in enumerate(rows) if row.is_measured})
+    return [rows[int(i)] for i in groups[0]] if groups else []
 
 
 def ranks(rows: Sequence[Row], metric: str) -> list[int]:
@@ -68,30 +74,24 @@ def row_value(row: Row, metric: str) -> float:
 
 def _interval(row: Row, metric: str) -> tuple[float, float]:
     """The interval of a score, with the score itself; a score without an interval is one point."""
-    value, *bounds = row.scores[metric]
-    ends = [value, *(x for x in bounds if x == x)]
-    return min(ends), max(ends)
+    return min(row.scores[metric]), max(row.scores[metric])
 
 
 def _board(rows: Sequence[Row]) -> list[str]:
-    if not rows:
-        return ["No backbone has been measured under this protocol."]
-    ranked = comparable(rows)
-    protocols = {row.texts["protocol"] for row in ranked} or {row.texts["protocol"] for row in rows}
-    published = [row for row in rows if not row.is_measured and row.texts["protocol"] in protocols]
+    ranked, published = ranked_rows(rows), [row for row in rows if not row.is_measured]
     metrics = [name for name in (ranked or published)[0].main if all(name in row.scores for row in ranked)]
     by_metric = {metric: ranks(ranked, metric) for metric in metrics if ranked}
     arrows = [f"{metric} {'↓' if (ranked or published)[0].sign(metric) < 0 else '↑'}" for metric in metrics]
-    lines = [["backbone", *arrows, "tokens of pixels", "parameters, M"]]
+    lines = [["backbone", *arrows, "tokens", "parameters, M"]]
     order = range(len(ranked))
     for i in sorted(order, key=lambda i: _goodness(ranked[i], metrics[0]), reverse=True) if metrics else order:
         cells = [f"{by_metric[metric][i]}. {_score(ranked[i], metric)}" for metric in metrics]
         lines.append(_line(ranked[i], cells))
     for row in published:
         cells = [_score(row, metric) if metric in row.scores else "" for metric in metrics]
-        lines.append(_line(row, cells, f" (published: {row.texts['source']})"))
+        lines.append(_line(row, cells, f" (published: {row.source})"))
     apart = [
-        _wrapped(f"- {row.texts['backbone']}: {_scores(row)}; {differing(row.parts, ranked[0].parts)}", "  ")
+        _wrapped(f"- {row.backbone}: {_scores(row)}; {differing(row.parts, ranked[0].parts)}", "  ")
         for row in rows
         if row not in [*ranked, *published]
     ]
@@ -100,11 +100,13 @@ def _board(rows: Sequence[Row]) -> list[str]:
 
 
 def _origin(rows: Sequence[Row]) -> str:
-    first = rows[0].texts
-    seeds = " and ".join(dict.fromkeys(row.texts["seeds"] for row in rows))
+    parts = rows[0].parts
+    shared = [dict.fromkeys(f"seed {row.config['seed']}" for row in rows), dict.fromkeys(row.machine for row in rows)]
+    root = rows[0].config.get("data", {}).get("root")
     line = (
-        f"Digest `{first['digest']}`: {first['data']}; labels of {first['labels']} pixels; {first['tokens']} tokens; "
-        f"{int(first['images']):,} images seen; seed {seeds}; {first['machine']}; {first['date']}."
+        f"Digest `{rows[0].digest}`: {f'{root}, ' if root else ''}{parts['data']}; trained or fitted on "
+        f"{parts['train']}; labels of {parts['labels']} pixels; {parts['tokens']} tokens; "
+        f"{'; '.join(map(' and '.join, shared))}; {rows[0].date}."
     )
     return _wrapped(line)
 
@@ -115,27 +117,22 @@ def _wrapped(text: str, indent: str = "") -> str:
 
 
 def _line(row: Row, cells: Sequence[str], note: str = "") -> list[str]:
-    texts = row.texts
-    size = f"{texts['tokens']} of {texts['input']}" if texts["tokens"] else ""
-    return [f"{texts['backbone']}{note}", *cells, size, _millions(texts["parameters"])]
+    millions = "" if row.parameters is None else f"{row.parameters / 1e6:.2f}"
+    return [f"{row.backbone}{note}", *cells, row.parts.get("tokens", ""), millions]
 
 
 def _score(row: Row, metric: str) -> str:
-    value, low, high = row.scores[metric]
-    return f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low == low else "")
+    value, *bounds = [f"{x:.3f}" for x in row.scores[metric]]
+    return value + (f" ({' to '.join(bounds)})" if bounds else "")
 
 
 def _scores(row: Row) -> str:
     return ", ".join(f"{metric} {row.scores[metric][0]:.3f}" for metric in row.main)
 
 
-def _millions(parameters: str) -> str:
-    return f"{int(parameters) / 1e6:.2f}" if parameters else ""
-
-
 def _orders(boards: Mapping[str, Sequence[Row]]) -> Table | None:
     """Kendall's tau between the orders of backbones by each frozen and each trained main metric; None without both."""
-    rows = {name: {row.texts["backbone"]: row for row in comparable(board)} for name, board in boards.items()}
+    rows = {name: {row.backbone: row for row in ranked_rows(board)} for name, board in boards.items()}
     columns = [(name, metric, _kind(board)) for name, board in rows.items() for metric in _mains(board)]
     lines = []
     for name, metric, kind in columns:
@@ -152,7 +149,7 @@ def _orders(boards: Mapping[str, Sequence[Row]]) -> Table | None:
 
 
 def _kind(board: Mapping[str, Row]) -> str:
-    return next((row.texts["training"] for row in board.values()), "")
+    return next((row.training for row in board.values()), "")
 
 
 def _mains(board: Mapping[str, Row]) -> list[str]:

@@ -1,0 +1,238 @@
+"""The board: digests, ranks, files, its page, and rows that are run again."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import densevit
+from densevit.cli import main
+from densevit.data.datasets.label_maps import LabelMaps
+from densevit.errors import DataError
+from densevit.evaluation.miou import SemanticSegmentation
+from densevit_probes.board_page import ranks, tables, write_page
+from densevit_probes.board_rows import Row, add_row, read_rows, row_of
+from densevit_probes.protocols import Protocol
+from densevit_workbench.benchmarking.digest import PARTS, differing, digest_of, hashed, parts_of, protocol_of
+
+BOARD = Path(__file__).parents[2] / "docs" / "development" / "board"
+PARTS_HERE = dict.fromkeys(PARTS, "x") | {"tokens": "4x4"}
+
+
+def row(name: str, *scores: tuple[float, ...], lower: bool = False, trained: bool = False, **parts: str) -> Row:
+    names = [f"s/m{n}" for n in range(len(scores))]
+    values = PARTS_HERE | parts
+    return Row(
+        backbone=name,
+        scores={metric: [*x] for metric, x in zip(names, scores, strict=True)},
+        main=names,
+        error_metrics=names if lower else [],
+        training="trained" if trained else "frozen",
+        config={"seed": 0},
+        network=name,
+        digest=digest_of(values),
+        parts=values,
+    )
+
+
+def add(folder: Path, *rows: Row) -> None:
+    for each in rows:
+        add_row(folder, each)
+
+
+def test_rows_with_overlapping_intervals_share_a_rank_also_through_others():
+    rows = [row("d", (1, 0.5, 1.5)), row("a", (9, 8, 10)), row("c", (6, 5, 7)), row("b", (7.5, 6.5, 8.5))]
+    assert ranks(rows, "s/m0") == [4, 1, 1, 1]
+    assert ranks([replace(r, error_metrics=["s/m0"]) for r in rows], "s/m0") == [1, 2, 2, 2]
+    assert ranks([row("a", (1,)), row("b", (2,))], "s/m0") == [2, 1]
+
+
+def test_another_digest_stands_apart_with_what_differs(tmp_path):
+    published = Row("paper's", {"s/m0": [5.0]}, ["s/m0"], source="A. et al. 2025")
+    add(tmp_path / "p", row("a", (1, 0, 2)), row("b", (2, 1, 3)), row("large", (9, 9, 9), tokens="16x16"), published)
+    page = tables(tmp_path)
+    assert (
+        "| b | 1. 2.000 (1.000 to 3.000) | 4x4 |" in page and "| paper's (published: A. et al. 2025) | 5.000 |" in page
+    )
+    assert "- large: s/m0 9.000; tokens: 16x16, not 4x4" in page and "| large" not in page
+    assert write_page(tmp_path).read_text().count("## p") == 1
+
+
+def test_the_orders_of_frozen_and_trained_backbones_have_kendalls_tau(tmp_path):
+    scores = {"a": (1, 4), "b": (2, 3), "c": (3, 2), "d": (4, 1)}
+    add(tmp_path / "f", *(row(name, (frozen, 0, 9)) for name, (frozen, _) in scores.items()))
+    for lower, tau in ((False, "-1.00"), (True, "1.00")):
+        add(tmp_path / "t", *(row(name, (x, 0, 9), trained=True, lower=lower) for name, (_, x) in scores.items()))
+        assert f"| f s/m0 | s/m0 | 4 | {tau} |" in tables(tmp_path)
+
+
+@pytest.fixture
+def camvid(tmp_path):
+    """`camvid(side)`: splits of label maps with thin poles, as in CamVid, reduced to side x side pixels."""
+
+    def written(side: int) -> SimpleNamespace:
+        rng, root = np.random.default_rng(0), tmp_path / str(side)
+        for split in ("train", "val"):
+            for number in range(3):
+                labels = np.zeros((448, 448), np.uint8)
+                labels[200:] = 1
+                for x in range(0, 416, 32) + rng.integers(0, 32, 13):
+                    labels[100 : 300 + x // 4, x] = 2
+                edges = np.arange(side) * 448 // side
+                shares = np.eye(3, dtype=int)[labels]  # pixels of each class in the blocks between the edges
+                reduced = np.add.reduceat(np.add.reduceat(shares, edges, 0), edges, 1).argmax(2).astype(np.uint8)
+                for kind, array in (("images", np.repeat(reduced[..., None] * 80, 3, 2)), ("labels", reduced)):
+                    folder = root / kind / split
+                    folder.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(array).save(folder / f"{number}.png")
+        train, val = (LabelMaps(split, root=str(root), classes=["sky", "road", "pole"]) for split in ("train", "val"))
+        return SimpleNamespace(train=train, val=val)
+
+    return written
+
+
+MODEL = SimpleNamespace(backbone=SimpleNamespace(strides=(16,)))
+
+
+def test_masks_reduced_before_the_metric_score_higher_and_have_another_digest(camvid):
+    """Franca's issue 2: the same predictions, one class for each patch of 14 pixels, on masks of 448 and of 100."""
+    config, mious, parts = Protocol.read("quick").config({"name": "pixels"}), {}, {}
+    datasets = {side: camvid(side) for side in (448, 100)}
+    for side, data in datasets.items():
+        evaluator = SemanticSegmentation(data.val.classes["segmentation"])
+        for index in range(len(data.val)):
+            truth = data.val[index]["targets"]
+            full = datasets[448].val[index]["targets"]["semantic"]
+            patches = full.unfold(0, 14, 14).unfold(1, 14, 14).flatten(2).mode(2).values
+            cells = torch.arange(side) * 32 // side
+            evaluator.update([{"semantic": patches[cells][:, cells]}], [truth])
+        mious[side] = evaluator.metrics()["mIoU"]
+        parts[side] = parts_of(config, data, MODEL, {"s": evaluator})
+    assert mious[100] > mious[448] + 0.1  # poles are too thin for the reduced masks
+    again = parts_of(config, camvid(448), MODEL, {"s": evaluator})
+    assert digest_of(parts[100]) != digest_of(parts[448]) == digest_of(again)
+    assert "labels: 100x100, not 448x448" in differing(parts[100], parts[448])
+
+
+def test_training_images_are_in_the_digest(camvid):
+    """A cheat: the images of the evaluation are the training images; and labels of training images are changed."""
+    config, data = Protocol.read("quick").config({"name": "pixels"}), camvid(448)
+    honest = parts_of(config, data, MODEL, {})
+    leaked = parts_of(config, SimpleNamespace(train=data.val, val=data.val), MODEL, {})
+    path = Path(data.train.root) / "labels" / "train" / "1.png"
+    Image.fromarray(np.asarray(Image.open(path)) // 2).save(path)
+    changed = parts_of(config, data, MODEL, {})
+    assert len({digest_of(parts) for parts in (honest, leaked, changed)}) == 3
+    assert differing(leaked, honest).startswith("train: ") and differing(changed, honest).startswith("train: ")
+
+
+def test_the_protocol_is_the_config_without_backbone_seed_and_machine():
+    read = Protocol.read
+    first, second = (read("quick").config({"name": name}) for name in ("resnet", "pixels"))
+    assert protocol_of(first) == protocol_of(second) != protocol_of(first, probes={"knn": {"k": [1]}})
+    changed = read("quick", ["heads.depth.bins=32"]).config({"name": "pixels"})
+    moved = read("quick", ["data.num_workers=0", "seed=3"]).config({"name": "pixels"})
+    assert protocol_of(changed) != protocol_of(first) == protocol_of(moved)
+    assert (
+        hashed({"a": [{"b": None, "c": 1}]}) == hashed({"a": [{"c": 1}]}) != hashed({"a": [{}]})
+    )  # of a later version
+    assert protocol_of(first, [1e-3, 2e-3]) == protocol_of(first, [2e-3, 1e-3]) != protocol_of(first)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 1}, "version 1, not 2"),
+        ({"parts": PARTS_HERE | {"tokens": "8x8"}}, "the digest .* is not that of protocol"),
+        ({"score": 1}, "unexpected keyword"),
+    ],
+)
+def test_wrong_files_are_one_line(change, message, tmp_path):
+    path = add_row(tmp_path, row("a", (1, 0, 2)))
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DataError, match=f"expected a row of a board; found: .*{message}") as error:
+        read_rows(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+TINY = """
+heads: {segmentation: {name: linear}}
+probes: {knn: {name: patch_knn}}
+data: {name: scenes, image_size: 64, batch_size: 4, transforms: resize, train_length: 8, val_length: 4, masks: false,
+       num_workers: 0}
+optim: {lr: 1e-3}
+trainer: {max_images: 8}
+"""
+NETWORK = """
+import torch, densevit
+class Net(densevit.Backbone):
+    channels, strides = (3,), (16,)
+    def forward(self, images): return [torch.nn.functional.avg_pool2d(images, 16) * 1]
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch) -> Path:
+    """A protocol, and a module with a backbone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "net_of_board.py").write_text(NETWORK)
+    return tmp_path
+
+
+@pytest.mark.integration
+def test_rows_are_verified_and_a_wrong_score_is_found(tiny, capsys):
+    (tiny / "pixels32.yaml").write_text("{name: pixels, patch_size: 32, freeze: false}")
+    given = ["probe", "pixels32.yaml", "--protocol", f"{tiny}/tiny.yaml", "--device", "cpu", "--board", "board"]
+    with pytest.warns(UserWarning, match=r"backbone\.freeze=False is replaced by freeze=True of the protocol"):
+        assert main(given) == 0
+    assert main(given) == 0  # rows are replaced
+    files = [*read_rows(tiny / "board" / "tiny")]
+    assert len(files) == 2 and str(tiny) not in "".join(path.read_text() for path in files)
+    assert "- pixels32: segmentation/mIoU" in (tiny / "board.md").read_text()  # 2x2 tokens, not 4x4
+    drawn = set()
+    for seed in range(8):
+        capsys.readouterr()
+        assert main(["probe", "--verify", "board", "--rows", "1", "--seed", str(seed), "--device", "cpu"]) == 0
+        line, said = capsys.readouterr().out.splitlines()
+        assert "knn/mIoU equal" in line and said == f"1 row, drawn with --seed {seed}"
+        drawn.add(line)
+        if len(drawn) == 2:
+            break
+    assert len(drawn) == 2  # not the first rows only
+    for path in files:
+        text = path.read_text()
+        values = json.loads(text)
+        values["scores"]["knn/mIoU"] = [0.9, 0.88, 0.92]
+        path.write_text(json.dumps(values))
+    assert main(["probe", "--verify", "board/tiny", "data.num_workers=1", "--device", "cpu"]) == 1
+    assert capsys.readouterr().out.count("outside 0.88 to 0.92") == 2
+    path.write_text(text.replace('"k"', '"k"').replace('"lr": 0.001', '"lr": 0.01'))
+    assert main(["probe", "--verify", "board/tiny", "--device", "cpu"]) == 1
+    assert "protocol: " in capsys.readouterr().out
+
+
+@pytest.mark.integration
+def test_another_network_of_the_same_name_has_a_row_beside(tiny):
+    """A cheat: a better network replaces the row of another one, with the same name and file."""
+    import importlib
+
+    import net_of_board
+
+    for code in (NETWORK, NETWORK, NETWORK.replace("* 1", "* 2")):
+        (tiny / "net_of_board.py").write_text(code)
+        importlib.reload(net_of_board)
+        result = densevit.probe("net_of_board:Net", "tiny.yaml", device="cpu", facts=True)
+        add_row(tiny / "tiny", row_of(result))
+    assert [each.backbone for each in read_rows(tiny / "tiny").values()] == ["Net", "Net"]
+
+
+def test_the_page_follows_from_the_files():
+    text = BOARD.with_suffix(".md").read_text(encoding="utf-8")
+    assert tables(BOARD) in text, "Fix: densevit probe --board docs/development/board"
