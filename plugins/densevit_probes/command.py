@@ -7,7 +7,7 @@ Encodes a data set once per backbone, and prints k-NN, linear, retrieval, corres
 import json
 import random
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -81,6 +81,8 @@ def run(args: Namespace) -> int:
     from densevit_probes.probing import probe
     from densevit_probes.protocols import Protocol, backbone_section, with_controls
 
+    if args.sets:
+        from densevit_probes.sets import over_sets  # late: other commands do not need it
     overrides = [word for word in args.backbones if isinstance(word, Argument)]
     if args.verify is not None:
         return _verify(args, overrides)
@@ -118,7 +120,7 @@ def run(args: Namespace) -> int:
                 from densevit_probes.board_rows import add_row, row_of
 
                 add_row(args.board / protocol.name, row_of(by_set[label][-1]))
-        results = _over_sets(by_set) if args.sets else by_set[""]
+        results = over_sets(by_set) if args.sets else by_set[""]
         content |= {"results": [asdict(result) for result in results], "failed": failed}
         with replaced_file(out) as temporary:
             temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
@@ -127,15 +129,10 @@ def run(args: Namespace) -> int:
 
         write_page(args.board)
     if results:
-        args.output.show(_table(results), str(out))
+        marked = "! no measure of the features: the score does not get worse as noise on them grows"
+        args.output.show(_table(results), *([marked] if any(x.insensitive for x in results) else []), str(out))
     args.output.result({**content, "file": str(out)})
     return 1 if failed else 0
-
-
-def _over_sets(results: "Mapping[str, Sequence[ProbeResult]]") -> "list[ProbeResult]":
-    from densevit_probes.sets import over_sets  # late: other commands do not need it
-
-    return over_sets(results)
 
 
 def _percents(text: str) -> list[float]:

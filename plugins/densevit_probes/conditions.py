@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from densevit.evaluation.metric_order import error_metrics
 from densevit.interfaces import Evaluator
 from densevit_probes.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from densevit_probes.noise import falls_with_noise, noised
@@ -46,7 +47,7 @@ class MeanOverChanges(Evaluator):
     def __init__(self, evaluators: Sequence[Evaluator]) -> None:
         super().__init__(evaluators[0].classes)
         self.evaluators, self.main = evaluators, evaluators[0].main
-        self.lower_is_better = evaluators[0].lower_is_better
+        self.lower_is_better = tuple(name.removeprefix("/") for name in error_metrics({"": evaluators[0]}))
         states = [evaluator.state() for evaluator in evaluators]
         self.merge([{key: [state[key] for state in states] for key in states[0] if all(key in x for x in states)}])
 
