@@ -11,6 +11,7 @@ from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, one_line
 from densevit.evaluation.metric_order import sign
 from densevit_probes.board_facts import portable
+from densevit_probes.hub_results import hub_benchmark, hub_results
 from densevit_probes.probing import ProbeResult
 from densevit_workbench.benchmarking.digest import PARTS, digest_of, hashed
 
@@ -92,10 +93,22 @@ def read_rows(folder: Path) -> dict[Path, Row]:
 
 
 def add_row(folder: Path, row: Row) -> Path:
-    """Writes a row to the folder of its protocol, in place of the row of the same network and digest."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes a row to the folder of its protocol, in place of the row of the same network and digest.
+
+    Beside it, for the Hugging Face hub: the row's scores in `.eval_results`, and the protocol's `eval.yaml`, in which
+    ORG stands for the owner of the benchmark.
+    """
     name = re.sub(r"[^\w.-]+", "_", row.backbone)
     path = folder / f"{name}-{hashed([row.network, row.digest])[:8]}.json"
-    with replaced_file(path) as temporary:
-        temporary.write_text(json.dumps(asdict(row), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    scores, notes = {metric: row.scores[metric][0] for metric in row.main}, f"{row.training}, digest {row.digest}"
+    title = f"densevit {folder.name}"
+    texts = {
+        path: json.dumps(asdict(row), indent=1, allow_nan=False) + "\n",
+        folder / ".eval_results" / f"{path.stem}.yaml": hub_results(scores, f"ORG/{folder.name}", row.date, notes),
+        folder / "eval.yaml": hub_benchmark(title, "Scores of frozen backbones.", row.main, "default", "validation"),
+    }
+    for file, text in texts.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_file(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return path

@@ -67,7 +67,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--out", metavar="FILE", type=Path, help="the results as JSON (default: runs/probe-PROTOCOL.json)"
     )
     parser.add_argument(
-        "--board", metavar="DIR", type=Path, help="also adds rows to DIR/PROTOCOL/, and writes the page DIR.md"
+        "--board",
+        metavar="DIR",
+        type=Path,
+        help="also adds rows to DIR/PROTOCOL/, with the files that the Hugging Face hub reads, and writes the page DIR.md",
     )
     parser.add_argument(
         "--verify", metavar="DIR", type=Path, help="runs rows of a board again, drawn at random, and nothing else"

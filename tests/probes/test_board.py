@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import densevit
@@ -194,6 +195,11 @@ def test_rows_are_verified_and_a_wrong_score_is_found(tiny, capsys):
         assert main(given) == 0
     assert main(given) == 0  # rows are replaced
     files = [*read_rows(tiny / "board" / "tiny")]
+    for path, row in read_rows(tiny / "board" / "tiny").items():  # what the hub reads lies beside
+        entries = yaml.safe_load((path.parent / ".eval_results" / f"{path.stem}.yaml").read_text())
+        assert {x["dataset"]["task_id"]: x["value"] for x in entries} == {m: row.scores[m][0] for m in row.main}
+        tasks = yaml.safe_load((path.parent / "eval.yaml").read_text())["tasks"]
+        assert [task["id"] for task in tasks] == row.main
     assert len(files) == 2 and str(tiny) not in "".join(path.read_text() for path in files)
     assert "- pixels32: segmentation/mIoU" in (tiny / "board.md").read_text()  # 2x2 tokens, not 4x4
     drawn = set()
