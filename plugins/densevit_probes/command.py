@@ -70,7 +70,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--board",
         metavar="DIR",
         type=Path,
-        help="also adds rows to DIR/PROTOCOL/, with the files that the Hugging Face hub reads, and writes the page DIR.md",
+        help="also adds rows to DIR/PROTOCOL/, with files for the Hugging Face hub, and writes the page DIR.md",
     )
     parser.add_argument(
         "--verify", metavar="DIR", type=Path, help="runs rows of a board again, drawn at random, and nothing else"
