@@ -72,7 +72,7 @@ def test_the_authors_checkpoints_load_and_are_written_back(tmp_path):
     assert recognise(theirs) is layout
     torch.save({"model": theirs, "iteration": 5}, tmp_path / "model_final.pth")
     found = convert(tmp_path / "model_final.pth")
-    model, config = found.model, found.config
+    model, config = found.model, found.model.config
     assert describe(theirs, layout) == {"backbone": RESNET, "heads": {"panoptic": HEAD}}
     assert config.backbone.mean == config.backbone.std == (0.5, 0.5, 0.5)
     assert (config.data.image_size, config.data.transforms.name) == (1281, "lsj")

@@ -188,9 +188,9 @@ def test_a_folder_of_transformers_computes_the_same(name, tmp_path, randomise, p
         beside = model.heads[task].auxiliary(fused)
         torch.testing.assert_close(beside, theirs.auxiliary_head(fused), atol=1e-4, rtol=1e-4)
     if "masks" in name:
-        assert found.config.heads[task].evaluation.name == "coco_masks"
+        assert model.sections.heads[task].evaluation.name == "coco_masks"
     if "rf-detr base" in name:
-        assert found.config.data.image_size == 560
+        assert model.config.data.image_size == 560
     if "convnext" in name or case.layout in RF_DETR[:2]:
         write(found, tmp_path / "run")
         export(tmp_path / "run", tmp_path / "hf")
