@@ -63,7 +63,7 @@ class Probe(ABC):
         ...     task, needs, evaluator = "classification", ("image_class",), Classification
         ...     def features(self, encode, batch, stride): return [x.mean() for x in encode(batch)[-1]]
         ...     def fit(self, images): self.mean = sum(images) / len(images)
-        ...     def predict(self, image, size): return {"class_scores": (image > self.mean).eye(2)}
+        ...     def predict(self, image, size): return {"class_scores": torch.eye(2)[int(image > self.mean)]}
     """
 
     task: str | None = None

@@ -190,12 +190,12 @@ def tiny(tmp_path, monkeypatch) -> Path:
 @pytest.mark.integration
 def test_rows_are_verified_and_a_wrong_score_is_found(tiny, capsys):
     (tiny / "pixels32.yaml").write_text("{name: pixels, patch_size: 32, freeze: false}")
-    given = ["probe", "pixels32.yaml", "--protocol", f"{tiny}/tiny.yaml", "--device", "cpu", "--board", "board"]
+    arguments = ["probe", "pixels32.yaml", "--protocol", f"{tiny}/tiny.yaml", "--device", "cpu", "--board", "board"]
     with pytest.warns(UserWarning, match=r"backbone\.freeze=False is replaced by freeze=True of the protocol"):
-        assert main(given) == 0
-    assert main(given) == 0  # rows are replaced
+        assert main(arguments) == 0
+    assert main(arguments) == 0  # rows are replaced
     files = [*read_rows(tiny / "board" / "tiny")]
-    for path, row in read_rows(tiny / "board" / "tiny").items():  # what the hub reads lies beside
+    for path, row in read_rows(tiny / "board" / "tiny").items():  # with the files for the hub
         entries = yaml.safe_load((path.parent / ".eval_results" / f"{path.stem}.yaml").read_text())
         assert {x["dataset"]["task_id"]: x["value"] for x in entries} == {m: row.scores[m][0] for m in row.main}
         tasks = yaml.safe_load((path.parent / "eval.yaml").read_text())["tasks"]

@@ -1,5 +1,7 @@
 """densevit probe: a backbone beside its controls, heads on computed features, modules, trainings, and errors."""
 
+import doctest
+import inspect
 import json
 import subprocess
 import sys
@@ -15,6 +17,8 @@ import densevit
 from densevit.cli import main
 from densevit.config import yaml_io
 from densevit.errors import DensevitError
+from densevit.evaluation.image_classification import Classification
+from densevit_probes.probe import Probe
 from densevit_probes.protocols import Protocol
 
 PROTOCOL = """
@@ -212,3 +216,13 @@ def test_shipped_protocols_are_valid(name):
     config = protocol.config({"name": "resnet", "depth": 18})
     (configs.check_plugins if config.heads else configs.check_evaluation_plugins)(config)
     assert protocol.probes or config.heads
+
+
+def test_the_example_of_a_probe_runs():
+    names = {"Probe": Probe, "Classification": Classification, "torch": torch}
+    test = doctest.DocTestParser().get_doctest(str(inspect.getdoc(Probe)), names, "", "", 0)
+    assert not doctest.DocTestRunner().run(test, clear_globs=False).failed
+    probe = test.globs["Brightness"]([])
+    images = probe.features(lambda _: [torch.arange(8.0).view(2, 1, 2, 2)], {}, 8)
+    probe.fit(images)
+    assert [probe.predict(image, (8, 8))["class_scores"].tolist() for image in images] == [[1, 0], [0, 1]]

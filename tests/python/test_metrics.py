@@ -40,16 +40,16 @@ def test_the_module_has_the_evaluators_of_all_tasks() -> None:
 @pytest.mark.parametrize("name", MADE)
 def test_lists_tensors_and_images_without_ids_give_what_evaluation_computes(name: str) -> None:
     images = [image(index) for index in range(5)]
-    expected, own = (
+    expected, made = (
         registry.create("evaluators", name, CLASSES, options=OPTIONS.get(name, {}), where=name),
         MADE[name](),
     )
     expected.update(*zip(*images, strict=True))
     for prediction, truth in images:
         truth = {key: value for key, value in truth.items() if key != "image_id"}
-        own.update([listed(prediction)], [listed(truth)])
-    assert str(own.metrics()) == str(expected.metrics()) and len(own.ids) == 5
-    assert any(0 < value < 1 for value in own.metrics().values())
+        made.update([listed(prediction)], [listed(truth)])
+    assert str(made.metrics()) == str(expected.metrics()) and len(made.ids) == 5
+    assert any(0 < value < 1 for value in made.metrics().values())
 
 
 OPTIONS = {"panoptic": {"masks": False}, "segmentation": {"boundary": True}, "coco_masks": {"boundary": True}}
@@ -92,16 +92,16 @@ def test_an_evaluator_of_two_functions_counts_images_once_joins_processes_and_ha
     images = [image(index) for index in range(8)]
     for prediction, _ in images[::3]:
         prediction["labels"] = (prediction["labels"] + 1) % 4
-    whole, parts = Largest(NAMES), [Largest(NAMES), Largest(NAMES)]
-    whole.update(*zip(*images, *images[:2], strict=True))
+    evaluator, parts = Largest(NAMES), [Largest(NAMES), Largest(NAMES)]
+    evaluator.update(*zip(*images, *images[:2], strict=True))
     for part, shard in zip(parts, (images[:5], images[4:]), strict=True):
         part.update(*zip(*shard, strict=True))
     parts[0].merge([part.state() for part in parts])
-    assert whole.metrics() == parts[0].metrics() == {"share": 5 / 8}
-    assert whole.ids == [*range(8)]
-    [(low, high)] = bootstrap_intervals(whole, 50, np.random.default_rng(0)).values()
+    assert evaluator.metrics() == parts[0].metrics() == {"share": 5 / 8}
+    assert evaluator.ids == [*range(8)]
+    [(low, high)] = bootstrap_intervals(evaluator, 50, np.random.default_rng(0)).values()
     assert 0 < low < 5 / 8 < high <= 1
-    whole.update([images[0][0]], [{"image_id": 99}])  # without labels
-    assert whole.metrics() == {"share": 5 / 8}
+    evaluator.update([images[0][0]], [{"image_id": 99}])  # without labels
+    assert evaluator.metrics() == {"share": 5 / 8}
     with pytest.raises(densevit.DataError, match="image 7: its prediction has no `labels`, only boxes"):
         Largest(NAMES).update([{"boxes": []}], [{"image_id": 7}])

@@ -77,12 +77,11 @@ def parts_of(
     (train, _), (val, sizes) = _labels(data.train), _labels(data.val)
     side = config.data.image_size
     grid = [] if side is None else [-(-n // model.backbone.strides[-1]) for n in _pair(side)]
-    on_input = any(getattr(evaluator, "grid", "image") == "input" for evaluator in evaluators.values())
     return {
         "protocol": protocol_of(config, rates, probes),
         "data": f"{config.data.name} {config.data.split}, {val}",
         "train": train,
-        "labels": sizes + (f" and {_sizes([_pair(side)])}" if on_input and side is not None else ""),
+        "labels": sizes,
         "tokens": "x".join(map(str, grid)) or "by image",
         "channels": " ".join(data.val.channels.names),
         "metrics": " ".join(
