@@ -3,7 +3,7 @@
 from typing import TypeVar
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 T = TypeVar("T")
 
@@ -43,6 +43,13 @@ def gather_objects(value: T) -> list[T]:
     values: list[T | None] = [None] * process_count()
     distributed.all_gather_object(values, value)
     return values  # type: ignore[return-value]  # each is set
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Gives the buffers of all processes the values of the first, such as the statistics of batch norms."""
+    for buffer in module.buffers() if process_count() > 1 else ():
+        if buffer.is_contiguous():  # expanded buffers are constants
+            distributed.broadcast(buffer.data, 0)
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ from densevit.config import Config
 from densevit.errors import DensevitError
 from densevit.evaluation.metric_order import SKIPPED_IMAGES
 from densevit.interfaces import Batch, Evaluator, LossContext, Method, Predictions, image_id
+from densevit.losses.distributed import broadcast_buffers
 from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.evaluator_factory import (
@@ -53,6 +54,7 @@ class Validation:
             self.evaluators = build_evaluators(model, self._config, dataset, self._method)
         for evaluator in self.evaluators.values():
             evaluator.reset()
+        broadcast_buffers(model)  # processes have other statistics of batch norms after a step; the first's are saved
         self.indices = {}
         self._seen: dict[int, int] = {}  # number of images by index of the loader
         self._by_loss = [n for n in model.heads if isinstance(self.evaluators.get(n), ValidationLoss)]

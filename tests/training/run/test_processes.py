@@ -11,10 +11,18 @@ from unittest import mock
 
 import pytest
 
+import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import ConfigError
-from tests.training.process_groups import Ended, group, linux, run_together, started_by_slurm, started_by_torchrun
+from tests.training.process_groups import (
+    Ended,
+    group,
+    linux,
+    run_together,
+    started_by_slurm,
+    started_by_torchrun,
+)
 from tests.training.runs import SMALL, assert_same, recorded, train, weights
 
 pytestmark = [pytest.mark.integration, linux]
@@ -111,3 +119,15 @@ def test_several_nodes_require_an_address(tiny: Path, tmp_path: Path, monkeypatc
     with pytest.raises(ConfigError, match=r"trainer\.num_nodes=2: the address of .* is unknown.*torchrun"):
         train(configs.load(tiny, ["trainer.num_nodes=2", "trainer.strategy=ddp"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_metrics_are_those_of_the_batch_norms_that_are_saved(tmp_path: Path) -> None:
+    """Each process has other statistics after a step; the model file has the first's."""
+    data = ("data.train_length=40", "data.val_length=7", "data.batch_size=4")
+    trainer = ("trainer.max_images=32", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.precision=32")
+    run_together("train", "scenes/setr_swin", *data, *trainer, "--run-dir", "run", folder=tmp_path)
+    alone = densevit.evaluate(tmp_path / "run", overrides={"trainer.devices": 1})
+    assert (
+        json.loads((tmp_path / "run" / "metrics.json").read_text())["segmentation/mIoU"] == alone["segmentation/mIoU"]
+    )
+    assert any(name.endswith("running_var") for name in densevit.load(tmp_path / "run").state_dict())
