@@ -18,7 +18,7 @@ from densevit.errors import ConfigError
 from densevit.paths import user_path
 
 if TYPE_CHECKING:
-    from densevit.inference.engine import RecordedEvaluation
+    from densevit.evaluation.recorded import RecordedEvaluation
     from densevit.model import DenseModel
     from densevit.weights.model_joining import Part
 
@@ -105,7 +105,7 @@ def _named(text: str) -> tuple[str | None, str]:
 def _evaluated(parts: "Sequence[Part]", joined: "DenseModel") -> "RecordedEvaluation":
     """The metrics of each part alone and of its heads in the joined model, both on the data of its training."""
     from densevit import config as configs
-    from densevit.inference.engine import RecordedEvaluation
+    from densevit.evaluation.recorded import RecordedEvaluation
     from densevit.training.run.evaluation import evaluate
 
     alone, together = dict[str, float](), dict[str, float]()

@@ -11,6 +11,7 @@ import torch
 
 from densevit.atomic_io import atomic_file, check_free
 from densevit.errors import DensevitError, counted
+from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.exporting import file_comparison, files, postprocessing, quantization
 from densevit.exporting.file_plan import FileOptions, FilePlan, check_options, file_plan
 from densevit.exporting.graph import ExportedGraph
@@ -20,7 +21,7 @@ from densevit.exporting.latency import median_latencies
 from densevit.exporting.quantization import Quantization
 from densevit.exporting.selections import load_selections
 from densevit.inference import runtimes
-from densevit.inference.engine import RecordedEvaluation, engine_of
+from densevit.inference.engine import engine_of
 from densevit.inference.runtimes import open_file
 from densevit.interfaces import Size
 from densevit.model import DenseModel, InferenceModel, Threshold

@@ -14,8 +14,8 @@ import numpy as np
 
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError, DataError, DensevitError
+from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.exporting.latency import median_latencies
-from densevit.inference.engine import RecordedEvaluation
 from densevit.inference.image_inputs import as_sample
 from densevit.inference.runtimes import IMAGES, load
 from densevit.model import DenseModel

@@ -2,9 +2,8 @@
 
 import copy
 import hashlib
-import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from densevit.channels import RGB
 from densevit.config import ModelSections
 from densevit.data.transforms.fixed import Fixed
 from densevit.errors import ConfigError, DensevitError
+from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.inference.runtimes import ORIGINAL_SIZE, THRESHOLDS, ExportedFile
 from densevit.interfaces import Backbone, Batch, Head, Outputs, Predictions, Size, Targets, Transforms
 from densevit.model import DenseModel, InferenceModel, create_head
@@ -23,25 +23,6 @@ from densevit.model.head_inference import inference_of
 from densevit.model.meta_device import built_on_meta
 from densevit.model.zoom import at_reference_size
 from densevit.weights import model_file
-
-
-class RecordedEvaluation(NamedTuple):
-    """Metrics HEAD/METRIC of a model and of its exported file. data: the data of the evaluation; None: unknown."""
-
-    model: Mapping[str, float]
-    file: Mapping[str, float]
-    data: str | None
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "RecordedEvaluation":
-        """Reads the entry `evaluation` of a header."""
-        model, file = ({k: math.nan if v is None else v for k, v in values[key].items()} for key in ("model", "file"))
-        return cls(model, file, values["data"])
-
-    def as_json(self) -> dict[str, Any]:
-        """The entry `evaluation` of a header, with null for metrics that are not finite."""
-        model, file = ({k: float(v) if math.isfinite(v) else None for k, v in metrics.items()} for metrics in self[:2])
-        return {"model": model, "file": file, "data": self.data}
 
 
 class Engine(InferenceModel):

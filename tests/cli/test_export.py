@@ -15,10 +15,10 @@ from PIL import Image
 import densevit
 from densevit import config as configs
 from densevit.data.data_builder import build_data
+from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.exporting import exporting
 from densevit.exporting.file_comparison import example_images
 from densevit.exporting.quantization import Quantization
-from densevit.inference.engine import RecordedEvaluation
 from densevit.model import DenseModel
 from tests.exporting.small_models import CELLS, small_predictor
 

@@ -9,11 +9,11 @@ import torch
 
 import densevit
 from densevit.data.transforms.fixed import Fixed
+from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.exporting import quantization
 from densevit.exporting.file_comparison import example_images
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.quantization import Quantization, calibration_images, checked, quantize
-from densevit.inference.engine import RecordedEvaluation
 from densevit.inference.runtimes import load, open_file
 from densevit.model import DenseModel
 
