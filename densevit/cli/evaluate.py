@@ -130,7 +130,10 @@ def _evaluate(
     from densevit.training.run.evaluation import EvaluationPlan
     from densevit.training.run.evaluation_folder import new_folder, read_mapping, write_evaluation
 
-    (model, is_foreign), mapping_overrides = load_any(args.model, args.trust, args.runtime), read_mapping(args.map)
+    (model, is_foreign), mapping_overrides = (
+        load_any(args.model, args.trust, runtime=args.runtime),
+        read_mapping(args.map),
+    )
     config = config_of(model, is_foreign, args.model, args.overrides)
     model = model.with_config(config)  # raises for unusable inference options
     plan = EvaluationPlan.of(model, build_data(config), config.trainer, mapping_overrides)

@@ -1,18 +1,15 @@
 """Loads and saves models."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from densevit.errors import DensevitError, WeightsError
-from densevit.inference.engine import Engine, build
-from densevit.inference.runtimes import is_exported, open_file
+from densevit.inference.engine import Engine
 from densevit.model import DenseModel, InferenceModel
-from densevit.paths import user_path
-from densevit.weights import checkpoint_io, converting, model_file
-from densevit.weights.model_joining import on_backbone, read_part
+from densevit.weights import checkpoint_io, model_file
+from densevit.weights.sources import source_of
 
 _DEVICE_FIX = 'Fix: use device "auto": an accelerator if there is one, else the CPU.'
 
@@ -46,49 +43,22 @@ def load(
         return model_file.load(source, model=model)
     target = device_of(device)
     with torch.random.fork_rng(devices=[]):  # initial values are overwritten
-        if backbone is None:
-            loaded = load_any(source, trust, runtime)[0]
-        else:
-            loaded = on_backbone(read_part(source, trust=trust), backbone, trust)
+        loaded, _ = load_any(source, trust, runtime=runtime, backbone=backbone)
     return loaded.to(target) if isinstance(loaded, DenseModel) else loaded
 
 
-def load_any(source: str | Path, trust: bool = False, runtime: str | None = None) -> tuple[InferenceModel, bool]:
-    """Loads the model of any source of `load`, on the CPU. Warns about options that foreign weights do not determine.
-
-    Returns it, and whether the weights are another project's: its config is then derived from them, with the published
-    recipe's sizes in its section `data`, not the user's data.
-    """
-    if is_exported(source):
-        return build(open_file(source, runtime), trust), False
-    if runtime is not None:
-        raise DensevitError(f"{source}: runtime {runtime} is for exported files, NAME.onnx. Fix: leave it out.")
-    checkpoint = checkpoint_io.read(source, trust=trust)
-    folder = user_path(source) if user_path(source).is_dir() else None
-    file = str(source) if folder is None else f"{source}/model.safetensors"
-    if checkpoint.header.get("format") == "densevit":
-        return model_file.built(
-            checkpoint.tensors, model_file.described(checkpoint.header, file, trust, folder), file
-        ), False
-    if {"backbone", "heads"} <= {name.partition(".")[0] for name in checkpoint.tensors}:
-        raise WeightsError(
-            f"{file}: a checkpoint of {len(checkpoint.tensors)} tensors without classes and config: it has no densevit "
-            f"header. Fix: name the run folder or its model.safetensors; to train from these tensors, set "
-            f"weights={file}."
-        )
-    converted = converting.convert_checkpoint(checkpoint)
-    if converted.model.config is None:
-        raise WeightsError(
-            f"{source}: contains only a backbone ({converted.model.sections.backbone.name}), which predicts nothing. "
-            f"Fix: train a model with backbone.weights={source}, or build one with densevit.create_model."
-        )
-    if converted.assumed:
-        warnings.warn(
-            f"{source}: assumed {', '.join(converted.assumed)}, because the weights do not determine it. If this is "
-            f"wrong: densevit convert {source} OUT section.key=value, and use OUT.",
-            stacklevel=3,
-        )
-    return converted.model, True
+def load_any(source: str | Path, trust: bool = False, **options: Any) -> tuple[InferenceModel, bool]:
+    """Loads the model of any source of `load`, on the CPU. options: its arguments `runtime` and `backbone`. Returns
+    what `Source.load` returns."""
+    options = {key: value for key, value in options.items() if value is not None}
+    if not options and checkpoint_io.is_densevit(source):
+        return model_file.load(source, trust), False
+    if reader := source_of(source, options):
+        return reader.load(source, trust, **options)
+    for key, value in options.items():
+        kind = {"runtime": "exported files, NAME.onnx", "backbone": "files of heads"}[key]
+        raise DensevitError(f"{source}: {key} {value} is for {kind}. Fix: leave it out.")
+    raise checkpoint_io.without_header(checkpoint_io.read(source, trust=trust))
 
 
 def save(model: DenseModel, path: str | Path) -> None:

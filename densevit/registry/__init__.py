@@ -33,7 +33,7 @@ __all__ = [
 
 def list_plugins(group: str) -> list[str]:
     """Names of all installed plugins of a group: `backbones`, `necks`, `heads`, `datasets`, `transforms`, `evaluators`,
-    `targets`, `methods`, `optimizers`, `checkpoints`, `inspectors` or `probes`.
+    `targets`, `methods`, `optimizers`, `checkpoints`, `inspectors`, `probes` or `sources`.
 
     Raises PluginError for an unknown group.
 

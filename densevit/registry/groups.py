@@ -16,6 +16,7 @@ INTERFACES = {
     "methods": "Method",
     "checkpoints": "CheckpointLayout",
     "optimizers": "torch.optim.Optimizer",
+    "sources": "densevit.weights.sources.Source",
 }
 """The base class of each group's plugins, in `densevit.interfaces` or another module."""
 

@@ -1,8 +1,10 @@
 """Reads checkpoints from files, folders and published names into state dicts; by default runs none of their code."""
 
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ from torch import Tensor
 
 from densevit.errors import WeightsError, one_line
 from densevit.paths import user_path
-from densevit.weights import file_kinds, hub, preprocessing, torch_checkpoint
-from densevit.weights.state_dict_io import below, read_safetensors
+from densevit.weights import file_kinds, torch_checkpoint
+from densevit.weights.checkpoint import Checkpoint
+from densevit.weights.sources import publisher_of, sources
+from densevit.weights.state_dict_io import below, read_header, read_safetensors
 
 # Keys under which projects save state dicts, also nested, as in `ema.module`. The first one with tensors is read:
 # averages (EMA) precede raw weights, as in timm. mmengine and Lightning save the average as `state_dict`.
@@ -24,86 +28,88 @@ _CONTAINERS = (
 # Key prefixes added by DistributedDataParallel and torch.compile.
 _WRAPPERS = ("module.", "_orig_mod.")
 # Weights files in a folder: our run folder's and the Hugging Face Hub's.
-_IN_FOLDER = hub.HUB_FILES
+IN_FOLDER = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 _INDEX = ".index.json"
 # densevit's Lightning checkpoints: the key of the model file's header, and the key of the model's attribute name.
 ENTRIES, SAVED_MODEL = "densevit", "saved_model"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A state dict as its project saved it.
-
-    tensors: the tensors by the project's keys, on the CPU. source: the file or name, for messages. header: the header
-    of a safetensors file, or the model file's header in densevit's Lightning checkpoints. metadata: the contents of
-    accompanying files, see `densevit.weights.preprocessing`. containers: the file's state dicts by path, such as
-    `ema.module`, the one in `tensors` first. notes: one sentence for each choice among the file's tensors.
-    """
-
-    tensors: dict[str, Tensor]
-    source: str
-    header: dict[str, str] = field(default_factory=dict)
-    metadata: dict[str, Any] = field(default_factory=dict)
-    containers: Mapping[str, dict[str, Tensor]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    def with_container(self, path: str = "") -> "Checkpoint":
-        """The checkpoint with the state dict of a container, and a note if it has several.
-
-        path: the container of the published weights, see `CheckpointLayout`; "", or absent: the one in `tensors`.
-        """
-        loaded, *unread = sorted(self.containers, key=lambda name: name != path) or [""]
-        if not unread:
-            return self
-        return replace(
-            self,
-            tensors=self.containers.get(path, self.tensors),
-            notes=(*self.notes, f"Of the file's state dicts, {loaded} is loaded, not {' or '.join(unread)}."),
-        )
 
 
 def read(source: str | Path, instead: str = "", trust: bool = False) -> Checkpoint:
     """Reads a checkpoint.
 
     source: a .pth, .pt, .pyth, .bin, .npz or .safetensors file; a run folder; a Hugging Face Hub folder, sharded or
-    not; `timm:NAME[.TAG]`, `torchvision:NAME[/WEIGHTS]`, `hf:ORG/NAME[/FILE]` or `package:NAME[/FILE]`.
-    instead: the parameter of `hub.fetch`. trust: the parameter of `torch_checkpoint.load`.
-    Raises WeightsError with the problem and the fix.
+    not; or the name of published weights, see `Source.forms`. instead: what to do without a network, for messages.
+    trust: the parameter of `torch_checkpoint.load`. Raises WeightsError with the problem and the fix.
     """
-    if not hub.is_published(source):
-        return _at(user_path(source), str(source), trust)
-    published = hub.fetch(str(source), instead)
-    if isinstance(published.weights, Path):
-        checkpoint = _at(published.weights, str(source), trust)
-        return replace(checkpoint, metadata={**checkpoint.metadata, **published.metadata})
-    return Checkpoint(published.weights, str(source), metadata=published.metadata)
+    if publisher := publisher_of(source):
+        return publisher.read(str(source), instead, trust)
+    return read_file(source, trust)
 
 
-def _at(path: Path, source: str, trust: bool) -> Checkpoint:
-    if path.is_dir():
-        files = [path / name for name in _IN_FOLDER if (path / name).is_file()]
-        if not files:
-            is_run = (path / "config.yaml").is_file()
-            fix = "The run has not validated yet: wait for" if is_run else "Name a file, or a folder with"
-            raise WeightsError(f"{path / _IN_FOLDER[0]}: no such file. {fix} one of {', '.join(_IN_FOLDER)}.")
-        path = files[0]
-    if not path.is_file():
-        raise WeightsError(
-            f"{path}: no such file. Expected a checkpoint file, a run folder, or a published name: "
-            f"{', '.join(hub.FORMS)}."
-        )
+def read_file(source: str | Path, trust: bool = False, name: str = "") -> Checkpoint:
+    """Reads a checkpoint from a file or a folder. name: its `source`; "": the path."""
+    path = _file_of(user_path(source))
     try:
         checkpoint = Checkpoint(_sharded(path, trust), "") if path.name.endswith(_INDEX) else _in_file(path, trust)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error}).") from error
-    metadata = preprocessing.folder_metadata(path.parent) if path.name in _IN_FOLDER else {}
     return replace(
         checkpoint,
         tensors=_unwrapped(checkpoint.tensors, _WRAPPERS),
-        source=source,
-        metadata=metadata | checkpoint.metadata,
+        source=name or str(source),
+        path=path,
         containers={name: _unwrapped(tensors, _WRAPPERS) for name, tensors in checkpoint.containers.items()},
     )
+
+
+def is_densevit(source: str | Path) -> bool:
+    """Whether a file, or the file in a folder, has the header of a model file."""
+    return (header_of(source) or {}).get("format") == "densevit"
+
+
+def header_of(source: str | Path) -> dict[str, str] | None:
+    """The header of a checkpoint file, or of the file in a folder, {} without one; None if there is no checkpoint."""
+    try:
+        path = _file_of(user_path(source))
+        file_format = "index" if path.name.endswith(_INDEX) else file_kinds.file_format(path)
+    except (WeightsError, OSError):
+        return None
+    with suppress(WeightsError, OSError):
+        if file_format == "safetensors":
+            return read_header(path)
+        if file_format == "torch" and zipfile.is_zipfile(path):  # its tensors are not read before they are used
+            return _in_file(path, False).header
+    return {}
+
+
+def without_header(checkpoint: Checkpoint) -> WeightsError:
+    """The error for a model of densevit's keys without the header of a model file."""
+    file = checkpoint.path or checkpoint.source
+    return WeightsError(
+        f"{file}: a checkpoint of {len(checkpoint.tensors)} tensors without classes and config: it has no densevit "
+        f"header. Fix: name the run folder or its model.safetensors; to train from these tensors, set weights={file}."
+    )
+
+
+def _file_of(path: Path) -> Path:
+    """The checkpoint file at a path, which may be a folder. Raises WeightsError if there is none."""
+    if path.is_dir():
+        files = [path / name for name in IN_FOLDER if (path / name).is_file()]
+        if not files:
+            is_run = (path / "config.yaml").is_file()
+            fix = "The run has not validated yet: wait for" if is_run else "Name a file, or a folder with"
+            raise WeightsError(f"{path / IN_FOLDER[0]}: no such file. {fix} one of {', '.join(IN_FOLDER)}.")
+        path = files[0]
+    if not path.is_file():
+        forms = [form for plugin in sources() for form in plugin.forms]
+        names = f", or a published name: {', '.join(forms)}" if forms else ""
+        raise WeightsError(f"{path}: no such file. Expected a checkpoint file, a run folder{names}.")
+    return path
 
 
 def _in_file(path: Path, trust: bool) -> Checkpoint:
@@ -124,7 +130,7 @@ def _in_file(path: Path, trust: bool) -> Checkpoint:
             entries = {key: text for key, text in saved.items() if isinstance(key, str) and isinstance(text, str)}
             tensors, containers = below(tensors, prefix), {}
         tensors = _unwrapped(tensors, (prefix,))
-    return Checkpoint(tensors, "", entries, preprocessing.checkpoint_metadata(content), containers)
+    return Checkpoint(tensors, "", entries, content=content, containers=containers)
 
 
 def _containers(content: Any, path: str = "") -> dict[str, dict[str, Tensor]]:
@@ -157,8 +163,24 @@ def _without_tensors(content: Any) -> str:
 
 def _sharded(index: Path, trust: bool) -> dict[str, Tensor]:
     """Reads all shards that an index file lists, from the folder of the index file."""
-    shards = [_in_file(index.parent / name, trust) for name in sorted({*preprocessing.weight_map(index).values()})]
+    shards = [_in_file(index.parent / name, trust) for name in sorted({*weight_map(index).values()})]
     return {name: tensor for shard in shards for name, tensor in shard.tensors.items()}
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """The shard's file name by tensor name, from the index file of a sharded checkpoint. Raises WeightsError if the
+    file is not such an index."""
+    try:
+        files = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        files = None
+    if not isinstance(files, dict) or any(not isinstance(x, str) or Path(x).name != x for x in files.values()):
+        files = None
+    if not files:
+        raise WeightsError(
+            f"{index}: not an index of shards in its folder. Expected a weight_map from tensor names to file names."
+        )
+    return files
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:

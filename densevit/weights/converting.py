@@ -11,8 +11,8 @@ from densevit.config.values import OpenSection, with_value
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import CheckpointLayout, Class
 from densevit.model import DenseModel, build_from_sections, classes_by_head
-from densevit.weights.checkpoint_io import Checkpoint
-from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, translate_checkpoint
+from densevit.weights.checkpoint import Checkpoint
+from densevit.weights.foreign_checkpoint import ForeignCheckpoint, translate_checkpoint
 from densevit.weights.key_mapping import canonical, option_of
 from densevit.weights.key_prefixes import fitting
 from densevit.weights.layout_options import PartWeights, layout_options
@@ -95,7 +95,7 @@ def _backbone_sections(values: Mapping[str, Any], source: str, overrides: Sequen
     return ModelSections(backbone=configs.section("backbone", values, source, overrides), heads={})
 
 
-def _warnings(sections: ModelSections, translated: TranslatedCheckpoint) -> list[str]:
+def _warnings(sections: ModelSections, translated: ForeignCheckpoint) -> list[str]:
     """A warning for each override with which the outputs of the model differ from those of the authors' code."""
     parts: dict[str, OpenSection] = {"backbone": sections.backbone}
     parts |= {f"heads.{name}": head for name, head in sections.heads.items()}
@@ -131,7 +131,7 @@ def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes
 
 
 def _assumptions(
-    layout: CheckpointLayout, translated: TranslatedCheckpoint, sections: ModelSections, overrides: Sequence[str]
+    layout: CheckpointLayout, translated: ForeignCheckpoint, sections: ModelSections, overrides: Sequence[str]
 ) -> list[str]:
     """`NAME VALUE` of each option that neither tensors, metadata nor overrides determine."""
     overridden, values = {override.partition("=")[0].strip() for override in overrides}, sections.model_dump()

@@ -1,21 +1,17 @@
 """Translates the keys of a checkpoint, densevit's or another project's in a known layout, to densevit's keys."""
 
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from densevit.channels import COLORS
-from densevit.config import LoraSection, values_of_file
-from densevit.errors import WeightsError, one_line
-from densevit.interfaces import CheckpointLayout, Licences, StateDict
+from densevit.errors import WeightsError
+from densevit.interfaces import CheckpointLayout, StateDict
 from densevit.model import DenseModel
-from densevit.model.lora import merged_state
-from densevit.weights.checkpoint_io import Checkpoint
+from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.key_mapping import (
     canonical,
     complete,
@@ -27,60 +23,24 @@ from densevit.weights.key_mapping import (
 )
 from densevit.weights.key_prefixes import fitting
 from densevit.weights.layouts import most_specific, recognise
-from densevit.weights.licences import from_header, licences_of
-from densevit.weights.state_dict_io import check_format
-
-Triple = tuple[float, float, float]
+from densevit.weights.published_licences import licences_of
+from densevit.weights.translated_checkpoint import TranslatedCheckpoint, native, triple
 
 
-@dataclass
-class TranslatedCheckpoint:
-    """A checkpoint with densevit's keys.
+@dataclass(kw_only=True)
+class ForeignCheckpoint(TranslatedCheckpoint):
+    """Another project's checkpoint with densevit's keys, in which heads are named by task. options: options by full key
+    that no tensor determines, see `LayoutOptions.saved`."""
 
-    layout: the checkpoint's layout; None if densevit wrote the checkpoint. describe: returns the config sections from
-    which the checkpoint's model can be built.
-    classes: known class names by head, or by task for another project's checkpoint. left_out, zeros, unknown: fields of
-    `Translation`.
-    mean, std: the normalisation of the training images in RGB, for pixels in 0 ... 1; None if unknown.
-    options: options by full key that no tensor determines, see `LayoutOptions.saved`.
-    licences: licences by published source; for a densevit model, of the weights that it started from.
-    channels: names of the channels that the backbone was trained on. adapted_stem: `BackboneSection.adapted_stem` of
-    the model that densevit wrote. notes: the checkpoint's.
-    """
-
-    source: str
-    tensors: dict[str, Tensor]
-    layout: CheckpointLayout | None = None
-    describe: Callable[[], dict[str, Any]] = dict
-    classes: dict[str, list[str]] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-    zeros: dict[str, str] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
-    mean: Triple | None = None
-    std: Triple | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    licences: dict[str, Licences] = field(default_factory=dict)
-    channels: tuple[str, ...] = COLORS
-    adapted_stem: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def heads(self) -> list[str]:
-        """The names of the heads; for another project's checkpoint, their tasks."""
-        return sorted({name.split(".")[1] for name in self.tensors if name.startswith("heads.")})
+    layout: CheckpointLayout
+    options: dict[str, Any]
 
     @property
     def is_backbone(self) -> bool:
-        """Whether the checkpoint is another project's backbone without heads."""
-        return self.layout is not None and self.layout.is_backbone
+        """Whether it has no heads."""
+        return self.layout.is_backbone
 
     def missing(self, names: Iterable[str], prefix: str = "") -> dict[str, str]:
-        """The keys among `names` that checkpoints of this layout never contain, with the reason.
-
-        names: keys of a part of the model. prefix: the part's prefix in the layout.
-        """
-        if self.layout is None:
-            return {}
         reasons = {
             name: missing_because(prefix + name, self.layout) for name in names if prefix + name not in self.tensors
         }
@@ -95,7 +55,7 @@ def translated_for(checkpoint: Checkpoint, model: DenseModel) -> TranslatedCheck
     """
     tensors, names = checkpoint.tensors, _names(model)
     required = [name for name in tensors if not name.endswith("num_batches_tracked")]
-    if checkpoint.header.get("format") == "densevit" or names.issuperset(required):
+    if names.issuperset(required):
         return _native(checkpoint)
     wrapped = _in_wrapper(tensors, model.backbone)
     if wrapped is not None:
@@ -111,7 +71,13 @@ def translated_for(checkpoint: Checkpoint, model: DenseModel) -> TranslatedCheck
     return translate_checkpoint(checkpoint.with_container(layout.container), layout)
 
 
-def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> TranslatedCheckpoint:
+def _native(checkpoint: Checkpoint) -> TranslatedCheckpoint:
+    """The checkpoint, whose keys are densevit's, with the normalisation of its metadata."""
+    mean, std = (triple(checkpoint.metadata.get(key)) for key in ("mean", "std"))
+    return replace(native(checkpoint), mean=mean, std=std)
+
+
+def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> ForeignCheckpoint:
     """Translates another project's checkpoint, with channels in the order red, green, blue. Raises WeightsError for an
     incomplete checkpoint."""
     tensors, metadata = canonical(checkpoint.tensors, layout) or checkpoint.tensors, checkpoint.metadata
@@ -124,23 +90,24 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Tr
         raise WeightsError(
             f"{checkpoint.source}: not a complete {layout.name} checkpoint: {'; '.join(translation.errors[:3])}."
         )
-    mean, std = (_triple(metadata.get(key)) or getattr(layout.publishing, key) for key in ("mean", "std"))
+    mean, std = (triple(metadata.get(key)) or getattr(layout.publishing, key) for key in ("mean", "std"))
     if is_bgr := metadata.get("channel_order") == "bgr":
         mean, std = mean[::-1], std[::-1]
-    return TranslatedCheckpoint(
+    return ForeignCheckpoint(
         checkpoint.source,
         _flipped(translation.tensors, layout) if is_bgr else translation.tensors,
-        layout,
+        layout.name,
         lambda: describe(tensors, layout, metadata, checkpoint.source),
-        {task: [c.name for c in task_classes] for task, task_classes in classes.items()},
-        translation.left_out,
-        translation.zeros,
-        translation.unknown,
-        mean,
-        std,
-        saved_options(tensors, layout, metadata, checkpoint.source),
-        {checkpoint.source: licences},
+        classes={task: [c.name for c in task_classes] for task, task_classes in classes.items()},
+        left_out=translation.left_out,
+        zeros=translation.zeros,
+        unknown=translation.unknown,
+        mean=mean,
+        std=std,
+        licences={checkpoint.source: licences},
         notes=checkpoint.notes,
+        layout=layout,
+        options=saved_options(tensors, layout, metadata, checkpoint.source),
     )
 
 
@@ -154,48 +121,6 @@ def _check_implied(checkpoint: Checkpoint, layout: CheckpointLayout) -> None:
                 f"{checkpoint.source}: its config.json has {name}: {json.dumps(saved)}, but a {layout.name} is built "
                 f"only with {' or '.join(map(json.dumps, values))} and would compute something else."
             )
-
-
-def channels_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The keys of the section `backbone` that describe the image channels of a densevit checkpoint; empty for 8-bit
-    RGB."""
-    config = checkpoint.header.get("config", "{}") if checkpoint.header.get("format") == "densevit" else "{}"
-    backbone: Any = values_of_file(config, checkpoint.source, trust=True).get("backbone")
-    has_channels = isinstance(backbone, dict) and backbone.get("channels")
-    return {key: backbone.get(key) for key in ("channels", "mean", "std")} if has_channels else {}
-
-
-def _native(checkpoint: Checkpoint) -> TranslatedCheckpoint:
-    header, metadata, notes = checkpoint.header, checkpoint.metadata, checkpoint.with_container().notes
-    translated = TranslatedCheckpoint(
-        checkpoint.source,
-        checkpoint.tensors,
-        mean=_triple(metadata.get("mean")),
-        std=_triple(metadata.get("std")),
-        notes=notes,
-    )
-    if header.get("format") == "densevit":
-        check_format(header.get("format_version"), checkpoint.source)
-        try:
-            classes = json.loads(header.get("classes", "{}"))
-            translated.classes = {
-                name: [str(c["name"]) for c in head_classes] for name, head_classes in classes.items()
-            }
-            values = values_of_file(header["config"], checkpoint.source, trust=True)  # builds no plugin
-            backbone, heads = values["backbone"], {**(values.get("heads") or {})}
-            translated.describe = lambda: {"heads": heads}
-            if lora := backbone.get("lora"):  # only in checkpoints; model files are merged
-                translated.tensors = merged_state(checkpoint.tensors, LoraSection(**lora))
-            translated.mean, translated.std = _triple(backbone.get("mean")), _triple(backbone.get("std"))
-            if channels := backbone.get("channels"):
-                translated.channels = tuple(map(str, channels["names"]))
-            translated.adapted_stem = tuple(map(str, backbone.get("adapted_stem", ())))
-            translated.licences = from_header(header)
-        except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
-            raise WeightsError(
-                f"{checkpoint.source}: its header is corrupt ({one_line(error)}). Copy it again."
-            ) from error
-    return translated
 
 
 def _names(model: DenseModel) -> set[str]:
@@ -229,10 +154,3 @@ def _flipped(tensors: Mapping[str, Tensor], layout: CheckpointLayout) -> dict[st
     prefix = "" if layout.is_backbone else "backbone."
     stem = [key for key, x in tensors.items() if key.startswith(prefix) and x.ndim == 4 and x.shape[1] == 3]
     return {**tensors, **{key: tensors[key].flip(1) for key in stem}}
-
-
-def _triple(values: Any) -> Triple | None:
-    """The values as a tuple if they are three finite numbers, else None."""
-    if not isinstance(values, Sequence) or len(values) != 3 or not all(math.isfinite(value) for value in values):
-        return None
-    return (float(values[0]), float(values[1]), float(values[2]))

@@ -8,6 +8,7 @@ download names the file and the fix without a network.
 import http.client
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
@@ -17,14 +18,10 @@ from torch import Tensor
 
 from densevit.errors import WeightsError, did_you_mean, nearest
 from densevit.weights import packages, preprocessing
+from densevit.weights.checkpoint import Checkpoint
+from densevit.weights.checkpoint_io import IN_FOLDER, read_file, weight_map
 
 FORMS = ("timm:NAME[.TAG]", "torchvision:NAME[/WEIGHTS]", "hf:ORG/NAME[/FILE]", packages.FORM)
-HUB_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 TIMEOUT = 10.0
 """Seconds to wait for a server. If the Hugging Face Hub does not answer, only the cache is used."""
 
@@ -39,6 +36,14 @@ class Published(NamedTuple):
 def is_published(source: str | Path) -> bool:
     """Whether `source` is a published name, not a path."""
     return isinstance(source, str) and source.partition(":")[0] in _SOURCES and ":" in source
+
+
+def read(source: str, instead: str = "", trust: bool = False) -> Checkpoint:
+    """The tensors of published weights. instead: the parameter of `fetch`. trust: the parameter of `read_file`."""
+    published = fetch(source, instead)
+    if isinstance(published.weights, Path):
+        return replace(read_file(published.weights, trust, source), metadata=published.metadata)
+    return Checkpoint(published.weights, source, metadata=published.metadata)
 
 
 def fetch(source: str, instead: str = "") -> Published:
@@ -89,7 +94,7 @@ def timm_arguments(source: str, config: Any, instead: str) -> dict[str, Any]:
     if not config.hf_hub_id or "@" in config.hf_hub_id:
         return {}
     hub, wanted = Repository(source, config.hf_hub_id, instead), config.hf_hub_filename
-    files = dict.fromkeys([str(Path(wanted).with_suffix(".safetensors")), wanted] if wanted else HUB_FILES[::2])
+    files = dict.fromkeys([str(Path(wanted).with_suffix(".safetensors")), wanted] if wanted else IN_FOLDER[::2])
     return {"pretrained_cfg_overlay": {"file": str(hub.first(files))}}
 
 
@@ -130,7 +135,7 @@ def _hugging_face(source: str, name: str, instead: str) -> Published:
     if not repository:
         raise WeightsError(f"{source}: no repository name. Expected {FORMS[2]}.")
     hub = Repository(source, f"{organisation}/{repository}", instead)
-    files = [wanted] if wanted else HUB_FILES
+    files = [wanted] if wanted else IN_FOLDER
     weights = next(filter(None, map(hub.get, files)), None)
     if weights is None and hub.unreachable is not None:
         beside = [files[0], preprocessing.CONFIG, preprocessing.PREPROCESSORS[0]]
@@ -142,7 +147,7 @@ def _hugging_face(source: str, name: str, instead: str) -> Published:
         )
     if weights.name.endswith(".index.json"):
         hub.instead = f"put it beside {weights}"
-        for shard in sorted(set(preprocessing.weight_map(weights).values())):
+        for shard in sorted(set(weight_map(weights).values())):
             hub.first([shard])
     described = [hub.get(file) for file in (preprocessing.CONFIG, *preprocessing.PREPROCESSORS, preprocessing.CARD)]
     folder = next((file.parent for file in described if file is not None), None)

@@ -6,7 +6,7 @@ from typing import Any
 
 from densevit.errors import WeightsError, counted, listed
 from densevit.interfaces import StateDict
-from densevit.weights.checkpoint_io import Checkpoint
+from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.layouts import nearest
 from densevit.weights.state_dict_io import below, leading_parts
 

@@ -4,13 +4,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from densevit import registry
-from densevit.config import BackboneSection, HeadSection
-from densevit.config.values import OpenSection
+from densevit.config import BackboneSection, HeadSection, ModelSections
+from densevit.config.values import OpenSection, with_value
 from densevit.errors import WeightsError
+from densevit.model import DenseModel
 from densevit.registry.groups import POSITIONAL_ARGUMENTS
 from densevit.registry.plugin_options import default_of
-from densevit.weights.foreign_checkpoint import TranslatedCheckpoint
+from densevit.weights.foreign_checkpoint import ForeignCheckpoint
+from densevit.weights.head_adaptation import replaced_tensors
 from densevit.weights.key_mapping import option_of
+from densevit.weights.state_dict_io import part
 
 Path = tuple[str, ...]  # of an option in a section: ("transformer", "num_heads")
 
@@ -31,7 +34,7 @@ class PartWeights(NamedTuple):
 
     key: str
     layout_key: str
-    checkpoint: TranslatedCheckpoint
+    checkpoint: ForeignCheckpoint
     complete: bool = False
     adapted: bool = False
     resizes: bool = False
@@ -70,12 +73,47 @@ def layout_options(weights: PartWeights, section: OpenSection) -> tuple[dict[str
     return options, lines
 
 
+def completed(
+    checkpoint: ForeignCheckpoint, sections: ModelSections, model: DenseModel
+) -> tuple[ModelSections, list[tuple[str, str]]]:
+    """The sections with the options of each part whose weights are the checkpoint's, and pairs of a part's key and a
+    message. model: built from the sections on the meta device."""
+    notes: list[tuple[str, str]] = []
+    for weights in _parts(checkpoint, sections, model):
+        path = weights.key.split(".")
+        section: Any = sections
+        for name in path:
+            section = section[name] if isinstance(section, Mapping) else getattr(section, name)
+        if section is not None:
+            options, lines = layout_options(weights, section)
+            sections = with_value(sections, path, section.model_copy(update=options))
+            notes += [(weights.key, line) for line in lines]
+    return sections, notes
+
+
+def _parts(checkpoint: ForeignCheckpoint, sections: ModelSections, model: DenseModel) -> Iterator[PartWeights]:
+    """Yields the backbone, each head and each neck whose weights are the checkpoint's: those named by `weights`, or
+    else those that the part's own section names."""
+    source, model_weights = checkpoint.source, sections.weights
+    if source == (model_weights or sections.backbone.source):
+        complete = source in (model_weights, *(head.weights for head in sections.heads.values()))
+        shapes = {name: tensor.shape for name, tensor in model.backbone.state_dict().items()}
+        saved = part(checkpoint.tensors, "backbone.")
+        resizes = any(tensor.shape != shapes.get(name, tensor.shape) for name, tensor in saved.items())
+        yield PartWeights("backbone", "backbone", checkpoint, complete, resizes=resizes)
+    for name, section in sections.heads.items():
+        if source == (model_weights or section.weights):
+            task = f"heads.{checkpoint.head_names[name]}"
+            adapted = bool(replaced_tensors(model, name, checkpoint)[0])
+            yield PartWeights(f"heads.{name}", task, checkpoint, adapted=adapted)
+            yield PartWeights(f"heads.{name}.neck", f"{task}.neck", checkpoint)
+
+
 def _implied(weights: PartWeights, plugin: str) -> Iterator[tuple[Path, Any, bool]]:
     """Yields the path and value of each option of the authors' model, and whether the layout lists it as a project
     default or as an option that tensors do not determine. Value _ABSENT: the plugin's default. plugin: the part's name.
     """
     layout = weights.checkpoint.layout
-    assert layout is not None
     try:
         section = option_of(weights.checkpoint.describe(), weights.layout_key)
     except WeightsError:  # an incomplete checkpoint, which `weights_allow` permits
@@ -102,7 +140,6 @@ def _implied(weights: PartWeights, plugin: str) -> Iterator[tuple[Path, Any, boo
 
 def _why(weights: PartWeights, path: Path) -> str:
     layout = weights.checkpoint.layout
-    assert layout is not None
     name = ".".join((weights.layout_key, *path))
     if name in weights.checkpoint.options:
         return "these weights were trained with"

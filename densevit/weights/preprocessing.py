@@ -9,15 +9,26 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from densevit.errors import WeightsError, one_line
+from densevit.weights.checkpoint import Checkpoint
+from densevit.weights.checkpoint_io import IN_FOLDER
 
 # Files of the Hugging Face Hub, written by transformers and timm: the model's config and its image processor's.
 CONFIG = "config.json"
 CARD = "README.md"  # with YAML front matter
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+
+
+def with_metadata(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the metadata in its file and beside it; its own has priority. Raises WeightsError as
+    `folder_metadata`."""
+    path = checkpoint.path
+    beside = folder_metadata(path.parent) if path is not None and path.name in IN_FOLDER else {}
+    return replace(checkpoint, metadata={**beside, **checkpoint_metadata(checkpoint.content), **checkpoint.metadata})
 
 
 def folder_metadata(folder: Path) -> dict[str, Any]:
@@ -112,21 +123,6 @@ def licence(card: Path) -> str | None:
     fields = dict(re.findall(r"^(license(?:_name)?):[ \t]*['\"]?([\w.+-]+)", head[1], re.MULTILINE)) if head else {}
     name = fields.get("license")
     return fields.get("license_name", name) if name in (None, "other") else name  # `other` has a license_name
-
-
-def weight_map(index: Path) -> dict[str, str]:
-    """The shard's file name by tensor name, from the index file of a sharded checkpoint. Raises WeightsError if the
-    file is not such an index."""
-    try:
-        where = _json(index).get("weight_map")
-    except (ValueError, RecursionError):
-        where = None
-    files = where if isinstance(where, dict) else {}
-    if not files or any(not isinstance(file, str) or Path(file).name != file for file in files.values()):
-        raise WeightsError(
-            f"{index}: not an index of shards in its folder. Expected a weight_map from tensor names to file names."
-        )
-    return files
 
 
 def _label_names(id2label: Mapping[str, str]) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from densevit.interfaces.licences import UNKNOWN
 from densevit.model import DenseModel
 from densevit.model.stem_channels import adapted_state
 from densevit.weights import licences
-from densevit.weights.foreign_checkpoint import TranslatedCheckpoint
-from densevit.weights.head_sources import adapted_head, by_model_heads, channel_mismatches, source_of
-from densevit.weights.hub import is_published
+from densevit.weights.head_adaptation import adapted_head, channel_mismatches
 from densevit.weights.resolving import Resolved
+from densevit.weights.sources import publisher_of
 from densevit.weights.state_dict_io import part
 from densevit.weights.state_dict_loading import Adapted, StateDictMatch, fit
+from densevit.weights.translated_checkpoint import TranslatedCheckpoint
 
 
 def load_pretrained(model: DenseModel, resolved: Resolved) -> list[StateDictMatch]:
@@ -53,7 +53,7 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
     where = f"weights: {checkpoint.source}"
     if checkpoint.is_backbone:
         raise WeightsError(f"{where} contains only a backbone. Name it as backbone.weights={checkpoint.source}.")
-    state = by_model_heads(model, checkpoint, where)
+    state = checkpoint.tensors
     tensors, excluded, left_out = model.state_dict(), dict[str, str](), dict(checkpoint.left_out)
     saved_heads = {name.split(".")[1] for name in state if name.startswith("heads.")}
     heads = saved_heads & set(model.heads)
@@ -108,9 +108,9 @@ def _fit_head(
     Names have no prefix `heads.NAME.` or `necks.NAME.`, also in the patterns `allowed`. Returns the matches by config
     key.
     """
-    key, source_head = f"heads.{name}", source_of(model, name, checkpoint)
+    key, source_head = f"heads.{name}", checkpoint.head_names.get(name, name)
     where = f"{key}.weights"
-    if checkpoint.layout is not None and source_head not in checkpoint.heads:
+    if checkpoint.layout_name and source_head not in checkpoint.heads:
         has = f"heads for {', '.join(checkpoint.heads)} only" if checkpoint.heads else "no head"
         raise WeightsError(f"{where}: {checkpoint.source} has {has}; expected one for {source_head}.")
     state = part(checkpoint.tensors, f"heads.{source_head}.")
@@ -144,10 +144,10 @@ def _fit(
     try:
         match = fit(module, state, where, allowed, excluded)
     except WeightsError as error:
-        if checkpoint.layout is None:
+        if not checkpoint.layout_name:
             raise
         sections = yaml.write(checkpoint.describe()).strip().replace("\n", "\n  ")
-        raise WeightsError(f"{error} Read as {checkpoint.layout.name}, the weights' config is\n  {sections}") from error
+        raise WeightsError(f"{error} Read as {checkpoint.layout_name}, the weights' config is\n  {sections}") from error
     zeros = {name.removeprefix(prefix): why for name, why in checkpoint.zeros.items()}
     match.zeros = {name: why for name, why in zeros.items() if name in match.tensors}
     match.notes += _layout_notes(checkpoint)
@@ -174,9 +174,9 @@ def _head_of(name: str) -> str | None:
 def _layout_notes(checkpoint: TranslatedCheckpoint) -> list[str]:
     """Notes for the report: the checkpoint's, the layout of another project's, and the licences of the weights as far
     as they are known."""
-    notes = [*checkpoint.notes, *([f"Read as {checkpoint.layout.name}."] if checkpoint.layout is not None else [])]
+    notes = [*checkpoint.notes, *([f"Read as {checkpoint.layout_name}."] if checkpoint.layout_name else [])]
     for source, stated in checkpoint.licences.items():
-        if stated.weights != UNKNOWN or is_published(source):
+        if stated.weights != UNKNOWN or publisher_of(source):
             notes.append(licences.line("" if source == checkpoint.source else source, stated))
     return notes
 

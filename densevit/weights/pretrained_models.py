@@ -15,11 +15,12 @@ from densevit.model import (
     build_from_sections,
     model_factory,
 )
-from densevit.weights.checkpoint_io import Checkpoint, read
-from densevit.weights.foreign_checkpoint import channels_of
+from densevit.weights.checkpoint import Checkpoint
+from densevit.weights.checkpoint_io import read
 from densevit.weights.pretrained import load_pretrained
 from densevit.weights.resolving import NO_FILES, resolve
 from densevit.weights.state_dict_loading import StateDictMatch
+from densevit.weights.translated_checkpoint import channels_of
 
 Section = str | Mapping[str, Any]
 

@@ -1,7 +1,7 @@
 """Resolves the sections of a model before it is built: weights set what the user left open."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -12,12 +12,11 @@ from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_sections
 from densevit.model.meta_device import built_on_meta
 from densevit.model.stem_channels import adapted_state, has_new_filters, stem_tensors
-from densevit.weights.checkpoint_io import Checkpoint, read
-from densevit.weights.foreign_checkpoint import TranslatedCheckpoint, translated_for
-from densevit.weights.head_sources import replaced_tensors, source_of
-from densevit.weights.hub import is_published
-from densevit.weights.layout_options import PartWeights, layout_options
+from densevit.weights.checkpoint import Checkpoint
+from densevit.weights.checkpoint_io import read
+from densevit.weights.sources import publisher_of, sources
 from densevit.weights.state_dict_io import part
+from densevit.weights.translated_checkpoint import ResolvedCheckpoint, TranslatedCheckpoint, native
 
 NO_FILES: Mapping[str, Checkpoint] = MappingProxyType({})
 
@@ -37,7 +36,7 @@ class Resolved(NamedTuple):
 def read_files(sections: ModelSections) -> dict[str, Checkpoint]:
     """Reads the weights files that the sections name, by source; published weights, which may need a download, are left
     out. Raises WeightsError."""
-    return {source: read(source) for source in _sources_of(sections) if not is_published(source)}
+    return {source: read(source) for source in _sources_of(sections) if publisher_of(source) is None}
 
 
 def resolve(
@@ -47,7 +46,7 @@ def resolve(
 ) -> Resolved:
     """Completes a model's sections with the values that their pretrained weights imply.
 
-    Sets options so that the model computes as the code that trained the weights (`layout_options`); mean and std; and
+    Sets options so that the model computes as the code that trained the weights (`Source.resolve`); mean and std; and
     `adapted_stem`, the tensors of first layers that are adapted to other channels. Keeps values that are set, and
     changes neither its arguments nor the random state.
     To choose the values, compares the checkpoints' tensor names and shapes with those of the model, which is built on
@@ -56,25 +55,24 @@ def resolve(
     classes: each head's classes. checkpoints: weights that are already read, by source, as from `read_files`.
     """
     model = built_on_meta(lambda: build_from_sections(sections, classes, pretrained=False))
-    translated = {}
+    translated, notes = dict[str, TranslatedCheckpoint](), list[tuple[str, str]]()
     for source, key in _sources_of(sections).items():
         instead = f"{key}=FILE, where FILE is a file or folder downloaded elsewhere"
-        translated[source] = translated_for(checkpoints.get(source) or read(source, instead), model)
-    notes: list[tuple[str, str]] = []
-    for weights in _parts(model, sections, translated):
-        path = weights.key.split(".")
-        section: Any = sections
-        for name in path:
-            section = section[name] if isinstance(section, Mapping) else getattr(section, name)
-        if weights.checkpoint.layout is None or section is None:
-            continue
-        options, lines = layout_options(weights, section)
-        sections = with_value(sections, path, section.model_copy(update=options))
-        notes += [(weights.key, line) for line in lines]
+        sections, translated[source], lines = _resolved(
+            checkpoints.get(source) or read(source, instead), sections, model
+        )
+        notes += lines
     first = sections.weights or sections.backbone.source
-    backbone, lines = _images_of(sections.backbone, model, translated[first] if first else None)
-    notes += [("backbone", line) for line in lines]
+    backbone, texts = _images_of(sections.backbone, model, translated[first] if first else None)
+    notes += [("backbone", line) for line in texts]
     return Resolved(with_value(sections, ("backbone",), backbone), translated, notes)
+
+
+def _resolved(checkpoint: Checkpoint, sections: ModelSections, model: DenseModel) -> ResolvedCheckpoint:
+    """A checkpoint of densevit, or else what the first source makes of it."""
+    foreign = sources() if checkpoint.header.get("format") != "densevit" else ()
+    resolved = (plugin.resolve(checkpoint, sections, model) for plugin in foreign)
+    return next(filter(None, resolved), None) or ResolvedCheckpoint(sections, native(checkpoint))
 
 
 def _sources_of(sections: ModelSections) -> dict[str, str]:
@@ -86,27 +84,6 @@ def _sources_of(sections: ModelSections) -> dict[str, str]:
         if source:
             keys.setdefault(source, key)
     return keys
-
-
-def _parts(
-    model: DenseModel, sections: ModelSections, checkpoints: Mapping[str, TranslatedCheckpoint]
-) -> Iterator[PartWeights]:
-    """Yields the weights of the backbone, of each head and of each neck: those named by `weights`, or else those that
-    the part's own section names."""
-    model_weights, source = sections.weights, sections.weights or sections.backbone.source
-    if source is not None:
-        complete = source in (model_weights, *(head.weights for head in sections.heads.values()))
-        shapes = {name: tensor.shape for name, tensor in model.backbone.state_dict().items()}
-        saved = part(checkpoints[source].tensors, "backbone.")
-        resizes = any(tensor.shape != shapes.get(name, tensor.shape) for name, tensor in saved.items())
-        yield PartWeights("backbone", "backbone", checkpoints[source], complete, resizes=resizes)
-    for name, section in sections.heads.items():
-        if (source := model_weights or section.weights) is not None:
-            checkpoint = checkpoints[source]
-            task = f"heads.{source_of(model, name, checkpoint)}"
-            adapted = bool(replaced_tensors(model, name, checkpoint)[0])
-            yield PartWeights(f"heads.{name}", task, checkpoint, adapted=adapted)
-            yield PartWeights(f"heads.{name}.neck", f"{task}.neck", checkpoint)
 
 
 def _images_of(

@@ -213,7 +213,7 @@ def test_door_refuses_a_class(door, tmp_path, imported):
 
 def test_configs_in_files_are_read_by_one_function(project: Path):
     """`values_of_file` is called with the caller's trust, or from a module that builds no plugin of the file."""
-    without_trust = {"densevit/weights/foreign_checkpoint.py", "densevit/training/run/resuming.py"}
+    without_trust = {"densevit/weights/translated_checkpoint.py", "densevit/training/run/resuming.py"}
     callers = set()
     for file in [*(project / "densevit").rglob("*.py"), *(project / "plugins").rglob("*.py")]:
         name = file.relative_to(project).as_posix()

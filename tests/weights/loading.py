@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from densevit.config import Config
 from densevit.interfaces import Class
 from densevit.model import DenseModel, classes_by_head
-from densevit.weights.checkpoint_io import Checkpoint
+from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.pretrained_models import build_pretrained
 from densevit.weights.resolving import NO_FILES
 from densevit.weights.state_dict_loading import StateDictMatch

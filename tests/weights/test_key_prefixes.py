@@ -10,7 +10,8 @@ import densevit
 from densevit.cli import main
 from densevit.errors import WeightsError
 from densevit.weights import layouts
-from densevit.weights.checkpoint_io import Checkpoint, read
+from densevit.weights.checkpoint import Checkpoint
+from densevit.weights.checkpoint_io import read
 from densevit.weights.converting import convert_checkpoint
 from densevit.weights.key_mapping import canonical
 from densevit.weights.key_prefixes import fitting

@@ -11,7 +11,7 @@ from densevit import registry
 from densevit.errors import DensevitError, PluginError, WeightsError
 from densevit.interfaces import CheckpointLayout
 from densevit.weights import layouts
-from densevit.weights.checkpoint_io import Checkpoint
+from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.converting import convert_checkpoint
 
 

@@ -13,7 +13,7 @@ from densevit.data.split_overlap import check_overlap
 from densevit.model import DenseModel
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.run.config_checks import check_frozen, kinds_of_heads
-from densevit.weights.checkpoint_io import Checkpoint
+from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.resolving import read_files
 
 if TYPE_CHECKING:  # it imports Lightning

@@ -12,6 +12,7 @@ from densevit.weights import model_file
 from densevit.weights.checkpoint_io import read
 from densevit.weights.converting import Converted, convert_checkpoint
 from densevit.weights.key_prefixes import without_prefix
+from densevit.weights.preprocessing import with_metadata
 from densevit.weights.state_dict_io import leading_parts
 
 
@@ -35,7 +36,7 @@ def convert(
             prefixes = listed(map(repr, leading_parts(checkpoint.tensors)))
             raise WeightsError(f"{source}: no key begins with {prefix!r}. Fix: name one of its prefixes ({prefixes}).")
         checkpoint = without_prefix(checkpoint, prefix)
-    return convert_checkpoint(checkpoint, layout, overrides)
+    return convert_checkpoint(with_metadata(checkpoint), layout, overrides)
 
 
 def write(converted: Converted, out: Path) -> None:

@@ -5,7 +5,8 @@ import torch
 
 import densevit
 from densevit.errors import WeightsError
-from densevit.weights.checkpoint_io import Checkpoint, read
+from densevit.weights.checkpoint import Checkpoint
+from densevit.weights.checkpoint_io import read
 from densevit.weights.foreign_checkpoint import translate_checkpoint
 from densevit.weights.key_mapping import describe
 from densevit.weights.layouts import recognise

@@ -1,0 +1,47 @@
+"""Adapts the tensors of a checkpoint's head to a model's head."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from densevit.errors import WeightsError
+from densevit.model import DenseModel
+from densevit.weights.class_rows import ClassRows, channel_tensors, match_classes
+from densevit.weights.head_protocols import SupportsReplacedTensors
+from densevit.weights.translated_checkpoint import TranslatedCheckpoint
+
+
+def adapted_head(
+    model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, state: Mapping[str, Tensor]
+) -> ClassRows:
+    """Adapts the tensors of a checkpoint's head to the model's head `name`: selects class rows, replaces tensors whose
+    meaning depends on options, and excludes tensors that a checkpoint's head for a different task lacks. state: the
+    state dict of the checkpoint's head."""
+    adapted = match_classes(model, name, state, checkpoint.classes.get(checkpoint.head_names.get(name, name)))
+    adapted.excluded |= checkpoint.lacking.get(name, {})
+    replaced, why = replaced_tensors(model, name, checkpoint)
+    adapted.tensors |= replaced
+    adapted.notes += [f"heads.{name}: {why}."] if replaced else []
+    return adapted
+
+
+def replaced_tensors(model: DenseModel, name: str, checkpoint: TranslatedCheckpoint) -> tuple[dict[str, Tensor], str]:
+    """`SupportsReplacedTensors.replaced_tensors` of the model's head `name`; ({}, "") if the head has no such
+    method."""
+    head = model.heads[name]
+    if not isinstance(head, SupportsReplacedTensors):
+        return {}, ""
+    try:
+        options = checkpoint.describe().get("heads", {}).get(checkpoint.head_names.get(name, name))
+    except WeightsError:  # an incomplete checkpoint, which `weights_allow` permits
+        return {}, ""
+    return head.replaced_tensors(options) if isinstance(options, Mapping) else ({}, "")
+
+
+def channel_mismatches(model: DenseModel, name: str, state: Mapping[str, Tensor]) -> dict[str, str]:
+    """The keys in `state` of tensors of a head's neck, or of the head if it has no neck, that do not fit the backbone's
+    channels; with the reason."""
+    tensors = (model.necks[name] if name in model.necks else model.heads[name]).state_dict()
+    misshapen = {key for key in tensors if key in state and state[key].shape != tensors[key].shape}
+    misshapen &= channel_tensors(model, name) if misshapen else set()
+    return dict.fromkeys(sorted(misshapen), "the features of this backbone have other channels")

@@ -1,0 +1,76 @@
+"""Models other than densevit's files: published names, exported files, checkpoints of other projects.
+
+Each kind is a plugin of the entry-point group `densevit.sources`, a subclass of `Source`.
+"""
+
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from densevit import registry
+from densevit.config import ModelSections
+from densevit.errors import PluginError
+from densevit.model import DenseModel, InferenceModel
+from densevit.weights.checkpoint import Checkpoint
+from densevit.weights.translated_checkpoint import ResolvedCheckpoint
+
+
+class Source:
+    """Reads models of a kind. `recognises` and `load` are required.
+
+    forms: the names that it publishes, for messages: "hf:ORG/NAME[/FILE]". options: the optional arguments of
+    `densevit.load` that it takes: "runtime", "backbone".
+    """
+
+    forms: Sequence[str] = ()
+    options: Sequence[str] = ()
+
+    def recognises(self, source: str | Path) -> bool:
+        """Whether `load` reads this file, folder or name. Reads at most a header. densevit's own files come first."""
+        raise NotImplementedError
+
+    def load(self, source: str | Path, trust: bool = False, **options: Any) -> tuple[InferenceModel, bool]:
+        """Loads the model, in evaluation mode on the CPU. trust, options: arguments of `densevit.load`.
+
+        Returns it, and whether the weights are another project's: its config is then derived from them, with the
+        published recipe's sizes in its section `data`, not the user's data.
+        """
+        raise NotImplementedError
+
+    def publishes(self, source: str | Path) -> bool:
+        """Whether `source` is a published name in one of the `forms`, which `read` reads."""
+        return False
+
+    def read(self, name: str, instead: str = "", trust: bool = False) -> Checkpoint:
+        """Reads the tensors of a published name. instead: what to do without a network, for messages."""
+        raise NotImplementedError
+
+    def resolve(self, checkpoint: Checkpoint, sections: ModelSections, model: DenseModel) -> ResolvedCheckpoint | None:
+        """Translates a checkpoint that `weights` in the sections names. None: it is not of this kind.
+
+        sections: the model's; those of the result have the options with which the checkpoint's project computes. model:
+        built from the sections on the meta device.
+        """
+        return None
+
+
+def sources() -> Iterator[Source]:
+    """Yields the installed sources. Warns of those that cannot be loaded."""
+    for name in registry.find("sources"):
+        try:
+            source = registry.load("sources", name)
+        except PluginError as error:
+            warnings.warn(f"{error} It reads no models.", stacklevel=3)
+        else:
+            yield source()
+
+
+def source_of(source: str | Path, options: Collection[str] = ()) -> Source | None:
+    """The source that recognises a file, folder or name, and takes these optional arguments of `densevit.load`."""
+    return next((s for s in sources() if {*options} <= {*s.options} and s.recognises(source)), None)
+
+
+def publisher_of(source: str | Path) -> Source | None:
+    """The source that publishes weights of this name; None for a path."""
+    return next((s for s in sources() if s.publishes(source)), None)
