@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from densevit.errors import WeightsError, one_line
+from densevit.layouts.state_dicts import below
 from densevit.paths import user_path
 from densevit.weights import file_kinds, torch_checkpoint
 from densevit.weights.checkpoint import Checkpoint

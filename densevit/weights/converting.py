@@ -10,14 +10,15 @@ from densevit.config import DataSection, ModelSections, config_layers
 from densevit.config.values import OpenSection, with_value
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import CheckpointLayout, Class
+from densevit.layouts.finding import find
 from densevit.model import DenseModel, build_from_sections, classes_by_head
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.foreign_checkpoint import ForeignCheckpoint, translate_checkpoint
 from densevit.weights.key_mapping import canonical, option_of
 from densevit.weights.key_prefixes import fitting
 from densevit.weights.layout_options import PartWeights, layout_options
-from densevit.weights.layouts import find, matching_variant, most_specific, recognise, same_tensors
 from densevit.weights.pretrained import fit_backbone, fit_model
+from densevit.weights.recognition import matching_variant, most_specific, recognise, same_tensors
 from densevit.weights.state_dict_loading import WARNING, StateDictMatch
 
 Classes = Mapping[str, Sequence[Class]]

@@ -16,6 +16,7 @@ from densevit.atomic_io import replaced_file
 from densevit.config import BackboneSection, DataSection, LoraSection, ModelSections, yaml_io
 from densevit.errors import DensevitError, WeightsError, one_line
 from densevit.interfaces import Backbone, Class, Licences
+from densevit.layouts.state_dicts import part
 from densevit.model import DenseModel, InferenceModel, backbone_from, build_from_sections
 from densevit.model.backbone_digest import backbone_digest
 from densevit.model.lora import merged_state
@@ -23,13 +24,7 @@ from densevit.model.part_sections import name_classes
 from densevit.paths import user_path
 from densevit.weights.checkpoint_io import read as read_checkpoint
 from densevit.weights.licences import from_header
-from densevit.weights.state_dict_io import (
-    FORMAT,
-    check_format,
-    header,
-    part,
-    write_safetensors,
-)
+from densevit.weights.state_dict_io import FORMAT, check_format, header, write_safetensors
 from densevit.weights.state_dict_loading import load_state
 
 _CLASSES = TypeAdapter(dict[str, tuple[Class, ...]])

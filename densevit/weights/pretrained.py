@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from densevit.config import yaml_io as yaml
 from densevit.errors import WeightsError
 from densevit.interfaces.licences import UNKNOWN
+from densevit.layouts.state_dicts import part
 from densevit.model import DenseModel
 from densevit.model.stem_channels import adapted_state
 from densevit.weights import licences

@@ -9,6 +9,7 @@ from densevit.channels import RGB
 from densevit.config import BackboneSection, ModelSections
 from densevit.config.values import with_value
 from densevit.interfaces import Class
+from densevit.layouts.state_dicts import part
 from densevit.model import DenseModel, build_from_sections
 from densevit.model.meta_device import built_on_meta
 from densevit.model.stem_channels import adapted_state, has_new_filters, stem_tensors

@@ -7,7 +7,7 @@ from the TensorFlow release.
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Licences, Line, Publishing, SpecialTensors, StateDict
-from densevit.weights.state_dict_io import count
+from densevit.layouts import count
 
 # Layers of a block: the checkpoint's name, timm's name in the first block, which does not expand channels, and in other
 # blocks.

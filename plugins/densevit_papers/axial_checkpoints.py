@@ -4,7 +4,7 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import Change, CheckpointLayout, Licences, Line, Publishing, SpecialTensors, StateDict
-from densevit.weights.state_dict_io import count
+from densevit.layouts import count
 from densevit_papers.attention_resnet import BLOCKS
 
 _PROJECTION = Change(lambda x: x[..., None], lambda x: x[..., 0])  # a Conv1d in checkpoints, a 1x1 Conv2d here

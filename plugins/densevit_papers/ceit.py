@@ -23,9 +23,7 @@ from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import resize_grid
-from densevit.weights.layouts import by_name_only
-from densevit.weights.state_dict_io import count
-from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
+from densevit.layouts import GRID, TOKENS, added_to_tokens, by_name_only, count
 from densevit_papers.plain_vit import EPS, feature_blocks
 
 _EXPANSION = 4  # of LeFF and of the MLP of LCA

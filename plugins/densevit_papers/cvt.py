@@ -25,8 +25,7 @@ from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.attention import attention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
-from densevit.weights.state_dict_io import count
-from densevit.weights.token_positions import TOKENS
+from densevit.layouts import TOKENS, count
 
 _LICENCES = Licences(
     "MIT", "unknown", "ImageNet", "none", "https://github.com/microsoft/CvT/blob/f851e68/README.md", "2026-11-29"

@@ -20,7 +20,7 @@ from densevit.interfaces import (
 from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
-from densevit.weights.state_dict_io import count
+from densevit.layouts import count
 
 
 class Variant(NamedTuple):

@@ -9,8 +9,7 @@ from densevit.interfaces import CheckpointLayout, LayoutOptions, Licences, Line,
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
-from densevit.weights.state_dict_io import count
-from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
+from densevit.layouts import GRID, TOKENS, added_to_tokens, count
 from densevit_papers.plain_vit import EPS, PatchEmbedding, PlainViT, Readout, feature_blocks
 
 _EXPANSION = 3  # of the MLPs

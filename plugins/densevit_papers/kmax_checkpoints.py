@@ -11,9 +11,7 @@ import torch
 
 from densevit.errors import WeightsError
 from densevit.interfaces import Change, CheckpointLayout, Class, LayoutOptions, Licences, Line, Publishing, StateDict
-from densevit.weights.label_sets import panoptic_classes
-from densevit.weights.layouts import find
-from densevit.weights.state_dict_io import count, part
+from densevit.layouts import count, find, panoptic_classes, part
 
 _HEAD = "heads.panoptic"
 _PIXELS, _DECODER = "sem_seg_head.pixel_decoder", "sem_seg_head.predictor"

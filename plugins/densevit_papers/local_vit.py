@@ -19,8 +19,7 @@ from densevit.interfaces import (
 )
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
-from densevit.weights.state_dict_io import count
-from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
+from densevit.layouts import GRID, TOKENS, added_to_tokens, count
 from densevit_papers.plain_vit import EPS, PatchEmbedding, PlainViT, Readout, feature_blocks
 
 Activation = Literal["relu6", "hswish", "hswish_eca", "hswish_se"]

@@ -19,8 +19,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.state_dict_io import count
-from densevit.weights.token_positions import TOKENS
+from densevit.layouts import TOKENS, count
 from densevit_papers.vision_longformer import VARIANTS
 
 _TABLE, _TO_TOKENS, _AMONG = (

@@ -4,8 +4,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.interfaces import Backbone
+from densevit.layouts import find
 from densevit.weights.key_mapping import canonical, translate
-from densevit.weights.layouts import find, recognise
+from densevit.weights.recognition import recognise
 
 
 def load(backbone: Backbone, state: dict[str, Tensor], layout: str | None = None) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from densevit.weights.label_sets import coco_classes, coco_panoptic_classes
+from densevit.layouts import coco_classes, coco_panoptic_classes
 
 LAYOUTS: dict[str, tuple[str, str, str | None, dict[str, str], list[int]]] = {
     # section: image, label, list file, names of the splits, label values

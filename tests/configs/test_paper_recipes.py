@@ -8,8 +8,8 @@ from densevit import config as configs
 from densevit.config import BackboneSection, Config
 from densevit.errors import ConfigError
 from densevit.interfaces import Class
+from densevit.layouts import coco_classes, segmentation_classes
 from densevit.training.loop.optim import learning_rate, rates_of
-from densevit.weights.label_sets import coco_classes, segmentation_classes
 from tests.configs.generated import make_coco, make_depth_maps, make_label_maps
 from tests.configs.published import full_model, one_step
 from tests.configs.test_steps import SMALL_DETR

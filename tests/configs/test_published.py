@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from densevit.config import Config
+from densevit.layouts import coco_classes, coco_panoptic_classes, segmentation_classes
 from densevit.training.loop.optim import rates_of
-from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, segmentation_classes
 from tests.configs.published import Recipe, count, full_model, with_variants
 
 EXPECTED: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "published.yaml").read_text())

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from densevit import config as configs
+from densevit.layouts import coco_classes
 from densevit.training.loop.evaluator_factory import build_evaluators
-from densevit.weights.label_sets import coco_classes
 from tests.configs.generated import make_coco, make_depth_maps, make_label_maps
 from tests.configs.published import Step, one_step
 from tests.configs.test_published import RECIPES

@@ -13,7 +13,7 @@ from densevit.config import Config, yaml_io
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import BackboneSection, HeadSection, InferenceSection
 from densevit.config.training_schema import OptimSection, TrainerSection
-from densevit.weights import layouts
+from densevit.layouts import find
 from tests.docs.test_code_blocks import PROJECT
 
 DOCS = PROJECT / "docs"
@@ -90,7 +90,7 @@ def test_layouts_page_lists_the_layouts() -> None:
     """Each with its variants, in the third column of the table."""
     table = (DOCS / "reference/layouts.md").read_text().partition("\n## ")[0]
     cells = re.findall(r"^\|[^|]*\|[^|]*\|([^|]*)", table, re.MULTILINE)
-    found = [layouts.find(name) for name in ours("checkpoints")]
+    found = [find(name) for name in ours("checkpoints")]
     expected = {name for layout in found for name in (layout.name, *(variant.name for variant in layout.variants))}
     assert {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)} == expected
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.interfaces import Losses, Targets
+from densevit.layouts import find
 from densevit.losses.boxes import to_corners
 from densevit.weights.key_mapping import translate
-from densevit.weights.layouts import find
 
 
 def renamed(values: Mapping[str, Tensor | None], layout: str, task: str) -> dict[str, Tensor]:

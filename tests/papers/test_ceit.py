@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 import densevit
 from densevit.errors import WeightsError
+from densevit.layouts import find
 from densevit.weights.key_mapping import describe, translate, translate_back
-from densevit.weights.layouts import find, recognise
+from densevit.weights.recognition import recognise
 from densevit_papers.ceit import CeiT
 from tests.gradient_comparison import assert_same_with_gradients
 from tests.papers.small_models import randomise

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 import densevit
+from densevit.layouts import find
 from densevit.weights.key_mapping import describe, translate, translate_back
-from densevit.weights.layouts import find, recognise
+from densevit.weights.recognition import recognise
 from densevit_workbench.interchange.foreign_weights import convert
 from tests.papers.small_models import randomise
 

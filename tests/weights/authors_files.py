@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from densevit.layouts import find
 from densevit.weights.key_mapping import translate_back
-from densevit.weights.layouts import find
 from densevit_workbench.interchange.transformers_export import by_task, model_of
 
 

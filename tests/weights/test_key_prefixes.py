@@ -15,6 +15,7 @@ from densevit.weights.checkpoint_io import read
 from densevit.weights.converting import convert_checkpoint
 from densevit.weights.key_mapping import canonical
 from densevit.weights.key_prefixes import fitting
+from densevit.weights.recognition import most_specific
 from tests.weights.states import assert_state, equal
 
 PREFIXES = ("model.backbone.", "encoder.", "encoder_q.", "backbone.body.", "model.teacher.", "0.")
@@ -34,18 +35,18 @@ def prefixed(prefix, state):
 
 @pytest.mark.integration
 def test_each_layout_is_read_below_prefixes_alone_and_beside_other_tensors():
-    for i, layout in enumerate(layouts.every()):
+    for i, layout in enumerate(every()):
         state = state_of(layout)
-        same = layouts.most_specific(state)
+        same = most_specific(state)
         assert same, layout.name
         for prefix, others in ((PREFIXES[i % 6], {}), (PREFIXES[(i + 1) % 6], {"unlike.anything": torch.zeros(1)})):
             wrapped = prefixed(prefix, state) | others
-            if layouts.most_specific(wrapped):  # the layout has this prefix itself
+            if most_specific(wrapped):  # the layout has this prefix itself
                 continue
-            checkpoint = fitting(Checkpoint(wrapped, "a.pth"), layouts.most_specific, WeightsError("no layout"))
+            checkpoint = fitting(Checkpoint(wrapped, "a.pth"), most_specific, WeightsError("no layout"))
             for found in same:
                 assert equal(canonical(checkpoint.tensors, found), canonical(state, found)), (found.name, prefix)
-            assert layouts.most_specific(checkpoint.tensors) == same
+            assert most_specific(checkpoint.tensors) == same
             [note] = checkpoint.notes
             assert repr(prefix)[:4] in note and ("unlike.anything" in note) is bool(others)
 
@@ -70,7 +71,7 @@ def test_the_average_is_read_and_both_are_named(average, raw, tmp_path):
 
 @pytest.mark.integration
 def test_the_average_is_read_in_each_layout_unless_it_states_the_container(tmp_path):
-    for layout in layouts.every():
+    for layout in every():
         state = state_of(layout)
         averaged = {key: tensor + 1 for key, tensor in state.items()}
         torch.save({"model": state, "model_ema": averaged}, tmp_path / "a.pth")
@@ -90,7 +91,7 @@ def test_timm_reads_the_same_average(tmp_path):
 
 def test_a_stated_container_is_that_of_the_published_scores():
     """The authors' evaluation reads `model`, as DeiT's, whose code writes `model_ema` beside it."""
-    stated = {layout.name: layout.container for layout in layouts.every() if layout.container}
+    stated = {layout.name: layout.container for layout in every() if layout.container}
     assert stated == dict.fromkeys(("ceit", "ceit-lca", "localvit", "cycle-mlp"), "model")
 
 
@@ -167,7 +168,7 @@ def test_a_prefix_without_keys_is_refused_with_the_prefixes_of_the_file(resnet, 
 
 
 def test_an_incomplete_model_is_named_and_its_backbone_not_read_alone(tmp_path):
-    layout = layouts.find("detr")
+    layout = find("detr")
     state = state_of(layout)
     state.pop("query_embed.weight")
     with pytest.raises(WeightsError, match=r" detr fits most: \d+ of \d+ keys below 'net\.'\.$"):

@@ -114,7 +114,7 @@ def files(layout):
 
 def test_every_layout_has_records_and_each_has_four_fields_a_source_and_a_date():
     refused = {"gtr-pose", "gtr-oriented", "gtr-depth"}
-    for layout in layouts.every():
+    for layout in every():
         assert files(layout) or layout.name in refused, layout.name
         for pattern, one in files(layout).items():
             assert all((one.code, one.weights, one.data, one.teacher)) and one.code != "unknown", pattern
@@ -123,7 +123,7 @@ def test_every_layout_has_records_and_each_has_four_fields_a_source_and_a_date()
 
 def record(source):
     """The record of a published name, of whatever layout."""
-    records = (files(layout).items() for layout in layouts.every())
+    records = (files(layout).items() for layout in every())
     return next((one for each in records for pattern, one in each if fnmatch(source, pattern)), None)
 
 

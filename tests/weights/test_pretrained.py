@@ -9,6 +9,7 @@ from torch import nn
 from densevit import config as configs
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Neck, Publishing, SpecialTensors
+from densevit.layouts import finding
 from densevit.model import build_from_sections
 from densevit.weights import layouts
 from densevit.weights.checkpoint import Checkpoint
@@ -94,7 +95,7 @@ DETECTOR = CheckpointLayout(
 def known(monkeypatch):
     known = {one.name: one for one in (ENCODER, DETECTOR)}
     found = SimpleNamespace(find=lambda group: known, load=lambda group, name: known[name])
-    monkeypatch.setattr(layouts, "registry", found)
+    monkeypatch.setattr(finding, "registry", found)
 
 
 def config_of(backbone=None, heads=None, **sections):

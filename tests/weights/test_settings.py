@@ -8,9 +8,8 @@ import pytest
 
 from densevit import config as configs
 from densevit.interfaces import Class
+from densevit.layouts import find, segmentation_classes
 from densevit.weights.converting import with_settings
-from densevit.weights.label_sets import segmentation_classes
-from densevit.weights.layouts import find
 from densevit.weights.preprocessing import folder_metadata, timm_metadata
 from densevit_heads.dpt.checkpoints import KITTI, NYU
 from tests.configs.published import with_variants

@@ -23,10 +23,10 @@ TERMS = {
 def table() -> str:
     """A row for each record: its files by pattern, or the layouts whose files have no pattern."""
     from densevit.interfaces import Licences  # late: they import torch
-    from densevit.weights import layouts
+    from densevit.layouts import every
 
     files: dict[Licences, dict[str, None]] = {}
-    for layout in layouts.every():
+    for layout in every():
         usual = layout.publishing.licences
         if isinstance(usual, Licences) and not layout.publishing.files:
             files.setdefault(usual, {})[layout.name] = None

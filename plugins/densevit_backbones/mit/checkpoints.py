@@ -16,7 +16,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.state_dict_io import count
+from densevit.layouts import count
 from densevit_backbones.mit.variants import HEADS, REDUCTIONS, VARIANTS
 
 _LICENCES = Licences(

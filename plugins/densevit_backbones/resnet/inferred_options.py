@@ -4,7 +4,7 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import StateDict
-from densevit.weights.state_dict_io import count
+from densevit.layouts import count
 from densevit_backbones.resnet.variants import BLOCKS, BOTTLENECKS_FROM
 
 

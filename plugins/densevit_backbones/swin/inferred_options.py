@@ -7,7 +7,7 @@ from typing import Any
 from densevit.errors import WeightsError
 from densevit.interfaces import LayoutOptions, StateDict
 from densevit.layers.windows import ShiftRule
-from densevit.weights.state_dict_io import count
+from densevit.layouts import count
 from densevit_backbones.swin.variants import VARIANTS
 
 OPTIONS = LayoutOptions(runtime=("shift",), project_defaults=("shift",))

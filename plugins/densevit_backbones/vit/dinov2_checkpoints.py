@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from densevit.interfaces import CheckpointLayout, Line, Publishing, Rearrangement, SpecialTensors, StateDict
-from densevit.weights.token_positions import TOKENS, added_to_tokens
+from densevit.layouts import TOKENS, added_to_tokens
 from densevit_backbones import licences
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 from densevit_backbones.vit.timm_checkpoints import VIT

@@ -19,7 +19,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.token_positions import TOKENS
+from densevit.layouts import TOKENS
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 
 _LICENCES = Licences(

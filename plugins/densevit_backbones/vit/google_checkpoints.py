@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from densevit.interfaces import Change, CheckpointLayout, Line, OtherKeys, Publishing, SpecialTensors, StateDict
-from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
+from densevit.layouts import GRID, TOKENS, added_to_tokens
 from densevit_backbones import licences
 from densevit_backbones.vit.inferred_options import GELU, OPTIONS, STANDARDIZATION, describe
 from densevit_backbones.vit.variants import HYBRID_BLOCKS

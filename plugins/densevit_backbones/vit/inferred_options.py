@@ -5,7 +5,7 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import LayoutOptions, StateDict
-from densevit.weights.state_dict_io import count
+from densevit.layouts import count
 from densevit_backbones.vit.variants import HYBRID_BLOCKS, VARIANTS
 
 STANDARDIZATION, RESIZING, GELU = "weight_standardization", "position_resizing", "gelu"

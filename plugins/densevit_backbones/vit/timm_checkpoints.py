@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from densevit.interfaces import CheckpointLayout, Line, Publishing, SpecialTensors
-from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
+from densevit.layouts import GRID, TOKENS, added_to_tokens
 from densevit_backbones.licences import DEIT_FILES, TIMM, TIMM_FILES
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 

@@ -1,7 +1,7 @@
 """torchvision's vision transformers."""
 
 from densevit.interfaces import CheckpointLayout, Line, Publishing, SpecialTensors
-from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
+from densevit.layouts import GRID, TOKENS, added_to_tokens
 from densevit_backbones.licences import TORCHVISION, TORCHVISION_FILES
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
 

@@ -20,8 +20,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.state_dict_io import count
-from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
+from densevit.layouts import GRID, TOKENS, added_to_tokens, count
 from densevit_backbones import licences
 from densevit_backbones.vit.dinov2_checkpoints import with_gated_export
 from densevit_backbones.vit.inferred_options import OPTIONS, describe

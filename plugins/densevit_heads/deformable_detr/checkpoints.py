@@ -20,8 +20,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.layouts import find
-from densevit.weights.state_dict_io import count, part
+from densevit.layouts import count, find, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.detr.checkpoints import class_rows, classes_of
 

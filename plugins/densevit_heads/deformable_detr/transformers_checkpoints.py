@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, OtherKeys, Publishing, SpecialTensors, StateDict
-from densevit.weights.layouts import backbone_lines
+from densevit.layouts import backbone_lines
 from densevit_heads.attention_checkpoints import deformable_attention
 from densevit_heads.deformable_detr.checkpoints import (
     DECODER,

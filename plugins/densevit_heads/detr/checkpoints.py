@@ -8,9 +8,7 @@ from torch import Tensor
 
 from densevit.errors import WeightsError
 from densevit.interfaces import Change, CheckpointLayout, Class, LayoutOptions, Licences, Line, Publishing, StateDict
-from densevit.weights.label_sets import coco_classes, coco_panoptic_classes, numbered_classes
-from densevit.weights.layouts import find
-from densevit.weights.state_dict_io import count, part
+from densevit.layouts import coco_classes, coco_panoptic_classes, count, find, numbered_classes, part
 from densevit_heads.attention_checkpoints import fused_attention
 
 LICENCES = Licences(

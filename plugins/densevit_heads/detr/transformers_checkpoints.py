@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, OtherKeys, Publishing, StateDict
-from densevit.weights.layouts import backbone_lines
+from densevit.layouts import backbone_lines
 from densevit_heads.detr.checkpoints import (
     CLASS_ROWS,
     DECODER,

@@ -21,7 +21,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.state_dict_io import count
+from densevit.layouts import count
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.rtdetr.checkpoints import BLACK, LABELS, WHITE, classes_of, mlp
 

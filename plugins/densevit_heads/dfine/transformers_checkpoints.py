@@ -22,7 +22,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.state_dict_io import count
+from densevit.layouts import count
 from densevit_heads.attention_checkpoints import deformable_attention
 from densevit_heads.detr.transformers_checkpoints import id2label
 from densevit_heads.dfine.checkpoints import (

@@ -18,10 +18,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.label_sets import segmentation_classes
-from densevit.weights.layouts import backbone_lines, by_name_only, find
-from densevit.weights.state_dict_io import part
-from densevit.weights.token_positions import added_to_tokens
+from densevit.layouts import added_to_tokens, backbone_lines, by_name_only, find, part, segmentation_classes
 from densevit_heads.setr import checkpoints as setr
 
 LICENCES = Licences(

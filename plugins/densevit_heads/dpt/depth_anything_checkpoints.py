@@ -22,8 +22,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.layouts import backbone_lines, backbone_rearrangement, by_name_only, find
-from densevit.weights.state_dict_io import count, part
+from densevit.layouts import backbone_lines, backbone_rearrangement, by_name_only, count, find, part
 from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
 
 SMALL_LICENCES = Licences(

@@ -5,10 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, Publishing, SpecialTensors, StateDict
-from densevit.weights.label_sets import segmentation_classes
-from densevit.weights.layouts import find
-from densevit.weights.state_dict_io import part
-from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
+from densevit.layouts import GRID, TOKENS, added_to_tokens, find, part, segmentation_classes
 from densevit_heads.dpt.checkpoints import FILES, LICENCES, PLACES, UNUSED_NORM, UNUSED_UNIT, Task, whole_model
 
 _EMBEDDINGS, _BLOCK, _BIT = "dpt.embeddings", "dpt.encoder.layer.{i}", "dpt.embeddings.backbone.bit"

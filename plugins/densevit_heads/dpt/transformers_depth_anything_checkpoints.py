@@ -15,8 +15,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.layouts import backbone_rearrangement, find
-from densevit.weights.state_dict_io import part
+from densevit.layouts import backbone_rearrangement, find, part
 from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
 from densevit_heads.dpt.depth_anything_checkpoints import (
     FEATURES,

@@ -26,10 +26,8 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
+from densevit.layouts import GRID, TOKENS, backbone_lines, count, find, part
 from densevit.set_prediction.mask_segments import Task
-from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.state_dict_io import count, part
-from densevit.weights.token_positions import GRID, TOKENS
 from densevit_heads.mask2former.checkpoints import KEYS, classes_of
 
 NAMES: dict[Task, str] = {"panoptic": "eomt", "instance": "eomt_instance", "semantic": "eomt_semantic"}

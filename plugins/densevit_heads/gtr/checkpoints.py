@@ -20,8 +20,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.state_dict_io import count, part
+from densevit.layouts import backbone_lines, count, find, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.dfine.checkpoints import points_and_scale
 from densevit_heads.rf_detr import projector_checkpoints as projector

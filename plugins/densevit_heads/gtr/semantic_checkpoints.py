@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, Publishing, StateDict
-from densevit.weights.label_sets import segmentation_classes
-from densevit.weights.layouts import backbone_lines, find
+from densevit.layouts import backbone_lines, find, segmentation_classes
 from densevit_heads.gtr.checkpoints import BACKBONE, MARKS, NORM, describe_backbone
 from densevit_heads.rf_detr import projector_checkpoints as projector
 

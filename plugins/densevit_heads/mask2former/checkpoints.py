@@ -10,11 +10,9 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class, Licences, Line, Publishing, SpecialTensors, StateDict
+from densevit.layouts import backbone_lines, count, find, instance_classes, panoptic_classes, part, segmentation_classes
 from densevit.set_prediction.mask_classification import MaskClassification
 from densevit.set_prediction.mask_segments import Task
-from densevit.weights.label_sets import instance_classes, panoptic_classes, segmentation_classes
-from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.state_dict_io import count, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.mask2former.head import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, NUM_POINTS

@@ -17,8 +17,8 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
+from densevit.layouts import backbone_lines, find
 from densevit.set_prediction.mask_segments import Task
-from densevit.weights.layouts import backbone_lines, find
 from densevit_heads.attention_checkpoints import fused_attention
 from densevit_heads.mask2former.checkpoints import FILES, KEYS, LICENCES, encoder_lines, for_task, with_variants
 

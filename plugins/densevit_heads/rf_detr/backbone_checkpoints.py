@@ -12,9 +12,7 @@ from torch import Tensor
 
 from densevit.errors import WeightsError
 from densevit.interfaces import ZEROS, Change, Line, StateDict
-from densevit.weights.layouts import backbone_rearrangement, find
-from densevit.weights.state_dict_io import count
-from densevit.weights.token_positions import GRID
+from densevit.layouts import GRID, backbone_rearrangement, count, find
 
 DINOV2 = next(layout for layout in find("transformers-vit").variants if layout.name == "transformers-dinov2")
 BEIT = find("beit")

@@ -21,7 +21,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.state_dict_io import count, part
+from densevit.layouts import count, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.deformable_detr.checkpoints import CLASS_ROWS
 from densevit_heads.detr.checkpoints import classes_of

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from densevit.interfaces import Line, StateDict
-from densevit.weights.state_dict_io import count
+from densevit.layouts import count
 
 UNSAVED = ("heads.detection.neck.norm_eps",)
 """The option that no tensor determines."""

@@ -23,9 +23,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.label_sets import instance_classes
-from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.state_dict_io import count, part
+from densevit.layouts import backbone_lines, count, find, instance_classes, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 
 # Asks for the weights' licence, unanswered.

@@ -21,7 +21,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.layouts import backbone_lines, find
+from densevit.layouts import backbone_lines, find
 from densevit_heads.attention_checkpoints import deformable_attention
 from densevit_heads.detr.transformers_checkpoints import id2label
 from densevit_heads.rtdetr.checkpoints import (

@@ -5,9 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, OtherKeys, SpecialTensors, StateDict
-from densevit.weights.label_sets import segmentation_classes
-from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.state_dict_io import part
+from densevit.layouts import backbone_lines, find, part, segmentation_classes
 
 _HEAD = "heads.segmentation"
 _NVIDIA, _TRANSFORMERS = find("nvidia-mit"), find("transformers-mit")

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import Change, CheckpointLayout, Class, Licences, Line, Publishing, SpecialTensors, StateDict
-from densevit.weights.label_sets import segmentation_classes
-from densevit.weights.layouts import find
-from densevit.weights.state_dict_io import part
-from densevit.weights.token_positions import GRID, TOKENS, added_to_tokens
+from densevit.layouts import GRID, TOKENS, added_to_tokens, find, part, segmentation_classes
 
 _LICENCES = Licences(
     "Apache-2.0",

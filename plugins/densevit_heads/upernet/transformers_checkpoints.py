@@ -16,9 +16,7 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.weights.label_sets import segmentation_classes
-from densevit.weights.layouts import backbone_lines, find
-from densevit.weights.state_dict_io import count, part
+from densevit.layouts import backbone_lines, count, find, part, segmentation_classes
 
 _LICENCES = Licences(
     "Apache-2.0",

@@ -7,6 +7,7 @@ from densevit import config as configs
 from densevit.atomic_io import atomic_folder
 from densevit.config.yaml_io import write as yaml
 from densevit.errors import WeightsError, listed
+from densevit.layouts import leading_parts
 from densevit.model import DenseModel
 from densevit.weights import model_file
 from densevit.weights.checkpoint_io import read

@@ -14,9 +14,10 @@ from densevit.channels import RGB
 from densevit.config import ModelSections
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Publishing
+from densevit.layouts import every
 from densevit.model import DenseModel, build_from_sections
 from densevit.paths import user_path
-from densevit.weights import layouts, model_file
+from densevit.weights import model_file
 from densevit.weights.converting import Converted
 from densevit.weights.key_mapping import canonical, describe, option_of, translate_back
 from densevit.weights.state_dict_io import read_safetensors, write_safetensors
@@ -42,7 +43,7 @@ def export(source: str | Path, out: Path, trust: bool = False) -> list[str]:
     state, sections = by_task(model)
     candidates: list[tuple[CheckpointLayout, dict[str, Tensor]]] = []
     failed: dict[str, int] = {}  # the reasons, with the number of tensors without a place
-    for layout in layouts.every():
+    for layout in every():
         if layout.publishing.config_files is Publishing.config_files or layout.is_backbone != (not model.heads):
             continue
         try:

@@ -7,8 +7,9 @@ from torch.nn import functional as F
 
 import densevit
 from densevit.errors import DensevitError, WeightsError
+from densevit.layouts import find
 from densevit.weights.key_mapping import describe, translate, translate_back
-from densevit.weights.layouts import find, recognise
+from densevit.weights.recognition import recognise
 from densevit_backbones.gtr.backbone import Block, Gtr
 from densevit_backbones.gtr.variants import VARIANTS
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from densevit.layouts import find
 from densevit.weights.key_mapping import translate
-from densevit.weights.layouts import find
 from densevit_backbones.resnet import ResNet
 from tests.backbones.references import load as load_by_layout
 from tests.backbones.references import stage_maps

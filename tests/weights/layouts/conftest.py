@@ -13,9 +13,10 @@ from torch import Tensor, nn
 import densevit
 from densevit import config as configs
 from densevit.interfaces import Backbone, CheckpointLayout
+from densevit.layouts import find
 from densevit.model import DenseModel
 from densevit.weights.key_mapping import Translation, canonical, describe, translate, translate_back
-from densevit.weights.layouts import find, recognise
+from densevit.weights.recognition import recognise
 from densevit_backbones.vit.variants import VARIANTS, Variant
 from densevit_heads.rf_detr import backbone_checkpoints
 from tests.built_models import build_model

@@ -13,8 +13,9 @@ from torch import Tensor
 
 import densevit
 from densevit.errors import WeightsError
+from densevit.layouts import find
 from densevit.weights.key_mapping import describe, translate
-from densevit.weights.layouts import find, recognise
+from densevit.weights.recognition import recognise
 from tests.weights.layouts import models
 
 pytestmark = pytest.mark.integration

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from densevit.layouts import find
 from densevit.weights.key_mapping import translate_back
-from densevit.weights.layouts import find
 from tests.weights.layouts.test_described import R34
 
 pytestmark = pytest.mark.integration

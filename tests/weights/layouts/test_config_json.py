@@ -7,7 +7,6 @@ from densevit.errors import WeightsError
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.foreign_checkpoint import translate_checkpoint
 from densevit.weights.key_mapping import saved_options
-from densevit.weights.layouts import find
 
 pytestmark = pytest.mark.integration
 

@@ -9,7 +9,7 @@ from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.checkpoint_io import read
 from densevit.weights.foreign_checkpoint import translate_checkpoint
 from densevit.weights.key_mapping import describe
-from densevit.weights.layouts import recognise
+from densevit.weights.recognition import recognise
 from densevit_workbench.interchange.foreign_weights import convert, write
 from tests.weights.layouts import models
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from densevit.errors import WeightsError
+from densevit.layouts import find, preset_classes
 from densevit.weights.key_mapping import describe
-from densevit.weights.label_sets import preset_classes
-from densevit.weights.layouts import find, recognise
+from densevit.weights.recognition import recognise
 
 pytestmark = pytest.mark.integration
 

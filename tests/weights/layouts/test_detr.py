@@ -8,9 +8,9 @@ import torch
 
 from densevit import config as configs
 from densevit.errors import WeightsError
+from densevit.layouts import coco_classes, coco_panoptic_classes, find
 from densevit.weights.key_mapping import describe, translate, translate_back
-from densevit.weights.label_sets import coco_classes, coco_panoptic_classes
-from densevit.weights.layouts import find, recognise
+from densevit.weights.recognition import recognise
 from densevit_heads.deformable_detr.checkpoints import DEFORMABLE_DETR
 from densevit_heads.detr.checkpoints import DETR, IMPOSSIBLE
 from tests.built_models import build_model

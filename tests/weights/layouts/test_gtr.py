@@ -8,8 +8,9 @@ from torch import Tensor
 
 import densevit
 from densevit.errors import WeightsError
+from densevit.layouts import find
 from densevit.weights.key_mapping import describe
-from densevit.weights.layouts import find, recognise
+from densevit.weights.recognition import recognise
 from densevit_workbench.interchange.foreign_weights import convert
 
 MASKS = "decoder.decoder.segmentation_head."

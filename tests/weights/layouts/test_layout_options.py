@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import densevit
+from densevit.layouts import find
 from densevit.weights.key_mapping import missing_because, translate_back
-from densevit.weights.layouts import find
 from densevit_methods.teachers import load_backbone
 from densevit_workbench.interchange.foreign_weights import convert
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from densevit.layouts import coco_panoptic_classes, find
 from densevit.set_prediction.queries import MaskQueries, mask_logits
-from densevit.weights.label_sets import coco_panoptic_classes
-from densevit.weights.layouts import find, recognise
+from densevit.weights.recognition import recognise
 from densevit_backbones.swin.variants import VARIANTS, Variant
 from tests.weights.layouts.originals.weights import MASK2FORMER_SIZES, mask2former_batch, random_mask2former
 from tests.weights.layouts.recordings import recorded

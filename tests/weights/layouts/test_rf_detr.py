@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 
 import densevit
 from densevit.errors import WeightsError
+from densevit.layouts import find
 from densevit.weights.key_mapping import describe
-from densevit.weights.layouts import find, recognise
+from densevit.weights.recognition import recognise
 from densevit_workbench.interchange.foreign_weights import convert
 from tests.weights.layouts.models import rf_detr
 

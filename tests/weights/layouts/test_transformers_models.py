@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 import densevit
+from densevit.layouts import coco_classes, coco_panoptic_classes, find
 from densevit.weights.key_mapping import translate
-from densevit.weights.label_sets import coco_classes, coco_panoptic_classes
-from densevit.weights.layouts import find, recognise
+from densevit.weights.recognition import recognise
 from densevit_workbench.interchange.foreign_weights import convert, write
 from densevit_workbench.interchange.transformers_export import export
 from tests.weights.authors_files import write_in_layout

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from densevit.weights.layouts import find, recognise, same_tensors
+from densevit.layouts import find
+from densevit.weights.recognition import recognise, same_tensors
 from densevit_backbones.vit.variants import VARIANTS, Variant
 from tests.weights.layouts.originals.weights import (
     random_depth_anything,

@@ -11,8 +11,9 @@ from safetensors import safe_open
 from torch import nn
 
 from densevit.interfaces import CheckpointLayout
+from densevit.layouts import find
 from densevit.weights.key_mapping import describe, translate
-from densevit.weights.layouts import find, recognise
+from densevit.weights.recognition import recognise
 from densevit_backbones.mvit import checkpoints, variants
 from densevit_backbones.mvit.backbone import MViT
 from densevit_backbones.swin.backbone import Swin

@@ -8,8 +8,8 @@ from PIL import Image
 import densevit
 from densevit import config as configs
 from densevit.cli import main
+from densevit.layouts import coco_classes
 from densevit.weights.checkpoint_io import read
-from densevit.weights.label_sets import coco_classes
 from tests.weights.layouts import models
 
 NAMES = {one.file_id: one.name for one in coco_classes()}

@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import cache
 from importlib import resources
 
-from densevit.config import yaml_io
 from densevit.interfaces import Class, color_of
 
 _BY_ROWS = {150: "ade20k", 19: "cityscapes"}  # data sets of published segmentation models
@@ -66,7 +65,7 @@ def objects365_classes() -> tuple[Class, ...]:
 
     15 misspelled names of its annotations are corrected, as in published checkpoints: `Bakset` is `Basket`.
     """
-    names = (resources.files("densevit.weights") / "objects365.txt").read_text("utf-8").splitlines()
+    names = (resources.files("densevit.layouts") / "objects365.txt").read_text("utf-8").splitlines()
     return tuple(Class(name, file_id, color_of(file_id)) for file_id, name in enumerate(names, 1))
 
 
@@ -123,6 +122,7 @@ _ADE20K_STUFF = {
 @cache
 def preset_classes(preset: str) -> tuple[Class, ...]:
     """The classes of a `data.preset`."""
+    from densevit.config import yaml_io
     from densevit.data.datasets.label_values import Ignored, LabelValues  # imports OpenCV, which few checkpoints need
 
     file = resources.files("densevit.data.datasets") / "presets" / f"{preset}.yaml"

@@ -1,72 +1,15 @@
-"""Finds and recognises checkpoint layouts, which are plugins (entry-point group `densevit.checkpoints`)."""
+"""Recognises the layout of a checkpoint."""
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from densevit import registry
-from densevit.errors import PluginError, WeightsError, did_you_mean
-from densevit.interfaces import CheckpointLayout, Line, Rearrangement, StateDict
+from densevit.errors import WeightsError
+from densevit.interfaces import CheckpointLayout, StateDict
+from densevit.layouts.finding import every
+from densevit.layouts.state_dicts import below, leading_parts
 from densevit.weights.key_mapping import canonical, named_keys
-from densevit.weights.state_dict_io import below, leading_parts
-
-
-def find(name: str) -> CheckpointLayout:
-    """The layout or variant with a name; or a layout "module:LAYOUT", which needs no entry point.
-
-    Raises WeightsError with the nearest name; PluginError if the layout cannot be loaded.
-    """
-    if ":" in name or name in registry.find("checkpoints"):
-        layout: CheckpointLayout = registry.load("checkpoints", name)
-        if ":" not in name and layout.name != name:
-            raise PluginError(
-                f"The checkpoint layout {name!r} is named {layout.name!r} in its module; expected the entry point's "
-                "name."
-            )
-        return layout
-    layouts = {layout.name: layout for layout in every()}
-    if name not in layouts:
-        raise WeightsError(f"Unknown layout {name!r}.{did_you_mean(name, layouts)}")
-    return layouts[name]
-
-
-def every() -> Iterator[CheckpointLayout]:
-    """Yields all layouts, each before its variants. Warns of layouts that cannot be loaded."""
-    for name in registry.find("checkpoints"):
-        try:
-            layout = find(name)
-        except PluginError as error:
-            warnings.warn(f"{error} Checkpoints of this layout are not recognised.", stacklevel=3)
-        else:
-            yield from (layout, *layout.variants)
-
-
-def backbone_lines(name: str, prefix: str) -> tuple[Line, ...]:
-    """Maps the keys of a backbone inside the checkpoints of complete models, by the backbone's layout `name`.
-
-    prefix: the prefix of the backbone's keys in these checkpoints, with the dot.
-    """
-    return tuple(Line(prefix + line.foreign_key, f"backbone.{line.key}", line.change) for line in find(name).lines)
-
-
-def backbone_rearrangement(layout: CheckpointLayout, prefix: str) -> Rearrangement:
-    """Applies the `Rearrangement` of a backbone's layout to the backbone's tensors in checkpoints of complete models.
-
-    layout: the backbone's. prefix: the prefix of the backbone's keys in these checkpoints, with the dot; other keys do
-    not change.
-    """
-    rearrange = layout.special.rearrange
-    assert rearrange is not None
-
-    def inside(change: Callable[[StateDict], StateDict], state: StateDict) -> StateDict:
-        backbone = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
-        rest = {key: x for key, x in state.items() if not key.startswith(prefix)}
-        return {**{prefix + key: x for key, x in change(backbone).items()}, **rest}
-
-    return Rearrangement(partial(inside, rearrange.forward), partial(inside, rearrange.inverse))
 
 
 def recognise(
@@ -112,11 +55,6 @@ def same_tensors(layout: CheckpointLayout) -> list[str]:
     """The names of the layouts whose marks equal those of `layout`, so that a checkpoint's keys do not tell which it
     has."""
     return [other.name for other in every() if other.marks == layout.marks and other.name != layout.name]
-
-
-def by_name_only(tensors: StateDict, metadata: Mapping[str, Any]) -> bool:
-    """`CheckpointLayout.fits` of a variant that only its name selects."""
-    return False
 
 
 def nearest(tensors: StateDict) -> tuple[int, str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from densevit.weights.label_sets import coco_classes, instance_classes, numbered_classes, objects365_classes
+from densevit.layouts import coco_classes, instance_classes, numbered_classes, objects365_classes
 
 # `obj365_ids` of Peterande/D-FINE: for each class of COCO, the most similar one of Objects365, from 0.
 OBJECTS365_OF_COCO = [

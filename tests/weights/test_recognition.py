@@ -13,6 +13,7 @@ from densevit.interfaces import CheckpointLayout
 from densevit.weights import layouts
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.converting import convert_checkpoint
+from densevit.weights.recognition import recognise
 
 
 def made(*found):
@@ -29,7 +30,7 @@ def known(monkeypatch):
         ("no-marks", ()),
     )
     registry = SimpleNamespace(find=lambda group: found, load=lambda group, name: found[name])
-    monkeypatch.setattr(layouts, "registry", registry)
+    monkeypatch.setattr(finding, "registry", registry)
 
 
 def state(*names):
@@ -37,24 +38,24 @@ def state(*names):
 
 
 def test_the_most_specific_layout_is_selected_and_no_or_several_and_unknown_names_are_refused(known):
-    assert layouts.recognise(state("blocks.0.w", "cls")).name == "a-vit"
-    assert layouts.recognise(state("blocks.0.w", "dist", "cls")).name == "a-deit"
+    assert recognise(state("blocks.0.w", "cls")).name == "a-vit"
+    assert recognise(state("blocks.0.w", "dist", "cls")).name == "a-deit"
     with pytest.raises(WeightsError, match=r"some\.pth has 8 tensors \(a, b, c, \.\.\., f, g, h\).*`densevit plugins`"):
-        layouts.recognise(state(*"abcdefgh"), "some.pth")
+        recognise(state(*"abcdefgh"), "some.pth")
     with pytest.raises(WeightsError, match=r"2 tensors \(conv, stages\.1\.w\).* b-net and c-net\. .* --as NAME"):
-        layouts.recognise(state("conv", "stages.1.w"))
-    assert layouts.find("b-net").name == "b-net"
+        recognise(state("conv", "stages.1.w"))
+    assert find("b-net").name == "b-net"
     with pytest.raises(WeightsError, match=r"Unknown layout 'a-vti'\. Did you mean 'a-vit'\? Known: a-deit, a-vit"):
-        layouts.find("a-vti")
+        find("a-vti")
 
 
 def test_each_layout_refuses_another_architecture_and_its_marks_alone_in_one_line():
     """The layout is named, as by `convert --as`."""
     detector = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None)
     with pytest.raises(WeightsError) as error:
-        layouts.recognise(detector.state_dict(), "detector.pth")
+        recognise(detector.state_dict(), "detector.pth")
     assert "--as" not in str(error.value)
-    for layout in layouts.every():
+    for layout in every():
         marks = [re.sub(r"\[\d/\d\]$", "", re.sub(r"\{\w+\}", "0", mark)) for mark in layout.marks]
         for tensors in (detector.state_dict(), {mark: torch.zeros(1) for mark in marks}):
             with pytest.raises(DensevitError) as error:
@@ -66,7 +67,7 @@ def test_all_modules_are_found_and_layouts_are_complete():
     names = registry.find("checkpoints")
     assert {"torchvision-resnet", "detr", "timm-vit"} <= set(names)
     for name in names:
-        layout = layouts.find(name)
+        layout = find(name)
         assert layout.name == name and layout.marks
         if not layout.is_backbone:
             assert all(
@@ -91,7 +92,7 @@ def test_each_layout_is_compared_with_its_project_in_one_test(project):
     pages = [path.read_text() for path in (project / "tests").rglob("test_*.py")]
     marks = [mark for page in pages for mark in re.findall(r"^@pytest\.mark\.parity\(([^)]*)\)", page, re.MULTILINE)]
     compared = [name for mark in marks for name in re.findall(r'"([^"]+)"', mark)]
-    assert sorted(compared) == sorted({layout.name for layout in layouts.every()} - REFUSED - KEYS_ONLY)
+    assert sorted(compared) == sorted({layout.name for layout in every()} - REFUSED - KEYS_ONLY)
 
 
 BROKEN = "[densevit.checkpoints]\nbroken-net = bl_broken:NET\nother-name = bl_whole:NET\nno-layout = bl_whole:Line\n"
@@ -106,7 +107,7 @@ def test_a_broken_layout_affects_only_its_own_checkpoints(install):
     entry_points = BROKEN + "whole-net = bl_whole:NET\n"
     install("strangers", entry_points, {"bl_broken.py": "raise RuntimeError('torn')", "bl_whole.py": WHOLE})
     with pytest.warns(UserWarning, match="recognised") as warned:
-        assert layouts.recognise(state("stem.w")).name == "whole-net"
+        assert recognise(state("stem.w")).name == "whole-net"
     messages = sorted(str(one.message) for one in warned)
     assert len(messages) == 3
     assert messages[0].startswith(
@@ -117,7 +118,7 @@ def test_a_broken_layout_affects_only_its_own_checkpoints(install):
     assert "'other-name' is named 'whole-net' in its module; expected the entry point's name" in messages[2]
     assert all(message.endswith("Checkpoints of this layout are not recognised.") for message in messages)
     with pytest.raises(PluginError, match="broken-net"):
-        layouts.find("broken-net")
-    assert layouts.find("bl_whole:NET").name == "whole-net"  # which needs no entry point
+        find("broken-net")
+    assert find("bl_whole:NET").name == "whole-net"  # which needs no entry point
     with pytest.raises(PluginError, match="no module 'bl_absent'"):
-        layouts.find("bl_absent:NET")
+        find("bl_absent:NET")
