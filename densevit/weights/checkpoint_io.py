@@ -18,7 +18,7 @@ from densevit.paths import user_path
 from densevit.weights import file_kinds, torch_checkpoint
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.sources import publisher_of, sources
-from densevit.weights.state_dict_io import below, read_header, read_safetensors
+from densevit.weights.state_dict_io import read_header, read_safetensors
 
 # Keys under which projects save state dicts, also nested, as in `ema.module`. The first one with tensors is read:
 # averages (EMA) precede raw weights, as in timm. mmengine and Lightning save the average as `state_dict`.

@@ -22,8 +22,8 @@ from densevit.weights.key_mapping import (
     translate,
 )
 from densevit.weights.key_prefixes import fitting
-from densevit.weights.layouts import most_specific, recognise
 from densevit.weights.published_licences import licences_of
+from densevit.weights.recognition import most_specific, recognise
 from densevit.weights.translated_checkpoint import TranslatedCheckpoint, native, triple
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from densevit.errors import WeightsError, counted, listed
 from densevit.interfaces import StateDict
+from densevit.layouts.state_dicts import below, leading_parts
 from densevit.weights.checkpoint import Checkpoint
-from densevit.weights.layouts import nearest
-from densevit.weights.state_dict_io import below, leading_parts
+from densevit.weights.recognition import nearest
 
 
 def without_prefix(checkpoint: Checkpoint, prefix: str) -> Checkpoint:

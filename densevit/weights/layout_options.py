@@ -7,13 +7,13 @@ from densevit import registry
 from densevit.config import BackboneSection, HeadSection, ModelSections
 from densevit.config.values import OpenSection, with_value
 from densevit.errors import WeightsError
+from densevit.layouts.state_dicts import part
 from densevit.model import DenseModel
 from densevit.registry.groups import POSITIONAL_ARGUMENTS
 from densevit.registry.plugin_options import default_of
 from densevit.weights.foreign_checkpoint import ForeignCheckpoint
 from densevit.weights.head_adaptation import replaced_tensors
 from densevit.weights.key_mapping import option_of
-from densevit.weights.state_dict_io import part
 
 Path = tuple[str, ...]  # of an option in a section: ("transformer", "num_heads")
 

@@ -15,7 +15,6 @@ from densevit.weights import licences
 from densevit.weights.head_adaptation import adapted_head, channel_mismatches
 from densevit.weights.resolving import Resolved
 from densevit.weights.sources import publisher_of
-from densevit.weights.state_dict_io import part
 from densevit.weights.state_dict_loading import Adapted, StateDictMatch, fit
 from densevit.weights.translated_checkpoint import TranslatedCheckpoint
 

@@ -16,7 +16,6 @@ from densevit.model.stem_channels import adapted_state, has_new_filters, stem_te
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.checkpoint_io import read
 from densevit.weights.sources import publisher_of, sources
-from densevit.weights.state_dict_io import part
 from densevit.weights.translated_checkpoint import ResolvedCheckpoint, TranslatedCheckpoint, native
 
 NO_FILES: Mapping[str, Checkpoint] = MappingProxyType({})

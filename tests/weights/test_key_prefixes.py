@@ -9,7 +9,7 @@ from torch import nn
 import densevit
 from densevit.cli import main
 from densevit.errors import WeightsError
-from densevit.weights import layouts
+from densevit.layouts import every, find
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.checkpoint_io import read
 from densevit.weights.converting import convert_checkpoint

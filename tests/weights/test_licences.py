@@ -14,7 +14,8 @@ import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.interfaces import Licences
-from densevit.weights import layouts, licences, preprocessing, published_licences
+from densevit.layouts import every, find
+from densevit.weights import licences, preprocessing, published_licences
 from densevit.weights.state_dict_io import read_header
 from tools.conventions.licences import TABLE
 
@@ -153,7 +154,7 @@ NAMED = {  # layout, source and model card: licence of the weights, clean
 
 @pytest.mark.parametrize(("layout", "source", "card"), NAMED)
 def test_files_differ_by_their_names_and_cards_add_what_is_unknown(layout, source, card):
-    stated = published_licences.licences_of(layouts.find(layout), source, {}, {"licence": card} if card else {})
+    stated = published_licences.licences_of(find(layout), source, {}, {"licence": card} if card else {})
     assert (stated.weights, stated.clean) == NAMED[layout, source, card] and stated.code != "unknown"
 
 

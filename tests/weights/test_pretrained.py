@@ -11,7 +11,6 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Neck, Publishing, SpecialTensors
 from densevit.layouts import finding
 from densevit.model import build_from_sections
-from densevit.weights import layouts
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.key_mapping import Line
 from densevit.weights.model_file import load as load_file

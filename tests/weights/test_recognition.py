@@ -10,7 +10,6 @@ import torchvision
 from densevit import registry
 from densevit.errors import DensevitError, PluginError, WeightsError
 from densevit.interfaces import CheckpointLayout
-from densevit.weights import layouts
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.converting import convert_checkpoint
 from densevit.weights.recognition import recognise

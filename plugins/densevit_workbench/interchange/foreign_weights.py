@@ -14,7 +14,6 @@ from densevit.weights.checkpoint_io import read
 from densevit.weights.converting import Converted, convert_checkpoint
 from densevit.weights.key_prefixes import without_prefix
 from densevit.weights.preprocessing import with_metadata
-from densevit.weights.state_dict_io import leading_parts
 
 
 def convert(
