@@ -10,6 +10,7 @@ import torchvision
 from densevit import registry
 from densevit.errors import DensevitError, PluginError, WeightsError
 from densevit.interfaces import CheckpointLayout
+from densevit.layouts import every, find, finding
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.converting import convert_checkpoint
 from densevit.weights.recognition import recognise

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from densevit.errors import WeightsError
+from densevit.layouts import find
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.foreign_checkpoint import translate_checkpoint
 from densevit.weights.key_mapping import saved_options
