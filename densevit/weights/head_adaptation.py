@@ -18,7 +18,7 @@ def adapted_head(
     meaning depends on options, and excludes tensors that a checkpoint's head for a different task lacks. state: the
     state dict of the checkpoint's head."""
     adapted = match_classes(model, name, state, checkpoint.classes.get(checkpoint.head_names.get(name, name)))
-    adapted.excluded |= checkpoint.lacking.get(name, {})
+    adapted.excluded |= checkpoint.absent.get(name, {})
     replaced, why = replaced_tensors(model, name, checkpoint)
     adapted.tensors |= replaced
     adapted.notes += [f"heads.{name}: {why}."] if replaced else []

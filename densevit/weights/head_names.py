@@ -1,14 +1,26 @@
 """Selects the head of another project's checkpoint, named by its task, for each head of a model."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import ClassVar, Protocol, runtime_checkable
 
 from densevit.config import ModelSections
 from densevit.errors import WeightsError
 from densevit.interfaces import Head
 from densevit.model import DenseModel
 from densevit.weights.foreign_checkpoint import ForeignCheckpoint
-from densevit.weights.head_protocols import SupportsStartsFrom
+
+
+@runtime_checkable
+class SupportsStartsFrom(Protocol):
+    """A head that can start from weights of heads for other tasks.
+
+    starts_from: key patterns of tensors of this head that the weights of a head for a different task lack, by that
+    task. These tensors keep their initial values.
+    """
+
+    starts_from: ClassVar[Mapping[str, Sequence[str]]]
 
 
 def named_as_in(sections: ModelSections, model: DenseModel, checkpoint: ForeignCheckpoint) -> ForeignCheckpoint:
@@ -17,13 +29,13 @@ def named_as_in(sections: ModelSections, model: DenseModel, checkpoint: ForeignC
     If the sections name it as `weights`, its heads get the names of the model's. Raises WeightsError if several heads
     of the model fit a head of the checkpoint then, or none fits any.
     """
-    heads, lacking = model.heads, dict[str, dict[str, str]]()
+    heads, absent = model.heads, dict[str, dict[str, str]]()
     tasks = {name: _task_for(head, checkpoint) for name, head in heads.items()}
     for name, task in tasks.items():
         if task != str(heads[name].task) and isinstance(head := heads[name], SupportsStartsFrom):
             keys = [k for k in head.state_dict() if any(fnmatchcase(k, x) for x in head.starts_from[task])]
-            lacking[name] = dict.fromkeys(keys, f"the weights are of a head for {task}, which lacks this part")
-    checkpoint = replace(checkpoint, head_names=tasks, lacking=lacking)
+            absent[name] = dict.fromkeys(keys, f"the weights are of a head for {task}, which lacks this part")
+    checkpoint = replace(checkpoint, head_names=tasks, absent=absent)
     is_model = sections.weights == checkpoint.source and not checkpoint.is_backbone
     return _renamed(checkpoint, model) if is_model else checkpoint
 

@@ -1,20 +1,9 @@
-"""Optional methods of heads for loading weights of another task, of other options or of other classes."""
+"""Optional methods of heads for loading weights of other options or of other classes."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
-
-
-@runtime_checkable
-class SupportsStartsFrom(Protocol):
-    """A head that can start from weights of heads for other tasks.
-
-    starts_from: key patterns of tensors of this head that the weights of a head for a different task lack, by that
-    task. These tensors keep their initial values.
-    """
-
-    starts_from: ClassVar[Mapping[str, Sequence[str]]]
 
 
 @runtime_checkable

@@ -26,7 +26,7 @@ class TranslatedCheckpoint:
 
     layout_name: the name of another project's layout; "": densevit's own. describe: returns the config sections
     from which the checkpoint's model can be built. head_names: the checkpoint's head for each head of the model,
-    where its name differs. lacking: by head of the model: the keys that a head for another task lacks, with the
+    where its name differs. absent: by head of the model: the keys that a head for another task lacks, with the
     reason. classes: known class names by the checkpoint's head. left_out: keys that are not loaded, with the
     reason. zeros: biases that the checkpoint lacks, set to zeros, with the reason. unknown: keys that are
     unexpected in the layout. mean, std: the normalisation of the training images in RGB, for pixels in 0 ... 1;
@@ -40,7 +40,7 @@ class TranslatedCheckpoint:
     layout_name: str = ""
     describe: Callable[[], dict[str, Any]] = dict
     head_names: Mapping[str, str] = field(default_factory=dict)
-    lacking: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    absent: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     classes: dict[str, list[str]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     zeros: dict[str, str] = field(default_factory=dict)

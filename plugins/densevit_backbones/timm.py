@@ -21,7 +21,7 @@ from densevit.interfaces import Backbone
 from densevit.layers.checkpointing import update_statistics_once
 from densevit.layers.norms import LayerNorm2d
 from densevit.layers.tracing import is_exporting
-from densevit.weights.hub import Repository, timm_arguments
+from densevit_backbones.hub_files import Repository, timm_arguments
 from densevit_backbones.licences import TIMM
 
 Size = tuple[int, int]

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from densevit import DenseModel
 from densevit.errors import WeightsError
 from densevit.interfaces import Batch
-from densevit.weights.hub import fetch
+from densevit_backbones.hub_files import pretrained_model
 
 
 class DenseClassifier(nn.Module):
@@ -40,13 +40,13 @@ class TimmClassifier(nn.Module):
 
     def __init__(self, source: str) -> None:
         super().__init__()
-        published = fetch(source)
-        import timm  # optional; without it, fetch raises an error that says so
+        name, instead = source.partition(":")[2].strip(), f"name a downloaded file or folder in place of {source}"
+        weights = pretrained_model(source, name, instead).state_dict()
+        import timm  # optional; without it, pretrained_model raises an error that says so
         from timm.data import ImageNetInfo, infer_imagenet_subset
 
-        net: Any = timm.create_model(source.partition(":")[2].strip())
-        assert isinstance(published.weights, dict)
-        net.load_state_dict(published.weights)
+        net: Any = timm.create_model(name)
+        net.load_state_dict(weights)
         subset = infer_imagenet_subset(net)
         if subset is None:
             raise WeightsError(
