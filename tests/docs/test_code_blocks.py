@@ -77,7 +77,7 @@ def environment(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("densevit.exporting.file_plan._LARGE", (70, 101))
     if importlib.util.find_spec("timm"):
         monkeypatch.setattr("timm.create_model", untrained_timm())
-        for module in ("densevit.weights.hub", "densevit_backbones.timm"):
+        for module in ("densevit_backbones.hub_files", "densevit_backbones.timm"):
             monkeypatch.setattr(f"{module}.timm_arguments", lambda *_: {})
 
 

@@ -1,5 +1,6 @@
 """DeiT's distillation: equations 2 and 3 and the authors' loss, classes by name, images without labels, a training."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,6 @@ from torch.nn import functional as F
 import densevit
 from densevit.errors import ConfigError
 from densevit.interfaces import LossContext
-from densevit.weights.hub import Published
 from densevit_methods.deit import DeiT
 from tests.methods.pretraining import batch_of, randomised
 
@@ -96,8 +96,8 @@ def published(model: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> An
     for value in net.state_dict().values():
         if value.is_floating_point():
             value.normal_(1.0 if value.ndim == 1 else 0.0, 0.05)
-    weights = Published(net.state_dict(), {})
-    monkeypatch.setattr("densevit_methods.classifiers.fetch", lambda source: weights)
+    weights = SimpleNamespace(state_dict=net.state_dict)
+    monkeypatch.setattr("densevit_methods.classifiers.pretrained_model", lambda *_: weights)
     return net.eval()
 
 
