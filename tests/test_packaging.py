@@ -16,6 +16,7 @@ pytestmark = pytest.mark.integration
 ROOTS = {
     "densevit": "densevit",
     "densevit_backbones": "plugins/densevit_backbones",
+    "densevit_checkpoints": "plugins/densevit_checkpoints",
     "densevit_configs": "configs",
     "densevit_heads": "plugins/densevit_heads",
     "densevit_methods": "plugins/densevit_methods",

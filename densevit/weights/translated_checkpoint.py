@@ -26,13 +26,13 @@ class TranslatedCheckpoint:
 
     layout_name: the name of another project's layout; "": densevit's own. describe: returns the config sections
     from which the checkpoint's model can be built. head_names: the checkpoint's head for each head of the model,
-    where its name differs. absent: by head of the model: the keys that a head for another task lacks, with the
-    reason. classes: known class names by the checkpoint's head. left_out: keys that are not loaded, with the
-    reason. zeros: biases that the checkpoint lacks, set to zeros, with the reason. unknown: keys that are
-    unexpected in the layout. mean, std: the normalisation of the training images in RGB, for pixels in 0 ... 1;
-    None if unknown. licences: licences by published source; for a densevit model, of the weights that it started
-    from. channels: names of the channels that the backbone was trained on. adapted_stem:
-    `BackboneSection.adapted_stem` of the model that densevit wrote. notes: the checkpoint's.
+    where its name differs. absent: keys of each head that weights of another task never contain, with the reason.
+    classes: known class names by the checkpoint's head. left_out: keys that are not loaded, with the reason. zeros:
+    biases that the checkpoint lacks, set to zeros, with the reason. unknown: keys that are unexpected in the
+    layout. mean, std: the normalisation of the training images in RGB, for pixels in 0 ... 1; None if unknown.
+    licences: licences by published source; for a densevit model, of the weights that it started from. channels:
+    names of the channels that the backbone was trained on. adapted_stem: `BackboneSection.adapted_stem` of the
+    model that densevit wrote. notes: the checkpoint's.
     """
 
     source: str

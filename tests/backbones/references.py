@@ -5,8 +5,8 @@ from torch.nn import functional as F
 
 from densevit.interfaces import Backbone
 from densevit.layouts import find
-from densevit.weights.key_mapping import canonical, translate
-from densevit.weights.recognition import recognise
+from densevit_checkpoints.key_mapping import canonical, translate
+from densevit_checkpoints.recognition import recognise
 
 
 def load(backbone: Backbone, state: dict[str, Tensor], layout: str | None = None) -> None:

@@ -19,6 +19,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.config import Config, yaml_io
 from densevit.config.key_types import named_classes
+from tests.checkpoints.authors_files import write_in_layout
 from tests.docs.code_blocks import SHORTER, Block, Page, blocks, run_command
 from tests.docs.inline_code import Inline
 from tests.docs.made_files import (
@@ -36,7 +37,6 @@ from tests.docs.made_files import (
     vehicles,
 )
 from tests.docs.resolution import Resolver
-from tests.weights.authors_files import write_in_layout
 
 if TYPE_CHECKING:
     from torch import nn

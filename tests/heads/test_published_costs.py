@@ -1,6 +1,6 @@
 """Multiply-adds of heads on their backbones beside those that papers and authors' READMEs print.
 
-Parameters are those of the releases whose names and shapes tests/weights/released lists.
+Parameters are those of the releases whose names and shapes tests/checkpoints/released lists.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""UPerNet beside transformers' heads, and Segmenter beside torch's layers; tests/weights/layouts has SegFormer."""
+"""UPerNet beside transformers' heads, and Segmenter beside torch's layers; tests/checkpoints/layouts has SegFormer."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def upernet_pair() -> tuple[nn.Module, nn.Module, UPerNet]:
     from transformers import UperNetConfig
     from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNetHead
 
-    from densevit.weights.key_mapping import translate
+    from densevit_checkpoints.key_mapping import translate
 
     config = UperNetConfig(hidden_size=24, auxiliary_channels=16, num_labels=5)
     theirs, auxiliary = UperNetHead(config, CHANNELS), UperNetFCNHead(config, CHANNELS)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from densevit.interfaces import Losses, Targets
 from densevit.layouts import find
 from densevit.losses.boxes import to_corners
-from densevit.weights.key_mapping import translate
+from densevit_checkpoints.key_mapping import translate
 
 
 def renamed(values: Mapping[str, Tensor | None], layout: str, task: str) -> dict[str, Tensor]:

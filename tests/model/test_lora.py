@@ -17,7 +17,8 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Class
 from densevit.model import DenseModel
 from densevit.model.lora import add_adapters, merged_state
-from densevit.weights import hub, model_file
+from densevit.weights import model_file
+from densevit_checkpoints import hub
 from tests.built_models import build_model
 from tests.training.runs import train
 

@@ -1,5 +1,5 @@
 """The feature pyramid network beside torchvision's, the simple pyramid beside ViTDet's levels, and the projector under
-any backbone; it is compared with transformers' in tests/weights/layouts."""
+any backbone; it is compared with transformers' in tests/checkpoints/layouts."""
 
 from collections import OrderedDict
 

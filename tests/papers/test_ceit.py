@@ -10,8 +10,8 @@ from torch.nn import functional as F
 import densevit
 from densevit.errors import WeightsError
 from densevit.layouts import find
-from densevit.weights.key_mapping import describe, translate, translate_back
-from densevit.weights.recognition import recognise
+from densevit_checkpoints.key_mapping import describe, translate, translate_back
+from densevit_checkpoints.recognition import recognise
 from densevit_papers.ceit import CeiT
 from tests.gradient_comparison import assert_same_with_gradients
 from tests.papers.small_models import randomise

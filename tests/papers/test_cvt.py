@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 import densevit
 from densevit.layouts import find
-from densevit.weights.key_mapping import describe, translate, translate_back
-from densevit.weights.recognition import recognise
+from densevit_checkpoints.key_mapping import describe, translate, translate_back
+from densevit_checkpoints.recognition import recognise
 from densevit_papers.cvt import CvT, QuickGELU
 from tests.gradient_comparison import assert_same_with_gradients
 from tests.papers.small_models import randomise

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.layouts import find
-from densevit.weights.key_mapping import canonical, translate, translate_back
-from densevit.weights.recognition import recognise
+from densevit_checkpoints.key_mapping import canonical, translate, translate_back
+from densevit_checkpoints.recognition import recognise
 from densevit_papers.cycle_mlp import CycleMlp
 from tests.papers.small_models import randomise
 

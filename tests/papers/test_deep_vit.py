@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from densevit.weights.key_mapping import translate
+from densevit_checkpoints.key_mapping import translate
 from densevit_papers import deep_vit
 from densevit_papers.deep_vit import VARIANTS, ConvEmbedding, DeepViT, ReAttention, Variant
 from tests.papers.small_models import randomise

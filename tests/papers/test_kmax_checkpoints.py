@@ -6,9 +6,9 @@ from torch import Tensor
 
 import densevit
 from densevit.layouts import find
-from densevit.weights.key_mapping import describe, translate, translate_back
-from densevit.weights.recognition import recognise
-from densevit_workbench.interchange.foreign_weights import convert
+from densevit_checkpoints.foreign_weights import convert
+from densevit_checkpoints.key_mapping import describe, translate, translate_back
+from densevit_checkpoints.recognition import recognise
 from tests.papers.small_models import randomise
 
 RESNET = {"name": "resnet", "depth": 18, "norm": "sync", "norm_eps": 1e-3}

@@ -8,8 +8,8 @@ from torch import Tensor
 
 import densevit
 from densevit.layouts import find
-from densevit.weights.key_mapping import describe, translate, translate_back
-from densevit.weights.recognition import recognise
+from densevit_checkpoints.key_mapping import describe, translate, translate_back
+from densevit_checkpoints.recognition import recognise
 from tests.papers.small_models import randomise
 
 VIL: dict[str, Any] = {"name": "vision_longformer", "variant": "nano", "window_size": 7, "global_tokens": 1}

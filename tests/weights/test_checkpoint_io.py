@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
-from densevit.weights.preprocessing import with_metadata
+from densevit_checkpoints.preprocessing import with_metadata
 from tests.weights.states import STATE, assert_state
 
 OTHER = {"x": torch.zeros(1)}

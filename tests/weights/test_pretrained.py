@@ -12,12 +12,12 @@ from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Neck, P
 from densevit.layouts import finding
 from densevit.model import build_from_sections
 from densevit.weights.checkpoint import Checkpoint
-from densevit.weights.key_mapping import Line
 from densevit.weights.model_file import load as load_file
 from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
 from densevit.weights.resolving import resolve
 from densevit.weights.weights_table import weights_line
+from densevit_checkpoints.key_mapping import Line
 from tests.built_models import build_model
 from tests.weights.loading import built
 

@@ -16,7 +16,7 @@ from densevit.interfaces import Class
 from densevit.weights.model_file import save_backbone
 from densevit.weights.pretrained_models import build_pretrained
 from densevit.weights.resolving import resolve
-from tests.weights.authors_files import write_in_layout
+from tests.checkpoints.authors_files import write_in_layout
 
 SWIN = {"name": "swin", "variant": "nano", "window_size": 4}
 CLASSES = {"maps": (Class("a", 0, (0, 0, 0)), Class("b", 1, (9, 9, 9)))}

@@ -8,10 +8,10 @@ from torch.nn import functional as F
 import densevit
 from densevit.errors import DensevitError, WeightsError
 from densevit.layouts import find
-from densevit.weights.key_mapping import describe, translate, translate_back
-from densevit.weights.recognition import recognise
 from densevit_backbones.gtr.backbone import Block, Gtr
 from densevit_backbones.gtr.variants import VARIANTS
+from densevit_checkpoints.key_mapping import describe, translate, translate_back
+from densevit_checkpoints.recognition import recognise
 
 
 @torch.no_grad()

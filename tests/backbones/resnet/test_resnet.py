@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from densevit.layouts import find
-from densevit.weights.key_mapping import translate
 from densevit_backbones.resnet import ResNet
+from densevit_checkpoints.key_mapping import translate
 from tests.backbones.references import load as load_by_layout
 from tests.backbones.references import stage_maps
 

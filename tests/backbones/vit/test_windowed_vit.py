@@ -1,6 +1,6 @@
 """One window is a plain ViT.
 
-tests/weights/layouts compares the models of RF-DETR and LW-DETR with transformers'.
+tests/checkpoints/layouts compares the models of RF-DETR and LW-DETR with transformers'.
 """
 
 import torch

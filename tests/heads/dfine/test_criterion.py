@@ -1,6 +1,6 @@
 """D-FINE's criterion, in the authors' arrangement of the losses that transformers has by term; its bins and layers.
 
-Its outputs are compared with transformers' and the authors' in tests/weights/layouts.
+Its outputs are compared with transformers' and the authors' in tests/checkpoints/layouts.
 """
 
 from collections import Counter

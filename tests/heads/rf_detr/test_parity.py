@@ -16,7 +16,7 @@ from densevit.interfaces import CheckpointLayout, Class, Losses
 from densevit.losses.context import LossContext
 from densevit.set_prediction.queries import mask_logits
 from densevit.targets import RunLengthMasks
-from densevit.weights.key_mapping import translate
+from densevit_checkpoints.key_mapping import translate
 from densevit_heads.rf_detr import RfDetr, RfDetrInstance
 from densevit_heads.rf_detr.checkpoints import LINES, TRANSFORMERS_LINES
 from densevit_heads.rf_detr.head import GroupTransformer

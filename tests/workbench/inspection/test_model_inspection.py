@@ -14,7 +14,7 @@ import densevit
 from densevit.cli import main
 from densevit.data.transforms.fixed import Fixed
 from densevit.model import DenseModel
-from tests.weights.layouts import models
+from tests.checkpoints.layouts import models
 
 SMALL_TRANSFORMER = {"width": 32, "encoder_layers": 1, "decoder_layers": 2}
 CLASSES = [densevit.Class("cat", 1, (200, 0, 0)), densevit.Class("dog", 2, (0, 200, 0))]

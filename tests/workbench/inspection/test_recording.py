@@ -7,7 +7,7 @@ from torch.nn import functional as F
 import densevit
 from densevit_workbench.inspection.parts import inspector_of
 from densevit_workbench.inspection.recording import attention_weights, recorded_attention
-from tests.weights.layouts import models
+from tests.checkpoints.layouts import models
 
 
 def test_swin_equals_transformers(tmp_path):

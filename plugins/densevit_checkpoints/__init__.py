@@ -1,0 +1,1 @@
+"""Published weights and checkpoints of other projects: recognised, translated, downloaded and converted."""

@@ -1,0 +1,133 @@
+"""ViTs, and heads on them, compute what their authors' code does, as recorded in `originals`."""
+
+import pytest
+import torch
+
+from densevit.layouts import find
+from densevit_backbones.vit.variants import VARIANTS, Variant
+from densevit_checkpoints.recognition import recognise, same_tensors
+from tests.checkpoints.layouts.originals.weights import (
+    random_depth_anything,
+    random_dpt,
+    random_google,
+    random_image,
+    random_weights,
+)
+from tests.checkpoints.layouts.recordings import recorded, size_of
+
+pytestmark = pytest.mark.integration
+
+
+CASES = {  # file: layout, position resizing of the layout
+    "dinov2": ("dinov2", "bicubic_offset"),
+    "dinov2-registers": ("dinov2", "antialiased"),
+    "mae": ("mae", "bicubic"),
+    "beit": ("beit", "bicubic"),
+    "beit-shared": ("beit", "bicubic"),
+}
+
+
+@pytest.fixture(autouse=True)
+def recorded_variant(monkeypatch):
+    monkeypatch.setitem(VARIANTS, "nano", Variant(32, 4, 2, 0.0))
+
+
+def features(vit, key):
+    return vit(random_image(*size_of(key)))[int(key.partition(".")[2]) - 1]
+
+
+@pytest.mark.parity("dinov2", "mae", "beit")
+@pytest.mark.parametrize("original", CASES)
+@torch.no_grad()
+def test_features_are_those_of_the_original_with_its_position_resizing_only(original, loaded):
+    layout, resizing = CASES[original]
+    shapes, maps = recorded(original)
+    state = random_weights(shapes)
+    vit = loaded(state, layout)
+    assert (vit.position_resizing, vit.feature_blocks) == (resizing, (1, 2, 3, 4))
+    for key, expected in maps.items():
+        assert expected.std() > 0.5
+        torch.testing.assert_close(features(vit, key), expected, atol=5e-5, rtol=1e-5)
+    if layout == "beit":  # recorded at one size
+        return
+    trained = {"dinov2": "56x56", "mae": "64x64"}[layout]
+    for other in {"antialiased", "bicubic", "bicubic_offset", "bilinear"} - {resizing}:
+        vit = loaded(state, layout, position_resizing=other)
+        for key, expected in maps.items():
+            same = torch.allclose(features(vit, key), expected, atol=1e-3)
+            assert same == key.startswith(trained), (other, key)
+
+
+@pytest.mark.parity("google-vit")
+@torch.no_grad()
+def test_google_s_features_are_those_of_the_original(loaded):
+    shapes, maps = recorded("google-hybrid")
+    state = random_google(shapes)
+    assert recognise({f"opt/target/{key}": x for key, x in state.items()}).name == "google-vit"  # of a training
+    vit, with_erf = loaded(state, "google-vit"), loaded(state, "google-vit", gelu="erf")
+    [(key, expected)] = maps.items()
+    images = random_image(*size_of(key))
+    assert expected.std() > 0.5
+    torch.testing.assert_close(vit(images)[-1], expected, atol=5e-5, rtol=1e-5)
+    assert (with_erf(images)[-1] - expected).abs().max() > 2e-4
+
+
+DPT = r"pretrained\.model\.(norm|head)\.|scratch\.refinenet4\.resConfUnit1\."
+ANYTHING = r"pretrained\.mask_token|depth_head\.scratch\.refinenet4\.resConfUnit1\."
+DENSE = {  # file: layout, name under which it is recognised if another, weights, tensors without effect
+    **{name: (name, name, random_dpt, DPT) for name in ("dpt", "dpt-hybrid", "dpt-segmentation")},
+    "dpt-hybrid-nyu": ("dpt-hybrid-nyu", "dpt-hybrid", random_dpt, DPT),
+    "dpt-hybrid-segmentation": ("dpt-hybrid-segmentation", "dpt-hybrid-segmentation", random_dpt, DPT),
+    **{
+        f"depth-anything-v2{data}": (f"depth-anything-v2{data}", "depth-anything-v2", random_depth_anything, ANYTHING)
+        for data in ("", "-indoor", "-outdoor")
+    },
+    "mmseg-setr-naive": ("mmseg-setr-naive", "mmseg-setr-naive", random_weights, "(?!)"),
+    "mmseg-setr-naive-ade20k": (*["mmseg-setr-naive-ade20k"] * 2, random_weights, r"auxiliary_head\."),
+    "mmseg-setr-pup": ("mmseg-setr", "mmseg-setr", random_weights, "(?!)"),
+    "mmseg-setr-mla": ("mmseg-setr-mla", "mmseg-setr-mla", random_weights, r"backbone\.cls_token"),
+}
+
+
+def output(model, size):
+    """Every fifth pixel of the head's maps, as recorded."""
+    (head,) = model.heads.values()
+    outputs = head(model.backbone(random_image(*size)), torch.zeros(1, *size, dtype=torch.bool))
+    return head.maps(outputs, size)[..., ::5, ::5]
+
+
+@pytest.mark.parity("dpt", "dpt-hybrid", "dpt-hybrid-nyu", "dpt-segmentation", "dpt-hybrid-segmentation")
+@pytest.mark.parity("depth-anything-v2", "depth-anything-v2-indoor", "depth-anything-v2-outdoor")
+@pytest.mark.parity("mmseg-setr", "mmseg-setr-naive", "mmseg-setr-naive-ade20k", "mmseg-setr-mla")
+@pytest.mark.parametrize("original", DENSE)
+@torch.no_grad()
+def test_maps_of_heads_are_those_of_the_original(original, whole):
+    name, recognised, randomly, without_effect = DENSE[original]
+    shapes, maps = recorded(original)
+    state = randomly(shapes)
+    assert recognise(state).name == recognised
+    assert name == recognised or name in same_tensors(find(recognised))
+    model = whole(state, find(name), without_effect)
+    auxiliary = [maps.pop(key) for key in sorted(maps) if key.startswith("auxiliary")]
+    for key, expected in maps.items():
+        scale = expected.abs().max().item()
+        assert expected.std() > 0.1 * scale
+        found = output(model, size_of(key)).view_as(expected)
+        torch.testing.assert_close(found, expected, atol=1e-5 * scale, rtol=1e-5)
+    if auxiliary:
+        features, head = model.backbone(random_image(64, 64)), model.heads["segmentation"]
+        if original == "mmseg-setr-mla":
+            features, auxiliary = head.decode(features)[1], auxiliary[::-1]  # starting with the first map
+        for classify, x, expected in zip(head.auxiliary, features, auxiliary, strict=False):
+            torch.testing.assert_close(classify(x)[..., ::5, ::5], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parity("dpt-hybrid-kitti")
+@torch.no_grad()
+def test_depth_of_kitti_is_that_of_the_relative_model_in_metres(whole):
+    """`DPTDepthModel` with the scale and shift of `run_monodepth.py`, of the recorded relative depth."""
+    shapes, maps = recorded("dpt-hybrid")
+    model = whole(random_dpt(shapes), find("dpt-hybrid-kitti"), DPT)
+    for key, relative in maps.items():
+        expected = 1 / (0.00006016 * relative + 0.00579).clamp(min=1e-8)
+        torch.testing.assert_close(output(model, size_of(key))[:, 0], expected, atol=1e-3, rtol=1e-4)

@@ -1,0 +1,220 @@
+"""Prefixes of keys and containers of state dicts do not change which tensors are read."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import densevit
+from densevit.cli import main
+from densevit.errors import WeightsError
+from densevit.layouts import every, find
+from densevit.weights.checkpoint import Checkpoint
+from densevit.weights.checkpoint_io import read
+from densevit_checkpoints.converting import convert_checkpoint
+from densevit_checkpoints.key_mapping import canonical
+from densevit_checkpoints.key_prefixes import fitting
+from densevit_checkpoints.recognition import most_specific
+from tests.weights.states import assert_state, equal
+
+PREFIXES = ("model.backbone.", "encoder.", "encoder_q.", "backbone.body.", "model.teacher.", "0.")
+
+
+def state_of(layout):
+    """Tensors with the keys of a layout, of one block of each kind."""
+    names = [*layout.marks, *(line.foreign_key for line in layout.lines if line.foreign_key != "0")]
+    names = [re.sub(r"\{\w+\}", "0", re.sub(r"\[\d/\d\]$", "", name)) for name in names]
+    keys = dict.fromkeys(re.sub(r"\*$", part, name) for name in names for part in ("weight", "bias"))
+    return {key: torch.full((2,), float(i)) for i, key in enumerate(keys)}
+
+
+def prefixed(prefix, state):
+    return {prefix + key: tensor for key, tensor in state.items()}
+
+
+@pytest.mark.integration
+def test_each_layout_is_read_below_prefixes_alone_and_beside_other_tensors():
+    for i, layout in enumerate(every()):
+        state = state_of(layout)
+        same = most_specific(state)
+        assert same, layout.name
+        for prefix, others in ((PREFIXES[i % 6], {}), (PREFIXES[(i + 1) % 6], {"unlike.anything": torch.zeros(1)})):
+            wrapped = prefixed(prefix, state) | others
+            if most_specific(wrapped):  # the layout has this prefix itself
+                continue
+            checkpoint = fitting(Checkpoint(wrapped, "a.pth"), most_specific, WeightsError("no layout"))
+            for found in same:
+                assert equal(canonical(checkpoint.tensors, found), canonical(state, found)), (found.name, prefix)
+            assert most_specific(checkpoint.tensors) == same
+            [note] = checkpoint.notes
+            assert repr(prefix)[:4] in note and ("unlike.anything" in note) is bool(others)
+
+
+PAIRS = [
+    *[(average, raw) for average in ("state_dict_ema", "model_ema", "ema_model", "ema") for raw in ("model", "net")],
+    *[("state_dict_ema", "state_dict"), ("model_ema", "state_dict"), ("ema", "module"), ("teacher", "student")],
+]
+
+
+@pytest.mark.parametrize(("average", "raw"), PAIRS)
+def test_the_average_is_read_and_both_are_named(average, raw, tmp_path):
+    state = {"conv1.weight": torch.zeros(2), "fc.bias": torch.ones(3)}
+    averaged = {key: tensor + 1 for key, tensor in state.items()}
+    for content in ({raw: state, average: averaged}, {average: {"module": averaged, "updates": 3}, raw: state}):
+        torch.save(content | {"epoch": 3}, tmp_path / "a.pth")
+        checkpoint = read(tmp_path / "a.pth").with_container()
+        assert_state(checkpoint.tensors, averaged)
+        [note] = checkpoint.notes
+        assert re.search(rf"{average}\S* is loaded, not {raw}\b", note)
+
+
+@pytest.mark.integration
+def test_the_average_is_read_in_each_layout_unless_it_states_the_container(tmp_path):
+    for layout in every():
+        state = state_of(layout)
+        averaged = {key: tensor + 1 for key, tensor in state.items()}
+        torch.save({"model": state, "model_ema": averaged}, tmp_path / "a.pth")
+        checkpoint = read(tmp_path / "a.pth").with_container(layout.container)
+        assert_state(checkpoint.tensors, state if layout.container == "model" else averaged)
+
+
+def test_timm_reads_the_same_average(tmp_path):
+    from timm.models import load_state_dict  # late: it takes seconds to import
+
+    state = {"conv1.weight": torch.zeros(2)}
+    averaged = {"conv1.weight": torch.ones(2)}
+    for content in ({"state_dict": state, "state_dict_ema": averaged}, {"model": state, "model_ema": averaged}):
+        torch.save(content, tmp_path / "a.pth")
+        assert_state(read(tmp_path / "a.pth").tensors, load_state_dict(str(tmp_path / "a.pth"), use_ema=True))
+
+
+def test_a_stated_container_is_that_of_the_published_scores():
+    """The authors' evaluation reads `model`, as DeiT's, whose code writes `model_ema` beside it."""
+    stated = {layout.name: layout.container for layout in every() if layout.container}
+    assert stated == dict.fromkeys(("ceit", "ceit-lca", "localvit", "cycle-mlp"), "model")
+
+
+def test_an_average_of_a_few_tensors_is_not_the_model(tmp_path):
+    state = {f"{i}.weight": torch.ones(2) for i in range(3)}
+    torch.save({"model": state, "ema": {"decay": torch.tensor(0.99)}}, tmp_path / "a.pth")
+    assert_state(read(tmp_path / "a.pth").tensors, state)
+
+
+# ---- a model ----
+
+
+class Backbone(densevit.Backbone):
+    """A third party's backbone without a layout."""
+
+    def __init__(self):
+        super().__init__()
+        self.channels, self.strides = (4,), (8,)
+        self.stem = nn.Conv2d(3, 4, 8, 8)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, images):
+        return [self.norm(self.stem(images))]
+
+
+def random_state():
+    return {key: torch.rand_like(x) if x.is_floating_point() else x for key, x in Backbone().state_dict().items()}
+
+
+@pytest.fixture
+def resnet():
+    import torchvision
+
+    torch.manual_seed(0)
+    state = torchvision.models.resnet18().state_dict()
+    return {key: torch.randn_like(x) if x.is_floating_point() else x for key, x in state.items()}
+
+
+def test_the_keys_of_a_backbone_without_layout_are_found_below_a_prefix(tmp_path):
+    state = random_state()
+    torch.save(
+        {"state_dict": prefixed("model.teacher.", state) | {"model.head.bias": torch.ones(2)}}, tmp_path / "a.pth"
+    )
+    backbone = densevit.create_backbone(f"{__name__}:Backbone", weights=tmp_path / "a.pth")
+    assert_state(backbone.state_dict(), state)
+
+
+def test_a_prefix_is_chosen_by_hand_where_several_fit(resnet, tmp_path, capsys):
+    file = tmp_path / "a.pth"
+    torch.save(prefixed("student.net.", resnet) | prefixed("teacher.", {k: x + 1 for k, x in resnet.items()}), file)
+    for read_file in (
+        lambda: densevit.create_backbone("resnet", depth=18, weights=file),
+        lambda: convert_checkpoint(read(file)),
+    ):
+        with pytest.raises(
+            WeightsError, match=r"a\.pth: models below the prefixes 'teacher\.' and 'student\.net\.'\. Fix: .* --prefix"
+        ):
+            read_file()
+    assert main(["convert", str(file), str(tmp_path / "out"), "--prefix", "teacher."]) == 0
+    assert "prefix 'teacher.' are read, without 122 other tensors (student.net.conv1.weight," in " ".join(
+        capsys.readouterr().out.split()
+    )
+    written = read(tmp_path / "out").tensors
+    assert torch.equal(written["backbone.conv1.weight"], resnet["conv1.weight"] + 1)
+
+
+def test_a_prefix_without_keys_is_refused_with_the_prefixes_of_the_file(resnet, tmp_path, capsys):
+    torch.save(prefixed("model.teacher.", resnet), tmp_path / "a.pth")
+    assert main(["convert", str(tmp_path / "a.pth"), str(tmp_path / "out"), "--prefix", "teacher."]) == 2
+    assert re.search(
+        r"a\.pth: no key begins with 'teacher\.'\. Fix: .* \('model\.', 'model\.teacher\.',", capsys.readouterr().err
+    )
+    assert main(["convert", "runs/a", str(tmp_path / "out"), "--to", "hf", "--prefix", "teacher."]) == 2
+
+
+def test_an_incomplete_model_is_named_and_its_backbone_not_read_alone(tmp_path):
+    layout = find("detr")
+    state = state_of(layout)
+    state.pop("query_embed.weight")
+    with pytest.raises(WeightsError, match=r" detr fits most: \d+ of \d+ keys below 'net\.'\.$"):
+        convert_checkpoint(Checkpoint(prefixed("net.", state), "half.pth"))
+    with pytest.raises(WeightsError, match=r" keys, but not unlike\.anything\.$"):
+        convert_checkpoint(Checkpoint({"unlike.anything": torch.ones(1), **state}, "half.pth"))
+
+
+# ---- values ----
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_tensors_that_are_not_finite_are_named_at_each_door(value, resnet, tmp_path):
+    resnet["layer1.0.bn1.weight"][3] = value
+    resnet["fc.bias"][0] = value  # not loaded
+    torch.save(resnet, tmp_path / "a.pth")
+    for load in (
+        lambda: densevit.create_backbone("resnet", depth=18, weights=tmp_path / "a.pth"),
+        lambda: convert_checkpoint(read(tmp_path / "a.pth")),
+    ):
+        with pytest.warns(UserWarning, match=r"a\.pth: 1 of 120 tensors .*NaN or infin.*\(layer1\.0\.bn1\.weight\)"):
+            load()
+
+
+class Masked(Backbone):
+    """A backbone with a persistent mask of -inf."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.full((2, 2), float("-inf")).triu(1))
+
+
+@pytest.mark.filterwarnings("error")
+def test_large_finite_values_and_masks_of_the_module_are_not_reported(tmp_path):
+    state = random_state()
+    state["stem.weight"].fill_(3e38)  # the sum is infinite
+    torch.save(state, tmp_path / "a.pth")
+    densevit.create_backbone(f"{__name__}:Backbone", weights=tmp_path / "a.pth")
+    torch.save(random_state() | {"mask": Masked().mask}, tmp_path / "a.pth")
+    densevit.create_backbone(f"{__name__}:Masked", weights=tmp_path / "a.pth")
+
+
+def test_a_model_file_with_nan_is_named(tmp_path):
+    model = densevit.create_model("resnet", heads={"seg": "setr"}, classes={"seg": ["a", "b"]}, pretrained=False)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    densevit.save(model, tmp_path / "mine.safetensors")
+    with pytest.warns(UserWarning, match=r"mine\.safetensors: 1 of \d+ tensors .*NaN"):
+        densevit.load(tmp_path / "mine.safetensors")

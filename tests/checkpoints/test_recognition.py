@@ -1,0 +1,124 @@
+"""Recognition of layouts."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torchvision
+
+from densevit import registry
+from densevit.errors import DensevitError, PluginError, WeightsError
+from densevit.interfaces import CheckpointLayout
+from densevit.layouts import every, find, finding
+from densevit.weights.checkpoint import Checkpoint
+from densevit_checkpoints.converting import convert_checkpoint
+from densevit_checkpoints.recognition import recognise
+
+
+def made(*found):
+    return {name: CheckpointLayout(name, marks, (), lambda state: {}) for name, marks in found}
+
+
+@pytest.fixture
+def known(monkeypatch):
+    found = made(
+        ("a-vit", ("cls", "blocks.{i}.w")),
+        ("a-deit", ("cls", "blocks.{i}.w", "dist")),
+        ("b-net", ("conv", "stages.{i}.w")),
+        ("c-net", ("conv", "stages.{i}.w")),
+        ("no-marks", ()),
+    )
+    registry = SimpleNamespace(find=lambda group: found, load=lambda group, name: found[name])
+    monkeypatch.setattr(finding, "registry", registry)
+
+
+def state(*names):
+    return {name: torch.empty(0) for name in names}
+
+
+def test_the_most_specific_layout_is_selected_and_no_or_several_and_unknown_names_are_refused(known):
+    assert recognise(state("blocks.0.w", "cls")).name == "a-vit"
+    assert recognise(state("blocks.0.w", "dist", "cls")).name == "a-deit"
+    with pytest.raises(WeightsError, match=r"some\.pth has 8 tensors \(a, b, c, \.\.\., f, g, h\).*`densevit plugins`"):
+        recognise(state(*"abcdefgh"), "some.pth")
+    with pytest.raises(WeightsError, match=r"2 tensors \(conv, stages\.1\.w\).* b-net and c-net\. .* --as NAME"):
+        recognise(state("conv", "stages.1.w"))
+    assert find("b-net").name == "b-net"
+    with pytest.raises(WeightsError, match=r"Unknown layout 'a-vti'\. Did you mean 'a-vit'\? Known: a-deit, a-vit"):
+        find("a-vti")
+
+
+def test_each_layout_refuses_another_architecture_and_its_marks_alone_in_one_line():
+    """The layout is named, as by `convert --as`."""
+    detector = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None)
+    with pytest.raises(WeightsError) as error:
+        recognise(detector.state_dict(), "detector.pth")
+    assert "--as" not in str(error.value)
+    for layout in every():
+        marks = [re.sub(r"\[\d/\d\]$", "", re.sub(r"\{\w+\}", "0", mark)) for mark in layout.marks]
+        for tensors in (detector.state_dict(), {mark: torch.zeros(1) for mark in marks}):
+            with pytest.raises(DensevitError) as error:
+                convert_checkpoint(Checkpoint(tensors, "some.pth"), layout.name)
+            assert len(str(error.value).splitlines()) == 1, layout.name
+
+
+def test_all_modules_are_found_and_layouts_are_complete():
+    names = registry.find("checkpoints")
+    assert {"torchvision-resnet", "detr", "timm-vit"} <= set(names)
+    for name in names:
+        layout = find(name)
+        assert layout.name == name and layout.marks
+        if not layout.is_backbone:
+            assert all(
+                line.key == "0" or line.key.startswith(("backbone.", "heads.", "necks.")) for line in layout.lines
+            )
+
+
+REFUSED = {
+    *("eva02", "eomt-dinov3-differences", "dinov3-gated", "dinov3-convnext"),
+    *("transformers-dinov3-gated", "transformers-dinov3-convnext", "gtr-deployed"),
+    *("gtr-pose", "gtr-oriented", "gtr-depth"),
+}
+KEYS_ONLY = {  # read and written back, with names and shapes of the authors' tensors; what theirs computes is not run
+    *("axial-deeplab-axial_resnet", "deepvit", "kmax-deeplab", "localvit", "vision-longformer", "transformers-mae"),
+    *(f"mask2former{backbone}-{task}" for backbone in ("", "-resnet") for task in ("instance", "semantic")),
+    *("depth-anything-v1", "gtr-backbone"),
+}
+
+
+def test_each_layout_is_compared_with_its_project_in_one_test(project):
+    """Tests name their layouts in the mark `parity`."""
+    pages = [path.read_text() for path in (project / "tests").rglob("test_*.py")]
+    marks = [mark for page in pages for mark in re.findall(r"^@pytest\.mark\.parity\(([^)]*)\)", page, re.MULTILINE)]
+    compared = [name for mark in marks for name in re.findall(r'"([^"]+)"', mark)]
+    assert sorted(compared) == sorted({layout.name for layout in every()} - REFUSED - KEYS_ONLY)
+
+
+BROKEN = "[densevit.checkpoints]\nbroken-net = bl_broken:NET\nother-name = bl_whole:NET\nno-layout = bl_whole:Line\n"
+WHOLE = """
+    from densevit.interfaces import CheckpointLayout, Line
+
+    NET = CheckpointLayout("whole-net", ("stem.w",), (Line("stem.w", "conv.w"),), lambda tensors: {})
+    """
+
+
+def test_a_broken_layout_affects_only_its_own_checkpoints(install):
+    entry_points = BROKEN + "whole-net = bl_whole:NET\n"
+    install("strangers", entry_points, {"bl_broken.py": "raise RuntimeError('torn')", "bl_whole.py": WHOLE})
+    with pytest.warns(UserWarning, match="recognised") as warned:
+        assert recognise(state("stem.w")).name == "whole-net"
+    messages = sorted(str(one.message) for one in warned)
+    assert len(messages) == 3
+    assert messages[0].startswith(
+        "The checkpoint layout 'broken-net' (bl_broken:NET, from strangers 1.0) cannot be imported: RuntimeError: torn"
+    )
+    assert "'no-layout' (bl_whole:Line, from strangers 1.0) is the class Line, which is not a" in messages[1]
+    assert "densevit.CheckpointLayout. Write `Line = densevit.CheckpointLayout(...)`." in messages[1]
+    assert "'other-name' is named 'whole-net' in its module; expected the entry point's name" in messages[2]
+    assert all(message.endswith("Checkpoints of this layout are not recognised.") for message in messages)
+    with pytest.raises(PluginError, match="broken-net"):
+        find("broken-net")
+    assert find("bl_whole:NET").name == "whole-net"  # which needs no entry point
+    with pytest.raises(PluginError, match="no module 'bl_absent'"):
+        find("bl_absent:NET")

@@ -1,0 +1,126 @@
+"""The evaluation config of a converted model, and options from config.json and names that tensors do not determine."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from densevit import config as configs
+from densevit.interfaces import Class
+from densevit.layouts import find, segmentation_classes
+from densevit_checkpoints.converting import with_settings
+from densevit_checkpoints.preprocessing import folder_metadata, timm_metadata
+from densevit_heads.dpt.checkpoints import KITTI, NYU
+from tests.configs.published import with_variants
+from tests.weights.loading import built
+
+VIT = {"name": "vit", "variant": "nano", "feature_norm": False}
+
+
+def settings(layout, task, head, classes=()):
+    values = with_settings(find(layout), {"backbone": VIT, "heads": {task: head}}, {task: classes})
+    config = configs.from_mapping(values)
+    configs.check_plugins(config)
+    assert config.weights is None and config.heads[task].options == {k: v for k, v in head.items() if k != "name"}
+    return config
+
+
+def test_setr_uses_the_windows_of_its_data():
+    setr = {"name": "setr", "decoder": "naive"}
+    ade = settings("mmseg-setr-naive", "segmentation", setr, segmentation_classes(150))
+    assert (ade.data.options["preset"], ade.data.transforms.options["short_side"]) == ("ade20k", 512)
+    assert (ade.inference.window, ade.inference.stride) == (512, 341)
+    city = settings("mmseg-setr-naive", "segmentation", setr, segmentation_classes(19))
+    assert (city.data.options["preset"], city.inference.window) == ("cityscapes", 768)
+    assert city.data.transforms.options["short_side"] is None
+    own = settings("mmseg-setr-naive", "segmentation", setr, segmentation_classes(2, ["road", "tree"]))
+    assert [one["name"] for one in own.data.options["classes"]] == ["road", "tree"] and own.inference.window == 512
+
+
+def test_dpt_resizing_matches_the_paper_s_code():
+    nyu = settings("dpt-hybrid", "depth", {"name": "dpt", **NYU})
+    assert nyu.data.options["preset"] == "nyu" and nyu.data.transforms.options.get("short_side") is None  # as they are
+    assert nyu.heads["depth"].evaluation.options == {"min_depth": 0.001, "max_depth": 10.0, "crop": "eigen"}
+    kitti = settings("dpt-hybrid", "depth", {"name": "dpt", **KITTI})
+    assert kitti.heads["depth"].evaluation.options == {"min_depth": 0.001, "max_depth": 80.0, "crop": "garg"}
+    ade = settings("dpt-segmentation", "segmentation", {"name": "dpt_segmentation"}, segmentation_classes(150))
+    assert (ade.data.transforms.options["short_side"], ade.inference.window) == (480, None)
+
+
+LAYOUTS = {  # head, except dinov3's: layout
+    "deformable_detr": "deformable-detr",
+    "eomt": "eomt",
+    "eomt_instance": "eomt-instance",
+    "eomt_semantic": "eomt-semantic",
+    "mask2former": "mask2former",
+    "mask2former_instance": "mask2former-instance",
+    "mask2former_semantic": "mask2former-semantic",
+    "segformer": "segformer",
+    "upernet": "transformers-upernet",
+}
+PATTERNS = ("coco/deformable_detr_*", "*/eomt_*", "*/mask2former_*", "*/segformer_*", "*/upernet_*")
+FILES = [path for pattern in PATTERNS for path in Path("configs").glob(f"{pattern}.yaml")]
+PUBLISHED = with_variants(path for path in FILES if "12ep" not in path.stem and "dinov3" not in path.stem)
+PUBLISHED = [one for one in PUBLISHED if not re.search("variant=b[1-4]", one.overrides)]  # of SegFormer, the ends
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED, ids=str)
+def test_converted_models_have_the_settings_of_their_recipe(recipe):
+    """Also those that only overrides of a recipe give."""
+    expected = recipe.load()
+    [(key, head)] = expected.heads.items()
+    count = {"ade20k": 150, "cityscapes": 19}.get(recipe.path.parent.name, {"detection": 80, "panoptic": 133}.get(key))
+    options = {"two_stage": False, **head.options} if head.name == "deformable_detr" else head.options
+    sections = {
+        "backbone": {"name": expected.backbone.name, **expected.backbone.options},
+        "heads": {key: {"name": head.name, **options}},
+    }
+    config = configs.from_mapping(with_settings(find(LAYOUTS[head.name]), sections, {key: segmentation_classes(count)}))
+    for section in ("data", "optim", "trainer", "inference", "seed"):
+        assert getattr(config, section) == getattr(expected, section)
+    assert config.heads[key].evaluation == head.evaluation
+
+
+def test_swinv2_windows_are_those_of_timm_s_names_and_of_config_json():
+    saved = find("timm-swinv2").options.saved
+    for architecture, window, before in (
+        ("swinv2_base_window12to16_192to256", (16, 16, 16, 8), (12, 12, 12, 6)),
+        ("swinv2_base_window12_192", (12, 12, 12, 6), None),
+    ):
+        options = {"backbone.window_size": window, "backbone.pretrained_window_sizes": before}
+        assert saved({}, timm_metadata({"architecture": architecture})) == options
+    config = {"model_type": "swinv2", "image_size": 128, "window_size": 8, "pretrained_window_sizes": [4, 4, 4, 2]}
+    options = {"backbone.window_size": (8, 8, 8, 4), "backbone.pretrained_window_sizes": (4, 4, 4, 2)}
+    config |= {"embed_dim": 32, "num_heads": [1, 2, 4, 8], "patch_size": 4}
+    found = find("transformers-swinv2").options.saved({}, {"config": config})
+    assert {name: found[name] for name in options} == options
+    assert saved({}, timm_metadata({"architecture": "swin_tiny_patch4_window7_224"})) == {}
+
+
+def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
+    config = {"model_type": "detr", "dilation": True, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    layout = find("transformers-detr")
+    options = {"backbone.dilation": True, "heads.detection.transformer.num_heads": 4}
+    assert layout.options.saved({}, folder_metadata(tmp_path)) == options
+
+
+def test_window_of_config_json_is_set_unless_the_config_has_one(tmp_path):
+    from transformers import Swinv2Config, Swinv2Model
+
+    small = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "image_size": 128}
+    Swinv2Model(Swinv2Config(**small, window_size=4)).save_pretrained(tmp_path)
+    message = []
+    for window in ({}, {"window_size": 8}, {"window_size": 4}):
+        backbone = {"name": "swin", "variant": "nano", "version": 2, "weights": str(tmp_path), **window}
+        heads = {"detection": {"name": "detr", "transformer": {"width": 32}}}
+        values = {"backbone": backbone, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
+        config = configs.from_mapping(values)
+        _, _, [report] = built(config, {"detection": (Class("a", 0, (0, 0, 0)),)})
+        message.append([note for note in report.notes if "window" in note])
+    assert message == [
+        ["backbone.window_size is 4 in place of null: these weights were trained with it."],
+        ["Warning: backbone.window_size is 8; these weights were trained with 4."],
+        [],
+    ]
