@@ -1,6 +1,5 @@
 """Reads checkpoints from files, folders and published names into state dicts; by default runs none of their code."""
 
-import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -8,16 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from densevit.errors import WeightsError, one_line
+from densevit.errors import WeightsError
 from densevit.layouts.state_dicts import below
 from densevit.paths import user_path
 from densevit.weights import file_kinds, torch_checkpoint
 from densevit.weights.checkpoint import Checkpoint
-from densevit.weights.sources import publisher_of, sources
+from densevit.weights.sources import source_of, sources
 from densevit.weights.state_dict_io import read_header, read_safetensors
 
 # Keys under which projects save state dicts, also nested, as in `ema.module`. The first one with tensors is read:
@@ -35,7 +32,7 @@ IN_FOLDER = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_INDEX = ".index.json"
+INDEX = ".index.json"
 # densevit's Lightning checkpoints: the key of the model file's header, and the key of the model's attribute name.
 ENTRIES, SAVED_MODEL = "densevit", "saved_model"
 
@@ -43,26 +40,26 @@ ENTRIES, SAVED_MODEL = "densevit", "saved_model"
 def read(source: str | Path, instead: str = "", trust: bool = False) -> Checkpoint:
     """Reads a checkpoint.
 
-    source: a .pth, .pt, .pyth, .bin, .npz or .safetensors file; a run folder; a Hugging Face Hub folder, sharded or
-    not; or the name of published weights, see `Source.forms`. instead: what to do without a network, for messages.
-    trust: the parameter of `torch_checkpoint.load`. Raises WeightsError with the problem and the fix.
+    source: a file of `torch.save` or a .safetensors file; a folder with one; or what an installed source reads: other
+    projects' files, and the names of published weights. instead: what to do without a network, for messages. trust: the
+    parameter of `torch_checkpoint.load`. Raises WeightsError with the problem and the fix.
     """
-    if publisher := publisher_of(source):
-        return publisher.read(str(source), instead, trust)
+    if not is_densevit(source) and (reader := source_of(source)):
+        return reader.read(str(source), instead, trust)
     return read_file(source, trust)
 
 
-def read_file(source: str | Path, trust: bool = False, name: str = "") -> Checkpoint:
-    """Reads a checkpoint from a file or a folder. name: its `source`; "": the path."""
-    path = _file_of(user_path(source))
+def read_file(source: str | Path, trust: bool = False) -> Checkpoint:
+    """Reads a file of `torch.save`, a .safetensors file, or the one in a folder."""
+    path = file_of(user_path(source))
     try:
-        checkpoint = Checkpoint(_sharded(path, trust), "") if path.name.endswith(_INDEX) else _in_file(path, trust)
+        checkpoint = _in_file(path, trust)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error}).") from error
     return replace(
         checkpoint,
         tensors=_unwrapped(checkpoint.tensors, _WRAPPERS),
-        source=name or str(source),
+        source=str(source),
         path=path,
         containers={name: _unwrapped(tensors, _WRAPPERS) for name, tensors in checkpoint.containers.items()},
     )
@@ -75,17 +72,22 @@ def is_densevit(source: str | Path) -> bool:
 
 def header_of(source: str | Path) -> dict[str, str] | None:
     """The header of a checkpoint file, or of the file in a folder, {} without one; None if there is no checkpoint."""
-    try:
-        path = _file_of(user_path(source))
-        file_format = "index" if path.name.endswith(_INDEX) else file_kinds.file_format(path)
-    except (WeightsError, OSError):
-        return None
+    file_format = _format_of(source)
     with suppress(WeightsError, OSError):
+        path = file_of(user_path(source))
         if file_format == "safetensors":
             return read_header(path)
         if file_format == "torch" and zipfile.is_zipfile(path):  # its tensors are not read before they are used
             return _in_file(path, False).header
-    return {}
+    return None if file_format is None else {}
+
+
+def _format_of(source: str | Path) -> str | None:
+    """The format of a checkpoint file; None if there is none."""
+    with suppress(WeightsError, OSError):
+        path = file_of(user_path(source))
+        return INDEX if path.name.endswith(INDEX) else file_kinds.file_format(path)
+    return None
 
 
 def without_header(checkpoint: Checkpoint) -> WeightsError:
@@ -97,7 +99,7 @@ def without_header(checkpoint: Checkpoint) -> WeightsError:
     )
 
 
-def _file_of(path: Path) -> Path:
+def file_of(path: Path) -> Path:
     """The checkpoint file at a path, which may be a folder. Raises WeightsError if there is none."""
     if path.is_dir():
         files = [path / name for name in IN_FOLDER if (path / name).is_file()]
@@ -118,8 +120,8 @@ def _in_file(path: Path, trust: bool) -> Checkpoint:
     if file_format == "safetensors":
         tensors, header = read_safetensors(path)
         return Checkpoint(tensors, "", header)
-    if file_format == "npz":
-        return Checkpoint(_arrays(path), "")
+    if file_format != "torch":
+        raise WeightsError(f"{path}: no installed package reads {path.suffix} files. Fix: install densevit again.")
     content = torch_checkpoint.load(path, trust)
     containers = _containers(content)
     if not containers:
@@ -160,46 +162,3 @@ def _without_tensors(content: Any) -> str:
         f"no state dict, but a {type(content).__name__}{keys}. Expected tensors by name, at the top level or under "
         "'model' or 'state_dict'. In the project it comes from, save torch.save(model.state_dict(), 'weights.pth')."
     )
-
-
-def _sharded(index: Path, trust: bool) -> dict[str, Tensor]:
-    """Reads all shards that an index file lists, from the folder of the index file."""
-    shards = [_in_file(index.parent / name, trust) for name in sorted({*weight_map(index).values()})]
-    return {name: tensor for shard in shards for name, tensor in shard.tensors.items()}
-
-
-def weight_map(index: Path) -> dict[str, str]:
-    """The shard's file name by tensor name, from the index file of a sharded checkpoint. Raises WeightsError if the
-    file is not such an index."""
-    try:
-        files = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        files = None
-    if not isinstance(files, dict) or any(not isinstance(x, str) or Path(x).name != x for x in files.values()):
-        files = None
-    if not files:
-        raise WeightsError(
-            f"{index}: not an index of shards in its folder. Expected a weight_map from tensor names to file names."
-        )
-    return files
-
-
-def _arrays(path: Path) -> dict[str, Tensor]:
-    """The arrays of an .npz file by name; pickled objects are refused."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, MemoryError) as error:
-        reason = "it contains pickled objects" if "allow_pickle" in str(error) else one_line(error)
-        raise WeightsError(f"{path}: not a complete .npz of plain arrays: {reason}. Download it again.") from error
-    tensors = {name: _tensor(array) for name, array in arrays.items() if isinstance(array, np.ndarray)}
-    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
-
-
-def _tensor(array: np.ndarray) -> Tensor | None:
-    """The tensor of a numeric array, else None. bfloat16, which numpy lacks, is stored as two untyped bytes."""
-    if array.dtype == np.dtype("V2"):
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    if array.dtype.kind not in "biufc":
-        return None
-    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))

@@ -14,7 +14,7 @@ from densevit.model.stem_channels import adapted_state
 from densevit.weights import licences
 from densevit.weights.head_adaptation import adapted_head, channel_mismatches
 from densevit.weights.resolving import Resolved
-from densevit.weights.sources import publisher_of
+from densevit.weights.sources import is_published
 from densevit.weights.state_dict_loading import Adapted, StateDictMatch, fit
 from densevit.weights.translated_checkpoint import TranslatedCheckpoint
 
@@ -176,7 +176,7 @@ def _layout_notes(checkpoint: TranslatedCheckpoint) -> list[str]:
     as they are known."""
     notes = [*checkpoint.notes, *([f"Read as {checkpoint.layout_name}."] if checkpoint.layout_name else [])]
     for source, stated in checkpoint.licences.items():
-        if stated.weights != UNKNOWN or publisher_of(source):
+        if stated.weights != UNKNOWN or is_published(source):
             notes.append(licences.line("" if source == checkpoint.source else source, stated))
     return notes
 

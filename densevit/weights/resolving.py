@@ -15,7 +15,7 @@ from densevit.model.meta_device import built_on_meta
 from densevit.model.stem_channels import adapted_state, has_new_filters, stem_tensors
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.checkpoint_io import read
-from densevit.weights.sources import publisher_of, sources
+from densevit.weights.sources import is_published, sources
 from densevit.weights.translated_checkpoint import ResolvedCheckpoint, TranslatedCheckpoint, native
 
 NO_FILES: Mapping[str, Checkpoint] = MappingProxyType({})
@@ -36,7 +36,7 @@ class Resolved(NamedTuple):
 def read_files(sections: ModelSections) -> dict[str, Checkpoint]:
     """Reads the weights files that the sections name, by source; published weights, which may need a download, are left
     out. Raises WeightsError."""
-    return {source: read(source) for source in _sources_of(sections) if publisher_of(source) is None}
+    return {source: read(source) for source in _sources_of(sections) if not is_published(source)}
 
 
 def resolve(

@@ -10,8 +10,9 @@ from typing import Any
 
 from densevit import registry
 from densevit.config import ModelSections
-from densevit.errors import PluginError
+from densevit.errors import PluginError, WeightsError
 from densevit.model import DenseModel, InferenceModel
+from densevit.paths import user_path
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.translated_checkpoint import ResolvedCheckpoint
 
@@ -38,13 +39,9 @@ class Source:
         """
         raise NotImplementedError
 
-    def publishes(self, source: str | Path) -> bool:
-        """Whether `source` is a published name in one of the `forms`, which `read` reads."""
-        return False
-
-    def read(self, name: str, instead: str = "", trust: bool = False) -> Checkpoint:
-        """Reads the tensors of a published name. instead: what to do without a network, for messages."""
-        raise NotImplementedError
+    def read(self, source: str, instead: str = "", trust: bool = False) -> Checkpoint:
+        """Reads the tensors of a published name or a file. instead: what to do without a network, for messages."""
+        raise WeightsError(f"{source}: has no tensors to start from. Fix: name the model that it was made from.")
 
     def resolve(self, checkpoint: Checkpoint, sections: ModelSections, model: DenseModel) -> ResolvedCheckpoint | None:
         """Translates a checkpoint that `weights` in the sections names. None: it is not of this kind.
@@ -71,6 +68,6 @@ def source_of(source: str | Path, options: Collection[str] = ()) -> Source | Non
     return next((s for s in sources() if {*options} <= {*s.options} and s.recognises(source)), None)
 
 
-def publisher_of(source: str | Path) -> Source | None:
-    """The source that publishes weights of this name; None for a path."""
-    return next((s for s in sources() if s.publishes(source)), None)
+def is_published(source: str | Path) -> bool:
+    """Whether weights are a published name, not a path."""
+    return not user_path(source).exists() and source_of(source) is not None

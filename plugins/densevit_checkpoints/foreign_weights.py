@@ -13,7 +13,6 @@ from densevit.weights import model_file
 from densevit.weights.checkpoint_io import read
 from densevit_checkpoints.converting import Converted, convert_checkpoint
 from densevit_checkpoints.key_prefixes import without_prefix
-from densevit_checkpoints.preprocessing import with_metadata
 
 
 def convert(
@@ -36,7 +35,7 @@ def convert(
             prefixes = listed(map(repr, leading_parts(checkpoint.tensors)))
             raise WeightsError(f"{source}: no key begins with {prefix!r}. Fix: name one of its prefixes ({prefixes}).")
         checkpoint = without_prefix(checkpoint, prefix)
-    return convert_checkpoint(with_metadata(checkpoint), layout, overrides)
+    return convert_checkpoint(checkpoint, layout, overrides)
 
 
 def write(converted: Converted, out: Path) -> None:

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from densevit.errors import WeightsError, did_you_mean, nearest
 from densevit.weights.checkpoint import Checkpoint
-from densevit.weights.checkpoint_io import IN_FOLDER, read_file, weight_map
+from densevit.weights.checkpoint_io import IN_FOLDER
 from densevit_backbones import hub_files
-from densevit_checkpoints import packages, preprocessing
+from densevit_checkpoints import file_formats, packages, preprocessing
+from densevit_checkpoints.file_formats import weight_map
 
 FORMS = ("timm:NAME[.TAG]", "torchvision:NAME[/WEIGHTS]", "hf:ORG/NAME[/FILE]", packages.FORM)
 
@@ -40,13 +41,14 @@ def read(source: str, instead: str = "", trust: bool = False) -> Checkpoint:
     """The tensors of published weights, from the library's cache or downloaded.
 
     instead: what to do without a network, for messages; "": the message says to name a downloaded file in place of
-    `source`. trust: the parameter of `read_file`.
+    `source`. trust: the parameter of `checkpoint_io.read`.
     """
     library, _, name = source.partition(":")
     fix = instead or f"name a downloaded file or folder in place of {source}"
     weights, metadata = _SOURCES[library](source, name.strip(), fix)
     if isinstance(weights, Path):
-        return replace(read_file(weights, trust, source), metadata=metadata)
+        checkpoint = file_formats.read(weights, trust)
+        return replace(checkpoint, source=source, metadata=checkpoint.metadata | metadata)
     return Checkpoint(weights, source, metadata=metadata)
 
 

@@ -9,26 +9,15 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from densevit.errors import WeightsError, one_line
-from densevit.weights.checkpoint import Checkpoint
-from densevit.weights.checkpoint_io import IN_FOLDER
 
 # Files of the Hugging Face Hub, written by transformers and timm: the model's config and its image processor's.
 CONFIG = "config.json"
 CARD = "README.md"  # with YAML front matter
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
-
-
-def with_metadata(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with the metadata in its file and beside it; its own has priority. Raises WeightsError as
-    `folder_metadata`."""
-    path = checkpoint.path
-    beside = folder_metadata(path.parent) if path is not None and path.name in IN_FOLDER else {}
-    return replace(checkpoint, metadata={**beside, **checkpoint_metadata(checkpoint.content), **checkpoint.metadata})
 
 
 def folder_metadata(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from densevit.weights import checkpoint_io
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.sources import Source
 from densevit.weights.translated_checkpoint import ResolvedCheckpoint
-from densevit_checkpoints import hub
+from densevit_checkpoints import file_formats, hub
 
 
 class Checkpoints(Source):
@@ -21,7 +21,7 @@ class Checkpoints(Source):
     forms = hub.FORMS
 
     def recognises(self, source: str | Path) -> bool:
-        if self.publishes(source):
+        if hub.is_published(source):
             return True
         header = checkpoint_io.header_of(source)
         return header is not None and header.get("format") != "densevit"
@@ -29,15 +29,14 @@ class Checkpoints(Source):
     def load(self, source: str | Path, trust: bool = False, **options: Any) -> tuple[InferenceModel, bool]:
         from densevit.weights import model_file
         from densevit_checkpoints.converting import convert_checkpoint
-        from densevit_checkpoints.preprocessing import with_metadata
 
-        checkpoint = checkpoint_io.read(source, trust=trust)
+        checkpoint = self.read(str(source), trust=trust)
         if checkpoint.header.get("format") == "densevit":  # a repository of the Hugging Face Hub may have one
             described = model_file.described(checkpoint.header, str(source), trust)
             return model_file.built(checkpoint.tensors, described, str(source)), False
         if {"backbone", "heads"} <= {name.partition(".")[0] for name in checkpoint.tensors}:
             raise checkpoint_io.without_header(checkpoint)
-        converted = convert_checkpoint(with_metadata(checkpoint))
+        converted = convert_checkpoint(checkpoint)
         if converted.model.config is None:
             raise WeightsError(
                 f"{source}: contains only a backbone ({converted.model.sections.backbone.name}), which predicts "
@@ -51,19 +50,15 @@ class Checkpoints(Source):
             )
         return converted.model, True
 
-    def publishes(self, source: str | Path) -> bool:
-        return hub.is_published(source)
-
-    def read(self, name: str, instead: str = "", trust: bool = False) -> Checkpoint:
-        return hub.read(name, instead, trust)
+    def read(self, source: str, instead: str = "", trust: bool = False) -> Checkpoint:
+        return hub.read(source, instead, trust) if hub.is_published(source) else file_formats.read(source, trust)
 
     def resolve(self, checkpoint: Checkpoint, sections: ModelSections, model: DenseModel) -> ResolvedCheckpoint:
         from densevit_checkpoints.foreign_checkpoint import ForeignCheckpoint, translated_for
         from densevit_checkpoints.head_names import named_as_in
         from densevit_checkpoints.layout_options import completed
-        from densevit_checkpoints.preprocessing import with_metadata
 
-        translated = translated_for(with_metadata(checkpoint), model)
+        translated = translated_for(checkpoint, model)
         if not isinstance(translated, ForeignCheckpoint):
             return ResolvedCheckpoint(sections, translated)
         translated = named_as_in(sections, model, translated)

@@ -18,7 +18,6 @@ from densevit.interfaces import Class
 from densevit.model import DenseModel
 from densevit.model.lora import add_adapters, merged_state
 from densevit.weights import model_file
-from densevit_checkpoints import hub
 from tests.built_models import build_model
 from tests.training.runs import train
 
@@ -162,7 +161,7 @@ def test_invalid_options_are_refused(options, facts):
 
 
 def test_targets_without_layers_are_refused_before_weights_are_downloaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "fetch", lambda source: pytest.fail(f"{source} is downloaded"))
+    monkeypatch.setattr("densevit.weights.resolving.read", lambda source, *_: pytest.fail(f"{source} is downloaded"))
     config = config_of({**VIT, "weights": "timm:vit_tiny_patch16_224", "lora": {"targets": ["*.qvk"]}})
     with pytest.raises(ConfigError, match=r"backbone\.lora\.targets: .*'\*\.qvk'\. Closest: \*\.qkv"):
         train(config, run_dir=tmp_path / "run")

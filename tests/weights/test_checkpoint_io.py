@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
-from densevit_checkpoints.preprocessing import with_metadata
 from tests.weights.states import STATE, assert_state
 
 OTHER = {"x": torch.zeros(1)}
@@ -132,13 +131,13 @@ def test_metadata_of_a_hub_folder_is_read_for_its_files(tmp_path):
     processor = {"do_rescale": True, "rescale_factor": 1 / 255, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2] * 3}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     for source in (tmp_path, tmp_path / "pytorch_model.bin"):
-        metadata = with_metadata(read(source)).metadata
+        metadata = read(source).metadata
         assert metadata["classes"] == ["cat", "cow", "dog"]
         assert metadata["mean"] == pytest.approx((0.5, 0.4, 0.3)) and metadata["std"] == pytest.approx((0.2, 0.2, 0.2))
-    assert with_metadata(read(tmp_path / "other.pth")).metadata == {}
+    assert read(tmp_path / "other.pth").metadata == {}
     for meta in ({"CLASSES": ("wall", "sky")}, {"dataset_meta": {"classes": ["wall", "sky"]}}):  # of OpenMMLab
         torch.save({"meta": {"epoch": 3, **meta}, "state_dict": STATE}, tmp_path / "other.pth")
-        assert with_metadata(read(tmp_path / "other.pth")).metadata == {"classes": ["wall", "sky"]}
+        assert read(tmp_path / "other.pth").metadata == {"classes": ["wall", "sky"]}
 
 
 # ---- errors ----

@@ -8,7 +8,7 @@ from torch import nn
 
 from densevit import config as configs
 from densevit.errors import ConfigError, WeightsError
-from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Neck, Publishing, SpecialTensors
+from densevit.interfaces import Backbone, CheckpointLayout, Class, Head, Line, Neck, Publishing, SpecialTensors
 from densevit.layouts import finding
 from densevit.model import build_from_sections
 from densevit.weights.checkpoint import Checkpoint
@@ -17,7 +17,6 @@ from densevit.weights.model_file import save
 from densevit.weights.pretrained import load_pretrained
 from densevit.weights.resolving import resolve
 from densevit.weights.weights_table import weights_line
-from densevit_checkpoints.key_mapping import Line
 from tests.built_models import build_model
 from tests.weights.loading import built
 
