@@ -125,7 +125,6 @@ def _evaluate(
     from densevit.evaluation.evaluation_tables import comparison_table, evaluation_tables
     from densevit.evaluation.metrics_file import by_head
     from densevit.evaluation.metrics_table import single_class
-    from densevit.inference.engine import Engine
     from densevit.inference.model_loading import load_any
     from densevit.training.run.evaluation import EvaluationPlan
     from densevit.training.run.evaluation_folder import new_folder, read_mapping, write_evaluation
@@ -153,7 +152,7 @@ def _evaluate(
     tables = {head: x.tables(x.records, thresholds[head]) for head, x in done.evaluators.items()}
     notes = {head: single_class(head_metrics) for head, head_metrics in by_head(done.metrics).items()}
     args.output.show(evaluation_tables(done.metrics, tables, notes))
-    recorded = model.recorded_evaluation if isinstance(model, Engine) else None
+    recorded = model.recorded_evaluation
     if recorded is not None:
         args.output.show("", "When it was exported:", comparison_table(recorded.model, recorded.file, recorded.data))
     if maps is not None:

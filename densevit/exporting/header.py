@@ -2,23 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from densevit import config as configs
 from densevit.interfaces import Size
 from densevit.model import DenseModel
+from densevit.model.tiled_detection import SupportsMaxPredictions
 from densevit.weights import model_file
-
-
-@runtime_checkable
-class SupportsNms(Protocol):
-    """A head whose exported `boxes` need class-wise non-maximum suppression; the header describes it.
-
-    nms: IoU above which a box is a duplicate. max_predictions: the largest number of objects in an image.
-    """
-
-    nms: float
-    max_predictions: int
 
 
 def header_of(
@@ -37,7 +27,7 @@ def header_of(
             "task": getattr(head, "task", None),
             "classes": [asdict(c) for c in model.classes[name]],
             "nms": {"iou": head.nms, "max_predictions": head.max_predictions}
-            if thresholds is None and isinstance(head, SupportsNms)
+            if thresholds is None and head.nms is not None and isinstance(head, SupportsMaxPredictions)
             else None,
             "channels": [*features.channels],
             "strides": [*features.strides],

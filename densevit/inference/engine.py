@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from densevit import config as configs
 from densevit.channels import RGB
 from densevit.config import ModelSections
 from densevit.data.transforms.fixed import Fixed
-from densevit.errors import ConfigError, DensevitError
+from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.inference.runtimes import ORIGINAL_SIZE, THRESHOLDS, ExportedFile
 from densevit.interfaces import Backbone, Batch, Head, Outputs, Predictions, Size, Targets, Transforms
@@ -59,6 +60,19 @@ class Engine(InferenceModel):
             f"{self.file.path}: an exported file computes predictions only, no features and no losses. Fix: if "
             "heads.NAME.evaluation is null, name an evaluator: heads.NAME.evaluation.name=..."
         )
+
+    def save(self, path: str | Path) -> None:
+        """Raises WeightsError: a file has no weights."""
+        raise WeightsError(f"{self.file.path}: an exported file has no weights to save. Fix: save the model itself.")
+
+    def check_evaluation(self) -> None:
+        """Raises ConfigError for score thresholds in OpenVINO, which returns only objects above them; ONNX Runtime
+        returns all."""
+        if self.thresholds and self.file.runtime == "openvino":
+            raise ConfigError(
+                f"{self.file.path}: OpenVINO returns no objects below the score thresholds in the file, which cuts "
+                "AP. Fix: evaluate it with ONNX Runtime, or a file without --postprocess."
+            )
 
     @property
     def recorded_evaluation(self) -> "RecordedEvaluation | None":

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from densevit.errors import DensevitError, WeightsError
-from densevit.inference.engine import Engine
+from densevit.errors import DensevitError
 from densevit.model import DenseModel, InferenceModel
 from densevit.weights import checkpoint_io, model_file
 from densevit.weights.sources import source_of
@@ -69,8 +68,6 @@ def save(model: DenseModel, path: str | Path) -> None:
         >>> [*densevit.load("mine.safetensors").heads]
         ['segmentation']
     """
-    if isinstance(model, Engine):
-        raise WeightsError(f"{model.file.path}: an exported file has no weights to save. Fix: save the model itself.")
     model.save(path)
 
 

@@ -28,6 +28,7 @@ class Head(nn.Module, Recorded):
         then gets a `LastBlocks` instead of features, and the head has no neck. 0: none.
     finest_stride: the stride of the finest feature that the head is made for; a training on a backbone whose features
         all have one coarser stride begins with a line that names a neck. None: any stride.
+    nms: IoU above which `predict` removes a box as a duplicate, class by class. None: it removes none.
 
     Example:
         >>> import torch
@@ -44,6 +45,7 @@ class Head(nn.Module, Recorded):
     target_types: Mapping[str, TargetType] | None = None
     last_blocks: int = 0
     finest_stride: int | None = None
+    nms: float | None = None
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], classes: Classes) -> None:
         super().__init__()

@@ -39,7 +39,8 @@ class InferenceModel:
     section `data` of the training's config, which defines the resizing; None if unknown: images keep their size.
     reference_data: that section of each head's training, in a joined model. score_thresholds: the minimum score of
     objects with the highest F1 in validation, by head. licences: the licences of the published weights that the model
-    started from, by source. resizes: whether it is an exported file that resizes images.
+    started from, by source. resizes: whether it is an exported file that resizes images. recorded_evaluation: the
+    `RecordedEvaluation` in an exported file; None without one.
 
     Models of methods `with_...` share parameters with this one. Several threads may call `predict` on a model in
     evaluation mode, which must not be moved, converted or trained meanwhile.
@@ -57,6 +58,7 @@ class InferenceModel:
     score_thresholds: dict[str, float]
     licences: dict[str, Licences]
     resizes = False
+    recorded_evaluation: Any = None
     replaced_resize: Transforms | None = None
     _by_head: tuple[str, ...] = ("heads", "classes", "target_types", "reference_data", "score_thresholds")
 
@@ -67,6 +69,9 @@ class InferenceModel:
     def fingerprint(self) -> str:
         """A short hash of classes and weights, which identifies the model of predictions."""
         raise NotImplementedError
+
+    def check_evaluation(self) -> None:
+        """Called before an evaluation. Raises ConfigError if the metrics would be wrong, for an exported file."""
 
     def predict(
         self,

@@ -64,6 +64,8 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     model = SimpleNamespace(
         default_thresholds={"detection": 0.5},
         backbone=SimpleNamespace(input_size=None),
+        check_evaluation=lambda: None,
+        recorded_evaluation=None,
         multiple=16,
         channels=RGB,
         classes={"detection": CLASSES},

@@ -11,7 +11,6 @@ from densevit.data.data_builder import DataSource, build_data
 from densevit.data.data_splits import DataSplits
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError
-from densevit.inference.engine import Engine
 from densevit.inference.iterating import evaluation_mode
 from densevit.inference.model_loading import load
 from densevit.interfaces import Class, Dataset, Evaluator
@@ -63,14 +62,9 @@ class EvaluationPlan:
         """Checks the data and applies the model's replaced resizing to it. Leaves out heads without labels in the
         data, unless no head has any. classes: the mapping that `map_classes` takes.
 
-        Raises DataError for images without labels, and if no class is mapped; ConfigError for an exported file with
-        score thresholds in OpenVINO, which returns only objects above them; ONNX Runtime returns all.
+        Raises DataError for images without labels, and if no class is mapped; ConfigError by `check_evaluation`.
         """
-        if isinstance(model, Engine) and model.thresholds and model.file.runtime == "openvino":
-            raise ConfigError(
-                f"{model.file.path}: OpenVINO returns no objects below the score thresholds in the file, which cuts "
-                "AP. Fix: evaluate it with ONNX Runtime, or a file without --postprocess."
-            )
+        model.check_evaluation()
         replaced = None if model.replaced_resize is None else EvaluationTransform(model.replaced_resize)
         data = data.padded_to(model.multiple, replaced)
         check_channels(data.val, model)

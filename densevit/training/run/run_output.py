@@ -19,7 +19,6 @@ from densevit.evaluation import metrics_file, tables_file
 from densevit.evaluation.error_analysis import ERRORS
 from densevit.evaluation.metric_order import error_metrics, sign
 from densevit.evaluation.metrics_table import metrics_table
-from densevit.exporting.header import SupportsNms
 from densevit.inference.model_loading import load
 from densevit.model.head_inference import predicts_boxes
 from densevit.model.parameter_groups import ParameterRate, method_parameters
@@ -259,7 +258,7 @@ def _largest_errors(plan: Plan) -> Iterator[str]:
         lost, error = max(((float(row[1]), row[0]) for row in errors if float(row[1]) > 0), default=(0.0, ""))
         if lost > _LARGE_ERROR:
             fix = f"see {_ERROR_PAGE}."
-            if error == "duplicate" and predicts_boxes(head) and not isinstance(head, SupportsNms):
+            if error == "duplicate" and predicts_boxes(head) and head.nms is None:
                 fix = (
                     "a head without NMS learns late to predict one box per object: give it more passes over the "
                     f"images, or predict with --nms 0.6 (inference.nms); {fix}"
