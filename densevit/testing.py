@@ -9,6 +9,8 @@ _NAMES = (
     "CheckResult",
     "backbone_checks",
     "check_backbone",
+    "check_export",
+    "check_exported_predictions",
     "check_head",
     "check_method",
     "head_checks",

@@ -1,5 +1,7 @@
 """The names and their modules, for type checkers, which do not read the entry-point group `densevit.names`."""
 
+from densevit_export.head_checks import check_export as check_export
+from densevit_export.head_checks import check_exported_predictions as check_exported_predictions
 from densevit_workbench.testing.backbone_checks import backbone_checks as backbone_checks
 from densevit_workbench.testing.backbone_checks import check_backbone as check_backbone
 from densevit_workbench.testing.check_results import CheckFailed as CheckFailed

@@ -18,6 +18,7 @@ ROOTS = {
     "densevit_backbones": "plugins/densevit_backbones",
     "densevit_checkpoints": "plugins/densevit_checkpoints",
     "densevit_configs": "configs",
+    "densevit_export": "plugins/densevit_export",
     "densevit_heads": "plugins/densevit_heads",
     "densevit_methods": "plugins/densevit_methods",
     "densevit_necks": "plugins/densevit_necks",
