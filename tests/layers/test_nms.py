@@ -1,22 +1,19 @@
-"""Class-wise NMS against brute force: an image alone, in batches, in exported files, and in all heads that use it."""
+"""Class-wise NMS against brute force: an image alone, in batches, and in all heads that use it."""
 
 import inspect
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from densevit import registry
 from densevit.config import InferenceSection
-from densevit.exporting import files
 from densevit.interfaces import Class, Predictions
 from densevit.layers.nms import class_nms
 from densevit.model.duplicate_boxes import without_duplicates
-from densevit.terminal import silenced
 
 IOU = 0.6
 Boxes = tuple[Tensor, Tensor, Tensor]
@@ -121,38 +118,6 @@ def test_negative_coordinates_and_no_boxes() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [-11, -11, -1, -1]])
     assert class_nms(boxes, torch.tensor([0.5, 0.9]), torch.tensor([0, 1]), 0.1).tolist() == [1, 0]
     assert class_nms(boxes[:0], boxes[:0, 0], torch.zeros(0, dtype=torch.int64), IOU).tolist() == []
-
-
-# ---- exported files ----
-
-
-class Suppressed(nn.Module):
-    def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> Tensor:
-        return class_nms(boxes, scores, classes, IOU)
-
-
-@pytest.mark.integration
-def test_exported_files_have_the_operators_axis_of_classes(tmp_path: Path) -> None:
-    """One graph for any number of boxes and classes, as pt2 and as ONNX."""
-    import onnx
-    import onnxruntime
-
-    rows = {0: torch.export.Dim("rows", min=2)}
-    with torch.no_grad():
-        program = torch.export.export(Suppressed(), objects(60, 3, 64), dynamic_shapes=(rows, rows, rows))
-    torch.export.save(program, tmp_path / "x.pt2")
-    loaded = torch.export.load(tmp_path / "x.pt2").module()
-    with silenced():
-        files.converted(program, ["boxes", "scores", "classes"], ["kept"]).save(tmp_path / "x.onnx")
-    graph = onnx.load(tmp_path / "x.onnx").graph
-    assert [node.op_type for node in graph.node].count("NonMaxSuppression") == 1 and len(graph.node) < 40
-    session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
-    for classes, pixels in SIZES:
-        image = objects(800, classes, pixels)
-        inputs = dict(zip(("boxes", "scores", "classes"), (x.numpy() for x in image), strict=True))
-        expected = brute_force(*image)
-        assert session.run(None, inputs)[0].tolist() == expected, (classes, pixels)
-        assert loaded(*image).tolist() == expected
 
 
 # ---- heads ----
