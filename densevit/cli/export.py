@@ -98,11 +98,11 @@ def run(args: Namespace) -> int:
     from densevit.evaluation.evaluation_tables import comparison_table
     from densevit.exporting.exporting import export
     from densevit.exporting.file_plan import FileOptions, check_options
+    from densevit.inference.exported_files import ExportedFiles
     from densevit.inference.model_loading import load_any
-    from densevit.inference.runtimes import is_exported
     from densevit.terminal import table
 
-    if is_exported(args.model):
+    if ExportedFiles().recognises(args.model):
         raise ConfigError(f"{args.model}: is an exported file. Fix: name the model that it was exported from.")
     out = args.out or _beside(args.model, "int8" if args.int8 else args.half)
     check_options(out, FileOptions(args.half, args.int8, args.resize, args.postprocess))

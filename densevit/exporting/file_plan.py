@@ -14,7 +14,7 @@ from densevit.exporting.exported_resizing import Resizing, check_resizing
 from densevit.exporting.graph import ExportedGraph
 from densevit.exporting.half_precision import LIMITS, Half
 from densevit.inference.engine import Engine
-from densevit.inference.runtimes import SUFFIXES
+from densevit.inference.exported_files import SUFFIXES
 from densevit.interfaces import Size
 from densevit.model import DenseModel, InferenceModel, Threshold
 from densevit.model.exported_outputs import is_exportable

@@ -6,6 +6,8 @@ from typing import Any
 from densevit.model import InferenceModel
 from densevit.weights.sources import Source
 
+SUFFIXES = (".onnx", ".pt2")
+
 
 class ExportedFiles(Source):
     """Files of `densevit.export`, which run on the CPU."""
@@ -13,7 +15,7 @@ class ExportedFiles(Source):
     options = ("runtime",)
 
     def recognises(self, source: str | Path) -> bool:
-        return Path(source).suffix.lower() in (".onnx", ".pt2")
+        return Path(source).suffix.lower() in SUFFIXES
 
     def load(self, source: str | Path, trust: bool = False, **options: Any) -> tuple[InferenceModel, bool]:
         from densevit.inference.engine import build

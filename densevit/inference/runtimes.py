@@ -18,7 +18,6 @@ from densevit.terminal import silenced
 Run = Callable[..., dict[str, np.ndarray]]
 """Runs a file on images (B, C, H, W) and further inputs by name; returns outputs by name."""
 
-SUFFIXES = (".onnx", ".pt2")
 RUNTIMES = ("onnxruntime", "openvino")
 """The packages that run ONNX files; PyTorch runs pt2 files."""
 
@@ -42,11 +41,6 @@ class ExportedFile:
     runtime: str
     size: Size | None = None
     batch: int | None = None
-
-
-def is_exported(source: str | Path) -> bool:
-    """Whether `source` has the suffix of an exported file."""
-    return Path(source).suffix.lower() in SUFFIXES
 
 
 def open_file(path: str | Path, runtime: str | None = None) -> ExportedFile:

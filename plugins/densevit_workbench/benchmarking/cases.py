@@ -12,9 +12,10 @@ from densevit import registry
 from densevit.config import Config, config_layers, yaml_io
 from densevit.errors import ConfigError, DensevitError, did_you_mean
 from densevit.evaluation import metrics_file, tables_file
-from densevit.inference.engine import Engine, build
-from densevit.inference.runtimes import is_exported, open_file
+from densevit.inference.model_loading import load
+from densevit.model import InferenceModel
 from densevit.paths import user_path
+from densevit.weights.sources import source_of
 from densevit_workbench.reports.evaluated_data import evaluated_data
 
 PROTOCOL = "benchmark/protocol"
@@ -36,7 +37,7 @@ class Case:
     head: str = ""
     metrics: Mapping[str, float] | None = None
     lower_is_better: Sequence[str] | None = None
-    file: Engine | None = None
+    file: InferenceModel | None = None
 
     def config(self, seed: int | None = None, **trained: Any) -> Config:
         """The checked config. seed: None keeps the config's seed. trained: keys of `optim` and `trainer` to replace,
@@ -50,7 +51,7 @@ class Case:
     def fingerprint(self) -> str:
         """A hash of the config or the exported file, by which stored results are reused."""
         text = json.dumps(self.values, sort_keys=True, default=str).encode()
-        return hashlib.sha256(text if self.file is None else self.file.file.path.read_bytes()).hexdigest()[:16]
+        return hashlib.sha256(text if self.file is None else user_path(self.source).read_bytes()).hexdigest()[:16]
 
 
 def cases_of_configs(sources: Sequence[str], overrides: Sequence[str]) -> list[Case]:
@@ -60,12 +61,13 @@ def cases_of_configs(sources: Sequence[str], overrides: Sequence[str]) -> list[C
     for source in sources:
         folder = user_path(source)
         name = folder.name if folder.is_dir() else Path(source).stem
-        name = Path(source).name if is_exported(source) else name
+        is_file = source_of(source, ("runtime",)) is not None  # an exported file
+        name = Path(source).name if is_file else name
         if name in cases:
             name = source.strip("/")
         if name in cases:
             raise ConfigError(f"benchmark: {source} is given twice.")
-        if is_exported(source):
+        if is_file:
             cases[name] = _case_of_file(name, source)
             continue
         config = configs.load(source, overrides)
@@ -78,14 +80,14 @@ def cases_of_configs(sources: Sequence[str], overrides: Sequence[str]) -> list[C
 
 
 def _case_of_file(name: str, source: str) -> Case:
-    engine = build(open_file(source))
-    if engine.config is None:
+    model: InferenceModel = load(source)
+    if model.config is None:
         raise ConfigError(
             f"benchmark: {source}: the file was exported from a model without a config. Fix: export a run folder."
         )
-    recorded = engine.recorded_evaluation
+    recorded = model.recorded_evaluation
     metrics = None if recorded is None else {key: value for key, value in recorded.file.items() if value == value}
-    return Case(name, engine.config.model_dump(), source, metrics=metrics, file=engine)
+    return Case(name, model.config.model_dump(), source, metrics=metrics, file=model)
 
 
 def cases_of_protocol(
