@@ -1,6 +1,6 @@
 """The public names and their modules, for `__init__.py` and for type checkers.
 
-The last names are a plugin's, the workbench's. `__init__.py` finds them in the entry-point group `densevit.names`; type
+The last names are plugins'. `__init__.py` finds them in the entry-point group `densevit.names`; type
 checkers read no entry points, so they need the modules here too. tests/test_public_surface.py compares both.
 """
 
@@ -13,7 +13,6 @@ from densevit.errors import DensevitError as DensevitError
 from densevit.errors import PluginError as PluginError
 from densevit.errors import TrainingError as TrainingError
 from densevit.errors import WeightsError as WeightsError
-from densevit.exporting.exporting import export as export
 from densevit.inference.batch_predictor import BatchPredictor as BatchPredictor
 from densevit.inference.model_creation import create_model as create_model
 from densevit.inference.model_loading import load as load
@@ -47,6 +46,7 @@ from densevit.training.run.evaluation import evaluate as evaluate
 from densevit.training.run.fit import Run as Run
 from densevit.training.run.fit import fit as fit
 from densevit.weights.pretrained_models import create_backbone as create_backbone
+from densevit_export.exporting import export as export
 from densevit_probes.probing import probe as probe
 from densevit_workbench.benchmarking.suite import benchmark as benchmark
 from densevit_workbench.doctor.diagnose import diagnose as diagnose

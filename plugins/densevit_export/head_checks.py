@@ -9,14 +9,10 @@ import torch
 from torch import Tensor
 
 from densevit.errors import DensevitError
-from densevit.exporting import file_comparison, files
-from densevit.exporting.exporting import LIMIT
-from densevit.exporting.graph import ExportedGraph
-from densevit.exporting.selections import load_selections
-from densevit.inference import runtimes
 from densevit.interfaces import Size
 from densevit.model import DenseModel
-from densevit.model.exported_outputs import (
+from densevit_export import file_comparison, files, runtimes
+from densevit_export.exported_outputs import (
     SupportsExport,
     SupportsPredictExported,
     exported,
@@ -24,6 +20,9 @@ from densevit.model.exported_outputs import (
     predict_exported,
     predicts_exported,
 )
+from densevit_export.exporting import LIMIT
+from densevit_export.graph import ExportedGraph
+from densevit_export.selections import load_selections
 
 _TIES = 1e-3  # share of values that rounding may change, such as pixels with two equally likely classes
 

@@ -12,7 +12,7 @@ import yaml
 
 import densevit
 from densevit.cli import main
-from tests.exporting.small_models import CELLS, NAIVE
+from tests.small_models import CELLS, NAIVE
 
 pytestmark = pytest.mark.integration
 

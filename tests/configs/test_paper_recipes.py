@@ -24,7 +24,7 @@ SMALL = {
 SIZES = {"coco": "[96, 160]", "ade20k": "64", "nyu": "[64, 96]"}
 
 
-NAME = "backbone.name=tests.exporting.small_models:FourMaps"
+NAME = "backbone.name=tests.small_models:FourMaps"
 OWN = f"{NAME} backbone.weights=random"
 
 
@@ -61,7 +61,7 @@ def test_another_backbone_has_its_own_options_and_the_protocol(path: Path, backb
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_another_backbone_without_weights_is_an_error_with_both_commands(path: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("name: tests.exporting.small_models:FourMaps\n")
+    (tmp_path / "mine.yaml").write_text("name: tests.small_models:FourMaps\n")
     for override in (NAME, f"backbone={tmp_path / 'mine.yaml'}"):
         with pytest.raises(ConfigError) as caught:
             configs.check_plugins(configs.load(path, [override]))

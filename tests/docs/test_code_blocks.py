@@ -21,7 +21,7 @@ RUN = ("python", "bash", "yaml", "ini")
 
 # Blocks that are not run: the page, a part of the text, and the reason. At most ten.
 NOT_RUN = (
-    ("docs/export.md", "npm install", "needs Node.js; tests/exporting/test_programs.py runs the program"),
+    ("docs/export.md", "npm install", "needs Node.js; tests/export/test_programs.py runs the program"),
     ("docs/export.md", "cmake --build", "needs ONNX Runtime's headers; test_programs.py runs the program"),
     ("docs/development/gpu.md", "tools/benchmarks/gpu.py", "needs a GPU; test_gpu.py runs it on a CPU"),
     ("docs/multi-gpu.md", "tools/benchmarks/scaling.py", "trains on one to eight GPUs, in processes of its own"),
@@ -72,9 +72,9 @@ def environment(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr("huggingface_hub.hf_hub_download", world.download)
         monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: None)
     monkeypatch.setattr("torch.hub.download_url_to_file", torch_download)
-    monkeypatch.setattr("densevit.exporting.files.write", exported_once(world.made_once("docs/exported", Path.mkdir)))
-    monkeypatch.setattr("densevit.exporting.half_precision._MAX_BLOCKS", 2)
-    monkeypatch.setattr("densevit.exporting.file_plan._LARGE", (70, 101))
+    monkeypatch.setattr("densevit_export.files.write", exported_once(world.made_once("docs/exported", Path.mkdir)))
+    monkeypatch.setattr("densevit_export.half_precision._MAX_BLOCKS", 2)
+    monkeypatch.setattr("densevit_export.file_plan._LARGE", (70, 101))
     if importlib.util.find_spec("timm"):
         monkeypatch.setattr("timm.create_model", untrained_timm())
         for module in ("densevit_backbones.hub_files", "densevit_backbones.timm"):

@@ -52,7 +52,7 @@ def test_examples_of_public_names_run(
     made_once: Callable[..., Path], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_configs.install(monkeypatch)
-    monkeypatch.setattr("densevit.exporting.file_plan._LARGE", (70, 101))
+    monkeypatch.setattr("densevit_export.file_plan._LARGE", (70, 101))
     world = World(made_once, project)
     block = Block("docstrings", 1, "pycon", "\n".join(examples().values()), "")
     page = world.page(tmp_path / "page", [block])

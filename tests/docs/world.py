@@ -41,7 +41,7 @@ from tests.docs.resolution import Resolver
 if TYPE_CHECKING:
     from torch import nn
 
-    from densevit.exporting.graph import ExportedGraph
+    from densevit_export.graph import ExportedGraph
 
 # Runs by name: the config and its overrides. A page may have its own.
 RUNS: dict[str, tuple[str, ...]] = {
@@ -301,8 +301,8 @@ def torch_download(url: str, file: str, *_: object, **__: object) -> None:
 
 
 def exported_once(folder: Path) -> Callable[..., Any]:
-    """`densevit.exporting.files.write`, which traces equal graphs once: further files are copies with their header."""
-    from densevit.exporting import files
+    """`densevit_export.files.write`, which traces equal graphs once: further files are copies with their header."""
+    from densevit_export import files
 
     write = files.write
 

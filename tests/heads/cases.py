@@ -85,7 +85,7 @@ CASES: dict[str, Case] = {
     "faster_rcnn": Case(
         "faster_rcnn", {"width": 16, "box_width": 16, "num_proposals": 50, "num_samples": 32}, PADDING
     ),
-    "fcos": Case("fcos", {"width": 64, "score_threshold": 0.0}, (*PADDING, "export")),  # tests/exporting exports it
+    "fcos": Case("fcos", {"width": 64, "score_threshold": 0.0}, (*PADDING, "export")),  # tests/export exports it
     "detr_panoptic": Case("detr_panoptic", {"detr": DETR}, PADDING),
     "dab_detr_panoptic": Case("dab_detr_panoptic", {"dab_detr": FAST}, PADDING),
     "mask2former": Case("mask2former", MASKS),

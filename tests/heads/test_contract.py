@@ -21,7 +21,7 @@ def test_every_head_is_a_case() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_head_passes_all_checks(name: str) -> None:
-    """All but the export, which costs ten seconds: tests/exporting exports each head.
+    """All but the export, which costs ten seconds: tests/export exports each head.
 
     Values that label nothing (-1, 255, void, 0 m, nan, crowds) are not learned, with any of its losses.
     """

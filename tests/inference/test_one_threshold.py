@@ -20,7 +20,7 @@ from densevit.targets import RunLengthMasks
 from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit_workbench.interchange.prelabels import write_prelabels
 from tests.cli.stand_in import StandIn
-from tests.exporting.small_models import FOUR_MAPS, evaluated_at
+from tests.small_models import FOUR_MAPS, evaluated_at
 
 OWN = 0.4485
 CLASSES = (Class("cell", 1, (250, 10, 20)),)

@@ -2,7 +2,7 @@
 
 import densevit
 from densevit.model.backbone_digest import backbone_digest
-from tests.exporting.small_models import NAIVE, small_predictor
+from tests.small_models import NAIVE, small_predictor
 from tests.weights.joined_runs import randomise
 
 RESNET = {"name": "resnet", "depth": 18}

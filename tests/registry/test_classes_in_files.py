@@ -19,9 +19,9 @@ import densevit
 from densevit import config as configs
 from densevit.config import yaml_io
 from densevit.errors import ConfigError, DensevitError
-from densevit.inference import engine
 from densevit.registry import plugin_loading
 from densevit.weights import model_file, model_joining
+from densevit_export import engine
 
 pytestmark = pytest.mark.integration
 

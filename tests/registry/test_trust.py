@@ -228,7 +228,7 @@ def test_command_imports_a_module_only_with_trust(name, payload, monkeypatch, ca
     Image.fromarray(IMAGE).save("image.png")
     naming({"backbone.name": "payload:Net"})
     on_the_path(payload, monkeypatch)
-    monkeypatch.setattr("densevit.exporting.exporting.export", Mock(side_effect=ConfigError("no export")))  # slow
+    monkeypatch.setattr("densevit_export.exporting.export", Mock(side_effect=ConfigError("no export")))  # slow
     command = [*name.split(), *COMMANDS[name]]
     assert main(command) == 2
     assert "theirs.safetensors: 'payload:Net' is named in this file" in capsys.readouterr().err

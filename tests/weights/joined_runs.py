@@ -12,7 +12,7 @@ from densevit.data.data_builder import build_data
 from densevit.model import DenseModel
 from densevit.weights import model_file
 from tests.built_models import build_model
-from tests.exporting.small_models import CELLS, NAIVE, FourMaps
+from tests.small_models import CELLS, NAIVE, FourMaps
 
 BOXES: dict[str, Any] = {"detection": {**CELLS, "neck": {"name": "fpn", "width": 16}}}
 SURFACES: dict[str, Any] = {"surfaces": NAIVE}

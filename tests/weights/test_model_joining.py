@@ -189,7 +189,7 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
         r"has the (in_channels|channels) ",
     ),
     "normalisation": ({"backbone": {"mean": [0.5, 0.5, 0.5]}}, r"has the mean \(0\.5, 0\.5, 0\.5\)"),
-    "class": ({"backbone": {"name": "tests.exporting.small_models:FourMaps"}}, "has the class FourMaps"),
+    "class": ({"backbone": {"name": "tests.small_models:FourMaps"}}, "has the class FourMaps"),
     "LoRA": ({"backbone": {"freeze": False, "lora": {"rank": 2}}}, "trained with LoRA"),
 }
 

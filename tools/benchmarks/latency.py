@@ -1,6 +1,6 @@
 """Compares the latency of detectors of densevit and transformers, in PyTorch and in ONNX Runtime.
 
-Batch 1, fp32, random weights, batch norms folded on both sides (`densevit.exporting.deployment`). All models do the
+Batch 1, fp32, random weights, batch norms folded on both sides (`densevit_export.deployment`). All models do the
 same work, from a uint8 image to boxes and scores, and are exported to ONNX in the same way, at one size. The
 rounds of a pair are interleaved, in each runtime separately. Idle threads of ONNX Runtime do not spin, because they
 would slow the other model.
@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 import densevit
 from densevit.config.yaml_io import shipped_configs
-from densevit.exporting.deployment import deployable, simplified
-from densevit.exporting.file_comparison import example_images
-from densevit.exporting.graph import ExportedGraph
+from densevit_export.deployment import deployable, simplified
+from densevit_export.file_comparison import example_images
+from densevit_export.graph import ExportedGraph
 
 PAIRS = {  # densevit's recipe: transformers' model
     "coco/rtdetr_r18": "rtdetr_r18vd",

@@ -15,13 +15,13 @@ from latency import onnx_session
 from torch import Tensor, nn
 
 import densevit
-from densevit.exporting.deployment import deployable
-from densevit.exporting.file_comparison import example_images
-from densevit.exporting.graph import ExportedGraph
 from densevit.interfaces import Batch, Size
 from densevit.layers.precision import in_float32
 from densevit.model import DenseModel
-from densevit.model.exported_outputs import exported
+from densevit_export.deployment import deployable
+from densevit_export.exported_outputs import exported
+from densevit_export.file_comparison import example_images
+from densevit_export.graph import ExportedGraph
 
 FILE, PARTS, SEPARATE = "one file", "backbone + heads, each alone", "one file per head, all"
 

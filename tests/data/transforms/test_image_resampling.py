@@ -32,7 +32,7 @@ NO_IMAGES = {
     "densevit/drawing": "8-bit colours",
     "densevit/reporting": "8-bit colours",
     "densevit/data/duplicate_images.py": "8-bit grey",
-    "densevit/model/exported_outputs.py": "maps of heads",
+    "plugins/densevit_export/exported_outputs.py": "maps of heads",
     "densevit/model/streaming_resize.py": "maps of heads",
     "plugins/densevit_backbones": "normalised images, whose missing pixels are 0, and features",
     "plugins/densevit_heads": "features and maps of heads",

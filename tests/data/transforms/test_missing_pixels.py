@@ -15,10 +15,10 @@ from densevit.data.transforms.crop import Crop
 from densevit.data.transforms.mosaic import mosaic
 from densevit.data.transforms.sample_augmentation import Augmentation, rotated, rotation_matrix
 from densevit.data.transforms.sample_resizing import new_pixels, resize_image
-from densevit.exporting.exported_resizing import Resizing
 from densevit.interfaces import Batch, Sample
 from densevit.model.test_time_augmentation import _scaled
 from densevit.targets import TargetTypes
+from densevit_export.exported_resizing import Resizing
 from densevit_heads.rtdetr.augmentation import Stretch
 from densevit_probes.correspondence import ViewCorrespondence
 

@@ -83,7 +83,7 @@ def test_printed_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert [command[:2] for command in commands] == [
         ["evaluate", "runs/seg"], ["predict", "runs/seg"], ["export", "runs/seg"], ["train", "--resume"],
     ]  # fmt: skip
-    evaluate, predict, _, resume = commands  # tests/exporting exports
+    evaluate, predict, _, resume = commands  # tests/export exports
     assert [main([*command, "--quiet"]) for command in (evaluate, predict)] == [0, 0]
     assert capsys.readouterr().out == ""
     assert main([*resume, "--json"]) == 0

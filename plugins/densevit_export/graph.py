@@ -1,0 +1,88 @@
+"""The graph of an exported file: maps images to the outputs of all heads, in pixels of the images."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densevit.interfaces import Outputs, Size
+from densevit.layers.precision import in_float32
+from densevit.model import DenseModel
+from densevit.model.zoom import at_reference_size
+from densevit_export.exported_outputs import exported
+from densevit_export.exported_resizing import Resizing
+
+
+class ExportedGraph(nn.Module):
+    """A model for export.
+
+    canvas: (h, w) that images are padded to; None: the next multiple of the model's coarsest stride. resizing: resizes
+    images of any size first; None: does not resize.
+    """
+
+    def __init__(self, model: DenseModel, canvas: Size | None = None, resizing: Resizing | None = None) -> None:
+        super().__init__()
+        self.model, self.canvas, self.resizing = model, canvas, resizing
+        self.references = {} if resizing is None else model.references  # else by the program that resizes
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """images: (B, C, H, W) with the model's channels. Returns the outputs of `exported`, as HEAD/NAME for several
+        heads."""
+        return self.outputs(self.resized(images), None if self.resizing is None else original_size(images))
+
+    def resized(self, images: Tensor) -> Tensor:
+        """The images (B, C, h, w) that the model takes, from images (B, C, H, W)."""
+        return images if self.resizing is None else self.resizing(images)
+
+    def outputs(self, images: Tensor, original: Size | None = None) -> dict[str, Tensor]:
+        """`forward` for resized images. original: (H, W) before resizing; outputs are in pixels of this size."""
+        H, W = images.shape[-2:]
+        made = self.made(images)
+        by_head = at_reference_size(
+            {
+                name: [exported(head, in_float32(made[name]), (H, W), original)]
+                for name, head in self.model.heads.items()
+            },
+            [{"size": (H, W), "original_size": original}],
+            self.model.target_types,
+            self.references,
+        )
+        return {self.prefix(name) + key: value for name, (values,) in by_head.items() for key, value in values.items()}
+
+    def made(self, images: Tensor) -> dict[str, Outputs]:
+        """The outputs of the model for images that are already resized, by head."""
+        H, W = images.shape[-2:]
+        if images.dtype == torch.uint16:  # ONNX Runtime cannot pad it
+            images = images.float()
+        height, width = self.canvas or (_padded(H, self.model.multiple), _padded(W, self.model.multiple))
+        outside = (0, width - W, 0, height - H)
+        padding_mask = F.pad(torch.zeros_like(images[:, 0], dtype=torch.bool), outside, value=True)
+        return self.model({"images": F.pad(images, outside), "padding_mask": padding_mask, "targets": []})
+
+    def prefix(self, head: str) -> str:
+        """The prefix of the names of a head's outputs."""
+        return f"{head}/" if len(self.model.heads) > 1 else ""
+
+
+class ResizedGraph(nn.Module):
+    """The part of a graph after resizing, as a separate graph whose input has the resized size.
+
+    In a single graph, the resized size would be an expression of the original size, and `torch.export` could prove
+    hardly any condition on it.
+    """
+
+    def __init__(self, graph: ExportedGraph) -> None:
+        super().__init__()
+        self.exported = graph  # `graph` is an attribute of traced modules
+
+    def forward(self, resized: Tensor, images: Tensor) -> dict[str, Tensor]:
+        """resized: (B, C, h, w). images: (B, C, H, W), only their size is used."""
+        return self.exported.outputs(resized, original_size(images))
+
+
+def original_size(images: Tensor) -> Size:
+    """(H, W) of images (B, C, H, W)."""
+    return images.shape[-2], images.shape[-1]
+
+
+def _padded(side: int, multiple: int) -> int:
+    return (side + multiple - 1) // multiple * multiple

@@ -1,0 +1,172 @@
+"""Models that are exported files: with files made of the model itself, and opening of real files."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import densevit
+from densevit.data.transforms.fixed import Fixed
+from densevit.errors import ConfigError, DensevitError, WeightsError
+from densevit.interfaces import Head
+from densevit.model import DenseModel
+from densevit_export import engine, header
+from densevit_export.file_comparison import example_images
+from densevit_export.graph import ExportedGraph
+from densevit_export.runtimes import ExportedFile, open_file
+
+MODULE = "tests.export.test_engine"
+RESNET = {"name": "resnet", "depth": 18}
+DETR = {"name": "detr", "num_queries": 5, "transformer": {"width": 16, "encoder_layers": 1, "decoder_layers": 1}}
+SETR = {"name": "setr", "decoder": "naive", "width": 16}
+
+
+class Brightness(Head):
+    """A third party's head: one number for each class and image, the scores of a box around the image."""
+
+    task, needs = "detection", ("boxes", "labels")
+
+    def __init__(self, channels: Any, strides: Any, classes: Any, least: float = 0.0) -> None:
+        super().__init__(channels, strides, classes)
+        self.layer, self.least = nn.Linear(channels[-1], len(classes)), least
+
+    def forward(self, features: Any, padding_mask: Any, targets: Any = None) -> dict[str, Any]:
+        return {"scores": self.layer(features[-1].mean((2, 3))).sigmoid()}
+
+    def predict(self, outputs: Any, targets: Any) -> Any:
+        found = []
+        for scores, target in zip(outputs["scores"], targets, strict=True):
+            height, width = target["original_size"]
+            labels = (scores >= self.least).nonzero()[:, 0]
+            boxes = torch.tensor([[0.0, 0.0, width, height]]).expand(len(labels), 4)
+            found.append({"boxes": boxes, "scores": scores[labels], "labels": labels})
+        return found
+
+    def exported(self, outputs: Any, size: Any, original_size: Any = None) -> dict[str, Any]:
+        return {"scores": outputs["scores"]}
+
+
+class ReadableBrightness(Brightness):
+    """Also makes predictions from the outputs of a file."""
+
+    def predict_exported(self, exported: Any, targets: Any) -> Any:
+        return self.predict(exported, targets)
+
+
+def created(heads: Mapping[str, Any], size: int | None = 64) -> DenseModel:
+    torch.manual_seed(0)
+    predictor = densevit.create_model(RESNET, heads, {name: ["cat", "dog"] for name in heads})
+    return predictor if size is None else predictor.with_resize(Fixed(size))
+
+
+def header_of(predictor: DenseModel, resize: bool = False) -> dict[str, Any]:
+    return json.loads(json.dumps(header.header_of(predictor, None, resize, None)))
+
+
+def file_of(predictor: DenseModel, header: Mapping[str, Any] | None = None, **fixed: Any) -> ExportedFile:
+    """A file that is run by the graph of the model."""
+    graph = ExportedGraph(predictor).eval()
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            return {key: value.numpy() for key, value in graph(torch.from_numpy(images)).items()}
+
+    return ExportedFile(Path("model.onnx"), header or header_of(predictor), run, "onnxruntime", **fixed)
+
+
+def image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.ascontiguousarray(example_images((height, width), 1, seed)[0].transpose(1, 2, 0))
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    for name, want in expected.heads.items():
+        own = found.heads[name]
+        assert own.keys() == want.keys()
+        for key, value in want.items():
+            if value.dtype.is_floating_point:
+                torch.testing.assert_close(own[key], value, rtol=1e-5, atol=1e-4)
+            else:
+                assert (own[key] != value).float().mean() < 1e-3
+
+
+def test_images_of_several_sizes_and_heads_are_predicted_as_by_the_model():
+    """Images of one padded size are in one batch; the file gets each without its padding."""
+    predictor = created({"things": DETR, "surfaces": SETR})
+    found = engine.build(file_of(predictor)).with_resize(predictor.resize)
+    assert [*found.classes] == ["things", "surfaces"] and found.classes == predictor.classes
+    images = [image(97, 131), image(96, 160, 1), image(40, 64, 2), image(100, 130, 3)]
+    for own, want in zip(found.predict(images, 0), predictor.predict(images, 0), strict=True):
+        assert_same(own, want)
+
+
+def test_the_heads_are_built_with_the_options_in_the_header():
+    predictor = created({"x": {"name": f"{MODULE}:ReadableBrightness", "least": 0.5}})
+    nn.init.constant_(predictor.heads["x"].layer.weight, 0.0)
+    predictor.heads["x"].layer.bias.data = torch.tensor([-1.0, 1.0])
+    file = file_of(predictor)
+    with pytest.raises(DensevitError, match=MODULE):
+        engine.build(file)  # names a module that is not trusted
+    result = engine.build(file, [MODULE]).predict(image(50, 70))
+    assert result.labels.tolist() == [1] and result.boxes.tolist() == [[0, 0, 70, 50]]
+    assert_same(result, predictor.predict(image(50, 70)))
+
+
+def test_what_a_file_cannot_do_is_an_error():
+    predictor = created({"x": SETR}, None)
+    found = engine.build(file_of(predictor))
+    with pytest.raises(ConfigError, match="in one pass, without windows, flips and scales. Fix: leave"):
+        found.predict(image(64, 64), inference={"window": 32})
+    one_size = engine.build(file_of(predictor, size=(64, 96)))
+    assert one_size.predict(image(64, 96)).semantic.shape == (64, 96)
+    with pytest.raises(DensevitError, match=r"64x96 pixels only, .*64x64 .*--resize"):
+        one_size.predict(image(64, 64))
+    with pytest.raises(WeightsError, match=r"model\.onnx: an exported file has no weights to save"):
+        densevit.save(found, "saved.safetensors")
+    with pytest.raises(DensevitError, match="an exported file computes predictions only, no features and no losses"):
+        found({"images": torch.zeros(1, 3, 8, 8), "targets": [{"size": (8, 8)}]})
+
+
+def test_a_head_that_reads_no_file_is_an_error():
+    unread = created({"x": {"name": f"{MODULE}:Brightness"}})
+    with pytest.raises(ConfigError, match=r"model\.onnx: heads\.x \(Brightness\) .*Fix: impl"):
+        engine.build(file_of(unread), [MODULE])
+
+
+# ---- opening of files ----
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """An ONNX file of another program."""
+    import onnx
+
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1,)) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", value[:1], value[1:])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "foreign.onnx")
+    return tmp_path / "foreign.onnx"
+
+
+def test_files_that_densevit_did_not_write_are_errors(foreign: Path, tmp_path: Path):
+    with pytest.raises(WeightsError, match=r"foreign\.onnx: has no densevit header, so its inputs"):
+        densevit.load(foreign)
+    for name, content in (("broken.onnx", b"not a file"), ("broken.pt2", b"PK\x03\x04")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(WeightsError, match=f"{name}: is not a complete exported file .* Fix: copy it again"):
+            densevit.load(tmp_path / name)
+    with pytest.raises(WeightsError, match=r"missing\.onnx: no such file\. Fix: write it with `densevit export MODEL"):
+        densevit.load(tmp_path / "missing.onnx")
+
+
+def test_runtimes_that_do_not_exist_or_do_not_fit_are_errors(foreign: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(DensevitError, match=r"runtime 'onxruntime': there is no such runtime\. Did you mean 'onnxrun"):
+        open_file(foreign, "onxruntime")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(DensevitError, match=r"needs the package onnxruntime, which is not installed\. Fix: pip"):
+        open_file(foreign)

@@ -1,0 +1,181 @@
+"""Exported files give the model's outputs on sizes and batches that they were not traced with."""
+
+import errno
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import densevit
+from densevit.errors import DensevitError
+from densevit.layers.selection import recorded
+from densevit.model import DenseModel
+from densevit_export import exporting, file_comparison, files, runtimes
+from densevit_export.graph import ExportedGraph
+from tests.small_models import CELLS, NAIVE, evaluated_at, small_predictor, without_zeros
+
+CLASSES = ["a", "b", "c"]
+BACKBONES: dict[str, dict[str, Any]] = {
+    "resnet": {"name": "resnet", "depth": 18},
+    "swin": {"name": "swin", "variant": "nano"},
+    "vit": {"name": "vit", "variant": "nano"},
+    "mit": {"name": "mit", "variant": "b0"},
+    "mvit": {"name": "mvit", "variant": "nano"},
+    "timm": {"name": "timm", "model": "pit_ti_224", "image_size": 128},
+}
+DETR = {"num_queries": 9, "transformer": {"width": 32, "encoder_layers": 1, "decoder_layers": 2}}
+MASK2FORMER = {"num_queries": 9, "transformer": {"width": 32, "decoder_layers": 2}, "pixel_decoder": {"layers": 1}}
+GROUPS = {"num_queries": 9, "transformer": {"width": 32, "decoder_layers": 2}}
+ENCODER = {"width": 32, "feedforward": 32, "expansion": 0.5}
+ANCHORS = {**DETR, "name": "dab_detr", "classification": "mal"}
+HEADS: dict[str, dict[str, Any]] = {
+    "detr": {"name": "detr", **DETR},
+    "detr-two-stage": {**ANCHORS, "extensions": {"two_stage": True}},
+    "detr-distinct": {**DETR, "name": "ddq", "duplicate_iou": 0.8, "dense_loss": 1.0},
+    "deformable-detr": {"name": "deformable_detr", **DETR},
+    "deformable-two-stage": {"name": "deformable_detr", **DETR, "two_stage": True, "box_refinement": True},
+    "rtdetr": {"name": "rtdetr", "encoder": ENCODER, **DETR},
+    "dfine": {"name": "dfine", "encoder": ENCODER, "fusion_blocks": 1, **DETR},
+    "rtdetr-discrete": {"name": "rtdetr", "encoder": ENCODER, "sampling": "discrete", "num_points": [3, 1, 2], **DETR},
+    "rf-detr": {"name": "rf_detr", **GROUPS},
+    "rf-detr-instance": {"name": "rf_detr_instance", **GROUPS},
+    "gtr": {"name": "gtr", **GROUPS},
+    "gtr-instance": {"name": "gtr_instance", **GROUPS},
+    "gtr-semantic": {"name": "gtr_semantic", "width": 32},
+    "one-stage": {"name": "one_stage", "width": 32},
+    "fcos": {"name": "fcos", "width": 64},
+    "detr-panoptic": {"name": "detr_panoptic", "detr": DETR},
+    "mask2former": {"name": "mask2former", **MASK2FORMER},
+    "mask2former-instance": {"name": "mask2former_instance", **MASK2FORMER},
+    "mask2former-semantic": {"name": "mask2former_semantic", **MASK2FORMER},
+    "setr": {"name": "setr"},
+    "segformer": {"name": "segformer", "width": 32},
+    "upernet": {"name": "upernet", "width": 32, "auxiliary_width": 16},
+    "segmenter": {"name": "segmenter"},
+    "dpt": {"name": "dpt", "width": 16, "output": "sigmoid"},
+    "dpt-segmentation": {"name": "dpt_segmentation", "width": 16},
+    "linear": {"name": "linear", "features": [1]},
+    "linear-depth": {"name": "linear_depth"},
+}
+MATRIX = [(backbone, head, ".onnx") for backbone in BACKBONES for head in HEADS]
+
+
+def predictor_of(backbone: str, head: str) -> DenseModel:
+    torch.manual_seed(0)
+    section = HEADS[head]
+    classes = None if section["name"] in ("dpt", "linear_depth") else CLASSES
+    return without_zeros(densevit.create_model(BACKBONES[backbone], {"x": section}, classes))
+
+
+def check(predictor: DenseModel, suffix: str, folder: Path) -> dict[str, float]:
+    exported = densevit.export(predictor, folder / f"model{suffix}")
+    assert exported.path.is_file() and list(folder.iterdir()) == [exported.path]
+    assert exported.difference <= 1e-4
+    assert exported.model_ms > 0 and exported.file_ms > 0
+    if suffix == ".onnx":
+        import onnx
+
+        assert "GridSample" not in {node.op_type for node in onnx.load(exported.path).graph.node}
+    return exported.differences
+
+
+@pytest.mark.integration
+def test_a_file_gives_the_models_outputs(tmp_path: Path):
+    """Also of windows that need padding at other sizes than the traced one."""
+    backbone = BACKBONES["swin"]
+    torch.manual_seed(0)
+    predictor = densevit.create_model(backbone, {"x": CELLS}, CLASSES)
+    check(evaluated_at(predictor, 96), ".pt2", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backbone", "head", "suffix"), MATRIX)
+def test_every_head_and_backbone_is_exported(backbone: str, head: str, suffix: str, tmp_path: Path):
+    check(predictor_of(backbone, head), suffix, tmp_path)
+
+
+def test_several_heads_and_a_canvas():
+    """Names begin with the head's; images are padded to the canvas, which no other output than `predict`'s sees."""
+    heads = {"depth": HEADS["dpt"], "things": {**ANCHORS, "extensions": {"stride": 16}}}
+    model = densevit.create_model(BACKBONES["resnet"], heads, {"things": CLASSES}).eval()
+    image = torch.from_numpy(file_comparison.example_images((75, 107), 1, 0))
+    padded = torch.nn.functional.pad(image, (0, 160 - 107, 0, 128 - 75))
+    mask = torch.ones(1, 128, 160, dtype=torch.bool)
+    mask[:, :75, :107] = False
+    target: Any = {"size": (75, 107), "original_size": (75, 107)}
+    with torch.no_grad():
+        found = ExportedGraph(model, (128, 160)).eval()(image)
+        expected = model.infer({"images": padded, "padding_mask": mask, "targets": [target]})
+    assert [*found] == ["depth/depth", "things/boxes", "things/scores"]
+    torch.testing.assert_close(found["depth/depth"][0], expected["depth"][0]["depth"])
+    scores, things = found["things/scores"][0], expected["things"][0]  # (Q, K); the best pairs of query and class
+    queries = scores.flatten().topk(len(things["scores"])).indices // scores.shape[1]
+    torch.testing.assert_close(found["things/boxes"][0][queries], things["boxes"], rtol=0, atol=1e-3)
+
+
+def test_inference_options_are_not_exported_which_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    predictor = small_predictor(NAIVE)
+    untraced(predictor, monkeypatch)
+    options = predictor.with_inference({"window": 64, "flip": True})
+    with pytest.warns(UserWarning, match=r"inference options window=64, flip=True; the file predicts an image"):
+        densevit.export(options, tmp_path / "options.pt2")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*inference options")
+        densevit.export(predictor.with_inference({"batch_size": 2}), tmp_path / "plain.pt2")
+
+
+def untraced(predictor: DenseModel, patch: pytest.MonkeyPatch, error: float = 0.0) -> None:
+    """Lets `export` write files without tracing, whose outputs are the model's plus an error."""
+    graph = ExportedGraph(predictor.eval())
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            return {name: value.numpy() + error for name, value in graph(torch.from_numpy(images)).items()}
+
+    patch.setattr(files, "write", lambda graph, path, *_: path.write_text("a file"))
+    patch.setattr(files, "traced", lambda *_: None)
+    patch.setattr(exporting, "load_selections", lambda *_: None)
+    patch.setattr(runtimes, "load", lambda path: run)
+
+
+def test_a_wrong_file_is_an_error_and_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nor is a part of one where the disk fills while it is saved."""
+    predictor = small_predictor(CELLS)
+    untraced(predictor, monkeypatch, 0.01)
+    with pytest.raises(DensevitError, match="`scores` differs from the model by 1.0e-02 .* 1e-04"):
+        densevit.export(predictor, tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
+
+    def write(graph: ExportedGraph, path: Path, *_: Any) -> Path:
+        path.write_text("a part")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "write", write)
+    with pytest.raises(OSError, match="No space left"):
+        densevit.export(predictor, tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_selections_are_compared_but_not_in_the_file():
+    """A file that selects other queries than the model is wrong, even if its outputs are those of these queries."""
+    graph = ExportedGraph(predictor_of("resnet", "deformable-two-stage")).eval()
+    images = file_comparison.example_images((96, 128), 1, 0)
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            return {name: value.numpy() for name, value in graph(torch.from_numpy(images)).items()}
+
+    def selections(images: np.ndarray) -> dict[str, np.ndarray]:
+        with torch.no_grad(), recorded(graph.model.heads["x"]) as made:
+            graph(torch.from_numpy(images))
+        return {"selection_0": made[0].indices.numpy(), "selection_scores_0": made[0].scores.numpy()}
+
+    assert run(images).keys() == {"boxes", "scores"}
+    found = file_comparison.differences(graph, run, images, selections)
+    assert found == dict.fromkeys(["boxes", "scores", "selection_scores_0", "selection_0"], 0.0)
+    own = selections(images)
+    own["selection_0"] = own["selection_scores_0"].argsort(1)[:, : own["selection_0"].shape[1]].copy()
+    assert file_comparison.differences(graph, run, images, lambda _: own)["selection_0"] > 1e-3

@@ -1,0 +1,143 @@
+"""Files in half precision: types, sizes, and blocks that stay in float32."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import densevit
+from densevit.cli import main
+from densevit.model import DenseModel
+from densevit_export import file_comparison, files, half_precision, runtimes
+from densevit_export.deployment import deployable
+from densevit_export.graph import ExportedGraph
+from densevit_export.half_precision import HalfPrecision
+from tests.export.test_exporting import HEADS
+from tests.small_models import CELLS, FOUR_MAPS, NAIVE, NAMES, small_predictor, without_zeros
+
+TRACED, SIZE = (97, 130), (75, 107)
+VIT = {"name": "vit", "variant": "nano", "features": (1, 2)}
+MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "setr": (VIT, NAIVE),
+    "dpt": ({**VIT, "features": (1, 2, 3, 4)}, HEADS["dpt"]),
+    "one-stage": (FOUR_MAPS, CELLS),
+}
+
+
+def predictor_of(name: str) -> DenseModel:
+    backbone, head = MODELS[name]
+    torch.manual_seed(0)
+    return without_zeros(densevit.create_model(backbone, {"x": head}, None if name == "dpt" else ["a", "b", "c"]))
+
+
+def graph_of(predictor: DenseModel) -> ExportedGraph:
+    return ExportedGraph(deployable(predictor.eval())).eval()
+
+
+def written(graph: ExportedGraph, path: Path, half: Any) -> HalfPrecision:
+    """Writes a file in half precision without the checks of `export`."""
+    program = files.traced(graph, TRACED)
+    precision = half_precision.measured(graph, program, TRACED, half)
+    files.write(graph, path, TRACED, {}, rewrite=precision.set_types, program=program)
+    return precision
+
+
+def errors_of(graph: ExportedGraph, path: Path) -> dict[str, float]:
+    images = file_comparison.example_images(SIZE, 2, 1)
+    return file_comparison.differences(graph, runtimes.load(path), images)
+
+
+def types_of(path: Path) -> tuple[Any, dict[str, int]]:
+    """The graph of an ONNX file, and the types of its values by name."""
+    import onnx
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    values = [*model.graph.value_info, *model.graph.input, *model.graph.output]
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return model.graph, types | {one.name: one.data_type for one in model.graph.initializer}
+
+
+@pytest.mark.integration
+def test_heavy_layers_are_in_half_precision_and_others_in_float32(tmp_path: Path):
+    import onnx
+
+    graph, path = graph_of(predictor_of("dpt")), tmp_path / "model.onnx"
+    written(graph, path, "fp16")
+    found = runtimes.load(path)(file_comparison.example_images(SIZE, 2, 1))
+    assert {value.dtype for value in found.values()} <= {np.dtype("float32"), np.dtype("uint8")}
+    errors = errors_of(graph, path)
+    assert 0 < max(errors.values()) < 5e-3
+    onnx_graph, types = types_of(path)
+    float16, float32 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    inputs: dict[str, list[int]] = {}
+    for node in onnx_graph.node:
+        inputs.setdefault(node.op_type, []).append(types[node.input[0]])
+    heavy = [dtype for kind in ("Conv", "ConvTranspose", "MatMul", "Gemm") for dtype in inputs.get(kind, [])]
+    assert heavy.count(float16) > 0.8 * len(heavy)
+    for kind in ("Softmax", "LayerNormalization", "Resize", "Sigmoid", "Gelu", "Erf"):
+        assert {*inputs.get(kind, [])} <= {float32}, kind
+    assert {"Softmax", "LayerNormalization"} <= {*inputs}
+    weights = {dtype: 0 for dtype in (float16, float32)}
+    for one in onnx_graph.initializer:
+        weights[one.data_type] = weights.get(one.data_type, 0) + math.prod(one.dims)
+    assert weights[float16] > 0.8 * (weights[float16] + weights[float32])
+
+
+@pytest.mark.integration
+def test_pt2_files_have_types(tmp_path: Path):
+    graph, path = graph_of(predictor_of("one-stage")), tmp_path / "model.pt2"
+    written(graph, path, "bf16")
+    assert 0 < max(errors_of(graph, path).values()) < half_precision.LIMITS["bf16"]
+    stored = torch.export.load(path).state_dict.values()
+    numbers = {kind: sum(one.numel() for one in stored if one.dtype == kind) for kind in {one.dtype for one in stored}}
+    assert numbers[torch.bfloat16] > 0.8 * sum(numbers.values())
+
+
+def overflowing() -> DenseModel:
+    """A model with a feed-forward network whose hidden values are about 1e6, above the range of fp16."""
+    predictor = predictor_of("setr")
+    mlp: Any = predictor.backbone.get_submodule("blocks.1.mlp")
+    with torch.no_grad():
+        for tensor in (mlp.expand.weight, mlp.expand.bias):
+            tensor *= 1e6
+        mlp.contract.weight /= 1e6
+    return predictor
+
+
+@pytest.mark.integration
+def test_a_block_that_overflows_stays_in_float32(tmp_path: Path):
+    graph, path = graph_of(overflowing()), tmp_path / "model.onnx"
+    precision = written(graph, path, "fp16")
+    infinite = [block.name for block in precision.blocks if not math.isfinite(block.error)]
+    assert infinite == [block.name for block in precision.blocks if block.precision == "fp32"]
+    assert infinite and all(name.startswith("backbone.blocks.1.mlp") for name in infinite)
+    assert max(errors_of(graph, path).values()) < 5e-3
+
+
+@pytest.mark.integration
+def test_the_command_writes_beside_the_model_and_shows_blocks_and_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """In --json and in the file's metadata. Nothing is overwritten."""
+    import onnx
+
+    densevit.save(small_predictor(CELLS, NAMES), tmp_path / "model.safetensors")
+    given = ["export", str(tmp_path), "--half", "--postprocess", "--trust"]
+    assert main([*given, "--json"]) == 0
+    captured, out = capsys.readouterr(), tmp_path / "model-half.onnx"
+    result, lines = json.loads(captured.out), [line for line in captured.err.splitlines() if ", step " in line]
+    assert [line.partition(", ")[2].partition(":")[0] for line in lines] == [
+        f"step {n} of {len(lines)}" for n in range(1, len(lines) + 1)
+    ]
+    assert len(lines) > 5 and result["file"] == str(out) and result["difference"] <= 1e-2
+    assert result["limit"] == 1e-2 and result["classes"] == {"x": NAMES}
+    properties = {one.key: one.value for one in onnx.load(out).metadata_props}
+    assert properties["classes/x"].split("\n") == NAMES
+    header = json.loads(properties["densevit"])
+    assert header["half"] == {"precision": "fp16", "limit": 1e-2, "blocks": result["blocks"]}
+    assert main(given) == 2
+    assert f"{out} exists" in capsys.readouterr().err
