@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from densevit.errors import printable
-from densevit.terminal import in_notebook, notebook_bar
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 30.0
@@ -16,13 +15,13 @@ SECONDS_BETWEEN_LINES = 30.0
 
 def track(items: Iterable[T], description: str, total: int, quiet: bool = False) -> Iterator[T]:
     """Yields the items and shows progress relative to `total` and the remaining time."""
+    from densevit.terminal import in_notebook, notebook_bar, text_console  # slower to import than this module
+
     if quiet:
         yield from items
     elif sys.stderr.isatty():
         from rich.markup import escape
         from rich.progress import track as bar
-
-        from densevit.terminal import text_console
 
         text = escape(printable(description))  # rich interprets markup in the bar's column on every console
         yield from bar(items, text, total, console=text_console(stderr=True), transient=True)
