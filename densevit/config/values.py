@@ -145,9 +145,7 @@ class Section(BaseModel):
     Sections are merged key by key with the section that they override; a key whose type is a mapping is one value.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, protected_namespaces=()
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
     @model_validator(mode="after")
     def _freeze(self: Copied) -> Copied:
