@@ -21,8 +21,7 @@ from densevit.config import load
 from densevit.errors import DensevitError
 from densevit.inference.input_images import find_images
 from densevit.model import DenseModel
-from densevit.weights import model_file
-from densevit.weights.model_joining import join, read_part
+from densevit.weights.model_joining import join, read_part, save_heads
 from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.inspection.model_inspection import Inspection
 
@@ -47,7 +46,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "image.png")
     (tmp_path / "list.txt").write_text("~/image.png\n~/*.png\n")
     densevit.save(predictor(), tmp_path / "model.safetensors")
-    model_file.save_heads(join([read_part(tmp_path / "model.safetensors")]), tmp_path / "heads.safetensors")
+    save_heads(join([read_part(tmp_path / "model.safetensors")]), tmp_path / "heads.safetensors")
     values = {"backbone": BACKBONE, "heads": HEADS, "data": SCENES, "trainer": {"max_steps": 1}}
     image, found = {"id": 1, "file_name": "a.png", "width": 9, "height": 9}, {"image_id": 1, "bbox": [0, 0, 4, 4]}
     files = {

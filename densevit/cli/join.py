@@ -72,13 +72,13 @@ def run(args: Namespace) -> int:
         raise ConfigError("--stretch: needs a size. Fix: add --image-size SIDE or HxW.")
     from densevit.terminal import table
     from densevit.weights import licences, model_file
-    from densevit.weights.model_joining import join, read_part
+    from densevit.weights.model_joining import join, read_part, save_heads
 
     parts = [read_part(source, name, args.trust) for name, source in map(_named, args.models)]
     model = join(parts, args.image_size, args.stretch)
     recorded = _evaluated(parts, model) if args.evaluate else None
     further = {} if recorded is None else {"evaluation": recorded.as_json()}
-    save = model_file.save_heads if args.heads_only else model_file.save
+    save = save_heads if args.heads_only else model_file.save
     save(model, args.out, further=further)
     size = args.out.stat().st_size
     sources = {name: part.source for part in parts for name in part.model.heads}

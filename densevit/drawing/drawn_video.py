@@ -6,10 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from densevit.data.io.videos import count_frames, frame_rate
+from densevit.data.io.video_frames import count_frames
+from densevit.data.io.videos import opened
 from densevit.errors import DensevitError
 
 _UNKNOWN_RATE = 25.0  # frames per second
+_LARGEST_RATE = 1000.0  # a larger number is the time base of a file without a rate
 
 
 class DrawnVideo:
@@ -57,7 +59,7 @@ class DrawnVideo:
         self._partial.replace(self.path)
 
     def _opened(self, height: int, width: int) -> cv2.VideoWriter:
-        rate = frame_rate(self.source)
+        rate = _frame_rate(self.source)
         if rate is None:
             warnings.warn(
                 f"{self.source}: its frame rate is not known; {self.path.name} has {_UNKNOWN_RATE:g} frames per "
@@ -73,3 +75,11 @@ class DrawnVideo:
                 "frame is then drawn to a file."
             )
         return writer
+
+
+def _frame_rate(path: Path) -> float | None:
+    """The frames per second in a video's header; None if they are missing."""
+    video = opened(path)
+    rate = float(video.get(cv2.CAP_PROP_FPS)) if video.isOpened() else 0.0
+    video.release()
+    return rate if 0 < rate <= _LARGEST_RATE else None

@@ -10,7 +10,7 @@ import numpy as np
 from densevit.channels import Channels
 from densevit.data.io.images import read_image
 from densevit.data.io.tar_members import TarMember
-from densevit.data.io.videos import VideoFrames
+from densevit.data.io.video_frames import VideoFrames
 from densevit.errors import DataError
 from densevit.inference.downloads import download
 

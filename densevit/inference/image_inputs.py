@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.images import read_image
 from densevit.errors import DataError
 from densevit.inference.downloads import check_scheme, download
-from densevit.inference.image_file import ImageFile
 from densevit.interfaces import Sample
 from densevit.paths import user_path
 
@@ -32,12 +31,29 @@ _STREAM = re.compile(
 )
 
 
+@runtime_checkable
+class ListedImage(Protocol):
+    """An image that is read when it is predicted, with the `path` and `frame` of its `Result`."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def frame(self) -> int | None: ...
+
+    def read(self, channels: Channels) -> np.ndarray:
+        """Returns the pixels (H, W, C). Raises DataError if the image cannot be read."""
+
+
 class VideoFrame(NamedTuple):
     """A frame of a video. frame: its number from 0. pixels: (H, W, 3) uint8."""
 
     path: Path
     frame: int
     pixels: np.ndarray
+
+    def read(self, channels: Channels) -> np.ndarray:
+        return self.pixels
 
 
 def as_images(inputs: Any) -> tuple[Iterable[Any], bool]:
@@ -58,12 +74,12 @@ def as_images(inputs: Any) -> tuple[Iterable[Any], bool]:
 def as_sample(image: Any, image_id: int | str, channels: Channels = RGB) -> Sample:
     """Converts an image to a sample without labels.
 
-    image: a URL, a frame of a video, an `ImageFile`, or an input of `read_image`. channels: the model's.
+    image: a URL, a `ListedImage`, or an input of `read_image`. channels: the model's.
     Raises DataError for other inputs and for unreadable files.
     """
     name = f"image {image_id}"
-    if isinstance(image, VideoFrame | ImageFile):
-        image = image.pixels if isinstance(image, VideoFrame) else image.read(channels)
+    if isinstance(image, ListedImage):
+        image = image.read(channels)
     if isinstance(image, str):
         _check_no_stream(image)
     if isinstance(image, str) and "://" in image:

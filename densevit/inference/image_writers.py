@@ -1,7 +1,8 @@
 """Writers of drawings and point clouds, one file per image, and of drawn videos, one file per video."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -18,8 +19,9 @@ from densevit.drawing.point_cloud import write_ply
 from densevit.errors import DensevitError
 from densevit.inference.iterating import Predicted
 from densevit.inference.result import Result
+from densevit.interfaces import Class
 from densevit.model import InferenceModel
-from densevit.targets.target_class_mapping import with_file_ids
+from densevit.targets.target_class_mapping import plain_name
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,15 @@ class OutputFolder:
         types, channels = self.maps.types[head], self.model.channels
         predictions, lowest = result_of(predicted).predictions[head], self.thresholds[head]
         return draw(pixels_of(predicted), predictions, self.maps.classes[head], lowest, None, types, frame, channels)
+
+
+def with_file_ids(classes: Sequence[Class], ids: Mapping[str, int]) -> tuple[Class, ...]:
+    """The classes with the file ids of equal names, or else of equal `plain_name`; others get the ids after the largest
+    one. ids: the file ids by name; {}: the classes are returned unchanged."""
+    names = {plain_name(name): file_id for name, file_id in ids.items()} | {**ids}
+    free = itertools.count(max(ids.values(), default=0) + 1)
+    keyed = ((c, c.name if c.name in ids else plain_name(c.name)) for c in classes)
+    return tuple(replace(c, file_id=names[key] if key in names else next(free)) if ids else c for c, key in keyed)
 
 
 class ImageWriter(Protocol):

@@ -6,27 +6,27 @@ import os
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.coco_json import classes_of, images_of, parse_json
-from densevit.data.datasets.coco_layouts import files_of_json
+from densevit.data.datasets.coco_layouts import SplitFiles
 from densevit.data.datasets.image_files import companions
-from densevit.data.datasets.pair_paths import LABELS
 from densevit.data.io import videos
-from densevit.data.io.tar_members import TarMember, find_members
+from densevit.data.io.tar_members import TarMember
 from densevit.data.io.text_files import read_text
-from densevit.errors import DataError, counted, warn_once
+from densevit.data.io.video_frames import count_frames
+from densevit.errors import DataError
 from densevit.inference.downloads import SCHEMES
 from densevit.inference.image_file import ImageFile, Video
 from densevit.inference.image_inputs import find_files, suffixes_of
+from densevit.inference.tar_images import find_members, without_labels
 from densevit.paths import user_path
 
 _FRAME = re.compile(r"(.+)_\d{6,}")  # the name of a frame: its video's name, and its number
-_JPEG = (".jpg", ".jpeg")
 _LONGEST = 100  # largest number of characters in a file name taken from a URL
 MAX_IN_FOLDER = 10_000  # for more images, output files go into subfolders
 PER_SUBFOLDER = 1_000  # images per subfolder
@@ -59,7 +59,7 @@ def find_images(sources: Sequence[str], channels: Channels = RGB) -> list[ImageF
     listed = [source for source in unique.values() if source.location not in other_channels]
     del unique
     clips = {  # number of frames; 1: unreadable
-        index: max(1, videos.count_frames(Path(source.location)))
+        index: max(1, count_frames(Path(source.location)))
         for index, source in enumerate(listed)
         if _is_video(source.location) and source == _Source(source.location)
     }
@@ -114,7 +114,7 @@ def _from_source(source: str, channels: Channels) -> Iterator[_Source]:
     tars = glob.glob(str(user_path(source)), recursive=True) if source.lower().endswith(".tar") else []
     for file in sorted(filter(os.path.isfile, tars)) or find_files(source, channels):
         if file.lower().endswith(".tar"):
-            members = _without_labels(file, find_members(file, suffixes_of(channels)))
+            members = without_labels(file, find_members(file, suffixes_of(channels)))
             if companions(members, channels) & members.keys():
                 raise DataError(f"{file}: images with a file for each channel are not read from a tar. Fix: unpack it.")
             yield from (_Source(f"{file}/{name}", member=member) for name, member in members.items())
@@ -124,32 +124,19 @@ def _from_source(source: str, channels: Channels) -> Iterator[_Source]:
             yield _Source(file)
 
 
-def _without_labels(tar: str, members: Mapping[str, TarMember]) -> dict[str, TarMember]:
-    """The images of a tar without label maps: files whose names are equal up to the first dot are one sample, as in
-    WebDataset. Its label maps are lossless files beside a JPEG, or with more suffixes than another file: a.png of
-    a.jpg, a.seg.png of a.png. Warns of them."""
-    samples = defaultdict[str, list[str]](list)  # by folder and name up to the first dot
-    for name in members:
-        folder, _, base = name.rpartition("/")
-        samples[f"{folder}/{base.partition('.')[0]}"].append(name)
-    labels = list[str]()
-    for names in samples.values():
-        fewest, has_jpeg = min(name.count(".") for name in names), any(name.lower().endswith(_JPEG) for name in names)
-        labels += [n for n in names if n.lower().endswith(LABELS) and (has_jpeg or n.count(".") > fewest)]
-    if labels:
-        warn_once(
-            f"{tar}: {counted(len(labels), 'file')} such as {labels[0]} left out as label maps, which have the name of "
-            "an image up to the first dot. Fix: to predict them, unpack the tar."
-        )
-    return {name: member for name, member in members.items() if name not in {*labels}}
-
-
 def _in_coco(file: Path) -> Iterator[_Source]:
     """Returns the images of a COCO json. Looks up only the first one."""
     images = images_of(file, parse_json(file, keep_segmentations=False))
-    folder = files_of_json(file).image_folder(images.names[:1])
+    folder = _files_of_json(file).image_folder(images.names[:1])
     rows = zip(images.names, images.rows, strict=True)
     return (_Source(os.path.join(folder, name), None, image_id) for name, image_id in rows)
+
+
+def _files_of_json(file: Path) -> SplitFiles:
+    """Returns a json without a data set's root, with the usual image folders beside it and in the parent folder."""
+    name = file.stem.rpartition("_")[2].replace("-dev", "")  # image_info_test-dev2017.json: test2017
+    roots, folders = (file.parent, file.parent / ".."), ("", name, f"{name}/images", f"images/{name}", "images")
+    return SplitFiles(file, tuple(Path(os.path.normpath(root / folder)) for root in roots for folder in folders))
 
 
 def category_ids(sources: Sequence[str]) -> dict[str, int]:

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import DensevitError
-from densevit.inference.image_file import ImageFile
-from densevit.inference.image_inputs import VideoFrame, as_sample, local_path
+from densevit.inference.image_inputs import ListedImage, as_sample, local_path
 from densevit.inference.image_sizes import warn_of_unused_windows
 from densevit.inference.result import Result
 from densevit.interfaces import Predictions, Sample
@@ -106,7 +105,7 @@ class ImageLoop:
         image, pixels, model = read.image, read.pixels, self.model
         assert pixels is not None
         file = local_path(image)
-        path, frame = (image.path, image.frame) if isinstance(image, VideoFrame | ImageFile) else (file, None)
+        path, frame = (image.path, image.frame) if isinstance(image, ListedImage) else (file, None)
         return Result(
             pixels if file is None else file,
             (pixels.shape[0], pixels.shape[1]),

@@ -8,17 +8,19 @@ import torch
 from densevit.data.datasets.depth_maps import file_types
 from densevit.data.io import large_tiff
 from densevit.data.io.large_tiff import LargeTiff
-from densevit.data.io.map_files import TILE
 from densevit.drawing.draw import MAX_SIDE
 from densevit.errors import UnreadableFileError
 from densevit.inference.image_file import ImageFile
 from densevit.inference.image_writers import OutputFolder
 from densevit.inference.iterating import Predicted, evaluation_mode
+from densevit.inference.map_strips import TILE, write_strips
 from densevit.inference.result import Result
 from densevit.interfaces import DenseHead, Predictions
 from densevit.model import DenseModel, InferenceModel
-from densevit.model.sliding_window import ImageRows
-from densevit.model.test_time_augmentation import prediction_strips
+from densevit.model.sliding_window import ImageRows, slide
+from densevit.model.streaming_resize import resized
+from densevit.model.test_time_augmentation import ConcatenatedMaps, window_grid
+from densevit.model.zoom import without_zoom, zoom_of
 
 
 class LargePredicted(Predicted):
@@ -57,7 +59,7 @@ def predict_large(image: ImageFile, output: OutputFolder) -> Predicted:
             decimated: dict[str, Predictions] = {}
             for head in model.heads:
                 strips = predict_strips(model, opened, head, TILE)
-                decimated[head] = output.maps.add_strips(head, image.name, strips, (height, width), step)
+                decimated[head] = write_strips(output.maps, head, image.name, strips, (height, width), step)
             pixels = opened.decimated(step)
     except UnreadableFileError as error:
         return Predicted(image, error=error)
@@ -68,14 +70,23 @@ def predict_large(image: ImageFile, output: OutputFolder) -> Predicted:
 @torch.inference_mode()
 def predict_strips(model: DenseModel, image: ImageRows, head: str, rows: int) -> Iterator[Predictions]:
     """Yields the predictions of a head on an image at its original size as strips (..., rows, W) from top to bottom, on
-    the CPU; the last strip may have fewer rows. Image and map are never completely in memory.
+    the CPU, averaged over windows and flips; the last strip may have fewer rows. Image and map are never completely in
+    memory.
 
-    image: (C, H, W), on the model's device. head: a name; see `streams_maps`.
+    image: (C, H, W), on the model's device; its rows are read from top to bottom, one window's at a time. head: a name;
+    see `streams_maps`.
     """
+    options, size = model.inference[head], (image.shape[1], image.shape[2])
+    maps, window, stride = ConcatenatedMaps(model, [head], options), options.window_sides, options.strides
+    assert window is not None and stride is not None
+    layer = maps.heads[head]
+    zoom = zoom_of(size, size, model.references[head]) if head in model.references else 1.0
+    flip, grid = maps.flip if options.flip else None, window_grid(model, window, size)
     buffer: Predictions = {}
     with evaluation_mode(model):
-        for strip in prediction_strips(model, image, model.inference[head], head, model.references):
-            new = {key: value.cpu() for key, value in strip.items()}
+        for strip in resized(slide(image, window, stride, grid, maps, flip, options.batch_size), size, size):
+            values = {key: part[0] for key, part in layer.read_maps(strip[None]).items()}
+            new = {key: value.cpu() for key, value in without_zoom(values, layer.target_types, zoom).items()}
             buffer = {key: torch.cat([buffer.get(key, x[..., :0, :]), x], dim=-2) for key, x in new.items()}
             while min(x.shape[-2] for x in buffer.values()) >= rows:
                 yield {key: x[..., :rows, :] for key, x in buffer.items()}

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from densevit.errors import DensevitError
-from densevit.inference.result_text import text_of
 from densevit.interfaces import LABEL_DIVISOR, Class, Predictions
+from densevit.targets.image_classes import ImageClass
 from densevit.targets.object_targets import InstanceMasks
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes, as_array
@@ -84,7 +84,7 @@ def _as_json(outputs: Predictions, classes: Sequence[Class], types: TargetTypes)
         per = types[key].per if key in types else "image"
         array = as_array(value)
         if key == "image_class":
-            values[key] = {"name": text_of(types[key], array, classes), "label": int(array)}
+            values[key] = {"name": ImageClass().text(array, classes), "label": int(array)}
         elif per == "image" and array.dtype.kind in "biufU":
             values[key] = array.tolist()
         elif per == "pixel" and array.ndim == 2 and array.dtype.kind in "biu":

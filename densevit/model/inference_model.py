@@ -118,8 +118,9 @@ class InferenceModel:
         """Predicts a stream of images, some batches at a time: yields each image with its result, or with the error of
         an unreadable image, in order.
 
-        images: single images as in `predict`, and `ImageFile`. left_out: called with each image in a thread; images for
-        which it is true are yielded without result. Other arguments: as in `predict`, whose errors this call raises.
+        images: single images as in `predict`, and each `ListedImage`. left_out: called with each image in a thread;
+        images for which it is true are yielded without result. Other arguments: as in `predict`, whose errors this call
+        raises.
         """
         from densevit.inference.predicting import iterate
 

@@ -15,14 +15,14 @@ from torch.nn import functional as F
 
 from densevit.channels import FULL_RANGES
 from densevit.config import InferenceSection
-from densevit.interfaces import Backbone, Batch, DenseHead, Head, Predictions, Transforms
+from densevit.interfaces import Backbone, Batch, DenseHead, Head, Predictions
 from densevit.layers.missing_pixels import resampled
 from densevit.layers.padding import padded
 from densevit.layers.precision import in_float32
 from densevit.model.map_flips import Flip, flip_of
-from densevit.model.sliding_window import ImageRows, Size, slide
+from densevit.model.sliding_window import Size, slide
 from densevit.model.streaming_resize import averaged, resized
-from densevit.model.zoom import without_zoom, zoom_of
+from densevit.model.zoom import without_zoom
 
 
 class MultiHeadModel(Protocol):
@@ -68,7 +68,7 @@ def predictions(
     for image, target in zip(batch["images"], batch["targets"], strict=True):
         h, w = map(int, target["size"])
         H, W = map(int, target["original_size"])
-        maps = _ConcatenatedMaps(model, heads, options)
+        maps = ConcatenatedMaps(model, heads, options)
         views = [_view_maps(maps, image[:, :h, :w], scale, grid, options) for scale in options.scales]
         strips = resized(averaged(views, h, lockstep=options.window is not None), (h, w), (H, W))
         for name, prediction in _decode(maps, strips, H).items():
@@ -76,33 +76,7 @@ def predictions(
     return results
 
 
-def prediction_strips(
-    model: MultiHeadModel,
-    image: ImageRows,
-    options: InferenceSection,
-    head: str,
-    references: Mapping[str, Transforms],
-) -> Iterator[Predictions]:
-    """Yields the predictions of a head on an image (C, H, W) as strips (..., rows, W) from top to bottom, averaged over
-    windows and flips. A strip is valid until the next one is requested.
-
-    options: options with windows, without scales. references: the parameter of `DenseModel.infer`. Reads the image's
-    rows from top to bottom, one window's at a time.
-    """
-    maps = _ConcatenatedMaps(model, [head], options)
-    size = (image.shape[1], image.shape[2])
-    window, stride, flip = options.window_sides, options.strides, maps.flip if options.flip else None
-    assert window is not None and stride is not None
-    grid = _window_grid(model, window, size)
-    for strip in resized(slide(image, window, stride, grid, maps, flip, options.batch_size), size, size):
-        yield without_zoom(
-            {key: part[0] for key, part in maps.heads[head].read_maps(strip[None]).items()},
-            maps.heads[head].target_types,
-            zoom_of(size, size, references[head]) if head in references else 1.0,
-        )
-
-
-class _ConcatenatedMaps:
+class ConcatenatedMaps:
     """Runs the model and returns the maps of some heads, concatenated along the channels.
 
     channels: the number of channels of each head, set by the first call. zoom: the scale of the images, the square root
@@ -141,7 +115,7 @@ class _ConcatenatedMaps:
 
 
 def _view_maps(
-    maps: _ConcatenatedMaps, image: Tensor, scale: float, grid: Size, options: InferenceSection
+    maps: ConcatenatedMaps, image: Tensor, scale: float, grid: Size, options: InferenceSection
 ) -> Iterator[Tensor]:
     """Yields strips (C, rows, w) of an image's maps (3, h, w) at one scale, resized to the image's grid.
 
@@ -153,14 +127,14 @@ def _view_maps(
     scaled_size = (scaled.shape[1], scaled.shape[2])
     window, stride = options.window_sides or scaled_size, options.strides or scaled_size
     if options.window is not None or scaled_size != size:
-        grid = _window_grid(maps.model, window, scaled_size)
+        grid = window_grid(maps.model, window, scaled_size)
     zoom = math.sqrt(math.prod(scaled_size) / math.prod(size))  # from the rounded sides, as in training
     flip = maps.flip if options.flip else None
     strips = slide(scaled, window, stride, grid, partial(maps, zoom=zoom), flip, options.batch_size)
     return resized(strips, scaled_size, size)
 
 
-def _window_grid(model: MultiHeadModel, window: Size, size: Size) -> Size:
+def window_grid(model: MultiHeadModel, window: Size, size: Size) -> Size:
     """The size that windows of an image are padded to."""
     crop = (min(window[0], size[0]), min(window[1], size[1]))
     return model.backbone.input_size or padded(crop, model.multiple)
@@ -179,7 +153,7 @@ def _scaled(image: Tensor, size: Size) -> Tensor:
     return scaled
 
 
-def _decode(maps: _ConcatenatedMaps, strips: Iterator[Tensor], height: int) -> dict[str, Predictions]:
+def _decode(maps: ConcatenatedMaps, strips: Iterator[Tensor], height: int) -> dict[str, Predictions]:
     """Decodes strips of concatenated maps into each head's predictions of an image.
 
     height: the height of all strips together, in pixels.

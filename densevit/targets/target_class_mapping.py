@@ -1,8 +1,6 @@
 """Maps targets and predictions to the class indices of another list of classes."""
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -58,15 +56,6 @@ def with_classes(
 def plain_name(name: str) -> str:
     """A class name for comparisons, which ignore case, hyphens and underscores."""
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
-
-
-def with_file_ids(classes: Sequence[Class], ids: Mapping[str, int]) -> tuple[Class, ...]:
-    """The classes with the file ids of equal names, or else of equal `plain_name`; others get the ids after the largest
-    one. ids: the file ids by name; {}: the classes are returned unchanged."""
-    names = {plain_name(name): file_id for name, file_id in ids.items()} | {**ids}
-    free = itertools.count(max(ids.values(), default=0) + 1)
-    keyed = ((c, c.name if c.name in ids else plain_name(c.name)) for c in classes)
-    return tuple(replace(c, file_id=names[key] if key in names else next(free)) if ids else c for c, key in keyed)
 
 
 def _rows(value: Any, keep: np.ndarray) -> Any:

@@ -18,7 +18,6 @@ from densevit.errors import DensevitError, WeightsError, one_line
 from densevit.interfaces import Backbone, Class, Licences
 from densevit.layouts.state_dicts import part
 from densevit.model import DenseModel, InferenceModel, backbone_from, build_from_sections
-from densevit.model.backbone_digest import backbone_digest
 from densevit.model.lora import merged_state
 from densevit.model.part_sections import name_classes
 from densevit.paths import user_path
@@ -28,7 +27,6 @@ from densevit.weights.state_dict_io import FORMAT, check_format, header, write_s
 from densevit.weights.state_dict_loading import load_state
 
 _CLASSES = TypeAdapter(dict[str, tuple[Class, ...]])
-DIGEST = "backbone_digest"  # the header's entry in a file of heads
 _REFERENCE_DATA = TypeAdapter(dict[str, DataSection | None])
 _THRESHOLDS = TypeAdapter(dict[str, Annotated[float, Field(ge=0, le=1)]])
 
@@ -64,14 +62,7 @@ def save(
             step,
         )
     state = merged_state(model.state_dict() if state is None else state, sections.backbone.lora)
-    _write(state, {**entries(model, sections), **_step(step), **further}, user_path(path))
-
-
-def save_heads(model: DenseModel, path: Path, further: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """Writes a model file without the tensors of the backbone, but with their digest. further: the parameter of
-    `save`."""
-    state = {key: value for key, value in model.state_dict().items() if not key.startswith("backbone.")}
-    _write(state, {**entries(model, model.sections), "part": "heads", DIGEST: backbone_digest(model), **further}, path)
+    write(state, {**entries(model, sections), **_step(step), **further}, user_path(path))
 
 
 def sections_of(model: InferenceModel) -> ModelSections:
@@ -112,10 +103,11 @@ def save_backbone(
     values |= {"licences": dict(licences)} if licences else {}
     values |= _step(step)
     state = merged_state(backbone.state_dict(), lora)
-    _write({f"backbone.{key}": value for key, value in state.items()}, values, path)
+    write({f"backbone.{key}": value for key, value in state.items()}, values, path)
 
 
-def _write(state: Mapping[str, Tensor], values: Mapping[str, Any], path: Path) -> None:
+def write(state: Mapping[str, Tensor], values: Mapping[str, Any], path: Path) -> None:
+    """Writes a safetensors file with these entries of the header."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     memory = Counter(value.untyped_storage().data_ptr() for value in tensors.values())
     for key, value in tensors.items():

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from densevit.weights.model_file import Description
 from densevit.weights.pretrained_models import build_pretrained
 from densevit.weights.state_dict_loading import load_state
 
+_DIGEST = "backbone_digest"  # the header's entry in a file of heads
 _SIZES = (1, 37, 240, 427, 480, 640, 1080, 2160, 4000)  # of images, on which evaluation transforms are compared
 _IN_THE_FILE: dict[str, Any] = {"weights": None, "weights_allow": (), "freeze": True}  # keys of joined sections
 _COMPUTATION = ("precision", "accelerator", "tf32", "channels_last", "compile", "replace_layers")
@@ -36,7 +38,7 @@ class Part(NamedTuple):
     """Heads to join.
 
     source: their run or file, for messages. model: the model with these heads; its backbone is random if
-    `has_backbone` is False, as in a file of `model_file.save_heads`. digest: `backbone_digest` of the backbone that the
+    `has_backbone` is False, as in a file of `save_heads`. digest: `backbone_digest` of the backbone that the
     heads were trained on.
     """
 
@@ -54,7 +56,7 @@ def read_part(source: str | Path, name: str | None = None, trust: bool = False) 
     """
     state, entries, path = model_file.read(source)
     has_backbone = entries.get("part") != "heads"
-    digest, entries = entries.get(model_file.DIGEST, ""), entries if has_backbone else {**entries, "part": ""}
+    digest, entries = entries.get(_DIGEST, ""), entries if has_backbone else {**entries, "part": ""}
     description = model_file.described(entries, path, trust, model_file.folder_of(source))
     if description.sections.backbone.lora is not None:
         raise WeightsError(
@@ -73,6 +75,14 @@ def read_part(source: str | Path, name: str | None = None, trust: bool = False) 
             "own queries. Fix: leave this model in a file of its own."
         )
     return Part(str(source), model, backbone_digest(model) if has_backbone else digest, has_backbone)
+
+
+def save_heads(model: DenseModel, path: Path, further: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Writes a model file without the tensors of the backbone, but with their digest. further: the parameter of
+    `model_file.save`."""
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("backbone.")}
+    entries = model_file.entries(model, model.sections)
+    model_file.write(state, {**entries, "part": "heads", _DIGEST: backbone_digest(model), **further}, path)
 
 
 def join(parts: Sequence[Part], image_size: int | Size | None = None, stretch: bool = False) -> DenseModel:

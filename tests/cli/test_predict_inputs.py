@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from densevit.data.io.videos import VideoFrames
+from densevit.data.io.video_frames import VideoFrames
 from tests.cli.stand_in import StandIn, read, write_video
 
 

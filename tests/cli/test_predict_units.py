@@ -11,10 +11,10 @@ from PIL import Image
 
 import densevit
 from densevit.config import DataSection
+from densevit.inference.image_writers import with_file_ids
 from densevit.inference.prediction_folder import saved_classes
 from densevit.interfaces import Class
 from densevit.targets.pixel_maps import Depth
-from densevit.targets.target_class_mapping import with_file_ids
 from tests.cli.stand_in import StandIn, read
 from tests.model import small_models
 

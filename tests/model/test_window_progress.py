@@ -1,4 +1,4 @@
-"""Windows of a large image show their progress: of maps, of boxes, and of an image that is read by rows."""
+"""Windows of a large image show their progress: of maps and of boxes."""
 
 import ast
 from pathlib import Path
@@ -12,7 +12,6 @@ from densevit import progress
 from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.model import inference_by_head
-from densevit.model.test_time_augmentation import prediction_strips
 from tests.model.small_models import Segmenter, Stem, inferred, model_of
 from tests.model.test_tiled_detection import Oracle, Pixels
 
@@ -24,19 +23,15 @@ def infer(model: Any, image: torch.Tensor) -> Any:
     return inferred(model, collate([sample], model.multiple), inference_by_head(model, OPTIONS))
 
 
-def strips(model: Any, image: torch.Tensor) -> Any:
-    return [*prediction_strips(model, image, OPTIONS, next(iter(model.heads)), {})]
-
-
-@pytest.mark.parametrize(("model", "predict"), [("maps", infer), ("boxes", infer), ("maps", strips)])
-def test_batches_of_windows_are_lines(model: str, predict: Any, monkeypatch: Any, capsys: Any) -> None:
+@pytest.mark.parametrize("model", ["maps", "boxes"])
+def test_batches_of_windows_are_lines(model: str, monkeypatch: Any, capsys: Any) -> None:
     built = model_of(Stem(), Segmenter) if model == "maps" else model_of(Pixels(), Oracle)
     image = torch.zeros(3, 32, 24, dtype=torch.uint8)
     with torch.inference_mode():
-        predict(built.eval(), image)
+        infer(built.eval(), image)
         assert capsys.readouterr().err == "", "less than half a minute"
         monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
-        predict(built, image)
+        infer(built, image)
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(", ")[0] for line in lines] == [f"Batches of 2 windows: {n} of 6" for n in range(1, 7)]
 

@@ -14,7 +14,7 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Licences
 from densevit.model import DenseModel
 from densevit.weights import model_file
-from densevit.weights.model_joining import join, read_part
+from densevit.weights.model_joining import join, read_part, save_heads
 from tests.weights.joined_runs import BOXES, DEPTH, SURFACES, write_run
 from tests.weights.states import equal
 
@@ -120,7 +120,7 @@ def test_names_of_heads(runs, tmp_path):
 
 def test_heads_alone_are_small_and_give_the_model_on_their_backbone(runs, tmp_path):
     file = tmp_path / "depth.safetensors"
-    model_file.save_heads(join([read_part(runs[2])]), file)
+    save_heads(join([read_part(runs[2])]), file)
     with safe_open(file, framework="pt") as content:
         assert {key.partition(".")[0] for key in content.keys()} == {"heads"}  # noqa: SIM118
     alone = densevit.load(runs[2])
@@ -138,7 +138,7 @@ def test_heads_alone_are_small_and_give_the_model_on_their_backbone(runs, tmp_pa
 
 def test_heads_are_refused_without_their_backbone(runs, tmp_path):
     file = tmp_path / "depth.safetensors"
-    model_file.save_heads(join([read_part(runs[2])]), file)
+    save_heads(join([read_part(runs[2])]), file)
     write_run(tmp_path / "other", BOXES, 1, backbone_seed=9)
     with pytest.raises(WeightsError, match=r"contains only heads\. Fix: densevit join MODEL .*backbone=SOURCE"):
         densevit.load(file, trust=True)

@@ -136,13 +136,6 @@ def files_in_layout(root: Path, split: str, images: str | None = None) -> SplitF
     return None if files is None else _with_images(files, root, images)
 
 
-def files_of_json(file: Path) -> SplitFiles:
-    """Returns a json without a data set's root, with the usual image folders beside it and in the parent folder."""
-    name = file.stem.rpartition("_")[2].replace("-dev", "")  # image_info_test-dev2017.json: test2017
-    roots, folders = (file.parent, file.parent / ".."), ("", name, f"{name}/images", f"images/{name}", "images")
-    return SplitFiles(file, tuple(Path(os.path.normpath(root / folder)) for root in roots for folder in folders))
-
-
 def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
     """Returns the only json in COCO's format, such as Label Studio's result.json, of a folder in no layout."""
     if any(files_in_layout(root, split) for split in SPLITS):

@@ -4,12 +4,10 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
+from collections.abc import Iterable, Mapping
 
 from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
-from densevit.errors import DataError
 from densevit.interfaces import Dataset
 
 BEST, WORST = "best", "worst"  # folders of the drawings of the best and worst images
@@ -34,19 +32,6 @@ def image_name(dataset: Dataset, index: int, image_id: int | str) -> str:
     """Returns the data set's name of an image, or the image's id if it has none."""
     name = dataset.image_name(index)
     return str(image_id) if name is None else name
-
-
-def names_below(files: Sequence[str]) -> list[str]:
-    """Returns the paths of predicted images below their common folder. Raises DataError if two are the same."""
-    paths = [PurePath(file) for file in files]
-    paths = [path.relative_to(path.anchor) for path in paths]  # also of relative paths and URLs
-    folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    count = Counter(names)
-    twice = next((file for file, name in zip(files, names, strict=True) if count[name] > 1), None)
-    if twice is not None:
-        raise DataError(f"Two predicted images are called {twice}. Predict them in separate folders.")
-    return names
 
 
 def drawing_name(name: str) -> str:

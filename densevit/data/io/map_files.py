@@ -1,28 +1,20 @@
 """Writes predicted maps as files in one folder per key: semantic/NAME.png, depth/NAME.png, depth/NAME.npy,
-panoptic/NAME.png and panoptic.json; for images that are predicted in strips, semantic/NAME.tif or depth/NAME.tif.
+panoptic/NAME.png and panoptic.json.
 
 The target types define the formats, see `densevit.targets`.
 """
 
-import itertools
 import json
-import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from PIL import Image
 
-from densevit.atomic_io import replaced_file
 from densevit.data.io.image_names import checksum, file_name
-from densevit.errors import DataError, DensevitError
-from densevit.interfaces import Class, Predictions, Size, TargetType
+from densevit.errors import DataError
+from densevit.interfaces import Class, Predictions, TargetType
 from densevit.targets.types import TargetTypes, as_array
-
-TILE = 512  # rows and columns of the tiles of a TIFF
-_MAX_TIFF = 1 << 31  # bytes of pixels; larger files are BigTIFF
 
 
 class AnnotatedImage(NamedTuple):
@@ -70,9 +62,9 @@ class MapFiles:
         image: the `id` and `file_name` in that entry.
         """
         entries = {}
-        for key in self._keys(head, predictions):
+        for key in self.keys(head, predictions):
             path, value = self.folder_of(head) / key / name, as_array(predictions[key])
-            files = dict(self._encoded(head, key, name, value) or {})
+            files = dict(self.encoded(head, key, name, value) or {})
             if ".json" in files and isinstance(self.types[head][key], SupportsAnnotationFile):
                 height, width = value.shape[-2:]
                 size = {"width": width, "height": height}
@@ -82,63 +74,10 @@ class MapFiles:
                 _write(path.with_name(path.name + suffix), content)  # `with_suffix` would replace the ".b" of "a.b"
         return entries
 
-    def add_strips(
-        self, head: str, name: str, strips: Iterator[Predictions], size: Size, step: int
-    ) -> dict[str, np.ndarray]:
-        """Writes a head's map of an image of this size as a compressed, tiled TIFF, folder_of(head)/KEY/name.tif, with
-        the type and the colours of the file that `add` writes; depth in metres, float32.
-
-        strips: the map from top to bottom, TILE rows each, perhaps fewer in the last. Returns by key the pixels whose
-        row and column are multiples of `step`. Raises DensevitError unless there is exactly one map. The file appears
-        when it is complete.
-        """
-        import tifffile  # late: most images are no TIFF
-
-        first = next(strips)
-        keys = self._keys(head, first)
-        if len(keys) != 1:
-            raise DensevitError(
-                f"{name}: heads.{head} predicts {', '.join(keys) or 'no map'}; one map per head is expected of a large "
-                "image. Fix: cut the image into tiles."
-            )
-        [key] = keys
-        decimated: list[np.ndarray] = []
-
-        def encoded(value: np.ndarray) -> tuple[np.ndarray, list[int] | None]:
-            """Returns the pixels (h, W) or (h, W, C) of the first file of `TargetType.encode`, and its palette."""
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about files that are not written here
-                content = next(iter((self._encoded(head, key, name, value) or {"": value}).values()))
-            pixels = np.asarray(content)
-            palette = content.getpalette() if isinstance(content, Image.Image) else None
-            return pixels if pixels.ndim == 2 else np.moveaxis(pixels, 0, -1), palette
-
-        def tiles() -> Iterator[np.ndarray]:
-            for top, strip in zip(range(0, size[0], TILE), itertools.chain([first], strips), strict=True):
-                value = as_array(strip[key])
-                decimated.append(value[..., -top % step :: step, ::step].copy())
-                pixels, _ = encoded(value)
-                if pixels.dtype != form["dtype"]:
-                    raise DensevitError(f"{name}: `{key}` has pixels of no class only from row {top} on.")
-                yield from (pixels[:, left : left + TILE] for left in range(0, size[1], TILE))
-
-        pixels, palette = encoded(as_array(first[key]))
-        form: dict[str, Any] = {"shape": (size[0], *pixels.shape[1:]), "dtype": pixels.dtype, "tile": (TILE, TILE)}
-        form |= {"photometric": "minisblack", "compression": "zlib", "metadata": None, "maxworkers": 1}
-        if palette is not None:
-            colors = np.reshape(palette, (256, 3)).T.astype(np.uint16) * 257
-            form |= {"photometric": "palette", "colormap": colors}
-        path = self.folder_of(head) / key / f"{name}.tif"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_big = math.prod(form["shape"]) * pixels.dtype.itemsize > _MAX_TIFF
-        with replaced_file(path) as partial, tifffile.TiffWriter(partial, bigtiff=is_big) as file:
-            file.write(tiles(), **form)
-        return {key: np.concatenate(decimated, axis=-2)}
-
     def add_image(self, head: str, image_id: int | str, predictions: Predictions) -> None:
         """Writes the maps as `file_name(image_id)`, with a checksum of the id if that file exists."""
         name = file_name(image_id)
-        folders = [(self.folder_of(head) / key / name).parent for key in self._keys(head, predictions)]
+        folders = [(self.folder_of(head) / key / name).parent for key in self.keys(head, predictions)]
         suffixes = (".png", ".npy", ".json")
         if any((folder / (Path(name).name + suffix)).exists() for folder in folders for suffix in suffixes):
             name += f"-{checksum(image_id)}"
@@ -164,14 +103,15 @@ class MapFiles:
         images.sort(key=lambda entry: (isinstance(entry.image["id"], str), entry.image["id"]))
         _write(self.folder_of(head) / f"{key}.json", target_type.annotation_file(images, self.classes[head]))
 
-    def _encoded(self, head: str, key: str, name: str, value: np.ndarray) -> Any:
+    def encoded(self, head: str, key: str, name: str, value: np.ndarray) -> Any:
         """Returns the map's files by suffix, see `TargetType.encode`."""
         try:
             return self.types[head][key].encode(value, self.classes[head])
         except DataError as error:
             raise DataError(f"{name}: `{key}` of its prediction {error}") from None
 
-    def _keys(self, head: str, predictions: Predictions) -> list[str]:
+    def keys(self, head: str, predictions: Predictions) -> list[str]:
+        """The keys of maps."""
         types = self.types[head]
         return [key for key in predictions if key in types and types[key].per == "pixel"]
 

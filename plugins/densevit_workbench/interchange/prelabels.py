@@ -1,8 +1,10 @@
 """Converts predictions to a COCO json with scores, which label tools import."""
 
 import json
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -10,7 +12,6 @@ import numpy as np
 from pycocotools import mask as rle
 
 from densevit.atomic_io import atomic_file
-from densevit.data.io.image_names import names_below
 from densevit.data.io.prediction_tables import is_table, listed_images, objects_list, read_objects
 from densevit.data.io.text_files import read_json
 from densevit.errors import DataError
@@ -74,7 +75,7 @@ def prelabels(
     """
     numbers = {image["id"]: number for number, image in enumerate(images, 1)}
     ids = [category.file_id for category in classes]
-    names = names_below([image["file_name"] for image in images])
+    names = _names_below([image["file_name"] for image in images])
     annotations: list[dict[str, Any]] = []
     for entry in entries:
         if not {"category_id", "bbox", "segmentation"} & entry.keys() or entry.get("score", 1.0) < threshold:
@@ -102,6 +103,19 @@ def prelabels(
         "annotations": annotations,
         "categories": [{"id": c.file_id, "name": c.name} for c in classes],
     }
+
+
+def _names_below(files: Sequence[str]) -> list[str]:
+    """Returns the paths of predicted images below their common folder. Raises DataError if two are the same."""
+    paths = [PurePath(file) for file in files]
+    paths = [path.relative_to(path.anchor) for path in paths]  # also of relative paths and URLs
+    folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    count = Counter(names)
+    twice = next((file for file, name in zip(files, names, strict=True) if count[name] > 1), None)
+    if twice is not None:
+        raise DataError(f"Two predicted images are called {twice}. Predict them in separate folders.")
+    return names
 
 
 def _shape(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from densevit.data.io.tar_members import find_members
 from densevit.errors import UnreadableFileError
+from densevit.inference.tar_images import find_members
 
 SUFFIXES = (".jpg", ".png")
 
