@@ -2,11 +2,11 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from densevit.errors import DensevitError, has_surrogates
 from densevit.inference.image_file import ImageFile, open_videos
 from densevit.inference.image_sizes import ImageSize, requested_size
 from densevit.inference.image_texts import image_texts
-from densevit.inference.image_writers import Drawings, DrawnVideos, ImageWriter, OutputFolder, PointClouds, result_of
+from densevit.inference.image_writers import DrawnVideos, OutputFolder, write_clouds, write_drawing
 from densevit.inference.input_images import category_ids
 from densevit.inference.iterating import BATCHES_AT_ONCE, Predicted, background_threads
 from densevit.inference.large_image_prediction import LargePredicted, is_large, predict_large, streams_maps
@@ -132,8 +132,9 @@ class FolderPrediction:
         are the same after an interruption.
         """
         options, stream = self.options, self._stream([image for images in left.values() for image in images])
-        writers: list[ImageWriter] = [DrawnVideos(self.output) if options.video else Drawings(self.output, self.drawn)]
-        writers += [] if options.focal is None else [PointClouds(self.output, options.focal)]
+        videos, draw = DrawnVideos(self.output), partial(write_drawing, self.output, self.drawn)
+        writers: list[Callable[..., None]] = [videos.write if options.video else draw]
+        writers += [] if options.focal is None else [partial(write_clouds, self.output, options.focal)]
         pending = deque[Future[Any]]()
         with background_threads(1 if options.video else _ENCODERS, "write predictions") as pool:
             try:
@@ -159,8 +160,7 @@ class FolderPrediction:
                     _wait(pending, 0)
                 raise
             finally:
-                for writer in writers:
-                    writer.close()
+                videos.close()
 
     def _stream(self, images: Sequence[ImageFile]) -> Iterator[Predicted]:
         """Yields the images with their results; the maps of large images are already written."""
@@ -178,13 +178,15 @@ class FolderPrediction:
         listed = {head: int((values >= self.thresholds[head]).sum()) for head, values in scores.items()}
         return Counts(1, (), listed, {head: len(values) for head, values in scores.items()})
 
-    def _write(self, writers: Sequence[ImageWriter], predicted: Predicted) -> Texts:
+    def _write(self, writers: Sequence[Callable[..., None]], predicted: Predicted) -> Texts:
         """Writes an image's files and returns its texts."""
-        for writer in writers:
-            writer.write(predicted)
+        image, pixels, result = predicted[:3]
+        assert result is not None
+        for write in writers:
+            write(image, pixels, result)
         if isinstance(predicted, LargePredicted):
-            predicted = predicted._replace(result=Result(predicted.image.path, result_of(predicted).size, {}, {}))
-        return image_texts(predicted, self.output, self.options.format)
+            result = Result(image.path, result.size, {}, {})
+        return image_texts(image, result, self.output, self.options.format)
 
 
 def _wait(pending: deque[Future[Any]], most: int) -> None:

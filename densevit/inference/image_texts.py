@@ -7,14 +7,15 @@ from typing import Any
 from densevit.data.io.prediction_columns import image_columns
 from densevit.data.io.prediction_entries import csv_text, json_entries, json_lines, table_row
 from densevit.data.io.prediction_tables import FAILED, IMAGES, OBJECTS, PREDICTED
-from densevit.inference.image_writers import OutputFolder, result_of
-from densevit.inference.iterating import Predicted
+from densevit.inference.image_file import ImageFile
+from densevit.inference.image_writers import OutputFolder
 from densevit.inference.prediction_blocks import Failed, Texts
+from densevit.inference.result import Result
 
 ENTRIES = ".entries"  # the suffix for entries of maps with one file for all images
 
 
-def image_texts(predicted: Predicted, output: OutputFolder, format: str) -> Texts:
+def image_texts(file: ImageFile, result: Result, output: OutputFolder, format: str) -> Texts:
     """Writes the maps of an image and returns its texts by file.
 
     images.json: id, file_name, width, height, and name, the path of the image's output files (drawn/NAME.jpg) without
@@ -22,11 +23,11 @@ def image_texts(predicted: Predicted, output: OutputFolder, format: str) -> Text
     images.parquet: as images.json, with state and predictions per image; objects.parquet: the objects. With several
     heads, each has a subfolder for all files except the images.
     """
-    (height, width), file = result_of(predicted).size, predicted.image
+    height, width = result.size
     image = {"id": file.image_id, "file_name": file.file_name, "width": width, "height": height}
     entry: dict[str, Any] = {**image, "name": file.name}
     texts: dict[str, str] = {}
-    for head, predictions in result_of(predicted).predictions.items():
+    for head, predictions in result.predictions.items():
         classes, types, folder = output.maps.classes[head], output.maps.types[head], output.maps.folder_of(head)
         prefix = "" if folder == output.path else f"{head}/"
         for key, annotated in output.maps.add(head, file.name, predictions, image).items():

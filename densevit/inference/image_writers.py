@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -17,7 +16,7 @@ from densevit.drawing.draw import draw
 from densevit.drawing.drawn_video import DrawnVideo
 from densevit.drawing.point_cloud import write_ply
 from densevit.errors import DensevitError
-from densevit.inference.iterating import Predicted
+from densevit.inference.image_file import ImageFile
 from densevit.inference.result import Result
 from densevit.interfaces import Class
 from densevit.model import InferenceModel
@@ -45,11 +44,11 @@ class OutputFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def drawn(self, head: str, predicted: Predicted, frame: bool = False) -> np.ndarray:
-        """The visualization of a head's predictions, (H, W, 3) uint8. frame: keeps the size of the image."""
-        types, channels = self.maps.types[head], self.model.channels
-        predictions, lowest = result_of(predicted).predictions[head], self.thresholds[head]
-        return draw(pixels_of(predicted), predictions, self.maps.classes[head], lowest, None, types, frame, channels)
+    def drawn(self, head: str, pixels: np.ndarray, result: Result, frame: bool = False) -> np.ndarray:
+        """The visualization of a head's predictions, (H, W, 3) uint8. pixels: (H, W, C). frame: keeps the size of the
+        image."""
+        types, channels, lowest = self.maps.types[head], self.model.channels, self.thresholds[head]
+        return draw(pixels, result.predictions[head], self.maps.classes[head], lowest, None, types, frame, channels)
 
 
 def with_file_ids(classes: Sequence[Class], ids: Mapping[str, int]) -> tuple[Class, ...]:
@@ -61,36 +60,27 @@ def with_file_ids(classes: Sequence[Class], ids: Mapping[str, int]) -> tuple[Cla
     return tuple(replace(c, file_id=names[key] if key in names else next(free)) if ids else c for c, key in keyed)
 
 
-class ImageWriter(Protocol):
-    """Writes the files of an image, an `ImageFile` with its result. Several threads may call `write`."""
-
-    def write(self, predicted: Predicted) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def result_of(predicted: Predicted) -> Result:
-    assert predicted.result is not None
-    return predicted.result
+def write_drawing(output: OutputFolder, count: int, image: ImageFile, pixels: np.ndarray, result: Result) -> None:
+    """Writes drawn/NAME.jpg of the first `count` images of the list. pixels: (H, W, C). Several threads may call it."""
+    for head in result.predictions if image.index < count else ():
+        path = output.file(head, "drawn", f"{image.name}.jpg")
+        Image.fromarray(output.drawn(head, pixels, result)).save(path, quality=92)
 
 
-def pixels_of(predicted: Predicted) -> np.ndarray:
-    assert predicted.pixels is not None
-    return predicted.pixels
-
-
-class Drawings:
-    """Writes drawn/NAME.jpg of the first `count` images of the list."""
-
-    def __init__(self, output: OutputFolder, count: int) -> None:
-        self._output, self._count = output, count
-
-    def write(self, predicted: Predicted) -> None:
-        for head in result_of(predicted).predictions if predicted.image.index < self._count else ():
-            path = self._output.file(head, "drawn", f"{predicted.image.name}.jpg")
-            Image.fromarray(self._output.drawn(head, predicted)).save(path, quality=92)
-
-    def close(self) -> None: ...
+def write_clouds(output: OutputFolder, focal: float, image: ImageFile, pixels: np.ndarray, result: Result) -> None:
+    """Writes clouds/NAME.ply of an image with depth. focal: the focal length of all images, in pixels. pixels:
+    (H, W, C). Several threads may call it."""
+    by_head = result.predictions
+    keys = [key for predictions in by_head.values() for key in predictions]
+    if "depth" not in keys:
+        raise DensevitError(
+            f"--focal: point clouds need depth in metres, but this model predicts {', '.join(keys)}. Fix: remove "
+            "--focal."
+        )
+    for head in (head for head, predictions in by_head.items() if "depth" in predictions):
+        path = output.file(head, "clouds", f"{image.name}.ply")
+        rgb = as_rgb(pixels, output.model.channels)
+        write_ply(path, np.asarray(by_head[head]["depth"].cpu()), rgb, focal)
 
 
 class DrawnVideos:
@@ -99,38 +89,16 @@ class DrawnVideos:
     def __init__(self, output: OutputFolder) -> None:
         self._output, self._videos = output, dict[str, DrawnVideo]()  # the open video of each head
 
-    def write(self, predicted: Predicted) -> None:
-        name = f"{Path(predicted.image.name).name.rpartition('_')[0]}.mp4"
-        for head in result_of(predicted).predictions:
+    def write(self, image: ImageFile, pixels: np.ndarray, result: Result) -> None:
+        name = f"{Path(image.name).name.rpartition('_')[0]}.mp4"
+        for head in result.predictions:
             path, video = self._output.file(head, "drawn", name), self._videos.get(head)
             if video is None or video.path != path:
                 if video is not None:
                     video.close()
-                video = self._videos[head] = DrawnVideo(path, predicted.image.path)
-            video.add(self._output.drawn(head, predicted, frame=True))
+                video = self._videos[head] = DrawnVideo(path, image.path)
+            video.add(self._output.drawn(head, pixels, result, frame=True))
 
     def close(self) -> None:
         for video in self._videos.values():
             video.close()
-
-
-class PointClouds:
-    """Writes clouds/NAME.ply of images with depth. focal: the focal length of all images, in pixels."""
-
-    def __init__(self, output: OutputFolder, focal: float) -> None:
-        self._output, self._focal = output, focal
-
-    def write(self, predicted: Predicted) -> None:
-        by_head = result_of(predicted).predictions
-        keys = [key for predictions in by_head.values() for key in predictions]
-        if "depth" not in keys:
-            raise DensevitError(
-                f"--focal: point clouds need depth in metres, but this model predicts {', '.join(keys)}. Fix: remove "
-                "--focal."
-            )
-        for head in (head for head, predictions in by_head.items() if "depth" in predictions):
-            path = self._output.file(head, "clouds", f"{predicted.image.name}.ply")
-            image = as_rgb(pixels_of(predicted), self._output.model.channels)
-            write_ply(path, np.asarray(by_head[head]["depth"].cpu()), image, self._focal)
-
-    def close(self) -> None: ...

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from densevit.atomic_io import replaced_file
 from densevit.data.io.list_writers import CsvTable, JsonList, ParquetTable
@@ -25,14 +25,6 @@ from densevit.inference.prediction_folder import (
 MAX_IMAGES, MAX_OBJECTS = 1000, 200_000  # rows per part of a table
 
 
-class ListWriter(Protocol):
-    """Writes a file of all images; `write` adds the text of an image, see `image_texts`."""
-
-    def write(self, text: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class AnnotationFile:
     """KEY.json, with entries of the maps of all images; see `SupportsAnnotationFile`."""
 
@@ -44,6 +36,10 @@ class AnnotationFile:
 
     def close(self) -> None:
         self._maps.write_annotations(self._head, self._key, self._images)
+
+
+ListWriter = JsonList | CsvTable | ParquetTable | AnnotationFile
+"""Writes a file of all images; `write` adds the text of an image, see `image_texts`."""
 
 
 def join(folder: Path, maps: Callable[[], MapFiles], complete: bool = True) -> Counts:

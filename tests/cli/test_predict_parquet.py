@@ -70,7 +70,8 @@ def test_heads_have_tables_with_masks_and_images_have_their_predictions(tmp_path
     rows = pandas.read_parquet(tmp_path / IMAGES)
     assert rows.id.tolist() == [3, 4] and rows["kind/image_class"].tolist() == ["dog", "dog"]
     assert rows["kind/image_score"].tolist() == [0.5, 0.5] and rows.width.tolist() == [6, 6]
-    objects = read_objects(tmp_path / "things" / OBJECTS, read_images(tmp_path / IMAGES), 0.5)
+    every = read_objects(tmp_path / "things" / OBJECTS, read_images(tmp_path / IMAGES))
+    objects = [entry for entry in every if entry["score"] >= 0.5]
     code = {"size": [4, 6], "counts": objects[0]["segmentation"]["counts"]}
     assert objects == [{"image_id": 4, "category_id": 18, "score": 0.5, "segmentation": code}]
     decoded = densevit.RunLengthMasks.from_codes([code["counts"].encode()], (4, 6))

@@ -10,7 +10,6 @@ import numpy as np
 from densevit.inference.image_file import ImageFile
 from densevit.inference.image_texts import image_texts
 from densevit.inference.image_writers import OutputFolder
-from densevit.inference.iterating import Predicted
 from densevit.inference.joining import join
 from densevit.inference.prediction_blocks import Counts, write_block
 from densevit.inference.prediction_folder import open_folder, parts_of
@@ -37,6 +36,6 @@ def write_predictions(
         texts = []
         for image, size, predictions in images[place]:
             result = Result(np.zeros((*size, 3), np.uint8), size, predictions, classes)
-            texts.append(image_texts(Predicted(image, None, result), output, format))
+            texts.append(image_texts(image, result, output, format))
         write_block(file, Counts(len(texts)), texts)
     join(folder, lambda: output.maps)

@@ -80,15 +80,9 @@ def listed_images(folder: Path) -> list[dict[str, Any]]:
     return read_images(table) if is_table(table) else list(read_json(folder / "images.json"))
 
 
-def read_objects(table: Path, images: list[dict[str, Any]], threshold: float = 0.0) -> list[dict[str, Any]]:
-    """Returns the objects whose score is at least `threshold`, in COCO's results format. images: the result of
-    `read_images`."""
-    from pyarrow import compute
-
-    rows = read_table(table)
-    if "score" in rows.column_names:
-        rows = rows.filter(compute.greater_equal(rows["score"], threshold))
-    return object_entries(rows, images)
+def read_objects(table: Path, images: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the objects in COCO's results format. images: the result of `read_images`."""
+    return object_entries(read_table(table), images)
 
 
 def object_entries(rows: "pyarrow.Table", images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
