@@ -1,6 +1,5 @@
 """Licences of published weights: in words, and in a model file's header."""
 
-import re
 from collections.abc import Mapping
 
 from pydantic import TypeAdapter
@@ -8,13 +7,7 @@ from pydantic import TypeAdapter
 from densevit.interfaces import Licences
 from densevit.interfaces.licences import NON_COMMERCIAL
 
-_NO_DERIVATIVES = re.compile(r"cc-by(-nc)?-nd|no[- ]?derivatives")
 _HEADER = TypeAdapter(dict[str, Licences])
-
-
-def forbids_derivatives(licences: Licences) -> bool:
-    """Whether the weights' licence forbids to publish works derived from them, such as CC-BY-ND."""
-    return _NO_DERIVATIVES.search(licences.weights.lower()) is not None
 
 
 def line(source: str, licences: Licences) -> str:

@@ -1,5 +1,6 @@
 """Joins the heads of several models on one frozen backbone."""
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -21,12 +22,13 @@ from densevit.errors import WeightsError, listed
 from densevit.interfaces import Size
 from densevit.model import DenseModel, backbone_from
 from densevit.model.backbone_digest import backbone_digest, backbone_settings
-from densevit.weights import licences, model_file
+from densevit.weights import model_file
 from densevit.weights.checkpoint_io import read
 from densevit.weights.model_file import Description
 from densevit.weights.pretrained_models import build_pretrained
 from densevit.weights.state_dict_loading import load_state
 
+_NO_DERIVATIVES = re.compile(r"cc-by(-nc)?-nd|no[- ]?derivatives")  # in the licence of weights, such as CC-BY-ND
 _DIGEST = "backbone_digest"  # the header's entry in a file of heads
 _SIZES = (1, 37, 240, 427, 480, 640, 1080, 2160, 4000)  # of images, on which evaluation transforms are compared
 _IN_THE_FILE: dict[str, Any] = {"weights": None, "weights_allow": (), "freeze": True}  # keys of joined sections
@@ -103,7 +105,9 @@ def join(parts: Sequence[Part], image_size: int | Size | None = None, stretch: b
     sources: dict[str, str] = {}
     for part in parts:
         check_backbone(part, reference)
-        for source in (source for source, its in part.model.licences.items() if licences.forbids_derivatives(its)):
+        for source in (
+            source for source, its in part.model.licences.items() if _NO_DERIVATIVES.search(its.weights.lower())
+        ):
             raise WeightsError(
                 f"{part.source}: the licence of {source}, {part.model.licences[source].weights}, forbids derived "
                 "works, such as a joined model. Fix: leave it out, or train its heads on other weights."

@@ -45,6 +45,12 @@ def coco(path: str, images: Any) -> str:
     return path
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_name(monkeypatch: Patch):
+    Path("a.png").touch()
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeffa.png\n"))
+    assert [image.location for image in find_images(["-"])] == ["a.png"]
+
+
 def test_a_text_file_is_read_like_stdin(monkeypatch: Patch):
     image("photos/1.jpg")
     image("more/2.png")

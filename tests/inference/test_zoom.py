@@ -3,7 +3,6 @@
 import ast
 import importlib
 import inspect
-import io
 import pkgutil
 import re
 from collections.abc import Iterator
@@ -13,36 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import densevit
 import densevit_workbench
-from densevit.cli import main
 from densevit.data.transforms.fixed import Fixed, Resize
 from densevit.data.transforms.sample_resizing import EvaluationTransform
-from densevit.inference.large_image_prediction import predict_strips
 from densevit.model import DenseModel, InferenceModel
-from densevit.weights import model_file
-from densevit.weights.model_joining import join, read_part
-from tests.inference.zoomed_models import IMAGE, MAPS, SIDE, TYPES, VALUE, write_model
-
-SIZES: list[Any] = [None, 128, (40, 96), "source"]
+from tests.inference.zoomed_models import IMAGE, MAPS, SIDE, SIZES, TYPES, VALUE, check, predicted, write_model
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     write_model(tmp_path / "run", TYPES)
     return tmp_path / "run"
-
-
-def check(predictions: Any, keys: Any = tuple(TYPES)) -> None:
-    """predictions: by head, whose names are the keys."""
-    found = {key: float(np.median(np.asarray(predictions[key][key]))) for key in keys}
-    assert found == pytest.approx(dict.fromkeys(keys, VALUE), rel=0.05)
-
-
-def predicted(predictor: DenseModel, **options: Any) -> Any:
-    return predictor.predict(IMAGE, threshold=0, **options).predictions
 
 
 def test_predictions_of_every_size(run):
@@ -84,65 +66,12 @@ def test_a_stretched_and_a_canvas_resize(run):
         check(predicted(densevit.load(run).with_resize(transforms)))
 
 
-COMMANDS = [
-    ["--image-size", "128"],
-    ["--image-size", "source"],
-    ["--window", "48"],
-    ["--image-size", "96", "--focal", "90"],
-]
-
-
-@pytest.mark.parametrize("options", COMMANDS, ids=" ".join)
-def test_the_command_writes_parts_and_point_clouds(tmp_path, options):
-    write_model(tmp_path / "run", MAPS)
-    (tmp_path / "photos").mkdir()
-    for name in ("a", "b"):
-        Image.fromarray(IMAGE).save(tmp_path / "photos" / f"{name}.png")
-    base = ["predict", str(tmp_path / "run"), str(tmp_path / "photos"), "--out", str(tmp_path / "out"), *options]
-    for part in ("1/2", "2/2"):
-        assert main([*base, "--part", part]) == 0
-    for name in ("a", "b"):
-        check({key: {key: np.load(tmp_path / "out" / key / key / f"{name}.npy")} for key in MAPS}, MAPS)
-    for cloud in (tmp_path / "out").rglob("*.ply"):
-        lines = cloud.read_bytes().partition(b"end_header\n")[2]
-        assert np.frombuffer(lines[:12], "<f4")[2] == pytest.approx(VALUE, rel=0.05)
-
-
-def test_columns_for_a_data_engine(run):
-    columns = densevit.BatchPredictor(str(run), device="cpu", image_size=128, threshold=0)([IMAGE])
-    maps = {key: {key: np.load(io.BytesIO(columns[f"{key}/{key}.npy"][0]))} for key in MAPS}
-    check(maps, MAPS)
-
-
-def test_rows_of_windows_of_a_large_image(run):
-    predictor = densevit.load(run).with_heads(MAPS).with_inference({"window": 48})
-    image = torch.from_numpy(IMAGE).permute(2, 0, 1).contiguous()
-    for key in MAPS:
-        strips = [strip[key] for strip in predict_strips(predictor, image, key, 50)]
-        check({key: {key: torch.cat(strips)}}, [key])
-
-
 @pytest.mark.parametrize(
     "override", ["data.image_size=128", "data.image_size=[40,96]", "data.transforms=plain_stretch"]
 )
 def test_an_evaluation_at_another_size(tmp_path, override):
     write_model(tmp_path / "run", ["depth"])
     assert densevit.evaluate(str(tmp_path / "run"), overrides=[override])["depth/AbsRel"] < 0.05
-
-
-def test_joined_models_keep_each_head_s_training_size(tmp_path):
-    for side in (SIDE, 2 * SIDE):
-        write_model(tmp_path / f"{side}", TYPES, side)
-    sources = [(tmp_path / f"{SIDE}", "a"), (tmp_path / f"{2 * SIDE}", "b")]
-    model = join([read_part(*source) for source in sources], image_size=96)
-    model_file.save(model, tmp_path / "joined.safetensors")
-    model_file.save(join([read_part(tmp_path / "joined.safetensors", trust=True)]), tmp_path / "again.safetensors")
-    for file in ("joined", "again"):
-        predictor = densevit.load(tmp_path / f"{file}.safetensors", trust=True)
-        for size in SIZES:
-            results = predicted(predictor, image_size=size)
-            for name in ("a", "b"):
-                check({key: results[f"{name}_{key}"] for key in TYPES})
 
 
 FILES: dict[str, dict[str, Any]] = {

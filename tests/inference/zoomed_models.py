@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,6 +20,7 @@ from tests.built_models import build_model
 VALUE, SIDE = 4.0, 64  # of the scene; the evaluation's long side in the training, if not stated
 HEIGHT, WIDTH = 128, 256
 IMAGE = np.zeros((HEIGHT, WIDTH, 3), np.uint8)  # red and green show pixels of the original image
+SIZES: list[Any] = [None, 128, (40, 96), "source"]
 BOX = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
 IMAGE[..., 0], IMAGE[..., 1] = np.arange(WIDTH), np.arange(HEIGHT)[:, None]
 
@@ -160,3 +162,13 @@ def write_model(folder: Path, keys: Any, side: int = SIDE, **changes: Any) -> De
     model_file.save(model, folder / "model.safetensors")
     (folder / "config.yaml").write_text(configs.dump(config))
     return model
+
+
+def check(predictions: Any, keys: Any = tuple(TYPES)) -> None:
+    """predictions: by head, whose names are the keys."""
+    found = {key: float(np.median(np.asarray(predictions[key][key]))) for key in keys}
+    assert found == pytest.approx(dict.fromkeys(keys, VALUE), rel=0.05)
+
+
+def predicted(predictor: DenseModel, **options: Any) -> Any:
+    return predictor.predict(IMAGE, threshold=0, **options).predictions

@@ -20,7 +20,7 @@ from densevit import config as configs
 from densevit.config import yaml_io
 from densevit.errors import ConfigError, DensevitError
 from densevit.registry import plugin_loading
-from densevit.weights import model_file, model_joining
+from densevit.weights import model_file
 from densevit_export import engine
 
 pytestmark = pytest.mark.integration
@@ -192,11 +192,9 @@ DOORS = {
     "load": (MODEL, densevit.load),
     "load a checkpoint": (MODEL, lambda file: densevit.load(as_checkpoint(file))),
     "load an exported file": (MODEL, lambda file: engine.build(exported(file))),
-    "load heads": (MODEL, lambda file: densevit.load(file, backbone=file)),
     "model file": (MODEL, model_file.load),
     "backbone": (BACKBONE, model_file.load_backbone),
     "backbone option": ({"backbone": {"name": "resnet", "weights_of": {"weights": CLASS}}}, model_file.load_backbone),
-    "join": (MODEL, model_joining.read_part),
     "set": ({**VALUES, "data": {"name": "mix", "sets": {"weights": {"name": CLASS}}}}, densevit.load),
     "weights": (BACKBONE, lambda file: configs.load({"weights": str(file), "heads": {}, "data": {"name": "scenes"}})),
 }

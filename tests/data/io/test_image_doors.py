@@ -1,6 +1,5 @@
 """Images of each kind have the same pixels through every door."""
 
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from densevit.channels import Channels
 from densevit.data.channel_statistics import measured
 from densevit.data.io.images import channels_of_files, image_header, read_image
 from densevit.inference.image_inputs import as_sample, find_files, images_of
-from densevit.inference.input_images import find_images
 from tests.data.image_sources import (
     SOURCES,
     ImageSource,
@@ -27,7 +25,7 @@ from tests.data.image_sources import (
 )
 
 
-def _channels(source: ImageSource, path: Path) -> Channels:
+def channels_of(source: ImageSource, path: Path) -> Channels:
     return channels_of_files([str(path)], read_data(source, path.parent, "images").section.given_channels)
 
 
@@ -44,19 +42,7 @@ def _file(path: Path, channels: Channels) -> np.ndarray:
         return read_image(file, channels)
 
 
-def _listed(path: Path, channels: Channels) -> object:
-    [image] = find_images([str(path.parent)], channels)
-    return image.read(channels)
-
-
-def _tar(path: Path, channels: Channels) -> object:
-    with tarfile.open(path.parent / "images.tar", "w") as tar:
-        tar.add(path, path.name)
-    [image] = find_images([str(path.parent / "images.tar")], channels)
-    return image.read(channels)
-
-
-ONE_FILE = ("bytes", "file", "pil", "tar")
+ONE_FILE = ("bytes", "file", "pil")
 DOORS: dict[str, Callable[[Path, Channels], object]] = {
     "path": read_image,
     "bytes": lambda path, channels: read_image(path.read_bytes(), channels),
@@ -66,8 +52,6 @@ DOORS: dict[str, Callable[[Path, Channels], object]] = {
         torch.from_numpy(read_image(path, channels)).permute(2, 0, 1), channels
     ),
     "predictor": lambda path, channels: as_sample(path, 0, channels)["image"],
-    "list": _listed,
-    "tar": _tar,
 }
 
 
@@ -79,7 +63,7 @@ def test_each_door_gives_the_same_pixels(kind, door, tmp_path):
         pytest.skip("a file for each channel")
     path = tmp_path / f"0{source.name}"
     expected = source.write(path)
-    channels = _channels(source, path)
+    channels = channels_of(source, path)
     assert channels.is_rgb == (kind == "photo")
     assert image_header(path, channels).upright_size == expected.shape[:2]
     assert same(DOORS[door](path, channels), expected)
@@ -116,13 +100,9 @@ def test_each_data_set_gives_the_same_pixels(kind, name, tmp_path):
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_folders_patterns_and_lists_have_each_image_once(kind, tmp_path):
+def test_folders_have_each_image_once(kind, tmp_path):
     source = SOURCES[kind]
     written = [path for path in write_images(source, tmp_path, "{split}/{number}") if "train" in path]
-    channels, folder = _channels(source, Path(written[0])), tmp_path / "train"
-    (tmp_path / "list.txt").write_text("\n".join(map(str, sorted(folder.iterdir()))))
-    several = [str(path) for path in sorted(folder.iterdir())]
-    for sources in ([str(folder)], [f"{folder}/*"], [str(tmp_path / "list.txt")], several):
-        assert [image.location for image in find_images(sources, channels)] == written
+    channels, folder = channels_of(source, Path(written[0])), tmp_path / "train"
     assert find_files(str(folder), channels) == written
     assert [*map(str, images_of(folder, channels) or ())] == written

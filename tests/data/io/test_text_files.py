@@ -1,7 +1,6 @@
 """Text, YAML and JSON files of other programs."""
 
 import codecs
-import io
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from densevit.data.datasets.color_tables import read_labelmap
 from densevit.data.io.text_files import read_json, read_text
 from densevit.errors import DataError
 from densevit.evaluation import tables_file
-from densevit.inference.input_images import find_images
 from densevit_workbench.interchange.yaml_text import read_yaml_as_text
 
 
@@ -20,7 +18,7 @@ def test_byte_order_marks_are_no_part_of_the_text(tmp_path):
         assert read_text(tmp_path / "a.txt") == "chat é\n", encoding
 
 
-def test_readers_of_text_accept_files_of_windows(tmp_path, monkeypatch):
+def test_readers_of_text_accept_files_of_windows(tmp_path):
     """With a byte-order mark, two bytes per character and carriage returns."""
 
     def write(name: str, text: str) -> Path:
@@ -29,9 +27,6 @@ def test_readers_of_text_accept_files_of_windows(tmp_path, monkeypatch):
 
     labelmap = read_labelmap(write("labelmap.txt", "road:1,2,3::\ntree:4,5,6::\n"))
     assert [one["name"] for one in labelmap] == ["road", "tree"]
-    (tmp_path / "a.png").touch()
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"\ufeff{tmp_path}/a.png\n"))
-    assert [image.path for image in find_images(["-"])] == [tmp_path / "a.png"]
     (tmp_path / "table.csv").write_bytes(codecs.BOM_UTF8 + b"image,score\r\na.png,0.5\r\n")
     assert tables_file.read(tmp_path / "table.csv") == [["image", "score"], ["a.png", "0.5"]]
 

@@ -1,0 +1,75 @@
+"""Metres stay metres at every image size: in parts, columns, strips and joined models."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import densevit
+from densevit.cli import main
+from densevit.inference.large_image_prediction import predict_strips
+from densevit.weights import model_file
+from densevit.weights.model_joining import join, read_part
+from tests.inference.zoomed_models import IMAGE, MAPS, SIDE, SIZES, TYPES, VALUE, check, predicted, write_model
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    write_model(tmp_path / "run", TYPES)
+    return tmp_path / "run"
+
+
+COMMANDS = [
+    ["--image-size", "128"],
+    ["--image-size", "source"],
+    ["--window", "48"],
+    ["--image-size", "96", "--focal", "90"],
+]
+
+
+@pytest.mark.parametrize("options", COMMANDS, ids=" ".join)
+def test_the_command_writes_parts_and_point_clouds(tmp_path, options):
+    write_model(tmp_path / "run", MAPS)
+    (tmp_path / "photos").mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(IMAGE).save(tmp_path / "photos" / f"{name}.png")
+    base = ["predict", str(tmp_path / "run"), str(tmp_path / "photos"), "--out", str(tmp_path / "out"), *options]
+    for part in ("1/2", "2/2"):
+        assert main([*base, "--part", part]) == 0
+    for name in ("a", "b"):
+        check({key: {key: np.load(tmp_path / "out" / key / key / f"{name}.npy")} for key in MAPS}, MAPS)
+    for cloud in (tmp_path / "out").rglob("*.ply"):
+        lines = cloud.read_bytes().partition(b"end_header\n")[2]
+        assert np.frombuffer(lines[:12], "<f4")[2] == pytest.approx(VALUE, rel=0.05)
+
+
+def test_columns_for_a_data_engine(run):
+    columns = densevit.BatchPredictor(str(run), device="cpu", image_size=128, threshold=0)([IMAGE])
+    maps = {key: {key: np.load(io.BytesIO(columns[f"{key}/{key}.npy"][0]))} for key in MAPS}
+    check(maps, MAPS)
+
+
+def test_rows_of_windows_of_a_large_image(run):
+    predictor = densevit.load(run).with_heads(MAPS).with_inference({"window": 48})
+    image = torch.from_numpy(IMAGE).permute(2, 0, 1).contiguous()
+    for key in MAPS:
+        strips = [strip[key] for strip in predict_strips(predictor, image, key, 50)]
+        check({key: {key: torch.cat(strips)}}, [key])
+
+
+def test_joined_models_keep_each_head_s_training_size(tmp_path):
+    for side in (SIDE, 2 * SIDE):
+        write_model(tmp_path / f"{side}", TYPES, side)
+    sources = [(tmp_path / f"{SIDE}", "a"), (tmp_path / f"{2 * SIDE}", "b")]
+    model = join([read_part(*source) for source in sources], image_size=96)
+    model_file.save(model, tmp_path / "joined.safetensors")
+    model_file.save(join([read_part(tmp_path / "joined.safetensors", trust=True)]), tmp_path / "again.safetensors")
+    for file in ("joined", "again"):
+        predictor = densevit.load(tmp_path / f"{file}.safetensors", trust=True)
+        for size in SIZES:
+            results = predicted(predictor, image_size=size)
+            for name in ("a", "b"):
+                check({key: results[f"{name}_{key}"] for key in TYPES})
