@@ -1,7 +1,7 @@
 """The public names and their modules, for `__init__.py` and for type checkers.
 
-The last names are plugins'. `__init__.py` finds them in the entry-point group `densevit.names`; type
-checkers read no entry points, so they need the modules here too. tests/test_public_surface.py compares both.
+The last names are plugins'. `__init__.py` finds them in the entry-point group `densevit.names`; type checkers read no
+entry points, so they need the modules here too. tests/test_public_surface.py compares both.
 """
 
 from densevit.data.data_builder import build_data as build_data
@@ -13,7 +13,6 @@ from densevit.errors import DensevitError as DensevitError
 from densevit.errors import PluginError as PluginError
 from densevit.errors import TrainingError as TrainingError
 from densevit.errors import WeightsError as WeightsError
-from densevit.inference.batch_predictor import BatchPredictor as BatchPredictor
 from densevit.inference.model_creation import create_model as create_model
 from densevit.inference.model_loading import load as load
 from densevit.inference.model_loading import save as save
@@ -46,13 +45,14 @@ from densevit.training.run.evaluation import evaluate as evaluate
 from densevit.training.run.fit import Run as Run
 from densevit.training.run.fit import fit as fit
 from densevit.weights.pretrained_models import create_backbone as create_backbone
+from densevit_batch.batch_predictor import BatchPredictor as BatchPredictor
+from densevit_batch.prelabels import write_prelabels as write_prelabels
 from densevit_export.exporting import export as export
 from densevit_probes.probing import probe as probe
 from densevit_workbench.benchmarking.suite import benchmark as benchmark
 from densevit_workbench.doctor.diagnose import diagnose as diagnose
 from densevit_workbench.inspection.model_inspection import inspect as inspect
 from densevit_workbench.interchange.dataset_conversion import convert_dataset as convert_dataset
-from densevit_workbench.interchange.prelabels import write_prelabels as write_prelabels
 from densevit_workbench.reports.report_page import report as report
 
 __version__: str

@@ -225,3 +225,18 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`run(*words, code=0)` runs a command that exits with this code, and returns what it writes, in one line."""
+
+    from densevit.cli import main
+
+    def run(*words: object, code: int = 0) -> str:
+        capsys.readouterr()
+        found, written = main([*map(str, words)]), capsys.readouterr()
+        assert found == code, written.err
+        return " ".join((written.out + written.err).split())
+
+    return run

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.integration
 ROOTS = {
     "densevit": "densevit",
     "densevit_backbones": "plugins/densevit_backbones",
+    "densevit_batch": "plugins/densevit_batch",
     "densevit_checkpoints": "plugins/densevit_checkpoints",
     "densevit_configs": "configs",
     "densevit_export": "plugins/densevit_export",

@@ -9,7 +9,7 @@ import pytest
 
 import densevit
 from densevit.errors import ConfigError
-from densevit.weights.model_joining import read_part
+from densevit_batch.model_joining import read_part
 from tests.registry.test_classes_in_files import MODEL, write
 from tests.registry.test_classes_in_files import imported as imported  # a fixture of all tests
 

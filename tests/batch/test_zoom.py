@@ -10,9 +10,9 @@ from PIL import Image
 
 import densevit
 from densevit.cli import main
-from densevit.inference.large_image_prediction import predict_strips
 from densevit.weights import model_file
-from densevit.weights.model_joining import join, read_part
+from densevit_batch.large_image_prediction import predict_strips
+from densevit_batch.model_joining import join, read_part
 from tests.inference.zoomed_models import IMAGE, MAPS, SIDE, SIZES, TYPES, VALUE, check, predicted, write_model
 
 

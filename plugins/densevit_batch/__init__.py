@@ -1,0 +1,1 @@
+"""Predictions by the folder: parts, tables, videos, joining heads."""

@@ -1,0 +1,1 @@
+"""The commands `predict`, `predictions`, `join` and `data prelabel`."""

@@ -1,0 +1,95 @@
+"""Predicts maps of images that do not fit into memory, by rows of windows."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from densevit.data.datasets.depth_maps import file_types
+from densevit.drawing.draw import MAX_SIDE
+from densevit.errors import UnreadableFileError
+from densevit.inference.iterating import Predicted, evaluation_mode
+from densevit.inference.result import Result
+from densevit.interfaces import DenseHead, Predictions
+from densevit.model import DenseModel, InferenceModel
+from densevit.model.sliding_window import ImageRows, slide
+from densevit.model.streaming_resize import resized
+from densevit.model.test_time_augmentation import ConcatenatedMaps, window_grid
+from densevit.model.zoom import without_zoom, zoom_of
+from densevit_batch import large_tiff
+from densevit_batch.image_file import ImageFile
+from densevit_batch.image_writers import OutputFolder
+from densevit_batch.large_tiff import LargeTiff
+from densevit_batch.map_strips import TILE, write_strips
+
+
+class LargePredicted(Predicted):
+    """An image whose maps are already written. pixels, result: every n-th pixel; size: the original."""
+
+
+def streams_maps(model: InferenceModel) -> bool:
+    """Whether `predict_strips` supports all heads: map heads with windows and without scales. An exported file takes no
+    windows."""
+    return isinstance(model, DenseModel) and all(
+        isinstance(head, DenseHead) and model.inference[name].window and model.inference[name].scales == (1.0,)
+        for name, head in model.heads.items()
+    )
+
+
+def is_large(image: ImageFile, model: InferenceModel) -> bool:
+    """Whether an image must be read and predicted by rows of windows."""
+    if not image.location.lower().endswith(large_tiff.SUFFIXES) or image.url or image.member:
+        return False
+    try:
+        with LargeTiff(image.path, model.channels, model.device) as opened:
+            return math.prod(opened.shape[1:]) >= large_tiff.LARGE
+    except UnreadableFileError:
+        return False  # reading the full image may work, or reports the error
+
+
+def predict_large(image: ImageFile, output: OutputFolder) -> Predicted:
+    """Predicts an image and writes its maps, one head after the other. Returns every n-th pixel of image and maps, at
+    most MAX_SIDE on a side; or the error."""
+    model = output.model
+    assert isinstance(model, DenseModel)
+    try:
+        with LargeTiff(image.path, model.channels, model.device) as opened:
+            _, height, width = opened.shape
+            step = -(-max(height, width) // MAX_SIDE)
+            decimated: dict[str, Predictions] = {}
+            for head in model.heads:
+                strips = predict_strips(model, opened, head, TILE)
+                decimated[head] = write_strips(output.maps, head, image.name, strips, (height, width), step)
+            pixels = opened.decimated(step)
+    except UnreadableFileError as error:
+        return Predicted(image, error=error)
+    by_head = model.classes, output.thresholds, file_types(model)
+    return LargePredicted(image, pixels, Result(pixels, (height, width), decimated, *by_head))
+
+
+@torch.inference_mode()
+def predict_strips(model: DenseModel, image: ImageRows, head: str, rows: int) -> Iterator[Predictions]:
+    """Yields the predictions of a head on an image at its original size as strips (..., rows, W) from top to bottom, on
+    the CPU, averaged over windows and flips; the last strip may have fewer rows. Image and map are never completely in
+    memory.
+
+    image: (C, H, W), on the model's device; its rows are read from top to bottom, one window's at a time. head: a name;
+    see `streams_maps`.
+    """
+    options, size = model.inference[head], (image.shape[1], image.shape[2])
+    maps, window, stride = ConcatenatedMaps(model, [head], options), options.window_sides, options.strides
+    assert window is not None and stride is not None
+    layer = maps.heads[head]
+    zoom = zoom_of(size, size, model.references[head]) if head in model.references else 1.0
+    flip, grid = maps.flip if options.flip else None, window_grid(model, window, size)
+    buffer: Predictions = {}
+    with evaluation_mode(model):
+        for strip in resized(slide(image, window, stride, grid, maps, flip, options.batch_size), size, size):
+            values = {key: part[0] for key, part in layer.read_maps(strip[None]).items()}
+            new = {key: value.cpu() for key, value in without_zoom(values, layer.target_types, zoom).items()}
+            buffer = {key: torch.cat([buffer.get(key, x[..., :0, :]), x], dim=-2) for key, x in new.items()}
+            while min(x.shape[-2] for x in buffer.values()) >= rows:
+                yield {key: x[..., :rows, :] for key, x in buffer.items()}
+                buffer = {key: x[..., rows:, :] for key, x in buffer.items()}
+    if min(x.shape[-2] for x in buffer.values()):
+        yield buffer

@@ -1,0 +1,155 @@
+"""Converts predictions to a COCO json with scores, which label tools import."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import cv2
+import numpy as np
+from pycocotools import mask as rle
+
+from densevit.atomic_io import atomic_file
+from densevit.data.io.text_files import read_json
+from densevit.errors import DataError
+from densevit.interfaces import Class
+from densevit.paths import user_path
+from densevit_batch.prediction_folder import check_model, saved_classes
+from densevit_batch.prediction_tables import is_table, listed_images, objects_list, read_objects
+
+if TYPE_CHECKING:
+    from densevit import DenseModel
+
+_POINTS = 3  # least number of points of a polygon
+_TOLERANCE = 0.7  # largest distance in pixels between a polygon and the mask's outline
+
+
+class Prelabels(NamedTuple):
+    """The number of written objects, their head and their score threshold."""
+
+    objects: int
+    head: str
+    threshold: float
+
+
+def write_prelabels(
+    predictions: str | Path, model: "DenseModel", out: str | Path, threshold: float | None = None, source: str = "model"
+) -> Prelabels:
+    """Writes the objects in a folder of `densevit predict` as annotations.
+
+    model: the model of the predictions, as from `load`; writes the objects of its first head with predictions.json or
+    objects.parquet. threshold: the score threshold; None: the threshold from the model's validation, or 0.5. source:
+    the model's name, for messages. Masks become polygons for editing. Raises DensevitError for predictions of another
+    model, and DataError for a folder without objects.
+
+    Example:
+        >>> from densevit.cli import main
+        >>> main(["predict", "runs/detr_swin", "photos", "--out", "predicted", "--quiet"])
+        0
+        >>> densevit.write_prelabels("predicted", densevit.load("runs/detr_swin"), "prelabels.json").head
+        'detection'
+    """
+    folder, out = user_path(predictions), user_path(out)
+    check_model(folder, source, model.fingerprint())
+    images = listed_images(folder)
+    head, entries = _entries(folder, list(model.classes), images)
+    lowest = model.default_thresholds[head] if threshold is None else threshold
+    document = prelabels(images, entries, saved_classes(folder, model.classes)[head], lowest)
+    with atomic_file(out) as partial:
+        partial.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    return Prelabels(len(document["annotations"]), head, lowest)
+
+
+def prelabels(
+    images: Sequence[Mapping[str, Any]],
+    entries: Sequence[Mapping[str, Any]],
+    classes: Sequence[Class],
+    threshold: float,
+) -> dict[str, Any]:
+    """Builds the COCO document. images: COCO's entries, with id, file_name, width and height. entries: the predictions
+    in COCO's results format.
+
+    File names are relative to the common folder of all images.
+    """
+    numbers = {image["id"]: number for number, image in enumerate(images, 1)}
+    ids = [category.file_id for category in classes]
+    names = _names_below([image["file_name"] for image in images])
+    annotations: list[dict[str, Any]] = []
+    for entry in entries:
+        if not {"category_id", "bbox", "segmentation"} & entry.keys() or entry.get("score", 1.0) < threshold:
+            continue
+        image_id, category = entry.get("image_id"), entry.get("category_id")
+        if category not in ids or image_id not in numbers:
+            raise DataError(
+                f"An object has the category_id {category!r} and the image_id {image_id!r}; expected a class of the "
+                "model and a predicted image. Was the file edited? Fix: correct it, or predict again."
+            )
+        values = {key: value for key, value in entry.items() if key not in ("image_id", "segmentation")}
+        values |= _shape(entry)
+        if "bbox" not in values:
+            continue  # an empty mask
+        values["area"] = values.get("area", values["bbox"][2] * values["bbox"][3])
+        if "keypoints" in values:
+            values["num_keypoints"] = sum(score > 0 for score in values["keypoints"][2::3])
+        named = {"id": len(annotations) + 1, "image_id": numbers[entry["image_id"]], "iscrowd": 0}
+        annotations.append(named | values)
+    return {
+        "images": [
+            {"id": numbers[image["id"]], "file_name": name} | {side: image[side] for side in ("width", "height")}
+            for image, name in zip(images, names, strict=True)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": c.file_id, "name": c.name} for c in classes],
+    }
+
+
+def _names_below(files: Sequence[str]) -> list[str]:
+    """Returns the paths of predicted images below their common folder. Raises DataError if two are the same."""
+    paths = [PurePath(file) for file in files]
+    paths = [path.relative_to(path.anchor) for path in paths]  # also of relative paths and URLs
+    folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    count = Counter(names)
+    twice = next((file for file, name in zip(files, names, strict=True) if count[name] > 1), None)
+    if twice is not None:
+        raise DataError(f"Two predicted images are called {twice}. Predict them in separate folders.")
+    return names
+
+
+def _shape(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Polygons, area and box of an entry with a mask; empty without one."""
+    code = entry.get("segmentation")
+    if code is None:
+        return {}
+    mask = rle.decode({"size": code["size"], "counts": code["counts"].encode()})
+    if not mask.any():
+        return {}
+    shape: dict[str, Any] = {"segmentation": _polygons(mask), "area": float(mask.sum())}
+    if not shape["segmentation"]:
+        del shape["segmentation"]
+    return shape | {"bbox": entry.get("bbox", rle.toBbox(rle.encode(np.asfortranarray(mask))).tolist())}
+
+
+def _polygons(mask: np.ndarray) -> list[list[float]]:
+    """Outlines of a mask (H, W) along pixel edges; holes are filled."""
+    # In a mask enlarged three times, contours run through the outer thirds of border pixels.
+    large = cv2.resize(np.ascontiguousarray(mask), None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
+    contours, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    outlines = [cv2.approxPolyDP(contour, 3 * _TOLERANCE, True)[:, 0] for contour in contours]
+    return [((outline + 0.5) / 3).round(2).ravel().tolist() for outline in outlines if len(outline) >= _POINTS]
+
+
+def _entries(folder: Path, heads: Sequence[str], images: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+    """The first head with objects, and its entries."""
+    for head in heads:
+        path = objects_list(folder, head)
+        if path is not None:
+            entries = read_objects(path, images) if is_table(path) else read_json(path)
+            if not entries or any("category_id" in entry for entry in entries):
+                return head, entries
+    raise DataError(
+        f"{folder}: has no predictions.json or objects.parquet with objects. Expected a folder written by `densevit "
+        "predict` with a model that detects objects."
+    )

@@ -1,0 +1,86 @@
+"""Drawn videos, of rendered clips: `densevit predict --video`."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from densevit_batch.drawn_video import DrawnVideo
+from tests.cli.stand_in import StandIn, read, write_video
+
+DOG = (20, 30, 240)  # the colour of the boxes of the model
+
+
+def clip(path: Path, rate: float = 12.5, size: tuple[int, int] = (96, 128), count: int = 15) -> Path:
+    """Frames of (height, width); frame n has the gray value 100 + 3 n."""
+    return write_video(path, (np.full((*size, 3), 100 + 3 * n, np.uint8) for n in range(count)), rate)
+
+
+def frames_of(path: Path) -> tuple[float, np.ndarray]:
+    """The frames per second and the frames of a video, (N, H, W, 3) RGB."""
+    capture = cv2.VideoCapture(str(path))
+    found = []
+    while (frame := capture.read())[0]:
+        found.append(cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB))
+    return capture.get(cv2.CAP_PROP_FPS), np.array(found).astype(int)
+
+
+def is_drawn(frame: np.ndarray) -> bool:
+    """Whether the frame has the box of the model: it begins at (1, 2)."""
+    edge = frame[2:4, 60:120].reshape(-1, 3)  # beside its label
+    return bool((np.abs(edge - DOG).sum(1) < 120).mean() > 0.4)
+
+
+def test_drawn_videos_have_the_frames_size_and_rate_of_their_clips(tmp_path: Path, monkeypatch, run):
+    """One for each clip and head."""
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: StandIn(("a", "b")))
+    paths, out = [clip(tmp_path / name) for name in ("one.mp4", "two.avi")], tmp_path / "found"
+    run("predict", "RUN", *paths, "--video", "--out", out, "--batch-size", "2")
+    for head in "ab":
+        drawn = sorted((out / head / "drawn").iterdir())
+        assert [file.name for file in drawn] == ["one.mp4", "two.mp4"], "no image per frame, nothing partial"
+        for rate, frames in map(frames_of, drawn):
+            assert frames.shape == (15, 96, 128, 3) and rate == 12.5 and all(map(is_drawn, frames))
+            levels = frames[:, 40:80, 40:100].mean((1, 2, 3))
+            assert np.abs(levels - (100 + 3 * np.arange(15))).max() < 9, "the frames are in order"
+    ids = [image["id"] for image in read(str(out / "images.json"))]
+    assert ids == [f"{name}_{n:06}" for name in ("one", "two") for n in range(15)]
+    assert len((out / "a" / "predictions.csv").read_text().splitlines()) == 31
+
+
+def test_odd_sides_get_a_copy_of_their_last_pixels(tmp_path: Path):
+    """MPEG-4 has even sides. OpenCV would cut the last row and column."""
+    video = DrawnVideo(tmp_path / "v.mp4", clip(tmp_path / "clip.avi"))
+    frame = np.full((47, 63, 3), 60, np.uint8)
+    frame[:, -8:] = 200
+    video.add(frame)
+    video.close()
+    _, found = frames_of(tmp_path / "v.mp4")
+    assert found.shape == (1, 48, 64, 3)
+    assert abs(found[0, :40, :48].mean() - 60) < 8 and abs(found[0, :, -6:].mean() - 200) < 8
+
+
+def test_an_interrupted_prediction_keeps_a_complete_video(model, tmp_path, monkeypatch, run):
+    path, out, see = clip(tmp_path / "clip.mp4"), tmp_path / "found", model.see
+
+    def interrupted(height: int, width: int) -> Any:
+        if len(model.batches) == 9:
+            raise KeyboardInterrupt
+        return see(height, width)
+
+    monkeypatch.setattr(model, "see", interrupted)
+    command = ["predict", "RUN", path, "--video", "--out", out, "--batch-size", "1"]
+    assert "Stopped after 8 of 15 images. drawn/ has these" in run(*command, code=130)
+    assert [file.name for file in (out / "drawn").iterdir()] == ["clip.mp4"]
+    assert len(frames_of(out / "drawn" / "clip.mp4")[1]) == 8
+
+
+def test_images_and_a_continued_folder_are_errors(model: StandIn, tmp_path: Path, run):
+    path, photo, out = clip(tmp_path / "clip.mp4", count=2), tmp_path / "photo.jpg", tmp_path / "found"
+    photo.write_bytes(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    assert "photo.jpg is an image. Fix: " in run("predict", "RUN", path, photo, "--video", "--out", out, code=2)
+    assert not out.exists()
+    run("predict", "RUN", path, "--out", out)
+    said = run("predict", "RUN", path, "--video", "--out", out, "--resume", code=2)
+    assert "--resume cannot continue a drawn video" in said

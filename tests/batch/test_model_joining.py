@@ -1,0 +1,257 @@
+"""Heads that were trained apart on one frozen backbone predict in one file as alone."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+import densevit
+from densevit.errors import ConfigError, WeightsError
+from densevit.interfaces import Licences
+from densevit.model import DenseModel
+from densevit.weights import model_file
+from densevit_batch.model_joining import join, read_part, save_heads
+from tests.weights.joined_runs import BOXES, DEPTH, SURFACES, write_run
+from tests.weights.states import equal
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """Runs of boxes, surfaces and depth."""
+    folders = [tmp_path / name for name in ("boxes", "surfaces", "depth")]
+    for seed, (folder, heads) in enumerate(zip(folders, (BOXES, SURFACES, DEPTH), strict=True)):
+        write_run(folder, heads, seed + 1, data={"depth": True})
+    return folders
+
+
+def joined(*sources: Any, **options: Any) -> DenseModel:
+    return join([read_part(source) for source in sources], **options)
+
+
+def images() -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((96, 96), (70, 131), (200, 40))]
+
+
+def test_each_head_predicts_as_alone_bit_for_bit_on_several_sizes(runs, tmp_path):
+    model_file.save(joined(*runs), tmp_path / "joined.safetensors")
+    together = densevit.load(tmp_path / "joined.safetensors", trust=True)
+    assert [*together.heads] == ["detection", "surfaces", "depth"]
+    for run in runs:
+        alone = densevit.load(run)
+        (head,) = alone.heads
+        for image in images():
+            result, expected = together.predict(image, threshold=0)[head], alone.predict(image, threshold=0)
+            assert expected.keys() == result.keys()
+            for key in expected:
+                np.testing.assert_array_equal(np.asarray(result[key]), np.asarray(expected[key]), strict=True)
+        batch = {
+            "images": torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8),
+            "padding_mask": torch.zeros(2, 64, 96, dtype=torch.bool).index_fill_(2, torch.arange(80, 96), True),
+            "targets": [{}, {}],
+        }
+        with torch.no_grad():
+            assert equal(together(batch)[head], alone(batch)[head])
+
+
+def test_classes_thresholds_licences_and_inference_are_kept_per_head(tmp_path):
+    first = write_run(tmp_path / "a", BOXES, 1, inference={"nms": 0.5})
+    second = write_run(tmp_path / "b", SURFACES, 2, inference={"window": 64, "flip": True})
+    first.score_thresholds, first.licences = {"detection": 0.25}, {"timm:x": Licences(weights="apache-2.0")}
+    second.licences = {"timm:y": Licences("MIT", "mit", "COCO", "none")}
+    for name, model in (("a", first), ("b", second)):
+        model_file.save(model, tmp_path / name / "model.safetensors")
+    model = joined(tmp_path / "a", tmp_path / "b")
+    assert model.classes == first.classes | second.classes and model.classes["detection"] != model.classes["surfaces"]
+    assert model.score_thresholds == {"detection": 0.25}
+    assert model.licences == first.licences | second.licences
+    alone = densevit.load(tmp_path / "a").inference | densevit.load(tmp_path / "b").inference
+    assert model.inference == alone and alone["detection"].nms == 0.5 and alone["surfaces"].flip
+
+
+def test_everything_is_frozen_and_names_no_weights(runs):
+    sections = joined(*runs).sections
+    assert sections.backbone.freeze is True and sections.weights is None and sections.backbone.weights is None
+    assert all(head.freeze is True and head.weights is None for head in sections.heads.values())
+
+
+def test_an_evaluation_depends_on_what_it_depends_on_alone(tmp_path):
+    """Every key of `trainer` that `evaluate` reads, the heads' evaluation, and the data's."""
+    changed = {"precision": "bf16-mixed", "accelerator": "cpu", "tf32": True, "channels_last": True, "compile": True}
+    changed["replace_layers"] = False
+    heads = {"depth": {**DEPTH["depth"], "evaluation": {"align": "median"}}}
+    data = {"depth": True, "split": "val", "batch_size": 3, "on_error": "skip"}
+    write_run(tmp_path / "depth", heads, 1, trainer={"max_epochs": 1, **changed}, data=data)
+    alone = densevit.load(tmp_path / "depth").config
+    model_file.save(join([read_part(tmp_path / "depth")]), tmp_path / "joined.safetensors")
+    together = densevit.load(tmp_path / "joined.safetensors", trust=True).config
+    read = {"precision", "accelerator", "tf32", "channels_last", "compile", "replace_layers"}
+    assert together.trainer.model_dump(include=read) == alone.trainer.model_dump(include=read) == changed
+    assert together.heads["depth"].evaluation == alone.heads["depth"].evaluation
+    assert {key: getattr(together.data, key) for key in data} == {key: getattr(alone.data, key) for key in data}
+
+
+def test_keys_that_differ_between_the_parts_are_said(runs, tmp_path):
+    trainer = {"max_epochs": 1, "precision": "bf16-true", "tf32": True}
+    write_run(tmp_path / "other", SURFACES, 2, trainer=trainer)
+    with pytest.warns(UserWarning, match="is not kept: outputs change by rounding") as caught:
+        joined(runs[0], tmp_path / "other")
+    keys = {str(warning.message).partition(": ")[2].partition(" is not kept")[0] for warning in caught}
+    assert {"trainer.precision=bf16-true", "trainer.tf32=true"} <= keys
+
+
+def test_names_of_heads(runs, tmp_path):
+    write_run(tmp_path / "others", BOXES, 7, data={"depth": True})
+    parts = [read_part(runs[0], "cars"), read_part(tmp_path / "others", "people"), read_part(runs[2])]
+    model = join(parts)
+    assert [*model.heads] == ["cars", "people", "depth"] and [*model.necks] == ["cars", "people"]
+    model_file.save(model, tmp_path / "joined.safetensors")
+    again = join([read_part(tmp_path / "joined.safetensors", "old", trust=True), read_part(runs[1])])
+    assert [*again.heads] == ["old_cars", "old_people", "old_depth", "surfaces"]
+    assert equal(again.heads["old_people"].state_dict(), model.heads["people"].state_dict())
+
+
+# ---- files of heads ----
+
+
+def test_heads_alone_are_small_and_give_the_model_on_their_backbone(runs, tmp_path):
+    file = tmp_path / "depth.safetensors"
+    save_heads(join([read_part(runs[2])]), file)
+    with safe_open(file, framework="pt") as content:
+        assert {key.partition(".")[0] for key in content.keys()} == {"heads"}  # noqa: SIM118
+    alone = densevit.load(runs[2])
+    section = {"name": alone.sections.backbone.name}
+    model_file.save_backbone(alone.backbone, section, tmp_path / "backbone.safetensors")
+    for backbone in (runs[0], runs[0] / "model.safetensors", tmp_path / "backbone.safetensors"):
+        loaded = densevit.load(file, backbone=backbone, trust=True)
+        assert equal(loaded.state_dict(), alone.state_dict())
+        assert loaded.training_data.image_size == 96
+    assert equal(
+        join([read_part(runs[0]), read_part(file, trust=True)]).state_dict(),
+        joined(runs[0], runs[2]).state_dict(),
+    )
+
+
+def test_heads_are_refused_without_their_backbone(runs, tmp_path):
+    file = tmp_path / "depth.safetensors"
+    save_heads(join([read_part(runs[2])]), file)
+    write_run(tmp_path / "other", BOXES, 1, backbone_seed=9)
+    with pytest.raises(WeightsError, match=r"contains only heads\. Fix: densevit join MODEL .*backbone=SOURCE"):
+        densevit.load(file, trust=True)
+    with pytest.raises(WeightsError, match=r"trained on a backbone with other weights \(digest"):
+        densevit.load(file, backbone=tmp_path / "other", trust=True)
+    with pytest.raises(WeightsError, match=r"contains only heads\. Fix: name a run"):
+        join([read_part(file, trust=True)])
+
+
+# ---- the evaluation transform ----
+
+
+def test_different_transforms_are_named_and_one_can_be_chosen(runs, tmp_path):
+    write_run(tmp_path / "large", SURFACES, 2, data={"image_size": [64, 128], "transforms": "resize"})
+    with pytest.raises(WeightsError) as caught:
+        joined(runs[0], tmp_path / "large")
+    assert "image_size 96" in str(caught.value) and "image_size (64, 128)" in str(caught.value)
+    chosen = joined(runs[0], tmp_path / "large", image_size=(48, 64), stretch=True)
+    assert chosen.resize.evaluation_size(100, 300) == (48, 64)
+    assert joined(runs[0], tmp_path / "large", image_size=64).resize.evaluation_size(100, 200) == (32, 64)
+
+
+def test_transforms_are_compared_by_what_they_do(runs, tmp_path):
+    write_run(tmp_path / "same", SURFACES, 2, data={"transforms": "resize"})  # `fixed` without augmentation
+    assert [*joined(runs[0], tmp_path / "same").heads] == ["detection", "surfaces"]
+
+
+def test_the_data_of_all_heads_is_a_mix(runs, tmp_path):
+    assert joined(*runs).training_data.name == "scenes"
+    write_run(tmp_path / "other", SURFACES, 2, data={"seed": 5})
+    data = joined(runs[0], tmp_path / "other").training_data
+    assert data.name == "mix" and [*data.options["sets"]] == ["detection", "surfaces"]
+    assert data.options["sets"]["surfaces"]["seed"] == 5 and data.image_size == 96
+
+
+# ---- refusals ----
+
+RGBN = {"names": ["red", "green", "blue", "nir"], "dtype": "uint8", "range": [[0, 255]] * 4}
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
+    "weights": ({"backbone_seed": 9}, r"its backbone differs from that of .*boxes in 12 of 13 tensors \(\w+"),
+    "a trained backbone": (
+        {"backbone_seed": 9, "backbone": {"freeze": False}},
+        r"was trained: it differs .* in 12 of 13 tensors \(.*, \.\.\.\)\. Fix: train it with backbone\.freeze=true",
+    ),
+    "an option": ({"backbone": {"scale": 2.0}}, r"its backbone has the scale 2\.0, and that of .*boxes has 1\.0"),
+    "channels": (
+        {"backbone": {"channels": RGBN, "mean": [0.5] * 4, "std": [0.2] * 4}},
+        r"has the (in_channels|channels) ",
+    ),
+    "normalisation": ({"backbone": {"mean": [0.5, 0.5, 0.5]}}, r"has the mean \(0\.5, 0\.5, 0\.5\)"),
+    "class": ({"backbone": {"name": "tests.small_models:FourMaps"}}, "has the class FourMaps"),
+    "LoRA": ({"backbone": {"freeze": False, "lora": {"rank": 2}}}, "trained with LoRA"),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_another_backbone_is_one_line(runs, tmp_path, other):
+    changes, message = OTHERS[other]
+    write_run(tmp_path / "other", SURFACES, 2, **changes)
+    with pytest.raises(WeightsError, match=message) as caught:
+        joined(runs[0], tmp_path / "other")
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(str(tmp_path / "other"))
+
+
+def test_the_run_that_was_trained_is_named_although_it_is_the_first(runs, tmp_path):
+    write_run(tmp_path / "trained", SURFACES, 2, backbone_seed=9, backbone={"freeze": False})
+    with pytest.raises(WeightsError, match=f"^{re.escape(str(tmp_path / 'trained'))}: its backbone was trained"):
+        joined(tmp_path / "trained", runs[0])
+
+
+def test_only_a_running_statistic_differs(runs, tmp_path):
+    model = write_run(tmp_path / "drifted", SURFACES, 2)
+    model.backbone.norm.running_mean[3] += 1e-6
+    model_file.save(model, tmp_path / "drifted" / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"in 1 of 13 tensors \(norm\.running_mean\)"):
+        joined(runs[0], tmp_path / "drifted")
+
+
+def test_a_backbone_that_was_trained_with_a_head_can_be_shared(tmp_path):
+    """The others were trained with its weights, frozen."""
+    write_run(tmp_path / "first", BOXES, 1, backbone={"freeze": False})
+    write_run(tmp_path / "second", SURFACES, 2)
+    assert [*joined(tmp_path / "first", tmp_path / "second").heads] == ["detection", "surfaces"]
+
+
+def test_a_name_that_no_head_can_have_is_one_line(runs):
+    for name in ("train", "class"):
+        with pytest.raises(ConfigError, match=f"{name}"):
+            join([read_part(runs[0], name), read_part(runs[1])])
+
+
+def test_equal_names_a_forbidding_licence_and_foreign_files_are_one_line(runs, tmp_path):
+    with pytest.raises(WeightsError, match=r"has a head 'depth' too\. Fix: name it, NAME="):
+        joined(runs[2], runs[2])
+    model = write_run(tmp_path / "nd", SURFACES, 2)
+    model.licences = {"hf:a/b": Licences(weights="CC-BY-NC-ND-4.0")}
+    model_file.save(model, tmp_path / "nd" / "model.safetensors")
+    with pytest.raises(WeightsError, match="the licence of hf:a/b, CC-BY-NC-ND-4.0, forbids derived works"):
+        joined(runs[0], tmp_path / "nd")
+    torch.save(model.state_dict(), tmp_path / "theirs.pth")
+    with pytest.raises(WeightsError, match="without a densevit header"):
+        joined(runs[0], tmp_path / "theirs.pth")
+
+
+def test_a_head_that_runs_blocks_of_the_backbone_is_refused(tmp_path):
+    backbone = {"name": "vit", "variant": "nano", "patch_size": 16, "image_size": 32}
+    predictor = densevit.create_model(backbone, {"surfaces": {"name": "eomt"}}, {"surfaces": ["a", "b"]})
+    densevit.save(predictor, tmp_path / "eomt.safetensors")
+    with pytest.raises(WeightsError, match=r"heads\.surfaces \(eomt\) runs the last blocks of the backbone itself"):
+        read_part(tmp_path / "eomt.safetensors")
+
+
+def test_fast_layers_are_said(runs, tmp_path):
+    write_run(tmp_path / "plain", SURFACES, 2, trainer={"max_epochs": 1, "replace_layers": False})
+    with pytest.warns(UserWarning, match="replace_layers=false is not kept"):
+        joined(runs[0], tmp_path / "plain")

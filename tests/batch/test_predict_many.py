@@ -1,0 +1,158 @@
+"""`densevit predict` for many images: writing beside predicting, drawn images, failures, lowest scores, subfolders."""
+
+import csv
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from densevit.errors import DensevitError
+from densevit.inference.iterating import Predicted
+from densevit_batch.folder_prediction import FolderPrediction
+from densevit_batch.image_file import ImageFile
+from tests.cli.stand_in import StandIn, read
+
+ALL = ["predict", "run", "a", "b", "--batch-size", "1"]
+NAMES = ["a/1.jpg", "b/000139.jpg", "b/1.jpg", "b/cat.png"]  # in the order of the list
+Patch = pytest.MonkeyPatch
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    """The files of a folder, without predict.json."""
+    files = [path for path in Path(folder).rglob("*") if path.is_file() and path.name != "predict.json"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def written(folder: str) -> list[str]:
+    return [image["file_name"] for image in read(f"{folder}/images.json")]
+
+
+def failed(folder: str) -> list[list[str]]:
+    with Path(folder, "failed.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def before_writing(monkeypatch: Patch, called: Callable[[ImageFile], None]) -> None:
+    """Calls a function before the files of each image are written."""
+    write = FolderPrediction._write
+
+    def patched(self: FolderPrediction, writers: Any, predicted: Predicted) -> Any:
+        called(predicted.image)
+        return write(self, writers, predicted)
+
+    monkeypatch.setattr(FolderPrediction, "_write", patched)
+
+
+@pytest.fixture
+def blocks_of_one(monkeypatch: Patch) -> None:
+    for module in (
+        "densevit.inference.iterating",
+        "densevit_batch.folder_prediction",
+        "densevit_batch.prediction_folder",
+    ):
+        monkeypatch.setattr(f"{module}.BATCHES_AT_ONCE", 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (DensevitError("b/1.jpg: cannot be drawn"), "b/1.jpg: cannot be drawn"),
+        (OSError(errno.ENOSPC, "No space left on device", "found/drawn/b-1.jpg"), "No space left on device"),
+    ],
+)
+def test_first_error_of_writing_ends_the_run(model, photos, blocks_of_one, monkeypatch, run, error, message):
+    """The run can be continued, with the files of one that was not stopped."""
+    errors = {"b/1.jpg": error, "b/cat.png": DensevitError("another error")}
+
+    def fail(file: ImageFile) -> None:
+        if file.file_name in errors:
+            raise errors[file.file_name]
+
+    with monkeypatch.context() as patch:
+        before_writing(patch, fail)
+        said = run(*ALL, "--out", "found", code=2)
+    assert message in said and "another error" not in said
+    model.batches.clear()
+    run(*ALL, "--out", "found", "--resume")
+    assert len(model.batches) == 2, "of four images"
+    run(*ALL, "--out", "once")
+    assert contents("found") == contents("once")
+
+
+@pytest.mark.parametrize(
+    ("options", "drawn", "line"),
+    [
+        (["--draw", "none"], [], ""),
+        (["--draw", "2"], ["000139.jpg", "a-1.jpg"], ""),
+        (["--draw", "all"], ["000139.jpg", "a-1.jpg", "b-1.jpg", "cat.jpg"], ""),
+        ([], ["a-1.jpg"], "The first 1 of 4 images are drawn. To draw more: --draw all or --draw N"),
+    ],
+)
+def test_first_images_are_drawn(model, photos, monkeypatch, run, options, drawn, line):
+    monkeypatch.setattr("densevit_batch.folder_prediction.ALL_DRAWN", 3)
+    monkeypatch.setattr("densevit_batch.folder_prediction.FIRST_DRAWN", 1)
+    said = run(*ALL, "--out", "found", *options)
+    assert line in said and ("are drawn" in said) == bool(line)
+    assert sorted(path.name for path in Path("found").glob("drawn/*")) == drawn and written("found") == NAMES
+
+
+def test_failures_are_listed_and_tried_again(model: StandIn, photos: Path, run):
+    good, more = Path("b/cat.png").read_bytes(), [*ALL, "--out", "found", "--resume"]
+    Path("b/cat.png").write_bytes(good[:50])
+    Path("b/=1.jpg").write_text("no image")
+    assert "3 of 5 images; 2 could not be read, see failed.csv" in run(*ALL, "--out", "found", code=1)
+    head, *rows = failed("found")
+    assert head == ["image", "reason"] and [row[0] for row in rows] == ["b/=1.jpg", "b/cat.png"]
+    assert all(reason.startswith(name) for name, reason in rows)
+    run(*more, "--max-failed", "1", code=1)
+    run(*more, "--max-failed", "2")
+    Path("b/cat.png").write_bytes(good)
+    run(*more, "--max-failed", "1")
+    assert failed("found") == [head, rows[0]]
+    Path("b/=1.jpg").write_bytes(good)
+    run(*more)
+    run(*ALL, "--out", "once")
+    assert contents("found") == contents("once") and written("found") == sorted([*NAMES, "b/=1.jpg"])
+
+
+def test_objects_below_the_lowest_score_are_in_no_file(model, photos, run):
+    assert "predictions.json: all 4 of score 0.3 or more" in run(*ALL, "--out", "found", "--min-score", "0.3")
+    assert [entry["score"] for entry in read("found/predictions.json")] == [0.75] * 4
+    assert "min_score is 0.2, was 0.3" in run(*ALL, "--out", "found", "--min-score", "0.2", "--resume", code=2)
+
+
+WRONG = [
+    (["--min-score", "2"], "--min-score is 2.0; a score from 0 to 1 is expected"),
+    (["--min-score", "0.6", "--threshold", "0.5"], "--min-score is 0.6, above the threshold 0.5 (--threshold)"),
+    (["--max-failed", "-1"], "--max-failed is -1; a number of images is expected, at least 0"),
+    (["--draw", "some"], "argument --draw: 'some' is not all, none or a number of images such as 100"),
+    (["nowhere"], "nowhere: there is no such file or folder"),
+    (["--batch-size", "0"], "--batch-size is 0"),
+    (["--device", "nonsense"], "--device nonsense: "),
+]
+
+
+def test_wrong_options_are_refused_before_writing(model, photos, run):
+    for options, message in WRONG:
+        assert message in run(*ALL, "--out", "found", *options, code=2)
+        assert not Path("found").exists()
+
+
+def test_drawings_maps_and_clouds_of_many_images_are_in_subfolders(photos: Path, monkeypatch: Patch, run):
+    monkeypatch.setattr("densevit_batch.input_images.MAX_IN_FOLDER", 3)
+    monkeypatch.setattr("densevit_batch.input_images.PER_SUBFOLDER", 2)
+
+    class Depth(StandIn):
+        def see(self, height: int, width: int) -> Any:
+            return {"depth": torch.ones(height, width)}
+
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: Depth(("depth",)))
+    run(*ALL, "--out", "found", "--focal", "50")
+    stems = ("0000/a-1", "0000/000139", "0001/b-1", "0001/cat")
+    kinds = (("drawn", ".jpg"), ("depth", ".png"), ("depth", ".npy"), ("clouds", ".ply"))
+    expected = {f"{folder}/{stem}{suffix}" for folder, suffix in kinds for stem in stems} | {"images.json"}
+    assert contents("found").keys() == expected
+    assert [image["id"] for image in read("found/images.json")] == ["a/1.jpg", 139, "b/1.jpg", "cat.png"]

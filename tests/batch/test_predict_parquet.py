@@ -1,0 +1,88 @@
+"""`densevit predict --format parquet`: the same predictions as in the json files, also after a kill."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import torch
+
+import densevit
+from densevit_batch.image_file import ImageFile
+from densevit_batch.prediction_tables import IMAGES, OBJECTS, read_images, read_objects
+from tests.batch.written_predictions import write_predictions
+from tests.cli.stand_in import CLASSES, read
+
+COMMAND = ["predict", "run", "a", "b", "--batch-size", "1"]
+BOX = ["x", "y", "width", "height"]
+
+
+def as_text(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    return sorted((row | {key: str(row[key])} for row in rows), key=lambda row: json.dumps(row, sort_keys=True))
+
+
+def check_same(tables: str, jsons: str) -> None:
+    """Both folders have the same images and objects; ids are text in the tables."""
+    images = read_images(Path(tables, IMAGES))
+    assert as_text(images, "id") == as_text(read(f"{jsons}/images.json"), "id")
+    objects = read_objects(Path(tables, OBJECTS), images)
+    assert as_text(objects, "image_id") == as_text(read(f"{jsons}/predictions.json"), "image_id")
+
+
+def states_of(folder: str) -> dict[str, str]:
+    return pandas.read_parquet(Path(folder, IMAGES)).set_index("id").state.to_dict()
+
+
+def test_tables_have_the_images_and_objects_of_the_json_files(model, photos, run) -> None:
+    Path("b/2.png").write_bytes(b"no image")
+    run(*COMMAND, "--out", "jsons", code=1)
+    said = run(*COMMAND, "--out", "tables", "--format", "parquet", code=1)
+    assert "tables: 4 of 5 images; 1 could not be read" in said
+    check_same("tables", "jsons")
+    assert {path.name for path in Path("tables").glob("*.json")} == {"predict.json"}
+    assert Path("tables/predictions.csv").read_text() == Path("jsons/predictions.csv").read_text()
+    states = states_of("tables")
+    assert states.pop("2") == "failed" and {*states.values()} == {"predicted"}
+    objects = pandas.read_parquet(Path("tables", OBJECTS))
+    assert [*objects.columns] == ["image_id", *BOX, "score", "category_id", "class"]
+    dog = objects[(objects.image_id == "139") & (objects["class"] == "dog")].iloc[0]
+    assert (dog.score, dog.category_id, *dog[BOX]) == (0.75, 18, 1, 2, 51, 38)
+    Path("a/1.jpg").rename("b/2.jpg")
+    run("predict", "run", "b/2.jpg", "b/000139.jpg", "--out", "numbers", "--format", "parquet")
+    assert [image["id"] for image in read_images(Path("numbers", IMAGES))] == [2, 139]
+
+
+def test_heads_have_tables_with_masks_and_images_have_their_predictions(tmp_path: Path) -> None:
+    """An image without objects has a row; the first part may be without any object."""
+    classes = {"things": CLASSES, "kind": CLASSES}
+    masks = torch.zeros(2, 4, 6, dtype=torch.bool)
+    masks[0, 1:3, 2:5] = True
+    found = {"masks": masks, "labels": torch.tensor([1, 0]), "scores": torch.tensor([0.5, 0.25])}
+    kind = {"image_class": torch.tensor(1), "image_score": torch.tensor(0.5)}
+    images = [
+        (ImageFile(f"{n}.png", str(n), n), (4, 6), {"things": {k: x[:length] for k, x in found.items()}, "kind": kind})
+        for n, length in ((3, 0), (4, 2))
+    ]
+    write_predictions(tmp_path, classes, images, "parquet")
+    rows = pandas.read_parquet(tmp_path / IMAGES)
+    assert rows.id.tolist() == [3, 4] and rows["kind/image_class"].tolist() == ["dog", "dog"]
+    assert rows["kind/image_score"].tolist() == [0.5, 0.5] and rows.width.tolist() == [6, 6]
+    every = read_objects(tmp_path / "things" / OBJECTS, read_images(tmp_path / IMAGES))
+    objects = [entry for entry in every if entry["score"] >= 0.5]
+    code = {"size": [4, 6], "counts": objects[0]["segmentation"]["counts"]}
+    assert objects == [{"image_id": 4, "category_id": 18, "score": 0.5, "segmentation": code}]
+    decoded = densevit.RunLengthMasks.from_codes([code["counts"].encode()], (4, 6))
+    np.testing.assert_array_equal(np.asarray(decoded), masks[:1])
+    assert not (tmp_path / "kind" / OBJECTS).exists()
+
+
+def test_without_pyarrow_and_with_names_that_are_no_text(model, photos, monkeypatch, run) -> None:
+    Path("a/1.jpg").rename(os.fsdecode(b"a/\xff.jpg"))
+    command = ["predict", "run", "a", "--out", "found", "--format", "parquet"]
+    assert "is not UTF-8 text, which Parquet needs. Fix: rename it" in run(*command, code=2)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    needs = "--format parquet needs the package pyarrow, which is not installed: pip install pyarrow"
+    assert needs in run(*command, code=2) and not model.batches

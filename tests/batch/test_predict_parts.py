@@ -1,0 +1,195 @@
+"""`densevit predict` by one process, by parts in any order, and by processes that were killed: the same files."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import densevit
+from densevit.cli import main
+from densevit_batch import folder_prediction
+from densevit_batch.commands.prediction_processes import this_process
+from densevit_batch.prediction_folder import parts_of
+from tests.cli.stand_in import StandIn, read
+
+DETR = {"name": "detr", "transformer": {"width": 32, "encoder_layers": 1, "decoder_layers": 1}, "num_queries": 3}
+PREDICT = ["predict", "run", "photos", "--batch-size", "1", "--out"]
+COUNT = 10
+
+
+class Panoptic(StandIn):
+    """Boxes and a panoptic map."""
+
+    def see(self, height: int, width: int) -> Any:
+        ids = torch.zeros(height, width, dtype=torch.int32)
+        ids[height // 2 :] = 1000 + torch.arange(width) // 30
+        return {**super().see(height, width), "panoptic": ids}
+
+
+@pytest.fixture
+def list_of_ten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ten photos in blocks of four, of which one cannot be read."""
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for n in range(COUNT):
+        pixels = np.random.default_rng(n).integers(0, 256, (40 + 8 * (n % 2), 50, 3), np.uint8)
+        Image.fromarray(pixels).save(f"photos/=cat {n}.png")
+    Path("photos/=cat 4.png").write_text("no image")
+    return tmp_path
+
+
+def killed(*command: str) -> None:
+    """Runs a command in a process that is killed while it writes its second block."""
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        return
+    write, written, lock = folder_prediction.write_block, list[Path](), threading.Lock()
+
+    def write_or_die(file: Path, *given: Any) -> None:
+        with lock:
+            if written:
+                file.with_suffix(".partial").write_bytes(b"a beginning")
+                os.kill(os.getpid(), signal.SIGKILL)
+            written.append(file)
+            write(file, *given)
+
+    folder_prediction.write_block = write_or_die
+    main([*command])
+    os._exit(1)
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    """The files of a folder, without the settings, and the blocks that are kept because an image failed."""
+    files = [path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file()]
+    kept = [path for path in files if path.name != "predict.json" and "-of-" not in str(path)]
+    return {str(path): Path(folder, path).read_bytes() for path in kept}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
+def test_parts_in_any_order_and_killed_processes_write_the_files_of_one_process(
+    list_of_ten: Path, monkeypatch: pytest.MonkeyPatch, run
+) -> None:
+    Path("names.txt").write_text("".join(f"photos/=cat {n}.png\n" for n in reversed(range(COUNT))))
+    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: Panoptic(("a", "b")))
+    predict = ["predict", "run", "names.txt", "--batch-size", "1", "--draw", "3", "--out"]
+    run(*predict, "one", code=1)
+    for part in ("3/3", "1/3", "2/3"):
+        assert main([*predict, "parts", "--part", part, "--resume"]) in (0, 1)  # as in an array
+        assert not Path("parts/images.json").exists()
+    run("predictions", "join", "parts")
+    assert contents("parts") == contents("one")
+    killed(*predict, "killed")
+    assert len(list(Path("killed/parts/1-of-1").glob("*.gz"))) == 1 and not Path("killed/images.json").exists()
+    run(*predict, "killed", code=2)  # without --resume
+    run(*predict, "killed", "--resume", code=1)
+    assert contents("killed") == contents("one")
+    assert len(read("one/images.json")) == len(read("one/a/panoptic.json")["annotations"]) == COUNT - 1
+
+
+@pytest.mark.parametrize("lost", [(), (0,), (0, 2), (0, 1, 2)])
+def test_a_resumed_prediction_shows_the_numbers_of_the_files(lost, list_of_ten, model, run) -> None:
+    """And not of the blocks that the process itself has predicted."""
+    run(*PREDICT, "found", code=1)
+    blocks = sorted(Path("found/parts/1-of-1").glob("*.gz"))
+    for number in lost:
+        blocks[number].unlink()
+    shown = run(*PREDICT, "found", "--resume", code=1)
+    [numbers] = re.findall(r"predictions.csv: the (\d+) objects.*predictions.json: all (\d+)", shown)
+    rows = Path("found/predictions.csv").read_text().splitlines()[1:]
+    assert [*map(int, numbers)] == [len(rows), len(read("found/predictions.json"))]
+
+
+def test_a_part_that_was_begun_needs_resume(list_of_ten, model, monkeypatch, run) -> None:
+    first = [*PREDICT, "found", "--part", "1/2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "see", lambda *size: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert "Stopped after 0 of 4 images. Continue with --out found --resume" in run(*first, code=130)
+    said = run(*first, code=2)
+    assert said.startswith(f"found, part 1 of 2 was begun: process {os.getpid()} on ") and "add --resume" in said
+    run(*first, "--resume")
+    run(*PREDICT, "found", "--part", "2/2", code=1)
+    assert [part.state(part.counts) for part in parts_of(Path("found"))] == ["complete"] * 2
+
+
+def test_processes_of_torchrun_and_srun_predict_their_parts(list_of_ten, model, monkeypatch, run) -> None:
+    assert this_process() == (0, 1, 0)
+    run(*PREDICT, "one", code=1)
+    for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
+        with monkeypatch.context() as patch:
+            for rank in (1, 0):
+                for name, value in zip(names, (rank, 2, rank), strict=True):
+                    patch.setenv(name, str(value))
+                run(*PREDICT, names[0])  # 1 would end the other process
+        run("predictions", "join", names[0])
+        assert contents(names[0]) == contents("one")
+
+
+def test_status_is_one_line(list_of_ten, model, run) -> None:
+    main([*PREDICT, "found", "--part", "2/3"])
+    Path("found/parts/3-of-3").mkdir()
+    Path("found/parts/3-of-3/process.txt").write_text("process 7 on there")
+    assert run("predictions", "status", "found") == (
+        "found: of 3 parts 1 complete, 1 begun, 1 not begun; 3 of 10 images are predicted, 1 could not be read"
+    )
+
+
+WRONG = [
+    ([*PREDICT, "found", "--part", "0/3"], "'0/3' is not a part such as 3/16; parts are numbered from 1"),
+    ([*PREDICT, "found", "--part", "1/3", "--devices", "2"], "leave out --devices or --part"),
+    ([*PREDICT, "found", "--part", "1/3", "--video"], "leave out --video"),
+    ([*PREDICT, "found", "--resume"], "parts is 1, was 3"),
+    ([*PREDICT, "found", "--part", "1/3", "--threshold", "0.9"], "threshold is {'detection': 0.9}, was"),
+    ([*PREDICT, "found", "--part", "1/3", "--batch-size", "2"], "batch_size is 2, was 1"),
+    (["predict", "run", "a", *PREDICT[2:], "found", "--part", "1/3"], "list is '11 images, "),
+    ([*PREDICT, "found", "--part", "2/3"], "was begun: complete. Fix: add --resume"),
+    (["predictions", "join", "found"], "2 of 3 parts are not complete: part 1 (not begun), part 3 (not begun). Fix: "),
+    (["predictions", "join", "photos"], "photos has no predict.json"),
+    (
+        ["data", "prelabel", "run", "found", "labels.json"],
+        "its parts are not joined. Fix: densevit predictions join",
+    ),
+]
+
+
+def test_wrong_parts_are_refused_in_one_line_and_change_nothing(list_of_ten, photos, model, capsys) -> None:
+    main([*PREDICT, "found", "--part", "2/3"])
+    before = contents("found")
+    for command, message in WRONG:
+        capsys.readouterr()
+        assert main(command) == 2, command
+        error = capsys.readouterr().err
+        assert message in error and (len(error.splitlines()) == 1 or "usage:" in error)
+        assert contents("found") == before
+
+
+@pytest.fixture(scope="module")
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    backbone = {"name": "resnet", "depth": 18}
+    densevit.save(densevit.create_model(backbone, {"detection": DETR}, ["cat", "dog"], pretrained=False), path)
+    return path
+
+
+@pytest.mark.integration
+def test_devices_predict_a_list_on_stdin(list_of_ten, saved_model) -> None:
+    def run(*options: str) -> "subprocess.CompletedProcess[str]":
+        names = "".join(f"photos/=cat {n}.png\n" for n in range(10))
+        command = [sys.executable, "-m", "densevit", "predict", str(saved_model), "-", "--batch-size", "1", *options]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, input=names, env=environment, capture_output=True, text=True, check=False)
+
+    assert run("--out", "one").returncode == 1
+    found = run("--devices", "2", "--out", "found", "--json")
+    assert json.loads(found.stdout)["images"] == 9 and len(json.loads(found.stdout)["problems"]) == 1
+    assert found.returncode == 1 and "=cat 4.png is not an image" in found.stderr
+    assert contents("found") == contents("one")
