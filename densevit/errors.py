@@ -137,10 +137,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else plural}"
 
 
-def listed(names: Iterable[object], most: int = 5) -> str:
-    """Joins the first names to a text such as "a, b, c, ..."."""
+def listed(names: Iterable[object], most: int = 5, more: str = ", ...") -> str:
+    """Joins the first names to a text such as "a, b, c, ...". more: what follows if there are more names; {} in it is
+    the number of all names."""
     texts = [str(name) for name in names]
-    return ", ".join(texts[:most]) + (", ..." if len(texts) > most else "")
+    return ", ".join(texts[:most]) + (more.format(len(texts)) if len(texts) > most else "")
 
 
 def has_surrogates(text: str) -> bool:

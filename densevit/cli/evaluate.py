@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densevit.errors import ConfigError
+from densevit.errors import ConfigError, listed
 from densevit.paths import user_path
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MODEL = "a run folder, a model file, a checkpoint of another project, or hf:ORG/NAME"
 MODEL_OR_FILE = f"{MODEL}; or an exported file, NAME.onnx or NAME.pt2"
 
-_LISTED = 20  # classes of a mapping
+_LISTED = 20, " ... ({})"  # classes of a mapping, and the number of all
 EXAMPLES = """examples:
   densevit evaluate runs/detr_swin
   densevit evaluate runs/detr_swin data=coco data.root=~/coco --out results
@@ -247,15 +247,12 @@ def mapping_table(
     rows = []
     same = [old for old, new in pairs if old == new]
     if same:
-        rows.append([Text(f"{len(same)} of the same name"), Text(_listed(same), "cyan")])
+        rows.append([Text(f"{len(same)} of the same name"), Text(listed(same, *_LISTED), "cyan")])
     rows += [[Text(old, "cyan"), Text(new, "cyan")] for old, new in pairs if old != new]
     if only_model:
-        rows.append([Text(_listed(only_model), "yellow"), Text("not in the data: predictions count as no class")])
+        rows.append(
+            [Text(listed(only_model, *_LISTED), "yellow"), Text("not in the data: predictions count as no class")]
+        )
     if only_data:
-        rows.append([Text("not in the model: not evaluated"), Text(_listed(only_data), "yellow")])
+        rows.append([Text("not in the model: not evaluated"), Text(listed(only_data, *_LISTED), "yellow")])
     return Group(Text(title, "bold"), table(rows, ["model", "data"], right=()), Text())
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" ... ({len(names)})" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more

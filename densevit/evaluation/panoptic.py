@@ -99,7 +99,7 @@ class Panoptic(Evaluator):
         if annotated.shape != predicted.shape:
             sizes = " and ".join(f"{ids.shape[0]} x {ids.shape[1]}" for ids in (predicted, annotated))
             raise DataError(f"image {key}: prediction and ground truth differ in height x width: {sizes}.")
-        segments = match_segments(annotated, predicted, _listed(truth.get("panoptic_crowds", ())))
+        segments = match_segments(annotated, predicted, [*map(int, truth.get("panoptic_crowds", ()))])
         masks = semantic = None
         if self._masks is not None and "masks" in prediction and "masks" in truth and "labels" in truth:
             masks = self._masks.record(prediction, {**truth, "labels": self._class_indices(truth)})
@@ -216,7 +216,3 @@ class Panoptic(Evaluator):
         things = self._things.tolist()
         every = list(range(len(self.classes)))
         return [("all", every), ("things", things), ("stuff", [n for n in every if n not in things])]
-
-
-def _listed(ids: Any) -> list[int]:
-    return [int(segment) for segment in ids]

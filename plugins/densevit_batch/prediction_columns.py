@@ -6,39 +6,33 @@ from typing import Any
 
 import numpy as np
 
-from densevit.interfaces import Class, TargetType
-from densevit.targets.types import as_array
+from densevit.interfaces import Class, Predictions, TargetType
+from densevit.targets.types import TargetTypes, as_array
+from densevit_batch.prediction_entries import json_entries, table_row
 from densevit_batch.prediction_tables import BOX
 
+_COLUMNS: dict[str, dict[str, type]] = {  # by key; without objects they have these types too
+    "labels": {"category_id": np.int64, "class": str},
+    "scores": {"score": np.float64},
+    "boxes": dict.fromkeys(BOX, np.float64),
+    "masks": {"segmentation": str},
+}
 
-def object_columns(
-    predictions: Mapping[str, Any], classes: Sequence[Class], types: Mapping[str, TargetType]
-) -> dict[str, Any]:
+
+def object_columns(predictions: Predictions, classes: Sequence[Class], types: TargetTypes) -> dict[str, Any]:
     """Returns columns with one value per object, possibly of length 0; empty if no key has values per object.
 
     Labels: `category_id` int64 and `class`. Scores: `score` float64. Boxes: `x`, `y`, `width`, `height` float64. Masks:
     `segmentation`, the `counts` of COCO's compressed run-length codes. Other keys: the entries of their type's
     `encode`, as lists; without objects these columns are missing.
     """
-    columns: dict[str, Any] = {}
-    for key in (key for key in predictions if key in types and types[key].per == "object"):
-        entries = types[key].encode(as_array(predictions[key]), classes)
-        if entries is None:
-            continue
-        if key == "labels":
-            names = {c.file_id: c.name for c in classes}
-            ids = [entry["category_id"] for entry in entries]
-            columns |= {"category_id": np.array(ids, np.int64), "class": np.array([names[n] for n in ids], str)}
-        elif key == "scores":
-            columns["score"] = np.array([entry["score"] for entry in entries], np.float64)
-        elif key == "boxes":
-            boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
-            columns |= dict(zip(BOX, boxes.T, strict=True))
-        elif key == "masks":
-            columns["segmentation"] = np.array([entry["segmentation"]["counts"] for entry in entries], str)
-        else:
-            columns |= {name: [entry[name] for entry in entries] for name in (entries[0] if entries else ())}
-    return columns
+    objects = {key: value for key, value in predictions.items() if key in types and types[key].per == "object"}
+    names = {c.file_id: c.name for c in classes}
+    rows = [table_row(entry, names) for entry in json_entries(0, objects, classes, types) or ()]
+    typed = {name: dtype for key in objects for name, dtype in _COLUMNS.get(key, {}).items()}
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+    columns.pop("image_id", None)
+    return {**columns, **{name: np.array(columns.get(name, []), dtype) for name, dtype in typed.items()}}
 
 
 def image_columns(

@@ -12,12 +12,13 @@ from densevit.config.schema_validation import validated
 from densevit.config.sources import Sources
 from densevit.config.values import BY_NAME, ConfigType, Float, Int, PluginSection
 from densevit.data.datasets.file_checks import OnError, check_files
-from densevit.errors import DataError
+from densevit.errors import DataError, listed
 from densevit.interfaces import Class, Dataset, Sample, Targets
 from densevit.registry.plugin_options import takes
 from densevit.targets.types import TargetTypes, registered_tasks
 
 _LONGEST_EPOCH = 10**8  # images
+_LISTED = 6, " ... ({})"  # classes of a set in a message, and the number of all
 
 
 class SetSection(PluginSection):
@@ -224,11 +225,12 @@ class Mix(Dataset):
                 if task in unlabelled:
                     continue
                 first, first_classes = joined.setdefault(task, (name, classes))
-                if [c.name for c in first_classes] != [c.name for c in classes]:
+                first_names, names = ([c.name for c in every] for every in (first_classes, classes))
+                if first_names != names:
                     raise DataError(
                         f"data.sets: {first!r} and {name!r} both label {task}, with different classes: "
-                        f"{_listed(first_classes)} and {_listed(classes)}. Fix: use the same classes, or leave out the "
-                        "labels of one set with `provides`."
+                        f"{listed(first_names, *_LISTED)} and {listed(names, *_LISTED)}. Fix: use the same "
+                        "classes, or leave out the labels of one set with `provides`."
                     )
         return {task: classes for task, (_, classes) in joined.items()}
 
@@ -252,8 +254,3 @@ def _counts(lengths: np.ndarray, shares: list[float]) -> np.ndarray:
             f"images, with each image at least once; at most {_LONGEST_EPOCH:,} are supported. Use closer shares."
         )
     return counts.astype(int)
-
-
-def _listed(classes: tuple[Class, ...], most: int = 6) -> str:
-    names = [c.name for c in classes[:most]]
-    return ", ".join(names) + (f" ... ({len(classes)})" if len(classes) > most else "")

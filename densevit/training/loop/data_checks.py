@@ -1,12 +1,12 @@
 """Checks of splits and losses: whether heads can learn from the data, and the formats."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from densevit.data.data_splits import DataSplits
-from densevit.errors import ConfigError, DataError, PluginError
+from densevit.errors import ConfigError, DataError, PluginError, listed
 from densevit.interfaces import Dataset, Head, Method
 from densevit.model import DenseModel, InferenceModel
 from densevit.model.batch_checks import described
@@ -56,9 +56,10 @@ def check_classes(dataset: Dataset, model: DenseModel) -> None:
         model_head = model.heads[head]
         expected, actual = [c.name for c in trained], [c.name for c in model_head.classes_from(dataset)]
         if expected != actual:
+            shown = [listed(names, 8, " ... ({} in all)") or "none" for names in (actual, expected)]
             raise DataError(
                 f"The data's classes for {model_head.task} differ from the classes of head {head!r} in name or order."
-                f" Found: {_listed(actual)}. Expected: {_listed(expected)}."
+                f" Found: {shown[0]}. Expected: {shown[1]}."
             )
 
 
@@ -100,7 +101,3 @@ def _keys_set_to_false(key: str, options: Mapping[str, Any], where: str) -> Iter
             yield f"{where}.{name}"
         elif isinstance(value, Mapping):
             yield from _keys_set_to_false(key, value, f"{where}.{name}")
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" ... ({len(names)} in all)" if len(names) > most else "") or "none"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
-from densevit.errors import TrainingError
+from densevit.errors import TrainingError, listed
 from densevit.losses.distributed import gather_objects, process_count
 from densevit.training.loop.step import StepRecord
 
@@ -66,7 +66,7 @@ class FiniteCheck:
 def _stop(record: StepRecord, reason: str = "the loss or a gradient is not finite") -> None:
     """Raises TrainingError in rank 0, with the images of all processes; other ranks exit."""
     terms = ", ".join(f"{name} {float(term):.4g}" for name, term in record.terms.items())
-    images = ", ".join(map(repr, record.image_ids[:16])) + (" ..." if len(record.image_ids) > 16 else "")
+    images = listed(map(repr, record.image_ids), 16, " ...")
     reports = [f"Losses: {terms}. Images: {images}."]
     if process_count() > 1:
         reports = gather_objects(f"Process {distributed.get_rank()}: {reports[0]}")
