@@ -8,7 +8,7 @@ import numpy as np
 
 from densevit.data.io.videos import opened
 from densevit.errors import DensevitError
-from densevit_batch.video_frames import count_frames
+from densevit_batch.image_file import count_frames
 
 _UNKNOWN_RATE = 25.0  # frames per second
 _LARGEST_RATE = 1000.0  # a larger number is the time base of a file without a rate

@@ -15,18 +15,18 @@ from densevit.errors import DensevitError, has_surrogates
 from densevit.inference.image_sizes import ImageSize, requested_size
 from densevit.inference.iterating import BATCHES_AT_ONCE, Predicted, background_threads
 from densevit.inference.result import Result
+from densevit.interfaces import DenseHead
 from densevit.model import InferenceModel
 from densevit_batch.image_file import ImageFile, open_videos
+from densevit_batch.image_sources import category_ids
 from densevit_batch.image_texts import image_texts
 from densevit_batch.image_writers import DrawnVideos, OutputFolder, write_clouds, write_drawing
-from densevit_batch.input_images import category_ids
 from densevit_batch.large_image_prediction import LargePredicted, is_large, predict_large, streams_maps
-from densevit_batch.prediction_blocks import Counts, Failed, Texts, read_counts, write_block
-from densevit_batch.prediction_folder import PARTS, Part, read_settings
-from densevit_batch.scores import check_lowest_score, lowest_scores, threshold_origin
+from densevit_batch.prediction_folder import PARTS, Counts, Failed, Part, Texts, read_counts, read_settings, write_block
 
 ALL_DRAWN, FIRST_DRAWN = 1_000, 100  # images: up to how many all are drawn; how many of more
 _ENCODERS = 2  # threads that draw and encode
+_WINDOW_SCORE = 0.05  # of boxes merged from windows; each window adds as many as an image, most near 0
 
 
 @dataclass(frozen=True)
@@ -217,3 +217,35 @@ def _with_ids_of_one_type(images: Sequence[ImageFile]) -> Sequence[ImageFile]:
     if all(isinstance(image.image_id, int) for image in images):
         return images
     return [replace(image, image_id=str(image.image_id)) for image in images]
+
+
+def lowest_scores(min_score: float | None, thresholds: Mapping[str, float], model: InferenceModel) -> dict[str, float]:
+    """The lowest score of objects in all files, by head. min_score: --min-score."""
+    if min_score is not None:
+        return dict.fromkeys(thresholds, min_score)
+    merged = {
+        head
+        for head, options in model.inference.items()
+        if options.window is not None and not isinstance(model.heads[head], DenseHead)
+    }
+    return {head: min(score, _WINDOW_SCORE) if head in merged else 0.0 for head, score in thresholds.items()}
+
+
+def check_lowest_score(lowest: float, threshold: float, origin: str) -> None:
+    """Raises DensevitError if --min-score is above the threshold. origin: the threshold's, for the message."""
+    if lowest > threshold:
+        raise DensevitError(
+            f"--min-score is {lowest:g}, above the threshold {threshold:.4g} ({origin}); at most the threshold is "
+            "expected, as no file has objects below --min-score. Fix: lower --min-score, or raise --threshold."
+        )
+
+
+def threshold_origin(threshold: float | None, model: InferenceModel, head: str) -> str:
+    """The origin of a head's threshold, as text. threshold: --threshold."""
+    if threshold is not None:
+        return "--threshold"
+    if head in getattr(model, "thresholds", {}):
+        return "the threshold inside the file; see --threshold"
+    if head in model.score_thresholds:
+        return "the largest F1 in the model's validation; see --threshold"
+    return "the default, as the model has none from validation; see --threshold"

@@ -1,24 +1,27 @@
-"""An image of a list: a file, a frame of a video, an image of a URL, or an image in a tar."""
+"""An image of a list: a file, a frame of a video, an image of a URL, or an image in a tar. Frames of videos."""
 
+import threading
+import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from densevit.channels import Channels
 from densevit.data.io.images import read_image
 from densevit.data.io.tar_members import TarMember
+from densevit.data.io.videos import NO_FRAME, opened
 from densevit.errors import DataError
 from densevit.inference.downloads import download
-from densevit_batch.video_frames import VideoFrames
 
 
 class Video:
     """A video whose frames are images of a list. frames: the reader of these frames, set by `open_videos`."""
 
-    frames: VideoFrames
+    frames: "VideoFrames"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +77,54 @@ def open_videos(images: Iterable[ImageFile]) -> None:
             frames[image.video, image.location].add(image.frame)
     for (video, location), wanted in frames.items():
         video.frames = VideoFrames(Path(location), wanted)
+
+
+def count_frames(path: Path) -> int:
+    """Counts the frames that can be decoded; 0 if the file cannot be read as a video. Warns if the header announces
+    more.
+
+    Decodes all frames: the header's number is an estimate in MPEG, and missing in a recorded webm.
+    """
+    video = opened(path)
+    try:
+        if not video.isOpened():
+            return 0
+        announced, count = video.get(cv2.CAP_PROP_FRAME_COUNT), 0
+        while video.grab():
+            count += 1
+    finally:
+        video.release()
+    if count and announced > count:
+        warnings.warn(
+            f"{path}: {count} frames can be decoded, of {announced:.0f} announced. Is the file cut short?", stacklevel=2
+        )
+    return count
+
+
+class VideoFrames:
+    """Frames of a video by number, for threads that request them approximately in order.
+
+    wanted: the numbers of the frames that will be requested, each once. A decoded frame is kept until it is requested.
+    """
+
+    def __init__(self, path: Path, wanted: Collection[int]) -> None:
+        self.path, self.wanted = path, wanted
+        self._video = opened(path)
+        self._lock = threading.Lock()
+        self._next = 0
+        self._waiting: dict[int, np.ndarray] = {}
+
+    def read(self, number: int) -> np.ndarray:
+        """Returns a frame, (H, W, 3) uint8, RGB. Raises DataError if the video ends before it."""
+        with self._lock:
+            while number >= self._next:
+                is_read, frame = self._video.read()
+                if not is_read and not self._next:
+                    raise DataError(f"{self.path}: {NO_FRAME}")
+                if not is_read:
+                    raise DataError(f"{self.path}: frame {number} cannot be read; the video ends at {self._next}.")
+                if self._next in self.wanted:
+                    self._waiting[self._next] = frame
+                self._next += 1
+            frame = self._waiting.pop(number)
+        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)

@@ -1,15 +1,18 @@
 """The texts that an image adds to files of all images: images.json, predictions.json and .csv, panoptic.json, or the
-Parquet tables."""
+Parquet tables; and its predictions in a few words."""
 
 import json
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from densevit.inference.result import Result
+from densevit.interfaces import Class, Predictions
+from densevit.targets.types import TargetTypes, as_array
 from densevit_batch.image_file import ImageFile
 from densevit_batch.image_writers import OutputFolder
-from densevit_batch.prediction_blocks import Failed, Texts
 from densevit_batch.prediction_columns import image_columns
 from densevit_batch.prediction_entries import csv_text, json_entries, json_lines, table_row
+from densevit_batch.prediction_folder import Failed, Texts
 from densevit_batch.prediction_tables import FAILED, IMAGES, OBJECTS, PREDICTED
 
 ENTRIES = ".entries"  # the suffix for entries of maps with one file for all images
@@ -55,3 +58,27 @@ def failed_texts(failed: Failed, format: str) -> Texts:
     texts = {"failed.csv": csv_text([row], {}, 0, failed.file_name)}
     entry = {"id": failed.image_id, "file_name": failed.file_name, "state": FAILED}
     return texts if format == "json" else texts | {IMAGES: json.dumps([entry])}
+
+
+@runtime_checkable
+class SupportsText(Protocol):
+    """A target type per image whose predictions `densevit predict` prints."""
+
+    def text(self, value: Any, classes: Sequence[Class]) -> str | None:
+        """A prediction in a few words; None: prints nothing."""
+
+
+def text_of_image(
+    predictions: Mapping[str, Predictions], classes: Mapping[str, Sequence[Class]], types: Mapping[str, TargetTypes]
+) -> str:
+    """The predictions per image of all heads as text, such as "cat 0.93"; "" without any."""
+    texts = []
+    for head, outputs in predictions.items():
+        per_image = [key for key in outputs if key in types[head] and types[head][key].per == "image"]
+        words = (
+            target.text(as_array(outputs[key]), classes[head])
+            for key in per_image
+            if isinstance(target := types[head][key], SupportsText)
+        )
+        texts.append(" ".join(filter(None, words)))
+    return "; ".join(filter(None, texts))

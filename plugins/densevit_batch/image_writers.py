@@ -18,6 +18,7 @@ from densevit.errors import DensevitError
 from densevit.inference.result import Result
 from densevit.interfaces import Class
 from densevit.model import InferenceModel
+from densevit.targets.pixel_maps import Depth
 from densevit.targets.target_class_mapping import plain_name
 from densevit_batch.drawn_video import DrawnVideo
 from densevit_batch.image_file import ImageFile
@@ -37,6 +38,14 @@ class OutputFolder:
     def maps(self) -> MapFiles:
         classes = {head: with_file_ids(listed, self.ids) for head, listed in self.model.classes.items()}
         return MapFiles(self.path, classes, file_types(self.model))
+
+    def units(self) -> list[str]:
+        """A line for each folder of depth maps with the unit of its PNG files."""
+        return [
+            f"{folder}: PNG in units of {types['depth'].scale:g} m"
+            for head, types in self.maps.types.items()
+            if (folder := self.maps.folder_of(head) / "depth").is_dir() and isinstance(types["depth"], Depth)
+        ]
 
     def file(self, head: str, folder: str, name: str) -> Path:
         """The path of a head's file; creates its folder."""

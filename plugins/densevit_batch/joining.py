@@ -1,6 +1,9 @@
-"""Joins the blocks of a prediction into files of all images."""
+"""Joins the blocks of a prediction into files of all images, which do not fit into memory: lists and tables."""
 
+import csv
+import io
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,37 +12,23 @@ from typing import Any
 from densevit.atomic_io import replaced_file
 from densevit.data.io.map_files import AnnotatedImage, MapFiles
 from densevit.errors import DensevitError, listed
+from densevit.evaluation.csv_options import FORM
 from densevit_batch.image_texts import ENTRIES, failed_texts
-from densevit_batch.list_writers import CsvTable, JsonList, ParquetTable
-from densevit_batch.prediction_blocks import Counts, Texts, read_counts, read_texts
 from densevit_batch.prediction_folder import (
     PARTS,
     SETTINGS,
+    Counts,
+    Texts,
     parts_of,
+    read_counts,
     read_settings,
+    read_texts,
     remove_parts,
     write_settings,
 )
 from densevit_batch.prediction_tables import IMAGES
 
 MAX_IMAGES, MAX_OBJECTS = 1000, 200_000  # rows per part of a table
-
-
-class AnnotationFile:
-    """KEY.json, with entries of the maps of all images; see `SupportsAnnotationFile`."""
-
-    def __init__(self, maps: MapFiles, head: str, key: str) -> None:
-        self._maps, self._head, self._key, self._images = maps, head, key, list[AnnotatedImage]()
-
-    def write(self, text: str) -> None:
-        self._images.append(AnnotatedImage(*json.loads(text)))
-
-    def close(self) -> None:
-        self._maps.write_annotations(self._head, self._key, self._images)
-
-
-ListWriter = JsonList | CsvTable | ParquetTable | AnnotationFile
-"""Writes a file of all images; `write` adds the text of an image, see `image_texts`."""
 
 
 def join(folder: Path, maps: Callable[[], MapFiles], complete: bool = True) -> Counts:
@@ -86,6 +75,90 @@ def join(folder: Path, maps: Callable[[], MapFiles], complete: bool = True) -> C
             write_settings(partial, settings)
         remove_parts(folder)
     return counts
+
+
+class JsonList:
+    """A JSON list with one entry per line."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._separator = path.open("w", encoding="utf-8"), "[\n"
+
+    def write(self, text: str) -> None:
+        if text:
+            self._file.write(self._separator + text)
+            self._separator = ",\n"
+
+    def close(self) -> None:
+        self._file.write("[\n]\n" if self._separator == "[\n" else "\n]\n")
+        self._file.close()
+
+
+class CsvTable:
+    """A CSV file. The header of the first added CSV text sets the columns; rows of later texts are fitted to these
+    columns."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._columns = path.open("w", **FORM), ""
+
+    def write(self, text: str) -> None:
+        columns, _, rows = text.partition("\r\n")
+        if columns == self._columns or not self._columns:
+            self._file.write(rows if self._columns else text)
+        else:
+            table = csv.DictWriter(self._file, next(csv.reader([self._columns])), restval="", extrasaction="ignore")
+            table.writerows(csv.DictReader(io.StringIO(text, newline="")))
+        self._columns = self._columns or columns
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class ParquetTable:
+    """A Parquet table: a folder of part files. rows: least number of rows of a part file, except the last."""
+
+    def __init__(self, path: Path, rows: int) -> None:
+        self._path, self._partial, self._most = path, path.with_name(f"{path.name}.partial"), rows
+        self._part, self._rows = 0, list[dict[str, Any]]()
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+
+    def write(self, text: str) -> None:
+        self._rows += json.loads(text)
+        if len(self._rows) >= self._most:
+            self._write()
+
+    def close(self) -> None:
+        if self._rows or not self._part:
+            self._write()
+        shutil.rmtree(self._path, ignore_errors=True)
+        self._partial.rename(self._path)
+
+    def _write(self) -> None:
+        import pyarrow
+        from pyarrow import parquet
+
+        names = dict.fromkeys(key for row in self._rows for key in row)
+        table = pyarrow.table({name: [row.get(name) for row in self._rows] for name in names or ("image_id",)})
+        parquet.write_table(table, self._partial / f"{self._part:06}.parquet", compression="zstd")
+        self._part += 1
+        self._rows.clear()
+
+
+class AnnotationFile:
+    """KEY.json, with entries of the maps of all images; see `SupportsAnnotationFile`."""
+
+    def __init__(self, maps: MapFiles, head: str, key: str) -> None:
+        self._maps, self._head, self._key, self._images = maps, head, key, list[AnnotatedImage]()
+
+    def write(self, text: str) -> None:
+        self._images.append(AnnotatedImage(*json.loads(text)))
+
+    def close(self) -> None:
+        self._maps.write_annotations(self._head, self._key, self._images)
+
+
+ListWriter = JsonList | CsvTable | ParquetTable | AnnotationFile
+"""Writes a file of all images; `write` adds the text of an image, see `image_texts`."""
 
 
 def _writer(path: Path, settings: Mapping[str, Any], maps: Callable[[], MapFiles], replaced: ExitStack) -> ListWriter:

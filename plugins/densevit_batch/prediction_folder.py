@@ -1,24 +1,31 @@
-"""The folder of `densevit predict`: its settings in predict.json, and its parts, each predicted by one process."""
+"""The folder of `densevit predict`: its settings in predict.json, and its parts, each predicted by one process.
 
+A part has blocks: the texts of some batches of images in one file, until all blocks are joined. A block is predicted
+completely, also after an interruption: the last digits of predictions depend on the other images of a batch.
+"""
+
+import gzip
 import json
 import os
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from densevit.atomic_io import atomic_file, atomic_folder, check_new_folder, locked_folder
 from densevit.errors import DataError, DensevitError, WeightsError
 from densevit.inference.iterating import BATCHES_AT_ONCE
 from densevit.interfaces import Class
-from densevit_batch.prediction_blocks import Counts, read_counts
 
 SETTINGS = "predict.json"
 PARTS = "parts"  # the folder of parts, and the key of their count
 _PROCESS = "process.txt"  # in the folder of a part: the process that predicts it
+Texts = Mapping[str, str]
+"""The texts that an image adds to files of all images, by the file's path in the folder of predictions."""
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -111,11 +118,11 @@ class Part:
         return {self.folder / f"{n:07}.jsonl.gz": images for n, images in slices.items()}
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> "Counts":
         """The sum of the blocks' counts."""
         return Counts.summed([read_counts(file) for file in self.blocks])
 
-    def state(self, counts: Counts) -> str:
+    def state(self, counts: "Counts") -> str:
         """`complete`, `not begun`, or the process that began the part. counts: `self.counts`."""
         if counts.images + len(counts.failed) == self.total:
             return "complete"
@@ -179,3 +186,60 @@ def remove_parts(folder: Path) -> None:
         shutil.rmtree(part)
     with suppress(OSError):  # no folder, or a head's
         (folder / PARTS).rmdir()
+
+
+class Failed(NamedTuple):
+    """An image that cannot be read."""
+
+    image_id: int | str
+    file_name: str
+    reason: str
+
+
+class Counts(NamedTuple):
+    """The number of predicted images of a block, the unreadable images, and the numbers of objects by head: above the
+    score threshold, and in total."""
+
+    images: int = 0
+    failed: Sequence[Failed] = ()
+    listed: Mapping[str, int] = {}
+    objects: Mapping[str, int] = {}
+
+    @classmethod
+    def summed(cls, counts: Sequence["Counts"]) -> "Counts":
+        """The counts of several blocks."""
+        return cls(
+            sum(block.images for block in counts),
+            [image for block in counts for image in block.failed],
+            sum((Counter(block.listed) for block in counts), Counter[str]()),
+            sum((Counter(block.objects) for block in counts), Counter[str]()),
+        )
+
+
+def write_block(file: Path, counts: Counts, images: Sequence[Texts]) -> None:
+    """Writes a block; the file appears when it is complete."""
+    partial = file.with_suffix(".partial")
+    with gzip.open(partial, "wt", compresslevel=1, encoding="ascii") as block:
+        for line in (counts, *images):
+            block.write(json.dumps(line) + "\n")
+    partial.replace(file)
+
+
+def read_counts(file: Path) -> Counts:
+    """The counts of a block; zero before it is written."""
+    if not file.is_file():
+        return Counts()
+    images, failed, *objects = next(_lines(file))
+    return Counts(images, [Failed(*fields) for fields in failed], *objects)
+
+
+def read_texts(file: Path) -> Iterator[Texts]:
+    """Yields the texts of each predicted image of a block."""
+    lines = _lines(file)
+    next(lines)
+    return lines
+
+
+def _lines(file: Path) -> Iterator[Any]:
+    with gzip.open(file, "rt", encoding="ascii") as block:
+        yield from map(json.loads, block)

@@ -8,8 +8,8 @@ import pytest
 WRITERS = {
     "drawings": "PIL.Image.Image.save",
     "blocks": "gzip.GzipFile.write",
-    "lists": "densevit_batch.list_writers.JsonList.write",
-    "tables": "densevit_batch.list_writers.CsvTable.write",
+    "lists": "densevit_batch.joining.JsonList.write",
+    "tables": "densevit_batch.joining.CsvTable.write",
 }
 
 

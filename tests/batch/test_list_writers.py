@@ -4,7 +4,7 @@ import csv
 import json
 from pathlib import Path
 
-from densevit_batch.list_writers import CsvTable, JsonList
+from densevit_batch.joining import CsvTable, JsonList
 
 
 def test_a_json_list_has_an_entry_per_line(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from densevit_batch.video_frames import VideoFrames
+from densevit_batch.image_file import VideoFrames
 from tests.cli.stand_in import StandIn, read, write_video
 
 

@@ -13,8 +13,7 @@ from densevit_batch.image_file import ImageFile
 from densevit_batch.image_texts import image_texts
 from densevit_batch.image_writers import OutputFolder
 from densevit_batch.joining import join
-from densevit_batch.prediction_blocks import Counts, write_block
-from densevit_batch.prediction_folder import open_folder, parts_of
+from densevit_batch.prediction_folder import Counts, open_folder, parts_of, write_block
 
 
 def write_predictions(

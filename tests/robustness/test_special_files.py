@@ -15,7 +15,7 @@ from densevit.data.io.depth_files import depth_size_of, read_depth
 from densevit.data.io.images import image_header, read_image
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError, UnreadableFileError
-from densevit_batch.video_frames import VideoFrames, count_frames
+from densevit_batch.image_file import VideoFrames, count_frames
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.interchange.files import image
 

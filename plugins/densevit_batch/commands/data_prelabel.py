@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
 
     check_writable(args.out.absolute().parent, args.out)  # before slow imports
     from densevit.inference.model_loading import load
+    from densevit_batch.folder_prediction import threshold_origin
     from densevit_batch.prelabels import write_prelabels
-    from densevit_batch.scores import threshold_origin
 
     model = load(args.model, "cpu", args.trust)
     written = write_prelabels(args.predictions, model, args.out, args.threshold, args.model)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from densevit.channels import Channels
     from densevit_batch.folder_prediction import FolderPrediction
     from densevit_batch.image_file import ImageFile
-    from densevit_batch.prediction_blocks import Counts
+    from densevit_batch.prediction_folder import Counts
 
 _INTERRUPTED = 130  # exit status, as of a shell
 _SHOWN_FAILURES = 20  # failed.csv lists all
@@ -107,9 +107,9 @@ def _check(args: Namespace, shares: bool) -> None:
     """Raises DensevitError for wrong options and wrong combinations. shares: whether the process predicts one of
     several parts."""
     from densevit.atomic_io import check_new_folder, check_writable
+    from densevit_batch.folder_prediction import check_lowest_score
     from densevit_batch.prediction_folder import resume_hint
     from densevit_batch.prediction_tables import check_pyarrow
-    from densevit_batch.scores import check_lowest_score
 
     focal = 1.0 if args.focal is None else args.focal
     scores = {"--threshold": args.threshold, "--min-score": args.min_score}
@@ -151,8 +151,8 @@ def _check(args: Namespace, shares: bool) -> None:
 
 def _predict(args: Namespace, prediction: "FolderPrediction") -> int:
     """Predicts the remaining images; shows progress and predictions per image."""
+    from densevit_batch.image_texts import text_of_image
     from densevit_batch.joining import join
-    from densevit_batch.result_text import text_of_image
 
     output, part, stopped = args.output, prediction.part, False
     with part.begun(args.resume):
@@ -181,8 +181,7 @@ def _predict(args: Namespace, prediction: "FolderPrediction") -> int:
 def _show(args: Namespace, prediction: "FolderPrediction", counts: "Counts", total: int) -> int:
     """Shows a summary of the predictions. Returns the exit status. total: the number of images."""
     from densevit.errors import listed
-    from densevit.targets.pixel_maps import Depth
-    from densevit_batch.scores import threshold_origin
+    from densevit_batch.folder_prediction import threshold_origin
 
     output, reasons = args.output, [failed.reason for failed in counts.failed]
     more = len(reasons) - _SHOWN_FAILURES
@@ -190,15 +189,7 @@ def _show(args: Namespace, prediction: "FolderPrediction", counts: "Counts", tot
         output.problem(problem)
     see = ", see failed.csv" if (args.out / "failed.csv").is_file() else ""
     left_out = f"; {len(reasons)} could not be read{see}" if reasons else ""
-    output.show(
-        f"{args.out}: {counts.images} of {total} images{left_out}",
-        *[
-            f"{folder}: PNG in units of {types['depth'].scale:g} m"
-            for head, types in prediction.output.maps.types.items()
-            if (folder := prediction.output.maps.folder_of(head) / "depth").is_dir()
-            and isinstance(types["depth"], Depth)
-        ],
-    )
+    output.show(f"{args.out}: {counts.images} of {total} images{left_out}", *prediction.output.units())
     for head, every in counts.objects.items():
         path = f"{head}/" if len(prediction.thresholds) > 1 else ""
         name = "predictions.json" if args.format == "json" else "objects.parquet"

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         )
 
     def change(plan: "EvaluationPlan") -> "EvaluationPlan":
-        from densevit_batch.scores import lowest_scores
+        from densevit_batch.folder_prediction import lowest_scores
         from densevit_batch.stored_predictions import StoredModel, StoredPredictions
 
         model, options = plan.model, settings["inference"]
