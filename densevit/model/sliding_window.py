@@ -5,7 +5,7 @@ at the border. The averaged maps in memory are never higher than one window.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -25,23 +25,6 @@ class Maps(Protocol):
     def __call__(self, images: Tensor, padding_mask: Tensor, size: Size) -> Tensor: ...
 
 
-class ImageRows(Protocol):
-    """The interface of a tensor (C, H, W) that windows need, for an image read while windows slide down.
-
-    image[:, top:bottom, left:right] may be on another device than `new_zeros`.
-    """
-
-    @property
-    def shape(self) -> Sequence[int]: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def new_zeros(self, *size: int) -> Tensor: ...
-
-    def __getitem__(self, index: Any) -> Tensor: ...
-
-
 class Window(NamedTuple):
     """A window by its top left pixel. mirrored: whether it is flipped horizontally before the model runs."""
 
@@ -57,7 +40,7 @@ def starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def slide(
-    image: ImageRows, window: Size, stride: Size, grid: Size, maps: Maps, flip: Flip | None, batch_size: int
+    image: Tensor, window: Size, stride: Size, grid: Size, maps: Maps, flip: Flip | None, batch_size: int
 ) -> Iterator[Tensor]:
     """Yields the averaged maps of an image (C, h, w) as strips (C, rows, w) from top to bottom.
 
@@ -98,7 +81,7 @@ def window_batches(windows: Sequence[Window], batch_size: int) -> Iterator[Seque
     return lines(batches, f"Batches of {batch_size} windows", len(batches))
 
 
-def crop_windows(image: ImageRows, windows: Sequence[Window], size: Size, grid: Size) -> tuple[Tensor, Tensor]:
+def crop_windows(image: Tensor, windows: Sequence[Window], size: Size, grid: Size) -> tuple[Tensor, Tensor]:
     """A batch of windows (n, C, *grid) and its padding mask (n, *grid)."""
     images = image.new_zeros(len(windows), image.shape[0], *grid)
     mask = torch.ones(len(windows), *grid, dtype=torch.bool, device=image.device)

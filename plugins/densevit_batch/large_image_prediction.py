@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from densevit.data.datasets.depth_maps import file_types
 from densevit.drawing.draw import MAX_SIDE
@@ -12,7 +14,7 @@ from densevit.inference.iterating import Predicted, evaluation_mode
 from densevit.inference.result import Result
 from densevit.interfaces import DenseHead, Predictions
 from densevit.model import DenseModel, InferenceModel
-from densevit.model.sliding_window import ImageRows, slide
+from densevit.model.sliding_window import slide
 from densevit.model.streaming_resize import resized
 from densevit.model.test_time_augmentation import ConcatenatedMaps, window_grid
 from densevit.model.zoom import without_zoom, zoom_of
@@ -57,8 +59,9 @@ def predict_large(image: ImageFile, output: OutputFolder) -> Predicted:
             _, height, width = opened.shape
             step = -(-max(height, width) // MAX_SIDE)
             decimated: dict[str, Predictions] = {}
+            rows = cast(Tensor, opened)  # windows slice it, and ask for its shape, its device and `new_zeros`
             for head in model.heads:
-                strips = predict_strips(model, opened, head, TILE)
+                strips = predict_strips(model, rows, head, TILE)
                 decimated[head] = write_strips(output.maps, head, image.name, strips, (height, width), step)
             pixels = opened.decimated(step)
     except UnreadableFileError as error:
@@ -68,7 +71,7 @@ def predict_large(image: ImageFile, output: OutputFolder) -> Predicted:
 
 
 @torch.inference_mode()
-def predict_strips(model: DenseModel, image: ImageRows, head: str, rows: int) -> Iterator[Predictions]:
+def predict_strips(model: DenseModel, image: Tensor, head: str, rows: int) -> Iterator[Predictions]:
     """Yields the predictions of a head on an image at its original size as strips (..., rows, W) from top to bottom, on
     the CPU, averaged over windows and flips; the last strip may have fewer rows. Image and map are never completely in
     memory.
