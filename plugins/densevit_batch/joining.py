@@ -31,7 +31,7 @@ from densevit_batch.prediction_tables import IMAGES
 MAX_IMAGES, MAX_OBJECTS = 1000, 200_000  # rows per part of a table
 
 
-def join(folder: Path, maps: Callable[[], MapFiles], complete: bool = True) -> Counts:
+def join_blocks(folder: Path, maps: Callable[[], MapFiles], complete: bool = True) -> Counts:
     """Joins the blocks of all parts in the order of the list. Returns the counts. Removes the parts if no image is left
     and none failed.
 

@@ -12,7 +12,7 @@ from densevit.interfaces import RGB, Class, Predictions
 from densevit_batch.image_file import ImageFile
 from densevit_batch.image_texts import image_texts
 from densevit_batch.image_writers import OutputFolder
-from densevit_batch.joining import join
+from densevit_batch.joining import join_blocks
 from densevit_batch.prediction_folder import Counts, open_folder, parts_of, write_block
 
 
@@ -37,4 +37,4 @@ def write_predictions(
             result = Result(np.zeros((*size, 3), np.uint8), size, predictions, classes)
             texts.append(image_texts(image, result, output, format))
         write_block(file, Counts(len(texts)), texts)
-    join(folder, lambda: output.maps)
+    join_blocks(folder, lambda: output.maps)

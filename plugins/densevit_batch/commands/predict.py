@@ -48,7 +48,7 @@ def run(args: Namespace) -> int:
     from densevit_batch.commands.prediction_processes import devices_of, predict_on_devices, this_process
     from densevit_batch.folder_prediction import FolderPrediction, PredictionOptions
     from densevit_batch.input_images import find_images
-    from densevit_batch.joining import join
+    from densevit_batch.joining import join_blocks
     from densevit_batch.prediction_folder import open_folder
 
     rank, processes, local = this_process()
@@ -97,7 +97,7 @@ def run(args: Namespace) -> int:
     open_folder(args.out, prediction.settings, args.resume)
     if args.devices > 1:
         return predict_on_devices(args, devices, names) or _show(
-            args, prediction, join(args.out, lambda: prediction.output.maps), len(images)
+            args, prediction, join_blocks(args.out, lambda: prediction.output.maps), len(images)
         )
     status = _predict(args, prediction)
     return 0 if status == 1 and processes > 1 else status  # torchrun ends the other processes after a status of 1
@@ -152,7 +152,7 @@ def _check(args: Namespace, shares: bool) -> None:
 def _predict(args: Namespace, prediction: "FolderPrediction") -> int:
     """Predicts the remaining images; shows progress and predictions per image."""
     from densevit_batch.image_texts import text_of_image
-    from densevit_batch.joining import join
+    from densevit_batch.joining import join_blocks
 
     output, part, stopped = args.output, prediction.part, False
     with part.begun(args.resume):
@@ -168,7 +168,7 @@ def _predict(args: Namespace, prediction: "FolderPrediction") -> int:
                         output.show(f"{predicted.image.file_name}: {text}")
         except KeyboardInterrupt:
             stopped = True
-        counts = join(args.out, lambda: prediction.output.maps, False) if part.count == 1 else part.counts
+        counts = join_blocks(args.out, lambda: prediction.output.maps, False) if part.count == 1 else part.counts
     if stopped:
         rest = "drawn/ has these" if args.video else f"Continue with --out {args.out} --resume"
         output.problem(f"Stopped after {counts.images} of {part.total} images. {rest}")

@@ -22,14 +22,14 @@ def run(args: Namespace) -> int:
     check_writable(args.predictions, fix="Fix: make it writable.")  # before slow imports
     from densevit.data.io.map_files import MapFiles
     from densevit.inference import model_loading
-    from densevit_batch.joining import join
+    from densevit_batch.joining import join_blocks
     from densevit_batch.prediction_folder import read_settings, saved_classes
 
     def maps() -> MapFiles:
         model = model_loading.load(read_settings(args.predictions)["model"], "cpu", args.trust)
         return MapFiles(args.predictions, saved_classes(args.predictions, model.classes), model.target_types)
 
-    counts = join(args.predictions, maps)
+    counts = join_blocks(args.predictions, maps)
     args.output.show(
         f"{args.predictions}: {counts.images:,} images are joined; {len(counts.failed):,} could not be read"
     )
