@@ -11,7 +11,7 @@ from densevit.targets.types import TargetTypes, as_array
 from densevit_batch.image_file import ImageFile
 from densevit_batch.image_writers import OutputFolder
 from densevit_batch.prediction_columns import image_columns
-from densevit_batch.prediction_entries import csv_text, json_entries, json_lines, table_row
+from densevit_batch.prediction_entries import csv_text, json_entries, table_row
 from densevit_batch.prediction_folder import Failed, Texts
 from densevit_batch.prediction_tables import FAILED, IMAGES, OBJECTS, PREDICTED
 
@@ -40,7 +40,7 @@ def image_texts(file: ImageFile, result: Result, output: OutputFolder, format: s
             names = {c.file_id: c.name for c in classes}
             texts[f"{prefix}predictions.csv"] = csv_text(entries, names, output.thresholds[head], file.file_name)
             if format == "json":
-                texts[f"{prefix}predictions.json"] = json_lines(entries)
+                texts[f"{prefix}predictions.json"] = ",\n".join(map(json.dumps, entries))
             else:
                 image_values = image_columns(predictions, classes, types)
                 entry |= {f"{prefix}{key}": value for key, value in image_values.items()}

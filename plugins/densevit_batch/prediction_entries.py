@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,11 +31,6 @@ def json_entries(
     rows = zip(*objects.values(), strict=True)
     entries = [{"image_id": image_id} | {key: value for part in row for key, value in part.items()} for row in rows]
     return entries + ([{"image_id": image_id, **image}] if image else [])
-
-
-def json_lines(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Returns entries as JSON, one per line, with commas between them."""
-    return ",\n".join(map(json.dumps, entries))
 
 
 def table_row(entry: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, Any]:

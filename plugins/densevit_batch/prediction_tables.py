@@ -66,22 +66,19 @@ def read_part(file: Path) -> "pyarrow.Table":
         raise DataError(f"{file} cannot be read as Parquet: {one_line(error)}.") from None
 
 
-def read_images(table: Path) -> list[dict[str, Any]]:
-    """Returns the rows of predicted images: the keys of images.json, and the predictions per image."""
-    return [row for row in read_table(table).to_pylist() if row.pop("state") == PREDICTED]
-
-
 def listed_images(folder: Path) -> list[dict[str, Any]]:
-    """Returns the predicted images in a folder, from images.parquet or images.json. Raises DataError if there is
-    neither, for example if parts are not joined."""
+    """Returns the predicted images in a folder: the entries of images.json, or the rows of images.parquet, which also
+    have the predictions per image. Raises DataError if there is neither, for example if parts are not joined."""
     if (folder / "parts").is_dir() and not any((folder / name).exists() for name in (IMAGES, "images.json")):
         raise DataError(f"{folder}: its parts are not joined. Fix: densevit predictions join {folder}.")
     table = folder / IMAGES
-    return read_images(table) if is_table(table) else list(read_json(folder / "images.json"))
+    if not is_table(table):
+        return list(read_json(folder / "images.json"))
+    return [row for row in read_table(table).to_pylist() if row.pop("state") == PREDICTED]
 
 
 def read_objects(table: Path, images: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the objects in COCO's results format. images: the result of `read_images`."""
+    """Returns the objects in COCO's results format. images: the result of `listed_images`."""
     return object_entries(read_table(table), images)
 
 

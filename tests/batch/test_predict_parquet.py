@@ -12,7 +12,7 @@ import torch
 
 import densevit
 from densevit_batch.image_file import ImageFile
-from densevit_batch.prediction_tables import IMAGES, OBJECTS, read_images, read_objects
+from densevit_batch.prediction_tables import IMAGES, OBJECTS, listed_images, read_objects
 from tests.batch.written_predictions import write_predictions
 from tests.cli.stand_in import CLASSES, read
 
@@ -26,7 +26,7 @@ def as_text(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
 
 def check_same(tables: str, jsons: str) -> None:
     """Both folders have the same images and objects; ids are text in the tables."""
-    images = read_images(Path(tables, IMAGES))
+    images = listed_images(Path(tables))
     assert as_text(images, "id") == as_text(read(f"{jsons}/images.json"), "id")
     objects = read_objects(Path(tables, OBJECTS), images)
     assert as_text(objects, "image_id") == as_text(read(f"{jsons}/predictions.json"), "image_id")
@@ -52,7 +52,7 @@ def test_tables_have_the_images_and_objects_of_the_json_files(model, photos, run
     assert (dog.score, dog.category_id, *dog[BOX]) == (0.75, 18, 1, 2, 51, 38)
     Path("a/1.jpg").rename("b/2.jpg")
     run("predict", "run", "b/2.jpg", "b/000139.jpg", "--out", "numbers", "--format", "parquet")
-    assert [image["id"] for image in read_images(Path("numbers", IMAGES))] == [2, 139]
+    assert [image["id"] for image in listed_images(Path("numbers"))] == [2, 139]
 
 
 def test_heads_have_tables_with_masks_and_images_have_their_predictions(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_heads_have_tables_with_masks_and_images_have_their_predictions(tmp_path
     rows = pandas.read_parquet(tmp_path / IMAGES)
     assert rows.id.tolist() == [3, 4] and rows["kind/image_class"].tolist() == ["dog", "dog"]
     assert rows["kind/image_score"].tolist() == [0.5, 0.5] and rows.width.tolist() == [6, 6]
-    every = read_objects(tmp_path / "things" / OBJECTS, read_images(tmp_path / IMAGES))
+    every = read_objects(tmp_path / "things" / OBJECTS, listed_images(tmp_path))
     objects = [entry for entry in every if entry["score"] >= 0.5]
     code = {"size": [4, 6], "counts": objects[0]["segmentation"]["counts"]}
     assert objects == [{"image_id": 4, "category_id": 18, "score": 0.5, "segmentation": code}]
