@@ -1,6 +1,5 @@
-"""NMS of a head without its own: equal boxes from Python, the command, a saved model and an exported file."""
+"""NMS of a head without its own: equal boxes from Python, a saved model and an exported file."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,10 @@ import torch
 from PIL import Image
 
 import densevit
-from densevit.cli import main
 from densevit.config import InferenceSection
 from densevit.errors import ConfigError
 from densevit.interfaces import Predictions
-from densevit.model import inference_by_head
+from densevit.model import DenseModel, inference_by_head
 from densevit.model.duplicate_boxes import without_duplicates
 from tests.model.small_models import Depth, Pixels, model_of
 from tests.model.test_tiled_detection import Masks, Oracle
@@ -64,9 +62,8 @@ def rounded(boxes: torch.Tensor) -> list[list[float]]:
     return sorted([round(value, 1) for value in box] for box in boxes.tolist())
 
 
-@pytest.mark.integration
-def test_all_places_predict_the_same_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def detector_and_image() -> tuple[DenseModel, np.ndarray]:
+    """A detector with equal boxes, and an image, which is written to image.png."""
     torch.manual_seed(0)
     plain = densevit.create_model({"name": "swin", "variant": "nano", "window_size": 4}, {"cells": DETR}, ["a", "b"])
     with torch.no_grad():
@@ -74,6 +71,13 @@ def test_all_places_predict_the_same_boxes(tmp_path: Path, monkeypatch: pytest.M
             parameter += 0.3 * torch.randn_like(parameter)
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
     Image.fromarray(image).save("image.png")
+    return plain, image
+
+
+@pytest.mark.integration
+def test_all_places_predict_the_same_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain, image = detector_and_image()
     expected = kept(plain.predict(image, threshold=0))
     without = plain.with_inference({"nms": IOU})
     densevit.save(plain, "plain.safetensors")
@@ -89,12 +93,6 @@ def test_all_places_predict_the_same_boxes(tmp_path: Path, monkeypatch: pytest.M
     ):
         result = predictor.predict(image, threshold=0, inference=options)
         assert np.allclose(rounded(result.boxes), expected, atol=0.11), place
-    for words in (["plain.safetensors", "--nms", str(IOU)], ["without.safetensors"], ["without.onnx"]):
-        out = Path(f"found-{words[0]}")
-        assert main(["predict", words[0], "image.png", *words[1:], "--out", str(out), "--quiet"]) == 0
-        objects = json.loads((out / "predictions.json").read_text())
-        boxes = torch.tensor([entry["bbox"] for entry in objects])
-        assert np.allclose(rounded(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)), expected, atol=0.11)
 
 
 @pytest.mark.parametrize(
