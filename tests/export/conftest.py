@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.cli.conftest import run as run
 from tests.small_models import NAMES, program_predictor
 
 
