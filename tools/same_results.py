@@ -2,12 +2,13 @@
 
     python tools/same_results.py BEFORE AFTER [--only ROW ...]
 
-Each row runs with both trees at once, each in processes with one thread and PYTHONPATH=TREE:TREE/plugins; plugins are
-found through the entry points that are installed. Prints a line for each recorded thing: its digest, or where it
+Each row runs with both trees at once, each in processes with one thread, with the tree's packages and entry points
+first on the path. Prints a line for each recorded thing: its digest, or where it
 differs most. The exit status is 1 if anything differs.
 """
 
 import argparse
+import configparser
 import csv
 import io
 import json
@@ -60,9 +61,16 @@ class Tree:
 
     def __init__(self, root: Path, out: Path) -> None:
         self.root, self.out = root.resolve(), out
+        setup = configparser.ConfigParser()
+        setup.read(self.root / "setup.cfg")
+        groups = [f"[{group}]\n{names}" for group, names in setup["options.entry_points"].items()]
+        information = out / "site" / "densevit-0.dist-info"
+        information.mkdir(parents=True)
+        (information / "METADATA").write_text("Metadata-Version: 2.1\nName: densevit\nVersion: 0\n")
+        (information / "entry_points.txt").write_text("\n".join(groups))
         self.environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join((str(self.root), str(self.root / "plugins"))),
+            "PYTHONPATH": os.pathsep.join(map(str, (out / "site", self.root, self.root / "plugins"))),
             **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
         }
 
