@@ -291,8 +291,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     differs = False
     with tempfile.TemporaryDirectory() as out, ThreadPoolExecutor(2) as pool:
         trees = [Tree(root, Path(out) / name) for root, name in zip(args.trees, ("before", "after"), strict=True)]
-        for tree in trees:
-            tree.out.mkdir()
         for row in args.only:
             for name, value, different in compare(*pool.map(ROWS[row], trees)):
                 print(f"| {row} | {name} | {value} | {different or 'equal'} |", flush=True)
