@@ -1,28 +1,20 @@
-"""Whether lower is better: every metric of every evaluator, and every place that compares or marks its values."""
+"""Whether lower is better: every metric of every evaluator, in trainings and on pages."""
 
 import ast
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 import densevit
-from densevit.evaluation import tables_file
 from densevit.evaluation.depth_alignment import Alignment
-from densevit.evaluation.metric_order import SKIPPED_IMAGES
 from densevit.interfaces import Class, Evaluator
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.loop.validation_loss import ValidationLoss
-from densevit_probes.board_page import ranks, tables
-from densevit_probes.board_rows import Row, add_row
-from densevit_workbench.benchmarking.benchmark_results import CaseResult
-from densevit_workbench.benchmarking.benchmark_tables import markdown
-from densevit_workbench.benchmarking.digest import PARTS, digest_of
-from densevit_workbench.reports.run_comparison import best_positions
 from tools.conventions.results import direction
 
 CLASSES = (Class("a/b", 1, (1, 1, 1)), Class("c", 2, (2, 2, 2)))
@@ -49,11 +41,6 @@ def is_error(metric: str) -> bool:
     return bool(re.fullmatch(ERRORS, base))
 
 
-def board_row(name: str, metric: str, score: float, errors: Sequence[str]) -> Row:
-    parts = dict.fromkeys(PARTS, "x")
-    return Row(name, {metric: [score]}, [metric], [*errors], config={"seed": 0}, parts=parts, digest=digest_of(parts))
-
-
 @pytest.mark.parametrize("beside_a_head", [False, True])
 def test_the_best_epoch_and_patience_follow_the_direction_of_every_metric(beside_a_head: bool) -> None:
     heads = {"seg": densevit.create_evaluator("segmentation", CLASSES)} if beside_a_head else {}
@@ -64,32 +51,10 @@ def test_the_best_epoch_and_patience_follow_the_direction_of_every_metric(beside
         assert best.exhausts(1) != is_error(metric), metric
 
 
-def test_comparisons_boards_and_tables_order_every_metric_alike(tmp_path: Path) -> None:
-    for evaluator, metric in metrics():
-        tables_file.write_tables({"h": evaluator}, tmp_path, {}, {})
-        errors, low, arrow = tables_file.read_lower_is_better(tmp_path), is_error(metric), "↑↓"[is_error(metric)]
-        assert best_positions([tmp_path] * 2, [{}, {}])(f"h/{metric}", [0.2, 0.4]) == [1 - low], metric
-        rows = [board_row(str(score), f"h/{metric}", score, errors or ()) for score in (0.2, 0.4)]
-        assert ranks(rows, f"h/{metric}") == ([1, 2] if low else [2, 1]), metric
-        for row in rows:
-            add_row(tmp_path / "board", row)
-        assert f"h/{metric} {arrow} |" in tables(tmp_path / "board"), metric
-        training = {"metrics": {f"h/{metric}": 0.2}, "main": [f"h/{metric}"], "lower_is_better": errors}
-        setting = {"data": "scenes", "image_size": [8, 8], "batch_size": 8, "initial_weights": "random"}
-        result = CaseResult("", "swin", "h", setting | {"evaluated_data": {}}, training=training)
-        facts = {"command": "", "densevit": "1.0", "torch": "2.9", "device": "cpu", "threads": 2}
-        assert f"h {metric} {arrow} |" in markdown({"case": result}, facts), metric
-
-
 def test_the_results_of_runs_on_the_pages_have_the_directions_of_their_evaluators() -> None:
     trainings = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))["trainings"].values()
     names = {name for training in trainings for name in training.get("scores", {})}
     assert {name: direction(name) for name in names} == {n: -1 if is_error(n.split("/")[1]) else 1 for n in names}
-
-
-def test_more_skipped_images_are_worse(tmp_path: Path) -> None:
-    tables_file.write_tables({}, tmp_path, {}, {})
-    assert best_positions([tmp_path] * 2, [{}, {}])(SKIPPED_IMAGES, [3.0, 5.0]) == [0]
 
 
 def test_only_the_order_of_metrics_reads_what_evaluators_declare() -> None:

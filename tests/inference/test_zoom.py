@@ -1,14 +1,7 @@
 """Metres stay metres at every image size: all doors of prediction x sizes x target types that a zoom changes."""
 
 import ast
-import importlib
-import inspect
-import pkgutil
-import re
-from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +10,6 @@ import torch
 import densevit
 from densevit.data.transforms.fixed import Fixed, Resize
 from densevit.data.transforms.sample_resizing import EvaluationTransform
-from densevit.model import DenseModel, InferenceModel
 from tests.inference.zoomed_models import IMAGE, MAPS, SIDE, SIZES, TYPES, VALUE, check, predicted, write_model
 
 
@@ -72,56 +64,6 @@ def test_a_stretched_and_a_canvas_resize(run):
 def test_an_evaluation_at_another_size(tmp_path, override):
     write_model(tmp_path / "run", ["depth"])
     assert densevit.evaluate(str(tmp_path / "run"), overrides=[override])["depth/AbsRel"] < 0.05
-
-
-FILES: dict[str, dict[str, Any]] = {
-    "file.onnx": {},
-    "canvas.onnx": {"canvas": (96, 128)},
-    "postprocess.onnx": {"postprocess": True},
-    "resize.onnx": {"resize": True},
-    "resize_postprocess.onnx": {"resize": True, "postprocess": True},
-    "file.pt2": {},
-}
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("replaced", [False, True], ids=["of the training", "of another size"])
-@pytest.mark.parametrize("name", FILES)
-def test_exported_files(run, tmp_path, name, replaced):
-    predictor = densevit.load(run)
-    predictor = predictor.with_resize(Fixed(96)) if replaced else predictor
-    densevit.export(predictor, tmp_path / name, quiet=True, **FILES[name])
-    file = densevit.load(tmp_path / name, trust=True)
-    for size in (None, 90, (40, 96)):
-        check(predicted(file, image_size=size))
-    if FILES[name].get("resize"):  # also for other programs
-        outputs = file.file.run(np.ascontiguousarray(IMAGE.transpose(2, 0, 1)[None]))
-        check({key: {key: outputs[f"{key}/{key}"]} for key in TYPES})
-
-
-def subclasses(cls: type) -> Iterator[type]:
-    for child in cls.__subclasses__():
-        yield child
-        yield from subclasses(child)
-
-
-def test_every_kind_of_model_undoes_zooms():
-    """A class that replaces `infer` passes the references on, or returns predictions that were converted before."""
-    commands = metadata.entry_points(group="densevit.commands")
-    for package in map(importlib.import_module, {command.module.partition(".")[0] for command in commands}):
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith("__main__"):
-                importlib.import_module(module.name)
-    replaced = [
-        cls
-        for cls in [DenseModel, *subclasses(InferenceModel)]
-        if "infer" in vars(cls) and cls.__module__.startswith("densevit")
-    ]
-    assert {cls.__name__ for cls in replaced} >= {"DenseModel", "Engine"}
-    for cls in replaced:
-        source = inspect.getsource(vars(cls)["infer"])
-        assert "references" in inspect.signature(vars(cls)["infer"]).parameters
-        assert re.search(r"at_reference_size\((?:.|\n)*references", source) or "stored" in source, cls
 
 
 def test_predictions_reach_users_through_one_function():

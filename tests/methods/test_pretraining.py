@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import densevit
+from densevit import registry
 from densevit.errors import ConfigError
 from densevit.interfaces import LossContext
 from tests.methods.pretraining import built, config, views_of
@@ -65,3 +66,9 @@ def test_one_image_has_no_contrast() -> None:
     model, method = built("moco_v3", **METHODS["moco_v3"])
     with pytest.raises(ConfigError, match=r"Fix: set data\.batch_size to 2"):
         method.training_step(model, views_of(64, 64, count=1), LossContext())
+
+
+def test_methods_that_resample_see_no_missing_pixels() -> None:
+    methods = {name: registry.load("methods", name) for name in registry.find("methods")}
+    ours = [name for name, method in methods.items() if method.__module__.startswith("densevit_methods")]
+    assert len(ours) > 5 and not [name for name in ours if methods[name].any_channels]

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +20,6 @@ from densevit.config import yaml_io
 from densevit.errors import ConfigError, DensevitError
 from densevit.registry import plugin_loading
 from densevit.weights import model_file
-from densevit_export import engine
 
 pytestmark = pytest.mark.integration
 
@@ -181,17 +179,11 @@ def as_checkpoint(file: Path) -> Path:
     return file.with_suffix(".ckpt")
 
 
-def exported(file: Path) -> Any:
-    """An exported file, .onnx or .pt2, with the header of a model file."""
-    return SimpleNamespace(path=file.with_suffix(".onnx"), header={"model": model_file.read(file)[1], "heads": {}})
-
-
 MODEL = {"backbone": VALUES["backbone"], "heads": {"weights": {"name": CLASS}}}
 BACKBONE = {"backbone": {"name": CLASS}, "heads": {}}
 DOORS = {
     "load": (MODEL, densevit.load),
     "load a checkpoint": (MODEL, lambda file: densevit.load(as_checkpoint(file))),
-    "load an exported file": (MODEL, lambda file: engine.build(exported(file))),
     "model file": (MODEL, model_file.load),
     "backbone": (BACKBONE, model_file.load_backbone),
     "backbone option": ({"backbone": {"name": "resnet", "weights_of": {"weights": CLASS}}}, model_file.load_backbone),

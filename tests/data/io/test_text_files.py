@@ -1,4 +1,4 @@
-"""Text, YAML and JSON files of other programs."""
+"""Text and JSON files of other programs."""
 
 import codecs
 from pathlib import Path
@@ -9,7 +9,6 @@ from densevit.data.datasets.color_tables import read_labelmap
 from densevit.data.io.text_files import read_json, read_text
 from densevit.errors import DataError
 from densevit.evaluation import tables_file
-from densevit_workbench.interchange.yaml_text import read_yaml_as_text
 
 
 def test_byte_order_marks_are_no_part_of_the_text(tmp_path):
@@ -37,7 +36,6 @@ def test_errors_name_the_file(tmp_path):
     for read, content, message in (
         (read_text, b"caf\xe9", "a.file cannot be read as UTF-8 text: "),
         (read_json, b"{", "a.file is not valid JSON: "),
-        (read_yaml_as_text, b"a: [", "a.file is not valid YAML: "),
     ):
         (tmp_path / "a.file").write_bytes(content)
         with pytest.raises(DataError, match=message):

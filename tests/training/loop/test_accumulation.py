@@ -1,7 +1,7 @@
 """Gradient accumulation: an optimiser step of several batches has the gradients of one large batch.
 
 With different numbers of objects in the batches, and one without any; with ignored pixels; with invalid depth. The
-losses of every head are compared in test_accumulation_of_heads.py.
+losses of every head are compared in tests/heads/test_accumulation_of_heads.py.
 """
 
 from typing import Any
