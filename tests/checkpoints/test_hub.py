@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import densevit
+from densevit import config as configs
 from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
 from tests.weights.states import STATE, assert_state
@@ -101,6 +103,23 @@ def test_all_hub_shards_are_downloaded(hub):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     assert_state(read("hf:facebook/model").tensors)
     assert set(where.values()) < set(hub.requested)
+
+
+def test_a_published_model_is_that_of_its_file(hub):
+    image = torch.randint(256, (40, 50, 3), dtype=torch.uint8).numpy()
+    config = configs.from_mapping(
+        {
+            "backbone": {"name": "resnet", "depth": 18},
+            "heads": {"segmentation": {"name": "setr", "decoder": "naive", "width": 16}},
+            "data": {"name": "scenes", "image_size": 64},
+            "trainer": {"max_steps": 1},
+        }
+    )
+    expected = densevit.create_model(config, classes=["a", "b"]).eval()
+    densevit.save(expected, hub.folder / "facebook/model/model.safetensors")
+    loaded = densevit.load("hf:facebook/model")
+    assert loaded.config == config and loaded.classes == expected.classes
+    assert torch.equal(loaded.predict(image).semantic, expected.predict(image).semantic)
 
 
 def test_a_repository_without_the_file_is_an_error(hub):

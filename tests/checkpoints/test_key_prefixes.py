@@ -177,6 +177,12 @@ def test_an_incomplete_model_is_named_and_its_backbone_not_read_alone(tmp_path):
         convert_checkpoint(Checkpoint({"unlike.anything": torch.ones(1), **state}, "half.pth"))
 
 
+def test_a_backbone_s_file_is_no_model(resnet, tmp_path):
+    torch.save(resnet, tmp_path / "r18.pth")
+    with pytest.raises(WeightsError, match=r"r18\.pth: contains only a backbone \(resnet\)"):
+        densevit.load(tmp_path / "r18.pth")
+
+
 # ---- values ----
 
 

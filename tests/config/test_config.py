@@ -196,8 +196,8 @@ def test_all_wrong_options_of_all_plugins_are_listed():
     assert keys == ["backbone.varient", "heads.detection.name:", "data.rot", "data.train_lenght", "optim.name:"]
 
 
-def test_a_run_has_the_full_name_of_a_shipped_recipe(project: Path):
+def test_a_run_has_the_full_name_of_a_shipped_recipe():
     write("start/mine.yaml", "base: detector\n")
-    names = ("detector", "start/detector", "configs/start/detector.yaml", project / "configs/start/detector.yaml")
+    names = ("detector", "start/detector", "configs/start/detector.yaml", yaml_io.find_file("start/detector"))
     assert [yaml_io.run_name(name) for name in names] == ["detector", *["start-detector"] * 3]
     assert yaml_io.run_name("start/mine.yaml") == "mine"

@@ -1,4 +1,4 @@
-"""A data set without splits for each registered data set: its images are divided into train and val."""
+"""A data set without splits for each of densevit's data sets: its images are divided into train and val."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -7,9 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-
-from densevit.data.datasets.label_maps import LabelMaps
-from densevit_workbench.interchange.shard_writer import write_shards
 
 SIDE = 32
 HALVES = np.repeat([[1] * (SIDE // 2) + [2] * (SIDE // 2)], SIDE, axis=0)
@@ -82,35 +79,6 @@ def image_folder(root: Path, numbers: Iterable[int]) -> None:
         images(root, [n], f"{'odd' if n % 2 else 'even'}/{{}}.png")
 
 
-def yolo(root: Path, numbers: Iterable[int]) -> None:
-    images(root, numbers)
-    (root / "labels").mkdir(exist_ok=True)
-    for n in numbers:
-        (root / "labels" / f"{n}.txt").write_text("0 0.5 0.5 0.25 0.25\n")
-    (root / "data.yaml").write_text("path: .\ntrain: images\nnames: [leaf]\n")
-
-
-def voc(root: Path, numbers: Iterable[int]) -> None:
-    images(root, numbers, "JPEGImages/{}.png")
-    (root / "Annotations").mkdir(exist_ok=True)
-    size = f"<size><width>{SIDE}</width><height>{SIDE}</height><depth>3</depth></size>"
-    box = "<bndbox><xmin>2</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
-    for n in numbers:
-        (root / "Annotations" / f"{n}.xml").write_text(
-            f"<annotation><filename>{n}.png</filename>{size}<object><name>leaf</name>{box}</object></annotation>"
-        )
-
-
-def shards(root: Path, numbers: Iterable[int]) -> None:
-    source = root.with_name(f"{root.name} source")
-    label_maps(source, numbers)
-    (source / "images").rename(source / "images all")
-    (source / "labels").rename(source / "labels all")
-    folders = {"images": "images {split}", "labels": "labels {split}", "splits": {"test": "all"}}
-    dataset = LabelMaps("test", str(source), classes=["first", "second"], **folders)
-    assert len([*write_shards(dataset, root / "train", 10_000)]) == len(list(numbers))
-
-
 CLASSES = {"classes": ["first", "second"]}
 NO_SPLITS = {"images": "images/*.png", "labels": "labels/*.npy"}
 SETS = {
@@ -136,7 +104,4 @@ SETS = {
     ),
     "folders of classes": Undivided("image_folder", image_folder),
     "images": Undivided("images", images),
-    "yolo": Undivided("yolo", yolo),
-    "voc": Undivided("voc", voc),
-    "shards of train": Undivided("shards", shards),
 }

@@ -14,8 +14,6 @@ from densevit.evaluation.image_classification import Classification
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.evaluation.panoptic import Panoptic
 from densevit.interfaces import Class
-from densevit_probes.correspondence import MatchRecall
-from densevit_probes.normals import NormalAngles
 
 CLASSES = [Class(name, n, (0, 0, 0)) for n, name in enumerate("abc")]
 IMAGES = 6
@@ -51,30 +49,17 @@ def panoptic(draw):
     return {"panoptic": prediction["semantic"].int() * 1000, **prediction}, {"panoptic": truth["semantic"].int() * 1000}
 
 
-def matches(draw):
-    return {"match_errors": torch.from_numpy(draw.uniform(0, 30, 8))}, {}
-
-
-def normals(draw):
-    prediction, truth = torch.nn.functional.normalize(torch.from_numpy(draw.normal(size=(2, 3, 8, 8))).float(), dim=1)
-    return {"normals": prediction}, {"normals": truth}
-
-
 KINDS = {
     "label maps": (lambda: SemanticSegmentation(CLASSES, boundary=0.1), label_maps),
     "depth": (lambda: DepthErrors((), per_pixel=True), depths),
     "boxes": (lambda: CocoDetection(CLASSES), boxes),
     "classes": (lambda: Classification(CLASSES), image_classes),
     "panoptic": (lambda: Panoptic(CLASSES, masks=False), panoptic),
-    "correspondence": (lambda: MatchRecall(()), matches),
-    "normals": (lambda: NormalAngles(()), normals),
 }
 
 
-@pytest.fixture(params=KINDS)
-def kind(request):
+def evaluations(build, image):
     """`evaluated(indices, start=0)`: the evaluator of a kind that has seen these images, with ids from `start` on."""
-    build, image = KINDS[request.param]
 
     def evaluated(indices, start=0):
         evaluator = build()
@@ -84,6 +69,11 @@ def kind(request):
         return evaluator
 
     return evaluated
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return evaluations(*KINDS[request.param])
 
 
 def test_a_resample_equals_an_evaluation_of_the_resampled_images(kind):
@@ -109,12 +99,11 @@ def test_intervals_do_not_depend_on_processes_and_leave_the_metrics_unchanged(ki
 
 
 def test_the_interval_of_a_mean_is_scipys():
-    """recall10 is a mean over images."""
-    evaluator, shares = MatchRecall(()), np.random.default_rng(0).random(50)
+    """AbsRel is a mean over images."""
+    evaluator, shares = DepthErrors(()), np.random.default_rng(0).random(50)
     for number, share in enumerate(shares):
-        errors = torch.where(torch.arange(1000) < 1000 * share, 1.0, 99.0)
-        evaluator.update([{"match_errors": errors}], [{"image_id": number}])
-    intervals = bootstrap_intervals(evaluator, 2000, np.random.default_rng(1))["recall10"]
+        evaluator.update([{"depth": torch.full((4, 5), 1 + share)}], [{"image_id": number, "depth": torch.ones(4, 5)}])
+    intervals = bootstrap_intervals(evaluator, 2000, np.random.default_rng(1))["AbsRel"]
     exact = bootstrap((shares,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(2))
     assert intervals == pytest.approx([*exact.confidence_interval], abs=0.01)
 

@@ -14,6 +14,9 @@ from densevit.data.transforms.sample_resizing import resize_image
 from densevit.interfaces import Transforms
 from densevit_export import file_comparison, runtimes
 from densevit_export.exported_resizing import Resizing, check_resizing
+from densevit_heads.rtdetr.augmentation import Stretch
+from tests.data.transforms import test_missing_pixels
+from tests.data.transforms.test_missing_pixels import LARGE, resize_weights
 from tests.small_models import CELLS, CHANNELS, FOUR_MAPS, NAIVE, evaluated_at
 
 TRANSFORMS: dict[str, tuple[Any, ...]] = {
@@ -84,3 +87,18 @@ def test_a_file_with_resizing_gives_the_boxes_and_maps_of_predict(tmp_path: Path
     np.testing.assert_allclose(result["scores"][:1].numpy(), best[order], atol=2e-3)
     np.testing.assert_allclose(result["boxes"][:1].numpy(), found["x/boxes"][0][order], atol=0.02 * 211)
     assert found["y/maps"].shape[-2:] == (150, 211)  # the original pixels
+
+
+# ---- missing pixels ----
+
+test_a_pixel_is_the_mean_of_valid_pixels = test_missing_pixels.test_a_resampled_pixel_is_the_mean_of_valid_pixels
+
+
+def in_file(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return Resizing(Stretch(size))(torch.from_numpy(image)[None])[0].numpy()
+
+
+@pytest.fixture
+def step() -> tuple[Any, ...]:
+    """Of the test of missing pixels."""
+    return in_file, LARGE, resize_weights

@@ -13,6 +13,7 @@ from densevit.config import from_mapping
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, LossContext
 from densevit_methods.feature_distillation import FeatureDistillation, resampled
+from tests.config.test_mapping_values import resolved
 from tests.methods.pretraining import BACKBONES, batch_of
 
 SWIN = BACKBONES["swin"]
@@ -162,3 +163,10 @@ def test_a_training_validates_by_its_loss(teacher_file: str, tmp_path: Path) -> 
     }
     run = densevit.fit(from_mapping({**values, "heads": {}}), run_dir=tmp_path / "run")
     assert run.metrics["method/loss"] > 0
+
+
+def test_overrides_of_the_teacher_are_merged():
+    teacher = resolved("method.teacher={depth: 50}")["method"]["teacher"]
+    assert teacher == {"name": "resnet", "depth": 50, "weights": "w.pth"}
+    teacher = resolved("method.teacher={name: swin}")["method"]["teacher"]  # without resnet's depth
+    assert teacher == {"name": "swin", "weights": "w.pth"}

@@ -5,7 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from densevit.interfaces import Batch
 from densevit_probes.correspondence import MatchRecall, ViewCorrespondence, nearest, sampled
+from tests.data.transforms import test_missing_pixels
+from tests.data.transforms.test_missing_pixels import SIZE, bilinear_weights
 
 HEIGHT, WIDTH, STRIDE = 96, 128, 4
 
@@ -49,3 +52,33 @@ def test_ratio_test_and_sampling_by_hand():
     assert index.tolist() == [1] and weight.item() == pytest.approx(1 - 0.04 / 0.2, abs=1e-5)
     features, points = torch.randn(3, 4, 6), torch.tensor([[4.0, 12.0], [44.0, 28.0]])  # x, y; cells of 8 pixels
     torch.testing.assert_close(sampled(features, points, (32, 48)), features[:, [1, 3], [0, 5]].T)
+
+
+# ---- missing pixels of the warped view ----
+
+test_a_pixel_is_the_mean_of_valid_pixels = test_missing_pixels.test_a_resampled_pixel_is_the_mean_of_valid_pixels
+HOMOGRAPHY = np.array([[0.9, 0.1, 0.5], [-0.2, 1.1, 1.0], [0.005, 0.002, 1.0]])
+
+
+def view_weights(_: tuple[int, int]) -> np.ndarray:
+    """Bilinear, of the nearest pixel outside the image."""
+    inverse = np.linalg.inv(HOMOGRAPHY)
+
+    def position(row: int, column: int) -> np.ndarray:
+        point = inverse @ [column + 0.5, row + 0.5, 1]
+        return np.clip(point[:2] / point[2] - 0.5, 0, [SIZE[1] - 1, SIZE[0] - 1])
+
+    return bilinear_weights(position)
+
+
+def view(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The warped image of the probe of correspondence."""
+    padding = torch.zeros(1, *size, dtype=torch.bool)
+    batch: Batch = {"images": torch.from_numpy(image)[None], "padding_mask": padding, "targets": []}
+    return ViewCorrespondence._warped(batch, [HOMOGRAPHY])[0][0].numpy()
+
+
+@pytest.fixture
+def step():
+    """Of the test of missing pixels."""
+    return view, SIZE, view_weights

@@ -17,7 +17,7 @@ from tests.built_models import build_model
 from tests.weights.loading import built
 from tests.weights.states import equal
 
-SMALL = {"name": "tests.weights.test_pretrained:Small"}
+SMALL = {"name": "tests.weights.loading:Small"}
 THINGS = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
 ALL = (*THINGS, Class("sky", 157, (1, 2, 3), thing=False))
 

@@ -20,10 +20,12 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 
 @pytest.fixture(scope="module")
 def resnet() -> nn.Module:
-    """torchvision's ResNet-18 with random weights."""
+    """torchvision's ResNet-18 with random weights, without its classifier."""
     import torchvision
 
-    return torchvision.models.resnet18(num_classes=5)
+    resnet = torchvision.models.resnet18()
+    resnet.fc = nn.Identity()
+    return resnet
 
 
 @pytest.fixture

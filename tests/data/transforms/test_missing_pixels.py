@@ -15,16 +15,12 @@ from densevit.data.transforms.crop import Crop
 from densevit.data.transforms.mosaic import mosaic
 from densevit.data.transforms.sample_augmentation import Augmentation, rotated, rotation_matrix
 from densevit.data.transforms.sample_resizing import new_pixels, resize_image
-from densevit.interfaces import Batch, Sample
+from densevit.interfaces import Sample
 from densevit.model.test_time_augmentation import _scaled
 from densevit.targets import TargetTypes
-from densevit_export.exported_resizing import Resizing
-from densevit_heads.rtdetr.augmentation import Stretch
-from densevit_probes.correspondence import ViewCorrespondence
 
 SIZE = (14, 18)
 ANGLE = 25.0
-HOMOGRAPHY = np.array([[0.9, 0.1, 0.5], [-0.2, 1.1, 1.0], [0.005, 0.002, 1.0]])
 COUNTS, DTYPES = (1, 3, 130), ("uint8", "uint16", "float32")
 SHARES = (0.02, 0.5, 0.9)  # of missing pixels
 
@@ -56,27 +52,20 @@ def resize_weights(size: tuple[int, int]) -> np.ndarray:
     return np.kron(line_weights(SIZE[0], size[0]), line_weights(SIZE[1], size[1]))
 
 
-def rotation_weights() -> np.ndarray:
+def bilinear_weights(position: Callable[[int, int], Any]) -> np.ndarray:
+    """position: x and y in the image of a row and column."""
+    weights = np.zeros((*SIZE, *SIZE))
+    for row, column in np.ndindex(SIZE):
+        x, y = position(row, column)
+        near = np.maximum(1 - abs(np.arange(SIZE[0]) - y), 0), np.maximum(1 - abs(np.arange(SIZE[1]) - x), 0)
+        weights[row, column] = np.outer(*near)
+    return weights.reshape(np.prod(SIZE), -1)
+
+
+def rotation_weights(_: Any) -> np.ndarray:
     """Bilinear, with sums below 1 at the border."""
     inverse = np.linalg.inv(np.vstack([rotation_matrix(SIZE, ANGLE), [0, 0, 1]]))
-    weights = np.zeros((*SIZE, *SIZE))
-    for row, column in np.ndindex(SIZE):
-        x, y, _ = inverse @ [column, row, 1]
-        near = np.maximum(1 - abs(np.arange(SIZE[0]) - y), 0), np.maximum(1 - abs(np.arange(SIZE[1]) - x), 0)
-        weights[row, column] = np.outer(*near)
-    return weights.reshape(np.prod(SIZE), -1)
-
-
-def view_weights() -> np.ndarray:
-    """Bilinear, of the nearest pixel outside the image."""
-    inverse = np.linalg.inv(HOMOGRAPHY)
-    weights = np.zeros((*SIZE, *SIZE))
-    for row, column in np.ndindex(SIZE):
-        point = inverse @ [column + 0.5, row + 0.5, 1]
-        x, y = np.clip(point[:2] / point[2] - 0.5, 0, [SIZE[1] - 1, SIZE[0] - 1])
-        near = np.maximum(1 - abs(np.arange(SIZE[0]) - y), 0), np.maximum(1 - abs(np.arange(SIZE[1]) - x), 0)
-        weights[row, column] = np.outer(*near)
-    return weights.reshape(np.prod(SIZE), -1)
+    return bilinear_weights(lambda row, column: (inverse @ [column, row, 1])[:2])
 
 
 def weighted(image: np.ndarray, weights: np.ndarray, fill: np.ndarray) -> np.ndarray:
@@ -113,35 +102,27 @@ def scaled(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return _scaled(torch.from_numpy(image), size).numpy()
 
 
-def view(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The warped image of the probe of correspondence."""
-    padding = torch.zeros(1, *size, dtype=torch.bool)
-    batch: Batch = {"images": torch.from_numpy(image)[None], "padding_mask": padding, "targets": []}
-    return ViewCorrespondence._warped(batch, [HOMOGRAPHY])[0][0].numpy()
-
-
-def in_file(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return Resizing(Stretch(size))(torch.from_numpy(image)[None])[0].numpy()
-
-
 SMALL, LARGE, UNEVEN = (5, 7), (23, 31), (29, 8)
-RESAMPLING: dict[str, tuple[Callable[[np.ndarray, Any], np.ndarray], tuple[int, int]]] = {
-    "shrinking": (resized, SMALL),
-    "stretching": (resized, UNEVEN),
-    "larger scale": (scaled, LARGE),
-    "larger in a file": (in_file, LARGE),
-    "rotation": (turned, SIZE),
-    "view": (view, SIZE),
+Resample = Callable[[np.ndarray, Any], np.ndarray]
+Weights = Callable[[tuple[int, int]], np.ndarray]
+RESAMPLING: dict[str, tuple[Resample, tuple[int, int], Weights]] = {
+    "shrinking": (resized, SMALL, resize_weights),
+    "stretching": (resized, UNEVEN, resize_weights),
+    "larger scale": (scaled, LARGE, resize_weights),
+    "rotation": (turned, SIZE, rotation_weights),
 }
-WEIGHTS = {"rotation": rotation_weights, "view": view_weights}
+
+
+@pytest.fixture(params=RESAMPLING)
+def step(request: pytest.FixtureRequest) -> tuple[Resample, tuple[int, int], Weights]:
+    return RESAMPLING[request.param]
 
 
 @pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("step", RESAMPLING)
-def test_a_resampled_pixel_is_the_mean_of_valid_pixels(step: str, count: int):
+def test_a_resampled_pixel_is_the_mean_of_valid_pixels(step: tuple[Resample, tuple[int, int], Weights], count: int):
     """Each channel by itself, to within a level or float32's rounding. Missing only where all pixels are."""
-    function, size = RESAMPLING[step]
-    weights = WEIGHTS[step]() if step in WEIGHTS else resize_weights(size)
+    function, size, weights_of = step
+    weights = weights_of(size)
     for dtype in DTYPES:
         image = image_of(count, dtype)
         fill = new_pixels(image, channels_of(count, dtype))
@@ -157,7 +138,7 @@ def test_a_resampled_pixel_is_the_mean_of_valid_pixels(step: str, count: int):
             assert clear.mean() > 0.98
             tolerance = 1.01 if dtype != "float32" else 0.02
             np.testing.assert_allclose(found[clear], expected[clear], rtol=0, atol=tolerance)
-            if share and step != "rotation":
+            if share and function is not turned:
                 assert np.isnan(found).mean() < share, "one valid pixel is enough"
 
 
