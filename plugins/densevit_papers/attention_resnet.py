@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 from torch import Tensor, nn
 
 from densevit.interfaces import Backbone
-from densevit.layers import checkpointing as activation_checkpointing
+from densevit.layers.checkpointing import run
 from densevit_papers.axial import Axial
 from densevit_papers.lr_net import LocalRelations
 from densevit_papers.non_local import NonLocal
@@ -115,7 +115,7 @@ class AttentionResNet(Backbone):
         for i in range(4):
             for blocks in self._blocks(i):
                 for block in blocks:
-                    x = self._run(block, x)
+                    x = run(block, x, checkpointed=self.checkpointing and self.training)
             features.append(x)
         return features
 
@@ -124,10 +124,6 @@ class AttentionResNet(Backbone):
         for j, block in enumerate(cast(nn.Sequential, getattr(self, f"layer{stage + 1}"))):
             key = f"{stage + 1}_{j}"
             yield [block, self.inserted[key]] if key in self.inserted else [block]
-
-    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
-        checkpointed = self.checkpointing and self.training
-        return activation_checkpointing.run(block, x, checkpointed=checkpointed)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
         """Groups: the stem, and each residual block with the block inserted after it."""

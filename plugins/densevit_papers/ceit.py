@@ -18,13 +18,14 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.attention import MultiHeadAttention
+from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import resize_grid
 from densevit.layouts import GRID, TOKENS, added_to_tokens, by_name_only, count
-from densevit_papers.plain_vit import EPS, feature_blocks
+from densevit_papers.parameters import initialise_linear
+from densevit_papers.plain_vit import EPS, as_map, feature_blocks
 
 _EXPANSION = 4  # of LeFF and of the MLP of LCA
 _STEM_WIDTH, _STEM_STRIDE = 64, 4
@@ -99,14 +100,7 @@ class CeiT(Backbone):
         self.blocks = nn.ModuleList(Block(width, heads, rate) for rate in rates)
         self.feature_norms = nn.ModuleList(nn.LayerNorm(width, EPS) for _ in features)
         self.class_attention = ClassTokenAttention(width, heads, len(self.blocks)) if readout == "lca" else None
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Initial weights of the authors' code; all convolutions, including LeFF's 1x1, keep torch's values."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        self.apply(initialise_linear)  # as the authors; LeFF's 1x1 convolutions keep torch's values
         for table in (self.position_table, self.class_token):
             nn.init.trunc_normal_(table, std=0.02)
 
@@ -120,19 +114,15 @@ class CeiT(Backbone):
         features: list[Tensor] = []
         class_tokens: list[Tensor] = []
         for i, block in enumerate(self.blocks):
-            x = self._run(block, x, grid)
+            x = run(block, x, grid, checkpointed=self.checkpointing and self.training)
             class_tokens.append(x[:, 0])
             if i + 1 in self.feature_blocks:
                 norm = self.feature_norms[len(features)]
-                features.append(_as_map(norm(x[:, 1:]), grid))
+                features.append(as_map(norm(x[:, 1:]), grid))
         if self.class_attention is not None:
             token = self.class_attention(torch.stack(class_tokens, dim=1))  # (B, C)
             features[-1] = features[-1] + token[:, :, None, None]
         return features
-
-    def _run(self, block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        checkpointed = self.checkpointing and self.training
-        return activation_checkpointing.run(block, x, grid, checkpointed=checkpointed)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
         """Groups: the stem with the positions and the class token, each block, and norms with LCA."""
@@ -187,7 +177,7 @@ class Block(nn.Module):
         y = self.norm1(x)
         x = x + self.drop_path(self.attention(y, y, y))
         y = self.norm2(x)
-        cells = self.feed_forward(_as_map(y[:, 1:], grid)).flatten(2).transpose(1, 2)
+        cells = self.feed_forward(as_map(y[:, 1:], grid)).flatten(2).transpose(1, 2)
         return x + self.drop_path(torch.cat([y[:, :1].to(cells.dtype), cells], dim=1))
 
 
@@ -234,11 +224,6 @@ class ClassTokenAttention(nn.Module):
         last = last + self.attention(y[:, -1:], y, y)
         last = last + self.mlp(self.norm2(last))
         return self.norm(last).squeeze(1)
-
-
-def _as_map(cells: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, H * W, C) -> (B, C, H, W)."""
-    return cells.transpose(1, 2).unflatten(2, grid)
 
 
 def _describe(tensors: StateDict) -> dict[str, Any]:

@@ -21,11 +21,13 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.attention import attention
+from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
 from densevit.layouts import TOKENS, count
+from densevit_papers.parameters import initialise_linear, stage_depths
+from densevit_papers.plain_vit import as_map
 
 _LICENCES = Licences(
     "MIT", "unknown", "ImageNet", "none", "https://github.com/microsoft/CvT/blob/f851e68/README.md", "2026-11-29"
@@ -94,14 +96,7 @@ class CvT(Backbone):
             self.stages.append(nn.ModuleList(Block(width, heads[i], int(last), rate, gelu) for rate in rates))
         self.class_token = nn.Parameter(torch.zeros(1, widths[-1]))
         self.feature_norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Initial weights of the authors' code, which leaves convolutions at torch's values."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        self.apply(initialise_linear)
         nn.init.trunc_normal_(self.class_token, std=0.02)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -116,25 +111,18 @@ class CvT(Backbone):
                 class_token = self.class_token.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
                 tokens = torch.cat([class_token, tokens], dim=1)
             for block in self.stages[i].children():
-                tokens = self._run(block, tokens, grid)
+                tokens = run(block, tokens, grid, checkpointed=self.checkpointing and self.training)
             cells = tokens[:, int(has_class_token) :]
-            features.append(_as_map(norm(cells), grid))
-            x = _as_map(cells, grid)
+            features.append(as_map(norm(cells), grid))
+            x = as_map(cells, grid)
         return features
-
-    def _run(self, block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        checkpointed = self.checkpointing and self.training
-        return activation_checkpointing.run(block, x, grid, checkpointed=checkpointed)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
         """Groups: the first embedding, and each block, with the embedding before and the norm after it."""
-        depths: list[list[nn.Parameter]] = []
-        for i, embedding in enumerate(self.embeddings):
-            first, *blocks = (list(block.parameters()) for block in self.stages[i].children())
-            parameters = [*embedding.parameters(), *([self.class_token] if i == len(self.stages) - 1 else [])]
-            depths += [parameters + first, *blocks] if depths else [parameters, first, *blocks]
-            depths[-1] = depths[-1] + list(self.feature_norms[i].parameters())
-        return depths
+        embeddings = [list(embedding.parameters()) for embedding in self.embeddings]
+        embeddings[-1].append(self.class_token)
+        stages = zip(embeddings, self.stages, self.feature_norms, strict=True)
+        return stage_depths((embedding, stage.children(), list(norm.parameters())) for embedding, stage, norm in stages)
 
 
 class ConvEmbedding(nn.Module):
@@ -186,7 +174,7 @@ class ConvAttention(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """x: (B, P + H * W, C), P class tokens first. Returns the same shape."""
-        tokens, cells = x[:, : self.num_tokens], _as_map(x[:, self.num_tokens :], grid)
+        tokens, cells = x[:, : self.num_tokens], as_map(x[:, self.num_tokens :], grid)
         query, key, value = (
             projection(tokens, cells).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N or S, D)
             for projection in (self.query, self.key, self.value)
@@ -214,11 +202,6 @@ class QuickGELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
-
-
-def _as_map(cells: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, H * W, C) -> (B, C, H, W)."""
-    return cells.transpose(1, 2).unflatten(2, grid)
 
 
 def _describe(tensors: StateDict, gelu: str) -> dict[str, Any]:

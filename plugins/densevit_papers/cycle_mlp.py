@@ -21,6 +21,7 @@ from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
 from densevit.layouts import count
+from densevit_papers.parameters import initialise_linear, stage_depths
 
 
 class Variant(NamedTuple):
@@ -75,7 +76,7 @@ class CycleMlp(Backbone):
             rates = [drop_path * (before + j) / (sum(counts) - 1) for j in range(counts[i])]
             self.stages.append(nn.Sequential(*(Block(width, expansion, rate) for rate in rates)))
         self.feature_norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
-        self.apply(_initialise)
+        self.apply(initialise_linear)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         H, W = images.shape[-2:]
@@ -91,13 +92,10 @@ class CycleMlp(Backbone):
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
         """Groups: the first patches, and each block, with the patches before and the norm after it."""
-        depths: list[list[nn.Parameter]] = []
-        for patches, stage, norm in zip(self.patches, self.stages, self.feature_norms, strict=True):
-            first, *blocks = (list(block.parameters()) for block in stage.children())
-            embedding = list(patches.parameters())
-            depths += [embedding + first, *blocks] if depths else [embedding, first, *blocks]
-            depths[-1] = depths[-1] + list(norm.parameters())
-        return depths
+        stages = zip(self.patches, self.stages, self.feature_norms, strict=True)
+        return stage_depths(
+            (list(patches.parameters()), stage.children(), list(norm.parameters())) for patches, stage, norm in stages
+        )
 
 
 class Block(nn.Module):
@@ -153,14 +151,6 @@ def cycle(x: Tensor, dim: Literal[1, 2]) -> Tensor:
     before, after = padded.narrow(dim, 0, x.shape[dim]), padded.narrow(dim, 2, x.shape[dim])
     offset = (torch.arange(x.shape[-1], device=x.device) + 1) % 3 - 1  # (C,): 0, 1, -1, 0, 1, -1, ...
     return torch.where(offset == 0, x, torch.where(offset == 1, after, before))
-
-
-def _initialise(module: nn.Module) -> None:
-    """Initial weights of the authors' code; convolutions have PyTorch's."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def _describe(tensors: StateDict) -> dict[str, Any]:

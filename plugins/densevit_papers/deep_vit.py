@@ -4,12 +4,12 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, LayoutOptions, Licences, Line, Publishing, SpecialTensors, StateDict
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
-from densevit.layouts import GRID, TOKENS, added_to_tokens, count
+from densevit.layouts import GRID, TOKENS, added_to_tokens
+from densevit_papers import plain_vit
 from densevit_papers.plain_vit import EPS, PatchEmbedding, PlainViT, Readout, feature_blocks
 
 _EXPANSION = 3  # of the MLPs
@@ -154,18 +154,8 @@ class ReAttention(MultiHeadAttention):
 
 def describe(tensors: StateDict) -> dict[str, Any]:
     """The config section of a DeepViT, from tensors with densevit's keys."""
-    width, depth = len(tensors["norm.weight"]), count(tensors, r"blocks\.(\d+)\.norm1\.weight")
-    variant = next((name for name, sizes in VARIANTS.items() if sizes.width == width and depth <= sizes.depth), None)
-    if variant is None:
-        variants = ", ".join(f"{name} {sizes.width} and {sizes.depth}" for name, sizes in VARIANTS.items())
-        raise WeightsError(f"A DeepViT of {width} channels and {depth} blocks is not a known variant: {variants}.")
-    convolutions = "embedding.conv1.weight" in tensors
-    patch = tensors["embedding.projection.weight"].shape[-1] * (2 if convolutions else 1)
-    side = len(tensors["position_table"])
-    options: dict[str, Any] = {"variant": variant, "patch_size": patch, "image_size": patch * side}
-    if depth < VARIANTS[variant].depth:
-        options["features"] = feature_blocks(None, depth)
-    return {"backbone": {"name": "deep_vit", **options}}
+    patch = tensors["embedding.projection.weight"].shape[-1] * (2 if "embedding.conv1.weight" in tensors else 1)
+    return {"backbone": {"name": "deep_vit", **plain_vit.describe("DeepViT", VARIANTS, tensors, patch)}}
 
 
 _BLOCK = {

@@ -6,7 +6,6 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.errors import WeightsError
 from densevit.interfaces import (
     Change,
     CheckpointLayout,
@@ -19,7 +18,8 @@ from densevit.interfaces import (
 )
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
-from densevit.layouts import GRID, TOKENS, added_to_tokens, count
+from densevit.layouts import GRID, TOKENS, added_to_tokens
+from densevit_papers import plain_vit
 from densevit_papers.plain_vit import EPS, PatchEmbedding, PlainViT, Readout, feature_blocks
 
 Activation = Literal["relu6", "hswish", "hswish_eca", "hswish_se"]
@@ -186,15 +186,8 @@ _BLOCK = (
 
 def describe(tensors: StateDict) -> dict[str, Any]:
     """The config section of a LocalViT with SE, from tensors with densevit's keys."""
-    width, depth = len(tensors["norm.weight"]), count(tensors, r"blocks\.(\d+)\.norm\.weight")
-    variant = next((name for name, size in VARIANTS.items() if size.width == width and depth <= size.depth), None)
-    if variant is None:
-        variants = ", ".join(f"{name} {size.width} and {size.depth}" for name, size in VARIANTS.items())
-        raise WeightsError(f"A LocalViT of {width} channels and {depth} blocks is not a known variant: {variants}.")
-    patch, side = tensors["embedding.projection.weight"].shape[-1], len(tensors["position_table"])
-    options: dict[str, Any] = {"variant": variant, "patch_size": patch, "image_size": patch * side}
-    if depth < VARIANTS[variant].depth:
-        options["features"] = feature_blocks(None, depth)
+    options = plain_vit.describe("LocalViT", VARIANTS, tensors, tensors["embedding.projection.weight"].shape[-1])
+    width = VARIANTS[options["variant"]].width
     reduction = _EXPANSION * width // len(tensors["blocks.0.mlp.gate.fc1.weight"])
     if reduction != width:
         options["se_reduction"] = reduction

@@ -15,6 +15,7 @@ from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import mask_on_grid
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, label_counts, label_maps
+from densevit.set_prediction.limits import check_classes, check_counts
 
 _MAX = 10_000  # of counts: a typo must not allocate memory until none is left
 
@@ -71,10 +72,8 @@ class PerceiverIO(DenseHead):
                 raise ValueError(f"width is {width}; it must be a multiple of {option}, {heads}.")
         if not 1 <= feature <= len(channels):
             raise ValueError(f"feature is {feature}; the backbone has {len(channels)} feature maps, numbered from 1.")
-        if max_resolution < 2:
-            raise ValueError(f"max_resolution is {max_resolution}; it must be at least 2.")
-        if not classes:
-            raise ValueError("The segmentation data has no classes; at least one is needed.")
+        check_counts({"max_resolution": max_resolution}, 2)
+        check_classes(classes, "segmentation")
         self.feature_strides, self.feature, self.stride = tuple(strides), feature - 1, strides[feature - 1]
         self.num_blocks, self.num_bands, self.max_resolution = num_blocks, num_bands, max_resolution
         self.class_weights = ClassWeights(len(classes), class_weights)
@@ -117,9 +116,7 @@ class PerceiverIO(DenseHead):
         return {"logits": logits.transpose(1, 2).unflatten(2, (x.shape[2], x.shape[3]))}
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        if self.class_weights.balanced:
-            return {}  # depend on earlier batches
-        return label_counts(targets, self.class_weights.fixed)
+        return {} if self.class_weights.balanced else label_counts(targets, self.class_weights.fixed)
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `cross_entropy`, a mean over the labelled pixels of all processes."""

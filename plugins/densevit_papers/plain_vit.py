@@ -1,16 +1,19 @@
 """Base of plain vision transformers: patches, class token, positions, blocks and features of one stride."""
 
 import itertools
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Backbone
-from densevit.layers import checkpointing as activation_checkpointing
+from densevit.errors import WeightsError
+from densevit.interfaces import Backbone, StateDict
+from densevit.layers.checkpointing import run
 from densevit.layers.positions import resize_grid
+from densevit.layouts import count
+from densevit_papers.parameters import initialise_linear
 
 EPS = 1e-6  # of the layer norms
 Readout = Literal["ignore", "add", "project"]
@@ -54,7 +57,7 @@ class PlainViT(Backbone):
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width, EPS)
         self.readouts = nn.ModuleList(nn.Linear(2 * width, width) for _ in features if readout == "project")
-        self.apply(_initialise)
+        self.apply(initialise_linear)
         nn.init.trunc_normal_(self.class_token, std=0.02)
         nn.init.trunc_normal_(self.position_table, std=0.02)
 
@@ -67,7 +70,7 @@ class PlainViT(Backbone):
         x = torch.cat([self.class_token.to(x.dtype).expand(len(x), -1, -1), x], dim=1)  # (B, 1 + H * W, C)
         features = []
         for i, block in enumerate(self.blocks):
-            x = self._run(block, x, grid)
+            x = run(block, x, grid, checkpointed=self.checkpointing and self.training)
             if i + 1 in self.feature_blocks:
                 features.append(self._feature(x, grid, i + 1))
         return features
@@ -82,10 +85,6 @@ class PlainViT(Backbone):
         """Resizes a position table of another grid; see `densevit.weights.state_dict_loading.fit`."""
         return resize_grid(tensor, (self.position_side, self.position_side)) if name == "position_table" else None
 
-    def _run(self, block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        checkpointed = self.checkpointing and self.training
-        return activation_checkpointing.run(block, x, grid, checkpointed=checkpointed)
-
     def _feature(self, x: Tensor, grid: tuple[int, int], block: int) -> Tensor:
         """All tokens after a block -> (B, C, H, W)."""
         x = self.norm(x)
@@ -95,7 +94,7 @@ class PlainViT(Backbone):
         elif self.readout == "project":
             cells = torch.cat([cells, token.expand_as(cells)], dim=2)
             cells = F.gelu(self.readouts[self.feature_blocks.index(block)](cells))
-        return cells.transpose(1, 2).unflatten(2, grid)
+        return as_map(cells, grid)
 
 
 class PatchEmbedding(nn.Module):
@@ -122,8 +121,21 @@ def feature_blocks(features: tuple[int, ...] | None, depth: int) -> tuple[int, .
     return numbers
 
 
-def _initialise(module: nn.Module) -> None:
-    """Initial weights of DeiT's code; convolutions keep torch's."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+def as_map(cells: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, H * W, C) -> (B, C, H, W)."""
+    return cells.transpose(1, 2).unflatten(2, grid)
+
+
+def describe(model: str, variants: Mapping[str, Any], tensors: StateDict, patch_size: int) -> dict[str, Any]:
+    """The options of a `PlainViT` from tensors with densevit's keys: variant, patch size, image size, and features if
+    the last blocks are missing. model: its name for messages. variants: with `width` and `depth` each."""
+    width, depth = len(tensors["norm.weight"]), count(tensors, r"blocks\.(\d+)\.attention\.query\.weight")
+    variant = next((name for name, sizes in variants.items() if sizes.width == width and depth <= sizes.depth), None)
+    if variant is None:
+        listed = ", ".join(f"{name} {sizes.width} and {sizes.depth}" for name, sizes in variants.items())
+        raise WeightsError(f"A {model} of {width} channels and {depth} blocks is not a known variant: {listed}.")
+    image_size = patch_size * len(tensors["position_table"])
+    options: dict[str, Any] = {"variant": variant, "patch_size": patch_size, "image_size": image_size}
+    if depth < variants[variant].depth:
+        options["features"] = feature_blocks(None, depth)
+    return options

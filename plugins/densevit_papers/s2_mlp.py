@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from densevit.interfaces import Backbone
 from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
+from densevit.set_prediction.limits import check_counts
+from densevit_papers.parameters import initialise_linear
 from densevit_papers.plain_vit import feature_blocks
 
 
@@ -57,8 +59,7 @@ class S2Mlp(Backbone):
     ) -> None:
         super().__init__()
         width, depth, norm = VARIANTS[variant]
-        if patch_size < 1:
-            raise ValueError(f"patch_size is {patch_size}; it must be at least 1.")
+        check_counts({"patch_size": patch_size})
         features = feature_blocks(features, depth)
         self.channels, self.strides = (width,) * len(features), (patch_size,) * len(features)
         self.patch_size, self.feature_blocks, self.checkpointing = patch_size, features, checkpointing
@@ -66,7 +67,7 @@ class S2Mlp(Backbone):
         self.norm = normalisation(norm, width)
         rates = [drop_path * i / (depth - 1) for i in range(features[-1])]
         self.blocks = nn.ModuleList(Block(width, norm, rate) for rate in rates)
-        self.apply(_initialise)
+        self.apply(initialise_linear)  # as DeiT; there is no code of the authors
 
     def forward(self, images: Tensor) -> list[Tensor]:
         H, W = images.shape[-2:]
@@ -138,10 +139,3 @@ class Affine(nn.Module):
 
 def normalisation(norm: Literal["layer", "affine"], width: int) -> nn.Module:
     return nn.LayerNorm(width) if norm == "layer" else Affine(width)
-
-
-def _initialise(module: nn.Module) -> None:
-    """Initial weights of DeiT; there is no code of the authors."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)

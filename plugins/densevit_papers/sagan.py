@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.attention import attention
+from densevit.set_prediction.limits import check_counts
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,7 @@ class SelfAttention:
     def __post_init__(self) -> None:
         if not self.stages or not set(self.stages) <= {1, 2, 3, 4}:
             raise ValueError(f"stages is {self.stages}; it must have one or more of 1, 2, 3 and 4.")
-        if self.value_reduction < 1:
-            raise ValueError(f"value_reduction is {self.value_reduction}; it must be at least 1.")
+        check_counts({"value_reduction": self.value_reduction})
 
     def block(self, channels: int) -> nn.Module:
         return SelfAttentionBlock(channels, self.pooling, self.value_reduction)

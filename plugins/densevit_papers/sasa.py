@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from densevit.layers.attention import attention
 from densevit.layers.tracing import is_exporting
 from densevit.layers.windows import window_partition, window_reverse
+from densevit.set_prediction.limits import check_counts
 from densevit_papers.sliding_windows import check_kernel_size, outside, sliding_windows
 
 _BLOCK = 4  # cells: of the stem's attention and of its pooling
@@ -33,8 +34,7 @@ class StandAlone:
 
     def __post_init__(self) -> None:
         check_kernel_size(self.kernel_size)
-        if self.num_heads < 1:
-            raise ValueError(f"num_heads is {self.num_heads}; it must be at least 1.")
+        check_counts({"num_heads": self.num_heads})
         if not self.stages or not set(self.stages) <= {1, 2, 3, 4}:
             raise ValueError(f"stages is {self.stages}; expected numbers from 1 to 4.")
 

@@ -2,7 +2,7 @@
 global tokens."""
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
 from densevit.layers.table_cache import cached_table
 from densevit.layers.tracing import is_exporting
+from densevit.set_prediction.limits import check_counts
+from densevit_papers.parameters import initialise_linear, stage_depths
+from densevit_papers.plain_vit import as_map
 
 EPS = 1e-6  # of the layer norms
 PATCHES = (4, 2, 2, 2)  # side of the patches of a stage, in pixels or in cells of the stage before
@@ -72,9 +75,8 @@ class VisionLongformer(Backbone):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        for option, value, least in (("window_size", window_size, 1), ("global_tokens", global_tokens, 0)):
-            if value < least:
-                raise ValueError(f"{option} is {value}; it must be at least {least}.")
+        check_counts({"window_size": window_size})
+        check_counts({"global_tokens": global_tokens}, 0)
         widths, heads, counts = VARIANTS[variant]
         self.channels, self.strides = widths, (4, 8, 16, 32)
         self.checkpointing = checkpointing
@@ -100,14 +102,8 @@ class VisionLongformer(Backbone):
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
         """Groups: the first patches, and each block, with the patches before it."""
-        depths: list[list[nn.Parameter]] = []
-        for stage in self.stages:
-            assert isinstance(stage, Stage)
-            first, *blocks = (list(block.parameters()) for block in stage.blocks)
-            embedding = [*stage.projection.parameters(), *stage.norm.parameters()]
-            embedding += [] if stage.tokens is None else [stage.tokens]
-            depths += [embedding + first, *blocks] if depths else [embedding, first, *blocks]
-        return depths
+        stages = (cast(Stage, stage) for stage in self.stages)
+        return stage_depths((stage.patch_parameters(), stage.blocks, []) for stage in stages)
 
 
 class Stage(nn.Module):
@@ -123,6 +119,11 @@ class Stage(nn.Module):
             nn.init.trunc_normal_(self.tokens, std=0.02)
         self.blocks = nn.ModuleList(blocks)
 
+    def patch_parameters(self) -> list[nn.Parameter]:
+        """The parameters before the blocks."""
+        tokens = [] if self.tokens is None else [self.tokens]
+        return [*self.projection.parameters(), *self.norm.parameters(), *tokens]
+
     def forward(self, x: Tensor, checkpointed: bool) -> Tensor:
         """(B, C, H, W) -> (B, width, ceil(H / patch), ceil(W / patch))."""
         H, W = x.shape[2:]
@@ -135,7 +136,7 @@ class Stage(nn.Module):
             x = torch.cat([self.tokens.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
         for block in self.blocks:
             x = activation_checkpointing.run(block, x, grid, checkpointed=checkpointed)
-        return x[:, first:].transpose(1, 2).unflatten(2, grid)
+        return as_map(x[:, first:], grid)
 
 
 class Block(nn.Module):
@@ -148,9 +149,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, EPS)
         self.mlp = FeedForward(width, _EXPANSION * width)
         self.drop_path = DropPath(drop_path)
-        for layer in (self.attention.qkv, self.attention.output, self.mlp.expand, self.mlp.contract):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+        self.apply(initialise_linear)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """x: (B, P + H * W, C), P global tokens first. grid: (H, W)."""
