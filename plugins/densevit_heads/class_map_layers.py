@@ -1,7 +1,7 @@
 """Layers of heads that classify pixels: convolutions with a norm, the classifier, and resampling of maps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Literal
 
@@ -38,6 +38,13 @@ def normalisation(norm: Norm, width: int) -> nn.Module:
     if norm == "group":
         return GroupNorm(math.gcd(32, width), width)
     return SyncBatchNorm2d(width) if norm == "sync" else nn.BatchNorm2d(width)
+
+
+def check_shares(shares: Mapping[str, float]) -> None:
+    """Raises ValueError unless each share, by option, is at least 0 and below 1."""
+    for option, share in shares.items():
+        if not 0 <= share < 1:
+            raise ValueError(f"{option} is {share}; it must be at least 0 and below 1.")
 
 
 def resample(x: Tensor, ratio: Fraction, size: Sequence[int]) -> Tensor:

@@ -7,12 +7,16 @@ from torch import Tensor
 
 from densevit.interfaces import DenseHead, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.chunked_argmax import chunked_argmax
+from densevit.losses.class_weights import ClassWeights
 from densevit.losses.segmentation import cross_entropy, label_counts, label_maps
 
 
 class ClassMapHead(DenseHead):
     """A head with class logits per pixel, `logits` (B, K, h, w), trained by cross-entropy. Subclasses implement
     `upsample`."""
+
+    task = "segmentation"
+    needs = ("semantic",)
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """To implement: resizes logits (B, k, h, w) of k classes to `size`, of the network input or a top-left crop."""
@@ -61,3 +65,18 @@ class ClassMapHead(DenseHead):
     def read_maps(self, maps: Tensor) -> Predictions:
         """(B, K, h, w) logits or probabilities -> `semantic` (B, h, w) uint8 by argmax."""
         return {"semantic": maps.argmax(1).to(torch.uint8)}
+
+
+class WeightedClassMapHead(ClassMapHead):
+    """A head whose cross-entropy has class weights."""
+
+    class_weights: ClassWeights
+
+    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
+        return {} if self.class_weights.balanced else label_counts(targets, self.class_weights.fixed)
+
+    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
+        """Returns `cross_entropy`, a mean over the labelled pixels of all processes."""
+        labels = label_maps(targets, outputs["logits"].device)
+        maps = self.maps(outputs, (labels.shape[1], labels.shape[2]))
+        return {"cross_entropy": cross_entropy(maps, labels, context, self.class_weights(labels, context))}

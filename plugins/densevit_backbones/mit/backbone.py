@@ -11,6 +11,7 @@ from densevit.interfaces import Backbone
 from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.attention import attention
 from densevit.layers.drop_path import DropPath
+from densevit_backbones.linear_weights import truncated_normal
 from densevit_backbones.mit.variants import HEADS, REDUCTIONS, VARIANTS
 
 _EXPANSION = 4  # of the MLPs
@@ -158,10 +159,8 @@ class MixFeedForward(nn.Module):
 
 def _initialise(module: nn.Module) -> None:
     """Initial weights of the authors' code."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Conv2d):
+    truncated_normal(module)
+    if isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
         nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # bias exists

@@ -11,6 +11,7 @@ from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
 from densevit.layers.stem import conv_stem
+from densevit_backbones.linear_weights import truncated_normal
 from densevit_backbones.mvit.attention import PoolingAttention, Size, pooled
 from densevit_backbones.mvit.variants import VARIANTS
 
@@ -110,7 +111,7 @@ class MViT(Backbone):
             widths.append(channels)
         self.channels = tuple(widths)
         self.feature_norms = nn.ModuleList(nn.LayerNorm(channels, eps=1e-6) for channels in self.channels)
-        self.apply(_initialise)
+        self.apply(truncated_normal)
         if self.class_token is not None:
             nn.init.trunc_normal_(self.class_token, std=0.02)
 
@@ -218,9 +219,3 @@ class MultiscaleBlock(nn.Module):
         cells = x[:, tokens:].unflatten(1, size).permute(0, 3, 1, 2)
         cells = F.max_pool2d(cells, 3, self.stride, padding=1).permute(0, 2, 3, 1).flatten(1, 2)
         return torch.cat([x[:, :tokens], cells], 1) if tokens else cells
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import Backbone
-from densevit.layers import checkpointing
+from densevit.layers.checkpointing import run
 from densevit.layers.conv_norm import conv_norm
 from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d
 from densevit_backbones.resnet.variants import BLOCKS
@@ -128,13 +128,9 @@ class ResNet(Backbone):
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
-                x = self._run(block, x)
+                x = run(block, x, checkpointed=self.checkpointing and self.training)
             features.append(x)
         return features
-
-    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
-        checkpointed = self.checkpointing and self.training
-        return checkpointing.run(block, x, checkpointed=checkpointed)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
         blocks = [block for stage in (self.layer1, self.layer2, self.layer3, self.layer4) for block in stage]

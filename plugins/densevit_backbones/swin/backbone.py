@@ -11,6 +11,7 @@ from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
 from densevit.layers.stem import conv_stem
 from densevit.layers.windows import ShiftRule
+from densevit_backbones.linear_weights import truncated_normal
 from densevit_backbones.swin.attention import CosineWindowAttention, WindowAttention
 from densevit_backbones.swin.variants import VARIANTS
 
@@ -87,7 +88,7 @@ class Swin(Backbone):
                     stage.append(SwinV2Block(channels, CosineWindowAttention(*arguments, pretrained[i]), rate))
             self.stages.append(nn.Sequential(*stage))
         self.feature_norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
-        self.apply(_initialise)
+        self.apply(truncated_normal)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         H, W = images.shape[-2:]
@@ -180,10 +181,3 @@ def _a_stage(option: str, sizes: int | tuple[int, ...]) -> tuple[int, ...]:
     if len(sizes) != 4 or not 1 <= min(sizes) <= max(sizes) <= 1024:
         raise ValueError(f"{option} is {sizes}; expected one number of cells, 1 to 1024, per stage, for four stages.")
     return sizes
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

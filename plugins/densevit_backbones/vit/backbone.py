@@ -13,6 +13,7 @@ from densevit.layers.checkpointing import run
 from densevit.layers.positions import Resizing, resize_grid, sine_grid_1d, sine_grid_2d
 from densevit.layers.rotary import rotary_table
 from densevit.layers.table_cache import cached_table
+from densevit_backbones.linear_weights import truncated_normal
 from densevit_backbones.vit.blocks import EPS, Block, Gelu, ProjectReadout, RelativePositionBias
 from densevit_backbones.vit.stems import ConvStem, PatchStem, ResNetStem, WeightStandardization
 from densevit_backbones.vit.variants import VARIANTS
@@ -158,9 +159,7 @@ class ViT(Backbone):
 
     def _initialise(self) -> None:
         for module in [*self.blocks.modules(), *self.readouts.modules()]:
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+            truncated_normal(module)
         for table in (*self._tokens(), self.position_table):
             if table is not None:
                 nn.init.trunc_normal_(table, std=0.02)

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
 from torch import Tensor
 
 from densevit.interfaces import CheckpointLayout, Line, Publishing, Rearrangement, SpecialTensors, StateDict
 from densevit.layouts import TOKENS, added_to_tokens
 from densevit_backbones import licences
-from densevit_backbones.vit.inferred_options import OPTIONS, describe
+from densevit_backbones.vit.inferred_options import OPTIONS, describe_resized
 from densevit_backbones.vit.timm_checkpoints import VIT
 
 
@@ -47,14 +47,6 @@ _LINES = (
 )
 
 
-def _resized(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a ViT with the position resizing of `dinov2/hub/backbones.py`."""
-    sections = describe(tensors)
-    if "registers" not in sections["backbone"]:
-        sections["backbone"]["position_resizing"] = "bicubic_offset"
-    return sections
-
-
 _POSITIONS = with_gated_export(added_to_tokens("pos_embed", ("cls_token",)), {"fc1": ("w12",), "fc2": ("w3",)})
 
 DINOV2 = CheckpointLayout(
@@ -68,7 +60,7 @@ DINOV2 = CheckpointLayout(
         "blocks.0.ls1.gamma",
     ),
     lines=_LINES,
-    describe=_resized,
+    describe=partial(describe_resized, resizing="bicubic_offset"),  # as `dinov2/hub/backbones.py`
     special=SpecialTensors(no_effect={"mask_token": "the mask token of pre-training"}, rearrange=_POSITIONS),
     options=OPTIONS,
     publishing=Publishing(licences=licences.DINOV2, files={"dinov2_vit*.pth": licences.DINOV2}),

@@ -51,3 +51,11 @@ def describe(tensors: StateDict) -> dict[str, Any]:
         quarters = sorted({-(-depth * i // 4) for i in (1, 2, 3, 4)})
         options["features"] = tuple(quarters[-2:] if hybrid else quarters)
     return {"backbone": options | ({} if "norm.weight" in tensors else {"feature_norm": False})}
+
+
+def describe_resized(tensors: StateDict, resizing: str) -> dict[str, Any]:
+    """As `describe`. resizing: that of positions in the project's code, which antialiases with registers."""
+    sections = describe(tensors)
+    if "registers" not in sections["backbone"]:
+        sections["backbone"][RESIZING] = resizing
+    return sections

@@ -23,7 +23,7 @@ from densevit.interfaces import (
 from densevit.layouts import GRID, TOKENS, added_to_tokens, count
 from densevit_backbones import licences
 from densevit_backbones.vit.dinov2_checkpoints import with_gated_export
-from densevit_backbones.vit.inferred_options import OPTIONS, describe
+from densevit_backbones.vit.inferred_options import OPTIONS, describe_resized
 from densevit_backbones.vit.variants import VARIANTS
 
 _NOT_IN_VIT = ("registers", "qk_norm", "swiglu", "layer_scale", "stem")  # options that transformers' ViT lacks
@@ -88,14 +88,6 @@ _MEMORY = (
     ("layers.{i}.mlp.fc2.*", f"{_BLOCK}.output.dense.*"),
     ("layers.{i}.*", f"{_BLOCK}.*"),
 )
-
-
-def _resized(tensors: StateDict) -> dict[str, Any]:
-    """The config section of a ViT with the position resizing of transformers: antialiased if it has registers."""
-    sections = describe(tensors)
-    if "registers" not in sections["backbone"]:
-        sections["backbone"]["position_resizing"] = "bicubic"
-    return sections
 
 
 def _vit_config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
@@ -171,7 +163,7 @@ def _layout(
         name=name,
         marks=("embeddings.cls_token", "encoder.layer.0.attention.attention.query.weight", *marks),
         lines=lines,
-        describe=_resized,
+        describe=partial(describe_resized, resizing="bicubic"),
         other_keys=keys,
         special=SpecialTensors(no_effect=_NO_EFFECT, rearrange=rearrange),
         options=replace(OPTIONS, saved=_check_heads, implied={"hidden_act": ("gelu",)}),

@@ -10,7 +10,7 @@ from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, OtherKeys, Publishing, SpecialTensors, StateDict
 from densevit.layouts import backbone_lines
-from densevit_heads.attention_checkpoints import deformable_attention
+from densevit_heads.attention_checkpoints import deformable_attention, projected_attention
 from densevit_heads.deformable_detr.checkpoints import (
     DECODER,
     ENCODER,
@@ -26,13 +26,12 @@ from densevit_heads.deformable_detr.checkpoints import (
     shared_lines,
 )
 from densevit_heads.detr.checkpoints import classes_of
-from densevit_heads.detr.transformers_checkpoints import FILE, id2label, memory
+from densevit_heads.detr.transformers_checkpoints import FILE, id2label, memory, shared_count
 
 
 def _lines() -> tuple[Line, ...]:
     """Maps all keys except the backbone's."""
     encoder, decoder = "model.encoder.layers.{i}", "model.decoder.layers.{i}"
-    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
     return (
         Line("model.input_proj.{i}.*", f"{HEAD}.levels.projections.{{i}}.*"),
         Line("model.query_position_embeddings.weight", f"{QUERIES}.embedding.weight"),
@@ -41,7 +40,7 @@ def _lines() -> tuple[Line, ...]:
         Line(f"{encoder}.fc1.*", f"{ENCODER}.ffn.expand.*"),
         Line(f"{encoder}.fc2.*", f"{ENCODER}.ffn.contract.*"),
         Line(f"{encoder}.final_layer_norm.*", f"{ENCODER}.ffn_norm.*"),
-        *(Line(f"{decoder}.self_attn.{name}.*", f"{DECODER}.self_attention.{part}.*") for name, part in names.items()),
+        *projected_attention(f"{decoder}.self_attn", f"{DECODER}.self_attention"),
         Line(f"{decoder}.self_attn_layer_norm.*", f"{DECODER}.self_attention_norm.*"),
         *deformable_attention(f"{decoder}.encoder_attn", f"{DECODER}.cross_attention"),
         Line(f"{decoder}.encoder_attn_layer_norm.*", f"{DECODER}.cross_attention_norm.*"),
@@ -60,11 +59,8 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
     options["backbone.dilation"] = bool(config.get("dilation")) or backbone.get("output_stride") == 16
     if config.get("two_stage"):
         options[f"{HEAD}.num_queries"] = config.get("two_stage_num_proposals", 300)
-    for name, key, usual in (("transformer.num_heads", "attention_heads", 8), ("num_points", "n_points", 4)):
-        counts = {config.get(f"{part}_{key}", usual) for part in ("encoder", "decoder")}
-        if len(counts) == 1:
-            options[f"{HEAD}.{name}"] = counts.pop()
-    return options
+    options |= shared_count(config, "attention_heads", 8, f"{HEAD}.transformer.num_heads")
+    return options | shared_count(config, "n_points", 4, f"{HEAD}.num_points")
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, OtherKeys, Publishing, StateDict
 from densevit.layouts import backbone_lines
+from densevit_heads.attention_checkpoints import projected_attention
 from densevit_heads.detr.checkpoints import (
     CLASS_ROWS,
     DECODER,
@@ -27,11 +28,6 @@ FILE, _MEMORY = "model.backbone.conv_encoder.model.", "model.backbone.model."
 _ENCODER, _DECODER = "model.encoder.layers.{i}", "model.decoder.layers.{i}"
 
 
-def _attention(source: str, target: str) -> tuple[Line, ...]:
-    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
-    return tuple(Line(f"{source}.{name}.*", f"{target}.{part}.*") for name, part in names.items())
-
-
 _LINES = (
     Line("model.position_embedding.row_embeddings.weight", f"{HEAD}.positions.rows"),
     Line("model.position_embedding.column_embeddings.weight", f"{HEAD}.positions.columns"),
@@ -39,14 +35,14 @@ _LINES = (
     Line("model.backbone.position_embedding.column_embeddings.weight", f"{HEAD}.positions.columns"),
     Line("model.input_projection.*", f"{HEAD}.project.project.*"),
     Line("model.query_position_embeddings.weight", f"{HEAD}.query_embedding.weight"),
-    *_attention(f"{_ENCODER}.self_attn", f"{ENCODER}.self_attention"),
+    *projected_attention(f"{_ENCODER}.self_attn", f"{ENCODER}.self_attention"),
     Line(f"{_ENCODER}.self_attn_layer_norm.*", f"{ENCODER}.residuals.0.norm.*"),
     Line(f"{_ENCODER}.fc1.*", f"{ENCODER}.feedforward.expand.*"),
     Line(f"{_ENCODER}.fc2.*", f"{ENCODER}.feedforward.contract.*"),
     Line(f"{_ENCODER}.final_layer_norm.*", f"{ENCODER}.residuals.1.norm.*"),
-    *_attention(f"{_DECODER}.self_attn", f"{DECODER}.self_attention"),
+    *projected_attention(f"{_DECODER}.self_attn", f"{DECODER}.self_attention"),
     Line(f"{_DECODER}.self_attn_layer_norm.*", f"{DECODER}.residuals.0.norm.*"),
-    *_attention(f"{_DECODER}.encoder_attn", f"{DECODER}.cross_attention"),
+    *projected_attention(f"{_DECODER}.encoder_attn", f"{DECODER}.cross_attention"),
     Line(f"{_DECODER}.encoder_attn_layer_norm.*", f"{DECODER}.residuals.1.norm.*"),
     Line(f"{_DECODER}.fc1.*", f"{DECODER}.feedforward.expand.*"),
     Line(f"{_DECODER}.fc2.*", f"{DECODER}.feedforward.contract.*"),
@@ -71,6 +67,15 @@ def memory(*attentions: str) -> tuple[tuple[str, str], ...]:
     )
 
 
+def shared_count(config: Mapping[str, Any], key: str, usual: int, option: str) -> dict[str, int]:
+    """The option from config.json if encoder and decoder have the same number, else {}.
+
+    usual: transformers' default.
+    """
+    counts = {config.get(f"{part}_{key}", usual) for part in ("encoder", "decoder")}
+    return {option: counts.pop()} if len(counts) == 1 else {}
+
+
 def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """From config.json: whether the last stage is dilated, and the number of attention heads."""
     config = metadata.get("config", {})
@@ -79,8 +84,7 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
     backbone = config.get("backbone_config") or {}
     dilation, heads = UNSAVED
     options = {dilation: bool(config.get("dilation")) or backbone.get("output_stride") == 16}
-    counts = {config.get(f"{part}_attention_heads", 8) for part in ("encoder", "decoder")}
-    return options | ({heads: counts.pop()} if len(counts) == 1 else {})
+    return options | shared_count(config, "attention_heads", 8, heads)
 
 
 def id2label(classes: Sequence[Class]) -> dict[str, dict[str, str]]:

@@ -23,8 +23,8 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.layouts import count
-from densevit_heads.attention_checkpoints import deformable_attention
-from densevit_heads.detr.transformers_checkpoints import id2label
+from densevit_heads.attention_checkpoints import deformable_attention, projected_attention
+from densevit_heads.detr.transformers_checkpoints import id2label, shared_count
 from densevit_heads.dfine.checkpoints import (
     AIFI,
     DECODER,
@@ -67,18 +67,13 @@ def _backbone_lines() -> tuple[Line, ...]:
     )
 
 
-def _attention(source: str, target: str) -> tuple[Line, ...]:
-    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
-    return tuple(Line(f"{source}.{name}.*", f"{target}.{part}.*") for name, part in names.items())
-
-
 def _lines() -> tuple[Line, ...]:
     parts = {"enter": "conv1", "leave": "conv4", "branches.0.0": "csp_rep1", "branches.0.1": "conv2"}
     parts |= {"branches.1.0": "csp_rep2", "branches.1.1": "conv3"}
     return (
         *_backbone_lines(),
         Line("model.encoder_input_proj.{i}.*", f"{ENCODER}.projections.{{i}}.*"),
-        *_attention(f"{_AIFI}.self_attn", f"{AIFI}.self_attention"),
+        *projected_attention(f"{_AIFI}.self_attn", f"{AIFI}.self_attention"),
         Line(f"{_AIFI}.fc1.*", f"{AIFI}.feedforward.expand.*"),
         Line(f"{_AIFI}.fc2.*", f"{AIFI}.feedforward.contract.*"),
         Line(f"{_AIFI}.self_attn_layer_norm.*", f"{AIFI}.residuals.0.norm.*"),
@@ -88,7 +83,7 @@ def _lines() -> tuple[Line, ...]:
         *conv_norm("model.encoder.downsample_convs.{i}.conv2", f"{ENCODER}.downsamples.{{i}}.1"),
         *fusion_blocks("model.encoder", parts),
         Line("model.decoder_input_proj.{i}.*", f"{HEAD}.projections.{{i}}.*"),
-        *_attention(f"{_LAYER}.self_attn", f"{LAYER}.self_attention"),
+        *projected_attention(f"{_LAYER}.self_attn", f"{LAYER}.self_attention"),
         *deformable_attention(f"{_LAYER}.encoder_attn", f"{LAYER}.cross_attention"),
         Line(f"{_LAYER}.gateway.*", f"{LAYER}.gate.*"),
         Line(f"{_LAYER}.fc1.*", f"{LAYER}.ffn.expand.*"),
@@ -152,8 +147,7 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
     points = config.get("decoder_n_points", 4)
     levels = config.get("num_feature_levels", 3)
     options.setdefault(f"{HEAD}.num_points", (points,) * levels if isinstance(points, int) else tuple(points))
-    heads = {config.get(f"{part}_attention_heads", 8) for part in ("encoder", "decoder")}
-    return options | ({f"{HEAD}.transformer.num_heads": heads.pop()} if len(heads) == 1 else {})
+    return options | shared_count(config, "attention_heads", 8, f"{HEAD}.transformer.num_heads")
 
 
 def _hgnet(state: StateDict, levels: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ relative depth; for metres set `--as dpt-hybrid-nyu` or `--as dpt-hybrid-kitti`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from densevit.interfaces import (
@@ -18,7 +19,8 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.layouts import added_to_tokens, backbone_lines, by_name_only, find, part, segmentation_classes
+from densevit.layouts import added_to_tokens, backbone_lines, by_name_only, find, part
+from densevit_heads.class_map_checkpoints import classes_of
 from densevit_heads.setr import checkpoints as setr
 
 LICENCES = Licences(
@@ -49,21 +51,37 @@ KITTI = {"output": "inverse", "scale": 0.00006016, "shift": 0.00579, "max_depth"
 STD = {"weight_standardization": "std"}  # timm 0.4.5's, which isl-org/DPT requires; timm 0.4.12 changed it
 
 
+def stage_lines(task: Task, i: int, **sources: str) -> list[Line]:
+    """Maps the keys of the layers of the decoder for feature map i. sources: the checkpoint's keys by layer."""
+    decode, stride = f"heads.{task}.decode", PLACES[i]
+    fuse = f"{decode}.fuse.{stride}"
+    targets = {
+        "reassemble": f"{decode}.reassemble.{i}.projection.*",
+        "resample": f"{decode}.reassemble.{i}.resample{'.0' if stride == 32 else ''}.*",
+        "project": f"{decode}.project.{i}.*",
+        "convolutions": f"{fuse}.residual{{u}}.conv{{c}}.*",
+        "norms": f"{fuse}.residual{{u}}.norm{{c}}.*",
+        "fuse": f"{fuse}.projection.*",
+    }
+    return [Line(source, targets[layer]) for layer, source in sources.items()]
+
+
 def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
-    decode = f"heads.{task}.decode"
     lines: list[Line] = []
-    for i, stride in enumerate(PLACES):
+    for i in range(len(PLACES)):
         source, fuse = f"pretrained.act_postprocess{i + 1}", f"scratch.refinenet{i + 1}"
         if i > 1 or not hybrid:  # the hybrid's first two feature maps are the ResNet's, without readout
             readout = i - 2 if hybrid else i
-            resample = f"{decode}.reassemble.{i}.resample" + (".0" if stride == 32 else "")
             lines.append(Line(f"{source}.0.project.0.*", f"backbone.readouts.{readout}.projection.*"))
-            lines.append(Line(f"{source}.3.*", f"{decode}.reassemble.{i}.projection.*"))
-            lines.append(Line(f"{source}.4.*", f"{resample}.*"))
-        lines.append(Line(f"scratch.layer{i + 1}_rn.*", f"{decode}.project.{i}.*"))
-        lines.append(Line(f"{fuse}.resConfUnit{{u}}.conv{{c}}.*", f"{decode}.fuse.{stride}.residual{{u}}.conv{{c}}.*"))
-        lines.append(Line(f"{fuse}.resConfUnit{{u}}.bn{{c}}.*", f"{decode}.fuse.{stride}.residual{{u}}.norm{{c}}.*"))
-        lines.append(Line(f"{fuse}.out_conv.*", f"{decode}.fuse.{stride}.projection.*"))
+            lines += stage_lines(task, i, reassemble=f"{source}.3.*", resample=f"{source}.4.*")
+        lines += stage_lines(
+            task,
+            i,
+            project=f"scratch.layer{i + 1}_rn.*",
+            convolutions=f"{fuse}.resConfUnit{{u}}.conv{{c}}.*",
+            norms=f"{fuse}.resConfUnit{{u}}.bn{{c}}.*",
+            fuse=f"{fuse}.out_conv.*",
+        )
     if task == "depth":
         lines += [Line(f"scratch.output_conv.{2 * i}.*", f"heads.depth.conv{i + 1}.*") for i in range(3)]
     else:
@@ -113,7 +131,7 @@ def whole_model(
     marks: tuple[str, ...],
     lines: tuple[Line, ...],
     task: Task,
-    classes: Callable[[StateDict, Mapping[str, Any]], dict[str, tuple[Class, ...]]],
+    class_bias: str,
     special: SpecialTensors,
     options: LayoutOptions,
     publishing: Publishing,
@@ -121,8 +139,8 @@ def whole_model(
 ) -> CheckpointLayout:
     """The layout of a DPT.
 
-    classes: reads the classes of a model for segmentation. backbone: the options of all models of this layout that
-    tensors do not determine.
+    class_bias: the key of the bias of the classifier, for segmentation. backbone: the options of all models of this
+    layout that tensors do not determine.
     """
 
     def describe(tensors: StateDict) -> dict[str, Any]:
@@ -134,7 +152,7 @@ def whole_model(
         marks=marks,
         lines=lines,
         describe=describe,
-        classes=classes if task == "segmentation" else None,
+        classes=partial(classes_of, bias=class_bias) if task == "segmentation" else None,
         special=special,
         options=options,
         publishing=replace(publishing, mean=HALVES, std=HALVES, recipe=_recipe),
@@ -154,7 +172,7 @@ def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
         tuple(marks),
         _lines(task, hybrid),
         task,
-        _classes,
+        "scratch.output_conv.4.bias",
         SpecialTensors(
             no_effect={
                 "pretrained.model.norm.*": UNUSED_NORM,
@@ -169,11 +187,6 @@ def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
         Publishing(licences=LICENCES, files=FILES),
         STD if hybrid else {},
     )
-
-
-def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-    rows = len(state["scratch.output_conv.4.bias"])
-    return {"segmentation": segmentation_classes(rows, metadata.get("classes") or ())}
 
 
 def _metric(layout: CheckpointLayout, name: str, output: Mapping[str, Any]) -> CheckpointLayout:

@@ -15,7 +15,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.layers.norms import GroupNorm, SyncBatchNorm2d
+from densevit_heads import class_map_layers
 
 Norm = Literal["none", "sync", "batch", "group"]
 Upsampling = Literal["double", "exact"]
@@ -152,9 +152,7 @@ def normalisation(norm: Norm, width: int) -> nn.Module:
     """Returns a norm layer. "sync": batch norm over all processes; "batch": per process; "group": group norm."""
     if norm == "none":
         return nn.Identity()
-    if norm == "group":
-        return GroupNorm(math.gcd(32, width), width)
-    return SyncBatchNorm2d(width) if norm == "sync" else nn.BatchNorm2d(width)
+    return class_map_layers.normalisation(norm, width)
 
 
 def assign_levels(strides: Sequence[int]) -> tuple[Fraction, tuple[int, ...]]:

@@ -14,6 +14,7 @@ from densevit.interfaces import Class, Dataset, DenseHead, LossContext, Losses, 
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
+from densevit.set_prediction.limits import check_counts
 from densevit_heads.depth_limits import check_max_depth
 from densevit_heads.dpt.decoder import Decoder, Norm, Upsampling, double, enlarge, feature_indices, upsample
 
@@ -285,8 +286,7 @@ class DptDepth(DenseHead):
 
 
 def check_widths(width: int, reassemble_channels: Sequence[int] | None, count: int) -> None:
-    if width < 1:
-        raise ValueError(f"width is {width}; it must be at least 1.")
+    check_counts({"width": width})
     if reassemble_channels is not None and (len(reassemble_channels) != count or min(reassemble_channels) < 1):
         raise ValueError(
             f"reassemble_channels is {list(reassemble_channels)}; expected {count} numbers of at least 1, one per map."

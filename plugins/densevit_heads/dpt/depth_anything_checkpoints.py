@@ -23,7 +23,7 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.layouts import backbone_lines, backbone_rearrangement, by_name_only, count, find, part
-from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
+from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT, stage_lines
 
 SMALL_LICENCES = Licences(
     "Apache-2.0",
@@ -110,16 +110,19 @@ def licences(width: int) -> Licences:
 
 
 def _lines() -> tuple[Line, ...]:
-    decode, scratch = "heads.depth.decode", "depth_head.scratch"
+    scratch = "depth_head.scratch"
     lines: list[Line] = []
-    for i, stride in enumerate(PLACES):
+    for i in range(len(PLACES)):
         fuse = f"{scratch}.refinenet{i + 1}"
-        resample = f"{decode}.reassemble.{i}.resample" + (".0" if stride == 32 else "")
-        lines.append(Line(f"depth_head.projects.{i}.*", f"{decode}.reassemble.{i}.projection.*"))
-        lines.append(Line(f"depth_head.resize_layers.{i}.*", f"{resample}.*"))
-        lines.append(Line(f"{scratch}.layer{i + 1}_rn.*", f"{decode}.project.{i}.*"))
-        lines.append(Line(f"{fuse}.resConfUnit{{u}}.conv{{c}}.*", f"{decode}.fuse.{stride}.residual{{u}}.conv{{c}}.*"))
-        lines.append(Line(f"{fuse}.out_conv.*", f"{decode}.fuse.{stride}.projection.*"))
+        lines += stage_lines(
+            "depth",
+            i,
+            reassemble=f"depth_head.projects.{i}.*",
+            resample=f"depth_head.resize_layers.{i}.*",
+            project=f"{scratch}.layer{i + 1}_rn.*",
+            convolutions=f"{fuse}.resConfUnit{{u}}.conv{{c}}.*",
+            fuse=f"{fuse}.out_conv.*",
+        )
     lines.append(Line(f"{scratch}.output_conv1.*", "heads.depth.conv1.*"))
     lines.append(Line(f"{scratch}.output_conv2.0.*", "heads.depth.conv2.*"))
     lines.append(Line(f"{scratch}.output_conv2.2.*", "heads.depth.conv3.*"))

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
 from densevit.losses.class_weights import ClassWeights, Weighting
-from densevit.losses.segmentation import cross_entropy, dice, label_counts, label_maps
-from densevit_heads.class_maps import ClassMapHead
+from densevit.losses.segmentation import cross_entropy, dice, label_maps
+from densevit_heads.class_map_layers import check_shares
+from densevit_heads.class_maps import WeightedClassMapHead
 from densevit_heads.dpt.decoder import Decoder, double, feature_indices, normalisation, upsample
 from densevit_heads.dpt.depth import check_widths
 
 
-class DptSegmentation(ClassMapHead):
+class DptSegmentation(WeightedClassMapHead):
     """Semantic segmentation by DPT (Ranftl et al. 2021, sections 3 and 5.2).
 
     Matches the published ADE20K models, which use the backbones given in `DptDepth`.
@@ -28,9 +29,6 @@ class DptSegmentation(ClassMapHead):
     class_weights: class weights of the cross-entropy, or "balanced": from the frequencies so far (see `ClassWeights`).
     dice: weight of an additional dice loss; 0 disables.
     """
-
-    task = "segmentation"
-    needs = ("semantic",)
 
     def __init__(
         self,
@@ -51,9 +49,7 @@ class DptSegmentation(ClassMapHead):
         K = len(classes)
         self.feature_indices = feature_indices(features, len(channels))
         check_widths(width, reassemble_channels, len(self.feature_indices))
-        for option, value in {"dropout": dropout, "label_smoothing": label_smoothing}.items():
-            if not 0 <= value < 1:
-                raise ValueError(f"{option} is {value}; it must be at least 0 and below 1.")
+        check_shares({"dropout": dropout, "label_smoothing": label_smoothing})
         for option, weight in {"auxiliary_weight": auxiliary_weight, "dice": dice}.items():
             if not 0 <= weight < math.inf:
                 raise ValueError(f"{option} is {weight}; it must be finite and at least 0.")
@@ -85,9 +81,6 @@ class DptSegmentation(ClassMapHead):
         if self.training and self.auxiliary is not None:
             outputs["auxiliary"] = self.auxiliary(fused[-2])
         return outputs
-
-    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        return {} if self.class_weights.balanced else label_counts(targets, self.class_weights.fixed)
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `cross_entropy`, `dice` if enabled, and `auxiliary`, the sum of the second classifier's losses.

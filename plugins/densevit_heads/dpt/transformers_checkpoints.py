@@ -5,8 +5,17 @@ from dataclasses import replace
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, Publishing, SpecialTensors, StateDict
-from densevit.layouts import GRID, TOKENS, added_to_tokens, find, part, segmentation_classes
-from densevit_heads.dpt.checkpoints import FILES, LICENCES, PLACES, UNUSED_NORM, UNUSED_UNIT, Task, whole_model
+from densevit.layouts import GRID, TOKENS, added_to_tokens, find, part
+from densevit_heads.dpt.checkpoints import (
+    FILES,
+    LICENCES,
+    PLACES,
+    UNUSED_NORM,
+    UNUSED_UNIT,
+    Task,
+    stage_lines,
+    whole_model,
+)
 
 _EMBEDDINGS, _BLOCK, _BIT = "dpt.embeddings", "dpt.encoder.layer.{i}", "dpt.embeddings.backbone.bit"
 _TARGET_BLOCK = "backbone.blocks.{i}"
@@ -36,21 +45,22 @@ _RESNET = (
 
 
 def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
-    decode = f"heads.{task}.decode"
     lines: list[Line] = []
-    for i, stride in enumerate(PLACES):
+    for i in range(len(PLACES)):
         stage, fuse = "neck.reassemble_stage", f"neck.fusion_stage.layers.{3 - i}"  # numbered from the coarsest
-        unit = f"{decode}.fuse.{stride}.residual{{u}}"
         if i > 1 or not hybrid:
             readout = i - 2 if hybrid else i
-            resample = f"{decode}.reassemble.{i}.resample" + (".0" if stride == 32 else "")
+            layer = f"{stage}.layers.{i}"
             lines.append(Line(f"{stage}.readout_projects.{i}.0.*", f"backbone.readouts.{readout}.projection.*"))
-            lines.append(Line(f"{stage}.layers.{i}.projection.*", f"{decode}.reassemble.{i}.projection.*"))
-            lines.append(Line(f"{stage}.layers.{i}.resize.*", f"{resample}.*"))
-        lines.append(Line(f"neck.convs.{i}.*", f"{decode}.project.{i}.*"))
-        lines.append(Line(f"{fuse}.residual_layer{{u}}.convolution{{c}}.*", f"{unit}.conv{{c}}.*"))
-        lines.append(Line(f"{fuse}.residual_layer{{u}}.batch_norm{{c}}.*", f"{unit}.norm{{c}}.*"))
-        lines.append(Line(f"{fuse}.projection.*", f"{decode}.fuse.{stride}.projection.*"))
+            lines += stage_lines(task, i, reassemble=f"{layer}.projection.*", resample=f"{layer}.resize.*")
+        lines += stage_lines(
+            task,
+            i,
+            project=f"neck.convs.{i}.*",
+            convolutions=f"{fuse}.residual_layer{{u}}.convolution{{c}}.*",
+            norms=f"{fuse}.residual_layer{{u}}.batch_norm{{c}}.*",
+            fuse=f"{fuse}.projection.*",
+        )
     if task == "depth":
         lines += [Line(f"head.head.{2 * i}.*", f"heads.depth.conv{i + 1}.*") for i in range(3)]
     else:
@@ -106,7 +116,7 @@ def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
         ),
         _lines(task, hybrid),
         task,
-        _classes,
+        "head.head.4.bias",
         SpecialTensors(
             no_effect={
                 "dpt.layernorm.*": UNUSED_NORM,
@@ -128,11 +138,6 @@ def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
         ),
         published if hybrid else replace(published, config_files=_config),
     )
-
-
-def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-    rows = len(state["head.head.4.bias"])
-    return {"segmentation": segmentation_classes(rows, metadata.get("classes") or ())}
 
 
 DPT = replace(

@@ -16,7 +16,7 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.layouts import backbone_rearrangement, find, part
-from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT
+from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT, stage_lines
 from densevit_heads.dpt.depth_anything_checkpoints import (
     FEATURES,
     FILES,
@@ -46,17 +46,18 @@ _PROCESSOR = {  # as published: the short side becomes 518 pixels, both sides mu
 
 
 def _lines() -> tuple[Line, ...]:
-    decode, stage = "heads.depth.decode", "neck.reassemble_stage.layers"
     lines: list[Line] = []
-    for i, stride in enumerate(PLACES):
-        fuse = f"neck.fusion_stage.layers.{3 - i}"  # numbered from the coarsest
-        unit = f"{decode}.fuse.{stride}.residual{{u}}"
-        resample = f"{decode}.reassemble.{i}.resample" + (".0" if stride == 32 else "")
-        lines.append(Line(f"{stage}.{i}.projection.*", f"{decode}.reassemble.{i}.projection.*"))
-        lines.append(Line(f"{stage}.{i}.resize.*", f"{resample}.*"))
-        lines.append(Line(f"neck.convs.{i}.*", f"{decode}.project.{i}.*"))
-        lines.append(Line(f"{fuse}.residual_layer{{u}}.convolution{{c}}.*", f"{unit}.conv{{c}}.*"))
-        lines.append(Line(f"{fuse}.projection.*", f"{decode}.fuse.{stride}.projection.*"))
+    for i in range(len(PLACES)):
+        layer, fuse = f"neck.reassemble_stage.layers.{i}", f"neck.fusion_stage.layers.{3 - i}"  # from the coarsest
+        lines += stage_lines(
+            "depth",
+            i,
+            reassemble=f"{layer}.projection.*",
+            resample=f"{layer}.resize.*",
+            project=f"neck.convs.{i}.*",
+            convolutions=f"{fuse}.residual_layer{{u}}.convolution{{c}}.*",
+            fuse=f"{fuse}.projection.*",
+        )
     lines.append(Line("head.conv{i}.*", "heads.depth.conv{i}.*"))
     encoder = (Line(f"backbone.{line.foreign_key}", f"backbone.{line.key}", line.change) for line in _DINOV2.lines)
     return (*encoder, *lines)

@@ -4,11 +4,12 @@ The authors' code averages the logits of windows of 1024 x 1024 pixels at steps 
 `inference.stride`.
 """
 
-from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Class, Line, Publishing, StateDict
-from densevit.layouts import backbone_lines, find, segmentation_classes
+from densevit.interfaces import CheckpointLayout, Line, Publishing, StateDict
+from densevit.layouts import backbone_lines, find
+from densevit_heads.class_map_checkpoints import classes_of
 from densevit_heads.gtr.checkpoints import BACKBONE, MARKS, NORM, describe_backbone
 from densevit_heads.rf_detr import projector_checkpoints as projector
 
@@ -20,10 +21,6 @@ def describe(tensors: StateDict) -> dict[str, Any]:
     backbone, neck = describe_backbone(tensors, "segmentation")
     width = len(tensors[f"{_HEAD}.convolution.0.weight"])
     return {"backbone": backbone, "heads": {"segmentation": {"name": "gtr_semantic", "neck": neck, "width": width}}}
-
-
-def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Sequence[Class]]:
-    return {"segmentation": segmentation_classes(len(state["head.classifier.bias"]), metadata.get("classes", ()))}
 
 
 _GTR = find("gtr-backbone").publishing
@@ -38,7 +35,7 @@ GTR = CheckpointLayout(
         Line("head.classifier.*", f"{_HEAD}.classifier.*"),
     ),
     describe=describe,
-    classes=_classes,
+    classes=partial(classes_of, bias="head.classifier.bias"),
     special=NORM,
     publishing=Publishing(licences=_GTR.files["gtrsemseg_*.pth"], files=_GTR.files),
 )

@@ -6,6 +6,7 @@ from fractions import Fraction
 from torch import Tensor
 
 from densevit.interfaces import Class, Outputs, Targets
+from densevit.set_prediction.limits import check_counts
 from densevit_heads.class_map_layers import Classifier, Norm, convolution, resample
 from densevit_heads.class_maps import ClassMapHead
 
@@ -20,9 +21,6 @@ class GtrSemantic(ClassMapHead):
     norm: "sync": batch norm over all processes; "batch": per process; "group": group norm, for small batches.
     """
 
-    task = "segmentation"
-    needs = ("semantic",)
-
     def __init__(
         self,
         channels: Sequence[int],
@@ -33,8 +31,7 @@ class GtrSemantic(ClassMapHead):
         norm: Norm = "sync",
     ) -> None:
         super().__init__(channels, strides, classes)
-        if width < 1:
-            raise ValueError(f"width is {width}; it must be at least 1.")
+        check_counts({"width": width})
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout:g}; it must be at least 0 and below 1.")
         self.stride = strides[0]

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from densevit.interfaces import Class, Dataset, DenseHead, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses.depth import depth_maps, masked_mean, mean_over_images, valid_pixels
+from densevit.set_prediction.limits import check_counts
 from densevit_heads.depth_limits import check_max_depth
 from densevit_heads.linear.layer import LinearLayer
 
@@ -44,8 +45,7 @@ class LinearDepth(DenseHead):
         max_depth: float = 10.0,
     ) -> None:
         super().__init__(channels, strides, classes)
-        if bins < 2:
-            raise ValueError(f"bins is {bins}; it must be at least 2.")
+        check_counts({"bins": bins}, 2)
         if not 0 < min_depth < max_depth:
             raise ValueError(f"min_depth is {min_depth:g} and max_depth {max_depth:g}; expected 0 < min < max.")
         self.min_depth, self.max_depth = min_depth, max_depth

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from densevit.interfaces import Class, Outputs, Targets
+from densevit.set_prediction.limits import check_classes
 from densevit_heads.class_maps import ClassMapHead
 from densevit_heads.linear.layer import LinearLayer
 
@@ -20,9 +21,6 @@ class LinearSegmentation(ClassMapHead):
         share of channels that are set to 0, before the batch norm.
     """
 
-    task = "segmentation"
-    needs = ("semantic",)
-
     def __init__(
         self,
         channels: Sequence[int],
@@ -32,8 +30,7 @@ class LinearSegmentation(ClassMapHead):
         dropout: float = 0.1,
     ) -> None:
         super().__init__(channels, strides, classes)
-        if not classes:
-            raise ValueError("The segmentation data has no classes; at least one is needed.")
+        check_classes(classes, "segmentation")
         self.linear = LinearLayer(channels, strides, len(classes), features, dropout)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:

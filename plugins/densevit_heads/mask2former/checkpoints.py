@@ -14,6 +14,7 @@ from densevit.layouts import backbone_lines, count, find, instance_classes, pano
 from densevit.set_prediction.mask_classification import MaskClassification
 from densevit.set_prediction.mask_segments import Task
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
+from densevit_heads.class_map_checkpoints import label_maps
 from densevit_heads.mask2former.head import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, NUM_POINTS
 
@@ -76,11 +77,6 @@ def _head_lines(head: str) -> tuple[Line, ...]:
     for name, target in {"linear1": "ffn.expand", "linear2": "ffn.contract", "norm": "ffn_norm"}.items():
         lines.append(Line(f"{ffn}.{name}.*", f"{layer}.{target}.*"))
     return tuple(lines)
-
-
-def _swin_lines() -> tuple[Line, ...]:
-    """Maps the keys of Microsoft's Swin for dense prediction."""
-    return backbone_lines(_SWIN, "backbone.")
 
 
 def _resnet_lines() -> tuple[Line, ...]:
@@ -154,8 +150,7 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
         return "coco/mask2former_r50", {}
     if head["name"] == HEADS["semantic"][0]:
         if count not in (19, 150):
-            listed = [{"name": c.name, "id": c.file_id, "color": [*c.color]} for c in classes.get(key, ())]
-            return ade20k, {"data": {"name": "label_maps", "classes": listed}}
+            return ade20k, label_maps(classes.get(key, ()))
         return ade20k, {} if count == 150 else {"data": "configs/data/cityscapes.yaml"}
     if count in (19, 150):
         return ade20k, {"data": f"configs/data/{'ade20k' if count == 150 else 'cityscapes'}_panoptic.yaml"}
@@ -221,7 +216,7 @@ def _layout(
 
 def _swin(task: Task) -> CheckpointLayout:
     index = {"backbone.layers.{s}.blocks.{b}.attn.relative_position_index": "derived from the window size"}
-    return _layout("mask2former", task, _swin_lines(), "backbone.patch_embed.proj.weight", index)
+    return _layout("mask2former", task, backbone_lines(_SWIN, "backbone."), "backbone.patch_embed.proj.weight", index)
 
 
 def _resnet(task: Task) -> CheckpointLayout:

@@ -19,7 +19,7 @@ from densevit.interfaces import (
 )
 from densevit.layouts import backbone_lines, find
 from densevit.set_prediction.mask_segments import Task
-from densevit_heads.attention_checkpoints import fused_attention
+from densevit_heads.attention_checkpoints import fused_attention, projected_attention
 from densevit_heads.mask2former.checkpoints import FILES, KEYS, LICENCES, encoder_lines, for_task, with_variants
 
 PIXELS, DECODER = "model.pixel_level_module.decoder", "model.transformer_module"
@@ -29,7 +29,6 @@ _ENCODER = "model.pixel_level_module.encoder."
 def _head_lines(head: str) -> tuple[Line, ...]:
     pixels, decoder, layer = f"{head}.pixel_decoder", f"{head}.decoder", f"{head}.decoder.layers.{{i}}"
     source = f"{DECODER}.decoder.layers.{{i}}"
-    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
     parts = {"self_attn_layer_norm": "self_attention_norm", "cross_attn_layer_norm": "cross_attention_norm"}
     parts |= {"fc1": "ffn.expand", "fc2": "ffn.contract", "final_layer_norm": "ffn_norm"}
     return (
@@ -47,7 +46,7 @@ def _head_lines(head: str) -> tuple[Line, ...]:
         Line(f"{DECODER}.queries_embedder.weight", f"{decoder}.positions.weight"),
         Line(f"{DECODER}.level_embed.weight", f"{decoder}.level_embedding.weight"),
         Line(f"{DECODER}.decoder.layernorm.*", f"{decoder}.norm.*"),
-        *(Line(f"{source}.self_attn.{name}.*", f"{layer}.self_attention.{part}.*") for name, part in names.items()),
+        *projected_attention(f"{source}.self_attn", f"{layer}.self_attention"),
         *fused_attention(f"{source}.cross_attn", f"{layer}.cross_attention"),
         *(Line(f"{source}.{name}.*", f"{layer}.{part}.*") for name, part in parts.items()),
         *(

@@ -37,7 +37,6 @@ class OneStage(Head):
     task = "detection"
     needs: ClassVar[tuple[str, ...]] = ("boxes", "labels")
     nms: float
-    max_predictions: int
 
     def __init__(
         self,

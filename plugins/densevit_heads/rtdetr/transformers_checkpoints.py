@@ -22,8 +22,8 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.layouts import backbone_lines, find
-from densevit_heads.attention_checkpoints import deformable_attention
-from densevit_heads.detr.transformers_checkpoints import id2label
+from densevit_heads.attention_checkpoints import deformable_attention, projected_attention
+from densevit_heads.detr.transformers_checkpoints import id2label, shared_count
 from densevit_heads.rtdetr.checkpoints import (
     BLACK,
     DECODER,
@@ -58,24 +58,19 @@ _FILES = {
 }
 
 
-def _attention(source: str, target: str) -> tuple[Line, ...]:
-    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
-    return tuple(Line(f"{source}.{name}.*", f"{target}.{part}.*") for name, part in names.items())
-
-
 def _lines() -> tuple[Line, ...]:
     target = f"{ENCODER}.attention.{{i}}"
     return (
         *backbone_lines("transformers-rtdetr-resnet", "model.backbone.model."),
         Line("model.encoder_input_proj.{i}.*", f"{ENCODER}.projections.{{i}}.*"),
-        *_attention(f"{_AIFI}.self_attn", f"{target}.self_attention"),
+        *projected_attention(f"{_AIFI}.self_attn", f"{target}.self_attention"),
         Line(f"{_AIFI}.fc1.*", f"{target}.feedforward.expand.*"),
         Line(f"{_AIFI}.fc2.*", f"{target}.feedforward.contract.*"),
         Line(f"{_AIFI}.self_attn_layer_norm.*", f"{target}.residuals.0.norm.*"),
         Line(f"{_AIFI}.final_layer_norm.*", f"{target}.residuals.1.norm.*"),
         *encoder_lines("model.encoder"),
         Line("model.decoder_input_proj.{i}.*", f"{HEAD}.projections.{{i}}.*"),
-        *_attention(f"{_DECODER}.self_attn", f"{DECODER}.self_attention"),
+        *projected_attention(f"{_DECODER}.self_attn", f"{DECODER}.self_attention"),
         *deformable_attention(f"{_DECODER}.encoder_attn", f"{DECODER}.cross_attention"),
         Line(f"{_DECODER}.fc1.*", f"{DECODER}.ffn.expand.*"),
         Line(f"{_DECODER}.fc2.*", f"{DECODER}.ffn.contract.*"),
@@ -114,10 +109,8 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
         "num_points": config.get("decoder_n_points", 4),
         "sampling": sampling[config.get("decoder_method", "default")],
         "contrastive_denoising": config.get("num_denoising", 100),
+        **shared_count(config, "attention_heads", 8, "transformer.num_heads"),
     }
-    heads = {config.get(f"{part}_attention_heads", 8) for part in ("encoder", "decoder")}
-    if len(heads) == 1:
-        options["transformer.num_heads"] = heads.pop()
     return {f"{HEAD}.{name}": value for name, value in options.items()}
 
 

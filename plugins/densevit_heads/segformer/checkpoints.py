@@ -1,31 +1,23 @@
 """SegFormer (Xie et al. 2021): complete models of NVIDIA's release (NVlabs/SegFormer) and of transformers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, OtherKeys, SpecialTensors, StateDict
-from densevit.layouts import backbone_lines, find, part, segmentation_classes
+from densevit.layouts import backbone_lines, find, part
+from densevit_heads.class_map_checkpoints import classes_of, label_maps
 
 _HEAD = "heads.segmentation"
 _NVIDIA, _TRANSFORMERS = find("nvidia-mit"), find("transformers-mit")
 _RECIPES = {150: "ade20k", 19: "cityscapes"}
 
 
-def _describe(backbone: CheckpointLayout) -> Callable[[StateDict], dict[str, Any]]:
-    def describe(tensors: StateDict) -> dict[str, Any]:
-        width = len(tensors[f"{_HEAD}.fuse.weight"])
-        section = {"name": "segformer", "width": width}
-        return {**backbone.describe(part(tensors, "backbone.")), "heads": {"segmentation": section}}
-
-    return describe
-
-
-def _classes(bias: str) -> Callable[[StateDict, Mapping[str, Any]], dict[str, tuple[Class, ...]]]:
-    def classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-        return {"segmentation": segmentation_classes(len(state[bias]), metadata.get("classes") or ())}
-
-    return classes
+def _describe(tensors: StateDict, backbone: CheckpointLayout) -> dict[str, Any]:
+    """The config sections, from tensors with densevit's keys."""
+    section = {"name": "segformer", "width": len(tensors[f"{_HEAD}.fuse.weight"])}
+    return {**backbone.describe(part(tensors, "backbone.")), "heads": {"segmentation": section}}
 
 
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
@@ -34,10 +26,7 @@ def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]])
     labels = classes.get("segmentation", ())
     folder = _RECIPES.get(len(labels), "ade20k")
     recipe = f"{folder}/segformer_{'b5' if folder == 'ade20k' and sections['backbone']['variant'] == 'b5' else 'b0'}"
-    if len(labels) in _RECIPES:
-        return recipe, {}
-    listed = [{"name": c.name, "id": c.file_id, "color": [*c.color]} for c in labels]
-    return recipe, {"data": {"name": "label_maps", "classes": listed}}
+    return recipe, {} if len(labels) in _RECIPES else label_maps(labels)
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
@@ -67,8 +56,8 @@ SEGFORMER = CheckpointLayout(
         Line("decode_head.linear_fuse.bn.*", f"{_HEAD}.fuse_norm.*"),
         Line("decode_head.linear_pred.*", f"{_HEAD}.classifier.*"),
     ),
-    describe=_describe(_NVIDIA),
-    classes=_classes("decode_head.linear_pred.bias"),
+    describe=partial(_describe, backbone=_NVIDIA),
+    classes=partial(classes_of, bias="decode_head.linear_pred.bias"),
     special=SpecialTensors(no_effect={"decode_head.conv_seg.*": "a classifier that the head does not use"}),
     options=_NVIDIA.options,
     publishing=replace(_NVIDIA.publishing, recipe=_recipe),
@@ -87,8 +76,8 @@ TRANSFORMERS = CheckpointLayout(
         Line("decode_head.batch_norm.*", f"{_HEAD}.fuse_norm.*"),
         Line("decode_head.classifier.*", f"{_HEAD}.classifier.*"),
     ),
-    describe=_describe(_TRANSFORMERS),
-    classes=_classes("decode_head.classifier.bias"),
+    describe=partial(_describe, backbone=_TRANSFORMERS),
+    classes=partial(classes_of, bias="decode_head.classifier.bias"),
     other_keys=OtherKeys(
         spellings=(
             *((f"segformer.{memory}", f"segformer.{name}") for memory, name in _TRANSFORMERS.other_keys.spellings),

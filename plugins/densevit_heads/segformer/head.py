@@ -6,14 +6,14 @@ from fractions import Fraction
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
+from densevit.interfaces import Class, Outputs, Targets
 from densevit.losses.class_weights import ClassWeights, Weighting
-from densevit.losses.segmentation import cross_entropy, label_counts, label_maps
-from densevit_heads.class_map_layers import Classifier, Norm, normalisation, resample
-from densevit_heads.class_maps import ClassMapHead
+from densevit.set_prediction.limits import check_counts
+from densevit_heads.class_map_layers import Classifier, Norm, check_shares, normalisation, resample
+from densevit_heads.class_maps import WeightedClassMapHead
 
 
-class SegFormer(ClassMapHead):
+class SegFormer(WeightedClassMapHead):
     """Semantic segmentation by SegFormer's all-MLP decoder (Xie et al. 2021, section 3.2, equation 4).
 
     A linear layer on each feature, bilinear upsampling to the finest map, and a linear layer on their concatenation,
@@ -27,8 +27,6 @@ class SegFormer(ClassMapHead):
     class_weights: class weights of the cross-entropy, or "balanced": from the frequencies so far (see `ClassWeights`).
     """
 
-    task = "segmentation"
-    needs = ("semantic",)
     finest_stride = 4
 
     def __init__(
@@ -42,10 +40,8 @@ class SegFormer(ClassMapHead):
         class_weights: Weighting = None,
     ) -> None:
         super().__init__(channels, strides, classes)
-        if width < 1:
-            raise ValueError(f"width is {width}; it must be at least 1.")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1.")
+        check_counts({"width": width})
+        check_shares({"dropout": dropout})
         self.class_weights = ClassWeights(len(classes), class_weights)
         self.feature_strides = tuple(strides)
         self.project = nn.ModuleList(nn.Linear(count, width) for count in channels)
@@ -67,15 +63,6 @@ class SegFormer(ClassMapHead):
         for x in maps[1:]:
             fused = fused + x
         return {"logits": self.classifier(F.relu(self.fuse_norm(fused)))}
-
-    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        return {} if self.class_weights.balanced else label_counts(targets, self.class_weights.fixed)
-
-    def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """Returns `cross_entropy`, a mean over the labelled pixels of all processes."""
-        labels = label_maps(targets, outputs["logits"].device)
-        maps = self.maps(outputs, (labels.shape[1], labels.shape[2]))
-        return {"cross_entropy": cross_entropy(maps, labels, context, self.class_weights(labels, context))}
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         return resample(logits, Fraction(self.feature_strides[0]), size)

@@ -12,10 +12,10 @@ from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import mask_on_grid
-from densevit_heads.class_map_layers import resample
+from densevit.set_prediction.limits import MAX_LAYERS, check_classes, check_counts
+from densevit_heads.class_map_layers import check_shares, resample
 from densevit_heads.class_maps import ClassMapHead
 
-_MAX_LAYERS = 1000  # a typo must not allocate layers until memory runs out
 _STD = 0.02  # of initial weights
 
 
@@ -27,9 +27,6 @@ class Segmenter(ClassMapHead):
 
     width: None for the channels of the feature map. num_heads: None for one per 64 channels.
     """
-
-    task = "segmentation"
-    needs = ("semantic",)
 
     def __init__(
         self,
@@ -45,16 +42,10 @@ class Segmenter(ClassMapHead):
         super().__init__(channels, strides, classes)
         width = channels[-1] if width is None else width
         num_heads = max(width // 64, 1) if num_heads is None else num_heads
-        for option, count in {"width": width, "num_heads": num_heads, "num_layers": num_layers}.items():
-            if count < 1:
-                raise ValueError(f"{option} is {count}; it must be at least 1.")
-        if num_layers > _MAX_LAYERS:
-            raise ValueError(f"num_layers is {num_layers}; it must be at most {_MAX_LAYERS}.")
-        for option, value in {"dropout": dropout, "drop_path": drop_path}.items():
-            if not 0 <= value < 1:
-                raise ValueError(f"{option} is {value}; it must be at least 0 and below 1.")
-        if not classes:
-            raise ValueError("The segmentation data has no classes; at least one is needed.")
+        check_counts({"width": width, "num_heads": num_heads})
+        check_counts({"num_layers": num_layers}, 1, MAX_LAYERS)
+        check_shares({"dropout": dropout, "drop_path": drop_path})
+        check_classes(classes, "segmentation")
         K = len(classes)
         self.stride = strides[-1]
         self.project = nn.Linear(channels[-1], width)

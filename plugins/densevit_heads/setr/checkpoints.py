@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from densevit.interfaces import Change, CheckpointLayout, Class, Licences, Line, Publishing, SpecialTensors, StateDict
-from densevit.layouts import GRID, TOKENS, added_to_tokens, find, part, segmentation_classes
+from densevit.layouts import GRID, TOKENS, added_to_tokens, find, part
+from densevit_heads.class_map_checkpoints import classes_of, label_maps
 
 _LICENCES = Licences(
     "Apache-2.0",
@@ -119,8 +121,7 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
     labels = classes.get("segmentation", ())
     if len(labels) in _RECIPES:
         return _RECIPES[len(labels)], {}
-    listed = [{"name": c.name, "id": c.file_id, "color": [*c.color]} for c in labels]
-    return _RECIPES[150], {"data": {"name": "label_maps", "classes": listed}}
+    return _RECIPES[150], label_maps(labels)
 
 
 def _layout(
@@ -135,17 +136,12 @@ def _layout(
         marks=("backbone.layers.{i}.attn.attn.in_proj_weight", "decode_head.conv_seg.weight", *marks),
         lines=lines,
         describe=_describe,
-        classes=_classes,
+        classes=partial(classes_of, bias="decode_head.conv_seg.bias"),
         special=replace(special, zero_biases={"backbone.stem.projection.bias": _NO_BIAS}),
         options=replace(_VIT.options, project_defaults=(*_VIT.options.project_defaults, f"{_HEAD}.padded")),
         publishing=Publishing(recipe=recipe, licences=_LICENCES, files={"setr_*.pth": _LICENCES}),
         variants=variants,
     )
-
-
-def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-    rows = len(state["decode_head.conv_seg.bias"])
-    return {"segmentation": segmentation_classes(rows, metadata.get("classes") or ())}
 
 
 _POSITIONS = SpecialTensors(rearrange=added_to_tokens("backbone.pos_embed", ("backbone.cls_token",)))

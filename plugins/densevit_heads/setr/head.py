@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label_counts, label_maps
-from densevit_heads.class_map_layers import Classifier, Norm, resample
+from densevit.set_prediction.limits import check_counts
+from densevit_heads.class_map_layers import Classifier, Norm, check_shares, resample
 from densevit_heads.class_maps import ClassMapHead
 from densevit_heads.setr.decoders import MultiLevelDecoder, UpsamplingDecoder, factors_to
 
@@ -44,9 +45,6 @@ class Setr(ClassMapHead):
         that are multiples of the stride.
     """
 
-    task = "segmentation"
-    needs = ("semantic",)
-
     def __init__(
         self,
         channels: Sequence[int],
@@ -74,12 +72,8 @@ class Setr(ClassMapHead):
         for option, (number, minimum) in minimums.items():
             if not minimum <= number < float("inf"):
                 raise ValueError(f"{option} is {number}; it must be at least {minimum}.")
-        if width > 65536:
-            raise ValueError(f"width is {width}; it must be at most 65536.")
-        fractions = {"dropout": dropout, "label_smoothing": label_smoothing, "ohem_threshold": ohem_threshold or 0.0}
-        for option, value in fractions.items():
-            if not 0 <= value < 1:
-                raise ValueError(f"{option} is {value}; it must be at least 0 and below 1.")
+        check_counts({"width": width}, maximum=65536)
+        check_shares({"dropout": dropout, "label_smoothing": label_smoothing, "ohem_threshold": ohem_threshold or 0.0})
         if decoder == "mla" and feature is not None:
             raise ValueError(
                 "feature selects one map, but 'mla' decodes all. Fix: remove feature, or set decoder to pup."

@@ -51,11 +51,3 @@ def in_original_pixels(boxes: Tensor, scores: Tensor, labels: Tensor, target: Ta
     (h, w), (H, W) = target["size"], target["original_size"]
     zoom = as_tensor([W / w, H / h, W / w, H / h])
     return {"boxes": boxes * to_device(zoom, boxes.device), "scores": scores, "labels": labels}
-
-
-def check_thresholds(nms: float, score_threshold: float) -> None:
-    """Raises ValueError for options outside of their range."""
-    if not 0 < nms <= 1:
-        raise ValueError(f"nms is {nms}; an IoU above 0, at most 1 is expected.")
-    if not 0 <= score_threshold < 1:
-        raise ValueError(f"score_threshold is {score_threshold}; a score from 0 to below 1 is expected.")

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,20 +13,20 @@ from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, remove_smal
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
-from densevit.interfaces import Class, Head, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.nms import class_nms
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses.distributed import to_device
-from densevit.set_prediction.limits import check_classes, check_counts
+from densevit.set_prediction.limits import check_counts
 from densevit_heads.torchvision_detectors.conversion import (
     Size,
-    check_thresholds,
     image_sizes,
     in_original_pixels,
     labelled_images,
     select,
     training_targets,
 )
+from densevit_heads.torchvision_detectors.detector import Detector
 from densevit_heads.torchvision_detectors.levels import Pyramid, StrideAnchors
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
@@ -37,7 +36,7 @@ POOLED = 7  # rows and columns of a pooled region
 REGION_SCALE = 28.0  # canonical region of torchvision, 224 pixels, by its anchor scale, 8
 
 
-class FasterRCNN(Head):
+class FasterRCNN(Detector):
     """Faster R-CNN with a feature pyramid network: proposals, and a class and box of each; a baseline.
 
     Anchors, matching, sampling, region pooling, losses and post-processing are torchvision's, with its constants;
@@ -51,11 +50,6 @@ class FasterRCNN(Head):
     nms: IoU above which a detection is a duplicate of one with a higher score and the same class.
     score_threshold: lowest score of a detection. max_predictions: the most objects predicted in an image.
     """
-
-    task = "detection"
-    needs: ClassVar[tuple[str, ...]] = ("boxes", "labels")
-    nms: float
-    max_predictions: int
 
     def __init__(
         self,
@@ -72,15 +66,11 @@ class FasterRCNN(Head):
         score_threshold: float = 0.05,
         max_predictions: int = 100,
     ) -> None:
-        super().__init__(channels, strides, classes)
-        self.finest_stride = stride
-        check_classes(classes)
-        check_counts({"width": width, "box_width": box_width, "stride": stride, "max_predictions": max_predictions})
+        super().__init__(channels, strides, classes, stride, nms, score_threshold, max_predictions)
+        check_counts({"width": width, "box_width": box_width})
         check_counts({"num_proposals": num_proposals, "num_samples": num_samples})
-        check_thresholds(nms, score_threshold)
         if anchor_scale <= 0:
             raise ValueError(f"anchor_scale is {anchor_scale}; a positive number of strides is expected.")
-        self.nms, self.max_predictions = nms, max_predictions
         self.pyramid = Pyramid(channels, strides, width, stride, LastLevelMaxPool(), extra_levels=1)
         proposals = {"training": 2 * num_proposals, "testing": num_proposals}
         self.rpn = RegionProposalNetwork(

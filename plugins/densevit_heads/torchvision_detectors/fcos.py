@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,26 +11,25 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import clip_boxes_to_image
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from densevit.interfaces import Class, Head, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.nms import class_nms
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.layers.tracing import as_tensor, computed_rows
 from densevit.losses.distributed import to_device
-from densevit.set_prediction.limits import check_classes, check_counts
 from densevit_heads.torchvision_detectors.conversion import (
-    check_thresholds,
     in_original_pixels,
     labelled_images,
     select,
     training_targets,
 )
+from densevit_heads.torchvision_detectors.detector import Detector
 from densevit_heads.torchvision_detectors.levels import Pyramid, StrideAnchors
 
 MAPS = {"logits": "cls_logits", "distances": "bbox_regression", "centerness": "bbox_ctrness"}  # torchvision's names
 TERMS = {"label": "classification", "giou": "bbox_regression", "centerness": "bbox_ctrness"}
 
 
-class FCOS(Head):
+class FCOS(Detector):
     """FCOS: a class, a box and its centre-ness from each location of a feature pyramid, without anchors; a baseline.
 
     Matching with centre sampling, losses and post-processing are torchvision's, with its constants; parameters have
@@ -45,11 +43,6 @@ class FCOS(Head):
     max_predictions: the most objects predicted in an image.
     """
 
-    task = "detection"
-    needs: ClassVar[tuple[str, ...]] = ("boxes", "labels")
-    nms: float
-    max_predictions: int
-
     def __init__(
         self,
         channels: Sequence[int],
@@ -61,14 +54,9 @@ class FCOS(Head):
         score_threshold: float = 0.2,
         max_predictions: int = 100,
     ) -> None:
-        super().__init__(channels, strides, classes)
-        self.finest_stride = stride
-        check_classes(classes)
-        check_counts({"stride": stride, "max_predictions": max_predictions})
-        check_thresholds(nms, score_threshold)
+        super().__init__(channels, strides, classes, stride, nms, score_threshold, max_predictions)
         if width < 64 or width % 32:
             raise ValueError(f"width is {width}; a multiple of 32, at least 64, is expected.")
-        self.nms, self.max_predictions = nms, max_predictions
         self.pyramid = Pyramid(channels, strides, width, stride, LastLevelP6P7(width, width), extra_levels=2)
         features = nn.Identity()
         features.out_channels = width  # type: ignore[assignment]  # of the backbone, which is not part of the head

@@ -11,15 +11,16 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, LossContext, Losses, Outputs, Targets
 from densevit.layers.norms import LayerNorm2d
 from densevit.losses.class_weights import ClassWeights, Weighting
-from densevit.losses.segmentation import cross_entropy, label_counts, label_maps
-from densevit_heads.class_map_layers import Classifier, Norm, convolution, resample
-from densevit_heads.class_maps import ClassMapHead
+from densevit.losses.segmentation import cross_entropy, label_maps
+from densevit.set_prediction.limits import check_counts
+from densevit_heads.class_map_layers import Classifier, Norm, check_shares, convolution, resample
+from densevit_heads.class_maps import WeightedClassMapHead
 from densevit_heads.upernet.pyramid_pooling import PyramidPooling
 
 _FEATURE_NORM_EPS = 1e-6
 
 
-class UPerNet(ClassMapHead):
+class UPerNet(WeightedClassMapHead):
     """Semantic segmentation by UPerNet (Xiao et al. 2018, section 3.2): pyramid pooling and a feature pyramid.
 
     Pyramid pooling on the coarsest feature, top-down sums to the finer ones, and a 3x3 convolution on all levels at the
@@ -37,8 +38,6 @@ class UPerNet(ClassMapHead):
     class_weights: class weights of the cross-entropy, or "balanced": from the frequencies so far (see `ClassWeights`).
     """
 
-    task = "segmentation"
-    needs = ("semantic",)
     finest_stride = 4
 
     def __init__(
@@ -57,13 +56,10 @@ class UPerNet(ClassMapHead):
     ) -> None:
         super().__init__(channels, strides, classes)
         K = len(classes)
-        for option, count in {"width": width, "auxiliary_width": auxiliary_width}.items():
-            if count < 1:
-                raise ValueError(f"{option} is {count}; it must be at least 1.")
+        check_counts({"width": width, "auxiliary_width": auxiliary_width})
         if not pool_scales or not 1 <= min(pool_scales) <= max(pool_scales) <= 64:
             raise ValueError(f"pool_scales is {list(pool_scales)}; expected numbers of regions from 1 to 64.")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1.")
+        check_shares({"dropout": dropout})
         if not 0 <= auxiliary_weight < math.inf:
             raise ValueError(f"auxiliary_weight is {auxiliary_weight}; it must be finite and at least 0.")
         self.class_weights = ClassWeights(K, class_weights)
@@ -123,9 +119,6 @@ class UPerNet(ClassMapHead):
         levels = [*(output(x) for output, x in zip(self.outputs, sums, strict=False)), sums[-1]]
         size = features[0].shape[-2:]
         return [resample(x, Fraction(stride, strides[0]), size) for x, stride in zip(levels, strides, strict=True)]
-
-    def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        return {} if self.class_weights.balanced else label_counts(targets, self.class_weights.fixed)
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `cross_entropy` and, unless its weight is 0, `auxiliary`, the auxiliary head's cross-entropy.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from densevit.errors import WeightsError
@@ -16,7 +17,8 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.layouts import backbone_lines, count, find, part, segmentation_classes
+from densevit.layouts import backbone_lines, count, find, part
+from densevit_heads.class_map_checkpoints import classes_of, label_maps
 
 _LICENCES = Licences(
     "Apache-2.0",
@@ -43,6 +45,7 @@ _CONVNEXT: dict[tuple[int, tuple[int, ...]], str] = {  # timm's models, by width
     (256, (3, 3, 27, 3)): "convnext_xlarge",
 }
 _STAGES = [f"stage{i}" for i in range(1, 5)]
+_NORMS = [f"backbone.hidden_states_norms.{stage}.*" for stage in _STAGES]
 
 
 def _convolution(source: str, target: str) -> tuple[Line, ...]:
@@ -97,23 +100,13 @@ def _convnext_lines() -> tuple[Line, ...]:
         Line(f"{stage}.downsampling_layer.{{i}}.*", "backbone.model.stages.{s}.downsample.{i}.*"),
         *(Line(f"{block}.{name}.*", f"{target}.{part}.*") for name, part in names.items()),
         Line(f"{block}.layer_scale_parameter", f"{target}.gamma"),
-        *(Line(f"backbone.hidden_states_norms.{name}.*", f"{_HEAD}.feature_norms.{i}.*") for i, name in _numbered()),
+        *(Line(norm, f"{_HEAD}.feature_norms.{i}.*") for i, norm in enumerate(_NORMS)),
     )
 
 
 def _swin_lines() -> tuple[Line, ...]:
     lines = [line for line in backbone_lines(_SWIN.name, "backbone.") if "feature_norms" not in line.key]
-    norms = (Line(f"backbone.hidden_states_norms.{name}.*", f"backbone.feature_norms.{i}.*") for i, name in _numbered())
-    return (*lines, *norms)
-
-
-def _numbered() -> list[tuple[int, str]]:
-    return list(enumerate(_STAGES))
-
-
-def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-    rows = len(state["decode_head.classifier.bias"])
-    return {"segmentation": segmentation_classes(rows, metadata.get("classes") or ())}
+    return (*lines, *(Line(norm, f"backbone.feature_norms.{i}.*") for i, norm in enumerate(_NORMS)))
 
 
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
@@ -121,10 +114,7 @@ def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]])
     backbone, labels = sections["backbone"], classes.get("segmentation", ())
     model = "swin_tiny" if backbone["name"] == "swin" else str(backbone["model"])
     recipe = f"ade20k/upernet_{model if model.endswith('_tiny') else 'convnext_small'}"
-    if len(labels) == 150:
-        return recipe, {}
-    listed = [{"name": c.name, "id": c.file_id, "color": [*c.color]} for c in labels]
-    return recipe, {"data": {"name": "label_maps", "classes": listed}}
+    return recipe, {} if len(labels) == 150 else label_maps(labels)
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
@@ -161,7 +151,7 @@ def _layout(
         marks=(*marks, "decode_head.psp_modules.{i}.1.conv.weight", "decode_head.fpn_bottleneck.conv.weight"),
         lines=(*lines, *_HEAD_LINES),
         describe=describe,
-        classes=_classes,
+        classes=partial(classes_of, bias="decode_head.classifier.bias"),
         options=LayoutOptions(implied=_IMPLIED),
         publishing=Publishing(licences=_LICENCES, files=_FILES, config_files=_config, recipe=_recipe),
     )
