@@ -128,7 +128,10 @@ def as_map(cells: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def describe(model: str, variants: Mapping[str, Any], tensors: StateDict, patch_size: int) -> dict[str, Any]:
     """The options of a `PlainViT` from tensors with densevit's keys: variant, patch size, image size, and features if
-    the last blocks are missing. model: its name for messages. variants: with `width` and `depth` each."""
+    the last blocks are missing.
+
+    model: the name for messages. variants: the sizes by name, with the attributes `width` and `depth`.
+    """
     width, depth = len(tensors["norm.weight"]), count(tensors, r"blocks\.(\d+)\.attention\.query\.weight")
     variant = next((name for name, sizes in variants.items() if sizes.width == width and depth <= sizes.depth), None)
     if variant is None:

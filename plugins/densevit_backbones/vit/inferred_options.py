@@ -54,7 +54,8 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 
 
 def describe_resized(tensors: StateDict, resizing: str) -> dict[str, Any]:
-    """As `describe`. resizing: that of positions in the project's code, which antialiases with registers."""
+    """The config section of a ViT with the position resizing of a project's code, which antialiases if there are
+    registers."""
     sections = describe(tensors)
     if "registers" not in sections["backbone"]:
         sections["backbone"][RESIZING] = resizing
