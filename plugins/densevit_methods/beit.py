@@ -10,17 +10,15 @@ from torch.nn import functional as F
 from densevit.errors import ConfigError, PluginError
 from densevit.interfaces import Batch, LossContext, Losses
 from densevit_methods.patch_masks import (
+    MaskedModelling,
     MaskToken,
     blockwise_masking,
-    check_ratio,
     mask_patches,
     pixels_of_patches,
-    with_mask_seed,
 )
-from densevit_methods.unlabelled import Unlabelled
 
 
-class BEiT(Unlabelled):
+class BEiT(MaskedModelling):
     """Predicts the visual tokens of masked blocks of patches by a linear layer and cross entropy (section 2.3).
 
     densevit has no tokenizer. `tokenizer` names your class and its options: {name: my_package.dalle:Tokenizer,
@@ -41,8 +39,7 @@ class BEiT(Unlabelled):
     def __init__(
         self, model: Any, tokenizer: dict[str, Any], mask_ratio: float = 0.4, smallest_block: int = 16
     ) -> None:
-        super().__init__(model)
-        check_ratio(mask_ratio)
+        super().__init__(model, mask_ratio)
         if smallest_block < 1:
             raise ValueError(f"smallest_block is {smallest_block}; a number of patches, at least 1, is expected.")
         self.tokenizer = build_tokenizer(tokenizer).requires_grad_(False).eval()
@@ -58,9 +55,6 @@ class BEiT(Unlabelled):
         self.classifier = nn.Linear(backbone.channels[self.feature], int(self.tokenizer.vocabulary))
         nn.init.trunc_normal_(self.classifier.weight, std=0.02)
         nn.init.zeros_(self.classifier.bias)
-
-    def transform(self, configured: Any) -> Any:
-        return with_mask_seed(configured)
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """Returns `cross_entropy`, a mean over the masked patches of all processes."""

@@ -1,6 +1,8 @@
 """Random crops as views, for methods that compare views of an image."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -8,6 +10,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from densevit.interfaces import Sample
+from densevit_methods.colours import self_supervised_colours
 
 
 def random_resized_crop(image: Tensor, generator: np.random.Generator, size: int, scale: tuple[float, float]) -> Tensor:
@@ -29,6 +32,23 @@ def random_resized_crop(image: Tensor, generator: np.random.Generator, size: int
         top, left = (height - h) // 2, (width - w) // 2
     image = F.resized_crop(image, top, left, h, w, [size, size], InterpolationMode.BICUBIC, antialias=True)
     return F.horizontal_flip(image) if generator.random() < 0.5 else image
+
+
+Crop = tuple[int, tuple[float, float], float, float]
+"""A random crop: its side, the range of its share of the area, and the probabilities of blur and solarization."""
+
+
+def random_views(crops: Sequence[Crop]) -> Callable[[Sample, np.random.Generator, Any], list[Sample]]:
+    """A transform that makes a view of an image for each crop."""
+
+    def views(sample: Sample, generator: np.random.Generator, types: Any) -> list[Sample]:
+        made = []
+        for size, scale, blur, solarize in crops:
+            crop = random_resized_crop(sample["image"], generator, size, scale)
+            made.append(as_view(self_supervised_colours(crop, generator, blur, solarize), sample))
+        return made
+
+    return views
 
 
 def as_view(image: Tensor, sample: Sample) -> Sample:

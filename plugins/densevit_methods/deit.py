@@ -11,6 +11,7 @@ from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Batch, LossContext, Losses, Method
 from densevit.layers.precision import autocast_off
 from densevit_methods.classifiers import DenseClassifier, TimmClassifier
+from densevit_methods.shares import check_shares
 from densevit_methods.teachers import class_rows, load_teacher, teacher_head
 
 _SECOND = "distillation_cross_entropy"  # the term of the head `classifier` that distillation replaces
@@ -47,8 +48,7 @@ class DeiT(Method):
         temperature: float = 3.0,
     ) -> None:
         super().__init__(model)
-        if not 0 <= share <= 1:
-            raise ValueError(f"share is {share}; a number from 0 to 1 is expected.")
+        check_shares(share=share)
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}; a positive number is expected.")
         self.head = _classifier(model)

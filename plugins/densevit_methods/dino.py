@@ -4,15 +4,14 @@ Transformers")."""
 import copy
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Batch, LossContext, Losses, Sample
-from densevit_methods.colours import self_supervised_colours
-from densevit_methods.crops import as_view, check_scale, random_resized_crop
+from densevit.interfaces import Batch, LossContext, Losses
+from densevit_methods.crops import check_scale, random_views
 from densevit_methods.moving_average import Float32Buffer, MovingAverage, cosine_momentum
+from densevit_methods.shares import check_shares
 from densevit_methods.unlabelled import Unlabelled
 
 
@@ -57,20 +56,17 @@ class DINO(Unlabelled):
             )
         check_scale("global_scale", global_scale)
         check_scale("local_scale", local_scale)
-        shares = {
-            "momentum": momentum,
-            "temperature_warmup": temperature_warmup,
-            "center_momentum": center_momentum,
-            "freeze_last_layer": freeze_last_layer,
-        }
-        for option, value in shares.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{option} is {value}; a number from 0 to 1 is expected.")
+        check_shares(
+            momentum=momentum,
+            temperature_warmup=temperature_warmup,
+            center_momentum=center_momentum,
+            freeze_last_layer=freeze_last_layer,
+        )
         if min(*teacher_temperature, student_temperature) <= 0:
             raise ValueError("teacher_temperature and student_temperature must be above 0.")
         self.views = 2 + local_crops
-        self.sizes = [global_size] * 2 + [local_size] * local_crops
-        self.scales = [global_scale] * 2 + [local_scale] * local_crops
+        global_crops = [(global_size, global_scale, 1.0, 0.0), (global_size, global_scale, 0.1, 0.2)]
+        self.crops = global_crops + [(local_size, local_scale, 0.5, 0.0)] * local_crops
         self.momentum, self.center_momentum, self.freeze_last_layer = momentum, center_momentum, freeze_last_layer
         self.teacher_temperature, self.temperature_warmup = teacher_temperature, temperature_warmup
         self.student_temperature = student_temperature
@@ -86,16 +82,7 @@ class DINO(Unlabelled):
 
     def transform(self, configured: Any) -> Any:
         """The global and the local crops, with the blur and solarization of BYOL's two views (appendix D)."""
-
-        def views(sample: Sample, generator: np.random.Generator, types: Any) -> list[Sample]:
-            crops = []
-            for i, (size, scale) in enumerate(zip(self.sizes, self.scales, strict=True)):
-                crop = random_resized_crop(sample["image"], generator, size, scale)
-                blur, solarize = (1.0, 0.0) if i == 0 else (0.1, 0.2) if i == 1 else (0.5, 0.0)
-                crops.append(as_view(self_supervised_colours(crop, generator, blur, solarize), sample))
-            return crops
-
-        return views
+        return random_views(self.crops)
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """Returns `cross_entropy`, the mean over pairs of a global crop (teacher) and another crop (student)."""

@@ -11,17 +11,15 @@ from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import sine_grid_2d
 from densevit_methods.patch_masks import (
+    MaskedModelling,
     MaskToken,
-    check_ratio,
     mask_patches,
     pixels_of_patches,
     random_masking,
-    with_mask_seed,
 )
-from densevit_methods.unlabelled import Unlabelled
 
 
-class MAE(Unlabelled):
+class MAE(MaskedModelling):
     """Encodes the visible patches of an image, and predicts the pixels of masked patches with a small transformer.
 
     A plain ViT computes the visible patches only (section 3). This needs a `TokenBackbone` with global attention in all
@@ -46,8 +44,7 @@ class MAE(Unlabelled):
         num_heads: int = 16,
         normalise_patches: bool = True,
     ) -> None:
-        super().__init__(model)
-        check_ratio(mask_ratio)
+        super().__init__(model, mask_ratio)
         if depth < 0 or width < 4 or width % 4 or width % num_heads:
             raise ValueError(
                 f"width is {width}, num_heads {num_heads}, depth {depth}; a width that is a multiple of 4 and of "
@@ -70,9 +67,6 @@ class MAE(Unlabelled):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-
-    def transform(self, configured: Any) -> Any:
-        return with_mask_seed(configured)
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """Returns `reconstruction`, a mean over the masked patches of all processes."""

@@ -13,6 +13,7 @@ from densevit.interfaces import Batch, LossContext, Losses, Method, Sample, Targ
 from densevit_methods.colours import strong_colours
 from densevit_methods.moving_average import MovingAverage
 from densevit_methods.pseudo_targets import check_head, missing_labels, predicted_targets, without_labels
+from densevit_methods.shares import check_shares
 
 
 class MeanTeacher(Method):
@@ -48,10 +49,7 @@ class MeanTeacher(Method):
         unlabelled_weight: float = 1.0,
     ) -> None:
         super().__init__(model)
-        fractions = {"decay": decay, "score_threshold": score_threshold, "pixel_threshold": pixel_threshold}
-        for option, value in fractions.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{option} is {value}; a number from 0 to 1 is expected.")
+        check_shares(decay=decay, score_threshold=score_threshold, pixel_threshold=pixel_threshold)
         if burn_in < 0 or unlabelled_weight < 0:
             raise ValueError(f"burn_in is {burn_in}, unlabelled_weight {unlabelled_weight}; both must be at least 0.")
         for name, head in model.heads.items():

@@ -5,16 +5,14 @@ import copy
 import itertools
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError
-from densevit.interfaces import Batch, LossContext, Losses, Sample
+from densevit.interfaces import Batch, LossContext, Losses
 from densevit.layers.precision import at_least_fp32
-from densevit_methods.colours import self_supervised_colours
-from densevit_methods.crops import as_view, check_scale, random_resized_crop
+from densevit_methods.crops import check_scale, random_views
 from densevit_methods.moving_average import MovingAverage, cosine_momentum
 from densevit_methods.unlabelled import Unlabelled
 
@@ -71,15 +69,7 @@ class MoCoV3(Unlabelled):
 
     def transform(self, configured: Any) -> Any:
         """Two crops with the colours of BYOL's two views (appendix A)."""
-
-        def views(sample: Sample, generator: np.random.Generator, types: Any) -> list[Sample]:
-            crops = []
-            for blur, solarize in ((1.0, 0.0), (0.1, 0.2)):
-                crop = random_resized_crop(sample["image"], generator, self.image_size, self.scale)
-                crops.append(as_view(self_supervised_colours(crop, generator, blur, solarize), sample))
-            return crops
-
-        return views
+        return random_views([(self.image_size, self.scale, 1.0, 0.0), (self.image_size, self.scale, 0.1, 0.2)])
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """Returns `contrastive`, the loss of both views."""

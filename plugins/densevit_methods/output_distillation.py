@@ -10,6 +10,7 @@ from densevit.config import Source
 from densevit.errors import ConfigError
 from densevit.interfaces import IGNORE, Batch, LossContext, Losses, Targets
 from densevit_methods.pseudo_targets import check_head, missing_labels, predicted_targets
+from densevit_methods.shares import check_shares
 from densevit_methods.teachers import class_rows, load_teacher, teacher_head
 from densevit_methods.unlabelled import Unlabelled
 
@@ -35,9 +36,7 @@ class OutputDistillation(Unlabelled):
         self, model: Any, teacher: Source, score_threshold: float | None = None, pixel_threshold: float = 0.0
     ) -> None:
         super().__init__(model)
-        for option, value in {"score_threshold": score_threshold, "pixel_threshold": pixel_threshold}.items():
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{option} is {value}; a number from 0 to 1 is expected.")
+        check_shares(score_threshold=score_threshold, pixel_threshold=pixel_threshold)
         for name, head in model.heads.items():
             check_head(name, head, "output_distillation")
         self.teacher = load_teacher(teacher)

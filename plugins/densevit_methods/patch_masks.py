@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import Backbone, Batch, Sample, Targets
+from densevit_methods.unlabelled import Unlabelled
 
 Masking = Callable[[int, int, torch.Generator], Tensor]
 """Makes the mask of an image from the rows and columns of its patches: (rows, columns) bool, True = masked."""
@@ -136,7 +137,16 @@ class MaskToken(nn.Module):
         return torch.where(masked[:, None], tiles.to(pixels.dtype), pixels)
 
 
-def check_ratio(mask_ratio: float) -> None:
-    """Raises ValueError if a share of masked patches is not above 0 and below 1."""
-    if not 0 < mask_ratio < 1:
-        raise ValueError(f"mask_ratio is {mask_ratio}; a number above 0 and below 1 is expected.")
+class MaskedModelling(Unlabelled):
+    """A method that masks a share of the patches of each image.
+
+    Raises ValueError if the share is not above 0 and below 1.
+    """
+
+    def __init__(self, model: Any, mask_ratio: float) -> None:
+        super().__init__(model)
+        if not 0 < mask_ratio < 1:
+            raise ValueError(f"mask_ratio is {mask_ratio}; a number above 0 and below 1 is expected.")
+
+    def transform(self, configured: Any) -> Any:
+        return with_mask_seed(configured)

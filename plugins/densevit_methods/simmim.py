@@ -6,17 +6,15 @@ from torch import Tensor, nn
 
 from densevit.interfaces import Batch, LossContext, Losses
 from densevit_methods.patch_masks import (
+    MaskedModelling,
     MaskToken,
-    check_ratio,
     mask_patches,
     pixels_of_patches,
     random_masking,
-    with_mask_seed,
 )
-from densevit_methods.unlabelled import Unlabelled
 
 
-class SimMIM(Unlabelled):
+class SimMIM(MaskedModelling):
     """Predicts the masked pixels of an image from the backbone's coarsest feature, by one linear layer.
 
     The loss is the mean absolute error of masked pixels, normalised as the backbone expects (section 3.4). The mask
@@ -27,15 +25,11 @@ class SimMIM(Unlabelled):
     """
 
     def __init__(self, model: Any, mask_ratio: float = 0.6, patch: int = 32) -> None:
-        super().__init__(model)
-        check_ratio(mask_ratio)
+        super().__init__(model, mask_ratio)
         self.patch, self.masking = patch, random_masking(mask_ratio)
         self.mask_token = MaskToken(model.backbone, patch)
         channels, stride = model.backbone.channels[-1], model.backbone.strides[-1]
         self.decoder = nn.Sequential(nn.Conv2d(channels, 3 * stride**2, 1), nn.PixelShuffle(stride))
-
-    def transform(self, configured: Any) -> Any:
-        return with_mask_seed(configured)
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """Returns `reconstruction`, a mean over the masked pixels of all processes."""

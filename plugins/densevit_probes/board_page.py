@@ -95,8 +95,8 @@ def _board(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if row not in [*ranked, *published]
     ]
-    shown = [_table(lines), *(["Not comparable with these rows:", "\n".join(apart)] if apart else [])]
-    return [*([_origin(ranked)] if ranked else []), *shown]
+    note = ["Not comparable with these rows:", "\n".join(apart)] if apart else []
+    return [*([_origin(ranked)] if ranked else []), text_tables.markdown(_cells(lines)), *note]
 
 
 def _origin(rows: Sequence[Row]) -> str:
@@ -133,7 +133,8 @@ def _scores(row: Row) -> str:
 def _orders(boards: Mapping[str, Sequence[Row]]) -> Table | None:
     """Kendall's tau between the orders of backbones by each frozen and each trained main metric; None without both."""
     rows = {name: {row.backbone: row for row in ranked_rows(board)} for name, board in boards.items()}
-    columns = [(name, metric, _kind(board)) for name, board in rows.items() for metric in _mains(board)]
+    first = {name: row for name, board in rows.items() for row in [*board.values()][:1]}
+    columns = [(name, metric, row.training) for name, row in first.items() for metric in row.main]
     lines = []
     for name, metric, kind in columns:
         for other, head, other_kind in columns if kind == "frozen" else ():
@@ -148,20 +149,8 @@ def _orders(boards: Mapping[str, Sequence[Row]]) -> Table | None:
     return _cells([["frozen", "trained", "backbones", "Kendall's tau"], *lines]) if lines else None
 
 
-def _kind(board: Mapping[str, Row]) -> str:
-    return next((row.training for row in board.values()), "")
-
-
-def _mains(board: Mapping[str, Row]) -> list[str]:
-    return next((row.main for row in board.values()), [])
-
-
 def _goodness(row: Row, metric: str) -> float:
     return row.sign(metric) * row_value(row, metric)
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    return text_tables.markdown(_cells(lines))
 
 
 def _cells(lines: Sequence[Sequence[str]]) -> Table:

@@ -47,10 +47,6 @@ def _version_2(source: str, target: str, mlp: tuple[str, str] = ("fc1", "fc2")) 
     ]
 
 
-def _torchvision_1(source: str, target: str) -> list[Line]:
-    return _version_1(source, target, ("0", "3"))
-
-
 def _torchvision_2(source: str, target: str) -> list[Line]:
     """torchvision's query, key and value bias has a part for keys, which its forward pass ignores."""
     return [
@@ -136,7 +132,7 @@ TORCHVISION_V2 = _layout(
 )
 TORCHVISION = _layout(
     "torchvision-swin",
-    _torchvision(_torchvision_1),
+    _torchvision(partial(_version_1, mlp=("0", "3"))),
     ("features.0.0.weight", f"{_TORCHVISION_BLOCK}.{_TABLE}"),
     _TORCHVISION_BLOCK,
     "per_axis",

@@ -1,6 +1,7 @@
 """facebookresearch/detr (Carion et al. 2020): complete models: R50, R50-DC5, R101 and R101-DC5, as trained on COCO."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -147,8 +148,14 @@ def classes_of(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
     return _COCO[ids]()
 
 
-def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-    return {"detection": classes_of(len(state["class_embed.bias"]), metadata.get("classes", ()))}
+def head_classes(
+    state: StateDict, metadata: Mapping[str, Any], bias: str, head: str = "detection"
+) -> dict[str, tuple[Class, ...]]:
+    """The classes of a head.
+
+    bias: the key of the bias of the class logits. metadata: `classes`, the names by row, if known.
+    """
+    return {head: classes_of(len(state[bias]), metadata.get("classes", ()))}
 
 
 DETR = CheckpointLayout(
@@ -162,7 +169,7 @@ DETR = CheckpointLayout(
     ),
     lines=LINES,
     describe=describe,
-    classes=_classes,
+    classes=partial(head_classes, bias="class_embed.bias"),
     options=LayoutOptions(unsaved=UNSAVED),
     publishing=Publishing(licences=LICENCES, files=FILES, recipe=recipe),
 )

@@ -5,6 +5,7 @@ in version 5 has other keys.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, OtherKeys, Publishing, StateDict
@@ -18,9 +19,9 @@ from densevit_heads.detr.checkpoints import (
     HEAD,
     LICENCES,
     UNSAVED,
-    classes_of,
     describe,
     file_ids,
+    head_classes,
     recipe,
 )
 
@@ -124,11 +125,6 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
     }
 
 
-def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-    """metadata: `classes`, the names by row from config.json, if present."""
-    return {"detection": classes_of(len(state["class_labels_classifier.bias"]), metadata.get("classes", ()))}
-
-
 def _layout(
     name: str,
     backbone: tuple[Line, ...],
@@ -147,7 +143,7 @@ def _layout(
         ),
         lines=(*backbone, *_LINES),
         describe=describe,
-        classes=_classes,
+        classes=partial(head_classes, bias="class_labels_classifier.bias"),
         other_keys=OtherKeys(
             spellings=memory(f"{_ENCODER}.self_attn", f"{_DECODER}.self_attn", f"{_DECODER}.encoder_attn")
         ),

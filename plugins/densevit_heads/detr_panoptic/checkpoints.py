@@ -1,6 +1,7 @@
 """facebookresearch/detr's panoptic models (Carion et al. 2020, section 4.4): R50, R50-DC5 and R101, for COCO."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, Publishing, StateDict
@@ -46,10 +47,6 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
     return "coco/detr_panoptic_r50", {}
 
 
-def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-    return {"panoptic": detector.classes_of(len(state["detr.class_embed.bias"]), metadata.get("classes", ()))}
-
-
 DETR_PANOPTIC = CheckpointLayout(
     name="detr-panoptic",
     marks=(
@@ -59,7 +56,7 @@ DETR_PANOPTIC = CheckpointLayout(
     ),
     lines=(*detector_lines(detector.LINES), *MASK_LINES),
     describe=describe,
-    classes=_classes,
+    classes=partial(detector.head_classes, bias="detr.class_embed.bias", head="panoptic"),
     options=LayoutOptions(unsaved=UNSAVED),
     publishing=Publishing(licences=detector.LICENCES, files=detector.FILES, recipe=recipe),
 )

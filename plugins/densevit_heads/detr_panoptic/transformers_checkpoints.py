@@ -5,11 +5,12 @@ Files have the keys of transformers 4, also if version 5 writes them, like files
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, OtherKeys, Publishing, StateDict
 from densevit_heads.detr import transformers_checkpoints as detector
-from densevit_heads.detr.checkpoints import classes_of
+from densevit_heads.detr.checkpoints import head_classes
 from densevit_heads.detr_panoptic.checkpoints import (
     MASK_LINES,
     OPTIONS,
@@ -32,11 +33,6 @@ _MASK_HEAD = (  # the keys of a model in version 5, and of its files
     ),
     ("mask_head.output_conv.*", "mask_head.out_lay.*"),
 )
-
-
-def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-    """metadata: `classes`, the names by row from config.json, if present."""
-    return {"panoptic": classes_of(len(state["detr.class_labels_classifier.bias"]), metadata.get("classes", ()))}
 
 
 def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +59,7 @@ def _layout(
         marks=(*(f"detr.{mark}" for mark in of.marks), "bbox_attention.q_linear.weight", "mask_head.lay1.weight"),
         lines=(*detector_lines(of.lines), *MASK_LINES),
         describe=describe,
-        classes=_classes,
+        classes=partial(head_classes, bias="detr.class_labels_classifier.bias", head="panoptic"),
         other_keys=OtherKeys(
             spellings=(*((f"detr.{source}", f"detr.{name}") for source, name in of.other_keys.spellings), *_MASK_HEAD)
         ),

@@ -66,6 +66,16 @@ def stage_lines(task: Task, i: int, **sources: str) -> list[Line]:
     return [Line(source, targets[layer]) for layer, source in sources.items()]
 
 
+def output_lines(task: Task, output: str, auxiliary: str) -> list[Line]:
+    """Maps the keys of the layers after the decoder. output, auxiliary: the checkpoint's prefixes of these layers."""
+    if task == "depth":
+        return [Line(f"{output}.{2 * i}.*", f"heads.depth.conv{i + 1}.*") for i in range(3)]
+    return [
+        Line(f"{output}.{{i}}.*", "heads.segmentation.classifier.{i}.*"),
+        Line(f"{auxiliary}.{{i}}.*", "heads.segmentation.auxiliary.{i}.*"),
+    ]
+
+
 def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
     lines: list[Line] = []
     for i in range(len(PLACES)):
@@ -82,12 +92,8 @@ def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
             norms=f"{fuse}.resConfUnit{{u}}.bn{{c}}.*",
             fuse=f"{fuse}.out_conv.*",
         )
-    if task == "depth":
-        lines += [Line(f"scratch.output_conv.{2 * i}.*", f"heads.depth.conv{i + 1}.*") for i in range(3)]
-    else:
-        lines.append(Line("scratch.output_conv.{i}.*", "heads.segmentation.classifier.{i}.*"))
-        lines.append(Line("auxlayer.{i}.*", "heads.segmentation.auxiliary.{i}.*"))
-    return (*backbone_lines("timm-vit", "pretrained.model."), *lines)
+    outputs = output_lines(task, "scratch.output_conv", "auxlayer")
+    return (*backbone_lines("timm-vit", "pretrained.model."), *lines, *outputs)
 
 
 def _describe(tensors: StateDict, task: Task) -> dict[str, Any]:

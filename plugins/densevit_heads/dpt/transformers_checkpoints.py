@@ -13,6 +13,7 @@ from densevit_heads.dpt.checkpoints import (
     UNUSED_NORM,
     UNUSED_UNIT,
     Task,
+    output_lines,
     stage_lines,
     whole_model,
 )
@@ -61,12 +62,8 @@ def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
             norms=f"{fuse}.residual_layer{{u}}.batch_norm{{c}}.*",
             fuse=f"{fuse}.projection.*",
         )
-    if task == "depth":
-        lines += [Line(f"head.head.{2 * i}.*", f"heads.depth.conv{i + 1}.*") for i in range(3)]
-    else:
-        lines.append(Line("head.head.{i}.*", "heads.segmentation.classifier.{i}.*"))
-        lines.append(Line("auxiliary_head.head.{i}.*", "heads.segmentation.auxiliary.{i}.*"))
-    return (*_BLOCKS, *(_RESNET if hybrid else _PATCHES), *lines)
+    outputs = output_lines(task, "head.head", "auxiliary_head.head")
+    return (*_BLOCKS, *(_RESNET if hybrid else _PATCHES), *lines, *outputs)
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:

@@ -145,7 +145,8 @@ def _score_table(results: Results, names: Sequence[str]) -> Table:
         scores = {metric: _score(case, metric) for case in cases for metric in case.metrics}
         weights = _shared({case.head: _weights(case) for case in cases if case.setting})
         rows.append([name, weights, *(scores.get(metric, "") for metric in columns)])
-    return _table(["backbone" if _is_grid(results) else "model", "initial weights", *columns.values()], rows)
+    first = "backbone" if any(case.backbone for case in results.values()) else "model"
+    return _table([first, "initial weights", *columns.values()], rows)
 
 
 def _weights(case: CaseResult) -> str:
@@ -158,10 +159,6 @@ def _data_note(results: Results) -> list[Part]:
     data = [case.setting["evaluated_data"] for case in results.values() if case.metrics and case.setting]
     keys = ", ".join(different_keys(data))
     return [Text(f"The models were evaluated on different data ({keys}): do not compare their scores.")] if keys else []
-
-
-def _is_grid(results: Results) -> bool:
-    return any(case.backbone for case in results.values())
 
 
 def _direction(case: CaseResult, metric: str) -> str:
@@ -193,7 +190,7 @@ def _costs(results: Results) -> Table:
                 [
                     name,
                     size,
-                    _millions(case.cost["parameters"]),
+                    f"{case.cost['parameters'] / 1e6:.2f}",
                     f"{cost['multiply_adds'] / 1e9:.3g}",
                     scores,
                 ]
@@ -236,10 +233,6 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table with a left-aligned first column."""
     first, *lines = [[Cell(text, left=n == 0) for n, text in enumerate(row)] for row in [header, *rows]]
     return Table(first, lines)
-
-
-def _millions(count: float) -> str:
-    return f"{count / 1e6:.2f}"
 
 
 def _score(case: CaseResult, metric: str) -> str:
