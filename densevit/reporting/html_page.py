@@ -167,6 +167,17 @@ class Numbered(Part):
 
 
 @dataclass
+class FindingPart(Part):
+    """A finding of a diagnosis. severity: error, warning or note."""
+
+    element = "finding"
+    severity: str
+    heading: str
+    entries: Sequence[str]
+    fix: str
+
+
+@dataclass
 class Section:
     """A section of the page: a title and its parts."""
 

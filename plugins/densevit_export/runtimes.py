@@ -1,10 +1,8 @@
 """Runs exported files on the CPU: ONNX with ONNX Runtime or OpenVINO, pt2 with PyTorch."""
 
 import json
-import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +13,7 @@ import torch
 from densevit.errors import DensevitError, WeightsError, did_you_mean
 from densevit.interfaces import Size
 from densevit.paths import user_path
+from densevit.terminal import silenced
 
 Run = Callable[..., dict[str, np.ndarray]]
 """Runs a file on images (B, C, H, W) and further inputs by name; returns outputs by name."""
@@ -26,19 +25,6 @@ IMAGES = "images"  # the input of all files
 ORIGINAL_SIZE, THRESHOLDS = "original_size", "thresholds"  # further inputs of files with post-processing
 METADATA = "densevit"  # the key of the header in ONNX files
 HEADER_FILE = "header.json"  # in pt2 files
-
-
-@contextmanager
-def silenced() -> Iterator[None]:
-    """Silences warnings, and log messages up to the level WARNING."""
-    disabled = logging.root.manager.disable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(disabled)
 
 
 @dataclass(frozen=True)

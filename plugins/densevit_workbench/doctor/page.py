@@ -1,7 +1,6 @@
 """The page of a diagnosis: findings, splits, classes, distributions, augmented samples and cost."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -9,6 +8,7 @@ from PIL import Image
 from densevit.reporting import html_page, plots
 from densevit.reporting.html_page import (
     Cell,
+    FindingPart,
     Grid,
     Part,
     Plot,
@@ -26,17 +26,6 @@ MAX_SAMPLE_SIDE = 700  # in pixels
 
 Samples = Sequence[tuple[str, Image.Image]]
 """Images with captions."""
-
-
-@dataclass
-class FindingPart(Part):
-    """A finding of a diagnosis. severity: error, warning or note."""
-
-    element = "finding"
-    severity: str
-    heading: str
-    entries: Sequence[str]
-    fix: str
 
 
 def sections(
