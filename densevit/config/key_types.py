@@ -8,9 +8,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from densevit.config.data_schema import DataSection, FinalPhase
 from densevit.config.values import BY_NAME, PLUGIN_NAME, SOURCE, ConfigType, Section
 from densevit.errors import PluginError
-from densevit.registry import GROUPS
+from densevit.registry import GROUPS, option_types
 from densevit.registry.importing import MODULE_CLASS
-from densevit.registry.plugin_options import inner_types, option_types
+from densevit.registry.plugin_options import inner_types
 
 
 def type_in(annotation: Any, key: str, values: Mapping[str, Any]) -> Any:

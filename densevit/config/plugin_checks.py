@@ -14,9 +14,9 @@ from densevit.config.sections import data_options
 from densevit.config.sources import Key
 from densevit.config.training_schema import OptimSection
 from densevit.config.values import OpenSection
+from densevit.constructor_call import signature
 from densevit.errors import ConfigError, PluginError
-from densevit.registry.groups import POSITIONAL_ARGUMENTS
-from densevit.registry.plugin_options import OptionError, check, parameters_of
+from densevit.registry.plugin_options import OptionError, check
 
 
 def check_plugins(config: Config) -> None:
@@ -96,9 +96,8 @@ def check_optimizer(section: OptimSection) -> None:
     """Raises PluginError if the import of the optimiser fails, and OptionError for an invalid option or a weight decay
     that its constructor does not take."""
     _check_options("optim", "optimizers", section.name, section)
-    optimizer_type = registry.load("optimizers", section.name)
-    parameters, takes_all = parameters_of(optimizer_type, POSITIONAL_ARGUMENTS["optimizers"], section.name)
-    if section.weight_decay and "weight_decay" not in parameters and not takes_all:
+    parameters = signature(registry.load("optimizers", section.name)).parameters.values()
+    if section.weight_decay and not any(p.name == "weight_decay" or p.kind is p.VAR_KEYWORD for p in parameters):
         raise OptionError(
             "optim.weight_decay",
             f"is {section.weight_decay:g}, but {section.name!r} has no weight decay. Fix: set optim.weight_decay=0.",

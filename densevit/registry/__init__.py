@@ -4,7 +4,7 @@ Built-in plugins are entry points too. Finding plugins imports nothing; loading 
 broken plugin affects only configs that use it.
 """
 
-from densevit.registry.creating import check_options, construct, create
+from densevit.registry.creating import check_options, construct, create, option_types
 from densevit.registry.docstrings import first_line
 from densevit.registry.finding import InstalledPlugins, find, scan
 from densevit.registry.groups import GROUPS, Plugin
@@ -26,6 +26,7 @@ __all__ = [
     "load",
     "load_command",
     "object_section",
+    "option_types",
     "public_name",
     "scan",
 ]

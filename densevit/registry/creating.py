@@ -70,3 +70,12 @@ def check_options(
 
     passed, offered = POSITIONAL_ARGUMENTS[group][:positional], signature.OPTIONAL_KEYWORDS.get(group, ())
     return signature.check(load(group, name), passed, name, options, where, reserved, offered)
+
+
+def option_types(group: str, name: Any) -> dict[str, Any]:
+    """The annotations of a plugin's options. Imports the plugin; raises PluginError if that fails."""
+    from densevit.registry import plugin_options as signature  # imports pydantic
+
+    plugin, offered = load(group, name), signature.OPTIONAL_KEYWORDS.get(group, ())
+    accepted, _ = signature.accepted_options(plugin, POSITIONAL_ARGUMENTS[group], name, offered)
+    return {key: parameter.annotation for key, parameter in accepted.items()}

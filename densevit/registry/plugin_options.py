@@ -2,9 +2,10 @@
 
 import difflib
 import inspect
+import math
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -12,9 +13,6 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from densevit.constructor_call import Unwritten, signature
 from densevit.errors import PluginError, nearest
-from densevit.registry.groups import POSITIONAL_ARGUMENTS
-from densevit.registry.number_limits import wrong_numbers
-from densevit.registry.plugin_loading import load
 
 # Keyword arguments that densevit passes to constructors that take them; not options of the user.
 OPTIONAL_KEYWORDS: dict[str, tuple[str, ...]] = {
@@ -23,6 +21,8 @@ OPTIONAL_KEYWORDS: dict[str, tuple[str, ...]] = {
 }
 
 _MISSPELT = 0.8  # similarity of a key in **kwargs to a parameter
+_LARGEST_INT = 2**63 - 1
+_LARGEST_FLOAT = 3.4028234e38  # of float32
 
 
 class OptionError(PluginError):
@@ -56,7 +56,7 @@ def check(
     if getattr(name, "instance", None) is not None:
         return {}
     positional = tuple(positional)
-    accepted, takes_all = _accepted(plugin, positional, name, offered)
+    accepted, takes_all = accepted_options(plugin, positional, name, offered)
     parameters = parameters_of(plugin, positional, name, offered)[0]
     checked: dict[str, Any] = {}
     wrong: list[OptionError] = []
@@ -89,13 +89,6 @@ def check(
     return checked
 
 
-def option_types(group: str, name: Any) -> dict[str, Any]:
-    """The annotations of a plugin's options. Imports the plugin; raises PluginError if that fails."""
-    plugin = load(group, name)
-    accepted = _accepted(plugin, POSITIONAL_ARGUMENTS[group], name, OPTIONAL_KEYWORDS.get(group, ()))[0]
-    return {key: parameter.annotation for key, parameter in accepted.items()}
-
-
 def inner_types(annotation: Any) -> dict[str, Any] | None:
     """The annotations of the keys of an option that is a section of keys: a dataclass, or options of a nested plugin.
     None for other options."""
@@ -108,16 +101,13 @@ def takes(plugin: type, option: str) -> bool:
     return option in signature(plugin).parameters
 
 
-def default_of(plugin: Callable[..., Any], positional: tuple[str, ...], path: Sequence[str]) -> Any:
-    """The default of an option, or of an option in a section: ("transformer", "num_heads"). positional: parameters
-    before the options.
-
-    Raises LookupError if the constructor has no such option.
-    """
-    parameter, inner = parameters_of(plugin, positional, "")[0][path[0]], path[1:]
+def default_of(plugin: Callable[..., Any], path: Sequence[str]) -> Any:
+    """The default of an option, or of an option in a section: ("transformer", "num_heads"). Raises LookupError if the
+    constructor has no such option."""
+    parameter, inner = parameters_of(plugin, (), "")[0][path[0]], path[1:]
     nested = _nested_plugins(parameter.annotation)
     if inner and nested:
-        return default_of(nested[0], positional, inner)
+        return default_of(nested[0], inner)
     value = parameter.default
     for name in inner:
         if not hasattr(value, name):
@@ -169,28 +159,19 @@ def parameters_of(
     return options, takes_all
 
 
-def _accepted(
+def accepted_options(
     plugin: Callable[..., Any], positional: tuple[str, ...], name: str, offered: Collection[str]
 ) -> tuple[dict[str, inspect.Parameter], bool]:
-    """`parameters_of`, with those that a constructor with **kwargs may pass on."""
+    """`parameters_of`, with those that a constructor with **kwargs may pass on: of the base classes' constructors, up
+    to the first without **kwargs."""
     parameters, takes_all = parameters_of(plugin, positional, name, offered)
-    inherited = _inherited_parameters(plugin, positional, name, offered) if takes_all else {}
-    return {**inherited, **parameters}, takes_all
-
-
-def _inherited_parameters(
-    plugin: Callable[..., Any], positional: tuple[str, ...], name: str, offered: Collection[str]
-) -> dict[str, inspect.Parameter]:
-    """The parameters that a constructor with **kwargs may pass on: of the base classes' constructors, up to the first
-    without **kwargs."""
-    parameters: dict[str, inspect.Parameter] = {}
     constructors = [base for base in getattr(plugin, "__mro__", ()) if "__init__" in vars(base)]
-    for constructor in constructors[1:]:
-        inherited, takes_all = parameters_of(constructor, positional, name, offered)
+    for constructor in constructors[1:] if takes_all else ():
+        inherited, passes_on = parameters_of(constructor, positional, name, offered)
         parameters = {**inherited, **parameters}
-        if not takes_all:
+        if not passes_on:
             break
-    return parameters
+    return parameters, takes_all
 
 
 def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str, positional: tuple[str, ...]) -> Any:
@@ -204,7 +185,7 @@ def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str, posi
     if section is not None and not (value is None and parameter.annotation is not section):
         return _instance(section, parameter.default, value, key, name)
     coerced = _coerce(parameter.annotation, value, key)
-    for path, problem in wrong_numbers(coerced, (key,)):
+    for path, problem in _wrong_numbers(coerced, (key,)):
         raise OptionError(".".join(path), problem)
     return coerced
 
@@ -283,3 +264,27 @@ def _count_booleans(value: Any) -> int:
     if isinstance(value, list | tuple | set | frozenset):
         return sum(_count_booleans(item) for item in value)
     return int(isinstance(value, bool))
+
+
+def _wrong_numbers(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yields key and message of each invalid number in a nested value: "should be a finite number, not nan."
+
+    Invalid are nan, infinity, integers beyond 64 bits, and floats beyond float32.
+    """
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _wrong_numbers(item, (*key, str(name)))
+    elif isinstance(value, list | tuple | set | frozenset):
+        for index, item in enumerate(value):
+            yield from _wrong_numbers(item, (*key, str(index)))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield key, f"should be a finite number, not {value}."
+    elif isinstance(value, float) and abs(value) > _LARGEST_FLOAT:
+        yield key, f"should be a number of at most {_LARGEST_FLOAT:g}, the largest of float32, not {value}."
+    elif isinstance(value, int) and abs(value) > _LARGEST_INT:
+        yield key, f"should be a whole number of at most {_LARGEST_INT}, not {_digits(value)}."
+
+
+def _digits(value: int) -> str:
+    """An integer as text; if large, its number of digits: Python refuses to print thousands of digits."""
+    return str(value) if abs(value) < 10**40 else f"one of about {round(value.bit_length() * math.log10(2))} digits"

@@ -9,7 +9,6 @@ from densevit.config.values import OpenSection, with_value
 from densevit.errors import WeightsError
 from densevit.layouts.state_dicts import part
 from densevit.model import DenseModel
-from densevit.registry.groups import POSITIONAL_ARGUMENTS
 from densevit.registry.plugin_options import default_of
 from densevit.weights.head_adaptation import replaced_tensors
 from densevit_checkpoints.foreign_checkpoint import ForeignCheckpoint
@@ -56,7 +55,7 @@ def layout_options(weights: PartWeights, section: OpenSection) -> tuple[dict[str
     plugin, options, lines = registry.load(weights.group, name), section.options, list[str]()
     for path, value, listed in _implied(weights, name):
         try:
-            default = default_of(plugin, POSITIONAL_ARGUMENTS[weights.group], path)
+            default = default_of(plugin, path)
         except LookupError:  # not an option of this plugin
             continue
         set_value = option_of(options, ".".join(path), _ABSENT)
