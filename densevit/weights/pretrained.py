@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from densevit.config import yaml_io as yaml
 from densevit.errors import WeightsError
 from densevit.interfaces.licences import UNKNOWN
 from densevit.layouts.state_dicts import part
@@ -138,16 +137,15 @@ def _fit(
     excluded: Mapping[str, str],
     prefix: str = "",
 ) -> StateDictMatch:
-    """Matches the tensors `state` of a checkpoint and a module, see `fit`. The error message quotes the config from
-    which the checkpoint's model can be built. prefix: the prefix of the module's keys in the checkpoint."""
+    """Matches the tensors `state` of a checkpoint and a module, see `fit`. prefix: the prefix of the module's keys in
+    the checkpoint."""
     excluded = {**checkpoint.missing(module.state_dict(), prefix), **excluded}
     try:
         match = fit(module, state, where, allowed, excluded)
     except WeightsError as error:
         if not checkpoint.layout_name:
             raise
-        sections = yaml.write(checkpoint.describe()).strip().replace("\n", "\n  ")
-        raise WeightsError(f"{error} Read as {checkpoint.layout_name}, the weights' config is\n  {sections}") from error
+        raise WeightsError(f"{error} {checkpoint.config_text()}") from error
     zeros = {name.removeprefix(prefix): why for name, why in checkpoint.zeros.items()}
     match.zeros = {name: why for name, why in zeros.items() if name in match.tensors}
     match.notes += _layout_notes(checkpoint)

@@ -10,11 +10,7 @@ from densevit.config import ModelSections
 from densevit.config.values import RANDOM
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class
-from densevit.model import (
-    DenseModel,
-    build_from_sections,
-    model_factory,
-)
+from densevit.model import DenseModel, build_backbone, build_from_sections
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.checkpoint_io import read
 from densevit.weights.pretrained import load_pretrained
@@ -56,7 +52,7 @@ def create_backbone(
     if weights is not None and options.get("pretrained") is True:
         raise ConfigError(f"create_backbone: weights={weights} and pretrained=True are both set. Fix: omit one.")
     if weights in (None, RANDOM):
-        return model_factory.build_backbone(name, **options)
+        return build_backbone(name, **options)
     checkpoint = read(weights)
     images = channels_of(checkpoint)
     values = {**images, "name": name, **options, "weights": str(weights), "weights_allow": tuple(weights_allow)}

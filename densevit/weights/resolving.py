@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from densevit.channels import RGB
 from densevit.config import BackboneSection, ModelSections
 from densevit.config.values import with_value
-from densevit.interfaces import Class
+from densevit.interfaces import RGB, Class
 from densevit.layouts.state_dicts import part
 from densevit.model import DenseModel, build_from_sections
 from densevit.model.meta_device import built_on_meta

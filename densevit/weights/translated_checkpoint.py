@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from densevit.channels import COLORS
-from densevit.config import LoraSection, ModelSections, values_of_file
+from densevit.config import LoraSection, ModelSections, values_of_file, yaml_io
 from densevit.errors import WeightsError, one_line
 from densevit.interfaces import Licences
 from densevit.model.lora import merged_state
@@ -61,6 +61,11 @@ class TranslatedCheckpoint:
     def is_backbone(self) -> bool:
         """Whether it is another project's backbone without heads."""
         return False
+
+    def config_text(self) -> str:
+        """The end of a message: the config from which the model of another project's checkpoint can be built."""
+        sections = yaml_io.write(self.describe()).strip().replace("\n", "\n  ")
+        return f"Read as {self.layout_name}, the weights' config is\n  {sections}"
 
     def missing(self, names: Iterable[str], prefix: str = "") -> dict[str, str]:
         """The keys among `names` that checkpoints of this layout never contain, with the reason.

@@ -17,9 +17,8 @@ from densevit.weights.pretrained import fit_backbone, fit_model
 from densevit.weights.state_dict_loading import WARNING, StateDictMatch
 from densevit_checkpoints.foreign_checkpoint import ForeignCheckpoint, translate_checkpoint
 from densevit_checkpoints.key_mapping import canonical, option_of
-from densevit_checkpoints.key_prefixes import fitting
 from densevit_checkpoints.layout_options import PartWeights, layout_options
-from densevit_checkpoints.recognition import matching_variant, most_specific, recognise, same_tensors
+from densevit_checkpoints.recognition import fitting, matching_variant, most_specific, recognise, same_tensors
 
 Classes = Mapping[str, Sequence[Class]]
 

@@ -22,9 +22,8 @@ from densevit_checkpoints.key_mapping import (
     saved_options,
     translate,
 )
-from densevit_checkpoints.key_prefixes import fitting
 from densevit_checkpoints.published_licences import licences_of
-from densevit_checkpoints.recognition import most_specific, recognise
+from densevit_checkpoints.recognition import fitting, most_specific, recognise
 
 
 @dataclass(kw_only=True)

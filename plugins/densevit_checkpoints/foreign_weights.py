@@ -12,7 +12,7 @@ from densevit.model import DenseModel
 from densevit.weights import model_file
 from densevit.weights.checkpoint_io import read
 from densevit_checkpoints.converting import Converted, convert_checkpoint
-from densevit_checkpoints.key_prefixes import without_prefix
+from densevit_checkpoints.recognition import without_prefix
 
 
 def convert(

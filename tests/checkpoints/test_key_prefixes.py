@@ -14,8 +14,7 @@ from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.checkpoint_io import read
 from densevit_checkpoints.converting import convert_checkpoint
 from densevit_checkpoints.key_mapping import canonical
-from densevit_checkpoints.key_prefixes import fitting
-from densevit_checkpoints.recognition import most_specific
+from densevit_checkpoints.recognition import fitting, most_specific
 from tests.weights.states import assert_state, equal
 
 PREFIXES = ("model.backbone.", "encoder.", "encoder_q.", "backbone.body.", "model.teacher.", "0.")
