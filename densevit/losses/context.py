@@ -102,3 +102,14 @@ def step_context(counts: Mapping[str, Sequence[Counts]], batches: int, step: int
     sums = [sum(batch[name] for batch in counts[head]) / batches for head, name in keys]
     means = context.mean(to_device(torch.tensor(sums, dtype=torch.float32), device))
     return replace(context, counts={f"{head}/{name}": mean for (head, name), mean in zip(keys, means, strict=True)})
+
+
+def loss_normalizers(objects: Sequence[int], num_queries: int, no_object_weight: float) -> Counts:
+    """The normalisers of losses with the class "no object": `objects`, their number, and `objects_weights`, the sum of
+    the class weights of queries.
+
+    objects: the number of objects of each labelled image. num_queries: the number of queries of an image.
+    """
+    matched = sum(min(count, num_queries) for count in objects)
+    weights = matched + no_object_weight * (len(objects) * num_queries - matched)
+    return {"objects": sum(objects), "objects_weights": weights}

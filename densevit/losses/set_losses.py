@@ -1,6 +1,6 @@
 """Losses of matched predictions (DETR, Carion et al. 2020, section 3.1 and A.2), for all decoder layers at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import focal, iou_aware, matchability_aware, varifocal
-from densevit.losses.context import Counts, LossContext
+from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchedPairs, Objects
 
 Classification = Literal["focal", "varifocal", "varifocal_matched", "mal", "iou_aware"]
@@ -100,14 +100,3 @@ def set_losses(
         target[pairs.layer, pairs.image, pairs.query, objects.labels[pairs.target]] = quality
         label = BINARY_LOSSES[classification](logits, target).sum((1, 2, 3)) / count
     return SetLosses(label, l1, giou)
-
-
-def loss_normalizers(objects: Sequence[int], num_queries: int, no_object_weight: float) -> Counts:
-    """The normalisers of losses with the class "no object": `objects`, their number, and `objects_weights`, the sum of
-    the class weights of queries.
-
-    objects: the number of objects of each labelled image. num_queries: the number of queries of an image.
-    """
-    matched = sum(min(count, num_queries) for count in objects)
-    weights = matched + no_object_weight * (len(objects) * num_queries - matched)
-    return {"objects": sum(objects), "objects_weights": weights}

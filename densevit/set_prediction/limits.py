@@ -1,12 +1,6 @@
-"""Limits of options that the heads of the DETR family share, and of the number of objects.
+"""Limits of options that the heads of the DETR family share. Checks raise ValueError, naming the option."""
 
-Checks of options raise ValueError, naming the option.
-"""
-
-import warnings
 from collections.abc import Mapping, Sequence
-
-import numpy as np
 
 from densevit.interfaces import Class
 
@@ -34,33 +28,3 @@ def check_weights(weights: Mapping[str, float]) -> None:
 def check_classes(classes: Sequence[Class], task: str = "detection") -> None:
     if not classes:
         raise ValueError(f"The {task} data has no classes; at least one is needed.")
-
-
-class QueryLimit:
-    """Warns once if an image has more objects than there are queries. objects: the noun for messages."""
-
-    def __init__(self, num_queries: int, objects: str, note: str = "") -> None:
-        self.num_queries, self._objects, self._note, self._warned = num_queries, objects, note, False
-
-    def check_data(self, counts: np.ndarray | None) -> None:
-        """counts: (N,), objects per training image, if known."""
-        if counts is not None and len(counts):
-            over = int((counts > self.num_queries).sum())
-            images = f"{over:,} of {len(counts):,} training images have more objects than queries; one of them"
-            self._warn(int(counts.max()), images)
-
-    def check_batch(self, counts: Sequence[int], names: Sequence[int | str]) -> None:
-        """counts: objects per image. names: image ids."""
-        most = max(counts, default=0)
-        if most > self.num_queries:
-            self._warn(most, f"image {names[counts.index(most)]!r}")
-
-    def _warn(self, most: int, image: str) -> None:
-        if self._warned or most <= self.num_queries:
-            return
-        self._warned = True
-        warnings.warn(
-            f"{image} has {most} {self._objects}, but num_queries is {self.num_queries}: {most - self.num_queries} of "
-            f"them are not learned{self._note}. Fix: set num_queries to at least {most}.",
-            stacklevel=4,
-        )

@@ -15,15 +15,22 @@ from torch.utils.checkpoint import checkpoint
 
 from densevit.interfaces import Dataset, Losses, Targets
 from densevit.layers.precision import autocast_off
-from densevit.losses.context import Counts, LossContext
+from densevit.losses.context import Counts, LossContext, loss_normalizers
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import MatchedPairs
-from densevit.losses.set_losses import loss_normalizers
-from densevit.set_prediction.limits import QueryLimit
 from densevit.set_prediction.mask_matching import MaskWeights, match
-from densevit.set_prediction.mask_points import OVERSAMPLING, chunks, random_points, sample, uncertain_points
-from densevit.set_prediction.mask_segments import NEEDS, Segments, Task, segment_counts
-from densevit.set_prediction.queries import MaskQueries, mask_logits
+from densevit.set_prediction.mask_segments import (
+    NEEDS,
+    OVERSAMPLING,
+    Segments,
+    Task,
+    chunks,
+    random_points,
+    sample,
+    segment_counts,
+    uncertain_points,
+)
+from densevit.set_prediction.queries import MaskQueries, QueryLimit, mask_logits
 
 NO_OBJECT_WEIGHT = 0.1
 EPS = 1e-6

@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.losses.matching import MatchedPairs, assign
-from densevit.set_prediction.mask_points import chunks, random_points, sample
-from densevit.set_prediction.mask_segments import Segments
+from densevit.set_prediction.mask_segments import Segments, chunks, random_points, sample
 from densevit.set_prediction.queries import MaskQueries
 
 

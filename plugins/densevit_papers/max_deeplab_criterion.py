@@ -18,8 +18,9 @@ from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import assign
-from densevit.set_prediction.limits import QueryLimit, check_counts, check_weights
+from densevit.set_prediction.limits import check_counts, check_weights
 from densevit.set_prediction.mask_segments import NEEDS, segment_ids
+from densevit.set_prediction.queries import QueryLimit
 
 ALPHA = 0.75  # weight of matched queries in the PQ-style loss; 1 - ALPHA: of the others
 TEMPERATURE = 0.3  # of the instance discrimination

@@ -14,14 +14,14 @@ from densevit.interfaces import IGNORE, Class, Head, Targets
 from densevit.losses.context import LossContext
 from densevit.losses.distributed import mean_over_processes, process_count
 from densevit.losses.segmentation import cross_entropy, dice, hard_pixels
-from densevit.set_prediction import mask_criterion, mask_matching, mask_points
+from densevit.set_prediction import mask_criterion, mask_matching, mask_segments
 from densevit.set_prediction.transformer import Transformer
 from densevit.targets import RunLengthMasks
 from densevit_heads.dab_detr import DabDetr
 from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.detr import Detr
 from densevit_heads.mask2former import Mask2FormerInstance
-from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
+from densevit_heads.mask2former.pixel_decoder import MaskTransformer, PixelDecoderOptions
 
 SHARES = [[0, 1, 3], [2]]  # images of each process; the second has no object
 CASES: dict[str, tuple[dict[str, Any], list[int]]] = {  # the head's options, and objects an image
@@ -75,7 +75,7 @@ def losses_of(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
             targets[-1]["masks"] = RunLengthMasks.from_dense(torch.rand(count, *size) < 0.5, size)
     mask, chosen = torch.zeros(len(images), 8 * cells, 8 * cells, dtype=torch.bool), [targets[i] for i in images]
     with ExitStack() as stack:
-        for module in (mask_points, mask_matching, mask_criterion):
+        for module in (mask_segments, mask_matching, mask_criterion):
             stack.enter_context(mock.patch.object(module, "random_points", same_points))
         losses = head.loss(head([features[images]], mask, chosen), chosen, LossContext.across_processes())
     sum(losses.values()).backward()

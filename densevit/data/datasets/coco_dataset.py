@@ -7,9 +7,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from densevit import registry
-from densevit.channels import RGB, Channels
 from densevit.data.datasets.coco_annotations import crowd_note, read_annotations
+from densevit.data.datasets.coco_geometry import Grid, annotated_grid, check_masks
 from densevit.data.datasets.coco_layouts import (
     NamedFiles,
     NoAnnotationsError,
@@ -17,19 +16,15 @@ from densevit.data.datasets.coco_layouts import (
     Where,
     files_in_layout,
     find_files,
+    other_format,
     single_json,
 )
-from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.division import part_of
-from densevit.data.datasets.exif_grids import Grid, annotated_grid
 from densevit.data.datasets.file_checks import OnError
 from densevit.data.datasets.image_files import existing_files
-from densevit.data.datasets.mask_bounds import check_masks
 from densevit.data.datasets.measured_images import STORED, MeasuredImages
-from densevit.data.datasets.split_names import check_limit, limited
-from densevit.data.io.rgb_files import Header
-from densevit.errors import DataError, PluginError, warn_once
-from densevit.interfaces import Sample, Size, Targets
+from densevit.data.datasets.split_folders import check_limit, root_folder
+from densevit.errors import DataError, warn_once
+from densevit.interfaces import RGB, Channels, Sample, Size, Targets
 
 _MARGIN = 1.0  # pixels; a box that is less far outside fits
 
@@ -90,11 +85,8 @@ class Coco(MeasuredImages):
         read = read_annotations(self.file, masks, boxes_as_masks)
         self.folder = files.image_folder(read.names())
         names, missing = existing_files(self.folder, read.names(), self.file, outside_paths)
-        chosen = np.ones(len(read), bool)
-        if is_divided:
-            paths = [str(self.folder / name) for name in names]
-            chosen, self.division = part_of(split, paths, val_share, self.file, channels)
-        chosen = limited(chosen, limit)
+        part = split if is_divided else None
+        chosen = self.choose(self.folder, names, part, val_share, limit, self.file, channels)
         read, indices = read.subset(chosen), np.flatnonzero(chosen)
         if crowds is None and (note := crowd_note(read.iscrowd)):
             warn_once(f"{self.file}: {note}")
@@ -129,21 +121,21 @@ class Coco(MeasuredImages):
                 "data.boxes=stored confirms this reading; densevit doctor draws both."
             )
 
-    def grid(self, index: int, header: Header) -> tuple[Size, bool]:
+    def grid(self, index: int, stored: Size, upright: Size) -> tuple[Size, bool]:
         """Returns the size of the annotated grid, and whether the grid is upright (see `annotated_grid`).
 
         Raises DataError if the json's size is neither the upright nor the stored size, and, unless `boxes` is set, for
         objects that fit only the other grid.
         """
         json_size = (int(self.json_sizes[index, 0]), int(self.json_sizes[index, 1]))
-        if 0 not in json_size and json_size not in (header.upright_size, header.size):
-            height, width = header.upright_size
+        if 0 not in json_size and json_size not in (upright, stored):
+            height, width = upright
             raise DataError(
                 f"{self.path(index)} has {width} x {height} pixels, but {self.file} says {json_size[1]} x "
                 f"{json_size[0]}. Boxes would not fit: the image was resized or replaced."
             )
-        size, is_upright = annotated_grid(json_size, header, self.boxes)
-        if self.boxes is None and json_size != header.upright_size != header.size:
+        size, is_upright = annotated_grid(json_size, stored, upright, self.boxes)
+        if self.boxes is None and json_size != upright != stored:
             self._check_boxes(index, size, "stored" if is_upright else "upright")
         self._check_segmentations(index, size)
         return size, is_upright
@@ -231,7 +223,7 @@ class Coco(MeasuredImages):
                 raise NoAnnotationsError(f"data.root: {root} is a file; the data set's folder is expected.")
             return find_files(root, split, named, val_share)
         except NoAnnotationsError:
-            reader = None if root is None else other_format(root)
+            reader = None if root is None else other_format(root, Coco)
             if reader is None:
                 raise
             return reader[1].find(root, split, named, val_share, outside_paths, on_error, channels, voc_origin)
@@ -276,21 +268,3 @@ class Coco(MeasuredImages):
     def _rows(self, index: int) -> slice:
         """Returns the rows of an image's objects."""
         return slice(int(self.annotations.first[index]), int(self.annotations.first[index + 1]))
-
-
-def other_format(root: Path) -> tuple[str, type[Coco]] | None:
-    """Returns the name and class of the subclass of `Coco` that recognises a folder or file in another format, and
-    converts it; None if there is none. Raises DataError for a format that none converts."""
-    refusal: DataError | None = None
-    for name in registry.find("datasets"):
-        try:
-            plugin = registry.load("datasets", name)
-            if plugin is not Coco and issubclass(plugin, Coco) and plugin.recognise(root) is not None:
-                return name, plugin
-        except PluginError:
-            continue
-        except DataError as error:
-            refusal = error
-    if refusal is not None:
-        raise refusal
-    return None

@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from densevit import registry
 from densevit.data.datasets.division import is_divided
 from densevit.data.io.file_lookup import find_by_base_name, find_file, local_names
 from densevit.data.io.text_files import read_text
-from densevit.errors import DataError
+from densevit.errors import DataError, PluginError
+from densevit.interfaces import Dataset
 from densevit.paths import user_path
 
 Where = str | dict[str, str]  # a path for every split, or by split
@@ -173,6 +176,24 @@ def _layouts(root: Path, split: str) -> Iterator[tuple[Path, list[Path]]]:
         yield root / "annotations" / f"{name}.json", places
         for file in ("_annotations.coco.json", "annotations.json"):
             yield root / name / file, [root / name, root / name / "images", root]
+
+
+def other_format(root: Path, coco: type[Dataset]) -> tuple[str, type[Any]] | None:
+    """Returns the name and class of the subclass of `Coco` that recognises a folder or file in another format, and
+    converts it; None if there is none. coco: the class `Coco`. Raises DataError for a format that none converts."""
+    refusal: DataError | None = None
+    for name in registry.find("datasets"):
+        try:
+            plugin = registry.load("datasets", name)
+            if plugin is not coco and issubclass(plugin, coco) and plugin.recognise(root) is not None:
+                return name, plugin
+        except PluginError:
+            continue
+        except DataError as error:
+            refusal = error
+    if refusal is not None:
+        raise refusal
+    return None
 
 
 def _coco_jsons(root: Path) -> list[Path]:

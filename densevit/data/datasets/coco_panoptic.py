@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.division import part_of
 from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.image_files import existing_files
@@ -18,11 +17,10 @@ from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.pair_paths import PairPaths, list_files
 from densevit.data.datasets.paired_dataset import load_preset
 from densevit.data.datasets.panoptic_annotations import PanopticAnnotations, panoptic_ids, read_panoptic_annotations
-from densevit.data.datasets.split_names import check_limit, check_split, limited, spellings, split_path
+from densevit.data.datasets.split_folders import check_limit, check_split, limited, root_folder, spellings, split_path
 from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.label_files import label_size_of
 from densevit.data.io.panoptic_files import Runs, read_segment_ids
-from densevit.data.io.rgb_files import Header
 from densevit.errors import DataError, counted, listed
 from densevit.interfaces import IGNORE, VOID, Sample, Size, Targets
 from densevit.targets.run_length_masks import RunLengthMasks
@@ -128,18 +126,18 @@ class CocoPanoptic(MeasuredImages):
             )
         check_each(min(len(self), CHECKED), self.segments, self._on_error)
 
-    def grid(self, index: int, header: Header) -> tuple[Size, bool]:
+    def grid(self, index: int, stored: Size, upright: Size) -> tuple[Size, bool]:
         """Returns the size of an image's PNG, and whether the upright image has this size."""
         if not self._segments:
-            return header.upright_size, True
+            return upright, True
         size = label_size_of(self.segments_path(index))
-        if size not in (header.upright_size, header.size):
-            (height, width), (h, w) = header.upright_size, size
+        if size not in (upright, stored):
+            (height, width), (h, w) = upright, size
             raise DataError(
                 f"{self.path(index)} has {width} x {height} pixels, but its segments {self.segments_path(index)} have "
                 f"{w} x {h}. One of them was resized, or they are not a pair."
             )
-        return size, size == header.upright_size
+        return size, size == upright
 
     def other_files(self, index: int) -> list[str]:
         """Returns the PNG of an image's segments."""

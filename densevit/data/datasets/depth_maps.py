@@ -12,14 +12,13 @@ import numpy as np
 from densevit.channels import RGB, Channels
 from densevit.config import DataSection
 from densevit.data.datasets import depth_range
-from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.depth_values import Calibration, DepthValues, Quantity, Unknown
 from densevit.data.datasets.division import is_divided
 from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.pair_paths import PairPaths
 from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
 from densevit.data.datasets.paired_files import Pairs, find_pairs
-from densevit.data.datasets.split_names import check_limit, check_split, missing_split
+from densevit.data.datasets.split_folders import check_limit, check_split, missing_split, root_folder
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
 from densevit.errors import DataError, counted, warn_once
 from densevit.interfaces import Size, TargetType

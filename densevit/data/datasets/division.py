@@ -10,7 +10,7 @@ import numpy as np
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.file_checks import for_each
 from densevit.data.datasets.scan_cache import Arrays, cached_scan
-from densevit.data.datasets.split_names import DIVIDED
+from densevit.data.datasets.split_folders import DIVIDED
 from densevit.data.duplicate_images import HashedImage, difference_hash, duplicate_groups, pixel_digest
 from densevit.data.io.channel_files import as_rgb, channel_paths
 from densevit.data.io.images import read_image

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.division import is_divided, part_of
+from densevit.data.datasets.division import is_divided
 from densevit.data.datasets.image_files import images_below, warn_of_unread
 from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.paired_folders import paired_folders
-from densevit.data.datasets.split_names import DIVIDED, check_limit, check_split, spellings, split_path
+from densevit.data.datasets.split_folders import DIVIDED, check_limit, check_split, root_folder, spellings, split_path
 from densevit.data.io.channel_files import IMAGES
 from densevit.errors import DataError, listed
 from densevit.interfaces import Class, Sample, color_of
@@ -68,7 +67,7 @@ class ImageFolder(MeasuredImages):
         self.classes = {"classification": tuple(Class(name, i, color_of(i)) for i, name in enumerate(names))}
         paths, labels = _images(base, folder, names, channels)
         if has_parts:
-            chosen, self.division = part_of(split, [str(base / path) for path in paths], val_share, base, channels)
+            chosen = self.choose(base, paths, split, val_share, None, base, channels)
             paths, labels = [paths[i] for i in np.flatnonzero(chosen)], labels[chosen]
         if limit is not None and limit < len(paths):
             places = np.linspace(0, len(paths) - 1, limit).round().astype(int)

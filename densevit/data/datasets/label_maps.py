@@ -10,13 +10,12 @@ import yaml
 
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.color_tables import LABELMAP, read_labelmap, suggested_classes
-from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.label_shares import LabelShares, count_pixels
 from densevit.data.datasets.label_values import Ignored, LabelValues
 from densevit.data.datasets.pair_paths import LABELS, PairPaths
 from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
-from densevit.data.datasets.split_names import check_limit, check_split, spellings
+from densevit.data.datasets.split_folders import check_limit, check_split, root_folder, spellings
 from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.label_files import JPEG, label_size_of, read_label
 from densevit.errors import DataError

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from densevit.channels import Channels
+from densevit.data.datasets.division import part_of
 from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.scan_cache import LARGE, Arrays, cached_scan
+from densevit.data.datasets.split_folders import limited
 from densevit.data.io.channel_files import channel_paths
 from densevit.data.io.images import channels_of_files, image_header, read_image
-from densevit.data.io.rgb_files import Header
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Size
 
@@ -39,10 +40,28 @@ class MeasuredImages(Dataset):
         self._grids = np.zeros((len(paths), 3), np.int32)  # height, width, and STORED or UPRIGHT
         self.channels = channels_of_files((self.path(index) for index in range(len(paths))), channels)
 
-    def grid(self, index: int, header: Header) -> tuple[Size, bool]:
-        """Returns the size of an image's labels, and whether to rotate the image by EXIF. Raises DataError if the
-        labels do not fit the file."""
-        return header.upright_size, True
+    def choose(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        part: str | None,
+        val_share: float | None,
+        limit: int | None,
+        where: Path,
+        channels: Channels,
+    ) -> np.ndarray:
+        """Returns the images to use, (N,) bool: the first `limit` of a part, "train" or "val", of a data set without a
+        val split, see `part_of`; of all images if `part` is None. names: relative to the folder. where: the data set,
+        for messages."""
+        chosen = np.ones(len(names), bool)
+        if part is not None:
+            chosen, self.division = part_of(part, [str(folder / name) for name in names], val_share, where, channels)
+        return limited(chosen, limit)
+
+    def grid(self, index: int, stored: Size, upright: Size) -> tuple[Size, bool]:
+        """Returns the size of an image's labels, and whether to rotate the image by EXIF. stored, upright: the size of
+        the file's pixels, before and after this rotation. Raises DataError if the labels do not fit the file."""
+        return upright, True
 
     def other_files(self, index: int) -> list[str]:
         """Returns the other files on which an image's grid depends."""
@@ -56,7 +75,8 @@ class MeasuredImages(Dataset):
     def measure(self, index: int) -> None:
         """Sets an image's grid. Raises UnreadableFileError for an incomplete file, and DataError if the image does not
         fit its labels."""
-        size, is_upright = self.grid(index, image_header(self.path(index), self.channels))
+        header = image_header(self.path(index), self.channels)
+        size, is_upright = self.grid(index, header.size, header.upright_size)
         self._grids[index] = *size, UPRIGHT if is_upright else STORED
 
     def check_file(self, index: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.division import is_divided
 from densevit.data.datasets.image_files import first_files
-from densevit.data.datasets.split_names import matches, path_exists, spellings, split_path
+from densevit.data.datasets.split_folders import matches, path_exists, spellings, split_path
 from densevit.data.io.folders import files_below
 from densevit.data.io.label_files import JPEG, LOSSY
 from densevit.errors import DataError, counted

@@ -9,13 +9,10 @@ import torch
 import yaml
 
 from densevit.channels import Channels
-from densevit.data.datasets.division import part_of
 from densevit.data.datasets.file_checks import OnError
 from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.pair_paths import PairPaths
 from densevit.data.datasets.paired_files import find_pairs
-from densevit.data.datasets.split_names import limited
-from densevit.data.io.rgb_files import Header
 from densevit.errors import DataError
 from densevit.interfaces import Sample, Size
 
@@ -45,9 +42,8 @@ class PairedDataset(MeasuredImages):
         name, first = ("train", None) if is_divided else (split, limit)
         pairs = find_pairs(root, name, paths, first, outside_paths, channels, on_error)
         if is_divided:
-            files = [str(root / os.fsdecode(path)) for path in pairs.images]
-            chosen, self.division = part_of(split, files, val_share, root, channels)
-            pairs = pairs.subset(limited(chosen, limit))
+            names = [os.fsdecode(path) for path in pairs.images]
+            pairs = pairs.subset(self.choose(root, names, split, val_share, limit, root, channels))
         self.split, self.pairs, self._on_error = split, pairs, on_error
         self.open(root, [os.fsdecode(path) for path in pairs.images], channels)
 
@@ -59,17 +55,17 @@ class PairedDataset(MeasuredImages):
         """Reads an annotation file: (H, W), the value of the key in `provides`."""
         raise NotImplementedError
 
-    def grid(self, index: int, header: Header) -> tuple[Size, bool]:
+    def grid(self, index: int, stored: Size, upright: Size) -> tuple[Size, bool]:
         """Returns the size of an annotation file, and whether the upright image has this size."""
         size = self.label_size(self.label_path(index))
-        if size not in (header.upright_size, header.size):
-            (height, width), (h, w) = header.upright_size, size
+        if size not in (upright, stored):
+            (height, width), (h, w) = upright, size
             raise DataError(
                 f"{self.path(index)} has {width} x {height} pixels, but its {self.noun} {self.label_path(index)} has "
                 f"{w} x {h}. One of them was resized, or they are not a pair; resize the {self.noun} to the "
                 "image's size (nearest pixel)."
             )
-        return size, size == header.upright_size
+        return size, size == upright
 
     def other_files(self, index: int) -> list[str]:
         """Returns the annotation file."""

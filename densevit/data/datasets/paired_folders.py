@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from densevit.data.datasets.split_names import spellings
+from densevit.data.datasets.split_folders import spellings
 from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.image_opening import open_image
 

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.data_root import root_folder
-from densevit.data.datasets.division import is_divided, part_of
+from densevit.data.datasets.division import is_divided
 from densevit.data.datasets.image_files import images_below, warn_of_unread
 from densevit.data.datasets.measured_images import MeasuredImages
-from densevit.data.datasets.split_names import DIVIDED, missing_split
+from densevit.data.datasets.split_folders import DIVIDED, missing_split, root_folder
 from densevit.data.io.channel_files import IMAGES
 from densevit.errors import DataError
 from densevit.interfaces import Sample
@@ -44,8 +43,7 @@ class UnlabelledImages(MeasuredImages):
         has_parts = is_divided(split, val_share, base / "val" if (base / "val").is_dir() else None)
         paths = _paths(base, "train" if has_parts else split, channels)
         if has_parts:
-            files = [str(base / path) for path in paths]
-            chosen, self.division = part_of(split, files, val_share or _VAL_SHARE, base, channels)
+            chosen = self.choose(base, paths, split, val_share or _VAL_SHARE, None, base, channels)
             paths = [paths[i] for i in np.flatnonzero(chosen)]
         self.open(base, paths, channels)
 

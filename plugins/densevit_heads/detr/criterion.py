@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from densevit.interfaces import Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
-from densevit.losses.context import Counts, LossContext
+from densevit.losses.context import Counts, LossContext, loss_normalizers
 from densevit.losses.matching import MatchedPairs, MatchingCosts, Objects, hungarian
-from densevit.losses.set_losses import LossWeights, SetLosses, box_losses, last_and_auxiliary, loss_normalizers
+from densevit.losses.set_losses import LossWeights, SetLosses, box_losses, last_and_auxiliary
 from densevit.set_prediction.labelled_objects import LabelledObjects
 
 

@@ -19,8 +19,7 @@ from densevit.set_prediction.mask_classification import (
     SemanticMasks,
 )
 from densevit.set_prediction.queries import mask_logits
-from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
-from densevit_heads.mask2former.pixel_decoder import PixelDecoder
+from densevit_heads.mask2former.pixel_decoder import MaskTransformer, PixelDecoder, PixelDecoderOptions
 from densevit_heads.mask2former.transformer import MaskedDecoder
 
 NUM_QUERIES = 100

@@ -7,8 +7,7 @@ from torch.nn import functional as F
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.mlp import FeedForward, Mlp
 from densevit.set_prediction.queries import MaskQueries, mask_logits
-from densevit_heads.mask2former.options import MaskTransformer
-from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, Pyramid
+from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, MaskTransformer, Pyramid
 
 
 class MaskedDecoder(nn.Module):

@@ -14,8 +14,8 @@ from densevit.data.datasets.coco_annotations import Annotations, crowd_note, rea
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.coco_json import parse_json, section_of
 from densevit.data.datasets.coco_layouts import SPLITS, NamedFiles, SplitFiles, files_of
-from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.image_files import first_files, image_suffixes
+from densevit.data.datasets.split_folders import root_folder
 from densevit.data.io.file_lookup import find_by_base_name, find_file
 from densevit.data.io.images import image_header, read_image
 from densevit.errors import DataError, counted, listed

@@ -14,7 +14,8 @@ from densevit import registry
 from densevit.config import DataSection
 from densevit.data.channel_statistics import measured
 from densevit.data.data_splits import DataSplits
-from densevit.data.datasets.coco_dataset import Coco, other_format
+from densevit.data.datasets.coco_dataset import Coco
+from densevit.data.datasets.coco_layouts import other_format
 from densevit.data.datasets.mapped_classes import class_order
 from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.loading.dataloader import TransformedDataset
@@ -194,7 +195,7 @@ def _examine_split(
 def _conversion(section: DataSection, dataset: Dataset) -> str:
     """The command that converts a data set to a new folder in COCO's format."""
     root = str(section.options.get("root") or "SOURCE")
-    other = other_format(user_path(root)) if dataset.conversion else None
+    other = other_format(user_path(root), Coco) if dataset.conversion else None
     return shlex.join(["densevit", "data", "convert", other[0] if other else "coco", root, "NEW_FOLDER"])
 
 

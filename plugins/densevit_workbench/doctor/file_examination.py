@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from densevit.data.datasets import depth_range
+from densevit.data.datasets.coco_geometry import MISPLACED
 from densevit.data.datasets.coco_panoptic import CocoPanoptic
 from densevit.data.datasets.depth_maps import DepthMaps
 from densevit.data.datasets.file_checks import SupportsCheckFile, for_each
 from densevit.data.datasets.image_files import image_suffixes
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.data.datasets.list_files import entry_of
-from densevit.data.datasets.mask_bounds import MISPLACED
 from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.pair_paths import PairPaths, list_files
 from densevit.data.datasets.paired_dataset import PairedDataset
-from densevit.data.datasets.split_names import matches, split_path
+from densevit.data.datasets.split_folders import matches, split_path
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
 from densevit.interfaces import Dataset

@@ -17,9 +17,8 @@ from densevit.data.datasets.coco_layouts import NamedFiles
 from densevit.data.datasets.coco_panoptic import CocoPanoptic, panoptic_json
 from densevit.data.datasets.coco_records import INVALID_SEGMENTATIONS, MISSING_MASKS, Objects, lacks_mask, missing_masks
 from densevit.data.datasets.coco_segmentations import pack, wrong_codes
-from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.panoptic_annotations import panoptic_classes_of, segments_of
-from densevit.data.datasets.split_names import DIVIDED
+from densevit.data.datasets.split_folders import DIVIDED, root_folder
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 from densevit_workbench.doctor.findings import Findings

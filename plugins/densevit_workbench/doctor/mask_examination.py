@@ -2,7 +2,7 @@
 
 from densevit.data.datasets.coco_annotations import Annotations, read_annotations
 from densevit.data.datasets.coco_dataset import Coco
-from densevit.data.datasets.mask_bounds import MISPLACED, misplaced_masks
+from densevit.data.datasets.coco_geometry import MISPLACED, misplaced_masks
 from densevit.errors import DataError
 from densevit_workbench.doctor.findings import Findings, Severity
 

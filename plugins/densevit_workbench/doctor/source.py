@@ -14,10 +14,11 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, DataSection
 from densevit.config.yaml_io import find_file, read_file
-from densevit.data.datasets.coco_dataset import other_format
+from densevit.data.datasets.coco_dataset import Coco
+from densevit.data.datasets.coco_layouts import other_format
 from densevit.data.datasets.image_folder import class_folders
 from densevit.data.datasets.paired_folders import paired_folders
-from densevit.data.datasets.split_names import spellings
+from densevit.data.datasets.split_folders import spellings
 from densevit.errors import ConfigError, DataError, UnreadableFileError
 from densevit.paths import nearest_neighbour, user_path
 from densevit_workbench.interchange.foreign_exports import check_export
@@ -47,7 +48,7 @@ def find_source(source: str | Path, overrides: Sequence[str] = ()) -> Source:
         return _folder_source(name, folder, overrides)
     if folder.is_absolute() and folder.suffix != ".yaml" and not folder.exists():
         raise ConfigError(f"{name}: there is no such folder.{nearest_neighbour(folder)}")
-    if folder.is_file() and other_format(folder) is not None:  # YOLO's data.yaml
+    if folder.is_file() and other_format(folder, Coco) is not None:  # YOLO's data.yaml
         return _folder_source(name, folder, overrides)
     hint = "" if folder.exists() or not _is_no_config(name) else nearest_neighbour(folder)
     if hint:

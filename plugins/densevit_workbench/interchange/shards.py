@@ -12,8 +12,8 @@ import torch
 from pydantic import TypeAdapter
 
 from densevit.channels import Channels
-from densevit.data.datasets.data_root import root_folder
 from densevit.data.datasets.division import is_divided, part_of
+from densevit.data.datasets.split_folders import root_folder
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.images import read_image
 from densevit.data.io.tar_members import TarMember

@@ -2,7 +2,7 @@
 
 import pytest
 
-from densevit.data.datasets.data_root import root_folder
+from densevit.data.datasets.split_folders import root_folder
 from densevit.errors import DataError
 
 

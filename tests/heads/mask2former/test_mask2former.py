@@ -9,7 +9,7 @@ from densevit.model import DenseModel, inference_by_head
 from densevit.set_prediction.mask_predictions import MaskLogits, instances, panoptic, semantic
 from densevit.set_prediction.mask_segments import Segments
 from densevit_heads.mask2former import Mask2FormerSemantic
-from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
+from densevit_heads.mask2former.pixel_decoder import MaskTransformer, PixelDecoderOptions
 from tests.model.small_models import Stem
 
 TRANSFORMER = MaskTransformer(width=32, num_heads=2, decoder_layers=3, feedforward=16)

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
-from densevit.set_prediction import mask_matching, mask_points
+from densevit.set_prediction import mask_matching, mask_segments
 from densevit.set_prediction.queries import mask_logits
 from densevit.targets import RunLengthMasks
 from densevit_heads.mask2former import Mask2FormerInstance
-from densevit_heads.mask2former.options import MaskTransformer, PixelDecoderOptions
+from densevit_heads.mask2former.pixel_decoder import MaskTransformer, PixelDecoderOptions
 from tests.heads.transformers_pairs import (
     GivenFeatures,
     copies,
@@ -111,7 +111,7 @@ def same_points(monkeypatch: pytest.MonkeyPatch, scales: Tensor) -> None:
         return tables[count][image : image + 1]
 
     monkeypatch.setattr(torch, "rand", rand)
-    monkeypatch.setattr(mask_points, "random_points", ours)
+    monkeypatch.setattr(mask_segments, "random_points", ours)
     monkeypatch.setattr(mask_matching, "random_points", ours)
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from densevit import config as configs
-from densevit.data.datasets.coco_dataset import Coco, other_format
+from densevit.data.datasets.coco_dataset import Coco
+from densevit.data.datasets.coco_layouts import other_format
 from densevit.errors import DataError
 from densevit_workbench.doctor.diagnose import diagnose
 from densevit_workbench.doctor.source import find_source
@@ -112,7 +113,7 @@ def test_a_set_without_val_split_is_divided(format: str, tmp_path: Path):
     parts = [Coco(split, root=str(root), val_share=0.3) for split in ("train", "val")]
     assert len(parts[0]) + len(parts[1]) == 10
     assert f"has no val split: of its 10 images, {len(parts[0])} are for training" in parts[1].division
-    assert find_source(root).section.name == format == (other_format(root) or [""])[0]
+    assert find_source(root).section.name == format == (other_format(root, Coco) or [""])[0]
     with pytest.raises(DataError, match="no annotations for the split 'test', only for train"):
         Coco("test", root=str(root))
 

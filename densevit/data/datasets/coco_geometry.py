@@ -1,9 +1,19 @@
-"""Compares the bounds of masks with the boxes of their objects: a mask at another place teaches nothing."""
+"""Whether boxes and masks of a COCO json fit its images: the grid that they are on, and the bounds of masks.
+
+An EXIF orientation of 5 to 8 exchanges height and width. Programs write either size: labelme annotates the upright
+image and writes its size; Label Studio annotates the upright image and writes the stored size; programs that ignore
+EXIF annotate the stored pixels and write the stored size.
+"""
+
+from typing import Literal
 
 import numpy as np
 
 from densevit.data.datasets.coco_annotations import Annotations
 from densevit.errors import DataError, counted
+from densevit.interfaces import Size
+
+Grid = Literal["upright", "stored"]
 
 MISPLACED = "masks outside of their bbox"
 _MARGIN, _INSIDE = 2.0, 0.75  # pixels by which masks may exceed their boxes; least share of the bounds in the box
@@ -14,8 +24,25 @@ _CAUSES = (
 )
 
 
+def annotated_grid(json_size: Size, stored: Size, upright: Size, boxes: Grid | None) -> tuple[Size, bool]:
+    """Returns the size of an image's annotated grid, and whether it is upright. boxes: the user's choice.
+
+    | json_size | the boxes are on |
+    |---|---|
+    | the upright size, if the stored size differs | the upright image |
+    | the stored size, if the upright size differs | the stored pixels, unless `boxes` is upright |
+    | both sizes, or unknown (0) | the upright image, unless `boxes` is stored |
+    """
+    if upright == stored or 0 in json_size:
+        is_upright = boxes != "stored"
+    else:
+        is_upright = json_size == upright or boxes == "upright"
+    return upright if is_upright else stored, is_upright
+
+
 def check_masks(annotations: Annotations) -> None:
-    """Raises DataError if most masks of trainable objects, where masks are read, lie outside of their boxes."""
+    """Raises DataError if most masks of trainable objects, where masks are read, lie outside of their boxes: a mask at
+    another place teaches nothing."""
     if annotations.segmentations is not None:
         wrong, count, message = misplaced_masks(annotations, annotations.segmentations.bounds())
         if 2 * len(wrong) > count:
