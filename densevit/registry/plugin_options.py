@@ -5,7 +5,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -92,28 +92,13 @@ def check(
 def inner_types(annotation: Any) -> dict[str, Any] | None:
     """The annotations of the keys of an option that is a section of keys: a dataclass, or options of a nested plugin.
     None for other options."""
-    section = next(iter(_nested_plugins(annotation)), None) or _dataclass_of(annotation)
+    section = next(iter(nested_plugins(annotation)), None) or _dataclass_of(annotation)
     return None if section is None else {key: x.annotation for key, x in parameters_of(section, (), "")[0].items()}
 
 
 def takes(plugin: type, option: str) -> bool:
     """Whether the constructor has a parameter of this name."""
     return option in signature(plugin).parameters
-
-
-def default_of(plugin: Callable[..., Any], path: Sequence[str]) -> Any:
-    """The default of an option, or of an option in a section: ("transformer", "num_heads"). Raises LookupError if the
-    constructor has no such option."""
-    parameter, inner = parameters_of(plugin, (), "")[0][path[0]], path[1:]
-    nested = _nested_plugins(parameter.annotation)
-    if inner and nested:
-        return default_of(nested[0], inner)
-    value = parameter.default
-    for name in inner:
-        if not hasattr(value, name):
-            raise LookupError(name)
-        value = getattr(value, name)
-    return value
 
 
 def wanted(problems: Iterable[Mapping[str, Any]]) -> str:
@@ -178,7 +163,7 @@ def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str, posi
     """The validated value of an option. key: its full name. name: the plugin's. positional: parameters before the
     options.
     """
-    nested = _nested_plugins(parameter.annotation)
+    nested = nested_plugins(parameter.annotation)
     if nested and isinstance(value, Mapping):
         return check(nested[0], positional, name, value, key)
     section = _dataclass_of(parameter.annotation)
@@ -190,7 +175,7 @@ def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str, posi
     return coerced
 
 
-def _nested_plugins(annotation: Any) -> list[type]:
+def nested_plugins(annotation: Any) -> list[type]:
     """The plugin class in an annotation `Annotated[..., Plugin]`; empty for other annotations."""
     return [plugin for plugin in getattr(annotation, "__metadata__", ()) if isinstance(plugin, type)]
 

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from densevit import config as configs
 from densevit.atomic_io import replaced_file
-from densevit.config import BackboneSection, DataSection, LoraSection, ModelSections, yaml_io
+from densevit.config import DataSection, LoraSection, ModelSections, yaml_io
 from densevit.errors import DensevitError, WeightsError, one_line
 from densevit.interfaces import Backbone, Class, Licences
-from densevit.layouts.state_dicts import part
-from densevit.model import DenseModel, InferenceModel, backbone_from, build_from_sections
+from densevit.model import DenseModel, InferenceModel, build_from_sections
 from densevit.model.lora import merged_state
 from densevit.model.part_sections import name_classes
 from densevit.paths import user_path
@@ -189,20 +188,6 @@ def described(entries: Mapping[str, str], source: str, trust: bool = False, run:
 def score_thresholds(entries: Mapping[str, str]) -> dict[str, float]:
     """The score thresholds in a header, by head. Raises ValueError for invalid values."""
     return _THRESHOLDS.validate_json(entries.get("score_thresholds", "{}"))
-
-
-def load_backbone(run: str | Path, trust: bool = False) -> tuple[Backbone, BackboneSection]:
-    """Loads the backbone of a run or of a file by `save_backbone`, in evaluation mode. Returns it and its section."""
-    state, entries, path = read(run)
-    check_format(entries.get("format_version"), path)
-    text, folder = entries.get("config", ""), folder_of(run)
-    values = configs.values_of_file(text, path, trust, folder, part="backbone")["backbone"]
-    if not isinstance(values, dict):  # a text would name a section's file
-        raise WeightsError(f"{path}: its header is corrupt (backbone is a {type(values).__name__}). Copy it again.")
-    section = configs.section("backbone", values, path)
-    backbone = backbone_from(section, pretrained=False)
-    load_state(backbone, part(state, "backbone."), path)
-    return backbone.eval(), section
 
 
 def folder_of(run: str | Path) -> Path | None:

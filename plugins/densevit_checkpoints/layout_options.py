@@ -1,6 +1,6 @@
 """Options with which a model computes as the project that published its pretrained weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from densevit import registry
@@ -9,7 +9,7 @@ from densevit.config.values import OpenSection, with_value
 from densevit.errors import WeightsError
 from densevit.layouts.state_dicts import part
 from densevit.model import DenseModel
-from densevit.registry.plugin_options import default_of
+from densevit.registry.plugin_options import nested_plugins, parameters_of
 from densevit.weights.head_adaptation import replaced_tensors
 from densevit_checkpoints.foreign_checkpoint import ForeignCheckpoint
 from densevit_checkpoints.key_mapping import option_of
@@ -55,7 +55,7 @@ def layout_options(weights: PartWeights, section: OpenSection) -> tuple[dict[str
     plugin, options, lines = registry.load(weights.group, name), section.options, list[str]()
     for path, value, listed in _implied(weights, name):
         try:
-            default = default_of(plugin, path)
+            default = _default_of(plugin, path)
         except LookupError:  # not an option of this plugin
             continue
         set_value = option_of(options, ".".join(path), _ABSENT)
@@ -167,3 +167,18 @@ def _plain(value: Any) -> Any:
 
 def _shown(value: Any) -> str:
     return "null" if value is None else str(list(value) if isinstance(value, tuple) else value)
+
+
+def _default_of(plugin: Callable[..., Any], path: Sequence[str]) -> Any:
+    """The default of an option, or of an option in a section: ("transformer", "num_heads"). Raises LookupError if the
+    constructor has no such option."""
+    parameter, inner = parameters_of(plugin, (), "")[0][path[0]], path[1:]
+    nested = nested_plugins(parameter.annotation)
+    if inner and nested:
+        return _default_of(nested[0], inner)
+    value = parameter.default
+    for name in inner:
+        if not hasattr(value, name):
+            raise LookupError(name)
+        value = getattr(value, name)
+    return value

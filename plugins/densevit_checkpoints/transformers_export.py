@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from densevit import config as configs
 from densevit.atomic_io import atomic_folder
 from densevit.channels import RGB
-from densevit.config import ModelSections
+from densevit.config import BackboneSection, ModelSections
 from densevit.errors import WeightsError
-from densevit.interfaces import CheckpointLayout, Publishing
-from densevit.layouts import every
-from densevit.model import DenseModel, build_from_sections
+from densevit.interfaces import Backbone, CheckpointLayout, Publishing
+from densevit.layouts import every, part
+from densevit.model import DenseModel, backbone_from, build_from_sections
 from densevit.paths import user_path
 from densevit.weights import model_file
-from densevit.weights.state_dict_io import read_safetensors, write_safetensors
+from densevit.weights.state_dict_io import check_format, read_safetensors, write_safetensors
+from densevit.weights.state_dict_loading import load_state
 from densevit.weights.weights_table import listed
 from densevit_checkpoints.converting import Converted
 from densevit_checkpoints.foreign_weights import convert
@@ -75,10 +77,25 @@ def model_of(source: str | Path, trust: bool) -> DenseModel:
     header = read_safetensors(file)[1] if file.is_file() and file.suffix == ".safetensors" else {}
     if header.get("part") != "backbone":
         return model_file.load(source, trust)
-    backbone, section = model_file.load_backbone(source, trust)
+    backbone, section = load_backbone(source, trust)
     model = build_from_sections(ModelSections(backbone=section, heads={}), {}, pretrained=False)
     model.backbone.load_state_dict(backbone.state_dict())
     return model.eval()
+
+
+def load_backbone(run: str | Path, trust: bool = False) -> tuple[Backbone, BackboneSection]:
+    """Loads the backbone of a run or of a file by `model_file.save_backbone`, in evaluation mode. Returns it and its
+    section."""
+    state, entries, path = model_file.read(run)
+    check_format(entries.get("format_version"), path)
+    text, folder = entries.get("config", ""), model_file.folder_of(run)
+    values = configs.values_of_file(text, path, trust, folder, part="backbone")["backbone"]
+    if not isinstance(values, dict):  # a text would name a section's file
+        raise WeightsError(f"{path}: its header is corrupt (backbone is a {type(values).__name__}). Copy it again.")
+    section = configs.section("backbone", values, path)
+    backbone = backbone_from(section, pretrained=False)
+    load_state(backbone, part(state, "backbone."), path)
+    return backbone.eval(), section
 
 
 def by_task(model: DenseModel) -> tuple[dict[str, Tensor], dict[str, Any]]:

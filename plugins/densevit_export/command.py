@@ -204,10 +204,10 @@ class _Evaluation(NamedTuple):
 def _evaluation(model: "InferenceModel", is_foreign: bool, args: Namespace) -> _Evaluation:
     from densevit import config as configs
     from densevit.data.data_builder import build_data
-    from densevit.data.loading.calibration import calibration_images
     from densevit.evaluation.metric_order import error_metrics, sign
     from densevit.training.loop.evaluator_factory import build_evaluators
     from densevit.training.run.evaluation import EvaluationPlan
+    from densevit_export.calibration import calibration_images
     from densevit_export.engine import Engine
 
     config = config_of(model, is_foreign, args.model, args.overrides)

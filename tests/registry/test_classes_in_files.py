@@ -185,8 +185,6 @@ DOORS = {
     "load": (MODEL, densevit.load),
     "load a checkpoint": (MODEL, lambda file: densevit.load(as_checkpoint(file))),
     "model file": (MODEL, model_file.load),
-    "backbone": (BACKBONE, model_file.load_backbone),
-    "backbone option": ({"backbone": {"name": "resnet", "weights_of": {"weights": CLASS}}}, model_file.load_backbone),
     "set": ({**VALUES, "data": {"name": "mix", "sets": {"weights": {"name": CLASS}}}}, densevit.load),
     "weights": (BACKBONE, lambda file: configs.load({"weights": str(file), "heads": {}, "data": {"name": "scenes"}})),
 }

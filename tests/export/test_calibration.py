@@ -4,8 +4,8 @@ import torch
 
 from densevit.config import DataSection
 from densevit.data.data_splits import DataSplits
-from densevit.data.loading import calibration
-from densevit.data.loading.calibration import calibration_images
+from densevit_export import calibration
+from densevit_export.calibration import calibration_images
 
 SECTION = DataSection(name="scenes", image_size=32, train_length=9, val_length=3)
 
