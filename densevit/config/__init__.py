@@ -30,7 +30,6 @@ from densevit.config.sections import (
     inference_with,
     model_sections,
     section,
-    single_pass,
     split_options,
 )
 from densevit.config.sources import Overrides
@@ -64,7 +63,6 @@ __all__ = [
     "load",
     "model_sections",
     "section",
-    "single_pass",
     "split_options",
     "unwritten",
     "values_of_file",

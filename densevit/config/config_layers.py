@@ -185,11 +185,7 @@ def _is_section(path: Key) -> bool:
 def fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: Key = ()) -> None:
     """Replaces each section that is a file name by the file's content, except `at`, the section being read."""
     for path in [path for path in _keys(layer.values) if _is_section(path) and path != at]:
-        *parents, key = path
-        container = layer.values
-        for parent in parents:
-            container = container[parent]
-        name = container[key]
+        name = _at(layer.values, path)
         if not isinstance(name, str):
             continue
         root = _data_root(name) if path == ("data",) else None
@@ -197,10 +193,7 @@ def fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: K
         section = read(file, above, path)
         if root is not None:
             section = over(section, Layer({"data": {"root": root}}, {("data", "root"): source}))
-        content: Any = section.values
-        for parent in path:
-            content = content[parent]
-        container[key] = content
+        _at(layer.values, path[:-1])[path[-1]] = _at(section.values, path)
         layer.sources |= section.sources
         layer.replaced |= section.replaced | {path}
 

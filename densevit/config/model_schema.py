@@ -186,10 +186,6 @@ def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
     return (sides, sides) if isinstance(sides, int) else sides
 
 
-class NeckSection(PluginSection):
-    """A neck and its options."""
-
-
 class HeadSection(PluginSection):
     """A head and its options."""
 

@@ -11,7 +11,7 @@ from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import ModelSections
 from densevit.config.sources import Sources
 from densevit.config.training_schema import OptimSection, TrainerSection
-from densevit.config.values import RANDOM, Int, PluginSection
+from densevit.config.values import Int, PluginSection
 
 
 class Config(ModelSections):
@@ -33,18 +33,6 @@ class Config(ModelSections):
     def notes(self) -> tuple[str, ...]:
         """A line for each overridden key of initial weights, see `initial_weights`."""
         return self._sources.notes
-
-    @property
-    def initial_weights(self) -> str:
-        """The name or file of the backbone's pretrained weights; "random" without pretrained weights.
-
-        An option `pretrained`, as of the timm backbone, marks a backbone that loads weights in its constructor.
-        """
-        options = self.backbone.options
-        source, pretrained = self.backbone.weights or self.weights, options.get("pretrained")
-        if source or not pretrained:
-            return source or RANDOM
-        return pretrained if isinstance(pretrained, str) else f"{options.get('model', self.backbone.name)}, pretrained"
 
     @property
     def replace_layers(self) -> bool:

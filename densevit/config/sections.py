@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pydantic
 
@@ -15,8 +15,6 @@ from densevit.config.schema_validation import check_head_names, validated
 from densevit.config.sources import Overrides, Sources
 from densevit.config.values import Section
 from densevit.registry.plugin_options import takes
-
-Sections = TypeVar("Sections", bound=ModelSections)
 
 
 def section(name: str, values: Mapping[str, Any] | str | Path, source: str, overrides: Overrides = ()) -> Any:
@@ -37,15 +35,6 @@ def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
     sections = validated(ModelSections, values, sources)
     check_head_names(sections, sources)
     return sections
-
-
-def single_pass(sections: Sections) -> Sections:
-    """The sections with the inference options of prediction in one pass: only `nms`."""
-    heads = {
-        name: head.model_copy(update={"inference": head.inference and InferenceSection(nms=head.inference.nms)})
-        for name, head in sections.heads.items()
-    }
-    return sections.model_copy(update={"heads": heads, "inference": InferenceSection(nms=sections.inference.nms)})
 
 
 def inference_with(inference: InferenceSection, changes: Mapping[str, Any], source: str) -> InferenceSection:

@@ -163,9 +163,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.v
 _Loader.add_constructor("!object", lambda loader, node: Unwritten(node.value))
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{_FLOAT})$"), list("-+.0123456789"))
 yaml.SafeDumper.add_representer(FrozenMapping, yaml.SafeDumper.represent_dict)  # also for yaml.safe_dump
-_Dumper.add_representer(FrozenMapping, _Dumper.represent_dict)
 _Dumper.add_representer(list, _Dumper.represent_short_list)
-_Dumper.add_representer(tuple, _Dumper.represent_short_list)
 _Dumper.add_multi_representer(str, _Dumper.represent_str)  # a subclass
 _Dumper.add_multi_representer(Path, _Dumper.represent_path)
 _Dumper.add_multi_representer(Unwritten, lambda dumper, data: dumper.represent_scalar("!object", str(data)))

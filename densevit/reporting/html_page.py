@@ -1,6 +1,6 @@
 """HTML pages from jinja2 templates: one look, light and dark, for screens, phones and paper.
 
-A page consists of sections of parts; `templates/parts.html` has a branch for each class of parts. A page is one file
+A page consists of sections of parts; `templates/parts.html` has a branch for each `element`. A page is one file
 with embedded images; it loads nothing. The template engine escapes all texts.
 """
 
@@ -116,14 +116,6 @@ class Plot(Part):
 
 
 @dataclass
-class Legend(Part):
-    """The colours of curves in several plots."""
-
-    element = "legend"
-    names: Sequence[str]
-
-
-@dataclass
 class Matrix(Part):
     """An SVG in its original size, which may be wider than the page."""
 
@@ -164,17 +156,6 @@ class Numbered(Part):
 
     element = "numbered"
     entries: Sequence[tuple[str, str]]
-
-
-@dataclass
-class FindingPart(Part):
-    """A finding of a diagnosis. severity: error, warning or note."""
-
-    element = "finding"
-    severity: str
-    heading: str
-    entries: Sequence[str]
-    fix: str
 
 
 @dataclass

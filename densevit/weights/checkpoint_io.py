@@ -72,21 +72,15 @@ def is_densevit(source: str | Path) -> bool:
 
 def header_of(source: str | Path) -> dict[str, str] | None:
     """The header of a checkpoint file, or of the file in a folder, {} without one; None if there is no checkpoint."""
-    file_format = _format_of(source)
     with suppress(WeightsError, OSError):
         path = file_of(user_path(source))
-        if file_format == "safetensors":
-            return read_header(path)
-        if file_format == "torch" and zipfile.is_zipfile(path):  # its tensors are not read before they are used
-            return _in_file(path, False).header
-    return None if file_format is None else {}
-
-
-def _format_of(source: str | Path) -> str | None:
-    """The format of a checkpoint file; None if there is none."""
-    with suppress(WeightsError, OSError):
-        path = file_of(user_path(source))
-        return INDEX if path.name.endswith(INDEX) else file_kinds.file_format(path)
+        file_format = INDEX if path.name.endswith(INDEX) else file_kinds.file_format(path)
+        with suppress(WeightsError, OSError):
+            if file_format == "safetensors":
+                return read_header(path)
+            if file_format == "torch" and zipfile.is_zipfile(path):  # its tensors are not read before they are used
+                return _in_file(path, False).header
+        return {}
     return None
 
 

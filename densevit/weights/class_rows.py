@@ -50,7 +50,7 @@ def match_classes(
         return ClassRows(notes=[note])
     if saved_classes is not None and [*map(_plain, saved_classes)] == [*map(_plain, names)]:
         return ClassRows()
-    depending = class_tensors(model, name)
+    depending = rows_per_class(model.heads[name], head_with(model, name, len(names) + 1))
     if saved_classes is None:
         why = f"other classes, {len(names)} here" if misshapen & depending.keys() else ""
         return ClassRows(excluded=dict.fromkeys(sorted(depending), why) if why else {})
@@ -73,11 +73,6 @@ def match_classes(
     return result
 
 
-def class_tensors(model: DenseModel, name: str) -> dict[str, int]:
-    """`rows_per_class` of the model's head `name`."""
-    return rows_per_class(model.heads[name], head_with(model, name, len(model.classes[name]) + 1))
-
-
 def rows_per_class(head: Head, larger: Head) -> dict[str, int]:
     """The tensors whose shape depends on the number of classes, each with its rows per class; 0 rows if a dimension
     other than the first depends on it. larger: the head built with one more class."""
@@ -93,8 +88,10 @@ def channel_tensors(model: DenseModel, name: str) -> set[str]:
     """The keys of tensors whose shape depends on the backbone's channels: in the neck of head `name`, or in the head
     itself if it has no neck."""
     part = model.necks[name] if name in model.necks else model.heads[name]
+    channels, strides = [2 * width for width in model.backbone.channels], model.backbone.strides
+    group, classes = ("necks", ()) if name in model.necks else ("heads", (model.classes[name],))
     try:
-        wider = _wider(model, name).state_dict()
+        wider = _on_meta(group, model, name, channels, strides, *classes).state_dict()
     except Exception:  # the part accepts only certain channels
         return set()
     return {key for key, value in part.state_dict().items() if key in wider and wider[key].shape != value.shape}
@@ -107,13 +104,6 @@ def head_with(model: DenseModel, name: str, count: int) -> Head:
     more = [Class(f"class {i}", first + i, (0, 0, 0)) for i in range(count)]
     classes = (*model.classes[name], *more)[:count]
     return _on_meta("heads", model, name, feeding.channels, feeding.strides, classes)
-
-
-def _wider(model: DenseModel, name: str) -> Any:
-    channels = [2 * width for width in model.backbone.channels]
-    if name in model.necks:
-        return _on_meta("necks", model, name, channels, model.backbone.strides)
-    return _on_meta("heads", model, name, channels, model.backbone.strides, model.classes[name])
 
 
 def _on_meta(group: str, model: DenseModel, name: str, *arguments: Any) -> Any:

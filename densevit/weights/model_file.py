@@ -50,11 +50,10 @@ def save(
         warnings.warn(f"{path}: {key}: {why}", stacklevel=3)
     if not model.heads:
         backbone = sections.backbone
-        image_keys = ("channels", "adapted_stem", "mean", "std")
-        normalisation = {key: value for key in image_keys if (value := backbone.model_dump()[key])}
+        images = backbone.model_dump(include={"channels", "adapted_stem", "mean", "std"})
         return save_backbone(
             model.backbone,
-            {"name": backbone.name, **backbone.options, **normalisation},
+            {"name": backbone.name, **backbone.options, **{key: value for key, value in images.items() if value}},
             user_path(path),
             model.licences,
             backbone.lora,
@@ -170,7 +169,6 @@ def described(entries: Mapping[str, str], source: str, trust: bool = False, run:
         )
     try:
         values = configs.values_of_file(entries["config"], source, trust, run)
-        complete = "trainer" in values
         classes = _CLASSES.validate_json(entries["classes"])
         thresholds, weight_licences = score_thresholds(entries), from_header(entries)
         reference_data = _REFERENCE_DATA.validate_json(entries.get("reference_data", "{}"))
@@ -180,7 +178,7 @@ def described(entries: Mapping[str, str], source: str, trust: bool = False, run:
         ) from error
     for section in filter(None, reference_data.values()):  # checks that they name no class without trust
         configs.values_of_file(yaml_io.write({"data": section.model_dump()}), source, trust, run)
-    sections = configs.from_file(values, source) if complete else configs.model_sections(values, source)
+    sections = configs.from_file(values, source) if "trainer" in values else configs.model_sections(values, source)
     thresholds = {name: score for name, score in thresholds.items() if name in sections.heads}
     return Description(sections, classes, thresholds, weight_licences, reference_data)
 

@@ -202,13 +202,13 @@ class _Evaluation(NamedTuple):
 
 
 def _evaluation(model: "InferenceModel", is_foreign: bool, args: Namespace) -> _Evaluation:
-    from densevit import config as configs
     from densevit.data.data_builder import build_data
     from densevit.evaluation.metric_order import error_metrics, sign
     from densevit.training.loop.evaluator_factory import build_evaluators
     from densevit.training.run.evaluation import EvaluationPlan
     from densevit_export.calibration import calibration_images
     from densevit_export.engine import Engine
+    from densevit_export.header import single_pass
 
     config = config_of(model, is_foreign, args.model, args.overrides)
     trainer = config.trainer.model_copy(update={"precision": "32"})  # the precision of the file
@@ -218,7 +218,7 @@ def _evaluation(model: "InferenceModel", is_foreign: bool, args: Namespace) -> _
     mains = [f"{head}/{evaluator.main}" for head, evaluator in evaluators.items()]
 
     def evaluate(model: "InferenceModel") -> dict[str, float]:
-        evaluated = model.with_config(configs.single_pass(config) if isinstance(model, Engine) else config)
+        evaluated = model.with_config(single_pass(config) if isinstance(model, Engine) else config)
         return EvaluationPlan.of(evaluated, build_data(config), trainer).run().metrics
 
     return _Evaluation(

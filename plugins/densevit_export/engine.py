@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from densevit import config as configs
 from densevit.channels import RGB
 from densevit.config import ModelSections
 from densevit.data.transforms.fixed import Fixed
@@ -23,6 +22,7 @@ from densevit.model.meta_device import built_on_meta
 from densevit.model.zoom import at_reference_size
 from densevit.weights import model_file
 from densevit_export.exported_outputs import predict_exported, predicts_exported
+from densevit_export.header import single_pass
 from densevit_export.runtimes import ORIGINAL_SIZE, THRESHOLDS, ExportedFile
 
 
@@ -185,7 +185,7 @@ def build(file: ExportedFile, trust: bool = False) -> Engine:
 def engine_of(file: ExportedFile, model: DenseModel) -> Engine:
     """The engine of the exported file of a model, with its data and resizing."""
     heads = {name: copy.deepcopy(head).to("meta").eval() for name, head in model.heads.items()}
-    engine = Engine(file, heads, configs.single_pass(model.sections))
+    engine = Engine(file, heads, single_pass(model.sections))
     engine.channels = model.channels
     for name in ("score_thresholds", "training_data", "reference_data"):
         setattr(engine, name, getattr(model, name))

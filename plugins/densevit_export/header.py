@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
-from densevit import config as configs
+from densevit.config import InferenceSection, ModelSections
 from densevit.interfaces import Size
 from densevit.model import DenseModel
 from densevit.model.tiled_detection import SupportsMaxPredictions
 from densevit.weights import model_file
+
+Sections = TypeVar("Sections", bound=ModelSections)
 
 
 def header_of(
@@ -18,7 +20,7 @@ def header_of(
     `engine`, which builds the heads. thresholds: each head's score threshold in a file with
     post-processing; None without. The entry `images` is a `densevit.channels.Channels`.
     """
-    sections, transforms = configs.single_pass(model_file.sections_of(model)), model.resize
+    sections, transforms = single_pass(model_file.sections_of(model)), model.resize
     necks: dict[str, Any] = dict(model.necks.items())
     heads = {}
     for name, head in model.heads.items():
@@ -44,3 +46,12 @@ def header_of(
         "postprocess": None if thresholds is None else {"thresholds": dict(thresholds)},
         "half": None,
     }
+
+
+def single_pass(sections: Sections) -> Sections:
+    """The sections with the inference options of prediction in one pass: only `nms`."""
+    heads = {
+        name: head.model_copy(update={"inference": head.inference and InferenceSection(nms=head.inference.nms)})
+        for name, head in sections.heads.items()
+    }
+    return sections.model_copy(update={"heads": heads, "inference": InferenceSection(nms=sections.inference.nms)})

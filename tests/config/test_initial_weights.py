@@ -110,7 +110,7 @@ def test_weights_and_pretrained_of_a_backbone() -> None:
 
 def test_random_weights_on_purpose() -> None:
     assert loaded("start/detector", "backbone.weights=random") == {"backbone.weights": "random"}
-    assert configs.load(DETR, ["backbone.weights=random"]).initial_weights == "random"
+    assert configs.load(DETR, ["backbone.weights=random"]).backbone.source is None
     section = {"name": "swin", "variant": "nano", "weights": "random", "freeze": True}
     model = densevit.create_model(section, heads={"a": "setr"}, classes={"a": ["x"]})
     assert not any(parameter.requires_grad for parameter in model.backbone.parameters())

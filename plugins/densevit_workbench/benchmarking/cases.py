@@ -16,6 +16,7 @@ from densevit.inference.model_loading import load
 from densevit.model import InferenceModel
 from densevit.paths import user_path
 from densevit.weights.sources import source_of
+from densevit_workbench.initial_weights import initial_weights
 from densevit_workbench.reports.evaluated_data import evaluated_data
 
 PROTOCOL = "benchmark/protocol"
@@ -175,7 +176,7 @@ def setting_of(config: Config) -> dict[str, Any]:
         "evaluated_data": evaluated_data(data.model_dump()),
         "image_size": [size, size] if isinstance(size, int) else size,
         "batch_size": data.batch_size,
-        "initial_weights": config.initial_weights,
+        "initial_weights": initial_weights(config),
         "frozen": config.backbone.freeze is True,
     }
 

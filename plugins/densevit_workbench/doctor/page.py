@@ -1,6 +1,7 @@
 """The page of a diagnosis: findings, splits, classes, distributions, augmented samples and cost."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -8,7 +9,6 @@ from PIL import Image
 from densevit.reporting import html_page, plots
 from densevit.reporting.html_page import (
     Cell,
-    FindingPart,
     Grid,
     Part,
     Plot,
@@ -26,6 +26,17 @@ MAX_SAMPLE_SIDE = 700  # in pixels
 
 Samples = Sequence[tuple[str, Image.Image]]
 """Images with captions."""
+
+
+@dataclass
+class FindingPart(Part):
+    """A finding of a diagnosis. severity: error, warning or note."""
+
+    element = "finding"
+    severity: str
+    heading: str
+    entries: Sequence[str]
+    fix: str
 
 
 def sections(

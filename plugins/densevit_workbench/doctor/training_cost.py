@@ -17,6 +17,7 @@ from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_needs
 from densevit.training.run.config_checks import check_frozen, check_model, kinds_of_heads
 from densevit_workbench.doctor.findings import Findings
+from densevit_workbench.initial_weights import initial_weights
 from densevit_workbench.model_cost import model_cost
 
 _MIN_STEPS = {"random": 1000, "pretrained": 100}  # with fewer, a model learns next to nothing in any shipped recipe
@@ -65,7 +66,7 @@ def training_cost(config: Config, data: DataSplits, sizes: np.ndarray, findings:
             return None
     texts = list(dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)))
     findings.report("warning", "warnings of the training", texts)
-    if config.initial_weights == "random" and config.data.options.get("root") and len(data.train) < FEW_IMAGES:
+    if initial_weights(config) == "random" and config.data.options.get("root") and len(data.train) < FEW_IMAGES:
         fix = "Pretrained weights train better: backbone=efficientnet_lite0, or a recipe such as start/detector."
         findings.report("note", "random weights", [f"with only {len(data.train):,} training images"], fix)
     return _counted(model, data, sizes, budget, findings)
@@ -74,7 +75,7 @@ def training_cost(config: Config, data: DataSplits, sizes: np.ndarray, findings:
 def check_budget(budget: Budget, config: Config) -> None:
     """Warns if the run is too short to learn anything, with the smallest sufficient budget; not for a complete model's
     `weights`, which a few steps may continue."""
-    start = "random" if config.initial_weights == "random" else "pretrained"
+    start = "random" if initial_weights(config) == "random" else "pretrained"
     least = _MIN_STEPS[start]
     if config.weights is None and budget.steps < least:
         section = config.trainer

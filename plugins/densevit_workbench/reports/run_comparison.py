@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from densevit.reporting.html_page import (
     Grid,
     Heading,
     Image,
-    Legend,
     Part,
     Plot,
     Section,
@@ -31,6 +31,14 @@ from densevit_workbench.reports.evaluated_data import different_keys, evaluated_
 
 MAX_IMAGES = 8  # images that all runs have drawn
 ABSENT = "–"
+
+
+@dataclass
+class Legend(Part):
+    """The colours of curves in several plots."""
+
+    element = "legend"
+    names: Sequence[str]
 
 
 def write_comparison(runs: Sequence[Path], out: Path) -> Path:
