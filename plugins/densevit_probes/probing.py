@@ -17,7 +17,6 @@ from densevit.data.channel_statistics import with_channels
 from densevit.data.data_builder import build_data
 from densevit.data.data_splits import DataSplits
 from densevit.errors import DataError, DensevitError
-from densevit.evaluation.bootstrap import bootstrap_intervals
 from densevit.evaluation.metric_order import error_metrics
 from densevit.inference.model_loading import device_of
 from densevit.interfaces import Backbone, Batch, Evaluator, image_id
@@ -29,6 +28,7 @@ from densevit.training.loop.feature_cache import FeatureCache
 from densevit.training.run.config_checks import changed_images, check_model
 from densevit.weights.pretrained_models import build_pretrained, warn_of
 from densevit.weights.resolving import read_files
+from densevit_probes.bootstrap import bootstrap_intervals
 from densevit_probes.probe import Condition, Encode, EncodedImage, LastBatch, Probe
 from densevit_probes.protocols import Protocol, Section, backbone_section, check_data
 
