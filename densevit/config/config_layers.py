@@ -11,7 +11,7 @@ from densevit.config.schema import Config
 from densevit.config.sources import BACKBONE, BACKBONE_WEIGHTS, PRETRAINED, Key, Overrides, names_weights
 from densevit.config.training_schema import BUDGETS
 from densevit.config.values import BY_NAME, OpenSection, as_section
-from densevit.config.yaml_io import find_file, parse, read_file, shipped_configs
+from densevit.config.yaml_io import find_file, parse, read_file
 from densevit.errors import Argument, ConfigError
 from densevit.paths import user_path
 
@@ -42,11 +42,6 @@ class Layer:
     sources: dict[Key, str] = field(default_factory=dict)
     replaced: set[Key] = field(default_factory=set)
     typed: frozenset[Key] = frozenset()
-
-
-def read_typed(path: Path) -> Layer:
-    """Reads a config that the user names. Its keys are typed, except for a shipped recipe's."""
-    return read(path, typed=path.resolve() not in (file.resolve() for file in shipped_configs().values()))
 
 
 def read(path: Path, above: tuple[Path, ...] = (), at: Key = (), typed: bool = False) -> Layer:

@@ -30,7 +30,7 @@ def load(source: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> C
     if isinstance(source, Mapping):
         return from_mapping(source, "config", overrides)
     file = yaml_io.find_file(str(source))
-    return _loaded(config_layers.read_typed(file), str(file), overrides)
+    return _loaded(config_layers.read(file, typed=not yaml_io.shipped_name(file)), str(file), overrides)
 
 
 def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: Overrides = ()) -> Config:

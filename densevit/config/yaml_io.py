@@ -71,11 +71,14 @@ def shipped_configs() -> dict[str, Path]:
     return {name.with_suffix("").as_posix(): file for name, file in files}
 
 
+def shipped_name(file: Path) -> str:
+    """The name of a file that is a shipped config; "" for other files."""
+    return next((name for name, shipped in shipped_configs().items() if shipped.resolve() == file.resolve()), "")
+
+
 def run_name(source: str | Path) -> str:
     """The default name of a run: `start-detector` for the shipped config `start/detector`, else the file's stem."""
-    file = find_file(str(source)).resolve()
-    names = (name for name, shipped in shipped_configs().items() if shipped.resolve() == file)
-    return next(names, Path(source).stem).replace("/", "-")
+    return (shipped_name(find_file(str(source))) or Path(source).stem).replace("/", "-")
 
 
 def read_file(path: Path) -> dict[str, Any]:

@@ -32,7 +32,6 @@ IN_FOLDER = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-INDEX = ".index.json"
 # densevit's Lightning checkpoints: the key of the model file's header, and the key of the model's attribute name.
 ENTRIES, SAVED_MODEL = "densevit", "saved_model"
 
@@ -67,21 +66,15 @@ def read_file(source: str | Path, trust: bool = False) -> Checkpoint:
 
 def is_densevit(source: str | Path) -> bool:
     """Whether a file, or the file in a folder, has the header of a model file."""
-    return (header_of(source) or {}).get("format") == "densevit"
-
-
-def header_of(source: str | Path) -> dict[str, str] | None:
-    """The header of a checkpoint file, or of the file in a folder, {} without one; None if there is no checkpoint."""
+    header: Mapping[str, str] = {}
     with suppress(WeightsError, OSError):
         path = file_of(user_path(source))
-        file_format = INDEX if path.name.endswith(INDEX) else file_kinds.file_format(path)
-        with suppress(WeightsError, OSError):
-            if file_format == "safetensors":
-                return read_header(path)
-            if file_format == "torch" and zipfile.is_zipfile(path):  # its tensors are not read before they are used
-                return _in_file(path, False).header
-        return {}
-    return None
+        file_format = file_kinds.file_format(path)
+        if file_format == "safetensors":
+            header = read_header(path)
+        elif file_format == "torch" and zipfile.is_zipfile(path):  # its tensors are not read before they are used
+            header = _in_file(path, False).header
+    return header.get("format") == "densevit"
 
 
 def without_header(checkpoint: Checkpoint) -> WeightsError:

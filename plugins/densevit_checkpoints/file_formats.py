@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +13,26 @@ from torch import Tensor
 from densevit.errors import WeightsError, one_line
 from densevit.paths import user_path
 from densevit.weights.checkpoint import Checkpoint
-from densevit.weights.checkpoint_io import IN_FOLDER, INDEX, file_of, read_file
+from densevit.weights.checkpoint_io import IN_FOLDER, file_of, read_file
 from densevit.weights.file_kinds import file_format
 from densevit_checkpoints.preprocessing import checkpoint_metadata, folder_metadata
+
+_INDEX = ".index.json"  # the end of the name of an index of shards
+
+
+def is_checkpoint(source: str | Path) -> bool:
+    """Whether `read` reads a file, or the file in a folder."""
+    with suppress(WeightsError, OSError):
+        path = file_of(user_path(source))
+        return path.name.endswith(_INDEX) or bool(file_format(path))
+    return False
 
 
 def read(source: str | Path, trust: bool = False) -> Checkpoint:
     """Reads a checkpoint file, or the one in a folder, with the metadata in it and beside it. trust: the parameter of
     `checkpoint_io.read`."""
     path = file_of(user_path(source))
-    if path.name.endswith(INDEX):
+    if path.name.endswith(_INDEX):
         checkpoint = Checkpoint(_sharded(path, trust), str(source), path=path)
     elif file_format(path) == "npz":
         checkpoint = Checkpoint(_arrays(path), str(source), path=path)

@@ -23,8 +23,7 @@ class Checkpoints(Source):
     def recognises(self, source: str | Path) -> bool:
         if hub.is_published(source):
             return True
-        header = checkpoint_io.header_of(source)
-        return header is not None and header.get("format") != "densevit"
+        return file_formats.is_checkpoint(source) and not checkpoint_io.is_densevit(source)
 
     def load(self, source: str | Path, trust: bool = False, **options: Any) -> tuple[InferenceModel, bool]:
         from densevit.weights import model_file
