@@ -59,16 +59,6 @@ def check_writable(folder: Path, out: Path | None = None, fix: str = "Name anoth
         raise WeightsError(f"{out or folder} cannot be written: {base}: {error.strerror}. {fix}") from None
 
 
-def check_space(out: Path, size: int) -> None:
-    """Raises WeightsError if the disk of `out` has fewer than `size` bytes free."""
-    folder = next(folder for folder in out.absolute().parents if folder.is_dir())
-    if (free := shutil.disk_usage(folder).free) < size:
-        raise WeightsError(
-            f"{out} takes about {size / 1e6:.0f} MB; {folder} has {free / 1e6:.0f} MB free. Name another path, or free "
-            "space."
-        )
-
-
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yields a temporary folder, renamed to `out` on success and removed on failure.

@@ -1,10 +1,7 @@
 """Consoles that print text literally, as class names may contain markup (`[/x]`) or escape codes; progress bars for
-notebooks; silencing other packages."""
+notebooks."""
 
-import logging
-import warnings
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +18,6 @@ if TYPE_CHECKING:
 
 TEXT: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
 """Options of a rich console that prints text literally."""
-
-
-@contextmanager
-def silenced() -> Iterator[None]:
-    """Silences warnings, and log messages up to the level WARNING."""
-    disabled = logging.root.manager.disable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(disabled)
 
 
 def in_notebook() -> bool:

@@ -1,13 +1,13 @@
 """Plans an export: validates the options and traces the graph."""
 
 import copy
+import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from densevit.atomic_io import check_space
-from densevit.errors import ConfigError, DensevitError
+from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.interfaces import Size
 from densevit.model import DenseModel, InferenceModel, Threshold
 from densevit_export import file_comparison, postprocessing
@@ -118,7 +118,7 @@ def file_plan(model: InferenceModel, path: Path, options: FileOptions) -> FilePl
         raise DensevitError(f"{model.file.path}: is an exported file. Fix: name the model that it was exported from.")
     dense = copy.deepcopy(cast(DenseModel, model)).cpu().float().eval()
     _check_heads(dense, options.postprocess and options.half is None)
-    check_space(path, sum(value.nbytes for value in dense.state_dict().values()) // (1 if options.half is None else 2))
+    _check_space(path, sum(value.nbytes for value in dense.state_dict().values()) // (1 if options.half is None else 2))
     _warn_of_several_passes(model)
     canvas = _canvas(dense, options.canvas)
     resizing = _resizing(dense) if options.resize else None
@@ -205,3 +205,13 @@ def _sizes(model: DenseModel, canvas: Size | None) -> list[Size]:
         height, width = canvas
         return [size, (height, width * 3 // 5 | 1), (height * 2 // 3 | 1, width)]
     return [size, (size[1], size[0]), (size[0] * 3 // 4 | 1, size[1] // 2 | 1), _LARGE]
+
+
+def _check_space(out: Path, size: int) -> None:
+    """Raises WeightsError if the disk of `out` has fewer than `size` bytes free."""
+    folder = next(folder for folder in out.absolute().parents if folder.is_dir())
+    if (free := shutil.disk_usage(folder).free) < size:
+        raise WeightsError(
+            f"{out} takes about {size / 1e6:.0f} MB; {folder} has {free / 1e6:.0f} MB free. Name another path, or free "
+            "space."
+        )

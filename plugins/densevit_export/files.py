@@ -15,9 +15,8 @@ from torch.export.graph_signature import InputKind
 from densevit.errors import DensevitError
 from densevit.interfaces import Size
 from densevit.model import DenseModel
-from densevit.terminal import silenced
 from densevit_export.graph import ExportedGraph, ResizedGraph
-from densevit_export.runtimes import HEADER_FILE, METADATA
+from densevit_export.runtimes import HEADER_FILE, METADATA, silenced
 from densevit_export.typed_graph import softmax_in_float32
 
 TRACING, CONVERTING, SAVING = "tracing the model", "converting it to ONNX", "saving the file"

@@ -17,9 +17,8 @@ from densevit.errors import ConfigError, DataError, DensevitError
 from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.inference.image_inputs import as_sample
 from densevit.model import DenseModel
-from densevit.terminal import silenced
 from densevit_export.latency import median_latencies
-from densevit_export.runtimes import IMAGES, load
+from densevit_export.runtimes import IMAGES, load, silenced
 
 MAX_LOSS = 0.01  # of a main metric, above which `checked` warns
 _ROUNDS = 20  # per latency

@@ -1,8 +1,10 @@
 """Runs exported files on the CPU: ONNX with ONNX Runtime or OpenVINO, pt2 with PyTorch."""
 
 import json
+import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +15,6 @@ import torch
 from densevit.errors import DensevitError, WeightsError, did_you_mean
 from densevit.interfaces import Size
 from densevit.paths import user_path
-from densevit.terminal import silenced
 
 Run = Callable[..., dict[str, np.ndarray]]
 """Runs a file on images (B, C, H, W) and further inputs by name; returns outputs by name."""
@@ -181,3 +182,16 @@ def _is_complete(header: Any) -> bool:
     heads = header["heads"]
     parts = [header["backbone"], *heads.values()] if isinstance(heads, dict) else []
     return bool(parts) and all(isinstance(part, dict) and {"channels", "strides"} <= part.keys() for part in parts)
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Silences warnings, and log messages up to the level WARNING."""
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from densevit.layers.nms import class_nms
-from densevit.terminal import silenced
 from densevit_export import files
+from densevit_export.runtimes import silenced
 from tests.layers.test_nms import IOU, SIZES, brute_force, objects
 
 

@@ -17,8 +17,8 @@ from densevit.cli import main
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class
 from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes, above_threshold
-from densevit.terminal import silenced
 from densevit_export import exported_outputs, file_comparison, files, prediction_comparison
+from densevit_export.runtimes import silenced
 from densevit_heads.detr_panoptic import merging
 from tests.export.test_exporting import BACKBONES, CLASSES, DETR, HEADS
 from tests.small_models import (
