@@ -74,11 +74,6 @@ class Budget:
         every, shifts = section.evaluate_every, (shift, epoch_shift)
         return cls(steps, steps_per_epoch, images_per_step, every, *shifts, extra_images, warmup_scale)
 
-    @classmethod
-    def for_steps(cls, steps: int) -> "Budget":
-        """The budget of a Trainer that runs this number of steps."""
-        return cls(steps, steps, 1, 1)
-
     def state(self, step: int) -> dict[str, Any]:
         """The entries of `Trained` after optimiser step `step` that a checkpoint does not have otherwise."""
         return {

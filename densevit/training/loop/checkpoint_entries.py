@@ -12,7 +12,7 @@ from densevit.losses.distributed import gather_objects
 from densevit.model import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.weights import checkpoint_io, model_file
-from densevit.weights.state_dict_io import FORMAT
+from densevit.weights.state_dict_io import FORMAT, check_format
 
 
 def entries(model: DenseModel, prefix: str, device: torch.device) -> dict[str, Any]:
@@ -43,8 +43,11 @@ def restore_random_state(states: Sequence[Mapping[str, Tensor]], rank: int, devi
             torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def continue_epoch(checkpoint: dict[str, Any], budget: Budget | None) -> None:
-    """Replaces Lightning's number of batches in an incomplete epoch by the budget's; nothing without a budget."""
+def restore(checkpoint: dict[str, Any], source: str, model: DenseModel, budget: Budget | None) -> None:
+    """Sets the score thresholds of the saved model, and replaces Lightning's number of batches in an incomplete epoch
+    by the budget's. source: for messages. Raises WeightsError for a checkpoint of another format."""
+    check_format(checkpoint.get("format_version", "1"), source)  # format 1 has no number
+    model.score_thresholds = model_file.score_thresholds(checkpoint.get(checkpoint_io.ENTRIES, {}))
     if budget is None:
         return
     state = checkpoint["loops"]["fit_loop"]

@@ -1,15 +1,12 @@
-"""Checks of splits and losses: whether heads can learn from the data, and the formats."""
+"""Checks of splits: whether heads can learn from the data, and the formats."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
-
 from densevit.data.data_splits import DataSplits
-from densevit.errors import ConfigError, DataError, PluginError, listed
+from densevit.errors import ConfigError, DataError, listed
 from densevit.interfaces import Dataset, Head, Method
 from densevit.model import DenseModel, InferenceModel
-from densevit.model.batch_checks import described
 
 
 def check_splits(data: DataSplits, model: DenseModel, method: Method | None) -> None:
@@ -75,23 +72,6 @@ def check_channels(dataset: Dataset, model: InferenceModel) -> None:
             f"The images of the data have the channels {actual}; the model was trained on {expected}. Fix: set "
             "data.channels, data.range and data.nodata as in its training, or train a model on these images."
         )
-
-
-def check_losses(losses: Any, method: Method) -> None:
-    """Raises PluginError unless `losses`, the result of the method's `training_step`, is a dict of one or more scalar
-    tensors."""
-    if (
-        isinstance(losses, Mapping)
-        and losses
-        and all(isinstance(x, Tensor) and x.numel() == 1 for x in losses.values())
-    ):
-        return
-    terms = losses.items() if isinstance(losses, Mapping) else ()
-    returned = "{" + ", ".join(f"{name!r}: {described(x)}" for name, x in terms) + "}" if terms else described(losses)
-    raise PluginError(
-        f"method {type(method).__name__}: training_step returned {returned}; a dict of scalar tensors is expected, as "
-        "in {'reconstruction': loss}."
-    )
 
 
 def _keys_set_to_false(key: str, options: Mapping[str, Any], where: str) -> Iterator[str]:

@@ -56,8 +56,8 @@ class DenseDataModule(lightning.LightningDataModule):
         self.data = data if isinstance(data, DataSplits) else build_data(data or {}, 32, seed, train, val)
 
     def setup(self, stage: str) -> None:
-        """Checks the splits, unless `data` was a `DataSplits`. Raises DataError or ConfigError for missing labels and
-        splits that do not match each other or the model."""
+        """Checks the splits, unless `data` was a `DataSplits`, and sets the model's section `data`. Raises DataError or
+        ConfigError for missing labels and splits that do not match each other or the model."""
         module = self.trainer.lightning_module if self.trainer is not None else None
         model, method = getattr(module, "model", None), getattr(module, "method", None)
         labels = True
@@ -67,6 +67,8 @@ class DenseDataModule(lightning.LightningDataModule):
             labels = method.needs_labels or bool(model.heads)
             if stage == "fit":  # an evaluation may have validation data only
                 self.data.use(method)
+                for trained in (model, method.saved_model(model)):
+                    trained.training_data, trained.reference_data = self.data.section, {}
         # Lightning warns that the module overrides these hooks of the data module, which is intended.
         hooks = "on_before_batch_transfer|transfer_batch_to_device"
         warnings.filterwarnings("ignore", f"You have overridden `({hooks})` in `LightningModule`")

@@ -18,26 +18,26 @@ from densevit.interfaces import Batch, Evaluator, LossContext, Losses, Method, O
 from densevit.model import DenseModel, InferenceModel, check_batch
 from densevit.model.parameter_groups import ParameterRate
 from densevit.training.loop.budget import Budget
-from densevit.training.loop.checkpoint_entries import continue_epoch, entries, restore_random_state
-from densevit.training.loop.data_checks import check_losses
-from densevit.training.loop.data_module import DenseDataModule
-from densevit.training.loop.device_transfer import on_device
+from densevit.training.loop.checkpoint_entries import entries, restore, restore_random_state
 from densevit.training.loop.ema import ExponentialMovingAverage, averaged_state
 from densevit.training.loop.finite_check import FiniteCheck
-from densevit.training.loop.lr_schedule import Schedule
 from densevit.training.loop.model_class_mapping import ClassMapping
-from densevit.training.loop.optim import build_optimizer, current_groups, optim_section, options_in_groups, rates_of
+from densevit.training.loop.module_trainer import budget_of, prepare_trainer, progress, resume_loader
+from densevit.training.loop.optim import (
+    Schedule,
+    build_optimizer,
+    current_groups,
+    learning_rate,
+    optim_section,
+    options_in_groups,
+    rates_of,
+)
 from densevit.training.loop.sharding import gather, scatter, shard_model
 from densevit.training.loop.skipped_images import SkippedImages, may_skip
-from densevit.training.loop.step import StepRecord, clip_gradients, reduce_gradients, step_on_device
+from densevit.training.loop.step import StepRecord, check_losses, clip_gradients, moved, reduce_gradients
 from densevit.training.loop.supervised_method import Supervised, check_method
-from densevit.training.loop.trainer_checks import check_trainer
-from densevit.training.loop.trainer_steps import learning_rate_of, optimizer_steps, progress, resume_loader
-from densevit.training.loop.training_precision import casting_model_only
-from densevit.training.loop.unused_parameters import freeze_unused, without_unused
+from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.loop.validation_loop import Validation
-from densevit.weights import checkpoint_io, model_file
-from densevit.weights.state_dict_io import check_format
 
 
 class DenseModule(lightning.LightningModule):
@@ -49,9 +49,8 @@ class DenseModule(lightning.LightningModule):
     by head, after `Evaluator.prepare`; None: from the model's config. method: the training method; None: supervised.
     mappings: the class mappings of heads whose classes are not the data's, in an evaluation.
 
-    For a run of `fit`: budget: its length. rates: the learning rates of all parameters. checkpoint_rates: the rates of
-    the run's checkpoint, which may have trained other parameters. ema: the average for validation and the saved model.
-    record: the last optimiser step. validation: the last validation, with its metrics.
+    For a run of `fit`: budget: its length. rates: the learning rates of all parameters. ema: the average for validation
+    and the saved model. record: the last optimiser step. validation: the last validation, with its metrics.
 
     Example:
         >>> densevit.DenseModule(densevit.load("runs/setr_vit"), optim={"lr": 1e-4}).optim.lr
@@ -68,7 +67,6 @@ class DenseModule(lightning.LightningModule):
         mappings: Mapping[str, ClassMapping] | None = None,
         budget: Budget | None = None,
         rates: Sequence[ParameterRate] | None = None,
-        checkpoint_rates: Sequence[ParameterRate] | None = None,
         ema: ExponentialMovingAverage | None = None,
     ) -> None:
         super().__init__()
@@ -77,9 +75,9 @@ class DenseModule(lightning.LightningModule):
         check_method(self.method, self.model)
         self.optim, self.budget, self.ema = optim_section(optim), budget, ema
         self.validation = Validation(self.config, self.method, evaluators, mappings or {})
-        self._rates, self._checkpoint_rates = rates, checkpoint_rates
+        self._rates = rates
         self.record: StepRecord
-        self._length: tuple[int, float] = (0, 0)  # steps (0 without an end) and shift of the schedule
+        self._length = budget or Budget(0, 0, 0, 1)  # of the schedule, with a user's Trainer known at its start
         self._collected: list[Batch] = []  # from a user's DataLoader, until a step is complete
         self._checked: set[str] = set()  # stages whose first batch is checked
         self._skipped_images = SkippedImages()
@@ -136,7 +134,7 @@ class DenseModule(lightning.LightningModule):
 
     def _loss_context(self, step: OptimizerStep) -> LossContext:
         """The normalisers of the losses; counted here unless the method may change the targets."""
-        now = progress(self.trainer, *self._length)
+        now = progress(self.trainer, self._length)
         for head in self.model.heads.values():
             head.set_progress(now.progress)
         if len(step.batches) > 1 and isinstance(self.method, Supervised):
@@ -168,25 +166,18 @@ class DenseModule(lightning.LightningModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         channels_last = self.config is not None and self.config.trainer.channels_last
-        move = step_on_device if isinstance(batch, OptimizerStep) else on_device
-        return move(batch, device, torch.channels_last if channels_last else torch.contiguous_format)
+        return moved(batch, device, channels_last)
 
     def configure_callbacks(self) -> list[lightning.Callback]:
         self.automatic_optimization = True  # until Lightning accepts the Trainer's clipping and accumulation
         return []
 
     def setup(self, stage: str) -> None:
-        """Freezes unused parameters, for whose gradients processes would wait. Sets the model's section `data`."""
+        """Freezes unused parameters, for whose gradients processes would wait."""
         self._resumed, self.automatic_optimization = None, False  # see `training_step`
-        self.trainer.strategy.precision_plugin = casting_model_only(self.trainer.precision_plugin)
-        data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit":
-            check_trainer(self.trainer)
+        prepare_trainer(self.trainer, stage)
         if stage == "fit" and self.trainer.world_size > 1 and self.budget is None:  # `fit` does it earlier
             freeze_unused(self.model, self.method)
-        if stage == "fit" and isinstance(data, DenseDataModule):
-            self.model.training_data = self.saved_model.training_data = data.data.section
-            self.model.reference_data = self.saved_model.reference_data = {}
 
     def configure_model(self) -> None:
         """Shards the model for training with `fsdp2`. In an evaluation, each process has the complete model."""
@@ -195,21 +186,20 @@ class DenseModule(lightning.LightningModule):
             shard_model(self.model, strategy.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
-        lr = learning_rate_of(self.trainer, self.optim, self.budget)
+        self._length = self.budget or budget_of(self.trainer, self.optim)
+        lr = learning_rate(self.optim, self._length.images_per_step)
         optimizer = build_optimizer(self.optim, self._groups(), lr, self.trainer.precision == "16-mixed")
-        budget = self.budget or Budget.for_steps(optimizer_steps(self.trainer, self.optim))
-        self._length = (budget.steps if budget.steps > 1 else 0, budget.shift)
-        return {"optimizer": optimizer, "lr_scheduler": Schedule(optimizer, self.optim, budget)}
+        return {"optimizer": optimizer, "lr_scheduler": Schedule(optimizer, self.optim, self._length)}
 
     def _groups(self) -> list[dict[str, Any]]:
-        lr = learning_rate_of(self.trainer, self.optim, self.budget)
+        lr = learning_rate(self.optim, self._length.images_per_step)
         rates = rates_of(self.model, self.optim, lr, self.method) if self._rates is None else self._rates
         return current_groups(rates, self.model, self.method)
 
     @property
     def training_steps(self) -> int | None:
         """The number of optimiser steps; None if training has no end."""
-        return (self._length[0] or None) if self.budget is None else self.budget.steps
+        return self._length.steps if self.budget is not None or self._length.steps > 1 else None
 
     @property
     def saved_model(self) -> DenseModel:
@@ -258,7 +248,7 @@ class DenseModule(lightning.LightningModule):
         self.validation.start(self.trainer, self.saved_model)
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> dict[str, list[Predictions]]:
-        return self.validation.add(self.trainer, batch, dataloader_idx, progress(self.trainer, *self._length))
+        return self.validation.add(self.trainer, batch, dataloader_idx, progress(self.trainer, self._length))
 
     def on_validation_epoch_end(self) -> None:
         scatter(self.model)
@@ -285,12 +275,7 @@ class DenseModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         source = getattr(self._trainer, "ckpt_path", None) or "The checkpoint"
-        check_format(checkpoint.get("format_version", "1"), str(source))  # format 1 has no number
+        restore(checkpoint, str(source), self.saved_model, self.budget)
         if self.ema is not None:
             self.ema.load(checkpoint)
-        continue_epoch(checkpoint, self.budget)
         self._resumed = checkpoint["random_state"], checkpoint.get("collected_batches", 0)
-        self.saved_model.score_thresholds = model_file.score_thresholds(checkpoint.get(checkpoint_io.ENTRIES, {}))
-        if self._checkpoint_rates is not None and self._rates is not None and checkpoint.get("optimizer_states"):
-            [state] = checkpoint["optimizer_states"]
-            checkpoint["optimizer_states"] = [without_unused(state, self._checkpoint_rates, self._rates)]

@@ -1,16 +1,29 @@
-"""Builds the evaluators of a model's heads and merges them over processes."""
+"""The evaluators of a model's heads: built by name, by task, or for `evaluation: null` by the loss; merged over
+processes."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import torch
 
 from densevit import registry
 from densevit.config import Config, EvaluationSection
 from densevit.errors import ConfigError, DataError
-from densevit.interfaces import Classes, Dataset, Evaluator, Method, as_classes
+from densevit.interfaces import (
+    Batch,
+    Classes,
+    Dataset,
+    Evaluator,
+    LossContext,
+    Method,
+    Predictions,
+    Targets,
+    as_classes,
+)
 from densevit.losses.distributed import gather_objects, process_count
-from densevit.model import InferenceModel
+from densevit.model import DenseModel, InferenceModel
 from densevit.training.loop.model_class_mapping import ClassMapping
-from densevit.training.loop.validation_loss import ValidationLoss
 
 METHOD = "method"  # the name of the method's loss in the metrics
 
@@ -106,3 +119,58 @@ def joined_indices(local_indices: dict[int | str, int]) -> dict[int | str, int]:
 def flat_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Flattens {head: {metric: value}} to {"head/metric": value}."""
     return {f"{head}/{name}": value for head, values in metrics.items() for name, value in values.items()}
+
+
+class ValidationLoss(Evaluator):
+    """The mean of a head's loss over the labelled images.
+
+    Predictions are {"loss": float} from `image_losses`. The sum is correctly rounded, so the mean does not depend on
+    the order of the images or the number of processes.
+    """
+
+    main = "loss"
+    lower_is_better = ("loss",)
+
+    def record(self, prediction: Predictions, truth: Targets) -> float | None:
+        """The loss; None for an unlabelled image, which has none."""
+        return prediction.get("loss")
+
+    def compute(self, records: Sequence[float]) -> dict[str, float]:
+        """Returns {"loss": the mean}; nan without labelled images."""
+        if not records or not all(map(math.isfinite, records)):
+            return {"loss": math.nan}
+        return {"loss": math.fsum(records) / len(records)}
+
+
+@torch.no_grad()
+def image_losses(
+    model: DenseModel, heads: Iterable[str], batch: Batch, context: LossContext
+) -> dict[str, list[Predictions]]:
+    """Each image's loss by head: {"loss": sum of the head's terms}, or {} without labels.
+
+    Computes one image at a time, so that the loss does not depend on the other images of the batch through its
+    normaliser, and without the head's `weight`. context: step and progress, for one process.
+    """
+    heads = list(heads)
+    encoding = model.encode(batch, heads)
+    losses: dict[str, list[Predictions]] = {}
+    for name in heads:
+        head, padding_mask = model.heads[name], batch["padding_mask"]
+        blocks = encoding.last_blocks.get(head.last_blocks)
+        inputs = [] if blocks else model.head_inputs(name, encoding.features, padding_mask)
+        losses[name] = []
+        for i, target in enumerate(batch["targets"]):
+            if not all(key in target for key in head.needs):
+                losses[name].append({})
+                continue
+            image: Any = blocks.single_image(i) if blocks else [x[i : i + 1] for x in inputs]
+            outputs = head(image, padding_mask[i : i + 1])
+            terms = head.loss(outputs, [target], context)
+            losses[name].append({"loss": math.fsum(float(term) for term in terms.values())})
+    return losses
+
+
+@torch.no_grad()
+def method_losses(method: Method, model: DenseModel, batch: Batch) -> list[Predictions]:
+    """The method's loss of each image, in the format of `image_losses`."""
+    return [{"loss": loss} for loss in method.validation_losses(model, batch).double().tolist()]

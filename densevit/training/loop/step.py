@@ -1,12 +1,17 @@
-"""The record of an optimiser step, and its parts: gradient reduction, clipping, moving batches to the device."""
+"""The record of an optimiser step, and its parts: moving batches to the device, the check of losses, gradient
+reduction, clipping."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from densevit.interfaces import Losses, OptimizerStep
+from densevit.errors import PluginError
+from densevit.interfaces import Batch, Losses, Method, OptimizerStep
+from densevit.model.batch_checks import described
 from densevit.training.loop.device_transfer import on_device
 from densevit.training.loop.sharding import full_tensor, sharded_modules
 
@@ -59,6 +64,26 @@ def clip_gradients(module: nn.Module, limit: float | None, by_value: bool = Fals
     return full_tensor(norm)
 
 
-def step_on_device(step: OptimizerStep, device: torch.device, layout: torch.memory_format) -> OptimizerStep:
-    """A step with its batches on a device, see `on_device`."""
-    return replace(step, batches=tuple(on_device(batch, device, layout) for batch in step.batches))
+def check_losses(losses: Any, method: Method) -> None:
+    """Raises PluginError unless `losses`, the result of the method's `training_step`, is a dict of one or more scalar
+    tensors."""
+    if (
+        isinstance(losses, Mapping)
+        and losses
+        and all(isinstance(x, Tensor) and x.numel() == 1 for x in losses.values())
+    ):
+        return
+    terms = losses.items() if isinstance(losses, Mapping) else ()
+    returned = "{" + ", ".join(f"{name!r}: {described(x)}" for name, x in terms) + "}" if terms else described(losses)
+    raise PluginError(
+        f"method {type(method).__name__}: training_step returned {returned}; a dict of scalar tensors is expected, as "
+        "in {'reconstruction': loss}."
+    )
+
+
+def moved(batch: OptimizerStep | Batch, device: torch.device, channels_last: bool) -> OptimizerStep | Batch:
+    """A batch, or a step with its batches, on a device, see `on_device`."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    if isinstance(batch, OptimizerStep):
+        return replace(batch, batches=tuple(on_device(part, device, layout) for part in batch.batches))
+    return on_device(batch, device, layout)

@@ -1,14 +1,10 @@
 """Freezes parameters that receive no gradient, such as the norm of a feature map that no head uses."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
 from torch import nn
 
 from densevit.interfaces import Batch, LossContext, Method
 from densevit.model import DenseModel
-from densevit.model.parameter_groups import ParameterRate, parameter_groups
 from densevit.training.loop.supervised_method import Supervised
 
 
@@ -48,24 +44,3 @@ def _blank(model: DenseModel, height: int, width: int) -> Batch:
         "padding_mask": torch.zeros(2, height, width, dtype=torch.bool),
         "targets": [{"image_id": i, "size": (height, width), "original_size": (height, width)} for i in range(2)],
     }
-
-
-def without_unused(
-    state: Mapping[str, Any], rates_before: Sequence[ParameterRate], rates_after: Sequence[ParameterRate]
-) -> dict[str, Any]:
-    """Removes unused parameters, which have no values, from the state of an optimiser.
-
-    Needed when several processes resume a run of one process, which trains all parameters. rates_before, rates_after:
-    the learning rates before and after `freeze_unused`.
-    """
-    before, after = parameter_groups(rates_before), parameter_groups(rates_after)
-    places = {id(p): i for i, p in enumerate([p for group in before for p in group["params"]])}
-    group_of = {i: group for group in state["param_groups"] for i in group["params"]}
-    values: dict[int, Any] = {}
-    groups: list[dict[str, Any]] = []
-    for group in after:
-        old = [places[id(p)] for p in group["params"]]
-        first = sum(len(earlier["params"]) for earlier in groups)
-        values |= {new: state["state"][i] for new, i in enumerate(old, first) if i in state["state"]}
-        groups.append({**group_of[old[0]], "params": list(range(first, first + len(old)))})
-    return {**state, "state": values, "param_groups": groups}

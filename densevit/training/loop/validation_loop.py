@@ -13,16 +13,18 @@ from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.evaluator_factory import (
     METHOD,
+    ValidationLoss,
     add_indices,
     build_evaluators,
     flat_metrics,
+    image_losses,
     join_processes,
     joined_indices,
+    method_losses,
 )
 from densevit.training.loop.model_class_mapping import ClassMapping
 from densevit.training.loop.skipped_images import SkippedImages, may_skip
 from densevit.training.loop.validation_images import truths, validation_dataset, validation_loaders
-from densevit.training.loop.validation_loss import ValidationLoss, image_losses, method_losses
 
 
 class Validation:

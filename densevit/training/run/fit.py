@@ -262,7 +262,6 @@ def _module(plan: Plan) -> DenseModule:
         method=plan.method,
         budget=plan.budget,
         rates=plan.rates,
-        checkpoint_rates=plan.checkpoint_rates,
         ema=None if section.ema is None else ExponentialMovingAverage(section.ema, section.ema_warmup),
     )
     if section.detect_anomaly:

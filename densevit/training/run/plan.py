@@ -49,7 +49,7 @@ class Plan:
 
     checkpoint: the checkpoint of a resumed run; None for a start at step 0. changed: config keys that differ from the
     checkpoint's. callbacks: the callbacks of the config and the caller. loaded: a report per pretrained source. rates:
-    the learning rate of each parameter. checkpoint_rates: the rates that the checkpoint's optimiser was built for.
+    the learning rate of each parameter.
     passed: the model if it, or a part of it, was given as an object. has_weights: whether it starts from other weights
     than building the config gives.
     """
@@ -66,7 +66,6 @@ class Plan:
     evaluators: Mapping[str, Evaluator]
     budget: Budget
     rates: Sequence[ParameterRate]
-    checkpoint_rates: Sequence[ParameterRate]
     passed: DenseModel | None
     has_weights: bool
 
@@ -115,7 +114,7 @@ class Plan:
         trained = Trained() if checkpoint is None else checkpoint.trained
         budget = Budget.of(config.trainer, batches, config.data.batch_size, trainer.world_size, trained)
         method.check_steps(budget.steps)
-        rates, checkpoint_rates = _rates(config, model, method, budget, checkpoint, trainer.world_size > 1)
+        rates = _rates(config, model, method, budget, checkpoint, trainer.world_size > 1)
         return cls(
             config=config,
             checkpoint=checkpoint,
@@ -129,7 +128,6 @@ class Plan:
             evaluators=evaluators,
             budget=budget,
             rates=rates,
-            checkpoint_rates=checkpoint_rates,
             passed=model if is_given and config.trainer.strategy != STRATEGY and not config.backbone.lora else None,
             has_weights=has_weights,
         )
@@ -199,14 +197,15 @@ def _rates(
     budget: Budget,
     checkpoint: RunCheckpoint | None,
     is_distributed: bool,
-) -> tuple[list[ParameterRate], list[ParameterRate]]:
-    """The learning rate of each parameter, and the rates that the checkpoint's optimiser was built for.
+) -> list[ParameterRate]:
+    """The learning rate of each parameter.
 
-    is_distributed: whether several processes train. They freeze parameters without gradient, which a checkpoint's
-    optimiser then lacks. Raises WeightsError or ConfigError if a checkpoint does not match the model or the optimiser.
+    is_distributed: whether several processes train. They freeze parameters without gradient, which their optimiser
+    lacks, unless it is that of a checkpoint of one process. Raises WeightsError or ConfigError if a checkpoint does not
+    match the model or the optimiser.
     """
     lr = learning_rate(config.optim, budget.images_per_step)
-    rates = checkpoint_rates = rates_of(model, config.optim, lr, method)
+    rates = rates_of(model, config.optim, lr, method)
     groups = parameter_groups(rates)
     for group in groups:  # raises for values that the optimiser refuses
         build_optimizer(config.optim, [{**group, "params": [torch.zeros(2, 2)]}], lr)
@@ -215,12 +214,11 @@ def _rates(
     begun_by_several = checkpoint is not None and not checkpoint.has_groups(groups)
     if is_distributed or begun_by_several or config.trainer.strategy == STRATEGY:
         unused = set(freeze_unused(model, method))
-        rates = [rate._replace(lr=None) if rate.name in unused else rate for rate in rates]
-    if begun_by_several:
-        checkpoint_rates, groups = rates, parameter_groups(rates)
+        if checkpoint is None or checkpoint.is_sharded or begun_by_several:
+            rates = [rate._replace(lr=None) if rate.name in unused else rate for rate in rates]
     if checkpoint is not None:
-        checkpoint.check_groups(groups)
-    return rates, checkpoint_rates
+        checkpoint.check_groups(parameter_groups(rates))
+    return rates
 
 
 def _trainer(config: Config, callbacks: Sequence[lightning.Callback]) -> lightning.Trainer:

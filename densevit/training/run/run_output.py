@@ -94,7 +94,7 @@ def rates_table(rates: Sequence[ParameterRate]) -> Table:
     """One row per optimiser group, named by its first parameter, and one for frozen parameters."""
     groups: dict[tuple[Any, ...], list[ParameterRate]] = {}
     for rate in rates:
-        key = (None, 0.0) if rate.lr is None else (rate.lr, rate.weight_decay, *rate.options.items())
+        key = (None, 0.0) if not rate.parameter.requires_grad else (rate.lr, rate.weight_decay, *rate.options.items())
         groups.setdefault(key, []).append(rate)
     rows = []
     for (lr, decay, *_), group in groups.items():
@@ -147,7 +147,7 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
     heads = ", ".join(f"{name} ({section.name})" for name, section in config.heads.items())
     what = f"{config.backbone.name} -> {heads}" if heads else config.backbone.name
     how = "" if isinstance(plan.method, Supervised) else f", method {config.method.name}"
-    trained = sum(rate.parameter.numel() for rate in plan.rates if rate.lr is not None)
+    trained = sum(rate.parameter.numel() for rate in plan.rates if rate.parameter.requires_grad)
     yield from (f"{key}: {why}" for key, why in configs.unwritten(config.model_dump()))
     yield f"{what}{how}, {trained / 1e6:.2f} M trained parameters"
     for source, stated in plan.model.backbone.licences.items():  # `weights` report theirs

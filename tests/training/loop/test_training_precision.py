@@ -127,7 +127,7 @@ def test_no_precision_plugin_of_lightning_casts_targets() -> None:
     from pytorch_lightning.plugins import precision as plugins
     from pytorch_lightning.plugins.precision import Precision
 
-    from densevit.training.loop.trainer_checks import check_trainer
+    from densevit.training.loop.module_trainer import check_trainer
     from densevit.training.loop.training_precision import casting_model_only
 
     arguments = {

@@ -18,7 +18,7 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Head
 from densevit.losses.context import LossContext
 from densevit.losses.distributed import mean_over_processes
-from densevit.training.loop.validation_loss import ValidationLoss
+from densevit.training.loop.evaluator_factory import ValidationLoss
 from densevit.weights import model_file
 from tests.training.runs import rows, train
 
