@@ -7,10 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densevit import config
-from densevit.config.yaml_io import run_name
 from densevit.errors import ConfigError
-from densevit.paths import user_path
 
 if TYPE_CHECKING:
     from densevit.cli.command_output import Output
@@ -45,22 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    overrides = args.overrides
     if args.resume is not None:
         overrides = [text for text in (args.config, *args.overrides) if text is not None]
         if wrong := [override for override in overrides if "=" not in override]:
             raise ConfigError(f"--resume {args.resume} uses that run's config; remove {wrong[0]!r}.")
-        from densevit.training.run.fit import fit_on, read_inputs
-
-        return _finished(*fit_on(read_inputs(None, overrides, args.resume, args.run_dir)), args.output)
-    if args.config is None or "=" in args.config:
+    elif args.config is None or "=" in args.config:
         raise ConfigError("train needs a config: a file, or a shipped config's name. Try: densevit train detr_swin")
-    resolved = config.load(args.config, args.overrides)
-    from densevit.training.run.folder import check_wanted
-    from densevit.training.run.inputs import TrainingInputs
+    from densevit.training.run.inputs import read_inputs
 
-    run_dir = None if args.run_dir is None else user_path(args.run_dir)
-    check_wanted(run_dir)
-    inputs = TrainingInputs.of(resolved, run_dir, run_name(args.config))
+    inputs = read_inputs(args.config if args.resume is None else None, overrides, args.resume, args.run_dir)
     from densevit.training.run.fit import fit_on
 
     return _finished(*fit_on(inputs), args.output)

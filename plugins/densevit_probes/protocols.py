@@ -13,8 +13,7 @@ from densevit.data.data_splits import DataSplits
 from densevit.data.split_overlap import check_overlap
 from densevit.errors import ConfigError, listed, warn_once
 from densevit.interfaces import Dataset
-from densevit.training.loop.data_checks import check_needs
-from densevit.training.run.config_checks import check_frozen, kinds_of_heads
+from densevit.training.run.config_checks import check_frozen, check_labels
 from densevit_probes.probe import Probe
 
 Section = Mapping[str, Any]
@@ -119,5 +118,5 @@ def check_data(config: Config, data: DataSplits, probes: Mapping[str, Probe]) ->
     (configs.check_plugins if config.heads else configs.check_evaluation_plugins)(config)
     check_frozen(config)
     data.check_splits(bool(config.heads) or any(probe.needs for probe in probes.values()))
-    check_needs(kinds_of_heads(config), data)
+    check_labels(config, data)
     check_overlap(data)

@@ -10,6 +10,7 @@ from densevit.data.io.image_names import image_names
 from densevit.evaluation import metrics_file
 from densevit.evaluation.tables_file import write_tables
 from densevit.interfaces import Dataset
+from densevit.model import DenseModel
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.sharding import full_state_dict
@@ -41,8 +42,7 @@ class BestModel(lightning.Callback):
         trainer.should_stop = trainer.should_stop or self.best_epoch.exhausts(self.patience)
         if not improved:
             return
-        model = pl_module.saved_model
-        state = full_state_dict(model)
+        self.save(trainer, pl_module.saved_model)
         if not trainer.is_global_zero:
             return
         if self.best_epoch.monitored and not self.best_epoch.reached:
@@ -52,10 +52,15 @@ class BestModel(lightning.Callback):
                 "Fix: check the labels of the validation data.",
                 stacklevel=1,  # Lightning calls this, and its warnings are hidden
             )
-        model_file.save(model, self.folder / _MODEL, state, trainer.global_step)
         metrics_file.write(pl_module.validation.metrics, self.folder / _METRICS)
         names = image_names(self.dataset, pl_module.validation.indices)
-        write_tables(pl_module.validation.evaluators, self.folder, names, model.default_thresholds)
+        write_tables(pl_module.validation.evaluators, self.folder, names, pl_module.saved_model.default_thresholds)
+
+    def save(self, trainer: lightning.Trainer, model: DenseModel) -> None:
+        """Writes the model. All processes must call this."""
+        state = full_state_dict(model)
+        if trainer.is_global_zero:
+            model_file.save(model, self.folder / _MODEL, state, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         return self.best_epoch.state_dict()

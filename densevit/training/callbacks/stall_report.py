@@ -22,14 +22,9 @@ class StallReport(lightning.Callback):
         if self.seconds is not None:
             faulthandler.dump_traceback_later(self.seconds, file=_STDERR)
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.on_fit_start()
+    on_train_batch_end = on_validation_batch_end = on_fit_start
 
-    def on_validation_batch_end(self, *_: Any) -> None:
-        self.on_fit_start()
-
-    def on_exception(self, *_: Any) -> None:
+    def on_exception(self, *_: Any, **__: Any) -> None:
         faulthandler.cancel_dump_traceback_later()
 
-    def teardown(self, *_: Any, **__: Any) -> None:
-        faulthandler.cancel_dump_traceback_later()
+    teardown = on_exception

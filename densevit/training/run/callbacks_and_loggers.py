@@ -1,8 +1,10 @@
 """Callbacks and loggers from the config or from the caller of `fit`."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as lightning
 import torch
@@ -19,13 +21,9 @@ _ALSO_MONITORED = ("train/loss", "epoch", "step")  # in addition to the metrics
 
 def build_callbacks(section: TrainerSection, more: Sequence[lightning.Callback] = ()) -> list[lightning.Callback]:
     """Builds the config's callbacks and appends the caller's."""
-    callbacks: list[lightning.Callback] = []
-    for index, named in enumerate(section.callbacks):
-        callback_type = named_classes.load("callback", named.name)
-        where = f"trainer.callbacks.{index}"
-        options = named_classes.check_callback(named, where)
-        callbacks.append(registry.construct(callback_type, named.name, options=options, where=where))
-    return [*callbacks, *more]
+    where = "trainer.callbacks"
+    check = named_classes.check_callback
+    return [*(_built("callback", x, f"{where}.{i}", check) for i, x in enumerate(section.callbacks)), *more]
 
 
 def check_callbacks(callbacks: Iterable[lightning.Callback], metrics: Iterable[str]) -> None:
@@ -64,8 +62,12 @@ def build_loggers(section: TrainerSection, folder: Path, more: Sequence[Logger] 
             pass  # the extra `tensorboard` is not installed; `check_plugins` raises for a config that names it
     for index, named in enumerate(section.loggers or ()):
         if named.name not in named_classes.BUILT_IN_LOGGERS:
-            where = f"trainer.loggers.{index}"
-            options = named_classes.check_logger(named, where, str(folder))
-            logger_type = named_classes.load("logger", named.name)
-            loggers.append(registry.construct(logger_type, named.name, options=options, where=where))
+            check = partial(named_classes.check_logger, folder=str(folder))
+            loggers.append(_built("logger", named, f"trainer.loggers.{index}", check))
     return [*loggers, *more]
+
+
+def _built(kind: str, named: Any, where: str, check: Callable[[Any, str], dict[str, Any]]) -> Any:
+    """A callback or logger of the config. check: checks its options and returns them."""
+    built_type = named_classes.load(kind, named.name)
+    return registry.construct(built_type, named.name, options=check(named, where), where=where)

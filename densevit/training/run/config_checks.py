@@ -9,13 +9,13 @@ from densevit.config import Config
 from densevit.data.data_splits import DataSplits
 from densevit.data.transforms.sample_resizing import EvaluationTransform, WithoutAugmentation
 from densevit.errors import ConfigError, DensevitError, PluginError, did_you_mean, one_line
-from densevit.interfaces import Evaluator, Head
+from densevit.interfaces import Evaluator
 from densevit.model import DenseModel, inference_by_head
 from densevit.model.freezing import freeze_backbone
 from densevit.model.lora import adapted_layers
 from densevit.model.meta_device import built_on_meta
 from densevit.model.model_factory import backbone_from
-from densevit.training.loop.data_checks import check_learnable
+from densevit.training.loop.data_checks import check_learnable, check_needs
 from densevit.training.loop.evaluator_factory import METHOD, flat_metrics
 
 
@@ -55,11 +55,10 @@ def check_frozen(config: Config) -> None:
         )
 
 
-def kinds_of_heads(config: Config) -> dict[str, type[Head]]:
-    """The classes of a config's heads, by name for the messages of `check_needs`."""
-    return {
-        f"heads.{name} ({section.name})": registry.load("heads", section.name) for name, section in config.heads.items()
-    }
+def check_labels(config: Config, data: DataSplits) -> None:
+    """Raises ConfigError if a head needs labels that the data lacks."""
+    heads = config.heads.items()
+    check_needs({f"heads.{name} ({head.name})": registry.load("heads", head.name) for name, head in heads}, data)
 
 
 def check_monitor(monitor: str | None, evaluators: Mapping[str, Evaluator], patience: int | None = None) -> list[str]:

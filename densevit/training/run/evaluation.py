@@ -23,7 +23,6 @@ from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit.training.loop.model_class_mapping import ClassMapping, labelled_heads, map_classes
 from densevit.training.loop.trainer import build_trainer, processes
-from densevit.training.loop.training_precision import set_tf32
 from densevit.training.run.fit import Run
 from densevit.training.run.process_state import run_state
 
@@ -78,19 +77,18 @@ class EvaluationPlan:
         """The evaluated classes, by head."""
         return self.model.classes | {name: mapping.classes for name, mapping in self.mappings.items()}
 
-    @run_state()
     def run(self, write: Write | None = None) -> Evaluation:
         """Evaluates the model. write: called with each image's predictions, in the image's process."""
-        model = self.model
-        evaluators = build_evaluators(model, model.config, self.data.val, mappings=self.mappings)
-        if self.trainer.compile and isinstance(model, DenseModel):
-            model.compile()
-        module = DenseModule(model, None, evaluators, mappings=self.mappings)
-        callbacks = [EvaluationProgress(), *([] if write is None else [PredictionWriter(write)])]
-        trainer = build_trainer(self.trainer, callbacks=callbacks, enable_progress_bar=False)
-        set_tf32(self.trainer.tf32)
-        trainer.validate(module, datamodule=DenseDataModule(self.data), verbose=False)
-        return Evaluation(module.validation.metrics, evaluators, module.validation.indices)
+        with run_state(self.trainer.tf32):
+            model = self.model
+            evaluators = build_evaluators(model, model.config, self.data.val, mappings=self.mappings)
+            if self.trainer.compile and isinstance(model, DenseModel):
+                model.compile()
+            module = DenseModule(model, None, evaluators, mappings=self.mappings)
+            callbacks = [EvaluationProgress(), *([] if write is None else [PredictionWriter(write)])]
+            trainer = build_trainer(self.trainer, callbacks=callbacks, enable_progress_bar=False)
+            trainer.validate(module, datamodule=DenseDataModule(self.data), verbose=False)
+            return Evaluation(module.validation.metrics, evaluators, module.validation.indices)
 
 
 def evaluate(

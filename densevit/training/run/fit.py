@@ -9,17 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
-import torch
 from pytorch_lightning.loggers import Logger
 from rich import get_console
 
 from densevit import config as configs
-from densevit.allocator import keep_freed_memory
-from densevit.atomic_io import check_writable
 from densevit.config import Config, Overrides
 from densevit.config.values import seconds_of
-from densevit.config.yaml_io import run_name
-from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.model_loading import load
 from densevit.interfaces import Dataset
@@ -29,10 +24,9 @@ from densevit.reporting.html_page import fragment
 from densevit.reporting.run_report import overview
 from densevit.terminal import use_text_console
 from densevit.training.callbacks.best_model import BestModel
-from densevit.training.callbacks.checkpoint_writer import Checkpointing, Stopped
+from densevit.training.callbacks.checkpoint_writer import Checkpointing, Stopped, StopSignals
 from densevit.training.callbacks.stall_report import StallReport
 from densevit.training.callbacks.step_metrics import StepMetrics
-from densevit.training.callbacks.stop_signals import StopSignals
 from densevit.training.callbacks.training_progress import CONSOLE, ProgressLines
 from densevit.training.callbacks.validation_interval import ValidationInterval
 from densevit.training.loop.data_module import DenseDataModule
@@ -40,14 +34,12 @@ from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.ema import ExponentialMovingAverage
 from densevit.training.loop.feature_cache import FeatureCache
 from densevit.training.loop.finite_check import detect_anomaly
-from densevit.training.loop.training_precision import set_tf32
 from densevit.training.run.callbacks_and_loggers import build_loggers
-from densevit.training.run.folder import RunFolder, check_wanted
-from densevit.training.run.inputs import TrainingInputs
+from densevit.training.run.folder import RunFolder
+from densevit.training.run.inputs import TrainingInputs, read_inputs
 from densevit.training.run.plan import Plan
-from densevit.training.run.process_state import run_state
+from densevit.training.run.process_state import training_state
 from densevit.training.run.resumable_errors import removed_on_error, resumable_errors, resume_hint
-from densevit.training.run.resuming import RunCheckpoint, check_newest, run_of, without_checkpoint
 from densevit.training.run.run_output import FINISHED, STOPPED, finish, show_complete, start
 from densevit.weights import model_file
 
@@ -152,7 +144,6 @@ def fit(
     return run
 
 
-@run_state()
 def fit_on(
     inputs: TrainingInputs,
     callbacks: Sequence[lightning.Callback] = (),
@@ -160,12 +151,9 @@ def fit_on(
     resume_with: str | None = None,
 ) -> tuple[Run, int]:
     """`fit` on inputs that are already read. Returns the run and the number of the signal that stopped it; 0: none."""
-    # Denormal numbers, as from softmax with far-away keys, take a hundred times as long on a CPU: up to a sixth of a
-    # training step (docs/development/cpus.md).
-    torch.set_flush_denormal(True)
-    keep_freed_memory()
-    use_text_console(**CONSOLE, quiet=get_console().quiet, stderr=get_console().stderr)
-    return _run(Plan.of(inputs, callbacks), inputs, loggers, resume_with)
+    with training_state(inputs.config.trainer.tf32):
+        use_text_console(**CONSOLE, quiet=get_console().quiet, stderr=get_console().stderr)
+        return _run(Plan.of(inputs, callbacks), inputs, loggers, resume_with)
 
 
 def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger], resume_with: str | None) -> tuple[Run, int]:
@@ -186,41 +174,6 @@ def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger], resume_w
         stopped_by = _train(plan, module, folder.path, signals, resume_with)
         finish(plan, folder.path, best, module.validation.indices, bool(stopped_by), resume_with)
     return Run(folder.path, plan.passed), stopped_by
-
-
-def read_inputs(
-    config: str | Path | Mapping[str, Any] | Config | None,
-    overrides: Overrides,
-    resume: str | Path | None,
-    run_dir: str | Path | None,
-    name: str | None = None,
-) -> TrainingInputs:
-    """Reads the inputs from the arguments of `fit`."""
-    if (config is None) == (resume is None):
-        raise ConfigError("fit needs a config or the folder of a run to resume, and not both.")
-    path = None if run_dir is None else user_path(run_dir)
-    if resume is not None:
-        resumed = user_path(resume)
-        run = run_of(resumed)
-        if path is not None:
-            check_wanted(path)
-        else:
-            check_newest(resumed)
-            if run.is_dir():
-                fix = f"Fix: copy the run to a writable folder, or continue with weights={run} in a new run."
-                check_writable(run, fix=fix)
-        checkpoint = None if without_checkpoint(resumed) else RunCheckpoint(resumed)
-        config = configs.load(run / "config.yaml", overrides)
-        return TrainingInputs.of(config, path or run, run.name, checkpoint, resumed=path is None)
-    if isinstance(config, str | Path):
-        name, config = name or run_name(config), configs.load(config, overrides)
-    elif isinstance(config, Config):
-        config = configs.with_overrides(config, overrides)
-    else:
-        assert config is not None
-        config = configs.from_mapping(config, "fit", overrides)
-    check_wanted(path)
-    return TrainingInputs.of(config, path, name or "run")
 
 
 def run_callbacks(plan: Plan, folder: Path, best: BestModel, signals: StopSignals) -> list[lightning.Callback]:
@@ -272,7 +225,6 @@ def _module(plan: Plan) -> DenseModule:
 def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, resume_with: str | None) -> int:
     """Runs Lightning's training loop. Returns the number of the signal that stopped it; 0: none."""
     data = DenseDataModule(plan.data, batches_per_step=plan.config.trainer.accumulate)
-    set_tf32(plan.config.trainer.tf32)
     if (precision := plan.config.backbone.cache) is not None:
         plan.model.cache = FeatureCache(plan.model, precision, len(plan.data.train) + len(plan.data.val))
     try:

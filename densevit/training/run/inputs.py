@@ -1,18 +1,23 @@
 """The inputs of a run, read and checked before the slow import of Lightning."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from densevit import config as configs
 from densevit import registry
-from densevit.config import Config
+from densevit.atomic_io import check_writable
+from densevit.config import Config, Overrides
+from densevit.config.yaml_io import run_name
 from densevit.data.data_builder import build_data
 from densevit.data.data_splits import DataSplits
 from densevit.data.split_overlap import check_overlap
+from densevit.errors import ConfigError
 from densevit.model import DenseModel
-from densevit.training.loop.data_checks import check_needs
-from densevit.training.run.config_checks import check_frozen, kinds_of_heads
+from densevit.paths import user_path
+from densevit.training.run.config_checks import check_frozen, check_labels
+from densevit.training.run.folder import check_wanted
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.resolving import read_files
 
@@ -70,6 +75,43 @@ def _data(config: Config) -> DataSplits:
     needs_labels = registry.load("methods", config.method.name).needs_labels
     data.check_splits(needs_labels or bool(config.heads))
     if needs_labels:
-        check_needs(kinds_of_heads(config), data)
+        check_labels(config, data)
     check_overlap(data)
     return data
+
+
+def read_inputs(
+    config: str | Path | Mapping[str, Any] | Config | None,
+    overrides: Overrides,
+    resume: str | Path | None,
+    run_dir: str | Path | None,
+    name: str | None = None,
+) -> TrainingInputs:
+    """Reads the inputs from the arguments of `fit`."""
+    if (config is None) == (resume is None):
+        raise ConfigError("fit needs a config or the folder of a run to resume, and not both.")
+    path = None if run_dir is None else user_path(run_dir)
+    if resume is not None:
+        from densevit.training.run.resuming import RunCheckpoint, check_newest, run_of, without_checkpoint
+
+        resumed = user_path(resume)
+        run = run_of(resumed)
+        if path is not None:
+            check_wanted(path)
+        else:
+            check_newest(resumed)
+            if run.is_dir():
+                fix = f"Fix: copy the run to a writable folder, or continue with weights={run} in a new run."
+                check_writable(run, fix=fix)
+        checkpoint = None if without_checkpoint(resumed) else RunCheckpoint(resumed)
+        config = configs.load(run / "config.yaml", overrides)
+        return TrainingInputs.of(config, path or run, run.name, checkpoint, resumed=path is None)
+    if isinstance(config, str | Path):
+        name, config = name or run_name(config), configs.load(config, overrides)
+    elif isinstance(config, Config):
+        config = configs.with_overrides(config, overrides)
+    else:
+        assert config is not None
+        config = configs.from_mapping(config, "fit", overrides)
+    check_wanted(path)
+    return TrainingInputs.of(config, path, name or "run")

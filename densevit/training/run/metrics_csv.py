@@ -18,20 +18,14 @@ class MetricsCsv(Logger):
     Lightning's CSVLogger would delete the file of a resumed run.
     """
 
+    name = version = ""
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
         self.columns = list(self._read().fieldnames or [])
         if self.columns and "step" not in self.columns:
             raise DataError(f"{path}: has no column `step`, so it belongs to no run. Fix: move it away.")
-
-    @property
-    def name(self) -> str:
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
 
     @property
     def save_dir(self) -> str:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,21 +12,15 @@ from rich import get_console
 
 from densevit import config as configs
 from densevit import registry
-from densevit.config import Config, yaml_io
-from densevit.data.channel_statistics import with_channels
+from densevit.config import Config
 from densevit.data.data_splits import DataSplits
-from densevit.errors import DensevitError
 from densevit.interfaces import Evaluator, Method
-from densevit.model import DenseModel, build_from_sections, classes_by_head
-from densevit.model.head_inference import inference_of
-from densevit.model.lora import add_adapters
+from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
-from densevit.model.part_sections import name_classes
 from densevit.terminal import TEXT
 from densevit.training.callbacks.best_epoch import BestEpoch
 from densevit.training.callbacks.training_progress import CONSOLE, NotebookBar, TerminalBar
 from densevit.training.loop.budget import Budget, Trained
-from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit.training.loop.optim import build_optimizer, learning_rate, rates_of
 from densevit.training.loop.sharding import STRATEGY, check_sharding
@@ -35,11 +28,11 @@ from densevit.training.loop.supervised_method import check_method
 from densevit.training.loop.trainer import build_trainer
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.callbacks_and_loggers import build_callbacks, check_callbacks
-from densevit.training.run.config_checks import check_model, check_monitor
+from densevit.training.run.config_checks import check_monitor
 from densevit.training.run.inputs import TrainingInputs
+from densevit.training.run.model_building import build_model
 from densevit.training.run.resuming import RunCheckpoint, validation_of
 from densevit.weights import model_file
-from densevit.weights.pretrained_models import build_pretrained
 from densevit.weights.state_dict_loading import StateDictMatch
 
 
@@ -104,7 +97,9 @@ class Plan:
         callbacks = build_callbacks(config.trainer, callbacks)
         lightning.seed_everything(config.seed, verbose=False)
         trainer = _trainer(config, callbacks)
-        model, config, loaded, is_given, has_weights = _model(inputs)
+        model, loaded, is_given, has_weights = build_model(inputs)
+        config = model.sections
+        assert isinstance(config, Config)
         data = inputs.data.padded_to(model.multiple)
         method = _method(config, model, data)
         evaluators = build_evaluators(model, config, data.val, method)
@@ -131,53 +126,6 @@ class Plan:
             passed=model if is_given and config.trainer.strategy != STRATEGY and not config.backbone.lora else None,
             has_weights=has_weights,
         )
-
-
-def _model(inputs: TrainingInputs) -> tuple[DenseModel, Config, list[StateDictMatch], bool, bool]:
-    """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters. Returns
-    it, its final config, with the image channels and the options of its weights, the reports of its weights, whether
-    it was given, and `Plan.has_weights`."""
-    data, checkpoint, loaded = inputs.data, inputs.checkpoint, list[StateDictMatch]()
-    config = with_channels(inputs.config, data.train)
-    classes = classes_by_head(config, data.train)
-    if inputs.model is not None:
-        model = inputs.model.train()
-        name_classes(model, classes)
-        model.sections, model.training_data, model.inference = config, config.data, inference_of(model, config)
-    elif checkpoint is None:
-        model, loaded = build_pretrained(config, classes, inputs.pretrained)
-        inputs.pretrained.clear()  # they would stay open during training
-    else:
-        model = build_from_sections(config, classes, pretrained=False)
-        model.licences = checkpoint.licences
-    is_given = inputs.model is not None or any(
-        getattr(part.model_dump()["name"], "instance", None) is not None
-        for part in (config.backbone, *config.heads.values(), *(head.neck or head for head in config.heads.values()))
-    )
-    has_weights = is_given and checkpoint is None and not _is_rebuilt(model, config)
-    for dataset in (data.train, data.val):
-        check_channels(dataset, model)
-    check_model(config, data, model)
-    add_adapters(model)
-    if config.trainer.channels_last:
-        model.to(memory_format=torch.channels_last)
-    if config.trainer.compile:
-        model.compile()
-    assert isinstance(model.sections, Config)
-    return model, model.sections, loaded, is_given, has_weights
-
-
-def _is_rebuilt(model: DenseModel, config: Config) -> bool:
-    """Whether building the model from config.yaml gives its weights. Leaves the random state as after building."""
-    lightning.seed_everything(config.seed, verbose=False)
-    with suppress(DensevitError):  # of objects that config.yaml cannot hold, and missing weights
-        return (
-            model.fingerprint()
-            == build_pretrained(
-                configs.from_file(yaml_io.parse(configs.dump(config), "config"), "config"), model.classes
-            )[0].fingerprint()
-        )
-    return False
 
 
 def _method(config: Config, model: DenseModel, data: DataSplits) -> Method:

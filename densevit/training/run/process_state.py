@@ -14,14 +14,16 @@ import torch
 from rich import get_console
 from torch import Tensor
 
+from densevit.allocator import keep_freed_memory
 from densevit.losses.distributed import process_count
 from densevit.training.loop.lightning_logging import LOGGERS, silence_lightning
+from densevit.training.loop.training_precision import set_tf32
 
 
 @contextmanager
-def run_state() -> Iterator[None]:
-    """Silences Lightning. Restores the state of the process at the end, also after an error: random states, filters of
-    warnings, levels of loggers, TF32, denormal numbers, rich's console and the environment."""
+def run_state(tf32: bool) -> Iterator[None]:
+    """Silences Lightning and sets TF32. Restores the state of the process at the end, also after an error: random
+    states, filters of warnings, levels of loggers, TF32, denormal numbers, rich's console and the environment."""
     cudnn, console = torch.backends.cudnn, get_console()
     states: list[tuple[Callable[[Any], Any], Any]] = [
         (random.setstate, random.getstate()),
@@ -37,11 +39,23 @@ def run_state() -> Iterator[None]:
     ]
     with warnings.catch_warnings():
         silence_lightning()
+        set_tf32(tf32)
         try:
             yield
         finally:
             for restore, state in states:
                 restore(state)
+
+
+@contextmanager
+def training_state(tf32: bool) -> Iterator[None]:
+    """`run_state` of a training, with memory and denormal numbers as it needs them."""
+    with run_state(tf32):
+        # Denormal numbers, as from softmax with far-away keys, take a hundred times as long on a CPU: up to a sixth of
+        # a training step (docs/development/cpus.md).
+        torch.set_flush_denormal(True)
+        keep_freed_memory()
+        yield
 
 
 def _restore_cuda(states: Sequence[Tensor] | None) -> None:

@@ -14,8 +14,7 @@ from densevit.errors import DensevitError, counted
 from densevit.model import build_from_sections, classes_by_head
 from densevit.model.dense import DenseModel
 from densevit.training.loop.budget import Budget
-from densevit.training.loop.data_checks import check_needs
-from densevit.training.run.config_checks import check_frozen, check_model, kinds_of_heads
+from densevit.training.run.config_checks import check_frozen, check_labels, check_model
 from densevit_workbench.doctor.findings import Findings
 from densevit_workbench.initial_weights import initial_weights
 from densevit_workbench.model_cost import model_cost
@@ -54,7 +53,7 @@ def training_cost(config: Config, data: DataSplits, sizes: np.ndarray, findings:
         try:
             check_frozen(config)
             if registry.load("methods", config.method.name).needs_labels:
-                check_needs(kinds_of_heads(config), data)
+                check_labels(config, data)
             config = with_channels(config, data.train)
             model = build_from_sections(config, classes_by_head(config, data.train), pretrained=False)
             data = data.padded_to(model.multiple)

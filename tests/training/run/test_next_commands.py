@@ -27,11 +27,11 @@ from tests.training.runs import SEGMENTATION
     ids=["first", "per 256 images", "continued", "no folder"],
 )
 def test_the_command_for_more_data_lowers_the_rate_of_the_first_run(data, values, expected, tmp_path) -> None:
-    from densevit.training.run.run_output import _next_commands
+    from densevit.training.run.end_notes import next_commands
 
     config = configs.from_mapping({**yaml.safe_load(SEGMENTATION), "data": data, **values})
     (tmp_path / "config.yaml").write_text(configs.dump(config))
-    [*command] = [line for line in _next_commands(config, tmp_path) if " weights=" in line]
+    [*command] = [line for line in next_commands(config, tmp_path) if " weights=" in line]
     assert len(command) == (expected is not None)
     if expected is not None:
         [run, *overrides] = shlex.split(command[0])[2:]
@@ -53,13 +53,13 @@ def test_the_command_for_more_data_lowers_the_rate_of_the_first_run(data, values
 @pytest.mark.parametrize("table", ["errors", "mask-errors"])
 def test_the_last_line_names_the_largest_error_and_its_section(table, errors, nms, says) -> None:
     """More passes for heads of boxes without NMS whose duplicates cost most. The section defines each error."""
-    from densevit.training.run.run_output import _largest_errors
+    from densevit.training.run.end_notes import largest_errors
 
     head = SimpleNamespace(needs=("boxes", "labels"), nms=nms)
     rows = [["error", "dAP50", "count"], *([name, lost, 9] for name, lost in errors.items())]
     evaluator = SimpleNamespace(records=(), tables=lambda records: {table: rows})
     plan: Any = SimpleNamespace(model=SimpleNamespace(heads={"cells": head}), evaluators={"cells": evaluator})
-    lines = [*_largest_errors(plan)]
+    lines = [*largest_errors(plan)]
     assert len(lines) == (says is not None)
     for line in lines:
         assert line.startswith(f"cells: the largest error of the last validation, {says}")

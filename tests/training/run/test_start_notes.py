@@ -88,7 +88,7 @@ def test_a_random_backbone_below_the_rate_of_the_heads_is_a_line(optim, backbone
 def test_both_lines_are_printed_at_the_start_of_a_training(tmp_path: Path) -> None:
     from densevit.training.run.inputs import TrainingInputs
     from densevit.training.run.plan import Plan
-    from densevit.training.run.run_output import announcement
+    from densevit.training.run.start_notes import announcement
 
     data = {"name": "scenes", "image_size": 32, "batch_size": 2, "num_workers": 0, "train_length": 4, "val_length": 2}
     values = {"backbone": PLAIN, "heads": {"masks": MASKS}, "optim": {"backbone_lr": 1e-5}, "data": data}
