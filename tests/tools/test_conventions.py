@@ -43,6 +43,8 @@ CONTRACT += 'type = "layers"\ncontainers = ["densevit"]\nlayers = ["training", "
 TABLE = "## Packages\n\n| packages | |\n|---|---|\n| `training` | runs |\n| `data`, `config` | loads |\n\n"
 WALK = "## Walks\n\n### In each step\n\n| losses | `Net.step` in `densevit/net.py` |\n"
 NET = '"""Nets."""\n\n\nclass Net:\n    """A net."""\n\n    def step(self): ...\n'
+MODULES = [f"m{i}" for i in range(35)]
+TYPES = f"if TYPE_CHECKING:\n    from densevit import {', '.join(MODULES)}\n"
 WALKS = {"pyproject.toml": CONTRACT, ARCHITECTURE: TABLE + WALK, "densevit/net.py": NET}
 CHECK = "def check_x(config):\n    {}\n"
 
@@ -62,6 +64,16 @@ CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     "architecture.walks_are_short": [
         (WALKS, ARCHITECTURE, "Net.step", "Net.run", ":10: Net.run is not defined in densevit/net.py"),
         (WALKS, "densevit/net.py", "\n\n\n", "\n" * 300, ":10: the walk leads to densevit/net.py with 304 lines"),
+    ],
+    "architecture.walks_import_few_files": [
+        (
+            WALKS | {f"densevit/{name}.py": "" for name in MODULES} | {"densevit/net.py": NET + TYPES},
+            "densevit/net.py",
+            part,
+            text,
+            ":10: the walk has 36 files with those that they import: densevit/m0.py, ",
+        )
+        for part, text in (("if TYPE_CHECKING", "if True"), ("...", f"from densevit import {', '.join(MODULES)}"))
     ],
     "results.figures_are_those_of_results_json": [
         (MEASURED, "docs/results.md", "| 7.0 min", "| 8.0 min", "docs/results.md:9: the figures are not those of"),

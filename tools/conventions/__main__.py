@@ -17,6 +17,7 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     pages.commands_are_in_blocks_that_run,
     architecture.packages_are_the_layers,
     architecture.walks_are_short,
+    architecture.walks_import_few_files,
     results.figures_are_those_of_results_json,
     results.scores_are_not_typed,
     licences.licences_are_those_of_the_layouts,

@@ -45,7 +45,10 @@ def restore_random_state(states: Sequence[Mapping[str, Tensor]], rank: int, devi
 
 def restore(checkpoint: dict[str, Any], source: str, model: DenseModel, budget: Budget | None) -> None:
     """Sets the score thresholds of the saved model, and replaces Lightning's number of batches in an incomplete epoch
-    by the budget's. source: for messages. Raises WeightsError for a checkpoint of another format."""
+    by the budget's. source: the file, for messages.
+
+    Raises WeightsError for a checkpoint of another format.
+    """
     check_format(checkpoint.get("format_version", "1"), source)  # format 1 has no number
     model.score_thresholds = model_file.score_thresholds(checkpoint.get(checkpoint_io.ENTRIES, {}))
     if budget is None:

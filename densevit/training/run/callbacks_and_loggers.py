@@ -67,7 +67,7 @@ def build_loggers(section: TrainerSection, folder: Path, more: Sequence[Logger] 
     return [*loggers, *more]
 
 
-def _built(kind: str, named: Any, where: str, check: Callable[[Any, str], dict[str, Any]]) -> Any:
+def _built(noun: str, named: Any, where: str, check: Callable[[Any, str], dict[str, Any]]) -> Any:
     """A callback or logger of the config. check: checks its options and returns them."""
-    built_type = named_classes.load(kind, named.name)
+    built_type = named_classes.load(noun, named.name)
     return registry.construct(built_type, named.name, options=check(named, where), where=where)
