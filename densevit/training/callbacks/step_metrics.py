@@ -22,16 +22,15 @@ class StepMetrics(lightning.Callback):
     its checkpoint would lose that row.
     """
 
-    def __init__(self) -> None:
-        self._speed = Speed()
+    _since = 0.0  # the begin of the interval of the next row, without validations
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._speed.start(trainer)
+        self._start(trainer)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, DenseModule)
         record, every = pl_module.record, trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
-        self._speed.images += len(record.image_ids) * trainer.world_size
+        self._images += len(record.image_ids) * trainer.world_size
         if record.number % every:
             return
         values = mean_over_processes(torch.stack([record.loss, *record.terms.values()])).tolist()
@@ -41,59 +40,36 @@ class StepMetrics(lightning.Callback):
         metrics |= {f"train/lr/{name}": lr for name, lr in learning_rates(trainer.optimizers[0], pl_module).items()}
         assert record.gradient_norm is not None
         metrics["train/gradient_norm"] = float(record.gradient_norm)
-        metrics |= self._speed.metrics(trainer)
+        metrics |= self._speed(trainer)
         for logger in trainer.loggers:
             logger.log_metrics(metrics, record.number - 1)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._speed.pause()
+        self._since -= time.perf_counter()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._speed.resume()
+        self._since += time.perf_counter()
         assert isinstance(pl_module, DenseModule)
         defined = {name: value for name, value in pl_module.validation.metrics.items() if not math.isnan(value)}
         for logger in trainer.loggers:  # by the number of completed steps; Lightning would use one less
             logger.log_metrics({"epoch": trainer.current_epoch, **defined}, trainer.global_step)
 
-
-class Speed:
-    """Measures images per second and the fraction of time spent waiting for data, since the last row and without
-    validations.
-
-    images: the number of images of all processes since the last row.
-    """
-
-    def __init__(self) -> None:
-        self.images = 0
-        self._since = self._paused = 0.0
-        self._waited = 0.0
-
-    def start(self, trainer: lightning.Trainer) -> None:
-        """Starts a new interval."""
-        self.images, self._since = 0, time.perf_counter()
+    def _start(self, trainer: lightning.Trainer) -> None:
+        """Starts an interval."""
+        self._images, self._since = 0, time.perf_counter()  # images: of all processes
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
         self._waited = getattr(trainer.train_dataloader, "seconds_waited", 0.0)
 
-    def pause(self) -> None:
-        """Excludes the time until `resume` from the interval."""
-        self._paused = time.perf_counter()
-
-    def resume(self) -> None:
-        """Ends the pause, whose time the interval excludes."""
-        self._since += time.perf_counter() - self._paused
-
-    def metrics(self, trainer: lightning.Trainer) -> dict[str, float]:
-        """Ends the interval and returns its metrics.
-
-        `memory_gb`: the peak GPU memory in the interval; on a CPU, the peak of the process since its start.
-        """
+    def _speed(self, trainer: lightning.Trainer) -> dict[str, float]:
+        """Ends the interval: images per second, the fraction of time spent waiting for data, and the peak GPU memory in
+        the interval as `memory_gb`; on a CPU, the peak of the process since its start."""
         seconds = max(time.perf_counter() - self._since, 1e-9)
         waited = getattr(trainer.train_dataloader, "seconds_waited", 0.0) - self._waited
-        values = {"images_per_second": self.images / seconds, "data_wait": min(1.0, waited / seconds)}
+        values = {"images_per_second": self._images / seconds, "data_wait": min(1.0, waited / seconds)}
         memory = peak_memory(trainer.strategy.root_device)
         values |= {"memory_gb": memory / 1e9} if memory else {}
-        self.start(trainer)
+        self._start(trainer)
         return {f"system/{name}": value for name, value in values.items()}
 
 

@@ -60,15 +60,11 @@ class ProgressLines(lightning.Callback):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._due = 0.0  # time of the next line
-        self._first_step = self._images = 0
-        self._since = (0.0, 0)  # time and step
-        self._validations: list[float] = []  # their durations in seconds
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._first_step = trainer.global_step
         self._start_timing(trainer)
-        self._due = time.monotonic() + min(_FIRST_SECONDS, progress.SECONDS_BETWEEN_LINES)
+        self._due = time.monotonic() + min(_FIRST_SECONDS, progress.SECONDS_BETWEEN_LINES)  # time of the next line
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         if trainer.global_step == self._first_step:
@@ -110,7 +106,8 @@ class ProgressLines(lightning.Callback):
             time.sleep(0.1)
 
     def _start_timing(self, trainer: lightning.Trainer) -> None:
-        self._since, self._images, self._validations = (time.monotonic(), trainer.global_step), 0, []
+        self._since, self._images = (time.monotonic(), trainer.global_step), 0
+        self._validations: list[float] = []  # their durations in seconds
 
     def _state(self, trainer: lightning.Trainer, module: DenseModule) -> list[str]:
         assert module.budget is not None
@@ -145,8 +142,7 @@ def available_memory() -> float:
 class EvaluationProgress(lightning.Callback):
     """Shows the progress of an evaluation on stderr."""
 
-    def __init__(self) -> None:
-        self._bar: Iterator[int] = iter(())
+    _bar: Iterator[int] = iter(())
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         total = int(sum(trainer.num_val_batches))

@@ -15,10 +15,8 @@ def on_device(batch: Batch, device: torch.device, layout: torch.memory_format = 
     def moved(value: Any) -> Any:
         return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
-    targets = []
-    for target in batch["targets"]:
-        on_cpu = ("truth", "size", "original_size")
-        targets.append({key: value if key in on_cpu else moved(value) for key, value in target.items()})
+    on_cpu = ("truth", "size", "original_size")
+    targets = [{key: x if key in on_cpu else moved(x) for key, x in target.items()} for target in batch["targets"]]
     images = moved(batch["images"]).contiguous(memory_format=layout)
     moved_batch: Batch = {**batch, "images": images, "padding_mask": moved(batch["padding_mask"]), "targets": targets}
     if "other_views" in batch:

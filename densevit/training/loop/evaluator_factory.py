@@ -1,5 +1,4 @@
-"""The evaluators of a model's heads: built by name, by task, or for `evaluation: null` by the loss; merged over
-processes."""
+"""The evaluators of a model's heads: built by name, by task, or for `evaluation: null` by the loss."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ from densevit.interfaces import (
     Targets,
     as_classes,
 )
-from densevit.losses.distributed import gather_objects, process_count
+from densevit.losses.distributed import gather_objects
 from densevit.model import DenseModel, InferenceModel
 from densevit.training.loop.model_class_mapping import ClassMapping
 
@@ -88,12 +87,6 @@ def build_evaluators(
     if method is not None and not evaluators and type(method).validation_losses is not Method.validation_losses:
         evaluators[METHOD] = ValidationLoss(())
     return evaluators
-
-
-def join_processes(evaluator: Evaluator) -> None:
-    """Merges the states of all processes into the evaluator of each process."""
-    if process_count() > 1:
-        evaluator.merge(gather_objects(evaluator.state()))
 
 
 def add_indices(indices: dict[int | str, int], new: Iterable[tuple[int | str, int]]) -> None:

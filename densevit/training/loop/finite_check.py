@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_leaves  # noqa: PLC2701  # torch has no public name for it
 
 from densevit.errors import TrainingError, listed
 from densevit.losses.distributed import gather_objects, process_count
@@ -109,10 +110,7 @@ def _check_module(name: str, module: nn.Module, inputs: Any, output: Any) -> Non
 
 def _tensors(output: Any) -> list[Tensor]:
     """The tensors with gradient in the inputs or the output of a module."""
-    if isinstance(output, Tensor):
-        return [output] if output.requires_grad else []
-    parts = output.values() if isinstance(output, dict) else output if isinstance(output, list | tuple) else ()
-    return [x for part in parts for x in _tensors(part)]
+    return [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad]
 
 
 def _check_finite(what: str, x: Tensor) -> None:

@@ -19,12 +19,8 @@ def prepare_trainer(trainer: lightning.Trainer, stage: str) -> None:
     """Makes the Trainer cast the model only, at `setup`. Raises ConfigError for options with which training would be
     wrong."""
     trainer.strategy.precision_plugin = casting_model_only(trainer.precision_plugin)
-    if stage == "fit":
-        check_trainer(trainer)
-
-
-def check_trainer(trainer: lightning.Trainer) -> None:
-    """Raises ConfigError for options with which training would be wrong, at `setup`."""
+    if stage != "fit":
+        return
     strategy, plugin = trainer.strategy, trainer.precision_plugin
     name = type(strategy).__name__
     allowed = (Precision.convert_input, CastsModelOnly.convert_input)

@@ -105,27 +105,39 @@ def check_sharding(config: Config) -> None:
     section = config.trainer
     if section.strategy != STRATEGY:
         return
-    where = f"trainer.strategy={STRATEGY}"
-    precision = resolve(section.precision, section.accelerator)
-    if precision not in ("32", "32-true", "bf16-mixed"):
-        raise ConfigError(f"{where}: trainer.precision={precision} is not supported. Fix: set 32 or bf16-mixed.")
-    if not getattr(registry.load("optimizers", config.optim.name), "elementwise", True):
-        raise ConfigError(
-            f"{where}: optim.name={config.optim.name} updates complete matrices, but each process holds a part of "
-            "them. Fix: set optim.name=adamw, or trainer.strategy=ddp."
-        )
-    for key, value, fix in (
-        ("trainer.ema", section.ema, "remove it"),
-        ("trainer.compile", section.compile, "set it to false"),
-        ("trainer.sync_batchnorm", section.sync_batchnorm, "set it to false"),
+    precision, method, optimizer = (
+        resolve(section.precision, section.accelerator),
+        config.method.name,
+        registry.load("optimizers", config.optim.name),
+    )
+    unsupported = {key: getattr(section, key) for key in ("ema", "compile", "sync_batchnorm")}
+    for is_wrong, problem, fix in (
+        (
+            precision not in ("32", "32-true", "bf16-mixed"),
+            f"trainer.precision={precision} is not supported",
+            "set 32 or bf16-mixed",
+        ),
+        (
+            not getattr(optimizer, "elementwise", True),
+            f"optim.name={config.optim.name} updates complete matrices, but each process holds a part of them",
+            "set optim.name=adamw, or trainer.strategy=ddp",
+        ),
+        *(
+            (
+                value,
+                f"trainer.{key}={value} is not supported",
+                f"{'remove it' if key == 'ema' else 'set it to false'}, or set trainer.strategy=ddp",
+            )
+            for key, value in unsupported.items()
+        ),
+        (
+            method != "supervised",
+            f"method.name={method} may call parts of the model separately, which is not supported",
+            "set trainer.strategy=ddp",
+        ),
     ):
-        if value:
-            raise ConfigError(f"{where}: {key}={value} is not supported. Fix: {fix}, or set trainer.strategy=ddp.")
-    if config.method.name != "supervised":
-        raise ConfigError(
-            f"{where}: method.name={config.method.name} may call parts of the model separately, which is not "
-            "supported. Fix: set trainer.strategy=ddp."
-        )
+        if is_wrong:
+            raise ConfigError(f"trainer.strategy={STRATEGY}: {problem}. Fix: {fix}.")
 
 
 def shard_model(model: DenseModel, mesh: DeviceMesh) -> None:

@@ -8,7 +8,7 @@ from densevit.config import Config
 from densevit.errors import DensevitError
 from densevit.evaluation.metric_order import SKIPPED_IMAGES
 from densevit.interfaces import Batch, Evaluator, LossContext, Method, Predictions, image_id
-from densevit.losses.distributed import broadcast_buffers
+from densevit.losses.distributed import broadcast_buffers, gather_objects, process_count
 from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.evaluator_factory import (
@@ -18,7 +18,6 @@ from densevit.training.loop.evaluator_factory import (
     build_evaluators,
     flat_metrics,
     image_losses,
-    join_processes,
     joined_indices,
     method_losses,
 )
@@ -103,7 +102,8 @@ class Validation:
         `score_thresholds`."""
         assert self.evaluators is not None
         for evaluator in self.evaluators.values():
-            join_processes(evaluator)
+            if process_count() > 1:
+                evaluator.merge(gather_objects(evaluator.state()))
         self.indices = joined_indices(self.indices)
         self.metrics = flat_metrics({name: evaluator.metrics() for name, evaluator in self.evaluators.items()})
         if may_skip(trainer.val_dataloaders):

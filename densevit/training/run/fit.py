@@ -158,19 +158,23 @@ def fit_on(
 
 def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger], resume_with: str | None) -> tuple[Run, int]:
     """Trains and writes the run folder."""
-    config, path = plan.config, inputs.folder
+    config, section, path = plan.config, plan.config.trainer, inputs.folder
     if plan.is_complete and path is not None and all((path / name).is_file() for name in FINISHED):
         show_complete(plan, path)
         return Run(path, plan.passed), 0
     folder = RunFolder.open(plan.trainer, inputs.name, path, resumed=inputs.resumed)
     plan = plan.starting_from(folder.path / "start.safetensors") if plan.has_weights else plan
-    best, signals = BestModel(folder.path, plan.best_epoch(), plan.data.val, config.trainer.patience), StopSignals()
+    best, signals = BestModel(folder.path, plan.best_epoch(), plan.data.val, section.patience), StopSignals()
     errors = resumable_errors(folder.path, config, resume_with)
     with removed_on_error(plan.trainer, folder.path, folder.new), errors, closing(folder):
         plan.trainer.callbacks = run_callbacks(plan, folder.path, best, signals)  # type: ignore[attr-defined]
-        plan.trainer.loggers = build_loggers(config.trainer, folder.path, loggers)
+        plan.trainer.loggers = build_loggers(section, folder.path, loggers)
         start(plan, folder)
-        module = _module(plan)
+        ema = None if section.ema is None else ExponentialMovingAverage(section.ema, section.ema_warmup)
+        parts = (plan.model, plan.config.optim, plan.evaluators, plan.method)
+        module = DenseModule(*parts, budget=plan.budget, rates=plan.rates, ema=ema)
+        if section.detect_anomaly:
+            detect_anomaly(module)
         stopped_by = _train(plan, module, folder.path, signals, resume_with)
         finish(plan, folder.path, best, module.validation.indices, bool(stopped_by), resume_with)
     return Run(folder.path, plan.passed), stopped_by
@@ -206,22 +210,6 @@ def run_callbacks(plan: Plan, folder: Path, best: BestModel, signals: StopSignal
     ]
 
 
-def _module(plan: Plan) -> DenseModule:
-    section = plan.config.trainer
-    module = DenseModule(
-        plan.model,
-        plan.config.optim,
-        plan.evaluators,
-        method=plan.method,
-        budget=plan.budget,
-        rates=plan.rates,
-        ema=None if section.ema is None else ExponentialMovingAverage(section.ema, section.ema_warmup),
-    )
-    if section.detect_anomaly:
-        detect_anomaly(module)
-    return module
-
-
 def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, resume_with: str | None) -> int:
     """Runs Lightning's training loop. Returns the number of the signal that stopped it; 0: none."""
     data = DenseDataModule(plan.data, batches_per_step=plan.config.trainer.accumulate)
@@ -229,7 +217,7 @@ def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, 
         plan.model.cache = FeatureCache(plan.model, precision, len(plan.data.train) + len(plan.data.val))
     try:
         with signals:
-            path = None if plan.checkpoint is None else plan.checkpoint.path
+            path = plan.checkpoint and plan.checkpoint.path
             plan.trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     except Stopped:
         return signals.received

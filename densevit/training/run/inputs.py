@@ -57,6 +57,11 @@ class TrainingInputs:
         configs.check_plugins(config)
         if checkpoint is None:
             check_frozen(config)
+        data, needs_labels = build_data(config), registry.load("methods", config.method.name).needs_labels
+        data.check_splits(needs_labels or bool(config.heads))
+        if needs_labels:
+            check_labels(config, data)
+        check_overlap(data)
         return cls(
             config=config,
             folder=folder,
@@ -64,20 +69,9 @@ class TrainingInputs:
             resumed=resumed,
             checkpoint=checkpoint,
             changed={} if checkpoint is None else checkpoint.changes_of(config),
-            data=_data(config),
+            data=data,
             pretrained=read_files(config) if checkpoint is None else {},
         )
-
-
-def _data(config: Config) -> DataSplits:
-    """Builds the data. Checks for the labels that method and heads need."""
-    data = build_data(config)
-    needs_labels = registry.load("methods", config.method.name).needs_labels
-    data.check_splits(needs_labels or bool(config.heads))
-    if needs_labels:
-        check_labels(config, data)
-    check_overlap(data)
-    return data
 
 
 def read_inputs(

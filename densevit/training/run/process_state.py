@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,14 +17,24 @@ from torch import Tensor
 
 from densevit.allocator import keep_freed_memory
 from densevit.losses.distributed import process_count
-from densevit.training.loop.lightning_logging import LOGGERS, silence_lightning
 from densevit.training.loop.training_precision import set_tf32
+
+_LOGGERS = {  # the levels of Lightning's loggers during a run
+    **dict.fromkeys(("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"), logging.ERROR),
+    "lightning_fabric.strategies.launchers": logging.INFO,  # the line about a failed process
+}
+_MESSAGES = (
+    ".*does not have many workers",
+    "Detected call of `lr_scheduler.step",  # fp16's scaler skipped the first step
+    "Grad strides do not match bucket view strides",  # caused by 1x1 kernels
+)
 
 
 @contextmanager
 def run_state(tf32: bool) -> Iterator[None]:
-    """Silences Lightning and sets TF32. Restores the state of the process at the end, also after an error: random
-    states, filters of warnings, levels of loggers, TF32, denormal numbers, rich's console and the environment."""
+    """Hides Lightning's tips and its warnings about deliberate settings, and sets TF32. Restores the state of the
+    process at the end, also after an error: random states, filters of warnings, levels of loggers, TF32, denormal
+    numbers, rich's console and the environment."""
     cudnn, console = torch.backends.cudnn, get_console()
     states: list[tuple[Callable[[Any], Any], Any]] = [
         (random.setstate, random.getstate()),
@@ -33,14 +44,18 @@ def run_state(tf32: bool) -> Iterator[None]:
         (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
         (partial(setattr, cudnn, "allow_tf32"), cudnn.allow_tf32),
         (torch.set_flush_denormal, not bool(torch.tensor(1e-38) * 0.1)),
-        *((logging.getLogger(name).setLevel, logging.getLogger(name).level) for name in LOGGERS),
+        *((logging.getLogger(name).setLevel, logging.getLogger(name).level) for name in _LOGGERS),
         (partial(setattr, console, "__dict__"), vars(console)),  # rich replaces the dict
         (_restore_environment, dict(os.environ)),
     ]
     with warnings.catch_warnings():
-        silence_lightning()
-        set_tf32(tf32)
+        for name, level in _LOGGERS.items():
+            logging.getLogger(name).setLevel(level)
+        if not sys.warnoptions:
+            warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
+            warnings.filterwarnings("ignore", "|".join(_MESSAGES))
         try:
+            set_tf32(tf32)
             yield
         finally:
             for restore, state in states:

@@ -98,7 +98,16 @@ class RunCheckpoint:
 
     def changes_of(self, config: Config) -> dict[str, str]:
         """`changes` of a config that resumes from this checkpoint. Raises ConfigError for a strategy that cannot."""
-        self.check_strategy(config.trainer.strategy)
+        if self.is_sharded != ((strategy := config.trainer.strategy) == STRATEGY):
+            form, fix = (
+                ("a folder of shards", f"trainer.strategy={STRATEGY}, with any number of processes")
+                if self.is_sharded
+                else ("a file", "trainer.strategy as it was")
+            )
+            raise ConfigError(
+                f"trainer.strategy={strategy}: {self.path} is {form}, which this strategy cannot resume. Fix: set "
+                f"{fix}; or start a new run with weights=RUN."
+            )
         return changes(self.config, config)
 
     def check_model(self, model: DenseModel, method: Method) -> None:
@@ -129,17 +138,6 @@ class RunCheckpoint:
         sizes and always matches.
         """
         return self.is_sharded or [len(group["params"]) for group in groups] == self.group_sizes
-
-    def check_strategy(self, strategy: str) -> None:
-        """Raises ConfigError unless the strategy supports this kind of checkpoint."""
-        if self.is_sharded != (strategy == STRATEGY):
-            form, fix = "a file", "trainer.strategy as it was"
-            if self.is_sharded:
-                form, fix = "a folder of shards", f"trainer.strategy={STRATEGY}, with any number of processes"
-            raise ConfigError(
-                f"trainer.strategy={strategy}: {self.path} is {form}, which this strategy cannot resume. Fix: set "
-                f"{fix}; or start a new run with weights=RUN."
-            )
 
     def check_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Raises ConfigError if the optimiser's parameter groups differ from the checkpoint's, for example because a

@@ -127,8 +127,7 @@ def test_no_precision_plugin_of_lightning_casts_targets() -> None:
     from pytorch_lightning.plugins import precision as plugins
     from pytorch_lightning.plugins.precision import Precision
 
-    from densevit.training.loop.module_trainer import check_trainer
-    from densevit.training.loop.training_precision import casting_model_only
+    from densevit.training.loop.module_trainer import prepare_trainer
 
     arguments = {
         "MixedPrecision": ("bf16-mixed", "cpu"),
@@ -143,9 +142,9 @@ def test_no_precision_plugin_of_lightning_casts_targets() -> None:
         with contextlib.suppress(Exception):
             plugin = kind(*arguments.get(name, ()))
         trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-        trainer.strategy.precision_plugin = casting_model_only(plugin)
+        trainer.strategy.precision_plugin = plugin
         try:
-            check_trainer(trainer)
+            prepare_trainer(trainer, "fit")
         except ConfigError as error:
             refused.append(name)
             assert name in str(error) and "Fix: " in str(error) and "\n" not in str(error)
