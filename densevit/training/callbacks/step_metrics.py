@@ -22,7 +22,7 @@ class StepMetrics(lightning.Callback):
     its checkpoint would lose that row.
     """
 
-    _since = 0.0  # the begin of the interval of the next row, without validations
+    _since = 0.0  # the start of the interval of the next row, later by the time of validations
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._start(trainer)

@@ -105,12 +105,8 @@ def check_sharding(config: Config) -> None:
     section = config.trainer
     if section.strategy != STRATEGY:
         return
-    precision, method, optimizer = (
-        resolve(section.precision, section.accelerator),
-        config.method.name,
-        registry.load("optimizers", config.optim.name),
-    )
-    unsupported = {key: getattr(section, key) for key in ("ema", "compile", "sync_batchnorm")}
+    precision, method = resolve(section.precision, section.accelerator), config.method.name
+    optimizer, ddp = registry.load("optimizers", config.optim.name), "set trainer.strategy=ddp"
     for is_wrong, problem, fix in (
         (
             precision not in ("32", "32-true", "bf16-mixed"),
@@ -122,18 +118,13 @@ def check_sharding(config: Config) -> None:
             f"optim.name={config.optim.name} updates complete matrices, but each process holds a part of them",
             "set optim.name=adamw, or trainer.strategy=ddp",
         ),
-        *(
-            (
-                value,
-                f"trainer.{key}={value} is not supported",
-                f"{'remove it' if key == 'ema' else 'set it to false'}, or set trainer.strategy=ddp",
-            )
-            for key, value in unsupported.items()
-        ),
+        (section.ema, f"trainer.ema={section.ema} is not supported", f"remove it, or {ddp}"),
+        (section.compile, "trainer.compile=True is not supported", f"set it to false, or {ddp}"),
+        (section.sync_batchnorm, "trainer.sync_batchnorm=True is not supported", f"set it to false, or {ddp}"),
         (
             method != "supervised",
             f"method.name={method} may call parts of the model separately, which is not supported",
-            "set trainer.strategy=ddp",
+            ddp,
         ),
     ):
         if is_wrong:

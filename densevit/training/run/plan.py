@@ -42,9 +42,8 @@ class Plan:
 
     checkpoint: the checkpoint of a resumed run; None for a start at step 0. changed: config keys that differ from the
     checkpoint's. callbacks: the callbacks of the config and the caller. loaded: a report per pretrained source. rates:
-    the learning rate of each parameter.
-    passed: the model if it, or a part of it, was given as an object. has_weights: whether it starts from other weights
-    than building the config gives.
+    the learning rate of each parameter. passed: the model if it, or a part of it, was given as an object. has_weights:
+    whether it starts from other weights than building the config gives.
     """
 
     config: Config
