@@ -18,7 +18,7 @@ class StallReport(lightning.Callback):
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
 
-    def on_fit_start(self, *_: Any) -> None:
+    def on_fit_start(self, *_: Any, **__: Any) -> None:
         if self.seconds is not None:
             faulthandler.dump_traceback_later(self.seconds, file=_STDERR)
 

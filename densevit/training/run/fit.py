@@ -217,7 +217,7 @@ def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, 
         plan.model.cache = FeatureCache(plan.model, precision, len(plan.data.train) + len(plan.data.val))
     try:
         with signals:
-            path = plan.checkpoint and plan.checkpoint.path
+            path = None if plan.checkpoint is None else plan.checkpoint.path
             plan.trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     except Stopped:
         return signals.received

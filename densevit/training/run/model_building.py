@@ -21,10 +21,10 @@ from densevit.weights.pretrained_models import build_pretrained
 from densevit.weights.state_dict_loading import StateDictMatch
 
 
-def build_model(inputs: TrainingInputs) -> tuple[DenseModel, Sequence[StateDictMatch], bool, bool]:
+def build_model(inputs: TrainingInputs) -> tuple[DenseModel, Config, Sequence[StateDictMatch], bool, bool]:
     """Builds the model with pretrained weights, unless a checkpoint will replace all weights, and its adapters.
 
-    Returns it, with its final config, which has the image channels and the options of its weights; the reports of its
+    Returns it; its final config, which has the image channels and the options of its weights; the reports of its
     weights; whether it, or a part of it, was given as an object; and `Plan.has_weights`.
     """
     data, checkpoint, loaded = inputs.data, inputs.checkpoint, list[StateDictMatch]()
@@ -53,7 +53,8 @@ def build_model(inputs: TrainingInputs) -> tuple[DenseModel, Sequence[StateDictM
         model.to(memory_format=torch.channels_last)
     if config.trainer.compile:
         model.compile()
-    return model, loaded, is_given, has_weights
+    assert isinstance(model.sections, Config)
+    return model, model.sections, loaded, is_given, has_weights
 
 
 def _is_rebuilt(model: DenseModel, config: Config) -> bool:

@@ -96,9 +96,7 @@ class Plan:
         callbacks = build_callbacks(config.trainer, callbacks)
         lightning.seed_everything(config.seed, verbose=False)
         trainer = _trainer(config, callbacks)
-        model, loaded, is_given, has_weights = build_model(inputs)
-        config = model.sections
-        assert isinstance(config, Config)
+        model, config, loaded, is_given, has_weights = build_model(inputs)
         data = inputs.data.padded_to(model.multiple)
         method = _method(config, model, data)
         evaluators = build_evaluators(model, config, data.val, method)
