@@ -1,10 +1,9 @@
 """Progress on stderr: loops show a bar in a terminal or notebook, otherwise a line every half minute; long steps print
 a line each."""
 
-import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from densevit.errors import printable
@@ -29,19 +28,6 @@ def track(items: Iterable[T], description: str, total: int, quiet: bool = False)
         yield from notebook_bar()(items, printable(description), total, leave=False)
     else:
         yield from lines(items, description, total)
-
-
-def steps(description: str, total: int, quiet: bool = False) -> Callable[[str], None]:
-    """Returns a function that prints a line when a step begins. It takes the step's name, such as "tracing"; there are
-    `total` steps."""
-    started = itertools.count(1)
-
-    def begin(name: str) -> None:
-        if not quiet:
-            text = printable(f"{description}, step {next(started)} of {total}: {name}")
-            print(text, file=sys.stderr, flush=True)
-
-    return begin
 
 
 def lines(items: Iterable[T], description: str, total: int) -> Iterator[T]:

@@ -1,5 +1,7 @@
 """Exports a model to a file that runs without densevit, and checks the file."""
 
+import itertools
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +12,11 @@ import numpy as np
 import torch
 
 from densevit.atomic_io import atomic_file, check_free
-from densevit.errors import DensevitError, counted
+from densevit.errors import DensevitError, counted, printable
 from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.interfaces import Size
 from densevit.model import DenseModel, InferenceModel, Threshold
 from densevit.paths import user_path
-from densevit.progress import steps
 from densevit_export import file_comparison, files, postprocessing, quantization, runtimes
 from densevit_export.engine import engine_of
 from densevit_export.file_plan import FileOptions, FilePlan, check_options, file_plan
@@ -113,7 +114,7 @@ def export(
     with atomic_file(path) as partial:
         header = header_of(plan.model, plan.graph.canvas, resize, plan.thresholds)
         count = (half is not None) + files.count_steps(path, resize) + 1 + _comparisons(plan) + 1 + options.int8
-        begin = steps(f"Exporting to {path}", count, quiet)
+        begin = progress_lines(f"Exporting to {path}", count, quiet)
         precision = program = None
         if half is not None:
             precision, program = _half_precision(plan, half, begin)
@@ -256,3 +257,16 @@ def _records(exported: Exported) -> dict[str, Any]:
     """The header entries that are computed from the written file."""
     records = {} if exported.evaluation is None else {"evaluation": exported.evaluation.as_json()}
     return records if exported.quantization is None else records | {"int8": exported.quantization.as_json()}
+
+
+def progress_lines(description: str, total: int, quiet: bool = False) -> Callable[[str], None]:
+    """Returns a function that prints a line when a step begins. It takes the step's name, such as "tracing"; there are
+    `total` steps."""
+    started = itertools.count(1)
+
+    def begin(name: str) -> None:
+        if not quiet:
+            text = printable(f"{description}, step {next(started)} of {total}: {name}")
+            print(text, file=sys.stderr, flush=True)
+
+    return begin

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from densevit import registry
 from densevit.config import Config
 from densevit.errors import counted
 from densevit.evaluation.error_analysis import ERRORS
@@ -36,7 +37,8 @@ def next_commands(config: Config, folder: Path) -> Iterator[str]:
     run = shlex.quote(str(folder))
     yield "Next:"
     if config.heads:
-        yield from (f"  densevit evaluate {run}", f"  densevit predict {run} IMAGE", f"  densevit export {run}")
+        commands = {"evaluate": run, "predict": f"{run} IMAGE", "export": run}
+        yield from (f"  densevit {name} {x}" for name, x in commands.items() if name in registry.find("commands"))
     else:
         yield f"  densevit train CONFIG backbone.weights={run}"
     for key in ("max_epochs", "max_images", "max_steps"):
