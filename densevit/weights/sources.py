@@ -41,7 +41,7 @@ class Source:
 
     def read(self, source: str, instead: str = "", trust: bool = False) -> Checkpoint:
         """Reads the tensors of a published name or a file. instead: what to do without a network, for messages."""
-        raise WeightsError(f"{source}: has no tensors to start from. Fix: name the model that it was made from.")
+        raise WeightsError(f"{source}: not a file of weights. Fix: name the run or the model that it was made from.")
 
     def resolve(self, checkpoint: Checkpoint, sections: ModelSections, model: DenseModel) -> ResolvedCheckpoint | None:
         """Translates a checkpoint that `weights` in the sections names. None: it is not of this kind.

@@ -9,7 +9,7 @@ import http.client
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -25,11 +25,8 @@ from densevit_checkpoints.file_formats import weight_map
 FORMS = ("timm:NAME[.TAG]", "torchvision:NAME[/WEIGHTS]", "hf:ORG/NAME[/FILE]", packages.FORM)
 
 
-class Published(NamedTuple):
-    """Published weights. weights: the cached file, or the tensors. metadata: the metadata of `Checkpoint`."""
-
-    weights: Path | dict[str, Tensor]
-    metadata: dict[str, Any]
+Published = tuple[Path | dict[str, Tensor], dict[str, Any]]
+"""Published weights: the cached file or the tensors, and the metadata of `Checkpoint`."""
 
 
 def is_published(source: str | Path) -> bool:
@@ -58,7 +55,7 @@ def read(source: str, instead: str = "", trust: bool = False) -> Checkpoint:
 def _timm(source: str, name: str, instead: str) -> Published:
     built = hub_files.pretrained_model(source, name, instead)
     tensors = {key: value.detach() for key, value in built.state_dict().items()}
-    return Published(tensors, preprocessing.timm_metadata(built.pretrained_cfg))
+    return tensors, preprocessing.timm_metadata(built.pretrained_cfg)
 
 
 # ---- torchvision ----
@@ -88,7 +85,7 @@ def _torchvision(source: str, name: str, instead: str) -> Published:
             raise WeightsError(
                 hub_files.failed(source, error, [entry.url], f"{instead}, or put it at {file}")
             ) from error
-    return Published(file, preprocessing.torchvision_metadata(entry))
+    return file, preprocessing.torchvision_metadata(entry)
 
 
 # ---- the Hugging Face Hub ----
@@ -117,12 +114,12 @@ def _hugging_face(source: str, name: str, instead: str) -> Published:
     described = [hub.get(file) for file in (preprocessing.CONFIG, *preprocessing.PREPROCESSORS, preprocessing.CARD)]
     folder = next((file.parent for file in described if file is not None), None)
     metadata = preprocessing.folder_metadata(folder) if folder is not None else {}
-    return Published(weights, metadata)
+    return weights, metadata
 
 
 _SOURCES = {
     "timm": _timm,
     "torchvision": _torchvision,
     "hf": _hugging_face,
-    "package": lambda source, name, instead: Published(*packages.weights_file(source, name)),
+    "package": lambda source, name, instead: packages.weights_file(source, name),
 }

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from densevit import registry
 from densevit.config import BackboneSection, HeadSection, ModelSections
-from densevit.config.values import OpenSection, with_value
+from densevit.config.values import OpenSection, as_tuple, with_value
 from densevit.errors import WeightsError
 from densevit.layouts.state_dicts import part
 from densevit.model import DenseModel
@@ -60,7 +60,7 @@ def layout_options(weights: PartWeights, section: OpenSection) -> tuple[dict[str
             continue
         set_value = option_of(options, ".".join(path), _ABSENT)
         here, there = (default if x is _ABSENT else x for x in (set_value, value))
-        if _plain(here) == _plain(there) or (set_value is not _ABSENT and not listed):
+        if as_tuple(here) == as_tuple(there) or (set_value is not _ABSENT and not listed):
             continue
         key, why = ".".join((weights.key, *path)), _why(weights, path)
         if set_value is _ABSENT:
@@ -158,11 +158,6 @@ def _with(options: Mapping[str, Any], path: Path, value: Any) -> dict[str, Any]:
     """A copy of nested options in which the option at `path` has this value."""
     key, *inner = path
     return {**options, key: _with(options.get(key) or {}, tuple(inner), value) if inner else value}
-
-
-def _plain(value: Any) -> Any:
-    """Returns a list as a tuple, and any other value unchanged."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _shown(value: Any) -> str:
