@@ -25,11 +25,10 @@ COLUMNS = ("image", "bytes", "path")  # columns of images; the first of them in 
 
 @dataclass(frozen=True)
 class BatchPredictor:
-    """Predicts on batches of images for a data engine, as a callable such as Ray Data's `map_batches` takes. Imports no
-    engine.
+    """Predicts on batches of images for a data engine, as a callable such as Ray Data's `map_batches` takes.
 
-    Pickled, it contains only these options. Each process loads the model with its first batch, once for all predictors
-    with the same model, device, trust and runtime.
+    Imports no engine. Pickled, it contains only these options. Each process loads the model with its first batch, once
+    for all predictors with the same model, device, trust and runtime.
 
     model, device, trust, runtime: the parameters of `load`; the default device is an accelerator if there is one. A
     path must be valid in every process. threshold, batch_size, inference, image_size: the parameters of

@@ -15,8 +15,7 @@ from densevit_checkpoints import file_formats, hub
 
 
 class Checkpoints(Source):
-    """Files and folders of other projects, in the layouts of the group `densevit.checkpoints`, and published weights by
-    name."""
+    """Checkpoints in the layouts of the group `densevit.checkpoints`, and published weights by name."""
 
     forms = hub.FORMS
 

@@ -28,8 +28,7 @@ from densevit.training.loop.feature_cache import FeatureCache
 from densevit.training.run.config_checks import changed_images, check_model
 from densevit.weights.pretrained_models import build_pretrained, warn_of
 from densevit.weights.resolving import read_files
-from densevit_probes.bootstrap import bootstrap_intervals
-from densevit_probes.probe import Condition, Encode, EncodedImage, LastBatch, Probe
+from densevit_probes.probe import Condition, Encode, EncodedImage, LastBatch, Probe, bootstrap_intervals
 from densevit_probes.protocols import Protocol, Section, backbone_section, check_data
 
 RESAMPLES = 300  # of the images, for the intervals of metrics

@@ -29,8 +29,7 @@ CHECKED = {path.relative_to(PROJECT).as_posix(): (path.relative_to(PROJECT).as_p
 @pytest.fixture(autouse=True)
 def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped configs are listed and parsed once."""
-    for module in (config_layers, yaml_io):
-        monkeypatch.setattr(module, "shipped_configs", all_shipped)
+    monkeypatch.setattr(yaml_io, "shipped_configs", all_shipped)
     monkeypatch.setattr(config_layers, "read_file", lambda path: deepcopy(parsed(path, path.stat().st_mtime_ns)))
 
 

@@ -13,9 +13,9 @@ from densevit.evaluation.image_classification import Classification
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.evaluation.panoptic import Panoptic
 from densevit.interfaces import Class
-from densevit_probes.bootstrap import bootstrap_intervals
 from densevit_probes.correspondence import MatchRecall
 from densevit_probes.normals import NormalAngles
+from densevit_probes.probe import bootstrap_intervals
 
 CLASSES = [Class(name, n, (0, 0, 0)) for n, name in enumerate("abc")]
 IMAGES = 6

@@ -118,7 +118,7 @@ def test_labels_follow_the_pixels_of_all_transforms(values):
 def test_labels_follow_the_pixels_of_every_methods_views(name):
     """Views without labels of places have none to follow."""
     kind: type[Method] = registry.load("methods", name)
-    options = {"sizes": [48], "scales": [(0.4, 1.0)], "image_size": 48, "scale": (0.4, 1.0)}
+    options = {"crops": [(48, (0.4, 1.0), 1.0, 0.2)], "image_size": 48, "scale": (0.4, 1.0)}
     transform = kind.transform(SimpleNamespace(**options), Augmentation(Fixed(SIDE)))
     for view in views_of(transform, Rectangle()):
         located = [key for key in view["targets"] if key in Rectangle.provides]
