@@ -14,7 +14,8 @@ from densevit.interfaces import Backbone, Batch, LossContext, Targets
 from densevit.model import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.device_transfer import on_device
-from densevit.training.loop.optim import Schedule, learning_rate, optimizer_of
+from densevit.training.loop.lr_schedule import Schedule
+from densevit.training.loop.optim import learning_rate, optimizer_of
 from densevit_probes.probe import EncodedImage
 
 _UNSUPPORTED = {"precision": "32", "accumulate": 1, "ema": None, "patience": None}  # keys of `trainer`

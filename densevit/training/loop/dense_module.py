@@ -21,10 +21,10 @@ from densevit.training.loop.budget import Budget
 from densevit.training.loop.checkpoint_entries import entries, restore, restore_random_state
 from densevit.training.loop.ema import ExponentialMovingAverage, averaged_state
 from densevit.training.loop.finite_check import FiniteCheck
+from densevit.training.loop.lr_schedule import Schedule
 from densevit.training.loop.model_class_mapping import ClassMapping
 from densevit.training.loop.module_trainer import budget_of, prepare_trainer, progress, resume_loader
 from densevit.training.loop.optim import (
-    Schedule,
     build_optimizer,
     current_groups,
     learning_rate,

@@ -12,7 +12,8 @@ from densevit.interfaces import Head
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
 from densevit.training.loop.budget import Budget
-from densevit.training.loop.optim import Schedule, learning_rate, optimizer_of, rates_of, schedule
+from densevit.training.loop.lr_schedule import Schedule, schedule
+from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of
 
 
 class Everything(Head):
