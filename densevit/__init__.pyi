@@ -29,11 +29,9 @@ from densevit.interfaces import Method as Method
 from densevit.interfaces import Neck as Neck
 from densevit.interfaces import TargetType as TargetType
 from densevit.interfaces import Transforms as Transforms
-from densevit.layers.fast.replacement import replace_layers as replace_layers
 from densevit.model import DenseModel as DenseModel
 from densevit.model import create_head as create_head
 from densevit.model import create_neck as create_neck
-from densevit.model.batch_checks import check_batch as check_batch
 from densevit.registry import list_plugins as list_plugins
 from densevit.targets.run_length_masks import RunLengthMasks as RunLengthMasks
 from densevit.training.loop.data_module import DenseDataModule as DenseDataModule

@@ -1,5 +1,6 @@
 """The model: normalisation, a backbone, a head with its neck per task; windows and test-time augmentation."""
 
+from densevit.layers.fast.replacement import replace_layers
 from densevit.model.batch_checks import check_batch
 from densevit.model.dense import DenseModel
 from densevit.model.head_inference import inference_by_head, used_options
@@ -28,6 +29,7 @@ __all__ = [
     "create_neck",
     "inference_by_head",
     "kinds_of",
+    "replace_layers",
     "tasks_of",
     "used_options",
 ]

@@ -33,7 +33,7 @@ def check_batch(batch: Any, channels: Channels = RGB) -> None:
     Example:
         >>> scenes = densevit.create_dataset("scenes", image_size=64)
         >>> batch = densevit.collate([scenes[0], scenes[1]])
-        >>> densevit.check_batch({**batch, "images": batch["images"].float()})
+        >>> densevit.model.check_batch({**batch, "images": batch["images"].float()})
         Traceback (most recent call last):
         densevit.errors.DataError: The loader's first batch: images is float32 (2, 3, 64, 64); uint8 (B, 3, H, W), ...
     """

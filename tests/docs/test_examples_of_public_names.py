@@ -6,6 +6,8 @@ All examples run in one folder, where the runs, data sets and files that they na
 import doctest
 import functools
 import inspect
+import pkgutil
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from tests.docs.code_blocks import Block
 from tests.docs.world import World
 from tests.global_state import changed, disturb, global_state
 
+DOCS = Path(__file__).parents[2] / "docs"
 LONGEST = 6  # lines
 
 
@@ -27,8 +30,13 @@ def example(name: str) -> str:
 
 
 def examples() -> dict[str, str]:
-    """The examples of the public names, and of the methods of public classes that have one."""
+    """The examples of the public names, of other objects on the reference's pages, and of methods of public classes."""
     found = {name: example(name) for name in densevit.__all__}
+    for page in (DOCS / "reference").glob("*.md"):
+        for address in re.findall(r"^::: ([\w.]+\.\w+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+            name = address.removeprefix("densevit.")
+            if text := (inspect.getdoc(pkgutil.resolve_name(address)) or "").partition("Example:\n")[2]:
+                found.setdefault(name, text)
     for name in filter(lambda name: inspect.isclass(getattr(densevit, name)), densevit.__all__):
         for method, function in inspect.getmembers(getattr(densevit, name), inspect.isfunction):
             if text := (inspect.getdoc(function) or "").partition("Example:\n")[2]:
@@ -70,7 +78,7 @@ def test_examples_of_public_names_run(
             if method.__module__.startswith("densevit.") and not name.startswith("_"):
                 monkeypatch.setattr(kind, name, watched(method, changes))
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    assert {"DenseModel.predict", "DenseModel.save", "DenseModel.loss"} <= examples().keys()
+    assert {"DenseModel.predict", "DenseModel.save", "DenseModel.loss", "model.check_batch"} <= examples().keys()
     for name, text in examples().items():
         test = doctest.DocTestParser().get_doctest(text, {"densevit": densevit}, f"densevit.{name}", None, 0)
         runner.run(test, out=report.append)

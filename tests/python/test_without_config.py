@@ -182,7 +182,7 @@ def test_given_instances_keep_their_layers_until_they_are_replaced():
     slow = {id(x): {k: v for k, v in vars(x).items() if callable(v)} for x in net.modules()}
     model = own_model(net)
     assert slow == {id(x): {k: v for k, v in vars(x).items() if callable(v)} for x in net.modules()}
-    densevit.replace_layers(model)
+    densevit.model.replace_layers(model)
     fast = [value for x in net.modules() for value in vars(x).values() if callable(value)]
     assert set(FUNCTIONS.values()) & set(fast) and not set(FUNCTIONS) & set(fast)
 

@@ -31,7 +31,7 @@ def replace_layers(model: nn.Module) -> None:
 
     Example:
         >>> backbone = densevit.create_backbone("swin", variant="nano")
-        >>> densevit.replace_layers(backbone)
+        >>> densevit.model.replace_layers(backbone)
         >>> {x.shifted_windows.__module__ for x in backbone.modules() if hasattr(x, "shifted_windows")}
         {'densevit.layers.fast.windows'}
     """
