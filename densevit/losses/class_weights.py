@@ -1,6 +1,5 @@
 """Class weights of the cross-entropy loss."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -62,9 +61,5 @@ def _check(K: int, weights: Weighting) -> None:
         raise ValueError(
             f"class_weights has {len(weights)} numbers; expected one for each of the {K} classes, in their order."
         )
-    if not _valid(weights):
+    if not all(0 <= weight < float("inf") for weight in weights) or not any(weights):
         raise ValueError(f"class_weights is {list(weights)}; expected finite numbers of at least 0, not all 0.")
-
-
-def _valid(weights: Sequence[float]) -> bool:
-    return all(0 <= weight < float("inf") for weight in weights) and any(weights)

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from densevit.layers.precision import autocast_off
+from densevit.losses.argument_shapes import check_shapes
 from densevit.losses.context import LossContext
+from densevit.losses.target_maps import padded_maps
 
 _MIN_DEPTH = 1e-6  # metres, lower bound inside logarithms
 
@@ -22,17 +24,12 @@ def depth_maps(targets: Sequence[Mapping[str, Any]], device: torch.device) -> Te
 
     Images without the key are invalid everywhere.
     """
-    H, W = (max(target["size"][axis] for target in targets) for axis in (0, 1))
-    maps = torch.zeros(len(targets), H, W, device=device)
-    for depth, target in zip(maps, targets, strict=True):
-        if "depth" in target:
-            h, w = target["depth"].shape
-            depth[:h, :w] = target["depth"]
-    return maps
+    return padded_maps(targets, "depth", 0, torch.float32, device)
 
 
-def l1(prediction: Tensor, truth: Tensor, context: LossContext) -> Tensor:
+def l1(prediction: Tensor, truth: Tensor, context: LossContext = LossContext()) -> Tensor:
     """Mean absolute error. prediction, truth: (B, H, W)."""
+    check_shapes(truth=(truth, "B H W"), prediction=(prediction, "B H W"))
     with autocast_off(prediction.device):
         valid, truth = valid_pixels(truth)
         return mean_over_images(
@@ -40,13 +37,16 @@ def l1(prediction: Tensor, truth: Tensor, context: LossContext) -> Tensor:
         )
 
 
-def silog(prediction: Tensor, truth: Tensor, context: LossContext, variance_focus: float = 0.85) -> Tensor:
+def silog(
+    prediction: Tensor, truth: Tensor, context: LossContext = LossContext(), variance_focus: float = 0.85
+) -> Tensor:
     """Scale-invariant log error, 10 sqrt(mean g^2 - variance_focus (mean g)^2) with g = log prediction - log truth.
 
     The formula of BTS (Lee et al. 2019, equation 4) and AdaBins, which average over all pixels of a batch. Eigen et al.
     2014 (equation 4) use no root, no factor and a focus of 0.5.
-    prediction, truth: (B, H, W).
+    prediction, truth: (B, H, W) in metres. Pixels whose truth is not positive and finite are ignored, such as 0.
     """
+    check_shapes(truth=(truth, "B H W"), prediction=(prediction, "B H W"))
     with autocast_off(prediction.device):
         valid, truth = valid_pixels(truth)
         error = torch.where(valid, log_error(prediction, truth), 0.0)

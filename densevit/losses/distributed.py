@@ -1,4 +1,4 @@
-"""Reductions and collections over all processes of torch.distributed."""
+"""Collections over all processes of torch.distributed. Sums and means: `LossContext`."""
 
 from typing import TypeVar
 
@@ -16,24 +16,6 @@ def process_count() -> int:
 def process_rank() -> int:
     """The rank of this process; 0 if the process group is not initialised."""
     return distributed.get_rank() if process_count() > 1 else 0
-
-
-def mean_over_processes(x: Tensor) -> Tensor:
-    """Mean of x over processes; x itself with one process. In losses, `LossContext.mean`."""
-    if process_count() == 1:
-        return x
-    x = x.clone()
-    distributed.all_reduce(x)
-    return x / process_count()
-
-
-def sum_over_processes(x: Tensor) -> Tensor:
-    """Sum of x over processes; x itself with one process."""
-    if process_count() == 1:
-        return x
-    x = x.clone()
-    distributed.all_reduce(x)
-    return x
 
 
 def gather_objects(value: T) -> list[T]:

@@ -1,8 +1,8 @@
 """Bipartite matching of predictions to objects (DETR, Carion et al. 2020, section 3.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from densevit.errors import DensevitError
 from densevit.layers.precision import autocast_off
+from densevit.losses.argument_shapes import check_shapes
 from densevit.losses.boxes import has_objects, overlaps, to_centres, to_corners
 from densevit.losses.distributed import to_device
 
@@ -28,18 +29,26 @@ class Objects(NamedTuple):
     names: list[int | str]
 
     @classmethod
-    def of(cls, targets: list[dict], device: torch.device) -> "Objects":
-        """Collects `boxes` and `labels` of the targets and normalises the boxes by the `size` of their image.
+    def of(cls, targets: "Objects | Sequence[Mapping[str, Any]]", device: torch.device) -> "Objects":
+        """Collects `boxes` (N, 4), xyxy in pixels, and `labels` (N,) of the targets of each image; its `size` (h, w)
+        normalises the boxes. Objects are returned as they are.
 
         Images without these keys have no objects. Does not synchronise with the device: counts, sizes and image
-        indices are created on the CPU.
+        indices are created on the CPU. Raises DensevitError if a target has no `size`.
         """
+        if isinstance(targets, Objects):
+            return targets
         labelled = [target for target in targets if has_objects(target)]
         counts = [len(target["boxes"]) if has_objects(target) else 0 for target in targets]
         names = [target.get("image_id", i) for i, target in enumerate(targets)]
         if not any(counts):
             empty = torch.zeros(0, dtype=torch.long, device=device)
             return cls(torch.zeros(0, 4, device=device), empty, empty, counts, names)
+        if unsized := [i for i, target in enumerate(targets) if "size" not in target]:
+            raise DensevitError(
+                f"targets[{unsized[0]}] has no size, by which boxes are divided. Fix: set it to the (height, width) of "
+                "its image in pixels; to (1, 1) for boxes in 0 ... 1."
+            )
         image = torch.repeat_interleave(torch.tensor(counts))
         sizes = torch.tensor([target["size"] for target in targets], dtype=torch.float32).flip(-1).repeat(1, 2)[image]
         boxes = to_device(torch.cat([target["boxes"].float() for target in labelled]), device)
@@ -59,7 +68,8 @@ class Objects(NamedTuple):
 class MatchedPairs(NamedTuple):
     """The M matched pairs of predictions and objects in each of L layers, in the order of images.
 
-    image: (M,), the same in all layers. query, target: (L, M), the latter among all T objects.
+    image: (M,), the same in all layers. query, target: (L, M), the latter among all T objects. The matched ones of
+    boxes (L, B, Q, 4) are `boxes[pairs.layer, pairs.image, pairs.query]`, (L, M, 4).
     """
 
     image: Tensor
@@ -88,8 +98,8 @@ class MatchedPairs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MatchingCosts:
-    """Weights of the matching costs; the defaults are DETR's."""
+class TermWeights:
+    """Weights of the terms of equations 1 and 2; the defaults are DETR's."""
 
     label: float = 1.0
     l1: float = 5.0
@@ -101,13 +111,21 @@ class MatchingCosts:
                 raise ValueError(f"{name} is {weight:g}; a weight must be at least 0.")
 
 
-PAPER_COSTS = MatchingCosts()
+class MatchingCosts(TermWeights):
+    """Weights of the matching costs of a pair: of its class, of the L1 distance and of the GIoU of its boxes."""
+
 
 _LARGEST_COST = 1e6  # in place of a cost that is not finite
 
 
 @torch.no_grad()
-def costs(logits: Tensor, boxes: Tensor, objects: Objects, weights: MatchingCosts, softmax: bool) -> Tensor:
+def matching_costs(
+    logits: Tensor,
+    boxes: Tensor,
+    objects: Objects,
+    weights: MatchingCosts = MatchingCosts(),
+    softmax: bool = True,
+) -> Tensor:
     """Matching costs of each object with the queries of its own image, for all layers at once.
 
     logits: (L, B, Q, K+1), or K without softmax. boxes: (L, B, Q, 4) cxcywh. Returns (L, T, Q) in float32.
@@ -137,17 +155,34 @@ def _candidate_boxes(boxes: Tensor, image: Tensor) -> Tensor:
     return boxes.movedim(-1, 0).contiguous().index_select(2, image).movedim(0, -1)
 
 
+def as_layers(logits: Tensor, boxes: Tensor, images: int) -> tuple[Tensor, Tensor]:
+    """Predictions of one layer, (B, Q, K) and (B, Q, 4), get its dimension; those of L layers are unchanged.
+
+    Raises DensevitError for other shapes, or if B is not the number of images.
+    """
+    axes = "B Q" if logits.ndim == 3 else "L B Q"
+    check_shapes({"B": images, "coordinates": 4}, logits=(logits, f"{axes} K"), boxes=(boxes, f"{axes} coordinates"))
+    return (logits[None], boxes[None]) if logits.ndim == 3 else (logits, boxes)
+
+
 @torch.no_grad()
 def hungarian(
     logits: Tensor,
     boxes: Tensor,
-    objects: Objects,
-    weights: MatchingCosts = PAPER_COSTS,
+    targets: Objects | Sequence[Mapping[str, Any]],
+    weights: MatchingCosts = MatchingCosts(),
     softmax: bool = True,
     strict: bool = True,
 ) -> MatchedPairs:
-    """Assigns each object to one query with minimum total cost, per image and layer: `assign` of `costs`."""
-    cost = costs(logits, boxes, objects, weights, softmax)
+    """Assigns each object to one query with minimum total cost, per image and layer: `assign` of `matching_costs`.
+
+    logits: (B, Q, K), or (L, B, Q, K) of L layers; with softmax the last class is "no object". boxes: (B, Q, 4) or
+    (L, B, Q, 4), cxcywh in 0 ... 1. targets: a dict for each image as in `Objects.of`, or their objects. strict: the
+    argument of `assign`.
+    """
+    objects = Objects.of(targets, logits.device)
+    logits, boxes = as_layers(logits, boxes, len(objects.counts))
+    cost = matching_costs(logits, boxes, objects, weights, softmax)
     return assign(cost, objects.counts, objects.names, strict).to(logits.device)
 
 

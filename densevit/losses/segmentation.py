@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.layers.precision import autocast_off
+from densevit.losses.argument_shapes import check_shapes
 from densevit.losses.context import Counts, LossContext
+from densevit.losses.target_maps import padded_maps
 
 IGNORE = 255  # ignore index: excluded from losses and metrics
 
@@ -19,13 +21,7 @@ def label_maps(targets: Sequence[Mapping[str, Any]], device: torch.device) -> Te
 
     Images without the key are IGNORE everywhere.
     """
-    H, W = (max(target["size"][axis] for target in targets) for axis in (0, 1))
-    labels = torch.full((len(targets), H, W), IGNORE, dtype=torch.uint8, device=device)
-    for label_map, target in zip(labels, targets, strict=True):
-        if "semantic" in target:
-            h, w = target["semantic"].shape
-            label_map[:h, :w] = target["semantic"]
-    return labels.long()
+    return padded_maps(targets, "semantic", IGNORE, torch.uint8, device).long()
 
 
 @torch.no_grad()
@@ -47,19 +43,21 @@ def label_counts(targets: Sequence[Mapping[str, Any]], class_weights: Tensor | N
 def cross_entropy(
     logits: Tensor,
     labels: Tensor,
-    context: LossContext,
+    context: LossContext = LossContext(),
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
     normalizer_name: str = "pixels",
 ) -> Tensor:
     """Cross-entropy as a mean over the labelled pixels of all processes; 0 (connected to the graph) if none.
 
-    logits: (B, K, H, W). labels: (B, H, W) int64, 0 ... K-1 or IGNORE. class_weights: (K,); the mean is then weighted
-    as in torch (mmsegmentation divides by the number of all pixels, including ignored ones).
+    logits: (B, K, H, W). labels: (B, H, W) int64 or uint8, 0 ... K-1 or 255, which is ignored. class_weights: (K,); the
+    mean is then weighted as in torch (mmsegmentation divides by the number of all pixels, including ignored ones).
     label_smoothing: the argument of `torch.nn.functional.cross_entropy`. normalizer_name: the key in `Head.loss_counts`
     of the number of labelled pixels, counted by `label_counts`.
     """
+    check_shapes(logits=(logits, "B K H W"), labels=(labels, "B H W"))
     with autocast_off(logits.device):
+        labels = labels.long()
         class_weights = None if class_weights is None else class_weights.float()  # the buffer may be in half precision
         each = F.cross_entropy(
             logits.float(),
@@ -98,16 +96,17 @@ def hard_pixels(logits: Tensor, labels: Tensor, threshold: float, min_kept: int)
     return labels.masked_fill(~(hard & labelled), IGNORE)
 
 
-def dice(logits: Tensor, labels: Tensor, context: LossContext) -> Tensor:
+def dice(logits: Tensor, labels: Tensor, context: LossContext = LossContext()) -> Tensor:
     """Soft dice loss (Milletari et al. 2016), averaged over (image, present class) pairs of all processes; 0 if none.
 
     1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), with softmax probabilities p and sums over the labelled pixels of an
-    image. logits: (B, K, H, W). labels: (B, H, W) int64.
+    image. logits: (B, K, H, W). labels: (B, H, W) int64 or uint8, 0 ... K-1 or 255, which is ignored.
     """
+    check_shapes(logits=(logits, "B K H W"), labels=(labels, "B H W"))
     with autocast_off(logits.device):
         probability = logits.float().softmax(1).flatten(2)  # (B, K, H*W)
         labelled = (labels != IGNORE).flatten(1)
-        true = labels.flatten(1).where(labelled, 0)
+        true = labels.long().flatten(1).where(labelled, 0)
         weight = labelled.to(probability.dtype)
         true_probability = probability.gather(1, true[:, None])[:, 0] * weight
         zeros = probability.new_zeros(probability.shape[:2])  # (B, K)

@@ -1,17 +1,17 @@
 """Losses of matched predictions (DETR, Carion et al. 2020, section 3.1 and A.2), for all decoder layers at once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.classification import focal, iou_aware, matchability_aware, varifocal
 from densevit.losses.context import LossContext
-from densevit.losses.matching import MatchedPairs, Objects
+from densevit.losses.matching import MatchedPairs, Objects, TermWeights
 
 Classification = Literal["focal", "varifocal", "varifocal_matched", "mal", "iou_aware"]
 BINARY_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -35,18 +35,8 @@ class SetLosses(NamedTuple):
     giou: Tensor
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the terms of `SetLosses`; the defaults are DETR's."""
-
-    label: float = 1.0
-    l1: float = 5.0
-    giou: float = 2.0
-
-    def __post_init__(self) -> None:
-        for name, weight in vars(self).items():
-            if weight < 0:
-                raise ValueError(f"{name} is {weight:g}; a weight must be at least 0.")
+class LossWeights(TermWeights):
+    """Weights of the terms of `SetLosses`, the losses of classes and of matched boxes."""
 
     def weighted(self, terms: SetLosses) -> dict[str, Tensor]:
         """The weighted terms, by name."""
@@ -100,3 +90,35 @@ def set_losses(
         target[pairs.layer, pairs.image, pairs.query, objects.labels[pairs.target]] = quality
         label = BINARY_LOSSES[classification](logits, target).sum((1, 2, 3)) / count
     return SetLosses(label, l1, giou)
+
+
+def softmax_set_losses(
+    logits: Tensor, boxes: Tensor, objects: Objects, pairs: MatchedPairs, context: LossContext, no_object_weight: float
+) -> SetLosses:
+    """Softmax class losses (DETR), and L1 and GIoU losses of matched predictions, in fp32 regardless of autocast.
+
+    logits: (L, B, Q, K+1), the last class is "no object". boxes: (L, B, Q, 4) cxcywh. The class loss is divided by the
+    sum of the class weights of all queries, the others by the number of objects, both averaged over processes.
+    """
+    with autocast_off(logits.device):
+        cross_entropy, weight = query_cross_entropy(logits.float(), objects.labels, pairs, no_object_weight)
+        count = torch.full((), float(len(objects.labels)), device=logits.device)
+        count, total = context.mean_counts(objects=count, objects_weights=weight.sum((1, 2)))
+        label = (cross_entropy * weight).sum((1, 2)) / total.clamp(min=1e-6)
+        l1, giou, _ = box_losses(boxes.float(), objects, pairs, count.clamp(min=context.min_normalizer()))
+    return SetLosses(label, l1, giou)
+
+
+def query_cross_entropy(
+    logits: Tensor, labels: Tensor, pairs: MatchedPairs, no_object_weight: float
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the class of each query, and the weight of this class, (L, B, Q) each.
+
+    logits: (L, B, Q, K+1). labels: (T,), of all objects. A query without an object has the class K with weight
+    `no_object_weight`; other classes have weight 1.
+    """
+    no_object = logits.shape[-1] - 1
+    classes = torch.full(logits.shape[:3], no_object, device=logits.device)  # (L, B, Q)
+    classes[pairs.layer, pairs.image, pairs.query] = labels[pairs.target]
+    weight = torch.where(classes == no_object, no_object_weight, 1.0)
+    return F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weight), weight

@@ -9,26 +9,23 @@ from torch import Tensor
 from densevit.interfaces import Losses, Outputs, Targets
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.dense_detection import dense_detection
-from densevit.losses.matching import MatchedPairs, MatchingCosts, Objects, hungarian
-from densevit.losses.set_losses import Classification, LossWeights, last_and_auxiliary, set_losses
+from densevit.losses.hungarian_loss import HungarianLoss
+from densevit.losses.labelled_objects import LabelledObjects
+from densevit.losses.matching import MatchedPairs, Objects, hungarian
+from densevit.losses.set_losses import Classification, set_losses
 from densevit.set_prediction.denoising import NoisedObjects
-from densevit.set_prediction.labelled_objects import LabelledObjects
 
 
 @dataclass
-class SetCriterion:
-    """Bipartite matching and losses after each decoder layer, with denoising queries, proposals and a dense loss.
+class SetCriterion(HungarianLoss):
+    """`HungarianLoss` without softmax, with denoising queries, proposals and a dense loss.
 
-    classification: "focal" (Deformable DETR), "varifocal" (VarifocalNet), "varifocal_matched", which has no class loss
-        of matched predictions that do not overlap their object (RT-DETR), or "mal" (DEIM).
     denoising: makes the denoising queries, if there are any.
     dense_weight: weight of the one-to-many loss on all cells; 0: none.
     class_proposals: proposals learn the class of their object (DINO) instead of objects against background.
     """
 
-    costs: MatchingCosts
-    weights: LossWeights
-    classification: Classification
+    classification: Classification = "focal"
     denoising: NoisedObjects | None = None
     dense_weight: float = 0.0
     class_proposals: bool = False
@@ -55,11 +52,7 @@ class SetCriterion:
         """
         labelled = LabelledObjects.of(targets, outputs["logits"].device, outputs.get("objects"))
         objects = labelled.objects
-        logits, boxes = labelled.select(outputs["layers"], dim=1)
-        pairs: MatchedPairs | None = outputs.get("pairs")
-        if pairs is not None:  # of all images of the batch
-            pairs = labelled.select_pairs(pairs)
-        losses = last_and_auxiliary(self.losses_per_layer(logits, boxes, objects, context, pairs))
+        losses = self.matched_losses(*outputs["layers"], labelled, context, outputs.get("pairs"))
         if "proposals" in outputs:
             logits, boxes = labelled.select(outputs["proposals"])
             losses["proposals"] = self.proposal_loss(logits, boxes, objects, context)
@@ -80,24 +73,6 @@ class SetCriterion:
         """
         logits, boxes = outputs["layers"]
         return hungarian(logits, boxes, objects, self.costs, softmax=False, strict=strict)
-
-    def losses_per_layer(
-        self,
-        logits: Tensor,
-        boxes: Tensor,
-        objects: Objects,
-        context: LossContext,
-        pairs: MatchedPairs | None = None,
-        normalizer_name: str = "objects",
-    ) -> Losses:
-        """`label`, `l1` and `giou` of each layer, (L,) each. logits: (L, B, Q, K). boxes: (L, B, Q, 4).
-
-        pairs: the matched pairs, if already computed. normalizer_name: the argument of `set_losses`.
-        """
-        if pairs is None:
-            pairs = hungarian(logits, boxes, objects, self.costs, softmax=False, strict=context.raise_on_non_finite)
-        terms = set_losses(logits, boxes, objects, pairs, context, self.classification, normalizer_name=normalizer_name)
-        return self.weights.weighted(terms)
 
     def proposal_loss(self, logits: Tensor, boxes: Tensor, objects: Objects, context: LossContext) -> Tensor:
         """The loss of proposals. Their targets are binary (Deformable DETR, A.4), each object has class 0, unless

@@ -17,7 +17,7 @@ from densevit.interfaces import (
 )
 from densevit.losses.boxes import has_objects
 from densevit.losses.context import Counts
-from densevit.set_prediction.labelled_objects import object_counts
+from densevit.losses.labelled_objects import object_counts
 from densevit.set_prediction.limits import MAX_QUERIES, check_classes, check_counts
 from densevit.set_prediction.predictions import exported_predictions, top_exported, top_predictions
 from densevit.set_prediction.queries import QueryLimit

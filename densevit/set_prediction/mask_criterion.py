@@ -18,6 +18,7 @@ from densevit.layers.precision import autocast_off
 from densevit.losses.context import Counts, LossContext, loss_normalizers
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import MatchedPairs
+from densevit.losses.set_losses import query_cross_entropy
 from densevit.set_prediction.mask_matching import MaskWeights, match
 from densevit.set_prediction.mask_segments import (
     NEEDS,
@@ -127,12 +128,9 @@ class MaskCriterion:
         )
         mask, dice = mask_losses(embeddings, pixels, segments, scales, pairs, self.num_points, generator)
         pairs = pairs.to(pixels.device)
-        classes = torch.full(logits.shape[:3], self.num_classes, device=pixels.device)  # "no object"
-        classes[pairs.layer, pairs.image, pairs.query] = segments.labels[pairs.target]
-        weight = torch.where(classes == self.num_classes, NO_OBJECT_WEIGHT, 1.0)
+        cross_entropy, weight = query_cross_entropy(logits, segments.labels, pairs, NO_OBJECT_WEIGHT)
         if self.task != "instance" and not all(segments.counts):  # a map without segments has no labelled pixel
             weight = weight * to_device(torch.tensor(segments.counts) > 0, pixels.device)[:, None]
-        cross_entropy = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weight)
         count = torch.full((), float(len(segments.labels)), device=pixels.device)
         weights, count = _mean_counts(context, weight.sum((1, 2)), count)
         losses = {"label": (cross_entropy * weight).sum((1, 2)) / weights, "mask": mask / count, "dice": dice / count}

@@ -5,20 +5,14 @@ import pytest
 import torch
 
 from densevit.losses import depth, relative_depth
-from densevit.losses.context import LossContext
 
 
-def relative_gradient(prediction, truth, context):
-    return relative_depth.gradient_matching(*relative_depth.robust_error(prediction, truth), context)
+def relative_gradient(prediction, truth):
+    return relative_depth.gradient_matching(*relative_depth.robust_error(prediction, truth))
 
 
-def of_one_process(loss):
-    """The loss with a context that may be left out."""
-    return lambda prediction, truth, context=None: loss(prediction, truth, context or LossContext())
-
-
-METRIC = [of_one_process(loss) for loss in (depth.l1, depth.silog)]
-RELATIVE = [of_one_process(loss) for loss in (relative_depth.trimmed, relative_gradient)]
+METRIC = [depth.l1, depth.silog]
+RELATIVE = [relative_depth.scale_and_shift_invariant, relative_gradient]
 NAMES = ["l1", "silog", "trimmed", "gradient"]
 ALL = pytest.mark.parametrize("loss", [*METRIC, *RELATIVE], ids=NAMES)
 
@@ -104,10 +98,10 @@ def test_an_image_without_ground_truth_is_excluded(loss):
 def test_silog_of_a_wrong_scale_alone_by_hand():
     """g = log 2 everywhere, with Eigen's focus; a perfect prediction has finite gradients."""
     truth = torch.rand(2, 5, 5) + 1
-    found = depth.silog(2 * truth, truth, LossContext(), variance_focus=0.5)
+    found = depth.silog(2 * truth, truth, variance_focus=0.5)
     assert found.item() == pytest.approx(10 * 0.5**0.5 * np.log(2), rel=1e-5)
     perfect = truth.clone().requires_grad_()
-    depth.silog(perfect, truth, LossContext()).backward()
+    depth.silog(perfect, truth).backward()
     assert perfect.grad.isfinite().all()
 
 

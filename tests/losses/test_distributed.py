@@ -12,7 +12,7 @@ from torch import Tensor, distributed
 
 from densevit.interfaces import IGNORE, Class, Head, Targets
 from densevit.losses.context import LossContext
-from densevit.losses.distributed import mean_over_processes, process_count
+from densevit.losses.distributed import process_count
 from densevit.losses.segmentation import cross_entropy, dice, hard_pixels
 from densevit.set_prediction import mask_criterion, mask_matching, mask_segments
 from densevit.set_prediction.transformer import Transformer
@@ -108,7 +108,7 @@ def run_process(rank: int, folder: Path) -> None:
     """One of two processes: its part of every case, with gradients averaged as in DDP."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(SHARES))
     assert process_count() == 2
-    assert mean_over_processes(torch.tensor([float(rank), 4.0])).tolist() == [0.5, 4.0]
+    assert LossContext.across_processes().mean(torch.tensor([float(rank), 4.0])).tolist() == [0.5, 4.0]
     found = {}
     for case in (*CASES, *MAPS):
         losses, gradients = losses_in(case, SHARES[rank])

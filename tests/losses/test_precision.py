@@ -6,23 +6,23 @@ import pytest
 import torch
 from torch import Tensor
 
+from densevit.losses.classification import focal
 from densevit.losses.context import LossContext
 from densevit.losses.dense_detection import dense_detection
-from densevit.losses.matching import MatchingCosts, Objects, costs, hungarian
+from densevit.losses.matching import Objects, hungarian, matching_costs
 from densevit.losses.segmentation import cross_entropy, dice
-from densevit.losses.set_losses import set_losses
-from densevit_heads.detr.criterion import DetrCriterion, LossWeights
+from densevit.losses.set_losses import set_losses, softmax_set_losses
 
 L, B, Q, K = 2, 3, 20, 3
 IMAGE = torch.tensor([0, 0, 0, 2])
 OBJECTS = Objects(0.2 + 0.5 * torch.rand(4, 4), torch.tensor([2, 0, 1, 1]), IMAGE, [3, 0, 1], [0, 1, 2])
 LABELS, CENTRES = torch.randint(K, (B, Q)), torch.rand(B, Q, 2)
-CONTEXT, COSTS = LossContext(), MatchingCosts()
-CRITERION = DetrCriterion(Q, COSTS, LossWeights(), 0.1, auxiliary=True)
+CONTEXT = LossContext()
 CASES: dict[str, Callable[[Tensor, Tensor], object]] = {  # of logits (L, B, Q, K + 1) and boxes
-    "costs": lambda x, y: (costs(x, y, OBJECTS, COSTS, True), costs(x, y, OBJECTS, COSTS, False)),
+    "costs": lambda x, y: (matching_costs(x, y, OBJECTS), matching_costs(x, y, OBJECTS, softmax=False)),
+    "focal": lambda x, _: focal(x, (x > 0).float()),
     "assignment": lambda x, y: tuple(hungarian(x, y, OBJECTS)),
-    "softmax": lambda x, y: tuple(CRITERION.terms(x, y, OBJECTS, hungarian(x, y, OBJECTS), CONTEXT)),
+    "softmax": lambda x, y: tuple(softmax_set_losses(x, y, OBJECTS, hungarian(x, y, OBJECTS), CONTEXT, 0.1)),
     "mal": lambda x, y: tuple(set_losses(x, y, OBJECTS, hungarian(x, y, OBJECTS), CONTEXT, "mal")),
     "dense": lambda x, y: tuple(dense_detection(x[0], y[0], CENTRES, CENTRES[..., 0] > 0.9, OBJECTS, CONTEXT)),
     "maps": lambda x, _: (

@@ -93,7 +93,7 @@ def count(name: str, keys: tuple[str, ...]) -> tuple[Operations, float]:
             for key, module in head.named_modules():
                 if key.split(".")[-1] in (part, f"{part}_layers") and key.count(".") <= 1:
                     operations.of(module, part)
-    for function in ("assign", "costs"):
+    for function in ("assign", "matching_costs"):
         setattr(matching, function, _as(operations, "matching", getattr(matching, function)))
 
     def step() -> torch.Tensor:

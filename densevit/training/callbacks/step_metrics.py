@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as lightning
 import torch
 
-from densevit.losses.distributed import mean_over_processes
+from densevit.interfaces import LossContext
 from densevit.training.loop.dense_module import DenseModule
 
 
@@ -33,7 +33,7 @@ class StepMetrics(lightning.Callback):
         self._images += len(record.image_ids) * trainer.world_size
         if record.number % every:
             return
-        values = mean_over_processes(torch.stack([record.loss, *record.terms.values()])).tolist()
+        values = LossContext.across_processes().mean(torch.stack([record.loss, *record.terms.values()])).tolist()
         named = zip(("loss", *record.terms), values, strict=True)
         metrics = {f"train/{name}": value for name, value in named}
         metrics |= {"train/lr": record.learning_rate, "epoch": trainer.current_epoch}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from densevit.losses.distributed import sum_over_processes
+from densevit.interfaces import LossContext
 
 _NAMED = 5  # images named in warnings
 
@@ -32,7 +32,7 @@ class SkippedImages:
 
         where: the time in the message, such as "epoch 3".
         """
-        total, self.count = int(sum_over_processes(torch.tensor(self.count, device=device))), 0
+        total, self.count = int(LossContext.across_processes().sum(torch.tensor(self.count, device=device))), 0
         if total and getattr(rank_zero_only, "rank", 0) == 0:
             counted = f"{total} image{'s were' if total > 1 else ' was'}"
             warnings.warn(

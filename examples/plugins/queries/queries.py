@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.mlp import Mlp
-from densevit.losses.matching import MatchingCosts, Objects
-from densevit.losses.set_losses import LossWeights
+from densevit.losses import LossWeights, MatchingCosts, Objects
 from densevit.set_prediction.box_decoder import BoxDecoder
 from densevit.set_prediction.box_positions import BoxPositions
 from densevit.set_prediction.criterion import SetCriterion

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from densevit.errors import ConfigError, counted
 from densevit.interfaces import Class, Head, LastBlocks, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.pooling import masked_mean
-from densevit.losses.classification import class_shares, soft_cross_entropy
+from densevit_heads.classifier.losses import class_shares, soft_cross_entropy
 
 _STD = 0.02  # of initial weights, as in DeiT
 

@@ -1,32 +1,25 @@
 """DETR's criterion: bipartite matching, and the losses of the matching (Carion et al. 2020, section 3.1 and A.2)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from densevit.interfaces import Losses, Outputs, Targets
-from densevit.layers.precision import autocast_off
 from densevit.losses.context import Counts, LossContext, loss_normalizers
-from densevit.losses.matching import MatchedPairs, MatchingCosts, Objects, hungarian
-from densevit.losses.set_losses import LossWeights, SetLosses, box_losses, last_and_auxiliary
-from densevit.set_prediction.labelled_objects import LabelledObjects
+from densevit.losses.hungarian_loss import HungarianLoss
+from densevit.losses.labelled_objects import LabelledObjects
+from densevit.losses.matching import MatchedPairs, Objects, hungarian
 
 
 @dataclass
-class DetrCriterion:
-    """Matches the predictions of each decoder layer to the objects, and computes the losses of the matched pairs.
+class DetrCriterion(HungarianLoss):
+    """`HungarianLoss` of a head's outputs.
 
-    num_queries: the number of predictions of an image. no_object_weight: weight of "no object" in the class loss.
-    auxiliary: a loss after each layer instead of the last only.
+    num_queries: the number of predictions of an image. auxiliary: a loss after each layer instead of the last only.
     """
 
-    num_queries: int
-    costs: MatchingCosts
-    weights: LossWeights
-    no_object_weight: float
-    auxiliary: bool
+    num_queries: int = field(kw_only=True)
+    auxiliary: bool = field(default=True, kw_only=True)
 
     def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """`label`, `l1` and `giou` of the last layer, and `auxiliary`, their sum over the other layers.
@@ -35,13 +28,8 @@ class DetrCriterion:
         and `pairs`, the result of `match`.
         """
         labelled = LabelledObjects.of(targets, outputs["logits"].device, outputs.get("objects"))
-        logits, boxes = labelled.select(self._learned(outputs), dim=1)
-        if "pairs" in outputs:
-            pairs = labelled.select_pairs(outputs["pairs"])
-        else:
-            pairs = hungarian(logits, boxes, labelled.objects, self.costs, strict=context.raise_on_non_finite)
-        terms = self.weights.weighted(self.terms(logits, boxes, labelled.objects, pairs, context))
-        return last_and_auxiliary(terms) if self.auxiliary else {name: term[-1] for name, term in terms.items()}
+        losses = self.matched_losses(*self._learned(outputs), labelled, context, outputs.get("pairs"))
+        return losses if self.auxiliary else {name: losses[name] for name in ("label", "l1", "giou")}
 
     def match(self, outputs: Outputs, objects: Objects, strict: bool) -> MatchedPairs:
         """The matching with the least cost (equation 1) in each layer that has a loss. objects: the objects of the
@@ -50,26 +38,6 @@ class DetrCriterion:
         strict: the argument of `assign`.
         """
         return hungarian(*self._learned(outputs), objects, self.costs, strict=strict)
-
-    def terms(
-        self, logits: Tensor, boxes: Tensor, objects: Objects, pairs: MatchedPairs, context: LossContext
-    ) -> SetLosses:
-        """The unweighted terms of equation 2, in fp32 regardless of autocast.
-
-        logits: (L, B, Q, K+1). boxes: (L, B, Q, 4). The class loss is divided by the sum of the class weights of all
-        queries, the others by the number of objects, both averaged over processes.
-        """
-        with autocast_off(logits.device):
-            logits, no_object = logits.float(), logits.shape[-1] - 1
-            classes = torch.full(logits.shape[:3], no_object, device=logits.device)  # (L, B, Q)
-            classes[pairs.layer, pairs.image, pairs.query] = objects.labels[pairs.target]
-            weight = torch.where(classes == no_object, self.no_object_weight, 1.0)
-            cross_entropy = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weight)
-            count = torch.full((), float(len(objects.labels)), device=logits.device)
-            count, total = context.mean_counts(objects=count, objects_weights=weight.sum((1, 2)))
-            label = (cross_entropy * weight).sum((1, 2)) / total.clamp(min=1e-6)
-            l1, giou, _ = box_losses(boxes.float(), objects, pairs, count.clamp(min=context.min_normalizer()))
-        return SetLosses(label, l1, giou)
 
     def loss_counts(self, objects: list[int]) -> Counts:
         """The normalisers of the losses by name. objects: the number of objects of each labelled image."""

@@ -55,7 +55,9 @@ class Detr(SetPredictionHead):
         super().__init__(channels, strides, classes, num_queries)
         self.transformer = transformer
         check_weights({"no_object_weight": no_object_weight})
-        self.criterion = DetrCriterion(num_queries, costs, loss_weights, no_object_weight, auxiliary_losses)
+        self.criterion = DetrCriterion(
+            costs, loss_weights, no_object_weight=no_object_weight, num_queries=num_queries, auxiliary=auxiliary_losses
+        )
         width = transformer.width
         self.project = CoarsestProjection(channels, strides, width)
         self.positions = LearnedPositions(width) if positions == "learned" else None

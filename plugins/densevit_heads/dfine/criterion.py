@@ -12,8 +12,7 @@ from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import has_objects, overlaps, to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.distributed import to_device
-from densevit.losses.matching import MatchedPairs, Objects, assign
-from densevit.losses.matching import costs as matching_costs
+from densevit.losses.matching import MatchedPairs, Objects, assign, matching_costs
 from densevit.losses.set_losses import BINARY_LOSSES, MIN_QUALITY, LossWeights
 from densevit.set_prediction.criterion import SetCriterion
 from densevit.set_prediction.denoising import DenoisingQueries

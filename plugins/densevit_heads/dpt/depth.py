@@ -234,7 +234,7 @@ class DptDepth(DenseHead):
         inverse = torch.where(valid, 1 / metres, 0.0)
         terms: Losses = {}
         if "trimmed" in self.weights:
-            terms["trimmed"] = relative_losses.trimmed(prediction, inverse, context)
+            terms["trimmed"] = relative_losses.scale_and_shift_invariant(prediction, inverse, context)
         if "gradient" in self.weights:
             error = relative_losses.robust_error(prediction, inverse)
             terms["gradient"] = relative_losses.gradient_matching(*error, context)

@@ -9,8 +9,7 @@ from densevit.interfaces import LossContext, Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import has_objects
 from densevit.losses.distributed import to_device
-from densevit.losses.matching import MatchedPairs, Objects, assign
-from densevit.losses.matching import costs as matching_costs
+from densevit.losses.matching import MatchedPairs, Objects, assign, matching_costs
 from densevit.set_prediction.denoising import DenoisingQueries
 from densevit.set_prediction.mask_criterion import image_shares, mask_losses
 from densevit.set_prediction.mask_matching import MaskWeights, mask_costs

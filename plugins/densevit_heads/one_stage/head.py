@@ -9,7 +9,7 @@ from torch import Tensor
 from densevit.interfaces import Class, Head, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.positions import mask_on_grid
 from densevit.losses.dense_detection import dense_detection
-from densevit.set_prediction.labelled_objects import LabelledObjects
+from densevit.losses.labelled_objects import LabelledObjects
 from densevit.set_prediction.limits import MAX_LAYERS, check_classes, check_counts
 from densevit.set_prediction.memory import cell_centres
 from densevit.set_prediction.predictions import exported_predictions, relative_boxes

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from densevit.interfaces import LossContext, Losses, Outputs, Targets
 from densevit.losses.context import Counts
+from densevit.losses.labelled_objects import LabelledObjects
 from densevit.set_prediction.criterion import SetCriterion
-from densevit.set_prediction.labelled_objects import LabelledObjects
 
 
 @dataclass

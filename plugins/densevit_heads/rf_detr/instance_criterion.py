@@ -8,8 +8,8 @@ from torch import Tensor
 from densevit.interfaces import LossContext, Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import has_objects
-from densevit.losses.matching import MatchedPairs, assign, costs
-from densevit.set_prediction.labelled_objects import LabelledObjects
+from densevit.losses.labelled_objects import LabelledObjects
+from densevit.losses.matching import MatchedPairs, assign, matching_costs
 from densevit.set_prediction.mask_criterion import image_shares, mask_losses
 from densevit.set_prediction.mask_matching import MaskWeights, mask_costs
 from densevit.set_prediction.mask_segments import Segments
@@ -62,7 +62,7 @@ class InstanceCriterion(GroupCriterion):
                 scales = image_shares(segments.sizes, pixels, self.mask_stride)
                 height, width = (-(-max(sides) // self.mask_stride) for sides in zip(*segments.sizes, strict=True))
                 num_points = max(1, height * width // POINT_RATIO)
-                cost = costs(logits, boxes, objects, self.costs, softmax=False)  # ((1 + L) * G, T, Q)
+                cost = matching_costs(logits, boxes, objects, self.costs, softmax=False)  # ((1 + L) * G, T, Q)
                 mask_cost = mask_costs(
                     embeddings, pixels, segments, scales, num_points, self.mask_weights, generator
                 )  # (1 + L, T, G * Q)

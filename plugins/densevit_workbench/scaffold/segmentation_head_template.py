@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import densevit
 import torch
 from densevit.interfaces import LossContext, Losses, Outputs, Predictions, Targets
-from densevit.losses.segmentation import cross_entropy, label_counts, label_maps
+from densevit.losses import cross_entropy, label_counts, label_maps
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
 from densevit.losses.matching import Objects, hungarian
+from densevit.losses.set_losses import softmax_set_losses
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr import Detr
 from tests.heads.transformers_pairs import gradients, randomise, renamed, same_gradients, scene
@@ -106,7 +107,7 @@ def test_every_layer_matches_transformers(positions: str):
 
     objects = Objects.of(pair.targets, logits.device)
     matches = hungarian(logits, boxes, objects)
-    ours = pair.ours.criterion.terms(logits, boxes, objects, matches, LossContext())
+    ours = softmax_set_losses(logits, boxes, objects, matches, LossContext(), 0.1)
     for layer in range(LAYERS):
         suffix = "" if layer == LAYERS - 1 else f"_{layer}"
         for own, name in zip(ours, ("loss_ce", "loss_bbox", "loss_giou"), strict=True):

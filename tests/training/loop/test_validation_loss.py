@@ -17,7 +17,6 @@ from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
 from densevit.interfaces import Head
 from densevit.losses.context import LossContext
-from densevit.losses.distributed import mean_over_processes
 from densevit.training.loop.evaluator_factory import ValidationLoss
 from densevit.weights import model_file
 from tests.training.runs import rows, train
@@ -44,7 +43,9 @@ class Embedding(Head):
         return {"map": self.layer(features[-1])}
 
     def loss(self, outputs: Any, targets: Any, context: LossContext) -> Any:
-        count = mean_over_processes(torch.tensor(float(sum(len(t["boxes"]) for t in targets)))).clamp(min=1)
+        count = (
+            LossContext.across_processes().mean(torch.tensor(float(sum(len(t["boxes"]) for t in targets)))).clamp(min=1)
+        )
         return {"l2": self.scale * outputs["map"].square().sum() / count, "l1": outputs["map"].abs().mean()}
 
 

@@ -1,12 +1,11 @@
 """The images of a batch that have boxes and labels, and their objects."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Targets
 from densevit.losses.boxes import has_objects
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import MatchedPairs, Objects
@@ -22,7 +21,9 @@ class LabelledObjects(NamedTuple):
     images: Tensor | None
 
     @classmethod
-    def of(cls, targets: list[Targets], device: torch.device, objects: Objects | None = None) -> "LabelledObjects":
+    def of(
+        cls, targets: Sequence[Mapping[str, Any]], device: torch.device, objects: Objects | None = None
+    ) -> "LabelledObjects":
         """Selects the labelled images. objects: the objects of all targets, if already collected."""
         objects = Objects.of(targets, device) if objects is None else objects
         labelled = [i for i, target in enumerate(targets) if has_objects(target)]
@@ -40,6 +41,6 @@ class LabelledObjects(NamedTuple):
         return pairs._replace(image=self.objects.image[pairs.target[0]])
 
 
-def object_counts(targets: list[Targets]) -> list[int]:
+def object_counts(targets: Sequence[Mapping[str, Any]]) -> list[int]:
     """The number of objects of each labelled image."""
     return [len(target["boxes"]) for target in targets if has_objects(target)]

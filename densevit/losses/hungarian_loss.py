@@ -1,0 +1,98 @@
+"""The Hungarian loss of set prediction: bipartite matching, then the losses of the matched predictions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from densevit.errors import DensevitError, did_you_mean
+from densevit.losses.context import LossContext
+from densevit.losses.labelled_objects import LabelledObjects
+from densevit.losses.matching import MatchedPairs, MatchingCosts, Objects, as_layers, hungarian
+from densevit.losses.set_losses import (
+    BINARY_LOSSES,
+    Classification,
+    LossWeights,
+    last_and_auxiliary,
+    set_losses,
+    softmax_set_losses,
+)
+
+
+@dataclass
+class HungarianLoss:
+    """The Hungarian loss, or set criterion (DETR, Carion et al. 2020, equations 1 and 2).
+
+    costs, weights: weights of the terms of the matching cost and of the loss.
+    classification: "softmax", whose last class is "no object" (DETR), or without such a class the sigmoids of "focal"
+        (Deformable DETR), "varifocal" (VarifocalNet), "varifocal_matched", which has no class loss of matched
+        predictions that do not overlap their object (RT-DETR), "mal" (DEIM) or "iou_aware" (LW-DETR).
+    no_object_weight: weight of "no object" in the softmax class loss.
+    """
+
+    costs: MatchingCosts = MatchingCosts()
+    weights: LossWeights = LossWeights()
+    classification: Classification | Literal["softmax"] = "softmax"
+    no_object_weight: float = field(default=0.1, kw_only=True)
+
+    def __post_init__(self) -> None:
+        kinds = ["softmax", *BINARY_LOSSES]
+        if self.classification not in kinds:
+            raise DensevitError(f"classification is {self.classification!r}.{did_you_mean(self.classification, kinds)}")
+
+    def __call__(
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        targets: Sequence[Mapping[str, Any]],
+        context: LossContext = LossContext(),
+        pairs: MatchedPairs | None = None,
+    ) -> dict[str, Tensor]:
+        """The weighted terms `label`, `l1` and `giou` of the last layer, and `auxiliary`, their sum over the other
+        layers. All are 0 and connected to the predictions if no image is labelled.
+
+        logits: (B, Q, K), or (L, B, Q, K) of L layers; with softmax K+1. boxes: (B, Q, 4) or (L, B, Q, 4), cxcywh in
+        0 ... 1. targets: a dict for each image with `boxes` (N, 4), xyxy in pixels, `labels` (N,) and `size` (h, w) in
+        pixels; without boxes or labels, the image is left out. Boxes (0, 4) mean that it has no objects.
+        pairs: the matched pairs of all images, if already computed.
+        """
+        logits, boxes = as_layers(logits, boxes, len(targets))
+        return self.matched_losses(logits, boxes, LabelledObjects.of(targets, logits.device), context, pairs)
+
+    def matched_losses(
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        labelled: LabelledObjects,
+        context: LossContext,
+        pairs: MatchedPairs | None = None,
+    ) -> dict[str, Tensor]:
+        """The losses of all images, whose objects are collected. logits: (L, B, Q, K). boxes: (L, B, Q, 4)."""
+        logits, boxes = labelled.select((logits, boxes), dim=1)
+        pairs = pairs and labelled.select_pairs(pairs)
+        return last_and_auxiliary(self.losses_per_layer(logits, boxes, labelled.objects, context, pairs))
+
+    def losses_per_layer(
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        objects: Objects,
+        context: LossContext,
+        pairs: MatchedPairs | None = None,
+        normalizer_name: str = "objects",
+    ) -> dict[str, Tensor]:
+        """`label`, `l1` and `giou` of each layer, (L,) each. logits: (L, B, Q, K). boxes: (L, B, Q, 4).
+
+        pairs: the matched pairs, if already computed. normalizer_name: the argument of `set_losses`.
+        """
+        pairs = pairs or hungarian(
+            logits, boxes, objects, self.costs, self.classification == "softmax", context.raise_on_non_finite
+        )
+        if self.classification == "softmax":
+            terms = softmax_set_losses(logits, boxes, objects, pairs, context, self.no_object_weight)
+        else:
+            terms = set_losses(
+                logits, boxes, objects, pairs, context, self.classification, normalizer_name=normalizer_name
+            )
+        return self.weights.weighted(terms)
