@@ -160,8 +160,10 @@ def as_layers(logits: Tensor, boxes: Tensor, images: int) -> tuple[Tensor, Tenso
 
     Raises DensevitError for other shapes, or if B is not the number of images.
     """
-    axes = "B Q" if logits.ndim == 3 else "L B Q"
-    check_shapes({"B": images, "coordinates": 4}, logits=(logits, f"{axes} K"), boxes=(boxes, f"{axes} coordinates"))
+    axes = "targets Q" if logits.ndim == 3 else "L targets Q"
+    check_shapes(
+        {"targets": images, "coordinates": 4}, logits=(logits, f"{axes} K"), boxes=(boxes, f"{axes} coordinates")
+    )
     return (logits[None], boxes[None]) if logits.ndim == 3 else (logits, boxes)
 
 

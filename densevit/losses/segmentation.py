@@ -27,7 +27,9 @@ def label_maps(targets: Sequence[Mapping[str, Any]], device: torch.device) -> Te
 @torch.no_grad()
 def label_counts(targets: Sequence[Mapping[str, Any]], class_weights: Tensor | None = None) -> Counts:
     """The normalisers of `cross_entropy` and `dice`: `pixels`, the number of labelled pixels or the sum of their class
-    weights, and `segments`, the number of (image, present class) pairs. targets: the targets of each image, on the CPU.
+    weights, and `segments`, the number of (image, present class) pairs.
+
+    targets: a dict for each image, with `semantic` (h, w) on the CPU if it is labelled. class_weights: (K,).
     """
     maps = [target["semantic"].flatten() for target in targets if "semantic" in target]
     by_class = [torch.bincount(x, minlength=IGNORE + 1)[:IGNORE].double() for x in maps]  # (IGNORE,) each

@@ -12,7 +12,9 @@ from torch import Tensor, distributed
 
 from densevit.interfaces import IGNORE, Class, Head, Targets
 from densevit.losses.context import LossContext
+from densevit.losses.depth import silog
 from densevit.losses.distributed import process_count
+from densevit.losses.relative_depth import gradient_matching, robust_error, scale_and_shift_invariant
 from densevit.losses.segmentation import cross_entropy, dice, hard_pixels
 from densevit.set_prediction import mask_criterion, mask_matching, mask_segments
 from densevit.set_prediction.transformer import Transformer
@@ -83,17 +85,21 @@ def losses_of(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def losses_of_maps(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
-    """`losses_of` for segmentation losses of label maps."""
+    """`losses_of` for losses of label maps and depth maps."""
     torch.manual_seed(0)
     logits, labels = (2 * torch.randn(4, 5, 6, 7)).requires_grad_(), torch.randint(5, (4, 6, 7))
     labels[torch.rand(4, 6, 7) < 0.3] = IGNORE
     labels[MAPS[case]] = IGNORE
     x, y, context = logits[images], labels[images], LossContext.across_processes()
+    prediction, depth = x[:, 0].exp(), (y != IGNORE) * (1.0 + y)
     terms = torch.stack(
         [
             cross_entropy(x, y, context, torch.tensor([1.0, 0.2, 3.0, 0.0, 0.7]), 0.1),
             cross_entropy(x, hard_pixels(x, y, 0.5, 3), context),
             dice(x, y, context),
+            silog(prediction, depth, context),
+            scale_and_shift_invariant(prediction, depth, context),
+            gradient_matching(*robust_error(prediction, depth), context),
         ]
     )
     terms.sum().backward()
