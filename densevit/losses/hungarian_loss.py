@@ -24,6 +24,14 @@ from densevit.losses.set_losses import (
 class HungarianLoss:
     """The Hungarian loss, or set criterion (DETR, Carion et al. 2020, equations 1 and 2).
 
+    `loss(logits, boxes, targets)` returns the weighted terms `label`, `l1` and `giou` of the last layer, and
+    `auxiliary`, their sum over the other layers; further arguments are `context`, a `densevit.LossContext`, and
+    `pairs`, the matched pairs. All terms are 0 and connected to the predictions if no image is labelled.
+
+    logits: (B, Q, K), or (L, B, Q, K) of L layers; with softmax K+1.
+    boxes: (B, Q, 4), or (L, B, Q, 4) of L layers, cxcywh in 0 ... 1.
+    targets: a dict for each image with `boxes` (N, 4), xyxy in pixels, `labels` (N,) and `size` (h, w) in pixels;
+        without boxes or labels, the image is left out. Boxes (0, 4) mean that it has no objects.
     costs, weights: weights of the terms of the matching cost and of the loss.
     classification: "softmax", whose last class is "no object" (DETR), or without such a class the sigmoids of "focal"
         (Deformable DETR), "varifocal" (VarifocalNet), "varifocal_matched", which has no class loss of matched
@@ -49,14 +57,7 @@ class HungarianLoss:
         context: LossContext = LossContext(),
         pairs: MatchedPairs | None = None,
     ) -> dict[str, Tensor]:
-        """The weighted terms `label`, `l1` and `giou` of the last layer, and `auxiliary`, their sum over the other
-        layers. All are 0 and connected to the predictions if no image is labelled.
-
-        logits: (B, Q, K), or (L, B, Q, K) of L layers; with softmax K+1. boxes: (B, Q, 4) or (L, B, Q, 4), cxcywh in
-        0 ... 1. targets: a dict for each image with `boxes` (N, 4), xyxy in pixels, `labels` (N,) and `size` (h, w) in
-        pixels; without boxes or labels, the image is left out. Boxes (0, 4) mean that it has no objects.
-        pairs: the matched pairs of all images, if already computed.
-        """
+        """The weighted losses, by name. For the arguments, see the class."""
         logits, boxes = as_layers(logits, boxes, len(targets))
         return self.matched_losses(logits, boxes, LabelledObjects.of(targets, logits.device), context, pairs)
 

@@ -78,7 +78,7 @@ def test_each_name_is_documented_with_shapes_and_works_without_a_context(project
     for name in losses.__all__:
         value = getattr(densevit.losses, name)
         function = value.__call__ if name == "HungarianLoss" else value
-        texts = [inspect.getdoc(function) or "", inspect.getdoc(getattr(value, "of", None)) or ""]
+        texts = [inspect.getdoc(value) or "", inspect.getdoc(getattr(value, "of", None)) or ""]
         if "Tensor" in str(inspect.signature(function)) + str(inspect.get_annotations(value)):
             assert re.search(r"\((\.\.\.|[BKLMT],.*?)\)", "".join(texts)), f"{name} has no shapes"
         context = inspect.signature(function).parameters.get("context")
