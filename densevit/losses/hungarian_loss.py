@@ -26,7 +26,7 @@ class HungarianLoss:
 
     `loss(logits, boxes, targets)` returns the weighted terms `label`, `l1` and `giou` of the last layer, and
     `auxiliary`, their sum over the other layers; further arguments are `context`, a `densevit.LossContext`, and
-    `pairs`, the matched pairs. All terms are 0 and connected to the predictions if no image is labelled.
+    `pairs`, matched pairs on the same device. All terms are 0 and connected to the predictions if no image is labelled.
 
     logits: (B, Q, K), or (L, B, Q, K) of L layers; with softmax K+1.
     boxes: (B, Q, 4), or (L, B, Q, 4) of L layers, cxcywh in 0 ... 1.
