@@ -45,8 +45,7 @@ class HungarianLoss:
     no_object_weight: float = field(default=0.1, kw_only=True)
 
     def __post_init__(self) -> None:
-        kinds = ["softmax", *BINARY_LOSSES]
-        if self.classification not in kinds:
+        if self.classification not in (kinds := ("softmax", *BINARY_LOSSES)):
             raise DensevitError(f"classification is {self.classification!r}.{did_you_mean(self.classification, kinds)}")
 
     def __call__(
@@ -58,19 +57,18 @@ class HungarianLoss:
         pairs: MatchedPairs | None = None,
     ) -> dict[str, Tensor]:
         """The weighted losses, by name. For the arguments, see the class."""
-        logits, boxes = as_layers(logits, boxes, len(targets))
-        return self.matched_losses(logits, boxes, LabelledObjects.of(targets, logits.device), context, pairs)
+        layers = as_layers(logits, boxes, len(targets))
+        return self.matched_losses(layers, LabelledObjects.of(targets, logits.device), context, pairs)
 
     def matched_losses(
         self,
-        logits: Tensor,
-        boxes: Tensor,
+        layers: tuple[Tensor, Tensor],
         labelled: LabelledObjects,
         context: LossContext,
         pairs: MatchedPairs | None = None,
     ) -> dict[str, Tensor]:
-        """The losses of all images, whose objects are collected. logits: (L, B, Q, K). boxes: (L, B, Q, 4)."""
-        logits, boxes = labelled.select((logits, boxes), dim=1)
+        """The losses of a batch whose objects are collected. layers: logits (L, B, Q, K) and boxes (L, B, Q, 4)."""
+        logits, boxes = labelled.select(layers, dim=1)
         pairs = pairs and labelled.select_pairs(pairs)
         return last_and_auxiliary(self.losses_per_layer(logits, boxes, labelled.objects, context, pairs))
 

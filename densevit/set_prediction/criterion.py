@@ -52,7 +52,7 @@ class SetCriterion(HungarianLoss):
         """
         labelled = LabelledObjects.of(targets, outputs["logits"].device, outputs.get("objects"))
         objects = labelled.objects
-        losses = self.matched_losses(*outputs["layers"], labelled, context, outputs.get("pairs"))
+        losses = self.matched_losses(outputs["layers"], labelled, context, outputs.get("pairs"))
         if "proposals" in outputs:
             logits, boxes = labelled.select(outputs["proposals"])
             losses["proposals"] = self.proposal_loss(logits, boxes, objects, context)

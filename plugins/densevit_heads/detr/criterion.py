@@ -28,7 +28,7 @@ class DetrCriterion(HungarianLoss):
         and `pairs`, the result of `match`.
         """
         labelled = LabelledObjects.of(targets, outputs["logits"].device, outputs.get("objects"))
-        losses = self.matched_losses(*self._learned(outputs), labelled, context, outputs.get("pairs"))
+        losses = self.matched_losses(self._learned(outputs), labelled, context, outputs.get("pairs"))
         return losses if self.auxiliary else {name: losses[name] for name in ("label", "l1", "giou")}
 
     def match(self, outputs: Outputs, objects: Objects, strict: bool) -> MatchedPairs:

@@ -69,7 +69,7 @@ class DfineCriterion(SetCriterion):
 
     num_bins: int = 32
     reg_scale: float = 4.0
-    weights: DfineLossWeights
+    weights: DfineLossWeights = DfineLossWeights()
 
     def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """`label`, `l1`, `giou` and `fgl` of the last layer; `auxiliary`, the sum of these over the other layers and
