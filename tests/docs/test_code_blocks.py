@@ -14,7 +14,7 @@ import pytest
 
 from tests.docs import small_configs
 from tests.docs.code_blocks import Block, Page, pages, parse
-from tests.docs.world import World, exported_once, torch_download, untrained_timm
+from tests.docs.world import World, exported_once, torch_download, untrained_timm, without_uploads
 
 PROJECT = Path(__file__).resolve().parents[2]
 RUN = ("python", "bash", "yaml", "ini")
@@ -71,6 +71,7 @@ def environment(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     if importlib.util.find_spec("huggingface_hub"):
         monkeypatch.setattr("huggingface_hub.hf_hub_download", world.download)
         monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: None)
+        without_uploads(monkeypatch)
     monkeypatch.setattr("torch.hub.download_url_to_file", torch_download)
     monkeypatch.setattr("densevit_export.files.write", exported_once(world.made_once("docs/exported", Path.mkdir)))
     monkeypatch.setattr("densevit_export.half_precision._MAX_BLOCKS", 2)

@@ -17,7 +17,7 @@ import pytest
 import densevit
 from tests.docs import small_configs
 from tests.docs.code_blocks import Block
-from tests.docs.world import World
+from tests.docs.world import World, without_uploads
 from tests.global_state import changed, disturb, global_state
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -61,6 +61,7 @@ def test_examples_of_public_names_run(
 ) -> None:
     small_configs.install(monkeypatch)
     monkeypatch.setattr("densevit_export.file_plan._LARGE", (70, 101))
+    without_uploads(monkeypatch)
     world = World(made_once, project)
     block = Block("docstrings", 1, "pycon", "\n".join(examples().values()), "")
     page = world.page(tmp_path / "page", [block])

@@ -14,6 +14,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from densevit import cli, registry
 from densevit import config as configs
 from densevit.cli import main
@@ -290,6 +292,12 @@ def first_pages(project: Path) -> dict[str, str]:
         for command in re.findall(r"^densevit ([^#\n]*)", block.text, re.MULTILINE):
             pages.setdefault(" ".join(re.sub("['\"]", "", command).split()), block.page)
     return pages
+
+
+def without_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repositories of the Hugging Face Hub are neither created nor changed."""
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda _, name, **__: f"https://huggingface.co/{name}")
+    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", lambda *_, **__: None)
 
 
 def torch_download(url: str, file: str, *_: object, **__: object) -> None:
