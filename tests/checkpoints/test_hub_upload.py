@@ -79,6 +79,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         yield hub
 
 
+@pytest.mark.integration
 def test_a_pushed_run_predicts_the_same_with_the_same_classes_and_licences(hub: HubServer, tmp_path: Path) -> None:
     model = small_model(root="streets")
     model.licences, model.score_thresholds = {"hf:org/vit": MIT}, {"segmentation": 0.3}
@@ -96,6 +97,7 @@ def test_a_pushed_run_predicts_the_same_with_the_same_classes_and_licences(hub: 
     assert started.licences == model.licences
 
 
+@pytest.mark.integration
 def test_a_second_push_replaces_its_files_and_keeps_others(hub: HubServer, tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", small_model())
     densevit.push_to_hub(run.path, "ann/streets", private=True)
@@ -142,6 +144,7 @@ def test_the_card_has_scores_with_their_command_and_the_library_reads_its_metada
     assert entries == [huggingface_hub.EvalResultEntry("ann/streets-data", "miou", 0.4321, notes=command)]
 
 
+@pytest.mark.integration
 def test_a_model_without_scores_says_so_and_one_with_a_recorded_evaluation_has_it(
     hub: HubServer, tmp_path: Path
 ) -> None:
