@@ -46,6 +46,7 @@ from densevit.weights.pretrained_models import create_backbone as create_backbon
 from densevit_batch.batch_predictor import BatchPredictor as BatchPredictor
 from densevit_batch.prelabels import write_prelabels as write_prelabels
 from densevit_checkpoints.hub_upload import push_to_hub as push_to_hub
+from densevit_checkpoints.model_list import list_models as list_models
 from densevit_export.exporting import export as export
 from densevit_probes.probing import probe as probe
 from densevit_workbench.benchmarking.suite import benchmark as benchmark

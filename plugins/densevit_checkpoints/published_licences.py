@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Licences, StateDict
-from densevit.interfaces.licences import UNKNOWN
+from densevit.interfaces.licences import NOTHING_STATED, UNKNOWN
 from densevit_checkpoints.hub import is_published
 
 
@@ -16,11 +16,11 @@ def licences_of(layout: CheckpointLayout, source: str, tensors: StateDict, metad
 
     A model card or a package states the licence of weights where that is unknown, and of files of other names.
 
-    tensors, metadata: arguments of the layout's functions.
+    tensors, metadata: arguments of the layout's functions; {} for a model that is listed, not read.
     """
     publishing, names = layout.publishing, (source, PurePath(source).name)
     usual = publishing.licences
-    usual = usual if isinstance(usual, Licences) else usual(tensors, metadata)
+    usual = usual if isinstance(usual, Licences) else usual(tensors, metadata) if tensors else NOTHING_STATED
     stated = Licences(usual.code, metadata.get("licence", UNKNOWN), source=metadata.get("licence_source", source))
     is_stated = stated.weights != UNKNOWN
     for pattern, licences in publishing.files.items():

@@ -17,6 +17,7 @@ from densevit.interfaces import (
     Licences,
     Line,
     OtherKeys,
+    PublishedModel,
     Publishing,
     SpecialTensors,
     StateDict,
@@ -282,6 +283,18 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
     return {"config.json": config}
 
 
+_MODELS = {
+    name: PublishedModel("backbone", parameters, {}, f"backbone.name=cvt backbone.variant={options}")
+    for name, parameters, options in (
+        ("hf:microsoft/cvt-13", 19_612_992, "13"),
+        ("hf:microsoft/cvt-21", 31_238_208, "21"),
+        ("hf:microsoft/cvt-13-384", 19_612_992, "13"),
+        ("hf:microsoft/cvt-21-384", 31_238_208, "21"),
+        ("hf:microsoft/cvt-13-384-22k", 19_612_992, "13"),
+        ("hf:microsoft/cvt-21-384-22k", 31_238_208, "21"),
+        ("hf:microsoft/cvt-w24-384-22k", 276_173_312, "w24"),
+    )
+}
 AUTHORS = CheckpointLayout(
     name="microsoft-cvt",
     marks=("stage{s}.patch_embed.proj.weight", "stage{s}.blocks.{b}.attn.conv_proj_k.conv.weight", "stage2.cls_token"),
@@ -306,5 +319,7 @@ TRANSFORMERS = CheckpointLayout(
         project_defaults=("gelu",),
         implied=_IMPLIED | {"num_heads": tuple([*variant.heads] for variant in VARIANTS.values())},
     ),
-    publishing=Publishing(licences=_LICENCES, files={"hf:microsoft/cvt-*": _LICENCES}, config_files=_config),
+    publishing=Publishing(
+        licences=_LICENCES, files={"hf:microsoft/cvt-*": _LICENCES}, models=_MODELS, config_files=_config
+    ),
 )

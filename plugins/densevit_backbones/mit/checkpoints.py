@@ -17,6 +17,7 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.layouts import count
+from densevit_backbones.mit.published_models import MODELS
 from densevit_backbones.mit.variants import HEADS, REDUCTIONS, VARIANTS
 
 _LICENCES = Licences(
@@ -144,5 +145,5 @@ TRANSFORMERS = CheckpointLayout(
         no_effect={"classifier.*": "the classification head", "decode_head.*": "the segmentation head"}
     ),
     options=LayoutOptions(project_defaults=PROJECT_DEFAULTS, implied=IMPLIED),
-    publishing=Publishing(licences=_LICENCES, files=_FILES, config_files=_config),
+    publishing=Publishing(licences=_LICENCES, files=_FILES, models=MODELS, config_files=_config),
 )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from densevit.interfaces import CheckpointLayout, LayoutOptions, Line, Publishing, SpecialTensors
 from densevit_backbones import licences
 from densevit_backbones.resnet.inferred_options import describe
+from densevit_backbones.resnet.published_models import TORCHVISION as MODELS
 
 TORCHVISION = CheckpointLayout(
     name="torchvision-resnet",
@@ -13,7 +14,7 @@ TORCHVISION = CheckpointLayout(
     describe=describe,
     special=SpecialTensors(no_effect={"fc.*": "the classification head"}),
     options=LayoutOptions(project_defaults=("norm_eps",)),
-    publishing=Publishing(licences=licences.TORCHVISION, files=licences.TORCHVISION_FILES),
+    publishing=Publishing(licences=licences.TORCHVISION, files=licences.TORCHVISION_FILES, models=MODELS),
 )
 # The marks are of variant "d"; others have torchvision's keys and are recognised as such.
 TIMM = replace(

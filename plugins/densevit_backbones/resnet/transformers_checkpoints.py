@@ -15,6 +15,7 @@ from densevit.interfaces import (
 )
 from densevit_backbones.licences import TRANSFORMERS
 from densevit_backbones.resnet.inferred_options import describe
+from densevit_backbones.resnet.published_models import TRANSFORMERS as MODELS
 from densevit_backbones.resnet.variants import BLOCKS, BOTTLENECKS_FROM
 
 
@@ -67,5 +68,7 @@ RESNET = CheckpointLayout(
         implied={"hidden_act": ("relu",), "downsample_in_first_stage": (False,), "downsample_in_bottleneck": (False,)},
         project_defaults=("norm_eps",),
     ),
-    publishing=Publishing(licences=TRANSFORMERS, config_files=_config),
+    publishing=Publishing(
+        licences=TRANSFORMERS, files={"hf:microsoft/resnet-*": TRANSFORMERS}, models=MODELS, config_files=_config
+    ),
 )

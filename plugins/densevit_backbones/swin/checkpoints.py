@@ -8,6 +8,7 @@ from densevit.interfaces import ZEROS, CheckpointLayout, Licences, Line, OtherKe
 from densevit.layers.windows import ShiftRule
 from densevit_backbones import licences
 from densevit_backbones.swin.inferred_options import OPTIONS, describe
+from densevit_backbones.swin.published_models import MODELS
 from densevit_backbones.swin.variants import VARIANTS
 from densevit_backbones.swin.window_options import UNSAVED, windows_from_tables
 
@@ -109,7 +110,7 @@ def _layout(
         variants=variants,
         special=SpecialTensors(no_effect=_HEAD | _constants(block), missing=MISSING),
         options=replace(OPTIONS, unsaved=UNSAVED, saved=windows_from_tables) if name.endswith("v2") else OPTIONS,
-        publishing=_PUBLISHING[name.partition("-")[0]],
+        publishing=replace(_PUBLISHING[name.partition("-")[0]], models=MODELS.get(name, {})),
     )
 
 

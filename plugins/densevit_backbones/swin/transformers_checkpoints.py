@@ -10,6 +10,7 @@ from densevit.interfaces import CheckpointLayout, Class, Line, OtherKeys, Publis
 from densevit_backbones.licences import SWIN_FILES, TRANSFORMERS
 from densevit_backbones.swin.checkpoints import BLOCKS, MISSING
 from densevit_backbones.swin.inferred_options import OPTIONS, describe
+from densevit_backbones.swin.published_models import MODELS
 from densevit_backbones.swin.variants import VARIANTS
 from densevit_backbones.swin.window_options import UNSAVED, windows_from_config
 
@@ -152,7 +153,7 @@ def _layout(
             saved=_saved_windows,
             implied={"hidden_act": ("gelu",), "mlp_ratio": (4, 4.0), "use_absolute_embeddings": (False,)},
         ),
-        publishing=Publishing(licences=TRANSFORMERS, files=SWIN_FILES, config_files=_config),
+        publishing=Publishing(licences=TRANSFORMERS, files=SWIN_FILES, models=MODELS[name], config_files=_config),
         variants=variants,
     )
 

@@ -21,6 +21,7 @@ from densevit.interfaces import (
 )
 from densevit.layouts import TOKENS
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
+from densevit_backbones.vit.published_models import DINOV3 as MODELS
 
 _LICENCES = Licences(
     "DINOv3 License",
@@ -164,7 +165,7 @@ TRANSFORMERS = CheckpointLayout(
         saved=saved_norm_eps,
         implied={"hidden_act": ("gelu",), "use_gated_mlp": (False,), "key_bias": (False,)},
     ),
-    publishing=_PUBLISHING,
+    publishing=replace(_PUBLISHING, models=MODELS),
 )
 TRANSFORMERS_GATED = CheckpointLayout(
     name="transformers-dinov3-gated",

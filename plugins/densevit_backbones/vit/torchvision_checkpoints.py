@@ -4,6 +4,7 @@ from densevit.interfaces import CheckpointLayout, Line, Publishing, SpecialTenso
 from densevit.layouts import GRID, TOKENS, added_to_tokens
 from densevit_backbones.licences import TORCHVISION, TORCHVISION_FILES
 from densevit_backbones.vit.inferred_options import OPTIONS, describe
+from densevit_backbones.vit.published_models import TORCHVISION as MODELS
 
 _BLOCK = "encoder.layers.encoder_layer_{i}."
 _VIT = (
@@ -30,5 +31,5 @@ VIT = CheckpointLayout(
     describe=describe,
     special=SpecialTensors(rearrange=_POSITIONS, no_effect={"heads.*": "the classification head"}),
     options=OPTIONS,
-    publishing=Publishing(licences=TORCHVISION, files=TORCHVISION_FILES),
+    publishing=Publishing(licences=TORCHVISION, files=TORCHVISION_FILES, models=MODELS),
 )

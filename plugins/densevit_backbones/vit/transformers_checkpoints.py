@@ -22,6 +22,7 @@ from densevit.interfaces import (
 )
 from densevit.layouts import GRID, TOKENS, added_to_tokens, count
 from densevit_backbones import licences
+from densevit_backbones.vit import published_models
 from densevit_backbones.vit.dinov2_checkpoints import with_gated_export
 from densevit_backbones.vit.inferred_options import OPTIONS, describe_resized
 from densevit_backbones.vit.variants import VARIANTS
@@ -187,7 +188,7 @@ MAE = _layout(
     _VIT,
     _KEYS,
     _POSITIONS,
-    _published(files={"hf:facebook/vit-mae-*": licences.MAE}),
+    _published(files={"hf:facebook/vit-mae-*": licences.MAE}, models=published_models.MAE),
 )
 DEIT = _layout(
     "transformers-deit",
@@ -195,7 +196,7 @@ DEIT = _layout(
     _VIT,
     OtherKeys(("deit.",), _MEMORY),
     _POSITIONS,
-    _published(files={"hf:facebook/deit-*": licences.DEIT}, config_files=_vit_config),
+    _published(files={"hf:facebook/deit-*": licences.DEIT}, models=published_models.DEIT, config_files=_vit_config),
 )
 DINOV2 = _layout(
     "transformers-dinov2",
@@ -203,7 +204,9 @@ DINOV2 = _layout(
     _DINOV2,
     OtherKeys(("dinov2.", "dinov2_with_registers."), _memory(_BLOCK)),
     with_gated_export(added_to_tokens(_TABLE, (_CLASS,)), _GATED),
-    _published(files={"hf:facebook/dinov2-*": licences.DINOV2}, config_files=_dinov2_config),
+    _published(
+        files={"hf:facebook/dinov2-*": licences.DINOV2}, models=published_models.DINOV2, config_files=_dinov2_config
+    ),
 )
 VIT = _layout(
     "transformers-vit",
@@ -211,6 +214,12 @@ VIT = _layout(
     _VIT,
     _KEYS,
     _POSITIONS,
-    _published(files={"hf:google/vit-*": licences.VIT}, mean=_HALVES, std=_HALVES, config_files=_vit_config),
+    _published(
+        files={"hf:google/vit-*": licences.VIT},
+        models=published_models.GOOGLE,
+        mean=_HALVES,
+        std=_HALVES,
+        config_files=_vit_config,
+    ),
     (MAE, DEIT, DINOV2),
 )

@@ -25,6 +25,7 @@ from densevit_heads.deformable_detr.checkpoints import (
     recipe,
     shared_lines,
 )
+from densevit_heads.deformable_detr.published_models import MODELS
 from densevit_heads.detr.checkpoints import classes_of
 from densevit_heads.detr.transformers_checkpoints import FILE, id2label, memory, shared_count
 
@@ -143,6 +144,6 @@ DEFORMABLE_DETR = _layout(  # on timm's ResNet, whose keys densevit uses
     "transformers-deformable-detr",
     (Line(f"{FILE}*", "backbone.*"),),
     "conv1.weight",
-    Publishing(licences=LICENCES, files=FILES, config_files=_config, recipe=recipe),
+    Publishing(licences=LICENCES, files=FILES, models=MODELS, config_files=_config, recipe=recipe),
     (DEFORMABLE_DETR_RESNET,),
 )

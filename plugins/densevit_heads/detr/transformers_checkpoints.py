@@ -24,6 +24,7 @@ from densevit_heads.detr.checkpoints import (
     head_classes,
     recipe,
 )
+from densevit_heads.detr.published_models import MODELS
 
 FILE, _MEMORY = "model.backbone.conv_encoder.model.", "model.backbone.model."
 _ENCODER, _DECODER = "model.encoder.layers.{i}", "model.decoder.layers.{i}"
@@ -163,6 +164,6 @@ DETR = _layout(  # on timm's ResNet, whose keys densevit uses
     "transformers-detr",
     (Line(f"{FILE}*", "backbone.*"),),
     "conv1.weight",
-    Publishing(licences=LICENCES, files=FILES, config_files=_config, recipe=recipe),
+    Publishing(licences=LICENCES, files=FILES, models=MODELS, config_files=_config, recipe=recipe),
     (DETR_RESNET,),
 )

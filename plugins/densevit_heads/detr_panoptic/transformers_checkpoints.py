@@ -19,6 +19,7 @@ from densevit_heads.detr_panoptic.checkpoints import (
     detector_lines,
     recipe,
 )
+from densevit_heads.detr_panoptic.published_models import MODELS
 
 _PARTS = (("conv", "lay"), ("norm", "gn"))
 _MASK_HEAD = (  # the keys of a model in version 5, and of its files
@@ -72,7 +73,7 @@ def _layout(
 PANOPTIC = _layout(
     "transformers-detr-panoptic",
     detector.DETR,
-    replace(detector.DETR.publishing, config_files=_config, recipe=recipe),
+    replace(detector.DETR.publishing, models=MODELS, config_files=_config, recipe=recipe),
     (
         _layout(
             "transformers-detr-panoptic-resnet",

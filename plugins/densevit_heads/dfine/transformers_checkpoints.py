@@ -41,6 +41,7 @@ from densevit_heads.dfine.checkpoints import (
     points_and_scale,
     recipe,
 )
+from densevit_heads.dfine.published_models import MODELS
 from densevit_heads.rtdetr.checkpoints import BLACK, LABELS, WHITE, classes_of, mlp
 
 _BACKBONE = "model.backbone.model"
@@ -267,6 +268,7 @@ DFINE = CheckpointLayout(
         std=WHITE,
         licences=LICENCES,
         files=FILES,
+        models=MODELS,
         config_files=_config,
         recipe=recipe,
     ),

@@ -21,6 +21,7 @@ from densevit.interfaces import (
 )
 from densevit.layouts import added_to_tokens, backbone_lines, by_name_only, find, part
 from densevit_heads.class_map_checkpoints import classes_of
+from densevit_heads.dpt import published_models
 from densevit_heads.setr import checkpoints as setr
 
 LICENCES = Licences(
@@ -203,7 +204,8 @@ def _metric(layout: CheckpointLayout, name: str, output: Mapping[str, Any]) -> C
         sections = relative(tensors)
         return {**sections, "heads": {"depth": {**sections["heads"]["depth"], **output}}}
 
-    return replace(layout, name=name, fits=by_name_only, describe=describe, options=_VIT.options)
+    publishing = replace(layout.publishing, models=published_models.FILES[name])
+    return replace(layout, name=name, fits=by_name_only, describe=describe, options=_VIT.options, publishing=publishing)
 
 
 HYBRID = _layout("dpt-hybrid", "depth", hybrid=True)

@@ -17,6 +17,7 @@ from densevit_heads.dpt.checkpoints import (
     stage_lines,
     whole_model,
 )
+from densevit_heads.dpt.published_models import TRANSFORMERS as MODELS
 
 _EMBEDDINGS, _BLOCK, _BIT = "dpt.embeddings", "dpt.encoder.layer.{i}", "dpt.embeddings.backbone.bit"
 _TARGET_BLOCK = "backbone.blocks.{i}"
@@ -102,7 +103,7 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
 
 
 def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
-    published = Publishing(licences=LICENCES, files=FILES)
+    published = Publishing(licences=LICENCES, files=FILES, models=MODELS.get(name, {}))
     return whole_model(
         name,
         (

@@ -16,6 +16,7 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.layouts import backbone_rearrangement, find, part
+from densevit_heads.dpt import published_models
 from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT, stage_lines
 from densevit_heads.dpt.depth_anything_checkpoints import (
     FEATURES,
@@ -173,7 +174,9 @@ DEPTH_ANYTHING = CheckpointLayout(
             "backbone_config.layer_norm_eps": (1e-6,),
         },
     ),
-    publishing=Publishing(licences=_licences, files=FILES, config_files=_config, recipe=recipe),
+    publishing=Publishing(
+        licences=_licences, files=FILES, models=published_models.DEPTH_ANYTHING, config_files=_config, recipe=recipe
+    ),
 )
 DEPTH_ANYTHING = replace(
     DEPTH_ANYTHING,
@@ -184,6 +187,7 @@ DEPTH_ANYTHING = replace(
             fits=_is_metric,
             describe=lambda tensors: metric(_describe(tensors), INDOOR),
             options=replace(DEPTH_ANYTHING.options, unsaved=(FEATURES, MAX_DEPTH)),
+            publishing=replace(DEPTH_ANYTHING.publishing, models=published_models.DEPTH_ANYTHING_METRIC),
         ),
     ),
 )

@@ -28,6 +28,7 @@ from densevit.interfaces import (
 )
 from densevit.layouts import GRID, TOKENS, backbone_lines, count, find, part
 from densevit.set_prediction.mask_segments import Task
+from densevit_heads.eomt import published_models
 from densevit_heads.mask2former.checkpoints import KEYS, classes_of
 
 NAMES: dict[Task, str] = {"panoptic": "eomt", "instance": "eomt_instance", "semantic": "eomt_semantic"}
@@ -232,7 +233,11 @@ def _with_tasks(
                 runtime=backbone.runtime,
                 project_defaults=(*backbone.project_defaults, "fixed_size"),
             ),
-            publishing=replace(layout.publishing, recipe=_recipe),
+            publishing=replace(
+                layout.publishing,
+                recipe=_recipe,
+                models={name: model for name, model in layout.publishing.models.items() if model.task == key},
+            ),
         )
 
     return replace(of("panoptic"), variants=(of("instance"), of("semantic")))
@@ -251,7 +256,7 @@ TRANSFORMERS = _with_tasks(
         describe=lambda tensors: {},
         special=SpecialTensors(no_effect=_TRANSFORMERS_NO_EFFECT),
         options=LayoutOptions(implied={"hidden_act": ("gelu",), "layer_norm_eps": (1e-6,)}),
-        publishing=Publishing(licences=_LICENCES, files=_FILES),
+        publishing=Publishing(licences=_LICENCES, files=_FILES, models=published_models.EOMT),
     ),
     _transformers_head,
     "class_predictor.bias",
@@ -320,5 +325,5 @@ DIFFERENCES = CheckpointLayout(
     ),
     lines=_authors_head(f"heads.{KEYS['panoptic']}"),
     describe=_refuse,
-    publishing=_PUBLISHING_DINOV3,
+    publishing=replace(_PUBLISHING_DINOV3, models=published_models.DIFFERENCES),
 )

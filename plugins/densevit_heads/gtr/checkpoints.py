@@ -23,6 +23,7 @@ from densevit.interfaces import (
 from densevit.layouts import backbone_lines, count, find, part
 from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.dfine.checkpoints import points_and_scale
+from densevit_heads.gtr import published_models
 from densevit_heads.rf_detr import projector_checkpoints as projector
 from densevit_heads.rf_detr.checkpoints import MASK_PARTS
 from densevit_heads.rtdetr.checkpoints import LABELS, classes_of, mlp
@@ -149,7 +150,7 @@ GTR = CheckpointLayout(
         ),
         saved=partial(points_and_scale, points=_SCALE, scale="decoder.reg_scale"),
     ),
-    publishing=replace(find("gtr-backbone").publishing, recipe=recipe),
+    publishing=replace(find("gtr-backbone").publishing, models=published_models.GTR, recipe=recipe),
     fits=lambda state, metadata: not _is_oriented(state, metadata),
 )
 

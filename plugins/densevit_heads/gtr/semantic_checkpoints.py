@@ -10,6 +10,7 @@ from typing import Any
 from densevit.interfaces import CheckpointLayout, Line, Publishing, StateDict
 from densevit.layouts import backbone_lines, find
 from densevit_heads.class_map_checkpoints import classes_of
+from densevit_heads.gtr import published_models
 from densevit_heads.gtr.checkpoints import BACKBONE, MARKS, NORM, describe_backbone
 from densevit_heads.rf_detr import projector_checkpoints as projector
 
@@ -37,5 +38,5 @@ GTR = CheckpointLayout(
     describe=describe,
     classes=partial(classes_of, bias="head.classifier.bias"),
     special=NORM,
-    publishing=Publishing(licences=_GTR.files["gtrsemseg_*.pth"], files=_GTR.files),
+    publishing=Publishing(licences=_GTR.files["gtrsemseg_*.pth"], files=_GTR.files, models=published_models.SEMANTIC),
 )

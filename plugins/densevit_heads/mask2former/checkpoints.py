@@ -17,6 +17,7 @@ from densevit_heads.attention_checkpoints import deformable_attention, fused_att
 from densevit_heads.class_map_checkpoints import label_maps
 from densevit_heads.mask2former.head import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, NUM_POINTS
+from densevit_heads.mask2former.published_models import MODELS
 
 LICENCES = Licences(
     "MIT",
@@ -161,6 +162,7 @@ def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, 
     """Adds the head of a task to a layout of the backbone. row: key of the bias of the class logits."""
 
     swin = find(_SWIN).options
+    models = {name: model for name, model in layout.publishing.models.items() if model.task == KEYS[task]}
 
     def classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
         return classes_of(task, len(state[row]), metadata.get("classes", ()))
@@ -183,7 +185,7 @@ def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, 
             runtime=swin.runtime,
             project_defaults=(*swin.project_defaults, f"heads.{KEYS[task]}.pixel_decoder.mask_padding"),
         ),
-        publishing=replace(layout.publishing, recipe=recipe),
+        publishing=replace(layout.publishing, recipe=recipe, models=models),
     )
 
 
@@ -209,7 +211,7 @@ def _layout(
         lines=backbone,
         describe=lambda tensors: {},
         special=SpecialTensors(no_effect=constants),
-        publishing=Publishing(licences=LICENCES, files=FILES),
+        publishing=Publishing(licences=LICENCES, files=FILES, models=MODELS.get(name, {})),
     )
     return for_task(layout, task, "sem_seg_head.predictor.class_embed.bias", _head_lines(f"heads.{KEYS[task]}"))
 

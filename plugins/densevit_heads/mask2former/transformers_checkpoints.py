@@ -21,6 +21,7 @@ from densevit.layouts import backbone_lines, find
 from densevit.set_prediction.mask_segments import Task
 from densevit_heads.attention_checkpoints import fused_attention, projected_attention
 from densevit_heads.mask2former.checkpoints import FILES, KEYS, LICENCES, encoder_lines, for_task, with_variants
+from densevit_heads.mask2former.published_models import MODELS
 
 PIXELS, DECODER = "model.pixel_level_module.decoder", "model.transformer_module"
 _ENCODER = "model.pixel_level_module.encoder."
@@ -130,7 +131,12 @@ def _layout(
                 "backbone_config.hidden_act": ("gelu",) if config == _SWIN else ("relu",),
             }
         ),
-        publishing=Publishing(licences=LICENCES, files=FILES, config_files=_config(config)),
+        publishing=Publishing(
+            licences=LICENCES,
+            files=FILES,
+            models=MODELS.get(name, {}),
+            config_files=_config(config),
+        ),
     )
     return for_task(layout, task, "class_predictor.bias", _head_lines(f"heads.{KEYS[task]}"))
 

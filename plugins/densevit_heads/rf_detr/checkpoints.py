@@ -28,6 +28,7 @@ from densevit_heads.detr.checkpoints import classes_of
 from densevit_heads.detr.transformers_checkpoints import id2label
 from densevit_heads.rf_detr import backbone_checkpoints as vit
 from densevit_heads.rf_detr import projector_checkpoints as projector
+from densevit_heads.rf_detr.published_models import MODELS
 from densevit_heads.rtdetr.checkpoints import mlp
 
 # The data: issue 439.
@@ -259,7 +260,7 @@ RF_DETR = CheckpointLayout(
     options=LayoutOptions(
         unsaved=(*vit.UNSAVED, *projector.UNSAVED, *_HEADS), saved=_saved, implied=_IMPLIED, runtime=("drop_path",)
     ),
-    publishing=Publishing(licences=_licences, files=_RF_DETR_FILES, config_files=_config, recipe=recipe),
+    publishing=Publishing(licences=_licences, files=_RF_DETR_FILES, models=MODELS, config_files=_config, recipe=recipe),
     fits=lambda state, metadata: not _is_base(state, metadata),
 )
 RF_DETR = replace(

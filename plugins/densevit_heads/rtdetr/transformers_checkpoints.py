@@ -24,6 +24,7 @@ from densevit.interfaces import (
 from densevit.layouts import backbone_lines, find
 from densevit_heads.attention_checkpoints import deformable_attention, projected_attention
 from densevit_heads.detr.transformers_checkpoints import id2label, shared_count
+from densevit_heads.rtdetr import published_models
 from densevit_heads.rtdetr.checkpoints import (
     BLACK,
     DECODER,
@@ -198,6 +199,7 @@ def _layout(version: int, *marks: str) -> CheckpointLayout:
             std=WHITE,
             licences=_LICENCES,
             files=_FILES,
+            models=published_models.RTDETR if version == 1 else published_models.RTDETRV2,
             config_files=partial(_config, version=version),
             recipe=partial(recipe, version=version),
         ),

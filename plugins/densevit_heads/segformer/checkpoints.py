@@ -8,6 +8,7 @@ from typing import Any
 from densevit.interfaces import CheckpointLayout, Class, Line, OtherKeys, SpecialTensors, StateDict
 from densevit.layouts import backbone_lines, find, part
 from densevit_heads.class_map_checkpoints import classes_of, label_maps
+from densevit_heads.segformer.published_models import MODELS
 
 _HEAD = "heads.segmentation"
 _NVIDIA, _TRANSFORMERS = find("nvidia-mit"), find("transformers-mit")
@@ -85,5 +86,5 @@ TRANSFORMERS = CheckpointLayout(
         )
     ),
     options=_TRANSFORMERS.options,
-    publishing=replace(_TRANSFORMERS.publishing, config_files=_config, recipe=_recipe),
+    publishing=replace(_TRANSFORMERS.publishing, models=MODELS, config_files=_config, recipe=_recipe),
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 from densevit.interfaces import Change, CheckpointLayout, Class, Licences, Line, Publishing, SpecialTensors, StateDict
 from densevit.layouts import GRID, TOKENS, added_to_tokens, find, part
 from densevit_heads.class_map_checkpoints import classes_of, label_maps
+from densevit_heads.setr.published_models import MODELS
 
 _LICENCES = Licences(
     "Apache-2.0",
@@ -139,7 +140,7 @@ def _layout(
         classes=partial(classes_of, bias="decode_head.conv_seg.bias"),
         special=replace(special, zero_biases={"backbone.stem.projection.bias": _NO_BIAS}),
         options=replace(_VIT.options, project_defaults=(*_VIT.options.project_defaults, f"{_HEAD}.padded")),
-        publishing=Publishing(recipe=recipe, licences=_LICENCES, files={"setr_*.pth": _LICENCES}),
+        publishing=Publishing(recipe=recipe, licences=_LICENCES, files={"setr_*.pth": _LICENCES}, models=MODELS[name]),
         variants=variants,
     )
 

@@ -19,6 +19,7 @@ from densevit.interfaces import (
 )
 from densevit.layouts import backbone_lines, count, find, part
 from densevit_heads.class_map_checkpoints import classes_of, label_maps
+from densevit_heads.upernet.published_models import MODELS
 
 _LICENCES = Licences(
     "Apache-2.0",
@@ -153,7 +154,9 @@ def _layout(
         describe=describe,
         classes=partial(classes_of, bias="decode_head.classifier.bias"),
         options=LayoutOptions(implied=_IMPLIED),
-        publishing=Publishing(licences=_LICENCES, files=_FILES, config_files=_config, recipe=_recipe),
+        publishing=Publishing(
+            licences=_LICENCES, files=_FILES, models=MODELS[name], config_files=_config, recipe=_recipe
+        ),
     )
 
 
