@@ -122,7 +122,8 @@ class PublishedModel:
     """What the authors of weights publish about a model, for `densevit.list_models`.
 
     task: the head's, or "backbone".
-    parameters: of densevit's model with the data set's classes; of a backbone without classifier; None: not counted.
+    parameters: the number in densevit's model with the data set's classes, a backbone's without classifier; None:
+        not counted.
     scores: the authors', as fractions or metres, by metric and data set: {"box AP, COCO": 0.42}; the main score first.
     recipe: the arguments of `densevit train` for this model, a shipped config's name and overrides:
         "coco/detr_r50 backbone.depth=101"; a backbone's are overrides: "backbone.name=resnet backbone.depth=50".

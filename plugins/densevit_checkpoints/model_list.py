@@ -72,7 +72,7 @@ class ModelList(list[ListedModel]):
 
 
 def _cells(row: ListedModel, numbers: dict[str, int]) -> tuple[str, str, str, str, str]:
-    """The texts of a row. numbers: of the licences, by text; the row's are added."""
+    """The texts of a row. numbers: the licences' numbers by text, to which new ones are added."""
     stated = str(Licences(row.code, row.weights, row.data, row.teacher, row.source))
     return (
         row.name,
@@ -101,13 +101,10 @@ def list_models(task: str | None = None, pretrained: bool | None = None) -> Mode
     }
     if task is not None and task not in (tasks := {row.task for row in listed.values()}):
         raise WeightsError(f"No published model has the task {task!r}.{did_you_mean(task, tasks)}")
+    rows = (*listed.values(), *(_timm_rows() if task == BACKBONE else ()))
     return ModelList(
         sorted(
-            (
-                row
-                for row in (*listed.values(), *(_timm_rows() if task == BACKBONE else ()))
-                if task in (None, row.task) and pretrained in (None, is_published(row.name))
-            ),
+            (row for row in rows if task in (None, row.task) and pretrained in (None, is_published(row.name))),
             key=lambda row: (row.task == BACKBONE, row.task, not row.benchmark, row.benchmark, row.layout),
         )
     )

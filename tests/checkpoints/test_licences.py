@@ -18,7 +18,7 @@ from densevit.layouts import every, find
 from densevit.weights import licences
 from densevit.weights.state_dict_io import read_header
 from densevit_checkpoints import preprocessing, published_licences
-from tools.conventions.licences import TABLE
+from tools.conventions.model_zoo import TABLE
 
 CARD = "---\nlanguage: en\nlicense: {}\ntags:\n- vision\n---\n# A model\n\nlicense: of the text\n"
 NC = "cc-by-nc-4.0"

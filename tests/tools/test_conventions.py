@@ -83,8 +83,8 @@ CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     "results.scores_are_not_typed": [
         (MEASURED, "docs/results.md", "<!-- AP of fcn -->", "", "docs/results.md:3: AP 0.512 is a score of fcn")
     ],
-    "licences.licences_are_those_of_the_layouts": [
-        ({ZOO: (PROJECT / ZOO).read_text()}, ZOO, "|[no](", "|[yes](", f"{ZOO}:1: the table of licences is not"),
+    "model_zoo.tables_are_those_of_the_layouts": [
+        ({ZOO: (PROJECT / ZOO).read_text()}, ZOO, "|[no](", "|[yes](", f"{ZOO}:1: the tables are not those"),
     ],
     "recipes.untrained_recipes_state_the_published_score": [
         ({"configs/coco/fcn.yaml": RECIPE}, "configs/coco/fcn.yaml", "Published", "Printed", "no published score")

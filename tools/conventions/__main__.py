@@ -1,7 +1,7 @@
 """Checks wording and layout of the tree, as part of tools/check: each problem with its file, line and fix.
 
 python -m tools.conventions
-python -m tools.conventions --write    # first writes generated figures and licences into pages and configs
+python -m tools.conventions --write    # first writes generated figures and tables into pages and configs
 """
 
 import sys
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tools.conventions import architecture, checks, licences, pages, recipes, results, words
+from tools.conventions import architecture, checks, model_zoo, pages, recipes, results, words
 from tools.conventions.tree import Problem, Tree
 
 PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
@@ -20,7 +20,7 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     architecture.walks_import_few_files,
     results.figures_are_those_of_results_json,
     results.scores_are_not_typed,
-    licences.licences_are_those_of_the_layouts,
+    model_zoo.tables_are_those_of_the_layouts,
     recipes.untrained_recipes_state_the_published_score,
     recipes.headers_have_the_command,
     checks.checks_change_nothing,
@@ -37,7 +37,7 @@ def main() -> int:
     started = time.perf_counter()
     root = Path(__file__).resolve().parents[2]
     if sys.argv[1:] == ["--write"]:
-        for file in (*results.write(Tree(root)), *licences.write(Tree(root))):
+        for file in (*results.write(Tree(root)), *model_zoo.write(Tree(root))):
             print(f"{file} is written.")
     tree = Tree(root)
     problems = sorted({problem for check in PASSES for problem in check(tree)})

@@ -2,7 +2,10 @@
 
 from densevit.interfaces import PublishedModel
 
-_R101 = "backbone.depth=101 heads.detection.encoder.width=384 heads.detection.encoder.feedforward=2048"
+_R101 = (
+    "backbone.depth=101 heads.detection.encoder.width=384 heads.detection.encoder.feedforward=2048 "
+    "optim.backbone_lr=1e-6"
+)
 RTDETR = {
     name: PublishedModel("detection", parameters, {"box AP, COCO": score}, recipe)
     for name, parameters, score, recipe in (

@@ -23,7 +23,7 @@ MODELS = {
                 122_102_956,
                 0.4871,
                 0.4954,
-                "ade20k/upernet_convnext_small backbone.model=convnext_base",
+                "ade20k/upernet_convnext_small backbone.model=convnext_base backbone.drop_path=0.4",
             ),
         )
     },

@@ -1,12 +1,13 @@
-"""The table of licences in docs/model-zoo.md is that of the layouts' records; tools/check --write fills it in."""
+"""The tables of docs/model-zoo.md, of models and of licences, are the layouts'; tools/check --write fills them in."""
 
 import re
 from collections.abc import Iterator
+from itertools import groupby
 
 from tools.conventions.tree import Problem, Tree
 
 PAGE = "docs/model-zoo.md"
-TABLE = re.compile(r"^(<!-- licences -->\n).*?^(<!-- end of licences -->)$", re.MULTILINE | re.DOTALL)
+TABLE = re.compile(r"^(<!-- (models|licences) -->\n).*?^(<!-- end of \2 -->)$", re.MULTILINE | re.DOTALL)
 CLEAN = {True: "yes", False: "no", None: "unknown"}
 HEADS = ("files", "code", "weights", "data", "teacher", "clean", "data's terms")
 # Of images and of annotations, read on 2026-11-29.
@@ -20,7 +21,7 @@ TERMS = {
 }
 
 
-def table() -> str:
+def licences() -> str:
     """A row for each record: its files by pattern, or the layouts whose files have no pattern."""
     from densevit.interfaces import Licences  # late: they import torch
     from densevit.layouts import every
@@ -43,18 +44,32 @@ def table() -> str:
     return "\n".join([f"As read on {', '.join(sorted({record.date for record in files}))}:", "", *lines])
 
 
+def models() -> str:
+    """A table for each task, without backbones."""
+    from densevit_checkpoints.model_list import BACKBONE, list_models  # late: it imports torch
+
+    parts = []
+    for task, rows in groupby((row for row in list_models() if row.task != BACKBONE), key=lambda row: row.task):
+        parts.append(f"### {task.capitalize()}\n\n|model|parameters|scores|recipe|\n|---|---|---|---|")
+        for row in rows:
+            scores = "<br>".join(f"{benchmark}: {value:.3f}" for benchmark, value in row.scores.items())
+            recipe = f"`{row.recipe}`" if row.recipe else ""
+            parts.append(f"|`{row.name}`|{(row.parameters or 0) / 1e6:.1f} M|{scores}|{recipe}|")
+    return "\n".join(parts).replace("\n###", "\n\n###")
+
+
 def written(tree: Tree) -> str:
-    text = tree.text(PAGE)
-    return TABLE.sub(lambda match: f"{match[1]}\n{table()}\n\n{match[2]}", text)
+    tables = {"models": models, "licences": licences}
+    return TABLE.sub(lambda match: f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}", tree.text(PAGE))
 
 
-def licences_are_those_of_the_layouts(tree: Tree) -> Iterator[Problem]:
-    if not TABLE.search(tree.text(PAGE)) or written(tree) != tree.text(PAGE):
-        yield Problem(PAGE, 1, "the table of licences is not that of the layouts", "run tools/check --write")
+def tables_are_those_of_the_layouts(tree: Tree) -> Iterator[Problem]:
+    if len(TABLE.findall(tree.text(PAGE))) != 2 or written(tree) != tree.text(PAGE):
+        yield Problem(PAGE, 1, "the tables are not those of the layouts", "run tools/check --write")
 
 
 def write(tree: Tree) -> list[str]:
-    """Writes the table; returns the page if it has changed."""
+    """Writes the tables; returns the page if it has changed."""
     text = written(tree)
     if text == tree.text(PAGE):
         return []

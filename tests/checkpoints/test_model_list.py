@@ -1,0 +1,221 @@
+"""`densevit.list_models` and `densevit models`: every published model of the layouts, and what is said of each."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path, PurePath
+
+import pytest
+
+import densevit
+from densevit import config as configs
+from densevit.cli import main
+from densevit.errors import WeightsError
+from densevit.layouts import coco_classes, coco_panoptic_classes, every, find, numbered_classes, segmentation_classes
+from densevit_checkpoints import model_list
+from densevit_checkpoints.hub import is_published
+from tools.conventions.model_zoo import TABLE
+from tools.conventions.recipes import VARIANT, header
+from tools.conventions.tree import Tree
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*ROOT.glob("README.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/reference/*.md")]
+NAME = re.compile(r"\b(?:hf|torchvision|package):(?!NAME|ORG|My|triangle|a/b|acme|my|me|you)[\w./-]+\w")
+FOLDERS = ("ade20k", "cityscapes", "coco", "kitti", "nyu")
+MODELS = densevit.list_models()
+TASKS = ["depth", "detection", "panoptic", "segmentation", "backbone"]
+
+GTR = (
+    "cityscapes/segformer_b0 backbone.name=gtr backbone.variant={} heads.segmentation.name=gtr_semantic "
+    "heads.segmentation.neck.name=projector heads.segmentation.neck.width={} heads.segmentation.width={} "
+    "heads.segmentation.neck.pyramid_strides=[8,16,32] heads.segmentation.neck.downsampling_activation=silu"
+)
+LARGE = "reassemble_channels=[256,512,1024,1024]"
+WITHOUT_RECIPE = {  # models of the same parameters
+    "hf:Intel/dpt-large": f"nyu/dpt_hybrid backbone.variant=large backbone.stem=patch heads.depth.{LARGE}",
+    "hf:Intel/dpt-hybrid-midas": "nyu/dpt_hybrid",
+    "hf:Intel/dpt-large-ade": "ade20k/setr_naive_vit_large backbone.readout=project "
+    f"heads.segmentation.name=dpt_segmentation heads.segmentation.{LARGE}",
+    **{
+        f"hf:Phoenix8125/GTR/semseg/gtrsemseg_{size}_cityscapes.pth": GTR.format(size, width, width)
+        for size, width in {"s": 192, "m": 256, "l": 256, "x": 256}.items()
+    },
+}
+
+
+def test_names_on_pages_and_in_configs_are_listed():
+    listed = {model.name for model in MODELS}
+    for page in [*PAGES, *ROOT.glob("configs/**/*.yaml")]:
+        for name in NAME.findall(TABLE.sub("", page.read_text())):
+            assert name in listed or any(other.startswith(f"{name}/") for other in listed), f"{page.name}: {name}"
+
+
+def test_a_layout_has_every_listed_model_once_and_no_other_layout_gives_it_other_facts():
+    facts = {}
+    for layout in every():
+        for name, model in layout.publishing.models.items():
+            assert facts.setdefault(name, model) == model, name
+    assert sorted(facts) == sorted(model.name for model in MODELS) and len(facts) > 200
+    assert all(model.name in find(model.layout).publishing.models for model in MODELS)
+
+
+def recipe_of(model):
+    """The config of a model's recipe, and the first lines of it and of its base, with a variant's score only."""
+    name, _, overrides = model.recipe.partition(" ")
+    tree, file = Tree(ROOT), f"configs/{name}.yaml"
+    variants = [match for line in tree.text(file).splitlines() if (match := VARIANT.fullmatch(line))]
+    remarks = {match[1]: match[2] for match in variants}
+    return overrides, remarks, header(tree, file)
+
+
+@pytest.mark.parametrize("task", TASKS[:-1])
+def test_scores_and_recipes_are_those_of_the_recipes_first_lines(task):
+    """If these name the model. A recipe of a paper with overrides is a variant that they list."""
+    checked = 0
+    for model in (model for model in MODELS if model.task == task and model.recipe):
+        overrides, remarks, text = recipe_of(model)
+        if model.recipe.partition("/")[0] in FOLDERS:
+            assert not overrides or overrides in remarks, model.name
+        if model.name in text and (not overrides or overrides in remarks):
+            numbers = {float(number) for number in re.findall(r"\b0\.\d+", remarks.get(overrides, text))}
+            released = {float(number) for number in re.findall(rf"{model.name}, has (0\.\d+)", text)}
+            assert {*model.scores.values()} <= numbers | released, model.name
+            checked += bool(model.scores)
+    assert checked >= {"depth": 1, "detection": 15, "panoptic": 5, "segmentation": 8}[task]
+
+
+def parameters(task, name, recipe):
+    """The number of parameters of the model that a recipe builds, on the meta device."""
+    import torch
+
+    from tests.configs.published import count, full_model
+
+    first, *overrides = recipe.split()
+    if "=" in first:
+        values = dict(word.removeprefix("backbone.").split("=", 1) for word in (first, *overrides))
+        options = configs.yaml_io.parse(f"{{{', '.join(f'{key}: {value}' for key, value in values.items())}}}", name)
+        if options["name"] == "cvt":
+            options["variant"] = str(options["variant"])
+        with torch.device("meta"):
+            return count(densevit.create_backbone(**options))
+    classes = {
+        "detection": numbered_classes(366, ()) if "obj365" in name else coco_classes(),
+        "panoptic": coco_panoptic_classes(),
+        "segmentation": segmentation_classes(19 if "cityscapes" in name else 150),
+    }
+    return count(full_model(configs.load(first, overrides), classes))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("layout", sorted({model.layout for model in MODELS}))
+def test_parameters_are_those_of_the_model_that_the_recipe_builds(layout):
+    for model in (model for model in MODELS if model.layout == layout):
+        recipe = model.recipe or WITHOUT_RECIPE[model.name]
+        found = parameters(model.task, model.name, recipe)
+        assert found == pytest.approx(model.parameters, rel=0.01), f"{model.name}: {found:,}"
+
+
+@pytest.mark.integration
+def test_accuracies_of_torchvision_are_its_own_and_all_its_weights_of_these_families_are_listed():
+    from torchvision import models
+
+    listed = {model.name: model.score for model in MODELS if model.name.startswith("torchvision:")}
+    for name in {name.removeprefix("torchvision:").partition("/")[0] for name in listed}:
+        for entry in models.get_model_weights(name):
+            accuracy = entry.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+            assert listed.pop(f"torchvision:{name}/{entry.name}") == pytest.approx(accuracy / 100)
+    assert not listed
+
+
+def test_licences_are_those_of_a_pattern_of_the_layout_or_unknown():
+    for model in MODELS:
+        names = (model.name, PurePath(model.name).name)
+        files = find(model.layout).publishing.files.items()
+        stated = next((one for pattern, one in files if any(fnmatch(name, pattern) for name in names)), None)
+        if stated is None:
+            stated = find(model.layout).publishing.licences
+            assert model.weights == "unknown" or not is_published(model.name), model.name
+        assert (model.code, model.weights, model.data, model.teacher, model.clean, model.source) == (
+            *(stated.code, stated.weights, stated.data, stated.teacher, stated.clean, stated.source),
+        ), model.name
+
+
+def test_task_and_pretrained_choose_rows():
+    assert list(dict.fromkeys(model.task for model in MODELS)) == TASKS
+    loads, files = densevit.list_models(pretrained=True), densevit.list_models(pretrained=False)
+    assert {model.name.partition(":")[0] for model in loads} == {"hf", "torchvision", "package"}
+    assert {PurePath(model.name).suffix for model in files} == {".pth", ".pt", ""} and len(files) > 8
+    assert sorted(map(repr, [*loads, *files])) == sorted(map(repr, MODELS))
+    assert densevit.list_models("depth") == [model for model in MODELS if model.task == "depth"]
+    known = "Did you mean 'depth'? Known: backbone, depth, detection, panoptic, segmentation."
+    with pytest.raises(WeightsError, match=rf"No published model has the task 'deth'\. {re.escape(known)}"):
+        densevit.list_models("deth")
+
+
+@pytest.mark.integration
+def test_backbones_include_those_of_timm_with_their_licences():
+    timm = pytest.importorskip("timm")
+    rows = {model.name: model for model in densevit.list_models("backbone", pretrained=True)}
+    assert {f"timm:{name}" for name in timm.list_pretrained()} == {name for name in rows if name.startswith("timm:")}
+    assert {name for name in rows if not name.startswith("timm:")} == {
+        model.name for model in MODELS if model.task == "backbone"
+    }
+    convnext = rows["timm:convnextv2_tiny.fcmae_ft_in1k"]
+    assert (convnext.weights, convnext.clean, convnext.parameters) == ("cc-by-nc-4.0", False, None)
+    assert convnext.recipe == "backbone.name=timm backbone.model=convnextv2_tiny.fcmae_ft_in1k"
+
+
+def test_without_timm_its_backbones_are_left_out_with_a_warning(monkeypatch):
+    monkeypatch.setattr(model_list, "find_spec", lambda name: None)
+    with pytest.warns(match=r"timm's backbones: needs timm, which is not installed\. Fix: "):
+        assert densevit.list_models("backbone") == [model for model in MODELS if model.task == "backbone"]
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_tables_fit_the_terminal_and_names_can_be_copied(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    printed = repr(MODELS)
+    assert max(map(len, printed.splitlines())) <= columns
+    rows = dict(re.findall(r"^(\S+) +([\d.]+ M.*?) *$", printed, re.MULTILINE))
+    assert rows.keys() == {model.name for model in MODELS}
+    shown = re.split(r" {2,}", rows["hf:facebook/detr-resnet-101"])
+    assert shown[:2] == ["60.5 M", "0.435"] and shown[3:] == ["coco/detr_r50 ..."][: columns == 120]
+    clean, number = re.fullmatch(r"(yes|no|\?) \[(\d+)\]", shown[2]).groups()
+    stated = (
+        "code Apache-2.0, weights Apache-2.0, data ImageNet, COCO, teacher none (https://github.com/facebookresearch/"
+    )
+    assert clean == "yes" and f"[{number}] {stated}" in " ".join(printed.replace("[", " [").split())
+
+
+def test_rows_are_a_data_frame():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(MODELS).set_index("name")
+    row = table.loc["hf:Roboflow/rf-detr-large"]
+    assert (row.score, row.benchmark, row.weights, row.clean) == (0.565, "box AP, COCO", "Apache-2.0", True)
+    assert math.isnan(table.loc["hf:Intel/dpt-large"].score)
+    best = table[(table.benchmark == "mIoU, ADE20K") & (table.clean == True)].score.idxmax()  # noqa: E712
+    assert best == "hf:openmmlab/upernet-swin-small"
+
+
+def test_words_of_the_command_filter_names_tasks_data_sets_and_licences(capsys):
+    assert main(["models", "COCO", "apache-2.0", "R18VD", "--json"]) == 0
+    models = json.loads(capsys.readouterr().out)["models"]
+    assert [model["name"] for model in models] == ["hf:PekingU/rtdetr_r18vd", "hf:PekingU/rtdetr_v2_r18vd"]
+    assert main(["models", "--task", "depth", "kitti/"]) == 0
+    assert re.findall(r"^\S+(?=.* M )", capsys.readouterr().out, re.MULTILINE) == [
+        "dpt_hybrid_kitti-cb926ef4.pt",
+        "hf:depth-anything/Depth-Anything-V2-Metric-Outdoor-Small-hf",
+    ]
+    assert main(["models", "no", "such"]) == 0
+    assert capsys.readouterr().out.startswith("No published model has the words no such.\n")
+    assert main(["models", "--task", "deth"]) == 2
+
+
+@pytest.mark.integration
+def test_the_list_imports_no_library_of_models():
+    heavy = {"timm", "torchvision", "transformers", "pandas", "pytorch_lightning", "huggingface_hub", "matplotlib"}
+    code = f"import sys, densevit; densevit.list_models(); print(sorted({heavy} & {{*sys.modules}}))"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
