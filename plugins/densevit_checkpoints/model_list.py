@@ -17,7 +17,6 @@ from densevit.errors import WeightsError, did_you_mean
 from densevit.interfaces import CheckpointLayout, Licences, PublishedModel
 from densevit.layouts import every, find
 from densevit.terminal import table, text_console
-from densevit_backbones.hub_files import not_installed
 from densevit_checkpoints import preprocessing
 from densevit_checkpoints.hub import is_published
 from densevit_checkpoints.published_licences import licences_of
@@ -113,7 +112,10 @@ def list_models(task: str | None = None, pretrained: bool | None = None) -> Mode
 def _timm_rows() -> list[ListedModel]:
     """timm's models with weights; none, with a warning, if timm is not installed."""
     if not find_spec("timm"):
-        warnings.warn(not_installed("timm's backbones", "timm", "timm"), stacklevel=3)
+        warnings.warn(
+            "timm is not installed: its backbones are left out. Fix: `pip install -e '.[timm]'` in densevit's clone.",
+            stacklevel=3,
+        )
         return []
     import timm
 

@@ -170,7 +170,7 @@ def test_backbones_include_those_of_timm_with_their_licences():
 
 def test_without_timm_its_backbones_are_left_out_with_a_warning(monkeypatch):
     monkeypatch.setattr(model_list, "find_spec", lambda name: None)
-    with pytest.warns(match=r"timm's backbones: needs timm, which is not installed\. Fix: "):
+    with pytest.warns(match=r"timm is not installed: its backbones are left out\. Fix: "):
         assert densevit.list_models("backbone") == [model for model in MODELS if model.task == "backbone"]
 
 
