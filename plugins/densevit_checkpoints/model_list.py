@@ -125,7 +125,7 @@ def _timm_rows() -> list[ListedModel]:
             f"timm:{name}",
             PublishedModel(BACKBONE, None, {}, f"backbone.name=timm backbone.model={name}"),
             layout,
-            preprocessing.timm_metadata(timm.get_pretrained_cfg(name).to_dict()) | licence,
+            preprocessing.timm_metadata(vars(timm.get_pretrained_cfg(name))) | licence,
         )
         for name in timm.list_pretrained()
     ]
