@@ -1,5 +1,6 @@
 """The channels of images: names, pixel type, value range and missing pixels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,6 +64,12 @@ class Channels:
         channels red, green and blue if all exist, otherwise the first channel."""
         chosen = self.display or (COLORS if set(COLORS) <= set(self.names) else self.names[:1])
         return tuple(self.names.index(name) for name in chosen)
+
+    def per_channel(self, values: Sequence[float]) -> tuple[float, ...]:
+        """The values of red, green and blue by the channels' names, and their mean for other channels. Values of all
+        channels stay."""
+        by_name, mean = dict(zip(COLORS, values, strict=False)), sum(values) / len(values)
+        return tuple(values if len(values) == len(self.names) else (by_name.get(name, mean) for name in self.names))
 
     def __str__(self) -> str:
         """Returns the channels in words: "red, green, blue, nir, uint16 in 0 ... 10000"."""

@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import os
 import re
 import sys
 import warnings
@@ -124,9 +123,9 @@ def one_line(error: BaseException) -> str:
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Warns once per process, at the caller's line outside of this package."""
+    """Warns once per process, at the caller's line outside of densevit and its plugins' packages."""
     frame, level = sys._getframe(), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(os.path.dirname(__file__)):
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("densevit"):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
 

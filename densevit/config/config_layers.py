@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from densevit import registry
 from densevit.config.key_types import merges, parts, section_type, type_in
 from densevit.config.schema import Config
 from densevit.config.sources import BACKBONE, BACKBONE_WEIGHTS, PRETRAINED, Key, Overrides, names_weights
@@ -140,7 +141,7 @@ def over(parent: Layer, child: Layer) -> Layer:
     if BACKBONE[:1] in child.replaced and weights and not loads:
         values = {**values, "backbone": {**values["backbone"], "weights": weights}}
     typed = child.typed
-    if BACKBONE[:1] not in child.replaced and _at(child.values, BACKBONE) == _at(parent.values, BACKBONE):
+    if not {BACKBONE[:1], BACKBONE} & child.replaced and _at(child.values, BACKBONE) == _at(parent.values, BACKBONE):
         typed -= {BACKBONE}
     return Layer(values, sources, parent.replaced | child.replaced, typed or parent.typed)
 
@@ -151,7 +152,12 @@ def _merged(
     """The parent updated with the child. annotation: the type of both in the schema."""
     section = section_type(annotation)
     is_open = section is not None and issubclass(section, OpenSection)
-    if section is not None and is_open and "name" in child and child["name"] != parent.get("name"):
+    if (
+        section is not None
+        and is_open
+        and "name" in child
+        and (child["name"] != parent.get("name") or (*path, "name") in replaced)
+    ):
         parent = {key: parent[key] for key in parent if key in section.model_fields}  # not the other plugin's options
     for alternatives in _ALTERNATIVES.get(path, ()):
         if any(child.get(key) is not None and child[key] is not False for key in alternatives):
@@ -178,19 +184,44 @@ def _is_section(path: Key) -> bool:
 
 
 def fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: Key = ()) -> None:
-    """Replaces each section that is a file name by the file's content, except `at`, the section being read."""
+    """Replaces each section that is a file name by the file's content, except `at`, the section being read; and a
+    backbone's name of published weights by its section."""
     for path in [path for path in _keys(layer.values) if _is_section(path) and path != at]:
         name = _at(layer.values, path)
         if not isinstance(name, str):
             continue
         root = _data_root(name) if path == ("data",) else None
-        file = find_file(name if root is None else "folder", source, section=".".join(path))
-        section = read(file, above, path)
+        try:
+            file = find_file(name if root is None else "folder", source, section=".".join(path))
+        except ConfigError:
+            section = Layer({"backbone": {"name": name}})
+            if path != BACKBONE[:1] or not (
+                _name_weights(section, source) or ":" in name or name in registry.find("backbones")
+            ):
+                raise
+        else:
+            section = read(file, above, path)
         if root is not None:
             section = over(section, Layer({"data": {"root": root}}, {("data", "root"): source}))
         _at(layer.values, path[:-1])[path[-1]] = _at(section.values, path)
         layer.sources |= section.sources
         layer.replaced |= section.replaced | {path}
+    _name_weights(layer, source)
+
+
+def _name_weights(layer: Layer, source: str) -> bool:
+    """Replaces a backbone's name that means published weights, as of timm, by the section that it means
+    (`Source.backbone`), under the section's other keys. Returns whether it is such a name; a plugin's name is not."""
+    name, section = _at(layer.values, BACKBONE), layer.values.get("backbone", {})
+    plugins = registry.load_all("sources") if type(name) is str and name not in registry.find("backbones") else ()
+    meant = next(filter(None, (plugin().backbone(name) for plugin in plugins)), None)
+    if meant is not None:
+        layer.values["backbone"] = section = _merged(
+            meant, {**section, "name": meant["name"]}, BACKBONE[:1], set(), type_in(Config, "backbone", {})
+        )
+        layer.sources |= dict.fromkeys([("backbone", key) for key in section], source)
+        layer.replaced.add(BACKBONE)  # another backbone, also if it is of the same plugin
+    return meant is not None
 
 
 def _data_root(name: str) -> str | None:

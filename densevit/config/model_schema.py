@@ -48,7 +48,8 @@ class BackboneSection(OpenSection):
     """The backbone and its options."""
 
     name: PluginName
-    """A plugin's name (`densevit plugins` lists them) or `module:Class`."""
+    """A plugin's name (`densevit plugins` lists them), `module:Class`, or a name of weights, whose backbone it is:
+    `timm:NAME`, `hf:ORG/NAME`."""
     weights: Source | None = None
     """Pretrained weights of the backbone: a file or folder of densevit's or another project's, or `timm:NAME`,
     `torchvision:NAME`, `hf:ORG/NAME`. `random` or `null`: random weights; only `random` permits frozen random

@@ -31,8 +31,9 @@ def section(name: str, values: Mapping[str, Any] | str | Path, source: str, over
 
 def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
     """The sections of a model, with checked head names. source: the origin, for messages."""
-    sources = Sources({(): source})
-    sections = validated(ModelSections, values, sources)
+    layer, sources = config_layers.Layer({**values}), Sources({(): source})
+    config_layers.fill_sections(layer, source)
+    sections = validated(ModelSections, layer.values, sources)
     check_head_names(sections, sources)
     return sections
 

@@ -39,7 +39,7 @@ def find_file(name: str, source: str = "", folder: Path | None = None, section: 
             return shipped[candidate_name]
     noun = "config file or data folder" if section == "data" else "config file"
     reason = " It is a folder without a config.yaml." if path.is_dir() else ""
-    plugin = f" A plugin is set with `{section}.name`, not `{section}`." if section else ""
+    plugin = f" A plugin is set with `{section}.name`, not `{section}`." if section not in ("", "backbone") else ""
     top = f"{section}/" if section else ""
     inside = {name.removeprefix(top): name for name in shipped if name.startswith(top)}
     folders = (f"{named}/", f"{PurePosixPath(named).parent}/", "")

@@ -24,7 +24,7 @@ from densevit.model import DenseModel, build_from_sections, classes_by_head, tas
 from densevit.model.lora import add_adapters
 from densevit.paths import user_path
 from densevit.weights.checkpoint_io import read
-from densevit.weights.pretrained_models import Section, build_pretrained, warn_of
+from densevit.weights.pretrained_models import Section, build_pretrained, warn_of, with_in_channels
 from densevit.weights.resolving import resolve
 
 Plugin = Backbone | Head | type | functools.partial[Any]
@@ -37,10 +37,12 @@ def create_model(
     weights: str | Path | None = None,
     pretrained: bool = True,
     device: str | torch.device | None = None,
+    in_channels: int | None = None,
 ) -> DenseModel:
     """Builds a model in training mode and loads the pretrained weights that its sections name.
 
-    backbone: a plugin's name, or a config's section `backbone`: {"name": "swin", "variant": "tiny"}; a class or a
+    backbone: a plugin's name; published weights by name, "timm:resnet18" or "hf:ORG/NAME", or a timm model's name,
+    which are loaded; a config's section `backbone`: {"name": "swin", "variant": "tiny"}; a class or a
     `functools.partial`; or an instance, which is used itself and keeps its layers. Without `heads`, a complete config:
     a `Config`, a file or a shipped config's name.
     heads: the same for each head name; classes are called with channels, strides and classes. Of a single head, the
@@ -49,6 +51,8 @@ def create_model(
     `Class`es or names, or their number. None: the classes of a config's data set; with `heads`, no classes.
     weights: a checkpoint of the model or of its backbone; overrides a config's weights of the same tensors, with a
     warning. pretrained: False: random weights.
+    in_channels: the number of channels of 8-bit images: 1 is grey, 4 or more are red, green, blue and others. Weights
+    for RGB are adapted. None: the section's channels or RGB; a config takes them from its data.
     Raises ConfigError, PluginError or WeightsError for invalid arguments, such as `weights` together with a section's
     weights of the same tensors.
 
@@ -67,6 +71,10 @@ def create_model(
     sections: ModelSections
     if heads is None:
         config = _config(backbone)
+        if in_channels is not None:
+            raise ConfigError(
+                f"create_model: in_channels={in_channels}, but the config's `data` sets the channels. Fix: omit it."
+            )
         if weights is not None:
             config = settled(with_value(config, WEIGHTS, str(weights)), typed=(WEIGHTS,))
         for line in config.notes if pretrained else ():
@@ -79,11 +87,12 @@ def create_model(
     else:
         values: dict[str, Any] = {
             "weights": None if weights is None else str(weights),
-            "backbone": _section(backbone),
+            "backbone": with_in_channels(_section(backbone), in_channels),
             "heads": {name: _section(head) for name, head in _by_name(heads).items()},
         }
         sections = configs.model_sections(values, "create_model")
-        check_weights(sections, Sources(typed=typed_keys(values)))
+        for key, value in check_weights(sections, Sources(typed=typed_keys(values))):  # those of the backbone's name
+            sections = with_value(sections, key, False if value is True else None)
     head_classes = _classes_by_head(sections, classes or {})
     if not pretrained:
         model = build_from_sections(sections, head_classes, pretrained=False)
@@ -100,7 +109,11 @@ def create_model(
 def _config(source: Section | Path | Config | Plugin) -> Config:
     if isinstance(source, Config):
         return configs.with_overrides(source, ())
-    if not isinstance(source, str | Path) or source in registry.find("backbones"):
+    if (
+        not isinstance(source, str | Path)
+        or source in registry.find("backbones")
+        or (":" in str(source) and not user_path(source).exists())
+    ):
         raise ConfigError(
             "create_model: a backbone without heads. Expected heads={NAME: PLUGIN}, or a complete config instead of "
             "the backbone: a Config, a file or a shipped config's name. For features alone: densevit.create_backbone."

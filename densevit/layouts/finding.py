@@ -1,12 +1,11 @@
 """Finds checkpoint layouts, which are plugins (entry-point group `densevit.checkpoints`), and reuses a backbone's."""
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from densevit import registry
-from densevit.errors import PluginError, WeightsError, did_you_mean
+from densevit.errors import WeightsError, did_you_mean
 from densevit.interfaces import CheckpointLayout, Line, Rearrangement, StateDict
 
 
@@ -16,13 +15,7 @@ def find(name: str) -> CheckpointLayout:
     Raises WeightsError with the nearest name; PluginError if the layout cannot be loaded.
     """
     if ":" in name or name in registry.find("checkpoints"):
-        layout: CheckpointLayout = registry.load("checkpoints", name)
-        if ":" not in name and layout.name != name:
-            raise PluginError(
-                f"The checkpoint layout {name!r} is named {layout.name!r} in its module; expected the entry point's "
-                "name."
-            )
-        return layout
+        return cast(CheckpointLayout, registry.load("checkpoints", name))
     layouts = {layout.name: layout for layout in every()}
     if name not in layouts:
         raise WeightsError(f"Unknown layout {name!r}.{did_you_mean(name, layouts)}")
@@ -31,13 +24,8 @@ def find(name: str) -> CheckpointLayout:
 
 def every() -> Iterator[CheckpointLayout]:
     """Yields all layouts, each before its variants. Warns of layouts that cannot be loaded."""
-    for name in registry.find("checkpoints"):
-        try:
-            layout = find(name)
-        except PluginError as error:
-            warnings.warn(f"{error} Checkpoints of this layout are not recognised.", stacklevel=3)
-        else:
-            yield from (layout, *layout.variants)
+    for layout in registry.load_all("checkpoints", "Checkpoints of this layout are not recognised."):
+        yield from (layout, *layout.variants)
 
 
 def backbone_lines(name: str, prefix: str) -> tuple[Line, ...]:

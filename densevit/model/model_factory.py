@@ -61,18 +61,16 @@ def backbone_from(section: BackboneSection, pretrained: bool = True) -> Backbone
     plain.pop("in_channels", None)
     if in_channels != count:
         raise ConfigError(f"backbone.in_channels is {in_channels}, but the images have {channels}. Fix: leave it out.")
-    if count == len(RGB.names):
-        backbone = build_backbone(section.name, **(options if pretrained else plain))
-    else:
-        try:
-            backbone = build_backbone(section.name, **plain, in_channels=count)
-        except OptionError as error:
-            if error.key != "backbone.in_channels":
-                raise
-            raise ConfigError(
-                f"backbone {section.name!r} takes images of three channels, and the data's have {count}: "
-                f"{channels}. Fix: use another backbone, or let its constructor take in_channels."
-            ) from error
+    stem = {} if count == len(RGB.names) else {"in_channels": count}
+    try:
+        backbone = build_backbone(section.name, **(options if pretrained and not stem else plain), **stem)
+    except OptionError as error:
+        if error.key != "backbone.in_channels":
+            raise
+        raise ConfigError(
+            f"backbone {section.name!r} takes images of three channels, and the images have {count}: "
+            f"{channels}. Fix: use another backbone, or let its constructor take in_channels."
+        ) from error
     if pretrained and options != plain and channels.names != RGB.names:
         published = build_backbone(section.name, **options)
         backbone.licences = published.licences
@@ -84,11 +82,11 @@ def backbone_from(section: BackboneSection, pretrained: bool = True) -> Backbone
                 f"cannot be adapted to {count} ({one_line(error)}). Fix: pretrained=false."
             ) from error
     backbone.image_channels = channels
-    backbone.mean, backbone.std = section.mean or backbone.mean, section.std or backbone.std
     for key in ("mean", "std"):
-        values = [*getattr(backbone, key)]
+        values = getattr(section, key) or channels.per_channel(getattr(backbone, key))
+        setattr(backbone, key, values)
         if len(values) != count:
-            raise ConfigError(f"backbone.{key} is {values}; one number for each of {count} channels is expected.")
+            raise ConfigError(f"backbone.{key} is {[*values]}; one number for each of {count} channels is expected.")
     return backbone
 
 

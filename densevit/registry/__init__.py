@@ -9,7 +9,7 @@ from densevit.registry.docstrings import first_line
 from densevit.registry.finding import InstalledPlugins, find, scan
 from densevit.registry.groups import GROUPS, Plugin
 from densevit.registry.objects import ObjectName, object_section
-from densevit.registry.plugin_loading import import_object, load, load_command, public_name
+from densevit.registry.plugin_loading import import_object, load, load_all, load_command, public_name
 
 __all__ = [
     "GROUPS",
@@ -24,6 +24,7 @@ __all__ = [
     "import_object",
     "list_plugins",
     "load",
+    "load_all",
     "load_command",
     "object_section",
     "option_types",

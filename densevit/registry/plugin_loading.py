@@ -2,10 +2,11 @@
 
 import importlib
 import types
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from densevit.errors import PluginError, did_you_mean
+from densevit.errors import PluginError, did_you_mean, nearest
 from densevit.registry.finding import find, scan
 from densevit.registry.groups import INTERFACES, Plugin, check_group, noun_of
 from densevit.registry.importing import import_plugin
@@ -32,6 +33,19 @@ def load(group: str, name: str) -> Any:
     if group in INTERFACES:
         _check_interface(plugin, loaded)
     return loaded
+
+
+def load_all(group: str, otherwise: str = "") -> Iterator[Any]:
+    """Yields the plugins of a group, without those that cannot be loaded. otherwise: a sentence on these, with which it
+    warns of them."""
+    for name in find(group):
+        try:
+            plugin = load(group, name)
+        except PluginError as error:
+            if otherwise:
+                warnings.warn(f"{error} {otherwise}", stacklevel=4)
+        else:
+            yield plugin
 
 
 def load_command(name: str) -> types.ModuleType:
@@ -72,12 +86,16 @@ def _named(group: str, name: str) -> Plugin:
 
 
 def _unknown(group: str, name: str, plugins: Mapping[str, Plugin]) -> str:
-    noun = noun_of(group)
+    noun, hint = noun_of(group), did_you_mean(name, plugins)
+    if group == "backbones":
+        sources = [source() for source in load_all("sources")]
+        near = "" if nearest(name, plugins) else nearest(name, [x for source in sources for x in source.backbones()])
+        hint += f"{near} Or the backbone of weights: {', '.join(x for source in sources for x in source.forms)}."
     broken = "".join(f" {problem}" for problem in scan().broken)
     none = "" if plugins else f" No {noun} is installed."
     module, dot, attribute = name.rpartition(".")
     class_hint = f" For the class {attribute} of the module {module} write {module}:{attribute}." if dot else ""
-    return f"There is no {noun} {name!r}.{class_hint}{did_you_mean(name, plugins)}{none}{broken}"
+    return f"There is no {noun} {name!r}.{class_hint}{hint}{none}{broken}"
 
 
 def _check_interface(plugin: Plugin, loaded: Any) -> None:
@@ -86,6 +104,8 @@ def _check_interface(plugin: Plugin, loaded: Any) -> None:
     expected = getattr(importlib.import_module(module or "densevit.interfaces"), class_name)  # imports torch
     is_instance_group = plugin.group in _INSTANCES
     if isinstance(loaded, expected) if is_instance_group else isinstance(loaded, type) and issubclass(loaded, expected):
+        if is_instance_group and plugin.name not in (plugin.value, loaded.name):
+            raise PluginError(f"{plugin} is named {loaded.name!r} in its module; expected the entry point's name.")
         return
     what = f"the class {loaded.__name__}" if isinstance(loaded, type) else f"a {type(loaded).__name__}"
     attribute, interface = plugin.value.rpartition(":")[2], f"{module or 'densevit'}.{class_name}"

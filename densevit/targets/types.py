@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from densevit import registry
-from densevit.errors import DataError, PluginError
+from densevit.errors import DataError
 from densevit.interfaces import Dataset, TargetType
 
 GENERAL_KEYS = ("image_id", "size", "original_size", "truth")  # of every image, see `Targets`
@@ -79,13 +79,7 @@ def has_place(target: TargetType) -> bool:
 
 def registered_tasks() -> set[str]:
     """Returns the tasks of the registered types. Leaves out plugins that cannot be imported."""
-    tasks = set()
-    for name in registry.find("targets"):
-        try:
-            tasks.add(registry.load("targets", name).task)
-        except PluginError:
-            continue
-    return tasks - {None}
+    return {target.task for target in registry.load_all("targets")} - {None}
 
 
 def create_target(name: str, **options: Any) -> TargetType:

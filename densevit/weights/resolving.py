@@ -100,8 +100,10 @@ def _images_of(
         state, adapted = adapted_state(part(checkpoint.tensors, "backbone."), section, checkpoint.channels)
         stem = [name for name in checkpoint.adapted_stem if name in state]
         stem += [name for name, saved in adapted.items() if has_new_filters(saved, names)]
-        for key in ("mean", "std") if checkpoint.channels == names else ():
-            trained, current = getattr(checkpoint, key), getattr(model.backbone, key)
+        for key in ("mean", "std"):
+            current, rgb = getattr(model.backbone, key), () if getattr(section, key) else (RGB.names,)  # by name
+            saved = getattr(checkpoint, key) if checkpoint.channels in (names, *rgb) else None
+            trained = saved and model.channels.per_channel(saved)
             if trained is None or all(math.isclose(a, b, abs_tol=1e-4) for a, b in zip(trained, current, strict=True)):
                 continue
             if getattr(section, key) is not None:

@@ -3,14 +3,13 @@
 Each kind is a plugin of the entry-point group `densevit.sources`, a subclass of `Source`.
 """
 
-import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from densevit import registry
 from densevit.config import ModelSections
-from densevit.errors import PluginError, WeightsError
+from densevit.errors import WeightsError
 from densevit.model import DenseModel, InferenceModel
 from densevit.paths import user_path
 from densevit.weights.checkpoint import Checkpoint
@@ -51,16 +50,19 @@ class Source:
         """
         return None
 
+    def backbone(self, name: str) -> Mapping[str, Any] | None:
+        """The section `backbone` that a name of published weights means: plugin, options, and `weights` or
+        `pretrained`. None: it is not a name of this source."""
+        return None
+
+    def backbones(self) -> Sequence[str]:
+        """The names without a prefix that `backbone` takes, for suggestions."""
+        return ()
+
 
 def sources() -> Iterator[Source]:
     """Yields the installed sources. Warns of those that cannot be loaded."""
-    for name in registry.find("sources"):
-        try:
-            source = registry.load("sources", name)
-        except PluginError as error:
-            warnings.warn(f"{error} It reads no models.", stacklevel=3)
-        else:
-            yield source()
+    return (source() for source in registry.load_all("sources", "It reads no models."))
 
 
 def source_of(source: str | Path, options: Collection[str] = ()) -> Source | None:

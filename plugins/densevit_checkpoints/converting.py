@@ -44,20 +44,8 @@ def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overri
     checkpoint, such as `backbone.dilation=true`. Raises WeightsError for missing or unexpected tensors that
     `weights_allow` does not list.
     """
-    tensors, metadata = checkpoint.tensors, checkpoint.metadata
-    try:
-        chosen = (
-            matching_variant(find(layout), tensors, metadata)
-            if layout
-            else recognise(tensors, checkpoint.source, metadata)
-        )
-    except WeightsError as error:
-        return convert_checkpoint(
-            fitting(checkpoint, partial(most_specific, metadata=metadata), error), layout, overrides
-        )
-    checkpoint = checkpoint.with_container(chosen.container)
-    checkpoint = replace(checkpoint, tensors=canonical(checkpoint.tensors, chosen) or checkpoint.tensors)
-    translated = translate_checkpoint(checkpoint, chosen)
+    checkpoint, chosen = recognised(checkpoint, layout)
+    metadata, translated = checkpoint.metadata, translate_checkpoint(checkpoint, chosen)
     described = translated.describe()
     normalisation = {"mean": translated.mean, "std": translated.std}
     backbone = {**described["backbone"], **{key: [*values] for key, values in normalisation.items() if values}}
@@ -86,6 +74,21 @@ def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overri
         )
     fit.write()
     return Converted(translated.source, fit, model.eval(), assumed)
+
+
+def recognised(checkpoint: Checkpoint, layout: str | None = None) -> tuple[Checkpoint, CheckpointLayout]:
+    """The checkpoint with the layout's keys, and its layout. layout: the parameter of `convert_checkpoint`."""
+    tensors, metadata = checkpoint.tensors, checkpoint.metadata
+    try:
+        chosen = (
+            matching_variant(find(layout), tensors, metadata)
+            if layout
+            else recognise(tensors, checkpoint.source, metadata)
+        )
+    except WeightsError as error:
+        return recognised(fitting(checkpoint, partial(most_specific, metadata=metadata), error), layout)
+    checkpoint = checkpoint.with_container(chosen.container)
+    return replace(checkpoint, tensors=canonical(checkpoint.tensors, chosen) or checkpoint.tensors), chosen
 
 
 def _backbone_sections(values: Mapping[str, Any], source: str, overrides: Sequence[str]) -> ModelSections:

@@ -1,6 +1,7 @@
 """Published weights and other projects' checkpoints as models, and as weights of a model."""
 
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,13 @@ class Checkpoints(Source):
         translated = named_as_in(sections, model, translated)
         sections, notes = completed(translated, sections, model)
         return ResolvedCheckpoint(sections, translated, notes)
+
+    def backbone(self, name: str) -> Mapping[str, Any] | None:
+        from densevit_checkpoints.backbone_names import section_of
+
+        return section_of(name)
+
+    def backbones(self) -> Sequence[str]:
+        from densevit_checkpoints.backbone_names import timm_models
+
+        return timm_models()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from densevit import DenseModel, create_model, load
+from densevit import config as configs
 from densevit.config import BackboneSection, ConfigType, Source
 from densevit.errors import ConfigError, DensevitError, WeightsError, listed
 
@@ -34,22 +35,27 @@ def load_teacher(source: str) -> DenseModel:
 def load_backbone(source: str | Mapping[str, Any]) -> DenseModel:
     """Loads a frozen backbone, as a model without heads.
 
-    source: a source that `load_teacher` takes, or the name, the options and the `weights` of a backbone as in the
-    section `backbone`. Warns about a section without `weights`, whose backbone is random.
+    source: a source that `load_teacher` takes, a name of a backbone's weights such as "timm:resnet18", or the name,
+    the options and the `weights` of a backbone as in the section `backbone`. Warns about a section without `weights`,
+    whose backbone is random.
     """
     if isinstance(source, str):
         try:
             return load_teacher(source).with_heads(())
         except WeightsError as error:
-            raise WeightsError(
-                f"{error} Set a backbone without heads as a section: teacher={{name: PLUGIN, weights: {source}}}."
-            ) from None
-    if not isinstance(name := source.get("name"), str):
+            section = configs.section("backbone", {"name": source}, "method.teacher")
+            if section.name == source:
+                raise WeightsError(
+                    f"{error} Set a backbone without heads as a section: teacher={{name: PLUGIN, weights: {source}}}."
+                ) from None
+            source = {"name": source}
+    if not isinstance(source.get("name"), str):
         raise ConfigError("method.teacher has no name. Fix: teacher: {name: PLUGIN, weights: SOURCE}.")
-    if "weights" not in source and not source.get("pretrained"):
+    section = configs.section("backbone", source, "method.teacher")
+    if "weights" not in section.model_fields_set and not section.options.get("pretrained"):
         warnings.warn(
-            f"method.teacher: no weights are named, so the backbone {name} has those of its constructor, which are "
-            "random in built-in backbones. Fix: add weights: SOURCE.",
+            f"method.teacher: no weights are named, so the backbone {section.name} has those of its constructor, which "
+            "are random in built-in backbones. Fix: add weights: SOURCE.",
             stacklevel=2,
         )
     try:

@@ -1,5 +1,6 @@
 """Protocols of probes: what all backbones share (configs/probe), and backbones by name."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,8 @@ class Protocol:
         budget of one step."""
         trainer = {"precision": "32", "devices": 1, "evaluate_every": 10000, **self.values.get("trainer", {})}
         trainer |= {} if any(key in trainer for key in BUDGETS) else {"max_steps": 1}
-        weights = {} if backbone.get("pretrained") else {"weights": backbone.get("weights", RANDOM)}
+        named = configs.section("backbone", backbone, self.source)  # of timm:resnet18, pretrained
+        weights = {} if named.weights or named.options.get("pretrained") else {"weights": RANDOM}
         if backbone.get("freeze", self.freeze) is not self.freeze:
             warn_once(f"backbone.freeze={backbone['freeze']} is replaced by freeze={self.freeze} of the protocol.")
         section = {**backbone, **weights, "freeze": self.freeze}
@@ -96,11 +98,9 @@ class Protocol:
 
 def backbone_section(name: str) -> tuple[str, Section]:
     """The name and the section of a backbone: a shipped one of configs/backbone, a section file, a plugin with default
-    options, or module:Class."""
-    if ":" in name or name in registry.find("backbones"):
-        return name.rpartition(":")[2], {"name": name}
-    file = yaml_io.find_file(name, section="backbone")
-    return file.stem, yaml_io.read_file(file)
+    options, module:Class, or a name of weights, such as timm:resnet18."""
+    section = configs.section("backbone", name, "probe").model_dump(exclude_unset=True)
+    return re.split("[:/]", name)[-1].removesuffix(".yaml"), section
 
 
 def with_controls(backbones: Mapping[str, Section]) -> dict[str, Section]:

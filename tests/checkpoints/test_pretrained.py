@@ -40,7 +40,9 @@ DETECTOR = CheckpointLayout(
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
     known = {one.name: one for one in (ENCODER, DETECTOR)}
-    found = SimpleNamespace(find=lambda group: known, load=lambda group, name: known[name])
+    found = SimpleNamespace(
+        find=lambda group: known, load=lambda group, name: known[name], load_all=lambda *_: known.values()
+    )
     monkeypatch.setattr(finding, "registry", found)
 
 

@@ -1,7 +1,6 @@
 """Sources: what `load` and `weights` read besides densevit's files."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 
 import densevit
 from densevit.errors import DensevitError, PluginError
-from densevit.weights import sources
+from densevit.registry import plugin_loading
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.sources import Source
 
@@ -36,14 +35,16 @@ class Store(Source):
 def model_file(tmp_path, monkeypatch):
     """A model file. The installed sources are a broken one and `Store`."""
 
-    def load(group, name):
+    def load_source(group, name):
         if name == "broken":
             raise PluginError("The source 'broken' cannot be imported.")
-        return Store
+        return Store if group == "sources" else load(group, name)
 
     model = densevit.create_model("resnet", {"name": "setr", "norm": "batch"}, classes=["a", "b"])
     densevit.save(model, tmp_path / "a.safetensors")
-    monkeypatch.setattr(sources, "registry", SimpleNamespace(find=lambda group: ("broken", "store"), load=load))
+    find, load = plugin_loading.find, plugin_loading.load
+    monkeypatch.setattr(plugin_loading, "find", lambda g: ("broken", "store") if g == "sources" else find(g))
+    monkeypatch.setattr(plugin_loading, "load", load_source)
     Store.asked.clear()
     return tmp_path / "a.safetensors"
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,8 @@ def cases_of_protocol(
     """One case per pair of backbone and head: the protocol's config with this backbone and this head alone.
 
     protocol: a config whose heads are candidates. backbones: files beside a shipped protocol by name (`swin`), section
-    files (`mine.yaml`), or plugins with default options (`mynet`, `my_package:MyNet`). heads: names in the protocol, or
+    files (`mine.yaml`), plugins with default options (`mynet`, `my_package:MyNet`), or names of weights
+    (`timm:resnet18`). heads: names in the protocol, or
     plugins with default options. Raises ConfigError for an unknown name.
     """
     _check_overrides(overrides)
@@ -139,12 +141,13 @@ def _backbone(backbone: str) -> tuple[str, dict[str, Any]]:
         return Path(backbone).stem, yaml_io.read_file(user_path(backbone))
     beside = [name.partition("/")[2] for name in shipped if name.startswith(("benchmark/", "backbone/"))]
     names = [*(name for name in beside if name != "protocol"), *registry.find("backbones")]
-    if ":" not in backbone and backbone not in names:
+    section = configs.section("backbone", {"name": backbone}, "benchmark")
+    if ":" not in section.name and section.name not in names:
         raise ConfigError(
             f"benchmark: there is no backbone {backbone!r}.{did_you_mean(backbone, names)} Or a file FILE.yaml with "
-            "its section, or module:Class."
+            "its section, module:Class, or a name of weights, such as timm:NAME."
         )
-    return backbone.rpartition(":")[2], {"name": backbone}
+    return re.split("[:/]", backbone)[-1], section.model_dump(exclude_unset=True)
 
 
 def _head(head: str, sections: Mapping[str, Any]) -> dict[str, Any]:

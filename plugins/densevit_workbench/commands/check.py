@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from densevit import registry
+from densevit import config, registry
 from densevit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,16 +29,19 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("kind", choices=KINDS, metavar="|".join(KINDS), help="kind of plugin")
-    parser.add_argument("name", metavar="NAME", help="a plugin's name, or module:Class")
+    parser.add_argument("name", metavar="NAME", help="a plugin's name, module:Class, or timm:NAME")
     parser.add_argument("options", metavar="key=value", nargs="*", help="the constructor's options, as in a config")
     parser.add_argument("--skip", metavar="CHECK", action="append", default=[], help="leave out this check; repeatable")
 
 
 def run(args: Namespace) -> int:
     """Runs the command. Returns 1 if a check fails."""
-    group, where = f"{args.kind}s", args.kind
-    options = registry.check_options(group, args.name, read_options(args.options), where)
-    plugin: Callable[..., Any] = registry.load(group, args.name)
+    group, where, name, options = f"{args.kind}s", args.kind, args.name, read_options(args.options)
+    if args.kind == "backbone":
+        section = config.section(where, {"name": name, **options}, "command line")
+        name, options = section.name, section.unloaded_options
+    options = registry.check_options(group, name, options, where)
+    plugin: Callable[..., Any] = registry.load(group, name)
     factory = functools.partial(plugin, **options)
 
     from densevit_workbench.testing.check_results import messages
