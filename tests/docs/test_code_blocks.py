@@ -41,6 +41,7 @@ NEEDED = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("openvino",),
     r"\btimm\b": ("timm",),
+    "smp": ("segmentation_models_pytorch",),
     "hf:": ("huggingface_hub",),
 }
 
