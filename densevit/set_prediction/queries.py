@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from densevit.layers.precision import autocast_off
 from densevit.layers.selection import SelectTop
+
+NOISE = 0.1  # of copied queries, in standard deviations of a table's values
 
 
 class Queries(NamedTuple):
@@ -24,6 +27,41 @@ class BoxQueries(NamedTuple):
 
     contents: Tensor
     boxes: Tensor
+
+
+class QueryTable(nn.Embedding):
+    """A learned vector of each query: (G * Q, C), G groups one after another.
+
+    Weights that were trained with another number of queries fit, see `resized_queries`.
+    """
+
+    def __init__(self, num_queries: int, width: int, groups: int = 1) -> None:
+        super().__init__(groups * num_queries, width)
+        self.groups = groups
+
+    def carried_over(self, name: str, tensor: Tensor) -> tuple[Tensor, str] | None:
+        """Resizes the table of another number of queries; see `densevit.weights.state_dict_loading.fit`."""
+        return resized_queries(tensor, self.num_embeddings // self.groups, self.groups)
+
+
+def resized_queries(table: Tensor, num_queries: int, groups: int = 1, dim: int = 0) -> tuple[Tensor, str] | None:
+    """A table for another number of queries, and how it was resized; None if its size is no multiple of `groups`.
+
+    Each group keeps its first queries. Further queries are copies of them, in order, with Gaussian noise of `NOISE`
+    standard deviations of the table's values, from the seed (`torch.initial_seed`); the random state does not change.
+    table: (G * Q, ...); dim: the dimension of G * Q. num_queries: the new Q.
+    """
+    if table.shape[dim] % groups:
+        return None
+    rows = table.movedim(dim, 0).unflatten(0, (groups, -1)).float()  # (G, Q, ...)
+    Q, how = rows.shape[1], f"{num_queries} queries for {rows.shape[1]}: the first {num_queries}"
+    if num_queries > Q:
+        copied = rows[:, torch.arange(num_queries - Q) % Q]
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        noise = torch.randn(copied.shape, generator=generator) * rows.std((0, 1), correction=0)
+        rows = torch.cat([rows, copied + NOISE * noise], dim=1)
+        how = f"{num_queries} queries for {Q}: these stay, {num_queries - Q} are copies with noise"
+    return rows[:, :num_queries].flatten(0, 1).movedim(0, dim).to(table.dtype), how
 
 
 class TopCells(nn.Module):

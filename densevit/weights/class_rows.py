@@ -45,15 +45,15 @@ def match_classes(
         return ClassRows()
     tensors = model.heads[name].state_dict()
     misshapen = {key for key in tensors if key in state and state[key].shape != tensors[key].shape}
-    if saved_classes is None and not misshapen:
-        note = f"The class names of head {name!r} are unknown; assuming the data's classes, in order."
-        return ClassRows(notes=[note])
     if saved_classes is not None and [*map(_plain, saved_classes)] == [*map(_plain, names)]:
         return ClassRows()
-    depending = rows_per_class(model.heads[name], head_with(model, name, len(names) + 1))
+    is_open = misshapen or saved_classes is not None
+    depending = rows_per_class(model.heads[name], head_with(model, name, len(names) + 1)) if is_open else {}
+    if saved_classes is None and not misshapen & depending.keys():
+        note = f"The class names of head {name!r} are unknown; assuming the data's classes, in order."
+        return ClassRows(notes=[note])
     if saved_classes is None:
-        why = f"other classes, {len(names)} here" if misshapen & depending.keys() else ""
-        return ClassRows(excluded=dict.fromkeys(sorted(depending), why) if why else {})
+        return ClassRows(excluded=dict.fromkeys(sorted(depending), f"other classes, {len(names)} here"))
     result = ClassRows()
     pairs = _pairs(names, saved_classes)
     source = head_with(model, name, len(saved_classes)) if pairs else None
@@ -84,17 +84,16 @@ def rows_per_class(head: Head, larger: Head) -> dict[str, int]:
     return rows
 
 
-def channel_tensors(model: DenseModel, name: str) -> set[str]:
-    """The keys of tensors whose shape depends on the backbone's channels: in the neck of head `name`, or in the head
-    itself if it has no neck."""
-    part = model.necks[name] if name in model.necks else model.heads[name]
+def wider_tensors(model: DenseModel, name: str) -> dict[str, Tensor]:
+    """The tensors of the neck of head `name`, or of the head itself if it has no neck, for twice the backbone's
+    channels, on the meta device."""
     channels, strides = [2 * width for width in model.backbone.channels], model.backbone.strides
     group, classes = ("necks", ()) if name in model.necks else ("heads", (model.classes[name],))
     try:
-        wider = _on_meta(group, model, name, channels, strides, *classes).state_dict()
+        state_dict: dict[str, Tensor] = _on_meta(group, model, name, channels, strides, *classes).state_dict()
     except Exception:  # the part accepts only certain channels
-        return set()
-    return {key for key, value in part.state_dict().items() if key in wider and wider[key].shape != value.shape}
+        return {}
+    return state_dict
 
 
 def head_with(model: DenseModel, name: str, count: int) -> Head:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from densevit.errors import WeightsError
 from densevit.model import DenseModel
-from densevit.weights.class_rows import ClassRows, channel_tensors, match_classes
+from densevit.weights.class_rows import ClassRows, match_classes, wider_tensors
 from densevit.weights.head_protocols import SupportsReplacedTensors
 from densevit.weights.translated_checkpoint import TranslatedCheckpoint
 
@@ -43,5 +43,10 @@ def channel_mismatches(model: DenseModel, name: str, state: Mapping[str, Tensor]
     channels; with the reason."""
     tensors = (model.necks[name] if name in model.necks else model.heads[name]).state_dict()
     misshapen = {key for key in tensors if key in state and state[key].shape != tensors[key].shape}
-    misshapen &= channel_tensors(model, name) if misshapen else set()
-    return dict.fromkeys(sorted(misshapen), "the features of this backbone have other channels")
+    wider = wider_tensors(model, name) if misshapen else {}
+    names = (
+        key
+        for key in sorted(misshapen & wider.keys())
+        if any(a != b != c for a, b, c in zip(state[key].shape, tensors[key].shape, wider[key].shape, strict=False))
+    )
+    return dict.fromkeys(names, "the features of this backbone have other channels")

@@ -82,9 +82,10 @@ def fit(
 
     source: the name of the checkpoint, for messages. allowed: patterns (`head.*`) of keys that may be missing,
     unexpected or of a shape that does not fit. excluded: keys of the module that keep their values, with the reason.
-    Adapts a tensor of another shape where possible: by the method `carried_over(name, tensor)` of its submodule, as
-    for position tables; for a convolution on RGB images, by resizing the kernel and by expanding a grey-scale kernel to
-    three channels. Raises WeightsError, naming the keys, for other differences; warns of NaN and infinity.
+    Adapts a tensor of another shape where possible: by the method `carried_over(name, tensor)` of its submodule, which
+    returns the tensor and how it was adapted, as for position tables and queries; for a convolution on RGB images, by
+    resizing the kernel and by expanding a grey-scale kernel to three channels. Raises WeightsError, naming the keys,
+    for other differences; warns of NaN and infinity.
     """
     tensors, excluded, patterns = module.state_dict(), excluded or {}, list(allowed)
     match = StateDictMatch(str(source), module)
@@ -184,10 +185,10 @@ def _adapted(module: nn.Module, name: str, tensor: Tensor, value: Tensor) -> tup
     owner = module.get_submodule(path)
     if tensor.ndim != value.ndim:
         return None
-    carry = cast(Callable[[str, Tensor], Tensor | None] | None, getattr(owner, "carried_over", None))
+    carry = cast(Callable[[str, Tensor], tuple[Tensor, str] | None] | None, getattr(owner, "carried_over", None))
     if carry is not None:
         carried = carry(leaf, tensor)
-        return (carried, "interpolated") if carried is not None and carried.shape == value.shape else None
+        return carried if carried is not None and carried[0].shape == value.shape else None
     if not isinstance(owner, nn.Conv2d) or leaf != "weight" or tensor.shape[0] != value.shape[0]:
         return None
     first = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d))

@@ -131,10 +131,10 @@ class CeiT(Backbone):
         last += [] if self.class_attention is None else list(self.class_attention.parameters())
         return [first, *(list(block.parameters()) for block in self.blocks), last]
 
-    def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
+    def carried_over(self, name: str, tensor: Tensor) -> tuple[Tensor, str] | None:
         """Resizes a position table of another grid; see `densevit.weights.state_dict_loading.fit`."""
         side = self.position_side
-        return resize_grid(tensor, (side, side), _RESIZING) if name == "position_table" else None
+        return (resize_grid(tensor, (side, side), _RESIZING), "interpolated") if name == "position_table" else None
 
 
 class ImageToTokens(nn.Module):

@@ -12,6 +12,7 @@ from densevit.layers.norms import LayerNorm2d
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.set_prediction.levels import without_padding
 from densevit.set_prediction.limits import MAX_LAYERS, check_classes, check_counts
+from densevit.set_prediction.queries import resized_queries
 from densevit_papers.max_deeplab import check_widths
 from densevit_papers.max_deeplab_criterion import MaskLossWeights, PQCriterion, Sampling
 from densevit_papers.max_deeplab_layers import (
@@ -248,6 +249,10 @@ class KMaXDeepLab(PanopticTransformer):
             if self.semantic_head is not None:
                 outputs["cells"] = self.semantic_head(features, padding_mask)
         return outputs
+
+    def carried_over(self, name: str, tensor: Tensor) -> tuple[Tensor, str] | None:
+        """Resizes the cluster centres of another number of queries; see `densevit.weights.state_dict_loading.fit`."""
+        return resized_queries(tensor, self.queries.shape[1], dim=1) if name == "queries" else None
 
     def panoptic(self, logits: Tensor, masks: SoftmaxMasks) -> Tensor:
         return maskwise_panoptic(logits, masks, self.classes, *self.thresholds)

@@ -9,6 +9,7 @@ from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.drop_path import DropPath
 from densevit.set_prediction.levels import without_padding
 from densevit.set_prediction.limits import MAX_LAYERS, check_classes, check_counts
+from densevit.set_prediction.queries import resized_queries
 from densevit_papers.max_deeplab_criterion import MaskLossWeights, PQCriterion
 from densevit_papers.max_deeplab_layers import (
     EXPANSION,
@@ -171,6 +172,10 @@ class MaXDeepLab(PanopticTransformer):
         if self.training and self.semantic_head is not None:
             outputs["cells"] = self.semantic_head(features, padding_mask)
         return outputs
+
+    def carried_over(self, name: str, tensor: Tensor) -> tuple[Tensor, str] | None:
+        """Resizes the memory of another number of queries; see `densevit.weights.state_dict_loading.fit`."""
+        return resized_queries(tensor, self.memory.shape[1], dim=1) if name == "memory" else None
 
     def panoptic(self, logits: Tensor, masks: SoftmaxMasks) -> Tensor:
         return pixelwise_panoptic(logits, masks, self.classes, self.threshold)

@@ -81,9 +81,10 @@ class PlainViT(Backbone):
         last = [*self.norm.parameters(), *self.readouts.parameters()]
         return [first, *(list(block.parameters()) for block in self.blocks), last]
 
-    def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
+    def carried_over(self, name: str, tensor: Tensor) -> tuple[Tensor, str] | None:
         """Resizes a position table of another grid; see `densevit.weights.state_dict_loading.fit`."""
-        return resize_grid(tensor, (self.position_side, self.position_side)) if name == "position_table" else None
+        size = self.position_side, self.position_side
+        return (resize_grid(tensor, size), "interpolated") if name == "position_table" else None
 
     def _feature(self, x: Tensor, grid: tuple[int, int], block: int) -> Tensor:
         """All tokens after a block -> (B, C, H, W)."""

@@ -166,9 +166,9 @@ class RelativePositions(nn.Module):
         rows, columns = rows.unflatten(2, (w, heads)), columns.unflatten(2, (h, heads))
         return rows.permute(0, 3, 1, 2, 4), columns.permute(0, 3, 2, 1, 4)
 
-    def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
+    def carried_over(self, name: str, tensor: Tensor) -> tuple[Tensor, str] | None:
         """Resizes a table for maps of another size; see `densevit.weights.state_dict_loading.fit`."""
-        return _resized(tensor, len(self.rows if name == "rows" else self.columns))
+        return _resized(tensor, len(self.rows if name == "rows" else self.columns)), "interpolated"
 
 
 def bias(rows: Tensor, columns: Tensor, tokens: int) -> Tensor:

@@ -157,10 +157,10 @@ class Positions(nn.Module):
         cells = _resized(self.cells, (height, width)).flatten(2).transpose(1, 2)
         return cells if self.token is None else torch.cat([self.token, cells], 1)
 
-    def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
+    def carried_over(self, name: str, tensor: Tensor) -> tuple[Tensor, str] | None:
         """Resizes positions of another map; see `densevit.weights.state_dict_loading.fit`."""
         size = self.cells.shape[2:]
-        return _resized(tensor, (size[0], size[1])) if name == "cells" else None
+        return (_resized(tensor, (size[0], size[1])), "interpolated") if name == "cells" else None
 
 
 def _resized(cells: Tensor, size: Size) -> Tensor:

@@ -69,10 +69,10 @@ class WindowAttention(_InWindows):
         mixed = self._biased_attention(query, key, value, self.relative_position_bias_table, windows.mask)
         return self.output(windows.reverse(mixed))
 
-    def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
+    def carried_over(self, name: str, tensor: Tensor) -> tuple[Tensor, str] | None:
         """Resizes a bias table that was trained with another window; see `densevit.weights.state_dict_loading.fit`."""
-        square = math.isqrt(len(tensor)) ** 2 == len(tensor)
-        return resize_bias_table(tensor, self.window) if name.endswith("bias_table") and square else None
+        resizable = name.endswith("bias_table") and math.isqrt(len(tensor)) ** 2 == len(tensor)
+        return (resize_bias_table(tensor, self.window), "interpolated") if resizable else None
 
 
 class CosineWindowAttention(_InWindows):

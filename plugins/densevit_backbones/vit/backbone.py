@@ -224,10 +224,11 @@ class ViT(Backbone):
             return cached_table(_sine_positions, *options, grid, self.channels[-1], device)
         return None
 
-    def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
+    def carried_over(self, name: str, tensor: Tensor) -> tuple[Tensor, str] | None:
         """Resizes a position table of another grid; see `densevit.weights.state_dict_loading.fit`."""
-        side = self.position_side
-        return resize_grid(tensor, (side, side), self.position_resizing) if name == "position_table" else None
+        if name != "position_table":
+            return None
+        return resize_grid(tensor, (self.position_side,) * 2, self.position_resizing), "interpolated"
 
     def _tokens(self) -> list[nn.Parameter]:
         tokens = (self.class_token, self.distillation_token, self.register_tokens)

@@ -159,13 +159,13 @@ class RelativePositionBias(nn.Module):
         cell_rows = torch.cat([to_token.expand(-1, H * W, first), cells], dim=2)
         return torch.cat([token_rows, cell_rows], dim=1)
 
-    def carried_over(self, name: str, tensor: Tensor) -> Tensor | None:
+    def carried_over(self, name: str, tensor: Tensor) -> tuple[Tensor, str] | None:
         """Resizes a table of another grid; see `densevit.weights.state_dict_loading.fit`."""
         if name != "table" or (len(tensor) - len(self.table)) % 4:  # the difference of two odd squares
             return None
         offsets, tokens = self._parts(tensor)
         side = 2 * self.side - 1
-        return torch.cat([resize_grid(offsets, (side, side), self.resizing).flatten(0, 1), tokens])
+        return torch.cat([resize_grid(offsets, (side, side), self.resizing).flatten(0, 1), tokens]), "interpolated"
 
     @staticmethod
     def _parts(table: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ class Extensions:
     position_bias: biases cross-attention by the position of a cell relative to the box (SMCA, Plain DETR;
         `BoxPositionBias`).
     two_stage: initial boxes are the top-scoring proposals, one per cell (Deformable DETR, A.4; `Proposals`), instead of
-        learned.
+        learned; the contents stay learned, and are the only tensor whose size depends on the number of queries.
     denoising: number of groups of denoising queries in training (DN-DETR; `Denoising`); 0 disables.
     contrastive_denoising: number of positive denoising queries of an image in training, each with a negative one (DINO;
         `ContrastiveDenoising`); instead of `denoising`; 0 disables.

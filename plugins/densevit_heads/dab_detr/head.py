@@ -25,6 +25,7 @@ from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.memory import Memory
 from densevit.set_prediction.projections import CoarsestProjection, FusedProjection
 from densevit.set_prediction.proposals import Proposals
+from densevit.set_prediction.queries import QueryTable, resized_queries
 from densevit.set_prediction.transformer import DecoderLayer, EncoderLayer, Transformer, encode
 from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.dab_detr.queries import anchor_queries, proposed_queries
@@ -68,7 +69,7 @@ class DabDetr(SetPredictionHead):
         self.box_head = Mlp(width, width, 4, 3)
         nn.init.zeros_(self.box_head.last.weight)  # the refinement starts at zero
         nn.init.zeros_(self.box_head.last.bias)
-        self.query_embedding = nn.Embedding(num_queries, width)  # contents
+        self.query_embedding = QueryTable(num_queries, width)  # contents
         self.anchors = None if extensions.two_stage else nn.Parameter(inverse_sigmoid(torch.rand(num_queries, 4)))
         self.box_positions = BoxPositions(width)
         self.position_bias = BoxPositionBias(transformer.num_heads) if extensions.position_bias else None
@@ -83,6 +84,10 @@ class DabDetr(SetPredictionHead):
         With `two_stage`, the proposals are the first layer. Training adds `dense` and `denoising` for the loss.
         """
         return self.detect(self.encode(self.project(features), padding_mask), targets)[0]
+
+    def carried_over(self, name: str, tensor: Tensor) -> tuple[Tensor, str] | None:
+        """Resizes the anchors of another number of queries; see `densevit.weights.state_dict_loading.fit`."""
+        return resized_queries(tensor, self.num_queries) if name == "anchors" else None
 
     def encode(self, x: Tensor, padding_mask: Tensor) -> Memory:
         """The encoder's output. x: (B, C, H, W), the projected feature map. padding_mask: the argument of `forward`."""

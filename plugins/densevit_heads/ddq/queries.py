@@ -14,7 +14,7 @@ class DistinctQueries(nn.Module):
 
     Class-agnostic non-maximum suppression (NMS) removes each prediction whose IoU with a better prediction is above
     `duplicate_iou`; the best `num_queries` of the rest are the queries. If fewer remain, the best removed predictions
-    follow. Contents are a linear map of the tokens of their cells.
+    follow. Contents are a linear map of the tokens of their cells: no tensor depends on the number of queries.
     """
 
     candidates = 4  # predictions that enter NMS, per query

@@ -11,7 +11,7 @@ from densevit.layers.positions import sine_boxes
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.set_prediction.box_refinement import refine
 from densevit.set_prediction.levels import Levels
-from densevit.set_prediction.queries import Queries, TopCells
+from densevit.set_prediction.queries import Queries, QueryTable, TopCells
 from densevit_heads.deformable_detr.prediction import EPS
 
 MARGIN = 0.01  # share of the image; see `initial_boxes`
@@ -23,7 +23,7 @@ class LearnedQueries(nn.Module):
     def __init__(self, num_queries: int, width: int) -> None:
         super().__init__()
         self.width = width
-        self.embedding = nn.Embedding(num_queries, 2 * width)  # positions, then contents
+        self.embedding = QueryTable(num_queries, 2 * width)  # positions, then contents
         self.reference = nn.Linear(width, 2)
         nn.init.xavier_uniform_(self.reference.weight)
         nn.init.zeros_(self.reference.bias)
@@ -64,6 +64,7 @@ def initial_boxes(levels: Levels) -> tuple[Tensor, Tensor]:
 class TwoStage(nn.Module):
     """The encoder proposes a box from each cell; the best ones become queries (A.4, "two-stage Deformable DETR").
 
+    No tensor depends on the number of queries.
     all_classes: proposals are ranked by their best class, as in DINO, instead of by the first logit.
     padding_last: proposals of padding come after all others; False: they are ranked by features of 0, as in the
     authors' code.

@@ -20,7 +20,7 @@ from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.limits import check_weights
 from densevit.set_prediction.memory import Memory
 from densevit.set_prediction.projections import CoarsestProjection
-from densevit.set_prediction.queries import Queries
+from densevit.set_prediction.queries import Queries, QueryTable
 from densevit.set_prediction.transformer import Decoder, DecoderLayer, EncoderLayer, Transformer, encode
 from densevit_heads.detr.criterion import DetrCriterion
 
@@ -67,7 +67,7 @@ class Detr(SetPredictionHead):
         self.decoder_norm = nn.LayerNorm(width)
         self.label_head = nn.Linear(width, len(classes) + 1)  # the last is "no object"
         self.box_head = Mlp(width, width, 4, 3)
-        self.query_embedding = nn.Embedding(num_queries, width)
+        self.query_embedding = QueryTable(num_queries, width)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """`logits` (B, Q, K+1) and `boxes` (B, Q, 4) of the last layer, and of all `layers`, (L, B, Q, ...)."""

@@ -3,12 +3,12 @@
 from torch import Tensor, nn
 
 from densevit.layers.mlp import Mlp
-from densevit.set_prediction.queries import Queries
+from densevit.set_prediction.queries import Queries, QueryTable
 from densevit_heads.deformable_detr.queries import TwoStage
 
 
 class MixedQuerySelection(TwoStage):
-    """Positions of the best proposals, and learned contents (DINO, Zhang et al. 2023, section 3.4)."""
+    """Positions of the best proposals, and learned contents, by rank (DINO, Zhang et al. 2023, section 3.4)."""
 
     embedded = 1
 
@@ -16,7 +16,7 @@ class MixedQuerySelection(TwoStage):
         self, num_queries: int, width: int, label_head: nn.Linear, box_head: Mlp, all_classes: bool = False
     ) -> None:
         super().__init__(num_queries, width, label_head, box_head, all_classes)
-        self.contents = nn.Embedding(num_queries, width)
+        self.contents = QueryTable(num_queries, width)
 
     def queries(self, boxes: Tensor) -> Queries:
         """Queries with positions of boxes (B, Q, 4), and the first Q contents."""

@@ -22,7 +22,7 @@ from densevit.set_prediction.mask_classification import (
     PanopticMasks,
     SemanticMasks,
 )
-from densevit.set_prediction.queries import MaskQueries, mask_logits
+from densevit.set_prediction.queries import MaskQueries, QueryTable, mask_logits
 from densevit_heads.eomt.annealing import mask_probabilities
 
 NUM_QUERIES = 200
@@ -58,7 +58,7 @@ class EncoderOnly(MaskClassification):
         super().__init__(channels, strides, classes, num_queries, stride // 2**upscalings, num_points)
         check_counts({"num_blocks": num_blocks}, 1, MAX_LAYERS)
         self.last_blocks, self.num_queries = num_blocks, num_queries
-        self.queries = nn.Embedding(num_queries, width)
+        self.queries = QueryTable(num_queries, width)
         self.label_head = nn.Linear(width, len(classes) + 1)
         self.mask_head = nn.Sequential(
             nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.mlp import FeedForward, Mlp
-from densevit.set_prediction.queries import MaskQueries, mask_logits
+from densevit.set_prediction.queries import MaskQueries, QueryTable, mask_logits
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, MaskTransformer, Pyramid
 
 
@@ -19,7 +19,7 @@ class MaskedDecoder(nn.Module):
     def __init__(self, num_queries: int, num_classes: int, options: MaskTransformer) -> None:
         super().__init__()
         width = options.width
-        self.contents, self.positions = nn.Embedding(num_queries, width), nn.Embedding(num_queries, width)
+        self.contents, self.positions = QueryTable(num_queries, width), QueryTable(num_queries, width)
         self.level_embedding = nn.Embedding(NUM_LEVELS, width)
         self.layers = nn.ModuleList(DecoderLayer(options) for _ in range(options.decoder_layers))
         self.norm = nn.LayerNorm(width)

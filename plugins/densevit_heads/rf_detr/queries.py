@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from densevit.layers.mlp import Mlp
 from densevit.set_prediction.levels import Levels
-from densevit.set_prediction.queries import BoxQueries, TopCells
+from densevit.set_prediction.queries import BoxQueries, QueryTable, TopCells
 from densevit_heads.deformable_detr.queries import initial_boxes
 
 _BACKGROUND = -20.0  # a class logit, of a probability of 2e-9
@@ -58,16 +58,16 @@ class ProposalGroup(nn.Module):
 class GroupQueries(nn.Module):
     """G groups of queries in training, each with its own proposals and contents; in evaluation only the first group.
 
-    A query's box is its proposal's box plus learned offsets. With fewer cells than queries, the offsets of the last
-    queries are their boxes, as in the authors' code.
+    A query's box is its proposal's box plus learned offsets. Contents and offsets have a row of each query and group.
+    With fewer cells than queries, the offsets of the last queries are their boxes, as in the authors' code.
     """
 
     def __init__(self, num_queries: int, num_groups: int, width: int, label_head: nn.Linear, box_head: Mlp) -> None:
         super().__init__()
         self.num_queries = num_queries
         self.groups = nn.ModuleList(ProposalGroup(width, label_head, box_head) for _ in range(num_groups))
-        self.contents = nn.Embedding(num_groups * num_queries, width)
-        self.offsets = nn.Embedding(num_groups * num_queries, 4)
+        self.contents = QueryTable(num_queries, width, num_groups)
+        self.offsets = QueryTable(num_queries, 4, num_groups)
         nn.init.zeros_(self.offsets.weight)
 
     def forward(self, levels: Levels) -> tuple[Proposals, BoxQueries]:

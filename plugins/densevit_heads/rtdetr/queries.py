@@ -28,7 +28,8 @@ class UncertaintyMinimalSelection(nn.Module):
 
     The features that predict a cell's classes and box are also the content of its query. Uncertainty is minimal if
     classification and localisation of a cell agree, which the varifocal loss of the selected cells trains.
-    Cells near the border (see `initial_boxes`) have features of 0; padding is selected last.
+    Cells near the border (see `initial_boxes`) have features of 0; padding is selected last. No tensor depends on the
+    number of queries.
     """
 
     def __init__(self, num_queries: int, width: int, label_head: nn.Linear, box_head: Mlp) -> None:

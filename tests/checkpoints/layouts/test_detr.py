@@ -9,6 +9,7 @@ import torch
 from densevit import config as configs
 from densevit.errors import WeightsError
 from densevit.layouts import coco_classes, coco_panoptic_classes, find
+from densevit.weights.weights_table import weights_line
 from densevit_checkpoints.key_mapping import describe, translate, translate_back
 from densevit_checkpoints.recognition import recognise
 from densevit_heads.deformable_detr.checkpoints import DEFORMABLE_DETR
@@ -165,3 +166,35 @@ def started(file, classes):
     torch.manual_seed(0)
     model, _, [fit] = built(config, {"panoptic": classes})
     return initial, model, fit
+
+
+# ---- more queries ----
+
+
+@pytest.mark.parametrize("original", ["detr", "deformable-detr"])
+def test_another_number_of_queries_than_the_file_s_keeps_its_rows(original, tmp_path):
+    """The typed number is used, with classes of the user's; without one, the file's."""
+    state = state_of(original)
+    torch.save({"model": state}, tmp_path / "detector.pth")
+    layout = recognise(state)
+    key = "query_embed.weight"
+    section = describe(state, layout)
+    classes = {"detection": [one for one in coco_classes() if one.name in ("dog", "cat")]}
+    values = {**section, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
+    count = section["heads"]["detection"].pop("num_queries")
+    assert len(state[key]) == count
+    for number in (count, 2 * count + 1, count - 1):
+        typed = [
+            f"weights={tmp_path / 'detector.pth'}",
+            *([f"heads.detection.num_queries={number}"] * (number != count)),
+        ]
+        model, config, [fit] = built(configs.from_mapping(values, "config", typed), classes)
+        [table] = [
+            x
+            for name, x in model.state_dict().items()
+            if name.endswith(("query_embedding.weight", "queries.embedding.weight"))
+        ]
+        assert len(table) == config.heads["detection"].options["num_queries"] == number
+        kept = min(number, count)
+        assert torch.equal(table[:kept], state[key][:kept])
+        assert (f"{number} queries for {count}: " in weights_line(fit)) == (number != count)

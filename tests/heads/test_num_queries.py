@@ -1,0 +1,181 @@
+"""Weights of another number of queries, for every head with queries: which rows are loaded, and what changes."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+import densevit
+from densevit import config as configs
+from densevit import registry
+from densevit.interfaces import Class
+from densevit.model import DenseModel
+from densevit.registry.plugin_options import nested_plugins
+from densevit.weights.model_file import save
+from densevit.weights.pretrained_models import build_pretrained
+from densevit.weights.state_dict_loading import StateDictMatch
+from densevit.weights.weights_table import weights_line
+from tests.heads.cases import CASES
+from tests.small_models import FOUR_MAPS
+
+pytestmark = pytest.mark.integration
+
+Q, MORE, FEWER = 6, 13, 5
+SIZE = (64, 96)
+VIT = {"name": "vit", "variant": "nano", "image_size": 64}
+
+
+def with_queries(options: Mapping[str, Any], num_queries: int) -> dict[str, Any]:
+    """The options, also of a nested detector, with this number of queries."""
+    return {
+        key: num_queries
+        if key == "num_queries"
+        else with_queries(value, num_queries)
+        if isinstance(value, Mapping)
+        else value
+        for key, value in options.items()
+    }
+
+
+def counts_queries(kind: Any) -> bool:
+    """Whether a head, or a detector inside it, has the option `num_queries`."""
+    parameters = inspect.signature(kind).parameters
+    return "num_queries" in parameters or any(
+        counts_queries(plugin) for p in parameters.values() for plugin in nested_plugins(p.annotation)
+    )
+
+
+NAMES = [name for name, case in CASES.items() if with_queries(case.options, 0) != dict(case.options)]
+
+
+def test_every_head_with_queries_is_a_case() -> None:
+    heads = {name for name in densevit.list_plugins("heads") if counts_queries(registry.load("heads", name))}
+    assert {CASES[name].head for name in NAMES} == heads and len(heads) > 15
+
+
+def model_of(
+    name: str, num_queries: int, weights: str = "", key: str = "weights", classes: str = "abcd"
+) -> tuple[DenseModel, list[StateDictMatch]]:
+    """The model of a case, and the reports of its weights. key: `weights` or `heads.head.weights`."""
+    case = CASES[name]
+    head = {"name": case.head, **with_queries(case.options, num_queries)}
+    sections: dict[str, Any] = {"backbone": VIT if "eomt" in case.head else FOUR_MAPS, "heads": {"head": head}}
+    if weights:
+        (sections if key == "weights" else head)["weights"] = weights
+    made = {"head": tuple(Class(c, ord(c), (0, 0, i), thing=i != 1) for i, c in enumerate(classes))}
+    model, reports = build_pretrained(configs.model_sections(sections, "test"), made)
+    return model, reports
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Saves the model of a case with Q queries and random values in all tensors. Returns it, and the file."""
+
+    def of(name: str) -> tuple[DenseModel, str]:
+        torch.manual_seed(0)
+        model, _ = model_of(name, Q)
+        for key, tensor in model.state_dict().items():
+            if key.endswith("running_var"):
+                tensor.uniform_(0.5, 2)
+            elif tensor.is_floating_point() and "mask_probability" not in key:
+                fan_in = tensor[0].numel() if tensor.ndim > 1 else 4
+                tensor += torch.randn(tensor.shape) * fan_in**-0.5
+        save(model, tmp_path / "model.safetensors")
+        return model, str(tmp_path / "model.safetensors")
+
+    return of
+
+
+def resized(small: DenseModel, model: DenseModel) -> Iterator[tuple[Tensor, Tensor]]:
+    """The tensors whose shape depends on the number of queries, as (G, Q, ...)."""
+    before = small.state_dict()
+    for key, tensor in model.state_dict().items():
+        if before[key].shape != tensor.shape:
+            [dim] = [i for i, (a, b) in enumerate(zip(before[key].shape, tensor.shape, strict=True)) if a != b]
+            groups = before[key].shape[dim] // Q
+            yield tuple(x.movedim(dim, 0).unflatten(0, (groups, -1)) for x in (before[key], tensor))
+
+
+@pytest.mark.parametrize("key", ["weights", "heads.head.weights"])
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_of_another_number_of_queries_are_loaded_and_reported(saved, name, key):
+    """Each group keeps its first rows; the others are different noised copies, the same with the same seed."""
+    small, path = saved(name)
+    for number in (MORE, FEWER):
+        torch.manual_seed(3)
+        model, [report, *_] = model_of(name, number, path, key)
+        state = torch.get_rng_state()
+        again, _ = model_of(name, number, path, key)
+        lines = weights_line(report)
+        tables = [*resized(small, model)]
+        assert tables or "queries for" not in lines
+        for (before, after), (_, repeated) in zip(tables, resized(small, again), strict=True):
+            kept = min(number, Q)
+            assert torch.equal(after[:, :kept], before[:, :kept]) and torch.equal(after, repeated)
+            copies = (after[:, kept:, None] - before[:, None]).flatten(3).norm(dim=3)  # (G, new, Q)
+            assert after.shape[1] == number and (copies > 0).all()
+            assert len(after.flatten(0, 1).unique(dim=0)) == after.shape[0] * number
+            typical = (before[:, :, None] - before[:, None]).flatten(3).norm(dim=3).mean()
+            assert (copies.amin(2) < typical).all()
+            how = "these stay, 7 are copies with noise" if number == MORE else "the first 5"
+            assert f"{number} queries for {Q}: {how}" in lines
+        same = {k: x for k, x in small.state_dict().items() if x.shape == model.state_dict()[k].shape}
+        assert all(torch.equal(x, model.state_dict()[k]) for k, x in same.items() if key == "weights" or "heads" in k)
+        del state
+
+
+class OldQueriesOnly(TorchFunctionMode):
+    """Blocks new queries as keys of attention, and as clusters of kMaX-DeepLab.
+
+    leading: whether the queries are before all other keys, as in EoMT, or after them, as in MaX-DeepLab.
+    """
+
+    def __init__(self, leading: bool) -> None:
+        super().__init__()
+        self.leading = leading
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention and self.has_queries(args[1].shape[-2]):
+            bias = kwargs.get("attn_mask")
+            kwargs["attn_mask"] = self.bias(args[1].shape[-2]) + (0.0 if bias is None else bias)
+        elif func is Tensor.softmax and args[0].ndim == 4 and self.has_queries(args[0].shape[-1]):
+            args = (args[0] + self.bias(args[0].shape[-1]), *args[1:])
+        elif func is Tensor.argmax and args[0].ndim == 3 and args[0].shape[1] == MORE:
+            args = (args[0][:, :Q], *args[1:])
+        return func(*args, **kwargs)
+
+    def bias(self, keys: int) -> Tensor:
+        first = Q if self.leading else keys - (MORE - Q)
+        bias = torch.zeros(keys, dtype=torch.float64)
+        bias[first : first + MORE - Q] = float("-inf")
+        return bias.expand(1, keys)
+
+    @staticmethod
+    def has_queries(keys: int) -> bool:
+        cells = [SIZE[0] * SIZE[1] // stride**2 for stride in (4, 8, 16, 32)]
+        return keys == MORE or keys - MORE in [*cells, *(n + 1 for n in cells)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predictions_of_the_old_queries_stay_if_they_do_not_attend_to_new_ones(saved, name):
+    small, path = saved(name)
+    model, _ = model_of(name, MORE, path)
+    images = torch.randint(256, (2, 3, *SIZE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    batch = {"images": images, "padding_mask": torch.zeros(2, *SIZE, dtype=torch.bool)}
+    with torch.no_grad():
+        before = small.double().eval()(batch)["head"]
+        with OldQueriesOnly(leading="eomt" in name):
+            after = model.double().eval()(batch)["head"]
+        free = model(batch)["head"]
+    compared = {"logits", "boxes", "masks"} & before.keys()
+    assert "logits" in compared and len(compared) > 1
+    for key in compared:
+        assert before[key].shape[1] == Q and after[key].shape[1] == MORE
+        torch.testing.assert_close(after[key][:, :Q], before[key], atol=1e-6, rtol=0)
+    assert not torch.allclose(free["logits"][:, :Q], before["logits"], atol=1e-6)
