@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from densevit.layers.precision import autocast_off
 from densevit.layers.selection import SelectTop
 
-NOISE = 0.1  # of copied queries, in standard deviations of a table's values
+COPIED = 0.25  # share of a query's difference from the mean that its copy has
+NOISE = 0.1  # of copies, in standard deviations of the queries
 
 
 class Queries(NamedTuple):
@@ -47,19 +48,23 @@ class QueryTable(nn.Embedding):
 def resized_queries(table: Tensor, num_queries: int, groups: int = 1, dim: int = 0) -> tuple[Tensor, str] | None:
     """A table for another number of queries, and how it was resized; None if its size is no multiple of `groups`.
 
-    Each group keeps its first queries. Further queries are copies of them, in order, with Gaussian noise of `NOISE`
-    standard deviations of the table's values, from the seed (`torch.initial_seed`); the random state does not change.
-    table: (G * Q, ...); dim: the dimension of G * Q. num_queries: the new Q.
+    Each group keeps its first queries. Further queries are copies of the group's, the last first, as the first ones of
+    two-stage queries have the highest scores. A copy keeps a quarter of its difference from the group's mean: copies of
+    other queries predict the same objects twice. Gaussian noise of a tenth of the standard deviation is added, from the
+    seed (`torch.initial_seed`); the random state does not change.
+
+    table: (G * Q, ...), or with this dimension at `dim`. num_queries: the new Q.
     """
     if table.shape[dim] % groups:
         return None
     rows = table.movedim(dim, 0).unflatten(0, (groups, -1)).float()  # (G, Q, ...)
     Q, how = rows.shape[1], f"{num_queries} queries for {rows.shape[1]}: the first {num_queries}"
     if num_queries > Q:
-        copied = rows[:, torch.arange(num_queries - Q) % Q]
-        generator = torch.Generator().manual_seed(torch.initial_seed())
-        noise = torch.randn(copied.shape, generator=generator) * rows.std((0, 1), correction=0)
-        rows = torch.cat([rows, copied + NOISE * noise], dim=1)
+        mean, generator = rows.mean(1, keepdim=True), torch.Generator().manual_seed(torch.initial_seed())
+        order = (-1 - torch.arange(num_queries - Q)) % Q
+        noise = torch.randn(len(rows), len(order), *rows.shape[2:], generator=generator)
+        copies = mean + COPIED * (rows[:, order] - mean) + NOISE * rows.std(1, correction=0, keepdim=True) * noise
+        rows = torch.cat([rows, copies], dim=1)
         how = f"{num_queries} queries for {Q}: these stay, {num_queries - Q} are copies with noise"
     return rows[:, :num_queries].flatten(0, 1).movedim(0, dim).to(table.dtype), how
 
