@@ -1,21 +1,50 @@
 """The public names exist and have docstrings. That pages list them is a test of tests/docs."""
 
 import ast
+import inspect
 import pkgutil
+import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 import densevit
-from densevit import registry
+from densevit import registry, set_prediction
 
 
 def test_public_names_exist():
     for name in densevit.__all__:
         assert getattr(densevit, name).__doc__, name
         assert name in dir(densevit)
+
+
+def test_names_of_set_prediction_state_the_shapes_of_tensors():
+    """Each function and method that takes or returns a tensor does, in its docstring or that of its class."""
+    undocumented = []
+    for name in set_prediction.__all__:
+        value = getattr(set_prediction, name)
+        members = inspect.getmembers(value, inspect.isroutine) if inspect.isclass(value) else [(name, value)]
+        for member, function in members:
+            of_densevit = str(getattr(function, "__module__", "")).startswith("densevit.") and not member.startswith(
+                "_"
+            )
+            if of_densevit and Tensor in typing.get_type_hints(function).values():
+                text = f"{value.__doc__} {inspect.getdoc(function)}"
+                undocumented += [f"{name}.{member}"] * (re.search(r"\((\.\.\.|[A-Z])[,)]", text) is None)
+    assert not undocumented
+
+
+def test_modules_of_set_prediction_are_imported_at_first_use():
+    code = "import sys; from densevit.set_prediction import Memory; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = [name for name in done.stdout.split() if name.startswith("densevit.set_prediction.")]
+    assert modules == ["densevit.set_prediction.memory"]
+    with pytest.raises(AttributeError, match="module 'densevit.set_prediction' has no attribute 'Memories'"):
+        _ = set_prediction.Memories
 
 
 def test_all_is_sorted_and_unknown_names_raise_attribute_error():

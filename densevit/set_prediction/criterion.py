@@ -97,7 +97,8 @@ class SetCriterion(HungarianLoss):
         return torch.stack(list(self.weights.weighted(terms).values())).sum()
 
     def dense_loss(self, cells: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:
-        """One-to-many loss of a prediction per cell: logits, boxes, centres and padding as in `dense_detection`."""
+        """One-to-many loss of a prediction per cell: logits (B, S, K), boxes (B, S, 4), centres and padding as in
+        `dense_detection`."""
         logits, boxes, centres, padding = cells
         terms = dense_detection(logits, boxes, centres, padding, objects, context)
         return self.dense_weight * torch.stack(list(self.weights.weighted(terms).values())).sum()

@@ -14,7 +14,9 @@ from densevit.set_prediction.queries import BoxQueries
 
 
 class DenoisingQueries(NamedTuple):
-    """contents: (B, D, C). boxes: (B, D, 4). attention_bias: (B, 1, D + Q, D + Q), or the same for all images,
+    """The D denoising queries of each image (DN-DETR, Li et al. 2022, section 4).
+
+    contents: (B, D, C). boxes: (B, D, 4) cxcywh. attention_bias: (B, 1, D + Q, D + Q), or the same for all images,
     (D + Q, D + Q), 0 or -inf (masked).
 
     image, query: (R,), indices of the image and of the denoising query; queries that are not listed are padding.

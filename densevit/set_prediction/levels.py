@@ -28,7 +28,8 @@ def check_levels(transformer: Transformer, num_levels: int, min_stride: int, num
 
 
 class Levels(NamedTuple):
-    """The maps of L levels as one sequence of S tokens: fine to coarse, each map in row-major order.
+    """The maps of L levels as one sequence of S tokens: fine to coarse, each map in row-major order (Deformable DETR,
+    Zhu et al. 2021, section 4.1).
 
     tokens, positions: (B, S, C). padding: (B, S) bool. shapes: (H, W) of each map. centres: (B, S, 2), xy of the cell
     centres in 0 ... 1 of the image without padding. valid_ratios: (B, L, 2), the share of columns and rows of each map
@@ -75,7 +76,7 @@ class LevelProjections(nn.Module):
     2: the first on the coarsest feature, the others on the level before. Group norm follows each convolution.
 
     blank_padding: features of padding are set to 0 first, so that the group norms do not depend on what a backbone
-    makes of padding. In the authors' code they do.
+    makes of padding. In the authors' code they do. Raises ValueError if all features are finer than `min_stride`.
     """
 
     def __init__(

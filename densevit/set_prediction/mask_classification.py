@@ -22,7 +22,9 @@ NUM_POINTS = 12544  # of masks, in matching and in losses (section 4.1)
 
 
 class MaskClassification(Head):
-    """Losses and predictions of mask queries. A subclass computes the outputs and is combined with a task's class.
+    """Losses and predictions of mask queries (Mask2Former, Cheng et al. 2022).
+
+    A subclass computes the outputs and is combined with a task's class.
 
     Outputs: `logits` (B, Q, K+1) of the last layer, whose last class is "no object"; in evaluation `masks`, its mask
     logits (B, Q, h, w) at `mask_stride`. For the loss `layers`, the `MaskQueries` of L layers as a tuple, and `pixels`,

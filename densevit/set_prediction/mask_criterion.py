@@ -39,7 +39,7 @@ EPS = 1e-6
 
 @dataclass
 class MaskCriterion:
-    """Matching and losses after each decoder layer, and of the queries before the first.
+    """Matching and losses after each decoder layer, and of the queries before the first (Cheng et al. 2022, 3.3).
 
     Void, ignored pixels and crowds have no part in the losses of masks. In the authors' code they are background.
 

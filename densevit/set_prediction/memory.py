@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Memory(NamedTuple):
-    """The encoder's output, one token per cell of the feature map (S = H * W).
+    """The encoder's output, one token per cell of the feature map, S = H * W (Carion et al. 2020, section 3.2).
 
     tokens, with_pos (positions added): (B, S, C). padding: (B, S) bool. attention_bias: (B, 1, 1, S), -inf at padding,
     added to attention scores.

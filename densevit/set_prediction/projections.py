@@ -26,7 +26,8 @@ class FusedProjection(nn.Module):
     """Fuses all feature maps of at least the given stride at that stride, for small objects.
 
     Each level is projected by a 1x1 convolution and a norm, coarse levels are upsampled, a 3x3 convolution mixes the
-    sum, and `blocks` residual blocks follow (RT-DETR's cross-scale fusion, Zhao et al. 2024, section 4.2).
+    sum, and `blocks` residual blocks follow (RT-DETR's cross-scale fusion, Zhao et al. 2024, section 4.2). Raises
+    ValueError if all features are finer than `stride`.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int, stride: int, blocks: int) -> None:

@@ -19,7 +19,8 @@ class BestProposals(NamedTuple):
 
 
 class Proposals(nn.Module):
-    """Predicts one object per cell, with boxes initialised to a fifth of the image."""
+    """Predicts one object per cell, with boxes initialised to a fifth of the image (Deformable DETR, Zhu et al. 2021,
+    A.4)."""
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
@@ -35,7 +36,10 @@ class Proposals(nn.Module):
         return self.label_head(tokens), self._boxes(tokens, centres)
 
     def best(self, tokens: Tensor, centres: Tensor, padding: Tensor, count: int) -> BestProposals:
-        """The `count` top-scoring cells over all classes, or all cells if there are fewer."""
+        """The `count` top-scoring cells over all classes, or all cells if there are fewer.
+
+        tokens, centres: the arguments of `forward`. padding: (B, S) bool; its cells rank below all others.
+        """
         logits = self.label_head(tokens)
         logits, tokens, centres = self.top_cells(logits.amax(-1), padding, count, logits, tokens, centres)
         return BestProposals(logits, self._boxes(tokens, centres), tokens)

@@ -17,7 +17,10 @@ NOISE = 0.1  # of copies, in standard deviations of the queries
 
 
 class Queries(NamedTuple):
-    """contents, positions: (B, Q, C). Positions are added to contents in each attention."""
+    """Queries whose positions stay the same (Carion et al. 2020, section 3.2).
+
+    contents, positions: (B, Q, C). Positions are added to contents in each attention.
+    """
 
     contents: Tensor
     positions: Tensor
@@ -98,7 +101,8 @@ class MaskQueries(NamedTuple):
 
 
 def mask_logits(embeddings: Tensor, pixels: Tensor) -> Tensor:
-    """Products of mask embeddings (..., Q, C) and per-pixel embeddings (..., C, h, w), in fp32: (..., Q, h, w)."""
+    """Products of mask embeddings (..., Q, C) and per-pixel embeddings (..., C, h, w), in fp32: (..., Q, h, w)
+    (MaskFormer, Cheng et al. 2021, section 3.3)."""
     with autocast_off(pixels.device):
         return (embeddings.float() @ pixels.float().flatten(-2)).unflatten(-1, pixels.shape[-2:])
 

@@ -20,7 +20,7 @@ class Transformer:
     """The option `transformer` of a head; the defaults are DETR's.
 
     width: channels of tokens and queries, a multiple of 4 (sine and cosine of rows and columns). feedforward: width of
-    the hidden layer of feed-forward networks.
+    the hidden layer of feed-forward networks. Raises ValueError for a number out of its range.
     """
 
     width: int = 256
@@ -62,7 +62,8 @@ class _Residual(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention over the feature map, then a feed-forward network (FFN) with this activation."""
+    """Self-attention over the feature map, then a feed-forward network (FFN) with this activation (Carion et al. 2020,
+    A.3)."""
 
     def __init__(
         self, options: Transformer, pre_norm: bool = False, activation: Callable[[], nn.Module] = nn.ReLU
@@ -90,7 +91,7 @@ def encode(
     norm: nn.Module,
     learned_positions: LearnedPositions | None = None,
 ) -> Memory:
-    """The encoder over a feature map.
+    """The encoder over a feature map (Carion et al. 2020, A.3).
 
     x: (B, C, H, W), the projected features of this stride. padding_mask: (B, H', W') of the batch, True = padding.
     layers: `EncoderLayer`s, or none. learned_positions: replace sine positions, which are counted over the image
@@ -111,7 +112,8 @@ def encode(
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among queries, cross-attention to the memory, then a feed-forward network (FFN)."""
+    """Self-attention among queries, cross-attention to the memory, then a feed-forward network (FFN) (Carion et al.
+    2020, A.3)."""
 
     def __init__(self, options: Transformer, pre_norm: bool = False) -> None:
         super().__init__()
@@ -146,7 +148,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.ModuleList):
-    """Decoder layers over queries whose positions stay the same."""
+    """Decoder layers over queries whose positions stay the same (Carion et al. 2020, A.3)."""
 
     def forward(self, queries: Queries, memory: Memory, norm: nn.Module) -> Tensor:
         """Returns the normalised states after each layer, (L, B, Q, C)."""

@@ -102,6 +102,8 @@ def test_index_of_the_reference_lists_the_names_of_its_pages() -> None:
     names = {name: re.findall(r"^::: densevit\.(\w+)$", text, re.MULTILINE) for name, text in pages.items()}
     assert {page: {*re.findall(r"`(\w+)`", cell)} for page, cell in rows} == {k: {*v} for k, v in names.items()}
     assert sorted(name for documented in names.values() for name in documented) == densevit.__all__
+    found = re.findall(r"^::: densevit\.set_prediction\.(\w+)$", pages["set_prediction.md"], re.MULTILINE)
+    assert found == densevit.set_prediction.__all__
 
 
 def ours(group: str) -> dict[str, registry.Plugin]:

@@ -55,5 +55,5 @@ def test_no_other_place_suppresses_or_shifts_boxes_by_class() -> None:
     names = suppressing()
     assert {"filter_proposals", "postprocess_detections"} < names
     found = {place: [*suppressions(tree, names)] for place, tree in modules()}
-    assert any("head_template.py:" in place for place in found)
+    assert any("detr_template.py:" in place for place in found)
     assert {place for place, uses in found.items() if uses} == {"densevit/layers/nms.py"}, found

@@ -12,7 +12,7 @@ from densevit.errors import ConfigError
 
 EXAMPLES = """examples:
   densevit new backbone my_net
-  densevit new head my_head --out ~/projects
+  densevit new head my_head --task detr --out ~/projects
   densevit new head my_head --task segmentation
   densevit new method my_method
   densevit new task my_task
@@ -25,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path(), metavar="DIR", help="parent of the new folder NAME (default: here)"
     )
-    parser.add_argument("--task", choices=("detection", "segmentation"), help="task of a head (default: detection)")
+    parser.add_argument(
+        "--task",
+        choices=("detr", "segmentation"),
+        help="template of a head: detr, a detector (default), or segmentation",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

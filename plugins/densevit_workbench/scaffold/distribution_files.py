@@ -9,7 +9,7 @@ import densevit
 from densevit.atomic_io import check_new_folder
 from densevit_workbench.scaffold import (
     backbone_template,
-    head_template,
+    detr_template,
     method_template,
     segmentation_head_template,
     task_template,
@@ -99,14 +99,14 @@ def _module_kind(group: str, module: str, config: str) -> Kind:
 
 KINDS = {
     "backbone": _module_kind("backbones", backbone_template.MODULE, backbone_template.CONFIG),
-    "head": _module_kind("heads", head_template.MODULE, head_template.CONFIG),
+    "head": _module_kind("heads", detr_template.MODULE, detr_template.CONFIG),
     "method": _module_kind("methods", method_template.MODULE, method_template.CONFIG),
     "task": Kind(
         task_template.POINTS, task_template.MODULES, task_template.CONFIG, task_template.TEST, task_template.README
     ),
 }
-HEADS = {  # by task
-    "detection": KINDS["head"],
+_HEADS = {  # by task
+    "detr": KINDS["head"],
     "segmentation": _module_kind("heads", segmentation_head_template.MODULE, segmentation_head_template.CONFIG),
 }
 
@@ -114,10 +114,10 @@ HEADS = {  # by task
 def files(noun: str, name: str, task: str | None = None) -> dict[str, str]:
     """Text files of a new distribution, by relative path.
 
-    noun: a key of `KINDS`. name: the package's name, from `check_name`. task: a head's task, a key of `HEADS`; by
-    default detection.
+    noun: a key of `KINDS`. name: the package's name, from `check_name`. task: a head's template, a key of `_HEADS`; by
+    default detr.
     """
-    plugin_kind = KINDS[noun] if task is None else HEADS[task]
+    plugin_kind = KINDS[noun] if task is None else _HEADS[task]
     words = {"name": name, "cls": class_name(name), "noun": noun, "versions": _versions()}
     points = "".join(f"densevit.{group} =\n    $name = {value}\n" for group, value in plugin_kind.points.items())
     templates = {

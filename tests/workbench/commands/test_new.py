@@ -155,7 +155,7 @@ def test_nothing_is_overwritten(tmp_path, capsys):
 
 PAGES = [
     ("backbone mynet", "own-backbone", ("mynet/__init__.py", "configs/mynet.yaml")),
-    ("head myhead", "own-head", ("configs/myhead.yaml",)),
+    ("head myhead --task detr", "own-head", ("configs/myhead.yaml",)),
     ("head fcn --task segmentation", "own-head", ("fcn/__init__.py", "configs/fcn.yaml")),
     ("method mymethod", "own-method", ("mymethod/__init__.py",)),
     ("task mytask", "own-target", ("configs/mytask.yaml",)),

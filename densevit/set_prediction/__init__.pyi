@@ -1,0 +1,37 @@
+"""The public names and their modules, for `__init__.py` and for type checkers."""
+
+from densevit.set_prediction.box_decoder import BoxDecoder as BoxDecoder
+from densevit.set_prediction.box_positions import BoxPositionBias as BoxPositionBias
+from densevit.set_prediction.box_positions import BoxPositions as BoxPositions
+from densevit.set_prediction.box_refinement import inverse_sigmoid as inverse_sigmoid
+from densevit.set_prediction.box_refinement import look_forward_twice as look_forward_twice
+from densevit.set_prediction.box_refinement import refine as refine
+from densevit.set_prediction.criterion import SetCriterion as SetCriterion
+from densevit.set_prediction.denoising import ContrastiveDenoising as ContrastiveDenoising
+from densevit.set_prediction.denoising import Denoising as Denoising
+from densevit.set_prediction.denoising import DenoisingQueries as DenoisingQueries
+from densevit.set_prediction.head import Criterion as Criterion
+from densevit.set_prediction.head import SetPredictionHead as SetPredictionHead
+from densevit.set_prediction.levels import LevelProjections as LevelProjections
+from densevit.set_prediction.levels import Levels as Levels
+from densevit.set_prediction.mask_classification import InstanceMasks as InstanceMasks
+from densevit.set_prediction.mask_classification import MaskClassification as MaskClassification
+from densevit.set_prediction.mask_classification import PanopticMasks as PanopticMasks
+from densevit.set_prediction.mask_classification import SemanticMasks as SemanticMasks
+from densevit.set_prediction.mask_criterion import MaskCriterion as MaskCriterion
+from densevit.set_prediction.memory import Memory as Memory
+from densevit.set_prediction.predictions import exported_predictions as exported_predictions
+from densevit.set_prediction.predictions import top_predictions as top_predictions
+from densevit.set_prediction.projections import CoarsestProjection as CoarsestProjection
+from densevit.set_prediction.projections import FusedProjection as FusedProjection
+from densevit.set_prediction.proposals import BestProposals as BestProposals
+from densevit.set_prediction.proposals import Proposals as Proposals
+from densevit.set_prediction.queries import BoxQueries as BoxQueries
+from densevit.set_prediction.queries import MaskQueries as MaskQueries
+from densevit.set_prediction.queries import Queries as Queries
+from densevit.set_prediction.queries import mask_logits as mask_logits
+from densevit.set_prediction.transformer import Decoder as Decoder
+from densevit.set_prediction.transformer import DecoderLayer as DecoderLayer
+from densevit.set_prediction.transformer import EncoderLayer as EncoderLayer
+from densevit.set_prediction.transformer import Transformer as Transformer
+from densevit.set_prediction.transformer import encode as encode
