@@ -15,7 +15,8 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-4) -> Tensor:
 def refine(head: Mlp, x: Tensor, reference: Tensor, eps: float = 1e-4) -> Tensor:
     """Adds the offsets that the head predicts to the reference, both as logits (Deformable DETR, Zhu et al. 2021, A.4).
 
-    Computed in at least fp32. x: (..., C). reference: boxes (..., 4) cxcywh or points (..., 2), in 0 ... 1. Returns boxes (..., 4) cxcywh.
+    Computed in at least fp32. x: (..., C). reference: boxes (..., 4) cxcywh or points (..., 2), in 0 ... 1. Returns
+    boxes (..., 4) cxcywh.
     """
     return _add(head.in_full_precision(x), reference, eps)
 

@@ -75,8 +75,8 @@ class SetCriterion(HungarianLoss):
         return hungarian(logits, boxes, objects, self.costs, softmax=False, strict=strict)
 
     def proposal_loss(self, logits: Tensor, boxes: Tensor, objects: Objects, context: LossContext) -> Tensor:
-        """The loss of proposals. Their targets are binary (Deformable DETR, A.4), each object has class 0, unless
-        `class_proposals` is on.
+        """The loss of proposals, logits (B, S, K) and boxes (B, S, 4). Their targets are binary (Deformable DETR, A.4),
+        each object has class 0, unless `class_proposals` is on.
         """
         if not self.class_proposals:
             objects = objects._replace(labels=objects.labels.new_zeros(len(objects.labels)))

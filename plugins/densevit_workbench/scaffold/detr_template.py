@@ -63,8 +63,9 @@ class $cls(SetPredictionHead):
         nn.init.constant_(self.label_head.bias, -4.6)  # a probability of 0.01: most queries are background
         nn.init.zeros_(self.box_head.last.weight)  # the refinement starts at zero
         nn.init.zeros_(self.box_head.last.bias)
-        # Bipartite matching, and the losses of the matched pairs. Put your own criterion here.
-        self.criterion = SetCriterion(MatchingCosts(), LossWeights(), "mal")
+        # Bipartite matching and the losses of the pairs. A one-to-many loss on all cells makes short trainings succeed.
+        self.dense = Proposals(width, len(classes))
+        self.criterion = SetCriterion(MatchingCosts(), LossWeights(), "mal", dense_weight=4.0)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """`logits` (B, Q, K) and `boxes` (B, Q, 4) cxcywh of the last layer, and of all `layers`, (L, B, Q, ...)."""
@@ -73,7 +74,11 @@ class $cls(SetPredictionHead):
         x = self.contents.weight[: best.boxes.shape[1]].expand(best.boxes.shape[0], -1, -1)  # (B, Q, C)
         layers = [(best.logits, best.boxes), *self.decode(x, best.boxes.detach(), memory)]
         logits, boxes = (torch.stack(values) for values in zip(*layers, strict=True))
-        return {"logits": logits[-1], "boxes": boxes[-1], "layers": (logits, boxes)}
+        outputs: Outputs = {"logits": logits[-1], "boxes": boxes[-1], "layers": (logits, boxes)}
+        if self.training:
+            cells = self.dense(memory.tokens, memory.centres)
+            outputs["dense"] = (*cells, memory.centres, memory.padding)  # each (B, S, ...)
+        return outputs
 
     def decode(self, x: Tensor, boxes: Tensor, memory: Memory) -> list[tuple[Tensor, Tensor]]:
         """The logits (B, Q, K) and boxes (B, Q, 4) after each layer. x: (B, Q, C), the contents of the queries."""
