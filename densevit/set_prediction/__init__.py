@@ -10,8 +10,11 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
-_MODULE_OF = {node.names[0].name: str(node.module) for node in _STUB.body if isinstance(node, ast.ImportFrom)}
+_MODULE_OF = {
+    node.names[0].name: str(node.module)
+    for node in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    if isinstance(node, ast.ImportFrom)
+}
 
 __all__ = sorted(_MODULE_OF)
 

@@ -1,6 +1,5 @@
 """Smaller distributions of examples/plugins, installed as by pip: an optimiser, transforms, inspectors and heads."""
 
-import functools
 import json
 import sys
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, TokenBackbone
-from densevit.set_prediction.transformer import Transformer
 from densevit.testing import check_backbone, check_head
 from tests.plugins.test_plugins import run_command
 from tests.training.process_groups import Command
@@ -85,19 +83,6 @@ def test_an_inspector_adds_its_figure(third_party: Callable[[str], Path], tmp_pa
     ended = Command(*command, folder=tmp_path, path=[site]).ended()
     assert ended.code == 2
     assert ended.errors.startswith("The inspector 'unreadable' (inspections:Missing, from inspections 0.1): ")
-
-
-def test_a_detr_of_shared_parts_passes_the_checks_and_trains(project, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(project / "examples" / "plugins" / "queries")
-    from queries import RealTimeDetr
-
-    small = Transformer(32, 2, 1, 2, 32)
-    check_head(functools.partial(RealTimeDetr, num_queries=5, transformer=small, contrastive_denoising=6))
-    layers = "{width: 32, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 32}"
-    head = f"heads={{detection: {{name: 'queries:RealTimeDetr', transformer: {layers}, num_queries: 8}}}}"
-    run = densevit.fit(yaml.safe_load(CONFIG), [head, "trainer.max_steps=2"], run_dir=tmp_path / "run")
-    assert 0 <= run.metrics["detection/AP"] <= 1
-    assert len(densevit.load(run.path).heads["detection"].decoder) == 1
 
 
 # ---- a backbone and a head that share the last blocks, as docs/own-head.md describes ----

@@ -95,7 +95,7 @@ class $cls(SetPredictionHead):
 CONFIG = """\
 # $cls on a Swin, on the built-in scenes:
 #   densevit train configs/$name.yaml
-# On COCO, on a ResNet-50 for 12 epochs, at the size of the paper:
+# On COCO:
 #   densevit train coco/dino_r50_12ep data.root=~/coco heads.detection.name=$name \\
 #       heads.detection.num_queries=300 heads.detection.transformer.width=256
 base: detr_swin
