@@ -34,7 +34,7 @@ def test_names_of_set_prediction_state_the_shapes_of_tensors():
             )
             if of_densevit and Tensor in typing.get_type_hints(function).values():
                 text = f"{value.__doc__} {inspect.getdoc(function)}"
-                undocumented += [f"{name}.{member}"] * (re.search(r"\((\.\.\.|[A-Z])[,)]", text) is None)
+                undocumented += [f"{name}.{member}"] * (re.search(r"\((\.\.\.|[A-Z]( \* [A-Z])?)[,)]", text) is None)
     assert not undocumented
 
 

@@ -29,6 +29,7 @@ from densevit.set_prediction.proposals import Proposals as Proposals
 from densevit.set_prediction.queries import BoxQueries as BoxQueries
 from densevit.set_prediction.queries import MaskQueries as MaskQueries
 from densevit.set_prediction.queries import Queries as Queries
+from densevit.set_prediction.queries import QueryTable as QueryTable
 from densevit.set_prediction.queries import mask_logits as mask_logits
 from densevit.set_prediction.transformer import Decoder as Decoder
 from densevit.set_prediction.transformer import DecoderLayer as DecoderLayer

@@ -44,7 +44,7 @@ class QueryTable(nn.Embedding):
         self.groups = groups
 
     def carried_over(self, name: str, tensor: Tensor) -> tuple[Tensor, str] | None:
-        """Resizes the table of another number of queries; see `densevit.weights.state_dict_loading.fit`."""
+        """The table (G * q, C) for this number of queries; see `densevit.weights.state_dict_loading.fit`."""
         return resized_queries(tensor, self.num_embeddings // self.groups, self.groups)
 
 

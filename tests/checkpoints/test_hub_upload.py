@@ -42,7 +42,7 @@ def small_model(**data: Any) -> densevit.DenseModel:
     return densevit.create_model(configs.from_mapping(values), classes=["road", "sky"]).eval()
 
 
-def run_folder(folder: Path, model: densevit.DenseModel) -> densevit.Run:
+def run_folder(folder: Path, model: densevit.DenseModel) -> "densevit.Run":
     """A run folder of a model, with METRICS."""
     folder.mkdir()
     densevit.save(model, folder / "model.safetensors")

@@ -19,6 +19,7 @@ from densevit.set_prediction import (
     FusedProjection,
     Memory,
     Proposals,
+    QueryTable,
     SetCriterion,
     SetPredictionHead,
     Transformer,
@@ -52,7 +53,7 @@ class $cls(SetPredictionHead):
         self.project = FusedProjection(channels, strides, width, min(stride, strides[-1]), blocks=1)
         self.encoder = nn.ModuleList(EncoderLayer(transformer) for _ in range(transformer.encoder_layers))
         # Queries: learned contents, and the boxes of the best cells of the memory.
-        self.contents = nn.Embedding(num_queries, width)
+        self.contents = QueryTable(num_queries, width)
         self.proposals = Proposals(width, len(classes))
         # Decoder. Put your own layers here.
         self.decoder = nn.ModuleList(DecoderLayer(transformer) for _ in range(transformer.decoder_layers))
