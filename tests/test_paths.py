@@ -91,6 +91,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "inspect.model": (lambda: densevit.inspect("~/full", "~/image.png"), "full"),
     "probe.backbone": (lambda: densevit.probe("~/none.yaml", "quick"), "none.yaml"),
     "probe.data": (lambda: densevit.probe("pixels", "quick", "~/none.yaml"), "none.yaml"),
+    "push_to_hub.model": (lambda: densevit.push_to_hub("~/full", "a/b"), "full"),
     "report.runs": (lambda: densevit.report("~/none"), "none"),
     "write_prelabels.predictions": (lambda: densevit.write_prelabels("~/none", predictor(), "~/a.json"), "none"),
 }

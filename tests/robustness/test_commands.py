@@ -95,7 +95,7 @@ READ_ONLY = (
     (("predictions", "evaluate", "predicted"), "--out DIR"),
     (("predictions", "join", "predicted"), "make it writable"),
 )
-WRITE_NOTHING = {"plugins", "check", "config", "new", "predictions status"}  # new loads nothing
+WRITE_NOTHING = {"plugins", "check", "config", "models", "new", "predictions status"}  # new loads nothing
 
 
 @pytest.mark.parametrize(("arguments", "fix"), READ_ONLY, ids=lambda value: " ".join(value) if value[0] != "-" else "")
