@@ -19,7 +19,7 @@ from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes, above_threshold
 from densevit_export import exported_outputs, file_comparison, files, prediction_comparison
 from densevit_export.runtimes import silenced
-from densevit_heads.detr_panoptic import merging
+from densevit_heads.parts.panoptic import merging
 from tests.export.test_exporting import BACKBONES, CLASSES, DETR, HEADS
 from tests.small_models import (
     FOUR_MAPS,

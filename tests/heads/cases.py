@@ -9,8 +9,8 @@ from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.dpt.depth import DepthLossWeights
 from densevit_heads.gtr.head import GtrTransformer
 from densevit_heads.mask2former.pixel_decoder import MaskTransformer, PixelDecoderOptions
+from densevit_heads.parts.hybrid_encoder import HybridEncoderOptions
 from densevit_heads.rf_detr.head import GroupTransformer
-from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
 
 
 class Case(NamedTuple):

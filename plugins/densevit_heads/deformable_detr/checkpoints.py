@@ -21,8 +21,8 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.layouts import count, find, part
-from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
-from densevit_heads.detr.checkpoints import class_rows, classes_of
+from densevit_heads.parts.attention_checkpoints import deformable_attention, fused_attention
+from densevit_heads.parts.detector_checkpoints import class_rows, classes_of
 
 LICENCES = Licences(
     "Apache-2.0",

@@ -10,7 +10,6 @@ from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, OtherKeys, Publishing, SpecialTensors, StateDict
 from densevit.layouts import backbone_lines
-from densevit_heads.attention_checkpoints import deformable_attention, projected_attention
 from densevit_heads.deformable_detr.checkpoints import (
     DECODER,
     ENCODER,
@@ -26,8 +25,8 @@ from densevit_heads.deformable_detr.checkpoints import (
     shared_lines,
 )
 from densevit_heads.deformable_detr.published_models import MODELS
-from densevit_heads.detr.checkpoints import classes_of
-from densevit_heads.detr.transformers_checkpoints import FILE, id2label, memory, shared_count
+from densevit_heads.parts.attention_checkpoints import deformable_attention, projected_attention
+from densevit_heads.parts.detector_checkpoints import FILE, classes_of, id2label, memory, shared_count
 
 
 def _lines() -> tuple[Line, ...]:

@@ -4,13 +4,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from densevit.errors import WeightsError
-from densevit.interfaces import Change, CheckpointLayout, Class, LayoutOptions, Licences, Line, Publishing, StateDict
-from densevit.layouts import coco_classes, coco_panoptic_classes, count, find, numbered_classes, part
-from densevit_heads.attention_checkpoints import fused_attention
+from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Licences, Line, Publishing, StateDict
+from densevit.layouts import count, find, part
+from densevit_heads.parts.attention_checkpoints import fused_attention
+from densevit_heads.parts.detector_checkpoints import class_rows, head_classes
 
 LICENCES = Licences(
     "Apache-2.0",
@@ -25,43 +22,6 @@ FILES = {"detr-r*.pth": LICENCES, "hf:facebook/detr-resnet-*": LICENCES}
 ENCODER, DECODER, HEAD = "heads.detection.encoder.{i}", "heads.detection.decoder.{i}", "heads.detection"
 
 UNSAVED = ("backbone.dilation", "heads.detection.transformer.num_heads")  # not determined by tensor shapes
-_COCO = {91: coco_classes, 250: coco_panoptic_classes}  # by the number of file ids, from 0
-IMPOSSIBLE = -1e4  # a logit with probability exactly 0, representable in fp16
-
-
-def file_ids(num_classes: int) -> int | None:
-    """The number of file ids, from 0, of COCO's or COCO panoptic's classes; None for another number of classes."""
-    return next((ids for ids, classes in _COCO.items() if len(classes()) == num_classes), None)
-
-
-def class_rows(no_object: bool, objectness: bool = False) -> Change:
-    """Maps the rows of file ids to densevit's classes.
-
-    COCO's ids 0 ... 90 become 80 classes, and COCO panoptic's 0 ... 249 become 133. Layers with another number of rows
-    are not changed.
-
-    no_object: whether the last row is "no object". objectness: row 0 tells objects from background, and becomes the row
-    of the first class. Rows of ids without a class were trained to be never predicted and are left out: the other
-    logits stay equal, and softmax probabilities grow by the tiny share of these rows. The inverse writes zeros with a
-    bias of -10000, which has no effect.
-    """
-
-    def kept(ids: int) -> list[int]:
-        rows = [c.file_id for c in _COCO[ids]()]
-        return [0, *rows[1:]] if objectness else [*rows, ids] if no_object else rows
-
-    def forward(rows: Tensor) -> Tensor:
-        ids = len(rows) - no_object
-        return rows[kept(ids)] if ids in _COCO else rows
-
-    def inverse(rows: Tensor) -> Tensor:
-        ids = file_ids(len(rows) - no_object)
-        if ids is None:
-            return rows
-        every = rows.new_full((ids + no_object, *rows.shape[1:]), IMPOSSIBLE if rows.ndim == 1 else 0.0)
-        return every.index_copy_(0, torch.tensor(kept(ids), device=rows.device), rows)
-
-    return Change(forward, inverse)
 
 
 CLASS_ROWS = class_rows(no_object=True)
@@ -126,36 +86,6 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
     """The recipe of the evaluation on COCO."""
     return "coco/detr_r50", {}
-
-
-def classes_of(rows: int, names: Sequence[str] = ()) -> tuple[Class, ...]:
-    """The classes of a class head; its last row is "no object".
-
-    names: the names of the rows, if known. A head with one row per file id of COCO or COCO panoptic gets these classes.
-    Otherwise each row is a class with its row as file id, and a thing, because checkpoints do not tell things from
-    stuff. Raises WeightsError if a head with as many rows as COCO's has other names.
-    """
-    ids = rows - 1
-    if ids not in _COCO:
-        return numbered_classes(ids, names)
-    for c in _COCO[ids]():
-        if len(names) == ids and names[c.file_id] not in (c.name, f"LABEL_{c.file_id}"):
-            raise WeightsError(
-                f"Class {c.file_id} of {ids} is called {names[c.file_id]!r}, in COCO "
-                f"{'panoptic ' if ids == 250 else ''}{c.name!r}. A DETR with {ids} other classes cannot be "
-                "distinguished from COCO's: expected another number of classes."
-            )
-    return _COCO[ids]()
-
-
-def head_classes(
-    state: StateDict, metadata: Mapping[str, Any], bias: str, head: str = "detection"
-) -> dict[str, tuple[Class, ...]]:
-    """The classes of a head.
-
-    bias: the key of the bias of the class logits. metadata: `classes`, the names by row, if known.
-    """
-    return {head: classes_of(len(state[bias]), metadata.get("classes", ()))}
 
 
 DETR = CheckpointLayout(

@@ -10,7 +10,6 @@ from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, OtherKeys, Publishing, StateDict
 from densevit.layouts import backbone_lines
-from densevit_heads.attention_checkpoints import projected_attention
 from densevit_heads.detr.checkpoints import (
     CLASS_ROWS,
     DECODER,
@@ -20,13 +19,12 @@ from densevit_heads.detr.checkpoints import (
     LICENCES,
     UNSAVED,
     describe,
-    file_ids,
-    head_classes,
     recipe,
 )
 from densevit_heads.detr.published_models import MODELS
+from densevit_heads.parts.attention_checkpoints import projected_attention
+from densevit_heads.parts.detector_checkpoints import FILE, head_classes, id2label, memory, shared_count
 
-FILE, _MEMORY = "model.backbone.conv_encoder.model.", "model.backbone.model."
 _ENCODER, _DECODER = "model.encoder.layers.{i}", "model.decoder.layers.{i}"
 
 
@@ -59,25 +57,6 @@ _LINES = (
 )
 
 
-def memory(*attentions: str) -> tuple[tuple[str, str], ...]:
-    """Pairs of a model's keys in version 5 and a file's keys. attentions: the layers with an output projection
-    `o_proj`."""
-    return (
-        (f"{_MEMORY}*", f"{FILE}*"),
-        *((f"{source}.o_proj.*", f"{source}.out_proj.*") for source in attentions),
-        *((f"{layer}.mlp.fc{i}.*", f"{layer}.fc{i}.*") for layer in (_ENCODER, _DECODER) for i in (1, 2)),
-    )
-
-
-def shared_count(config: Mapping[str, Any], key: str, usual: int, option: str) -> dict[str, int]:
-    """The option from config.json if encoder and decoder have the same number, else {}.
-
-    usual: transformers' default.
-    """
-    counts = {config.get(f"{part}_{key}", usual) for part in ("encoder", "decoder")}
-    return {option: counts.pop()} if len(counts) == 1 else {}
-
-
 def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """From config.json: whether the last stage is dilated, and the number of attention heads."""
     config = metadata.get("config", {})
@@ -87,12 +66,6 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
     dilation, heads = UNSAVED
     options = {dilation: bool(config.get("dilation")) or backbone.get("output_stride") == 16}
     return options | shared_count(config, "attention_heads", 8, heads)
-
-
-def id2label(classes: Sequence[Class]) -> dict[str, dict[str, str]]:
-    """The names by row for config.json, if rows are COCO's file ids; else {}."""
-    rows, names = file_ids(len(classes)), {c.file_id: c.name for c in classes}
-    return {} if rows is None else {"id2label": {str(row): names.get(row, "N/A") for row in range(rows)}}
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:

@@ -22,8 +22,8 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.layouts import count
-from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
-from densevit_heads.rtdetr.checkpoints import BLACK, LABELS, WHITE, classes_of, mlp
+from densevit_heads.parts.attention_checkpoints import deformable_attention, fused_attention
+from densevit_heads.parts.detector_checkpoints import BLACK, LABELS, WHITE, detection_classes, mlp, points_and_scale
 
 _COCO = Licences(
     "Apache-2.0",
@@ -210,20 +210,6 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
     return f"coco/dfine_{'n' if nano else size}", {}
 
 
-def points_and_scale(state: StateDict, metadata: Mapping[str, Any], points: str, scale: str) -> dict[str, Any]:
-    """`num_points` from the buffer with 1 / points for each point, and `reg_scale`. points, scale: the keys."""
-    options: dict[str, Any] = {}
-    if points in state:
-        counts, left = [], [round(1 / x) for x in state[points].tolist()]
-        while left:
-            counts.append(left[0])
-            left = left[left[0] :]
-        options[f"{HEAD}.num_points"] = tuple(counts)
-    if scale in state:
-        options[f"{HEAD}.reg_scale"] = float(state[scale])
-    return options
-
-
 DFINE = CheckpointLayout(
     name="dfine",
     marks=(
@@ -236,7 +222,7 @@ DFINE = CheckpointLayout(
     ),
     lines=_lines(),
     describe=describe,
-    classes=partial(classes_of, bias="decoder.dec_score_head.0.bias"),
+    classes=partial(detection_classes, bias="decoder.dec_score_head.0.bias"),
     special=SpecialTensors(
         no_effect={
             "decoder.anchors": "the initial boxes of a fixed image size",

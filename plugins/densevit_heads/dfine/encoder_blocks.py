@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from densevit_heads.rtdetr.convolutions import ConvNorm, CspRepLayer
+from densevit_heads.parts.convolutions import ConvNorm, CspRepLayer
 
 
 class RepNcspElan(nn.Module):

@@ -21,8 +21,8 @@ from densevit_heads.deformable_detr.prediction import box_head, label_head
 from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights
 from densevit_heads.dfine.decoder import Decoder, Refined
 from densevit_heads.dfine.encoder_blocks import RepNcspElan, decoupled_downsampling
-from densevit_heads.rtdetr.convolutions import ConvNorm
-from densevit_heads.rtdetr.hybrid_encoder import HybridEncoder, HybridEncoderOptions
+from densevit_heads.parts.convolutions import ConvNorm
+from densevit_heads.parts.hybrid_encoder import HybridEncoder, HybridEncoderOptions
 from densevit_heads.rtdetr.queries import SelectedQueries, UncertaintyMinimalSelection
 
 BOX_NOISE = 1.0  # of denoising queries, in half box sizes; a negative query's is 1 to 2

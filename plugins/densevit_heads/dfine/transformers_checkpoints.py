@@ -23,8 +23,6 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.layouts import count
-from densevit_heads.attention_checkpoints import deformable_attention, projected_attention
-from densevit_heads.detr.transformers_checkpoints import id2label, shared_count
 from densevit_heads.dfine.checkpoints import (
     AIFI,
     DECODER,
@@ -38,11 +36,20 @@ from densevit_heads.dfine.checkpoints import (
     conv_norm,
     describe,
     fusion_blocks,
-    points_and_scale,
     recipe,
 )
 from densevit_heads.dfine.published_models import MODELS
-from densevit_heads.rtdetr.checkpoints import BLACK, LABELS, WHITE, classes_of, mlp
+from densevit_heads.parts.attention_checkpoints import deformable_attention, projected_attention
+from densevit_heads.parts.detector_checkpoints import (
+    BLACK,
+    LABELS,
+    WHITE,
+    detection_classes,
+    id2label,
+    mlp,
+    points_and_scale,
+    shared_count,
+)
 
 _BACKBONE = "model.backbone.model"
 _AIFI, _LAYER = "model.encoder.encoder.0.layers.{i}", "model.decoder.layers.{i}"
@@ -235,7 +242,7 @@ DFINE = CheckpointLayout(
     ),
     lines=_lines(),
     describe=describe,
-    classes=partial(classes_of, bias="model.decoder.class_embed.0.bias"),
+    classes=partial(detection_classes, bias="model.decoder.class_embed.0.bias"),
     other_keys=OtherKeys(spellings=_SPELLINGS),
     special=SpecialTensors(
         rearrange=Rearrangement(_shared_heads, _own_heads),

@@ -20,9 +20,8 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.layouts import added_to_tokens, backbone_lines, by_name_only, find, part
-from densevit_heads.class_map_checkpoints import classes_of
 from densevit_heads.dpt import published_models
-from densevit_heads.setr import checkpoints as setr
+from densevit_heads.parts.class_map_checkpoints import classes_of, label_maps
 
 LICENCES = Licences(
     "MIT", "MIT", "MIX 6", "none", "https://github.com/isl-org/DPT/blob/cd3fe90/README.md", "2026-11-29"
@@ -123,11 +122,10 @@ def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]])
     """Image sizes as in the project's code, `run_segmentation.py` and `run_monodepth.py`, without windows."""
     ((task, head),) = sections["heads"].items()
     if task == "segmentation":
-        name, section = setr.recipe(sections, classes)
-        return name, {
-            "data": {**section.get("data", {}), "image_size": 480, "transforms": {"short_side": 480}},
-            "inference": {},
-        }
+        labels = classes.get("segmentation", ())
+        recipe = f"{'cityscapes' if len(labels) == 19 else 'ade20k'}/setr_pup_vit_large"
+        data = {} if len(labels) in (19, 150) else label_maps(labels)["data"]
+        return recipe, {"data": {**data, "image_size": 480, "transforms": {"short_side": 480}}, "inference": {}}
     if head.get("output") == "relative":
         return "nyu/dpt_hybrid", {"data": {"image_size": 384, "transforms": {"short_side": 384}}}
     return ("kitti/dpt_hybrid" if head.get("max_depth", 10.0) > 10 else "nyu/dpt_hybrid"), {}

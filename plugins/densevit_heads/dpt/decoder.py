@@ -15,7 +15,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit_heads import class_map_layers
+from densevit_heads.parts import class_map_layers
 
 Norm = Literal["none", "sync", "batch", "group"]
 Upsampling = Literal["double", "exact"]

@@ -15,8 +15,8 @@ from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
 from densevit.set_prediction.limits import check_counts
-from densevit_heads.depth_limits import check_max_depth
 from densevit_heads.dpt.decoder import Decoder, Norm, Upsampling, double, enlarge, feature_indices, upsample
+from densevit_heads.parts.depth_limits import check_max_depth
 
 Output = Literal["relative", "sigmoid", "softplus", "bins", "inverse"]
 

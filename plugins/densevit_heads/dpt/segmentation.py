@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, dice, label_maps
-from densevit_heads.class_map_layers import check_shares
-from densevit_heads.class_maps import WeightedClassMapHead
 from densevit_heads.dpt.decoder import Decoder, double, feature_indices, normalisation, upsample
 from densevit_heads.dpt.depth import check_widths
+from densevit_heads.parts.class_map_layers import check_shares
+from densevit_heads.parts.class_maps import WeightedClassMapHead
 
 
 class DptSegmentation(WeightedClassMapHead):

@@ -29,7 +29,7 @@ from densevit.interfaces import (
 from densevit.layouts import GRID, TOKENS, backbone_lines, count, find, part
 from densevit.set_prediction.mask_segments import Task
 from densevit_heads.eomt import published_models
-from densevit_heads.mask2former.checkpoints import KEYS, classes_of
+from densevit_heads.parts.mask_checkpoints import KEYS, classes_of
 
 NAMES: dict[Task, str] = {"panoptic": "eomt", "instance": "eomt_instance", "semantic": "eomt_semantic"}
 _COCO_THINGS, _SEMANTIC_QUERIES = 80, 100

@@ -21,12 +21,10 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.layouts import backbone_lines, count, find, part
-from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
-from densevit_heads.dfine.checkpoints import points_and_scale
 from densevit_heads.gtr import published_models
-from densevit_heads.rf_detr import projector_checkpoints as projector
-from densevit_heads.rf_detr.checkpoints import MASK_PARTS
-from densevit_heads.rtdetr.checkpoints import LABELS, classes_of, mlp
+from densevit_heads.parts import projector_checkpoints as projector
+from densevit_heads.parts.attention_checkpoints import deformable_attention, fused_attention
+from densevit_heads.parts.detector_checkpoints import LABELS, MASK_PARTS, detection_classes, mlp, points_and_scale
 
 HEAD = "heads.detection"
 DECODER, GROUP, LAYER = f"{HEAD}.decoder", f"{HEAD}.groups.{{i}}", f"{HEAD}.decoder.layers.{{i}}"
@@ -141,7 +139,7 @@ GTR = CheckpointLayout(
     marks=(*MARKS, "decoder.dec_score_head.0.weight", _INITIAL_BOX),
     lines=(*backbone_lines("gtr-backbone", BACKBONE), *projector.authors("encoder", "norm"), *head_lines()),
     describe=describe,
-    classes=partial(classes_of, bias="decoder.dec_score_head.0.bias"),
+    classes=partial(detection_classes, bias="decoder.dec_score_head.0.bias"),
     special=SpecialTensors(no_effect={**NORM.no_effect, **_CONSTANTS}),
     options=LayoutOptions(
         unsaved=tuple(

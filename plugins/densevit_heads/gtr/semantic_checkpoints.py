@@ -9,10 +9,10 @@ from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Line, Publishing, StateDict
 from densevit.layouts import backbone_lines, find
-from densevit_heads.class_map_checkpoints import classes_of
 from densevit_heads.gtr import published_models
 from densevit_heads.gtr.checkpoints import BACKBONE, MARKS, NORM, describe_backbone
-from densevit_heads.rf_detr import projector_checkpoints as projector
+from densevit_heads.parts import projector_checkpoints as projector
+from densevit_heads.parts.class_map_checkpoints import classes_of
 
 _HEAD = "heads.segmentation"
 

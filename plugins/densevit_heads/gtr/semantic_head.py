@@ -7,8 +7,8 @@ from torch import Tensor
 
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.set_prediction.limits import check_counts
-from densevit_heads.class_map_layers import Classifier, Norm, convolution, resample
-from densevit_heads.class_maps import ClassMapHead
+from densevit_heads.parts.class_map_layers import Classifier, Norm, convolution, resample
+from densevit_heads.parts.class_maps import ClassMapHead
 
 
 class GtrSemantic(ClassMapHead):

@@ -10,8 +10,8 @@ from densevit.interfaces import Class, Dataset, DenseHead, LossContext, Losses, 
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses.depth import depth_maps, masked_mean, mean_over_images, valid_pixels
 from densevit.set_prediction.limits import check_counts
-from densevit_heads.depth_limits import check_max_depth
 from densevit_heads.linear.layer import LinearLayer
+from densevit_heads.parts.depth_limits import check_max_depth
 
 _SMOOTHING = 0.1  # added to each bin, as in AdaBins
 _EPS = 1e-3  # metres, added inside logarithms

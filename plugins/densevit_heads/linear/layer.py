@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.norms import SyncBatchNorm2d
-from densevit_heads.class_map_layers import resample
+from densevit_heads.parts.class_map_layers import resample
 
 
 class LinearLayer(nn.Module):

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.set_prediction.limits import check_classes
-from densevit_heads.class_maps import ClassMapHead
 from densevit_heads.linear.layer import LinearLayer
+from densevit_heads.parts.class_maps import ClassMapHead
 
 
 class LinearSegmentation(ClassMapHead):

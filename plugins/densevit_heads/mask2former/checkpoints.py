@@ -10,14 +10,13 @@ from typing import Any
 
 from densevit.errors import WeightsError
 from densevit.interfaces import CheckpointLayout, Class, Licences, Line, Publishing, SpecialTensors, StateDict
-from densevit.layouts import backbone_lines, count, find, instance_classes, panoptic_classes, part, segmentation_classes
-from densevit.set_prediction.mask_classification import MaskClassification
+from densevit.layouts import backbone_lines, count, find, part
 from densevit.set_prediction.mask_segments import Task
-from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
-from densevit_heads.class_map_checkpoints import label_maps
-from densevit_heads.mask2former.head import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, NUM_POINTS
 from densevit_heads.mask2former.published_models import MODELS
+from densevit_heads.parts.attention_checkpoints import deformable_attention, fused_attention
+from densevit_heads.parts.class_map_checkpoints import label_maps
+from densevit_heads.parts.mask_checkpoints import KEYS, classes_of
 
 LICENCES = Licences(
     "MIT",
@@ -29,14 +28,13 @@ LICENCES = Licences(
 )
 FILES = {"hf:facebook/mask2former-*": LICENCES}
 
-HEADS: dict[Task, tuple[str, type[MaskClassification]]] = {
-    "panoptic": ("mask2former", Mask2Former),
-    "instance": ("mask2former_instance", Mask2FormerInstance),
-    "semantic": ("mask2former_semantic", Mask2FormerSemantic),
+NAMES: dict[Task, str] = {
+    "panoptic": "mask2former",
+    "instance": "mask2former_instance",
+    "semantic": "mask2former_semantic",
 }
 _COCO_THINGS = 80
 _SWIN = "microsoft-swin-dense"  # transformers' SwinBackbone has the same shift rule
-KEYS: dict[Task, str] = {task: head.task for task, (_, head) in HEADS.items()}
 
 
 def encoder_lines(source: str, target: str, names: tuple[str, str, str, str]) -> tuple[Line, ...]:
@@ -116,7 +114,7 @@ def describe(tensors: StateDict, task: Task) -> dict[str, Any]:
         "backbone": backbone,
         "heads": {
             KEYS[task]: {
-                "name": HEADS[task][0],
+                "name": NAMES[task],
                 "num_queries": queries,
                 "transformer": {
                     "width": width,
@@ -134,12 +132,6 @@ def describe(tensors: StateDict, task: Task) -> dict[str, Any]:
     }
 
 
-def classes_of(task: Task, rows: int, names: Sequence[str]) -> dict[str, tuple[Class, ...]]:
-    """The classes of `rows` logits, the last of which is "no object"."""
-    make = {"panoptic": panoptic_classes, "instance": instance_classes, "semantic": segmentation_classes}[task]
-    return {KEYS[task]: make(rows - 1, names)}
-
-
 def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
     """The recipe of training and evaluation on the data set with this number of classes; without one, on COCO, or for
     semantic segmentation on label maps of the classes.
@@ -147,9 +139,9 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
     backbone, [(key, head)] = sections["backbone"], sections["heads"].items()
     ade20k = f"ade20k/mask2former_swin_{'large' if backbone.get('variant') in ('base', 'large') else 'tiny'}"
     count = len(classes.get(key, ()))
-    if head["name"] == HEADS["instance"][0]:
+    if head["name"] == NAMES["instance"]:
         return "coco/mask2former_r50", {}
-    if head["name"] == HEADS["semantic"][0]:
+    if head["name"] == NAMES["semantic"]:
         if count not in (19, 150):
             return ade20k, label_maps(classes.get(key, ()))
         return ade20k, {} if count == 150 else {"data": "configs/data/cityscapes.yaml"}
@@ -193,7 +185,7 @@ def with_variants(
     swin: Callable[[Task], CheckpointLayout], resnet: Callable[[Task], CheckpointLayout]
 ) -> CheckpointLayout:
     """The layout of a panoptic model on a Swin, with the other tasks and backbones as variants."""
-    first, *variants = [of(task) for of in (swin, resnet) for task in HEADS]
+    first, *variants = [of(task) for of in (swin, resnet) for task in NAMES]
     return replace(first, variants=tuple(variants))
 
 

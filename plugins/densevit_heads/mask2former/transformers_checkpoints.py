@@ -19,9 +19,9 @@ from densevit.interfaces import (
 )
 from densevit.layouts import backbone_lines, find
 from densevit.set_prediction.mask_segments import Task
-from densevit_heads.attention_checkpoints import fused_attention, projected_attention
 from densevit_heads.mask2former.checkpoints import FILES, KEYS, LICENCES, encoder_lines, for_task, with_variants
 from densevit_heads.mask2former.published_models import MODELS
+from densevit_heads.parts.attention_checkpoints import fused_attention, projected_attention
 
 PIXELS, DECODER = "model.pixel_level_module.decoder", "model.transformer_module"
 _ENCODER = "model.pixel_level_module.encoder."

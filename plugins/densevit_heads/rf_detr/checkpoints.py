@@ -22,14 +22,11 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.layouts import count, part
-from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
-from densevit_heads.deformable_detr.checkpoints import CLASS_ROWS
-from densevit_heads.detr.checkpoints import classes_of
-from densevit_heads.detr.transformers_checkpoints import id2label
+from densevit_heads.parts import projector_checkpoints as projector
+from densevit_heads.parts.attention_checkpoints import deformable_attention, fused_attention
+from densevit_heads.parts.detector_checkpoints import MASK_PARTS, class_rows, classes_of, id2label, mlp
 from densevit_heads.rf_detr import backbone_checkpoints as vit
-from densevit_heads.rf_detr import projector_checkpoints as projector
 from densevit_heads.rf_detr.published_models import MODELS
-from densevit_heads.rtdetr.checkpoints import mlp
 
 # The data: issue 439.
 _RF_DETR = Licences(
@@ -47,12 +44,7 @@ _LW_DETR = Licences(
 _LW_DETR_FILES = dict.fromkeys(("LWDETR_*.pth", "hf:xbsu/LW-DETR*", "hf:AnnaZhang/lwdetr_*"), _LW_DETR)
 
 HEAD = "heads.detection"
-MASK_PARTS = {  # of the mask branch, by the authors' names
-    "blocks.{i}.dwconv": "blocks.{i}.depthwise", "blocks.{i}.norm": "blocks.{i}.norm",
-    "blocks.{i}.pwconv1": "blocks.{i}.pointwise", "spatial_features_proj": "pixel_project",
-    "query_features_block.norm_in": "query_norm", "query_features_block.layers.0": "query_ffn.expand",
-    "query_features_block.layers.2": "query_ffn.contract", "query_features_proj": "query_project",
-}  # fmt: skip
+CLASS_ROWS = class_rows(no_object=False)
 LAYER, GROUP = f"{HEAD}.decoder.{{i}}", f"{HEAD}.queries.groups.{{i}}"
 
 

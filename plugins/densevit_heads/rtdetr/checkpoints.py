@@ -9,11 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-
 from densevit.errors import WeightsError
 from densevit.interfaces import (
-    Change,
     CheckpointLayout,
     Class,
     LayoutOptions,
@@ -23,8 +20,9 @@ from densevit.interfaces import (
     SpecialTensors,
     StateDict,
 )
-from densevit.layouts import backbone_lines, count, find, instance_classes, part
-from densevit_heads.attention_checkpoints import deformable_attention, fused_attention
+from densevit.layouts import backbone_lines, count, find, part
+from densevit_heads.parts.attention_checkpoints import deformable_attention, fused_attention
+from densevit_heads.parts.detector_checkpoints import BLACK, LABELS, WHITE, detection_classes, mlp
 
 # Asks for the weights' licence, unanswered.
 LICENCES = Licences(
@@ -44,11 +42,7 @@ UNSAVED = tuple(
     for option in ("transformer.num_heads", "num_points", "num_queries", "sampling", "contrastive_denoising")
 )
 NUM_HEADS = 8  # of all releases; tensors show only the product of heads and points
-BLACK, WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and std: images are in 0 ... 1
 _SCALE = "decoder.decoder.layers.0.cross_attn.num_points_scale"
-
-# Checkpoints have a last row for padding queries, untrained zeros, which densevit's models lack.
-LABELS = Change(lambda rows: rows[:-1], lambda rows: torch.cat([rows, torch.zeros_like(rows[:1])]))
 
 
 def _conv_norm(source: str, target: str) -> tuple[Line, Line]:
@@ -68,11 +62,6 @@ def encoder_lines(source: str) -> tuple[Line, ...]:
         for i, name in enumerate(("wide", "pointwise"), 1):
             lines += _conv_norm(f"{block}.bottlenecks.{{j}}.conv{i}", f"{target}.blocks.{{j}}.{name}")
     return tuple(lines)
-
-
-def mlp(source: str, target: str, num_layers: int = 3) -> tuple[Line, ...]:
-    """Maps the keys of a multilayer perceptron."""
-    return tuple(Line(f"{source}.layers.{i}.*", f"{target}.{2 * i}.*") for i in range(num_layers))
 
 
 def _lines(projection: tuple[str, str], proposal: tuple[str, str]) -> tuple[Line, ...]:
@@ -164,11 +153,6 @@ def recipe(
     return f"coco/rtdetr_r{50 if sections['backbone']['depth'] >= 50 else 18}", {}
 
 
-def classes_of(state: StateDict, metadata: Mapping[str, Any], bias: str) -> dict[str, tuple[Class, ...]]:
-    """The classes of a class head; 80 rows are COCO's classes. bias: key of the head's bias."""
-    return {"detection": instance_classes(len(state[bias]), metadata.get("classes", ()))}
-
-
 def _points(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The points of each level, from version 2's buffer, which stores 1 / points once for each point."""
     counts, left = [], [round(1 / x) if x > 0 else 0 for x in state[_SCALE].tolist()] if _SCALE in state else []
@@ -194,7 +178,7 @@ RTDETR = CheckpointLayout(
     marks=(*_MARKS, "encoder.input_proj.0.0.weight", "decoder.enc_output.0.weight"),
     lines=_lines(("0", "1"), ("0", "1")),
     describe=describe,
-    classes=partial(classes_of, bias="decoder.dec_score_head.0.bias"),
+    classes=partial(detection_classes, bias="decoder.dec_score_head.0.bias"),
     special=SpecialTensors(
         no_effect={
             "decoder.anchors": "the initial boxes of a fixed image size",

@@ -22,24 +22,18 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.layouts import backbone_lines, find
-from densevit_heads.attention_checkpoints import deformable_attention, projected_attention
-from densevit_heads.detr.transformers_checkpoints import id2label, shared_count
-from densevit_heads.rtdetr import published_models
-from densevit_heads.rtdetr.checkpoints import (
+from densevit_heads.parts.attention_checkpoints import deformable_attention, projected_attention
+from densevit_heads.parts.detector_checkpoints import (
     BLACK,
-    DECODER,
-    ENCODER,
-    HEAD,
     LABELS,
-    QUERIES,
-    UNSAVED,
     WHITE,
-    classes_of,
-    describe,
-    encoder_lines,
+    detection_classes,
+    id2label,
     mlp,
-    recipe,
+    shared_count,
 )
+from densevit_heads.rtdetr import published_models
+from densevit_heads.rtdetr.checkpoints import DECODER, ENCODER, HEAD, QUERIES, UNSAVED, describe, encoder_lines, recipe
 
 _RESNET = find("transformers-rtdetr-resnet")
 _AIFI, _DECODER = "model.encoder.encoder.0.layers.{i}", "model.decoder.layers.{i}"
@@ -170,7 +164,7 @@ def _layout(version: int, *marks: str) -> CheckpointLayout:
         ),
         lines=_lines(),
         describe=describe,
-        classes=partial(classes_of, bias="model.decoder.class_embed.0.bias"),
+        classes=partial(detection_classes, bias="model.decoder.class_embed.0.bias"),
         other_keys=OtherKeys(spellings=_SPELLINGS),
         special=SpecialTensors(
             no_effect={f"model.{_SCALE}": "the inverse of the number of points"} if version == 2 else {},

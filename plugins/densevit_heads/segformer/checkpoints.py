@@ -7,7 +7,7 @@ from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, Line, OtherKeys, SpecialTensors, StateDict
 from densevit.layouts import backbone_lines, find, part
-from densevit_heads.class_map_checkpoints import classes_of, label_maps
+from densevit_heads.parts.class_map_checkpoints import classes_of, label_maps
 from densevit_heads.segformer.published_models import MODELS
 
 _HEAD = "heads.segmentation"

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.set_prediction.limits import check_counts
-from densevit_heads.class_map_layers import Classifier, Norm, check_shares, normalisation, resample
-from densevit_heads.class_maps import WeightedClassMapHead
+from densevit_heads.parts.class_map_layers import Classifier, Norm, check_shares, normalisation, resample
+from densevit_heads.parts.class_maps import WeightedClassMapHead
 
 
 class SegFormer(WeightedClassMapHead):

@@ -13,8 +13,8 @@ from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import mask_on_grid
 from densevit.set_prediction.limits import MAX_LAYERS, check_classes, check_counts
-from densevit_heads.class_map_layers import check_shares, resample
-from densevit_heads.class_maps import ClassMapHead
+from densevit_heads.parts.class_map_layers import check_shares, resample
+from densevit_heads.parts.class_maps import ClassMapHead
 
 _STD = 0.02  # of initial weights
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from densevit.interfaces import Change, CheckpointLayout, Class, Licences, Line, Publishing, SpecialTensors, StateDict
 from densevit.layouts import GRID, TOKENS, added_to_tokens, find, part
-from densevit_heads.class_map_checkpoints import classes_of, label_maps
+from densevit_heads.parts.class_map_checkpoints import classes_of, label_maps
 from densevit_heads.setr.published_models import MODELS
 
 _LICENCES = Licences(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.norms import LayerNorm2d
-from densevit_heads.class_map_layers import Classifier, Norm, convolution, resample
+from densevit_heads.parts.class_map_layers import Classifier, Norm, convolution, resample
 
 _EPS = 1e-6  # of the layer norms on backbone features
 

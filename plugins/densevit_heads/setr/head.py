@@ -12,8 +12,8 @@ from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label_counts, label_maps
 from densevit.set_prediction.limits import check_counts
-from densevit_heads.class_map_layers import Classifier, Norm, check_shares, resample
-from densevit_heads.class_maps import ClassMapHead
+from densevit_heads.parts.class_map_layers import Classifier, Norm, check_shares, resample
+from densevit_heads.parts.class_maps import ClassMapHead
 from densevit_heads.setr.decoders import MultiLevelDecoder, UpsamplingDecoder, factors_to
 
 

@@ -13,8 +13,8 @@ from densevit.layers.norms import LayerNorm2d
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, label_maps
 from densevit.set_prediction.limits import check_counts
-from densevit_heads.class_map_layers import Classifier, Norm, check_shares, convolution, resample
-from densevit_heads.class_maps import WeightedClassMapHead
+from densevit_heads.parts.class_map_layers import Classifier, Norm, check_shares, convolution, resample
+from densevit_heads.parts.class_maps import WeightedClassMapHead
 from densevit_heads.upernet.pyramid_pooling import PyramidPooling
 
 _FEATURE_NORM_EPS = 1e-6

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from densevit_heads.class_map_layers import Norm, convolution
+from densevit_heads.parts.class_map_layers import Norm, convolution
 
 
 class PyramidPooling(nn.Module):

@@ -18,7 +18,7 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.layouts import backbone_lines, count, find, part
-from densevit_heads.class_map_checkpoints import classes_of, label_maps
+from densevit_heads.parts.class_map_checkpoints import classes_of, label_maps
 from densevit_heads.upernet.published_models import MODELS
 
 _LICENCES = Licences(

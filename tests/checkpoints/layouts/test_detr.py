@@ -13,7 +13,8 @@ from densevit.weights.weights_table import weights_line
 from densevit_checkpoints.key_mapping import describe, translate, translate_back
 from densevit_checkpoints.recognition import recognise
 from densevit_heads.deformable_detr.checkpoints import DEFORMABLE_DETR
-from densevit_heads.detr.checkpoints import DETR, IMPOSSIBLE
+from densevit_heads.detr.checkpoints import DETR
+from densevit_heads.parts.detector_checkpoints import IMPOSSIBLE
 from tests.built_models import build_model
 from tests.checkpoints.layouts.originals.weights import DETR_BATCHES, NUM_PROPOSALS, detr_image, key_of, random_detr
 from tests.checkpoints.layouts.recordings import recorded

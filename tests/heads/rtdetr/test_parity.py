@@ -16,9 +16,9 @@ from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit.set_prediction.box_refinement import refine
 from densevit.set_prediction.transformer import Transformer
+from densevit_heads.parts.hybrid_encoder import HybridEncoderOptions
 from densevit_heads.rtdetr import RtDetr
 from densevit_heads.rtdetr import head as rtdetr_head
-from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
 from tests.heads.transformers_pairs import (
     GivenFeatures,
     copies,

@@ -11,10 +11,10 @@ from densevit.data.transforms.sample_augmentation import centred
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Window
 from densevit.set_prediction.transformer import Transformer
+from densevit_heads.parts.convolutions import RepVggBlock
+from densevit_heads.parts.hybrid_encoder import HybridEncoderOptions
 from densevit_heads.rtdetr import RtDetr
 from densevit_heads.rtdetr.augmentation import PlainStretch, Stretch, iou_crop
-from densevit_heads.rtdetr.convolutions import RepVggBlock
-from densevit_heads.rtdetr.hybrid_encoder import HybridEncoderOptions
 from tests.heads.padded_batch import SIZES, padded_batch, perturbed
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]

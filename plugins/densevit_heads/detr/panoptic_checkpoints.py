@@ -6,6 +6,7 @@ from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Line, Publishing, StateDict
 from densevit_heads.detr import checkpoints as detector
+from densevit_heads.parts.detector_checkpoints import head_classes
 
 HEAD = "heads.panoptic"
 OPTIONS = f"{HEAD}.detr"  # of the detector
@@ -56,7 +57,7 @@ DETR_PANOPTIC = CheckpointLayout(
     ),
     lines=(*detector_lines(detector.LINES), *MASK_LINES),
     describe=describe,
-    classes=partial(detector.head_classes, bias="detr.class_embed.bias", head="panoptic"),
+    classes=partial(head_classes, bias="detr.class_embed.bias", head="panoptic"),
     options=LayoutOptions(unsaved=UNSAVED),
     publishing=Publishing(licences=detector.LICENCES, files=detector.FILES, recipe=recipe),
 )

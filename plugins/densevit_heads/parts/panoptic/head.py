@@ -1,4 +1,4 @@
-"""DETR's panoptic head: a detector, a mask for each query, their losses and their merging.
+"""Masks of a detector's queries: a mask for each query, their losses and their merging.
 
 The loss is the paper's (Carion et al. 2020, section 4.4): focal loss + dice loss of the masks of the last layer's
 matched queries, in addition to the detector's losses.
@@ -6,13 +6,13 @@ matched queries, in addition to the detector's losses.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.interfaces import Class, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import LossContext, Losses, Outputs, Predictions, Targets
 from densevit.losses.boxes import to_centres
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import Objects
@@ -21,12 +21,10 @@ from densevit.set_prediction.limits import check_weights
 from densevit.set_prediction.memory import Memory
 from densevit.set_prediction.predictions import class_scores, relative_boxes
 from densevit.set_prediction.transformer import Transformer
-from densevit_heads.dab_detr import DabDetr
-from densevit_heads.detr import Detr
-from densevit_heads.detr_panoptic.losses import mask_losses
-from densevit_heads.detr_panoptic.mask_head import AttentionMaps, MaskHead
-from densevit_heads.detr_panoptic.merging import instances, panoptic_map
-from densevit_heads.detr_panoptic.segments import Segments, segment_counts
+from densevit_heads.parts.panoptic.losses import mask_losses
+from densevit_heads.parts.panoptic.mask_head import AttentionMaps, MaskHead
+from densevit_heads.parts.panoptic.merging import instances, panoptic_map
+from densevit_heads.parts.panoptic.segments import Segments, segment_counts
 
 
 class PanopticMasks(SetPredictionHead):
@@ -174,54 +172,3 @@ class PanopticMasks(SetPredictionHead):
         if original_size is not None:
             masks = F.interpolate(masks, size=original_size, mode="bilinear", align_corners=False)
         return {**super().exported(outputs, size, original_size), "mask_logits": masks}
-
-
-class DetrPanoptic(PanopticMasks, Detr):
-    """Panoptic segmentation by DETR with a mask head (Carion et al. 2020, section 4.4).
-
-    With a ResNet-50 and the defaults, the model has 42.9 M parameters, including the backbone.
-
-    detr: options of the head `detr`; transformer.width is also a multiple of 16.
-    mask_weight, dice_weight: the weights of the focal loss and the dice loss of masks. In joint training, a small
-        `trainer.clip_grad_norm` scales the gradients of masks down to AdamW's eps, and masks are not learned: raise it
-        (10 instead of 0.1).
-    freeze_detector: trains the mask head only, with the losses `mask` and `dice`; no gradient reaches the backbone.
-    threshold: least score of a segment in the panoptic map.
-    """
-
-    def __init__(
-        self,
-        channels: Sequence[int],
-        strides: Sequence[int],
-        classes: Sequence[Class],
-        detr: Annotated[Mapping[str, Any] | None, Detr] = None,
-        mask_weight: float = 1.0,
-        dice_weight: float = 1.0,
-        freeze_detector: bool = False,
-        threshold: float = 0.85,
-    ) -> None:
-        Detr.__init__(self, channels, strides, classes, **(detr or {}))
-        self.add_masks(channels, strides, mask_weight, dice_weight, freeze_detector, threshold)
-
-
-class DabDetrPanoptic(PanopticMasks, DabDetr):
-    """Panoptic segmentation by DAB-DETR with DETR's mask head.
-
-    With `position_bias`, the attention maps also get a bias from the box of each query.
-
-    dab_detr: options of the head `dab_detr`. Other options: see `DetrPanoptic`.
-    """
-
-    def __init__(
-        self,
-        channels: Sequence[int],
-        strides: Sequence[int],
-        classes: Sequence[Class],
-        dab_detr: Annotated[Mapping[str, Any] | None, DabDetr] = None,
-        mask_weight: float = 1.0,
-        dice_weight: float = 1.0,
-        freeze_detector: bool = False,
-        threshold: float = 0.85,
-    ) -> None:
-        DabDetr.__init__(self, channels, strides, classes, **(dab_detr or {}))
-        self.add_masks(channels, strides, mask_weight, dice_weight, freeze_detector, threshold)

@@ -10,8 +10,7 @@ from typing import Any
 
 from densevit.interfaces import CheckpointLayout, Class, OtherKeys, Publishing, StateDict
 from densevit_heads.detr import transformers_checkpoints as detector
-from densevit_heads.detr.checkpoints import head_classes
-from densevit_heads.detr_panoptic.checkpoints import (
+from densevit_heads.detr.panoptic_checkpoints import (
     MASK_LINES,
     OPTIONS,
     UNSAVED,
@@ -19,7 +18,8 @@ from densevit_heads.detr_panoptic.checkpoints import (
     detector_lines,
     recipe,
 )
-from densevit_heads.detr_panoptic.published_models import MODELS
+from densevit_heads.detr.published_panoptic_models import MODELS
+from densevit_heads.parts.detector_checkpoints import head_classes
 
 _PARTS = (("conv", "lay"), ("norm", "gn"))
 _MASK_HEAD = (  # the keys of a model in version 5, and of its files

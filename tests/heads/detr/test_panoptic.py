@@ -8,8 +8,8 @@ from torch import Tensor
 
 from densevit.interfaces import Class
 from densevit.set_prediction.transformer import Transformer
-from densevit_heads.detr_panoptic import DetrPanoptic
-from densevit_heads.detr_panoptic.merging import panoptic_map
+from densevit_heads.detr.panoptic import DetrPanoptic
+from densevit_heads.parts.panoptic.merging import panoptic_map
 
 DETR: dict[str, Any] = {"num_queries": 6, "transformer": Transformer(32, 2, 1, 2, 32)}
 CLASSES = [Class(name, i, (0, 0, 0), thing=i < 2) for i, name in enumerate(("cat", "dog", "sky", "grass"))]

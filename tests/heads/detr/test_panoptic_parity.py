@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from densevit.interfaces import Class, Targets
 from densevit.losses.context import LossContext
 from densevit.set_prediction.transformer import Transformer
-from densevit_heads.detr_panoptic import DetrPanoptic
+from densevit_heads.detr.panoptic import DetrPanoptic
 from tests.heads.detr.test_parity import ROUNDING
 from tests.heads.transformers_pairs import gradients, randomise, renamed, same_gradients, same_losses
 

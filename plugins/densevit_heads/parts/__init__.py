@@ -1,0 +1,1 @@
+"""Parts that several heads share, beside `densevit.set_prediction`; no head imports another."""
