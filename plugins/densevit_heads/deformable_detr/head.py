@@ -21,10 +21,11 @@ from densevit.set_prediction.criterion import SetCriterion
 from densevit.set_prediction.deformable_transformer import DecoderLayer, EncoderLayer, encode
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import LevelProjections, Levels, check_levels
+from densevit.set_prediction.prediction_layers import EPS, box_head, label_head
 from densevit.set_prediction.queries import Queries
+from densevit.set_prediction.query_selection import TwoStage
 from densevit.set_prediction.transformer import Transformer
-from densevit_heads.deformable_detr.prediction import EPS, box_head, label_head
-from densevit_heads.deformable_detr.queries import LearnedQueries, TwoStage
+from densevit_heads.deformable_detr.queries import LearnedQueries
 
 
 class DeformableDetr(SetPredictionHead):

@@ -10,52 +10,19 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from densevit.interfaces import Class, Outputs, Targets
-from densevit.losses.matching import MatchingCosts, Objects
+from densevit.losses.matching import MatchingCosts
 from densevit.set_prediction.denoising import ContrastiveDenoising
-from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
-from densevit.set_prediction.queries import BoxQueries
+from densevit.set_prediction.prediction_layers import box_head, label_head
+from densevit.set_prediction.query_selection import UncertaintyMinimalSelection
 from densevit.set_prediction.transformer import Transformer
-from densevit_heads.deformable_detr.prediction import box_head, label_head
-from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights
-from densevit_heads.dfine.decoder import Decoder, Refined
 from densevit_heads.dfine.encoder_blocks import RepNcspElan, decoupled_downsampling
 from densevit_heads.parts.convolutions import ConvNorm
+from densevit_heads.parts.distributions.criterion import DfineCriterion, DfineLossWeights
+from densevit_heads.parts.distributions.decoder import Decoder
+from densevit_heads.parts.distributions.head import BOX_NOISE, DistributionHead, check_distributions
 from densevit_heads.parts.hybrid_encoder import HybridEncoder, HybridEncoderOptions
-from densevit_heads.rtdetr.queries import SelectedQueries, UncertaintyMinimalSelection
-
-BOX_NOISE = 1.0  # of denoising queries, in half box sizes; a negative query's is 1 to 2
-
-
-class DistributionHead(SetPredictionHead):
-    """A head whose decoder refines distributions of box edges. A subclass sets the attributes in its constructor."""
-
-    decoder: Decoder
-    denoising: ContrastiveDenoising | None
-    criterion: DfineCriterion
-
-    def detect(
-        self, selected: SelectedQueries, levels: Levels, targets: list[Targets] | None
-    ) -> tuple[Outputs, Refined]:
-        """The outputs of `Dfine.forward`, and the results of the decoder.
-
-        selected: the selected cells of the levels. targets: used for denoising queries in training.
-        """
-        outputs: Outputs = {}
-        queries = BoxQueries(selected.contents, selected.boxes.detach())
-        denoising = None
-        if self.training and self.denoising is not None and targets is not None:
-            outputs["objects"] = objects = Objects.of(targets, levels.tokens.device)
-            denoising = self.denoising(objects, queries.boxes.shape[1])
-            queries = denoising.prepended_to(queries)
-            outputs["denoising"] = denoising
-        refined = self.decoder(queries, levels, None if denoising is None else denoising.attention_bias)
-        predicted, Q = self.decoder.predicting - 1 if self.training else -1, selected.boxes.shape[1]
-        outputs |= {"logits": refined.logits[predicted, :, -Q:], "boxes": refined.boxes[predicted, :, -Q:]}
-        if refined.initial_logits is not None:
-            outputs["layers"] = refined.outputs(selected.logits, selected.boxes)
-        return outputs, refined
 
 
 class Dfine(DistributionHead):
@@ -155,13 +122,3 @@ class Dfine(DistributionHead):
 
 def _pointwise(inputs: int, outputs: int) -> ConvNorm:
     return ConvNorm(inputs, outputs, 1, activation=None)
-
-
-def check_distributions(num_points: Sequence[int], num_bins: int, reg_scale: float) -> None:
-    """Raises ValueError for invalid options of the decoder."""
-    check_counts({"the number of num_points": len(num_points)}, 1, MAX_LAYERS)
-    check_counts({"num_points": min(num_points)}, 1)
-    if num_bins % 2 or num_bins < 4:
-        raise ValueError(f"num_bins is {num_bins}; it must be even and at least 4.")
-    if not reg_scale > 0:
-        raise ValueError(f"reg_scale is {reg_scale:g}; it must be above 0.")

@@ -24,10 +24,10 @@ from densevit.set_prediction.denoising import ContrastiveDenoising, DenoisingQue
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import LevelProjections, Levels, check_levels
 from densevit.set_prediction.limits import check_counts
+from densevit.set_prediction.prediction_layers import EPS, box_head, label_head
 from densevit.set_prediction.queries import BoxQueries, Queries
+from densevit.set_prediction.query_selection import TwoStage
 from densevit.set_prediction.transformer import Transformer
-from densevit_heads.deformable_detr.prediction import EPS, box_head, label_head
-from densevit_heads.deformable_detr.queries import TwoStage
 from densevit_heads.dino.queries import MixedQuerySelection, RefinedPositions
 
 

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from densevit.layers.mlp import Mlp
 from densevit.set_prediction.queries import Queries, QueryTable
-from densevit_heads.deformable_detr.queries import TwoStage
+from densevit.set_prediction.query_selection import TwoStage
 
 
 class MixedQuerySelection(TwoStage):

@@ -8,7 +8,7 @@ from densevit.interfaces import Losses, Outputs, Targets
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.matching import Objects
-from densevit_heads.dfine.criterion import DfineCriterion, LayerOutputs, Pairs
+from densevit_heads.parts.distributions.criterion import DfineCriterion, LayerOutputs, Pairs
 
 
 @dataclass

@@ -7,7 +7,7 @@ from torch import nn
 
 from densevit.layers.mlp import Mlp
 from densevit.set_prediction.transformer import Transformer
-from densevit_heads.dfine.decoder import Decoder
+from densevit_heads.parts.distributions.decoder import Decoder
 
 
 class ConstantPositionDecoder(Decoder):

@@ -23,23 +23,29 @@ from densevit.layers.positions import mask_on_grid
 from densevit.losses.matching import MatchingCosts
 from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
-from densevit_heads.deformable_detr.prediction import box_head, label_head
-from densevit_heads.dfine.criterion import DfineLossWeights
-from densevit_heads.dfine.decoder import Refined
-from densevit_heads.dfine.head import BOX_NOISE, DistributionHead, check_distributions
+from densevit.set_prediction.prediction_layers import box_head, label_head
+from densevit.set_prediction.query_selection import SelectedQueries
+from densevit.set_prediction.transformer import Transformer
 from densevit_heads.gtr.criterion import GroupedDfineCriterion
 from densevit_heads.gtr.decoder import ConstantPositionDecoder
 from densevit_heads.gtr.queries import IsolatedDenoising, UnprojectedSelection
-from densevit_heads.rf_detr.head import COSTS, GroupTransformer
-from densevit_heads.rtdetr.queries import SelectedQueries
+from densevit_heads.parts.distributions.criterion import DfineLossWeights
+from densevit_heads.parts.distributions.decoder import Refined
+from densevit_heads.parts.distributions.head import BOX_NOISE, DistributionHead, check_distributions
 
 
 @dataclass(frozen=True)
-class GtrTransformer(GroupTransformer):
+class GtrTransformer(Transformer):
     """The option `transformer`: the decoder. The backbone is the encoder, so `encoder_layers` is 0."""
 
+    encoder_layers: int = 0
     decoder_layers: int = 4
     feedforward: int = 1024
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts({"encoder_layers": self.encoder_layers}, 0, 0)
 
 
 class Gtr(DistributionHead):
@@ -69,7 +75,7 @@ class Gtr(DistributionHead):
         reg_scale: float = 4.0,
         num_groups: int = 3,
         contrastive_denoising: int = 100,
-        costs: MatchingCosts = COSTS,
+        costs: MatchingCosts = MatchingCosts(label=2.0),
         loss_weights: DfineLossWeights = DfineLossWeights(),
         deterministic: bool = False,
     ) -> None:

@@ -8,10 +8,10 @@ from torch import Tensor
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.losses.matching import MatchingCosts
 from densevit.set_prediction.queries import mask_logits
-from densevit_heads.dfine.criterion import DfineLossWeights
 from densevit_heads.gtr.head import Gtr, GtrTransformer
 from densevit_heads.gtr.instance_criterion import GroupedInstanceCriterion
-from densevit_heads.rf_detr.instance_masks import InstanceMasks, with_masks
+from densevit_heads.parts.distributions.criterion import DfineLossWeights
+from densevit_heads.parts.instance_masks import InstanceMasks, with_masks
 
 
 class GtrInstance(InstanceMasks, Gtr):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from densevit.layers.mlp import Mlp
 from densevit.losses.matching import Objects
 from densevit.set_prediction.denoising import ContrastiveDenoising, DenoisingQueries
-from densevit_heads.rtdetr.queries import UncertaintyMinimalSelection
+from densevit.set_prediction.query_selection import UncertaintyMinimalSelection
 
 _HIDDEN = -1e4  # a finite attention bias: a padding query of an image without objects sees no other query
 

@@ -10,10 +10,10 @@ from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import has_objects
 from densevit.losses.labelled_objects import LabelledObjects
 from densevit.losses.matching import MatchedPairs, assign, matching_costs
+from densevit.set_prediction.group_criterion import GroupCriterion, over_groups
 from densevit.set_prediction.mask_criterion import image_shares, mask_losses
 from densevit.set_prediction.mask_matching import MaskWeights, mask_costs
 from densevit.set_prediction.mask_segments import Segments
-from densevit_heads.rf_detr.criterion import GroupCriterion, over_groups
 
 POINT_RATIO = 16  # pixels of a mask for each point
 

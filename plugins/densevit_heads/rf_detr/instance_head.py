@@ -9,9 +9,9 @@ from densevit.interfaces import Class, Outputs, Targets
 from densevit.losses.matching import MatchingCosts
 from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.queries import mask_logits
+from densevit_heads.parts.instance_masks import InstanceMasks
 from densevit_heads.rf_detr.head import COSTS, GroupTransformer, RfDetr
 from densevit_heads.rf_detr.instance_criterion import InstanceCriterion
-from densevit_heads.rf_detr.instance_masks import InstanceMasks
 
 
 class RfDetrInstance(InstanceMasks, RfDetr):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from densevit.layers.mlp import Mlp
 from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.queries import BoxQueries, QueryTable, TopCells
-from densevit_heads.deformable_detr.queries import initial_boxes
+from densevit.set_prediction.query_selection import initial_boxes
 
 _BACKGROUND = -20.0  # a class logit, of a probability of 2e-9
 

@@ -24,12 +24,12 @@ from densevit.set_prediction.denoising import ContrastiveDenoising
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
+from densevit.set_prediction.prediction_layers import EPS, box_head, label_head
 from densevit.set_prediction.queries import BoxQueries
+from densevit.set_prediction.query_selection import UncertaintyMinimalSelection
 from densevit.set_prediction.transformer import Transformer
-from densevit_heads.deformable_detr.prediction import EPS, box_head, label_head
 from densevit_heads.parts.convolutions import ConvNorm, CspRepLayer
 from densevit_heads.parts.hybrid_encoder import HybridEncoder, HybridEncoderOptions
-from densevit_heads.rtdetr.queries import UncertaintyMinimalSelection
 
 BOX_NOISE = 1.0  # of denoising queries, in half box sizes; a negative query's is 1 to 2
 

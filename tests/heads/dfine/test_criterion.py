@@ -15,8 +15,8 @@ from densevit.losses.boxes import to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchingCosts
 from densevit.set_prediction.denoising import ContrastiveDenoising
-from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights, LayerOutputs
-from densevit_heads.dfine.distribution import distances_of_boxes, soft_bins, weighting_function
+from densevit_heads.parts.distributions.criterion import DfineCriterion, DfineLossWeights, LayerOutputs
+from densevit_heads.parts.distributions.distribution import distances_of_boxes, soft_bins, weighting_function
 
 if TYPE_CHECKING:
     from transformers.loss.loss_d_fine import DFineLoss

@@ -8,9 +8,9 @@ from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchingCosts, Objects
 from densevit.set_prediction.criterion import SetCriterion
-from densevit_heads.dfine.criterion import DfineCriterion, DfineLossWeights, LayerOutputs
 from densevit_heads.gtr.criterion import GroupedDfineCriterion
 from densevit_heads.gtr.head import GtrTransformer
+from densevit_heads.parts.distributions.criterion import DfineCriterion, DfineLossWeights, LayerOutputs
 from tests.heads.dfine.test_criterion import make_outputs, make_targets
 
 OPTIONS = (MatchingCosts(label=2.0), DfineLossWeights(), "mal")

@@ -14,12 +14,12 @@ from densevit.layers.precision import autocast_off
 from densevit.layers.tracing import is_exporting
 from densevit.set_prediction.box_refinement import refine
 from densevit.set_prediction.levels import Levels
+from densevit.set_prediction.prediction_layers import EPS, box_head, label_head
 from densevit.set_prediction.queries import BoxQueries
 from densevit.set_prediction.transformer import Transformer
-from densevit_heads.deformable_detr.prediction import EPS, box_head, label_head
-from densevit_heads.dfine.attention import UnprojectedDeformableAttention
-from densevit_heads.dfine.criterion import LayerOutputs
-from densevit_heads.dfine.distribution import boxes_from_distances, integral, weighting_function
+from densevit_heads.parts.distributions.attention import UnprojectedDeformableAttention
+from densevit_heads.parts.distributions.criterion import LayerOutputs
+from densevit_heads.parts.distributions.distribution import boxes_from_distances, integral, weighting_function
 
 TOP = 4  # probabilities of an edge from which its quality is estimated
 QUALITY_WIDTH = 64

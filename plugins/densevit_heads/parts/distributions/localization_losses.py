@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit_heads.dfine.distribution import SoftBins
+from densevit_heads.parts.distributions.distribution import SoftBins
 
 TEMPERATURE = 5.0  # of the distillation
 

@@ -16,8 +16,8 @@ from densevit.losses.matching import MatchedPairs, Objects, assign, matching_cos
 from densevit.losses.set_losses import BINARY_LOSSES, MIN_QUALITY, LossWeights
 from densevit.set_prediction.criterion import SetCriterion
 from densevit.set_prediction.denoising import DenoisingQueries
-from densevit_heads.dfine.distribution import distances_of_boxes, soft_bins, weighting_function
-from densevit_heads.dfine.localization_losses import (
+from densevit_heads.parts.distributions.distribution import distances_of_boxes, soft_bins, weighting_function
+from densevit_heads.parts.distributions.localization_losses import (
     decoupled_shares,
     distribution_distance,
     fine_grained_localization,
