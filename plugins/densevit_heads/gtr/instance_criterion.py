@@ -1,4 +1,9 @@
-"""The criterion of GTR with masks, compared at points in matching and losses, as in RF-DETR."""
+"""The criterion of GTR with masks, compared at points in matching and losses, as in RF-DETR.
+
+Letters: B images, b of them with labels, T objects, G groups, D denoising and Q object queries, L layers. D-FINE's
+criterion numbers images from group to group, 0 ... G * B - 1, and masks are of the b images, whose queries are numbered
+from group to group, 0 ... G * (D + Q) - 1.
+"""
 
 from dataclasses import dataclass, field
 
@@ -11,10 +16,9 @@ from densevit.losses.boxes import has_objects
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import MatchedPairs, Objects, assign, matching_costs
 from densevit.set_prediction.denoising import DenoisingQueries
-from densevit.set_prediction.mask_criterion import image_shares, mask_losses
-from densevit.set_prediction.mask_matching import MaskWeights, mask_costs
+from densevit.set_prediction.mask_matching import MaskWeights
 from densevit_heads.gtr.criterion import GroupedDfineCriterion, groups_of
-from densevit_heads.rf_detr.instance_criterion import POINT_RATIO, NearestSegments
+from densevit_heads.parts.point_masks import PointMasks
 
 
 @dataclass
@@ -35,76 +39,95 @@ class GroupedInstanceCriterion(GroupedDfineCriterion):
         outputs: also `mask_layers`, embeddings (L, G * B, D + Q, C) and L per-pixel features (B, C, h, w), and
         `generator`, of random points; None: torch's.
         """
-        groups, layers = groups_of(outputs, targets), outputs["layers"]
-        chosen = [i for i, target in enumerate(targets) if has_objects(target)]
-        embeddings, pixels = outputs["mask_layers"]
-        index = to_device(torch.tensor(chosen, dtype=torch.long), layers.initial.device)
-        with autocast_off(layers.initial.device):
-            embeddings = embeddings.float().unflatten(1, (groups, -1)).index_select(2, index).transpose(1, 2)
-            embeddings = torch.cat([embeddings, embeddings[:1]])  # (1 + L, b, G, D + Q, C), b labelled images
-            pixels = torch.stack([*pixels, pixels[0]]).float().index_select(1, index)
-            if not chosen:  # sums over nothing, which are connected to the graph
+        images = [i for i, target in enumerate(targets) if has_objects(target)]
+        with autocast_off(outputs["layers"].initial.device):
+            embeddings, pixels = _labelled_masks(outputs, targets, images)
+            if not images:  # sums over nothing, which are connected to the graph
                 nothing = embeddings.sum() + pixels.sum()
                 return {**super().losses(outputs, targets, context), "mask": nothing, "dice": nothing}
-            return self._losses(outputs, targets, context, chosen, embeddings, pixels)
+            points = PointMasks.of([targets[i] for i in images], pixels, self.mask_stride, outputs["generator"])
+            outputs = self._matched(outputs, targets, context, embeddings, points)
+            losses = super().losses(outputs, targets, context)
+            return losses | self._mask_losses(losses, outputs, images, context, embeddings, points)
 
-    def _losses(
-        self,
-        outputs: Outputs,
-        targets: list[Targets],
-        context: LossContext,
-        chosen: list[int],
-        embeddings: Tensor,
-        pixels: Tensor,
-    ) -> Losses:
-        """The losses of at least one labelled image. chosen: the indices of these images.
-
-        embeddings: (1 + L, b, G, D + Q, C), pixels: (1 + L, b, C, h, w), of the L layers, then of the first again.
-        """
-        layers, generator, device = outputs["layers"], outputs["generator"], pixels.device
-        groups, images, rows = embeddings.shape[2], len(targets), embeddings.shape[3]
-        objects = outputs.get("objects") or Objects.of(targets * groups, device)
+    def _matched(
+        self, outputs: Outputs, targets: list[Targets], context: LossContext, embeddings: Tensor, points: PointMasks
+    ) -> Outputs:
+        """The outputs with `objects`, `denoising`, and `pairs`, matched by classes, boxes and masks; the proposals,
+        which have no masks, by classes and boxes."""
+        layers, G = outputs["layers"], embeddings.shape[2]
+        objects = outputs.get("objects") or Objects.of(targets * G, layers.initial.device)
         noised = outputs.get("denoising") or DenoisingQueries.none(layers.initial)
+        D = noised.contents.shape[1]
+        cost = matching_costs(layers.logits[:, :, D:].float(), layers.boxes[:, :, D:].float(), objects, self.costs)
+        mask_cost = points.costs(embeddings[:, :, :, D:].flatten(2, 3), self.mask_weights)  # (1 + L, T, G * Q)
+        mask_cost = mask_cost.unflatten(2, (G, -1)).transpose(1, 2).flatten(1, 2)  # (1 + L, G * T, Q)
+        cost = torch.cat([cost[:-1] + mask_cost, cost[-1:]])
+        pairs = assign(cost, objects.counts, objects.names, context.raise_on_non_finite)
+        return {**outputs, "objects": objects, "denoising": noised, "pairs": pairs}
+
+    def _mask_losses(
+        self,
+        losses: Losses,
+        outputs: Outputs,
+        images: list[int],
+        context: LossContext,
+        embeddings: Tensor,
+        points: PointMasks,
+    ) -> Losses:
+        """`mask` and `dice`, and `auxiliary` and `denoising` with those of other layers and of denoising queries.
+
+        losses: the other losses.
+        """
+        pairs, noised, device = outputs["pairs"], outputs["denoising"], embeddings.device
         D, P = noised.contents.shape[1], len(noised.target)
-        segments = NearestSegments.of([targets[i] for i in chosen], "instance", 0, device)
-        scales = image_shares(segments.sizes, pixels, self.mask_stride)
-        height, width = (-(-max(sides) // self.mask_stride) for sides in zip(*segments.sizes, strict=True))
-        num_points = max(1, height * width // POINT_RATIO)
+        numbering = _Numbering(len(outputs["layers"].initial) // embeddings.shape[2], images, embeddings.shape[3])
+        embeddings, weights = embeddings.flatten(2, 3), to_device(torch.tensor(self.mask_weights[1:]), device)
 
-        cost = matching_costs(
-            layers.logits[:, :, D:].float(), layers.boxes[:, :, D:].float(), objects, self.costs, False
-        )
-        candidates = embeddings[:, :, :, D:].flatten(2, 3)
-        mask_cost = mask_costs(candidates, pixels, segments, scales, num_points, self.mask_weights, generator)
-        by_group = mask_cost.unflatten(2, (groups, -1)).transpose(1, 2).flatten(1, 2)  # (1 + L, G * T, Q)
-        pairs = assign(
-            torch.cat([cost[:-1] + by_group, cost[-1:]]), objects.counts, objects.names, context.raise_on_non_finite
-        )
-        losses = super().losses({**outputs, "objects": objects, "pairs": pairs}, targets, context)
+        def weighted(image: Tensor, query: Tensor, target: Tensor, count: Tensor) -> Tensor:
+            """Losses (2, 1 + L) of the pairs of D-FINE's criterion. count: their number, over the step."""
+            joined = numbering.renumbered(image, query, target, len(points.segments.labels))
+            return points.losses(embeddings, joined) * weights[:, None] / count.clamp(min=context.min_normalizer())
 
-        position = torch.full((images,), -1)
-        position[chosen] = torch.arange(len(chosen))
-        embeddings, T = embeddings.flatten(2, 3), len(segments.labels)
-        weights = to_device(torch.tensor(self.mask_weights[1:]), device)
-        num_points = max(height, num_points)
-
-        def masks(image: Tensor, query: Tensor, target: Tensor, count: Tensor) -> Tensor:
-            """Losses (2, 1 + L) of pairs. image: (M,), of the G * B images. query, target: (1 + L, M)."""
-            order = (image % images).argsort(stable=True)
-            query = (query + image // images * rows)[:, order]
-            joined = MatchedPairs(position[image % images][order], query, (target % T)[:, order])
-            terms = mask_losses(embeddings, pixels, segments, scales, joined, num_points, generator)
-            return terms * weights[:, None] / count
-
-        [count] = context.mean_counts(objects=torch.full((), float(len(objects.labels)), device=device))
-        matched = masks(pairs.image, pairs.query[:-1] + D, pairs.target[:-1], count.clamp(min=context.min_normalizer()))
-        last = matched.shape[1] - 2
-        mask, dice = matched[:, last]
-        losses["auxiliary"] = losses["auxiliary"] + matched.sum() - mask - dice
+        [count] = context.mean_counts(objects=torch.full((), float(len(outputs["objects"].labels)), device=device))
+        matched = weighted(pairs.image, pairs.query[:-1] + D, pairs.target[:-1], count)
+        *_, last, _ = matched.unbind(1)  # the last column: of the first layer's boxes before refinement
+        terms = {"mask": last[0], "dice": last[1], "auxiliary": losses["auxiliary"] + matched.sum() - last[0] - last[1]}
         if self.denoising is not None and P:
             image, query, target = torch.stack([noised.image[:P], noised.query[:P], noised.target]).cpu()
             [count] = context.mean_counts(denoising=torch.full((), float(P), device=device))
-            query, target = (x.expand(last + 2, -1) for x in (query, target))
-            noised_masks = masks(image, query, target, count.clamp(min=context.min_normalizer()))
-            losses["denoising"] = losses["denoising"] + noised_masks.sum()
-        return {**losses, "mask": mask, "dice": dice}
+            query, target = (x.expand(matched.shape[1], -1) for x in (query, target))
+            terms["denoising"] = losses["denoising"] + weighted(image, query, target, count).sum()
+        return terms
+
+
+def _labelled_masks(outputs: Outputs, targets: list[Targets], images: list[int]) -> tuple[Tensor, Tensor]:
+    """Embeddings (1 + L, b, G, D + Q, C) and per-pixel features (1 + L, b, C, h, w) of the images `images`, in fp32: of
+    the L layers, then again of the first, for its boxes before refinement."""
+    embeddings, pixels = outputs["mask_layers"]
+    index = to_device(torch.tensor(images, dtype=torch.long), embeddings.device)
+    grouped = embeddings.float().unflatten(1, (groups_of(outputs, targets), -1))  # (L, G, B, D + Q, C)
+    grouped = grouped.index_select(2, index).transpose(1, 2)
+    every = torch.stack([*pixels, pixels[0]]).float().index_select(1, index)
+    return torch.cat([grouped, grouped[:1]]), every
+
+
+@dataclass
+class _Numbering:
+    """Both ways to number images and queries. B: the number of images. images: those with labels. rows: D + Q."""
+
+    B: int
+    images: list[int]
+    rows: int
+
+    def renumbered(self, image: Tensor, query: Tensor, target: Tensor, T: int) -> MatchedPairs:
+        """Renumbers pairs of D-FINE's criterion. image: (M,), of G * B. query, target: (1 + L, M), of D + Q and G * T.
+
+        Returns pairs in the order of images, on the CPU.
+        """
+        group, image = image // self.B, image % self.B
+        position = torch.full((self.B,), -1)
+        position[self.images] = torch.arange(len(self.images))
+        order = image.argsort(stable=True)
+        query = (query + group * self.rows)[:, order]
+        return MatchedPairs(position[image][order], query, (target % T)[:, order])

@@ -3,28 +3,15 @@
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from densevit.interfaces import LossContext, Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import has_objects
-from densevit.losses.labelled_objects import LabelledObjects
 from densevit.losses.matching import MatchedPairs, assign, matching_costs
 from densevit.set_prediction.group_criterion import GroupCriterion, over_groups
-from densevit.set_prediction.mask_criterion import image_shares, mask_losses
-from densevit.set_prediction.mask_matching import MaskWeights, mask_costs
-from densevit.set_prediction.mask_segments import Segments
-
-POINT_RATIO = 16  # pixels of a mask for each point
-
-
-class NearestSegments(Segments):
-    """Segments sampled at the nearest pixel instead of bilinearly."""
-
-    def at(self, targets: Tensor, points: Tensor) -> Tensor:
-        """Whether points are on segments; see `Segments.at`."""
-        extents = self.extents[targets][:, None]  # (R, 1, 2)
-        return super().at(targets, ((points * extents).floor() + 0.5) / extents)
+from densevit.losses.labelled_objects import LabelledObjects
+from densevit.set_prediction.mask_matching import MaskWeights
+from densevit_heads.parts.point_masks import PointMasks
 
 
 @dataclass
@@ -47,10 +34,9 @@ class InstanceCriterion(GroupCriterion):
         `generator`, of random points; None: torch's.
         """
         logits, boxes, groups = self.groups_as_layers(outputs, labelled)
-        objects, generator = labelled.objects, outputs["generator"]
+        objects, pairs = labelled.objects, None
         chosen = [target for target in targets if has_objects(target)]
         embeddings, pixels = outputs["mask_layers"]
-        pairs: MatchedPairs | None = None
         with autocast_off(logits.device):
             [embeddings] = labelled.select([embeddings.float()], dim=1)
             pixels = torch.stack(labelled.select(pixels)).float()
@@ -58,19 +44,12 @@ class InstanceCriterion(GroupCriterion):
             if not chosen:  # sums over nothing, which are connected to the graph
                 masks = (embeddings.sum((1, 2, 3)) + pixels.sum((1, 2, 3, 4))).expand(2, -1)
             else:
-                segments = NearestSegments.of(chosen, "instance", 0, logits.device)
-                scales = image_shares(segments.sizes, pixels, self.mask_stride)
-                height, width = (-(-max(sides) // self.mask_stride) for sides in zip(*segments.sizes, strict=True))
-                num_points = max(1, height * width // POINT_RATIO)
-                cost = matching_costs(logits, boxes, objects, self.costs, softmax=False)  # ((1 + L) * G, T, Q)
-                mask_cost = mask_costs(
-                    embeddings, pixels, segments, scales, num_points, self.mask_weights, generator
-                )  # (1 + L, T, G * Q)
+                points = PointMasks.of(chosen, pixels, self.mask_stride, outputs["generator"])
+                cost = matching_costs(logits, boxes, objects, self.costs)  # ((1 + L) * G, T, Q)
+                mask_cost = points.costs(embeddings, self.mask_weights)  # (1 + L, T, G * Q)
                 cost = cost + mask_cost.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1)
                 pairs = assign(cost, objects.counts, objects.names, context.raise_on_non_finite)  # on the CPU
-                joined = join_groups(pairs, groups, logits.shape[2])
-                num_points = max(height, num_points)
-                masks = mask_losses(embeddings, pixels, segments, scales, joined, num_points, generator)  # (2, 1 + L)
+                masks = points.losses(embeddings, join_groups(pairs, groups, logits.shape[2]))  # (2, 1 + L)
                 pairs = pairs.to(logits.device)
         terms = over_groups(self.losses_per_layer(logits, boxes, objects, context, pairs), groups)
         mask, dice = masks / (groups * count.clamp(min=context.min_normalizer()))
