@@ -26,10 +26,10 @@ class GroupedDfineCriterion(DfineCriterion):
     def proposal_boxes(
         self, terms: Losses, layers: LayerOutputs, objects: Objects, pairs: Pairs, shares: Tensor
     ) -> tuple[Tensor, Tensor]:
-        image, query, target = (x[-1, : pairs.counts[0]] for x in pairs[:3])
+        image, query, target = (x[-1, : pairs.matched] for x in (pairs.image, pairs.query, pairs.target))
         predicted, truth, share = layers.boxes[-1, image, query], objects.boxes[target], shares[image, query]
         l1 = (predicted - truth).abs().sum(-1)
-        giou = overlaps(to_corners(predicted), to_corners(truth))[1]
+        _, giou = overlaps(to_corners(predicted), to_corners(truth))
         return self.weights.l1 * (share * l1).sum(), self.weights.giou * (share * (1 - giou)).sum()
 
 

@@ -49,13 +49,62 @@ class Pairs(NamedTuple):
     """Pairs of queries and objects in each of M outputs, (M, R + P + U) each.
 
     R pairs come from the output's matching, P from denoising queries and U from the union of the matchings. Classes
-    learn from the first R + P, boxes from the last P + U, which are the same in all outputs.
+    learn from the first R + P, boxes from the last P + U, which are the same in all outputs. matched, noised, union: R,
+    P and U.
     """
 
     image: Tensor
     query: Tensor
     target: Tensor
-    counts: tuple[int, int, int]
+    matched: int
+    noised: int
+    union: int
+
+    @property
+    def of_boxes(self) -> tuple[Tensor, Tensor]:
+        """Image and query of the P + U pairs from which boxes learn."""
+        return self.image[0, self.matched :], self.query[0, self.matched :]
+
+
+class QueryKinds(NamedTuple):
+    """What each of the D + Q queries of B images learns from.
+
+    denoising: (D + Q,) bool, the first D. counted: (B, D + Q) bool, queries of labelled images and denoising queries
+    that are not padding. matched: (B, D + Q) bool, queries with an object of the union or to reconstruct. numbers: the
+    numbers K_m of matched and K_u of other queries, of denoising and of object queries, (2, 2): means over processes.
+    """
+
+    denoising: Tensor
+    counted: Tensor
+    matched: Tensor
+    numbers: Tensor
+
+    @classmethod
+    def of(
+        cls, labelled: Tensor, noised: DenoisingQueries, pairs: Pairs, queries: int, context: LossContext
+    ) -> "QueryKinds":
+        """labelled: (B,) bool, on the CPU. queries: D + Q."""
+        device, D = pairs.image.device, noised.contents.shape[1]
+        others = int(labelled.sum()) * (queries - D) - pairs.union
+        numbers = [[pairs.noised, len(noised.image) - pairs.noised], [pairs.union, others]]
+        denoising = torch.arange(queries, device=device) < D
+        true = labelled.new_ones((), device=device)  # a Python value would be copied from the CPU, and waited for
+        counted = to_device(labelled, device)[:, None] & ~denoising
+        counted[noised.image, noised.query] = true
+        matched = torch.zeros_like(counted)
+        matched[pairs.of_boxes] = true
+        means = context.mean(to_device(torch.tensor(numbers, dtype=torch.float32), device))
+        return cls(denoising, counted, matched, means)
+
+    def distillation_shares(self) -> Tensor:
+        """The factors (B, D + Q) of the distillation: of a matched query sqrt(K_m) / (sqrt(K_m) + sqrt(K_u)) / K_m, of
+        another one sqrt(K_u) / (sqrt(K_m) + sqrt(K_u)) / K_u (section 4.2; IoU_k and Conf_k are in the terms). The
+        roots are of the object queries' numbers, also for denoising queries, as in the authors' code.
+        """
+        _, of_objects = self.numbers
+        denoising, objects = decoupled_shares(self.numbers, of_objects.sqrt())
+        matched, other = torch.where(self.denoising[:, None], denoising, objects).unbind(-1)  # (D + Q,) each
+        return self.counted * torch.where(self.matched, matched, other)
 
 
 @dataclass
@@ -83,32 +132,37 @@ class DfineCriterion(SetCriterion):
         layers, objects, noised = outputs["layers"], outputs.get("objects"), outputs.get("denoising")
         objects = Objects.of(targets, layers.logits.device) if objects is None else objects
         noised = DenoisingQueries.none(layers.initial) if noised is None else noised
+        D = noised.contents.shape[1]
         with autocast_off(layers.logits.device):
             layers = LayerOutputs(*(x.float() for x in layers))
-            D = noised.contents.shape[1]
             matched = outputs.get("pairs")
             if matched is None:
                 queries = {"layers": (layers.logits[:, :, D:], layers.boxes[:, :, D:])}
                 matched = self.match(queries, objects, context.raise_on_non_finite)
             pairs = _all_pairs(matched, noised, layers.initial.device)
             labelled = torch.tensor([has_objects(target) for target in targets])
-            shares = self._shares(layers, objects, labelled, noised, pairs, context)
+            kinds = QueryKinds.of(labelled, noised, pairs, layers.initial.shape[1], context)
+            shares = {**_class_and_box_shares(objects, kinds, pairs, context), "ddf": kinds.distillation_shares()}
             terms, denoising = {}, []
             for name, values in self._terms(layers, objects, pairs).items():
                 values = values * (getattr(self.weights, name) * shares[name])
-                count = len(noised.target) if values.ndim == 2 else D
+                count = pairs.noised if values.ndim == 2 else D
                 noised_values, object_values = values.split([count, values.shape[-1] - count], dim=-1)
                 denoising.append(noised_values[: len(layers.logits) - 1].sum())
                 terms[name] = object_values.flatten(1).sum(1)
+        losses = self._by_name(terms, *self.proposal_boxes(terms, layers, objects, pairs, shares["label"]))
+        return losses if self.denoising is None else {**losses, "denoising": torch.stack(denoising).sum()}
 
-        last = len(layers.corners) - 1
+    @staticmethod
+    def _by_name(terms: Losses, proposal_l1: Tensor, proposal_giou: Tensor) -> Losses:
+        """The losses except `denoising`. terms: weighted, (M,), (L,) of `fgl` and (L - 1,) of `ddf`."""
+        last = len(terms["fgl"]) - 1
         losses = {name: terms[name][last] for name in ("label", "l1", "giou", "fgl")}
         by_output = terms["label"] + terms["l1"] + terms["giou"]
         losses["auxiliary"] = by_output[:-1].sum() - by_output[last] + terms["fgl"][:-1].sum()
-        l1, giou = self.proposal_boxes(terms, layers, objects, pairs, shares["label"])
-        losses["proposals"] = terms["label"][-1] + l1 + giou
+        losses["proposals"] = terms["label"][-1] + proposal_l1 + proposal_giou
         losses["ddf"] = terms["ddf"].sum()
-        return losses if self.denoising is None else {**losses, "denoising": torch.stack(denoising).sum()}
+        return losses
 
     def match(self, outputs: Outputs, objects: Objects, strict: bool) -> MatchedPairs:
         """Bipartite matching of the object queries in all M outputs; pairs on the CPU. See `SetCriterion.match`."""
@@ -127,67 +181,60 @@ class DfineCriterion(SetCriterion):
         """`label` of each query, (M, B, D + Q), `l1` and `giou` of each pair, (M, P + U), `fgl` of each, (L, P + U),
         and `ddf` of each query, (L - 1, B, D + Q).
         """
-        R, P, _ = pairs.counts
         layer = torch.arange(len(layers.logits), device=layers.logits.device)[:, None]
         predicted, truth = layers.boxes[layer, pairs.image, pairs.query], objects.boxes[pairs.target]
         iou, giou = overlaps(to_corners(predicted), to_corners(truth))
         quality = iou.detach()
 
-        image, query, target = (x[:, : R + P] for x in pairs[:3])
+        of_classes = slice(pairs.matched + pairs.noised)
+        image, query, target = (x[:, of_classes] for x in (pairs.image, pairs.query, pairs.target))
         classes = torch.zeros_like(layers.logits)
         least = MIN_QUALITY["varifocal_matched"]
-        classes[layer, image, query, objects.labels[target]] = quality[:, : R + P].clamp(min=least)
+        classes[layer, image, query, objects.labels[target]] = quality[:, of_classes].clamp(min=least)
 
-        index = (pairs.image[0, R:], pairs.query[0, R:])  # the same in all outputs
-        truth, quality = truth[0, R:], quality[: len(layers.corners), R:]
+        of_boxes = slice(pairs.matched, None)
+        truth = truth[0, of_boxes]  # the same in all outputs
+        return {
+            "label": BINARY_LOSSES[self.classification](layers.logits, classes).sum(-1),
+            "l1": (predicted[:, of_boxes] - truth).abs().sum(-1),
+            "giou": 1 - giou[:, of_boxes],
+            **self._distribution_terms(layers, pairs.of_boxes, truth, quality[: len(layers.corners), of_boxes]),
+        }
+
+    def _distribution_terms(
+        self, layers: LayerOutputs, index: tuple[Tensor, Tensor], truth: Tensor, iou: Tensor
+    ) -> Losses:
+        """`fgl`, IoU_k times the fine-grained localization loss of a pair, and `ddf`, the Kullback-Leibler divergence
+        of a layer's distributions from the last layer's, times IoU_k of a matched query and Conf_k of another one.
+
+        index: image and query of the P + U pairs. truth: their boxes (P + U, 4). iou: (L, P + U).
+        """
         corners = layers.corners.unflatten(-1, (4, -1))  # (L, B, D + Q, 4, N + 1)
         distances = distances_of_boxes(layers.initial.detach()[index], to_corners(truth), self.reg_scale)
         bins = soft_bins(distances, weighting_function(self.num_bins, self.reg_scale, corners.device))
-        localization = fine_grained_localization(corners[(slice(None), *index)], bins.expand(len(corners)))
-        weight = layers.logits[len(corners) - 1].detach().sigmoid().amax(-1).repeat(len(corners) - 1, 1, 1)
-        weight[(slice(None), *index)] = quality[:-1]
-        return {
-            "label": BINARY_LOSSES[self.classification](layers.logits, classes).sum(-1),
-            "l1": (predicted[:, R:] - truth).abs().sum(-1),
-            "giou": 1 - giou[:, R:],
-            "fgl": quality * localization,
-            "ddf": weight * distribution_distance(corners[:-1], corners[-1]),
-        }
+        every_layer = (slice(None), *index)
+        localization = fine_grained_localization(corners[every_layer], bins.expand(len(corners)))
+        conf = layers.logits[len(corners) - 1].detach().sigmoid().amax(-1)  # of the last layer
+        weight = conf.repeat(len(corners) - 1, 1, 1)
+        weight[every_layer] = iou[:-1]
+        return {"fgl": iou * localization, "ddf": weight * distribution_distance(corners[:-1], corners[-1])}
 
-    def _shares(
-        self,
-        layers: LayerOutputs,
-        objects: Objects,
-        labelled: Tensor,
-        noised: DenoisingQueries,
-        pairs: Pairs,
-        context: LossContext,
-    ) -> Losses:
-        """The factors of each query, (B, D + Q), or pair, (P + U,), in the terms: 0 for queries of images that are not
-        labelled and for padding. labelled: (B,) bool, on the CPU.
-        """
-        device, queries, D = layers.initial.device, layers.initial.shape[1], noised.contents.shape[1]
-        _, P, U = pairs.counts
-        numbers = [[P, len(noised.image) - P], [U, int(labelled.sum()) * (queries - D) - U]]
-        counts = context.mean(to_device(torch.tensor(numbers, dtype=torch.float32), device))  # matched, others
-        [noised_count] = context.mean_counts(denoising=torch.full((), float(P), device=device))
-        [object_count] = context.mean_counts(objects=torch.full((), float(len(objects.labels)), device=device))
-        label_counts = torch.stack([noised_count, object_count]).clamp(min=context.min_normalizer())
-        box_counts = torch.stack([noised_count, counts[1, 0]]).clamp(min=context.min_normalizer())
-        query_type = (torch.arange(queries, device=device) >= D).long()  # 0 for denoising queries, 1 for object queries
-        pair_type = (torch.arange(P + U, device=device) >= P).long()
 
-        true = labelled.new_ones((), device=device)  # a Python value would be copied from the CPU, and waited for
-        counted = to_device(labelled, device)[:, None] & (query_type > 0)
-        counted[noised.image, noised.query] = true
-        matched = torch.zeros_like(counted)
-        matched[pairs.image[0, pairs.counts[0] :], pairs.query[0, pairs.counts[0] :]] = true
-        decoupled = decoupled_shares(counts, counts[1].sqrt())  # the weights of denoising queries, as the authors' code
-        return {
-            "label": counted / label_counts[query_type],
-            **dict.fromkeys(("l1", "giou", "fgl"), 1 / box_counts[pair_type]),
-            "ddf": counted * decoupled[query_type, (~matched).long()],
-        }
+def _class_and_box_shares(objects: Objects, kinds: QueryKinds, pairs: Pairs, context: LossContext) -> Losses:
+    """The factors of each query in the class loss, (B, D + Q), and of each pair in the losses of boxes, (P + U,).
+
+    1 / the number of positive denoising queries for these, and for object queries 1 / the number of objects (classes)
+    or of matched queries in the union (boxes).
+    """
+    device, least = kinds.denoising.device, context.min_normalizer()
+    [noised] = context.mean_counts(denoising=torch.full((), float(pairs.noised), device=device))
+    [matched] = context.mean_counts(objects=torch.full((), float(len(objects.labels)), device=device))
+    _, (union, _) = kinds.numbers
+    noised, matched, union = (count.clamp(min=least) for count in (noised, matched, union))
+    is_noised = torch.arange(pairs.noised + pairs.union, device=device) < pairs.noised
+    by_pair = 1 / torch.where(is_noised, noised, union)
+    by_query = kinds.counted / torch.where(kinds.denoising, noised, matched)
+    return {"label": by_query, **dict.fromkeys(("l1", "giou", "fgl"), by_pair)}
 
 
 def _all_pairs(matched: MatchedPairs, noised: DenoisingQueries, device: torch.device) -> Pairs:
@@ -197,7 +244,7 @@ def _all_pairs(matched: MatchedPairs, noised: DenoisingQueries, device: torch.de
     noised_rows = torch.stack([noised.image[:P], noised.query[:P], noised.target])[:, None]
     parts = [to_device(_rows(matched, D), device), noised_rows, to_device(_rows(merged, D), device)]
     image, query, target = torch.cat([part.expand(-1, M, -1) for part in parts], dim=2)
-    return Pairs(image, query, target, (matched.query.shape[1], P, len(merged.image)))
+    return Pairs(image, query, target, matched.query.shape[1], P, len(merged.image))
 
 
 def union(pairs: MatchedPairs) -> MatchedPairs:
