@@ -29,6 +29,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("one_stage", {"nms": 0.0}, "nms is 0"),
     ("fcos", {"strides": (8, 32)}, "strides 8, 32.*simple_pyramid"),
     ("faster_rcnn", {"strides": (8, 32)}, "strides 8, 32.*simple_pyramid"),
+    ("gtr", {"num_groups": 1}, "num_groups is 1"),
     ("detr_panoptic", {"detr": {"transformer": {"widht": 3}}}, "detr.transformer.widht.*'width'"),
     ("mask2former", {"transformer": {"width": 48}}, "transformer.*width is 48.* 32"),
     ("mask2former", {"pixel_decoder": {"layers": 0}}, "pixel_decoder.*layers is 0"),

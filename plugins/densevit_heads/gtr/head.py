@@ -54,7 +54,8 @@ class Gtr(DistributionHead):
     num_points: sampling points of each query and attention head on each level; or of each level, fine to coarse:
         (3, 6, 3) in GTR.
     num_bins, reg_scale: the options of `Dfine`.
-    num_groups: groups of `num_queries` queries in training; the first one predicts.
+    num_groups: groups of `num_queries` queries in training, at least 2; the first one predicts. With one group, the
+        authors' code has other rules for the selected cells and the denoising queries.
     contrastive_denoising: number of positive denoising queries of an image and group in training, each with a negative
         one; 0 disables. Unlike in the authors' code, padding queries have no loss, and no query attends to them.
     costs, loss_weights: weights of the terms of the matching cost and of the loss.
@@ -82,7 +83,7 @@ class Gtr(DistributionHead):
         super().__init__(channels, strides, classes, num_queries)
         num_points = (num_points,) * len(channels) if isinstance(num_points, int) else num_points
         check_distributions(num_points, num_bins, reg_scale)
-        check_counts({"num_groups": num_groups}, 1, MAX_LAYERS)
+        check_counts({"num_groups": num_groups}, 2, MAX_LAYERS)
         check_counts({"contrastive_denoising": contrastive_denoising}, 0)
         if len(num_points) != len(channels):
             raise ValueError(
