@@ -59,7 +59,9 @@ class GroupedInstanceCriterion(GroupedDfineCriterion):
         objects = outputs.get("objects") or Objects.of(targets * G, layers.initial.device)
         noised = outputs.get("denoising") or DenoisingQueries.none(layers.initial)
         D = noised.contents.shape[1]
-        cost = matching_costs(layers.logits[:, :, D:].float(), layers.boxes[:, :, D:].float(), objects, self.costs)
+        cost = matching_costs(
+            layers.logits[:, :, D:].float(), layers.boxes[:, :, D:].float(), objects, self.costs, False
+        )
         mask_cost = points.costs(embeddings[:, :, :, D:].flatten(2, 3), self.mask_weights)  # (1 + L, T, G * Q)
         mask_cost = mask_cost.unflatten(2, (G, -1)).transpose(1, 2).flatten(1, 2)  # (1 + L, G * T, Q)
         cost = torch.cat([cost[:-1] + mask_cost, cost[-1:]])

@@ -7,9 +7,9 @@ import torch
 from densevit.interfaces import LossContext, Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import has_objects
+from densevit.losses.labelled_objects import LabelledObjects
 from densevit.losses.matching import MatchedPairs, assign, matching_costs
 from densevit.set_prediction.group_criterion import GroupCriterion, over_groups
-from densevit.losses.labelled_objects import LabelledObjects
 from densevit.set_prediction.mask_matching import MaskWeights
 from densevit_heads.parts.point_masks import PointMasks
 
@@ -45,7 +45,7 @@ class InstanceCriterion(GroupCriterion):
                 masks = (embeddings.sum((1, 2, 3)) + pixels.sum((1, 2, 3, 4))).expand(2, -1)
             else:
                 points = PointMasks.of(chosen, pixels, self.mask_stride, outputs["generator"])
-                cost = matching_costs(logits, boxes, objects, self.costs)  # ((1 + L) * G, T, Q)
+                cost = matching_costs(logits, boxes, objects, self.costs, softmax=False)  # ((1 + L) * G, T, Q)
                 mask_cost = points.costs(embeddings, self.mask_weights)  # (1 + L, T, G * Q)
                 cost = cost + mask_cost.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1)
                 pairs = assign(cost, objects.counts, objects.names, context.raise_on_non_finite)  # on the CPU
