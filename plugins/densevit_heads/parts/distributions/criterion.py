@@ -61,7 +61,7 @@ class Pairs(NamedTuple):
     union: int
 
     @property
-    def of_boxes(self) -> tuple[Tensor, Tensor]:
+    def box_index(self) -> tuple[Tensor, Tensor]:
         """Image and query of the P + U pairs from which boxes learn."""
         return self.image[0, self.matched :], self.query[0, self.matched :]
 
@@ -92,7 +92,7 @@ class QueryKinds(NamedTuple):
         counted = to_device(labelled, device)[:, None] & ~denoising
         counted[noised.image, noised.query] = true
         matched = torch.zeros_like(counted)
-        matched[pairs.of_boxes] = true
+        matched[pairs.box_index] = true
         means = context.mean(to_device(torch.tensor(numbers, dtype=torch.float32), device))
         return cls(denoising, counted, matched, means)
 
@@ -101,8 +101,8 @@ class QueryKinds(NamedTuple):
         another one sqrt(K_u) / (sqrt(K_m) + sqrt(K_u)) / K_u (section 4.2; IoU_k and Conf_k are in the terms). The
         roots are of the object queries' numbers, also for denoising queries, as in the authors' code.
         """
-        _, of_objects = self.numbers
-        denoising, objects = decoupled_shares(self.numbers, of_objects.sqrt())
+        _, object_numbers = self.numbers
+        denoising, objects = decoupled_shares(self.numbers, object_numbers.sqrt())
         matched, other = torch.where(self.denoising[:, None], denoising, objects).unbind(-1)  # (D + Q,) each
         return self.counted * torch.where(self.matched, matched, other)
 
@@ -186,19 +186,19 @@ class DfineCriterion(SetCriterion):
         iou, giou = overlaps(to_corners(predicted), to_corners(truth))
         quality = iou.detach()
 
-        of_classes = slice(pairs.matched + pairs.noised)
-        image, query, target = (x[:, of_classes] for x in (pairs.image, pairs.query, pairs.target))
+        class_pairs = slice(pairs.matched + pairs.noised)
+        image, query, target = (x[:, class_pairs] for x in (pairs.image, pairs.query, pairs.target))
         classes = torch.zeros_like(layers.logits)
         least = MIN_QUALITY["varifocal_matched"]
-        classes[layer, image, query, objects.labels[target]] = quality[:, of_classes].clamp(min=least)
+        classes[layer, image, query, objects.labels[target]] = quality[:, class_pairs].clamp(min=least)
 
-        of_boxes = slice(pairs.matched, None)
-        truth = truth[0, of_boxes]  # the same in all outputs
+        box_pairs = slice(pairs.matched, None)
+        truth = truth[0, box_pairs]  # the same in all outputs
         return {
             "label": BINARY_LOSSES[self.classification](layers.logits, classes).sum(-1),
-            "l1": (predicted[:, of_boxes] - truth).abs().sum(-1),
-            "giou": 1 - giou[:, of_boxes],
-            **self._distribution_terms(layers, pairs.of_boxes, truth, quality[: len(layers.corners), of_boxes]),
+            "l1": (predicted[:, box_pairs] - truth).abs().sum(-1),
+            "giou": 1 - giou[:, box_pairs],
+            **self._distribution_terms(layers, pairs.box_index, truth, quality[: len(layers.corners), box_pairs]),
         }
 
     def _distribution_terms(
