@@ -85,8 +85,8 @@ class QueryKinds(NamedTuple):
     ) -> "QueryKinds":
         """labelled: (B,) bool, on the CPU. queries: D + Q."""
         device, D = pairs.image.device, noised.contents.shape[1]
-        others = int(labelled.sum()) * (queries - D) - pairs.union
-        numbers = [[pairs.noised, len(noised.image) - pairs.noised], [pairs.union, others]]
+        unmatched = int(labelled.sum()) * (queries - D) - pairs.union
+        numbers = [[pairs.noised, len(noised.image) - pairs.noised], [pairs.union, unmatched]]
         denoising = torch.arange(queries, device=device) < D
         true = labelled.new_ones((), device=device)  # a Python value would be copied from the CPU, and waited for
         counted = to_device(labelled, device)[:, None] & ~denoising
