@@ -1,21 +1,18 @@
-"""The Deformable DETR head and DINO's additions: levels, positions, initial weights, queries, proposals and limits."""
+"""DINO's additions to the Deformable DETR head: mixed query selection and refined positions."""
 
 import math
-import warnings
 from typing import Any
 
-import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Class, Dataset
+from densevit.interfaces import Class
 from densevit.set_prediction.levels import valid_ratio
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr import DeformableDetr
 from densevit_heads.dino import Dino
 from densevit_heads.dino.queries import MixedQuerySelection
-from tests.heads.padded_batch import SIZES, padded_batch, perturbed, step
+from tests.heads.padded_batch import SIZES, padded_batch, perturbed
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 CHANNELS, STRIDES = (6, 10), (8, 16)
@@ -24,11 +21,6 @@ NONE: dict[str, Any] = {  # of DINO's additions to a two-stage Deformable DETR
     "kind": Dino, "contrastive_denoising": 0, "mixed_query_selection": False, "refined_positions": False,
     "class_proposals": False, "look_forward_twice": False,
 }  # fmt: skip
-MODES: dict[str, dict[str, Any]] = {
-    "multi-scale": {},
-    "refined": {"box_refinement": True},
-    "two-stage": {"box_refinement": True, "two_stage": True},
-}
 LAYERS = {"width": 64, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 3, "feedforward": 24, "dropout": 0.0}
 
 
@@ -87,21 +79,3 @@ def test_refined_positions_are_dinos_for_the_boxes_of_each_layer():
         hidden = (torch.cat(encoded, dim=-1) @ torch.cat([y, x, rest], dim=1).T + first.bias).relu()
         torch.testing.assert_close(positions, hidden @ second.weight.T + second.bias, rtol=1e-4, atol=1e-4)
     assert len(calls) == 3 and not torch.equal(calls[0][0], calls[1][0])
-
-
-class Crowded(Dataset):
-    def object_counts(self) -> np.ndarray:
-        return np.array([3, 9, 8, 0])
-
-
-def test_more_objects_than_queries_are_reported_once_and_before_training():
-    first, second, batch = make_head(), make_head(), make_batch(3, 9, 4)
-    with pytest.warns(UserWarning, match="2 of 4 .* 9 objects, but num_queries is 7: 2 of them"):
-        first.check(Crowded())
-    with pytest.warns(UserWarning, match="image 1 has 9 objects, but num_queries is 7: 2 of them"):
-        step(second, *batch)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        step(first, *batch)
-        step(second, *batch)  # not again
-        make_head(num_queries=9).check(Crowded())

@@ -1,0 +1,39 @@
+"""Selection of cells, products of mask embeddings, and the limit of queries."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from densevit.set_prediction.queries import QueryLimit, TopCells, mask_logits
+
+
+@pytest.mark.parametrize(("count", "expected"), [(2, [[3, 0], [1, 0]]), (9, [[3, 0, 2, 1], [1, 0, 2, 3]])])
+def test_top_cells_are_by_descending_score_and_padding_last(count: int, expected: list[list[int]]):
+    scores = torch.tensor([[2.0, 9.0, 1.0, 3.0], [0.5, 0.7, -1.0, 8.0]])
+    padding, cells = scores > 5, torch.arange(4).expand(2, 4)[..., None]
+    first, second = TopCells()(scores, padding, count, cells, -cells.repeat(1, 1, 2))
+    assert first[..., 0].tolist() == expected and torch.equal(second, -first.repeat(1, 1, 2))
+
+
+def test_mask_logits_are_products_in_full_precision():
+    embeddings = torch.tensor([[[1.0, 2.0], [-1.0, 0.5]]], dtype=torch.bfloat16)  # (1, 2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = mask_logits(embeddings, torch.tensor([[[[1.0, 3.0]], [[256.0, 4.0]]]]))  # (1, 2, 1, 2)
+    assert logits.dtype == torch.float32 and logits.tolist() == [[[[513, 11]], [[127, -1]]]]
+
+
+def test_the_first_image_with_more_objects_than_queries_is_reported_once():
+    limit = QueryLimit(3, "segments", ", sorry")
+    with warnings.catch_warnings(record=True) as caught:
+        for counts in (None, np.array([], dtype=int), np.array([1, 3])):
+            limit.check_data(counts)
+        for counts in ([3, 0], [4, 5], [9, 9]):
+            limit.check_batch(counts, ["a", "b"])
+    message = (
+        "image 'b' has 5 segments, but num_queries is 3: 2 of them are not learned, sorry. Fix: set num_queries to"
+    )
+    assert [str(warning.message) for warning in caught] == [f"{message} at least 5."]
+    with pytest.warns(UserWarning, match=r"^2 of 3 training images .*; one of them has 9 objects"):
+        QueryLimit(3, "objects").check_data(np.array([4, 3, 9]))
