@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from densevit.evaluation.coco_ap import CocoDetection
+from densevit.evaluation.detection_tables import class_table
 from densevit.interfaces import Class
 from tests.evaluation.evaluated import image_scores_of, plots_of, tables_of
 
@@ -105,3 +106,10 @@ def test_class_tables_and_curves_hold_the_metrics():
     for name, curve in (("AP50", "IoU 0.50"), ("AP75", "IoU 0.75"), ("AP", "mean of IoU 0.50 to 0.95")):
         values = [y for _, y in plots["precision-recall"].curves[curve]]
         assert len(values) == 101 and np.mean(values) == pytest.approx(metrics[name])
+
+
+def test_class_tables_are_of_the_most_detections_of_an_image():
+    """At 6 IoUs and 2 recalls, of a class, 4 areas and 2 limits of detections; values in hundredths."""
+    precision, recall = np.arange(96).reshape(6, 2, 1, 4, 2) / 100, np.arange(48).reshape(6, 1, 4, 2) / 100
+    _, row = class_table(precision, recall, CLASSES[:1], np.array([3]), np.array([7]), 100)
+    assert row == [CLASSES[0].name, 3, 7, *(pytest.approx(x / 100) for x in (45, 5, 85, 47, 49, 51, 21))]

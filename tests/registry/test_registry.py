@@ -1,4 +1,4 @@
-"""Plugins are found by entry points, loaded individually, and their options are checked."""
+"""Plugins are found by entry points and loaded individually."""
 
 import sys
 from pathlib import Path
@@ -18,11 +18,6 @@ NET = """
 
         And more about it.
         '''
-
-        def __init__(self, width: int = 8, rate: float = 0.1, shape: tuple[int, int] = (1, 1), flag: bool = False,
-                     kind: str = "a", loose=None):
-            super().__init__()
-            self.given = (width, rate, shape, flag, kind, loose)
     """
 
 
@@ -111,120 +106,6 @@ def test_non_plugin_raises():
     ):
         with pytest.raises(PluginError, match=message):
             registry.load("backbones", name)
-
-
-# ---- options ----
-
-
-@pytest.fixture
-def net(install) -> str:
-    install("nets", "[densevit.backbones]\nnet = nets_net:Net\n", {"nets_net.py": NET})
-    return "net"
-
-
-def test_options_are_converted_to_the_annotated_types(net):
-    given = {"rate": "1e-4", "width": 16.0, "shape": [2, 3], "flag": True, "kind": "b", "loose": {"any": ["thing"]}}
-    checked = {**given, "rate": 1e-4, "width": 16, "shape": (2, 3)}
-    assert registry.check_options("backbones", net, given, "backbone") == checked
-    backbone = registry.create("backbones", net, options={"shape": [4, 5], "rate": 1}, where="backbone")
-    assert backbone.given == (8, 1.0, (4, 5), False, "a", None)
-
-
-def test_invalid_option_error_names_it(net):
-    for given, message in (
-        ({"widht": 3}, "widht is not an option of 'net'. Did you mean 'width'? Options: width, rate, shape, "),
-        ({"width": "tiny"}, "width should be a valid integer, not 'tiny'."),
-        ({"width": True}, "width should be int, not true."),
-        ({"flag": 1}, "flag should be bool, not 1."),
-        ({"shape": [1, "x"]}, "shape should be a valid integer, not [1, 'x']."),
-    ):
-        with pytest.raises(PluginError) as caught:
-            registry.check_options("backbones", net, given, "backbone")
-        assert str(caught.value).startswith(f"backbone.{message}")
-
-
-def test_framework_arguments_are_no_options_and_others_may_be_required(install):
-    source = """
-        import densevit
-
-        class Head(densevit.Head):
-            def __init__(self, channels, strides, classes, queries: int, *, depth: int = 2):
-                pass
-
-        class Passing(Head):
-            def __init__(self, channels, strides, classes, width: int = 8, **options):
-                super().__init__(channels, strides, classes, **options)
-        """
-    install("heads", "[densevit.heads]\nhead = hd:Head\n", {"hd.py": source})
-    for name, given, expected in (
-        ("head", {"queries": 3}, {"queries": 3}),
-        ("hd:Passing", {"queries": "3", "other": 1}, {"queries": 3, "other": 1}),
-    ):
-        assert registry.check_options("heads", name, given, "heads.a") == expected
-    for name, given, message in (
-        ("head", {}, "heads.a.queries is missing: 'head' needs it"),
-        ("head", {"classes": 3, "queries": 1}, r"heads.a.classes is not an option .* Options: queries, depth"),
-        ("hd:Passing", {"widht": 1}, r"heads\.a\.widht .* Did you mean 'width'\?"),
-    ):
-        with pytest.raises(PluginError, match=message):
-            registry.check_options("heads", name, given, "heads.a")
-
-
-LAYERS = """
-    from dataclasses import dataclass, field
-    from typing import Literal
-
-    import densevit
-
-    @dataclass(frozen=True)
-    class Norm:
-        kind: Literal["layer", "batch"] = "layer"
-
-    @dataclass(frozen=True)
-    class Layers:
-        width: int = 256
-        count: int = 6
-        rate: float = 0.1
-        norm: Norm = field(default_factory=Norm)
-
-        def __post_init__(self):
-            if self.width % 4:
-                raise ValueError(f"width is {self.width}; it must be a multiple of 4.")
-
-    class Net(densevit.Backbone):
-        def __init__(self, layers: Layers = Layers(count=3), further: Layers | None = None):
-            super().__init__()
-            self.given = layers, further
-            self.channels, self.strides = (1,), (1,)
-    """
-
-
-@pytest.fixture
-def layered(install) -> str:
-    install("layered", "[densevit.backbones]\nlayered = layered_net:Net\n", {"layered_net.py": LAYERS})
-    return "layered"
-
-
-def test_mapping_becomes_the_dataclass_over_the_default(layered):
-    options = {"layers": {"width": 16.0, "norm": {"kind": "batch"}}, "further": {"rate": "1e-4"}}
-    layers, further = registry.create("backbones", layered, options=options, where="backbone").given
-    assert (layers.width, layers.count, layers.rate, layers.norm.kind) == (16, 3, 0.1, "batch")
-    assert (further.width, further.count, further.rate) == (256, 6, 1e-4)
-    given = {"layers": layers, "further": None}
-    assert registry.check_options("backbones", layered, given, "backbone") == given
-
-
-def test_invalid_keys_of_a_dataclass_are_named_in_full(layered):
-    known = "Options: width, count, rate, "
-    for given, message in (
-        ({"layers": {"widht": 3}}, f"layers.widht is not an option of 'layered'. Did you mean 'width'? {known}"),
-        ({"layers": {"norm": {"kind": "none"}}}, "layers.norm.kind should be 'layer' or 'batch', not 'none'."),
-        ({"layers": 3}, "layers should be a section of keys, not 3. Keys: width, count, rate, norm."),
-        ({"layers": {"width": 5}}, "layers is invalid: width is 5; it must be a multiple of 4."),
-    ):
-        with pytest.raises(PluginError) as caught:
-            registry.check_options("backbones", layered, given, "backbone")
-        assert str(caught.value).startswith(f"backbone.{message}")
 
 
 # ---- docstrings ----

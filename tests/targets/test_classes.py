@@ -6,7 +6,8 @@ import pytest
 from densevit import registry
 from densevit.errors import DataError
 from densevit.interfaces import Class
-from densevit.targets import ClassScores, ImageClass, ImageScore
+from densevit.targets import ClassScores, ImageClass, ImageScore, TargetTypes
+from densevit.targets.target_class_mapping import with_classes
 
 THINGS = tuple(Class(str(n), n, (n, n, n)) for n in range(6))
 
@@ -33,6 +34,15 @@ def test_classes_are_mapped_and_scores_summed():
     assert ImageClass().map_classes(np.array(-1), table, CLASSES[:2]) == -1, "no class, not the last one"
     scores = np.array([0.1, 0.4, 0.2, 0.3], np.float32)
     np.testing.assert_allclose(ClassScores().map_classes(scores, table, CLASSES[:2]), [0.3, 0.3], rtol=1e-6)
+
+
+def test_objects_without_a_new_class_are_removed_with_all_their_values():
+    values = {"labels": np.array([0, 1, 2]), "boxes": np.arange(12).reshape(3, 4), "image_id": "a"}
+    mapped = with_classes(values, lambda task: (np.array([1, -1, 0]), CLASSES[:2]), TargetTypes())
+    assert {key: np.asarray(value).tolist() for key, value in mapped.items()} == {
+        "labels": [1, 0], "boxes": [[0, 1, 2, 3], [8, 9, 10, 11]], "image_id": "a",
+    }  # fmt: skip
+    assert with_classes({"image_id": "a"}, lambda task: None, TargetTypes()) == {"image_id": "a"}
 
 
 def test_files_have_names_and_the_five_highest_scores():

@@ -1,5 +1,7 @@
 """Target types with one value per pixel, on cases worked by hand."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -102,3 +104,17 @@ def test_under_zoom_says_what_resize_does():
             value = np.asarray(target.random((8, 8), 2, 3, np.random.default_rng(0)))
             resized = np.asarray(target.resize(value, (8, 8), (8, 8), zoom=2.0))
             np.testing.assert_allclose(resized, factors[target.under_zoom] * value, err_msg=key)
+
+
+@pytest.mark.parametrize(
+    ("kind", "found", "truth"),
+    [(LabelMap(), [0, 0, 1], [0, 1, IGNORE]), (PanopticMap(), [0, 2, 1000], [1, 1000, -1])],
+)
+def test_errors_are_drawn_where_ground_truth_is_labelled_if_there_is_any(kind, found, truth):
+    """Instances of the right class are no errors; without ground truth there is no map of errors."""
+    errors, canvas = [], SimpleNamespace(segments=lambda *_: None, overlay=lambda *_: None)
+    drawing = SimpleNamespace(prediction=canvas, truth=canvas, legend=lambda _: None)
+    drawing.error_map = lambda *maps: errors.append([x.tolist() for x in maps])
+    for result in (None, {"a": np.array([truth])}):
+        kind.draw(drawing, "a", {"a": np.array([found])}, result, CLASSES)
+    assert errors == [[[[False, True, False]], [[False, False, True]]]]

@@ -1,0 +1,125 @@
+"""What the interfaces do by themselves: required methods, the results of defaults, and tensors that are not saved."""
+
+import inspect
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from densevit import interfaces
+from densevit.errors import ConfigError, DataError
+from densevit.interfaces import (
+    Backbone,
+    CheckpointLayout,
+    Class,
+    Head,
+    Line,
+    Method,
+    ModuleBackbone,
+    Neck,
+    OptimizerStep,
+)
+
+ROAD = Class("road", 7, (1, 2, 3), thing=False)
+KINDS = [kind for kind in vars(interfaces).values() if inspect.isclass(kind)]
+REQUIRED = [
+    (kind, function)
+    for kind in KINDS
+    for function in vars(kind).values()
+    if inspect.isfunction(function) and "NotImplementedError" in function.__code__.co_names
+]
+
+
+@pytest.mark.parametrize(("kind", "function"), REQUIRED)
+def test_an_error_of_a_required_method_names_the_class_and_the_method(kind: type, function: Any):
+    arguments = len(inspect.signature(function).parameters) - 1
+    with pytest.raises(NotImplementedError, match=rf"^Mine .*{function.__name__}"):
+        function(object.__new__(type("Mine", (kind,), {})), *[None] * arguments)
+
+
+class Parts(nn.Module):
+    """A module of two features, as timm's, with a parameter, a child without parameters and a child with two."""
+
+    feature_info = SimpleNamespace(channels=lambda: [4, 8], reduction=lambda: [2, 4])
+    pretrained_cfg = SimpleNamespace(get={"mean": (0.5,), "std": (0.25,)}.get)
+
+    def __init__(self, returned: Callable[[Any], Any] = list) -> None:
+        super().__init__()
+        self.scale, self.empty, self.stem, self.forward = (
+            nn.Parameter(torch.ones(1)),
+            nn.Identity(),
+            nn.Linear(2, 2),
+            returned,
+        )
+
+
+WRAPPED = ModuleBackbone(Parts())
+BLOCKS = interfaces.LastBlocks(torch.arange(6).view(3, 2, 1), (1, 2), (), torch.neg)
+STEP: Any = OptimizerStep.of({"targets": [{"image_id": "x"}, {}]}, {"targets": [{"image_id": 7}]})  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda: interfaces.as_classes([ROAD, "car"]), (ROAD, Class("car", 1, interfaces.color_of(1)))),
+        (lambda: [(c.name, c.file_id) for c in interfaces.as_classes(2)], [("0", 0), ("1", 1)]),
+        (lambda: len({interfaces.color_of(i) for i in range(150)}), 150),
+        (lambda: (STEP.image_ids, [len(x) for x in STEP.targets]), (["x", 1, 7], [2, 1])),
+        (lambda: [interfaces.image_id({"image_id": x}) for x in (torch.tensor(3), "a/3")], [3, "a/3"]),
+        (lambda: (WRAPPED.channels, WRAPPED.strides, WRAPPED.mean, WRAPPED.std), ((4, 8), (2, 4), (0.5,), (0.25,))),
+        (lambda: ModuleBackbone(Parts(), (1,), [9]).strides, (9,)),
+        (lambda: [ModuleBackbone(Parts(f))(torch.ones(1)) for f in (list, lambda x: x, lambda x: {"a": x})], [[1]] * 3),
+        (lambda: ModuleBackbone(nn.Identity(), (3,), (1,)).mean, interfaces.IMAGENET_MEAN),
+        (lambda: [len(group) for group in Backbone.parameter_depths(Parts())], [1, 2]),
+        (lambda: BLOCKS.single_image(1).tokens.tolist(), [[[2], [3]]]),
+        (lambda: (Neck([4], [8]).channels, Neck([4], [8]).strides), ((4,), (8,))),
+        (lambda: type("A", (Head,), {"task": "a"}).classes_from(SimpleNamespace(classes={"a": [ROAD]})), (ROAD,)),
+        (lambda: type("A", (Head,), {"task": "a"}).classes_from(SimpleNamespace(classes={})), ()),
+        (lambda: Head([], [], ["car"]).classes[0].name, "car"),
+        (lambda: interfaces.TargetType().collate([1, None], (2, 2)), [1, None]),
+        (lambda: CheckpointLayout("a", (), (Line("a", "b"),), dict).is_backbone, True),
+        (lambda: CheckpointLayout("a", (), (Line("a", "heads.b"),), dict).is_backbone, False),
+    ],
+)  # fmt: skip
+def test_defaults(call: Callable[[], Any], expected: Any):
+    assert call() == expected
+
+
+class Distillation(Method):
+    loaded = ("teacher",)
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.teacher, self.student = nn.Linear(1, 1), nn.Linear(1, 1)
+
+
+def test_loaded_modules_of_a_method_are_not_saved_and_stay_in_evaluation_mode():
+    first, second = Distillation(), Distillation().train()
+    before = second.teacher.weight.clone()
+    assert [*first.state_dict()] == ["student.weight", "student.bias"]
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second.teacher.weight, before) and torch.equal(second.student.weight, first.student.weight)
+    assert second.student.training and not second.teacher.training
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: Class("a\ud800", 3, (0, 0, 0)),
+            DataError,
+            r"The class 'a\\ud800' \(id 3\) contains half of a surrogate",
+        ),
+        (
+            lambda: type("A", (Head,), {"quantity": "depth"})([], [], []).check(SimpleNamespace(metric=False)),
+            ConfigError,
+            "learns metres, but the depth of the data set has no unit",
+        ),
+    ],
+)
+def test_errors_of_names_and_units(call: Callable[[], Any], error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        call()
