@@ -1,4 +1,4 @@
-"""What the interfaces do by themselves: required methods, the results of defaults, and tensors that are not saved."""
+"""What the interfaces do by themselves: required methods, and the results of defaults."""
 
 import inspect
 from collections.abc import Callable
@@ -17,7 +17,6 @@ from densevit.interfaces import (
     Class,
     Head,
     Line,
-    Method,
     ModuleBackbone,
     Neck,
     OptimizerStep,
@@ -58,7 +57,7 @@ class Parts(nn.Module):
 
 WRAPPED = ModuleBackbone(Parts())
 BLOCKS = interfaces.LastBlocks(torch.arange(6).view(3, 2, 1), (1, 2), (), torch.neg)
-STEP: Any = OptimizerStep.of({"targets": [{"image_id": "x"}, {}]}, {"targets": [{"image_id": 7}]})  # type: ignore[typeddict-item]
+STEP: Any = OptimizerStep.of({"targets": [{"image_id": "x"}, {}]}, {"targets": [{"image_id": 7}]})
 
 
 @pytest.mark.parametrize(
@@ -86,23 +85,6 @@ STEP: Any = OptimizerStep.of({"targets": [{"image_id": "x"}, {}]}, {"targets": [
 )  # fmt: skip
 def test_defaults(call: Callable[[], Any], expected: Any):
     assert call() == expected
-
-
-class Distillation(Method):
-    loaded = ("teacher",)
-
-    def __init__(self) -> None:
-        super().__init__(None)
-        self.teacher, self.student = nn.Linear(1, 1), nn.Linear(1, 1)
-
-
-def test_loaded_modules_of_a_method_are_not_saved_and_stay_in_evaluation_mode():
-    first, second = Distillation(), Distillation().train()
-    before = second.teacher.weight.clone()
-    assert [*first.state_dict()] == ["student.weight", "student.bias"]
-    second.load_state_dict(first.state_dict())
-    assert torch.equal(second.teacher.weight, before) and torch.equal(second.student.weight, first.student.weight)
-    assert second.student.training and not second.teacher.training
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,10 @@ from densevit.set_prediction.denoising import ContrastiveDenoising
 K = 3
 BOXES = torch.tensor([[0.2, 0.3, 0.2, 0.2], [0.7, 0.6, 0.4, 0.3], [0.5, 0.5, 0.3, 0.6]])
 LABELS = torch.tensor([2, 0, 1])
-ON_IMAGES = (BOXES @ torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 1], [-0.5, 0, 0.5, 0], [0, -0.5, 0, 0.5]])) * 100
 TARGETS: list[Any] = [
-    {"boxes": ON_IMAGES[:2], "labels": LABELS[:2], "size": (100, 100)},
+    {"boxes": torch.tensor([[10, 20, 30, 40], [50, 45, 90, 75]]), "labels": LABELS[:2], "size": (100, 100)},
     {"size": (100, 100)},
-    {"boxes": ON_IMAGES[2:], "labels": LABELS[2:], "size": (100, 100)},
+    {"boxes": torch.tensor([[35, 20, 65, 80]]), "labels": LABELS[2:], "size": (100, 100)},
 ]
 # The queries of the labelled images, number image * 4 + query, of two layers; the first three are those of the objects.
 ORDER = torch.tensor([[3, 0, 10, 1, 2, 8, 9, 11], [1, 3, 8, 0, 2, 9, 10, 11]])
@@ -90,9 +89,7 @@ def test_losses_of_layers_proposals_denoising_and_cells(counted: float, class_pr
     ],
 )
 def test_options_have_terms_and_normalisers(options: Any, counts: dict[str, float], terms: list[str]):
-    criterion, layers = (
-        SetCriterion(MatchingCosts(), LossWeights(), "mal", *options),
-        (torch.rand(1, 3, 4, K), torch.rand(1, 3, 4, 4)),
-    )
+    criterion = SetCriterion(MatchingCosts(), LossWeights(), "mal", *options)
+    layers = torch.rand(1, 3, 4, K), torch.rand(1, 3, 4, 4)
     assert criterion.loss_counts([2, 1]) == counts
     assert list(criterion.losses({"logits": layers[0][0], "layers": layers}, TARGETS, LossContext())) == terms

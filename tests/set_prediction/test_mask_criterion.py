@@ -49,8 +49,7 @@ def left_half(monkeypatch: pytest.MonkeyPatch) -> None:
     """All points are on the segments; the maps of one layer are computed at once."""
     monkeypatch.setattr(mask_segments, "_CHUNK", 1)
     for module in (mask_criterion, mask_matching, mask_segments):
-        points = lambda count, num_points, *_: torch.tensor([0.25, 0.5]).expand(count, num_points, 2)  # noqa: E731
-        monkeypatch.setattr(module, "random_points", points)
+        monkeypatch.setattr(module, "random_points", lambda n, P, *_: torch.tensor([0.25, 0.5]).expand(n, P, 2))
 
 
 def make_outputs(of_each_layer: bool = False) -> tuple[MaskQueries, Tensor]:

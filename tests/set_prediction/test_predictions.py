@@ -1,5 +1,7 @@
 """Predictions of detection heads, from outputs and from exported files, by hand."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,24 +16,27 @@ IN_FILES = [  # the last is cut off at the image's edge
     [[50, 37.5, 150, 62.5], [40, 65, 60, 85], [140, 0, 200, 30]],
     [[12.5, 112.5, 37.5, 187.5], [10, 195, 15, 255], [35, 0, 50, 90]],
 ]
-SIGMOID = [[0.9, 0.8], [0.1, 0.7], [0.2, 0.3]]
-SOFTMAX = [
-    [[0.2, 0.1, 0.7], [0.1, 0.8, 0.1], [0.3, 0.4, 0.3]],  # "no object" is never a prediction
-    [[0.6, 0.3, 0.1], [0.2, 0.3, 0.5], [0.05, 0.9, 0.05]],
-]
 
 
 @pytest.mark.parametrize(
-    ("softmax", "scores", "labels", "queries"),
+    ("softmax", "probabilities", "scores", "labels", "queries"),
     [
-        (True, [[0.8, 0.4, 0.2], [0.9, 0.6, 0.3]], [[1, 1, 0], [1, 0, 1]], [[1, 2, 0], [2, 0, 1]]),
-        (False, [[0.9, 0.8, 0.7]] * 2, [[0, 1, 1]] * 2, [[0, 0, 1]] * 2),  # a query as two classes, another not at all
+        (
+            True,  # the last class is "no object", which is never a prediction
+            [[[0.2, 0.1, 0.7], [0.1, 0.8, 0.1], [0.3, 0.4, 0.3]], [[0.6, 0.3, 0.1], [0.2, 0.3, 0.5], [0.0, 0.9, 0.1]]],
+            [[0.8, 0.4, 0.2], [0.9, 0.6, 0.3]], [[1, 1, 0], [1, 0, 1]], [[1, 2, 0], [2, 0, 1]],
+        ),
+        (
+            False,  # a query as two classes, another not at all
+            [[[0.9, 0.8], [0.1, 0.7], [0.2, 0.3]]] * 2,
+            [[0.9, 0.8, 0.7]] * 2, [[0, 1, 1]] * 2, [[0, 0, 1]] * 2,
+        ),
     ],
-)
+)  # fmt: skip
 def test_predictions_are_the_best_pairs_or_with_softmax_each_querys_best_class(
-    softmax: bool, scores: list[list[float]], labels: list[list[int]], queries: list[list[int]]
+    softmax: bool, probabilities: Any, scores: list[list[float]], labels: list[list[int]], queries: list[list[int]]
 ):
-    logits = torch.tensor(SOFTMAX).log() if softmax else torch.tensor([SIGMOID, SIGMOID]).logit()
+    logits = torch.tensor(probabilities).log() if softmax else torch.tensor(probabilities).logit()
     assert top_queries(logits, softmax)[2].tolist() == queries
     outputs = {"logits": logits, "boxes": BOXES.expand(2, 3, 4)}
     predicted = top_predictions(outputs, TARGETS, softmax)
