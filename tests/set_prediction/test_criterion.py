@@ -69,8 +69,6 @@ def test_losses_of_layers_proposals_denoising_and_cells(counted: float, class_pr
     pairs = criterion.match(outputs, Objects.of(TARGETS, BOXES.device), strict=True)
     assert pairs.image.tolist() == [0, 0, 2] and torch.equal(pairs.query, ORDER[:, :3] % 4)
     torch.testing.assert_close(criterion.losses({**outputs, "pairs": pairs}, TARGETS, context), expected)
-    swapped = pairs._replace(query=pairs.query.flip(0))  # pairs that are passed are used, also if they are worse
-    assert criterion.losses({**outputs, "pairs": swapped}, TARGETS, context)["l1"] > 2 * losses["l1"]
     del outputs["denoising"], outputs["dense"]
     losses = criterion.losses(outputs, [{"size": (9, 9)}] * 3, LossContext())
     assert list(losses) == list(expected) and not any(losses.values())
