@@ -35,8 +35,8 @@ REQUIRED = [
 @pytest.mark.parametrize(("kind", "function"), REQUIRED)
 def test_an_error_of_a_required_method_names_the_class_and_the_method(kind: type, function: Any):
     arguments = len(inspect.signature(function).parameters) - 1
-    with pytest.raises(NotImplementedError, match=rf"^Mine .*{function.__name__}"):
-        function(object.__new__(type("Mine", (kind,), {})), *[None] * arguments)
+    with pytest.raises(NotImplementedError, match=rf"^Part .*{function.__name__}"):
+        function(object.__new__(type("Part", (kind,), {})), *[None] * arguments)
 
 
 class Parts(nn.Module):

@@ -38,5 +38,5 @@ def test_queries_attend_to_their_group_then_to_cells(levels: Levels, groups: int
         attended = layer.cross_attention(x + position, boxes, levels.tokens, SHAPES, levels.padding)
         x = layer.cross_attention_norm(x + attended)
         states.append(layer.ffn_norm(x + layer.ffn(x)))
-    found = layer(*inputs, levels.tokens, SHAPES, levels.padding, bias, groups)
-    torch.testing.assert_close(found, torch.cat(states, dim=1))
+    result = layer(*inputs, levels.tokens, SHAPES, levels.padding, bias, groups)
+    torch.testing.assert_close(result, torch.cat(states, dim=1))

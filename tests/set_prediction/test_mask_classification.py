@@ -47,8 +47,8 @@ def test_semantic_maps_are_sums_over_queries(outputs: Any):
     torch.testing.assert_close(head.maps(outputs, (16, 24)), scores)
     torch.testing.assert_close(head.maps(outputs, (10, 7)), scores[..., :10, :7])
     torch.testing.assert_close(head.exported(outputs, (16, 24))["maps"], scores)
-    found = [head.read_maps(scores)["semantic"], head.exported(outputs, (16, 24))["semantic"]]
-    assert all(torch.equal(x, scores.argmax(1)) for x in found)
+    result = [head.read_maps(scores)["semantic"], head.exported(outputs, (16, 24))["semantic"]]
+    assert all(torch.equal(x, scores.argmax(1)) for x in result)
     assert torch.equal(head.predict(outputs, targets)[1]["semantic"], scores[1, :, :10, :7].argmax(0))
 
 

@@ -74,15 +74,15 @@ def test_instances_are_pairs_of_query_and_class_with_the_quality_of_their_masks(
 ):
     monkeypatch.setattr(mask_predictions, "_CHUNK_PIXELS", chunk)
     logits = logits_of([[0.5, 0.25, 0.15], [0.12, 0.08, 0.7]])
-    found = instances(logits, MaskLogits(IN_IMAGE, 1, (2, 2), (4, 6), lowest_score), CLASSES, **options)
+    predicted = instances(logits, MaskLogits(IN_IMAGE, 1, (2, 2), (4, 6), lowest_score), CLASSES, **options)
     quality = [0 if "foreground_logit" in options else FIRST, SECOND]
     scores = [PAIRS[pair][2] * quality[PAIRS[pair][0]] for pair in kept]
-    assert found["labels"].tolist() == [PAIRS[pair][1] for pair in kept]
-    assert found["scores"].tolist() == pytest.approx(scores)
+    assert predicted["labels"].tolist() == [PAIRS[pair][1] for pair in kept]
+    assert predicted["scores"].tolist() == pytest.approx(scores)
     boxes = [[0, 0, 6, 4] if quality[0] else [0] * 4, [0, 0, 3, 4]]
-    assert found["boxes"].tolist() == [boxes[PAIRS[pair][0]] for pair in kept]
+    assert predicted["boxes"].tolist() == [boxes[PAIRS[pair][0]] for pair in kept]
     row = [[bool(quality[0])] * 6, [True, True, "foreground_logit" not in options, False, False, False]]
-    assert found["masks"].tolist() == [[row[PAIRS[pair][0]]] * 4 for pair in kept]
+    assert predicted["masks"].tolist() == [[row[PAIRS[pair][0]]] * 4 for pair in kept]
 
 
 def test_a_hundred_instances_are_kept_and_boxes_enclose_masks():

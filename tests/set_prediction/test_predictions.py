@@ -42,7 +42,7 @@ def test_predictions_are_the_best_pairs_or_with_softmax_each_querys_best_class(
     predicted = top_predictions(outputs, TARGETS, softmax)
     for i, target in enumerate(TARGETS):
         exported = exported_predictions({name: x[i : i + 1] for name, x in outputs.items()}, target["size"], softmax)
-        for found in (predicted[i], *top_exported(exported, [target], softmax)):
-            assert found["scores"].tolist() == pytest.approx(scores[i]) and found["labels"].tolist() == labels[i]
+        for result in (predicted[i], *top_exported(exported, [target], softmax)):
+            assert result["scores"].tolist() == pytest.approx(scores[i]) and result["labels"].tolist() == labels[i]
             expected = torch.tensor([IN_FILES[i][query] for query in queries[i]])
-            torch.testing.assert_close(found["boxes"], expected, atol=1e-3, rtol=0)
+            torch.testing.assert_close(result["boxes"], expected, atol=1e-3, rtol=0)

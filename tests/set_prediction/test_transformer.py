@@ -27,10 +27,13 @@ def test_layers_add_positions_to_queries_and_keys_only(pre_norm: bool):
         lambda x: decoder.cross_attention(x + query_positions, tokens + positions, tokens, bias),
         decoder.feedforward,
     ]
-    for layer, x, found, parts in ((encoder, tokens, encoded, branches[:2]), (decoder, queries, decoded, branches[2:])):
+    for layer, x, result, parts in (
+        (encoder, tokens, encoded, branches[:2]),
+        (decoder, queries, decoded, branches[2:]),
+    ):
         for residual, branch in zip(layer.residuals, parts, strict=True):
             x = x + branch(residual.norm(x)) if pre_norm else residual.norm(x + branch(x))
-        torch.testing.assert_close(found, x)
+        torch.testing.assert_close(result, x)
     memory = Memory(tokens, tokens + positions, bias, bias, bias, bias, (2, 3))
     states = Decoder([decoder, decoder])(Queries(queries, query_positions), memory, torch.neg)
     once = decoder(queries, query_positions, tokens, tokens + positions, bias)

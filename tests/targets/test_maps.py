@@ -107,14 +107,14 @@ def test_under_zoom_says_what_resize_does():
 
 
 @pytest.mark.parametrize(
-    ("kind", "found", "truth"),
+    ("kind", "predicted", "truth"),
     [(LabelMap(), [0, 0, 1], [0, 1, IGNORE]), (PanopticMap(), [0, 2, 1000], [1, 1000, -1])],
 )
-def test_errors_are_drawn_where_ground_truth_is_labelled_if_there_is_any(kind, found, truth):
+def test_errors_are_drawn_where_ground_truth_is_labelled_if_there_is_any(kind, predicted, truth):
     """Instances of the right class are no errors; without ground truth there is no map of errors."""
     errors, canvas = [], SimpleNamespace(segments=lambda *_: None, overlay=lambda *_: None)
     drawing = SimpleNamespace(prediction=canvas, truth=canvas, legend=lambda _: None)
     drawing.error_map = lambda *maps: errors.append([x.tolist() for x in maps])
-    for result in (None, {"a": np.array([truth])}):
-        kind.draw(drawing, "a", {"a": np.array([found])}, result, CLASSES)
+    for labelled in (None, {"a": np.array([truth])}):
+        kind.draw(drawing, "a", {"a": np.array([predicted])}, labelled, CLASSES)
     assert errors == [[[[False, True, False]], [[False, False, True]]]]
