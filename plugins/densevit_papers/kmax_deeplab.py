@@ -13,8 +13,9 @@ from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.set_prediction.levels import without_padding
 from densevit.set_prediction.limits import MAX_LAYERS, check_classes, check_counts
 from densevit.set_prediction.queries import resized_queries
+from densevit_papers.kmax_deeplab_losses import Sampling
 from densevit_papers.max_deeplab import check_widths
-from densevit_papers.max_deeplab_criterion import MaskLossWeights, PQCriterion, Sampling
+from densevit_papers.max_deeplab_criterion import MaskLossWeights, PQCriterion
 from densevit_papers.max_deeplab_layers import (
     EXPANSION,
     Activation,
@@ -31,6 +32,7 @@ from densevit_papers.max_deeplab_layers import (
     split_heads,
     upsampled,
 )
+from densevit_papers.max_deeplab_masks import MaskOutputs
 from densevit_papers.max_deeplab_predictions import (
     PanopticTransformer,
     SoftmaxMasks,
@@ -128,7 +130,7 @@ class KMeansLayer(nn.Module):
         )
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, pixels: Tensor, queries: Tensor, padding: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    def forward(self, pixels: Tensor, queries: Tensor, padding: Tensor) -> tuple[Tensor, MaskOutputs]:
         """pixels: (B, C, H, W), not activated. queries: (B, D, Q). padding: (B, H, W).
 
         Returns the queries and the predictions of `MaskPredictor` before the update.
@@ -136,7 +138,7 @@ class KMeansLayer(nn.Module):
         reduced = self.reduce_pixels(self.activation(pixels))
         centres = self.reduce_queries(queries)
         predicted = self.predictor(centres, centres, reduced)
-        update = kmeans_update(predicted[1], self.pixel_value(reduced), padding)
+        update = kmeans_update(predicted.masks, self.pixel_value(reduced), padding)
         update = self.expand_update(self.norm_update(update))
         q, k, v = (split_heads(x, self.num_heads) for x in self.qkv(centres).split(self.widths, dim=1))
         attended = self.expand_attended(self.self_attention(q, k, v))
@@ -237,12 +239,12 @@ class KMaXDeepLab(PanopticTransformer):
             queries, predicted = layer(maps[i], queries, padding_of(padding_mask, maps[i]))
             predictions.append(predicted)
         last = self.predictor(self.class_queries(queries), self.mask_queries(queries), maps[-1])
-        outputs: Outputs = {"logits": last[0], "masks": last[1], "layers": [last]}
+        outputs: Outputs = {"logits": last.logits, "masks": last.masks, "layers": [last]}
         if self.training:
-            size, finest = (last[1].shape[2], last[1].shape[3]), self.pixel_decoder.levels[-1].stride
+            (*_, h, w), finest = last.masks.shape, self.pixel_decoder.levels[-1].stride
             ratios = [self.pixel_decoder.levels[i].stride // finest for i in self.attended]
             resized = [
-                (logits, *(upsampled(x, ratio, size, self.align_corners) for x in maps_of_layer))
+                MaskOutputs(logits, *(upsampled(x, ratio, (h, w), self.align_corners) for x in maps_of_layer))
                 for (logits, *maps_of_layer), ratio in zip(predictions, ratios, strict=True)
             ]
             outputs["layers"] = [*resized, last]

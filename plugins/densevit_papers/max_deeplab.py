@@ -168,7 +168,7 @@ class MaXDeepLab(PanopticTransformer):
             x = fuse(x, features[level.feature], level.ratio)
             x = block(x, padding_of(padding_mask, x))
         predictions = self.predictor(self.class_memory(memory), self.mask_memory(memory), self.activation(x))
-        outputs: Outputs = {"logits": predictions[0], "masks": predictions[1], "layers": [predictions]}
+        outputs: Outputs = {"logits": predictions.logits, "masks": predictions.masks, "layers": [predictions]}
         if self.training and self.semantic_head is not None:
             outputs["cells"] = self.semantic_head(features, padding_mask)
         return outputs

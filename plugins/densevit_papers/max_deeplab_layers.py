@@ -16,6 +16,7 @@ from densevit.layers.pooling import masked_mean
 from densevit.layers.positions import mask_on_grid
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses.distributed import process_count
+from densevit_papers.max_deeplab_masks import MaskOutputs
 
 EXPANSION = 4  # channels of a block's output, relative to its base
 MAX_SPAN = 255  # distances of relative positions are below; larger distances share the largest distance's embedding
@@ -290,11 +291,8 @@ class MaskPredictor(nn.Module):
         prior[-1] = math.log(num_classes * NO_OBJECT_PRIOR / (1 - NO_OBJECT_PRIOR))
         self.register_buffer("prior", prior, persistent=False)
 
-    def forward(self, class_memory: Tensor, mask_memory: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """class_memory, mask_memory: memory (B, C, Q). pixels: (B, C', H, W).
-
-        Returns class logits (B, Q, K+1), mask logits (B, Q, H, W) and the features (B, E, H, W), the latter in fp32.
-        """
+    def forward(self, class_memory: Tensor, mask_memory: Tensor, pixels: Tensor) -> MaskOutputs:
+        """class_memory, mask_memory: memory (B, C, Q). pixels: (B, C', H, W). Masks and features are in fp32."""
         features, kernels = self.pixel_head(pixels), self.kernel_head(mask_memory)
         with autocast_off(features.device):
             features = F.normalize(at_least_fp32(features), dim=1)
@@ -302,7 +300,7 @@ class MaskPredictor(nn.Module):
             masks = self.norm_masks(masks[:, None].to(self.norm_masks.weight.dtype))[:, 0]
             masks = at_least_fp32(masks).unflatten(2, features.shape[2:])
         logits = self.label_head(class_memory).transpose(1, 2)
-        return logits + self.prior.to(logits.dtype), masks, features
+        return MaskOutputs(logits + self.prior.to(logits.dtype), masks, features)
 
 
 class SemanticDecoder(nn.Module):

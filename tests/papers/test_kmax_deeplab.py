@@ -8,7 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from densevit.losses.context import LossContext
 from densevit_backbones.resnet import ResNet
 from densevit_papers.kmax_deeplab import KMaXDeepLab, KMeansLayer
-from densevit_papers.max_deeplab_criterion import GridTruth, match, pixel_contrast
+from densevit_papers.kmax_deeplab_losses import pixel_contrast
+from densevit_papers.max_deeplab_masks import GridTruth
+from densevit_papers.max_deeplab_pq_loss import match
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, maskwise_panoptic
 from densevit_workbench.testing.targets import random_targets
 from tests.papers.small_models import attended, conv_norm, normed, randomised
@@ -54,7 +56,7 @@ def test_pixels_of_one_segment_attract_each_other():
         scores = {i: (x.features[:, i] @ x.features[:, j] / 0.3).exp() for i in cells}
         same = [i for i in cells if bool((truth.masks[:, i] & truth.masks[:, j]).any())]
         each.append(-sum((scores[i] / sum(scores.values())).log() for i in same) / len(same))
-    torch.testing.assert_close(pixel_contrast(x.features, truth.masks), sum(each) / len(each))
+    torch.testing.assert_close(pixel_contrast(x.features, truth), sum(each) / len(each))
 
 
 def test_all_layers_have_the_losses_and_the_matching_of_the_last():

@@ -9,11 +9,13 @@ from torch.nn import functional as F
 
 from densevit.interfaces import Class
 from densevit_papers.max_deeplab import DualPathLayer
-from densevit_papers.max_deeplab_criterion import GridTruth, MaskLossWeights, MaskOutputs, PQCriterion, dice, match
+from densevit_papers.max_deeplab_criterion import MaskLossWeights, PQCriterion
 from densevit_papers.max_deeplab_layers import (
     AxialAttention,
     padding_bias,
 )
+from densevit_papers.max_deeplab_masks import GridTruth, MaskOutputs
+from densevit_papers.max_deeplab_pq_loss import dice, match
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, pixelwise_panoptic
 from tests.papers.small_models import attended, conv_norm, normed, randomised
 
