@@ -1,5 +1,7 @@
 """The DPT heads: levels of maps, outputs and their units, losses, and options."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -11,6 +13,7 @@ from densevit.losses.context import LossContext
 from densevit.losses.segmentation import cross_entropy, dice
 from densevit_heads.dpt import DptDepth, DptSegmentation
 from densevit_heads.dpt.depth import DepthLossWeights
+from densevit_heads.dpt.depth_outputs import OUTPUT_TYPES, Output
 from tests.heads.padded_batch import make_features, no_padding
 
 CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
@@ -19,11 +22,14 @@ PLAIN = ((12, 12, 12, 12), (16, 16, 16, 16))
 
 
 def activated(head, *logits):
-    return head._activation(torch.tensor(logits).view(1, 1, 1, -1).repeat(1, head.conv3.out_channels, 1, 1))[0, 0, 0]
+    return head.output_type.read(torch.tensor(logits).view(1, 1, 1, -1).repeat(1, head.conv3.out_channels, 1, 1))[
+        0, 0, 0
+    ]
 
 
 def test_metric_outputs_are_within_their_range():
     """At first they are about a quarter of the largest depth, or as near as the inverse output's scale allows."""
+    assert {*get_args(Output)} == {*OUTPUT_TYPES}
     limits = {"min_depth": 0.5, "max_depth": 80.0}
     for output, options, logits, depths in (
         ("sigmoid", limits, (-1e4, 0.0, 1e4), [0.5, 40.25, 80]),
@@ -36,7 +42,7 @@ def test_metric_outputs_are_within_their_range():
         first = head(make_features(PYRAMID, (64, 64)), no_padding((64, 64)))["depth"].median().item()
         assert first == pytest.approx(min(20.0, (options.get("shift") and 0.5 / options["shift"]) or 20.0), rel=0.5)
     bins = torch.stack([torch.linspace(s, -s, 64) for s in (1e4, 1, 0, -1, -1e4)], 1)[None, :, None]
-    found = head._activation(bins)[0, 0, 0]
+    found = head.output_type.read(bins)[0, 0, 0]
     assert found.diff().min() > 0
     assert found[[0, 2, 4]].tolist() == pytest.approx([0.5, (0.5 * 80) ** 0.5, 80], rel=1e-5)  # a geometric mean
 
