@@ -21,7 +21,7 @@ REFUSED = {
     ],
     "vit": [
         ({"patch_size": 10}, ["patch_size"]),
-        ({"readout": "add", "class_token": False}, ["readout is 'add'", "class_token is false"]),
+        ({"readout": "add", "class_token": False}, ["class_token is false", "readout 'add'"]),
         ({"patch_size": 14, "stem": "conv"}, ["patch_size is 14", "stem 'conv'", "8 or 16 or 32"]),
         ({"drop_path": 1.0}, ["drop_path is 1"]),
         ({"variant": "nano", "windows": Windows(4, (7,))}, ["global_blocks is [7]", "ascending"]),

@@ -54,7 +54,7 @@ def test_vit_encodes_the_visible_tokens_of_each_image_alone() -> None:
     pixels = normalised(model, batch).float()
     with torch.no_grad():
         found = method.validation_losses(model, batch)
-        cells, first = vit._embed(vit.stem(pixels)[1], (4, 6))
+        cells, first = vit.embed(vit.stem(pixels)[1])
         expected, counts = [], []
         for i, (height, width) in enumerate(sizes):
             visible = (inside[i] & ~masked[i]).flatten()

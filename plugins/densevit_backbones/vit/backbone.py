@@ -5,22 +5,22 @@ from collections.abc import Collection
 from functools import partial
 from typing import Literal, cast
 
-import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Backbone, Encoding, LastBlocks
+from densevit.interfaces import Encoding, LastBlocks
 from densevit.layers.checkpointing import run
-from densevit.layers.positions import Resizing, resize_grid, sine_grid_1d, sine_grid_2d
-from densevit.layers.rotary import rotary_table
-from densevit.layers.table_cache import cached_table
+from densevit.layers.positions import Resizing
 from densevit_backbones.linear_weights import truncated_normal
-from densevit_backbones.vit.blocks import EPS, Block, Gelu, ProjectReadout, RelativePositionBias
-from densevit_backbones.vit.stems import ConvStem, PatchStem, ResNetStem, WeightStandardization
+from densevit_backbones.vit.blocks import EPS, Attention, Block, Gelu, ProjectReadout, create_mlp
+from densevit_backbones.vit.combinations import check_combination
+from densevit_backbones.vit.positions import POSITIONS, PositionType
+from densevit_backbones.vit.stems import StemType, WeightStandardization, create_stem
+from densevit_backbones.vit.tokens import TokenEmbedding
 from densevit_backbones.vit.variants import VARIANTS
-from densevit_backbones.vit.windows import Windows, check_blocks, check_positive
+from densevit_backbones.vit.windows import Windows, check_blocks, check_positive, check_range
 
 
-class ViT(Backbone):
+class ViT(TokenEmbedding):
     """Plain vision transformer: features of one stride, after some of its blocks.
 
     Any input size: an image is padded with zeros at the right and the bottom to a multiple of the stride, and each map
@@ -29,6 +29,8 @@ class ViT(Backbone):
     larger grid. Only tokens before positions and attention are unchanged: with stem "patch" all tokens of the image,
     and with windowed blocks (and positions "none") also the tokens in windows inside the image, up to the first global
     block. Padding up to the next multiple of the stride changes nothing.
+
+    Combinations of options that no published model has are refused; `densevit_backbones.vit.combinations` lists them.
 
     variant: "tiny", "small" and "base" of DeiT (Touvron et al. 2021, table 1), "base", "large" and "huge" of ViT
         (table 1), "giant" of DINOv2 (Oquab et al. 2024: ViT-g/14 with `patch_size` 14, `swiglu` and `layer_scale`
@@ -74,9 +76,9 @@ class ViT(Backbone):
         self,
         variant: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "base",
         patch_size: Literal[8, 12, 14, 16, 32] = 16,
-        stem: Literal["patch", "conv", "resnet"] = "patch",
+        stem: StemType = "patch",
         weight_standardization: WeightStandardization = "variance",
-        positions: Literal["learned", "sine1d", "sine2d", "rotary", "relative", "none"] = "learned",
+        positions: PositionType = "learned",
         image_size: int = 224,
         position_resizing: Resizing = "antialiased",
         class_token: bool = True,
@@ -97,61 +99,47 @@ class ViT(Backbone):
         checkpointing: bool = False,
         in_channels: int = 3,
     ) -> None:
-        super().__init__()
-        width, depth, heads, default_drop = VARIANTS[variant]
-        _check_stem(stem, patch_size)
-        _check_tokens(class_token, distillation_token, registers, readout)
-        if swiglu and gelu != "erf":
-            raise ValueError(f"gelu is {gelu!r}, but swiglu is true; gated MLPs have no GELU.")
-        if not 1 <= image_size <= 65536:
-            raise ValueError(f"image_size is {image_size}; it is a number of pixels from 1 to 65536.")
+        check_combination(
+            **{"stem": stem, "patch_size": patch_size, "weight_standardization": weight_standardization},
+            **{"class_token": class_token, "distillation_token": distillation_token, "registers": registers},
+            **{"positions": positions, "readout": readout, "windows": windows, "qk_norm": qk_norm, "swiglu": swiglu},
+            **{"layer_scale": layer_scale, "gelu": gelu, "key_bias": key_bias},
+        )
+        check_range("registers", registers, 0, 1000)
+        check_range("image_size", image_size, 1, 65536)
         check_positive("layer_scale", layer_scale)
         check_positive("norm_eps", norm_eps)
-        quarters = tuple(-(-depth * i // 4) for i in (1, 2, 3, 4))
-        features = features if features is not None else quarters[2:] if stem == "resnet" else quarters
-        check_blocks("features", features, depth)
-        has_tokens = class_token or registers > 0
-        windowed = set() if windows is None else windows.blocks(quarters, depth, features[-1], has_tokens)
-        last_rate = default_drop if drop_path is None else drop_path
+        width, depth, heads, default_drop_path = VARIANTS[variant]
+        encoding = POSITIONS[positions](-(-image_size // patch_size), position_resizing)
+        super().__init__(width, class_token, distillation_token, registers, encoding)
 
-        self.stem: PatchStem | ConvStem | ResNetStem
-        if stem == "resnet":
-            self.stem = ResNetStem(width, weight_standardization, in_channels)
-        else:
-            self.stem = (ConvStem if stem == "conv" else PatchStem)(width, patch_size, in_channels)
-        early = self.stem if isinstance(self.stem, ResNetStem) else None
-        self.channels = (*(early.channels if early else ()), *(width for _ in features))
-        self.strides = (*(early.strides if early else ()), *(patch_size for _ in features))
+        quarters = tuple(-(-depth * i // 4) for i in (1, 2, 3, 4))
+        if features is None:
+            features = quarters[2:] if stem == "resnet" else quarters
+        check_blocks("features", features, depth)
+        self.feature_blocks = tuple(features)
+        self.stem = create_stem(stem, width, patch_size, weight_standardization, in_channels)
+        self.channels = (*self.stem.channels, *(width for _ in features))
+        self.strides = (*self.stem.strides, *(patch_size for _ in features))
         self.input_size = (image_size, image_size) if fixed_size else None
         self.stride, self.positions, self.readout = patch_size, positions, readout
         self.window = None if windows is None else windows.size
         self.head_channels, self.checkpointing = width // heads, checkpointing
-        self.feature_blocks = tuple(features)
-
-        self.class_token = nn.Parameter(torch.zeros(1, width)) if class_token else None
-        self.distillation_token = nn.Parameter(torch.zeros(1, width)) if distillation_token else None
-        self.register_tokens = nn.Parameter(torch.zeros(registers, width)) if registers else None
-        self.position_side, self.position_resizing = -(-image_size // patch_size), position_resizing
-        side = self.position_side
-        self.position_table = nn.Parameter(torch.zeros(side, side, width)) if positions == "learned" else None
-        sides = [self.window if i + 1 in windowed else None for i in range(features[-1])]
+        has_tokens, built = bool(self.tokens()), features[-1]
+        sides = [None] * built if windows is None else windows.sides(quarters, depth, built, has_tokens)
+        last_rate = default_drop_path if drop_path is None else drop_path
         self.blocks = nn.ModuleList(
             Block(
                 width,
-                heads,
-                window,
+                side,
+                encoding.bias(side, heads, has_tokens),
+                Attention(width, heads, qk_norm, key_bias),
+                create_mlp(width, swiglu, gelu),
                 layer_scale,
-                qk_norm,
-                swiglu,
-                gelu,
                 last_rate * i / (depth - 1),
-                RelativePositionBias(window or side, heads, has_tokens and window is None, position_resizing)
-                if positions == "relative"
-                else None,
-                key_bias,
                 norm_eps,
             )
-            for i, window in enumerate(sides)
+            for i, side in enumerate(sides)
         )
         self.norm = nn.LayerNorm(width, norm_eps) if feature_norm else None
         self.readouts = nn.ModuleList(ProjectReadout(width) for _ in features if readout == "project")
@@ -160,9 +148,8 @@ class ViT(Backbone):
     def _initialise(self) -> None:
         for module in [*self.blocks.modules(), *self.readouts.modules()]:
             truncated_normal(module)
-        for table in (*self._tokens(), self.position_table):
-            if table is not None:
-                nn.init.trunc_normal_(table, std=0.02)
+        for parameter in self.token_parameters():
+            nn.init.trunc_normal_(parameter, std=0.02)
 
     @property
     def max_last_blocks(self) -> int:
@@ -170,7 +157,7 @@ class ViT(Backbone):
 
         Relative positions need rows for tokens: without class token and registers they have none.
         """
-        if self.positions == "relative" and not self._tokens():
+        if self.positions == "relative" and not self.tokens():
             return 0
         blocks = [cast(Block, block) for block in self.blocks]
         return sum(1 for _ in itertools.takewhile(lambda block: block.window is None, reversed(blocks)))
@@ -186,7 +173,7 @@ class ViT(Backbone):
         maps, cells = self.stem(images)
         height, width = cells.shape[1:3]
         grid, depth = (height, width), len(self.blocks)
-        x, first = self._embed(cells, grid)
+        x, first = self.embed(cells)
         rotation_of_all, rotation_of_window = self._rotations(grid, first, x)
         last: dict[int, LastBlocks] = {}
         norm = nn.Identity() if self.norm is None else self.norm
@@ -208,51 +195,16 @@ class ViT(Backbone):
         return run(block, x, grid, rotation, bias, checkpointed=self.checkpointing and self.training)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
-        stem = self.stem.parameter_depths() if isinstance(self.stem, ResNetStem) else [list(self.stem.parameters())]
-        tables = [table for table in (*self._tokens(), self.position_table) if table is not None]
+        *stem, last_of_stem = self.stem.parameter_depths()
         last = [] if self.norm is None else list(self.norm.parameters())
         last += self.readouts.parameters()
         blocks = [list(block.parameters()) for block in self.blocks]
-        return [*stem[:-1], [*stem[-1], *tables], *blocks, *([last] if last else [])]
-
-    def position_embeddings(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
-        """The learned or sine positions that are added to the cells of a map, (H, W, C); None if there are none."""
-        if self.position_table is not None:
-            return resize_grid(self.position_table, grid, self.position_resizing)
-        if self.positions in ("sine1d", "sine2d"):
-            options = self.positions, self.position_side, self.position_resizing
-            return cached_table(_sine_positions, *options, grid, self.channels[-1], device)
-        return None
-
-    def carried_over(self, name: str, tensor: Tensor) -> tuple[Tensor, str] | None:
-        """Resizes a position table of another grid; see `densevit.weights.state_dict_loading.fit`."""
-        if name != "position_table":
-            return None
-        return resize_grid(tensor, (self.position_side,) * 2, self.position_resizing), "interpolated"
-
-    def _tokens(self) -> list[nn.Parameter]:
-        tokens = (self.class_token, self.distillation_token, self.register_tokens)
-        return [token for token in tokens if token is not None]
-
-    def _embed(self, cells: Tensor, grid: tuple[int, int]) -> tuple[Tensor, int]:
-        """(B, H, W, C) -> all tokens with their positions (B, P + H * W, C), and P, the tokens before cells."""
-        x = cells.flatten(1, 2)
-        table = self.position_embeddings(grid, x.device)
-        if table is not None:
-            x = x + table.flatten(0, 1).to(x.dtype)
-        tokens = [token.to(x.dtype).expand(x.shape[0], -1, -1) for token in self._tokens()]
-        return (torch.cat([*tokens, x], dim=1) if tokens else x), sum(token.shape[1] for token in tokens)
+        return [*stem, [*last_of_stem, *self.token_parameters()], *blocks, *([last] if last else [])]
 
     def _rotations(self, grid: tuple[int, int], first: int, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Rotary tables of all tokens and of the cells of a window; None if there is none."""
-        if self.positions != "rotary":
-            return None, None
-        rotation_of_all = cached_table(rotary_table, grid, self.head_channels, x.device, None, first).to(x.dtype)
-        if self.window is None:
-            return rotation_of_all, None
-        return rotation_of_all, cached_table(
-            rotary_table, grid, self.head_channels, x.device, (self.window, self.window)
-        ).to(x.dtype)
+        rotation = partial(self.position_encoding.rotation, grid, self.head_channels, x)
+        return rotation(None, first), None if self.window is None else rotation(self.window)
 
     def _feature(self, x: Tensor, first: int, grid: tuple[int, int], block: int) -> Tensor:
         """All tokens after a block -> (B, C, H, W)."""
@@ -263,26 +215,3 @@ class ViT(Backbone):
         elif self.readout == "project":
             cells = self.readouts[self.feature_blocks.index(block)](cells, x[:, :1])
         return cells.transpose(1, 2).unflatten(2, grid)
-
-
-def _sine_positions(
-    positions: str, side: int, by: Resizing, grid: tuple[int, int], channels: int, device: torch.device
-) -> Tensor:
-    make = sine_grid_1d if positions == "sine1d" else sine_grid_2d
-    return resize_grid(make(side, side, channels, device), grid, by)
-
-
-def _check_stem(stem: str, patch_size: int) -> None:
-    possible = {"patch": (8, 12, 14, 16, 32), "conv": (8, 16, 32), "resnet": (16,)}[stem]
-    if patch_size not in possible:
-        listed = " or ".join(str(size) for size in possible)
-        raise ValueError(f"patch_size is {patch_size}; with stem {stem!r} it must be {listed}.")
-
-
-def _check_tokens(class_token: bool, distillation_token: bool, registers: int, readout: str) -> None:
-    if not 0 <= registers <= 1000:
-        raise ValueError(f"registers is {registers}; it is a number of tokens from 0 to 1000.")
-    if distillation_token and not class_token:
-        raise ValueError("distillation_token is true, but class_token is false; DeiT uses both tokens.")
-    if readout != "ignore" and not class_token:
-        raise ValueError(f"readout is {readout!r}, but class_token is false; without that token it must be 'ignore'.")

@@ -1,6 +1,5 @@
 """The blocks of plain vision transformers."""
 
-import math
 from functools import partial
 from typing import Literal
 
@@ -11,9 +10,9 @@ from torch.nn import functional as F
 from densevit.layers.attention import attention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
-from densevit.layers.positions import Resizing, resize_grid
 from densevit.layers.rotary import rotate
 from densevit.layers.windows import window_partition, window_reverse
+from densevit_backbones.vit.positions import RelativePositionBias
 
 EPS = 1e-6  # of all layer norms, as in published weights before DINOv3
 Gelu = Literal["erf", "tanh"]
@@ -31,26 +30,22 @@ class Block(nn.Module):
     def __init__(
         self,
         width: int,
-        num_heads: int,
         window: int | None,
+        position_bias: RelativePositionBias | None,
+        attention: "Attention",
+        mlp: nn.Module,
         layer_scale: float | None,
-        qk_norm: bool,
-        swiglu: bool,
-        gelu: Gelu,
         drop_path: float,
-        position_bias: "RelativePositionBias | None" = None,
-        key_bias: bool = True,
-        eps: float = EPS,
+        eps: float,
     ) -> None:
         super().__init__()
         self.window = window
         self.position_bias = position_bias
         self.norm1 = nn.LayerNorm(width, eps)
-        self.attention = Attention(width, num_heads, qk_norm, key_bias)
+        self.attention = attention
         self.scale1 = None if layer_scale is None else LayerScale(width, layer_scale)
         self.norm2 = nn.LayerNorm(width, eps)
-        activation = nn.GELU if gelu == "erf" else partial(nn.GELU, approximate="tanh")
-        self.mlp = SwiGLU(width) if swiglu else FeedForward(width, 4 * width, activation)
+        self.mlp = mlp
         self.scale2 = None if layer_scale is None else LayerScale(width, layer_scale)
         self.drop_path = DropPath(drop_path)
 
@@ -129,51 +124,6 @@ class WithoutKeyBias(nn.Linear):
         return F.linear(x, self.weight, torch.cat([query, torch.zeros_like(key), value]))
 
 
-class RelativePositionBias(nn.Module):
-    """Relative position bias: a learned number per head and offset from key to query, added to attention scores (BEiT,
-    Bao et al. 2022, section 2.1; the table is Swin's).
-
-    side: side of the grid for which the table is stored; it is resized for other grids, see `resize_grid`.
-    has_tokens: adds three rows for tokens, which have no offset: from a token to a cell, from a cell to a token, and
-        from a token to a token.
-    """
-
-    def __init__(self, side: int, num_heads: int, has_tokens: bool, resizing: Resizing) -> None:
-        super().__init__()
-        self.side, self.resizing = side, resizing
-        self.table = nn.Parameter(torch.zeros((2 * side - 1) ** 2 + 3 * has_tokens, num_heads))
-        nn.init.trunc_normal_(self.table, std=0.02)
-
-    def forward(self, grid: tuple[int, int], first: int = 0) -> Tensor:
-        """Returns (heads, P + H * W, P + H * W) for a grid (H, W) after P = `first` tokens that are no cells."""
-        H, W = grid
-        offsets, tokens = self._parts(self.table)
-        offsets = resize_grid(offsets, (2 * H - 1, 2 * W - 1), self.resizing)
-        # The offset of query row i and key row j is at i + (H - 1 - j): a window of H from i on, in reverse order.
-        cells = offsets.unfold(0, H, 1).unfold(1, W, 1).flip(3, 4)  # (H, W, heads, H, W)
-        cells = cells.permute(2, 0, 1, 3, 4).reshape(-1, H * W, H * W)
-        if first == 0:
-            return cells
-        to_cell, to_token, among = tokens[:, :, None, None].unbind(0)  # each (heads, 1, 1)
-        token_rows = torch.cat([among.expand(-1, first, first), to_cell.expand(-1, first, H * W)], dim=2)
-        cell_rows = torch.cat([to_token.expand(-1, H * W, first), cells], dim=2)
-        return torch.cat([token_rows, cell_rows], dim=1)
-
-    def carried_over(self, name: str, tensor: Tensor) -> tuple[Tensor, str] | None:
-        """Resizes a table of another grid; see `densevit.weights.state_dict_loading.fit`."""
-        if name != "table" or (len(tensor) - len(self.table)) % 4:  # the difference of two odd squares
-            return None
-        offsets, tokens = self._parts(tensor)
-        side = 2 * self.side - 1
-        return torch.cat([resize_grid(offsets, (side, side), self.resizing).flatten(0, 1), tokens]), "interpolated"
-
-    @staticmethod
-    def _parts(table: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows of offsets, (2 S - 1, 2 S - 1, heads), and the remaining rows."""
-        side = math.isqrt(len(table))
-        return table[: side * side].unflatten(0, (side, side)), table[side * side :]
-
-
 class LayerScale(nn.Module):
     """A learned factor for each channel of a residual branch (CaiT, Touvron et al. 2021, section 2)."""
 
@@ -184,6 +134,12 @@ class LayerScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., C), the output of a residual branch. Returns the scaled x."""
         return x * self.scale.to(x.dtype)
+
+
+def create_mlp(width: int, swiglu: bool, gelu: Gelu) -> nn.Module:
+    """The MLP of a block, four times as wide, or gated."""
+    activation = nn.GELU if gelu == "erf" else partial(nn.GELU, approximate="tanh")
+    return SwiGLU(width) if swiglu else FeedForward(width, 4 * width, activation)
 
 
 class SwiGLU(nn.Module):

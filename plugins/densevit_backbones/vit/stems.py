@@ -9,13 +9,32 @@ from torch.nn import functional as F
 from densevit.layers.stem import conv_stem
 from densevit_backbones.vit.variants import HYBRID_BLOCKS
 
+StemType = Literal["patch", "conv", "resnet"]
 WeightStandardization = Literal["variance", "std"]
 """How a filter w is standardised: (w - mean) / sqrt(variance + 1e-8), or (w - mean) / (std + 1e-5)."""
 Embedded = tuple[list[Tensor], Tensor]
 """Features of finer strides, (B, C, H, W) each, and the tokens (B, H, W, C); all maps are ceil(size / stride)."""
 
 
-class PatchStem(nn.Module):
+class Stem(nn.Module):
+    """From images to tokens: forward returns `Embedded`, whose features have these channels and strides."""
+
+    channels: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+
+    def parameter_depths(self) -> list[list[nn.Parameter]]:
+        return [list(self.parameters())]
+
+
+def create_stem(
+    stem: StemType, width: int, patch_size: int, weight_standardization: WeightStandardization, in_channels: int
+) -> Stem:
+    if stem == "resnet":
+        return ResNetStem(width, weight_standardization, in_channels)
+    return (ConvStem if stem == "conv" else PatchStem)(width, patch_size, in_channels)
+
+
+class PatchStem(Stem):
     """A linear projection of square patches (ViT, equation 1).
 
     An image is padded with zeros at the right and the bottom to a multiple of the size of a patch.
@@ -33,7 +52,7 @@ class PatchStem(nn.Module):
         return [], F.linear(x.flatten(3), self.projection.weight.flatten(1), self.projection.bias)
 
 
-class ConvStem(nn.Module):
+class ConvStem(Stem):
     """3x3 convolutions with batch norm (Xiao et al. 2021, section 4)."""
 
     def __init__(self, width: int, stride: int, in_channels: int) -> None:
@@ -45,7 +64,7 @@ class ConvStem(nn.Module):
         return [], self.convolutions(_padded(images, self.stride)).permute(0, 2, 3, 1)
 
 
-class ResNetStem(nn.Module):
+class ResNetStem(Stem):
     """The first three stages of a ResNet-50 and a projection (ViT, section 3.1, "Hybrid Architecture").
 
     As in the published R50 + ViT-B/16: nine blocks in the third stage, weights of convolutions standardised (Qiao et

@@ -82,7 +82,7 @@ class WindowedViT(ViT):
         side, size = self.stride * self.num_windows, [-(-length // self.stride) for length in images.shape[2:]]
         _, cells = self.stem(F.pad(images, (0, -images.shape[3] % side, 0, -images.shape[2] % side)))
         B, H, W, C = cells.shape
-        tokens, first = self._embed(cells, (H, W))
+        tokens, first = self.embed(cells)
         x = self._in_windows(tokens, first, (H, W))  # (B * windows, P + h * w, C)
         features = []
         for number, block in enumerate(self.blocks, 1):

@@ -19,8 +19,8 @@ class Windows:
     def __post_init__(self) -> None:
         check_positive("size", self.size)
 
-    def blocks(self, quarters: tuple[int, ...], depth: int, built: int, has_tokens: bool) -> set[int]:
-        """The numbers of the blocks with windowed attention among the first `built`."""
+    def sides(self, quarters: tuple[int, ...], depth: int, built: int, has_tokens: bool) -> list[int | None]:
+        """The window of each of the first `built` blocks; None: global attention."""
         global_blocks = quarters if self.global_blocks is None else self.global_blocks
         if global_blocks:
             check_blocks("global_blocks", global_blocks, depth)
@@ -30,7 +30,12 @@ class Windows:
                 "would not attend to any cell: name one of these blocks, or set class_token to false and registers to "
                 "0."
             )
-        return set(range(1, built + 1)) - set(global_blocks)
+        return [None if number in global_blocks else self.size for number in range(1, built + 1)]
+
+
+def check_range(option: str, value: int, lowest: int, highest: int) -> None:
+    if not lowest <= value <= highest:
+        raise ValueError(f"{option} is {value}; it must be from {lowest} to {highest}.")
 
 
 def check_positive(option: str, value: float | None) -> None:

@@ -28,7 +28,7 @@ class VitInspector(Inspector):
     """ViT: positions on their stored grid; attention of all blocks, windowed or global."""
 
     def positions(self, part: Any) -> Tensor | None:
-        side, device = part.position_side, next(part.parameters()).device
+        side, device = part.position_encoding.side, next(part.parameters()).device
         return part.position_embeddings((side, side), device)
 
     def attention(self, part: Any, recorded: Sequence[RecordedAttention], size: Grid) -> list[AttentionLayer]:

@@ -44,7 +44,7 @@ def test_features_are_those_of_the_original_with_its_position_resizing_only(orig
     shapes, maps = recorded(original)
     state = random_weights(shapes)
     vit = loaded(state, layout)
-    assert (vit.position_resizing, vit.feature_blocks) == (resizing, (1, 2, 3, 4))
+    assert (vit.position_encoding.resizing, vit.feature_blocks) == (resizing, (1, 2, 3, 4))
     for key, expected in maps.items():
         assert expected.std() > 0.5
         torch.testing.assert_close(features(vit, key), expected, atol=5e-5, rtol=1e-5)
