@@ -1,5 +1,5 @@
 """The PQ-style loss: mask similarity, matching, and the loss of matched and other queries (MaX-DeepLab, Wang et al.
-2021, section 3.2, equations 6 to 12).
+2021, section 3.2).
 
 m: masks of segments, (N, P); c: their classes, (N,); m̂: masks of queries, (Q, P); p̂: their class probabilities,
 (Q, K+1); σ̂: the queries of M matched segments, (M,). Dice and p̂ of the matched pairs weight each other's loss as
@@ -17,7 +17,7 @@ from densevit.losses.distributed import to_device
 from densevit.losses.matching import assign
 from densevit_papers.max_deeplab_masks import GridTruth, MaskOutputs
 
-ALPHA = 0.75  # α of equation 12, the weight of matched queries; 1 - α: of the others
+ALPHA = 0.75  # α, the weight of matched queries; 1 - α: of the others
 LEAST_WEIGHT = 1e-5  # of the class of a query and of the dice of a mask
 _EPS = 1e-5  # of areas
 
@@ -38,14 +38,14 @@ class Match(NamedTuple):
 
 @torch.no_grad()
 def match(outputs: Sequence[MaskOutputs], truths: Sequence[GridTruth], strict: bool = True) -> list[Match]:
-    """Matches the segments of each image to queries with the largest total similarity (equation 7).
+    """Matches the segments of each image to queries with the largest total similarity.
 
     outputs: (Q, K+1) and (Q, P) of each image. Segments in excess of the queries stay unmatched; their cells count as
     unlabelled. strict: the argument of `densevit.losses.matching.assign`. One transfer to the CPU.
     """
     if not truths:
         return []
-    factors = [  # of the similarity (equation 6), p̂_j(c_i) and Dice(m_i, m̂_j), (N, Q) each
+    factors = [  # of the similarity, p̂_j(c_i) and Dice(m_i, m̂_j), (N, Q) each
         (x.logits.softmax(-1)[:, truth.labels].T, dice(x.masks, truth))
         for x, truth in zip(outputs, truths, strict=True)
     ]
@@ -76,8 +76,8 @@ def void_share(masks: Tensor, segments: GridTruth) -> Tensor:
 
 
 def label_term(logits: Tensor, matched: Match, void_weighting: bool) -> Tensor:
-    """The cross-entropy of equation 10, -log p̂_σ̂(i)(c_i) weighted by Dice, and of equation 11, -log p̂ of "no object"
-    of other queries; with the weights of equation 12. A mean over queries.
+    """The cross-entropy of equation 10: -log p̂_σ̂(i)(c_i) weighted by Dice, and -log p̂ of "no object"
+    of other queries; with the weights α and 1 - α. A mean over queries.
 
     logits: (Q, K+1). void_weighting: the argument of `PQCriterion`.
     """
@@ -91,7 +91,7 @@ def label_term(logits: Tensor, matched: Match, void_weighting: bool) -> Tensor:
 
 
 def dice_term(m_hat: Tensor, matched: Match) -> Tensor:
-    """The dice loss of equation 10, weighted by p̂_σ̂(i)(c_i) and α of equation 12: the sum over Q.
+    """The dice loss of equation 10, weighted by p̂_σ̂(i)(c_i) and α: the sum over Q.
 
     m_hat: (Q, P). A constant of 1 is added to the numerator and the denominator of Dice, as in the authors' code.
     """

@@ -16,6 +16,7 @@ from densevit.losses.depth import depth_maps, valid_pixels
 from densevit.set_prediction.limits import check_counts
 from densevit_heads.dpt.decoder import Decoder, Norm, Upsampling, double, enlarge, feature_indices, upsample
 from densevit_heads.dpt.depth_outputs import OUTPUT_TYPES, Output, create_output_type
+from densevit_heads.parts.depth_limits import check_max_depth
 
 _LAST_WIDTH = 32  # channels before the last convolution
 
