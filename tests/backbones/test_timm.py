@@ -93,8 +93,9 @@ def test_invalid_options_are_refused(options, facts):
 
 
 def test_missing_timm_is_an_error_with_the_fix(monkeypatch):
+    for module in [module for module in sys.modules if module.startswith("densevit_backbones.timm")]:
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "timm", None)
-    monkeypatch.delitem(sys.modules, "densevit_backbones.timm", raising=False)
     with pytest.raises(densevit.DensevitError, match=r"needs 'timm'.*pip install timm"):
         create(model="resnet18")
 
@@ -115,7 +116,7 @@ def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
     with monkeypatch.context() as available:
         build = timm.create_model
         available.setattr(timm, "create_model", lambda name, pretrained, **arguments: build(name, **arguments))
-        available.setattr("densevit_backbones.timm.timm_arguments", lambda *_: {})
+        available.setattr("densevit_backbones.timm.building.timm_arguments", lambda *_: {})
         run = densevit.fit(sections, run_dir=tmp_path / "run").path
     resumed = densevit.fit(resume=run, overrides=["trainer.max_steps=2"])
     assert resumed.model.licences["timm:resnet18"].weights == timm.create_model("resnet18").pretrained_cfg["license"]

@@ -79,7 +79,7 @@ def environment(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("densevit_export.file_plan._LARGE", (70, 101))
     if importlib.util.find_spec("timm"):
         monkeypatch.setattr("timm.create_model", untrained_timm())
-        for module in ("densevit_backbones.hub_files", "densevit_backbones.timm"):
+        for module in ("densevit_backbones.hub_files", "densevit_backbones.timm.building"):
             monkeypatch.setattr(f"{module}.timm_arguments", lambda *_: {})
 
 
