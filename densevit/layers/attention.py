@@ -43,7 +43,7 @@ class MultiHeadAttention(nn.Module):
         if bias is not None:
             bias = bias.to(q.dtype)
         x = self.attention(q, k, v, bias, self.dropout if self.training else 0.0)
-        return self.output(x.transpose(1, 2).flatten(2).flatten(0, 1)).view_as(query)
+        return self.output(x.transpose(1, 2).reshape(-1, query.shape[-1])).view_as(query)
 
     def _heads(self, layer: nn.Linear, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, heads, N, D)."""

@@ -14,8 +14,7 @@ def has_objects(target: Container[str]) -> bool:
 def to_corners(boxes: Tensor) -> Tensor:
     """(..., 4) cxcywh -> xyxy."""
     centre, size = boxes.split(2, dim=-1)
-    half = size / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
+    return torch.cat([centre.sub(size, alpha=0.5), centre.add(size, alpha=0.5)], dim=-1)
 
 
 def clipped_corners(boxes: Tensor) -> Tensor:

@@ -139,8 +139,8 @@ def matching_costs(
             cost = p.mul_(-weights.label)
         else:
             p = p.sigmoid()
-            positive, negative = 0.25 * (1 - p) ** 2 * -(p + 1e-8).log(), 0.75 * p**2 * -(1 - p + 1e-8).log()
-            cost = (positive - negative).mul_(weights.label)
+            q = 1 - p
+            cost = (0.75 * p**2 * (q + 1e-8).log() - 0.25 * q**2 * (p + 1e-8).log()).mul_(weights.label)
         truth = objects.boxes[:, None]  # (T, 1, 4)
         distance = (_candidate_boxes(boxes, objects.image) - truth).abs_().sum(-1)
         _, giou = overlaps(_candidate_boxes(to_corners(boxes), objects.image), to_corners(truth))

@@ -241,7 +241,7 @@ class DenseModel(InferenceModel, nn.Module):
             if weight == "learned":
                 is_labelled = any(all(key in target for key in head.needs) for target in targets_of_head)
                 terms = uncertainty_weighted(terms, self.log_variances[name], is_labelled, head_context)
-            else:
+            elif weight != 1:
                 terms = {term: weight * value for term, value in terms.items()}
             losses |= {f"{name}/{term}": value for term, value in terms.items()}
         return losses

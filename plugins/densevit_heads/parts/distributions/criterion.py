@@ -149,7 +149,7 @@ class DfineCriterion(SetCriterion):
                 count = pairs.noised if values.ndim == 2 else D
                 noised_values, object_values = values.split([count, values.shape[-1] - count], dim=-1)
                 denoising.append(noised_values[: len(layers.logits) - 1].sum())
-                terms[name] = object_values.flatten(1).sum(1)
+                terms[name] = object_values.sum(tuple(range(1, values.ndim)))
         losses = self._by_name(terms, *self.proposal_boxes(terms, layers, objects, pairs, shares["label"]))
         return losses if self.denoising is None else {**losses, "denoising": torch.stack(denoising).sum()}
 

@@ -41,10 +41,10 @@ def boxes_from_distances(reference: Tensor, distances: Tensor, reg_scale: float)
     reference: (..., 4) cxcywh. distances: (..., 4), left, top, right and bottom, outwards from the edges of the
     reference, in 1 / `reg_scale` of its width and height.
     """
-    centre, size = reference[..., :2], reference[..., 2:]
-    low = centre - (0.5 * reg_scale + distances[..., :2]) * (size / reg_scale)
-    high = centre + (0.5 * reg_scale + distances[..., 2:]) * (size / reg_scale)
-    return to_centres(torch.cat([low, high], dim=-1))
+    centre, size = reference.split(2, dim=-1)
+    offsets = (0.5 * reg_scale + distances) * (torch.cat([size, size], dim=-1) / reg_scale)
+    low, high = offsets.split(2, dim=-1)
+    return to_centres(torch.cat([centre - low, centre + high], dim=-1))
 
 
 def distances_of_boxes(reference: Tensor, corners: Tensor, reg_scale: float) -> Tensor:
