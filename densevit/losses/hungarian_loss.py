@@ -62,15 +62,17 @@ class HungarianLoss:
 
     def matched_losses(
         self,
-        layers: tuple[Tensor, Tensor],
+        layers: Sequence[Tensor],
         labelled: LabelledObjects,
         context: LossContext,
         pairs: MatchedPairs | None = None,
+        proposals: bool = False,
     ) -> dict[str, Tensor]:
-        """The losses of a batch whose objects are collected. layers: logits (L, B, Q, K) and boxes (L, B, Q, 4)."""
+        """The losses of a batch whose objects are collected. layers: logits (L, B, Q, K) and boxes (L, B, Q, 4).
+        proposals: the argument of `last_and_auxiliary`."""
         logits, boxes = labelled.select(layers, dim=1)
         pairs = pairs and labelled.select_pairs(pairs)
-        return last_and_auxiliary(self.losses_per_layer(logits, boxes, labelled.objects, context, pairs))
+        return last_and_auxiliary(self.losses_per_layer(logits, boxes, labelled.objects, context, pairs), proposals)
 
     def losses_per_layer(
         self,
@@ -79,11 +81,10 @@ class HungarianLoss:
         objects: Objects,
         context: LossContext,
         pairs: MatchedPairs | None = None,
-        normalizer_name: str = "objects",
     ) -> dict[str, Tensor]:
         """`label`, `l1` and `giou` of each layer, (L,) each. logits: (L, B, Q, K). boxes: (L, B, Q, 4).
 
-        pairs: the matched pairs, if already computed. normalizer_name: the argument of `set_losses`.
+        pairs: the matched pairs, if already computed.
         """
         pairs = pairs or hungarian(
             logits, boxes, objects, self.costs, self.classification == "softmax", context.raise_on_non_finite
@@ -91,7 +92,5 @@ class HungarianLoss:
         if self.classification == "softmax":
             terms = softmax_set_losses(logits, boxes, objects, pairs, context, self.no_object_weight)
         else:
-            terms = set_losses(
-                logits, boxes, objects, pairs, context, self.classification, normalizer_name=normalizer_name
-            )
+            terms = set_losses(logits, boxes, objects, pairs, context, self.classification)
         return self.weights.weighted(terms)

@@ -43,10 +43,13 @@ class LossWeights(TermWeights):
         return {name: getattr(self, name) * term for name, term in terms._asdict().items()}
 
 
-def last_and_auxiliary(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each term of the last layer, and `auxiliary`, the sum of the others. terms: (L,) each."""
+def last_and_auxiliary(terms: dict[str, Tensor], proposals: bool = False) -> dict[str, Tensor]:
+    """Each term of the last layer, and `auxiliary`, the sum of the others; with `proposals`, the sum of the first layer
+    has this name instead. terms: (L,) each."""
     by_layer = torch.stack(list(terms.values()), dim=1)  # (L, terms)
-    return {**dict(zip(terms, by_layer[-1].unbind(), strict=True)), "auxiliary": by_layer[:-1].sum()}
+    first = {"proposals": by_layer[0].sum()} if proposals else {}
+    last = dict(zip(terms, by_layer[-1].unbind(), strict=True))
+    return {**last, "auxiliary": by_layer[len(first) : -1].sum(), **first}
 
 
 def box_losses(boxes: Tensor, objects: Objects, pairs: MatchedPairs, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,7 +69,7 @@ def set_losses(
     pairs: MatchedPairs,
     context: LossContext,
     classification: Classification,
-    object_count: Tensor | None = None,
+    object_count: int | None = None,
     normalizer_name: str = "objects",
 ) -> SetLosses:
     """Binary class losses, and L1 and GIoU losses of matched predictions, in fp32 regardless of autocast.
@@ -77,15 +80,12 @@ def set_losses(
     """
     with autocast_off(logits.device):
         logits = logits.float()
-        if object_count is None:
-            object_count = torch.full((), float(len(objects.labels)), device=logits.device)
-        [object_count] = context.mean_counts(**{normalizer_name: object_count})
-        count = object_count.clamp(min=context.min_normalizer())
+        object_count = len(objects.labels) if object_count is None else object_count
+        count = torch.full((), float(object_count), device=logits.device)
+        count = context.mean_counts(**{normalizer_name: count})[0].clamp(min=context.min_normalizer())
         l1, giou, iou = box_losses(boxes.float(), objects, pairs, count)
-        if classification == "focal":
-            quality = torch.ones_like(iou)
-        else:
-            quality = iou.detach().clamp(min=MIN_QUALITY[classification])
+        is_focal = classification == "focal"
+        quality = torch.ones_like(iou) if is_focal else iou.detach().clamp(min=MIN_QUALITY[classification])
         target = torch.zeros_like(logits)
         target[pairs.layer, pairs.image, pairs.query, objects.labels[pairs.target]] = quality
         label = BINARY_LOSSES[classification](logits, target).sum((1, 2, 3)) / count

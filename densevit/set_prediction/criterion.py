@@ -35,10 +35,9 @@ class SetCriterion(HungarianLoss):
 
         objects: the number of objects of each labelled image.
         """
-        count = sum(objects)
-        counts: Counts = {"objects": count, "proposals": count}
+        counts: Counts = {"objects": sum(objects)}
         if self.denoising is not None:
-            counts["denoising"] = self.denoising.groups_of(objects) * count
+            counts["denoising"] = self.denoising.groups_of(objects) * sum(objects)
         return counts
 
     def losses(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
@@ -51,11 +50,10 @@ class SetCriterion(HungarianLoss):
         `pairs`: the result of `match`, if already computed.
         """
         labelled = LabelledObjects.of(targets, outputs["logits"].device, outputs.get("objects"))
-        objects = labelled.objects
-        losses = self.matched_losses(outputs["layers"], labelled, context, outputs.get("pairs"))
-        if "proposals" in outputs:
-            logits, boxes = labelled.select(outputs["proposals"])
-            losses["proposals"] = self.proposal_loss(logits, boxes, objects, context)
+        objects, pairs = labelled.objects, outputs.get("pairs")
+        losses = self.matched_losses(self._matched(outputs), labelled, context, pairs, self.class_proposals)
+        if "proposals" in outputs and not self.class_proposals:
+            losses["proposals"] = self.proposal_loss(labelled.select(outputs["proposals"]), objects, context)
         zero = outputs["logits"].new_zeros(())
         if self.denoising is not None:
             noised = outputs.get("denoising")  # in training only
@@ -66,21 +64,23 @@ class SetCriterion(HungarianLoss):
         return losses
 
     def match(self, outputs: Outputs, objects: Objects, strict: bool) -> MatchedPairs:
-        """Bipartite matching of all layers.
+        """Bipartite matching of all layers, with `class_proposals` after the proposals.
 
-        outputs: `layers`, as in `losses`. objects: the objects of all images of the batch. strict: the argument of
-        `assign`.
+        outputs: as in `losses`. objects: the objects of all images of the batch. strict: the argument of `assign`.
         """
-        logits, boxes = outputs["layers"]
-        return hungarian(logits, boxes, objects, self.costs, softmax=False, strict=strict)
+        return hungarian(*self._matched(outputs), objects, self.costs, softmax=False, strict=strict)
 
-    def proposal_loss(self, logits: Tensor, boxes: Tensor, objects: Objects, context: LossContext) -> Tensor:
-        """The loss of proposals, logits (B, S, K) and boxes (B, S, 4). Their targets are binary (Deformable DETR, A.4),
-        each object has class 0, unless `class_proposals` is on.
-        """
+    def _matched(self, outputs: Outputs) -> Sequence[Tensor]:
+        """Logits and boxes of the layers, with `class_proposals` after the proposals': a GPU is waited for once."""
         if not self.class_proposals:
-            objects = objects._replace(labels=objects.labels.new_zeros(len(objects.labels)))
-        terms = self.losses_per_layer(logits[None], boxes[None], objects, context, normalizer_name="proposals")
+            return outputs["layers"]
+        return [torch.cat([x[None], y]) for x, y in zip(outputs["proposals"], outputs["layers"], strict=True)]
+
+    def proposal_loss(self, proposals: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:
+        """The loss of proposals, logits (B, S, K) and boxes (B, S, 4). Their targets are binary (Deformable DETR, A.4):
+        each object has class 0."""
+        objects = objects._replace(labels=objects.labels.new_zeros(len(objects.labels)))
+        terms = self.losses_per_layer(*(x[None] for x in proposals), objects, context)
         return torch.stack(list(terms.values())).sum()
 
     def denoising_loss(self, predictions: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:
@@ -91,9 +91,8 @@ class SetCriterion(HungarianLoss):
         """
         logits, boxes, target = predictions
         pairs = MatchedPairs.from_queries(target, len(logits))
-        count = torch.full((), float(len(target)), device=target.device)
         logits, boxes = logits[:, None], boxes[:, None]  # as of one image
-        terms = set_losses(logits, boxes, objects, pairs, context, self.classification, count, "denoising")
+        terms = set_losses(logits, boxes, objects, pairs, context, self.classification, len(target), "denoising")
         return torch.stack(list(self.weights.weighted(terms).values())).sum()
 
     def dense_loss(self, cells: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from densevit.interfaces import LossContext, Losses, Outputs, Targets
 from densevit.losses.context import Counts
 from densevit.losses.labelled_objects import LabelledObjects
+from densevit.losses.set_losses import last_and_auxiliary
 from densevit.set_prediction.criterion import SetCriterion
 
 
@@ -29,11 +29,7 @@ class GroupCriterion(SetCriterion):
         outputs: `layers`, logits (1 + L, B, G, Q, K) and boxes (1 + L, B, G, Q, 4) of the proposals and of L layers.
         """
         labelled = LabelledObjects.of(targets, outputs["logits"].device)
-        terms = self.terms(outputs, targets, labelled, context)
-        losses = {name: term[-1] for name, term in terms.items()}
-        losses["auxiliary"] = torch.stack([term[1:-1].sum() for term in terms.values()]).sum()
-        losses["proposals"] = torch.stack([term[0] for term in terms.values()]).sum()
-        return losses
+        return last_and_auxiliary(self.terms(outputs, targets, labelled, context), proposals=True)
 
     def terms(
         self, outputs: Outputs, targets: list[Targets], labelled: LabelledObjects, context: LossContext

@@ -27,7 +27,7 @@ TORCHVISION = ("faster_rcnn", "fcos")
 NAMES = [name for name, case in CASES.items() if case.head not in TORCHVISION]
 NO_MATCHING = {"classifier", "dpt", "linear", "linear_depth", "one_stage", "perceiver_io", "segformer", "segmenter",
                "setr", "upernet", "dpt_segmentation", "gtr_semantic"}  # fmt: skip
-OF_PROPOSALS = ("deformable_detr, two-stage", "dino", "rtdetr", "rtdetr, discrete")  # which are matched by themselves
+OF_PROPOSALS = ("deformable_detr, two-stage",)  # of all cells, which are matched by themselves
 OF_PAIRS = {"gtr_instance"}  # of denoising queries, whose masks are compared with segments in the order of images
 OF_SEGMENT_IDS = {"detr_panoptic", "dab_detr_panoptic", "mask2former", "mask2former_semantic", "eomt", "eomt_semantic",
                   "kmax_deeplab", "max_deeplab"}  # fmt: skip  # in panoptic and label maps

@@ -52,7 +52,7 @@ def test_losses_of_layers_proposals_denoising_and_cells(counted: float, class_pr
     layers = logits.unflatten(1, (3, 4)).requires_grad_(), boxes.unflatten(1, (3, 4)).requires_grad_()
     outputs = {"logits": layers[0][-1], "layers": layers, "denoising": noised, "dense": cells}
     outputs["proposals"] = proposed.view(3, 4, K), layers[1][0]
-    context = LossContext(counts={name: torch.tensor(counted) for name in ("objects", "proposals", "denoising")})
+    context = LossContext(counts={name: torch.tensor(counted) for name in ("objects", "denoising")})
     losses = criterion.losses(outputs, TARGETS, context)
 
     first, last = (weighted(*(x[i, ORDER[i]] for x in (logits, boxes)), LABELS, BOXES, counted) for i in range(2))
@@ -67,7 +67,7 @@ def test_losses_of_layers_proposals_denoising_and_cells(counted: float, class_pr
     torch.testing.assert_close(losses, expected)
 
     pairs = criterion.match(outputs, Objects.of(TARGETS, BOXES.device), strict=True)
-    assert pairs.image.tolist() == [0, 0, 2] and torch.equal(pairs.query, ORDER[:, :3] % 4)
+    assert pairs.image.tolist() == [0, 0, 2] and torch.equal(pairs.query[-2:], ORDER[:, :3] % 4)
     torch.testing.assert_close(criterion.losses({**outputs, "pairs": pairs}, TARGETS, context), expected)
     del outputs["denoising"], outputs["dense"]
     losses = criterion.losses(outputs, [{"size": (9, 9)}] * 3, LossContext())
@@ -78,10 +78,10 @@ def test_losses_of_layers_proposals_denoising_and_cells(counted: float, class_pr
 @pytest.mark.parametrize(
     ("options", "counts", "terms"),
     [
-        ((None, 0.0), {"objects": 3, "proposals": 3}, ["label", "l1", "giou", "auxiliary"]),
+        ((None, 0.0), {"objects": 3}, ["label", "l1", "giou", "auxiliary"]),
         (
             (ContrastiveDenoising(8, K, 4), 1.0),
-            {"objects": 3, "proposals": 3, "denoising": 6},
+            {"objects": 3, "denoising": 6},
             ["label", "l1", "giou", "auxiliary", "denoising", "dense"],
         ),
     ],
