@@ -46,12 +46,11 @@ class SetCriterion(HungarianLoss):
 
         outputs: `layers`, logits (L, B, Q, K) and boxes (L, B, Q, 4) cxcywh; optionally `proposals`, logits (B, S, K)
         and boxes (B, S, 4), as in `proposal_loss`; and in training `objects`, if already collected, `denoising` of
-        `DenoisingQueries.split`, and `dense`, the arguments of `dense_detection`.
-        `pairs`: the result of `match`, if already computed.
+        `DenoisingQueries.split`, and `dense`, the arguments of `dense_detection`. `pairs`: of `match`, if computed.
         """
         labelled = LabelledObjects.of(targets, outputs["logits"].device, outputs.get("objects"))
         objects, pairs = labelled.objects, outputs.get("pairs")
-        losses = self.matched_losses(self._matched(outputs), labelled, context, pairs, self.class_proposals)
+        losses = self.matched_losses(self._learned(outputs), labelled, context, pairs, self.class_proposals)
         if "proposals" in outputs and not self.class_proposals:
             losses["proposals"] = self.proposal_loss(labelled.select(outputs["proposals"]), objects, context)
         zero = outputs["logits"].new_zeros(())
@@ -66,21 +65,23 @@ class SetCriterion(HungarianLoss):
     def match(self, outputs: Outputs, objects: Objects, strict: bool) -> MatchedPairs:
         """Bipartite matching of all layers, with `class_proposals` after the proposals.
 
-        outputs: as in `losses`. objects: the objects of all images of the batch. strict: the argument of `assign`.
+        outputs: `layers` and `proposals`, as in `losses`. objects: the objects of all images of the batch. strict: the
+        argument of `assign`.
         """
-        return hungarian(*self._matched(outputs), objects, self.costs, softmax=False, strict=strict)
+        return hungarian(*self._learned(outputs), objects, self.costs, softmax=False, strict=strict)
 
-    def _matched(self, outputs: Outputs) -> Sequence[Tensor]:
-        """Logits and boxes of the layers, with `class_proposals` after the proposals': a GPU is waited for once."""
+    def _learned(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
+        """Logits and boxes of the layers, with `class_proposals` after those of the proposals: one matching of both."""
         if not self.class_proposals:
             return outputs["layers"]
-        return [torch.cat([x[None], y]) for x, y in zip(outputs["proposals"], outputs["layers"], strict=True)]
+        logits, boxes = (torch.cat([x[None], y]) for x, y in zip(outputs["proposals"], outputs["layers"], strict=True))
+        return logits, boxes
 
     def proposal_loss(self, proposals: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:
         """The loss of proposals, logits (B, S, K) and boxes (B, S, 4). Their targets are binary (Deformable DETR, A.4):
         each object has class 0."""
         objects = objects._replace(labels=objects.labels.new_zeros(len(objects.labels)))
-        terms = self.losses_per_layer(*(x[None] for x in proposals), objects, context)
+        terms = self.losses_per_layer(proposals[0][None], proposals[1][None], objects, context)
         return torch.stack(list(terms.values())).sum()
 
     def denoising_loss(self, predictions: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:
