@@ -100,10 +100,20 @@ class ViT(TokenEmbedding):
         in_channels: int = 3,
     ) -> None:
         check_combination(
-            **{"stem": stem, "patch_size": patch_size, "weight_standardization": weight_standardization},
-            **{"class_token": class_token, "distillation_token": distillation_token, "registers": registers},
-            **{"positions": positions, "readout": readout, "windows": windows, "qk_norm": qk_norm, "swiglu": swiglu},
-            **{"layer_scale": layer_scale, "gelu": gelu, "key_bias": key_bias},
+            stem=stem,
+            patch_size=patch_size,
+            weight_standardization=weight_standardization,
+            class_token=class_token,
+            distillation_token=distillation_token,
+            registers=registers,
+            positions=positions,
+            readout=readout,
+            windows=windows,
+            qk_norm=qk_norm,
+            swiglu=swiglu,
+            layer_scale=layer_scale,
+            gelu=gelu,
+            key_bias=key_bias,
         )
         check_range("registers", registers, 0, 1000)
         check_range("image_size", image_size, 1, 65536)
