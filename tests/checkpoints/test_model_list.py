@@ -35,7 +35,8 @@ GTR = (
 )
 LARGE = "reassemble_channels=[256,512,1024,1024]"
 WITHOUT_RECIPE = {  # models of the same parameters
-    "hf:Intel/dpt-large": f"nyu/dpt_hybrid backbone.variant=large backbone.stem=patch heads.depth.{LARGE}",
+    "hf:Intel/dpt-large": "nyu/dpt_hybrid backbone.variant=large backbone.stem=patch "
+    f"backbone.weight_standardization=variance heads.depth.{LARGE}",
     "hf:Intel/dpt-hybrid-midas": "nyu/dpt_hybrid",
     "hf:Intel/dpt-large-ade": "ade20k/setr_naive_vit_large backbone.readout=project "
     f"heads.segmentation.name=dpt_segmentation heads.segmentation.{LARGE}",

@@ -47,7 +47,7 @@ OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
         "heads.map.max_depth=0": "expected 0 < min < max",
     },
     VIT: {
-        "backbone.image_size=9999999999": "image_size is 9999999999; it is a number of pixels from 1 to 65536",
+        "backbone.image_size=9999999999": "image_size is 9999999999; it must be from 1 to 65536",
     },
 }  # fmt: skip
 
