@@ -49,7 +49,8 @@ class QueryTable(nn.Embedding):
 
 
 def resized_queries(table: Tensor, num_queries: int, groups: int = 1, dim: int = 0) -> tuple[Tensor, str] | None:
-    """A table for another number of queries, and how it was resized; None if its size is no multiple of `groups`.
+    """A table for another number of queries, and a warning how it was resized; None if its size is no multiple of
+    `groups`.
 
     Each group keeps its first queries. Further queries are copies of the group's, the last first, as the first ones of
     two-stage queries have the highest scores. A copy keeps a quarter of its difference from the group's mean: copies of
@@ -61,14 +62,14 @@ def resized_queries(table: Tensor, num_queries: int, groups: int = 1, dim: int =
     if table.shape[dim] % groups:
         return None
     rows = table.movedim(dim, 0).unflatten(0, (groups, -1)).float()  # (G, Q, ...)
-    Q, how = rows.shape[1], f"{num_queries} queries for {rows.shape[1]}: the first {num_queries}"
+    Q, how = rows.shape[1], f"Warning: {num_queries} queries for {rows.shape[1]}: the first {num_queries}"
     if num_queries > Q:
         mean, generator = rows.mean(1, keepdim=True), torch.Generator().manual_seed(torch.initial_seed())
         order = (-1 - torch.arange(num_queries - Q)) % Q
         noise = torch.randn(len(rows), len(order), *rows.shape[2:], generator=generator)
         copies = mean + COPIED * (rows[:, order] - mean) + NOISE * rows.std(1, correction=0, keepdim=True) * noise
         rows = torch.cat([rows, copies], dim=1)
-        how = f"{num_queries} queries for {Q}: these stay, {num_queries - Q} are copies with noise"
+        how = f"Warning: {num_queries} queries for {Q}: these stay, {num_queries - Q} are copies with noise"
     return rows[:, :num_queries].flatten(0, 1).movedim(0, dim).to(table.dtype), how
 
 

@@ -79,6 +79,8 @@ def with_in_channels(backbone: Any, count: int | None) -> Any:
     if count is None:
         return backbone
     section = as_section(backbone)
+    if not isinstance(count, int) or count < 1:
+        raise ConfigError(f"in_channels is {count!r}; it is a number of channels, 1 or more.")
     if section.get("channels") is not None or getattr(section["name"], "instance", None) is not None:
         raise ConfigError(f"in_channels={count}: the backbone sets the channels of its images. Fix: omit in_channels.")
     names = tuple(RGB.names[i] if i < 3 <= count else f"channel{i + 1}" for i in range(count))

@@ -85,7 +85,7 @@ def fit(
     Adapts a tensor of another shape where possible: by the method `carried_over(name, tensor)` of its submodule, which
     returns the tensor and how it was adapted, as for position tables and queries; for a convolution on RGB images, by
     resizing the kernel and by expanding a grey-scale kernel to three channels. Raises WeightsError, naming the keys,
-    for other differences; warns of NaN and infinity.
+    for other differences; warns of NaN and infinity, and of an adaptation whose text begins with "Warning:".
     """
     tensors, excluded, patterns = module.state_dict(), excluded or {}, list(allowed)
     match = StateDictMatch(str(source), module)
@@ -104,8 +104,10 @@ def fit(
         elif state[name].shape == value.shape:
             match.tensors[name] = state[name]
         elif (adapted := _adapted(module, name, state[name], value)) is not None:
-            match.tensors[name], how = adapted
+            match.tensors[name], stated = adapted
+            how = stated.removeprefix(WARNING)
             match.adapted.append(Adapted(name, tuple(state[name].shape), tuple(value.shape), how))
+            match.notes += [f"{WARNING}{name}: {how}."] if how != stated else []
         elif may(name):
             match.left_out[name] = (
                 f"another shape, {shown(state[name].shape)} for {shown(value.shape)}, which is allowed"

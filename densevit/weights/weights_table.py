@@ -26,11 +26,10 @@ def weights_table(fit: StateDictMatch) -> Group:
 
 
 def weights_line(fit: StateDictMatch) -> str:
-    """Numbers of tensors by outcome, how they were adapted, and the notes except warnings: "a.pth: 288 tensors loaded,
-    1 adapted (interpolated), 8 left out." """
-    counts, adapted = Counter[str](), "; ".join(dict.fromkeys(change.how for change in fit.adapted))
+    """Numbers of tensors by outcome, and the notes except warnings: "a.pth: 288 tensors loaded, 8 left out." """
+    counts = Counter[str]()
     for what, count, _ in _rows(fit):
-        counts[f"adapted ({adapted})" if what == "adapted" else what] += count
+        counts[what] += count
     loaded = f"{counted(counts.pop('loaded'), 'tensor')} loaded"
     outcomes = ", ".join([loaded, *(f"{count:,} {what}" for what, count in counts.items())])
     notes = (note for note in fit.notes if not note.startswith(WARNING))

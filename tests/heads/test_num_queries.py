@@ -19,7 +19,6 @@ from densevit.registry.plugin_options import nested_plugins
 from densevit.weights.model_file import save
 from densevit.weights.pretrained_models import build_pretrained
 from densevit.weights.state_dict_loading import StateDictMatch
-from densevit.weights.weights_table import weights_line
 from tests.heads.cases import CASES
 from tests.small_models import FOUR_MAPS
 
@@ -101,6 +100,13 @@ def resized(small: DenseModel, model: DenseModel) -> Iterator[tuple[Tensor, Tens
             yield tuple(x.movedim(dim, 0).unflatten(0, (groups, -1)) for x in (before[key], tensor))
 
 
+def test_python_warns_of_queries_that_are_left_out(saved) -> None:
+    _, path = saved("detr")
+    head = {"head": {"name": "detr", **with_queries(CASES["detr"].options, FEWER)}}
+    with pytest.warns(UserWarning, match=r"heads\.head\.query_embedding\.weight: 5 queries for 6: the first 5\."):
+        densevit.create_model(FOUR_MAPS, head, list("abcd"), weights=path)
+
+
 @pytest.mark.parametrize("key", ["weights", "heads.head.weights"])
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_of_another_number_of_queries_are_loaded_and_reported(saved, name, key):
@@ -110,7 +116,7 @@ def test_weights_of_another_number_of_queries_are_loaded_and_reported(saved, nam
         torch.manual_seed(3)
         model, [report, *_] = model_of(name, number, path, key)
         tables = [*resized(small, model)]
-        assert (f"{number} queries for {Q}: {how}" in weights_line(report)) == bool(tables)
+        assert any(f": {number} queries for {Q}: {how}." in text for text in report.warnings) == bool(tables)
         for before, after in tables:
             assert after.shape[1] == number and torch.equal(after[:, :Q], before[:, :number])
             for group, rows in zip(before, after[:, Q:], strict=True):

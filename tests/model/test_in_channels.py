@@ -110,6 +110,12 @@ def test_channels_that_are_set_twice_or_fixed_are_refused(options, message):
         densevit.create_model(**{"heads": SETR, "classes": 2, "in_channels": 4, **options})
 
 
+@pytest.mark.parametrize("count", [0, 2.0, "4"])
+def test_channels_are_a_positive_number(count):
+    with pytest.raises(ConfigError, match=r"in_channels is .*; it is a number of channels, 1 or more"):
+        densevit.create_backbone(**RESNET, in_channels=count)
+
+
 class Three(densevit.Backbone):
     """Takes three channels only."""
 
