@@ -13,7 +13,7 @@ from densevit.config.sources import BACKBONE, BACKBONE_WEIGHTS, PRETRAINED, Key,
 from densevit.config.training_schema import BUDGETS
 from densevit.config.values import BY_NAME, OpenSection, as_section
 from densevit.config.yaml_io import find_file, parse, read_file
-from densevit.errors import Argument, ConfigError
+from densevit.errors import Argument, ConfigError, PluginError
 from densevit.paths import user_path
 
 COMMAND_LINE = "command line"
@@ -193,12 +193,15 @@ def fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: K
         root = _data_root(name) if path == ("data",) else None
         try:
             file = find_file(name if root is None else "folder", source, section=".".join(path))
-        except ConfigError:
+        except ConfigError as no_file:
             section = Layer({"backbone": {"name": name}})
-            if path != BACKBONE[:1] or not (
-                _name_weights(section, source) or ":" in name or name in registry.find("backbones")
-            ):
+            if path != BACKBONE[:1] or Path(name).suffix == ".yaml":
                 raise
+            if not (_name_weights(section, source) or ":" in name or name in registry.find("backbones")):
+                try:
+                    registry.load("backbones", name)
+                except PluginError as no_plugin:
+                    raise ConfigError(f"{no_file} {no_plugin}") from no_plugin
         else:
             section = read(file, above, path)
         if root is not None:
