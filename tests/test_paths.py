@@ -20,7 +20,7 @@ from densevit import cli, registry
 from densevit.config import load
 from densevit.errors import DensevitError
 from densevit.model import DenseModel
-from densevit_batch.input_images import find_images
+from densevit_batch.image_listing import find_images
 from densevit_batch.model_joining import join, read_part, save_heads
 from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.inspection.model_inspection import Inspection

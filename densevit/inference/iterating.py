@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import DensevitError
-from densevit.inference.image_inputs import ListedImage, as_sample, local_path
+from densevit.inference.array_inputs import ListedImage, as_sample, local_path
 from densevit.inference.image_sizes import warn_of_unused_windows
 from densevit.inference.result import Result
 from densevit.interfaces import Predictions, Sample

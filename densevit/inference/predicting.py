@@ -5,7 +5,7 @@ from typing import Any
 
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import DensevitError, did_you_mean
-from densevit.inference.image_inputs import as_images, images_of
+from densevit.inference.array_inputs import as_images, images_of
 from densevit.inference.image_sizes import ImageSize, requested_size, transform_to
 from densevit.inference.iterating import ImageLoop, Predicted
 from densevit.inference.result import Result

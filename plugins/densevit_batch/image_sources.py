@@ -16,8 +16,8 @@ from densevit.data.io import videos
 from densevit.data.io.tar_members import TarMember
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
+from densevit.inference.array_inputs import find_files, suffixes_of
 from densevit.inference.downloads import SCHEMES
-from densevit.inference.image_inputs import find_files, suffixes_of
 from densevit.paths import user_path
 from densevit_batch.tar_images import find_members, without_labels
 

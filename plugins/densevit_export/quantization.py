@@ -15,7 +15,7 @@ import numpy as np
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError, DataError, DensevitError
 from densevit.evaluation.recorded import RecordedEvaluation
-from densevit.inference.image_inputs import as_sample
+from densevit.inference.array_inputs import as_sample
 from densevit.model import DenseModel
 from densevit_export.latency import median_latencies
 from densevit_export.runtimes import IMAGES, load, silenced

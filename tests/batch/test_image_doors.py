@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from densevit.channels import Channels
-from densevit_batch.input_images import find_images
+from densevit_batch.image_listing import find_images
 from tests.data.image_sources import SOURCES, same, write_images
 from tests.data.io.test_image_doors import channels_of
 

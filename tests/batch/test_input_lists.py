@@ -13,7 +13,7 @@ from PIL import Image
 
 from densevit.channels import RGB
 from densevit.errors import DataError, DensevitError
-from densevit_batch.input_images import find_images
+from densevit_batch.image_listing import find_images
 
 Patch = pytest.MonkeyPatch
 

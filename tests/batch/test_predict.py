@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests.cli.stand_in import StandIn, read
-from tests.inference.test_image_inputs import address  # noqa: F401  # a fixture
+from tests.inference.test_array_inputs import address  # noqa: F401  # a fixture
 
 
 def has_color(image: np.ndarray, color: tuple[int, int, int]) -> bool:

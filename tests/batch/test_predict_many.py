@@ -142,8 +142,8 @@ def test_wrong_options_are_refused_before_writing(model, photos, run):
 
 
 def test_drawings_maps_and_clouds_of_many_images_are_in_subfolders(photos: Path, monkeypatch: Patch, run):
-    monkeypatch.setattr("densevit_batch.input_images.MAX_IN_FOLDER", 3)
-    monkeypatch.setattr("densevit_batch.input_images.PER_SUBFOLDER", 2)
+    monkeypatch.setattr("densevit_batch.image_listing.MAX_IN_FOLDER", 3)
+    monkeypatch.setattr("densevit_batch.image_listing.PER_SUBFOLDER", 2)
 
     class Depth(StandIn):
         def see(self, height: int, width: int) -> Any:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from densevit.errors import DataError
-from densevit.inference import downloads, image_inputs
+from densevit.inference import array_inputs, downloads
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -90,5 +90,5 @@ def test_a_wrong_url_and_a_bound_of_size_or_time_is_an_error_that_names_the_url(
         monkeypatch.setattr(downloads, name, value)
     begin = time.monotonic()
     with pytest.raises(DataError, match=rf"{address(server)}/{message}"):
-        image_inputs.as_sample(f"{address(server)}/{path}", 0)
+        array_inputs.as_sample(f"{address(server)}/{path}", 0)
     assert time.monotonic() - begin < 3, "of 5 seconds that the slow one takes"

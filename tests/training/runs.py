@@ -63,16 +63,16 @@ def edit(run: Path, old: str, new: str) -> None:
 @contextmanager
 def interrupted_after(step: int) -> Iterator[None]:
     """A training gets SIGINT, as by Ctrl-C, at the end of this optimiser step; `fit` raises KeyboardInterrupt."""
-    from densevit.training.callbacks.checkpoint_writer import Checkpointing
+    from densevit.training.callbacks.checkpoint_writer import CheckpointWriter
 
-    original = Checkpointing.on_train_batch_end
+    original = CheckpointWriter.on_train_batch_end
 
-    def interrupt(self: Checkpointing, trainer: Any, *rest: Any) -> None:
+    def interrupt(self: CheckpointWriter, trainer: Any, *rest: Any) -> None:
         if trainer.global_step == step:
             os.kill(os.getpid(), signal.SIGINT)
         original(self, trainer, *rest)
 
-    with mock.patch.object(Checkpointing, "on_train_batch_end", interrupt), pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(CheckpointWriter, "on_train_batch_end", interrupt), pytest.raises(KeyboardInterrupt):
         yield
 
 

@@ -26,7 +26,7 @@ from densevit.cli import main as densevit_command
 from densevit.inference import model_loading
 from densevit.interfaces import Backbone, Class, Head, Outputs, Predictions, Targets
 from densevit.model import DenseModel
-from densevit_batch.input_images import find_images
+from densevit_batch.image_listing import find_images
 
 CLASSES = [Class(f"class {n}", n + 1, (20, 3 * n, 250 - 3 * n)) for n in range(80)]
 FILES, BATCH, DRAWN = 20, 8, 10

@@ -83,7 +83,7 @@ class Stopped(Exception):  # noqa: N818  # not an error
     """Training stops because of a signal; the checkpoint is written."""
 
 
-class Checkpointing(lightning.Callback):
+class CheckpointWriter(lightning.Callback):
     """Writes `checkpoints/last.ckpt` and keeps previous checkpoints as `step-N.ckpt` of optimiser step N, in case the
     last one is damaged. After a signal, writes a checkpoint and stops training.
 

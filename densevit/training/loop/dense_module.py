@@ -34,7 +34,7 @@ from densevit.training.loop.optim import (
 )
 from densevit.training.loop.sharding import gather, scatter, shard_model
 from densevit.training.loop.skipped_images import SkippedImages, may_skip
-from densevit.training.loop.step import StepRecord, check_losses, clip_gradients, moved, reduce_gradients
+from densevit.training.loop.step_record import StepRecord, check_losses, clip_gradients, moved, reduce_gradients
 from densevit.training.loop.supervised_method import Supervised, check_method
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.loop.validation_loop import Validation

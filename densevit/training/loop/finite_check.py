@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves  # noqa: PLC2701  # torch has no pub
 
 from densevit.errors import TrainingError, listed
 from densevit.losses.distributed import gather_objects, process_count
-from densevit.training.loop.step import StepRecord
+from densevit.training.loop.step_record import StepRecord
 
 _MIN_SCALE = 1e-4  # of fp16's gradient scale, as fairseq's --min-loss-scale
 _STEPS = 50  # between two reads of the scale, which wait for the GPU

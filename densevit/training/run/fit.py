@@ -24,7 +24,7 @@ from densevit.reporting.html_page import fragment
 from densevit.reporting.run_report import overview
 from densevit.terminal import use_text_console
 from densevit.training.callbacks.best_model import BestModel
-from densevit.training.callbacks.checkpoint_writer import Checkpointing, Stopped, StopSignals
+from densevit.training.callbacks.checkpoint_writer import CheckpointWriter, Stopped, StopSignals
 from densevit.training.callbacks.stall_report import StallReport
 from densevit.training.callbacks.step_metrics import StepMetrics
 from densevit.training.callbacks.training_progress import CONSOLE, ProgressLines
@@ -192,9 +192,9 @@ def run_callbacks(plan: Plan, folder: Path, best: BestModel, signals: StopSignal
     return [
         # reports a step that does not finish; first, to include the time of other callbacks
         StallReport(None if stall is None else seconds_of(stall)),
-        # saves the best model after a validation; before Checkpointing, whose checkpoints contain the best epoch
+        # saves the best model after a validation; before CheckpointWriter, whose checkpoints contain the best epoch
         best,
-        # ends training and starts validations; before Checkpointing, which reads whether training ends
+        # ends training and starts validations; before CheckpointWriter, which reads whether training ends
         ValidationInterval(budget),
         # logs losses and metrics; before the checkpoint of the step
         StepMetrics(),
@@ -206,7 +206,7 @@ def run_callbacks(plan: Plan, folder: Path, best: BestModel, signals: StopSignal
         *plan.method.callbacks(),
         *plan.callbacks,
         # writes checkpoints and stops at signals; last, so that checkpoints contain all other states
-        Checkpointing(folder, budget, interval, section.keep_checkpoints, signals),
+        CheckpointWriter(folder, budget, interval, section.keep_checkpoints, signals),
     ]
 
 

@@ -47,7 +47,7 @@ def run(args: Namespace) -> int:
     from densevit.inference import model_loading
     from densevit_batch.commands.prediction_processes import devices_of, predict_on_devices, this_process
     from densevit_batch.folder_prediction import FolderPrediction, PredictionOptions
-    from densevit_batch.input_images import find_images
+    from densevit_batch.image_listing import find_images
     from densevit_batch.joining import join_blocks
     from densevit_batch.prediction_folder import open_folder
 

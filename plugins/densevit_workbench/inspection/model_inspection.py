@@ -13,7 +13,7 @@ from densevit.data.io.channel_files import as_rgb
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import DensevitError
-from densevit.inference.image_inputs import as_sample
+from densevit.inference.array_inputs import as_sample
 from densevit.inference.model_loading import load
 from densevit.model import DenseModel
 from densevit.paths import user_path

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from densevit.channels import Channels
 from densevit.data.channel_statistics import measured
 from densevit.data.io.images import channels_of_files, image_header, read_image
-from densevit.inference.image_inputs import as_sample, find_files, images_of
+from densevit.inference.array_inputs import as_sample, find_files, images_of
 from tests.data.image_sources import (
     SOURCES,
     ImageSource,

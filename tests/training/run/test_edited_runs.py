@@ -13,20 +13,20 @@ from tests.training.runs import checkpoint, edit, resume
 
 @pytest.mark.integration
 def test_valid_edit_is_printed_and_applied(stopped, capsys, monkeypatch):
-    from densevit.training.callbacks.checkpoint_writer import Checkpointing
+    from densevit.training.callbacks.checkpoint_writer import CheckpointWriter
 
     edit(stopped, "lr: 0.001", "lr: 0.0005")
     edit(stopped, "weight_decay: 0.0001", "weight_decay: 0.01")
     edit(stopped, "schedule: cosine", "schedule: constant")
     used: list[tuple[float, float]] = []
-    original = Checkpointing.on_train_batch_end
+    original = CheckpointWriter.on_train_batch_end
 
-    def noted(self: Checkpointing, trainer, *rest) -> None:  # type: ignore[no-untyped-def]  # Lightning's own arguments
+    def noted(self: CheckpointWriter, trainer, *rest) -> None:  # type: ignore[no-untyped-def]  # Lightning's own arguments
         groups = trainer.optimizers[0].param_groups
         used.append((groups[0]["lr"], max(group["weight_decay"] for group in groups)))
         original(self, trainer, *rest)
 
-    monkeypatch.setattr(Checkpointing, "on_train_batch_end", noted)
+    monkeypatch.setattr(CheckpointWriter, "on_train_batch_end", noted)
     monkeypatch.setattr(BestEpoch, "beats", lambda *_: False)
     resume(stopped, ["optim.betas=[0.8,0.9]", "data.vertical_flip=true"])
     printed = capsys.readouterr().out

@@ -79,16 +79,16 @@ def test_signal_saves_a_checkpoint_and_sets_the_exit_code(small, tmp_path, numbe
 )
 def test_a_signal_reaches_the_script_after_the_run_is_saved(number, raised, code, small, tmp_path, capsys, monkeypatch):
     """A loop over trainings ends, also in two processes; the run says that it was stopped until it is resumed."""
-    from densevit.training.callbacks.checkpoint_writer import Checkpointing
+    from densevit.training.callbacks.checkpoint_writer import CheckpointWriter
 
-    original, begun = Checkpointing.on_train_batch_end, []
+    original, begun = CheckpointWriter.on_train_batch_end, []
 
     def interrupt(self: Any, trainer: Any, *rest: Any) -> None:
         if trainer.global_step == 2:
             os.kill(os.getpid(), number)
         original(self, trainer, *rest)
 
-    monkeypatch.setattr(Checkpointing, "on_train_batch_end", interrupt)
+    monkeypatch.setattr(CheckpointWriter, "on_train_batch_end", interrupt)
     with pytest.raises(raised) as stop:
         for n in range(3):
             begun.append(tmp_path / str(n))

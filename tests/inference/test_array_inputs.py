@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from densevit.errors import DataError
-from densevit.inference.image_inputs import as_sample
+from densevit.inference.array_inputs import as_sample
 from tests.inference.test_downloads import PIXELS, PNG, png_of, serving
 
 

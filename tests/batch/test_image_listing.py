@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from densevit.errors import DensevitError
-from densevit_batch.input_images import find_images
+from densevit_batch.image_listing import find_images
 
 FILES = ("b.jpg", "a.PNG", "notes.md", "._b.jpg", "trip/1.jpg", "trip/2.jpg", "home/1.jpg", "home/000139.jpeg")
 
