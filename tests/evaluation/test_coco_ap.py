@@ -11,12 +11,11 @@ import torch
 
 from densevit.config import DataSection
 from densevit.data.data_splits import DataSplits
+from densevit.evaluation import coco_ap
 from densevit.evaluation.coco_ap import CocoDetection
 from densevit.targets.object_targets import xywh
 from tests.data.coco_folder import write_split
 from tests.evaluation.coco_reference import CLASSES, Pairs, as_json, reference, same, updated
-
-BACKENDS = ("pycocotools", "faster-coco-eval")
 
 
 def messy(seed: int, images: int = 30) -> Pairs:
@@ -71,16 +70,16 @@ def evaluated(pairs: Pairs, batch_size: int = 7) -> CocoDetection:
     return updated(CocoDetection(CLASSES), pairs, batch_size)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["pycocotools", "faster-coco-eval"])
 def test_metrics_match_pycocotools(backend: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("densevit.evaluation.coco_ap.fastest_backend", lambda: backend)
+    monkeypatch.setattr(coco_ap, "fastest_backend", lambda: backend)
     for pairs in (messy(1), crowded(2)):
         truth, results = as_json(pairs)
         expected = reference(truth, results)
-        whole = evaluated(pairs)
-        assert same(whole.metrics(), expected)
+        evaluator = evaluated(pairs)
+        assert same(evaluator.metrics(), expected)
         assert 0.1 < expected["AP"] < 0.9 and math.isnan(expected["AP/class 5"])
-        assert same(reference(truth, json.loads(json.dumps(whole.results()))), expected)
+        assert same(reference(truth, json.loads(json.dumps(evaluator.results()))), expected)
 
 
 def test_detections_without_ground_truth_are_false_positives_unless_unlabelled():
@@ -96,11 +95,8 @@ def test_detections_without_ground_truth_are_false_positives_unless_unlabelled()
 
 
 def test_max_detections_can_be_raised():
-    metrics = {}
-    for most in (100, 300):
-        metrics[most] = updated(CocoDetection(CLASSES, max_detections=most), crowded(1)).metrics()
-    assert metrics[300]["AR300"] > metrics[100]["AR100"]
-    assert metrics[300]["AR10"] == metrics[100]["AR10"]
+    few, many = (updated(CocoDetection(CLASSES, max_detections=n), crowded(1)).metrics() for n in (100, 300))
+    assert many["AR300"] > few["AR100"] and many["AR10"] == few["AR10"]
 
 
 @pytest.mark.filterwarnings("ignore:.*without area")

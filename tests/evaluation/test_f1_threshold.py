@@ -23,11 +23,7 @@ def counted(pairs, thresholds):
         coco.dataset = truth
         coco.createIndex()
         matched = COCOeval(coco, coco.loadRes(results), "bbox")
-        matched.params.iouThrs, matched.params.areaRng, matched.params.areaRngLbl = (
-            np.array([0.5]),
-            [[0, 1e10]],
-            ["all"],
-        )
+        vars(matched.params).update(iouThrs=np.array([0.5]), areaRng=[[0, 1e10]], areaRngLbl=["all"])
         matched.evaluate()
     images = [one for one in matched.evalImgs if one]
     scores = np.concatenate([one["dtScores"] for one in images]).astype(np.float32)

@@ -18,19 +18,18 @@ NINES = torch.full(SIZE, 9, dtype=torch.uint8)
 
 
 def found(**values: Any) -> Change:
-    """Changes of the prediction. None: without the key."""
-    return lambda prediction, truth: change(prediction, values)
+    """Changes of the prediction."""
+    return lambda prediction, truth: prediction.update(values)
 
 
 def known(**values: Any) -> Change:
     """Changes of the ground truth."""
-    return lambda prediction, truth: change(truth, values)
+    return lambda prediction, truth: truth.update(values)
 
 
-def change(given: dict[str, Any], values: dict[str, Any]) -> None:
-    given.update(values)
-    for key in [key for key, value in values.items() if value is None]:
-        del given[key]
+def without(key: str) -> Change:
+    """The prediction lacks the key."""
+    return lambda prediction, truth: prediction.pop(key)
 
 
 # Of three objects, four classes and maps of 24 x 32: the evaluator, what is wrong, and what the error says.
@@ -43,20 +42,20 @@ INVALID: tuple[tuple[str, Change, str], ...] = (
     ("coco_masks", found(masks=torch.zeros(3, *SIZE)), "predicted `masks` are (3, 24, 32) float32; (N, H, W)"),
     ("coco_masks", known(masks=torch.zeros(3, *SIZE, dtype=torch.bool)), "ground-truth masks are a Tensor"),
     ("coco_masks", known(labels=torch.zeros(2, dtype=torch.long)), "ground truth with 3 masks, 2 labels"),
-    ("segmentation", found(semantic=None), "its prediction has no `semantic`, only class_scores"),
+    ("segmentation", without("semantic"), "its prediction has no `semantic`, only class_scores"),
     ("segmentation", found(semantic=NINES[:9]), "differ in height x width: 9 x 32 and 24 x 32"),
     ("segmentation", found(semantic=NINES.long()), "of its prediction is (24, 32) int64; (H, W) uint8 is expected"),
     ("segmentation", found(semantic=NINES), "of its prediction is 9 in"),
     ("segmentation", known(semantic=NINES), "of its ground truth is 9 in 768 pixels; 0 ... 3 is expected, for 4"),
-    ("depth", found(depth=None), "no `depth`"),
+    ("depth", without("depth"), "no `depth`"),
     ("depth", lambda p, t: p.update(inverse_depth=p.pop("depth")), "relative"),
     ("depth", found(depth=torch.ones(24, 9)), "24 x 9 and 24 x 32"),
     ("depth", found(depth=torch.full(SIZE, math.nan)), "not finite in"),
-    ("panoptic", found(panoptic=None), "its prediction has no `panoptic`"),
+    ("panoptic", without("panoptic"), "its prediction has no `panoptic`"),
     ("panoptic", found(panoptic=torch.zeros(SIZE)), "`panoptic` of its prediction is (24, 32) float32; (H, W) int32"),
     ("panoptic", found(panoptic=torch.full(SIZE, 9000).int()), "of its prediction is 9000 in 768 pixels; 0 ... 3999"),
     ("panoptic", known(panoptic=torch.full(SIZE, -2).int()), "of its ground truth is -2 in 768 pixels"),
-    ("classification", found(class_scores=None), "its prediction has no `class_scores`, only"),
+    ("classification", without("class_scores"), "its prediction has no `class_scores`, only"),
     ("classification", found(class_scores=np.zeros(3)), "has the shape (3,); expected (4,)"),
     ("classification", known(image_class=torch.tensor(4)), "`image_class` is 4; 0 ... 3 is expected"),
 )
