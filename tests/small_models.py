@@ -94,8 +94,8 @@ def without_zeros(predictor: DenseModel) -> DenseModel:
 
 def drawn_outputs(predictor: DenseModel) -> dict[str, Any]:
     """Outputs of a head on an image of 75x107 pixels, with random values that give objects and segments."""
-    generator, multiple = torch.Generator().manual_seed(1), predictor.multiple
-    height, width = (multiple * math.ceil(side / multiple) for side in (75, 107))
+    generator, size_divisor = torch.Generator().manual_seed(1), predictor.size_divisor
+    height, width = (size_divisor * math.ceil(side / size_divisor) for side in (75, 107))
     mask = torch.ones(1, height, width, dtype=torch.bool)
     mask[:, :75, :107] = False
     images = torch.zeros(1, 3, height, width, dtype=torch.uint8)

@@ -14,16 +14,16 @@ DataSource = Config | DataSection | Mapping[str, Any] | str | Path
 
 def build_data(
     data: DataSource,
-    multiple: int = 32,
+    size_divisor: int = 32,
     seed: int | None = None,
     train: Dataset | None = None,
     val: Dataset | None = None,
 ) -> DataSplits:
     """Returns the data of a config or of its section `data`. Each split is built on first use.
 
-    multiple: batches are padded to multiples of it. seed: the seed of order and augmentation; None: the config's, or
-    else 0. train, val: data sets that replace the section's splits; its `name` may then be left out. Raises ConfigError
-    and PluginError for a wrong option.
+    size_divisor: batches are padded to multiples of it. seed: the seed of order and augmentation; None: the config's,
+    or else 0. train, val: data sets that replace the section's splits; its `name` may then be left out. Raises
+    ConfigError and PluginError for a wrong option.
 
     Example:
         >>> data = densevit.build_data({"name": "scenes", "image_size": 64})
@@ -34,4 +34,4 @@ def build_data(
     values, config_seed = (data.data, data.seed) if isinstance(data, Config) else (data, 0)
     if datasets or not isinstance(values, DataSection):
         values = section("data", values.model_dump() if isinstance(values, DataSection) else values, "data", datasets)
-    return DataSplits(values, config_seed if seed is None else seed, multiple)
+    return DataSplits(values, config_seed if seed is None else seed, size_divisor)

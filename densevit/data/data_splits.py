@@ -50,8 +50,8 @@ class DataSplits:
     by `data.split`. Building one raises PluginError for a wrong option and DataError for wrong files.
     """
 
-    def __init__(self, section: DataSection, seed: int, multiple: int) -> None:
-        self.section, self.seed, self.multiple = section, seed, multiple
+    def __init__(self, section: DataSection, seed: int, size_divisor: int) -> None:
+        self.section, self.seed, self.size_divisor = section, seed, size_divisor
         self.val_transform = build_transforms(section)[1]
         self.views = 1
         self._method_transform: Callable[[TrainingTransform], TrainingTransform] = lambda transform: transform
@@ -136,13 +136,13 @@ class DataSplits:
         """The target keys that training images are labelled with."""
         return tuple(self.train.provides)
 
-    def padded_to(self, multiple: int, val_transform: EvaluationTransform | None = None) -> "DataSplits":
-        """Returns a copy that pads batches to multiples of `multiple`. It shares the splits that are already built.
+    def padded_to(self, size_divisor: int, val_transform: EvaluationTransform | None = None) -> "DataSplits":
+        """Returns a copy that pads batches to multiples of `size_divisor`. It shares the splits that are already built.
 
         val_transform: the evaluation transform of the copy; None keeps this one.
         """
         data = copy.copy(self)
-        data.multiple = multiple
+        data.size_divisor = size_divisor
         data.val_transform = self.val_transform if val_transform is None else val_transform
         return data
 
@@ -264,7 +264,7 @@ class DataSplits:
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Returns (h, w) of the model's input for an image of this size in evaluation."""
-        return padded(self.val_transform.canvas or self.val_transform.size_of(height, width), self.multiple)
+        return padded(self.val_transform.canvas or self.val_transform.size_of(height, width), self.size_divisor)
 
     def _transformed(
         self,
@@ -283,4 +283,4 @@ class DataSplits:
     ) -> Loader:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
         workers = workers_for(self.section.num_workers, len(dataset), processes)
-        return Loader(dataset, batches, self.multiple, workers)
+        return Loader(dataset, batches, self.size_divisor, workers)

@@ -95,7 +95,7 @@ class ImageLoop:
         for n, read in enumerate(block):
             if read.sample is None:
                 continue
-            size = tuple(-(-side // self.model.multiple) for side in read.sample["image"].shape[1:])
+            size = tuple(-(-side // self.model.size_divisor) for side in read.sample["image"].shape[1:])
             waiting.setdefault(size, []).append(n)
             if len(waiting[size]) == self.batch_size:
                 yield waiting.pop(size)
@@ -154,7 +154,7 @@ def infer(model: InferenceModel, samples: list[Sample]) -> list[dict[str, Predic
 
     samples: images as resized for the model, of one padded size.
     """
-    batch = collate(samples, model.multiple, channels=model.channels)
+    batch = collate(samples, model.size_divisor, channels=model.channels)
     for key in ("images", "padding_mask"):
         batch[key] = batch[key].to(model.device)
     by_head = model.infer(batch)

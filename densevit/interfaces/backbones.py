@@ -23,7 +23,7 @@ class Backbone(nn.Module, Recorded):
     mean, std: normalisation per channel, of values in 0 ... 1; the model applies it before the backbone.
     image_channels: the channels of the images, which the model takes over; set where a model is built.
     input_size: (H, W), only for architectures with a fixed input size.
-    size_multiple: models pad heights and widths to multiples of this; None: the coarsest stride.
+    size_divisor: models pad heights and widths to multiples of this; None: the coarsest stride.
     licences: the licences of published weights that the constructor loads, by source.
 
     Example:
@@ -41,7 +41,7 @@ class Backbone(nn.Module, Recorded):
     std: tuple[float, ...] = IMAGENET_STD
     image_channels: Channels = RGB
     input_size: tuple[int, int] | None = None
-    size_multiple: int | None = None
+    size_divisor: int | None = None
     licences: Mapping[str, Licences] = MappingProxyType({})
 
     def forward(self, images: Tensor) -> list[Tensor]:

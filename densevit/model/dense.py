@@ -51,7 +51,7 @@ class DenseModel(InferenceModel, nn.Module):
         >>> backbone = densevit.create_backbone("resnet", depth=18)
         >>> head = densevit.create_head("dpt", backbone.channels, backbone.strides, classes=[])
         >>> model = densevit.DenseModel(backbone, heads={"depth": head})
-        >>> model.multiple, [*model.heads]
+        >>> model.size_divisor, [*model.heads]
         (32, ['depth'])
     """
 

@@ -137,10 +137,10 @@ class InferenceModel:
         return torch.device("cpu")
 
     @property
-    def multiple(self) -> int:
-        """Heights and widths are padded to multiples of this: the backbone's `size_multiple`, or else its coarsest
+    def size_divisor(self) -> int:
+        """Heights and widths are padded to multiples of this: the backbone's `size_divisor`, or else its coarsest
         stride; 1 with a fixed `input_size`."""
-        return 1 if self.backbone.input_size else self.backbone.size_multiple or max(self.backbone.strides)
+        return 1 if self.backbone.input_size else self.backbone.size_divisor or max(self.backbone.strides)
 
     @property
     def default_thresholds(self) -> dict[str, float]:

@@ -26,11 +26,11 @@ class SupportsTensors(Protocol):
     checked: set[str]
 
     @property
-    def multiple(self) -> int: ...
+    def size_divisor(self) -> int: ...
 
 
 def as_batch(images: Batch | Tensor, model: SupportsTensors, targets: Any = None) -> Batch:
-    """A batch of images (B, C, H, W), padded to the model's multiple, with their targets; a batch stays as it is.
+    """A batch of images (B, C, H, W), padded to the model's size divisor, with their targets; a batch stays as it is.
 
     images: pixels of the channels' type; for 8-bit RGB also floats from 0 to 1. targets: masks (B, H, W), depth (B, H,
     W), or a list of dicts with `boxes`, `labels`, ...; None: none. Raises DataError for images of another type or range
@@ -55,7 +55,7 @@ def as_batch(images: Batch | Tensor, model: SupportsTensors, targets: Any = None
         _check_range(images)
         model.checked.add(_IMAGES)  # comparing the values of every batch would take time
     height, width = images.shape[2:]
-    outside = (0, -width % model.multiple, 0, -height % model.multiple)
+    outside = (0, -width % model.size_divisor, 0, -height % model.size_divisor)
     mask = torch.zeros_like(images[:, 0], dtype=torch.bool)
     pixels = images.float() * 255 if is_scaled else images
     if any(outside):

@@ -32,7 +32,7 @@ class MultiHeadModel(Protocol):
     heads: Mapping[str, Head]
 
     @property
-    def multiple(self) -> int: ...
+    def size_divisor(self) -> int: ...
 
     def plugin_name(self, head: str) -> str: ...
 
@@ -137,7 +137,7 @@ def _view_maps(
 def window_grid(model: MultiHeadModel, window: Size, size: Size) -> Size:
     """The size that windows of an image are padded to."""
     crop = (min(window[0], size[0]), min(window[1], size[1]))
-    return model.backbone.input_size or padded(crop, model.multiple)
+    return model.backbone.input_size or padded(crop, model.size_divisor)
 
 
 def _scaled(image: Tensor, size: Size) -> Tensor:

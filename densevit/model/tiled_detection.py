@@ -53,7 +53,7 @@ def _image_predictions(
     windows = [Window(top, left, False) for top in tops for left in lefts]
     is_single = len(windows) == 1
     grid = model.backbone.input_size or (
-        (image.shape[1], image.shape[2]) if is_single else padded(crop, model.multiple)
+        (image.shape[1], image.shape[2]) if is_single else padded(crop, model.size_divisor)
     )
     sizes = {"size": crop, "original_size": target["original_size"] if is_single else crop}
 

@@ -162,7 +162,7 @@ def _canvas(model: DenseModel, canvas: Size | None) -> Size | None:
     transforms = model.resize
     if canvas is None:
         return None if transforms is None else transforms.evaluation_canvas
-    step = model.multiple
+    step = model.size_divisor
     if model.backbone.input_size is not None:
         size = "{}x{}".format(*model.backbone.input_size)
         raise ConfigError(f"canvas: the backbone takes {size} only. Fix: leave out canvas.")

@@ -53,7 +53,7 @@ class ExportedGraph(nn.Module):
         H, W = images.shape[-2:]
         if images.dtype == torch.uint16:  # ONNX Runtime cannot pad it
             images = images.float()
-        height, width = self.canvas or (_padded(H, self.model.multiple), _padded(W, self.model.multiple))
+        height, width = self.canvas or (_padded(H, self.model.size_divisor), _padded(W, self.model.size_divisor))
         outside = (0, width - W, 0, height - H)
         padding_mask = F.pad(torch.zeros_like(images[:, 0], dtype=torch.bool), outside, value=True)
         return self.model({"images": F.pad(images, outside), "padding_mask": padding_mask, "targets": []})
@@ -84,5 +84,5 @@ def original_size(images: Tensor) -> Size:
     return images.shape[-2], images.shape[-1]
 
 
-def _padded(side: int, multiple: int) -> int:
-    return (side + multiple - 1) // multiple * multiple
+def _padded(side: int, size_divisor: int) -> int:
+    return (side + size_divisor - 1) // size_divisor * size_divisor

@@ -31,7 +31,7 @@ def image_size_for(backbone: Backbone, tokens: int) -> int:
 
     Labels keep their size: patch probes predict for the original image. Raises ConfigError if there is no such size.
     """
-    stride, multiple, fixed = backbone.strides[-1], backbone.size_multiple or 1, backbone.input_size
+    stride, size_divisor, fixed = backbone.strides[-1], backbone.size_divisor or 1, backbone.input_size
     size = tokens * stride
     problem = ""
     if tokens < 1:
@@ -39,9 +39,9 @@ def image_size_for(backbone: Backbone, tokens: int) -> int:
     elif fixed is not None and fixed != (size, size):
         problem = f"the backbone takes images of {fixed[0]}x{fixed[1]} only"
         fix = f"backbone.image_size={size} for a backbone with this option"
-    elif size % multiple:
-        possible = lcm(stride, multiple)
-        problem = f"images are padded to multiples of {multiple}"
+    elif size % size_divisor:
+        possible = lcm(stride, size_divisor)
+        problem = f"images are padded to multiples of {size_divisor}"
         fix = f"--tokens {max(1, round(size / possible)) * possible // stride}"
     if problem:
         raise ConfigError(

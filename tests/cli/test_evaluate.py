@@ -43,8 +43,8 @@ def fake_data(classes: Any) -> Any:
     kept: list[Any] = []
     data = SimpleNamespace(val=Split(classes), use_classes=kept.append, kept=kept)
 
-    def padded_to(multiple: int, val_transform: None) -> Any:
-        data.multiple = multiple
+    def padded_to(size_divisor: int, val_transform: None) -> Any:
+        data.size_divisor = size_divisor
         return data
 
     data.padded_to = padded_to
@@ -66,7 +66,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         backbone=SimpleNamespace(input_size=None),
         check_evaluation=lambda: None,
         recorded_evaluation=None,
-        multiple=16,
+        size_divisor=16,
         channels=RGB,
         classes={"detection": CLASSES},
         heads=heads,
@@ -85,7 +85,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def evaluate(plan: EvaluationPlan, write: Any) -> Evaluation:
         assert (plan.model, plan.data, plan.trainer) == (model, seen["data"], seen["config"].trainer)
-        seen.update(mappings=plan.mappings, multiple=plan.data.multiple)
+        seen.update(mappings=plan.mappings, size_divisor=plan.data.size_divisor)
         if "semantic" in seen:
             return Evaluation(*seen["semantic"](write), {})
         evaluator = CocoDetection(CLASSES)
@@ -105,7 +105,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_evaluate_prints_a_table_and_writes_metrics_and_detections(seen, run):
     row = "AP 1.0000 AP50 1.0000 AP75 1.0000 APs – APm 1.0000 APl –"
-    assert row in run("evaluate", "run", "--out", "out/deep") and seen["multiple"] == 16
+    assert row in run("evaluate", "run", "--out", "out/deep") and seen["size_divisor"] == 16
     metrics = json.loads(Path("out/deep/metrics.json").read_text())
     assert metrics["detection/APs"] is None and metrics["detection/AP/cat"] is None
     assert math.isclose(metrics["detection/AP"], 1)

@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 
 def test_images_are_batched_and_validation_uses_each_once_at_its_own_size(folder):
-    data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4), multiple=16)
+    data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4), size_divisor=16)
     assert [c.name for c in data.classes["detection"]] == ["leaf"] and data.provides == ("boxes", "labels")
     trained = list(data.train_loader())
     assert len(trained) == len(data.train_loader()) == 5
@@ -49,7 +49,7 @@ def test_images_are_batched_and_validation_uses_each_once_at_its_own_size(folder
 
 def test_batches_are_grouped_by_aspect_on_request(folder):
     def padding(**keys: Any) -> float:
-        data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4, **keys), multiple=1)
+        data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4, **keys), size_divisor=1)
         return float(np.mean([batch["padding_mask"].float().mean() for batch in data.train_loader()]))
 
     assert padding(group_by_aspect=True) < 0.6 * padding()

@@ -158,7 +158,7 @@ def batch_of(model, *sizes, original=None):
         image = (255 * F.interpolate(noise, (h, w), mode="bilinear")[0]).to(torch.uint8)
         targets = {"image_id": i, "size": (h, w), "original_size": original or (h, w)}
         samples.append({"image": image, "targets": targets})
-    return collate(samples, model.multiple)
+    return collate(samples, model.size_divisor)
 
 
 def inferred(model: DenseModel, batch: Batch, inference: Mapping[str, InferenceSection]) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def test_build_model_follows_the_config():
     assert model.weights == {"plain": 0.5, "kept": 1.0}
     assert model.classes == {"plain": CLASSES, "kept": CLASSES}
     assert model.sections == config
-    assert model.multiple == 32
+    assert model.size_divisor == 32
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["heads.plain.gain"]
     assert model.training
     assert not any(part.training for part in (model.backbone, kept, neck))  # frozen initially

@@ -16,7 +16,7 @@ from tests.model.small_models import Depth, Pixels, Segmenter, Stem, batch_of, i
 
 def maps_of(model, image):
     """Maps of a single image or window, (C, h, w), padded to its own next multiple."""
-    batch = collate([{"image": image, "targets": {"size": tuple(image.shape[1:])}}], model.multiple)
+    batch = collate([{"image": image, "targets": {"size": tuple(image.shape[1:])}}], model.size_divisor)
     head = next(iter(model.heads.values()))
     return head.maps(model(batch)[head.task], tuple(image.shape[1:]))[0]
 

@@ -20,7 +20,7 @@ OPTIONS = InferenceSection(window=8, stride=8, batch_size=2)  # 12 windows of an
 
 def infer(model: Any, image: torch.Tensor) -> Any:
     sample: Any = {"image": image, "targets": {"size": (32, 24), "original_size": (32, 24)}}
-    return inferred(model, collate([sample], model.multiple), inference_by_head(model, OPTIONS))
+    return inferred(model, collate([sample], model.size_divisor), inference_by_head(model, OPTIONS))
 
 
 @pytest.mark.parametrize("model", ["maps", "boxes"])

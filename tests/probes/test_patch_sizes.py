@@ -32,10 +32,10 @@ def overrides(plugin: str, patch: int, registers: int) -> list[str]:
 
 
 def batch(model: DenseModel, needs: tuple[str, ...]) -> dict[str, Any]:
-    """Two images of different sizes, padded to the model's multiple, with random targets."""
+    """Two images of different sizes, padded to the model's size divisor, with random targets."""
     generator = torch.Generator().manual_seed(0)
     targets = [random_targets(needs, size, 4, generator, image_id=i) for i, size in enumerate(SIZES)]
-    height, width = (-(-max(sides) // model.multiple) * model.multiple for sides in zip(*SIZES, strict=True))
+    height, width = (-(-max(sides) // model.size_divisor) * model.size_divisor for sides in zip(*SIZES, strict=True))
     mask = torch.ones(2, height, width, dtype=torch.bool)
     for inside, (h, w) in zip(mask, SIZES, strict=True):
         inside[:h, :w] = False

@@ -33,12 +33,12 @@ def test_the_last_map_of_every_backbone_has_the_tokens(name):
             assert name.startswith("windowed_vit")
             tokens = int(re.search(r"padded to multiples of \d+\. Fix: --tokens (\d+)", str(error))[1])
             size = image_size_for(backbone, tokens)
-        assert size % (backbone.size_multiple or max(backbone.strides)) == 0  # a model adds no padding
+        assert size % (backbone.size_divisor or max(backbone.strides)) == 0  # a model adds no padding
         assert backbone(torch.zeros(1, 3, size, size))[-1].shape[-2:] == (tokens, tokens)
 
 
 @pytest.mark.parametrize(
-    ("strides", "multiple", "fixed", "tokens", "fact"),
+    ("strides", "size_divisor", "fixed", "tokens", "fact"),
     [
         ((14,), None, (224, 224), 20, "20x20 tokens of 14 pixels need images of 280x280.*224x224 only.*image_size=280"),
         ((4, 16), 32, None, 15, "240x240.*multiples of 32.*--tokens 16"),
@@ -46,9 +46,9 @@ def test_the_last_map_of_every_backbone_has_the_tokens(name):
         ((16,), None, None, 0, "at least 1"),
     ],
 )
-def test_sizes_that_a_backbone_cannot_have_are_refused_in_one_line(strides, multiple, fixed, tokens, fact):
+def test_sizes_that_a_backbone_cannot_have_are_refused_in_one_line(strides, size_divisor, fixed, tokens, fact):
     backbone = densevit.Backbone()
-    backbone.strides, backbone.size_multiple, backbone.input_size = strides, multiple, fixed
+    backbone.strides, backbone.size_divisor, backbone.input_size = strides, size_divisor, fixed
     with pytest.raises(ConfigError, match=fact) as caught:
         image_size_for(backbone, tokens)
     assert "\n" not in str(caught.value)

@@ -156,7 +156,7 @@ def test_floats_and_bytes_give_the_same_outputs_and_padding_changes_nothing():
         by_bytes = model(IMAGES)["segmentation"]["logits"]
         torch.testing.assert_close(model(IMAGES / 255)["segmentation"]["logits"], by_bytes)
         samples = [{"image": image, "targets": {}} for image in IMAGES]
-        batch = densevit.collate(samples, model.multiple)
+        batch = densevit.collate(samples, model.size_divisor)
         assert torch.equal(model(batch)["segmentation"]["logits"], by_bytes)
 
 
@@ -164,7 +164,7 @@ def test_loss_is_that_of_a_batch_and_trains():
     model = segmenter()
     targets = [{"size": (50, 70), "semantic": mask.to(torch.uint8)} for mask in MASKS]
     batch = densevit.collate(
-        [{"image": image, "targets": target} for image, target in zip(IMAGES, targets, strict=True)], model.multiple
+        [{"image": image, "targets": target} for image, target in zip(IMAGES, targets, strict=True)], model.size_divisor
     )
     with torch.no_grad():
         losses, of_batch = model.eval().loss(IMAGES, MASKS), model.loss(batch)

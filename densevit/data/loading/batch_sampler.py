@@ -35,8 +35,8 @@ class SampleKey:
 _ASPECT_EDGES = (0.8, 1.25)  # height / width: landscape, square, portrait
 
 
-def collate(samples: Sequence[Sample], multiple: int = 1, shared: bool = False, channels: Channels = RGB) -> Batch:
-    """Pads images with 0 at the bottom and right to their largest height and width, rounded up to `multiple`.
+def collate(samples: Sequence[Sample], size_divisor: int = 1, shared: bool = False, channels: Channels = RGB) -> Batch:
+    """Pads images with 0 at the bottom and right to their largest height and width, rounded up to `size_divisor`.
 
     shared: allocates images and mask in shared memory, from which another process reads them without a copy.
 
@@ -45,14 +45,14 @@ def collate(samples: Sequence[Sample], multiple: int = 1, shared: bool = False, 
 
     Example:
         >>> scenes = densevit.create_dataset("scenes", image_size=60)
-        >>> densevit.collate([scenes[0], scenes[1]], multiple=32)["images"].shape
+        >>> densevit.collate([scenes[0], scenes[1]], size_divisor=32)["images"].shape
         torch.Size([2, 3, 64, 64])
     """
     for position, sample in enumerate(samples):
         origin = f"Sample {position} of a batch (image {sample['targets'].get('image_id')!r})"
         check_image(sample["image"], sample["targets"], origin, channels)
     height, width = (max(sample["image"].shape[axis] for sample in samples) for axis in (1, 2))
-    shape = (len(samples), len(channels.names), *padded((height, width), multiple))
+    shape = (len(samples), len(channels.names), *padded((height, width), size_divisor))
     dtype = getattr(torch, channels.dtype)
     images, padding_mask = _empty(shape, dtype, shared), _empty((shape[0], *shape[2:]), torch.bool, shared)
     arrays = zip(images.numpy(), padding_mask.numpy(), strict=True)  # numpy: torch would start threads

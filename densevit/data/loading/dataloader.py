@@ -202,14 +202,14 @@ class Loader(data.DataLoader[Any]):
         self,
         dataset: TransformedDataset,
         batches: "TrainBatches | EvaluationBatches",
-        multiple: int,
+        size_divisor: int,
         num_workers: int,
     ) -> None:
         forks = num_workers > 0 and sys.platform == "linux"  # forked workers share the annotations' memory
         super().__init__(
             dataset,
             batch_sampler=batches,
-            collate_fn=Collate(multiple, num_workers > 0, dataset.channels),
+            collate_fn=Collate(size_divisor, num_workers > 0, dataset.channels),
             num_workers=num_workers,
             worker_init_fn=start_worker,
             multiprocessing_context="fork" if forks else None,

@@ -57,14 +57,14 @@ def start_worker(worker: int) -> None:
 class Collate:
     """Collates samples; in worker processes it also pickles the batch for transfer to the parent."""
 
-    def __init__(self, multiple: int, ships: bool, channels: Channels) -> None:
-        self.multiple, self.ships, self.channels = multiple, ships, channels
+    def __init__(self, size_divisor: int, ships: bool, channels: Channels) -> None:
+        self.size_divisor, self.ships, self.channels = size_divisor, ships, channels
 
     def __call__(self, samples: list[Any]) -> Any:
         skipped = [sample.reason for sample in samples if isinstance(sample, Skipped) and sample.counts]
         samples = [sample for sample in samples if not isinstance(sample, Skipped)]
         views = zip(*samples, strict=True) if isinstance(samples[0], list) else [samples]
-        batch, *other_views = [collate(view, self.multiple, self.ships, self.channels) for view in views]
+        batch, *other_views = [collate(view, self.size_divisor, self.ships, self.channels) for view in views]
         if other_views:
             batch["other_views"] = other_views
         if skipped:

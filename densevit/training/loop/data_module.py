@@ -24,7 +24,7 @@ class DenseDataModule(lightning.LightningDataModule):
     """Training and validation loaders of a data set, for any Lightning Trainer.
 
     Each process gets its own batches; Lightning's `use_distributed_sampler` has no effect. Batches are padded to the
-    model's multiple. A run resumed within an epoch continues at its next batch.
+    model's size divisor. A run resumed within an epoch continues at its next batch.
 
     data, seed, train, val: the parameters of `densevit.build_data`; with train and val, data has the other keys of the
     section, such as {"image_size": 512}; or a `DataSplits`. batches_per_step: the training loader yields
@@ -62,7 +62,7 @@ class DenseDataModule(lightning.LightningDataModule):
         model, method = getattr(module, "model", None), getattr(module, "method", None)
         labels = True
         if isinstance(model, DenseModel):
-            self.data = self.data.padded_to(model.multiple)
+            self.data = self.data.padded_to(model.size_divisor)
         if isinstance(model, DenseModel) and isinstance(method, Method):
             labels = method.needs_labels or bool(model.heads)
             if stage == "fit":  # an evaluation may have validation data only

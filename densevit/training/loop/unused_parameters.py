@@ -18,7 +18,7 @@ def freeze_unused(model: DenseModel, method: Method | None = None) -> list[str]:
     method: the training method; its parameters are named `method.*`. None: supervised.
     """
     method = Supervised(model) if method is None else method
-    height, width = model.backbone.input_size or (2 * model.multiple, 2 * model.multiple)
+    height, width = model.backbone.input_size or (2 * model.size_divisor, 2 * model.size_divisor)
     blank = _blank(model, height, width)
     if method.views > 1:
         blank["other_views"] = [_blank(model, height, width) for _ in range(method.views - 1)]

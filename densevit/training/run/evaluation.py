@@ -65,7 +65,7 @@ class EvaluationPlan:
         """
         model.check_evaluation()
         replaced = None if model.replaced_resize is None else EvaluationTransform(model.replaced_resize)
-        data = data.padded_to(model.multiple, replaced)
+        data = data.padded_to(model.size_divisor, replaced)
         check_channels(data.val, model)
         data.val.check_labels()
         labelled = labelled_heads(model, data.val, classes or {})

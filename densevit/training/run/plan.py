@@ -97,7 +97,7 @@ class Plan:
         lightning.seed_everything(config.seed, verbose=False)
         trainer = _trainer(config, callbacks)
         model, config, loaded, is_given, has_weights = build_model(inputs)
-        data = inputs.data.padded_to(model.multiple)
+        data = inputs.data.padded_to(model.size_divisor)
         method = _method(config, model, data)
         evaluators = build_evaluators(model, config, data.val, method)
         metrics = check_monitor(config.trainer.monitor, evaluators, config.trainer.patience)

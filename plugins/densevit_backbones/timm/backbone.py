@@ -80,8 +80,8 @@ class Timm(Backbone):
         """Sets the properties of the chosen maps, drops the layers after them, and adds the norms of the maps."""
         self.mean, self.std = (tuple(metadata(self.model)[key]) for key in ("mean", "std"))
         self.channels, self.strides, self.resampled = zip(*(plan.maps[i] for i in chosen), strict=True)
-        self.input_size = None if plan.multiple else size or plan.built_size
-        self.built_size, self.multiple = plan.built_size, plan.multiple
+        self.input_size = None if plan.side_divisors else size or plan.built_size
+        self.built_size, self.side_divisors = plan.built_size, plan.side_divisors
         self.final_norm = feature_norm and plan.has_final_norm
         self.indices = list(
             cast(Any, self.model).prune_intermediate_layers(chosen, prune_norm=not self.final_norm, prune_head=True)
@@ -91,8 +91,8 @@ class Timm(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         H, W = images.shape[-2:]
-        if self.multiple is not None:
-            height, width = (-(-size // step) * step for size, step in zip((H, W), self.multiple, strict=True))
+        if self.side_divisors is not None:
+            height, width = (-(-size // step) * step for size, step in zip((H, W), self.side_divisors, strict=True))
         else:
             height, width = self.built_size
         resized = max(H - height, W - width) > 0

@@ -25,8 +25,8 @@ def image_sizes(bare: DryRun, strides: Sequence[int], requested: Size | None) ->
     any_size = _arguments_for_any_size(bare.model)
     if any_size is not None:
         model = bare.changed(arguments | any_size)
-        if multiple := _multiple(model, strides, built):
-            return model, built, multiple
+        if side_divisors := _multiple(model, strides, built):
+            return model, built, side_divisors
     model = bare.changed(arguments)
     if requested not in (None, bare.native_size) and not (is_fixed and model.fits(built)):
         raise PluginError(

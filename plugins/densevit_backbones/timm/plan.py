@@ -27,7 +27,7 @@ class Plan(NamedTuple):
 
     arguments: dict[str, Any]
     built_size: Size
-    multiple: Size | None  # to which heights and widths are padded; None: the model takes its built size only
+    side_divisors: Size | None  # to which heights and widths are padded; None: the model takes its built size only
     maps: tuple[Map, ...]
     has_final_norm: bool  # whether the model can apply its final norm to each map
 
@@ -41,11 +41,11 @@ def plan_of(request: Request) -> Plan:
     drop_path = {"drop_path_rate": request.drop_path} if has_rate else {}
     reductions = [info["reduction"] for info in cast(Sequence[dict[str, Any]], bare.model.feature_info)]
     strides = [_stride(bare.native_size, x, s) for x, s in zip(bare.native_maps, reductions, strict=True)]
-    model, built, multiple = image_sizes(bare, strides, request.size)
-    tried = bare.native_size if multiple else built
+    model, built, side_divisors = image_sizes(bare, strides, request.size)
+    tried = bare.native_size if side_divisors else built
     measured = bare.native_maps if tried == bare.native_size else model.maps(tried)
     maps = (Map(x.shape[1], s, tuple(x.shape[-2:]) != grid(tried, s)) for x, s in zip(measured, strides, strict=True))
-    return Plan(model.arguments | drop_path, built, multiple, tuple(maps), _has_final_norm(bare, strides))
+    return Plan(model.arguments | drop_path, built, side_divisors, tuple(maps), _has_final_norm(bare, strides))
 
 
 def _check(request: Request, model: nn.Module) -> None:

@@ -68,7 +68,7 @@ class WindowedViT(ViT):
             checkpointing=checkpointing,
             in_channels=in_channels,
         )
-        self.num_windows, self.size_multiple = num_windows, patch_size * num_windows
+        self.num_windows, self.size_divisor = num_windows, patch_size * num_windows
         self.global_blocks = {number + 1 for number in self.feature_blocks}
         if lw_detr:
             self.global_blocks = {2, 4, 6} if variant == "lw_tiny" else {3, 5, 6, 9}

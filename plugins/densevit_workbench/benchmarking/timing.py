@@ -64,8 +64,8 @@ class Forward:
         if compiled and isinstance(model, DenseModel):
             model.compile()
         generator = torch.Generator().manual_seed(0)
-        multiple = model.multiple
-        height, width = (-(-side // multiple) * multiple for side in size)
+        size_divisor = model.size_divisor
+        height, width = (-(-side // size_divisor) * size_divisor for side in size)
         padding = torch.ones(batch, height, width, dtype=torch.bool)
         padding[:, : size[0], : size[1]] = False
         images = model.blank_images(batch, (height, width))

@@ -68,7 +68,7 @@ def diagnose(
     diagnosis = Diagnosis(resolved.name)
     if resolved.recognised:
         diagnosis.findings.append(Finding("note", "recognised layout", 1, examples=(resolved.recognised,)))
-    data = DataSplits(resolved.section, resolved.config.seed if resolved.config else 0, multiple=32)
+    data = DataSplits(resolved.section, resolved.config.seed if resolved.config else 0, size_divisor=32)
     files: dict[str, list[str]] = {}
     for split in dict.fromkeys(("train", resolved.section.split)):
         findings = Findings()
@@ -76,7 +76,7 @@ def diagnose(
         proposal = _proposal(data.section, findings.files) if split == "train" else None
         if proposal is not None:
             resolved = find_source(source, [*overrides, *proposal[0]])
-            data = DataSplits(resolved.section, data.seed, data.multiple)
+            data = DataSplits(resolved.section, data.seed, data.size_divisor)
             diagnosis.findings.append(proposal[1])
             findings = Findings()
             built = _built(data, split, findings)

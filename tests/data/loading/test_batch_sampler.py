@@ -26,7 +26,7 @@ def test_images_are_padded_at_the_bottom_and_right(monkeypatch):
     assert batch["images"][:, 1].tolist() == [[[5, 5, 5, 0], [5, 5, 5, 0]], [[7, 7, 7, 7], [0, 0, 0, 0]]]
     assert batch["padding_mask"].int().tolist() == [[[0, 0, 0, 1], [0, 0, 0, 1]], [[0, 0, 0, 0], [1, 1, 1, 1]]]
     assert [targets["image_id"] for targets in batch["targets"]] == [1, 2]
-    rounded = collate([sample(33, 64, 1), sample(10, 65, 1)], multiple=32)
+    rounded = collate([sample(33, 64, 1), sample(10, 65, 1)], size_divisor=32)
     assert rounded["images"].shape == (2, 3, 64, 96)
     assert (~rounded["padding_mask"]).sum(dim=(1, 2)).tolist() == [33 * 64, 10 * 65]
     padded_before = collate([sample(4, 6, 9, size=(3, 2))])["padding_mask"]

@@ -41,7 +41,7 @@ def damage(file: Path) -> None:
 def data(root: Path, on_error: str = "skip", **options: Any) -> DataSplits:
     section = {"name": "label_maps", "root": str(root), "classes": ["a", "b"], "image_size": 32, "batch_size": 4}
     return DataSplits(
-        DataSection(**{**section, "num_workers": 0, "on_error": on_error, **options}), seed=3, multiple=32
+        DataSection(**{**section, "num_workers": 0, "on_error": on_error, **options}), seed=3, size_divisor=32
     )
 
 

@@ -45,7 +45,7 @@ def loader(
 ) -> Loader:
     values = {"name": f"{__name__}:Boards", "image_size": 64, "transforms": "resize", "multi_scale": SIZES, **options}
     section = DataSection.model_validate({"batch_size": 4, "num_workers": num_workers, **values})
-    made = DataSplits(section, seed=3, multiple=1).train_loader(rank, world_size)
+    made = DataSplits(section, seed=3, size_divisor=1).train_loader(rank, world_size)
     if steps is not None and section.final_phase is not None:
         start = final_phase_start(section.final_phase.start, steps, len(made), batches_per_step=1)
         cast(TrainBatches, made.batch_sampler).final_from = lambda: start

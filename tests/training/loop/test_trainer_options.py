@@ -81,7 +81,7 @@ def model_of() -> DenseModel:
 
 def splits(batch_size: int = 2) -> DataSplits:
     section = densevit.config.section("data", {**SECTION, "batch_size": batch_size}, "test")
-    return DataSplits(section, 0, multiple=1)
+    return DataSplits(section, 0, size_divisor=1)
 
 
 # ---- the table ----

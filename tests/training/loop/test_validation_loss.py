@@ -64,10 +64,10 @@ def by_hand(run: Path, head: str) -> float:
     model = model_file.load(run)
     config = model.sections
     assert isinstance(config, Config)
-    data = build_data(config, model.multiple)
+    data = build_data(config, model.size_divisor)
     losses = []
     for index in range(len(data.val)):
-        batch = collate([data.val_transform(data.val[index])], model.multiple)
+        batch = collate([data.val_transform(data.val[index])], model.size_divisor)
         with torch.no_grad():
             losses += model.heads[head].loss(model(batch)[head], batch["targets"], LossContext()).values()
     return float(sum(losses)) / len(data.val)
