@@ -14,11 +14,11 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("group", nargs="?", choices=registry.GROUPS, help="list only this group")
+    parser.add_argument("group", nargs="?", choices=registry.PLUGIN_GROUPS, help="list only this group")
 
 
 def run(args: argparse.Namespace) -> int:
-    groups = [args.group] if args.group else registry.GROUPS
+    groups = [args.group] if args.group else registry.PLUGIN_GROUPS
     scan = registry.scan()
     for group in groups:
         plugins = sorted((p for p in scan.plugins.values() if p.group == group), key=lambda plugin: plugin.name)

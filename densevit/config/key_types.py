@@ -8,7 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from densevit.config.data_schema import DataSection, FinalPhase
 from densevit.config.values import BY_NAME, PLUGIN_NAME, SOURCE, ConfigType, Section
 from densevit.errors import PluginError
-from densevit.registry import GROUPS, option_types
+from densevit.registry import PLUGIN_GROUPS, option_types
 from densevit.registry.importing import MODULE_CLASS
 from densevit.registry.plugin_options import inner_types
 
@@ -25,7 +25,7 @@ def type_in(annotation: Any, key: str, values: Mapping[str, Any]) -> Any:
     if section is not None:
         option: Any = Any
         with suppress(PluginError):
-            group = next((part for part in parts(annotation) if part in GROUPS), "")
+            group = next((part for part in parts(annotation) if part in PLUGIN_GROUPS), "")
             option = option_types(group, values.get("name")).get(key, Any)
         return Annotated[option, PLUGIN_NAME]  # text in an option may name a plugin
     for part in parts(annotation):

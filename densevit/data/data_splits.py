@@ -24,8 +24,8 @@ from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit.data.loading.repeat_factors import RepeatedIndices, SupportsImageClasses, repeat_factors
 from densevit.data.loading.worker_processes import workers_for
 from densevit.data.training_warnings import warn_of_sizes, warn_of_split
+from densevit.data.transforms.augmentation_phases import AugmentationPhase, transforms_at
 from densevit.data.transforms.copy_paste import CopyPaste
-from densevit.data.transforms.phases import Phase, transforms_at
 from densevit.data.transforms.sample_resizing import (
     EvaluationTransform,
     TrainingTransform,
@@ -79,15 +79,15 @@ class DataSplits:
         return self._with_other_images(self._augmentation, self.section)
 
     @cached_property
-    def config_phases(self) -> tuple[Phase, ...]:
+    def config_phases(self) -> tuple[AugmentationPhase, ...]:
         """The training transforms of the first phase, and of the final phase if the config has one."""
         final = () if self.section.final_phase is None else (self.section.in_final_phase,)
         return tuple(self._phase(section) for section in (self.section, *final))
 
-    def _phase(self, section: DataSection) -> Phase:
+    def _phase(self, section: DataSection) -> AugmentationPhase:
         mixing = self._mixing(section)
         if section is self.section and section.multi_scale is None:
-            return Phase([self.config_transform], mixing)
+            return AugmentationPhase([self.config_transform], mixing)
         transforms: dict[int | None, TrainingTransform] = {}
         for size in set(section.multi_scale or (None,)):
             sized = create_transforms(section) if size is None else transforms_at(section, size)
@@ -95,7 +95,7 @@ class DataSplits:
             if section is not self.section and not transforms:  # colour changes are the same at all sizes
                 self._check_labels(transform)
             transforms[size] = self._with_other_images(transform, section)
-        return Phase([transforms[size] for size in section.multi_scale or (None,)], mixing)
+        return AugmentationPhase([transforms[size] for size in section.multi_scale or (None,)], mixing)
 
     def _mixing(self, section: DataSection) -> "ImageMixing | None":
         """Returns the mixing of training images. Raises ConfigError if the data set's labels cannot be mixed."""
@@ -269,7 +269,7 @@ class DataSplits:
     def _transformed(
         self,
         dataset: Dataset,
-        transform: TrainingTransform | EvaluationTransform | Sequence[Phase],
+        transform: TrainingTransform | EvaluationTransform | Sequence[AugmentationPhase],
         train: bool,
         views: int = 1,
     ) -> TransformedDataset:

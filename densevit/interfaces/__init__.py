@@ -50,7 +50,7 @@ from densevit.interfaces.licences import Licences
 from densevit.interfaces.methods import Method
 from densevit.interfaces.necks import Neck
 from densevit.interfaces.target_types import TargetType
-from densevit.interfaces.transforms import Frame, Transforms
+from densevit.interfaces.transforms import CropAndSize, Transforms
 from densevit.losses.context import LossContext
 from densevit.losses.segmentation import IGNORE  # ignore index of `semantic`
 
@@ -73,12 +73,12 @@ __all__ = [
     "Class",
     "Classes",
     "Color",
+    "CropAndSize",
     "Dataset",
     "DenseHead",
     "Drawing",
     "Encoding",
     "Evaluator",
-    "Frame",
     "Head",
     "LastBlocks",
     "LayoutOptions",

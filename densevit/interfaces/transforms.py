@@ -9,7 +9,7 @@ from densevit.constructor_call import Recorded
 from densevit.interfaces.data_types import Size, Window
 
 
-class Frame(NamedTuple):
+class CropAndSize(NamedTuple):
     """A window on an image, and its size after resizing.
 
     The window may extend beyond the image, but not lie outside: new pixels are black, in maps `fill`.
@@ -27,8 +27,9 @@ class Transforms(Recorded):
 
     augments: whether training images are augmented; False: resized as in evaluation.
     canvas: (h, w) that training images are padded to, or None. evaluation_canvas: the same for evaluation images.
-    recoloring: random changes of colour: "none", "gentle", "photometric", or image-only transforms of albumentations. A
-        transform that moves pixels is refused at the start, unless labels do not depend on position (`image_class`).
+    color_augmentation: random changes of colour: "none", "gentle", "photometric", or image-only transforms of
+        albumentations. A transform that moves pixels is refused at the start, unless labels do not depend on position
+        (`image_class`).
     rotation: the largest angle of a random rotation, in degrees in either direction.
     kept_objects: the objects of a window to keep: "visible", with a part inside, or "centred", with the box's centre
         inside.
@@ -45,7 +46,7 @@ class Transforms(Recorded):
     augments: bool = True
     canvas: Size | None = None
     evaluation_canvas: Size | None = None
-    recoloring: Any = "none"
+    color_augmentation: Any = "none"
     rotation: float = 0.0
     kept_objects: Literal["visible", "centred"] = "visible"
     min_visible: float = 0.0
@@ -61,29 +62,29 @@ class Transforms(Recorded):
         """
         return None
 
-    def training_frame(
+    def training_crop(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
-    ) -> Frame:
+    ) -> CropAndSize:
         """Draws a random window on a training image, and its size after resizing.
 
         semantic: the label map (height, width) of the image, if it has one.
         """
-        raise NotImplementedError(f"{type(self).__name__} is a Transforms and must implement training_frame().")
+        raise NotImplementedError(f"{type(self).__name__} is a Transforms and must implement training_crop().")
 
-    def training_frame_with_boxes(
+    def training_crop_with_boxes(
         self,
         height: int,
         width: int,
         rng: np.random.Generator,
         semantic: np.ndarray | None = None,
         boxes: np.ndarray | None = None,
-    ) -> Frame:
-        """`training_frame` for transforms that use the boxes. Default: `training_frame`.
+    ) -> CropAndSize:
+        """`training_crop` for transforms that use the boxes. Default: `training_crop`.
 
         boxes: (N, 4) xyxy in pixels of the image, if it has them; without crowds and boxes without area.
         """
-        return self.training_frame(height, width, rng, semantic)
+        return self.training_crop(height, width, rng, semantic)
 
     def rescale(self, factor: float) -> None:
         """Adapts to `image_size` times `factor`, in multi-scale training (`data.multi_scale`), so that images show the
-        same content. Default: nothing, for frames that follow `image_size`."""
+        same content. Default: nothing, for crops that follow `image_size`."""

@@ -7,12 +7,12 @@ broken plugin affects only configs that use it.
 from densevit.registry.creating import check_options, construct, create, option_types
 from densevit.registry.docstrings import first_line
 from densevit.registry.finding import InstalledPlugins, find, scan
-from densevit.registry.groups import GROUPS, Plugin
+from densevit.registry.groups import PLUGIN_GROUPS, Plugin
 from densevit.registry.objects import ObjectName, object_section
 from densevit.registry.plugin_loading import import_object, load, load_all, load_command, public_name
 
 __all__ = [
-    "GROUPS",
+    "PLUGIN_GROUPS",
     "InstalledPlugins",
     "ObjectName",
     "Plugin",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from densevit.errors import did_you_mean, one_line
-from densevit.registry.groups import GROUPS, Plugin, check_group
+from densevit.registry.groups import PLUGIN_GROUPS, Plugin, check_group
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _entries(text: str) -> Iterator[tuple[str, str, str | None]]:
     for line in map(str.strip, text.splitlines()):
         if line.startswith("["):
             group = line.strip("[] ").removeprefix("densevit.") if line.startswith("[densevit.") else ""
-        elif group in GROUPS and line and not line.startswith("#"):
+        elif group in PLUGIN_GROUPS and line and not line.startswith("#"):
             name, _, value = (part.strip() for part in line.partition("="))
             value = re.sub(r"\s*\[.*\]$", "", value)  # optional extras
             form = r"[\w.]+" if group == "commands" else r"[\w.]+\s*:\s*[\w.]+"
@@ -116,7 +116,7 @@ def _entries(text: str) -> Iterator[tuple[str, str, str | None]]:
 def _unknown_groups(text: str) -> Iterator[str]:
     """Sections of an entry_points.txt that resemble plugin groups but are not."""
     for name in re.findall(r"^\s*\[\s*(densevit[._-][^]]*?)\s*\]", text, re.IGNORECASE | re.MULTILINE):
-        if name not in {f"densevit.{group}" for group in GROUPS}:
+        if name not in {f"densevit.{group}" for group in PLUGIN_GROUPS}:
             group = re.split(r"[._-]", name, maxsplit=1)[1].strip().lower()
-            hint = did_you_mean(group, GROUPS).replace("Did you mean '", "Did you mean 'densevit.")
+            hint = did_you_mean(group, PLUGIN_GROUPS).replace("Did you mean '", "Did you mean 'densevit.")
             yield f"[{name}], which is not a plugin group.{hint}"

@@ -38,7 +38,7 @@ POSITIONAL_ARGUMENTS: dict[str, tuple[str, ...]] = {
 # the probes.
 _WITHOUT_INTERFACE = {"commands": "command", "names": "public name", "inspectors": "inspector", "probes": "probe"}
 _NOUNS = {**_WITHOUT_INTERFACE, "transforms": "set of transforms", "optimizers": "optimiser"}
-GROUPS = (*INTERFACES, *_WITHOUT_INTERFACE)
+PLUGIN_GROUPS = (*INTERFACES, *_WITHOUT_INTERFACE)
 
 
 @dataclass(frozen=True)
@@ -69,5 +69,5 @@ def noun_of(group: str) -> str:
 
 def check_group(group: str) -> None:
     """Raises PluginError for an unknown group."""
-    if group not in GROUPS:
-        raise PluginError(f"There is no plugin group {group!r}.{did_you_mean(group, GROUPS)}")
+    if group not in PLUGIN_GROUPS:
+        raise PluginError(f"There is no plugin group {group!r}.{did_you_mean(group, PLUGIN_GROUPS)}")

@@ -10,7 +10,7 @@ import types
 from typing import Any
 
 from densevit.errors import PluginError, did_you_mean, one_line
-from densevit.registry.groups import GROUPS, Plugin
+from densevit.registry.groups import PLUGIN_GROUPS, Plugin
 
 MODULE_CLASS = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 
@@ -38,7 +38,7 @@ def import_plugin(plugin: Plugin) -> Any:
 
 
 def _nearest_attribute(plugin: Plugin, owner: Any, name: str) -> str:
-    kinds = type if plugin.group in GROUPS else type | types.FunctionType  # a schedule may be a function
+    kinds = type if plugin.group in PLUGIN_GROUPS else type | types.FunctionType  # a schedule may be a function
     names = [key for key, value in getattr(owner, "__dict__", {}).items() if isinstance(value, kinds)]
     return did_you_mean(name, names)
 

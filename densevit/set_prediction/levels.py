@@ -13,17 +13,17 @@ from densevit.layers.table_cache import cached_table
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit.set_prediction.transformer import Transformer
 
-GROUPS = 32  # of the group norm after each projection
+NORM_GROUPS = 32  # of the group norm after each projection
 
 
 def check_levels(transformer: Transformer, num_levels: int, min_stride: int, num_points: int) -> None:
     """Raises ValueError for invalid options."""
     check_counts({"num_levels": num_levels, "num_points": num_points}, 1, MAX_LAYERS)
     check_counts({"transformer.encoder_layers": transformer.encoder_layers, "min_stride": min_stride})
-    if transformer.width % GROUPS:
+    if transformer.width % NORM_GROUPS:
         width = transformer.width
         raise ValueError(
-            f"transformer.width is {width}; it must be a multiple of {GROUPS}, the groups of the group norm."
+            f"transformer.width is {width}; it must be a multiple of {NORM_GROUPS}, the groups of the group norm."
         )
 
 
@@ -100,7 +100,7 @@ class LevelProjections(nn.Module):
             convolutions.append(nn.Conv2d(inputs, width, 3, stride=2, padding=1))
             inputs = width
         self.projections = nn.ModuleList(
-            nn.Sequential(convolution, GroupNorm(GROUPS, width)) for convolution in convolutions
+            nn.Sequential(convolution, GroupNorm(NORM_GROUPS, width)) for convolution in convolutions
         )
         self.embedding = nn.Parameter(torch.randn(num_levels, width))
         for convolution in convolutions:

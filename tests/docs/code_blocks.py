@@ -222,7 +222,7 @@ class Page:
         groups = entry_points(text)
         assert groups
         for group, points in groups.items():
-            assert group.removeprefix("densevit.") in registry.GROUPS, group
+            assert group.removeprefix("densevit.") in registry.PLUGIN_GROUPS, group
             known = registry.find(group.removeprefix("densevit."))
             for name, value in points.items():
                 if name not in known and importlib.util.find_spec(value.partition(":")[0].partition(".")[0]):

@@ -14,7 +14,7 @@ RECIPES = (
     "detr_swin", "coco/detr_r50", "setr_vit", "ade20k/segformer_b0", "dpt_swin", "nyu/dpt_hybrid", "panoptic_swin",
     "start/detector", "start/depth_anything_v2", "classifier", "pretrain/dino_swin", "imagenet/deit_small",
 )  # fmt: skip
-GROUPS = {
+PLUGIN_GROUPS = {
     "backbone": "backbones", "data": "datasets", "heads": "heads", "method": "methods", "optim": "optimizers",
     "probes": "probes",
 }  # fmt: skip
@@ -68,7 +68,7 @@ def _of_recipe(recipe: str, path: list[str], value: str | None) -> str:
 
 def _of_plugin(path: list[str], value: str | None) -> bool:
     section, *inner = path
-    group = GROUPS.get(section)
+    group = PLUGIN_GROUPS.get(section)
     if section in ("heads", "probes"):
         inner = inner[1:]
         if section == "heads" and inner and inner[0] in WITHIN_HEADS:

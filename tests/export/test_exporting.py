@@ -28,7 +28,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 }
 DETR = {"num_queries": 9, "transformer": {"width": 32, "encoder_layers": 1, "decoder_layers": 2}}
 MASK2FORMER = {"num_queries": 9, "transformer": {"width": 32, "decoder_layers": 2}, "pixel_decoder": {"layers": 1}}
-GROUPS = {"num_queries": 9, "transformer": {"width": 32, "decoder_layers": 2}}
+QUERY_GROUPS = {"num_queries": 9, "transformer": {"width": 32, "decoder_layers": 2}}
 ENCODER = {"width": 32, "feedforward": 32, "expansion": 0.5}
 ANCHORS = {**DETR, "name": "dab_detr", "classification": "mal"}
 HEADS: dict[str, dict[str, Any]] = {
@@ -40,10 +40,10 @@ HEADS: dict[str, dict[str, Any]] = {
     "rtdetr": {"name": "rtdetr", "encoder": ENCODER, **DETR},
     "dfine": {"name": "dfine", "encoder": ENCODER, "fusion_blocks": 1, **DETR},
     "rtdetr-discrete": {"name": "rtdetr", "encoder": ENCODER, "sampling": "discrete", "num_points": [3, 1, 2], **DETR},
-    "rf-detr": {"name": "rf_detr", **GROUPS},
-    "rf-detr-instance": {"name": "rf_detr_instance", **GROUPS},
-    "gtr": {"name": "gtr", **GROUPS},
-    "gtr-instance": {"name": "gtr_instance", **GROUPS},
+    "rf-detr": {"name": "rf_detr", **QUERY_GROUPS},
+    "rf-detr-instance": {"name": "rf_detr_instance", **QUERY_GROUPS},
+    "gtr": {"name": "gtr", **QUERY_GROUPS},
+    "gtr-instance": {"name": "gtr_instance", **QUERY_GROUPS},
     "gtr-semantic": {"name": "gtr_semantic", "width": 32},
     "one-stage": {"name": "one_stage", "width": 32},
     "fcos": {"name": "fcos", "width": 64},

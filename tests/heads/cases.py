@@ -35,7 +35,7 @@ ALL = Extensions(
 FAST = {**DETR, "classification": "mal", "extensions": ALL}
 ENCODED = {**DETR, "encoder": HybridEncoderOptions(32, 32, 0.5)}
 DFINE = {**ENCODED, "fusion_blocks": 1, "num_points": (2, 3, 1)}
-GROUPS = {
+QUERY_GROUPS = {
     "num_queries": 6,
     "transformer": GroupTransformer(32, 2, 0, 2, 32),
     "cross_attention_heads": 4,
@@ -76,8 +76,8 @@ CASES: dict[str, Case] = {
     "rtdetr": Case("rtdetr", {**ENCODED, "num_points": (3, 1, 2)}),
     "rtdetr, discrete": Case("rtdetr", {**ENCODED, **NO_ENCODER, "sampling": "discrete"}),
     "dfine": Case("dfine", {**DFINE, "num_points": (2, 1), "min_stride": 16, "training_layers": 2, "layer_scale": 2}),
-    "rf_detr": Case("rf_detr", GROUPS),
-    "rf_detr_instance": Case("rf_detr_instance", GROUPS),
+    "rf_detr": Case("rf_detr", QUERY_GROUPS),
+    "rf_detr_instance": Case("rf_detr_instance", QUERY_GROUPS),
     "gtr": Case("gtr", GTR),
     "gtr_instance": Case("gtr_instance", {**GTR, "contrastive_denoising": 10}),
     "gtr_semantic": Case("gtr_semantic", {"width": 16, "dropout": 0.0}),

@@ -115,7 +115,7 @@ def test_a_strangers_checkpoint_is_recognised_loaded_and_converted(site, tmp_pat
 def test_every_built_in_plugin_is_listed_with_a_description(project):
     setup = configparser.ConfigParser()
     setup.read(project / "setup.cfg")
-    for group in registry.GROUPS:
+    for group in registry.PLUGIN_GROUPS:
         lines = setup["options.entry_points"].get(f"densevit.{group}", "").split("\n")
         written = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines if line)}
         found = {name: plugin for name, plugin in registry.find(group).items() if plugin.origin.startswith("densevit ")}

@@ -25,7 +25,7 @@ from densevit.data.loading.worker_processes import (
     worker_failure,
 )
 from densevit.data.sample_checks import check_sample, name_of
-from densevit.data.transforms.phases import Phase
+from densevit.data.transforms.augmentation_phases import AugmentationPhase
 from densevit.data.transforms.sample_resizing import EvaluationTransform, TrainingTransform, checked_values, image_size
 from densevit.errors import DataError, DensevitError, UnreadableFileError
 from densevit.interfaces import Dataset, OptimizerStep, Sample
@@ -41,8 +41,8 @@ class TransformedDataset(data.Dataset[Sample]):
     untransformed targets as `truth`, and `dataset_index`.
 
     views: samples per image, transformed differently; with several, `__getitem__` returns a list. transform: a
-    transform, or in training the `Phase`s: the first, and optionally the final one. on_error: how a batch treats images
-    whose files cannot be read; see `__getitems__`.
+    transform, or in training the `AugmentationPhase`s: the first, and optionally the final one. on_error: how a batch
+    treats images whose files cannot be read; see `__getitems__`.
 
     Raises DataError for a data set without images, for images with other channels, and for target keys without a type:
     at construction if `provides` names such a key, otherwise at the sample.
@@ -51,7 +51,7 @@ class TransformedDataset(data.Dataset[Sample]):
     def __init__(
         self,
         dataset: Dataset,
-        transform: "TrainingTransform | EvaluationTransform | Sequence[Phase]",
+        transform: "TrainingTransform | EvaluationTransform | Sequence[AugmentationPhase]",
         train: bool,
         views: int = 1,
         on_error: Literal["raise", "skip"] = "raise",

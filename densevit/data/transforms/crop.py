@@ -11,7 +11,7 @@ from pydantic import Field
 from densevit.config.values import Float, Scales, Side
 from densevit.data.transforms.exact_sides import maximum, minimum, scaled_by_least
 from densevit.errors import ConfigError
-from densevit.interfaces import IGNORE, Frame, Size, Transforms, Window
+from densevit.interfaces import IGNORE, CropAndSize, Size, Transforms, Window
 
 _LARGEST_SHARE = 0.75  # of one class in the labelled pixels of a crop
 _TRIES = 10
@@ -33,7 +33,7 @@ class Crop(Transforms):
         that are partly inside.
     """
 
-    recoloring = "photometric"
+    color_augmentation = "photometric"
 
     def __init__(
         self,
@@ -69,9 +69,9 @@ class Crop(Transforms):
             return {}
         return {"short_side": self.short_side, "long_side": _LONGEST * self.short_side}
 
-    def training_frame(
+    def training_crop(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
-    ) -> Frame:
+    ) -> CropAndSize:
         """Returns a random scale and crop: of ten crops the first with mixed classes in `semantic`, (height, width)
         uint8, or else the last. If the scaled image is smaller than the crop on an axis, that axis is padded.
         """
@@ -84,21 +84,21 @@ class Crop(Transforms):
             is_full = (h, w) == (height, width)
             if is_full or semantic is None or is_mixed(semantic[top : top + h, left : left + w]):
                 break
-        return Frame((top, left, top + h, left + w), (out_h, out_w))
+        return CropAndSize((top, left, top + h, left + w), (out_h, out_w))
 
-    def training_frame_with_boxes(
+    def training_crop_with_boxes(
         self,
         height: int,
         width: int,
         rng: np.random.Generator,
         semantic: np.ndarray | None = None,
         boxes: np.ndarray | None = None,
-    ) -> Frame:
-        """Returns the frame of `training_frame`; with probability `object_crops`, moves it around a random object."""
-        window, size = self.training_frame(height, width, rng, semantic)
+    ) -> CropAndSize:
+        """Returns the result of `training_crop`; with probability `object_crops`, moves it around a random object."""
+        window, size = self.training_crop(height, width, rng, semantic)
         if self.object_crops and boxes is not None and len(boxes) and rng.random() < self.object_crops:
             window = window_around(boxes[rng.integers(len(boxes))], window, (height, width), rng)
-        return Frame(window, size)
+        return CropAndSize(window, size)
 
     def _evaluation_scale(self, height: int, width: int) -> float:
         if self.short_side is None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from densevit.data.transforms.exact_sides import resize_short_side
 from densevit.errors import ConfigError
-from densevit.interfaces import Frame, Size, Transforms
+from densevit.interfaces import CropAndSize, Size, Transforms
 
 DETR_SHORT, DETR_LONG = 800, 1333
 _SCALES = tuple(range(480, 801, 32))  # short sides
@@ -41,14 +41,14 @@ class Detr(Transforms):
         """Returns the bounds of the short and the long side."""
         return {"short_side": self.short, "long_side": self.longest}
 
-    def training_frame(
+    def training_crop(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
-    ) -> Frame:
-        """Returns a random frame: resizing, or resizing, cropping and resizing, with probability 0.5 each."""
+    ) -> CropAndSize:
+        """Returns a random size or crop: resizing, or resizing, cropping and resizing, with probability 0.5 each."""
         is_uncropped = rng.random() < 0.5
         short = self._scaled(int(rng.choice(_SCALES)))
         if is_uncropped:
-            return Frame((0, 0, height, width), resize_short_side(height, width, short, self.longest))
+            return CropAndSize((0, 0, height, width), resize_short_side(height, width, short, self.longest))
         middle = resize_short_side(height, width, self._scaled(int(rng.choice(_CROP_SCALES))))
         least, most = map(self._scaled, _CROP)
         h, w = (int(rng.integers(min(least, side), min(most, side) + 1)) for side in middle)
@@ -56,7 +56,7 @@ class Detr(Transforms):
         down, right = height / middle[0], width / middle[1]
         first, begin = min(round(top * down), height - 1), min(round(left * right), width - 1)
         last, end = max(round((top + h) * down), first + 1), max(round((left + w) * right), begin + 1)
-        return Frame((first, begin, last, end), resize_short_side(h, w, short, self.longest))
+        return CropAndSize((first, begin, last, end), resize_short_side(h, w, short, self.longest))
 
     def _scaled(self, side: int) -> int:
         return round(side * self.short / DETR_SHORT)

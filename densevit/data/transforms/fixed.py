@@ -7,7 +7,7 @@ import numpy as np
 
 from densevit.data.transforms.exact_sides import maximum, minimum, rounded_ratio
 from densevit.errors import ConfigError
-from densevit.interfaces import Frame, Size, Transforms
+from densevit.interfaces import CropAndSize, Size, Transforms
 
 _ZOOM = 1.25  # the largest zoom factor, in and out
 _ZOOMED = 0.5  # the probability of a zoom
@@ -21,7 +21,7 @@ class Fixed(Transforms):
     image_size: the long side; (h, w), which images fit into and are padded to; None keeps the image's size.
     """
 
-    recoloring = "gentle"
+    color_augmentation = "gentle"
 
     def __init__(self, image_size: int | Size | None) -> None:
         self.image_size = image_size
@@ -47,17 +47,17 @@ class Fixed(Transforms):
             else {"long_side": self.image_size}
         )
 
-    def training_frame(
+    def training_crop(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
-    ) -> Frame:
-        """Returns the frame of evaluation, for half of the images zoomed."""
+    ) -> CropAndSize:
+        """Returns the image and size of evaluation, for half of the images zoomed."""
         size = self.evaluation_size(height, width)
         zoom = _ZOOM ** rng.uniform(-1, 1) if rng.random() < _ZOOMED else 1.0
         if zoom <= 1:
-            return Frame((0, 0, height, width), (max(1, round(size[0] * zoom)), max(1, round(size[1] * zoom))))
+            return CropAndSize((0, 0, height, width), (max(1, round(size[0] * zoom)), max(1, round(size[1] * zoom))))
         h, w = math.ceil(height / zoom), math.ceil(width / zoom)
         top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-        return Frame((top, left, top + h, left + w), size)
+        return CropAndSize((top, left, top + h, left + w), size)
 
 
 class Resize(Fixed):

@@ -7,7 +7,7 @@ import numpy as np
 from densevit.config.values import Scales, Side
 from densevit.data.transforms.detr import DETR_LONG, DETR_SHORT
 from densevit.data.transforms.exact_sides import maximum, minimum, scaled_by_least
-from densevit.interfaces import Frame, Size, Transforms
+from densevit.interfaces import CropAndSize, Size, Transforms
 
 _SIDE = 1024  # default side of the canvas
 
@@ -49,9 +49,9 @@ class LargeScaleJitter(Transforms):
             return {"height": self.canvas[0], "width": self.canvas[1]}
         return {"short_side": self.short_side, "long_side": self.short_side * DETR_LONG / DETR_SHORT}
 
-    def training_frame(
+    def training_crop(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
-    ) -> Frame:
+    ) -> CropAndSize:
         """Returns a random scale and crop. On both axes, the crop's offset is the same fraction of the length by which
         the scaled image exceeds the crop."""
         scale = self._fitting_scale(height, width, rng.uniform(*self.scales))
@@ -59,7 +59,7 @@ class LargeScaleJitter(Transforms):
         (top, bottom, h), (left, right, w) = (
             _jittered_side(side, scale, crop, share) for side, crop in zip((height, width), self.canvas, strict=True)
         )
-        return Frame((top, left, bottom, right), (h, w))
+        return CropAndSize((top, left, bottom, right), (h, w))
 
     def _fitting_scale(self, height: int, width: int, factor: float) -> float:
         """Returns the scale at which an image fits into the canvas times a factor."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from densevit.config.values import Float, Int, Scales
 from densevit.data.transforms.crop import crop_size
 from densevit.data.transforms.exact_sides import resize_short_side
-from densevit.interfaces import Frame, Size, Transforms
+from densevit.interfaces import CropAndSize, Size, Transforms
 
 _RATIOS = (3 / 4, 4 / 3)  # width / height of a crop
 _TRIES = 10
@@ -42,14 +42,14 @@ class ResizedCrop(Transforms):
     ) -> None:
         self.canvas: Size = crop_size(image_size, "resized_crop")
         self.areas = areas
-        self.recoloring: list[SeededTransform] = []
+        self.color_augmentation: list[SeededTransform] = []
         if rand_augment is not None or random_erasing is not None:
             from torchvision.transforms import v2
         if rand_augment is not None:
             moves = "data.transforms.rand_augment shears, translates and rotates images"
-            self.recoloring.append(SeededTransform(v2.RandAugment(num_ops=2, magnitude=rand_augment), moves))
+            self.color_augmentation.append(SeededTransform(v2.RandAugment(num_ops=2, magnitude=rand_augment), moves))
         if random_erasing is not None:
-            self.recoloring.append(SeededTransform(v2.RandomErasing(p=random_erasing, value=_MEAN)))
+            self.color_augmentation.append(SeededTransform(v2.RandomErasing(p=random_erasing, value=_MEAN)))
 
     def evaluation_size(self, height: int, width: int) -> Size:
         """Returns the size whose short side is the shorter side of the crop."""
@@ -59,9 +59,9 @@ class ResizedCrop(Transforms):
         """Returns the bound of the short side."""
         return {"short_side": min(self.canvas)}
 
-    def training_frame(
+    def training_crop(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
-    ) -> Frame:
+    ) -> CropAndSize:
         """Returns the first of ten random crops that fits into the image, or else the largest centred crop of an
         allowed aspect ratio."""
         for _ in range(_TRIES):
@@ -70,11 +70,11 @@ class ResizedCrop(Transforms):
             h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
             if 0 < h <= height and 0 < w <= width:
                 top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-                return Frame((top, left, top + h, left + w), self.canvas)
+                return CropAndSize((top, left, top + h, left + w), self.canvas)
         h = min(height, max(1, round(width / _RATIOS[0])))
         w = min(width, max(1, round(height * _RATIOS[1])))
         top, left = (height - h) // 2, (width - w) // 2
-        return Frame((top, left, top + h, left + w), self.canvas)
+        return CropAndSize((top, left, top + h, left + w), self.canvas)
 
 
 class SeededTransform:

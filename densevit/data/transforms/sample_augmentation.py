@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from densevit.channels import RGB, Channels
+from densevit.data.transforms.color_augmentation import apply_color_transform, color_transforms, reason_it_moves_pixels
 from densevit.data.transforms.crop_label_maps import class_map
-from densevit.data.transforms.recoloring import movement, recolor, recolored
 from densevit.data.transforms.sample_resizing import (
     Types,
     Values,
@@ -32,11 +32,11 @@ from densevit.targets.types import TargetTypes, has_place
 
 
 class Augmentation:
-    """Flips, rotates, crops, resizes and recolours a sample as its `Transforms` say.
+    """Flips, rotates, crops and resizes a sample and changes its colours as its `Transforms` say.
 
     vertical_flip: also flips images vertically, with probability 0.5.
     reference: the transforms of evaluation, to which zooms are relative; None: `transforms`. channels: the images'
-        channels. Only 8-bit RGB is recoloured; added pixels have the values of `new_pixels`.
+        channels. Colours change in 8-bit RGB only; added pixels have the values of `new_pixels`.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class Augmentation:
     ) -> None:
         self.transforms, self.vertical_flip, self.reference = transforms, vertical_flip, reference or transforms
         self.channels = channels
-        self._recolor = recolored(transforms.recoloring) if channels.is_rgb else []
-        self._movements = [movement(step) for step in self._recolor]
+        self._color_transforms = color_transforms(transforms.color_augmentation) if channels.is_rgb else []
+        self._reasons = [reason_it_moves_pixels(step) for step in self._color_transforms]
 
     def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample:
         """Returns the augmented sample: targets on the new grid, without crowds and cropped objects, with `size` and
@@ -73,35 +73,35 @@ class Augmentation:
             matrix = rotation_matrix(size, float(rng.uniform(-limit, limit)))
             pixels = rotated(pixels, matrix, new_pixels(pixels.transpose(2, 0, 1), self.channels).ravel())
             values = {key: types[key].rotate(value, matrix, size) for key, value in values.items()}
-        pixels, values = self._reframed(pixels, values, types, rng)
-        for step in self._recolor:
+        pixels, values = self._crop_and_resize(pixels, values, types, rng)
+        for step in self._color_transforms:
             step.set_random_state(rng, coins)
-            pixels = recolor(step, pixels)
+            pixels = apply_color_transform(step, pixels)
         return finished(pixels, sample, values, size, self.transforms.canvas)
 
     def check(self, keys: Iterable[str], types: Types) -> None:
         """Raises ConfigError if a colour transform may move pixels and one of these targets, such as boxes, has
         positions in the image, which would become wrong."""
         spatial_keys = [key for key in keys if key in types and has_place(types[key])]
-        moves = next(filter(None, self._movements), None) if spatial_keys else None
+        moves = next(filter(None, self._reasons), None) if spatial_keys else None
         if moves is not None:
             raise ConfigError(
                 f"{moves}, but labels have places in the image ({', '.join(spatial_keys)}) and would not follow. Fix: "
-                "leave it out; training_frame and rotation of the transforms, and data.vertical_flip, move pixels and "
+                "leave it out; training_crop and rotation of the transforms, and data.vertical_flip, move pixels and "
                 "labels together. A transform that moves none says so by its attribute moves_pixels = False."
             )
 
-    def _reframed(
+    def _crop_and_resize(
         self, pixels: np.ndarray, values: Values, types: Types, rng: np.random.Generator
     ) -> tuple[np.ndarray, Values]:
-        """Crops the random window that the transforms choose (`Transforms.training_frame`) and resizes it, in one
+        """Crops the random window that the transforms choose (`Transforms.training_crop`) and resizes it, in one
         resampling. If the window extends beyond the image, only the part inside is resized, and placed on a larger
         image."""
         size = (pixels.shape[0], pixels.shape[1])
         class_maps = (class_map(types[key], value) for key, value in values.items())
         labels = next((label_map for label_map in class_maps if label_map is not None), None)
         boxes = values.get("boxes")
-        window, new_size = self.transforms.training_frame_with_boxes(*size, rng, labels, boxes)
+        window, new_size = self.transforms.training_crop_with_boxes(*size, rng, labels, boxes)
         inside, destination = part_inside(window, size, new_size)
         if self.transforms.kept_objects == "centred" and boxes is not None:
             values = selected(values, types, centred(boxes, window))

@@ -12,7 +12,7 @@ from densevit.data.data_splits import DataSplits
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.dataloader import Loader
 from densevit.data.split_overlap import check_overlap
-from densevit.data.transforms.phases import final_phase_start
+from densevit.data.transforms.augmentation_phases import final_phase_start
 from densevit.errors import ConfigError, warn_once
 from densevit.interfaces import Dataset, Method
 from densevit.model import DenseModel

@@ -3,7 +3,7 @@
 import numpy as np
 
 from densevit import Transforms
-from densevit.interfaces import Frame
+from densevit.interfaces import CropAndSize
 
 
 class Zooms(Transforms):
@@ -13,7 +13,7 @@ class Zooms(Transforms):
         image's.
     """
 
-    recoloring = "gentle"
+    color_augmentation = "gentle"
 
     def __init__(self, image_size: int | tuple[int, int], smallest: float = 0.5) -> None:
         self.size = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -22,10 +22,10 @@ class Zooms(Transforms):
     def evaluation_size(self, height: int, width: int) -> tuple[int, int]:
         return self.size
 
-    def training_frame(
+    def training_crop(
         self, height: int, width: int, rng: np.random.Generator, semantic: np.ndarray | None = None
-    ) -> Frame:
+    ) -> CropAndSize:
         share = rng.uniform(self.smallest, 1)
         h, w = max(1, int(share * height)), max(1, int(share * width))
         top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-        return Frame((top, left, top + h, left + w), self.size)
+        return CropAndSize((top, left, top + h, left + w), self.size)

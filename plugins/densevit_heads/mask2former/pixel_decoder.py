@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from densevit.layers.norms import GroupNorm
 from densevit.layers.positions import mask_on_grid, sine_map
 from densevit.set_prediction.deformable_transformer import EncoderLayer
-from densevit.set_prediction.levels import GROUPS, Levels, without_padding
+from densevit.set_prediction.levels import NORM_GROUPS, Levels, without_padding
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit.set_prediction.projections import FusedProjection
 from densevit.set_prediction.transformer import Transformer
@@ -38,8 +38,10 @@ class MaskTransformer:
     def __post_init__(self) -> None:
         check_counts({"decoder_layers": self.decoder_layers}, 1, MAX_LAYERS)
         check_counts({"num_heads": self.num_heads, "feedforward": self.feedforward})
-        if self.width % GROUPS or self.width < GROUPS:
-            raise ValueError(f"width is {self.width}; it must be a multiple of {GROUPS}, the groups of the group norm.")
+        if self.width % NORM_GROUPS or self.width < NORM_GROUPS:
+            raise ValueError(
+                f"width is {self.width}; it must be a multiple of {NORM_GROUPS}, the groups of the group norm."
+            )
         if self.width % self.num_heads:
             raise ValueError(f"width is {self.width}; it must be a multiple of num_heads, {self.num_heads}.")
         if not 0 <= self.dropout <= 1:
@@ -116,7 +118,7 @@ class PixelDecoder(nn.Module):
         if options.fusion_blocks:
             self.fusion = FusedProjection(channels, strides, width, strides[used[0]], options.fusion_blocks)
             convolutions.pop()
-        self.projections = nn.ModuleList(nn.Sequential(x, GroupNorm(GROUPS, width)) for x in convolutions)
+        self.projections = nn.ModuleList(nn.Sequential(x, GroupNorm(NORM_GROUPS, width)) for x in convolutions)
         self.level_embedding = nn.Parameter(torch.randn(NUM_LEVELS, width))
         layer = Transformer(
             width, transformer.num_heads, options.layers, feedforward=options.feedforward, dropout=transformer.dropout
@@ -124,8 +126,8 @@ class PixelDecoder(nn.Module):
         self.encoder = nn.ModuleList(EncoderLayer(layer, NUM_LEVELS, NUM_POINTS) for _ in range(options.layers))
         lateral = [nn.Conv2d(channels[index], width, 1, bias=False) for index in self.lateral_features]
         output = [nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in lateral]
-        self.laterals = nn.ModuleList(nn.Sequential(x, GroupNorm(GROUPS, width)) for x in lateral)
-        self.outputs = nn.ModuleList(nn.Sequential(x, GroupNorm(GROUPS, width), nn.ReLU()) for x in output)
+        self.laterals = nn.ModuleList(nn.Sequential(x, GroupNorm(NORM_GROUPS, width)) for x in lateral)
+        self.outputs = nn.ModuleList(nn.Sequential(x, GroupNorm(NORM_GROUPS, width), nn.ReLU()) for x in output)
         self.mask_features = nn.Conv2d(width, width, 1)
         for convolution in convolutions:
             nn.init.xavier_uniform_(convolution.weight)

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 
 from densevit.errors import ConfigError
-from densevit.interfaces import Frame, Size, Transforms, Window
+from densevit.interfaces import CropAndSize, Size, Transforms, Window
 
 # Of the training images, the share with a border and the share that is cropped.
 ENLARGED, CROPPED = 0.5, 0.8
@@ -25,7 +25,7 @@ class Stretch(Transforms):
     image_size: (h, w), or the side of a square.
     """
 
-    recoloring = "photometric"
+    color_augmentation = "photometric"
     kept_objects: Literal["visible", "centred"] = "centred"
 
     def __init__(self, image_size: int | Size | None) -> None:
@@ -41,14 +41,14 @@ class Stretch(Transforms):
     def evaluation_bounds(self) -> dict[str, float]:
         return {"exact_height": self.size[0], "exact_width": self.size[1]}
 
-    def training_frame_with_boxes(
+    def training_crop_with_boxes(
         self,
         height: int,
         width: int,
         rng: np.random.Generator,
         semantic: np.ndarray | None = None,
         boxes: np.ndarray | None = None,
-    ) -> Frame:
+    ) -> CropAndSize:
         """Returns the crop of the image with its border. Images without boxes are not cropped."""
         top, left = 0, 0  # of the image, inside its border
         h, w = height, width
@@ -59,7 +59,7 @@ class Stretch(Transforms):
         window: Window = (0, 0, h, w)
         if rng.random() < CROPPED and boxes is not None:
             window = iou_crop(boxes + np.array([left, top, left, top]), (h, w), rng)
-        return Frame((window[0] - top, window[1] - left, window[2] - top, window[3] - left), self.size)
+        return CropAndSize((window[0] - top, window[1] - left, window[2] - top, window[3] - left), self.size)
 
 
 def iou_crop(boxes: np.ndarray, size: Size, rng: np.random.Generator) -> Window:
@@ -99,15 +99,15 @@ def _largest_overlap(windows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 class PlainStretch(Stretch):
     """Resizes whole images to `image_size` and keeps their colours: for the last epochs (`data.final_phase`)."""
 
-    recoloring = "none"
+    color_augmentation = "none"
 
-    def training_frame_with_boxes(
+    def training_crop_with_boxes(
         self,
         height: int,
         width: int,
         rng: np.random.Generator,
         semantic: np.ndarray | None = None,
         boxes: np.ndarray | None = None,
-    ) -> Frame:
+    ) -> CropAndSize:
         """Returns the whole image."""
-        return Frame((0, 0, height, width), self.size)
+        return CropAndSize((0, 0, height, width), self.size)

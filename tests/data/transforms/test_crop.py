@@ -16,7 +16,7 @@ from densevit.interfaces import IGNORE, Sample
 
 def test_scales_are_uniform_and_relative_to_the_short_side():
     crop, rng = Crop(512, 512), np.random.default_rng(0)
-    frames = [crop.training_frame(1024, 1536, rng) for _ in range(3000)]
+    frames = [crop.training_crop(1024, 1536, rng) for _ in range(3000)]
     scales = np.array([size[0] / (bottom - top) for (top, _, bottom, _), size in frames])
     assert 0.249 < scales.min() < 0.26 and 0.98 < scales.max() < 1.01  # half and twice 512 / 1024
     assert scales.mean() == pytest.approx(0.625, abs=0.01)
@@ -42,7 +42,7 @@ def test_scales_are_uniform_and_relative_to_the_short_side():
     ],
 )
 def test_windows_and_sizes_by_hand(scales, image, window, size):
-    frame = Crop((96, 128), scales=scales).training_frame(*image, np.random.default_rng(0))
+    frame = Crop((96, 128), scales=scales).training_crop(*image, np.random.default_rng(0))
     top, left, bottom, right = frame.window
     assert ((bottom - top, right - left), frame.size) == (window, size)
 
@@ -67,7 +67,7 @@ def test_crops_are_retried_at_most_ten_times(monkeypatch, semantic, tries):
 
     monkeypatch.setattr("densevit.data.transforms.crop.is_mixed", counted)
     height, width = (100, 100) if semantic is None else semantic.shape
-    frame = Crop((60, 50), scales=(1, 1)).training_frame(height, width, np.random.default_rng(0), semantic)
+    frame = Crop((60, 50), scales=(1, 1)).training_crop(height, width, np.random.default_rng(0), semantic)
     assert len(asked) == tries and set(asked) <= {(60, 50)}
     assert frame.size == (min(60, height), 50)
 

@@ -8,7 +8,7 @@ from densevit.config import DataSection
 from densevit.data.transforms.sample_augmentation import Augmentation
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import ConfigError
-from densevit.interfaces import Frame, Size, Transforms
+from densevit.interfaces import CropAndSize, Size, Transforms
 
 NAME = f"{__name__}:Quarter"
 
@@ -21,14 +21,14 @@ class Quarter(Transforms):
 
         self.size = image_size if isinstance(image_size, tuple) else (image_size or 32,) * 2
         self.bottom, self.right = "bottom" in corner, "right" in corner
-        self.recoloring = [A.InvertImg(p=1)] if inverted else "none"
+        self.color_augmentation = [A.InvertImg(p=1)] if inverted else "none"
 
     def evaluation_size(self, height: int, width: int) -> Size:
         return self.size
 
-    def training_frame(self, height, width, rng, semantic=None) -> Frame:
+    def training_crop(self, height, width, rng, semantic=None) -> CropAndSize:
         top, left = self.bottom * height // 2, self.right * width // 2
-        return Frame((top, left, top + height // 2, left + width // 2), self.size)
+        return CropAndSize((top, left, top + height // 2, left + width // 2), self.size)
 
 
 def test_custom_transforms_crop_and_recolor():
@@ -47,7 +47,7 @@ def test_custom_transforms_crop_and_recolor():
 
 def test_a_window_outside_of_the_image_is_an_error():
     quarter = Quarter(32)
-    quarter.training_frame = lambda *given: Frame((40, 10, 60, 30), (32, 32))
+    quarter.training_crop = lambda *given: CropAndSize((40, 10, 60, 30), (32, 32))
     sample = {"image": torch.zeros(3, 40, 60, dtype=torch.uint8), "targets": {"image_id": 1}}
     with pytest.raises(ConfigError, match=r"the window \(40, 10, 60, 30\) is outside of an image of 40 x 60"):
         Augmentation(quarter)(sample, np.random.default_rng(0))

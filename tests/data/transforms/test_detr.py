@@ -11,7 +11,7 @@ from densevit.errors import ConfigError
 def test_detr_crop_statistics_match_resize_crop_resize():
     """Against a simulation of the paper's three steps."""
     detr, rng = Detr(None), np.random.default_rng(0)
-    ours = [detr.training_frame(427, 640, rng) for _ in range(6000)]
+    ours = [detr.training_crop(427, 640, rng) for _ in range(6000)]
     ours = [frame for frame in ours if frame.window != (0, 0, 427, 640)]
     theirs = []
     for _ in range(len(ours)):
@@ -27,7 +27,7 @@ def test_detr_crop_statistics_match_resize_crop_resize():
 
 def test_detr_scales_with_image_size():
     detr, rng = Detr((480, 800)), np.random.default_rng(0)
-    frames = [detr.training_frame(480, 640, rng) for _ in range(1000)]
+    frames = [detr.training_crop(480, 640, rng) for _ in range(1000)]
     assert 0.45 < np.mean([frame.window == (0, 0, 480, 640) for frame in frames]) < 0.55
     for (top, left, bottom, right), size in frames:
         assert 0 <= top < bottom <= 480 and 0 <= left < right <= 640

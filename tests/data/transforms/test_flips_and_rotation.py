@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from densevit.data.transforms.sample_augmentation import Augmentation
-from densevit.interfaces import IGNORE, Frame, Sample, Transforms
+from densevit.interfaces import IGNORE, CropAndSize, Sample, Transforms
 from densevit.targets.run_length_masks import RunLengthMasks
 
 HEIGHT, WIDTH, LIMIT = 120, 200, 15.0
@@ -27,8 +27,8 @@ class Whole(Transforms):
     def evaluation_size(self, height: int, width: int) -> tuple[int, int]:
         return height, width
 
-    def training_frame(self, height: int, width: int, *others: Any) -> Frame:
-        return Frame((0, 0, height, width), (height, width))
+    def training_crop(self, height: int, width: int, *others: Any) -> CropAndSize:
+        return CropAndSize((0, 0, height, width), (height, width))
 
 
 def sample() -> Sample:

@@ -12,8 +12,8 @@ from torchvision.ops import box_iou
 from densevit import registry
 from densevit.config import DataSection, from_mapping
 from densevit.data.data_splits import DataSplits
+from densevit.data.transforms.color_augmentation import reason_it_moves_pixels
 from densevit.data.transforms.fixed import Fixed
-from densevit.data.transforms.recoloring import movement
 from densevit.data.transforms.sample_augmentation import Augmentation
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import ConfigError
@@ -133,7 +133,7 @@ def test_what_moves_pixels_is_as_albumentations_has_it():
     """Of its transforms, which it divides into those of the image only and of the image with its labels."""
     import albumentations as A
 
-    assert [name for name in COLOURS + GEOMETRY if movement(getattr(A, name)(p=1))] == [*GEOMETRY]
+    assert [name for name in COLOURS + GEOMETRY if reason_it_moves_pixels(getattr(A, name)(p=1))] == [*GEOMETRY]
 
 
 class Tilted(Fixed):
@@ -143,7 +143,7 @@ class Tilted(Fixed):
         import albumentations as A
 
         super().__init__(image_size)
-        self.recoloring = [getattr(A, kind)(p=0.5)]
+        self.color_augmentation = [getattr(A, kind)(p=0.5)]
 
 
 def data_of(name: str, **values: Any) -> DataSplits:
@@ -158,8 +158,11 @@ def test_moving_pixels_without_labels_is_refused_at_the_start():
     tilted = {"transforms": f"{__name__}:Tilted"}
     for values, message in (
         (augmented, r"data\.transforms\.rand_augment shears, translates and rotates"),
-        (tilted, r"data\.transforms: the recoloring Rotate may move pixels"),
-        ({"final_phase": {"start": 0.9, **tilted}}, r"data\.transforms: the recoloring Rotate may move pixels"),
+        (tilted, r"data\.transforms: the colour augmentation Rotate may move pixels"),
+        (
+            {"final_phase": {"start": 0.9, **tilted}},
+            r"data\.transforms: the colour augmentation Rotate may move pixels",
+        ),
     ):
         refused = rf"{message}.*, but labels have places in the image \(boxes, .*Fix: leave it out"
         with pytest.raises(ConfigError, match=refused):

@@ -35,7 +35,7 @@ def by_detectron2(size: tuple[int, int], target: tuple[int, int], factor: float,
 def test_frames_equal_detectron2():
     target = (640, 800)
     for size, *case in itertools.product(SIZES, [0.1, 0.63, 1.0, 1.37, 2.0], [0.0, 0.3, 0.999]):  # factor, share
-        frame = LargeScaleJitter(target).training_frame(*size, Drawn(*case))
+        frame = LargeScaleJitter(target).training_crop(*size, Drawn(*case))
         resized, offset, cropped = by_detectron2(size, target, *case)
         assert frame.size == tuple(np.maximum(cropped, 1)), case
         top, left, bottom, right = frame.window

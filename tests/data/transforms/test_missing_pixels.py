@@ -150,7 +150,7 @@ def sample_of(number: int, count: int, dtype: str, size: tuple[int, int] = SIZE)
 
 def of_rotation(count: int, dtype: str) -> Sample:
     transforms = Crop(SIZE, scales=(1.0, 1.0), rotation=45.0)
-    transforms.recoloring = "none"
+    transforms.color_augmentation = "none"
     return Augmentation(transforms, channels=channels_of(count, dtype))(
         sample_of(0, count, dtype), np.random.default_rng(1)
     )

@@ -30,7 +30,7 @@ def test_areas_and_ratios_are_those_of_torchvision():
 
     height, width, count = 80, 120, 4000
     crop, rng = ResizedCrop((32, 48)), np.random.default_rng(0)
-    frames = [crop.training_frame(height, width, rng) for _ in range(count)]
+    frames = [crop.training_crop(height, width, rng) for _ in range(count)]
     assert {frame.size for frame in frames} == {(32, 48)}
     windows = np.array([frame.window for frame in frames])
     assert (windows[:, :2] >= 0).all() and (windows[:, 2:] <= (height, width)).all()
@@ -45,7 +45,7 @@ def test_areas_and_ratios_are_those_of_torchvision():
 
 
 def test_narrow_images_get_the_largest_allowed_crop():
-    window, size = ResizedCrop((16, 16), (0.99, 1.0)).training_frame(10, 100, np.random.default_rng(0))
+    window, size = ResizedCrop((16, 16), (0.99, 1.0)).training_crop(10, 100, np.random.default_rng(0))
     assert window == (0, 43, 10, 56) and size == (16, 16)
     assert ResizedCrop((16, 24)).evaluation_size(40, 60) == (16, 24)
     assert ResizedCrop((16, 16)).evaluation_size(100, 50) == (32, 16)

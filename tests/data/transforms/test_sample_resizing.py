@@ -15,7 +15,7 @@ from densevit.data.transforms.sample_augmentation import Augmentation
 from densevit.data.transforms.sample_resizing import resize_image
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import DataError
-from densevit.interfaces import Frame, Sample
+from densevit.interfaces import CropAndSize, Sample
 from densevit.targets import RunLengthMasks
 
 
@@ -99,7 +99,7 @@ def test_images_of_extreme_aspect_are_resized():
     for made in (Detr(None), Fixed(64), Fixed((64, 32)), Crop(64), Crop((64, 32), 3)):
         for height, width in ((1, 1), (1, 5000), (5000, 1), (3, 2), (7, 900)):
             for _ in range(50):
-                (top, left, bottom, right), size = made.training_frame(height, width, rng)
+                (top, left, bottom, right), size = made.training_crop(height, width, rng)
                 assert 0 <= top < bottom <= height and 0 <= left < right <= width
                 assert min(size) >= 1
             assert min(made.evaluation_size(height, width)) >= 1
@@ -179,8 +179,8 @@ def test_transforms_resample_once_bilinear_images_and_nearest_labels():
     evaluated = transforms(transforms="fixed", image_size=47)[1](given)["targets"]
     assert np.array_equal(evaluated["semantic"], semantic.resize(evaluated["size"][::-1], nearest))
     framed, unflipped, window = Fixed(None), 0, (5, 3, 51, 33)
-    framed.recoloring = "none"
-    framed.training_frame = lambda *given: Frame((3, 5, 33, 51), (24, 37))
+    framed.color_augmentation = "none"
+    framed.training_crop = lambda *given: CropAndSize((3, 5, 33, 51), (24, 37))
     train = Augmentation(framed)
     for seed in range(8):
         result = train(given, np.random.default_rng(seed))

@@ -31,17 +31,17 @@ from tests.heads.transformers_pairs import (
 )
 
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
-LAYERS, QUERIES, GROUPS, WIDTH = 3, 7, 3, 32
+LAYERS, QUERIES, QUERY_GROUPS, WIDTH = 3, 7, 3, 32
 LEAST = 0.1  # the scale of tensors with smaller gradients, such as the bias of keys
 SIZES, COUNTS = [(96, 160), (96, 112), (64, 160), (96, 160)], [3, 0, 6, 1]
 SMALL: dict[str, Any] = {
-    "num_labels": len(CLASSES), "num_queries": QUERIES, "group_detr": GROUPS, "d_model": WIDTH, "dropout": 0.0,
+    "num_labels": len(CLASSES), "num_queries": QUERIES, "group_detr": QUERY_GROUPS, "d_model": WIDTH, "dropout": 0.0,
     "decoder_layers": LAYERS, "decoder_ffn_dim": 48, "decoder_self_attention_heads": 2,
     "decoder_cross_attention_heads": 4, "decoder_n_points": 3, "attn_implementation": "eager",
 }  # fmt: skip
 OPTIONS: dict[str, Any] = {
     "num_queries": QUERIES, "transformer": GroupTransformer(WIDTH, 2, 0, LAYERS, 48), "cross_attention_heads": 4,
-    "num_points": 3, "num_groups": GROUPS,
+    "num_points": 3, "num_groups": QUERY_GROUPS,
 }  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def features_of(strides: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
 def test_outputs_losses_and_gradients(kind: str, strides: tuple[int, ...], training: bool) -> None:
     theirs, ours = make_pair(kind, strides)
     theirs.train(training), ours.train(training)
-    theirs.config.group_detr = GROUPS if training else 1  # that of the losses
+    theirs.config.group_detr = QUERY_GROUPS if training else 1  # that of the losses
     padding_mask, labels, targets = scene(SIZES, COUNTS, len(CLASSES), degenerate=True)
     features, own_features = features_of(strides)
     theirs.model.backbone = GivenFeatures(features, first_pair if len(strides) == 1 else in_pairs)

@@ -75,8 +75,8 @@ def test_stretch_has_one_size():
     assert stretch.evaluation_size(480, 640) == stretch.canvas == stretch.evaluation_canvas == (32, 64)
     assert Stretch(640).size == (640, 640)
     plain = PlainStretch((32, 64))  # D-FINE's last epochs: the whole image in its own colours
-    assert plain.recoloring == "none" and plain.evaluation_size(48, 90) == (32, 64)
-    frame = plain.training_frame_with_boxes(48, 90, np.random.default_rng(0))
+    assert plain.color_augmentation == "none" and plain.evaluation_size(48, 90) == (32, 64)
+    frame = plain.training_crop_with_boxes(48, 90, np.random.default_rng(0))
     assert frame.window == (0, 0, 48, 90) and frame.size == (32, 64)
     with pytest.raises(ConfigError, match=r"data\.image_size is missing"):
         Stretch(None)
@@ -110,7 +110,7 @@ def test_crops_and_borders_are_distributed_as_torchvisions():
         borders.append((-top, -left, HEIGHT + bottom, WIDTH + right))
     ours = [iou_crop(BOXES, (HEIGHT, WIDTH), rng) for _ in range(2000)]
     np.testing.assert_allclose(statistics(ours), statistics(crops), atol=0.03, rtol=0)
-    framed = [stretch.training_frame_with_boxes(HEIGHT, WIDTH, rng).window for _ in range(4000)]
+    framed = [stretch.training_crop_with_boxes(HEIGHT, WIDTH, rng).window for _ in range(4000)]
     enlarged = [window for window in framed if window != (0, 0, HEIGHT, WIDTH)]
     assert abs(len(enlarged) / len(framed) - 0.5) < 0.03
     np.testing.assert_allclose(statistics(enlarged), statistics(borders), atol=0.06, rtol=0)

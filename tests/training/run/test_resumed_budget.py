@@ -8,7 +8,7 @@ import pytest
 
 from densevit import config as configs
 from densevit.config import OptimSection, TrainerSection
-from densevit.data.transforms.phases import final_phase_start
+from densevit.data.transforms.augmentation_phases import final_phase_start
 from densevit.training.loop.budget import Budget, Trained
 from densevit.training.loop.lr_schedule import schedule
 from tests.training.runs import SMALL, assert_same_run, checkpoint, interrupted_after, resume, rows, train

@@ -12,7 +12,7 @@ from densevit.layers.norms import GroupNorm
 from densevit.set_prediction.memory import Memory
 
 STRIDES = (16, 8, 4)  # of the stages
-GROUPS = 8  # of a group norm, where channels can be divided by it
+NORM_GROUPS = 8  # of a group norm, where channels can be divided by it
 ATTENTION_GAIN = 300.0  # on the initial weights of the attention maps, whose values are about 1 / (number of cells)
 
 
@@ -47,7 +47,7 @@ class Block(nn.Module):
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.norm = GroupNorm(math.gcd(GROUPS, out_channels), out_channels)
+        self.norm = GroupNorm(math.gcd(NORM_GROUPS, out_channels), out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(P, C, H, W) -> (P, C', H, W)."""

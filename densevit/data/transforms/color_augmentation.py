@@ -10,10 +10,10 @@ from densevit.errors import DataError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for updates over the network
 
-Recoloring = Literal["none", "gentle", "photometric"]
+ColorAugmentation = Literal["none", "gentle", "photometric"]
 
 
-def recolored(recoloring: Recoloring | Sequence[Any]) -> list[Any]:
+def color_transforms(color_augmentation: ColorAugmentation | Sequence[Any]) -> list[Any]:
     """Returns a list of albumentations transforms unchanged, or the built-in changes of brightness, contrast and
     colour, each with probability 0.5.
 
@@ -22,13 +22,13 @@ def recolored(recoloring: Recoloring | Sequence[Any]) -> list[Any]:
     Saturation is a blend with grey, as in torchvision; mmsegmentation scales HSV's saturation. Values are rounded after
     each step.
     """
-    if not isinstance(recoloring, str):
-        return list(recoloring)
-    if recoloring == "none":
+    if not isinstance(color_augmentation, str):
+        return list(color_augmentation)
+    if color_augmentation == "none":
         return []
     import albumentations as A
 
-    if recoloring == "gentle":
+    if color_augmentation == "gentle":
         return [A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5)]
     plain = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
     brightness = A.RandomBrightnessContrast(brightness_limit=32 / 255, contrast_limit=0, p=0.5)
@@ -39,28 +39,28 @@ def recolored(recoloring: Recoloring | Sequence[Any]) -> list[Any]:
     return [A.OneOf([A.Sequential(order) for order in orders], p=1)]
 
 
-def recolor(step: Any, pixels: np.ndarray) -> np.ndarray:
+def apply_color_transform(step: Any, pixels: np.ndarray) -> np.ndarray:
     """Applies a colour transform. Raises DataError unless it returns uint8 of the same shape."""
-    recolored: np.ndarray = step(image=pixels)["image"]
-    if recolored.dtype != np.uint8 or recolored.shape != pixels.shape:
+    changed: np.ndarray = step(image=pixels)["image"]
+    if changed.dtype != np.uint8 or changed.shape != pixels.shape:
         raise DataError(
-            f"The recoloring {type(step).__name__} returns {recolored.dtype} {recolored.shape} for uint8 "
+            f"The colour augmentation {type(step).__name__} returns {changed.dtype} {changed.shape} for uint8 "
             f"{pixels.shape}; the same type and shape are expected. Fix: leave it out; the model normalises images, "
-            "and training_frame of the transforms crops and resizes them."
+            "and training_crop of the transforms crops and resizes them."
         )
-    return recolored
+    return changed
 
 
-def movement(step: Any) -> str | None:
+def reason_it_moves_pixels(step: Any) -> str | None:
     """Returns why a colour transform may move pixels. None if its attribute `moves_pixels` is false, and for
     albumentations' image-only transforms. For a composition, returns the reason of the first part that may.
     """
     import albumentations as A
 
     if isinstance(step, A.BaseCompose):
-        return next(filter(None, map(movement, step.transforms)), None)
+        return next(filter(None, map(reason_it_moves_pixels, step.transforms)), None)
     if hasattr(step, "moves_pixels"):
         return str(step.moves_pixels) if step.moves_pixels else None
     if isinstance(step, A.ImageOnlyTransform):
         return None
-    return f"data.transforms: the recoloring {type(step).__name__} may move pixels"
+    return f"data.transforms: the colour augmentation {type(step).__name__} may move pixels"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Phase:
+class AugmentationPhase:
     """The training transforms of a phase of a run. A batch draws one of them, so that multi-scale training has one size
     per batch, as in RT-DETR (Zhao et al. 2024) and D-FINE (Peng et al. 2024).
 
@@ -35,9 +35,9 @@ class Phase:
             return self.transforms[0]
         return self.transforms[int(np.random.default_rng([seed, batch]).integers(len(self.transforms)))]
 
-    def mapped(self, function: Callable[[TrainingTransform], TrainingTransform]) -> "Phase":
+    def mapped(self, function: Callable[[TrainingTransform], TrainingTransform]) -> "AugmentationPhase":
         """Returns the phase with each transform replaced by the function's result."""
-        return Phase([function(transform) for transform in self.transforms], self.mixing)
+        return AugmentationPhase([function(transform) for transform in self.transforms], self.mixing)
 
 
 def transforms_at(section: "DataSection", size: int) -> Transforms:

@@ -13,7 +13,7 @@ from densevit.config import DataSection
 from densevit.data.data_splits import DataSplits
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.dataloader import Loader
-from densevit.data.transforms.phases import final_phase_start, transforms_at
+from densevit.data.transforms.augmentation_phases import final_phase_start, transforms_at
 from densevit.errors import ConfigError
 from densevit.interfaces import Batch, Dataset, Sample
 from tests.training.runs import TINY
