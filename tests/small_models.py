@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import densevit
 from densevit.channels import Channels
-from densevit.data.transforms.detr import Detr
-from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.default import DefaultTransforms
+from densevit.data.transforms.detr import DetrTransforms
 from densevit.interfaces import Head
 from densevit.model import DenseModel
 
@@ -60,7 +60,7 @@ CHANNELS = {
 
 def evaluated_at(predictor: DenseModel, side: int) -> DenseModel:
     """The predictor of images whose longer side is resized to `side`, on which `export` compares."""
-    return predictor.with_resize(Fixed(side))
+    return predictor.with_resize(DefaultTransforms(side))
 
 
 def small_predictor(head: dict[str, Any], classes: Sequence[str] | None = ("a", "b"), side: int = 96) -> DenseModel:
@@ -81,7 +81,7 @@ def channel_predictor(name: str, heads: Mapping[str, Any]) -> DenseModel:
 
 def program_predictor() -> DenseModel:
     """The predictor of the fixture `program`. Detects `NAMES`."""
-    return small_predictor(CELLS, NAMES).with_resize(Detr((64, 110)))
+    return small_predictor(CELLS, NAMES).with_resize(DetrTransforms((64, 110)))
 
 
 def without_zeros(predictor: DenseModel) -> DenseModel:

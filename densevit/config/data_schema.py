@@ -76,9 +76,9 @@ class DataSection(OpenSection):
     display: Names = ()
     """The channels to draw: three as red, green and blue, or one as grey. Default: red, green and blue, or
     the first."""
-    transforms: Annotated[PluginSection, "transforms", BeforeValidator(as_section)] = PluginSection(name="fixed")
-    """Resizing and augmentation: `{name: ..., options}`, or a name alone. `fixed` resizes images to `image_size`;
-    `resize` is `fixed` without augmentation; `detr` is the multi-scale augmentation of DETR; `crop` takes crops of
+    transforms: Annotated[PluginSection, "transforms", BeforeValidator(as_section)] = PluginSection(name="default")
+    """Resizing and augmentation: `{name: ..., options}`, or a name alone. `default` resizes images to `image_size`;
+    `resize` is `default` without augmentation; `detr` is the multi-scale augmentation of DETR; `crop` takes crops of
     `image_size` at random scales, as for semantic segmentation, NYU and KITTI; `lsj`, large-scale jitter, fits images
     into `image_size` times a random scale and crops or pads them to it, as for instance masks on COCO; `resized_crop`
     takes crops of random area and aspect ratio, resized to `image_size`, as for image classification."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from densevit.config import InferenceSection
-from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError
 from densevit.interfaces import Size
@@ -36,7 +36,7 @@ def transform_to(image_size: ImageSize | None, evaluation: EvaluationTransform |
     """The transform to an image size; None: images keep their size. evaluation: the model's evaluation transform."""
     if image_size is None:
         return evaluation
-    return None if image_size == "source" else EvaluationTransform(Fixed(image_size))
+    return None if image_size == "source" else EvaluationTransform(DefaultTransforms(image_size))
 
 
 def warn_of_unused_windows(

@@ -16,7 +16,7 @@ from densevit.config import Config, DataSection, InferenceSection, ModelSections
 from densevit.config.data_schema import CHANNELS
 from densevit.config.schema_validation import check_head_names
 from densevit.config.sources import Sources
-from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.data.transforms.sample_resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import WeightsError, listed
 from densevit.interfaces import Size
@@ -204,7 +204,7 @@ def _joined_data(parts: Sequence[Part], image_size: int | Size | None, stretch: 
 
 def _resizing(section: DataSection | None) -> tuple[Size | None, list[Size]]:
     """What the evaluation transform does: its canvas, and the sizes of resized images."""
-    transform = EvaluationTransform(Fixed(None)) if section is None else build_evaluation_transform(section)
+    transform = EvaluationTransform(DefaultTransforms(None)) if section is None else build_evaluation_transform(section)
     return transform.canvas, [transform.size_of(*size) for size in product(_SIZES, _SIZES)]
 
 

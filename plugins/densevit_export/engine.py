@@ -11,7 +11,7 @@ import torch
 
 from densevit.channels import RGB
 from densevit.config import ModelSections
-from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.interfaces import Backbone, Batch, Head, Outputs, Predictions, Size, Targets, Transforms
@@ -43,7 +43,7 @@ class Engine(InferenceModel):
                     "file to predictions. Fix: implement predict_exported(exported, targets), see docs/own-head.md."
                 )
         self.resizes = bool(file.header["resize"])
-        self.replaced_resize = Fixed(None) if self.resizes else None  # images keep their size
+        self.replaced_resize = DefaultTransforms(None) if self.resizes else None  # images keep their size
         self.backbone, values, fixed = Backbone(), file.header["backbone"], file.header["input_size"]
         self.backbone.channels, self.backbone.strides = tuple(values["channels"]), tuple(values["strides"])
         self.backbone.input_size = None if fixed is None or self.resizes else (fixed[0], fixed[1])

@@ -162,7 +162,7 @@ def test_different_transforms_are_named_and_one_can_be_chosen(runs, tmp_path):
 
 
 def test_transforms_are_compared_by_what_they_do(runs, tmp_path):
-    write_run(tmp_path / "same", SURFACES, 2, data={"transforms": "resize"})  # `fixed` without augmentation
+    write_run(tmp_path / "same", SURFACES, 2, data={"transforms": "resize"})  # `default` without augmentation
     assert [*joined(runs[0], tmp_path / "same").heads] == ["detection", "surfaces"]
 
 

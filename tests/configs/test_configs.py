@@ -65,7 +65,7 @@ def test_own_data_is_augmented() -> None:
     assert configs.load("configs/scenes/setr_swin.yaml").data.transforms.name == "resize"
     for section in ("folder", "label_maps", "depth"):
         config = configs.load("configs/scenes/setr_swin.yaml", [f"data=configs/data/{section}.yaml"])
-        assert config.data.transforms.name == "fixed", section
+        assert config.data.transforms.name == "default", section
 
 
 DOWNLOADED = ("detr_panoptic_r50", "dfine_l", "dfine_x", "rtdetr_r50", "rtdetrv2_r50")  # no source names their weights

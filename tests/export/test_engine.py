@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import densevit
-from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.interfaces import Head
 from densevit.model import DenseModel
@@ -63,7 +63,7 @@ class ReadableBrightness(Brightness):
 def created(heads: Mapping[str, Any], size: int | None = 64) -> DenseModel:
     torch.manual_seed(0)
     predictor = densevit.create_model(RESNET, heads, {name: ["cat", "dog"] for name in heads})
-    return predictor if size is None else predictor.with_resize(Fixed(size))
+    return predictor if size is None else predictor.with_resize(DefaultTransforms(size))
 
 
 def header_of(predictor: DenseModel, resize: bool = False) -> dict[str, Any]:

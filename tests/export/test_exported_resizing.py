@@ -20,8 +20,8 @@ from tests.data.transforms.test_missing_pixels import LARGE, resize_weights
 from tests.small_models import CELLS, CHANNELS, FOUR_MAPS, NAIVE, evaluated_at
 
 TRANSFORMS: dict[str, tuple[Any, ...]] = {
-    "long side": ("fixed", 96),
-    "canvas": ("fixed", (64, 80)),
+    "long side": ("default", 96),
+    "canvas": ("default", (64, 80)),
     "detr": ("detr", (64, 110)),
     "crop": ("crop", 64, {"short_side": 70}),
     "lsj": ("lsj", 128),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import densevit
-from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.model import DenseModel
 from densevit_export import quantization
@@ -31,7 +31,7 @@ def predictor_of() -> DenseModel:
     torch.manual_seed(0)
     backbone = {"name": "vit", "variant": "tiny", "features": [1]}
     predictor = densevit.create_model(backbone, {"x": {"name": "setr", "decoder": "naive"}}, ["a", "b", "c"])
-    return predictor.with_resize(Fixed(96))
+    return predictor.with_resize(DefaultTransforms(96))
 
 
 def images_of(sizes: list[tuple[int, int]]) -> list[torch.Tensor]:

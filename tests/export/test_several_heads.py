@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import densevit
-from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.interfaces import Class, Dataset
 from densevit.model import DenseModel
 from densevit.training.loop.model_class_mapping import labelled_heads
@@ -31,7 +31,7 @@ def predictor_of(heads: dict[str, Any]) -> DenseModel:
     for name in ("things", "cars"):
         if name in heads:
             nn.init.normal_(predictor.heads[name].cells.label_head.weight, std=1.0)
-    return predictor.with_resize(Fixed(64))
+    return predictor.with_resize(DefaultTransforms(64))
 
 
 def images(count: int) -> list[torch.Tensor]:

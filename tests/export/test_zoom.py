@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import densevit
-from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.model import DenseModel, InferenceModel
 from tests.inference.zoomed_models import IMAGE, TYPES, check, predicted, write_model
 
@@ -32,7 +32,7 @@ FILES: dict[str, dict[str, Any]] = {
 def test_exported_files(tmp_path, name, replaced):
     write_model(tmp_path / "run", TYPES)
     predictor = densevit.load(tmp_path / "run")
-    predictor = predictor.with_resize(Fixed(96)) if replaced else predictor
+    predictor = predictor.with_resize(DefaultTransforms(96)) if replaced else predictor
     densevit.export(predictor, tmp_path / name, quiet=True, **FILES[name])
     file = densevit.load(tmp_path / name, trust=True)
     for size in (None, 90, (40, 96)):

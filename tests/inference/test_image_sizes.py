@@ -43,7 +43,7 @@ class OneSize(Pixels):
         return super().forward(images)
 
 
-def trained_at(image_size, *heads, backbone=Pixels, transforms="fixed"):
+def trained_at(image_size, *heads, backbone=Pixels, transforms="default"):
     """A predictor whose images were resized to this size in its training."""
     model = DenseModel(backbone(), {head.__name__.lower(): head((3,), (4,), CLASSES) for head in heads}).eval()
     values = {"backbone": {"name": "x"}, "heads": {name: {"name": "x"} for name in model.heads}}
@@ -72,7 +72,7 @@ def test_maps_at_source_size_have_the_details_of_the_image():
 
 @pytest.mark.parametrize(
     ("image_size", "transforms", "grid"),
-    [(64, "fixed", (32, 64)), ((64, 64), "fixed", (64, 64)), (64, "detr", (32, 64)), ("source", "detr", (100, 200))],
+    [(64, "default", (32, 64)), ((64, 64), "fixed", (64, 64)), (64, "detr", (32, 64)), ("source", "detr", (100, 200))],
 )
 def test_a_side_is_the_long_one_and_a_pair_a_canvas_whatever_the_transforms(image_size, transforms, grid):
     predictor = trained_at(48, Oracle, transforms=transforms)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import densevit
-from densevit.data.transforms.fixed import Fixed, Resize
+from densevit.data.transforms.default import DefaultTransforms, Resize
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from tests.inference.zoomed_models import IMAGE, MAPS, SIDE, SIZES, TYPES, VALUE, check, predicted, write_model
 
@@ -45,7 +45,7 @@ def test_zooms_of_scales_and_of_the_size_are_undone_once(run, options, size):
 def test_only_a_replaced_resize_is_the_training_s(tmp_path):
     model = write_model(tmp_path / "run", TYPES)
     model.training_data = None
-    known = densevit.DenseModel(model.backbone, model.heads).with_resize(Fixed(SIDE))
+    known = densevit.DenseModel(model.backbone, model.heads).with_resize(DefaultTransforms(SIDE))
     for size in SIZES:
         check(predicted(known, image_size=size))
     unknown = densevit.DenseModel(model.backbone, model.heads)
@@ -54,7 +54,7 @@ def test_only_a_replaced_resize_is_the_training_s(tmp_path):
 
 
 def test_a_stretched_and_a_canvas_resize(run):
-    for transforms in (Resize(80, stretch=True), Fixed((90, 100))):
+    for transforms in (Resize(80, stretch=True), DefaultTransforms((90, 100))):
         check(predicted(densevit.load(run).with_resize(transforms)))
 
 

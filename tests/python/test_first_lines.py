@@ -236,7 +236,7 @@ def test_data_sets_stand_in_place_of_sections():
     scenes = densevit.create_dataset("scenes", "val", image_size=64, val_length=3)
     model = segmenter(classes=[c.name for c in scenes.classes["segmentation"]])
     metrics = densevit.evaluate(model, data=scenes)
-    section = {"name": "scenes", "image_size": 64, "val_length": 3, "transforms": "fixed"}
+    section = {"name": "scenes", "image_size": 64, "val_length": 3, "transforms": "default"}
     expected = densevit.evaluate(model, data=section)
     assert metrics == pytest.approx(expected, nan_ok=True)
     data = densevit.DenseDataModule(

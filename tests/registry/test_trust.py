@@ -44,7 +44,7 @@ IMAGE = np.zeros((32, 32, 3), np.uint8)
 SOURCE = """
     import os
     import pytorch_lightning, torch
-    from densevit.data.transforms.fixed import Fixed
+    from densevit.data.transforms.default import DefaultTransforms
     from densevit.evaluation.miou import SemanticSegmentation
     from densevit.training.loop.supervised_method import Supervised
     from densevit_backbones.resnet import ResNet
@@ -57,7 +57,7 @@ SOURCE = """
     class Neck(FPN): pass
     class Data(Scenes): pass
     class Evaluator(SemanticSegmentation): pass
-    class Resizing(Fixed): pass
+    class Resizing(DefaultTransforms): pass
     class Method(Supervised): pass
     class Adam(torch.optim.Adam): pass
     class Callback(pytorch_lightning.Callback): pass

@@ -22,7 +22,7 @@ import torch
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.loading.batch_sampler import EvaluationBatches
 from densevit.data.loading.dataloader import Loader, TransformedDataset
-from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.interfaces import Dataset, Sample
 
@@ -97,7 +97,7 @@ def write_data_set(root: Path, images: int, boxes: int) -> None:
 
 def measure(dataset: Coco, workers: int, epochs: int) -> None:
     """Prints the private memory of the workers after each epoch."""
-    transform = EvaluationTransform(Fixed(None))
+    transform = EvaluationTransform(DefaultTransforms(None))
     loader, idle = loader_of(dataset, transform, workers), loader_of(Idle(), transform, 1)
     for some in (loader, idle):  # forked together: a page that the parent writes later becomes private to the children
         next(iter(some))

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.dataloader import Loader, TransformedDataset
-from densevit.data.transforms.detr import Detr
+from densevit.data.transforms.detr import DetrTransforms
 from densevit.data.transforms.sample_augmentation import Augmentation
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
 
@@ -109,7 +109,7 @@ def main() -> None:
 def densevit_epochs(coco: Coco, batch_size: int, workers: int) -> Callable[[], None]:
     """Returns a function that loads an epoch at each call."""
     batches = TrainBatches(len(coco), batch_size, seed=0)
-    loader = Loader(TransformedDataset(coco, Augmentation(Detr(None)), train=True), batches, 1, workers)
+    loader = Loader(TransformedDataset(coco, Augmentation(DetrTransforms(None)), train=True), batches, 1, workers)
 
     def epoch() -> None:
         loader.set_epoch(batches.epoch + 1)

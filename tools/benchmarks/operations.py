@@ -26,7 +26,7 @@ from densevit.losses import matching
 from densevit.training.loop.ema import ExponentialMovingAverage
 from densevit.training.loop.optim import optimizer_of
 
-SCENES = "data={name: scenes, image_size: 160, batch_size: 8, transforms: fixed}"
+SCENES = "data={name: scenes, image_size: 160, batch_size: 8, transforms: default}"
 RECIPES: dict[str, tuple[str, ...]] = {
     "detr_swin": (),
     "start/detector": ("backbone=efficientnet_lite0", "backbone.weights=random", "backbone.freeze=false", SCENES),

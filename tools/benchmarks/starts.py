@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BACKBONE = "efficientnet_lite0"
 WEIGHTS = {"lite0": (), "random": ("backbone.weights=null", "backbone.freeze=0", "optim.backbone_lr=1e-3")}
 SCENES = (
-    "data={{name: scenes, image_size: 160, batch_size: 8, transforms: fixed, train_length: 400, semantic: false, {}}}"
+    "data={{name: scenes, image_size: 160, batch_size: 8, transforms: default, train_length: 400, semantic: false, {}}}"
 )
 # Of metrics.json, the first decides which weights are better.
 METRICS = ("AP", "AP50", "PQ", "mask_AP", "mask_AP50", "mIoU", "aAcc", "AbsRel", "delta_1.1", "top1")

@@ -14,7 +14,7 @@ _CROP_SCALES = (400, 500, 600)  # short sides before the crop
 _CROP = (384, 600)  # minimum and maximum side of the crop
 
 
-class Detr(Transforms):
+class DetrTransforms(Transforms):
     """DETR's augmentation (Carion et al. 2020, appendix A.4): a random short side, for half of the images after a crop.
 
     The paper resizes, crops and resizes again. Here the crop is computed on the original image, resampled once.

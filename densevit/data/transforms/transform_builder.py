@@ -32,7 +32,7 @@ def build_training_transform(
         if section.vertical_flip:
             raise ConfigError(
                 f"data.vertical_flip: the transforms {section.transforms.name!r} do not augment images. Fix: leave it "
-                "out, or set data.transforms to transforms that augment, such as crop or fixed."
+                "out, or set data.transforms to transforms that augment, such as crop or default."
             )
         return WithoutAugmentation(EvaluationTransform(transforms), reference)
     from densevit.data.transforms.sample_augmentation import (

@@ -11,7 +11,7 @@ from PIL import Image
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.coco_json import color_of
 from densevit.data.datasets.mapped_classes import MappedClasses
-from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import DataError
 from tests.data.datasets.conftest import checked
@@ -67,7 +67,7 @@ def test_degenerate_boxes_are_left_out_in_training(write_coco):
     assert len(dataset[1]["targets"]["boxes"]) == 6, "as in the json, for evaluation"
     assert dataset.object_counts().tolist() == [0, 1, 0] and dataset.image_classes().tolist() == [[1, 0]]
     assert dataset.all_objects()[1]["boxes"].tolist() == [[1, 1, 6, 6]]
-    keep_size = EvaluationTransform(Fixed((30, 40)))
+    keep_size = EvaluationTransform(DefaultTransforms((30, 40)))
     assert keep_size(dataset[1])["targets"]["boxes"].tolist() == [[1, 1, 6, 6]]
 
 

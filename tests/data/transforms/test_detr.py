@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from densevit.data.transforms.detr import Detr
+from densevit.data.transforms.detr import DetrTransforms
 from densevit.data.transforms.exact_sides import resize_short_side
 from densevit.errors import ConfigError
 
 
 def test_detr_crop_statistics_match_resize_crop_resize():
     """Against a simulation of the paper's three steps."""
-    detr, rng = Detr(None), np.random.default_rng(0)
+    detr, rng = DetrTransforms(None), np.random.default_rng(0)
     ours = [detr.training_crop(427, 640, rng) for _ in range(6000)]
     ours = [frame for frame in ours if frame.window != (0, 0, 427, 640)]
     theirs = []
@@ -26,7 +26,7 @@ def test_detr_crop_statistics_match_resize_crop_resize():
 
 
 def test_detr_scales_with_image_size():
-    detr, rng = Detr((480, 800)), np.random.default_rng(0)
+    detr, rng = DetrTransforms((480, 800)), np.random.default_rng(0)
     frames = [detr.training_crop(480, 640, rng) for _ in range(1000)]
     assert 0.45 < np.mean([frame.window == (0, 0, 480, 640) for frame in frames]) < 0.55
     for (top, left, bottom, right), size in frames:
@@ -36,4 +36,4 @@ def test_detr_scales_with_image_size():
     assert shorts == {round(0.6 * short) for short in range(480, 801, 32)}
     assert max(max(frame.size) for frame in frames) <= 800
     with pytest.raises(ConfigError, match=r"data\.image_size.*800, 480"):
-        Detr((800, 480))
+        DetrTransforms((800, 480))

@@ -13,7 +13,7 @@ from densevit import registry
 from densevit.config import DataSection, from_mapping
 from densevit.data.data_splits import DataSplits
 from densevit.data.transforms.color_augmentation import reason_it_moves_pixels
-from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.data.transforms.sample_augmentation import Augmentation
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import ConfigError
@@ -60,9 +60,9 @@ class Rectangle(Dataset):
 def sections() -> Iterator[dict[str, Any]]:
     """All installed transforms as they are, and with each option that changes what they do."""
     names = registry.find("transforms")
-    assert names.keys() >= {"fixed", "resized_crop", "stretch"}
+    assert names.keys() >= {"default", "resized_crop", "stretch"}
     yield from ({"transforms": name} for name in names)
-    yield from ({"transforms": name, "vertical_flip": True} for name in ("fixed", "detr"))
+    yield from ({"transforms": name, "vertical_flip": True} for name in ("default", "detr"))
     yield {"transforms": {"name": "crop", "rotation": 40, "object_crops": 0.5, "min_visible": 0.2}}
     yield {"transforms": {"name": "resized_crop", "random_erasing": 1.0}}
 
@@ -119,7 +119,7 @@ def test_labels_follow_the_pixels_of_every_methods_views(name):
     """Views without labels of places have none to follow."""
     kind: type[Method] = registry.load("methods", name)
     options = {"crops": [(48, (0.4, 1.0), 1.0, 0.2)], "image_size": 48, "scale": (0.4, 1.0)}
-    transform = kind.transform(SimpleNamespace(**options), Augmentation(Fixed(SIDE)))
+    transform = kind.transform(SimpleNamespace(**options), Augmentation(DefaultTransforms(SIDE)))
     for view in views_of(transform, Rectangle()):
         located = [key for key in view["targets"] if key in Rectangle.provides]
         assert not located or different(view) == ""
@@ -136,7 +136,7 @@ def test_what_moves_pixels_is_as_albumentations_has_it():
     assert [name for name in COLOURS + GEOMETRY if reason_it_moves_pixels(getattr(A, name)(p=1))] == [*GEOMETRY]
 
 
-class Tilted(Fixed):
+class Tilted(DefaultTransforms):
     """A third party's transforms, whose colours rotate images."""
 
     def __init__(self, image_size: int, kind: str = "Rotate") -> None:

@@ -9,8 +9,8 @@ from PIL import Image
 
 from densevit.config import DataSection
 from densevit.data.transforms.crop import Crop
-from densevit.data.transforms.detr import Detr
-from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.default import DefaultTransforms
+from densevit.data.transforms.detr import DetrTransforms
 from densevit.data.transforms.sample_augmentation import Augmentation
 from densevit.data.transforms.sample_resizing import resize_image
 from densevit.data.transforms.transform_builder import build_transforms
@@ -47,7 +47,7 @@ def labelled() -> Sample:
 
 def test_result_depends_on_the_generator_only_and_the_input_is_not_modified():
     given, untouched = labelled(), labelled()
-    for name, size in (("fixed", 128), ("crop", 40)):
+    for name, size in (("default", 128), ("crop", 40)):
         first, again, other = (
             transforms(transforms=name, image_size=size)[0](given, np.random.default_rng(seed)) for seed in (3, 3, 5)
         )
@@ -96,7 +96,7 @@ def test_an_image_of_the_right_size_is_not_resampled():
 
 def test_images_of_extreme_aspect_are_resized():
     rng = np.random.default_rng(0)
-    for made in (Detr(None), Fixed(64), Fixed((64, 32)), Crop(64), Crop((64, 32), 3)):
+    for made in (DetrTransforms(None), DefaultTransforms(64), DefaultTransforms((64, 32)), Crop(64), Crop((64, 32), 3)):
         for height, width in ((1, 1), (1, 5000), (5000, 1), (3, 2), (7, 900)):
             for _ in range(50):
                 (top, left, bottom, right), size = made.training_crop(height, width, rng)
@@ -176,9 +176,9 @@ def test_transforms_resample_once_bilinear_images_and_nearest_labels():
         "image": torch.from_numpy(pixels).permute(2, 0, 1),
         "targets": {"semantic": torch.from_numpy(labels), "image_id": 1},
     }
-    evaluated = transforms(transforms="fixed", image_size=47)[1](given)["targets"]
+    evaluated = transforms(transforms="default", image_size=47)[1](given)["targets"]
     assert np.array_equal(evaluated["semantic"], semantic.resize(evaluated["size"][::-1], nearest))
-    framed, unflipped, window = Fixed(None), 0, (5, 3, 51, 33)
+    framed, unflipped, window = DefaultTransforms(None), 0, (5, 3, 51, 33)
     framed.color_augmentation = "none"
     framed.training_crop = lambda *given: CropAndSize((3, 5, 33, 51), (24, 37))
     train = Augmentation(framed)

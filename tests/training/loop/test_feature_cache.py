@@ -238,7 +238,7 @@ def test_the_average_leaves_out_frozen_modules():
     [
         ("backbone", {"freeze": False}, "fp32 needs backbone.freeze=true"),
         ("backbone", {"freeze": 1}, "fp32 needs backbone.freeze=true"),
-        ("data", {"transforms": "fixed"}, "backbone.cache: data.transforms 'fixed' and their options change the"),
+        ("data", {"transforms": "default"}, "backbone.cache: data.transforms 'default' and their options change the"),
         ("data", {"transforms": "crop"}, "data.transforms 'crop' and their options"),
         ("data", {"mosaic": 0.5}, "backbone.cache: .*without mosaic"),
         ("backbone", {"name": f"{__name__}:Random", "weights": "random"}, "random in evaluation mode"),

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Batch
 from densevit.model import DenseModel
@@ -96,7 +96,7 @@ def test_evaluate_resizes_as_the_predictor(run, monkeypatch):
         return infer(self, batch, *given)
 
     monkeypatch.setattr(DenseModel, "infer", noted)
-    densevit.evaluate(run.model.with_resize(Fixed(40)))
+    densevit.evaluate(run.model.with_resize(DefaultTransforms(40)))
     assert sizes == {40}
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import densevit
 from densevit.cli import main
-from densevit.data.transforms.fixed import Fixed
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.model import DenseModel
 from tests.checkpoints.layouts import models
 
@@ -46,7 +46,7 @@ def test_objects_attention_equals_transformers_detr(tmp_path):
     scores = outputs.logits[0].softmax(-1)[:, :-1].amax(1)
     order = scores.argsort(descending=True)
 
-    found = densevit.inspect(densevit.load(tmp_path).with_resize(Fixed(None)), pixels)
+    found = densevit.inspect(densevit.load(tmp_path).with_resize(DefaultTransforms(None)), pixels)
     [objects] = found.objects.values()
     assert len(objects) == int((scores >= 0.5).sum()) > 2
     for one, query in zip(objects, order, strict=False):

@@ -1,4 +1,4 @@
-"""The transforms `fixed` and `resize`: one size for all images."""
+"""The transforms `default` and `resize`: one size for all images."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _ZOOM = 1.25  # the largest zoom factor, in and out
 _ZOOMED = 0.5  # the probability of a zoom
 
 
-class Fixed(Transforms):
+class DefaultTransforms(Transforms):
     """One size for all images: the long side, or bounds (h, w). Training zooms half of the images by up to 1.25.
 
     Zooming in crops; zooming out makes the image smaller, with more padding in the batch.
@@ -60,8 +60,8 @@ class Fixed(Transforms):
         return CropAndSize((top, left, top + h, left + w), size)
 
 
-class Resize(Fixed):
-    """`fixed` without augmentation: training images are resized as in evaluation.
+class Resize(DefaultTransforms):
+    """`default` without augmentation: training images are resized as in evaluation.
 
     stretch: resizes to (h, w), or to a square of the side, without keeping the aspect ratio.
     """
