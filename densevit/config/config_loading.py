@@ -137,7 +137,7 @@ def _backbone_of(weights: str) -> dict[str, Any]:
     except (SafetensorError, OSError):
         return {}
     values = values_of_file(text, weights, run=folder, part="backbone")["backbone"]
-    return {key: value for key, value in values.items() if key not in ("weights", "weights_allow", "cache", "lora")}
+    return {key: value for key, value in values.items() if key not in ("weights", "allow_mismatch", "cache", "lora")}
 
 
 def _validated(values: Mapping[str, Any], sources: Sources) -> Config:

@@ -54,7 +54,7 @@ class BackboneSection(OpenSection):
     """Pretrained weights of the backbone: a file or folder of densevit's or another project's, or `timm:NAME`,
     `torchvision:NAME`, `hf:ORG/NAME`. `random` or `null`: random weights; only `random` permits frozen random
     weights."""
-    weights_allow: Patterns = ()
+    allow_mismatch: Patterns = ()
     """Patterns of tensors that may be missing, unexpected or of another shape in these weights, such as `[norm.*]`."""
     channels: Annotated[Channels | None, BeforeValidator(_as_channels)] = None
     """The channels of the images; training sets it from `data`. `null`: 8-bit RGB."""
@@ -76,7 +76,7 @@ class BackboneSection(OpenSection):
     """Trains low-rank adapters in place of the backbone's parameters: `{rank: 8, alpha: 16, targets: ['*']}`.
     `null`: none."""
 
-    @field_validator("weights_allow")
+    @field_validator("allow_mismatch")
     @classmethod
     def _has_weights(cls, patterns: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if patterns and info.data.get("weights") == RANDOM:
@@ -195,7 +195,7 @@ class HeadSection(PluginSection):
     weights: Source | None = None
     """Pretrained weights of the head and its neck; from another project's model, the weights of its head for the same
     task. `null`: random weights."""
-    weights_allow: Patterns = ()
+    allow_mismatch: Patterns = ()
     """Patterns of tensors that may be missing, unexpected or of another shape in these weights."""
     freeze: Frozen = False
     """`true` freezes the head and its neck. Or patterns of parameters, such as `[decoder.*, neck.*]`."""
@@ -228,7 +228,7 @@ class ModelSections(Section):
 
     weights: Source | None = None
     """Pretrained weights of the complete model: a run folder, a file or `hf:ORG/NAME`. `null`: none."""
-    weights_allow: Patterns = ()
+    allow_mismatch: Patterns = ()
     """Patterns of tensors that may be missing, unexpected or of another shape in these weights, such as
     `[heads.depth.*]`."""
     backbone: Annotated[BackboneSection, "backbones"]

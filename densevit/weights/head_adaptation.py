@@ -33,7 +33,7 @@ def replaced_tensors(model: DenseModel, name: str, checkpoint: TranslatedCheckpo
         return {}, ""
     try:
         options = checkpoint.describe().get("heads", {}).get(checkpoint.head_names.get(name, name))
-    except WeightsError:  # an incomplete checkpoint, which `weights_allow` permits
+    except WeightsError:  # an incomplete checkpoint, which `allow_mismatch` permits
         return {}, ""
     return head.replaced_tensors(options) if isinstance(options, Mapping) else ({}, "")
 

@@ -31,13 +31,13 @@ def load_pretrained(model: DenseModel, resolved: Resolved) -> list[StateDictMatc
     """
     sections, checkpoints, fits = resolved.sections, resolved.checkpoints, dict[str, StateDictMatch]()
     if sections.weights is not None:
-        fits["weights"] = fit_model(model, checkpoints[sections.weights], sections.weights_allow)
+        fits["weights"] = fit_model(model, checkpoints[sections.weights], sections.allow_mismatch)
     else:
         if (source := sections.backbone.source) is not None:
-            fits["backbone"] = fit_backbone(model, checkpoints[source], sections.backbone.weights_allow)
+            fits["backbone"] = fit_backbone(model, checkpoints[source], sections.backbone.allow_mismatch)
         for name, head in sections.heads.items():
             if head.weights is not None:
-                fits |= _fit_head(model, name, checkpoints[head.weights], head.weights_allow)
+                fits |= _fit_head(model, name, checkpoints[head.weights], head.allow_mismatch)
     for match in fits.values():
         match.write()
     for key, line in resolved.notes:

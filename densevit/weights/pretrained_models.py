@@ -34,7 +34,7 @@ def build_pretrained(
 def create_backbone(
     name: Section,
     weights: str | Path | None = None,
-    weights_allow: Sequence[str] = (),
+    allow_mismatch: Sequence[str] = (),
     in_channels: int | None = None,
     **options: Any,
 ) -> Backbone:
@@ -44,7 +44,7 @@ def create_backbone(
     or a section `backbone` as a mapping.
     weights: pretrained weights as in `backbone.weights`, which also set mean, std, the channels of the images and the
     options of the code that trained them (`layout_options`); None: those of the name, if any; "random": random weights.
-    weights_allow: name patterns of tensors that may be missing, unexpected or of another shape.
+    allow_mismatch: name patterns of tensors that may be missing, unexpected or of another shape.
     in_channels: the number of channels, as for `create_model`. options: arguments of the plugin's constructor, such as
     timm's `pretrained=False` for random weights.
     The layers are the papers'; `DenseModel` replaces them with faster ones that compute the same results.
@@ -53,7 +53,7 @@ def create_backbone(
         >>> densevit.create_backbone("resnet", depth=50).channels
         (256, 512, 1024, 2048)
     """
-    typed = {"weights": None if weights is None else str(weights), "weights_allow": tuple(weights_allow)}
+    typed = {"weights": None if weights is None else str(weights), "allow_mismatch": tuple(allow_mismatch)}
     values = {**as_section(name), **options, **{key: value for key, value in typed.items() if value not in (None, ())}}
     section = configs.section("backbone", with_in_channels(values, in_channels), "create_backbone")
     checkpoints = {section.source: read(section.source)} if section.source else {}

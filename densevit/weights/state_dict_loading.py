@@ -129,10 +129,10 @@ def fit(
         shapes = f"{name} is {tuple(state[name].shape)}, expected {tuple(tensors[name].shape)}"
         problems.append(f"{len(misshapen)} have another shape ({shapes})")
     if problems:
-        key = match.source.partition(": ")[0] if "weights: " in match.source else "weights"
+        section = match.source.partition("weights: ")[0] if "weights: " in match.source else ""
         raise WeightsError(
             f"{source} does not fit: {'; '.join(problems)}. Use the config it was trained with, or other weights; "
-            f"allow intended differences by name, {key}_allow=[PATTERN, ...]."
+            f"allow intended differences by name, {section}allow_mismatch=[PATTERN, ...]."
         )
     broken = [
         name

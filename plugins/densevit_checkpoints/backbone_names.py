@@ -12,7 +12,7 @@ from densevit_checkpoints.converting import recognised
 from densevit_checkpoints.foreign_checkpoint import translate_checkpoint
 
 _INSTEAD = "name the plugin, with backbone.weights=FILE, where FILE is a file or folder downloaded elsewhere"
-_TRAINING_KEYS = ("weights", "weights_allow", "cache", "lora", "freeze")
+_TRAINING_KEYS = ("weights", "allow_mismatch", "cache", "lora", "freeze")
 
 
 def section_of(name: str) -> dict[str, Any] | None:

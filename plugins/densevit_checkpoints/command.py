@@ -22,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="section.key=value",
         nargs="*",
         help="options that cannot be inferred from tensors: backbone.dilation=true; tensors that may not match: "
-        "weights_allow=[PATTERN, ...]",
+        "allow_mismatch=[PATTERN, ...]",
     )
     parser.add_argument("--as", dest="layout", metavar="LAYOUT", help="the layout of SRC, if it is not recognised")
     parser.add_argument(

@@ -42,7 +42,7 @@ def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overri
 
     layout: the name of the layout; None: recognised from the keys. overrides: changes to the config derived from the
     checkpoint, such as `backbone.dilation=true`. Raises WeightsError for missing or unexpected tensors that
-    `weights_allow` does not list.
+    `allow_mismatch` does not list.
     """
     checkpoint, chosen = recognised(checkpoint, layout)
     metadata, translated = checkpoint.metadata, translate_checkpoint(checkpoint, chosen)
@@ -53,13 +53,13 @@ def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overri
     sections: ModelSections
     if translated.is_backbone:
         sections = _backbone_sections(backbone, translated.source, overrides)
-        allowed = sections.backbone.weights_allow
+        allowed = sections.backbone.allow_mismatch
     else:
         classes = chosen.classes(checkpoint.tensors, metadata) if chosen.classes else classes
         values = with_settings(chosen, {**described, "backbone": backbone}, classes)
         config = configs.from_mapping(values, translated.source, overrides)
         configs.check_plugins(config)
-        allowed, sections = config.weights_allow, with_value(config, ("weights_allow",), ())
+        allowed, sections = config.allow_mismatch, with_value(config, ("allow_mismatch",), ())
     model = build_from_sections(sections, classes_by_head(sections, classes))
     model.licences |= translated.licences
     fit = (fit_backbone if translated.is_backbone else fit_model)(model, translated, allowed)

@@ -50,7 +50,7 @@ def write(converted: Converted, out: Path) -> None:
         section = {
             key: value
             for key, value in converted.model.sections.backbone.model_dump().items()
-            if key != "weights_allow"
+            if key != "allow_mismatch"
         }
         model_file.save_backbone(
             converted.model.backbone, section, folder / "model.safetensors", converted.model.licences

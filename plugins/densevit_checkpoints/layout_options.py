@@ -115,7 +115,7 @@ def _implied(weights: PartWeights, plugin: str) -> Iterator[tuple[Path, Any, boo
     layout = weights.checkpoint.layout
     try:
         section = option_of(weights.checkpoint.describe(), weights.layout_key)
-    except WeightsError:  # an incomplete checkpoint, which `weights_allow` permits
+    except WeightsError:  # an incomplete checkpoint, which `allow_mismatch` permits
         return
     if not isinstance(section, Mapping):
         return

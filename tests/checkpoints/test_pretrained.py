@@ -139,7 +139,7 @@ def test_missing_and_unexpected_tensors_raise_unless_allowed(file):
     )
     with pytest.raises(WeightsError, match=message):
         loaded({"weights": source})
-    _, _, [report] = loaded({"weights": source, "weights_allow": ["extra.*", "norm.bias"]})
+    _, _, [report] = loaded({"weights": source, "allow_mismatch": ["extra.*", "norm.bias"]})
     assert report.missing == ["norm.bias"] and report.unexpected == ["extra.w"]
     counts = "2 tensors loaded, 1 adapted, 1 left out, 1 missing, 1 unexpected."
     assert weights_line(report).startswith(f"{report.source}: {counts} Read as made-encoder. backbone.mean is [0.5, ")

@@ -19,7 +19,7 @@ COMMAND = re.compile(
     )
 )
 _VALUE = r"(?:\[[^\]]*\]|\{[^}]*\}|'[^']*'|[^\s;,)]*[^\s;,:.)])"
-OVERRIDE = rf"'?(?:(?:{'|'.join(SECTIONS)})(?:\.[\w*]+)*|seed|weights|weights_allow)={_VALUE}'?"
+OVERRIDE = rf"'?(?:(?:{'|'.join(SECTIONS)})(?:\.[\w*]+)*|seed|weights|allow_mismatch)={_VALUE}'?"
 KEY = rf"(?:{'|'.join(SECTIONS)})(?:\.[\w*]+)+"
 PATH = r"(?:configs|densevit|docs|examples|plugins|tests|tools)/[\w./*-]*[\w/*]"
 # In text without marks for code: overrides that follow one another, keys, and paths.

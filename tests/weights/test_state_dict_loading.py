@@ -35,7 +35,7 @@ def ones(*names):
         (STATE | ones("2.w", "3.a", "3.b", "3.c"), r"4 are unexpected \(2\.w, 3\.a, 3\.b, 3\.c\)"),
         ({key.replace("0.", "zero."): x for key, x in STATE.items()}, r"zero\.bias\) Did you mean '0\.weight'\?"),
         (STATE | {"0.weight": torch.ones(4, 2)}, r"1 .* another shape \(0\.weight is \(4, 2\), expected \(3, 2\)\)"),
-        ({}, r"weights_allow=\[PATTERN, \.\.\.\]\.$"),
+        ({}, r"allow_mismatch=\[PATTERN, \.\.\.\]\.$"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named_and_nothing_is_loaded(state, facts):
