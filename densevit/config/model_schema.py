@@ -190,7 +190,7 @@ def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
 class HeadSection(PluginSection):
     """A head and its options."""
 
-    weight: Rate | Literal["learned"] = 1.0
+    loss_weight: Rate | Literal["learned"] = 1.0
     """Weight of the head's losses. `learned`: by uncertainty, trained with the model."""
     weights: Source | None = None
     """Pretrained weights of the head and its neck; from another project's model, the weights of its head for the same

@@ -35,7 +35,7 @@ from densevit.model.freezing import frozen_modules
 from densevit.model.head_inference import inference_of
 from densevit.model.inference_model import InferenceModel
 from densevit.model.normalisation import normalised
-from densevit.model.part_sections import HeadWeight, sections_of_parts
+from densevit.model.part_sections import LossWeight, sections_of_parts
 from densevit.model.tensor_batches import as_batch
 from densevit.model.uncertainty_weighting import uncertainty_weighted
 from densevit.model.zoom import at_reference_size
@@ -45,7 +45,7 @@ from densevit.targets.types import TargetTypes
 class DenseModel(InferenceModel, nn.Module):
     """A backbone with one or more named heads, each with an optional neck: trains, predicts, is saved and exported.
 
-    weights: the loss weight of each head, 1 by default; "learned": a parameter per head, see `uncertainty_weighted`.
+    loss_weights: a factor for each head, 1 by default; "learned": a parameter per head, see `uncertainty_weighted`.
 
     Example:
         >>> backbone = densevit.create_backbone("resnet", depth=18)
@@ -59,14 +59,14 @@ class DenseModel(InferenceModel, nn.Module):
     high: Tensor
     mean: Tensor
     std: Tensor
-    _by_head = (*InferenceModel._by_head, "necks", "log_variances", "weights")
+    _by_head = (*InferenceModel._by_head, "necks", "log_variances", "loss_weights")
 
     def __init__(
         self,
         backbone: Backbone,
         heads: Mapping[str, Head],
         necks: Mapping[str, Neck] | None = None,
-        weights: Mapping[str, HeadWeight] | None = None,
+        loss_weights: Mapping[str, LossWeight] | None = None,
         sections: ModelSections | None = None,
     ) -> None:
         nn.Module.__init__(self)
@@ -82,10 +82,10 @@ class DenseModel(InferenceModel, nn.Module):
         self._types = {name: TargetTypes(types) for name, types in self.target_types.items()}
         self.checked: set[str] = set()  # heads whose first targets are checked, and images
         self.cache: Callable[[Tensor], list[Tensor]] | None = None  # gives the feature maps in place of the backbone
-        self.weights = {name: (weights or {}).get(name, 1.0) for name in heads}
-        learned = [name for name, weight in self.weights.items() if weight == "learned"]
+        self.loss_weights = {name: (loss_weights or {}).get(name, 1.0) for name in heads}
+        learned = [name for name, weight in self.loss_weights.items() if weight == "learned"]
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
-        self.sections = sections = sections or sections_of_parts(backbone, heads, necks or {}, self.weights)
+        self.sections = sections = sections or sections_of_parts(backbone, heads, necks or {}, self.loss_weights)
         self.training_data = sections.data
         self.reference_data = {}
         self.inference = inference_of(self, sections)
@@ -237,7 +237,7 @@ class DenseModel(InferenceModel, nn.Module):
             head_context = context.for_head(name)
             targets_of_head = self._checked_targets(name, targets, head_targets)
             terms = head.loss(outputs[name], targets_of_head, head_context)
-            weight = self.weights[name]
+            weight = self.loss_weights[name]
             if weight == "learned":
                 is_labelled = any(all(key in target for key in head.needs) for target in targets_of_head)
                 terms = uncertainty_weighted(terms, self.log_variances[name], is_labelled, head_context)

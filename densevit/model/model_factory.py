@@ -161,8 +161,8 @@ def build_from_sections(
             necks[name], feeding = neck, (neck.channels, neck.strides)
         arguments = (*feeding, tuple(classes.get(name, ())))
         heads[name] = registry.create("heads", head.name, *arguments, options=head.options, where=where)
-    weights = {name: head.weight for name, head in sections.heads.items()}
-    model = DenseModel(backbone, heads, necks, weights, sections)
+    loss_weights = {name: head.loss_weight for name, head in sections.heads.items()}
+    model = DenseModel(backbone, heads, necks, loss_weights, sections)
     parts: list[tuple[Any, nn.Module]] = [(section, backbone), *((sections.heads[x], heads[x]) for x in heads)]
     for named, part in [*parts, *((sections.heads[x].neck, neck) for x, neck in necks.items())]:
         if sections.replace_layers and part is not getattr(named.name, "instance", None):  # it keeps its layers

@@ -7,17 +7,19 @@ from densevit.config import ModelSections, model_sections
 from densevit.errors import ConfigError
 from densevit.interfaces import Backbone, Class, Head, Neck, as_classes
 
-HeadWeight = float | Literal["learned"]
+LossWeight = float | Literal["learned"]
 
 
 def sections_of_parts(
-    backbone: Backbone, heads: Mapping[str, Head], necks: Mapping[str, Neck], weights: Mapping[str, HeadWeight]
+    backbone: Backbone, heads: Mapping[str, Head], necks: Mapping[str, Neck], loss_weights: Mapping[str, LossWeight]
 ) -> ModelSections:
-    """The sections that build a model of these modules again. necks, weights: the necks and loss weights of heads."""
+    """The sections that build a model of these modules again. necks, loss_weights: those of the heads."""
     return model_sections(
         {
             "backbone": {"name": backbone, "channels": backbone.image_channels},
-            "heads": {x: {"name": head, "neck": necks.get(x), "weight": weights[x]} for x, head in heads.items()},
+            "heads": {
+                x: {"name": head, "neck": necks.get(x), "loss_weight": loss_weights[x]} for x, head in heads.items()
+            },
         },
         "model",
     )

@@ -68,7 +68,7 @@ class DeiT(Method):
         first = f"{self.head}/cross_entropy"  # the head halves it
         return losses | {
             first: 2 * (1 - self.share) * losses[first],
-            term: model.weights[self.head] * self.share * mean,
+            term: model.loss_weights[self.head] * self.share * mean,
         }
 
     def errors(self, logits: Tensor, teacher: Tensor) -> Tensor:
@@ -108,6 +108,6 @@ def _classifier(model: Any) -> str:
             "it. Fix: backbone: {name: vit, distillation_token: true}, heads: {classification: {name: classifier, "
             "tokens: 2}}."
         )
-    if model.weights[names[0]] == "learned":
-        raise ConfigError(f"heads.{names[0]}.weight is learned; the method deit needs a number.")
+    if model.loss_weights[names[0]] == "learned":
+        raise ConfigError(f"heads.{names[0]}.loss_weight is learned; the method deit needs a number.")
     return names[0]

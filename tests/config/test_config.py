@@ -13,7 +13,7 @@ from densevit.errors import ConfigError
 MINE = """\
 backbone: {name: swin, variant: nano, freeze: true}
 heads:
-  detection: {name: detr, num_queries: 40, weight: 2}
+  detection: {name: detr, num_queries: 40, loss_weight: 2}
 data: {name: scenes, image_size: 160, batch_size: 16, train_length: 50}
 optim: {lr: 5e-4, schedule: step}
 trainer: {max_epochs: 20}
@@ -49,7 +49,7 @@ def test_file_is_parsed_into_sections_with_defaults_and_options():
     backbone = loaded.backbone
     assert (backbone.name, backbone.freeze, backbone.options) == ("swin", True, {"variant": "nano"})
     head = loaded.heads["detection"]
-    assert (head.weight, head.neck, head.evaluation.name, head.options) == (2.0, None, None, {"num_queries": 40})
+    assert (head.loss_weight, head.neck, head.evaluation.name, head.options) == (2.0, None, None, {"num_queries": 40})
     assert (loaded.data.batch_size, loaded.data.num_workers, loaded.data.options) == (16, "auto", {"train_length": 50})
     assert (loaded.seed, loaded.optim.lr, loaded.trainer.max_steps) == (0, 5e-4, None)
 

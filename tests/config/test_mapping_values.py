@@ -143,7 +143,9 @@ def test_single_keys_of_a_mapping_are_set():
 
 
 def test_sections_are_merged_and_null_removes_heads_and_sets():
-    values = resolved("inference={flip: false}", "optim={lr: 1e-4}", "heads={areas: {weight: 2}}", "heads.boxes=null")
+    values = resolved(
+        "inference={flip: false}", "optim={lr: 1e-4}", "heads={areas: {loss_weight: 2}}", "heads.boxes=null"
+    )
     assert (values["inference"]["window"], values["inference"]["flip"]) == (64, False)
     assert values["optim"]["lr_factors"] == {"heads.*": 10.0}
     assert list(values["heads"]) == ["areas"] and values["heads"]["areas"]["evaluation"]["boundary"] is True

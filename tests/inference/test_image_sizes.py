@@ -72,7 +72,12 @@ def test_maps_at_source_size_have_the_details_of_the_image():
 
 @pytest.mark.parametrize(
     ("image_size", "transforms", "grid"),
-    [(64, "default", (32, 64)), ((64, 64), "default", (64, 64)), (64, "detr", (32, 64)), ("source", "detr", (100, 200))],
+    [
+        (64, "default", (32, 64)),
+        ((64, 64), "default", (64, 64)),
+        (64, "detr", (32, 64)),
+        ("source", "detr", (100, 200)),
+    ],
 )
 def test_a_side_is_the_long_one_and_a_pair_a_canvas_whatever_the_transforms(image_size, transforms, grid):
     predictor = trained_at(48, Oracle, transforms=transforms)

@@ -35,7 +35,7 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def built(teacher: str, weight: float = 1.0, **options: Any) -> tuple[Any, DeiT, dict[str, Any]]:
     """A student, the method, and a batch of three images with labels and one without."""
-    heads = {"classification": {**HEAD, "weight": weight}}
+    heads = {"classification": {**HEAD, "loss_weight": weight}}
     model = densevit.create_model(VIT, heads, classes=CLASSES, pretrained=False)
     batch: Any = batch_of((64, 96), (64, 96), (50, 70), (64, 96))
     for target, label in zip(batch["targets"], (2, 0, 3), strict=False):
@@ -131,7 +131,7 @@ def test_wrong_options_are_errors(teacher_file: str) -> None:
         (student([*CLASSES, "yak"]), {}, ConfigError, lacking),
         (student(), {"share": 2}, ValueError, "share is 2"),
         (student(tokens=1), {}, ConfigError, "needs one head with a distillation token; 0 of 1 heads"),
-        (student(weight="learned"), {}, ConfigError, r"heads\.kinds\.weight is learned"),
+        (student(loss_weight="learned"), {}, ConfigError, r"heads\.kinds\.loss_weight is learned"),
     ):
         with pytest.raises(error, match=message):
             DeiT(model, teacher_file, **options)

@@ -72,7 +72,7 @@ def test_padding_is_exactly_zero_after_normalisation():
 
 def test_losses_are_named_by_head_and_weighted():
     model = of_heads(Averaged(), a=Mean, b=Mean)
-    model.weights["b"] = 0.25
+    model.loss_weights["b"] = 0.25
     outputs = {"a": {"logits": torch.full((2, 3), 4.0)}, "b": {"logits": torch.full((2, 3), 8.0)}}
     losses = model.losses_of(outputs, [{}, {}])
     assert {name: value.item() for name, value in losses.items()} == {
@@ -85,7 +85,7 @@ def test_losses_are_named_by_head_and_weighted():
 
 def test_learned_weight_is_the_inverse_variance_with_log_term():
     model = DenseModel(
-        Averaged(), {"a": Mean((3,), (8,), CLASSES), "b": Mean((3,), (8,), CLASSES)}, weights={"b": "learned"}
+        Averaged(), {"a": Mean((3,), (8,), CLASSES), "b": Mean((3,), (8,), CLASSES)}, loss_weights={"b": "learned"}
     )
     nn.init.constant_(model.log_variances["b"], math.log(4))
     outputs = {name: {"logits": torch.full((2, 3), 8.0)} for name in "ab"}
@@ -109,7 +109,7 @@ def test_build_model_follows_the_config():
     config = config_of(
         backbone={"name": "resnet", "depth": 18, "norm": "group", "freeze": True},
         heads={
-            "plain": {"name": f"{MODELS}:Mean", "gain": 3.0, "weight": 0.5},
+            "plain": {"name": f"{MODELS}:Mean", "gain": 3.0, "loss_weight": 0.5},
             "kept": {"name": f"{MODELS}:Mean", "freeze": True, "neck": {"name": doubling, "offset": 2.0}},
         },
     )
@@ -119,7 +119,7 @@ def test_build_model_follows_the_config():
     assert (plain.gain.item(), kept.gain.item(), neck.offset.item()) == (3.0, 1.0, 2.0)
     assert (plain.channels, plain.strides) == ((64, 128, 256, 512), (4, 8, 16, 32))
     assert (kept.channels, kept.strides) == ((512, 512), (32, 32))
-    assert model.weights == {"plain": 0.5, "kept": 1.0}
+    assert model.loss_weights == {"plain": 0.5, "kept": 1.0}
     assert model.classes == {"plain": CLASSES, "kept": CLASSES}
     assert model.sections == config
     assert model.size_divisor == 32

@@ -13,7 +13,7 @@ from densevit.interfaces import Licences
 from densevit.model import DenseModel
 
 HEAD = {"name": "setr", "decoder": "naive", "width": 8, "norm": "group", "auxiliary": []}
-OF_HEADS = ("heads", "necks", "log_variances", "classes", "score_thresholds", "target_types", "weights")
+OF_HEADS = ("heads", "necks", "log_variances", "classes", "score_thresholds", "target_types", "loss_weights")
 CHANNELS = (
     Channels(("red", "green", "blue"), "float32", ((0.0, 100.0),) * 3, nodata=-1.0),
     Channels(("a", "b", "c", "d", "e"), "uint16", ((0.0, 1000.0),) * 5, display=("c",)),
@@ -25,7 +25,10 @@ def _predictor(channels: Channels) -> DenseModel:
     torch.manual_seed(0)
     count = len(channels.names)
     section = {"name": "vit", "variant": "nano", "mean": [0.4] * count, "std": [0.25] * count, "channels": channels}
-    heads = {"a": {**HEAD, "weight": "learned"}, "b": {**HEAD, "weight": 2.0, "neck": {"name": "fpn", "width": 16}}}
+    heads = {
+        "a": {**HEAD, "loss_weight": "learned"},
+        "b": {**HEAD, "loss_weight": 2.0, "neck": {"name": "fpn", "width": 16}},
+    }
     predictor = densevit.create_model(section, heads, classes={"a": ["x", "y"], "b": ["x", "y", "z"]}).eval()
     predictor.licences, predictor.score_thresholds = {"here": Licences("MIT")}, {"a": 0.25, "b": 0.75}
     predictor.training_data = DataSection(name="x")

@@ -41,7 +41,7 @@ OVERRIDES = {
     "optim.name=torch.optim.RAdam": "There is no optimiser 'torch.optim.RAdam'. For the class ",
     "optim.lrr=1": "optim.lrr is not an option of 'adamw'. Did you mean 'lr'? Options: betas, eps, amsgrad. Other keys",
     "backbone.freeze=yes": "set true, false or a list of names, as in [stages.0.*], not 'yes'",
-    "heads.extra.weight=1": "heads.extra.name is missing",
+    "heads.extra.loss_weight=1": "heads.extra.name is missing",
     "trainer.max_steps=null": "trainer: set exactly one of max_images, max_steps and max_epochs",
     "=1": "'=1' is not an override: write section.key=value",
     "seed=": "seed has no value; write seed=null for none",

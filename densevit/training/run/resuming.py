@@ -263,7 +263,7 @@ def validation_of(config: Config) -> list[Any]:
 
 
 def _can_change(key: str, old: Any, new: Any) -> bool:
-    if key.startswith("heads.") and key.endswith(".weight"):
+    if key.startswith("heads.") and key.endswith(".loss_weight"):
         return "learned" not in (old, new)  # a learned weight is a parameter
     if key == "trainer.ema":
         return new is not None  # without EMA, training would continue from the averaged weights

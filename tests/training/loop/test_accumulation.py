@@ -67,7 +67,7 @@ def model_of(head: str, weight: str | float = 1.0) -> DenseModel:
     options = {key: value for key, value in HEADS[head].items() if key != "name"}
     classes = () if "dpt" in head else Labelled("train").classes["detection"]
     made = create_head(HEADS[head]["name"], backbone.channels, backbone.strides, classes, **options)
-    return DenseModel(backbone, {"head": made}, weights={"head": weight})
+    return DenseModel(backbone, {"head": made}, loss_weights={"head": weight})
 
 
 def gradients_of_a_step(head: str, batch_size: int, accumulate: int, count: int = 8, weight: Any = 1.0) -> Any:

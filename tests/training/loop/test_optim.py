@@ -35,7 +35,7 @@ class Everything(Head):
 
 def model_of(name: str = "swin", **options) -> DenseModel:
     backbone = densevit.create_backbone(name, **(options or {"variant": "nano"}))
-    return DenseModel(backbone, {"detection": Everything(backbone.channels)}, weights={"detection": "learned"})
+    return DenseModel(backbone, {"detection": Everything(backbone.channels)}, loss_weights={"detection": "learned"})
 
 
 # The ends of the names of parameters with decay, of all others.

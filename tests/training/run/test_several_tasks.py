@@ -48,7 +48,11 @@ SETS = {
 @pytest.fixture
 def mixed(trained: Callable[..., Path]) -> Path:
     """A run on three data sets with labels of one task each, with one learned loss weight."""
-    heads = {"boxes": DETECTION, "surfaces": {**SURFACES, "weight": "learned"}, "depth": {**DEPTH, "weight": 0.5}}
+    heads = {
+        "boxes": DETECTION,
+        "surfaces": {**SURFACES, "loss_weight": "learned"},
+        "depth": {**DEPTH, "loss_weight": 0.5},
+    }
     data = {"name": "mix", "sets": SETS, "image_size": 64, "batch_size": 2, "num_workers": 0}
     return trained(yaml.safe_dump({**BASE, "heads": heads, "data": data}, sort_keys=False))
 
@@ -84,7 +88,7 @@ def test_one_backbone_pass_predicts_all_tasks_and_evaluation_repeats_the_metrics
 @pytest.fixture
 def first(trained: Callable[..., Path]) -> Path:
     """A run of two heads."""
-    heads = {"boxes": {**DETECTION, "weight": "learned"}, "surfaces": SURFACES}
+    heads = {"boxes": {**DETECTION, "loss_weight": "learned"}, "surfaces": SURFACES}
     return trained(yaml.safe_dump({**BASE, "heads": heads}, sort_keys=False))
 
 
