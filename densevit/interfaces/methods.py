@@ -20,8 +20,8 @@ class Method(nn.Module, Recorded):
     views: number of differently augmented copies of each image; a batch contains the first view, and later views as
         `other_views`.
     any_channels: whether the method supports images other than 8-bit RGB.
-    loaded: names of frozen modules whose weights the constructor loads; checkpoints leave them out, and they stay in
-        evaluation mode.
+    external_modules: names of frozen modules whose weights the constructor loads; checkpoints leave them out, and they
+        stay in evaluation mode.
 
     Example:
         >>> class Plain(densevit.Method):
@@ -35,16 +35,16 @@ class Method(nn.Module, Recorded):
     needs_labels: bool = False
     views: int = 1
     any_channels: bool = False
-    loaded: tuple[str, ...] = ()
+    external_modules: tuple[str, ...] = ()
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.register_state_dict_post_hook(_remove_loaded)
-        self.register_load_state_dict_pre_hook(_add_loaded)
+        self.register_state_dict_post_hook(_remove_external_modules)
+        self.register_load_state_dict_pre_hook(_add_external_modules)
 
     def train(self, mode: bool = True) -> "Method":
         super().train(mode)
-        for name in self.loaded:
+        for name in self.external_modules:
             self.get_submodule(name).eval()
         return self
 
@@ -54,7 +54,7 @@ class Method(nn.Module, Recorded):
         """
         return configured
 
-    def saved_model(self, model: Any) -> Any:
+    def eval_model(self, model: Any) -> Any:
         """The validated and saved model, a `DenseModel` with the heads of `model`: `model` by default, or a
         teacher, which is a module of the method."""
         return model
@@ -83,21 +83,21 @@ class Method(nn.Module, Recorded):
         """The loss of each image (B,), without gradients. Its mean is the metric `method/loss`, which selects the best
         epoch of a model without heads. Not implemented by default: only heads are evaluated.
 
-        model: the result of `saved_model`.
+        model: the result of `eval_model`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement validation_losses().")
 
 
-def _remove_loaded(method: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Removes the tensors of `Method.loaded` from a state dict."""
+def _remove_external_modules(method: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Removes the tensors of `Method.external_modules` from a state dict."""
     assert isinstance(method, Method)
-    parts = tuple(f"{prefix}{name}." for name in method.loaded)
+    parts = tuple(f"{prefix}{name}." for name in method.external_modules)
     for key in [key for key in state if key.startswith(parts)]:
         del state[key]
 
 
-def _add_loaded(method: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Adds the current tensors of `Method.loaded` to a state dict before loading."""
+def _add_external_modules(method: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Adds the current tensors of `Method.external_modules` to a state dict before loading."""
     assert isinstance(method, Method)
-    for name in method.loaded:
+    for name in method.external_modules:
         state |= method.get_submodule(name).state_dict(prefix=f"{prefix}{name}.")

@@ -33,7 +33,7 @@ IN_FOLDER = (
     "pytorch_model.bin.index.json",
 )
 # densevit's Lightning checkpoints: the key of the model file's header, and the key of the model's attribute name.
-ENTRIES, SAVED_MODEL = "densevit", "saved_model"
+ENTRIES, EVAL_MODEL = "densevit", "eval_model"
 
 
 def read(source: str | Path, instead: str = "", trust: bool = False) -> Checkpoint:
@@ -115,7 +115,7 @@ def _in_file(path: Path, trust: bool) -> Checkpoint:
         raise WeightsError(f"{path}: {_without_tensors(content)}")
     tensors, entries = next(iter(containers.values())), dict[str, str]()
     if "pytorch-lightning_version" in content:
-        saved, prefix = content.get(ENTRIES), f"{content.get(SAVED_MODEL, 'model')}."
+        saved, prefix = content.get(ENTRIES), f"{content.get(EVAL_MODEL, 'model')}."
         if isinstance(saved, Mapping):  # without the tensors of a training method
             entries = {key: text for key, text in saved.items() if isinstance(key, str) and isinstance(text, str)}
             tensors, containers = below(tensors, prefix), {}

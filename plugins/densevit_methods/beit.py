@@ -34,7 +34,7 @@ class BEiT(MaskedModelling):
         block, if that many remain.
     """
 
-    loaded = ("tokenizer",)
+    external_modules = ("tokenizer",)
 
     def __init__(
         self, model: Any, tokenizer: dict[str, Any], mask_ratio: float = 0.4, smallest_block: int = 16

@@ -37,7 +37,7 @@ class DeiT(Method):
     """
 
     needs_heads = True
-    loaded = ("teacher",)
+    external_modules = ("teacher",)
 
     def __init__(
         self,

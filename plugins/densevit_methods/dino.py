@@ -77,7 +77,7 @@ class DINO(Unlabelled):
         self.center = Float32Buffer(torch.zeros(prototypes))
         self.progress = 0.0  # of this step
 
-    def saved_model(self, model: Any) -> Any:
+    def eval_model(self, model: Any) -> Any:
         return self.teacher
 
     def transform(self, configured: Any) -> Any:

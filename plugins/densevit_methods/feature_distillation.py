@@ -30,7 +30,7 @@ class FeatureDistillation(Unlabelled):
         paired in the same order, as hints of FitNets (Romero et al. 2015).
     """
 
-    loaded = ("teacher",)
+    external_modules = ("teacher",)
 
     def __init__(self, model: Any, teacher: BackboneSource, levels: int = 1) -> None:
         super().__init__(model)

@@ -60,7 +60,7 @@ class MeanTeacher(Method):
         self.average = MovingAverage()
         self.register_buffer("updates", torch.tensor(0))
 
-    def saved_model(self, model: Any) -> Any:
+    def eval_model(self, model: Any) -> Any:
         return self.teacher
 
     def check_steps(self, steps: int) -> None:

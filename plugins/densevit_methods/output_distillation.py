@@ -30,7 +30,7 @@ class OutputDistillation(Unlabelled):
     """
 
     needs_heads = True
-    loaded = ("teacher",)
+    external_modules = ("teacher",)
 
     def __init__(
         self, model: Any, teacher: Source, score_threshold: float | None = None, pixel_threshold: float = 0.0

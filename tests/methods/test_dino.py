@@ -75,4 +75,4 @@ def test_the_temperature_rises_linearly_and_the_teacher_is_saved() -> None:
     model, method = built("dino", **SMALL)
     temperatures = [method.temperature(progress) for progress in (0.0, 0.05, 0.1, 0.7)]
     assert temperatures == pytest.approx([0.04, 0.055, 0.07, 0.07])
-    assert method.saved_model(model) is method.teacher
+    assert method.eval_model(model) is method.teacher

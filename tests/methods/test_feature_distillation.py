@@ -133,7 +133,8 @@ def test_a_model_file_and_the_backbone_in_it_are_the_same_teacher(teacher_file: 
     found = []
     for teacher in (teacher_file, {"name": "resnet", "depth": 18, "weights": teacher_file}):
         method = densevit.create_method("feature_distillation", model, teacher=teacher)
-        assert all(name.startswith("projections.") for name in method.state_dict()) and method.loaded == ("teacher",)
+        assert all(name.startswith("projections.") for name in method.state_dict())
+        assert method.external_modules == ("teacher",)
         assert not any(p.requires_grad for p in method.teacher.parameters())
         assert not any(module.training for module in method.train().teacher.modules())
         found.append(method.targets(images))

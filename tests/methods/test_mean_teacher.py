@@ -69,7 +69,7 @@ def test_teacher_is_the_moving_average_of_the_student() -> None:
     for n, current in enumerate(history[1:], 2):
         expected = torch.lerp(current, expected, min(0.75, 1 - 1 / n))
     torch.testing.assert_close(method.teacher.get_parameter(name).double(), expected, rtol=1e-5, atol=1e-6)
-    assert not any(p.requires_grad for p in method.teacher.parameters()) and method.saved_model(model) is method.teacher
+    assert not any(p.requires_grad for p in method.teacher.parameters()) and method.eval_model(model) is method.teacher
     assert not any(module.training for module in method.teacher.modules())
 
 

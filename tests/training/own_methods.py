@@ -69,7 +69,7 @@ class Teacher(Silent):
         super().__init__(model)
         self.teacher = copy.deepcopy(model).requires_grad_(False)
 
-    def saved_model(self, model: Any) -> Any:
+    def eval_model(self, model: Any) -> Any:
         return self.teacher
 
     def after_step(self, model: Any) -> None:

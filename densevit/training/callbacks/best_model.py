@@ -42,7 +42,7 @@ class BestModel(lightning.Callback):
         trainer.should_stop = trainer.should_stop or self.best_epoch.exhausts(self.patience)
         if not improved:
             return
-        self.save(trainer, pl_module.saved_model)
+        self.save(trainer, pl_module.eval_model)
         if not trainer.is_global_zero:
             return
         if self.best_epoch.monitored and not self.best_epoch.reached:
@@ -54,7 +54,7 @@ class BestModel(lightning.Callback):
             )
         metrics_file.write(pl_module.validation.metrics, self.folder / _METRICS)
         names = image_names(self.dataset, pl_module.validation.indices)
-        write_tables(pl_module.validation.evaluators, self.folder, names, pl_module.saved_model.default_thresholds)
+        write_tables(pl_module.validation.evaluators, self.folder, names, pl_module.eval_model.default_thresholds)
 
     def save(self, trainer: lightning.Trainer, model: DenseModel) -> None:
         """Writes the model. All processes must call this."""

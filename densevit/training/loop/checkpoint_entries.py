@@ -22,7 +22,7 @@ def entries(model: DenseModel, prefix: str, device: torch.device) -> dict[str, A
         values["config"] = configs.dump(model.config)
     if model.heads:
         values[checkpoint_io.ENTRIES] = model_file.entries(model, model_file.sections_of(model))
-        values[checkpoint_io.SAVED_MODEL] = prefix
+        values[checkpoint_io.EVAL_MODEL] = prefix
     values["classes"] = {head: [c.name for c in classes] for head, classes in model.classes.items()}
     return values
 

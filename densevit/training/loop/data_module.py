@@ -67,7 +67,7 @@ class DenseDataModule(lightning.LightningDataModule):
             labels = method.needs_labels or bool(model.heads)
             if stage == "fit":  # an evaluation may have validation data only
                 self.data.use(method)
-                for trained in (model, method.saved_model(model)):
+                for trained in (model, method.eval_model(model)):
                     trained.training_data, trained.reference_data = self.data.section, {}
         # Lightning warns that the module overrides these hooks of the data module, which is intended.
         hooks = "on_before_batch_transfer|transfer_batch_to_device"

@@ -202,9 +202,9 @@ class DenseModule(lightning.LightningModule):
         return self._length.steps if self.budget is not None or self._length.steps > 1 else None
 
     @property
-    def saved_model(self) -> DenseModel:
+    def eval_model(self) -> DenseModel:
         """The validated and saved model: `model`, or a model of the method, such as a teacher."""
-        model: DenseModel = self.method.saved_model(self.model)
+        model: DenseModel = self.method.eval_model(self.model)
         return model
 
     def on_fit_start(self) -> None:
@@ -245,7 +245,7 @@ class DenseModule(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         if self.ema is not None and self.trainer.state.fn == "fit":
             self.ema.use()
-        self.validation.start(self.trainer, self.saved_model)
+        self.validation.start(self.trainer, self.eval_model)
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> dict[str, list[Predictions]]:
         return self.validation.add(self.trainer, batch, dataloader_idx, progress(self.trainer, self._length))
@@ -268,14 +268,14 @@ class DenseModule(lightning.LightningModule):
         self._finite_check.read()
         if self.ema is not None:
             self.ema.save(checkpoint)
-        prefix = next(name for name, module in self.named_modules() if module is self.saved_model)
-        checkpoint |= entries(self.saved_model, prefix, self.device)
+        prefix = next(name for name, module in self.named_modules() if module is self.eval_model)
+        checkpoint |= entries(self.eval_model, prefix, self.device)
         checkpoint["collected_batches"] = len(self._collected)
         checkpoint["trained"] = self.budget and self.budget.state(self.trainer.global_step)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         source = getattr(self._trainer, "ckpt_path", None) or "The checkpoint"
-        restore(checkpoint, str(source), self.saved_model, self.budget)
+        restore(checkpoint, str(source), self.eval_model, self.budget)
         if self.ema is not None:
             self.ema.load(checkpoint)
         self._resumed = checkpoint["random_state"], checkpoint.get("collected_batches", 0)

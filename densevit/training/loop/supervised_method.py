@@ -33,16 +33,16 @@ def create_method(name: str, model: DenseModel, **options: Any) -> Method:
 
 
 def check_method(method: Method, model: DenseModel) -> None:
-    """Raises PluginError if `saved_model` is not part of the method, or for images that it cannot use."""
+    """Raises PluginError if `eval_model` is not part of the method, or for images that it cannot use."""
     if not method.any_channels and not model.channels.is_rgb:
         raise PluginError(
             f"method {type(method).__name__} is for 8-bit RGB images; the data has {model.channels}. Fix: use "
             "the method supervised, or set any_channels in the method's class."
         )
-    saved = method.saved_model(model)
+    saved = method.eval_model(model)
     if saved is not model and not (isinstance(saved, DenseModel) and any(part is saved for part in method.modules())):
         raise PluginError(
-            f"method {type(method).__name__}: its saved_model returned a {type(saved).__name__}; the model, or a "
+            f"method {type(method).__name__}: its eval_model returned a {type(saved).__name__}; the model, or a "
             "DenseModel that is a module of the method, is expected. Fix: create it in the constructor, as in "
             "self.teacher = copy.deepcopy(model)."
         )

@@ -79,7 +79,7 @@ def finish(
     resume_with: the parameter of `fit`.
     """
     if best.best_epoch.best is None:  # stopped before the first validation: saves the current weights
-        best.save(plan.trainer, plan.method.saved_model(plan.model))
+        best.save(plan.trainer, plan.method.eval_model(plan.model))
     if not plan.trainer.is_global_zero:
         return
     if stopped:

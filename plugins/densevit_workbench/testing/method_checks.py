@@ -80,7 +80,7 @@ class MethodFixture(Fixture):
 
 @check("a method for a model", "take the model first and call super().__init__(model)", required=True)
 def construction(fixture: MethodFixture) -> None:
-    """The class is a Method, each call builds a new one, and `saved_model` is the model or a part of the method."""
+    """The class is a Method, each call builds a new one, and `eval_model` is the model or a part of the method."""
     method = fixture.build()
     require_class(method, Method)
     require_new(method, fixture.build())
@@ -148,7 +148,7 @@ def validation_losses(fixture: MethodFixture) -> None:
     if type(method).validation_losses is Method.validation_losses:
         raise NotChecked("not implemented: without heads, the last epoch is saved")
     batch = next(iter(build_data(fixture.config).padded_to(fixture.model.size_divisor).val_loader()))
-    model = method.saved_model(fixture.model).eval()
+    model = method.eval_model(fixture.model).eval()
     with torch.no_grad():
         first, second = (method.validation_losses(model, batch) for _ in range(2))
     actual, count = f"shape {tuple(first.shape)}", len(batch["images"])

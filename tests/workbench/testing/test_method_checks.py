@@ -56,7 +56,7 @@ class Sound(Method):
 class OtherModel(Sound):
     """Saves a model that is not its own."""
 
-    def saved_model(self, model: Any) -> Any:
+    def eval_model(self, model: Any) -> Any:
         return nn.Identity()
 
 
@@ -94,7 +94,7 @@ class Forgets(Sound):
 
 
 BROKEN: dict[type[Method], tuple[str, str]] = {
-    OtherModel: ("construction", "saved_model returned a Identity"),
+    OtherModel: ("construction", "eval_model returned a Identity"),
     Infinite: ("losses", "mean = -?(inf|nan)"),
     OnlyBright: ("blank_images", "mean in place of bright, mean"),
     ReadsLabels: ("labels", "KeyError.*needs_labels = True"),

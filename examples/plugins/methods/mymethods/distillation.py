@@ -22,7 +22,7 @@ class FeatureDistillation(Method):
     teacher: the keys of a section `backbone`: name, options and `weights`.
     """
 
-    loaded = ("teacher",)  # is not saved in checkpoints
+    external_modules = ("teacher",)  # is not saved in checkpoints
 
     def __init__(self, model: nn.Module, teacher: dict[str, Any]) -> None:
         super().__init__(model)
