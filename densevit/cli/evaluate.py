@@ -139,8 +139,8 @@ def _evaluate(
     plan = plan if change is None else change(plan)
     data = plan.data
     if not getattr(rank_zero_only, "rank", 0):
-        left_out = [head for head in model.heads if head not in plan.classes]
-        note = left_out and f"heads without labels in the data, not evaluated: {', '.join(left_out)}"
+        unlabelled_heads = [head for head in model.heads if head not in plan.classes]
+        note = unlabelled_heads and f"heads without labels in the data, not evaluated: {', '.join(unlabelled_heads)}"
         args.output.show(*filter(None, (data.val.conversion, data.val.division, note)))
         for head, mapping in plan.mappings.items():
             args.output.show(mapping_table(head, mapping.pairs, mapping.only_model, mapping.only_data))

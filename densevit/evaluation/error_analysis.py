@@ -184,26 +184,26 @@ def _fixed(
     correct, counted = outcomes.kinds == CORRECT, ~outcomes.ignored
 
     def precision(
-        changed: np.ndarray | None = None, left_out: np.ndarray | None = None, order: np.ndarray | None = None
+        changed: np.ndarray | None = None, excluded: np.ndarray | None = None, order: np.ndarray | None = None
     ) -> float:
-        """The mean AP after fixing the detections `changed`, without the objects `left_out`, with `order` as scores."""
+        """The mean AP after fixing the detections `changed`, without the objects `excluded`, with `order` as scores."""
         labels, right, kept = outcomes.labels, correct, counted
         if changed is not None:
             repaired = changed & outcomes.fixed
             labels = np.where(repaired, outcomes.fixed_labels, labels)
             right, kept = right | repaired, (kept & ~changed) | repaired
         number = positives
-        if left_out is not None:
-            number = positives - np.bincount(records.truth_labels[left_out], minlength=classes)
+        if excluded is not None:
+            number = positives - np.bincount(records.truth_labels[excluded], minlength=classes)
         values = outcomes.scores if order is None else order
         return _mean_precision(labels[kept], values[kept], right[kept], number, positives > 0)
 
     base = precision()
     codes = dict(zip(ERRORS, (CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, ON_BACKGROUND), strict=True))
     gains = {name: _gain(precision(outcomes.kinds == code), base) for name, code in codes.items()}
-    gains["missed"] = _gain(precision(left_out=missed), base)
+    gains["missed"] = _gain(precision(excluded=missed), base)
     gains["false positives"] = precision(order=correct.astype(float)) - base
-    gains["false negatives"] = precision(left_out=lost) - base
+    gains["false negatives"] = precision(excluded=lost) - base
     counts = {name: int(np.count_nonzero(outcomes.kinds == code)) for name, code in codes.items()}
     counts |= {
         "missed": int(missed.sum()),

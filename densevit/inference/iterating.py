@@ -47,7 +47,7 @@ class ImageLoop:
     """Predicts a stream of images, a block of `BATCHES_AT_ONCE` batches at a time; reads the next block meanwhile.
 
     A batch has images of one padded size from one block, so it does not depend on other blocks. resize: None: images
-    keep their size. thresholds: lowest score of objects, by head. left_out: called with each image in a reading thread;
+    keep their size. thresholds: lowest score of objects, by head. skip: called with each image in a reading thread;
     images for which it is true are not read.
     """
 
@@ -55,7 +55,7 @@ class ImageLoop:
     resize: EvaluationTransform | None
     thresholds: Mapping[str, float]
     batch_size: int
-    left_out: Callable[[Any], bool] | None = None
+    skip: Callable[[Any], bool] | None = None
 
     def __call__(self, images: Iterable[Any], warns: bool = False) -> Iterator[Predicted]:
         """Yields the images in order. warns: warns at the end if no image was larger than a window."""
@@ -71,7 +71,7 @@ class ImageLoop:
     def _read(self, numbered: tuple[int, Any]) -> Predicted:
         number, image = numbered
         try:
-            if self.left_out is not None and self.left_out(image):
+            if self.skip is not None and self.skip(image):
                 return Predicted(image)
             with _one_at_a_time if isinstance(image, Image.Image) else nullcontext():
                 sample = as_sample(image, number, self.model.channels)

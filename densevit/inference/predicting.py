@@ -34,7 +34,7 @@ def iterate(
     batch_size: int,
     inference: Mapping[str, Any] | None,
     image_size: ImageSize | None,
-    left_out: Callable[[Any], bool] | None = None,
+    skip: Callable[[Any], bool] | None = None,
 ) -> Iterator[Predicted]:
     """`InferenceModel.iterate`."""
     thresholds = _thresholds(model, threshold)
@@ -45,7 +45,7 @@ def iterate(
     transforms = model.resize
     evaluation = None if transforms is None else EvaluationTransform(transforms)
     resize = transform_to(requested_size(image_size, options, model), evaluation)
-    return ImageLoop(model, resize, thresholds, batch_size, left_out)(images, warns=options.get("window") is not None)
+    return ImageLoop(model, resize, thresholds, batch_size, skip)(images, warns=options.get("window") is not None)
 
 
 def _thresholds(model: InferenceModel, threshold: Threshold | None) -> dict[str, float]:

@@ -113,18 +113,18 @@ class InferenceModel:
         batch_size: int = 8,
         inference: Mapping[str, Any] | None = None,
         image_size: Any = None,
-        left_out: Callable[[Any], bool] | None = None,
+        skip: Callable[[Any], bool] | None = None,
     ) -> "Iterator[Predicted]":
         """Predicts a stream of images, some batches at a time: yields each image with its result, or with the error of
         an unreadable image, in order.
 
-        images: single images as in `predict`, and each `ListedImage`. left_out: called with each image in a thread;
+        images: single images as in `predict`, and each `ListedImage`. skip: called with each image in a thread;
         images for which it is true are yielded without result. Other arguments: as in `predict`, whose errors this call
         raises.
         """
         from densevit.inference.predicting import iterate
 
-        return iterate(self, images, threshold, batch_size, inference, image_size, left_out)
+        return iterate(self, images, threshold, batch_size, inference, image_size, skip)
 
     @property
     def config(self) -> Config | None:

@@ -53,7 +53,7 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
     if checkpoint.is_backbone:
         raise WeightsError(f"{where} contains only a backbone. Name it as backbone.weights={checkpoint.source}.")
     state = checkpoint.tensors
-    tensors, excluded, left_out = model.state_dict(), dict[str, str](), dict(checkpoint.left_out)
+    tensors, excluded, ignored_keys = model.state_dict(), dict[str, str](), dict(checkpoint.ignored_keys)
     saved_heads = {name.split(".")[1] for name in state if name.startswith("heads.")}
     heads = saved_heads & set(model.heads)
     is_frozen = model.sections.backbone.freeze is True
@@ -65,9 +65,9 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
             excluded[name] = "that head's loss weight was not learned"
     for name in state if leaves_heads else ():
         if _head_of(name) not in (None, *model.heads):
-            left_out[name] = f"this model has no head {_head_of(name)!r}"
+            ignored_keys[name] = f"this model has no head {_head_of(name)!r}"
         elif name.startswith("log_variances.") and name not in tensors:
-            left_out[name] = "the head's loss weight is fixed in this model"
+            ignored_keys[name] = "the head's loss weight is fixed in this model"
     notes, adapted = list[str](), list[Adapted]()
     for name in sorted(heads):
         prefix = f"heads.{name}."
@@ -76,10 +76,10 @@ def fit_model(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: Sequ
         state = state | {f"{prefix}{key}": tensor for key, tensor in head.tensors.items()}
         adapted += [change._replace(name=f"{prefix}{change.name}") for change in head.adapted]
         notes += head.notes
-    state = {name: tensor for name, tensor in state.items() if name not in left_out}
+    state = {name: tensor for name, tensor in state.items() if name not in ignored_keys}
     state, stems = _for_model_channels(model, checkpoint, state, "backbone.")
     match = _fit(model, checkpoint, state | _empty(checkpoint.unknown), where, allowed, excluded)
-    match.left_out |= left_out
+    match.ignored_keys |= ignored_keys
     match.adapted += adapted + stems
     match.notes += notes
     return match
@@ -95,7 +95,7 @@ def fit_backbone(model: DenseModel, checkpoint: TranslatedCheckpoint, allowed: S
     state, stems = _for_model_channels(model, checkpoint, state)
     match = _fit(model.backbone, checkpoint, state, f"backbone.weights: {checkpoint.source}", allowed, {}, prefix)
     match.adapted += stems
-    match.left_out |= checkpoint.left_out
+    match.ignored_keys |= checkpoint.ignored_keys
     return match
 
 

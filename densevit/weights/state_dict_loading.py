@@ -30,9 +30,9 @@ class Adapted(NamedTuple):
 class StateDictMatch:
     """The match of a state dict and a module; `write` loads it.
 
-    tensors: the tensors by the module's keys, in its shapes. left_out: keys of the checkpoint that are not loaded, with
-    the reason. initialised: keys of the module that keep their initial values, with the reason. zeros: biases that the
-    checkpoint lacks, set to zeros, with the reason. missing, unexpected: keys that were allowed to be missing or
+    tensors: the tensors by the module's keys, in its shapes. ignored_keys: keys of the checkpoint that are not loaded,
+    with the reason. initialised: keys of the module that keep their initial values, with the reason. zeros: biases that
+    the checkpoint lacks, set to zeros, with the reason. missing, unexpected: keys that were allowed to be missing or
     unexpected. notes: further remarks, one sentence each; loading always shows remarks that begin with "Warning:".
     """
 
@@ -40,7 +40,7 @@ class StateDictMatch:
     module: nn.Module
     tensors: dict[str, Tensor] = field(default_factory=dict)
     adapted: list[Adapted] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
+    ignored_keys: dict[str, str] = field(default_factory=dict)
     initialised: dict[str, str] = field(default_factory=dict)
     zeros: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -97,7 +97,7 @@ def fit(
 
     for name, value in tensors.items():
         if name in excluded:
-            (match.left_out if name in state else match.initialised)[name] = excluded[name]
+            (match.ignored_keys if name in state else match.initialised)[name] = excluded[name]
         elif name not in state:
             if not _counts_batches(name):
                 match.missing.append(name)
@@ -109,7 +109,7 @@ def fit(
             match.adapted.append(Adapted(name, tuple(state[name].shape), tuple(value.shape), how))
             match.notes += [f"{WARNING}{name}: {how}."] if how != stated else []
         elif may(name):
-            match.left_out[name] = (
+            match.ignored_keys[name] = (
                 f"another shape, {shown(state[name].shape)} for {shown(value.shape)}, which is allowed"
             )
         else:

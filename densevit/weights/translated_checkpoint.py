@@ -27,7 +27,7 @@ class TranslatedCheckpoint:
     layout_name: the name of another project's layout; "": densevit's own. describe: returns the config sections
     from which the checkpoint's model can be built. head_names: the checkpoint's head for each head of the model,
     where its name differs. absent: keys of each head that weights of another task never contain, with the reason.
-    classes: known class names by the checkpoint's head. left_out: keys that are not loaded, with the reason. zeros:
+    classes: known class names by the checkpoint's head. ignored_keys: keys that are not loaded, with the reason. zeros:
     biases that the checkpoint lacks, set to zeros, with the reason. unknown: keys that are unexpected in the
     layout. mean, std: the normalisation of the training images in RGB, for pixels in 0 ... 1; None if unknown.
     licences: licences by published source; for a densevit model, of the weights that it started from. channels:
@@ -42,7 +42,7 @@ class TranslatedCheckpoint:
     head_names: Mapping[str, str] = field(default_factory=dict)
     absent: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     classes: dict[str, list[str]] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
+    ignored_keys: dict[str, str] = field(default_factory=dict)
     zeros: dict[str, str] = field(default_factory=dict)
     unknown: Sequence[str] = ()
     mean: Triple | None = None

@@ -43,7 +43,7 @@ def _rows(fit: StateDictMatch) -> Iterator[tuple[str, int, str]]:
         changes.setdefault(f"{shown(before)} -> {shown(after)}, {how}", []).append(name)
     for change, names in changes.items():
         yield "adapted", len(names), f"{listed(names)}: {change}"
-    for what, reasons in (("zeros", fit.zeros), ("left out", fit.left_out), ("initialised", fit.initialised)):
+    for what, reasons in (("zeros", fit.zeros), ("left out", fit.ignored_keys), ("initialised", fit.initialised)):
         for reason in dict.fromkeys(reasons.values()):
             names = [name for name, why in reasons.items() if why == reason]
             yield what, len(names), f"{listed(names)}: {reason}"

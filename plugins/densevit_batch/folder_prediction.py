@@ -170,8 +170,8 @@ class FolderPrediction:
         open_videos(images)
         arguments = options.batch_size, options.inference, options.image_size, large
         for predicted in self._model.iterate(images, self.lowest, *arguments):
-            is_left_out = predicted.result is None and predicted.error is None
-            yield predict_large(predicted.image, self.output) if is_left_out else predicted
+            is_skipped = predicted.result is None and predicted.error is None
+            yield predict_large(predicted.image, self.output) if is_skipped else predicted
 
     def _count(self, result: Result) -> Counts:
         scores = {head: values["scores"] for head, values in result.predictions.items() if "scores" in values}

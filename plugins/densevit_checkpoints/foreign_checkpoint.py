@@ -98,7 +98,7 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Fo
         layout.name,
         lambda: describe(tensors, layout, metadata, checkpoint.source),
         classes={task: [c.name for c in task_classes] for task, task_classes in classes.items()},
-        left_out=translation.left_out,
+        ignored_keys=translation.ignored_keys,
         zeros=translation.zeros,
         unknown=translation.unknown,
         mean=mean,

@@ -21,14 +21,14 @@ T = TypeVar("T")
 class Translation:
     """A state dict translated to densevit's keys.
 
-    tensors: the tensors by densevit's key. origins: the source keys of each tensor, by densevit's key. left_out: unused
-    source keys, with the reason. zeros: biases that the source lacks, set to zeros, with the reason. unknown: source
-    keys that match no line. errors: inconsistencies, one sentence each.
+    tensors: the tensors by densevit's key. origins: the source keys of each tensor, by densevit's key. ignored_keys:
+    unused source keys, with the reason. zeros: biases that the source lacks, set to zeros, with the reason. unknown:
+    source keys that match no line. errors: inconsistencies, one sentence each.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     origins: dict[str, list[str]] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
+    ignored_keys: dict[str, str] = field(default_factory=dict)
     zeros: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -77,11 +77,11 @@ def translate(state: StateDict, layout: CheckpointLayout) -> Translation:
         why = next((why for _, why, _ in no_effect.matches(key)), None)
         matches = lines.matches(key)
         if original != key and original in state:
-            result.left_out[key] = f"a copy of {original}"
+            result.ignored_keys[key] = f"a copy of {original}"
             if tensor.shape != state[original].shape or not torch.equal(tensor, state[original]):
                 result.errors.append(f"{key} should be equal to {original} and is not")
         elif why is not None:
-            result.left_out[key] = why
+            result.ignored_keys[key] = why
         elif not matches:
             result.unknown.append(key)
         else:
@@ -94,7 +94,7 @@ def translate(state: StateDict, layout: CheckpointLayout) -> Translation:
                 continue
             for part, (line, values) in sorted(chosen.items()):
                 if line.key == ZEROS:
-                    result.left_out[f"{key}[{part}/{count}]"] = "without effect"
+                    result.ignored_keys[f"{key}[{part}/{count}]"] = "without effect"
                     continue
                 piece = tensor.chunk(count)[part] if count > 1 else tensor
                 try:

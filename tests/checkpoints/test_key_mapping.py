@@ -34,7 +34,7 @@ def test_indices_and_suffixes_are_kept_and_tensors_converted():
     assert list(done.tensors) == ["x12.3.weight", "x1.0.deep.bias", "our.w"]
     assert torch.equal(done.tensors["our.w"], state["w"].T)
     assert done.origins == {"x12.3.weight": [*state][:1], "x1.0.deep.bias": [*state][1:2], "our.w": ["w"]}
-    assert (done.left_out, done.unknown, done.errors) == ({}, [], [])
+    assert (done.ignored_keys, done.unknown, done.errors) == ({}, [], [])
     back, unknown = translate_back(done.tensors, layout)
     assert equal(back, state) and unknown == []
 
@@ -58,7 +58,7 @@ def test_missing_and_ineffective_parts_are_zero():
     ineffective = layout_of(("{i}.qkv[0/3]", "{i}.q"), ("{i}.qkv[1/3]", "0"), ("{i}.qkv[2/3]", "{i}.v"))
     done = translate({"4.qkv": torch.tensor([1.0, 1, 9, 9, 2, 2])}, ineffective)
     assert equal(done.tensors, state)
-    assert done.left_out == {"4.qkv[1/3]": "without effect"}
+    assert done.ignored_keys == {"4.qkv[1/3]": "without effect"}
     assert translate_back(state, ineffective)[0]["4.qkv"].tolist() == [1, 1, 0, 0, 2, 2]
 
 
@@ -67,7 +67,7 @@ def test_equal_copies_are_dropped_and_restored():
     state = {"a.w": torch.ones(2), "b.0.w": torch.ones(2), "b.1.w": torch.ones(2)}
     done = translate(state, layout)
     assert list(done.tensors) == ["ours.w"]
-    assert done.left_out == {"b.0.w": "a copy of a.w", "b.1.w": "a copy of a.w"}
+    assert done.ignored_keys == {"b.0.w": "a copy of a.w", "b.1.w": "a copy of a.w"}
     assert done.errors == []
     for other in (torch.tensor([1.0, 2.0]), torch.ones(3)):
         assert translate({**state, "b.1.w": other}, layout).errors == ["b.1.w should be equal to a.w and is not"]

@@ -70,7 +70,7 @@ def test_foreign_backbone_sets_mean_and_std(file, tmp_path):
     model, _, [report] = loaded({"weights": file(state)})
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"])
     assert torch.equal(model.backbone.norm.bias, state["norm.bias"])
-    assert report.left_out == {"head.weight": "the classification head"}
+    assert report.ignored_keys == {"head.weight": "the classification head"}
     assert report.notes[0] == "Read as made-encoder."
     assert report.notes[1].startswith(
         "backbone.mean is [0.5, 0.5, 0.5], as these weights were trained with, in place of"
@@ -119,12 +119,14 @@ def test_a_backbone_s_file_as_a_model_or_head_and_wrong_means_raise(file):
 def test_rows_of_classes_are_loaded_by_the_names_of_the_layout(file):
     state = detector(4)
     model, _, [report] = loaded(weights=file(state))
-    assert report.left_out == {f"heads.boxes.label_head.{kind}": "other classes, 2 here" for kind in ("weight", "bias")}
+    assert report.ignored_keys == {
+        f"heads.boxes.label_head.{kind}": "other classes, 2 here" for kind in ("weight", "bias")
+    }
     assert torch.equal(model.heads["boxes"].hidden.weight, state["hidden.weight"])
     named = [Class(name, i, (0, 0, 0)) for i, name in enumerate(("cow", "Hot_dog", "pig", "cat"))]
     checkpoints = {"theirs.pth": Checkpoint(state, "theirs.pth", metadata={"known": named})}
     model, _, [report] = built(config_of(weights="theirs.pth"), {"detection": CLASSES}, checkpoints)
-    assert report.left_out == {} and report.loaded == 6
+    assert report.ignored_keys == {} and report.loaded == 6
     assert torch.equal(model.heads["boxes"].label_head.weight, state["cls.weight"][[3, 1, 4]])
 
 

@@ -91,17 +91,17 @@ def missing_packages(block: Block) -> list[str]:
 
 def run_all(page: Page) -> None:
     """Runs the blocks of a page. Skips the test after the last one if packages of some are not installed."""
-    left_out = {}
+    skipped = {}
     try:
         for block in page.blocks:
             if missing := missing_packages(block):
-                left_out[block.id] = missing
+                skipped[block.id] = missing
             else:
                 page.run(block)
     finally:
         page.close()
-    if left_out:
-        pytest.skip(f"the other blocks passed; packages that are not installed: {left_out}")
+    if skipped:
+        pytest.skip(f"the other blocks passed; packages that are not installed: {skipped}")
 
 
 @pytest.mark.integration

@@ -178,8 +178,8 @@ def test_heads_missing_in_weights_are_added_and_extra_ones_dropped(saved):
     assert equal(model.backbone.state_dict(), source.backbone.state_dict())
     assert equal(model.heads["maps"].state_dict(), source.heads["maps"].state_dict())
     assert equal(model.heads["more"].state_dict(), before)
-    assert set(report.left_out.values()) == {"this model has no head 'detection'"}
-    assert sorted(report.left_out) == sorted(key for key in source.state_dict() if key.split(".")[1] == "detection")
+    assert set(report.ignored_keys.values()) == {"this model has no head 'detection'"}
+    assert sorted(report.ignored_keys) == sorted(key for key in source.state_dict() if key.split(".")[1] == "detection")
     assert report.initialised == {f"heads.more.{key}": "the weights have no head 'more'" for key in before}
 
 

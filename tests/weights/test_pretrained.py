@@ -37,7 +37,7 @@ def test_a_head_of_another_backbone_is_loaded_but_for_its_projections(tmp_path, 
     save(source, tmp_path / "model.safetensors")
     model, _, reports = loaded({"name": f"{__name__}:Wide"}, {"boxes": {**head, "weights": str(tmp_path)}})
     kept = {"convs.0.weight"} if neck else {"hidden.weight"}
-    assert {name for report in reports for name in report.left_out} == kept
+    assert {name for report in reports for name in report.ignored_keys} == kept
     for part in ("heads", "necks"):
         for key, value in dict(getattr(source, part).items()).get("boxes", nn.Module()).state_dict().items():
             assert key in kept or torch.equal(getattr(model, part)["boxes"].state_dict()[key], value)
@@ -64,7 +64,7 @@ def test_rows_of_classes_are_loaded_by_name(tmp_path, names, rows):
         expected = [initial[key][i] if row is None else value[row] for i, row in enumerate(rows)]
         assert torch.equal(head.label_head.state_dict()[key], torch.stack(expected))
     assert torch.equal(head.hidden.weight, source.heads["boxes"].hidden.weight)
-    assert report.loaded == (8 if rows == (0, 1, 2) else 6) and report.left_out == {}
+    assert report.loaded == (8 if rows == (0, 1, 2) else 6) and report.ignored_keys == {}
     count = 2 if rows[0] is not None else 1
     assert {one.how for one in report.adapted} <= {f"the rows of {count} of 2 classes, by name"}
     notes = [note for note in report.notes if "lack" in note]

@@ -63,13 +63,13 @@ def test_allowed_patterns_and_excluded_tensors_are_reported_without_raising():
     assert module[0].bias.ne(1).all()  # nothing is written before
     found.write()
     assert found.missing == ["1.bias"] and found.unexpected == ["head.weight"] and found.loaded == 2
-    assert found.left_out == {"0.weight": "another shape, 4 x 2 for 3 x 2, which is allowed"}
+    assert found.ignored_keys == {"0.weight": "another shape, 4 x 2 for 3 x 2, which is allowed"}
     assert torch.equal(module[0].weight, before) and module[0].bias.eq(1).all()
     with pytest.raises(WeightsError, match=r"1 tensors are missing \(1\.bias\); 1 have another shape"):
         fit(module, state, "file.pt", allowed=["head.*"])
     state = {key: value for key, value in STATE.items() if key != "1.bias"}
     found = fit(module, state, "file.pt", excluded={"1.bias": "it is new", "1.weight": "it is another"})
-    assert found.initialised == {"1.bias": "it is new"} and found.left_out == {"1.weight": "it is another"}
+    assert found.initialised == {"1.bias": "it is new"} and found.ignored_keys == {"1.weight": "it is another"}
     assert sorted(found.tensors) == ["0.bias", "0.weight"]
 
 

@@ -67,7 +67,7 @@ def run_parts(args: argparse.Namespace, results: Results) -> None:
                     process.kill()
                     code = process.wait()
         results.load()
-        left = results.left_out(name)
+        left = results.not_run(name)
         print(f"{name}: {time.monotonic() - start:.0f} s, exit code {code}, {len(results.rows)} results"
               f"{f', not run: {left}' if left else ''}", flush=True)  # fmt: skip
 

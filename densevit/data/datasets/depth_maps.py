@@ -145,11 +145,9 @@ class DepthMaps(PairedDataset):
         Raises DataError if the range is implausible, and if no depth is known."""
         seen, is_known = self.measured_range(range(len(self)))
         if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
-            lone = len(self.pairs.left_out)
-            left_out = f"; {counted(lone, 'image')} without depth left out" if lone else ""
-            print(
-                f"depth, {self.split}: {depth_range.described(seen, self.values, len(self))}{left_out}", file=sys.stderr
-            )
+            lone = len(self.pairs.unlabelled)
+            note = f"; {counted(lone, 'image')} without depth left out" if lone else ""
+            print(f"depth, {self.split}: {depth_range.described(seen, self.values, len(self))}{note}", file=sys.stderr)
             for line in depth_range.other_units(seen.medians if self.metric else {}):
                 warn_once(f"depth, {self.split}: {line}")
         if message := depth_range.implausible(self.split, seen, self.values, self.expected):

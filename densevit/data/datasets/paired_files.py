@@ -26,14 +26,14 @@ class Pairs:
     names: np.ndarray  # (N,) UTF-8 bytes: the common name of image and label, "aachen/aachen_000000_000019"
     images: np.ndarray  # (N,) UTF-8 bytes, paths relative to the root
     labels: np.ndarray  # (N,)
-    left_out: np.ndarray  # (M,) names of images that the list file marks as unlabelled
+    unlabelled: np.ndarray  # (M,) names of images that the list file marks as unlabelled
     missing: tuple[UnreadableFileError, ...] = ()  # errors of the pairs that were left out because a file is missing
     names_count: int = 0  # number of names, including pairs that were left out
 
     @classmethod
-    def of(cls, rows: Sequence[Row], left_out: Iterable[str] = ()) -> "Pairs":
+    def of(cls, rows: Sequence[Row], unlabelled: Iterable[str] = ()) -> "Pairs":
         """Builds pairs from rows of (name, image, label)."""
-        columns = (*zip(*rows, strict=True), left_out)
+        columns = (*zip(*rows, strict=True), unlabelled)
         names, images, labels, lone = (np.array([os.fsencode(t) for t in texts], np.bytes_) for texts in columns)
         return cls(names, images, labels, lone)
 

@@ -188,8 +188,8 @@ def _show(args: Namespace, prediction: "FolderPrediction", counts: "Counts", tot
     for problem in reasons[:_SHOWN_FAILURES] + [f"{more:,} more images could not be read."] * (more > 0):
         output.problem(problem)
     see = ", see failed.csv" if (args.out / "failed.csv").is_file() else ""
-    left_out = f"; {len(reasons)} could not be read{see}" if reasons else ""
-    output.show(f"{args.out}: {counts.images} of {total} images{left_out}", *prediction.output.units())
+    unreadable = f"; {len(reasons)} could not be read{see}" if reasons else ""
+    output.show(f"{args.out}: {counts.images} of {total} images{unreadable}", *prediction.output.units())
     for head, every in counts.objects.items():
         path = f"{head}/" if len(prediction.thresholds) > 1 else ""
         name = "predictions.json" if args.format == "json" else "objects.parquet"

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         channels,
     )
     for inventory in dataset.inventories:
-        if not inventory.left_out:  # otherwise a warning has shown it
+        if not inventory.skipped:  # otherwise a warning has shown it
             args.output.show(str(inventory))
     for note in dataset.notes:
         args.output.show(f"{args.source}: {note}")
@@ -111,9 +111,9 @@ def run(args: argparse.Namespace) -> int:
             "objects": objects,
             "classes": list(dataset.classes),
             "without_label_file": [str(image.path) for image in every if not image.label_file_exists],
-            "left_out": list(dataset.left_out),
+            "skipped": list(dataset.skipped),
             "inventories": {
-                inventory.noun: {"found": inventory.total, "used": inventory.used, "left_out": inventory.left_out}
+                inventory.noun: {"found": inventory.total, "used": inventory.used, "skipped": inventory.skipped}
                 for inventory in dataset.inventories
             },
             "out": str(args.out),

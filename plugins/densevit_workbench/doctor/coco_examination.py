@@ -60,9 +60,9 @@ def examine_coco(
     used = [dataset.path(i) for i in range(len(dataset)) if i not in failed]
     unused = _without_named(there, [(Path(), used)])
     files = Inventory("image file", len(there) - len(unused))
-    files.leave_out("of images that are not used", sorted(unused - unnamed))
-    files.leave_out("only in the json of another split", sorted(unnamed - set(unlisted)))
-    files.leave_out("in no json", unlisted)
+    files.skip("of images that are not used", sorted(unused - unnamed))
+    files.skip("only in the json of another split", sorted(unnamed - set(unlisted)))
+    files.skip("in no json", unlisted)
     return [*inventories, files], [] if dataset.boxes is not None else list(_readings(dataset, unclear))
 
 
@@ -198,10 +198,10 @@ def _inventory(
 ) -> Inventory:
     """unused: reasons with masks (N,) of what they leave out; the first applicable reason counts."""
     inventory, used = Inventory(noun), np.ones(len(names), bool)
-    for reason, left_out in invalid:
-        inventory.leave_out(reason, left_out)
+    for reason, skipped in invalid:
+        inventory.skip(reason, skipped)
     for reason, chosen in unused:
-        inventory.leave_out(reason, [names[i] for i in np.flatnonzero(chosen & used).tolist()])
+        inventory.skip(reason, [names[i] for i in np.flatnonzero(chosen & used).tolist()])
         used &= ~chosen
     inventory.used = int(used.sum())
     return inventory

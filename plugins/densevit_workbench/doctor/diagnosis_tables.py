@@ -72,7 +72,7 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
         "inventories": {
             split: [
                 {"kind": inventory.noun, "found": inventory.total, "used": inventory.used}
-                | {"left_out": {reason: len(names) for reason, names in inventory.left_out.items()}}
+                | {"skipped": {reason: len(names) for reason, names in inventory.skipped.items()}}
                 for inventory in split_inventories
             ]
             for split, split_inventories in diagnosis.inventories.items()

@@ -104,7 +104,7 @@ def _examine_labels(dataset: LabelMaps, indices: Sequence[int], findings: Findin
 
 def _examine_depth(dataset: DepthMaps, indices: Sequence[int], findings: Findings) -> None:
     """Reports the depth range. Raises DataError without known depth."""
-    names = [os.fsdecode(name) for name in dataset.pairs.left_out]
+    names = [os.fsdecode(name) for name in dataset.pairs.unlabelled]
     findings.report("note", "images without a depth map", names, of=len(dataset) + len(names))
     seen, is_known = dataset.measured_range(indices)
     findings.report("note", "depth", [depth_range.described(seen, dataset.values, len(dataset))])

@@ -39,14 +39,14 @@ class Finding:
         return f"{self.split}{': ' if self.split else ''}{number}{self.title}"
 
     @property
-    def left_out(self) -> str:
+    def truncation_note(self) -> str:
         """The text "... (2,805 in all)" if there are more occurrences than examples."""
         return f"... ({self.count:,} in all)" if self.count > len(self.examples) > 1 else ""
 
     def __str__(self) -> str:
         """Returns severity and heading, then examples and the fix on indented lines."""
         lines = [f"{self.severity}: {self.heading}"]
-        lines += [f"    {example}" for example in (*self.examples, self.left_out) if example]
+        lines += [f"    {example}" for example in (*self.examples, self.truncation_note) if example]
         lines += [f"  {self.fix}"] if self.fix else []
         return "\n".join(lines)
 

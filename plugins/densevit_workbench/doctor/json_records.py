@@ -23,7 +23,7 @@ from densevit.errors import DataError
 from densevit.interfaces import Dataset
 from densevit_workbench.doctor.findings import Findings
 
-LeftOut = dict[str, list[str]]  # names by broken rule
+Skipped = dict[str, list[str]]  # names by broken rule
 
 
 @dataclass
@@ -32,8 +32,8 @@ class InvalidRecords:
     records are valid."""
 
     annotations: Annotations | None = None
-    images: LeftOut = field(default_factory=dict)
-    objects: LeftOut = field(default_factory=dict)
+    images: Skipped = field(default_factory=dict)
+    objects: Skipped = field(default_factory=dict)
 
 
 def built_without_invalid_records(
@@ -172,7 +172,7 @@ def _valid(
     records: list[dict[str, Any]],
     add: Callable[[Mapping[str, Any], int], None],
     name_of: Callable[[Mapping[str, Any], int], str],
-    left_out: LeftOut,
+    skipped: Skipped,
     findings: Findings,
 ) -> list[dict[str, Any]]:
     """The records that `add` accepts; reports and counts all other records."""
@@ -184,7 +184,7 @@ def _valid(
         except DataError as error:
             error.rule = error.rule or "invalid entries"
             errors.append(error)
-            left_out.setdefault(error.rule, []).append(name_of(record, position))
+            skipped.setdefault(error.rule, []).append(name_of(record, position))
     findings.report_errors(errors, len(records))
     return valid
 

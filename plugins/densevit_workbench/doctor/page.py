@@ -73,7 +73,7 @@ def sections(
 
 
 def _finding(finding: Finding) -> Part:
-    more = [finding.left_out] if finding.left_out else []
+    more = [finding.truncation_note] if finding.truncation_note else []
     return FindingPart(finding.severity, finding.heading, [*finding.examples, *more], finding.fix)
 
 

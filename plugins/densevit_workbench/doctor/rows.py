@@ -69,7 +69,7 @@ def inventory_rows(inventories: Inventories) -> list[tuple[str, ...]]:
                     "",
                 )
             )
-            rows += [("", "", "", "", f"{len(names):,}", reason) for reason, names in inventory.left_out.items()]
+            rows += [("", "", "", "", f"{len(names):,}", reason) for reason, names in inventory.skipped.items()]
     return rows
 
 

@@ -66,14 +66,14 @@ class AnnotatedImage:
 class Annotated:
     """A data set: its class names in order, and the images of each split.
 
-    ids: class ids; by default 1, 2, ... left_out: one message per unreadable image. inventories: counts of images,
+    ids: class ids; by default 1, 2, ... skipped: one message per unreadable image. inventories: counts of images,
     label files and objects in the source. notes: how the files were read, as clauses.
     """
 
     classes: tuple[str, ...]
     splits: dict[Split, list[AnnotatedImage]]
     ids: tuple[int, ...] | None = None
-    left_out: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     inventories: tuple[Inventory, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -84,8 +84,8 @@ class Annotated:
             for split, images in self.splits.items()
         }
         splits = ", ".join(f"{split}: {text}" for split, text in counts.items())
-        left_out = f", left out: {len(self.left_out):,} images" if self.left_out else ""
-        return f"Annotated({len(self.classes):,} classes, {splits}{left_out})"
+        skipped = f", left out: {len(self.skipped):,} images" if self.skipped else ""
+        return f"Annotated({len(self.classes):,} classes, {splits}{skipped})"
 
 
 def bounds(points: np.ndarray) -> tuple[float, float, float, float]:
@@ -194,16 +194,16 @@ def file_inventory(
     used = set(map(absolute, used))
     inventory = Inventory(noun, len(used))
     for path in sorted(set(map(absolute, files)) - used):
-        inventory.leave_out(reason(path), [below_root(path, root)])
+        inventory.skip(reason(path), [below_root(path, root)])
     return inventory
 
 
-def object_inventory(noun: str, used: int, left_out: Iterable[str], root: Path, faults: Faults) -> Inventory:
-    """Counts used and invalid objects, and objects of skipped files. left_out: the skipped file of each object."""
+def object_inventory(noun: str, used: int, skipped: Iterable[str], root: Path, faults: Faults) -> Inventory:
+    """Counts used and invalid objects, and objects of skipped files. skipped: the skipped file of each object."""
     inventory = Inventory(noun, used)
     for reason, places in faults.invalid_objects.items():
-        inventory.leave_out(reason, (shown_place(where, root) for where in places))
-    inventory.leave_out("of a file that is left out", left_out)
+        inventory.skip(reason, (shown_place(where, root) for where in places))
+    inventory.skip("of a file that is left out", skipped)
     return inventory
 
 

@@ -45,7 +45,7 @@ def read_coco(source: Path, faults: Faults, channels: Channels | None = None) ->
     classes: dict[int, str] = {}
     splits: dict[str, list[AnnotatedImage]] = {}
     wanted: list[Path] = []
-    left_out: list[str] = []  # file names of skipped images, one per annotation
+    skipped: list[str] = []  # file names of skipped images, one per annotation
     for split, files in split_files.items():
         file = files.file
         document = parse_json(file, keep_segmentations=True)
@@ -60,11 +60,11 @@ def read_coco(source: Path, faults: Faults, channels: Channels | None = None) ->
         splits[split] = []
         for image, path, records in _rows(document, paths):
             wanted.append(path)
-            left_out += [image["file_name"]] * len(records)
+            skipped += [image["file_name"]] * len(records)
             with faults.collecting():
                 faults.check_place(f"{file}: image {image['id']!r}", path, root)
                 splits[split].append(_image(image, path, records, categories, file, faults, channels))
-                del left_out[len(left_out) - len(records) :]
+                del skipped[len(skipped) - len(records) :]
     faults.check(source, splits)
     files_of_splits = [files.file for files in split_files.values()]
     is_image, unused = lambda path: "panoptic" not in path.parent.name, "in no json of a split"
@@ -79,7 +79,7 @@ def read_coco(source: Path, faults: Faults, channels: Channels | None = None) ->
             image_inventory(root, wanted, splits, unused, channels, is_image),
             file_inventory("json file", jsons, files_of_splits, root, lambda file: "not named as the json of a split"),
         )
-    objects = object_inventory("annotation", object_count(splits), left_out, root, faults)
+    objects = object_inventory("annotation", object_count(splits), skipped, root, faults)
     ids = sorted(classes)
     names = tuple(classes[file_id] for file_id in ids)
     return Annotated(names, splits, tuple(ids), inventories=(*inventories, objects))

@@ -86,10 +86,10 @@ def convert_dataset(
     except DataError:
         check_export(source, reader=format)
         raise
-    if text := faults.left_out_text(source):
+    if text := faults.skipped_text(source):
         warnings.warn(text, stacklevel=2)
     for inventory in annotated.inventories:
-        if inventory.left_out:
+        if inventory.skipped:
             warnings.warn(f"{source}: {inventory}.", stacklevel=2)
     if merge:
         annotated = merge_classes(annotated, merge)
@@ -99,7 +99,7 @@ def convert_dataset(
     with atomic_folder(out) as folder:
         for split, images in annotated.splits.items():
             _write_split(annotated, split, images, folder, source, track, channels or RGB)
-    return replace(annotated, left_out=tuple(faults.left_out))
+    return replace(annotated, skipped=tuple(faults.skipped))
 
 
 def _write_split(

@@ -32,7 +32,7 @@ class InvalidObjectError(DataError):
 class Faults:
     """The faults in the files of a conversion.
 
-    skip_unreadable: missing and unreadable images are not faults, but listed in `left_out`. outside_paths: whether
+    skip_unreadable: missing and unreadable images are not faults, but listed in `skipped`. outside_paths: whether
     entries may name images outside of the source. strict: whether invalid objects are faults; otherwise
     `invalid_objects` lists their positions by reason.
     """
@@ -40,7 +40,7 @@ class Faults:
     def __init__(self, skip_unreadable: bool = False, outside_paths: bool = False, strict: bool = False) -> None:
         self.skip_unreadable, self.outside_paths, self.strict = skip_unreadable, outside_paths, strict
         self.errors: list[DataError] = []
-        self.left_out: list[str] = []
+        self.skipped: list[str] = []
         self.invalid_objects: dict[str, list[str]] = {}
         self._users: dict[str, Path] = {}  # by file
 
@@ -53,16 +53,16 @@ class Faults:
             if self.strict:
                 self.errors.append(error)
             else:
-                self.leave_out(error.reason, [error.where] * error.count)
+                self.skip(error.reason, [error.where] * error.count)
         except UnreadableFileError as error:
             if self.skip_unreadable:
-                self.left_out.append(str(error))
+                self.skipped.append(str(error))
             else:
                 self.errors.append(error)
         except DataError as error:
             self.errors.append(error)
 
-    def leave_out(self, reason: str, places: Sequence[str]) -> None:
+    def skip(self, reason: str, places: Sequence[str]) -> None:
         """Counts skipped objects."""
         if places:
             self.invalid_objects.setdefault(reason, []).extend(places)
@@ -91,8 +91,8 @@ class Faults:
 
         splits: the images that were read; no image at all is a fault too.
         """
-        if self.left_out and not self.errors and not any(splits.values()):
-            raise DataError(f"{source}: none of {len(self.left_out):,} images can be read:{_lines(self.left_out)}")
+        if self.skipped and not self.errors and not any(splits.values()):
+            raise DataError(f"{source}: none of {len(self.skipped):,} images can be read:{_lines(self.skipped)}")
         unreadable = [error for error in self.errors if isinstance(error, UnreadableFileError)]
         fixes = ([_FIX] if len(unreadable) < len(self.errors) else []) + ([_FIX_UNREADABLE] if unreadable else [])
         if len(self.errors) == 1:
@@ -100,11 +100,11 @@ class Faults:
         if self.errors:
             raise DataError(f"{source} has {len(self.errors):,} faults:{_lines(self.errors)}\nFix: {' '.join(fixes)}")
 
-    def left_out_text(self, source: Path) -> str:
+    def skipped_text(self, source: Path) -> str:
         """The warning about skipped images; empty without any."""
-        count = len(self.left_out)
+        count = len(self.skipped)
         images = "1 image that cannot be read is" if count == 1 else f"{count:,} images that cannot be read are"
-        return f"{source}: {images} left out:{_lines(self.left_out)}" if count else ""
+        return f"{source}: {images} left out:{_lines(self.skipped)}" if count else ""
 
 
 def _lines(messages: Sequence[object]) -> str:

@@ -70,7 +70,7 @@ class ConvertedCoco(Coco):
             lambda arrays: list(json_value(arrays["files"])),
             is_large=not outside_paths,  # the label files of images elsewhere are not known
         )
-        for text in json_value(arrays["left_out"]):
+        for text in json_value(arrays["skipped"]):
             warn_once(text)
         files, is_divided = find_files(Path(json_value(arrays["folder"])), split, NamedFiles(), val_share)
         images, conversion = root if root.is_dir() else root.parent, json_value(arrays["conversion"])
@@ -124,8 +124,8 @@ def _converted(
     """Reads a data set and writes one json per split."""
     faults = Faults(on_error == "skip", outside_paths)
     annotated = READERS[format](source, faults, channels, *([voc_origin] if format == "voc" else []))
-    left_out = [f"{source}: {inventory}." for inventory in annotated.inventories if inventory.left_out]
-    left_out += [text] if (text := faults.left_out_text(source)) else []
+    skipped = [f"{source}: {inventory}." for inventory in annotated.inventories if inventory.skipped]
+    skipped += [text] if (text := faults.skipped_text(source)) else []
     root = source if source.is_dir() else source.parent
     texts = {
         split or "train": coco_json(annotated, images, [below_root(image.path, root) for image in images], root)
@@ -133,14 +133,14 @@ def _converted(
     }
     folder = _written(f"{format}-{root.absolute().name}", texts)
     counts = [f"{split or 'all'}: {counted(len(images), 'image')}" for split, images in annotated.splits.items()]
-    counts_left_out = [
+    skipped_counts = [
         counted(inventory.total - inventory.used, inventory.noun)
         for inventory in annotated.inventories
-        if inventory.left_out
+        if inventory.skipped
     ]
     conversion = (
         f"{source} is in the format {format!r}: {counted(len(annotated.classes), 'class')}; {', '.join(counts)}"
-        f"{'; left out: ' if counts_left_out else ''}{', '.join(counts_left_out)}. In COCO's format: {folder}"
+        f"{'; left out: ' if skipped_counts else ''}{', '.join(skipped_counts)}. In COCO's format: {folder}"
         f"{''.join(f'; {note}' for note in annotated.notes)}"
     )
     files = {absolute(path) for path in files_below(root, _READ)}
@@ -151,7 +151,7 @@ def _converted(
     return {
         "folder": json_array(str(folder)),
         "conversion": json_array(conversion),
-        "left_out": json_array(left_out),
+        "skipped": json_array(skipped),
         "files": json_array([str(path) for path in watched]),
     }
 

@@ -96,7 +96,7 @@ def _objects(region: Mapping[str, Any], sides: tuple[int, int], where: str, faul
     labels = value.get(region_type) or ()
     if not labels or region_type not in ("rectanglelabels", "polygonlabels", "ellipselabels"):
         if not region_type.endswith("labels") or "points" in value or "rle" in value:
-            faults.leave_out(f"of the type {region_type}", [where])
+            faults.skip(f"of the type {region_type}", [where])
         return []
     category, scale = str(labels[0]), np.array(sides) / 100
     values = {

@@ -82,8 +82,8 @@ def read_labelme(source: Path, faults: Faults, channels: Channels | None = None)
         absolute(file): "whose image is left out" if split_of[file] or not has_splits else "in no split"
         for file, _ in documents
     }
-    left_out = {file: document for file, document in documents if file not in used}
-    unused_shapes = [below_root(file, source) for file, document in left_out.items() for _ in document["shapes"]]
+    skipped = {file: document for file, document in documents if file not in used}
+    unused_shapes = [below_root(file, source) for file, document in skipped.items() for _ in document["shapes"]]
     inventories = (
         image_inventory(source, wanted, splits, "without a json file of a split", channels),
         file_inventory("json file", files, used, source, lambda file: reasons.get(file, "without labelme's `shapes`")),
@@ -151,7 +151,7 @@ def _image(
         shape_type = shape.get("shape_type")
         label = " ".join(str(shape.get("label") or "").split())
         if shape_type in _WITHOUT_AREA:
-            faults.leave_out(f"of the type {shape_type}, which has no area", [f"{file}, shape {index + 1} ({label})"])
+            faults.skip(f"of the type {shape_type}, which has no area", [f"{file}, shape {index + 1} ({label})"])
             continue
         if not label:
             raise DataError(f"{file}: shape {index + 1} has no label.")

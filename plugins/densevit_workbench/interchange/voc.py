@@ -84,7 +84,7 @@ def read_voc(
     reasons = {absolute(document.file): "whose image is left out" for document in documents}
     reasons |= {absolute(document.file): "in no split" for document in documents if document.file not in split_of}
     reasons |= {absolute(file): "in a list of ImageSets/Main, but missing" for file in missing}
-    left_out = [
+    skipped = [
         below_root(document.file, source)
         for document in documents
         if document.file not in used
@@ -95,7 +95,7 @@ def read_voc(
         file_inventory(
             "xml file", [*files, *missing], used, source, lambda file: reasons.get(file, "not in Pascal VOC's format")
         ),
-        object_inventory("object", object_count(splits), left_out, source, faults),
+        object_inventory("object", object_count(splits), skipped, source, faults),
     )
     if not names:
         raise DataError(

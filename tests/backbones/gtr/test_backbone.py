@@ -102,7 +102,7 @@ def test_checkpoints_of_the_authors_are_read_and_written(variant, millions):
         assert layout.name == "gtr-backbone"
         assert describe(state, layout) == {"backbone": {"name": "gtr", "variant": variant}}
         done = translate(state, layout)
-        assert (done.unknown, done.errors) == ([], []) and len(done.left_out) == 2
+        assert (done.unknown, done.errors) == ([], []) and len(done.ignored_keys) == 2
         with torch.device("meta"):
             gtr = Gtr(variant)
         gtr.load_state_dict(done.tensors, assign=True)

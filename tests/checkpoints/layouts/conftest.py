@@ -79,7 +79,7 @@ def _written_back(state: dict[str, Tensor], done: Translation, layout: Checkpoin
     state = canonical(state, layout) or state
     if layout.special.rearrange is None:
         assert len({key for origins in done.origins.values() for key in origins}) <= len(back)  # in any spelling
-    for key in (back.keys() & state.keys()) - done.left_out.keys():
+    for key in (back.keys() & state.keys()) - done.ignored_keys.keys():
         assert re.search(REWRITTEN, key) or torch.equal(back[key].flatten(), state[key].flatten()), key
 
 
@@ -94,7 +94,7 @@ def _loaded(state: dict[str, Tensor], name: str, recognised: str = "", **options
     assert recognise(state).name == (recognised or name)
     done = translate(state, layout)
     assert done.unknown == [] and done.errors == []
-    whole = {key for key in done.left_out if "[" not in key}
+    whole = {key for key in done.ignored_keys if "[" not in key}
     used = {key for origins in done.origins.values() for key in origins}
     own = canonical(state, layout) or state
     own = layout.special.rearrange.forward(own) if layout.special.rearrange else own
@@ -141,9 +141,9 @@ def _whole(
     assert (done.unknown, done.errors) == ([], [])
     uses = Counter(key for origins in done.origins.values() for key in origins)
     state = canonical(state, layout) or state
-    parts = {key: 3 if re.search(thirds, key) else 1 for key in state.keys() - done.left_out.keys()}
+    parts = {key: 3 if re.search(thirds, key) else 1 for key in state.keys() - done.ignored_keys.keys()}
     assert uses == parts
-    assert {key for key in state if re.match(without_effect, key)} == done.left_out.keys()
+    assert {key for key in state if re.match(without_effect, key)} == done.ignored_keys.keys()
     sections = describe(state, layout)
     sections["backbone"] |= {"mean": layout.publishing.mean, "std": layout.publishing.std}
     sections["backbone"] |= backbone

@@ -149,7 +149,7 @@ def test_a_detector_of_the_same_classes_starts_the_head(tmp_path):
     new = {name for name in own if name.startswith("heads.") and name not in theirs}
     assert {name.split(".")[2] for name in new} == {"attention_maps", "mask_head"}
     assert all(torch.equal(own[name], before[name]) for name in new)
-    assert set(fit.initialised) == new and not fit.missing and not fit.left_out
+    assert set(fit.initialised) == new and not fit.missing and not fit.ignored_keys
     assert set(fit.initialised.values()) == {"the weights are of a head for detection, which lacks this part"}
 
 

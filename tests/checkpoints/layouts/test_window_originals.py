@@ -170,7 +170,7 @@ def detector(monkeypatch):
 def build_mvit(state, **options):
     layout = find("detectron2-mvitv2")
     done = translate(state, layout)
-    assert (done.unknown, done.errors) == ([], []) and done.left_out.keys() == DETECTOR.keys()
+    assert (done.unknown, done.errors) == ([], []) and done.ignored_keys.keys() == DETECTOR.keys()
     section = {**describe(state, layout)["backbone"], **options}
     assert set(layout.options.unsaved) == {"backbone.window_size", "backbone.coarse_global_keys"}
     assert (section.pop("name"), section["image_size"], section["class_token"]) == ("mvit", 64, False)
@@ -206,7 +206,7 @@ def test_classifiers_of_mvit_compute_the_last_map_of_the_original(detector):
     layout = recognise(state)
     assert layout.name == "facebook-mvitv2" and expected.std() > 0.5
     done = translate(state, layout)
-    assert (done.unknown, done.errors) == ([], []) and all(key.startswith("head.") for key in done.left_out)
+    assert (done.unknown, done.errors) == ([], []) and all(key.startswith("head.") for key in done.ignored_keys)
     section = describe(state, layout)["backbone"]
     assert section.pop("name") == "mvit" and section["class_token"]
     mvit = MViT(**section).eval()

@@ -61,10 +61,10 @@ def test_batches_lack_the_unreadable_images_only(root, num_workers, world_size):
     made = data(root, num_workers=num_workers, batch_size=3)
     for rank in range(world_size):
         expected = [[name for name in batch if name not in DAMAGED] for batch in planned(made, world_size, rank)]
-        left_out = [[name for name in batch if name in DAMAGED] for batch in planned(made, world_size, rank)]
+        missing_names = [[name for name in batch if name in DAMAGED] for batch in planned(made, world_size, rank)]
         batches = list(made.train_loader(rank, world_size))
         assert names(batches) == expected
-        for batch, missing in zip(batches, left_out, strict=True):
+        for batch, missing in zip(batches, missing_names, strict=True):
             assert len(batch["images"]) == len(batch["padding_mask"]) == len(batch["targets"])
             reasons = batch.get("skipped", [])
             assert len(reasons) == len(missing)

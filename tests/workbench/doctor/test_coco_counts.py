@@ -25,7 +25,7 @@ def test_the_counts_of_doctor_add_up(tmp_path):
     diagnosis = densevit.diagnose(root)
     images, objects, files = diagnosis.inventories["train"]
     assert images.total == 11
-    assert {reason: len(names) for reason, names in images.left_out.items()} == {
+    assert {reason: len(names) for reason, names in images.skipped.items()} == {
         "invalid entries of `images`": 1,
         "duplicate image ids": 1,
         "without a file": 1,
@@ -33,7 +33,7 @@ def test_the_counts_of_doctor_add_up(tmp_path):
     }
     used = {4, 5, 6, 7, 0, 1}  # ids of valid objects in readable images, counted by hand
     assert (objects.total, objects.used, images.used) == (15, len(used), 7)
-    assert {reason: len(names) for reason, names in objects.left_out.items()} == {
+    assert {reason: len(names) for reason, names in objects.skipped.items()} == {
         "duplicate annotation ids": 1,
         "invalid boxes": 1,
         "crowds": 1,

@@ -86,9 +86,9 @@ def test_boxes_among_polygons_are_masks_or_left_out_as_an_option_says(tmp_path: 
     )
     with pytest.raises(DataError, match=text):
         Coco("train", root=str(root), masks=True)
-    as_masks, left_out = (Coco("train", root=str(root), masks=True, boxes_as_masks=choice) for choice in (True, False))
+    as_masks, as_boxes = (Coco("train", root=str(root), masks=True, boxes_as_masks=choice) for choice in (True, False))
     index = next(i for i in range(4) if as_masks.image_name(i).endswith("2.png"))
-    [_, rectangle], [box] = as_masks[index]["targets"]["masks"].to("cpu"), left_out[index]["targets"]["boxes"]
+    [_, rectangle], [box] = as_masks[index]["targets"]["masks"].to("cpu"), as_boxes[index]["targets"]["boxes"]
     height, width = rectangle.shape
     expected = torch.zeros(height, width, dtype=torch.bool)
     expected[round(0.3 * height) : round(0.7 * height), width // 4 : 3 * width // 4] = True

@@ -64,11 +64,11 @@ def test_what_is_found_is_used_or_left_out_for_a_reason(tmp_path, capsys):
     counts = list(json.loads(capsys.readouterr().out)["inventories"].values())
     assert tuple(one["found"] for one in counts[:3]) == expected
     for one, reasons in zip(counts, REASONS, strict=False):
-        left_out = {reason: len(names) for reason, names in one["left_out"].items()}
-        assert one["found"] == one["used"] + sum(left_out.values())
-        assert len(left_out) == len(reasons), left_out
+        skipped = {reason: len(names) for reason, names in one["skipped"].items()}
+        assert one["found"] == one["used"] + sum(skipped.values())
+        assert len(skipped) == len(reasons), skipped
         for part, count in reasons.items():
-            assert [number for reason, number in left_out.items() if part in reason] == [count], (part, left_out)
+            assert [number for reason, number in skipped.items() if part in reason] == [count], (part, skipped)
     written = [json.loads((out / f"{split}.json").read_text()) for split in ("train", "val")]
     assert counts[0]["used"] == sum(len(document["images"]) for document in written) == len(files(out, ".jpg"))
     assert counts[2]["used"] == sum(len(document["annotations"]) for document in written)

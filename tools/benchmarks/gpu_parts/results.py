@@ -80,7 +80,7 @@ class Results:
     def has(self, part: str, case: str) -> bool:
         return any((row["part"], row["case"]) == (part, case) for row in self.rows)
 
-    def left_out(self, part: str) -> str:
+    def not_run(self, part: str) -> str:
         """The cases of a part for which there was no time, or whose process was killed."""
         return ", ".join(case for case in self.planned.get(part, []) if not self.has(part, case))
 
