@@ -49,13 +49,13 @@ class DataSection(OpenSection):
 
     name: PluginName
     """A plugin's name or `module:Class`."""
-    split: str = "val"
+    val_split: str = "val"
     """The split for validation and `evaluate`, by its name on disk (`test`)."""
     train: Annotated[PluginSection, "datasets"] | None = None
     """The training data set, in place of the split `train` of `name`, with all arguments of its constructor. With `val`
     too, `name` may be left out: `{train: {name: my_data:MyData, root: a}, val: {name: my_data:MyData, root: b}}`."""
     val: Annotated[PluginSection, "datasets"] | None = None
-    """The validation data set, in place of the split `split` of `name`."""
+    """The validation data set, in place of the split `val_split` of `name`."""
     allow_overlap: bool = False
     """Allows training and validation on the same image files, which is an error otherwise."""
     batch_size: Annotated[Count, Field(le=2**20)] = 8

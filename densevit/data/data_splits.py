@@ -47,7 +47,7 @@ class DataSplits:
     """The splits of a data set and their data loaders.
 
     `train` and `val` are built on first use: evaluation reads nothing of the training split. `val` is the split named
-    by `data.split`. Building one raises PluginError for a wrong option and DataError for wrong files.
+    by `data.val_split`. Building one raises PluginError for a wrong option and DataError for wrong files.
     """
 
     def __init__(self, section: DataSection, seed: int, size_divisor: int) -> None:
@@ -64,7 +64,7 @@ class DataSplits:
     @cached_property
     def val(self) -> Dataset:
         """The evaluated split."""
-        return build_split(self.section, self.section.split)
+        return build_split(self.section, self.section.val_split)
 
     @cached_property
     def _augmentation(self) -> "Augmentation | WithoutAugmentation":
@@ -166,7 +166,7 @@ class DataSplits:
             if labels:
                 dataset.check_labels()
             self._transformed(dataset, transform, train=dataset is self.train).check_values()
-        order = class_order(self.train.classes, self.val.classes, self.section.split)
+        order = class_order(self.train.classes, self.val.classes, self.section.val_split)
         if order:
             self.use_classes(order)
         warn_of_split(self.train, self.section.batch_size, labels)
@@ -206,7 +206,7 @@ class DataSplits:
     def unaugmented_train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
         """Returns a loader of each training image once over all processes, with the evaluation transform and the
         evaluated split's classes. Raises DataError if the training split lacks one of these classes."""
-        dataset, kept = self.train, class_order(self.val.classes, self.train.classes, "train", self.section.split)
+        dataset, kept = self.train, class_order(self.val.classes, self.train.classes, "train", self.section.val_split)
         return self._evaluation_loader(MappedClasses(dataset, kept) if kept else dataset, rank, world_size)
 
     def _evaluation_loader(self, dataset: Dataset, rank: int, world_size: int) -> Loader:

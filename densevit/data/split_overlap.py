@@ -22,7 +22,7 @@ def check_overlap(data: DataSplits) -> None:
     """
     if data.section.allow_overlap:
         return
-    train, val, split = data.train.image_files(), data.val.image_files(), data.section.split
+    train, val, split = data.train.image_files(), data.val.image_files(), data.section.val_split
     files = [*train, *val]
     key = ["overlap", len(train), hashlib.sha256("\0".join(files).encode(errors="surrogateescape")).hexdigest()]
     scan = cached_scan(key, lambda: _scan(files, len(train)), lambda _: files, len(files) >= LARGE)

@@ -33,7 +33,7 @@ _DIGEST = "backbone_digest"  # the header's entry in a file of heads
 _SIZES = (1, 37, 240, 427, 480, 640, 1080, 2160, 4000)  # of images, on which evaluation transforms are compared
 _IN_THE_FILE: dict[str, Any] = {"weights": None, "allow_mismatch": (), "freeze": True}  # keys of joined sections
 _COMPUTATION = ("precision", "accelerator", "tf32", "channels_last", "compile", "replace_layers")
-_DATA_KEYS = ("split", "batch_size", "num_workers", "on_error", "image_size", "transforms", *CHANNELS)
+_DATA_KEYS = ("val_split", "batch_size", "num_workers", "on_error", "image_size", "transforms", *CHANNELS)
 
 
 class Part(NamedTuple):

@@ -223,7 +223,7 @@ def _evaluation(model: "InferenceModel", is_foreign: bool, args: Namespace) -> _
 
     return _Evaluation(
         evaluate,
-        f"{config.data.folder_name}-{config.data.split}",
+        f"{config.data.folder_name}-{config.data.val_split}",
         {name: sign(name, error_metrics(evaluators)) < 0 for name in mains},
         calibration_images(plan.data) if args.int8 else None,
     )

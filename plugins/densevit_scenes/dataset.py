@@ -65,7 +65,7 @@ class Scenes(Dataset):
         normals: bool = False,
     ) -> None:
         if split not in STREAMS:
-            raise DataError(f"scenes has no split {split!r}, only {', '.join(STREAMS)}. Fix: data.split=val.")
+            raise DataError(f"scenes has no split {split!r}, only {', '.join(STREAMS)}. Fix: data.val_split=val.")
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         if min(height, width) < LEAST_SIDE:
             raise DataError(f"data.image_size is {image_size}; scenes are at least {LEAST_SIDE} pixels high and wide.")

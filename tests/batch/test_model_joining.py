@@ -84,7 +84,7 @@ def test_an_evaluation_depends_on_what_it_depends_on_alone(tmp_path):
     changed = {"precision": "bf16-mixed", "accelerator": "cpu", "tf32": True, "channels_last": True, "compile": True}
     changed["replace_layers"] = False
     heads = {"depth": {**DEPTH["depth"], "evaluation": {"align": "median"}}}
-    data = {"depth": True, "split": "val", "batch_size": 3, "on_error": "skip"}
+    data = {"depth": True, "val_split": "val", "batch_size": 3, "on_error": "skip"}
     write_run(tmp_path / "depth", heads, 1, trainer={"max_epochs": 1, **changed}, data=data)
     alone = densevit.load(tmp_path / "depth").config
     model_file.save(join([read_part(tmp_path / "depth")]), tmp_path / "joined.safetensors")

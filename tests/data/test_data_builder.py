@@ -92,6 +92,6 @@ def test_splits_are_built_lazily(folder):
 def test_the_evaluated_split_may_have_any_name(folder):
     (folder / "val.json").rename(folder / "minitest.json")
     (folder / "val").rename(folder / "minitest")
-    data = build_data(config(name="coco", root=str(folder), split="minitest"))
+    data = build_data(config(name="coco", root=str(folder), val_split="minitest"))
     data.check_splits()
     assert (len(data.train), len(data.val)) == (16, 10), "a fifth of train is for val, which is not read"

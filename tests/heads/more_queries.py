@@ -19,7 +19,7 @@ from densevit.model import DenseModel
 
 QUERIES, STEPS = 25, 200  # of the weights; of the further training
 DATA = {"name": "scenes", "image_size": 64, "batch_size": 16, "transforms": "resize", "train_length": 100}
-DATA |= {"split": "train", "semantic": False, "depth": False, "num_workers": 0}
+DATA |= {"val_split": "train", "semantic": False, "depth": False, "num_workers": 0}
 TRANSFORMER = {
     "width": 64,
     "num_heads": 4,

@@ -13,7 +13,7 @@ MIX = TINY.replace(
 OF_SCENES: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "length below zero": (["data.val_length=-1"], ("data.val_length is -1",)),
     "size of 8": (["data.image_size=8"], ("data.image_size is 8", "32")),
-    "an unknown split": (["data.split=holdout"], ("'holdout'", "train, val, test")),
+    "an unknown split": (["data.val_split=holdout"], ("'holdout'", "train, val, test")),
     "scales without crops": (["data.scales=[0.5,2]"], ("data.scales", "not an option of 'scenes'")),
 }
 OF_COCO: dict[str, tuple[list[str], tuple[str, ...]]] = {
@@ -21,7 +21,7 @@ OF_COCO: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "a root without annotations": (["data.root=train"], ("train has no annotations", "Looked for")),
     "annotations elsewhere": (["data.annotations=a.json"], ("There is no annotation file a.json",)),
     "images elsewhere": (["data.images=nowhere"], ("nowhere",)),
-    "an unknown split": (["data.split=test"], ("'test'", "Looked for")),
+    "an unknown split": (["data.val_split=test"], ("'test'", "Looked for")),
     "labelme's format": (["data={name: labelme, root: .}"], ("labelme's format", "densevit data convert labelme")),
 }
 OF_MIX: dict[str, tuple[list[str], tuple[str, ...]]] = {

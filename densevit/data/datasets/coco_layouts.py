@@ -150,7 +150,7 @@ def single_json(root: Path, images: str | None = None) -> SplitFiles | None:
 def _missing_split(root: Path, split: str, named: NamedFiles) -> DataError:
     """Returns the error for a folder without a json of this split."""
     other_splits = [other for other in SPLITS if files_of(root, other, named) is not None]
-    hint = f", only for {', '.join(other_splits)} (data.split)" if other_splits else ""
+    hint = f", only for {', '.join(other_splits)} (data.val_split)" if other_splits else ""
     jsons = [] if other_splits else _coco_jsons(root)
     several = ", ".join(str(file.relative_to(root)) for file in jsons[:5])
     unused = f"\nFound {len(jsons)} files in COCO's format with other names: {several}." if jsons else ""

@@ -101,7 +101,7 @@ def class_folders(folder: Path) -> list[str]:
     """Returns the names of the folders in a folder, sorted, without hidden ones. Raises DataError if it is missing."""
     if not folder.is_dir():
         raise DataError(
-            f"There is no folder {folder}. Expected {_LAYOUT} in data.root, or set data.images or data.split."
+            f"There is no folder {folder}. Expected {_LAYOUT} in data.root, or set data.images or data.val_split."
         )
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 

@@ -102,7 +102,7 @@ def named_paths(root: Path, pattern: str, option: str, channels: Channels = RGB)
     if not (root / pattern).is_dir():
         raise DataError(
             f"There is no folder {root / pattern}. Name the {option} with data.{option}, relative to data.root, as "
-            f"a folder ({option}/{{split}}) or a pattern ({option}/{{split}}/*/*.png), or another data.split."
+            f"a folder ({option}/{{split}}) or a pattern ({option}/{{split}}/*/*.png), or another data.val_split."
         )
     relative = first_files((os.path.relpath(path, root / pattern) for path in files_below(root / pattern)), channels)
     return [(os.path.splitext(path)[0], os.path.join(pattern, path)) for path in relative]

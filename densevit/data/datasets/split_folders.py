@@ -78,5 +78,5 @@ def missing_split(where: object, split: str, names: Iterable[str], fix: str = ""
     example = next((name for name in ordered if name != "train"), ordered[0])
     return DataError(
         f"{where} has no split {split!r}, only {', '.join(ordered)}. Fix: {fix}name one of them, as in "
-        f"data.split={example}."
+        f"data.val_split={example}."
     )

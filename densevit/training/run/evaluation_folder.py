@@ -23,7 +23,7 @@ MAPPING = "class-mapping"
 
 def new_folder(run: Path, config: Config) -> Path:
     """Creates the next free folder evaluations/FOLDER-SPLIT of a run."""
-    name = f"{config.data.folder_name}-{config.data.split}"
+    name = f"{config.data.folder_name}-{config.data.val_split}"
     (run / "evaluations").mkdir(exist_ok=True)
     return next_free_folder(run / "evaluations" / name)
 

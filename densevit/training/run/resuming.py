@@ -250,8 +250,8 @@ def validation_of(config: Config) -> list[Any]:
     data, transform = config.data, build_evaluation_transform(config.data)
     return [
         data.name,
-        data.split,
-        split_options(data_options(data), data.split),
+        data.val_split,
+        split_options(data_options(data), data.val_split),
         data.on_error,
         (data.channels, data.range, data.nodata),
         transform.canvas,

@@ -79,7 +79,7 @@ def parts_of(
     grid = [] if side is None else [-(-n // model.backbone.strides[-1]) for n in _pair(side)]
     return {
         "protocol": protocol_of(config, rates, probes),
-        "data": f"{config.data.name} {config.data.split}, {val}",
+        "data": f"{config.data.name} {config.data.val_split}, {val}",
         "train": train,
         "labels": sizes,
         "tokens": "x".join(map(str, grid)) or "by image",

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", metavar="data.key=value", nargs="*", help="overrides, such as data.root=~/coco")
     parser.add_argument("--size", type=_size, default=10**9, help="size of a shard, such as 500MB (default: 1GB)")
     parser.add_argument(
-        "--split", action="append", metavar="NAME", help="a split, may be repeated (default: train and data.split)"
+        "--split", action="append", metavar="NAME", help="a split, may be repeated (default: train and data.val_split)"
     )
 
 
@@ -32,7 +32,9 @@ def run(args: argparse.Namespace) -> int:
     check_free(args.out)
     source = config_or_data(args.source, "shard", args.overrides)
     section = source.data if isinstance(source, Config) else source
-    datasets = {split: build_split(section, split) for split in dict.fromkeys(args.split or ["train", section.split])}
+    datasets = {
+        split: build_split(section, split) for split in dict.fromkeys(args.split or ["train", section.val_split])
+    }
     with atomic_folder(args.out) as folder:
         for split, dataset in datasets.items():
             written = write_shards(dataset, folder / split, args.size)

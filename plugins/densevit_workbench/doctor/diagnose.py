@@ -70,7 +70,7 @@ def diagnose(
         diagnosis.findings.append(Finding("note", "recognised layout", 1, examples=(resolved.recognised,)))
     data = DataSplits(resolved.section, resolved.config.seed if resolved.config else 0, size_divisor=32)
     files: dict[str, list[str]] = {}
-    for split in dict.fromkeys(("train", resolved.section.split)):
+    for split in dict.fromkeys(("train", resolved.section.val_split)):
         findings = Findings()
         built = _built(data, split, findings)
         proposal = _proposal(data.section, findings.files) if split == "train" else None
@@ -224,12 +224,12 @@ def _compare(data: DataSplits, diagnosis: Diagnosis, files: dict[str, list[str]]
     """Adds findings about images in several splits, and about different classes or labels."""
     findings = Findings()
     checks.check_across_splits(diagnosis.splits, files, findings)
-    if {"train", data.section.split} <= diagnosis.splits.keys():
+    if {"train", data.section.val_split} <= diagnosis.splits.keys():
         try:
-            class_order(data.train.classes, data.val.classes, data.section.split)
+            class_order(data.train.classes, data.val.classes, data.section.val_split)
         except DataError as error:
             findings.report("error", "the splits have different classes", [str(error)])
-        train, val = diagnosis.splits["train"], diagnosis.splits[data.section.split]
+        train, val = diagnosis.splits["train"], diagnosis.splits[data.section.val_split]
         fix = "Label both, or leave the head out."
         findings.report("warning", "only one split is labelled", checks.differing_classes(train, val), fix)
         fix = "Validate on images like those of the training, of the same source and cut in the same way."

@@ -59,7 +59,7 @@ class Shards(Dataset):
         folder = base / ("train" if has_parts else split)
         if not (folder / INDEX).is_file():
             splits = sorted(path.parent.name for path in base.glob(f"*/{INDEX}"))
-            fix = f"data.split={splits[0]}" if splits else f"densevit shard SRC {base} writes them"
+            fix = f"data.val_split={splits[0]}" if splits else f"densevit shard SRC {base} writes them"
             raise DataError(f"{base} has no shards of a split {split!r}, only {splits}. Fix: {fix}.")
         with naming_file(folder / INDEX, "index"), np.load(folder / INDEX, allow_pickle=False) as arrays:
             self._arrays = dict(arrays)

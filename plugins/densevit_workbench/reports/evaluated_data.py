@@ -17,13 +17,13 @@ def evaluated_data(section: Mapping[str, Any]) -> dict[str, str]:
     excluded = {*DataSection.model_fields, "masks"}.difference(("channels", "nodata"))
     options = {key: value for key, value in section.items() if key not in excluded}
     options = {key: value for key, value in options.items() if value is not None}
-    options = split_options(options, section.get("split", "val"))
+    options = split_options(options, section.get("val_split", "val"))
     if options.get("root"):
         options["root"] = os.path.realpath(user_path(str(options["root"])))
     elif "sets" not in options:
         size = section.get("image_size")
         options["image_size"] = [size, size] if isinstance(size, int) else [*(size or ())]
-    keys = {"name": section["name"], "split": section.get("split", "val"), **options}
+    keys = {"name": section["name"], "val_split": section.get("val_split", "val"), **options}
     return {key: str(value) for key, value in keys.items()}
 
 

@@ -15,7 +15,7 @@ DEPTH = {
 
 def case(backbone: str, head: str, metrics: dict[str, float], **training: object) -> CaseResult:
     setting = {"data": "scenes", "image_size": [128, 128], "batch_size": 8, "initial_weights": "random"}
-    setting["evaluated_data"] = {"name": "scenes", "split": "val"}
+    setting["evaluated_data"] = {"name": "scenes", "val_split": "val"}
     return CaseResult("", backbone, head, setting, training={**TRAINING, "metrics": metrics, **training})
 
 

@@ -55,7 +55,7 @@ def test_flaws_of_channels_are_named(tmp_path: Path):
         "images with saturated channels": (1, 6, ("3.tif: green is 65535 in 3% of pixels",)),
         "images with pixels likely without data": (1, 6, ("4.tif: blue is 9000 in 25% of pixels",)),
     }
-    clipped = found(root, KEYS[0], "data.range=[0, 2000]", "data.split=train")[
+    clipped = found(root, KEYS[0], "data.range=[0, 2000]", "data.val_split=train")[
         "images with channels outside of data.range"
     ]
     share = (flawed[0][..., 0] > 2000).mean()

@@ -113,7 +113,7 @@ def test_all_problems_are_found_at_once(broken: Path):
     assert train.images == 8
     html = diagnosis._repr_html_()
     assert html.count('<div class="finding') == len(diagnosis.findings)
-    alone = densevit.diagnose(broken, ["data.split=train"])
+    alone = densevit.diagnose(broken, ["data.val_split=train"])
     assert list(alone.splits) == ["train"]
     assert [one for one in alone.errors if one.title == "invalid boxes"] == [found["error", "train", "invalid boxes"]]
 

@@ -200,7 +200,9 @@ def test_missing_and_truncated_shards_are_named(out: Path, tmp_path: Path) -> No
     file.unlink()
     with pytest.raises(DataError, match=r"000001.tar is missing, cut short or replaced; .*Fix: copy"):
         Shards("train", str(out))
-    with pytest.raises(DataError, match=r"no shards of a split 'test', only \['train', 'val'\]. Fix: data.split=train"):
+    with pytest.raises(
+        DataError, match=r"no shards of a split 'test', only \['train', 'val'\]. Fix: data.val_split=train"
+    ):
         Shards("test", str(out))
     with pytest.raises(DataError, match=r"no shards of a split 'train', .* Fix: densevit shard SRC"):
         Shards("train", str(tmp_path))

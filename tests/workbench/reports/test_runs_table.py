@@ -12,7 +12,7 @@ CONFIG = """
 seed: {seed}
 backbone: {{name: {backbone}, weights: null}}
 heads: {{far: {{name: dpt}}}}
-data: {{name: depth, split: {split}, root: {root}, num_workers: {workers}}}
+data: {{name: depth, val_split: {split}, root: {root}, num_workers: {workers}}}
 optim: {{lr: {lr}}}
 trainer: {{max_epochs: 12, log_every: {workers}}}
 
@@ -112,8 +112,8 @@ def test_runs_of_different_data_or_protocols_are_not_averaged(here: Path, runs: 
         "",
         CAPTION,
         "",
-        "The runs were evaluated on different data (data.split). The best number is bold only among runs of the same "
-        "data and split.",
+        "The runs were evaluated on different data (data.val_split). The best number is bold only among runs of the "
+        "same data and split.",
         "",
         "The rows also differ in optim.lr.",
     ]
