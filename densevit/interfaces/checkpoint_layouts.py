@@ -167,8 +167,8 @@ class CheckpointLayout:
     """The format of a project's checkpoints of one architecture (entry-point group `densevit.checkpoints`).
 
     name: the name of the entry point, and the value of `convert --as`: PROJECT-ARCHITECTURE.
-    marks: keys, as in a line, that every checkpoint contains. Of the layouts with all marks present, the layout with
-        the most marks is chosen; a layout without marks is never recognised.
+    signature_keys: keys, as in a line, that every checkpoint contains. Of the layouts whose keys are all present, the
+        layout with the most is chosen; a layout without signature keys is never recognised.
     lines: the table. Each tensor uses the first line that matches its key, or the first line for each part. densevit's
         keys are a backbone's, or a complete model's, which begin with `backbone.` and `heads.TASK.`.
     describe: returns the config sections that build the model, {"backbone": {"name": ...}}, from the tensors with
@@ -179,7 +179,7 @@ class CheckpointLayout:
         tensors do not determine; metadata of published models.
 
     variants: layouts of the same project and architecture whose tensors have another meaning. They need no entry point.
-    fits: whether a checkpoint with all marks has this layout, from its tensors and metadata; None: always.
+    fits: whether a checkpoint with all signature keys has this layout, from its tensors and metadata; None: always.
     container: where files with several state dicts have the published one, such as "model" or "ema.module"; "": the
         average of the weights (EMA), if there is one.
 
@@ -194,7 +194,7 @@ class CheckpointLayout:
     """
 
     name: str
-    marks: tuple[str, ...]
+    signature_keys: tuple[str, ...]
     lines: tuple[Line, ...]
     describe: Callable[[StateDict], dict[str, Any]]
     classes: Callable[[StateDict, Metadata], Mapping[str, Sequence[Class]]] | None = None

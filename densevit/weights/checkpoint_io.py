@@ -36,15 +36,15 @@ IN_FOLDER = (
 ENTRIES, EVAL_MODEL = "densevit", "eval_model"
 
 
-def read(source: str | Path, instead: str = "", trust: bool = False) -> Checkpoint:
+def read(source: str | Path, fix_hint: str = "", trust: bool = False) -> Checkpoint:
     """Reads a checkpoint.
 
     source: a file of `torch.save` or a .safetensors file; a folder with one; or what an installed source reads: other
-    projects' files, and the names of published weights. instead: what to do without a network, for messages. trust: the
-    parameter of `torch_checkpoint.load`. Raises WeightsError with the problem and the fix.
+    projects' files, and the names of published weights. fix_hint: what to do without a network, for messages. trust:
+    the parameter of `torch_checkpoint.load`. Raises WeightsError with the problem and the fix.
     """
     if not is_densevit(source) and (reader := source_of(source)):
-        return reader.read(str(source), instead, trust)
+        return reader.read(str(source), fix_hint, trust)
     return read_file(source, trust)
 
 

@@ -56,9 +56,9 @@ def resolve(
     model = built_on_meta(lambda: build_from_sections(sections, classes, pretrained=False))
     translated, notes = dict[str, TranslatedCheckpoint](), list[tuple[str, str]]()
     for source, key in _sources_of(sections).items():
-        instead = f"{key}=FILE, where FILE is a file or folder downloaded elsewhere"
+        fix_hint = f"{key}=FILE, where FILE is a file or folder downloaded elsewhere"
         sections, translated[source], lines = _resolved(
-            checkpoints.get(source) or read(source, instead), sections, model
+            checkpoints.get(source) or read(source, fix_hint), sections, model
         )
         notes += lines
     first = sections.weights or sections.backbone.source

@@ -38,8 +38,8 @@ class Source:
         """
         raise NotImplementedError
 
-    def read(self, source: str, instead: str = "", trust: bool = False) -> Checkpoint:
-        """Reads the tensors of a published name or a file. instead: what to do without a network, for messages."""
+    def read(self, source: str, fix_hint: str = "", trust: bool = False) -> Checkpoint:
+        """Reads the tensors of a published name or a file. fix_hint: what to do without a network, for messages."""
         raise WeightsError(f"{source}: not a file of weights. Fix: name the run or the model that it was made from.")
 
     def resolve(self, checkpoint: Checkpoint, sections: ModelSections, model: DenseModel) -> ResolvedCheckpoint | None:

@@ -12,10 +12,10 @@ TIMEOUT = 10.0
 """Seconds to wait for a server. If the Hugging Face Hub does not answer, only the cache is used."""
 
 
-def pretrained_model(source: str, name: str, instead: str) -> Any:
+def pretrained_model(source: str, name: str, fix_hint: str) -> Any:
     """timm's model of published weights, with all of its layers.
 
-    source: the name in messages. name: NAME[.TAG]. instead: what to do without a network, for messages. Raises
+    source: the name in messages. name: NAME[.TAG]. fix_hint: what to do without a network, for messages. Raises
     WeightsError for an unknown name and a failed download.
     """
     try:
@@ -31,18 +31,18 @@ def pretrained_model(source: str, name: str, instead: str) -> Any:
     config = timm.models.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise WeightsError(f"{source}: timm has no weights for {model}.")
-    arguments = timm_arguments(source, config, instead)
+    arguments = timm_arguments(source, config, fix_hint)
     try:
         with torch.random.fork_rng(devices=[]):  # the initialisation is overwritten
             return timm.create_model(name, pretrained=True, **arguments)
     except Exception as error:  # any network library's
-        raise WeightsError(failed(source, error, [str(config.hf_hub_id or config.url)], instead)) from error
+        raise WeightsError(failed(source, error, [str(config.hf_hub_id or config.url)], fix_hint)) from error
 
 
-def timm_arguments(source: str, config: Any, instead: str) -> dict[str, Any]:
+def timm_arguments(source: str, config: Any, fix_hint: str) -> dict[str, Any]:
     """Arguments of `timm.create_model` that make it read the weights from the Hugging Face Hub's cache.
 
-    source: the name in messages. config: timm's `PretrainedCfg` of the weights. instead: what to do without a
+    source: the name in messages. config: timm's `PretrainedCfg` of the weights. fix_hint: what to do without a
     network, for messages.
     Downloads the file if it is not cached; without a network fails after one request, where timm retries for minutes.
     Returns {} for weights outside the Hub, which timm downloads itself.
@@ -50,7 +50,7 @@ def timm_arguments(source: str, config: Any, instead: str) -> dict[str, Any]:
     """
     if not config.hf_hub_id or "@" in config.hf_hub_id:
         return {}
-    hub, wanted = Repository(source, config.hf_hub_id, instead), config.hf_hub_filename
+    hub, wanted = Repository(source, config.hf_hub_id, fix_hint), config.hf_hub_filename
     files = dict.fromkeys(
         [str(Path(wanted).with_suffix(".safetensors")), wanted]
         if wanted
@@ -62,18 +62,18 @@ def timm_arguments(source: str, config: Any, instead: str) -> dict[str, Any]:
 class Repository:
     """A repository of the Hugging Face Hub, read through its library's cache.
 
-    source: the name in messages. name: ORG/NAME. instead: what to do without a network, for messages.
+    source: the name in messages. name: ORG/NAME. fix_hint: what to do without a network, for messages.
     unreachable: the error of the first request if the Hub does not answer; then only the cache is used, since
     `hf_hub_download` would retry five times, up to a minute each, for a file that is not cached.
     """
 
-    def __init__(self, source: str, name: str, instead: str) -> None:
+    def __init__(self, source: str, name: str, fix_hint: str) -> None:
         try:
             import huggingface_hub
             from huggingface_hub import errors
         except ModuleNotFoundError as error:
             raise WeightsError(not_installed(source, "huggingface_hub", "hub")) from error
-        self.source, self.name, self.instead = source, name, instead
+        self.source, self.name, self.fix_hint = source, name, fix_hint
         self._library, self._errors = huggingface_hub, errors
         self.unreachable: BaseException | None = None
         try:
@@ -117,7 +117,7 @@ class Repository:
         file = next(filter(None, map(self.get, files)), None)
         if file is None:
             error = self.unreachable or FileNotFoundError(f"{self.name} has no {' or '.join(files)}")
-            raise WeightsError(failed(self.source, error, [self.address(files[0])], self.instead)) from error
+            raise WeightsError(failed(self.source, error, [self.address(files[0])], self.fix_hint)) from error
         return file
 
 
@@ -125,10 +125,10 @@ def not_installed(source: str, library: str, extra: str) -> str:
     return f"{source}: needs {library}, which is not installed. Fix: `pip install -e '.[{extra}]'` in densevit's clone."
 
 
-def failed(source: str, error: BaseException, addresses: Sequence[str], instead: str) -> str:
-    """The error of a failed download. instead: what to do without a network."""
+def failed(source: str, error: BaseException, addresses: Sequence[str], fix_hint: str) -> str:
+    """The error of a failed download. fix_hint: what to do without a network."""
     return (
-        f"{source}: not in the cache, and the download failed ({_reason(error)}). Without a network: {instead}. "
+        f"{source}: not in the cache, and the download failed ({_reason(error)}). Without a network: {fix_hint}. "
         f"Download {', '.join(addresses)}."
     )
 

@@ -57,7 +57,10 @@ def _layout(name: str, *depths: int) -> CheckpointLayout:
                 lines.append(Line(f"_blocks.{number}.{source}.*", f"model.blocks.{stage}.{block}.{target}.*"))
     return CheckpointLayout(
         name=name,
-        marks=("_conv_stem.weight", *(f"_blocks.{number}._depthwise_conv.weight" for number in range(len(blocks)))),
+        signature_keys=(
+            "_conv_stem.weight",
+            *(f"_blocks.{number}._depthwise_conv.weight" for number in range(len(blocks))),
+        ),
         lines=tuple(lines),
         describe=_describe,
         special=SpecialTensors(

@@ -130,7 +130,7 @@ def _names(model: DenseModel) -> set[str]:
 
 
 def _fits(tensors: StateDict, model: DenseModel, metadata: Mapping[str, Any]) -> bool:
-    """Whether a state dict has all parameters of the model or of its backbone, or the marks of a layout."""
+    """Whether a state dict has all parameters of the model or of its backbone, or the signature keys of a layout."""
     return (
         any(dict(part.named_parameters()).keys() <= tensors.keys() for part in (model, model.backbone))
         or _in_wrapper(tensors, model.backbone) is not None

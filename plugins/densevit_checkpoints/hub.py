@@ -34,14 +34,14 @@ def is_published(source: str | Path) -> bool:
     return isinstance(source, str) and source.partition(":")[0] in _SOURCES and ":" in source
 
 
-def read(source: str, instead: str = "", trust: bool = False) -> Checkpoint:
+def read(source: str, fix_hint: str = "", trust: bool = False) -> Checkpoint:
     """The tensors of published weights, from the library's cache or downloaded.
 
-    instead: what to do without a network, for messages; "": the message says to name a downloaded file in place of
+    fix_hint: what to do without a network, for messages; "": the message says to name a downloaded file in place of
     `source`. trust: the parameter of `checkpoint_io.read`.
     """
     library, _, name = source.partition(":")
-    fix = instead or f"name a downloaded file or folder in place of {source}"
+    fix = fix_hint or f"name a downloaded file or folder in place of {source}"
     weights, metadata = _SOURCES[library](source, name.strip(), fix)
     if isinstance(weights, Path):
         checkpoint = file_formats.read(weights, trust)
@@ -52,8 +52,8 @@ def read(source: str, instead: str = "", trust: bool = False) -> Checkpoint:
 # ---- timm ----
 
 
-def _timm(source: str, name: str, instead: str) -> Published:
-    built = hub_files.pretrained_model(source, name, instead)
+def _timm(source: str, name: str, fix_hint: str) -> Published:
+    built = hub_files.pretrained_model(source, name, fix_hint)
     tensors = {key: value.detach() for key, value in built.state_dict().items()}
     return tensors, preprocessing.timm_metadata(built.pretrained_cfg)
 
@@ -61,7 +61,7 @@ def _timm(source: str, name: str, instead: str) -> Published:
 # ---- torchvision ----
 
 
-def _torchvision(source: str, name: str, instead: str) -> Published:
+def _torchvision(source: str, name: str, fix_hint: str) -> Published:
     from torchvision import models
 
     model, _, wanted = name.partition("/")
@@ -83,7 +83,7 @@ def _torchvision(source: str, name: str, instead: str) -> Published:
             torch.hub.download_url_to_file(entry.url, str(file), digest[1] if digest else None, progress=True)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             raise WeightsError(
-                hub_files.failed(source, error, [entry.url], f"{instead}, or put it at {file}")
+                hub_files.failed(source, error, [entry.url], f"{fix_hint}, or put it at {file}")
             ) from error
     return file, preprocessing.torchvision_metadata(entry)
 
@@ -91,24 +91,24 @@ def _torchvision(source: str, name: str, instead: str) -> Published:
 # ---- the Hugging Face Hub ----
 
 
-def _hugging_face(source: str, name: str, instead: str) -> Published:
+def _hugging_face(source: str, name: str, fix_hint: str) -> Published:
     organisation, _, rest = name.partition("/")
     repository, _, wanted = rest.partition("/")
     if not repository:
         raise WeightsError(f"{source}: no repository name. Expected {FORMS[2]}.")
-    hub = hub_files.Repository(source, f"{organisation}/{repository}", instead)
+    hub = hub_files.Repository(source, f"{organisation}/{repository}", fix_hint)
     files = [wanted] if wanted else IN_FOLDER
     weights = next(filter(None, map(hub.get, files)), None)
     if weights is None and hub.unreachable is not None:
         beside = [files[0], preprocessing.CONFIG, preprocessing.PREPROCESSORS[0]]
         addresses = [hub.address(file) for file in beside]
-        raise WeightsError(hub_files.failed(source, hub.unreachable, addresses, instead)) from hub.unreachable
+        raise WeightsError(hub_files.failed(source, hub.unreachable, addresses, fix_hint)) from hub.unreachable
     if weights is None:
         raise WeightsError(
             f"{source}: the repository {hub.name} has no {' or '.join(files)}. Name a file in it: hf:{hub.name}/FILE."
         )
     if weights.name.endswith(".index.json"):
-        hub.instead = f"put it beside {weights}"
+        hub.fix_hint = f"put it beside {weights}"
         for shard in sorted(set(weight_map(weights).values())):
             hub.first([shard])
     described = [hub.get(file) for file in (preprocessing.CONFIG, *preprocessing.PREPROCESSORS, preprocessing.CARD)]
@@ -121,5 +121,5 @@ _SOURCES = {
     "timm": _timm,
     "torchvision": _torchvision,
     "hf": _hugging_face,
-    "package": lambda source, name, instead: packages.weights_file(source, name),
+    "package": lambda source, name, fix_hint: packages.weights_file(source, name),
 }

@@ -37,15 +37,15 @@ class Translation:
 def canonical(state: StateDict, layout: CheckpointLayout) -> dict[str, Tensor] | None:
     """The state dict with the keys of the layout's lines: without the layout's prefixes, in one spelling.
 
-    Returns None if marks are missing. A layout without marks accepts any state dict.
+    Returns None if signature keys are missing. A layout without signature keys accepts any state dict.
     """
     spellings = _Table(layout.other_keys.spellings)
     for prefix in ("", *layout.other_keys.prefixes):
         bare = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-        if _has_all(bare, layout.marks):
+        if _has_all(bare, layout.signature_keys):
             return bare
         respelt = {_respelt(key, spellings): tensor for key, tensor in bare.items()} if spellings.entries else bare
-        if respelt is not bare and _has_all(respelt, layout.marks):
+        if respelt is not bare and _has_all(respelt, layout.signature_keys):
             return respelt
     return None
 
@@ -56,12 +56,13 @@ def _respelt(key: str, spellings: "_Table[str]") -> str:
 
 
 def named_keys(keys: Collection[str], layout: CheckpointLayout) -> set[str]:
-    """The keys that the layout's tables name, apart from its `other_keys`; empty if all marks are missing."""
+    """The keys that the layout's tables name, apart from its `other_keys`; empty if all signature keys are missing."""
     table = _Table(
         (name, None)
         for name in (*(line.foreign_key for line in layout.lines), *layout.special.no_effect, *layout.special.copies)
     )
-    return {key for key in keys if table.matches(key)} if any(_has_all(keys, (m,)) for m in layout.marks) else set()
+    is_recognised = any(_has_all(keys, (key,)) for key in layout.signature_keys)
+    return {key for key in keys if is_recognised and table.matches(key)}
 
 
 def translate(state: StateDict, layout: CheckpointLayout) -> Translation:
@@ -199,12 +200,12 @@ def missing_because(name: str, layout: CheckpointLayout) -> str | None:
     return next((why for pattern, why in missing if _name(pattern).match(name) is not None), None)
 
 
-def _has_all(state: Collection[str], marks: Iterable[str]) -> bool:
-    def present(mark: str) -> bool:
-        name = _name(mark)
-        return mark in state or ("{" in name.text and any(name.match(key) is not None for key in state))
+def _has_all(state: Collection[str], signature_keys: Iterable[str]) -> bool:
+    def present(signature_key: str) -> bool:
+        name = _name(signature_key)
+        return signature_key in state or ("{" in name.text and any(name.match(key) is not None for key in state))
 
-    return all(map(present, marks))
+    return all(map(present, signature_keys))
 
 
 class _Parts:

@@ -17,11 +17,11 @@ from densevit_checkpoints.key_mapping import canonical, named_keys
 def recognise(
     tensors: StateDict, source: str = "checkpoint", metadata: Mapping[str, Any] = MappingProxyType({})
 ) -> CheckpointLayout:
-    """The layout whose marks, the keys by which it is recognised, are all in a checkpoint; of several such layouts, the
-    one with the most marks.
+    """The layout whose signature keys, by which it is recognised, are all in a checkpoint; of several such layouts, the
+    one with the most signature keys.
 
     metadata: the metadata that a `CheckpointLayout` reads. Skips layouts that cannot be loaded, with a warning. Raises
-    WeightsError if no layout matches, or if two have equally many marks.
+    WeightsError if no layout matches, or if two have equally many signature keys.
     """
     keys, best = list(tensors), most_specific(tensors, metadata)
     if len(best) == 1:
@@ -39,10 +39,10 @@ def recognise(
 
 
 def most_specific(tensors: StateDict, metadata: Mapping[str, Any] = MappingProxyType({})) -> Sequence[CheckpointLayout]:
-    """The layouts with the most marks among those whose marks are all in a checkpoint."""
+    """The layouts with the most signature keys among those whose signature keys are all in a checkpoint."""
     matching = [layout for layout in every() if _is_of(tensors, layout, metadata)]
-    most = max((len(layout.marks) for layout in matching), default=0)
-    return [layout for layout in matching if len(layout.marks) == most]
+    most = max((len(layout.signature_keys) for layout in matching), default=0)
+    return [layout for layout in matching if len(layout.signature_keys) == most]
 
 
 def matching_variant(
@@ -50,13 +50,15 @@ def matching_variant(
 ) -> CheckpointLayout:
     """The most specific of a layout and its variants that match a checkpoint; the layout itself if none does."""
     matching = [variant for variant in (layout, *layout.variants) if _is_of(tensors, variant, metadata)]
-    return max(matching, key=lambda variant: len(variant.marks), default=layout)
+    return max(matching, key=lambda variant: len(variant.signature_keys), default=layout)
 
 
 def same_tensors(layout: CheckpointLayout) -> list[str]:
-    """The names of the layouts whose marks equal those of `layout`, so that a checkpoint's keys do not tell which it
-    has."""
-    return [other.name for other in every() if other.marks == layout.marks and other.name != layout.name]
+    """The names of the layouts whose signature keys equal those of `layout`, so that a checkpoint's keys do not tell
+    which it has."""
+    return [
+        other.name for other in every() if other.signature_keys == layout.signature_keys and other.name != layout.name
+    ]
 
 
 def nearest(tensors: StateDict) -> tuple[int, str]:
@@ -77,7 +79,7 @@ def nearest(tensors: StateDict) -> tuple[int, str]:
 
 
 def _is_of(tensors: StateDict, layout: CheckpointLayout, metadata: Mapping[str, Any]) -> bool:
-    state = canonical(tensors, layout) if layout.marks else None
+    state = canonical(tensors, layout) if layout.signature_keys else None
     with suppress(LookupError):  # of a tensor that `fits` expects
         return state is not None and (layout.fits is None or layout.fits(state, metadata))
     return False

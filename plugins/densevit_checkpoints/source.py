@@ -49,8 +49,8 @@ class Checkpoints(Source):
             )
         return converted.model, True
 
-    def read(self, source: str, instead: str = "", trust: bool = False) -> Checkpoint:
-        return hub.read(source, instead, trust) if hub.is_published(source) else file_formats.read(source, trust)
+    def read(self, source: str, fix_hint: str = "", trust: bool = False) -> Checkpoint:
+        return hub.read(source, fix_hint, trust) if hub.is_published(source) else file_formats.read(source, trust)
 
     def resolve(self, checkpoint: Checkpoint, sections: ModelSections, model: DenseModel) -> ResolvedCheckpoint:
         from densevit_checkpoints.foreign_checkpoint import ForeignCheckpoint, translated_for

@@ -58,8 +58,8 @@ def export(source: str | Path, out: Path, trust: bool = False) -> list[str]:
         elif canonical(tensors, layout) is not None:
             candidates.append((layout, tensors))
     candidates.sort(
-        key=lambda candidate: len(candidate[0].marks), reverse=True
-    )  # a DeiT has the marks of a ViT and others
+        key=lambda candidate: len(candidate[0].signature_keys), reverse=True
+    )  # a DeiT has the signature keys of a ViT and others
     for layout, tensors in candidates:
         try:
             with atomic_folder(out) as folder:

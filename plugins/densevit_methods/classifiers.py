@@ -40,8 +40,8 @@ class TimmClassifier(nn.Module):
 
     def __init__(self, source: str) -> None:
         super().__init__()
-        name, instead = source.partition(":")[2].strip(), f"name a downloaded file or folder in place of {source}"
-        weights = pretrained_model(source, name, instead).state_dict()
+        name, fix_hint = source.partition(":")[2].strip(), f"name a downloaded file or folder in place of {source}"
+        weights = pretrained_model(source, name, fix_hint).state_dict()
         import timm  # optional; without it, pretrained_model raises an error that says so
         from timm.data import ImageNetInfo, infer_imagenet_subset
 

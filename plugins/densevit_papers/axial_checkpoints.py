@@ -42,7 +42,7 @@ def _lines() -> tuple[Line, ...]:
 
 AXIAL_RESNET = CheckpointLayout(
     name="axial-deeplab-axial_resnet",
-    marks=("conv1.weight", "layer1.{j}.hight_block.qkv_transform.weight", "layer4.{j}.width_block.relative"),
+    signature_keys=("conv1.weight", "layer1.{j}.hight_block.qkv_transform.weight", "layer4.{j}.width_block.relative"),
     lines=_lines(),
     describe=describe,
     special=SpecialTensors(

@@ -277,7 +277,7 @@ _LCA = "layer-wise class-token attention, on which no cell depends"
 
 WITH_LCA = CheckpointLayout(
     name="ceit-lca",
-    marks=("i2t.backbone.conv.weight", "blocks.{i}.leff.conv2.weight", "pos_layer_embed"),
+    signature_keys=("i2t.backbone.conv.weight", "blocks.{i}.leff.conv2.weight", "pos_layer_embed"),
     lines=(*_LINES, *_CLASS_ATTENTION),
     describe=_describe,
     fits=by_name_only,

@@ -297,7 +297,11 @@ _MODELS = {
 }
 AUTHORS = CheckpointLayout(
     name="microsoft-cvt",
-    marks=("stage{s}.patch_embed.proj.weight", "stage{s}.blocks.{b}.attn.conv_proj_k.conv.weight", "stage2.cls_token"),
+    signature_keys=(
+        "stage{s}.patch_embed.proj.weight",
+        "stage{s}.blocks.{b}.attn.conv_proj_k.conv.weight",
+        "stage2.cls_token",
+    ),
     lines=_AUTHORS,
     describe=partial(_describe, gelu="quick"),
     special=SpecialTensors(no_effect={"norm.*": _NORM, "head.*": _HEAD}, missing=_MISSING),
@@ -306,7 +310,7 @@ AUTHORS = CheckpointLayout(
 )
 TRANSFORMERS = CheckpointLayout(
     name="transformers-cvt",
-    marks=(
+    signature_keys=(
         f"{_EMBEDDING}.projection.weight",
         f"{_BLOCK}.{_INNER}_key.convolution_projection.convolution.weight",
         "encoder.stages.2.cls_token",

@@ -197,7 +197,11 @@ def _lines() -> tuple[Line, ...]:
 
 CYCLE_MLP = CheckpointLayout(
     name="cycle-mlp",
-    marks=("patch_embed.proj.weight", "network.0.{b}.attn.sfc_h.weight", "network.6.{b}.attn.reweight.fc1.weight"),
+    signature_keys=(
+        "patch_embed.proj.weight",
+        "network.0.{b}.attn.sfc_h.weight",
+        "network.6.{b}.attn.reweight.fc1.weight",
+    ),
     lines=_lines(),
     describe=_describe,
     special=SpecialTensors(

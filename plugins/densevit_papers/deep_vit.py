@@ -171,7 +171,7 @@ _QKV = ("query", "key", "value")
 _EMBEDDING = {"conv1": "conv1", "bn1": "norm1", "conv2": "conv2", "bn2": "norm2", "proj": "projection"}
 AUTHORS = CheckpointLayout(
     name="deepvit",
-    marks=(
+    signature_keys=(
         "patch_embed.proj.weight",
         "blocks.{i}.norm1.weight",
         "blocks.{i}.attn.qkv.weight",

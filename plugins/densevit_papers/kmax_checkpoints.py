@@ -185,7 +185,7 @@ def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]])
 
 KMAX_DEEPLAB = CheckpointLayout(
     name="kmax-deeplab",
-    marks=(
+    signature_keys=(
         "backbone.stem.conv1.weight",
         f"{_PIXELS}._stages.{{i}}._blocks.{{j}}._conv1_bn_act.conv.weight",
         f"{_DECODER}._cluster_centers.weight",

@@ -196,7 +196,7 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 
 AUTHORS = CheckpointLayout(
     name="localvit",
-    marks=("patch_embed.proj.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.conv.conv.6.fc.0.weight"),
+    signature_keys=("patch_embed.proj.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.conv.conv.6.fc.0.weight"),
     lines=(
         Line("cls_token", "class_token", TOKENS),
         Line("pos_embed", "position_table", GRID),

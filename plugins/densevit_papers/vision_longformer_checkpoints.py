@@ -107,7 +107,7 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 _STAGE, _TARGET = "stages.{s}.{b}", "stages.{s}.blocks.{b}"
 AUTHORS = CheckpointLayout(
     name="vision-longformer",
-    marks=("layer1.0.proj.weight", "layer1.1.attn.kv.weight", f"layer4.1.{_TABLE}"),
+    signature_keys=("layer1.0.proj.weight", "layer1.1.attn.kv.weight", f"layer4.1.{_TABLE}"),
     lines=(
         Line("stages.{s}.patches.proj.*", "stages.{s}.projection.*"),
         Line("stages.{s}.patches.norm_embed.*", "stages.{s}.norm.*"),

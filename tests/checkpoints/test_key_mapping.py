@@ -8,9 +8,9 @@ from densevit_checkpoints.key_mapping import translate, translate_back
 from tests.weights.states import equal
 
 
-def layout_of(*lines, marks=(), **special):
+def layout_of(*lines, signature_keys=(), **special):
     table = tuple(Line(*line) for line in lines)
-    return CheckpointLayout("a-b", tuple(marks), table, lambda state: {}, special=SpecialTensors(**special))
+    return CheckpointLayout("a-b", tuple(signature_keys), table, lambda state: {}, special=SpecialTensors(**special))
 
 
 def numbered(*names, shape=(6, 2)):

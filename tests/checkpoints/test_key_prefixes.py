@@ -22,7 +22,7 @@ PREFIXES = ("model.backbone.", "encoder.", "encoder_q.", "backbone.body.", "mode
 
 def state_of(layout):
     """Tensors with the keys of a layout, of one block of each kind."""
-    names = [*layout.marks, *(line.foreign_key for line in layout.lines if line.foreign_key != "0")]
+    names = [*layout.signature_keys, *(line.foreign_key for line in layout.lines if line.foreign_key != "0")]
     names = [re.sub(r"\{\w+\}", "0", re.sub(r"\[\d/\d\]$", "", name)) for name in names]
     keys = dict.fromkeys(re.sub(r"\*$", part, name) for name in names for part in ("weight", "bias"))
     return {key: torch.full((2,), float(i)) for i, key in enumerate(keys)}

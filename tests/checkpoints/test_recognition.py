@@ -17,7 +17,7 @@ from densevit_checkpoints.recognition import recognise
 
 
 def made(*found):
-    return {name: CheckpointLayout(name, marks, (), lambda state: {}) for name, marks in found}
+    return {name: CheckpointLayout(name, signature_keys, (), lambda state: {}) for name, signature_keys in found}
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def known(monkeypatch):
         ("a-deit", ("cls", "blocks.{i}.w", "dist")),
         ("b-net", ("conv", "stages.{i}.w")),
         ("c-net", ("conv", "stages.{i}.w")),
-        ("no-marks", ()),
+        ("no-signature", ()),
     )
     registry = SimpleNamespace(
         find=lambda group: found, load=lambda group, name: found[name], load_all=lambda *_: found.values()
@@ -58,8 +58,8 @@ def test_each_layout_refuses_another_architecture_and_its_marks_alone_in_one_lin
         recognise(detector.state_dict(), "detector.pth")
     assert "--as" not in str(error.value)
     for layout in every():
-        marks = [re.sub(r"\[\d/\d\]$", "", re.sub(r"\{\w+\}", "0", mark)) for mark in layout.marks]
-        for tensors in (detector.state_dict(), {mark: torch.zeros(1) for mark in marks}):
+        signature_keys = [re.sub(r"\[\d/\d\]$", "", re.sub(r"\{\w+\}", "0", key)) for key in layout.signature_keys]
+        for tensors in (detector.state_dict(), {key: torch.zeros(1) for key in signature_keys}):
             with pytest.raises(DensevitError) as error:
                 convert_checkpoint(Checkpoint(tensors, "some.pth"), layout.name)
             assert len(str(error.value).splitlines()) == 1, layout.name
@@ -70,7 +70,7 @@ def test_all_modules_are_found_and_layouts_are_complete():
     assert {"torchvision-resnet", "detr", "timm-vit"} <= set(names)
     for name in names:
         layout = find(name)
-        assert layout.name == name and layout.marks
+        assert layout.name == name and layout.signature_keys
         if not layout.is_backbone:
             assert all(
                 line.key == "0" or line.key.startswith(("backbone.", "heads.", "necks.")) for line in layout.lines

@@ -18,9 +18,11 @@ from densevit_checkpoints.key_mapping import translate
 def renamed(values: Mapping[str, Tensor | None], layout: str, task: str) -> dict[str, Tensor]:
     """The tensors of transformers' head by the names of ours: those of the layout by which its files are read."""
     found = find(layout)
-    marks = tuple(mark for mark in found.marks if not re.search(r"backbone|scale|pixel_level_module\.encoder", mark))
+    signature_keys = tuple(
+        key for key in found.signature_keys if not re.search(r"backbone|scale|pixel_level_module\.encoder", key)
+    )
     given = {key: value for key, value in values.items() if value is not None}
-    translation = translate(given, replace(found, marks=marks))
+    translation = translate(given, replace(found, signature_keys=signature_keys))
     assert not translation.errors
     part = f"heads.{task}."
     return {key.removeprefix(part): x for key, x in translation.tensors.items() if key.startswith(part)}

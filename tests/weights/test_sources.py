@@ -26,7 +26,7 @@ class Store(Source):
     def load(self, source, trust=False, **options):
         return densevit.load(Path(str(source)[6:])), False
 
-    def read(self, source, instead="", trust=False):
+    def read(self, source, fix_hint="", trust=False):
         model = densevit.load(Path(source[6:]))
         return Checkpoint({key: torch.full_like(x, 0.5) for key, x in model.backbone.state_dict().items()}, source)
 

@@ -57,7 +57,7 @@ def _refuse(tensors: StateDict) -> dict[str, Any]:
 
 GTR = CheckpointLayout(
     name="gtr-backbone",
-    marks=(f"{_STEM}.convs.0.conv.weight", f"{_BLOCK}.attn.gk_proj.0.weight", f"{_BLOCK}.mlp.dwconv.weight"),
+    signature_keys=(f"{_STEM}.convs.0.conv.weight", f"{_BLOCK}.attn.gk_proj.0.weight", f"{_BLOCK}.mlp.dwconv.weight"),
     lines=LINES,
     describe=describe,
     other_keys=OtherKeys(prefixes=("backbone.backbone._model.",)),
@@ -66,7 +66,7 @@ GTR = CheckpointLayout(
 )
 DEPLOYED = CheckpointLayout(
     name="gtr-deployed",
-    marks=(f"{_STEM}.convs.0.conv_bn_fused.weight", f"{_BLOCK}.attn.gk_proj.0.weight"),
+    signature_keys=(f"{_STEM}.convs.0.conv_bn_fused.weight", f"{_BLOCK}.attn.gk_proj.0.weight"),
     lines=(),
     describe=_refuse,
     other_keys=GTR.other_keys,

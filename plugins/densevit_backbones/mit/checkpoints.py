@@ -127,7 +127,7 @@ IMPLIED = {
 
 NVIDIA = CheckpointLayout(
     name="nvidia-mit",
-    marks=("patch_embed1.proj.weight", "block1.{b}.attn.sr.weight", "block4.{b}.mlp.dwconv.dwconv.weight"),
+    signature_keys=("patch_embed1.proj.weight", "block1.{b}.attn.sr.weight", "block4.{b}.mlp.dwconv.dwconv.weight"),
     lines=_nvidia(),
     describe=partial(describe, norm_eps=1e-6),
     other_keys=OtherKeys(prefixes=("backbone.",)),
@@ -137,7 +137,11 @@ NVIDIA = CheckpointLayout(
 )
 TRANSFORMERS = CheckpointLayout(
     name="transformers-mit",
-    marks=("encoder.patch_embeddings.0.proj.weight", f"{_BLOCK}.attention.self.sr.weight", "encoder.layer_norm.3.bias"),
+    signature_keys=(
+        "encoder.patch_embeddings.0.proj.weight",
+        f"{_BLOCK}.attention.self.sr.weight",
+        "encoder.layer_norm.3.bias",
+    ),
     lines=_TRANSFORMERS,
     describe=partial(describe, norm_eps=1e-5),
     other_keys=OtherKeys(prefixes=("segformer.",), spellings=_MEMORY),

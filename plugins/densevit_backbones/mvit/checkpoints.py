@@ -114,14 +114,14 @@ def _flat_blocks(state: StateDict) -> StateDict:
 
 def _layout(
     name: str,
-    marks: tuple[str, ...],
+    signature_keys: tuple[str, ...],
     describe: Callable[[StateDict], dict[str, Any]],
     rearrange: Rearrangement | None = None,
     publishing: Publishing = _TIMM,
 ) -> CheckpointLayout:
     return CheckpointLayout(
         name,
-        marks,
+        signature_keys,
         _LINES,
         describe,
         special=SpecialTensors(no_effect={"head.*": "the classification head"}, missing=_MISSING, rearrange=rearrange),
@@ -162,7 +162,10 @@ def _describe_detector(tensors: StateDict) -> dict[str, Any]:
 
 DETECTRON2 = CheckpointLayout(
     name="detectron2-mvitv2",
-    marks=("scale2_norm.weight", *(f"blocks.{{i}}.{x}.*" for x in ("norm1", "attn.qkv", "mlp.fc1", "attn.pool_k"))),
+    signature_keys=(
+        "scale2_norm.weight",
+        *(f"blocks.{{i}}.{x}.*" for x in ("norm1", "attn.qkv", "mlp.fc1", "attn.pool_k")),
+    ),
     lines=(
         *(line for line in _LINES if line.foreign_key != "norm.*"),
         *(Line(f"scale{i + 2}_norm.*", f"feature_norms.{i}.*") for i in range(4)),

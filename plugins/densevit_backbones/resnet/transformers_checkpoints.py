@@ -54,7 +54,7 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 RESNET = CheckpointLayout(
     name="transformers-resnet",
-    marks=(
+    signature_keys=(
         "embedder.embedder.convolution.weight",
         "encoder.stages.0.layers.0.layer.0.convolution.weight",
     ),

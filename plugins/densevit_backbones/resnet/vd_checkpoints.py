@@ -74,7 +74,11 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 AUTHORS = CheckpointLayout(
     name="rtdetr-resnet",
-    marks=("conv1.conv1_1.conv.weight", "conv1.conv1_3.norm.weight", "res_layers.0.blocks.0.branch2a.conv.weight"),
+    signature_keys=(
+        "conv1.conv1_1.conv.weight",
+        "conv1.conv1_3.norm.weight",
+        "res_layers.0.blocks.0.branch2a.conv.weight",
+    ),
     lines=_authors(),
     describe=describe,
     options=LayoutOptions(project_defaults=("norm_eps",)),
@@ -82,7 +86,7 @@ AUTHORS = CheckpointLayout(
 )
 TRANSFORMERS = CheckpointLayout(
     name="transformers-rtdetr-resnet",
-    marks=(
+    signature_keys=(
         "embedder.embedder.0.convolution.weight",
         "embedder.embedder.2.convolution.weight",
         "encoder.stages.0.layers.0.layer.0.convolution.weight",

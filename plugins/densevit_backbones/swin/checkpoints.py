@@ -97,14 +97,14 @@ def _constants(block: str) -> dict[str, str]:
 def _layout(
     name: str,
     lines: tuple[Line, ...],
-    marks: tuple[str, ...],
+    signature_keys: tuple[str, ...],
     block: str,
     shift: ShiftRule,
     *variants: CheckpointLayout,
 ) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
-        marks=marks,
+        signature_keys=signature_keys,
         lines=lines,
         describe=partial(describe, shift=shift),
         variants=variants,
@@ -141,17 +141,19 @@ TORCHVISION = _layout(
 )
 
 
-def _layers_layout(project: str, mergings: tuple[int, int, int], mark: str, shift: ShiftRule) -> CheckpointLayout:
-    marks = (mark, f"{_LAYERS_BLOCK}.{_SCALE}"), (mark, f"{_LAYERS_BLOCK}.{_TABLE}")
-    second = _layout(f"{project}-swinv2", _layers(_version_2, mergings), marks[0], _LAYERS_BLOCK, shift)
-    return _layout(f"{project}-swin", _layers(_version_1, mergings), marks[1], _LAYERS_BLOCK, shift, second)
+def _layers_layout(
+    project: str, mergings: tuple[int, int, int], signature_key: str, shift: ShiftRule
+) -> CheckpointLayout:
+    signature_keys = (signature_key, f"{_LAYERS_BLOCK}.{_SCALE}"), (signature_key, f"{_LAYERS_BLOCK}.{_TABLE}")
+    second = _layout(f"{project}-swinv2", _layers(_version_2, mergings), signature_keys[0], _LAYERS_BLOCK, shift)
+    return _layout(f"{project}-swin", _layers(_version_1, mergings), signature_keys[1], _LAYERS_BLOCK, shift, second)
 
 
 TIMM = _layers_layout("timm", _MERGES_FIRST, _STARTS, "per_axis")
 MICROSOFT = _layers_layout("microsoft", _MERGES_LAST, _ENDS, "both_axes")
 MICROSOFT_DENSE = CheckpointLayout(
     name="microsoft-swin-dense",
-    marks=("norm0.weight", _ENDS, f"{_LAYERS_BLOCK}.{_TABLE}"),
+    signature_keys=("norm0.weight", _ENDS, f"{_LAYERS_BLOCK}.{_TABLE}"),
     lines=(
         *(line for line in MICROSOFT.lines if line.foreign_key != "norm.*"),
         *(Line(f"norm{i}.*", f"feature_norms.{i}.*") for i in range(4)),

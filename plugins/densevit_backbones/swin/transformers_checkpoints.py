@@ -121,17 +121,18 @@ def _saved_windows(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
 def _layout(
     name: str,
     block: Block,
-    mark: str,
+    signature_key: str,
     unsaved: tuple[str, ...] = (),
     spellings: tuple[tuple[str, str], ...] = (),
     variants: tuple[CheckpointLayout, ...] = (),
 ) -> CheckpointLayout:
-    """mark: a key of an attention layer that only this version has. A classifier's keys begin with the model's name."""
+    """signature_key: a key of an attention layer that only this version has. A classifier's keys begin with the model's
+    name."""
     return CheckpointLayout(
         name=name,
-        marks=(
+        signature_keys=(
             "embeddings.patch_embeddings.projection.weight",
-            f"encoder.layers.0.blocks.0.attention.self.{mark}",
+            f"encoder.layers.0.blocks.0.attention.self.{signature_key}",
             "encoder.layers.0.downsample.reduction.weight",
         ),
         lines=_lines(block),

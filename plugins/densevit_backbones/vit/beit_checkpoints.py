@@ -72,11 +72,16 @@ def _refuse_eva02(state: StateDict) -> dict[str, Any]:
     )
 
 
-_MARKS = ("patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.proj.weight", "blocks.0.attn.q_bias")
+_SIGNATURE_KEYS = (
+    "patch_embed.proj.weight",
+    "blocks.0.norm1.weight",
+    "blocks.0.attn.proj.weight",
+    "blocks.0.attn.q_bias",
+)
 
 EVA02 = CheckpointLayout(
     name="eva02",
-    marks=(*_MARKS, "blocks.0.mlp.w3.weight"),
+    signature_keys=(*_SIGNATURE_KEYS, "blocks.0.mlp.w3.weight"),
     lines=(),
     describe=_refuse_eva02,
     publishing=Publishing(licences=_EVA, files={"eva02_*.pt": _EVA, **TIMM_FILES}),
@@ -84,7 +89,7 @@ EVA02 = CheckpointLayout(
 BEIT = replace(
     ENCODER,
     name="beit",
-    marks=(*_MARKS, "blocks.0.attn.v_bias", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"),
+    signature_keys=(*_SIGNATURE_KEYS, "blocks.0.attn.v_bias", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"),
     lines=_LINES,
     describe=_resized,
     special=SpecialTensors(

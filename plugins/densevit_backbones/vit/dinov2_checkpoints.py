@@ -51,7 +51,7 @@ _POSITIONS = with_gated_export(added_to_tokens("pos_embed", ("cls_token",)), {"f
 
 DINOV2 = CheckpointLayout(
     name="dinov2",
-    marks=(
+    signature_keys=(
         "cls_token",
         "pos_embed",
         "mask_token",

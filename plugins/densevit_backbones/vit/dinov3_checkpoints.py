@@ -96,7 +96,13 @@ def saved_norm_eps(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
 
 DINOV3 = CheckpointLayout(
     name="dinov3",
-    marks=("cls_token", "storage_tokens", "rope_embed.periods", "blocks.0.attn.qkv.weight", "blocks.0.ls1.gamma"),
+    signature_keys=(
+        "cls_token",
+        "storage_tokens",
+        "rope_embed.periods",
+        "blocks.0.attn.qkv.weight",
+        "blocks.0.ls1.gamma",
+    ),
     lines=(
         Line("cls_token", "class_token", TOKENS),
         Line("storage_tokens", "register_tokens", TOKENS),
@@ -133,14 +139,14 @@ DINOV3 = CheckpointLayout(
 _GATED = "ViTs with gated MLPs (plus, 7B)"
 GATED = CheckpointLayout(
     name="dinov3-gated",
-    marks=(*DINOV3.marks, "blocks.0.mlp.w1.weight", "blocks.0.mlp.w3.weight"),
+    signature_keys=(*DINOV3.signature_keys, "blocks.0.mlp.w1.weight", "blocks.0.mlp.w3.weight"),
     lines=(),
     describe=_refuse(_GATED),
     publishing=_PUBLISHING,
 )
 CONVNEXT = CheckpointLayout(
     name="dinov3-convnext",
-    marks=("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight", "stages.0.0.gamma", "norms.3.weight"),
+    signature_keys=("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight", "stages.0.0.gamma", "norms.3.weight"),
     lines=(),
     describe=_refuse("ConvNeXts"),
     publishing=_PUBLISHING,
@@ -148,7 +154,7 @@ CONVNEXT = CheckpointLayout(
 
 TRANSFORMERS = CheckpointLayout(
     name="transformers-dinov3",
-    marks=(
+    signature_keys=(
         "embeddings.cls_token",
         "embeddings.register_tokens",
         "embeddings.patch_embeddings.weight",
@@ -169,7 +175,7 @@ TRANSFORMERS = CheckpointLayout(
 )
 TRANSFORMERS_GATED = CheckpointLayout(
     name="transformers-dinov3-gated",
-    marks=(*TRANSFORMERS.marks, "layer.0.mlp.gate_proj.weight"),
+    signature_keys=(*TRANSFORMERS.signature_keys, "layer.0.mlp.gate_proj.weight"),
     lines=(),
     describe=_refuse(_GATED),
     other_keys=TRANSFORMERS.other_keys,
@@ -177,7 +183,7 @@ TRANSFORMERS_GATED = CheckpointLayout(
 )
 TRANSFORMERS_CONVNEXT = CheckpointLayout(
     name="transformers-dinov3-convnext",
-    marks=(
+    signature_keys=(
         "stages.0.downsample_layers.0.weight",
         "stages.0.layers.0.depthwise_conv.weight",
         "stages.0.layers.0.pointwise_conv1.weight",

@@ -94,7 +94,7 @@ def _vit(tensors: StateDict) -> dict[str, Any]:
 
 VIT = CheckpointLayout(
     name="google-vit",
-    marks=(
+    signature_keys=(
         "embedding/kernel",
         "Transformer/encoder_norm/scale",
         "Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel",

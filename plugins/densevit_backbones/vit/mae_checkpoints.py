@@ -21,7 +21,7 @@ def _resized(tensors: StateDict) -> dict[str, Any]:
 MAE = replace(
     ENCODER,
     name="mae",
-    marks=(
+    signature_keys=(
         "patch_embed.proj.weight",
         "blocks.0.attn.qkv.weight",
         "mask_token",

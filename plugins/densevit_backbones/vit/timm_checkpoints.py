@@ -37,7 +37,12 @@ POSITIONS = added_to_tokens("pos_embed", ("cls_token", "dist_token"), unplaced=(
 
 ENCODER = CheckpointLayout(
     name="timm-vit",
-    marks=("patch_embed.proj.weight", "blocks.{i}.norm1.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.mlp.fc1.*"),
+    signature_keys=(
+        "patch_embed.proj.weight",
+        "blocks.{i}.norm1.weight",
+        "blocks.{i}.attn.qkv.weight",
+        "blocks.{i}.mlp.fc1.*",
+    ),
     lines=_VIT,
     describe=describe,
     special=SpecialTensors(
@@ -57,7 +62,7 @@ _UNPLACED = added_to_tokens("pos_embed", ("cls_token", "dist_token"), rows=False
 DEIT3 = replace(
     ENCODER,
     name="timm-deit3",
-    marks=("patch_embed.proj.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.ls1.gamma"),
+    signature_keys=("patch_embed.proj.weight", "blocks.{i}.attn.qkv.weight", "blocks.{i}.ls1.gamma"),
     special=replace(ENCODER.special, rearrange=_UNPLACED),
 )
 VIT = replace(ENCODER, variants=(DEIT3,))

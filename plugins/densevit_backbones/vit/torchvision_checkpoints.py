@@ -26,7 +26,7 @@ _POSITIONS = added_to_tokens("encoder.pos_embedding", ("class_token",))
 
 VIT = CheckpointLayout(
     name="torchvision-vit",
-    marks=("conv_proj.weight", "encoder.pos_embedding", _BLOCK + "ln_1.weight"),
+    signature_keys=("conv_proj.weight", "encoder.pos_embedding", _BLOCK + "ln_1.weight"),
     lines=_VIT,
     describe=describe,
     special=SpecialTensors(rearrange=_POSITIONS, no_effect={"heads.*": "the classification head"}),

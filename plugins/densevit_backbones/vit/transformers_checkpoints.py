@@ -153,7 +153,7 @@ def _check_heads(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any
 
 def _layout(
     name: str,
-    marks: tuple[str, ...],
+    signature_keys: tuple[str, ...],
     lines: tuple[Line, ...],
     keys: OtherKeys,
     rearrange: Rearrangement,
@@ -162,7 +162,7 @@ def _layout(
 ) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
-        marks=("embeddings.cls_token", "encoder.layer.0.attention.attention.query.weight", *marks),
+        signature_keys=("embeddings.cls_token", "encoder.layer.0.attention.attention.query.weight", *signature_keys),
         lines=lines,
         describe=partial(describe_resized, resizing="bicubic"),
         other_keys=keys,

@@ -206,7 +206,7 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 
 DEFORMABLE_DETR = CheckpointLayout(
     name="deformable-detr",
-    marks=(
+    signature_keys=(
         "backbone.0.body.conv1.weight",
         "transformer.level_embed",
         "transformer.decoder.layers.0.cross_attn.sampling_offsets.weight",

@@ -108,14 +108,14 @@ def _classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[C
 def _layout(
     name: str,
     backbone: tuple[Line, ...],
-    mark: str,
+    signature_key: str,
     publishing: Publishing,
     variants: tuple[CheckpointLayout, ...] = (),
 ) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
-        marks=(
-            FILE + mark,
+        signature_keys=(
+            FILE + signature_key,
             "model.level_embed",
             "model.input_proj.0.0.weight",
             "model.encoder.layers.0.self_attn.sampling_offsets.weight",

@@ -90,7 +90,7 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
 
 DETR = CheckpointLayout(
     name="detr",
-    marks=(
+    signature_keys=(
         "backbone.0.body.conv1.weight",
         "transformer.decoder.layers.0.multihead_attn.in_proj_weight",
         "query_embed.weight",

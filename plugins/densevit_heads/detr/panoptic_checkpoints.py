@@ -50,8 +50,8 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
 
 DETR_PANOPTIC = CheckpointLayout(
     name="detr-panoptic",
-    marks=(
-        *(f"detr.{mark}" for mark in detector.DETR.marks),
+    signature_keys=(
+        *(f"detr.{key}" for key in detector.DETR.signature_keys),
         "bbox_attention.q_linear.weight",
         "mask_head.lay1.weight",
     ),

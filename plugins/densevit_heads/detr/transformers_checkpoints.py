@@ -102,14 +102,14 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 def _layout(
     name: str,
     backbone: tuple[Line, ...],
-    mark: str,
+    signature_key: str,
     publishing: Publishing,
     variants: tuple[CheckpointLayout, ...] = (),
 ) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
-        marks=(
-            FILE + mark,
+        signature_keys=(
+            FILE + signature_key,
             "model.decoder.layers.0.encoder_attn.out_proj.weight",
             "model.query_position_embeddings.weight",
             "class_labels_classifier.weight",

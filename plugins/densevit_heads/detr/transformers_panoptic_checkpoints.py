@@ -57,7 +57,11 @@ def _layout(
     """of: the detector's layout."""
     return CheckpointLayout(
         name=name,
-        marks=(*(f"detr.{mark}" for mark in of.marks), "bbox_attention.q_linear.weight", "mask_head.lay1.weight"),
+        signature_keys=(
+            *(f"detr.{key}" for key in of.signature_keys),
+            "bbox_attention.q_linear.weight",
+            "mask_head.lay1.weight",
+        ),
         lines=(*detector_lines(of.lines), *MASK_LINES),
         describe=describe,
         classes=partial(head_classes, bias="detr.class_labels_classifier.bias", head="panoptic"),

@@ -212,7 +212,7 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
 
 DFINE = CheckpointLayout(
     name="dfine",
-    marks=(
+    signature_keys=(
         "backbone.stem.stem1.conv.weight",
         "encoder.input_proj.0.conv.weight",
         "encoder.fpn_blocks.0.cv2.0.bottlenecks.0.conv1.conv.weight",

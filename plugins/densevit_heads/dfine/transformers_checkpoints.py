@@ -232,7 +232,7 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 DFINE = CheckpointLayout(
     name="transformers-dfine",
-    marks=(
+    signature_keys=(
         f"{_BACKBONE}.embedder.stem1.convolution.weight",
         "model.encoder_input_proj.0.0.weight",
         "model.encoder.encoder.0.layers.0.self_attn.out_proj.weight",

@@ -133,7 +133,7 @@ def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]])
 
 def whole_model(
     name: str,
-    marks: tuple[str, ...],
+    signature_keys: tuple[str, ...],
     lines: tuple[Line, ...],
     task: Task,
     class_bias: str,
@@ -154,7 +154,7 @@ def whole_model(
 
     return CheckpointLayout(
         name=name,
-        marks=marks,
+        signature_keys=signature_keys,
         lines=lines,
         describe=describe,
         classes=partial(classes_of, bias=class_bias) if task == "segmentation" else None,
@@ -165,7 +165,7 @@ def whole_model(
 
 
 def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
-    marks = [
+    signature_keys = [
         "pretrained.model.blocks.{i}.attn.qkv.weight",
         "pretrained.act_postprocess4.3.weight",
         "scratch.refinenet1.out_conv.weight",
@@ -174,7 +174,7 @@ def _layout(name: str, task: Task, hybrid: bool) -> CheckpointLayout:
     ]
     return whole_model(
         name,
-        tuple(marks),
+        tuple(signature_keys),
         _lines(task, hybrid),
         task,
         "scratch.output_conv.4.bias",

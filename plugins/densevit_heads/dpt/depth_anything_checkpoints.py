@@ -161,7 +161,7 @@ def _metric(layout: CheckpointLayout, name: str, max_depth: float) -> Checkpoint
 
 V2 = CheckpointLayout(
     name="depth-anything-v2",
-    marks=(
+    signature_keys=(
         "pretrained.blocks.0.attn.qkv.weight",
         "pretrained.blocks.0.ls1.gamma",
         "depth_head.projects.0.weight",

@@ -140,7 +140,7 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 DEPTH_ANYTHING = CheckpointLayout(
     name="transformers-depth-anything",
-    marks=(
+    signature_keys=(
         "backbone.encoder.layer.0.attention.attention.query.weight",
         "backbone.encoder.layer.0.layer_scale1.lambda1",
         "neck.reassemble_stage.layers.0.resize.weight",

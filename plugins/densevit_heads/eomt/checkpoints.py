@@ -245,13 +245,17 @@ def _with_tasks(
 
 _LICENCES_DINOV3 = replace(find(_DINOV3).publishing.files["dinov3_*.pth"], data="LVD-1689M; COCO or ADE20K")
 _PUBLISHING_DINOV3 = Publishing(licences=_LICENCES_DINOV3, files={"hf:tue-mps/*dinov3": _LICENCES_DINOV3, **_FILES})
-_TRANSFORMERS_MARKS = ("query.weight", "upscale_block.block.0.conv1.weight", "mask_head.fc3.weight")
+_TRANSFORMERS_SIGNATURE_KEYS = ("query.weight", "upscale_block.block.0.conv1.weight", "mask_head.fc3.weight")
 _TRANSFORMERS_NO_EFFECT = {**_NO_EFFECT, "attn_mask_probs": "the state of mask annealing in training"}
 
 TRANSFORMERS = _with_tasks(
     CheckpointLayout(
         name="transformers-eomt",
-        marks=(*_TRANSFORMERS_MARKS, "embeddings.position_embeddings.weight", "layers.0.attention.out_proj.weight"),
+        signature_keys=(
+            *_TRANSFORMERS_SIGNATURE_KEYS,
+            "embeddings.position_embeddings.weight",
+            "layers.0.attention.out_proj.weight",
+        ),
         lines=_transformers_dinov2(),
         describe=lambda tensors: {},
         special=SpecialTensors(no_effect=_TRANSFORMERS_NO_EFFECT),
@@ -266,7 +270,11 @@ TRANSFORMERS = _with_tasks(
 TRANSFORMERS_DINOV3 = _with_tasks(
     CheckpointLayout(
         name="transformers-eomt-dinov3",
-        marks=(*_TRANSFORMERS_MARKS, "embeddings.patch_embeddings.weight", "layers.0.attention.o_proj.weight"),
+        signature_keys=(
+            *_TRANSFORMERS_SIGNATURE_KEYS,
+            "embeddings.patch_embeddings.weight",
+            "layers.0.attention.o_proj.weight",
+        ),
         lines=_transformers_dinov3(),
         describe=lambda tensors: {},
         special=SpecialTensors(
@@ -283,7 +291,7 @@ TRANSFORMERS_DINOV3 = _with_tasks(
 AUTHORS = _with_tasks(
     CheckpointLayout(
         name="eomt",
-        marks=(
+        signature_keys=(
             "network.q.weight",
             "network.upscale.0.conv1.weight",
             "network.encoder.backbone.pos_embed",
@@ -317,7 +325,7 @@ def _refuse(tensors: StateDict) -> dict[str, Any]:
 
 DIFFERENCES = CheckpointLayout(
     name="eomt-dinov3-differences",
-    marks=(
+    signature_keys=(
         "network.q.weight",
         "network.upscale.0.conv1.weight",
         "network.encoder.backbone.patch_embed.cls_token",

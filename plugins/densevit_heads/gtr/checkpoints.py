@@ -114,7 +114,7 @@ def _refuse(models: str) -> Callable[[StateDict, Mapping[str, Any]], Licences]:
     return licences
 
 
-MARKS = (
+SIGNATURE_KEYS = (
     f"{BACKBONE}blocks.0.attn.gk_proj.0.weight",
     "encoder.stages.0.1.weight",
     "encoder.stages_sampling.0.0.0.weight",
@@ -136,7 +136,7 @@ _CONSTANTS = {
 }
 GTR = CheckpointLayout(
     name="gtr",
-    marks=(*MARKS, "decoder.dec_score_head.0.weight", _INITIAL_BOX),
+    signature_keys=(*SIGNATURE_KEYS, "decoder.dec_score_head.0.weight", _INITIAL_BOX),
     lines=(*backbone_lines("gtr-backbone", BACKBONE), *projector.authors("encoder", "norm"), *head_lines()),
     describe=describe,
     classes=partial(detection_classes, bias="decoder.dec_score_head.0.bias"),
@@ -153,11 +153,18 @@ GTR = CheckpointLayout(
 )
 
 
-def _refused(name: str, models: str, marks: tuple[str, ...]) -> CheckpointLayout:
+def _refused(name: str, models: str, signature_keys: tuple[str, ...]) -> CheckpointLayout:
     publishing = Publishing(licences=_refuse(models))
-    return replace(GTR, name=f"gtr-{name}", marks=(*MARKS, *marks), publishing=publishing, classes=None, fits=None)
+    return replace(
+        GTR,
+        name=f"gtr-{name}",
+        signature_keys=(*SIGNATURE_KEYS, *signature_keys),
+        publishing=publishing,
+        classes=None,
+        fits=None,
+    )
 
 
 POSE = _refused("pose", "poses", ("decoder.keypoint_embedding.weight",))
 DEPTH = _refused("depth", "depth", ("decoder.output_conv2.2.weight", "decoder.refinenet1.out_conv.weight"))
-ORIENTED = replace(_refused("oriented", "oriented boxes", GTR.marks[len(MARKS) :]), fits=_is_oriented)
+ORIENTED = replace(_refused("oriented", "oriented boxes", GTR.signature_keys[len(SIGNATURE_KEYS) :]), fits=_is_oriented)

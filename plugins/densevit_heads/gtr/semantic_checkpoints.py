@@ -10,7 +10,7 @@ from typing import Any
 from densevit.interfaces import CheckpointLayout, Line, Publishing, StateDict
 from densevit.layouts import backbone_lines, find
 from densevit_heads.gtr import published_models
-from densevit_heads.gtr.checkpoints import BACKBONE, MARKS, NORM, describe_backbone
+from densevit_heads.gtr.checkpoints import BACKBONE, NORM, SIGNATURE_KEYS, describe_backbone
 from densevit_heads.parts import projector_checkpoints as projector
 from densevit_heads.parts.class_map_checkpoints import classes_of
 
@@ -27,7 +27,7 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 _GTR = find("gtr-backbone").publishing
 GTR = CheckpointLayout(
     name="gtr-semantic",
-    marks=(*MARKS, "head.classifier.weight", "head.bn.running_mean"),
+    signature_keys=(*SIGNATURE_KEYS, "head.classifier.weight", "head.bn.running_mean"),
     lines=(
         *backbone_lines("gtr-backbone", BACKBONE),
         *projector.authors("encoder", "norm", "segmentation"),

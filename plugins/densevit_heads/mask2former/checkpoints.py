@@ -190,12 +190,12 @@ def with_variants(
 
 
 def _layout(
-    name: str, task: Task, backbone: tuple[Line, ...], mark: str, constants: Mapping[str, str]
+    name: str, task: Task, backbone: tuple[Line, ...], signature_key: str, constants: Mapping[str, str]
 ) -> CheckpointLayout:
     layout = CheckpointLayout(
         name=name,
-        marks=(
-            mark,
+        signature_keys=(
+            signature_key,
             "sem_seg_head.pixel_decoder.transformer.level_embed",
             "sem_seg_head.predictor.transformer_cross_attention_layers.0.multihead_attn.in_proj_weight",
             "sem_seg_head.predictor.query_feat.weight",

@@ -104,15 +104,15 @@ def _layout(
     name: str,
     task: Task,
     backbone: tuple[Line, ...],
-    mark: str,
+    signature_key: str,
     config: str,
     other_keys: OtherKeys,
     special: SpecialTensors,
 ) -> CheckpointLayout:
     layout = CheckpointLayout(
         name=name,
-        marks=(
-            mark,
+        signature_keys=(
+            signature_key,
             f"{PIXELS}.level_embed",
             f"{PIXELS}.encoder.layers.0.self_attn.sampling_offsets.weight",
             f"{DECODER}.decoder.layers.0.cross_attn.in_proj_weight",
@@ -159,14 +159,16 @@ _CONSTANTS = SpecialTensors(
 
 
 def _swin(task: Task) -> CheckpointLayout:
-    lines, mark = _swin_lines(), f"{_ENCODER}embeddings.patch_embeddings.projection.weight"
-    return _layout("transformers-mask2former", task, lines, mark, _SWIN, _MEMORY, _CONSTANTS)
+    lines, signature_key = _swin_lines(), f"{_ENCODER}embeddings.patch_embeddings.projection.weight"
+    return _layout("transformers-mask2former", task, lines, signature_key, _SWIN, _MEMORY, _CONSTANTS)
 
 
 def _resnet(task: Task) -> CheckpointLayout:
-    mark = f"{_ENCODER}embedder.embedder.convolution.weight"
+    signature_key = f"{_ENCODER}embedder.embedder.convolution.weight"
     lines = backbone_lines(_RESNET, _ENCODER)
-    return _layout("transformers-mask2former-resnet", task, lines, mark, _RESNET, OtherKeys(), SpecialTensors())
+    return _layout(
+        "transformers-mask2former-resnet", task, lines, signature_key, _RESNET, OtherKeys(), SpecialTensors()
+    )
 
 
 MASK2FORMER = with_variants(_swin, _resnet)

@@ -233,7 +233,7 @@ def _is_base(state: StateDict, metadata: Mapping[str, Any]) -> bool:
 
 
 _PATCHES = "backbone.0.encoder.encoder.embeddings.patch_embeddings.projection.weight"
-_MARKS = (  # of the authors' models
+_SIGNATURE_KEYS = (  # of the authors' models
     "backbone.0.projector.stages.0.0.cv1.conv.weight",
     "transformer.decoder.layers.0.cross_attn.sampling_offsets.weight",
     "transformer.enc_output.0.weight",
@@ -242,7 +242,7 @@ _MARKS = (  # of the authors' models
 )
 RF_DETR = CheckpointLayout(
     name="rf-detr",
-    marks=(_PATCHES, *_MARKS),
+    signature_keys=(_PATCHES, *_SIGNATURE_KEYS),
     lines=(*vit.RF_DETR, *projector.AUTHORS, *LINES),
     describe=describe,
     classes=_classes,
@@ -269,7 +269,7 @@ RF_DETR = replace(
 LW_DETR = replace(
     RF_DETR,
     name="lw-detr",
-    marks=("backbone.0.encoder.pos_embed", *_MARKS),
+    signature_keys=("backbone.0.encoder.pos_embed", *_SIGNATURE_KEYS),
     lines=(*vit.LW_DETR, *projector.AUTHORS, *LINES),
     special=SpecialTensors(),
     publishing=Publishing(licences=_LW_DETR, files=_LW_DETR_FILES),
@@ -279,7 +279,7 @@ LW_DETR = replace(
 TRANSFORMERS_LW_DETR = replace(
     LW_DETR,
     name="transformers-lw-detr",
-    marks=(
+    signature_keys=(
         "model.backbone.backbone.embeddings.position_embeddings",
         "model.backbone.projector.scale_layers.0.layer_norm.weight",
         "model.decoder.layers.0.cross_attn.sampling_offsets.weight",

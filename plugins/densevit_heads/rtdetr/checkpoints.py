@@ -166,7 +166,7 @@ def _points(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{HEAD}.num_points": counts[0] if len(set(counts)) == 1 else counts}
 
 
-_MARKS = (  # of both versions
+_SIGNATURE_KEYS = (  # of both versions
     "backbone.conv1.conv1_1.conv.weight",
     "backbone.res_layers.0.blocks.0.branch2a.conv.weight",
     "encoder.fpn_blocks.0.bottlenecks.0.conv1.conv.weight",
@@ -175,7 +175,7 @@ _MARKS = (  # of both versions
 )
 RTDETR = CheckpointLayout(
     name="rtdetr",
-    marks=(*_MARKS, "encoder.input_proj.0.0.weight", "decoder.enc_output.0.weight"),
+    signature_keys=(*_SIGNATURE_KEYS, "encoder.input_proj.0.0.weight", "decoder.enc_output.0.weight"),
     lines=_lines(("0", "1"), ("0", "1")),
     describe=describe,
     classes=partial(detection_classes, bias="decoder.dec_score_head.0.bias"),
@@ -197,7 +197,7 @@ RTDETR = CheckpointLayout(
 RTDETRV2 = replace(
     RTDETR,
     name="rtdetrv2",
-    marks=(*_MARKS, "encoder.input_proj.0.conv.weight", "decoder.enc_output.proj.weight"),
+    signature_keys=(*_SIGNATURE_KEYS, "encoder.input_proj.0.conv.weight", "decoder.enc_output.proj.weight"),
     lines=_lines(("conv", "norm"), ("proj", "norm")),
     special=SpecialTensors(
         no_effect={

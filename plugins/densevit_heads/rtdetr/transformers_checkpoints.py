@@ -150,17 +150,17 @@ def _config(
     }
 
 
-def _layout(version: int, *marks: str) -> CheckpointLayout:
+def _layout(version: int, *signature_keys: str) -> CheckpointLayout:
     return CheckpointLayout(
         name="transformers-rtdetr" + ("" if version == 1 else "v2"),
-        marks=(
+        signature_keys=(
             "model.backbone.model.embedder.embedder.2.convolution.weight",
             "model.encoder_input_proj.0.0.weight",
             "model.encoder.encoder.0.layers.0.self_attn.out_proj.weight",
             "model.encoder.fpn_blocks.0.bottlenecks.0.conv1.conv.weight",
             "model.decoder.layers.0.encoder_attn.sampling_offsets.weight",
             "model.enc_output.0.weight",
-            *marks,
+            *signature_keys,
         ),
         lines=_lines(),
         describe=describe,

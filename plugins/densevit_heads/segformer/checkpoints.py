@@ -45,8 +45,8 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 SEGFORMER = CheckpointLayout(
     name="segformer",
-    marks=(
-        *(f"backbone.{mark}" for mark in _NVIDIA.marks),
+    signature_keys=(
+        *(f"backbone.{key}" for key in _NVIDIA.signature_keys),
         "decode_head.linear_c4.proj.weight",
         "decode_head.linear_fuse.conv.weight",
     ),
@@ -65,8 +65,8 @@ SEGFORMER = CheckpointLayout(
 )
 TRANSFORMERS = CheckpointLayout(
     name="transformers-segformer",
-    marks=(
-        *(f"segformer.{mark}" for mark in _TRANSFORMERS.marks),
+    signature_keys=(
+        *(f"segformer.{key}" for key in _TRANSFORMERS.signature_keys),
         "decode_head.linear_c.{i}.proj.weight",
         "decode_head.linear_fuse.weight",
     ),

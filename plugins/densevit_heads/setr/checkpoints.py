@@ -127,14 +127,14 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
 
 def _layout(
     name: str,
-    marks: tuple[str, ...],
+    signature_keys: tuple[str, ...],
     lines: tuple[Line, ...],
     special: SpecialTensors,
     variants: tuple[CheckpointLayout, ...] = (),
 ) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
-        marks=("backbone.layers.{i}.attn.attn.in_proj_weight", "decode_head.conv_seg.weight", *marks),
+        signature_keys=("backbone.layers.{i}.attn.attn.in_proj_weight", "decode_head.conv_seg.weight", *signature_keys),
         lines=lines,
         describe=_describe,
         classes=partial(classes_of, bias="decode_head.conv_seg.bias"),

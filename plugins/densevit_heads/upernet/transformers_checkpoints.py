@@ -143,13 +143,17 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
 
 def _layout(
     name: str,
-    marks: tuple[str, ...],
+    signature_keys: tuple[str, ...],
     lines: tuple[Line, ...],
     describe: Callable[[StateDict], dict[str, Any]],
 ) -> CheckpointLayout:
     return CheckpointLayout(
         name=name,
-        marks=(*marks, "decode_head.psp_modules.{i}.1.conv.weight", "decode_head.fpn_bottleneck.conv.weight"),
+        signature_keys=(
+            *signature_keys,
+            "decode_head.psp_modules.{i}.1.conv.weight",
+            "decode_head.fpn_bottleneck.conv.weight",
+        ),
         lines=(*lines, *_HEAD_LINES),
         describe=describe,
         classes=partial(classes_of, bias="decode_head.classifier.bias"),

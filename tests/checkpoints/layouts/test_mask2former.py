@@ -39,9 +39,9 @@ def test_a_padded_batch_has_the_original_s_logits_and_masks(original, whole, mon
 
 def test_a_model_of_80_classes_is_recognised_as_one_of_cocos_instances():
     head = "sem_seg_head.predictor.class_embed.bias"
-    marks = [mark.replace("{i}", "0") for mark in find("mask2former").marks]
+    signature_keys = [key.replace("{i}", "0") for key in find("mask2former").signature_keys]
     for rows, name in ((134, "mask2former"), (81, "mask2former-instance"), (151, "mask2former")):
-        assert recognise({mark: torch.zeros(1) for mark in marks} | {head: torch.zeros(rows)}).name == name
+        assert recognise({key: torch.zeros(1) for key in signature_keys} | {head: torch.zeros(rows)}).name == name
 
 
 def test_classes_by_their_number():

@@ -14,7 +14,7 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 
 RELEASED = CheckpointLayout(
     name="mynet-released",
-    marks=("conv1.weight", "norm1.weight", "conv5.weight", "norm5.weight"),
+    signature_keys=("conv1.weight", "norm1.weight", "conv5.weight", "norm5.weight"),
     lines=(
         *(Line(f"conv{i}.*", f"{convolution}.0.*") for i, convolution in enumerate(_CONVOLUTIONS, 1)),
         *(Line(f"norm{i}.*", f"{convolution}.1.*") for i, convolution in enumerate(_CONVOLUTIONS, 1)),
