@@ -20,7 +20,7 @@ MAX_IN_FOLDER = 10_000  # for more images, output files go into subfolders
 PER_SUBFOLDER = 1_000  # images per subfolder
 
 
-def find_images(sources: Sequence[str], channels: Channels = RGB) -> list[ImageFile]:
+def find_images(sources: Sequence[str], channels: Channels = RGB, stdin: str = "") -> list[ImageFile]:
     """Finds the images in files, folders (without subfolders), URLs and patterns such as `photos/**/*.jpg`, without
     duplicates.
 
@@ -28,11 +28,11 @@ def find_images(sources: Sequence[str], channels: Channels = RGB) -> list[ImageF
     "-", lists sources, one per line. Images are in the order of the sources, sorted within each folder and pattern.
     URLs and listed images are not opened: names and ids come from the paths.
 
-    channels: the model's. Raises DataError for a source without images and for streams. A line of a list without images
-    becomes an unreadable file, so that all others are predicted.
+    channels: the model's. stdin: the text that "-" stands for. Raises DataError for a source without images and for
+    streams. A line of a list without images becomes an unreadable file, so that all others are predicted.
     """
     unique: dict[str, ImageSource] = {}  # by path or URL, and id
-    for source in (image for name in sources for image in listed_images(name, channels)):
+    for source in (image for name in sources for image in listed_images(name, channels, stdin)):
         unique.setdefault(f"{source.url or os.path.abspath(source.location)}\0{source.image_id!r}", source)
     other_channels = companions((source.location for source in unique.values()), channels)
     listed = [source for source in unique.values() if source.location not in other_channels]

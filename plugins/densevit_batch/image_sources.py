@@ -2,7 +2,6 @@
 
 import glob
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -33,11 +32,13 @@ class ImageSource(NamedTuple):
     member: TarMember | DataError | None = None
 
 
-def listed_images(source: str, channels: Channels) -> Iterable[ImageSource]:
-    """The images of a source, or of the sources in stdin or a text file."""
+def listed_images(source: str, channels: Channels, stdin: str) -> Iterable[ImageSource]:
+    """The images of a source, or of the sources that a text file or, for "-", the text `stdin` lists."""
     if source.lower().endswith(".txt") and (path := user_path(source)).is_file():
         return _from_lines(read_text(path).split("\n"), f"{source}: the list", channels)
-    return _from_lines(sys.stdin, "-: stdin", channels) if source == "-" else _from_source(source, channels)
+    if source == "-":
+        return _from_lines(stdin.split("\n"), "-: stdin", channels)
+    return _from_source(source, channels)
 
 
 def _from_lines(lines: Iterable[str], title: str, channels: Channels) -> Iterator[ImageSource]:

@@ -1,6 +1,5 @@
 """The inputs of `densevit predict` that list images: text files, COCO jsons and tars."""
 
-import io
 import json
 import re
 import tarfile
@@ -29,8 +28,8 @@ def image(path: str, seed: int = 0) -> None:
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)).save(path)
 
 
-def described(*sources: str) -> list[tuple[str, str, int | str]]:
-    return [(image.file_name, image.name, image.image_id) for image in find_images(sources)]
+def described(*sources: str, stdin: str = "") -> list[tuple[str, str, int | str]]:
+    return [(image.file_name, image.name, image.image_id) for image in find_images(sources, stdin=stdin)]
 
 
 def tar_of(path: str, files: list[str]) -> None:
@@ -45,13 +44,12 @@ def coco(path: str, images: Any) -> str:
     return path
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_name(monkeypatch: Patch):
+def test_a_byte_order_mark_is_no_part_of_the_first_name():
     Path("a.png").touch()
-    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeffa.png\n"))
-    assert [image.location for image in find_images(["-"])] == ["a.png"]
+    assert [image.location for image in find_images(["-"], stdin="\ufeffa.png\n")] == ["a.png"]
 
 
-def test_a_text_file_is_read_like_stdin(monkeypatch: Patch):
+def test_a_text_file_is_read_like_stdin():
     image("photos/1.jpg")
     image("more/2.png")
     image("5.png")
@@ -69,8 +67,7 @@ def test_a_text_file_is_read_like_stdin(monkeypatch: Patch):
         ("other.txt", "other", "other.txt"),  # a list in a list is not read
     ]
     assert described("names.txt") == expected
-    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
-    assert described("-") == expected
+    assert described("-", stdin=lines) == expected
 
 
 def test_images_of_a_tar_are_those_of_its_files():
@@ -104,14 +101,13 @@ def test_label_maps_of_a_tar_are_no_images():
     assert sorted(names) == sorted(f"labels.tar/{name}" for name in images)
 
 
-def test_damaged_tar_is_an_error_alone_and_a_failed_image_in_a_list(monkeypatch: Patch):
+def test_damaged_tar_is_an_error_alone_and_a_failed_image_in_a_list():
     image("1.png")
     tar_of("cut.tar", ["1.png"])
     Path("cut.tar").write_bytes(Path("cut.tar").read_bytes()[:600])
     with pytest.raises(DataError, match=r"^cut\.tar cannot be read: empty header .*damaged or cut short\?$"):
         find_images(["1.png", "cut.tar"])
-    monkeypatch.setattr("sys.stdin", io.StringIO("cut.tar\n1.png\n"))
-    first, second = find_images(["-"])
+    first, second = find_images(["-"], stdin="cut.tar\n1.png\n")
     assert (first.file_name, second.file_name) == ("cut.tar", "1.png") and second.read(RGB).shape == (6, 8, 3)
     with pytest.raises(DataError, match="empty header"):
         first.read(RGB)

@@ -3,7 +3,6 @@
 Writes a folder of visualizations and predictions: COCO results, CSV, maps, point clouds.
 """
 
-import io
 import math
 import sys
 from argparse import Namespace
@@ -15,9 +14,7 @@ from densevit.errors import DensevitError
 from densevit_batch.commands.predict_arguments import add_arguments
 
 if TYPE_CHECKING:
-    from densevit.channels import Channels
     from densevit_batch.folder_prediction import FolderPrediction
-    from densevit_batch.image_file import ImageFile
     from densevit_batch.prediction_folder import Counts
 
 _INTERRUPTED = 130  # exit status, as of a shell
@@ -55,12 +52,7 @@ def run(args: Namespace) -> int:
     part = args.part or (rank + 1, processes)
     _check(args, part[1] > 1)
     names = sys.stdin.read() if "-" in args.sources else ""
-
-    def find(channels: "Channels") -> "list[ImageFile]":
-        sys.stdin = io.StringIO(names) if names else sys.stdin
-        return find_images(args.sources, channels)
-
-    images = find(Channels(("any",), "", ()))  # raises for a wrong path before loading the model
+    images = find_images(args.sources, Channels(("any",), "", ()), names)  # raises for a wrong path before loading
     for image in images if args.video else ():
         if image.frame is None:
             raise DensevitError(f"--video: {image.file_name} is an image. Fix: name videos only, or leave out --video.")
@@ -73,7 +65,7 @@ def run(args: Namespace) -> int:
     device = "cpu" if args.devices > 1 else devices[local % len(devices)]
     model = model_loading.load(args.model, device, args.trust, args.runtime)
     if model.channels.files or any(image.location.lower().endswith(CHANNEL_FILES) for image in images):
-        images = find(model.channels)
+        images = find_images(args.sources, model.channels, names)
     args.out = args.out or next_free_folder(Path("predictions"))
     options = PredictionOptions(
         args.model,
