@@ -1,12 +1,11 @@
-"""Consoles that print text literally, as class names may contain markup (`[/x]`) or escape codes; progress bars for
+"""Prints texts and tables literally, as class names may contain markup (`[/x]`) or escape codes; progress bars for
 notebooks."""
 
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from rich import get_console, reconfigure
-from rich.console import Console, ConsoleOptions, ConsoleRenderable, JustifyMethod, RenderHook, RenderResult
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -15,9 +14,6 @@ from densevit.errors import printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
-
-TEXT: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
-"""Options of a rich console that prints text literally."""
 
 
 def in_notebook() -> bool:
@@ -35,21 +31,14 @@ def notebook_bar() -> type["tqdm[Any]"]:
 
 
 def text_console(**options: Any) -> Console:
-    """Returns a console for tables and progress bars that ignores markup and escapes control characters in texts."""
-    return escaping(Console(**TEXT, **options))
+    """Returns a console for tables and progress bars that ignores markup in texts."""
+    return Console(markup=False, emoji=False, highlight=False, **options)
 
 
-def use_text_console(**options: Any) -> Console:
-    """Configures rich's global console like `text_console`, and returns it."""
-    reconfigure(**TEXT, **options)
-    return escaping(get_console())
-
-
-def escaping(console: Console) -> Console:
-    """Makes a console escape control characters in all texts except rich's control codes, and returns it."""
-    # Inserted as the first hook, which `push_render_hook` cannot do: a progress bar pops the last hook when it ends.
-    console._render_hooks.insert(0, _Escaping())
-    return console
+def show(renderable: RenderableType, console: Console) -> None:
+    """Prints a text or a table without interpreting markup and control characters. Texts are not wrapped."""
+    literal = Text(renderable) if isinstance(renderable, str) else renderable
+    console.print(_Escaped(literal), soft_wrap=isinstance(literal, Text), markup=False, highlight=False)
 
 
 def table(
@@ -82,13 +71,10 @@ def _is_number(text: str) -> bool:
     return text[:1].isdigit() or text.lstrip("-")[:1].isdigit() or text in ("", "-", "–")
 
 
-class _Escaping(RenderHook):
-    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        return [_Escaped(renderable) for renderable in renderables]
-
-
 class _Escaped:
-    def __init__(self, renderable: ConsoleRenderable) -> None:
+    """A renderable with escaped control characters, except rich's control codes."""
+
+    def __init__(self, renderable: RenderableType) -> None:
         self.renderable = renderable
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

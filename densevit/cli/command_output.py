@@ -50,11 +50,9 @@ class Output:
             if isinstance(renderable, str):
                 print(printable(renderable))
             else:
-                from rich.text import Text
+                from densevit import terminal
 
-                from densevit.terminal import text_console
-
-                text_console().print(renderable, soft_wrap=isinstance(renderable, Text))
+                terminal.show(renderable, terminal.text_console())
 
     def result(self, values: Mapping[str, Any]) -> None:
         """Prints the command's result as JSON if `--json` is set; numbers that are not finite become null."""

@@ -16,7 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from densevit.errors import WeightsError, did_you_mean
 from densevit.interfaces import CheckpointLayout, Licences, PublishedModel
 from densevit.layouts import every, find
-from densevit.terminal import table, text_console
+from densevit.terminal import show, table, text_console
 from densevit_checkpoints import preprocessing
 from densevit_checkpoints.hub import is_published
 from densevit_checkpoints.published_licences import licences_of
@@ -66,7 +66,7 @@ class ModelList(list[ListedModel]):
         )
 
     def __repr__(self) -> str:
-        text_console(file=(printed := io.StringIO())).print(self)
+        show(self, text_console(file=(printed := io.StringIO())))
         return printed.getvalue().rstrip()
 
 

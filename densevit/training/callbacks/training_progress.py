@@ -15,11 +15,9 @@ from rich.console import Console
 
 from densevit import progress
 from densevit.progress import duration, speed
-from densevit.terminal import escaping
+from densevit.terminal import show
 from densevit.training.callbacks.step_metrics import peak_memory
 from densevit.training.loop.dense_module import DenseModule
-
-CONSOLE: dict[str, Any] = {"soft_wrap": True}  # does not wrap paths
 
 
 class _ShortNames(ProgressBar):
@@ -32,12 +30,6 @@ class _ShortNames(ProgressBar):
 
 class TerminalBar(_ShortNames, RichProgressBar):
     """Lightning's progress bar of an epoch in a terminal."""
-
-    def _init_progress(self, trainer: lightning.Trainer) -> None:
-        before = self.progress
-        super()._init_progress(trainer)
-        if self.progress is not before:  # Lightning has recreated the global console
-            escaping(get_console())
 
 
 class NotebookBar(_ShortNames, TQDMProgressBar):
@@ -98,9 +90,10 @@ class ProgressLines(lightning.Callback):
         """Prints a line if the first step fills the memory: the kernel then ends the process without a message."""
         while trainer.global_step == self._first_step and trainer.state.status == TrainerStatus.RUNNING:
             if available_memory() < _ALMOST_FULL:
-                self.console.print(
+                show(
                     f"Less than {_ALMOST_FULL:.0%} of the memory is available in the first step; the system may end "
-                    "the process. Fix: a smaller data.batch_size, with trainer.accumulate for the same steps."
+                    "the process. Fix: a smaller data.batch_size, with trainer.accumulate for the same steps.",
+                    self.console,
                 )
                 break
             time.sleep(0.1)
@@ -129,7 +122,7 @@ class ProgressLines(lightning.Callback):
         has_bar = self.console.is_terminal or self.console.is_jupyter
         self._due = math.inf if has_bar else time.monotonic() + progress.SECONDS_BETWEEN_LINES
         if trainer.is_global_zero:
-            self.console.print("  ".join(parts))
+            show("  ".join(parts), self.console)
 
 
 def available_memory() -> float:

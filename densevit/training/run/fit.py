@@ -22,12 +22,12 @@ from densevit.model import DenseModel
 from densevit.paths import user_path
 from densevit.reporting.html_page import fragment
 from densevit.reporting.run_report import overview
-from densevit.terminal import use_text_console
+from densevit.terminal import show
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.checkpoint_writer import CheckpointWriter, Stopped, StopSignals
 from densevit.training.callbacks.stall_report import StallReport
 from densevit.training.callbacks.step_metrics import StepMetrics
-from densevit.training.callbacks.training_progress import CONSOLE, ProgressLines
+from densevit.training.callbacks.training_progress import ProgressLines
 from densevit.training.callbacks.validation_interval import ValidationInterval
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
@@ -152,7 +152,6 @@ def fit_on(
 ) -> tuple[Run, int]:
     """`fit` on inputs that are already read. Returns the run and the number of the signal that stopped it; 0: none."""
     with training_state(inputs.config.trainer.tf32):
-        use_text_console(**CONSOLE, quiet=get_console().quiet, stderr=get_console().stderr)
         return _run(Plan.of(inputs, callbacks), inputs, loggers, resume_with)
 
 
@@ -226,6 +225,6 @@ def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, 
             raise
         if plan.trainer.is_global_zero:
             (folder / STOPPED).touch()
-            get_console().print(f"Stopped immediately.{resume_hint(folder, resume_with)}")
+            show(f"Stopped immediately.{resume_hint(folder, resume_with)}", get_console())
         raise KeyboardInterrupt from None
     return 0

@@ -17,9 +17,8 @@ from densevit.data.data_splits import DataSplits
 from densevit.interfaces import Evaluator, Method
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import ParameterRate, parameter_groups
-from densevit.terminal import TEXT
 from densevit.training.callbacks.best_epoch import BestEpoch
-from densevit.training.callbacks.training_progress import CONSOLE, NotebookBar, TerminalBar
+from densevit.training.callbacks.training_progress import NotebookBar, TerminalBar
 from densevit.training.loop.budget import Budget, Trained
 from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit.training.loop.optim import build_optimizer, learning_rate, rates_of
@@ -171,7 +170,7 @@ def _trainer(config: Config, callbacks: Sequence[lightning.Callback]) -> lightni
     bars: list[lightning.Callback] = []
     if not console.quiet and not any(isinstance(callback, LightningBar) for callback in callbacks):
         if console.is_terminal:
-            bars = [TerminalBar(console_kwargs=CONSOLE | TEXT)]
+            bars = [TerminalBar(console_kwargs={"stderr": console.stderr})]
         elif console.is_jupyter:
             bars = [NotebookBar(refresh_rate=10)]  # showing a loss waits for the GPU
     return build_trainer(

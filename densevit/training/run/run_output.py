@@ -13,6 +13,7 @@ from densevit.evaluation import metrics_file, tables_file
 from densevit.evaluation.metrics_table import metrics_table
 from densevit.inference.model_loading import load
 from densevit.reporting.run_report import write_report
+from densevit.terminal import show
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.run import end_notes, start_notes
 from densevit.training.run.drawn_images import draw_images
@@ -32,7 +33,7 @@ def start(plan: Plan, folder: RunFolder) -> None:
             _prepare(plan, folder)
         start_notes.log(plan, folder.path / "log.txt")
         for line in (*start_notes.origin(plan, folder), *start_notes.announcement(plan, folder.path)):
-            get_console().print(line)
+            show(line, get_console())
     for logger in plan.trainer.loggers:
         logger.log_hyperparams(plan.config.model_dump())
 
@@ -58,11 +59,11 @@ def show_complete(plan: Plan, folder: Path) -> None:
         assert plan.checkpoint is not None
         console = get_console()
         if plan.checkpoint.step < plan.budget.steps:
-            console.print(end_notes.ended_early(plan.best_epoch(), plan.checkpoint.step, plan))
+            show(end_notes.ended_early(plan.best_epoch(), plan.checkpoint.step, plan), console)
         else:
-            console.print(end_notes.all_trained(plan, folder))
+            show(end_notes.all_trained(plan, folder), console)
         if metrics := metrics_file.read(folder / "metrics.json"):
-            console.print(metrics_table(metrics), soft_wrap=False)
+            show(metrics_table(metrics), console)
 
 
 def finish(
@@ -86,16 +87,16 @@ def finish(
         (folder / STOPPED).touch()
     console, step = get_console(), plan.trainer.global_step
     if not stopped and step < plan.budget.steps:
-        console.print(end_notes.ended_early(best.best_epoch, step, plan))
+        show(end_notes.ended_early(best.best_epoch, step, plan), console)
     if best.best_epoch.stale:
         later = counted(best.best_epoch.stale, "later validation")
-        console.print(f"Model and metrics are from the best epoch; no improvement in {later}.")
+        show(f"Model and metrics are from the best epoch; no improvement in {later}.", console)
     _write_report(plan, folder, indices)
     if stopped:
-        console.print(f"Stopped.{resume_hint(folder, resume_with)}")
+        show(f"Stopped.{resume_hint(folder, resume_with)}", console)
     elif resume_with is None:
         for line in (*end_notes.next_commands(plan.config, folder), *end_notes.largest_errors(plan)):
-            console.print(line)
+            show(line, console)
 
 
 def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int]) -> None:
@@ -115,7 +116,7 @@ def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int]) ->
         again = f"densevit evaluate {folder}"
         warnings.warn(f"The report is not complete: {one_line(error)}. To try again: {again}", stacklevel=2)
     if metrics := metrics_file.read(folder / "metrics.json"):
-        console.print(metrics_table(metrics), soft_wrap=False)
+        show(metrics_table(metrics), console)
     for line in end_notes.low_scores(plan, folder, metrics):
-        console.print(line)
-    console.print(f"model: {folder / 'model.safetensors'}   report: {folder / 'report.html'}")
+        show(line, console)
+    show(f"model: {folder / 'model.safetensors'}   report: {folder / 'report.html'}", console)

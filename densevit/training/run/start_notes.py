@@ -17,7 +17,7 @@ from densevit.config.values import RANDOM
 from densevit.model import create_neck
 from densevit.model.meta_device import built_on_meta
 from densevit.model.parameter_groups import ParameterRate, method_parameters
-from densevit.terminal import table, text_console
+from densevit.terminal import show, table, text_console
 from densevit.training.loop.optim import learning_rate
 from densevit.training.loop.supervised_method import Supervised
 from densevit.training.run.end_notes import all_trained
@@ -57,8 +57,9 @@ def log(plan: Plan, path: Path) -> None:
     step = 0 if plan.checkpoint is None else plan.checkpoint.step
     with path.open("a", encoding="utf-8") as file:
         console = text_console(file=file, width=_LOG_WIDTH)
-        tables = [*map(weights_table, plan.loaded), rates_table(plan.rates)]
-        console.print(f"{datetime.now():%Y-%m-%d %H:%M:%S}, step {step:,}", *tables, sep="\n")
+        show(f"{datetime.now():%Y-%m-%d %H:%M:%S}, step {step:,}", console)
+        for part in (*map(weights_table, plan.loaded), rates_table(plan.rates)):
+            show(part, console)
 
 
 def rates_table(rates: Sequence[ParameterRate]) -> Table:

@@ -1,5 +1,6 @@
 """The remaining time in the printed lines, by a simulated clock."""
 
+import io
 import re
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from rich.console import Console
 
 
 def test_the_remaining_time_does_not_jump(monkeypatch: pytest.MonkeyPatch):
@@ -14,7 +16,7 @@ def test_the_remaining_time_does_not_jump(monkeypatch: pytest.MonkeyPatch):
     from densevit.training.callbacks import training_progress  # late: Lightning
     from densevit.training.loop.dense_module import DenseModule
 
-    clock, lines = SimpleNamespace(now=0.0), list[str]()
+    clock, console = SimpleNamespace(now=0.0), Console(file=io.StringIO())
     monkeypatch.setattr(training_progress.time, "monotonic", lambda: clock.now)
     trainer: Any = SimpleNamespace(
         global_step=0,
@@ -28,7 +30,7 @@ def test_the_remaining_time_does_not_jump(monkeypatch: pytest.MonkeyPatch):
     module = Mock(spec=DenseModule)
     module.record, module.budget = SimpleNamespace(image_ids=[1]), SimpleNamespace(steps=1000, validations=10)
     module.validation = SimpleNamespace(evaluators={}, metrics={})
-    progress = training_progress.ProgressLines(Mock(is_terminal=False, is_jupyter=False, print=lines.append))
+    progress = training_progress.ProgressLines(console)
     progress.on_train_start(trainer, module)
     left: list[tuple[int, int, bool]] = []
     for step in range(1, 1000):
@@ -39,9 +41,9 @@ def test_the_remaining_time_does_not_jump(monkeypatch: pytest.MonkeyPatch):
             progress.on_validation_start(trainer, module)
             clock.now += 100
             progress.on_validation_end(trainer, module)
-        while lines:
-            found = re.search(r"about (\d+) min left(.*)", lines.pop(0))
-            left += [(step, int(found[1]), found[2] == " without validation")] if found else []
+        lines, console.file = console.file.getvalue(), io.StringIO()  # type: ignore[attr-defined]
+        found = re.findall(r"about (\d+) min left(.*)", lines)
+        left += [(step, int(minutes), rest == " without validation") for minutes, rest in found]
     assert left[0][0] > 3
     for step, minutes, without in left:
         seconds = (1000 - step) * 2 + (0 if without else 100 * (1000 - step) / 100)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rich
 
 import densevit
 from tests.global_state import changed, disturb, global_state
@@ -83,3 +84,11 @@ def test_a_training_within_a_training_changes_neither(
     assert changed(before) == [] and len(done) == 1
     alone = weights(trained(SEGMENTATION, ["seed=3"]))
     assert all(tensor.equal(alone[key]) for key, tensor in weights(outer.path).items())
+
+
+def test_callbacks_print_markup_as_without_a_training(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[bold]in[/bold] a :star: 'callback'"
+    rich.print(text)
+    alone = capsys.readouterr().out
+    densevit.fit(config, SHORT, callbacks=[during(lambda: rich.print(text))])
+    assert alone in capsys.readouterr().out and "[bold]" not in alone
