@@ -1,7 +1,7 @@
 """Compilation by regions: `torch.compile` of the repeated blocks of a model, each kind of block once."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from types import FunctionType
@@ -19,19 +19,23 @@ def compile_regions(parts: Iterable[nn.Module], **options: Any) -> None:
     Regions of one class share what is compiled. Sizes are dynamic from the first compilation on, so that images of
     other sizes need no second one. State dicts, copies and pickles are those of an uncompiled model.
 
-    Changes settings of torch in this process: the number of compilations after which it runs a function uncompiled, 8,
-    becomes `LIMIT`, and sizes that are equal by chance, as those of a square image, are not taken to be one size.
+    During a region's call, two settings of torch differ: the number of compilations after which it runs a function
+    uncompiled is `LIMIT`, not 8, and sizes that are equal by chance, as those of a square image, are not taken to be
+    one size.
     """
     config = torch._dynamo.config
-    config.cache_size_limit = max(LIMIT, config.cache_size_limit)  # since torch 2.7 an alias of `recompile_limit`
-    torch.fx.experimental._config.use_duck_shape = False
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # torch 2.6
+    settings = (
+        config._make_closure_patcher(**{limit: max(LIMIT, getattr(config, limit))}),
+        torch.fx.experimental._config._make_closure_patcher(use_duck_shape=False),
+    )
     compiled: dict[type[nn.Module], Any] = {}
     for region in repeated([*chain.from_iterable(map(regions, parts))]):
         kind = type(region)
         if kind not in compiled:  # with a code object of its own: torch stores, searches and counts compilations by it
             code = _call.__code__.replace(co_name=f"{kind.__module__}.{kind.__qualname__}")
             compiled[kind] = torch.compile(FunctionType(code, _call.__globals__), **{"dynamic": True, **options})
-        region._compiled_call_impl = partial(compiled[kind], region)  # as `Module.compile`
+        region._compiled_call_impl = partial(_with_settings, settings, compiled[kind], region)  # as `Module.compile`
 
 
 def repeated(blocks: list[nn.Module]) -> list[nn.Module]:
@@ -72,6 +76,20 @@ _LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 def _weights(module: nn.Module) -> list[int]:
     """The sizes of the weight matrices and kernels."""
     return [parameter.numel() for parameter in module.parameters() if parameter.ndim > 1]
+
+
+def _with_settings(
+    settings: Iterable[Callable[[], Any]], compiled: Any, region: nn.Module, *inputs: Any, **options: Any
+) -> Any:
+    """Calls a compiled region, which torch compiles in its first calls, with the settings."""
+    if torch.compiler.is_compiling():  # a compilation of the model has the region in its graph
+        return region._call_impl(*inputs, **options)
+    restores = [change() for change in settings]
+    try:
+        return compiled(region, *inputs, **options)
+    finally:
+        for restore in restores:
+            restore()
 
 
 def _call(region: nn.Module, *inputs: Any, **options: Any) -> Any:

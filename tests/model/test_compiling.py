@@ -36,3 +36,23 @@ def test_equal_sides_and_other_sizes_need_one_compilation() -> None:
     for size in ((2, 6, 6), (3, 7, 5), (5, 4, 4), (2, 9, 8)):
         stage(torch.ones(*size, 4, requires_grad=True))
     assert backend.frame_count == 1
+
+
+def test_settings_of_torch_are_as_before_and_hold_in_later_calls() -> None:
+    torch._dynamo.reset()
+    before = (torch._dynamo.config.get_config_copy(), torch.fx.experimental._config.get_config_copy())
+    backend = CompileCounterWithBackend("eager")
+    stages = [nn.Sequential(Layer(width), Layer(width)) for width in range(4, 14)]  # more kinds than torch compiles
+    compile_regions(stages, backend=backend)
+    for stage, width in zip(stages, range(4, 14), strict=True):
+        stage(torch.ones(2, 3, 3, width, requires_grad=True))
+    assert backend.frame_count == len(stages)
+    assert (torch._dynamo.config.get_config_copy(), torch.fx.experimental._config.get_config_copy()) == before
+
+
+def test_a_compilation_of_the_model_has_its_regions_in_one_graph() -> None:
+    torch._dynamo.reset()
+    stage, backend = nn.Sequential(Layer(), Layer()), CompileCounterWithBackend("eager")
+    compile_regions([stage], backend="eager")
+    torch.compile(stage, backend=backend, fullgraph=True)(torch.ones(2, 3, 4))
+    assert backend.frame_count == 1
