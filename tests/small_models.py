@@ -41,7 +41,7 @@ class FourMaps(densevit.Backbone):
 class Cells(Head):
     """A third party's head of boxes without `exported`."""
 
-    task, needs = "detection", ("boxes", "labels")
+    task, required_targets = "detection", ("boxes", "labels")
 
     def forward(self, features, padding_mask, targets=None):
         return {"logits": features[0]}

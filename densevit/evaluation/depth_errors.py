@@ -110,7 +110,7 @@ class DepthErrors(Evaluator):
         """Sets the default alignment of a head for relative depth. Raises ConfigError for an alignment that compares
         metres with relative values."""
         name = type(head).__name__
-        if head.quantity == "inverse_depth":
+        if head.depth_type == "inverse_depth":
             if not self._align_is_set:
                 self._align_by("scale_shift_disparity")
             elif self.align not in _RELATIVE_ALIGNMENTS:
@@ -118,7 +118,7 @@ class DepthErrors(Evaluator):
                     f"align is {self.align}, but {name} predicts inverse depth of unknown scale and shift, not metres. "
                     f"Choose {' or '.join(_RELATIVE_ALIGNMENTS)}; without align, the first is used."
                 )
-        elif head.quantity == "depth" and not data.metric and self.align == "none":
+        elif head.depth_type == "depth" and not data.metric and self.align == "none":
             raise ConfigError(
                 f"align is none, but the depth of the data has no unit (metric: false), and {name} predicts metres. "
                 "Choose median, scale_shift or scale_shift_disparity."
@@ -215,7 +215,7 @@ class DepthErrors(Evaluator):
             warnings.warn(
                 f"The fitted scale of {negative} of {len(images)} images is negative: predictions grow "
                 "where the ground truth falls, and the errors measure the reversed prediction. Fix: check "
-                "data.quantity (depth or inverse_depth) and what the model predicts.",
+                "data.depth_type (depth or inverse_depth) and what the model predicts.",
                 stacklevel=2,
             )
         by_image = [_metrics([sums]) for sums in images]

@@ -16,11 +16,11 @@ from densevit.losses.context import LossContext
 class Head(nn.Module, Recorded):
     """Computes outputs, losses and predictions of one task from feature maps. A dense head is a `DenseHead`.
 
-    Required: `task`, `needs`, a constructor, `forward`, `loss` and `predict`. The rest has defaults.
+    Required: `task`, `required_targets`, a constructor, `forward`, `loss` and `predict`. The rest has defaults.
 
     task: "detection", "segmentation", "depth" or a custom name; determines the classes and the evaluator.
-    needs: target keys required for training; checked against the data at the start.
-    quantity: output of a depth head: "depth" in metres, which needs metric ground truth, or relative "inverse_depth",
+    required_targets: target keys required for training; checked against the data at the start.
+    depth_type: output of a depth head: "depth" in metres, which needs metric ground truth, or relative "inverse_depth",
         evaluated after alignment. None: not declared and not checked.
     target_types: the types of prediction keys with options, such as a skeleton; other keys have the registered type of
         their name.
@@ -33,15 +33,15 @@ class Head(nn.Module, Recorded):
     Example:
         >>> import torch
         >>> class Mean(densevit.Head):
-        ...     task, needs = "mean", ("mean",)
+        ...     task, required_targets = "mean", ("mean",)
         ...     def forward(self, features, padding_mask, targets=None): return {"mean": features[-1].mean((1, 2, 3))}
         >>> Mean([64], [8], [])([torch.ones(2, 64, 4, 6)], padding_mask=None)["mean"]
         tensor([1., 1.])
     """
 
     task: ClassVar[str]
-    needs: ClassVar[tuple[str, ...]]
-    quantity: str | None = None
+    required_targets: ClassVar[tuple[str, ...]]
+    depth_type: str | None = None
     target_types: Mapping[str, TargetType] | None = None
     last_blocks: int = 0
     finest_stride: int | None = None
@@ -58,7 +58,7 @@ class Head(nn.Module, Recorded):
         )
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
-        """Always returns the same keys. Ignores images that lack a key of `needs`, but not images without objects.
+        """Always returns the same keys. Ignores images that lack a required target, but not images without objects.
 
         Without labelled images, every term is exactly 0 and still connected to every parameter. context: the
         normalisers of the terms, over processes and accumulated batches.
@@ -95,7 +95,7 @@ class Head(nn.Module, Recorded):
         Raises ConfigError if the head cannot be trained on it; the message continues "heads.NAME (PLUGIN) ". Warnings
         get the same prefix, for example if an image has more objects (`Dataset.object_counts`) than the head predicts.
         """
-        if self.quantity == "depth" and not dataset.metric:
+        if self.depth_type == "depth" and not dataset.metric:
             raise ConfigError(
                 "learns metres, but the depth of the data set has no unit (metric: false). Fix: set a "
                 "relative output (output: relative); or calibrate the data: set the metres per value "
@@ -111,7 +111,7 @@ class DenseHead(Head):
     Example:
         >>> import torch
         >>> class Labels(densevit.DenseHead):
-        ...     task, needs = "segmentation", ("semantic",)
+        ...     task, required_targets = "segmentation", ("semantic",)
         ...     def read_maps(self, maps): return {"semantic": maps.argmax(1).to(torch.uint8)}
         >>> Labels([64], [8], []).read_maps(torch.zeros(1, 5, 4, 6))["semantic"].shape
         torch.Size([1, 4, 6])

@@ -70,7 +70,7 @@ def check_targets(targets: Sequence[Targets], head: Head, types: Mapping[str, Ta
     types: the types of the head's keys. Compares values on the CPU; on other devices, which that synchronises, in the
     first batch only. Returns whether there were values to compare.
     """
-    object_keys = [key for key in head.needs if getattr(types.get(key), "per", "") == "object"]
+    object_keys = [key for key in head.required_targets if getattr(types.get(key), "per", "") == "object"]
     for index, target in enumerate(targets):
         keys = [key for key in object_keys if key in target]
         has_boxes = any(isinstance(types[key], Boxes) for key in keys)

@@ -33,7 +33,7 @@ def check_last_blocks(name: str, head: Head, backbone: Backbone, has_neck: bool)
 def check_number_of_classes(name: str, head: Head) -> None:
     """Raises ConfigError for more classes than a target key of the head can represent."""
     types = TargetTypes(head.target_types)
-    for key in getattr(head, "needs", ()):
+    for key in getattr(head, "required_targets", ()):
         most = types[key].max_classes if key in types and types[key].task else None
         if most is not None and len(head.classes) > most:
             raise ConfigError(

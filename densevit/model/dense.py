@@ -239,7 +239,7 @@ class DenseModel(InferenceModel, nn.Module):
             terms = head.loss(outputs[name], targets_of_head, head_context)
             weight = self.loss_weights[name]
             if weight == "learned":
-                is_labelled = any(all(key in target for key in head.needs) for target in targets_of_head)
+                is_labelled = any(all(key in target for key in head.required_targets) for target in targets_of_head)
                 terms = uncertainty_weighted(terms, self.log_variances[name], is_labelled, head_context)
             elif weight != 1:
                 terms = {term: weight * value for term, value in terms.items()}

@@ -91,9 +91,9 @@ def used_options(head: nn.Module, options: InferenceSection) -> InferenceSection
 
 def predicts_boxes(head: nn.Module) -> bool:
     """Whether a head needs labelled boxes, and no other targets that windows cut, such as masks and keypoints."""
-    needs, types = getattr(head, "needs", ()), TargetTypes(getattr(head, "target_types", None))
-    other_types = [types.get(key) for key in needs if key != "boxes"]
-    return set(_BOXES) <= {*needs} and all(
+    required_targets, types = getattr(head, "required_targets", ()), TargetTypes(getattr(head, "target_types", None))
+    other_types = [types.get(key) for key in required_targets if key != "boxes"]
+    return set(_BOXES) <= {*required_targets} and all(
         target_type is not None and moves_with_box(target_type) for target_type in other_types
     )
 
@@ -110,8 +110,10 @@ def _without_maps(model: SupportsHeads, name: str) -> str:
     head = model.heads[name]
     text = f"heads.{name} ({model.plugin_name(name)}) makes none: it is not a DenseHead"
     if not predicts_boxes(head):
-        needs = ", ".join(getattr(head, "needs", ())) or "nothing"
-        text += f", and windows can merge only the predictions of heads of boxes and labels (it needs {needs})"
+        required_targets = ", ".join(getattr(head, "required_targets", ())) or "nothing"
+        text += (
+            f", and windows can merge only the predictions of heads of boxes and labels (it needs {required_targets})"
+        )
     return text
 
 

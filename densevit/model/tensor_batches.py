@@ -102,15 +102,15 @@ def _maps(maps: Tensor, count: int, heads: Mapping[str, Head]) -> list[Targets]:
     keys = {
         key: key_type.dtype
         for head in heads.values()
-        for key in head.needs
+        for key in head.required_targets
         if isinstance(key_type := TargetTypes(head.target_types).get(key), PixelMap)
         if maps.is_floating_point() == key_type.dtype.is_floating_point
     }
     if maps.ndim != 3 or len(maps) != count or len(keys) != 1:
-        needs = ", ".join(sorted({key for head in heads.values() for key in head.needs}))
+        required_targets = ", ".join(sorted({key for head in heads.values() for key in head.required_targets}))
         raise DataError(
-            f"targets is {described(maps)}; the heads need {needs}: integers (B, H, W) for semantic, floats (B, H, W) "
-            f"for depth, or a list of {count} dicts by these names, is expected."
+            f"targets is {described(maps)}; the heads need {required_targets}: integers (B, H, W) for semantic, floats "
+            f"(B, H, W) for depth, or a list of {count} dicts by these names, is expected."
         )
     [(key, dtype)] = keys.items()
     return [{key: x.to(dtype)} for x in maps]

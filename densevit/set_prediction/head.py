@@ -40,7 +40,7 @@ class SetPredictionHead(Head):
     """
 
     task = "detection"
-    needs: ClassVar[tuple[str, ...]] = ("boxes", "labels")
+    required_targets: ClassVar[tuple[str, ...]] = ("boxes", "labels")
     softmax: ClassVar[bool] = False
     criterion: Criterion
 

@@ -15,7 +15,7 @@ from densevit.set_prediction import mask_predictions as prediction
 from densevit.set_prediction.limits import MAX_QUERIES, check_classes, check_counts
 from densevit.set_prediction.mask_criterion import MaskCriterion
 from densevit.set_prediction.mask_predictions import MaskLogits
-from densevit.set_prediction.mask_segments import NEEDS, Task
+from densevit.set_prediction.mask_segments import REQUIRED_TARGETS, Task
 from densevit.set_prediction.queries import MaskQueries
 
 NUM_POINTS = 12544  # of masks, in matching and in losses (section 4.1)
@@ -102,7 +102,7 @@ class PanopticMasks(MaskClassification):
     """Panoptic segmentation. threshold: least class probability of a segment in the panoptic map."""
 
     task, segments = "panoptic", "panoptic"
-    needs = NEEDS["panoptic"]
+    required_targets = REQUIRED_TARGETS["panoptic"]
     threshold: float
 
     def set_threshold(self, threshold: float) -> None:
@@ -133,7 +133,7 @@ class InstanceMasks(MaskClassification):
     """Instance segmentation: evaluated by box AP unless `evaluation: {name: coco_masks}`."""
 
     task, segments = "detection", "instance"
-    needs = NEEDS["instance"]
+    required_targets = REQUIRED_TARGETS["instance"]
 
     def predictions(self, logits: Tensor, masks: MaskLogits) -> Predictions:
         """`masks` (N, H, W) bool, `boxes`, `labels` and `scores`."""
@@ -150,7 +150,7 @@ class SemanticMasks(MaskClassification, DenseHead):
     """Semantic segmentation, with maps for test-time augmentation."""
 
     task, segments = "segmentation", "semantic"
-    needs = NEEDS["semantic"]
+    required_targets = REQUIRED_TARGETS["semantic"]
 
     def predictions(self, logits: Tensor, masks: MaskLogits) -> Predictions:
         """`semantic` (H, W) uint8."""

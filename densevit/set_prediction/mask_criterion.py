@@ -21,8 +21,8 @@ from densevit.losses.matching import MatchedPairs
 from densevit.losses.set_losses import query_cross_entropy
 from densevit.set_prediction.mask_matching import MaskWeights, match
 from densevit.set_prediction.mask_segments import (
-    NEEDS,
     OVERSAMPLING,
+    REQUIRED_TARGETS,
     Segments,
     Task,
     chunks,
@@ -65,7 +65,7 @@ class MaskCriterion:
 
     def loss_counts(self, targets: list[Targets]) -> Counts:
         """The normalisers of the losses. targets: one per image, on the CPU."""
-        labelled = [target for target in targets if all(key in target for key in NEEDS[self.task])]
+        labelled = [target for target in targets if all(key in target for key in REQUIRED_TARGETS[self.task])]
         counts = segment_counts(labelled, self.task, self.num_classes)
         return loss_normalizers(counts, self.num_queries, NO_OBJECT_WEIGHT)
 
@@ -84,7 +84,7 @@ class MaskCriterion:
         are left out. generator: the generator of random points; by default torch's. cells: class logits (B, K, h', w')
         for the loss `semantic`; None, as in evaluation: it is 0.
         """
-        labelled = [i for i, target in enumerate(targets) if all(key in target for key in NEEDS[self.task])]
+        labelled = [i for i, target in enumerate(targets) if all(key in target for key in REQUIRED_TARGETS[self.task])]
         with autocast_off(pixels.device):
             chosen = [targets[i] for i in labelled]
             terms = self._terms(outputs, pixels.float(), chosen, labelled, context, generator, cells)

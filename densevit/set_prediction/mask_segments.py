@@ -19,7 +19,7 @@ IMPORTANCE = 0.75  # share of points that are the most uncertain; the others are
 _CHUNK = 2**24  # values of the maps that are computed at once: 64 MB in fp32
 
 Task = Literal["panoptic", "instance", "semantic"]
-NEEDS: dict[Task, tuple[str, ...]] = {
+REQUIRED_TARGETS: dict[Task, tuple[str, ...]] = {
     "panoptic": ("panoptic",),
     "instance": ("masks", "labels"),
     "semantic": ("semantic",),

@@ -44,7 +44,7 @@ class OutputDistillation(Unlabelled):
         self.class_tables = {}
         for name, other in self.teacher_heads.items():
             check_head(other, self.teacher.heads[other], "output_distillation (its teacher)")
-            _check_depth(name, model.heads[name].quantity, self.teacher.heads[other].quantity)
+            _check_depth(name, model.heads[name].depth_type, self.teacher.heads[other].depth_type)
             known_classes = [cls.name for cls in self.teacher.classes[other]]
             self.class_tables[name] = _class_table(class_rows(known_classes, model, name), len(known_classes))
         _check_input_size(self.teacher.backbone.input_size, model.backbone.input_size)
@@ -91,9 +91,9 @@ def _with_classes(target: Targets, table: Tensor) -> Targets:
     return target
 
 
-def _check_depth(name: str, quantity: str | None, other: str | None) -> None:
+def _check_depth(name: str, depth_type: str | None, other: str | None) -> None:
     """Raises ConfigError if a head predicts metres and its teacher relative depth."""
-    if quantity == "depth" and other == "inverse_depth":
+    if depth_type == "depth" and other == "inverse_depth":
         raise ConfigError(
             f"heads.{name} predicts metres, and the teacher relative inverse depth. Fix: output: relative, or a "
             "teacher for metric depth."

@@ -29,7 +29,7 @@ def predicted_targets(
     head_targets = {}
     for name, head in teacher.heads.items():
         probabilities: list[Tensor | None] = [None] * len(grids)
-        if "semantic" in head.needs:
+        if "semantic" in head.required_targets:
             maps = head.maps(outputs[name], tuple(batch["images"].shape[2:]))
             probabilities = list(maps.softmax(1).amax(1))  # (H, W) each
         head_targets[name] = [
@@ -64,12 +64,12 @@ def _targets(
 
 def check_head(name: str, head: Head, method: str) -> None:
     """Raises ConfigError if the targets of a head cannot be predicted. method: its name, for the message."""
-    if not any(keys == set(head.needs) for keys in _KEYS):
+    if not any(keys == set(head.required_targets) for keys in _KEYS):
         raise ConfigError(
-            f"heads.{name} needs {', '.join(head.needs)}; the method {method} predicts boxes and labels, semantic, "
-            "or depth. Fix: use another head, or another method."
+            f"heads.{name} needs {', '.join(head.required_targets)}; the method {method} predicts boxes and labels, "
+            "semantic, or depth. Fix: use another head, or another method."
         )
-    if "semantic" in head.needs and not isinstance(head, DenseHead):
+    if "semantic" in head.required_targets and not isinstance(head, DenseHead):
         raise ConfigError(
             f"heads.{name}: {type(head).__name__} is no DenseHead, whose maps have the probabilities of the classes. "
             "Fix: use another head, or another method."
@@ -78,7 +78,7 @@ def check_head(name: str, head: Head, method: str) -> None:
 
 def missing_labels(heads: Mapping[str, Head], target: Targets) -> list[str]:
     """The names of the heads whose labels an image lacks, or whose map has no labelled pixel."""
-    return [name for name, head in heads.items() if not all(_has_label(target, key) for key in head.needs)]
+    return [name for name, head in heads.items() if not all(_has_label(target, key) for key in head.required_targets)]
 
 
 def _has_label(target: Targets, key: str) -> bool:

@@ -12,7 +12,7 @@ from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.distributed import to_device
 from densevit.set_prediction.limits import check_weights
-from densevit.set_prediction.mask_segments import NEEDS
+from densevit.set_prediction.mask_segments import REQUIRED_TARGETS
 from densevit.set_prediction.queries import QueryLimit
 from densevit_papers.kmax_deeplab_losses import Sampling, pixel_contrast, sampled_cells
 from densevit_papers.max_deeplab_auxiliary_losses import instance_discrimination, mask_id_term, semantic_term
@@ -108,7 +108,7 @@ class PQCriterion:
 
     def _labelled(self, targets: Sequence[Targets], device: torch.device) -> dict[int, GridTruth]:
         """The segments of each image with segments, by image index. Images without segments have no labelled cell."""
-        indices = [i for i, target in enumerate(targets) if all(key in target for key in NEEDS["panoptic"])]
+        indices = [i for i, target in enumerate(targets) if all(key in target for key in REQUIRED_TARGETS["panoptic"])]
         truths = GridTruth.of([targets[i] for i in indices], len(self.classes), self.stride, device)
         return {i: truth for i, truth in zip(indices, truths, strict=True) if len(truth.labels)}
 

@@ -12,7 +12,7 @@ from densevit.layers.tracing import is_exporting, sides
 from densevit.losses.distributed import to_device
 from densevit.set_prediction import mask_predictions
 from densevit.set_prediction.mask_predictions import MaskLogits, numbered_segments
-from densevit.set_prediction.mask_segments import NEEDS
+from densevit.set_prediction.mask_segments import REQUIRED_TARGETS
 from densevit_papers.max_deeplab_criterion import PQCriterion
 
 MASK_THRESHOLD = 0.4  # least probability of a pixel's query
@@ -131,7 +131,7 @@ class PanopticTransformer(Head):
     and `layers`, the arguments of `PQCriterion.losses`, and in training `cells`.
     """
 
-    task, needs = "panoptic", NEEDS["panoptic"]
+    task, required_targets = "panoptic", REQUIRED_TARGETS["panoptic"]
     criterion: PQCriterion
 
     @property

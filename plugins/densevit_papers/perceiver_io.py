@@ -41,7 +41,7 @@ class PerceiverIO(DenseHead):
     """
 
     task = "segmentation"
-    needs = ("semantic",)
+    required_targets = ("semantic",)
 
     def __init__(
         self,

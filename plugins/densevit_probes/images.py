@@ -22,7 +22,7 @@ class ImageProbe(Probe):
     """
 
     task = "classification"
-    needs = ("image_class",)
+    required_targets = ("image_class",)
     evaluator = Classification
 
     def features(self, encode: Encode, batch: Batch, stride: int) -> list[tuple[Tensor, int]]:

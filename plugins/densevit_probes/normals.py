@@ -69,7 +69,7 @@ class SurfaceNormals(Probe):
     ridge: strength of the ridge, relative to the number of patches.
     """
 
-    needs = ("normals",)
+    required_targets = ("normals",)
     evaluator = NormalAngles
 
     def __init__(self, classes: Sequence[Any] = (), ridge: float = 1e-3) -> None:

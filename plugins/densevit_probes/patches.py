@@ -54,7 +54,7 @@ class PatchProbe(Probe):
     """
 
     task = "segmentation"
-    needs = ("semantic",)
+    required_targets = ("semantic",)
     evaluator = SemanticSegmentation
 
     def __init__(self, classes: Sequence[Class], grid: Grid = "image") -> None:

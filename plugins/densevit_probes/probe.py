@@ -58,19 +58,19 @@ class LastBatch:
 class Probe(ABC):
     """A small model on the features of a frozen backbone, which is fitted without a training.
 
-    task: whose classes the constructor gets; None: none. needs: the target keys that `features` and the evaluator
-    read. evaluator: scores the predictions.
+    task: whose classes the constructor gets; None: none. required_targets: the target keys that `features` and the
+    evaluator read. evaluator: scores the predictions.
 
     Example:
         >>> class Brightness(Probe):
-        ...     task, needs, evaluator = "classification", ("image_class",), Classification
+        ...     task, required_targets, evaluator = "classification", ("image_class",), Classification
         ...     def features(self, encode, batch, stride): return [x.mean() for x in encode(batch)[-1]]
         ...     def fit(self, images): self.mean = sum(images) / len(images)
         ...     def predict(self, image, size): return {"class_scores": torch.eye(2)[int(image > self.mean)]}
     """
 
     task: str | None = None
-    needs: tuple[str, ...] = ()
+    required_targets: tuple[str, ...] = ()
     evaluator: type[Evaluator]
 
     def __init__(self, classes: Sequence[Class] = ()) -> None:
@@ -99,7 +99,7 @@ class Probe(ABC):
         """The prediction for an image of this (height, width) in original pixels, as its evaluator reads it."""
 
     def scored(self, image: Any, truth: Targets) -> tuple[Predictions, Targets]:
-        """The prediction and the ground truth of a validation image that has the keys of `needs`."""
+        """The prediction and the ground truth of a validation image that has the keys of `required_targets`."""
         return self.predict(image, truth["original_size"]), truth
 
 

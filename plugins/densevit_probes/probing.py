@@ -199,8 +199,8 @@ def _evaluated(
                     for name, evaluator in by_name.items():
                         if name not in scored:
                             evaluator.update([predictions[name][i]], [truth])
-                        elif all(key in truth for key in scored[name].needs):
-                            values = {key: truth[key] for key in scored[name].needs}
+                        elif all(key in truth for key in scored[name].required_targets):
+                            values = {key: truth[key] for key in scored[name].required_targets}
                             placed = {key: x.to(device) if isinstance(x, Tensor) else x for key, x in values.items()}
                             prediction, expected = scored[name].scored(images[name][i], {**truth, **placed})
                             evaluator.update([prediction], [expected])

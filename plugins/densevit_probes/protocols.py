@@ -84,7 +84,7 @@ class Protocol:
         for name, section in self.probes.items():
             plugin = section.get("name", name)
             kind = registry.load("probes", plugin)
-            missing = [key for key in kind.needs if key not in dataset.provides]
+            missing = [key for key in kind.required_targets if key not in dataset.provides]
             classes = () if kind.task is None else dataset.classes.get(kind.task, ())
             if missing or (kind.task is not None and not classes):
                 raise ConfigError(
@@ -117,6 +117,6 @@ def check_data(config: Config, data: DataSplits, probes: Mapping[str, Probe]) ->
     """Checks the config and the data as in a training."""
     (configs.check_plugins if config.heads else configs.check_evaluation_plugins)(config)
     check_frozen(config)
-    data.check_splits(bool(config.heads) or any(probe.needs for probe in probes.values()))
+    data.check_splits(bool(config.heads) or any(probe.required_targets for probe in probes.values()))
     check_labels(config, data)
     check_overlap(data)

@@ -41,7 +41,7 @@ class SameObjectAuc(Evaluator):
 class SameObject(Probe):
     """Whether the last map tells objects apart, without a fit; metrics as in `SameObjectAuc`."""
 
-    needs = ("masks", "labels")
+    required_targets = ("masks", "labels")
     evaluator = SameObjectAuc
 
     def __init__(self, classes: Sequence[Any] = ()) -> None:
@@ -53,7 +53,7 @@ class SameObject(Probe):
         for map_, target in zip(encode(batch)[-1], batch["targets"], strict=True):
             size, truth = (int(target["size"][0]), int(target["size"][1])), target["truth"]
             images.append(list[float]())
-            if all(key in truth for key in self.needs):
+            if all(key in truth for key in self.required_targets):
                 crowds = truth.get("iscrowd", torch.zeros(len(truth["masks"]))).tolist()
                 masks = truth["masks"].resize(size)
                 objects = patch_objects(masks, crowds, (map_.shape[1], map_.shape[2]), stride, size).to(map_.device)

@@ -79,10 +79,10 @@ class Metric(small_models.Depth):
     ("data", "unit"),
     [
         ({"name": "depth", "scale": 0.001}, 0.001),
-        ({"name": "depth", "scale": 0.0002, "quantity": "depth"}, 0.0002),
+        ({"name": "depth", "scale": 0.0002, "depth_type": "depth"}, 0.0002),
         ({"name": "depth", "preset": "nyu"}, 0.001),
         ({"name": "depth"}, 1 / 256),
-        ({"name": "depth", "scale": 0.5, "quantity": "disparity"}, 1 / 256),
+        ({"name": "depth", "scale": 0.5, "depth_type": "disparity"}, 1 / 256),
         ({"name": "my:Data", "scale": 2.0}, 1 / 256),
     ],
 )

@@ -20,7 +20,7 @@ CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
 class Seeing(Head):
     """Predicts what its stand-in sees."""
 
-    task, needs = "detection", ("boxes", "labels")
+    task, required_targets = "detection", ("boxes", "labels")
 
     def __init__(self, stand_in: list["StandIn"], first: bool) -> None:
         super().__init__((3,), (8,), CLASSES)

@@ -23,7 +23,7 @@ CONFIG = "backbone: {name: swin}\nheads: {detection: {name: detr}}\ndata: {name:
 
 
 class Detection(Head):
-    task, needs = "detection", ("boxes", "labels")
+    task, required_targets = "detection", ("boxes", "labels")
 
 
 class Split(Dataset):

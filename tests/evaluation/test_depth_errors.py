@@ -173,15 +173,15 @@ def test_a_negative_scale_of_most_images_is_a_warning(align: Any, key: str):
     parts = [evaluated(images[:2], align=align), evaluated(images[2:], align=align)]
     parts[1].merge([part.state() for part in parts])
     for evaluator in (evaluated(images, align=align), parts[1]):
-        with pytest.warns(UserWarning, match="scale of 3 of 4 images is negative.*data.quantity"):
+        with pytest.warns(UserWarning, match="scale of 3 of 4 images is negative.*data.depth_type"):
             evaluator.metrics()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         measured(images[2:], align=align)  # one of two
 
 
-def meets(quantity: str | None, metric: bool = True, **options: Any) -> DepthErrors:
-    head = type("Head", (interfaces.Head,), {"quantity": quantity})((8,), (4,), ())
+def meets(depth_type: str | None, metric: bool = True, **options: Any) -> DepthErrors:
+    head = type("Head", (interfaces.Head,), {"depth_type": depth_type})((8,), (4,), ())
     data = type("Data", (interfaces.Dataset,), {"metric": metric})()
     evaluator = DepthErrors((), **options)
     evaluator.prepare(head, data)

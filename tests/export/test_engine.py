@@ -31,7 +31,7 @@ SETR = {"name": "setr", "decoder": "naive", "width": 16}
 class Brightness(Head):
     """A third party's head: one number for each class and image, the scores of a box around the image."""
 
-    task, needs = "detection", ("boxes", "labels")
+    task, required_targets = "detection", ("boxes", "labels")
 
     def __init__(self, channels: Any, strides: Any, classes: Any, least: float = 0.0) -> None:
         super().__init__(channels, strides, classes)

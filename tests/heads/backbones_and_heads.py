@@ -49,13 +49,14 @@ YES, NECK = "yes", "with `simple_pyramid`"
 
 
 @functools.cache
-def batch_of(needs: tuple[str, ...]) -> dict[str, Any]:
+def batch_of(required_targets: tuple[str, ...]) -> dict[str, Any]:
     """Two images, the second padded, with random labels."""
     generator = torch.Generator().manual_seed(0)
     mask = torch.zeros(2, *SIZE, dtype=torch.bool)
     mask[1, :, 64:] = True
     targets = [
-        random_targets(needs, size, 4, generator, 3, i, types=TargetTypes()) for i, size in enumerate((SIZE, (64, 64)))
+        random_targets(required_targets, size, 4, generator, 3, i, types=TargetTypes())
+        for i, size in enumerate((SIZE, (64, 64)))
     ]
     images = torch.randint(256, (2, 3, *SIZE), generator=generator, dtype=torch.uint8)
     return {"images": images, "padding_mask": mask, "targets": targets}
@@ -72,7 +73,7 @@ def trained(backbone: str, head: str, neck: str | None) -> DenseModel:
     classes = tuple(Class(f"class {i}", i + 1, (i, i, i), thing=i != 1) for i in range(4))
     torch.manual_seed(0)
     model = build_from_sections(sections, {"head": () if kind.task == "depth" else classes})
-    batch = batch_of(kind.needs)
+    batch = batch_of(kind.required_targets)
     if "check" in vars(kind):
         checked = Dataset()
         checked.classes = {str(kind.task): classes}

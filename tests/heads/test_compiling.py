@@ -82,7 +82,7 @@ def losses_of(model: DenseModel, size: tuple[int, int], count: int, seed: int) -
     head: Any = model.heads["head"]
     options: Any = {"types": TargetTypes()}
     targets = [
-        random_targets(head.needs, one, 4, generator, 3, i, **options)
+        random_targets(head.required_targets, one, 4, generator, 3, i, **options)
         for i, one in enumerate([size] * (count - 1) + [narrow])
     ]
     images = torch.randint(256, (count, 3, *size), generator=generator, dtype=torch.uint8)

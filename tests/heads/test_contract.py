@@ -35,17 +35,17 @@ def test_a_head_passes_all_checks(name: str) -> None:
         skip=("export", *case.skip),
     )
     notes = {result.name for result in results if result.note}
-    pixels = {"semantic", "panoptic", "depth"}.intersection(kind.needs)
-    assert ("unlabelled_values" in notes) == (not pixels and "image_class" not in kind.needs)
+    pixels = {"semantic", "panoptic", "depth"}.intersection(kind.required_targets)
+    assert ("unlabelled_values" in notes) == (not pixels and "image_class" not in kind.required_targets)
     assert ("unlabelled_pixels" in notes) == (not pixels)
-    assert ("crowds" in notes) == ("panoptic" not in kind.needs)
+    assert ("crowds" in notes) == ("panoptic" not in kind.required_targets)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "num_queries" in case.options])
 def test_a_head_trains_and_predicts_on_fewer_cells_than_queries_and_objects(name: str) -> None:
     """Of images of 48 x 64 pixels, with 12 and 4 cells, and of images that are one cell, also smaller than a stride."""
     case = CASES[name]
-    if registry.load("heads", case.head).needs != ("boxes", "labels"):
+    if registry.load("heads", case.head).required_targets != ("boxes", "labels"):
         pytest.skip("its queries are learned; rf_detr_instance selects them as rf_detr")
     classes = [Class(str(i), i + 1, (0, 0, 0)) for i in range(3)]
     head = densevit.create_head(case.head, (8, 8), (16, 32), classes, **{**case.options, "num_queries": 40})

@@ -15,7 +15,7 @@ from tests.model.test_tiled_detection import CLASSES, Oracle, Pixels, as_set, pa
 class Brightness(DenseHead):
     """Labels each pixel by whether its red value is above 127."""
 
-    task, needs = "segmentation", ("semantic",)
+    task, required_targets = "segmentation", ("semantic",)
 
     def forward(self, features, padding_mask, targets=None):
         self.runs = [*getattr(self, "runs", []), tuple(padding_mask.shape)]

@@ -29,7 +29,7 @@ class Pixels(Backbone):
 class Normals(DenseHead):
     """Unit vectors: the differences of a pixel and the one to its right, so that mirrored images have other vectors."""
 
-    task, needs = "normals", ("normals",)
+    task, required_targets = "normals", ("normals",)
     target_types: ClassVar = {"normals": VectorMap()}
 
     def forward(self, features, padding_mask, targets=None):

@@ -74,7 +74,7 @@ def taught(key: str, zoom: Tensor) -> Tensor:
 class TaughtMap(densevit.DenseHead):
     """Predicts a map of one key."""
 
-    task, needs = "depth", ("depth",)
+    task, required_targets = "depth", ("depth",)
 
     def __init__(self, channels: Any, strides: Any, classes: Any = (), key: str = "depth", side: int = SIDE) -> None:
         super().__init__(channels, strides, classes)
@@ -98,7 +98,7 @@ class TaughtMap(densevit.DenseHead):
 class TaughtObject(densevit.Head):
     """Predicts the distance of an object."""
 
-    task, needs, target_types = "detection", ("boxes", "labels"), {"distances": TYPES["distances"]}
+    task, required_targets, target_types = "detection", ("boxes", "labels"), {"distances": TYPES["distances"]}
 
     def __init__(self, channels: Any, strides: Any, classes: Any = (), side: int = SIDE) -> None:
         super().__init__(channels, strides, classes)

@@ -96,7 +96,7 @@ def test_defaults(call: Callable[[], Any], expected: Any):
             r"The class 'a\\ud800' \(id 3\) contains half of a surrogate",
         ),
         (
-            lambda: type("A", (Head,), {"quantity": "depth"})([], [], []).check(SimpleNamespace(metric=False)),
+            lambda: type("A", (Head,), {"depth_type": "depth"})([], [], []).check(SimpleNamespace(metric=False)),
             ConfigError,
             "learns metres, but the depth of the data set has no unit",
         ),

@@ -121,7 +121,7 @@ def test_losses_are_those_of_labels_and_of_predictions(head: str) -> None:
     model, method, batch = built(head, **options)
     found = method.training_step(model, batch, LossContext())
     [strong] = batch["other_views"]
-    lacks = [not all(key in target for key in model.heads[head].needs) for target in batch["targets"]]
+    lacks = [not all(key in target for key in model.heads[head].required_targets) for target in batch["targets"]]
     assert lacks == [False, True, True]
 
     def outputs(view: Any, rows: slice) -> Any:
@@ -164,17 +164,19 @@ def test_training_on_few_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("needs", "options", "message"),
+    ("required_targets", "options", "message"),
     [
         (("semantic",), {"decay": 1.5}, "decay is 1.5; a number from 0 to 1"),
         (("semantic",), {"burn_in": -1}, "burn_in is -1"),
         (("panoptic",), {}, r"heads\.setr needs panoptic; the method mean_teacher predicts boxes and labels"),
     ],
 )
-def test_wrong_options_are_errors(needs: Any, options: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_options_are_errors(
+    required_targets: Any, options: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = config("setr")
     model = build_model(made, build_data(made).train)
-    monkeypatch.setattr(type(model.heads["setr"]), "needs", needs)
+    monkeypatch.setattr(type(model.heads["setr"]), "required_targets", required_targets)
     with pytest.raises((ConfigError, ValueError), match=message):
         MeanTeacher(model, **options)
 

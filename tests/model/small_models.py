@@ -42,7 +42,7 @@ class Averaged(Pixels):
 class Mean(Head):
     """Predicts the mean of the coarsest feature over an image and the sizes that it gets; records its targets."""
 
-    task, needs = "detection", ("labels",)
+    task, required_targets = "detection", ("labels",)
 
     def __init__(self, channels, strides, classes, gain: float = 1.0) -> None:
         super().__init__(channels, strides, classes)
@@ -82,7 +82,7 @@ class Stem(Backbone):
 class Segmenter(DenseHead):
     """A 1x1 convolution; counts the images of each run."""
 
-    task, needs = "segmentation", ("semantic",)
+    task, required_targets = "segmentation", ("semantic",)
 
     def __init__(self, channels, strides, classes, factor: float = 3.0) -> None:
         super().__init__(channels, strides, classes)
@@ -114,7 +114,7 @@ class Segmenter(DenseHead):
 class Depth(Segmenter):
     """The maps themselves."""
 
-    task, needs = "depth", ("depth",)
+    task, required_targets = "depth", ("depth",)
 
     def read_maps(self, maps):
         return {"depth": maps[:, 0]}
@@ -123,7 +123,7 @@ class Depth(Segmenter):
 class Boxes(Head):
     """A head without maps: its box is the sum of the first feature."""
 
-    task, needs = "detection", ("boxes",)
+    task, required_targets = "detection", ("boxes",)
 
     def forward(self, features, padding_mask, targets=None):
         return {"boxes": features[0].sum((1, 2, 3))}

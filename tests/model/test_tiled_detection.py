@@ -29,7 +29,7 @@ class Pixels(Backbone):
 class Oracle(Head):
     """Finds each painted object, red = class + 1, green = its number, as far as its image shows it."""
 
-    task, needs = "detection", ("boxes", "labels")
+    task, required_targets = "detection", ("boxes", "labels")
     extra = ()
 
     def forward(self, features, padding_mask, targets=None):
@@ -57,7 +57,7 @@ class Oracle(Head):
 class Masks(Oracle):
     """A head of instance masks."""
 
-    needs = ("masks", "labels")
+    required_targets = ("masks", "labels")
 
 
 def painted(size, count, largest, seed=0):

@@ -42,7 +42,7 @@ class Mean(Evaluator):
 class Brightness(Probe):
     """The mean of an image times the number of training images: a score that noise on features does not change."""
 
-    needs, evaluator = ("semantic",), Mean
+    required_targets, evaluator = ("semantic",), Mean
 
     def features(self, encode, batch, stride):
         return [float(image[:, :48, :64].float().mean()) for image in batch["images"]]

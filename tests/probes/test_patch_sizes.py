@@ -31,10 +31,10 @@ def overrides(plugin: str, patch: int, registers: int) -> list[str]:
     return [f"backbone={{name: {plugin}, weights: random, {options}}}"]
 
 
-def batch(model: DenseModel, needs: tuple[str, ...]) -> dict[str, Any]:
+def batch(model: DenseModel, required_targets: tuple[str, ...]) -> dict[str, Any]:
     """Two images of different sizes, padded to the model's size divisor, with random targets."""
     generator = torch.Generator().manual_seed(0)
-    targets = [random_targets(needs, size, 4, generator, image_id=i) for i, size in enumerate(SIZES)]
+    targets = [random_targets(required_targets, size, 4, generator, image_id=i) for i, size in enumerate(SIZES)]
     height, width = (-(-max(sides) // model.size_divisor) * model.size_divisor for sides in zip(*SIZES, strict=True))
     mask = torch.ones(2, height, width, dtype=torch.bool)
     for inside, (h, w) in zip(mask, SIZES, strict=True):
@@ -48,9 +48,9 @@ def batch(model: DenseModel, needs: tuple[str, ...]) -> dict[str, Any]:
 @pytest.mark.parametrize("plugin", ["timm", "vit"])
 def test_paper_heads_train_and_probes_measure(plugin: str, patch: int, registers: int) -> None:
     for path in RECIPES:
-        model, needs = paper_model(path, overrides(plugin, patch, registers))
+        model, required_targets = paper_model(path, overrides(plugin, patch, registers))
         assert model.backbone.strides == (patch,) * 4
-        data = batch(model, needs)
+        data = batch(model, required_targets)
         total = torch.stack([*model.losses_of(model(data), data["targets"]).values()]).sum()
         total.backward()
         assert total.isfinite() and all(p.grad is not None for p in model.heads.parameters())
@@ -67,13 +67,13 @@ def paper_model(path: Path, backbone: list[str]) -> tuple[DenseModel, tuple[str,
     config = configs.load(path, [*backbone, *narrow, f"heads.{head}.neck.name=simple_pyramid"])
     torch.manual_seed(0)
     model = build_from_sections(config, {head: () if head == "depth" else CLASSES}).train()
-    return model, model.heads[head].needs
+    return model, model.heads[head].required_targets
 
 
 @torch.no_grad()
 def measured(kind: type[Probe], model: DenseModel) -> dict[str, float]:
     """The metrics of a probe that is fitted to two images, on these images."""
-    data = batch(model, (*kind.needs, "semantic"))
+    data = batch(model, (*kind.required_targets, "semantic"))
     probe = kind(CLASSES[:4])
     features, evaluator = probe.features(model.features, data, model.backbone.strides[-1]), kind.evaluator(CLASSES[:4])
     if probe.is_fitted:

@@ -23,7 +23,7 @@ class Net(densevit.Backbone):
 
 
 class Labels(densevit.DenseHead):
-    task, needs = "segmentation", ("semantic",)
+    task, required_targets = "segmentation", ("semantic",)
 
     def __init__(self, channels: Any, strides: Any, classes: Any, depth: int = 1) -> None:
         super().__init__(channels, strides, classes)

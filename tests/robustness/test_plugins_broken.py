@@ -86,7 +86,8 @@ def test_constructor_error_is_reported(broken: Callable, tiny: str, refused: Ref
 
 def test_head_constructor_error_is_reported(install: Callable, tiny: str, refused: Refused) -> None:
     source = (
-        "import densevit\nclass Own(densevit.Head):\n    task = 'detection'\n    needs = ('boxes', 'labels')\n"
+        "import densevit\nclass Own(densevit.Head):\n    task = 'detection'\n"
+        "    required_targets = ('boxes', 'labels')\n"
         "    def __init__(self, channels, strides, classes):\n        self.nope\n"
     )
     install("own", "[densevit.heads]\nmine = net:Own\n", {"net.py": source})

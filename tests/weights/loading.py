@@ -34,7 +34,7 @@ class Scores(Head):
     """A layer independent of the classes, and one that depends on them."""
 
     task = "detection"
-    needs = ()
+    required_targets = ()
 
     def __init__(self, channels, strides, classes) -> None:
         super().__init__(channels, strides, classes)

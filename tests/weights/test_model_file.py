@@ -26,7 +26,7 @@ class Scores(Head):
     """A head whose output layers are tied."""
 
     task = "detection"
-    needs = ()
+    required_targets = ()
 
     def __init__(self, channels, strides, classes, width: int = 4) -> None:
         super().__init__(channels, strides, classes)

@@ -15,7 +15,7 @@ from densevit_workbench.model_cost import model_cost, multiply_adds
 class Classifier(Head):
     """The papers' classifier: a linear layer on the mean of the last map."""
 
-    task, needs = "classification", ()
+    task, required_targets = "classification", ()
 
     def __init__(self, channels: Any, strides: Any, classes: Any) -> None:
         super().__init__(channels, strides, classes)

@@ -49,7 +49,7 @@ class WaitingBackbone(Backbone):
 class FixedBoxes(Head):
     """Predicts the same 300 boxes in each image."""
 
-    task, needs = "detection", ("boxes", "labels")
+    task, required_targets = "detection", ("boxes", "labels")
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         return {}

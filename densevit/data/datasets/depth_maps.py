@@ -12,7 +12,7 @@ import numpy as np
 from densevit.channels import RGB, Channels
 from densevit.config import DataSection
 from densevit.data.datasets import depth_range
-from densevit.data.datasets.depth_values import Calibration, DepthValues, Quantity, Unknown
+from densevit.data.datasets.depth_values import Calibration, DepthType, DepthValues, Unknown
 from densevit.data.datasets.division import is_divided
 from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.pair_paths import PairPaths
@@ -33,7 +33,7 @@ _PATHS = ("images", "labels", "list_file", "valid")
 _DEFAULTS: dict[str, Any] = {
     "images": "images/{split}",
     "labels": "labels/{split}",
-    "quantity": "depth",
+    "depth_type": "depth",
     "metric": True,
     "depth_range": (0.05, 250.0),
 }
@@ -52,7 +52,7 @@ class DepthMaps(PairedDataset):
         length. An image whose depth map is None is left out.
     splits: the names of train and val on disk, {train: part1}; by default also training, valid and validation.
     key: the array of NPZ, or the channel of EXR files, to read.
-    quantity: the quantity of stored values times scale: depth; disparity, in pixels; or inverse_depth.
+    depth_type: what stored values times scale are: depth; disparity, in pixels; or inverse_depth.
     scale: metres (inverse_depth: 1/metres) per unit in a file: 0.001 for millimetres. Required for files of integers.
     metric: false for relative depth, known up to its unit (or, for disparity, without calibration).
     stereo: calibration of disparity, depth = baseline * focal / (disparity + doffs); metres, pixels, pixels.
@@ -81,7 +81,7 @@ class DepthMaps(PairedDataset):
         list_file: Where | None = None,
         splits: dict[str, str] | None = None,
         key: str | None = None,
-        quantity: Quantity | None = None,
+        depth_type: DepthType | None = None,
         scale: float | None = None,
         metric: bool | None = None,
         stereo: Calibration | None = None,
@@ -97,7 +97,7 @@ class DepthMaps(PairedDataset):
     ) -> None:
         arguments: dict[str, Any] = {
             **{"images": images, "labels": labels, "list_file": list_file, "splits": splits, "key": key},
-            **{"quantity": quantity, "scale": scale, "metric": metric, "stereo": stereo, "valid": valid},
+            **{"depth_type": depth_type, "scale": scale, "metric": metric, "stereo": stereo, "valid": valid},
             "depth_range": depth_range,
         }
         set_options = {name: value for name, value in arguments.items() if value is not None}
@@ -107,10 +107,10 @@ class DepthMaps(PairedDataset):
         _check_values(options, set_options)
         self.classes = {}
         self.metric: bool = options["metric"]
-        if stereo is None and options["quantity"] == "disparity" and not self.metric:
+        if stereo is None and options["depth_type"] == "disparity" and not self.metric:
             stereo = Calibration(1.0, 1.0)
         unknown = Unknown(**preset_options.get("unknown", {})) if unknown is None else unknown
-        depth_options = {name: options[name] for name in ("quantity", "scale", "metric")}
+        depth_options = {name: options[name] for name in ("depth_type", "scale", "metric")}
         self.values = DepthValues(calibration=stereo, unknown=unknown, **depth_options)
         self._key: str | None = options["key"]
         base = root_folder(root)
@@ -206,7 +206,7 @@ def _with_unit(data: DataSection | None) -> dict[str, TargetType]:
     options = data.options if data is not None and data.name == "depth" else {}
     options = {**(load_preset(PRESETS, options["preset"]) if options.get("preset") else {}), **options}
     options = {**_DEFAULTS, "scale": None} | {name: value for name, value in options.items() if value is not None}
-    return {"depth": Depth(scale=options["scale"])} if options["scale"] and options["quantity"] == "depth" else {}
+    return {"depth": Depth(scale=options["scale"])} if options["scale"] and options["depth_type"] == "depth" else {}
 
 
 def _check_values(options: Mapping[str, Any], set_options: Mapping[str, Any]) -> None:
@@ -219,12 +219,12 @@ def _check_values(options: Mapping[str, Any], set_options: Mapping[str, Any]) ->
         raise DataError(f"data.depth_range is {[low, high]}; expected 0 <= minimum < maximum, in metres.")
     if "depth_range" in set_options and not options["metric"]:
         raise DataError("data.depth_range is in metres, but with data.metric=false depth is not. Leave one out.")
-    if options["quantity"] != "disparity":
+    if options["depth_type"] != "disparity":
         if options["stereo"] is not None:
-            raise DataError(f"data.stereo is for disparity, but data.quantity is {options['quantity']}.")
+            raise DataError(f"data.stereo is for disparity, but data.depth_type is {options['depth_type']}.")
     elif options["metric"] and options["stereo"] is None:
         raise DataError(
-            "data.quantity=disparity needs data.stereo={baseline: METRES, focal: PIXELS}. Without it depth is "
+            "data.depth_type=disparity needs data.stereo={baseline: METRES, focal: PIXELS}. Without it depth is "
             "relative: data.metric=false."
         )
 

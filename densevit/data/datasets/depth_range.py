@@ -65,7 +65,7 @@ class DepthRange:
         chosen = {name: files[name] for name in sorted(files) if files[name].known_pixels}
         if not chosen:
             raise DataError(
-                f"None of {len(files)} depth maps {where} holds a depth above 0. Check data.scale, data.quantity and "
+                f"None of {len(files)} depth maps {where} holds a depth above 0. Check data.scale, data.depth_type and "
                 "data.unknown.values."
             )
         median = float(np.median(np.concatenate([file.values for file in chosen.values()])))
@@ -124,7 +124,7 @@ def wrong_scale(stored: np.ndarray, path: str, values: DepthValues, expected: tu
     """Returns the message about a file of integers without data.scale, or of 8 bits with a scale for 16 bits; "" for
     other files."""
     largest = 255 * (values.scale or 1.0)
-    if stored.dtype == np.uint8 and values.metric and values.quantity == "depth" and largest < min(1, expected[1]):
+    if stored.dtype == np.uint8 and values.metric and values.depth_type == "depth" and largest < min(1, expected[1]):
         return (
             f"{path} has 8 bits, whose largest depth is {largest:.3g} m with data.scale={values.scale:g}, a scale for "
             f"16 bits. Fix: save depth as PNG of 16 bits; or set data.scale=MAX_DEPTH/255, {10 / 255:.3g} for 10 m. If "
@@ -134,8 +134,8 @@ def wrong_scale(stored: np.ndarray, path: str, values: DepthValues, expected: tu
         return ""
     known_values = stored[stored > 0]
     median = float(np.median(known_values)) if len(known_values) else 0.0
-    unit = "metres" if values.quantity == "depth" else "1/metres"
-    guess = _looks_like(median, 0.0, expected) if values.quantity == "depth" else ""
+    unit = "metres" if values.depth_type == "depth" else "1/metres"
+    guess = _looks_like(median, 0.0, expected) if values.depth_type == "depth" else ""
     return (
         f"data.scale is missing: {path} holds whole numbers ({stored.min()} to {stored.max()}, median {median:g}), and "
         f"data.scale is the number of {unit} per unit in a file. {guess}".rstrip()
@@ -150,12 +150,14 @@ def _shown(depth: float) -> str:
 def _fix(median: float, values: DepthValues, expected: tuple[float, float]) -> str:
     """Returns the likely fix."""
     otherwise = "If this is right, set data.depth_range=[LOW,HIGH], in metres."
-    if values.quantity == "depth":
+    if values.depth_type == "depth":
         scale = 1.0 if values.scale is None else values.scale
         guess = _looks_like(median / scale, scale, expected)
         return f"{guess or 'Set data.scale, the number of metres per unit in a file.'} {otherwise}"
-    if values.quantity == "inverse_depth":
-        return f"Set data.scale, 1/metres per unit in a file; or data.quantity=depth, if files store depth. {otherwise}"
+    if values.depth_type == "inverse_depth":
+        return (
+            f"Set data.scale, 1/metres per unit in a file; or data.depth_type=depth, if files store depth. {otherwise}"
+        )
     return f"Check data.stereo: baseline (metres), focal and doffs (pixels at the files' size). {otherwise}"
 
 

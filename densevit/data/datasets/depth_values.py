@@ -7,7 +7,7 @@ import numpy as np
 
 from densevit.errors import DataError
 
-Quantity = Literal["depth", "disparity", "inverse_depth"]
+DepthType = Literal["depth", "disparity", "inverse_depth"]
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Unknown:
 class DepthValues:
     """Converts stored numbers to depth.
 
-    quantity: the quantity of stored numbers times scale: depth; disparity in pixels; or 1 / depth.
+    depth_type: what stored numbers times scale are: depth; disparity in pixels; or 1 / depth.
     metric: whether the result is in metres; relative disparity needs no calibration.
     calibration: the stereo calibration, for disparity.
     unknown: stored values and depths that mean unknown.
     """
 
-    quantity: Quantity = "depth"
+    depth_type: DepthType = "depth"
     scale: float | None = None
     metric: bool = True
     calibration: Calibration | None = None
@@ -70,7 +70,7 @@ class DepthValues:
     @property
     def needs_scale(self) -> bool:
         """Whether files of integers need a scale: whole metres are implausible."""
-        return self.scale is None and self.metric and self.quantity != "disparity"
+        return self.scale is None and self.metric and self.depth_type != "disparity"
 
     def depth(self, stored: np.ndarray) -> np.ndarray:
         """Returns depth (H, W) float32, 0 = unknown. stored: (H, W) as in the file."""
@@ -81,12 +81,12 @@ class DepthValues:
         values = np.where(is_known, values, np.float32(1))
         if self.scale is not None:
             values *= np.float32(self.scale)
-        if self.quantity != "depth":
+        if self.depth_type != "depth":
             stereo = self.calibration or Calibration(1.0, 1.0)
-            if self.quantity == "disparity":
+            if self.depth_type == "disparity":
                 values += np.float32(stereo.doffs)
                 is_known &= values > 0
-            factor = stereo.baseline * stereo.focal if self.quantity == "disparity" else 1.0
+            factor = stereo.baseline * stereo.focal if self.depth_type == "disparity" else 1.0
             values = np.divide(np.float32(factor), values, out=np.zeros_like(values), where=is_known)
         return np.where(is_known & np.isfinite(values), values, np.float32(0))
 

@@ -18,7 +18,9 @@ def check_splits(data: DataSplits, model: DenseModel, method: Method | None) -> 
         check_channels(dataset, model)
         check_classes(dataset, model)
     if method is not None and method.needs_labels:
-        check_needs({f"heads.{name} ({model.plugin_name(name)})": head for name, head in model.heads.items()}, data)
+        check_required_targets(
+            {f"heads.{name} ({model.plugin_name(name)})": head for name, head in model.heads.items()}, data
+        )
         check_learnable(data, model)
 
 
@@ -34,10 +36,10 @@ def check_learnable(data: DataSplits, model: DenseModel) -> None:
             raise ConfigError(f"{where} {error} The data set is {data.section.name!r}{off}.") from None
 
 
-def check_needs(heads: Mapping[str, Head | type[Head]], data: DataSplits) -> None:
+def check_required_targets(heads: Mapping[str, Head | type[Head]], data: DataSplits) -> None:
     """Raises ConfigError if a head needs labels that the data lacks. heads: the heads by name, for messages."""
     for head, model_head in heads.items():
-        lacking = [key for key in model_head.needs if key not in data.provides]
+        lacking = [key for key in model_head.required_targets if key not in data.provides]
         if lacking:
             labelled = f"{', '.join(data.provides)} only" if data.provides else "nothing"
             off = [name for key in lacking for name in _keys_set_to_false(key, data.section.options, "data")]

@@ -153,7 +153,7 @@ def image_losses(
         inputs = [] if blocks else model.head_inputs(name, encoding.features, padding_mask)
         losses[name] = []
         for i, target in enumerate(batch["targets"]):
-            if not all(key in target for key in head.needs):
+            if not all(key in target for key in head.required_targets):
                 losses[name].append({})
                 continue
             image: Any = blocks.single_image(i) if blocks else [x[i : i + 1] for x in inputs]

@@ -68,7 +68,7 @@ def labelled_heads(model: InferenceModel, dataset: Dataset, class_names: Mapping
     def is_labelled(head: Head) -> bool:
         names = {plain_name(class_names.get(c.name, c.name) or "") for c in head.classes}
         data_names = {plain_name(c.name) for c in head.classes_from(dataset)}
-        has_labels = not head.needs or not {*head.needs}.isdisjoint(dataset.provides)
+        has_labels = not head.required_targets or not {*head.required_targets}.isdisjoint(dataset.provides)
         return has_labels and (not names or not names.isdisjoint(data_names))
 
     return [name for name, head in model.heads.items() if is_labelled(head)]

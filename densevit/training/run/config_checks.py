@@ -15,7 +15,7 @@ from densevit.model.freezing import freeze_backbone
 from densevit.model.lora import adapted_layers
 from densevit.model.meta_device import built_on_meta
 from densevit.model.model_factory import backbone_from
-from densevit.training.loop.data_checks import check_learnable, check_needs
+from densevit.training.loop.data_checks import check_learnable, check_required_targets
 from densevit.training.loop.evaluator_factory import METHOD, flat_metrics
 
 
@@ -58,7 +58,9 @@ def check_frozen(config: Config) -> None:
 def check_labels(config: Config, data: DataSplits) -> None:
     """Raises ConfigError if a head needs labels that the data lacks."""
     heads = config.heads.items()
-    check_needs({f"heads.{name} ({head.name})": registry.load("heads", head.name) for name, head in heads}, data)
+    check_required_targets(
+        {f"heads.{name} ({head.name})": registry.load("heads", head.name) for name, head in heads}, data
+    )
 
 
 def check_monitor(monitor: str | None, evaluators: Mapping[str, Evaluator], patience: int | None = None) -> list[str]:

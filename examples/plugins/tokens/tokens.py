@@ -57,7 +57,7 @@ class TinyTokens(densevit.Backbone):
 class ClassTokens(densevit.DenseHead):
     """Semantic segmentation by a token for each class in the last block."""
 
-    task, needs, last_blocks = "segmentation", ("semantic",), 1
+    task, required_targets, last_blocks = "segmentation", ("semantic",), 1
 
     def __init__(self, channels, strides, classes):
         super().__init__(channels, strides, classes)

@@ -30,7 +30,7 @@ class Classifier(Head):
     """
 
     task = "classification"
-    needs = ("image_class",)
+    required_targets = ("image_class",)
 
     def __init__(
         self,

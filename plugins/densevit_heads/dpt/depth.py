@@ -87,8 +87,8 @@ class DptDepth(DenseHead):
     """
 
     task = "depth"
-    needs = ("depth",)
-    quantity: str
+    required_targets = ("depth",)
+    depth_type: str
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class DptDepth(DenseHead):
         check_widths(width, reassemble_channels, len(self.feature_indices))
         self.output, self.weights = output, loss_weights.weights_by_name(output)
         self.output_type = create_output_type(output, min_depth, max_depth, scale, shift)
-        self.quantity = self.output_type.quantity
+        self.depth_type = self.output_type.depth_type
 
         inputs = [channels[i] for i in self.feature_indices], [strides[i] for i in self.feature_indices]
         self.decode = Decoder(*inputs, width, reassemble_channels, norm, upsampling)
@@ -160,7 +160,7 @@ class DptDepth(DenseHead):
         with autocast_off(x.device):  # bf16 would quantise a map to some hundred depths
             assert self.conv3.bias is not None
             weight, bias = at_least_fp32(self.conv3.weight), at_least_fp32(self.conv3.bias)
-            return {self.quantity: self.output_type.read(F.conv2d(at_least_fp32(x), weight, bias))}
+            return {self.depth_type: self.output_type.read(F.conv2d(at_least_fp32(x), weight, bias))}
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         """The number of images with enough pixels of a target."""
@@ -170,7 +170,7 @@ class DptDepth(DenseHead):
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns the terms of non-zero weight, each a mean over images; see `densevit.losses.depth`."""
-        maps = outputs[self.quantity]
+        maps = outputs[self.depth_type]
         truth = depth_maps(targets, maps.device)
         prediction = upsample(maps, self.stride, (truth.shape[1], truth.shape[2]))[:, 0]
         target, losses = self.output_type.target(truth), self.output_type.losses
@@ -180,12 +180,12 @@ class DptDepth(DenseHead):
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         """`depth` in metres or relative `inverse_depth`, (H, W) float32 per image at its original size."""
         predictions = []
-        for x, target in zip(outputs[self.quantity], targets, strict=True):
+        for x, target in zip(outputs[self.depth_type], targets, strict=True):
             x = upsample(x[None].float(), self.stride, tuple(target["size"]))
             original = tuple(target["original_size"])
             if tuple(x.shape[-2:]) != original:
                 x = F.interpolate(x, size=original, mode="bilinear", align_corners=False)
-            predictions.append({self.quantity: x[0, 0]})
+            predictions.append({self.depth_type: x[0, 0]})
         return predictions
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
@@ -193,11 +193,11 @@ class DptDepth(DenseHead):
 
         Averaging relative maps of different windows is not meaningful: their scales and shifts differ.
         """
-        return upsample(outputs[self.quantity].float(), self.stride, size)
+        return upsample(outputs[self.depth_type].float(), self.stride, size)
 
     def read_maps(self, maps: Tensor) -> dict[str, Tensor]:
         """(B, 1, H, W) of `maps` -> `depth` or `inverse_depth`, (B, H, W)."""
-        return {self.quantity: maps[:, 0]}
+        return {self.depth_type: maps[:, 0]}
 
 
 def check_widths(width: int, reassemble_channels: Sequence[int] | None, count: int) -> None:

@@ -41,7 +41,7 @@ class OutputType:
     min_depth, max_depth: limits in metres.
     """
 
-    quantity: ClassVar[str] = "depth"
+    depth_type: ClassVar[str] = "depth"
     values: ClassVar[str]  # what x is; types with the same values have the same last convolution
     initial: ClassVar[float]  # bias of the last convolution
     channels: ClassVar[int] = 1  # of x
@@ -66,7 +66,7 @@ class OutputType:
         bias.fill_(self.initial)
 
     def target(self, truth: Tensor) -> Tensor:
-        """Ground truth in metres as the quantity that is predicted, 0 where the type cannot predict it."""
+        """Ground truth in metres as the type that is predicted, 0 where the type cannot predict it."""
         in_range = truth >= self.min_depth
         if self.bounded:
             in_range = in_range & (truth <= self.max_depth)
@@ -76,7 +76,7 @@ class OutputType:
 class Relative(OutputType):
     """Relative inverse depth: relu(x)."""
 
-    quantity, values, bounded = "inverse_depth", "inverse depth", False
+    depth_type, values, bounded = "inverse_depth", "inverse depth", False
     initial = 1.0  # keeps the ReLU active, with gradients
     losses: ClassVar[Mapping[str, Loss]] = {
         "trimmed": relative_losses.scale_and_shift_invariant,

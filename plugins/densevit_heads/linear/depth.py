@@ -32,7 +32,7 @@ class LinearDepth(DenseHead):
     """
 
     task = "depth"
-    needs = ("depth",)
+    required_targets = ("depth",)
 
     def __init__(
         self,

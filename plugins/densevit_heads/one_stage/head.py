@@ -35,7 +35,7 @@ class OneStage(Head):
     """
 
     task = "detection"
-    needs: ClassVar[tuple[str, ...]] = ("boxes", "labels")
+    required_targets: ClassVar[tuple[str, ...]] = ("boxes", "labels")
     nms: float
 
     def __init__(

@@ -16,7 +16,7 @@ class ClassMapHead(DenseHead):
     `upsample`."""
 
     task = "segmentation"
-    needs = ("semantic",)
+    required_targets = ("semantic",)
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """To implement: resizes logits (B, k, h, w) of k classes to `size`, of the network input or a top-left crop."""

@@ -23,7 +23,7 @@ class InstanceMasks(SetPredictionHead):
     the network's input, then resized to the image file; the authors' code resizes them once.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("boxes", "labels", "masks")
+    required_targets: ClassVar[tuple[str, ...]] = ("boxes", "labels", "masks")
     mask_stride: int
     mask_branch: MaskBranch
 

@@ -11,7 +11,7 @@ class Detector(Head):
     """A head of boxes with NMS. Raises ValueError for options outside of their range."""
 
     task = "detection"
-    needs: ClassVar[tuple[str, ...]] = ("boxes", "labels")
+    required_targets: ClassVar[tuple[str, ...]] = ("boxes", "labels")
     nms: float
 
     def __init__(

@@ -17,7 +17,7 @@ class $cls(densevit.DenseHead):
     """Class scores from convolutions on the finest feature of stride 8 or more (FCN, Long et al. 2015)."""
 
     task = "segmentation"
-    needs = ("semantic",)
+    required_targets = ("semantic",)
 
     def __init__(
         self, channels: Sequence[int], strides: Sequence[int], classes: Sequence[densevit.Class], width: int = 64

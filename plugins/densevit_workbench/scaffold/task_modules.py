@@ -162,7 +162,7 @@ class ${cls}Head(densevit.DenseHead):
     """
 
     task = "$name"  # selects the classes of the data set and the evaluator
-    needs = ("$name",)  # target keys; data without them are an error at the start
+    required_targets = ("$name",)  # target keys; data without them are an error at the start
 
     # densevit passes the first three arguments. The others are options in YAML, checked against their annotations.
     def __init__(

@@ -69,7 +69,7 @@ def check_head(
     `functools.partial(MyHead, width=8)`. The checks of a small head take seconds. channels, strides: the features in
     most checks; checks with one level use the coarsest. reach: predictions may depend on
     padding up to this many pixels outside the image, as with convolutions across the border, and not on padding farther
-    out. skip: names of checks to leave out. Losses are not checked if `needs` has keys without random targets.
+    out. skip: names of checks to leave out. Losses are not checked if required targets have no random ones.
     """
     fixture = HeadFixture(factory, channels, strides, reach)
     return all_passed(fixture.name, run(CHECKS, fixture, skip))

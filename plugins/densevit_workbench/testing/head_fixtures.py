@@ -50,7 +50,7 @@ class HeadFixture(Fixture):
     """A head. levels: feature levels in most checks. reach: the parameter of `check_head`."""
 
     group = "heads"
-    needs: tuple[str, ...] = ()  # set by `build`, like `task` and `types`
+    required_targets: tuple[str, ...] = ()  # set by `build`, like `task` and `types`
     types: TargetTypes
 
     def __init__(self, factory: Factory, channels: Sequence[int], strides: Sequence[int], reach: int) -> None:
@@ -61,8 +61,8 @@ class HeadFixture(Fixture):
 
     @property
     def unknown(self) -> str:
-        """Target keys in `needs` without random targets, comma-separated."""
-        return ", ".join(key for key in self.needs if not has_random(key, self.types))
+        """Target keys in `required_targets` without random targets, comma-separated."""
+        return ", ".join(key for key in self.required_targets if not has_random(key, self.types))
 
     def require_labels(self) -> None:
         """Raises NotChecked if the head needs a target whose type has no `random`."""
@@ -82,7 +82,7 @@ class HeadFixture(Fixture):
             *(levels or self.levels), tuple(registered[i] for i in order) if order and registered else registered
         )
         self.plugin = type(head)
-        self.task, self.needs = getattr(head, "task", ""), getattr(head, "needs", ())
+        self.task, self.required_targets = getattr(head, "task", ""), getattr(head, "required_targets", ())
         head_types = getattr(head, "target_types", None)
         self.types = TargetTypes(head_types) if head_types else self._registered_types
         return self._as_built(head)
@@ -119,7 +119,7 @@ class HeadFixture(Fixture):
         """Random features and targets; deterministic.
 
         images: (h, w) of each image, at the top left of the batch's grid. objects: the number of objects per image.
-        labelled: which images have the target keys of `needs`. scale: standard deviation of the features.
+        labelled: which images have the target keys of `required_targets`. scale: standard deviation of the features.
         """
         generator = torch.Generator().manual_seed(seed)
         features = [
@@ -130,8 +130,10 @@ class HeadFixture(Fixture):
         targets = []
         for i, (h, w) in enumerate(images):
             mask[i, :h, :w] = False
-            needs, original = self.needs if labelled[i] else (), (2 * h + 3, 3 * w - 1)
-            targets.append(random_targets(needs, (h, w), classes, generator, objects[i], i, original, self.types))
+            required_targets, original = self.required_targets if labelled[i] else (), (2 * h + 3, 3 * w - 1)
+            targets.append(
+                random_targets(required_targets, (h, w), classes, generator, objects[i], i, original, self.types)
+            )
         return HeadBatch(features, mask, targets)
 
     def train_losses(self, head: Head, batch: HeadBatch) -> Losses:

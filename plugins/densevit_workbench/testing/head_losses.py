@@ -19,9 +19,9 @@ _LABELLED = "test `'boxes' in target` first"
 
 @check("a new Head", "take (channels, strides, classes) first", required=True)
 def construction(fixture: HeadFixture) -> str:
-    """The factory returns a new Head at each call, with task, needs and classes."""
+    """The factory returns a new Head at each call, with task, required_targets and classes."""
     head = fixture.build()  # sets fixture.task, which determines the classes of the second head
-    task, needs = getattr(head, "task", None), getattr(head, "needs", None)
+    task, required_targets = getattr(head, "task", None), getattr(head, "required_targets", None)
     require_class(head, Head)
     require(
         task and isinstance(task, str),
@@ -30,10 +30,10 @@ def construction(fixture: HeadFixture) -> str:
         "write `task = 'detection'` in the class",
     )
     require(
-        isinstance(needs, tuple) and all(isinstance(key, str) for key in needs),
-        f"needs = {needs!r}",
+        isinstance(required_targets, tuple) and all(isinstance(key, str) for key in required_targets),
+        f"required_targets = {required_targets!r}",
         "a tuple of target keys",
-        "write `needs = ('boxes', 'labels')` in the class",
+        "write `required_targets = ('boxes', 'labels')` in the class",
     )
     other = fixture.build()
     require_new(head, other)
@@ -171,9 +171,9 @@ def unlabelled(fixture: HeadFixture) -> None:
     for name, value in losses.items():
         require(
             float(value) == 0,
-            f"losses[{name!r}] = {float(value):.4g} where no image has {' or '.join(fixture.needs)}",
+            f"losses[{name!r}] = {float(value):.4g} where no image has {' or '.join(fixture.required_targets)}",
             "exactly 0: a missing key means unlabelled, not empty",
-            "use only images whose targets have all keys of `needs`",
+            "use only images whose targets have all keys of `required_targets`",
         )
     if (loss := total(losses)).requires_grad:
         loss.backward()
@@ -202,7 +202,7 @@ def partly_labelled(fixture: HeadFixture) -> None:
             abs(actual - expected) <= TOLERANCE * max(abs(expected), 1e-3),
             f"losses[{name!r}] = {actual:.6g} for an image in a batch with an unlabelled one",
             f"{expected:.6g}, as without the unlabelled image",
-            "leave out images that lack a key of `needs`, in sums and in their divisors",
+            "leave out images that lack a key of `required_targets`, in sums and in their divisors",
         )
 
 

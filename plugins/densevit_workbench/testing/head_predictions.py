@@ -46,7 +46,7 @@ def predictions(fixture: HeadFixture) -> str:
                     f"{', '.join(map(' or '.join, expected))}, the keys of {fixture.task}",
                     f"return {keys[0]!r} too",
                 )
-            _check_quantity(prediction, head)
+            _check_depth_type(prediction, head)
             _check_types(prediction, target, len(head.classes), fixture.types)
         _check_by_evaluators(fixture, head, predictions, batch)
     unknown = [key for key in predictions[0] if key not in fixture.types]
@@ -60,14 +60,14 @@ def _read_by_evaluator(task: str) -> list[tuple[str, ...]]:
     return [(keys,) if isinstance(keys, str) else keys for keys in registry.load("evaluators", task).reads]
 
 
-def _check_quantity(prediction: Predictions, head: Head) -> None:
-    """`quantity` must match the predictions: checks of the data's unit and alignment in evaluation depend on it."""
+def _check_depth_type(prediction: Predictions, head: Head) -> None:
+    """`depth_type` must match the predictions: checks of the data's unit and alignment in evaluation depend on it."""
     relative = "inverse_depth" in prediction and "depth" not in prediction
     require(
-        head.quantity in prediction or (head.quantity is None and not relative),
-        f"predictions of {', '.join(prediction)} and a quantity of {head.quantity!r}",
-        "the predicted quantity: depth (metres) or inverse_depth (relative)",
-        f"set quantity = {'inverse_depth' if relative else 'depth'!r} in the class, or in its constructor",
+        head.depth_type in prediction or (head.depth_type is None and not relative),
+        f"predictions of {', '.join(prediction)} and a depth_type of {head.depth_type!r}",
+        "the predicted type: depth (metres) or inverse_depth (relative)",
+        f"set depth_type = {'inverse_depth' if relative else 'depth'!r} in the class, or in its constructor",
     )
 
 
@@ -115,7 +115,7 @@ def _check_by_evaluators(
     generator = torch.Generator().manual_seed(0)
     data = Dataset()
     data.classes = {"detection": tuple(c for c in head.classes if c.thing), fixture.task: head.classes}
-    data.provides = head.needs
+    data.provides = head.required_targets
     plugins = registry.find("evaluators")
     for name in (fixture.task, *(["coco_masks"] if "masks" in predictions[0] else [])):
         if name not in plugins or not plugins[name].value.startswith("densevit."):

@@ -82,7 +82,7 @@ def unlabelled_pixels(fixture: HeadFixture) -> None:
 def crowds(fixture: HeadFixture) -> None:
     """Crowds (`panoptic_crowds`) give the same losses as void pixels in their place."""
     fixture.require_labels()
-    if "panoptic" not in fixture.needs:
+    if "panoptic" not in fixture.required_targets:
         raise NotChecked("it does not learn panoptic maps")
     head, batch, other = _with_noise(fixture.build()), *(fixture.batch(images=(GRID, GRID)) for _ in range(2))
     for i, target in enumerate(batch.targets):
@@ -94,8 +94,10 @@ def crowds(fixture: HeadFixture) -> None:
 
 
 def _values(fixture: HeadFixture, per: str | None = None) -> Iterator[tuple[str, str, Any]]:
-    """Yields each unlabelled value of the head's `needs`: key, text for messages, value."""
-    target_types = {key: fixture.types[key] for key in fixture.needs if per is None or fixture.types[key].per == per}
+    """Yields each unlabelled value of the head's `required_targets`: key, text for messages, value."""
+    target_types = {
+        key: fixture.types[key] for key in fixture.required_targets if per is None or fixture.types[key].per == per
+    }
     pairs = [
         (key, value)
         for key, target_type in target_types.items()
@@ -103,7 +105,9 @@ def _values(fixture: HeadFixture, per: str | None = None) -> Iterator[tuple[str,
         for value in target_type.unlabelled(GRID)
     ]
     if not pairs:
-        raise NotChecked(f"{', '.join(fixture.needs)} cannot be unlabelled{' at single pixels' if per else ''}")
+        raise NotChecked(
+            f"{', '.join(fixture.required_targets)} cannot be unlabelled{' at single pixels' if per else ''}"
+        )
     for key, value in pairs:
         yield key, f"{value.flat[0]:g}", torch.from_numpy(value)
 

@@ -48,7 +48,7 @@ def check_prediction(target: TargetType, value: Any, size: Size, num_classes: in
 
 
 def random_targets(
-    needs: Collection[str],
+    required_targets: Collection[str],
     size: tuple[int, int],
     num_classes: int,
     generator: torch.Generator,
@@ -57,7 +57,7 @@ def random_targets(
     original_size: tuple[int, int] | None = None,
     types: Mapping[str, TargetType] | None = None,
 ) -> Targets:
-    """Random targets of one image: `image_id`, `size`, `original_size`, and the keys of `needs` with a type.
+    """Random targets of one image: `image_id`, `size`, `original_size`, and the keys of `required_targets` with a type.
 
     size: (h, w) in pixels, at least 8 each. objects: the number of objects; with 0, `boxes` has the shape (0, 4), and
     all pixels are unlabelled. Values per object are consistent: masks match the boxes. types: the target type of each
@@ -66,7 +66,7 @@ def random_targets(
     target_types = types if isinstance(types, TargetTypes) else TargetTypes(types)
     seed = int(torch.randint(2**31, (), generator=generator))
     targets: Targets = {"image_id": image_id, "size": size, "original_size": original_size or size}
-    for key in (key for key in needs if key in target_types):
+    for key in (key for key in required_targets if key in target_types):
         target_type = target_types[key]
         if not isinstance(target_type, SupportsRandom):
             continue

@@ -36,18 +36,22 @@ CONVERTED: dict[str, tuple[Any, dict[str, Any], list[list[float]]]] = {
     "floating-point, in metres": (np.array([[1.5, 0, -1, np.nan, np.inf, 2]], np.float32), {}, [[1.5, 0, 0, 0, 0, 2]]),
     "Middlebury: 598.4 / 300 and 598.4 / 400 m": (
         np.array([[0, 100, 200]], np.uint8),
-        {"quantity": "disparity", "stereo": Calibration(0.16, 3740, 200)},
+        {"depth_type": "disparity", "stereo": Calibration(0.16, 3740, 200)},
         [[0, 1.99467, 1.496]],
     ),
     "1600 sixteenths are 100 pixels: 0.5 * 1000 / 100 m": (
         np.array([[0, 1600]], np.uint16),
-        {"quantity": "disparity", "stereo": Calibration(0.5, 1000), "scale": 1 / 16},
+        {"depth_type": "disparity", "stereo": Calibration(0.5, 1000), "scale": 1 / 16},
         [[0, 5]],
     ),
-    "inverse depth": (np.array([[0, 500, 125]], np.uint16), {"quantity": "inverse_depth", "scale": 0.001}, [[0, 2, 8]]),
+    "inverse depth": (
+        np.array([[0, 500, 125]], np.uint16),
+        {"depth_type": "inverse_depth", "scale": 0.001},
+        [[0, 2, 8]],
+    ),
     "relative": (
         np.array([[0, 1, 100, 250]], np.uint8),
-        {"quantity": "disparity", "metric": False},
+        {"depth_type": "disparity", "metric": False},
         [[0, 1, 0.01, 0.004]],
     ),
     "invalid and out of range": (
@@ -84,8 +88,8 @@ def test_validity_masks(tmp_path, depth_pair, depth):
     [
         ({"limit": 0}, r"data\.limit is 0"),
         ({"scale": 0}, r"data\.scale is 0"),
-        ({"quantity": "disparity"}, r"needs data\.stereo=.*data\.metric=false"),
-        ({"stereo": Calibration(1, 1)}, r"data\.stereo is for disparity, but data\.quantity is depth"),
+        ({"depth_type": "disparity"}, r"needs data\.stereo=.*data\.metric=false"),
+        ({"stereo": Calibration(1, 1)}, r"data\.stereo is for disparity, but data\.depth_type is depth"),
         ({"images": {"val": "x"}}, r"data\.images has no split 'train', only val\. .*`train: PATH`"),
         ({"preset": "nyuv2"}, r"data\.preset: .*'nyuv2'.* diode, kitti, nyu"),
     ],

@@ -45,4 +45,4 @@ def test_wrong_scale_and_declared_range(scale, range, fix, tmp_path, depth_pair)
 def test_invalid_calibration_raises(tmp_path, depth_pair):
     depth_pair(np.array([[100, 200]], np.uint8))
     with pytest.raises(DataError, match=r"Check data\.stereo: baseline \(metres\), focal"):
-        opened(DepthMaps, "train", root=str(tmp_path), quantity="disparity", stereo=Calibration(0.16, 3.7, 200))
+        opened(DepthMaps, "train", root=str(tmp_path), depth_type="disparity", stereo=Calibration(0.16, 3.7, 200))

@@ -38,7 +38,7 @@ def test_metric_outputs_are_within_their_range():
         ("bins", limits, (), []),
     ):
         head = DptDepth(*PYRAMID, output=output, width=8, **options).eval()
-        assert head.quantity == "depth" and activated(head, *logits).tolist() == pytest.approx(depths, rel=1e-5)
+        assert head.depth_type == "depth" and activated(head, *logits).tolist() == pytest.approx(depths, rel=1e-5)
         first = head(make_features(PYRAMID, (64, 64)), no_padding((64, 64)))["depth"].median().item()
         assert first == pytest.approx(min(20.0, (options.get("shift") and 0.5 / options["shift"]) or 20.0), rel=0.5)
     bins = torch.stack([torch.linspace(s, -s, 64) for s in (1e4, 1, 0, -1, -1e4)], 1)[None, :, None]

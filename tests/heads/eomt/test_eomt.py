@@ -22,10 +22,10 @@ def model_of(heads, backbone=VIT):
     return densevit.create_model({"name": "vit", **backbone}, heads=sections, classes={name: CLASSES for name in heads})
 
 
-def batch_of(needs, size=SIZE, count=2):
+def batch_of(required_targets, size=SIZE, count=2):
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, generator=generator)
-    targets = [random_targets(needs, size, len(CLASSES), generator, 3, i, size) for i in range(count)]
+    targets = [random_targets(required_targets, size, len(CLASSES), generator, 3, i, size) for i in range(count)]
     return {"images": images, "padding_mask": torch.zeros(count, *size, dtype=torch.bool), "targets": targets}
 
 

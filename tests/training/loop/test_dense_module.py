@@ -73,7 +73,7 @@ def test_any_trainer_sets_the_score_thresholds_at_validation(tmp_path, monkeypat
 class Threshold(Head):
     """Predicts class 1 where the mean feature exceeds a learned threshold."""
 
-    task, needs = "segmentation", ("semantic",)
+    task, required_targets = "segmentation", ("semantic",)
 
     def __init__(self, channels, strides, classes) -> None:
         super().__init__(channels, strides, classes)

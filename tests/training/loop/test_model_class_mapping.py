@@ -41,7 +41,7 @@ class Scene(Dataset):
 
 
 class Panoptic(Head):
-    task, needs = "panoptic", ("panoptic",)
+    task, required_targets = "panoptic", ("panoptic",)
 
 
 def mapped(head: type[Head], trained: tuple[Class, ...], given: Any = None) -> tuple[dict[str, ClassMapping], Any]:

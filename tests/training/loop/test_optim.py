@@ -20,7 +20,7 @@ class Everything(Head):
     """A head with one of each kind of parameter."""
 
     task = "detection"
-    needs = ()
+    required_targets = ()
 
     def __init__(self, channels) -> None:
         super().__init__(channels, (), ())

@@ -41,7 +41,7 @@ class Wrapped(Backbone):
 class Two(Head):
     """A head of two linear layers."""
 
-    task, needs = "detection", ()
+    task, required_targets = "detection", ()
 
     def __init__(self) -> None:
         super().__init__((2,), (1,), ())

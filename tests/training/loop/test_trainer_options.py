@@ -52,7 +52,7 @@ class Scaled(Backbone):
 class Brightness(Head):
     """Depth as a linear function of the pixels. Its loss reads float and run-length targets."""
 
-    task, needs = "depth", ("depth", "masks", "boxes")
+    task, required_targets = "depth", ("depth", "masks", "boxes")
 
     def __init__(self, channels: Any, strides: Any, classes: Any) -> None:
         super().__init__(channels, strides, classes)

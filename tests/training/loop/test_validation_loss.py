@@ -33,7 +33,7 @@ trainer: {max_steps: 2, precision: "32", accelerator: cpu, evaluate_every: 0.5}
 class Embedding(Head):
     """A task of its own, without predictions and without an evaluator: the mean of the squared map."""
 
-    task, needs = "embedding", ("boxes",)
+    task, required_targets = "embedding", ("boxes",)
 
     def __init__(self, channels: Any, strides: Any, classes: Any, scale: float = 1.0) -> None:
         super().__init__(channels, strides, classes)

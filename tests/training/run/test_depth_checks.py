@@ -38,7 +38,7 @@ def stereo(tmp_path: Path) -> str:
             folder = tmp_path / "stereo" / kind / split
             folder.mkdir(parents=True)
             Image.fromarray(rng.integers(1, 255, size, np.uint8)).save(folder / "a.png")
-    return f"name: depth, root: {tmp_path / 'stereo'}, quantity: disparity, metric: false"
+    return f"name: depth, root: {tmp_path / 'stereo'}, depth_type: disparity, metric: false"
 
 
 def test_metric_head_on_unitless_depth_raises_at_startup(config, stereo: str, tmp_path: Path) -> None:

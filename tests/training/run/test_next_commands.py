@@ -55,7 +55,7 @@ def test_the_last_line_names_the_largest_error_and_its_section(table, errors, nm
     """More passes for heads of boxes without NMS whose duplicates cost most. The section defines each error."""
     from densevit.training.run.end_notes import largest_errors
 
-    head = SimpleNamespace(needs=("boxes", "labels"), nms=nms)
+    head = SimpleNamespace(required_targets=("boxes", "labels"), nms=nms)
     rows = [["error", "dAP50", "count"], *([name, lost, 9] for name, lost in errors.items())]
     evaluator = SimpleNamespace(records=(), tables=lambda records: {table: rows})
     plan: Any = SimpleNamespace(model=SimpleNamespace(heads={"cells": head}), evaluators={"cells": evaluator})

@@ -93,7 +93,7 @@ def test_alike_names_differ_in_a_letter_or_in_case(names: list[str], pairs: list
 def recipe_heads(start: str) -> set[str]:
     """The target keys that the heads of a recipe need."""
     heads = config.load(start).heads.values()
-    return {key for head in heads for key in registry.load("heads", head.name).needs}
+    return {key for head in heads for key in registry.load("heads", head.name).required_targets}
 
 
 @pytest.mark.parametrize(("key", "start"), STARTS.items())

@@ -21,7 +21,7 @@ class Sound(Head):
     """Boxes from the mean of each feature; the i-th box is matched to the i-th object."""
 
     task = "detection"
-    needs = ("boxes", "labels")
+    required_targets = ("boxes", "labels")
 
     def __init__(self, channels, strides, classes, queries: int = 4, width: int = 16) -> None:
         super().__init__(channels, strides, classes)
@@ -75,7 +75,7 @@ class Sound(Head):
         return torch.stack([x[:, 0] * w, y[:, 0] * h, x[:, 1] * w, y[:, 1] * h], dim=1)
 
 
-def changed(init=None, needs=Sound.needs, **changes):
+def changed(init=None, required_targets=Sound.required_targets, **changes):
     """A `Sound` with other results of methods, by functions of (result, head, *arguments); `init` ends its constructor.
 
     It is no class of a module: `failures` leaves out the checks that need one.
@@ -91,7 +91,7 @@ def changed(init=None, needs=Sound.needs, **changes):
             init(self, channels, strides)
 
     methods = {name: method(name, change) for name, change in changes.items()}
-    return type("Changed", (Sound,), {"__init__": constructor, "needs": needs, **methods})
+    return type("Changed", (Sound,), {"__init__": constructor, "required_targets": required_targets, **methods})
 
 
 def each(change):
@@ -141,7 +141,7 @@ def failures(factory, skip=("export",), **options):
 FOUR_LEVELS = changed(init=four_levels)
 SEES_PADDING = changed(pooled=lambda _, head, x, mask: Sound.pooled(head, x, torch.zeros_like(mask)))
 BROKEN = [  # the checks that fail, and what fails them
-    ("construction", changed(needs="boxes")),
+    ("construction", changed(required_targets="boxes")),
     ("one_level equal_strides", FOUR_LEVELS),
     (
         "one_class",

@@ -29,7 +29,7 @@ class Maps(Head):
 class Segmenter(Maps):
     """Semantic maps."""
 
-    task, needs = "segmentation", ("semantic",)
+    task, required_targets = "segmentation", ("semantic",)
 
     def loss(self, outputs, targets, context):
         total, count = 0 * outputs["map"].sum(), 0
@@ -48,7 +48,7 @@ class Segmenter(Maps):
 class Depth(Maps):
     """Depth maps."""
 
-    task, needs = "depth", ("depth",)
+    task, required_targets = "depth", ("depth",)
 
     def __init__(self, channels, strides, classes) -> None:
         if classes:
@@ -106,13 +106,13 @@ def failures(factory, only=None):
     return {result.name: result.message for result in head_checks(factory, skip=skip) if not result.passed}
 
 
-def of_unit(quantity):
-    """A head of inverse depth that declares this quantity."""
+def of_unit(depth_type):
+    """A head of inverse depth that declares this depth type."""
 
     def predict(self, outputs, targets):
         return [{"inverse_depth": found["depth"]} for found in Depth.predict(self, outputs, targets)]
 
-    return having(Depth, quantity=quantity, predict=predict)
+    return having(Depth, depth_type=depth_type, predict=predict)
 
 
 @pytest.mark.parametrize("sound", [Segmenter, DenseSegmenter, DenseDepth, of_unit("inverse_depth")])
@@ -131,7 +131,7 @@ def at_size(self, outputs, i, target):
 @pytest.mark.parametrize(
     ("wrong", "checks", "facts"),
     [
-        (of_unit("depth"), "predictions", ("a quantity of 'depth'",)),
+        (of_unit("depth"), "predictions", ("a depth_type of 'depth'",)),
         (having(Segmenter, predict=indices), "predictions", ("int64", "195 x 383", "semantic.to(torch.uint8)")),
         (having(Segmenter, on_image=at_size), "predictions original_pixels", ()),
     ],

@@ -14,7 +14,7 @@ class Counter(densevit.Head):
     """How many objects there are, from the mean of the coarsest feature."""
 
     task = "counting"
-    needs = ("boxes",)
+    required_targets = ("boxes",)
 
     def __init__(
         self, channels: Sequence[int], strides: Sequence[int], classes: Sequence[densevit.Class], width: int = 32

@@ -16,7 +16,7 @@ class Normals(densevit.DenseHead):
     """Unit normals from all features, each projected to the finest and added up."""
 
     task = "normals"
-    needs = ("normals",)
+    required_targets = ("normals",)
 
     def __init__(
         self, channels: Sequence[int], strides: Sequence[int], classes: Sequence[densevit.Class], width: int = 32

@@ -23,7 +23,7 @@ class PoseGrid(densevit.Head):
     """
 
     task = "keypoints"
-    needs = ("boxes", "labels", "keypoints", "tilt")
+    required_targets = ("boxes", "labels", "keypoints", "tilt")
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class PoseGrid(densevit.Head):
         logits, values = outputs["logits"], outputs["values"]
         with autocast_off(logits.device):
             logits, values = logits.float(), values.float()
-            labelled = [i for i, target in enumerate(targets) if all(key in target for key in self.needs)]
+            labelled = [i for i, target in enumerate(targets) if all(key in target for key in self.required_targets)]
             boxes, labels, keypoints, tilts = (
                 torch.cat([targets[i][key].to(logits.device) for i in labelled] or [logits.new_zeros(shape)])
-                for key, shape in zip(self.needs, ((0, 4), (0,), (0, K, 3), (0,)), strict=True)
+                for key, shape in zip(self.required_targets, ((0, 4), (0,), (0, K, 3), (0,)), strict=True)
             )
             image = torch.tensor([i for i in labelled for _ in targets[i]["labels"]], device=logits.device).long()
             h, w = logits.shape[-2:]

@@ -34,7 +34,7 @@ class PanopticMasks(SetPredictionHead):
     """
 
     task = "panoptic"
-    needs: ClassVar[tuple[str, ...]] = ("panoptic",)
+    required_targets: ClassVar[tuple[str, ...]] = ("panoptic",)
     starts_from: ClassVar[Mapping[str, Sequence[str]]] = {"detection": ("attention_maps.*", "mask_head.*")}
     transformer: Transformer  # attributes of the detector
     criterion: Any
