@@ -23,11 +23,11 @@ def compile_regions(parts: Iterable[nn.Module], **options: Any) -> None:
     uncompiled is `LIMIT`, not 8, and sizes that are equal by chance, as those of a square image, are not taken to be
     one size.
     """
-    config = torch._dynamo.config
+    config, shapes = torch._dynamo.config, torch.fx.experimental._config
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # torch 2.6
     settings = (
         config._make_closure_patcher(**{limit: max(LIMIT, getattr(config, limit))}),
-        torch.fx.experimental._config._make_closure_patcher(use_duck_shape=False),
+        shapes._make_closure_patcher(use_duck_shape=False),  # type: ignore[attr-defined]  # of all such modules
     )
     compiled: dict[type[nn.Module], Any] = {}
     for region in repeated([*chain.from_iterable(map(regions, parts))]):

@@ -58,8 +58,9 @@ def log(plan: Plan, path: Path) -> None:
     with path.open("a", encoding="utf-8") as file:
         console = text_console(file=file, width=_LOG_WIDTH)
         show(f"{datetime.now():%Y-%m-%d %H:%M:%S}, step {step:,}", console)
-        for part in (*map(weights_table, plan.loaded), rates_table(plan.rates)):
-            show(part, console)
+        for loaded in plan.loaded:
+            show(weights_table(loaded), console)
+        show(rates_table(plan.rates), console)
 
 
 def rates_table(rates: Sequence[ParameterRate]) -> Table:
