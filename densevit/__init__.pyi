@@ -44,13 +44,13 @@ from densevit.training.run.fit import Run as Run
 from densevit.training.run.fit import fit as fit
 from densevit.weights.pretrained_models import create_backbone as create_backbone
 from densevit_batch.batch_predictor import BatchPredictor as BatchPredictor
-from densevit_batch.prelabels import write_prelabels as write_prelabels
+from densevit_batch.prelabels import prelabel as prelabel
 from densevit_checkpoints.hub_upload import push_to_hub as push_to_hub
 from densevit_checkpoints.model_list import list_models as list_models
 from densevit_export.exporting import export as export
 from densevit_probes.probing import probe as probe
 from densevit_workbench.benchmarking.suite import benchmark as benchmark
-from densevit_workbench.doctor.diagnose import diagnose as diagnose
+from densevit_workbench.doctor.examination import doctor as doctor
 from densevit_workbench.inspection.model_inspection import inspect as inspect
 from densevit_workbench.interchange.dataset_conversion import convert_dataset as convert_dataset
 from densevit_workbench.reports.report_page import report as report

@@ -66,11 +66,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write_prelabels() -> None:
+def prelabel() -> None:
     """With predictions of this model in `found`."""
     model = predictor()
     (Path.home() / "found" / "predict.json").write_text(json.dumps({"model": "a", "weights": model.fingerprint()}))
-    densevit.write_prelabels("~/found", model, "~/a.json")
+    densevit.prelabel("~/found", model, "~/a.json")
 
 
 # Calls that are refused because of a file in the home folder, which the error names; that write one; that read one.
@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "build_data.data": (lambda: densevit.build_data("~/bad.yaml"), "bad.yaml"),
     "convert_dataset.source": (lambda: densevit.convert_dataset("yolo", "~/none", "~/out"), "none"),
     "convert_dataset.out": (lambda: densevit.convert_dataset("yolo", "~", "~/full"), "full"),
-    "diagnose.source": (lambda: densevit.diagnose("~/full"), "full"),
+    "doctor.source": (lambda: densevit.doctor("~/full"), "full"),
     "evaluate.model": (lambda: densevit.evaluate("~/full"), "full"),
     "evaluate.data": (lambda: densevit.evaluate(predictor(), "~/bad.yaml"), "bad.yaml"),
     "export.path": (lambda: densevit.export(predictor(), "~/image.png/a.onnx"), "image.png"),
@@ -93,14 +93,14 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "probe.data": (lambda: densevit.probe("pixels", "quick", "~/none.yaml"), "none.yaml"),
     "push_to_hub.model": (lambda: densevit.push_to_hub("~/full", "a/b"), "full"),
     "report.runs": (lambda: densevit.report("~/none"), "none"),
-    "write_prelabels.predictions": (lambda: densevit.write_prelabels("~/none", predictor(), "~/a.json"), "none"),
+    "prelabel.predictions": (lambda: densevit.prelabel("~/none", predictor(), "~/a.json"), "none"),
 }
 WRITTEN: dict[str, tuple[Callable[[], object], str]] = {
-    "diagnose.page": (lambda: densevit.diagnose("~/config.yaml", images=1, page="~/page.html"), "page.html"),
+    "doctor.page": (lambda: densevit.doctor("~/config.yaml", images=1, page="~/page.html"), "page.html"),
     "report.out": (lambda: densevit.report("~/run", "~/page.html"), "page.html"),
     "save.path": (lambda: densevit.save(predictor(), "~/a.safetensors"), "a.safetensors"),
     "DenseModel.save": (lambda: predictor().save("~/b.safetensors"), "b.safetensors"),
-    "write_prelabels.out": (write_prelabels, "a.json"),
+    "prelabel.out": (prelabel, "a.json"),
     "Result.save": (lambda: result().save("~/a.png"), "a.png"),
     "Result.write_ply": (lambda: result().write_ply("~/a.ply", 10.0), "a.ply"),
     "Diagnosis.write_page": (lambda: Diagnosis("a").write_page("~/a.html"), "a.html"),

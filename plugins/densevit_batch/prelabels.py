@@ -34,7 +34,7 @@ class Prelabels(NamedTuple):
     threshold: float
 
 
-def write_prelabels(
+def prelabel(
     predictions: str | Path, model: "DenseModel", out: str | Path, threshold: float | None = None, source: str = "model"
 ) -> Prelabels:
     """Writes the objects in a folder of `densevit predict` as annotations.
@@ -48,7 +48,7 @@ def write_prelabels(
         >>> from densevit.cli import main
         >>> main(["predict", "runs/detr_swin", "photos", "--out", "predicted", "--quiet"])
         0
-        >>> densevit.write_prelabels("predicted", densevit.load("runs/detr_swin"), "prelabels.json").head
+        >>> densevit.prelabel("predicted", densevit.load("runs/detr_swin"), "prelabels.json").head
         'detection'
     """
     folder, out = user_path(predictions), user_path(out)
@@ -56,13 +56,13 @@ def write_prelabels(
     images = listed_images(folder)
     head, entries = _entries(folder, list(model.classes), images)
     lowest = model.default_thresholds[head] if threshold is None else threshold
-    document = prelabels(images, entries, saved_classes(folder, model.classes)[head], lowest)
+    document = coco_document(images, entries, saved_classes(folder, model.classes)[head], lowest)
     with atomic_file(out) as partial:
         partial.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     return Prelabels(len(document["annotations"]), head, lowest)
 
 
-def prelabels(
+def coco_document(
     images: Sequence[Mapping[str, Any]],
     entries: Sequence[Mapping[str, Any]],
     classes: Sequence[Class],

@@ -18,7 +18,7 @@ from densevit.model import DenseModel
 from densevit.targets import RunLengthMasks
 from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit_batch.batch_predictor import BatchPredictor
-from densevit_batch.prelabels import write_prelabels
+from densevit_batch.prelabels import prelabel
 from tests.cli.stand_in import StandIn
 from tests.small_models import FOUR_MAPS, evaluated_at
 
@@ -97,7 +97,7 @@ def test_predict_and_prelabel_have_one_default_and_name_it(
     assert main(["data", "prelabel", "RUN", "found", "labels.json"]) == 0
     assert f"labels.json: {count} objects of score {expected} or more ({origin}" in capsys.readouterr().out
     assert len(json.loads(Path("labels.json").read_text())["annotations"]) == count
-    assert write_prelabels("found", model, "same.json") == (count, "cells", expected)  # type: ignore[arg-type]
+    assert prelabel("found", model, "same.json") == (count, "cells", expected)  # type: ignore[arg-type]
 
 
 @pytest.mark.integration

@@ -54,7 +54,7 @@ def test_category_ids_are_those_of_the_json_by_name(model: StandIn, photos: Any,
 def test_prelabels_have_the_ids_of_their_predictions(model: StandIn, photos: Any, run: Any):
     coco_json((1, "dog"), (2, "cat"))
     run("predict", "run", "a/list.json", "--out", "found")
-    densevit.write_prelabels("found", model, "prelabels.json")
+    densevit.prelabel("found", model, "prelabels.json")
     document = read("prelabels.json")
     assert [entry["category_id"] for entry in document["annotations"]] == [1]
     assert document["categories"] == [{"id": 2, "name": "cat"}, {"id": 1, "name": "dog"}]

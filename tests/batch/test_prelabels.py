@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 
 from densevit.errors import DataError
 from densevit.interfaces import Class
-from densevit_batch.prelabels import write_prelabels
+from densevit_batch.prelabels import prelabel
 from tests.workbench.interchange.test_converting import read
 
 CLASSES = {"detection": (Class("cat", 3, (1, 2, 3)), Class("dog", 7, (1, 2, 3)))}
@@ -38,7 +38,7 @@ def test_boxes_keep_their_scores_and_low_ones_are_left_out(tmp_path: Path):
         {"image_id": "photos/0", "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.25},
     ]
     out = tmp_path / "labels.json"
-    assert write_prelabels(folder(tmp_path, entries), MODEL, out, threshold=0.5).objects == 1
+    assert prelabel(folder(tmp_path, entries), MODEL, out, threshold=0.5).objects == 1
     api = read(out)
     assert [one["file_name"] for one in api.dataset["images"]] == ["0.jpg", "1.jpg"]
     assert api.dataset["categories"] == [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
@@ -53,7 +53,7 @@ def test_masks_become_polygons_of_the_same_pixels(tmp_path: Path):
     segmentation = {"size": [40, 60], "counts": code["counts"].decode()}
     entry = {"image_id": "photos/0", "category_id": 3, "score": 0.9, "segmentation": segmentation}
     out = tmp_path / "labels.json"
-    assert write_prelabels(folder(tmp_path, [entry], "detection/predictions.json"), MODEL, out) == (1, "detection", 0.5)
+    assert prelabel(folder(tmp_path, [entry], "detection/predictions.json"), MODEL, out) == (1, "detection", 0.5)
     api = read(out)
     [one] = api.dataset["annotations"]
     assert len(one["segmentation"]) == 2 and one["area"] == mask.sum()
@@ -66,4 +66,4 @@ def test_a_folder_without_objects_is_an_error(tmp_path: Path):
     found = folder(tmp_path, [])
     (found / "predictions.json").unlink()
     with pytest.raises(DataError, match=r"has no predictions.json or objects.parquet with objects"):
-        write_prelabels(found, MODEL, tmp_path / "labels.json")
+        prelabel(found, MODEL, tmp_path / "labels.json")

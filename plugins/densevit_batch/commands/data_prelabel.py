@@ -34,10 +34,10 @@ def run(args: argparse.Namespace) -> int:
     check_writable(args.out.absolute().parent, args.out)  # before slow imports
     from densevit.inference.model_loading import load
     from densevit_batch.folder_prediction import threshold_origin
-    from densevit_batch.prelabels import write_prelabels
+    from densevit_batch.prelabels import prelabel
 
     model = load(args.model, "cpu", args.trust)
-    written = write_prelabels(args.predictions, model, args.out, args.threshold, args.model)
+    written = prelabel(args.predictions, model, args.out, args.threshold, args.model)
     origin = threshold_origin(args.threshold, model, written.head)
     args.output.show(f"{args.out}: {written.objects:,} objects of score {written.threshold:.4g} or more ({origin})")
     args.output.result({"out": str(args.out), "objects": written.objects, "threshold": written.threshold})

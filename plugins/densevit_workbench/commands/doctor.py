@@ -47,14 +47,14 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("doctor needs a folder, a data section or a config to examine, or --environment.")
     from densevit.atomic_io import atomic_file, check_free, check_writable, write_next_free
     from densevit_workbench.doctor import diagnosis_tables
-    from densevit_workbench.doctor.diagnose import diagnose
+    from densevit_workbench.doctor.examination import doctor
 
     page: Path | None = args.out
     if page is None:
         check_writable(Path.cwd(), Path("doctor.html"), "Fix: name a page with --out FILE.")
     else:
         check_free(page)
-    diagnosis = diagnose(args.source, args.overrides, args.images, track=args.output.track)
+    diagnosis = doctor(args.source, args.overrides, args.images, track=args.output.track)
     if page is None:
         page = write_next_free(Path("doctor.html"), diagnosis.write_page)
     else:

@@ -25,7 +25,7 @@ class Diagnosis:
     side. samples: augmented training images with targets and captions. cost: the training cost; None without a config.
 
     Example:
-        >>> diagnosis = densevit.diagnose("~/my_folder")
+        >>> diagnosis = densevit.doctor("~/my_folder")
         >>> sorted(diagnosis.splits)
         ['train', 'val']
     """

@@ -9,7 +9,7 @@ import tifffile
 
 import densevit
 from densevit_workbench.doctor.findings import Finding
-from tests.workbench.doctor.test_diagnose import HEIGHT, WIDTH, box, write_coco
+from tests.workbench.doctor.test_examination import HEIGHT, WIDTH, box, write_coco
 
 IMAGES = 6
 
@@ -35,7 +35,7 @@ def write_bands(root: Path, images: Sequence[np.ndarray]) -> Path:
 
 def found(root: Path, *overrides: str) -> dict[str, Finding]:
     """The errors and warnings by title; each title occurs once."""
-    findings = [one for one in densevit.diagnose(root, overrides).findings if one.severity != "note"]
+    findings = [one for one in densevit.doctor(root, overrides).findings if one.severity != "note"]
     assert len({one.title for one in findings}) == len(findings)
     return {one.title: one for one in findings}
 

@@ -1,4 +1,4 @@
-"""The counts of `diagnose` for a COCO json add up."""
+"""The counts of `doctor` for a COCO json add up."""
 
 import json
 
@@ -22,7 +22,7 @@ def test_the_counts_of_doctor_add_up(tmp_path):
     ]
     (root / "train.json").write_text(json.dumps(content))
     (root / "train" / "3.png").write_bytes(b"damaged")
-    diagnosis = densevit.diagnose(root)
+    diagnosis = densevit.doctor(root)
     images, objects, files = diagnosis.inventories["train"]
     assert images.total == 11
     assert {reason: len(names) for reason, names in images.skipped.items()} == {

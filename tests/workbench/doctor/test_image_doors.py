@@ -22,12 +22,12 @@ PROPOSED = {
 def test_each_kind_of_images(kind, tmp_path):
     source = SOURCES[kind]
     written = write_coco(source, tmp_path)
-    diagnosis = densevit.diagnose(tmp_path)
+    diagnosis = densevit.doctor(tmp_path)
     proposals = [one for one in diagnosis.findings if one.title == "images with other channels than RGB of 8 bits"]
     assert [text for one in proposals for text in one.examples if text.startswith("data.channels")] == (
         [f"data.channels: {PROPOSED[kind]}"] if PROPOSED[kind] else []
     )
-    named = densevit.diagnose(tmp_path, [f"data.{key}={json.dumps(value)}" for key, value in source.keys.items()])
+    named = densevit.doctor(tmp_path, [f"data.{key}={json.dumps(value)}" for key, value in source.keys.items()])
     for found in (diagnosis, named):
         titles = {one.title for one in found.findings if one not in proposals}
         assert not any("no json names" in title or "cannot be" in title or "unreadable" in title for title in titles)

@@ -15,7 +15,7 @@ from densevit.errors import DataError
 from densevit_workbench.doctor.checks import alike_names
 from densevit_workbench.doctor.findings import Findings
 from densevit_workbench.doctor.next_command import STARTS
-from tests.workbench.doctor.test_diagnose import HEIGHT, WIDTH, box, save, write_coco, write_label_maps
+from tests.workbench.doctor.test_examination import HEIGHT, WIDTH, box, save, write_coco, write_label_maps
 
 
 def polygon(x: int, y: int, width: int, height: int) -> list[list[int]]:
@@ -45,7 +45,7 @@ def write_depth(root: Path, medians: list[int]) -> Path:
 def test_masks_outside_of_their_boxes(exchanged: int, severity: str, options: list[str], tmp_path: Path):
     write_coco(tmp_path, "train", objects(exchanged), images=4)
     write_coco(tmp_path, "val", objects(0), images=4, first=50)
-    diagnosis = densevit.diagnose(tmp_path, options)
+    diagnosis = densevit.doctor(tmp_path, options)
     [finding] = [one for one in diagnosis.findings if "bbox" in str(one)]
     assert (finding.severity, finding.split, finding.count, finding.of) == (severity, "train", exchanged, 4)
     assert f"{exchanged} of 4 masks lie outside of their bbox; x and y look exchanged" in finding.examples[0]
@@ -68,13 +68,13 @@ def test_spellings_of_a_class_are_a_warning_with_the_command(layout: str, tmp_pa
             (tmp_path / "labels" / split).mkdir(parents=True)
             lines = [f"{int(i > 0)} 0.5 0.5 0.{i + 10} 0.5" for i in range(21)]
             (tmp_path / "labels" / split / "0.txt").write_text("\n".join(lines))
-    [finding] = [one for one in densevit.diagnose(tmp_path).findings if "look alike" in one.title]
+    [finding] = [one for one in densevit.doctor(tmp_path).findings if "look alike" in one.title]
     assert (finding.split, finding.examples) == ("train", ("aple 1, apple 20",))
     assert finding.fix.endswith(f"densevit data convert {layout} {tmp_path} NEW_FOLDER --merge=aple=apple")
     if layout == "yolo":
         command = finding.fix.replace("NEW_FOLDER", str(tmp_path / "new")).split()
         assert main(command[command.index("data") :]) == 0
-        assert densevit.diagnose(tmp_path / "new").splits["train"].classes["labels"].names == ("apple",)
+        assert densevit.doctor(tmp_path / "new").splits["train"].classes["labels"].names == ("apple",)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def folder(root: Path, layout: str) -> tuple[list[str], list[str]]:
 @pytest.mark.parametrize("layout", ["labels", "depth", "boxes", "polygons"])
 def test_the_commands_for_a_recognised_folder_are_valid(layout: str, tmp_path: Path):
     options, starts = folder(tmp_path, layout)
-    [finding] = [one for one in densevit.diagnose(tmp_path, options).findings if "recipes" in one.title]
+    [finding] = [one for one in densevit.doctor(tmp_path, options).findings if "recipes" in one.title]
     words = [command.split() for command in finding.examples]
     assert [word[:3] for word in words] == [["densevit", "train", start] for start in starts]
     for word in words:
@@ -136,14 +136,14 @@ def test_a_folder_with_jpeg_labels_is_named_with_its_reason(tmp_path: Path):
     with pytest.raises(
         DataError, match=r"labels.train.0\.jpg: it is a JPEG: its compression changes the values. Fix: "
     ):
-        densevit.diagnose(tmp_path)
+        densevit.doctor(tmp_path)
 
 
 def test_images_come_before_plots_on_the_page(tmp_path: Path):
     write_coco(tmp_path, "train", objects(0), images=4)
     write_coco(tmp_path, "val", objects(0), images=4, first=50)
     page = tmp_path / "doctor.html"
-    densevit.diagnose(tmp_path, page=page)
+    densevit.doctor(tmp_path, page=page)
     text = page.read_text()
     assert 0 < text.index("Augmented samples") < text.index(">Targets<")
 

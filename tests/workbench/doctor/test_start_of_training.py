@@ -19,7 +19,7 @@ from densevit.targets import Boxes, ObjectLabels
 from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.doctor.source import find_source
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
-from tests.workbench.doctor.test_diagnose import box, save, write_coco
+from tests.workbench.doctor.test_examination import box, save, write_coco
 from tests.workbench.doctor.test_likely_mistakes import write_depth
 
 WITHOUT_AREA = [9, 9, 9, 30]
@@ -119,7 +119,7 @@ def reported(diagnosis: Diagnosis, severity: str) -> list[Any]:
 def test_doctor_has_the_lines_of_the_start(make: Callable[[Path], Path], tmp_path: Path):
     source = make(tmp_path)
     lines = [line for line in start(source) if re.search(LINES[make], line)]
-    diagnosis = densevit.diagnose(source)
+    diagnosis = densevit.doctor(source)
     assert lines and diagnosis.errors == []
     assert {*lines} <= {*reported(diagnosis, "warning")}
 
@@ -129,14 +129,14 @@ def test_boxes_with_which_a_training_stops_are_an_error(boxes: list[float], text
     source = photos(tmp_path, [[float(side) for side in boxes]])
     with pytest.raises(DataError, match=text):
         start(source)
-    errors = densevit.diagnose(source).errors
+    errors = densevit.doctor(source).errors
     assert {finding.split for finding in errors} == {"train", "val"}
     assert all(text in str(finding) for finding in errors)
 
 
 def test_names_of_label_studio_have_no_note_and_are_converted(tmp_path: Path):
     source = label_studio(tmp_path / "in")
-    assert not [finding for finding in densevit.diagnose(source).findings if "no json" in str(finding)]
+    assert not [finding for finding in densevit.doctor(source).findings if "no json" in str(finding)]
     with pytest.warns(UserWarning, match=LINES[label_studio]):
         result = convert_dataset("coco", source, tmp_path / "out")
     assert [image.path.name for image in result.splits["train"]] == [f"{number}.png" for number in range(8)]
@@ -148,4 +148,4 @@ def test_depth_files_in_other_units_are_named_at_the_start(tmp_path: Path):
     line = "2 of 6 files have a median 10 times below the others: 02, 05. Are they in other units? Fix: "
     [said] = [text for text in start(tmp_path / "depth.yaml") if text.startswith("depth, train: ")]
     assert said.startswith(f"depth, train: {line}")
-    assert said.removeprefix("depth, train: ") in reported(densevit.diagnose(tmp_path / "depth.yaml"), "warning")
+    assert said.removeprefix("depth, train: ") in reported(densevit.doctor(tmp_path / "depth.yaml"), "warning")

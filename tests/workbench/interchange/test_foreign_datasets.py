@@ -10,10 +10,10 @@ from densevit import config as configs
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.coco_layouts import other_format
 from densevit.errors import DataError
-from densevit_workbench.doctor.diagnose import diagnose
+from densevit_workbench.doctor.examination import doctor
 from densevit_workbench.doctor.source import find_source
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
-from tests.workbench.doctor.test_diagnose import save
+from tests.workbench.doctor.test_examination import save
 from tests.workbench.interchange.files import write
 
 WIDTH, HEIGHT = 80, 60
@@ -101,7 +101,7 @@ def test_doctor_counts_objects_without_a_mask(tmp_path: Path):
     write(root / "labels" / "train" / "2.txt", "0 0.25 0.2 0.75 0.2 0.75 0.6\n1 0.5 0.5 0.5 0.4\n")
     messages = [
         finding.examples[0]
-        for finding in diagnose(str(root), ["data.masks=true"]).findings
+        for finding in doctor(str(root), ["data.masks=true"]).findings
         if finding.severity == "error"
     ]
     assert len(messages) == 1 and "1 of 7 objects have a box and no polygon" in messages[0]

@@ -78,7 +78,7 @@ def broken(tmp_path: Path) -> Path:
 
 
 def test_all_problems_are_found_at_once(broken: Path):
-    diagnosis = densevit.diagnose(broken)
+    diagnosis = densevit.doctor(broken)
     found = {(one.severity, one.split, one.title): one for one in diagnosis.findings}
     counts = {key: one.count for key, one in found.items() if key[0] != "note"}
     assert counts == {
@@ -113,7 +113,7 @@ def test_all_problems_are_found_at_once(broken: Path):
     assert train.images == 8
     html = diagnosis._repr_html_()
     assert html.count('<div class="finding') == len(diagnosis.findings)
-    alone = densevit.diagnose(broken, ["data.val_split=train"])
+    alone = densevit.doctor(broken, ["data.val_split=train"])
     assert list(alone.splits) == ["train"]
     assert [one for one in alone.errors if one.title == "invalid boxes"] == [found["error", "train", "invalid boxes"]]
 
@@ -122,7 +122,7 @@ def test_a_clean_set_has_no_findings_but_notes(tmp_path: Path):
     annotations = [box(n, n, [4, 4, 10 + n, 20], n % 3 + 1) for n in range(30)]
     write_coco(tmp_path, "train", annotations, images=30)
     write_coco(tmp_path, "val", annotations[:3], images=3, first=100)
-    diagnosis = densevit.diagnose(tmp_path, images=10)
+    diagnosis = densevit.doctor(tmp_path, images=10)
     assert {one.severity for one in diagnosis.findings} <= {"note"}
     assert diagnosis.splits["train"].opened == 10
     boxes = diagnosis.splits["train"].measures["boxes"]
@@ -148,7 +148,7 @@ def test_causes_of_a_score_near_zero_are_named(tmp_path: Path):
     for split, side, first in (("train", 8, 0), ("val", 33, 100)):
         write_coco(tmp_path, split, [box(n, n, [4, 4, side, side], n + 1) for n in range(3)], images=3, first=first)
     data = [f"data={{name: coco, root: {tmp_path}, image_size: 64}}", "data.batch_size=1"]
-    found = {one.title: one for one in densevit.diagnose("detr_swin", data).findings}
+    found = {one.title: one for one in densevit.doctor("detr_swin", data).findings}
     sizes = found["the splits have objects of different sizes"]
     assert sizes.examples == ("boxes: the median side is 14.4% and 59.5% of the image's in train and val",)
     assert found["random weights"].examples == ("with only 3 training images",)
@@ -157,7 +157,7 @@ def test_causes_of_a_score_near_zero_are_named(tmp_path: Path):
 @pytest.mark.integration
 def test_a_config_is_checked_and_its_cost_counted(tmp_path: Path):
     overrides = ["data.train_length=6", "data.val_length=2", "data.image_size=64", "trainer.max_images=80"]
-    diagnosis = densevit.diagnose("scenes/setr_swin", overrides)
+    diagnosis = densevit.doctor("scenes/setr_swin", overrides)
     cost = diagnosis.cost
     assert cost is not None and not diagnosis.errors
     scenes = densevit.create_dataset("scenes", "train", image_size=64, train_length=6)
@@ -170,7 +170,7 @@ def test_a_config_is_checked_and_its_cost_counted(tmp_path: Path):
 def test_a_config_whose_head_lacks_labels_is_an_error(tmp_path: Path):
     root = write_label_maps(tmp_path)
     data = [f"data={{name: label_maps, root: {root}, classes: [floor, wall]}}"]
-    diagnosis = densevit.diagnose("dpt_swin", data)
+    diagnosis = densevit.doctor("dpt_swin", data)
     [wrong] = diagnosis.errors
     assert wrong.title == "the config cannot be trained on this data"
     assert "needs depth" in wrong.examples[0]
@@ -231,7 +231,7 @@ def test_a_folder_of_another_format_is_recognised(tmp_path: Path, format: str | 
         assert find_source(folder).section.name == format
     else:
         with pytest.raises(DataError, match="has none of the layouts"):
-            densevit.diagnose(folder)
+            densevit.doctor(folder)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_what_label_tools_export_is_refused_with_the_next_step_in_one_line(tmp_p
         (tmp_path / name).write_text(json.dumps(document))
     detector: dict[str, Any] = {"backbone": {"name": "resnet"}, "heads": {"detection": {"name": "detr"}}}
     for door in (
-        lambda: densevit.diagnose(tmp_path / name),
+        lambda: densevit.doctor(tmp_path / name),
         lambda: build_data(config.load({**detector, "trainer": {"max_steps": 1}}, [f"data={tmp_path / name}"])).train,
     ):
         with pytest.raises(DensevitError, match=says) as error:

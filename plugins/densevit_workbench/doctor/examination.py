@@ -43,7 +43,7 @@ IMAGES = 500  # to open per split by default
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
-def diagnose(
+def doctor(
     source: str | Path,
     overrides: Sequence[str] = (),
     images: int | None = IMAGES,
@@ -59,7 +59,7 @@ def diagnose(
     examine.
 
     Example:
-        >>> densevit.diagnose("~/my_folder", images=2).errors
+        >>> densevit.doctor("~/my_folder", images=2).errors
         []
     """
     if images is not None and images < 1:
