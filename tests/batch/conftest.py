@@ -1,25 +1,44 @@
 """A model that stands in for a trained one, and photos."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from densevit.inference import model_loading
 from tests.cli.stand_in import StandIn
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    model = StandIn(("detection",))
-    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: model)
-    return model
+def load_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
+    """`load_as(model)`: the model that each command loads from now on."""
+
+    def load_as(model: Any) -> Any:
+        monkeypatch.setattr(model_loading, "load", lambda *_: model)
+        return model
+
+    return load_as
 
 
 @pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def model(load_as: Callable[[Any], Any]) -> StandIn:
+    stand_in: StandIn = load_as(StandIn(("detection",)))
+    return stand_in
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, which is empty."""
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def photos(folder: Path) -> Path:
     for n, name in enumerate(("a/1.jpg", "b/1.jpg", "b/000139.jpg", "b/cat.png")):
         Path(name).parent.mkdir(exist_ok=True)
         Image.fromarray(np.full((40, 50 + n, 3), 128, np.uint8)).save(name)
-    return tmp_path
+    return folder

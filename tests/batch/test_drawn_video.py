@@ -32,9 +32,9 @@ def is_drawn(frame: np.ndarray) -> bool:
     return bool((np.abs(edge - DOG).sum(1) < 120).mean() > 0.4)
 
 
-def test_drawn_videos_have_the_frames_size_and_rate_of_their_clips(tmp_path: Path, monkeypatch, run):
+def test_drawn_videos_have_the_frames_size_and_rate_of_their_clips(tmp_path: Path, load_as, run):
     """One for each clip and head."""
-    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: StandIn(("a", "b")))
+    load_as(StandIn(("a", "b")))
     paths, out = [clip(tmp_path / name) for name in ("one.mp4", "two.avi")], tmp_path / "found"
     run("predict", "RUN", *paths, "--video", "--out", out, "--batch-size", "2")
     for head in "ab":
@@ -61,15 +61,18 @@ def test_odd_sides_get_a_copy_of_their_last_pixels(tmp_path: Path):
     assert abs(found[0, :40, :48].mean() - 60) < 8 and abs(found[0, :, -6:].mean() - 200) < 8
 
 
-def test_an_interrupted_prediction_keeps_a_complete_video(model, tmp_path, monkeypatch, run):
-    path, out, see = clip(tmp_path / "clip.mp4"), tmp_path / "found", model.see
+class Interrupted(StandIn):
+    """Its ninth image is interrupted."""
 
-    def interrupted(height: int, width: int) -> Any:
-        if len(model.batches) == 9:
+    def see(self, height: int, width: int) -> Any:
+        if len(self.batches) == 9:
             raise KeyboardInterrupt
-        return see(height, width)
+        return super().see(height, width)
 
-    monkeypatch.setattr(model, "see", interrupted)
+
+def test_an_interrupted_prediction_keeps_a_complete_video(tmp_path, load_as, run):
+    load_as(Interrupted(("detection",)))
+    path, out = clip(tmp_path / "clip.mp4"), tmp_path / "found"
     command = ["predict", "RUN", path, "--video", "--out", out, "--batch-size", "1"]
     assert "Stopped after 8 of 15 images. drawn/ has these" in run(*command, code=130)
     assert [file.name for file in (out / "drawn").iterdir()] == ["clip.mp4"]

@@ -1,25 +1,35 @@
-"""The images that the arguments of `densevit predict` name."""
+"""The images that the arguments of `densevit predict` name: files, folders, patterns, URLs, lists, jsons and tars."""
 
+import json
 import re
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from densevit.errors import DensevitError
+from densevit.channels import RGB, Channels
+from densevit.errors import DataError, DensevitError
 from densevit_batch.image_listing import find_images
+from tests.data.image_sources import SOURCES, same, write_images
+from tests.data.io.test_image_doors import channels_of
+
+pytestmark = pytest.mark.usefixtures("folder")
 
 FILES = ("b.jpg", "a.PNG", "notes.md", "._b.jpg", "trip/1.jpg", "trip/2.jpg", "home/1.jpg", "home/000139.jpeg")
 
 
 @pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
+def photos(folder: Path) -> Path:
     for name in FILES:
-        file = tmp_path / "photos" / name
+        file = folder / "photos" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-    (tmp_path / "photos" / "folder.jpg").mkdir()
-    return tmp_path / "photos"
+    (folder / "photos" / "folder.jpg").mkdir()
+    return folder / "photos"
 
 
 def paths(*sources: str) -> list[str]:
@@ -84,3 +94,165 @@ def test_urls_are_images_with_names_of_their_own():
     assert [image.file_name for image in found] == [image.url for image in found]
     assert [image.name for image in found] == ["000000000139", "b.org-street", "c.org-street", "d", "%2e%2e"]
     assert [image.image_id for image in found][:3] == [139, other, "https://c.org/street.png"]
+
+
+# ---- lists, jsons and tars ----
+
+
+def image(path: str, seed: int = 0) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)).save(path)
+
+
+def described(*sources: str, stdin: str = "") -> list[tuple[str, str, int | str]]:
+    return [(image.file_name, image.name, image.image_id) for image in find_images(sources, stdin=stdin)]
+
+
+def tar_of(path: str, files: list[str]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for file in files:
+            tar.add(file)
+
+
+def coco(path: str, images: Any) -> str:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    return path
+
+
+def test_a_text_file_is_read_like_stdin():
+    image("photos/1.jpg")
+    image("more/2.png")
+    image("5.png")
+    tar_of("a.tar", ["5.png"])
+    lines = "photos\r\n\nnone/1.jpg\nmore/*.png\na.tar\nhttps://a.org/3.jpg\nnone\nother.txt\n"
+    Path("names.txt").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    Path("other.txt").write_text("photos\n")
+    expected = [
+        ("photos/1.jpg", "photos-1", "photos/1.jpg"),
+        ("none/1.jpg", "none-1", "none/1.jpg"),
+        ("more/2.png", "2", 2),
+        ("a.tar/5.png", "5", 5),
+        ("https://a.org/3.jpg", "3", 3),
+        ("none", "none", "none"),  # reported when it is read
+        ("other.txt", "other", "other.txt"),  # a list in a list is not read
+    ]
+    assert described("names.txt") == expected
+    assert described("-", stdin=f"\ufeff{lines}") == expected
+
+
+def test_images_of_a_tar_are_those_of_its_files():
+    for n, name in enumerate(("set/a/000139.jpg", "set/a/cat.png", "set/b/cat.png")):
+        image(name, n)
+    tar_of("set.tar", ["set"])
+    tar_of("other.tar", ["set/b/cat.png"])
+    assert sorted(described("set.tar")) == [
+        ("set.tar/set/a/000139.jpg", "000139", 139),
+        ("set.tar/set/a/cat.png", "a-cat", "set.tar/set/a/cat.png"),
+        ("set.tar/set/b/cat.png", "b-cat", "set.tar/set/b/cat.png"),
+    ]
+    found = find_images(["*.tar", "set.tar"])
+    assert len({one.name for one in found}) == len({one.image_id for one in found}) == len(found) == 4
+    for one in found:
+        [file] = find_images([one.file_name.partition("/")[2]])
+        np.testing.assert_array_equal(one.read(RGB), file.read(RGB))
+
+
+def test_label_maps_of_a_tar_are_no_images():
+    """Files with one name up to the first dot are a sample of WebDataset."""
+    images = ["set/1.jpg", "set/2.png", "set/clip.v1.jpg", "set/clip.v2.jpg", "else/3.png", "set/3.png"]
+    labels = ["set/1.png", "set/1.seg.png", "set/2.instance.png"]
+    for n, name in enumerate((*images, *labels)):
+        image(name, n)
+    tar_of("labels.tar", ["set", "else"])
+    with pytest.warns(
+        UserWarning, match=r"^labels\.tar: 3 files such as set/.*left out as label maps.* unpack the tar\."
+    ):
+        names = [name for name, _, _ in described("labels.tar")]
+    assert sorted(names) == sorted(f"labels.tar/{name}" for name in images)
+
+
+def test_damaged_tar_is_an_error_alone_and_a_failed_image_in_a_list():
+    image("1.png")
+    tar_of("cut.tar", ["1.png"])
+    Path("cut.tar").write_bytes(Path("cut.tar").read_bytes()[:600])
+    with pytest.raises(DataError, match=r"^cut\.tar cannot be read: empty header .*damaged or cut short\?$"):
+        find_images(["1.png", "cut.tar"])
+    first, second = find_images(["-"], stdin="cut.tar\n1.png\n")
+    assert (first.file_name, second.file_name) == ("cut.tar", "1.png") and second.read(RGB).shape == (6, 8, 3)
+    with pytest.raises(DataError, match="empty header"):
+        first.read(RGB)
+
+
+@pytest.mark.parametrize(
+    ("file", "images"),
+    [
+        ("set/list.json", "set"),
+        ("coco/annotations/instances_val2017.json", "coco/val2017"),
+        ("set/train.json", "set/images/train"),
+    ],
+)
+def test_ids_of_a_coco_json_are_kept_and_the_first_image_is_searched_for(file: str, images: str):
+    image(f"{images}/a/7.jpg")
+    coco(file, [{"id": 12, "file_name": "a/7.jpg"}, {"id": 3, "file_name": "8.jpg"}, {"id": "x", "file_name": "8.jpg"}])
+    assert described(file) == [
+        (f"{images}/a/7.jpg", "7", 12),
+        (f"{images}/8.jpg", f"{Path(images).name}-8", 3),
+        (f"{images}/8.jpg", f"{Path(images).name}-8-2", "x"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"images": []}, "`images` is missing or empty"),
+        ([{"id": 1}], "holds a list; expected COCO's object of images"),
+        ({"images": [{"id": 1}]}, "image 1 has no `file_name`"),
+        ({"images": [{"id": 1, "file_name": f"{n}.jpg"} for n in range(2)]}, "id 1 occurs twice, for 0.jpg and 1.jpg"),
+        ("{", "is not valid json"),
+    ],
+)
+def test_error_of_a_json_names_file_and_image(content: Any, message: str):
+    Path("list.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(DensevitError, match=rf"^list\.json[^\n]*{re.escape(message)}[^\n]*$"):
+        find_images(["list.json"])
+
+
+# ---- kinds of images ----
+
+
+def listed(path: Path, channels: Channels) -> object:
+    [image] = find_images([str(path.parent)], channels)
+    return image.read(channels)
+
+
+def of_tar(path: Path, channels: Channels) -> object:
+    with tarfile.open(path.parent / "images.tar", "w") as tar:
+        tar.add(path, path.name)
+    [image] = find_images([str(path.parent / "images.tar")], channels)
+    return image.read(channels)
+
+
+DOORS: dict[str, Callable[[Path, Channels], object]] = {"list": listed, "tar": of_tar}
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("kind", SOURCES)
+def test_each_door_gives_the_same_pixels(kind, door, tmp_path):
+    source = SOURCES[kind]
+    if source.name == "_red.tif" and door == "tar":
+        pytest.skip("a file for each channel")
+    path = tmp_path / f"0{source.name}"
+    expected = source.write(path)
+    assert same(DOORS[door](path, channels_of(source, path)), expected)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_folders_patterns_and_lists_have_each_image_once(kind, tmp_path):
+    source = SOURCES[kind]
+    written = [path for path in write_images(source, tmp_path, "{split}/{number}") if "train" in path]
+    channels, folder = channels_of(source, Path(written[0])), tmp_path / "train"
+    (tmp_path / "list.txt").write_text("\n".join(map(str, sorted(folder.iterdir()))))
+    several = [str(path) for path in sorted(folder.iterdir())]
+    for sources in ([str(folder)], [f"{folder}/*"], [str(tmp_path / "list.txt")], several):
+        assert [image.location for image in find_images(sources, channels)] == written

@@ -1,5 +1,6 @@
 """`densevit predict` of a TIFF that is read by rows of windows: the same maps as of the image in memory."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from densevit.cli import main
 from densevit.config import BackboneSection, HeadSection, ModelSections
 from densevit.data.io.images import read_image
 from densevit.model import DenseModel
-from densevit_batch import large_tiff
+from densevit_batch import large_image_prediction, large_tiff, map_strips
 from densevit_batch.large_image_prediction import predict_strips
 from densevit_batch.large_tiff import LargeTiff
 from tests.cli.stand_in import read
@@ -88,17 +89,16 @@ def test_rows_are_those_of_the_image(form: str, tmp_path: Path):
 
 
 @pytest.fixture
-def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("densevit_batch.map_strips.TILE", 32)
-    monkeypatch.setattr("densevit_batch.large_image_prediction.TILE", 32)
+def predict(folder: Path, load_as: Callable[[DenseModel], DenseModel], monkeypatch: pytest.MonkeyPatch):
+    for module in (map_strips, large_image_prediction):
+        monkeypatch.setattr(module, "TILE", 32)
 
-    def run(loaded: DenseModel, out: str, *options: str, large: bool = True) -> int:
+    def predict(model: DenseModel, out: str, *options: str, large: bool = True) -> int:
         monkeypatch.setattr(large_tiff, "LARGE", 1 if large else 1 << 40)
-        monkeypatch.setattr("densevit.inference.model_loading.load", lambda run, device, trust, runtime: loaded)
+        load_as(model)
         return main(["predict", "RUN", "a.tif", "--device", "cpu", "--out", out, *options])
 
-    return run
+    return predict
 
 
 @pytest.mark.parametrize(

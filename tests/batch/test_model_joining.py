@@ -1,6 +1,7 @@
 """Heads that were trained apart on one frozen backbone predict in one file as alone."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ from densevit.interfaces import Licences
 from densevit.model import DenseModel
 from densevit.weights import model_file
 from densevit_batch.model_joining import join, read_part, save_heads
+from tests.registry.test_classes_in_files import MODEL, write
+from tests.registry.test_classes_in_files import imported as imported  # a fixture of all tests
 from tests.weights.joined_runs import BOXES, DEPTH, SURFACES, write_run
 from tests.weights.states import equal
 
 
-@pytest.fixture
-def runs(tmp_path: Path) -> list[Path]:
-    """Runs of boxes, surfaces and depth."""
-    folders = [tmp_path / name for name in ("boxes", "surfaces", "depth")]
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Runs of boxes, surfaces and depth. Read only."""
+    root = tmp_path_factory.mktemp("runs")
+    folders = [root / name for name in ("boxes", "surfaces", "depth")]
     for seed, (folder, heads) in enumerate(zip(folders, (BOXES, SURFACES, DEPTH), strict=True)):
         write_run(folder, heads, seed + 1, data={"depth": True})
     return folders
@@ -37,6 +41,7 @@ def images() -> list[np.ndarray]:
     return [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((96, 96), (70, 131), (200, 40))]
 
 
+@pytest.mark.integration
 def test_each_head_predicts_as_alone_bit_for_bit_on_several_sizes(runs, tmp_path):
     model_file.save(joined(*runs), tmp_path / "joined.safetensors")
     together = densevit.load(tmp_path / "joined.safetensors", trust=True)
@@ -73,12 +78,6 @@ def test_classes_thresholds_licences_and_inference_are_kept_per_head(tmp_path):
     assert model.inference == alone and alone["detection"].nms == 0.5 and alone["surfaces"].flip
 
 
-def test_everything_is_frozen_and_names_no_weights(runs):
-    sections = joined(*runs).sections
-    assert sections.backbone.freeze is True and sections.weights is None and sections.backbone.weights is None
-    assert all(head.freeze is True and head.weights is None for head in sections.heads.values())
-
-
 def test_an_evaluation_depends_on_what_it_depends_on_alone(tmp_path):
     """Every key of `trainer` that `evaluate` reads, the heads' evaluation, and the data's."""
     changed = {"precision": "bf16-mixed", "accelerator": "cpu", "tf32": True, "channels_last": True, "compile": True}
@@ -96,15 +95,18 @@ def test_an_evaluation_depends_on_what_it_depends_on_alone(tmp_path):
 
 
 def test_keys_that_differ_between_the_parts_are_said(runs, tmp_path):
-    trainer = {"max_epochs": 1, "precision": "bf16-true", "tf32": True}
+    trainer = {"max_epochs": 1, "precision": "bf16-true", "tf32": True, "replace_layers": False}
     write_run(tmp_path / "other", SURFACES, 2, trainer=trainer)
     with pytest.warns(UserWarning, match="is not kept: outputs change by rounding") as caught:
         joined(runs[0], tmp_path / "other")
     keys = {str(warning.message).partition(": ")[2].partition(" is not kept")[0] for warning in caught}
-    assert {"trainer.precision=bf16-true", "trainer.tf32=true"} <= keys
+    assert {"trainer.precision=bf16-true", "trainer.tf32=true", "trainer.replace_layers=false"} <= keys
 
 
 def test_names_of_heads(runs, tmp_path):
+    for name in ("train", "class"):
+        with pytest.raises(ConfigError, match=name):
+            join([read_part(runs[0], name), read_part(runs[1])])
     write_run(tmp_path / "others", BOXES, 7, data={"depth": True})
     parts = [read_part(runs[0], "cars"), read_part(tmp_path / "others", "people"), read_part(runs[2])]
     model = join(parts)
@@ -130,15 +132,6 @@ def test_heads_alone_are_small_and_give_the_model_on_their_backbone(runs, tmp_pa
         loaded = densevit.load(file, backbone=backbone, trust=True)
         assert equal(loaded.state_dict(), alone.state_dict())
         assert loaded.training_data.image_size == 96
-    assert equal(
-        join([read_part(runs[0]), read_part(file, trust=True)]).state_dict(),
-        joined(runs[0], runs[2]).state_dict(),
-    )
-
-
-def test_heads_are_refused_without_their_backbone(runs, tmp_path):
-    file = tmp_path / "depth.safetensors"
-    save_heads(join([read_part(runs[2])]), file)
     write_run(tmp_path / "other", BOXES, 1, backbone_seed=9)
     with pytest.raises(WeightsError, match=r"contains only heads\. Fix: densevit join MODEL .*backbone=SOURCE"):
         densevit.load(file, trust=True)
@@ -146,6 +139,10 @@ def test_heads_are_refused_without_their_backbone(runs, tmp_path):
         densevit.load(file, backbone=tmp_path / "other", trust=True)
     with pytest.raises(WeightsError, match=r"contains only heads\. Fix: name a run"):
         join([read_part(file, trust=True)])
+    assert equal(
+        join([read_part(runs[0]), read_part(file, trust=True)]).state_dict(),
+        joined(runs[0], runs[2]).state_dict(),
+    )
 
 
 # ---- the evaluation transform ----
@@ -166,8 +163,12 @@ def test_transforms_are_compared_by_what_they_do(runs, tmp_path):
     assert [*joined(runs[0], tmp_path / "same").heads] == ["detection", "surfaces"]
 
 
-def test_the_data_of_all_heads_is_a_mix(runs, tmp_path):
-    assert joined(*runs).training_data.name == "scenes"
+def test_all_is_frozen_and_the_data_of_all_heads_is_a_mix(runs, tmp_path):
+    model = joined(*runs)
+    backbone, heads = model.sections.backbone, [*model.sections.heads.values()]
+    assert {section.freeze for section in (backbone, *heads)} == {True}
+    assert {section.weights for section in (model.sections, backbone, *heads)} == {None}
+    assert model.training_data.name == "scenes"
     write_run(tmp_path / "other", SURFACES, 2, data={"seed": 5})
     data = joined(runs[0], tmp_path / "other").training_data
     assert data.name == "mix" and [*data.options["sets"]] == ["detection", "surfaces"]
@@ -203,31 +204,18 @@ def test_another_backbone_is_one_line(runs, tmp_path, other):
     assert "\n" not in str(caught.value) and str(caught.value).startswith(str(tmp_path / "other"))
 
 
-def test_the_run_that_was_trained_is_named_although_it_is_the_first(runs, tmp_path):
+def test_one_of_the_runs_may_have_trained_the_backbone_of_all(runs, tmp_path):
+    """The others were trained with its weights, frozen. With other weights, the run that trained is named."""
+    write_run(tmp_path / "first", BOXES, 1, backbone={"freeze": False})
+    assert [*joined(tmp_path / "first", runs[1]).heads] == ["detection", "surfaces"]
     write_run(tmp_path / "trained", SURFACES, 2, backbone_seed=9, backbone={"freeze": False})
     with pytest.raises(WeightsError, match=f"^{re.escape(str(tmp_path / 'trained'))}: its backbone was trained"):
         joined(tmp_path / "trained", runs[0])
-
-
-def test_only_a_running_statistic_differs(runs, tmp_path):
     model = write_run(tmp_path / "drifted", SURFACES, 2)
     model.backbone.norm.running_mean[3] += 1e-6
     model_file.save(model, tmp_path / "drifted" / "model.safetensors")
     with pytest.raises(WeightsError, match=r"in 1 of 13 tensors \(norm\.running_mean\)"):
         joined(runs[0], tmp_path / "drifted")
-
-
-def test_a_backbone_that_was_trained_with_a_head_can_be_shared(tmp_path):
-    """The others were trained with its weights, frozen."""
-    write_run(tmp_path / "first", BOXES, 1, backbone={"freeze": False})
-    write_run(tmp_path / "second", SURFACES, 2)
-    assert [*joined(tmp_path / "first", tmp_path / "second").heads] == ["detection", "surfaces"]
-
-
-def test_a_name_that_no_head_can_have_is_one_line(runs):
-    for name in ("train", "class"):
-        with pytest.raises(ConfigError, match=f"{name}"):
-            join([read_part(runs[0], name), read_part(runs[1])])
 
 
 def test_equal_names_a_forbidding_licence_and_foreign_files_are_one_line(runs, tmp_path):
@@ -251,7 +239,8 @@ def test_a_head_that_runs_blocks_of_the_backbone_is_refused(tmp_path):
         read_part(tmp_path / "eomt.safetensors")
 
 
-def test_fast_layers_are_said(runs, tmp_path):
-    write_run(tmp_path / "plain", SURFACES, 2, trainer={"max_epochs": 1, "replace_layers": False})
-    with pytest.warns(UserWarning, match="replace_layers=false is not kept"):
-        joined(runs[0], tmp_path / "plain")
+@pytest.mark.parametrize("read", [read_part, lambda file: densevit.load(file, backbone=file)])
+def test_a_class_that_a_file_names_is_not_imported(read, tmp_path):
+    with pytest.raises(ConfigError, match="is named in this file"):
+        read(write(tmp_path, MODEL))
+    assert "sentinel_module" not in sys.modules

@@ -67,19 +67,6 @@ def command(*words: object) -> None:
     assert main([*map(str, words), "--quiet"]) == 0
 
 
-def test_heads_trained_apart_predict_from_one_file_as_alone(folder: Path):
-    image = next((folder / "made/val/images").iterdir())
-    joined, file = densevit.load(folder / "joined.safetensors"), densevit.load(folder / "joined.onnx")
-    together, of_file = joined.predict(image, 0), file.predict(image, 0)
-    for name in RUNS:
-        alone = densevit.load(folder / "runs" / name).predict(image, 0)
-        for key, value in alone.heads[name].items():
-            assert torch.equal(together.heads[name][key], value)
-    torch.testing.assert_close(of_file["things"].scores, together["things"].scores, rtol=0, atol=2e-3)
-    assert (of_file["surfaces"].semantic != together["surfaces"].semantic).float().mean() < 1e-2
-    torch.testing.assert_close(of_file["distance"].depth, together["distance"].depth, rtol=1e-2, atol=1e-2)
-
-
 def test_each_head_is_evaluated_on_its_own_data(folder: Path, tmp_path: Path, run: Any):
     """All heads on all data of their training; one head on data with its labels."""
     metrics = []

@@ -44,6 +44,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     return model_file.read(folder)[0]
 
 
+@pytest.mark.integration
 def test_a_config_of_the_new_head_alone(joined, tmp_path):
     run = densevit.fit({"weights": str(joined), "heads": DEPTH, **TRAINING}, run_dir=tmp_path / "depth")
     assert [*run.model.heads] == ["depth"] and run.model.sections.backbone.freeze is True
@@ -53,6 +54,7 @@ def test_a_config_of_the_new_head_alone(joined, tmp_path):
     assert all((after[key] == value).all() for key, value in before.items())
 
 
+@pytest.mark.integration
 def test_a_model_of_all_heads_trains_only_the_new_one(joined, tmp_path):
     sections = densevit.load(joined).sections.model_dump()
     heads = {"detection": sections["heads"]["detection"], **DEPTH}

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 import densevit
-from densevit.cli import main
 from densevit.evaluation import tables_file
 from densevit.interfaces import Class, Evaluator
 from densevit.model import DenseModel
@@ -19,7 +18,7 @@ from densevit.targets import RunLengthMasks
 from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit_batch.batch_predictor import BatchPredictor
 from densevit_batch.prelabels import prelabel
-from tests.cli.stand_in import StandIn
+from tests.cli.stand_in import StandIn, read
 from tests.small_models import FOUR_MAPS, evaluated_at
 
 OWN = 0.4485
@@ -73,31 +72,35 @@ def test_tables_count_the_objects_of_predict(name: str, table: str, own: str, tm
         assert tables_file.read_values(tmp_path / "images-cells.csv")[1:] == [["1", 1, float(counted)]]
 
 
-@pytest.fixture(params=MODELS)
-def stand_in(request: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[StandIn, float]:
-    """The command's model, an image, and the folder of its predictions: objects with scores of 0.75 and 0.46."""
-    model, (thresholds, expected) = StandIn(("cells",)), MODELS[request.param]
-    model.score_thresholds, see = dict(thresholds), model.see
-    monkeypatch.setattr(model, "see", lambda *size: {**see(*size), "scores": torch.tensor([0.75, SHIFTED])})
-    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *_: model)
-    monkeypatch.chdir(tmp_path)
+class TwoObjects(StandIn):
+    """Objects with scores of 0.75 and 0.46."""
+
+    def see(self, height: int, width: int) -> Any:
+        return {**super().see(height, width), "scores": torch.tensor([0.75, SHIFTED])}
+
+
+@pytest.fixture
+def stand_in(folder: Path, load_as: Any) -> TwoObjects:
+    """The model of commands, beside an image."""
     Image.new("RGB", (40, 30)).save("a.png")
-    assert main(["predict", "RUN", "a.png", "--out", "found"]) == 0
-    return model, expected
+    model: TwoObjects = load_as(TwoObjects(("cells",)))
+    return model
 
 
-def test_predict_and_prelabel_have_one_default_and_name_it(
-    stand_in: tuple[StandIn, float], capsys: pytest.CaptureFixture[str]
-) -> None:
-    model, expected = stand_in
-    count = 2 if expected == OWN else 1
-    origin = "the largest F1 in the model's validation" if expected == OWN else "the default, as the model has none"
-    assert main(["predict", "RUN", "a.png", "--out", "again"]) == 0
-    assert f"predictions.csv: the {count} objects of score {expected} or more ({origin}" in capsys.readouterr().out
-    assert main(["data", "prelabel", "RUN", "found", "labels.json"]) == 0
-    assert f"labels.json: {count} objects of score {expected} or more ({origin}" in capsys.readouterr().out
-    assert len(json.loads(Path("labels.json").read_text())["annotations"]) == count
-    assert prelabel("found", model, "same.json") == (count, "cells", expected)  # type: ignore[arg-type]
+PREDICT = ("predict", "RUN", "a.png", "--out", "found")
+PRELABEL = ("data", "prelabel", "RUN", "found", "labels.json")
+
+
+@pytest.mark.parametrize(
+    ("own", "count", "origin"),
+    [("own", 2, "the largest F1 in the model's validation"), ("none", 1, "the default, as the model has none")],
+)
+def test_predict_and_prelabel_have_one_default_and_name_it(own, count, origin, stand_in, run) -> None:
+    stand_in.score_thresholds, expected = MODELS[own]
+    for words, file in ((PREDICT, "predictions.csv: the"), (PRELABEL, "labels.json:")):
+        assert f"{file} {count} objects of score {expected} or more ({origin}" in run(*words)
+    assert len(read("labels.json")["annotations"]) == count
+    assert prelabel("found", stand_in, "same.json") == (count, "cells", expected)
 
 
 @pytest.mark.integration
@@ -134,21 +137,11 @@ def test_python_windows_engines_and_files_have_the_threshold_of_the_model(own: b
 # ---- predictions are of the model ----
 
 
-@pytest.mark.parametrize(
-    "command",
-    [["predict", "RUN", "a.png", "--out", "found", "--resume"], ["data", "prelabel", "RUN", "found", "labels.json"]],
-    ids=["resume", "prelabel"],
-)
-@pytest.mark.parametrize("stand_in", ["own"], indirect=True)
-def test_predictions_of_another_model_are_refused(
-    command: list[str], stand_in: tuple[StandIn, float], capsys: pytest.CaptureFixture[str]
-) -> None:
-    model, _ = stand_in
-    assert main([word.replace("RUN", "./RUN") for word in command]) == 0  # the same weights
-    settings = json.loads(Path("found/predict.json").read_text())
-    Path("found/predict.json").write_text(json.dumps({**settings, "model": "RUN"}))
-    model.score_thresholds = {}
-    next(model.parameters()).data += 1
-    assert main([word.replace("RUN", "other") for word in command]) == 2
-    said = " ".join(capsys.readouterr().err.split())
+@pytest.mark.parametrize("command", [(*PREDICT, "--resume"), PRELABEL], ids=["resume", "prelabel"])
+def test_predictions_of_another_model_are_refused(command: tuple[str, ...], stand_in: TwoObjects, run: Any) -> None:
+    run(*PREDICT)
+    run(*(word.replace("RUN", "./RUN") for word in command))  # the same weights
+    Path("found/predict.json").write_text(json.dumps({**read("found/predict.json"), "model": "RUN"}))
+    next(stand_in.parameters()).data += 1
+    said = run(*(word.replace("RUN", "other") for word in command), code=2)
     assert "found has predictions of another model" in said and "'RUN'" in said and "'other'" in said

@@ -12,7 +12,7 @@ from pycocotools import mask as rle
 from densevit.errors import DataError
 from densevit.interfaces import Class
 from densevit_batch.prelabels import prelabel
-from tests.workbench.interchange.test_converting import read
+from tests.workbench.interchange.test_dataset_conversion import read
 
 CLASSES = {"detection": (Class("cat", 3, (1, 2, 3)), Class("dog", 7, (1, 2, 3)))}
 MODEL: Any = SimpleNamespace(

@@ -13,6 +13,7 @@ from PIL import Image
 import densevit
 from densevit.cli import main
 from densevit.interfaces import LABEL_DIVISOR, Class, Predictions
+from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes
 from densevit_batch import joining
 from densevit_batch.image_file import ImageFile
@@ -72,8 +73,8 @@ def check_equal(found: Predictions, expected: Predictions) -> None:
 @pytest.mark.parametrize("parquet", [False, True])
 def test_predictions_are_read_as_they_were_written(parquet, tmp_path, monkeypatch) -> None:
     heads = tuple(HEADS)
-    monkeypatch.setattr(joining, "MAX_IMAGES", 3)
-    monkeypatch.setattr(joining, "MAX_OBJECTS", 3)
+    for name in ("MAX_IMAGES", "MAX_OBJECTS"):
+        monkeypatch.setattr(joining, name, 3)
     write(tmp_path, heads, parquet)
     stored = StoredPredictions(tmp_path, Fake(heads))
     assert [image["file_name"] for image in stored.images] == [f"photos/{n}.jpg" for n in range(4)]
@@ -131,9 +132,8 @@ def evaluated(command: str, source: str, out: str, *options: str) -> dict[str, A
 
 @pytest.mark.integration
 @pytest.mark.parametrize("name", MODELS)
-def test_files_have_the_scores_of_their_model(name: str, scenes: Path, tmp_path: Path, monkeypatch) -> None:
+def test_files_have_the_scores_of_their_model(name: str, scenes: Path, folder: Path, monkeypatch) -> None:
     """Also all other files of an evaluation."""
-    monkeypatch.chdir(tmp_path)
     classes = densevit.create_dataset("scenes", "val", val_length=1, panoptic=True).classes
     tasks = {"surfaces": "segmentation", "panoptic": "panoptic"}
     of_heads = {head: [*classes[tasks.get(head, "detection")]] for head in MODELS[name] if head != "depth"}
@@ -144,7 +144,7 @@ def test_files_have_the_scores_of_their_model(name: str, scenes: Path, tmp_path:
         assert main(["predict", "model.safetensors", str(images), "--out", form, "--format", form]) == 0
     data = [*SCENES, *(["data.panoptic=true"] if name == "panoptic" else [])]
     expected = evaluated("evaluate", "model.safetensors", "measured", *data)
-    monkeypatch.setattr("densevit.model.DenseModel.forward", None)  # the model is not run
+    monkeypatch.setattr(DenseModel, "forward", None)  # the model is not run
     for form in forms:
         found = evaluated("predictions evaluate", form, f"{form}-measured", *data)
         assert found.keys() == expected.keys()
@@ -166,29 +166,23 @@ def cats_and_dogs(folder: Path) -> list[str]:
 
 
 @pytest.mark.integration
-def test_missing_changed_and_moved_files_are_errors(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_missing_changed_and_moved_files_are_errors(folder: Path, run) -> None:
     """Image classes by folder, where two images have the same name."""
-    monkeypatch.chdir(tmp_path)
-    data = cats_and_dogs(tmp_path / "pets")
+    data = cats_and_dogs(folder / "pets")
     random_model({"kind": {"name": "classifier"}}, {"kind": ["cat", "dog"]}, Path("model.safetensors"))
     files = ["pets/val/cat/1.png", "pets/val/dog/1.png", "pets/val/dog/2.png"]
-    assert main(["predict", "model.safetensors", *files, "--out", "json"]) == 0
-
-    def refused(*arguments: str) -> str:
-        assert main(["predictions", "evaluate", *arguments, *data, *DATA, *RUNTIME]) == 2
-        message = capsys.readouterr().err
-        assert message.count("\n") == 1
-        return message
-
-    Path("pets/val/dog/1.png").rename("1.png")
-    Path("pets/val/dog/1.png").write_bytes(b"no image")
-    assert main(["predict", "model.safetensors", *files[:2], "--out", "less"]) == 1
-    Path("1.png").replace("pets/val/dog/1.png")
-    capsys.readouterr()
-    message = refused("less", "--out", "new")
+    run("predict", "model.safetensors", *files, "--out", "json")
+    readable = Path(files[1]).read_bytes()
+    Path(files[1]).write_bytes(b"no image")
+    run("predict", "model.safetensors", *files[:2], "--out", "less", code=1)
+    Path(files[1]).write_bytes(readable)
+    evaluate = ("predictions", "evaluate", *data, *DATA, *RUNTIME)
+    message = run(*evaluate[:2], "less", "--out", "new", *evaluate[2:], code=2)
     assert "less has no prediction for 2 of the 3 images of the data; the first is" in message
     assert "dog/1.png. Fix: predict these images too (failed.csv" in message
     Image.new("RGB", (30, 20)).save("pets/val/dog/2.png")
-    assert "dog/2.png was predicted with 56 x 40 pixels; image" in refused("json", "--out", "new2")
+    message = run(*evaluate[:2], "json", "--out", "new2", *evaluate[2:], code=2)
+    assert "dog/2.png was predicted with 56 x 40 pixels; image" in message
     Path("model.safetensors").rename("moved.safetensors")
-    assert "predictions in json, does not exist. If it was moved: --model MODEL." in refused("json", "--out", "new3")
+    message = run(*evaluate[:2], "json", "--out", "new3", *evaluate[2:], code=2)
+    assert "predictions in json, does not exist. If it was moved: --model MODEL." in message

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 OWNER = "ann"  # the organisation to which any token may write
@@ -26,6 +27,11 @@ class HubServer:
     commits: dict[str, list[list[str]]] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)
     cards: list[str] = field(default_factory=list)
+
+    def publish(self, repository: str, folder: Path) -> None:
+        """Makes a repository of the files of a folder."""
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        self.files[repository] = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
     def create(self, organization: str, name: str, private: bool) -> tuple[Any, int]:
         if organization != OWNER:

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import inspect
+import sys
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,7 +18,6 @@ from densevit.config import Config
 from densevit.config.key_types import parts
 from densevit.errors import ConfigError, PluginError, WeightsError
 from densevit.registry import option_types
-from tests.checkpoints.test_hub import Hub
 
 pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="names of timm's models")
 
@@ -33,33 +33,15 @@ VALUES = {
 
 
 @pytest.fixture
-def downloads(tmp_path, monkeypatch):
-    """The stand-in of timm's download: a file of random tensors."""
+def downloads(hub, tmp_path):
+    """timm's file on the server, of random tensors."""
     import timm
 
     state = timm.create_model(NAME).state_dict()
     state = {name: torch.rand_like(x) if x.is_floating_point() else x for name, x in state.items()}
-    save_file(state, tmp_path / "timm.safetensors")
-    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_, **__: None)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: tmp_path / "timm.safetensors")
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    import huggingface_hub
-
-    hub = Hub(tmp_path / "hub")
-    (hub.folder / "org/net").mkdir(parents=True)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub.download)
-    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", hub.metadata)
-    return hub
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    """A download fails the test."""
-    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_, **__: pytest.fail("it downloads"))
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: pytest.fail("it downloads"))
+    (tmp_path / "timm").mkdir()
+    save_file(state, tmp_path / "timm/model.safetensors")
+    hub.publish(f"timm/{NAME}", tmp_path / "timm")
 
 
 def of_config(*overrides: str, **values: Any) -> dict[str, Any]:
@@ -70,13 +52,14 @@ def of_config(*overrides: str, **values: Any) -> dict[str, Any]:
 # ---- doors ----
 
 
-def of_check(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+def of_check(name: str) -> Any:
     from densevit.cli import main
     from densevit_workbench.testing import backbone_checks
 
     factories = []
-    monkeypatch.setattr(backbone_checks, "backbone_checks", lambda factory, skip: factories.append(factory) or ())
-    assert main(["check", "backbone", name]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbone_checks, "backbone_checks", lambda factory, skip: factories.append(factory) or ())
+        assert main(["check", "backbone", name]) == 0
     return factories[0]()
 
 
@@ -106,15 +89,15 @@ def of_teacher(name: str) -> Any:
 
 
 DOORS = {
-    "densevit.create_model": lambda name, patch: densevit.create_model(name, heads=SETR, classes=2),
-    "densevit.create_backbone": lambda name, patch: densevit.create_backbone(name),
-    "densevit.probe": lambda name, patch: of_protocol(name),
-    "densevit.benchmark": lambda name, patch: of_benchmark(name),
-    "densevit probe": lambda name, patch: of_protocol(name),
-    "densevit benchmark": lambda name, patch: of_benchmark(name),
+    "densevit.create_model": lambda name: densevit.create_model(name, heads=SETR, classes=2),
+    "densevit.create_backbone": densevit.create_backbone,
+    "densevit.probe": of_protocol,
+    "densevit.benchmark": of_benchmark,
+    "densevit probe": of_protocol,
+    "densevit benchmark": of_benchmark,
     "densevit check": of_check,
-    "config backbone": lambda name, patch: configs.load({**VALUES, "backbone": name}),
-    "config method.teacher, feature_distillation": lambda name, patch: of_teacher(name),
+    "config backbone": lambda name: configs.load({**VALUES, "backbone": name}),
+    "config method.teacher, feature_distillation": of_teacher,
 }
 
 
@@ -146,11 +129,11 @@ OTHER = {"densevit.load": "a model's file", "densevit new": "the name of a new p
 
 
 @pytest.mark.integration
-def test_every_door_takes_a_name_of_timm(downloads, monkeypatch):
+def test_every_door_takes_a_name_of_timm(downloads):
     assert all_doors() - set(OTHER) == set(DOORS)
     expected = densevit.create_backbone("timm", model=NAME, pretrained=True).state_dict()
     for door, named in DOORS.items():
-        result = named(f"timm:{NAME}", monkeypatch)
+        result = named(f"timm:{NAME}")
         if isinstance(result, Config):
             section = result.backbone
             assert (section.name, section.options) == ("timm", {"model": NAME, "pretrained": True}), door
@@ -164,7 +147,7 @@ def test_every_door_takes_a_name_of_timm(downloads, monkeypatch):
 # ---- timm ----
 
 
-def test_a_plain_name_of_timm_is_said_once_and_a_plugin_has_priority(offline, recwarn):
+def test_a_plain_name_of_timm_is_said_once_and_a_plugin_has_priority(no_hub, recwarn):
     from densevit.errors import warn_once
 
     warn_once.cache_clear()
@@ -193,11 +176,11 @@ def test_a_plain_name_of_timm_is_said_once_and_a_plugin_has_priority(offline, re
         ((f"backbone=timm:{NAME}", "backbone.freeze=2"), {"pretrained": True, "freeze": 2}),
     ],
 )
-def test_overrides_and_initial_weights_beside_a_name(overrides, options, offline):
+def test_overrides_and_initial_weights_beside_a_name(overrides, options, no_hub):
     assert of_config(*overrides) == {"name": "timm", "model": NAME, **options}
 
 
-def test_a_file_s_name_is_expanded_and_replaces_the_weights_of_its_base(offline, tmp_path):
+def test_a_file_s_name_is_expanded_and_replaces_the_weights_of_its_base(no_hub, tmp_path):
     (tmp_path / "base.yaml").write_text("backbone: {name: swin, variant: tiny, weights: swin.pth, freeze: 1}\n")
     (tmp_path / "mine.yaml").write_text(f"base: base.yaml\nbackbone: timm:{NAME}\n")
     values = {key: VALUES[key] for key in ("heads", "data", "trainer")}
@@ -211,7 +194,7 @@ def test_a_file_s_name_is_expanded_and_replaces_the_weights_of_its_base(offline,
     assert configs.load(tmp_path / "config.yaml") == config
 
 
-def test_weights_of_the_model_or_of_the_backbone_replace_those_of_the_name(offline, tmp_path):
+def test_weights_of_the_model_or_of_the_backbone_replace_those_of_the_name(no_hub, tmp_path):
     name = f"timm:{NAME}"
     saved = densevit.create_model(name, heads=SETR, classes=2, pretrained=False)
     densevit.save(saved, tmp_path / "model.safetensors")
@@ -229,7 +212,7 @@ def test_weights_of_the_model_or_of_the_backbone_replace_those_of_the_name(offli
 # ---- published weights ----
 
 
-def test_a_package_s_weights_name_their_backbone(offline):
+def test_a_package_s_weights_name_their_backbone(no_hub):
     assert of_config(f"backbone={LITE}") == {"name": "timm", "model": "tf_efficientnet_lite0", "weights": LITE}
     named = densevit.create_backbone(LITE).state_dict()
     expected = densevit.create_backbone("timm", model="tf_efficientnet_lite0", weights=LITE).state_dict()
@@ -237,13 +220,15 @@ def test_a_package_s_weights_name_their_backbone(offline):
 
 
 @pytest.mark.integration
-def test_the_hub_s_model_names_its_backbone(hub):
+def test_the_hub_s_model_names_its_backbone(hub, tmp_path):
     """A checkpoint of densevit has the section in its header; that of another project is recognised."""
     from torchvision.models import resnet18
 
-    file, name = hub.folder / "org/net/model.safetensors", "hf:org/net"
+    file, name = tmp_path / "net/model.safetensors", "hf:org/net"
+    file.parent.mkdir()
     trained = densevit.create_model({"name": "resnet", "depth": 18, "dilation": True}, heads=SETR, classes=2)
     densevit.save(trained, file)
+    hub.publish("org/net", file.parent)
     model = densevit.create_model(name, heads={"depth": "dpt"})
     assert (
         model.sections.backbone.options == {"depth": 18, "dilation": True} and model.sections.backbone.weights == name
@@ -252,6 +237,8 @@ def test_the_hub_s_model_names_its_backbone(hub):
     assert of_config(f"backbone.name={name}")["weights"] == name
     state = resnet18().state_dict()
     save_file(state, file)
+    hub.publish("org/other", file.parent)
+    name = "hf:org/other"
     backbone = densevit.create_backbone(name)
     assert torch.equal(backbone.conv1.weight, state["conv1.weight"]) and backbone.channels[-1] == 512
     assert not torch.equal(densevit.create_backbone(name, weights="random").conv1.weight, state["conv1.weight"])
@@ -260,39 +247,39 @@ def test_the_hub_s_model_names_its_backbone(hub):
 # ---- errors ----
 
 
-def test_without_a_network_the_error_says_what_to_name(monkeypatch):
-    def refuse(*_: Any, **__: Any) -> None:
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
-    with pytest.raises(WeightsError, match=r"no route.*Without a network: .*backbone\.pretrained=false"):
-        densevit.create_backbone("timm:resnet18")
-    with pytest.raises(WeightsError, match=r"hf:org/other: .*no route.*name the plugin, with backbone\.weights=FILE"):
-        of_config("backbone=hf:org/other")
+def create(name: str, **options: Any) -> Any:
+    return densevit.create_backbone(name, **options)
 
 
-def test_an_unknown_name_is_an_error_with_the_nearest():
-    with pytest.raises(
-        PluginError, match=r"There is no backbone 'convnext_tini'\..* Did you mean 'convnext_tiny'\?.*hf:"
-    ):
-        densevit.create_backbone("convnext_tini")
-    with pytest.raises(PluginError, match=r"There is no backbone 'swim'\. Did you mean 'swin'\? Known: [^?]*timm:NAME"):
-        densevit.create_backbone("swim")
-    with pytest.raises(PluginError, match=r"timm .* has no model 'resnt18'\. Similar names: .*resnet18"):
-        densevit.create_backbone("timm:resnt18")
-    with pytest.raises(ConfigError, match=r"there is no config file 'resnt'.*Did you mean 'resnet'\?.*timm:NAME"):
-        of_config("backbone=resnt")
-    with pytest.raises(ConfigError, match="a backbone without heads"):
-        densevit.create_model("timm:resnet18")
+UNKNOWN = [  # what takes a name, the name, the error and its facts
+    (create, "convnext_tini", PluginError, r"no backbone 'convnext_tini'\..* Did you mean 'convnext_tiny'\?.*hf:"),
+    (create, "swim", PluginError, r"There is no backbone 'swim'\. Did you mean 'swin'\? Known: [^?]*timm:NAME"),
+    (create, "timm:resnt18", PluginError, r"timm .* has no model 'resnt18'\. Similar names: .*resnet18"),
+    (of_config, "backbone=resnt", ConfigError, r"no config file 'resnt'.*Did you mean 'resnet'\?.*timm:NAME"),
+    (densevit.create_model, "timm:resnet18", ConfigError, "a backbone without heads"),
+]
+WITHOUT_NETWORK = [
+    (create, "timm:resnet18", WeightsError, r"refused.*Without a network: .*backbone\.pretrained=false"),
+    (
+        of_config,
+        "backbone=hf:org/x",
+        WeightsError,
+        r"hf:org/x: .*refused.*name the plugin, with backbone\.weights=FILE",
+    ),
+]
+
+
+@pytest.mark.parametrize(("take", "name", "error", "facts"), UNKNOWN + WITHOUT_NETWORK)
+def test_an_unknown_name_or_a_failed_download_is_an_error_with_the_fix(take, name, error, facts, no_hub):
+    with pytest.raises(error, match=facts):
+        take(name)
 
 
 def test_without_timm_the_error_says_how_to_install_it(monkeypatch):
-    import sys
-
     for module in [module for module in sys.modules if module.startswith(("timm", "densevit_backbones.timm"))]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(PluginError, match=r"needs 'timm', which is not installed\. Try `pip install timm`"):
-        densevit.create_backbone("timm:resnet18", pretrained=False)
+        create("timm:resnet18", pretrained=False)
     with pytest.raises(PluginError, match=r"There is no backbone 'resnet18'.*timm:NAME"):
-        densevit.create_backbone("resnet18")
+        create("resnet18")

@@ -1,13 +1,10 @@
 """Pretrained weights of a made-up project in a config: a backbone and a complete model."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import CheckpointLayout, Class, Line, Publishing, SpecialTensors
-from densevit.layouts import finding
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.model_file import load as load_file
 from densevit.weights.model_file import save
@@ -38,12 +35,8 @@ DETECTOR = CheckpointLayout(
 
 
 @pytest.fixture(autouse=True)
-def known(monkeypatch):
-    known = {one.name: one for one in (ENCODER, DETECTOR)}
-    found = SimpleNamespace(
-        find=lambda group: known, load=lambda group, name: known[name], load_all=lambda *_: known.values()
-    )
-    monkeypatch.setattr(finding, "registry", found)
+def known(only_layouts):
+    only_layouts({one.name: one for one in (ENCODER, DETECTOR)})
 
 
 def encoder(**more):

@@ -1,7 +1,6 @@
 """Recognition of layouts."""
 
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,29 +9,23 @@ import torchvision
 from densevit import registry
 from densevit.errors import DensevitError, PluginError, WeightsError
 from densevit.interfaces import CheckpointLayout
-from densevit.layouts import every, find, finding
+from densevit.layouts import every, find
 from densevit.weights.checkpoint import Checkpoint
 from densevit_checkpoints.converting import convert_checkpoint
 from densevit_checkpoints.recognition import recognise
 
-
-def made(*found):
-    return {name: CheckpointLayout(name, signature_keys, (), lambda state: {}) for name, signature_keys in found}
+SIGNATURES = {
+    "a-vit": ("cls", "blocks.{i}.w"),
+    "a-deit": ("cls", "blocks.{i}.w", "dist"),
+    "b-net": ("conv", "stages.{i}.w"),
+    "c-net": ("conv", "stages.{i}.w"),
+    "no-signature": (),
+}
 
 
 @pytest.fixture
-def known(monkeypatch):
-    found = made(
-        ("a-vit", ("cls", "blocks.{i}.w")),
-        ("a-deit", ("cls", "blocks.{i}.w", "dist")),
-        ("b-net", ("conv", "stages.{i}.w")),
-        ("c-net", ("conv", "stages.{i}.w")),
-        ("no-signature", ()),
-    )
-    registry = SimpleNamespace(
-        find=lambda group: found, load=lambda group, name: found[name], load_all=lambda *_: found.values()
-    )
-    monkeypatch.setattr(finding, "registry", registry)
+def known(only_layouts):
+    only_layouts({name: CheckpointLayout(name, keys, (), lambda state: {}) for name, keys in SIGNATURES.items()})
 
 
 def state(*names):

@@ -18,34 +18,63 @@ from tests.weights.loading import built
 VIT = {"name": "vit", "variant": "nano", "feature_norm": False}
 
 
-def settings(layout, task, head, classes=()):
-    values = with_settings(find(layout), {"backbone": VIT, "heads": {task: head}}, {task: classes})
-    config = configs.from_mapping(values)
+SETR, DPT, DPT_MAPS = {"name": "setr", "decoder": "naive"}, {"name": "dpt"}, {"name": "dpt_segmentation"}
+CITIES, OWN = segmentation_classes(19), segmentation_classes(2, ["road", "tree"])
+ADE = {"data.preset": "ade20k", "data.transforms.short_side": 512, "inference.window": 512, "inference.stride": 341}
+SETTINGS = [  # of SETR by the windows of its data, of DPT by the paper's code: layout, head, classes, values by key
+    ("mmseg-setr-naive", SETR, segmentation_classes(150), ADE),
+    (
+        "mmseg-setr-naive",
+        SETR,
+        CITIES,
+        {"data.preset": "cityscapes", "inference.window": 768, "data.transforms.short_side": None},
+    ),
+    (
+        "mmseg-setr-naive",
+        SETR,
+        OWN,
+        {"data.classes.0.name": "road", "data.classes.1.name": "tree", "inference.window": 512},
+    ),
+    (
+        "dpt-hybrid",
+        {**DPT, **NYU},
+        (),
+        {"data.preset": "nyu", "heads.depth.evaluation": {"min_depth": 0.001, "max_depth": 10.0, "crop": "eigen"}},
+    ),
+    (
+        "dpt-hybrid",
+        {**DPT, **KITTI},
+        (),
+        {"heads.depth.evaluation": {"min_depth": 0.001, "max_depth": 80.0, "crop": "garg"}},
+    ),
+    (
+        "dpt-segmentation",
+        DPT_MAPS,
+        segmentation_classes(150),
+        {"data.transforms.short_side": 480, "inference.window": None},
+    ),
+]
+
+
+def value_at(values, key):
+    """The value of a nested key, such as data.classes.0."""
+    for part in key.split("."):
+        values = values[int(part)] if isinstance(values, list | tuple) else values.get(part)
+    return values
+
+
+@pytest.mark.parametrize(("layout", "head", "classes", "expected"), SETTINGS)
+def test_settings_are_those_of_the_layout_s_data(layout, head, classes, expected):
+    task = "depth" if head["name"] == "dpt" else "segmentation"
+    config = configs.from_mapping(
+        with_settings(find(layout), {"backbone": VIT, "heads": {task: head}}, {task: classes})
+    )
     configs.check_plugins(config)
     assert config.weights is None and config.heads[task].options == {k: v for k, v in head.items() if k != "name"}
-    return config
-
-
-def test_setr_uses_the_windows_of_its_data():
-    setr = {"name": "setr", "decoder": "naive"}
-    ade = settings("mmseg-setr-naive", "segmentation", setr, segmentation_classes(150))
-    assert (ade.data.options["preset"], ade.data.transforms.options["short_side"]) == ("ade20k", 512)
-    assert (ade.inference.window, ade.inference.stride) == (512, 341)
-    city = settings("mmseg-setr-naive", "segmentation", setr, segmentation_classes(19))
-    assert (city.data.options["preset"], city.inference.window) == ("cityscapes", 768)
-    assert city.data.transforms.options["short_side"] is None
-    own = settings("mmseg-setr-naive", "segmentation", setr, segmentation_classes(2, ["road", "tree"]))
-    assert [one["name"] for one in own.data.options["classes"]] == ["road", "tree"] and own.inference.window == 512
-
-
-def test_dpt_resizing_matches_the_paper_s_code():
-    nyu = settings("dpt-hybrid", "depth", {"name": "dpt", **NYU})
-    assert nyu.data.options["preset"] == "nyu" and nyu.data.transforms.options.get("short_side") is None  # as they are
-    assert nyu.heads["depth"].evaluation.options == {"min_depth": 0.001, "max_depth": 10.0, "crop": "eigen"}
-    kitti = settings("dpt-hybrid", "depth", {"name": "dpt", **KITTI})
-    assert kitti.heads["depth"].evaluation.options == {"min_depth": 0.001, "max_depth": 80.0, "crop": "garg"}
-    ade = settings("dpt-segmentation", "segmentation", {"name": "dpt_segmentation"}, segmentation_classes(150))
-    assert (ade.data.transforms.options["short_side"], ade.inference.window) == (480, None)
+    values = config.model_dump()
+    for key, value in expected.items():
+        found = value_at(values, key)
+        assert {**found, **value} == found if isinstance(value, dict) else found == value, key
 
 
 LAYOUTS = {  # head, except dinov3's: layout

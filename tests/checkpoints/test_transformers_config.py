@@ -6,10 +6,8 @@ import pytest
 import torch
 
 import densevit
-from densevit import config as configs
-from densevit.weights.model_file import save, save_backbone
+from densevit.weights.model_file import save_backbone
 from densevit_checkpoints.transformers_export import export
-from tests.built_models import build_model
 
 VIT = {"name": "vit", "variant": "tiny", "features": (1, 2), "image_size": 64}
 DINO = {"name": "vit", "features": (1, 2), "image_size": 56, "patch_size": 14, "variant": "tiny", "layer_scale": 1.0}
@@ -63,34 +61,3 @@ def test_models_unknown_to_transformers_raise(tmp_path):
     with pytest.raises(densevit.WeightsError, match="backbone.dilation is True"):
         export(tmp_path / "ours", tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
-
-
-@torch.no_grad()
-def test_dpt_exports_to_transformers(tmp_path):
-    from transformers import DPTForSemanticSegmentation
-
-    torch.manual_seed(2)
-    own = {"name": "dpt_segmentation", "width": 16, "reassemble_channels": [8, 12, 16, 24]}
-    backbone = {"name": "vit", "variant": "nano", "image_size": 64, "readout": "project", "feature_norm": False}
-    values = {
-        "backbone": {**backbone, "features": [1, 2, 4, 6], "mean": [0.5] * 3, "std": [0.5] * 3},
-        "heads": {"segmentation": own},
-        "data": {"name": "scenes"},
-        "trainer": {"max_steps": 1},
-    }
-    classes = {"segmentation": tuple(densevit.Class(name, i, (0, 0, 0)) for i, name in enumerate(("road", "tree")))}
-    model = build_model(configs.from_mapping(values), classes).eval()
-    for tensor in model.parameters():
-        tensor.add_(torch.randn_like(tensor) * (0.1 if tensor.ndim < 2 else 0.02))
-    save(model, tmp_path / "model.safetensors")
-    export(tmp_path, tmp_path / "hf")
-    theirs, report = DPTForSemanticSegmentation.from_pretrained(tmp_path / "hf", output_loading_info=True)
-    unused = ("fusion_stage.layers.0.residual_layer1", "dpt.layernorm", "pooler")
-    assert not [key for key in report["missing_keys"] if not any(part in key for part in unused)]
-    assert not report["unexpected_keys"]
-    pixels = torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8)
-    batch = {"images": pixels, "padding_mask": torch.zeros(1, 64, 64, dtype=torch.bool), "targets": []}
-    found, logits = theirs.eval()(pixels / 127.5 - 1), model(batch)["segmentation"]["logits"]
-    ours = torch.nn.functional.interpolate(logits, found.logits.shape[2:], mode="bilinear", align_corners=True)
-    torch.testing.assert_close(ours, found.logits, rtol=1e-4, atol=1e-4)
-    assert theirs.config.id2label == {0: "road", 1: "tree"}

@@ -1,13 +1,10 @@
 """The layouts of docs/reference/layouts.md and own-backbone.md work."""
 
 import re
-import sys
 
 import pytest
 import torch
-import yaml
 
-import densevit
 from densevit import registry
 from densevit.cli import main
 from densevit.weights.checkpoint_io import read
@@ -44,26 +41,3 @@ def test_example_of_a_custom_layout_works(page, install, tmp_path, capsys):
         assert main(["convert", str(tmp_path / "inside.pth"), str(tmp_path / f"inside{i}"), *options]) == 0
         assert "'model.teacher.'" in capsys.readouterr().out
         assert_state(read(tmp_path / f"inside{i}").tensors, ours)
-
-
-def test_a_backbone_s_own_checkpoints_load_by_the_layout_of_its_page(project, install, tmp_path, capsys, monkeypatch):
-    for module in ("mynet", "mynet.checkpoints"):
-        monkeypatch.setitem(sys.modules, module, None)  # so that it is removed after the test
-        del sys.modules[module]
-    page = (project / "docs" / "own-backbone.md").read_text()
-    backbone, layout = (
-        re.search(rf"```python\n(\"\"\"{start}.*?)```", page, re.DOTALL)[1] for start in ("A ", "Checkpoints ")
-    )
-    entry_points = "[densevit.backbones]\nmynet = mynet:Mynet\n[densevit.checkpoints]\n"
-    entry_points += re.search(r"```ini\ndensevit.checkpoints =\n +(.*?)```", page, re.DOTALL)[1]
-    install("mynet", entry_points, {"mynet/__init__.py": backbone, "mynet/checkpoints.py": layout})
-    ours = densevit.create_backbone("mynet", width=8, depth=3).state_dict()
-    theirs = {re.sub(r"^stages\.(\d)", r"layer\1", name): tensor for name, tensor in ours.items()}
-    theirs = {name.replace("stem.0", "conv1").replace("stem.1", "norm1"): tensor for name, tensor in theirs.items()}
-    torch.save(theirs | {"fc.weight": torch.ones(5, 64)}, tmp_path / "released.pth")
-    assert main(["convert", str(tmp_path / "released.pth"), str(tmp_path / "out")]) == 0
-    assert "Read as mynet-released." in capsys.readouterr().out
-    section = yaml.safe_load((tmp_path / "out" / "backbone.yaml").read_text())
-    assert (section["name"], section["width"], section["depth"]) == ("mynet", 8, 3)
-    converted = read(tmp_path / "out").tensors
-    assert all(torch.equal(converted[f"backbone.{name}"], tensor) for name, tensor in ours.items())

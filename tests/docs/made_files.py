@@ -83,7 +83,7 @@ def traffic(folder: Path) -> None:
 
 
 def vehicles(folder: Path) -> None:
-    from tests.workbench.interchange.test_converting import yolo
+    from tests.workbench.interchange.test_dataset_conversion import yolo
 
     yolo(folder)
     photo(folder / "images" / "val" / "c.png")  # unlike the training images

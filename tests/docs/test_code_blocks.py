@@ -14,7 +14,7 @@ import pytest
 
 from tests.docs import small_configs
 from tests.docs.code_blocks import Block, Page, pages, parse
-from tests.docs.world import World, exported_once, torch_download, untrained_timm, without_uploads
+from tests.docs.world import World
 
 PROJECT = Path(__file__).resolve().parents[2]
 RUN = ("python", "bash", "yaml", "ini")
@@ -67,20 +67,10 @@ def world(made_once: Callable[..., Path]) -> World:
 def environment(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small configs, a home folder, and random numbers in place of downloads."""
     small_configs.install(monkeypatch)
-    monkeypatch.setenv("HOME", str(tmp_path / "page" / "home"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    if importlib.util.find_spec("huggingface_hub"):
-        monkeypatch.setattr("huggingface_hub.hf_hub_download", world.download)
-        monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: None)
-        without_uploads(monkeypatch)
-    monkeypatch.setattr("torch.hub.download_url_to_file", torch_download)
-    monkeypatch.setattr("densevit_export.files.write", exported_once(world.made_once("docs/exported", Path.mkdir)))
-    monkeypatch.setattr("densevit_export.half_precision._MAX_BLOCKS", 2)
-    monkeypatch.setattr("densevit_export.file_plan._LARGE", (70, 101))
-    if importlib.util.find_spec("timm"):
-        monkeypatch.setattr("timm.create_model", untrained_timm())
-        for module in ("densevit_backbones.hub_files", "densevit_backbones.timm.building"):
-            monkeypatch.setattr(f"{module}.timm_arguments", lambda *_: {})
+    for name, folder in (("HOME", "page/home"), ("TORCH_HOME", "torch")):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    for owner, name, stand_in in world.stand_ins():
+        monkeypatch.setattr(owner, name, stand_in)
 
 
 def missing_packages(block: Block) -> list[str]:

@@ -17,7 +17,7 @@ import pytest
 import densevit
 from tests.docs import small_configs
 from tests.docs.code_blocks import Block
-from tests.docs.world import World, without_uploads
+from tests.docs.world import World
 from tests.global_state import changed, disturb, global_state
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -60,9 +60,9 @@ def test_examples_of_public_names_run(
     made_once: Callable[..., Path], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_configs.install(monkeypatch)
-    monkeypatch.setattr("densevit_export.file_plan._LARGE", (70, 101))
-    without_uploads(monkeypatch)
     world = World(made_once, project)
+    for owner, name, stand_in in world.stand_ins():
+        monkeypatch.setattr(owner, name, stand_in)
     block = Block("docstrings", 1, "pycon", "\n".join(examples().values()), "")
     page = world.page(tmp_path / "page", [block])
     monkeypatch.setenv("HOME", str(page.home))
@@ -71,13 +71,12 @@ def test_examples_of_public_names_run(
     report: list[str] = []
     changes: list[str] = []
     functions = {name: getattr(densevit, name) for name in densevit.__all__}
-    for name, function in functions.items():
-        if inspect.isfunction(function):
-            monkeypatch.setattr(densevit, name, watched(function, changes))
-    for kind in (densevit.DenseModel,):
-        for name, method in inspect.getmembers(kind, inspect.isfunction):
-            if method.__module__.startswith("densevit.") and not name.startswith("_"):
-                monkeypatch.setattr(kind, name, watched(method, changes))
+    methods = inspect.getmembers(densevit.DenseModel, inspect.isfunction)
+    public = [(densevit.DenseModel, name, method) for name, method in methods if not name.startswith("_")]
+    public += [(densevit, name, function) for name, function in functions.items() if inspect.isfunction(function)]
+    for owner, name, function in public:
+        if function.__module__.startswith("densevit"):
+            monkeypatch.setattr(owner, name, watched(function, changes))
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     assert {"DenseModel.predict", "DenseModel.save", "DenseModel.loss", "model.check_batch"} <= examples().keys()
     for name, text in examples().items():

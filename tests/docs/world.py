@@ -9,12 +9,11 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pytest
 
 from densevit import cli, registry
 from densevit import config as configs
@@ -33,7 +32,6 @@ from tests.docs.made_files import (
     label_maps,
     photos,
     pickled,
-    scenes,
     scenes_and_test,
     traffic,
     vehicles,
@@ -138,12 +136,10 @@ class World:
         self.homes: dict[str, Callable[[Path], object]] = {  # in the home folder
             "coco": coco,
             "coco-2014": coco,
-            "mine": coco,
             "traffic": traffic,
             "my_folder": scenes_and_test,
             "cells": coco,
             "all_cells": coco,
-            "other": scenes,
             "photos": lambda folder: photos(folder, 20),
             "animals": animals,
             "yolo_set": vehicles,
@@ -273,6 +269,34 @@ class World:
 
     # ---- in place of downloads ----
 
+    def stand_ins(self) -> Iterator[tuple[Any, str, Any]]:
+        """Objects, the names of their attributes, and what replaces these: nothing is downloaded or uploaded, and equal
+        graphs are traced once."""
+        import torch
+
+        from densevit_export import file_plan, files, half_precision
+
+        yield torch.hub, "download_url_to_file", torch_download
+        yield files, "write", exported_once(self.made_once("docs/exported", Path.mkdir))
+        yield half_precision, "_MAX_BLOCKS", 2
+        yield file_plan, "_LARGE", (70, 101)
+        if find_spec("huggingface_hub"):
+            import huggingface_hub
+
+            yield huggingface_hub, "hf_hub_download", self.download
+            yield huggingface_hub, "get_hf_file_metadata", lambda url, timeout: None
+            yield huggingface_hub.HfApi, "create_repo", lambda _, name, **__: f"https://huggingface.co/{name}"
+            yield huggingface_hub.HfApi, "create_commit", lambda *_, **__: None
+        if find_spec("timm"):
+            import timm
+
+            from densevit_backbones import hub_files
+            from densevit_backbones.timm import building
+
+            yield timm, "create_model", untrained_timm()
+            for module in (hub_files, building):
+                yield module, "timm_arguments", lambda *_: {}
+
     def download(self, repository: str, file: str, **_: object) -> str:
         """`huggingface_hub.hf_hub_download`."""
         from huggingface_hub.errors import EntryNotFoundError
@@ -292,12 +316,6 @@ def first_pages(project: Path) -> dict[str, str]:
         for command in re.findall(r"^densevit ([^#\n]*)", block.text, re.MULTILINE):
             pages.setdefault(" ".join(re.sub("['\"]", "", command).split()), block.page)
     return pages
-
-
-def without_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repositories of the Hugging Face Hub are neither created nor changed."""
-    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda _, name, **__: f"https://huggingface.co/{name}")
-    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", lambda *_, **__: None)
 
 
 def torch_download(url: str, file: str, *_: object, **__: object) -> None:

@@ -70,8 +70,11 @@ def saved_on_scenes(folder: Path) -> Path:
     return folder / "model.safetensors"
 
 
+@pytest.mark.integration
 def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(tmp_path, monkeypatch, run):
     """The export itself, which tests/export tests, is replaced."""
+
+    given: dict[str, Any] = {}
 
     def export(predictor: DenseModel, path: Path, **options: Any) -> exporting.Exported:
         given.update(options)
@@ -79,7 +82,6 @@ def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(tmp_path, monke
         quantized = Quantization(2, 20.0, 10.0, 400, 100, ("a warning",))
         return exporting.Exported(path, {"depth": 1e-6}, 1e-4, [(64, 64)], 30.0, 10.0, recorded, quantized)
 
-    given: dict[str, Any] = {}
     monkeypatch.setattr(exporting, "export", export)
     report = json.loads(run("export", saved_on_scenes(tmp_path), "--int8", *SCENES, "--json"))
     train = build_data(configs.from_mapping(RUN, "test", SCENES)).train

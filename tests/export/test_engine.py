@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,13 @@ from densevit.data.transforms.default import DefaultTransforms
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.interfaces import Head
 from densevit.model import DenseModel
+from densevit.weights import model_file
 from densevit_export import engine, header
 from densevit_export.file_comparison import example_images
 from densevit_export.graph import ExportedGraph
 from densevit_export.runtimes import ExportedFile, open_file
+from tests.registry.test_classes_in_files import MODEL, write
+from tests.registry.test_classes_in_files import imported as imported  # a fixture
 
 MODULE = "tests.export.test_engine"
 RESNET = {"name": "resnet", "depth": 18}
@@ -168,15 +172,20 @@ def foreign(tmp_path: Path) -> Path:
     return tmp_path / "foreign.onnx"
 
 
-def test_files_that_densevit_did_not_write_are_errors(foreign: Path, tmp_path: Path):
-    with pytest.raises(WeightsError, match=r"foreign\.onnx: has no densevit header, so its inputs"):
-        densevit.load(foreign)
-    for name, content in (("broken.onnx", b"not a file"), ("broken.pt2", b"PK\x03\x04")):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(WeightsError, match=f"{name}: is not a complete exported file .* Fix: copy it again"):
-            densevit.load(tmp_path / name)
-    with pytest.raises(WeightsError, match=r"missing\.onnx: no such file\. Fix: write it with `densevit export MODEL"):
-        densevit.load(tmp_path / "missing.onnx")
+@pytest.mark.parametrize(
+    ("name", "content", "facts"),
+    [
+        ("foreign.onnx", None, r"foreign\.onnx: has no densevit header, so its inputs"),
+        ("broken.onnx", b"not a file", r"broken\.onnx: is not a complete exported file .* Fix: copy it again"),
+        ("broken.pt2", b"PK\x03\x04", r"broken\.pt2: is not a complete exported file .* Fix: copy it again"),
+        ("missing.onnx", None, r"missing\.onnx: no such file\. Fix: write it with `densevit export MODEL"),
+    ],
+)
+def test_files_that_densevit_did_not_write_are_errors(name: str, content: Any, facts: str, foreign: Path):
+    if content is not None:
+        foreign.with_name(name).write_bytes(content)
+    with pytest.raises(WeightsError, match=facts):
+        densevit.load(foreign.with_name(name))
 
 
 def test_runtimes_that_do_not_exist_or_do_not_fit_are_errors(foreign: Path, monkeypatch: pytest.MonkeyPatch):
@@ -185,3 +194,12 @@ def test_runtimes_that_do_not_exist_or_do_not_fit_are_errors(foreign: Path, monk
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(DensevitError, match=r"needs the package onnxruntime, which is not installed\. Fix: pip"):
         open_file(foreign)
+
+
+@pytest.mark.integration
+def test_a_class_that_a_file_names_is_not_imported(tmp_path: Path, imported: list[str]):
+    header = {"model": model_file.read(write(tmp_path, MODEL))[1], "heads": {}}
+    file: Any = SimpleNamespace(path=Path("model.onnx"), header=header)
+    with pytest.raises(ConfigError, match="is named in this file"):
+        engine.build(file)
+    assert imported == [] and "sentinel_module" not in sys.modules

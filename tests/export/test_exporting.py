@@ -2,6 +2,7 @@
 
 import errno
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import densevit
 from densevit.errors import DensevitError
 from densevit.layers.selection import recorded
 from densevit.model import DenseModel
+from densevit_backbones.swin.variants import VARIANTS, Variant
 from densevit_export import exporting, file_comparison, files, runtimes
 from densevit_export.graph import ExportedGraph
 from tests.small_models import CELLS, NAIVE, evaluated_at, small_predictor, without_zeros
@@ -83,11 +85,11 @@ def check(predictor: DenseModel, suffix: str, folder: Path) -> dict[str, float]:
 
 
 @pytest.mark.integration
-def test_a_file_gives_the_models_outputs(tmp_path: Path):
-    """Also of windows that need padding at other sizes than the traced one."""
-    backbone = BACKBONES["swin"]
+def test_a_file_gives_the_models_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also of windows that need padding at other sizes than the traced one; of a Swin with few blocks."""
+    monkeypatch.setitem(VARIANTS, "nano", Variant(16, (2, 1, 1, 1), (1, 1, 2, 2), 0.0))
     torch.manual_seed(0)
-    predictor = densevit.create_model(backbone, {"x": CELLS}, CLASSES)
+    predictor = densevit.create_model(BACKBONES["swin"], {"x": CELLS}, CLASSES)
     check(evaluated_at(predictor, 96), ".pt2", tmp_path)
 
 
@@ -127,18 +129,22 @@ def test_inference_options_are_not_exported_which_is_a_warning(tmp_path: Path, m
         densevit.export(predictor.with_inference({"batch_size": 2}), tmp_path / "plain.pt2")
 
 
+@torch.no_grad()
+def outputs_of(graph: ExportedGraph, images: np.ndarray, error: float = 0.0) -> dict[str, np.ndarray]:
+    """What a file of the graph returns, plus an error."""
+    return {name: value.numpy() + np.float32(error) for name, value in graph(torch.from_numpy(images)).items()}
+
+
 def untraced(predictor: DenseModel, patch: pytest.MonkeyPatch, error: float = 0.0) -> None:
     """Lets `export` write files without tracing, whose outputs are the model's plus an error."""
-    graph = ExportedGraph(predictor.eval())
-
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        with torch.no_grad():
-            return {name: value.numpy() + error for name, value in graph(torch.from_numpy(images)).items()}
-
-    patch.setattr(files, "write", lambda graph, path, *_: path.write_text("a file"))
-    patch.setattr(files, "traced", lambda *_: None)
-    patch.setattr(exporting, "load_selections", lambda *_: None)
-    patch.setattr(runtimes, "load", lambda path: run)
+    run = partial(outputs_of, ExportedGraph(predictor.eval()), error=error)
+    for module, name, stand_in in (
+        (files, "write", lambda graph, path, *_: path.write_text("a file")),
+        (files, "traced", lambda *_: None),
+        (exporting, "load_selections", lambda *_: None),
+        (runtimes, "load", lambda path: run),
+    ):
+        patch.setattr(module, name, stand_in)
 
 
 def test_a_wrong_file_is_an_error_and_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -163,10 +169,7 @@ def test_selections_are_compared_but_not_in_the_file():
     """A file that selects other queries than the model is wrong, even if its outputs are those of these queries."""
     graph = ExportedGraph(predictor_of("resnet", "deformable-two-stage")).eval()
     images = file_comparison.example_images((96, 128), 1, 0)
-
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        with torch.no_grad():
-            return {name: value.numpy() for name, value in graph(torch.from_numpy(images)).items()}
+    run = partial(outputs_of, graph)
 
     def selections(images: np.ndarray) -> dict[str, np.ndarray]:
         with torch.no_grad(), recorded(graph.model.heads["x"]) as made:
@@ -179,3 +182,12 @@ def test_selections_are_compared_but_not_in_the_file():
     own = selections(images)
     own["selection_0"] = own["selection_scores_0"].argsort(1)[:, : own["selection_0"].shape[1]].copy()
     assert file_comparison.differences(graph, run, images, lambda _: own)["selection_0"] > 1e-3
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_steps_are_numbered_lines(quiet: bool, capsys: pytest.CaptureFixture[str]):
+    begin = exporting.progress_lines("Exporting to model.onnx", 2, quiet=quiet)
+    for number, step in enumerate(("tracing", "saving"), 1):
+        begin(step)
+        line = f"Exporting to model.onnx, step {number} of 2: {step}\n"
+        assert capsys.readouterr().err == ("" if quiet else line)

@@ -16,14 +16,12 @@ from densevit_export import file_comparison, files, half_precision, runtimes
 from densevit_export.deployment import deployable
 from densevit_export.graph import ExportedGraph
 from densevit_export.half_precision import HalfPrecision
-from tests.export.test_exporting import HEADS
 from tests.small_models import CELLS, FOUR_MAPS, NAIVE, NAMES, small_predictor, without_zeros
 
 TRACED, SIZE = (97, 130), (75, 107)
 VIT = {"name": "vit", "variant": "nano", "features": (1, 2)}
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "setr": (VIT, NAIVE),
-    "dpt": ({**VIT, "features": (1, 2, 3, 4)}, HEADS["dpt"]),
     "one-stage": (FOUR_MAPS, CELLS),
 }
 
@@ -31,7 +29,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def predictor_of(name: str) -> DenseModel:
     backbone, head = MODELS[name]
     torch.manual_seed(0)
-    return without_zeros(densevit.create_model(backbone, {"x": head}, None if name == "dpt" else ["a", "b", "c"]))
+    return without_zeros(densevit.create_model(backbone, {"x": head}, ["a", "b", "c"]))
 
 
 def graph_of(predictor: DenseModel) -> ExportedGraph:
@@ -65,7 +63,7 @@ def types_of(path: Path) -> tuple[Any, dict[str, int]]:
 def test_heavy_layers_are_in_half_precision_and_others_in_float32(tmp_path: Path):
     import onnx
 
-    graph, path = graph_of(predictor_of("dpt")), tmp_path / "model.onnx"
+    graph, path = graph_of(predictor_of("setr")), tmp_path / "model.onnx"
     written(graph, path, "fp16")
     found = runtimes.load(path)(file_comparison.example_images(SIZE, 2, 1))
     assert {value.dtype for value in found.values()} <= {np.dtype("float32"), np.dtype("uint8")}
@@ -119,25 +117,20 @@ def test_a_block_that_overflows_stays_in_float32(tmp_path: Path):
 
 
 @pytest.mark.integration
-def test_the_command_writes_beside_the_model_and_shows_blocks_and_classes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_the_command_writes_beside_the_model_and_shows_blocks_and_classes(tmp_path: Path, capsys, run):
     """In --json and in the file's metadata. Nothing is overwritten."""
     import onnx
 
     densevit.save(small_predictor(CELLS, NAMES), tmp_path / "model.safetensors")
-    given = ["export", str(tmp_path), "--half", "--postprocess", "--trust"]
-    assert main([*given, "--json"]) == 0
-    captured, out = capsys.readouterr(), tmp_path / "model-half.onnx"
+    given, out = ["export", tmp_path, "--half", "--postprocess", "--trust"], tmp_path / "model-half.onnx"
+    assert main([*map(str, given), "--json"]) == 0
+    captured = capsys.readouterr()
     result, lines = json.loads(captured.out), [line for line in captured.err.splitlines() if ", step " in line]
-    assert [line.partition(", ")[2].partition(":")[0] for line in lines] == [
-        f"step {n} of {len(lines)}" for n in range(1, len(lines) + 1)
-    ]
-    assert len(lines) > 5 and result["file"] == str(out) and result["difference"] <= 1e-2
-    assert result["limit"] == 1e-2 and result["classes"] == {"x": NAMES}
+    steps = [line.partition(", ")[2].partition(":")[0] for line in lines]
+    assert steps == [f"step {n} of {len(steps)}" for n in range(1, len(steps) + 1)] and len(steps) > 5
+    assert result["file"] == str(out) and result["difference"] <= result["limit"] == 1e-2
     properties = {one.key: one.value for one in onnx.load(out).metadata_props}
-    assert properties["classes/x"].split("\n") == NAMES
-    header = json.loads(properties["densevit"])
-    assert header["half"] == {"precision": "fp16", "limit": 1e-2, "blocks": result["blocks"]}
-    assert main(given) == 2
-    assert f"{out} exists" in capsys.readouterr().err
+    assert properties["classes/x"].split("\n") == NAMES == result["classes"]["x"]
+    half = json.loads(properties["densevit"])["half"]
+    assert half == {"precision": "fp16", "limit": 1e-2, "blocks": result["blocks"]}
+    assert f"{out} exists" in run(*given, code=2)

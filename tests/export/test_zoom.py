@@ -16,28 +16,26 @@ from densevit.data.transforms.default import DefaultTransforms
 from densevit.model import DenseModel, InferenceModel
 from tests.inference.zoomed_models import IMAGE, TYPES, check, predicted, write_model
 
-FILES: dict[str, dict[str, Any]] = {
-    "file.onnx": {},
-    "canvas.onnx": {"canvas": (96, 128)},
-    "postprocess.onnx": {"postprocess": True},
-    "resize.onnx": {"resize": True},
-    "resize_postprocess.onnx": {"resize": True, "postprocess": True},
-    "file.pt2": {},
-}
+FILES: list[tuple[str, int | None, dict[str, Any]]] = [  # suffix, evaluation size if not the training's, options
+    (".onnx", None, {"canvas": (96, 128)}),
+    (".onnx", 96, {"postprocess": True}),
+    (".onnx", None, {"resize": True}),
+    (".onnx", 96, {"resize": True, "postprocess": True}),
+    (".pt2", 96, {}),
+]
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("replaced", [False, True], ids=["of the training", "of another size"])
-@pytest.mark.parametrize("name", FILES)
-def test_exported_files(tmp_path, name, replaced):
+@pytest.mark.parametrize(("suffix", "side", "options"), FILES)
+def test_exported_files(tmp_path, suffix, side, options):
     write_model(tmp_path / "run", TYPES)
     predictor = densevit.load(tmp_path / "run")
-    predictor = predictor.with_resize(DefaultTransforms(96)) if replaced else predictor
-    densevit.export(predictor, tmp_path / name, quiet=True, **FILES[name])
-    file = densevit.load(tmp_path / name, trust=True)
+    predictor = predictor.with_resize(DefaultTransforms(side)) if side else predictor
+    path = densevit.export(predictor, tmp_path / f"file{suffix}", quiet=True, **options).path
+    file = densevit.load(path, trust=True)
     for size in (None, 90, (40, 96)):
         check(predicted(file, image_size=size))
-    if FILES[name].get("resize"):  # also for other programs
+    if options.get("resize"):  # also for other programs
         outputs = file.file.run(np.ascontiguousarray(IMAGE.transpose(2, 0, 1)[None]))
         check({key: {key: outputs[f"{key}/{key}"]} for key in TYPES})
 

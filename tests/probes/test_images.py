@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from densevit.interfaces import Class
+from densevit_probes import feature_classifiers
 from densevit_probes.images import LinearProbe, NearestNeighbours
 
 CLASSES = tuple(Class(f"class {i}", i, (0, 0, 0)) for i in range(5))
@@ -20,7 +21,7 @@ def features(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_nearest_neighbours_equal_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("densevit_probes.feature_classifiers._CHUNK", 1000)  # several chunks
+    monkeypatch.setattr(feature_classifiers, "_CHUNK", 1000)  # several chunks
     (x, labels), queries = features(300, 0), features(40, 1)[0]
     probe = NearestNeighbours(CLASSES, k=20)
     probe.fit_features(x, labels)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from densevit import registry
+from densevit import atomic_io, registry
 from tests.robustness.conftest import Refused
 
 LONG = "n" * 300  # longer than file names may be
@@ -106,7 +106,7 @@ def test_read_only_folder_is_refused_before_anything_is_loaded(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
 
     (tmp_path / "run" / "model.safetensors").unlink()
-    monkeypatch.setattr("densevit.atomic_io.TemporaryFile", read_only)  # also for root
+    monkeypatch.setattr(atomic_io, "TemporaryFile", read_only)  # also for root
     message = refused(*arguments, says=("cannot be written: ", ": Read-only file system. "))
     assert message.strip().endswith(f"{fix}.") and "\n" not in message.strip()
 

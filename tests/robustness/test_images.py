@@ -64,11 +64,13 @@ def test_images_of_other_types_than_8_bits_are_told_with_the_keys_by_all_doors(
     suffix, refused, tiny, tiny_run, tmp_path, recwarn, monkeypatch
 ):
     """Values 373 ... 1841 are 6 grey levels of 8 bits. Four bands have no meaning without names."""
+    from densevit.training.run.fit import RunFolder
+
     deep = np.random.default_rng(0).integers(373, 1842, (HEIGHT, WIDTH, 3)).astype(np.uint16)
     write(tmp_path, of_suffix := changed(of_image(file_name=f"0.{suffix}")), of_suffix)
     for split in ("train", "val"):
         cv2.imwrite(str(tmp_path / split / f"0.{suffix}"), deep)
-    monkeypatch.setattr("densevit.training.run.fit.RunFolder.open", Mock(side_effect=InterruptedError))
+    monkeypatch.setattr(RunFolder, "open", Mock(side_effect=InterruptedError))
     monkeypatch.chdir(tmp_path)
     keys = "data.channels='[red, green, blue]' data.range=percentile"
     train = ("train", "tiny.yaml", "data.root=.", "data.allow_overlap=true")

@@ -102,8 +102,3 @@ def test_models_for_other_tasks_are_refused_in_one_line(models, state, tmp_path)
     torch.save({"model": others}, tmp_path / "gtr.pth")
     with pytest.raises(WeightsError, match=rf"^A GTR for {models}, which is not supported\. Use one for detection.*$"):
         densevit.load(tmp_path / "gtr.pth")
-
-
-def test_a_missing_file_is_named():
-    with pytest.raises(WeightsError, match=r"gtr_s\.pth"):
-        densevit.create_model("coco/gtr_s", weights="runs/gtr_s.pth", classes=["a"])

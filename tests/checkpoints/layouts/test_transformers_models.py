@@ -221,6 +221,8 @@ VD = {"name": "resnet", "depth": 18, "variant": "vd", "mean": [0, 0, 0], "std": 
 HGNET = {"name": "timm", "model": "hgnetv2_b0", "mean": [0, 0, 0], "std": [1, 1, 1]}
 VIT = {"name": "vit", "variant": "nano", "patch_size": 14, "image_size": 70, "layer_scale": 1e-5}
 VIT |= {"features": [2, 3, 5, 6], "position_resizing": "bicubic"}
+DPT = {"name": "vit", "variant": "nano", "image_size": 64, "readout": "project", "feature_norm": False}
+DPT |= {"features": [1, 2, 4, 6], "mean": [0.5] * 3, "std": [0.5] * 3}
 PANOPTIC_HEAD = {"width": 64, "num_heads": 8, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 40}
 SMALL = {"width": 64, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 40}
 NARROW = {**SMALL, "width": 32, "dropout": 0.0}
@@ -261,6 +263,10 @@ OURS = {
         {"name": "dpt", "upsampling": "exact", "width": 64, "reassemble_channels": [24, 48, 96, 128],
          "output": "sigmoid", "min_depth": 1e-6, "max_depth": 20.0},
         "depth-anything-v2-indoor", ["backbone.features=[2,3,5,6]"], size=(70, 98),
+    ),
+    "dpt": Ours(
+        "transformers-dpt-segmentation", "DPTForSemanticSegmentation", "segmentation", DPT,
+        {"name": "dpt_segmentation", "width": 16, "reassemble_channels": [8, 12, 16, 24]}, pixels=HALF, size=(64, 64),
     ),
     "segformer": Ours(
         "transformers-segformer", "SegformerForSemanticSegmentation", "segmentation",

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 import densevit
-from densevit.cli import main
 
 HEADS = ("setr", "dpt")
 GIVEN = ["data.image_size=32", "data.train_length=8", "data.val_length=2", "data.batch_size=4"]
@@ -34,7 +33,7 @@ class Failing(Tiny):
         raise RuntimeError("out of order")
 
 
-def run(tmp_path, **options):
+def benchmark(tmp_path, **options):
     backbones = [f"{__name__}:{name}" for name in ("Failing", "Tiny")]
     options = {"batch_sizes": [2], "rounds": 5, "device": "cpu", **options}
     return densevit.benchmark(overrides=GIVEN, backbones=backbones, heads=[*HEADS], out=tmp_path, **options)
@@ -44,7 +43,7 @@ def run(tmp_path, **options):
 def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
     from densevit_workbench.benchmarking import suite, trainings
 
-    found = run(tmp_path, train=True, images=8, rates=[1e-3])
+    found = benchmark(tmp_path, train=True, images=8, rates=[1e-3])
     assert list(found.errors) == [f"Failing-{head}: {step}" for head in HEADS for step in ("cost", "training")]
     assert "out of order" in found.errors["Failing-setr: cost"]
     tiny = found.results["Tiny-setr"]
@@ -63,38 +62,36 @@ def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
     assert "- Failing-dpt, cost: RuntimeError: out of order" in page
     assert json.loads((found.folder / "benchmark.json").read_text())["cases"]["Tiny-setr"]["timings"] == tiny.timings
 
-    other = run(tmp_path, train=True, images=4, rates=[1e-3])  # does not replace the first
+    other = benchmark(tmp_path, train=True, images=4, rates=[1e-3])  # does not replace the first
     assert "4 images seen" in other.markdown() and (found.folder / "benchmark.md").read_text() == page
     tried: list[str] = []
     monkeypatch.setattr(suite._Models, "build", lambda self, case: tried.append(case.name))
     monkeypatch.setattr(trainings, "fit", lambda config, run_dir, **_: tried.append(run_dir.parent.name))
-    again = run(tmp_path, train=True, images=8, rates=[1e-3])
+    again = benchmark(tmp_path, train=True, images=8, rates=[1e-3])
     assert again.results["Tiny-setr"] == tiny
     assert {"-".join(name.split("-")[:2]) for name in tried} == {"Failing-setr", "Failing-dpt"}  # the others are reused
 
 
-def test_wrong_arguments_exit_with_2(capsys, tmp_path):
-    for arguments, message in {
-        "": "give configs, or backbones with heads",
-        "no_such": "there is no config file 'no_such'",
-        "detr_swin --modes fp8": "there is no mode 'fp8'",
-        "detr_swin --rounds 0": "at least 1",
-        "detr_swin --device tpu9": "device tpu9",
-        "detr_swin --seeds 0,1": "seeds are for trainings",
-    }.items():
-        assert main(["benchmark", *arguments.split(), "--out", str(tmp_path / "new")]) == 2
-        assert message in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "give configs, or backbones with heads"),
+        ("no_such", "there is no config file 'no_such'"),
+        ("detr_swin --modes fp8", "there is no mode 'fp8'"),
+        ("detr_swin --rounds 0", "at least 1"),
+        ("detr_swin --device tpu9", "device tpu9"),
+        ("detr_swin --seeds 0,1", "seeds are for trainings"),
+    ],
+)
+def test_wrong_arguments_exit_with_2(arguments, message, tmp_path, run):
+    assert message in run("benchmark", *arguments.split(), "--out", tmp_path / "new", code=2)
 
 
-def test_the_command_prints_json_alone_and_measures_a_changed_config_again(capsys, tmp_path):
-    own = ["scenes/dpt_resnet", f"backbone.name={__name__}:Tiny", "data.image_size=32"]
-    arguments = [*own, "--batches", "1", "--rounds", "5", "--device", "cpu"]
-    arguments = ["benchmark", *arguments, "--out", str(tmp_path), "--json", "--quiet"]
-    counts = []
-    for width in ([], ["heads.depth.width=16"]):
-        assert main([*arguments, *width]) == 0
-        counts.append(json.loads(capsys.readouterr().out)["cases"]["dpt_resnet"]["cost"]["parameters"])
-    assert counts[0] > counts[1] > 193 * 16 + 65 * 32
+def test_the_command_prints_json_alone_and_measures_a_changed_config_again(tmp_path, run):
+    given = ["scenes/dpt_resnet", f"backbone.name={__name__}:Tiny", "data.image_size=32"]
+    given += ["--batches", "1", "--rounds", "5", "--device", "cpu", "--out", tmp_path, "--json", "--quiet"]
+    printed = [json.loads(run("benchmark", *given, *width)) for width in ([], ["heads.depth.width=16"])]
+    first, second = (one["cases"]["dpt_resnet"]["cost"]["parameters"] for one in printed)
+    assert first > second > 193 * 16 + 65 * 32
     (tmp_path / "benchmark.json").write_text("[]")
-    assert main(arguments) == 2
-    assert "expected the results of a benchmark" in capsys.readouterr().err
+    assert "expected the results of a benchmark" in run("benchmark", *given, code=2)

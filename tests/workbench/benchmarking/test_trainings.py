@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from densevit_workbench.benchmarking import trainings
 from densevit_workbench.benchmarking.benchmark_results import CaseResult
 from densevit_workbench.benchmarking.cases import PROTOCOL, cases_of_protocol
 
@@ -16,8 +17,12 @@ class Fit:
     def __init__(self) -> None:
         self.calls: list[tuple[float, int]] = []
         self.seeds: list[tuple[int, str]] = []
+        self.resumed: list[Path] = []
 
     def __call__(self, config=None, run_dir=None, callbacks=(), resume=None, resume_with=None):
+        if resume is not None:
+            self.resumed.append(resume)
+            return SimpleNamespace(metrics={"setr/mIoU": 0.5})
         self.calls.append((config.optim.lr, config.trainer.max_images))
         self.seeds.append((config.seed, run_dir.name))
         for callback in callbacks:
@@ -27,27 +32,21 @@ class Fit:
 
 
 @pytest.fixture
-def replace_fit(monkeypatch):
-    """`replace_fit(function)` puts a function in the place of `fit`."""
-    return lambda function: monkeypatch.setattr("densevit_workbench.benchmarking.trainings.fit", function)
-
-
-@pytest.fixture
-def fits(replace_fit) -> Fit:
+def fits(monkeypatch) -> Fit:
     fits = Fit()
-    replace_fit(fits)
+    monkeypatch.setattr(trainings, "fit", fits)
     return fits
 
 
 @pytest.fixture
 def train(fits, tmp_path):
     """`train(result, images, rates, seeds=())` trains a case in the folder of the test."""
-    from densevit_workbench.benchmarking.trainings import train_case
-
     [case] = cases_of_protocol(PROTOCOL, ["swin"], ["setr"], [])
-    return lambda result, images, rates, seeds=(): train_case(
-        case, result, tmp_path, images, rates, seeds, lambda: None
-    )
+
+    def train(result, images, rates, seeds=()):
+        trainings.train_case(case, result, tmp_path, images, rates, seeds, lambda: None)
+
+    return train
 
 
 def test_the_rate_of_the_lowest_loss_after_an_eighth_of_the_images_is_used(fits, train):
@@ -60,23 +59,16 @@ def test_the_rate_of_the_lowest_loss_after_an_eighth_of_the_images_is_used(fits,
     assert len(fits.calls) == 4  # finished
 
 
-def test_an_interrupted_training_goes_on_where_it_was(fits, train, tmp_path, replace_fit):
+def test_an_interrupted_training_goes_on_where_it_was(fits, train, tmp_path):
     result = CaseResult("", training={"trials": {"0.0005": 3.0}})
     train(result, 800, [5e-4, 1e-3])
     assert fits.calls == [(1e-3, 100), (1e-3, 800)]
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
-    resumed: list[Path] = []
-
-    def resume(config=None, run_dir=None, callbacks=(), resume=None, resume_with=None):
-        resumed.append(resume)
-        return SimpleNamespace(metrics={"setr/mIoU": 0.5})
-
-    replace_fit(resume)
     del result.training["runs"]
     train(result, 800, [5e-4, 1e-3])
-    assert (resumed, result.metrics) == ([tmp_path / "run"], {"setr/mIoU": 0.5})
+    assert (fits.resumed, result.metrics) == ([tmp_path / "run"], {"setr/mIoU": 0.5})
 
 
 def test_each_seed_trains_with_the_rate_of_one_choice(fits, train):

@@ -18,7 +18,7 @@ DATA = "{name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_leng
 CASES = [("backbone", "own-net", "own_net", "OwnNet"), ("head", "ownhead", "ownhead", "Ownhead")]
 
 
-def run(*command: str, cwd: Path, **variables: str) -> str:
+def python(*command: str, cwd: Path, **variables: str) -> str:
     """Returns the stdout of a Python process; fails with its stderr."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=cwd, env=env)
@@ -30,12 +30,9 @@ def run(*command: str, cwd: Path, **variables: str) -> str:
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The folder of a new distribution of each kind."""
     out = tmp_path_factory.mktemp("written")
-    for kind, given, name, _ in CASES:
-        assert main(["new", kind, given, "--out", str(out)]) == 0
-        assert (out / name).is_dir()
-    assert main(["new", "head", "ownmap", "--task", "segmentation", "--out", str(out)]) == 0
-    assert main(["new", "task", "owntask", "--out", str(out)]) == 0
-    assert main(["new", "method", "ownway", "--out", str(out)]) == 0
+    further = ("head ownmap --task segmentation", "task owntask", "method ownway")
+    for words in (*(f"{kind} {given}" for kind, given, *_ in CASES), *further):
+        assert main(["new", *words.split(), "--out", str(out)]) == 0
     others = {"segmentation head": out / "ownmap", "task": out / "owntask", "method": out / "ownway"}
     return {kind: out / name for kind, _, name, _ in CASES} | others
 
@@ -68,7 +65,7 @@ print(json.dumps(found))
 def site(written: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of them, installed as by `pip install -e`."""
     folder = tmp_path_factory.mktemp("site")
-    run("-c", BUILD, str(folder), *map(str, written.values()), cwd=folder)
+    python("-c", BUILD, str(folder), *map(str, written.values()), cwd=folder)
     for wheel in folder.glob("*.whl"):
         zipfile.ZipFile(wheel).extractall(folder)
     return folder
@@ -91,7 +88,7 @@ def installed(site: Path, written: dict[str, Path], monkeypatch: pytest.MonkeyPa
 def test_generated_tests_pass(site, written):
     """All in one process."""
     folders = [str(folder) for folder in written.values()]
-    said = json.loads(run("-c", TEST, *folders, cwd=site, PYTHONPATH=os.pathsep.join([str(site), *folders])))
+    said = json.loads(python("-c", TEST, *folders, cwd=site, PYTHONPATH=os.pathsep.join([str(site), *folders])))
     for kind, count in {"backbone": 1, "head": 1, "segmentation head": 1, "task": 4, "method": 1}.items():
         assert f"{count} passed" in said[str(written[kind])]
 
@@ -122,8 +119,8 @@ def test_a_method_s_config_pretrains_a_backbone(written, installed, tmp_path):
 
 def test_generated_code_is_formatted_and_linted(written, tmp_path):
     folders = [str(folder) for folder in written.values()]
-    run("-m", "ruff", "format", "--no-cache", "--check", *folders, cwd=tmp_path)
-    run("-m", "ruff", "check", "--no-cache", "--select", "E,F,I,N,UP,B,SIM,RUF", *folders, cwd=tmp_path)
+    python("-m", "ruff", "format", "--no-cache", "--check", *folders, cwd=tmp_path)
+    python("-m", "ruff", "check", "--no-cache", "--select", "E,F,I,N,UP,B,SIM,RUF", *folders, cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -137,20 +134,18 @@ def test_generated_code_is_formatted_and_linted(written, tmp_path):
         ("neck x", "usage: densevit new "),
     ],
 )
-def test_invalid_name_is_refused_before_writing(words, said, tmp_path, capsys):
-    assert main(["new", *words.split(), "--out", str(tmp_path / "out")]) == 2
-    assert said in capsys.readouterr().err
+def test_invalid_name_is_refused_before_writing(words, said, tmp_path, run):
+    assert said in run("new", *words.split(), "--out", tmp_path / "out", code=2)
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_overwritten(tmp_path, capsys):
+def test_nothing_is_overwritten(tmp_path, run):
     (tmp_path / "own_net").mkdir()
-    (tmp_path / "own_net" / "mine.txt").write_text("mine")
-    assert main(["new", "backbone", "own-net", "--out", str(tmp_path)]) == 2
-    assert "own_net is not empty. Fix: name a new folder" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "own_net").iterdir()] == ["mine.txt"]
-    assert main(["new", "backbone", "own-net", "--out", str(tmp_path / "own_net" / "mine.txt")]) == 2
-    assert "mine.txt is not a folder" in capsys.readouterr().err
+    file = tmp_path / "own_net" / "mine.txt"
+    file.write_text("mine")
+    for out, said in ((tmp_path, "own_net is not empty. Fix: name a new folder"), (file, "mine.txt is not a folder")):
+        assert said in run("new", "backbone", "own-net", "--out", out, code=2)
+    assert [*file.parent.iterdir()] == [file]
 
 
 PAGES = [

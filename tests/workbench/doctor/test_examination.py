@@ -11,7 +11,6 @@ from PIL import Image
 
 import densevit
 from densevit import config
-from densevit.cli import main
 from densevit.data.data_builder import build_data
 from densevit.errors import DataError, DensevitError
 from densevit_workbench.doctor.source import find_source
@@ -177,16 +176,13 @@ def test_a_config_whose_head_lacks_labels_is_an_error(tmp_path: Path):
 
 
 @pytest.mark.integration
-def test_the_command_writes_a_page_and_returns_1_for_errors(broken: Path, tmp_path: Path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["doctor", str(broken)]) == 1
-    shown = capsys.readouterr().out
+def test_the_command_writes_a_page_and_returns_1_for_errors(broken: Path, here: Path, run):
+    shown = run("doctor", broken, code=1)
     assert "error: train: 2 of 14 invalid boxes" in shown and "page: doctor.html" in shown
-    page = (tmp_path / "doctor.html").read_text()
+    page = Path("doctor.html").read_text()
     assert "<img" in page and not re.search(r'(?:src|href)="(?!data:)', page), "nothing is loaded from elsewhere"
     assert "annotation 8 of image 2.png" in page
-    assert main(["doctor", str(broken), "--json", "--quiet"]) == 1
-    printed = json.loads(capsys.readouterr().out)
+    printed = json.loads(run("doctor", broken, "--json", "--quiet", code=1))
     assert printed["errors"] == 11 and printed["page"] == "doctor-2.html"
     assert printed["splits"]["train"]["classes"]["labels"]["counts"] == {"cat": 3, "dog": 2, "cow": 0}
 
@@ -200,12 +196,10 @@ def test_the_command_writes_a_page_and_returns_1_for_errors(broken: Path, tmp_pa
         ("coco data.root=nothing data.nope=1", "nope is not an option of 'coco'"),
     ],
 )
-def test_mistakes_of_the_user_are_one_line(given: str, said: str, tmp_path: Path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "nothing").mkdir()
-    (tmp_path / "wrong.yaml").write_text("a: [")
-    assert main(["doctor", *given.format(tmp_path).split()]) == 2
-    assert said in capsys.readouterr().err
+def test_mistakes_of_the_user_are_errors(given: str, said: str, here: Path, run):
+    (here / "nothing").mkdir()
+    (here / "wrong.yaml").write_text("a: [")
+    assert said in run("doctor", *given.format(here).split(), code=2)
 
 
 LINE = "0 0.5 0.5 0.2 0.1\n"

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 import densevit
-from densevit.cli import main
 from densevit.data.transforms.default import DefaultTransforms
 from densevit.model import DenseModel
 from tests.checkpoints.layouts import models
@@ -86,21 +85,20 @@ def test_page_is_self_contained(name, options, sections, tmp_path):
     assert len(page) < 5e6
 
 
-def test_command(tmp_path, capsys):
+def test_command(here, run):
     head = {"name": "detr", "transformer": SMALL_TRANSFORMER}
     own = densevit.create_model({"name": "swin", "variant": "nano", "window_size": 4}, {"detection": head}, CLASSES)
-    densevit.save(own, tmp_path / "model.safetensors")
-    Image.fromarray(example_image(64, 96)).save(tmp_path / "street.png")
-    arguments = ["inspect", str(tmp_path / "model.safetensors"), str(tmp_path / "street.png")]
+    densevit.save(own, "model.safetensors")
+    Image.fromarray(example_image(64, 96)).save("street.png")
+    inspect = ("inspect", "model.safetensors", "street.png", "--out", "a")
     for wrong, said in (
-        ([*arguments, "--at", "96,10"], "the point 96,10 is outside"),
-        ([*arguments, "--at", "here"], "expected X,Y in pixels"),
-        ([*arguments[:2], str(tmp_path / "no.png")], "no.png"),
+        ((*inspect, "--at", "96,10"), "the point 96,10 is outside"),
+        ((*inspect, "--at", "here"), "expected X,Y in pixels"),
+        (("inspect", "model.safetensors", "no.png", "--out", "a"), "no.png"),
     ):
-        assert main([*wrong, "--out", str(tmp_path / "a")]) == 2
-        assert said in capsys.readouterr().err and not (tmp_path / "a").exists()
-    assert main([*arguments, "--out", str(tmp_path / "a"), "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
+        assert said in run(*wrong, code=2)
+        assert not (here / "a").exists()
+    printed = json.loads(run(*inspect, "--json"))
     assert [layer["window"] for layer in printed["layers"]] == [4] * 6
     assert printed["layers"][0]["grid"] == [16, 24] and printed["objects"]["detection"]
-    assert main([*arguments, "--out", str(tmp_path / "a")]) == 2  # the folder is not empty
+    assert "not empty" in run(*inspect, code=2)

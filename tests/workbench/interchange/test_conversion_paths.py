@@ -9,7 +9,7 @@ import pytest
 from densevit.errors import DataError
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.interchange.files import write
-from tests.workbench.interchange.test_converting import coco, image, yolo
+from tests.workbench.interchange.test_dataset_conversion import coco, image, yolo
 
 
 def outside_yolo(root: Path, secret: Path) -> Path:

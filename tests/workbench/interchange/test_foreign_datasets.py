@@ -12,6 +12,7 @@ from densevit.data.datasets.coco_layouts import other_format
 from densevit.errors import DataError
 from densevit_workbench.doctor.examination import doctor
 from densevit_workbench.doctor.source import find_source
+from densevit_workbench.interchange import foreign_datasets
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.doctor.test_examination import save
 from tests.workbench.interchange.files import write
@@ -123,7 +124,7 @@ def test_changes_are_read_and_others_come_from_the_cache(tmp_path: Path, cache: 
     boxes = Coco("train", root=str(root)).objects(0)["boxes"]
     (first,) = cache.glob("yolo-in-*/train.json")
     with monkeypatch.context() as patch:
-        patch.setattr("densevit_workbench.interchange.foreign_datasets.READERS", {})
+        patch.setattr(foreign_datasets, "READERS", {})
         assert torch.equal(Coco("train", root=str(root)).objects(0)["boxes"], boxes)
     write(root / "labels" / "train" / "0.txt", "0 0.5 0.5 0.25 0.5\n")
     assert Coco("train", root=str(root)).objects(0)["boxes"].tolist() == [[30, 15, 50, 45]]

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 import densevit
-from densevit.cli import main
 from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file, tables_file
 from tests.reporting.browser import check_self_contained
@@ -79,20 +78,25 @@ def cells(text: str) -> str:
     return re.sub(r"<td[^>]*>", "<td>", text)
 
 
-def test_the_command(runs: list[Path], tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["report", "a/run", "b/run"]) == main(["report", "a/run", "--json"]) == 0
-    assert Path("comparison.html").is_file() and check_self_contained(path := Path("a/run/report.html")) == 5
+def test_the_command(runs: list[Path], here: Path, run):
+    run("report", "a/run", "b/run")
+    assert Path("comparison.html").is_file()
+    printed = run("report", "a/run", "--json")
+    assert json.loads(printed)["report"] == "a/run/report.html"
+    assert check_self_contained(path := Path("a/run/report.html")) == 5
     for part in ("pets: worst", "pets: best", "a: 0.1250", "b: 0.7500", "&lt;dog&gt;", "Confusion: pets", "missed"):
         assert part in path.read_text()
-    out = capsys.readouterr().out
-    assert json.loads(out[out.index("{") :])["report"] == "a/run/report.html"
-    for given, message in (
+    with pytest.raises(ConfigError, match="no run is given"):
+        densevit.report([])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
         (["missing"], "missing: is not a folder"),
         (["a"], "a: has none of config.yaml, metrics.json, metrics.csv"),
         (["a/run", "--out", "b"], "--out b: is a folder"),
-    ):
-        assert main(["report", *given]) == 2
-        assert message in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="no run is given"):
-        densevit.report([])
+    ],
+)
+def test_what_is_no_run_is_an_error(given: list[str], message: str, runs: list[Path], here: Path, run):
+    assert message in run("report", *given, code=2)

@@ -46,10 +46,7 @@ def write_run(folder: Path, error: float | None, inliers: float, step: int = 120
     return folder
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture
@@ -140,21 +137,22 @@ def test_unfinished_runs_are_left_out(runs: list[str], capsys):
     assert capsys.readouterr() == ("", f"{first}\n")
 
 
-def test_invalid_input_is_one_line(runs: list[str], capsys):
+INVALID = [
+    (["a1", "again"], "again: has the config and the seed of a1, 1. Fix: name one of the two, or train with"),
+    (["by_hand"], "by_hand/config.yaml: is not the config of a run, with a seed, a backbone, data, and"),
+    (["nothing"], "nothing: has none of config.yaml"),
+    (["evaluated"], "evaluated: is the folder of an evaluation. Fix: name the folder of a run."),
+    (["damaged"], "damaged/metrics.json: expected metrics as a JSON object of numbers"),
+    (["a0", "--out", "a1"], "--out a1: is a folder. Expected a file, such as a1/table.md."),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), INVALID)
+def test_invalid_input_is_an_error(given: list[str], message: str, runs: list[str], run):
     Path("nothing").mkdir()
     for name in ("again", "by_hand", "evaluated", "damaged"):
         write_run(Path(name), 0.1, 0.9, seed=1)
     Path("by_hand/config.yaml").write_text("backbone: {name: swin}\n")
     Path("evaluated/evaluation.json").write_text("{}")
     Path("damaged/metrics.json").write_text("[")
-    for given, message in (
-        (["a1", "again"], "again: has the config and the seed of a1, 1. Fix: name one of the two, or train with"),
-        (["by_hand"], "by_hand/config.yaml: is not the config of a run, with a seed, a backbone, data, and"),
-        (["nothing"], "nothing: has none of config.yaml"),
-        (["evaluated"], "evaluated: is the folder of an evaluation. Fix: name the folder of a run."),
-        (["damaged"], "damaged/metrics.json: expected metrics as a JSON object of numbers"),
-        (["a0", "--out", "a1"], "--out a1: is a folder. Expected a file, such as a1/table.md."),
-    ):
-        assert main(["report", *given, "--table", "md"]) == 2
-        out, err = capsys.readouterr()
-        assert out == "" and err.startswith(message) and err.count("\n") == 1
+    assert run("report", *given, "--table", "md", code=2).startswith(message)

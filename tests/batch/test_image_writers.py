@@ -14,6 +14,7 @@ from densevit.config import DataSection
 from densevit.interfaces import Class
 from densevit.targets.pixel_maps import Depth
 from densevit.targets.types import TargetTypes
+from densevit_batch import batch_predictor
 from densevit_batch.image_texts import text_of_image
 from densevit_batch.image_writers import with_file_ids
 from densevit_batch.prediction_folder import saved_classes
@@ -86,12 +87,10 @@ class Metric(small_models.Depth):
         ({"name": "my:Data", "scale": 2.0}, 1 / 256),
     ],
 )
-def test_depth_files_have_the_unit_of_the_training_data(data, unit, photos, run, monkeypatch):
-    built = small_models.model_of(small_models.Stem(), Metric)
-    built.training_data = DataSection(**data)
-    predictor = built
-    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: predictor)
-    monkeypatch.setattr("densevit_batch.batch_predictor._loaded", lambda *given: predictor)
+def test_depth_files_have_the_unit_of_the_training_data(data, unit, photos, load_as, run, monkeypatch):
+    predictor = load_as(small_models.model_of(small_models.Stem(), Metric))
+    predictor.training_data = DataSection(**data)
+    monkeypatch.setattr(batch_predictor, "_loaded", lambda *_: predictor)
     said = run("predict", "run", "a/1.jpg", "--out", "found")
     expected = np.load("found/depth/1.npy")
     assert f"found/depth: PNG in units of {unit:g} m" in said

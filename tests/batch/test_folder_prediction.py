@@ -2,22 +2,26 @@
 
 import csv
 import errno
+import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from densevit.errors import DensevitError
+from densevit.inference import iterating
 from densevit.inference.iterating import Predicted
+from densevit_batch import folder_prediction, image_listing, joining, prediction_folder
 from densevit_batch.folder_prediction import FolderPrediction
 from densevit_batch.image_file import ImageFile
 from tests.cli.stand_in import StandIn, read
 
 ALL = ["predict", "run", "a", "b", "--batch-size", "1"]
 NAMES = ["a/1.jpg", "b/000139.jpg", "b/1.jpg", "b/cat.png"]  # in the order of the list
-Patch = pytest.MonkeyPatch
 
 
 def contents(folder: str) -> dict[str, bytes]:
@@ -35,7 +39,7 @@ def failed(folder: str) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def before_writing(monkeypatch: Patch, called: Callable[[ImageFile], None]) -> None:
+def before_writing(monkeypatch: pytest.MonkeyPatch, called: Callable[[ImageFile], None]) -> None:
     """Calls a function before the files of each image are written."""
     write = FolderPrediction._write
 
@@ -47,13 +51,9 @@ def before_writing(monkeypatch: Patch, called: Callable[[ImageFile], None]) -> N
 
 
 @pytest.fixture
-def blocks_of_one(monkeypatch: Patch) -> None:
-    for module in (
-        "densevit.inference.iterating",
-        "densevit_batch.folder_prediction",
-        "densevit_batch.prediction_folder",
-    ):
-        monkeypatch.setattr(f"{module}.BATCHES_AT_ONCE", 1)
+def blocks_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (iterating, folder_prediction, prediction_folder):
+        monkeypatch.setattr(module, "BATCHES_AT_ONCE", 1)
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_first_error_of_writing_ends_the_run(model, photos, blocks_of_one, monke
     ],
 )
 def test_first_images_are_drawn(model, photos, monkeypatch, run, options, drawn, line):
-    monkeypatch.setattr("densevit_batch.folder_prediction.ALL_DRAWN", 3)
-    monkeypatch.setattr("densevit_batch.folder_prediction.FIRST_DRAWN", 1)
+    for name, count in (("ALL_DRAWN", 3), ("FIRST_DRAWN", 1)):
+        monkeypatch.setattr(folder_prediction, name, count)
     said = run(*ALL, "--out", "found", *options)
     assert line in said and ("are drawn" in said) == bool(line)
     assert sorted(path.name for path in Path("found").glob("drawn/*")) == drawn and written("found") == NAMES
@@ -141,18 +141,36 @@ def test_wrong_options_are_refused_before_writing(model, photos, run):
         assert not Path("found").exists()
 
 
-def test_drawings_maps_and_clouds_of_many_images_are_in_subfolders(photos: Path, monkeypatch: Patch, run):
-    monkeypatch.setattr("densevit_batch.image_listing.MAX_IN_FOLDER", 3)
-    monkeypatch.setattr("densevit_batch.image_listing.PER_SUBFOLDER", 2)
+class Depth(StandIn):
+    def see(self, height: int, width: int) -> Any:
+        return {"depth": torch.ones(height, width)}
 
-    class Depth(StandIn):
-        def see(self, height: int, width: int) -> Any:
-            return {"depth": torch.ones(height, width)}
 
-    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: Depth(("depth",)))
+def test_drawings_maps_and_clouds_of_many_images_are_in_subfolders(photos: Path, monkeypatch, load_as, run):
+    for name, count in (("MAX_IN_FOLDER", 3), ("PER_SUBFOLDER", 2)):
+        monkeypatch.setattr(image_listing, name, count)
+    load_as(Depth(("depth",)))
     run(*ALL, "--out", "found", "--focal", "50")
     stems = ("0000/a-1", "0000/000139", "0001/b-1", "0001/cat")
     kinds = (("drawn", ".jpg"), ("depth", ".png"), ("depth", ".npy"), ("clouds", ".ply"))
     expected = {f"{folder}/{stem}{suffix}" for folder, suffix in kinds for stem in stems} | {"images.json"}
     assert contents("found").keys() == expected
     assert [image["id"] for image in read("found/images.json")] == ["a/1.jpg", 139, "b/1.jpg", "cat.png"]
+
+
+WRITERS: dict[str, tuple[type, str]] = {
+    "drawings": (Image.Image, "save"),
+    "blocks": (gzip.GzipFile, "write"),
+    "lists": (joining.JsonList, "write"),
+    "tables": (joining.CsvTable, "write"),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_names_the_folder_or_the_file(writer, model, photos, run, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(*WRITERS[writer], full)
+    written = run("predict", "model", "b", "--out", "found", code=2)
+    assert re.search(r"\bfound(/[\w.]+)?: No space left on device\.$", written)

@@ -133,21 +133,19 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, format: str, file: str
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("coco in there", "there is not empty. Name another path"),
-        ("coco nothing out", "there is no such file or folder"),
-        ("coco ther out", "Did you mean 'there'?"),
-        ("coco in out --merge cra=car", "no class 'cra'. Did you mean 'car'?"),
-        ("coco in out --splits train=-1", "train"),
-        ("yol in out", "yolo"),
+        ("convert coco in there", "there is not empty. Name another path"),
+        ("convert coco nothing out", "there is no such file or folder"),
+        ("convert coco ther out", "Did you mean 'there'?"),
+        ("convert coco in out --merge cra=car", "no class 'cra'. Did you mean 'car'?"),
+        ("convert coco in out --splits train=-1", "train"),
+        ("convert yol in out", "yolo"),
+        ("convrt", "convert"),
     ],
 )
-def test_mistakes_of_the_user_are_errors(tmp_path: Path, monkeypatch, capsys, arguments: str, message: str):
-    monkeypatch.chdir(tmp_path)
-    coco(tmp_path / "in", 8)
-    (tmp_path / "there" / "x").mkdir(parents=True)
-    assert main(["data", "convert", *arguments.split()]) == 2
-    assert message in capsys.readouterr().err
-    assert main(["data"]) == main(["data", "convrt"]) == 2
+def test_mistakes_of_the_user_are_errors(here: Path, run, arguments: str, message: str):
+    coco(here / "in", 8)
+    (here / "there" / "x").mkdir(parents=True)
+    assert message in run("data", *arguments.split(), code=2)
 
 
 @pytest.mark.filterwarnings("ignore:.*text file")

@@ -37,15 +37,14 @@ class Panoptic(StandIn):
 
 
 @pytest.fixture
-def list_of_ten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def list_of_ten(folder: Path) -> Path:
     """Ten photos in blocks of four, of which one cannot be read."""
-    monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     for n in range(COUNT):
         pixels = np.random.default_rng(n).integers(0, 256, (40 + 8 * (n % 2), 50, 3), np.uint8)
         Image.fromarray(pixels).save(f"photos/=cat {n}.png")
     Path("photos/=cat 4.png").write_text("no image")
-    return tmp_path
+    return folder
 
 
 def killed(*command: str) -> None:
@@ -76,11 +75,9 @@ def contents(folder: str) -> dict[str, bytes]:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
-def test_parts_in_any_order_and_killed_processes_write_the_files_of_one_process(
-    list_of_ten: Path, monkeypatch: pytest.MonkeyPatch, run
-) -> None:
+def test_parts_in_any_order_and_killed_processes_write_the_files_of_one_process(list_of_ten, load_as, run) -> None:
     Path("names.txt").write_text("".join(f"photos/=cat {n}.png\n" for n in reversed(range(COUNT))))
-    monkeypatch.setattr("densevit.inference.model_loading.load", lambda *given: Panoptic(("a", "b")))
+    load_as(Panoptic(("a", "b")))
     predict = ["predict", "run", "names.txt", "--batch-size", "1", "--draw", "3", "--out"]
     run(*predict, "one", code=1)
     for part in ("3/3", "1/3", "2/3"):
@@ -109,11 +106,18 @@ def test_a_resumed_prediction_shows_the_numbers_of_the_files(lost, list_of_ten, 
     assert [*map(int, numbers)] == [len(rows), len(read("found/predictions.json"))]
 
 
-def test_a_part_that_was_begun_needs_resume(list_of_ten, model, monkeypatch, run) -> None:
+class Interrupted(StandIn):
+    """Stops at the first image."""
+
+    def see(self, height: int, width: int) -> Any:
+        raise KeyboardInterrupt
+
+
+def test_a_part_that_was_begun_needs_resume(list_of_ten, load_as, run) -> None:
     first = [*PREDICT, "found", "--part", "1/2"]
-    with monkeypatch.context() as patch:
-        patch.setattr(model, "see", lambda *size: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert "Stopped after 0 of 4 images. Continue with --out found --resume" in run(*first, code=130)
+    load_as(Interrupted(("detection",)))
+    assert "Stopped after 0 of 4 images. Continue with --out found --resume" in run(*first, code=130)
+    load_as(StandIn(("detection",)))
     said = run(*first, code=2)
     assert said.startswith(f"found, part 1 of 2 was begun: process {os.getpid()} on ") and "add --resume" in said
     run(*first, "--resume")
@@ -161,14 +165,11 @@ WRONG = [
 ]
 
 
-def test_wrong_parts_are_refused_in_one_line_and_change_nothing(list_of_ten, photos, model, capsys) -> None:
-    main([*PREDICT, "found", "--part", "2/3"])
+def test_wrong_parts_are_refused_and_change_nothing(list_of_ten, photos, model, run) -> None:
+    run(*PREDICT, "found", "--part", "2/3", code=1)
     before = contents("found")
     for command, message in WRONG:
-        capsys.readouterr()
-        assert main(command) == 2, command
-        error = capsys.readouterr().err
-        assert message in error and (len(error.splitlines()) == 1 or "usage:" in error)
+        assert message in run(*command, code=2)
         assert contents("found") == before
 
 
