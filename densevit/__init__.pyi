@@ -51,7 +51,7 @@ from densevit_export.exporting import export as export
 from densevit_probes.probing import probe as probe
 from densevit_workbench.benchmarking.suite import benchmark as benchmark
 from densevit_workbench.doctor.examination import doctor as doctor
-from densevit_workbench.inspection.model_inspection import inspect as inspect
+from densevit_workbench.inspection.model_inspection import inspect_model as inspect_model
 from densevit_workbench.interchange.dataset_conversion import convert_dataset as convert_dataset
 from densevit_workbench.reports.report_page import report as report
 

@@ -88,7 +88,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "fit.config": (lambda: densevit.fit("~/bad.yaml"), "bad.yaml"),
     "fit.run_dir": (lambda: densevit.fit("~/config.yaml", run_dir="~/full"), "full"),
     "fit.resume": (lambda: densevit.fit(resume="~/full"), "full"),
-    "inspect.model": (lambda: densevit.inspect("~/full", "~/image.png"), "full"),
+    "inspect_model.model": (lambda: densevit.inspect_model("~/full", "~/image.png"), "full"),
     "probe.backbone": (lambda: densevit.probe("~/none.yaml", "quick"), "none.yaml"),
     "probe.data": (lambda: densevit.probe("pixels", "quick", "~/none.yaml"), "none.yaml"),
     "push_to_hub.model": (lambda: densevit.push_to_hub("~/full", "a/b"), "full"),
@@ -104,13 +104,13 @@ WRITTEN: dict[str, tuple[Callable[[], object], str]] = {
     "Result.save": (lambda: result().save("~/a.png"), "a.png"),
     "Result.write_ply": (lambda: result().write_ply("~/a.ply", 10.0), "a.ply"),
     "Diagnosis.write_page": (lambda: Diagnosis("a").write_page("~/a.html"), "a.html"),
-    "Inspection.save": (lambda: densevit.inspect(predictor(), "~/image.png").save("~/a"), "a/inspect.html"),
+    "Inspection.save": (lambda: densevit.inspect_model(predictor(), "~/image.png").save("~/a"), "a/inspect.html"),
 }
 READ: dict[str, Callable[[], object]] = {
     "create_backbone.weights": lambda: densevit.create_backbone(**BACKBONE, weights="~/model.safetensors"),
     "create_model.backbone": lambda: densevit.create_model(Path("~/config.yaml"), classes=["a"]),
     "create_model.weights": lambda: densevit.create_model(BACKBONE, HEADS, ["a", "b"], weights="~/model.safetensors"),
-    "inspect.image": lambda: densevit.inspect(predictor(), "~/image.png"),
+    "inspect_model.image": lambda: densevit.inspect_model(predictor(), "~/image.png"),
     "load.source": lambda: densevit.load("~/model.safetensors"),
     "load.backbone": lambda: densevit.load("~/heads.safetensors", backbone="~/model.safetensors"),
     "Run.path": lambda: densevit.Run(Path("~/run")).metrics["x/mIoU"],
@@ -258,7 +258,7 @@ def test_every_path_of_a_public_function_is_in_the_list() -> None:
         if inspect.isfunction(function) and not method.startswith("_")
         if "Path" in str([parameter.annotation for parameter in inspect.signature(function).parameters.values()])
     }
-    assert named | methods | {"inspect.image"} == {*REFUSED, *WRITTEN, *READ, "Result.image", "Result.path"}
+    assert named | methods | {"inspect_model.image"} == {*REFUSED, *WRITTEN, *READ, "Result.image", "Result.path"}
 
 
 def test_commands_expand_the_home_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

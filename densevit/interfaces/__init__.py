@@ -45,7 +45,7 @@ from densevit.interfaces.data_types import (
 from densevit.interfaces.datasets import Dataset
 from densevit.interfaces.evaluators import DEFAULT_THRESHOLD, Evaluator
 from densevit.interfaces.heads import DenseHead, Head
-from densevit.interfaces.last_blocks import Encoding, LastBlocks, TokenBackbone
+from densevit.interfaces.last_blocks import BackboneOutput, LastBlocks, TokenBackbone
 from densevit.interfaces.licences import Licences
 from densevit.interfaces.methods import Method
 from densevit.interfaces.necks import Neck
@@ -65,6 +65,7 @@ __all__ = [
     "VOID",
     "ZEROS",
     "Backbone",
+    "BackboneOutput",
     "Batch",
     "Canvas",
     "Change",
@@ -77,7 +78,6 @@ __all__ = [
     "Dataset",
     "DenseHead",
     "Drawing",
-    "Encoding",
     "Evaluator",
     "Head",
     "LastBlocks",

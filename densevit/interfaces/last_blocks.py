@@ -32,7 +32,7 @@ class LastBlocks:
         return replace(self, tokens=self.tokens[i : i + 1])
 
 
-class Encoding(NamedTuple):
+class BackboneOutput(NamedTuple):
     """Features and last blocks for the heads of a model.
 
     features: the feature maps, as from `Backbone.forward`; empty if not requested. last_blocks: the blocks by their
@@ -52,7 +52,7 @@ class TokenBackbone(Protocol):
 
     max_last_blocks: int
 
-    def encode(self, images: Tensor, counts: Collection[int], features: bool) -> Encoding:
+    def encode(self, images: Tensor, counts: Collection[int], features: bool) -> BackboneOutput:
         """images: (B, 3, H, W). counts: numbers of last blocks that heads run, each from 1 to `max_last_blocks`.
         features: whether heads need feature maps; if not, the last min(counts) blocks are not computed.
         """

@@ -12,8 +12,8 @@ from densevit.config import ModelSections
 from densevit.errors import DensevitError, PluginError
 from densevit.interfaces import (
     Backbone,
+    BackboneOutput,
     Batch,
-    Encoding,
     Head,
     Losses,
     Neck,
@@ -55,8 +55,8 @@ class DenseModel(InferenceModel, nn.Module):
         (32, ['depth'])
     """
 
-    low: Tensor
-    high: Tensor
+    range_low: Tensor
+    range_high: Tensor
     mean: Tensor
     std: Tensor
     _by_head = (*InferenceModel._by_head, "necks", "log_variances", "loss_weights")
@@ -91,11 +91,11 @@ class DenseModel(InferenceModel, nn.Module):
         self.inference = inference_of(self, sections)
         self.licences = dict(backbone.licences)
         self.channels = sections.backbone.channels or backbone.image_channels
-        for name, values in zip(("low", "high"), zip(*self.channels.range, strict=True), strict=True):
+        for name, values in zip(("range_low", "range_high"), zip(*self.channels.range, strict=True), strict=True):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
-        span = self.high - self.low  # mean and std are the backbone's, in units of the images
+        span = self.range_high - self.range_low  # mean and std are the backbone's, in units of the images
         mean, std = (torch.tensor(values)[:, None, None] for values in (backbone.mean, backbone.std))
-        self.register_buffer("mean", self.low + span * mean, persistent=False)
+        self.register_buffer("mean", self.range_low + span * mean, persistent=False)
         self.register_buffer("std", span * std, persistent=False)
 
     def with_heads(self, names: Collection[str]) -> "DenseModel":
@@ -140,12 +140,12 @@ class DenseModel(InferenceModel, nn.Module):
         """
         batch = as_batch(batch, self)
         names = [name for name in self.heads if heads is None or name in heads]
-        encoding = self.encode(batch, names)
+        backbone_output = self.encode(batch, names)
         outputs = {}
         for name in names:
             head, padding_mask = self.heads[name], batch["padding_mask"]
-            blocks: Any = encoding.last_blocks.get(head.last_blocks)
-            features = self.head_inputs(name, encoding.features, padding_mask) if blocks is None else blocks
+            blocks: Any = backbone_output.last_blocks.get(head.last_blocks)
+            features = self.head_inputs(name, backbone_output.features, padding_mask) if blocks is None else blocks
             targets = None
             if self.training:
                 targets = self._checked_targets(name, batch["targets"], head_targets)
@@ -156,20 +156,20 @@ class DenseModel(InferenceModel, nn.Module):
         """The backbone's feature maps (B, C_i, H / s_i, W / s_i), fine to coarse. images: `batch` of `forward`."""
         return self.encode(as_batch(images, self), ()).features
 
-    def encode(self, batch: Batch, heads: Collection[str]) -> Encoding:
+    def encode(self, batch: Batch, heads: Collection[str]) -> BackboneOutput:
         """Runs the backbone on a batch for some heads: feature maps, and last blocks for heads that run them. If no
         head takes feature maps, blocks that heads run are not computed."""
         images = self.normalise(batch["images"], batch["padding_mask"])
         counts = {self.heads[name].last_blocks for name in heads} - {0}
         if counts and isinstance(self.backbone, TokenBackbone):
             needs_features = any(not self.heads[name].last_blocks for name in heads)
-            encoding = self.backbone.encode(images, counts, needs_features)
+            backbone_output = self.backbone.encode(images, counts, needs_features)
             if needs_features:
-                check_features(self.backbone, encoding.features)
-            return encoding
+                check_features(self.backbone, backbone_output.features)
+            return backbone_output
         features = (self.cache or self.backbone)(images)
         check_features(self.backbone, features)
-        return Encoding(features, {})
+        return BackboneOutput(features, {})
 
     def head_inputs(self, head: str, features: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
         """The input features of a head, from its neck or else the backbone. head: its name.
@@ -186,7 +186,7 @@ class DenseModel(InferenceModel, nn.Module):
     def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
         """`normalised` with the model's buffers, in the dtype of the backbone's parameters."""
         dtypes = (p.dtype for p in self.backbone.parameters() if p.is_floating_point())
-        pixels = normalised(images, padding_mask, self.channels, self.low, self.high, self.mean, self.std)
+        pixels = normalised(images, padding_mask, self.channels, self.range_low, self.range_high, self.mean, self.std)
         return pixels.to(next(dtypes, pixels.dtype))
 
     def loss_context(self, targets: Sequence[list[Targets]], step: int = 0, batches: int | None = None) -> LossContext:
@@ -281,7 +281,7 @@ class DenseModel(InferenceModel, nn.Module):
         )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "DenseModel":
-        before = {name: getattr(self, name) for name in ("low", "high", "mean", "std")}
+        before = {name: getattr(self, name) for name in ("range_low", "range_high", "mean", "std")}
         super()._apply(fn, recurse)
         if self.mean.dtype in HALF:  # normalisation stays in float32
             for name, value in before.items():

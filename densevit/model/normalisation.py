@@ -6,17 +6,23 @@ from densevit.channels import Channels
 
 
 def normalised(
-    images: Tensor, padding_mask: Tensor, channels: Channels, low: Tensor, high: Tensor, mean: Tensor, std: Tensor
+    images: Tensor,
+    padding_mask: Tensor,
+    channels: Channels,
+    range_low: Tensor,
+    range_high: Tensor,
+    mean: Tensor,
+    std: Tensor,
 ) -> Tensor:
     """Normalises images (B, C, H, W) by mean and std, both (C, 1, 1) in units of the images. Padding (B, H, W) becomes
     exactly 0.
 
-    For channels other than 8-bit RGB, clips values to low ... high and sets NaN to 0, the mean. Computes in float32 at
-    least.
+    For channels other than 8-bit RGB, clips values to range_low ... range_high and sets NaN to 0, the mean. Computes in
+    float32 at least.
     """
     pixels = images.to(mean.dtype)
     if not channels.is_rgb:
-        pixels = pixels.clamp(low, high)
+        pixels = pixels.clamp(range_low, range_high)
     pixels = (pixels - mean) / std
     if channels.dtype == "float32":
         pixels = pixels.nan_to_num(nan=0.0)

@@ -49,7 +49,8 @@ class AttentionResNet(Backbone):
     non_local, sagan: sections of options of blocks that are inserted between residual blocks.
     sasa, lr_net, axial: sections of options of layers in place of the 3x3 convolutions. At most one of the five can be
         set; `{}` sets the defaults.
-    checkpointing: activation checkpointing per block in training. Running statistics are updated once per batch.
+    gradient_checkpointing: activation checkpointing per block in training. Running statistics are updated once per
+        batch.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class AttentionResNet(Backbone):
         sasa: StandAlone | None = None,
         lr_net: LocalRelations | None = None,
         axial: Axial | None = None,
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         _check_single({"non_local": non_local, "sagan": sagan, "sasa": sasa, "lr_net": lr_net, "axial": axial})
@@ -70,7 +71,7 @@ class AttentionResNet(Backbone):
         base = round(64 * width)
         replacement: Replacement | None = sasa or lr_net or axial
         counts = _LR_NET_26 if lr_net and depth == 26 else BLOCKS[depth]
-        self.checkpointing = checkpointing
+        self.gradient_checkpointing = gradient_checkpointing
         self.channels, self.strides = tuple(4 * base * 2**i for i in range(4)), (4, 8, 16, 32)
         self.stem = replacement.stem_layers(base) if replacement else None
         if self.stem is None:
@@ -115,7 +116,7 @@ class AttentionResNet(Backbone):
         for i in range(4):
             for blocks in self._blocks(i):
                 for block in blocks:
-                    x = run(block, x, checkpointed=self.checkpointing and self.training)
+                    x = run(block, x, checkpointed=self.gradient_checkpointing and self.training)
             features.append(x)
         return features
 

@@ -68,7 +68,7 @@ class CeiT(Backbone):
         quarters. Blocks after the last one are not built.
     drop_path: stochastic depth of the last block, linear from 0 at the first; None: 0.1 as the authors train, 0 for
         "nano".
-    checkpointing: activation checkpointing per block in training.
+    gradient_checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
     """
 
@@ -80,7 +80,7 @@ class CeiT(Backbone):
         readout: Literal["ignore", "lca"] = "ignore",
         features: tuple[int, ...] | None = None,
         drop_path: float | None = None,
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class CeiT(Backbone):
         last_rate = default_drop if drop_path is None else drop_path
         self.stride = _STEM_STRIDE * patch_size
         self.channels, self.strides = (width,) * len(features), (self.stride,) * len(features)
-        self.feature_blocks, self.checkpointing = features, checkpointing
+        self.feature_blocks, self.gradient_checkpointing = features, gradient_checkpointing
         self.stem = ImageToTokens(width, patch_size, in_channels)
         self.position_side = -(-image_size // self.stride)
         self.position_table = nn.Parameter(torch.zeros(self.position_side, self.position_side, width))
@@ -114,7 +114,7 @@ class CeiT(Backbone):
         features: list[Tensor] = []
         class_tokens: list[Tensor] = []
         for i, block in enumerate(self.blocks):
-            x = run(block, x, grid, checkpointed=self.checkpointing and self.training)
+            x = run(block, x, grid, checkpointed=self.gradient_checkpointing and self.training)
             class_tokens.append(x[:, 0])
             if i + 1 in self.feature_blocks:
                 norm = self.feature_norms[len(features)]

@@ -70,7 +70,7 @@ class CvT(Backbone):
         stages have none. None: the paper's for ImageNet.
     gelu: the GELU of the MLPs. "quick": x sigmoid(1.702 x), as in the authors' code; "erf": exact, as in transformers,
         also with weights that were trained with "quick".
-    checkpointing: activation checkpointing per block in training.
+    gradient_checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
     """
 
@@ -79,14 +79,14 @@ class CvT(Backbone):
         variant: Literal["nano", "13", "21", "w24"] = "13",
         drop_path: float | None = None,
         gelu: Literal["quick", "erf"] = "quick",
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
         widths, heads, blocks, default_drop = VARIANTS[variant]
         last_rate = default_drop if drop_path is None else drop_path
         self.channels, self.strides = widths, (4, 8, 16)
-        self.checkpointing = checkpointing
+        self.gradient_checkpointing = gradient_checkpointing
         self.embeddings, self.stages = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(widths):
             self.embeddings.append(
@@ -112,7 +112,7 @@ class CvT(Backbone):
                 class_token = self.class_token.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
                 tokens = torch.cat([class_token, tokens], dim=1)
             for block in self.stages[i].children():
-                tokens = run(block, tokens, grid, checkpointed=self.checkpointing and self.training)
+                tokens = run(block, tokens, grid, checkpointed=self.gradient_checkpointing and self.training)
             cells = tokens[:, int(has_class_token) :]
             features.append(as_map(norm(cells), grid))
             x = as_map(cells, grid)

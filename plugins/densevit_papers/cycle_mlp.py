@@ -52,7 +52,7 @@ class CycleMlp(Backbone):
 
     variant: "b1" to "b5" of the paper's table 1; "nano" (32 to 256 channels, 6 blocks) is for CPUs.
     drop_path: stochastic depth of the last block, linear from 0 at the first.
-    checkpointing: activation checkpointing per block in training.
+    gradient_checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
     """
 
@@ -60,13 +60,13 @@ class CycleMlp(Backbone):
         self,
         variant: Literal["nano", "b1", "b2", "b3", "b4", "b5"] = "b1",
         drop_path: float = 0.1,
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
         widths, counts, expansions = VARIANTS[variant]
         self.channels, self.strides = widths, (4, 8, 16, 32)
-        self.checkpointing = checkpointing
+        self.gradient_checkpointing = gradient_checkpointing
         self.patches, self.stages = nn.ModuleList(), nn.ModuleList()
         for i, (width, expansion) in enumerate(zip(widths, expansions, strict=True)):
             # The patches overlap: 7 pixels of stride 4, then 3 cells of stride 2.
@@ -85,7 +85,7 @@ class CycleMlp(Backbone):
         for patches, stage, norm in zip(self.patches, self.stages, self.feature_norms, strict=True):
             x = patches(x).permute(0, 2, 3, 1)  # (B, h, w, C)
             for block in stage.children():
-                x = run(block, x, checkpointed=self.checkpointing and self.training)
+                x = run(block, x, checkpointed=self.gradient_checkpointing and self.training)
             features.append(norm(x).permute(0, 3, 1, 2))
             x = x.permute(0, 3, 1, 2)
         return features

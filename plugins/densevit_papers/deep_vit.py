@@ -58,7 +58,7 @@ class DeepViT(PlainViT):
     readout: use of the class token in the features. "ignore": none; "add": added to each cell; "project": concatenated
         to each cell, then a linear layer and a GELU per feature (DPT, Ranftl et al. 2021, section 3.1).
     drop_path: stochastic depth of the last block, linear from 0 at the first.
-    checkpointing: activation checkpointing per block in training.
+    gradient_checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
     """
 
@@ -70,7 +70,7 @@ class DeepViT(PlainViT):
         features: tuple[int, ...] | None = None,
         readout: Readout = "ignore",
         drop_path: float = 0.2,
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
         in_channels: int = 3,
     ) -> None:
         sizes = VARIANTS[variant]
@@ -80,7 +80,9 @@ class DeepViT(PlainViT):
             for i in range(numbers[-1])
         ]
         embedding = (ConvEmbedding if sizes.convolutions else PatchEmbedding)(sizes.width, patch_size, in_channels)
-        super().__init__(embedding, blocks, sizes.width, patch_size, image_size, numbers, readout, checkpointing)
+        super().__init__(
+            embedding, blocks, sizes.width, patch_size, image_size, numbers, readout, gradient_checkpointing
+        )
 
 
 class ConvEmbedding(nn.Module):

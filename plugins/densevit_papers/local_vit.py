@@ -60,7 +60,7 @@ class LocalViT(PlainViT):
         to each cell, then a linear layer and a GELU per feature (DPT, Ranftl et al. 2021, section 3.1).
     drop_path: stochastic depth of attention in the last block, linear from 0 at the first. The feed-forward networks
         have none, as in the authors' code.
-    checkpointing: activation checkpointing per block in training.
+    gradient_checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
     """
 
@@ -74,7 +74,7 @@ class LocalViT(PlainViT):
         features: tuple[int, ...] | None = None,
         readout: Readout = "ignore",
         drop_path: float = 0.1,
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
         in_channels: int = 3,
     ) -> None:
         width, depth, heads = VARIANTS[variant]
@@ -89,7 +89,7 @@ class LocalViT(PlainViT):
         rates = [drop_path * i / (depth - 1) for i in range(numbers[-1])]
         blocks = [Block(width, heads, activation, reduction, rate) for rate in rates]
         embedding = PatchEmbedding(width, patch_size, in_channels)
-        super().__init__(embedding, blocks, width, patch_size, image_size, numbers, readout, checkpointing)
+        super().__init__(embedding, blocks, width, patch_size, image_size, numbers, readout, gradient_checkpointing)
 
 
 class Block(nn.Module):

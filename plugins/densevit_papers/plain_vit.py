@@ -42,14 +42,14 @@ class PlainViT(Backbone):
         image_size: int,
         features: tuple[int, ...],
         readout: Readout,
-        checkpointing: bool,
+        gradient_checkpointing: bool,
     ) -> None:
         super().__init__()
         if image_size < 1:
             raise ValueError(f"image_size is {image_size}; it is the side of an image in pixels, 1 or more.")
         self.channels = (width,) * len(features)
         self.strides = (stride,) * len(features)
-        self.feature_blocks, self.readout, self.checkpointing = features, readout, checkpointing
+        self.feature_blocks, self.readout, self.gradient_checkpointing = features, readout, gradient_checkpointing
         self.position_side = -(-image_size // stride)
         self.embedding = embedding
         self.class_token = nn.Parameter(torch.zeros(1, width))
@@ -70,7 +70,7 @@ class PlainViT(Backbone):
         x = torch.cat([self.class_token.to(x.dtype).expand(len(x), -1, -1), x], dim=1)  # (B, 1 + H * W, C)
         features = []
         for i, block in enumerate(self.blocks):
-            x = run(block, x, grid, checkpointed=self.checkpointing and self.training)
+            x = run(block, x, grid, checkpointed=self.gradient_checkpointing and self.training)
             if i + 1 in self.feature_blocks:
                 features.append(self._feature(x, grid, i + 1))
         return features

@@ -44,7 +44,7 @@ class S2Mlp(Backbone):
         DeiT's, whose training settings the paper adopts.
     features: the numbers, from 1, of the blocks whose outputs are the features; None: the last blocks of the four
         quarters. Blocks after the last one are not built. There is no final norm, as in the paper.
-    checkpointing: activation checkpointing per block in training.
+    gradient_checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
     """
 
@@ -54,7 +54,7 @@ class S2Mlp(Backbone):
         patch_size: int = 16,
         drop_path: float = 0.1,
         features: tuple[int, ...] | None = None,
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class S2Mlp(Backbone):
         check_counts({"patch_size": patch_size})
         features = feature_blocks(features, depth)
         self.channels, self.strides = (width,) * len(features), (patch_size,) * len(features)
-        self.patch_size, self.feature_blocks, self.checkpointing = patch_size, features, checkpointing
+        self.patch_size, self.feature_blocks, self.gradient_checkpointing = patch_size, features, gradient_checkpointing
         self.projection = nn.Conv2d(in_channels, width, patch_size, stride=patch_size)
         self.norm = normalisation(norm, width)
         rates = [drop_path * i / (depth - 1) for i in range(features[-1])]
@@ -75,7 +75,7 @@ class S2Mlp(Backbone):
         x = self.norm(x.permute(0, 2, 3, 1))  # (B, h, w, C)
         features = []
         for i, block in enumerate(self.blocks):
-            x = run(block, x, checkpointed=self.checkpointing and self.training)
+            x = run(block, x, checkpointed=self.gradient_checkpointing and self.training)
             if i + 1 in self.feature_blocks:
                 features.append(x.permute(0, 3, 1, 2))
         return features

@@ -61,7 +61,7 @@ class VisionLongformer(Backbone):
     global_tokens: the number of global tokens in the first three stages. The last stage has none, as in the authors'
         models.
     drop_path: stochastic depth of the last block, linear from 0 at the first.
-    checkpointing: activation checkpointing per block in training.
+    gradient_checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
     """
 
@@ -71,7 +71,7 @@ class VisionLongformer(Backbone):
         window_size: int = 7,
         global_tokens: int = 1,
         drop_path: float = 0.1,
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class VisionLongformer(Backbone):
         check_counts({"global_tokens": global_tokens}, 0)
         widths, heads, counts = VARIANTS[variant]
         self.channels, self.strides = widths, (4, 8, 16, 32)
-        self.checkpointing = checkpointing
+        self.gradient_checkpointing = gradient_checkpointing
         rates = iter([drop_path * i / (sum(counts) - 1) for i in range(sum(counts))])
         self.stages = nn.ModuleList()
         for i, width in enumerate(widths):
@@ -96,7 +96,7 @@ class VisionLongformer(Backbone):
     def forward(self, images: Tensor) -> list[Tensor]:
         x, features = images, []
         for stage in self.stages:
-            x = stage(x, self.checkpointing and self.training)
+            x = stage(x, self.gradient_checkpointing and self.training)
             features.append(x)
         return features
 

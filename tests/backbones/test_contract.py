@@ -108,9 +108,9 @@ def test_backbone_meets_the_interface(name, kind):
 @pytest.mark.parametrize("name", ["resnet", "swin", "vit"])
 def test_checkpointing_keeps_fewer_activations(name):
     build, kept = factory(name, next(iter(CASES[name]))), []
-    for checkpointing in (False, True):
+    for gradient_checkpointing in (False, True):
         sizes: list[int] = []
-        backbone = build(checkpointing=checkpointing).train()
+        backbone = build(gradient_checkpointing=gradient_checkpointing).train()
         with torch.autograd.graph.saved_tensors_hooks(lambda x, to=sizes: to.append(x.numel()) or x, lambda x: x):
             backbone(torch.randn(2, 3, 64, 64))
         kept.append(sum(sizes) - sum(p.numel() for p in backbone.parameters()))

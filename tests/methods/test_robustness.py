@@ -41,7 +41,10 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "mae": {
         "method": {"name": "mae", "width": 16, "depth": 1, "num_heads": 2},
-        "backbone": {"name": "vit", "variant": "nano", "drop_path": 0.0, "image_size": 64, "checkpointing": True},
+        "backbone": {
+            **{"name": "vit", "variant": "nano", "drop_path": 0.0, "image_size": 64},
+            "gradient_checkpointing": True,
+        },
         **UNLABELLED,
     },
     # Batch norm over four similar images amplifies rounding errors, also in the weights of the next step.
@@ -58,11 +61,14 @@ def each(*in_brief: str) -> list[Any]:
     return [method if method in in_brief else pytest.param(method, marks=pytest.mark.slow) for method in METHODS]
 
 
-def config(method: str, batch_size: int = 4, checkpointing: bool = False, **trainer: Any) -> Config:
+def config(method: str, batch_size: int = 4, gradient_checkpointing: bool = False, **trainer: Any) -> Config:
     sections = dict(METHODS[method])
     optim = {"name": "sgd", "lr": 1e-3, "schedule": "constant", "warmup_steps": 2}
     fixed = {"max_steps": STEPS, "accelerator": "cpu", "devices": 1, "log_every": 1, "evaluate_every": 0.99}
-    backbone = {**sections.pop("backbone", pretraining.BACKBONES["swin"]), "checkpointing": checkpointing}
+    backbone = {
+        **sections.pop("backbone", pretraining.BACKBONES["swin"]),
+        "gradient_checkpointing": gradient_checkpointing,
+    }
     data = {"image_size": 64, "batch_size": batch_size, "num_workers": 0} | sections.pop("data")
     trainer = {"precision": "32", **fixed, **trainer}
     return from_mapping({"optim": optim, **sections, "backbone": backbone, "data": data, "trainer": trainer})

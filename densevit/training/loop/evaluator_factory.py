@@ -145,12 +145,12 @@ def image_losses(
     normaliser, and without the head's `loss_weight`. context: step and progress, for one process.
     """
     heads = list(heads)
-    encoding = model.encode(batch, heads)
+    backbone_output = model.encode(batch, heads)
     losses: dict[str, list[Predictions]] = {}
     for name in heads:
         head, padding_mask = model.heads[name], batch["padding_mask"]
-        blocks = encoding.last_blocks.get(head.last_blocks)
-        inputs = [] if blocks else model.head_inputs(name, encoding.features, padding_mask)
+        blocks = backbone_output.last_blocks.get(head.last_blocks)
+        inputs = [] if blocks else model.head_inputs(name, backbone_output.features, padding_mask)
         losses[name] = []
         for i, target in enumerate(batch["targets"]):
             if not all(key in target for key in head.required_targets):

@@ -82,7 +82,7 @@ def _memory_failure(error: RuntimeError, config: Config) -> str:
     return (
         f"The memory is full with data.batch_size={size}. Fix: set data.batch_size={half} with "
         f"trainer.accumulate={accumulate * size // half}, a smaller data.image_size, trainer.precision=bf16-mixed, or "
-        "backbone.checkpointing=true, which recomputes activations in the backward pass."
+        "backbone.gradient_checkpointing=true, which recomputes activations in the backward pass."
     )
 
 

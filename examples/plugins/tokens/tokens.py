@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import densevit
-from densevit.interfaces import IGNORE, Encoding, LastBlocks
+from densevit.interfaces import IGNORE, BackboneOutput, LastBlocks
 
 
 class Block(nn.Module):
@@ -39,7 +39,7 @@ class TinyTokens(densevit.Backbone):
         """images: (B, 3, H, W). Returns one feature (B, 32, ceil(H / 16), ceil(W / 16))."""
         return self.encode(images, (), True).features
 
-    def encode(self, images: Tensor, counts: Collection[int], features: bool) -> Encoding:
+    def encode(self, images: Tensor, counts: Collection[int], features: bool) -> BackboneOutput:
         """The features, and the last blocks for heads, see `densevit.interfaces.TokenBackbone`."""
         cells = self.patches(F.pad(images, (0, -images.shape[3] % 16, 0, -images.shape[2] % 16)))
         grid = (cells.shape[2], cells.shape[3])
@@ -49,9 +49,9 @@ class TinyTokens(densevit.Backbone):
             if remaining in counts:
                 last[remaining] = LastBlocks(x, grid, list(self.blocks[i:]), self.norm)
             if not features and len(last) == len(counts):
-                return Encoding([], last)
+                return BackboneOutput([], last)
             x = block(x)
-        return Encoding([self.norm(x).transpose(1, 2).unflatten(2, grid)], last)
+        return BackboneOutput([self.norm(x).transpose(1, 2).unflatten(2, grid)], last)
 
 
 class ClassTokens(densevit.DenseHead):

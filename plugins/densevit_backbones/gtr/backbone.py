@@ -28,7 +28,7 @@ class Gtr(Backbone):
 
     variant: "s", "m", "l" or "x".
     drop_path: stochastic depth of the last block, linear from 0 at the first; 0 as the authors.
-    checkpointing: activation checkpointing per block in training.
+    gradient_checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
     """
 
@@ -36,13 +36,13 @@ class Gtr(Backbone):
         self,
         variant: Literal["s", "m", "l", "x"] = "s",
         drop_path: float = 0.0,
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
         width, hidden = VARIANTS[variant]
         self.channels, self.strides = (width,) * (_BLOCKS // _DIRECTIONS), (16,) * (_BLOCKS // _DIRECTIONS)
-        self.checkpointing = checkpointing
+        self.gradient_checkpointing = gradient_checkpointing
         self.stem = _stem(in_channels, width)
         self.blocks = nn.ModuleList(Block(width, hidden, drop_path * i / (_BLOCKS - 1)) for i in range(_BLOCKS))
         self.apply(_initialise)
@@ -50,7 +50,7 @@ class Gtr(Backbone):
     def forward(self, images: Tensor) -> list[Tensor]:
         x, features = self.stem(images).permute(0, 2, 3, 1), []
         for i, block in enumerate(self.blocks):
-            x = activation_checkpointing.run(block, x, checkpointed=self.checkpointing and self.training)
+            x = activation_checkpointing.run(block, x, checkpointed=self.gradient_checkpointing and self.training)
             x = x.flip(1, 2)
             if i % 2 == 1:
                 x = x.transpose(1, 2)

@@ -29,7 +29,7 @@ class MixTransformer(Backbone):
     variant: "b0" to "b5" of the paper's table 6.
     drop_path: stochastic depth of the last block, linear from 0 at the first.
     norm_eps: epsilon of the norms of blocks and features: 1e-6 in the authors' code, 1e-5 in transformers.
-    checkpointing: activation checkpointing per block in training.
+    gradient_checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
     """
 
@@ -38,7 +38,7 @@ class MixTransformer(Backbone):
         variant: Literal["b0", "b1", "b2", "b3", "b4", "b5"] = "b0",
         drop_path: float = 0.1,
         norm_eps: float = 1e-6,
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class MixTransformer(Backbone):
             raise ValueError(f"norm_eps is {norm_eps:g}; it must be above 0 and below 1.")
         widths, counts = VARIANTS[variant]
         self.channels, self.strides = widths, (4, 8, 16, 32)
-        self.checkpointing = checkpointing
+        self.gradient_checkpointing = gradient_checkpointing
         rates = [drop_path * i / (sum(counts) - 1) for i in range(sum(counts))]
         self.patches, self.stages = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(widths):
@@ -62,7 +62,7 @@ class MixTransformer(Backbone):
         for patches, stage, norm in zip(self.patches, self.stages, self.feature_norms, strict=True):
             x = patches(x)
             for block in stage.children():
-                x = activation_checkpointing.run(block, x, checkpointed=self.checkpointing and self.training)
+                x = activation_checkpointing.run(block, x, checkpointed=self.gradient_checkpointing and self.training)
             x = norm(x).permute(0, 3, 1, 2)
             features.append(x)
         return features

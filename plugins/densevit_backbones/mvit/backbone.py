@@ -41,7 +41,7 @@ class MViT(Backbone):
     coarse_global_keys: doubles the stride of keys and values in the last blocks of the second and the third stage, as
         in the authors' detectors in detectron2.
     drop_path: stochastic depth of the last block, linear from 0 at the first; None: the paper's for ImageNet.
-    checkpointing: activation checkpointing per block.
+    gradient_checkpointing: activation checkpointing per block.
     in_channels: the number of channels of images.
     """
 
@@ -56,7 +56,7 @@ class MViT(Backbone):
         window_size: int | None = None,
         coarse_global_keys: bool = False,
         drop_path: float | None = None,
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class MViT(Backbone):
             raise ValueError(f"window_size is {window_size}; it must be a multiple of 8, which four stages halve.")
         width, blocks, heads, default_drop, widens = VARIANTS[version][variant]
         last_rate = default_drop if drop_path is None else drop_path
-        self.checkpointing = checkpointing
+        self.gradient_checkpointing = gradient_checkpointing
         self.strides = (4, 8, 16, 32)
         self.patch_embed = (
             nn.Conv2d(in_channels, width, 7, stride=4, padding=3)
@@ -126,7 +126,7 @@ class MViT(Backbone):
         features = []
         for stage, norm in zip(self._blocks(), self.feature_norms, strict=True):
             for block in stage:
-                x, (H, W) = run(block, x, (H, W), checkpointed=self.checkpointing and self.training)
+                x, (H, W) = run(block, x, (H, W), checkpointed=self.gradient_checkpointing and self.training)
             cells = norm(x[:, -H * W :])
             features.append(cells.unflatten(1, (H, W)).permute(0, 3, 1, 2))
         return features

@@ -46,7 +46,7 @@ class ResNet(Backbone):
     groups, width_per_group: groups of a bottleneck's 3x3 convolution, and channels per group in the first stage (they
         double with each stage); from depth 50 on. ResNeXt 32x4d has 32 groups of 4 channels, 32x8d and 64x4d likewise;
         wide ResNet-50-2 and 101-2 have one group of 128.
-    checkpointing: activation checkpointing per block. Running statistics are updated once per batch.
+    gradient_checkpointing: activation checkpointing per block. Running statistics are updated once per batch.
     in_channels: the number of channels of images.
     """
 
@@ -64,7 +64,7 @@ class ResNet(Backbone):
         variant: Literal["b", "d", "vd"] = "b",
         groups: int = 1,
         width_per_group: int = 64,
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
         norm_eps: float = 1e-5,
         in_channels: int = 3,
     ) -> None:
@@ -77,7 +77,7 @@ class ResNet(Backbone):
         def make_norm(channels: int) -> nn.Module:
             return _NORMS[norm](channels, norm_eps)
 
-        self.checkpointing, self.conv_norm = checkpointing, conv_norm
+        self.gradient_checkpointing, self.conv_norm = gradient_checkpointing, conv_norm
         self.conv1 = (
             nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
             if variant == "b"
@@ -128,7 +128,7 @@ class ResNet(Backbone):
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
-                x = run(block, x, checkpointed=self.checkpointing and self.training)
+                x = run(block, x, checkpointed=self.gradient_checkpointing and self.training)
             features.append(x)
         return features
 

@@ -38,7 +38,7 @@ class Swin(Backbone):
         them of stride 2, and a 1x1, with which a transformer converges faster from random weights (Xiao et al.
         2021, section 4).
     drop_path: stochastic depth of the last block, linear from 0 at the first; None: the paper's for ImageNet.
-    checkpointing: activation checkpointing per block in training.
+    gradient_checkpointing: activation checkpointing per block in training.
     shift: the shift on a map whose height or width is at most one window, such as the map of stride 32 for images of up
         to 224 pixels. "per_axis" does not shift that axis, as in torchvision and timm; "both_axes" shifts neither axis,
         as in the authors' code for classification; "dense" shifts both axes, as in their code for detection and
@@ -54,7 +54,7 @@ class Swin(Backbone):
         pretrained_window_sizes: tuple[int, int, int, int] | None = None,
         stem: Literal["patch", "conv"] = "patch",
         drop_path: float | None = None,
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
         shift: ShiftRule = "per_axis",
         in_channels: int = 3,
     ) -> None:
@@ -69,7 +69,7 @@ class Swin(Backbone):
         pretrained = _a_stage("pretrained_window_sizes", pretrained_window_sizes or windows)
         self.channels = tuple(width * 2**i for i in range(4))
         self.strides = (4, 8, 16, 32)
-        self.checkpointing = checkpointing
+        self.gradient_checkpointing = gradient_checkpointing
         self.patch_embed = (
             nn.Conv2d(in_channels, width, 4, stride=4) if stem == "patch" else conv_stem(width, 4, in_channels)
         )
@@ -97,7 +97,7 @@ class Swin(Backbone):
         features = []
         for stage, norm in zip(self.stages, self.feature_norms, strict=True):
             for block in stage.children():
-                x = activation_checkpointing.run(block, x, checkpointed=self.checkpointing and self.training)
+                x = activation_checkpointing.run(block, x, checkpointed=self.gradient_checkpointing and self.training)
             features.append(norm(x).permute(0, 3, 1, 2))
         return features
 

@@ -44,7 +44,7 @@ class Timm(Backbone):
         features have a few channels of huge values. All other models, such as pyramids, get one new norm per map, as
         the dense models of Swin and ConvNeXt have: `feature_norms`, which published weights lack. False: raw maps.
     drop_path: stochastic depth of the last block. None: the default of timm's constructor, mostly 0.
-    checkpointing: timm's activation checkpointing of the model.
+    gradient_checkpointing: timm's activation checkpointing of the model.
     in_channels: the number of channels of images. In a model, weights are adapted by the channels' names; a backbone
         that is built alone with `pretrained` has timm's adaptation.
     model_args: further arguments of timm's constructor, such as {output_stride: 16} or {depth: 6}.
@@ -58,7 +58,7 @@ class Timm(Backbone):
         features: tuple[int, ...] | None = None,
         feature_norm: bool = False,
         drop_path: float | None = None,
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
         model_args: dict[str, Any] | None = None,
         in_channels: int = 3,
     ) -> None:
@@ -72,7 +72,7 @@ class Timm(Backbone):
         if pretrained:
             weights = str(metadata(self.model).get("license") or TIMM.weights)
             self.licences = {f"timm:{model}": replace(TIMM, weights=weights)}
-        if checkpointing:
+        if gradient_checkpointing:
             self._checkpoint()
         self._set_maps(plan, chosen, size, feature_norm)
 
@@ -127,7 +127,7 @@ class Timm(Backbone):
             cast(Callable[[bool], None], self.model.set_grad_checkpointing)(True)
         except (AssertionError, AttributeError) as error:
             raise PluginError(
-                f"backbone.checkpointing: timm has no activation checkpointing for {self.name!r}. Leave it false."
+                f"backbone.gradient_checkpointing: timm has none for {self.name!r}. Leave it false."
             ) from error
         update_statistics_once(self.model)
 

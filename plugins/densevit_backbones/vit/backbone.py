@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from densevit.interfaces import Encoding, LastBlocks
+from densevit.interfaces import BackboneOutput, LastBlocks
 from densevit.layers.checkpointing import run
 from densevit.layers.positions import Resizing
 from densevit_backbones.linear_weights import truncated_normal
@@ -68,7 +68,7 @@ class ViT(TokenEmbedding):
     norm_eps: epsilon of the layer norms, 1e-5 in DINOv3.
     fixed_size: takes images of `image_size` x `image_size` only, to which smaller images are padded, as in published
         EoMT.
-    checkpointing: activation checkpointing per block in training.
+    gradient_checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
     """
 
@@ -96,7 +96,7 @@ class ViT(TokenEmbedding):
         key_bias: bool = True,
         norm_eps: float = EPS,
         fixed_size: bool = False,
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
         in_channels: int = 3,
     ) -> None:
         check_combination(
@@ -134,7 +134,7 @@ class ViT(TokenEmbedding):
         self.input_size = (image_size, image_size) if fixed_size else None
         self.stride, self.positions, self.readout = patch_size, positions, readout
         self.window = None if windows is None else windows.size
-        self.head_channels, self.checkpointing = width // heads, checkpointing
+        self.head_channels, self.gradient_checkpointing = width // heads, gradient_checkpointing
         has_tokens, built = bool(self.tokens()), features[-1]
         sides = [None] * built if windows is None else windows.sides(quarters, depth, built, has_tokens)
         last_rate = default_drop_path if drop_path is None else drop_path
@@ -175,7 +175,7 @@ class ViT(TokenEmbedding):
     def forward(self, images: Tensor) -> list[Tensor]:
         return self.encode(images, (), True).features
 
-    def encode(self, images: Tensor, counts: Collection[int], features: bool) -> Encoding:
+    def encode(self, images: Tensor, counts: Collection[int], features: bool) -> BackboneOutput:
         """The features and the last blocks for heads, see `TokenBackbone`.
 
         All blocks apply activation checkpointing.
@@ -192,17 +192,17 @@ class ViT(TokenEmbedding):
                 blocks = [partial(self._block_of_head, self.blocks[j], grid) for j in range(i, depth)]
                 last[depth - i] = LastBlocks(x, grid, blocks, norm)
                 if not features and len(last) == len(counts):
-                    return Encoding([], last)
+                    return BackboneOutput([], last)
             rotation = rotation_of_all if cast(Block, block).window is None else rotation_of_window
-            x = run(block, x, grid, rotation, checkpointed=self.checkpointing and self.training)
+            x = run(block, x, grid, rotation, checkpointed=self.gradient_checkpointing and self.training)
             if features and i + 1 in self.feature_blocks:
                 maps.append(self._feature(x, first, grid, i + 1))
-        return Encoding(maps, last)
+        return BackboneOutput(maps, last)
 
     def _block_of_head(self, block: nn.Module, grid: tuple[int, int], x: Tensor, bias: Tensor | None) -> Tensor:
         """Runs a block with global attention on a head's tokens, which are not rotated, and the backbone's tokens."""
         rotation, _ = self._rotations(grid, x.shape[1] - grid[0] * grid[1], x)
-        return run(block, x, grid, rotation, bias, checkpointed=self.checkpointing and self.training)
+        return run(block, x, grid, rotation, bias, checkpointed=self.gradient_checkpointing and self.training)
 
     def parameter_depths(self) -> list[list[nn.Parameter]]:
         *stem, last_of_stem = self.stem.parameter_depths()

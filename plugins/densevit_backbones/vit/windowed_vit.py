@@ -31,7 +31,7 @@ class WindowedViT(ViT):
         5, 8 and 11 in its base model), or LW-DETR's for its variants. RF-DETR's global blocks are the blocks after
         features, such as 4, 7 and 10; blocks after the last feature are not built.
     drop_path: stochastic depth of the last block, linear from 0 at the first.
-    checkpointing: activation checkpointing per block in training.
+    gradient_checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
     """
 
@@ -44,7 +44,7 @@ class WindowedViT(ViT):
         registers: int = 0,
         features: tuple[int, ...] | None = None,
         drop_path: float = 0.0,
-        checkpointing: bool = False,
+        gradient_checkpointing: bool = False,
         in_channels: int = 3,
     ) -> None:
         check_positive("num_windows", num_windows)
@@ -65,7 +65,7 @@ class WindowedViT(ViT):
             features=features,
             feature_norm=not lw_detr,
             key_bias=not lw_detr,
-            checkpointing=checkpointing,
+            gradient_checkpointing=gradient_checkpointing,
             in_channels=in_channels,
         )
         self.num_windows, self.size_divisor = num_windows, patch_size * num_windows
@@ -87,7 +87,7 @@ class WindowedViT(ViT):
         features = []
         for number, block in enumerate(self.blocks, 1):
             joined = x.reshape(B, -1, C) if number in self.global_blocks else x
-            x = run(block, joined, (H, W), checkpointed=self.checkpointing and self.training).reshape(x.shape)
+            x = run(block, joined, (H, W), checkpointed=self.gradient_checkpointing and self.training).reshape(x.shape)
             if number in self.feature_blocks:
                 cells = x[:, first:] if self.norm is None else self.norm(x[:, first:])
                 features.append(self._unpartitioned(cells, (H, W))[..., : size[0], : size[1]])

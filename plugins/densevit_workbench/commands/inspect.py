@@ -34,13 +34,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     from densevit.atomic_io import check_new_folder, locked_folder
     from densevit.inference.model_loading import load
-    from densevit_workbench.inspection.model_inspection import inspect
+    from densevit_workbench.inspection.model_inspection import inspect_model
 
     out = args.out or Path(f"inspect-{Path(args.image).stem}")
     check_new_folder(out)
     with locked_folder(out):
         check_new_folder(out)  # another process may have written it meanwhile
-        inspection = inspect(load(args.model, trust=args.trust), args.image, args.at, args.inspector)
+        inspection = inspect_model(load(args.model, trust=args.trust), args.image, args.at, args.inspector)
         files = inspection.save(out)
     names = [path.name for path in files]
     args.output.show(

@@ -48,7 +48,7 @@ class Inspector:
         return None
 
     def hooks(self, part: Any) -> Sequence[RemovableHandle]:
-        """Registers hooks that collect values for `figures`; `inspect` removes them after the forward pass.
+        """Registers hooks that collect values for `figures`; `inspect_model` removes them after the forward pass.
 
         Default: none.
         """

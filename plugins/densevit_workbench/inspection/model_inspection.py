@@ -34,7 +34,7 @@ class Inspection(Findings):
     figures of inspectors, by part of the model.
 
     Example:
-        >>> inspection = densevit.inspect("runs/setr_vit", "examples/coffee.jpg", at=(300, 200))
+        >>> inspection = densevit.inspect_model("runs/setr_vit", "examples/coffee.jpg", at=(300, 200))
         >>> inspection.layers[0].name
         'blocks.0.attention'
     """
@@ -49,7 +49,7 @@ class Inspection(Findings):
 
 
 @torch.no_grad()
-def inspect(
+def inspect_model(
     model: str | Path | DenseModel,
     image: Any,
     at: tuple[float, float] | None = None,
@@ -64,7 +64,7 @@ def inspect(
     an inspector that fails.
 
     Example:
-        >>> inspection = densevit.inspect("runs/setr_vit", "examples/coffee.jpg")
+        >>> inspection = densevit.inspect_model("runs/setr_vit", "examples/coffee.jpg")
         >>> inspection.distances["blocks.0.attention"].ndim
         1
     """

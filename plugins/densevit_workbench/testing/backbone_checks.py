@@ -36,7 +36,7 @@ CHECKS = (
     behaviour.output_kept,
     behaviour.earlier_sizes,
     behaviour.memory_layouts,
-    behaviour.checkpointing,
+    behaviour.gradient_checkpointing,
     behaviour.export,
     state_checks.state_dict,
     state_checks.pickling,

@@ -163,19 +163,20 @@ def _require_finite(features: list[Tensor], what: str) -> None:
 
 
 @check(
-    "the same gradients and buffers with `checkpointing`",
+    "the same gradients and buffers with `gradient_checkpointing`",
     "recompute parts by densevit.layers.checkpointing.run",
 )
-def checkpointing(fixture: BackboneFixture) -> None:
-    """The option `checkpointing` only changes the memory of a training step, not gradients and buffers."""
+def gradient_checkpointing(fixture: BackboneFixture) -> None:
+    """The option `gradient_checkpointing` only changes the memory of a training step, not gradients and buffers."""
     plain = fixture.build()
-    if "checkpointing" not in inspect.signature(fixture.plugin).parameters:
-        raise NotChecked("no option `checkpointing`")
+    if "gradient_checkpointing" not in inspect.signature(fixture.plugin).parameters:
+        raise NotChecked("no option `gradient_checkpointing`")
     try:
-        spared = fixture.factory(checkpointing=True)
+        spared = fixture.factory(gradient_checkpointing=True)
     except TypeError:
         raise NotChecked(
-            "not checked: the factory does not accept the option `checkpointing`; functools.partial(CLASS, ...) does"
+            "not checked: the factory does not accept the option `gradient_checkpointing`; functools.partial(CLASS, "
+            "...) does"
         ) from None
     spared.load_state_dict(plain.state_dict())
     computed = []

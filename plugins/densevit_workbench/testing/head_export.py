@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit import registry
-from densevit.interfaces import Backbone, Encoding
+from densevit.interfaces import Backbone, BackboneOutput
 from densevit.model import DenseModel
 from densevit_workbench.testing.check_results import NotChecked, check, require
 from densevit_workbench.testing.head_fixtures import GRID, HeadFixture
@@ -36,10 +36,10 @@ class PooledImages(Backbone):
 
     max_last_blocks = 1000
 
-    def encode(self, images: Tensor, counts: Collection[int], features: bool) -> Encoding:
+    def encode(self, images: Tensor, counts: Collection[int], features: bool) -> BackboneOutput:
         """Feature maps of `forward`, and last blocks on them."""
         maps = self(images)
-        return Encoding(maps, {count: last_blocks_of(maps, count) for count in counts})
+        return BackboneOutput(maps, {count: last_blocks_of(maps, count) for count in counts})
 
 
 @check("outputs for an exported file", _RULES)

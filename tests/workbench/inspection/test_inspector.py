@@ -51,9 +51,11 @@ WINDOWS = """
 
 
 def test_an_inspector_with_the_name_of_a_class_is_used_for_its_parts(install):
-    assert densevit.inspect(of_backbone(Derived()), IMAGE).layers == []  # its windows are not those of a global layer
+    assert (
+        densevit.inspect_model(of_backbone(Derived()), IMAGE).layers == []
+    )  # its windows are not those of a global layer
     install("theirs", f"[densevit.inspectors]\n{NAME} = ti_windows:WindowsInspector\n", {"ti_windows.py": WINDOWS})
-    [layer] = densevit.inspect(of_backbone(Derived()), IMAGE).layers
+    [layer] = densevit.inspect_model(of_backbone(Derived()), IMAGE).layers
     assert (layer.name, layer.window, layer.query_grid) == ("attention", 2, (4, 6))
     assert layer.query_cells[1].tolist() == [2, 3, 8, 9]
 
@@ -62,7 +64,7 @@ def test_a_broken_inspector_is_an_error_only_where_it_is_used(install):
     entries = "[densevit.inspectors]\nbroken = ti_broken:Gone\nstrangers.Net = ti_broken:Gone\nlist = builtins:list"
     install("broken", entries, {"ti_broken.py": "raise RuntimeError('no colours')"})
     model = of_backbone(Windows())
-    assert densevit.inspect(model, IMAGE).image is not None
+    assert densevit.inspect_model(model, IMAGE).image is not None
     for name, message in {
         "broken": r"The inspector 'broken' \(ti_broken:Gone, from broken 1.0\) cannot be imported: .*no colours",
         "brokn": "There is no inspector 'brokn'. Did you mean 'broken'?",
@@ -70,7 +72,7 @@ def test_a_broken_inspector_is_an_error_only_where_it_is_used(install):
         "densevit_workbench.inspection.inspector:Inspector": "shows nothing of this model",
     }.items():
         with pytest.raises(densevit.DensevitError, match=message):
-            densevit.inspect(model, IMAGE, inspectors=[name])
+            densevit.inspect_model(model, IMAGE, inspectors=[name])
 
 
 def test_built_in_inspectors_have_the_names_of_classes():

@@ -45,7 +45,7 @@ def test_objects_attention_equals_transformers_detr(tmp_path):
     scores = outputs.logits[0].softmax(-1)[:, :-1].amax(1)
     order = scores.argsort(descending=True)
 
-    found = densevit.inspect(densevit.load(tmp_path).with_resize(DefaultTransforms(None)), pixels)
+    found = densevit.inspect_model(densevit.load(tmp_path).with_resize(DefaultTransforms(None)), pixels)
     [objects] = found.objects.values()
     assert len(objects) == int((scores >= 0.5).sum()) > 2
     for one, query in zip(objects, order, strict=False):
@@ -69,7 +69,7 @@ def test_objects_attention_equals_transformers_detr(tmp_path):
 )
 def test_page_is_self_contained(name, options, sections, tmp_path):
     own = of_backbone(densevit.create_backbone(name, **options)).train()
-    found = densevit.inspect(own, example_image(70, 90), at=(45, 35))
+    found = densevit.inspect_model(own, example_image(70, 90), at=(45, 35))
     assert own.training and own.backbone.training, "the model is as before"
     assert name != "resnet" or (found.size, found.point) == ((96, 96), pytest.approx((35 / 96, 45 / 96)))  # padded
     files = found.save(tmp_path)

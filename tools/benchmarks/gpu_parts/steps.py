@@ -103,7 +103,7 @@ def _step(name: str, batch: int, precision: str, *, checkpointing: bool = False,
         chosen = precision
         if setting.smoke:
             size, overrides, chosen = (64, 96), SMOKE[name], "fp32"
-        overrides = (*overrides, "backbone.weights=null", f"backbone.checkpointing={checkpointing}")
+        overrides = (*overrides, "backbone.weights=null", f"backbone.gradient_checkpointing={checkpointing}")
         resolved = configs.load(config, overrides)
         torch.manual_seed(0)
         classes = {
