@@ -3,7 +3,7 @@
 User documentation: `docs/config.md`.
 """
 
-from densevit.config.config_layers import check_evaluation_overrides
+from densevit.config.config_layers import Overrides
 from densevit.config.config_loading import (
     dump,
     from_file,
@@ -15,6 +15,7 @@ from densevit.config.config_loading import (
     with_overrides,
 )
 from densevit.config.data_schema import DataSection
+from densevit.config.layer_reading import check_evaluation_overrides
 from densevit.config.model_schema import (
     BackboneSection,
     EvaluationSection,
@@ -32,7 +33,6 @@ from densevit.config.sections import (
     section,
     split_options,
 )
-from densevit.config.sources import Overrides
 from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.config.values import ConfigType, PluginSection, Source
 

@@ -1,270 +1,146 @@
-"""Merges config layers: a file over its base, then section files, then command-line overrides."""
+"""Config layers: values of a file, a mapping or overrides, and the rules by which a layer is merged over a lower one.
 
-import re
-from collections.abc import Mapping
+| the upper layer has | and the lower layer |
+|---|---|
+| a section, `heads`, `data.sets` | is updated key by key |
+| another mapping, a list, a value | loses its value of the key |
+| `section.key=value` | keeps the other keys, also of a mapping that is a value |
+| a section that names a file | loses its section; a backbone without weights keeps the lower `backbone.weights` |
+| another `name` | loses the options of its plugin, and keeps the keys that all plugins have |
+| `null` in `heads`, `data.sets` | loses the entry |
+| one of two alternatives, such as `lr` and `lr_per_256` | loses the other |
+| `weights` | loses weights of parts, with a note |
+| weights of a part, another backbone | must not have `weights` |
+| another backbone | must not have `backbone.weights` |
+
+The last three rules are in `initial_weights`, for all layers merged: a key that an upper layer sets to null is no
+error. Two keys of one layer must not set weights of the same tensors.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from densevit import registry
 from densevit.config.key_types import merges, parts, section_type, type_in
-from densevit.config.schema import Config
-from densevit.config.sources import BACKBONE, BACKBONE_WEIGHTS, PRETRAINED, Key, Overrides, names_weights
 from densevit.config.training_schema import BUDGETS
 from densevit.config.values import BY_NAME, OpenSection, as_section
-from densevit.config.yaml_io import find_file, parse, read_file
-from densevit.errors import Argument, ConfigError, PluginError
-from densevit.paths import user_path
 
-COMMAND_LINE = "command line"
-_ALTERNATIVES: dict[Key, tuple[tuple[str, ...], ...]] = {  # the last one set wins
+Key = tuple[str, ...]
+Overrides = Sequence[str] | Mapping[str, Any]
+"""Texts `section.key=value`, or values by key. `fit` has pairs of a key and a value among the texts."""
+
+WEIGHTS: Key = ("weights",)
+BACKBONE: Key = ("backbone", "name")
+BACKBONE_WEIGHTS: Key = ("backbone", "weights")
+PRETRAINED: Key = ("backbone", "pretrained")
+
+ALTERNATIVES: dict[Key, tuple[tuple[str, ...], ...]] = {
     ("optim",): (("lr", "lr_per_256"), ("warmup", "warmup_steps")),
     ("trainer",): (BUDGETS,),
     ("backbone",): (("weights", "pretrained"),),
     ("method", "teacher"): (("weights", "pretrained"),),
 }
-_NAMED = (("data", "transforms"), ("data", "final_phase", "transforms"))  # sections that may be a name alone
-_SECTIONS = ("backbone", "heads", "data", "optim", "trainer", "inference")
+NAMED = (("data", "transforms"), ("data", "final_phase", "transforms"))  # sections that may be a name alone
 
 
-class _Keys(dict[str, Any]):
+class SingleKeys(dict[str, Any]):
     """Single keys of a mapping; its other keys are not overridden."""
 
 
 @dataclass
-class Layer:
-    """Unvalidated values of a config.
+class ConfigLayer:
+    """Unvalidated values, each with its origin. Only values are compared: configs of different files can be equal.
 
-    sources: the source of each key. replaced: sections from a section file, which replace lower layers' sections
-    instead of being merged. typed: the parameter of `Sources`.
+    values: empty for the layer of a config, which holds them. source: the file, the Python function, "command line" or
+    "overrides". origins: the level and the source of each key; of two keys, the upper layer's has the higher level.
+    replaces: sections from files, and `backbone.name` if it is another backbone of the same plugin. notes: a line for
+    each key that gives way.
     """
 
     values: dict[str, Any]
-    sources: dict[Key, str] = field(default_factory=dict)
-    replaced: set[Key] = field(default_factory=set)
-    typed: frozenset[Key] = frozenset()
+    source: str = field(default="", compare=False)
+    origins: dict[Key, tuple[int, str]] = field(default_factory=dict, compare=False)
+    replaces: set[Key] = field(default_factory=set, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        self.origins = self.origins or dict.fromkeys(keys(self.values), (0, self.source))
+
+    def source_of(self, key: Key) -> str:
+        """The source of a key, or of the nearest section above it; empty for a config created in Python."""
+        while key and key not in self.origins:
+            key = key[:-1]
+        return self.origins.get(key, (0, self.source))[1]
+
+    def is_above(self, key: Key, other: Key) -> bool:
+        """Whether the layer that sets `key` is above the layer that sets `other`, or none sets it."""
+        level, other_level = (self.origins.get(name, (-1, ""))[0] for name in (key, other))
+        return level > other_level
+
+    def put_below(self, lower: "ConfigLayer", key: Key) -> None:
+        """Takes over the origins of a layer whose value of a key replaces this layer's, such as a file's name."""
+        del self.origins[key]
+        self.origins = lower.origins | _raised(self.origins, lower)
+        self.replaces |= lower.replaces | {key}
+
+    def over(self, lower: "ConfigLayer", schema: Any) -> "ConfigLayer":
+        """This layer merged over a lower one. schema: the type of the values, a `Config`."""
+        values, origins = _merged(lower.values, self.values, (), self.replaces, schema), dict(lower.origins)
+        for key, origin in _raised(self.origins, lower).items():
+            value = at(self.values, key)
+            is_merged = isinstance(value, Mapping) and at(values, key) is not value
+            is_equal = key == BACKBONE and value == at(lower.values, key) and not {key, key[:1]} & self.replaces
+            if key not in origins or not (is_merged or is_equal):
+                origins[key] = origin
+        weights = at(lower.values, BACKBONE_WEIGHTS)
+        if BACKBONE[:1] in self.replaces and not any(at(self.values, key) for key in (BACKBONE_WEIGHTS, PRETRAINED)):
+            values["backbone"] = values["backbone"] | ({"weights": weights} if weights else {})
+        return ConfigLayer(values, lower.source, origins, notes=lower.notes)
 
 
-def read(path: Path, above: tuple[Path, ...] = (), at: Key = (), typed: bool = False) -> Layer:
-    """Reads a file, merges it over its base and reads its section files.
-
-    above: the files that refer to this file. at: the section in the file; () for a complete config. typed: whether the
-    file's keys are typed; keys of its base and section files are not.
-    """
-    if path.resolve() in [file.resolve() for file in above]:
-        chain = " → ".join(str(file) for file in (*above, path))
-        raise ConfigError(f"{above[0]}: base is circular: {chain}.")
-    return _over_base(read_file(path), str(path), (*above, path), at, typed)
+def _raised(origins: Mapping[Key, tuple[int, str]], lower: ConfigLayer) -> dict[Key, tuple[int, str]]:
+    """The origins at levels above all of a layer's."""
+    top = 1 + max((level for level, _ in lower.origins.values()), default=-1)
+    return {key: (top + level, source) for key, (level, source) in origins.items()}
 
 
-def from_mapping(values: Mapping[str, Any], source: str) -> Layer:
-    """Merges a mapping over its base and reads its section files; paths are relative to the working directory."""
-    return _over_base(_copied(values), source, typed=True)
-
-
-def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested mappings, with the same objects in them."""
-    return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-
-
-def _over_base(
-    values: dict[str, Any], source: str, above: tuple[Path, ...] = (), at: Key = (), typed: bool = False
-) -> Layer:
-    """The layer of values over their base, whose path is relative to the last of the files `above`. Other parameters as
-    of `read`."""
-    base = values.pop("base", None)
-    for key in reversed(at):
-        values = {key: values}
-    layer = Layer(values, dict.fromkeys(_keys(values), source), typed=typed_keys(values) if typed else frozenset())
-    fill_sections(layer, source, above, at)
-    if base is None:
-        return layer
-    if not isinstance(base, str | Path):
-        raise ConfigError(f"{source}: base must be one file or a shipped config's name, not {base!r}.")
-    folder = above[-1].parent if above else None
-    return over(read(find_file(str(base), f"{source}: base", folder), above, at), layer)
-
-
-def with_overrides(layer: Layer, overrides: Overrides) -> Layer:
-    """Applies `section=FILE` and `section.key=value`, or a mapping of keys to values, files first."""
-    source = COMMAND_LINE if any(isinstance(override, Argument) for override in overrides) else "overrides"
-    sections, keys = Layer(_Keys()), Layer(_Keys())
-    for override in overrides.items() if isinstance(overrides, Mapping) else overrides:
-        name, equals, text = (override[0], "=", "") if isinstance(override, tuple) else override.partition("=")
-        path = tuple(name.strip().split("."))
-        if not equals or not all(path):
-            raise ConfigError(f"{name + (text and equals + text)!r} is not an override: write section.key=value.")
-        if not (isinstance(override, tuple) or text.strip()):
-            raise ConfigError(f"{source}: {name} has no value; write {name}=null for none.")
-        # A path that starts with the placeholder {split} is text, not a YAML mapping.
-        value = text.strip() if text.lstrip().startswith("{split}") else parse(text, f"{source}: {override}")
-        value = override[1] if isinstance(override, tuple) else value
-        if path in _NAMED and isinstance(value, str):
-            path = (*path, "name")
-        _set(
-            (sections if _is_section(path) and isinstance(value, str) else keys).values,
-            path,
-            value,
-            f"{source}: {override if isinstance(override, str) else name}",
-        )
-    keys.typed = typed_keys(sections.values) | typed_keys(keys.values)
-    for part in (sections, keys):
-        for key in _keys(part.values):
-            if not all(isinstance(_at(side.values, key), Mapping) for side in (part, layer)):
-                part.sources[key] = source
-        fill_sections(part, source)
-        layer = over(layer, part)
-    return layer
-
-
-def check_evaluation_overrides(overrides: Overrides) -> None:
-    """Raises ConfigError for overrides that would change the model."""
-    for override in overrides:
-        section, *keys = override.split("=")[0].split(".")
-        head_key = keys[1] if keys[1:] else ""
-        if section in ("backbone", "weights", "optim") or (
-            section == "heads" and head_key not in ("evaluation", "inference")
-        ):
-            raise ConfigError(
-                f"{override}: the model exists, and cannot change. Allowed overrides are data.*, trainer.*, "
-                "inference.*, heads.NAME.inference.* and heads.NAME.evaluation.*"
-            )
-
-
-def over(parent: Layer, child: Layer) -> Layer:
-    """The parent updated with the child, key by key. If the child has no typed keys, the parent's count; a backbone
-    name equal to the parent's is not typed. A backbone section file without weights keeps the parent's weights,
-    although they do not fit it."""
-    values, sources = _merged(parent.values, child.values, (), child.replaced), parent.sources | child.sources
-    weights = _at(parent.values, BACKBONE_WEIGHTS)
-    loads = any(_at(child.values, key) for key in (BACKBONE_WEIGHTS, PRETRAINED))
-    if BACKBONE[:1] in child.replaced and weights and not loads:
-        values = {**values, "backbone": {**values["backbone"], "weights": weights}}
-    typed = child.typed
-    if not {BACKBONE[:1], BACKBONE} & child.replaced and _at(child.values, BACKBONE) == _at(parent.values, BACKBONE):
-        typed -= {BACKBONE}
-    return Layer(values, sources, parent.replaced | child.replaced, typed or parent.typed)
-
-
-def _merged(
-    parent: Mapping[str, Any], child: Mapping[str, Any], path: Key, replaced: set[Key], annotation: Any = Config
-) -> dict[str, Any]:
-    """The parent updated with the child. annotation: the type of both in the schema."""
-    section = section_type(annotation)
-    is_open = section is not None and issubclass(section, OpenSection)
-    if (
-        section is not None
-        and is_open
-        and "name" in child
-        and (child["name"] != parent.get("name") or (*path, "name") in replaced)
-    ):
-        parent = {key: parent[key] for key in parent if key in section.model_fields}  # not the other plugin's options
-    for alternatives in _ALTERNATIVES.get(path, ()):
-        if any(child.get(key) is not None and child[key] is not False for key in alternatives):
-            parent = {key: value for key, value in parent.items() if key not in alternatives}
-    merged = dict(parent)
-    removes = BY_NAME in parts(annotation)
-    for key, value in child.items():
-        here = (*path, key)
-        below, value = (as_section(section) if here in _NAMED else section for section in (merged.get(key), value))
-        siblings = {**parent, **child} if isinstance(below, Mapping) else {}  # else the type of an option is not needed
-        inner = type_in(annotation, key, siblings) if isinstance(value, Mapping) else Any
-        if value is None and removes:
-            merged.pop(key, None)  # null removes an entry
-        elif isinstance(value, _Keys) or (isinstance(value, Mapping) and merges(inner) and here not in replaced):
-            merged[key] = _merged(below if isinstance(below, Mapping) else {}, value, here, replaced, inner)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _is_section(path: Key) -> bool:
-    """Whether a section file is allowed here."""
-    return (len(path) == 1 and path[0] in _SECTIONS) or (len(path) == 2 and path[0] == "heads")
-
-
-def fill_sections(layer: Layer, source: str, above: tuple[Path, ...] = (), at: Key = ()) -> None:
-    """Replaces each section that is a file name by the file's content, except `at`, the section being read; and a
-    backbone's name of published weights by its section."""
-    for path in [path for path in _keys(layer.values) if _is_section(path) and path != at]:
-        name = _at(layer.values, path)
-        if not isinstance(name, str):
-            continue
-        root = _data_root(name) if path == ("data",) else None
-        try:
-            file = find_file(name if root is None else "folder", source, section=".".join(path))
-        except ConfigError as no_file:
-            section = Layer({"backbone": {"name": name}})
-            if path != BACKBONE[:1] or Path(name).suffix == ".yaml":
-                raise
-            if not (_name_weights(section, source) or ":" in name or name in registry.find("backbones")):
-                try:
-                    registry.load("backbones", name)
-                except PluginError as no_plugin:
-                    raise ConfigError(f"{no_file} {no_plugin}") from no_plugin
-        else:
-            section = read(file, above, path)
-        if root is not None:
-            section = over(section, Layer({"data": {"root": root}}, {("data", "root"): source}))
-        _at(layer.values, path[:-1])[path[-1]] = _at(section.values, path)
-        layer.sources |= section.sources
-        layer.replaced |= section.replaced | {path}
-    _name_weights(layer, source)
-
-
-def _name_weights(layer: Layer, source: str) -> bool:
-    """Replaces a backbone's name that means published weights, as of timm, by the section that it means
-    (`Source.backbone`), under the section's other keys. Returns whether it is such a name; a plugin's name is not."""
-    name, section = _at(layer.values, BACKBONE), layer.values.get("backbone", {})
-    plugins = registry.load_all("sources") if type(name) is str and name not in registry.find("backbones") else ()
-    meant = next(filter(None, (plugin().backbone(name) for plugin in plugins)), None)
-    if meant is not None:
-        layer.values["backbone"] = section = _merged(
-            meant, {**section, "name": meant["name"]}, BACKBONE[:1], set(), type_in(Config, "backbone", {})
-        )
-        layer.sources |= dict.fromkeys([("backbone", key) for key in section], source)
-        layer.replaced.add(BACKBONE)  # another backbone, also if it is of the same plugin
-    return meant is not None
-
-
-def _data_root(name: str) -> str | None:
-    """The root of a data set that `name` is: a folder, or YOLO's data.yaml; None for a data section."""
-    try:
-        file = find_file(name, section="data")
-    except ConfigError:
-        return name if user_path(name).is_dir() else None
-    keys = re.findall(rb"^(name|names|train|val|data)\s*:", file.read_bytes(), re.MULTILINE)
-    if b"data" in keys and user_path(name).is_dir():  # the file is the folder's recipe
-        return name
-    return str(file) if b"names" in keys and b"name" not in keys and len(keys) > 1 else None
-
-
-def _set(values: dict[str, Any], path: Key, value: Any, override: str) -> None:
-    for key in path[:-1]:
-        values = values.setdefault(key, type(values)())
-        if not isinstance(values, dict):
-            raise ConfigError(
-                f"{override} sets a key of {key}, but another argument sets {key} itself to a value. "
-                "Fix: remove one of the two arguments."
-            )
-    values[path[-1]] = value
-
-
-def _keys(values: Mapping[str, Any], path: Key = ()) -> list[Key]:
+def keys(values: Mapping[str, Any], path: Key = ()) -> list[Key]:
     """All keys at all levels."""
-    keys = []
+    paths = []
     for key, value in values.items():
-        keys += [(*path, key), *(_keys(value, (*path, key)) if isinstance(value, Mapping) else [])]
-    return keys
+        paths += [(*path, key), *(keys(value, (*path, key)) if isinstance(value, Mapping) else ())]
+    return paths
 
 
-def typed_keys(values: Mapping[str, Any]) -> frozenset[Key]:
-    """The keys that choose initial weights. A section file for `backbone` counts as another backbone."""
-    chosen = {BACKBONE} if isinstance(values.get("backbone"), str) else set()
-    return frozenset(chosen | {key for key in _keys(values) if names_weights(key)})
-
-
-def _at(values: Any, path: Key) -> Any:
+def at(values: Any, path: Key) -> Any:
+    """The value of a key; None if it or a section above it is missing."""
     for key in path:
         values = values.get(key) if isinstance(values, Mapping) else None
     return values
+
+
+def _merged(
+    lower: Mapping[str, Any], upper: Mapping[str, Any], path: Key, replaces: set[Key], annotation: Any
+) -> dict[str, Any]:
+    """The lower mapping updated with the upper. path: their key. annotation: their type in the schema."""
+    section = section_type(annotation)
+    is_open = section is not None and issubclass(section, OpenSection)
+    is_other = "name" in upper and (upper["name"] != lower.get("name") or (*path, "name") in replaces)
+    if section is not None and is_open and is_other:
+        lower = {key: lower[key] for key in lower if key in section.model_fields}  # not the other plugin's options
+    for alternatives in ALTERNATIVES.get(path, ()):
+        if any(upper.get(key) is not None and upper[key] is not False for key in alternatives):
+            lower = {key: value for key, value in lower.items() if key not in alternatives}
+    merged = dict(lower)
+    for key, value in upper.items():
+        here = (*path, key)
+        below, value = (as_section(item) if here in NAMED else item for item in (merged.get(key), value))
+        siblings = {**lower, **upper} if isinstance(below, Mapping) else {}  # else the type of an option is not needed
+        inner = type_in(annotation, key, siblings) if isinstance(value, Mapping) else Any
+        if value is None and BY_NAME in parts(annotation):
+            merged.pop(key, None)  # null removes an entry
+        elif isinstance(value, SingleKeys) or (isinstance(value, Mapping) and merges(inner) and here not in replaces):
+            merged[key] = _merged(below if isinstance(below, Mapping) else {}, value, here, replaces, inner)
+        else:
+            merged[key] = value
+    return merged

@@ -1,18 +1,19 @@
 """Loads configs from files and mappings, with overrides. Writes configs as YAML."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from densevit.config import config_layers, yaml_io
+from densevit.config import layer_reading, yaml_io
+from densevit.config.config_layers import ConfigLayer, Overrides
 from densevit.config.initial_weights import settled
 from densevit.config.key_types import named_classes, section_type
 from densevit.config.model_schema import ModelSections
 from densevit.config.schema import Config
 from densevit.config.schema_validation import validated
-from densevit.config.sources import Overrides, Sources
 from densevit.constructor_call import Unwritten, plain
 from densevit.errors import ConfigError, printable
 from densevit.paths import user_path
@@ -29,22 +30,19 @@ def load(source: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> C
     """
     if isinstance(source, Mapping):
         return from_mapping(source, "config", overrides)
-    file = yaml_io.find_file(str(source))
-    return _loaded(config_layers.read(file, typed=not yaml_io.shipped_name(file)), str(file), overrides)
+    return _loaded(layer_reading.read(yaml_io.find_file(str(source))), overrides)
 
 
 def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: Overrides = ()) -> Config:
     """The config of a mapping, such as a parsed `dump`, merged over its `base`. source: the mapping's origin, for
     messages."""
-    return _loaded(config_layers.from_mapping(values, source), source, overrides)
+    return _loaded(layer_reading.from_mapping(values, source), overrides)
 
 
 def with_overrides(config: Config, overrides: Overrides) -> Config:
     """A copy of a config with overrides such as `optim.lr=1e-4`."""
-    sources = config._sources
-    layer = config_layers.Layer(config.model_dump(), dict(sources.by_key), typed=frozenset(sources.typed))
-    layer = config_layers.with_overrides(layer, overrides)
-    return settled(_validated(layer.values, Sources(layer.sources, layer.typed, sources.notes)))
+    layer = replace(config._layer, values=config.model_dump())
+    return settled(validated(Config, layer_reading.with_overrides(layer, overrides)))
 
 
 def full_key(key: str) -> str:
@@ -78,7 +76,7 @@ def values_of_file(
         values = {part: values.get(part, {})}
     if not trust and (names := named_classes(values, Config)):
         file = run / "config.yaml" if run is not None else Path()
-        named_in_run = named_classes(config_layers.read(file).values, Config) if file.is_file() else set()
+        named_in_run = named_classes(layer_reading.read(file).values, Config) if file.is_file() else set()
         for name in sorted(names - named_in_run):
             raise ConfigError(
                 f"{source}: {name!r} is named in this file: its code would run, and the file may be from another "
@@ -90,7 +88,7 @@ def values_of_file(
 
 def from_file(values: Mapping[str, Any], source: str) -> Config:
     """The config from `values_of_file`, which is complete: without `base` and section files."""
-    return _validated(values, Sources({(): source}))
+    return validated(Config, ConfigLayer({**values}, source))
 
 
 def dump(config: ModelSections, comments: Mapping[str, str] | None = None) -> str:
@@ -118,13 +116,13 @@ def unwritten(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
             )
 
 
-def _loaded(layer: config_layers.Layer, source: str, overrides: Overrides) -> Config:
-    layer = config_layers.with_overrides(layer, overrides)
+def _loaded(layer: ConfigLayer, overrides: Overrides) -> Config:
+    layer = layer_reading.with_overrides(layer, overrides)
     weights, backbone = layer.values.get("weights"), layer.values.get("backbone", {})
     has_no_name = isinstance(backbone, dict) and "name" not in backbone
     if has_no_name and isinstance(weights, str) and (saved := _backbone_of(weights)):
         layer.values["backbone"] = saved | backbone
-    return settled(_validated(layer.values, Sources({(): source, **layer.sources}, layer.typed)))
+    return settled(validated(Config, layer))
 
 
 def _backbone_of(weights: str) -> dict[str, Any]:
@@ -138,9 +136,3 @@ def _backbone_of(weights: str) -> dict[str, Any]:
         return {}
     values = values_of_file(text, weights, run=folder, part="backbone")["backbone"]
     return {key: value for key, value in values.items() if key not in ("weights", "allow_mismatch", "cache", "lora")}
-
-
-def _validated(values: Mapping[str, Any], sources: Sources) -> Config:
-    config = validated(Config, values, sources)
-    config._sources = sources
-    return config

@@ -4,9 +4,10 @@ import keyword
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, TypeAdapter, ValidationInfo, field_validator
 
 from densevit.channels import Channels
+from densevit.config.config_layers import ConfigLayer
 from densevit.config.data_schema import DataSection
 from densevit.config.values import (
     BY_NAME,
@@ -241,6 +242,7 @@ class ModelSections(Section):
     """The training data, which determines image sizes in prediction; None if unknown."""
     inference: InferenceSection = InferenceSection()
     """Test-time augmentation of dense heads in validation, evaluation and prediction."""
+    _layer: ConfigLayer = PrivateAttr(default_factory=lambda: ConfigLayer({}))
 
     @property
     def replace_layers(self) -> bool:

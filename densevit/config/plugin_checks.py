@@ -6,12 +6,12 @@ from typing import Any
 
 from densevit import registry
 from densevit.config import initial_weights, named_classes
+from densevit.config.config_layers import Key
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import EvaluationSection, HeadSection
 from densevit.config.schema import Config
 from densevit.config.schema_validation import check_head_names
 from densevit.config.sections import data_options
-from densevit.config.sources import Key
 from densevit.config.training_schema import OptimSection
 from densevit.config.values import OpenSection
 from densevit.constructor_call import signature
@@ -24,14 +24,14 @@ def check_plugins(config: Config) -> None:
 
     Raises ConfigError with a line for each invalid key, with its file or override.
     """
-    check_head_names(config, config._sources)
+    check_head_names(config)
     initial_weights.check_backbone(config)
     _raise([*_model_problems(config), *_data_problems(config), *_training_problems(config)])
 
 
 def check_evaluation_plugins(config: Config) -> None:
     """`check_plugins` without plugins for training only."""
-    check_head_names(config, config._sources)
+    check_head_names(config)
     _raise([*_model_problems(config), *_data_problems(config)])
 
 
@@ -147,5 +147,5 @@ def _problems(config: Config, where: str, check: Callable[..., Any], *arguments:
 
 def _line(config: Config, key: Key, message: str) -> str:
     """The message, prefixed with the file or override that sets the key."""
-    source = config._sources.of(key)
+    source = config._layer.source_of(key)
     return f"{source}: {message}" if source else message

@@ -5,11 +5,10 @@ A plugin's section also holds the plugin's options (`options`), which `check_plu
 
 from typing import Annotated
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import ModelSections
-from densevit.config.sources import Sources
 from densevit.config.training_schema import OptimSection, TrainerSection
 from densevit.config.values import Int, PluginSection
 
@@ -27,12 +26,11 @@ class Config(ModelSections):
     """The optimiser."""
     trainer: TrainerSection
     """Budget, hardware, validation, checkpoints and logging."""
-    _sources: Sources = PrivateAttr(default_factory=Sources)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """A line for each overridden key of initial weights, see `initial_weights`."""
-        return self._sources.notes
+        return self._layer.notes
 
     @property
     def replace_layers(self) -> bool:

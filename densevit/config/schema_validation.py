@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from densevit.config.config_layers import ConfigLayer
 from densevit.config.model_schema import InferenceSection, LoraSection, ModelSections
-from densevit.config.sources import Sources
 from densevit.config.training_schema import TrainerSection
 from densevit.errors import ConfigError, nearest
 from densevit.registry.plugin_options import shown, wanted
@@ -18,33 +19,36 @@ _FIXED: dict[str, type[BaseModel]] = {"trainer": TrainerSection, "inference": In
 """The sections without plugin options."""
 
 
-def validated(section_type: type[Model], values: Mapping[str, Any], sources: Sources) -> Model:
+def validated(section_type: type[Model], layer: ConfigLayer) -> Model:
     """The values as sections, such as a `Config`. Raises ConfigError with a line for each invalid key or value."""
     try:
-        return section_type.model_validate(values)
+        sections = section_type.model_validate(layer.values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_lines(error, values, sources, section_type))) from None
+        raise ConfigError("\n".join(_lines(error, layer, section_type))) from None
+    if isinstance(sections, ModelSections):
+        sections._layer = replace(layer, values={})
+    return sections
 
 
-def check_head_names(config: ModelSections, sources: Sources) -> None:
+def check_head_names(sections: ModelSections) -> None:
     """Raises ConfigError for a head name that is an attribute of a torch container, such as `train`."""
     from torch import nn  # slow to import
 
-    for name in config.heads:
+    for name in sections.heads:
         if any(hasattr(container, name) for container in (nn.ModuleDict(), nn.ParameterDict())):
             raise ConfigError(
-                f"{sources.of(('heads', name))}: heads.{name}: {name!r} cannot name a head, because "
+                f"{sections._layer.source_of(('heads', name))}: heads.{name}: {name!r} cannot name a head, because "
                 f"torch modules have an attribute of that name. Use another name, such as {name}_head."
             )
 
 
-def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources, top: type[BaseModel]) -> Iterator[str]:
+def _lines(error: ValidationError, layer: ConfigLayer, top: type[BaseModel]) -> Iterator[str]:
     """One line for each invalid key: its source, the key, the error, and the nearest valid key or value."""
     problems, reported = error.errors(), set()
     for problem in problems:
-        key, value = _lookup(problem["loc"], values)
+        key, value = _lookup(problem["loc"], layer.values)
         if problem["type"] in ("missing", "extra_forbidden"):
-            key = (*_lookup(problem["loc"][:-1], values)[0], str(problem["loc"][-1]))
+            key = (*_lookup(problem["loc"][:-1], layer.values)[0], str(problem["loc"][-1]))
         if key in reported:
             continue
         reported.add(key)
@@ -63,10 +67,10 @@ def _lines(error: ValidationError, values: Mapping[str, Any], sources: Sources, 
             case "too_short" | "string_too_short":
                 text = f"{dotted} is empty: set at least one value."
             case _:
-                expected = wanted(other for other in problems if _lookup(other["loc"], values)[0] == key)
+                expected = wanted(other for other in problems if _lookup(other["loc"], layer.values)[0] == key)
                 hint = nearest(value, re.findall("'(.+?)'", expected)) if isinstance(value, str) else ""
                 text = f"{dotted} should be {expected}, not {shown(value)}.{hint}"
-        yield f"{sources.of(key)}: {text}"
+        yield f"{layer.source_of(key)}: {text}"
 
 
 def _lookup(location: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[tuple[str, ...], Any]:

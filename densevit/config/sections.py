@@ -7,12 +7,12 @@ from typing import Any
 import pydantic
 
 from densevit import registry
-from densevit.config import config_layers
+from densevit.config import layer_reading
+from densevit.config.config_layers import ConfigLayer, Overrides
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import InferenceSection, ModelSections
 from densevit.config.schema import Config
 from densevit.config.schema_validation import check_head_names, validated
-from densevit.config.sources import Overrides, Sources
 from densevit.config.values import Section
 from densevit.registry.plugin_options import takes
 
@@ -20,21 +20,20 @@ from densevit.registry.plugin_options import takes
 def section(name: str, values: Mapping[str, Any] | str | Path, source: str, overrides: Overrides = ()) -> Any:
     """A single section, such as a `DataSection`. values: the section's keys, or a section file. source: the origin of
     the values, for messages. overrides: `backbone.key=value`."""
-    layer = config_layers.Layer({name: dict(values) if isinstance(values, Mapping) else str(values)})
-    config_layers.fill_sections(layer, source)
-    layer = config_layers.with_overrides(layer, overrides)
-    sources = Sources({(): source, **layer.sources})
+    layer = ConfigLayer({name: dict(values) if isinstance(values, Mapping) else str(values)}, source)
+    layer_reading.fill_sections(layer)
+    layer = layer_reading.with_overrides(layer, overrides)
     fields: dict[str, Any] = {name: (Config.model_fields[name].annotation, ...)}
     container = pydantic.create_model(name, __base__=Section, **fields)
-    return getattr(validated(container, layer.values, sources), name)
+    return getattr(validated(container, layer), name)
 
 
 def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
     """The sections of a model, with checked head names. source: the origin, for messages."""
-    layer, sources = config_layers.Layer({**values}), Sources({(): source})
-    config_layers.fill_sections(layer, source)
-    sections = validated(ModelSections, layer.values, sources)
-    check_head_names(sections, sources)
+    layer = ConfigLayer({**values}, source)
+    layer_reading.fill_sections(layer)
+    sections = validated(ModelSections, layer)
+    check_head_names(sections)
     return sections
 
 

@@ -11,9 +11,8 @@ import torch
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, ModelSections
-from densevit.config.config_layers import typed_keys
-from densevit.config.initial_weights import check_weights, settled
-from densevit.config.sources import BACKBONE_WEIGHTS, WEIGHTS, Sources
+from densevit.config.config_layers import BACKBONE_WEIGHTS, WEIGHTS
+from densevit.config.initial_weights import settled
 from densevit.config.values import as_section, with_value
 from densevit.data.channel_statistics import with_channels
 from densevit.data.data_builder import build_data
@@ -76,7 +75,7 @@ def create_model(
                 f"create_model: in_channels={in_channels}, but the config's `data` sets the channels. Fix: omit it."
             )
         if weights is not None:
-            config = settled(with_value(config, WEIGHTS, str(weights)), typed=(WEIGHTS,))
+            config = configs.with_overrides(config, {"weights": str(weights)})
         for line in config.notes if pretrained else ():
             warnings.warn(line, stacklevel=2)
         if classes is None:
@@ -90,9 +89,7 @@ def create_model(
             "backbone": with_in_channels(_section(backbone), in_channels),
             "heads": {name: _section(head) for name, head in _by_name(heads).items()},
         }
-        sections = configs.model_sections(values, "create_model")
-        for key, value in check_weights(sections, Sources(typed=typed_keys(values))):  # those of the backbone's name
-            sections = with_value(sections, key, False if value is True else None)
+        sections = settled(configs.model_sections(values, "create_model"))
     head_classes = _classes_by_head(sections, classes or {})
     if not pretrained:
         model = build_from_sections(sections, head_classes, pretrained=False)

@@ -15,7 +15,6 @@ from densevit import config as configs
 from densevit.config import Config, DataSection, InferenceSection, ModelSections, TrainerSection
 from densevit.config.data_schema import CHANNELS
 from densevit.config.schema_validation import check_head_names
-from densevit.config.sources import Sources
 from densevit.data.transforms.default import DefaultTransforms
 from densevit.data.transforms.sample_resizing import EvaluationTransform, build_evaluation_transform
 from densevit.errors import WeightsError, listed
@@ -164,7 +163,7 @@ def _renamed(state: Mapping[str, Tensor], description: Description, name: str) -
     sections, classes, thresholds, _, reference_data = description
     names = {head: name if len(sections.heads) == 1 else f"{name}_{head}" for head in sections.heads}
     sections = sections.model_copy(update={"heads": {names[head]: x for head, x in sections.heads.items()}})
-    check_head_names(sections, Sources({(): name}))
+    check_head_names(sections)
     renamed = {}
     for key, value in state.items():
         group, head, *rest = key.split(".", 2)

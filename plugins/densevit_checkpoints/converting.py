@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from densevit import config as configs
-from densevit.config import DataSection, ModelSections, config_layers
+from densevit.config import Config, DataSection, ModelSections
+from densevit.config.config_layers import ConfigLayer
 from densevit.config.values import OpenSection, with_value
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import CheckpointLayout, Class
@@ -127,9 +128,7 @@ def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes
     data = values["data"]
     if "name" in recipe_changes.get("data", {}):  # another data set
         data = {key: value for key, value in data.items() if key in DataSection.model_fields}
-    changed = config_layers.over(
-        config_layers.Layer({"data": data}), config_layers.Layer({"data": recipe_changes.get("data", {})})
-    )
+    changed = ConfigLayer({"data": recipe_changes.get("data", {})}).over(ConfigLayer({"data": data}), Config)
     return {**values, **recipe_changes, **changed.values, **sections}
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from densevit import config as configs
 from densevit import registry
-from densevit.config import Config, Overrides, config_layers, yaml_io
+from densevit.config import Config, Overrides, layer_reading, yaml_io
+from densevit.config.config_layers import ConfigLayer
 from densevit.config.training_schema import BUDGETS
 from densevit.config.values import RANDOM
 from densevit.data.data_splits import DataSplits
@@ -41,16 +42,16 @@ class Protocol:
         Raises ConfigError for a protocol with a backbone.
         """
         file = yaml_io.find_file(name if name.endswith((".yaml", ".yml")) else f"probe/{name}")
-        return cls._of(config_layers.read(file), file.stem, str(file), overrides)
+        return cls._of(layer_reading.read(file), file.stem, str(file), overrides)
 
     @classmethod
     def of(cls, values: Mapping[str, Any], name: str, source: str, overrides: Overrides = ()) -> "Protocol":
         """The protocol of a mapping in place of a file. source: its name in messages. Raises as `read`."""
-        return cls._of(config_layers.from_mapping(values, source), name, source, overrides)
+        return cls._of(layer_reading.from_mapping(values, source), name, source, overrides)
 
     @classmethod
-    def _of(cls, layer: config_layers.Layer, name: str, source: str, overrides: Overrides) -> "Protocol":
-        values = config_layers.with_overrides(layer, overrides).values
+    def _of(cls, layer: ConfigLayer, name: str, source: str, overrides: Overrides) -> "Protocol":
+        values = layer_reading.with_overrides(layer, overrides).values
         probes, freeze = values.pop("probes", None) or {}, values.pop("freeze", True)
         if "backbone" in values or not isinstance(freeze, bool):
             raise ConfigError(

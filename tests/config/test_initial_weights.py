@@ -1,4 +1,4 @@
-"""Which weights a model starts from: `weights`, or where it is null, those of its parts; and what is typed."""
+"""Which weights a model starts from: `weights`, or where it is null, those of its parts."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ PARTS = {  # a key, its value, and a config with it
 PLACES = ("nowhere", "base", "preset", "mine", "overrides")
 TABLE = {  # the place of `weights`, and what is loaded for each place of the part's key
     "nowhere": ("nothing", "part", "part", "part", "part"),
-    "base": ("whole", "whole", "error", "error", "error"),  # a section file is another backbone
+    "base": ("whole", "error", "error", "error", "error"),  # a section file is another backbone
     "mine": ("whole", "whole", "whole", "error", "error"),
     "overrides": ("whole", "whole", "whole", "whole", "error"),
 }
@@ -63,7 +63,7 @@ def loaded(name: str, *overrides: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("part", "whole", "place", "result"), CELLS)
 def test_the_weights_of_a_model_or_of_a_part(part: str, whole: str, place: str, result: str) -> None:
-    """Typed is the command line or, where it chooses no weights, the config that the user names: `mine`."""
+    """The upper of two layers sets the weights of a tensor; the whole model's over a part's, not the reverse."""
     value, with_part = PARTS[part]
     key = part.rpartition(".")[2]
     write("preset.yaml", f"name: vit\n{key}: {value}\n")

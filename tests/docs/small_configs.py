@@ -10,7 +10,7 @@ import pytest
 from densevit import config as configs
 from densevit import registry
 from densevit.config import config_loading, sections
-from densevit.config.sources import Sources
+from densevit.config.config_layers import ConfigLayer
 
 CAPS = {  # options of heads and keys of their sections: the largest value
     "encoder_layers": 1, "decoder_layers": 2, "layers": 1, "width": 64, "feedforward": 64, "ffn_width": 64,
@@ -21,19 +21,19 @@ STEPS, EXTENDED = 2, 4
 
 def install(patch: pytest.MonkeyPatch) -> None:
     """Each config is checked as it is given, and then made small."""
-    validated, section = config_loading._validated, sections.section
+    validated, section = config_loading.validated, sections.section
 
-    def small_validated(values: Mapping[str, Any], sources: Sources) -> configs.Config:
-        given = validated(values, sources).model_dump()
-        of_a_run = sources.of(("seed",)).endswith("config.yaml")
-        extended = of_a_run and sources.of(("trainer", "max_images")) in ("command line", "overrides")
-        return validated(small(given, extended), sources)
+    def small_validated(section_type: type[configs.Config], layer: ConfigLayer) -> configs.Config:
+        given = validated(section_type, layer).model_dump()
+        of_a_run = layer.source_of(("seed",)).endswith("config.yaml")
+        extended = of_a_run and layer.source_of(("trainer", "max_images")) in ("command line", "overrides")
+        return validated(section_type, dataclasses.replace(layer, values=small(given, extended)))
 
     def small_section(name: str, values: Any, source: str, overrides: Any = ()) -> Any:
         found = section(name, values, source, overrides)
         return type(found).model_validate(small_data(found.model_dump())) if name == "data" else found
 
-    patch.setattr(config_loading, "_validated", small_validated)
+    patch.setattr(config_loading, "validated", small_validated)
     for module in (configs, sections):
         patch.setattr(module, "section", small_section)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from densevit.config import config_layers, yaml_io
+from densevit.config import layer_reading, yaml_io
 from densevit.config.yaml_io import shipped_configs
 from tests.docs.code_blocks import pages
 from tests.docs.inline_code import Inline, of_comments, of_file, of_page
@@ -30,7 +30,7 @@ CHECKED = {path.relative_to(PROJECT).as_posix(): (path.relative_to(PROJECT).as_p
 def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped configs are listed and parsed once."""
     monkeypatch.setattr(yaml_io, "shipped_configs", all_shipped)
-    monkeypatch.setattr(config_layers, "read_file", lambda path: deepcopy(parsed(path, path.stat().st_mtime_ns)))
+    monkeypatch.setattr(layer_reading, "read_file", lambda path: deepcopy(parsed(path, path.stat().st_mtime_ns)))
 
 
 @cache

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from densevit import registry
 from densevit.channels import RGB, Channels
+from densevit.config.config_layers import ConfigLayer
 from densevit.config.schema_validation import validated
-from densevit.config.sources import Sources
 from densevit.config.values import BY_NAME, ConfigType, Float, Int, PluginSection
 from densevit.data.datasets.file_checks import OnError, check_files
 from densevit.errors import DataError, listed
@@ -68,7 +68,7 @@ class Mix(Dataset):
         self._sets: list[Dataset] = []
         kept: list[tuple[str, ...]] = []
         mix_options = {
-            name: validated(SetSection, section, Sources({(): f"data.sets.{name}"})) for name, section in sets.items()
+            name: validated(SetSection, ConfigLayer({**section}, f"data.sets.{name}")) for name, section in sets.items()
         }
         for name, section in mix_options.items():
             if "/" in name:  # "a" with the image b/0, and "a/b" with the image 0, would have one id

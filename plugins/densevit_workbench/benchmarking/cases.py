@@ -10,7 +10,7 @@ from typing import Any
 
 from densevit import config as configs
 from densevit import registry
-from densevit.config import Config, config_layers, yaml_io
+from densevit.config import Config, layer_reading, yaml_io
 from densevit.errors import ConfigError, DensevitError, did_you_mean
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.model_loading import load
@@ -104,7 +104,7 @@ def cases_of_protocol(
     """
     _check_overrides(overrides)
     file = yaml_io.find_file(protocol)
-    layer = config_layers.with_overrides(config_layers.read(file), overrides)
+    layer = layer_reading.with_overrides(layer_reading.read(file), overrides)
     sections = {head: _head(head, layer.values.get("heads", {})) for head in heads}
     cases = []
     for backbone in backbones:
