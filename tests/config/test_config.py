@@ -103,7 +103,7 @@ def test_base_is_relative_to_the_file_and_merged_by_key():
 def test_changing_the_plugin_drops_its_options_and_keeps_common_keys():
     loaded = config.load("mine.yaml", ["backbone.depth=50", "backbone.name=resnet", "heads.detection.name=other"])
     assert (loaded.backbone.options, loaded.backbone.freeze) == ({"depth": 50}, True)
-    assert (loaded.heads["detection"].options, loaded.heads["detection"].weight) == ({}, 2.0)
+    assert (loaded.heads["detection"].options, loaded.heads["detection"].loss_weight) == ({}, 2.0)
     write("child.yaml", "base: mine.yaml\ndata: {name: coco, root: here}\n")
     child = config.load("child.yaml")
     assert (child.data.options, child.data.batch_size) == ({"root": "here"}, 16)
