@@ -7,6 +7,8 @@ import re
 import sys
 import traceback
 import types
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from densevit.errors import PluginError, did_you_mean, one_line
@@ -19,11 +21,10 @@ def import_plugin(plugin: Plugin) -> Any:
     """Imports the object that a plugin names. Raises PluginError if the import fails."""
     if plugin.group != "commands" and not MODULE_CLASS.fullmatch(plugin.value):
         raise PluginError(f"{plugin} is not of the form module:Class, as in my_package.my_module:MyClass.")
-    if plugin.name == plugin.value and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a config's module:Class may be in the working directory
     module, _, attribute = plugin.value.partition(":")
     try:
-        imported: Any = importlib.import_module(module)
+        with working_directory_on_path() if plugin.name == plugin.value else nullcontext():  # a config's module:Class
+            imported: Any = importlib.import_module(module)
         for part in filter(None, attribute.split(".")):
             if not hasattr(imported, part):
                 raise PluginError(
@@ -35,6 +36,18 @@ def import_plugin(plugin: Plugin) -> Any:
     except BaseException as error:  # an import may raise anything, such as SystemExit
         raise PluginError(f"{plugin} cannot be imported: {_reason(plugin, error)}") from error
     return imported
+
+
+@contextmanager
+def working_directory_on_path() -> Iterator[None]:
+    """A context in which Python finds modules in the working directory: while it imports those of a config and what
+    they import, and while it starts processes, which get the path."""
+    folder = os.getcwd()
+    with ExitStack() as stack:
+        if folder not in sys.path:
+            sys.path.append(folder)
+            stack.callback(sys.path.remove, folder)
+        yield
 
 
 def _nearest_attribute(plugin: Plugin, owner: Any, name: str) -> str:

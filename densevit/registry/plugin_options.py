@@ -6,10 +6,11 @@ import math
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from densevit.constructor_call import Unwritten, signature
 from densevit.errors import PluginError, nearest
@@ -36,7 +37,7 @@ class OptionError(PluginError):
 
 def check(
     plugin: Callable[..., Any],
-    positional: Iterable[str],
+    positional: tuple[str, ...],
     name: str,
     options: Mapping[str, Any],
     where: str,
@@ -55,7 +56,6 @@ def check(
     """
     if getattr(name, "instance", None) is not None:
         return {}
-    positional = tuple(positional)
     accepted, takes_all = accepted_options(plugin, positional, name, offered)
     parameters = parameters_of(plugin, positional, name, offered)[0]
     checked: dict[str, Any] = {}
@@ -103,11 +103,15 @@ def takes(plugin: type, option: str) -> bool:
 
 def wanted(problems: Iterable[Mapping[str, Any]]) -> str:
     """The expected value according to pydantic's errors: "a valid integer or 'auto'"."""
-    expectations = []
-    for problem in problems:
-        message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        message = message.replace("Field required", "a list with more values")  # in a tuple
-        expectations.append(message.partition(", unable to parse")[0].partition(", got a number")[0])
+    expectations = (
+        problem["msg"]
+        .removeprefix("Value error, ")
+        .removeprefix("Input should be ")
+        .replace("Field required", "a list with more values")  # in a tuple
+        .partition(", unable to parse")[0]
+        .partition(", got a number")[0]
+        for problem in problems
+    )
     return " or ".join(dict.fromkeys(expectations))
 
 
@@ -231,24 +235,24 @@ def _coerce(annotation: Any, value: Any, key: str) -> Any:
 
 
 def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
-    try:
-        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:  # a pydantic model, dataclass or TypedDict has a config
-        try:
-            return TypeAdapter(annotation)
-        except Exception:
-            return None
-    except Exception:  # a type that pydantic cannot validate
-        return None
+    """None: a type that pydantic cannot validate."""
+    for config in (ConfigDict(arbitrary_types_allowed=True), None):  # pydantic models and dataclasses have a config
+        with suppress(Exception):
+            return TypeAdapter(annotation, config=config)
+    return None
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]] | None:
+    """The keys or indices of a nested value with its items; None for other values."""
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value) if isinstance(value, list | tuple | set | frozenset) else None
 
 
 def _count_booleans(value: Any) -> int:
     """The number of booleans in a nested value."""
-    if isinstance(value, Mapping):
-        return sum(_count_booleans(item) for item in value.values())
-    if isinstance(value, list | tuple | set | frozenset):
-        return sum(_count_booleans(item) for item in value)
-    return int(isinstance(value, bool))
+    items = _items(value)
+    return int(isinstance(value, bool)) if items is None else sum(_count_booleans(item) for _, item in items)
 
 
 def _wrong_numbers(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -256,13 +260,9 @@ def _wrong_numbers(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tupl
 
     Invalid are nan, infinity, integers beyond 64 bits, and floats beyond float32.
     """
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _wrong_numbers(item, (*key, str(name)))
-    elif isinstance(value, list | tuple | set | frozenset):
-        for index, item in enumerate(value):
-            yield from _wrong_numbers(item, (*key, str(index)))
-    elif isinstance(value, float) and not math.isfinite(value):
+    for name, item in _items(value) or ():
+        yield from _wrong_numbers(item, (*key, str(name)))
+    if isinstance(value, float) and not math.isfinite(value):
         yield key, f"should be a finite number, not {value}."
     elif isinstance(value, float) and abs(value) > _LARGEST_FLOAT:
         yield key, f"should be a number of at most {_LARGEST_FLOAT:g}, the largest of float32, not {value}."

@@ -29,6 +29,7 @@ from densevit.data.transforms.augmentation_phases import AugmentationPhase
 from densevit.data.transforms.sample_resizing import EvaluationTransform, TrainingTransform, checked_values, image_size
 from densevit.errors import DataError, DensevitError, UnreadableFileError
 from densevit.interfaces import Dataset, OptimizerStep, Sample
+from densevit.registry.importing import working_directory_on_path
 from densevit.targets.object_targets import Boxes
 from densevit.targets.types import TargetTypes
 
@@ -237,7 +238,8 @@ class Loader(data.DataLoader[Any]):
         while True:
             since = time.perf_counter()
             try:
-                batches = super().__iter__() if batches is None else batches
+                with working_directory_on_path():  # of workers, whose data set may be a config's module:Class
+                    batches = super().__iter__() if batches is None else batches
                 batch = next(batches)
                 received = batch.received() if isinstance(batch, PickledBatch) else batch
             except StopIteration:

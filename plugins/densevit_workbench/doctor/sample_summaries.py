@@ -19,6 +19,7 @@ from densevit.data.sample_checks import check_image
 from densevit.data.transforms.sample_resizing import TrainingTransform, as_numpy, to_pixels
 from densevit.errors import DataError, one_line
 from densevit.interfaces import Dataset, Sample, Size, TargetType
+from densevit.registry.importing import working_directory_on_path
 from densevit.targets.types import TargetTypes, untyped_keys
 from densevit_workbench.doctor.channel_examination import ChannelValues, channel_values
 from densevit_workbench.doctor.target_measures import class_counts, measure
@@ -165,7 +166,9 @@ def read_summaries(samples: Summaries) -> Iterator[Summary]:
         multiprocessing_context=forks,
         generator=torch.Generator(),  # the loader draws a seed, which must not come from a caller's generator
     )
-    yield from loader
+    with working_directory_on_path():  # of the workers, as in training
+        summaries = iter(loader)
+    yield from summaries
 
 
 def _unchanged(summary: Any) -> Any:
