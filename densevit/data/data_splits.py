@@ -4,7 +4,7 @@ import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -54,17 +54,23 @@ class DataSplits:
         self.section, self.seed, self.size_divisor = section, seed, size_divisor
         self.val_transform = build_transforms(section)[1]
         self.views = 1
+        self._built: dict[str, Dataset] = {}
         self._method_transform: Callable[[TrainingTransform], TrainingTransform] = lambda transform: transform
 
-    @cached_property
+    @property
     def train(self) -> Dataset:
         """The training split."""
-        return build_split(self.section, "train")
+        return self._split("train", "train")
 
-    @cached_property
+    @property
     def val(self) -> Dataset:
         """The evaluated split."""
-        return build_split(self.section, self.section.val_split)
+        return self._split("val", self.section.val_split)
+
+    def _split(self, key: str, name: str) -> Dataset:
+        if key not in self._built:
+            self._built[key] = build_split(self.section, name)
+        return self._built[key]
 
     @cached_property
     def _augmentation(self) -> "Augmentation | WithoutAugmentation":
@@ -121,10 +127,10 @@ class DataSplits:
 
         return Mosaic(transform, self.train, section.mosaic)
 
-    @cached_property
+    @property
     def train_transform(self) -> TrainingTransform:
         """The training transform: the method's after `use`, before it the config's."""
-        return self.config_transform
+        return self._method_transform(self.config_transform)
 
     @property
     def classes(self) -> dict[str, tuple[Class, ...]]:
@@ -142,33 +148,40 @@ class DataSplits:
         val_transform: the evaluation transform of the copy; None keeps this one.
         """
         data = copy.copy(self)
+        data._built = {**self._built}
         data.size_divisor = size_divisor
         data.val_transform = self.val_transform if val_transform is None else val_transform
         return data
 
     def use(self, method: Method) -> None:
         """Sets the transform and the views of the training loader to the method's."""
-        self.train_transform, self.views = method.transform(self.config_transform), method.views
-        self._method_transform = method.transform
+        self.views, self._method_transform = method.views, method.transform
+
+    def use_split(self, key: Literal["train", "val"], dataset: Dataset) -> None:
+        """Replaces a split."""
+        self._built[key] = dataset
 
     def use_classes(self, kept: Mapping[str, Sequence[int]]) -> None:
         """Restricts evaluation to some classes, in this order. kept: class indices by task; other tasks keep all."""
-        vars(self)["val"] = MappedClasses(self.val, kept)  # replaces the cached property
+        self.use_split("val", MappedClasses(self.val, kept))
+
+    def sort_classes(self) -> None:
+        """Sorts the classes of `val` as in `train`. Raises DataError if the splits have different classes."""
+        order = class_order(self.train.classes, self.val.classes, self.section.val_split)
+        if order:
+            self.use_classes(order)
 
     def check_splits(self, labels: bool = True) -> None:
-        """Builds both splits, and reorders the classes of `val` as in `train`. labels: whether images must have labels.
+        """Checks both splits. labels: whether images must have labels.
 
         Warns of classes without objects and of a batch larger than the training split. Raises DataError for missing
-        labels, invalid values in a few samples and different classes, and ConfigError for unsupported labels.
+        labels and invalid values in a few samples, and ConfigError for unsupported labels.
         """
         self._check_labels(self._augmentation)
         for dataset, transform in ((self.train, self.train_transform), (self.val, self.val_transform)):
             if labels:
                 dataset.check_labels()
             self._transformed(dataset, transform, train=dataset is self.train).check_values()
-        order = class_order(self.train.classes, self.val.classes, self.section.val_split)
-        if order:
-            self.use_classes(order)
         warn_of_split(self.train, self.section.batch_size, labels)
         _ = self.config_phases  # raises for labels that cannot be mixed
 

@@ -106,6 +106,7 @@ def probe(
         config = with_tokens(config, module, tokens)
     splits = build_data(config)
     probes = protocol.build_probes(splits.train)
+    splits.sort_classes()
     check_data(config, splits, probes)
     if labels:
         from densevit_probes.label_efficiency import check_labels

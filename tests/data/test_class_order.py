@@ -56,7 +56,7 @@ def data_of(task: str, **options: Any) -> DataSplits:
 def test_validation_has_the_classes_of_training_in_their_order(task):
     data = data_of(task, num_workers=0)
     raw = Ordered("val", task)
-    data.check_splits()
+    data.sort_classes()
     assert [one.name for one in data.val.classes[task]] == [one.name for one in data.train.classes[task]] == [*NAMES]
     truths = [target["truth"] for batch in data.val_loader() for target in batch["targets"]]
     for index, truth in enumerate(truths):
@@ -69,3 +69,11 @@ def test_mixed_data_sets_have_one_order():
     assert [c.name for c in Mix("val", {"a": section, "b": section}).classes["detection"]] == ["cat", "ant", "bee"]
     with pytest.raises(DataError, match="with different classes: ant, bee, cat and cat, ant, bee"):
         Mix("train", {"a": section, "b": {**section, "everywhere": True}})
+
+
+@pytest.mark.parametrize("task", OF_TASK)
+def test_a_check_changes_nothing(task):
+    data = data_of(task, num_workers=0)
+    val, classes = data.val, dict(data.val.classes)
+    data.check_splits()
+    assert data.val is val and data.val.classes == classes != data.train.classes

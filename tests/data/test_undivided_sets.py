@@ -78,16 +78,16 @@ def test_a_file_in_both_splits_is_an_error(copy: str, form: Undivided, tmp_path:
         tmp_path / "a", tmp_path / "b", copy_function=lambda old, new: functions[copy](Path(new), Path(old))
     )
     data, other = data_of(form.section(tmp_path / "a")), data_of(form.section(tmp_path / "b"))
-    vars(data)["val"] = other.train
+    data.use_split("val", other.train)
     if form.name == "shards":
         assert not data.train.image_files()  # the shards of train hold both parts
         return
     with pytest.raises(densevit.DataError, match=rf"{len(other.train)} of the {len(other.train)} images .*'val' are"):
         check_overlap(data)
-    vars(data)["val"] = other.val
+    data.use_split("val", other.val)
     check_overlap(data)
     data = data_of({**form.section(tmp_path / "a"), "allow_overlap": True})
-    vars(data)["val"] = other.train
+    data.use_split("val", other.train)
     check_overlap(data)
 
 

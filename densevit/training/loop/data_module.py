@@ -73,6 +73,7 @@ class DenseDataModule(lightning.LightningDataModule):
         hooks = "on_before_batch_transfer|transfer_batch_to_device"
         warnings.filterwarnings("ignore", f"You have overridden `({hooks})` in `LightningModule`")
         if not self._is_checked and stage == "fit":
+            self.data.sort_classes()
             self.data.check_splits(labels)
             if not getattr(self.trainer, "overfit_batches", 0):
                 check_overlap(self.data)

@@ -58,6 +58,7 @@ class TrainingInputs:
         if checkpoint is None:
             check_frozen(config)
         data, needs_labels = build_data(config), registry.load("methods", config.method.name).needs_labels
+        data.sort_classes()
         data.check_splits(needs_labels or bool(config.heads))
         if needs_labels:
             check_labels(config, data)

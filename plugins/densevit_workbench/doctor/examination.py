@@ -126,10 +126,7 @@ def _built(data: DataSplits, split: str, findings: Findings) -> _Built | None:
         return None
     if isinstance(dataset, MeasuredImages):
         findings.files = [dataset.path(index) for index in range(len(dataset))]
-    if split == "train":
-        data.train = dataset
-    else:
-        data.val = dataset
+    data.use_split("train" if split == "train" else "val", dataset)
     return _Built(dataset, invalid)
 
 

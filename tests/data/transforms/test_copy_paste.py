@@ -105,7 +105,7 @@ class Shapes(Dataset):
 
 def shapes(probability: float | None = 1.0, **keys: Any) -> TransformedDataset:
     data = DataSplits(DataSection(name=f"{__name__}:Shapes", image_size=50, copy_paste=probability, **keys), 0, 32)
-    data.__dict__["train"] = Shapes()
+    data.use_split("train", Shapes())
     return TransformedDataset(data.train, data.train_transform, train=True)
 
 
