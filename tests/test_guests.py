@@ -56,7 +56,7 @@ RUN = """
             importlib.import_module(guest)
     data = ["image_size=64", "train_length=12", "val_length=2", "batch_size=2", "num_workers=0"]
     small = [*(f"data.{option}" for option in data), "trainer.accelerator=cpu", "trainer.max_images=null"]
-    small += ["trainer.evaluate_every=1.0"]
+    small += ["trainer.evaluate_every_epochs=1"]
     densevit.fit("detr_swin", [*small, "trainer.max_steps=6"], run_dir="run")
     resumed = densevit.fit(resume="run", overrides=["trainer.max_steps=7"])
     metrics = densevit.evaluate("run")

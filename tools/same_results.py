@@ -30,7 +30,7 @@ from safetensors.numpy import load_file
 STEPS, SIZES = 20, ((96, 128), (128, 96), (80, 80), (128, 128), (100, 144))  # of the images to predict
 TRAINING = (
     *(f"trainer.{budget}=null" for budget in ("max_images", "max_epochs")),
-    *(f"trainer.max_steps={STEPS}", "trainer.evaluate_every=0.5", "trainer.log_every=1", "trainer.loggers=[]"),
+    *(f"trainer.max_steps={STEPS}", "trainer.evaluations=2", "trainer.log_every=1", "trainer.loggers=[]"),
     *("trainer.precision=32", "trainer.accelerator=cpu", "trainer.checkpoint_every=null", "optim.lr=1e-3"),
     *("data.batch_size=4", "data.num_workers=0"),
 )
@@ -202,7 +202,7 @@ heads: {depth: {name: dpt, output: sigmoid, max_depth: 60, width: 16, norm: batc
 data: {name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 8, val_length: 2, transforms: resize}
 optim: {lr: 1e-2, schedule: cosine, warmup_steps: 2}
 trainer: {max_steps: 12, precision: "32", accelerator: cpu, log_every: 1, checkpoint_every: 1, clip_grad_norm: 1.0,
-          evaluate_every: 0.25, ema: 0.5, accumulate: 2, loggers: []}
+          evaluations: 4, ema: 0.5, accumulate: 2, loggers: []}
 """
 BAD_INPUTS = """
 nope ; train ; train nope ; train tiny.yaml nope=1 ; train tiny.yaml heads.depth.widht=8 ;

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from densevit.config.key_types import merges, parts, section_type, type_in
-from densevit.config.training_schema import BUDGETS
+from densevit.config.training_schema import BUDGETS, EVALUATIONS
 from densevit.config.values import BY_NAME, OpenSection, as_section
 
 Key = tuple[str, ...]
@@ -36,7 +36,7 @@ PRETRAINED: Key = ("backbone", "pretrained")
 
 ALTERNATIVES: dict[Key, tuple[tuple[str, ...], ...]] = {
     ("optim",): (("lr", "lr_per_256"), ("warmup", "warmup_steps")),
-    ("trainer",): (BUDGETS,),
+    ("trainer",): (BUDGETS, EVALUATIONS),
     ("backbone",): (("weights", "pretrained"),),
     ("method", "teacher"): (("weights", "pretrained"),),
 }

@@ -23,6 +23,7 @@ from densevit.config.values import (
 )
 
 BUDGETS = ("max_images", "max_steps", "max_epochs")
+EVALUATIONS = ("evaluations", "evaluate_every_epochs")
 """Keys of `trainer`; exactly one is set."""
 
 
@@ -109,9 +110,10 @@ class TrainerSection(Section):
     only known after the forward pass (boxes in `dfine`, `gtr`, `one_stage`, `faster_rcnn`, `fcos`, dense losses (`ddq`,
     `dab_detr`), contrastive denoising, `ohem_threshold`, `class_weights: balanced`). These losses, and losses of
     methods other than `supervised`, are means over the batches."""
-    evaluate_every: Annotated[Float, Field(gt=0, allow_inf_nan=False)] = 0.25
-    """Interval between validations: below 1 a fraction of training, 0.25 for four validations; from 1 on, epochs. A
-    validation always follows the last step."""
+    evaluations: Count | None = None
+    """Number of validations, at equal intervals; 4 if `evaluate_every_epochs` is not set either. 1: only at the end."""
+    evaluate_every_epochs: Count | None = None
+    """Epochs between validations. The last one follows the last step."""
     checkpoint_every: Count | Duration | None = "5min"
     """Interval between writes of `last.ckpt`, in addition to the writes after validations: optimiser steps, or a time
     such as `30s`, `5min` or `1h`. `null`: only after validations."""
@@ -160,12 +162,13 @@ class TrainerSection(Section):
             raise ValueError("there is no average to warm up. Set trainer.ema, such as 0.9999, or leave it out.")
         return value
 
-    @field_validator("evaluate_every")
+    @model_validator(mode="before")
     @classmethod
-    def _share_or_epochs(cls, value: float) -> float:
-        if value > 1 and not value.is_integer():
-            raise ValueError(f"set a fraction of training below 1, or a whole number of epochs, not {value:g}.")
-        return value
+    def _one_interval(cls, values: Any) -> Any:
+        keys = [key for key in EVALUATIONS if isinstance(values, dict) and values.get(key) is not None]
+        if len(keys) == 2:
+            raise ValueError("evaluations and evaluate_every_epochs are both set; keep one.")
+        return {**values, "evaluations": 4} if isinstance(values, dict) and not keys else values
 
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainerSection":

@@ -179,7 +179,7 @@ def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]])
     data["transforms"] = {"name": "lsj", "scales": [0.5 if ade20k else 0.2, 2.0]}
     optim = {"name": "adamw", "lr": 5e-4, "backbone_lr": 5e-5, "weight_decay": 0.05, "schedule": "poly"}
     trainer = {"max_steps": 100000 if ade20k else 150000, "accumulate": 4, "devices": 1, "precision": "16-mixed"}
-    sections = {"data": data, "optim": {**optim, "warmup_steps": 5000}, "trainer": {**trainer, "evaluate_every": 0.05}}
+    sections = {"data": data, "optim": {**optim, "warmup_steps": 5000}, "trainer": {**trainer, "evaluations": 20}}
     return "coco/mask2former_r50_panoptic", sections
 
 

@@ -9,7 +9,7 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, Overrides, layer_reading, yaml_io
 from densevit.config.config_layers import ConfigLayer
-from densevit.config.training_schema import BUDGETS
+from densevit.config.training_schema import BUDGETS, EVALUATIONS
 from densevit.config.values import RANDOM
 from densevit.data.data_splits import DataSplits
 from densevit.data.split_overlap import check_overlap
@@ -69,8 +69,9 @@ class Protocol:
     def config(self, backbone: Section) -> Config:
         """The config of a backbone's section under this protocol, without the probes. Heads that are not trained have a
         budget of one step."""
-        trainer = {"precision": "32", "devices": 1, "evaluate_every": 10000, **self.values.get("trainer", {})}
-        trainer |= {} if any(key in trainer for key in BUDGETS) else {"max_steps": 1}
+        trainer = {"precision": "32", "devices": 1, **self.values.get("trainer", {})}
+        for keys, default in ((BUDGETS, {"max_steps": 1}), (EVALUATIONS, {"evaluations": 1})):
+            trainer |= {} if any(key in trainer for key in keys) else default
         named = configs.section("backbone", backbone, self.source)  # of timm:resnet18, pretrained
         weights = {} if named.weights or named.options.get("pretrained") else {"weights": RANDOM}
         if backbone.get("freeze", self.freeze) is not self.freeze:

@@ -43,9 +43,9 @@ def small(config: dict[str, Any], extended: bool = False) -> dict[str, Any]:
     from densevit.set_prediction.transformer import Transformer  # late: it imports torch
 
     config["trainer"] |= {
-        "max_images": None, "max_epochs": None, "max_steps": EXTENDED if extended else STEPS, "evaluate_every": 1.0,
-        "accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32", "accumulate": 1,
-        "keep_checkpoints": 1, "compile": False,
+        "max_images": None, "max_epochs": None, "max_steps": EXTENDED if extended else STEPS,
+        "evaluations": None, "evaluate_every_epochs": 1, "accelerator": "cpu", "devices": 1, "num_nodes": 1,
+        "strategy": "auto", "precision": "32", "accumulate": 1, "keep_checkpoints": 1, "compile": False,
     }  # fmt: skip
     if "burn_in" in config["method"]:  # of mean_teacher, which must end before the training
         config["method"]["burn_in"] = 1

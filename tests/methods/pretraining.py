@@ -31,7 +31,7 @@ def config(method: dict[str, Any], backbone: str = "swin", **sections: Any) -> C
     values: dict[str, Any] = {
         "backbone": BACKBONES[backbone], "heads": {}, "method": method,
         "data": {"name": "scenes", "image_size": 64, "train_length": 6, "val_length": 2, "batch_size": 2},
-        "trainer": {"max_steps": 2, "precision": "32", "accelerator": "cpu", "log_every": 1, "evaluate_every": 0.99},
+        "trainer": {"max_steps": 2, "precision": "32", "accelerator": "cpu", "log_every": 1, "evaluations": 1},
     }  # fmt: skip
     return from_mapping({**values, **sections})
 

@@ -64,7 +64,7 @@ def each(*in_brief: str) -> list[Any]:
 def config(method: str, batch_size: int = 4, gradient_checkpointing: bool = False, **trainer: Any) -> Config:
     sections = dict(METHODS[method])
     optim = {"name": "sgd", "lr": 1e-3, "schedule": "constant", "warmup_steps": 2}
-    fixed = {"max_steps": STEPS, "accelerator": "cpu", "devices": 1, "log_every": 1, "evaluate_every": 0.99}
+    fixed = {"max_steps": STEPS, "accelerator": "cpu", "devices": 1, "log_every": 1, "evaluations": 1}
     backbone = {
         **sections.pop("backbone", pretraining.BACKBONES["swin"]),
         "gradient_checkpointing": gradient_checkpointing,

@@ -23,7 +23,7 @@ backbone: {name: mynet, width: 16}
 heads: {segmentation: {name: segformer, width: 32}}
 data: {name: fields, image_size: 64, transforms: crop, batch_size: 8, num_workers: 0}
 optim: {lr: 2e-3}
-trainer: {max_steps: 60, accelerator: cpu, precision: 32, evaluate_every: 0.99}
+trainer: {max_steps: 60, accelerator: cpu, precision: 32, evaluations: 1}
 """
 
 

@@ -30,7 +30,7 @@ data:
   {name: figures, side: 64, image_size: 64, transforms: resize, batch_size: 8, num_workers: 0, length: 256,
    val_length: 16}
 optim: {lr: 5e-3}
-trainer: {max_steps: 150, accelerator: cpu, precision: 32, evaluate_every: 0.99}
+trainer: {max_steps: 150, accelerator: cpu, precision: 32, evaluations: 1}
 """
 NORMALS = """
 seed: 0
@@ -38,7 +38,7 @@ backbone: {name: mynet, width: 16}
 heads: {normals: {name: normals}}
 data: {name: solids, image_size: 64, batch_size: 8, num_workers: 0, length: 64, val_length: 3}
 optim: {lr: 5e-3}
-trainer: {max_steps: 60, accelerator: cpu, precision: 32, evaluate_every: 0.99}
+trainer: {max_steps: 60, accelerator: cpu, precision: 32, evaluations: 1}
 """
 
 

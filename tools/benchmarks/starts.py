@@ -43,11 +43,11 @@ class Start(NamedTuple):
     folder: str | None
     overrides: tuple[str, ...]
     passes: int
-    evaluate_every: float = 0.25
+    evaluations: int = 4
 
 
 STARTS = {
-    "detector": Start("BCCD", "bccd", ("data=folder", "data.vertical_flip=true", "backbone.freeze=6"), 20, 0.5),
+    "detector": Start("BCCD", "bccd", ("data=folder", "data.vertical_flip=true", "backbone.freeze=6"), 20, 2),
     "semantic": Start("CamVid", "camvid", ("data=label_maps", "data.preset=camvid"), 5),
     "depth": Start(
         "Middlebury",
@@ -59,8 +59,8 @@ STARTS = {
         25,
     ),
     "instances": Start("400 rendered scenes", None, (SCENES.format("depth: false, masks: true"),), 5),
-    "panoptic": Start("400 rendered scenes", None, (SCENES.format("depth: false, panoptic: true"),), 4, 0.5),
-    "classifier": Start("crops of rendered scenes", "crops", ("data.image_size=96",), 4, 0.5),
+    "panoptic": Start("400 rendered scenes", None, (SCENES.format("depth: false, panoptic: true"),), 4, 2),
+    "classifier": Start("crops of rendered scenes", "crops", ("data.image_size=96",), 4, 2),
 }
 
 
@@ -99,7 +99,7 @@ def overrides(name: str, weights: str, root: Path | None) -> list[str]:
     start = STARTS[name]
     keys = [f"backbone={BACKBONE}", *start.overrides, *WEIGHTS[weights], "seed=0"]
     keys += [f"data.root={root}"] if root else []
-    return [*keys, f"trainer.max_epochs={start.passes}", f"trainer.evaluate_every={start.evaluate_every}"]
+    return [*keys, f"trainer.max_epochs={start.passes}", f"trainer.evaluations={start.evaluations}"]
 
 
 def train(run: Path, name: str, arguments: Sequence[str]) -> None:

@@ -25,8 +25,8 @@ class Budget:
     """The length of a run.
 
     steps: the number of optimiser steps. steps_per_epoch: optimiser steps per pass over the data set.
-    images_per_step: summed over all processes. evaluate_every: a fraction of training if below 1, else a number of
-    epochs.
+    images_per_step: summed over all processes. evaluations: the number of validations at equal intervals; 0: one
+    every `evaluate_every_epochs`.
 
     A run may resume with other images per step. Its schedules then count the steps that a run with the current images
     per step needs for the same progress, `step - shift`. epoch_shift: the shift of steps in epochs. extra_images:
@@ -36,7 +36,8 @@ class Budget:
     steps: int
     steps_per_epoch: int
     images_per_step: int
-    evaluate_every: float
+    evaluations: int = 0
+    evaluate_every_epochs: int = 1
     shift: float = 0
     epoch_shift: int = 0
     extra_images: int = 0
@@ -71,8 +72,8 @@ class Budget:
         else:
             assert section.max_epochs is not None  # the section sets one of the three
             steps, shift = section.max_epochs * steps_per_epoch + epoch_shift, epoch_shift
-        every, shifts = section.evaluate_every, (shift, epoch_shift)
-        return cls(steps, steps_per_epoch, images_per_step, every, *shifts, extra_images, warmup_scale)
+        every, shifts = (section.evaluations or 0, section.evaluate_every_epochs or 1), (shift, epoch_shift)
+        return cls(steps, steps_per_epoch, images_per_step, *every, *shifts, extra_images, warmup_scale)
 
     def state(self, step: int) -> dict[str, Any]:
         """The entries of `Trained` after optimiser step `step` that a checkpoint does not have otherwise."""
@@ -97,18 +98,18 @@ class Budget:
             return True
         if step < 1 or step > self.steps:
             return False
-        if self.evaluate_every >= 1:
-            return (step - self.epoch_shift) % (round(self.evaluate_every) * self.steps_per_epoch) == 0
-        count = round(1 / self.evaluate_every)
+        if not self.evaluations:
+            return (step - self.epoch_shift) % (self.evaluate_every_epochs * self.steps_per_epoch) == 0
+        count = self.evaluations
         validation = round((step - self.shift) * count / self.length)
         return step == round(validation * self.length / count + self.shift)
 
     @property
     def validations(self) -> int:
         """The number of validations."""
-        if self.evaluate_every >= 1:
-            return math.ceil((self.steps - self.epoch_shift) / (round(self.evaluate_every) * self.steps_per_epoch))
-        return min(self.steps, round(1 / self.evaluate_every))
+        if not self.evaluations:
+            return math.ceil((self.steps - self.epoch_shift) / (self.evaluate_every_epochs * self.steps_per_epoch))
+        return min(self.steps, self.evaluations)
 
     def describe(self, images: int) -> str:
         """The budget in one line. images: the number of images in the data set."""

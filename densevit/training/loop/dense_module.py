@@ -77,7 +77,7 @@ class DenseModule(lightning.LightningModule):
         self.validation = Validation(self.config, self.method, evaluators, mappings or {})
         self._rates = rates
         self.record: StepRecord
-        self._length = budget or Budget(0, 0, 0, 1)  # of the schedule, with a user's Trainer known at its start
+        self._length = budget or Budget(0, 0, 0)  # of the schedule, with a user's Trainer known at its start
         self._collected: list[Batch] = []  # from a user's DataLoader, until a step is complete
         self._checked: set[str] = set()  # stages whose first batch is checked
         self._skipped_images = SkippedImages()

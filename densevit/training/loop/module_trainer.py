@@ -51,9 +51,9 @@ def budget_of(trainer: lightning.Trainer, section: OptimSection) -> Budget:
     images = images_per_step(trainer) if section.lr is None else 0
     steps = trainer.estimated_stepping_batches if trainer.limit_train_batches else 0
     if 0 <= steps < math.inf:  # -1: neither max_steps nor a loader with a length
-        return Budget(int(steps), int(steps), images, 1)
+        return Budget(int(steps), int(steps), images)
     if section.schedule == "constant" and not section.warmup:
-        return Budget(1, 1, images, 1)
+        return Budget(1, 1, images)
     name = section.schedule if isinstance(section.schedule, str) else section.schedule.name
     raise ConfigError(
         f"optim.schedule={name} needs the number of optimiser steps, and this Trainer has no end; max_time is not a "

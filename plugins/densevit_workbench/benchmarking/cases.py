@@ -11,6 +11,7 @@ from typing import Any
 from densevit import config as configs
 from densevit import registry
 from densevit.config import Config, layer_reading, yaml_io
+from densevit.config.config_layers import ALTERNATIVES
 from densevit.errors import ConfigError, DensevitError, did_you_mean
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.model_loading import load
@@ -164,7 +165,7 @@ def _replaced(values: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]
     result = dict(values)
     for section, keys in trained.items():
         options = dict(result.get(section, {}))
-        for alternatives in (("lr", "lr_per_256"), ("max_images", "max_steps", "max_epochs")):
+        for alternatives in ALTERNATIVES.get((section,), ()):
             if any(key in keys for key in alternatives):
                 options = {key: value for key, value in options.items() if key not in alternatives}
         result[section] = options | dict(keys)

@@ -11,7 +11,12 @@ from densevit.cli import main
 from tests.training.run.test_resume_safely import TINY
 
 pytestmark = pytest.mark.usefixtures("no_drawings")
-EACH_STEP = ["data.train_length=12", "trainer.checkpoint_every=1", "trainer.evaluate_every=1", "trainer.loggers=[]"]
+EACH_STEP = [
+    "data.train_length=12",
+    "trainer.checkpoint_every=1",
+    "trainer.evaluate_every_epochs=1",
+    "trainer.loggers=[]",
+]
 
 
 def steps_in(run: Path) -> dict[str, int]:

@@ -34,9 +34,9 @@ def test_images_and_steps_do_not_depend_on_the_size_of_the_data_set() -> None:
         ({"max_steps": 10}, [2, 5, 8, 10]),
         ({"max_steps": 3}, [1, 2, 3]),
         ({"max_steps": 1}, [1]),
-        ({"max_steps": 9, "evaluate_every": 0.5}, [4, 9]),
-        ({"max_steps": 60, "evaluate_every": 1}, [25, 50, 60]),
-        ({"max_epochs": 5, "evaluate_every": 2}, [50, 100, 125]),
+        ({"max_steps": 9, "evaluations": 2}, [4, 9]),
+        ({"max_steps": 60, "evaluate_every_epochs": 1}, [25, 50, 60]),
+        ({"max_epochs": 5, "evaluate_every_epochs": 2}, [50, 100, 125]),
     ],
 )
 def test_validation_runs_at_fractions_or_epochs_and_at_the_end(trainer: dict[str, object], expected: list[int]) -> None:
@@ -51,7 +51,10 @@ def test_two_budgets_raise_and_an_override_replaces() -> None:
     for overrides, said in (
         (["trainer.max_steps=5", "trainer.max_images=5"], "set exactly one of max_images"),
         (["optim.warmup=0.1", "optim.warmup_steps=5"], "warmup and warmup_steps are both set"),
-        (["trainer.evaluate_every=1.5"], "below 1, or a whole number of epochs, not 1.5"),
+        (
+            ["trainer.evaluations=2", "trainer.evaluate_every_epochs=1"],
+            "evaluations and evaluate_every_epochs are both set",
+        ),
     ):
         with pytest.raises(ConfigError, match=said):
             config(*overrides)

@@ -43,7 +43,7 @@ heads:
 data: {name: scenes, image_size: 64, transforms: crop, batch_size: 2, num_workers: 0, train_length: 25, val_length: 5}
 optim: {name: sgd, lr: 1e-3, schedule: constant, warmup_steps: 2}
 trainer: {max_steps: 8, precision: "32", accelerator: cpu, devices: 1, log_every: 1, clip_grad_norm: 1.0,
-  evaluate_every: 0.99}
+  evaluations: 1}
 """
 ALONE = ["trainer.devices=1", "trainer.strategy=auto", "data.batch_size=2"]
 TOGETHER = ["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=1"]

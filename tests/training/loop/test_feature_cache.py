@@ -189,7 +189,7 @@ def config(tmp_path) -> dict[str, Any]:
         "data": {"name": "label_maps", "root": str(tmp_path), "classes": ["a", "b"], "transforms": "resize",
                  "image_size": 64, "batch_size": 2, "num_workers": 0},
         "optim": {"lr": 1e-2},
-        "trainer": {"max_steps": 6, "evaluate_every": 2, "precision": "32", "accelerator": "cpu", "ema": 0.9,
+        "trainer": {"max_steps": 6, "evaluate_every_epochs": 2, "precision": "32", "accelerator": "cpu", "ema": 0.9,
                     "log_every": 1, "checkpoint_every": 1},
     }  # fmt: skip
 

@@ -69,7 +69,7 @@ SURFACES = {"heads": {"surfaces": {"name": "setr", "decoder": "naive", "width": 
 @pytest.mark.integration
 @pytest.mark.usefixtures("no_drawings")
 def test_the_model_that_a_method_names_is_validated_and_saved(tmp_path: Path) -> None:
-    made = config(Teacher, {"evaluate_every": 0.99}, **SURFACES)
+    made = config(Teacher, {"evaluations": 1}, **SURFACES)
     run = densevit.fit(made, run_dir=tmp_path / "run")
     content, saved = checkpoint(run.path), load_file(run.path / "model.safetensors")
     state = content["state_dict"]

@@ -150,7 +150,7 @@ def test_the_scheduler_multiplies_each_group_s_rate_and_raises_weight_decay_by_h
     rates = {"lr": 1e-2, "backbone_lr": 1e-3, "schedule": "constant", "warmup_steps": 1}
     section = OptimSection(**rates, weight_decay=0.04, final_weight_decay=0.4)
     optimizer = optimizer_of(model_of(), section, lr=1e-2)
-    scheduler = Schedule(optimizer, section, Budget(4, 4, 1, 1))
+    scheduler = Schedule(optimizer, section, Budget(4, 4, 1))
     for step, share in enumerate((*(1 - x for x in COSINE), 1)):
         half = 0.5 if step == 0 else 1
         assert sorted(group["lr"] for group in optimizer.param_groups) == [1e-3 * half] * 2 + [1e-2 * half] * 2

@@ -16,7 +16,7 @@ heads: {surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxilia
 data:
   {name: label_maps, root: data, classes: [a, b], image_size: 32, batch_size: 1, num_workers: 0, on_error: skip}
 optim: {lr: 1e-2}
-trainer: {max_epochs: 2, precision: "32", accelerator: cpu, evaluate_every: 1, ema: 0.5}
+trainer: {max_epochs: 2, precision: "32", accelerator: cpu, evaluate_every_epochs: 1, ema: 0.5}
 """
 
 

@@ -26,7 +26,7 @@ backbone: {name: swin, variant: nano, window_size: 4}
 heads: {surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: batch, evaluation: null}}
 data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 4, val_length: 5}
 optim: {lr: 1e-2}
-trainer: {max_steps: 2, precision: "32", accelerator: cpu, evaluate_every: 0.5}
+trainer: {max_steps: 2, precision: "32", accelerator: cpu, evaluations: 2}
 """
 
 
@@ -75,7 +75,7 @@ def by_hand(run: Path, head: str) -> float:
 
 @pytest.mark.integration
 def test_the_metric_is_the_mean_loss_over_images_and_the_best_epoch_goes_by_it(config_file, tmp_path):
-    run = densevit.fit(config_file, ["trainer.max_steps=4", "trainer.evaluate_every=0.25"], run_dir=tmp_path / "run")
+    run = densevit.fit(config_file, ["trainer.max_steps=4", "trainer.evaluations=4"], run_dir=tmp_path / "run")
     assert run.metrics == {"surfaces/loss": pytest.approx(by_hand(run.path, "surfaces"), rel=1e-5)}
     values = [float(row["surfaces/loss"]) for row in rows(run.path) if row["surfaces/loss"]]
     assert len(values) == 4 and run.metrics["surfaces/loss"] == min(values)

@@ -6,11 +6,13 @@ from densevit import config as configs
 from tests.training.runs import TINY, assert_same_run, checkpoint, interrupted_after, resume, train
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_drawings")]
-SHORT = ["trainer.max_epochs=null", "trainer.max_steps=3", "trainer.evaluate_every=0.99"]
+SHORT = ["trainer.max_epochs=null", "trainer.max_steps=3", "trainer.evaluations=1"]
 VIT = "backbone={name: vit, variant: nano, image_size: 64, weights: random, drop_path: 0.0"
 CASES: dict[str, tuple[int, list[str]]] = {  # the step after which a run of TINY is interrupted, and its overrides
     "before a validation in the middle of an epoch": (2, []),
-    "average, at the end of an epoch": (4, ["trainer.ema=0.9", "trainer.ema_warmup=2", "trainer.evaluate_every=1"]),
+    "average, at the end of an epoch": (4, [
+        "trainer.ema=0.9", "trainer.ema_warmup=2", "trainer.evaluate_every_epochs=1",
+    ]),
     "final phase, in an epoch that is not finished": (5, [
         "trainer.max_epochs=null", "trainer.max_images=14", "data.multi_scale=[32,64]", "data.num_workers=1",
         "data.final_phase={start: 0.6, multi_scale: null, transforms: resize}",

@@ -15,7 +15,7 @@ class Accuracy(SemanticSegmentation):
     main = "aAcc"
 
 
-BASE = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.evaluate_every=0.5", "trainer.monitor=surfaces/aAcc"]
+BASE = ["trainer.max_epochs=null", "trainer.max_steps=2", "trainer.evaluations=2", "trainer.monitor=surfaces/aAcc"]
 VALIDATION = (  # what the metrics of equal weights depend on
     "trainer.monitor=surfaces/mIoU",
     "heads.surfaces.evaluation.boundary=true",
@@ -87,7 +87,7 @@ def test_the_first_validation_after_the_change_is_the_best(changes, copied_run, 
     resume(run, changes.split())  # no steps are left, so nothing is validated or written
     assert "has trained all of its 2 steps, without " in capsys.readouterr().out
     assert (run / "metrics.json").read_bytes() == unchanged
-    resume(run, ["trainer.max_steps=4", "trainer.evaluate_every=0.25", *changes.split()])
+    resume(run, ["trainer.max_steps=4", "trainer.evaluations=4", *changes.split()])
     printed, validations = capsys.readouterr().out, [row for row in rows(run) if not row.get("train/loss")]
     assert len(validations) == 4, printed
     assert "The best epoch so far is of other data or another evaluation" in printed, printed

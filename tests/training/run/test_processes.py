@@ -28,7 +28,7 @@ from tests.training.runs import SMALL, assert_same, recorded, train, weights
 pytestmark = [pytest.mark.integration, linux]
 
 DOUBLE = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=2"]
-KILLED = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=18", "trainer.evaluate_every=0.99"]
+KILLED = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=18", "trainer.evaluations=1"]
 
 
 def started(*arguments: str, folder: Path, errors: Path | None = None) -> "subprocess.Popen[bytes]":

@@ -50,7 +50,7 @@ def parts_of(trainer, parts):
 
 @pytest.mark.parametrize(("trainer", "parts", "steps"), CASES)
 def test_the_rest_is_planned_in_images_and_progress_does_not_jump(trainer, parts, steps):
-    budgets = parts_of({**trainer, "evaluate_every": 0.25}, parts)
+    budgets = parts_of({**trainer, "evaluations": 4}, parts)
     last = budgets[-1][1]
     assert last.steps == steps
     if "max_steps" not in trainer:
@@ -97,7 +97,7 @@ def test_the_final_phase_begins_at_its_share_of_the_progress(trainer, parts, ste
 
 def test_epochs_of_validations_are_those_of_the_data():
     """Five epochs of ten steps, an epoch of 5 + 10 steps, and an epoch of 20."""
-    _, (_, budget) = parts_of({"max_epochs": 7, "evaluate_every": 1}, [(8, 1, 1, 55), (4, 1, 1, None)])
+    _, (_, budget) = parts_of({"max_epochs": 7, "evaluate_every_epochs": 1}, [(8, 1, 1, 55), (4, 1, 1, None)])
     assert [step for step in range(56, 100) if budget.validates_after(step)] == [65, 85]
     assert budget.steps == 85
 
@@ -111,7 +111,7 @@ def stopped_run(folder, rate="optim.lr=1e-2"):
     return folder / "run"
 
 
-BUDGET = ["trainer.max_epochs=4", "optim.schedule=cosine", "trainer.evaluate_every=1"]
+BUDGET = ["trainer.max_epochs=4", "optim.schedule=cosine", "trainer.evaluate_every_epochs=1"]
 
 
 @pytest.mark.integration

@@ -59,7 +59,7 @@ def files_of(run: Path) -> dict[str, tuple[bytes, int]]:
 @pytest.mark.integration
 def test_an_earlier_checkpoint_continues_in_a_new_folder_to_the_same_weights(copied_run, tmp_path, capsys):
     """The run stays as it is, the average included; the best epoch is one of the new folder."""
-    overrides = ["trainer.max_steps=4", "trainer.evaluate_every=0.25", "trainer.keep_checkpoints=4", "trainer.ema=0.5"]
+    overrides = ["trainer.max_steps=4", "trainer.evaluations=4", "trainer.keep_checkpoints=4", "trainer.ema=0.5"]
     run, new = copied_run(TINY, overrides), tmp_path / "new"
     before, earlier = files_of(run), run / "checkpoints" / "step-2.ckpt"
     assert main(["train", "--resume", str(earlier)]) == 2

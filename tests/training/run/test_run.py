@@ -98,7 +98,7 @@ def test_errors_before_a_training_leave_no_folder(tiny: Path, tmp_path: Path) ->
 @pytest.mark.integration
 def test_the_score_threshold_of_the_best_epoch_is_saved_and_kept(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CocoDetection, "score_threshold", lambda *_: 0.25)
-    run = train(configs.load(tiny, ["trainer.max_epochs=1", "trainer.evaluate_every=1"]), tiny.parent / "run")
+    run = train(configs.load(tiny, ["trainer.max_epochs=1", "trainer.evaluate_every_epochs=1"]), tiny.parent / "run")
     assert densevit.load(run).score_thresholds == {"detection": 0.25}
     assert tables_file.read_thresholds(run) == {"detection": 0.25}
     assert "scores from 0.25" in (run / "confusion-detection.csv").read_text().partition("\n")[0]

@@ -36,7 +36,7 @@ LIMITS = {"cpu": (1e-3, 0.999), "tf32": (2e-2, 0.98), "bf16": (5e-2, 0.9), "fp16
 SMALL = ("data.image_size=64", "data.batch_size=2")
 FIT = (
     "data.num_workers=0", "data.train_length=32", "data.val_length=4", "data.batch_size=4", "trainer.max_images=null",
-    "trainer.loggers=[]", "trainer.log_every=1", "trainer.evaluate_every=0.999",
+    "trainer.loggers=[]", "trainer.log_every=1", "trainer.evaluations=1",
 )  # fmt: skip
 
 

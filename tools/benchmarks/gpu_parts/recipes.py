@@ -66,7 +66,7 @@ def _short(name: str, precision: str) -> Any:
 
 def _train(setting: Setting, name: str, keys: list[str]) -> dict[str, Any]:
     """Trains, and returns the means of the columns of metrics.csv without its first fifth, the metrics and the time."""
-    keys = [*keys, f"trainer.accelerator={setting.device.type}", "trainer.loggers=[]", "trainer.evaluate_every=0.999"]
+    keys = [*keys, f"trainer.accelerator={setting.device.type}", "trainer.loggers=[]", "trainer.evaluations=1"]
     keys += ["trainer.log_every=1" if setting.smoke else "trainer.log_every=25"]
     if setting.smoke:
         keys += ["data.batch_size=2", "data.num_workers=0"]

@@ -90,7 +90,7 @@ def _training(name: str) -> Any:
         """A training with its loader, the check of finite values, the optimiser of the recipe and the callbacks."""
         keys = ["trainer.max_images=null", "trainer.max_steps=12", "trainer.loggers=[]", "data.num_workers=0",
                 f"trainer.accelerator={setting.device.type}", "data.train_length=200", "data.val_length=4",
-                "trainer.evaluate_every=0.999", *(SMALL if setting.smoke else ())]  # fmt: skip
+                "trainer.evaluations=1", *(SMALL if setting.smoke else ())]  # fmt: skip
         callback = WaitsOfTraining(setting)
         number = len(list(setting.folder.glob("run-*")))
         densevit.fit(configs.load(name, keys), callbacks=[callback], run_dir=setting.folder / f"run-{number}")
