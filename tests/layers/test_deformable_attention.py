@@ -1,22 +1,13 @@
-"""Deformable attention, plain and fast, beside `grid_sample` and transformers' modules, and exported."""
+"""Deformable attention beside `grid_sample` and transformers' modules, and exported."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from densevit.layers import deformable_attention as plain
-from densevit.layers.deformable_attention import MultiScaleDeformableAttention
-from densevit.layers.fast import deformable_attention as fast
+from densevit.layers.deformable_attention import MultiScaleDeformableAttention, multi_scale_deformable_attention
 from densevit.layers.fast.replacement import replace_layers
 from tests.gradient_comparison import assert_same_with_gradients
-
-
-@pytest.fixture(params=[plain, fast], ids=["plain", "fast"])
-def form(request):
-    """The plain module, and that whose function replaces it in a built model."""
-    return request.param
-
 
 SHAPES = [(5, 7), (4, 3), (1, 1), (1, 6)]
 
@@ -46,41 +37,29 @@ def grid_sample_formulation(value, shapes, locations, weights):
     return x.view(B, N * D, -1).transpose(1, 2)
 
 
-@pytest.mark.parametrize(
-    ("shapes", "points", "learned"),
-    [(SHAPES, 2, (0, 1, 2)), ([(6, 4)], 1, (1,)), ([(1, 1)], 4, (2,)), ([(1, 9), (9, 1)], 4, (0,))],
-    ids=str,
-)
-def test_values_and_gradients_match_grid_sample(shapes, points, learned, form):
+CASES = [(SHAPES, 2, (0, 1, 2)), ([(6, 4)], 1, (1,)), ([(1, 1)], 4, (2,)), ([(1, 9), (9, 1)], 4, (0,))]
+
+
+@pytest.mark.parametrize(("shapes", "points", "learned"), CASES, ids=str)
+def test_values_and_gradients_match_grid_sample(shapes, points, learned):
     """Also if only the values, the locations or the weights have a gradient."""
     inputs = [x.detach().requires_grad_(i in learned) for i, x in enumerate(make_inputs(shapes, points=points))]
     value, locations, weights = inputs
-    ours = form.multi_scale_deformable_attention(value, shapes, locations, weights)
+    ours = multi_scale_deformable_attention(value, shapes, locations, weights)
     others = grid_sample_formulation(value, shapes, locations, weights)
     assert_same_with_gradients([ours], [others], [inputs[i] for i in learned])
 
 
 @pytest.mark.parametrize("sampling", ["grid_sample", "discrete"])
-def test_points_per_level_and_discrete_sampling_match_transformers(sampling, form):
+def test_points_per_level_and_discrete_sampling_match_transformers(sampling):
     modeling = pytest.importorskip("transformers.models.rt_detr_v2.modeling_rt_detr_v2")
     points = [3, 1, 2, 2]
     value, locations, weights = make_inputs(points=2)  # 8 points in all
     inputs = [value, locations.detach().flatten(3, 4).requires_grad_(), weights.detach().flatten(3).requires_grad_()]
-    ours = form.multi_scale_deformable_attention(inputs[0], SHAPES, *inputs[1:], points=points, sampling=sampling)
+    ours = multi_scale_deformable_attention(inputs[0], SHAPES, *inputs[1:], points=points, sampling=sampling)
     method = "default" if sampling == "grid_sample" else sampling
     others = modeling.multi_scale_deformable_attention_v2(inputs[0], SHAPES, *inputs[1:], points, method)
     assert_same_with_gradients([ours], [others], inputs if sampling == "grid_sample" else [inputs[0], inputs[2]])
-
-
-def make_module(width=32, levels=3, heads=4, points=2, replaced=True):
-    """replaced: with the faster function, as in a built model."""
-    torch.manual_seed(0)
-    module = MultiScaleDeformableAttention(width, levels, heads, points)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.4)
-    if replaced:
-        replace_layers(module)
-    return module
 
 
 def test_locations_are_in_fp32_under_autocast():
@@ -99,9 +78,11 @@ def test_locations_are_in_fp32_under_autocast():
 class FromMaps(nn.Module):
     """The module on feature maps, whose sizes a compiled or exported graph keeps dynamic."""
 
-    def __init__(self, replaced=True):
+    def __init__(self):
         super().__init__()
-        self.attention = make_module(levels=2, replaced=replaced)
+        self.attention = MultiScaleDeformableAttention(32, 2, 4, 2)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.4)
 
     def forward(self, query, reference, fine, coarse):
         memory = torch.cat([x.flatten(2).transpose(1, 2) for x in (fine, coarse)], dim=1)
@@ -117,9 +98,13 @@ def make_maps(batch, queries, size):
 SIZES = [(3, 10, (8, 12)), (5, 7, (6, 16)), (6, 11, (9, 13))]  # batch, queries, map
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("replaced", [False, True])
 def test_exported_with_dynamic_batch_and_size(replaced):
-    module, auto = FromMaps(replaced), torch.export.Dim.AUTO
+    """replaced: with the faster function, as in a built model."""
+    module, auto = FromMaps(), torch.export.Dim.AUTO
+    if replaced:
+        replace_layers(module)
     tokens, grid = {0: auto, 1: auto}, {0: auto, 2: auto, 3: auto}
     program = torch.export.export(module, make_maps(*SIZES[0]), dynamic_shapes=(tokens, tokens, grid, grid))
     for size in SIZES:
@@ -127,14 +112,18 @@ def test_exported_with_dynamic_batch_and_size(replaced):
         torch.testing.assert_close(program.module()(*inputs), module(*inputs), atol=1e-5, rtol=1e-5)
 
 
-def test_shapes_that_do_not_fit_are_refused(form):
-    value, locations, weights = make_inputs()
-    refused = {
-        "54.*35": lambda: form.multi_scale_deformable_attention(value, SHAPES[:1], locations, weights),
-        "4 levels.* 1": lambda: form.multi_scale_deformable_attention(value, [(6, 9)], locations, weights),
-        "width is 10.*num_heads, 4": lambda: MultiScaleDeformableAttention(10, levels=1, heads=4),
-        r"points is \[3, 6\].* 3 levels": lambda: MultiScaleDeformableAttention(8, 3, 4, [3, 6]),
-    }
-    for facts, call in refused.items():
-        with pytest.raises(ValueError, match=facts):
-            call()
+VALUE, *POINTS = make_inputs()
+
+
+@pytest.mark.parametrize(
+    ("call", "facts"),
+    [
+        (lambda: multi_scale_deformable_attention(VALUE, SHAPES[:1], *POINTS), "54.*35"),
+        (lambda: multi_scale_deformable_attention(VALUE, [(6, 9)], *POINTS), "4 levels.* 1"),
+        (lambda: MultiScaleDeformableAttention(10, levels=1, heads=4), "width is 10.*num_heads, 4"),
+        (lambda: MultiScaleDeformableAttention(8, 3, 4, [3, 6]), r"points is \[3, 6\].* 3 levels"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(call, facts):
+    with pytest.raises(ValueError, match=facts):
+        call()

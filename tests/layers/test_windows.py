@@ -4,18 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from densevit.layers import tracing, windows
-from densevit.layers.fast import windows as fast_windows
-from densevit.layers.windows import resize_bias_table, window_partition
+from densevit.layers import tracing
+from densevit.layers.windows import resize_bias_table, shifted_windows, window_partition
 
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(params=["plain", "exported", "gathered"])
-def shifted_windows(request, monkeypatch):
-    """The plain function, also as in an exported file, and the one that replaces it in a built model."""
-    monkeypatch.setattr(tracing, "is_exporting", lambda: request.param == "exported")
-    return (fast_windows if request.param == "gathered" else windows).shifted_windows
+CASES = [((7, 9), 4, 2, "per_axis"), ((3, 10), 4, 2, "both_axes"), ((3, 10), 4, 2, "dense"), ((5, 6), 3, 0, "per_axis")]
 
 
 def windows_step_by_step(qkv, padding_value, window, shift, heads, rule):
@@ -29,11 +21,11 @@ def windows_step_by_step(qkv, padding_value, window, shift, heads, rule):
     return x.view(len(x), -1, 3, heads, C // 3 // heads).permute(2, 0, 3, 1, 4).flatten(1, 2)
 
 
-@pytest.mark.parametrize(
-    ("size", "window", "shift", "rule"),
-    [((7, 9), 4, 2, "per_axis"), ((3, 10), 4, 2, "both_axes"), ((3, 10), 4, 2, "dense"), ((5, 6), 3, 0, "per_axis")],
-)
-def test_shifted_windows_and_gradients_match_the_separate_steps(size, window, shift, rule, shifted_windows):
+@pytest.mark.parametrize("exported", [False, True])
+@pytest.mark.parametrize(("size", "window", "shift", "rule"), CASES)
+def test_shifted_windows_and_gradients_match_the_separate_steps(size, window, shift, rule, exported, monkeypatch):
+    """exported: as in an exported file."""
+    monkeypatch.setattr(tracing, "is_exporting", lambda: exported)
     heads, D = 2, 3
     qkv = torch.randn(2, *size, 3 * heads * D, requires_grad=True)
     padding_value = torch.randn(3 * heads * D, requires_grad=True)

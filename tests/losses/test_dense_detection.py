@@ -81,8 +81,7 @@ SIDE, K = 4, 3
 @pytest.fixture
 def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Logits, boxes, centres and padding of two maps; half of the second is padding."""
-    place = (torch.arange(SIDE) + 0.5) / SIDE
-    centres = torch.cartesian_prod(place, place).flip(-1).expand(2, -1, -1).clone()
+    centres = grid(SIDE, 2)
     centres[1] *= 2  # its right and lower half lie outside the image
     padding = (centres > 1).any(-1)
     logits = torch.randn(2, SIDE**2, K)
@@ -90,17 +89,12 @@ def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return logits.requires_grad_(), boxes.requires_grad_(), centres, padding
 
 
-def objects() -> Objects:
-    boxes = torch.tensor([[0.4, 0.5, 0.5, 0.6], [0.7, 0.6, 0.5, 0.5], [0.5, 0.5, 0.9, 0.9]])
-    return Objects(boxes, torch.tensor([0, 2, 1]), torch.tensor([0, 0, 1]), [2, 1], [0, 1])
-
-
 def test_terms_are_sums_over_cells_by_hand(batch: tuple[Tensor, ...]):
     from torchvision.ops import box_convert, generalized_box_iou
 
     logits, boxes, centres, padding = batch
-    outside = torch.where(padding[..., None], 1e4, centres)
-    assigned = task_aligned(logits, boxes, outside, objects())
+    objects = objects_of([[[0.4, 0.5, 0.5, 0.6], [0.7, 0.6, 0.5, 0.5]], [[0.5, 0.5, 0.9, 0.9]]], [[0, 2], [1]])
+    assigned = task_aligned(logits, boxes, torch.where(padding[..., None], 1e4, centres), objects)
     label, l1, giou, total = 0.0, 0.0, 0.0, 0.0
     for b in range(2):
         for s in range(SIDE**2):
@@ -110,13 +104,13 @@ def test_terms_are_sums_over_cells_by_hand(batch: tuple[Tensor, ...]):
             wanted, t = torch.zeros(K), int(assigned.target[b, s])
             if t >= 0:
                 quality = max(assigned.iou[b, s].item(), 0.01)
-                wanted[objects().labels[t]] = quality
-                truth, box = objects().boxes[t], boxes[b, s].detach()
+                wanted[objects.labels[t]] = quality
+                truth, box = objects.boxes[t], boxes[b, s].detach()
                 corners = (box_convert(x[None], "cxcywh", "xyxy") for x in (box, truth))
                 total += quality
                 l1 += quality * (box - truth).abs().sum().item()
                 giou += quality * (1 - generalized_box_iou(*corners).item())
             label += matchability_aware(logits[b, s].detach(), wanted).sum().item()
     assert total > 1
-    found = dense_detection(logits, boxes, centres, padding, objects(), LossContext())
+    found = dense_detection(logits, boxes, centres, padding, objects, LossContext())
     assert [x.item() for x in found] == pytest.approx([label / total, l1 / total, giou / total], rel=1e-5)

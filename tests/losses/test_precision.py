@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from densevit.losses import depth, relative_depth
 from densevit.losses.classification import focal
 from densevit.losses.context import LossContext
 from densevit.losses.dense_detection import dense_detection
@@ -16,7 +17,7 @@ from densevit.losses.set_losses import set_losses, softmax_set_losses
 L, B, Q, K = 2, 3, 20, 3
 IMAGE = torch.tensor([0, 0, 0, 2])
 OBJECTS = Objects(0.2 + 0.5 * torch.rand(4, 4), torch.tensor([2, 0, 1, 1]), IMAGE, [3, 0, 1], [0, 1, 2])
-LABELS, CENTRES = torch.randint(K, (B, Q)), torch.rand(B, Q, 2)
+LABELS, CENTRES, METRES = torch.randint(K, (B, Q)), torch.rand(B, Q, 2), torch.rand(B, Q, 4)
 CONTEXT = LossContext()
 CASES: dict[str, Callable[[Tensor, Tensor], object]] = {  # of logits (L, B, Q, K + 1) and boxes
     "costs": lambda x, y: (matching_costs(x, y, OBJECTS), matching_costs(x, y, OBJECTS, softmax=False)),
@@ -28,6 +29,11 @@ CASES: dict[str, Callable[[Tensor, Tensor], object]] = {  # of logits (L, B, Q, 
     "maps": lambda x, _: (
         cross_entropy(x[0].mT[..., None], LABELS[..., None], CONTEXT, torch.tensor([1.0, 0.2, 3.0, 0.0])),
         dice(x[0].mT[..., None], LABELS[..., None], CONTEXT),
+    ),
+    "depth": lambda _, y: (depth.l1(y[0], METRES), depth.silog(y[0], METRES)),
+    "relative depth": lambda _, y: (
+        relative_depth.scale_and_shift_invariant(y[0], METRES),
+        relative_depth.gradient_matching(*relative_depth.robust_error(y[0], METRES)),
     ),
 }
 

@@ -32,8 +32,9 @@ def test_built_models_have_the_faster_functions_and_those_of_modules_keep_theirs
     assert {FUNCTIONS[plain] for plain in functions(by_hand)} == functions(built) and len(functions(built)) == 2
 
 
+@pytest.mark.integration
 def test_a_config_keeps_the_plain_functions_also_in_training_and_in_its_model_file(tmp_path: Path) -> None:
-    config = densevit.config.load("scenes/detr_resnet", ["trainer.replace_layers=false"])
+    config = densevit.config.load("scenes/detr_resnet", ["trainer.replace_layers=false", "backbone.depth=18"])
     model = build_model(config, {"detection": [densevit.Class("x", 0, (0, 0, 0))]}, pretrained=False)
     module = densevit.DenseModule(model.with_config(config))
     model_file.save(model, tmp_path / "model.safetensors")

@@ -3,7 +3,6 @@
 import ast
 import doctest
 import inspect
-import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -126,51 +125,6 @@ def test_the_softmax_loss_is_transformers_loss_of_detr(layers: int):
     torch.testing.assert_close(sum(found.values()), expected)
     gradients = [torch.autograd.grad(loss, (logits, boxes)) for loss in (sum(found.values()), expected)]
     torch.testing.assert_close(*gradients)
-
-
-@pytest.mark.integration
-def test_the_focal_loss_is_transformers_loss_of_deformable_detr():
-    from transformers import DeformableDetrConfig, ResNetConfig
-    from transformers.loss.loss_deformable_detr import DeformableDetrForObjectDetectionLoss
-
-    x = scene()
-    logits = x.logits[..., :K]
-    config = DeformableDetrConfig(num_labels=K, auxiliary_loss=True, backbone_config=ResNetConfig())
-    objects = truth(x)
-    theirs = [
-        {"class_labels": target["labels"], "boxes": boxes}
-        for target, boxes in zip(x.targets, objects.boxes.split(COUNTS), strict=True)
-    ]
-    expected, _, _ = DeformableDetrForObjectDetectionLoss(
-        logits[-1], theirs, torch.device("cpu"), x.boxes[-1], config, logits, x.boxes
-    )
-    criterion = losses.HungarianLoss(losses.MatchingCosts(label=config.class_cost), classification="focal")
-    torch.testing.assert_close(sum(criterion(logits, x.boxes, x.targets).values()), expected)
-
-
-def test_matching_has_the_least_cost_of_all_assignments():
-    from torchvision.ops import generalized_box_iou
-
-    x = scene()
-    pairs = losses.hungarian(x.logits[0], x.boxes[0], x.targets)
-    found = set(zip(pairs.image.tolist(), pairs.query[0].tolist(), pairs.target[0].tolist(), strict=True))
-    expected, first = set(), 0
-    for image, target in enumerate(x.targets):
-        centre, size = (x.boxes[0, image] * torch.tensor([SIZE[1], SIZE[0]] * 2)).split(2, 1)
-        boxes = torch.cat([centre - size / 2, centre + size / 2], 1)
-        unit = torch.tensor([SIZE[1], SIZE[0]] * 2)
-        low, high = (target["boxes"] / unit).split(2, 1)
-        distance = torch.cdist(x.boxes[0, image], torch.cat([(low + high) / 2, high - low], 1), p=1)
-        cost = 5 * distance - x.logits[0, image].softmax(-1)[:, target["labels"]]
-        cost -= 2 * generalized_box_iou(boxes, target["boxes"])
-        columns = range(len(target["labels"]))
-        best = min(
-            itertools.permutations(range(Q), len(columns)),
-            key=lambda queries: float(cost[list(queries), columns].sum()),
-        )
-        expected |= {(image, query, first + column) for column, query in enumerate(best)}
-        first += len(columns)
-    assert found == expected and len(found) == sum(COUNTS)
 
 
 def test_own_pairs_are_learned_and_unlabelled_images_left_out():
