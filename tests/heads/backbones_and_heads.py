@@ -3,7 +3,6 @@
 python -m tests.heads.backbones_and_heads: writes the tables.
 """
 
-import functools
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -16,11 +15,8 @@ import torch
 from densevit import config as configs
 from densevit import registry
 from densevit.errors import DensevitError, one_line
-from densevit.interfaces import Class, Dataset
 from densevit.model import DenseModel, build_from_sections
-from densevit.targets.types import TargetTypes
-from densevit_workbench.testing.targets import random_targets
-from tests.heads.cases import CASES
+from tests.heads.cases import CASES, CLASSES, batch_of, checked
 
 PAGE = Path("docs/choose-a-model.md")
 BEGIN, END = "<!-- tables: python -m tests.heads.backbones_and_heads -->", "<!-- end of the tables -->"
@@ -44,22 +40,8 @@ BACKBONES: dict[str, tuple[str, Mapping[str, Any]]] = {  # by name on the page: 
     "`s2_mlp`": ("s2_mlp", NANO),
     "`gtr`": ("gtr", {"variant": "s"}),
 }
-SIZE = (64, 96)
+
 YES, NECK = "yes", "with `simple_pyramid`"
-
-
-@functools.cache
-def batch_of(required_targets: tuple[str, ...]) -> dict[str, Any]:
-    """Two images, the second padded, with random labels."""
-    generator = torch.Generator().manual_seed(0)
-    mask = torch.zeros(2, *SIZE, dtype=torch.bool)
-    mask[1, :, 64:] = True
-    targets = [
-        random_targets(required_targets, size, 4, generator, 3, i, types=TargetTypes())
-        for i, size in enumerate((SIZE, (64, 64)))
-    ]
-    images = torch.randint(256, (2, 3, *SIZE), generator=generator, dtype=torch.uint8)
-    return {"images": images, "padding_mask": mask, "targets": targets}
 
 
 def trained(backbone: str, head: str, neck: str | None) -> DenseModel:
@@ -70,14 +52,10 @@ def trained(backbone: str, head: str, neck: str | None) -> DenseModel:
     heads = {"head": {"name": head, **case.options, "neck": own_neck}}
     sections = configs.model_sections({"backbone": {"name": plugin, **options}, "heads": heads}, "test")
     kind = registry.load("heads", head)
-    classes = tuple(Class(f"class {i}", i + 1, (i, i, i), thing=i != 1) for i in range(4))
     torch.manual_seed(0)
-    model = build_from_sections(sections, {"head": () if kind.task == "depth" else classes})
-    batch = batch_of(kind.required_targets)
-    if "check" in vars(kind):
-        checked = Dataset()
-        checked.classes = {str(kind.task): classes}
-        model.heads["head"].check(checked)
+    model = build_from_sections(sections, {"head": () if kind.task == "depth" else CLASSES})
+    checked(model.heads["head"])
+    batch = batch_of(kind.required_targets, ((64, 96), (64, 64)))
     losses = model.losses_of(model(batch), batch["targets"])
     total = torch.stack([*losses.values()]).sum()
     total.backward()

@@ -1,16 +1,22 @@
-"""Small options of every registered head, such that every loss is used; tests of all heads walk over them."""
+"""Small options of every registered head, such that every loss is used; tests of all heads walk over them. Random
+batches of images with labels."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
+
+from densevit.interfaces import Class, Dataset, Head
 from densevit.set_prediction.transformer import Transformer
+from densevit.targets.types import TargetTypes
 from densevit_heads.dab_detr.extensions import Extensions
 from densevit_heads.dpt.depth import DepthLossWeights
 from densevit_heads.gtr.head import GtrTransformer
 from densevit_heads.mask2former.pixel_decoder import MaskTransformer, PixelDecoderOptions
 from densevit_heads.parts.hybrid_encoder import HybridEncoderOptions
 from densevit_heads.rf_detr.head import GroupTransformer
+from densevit_workbench.testing.targets import random_targets
 
 
 class Case(NamedTuple):
@@ -54,6 +60,7 @@ SETR = {"width": 32, "branch_width": 16}
 DPT = {"width": 16}
 PADDING = ("padding",)  # it takes part in group norms as the authors' does, or in attention of a ViT's last blocks
 
+CLASSES = tuple(Class(f"class {i}", i + 1, (i, i, i), thing=i != 1) for i in range(4))
 CASES: dict[str, Case] = {
     "classifier": Case("classifier"),
     "classifier of a token": Case("classifier", {"tokens": 1, "label_smoothing": 0.0}, PADDING),
@@ -122,3 +129,23 @@ CASES: dict[str, Case] = {
         256,
     ),
 }  # fmt: skip
+
+
+def checked(head: Head) -> Head:
+    """The head after the check of a data set with its classes."""
+    if "check" in vars(type(head)):
+        dataset = Dataset()
+        dataset.classes = {str(head.task): head.classes}
+        head.check(dataset)
+    return head
+
+
+def batch_of(needs: Collection[str], sizes: Sequence[tuple[int, int]], seed: int = 0) -> dict[str, Any]:
+    """Images of these sizes with random labels, padded to the size of the first."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.ones(len(sizes), *sizes[0], dtype=torch.bool)
+    for padding, (h, w) in zip(mask, sizes, strict=True):
+        padding[:h, :w] = False
+    targets = [random_targets(needs, size, 4, generator, 3, i, types=TargetTypes()) for i, size in enumerate(sizes)]
+    images = torch.randint(256, (len(sizes), 3, *sizes[0]), generator=generator, dtype=torch.uint8)
+    return {"images": images, "padding_mask": mask, "targets": targets}

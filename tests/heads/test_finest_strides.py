@@ -6,11 +6,8 @@ from typing import Any
 import pytest
 
 from densevit import registry
-from densevit.interfaces import Class
 from densevit.model.meta_device import built_on_meta
-from tests.heads.cases import CASES
-
-CLASSES = tuple(Class(f"class {i}", i, (0, 0, 0), thing=i != 1) for i in range(4))
+from tests.heads.cases import CASES, CLASSES
 
 
 def built(case: str, strides: tuple[int, ...]) -> Any:

@@ -1,4 +1,4 @@
-"""Weights of another number of queries, for every head with queries: which rows are loaded, and what changes."""
+"""Weights of another number of queries, for every head with queries: which rows are loaded."""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 import densevit
 from densevit import config as configs
@@ -25,7 +23,6 @@ from tests.small_models import FOUR_MAPS
 pytestmark = pytest.mark.integration
 
 Q, MORE, FEWER = 6, 13, 5
-SIZE = (64, 96)
 VIT = {"name": "vit", "variant": "nano", "image_size": 64}
 
 
@@ -107,8 +104,7 @@ def test_python_warns_of_queries_that_are_left_out(saved) -> None:
         densevit.create_model(FOUR_MAPS, head, list("abcd"), weights=path)
 
 
-@pytest.mark.parametrize("key", ["weights", "heads.head.weights"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "key"), [(x, ("weights", "heads.head.weights")[i % 2]) for i, x in enumerate(NAMES)])
 def test_weights_of_another_number_of_queries_are_loaded_and_reported(saved, name, key):
     """Each group keeps its first rows. The others are copies, from the last on, drawn to the mean, with some noise."""
     small, path = saved(name)
@@ -145,55 +141,3 @@ def test_noise_is_of_the_seed_and_does_not_change_the_random_state(saved):
     assert {key for key, x in models[0].items() if not torch.equal(x, models[2][key])} == {
         "anchors", "query_embedding.weight"
     }  # fmt: skip
-
-
-class OldQueriesOnly(TorchFunctionMode):
-    """Blocks new queries as keys of attention, and as clusters of kMaX-DeepLab.
-
-    leading: whether the queries are before all other keys, as in EoMT, or after them, as in MaX-DeepLab.
-    """
-
-    def __init__(self, leading: bool) -> None:
-        super().__init__()
-        self.leading = leading
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if func is F.scaled_dot_product_attention and self.has_queries(args[1].shape[-2]):
-            bias = kwargs.get("attn_mask")
-            kwargs["attn_mask"] = self.bias(args[1].shape[-2]) + (0.0 if bias is None else bias)
-        elif func is Tensor.softmax and args[0].ndim == 4 and self.has_queries(args[0].shape[-1]):
-            args = (args[0] + self.bias(args[0].shape[-1]), *args[1:])
-        elif func is Tensor.argmax and args[0].ndim == 3 and args[0].shape[1] == MORE:
-            args = (args[0][:, :Q], *args[1:])
-        return func(*args, **kwargs)
-
-    def bias(self, keys: int) -> Tensor:
-        first = Q if self.leading else keys - (MORE - Q)
-        bias = torch.zeros(keys, dtype=torch.float64)
-        bias[first : first + MORE - Q] = float("-inf")
-        return bias.expand(1, keys)
-
-    @staticmethod
-    def has_queries(keys: int) -> bool:
-        cells = [SIZE[0] * SIZE[1] // stride**2 for stride in (4, 8, 16, 32)]
-        return keys == MORE or keys - MORE in [*cells, *(n + 1 for n in cells)]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_predictions_of_the_old_queries_stay_if_they_do_not_attend_to_new_ones(saved, name):
-    small, path = saved(name)
-    model, _ = model_of(name, MORE, path)
-    images = torch.randint(256, (2, 3, *SIZE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    batch = {"images": images, "padding_mask": torch.zeros(2, *SIZE, dtype=torch.bool)}
-    with torch.no_grad():
-        before = small.double().eval()(batch)["head"]
-        with OldQueriesOnly(leading="eomt" in name):
-            after = model.double().eval()(batch)["head"]
-        free = model(batch)["head"]
-    compared = {"logits", "boxes", "masks"} & before.keys()
-    assert "logits" in compared and len(compared) > 1
-    for key in compared:
-        assert before[key].shape[1] == Q and after[key].shape[1] == MORE
-        torch.testing.assert_close(after[key][:, :Q], before[key], atol=1e-6, rtol=0)
-    assert not torch.allclose(free["logits"][:, :Q], before["logits"], atol=1e-6)

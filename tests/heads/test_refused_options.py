@@ -6,9 +6,8 @@ import pytest
 
 import densevit
 from densevit.errors import DensevitError
-from densevit.interfaces import Class
+from tests.heads.padded_batch import CLASSES
 
-CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("detr", {"transformer": {"width": 18, "num_heads": 2}}, "width is 18.* multiple of 4"),
     ("detr", {"classes": []}, "no classes"),

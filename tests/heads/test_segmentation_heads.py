@@ -11,7 +11,7 @@ from densevit_heads.segmenter import Segmenter
 from densevit_heads.upernet import UPerNet
 from densevit_heads.upernet.transformers_checkpoints import SWIN
 from tests.gradient_comparison import assert_same_with_gradients
-from tests.heads.padded_batch import make_features, no_padding, perturbed
+from tests.heads.padded_batch import CLASSES, make_features, no_padding, perturbed
 
 FIVE = [Class(f"class {i}", i, (0, 0, 0)) for i in range(5)]
 CHANNELS, STRIDES = (8, 12, 20, 28), (4, 8, 16, 32)
@@ -71,8 +71,7 @@ def test_a_batch_of_one_image_needs_a_group_norm():
     assert outputs["logits"].isfinite().all()
 
 
-FOUR = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
-WIDTH, K = 32, len(FOUR)
+WIDTH, K = 32, len(CLASSES)
 
 
 def segmenter(head: Segmenter, feature: Tensor) -> Tensor:
@@ -97,7 +96,7 @@ def segmenter(head: Segmenter, feature: Tensor) -> Tensor:
 
 
 def test_segmenter_s_logits_match_the_reference_for_each_image_of_a_padded_batch() -> None:
-    head = perturbed(Segmenter((12, 24), (8, 16), FOUR, width=WIDTH, num_heads=4), 0.2).eval()
+    head = perturbed(Segmenter((12, 24), (8, 16), CLASSES, width=WIDTH, num_heads=4), 0.2).eval()
     sizes = [(64, 96), (48, 64)]
     mask = torch.ones(2, 64, 96, dtype=torch.bool)
     for i, (h, w) in enumerate(sizes):

@@ -1,19 +1,11 @@
 """Heads with NMS, DDQ's of queries and the one-stage head's of predictions, against torchvision's image by image."""
 
 import torch
-from torch import Tensor
 
-from densevit.interfaces import Class, Targets
+from densevit.interfaces import Targets
 from densevit.set_prediction.memory import Memory
 from densevit_heads.ddq.queries import DistinctQueries
 from densevit_heads.one_stage.nms import suppressed_predictions
-
-CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
-
-
-def memory_of(tokens: Tensor, padding: Tensor) -> Memory:
-    B, S, _ = tokens.shape
-    return Memory(tokens, tokens, padding, padding.float(), torch.rand(B, S, 2), torch.rand(B, 2), (1, S))
 
 
 def test_queries_are_those_that_nms_keeps_in_each_image():
@@ -26,7 +18,8 @@ def test_queries_are_those_that_nms_keeps_in_each_image():
     padding = torch.zeros(B, S, dtype=torch.bool)
     padding[1, 20:] = True
     distinct = DistinctQueries(16, Q, duplicate_iou=0.4)
-    queries, scores = distinct(logits, boxes, memory_of(tokens, padding))
+    cells = torch.rand(B, S, 2), torch.rand(B, 2)
+    queries, scores = distinct(logits, boxes, Memory(tokens, tokens, padding, padding.float(), *cells, (1, S)))
     for i in range(B):
         score = logits[i].amax(-1).masked_fill(padding[i], float("-inf"))
         best = score.argsort(descending=True)[: 4 * Q]

@@ -12,9 +12,8 @@ from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr import DeformableDetr
 from densevit_heads.dino import Dino
 from densevit_heads.dino.queries import MixedQuerySelection
-from tests.heads.padded_batch import SIZES, padded_batch, perturbed
+from tests.heads.padded_batch import CLASSES, SIZES, padded_batch, perturbed
 
-CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 CHANNELS, STRIDES = (6, 10), (8, 16)
 LEVELS = ((6, 8), (10, 16))
 NONE: dict[str, Any] = {  # of DINO's additions to a two-stage Deformable DETR

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.deformable_detr import DeformableDetr
 from tests.heads.transformers_pairs import (
+    CLASSES,
     GivenFeatures,
     copies,
     gradients,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from transformers import DeformableDetrForObjectDetection
 
 
-CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS, QUERIES = 3, 8
 CHANNELS, STRIDES = (12, 16), (4, 8)
 SIZES = [(50, 220), (37, 237), (61, 145), (64, 90)]

@@ -4,14 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from densevit.interfaces import Class
 from densevit.set_prediction.queries import BoxQueries
 from densevit.set_prediction.transformer import Transformer, encode
 from densevit_heads.dab_detr import DabDetr
 from densevit_heads.dab_detr.extensions import Extensions
-from tests.heads.padded_batch import padded_batch, perturbed
-
-CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]
+from tests.heads.padded_batch import CLASSES, padded_batch, perturbed
 
 
 @pytest.mark.parametrize("two_stage", [False, True])

@@ -8,19 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Class, Targets
+from densevit.interfaces import Targets
 from densevit.losses.context import LossContext
 from densevit.losses.matching import Objects, hungarian
 from densevit.losses.set_losses import softmax_set_losses
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr import Detr
-from tests.heads.transformers_pairs import gradients, randomise, renamed, same_gradients, scene
+from tests.heads.transformers_pairs import CLASSES, gradients, randomise, renamed, same_gradients, scene
 
 if TYPE_CHECKING:
     from transformers import DetrForObjectDetection
 
 
-CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS = 3
 SIZES = [(50, 70), (37, 71), (61, 45), (64, 24)]  # no multiple of the stride among the first three
 COUNTS = [3, 0, 6, 1]

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from densevit.interfaces import Class
 from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
 from densevit.losses.context import LossContext
@@ -14,9 +13,8 @@ from densevit.losses.segmentation import cross_entropy, dice
 from densevit_heads.dpt import DptDepth, DptSegmentation
 from densevit_heads.dpt.depth import DepthLossWeights
 from densevit_heads.dpt.depth_outputs import OUTPUT_TYPES, Output
-from tests.heads.padded_batch import make_features, no_padding
+from tests.heads.padded_batch import CLASSES, make_features, no_padding
 
-CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 PYRAMID = ((6, 8, 10, 12), (4, 8, 16, 32))
 PLAIN = ((12, 12, 12, 12), (16, 16, 16, 16))
 

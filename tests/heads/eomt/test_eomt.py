@@ -7,7 +7,7 @@ import densevit
 from densevit.errors import ConfigError
 from densevit.interfaces import Class
 from densevit_heads.eomt.annealing import mask_probabilities
-from densevit_workbench.testing.targets import random_targets
+from tests.heads.cases import batch_of
 
 SMALL = {"num_queries": 6, "num_blocks": 2, "num_points": 64}
 CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
@@ -20,13 +20,6 @@ def model_of(heads, backbone=VIT):
     sections = {name: {**section, **(SMALL if section["name"].startswith("eomt") else {})}
                 for name, section in heads.items()}  # fmt: skip
     return densevit.create_model({"name": "vit", **backbone}, heads=sections, classes={name: CLASSES for name in heads})
-
-
-def batch_of(required_targets, size=SIZE, count=2):
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, generator=generator)
-    targets = [random_targets(required_targets, size, len(CLASSES), generator, 3, i, size) for i in range(count)]
-    return {"images": images, "padding_mask": torch.zeros(count, *size, dtype=torch.bool), "targets": targets}
 
 
 # ---- annealing ----
@@ -44,7 +37,7 @@ def test_annealing_follows_the_authors_configs():
 
 def test_masks_act_in_training_until_they_are_annealed():
     model = model_of({"panoptic": {"name": "eomt"}})
-    batch, head = batch_of(("panoptic",)), model.heads["panoptic"]
+    batch, head = batch_of(("panoptic",), [SIZE] * 2), model.heads["panoptic"]
 
     def logits(mode, progress):
         head.set_progress(progress)
@@ -63,7 +56,7 @@ def test_masks_act_in_training_until_they_are_annealed():
 
 def test_other_heads_get_the_features_of_the_whole_backbone():
     both = model_of({"segmentation": {"name": "setr"}, "panoptic": {"name": "eomt"}}).eval()
-    batch = batch_of(())
+    batch = batch_of((), [SIZE] * 2)
     outputs = both(batch)
     alone = both(batch, ["segmentation"])
     assert torch.equal(outputs["segmentation"]["logits"], alone["segmentation"]["logits"])

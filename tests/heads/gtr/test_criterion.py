@@ -1,4 +1,4 @@
-"""The criterion of groups beside the criterion of one group and matched losses of proposals; metric depth."""
+"""The criterion of groups beside the criterion of one group and matched losses of proposals."""
 
 import pytest
 import torch
@@ -63,14 +63,3 @@ def test_groups_are_selected_and_trained_apart():
     losses = head.loss(outputs, targets, LossContext())
     sum(losses.values()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
-
-
-@pytest.mark.parametrize("head", ["dpt", "linear_depth"])
-def test_metric_depth_by_other_heads(head):
-    """On images whose sides are no multiples of the patch size, which are padded."""
-    model = densevit.create_model(
-        {"name": "gtr", "variant": "s"},
-        {"depth": {"name": head, **({"width": 16, "output": "sigmoid"} if head == "dpt" else {})}},
-    )
-    result = model.predict(torch.randint(0, 256, (3, 50, 75), dtype=torch.uint8))
-    assert result.depth.shape == (50, 75) and (result.depth > 0).all()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.interfaces import Class, Targets
+from densevit.interfaces import Targets
 from densevit.losses.context import LossContext
 from densevit.set_prediction import mask_matching, mask_segments
 from densevit.set_prediction.queries import mask_logits
@@ -20,6 +20,7 @@ from densevit.targets import RunLengthMasks
 from densevit_heads.mask2former import Mask2FormerInstance
 from densevit_heads.mask2former.pixel_decoder import MaskTransformer, PixelDecoderOptions
 from tests.heads.transformers_pairs import (
+    CLASSES,
     GivenFeatures,
     copies,
     gradients,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from transformers import Mask2FormerForUniversalSegmentation
 
 
-CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS, QUERIES, HEADS, POINTS = 4, 8, 4, 96
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
 SIZES = [(96, 160), (128, 90), (70, 130)]

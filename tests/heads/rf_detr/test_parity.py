@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import CheckpointLayout, Class, Losses
+from densevit.interfaces import CheckpointLayout, Losses
 from densevit.losses.context import LossContext
 from densevit.set_prediction.queries import mask_logits
 from densevit.targets import RunLengthMasks
@@ -21,6 +21,7 @@ from densevit_heads.rf_detr import RfDetr, RfDetrInstance
 from densevit_heads.rf_detr.checkpoints import LINES, TRANSFORMERS_LINES
 from densevit_heads.rf_detr.head import GroupTransformer
 from tests.heads.transformers_pairs import (
+    CLASSES,
     GivenFeatures,
     copies,
     masks_of,
@@ -30,7 +31,6 @@ from tests.heads.transformers_pairs import (
     scene,
 )
 
-CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS, QUERIES, QUERY_GROUPS, WIDTH = 3, 7, 3, 32
 LEAST = 0.1  # the scale of tensors with smaller gradients, such as the bias of keys
 SIZES, COUNTS = [(96, 160), (96, 112), (64, 160), (96, 160)], [3, 0, 6, 1]

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit.set_prediction.box_refinement import refine
 from densevit.set_prediction.transformer import Transformer
@@ -20,6 +19,7 @@ from densevit_heads.parts.hybrid_encoder import HybridEncoderOptions
 from densevit_heads.rtdetr import RtDetr
 from densevit_heads.rtdetr import head as rtdetr_head
 from tests.heads.transformers_pairs import (
+    CLASSES,
     GivenFeatures,
     copies,
     keep_statistics,
@@ -29,7 +29,6 @@ from tests.heads.transformers_pairs import (
     scene,
 )
 
-CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0)) for i in range(5)]
 LAYERS, QUERIES = 3, 12
 CHANNELS, STRIDES = (6, 8, 12, 16), (4, 8, 16, 32)
 SIZE = (96, 160)  # transformers' top-down path needs multiples of 32

@@ -9,15 +9,14 @@ from torch import nn
 
 from densevit.data.transforms.sample_augmentation import centred
 from densevit.errors import ConfigError
-from densevit.interfaces import Class, Window
+from densevit.interfaces import Window
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.parts.convolutions import RepVggBlock
 from densevit_heads.parts.hybrid_encoder import HybridEncoderOptions
 from densevit_heads.rtdetr import RtDetr
 from densevit_heads.rtdetr.augmentation import PlainStretch, Stretch, iou_crop
-from tests.heads.padded_batch import SIZES, padded_batch, perturbed
+from tests.heads.padded_batch import CLASSES, SIZES, padded_batch, perturbed
 
-CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 SMALL = {
     "num_queries": 7,
     "encoder": HybridEncoderOptions(16, 24, 0.5),

@@ -8,9 +8,8 @@ from densevit.interfaces import Class
 from densevit.losses.context import LossContext
 from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label_maps
 from densevit_heads.setr import Setr
-from tests.heads.padded_batch import make_features, no_padding
+from tests.heads.padded_batch import CLASSES, make_features, no_padding
 
-CLASSES = [Class(name, i, (0, 0, 0)) for i, name in enumerate("abcd")]
 PYRAMID = ((6, 8, 10, 12), (4, 8, 16, 32))
 PLAIN = ((12, 12, 12), (16, 16, 16))
 SMALL = {"width": 32, "branch_width": 16}
