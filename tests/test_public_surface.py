@@ -72,3 +72,7 @@ def test_modules_are_attributes_before_anything_imports_them(monkeypatch):
         assert getattr(densevit, name).__name__ == f"densevit.{name}"
     with pytest.raises(AttributeError, match="__main__"):
         _ = densevit.__main__
+
+
+def test_public_names_are_few():
+    assert len(densevit.__all__) <= 50

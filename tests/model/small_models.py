@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Backbone, Batch, Class, DenseHead, Head
-from densevit.model import DenseModel
+from densevit.model import DenseModel, inference_by_head
 
 CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))
 
@@ -166,3 +166,13 @@ def inferred(model: DenseModel, batch: Batch, inference: Mapping[str, InferenceS
     part = copy.copy(model)
     part.inference = dict(inference)
     return part.infer(batch)
+
+
+def infer(model, batch, section):
+    """Predictions with these options for every head that makes maps."""
+    return inferred(model, batch, inference_by_head(model, section))
+
+
+@torch.no_grad()
+def depth_of(model, batch, **section):
+    return [found["depth"] for found in infer(model, batch, InferenceSection(**section))["depth"]]

@@ -11,8 +11,7 @@ from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
 from densevit.model import DenseModel, inference_by_head
-from tests.model.small_models import Boxes, Depth, Segmenter, Stem, batch_of, inferred, model_of
-from tests.model.test_sliding_window import depth_of, infer
+from tests.model.small_models import Boxes, Depth, Segmenter, Stem, batch_of, depth_of, infer, inferred, model_of
 
 
 def test_predict_uses_the_config_section_and_overrides():

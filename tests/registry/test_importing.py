@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from densevit import registry
+from densevit.errors import PluginError
 
 SIBLING = "SIZE = 8\n"
 DATA = """
@@ -66,3 +67,10 @@ def test_started_workers_import_it_too(tmp_path: Path) -> None:
     command = [sys.executable, str(tmp_path / "program.py")]
     done = subprocess.run(command, cwd=tmp_path / "work", capture_output=True, text=True, timeout=300)
     assert done.stdout == "{7} True\n", done.stderr
+
+
+def test_missing_package_error_names_the_extra(install):
+    metadata = "Metadata-Version: 2.1\nName: lazy\nVersion: 1.0\nRequires-Dist: absentee>=2; extra == 'more'\n"
+    install("lazy", "[densevit.heads]\nlazy = lazy_head:Head\n", {"lazy_head.py": "import absentee.sub\n"}, metadata)
+    with pytest.raises(PluginError, match=r"needs 'absentee', which is not installed\. Try `pip install absentee`"):
+        registry.load("heads", "lazy")

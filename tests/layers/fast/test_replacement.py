@@ -30,6 +30,8 @@ def test_built_models_have_the_faster_functions_and_those_of_modules_keep_theirs
     by_hand = densevit.DenseModel(alone, {"a": head})
     assert functions(built) <= {*FUNCTIONS.values()} and functions(by_hand) <= {*FUNCTIONS}
     assert {FUNCTIONS[plain] for plain in functions(by_hand)} == functions(built) and len(functions(built)) == 2
+    densevit.model.replace_layers(by_hand)
+    assert functions(by_hand) == functions(built)
 
 
 @pytest.mark.integration

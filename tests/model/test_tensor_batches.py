@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 import densevit
-from densevit.interfaces import Class
-from densevit.layers.fast.replacement import FUNCTIONS
 from densevit.model import DenseModel
 from tests.strict_device import DEVICE, Accelerator, moved
 
@@ -202,59 +200,3 @@ def test_tensors_of_a_device_are_neither_mixed_with_the_host_s_nor_waited_for():
         tensors = [*model.loss(floats, masks).values(), *model.features(images)]
         assert {x.device.type for x in tensors} == {DEVICE.type}
     assert not accelerator.waits
-
-
-def test_modes_are_those_of_other_libraries(tmp_path):
-    model = segmenter()
-    assert model.training
-    model.predict(IMAGES[0])
-    assert model.training and model.backbone.training
-    model = model.with_heads(["segmentation"]).with_config(model.sections)
-    model.save(tmp_path / "m.safetensors")
-    assert not densevit.load(tmp_path / "m.safetensors").training
-
-
-def test_parts_of_a_model_keep_each_others_modes():
-    model = segmenter().eval()
-    part = model.with_inference({"flip": True})
-    model.train()
-    part.predict(IMAGES[0])
-    assert all(module.training for module in model.backbone.modules())
-
-
-def test_a_model_of_modules_keeps_their_layers():
-    backbone = densevit.create_backbone(**NANO)
-    head = densevit.create_head("setr", backbone.channels, backbone.strides, ["a", "b"])
-    functions = {id(x): {k: v for k, v in vars(x).items() if callable(v)} for x in backbone.modules()}
-    assert any(v in FUNCTIONS for values in functions.values() for v in values.values())
-    model = DenseModel(backbone, {"x": head})
-    assert model.backbone is backbone
-    assert functions == {id(x): {k: v for k, v in vars(x).items() if callable(v)} for x in backbone.modules()}
-
-
-def test_data_sets_stand_in_place_of_sections():
-    scenes = densevit.create_dataset("scenes", "val", image_size=64, val_length=3)
-    model = segmenter(classes=[c.name for c in scenes.classes["segmentation"]])
-    metrics = densevit.evaluate(model, data=scenes)
-    section = {"name": "scenes", "image_size": 64, "val_length": 3, "transforms": "default"}
-    expected = densevit.evaluate(model, data=section)
-    assert metrics == pytest.approx(expected, nan_ok=True)
-    data = densevit.DenseDataModule(
-        {"image_size": 64, "batch_size": 1, "num_workers": 0}, train=scenes, val=scenes
-    ).data
-    assert data.train is scenes and len(next(iter(data.train_loader()))["targets"]) == 1
-
-
-def test_panoptic_maps_become_detections():
-    supervision = pytest.importorskip("supervision")
-    ids = torch.full((6, 8), -1, dtype=torch.int32)
-    ids[:3, :4], ids[3:, 2:5] = 1000, 2001
-    classes = [Class(name, i, (0, 0, 0)) for i, name in enumerate(("sky", "road", "car"))]
-    image = np.zeros((6, 8, 3), np.uint8)
-    found = densevit.Result(image, (6, 8), {"x": {"panoptic": ids}}, {"x": classes}).to_supervision()
-    assert isinstance(found, supervision.Detections) and found.class_id.tolist() == [1, 2]
-    assert found.xyxy.tolist() == [[0, 0, 3, 2], [2, 3, 4, 5]] and found.mask.sum((1, 2)).tolist() == [12, 9]
-
-
-def test_public_names_are_few():
-    assert len(densevit.__all__) <= 50

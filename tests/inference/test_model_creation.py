@@ -17,11 +17,10 @@ from densevit.config import Config, yaml_io
 from densevit.config.key_types import parts
 from densevit.config.values import OpenSection, Section
 from densevit.errors import DensevitError
-from densevit.layers.fast.replacement import FUNCTIONS
 from densevit.model import DenseModel
-from tests.python.own_parts import Accuracy, Doubled, Halves, Labels, Momentum, Net, Unchanged
+from tests.inference.own_parts import Accuracy, Doubled, Halves, Labels, Momentum, Net, Unchanged
 
-MODULE = "tests.python.own_parts"
+MODULE = "tests.inference.own_parts"
 CLASSES = ["left", "right"]
 HEAD = {"name": functools.partial(Labels, depth=2), "evaluation": functools.partial(Accuracy, per_cent=True)}
 KEYS: dict[str, Any] = {
@@ -175,16 +174,6 @@ def test_data_that_files_cannot_hold_is_given_again():
     whole = trained(own_model(), train=train, val=val, run_dir="whole")
     assert run.path == resumed.path and resumed.model.fingerprint() != ""
     assert whole.metrics.keys() == resumed.metrics.keys()
-
-
-def test_given_instances_keep_their_layers_until_they_are_replaced():
-    net = densevit.create_backbone("swin", variant="nano", window_size=4)
-    slow = {id(x): {k: v for k, v in vars(x).items() if callable(v)} for x in net.modules()}
-    model = own_model(net)
-    assert slow == {id(x): {k: v for k, v in vars(x).items() if callable(v)} for x in net.modules()}
-    densevit.model.replace_layers(model)
-    fast = [value for x in net.modules() for value in vars(x).values() if callable(value)]
-    assert set(FUNCTIONS.values()) & set(fast) and not set(FUNCTIONS) & set(fast)
 
 
 class Maps(torch.nn.Module):
