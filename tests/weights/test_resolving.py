@@ -6,7 +6,7 @@ import torch
 from densevit.errors import WeightsError
 from densevit.model import build_from_sections
 from densevit.weights.pretrained import load_pretrained
-from densevit.weights.resolving import resolve
+from densevit.weights.resolving import read_files, resolve
 from tests.weights.loading import CLASSES, SCORES, Small, config_of
 
 
@@ -21,3 +21,10 @@ def test_all_sources_are_checked_before_loading(tmp_path):
     with pytest.raises(WeightsError, match=r"heads\.boxes\.weights"):
         load_pretrained(model, resolved)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_files_are_read_by_source_and_published_weights_left_out(tmp_path):
+    path = str(tmp_path / "backbone.pth")
+    torch.save(Small().state_dict(), path)
+    config = config_of({"weights": path}, {"boxes": {**SCORES, "weights": "timm:resnet18"}})
+    assert {source: [*read.tensors] for source, read in read_files(config).items()} == {path: [*Small().state_dict()]}
