@@ -100,6 +100,13 @@ def autograd_without_device_threads() -> None:
         sys.modules["torch"].ones((), requires_grad=True).backward()
 
 
+@pytest.fixture
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """tmp_path as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def project() -> Path:
     """The root of the project's tree."""

@@ -79,13 +79,12 @@ def metrics(port: int) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-def test_fine_tuning_trains_and_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    assert main(["scenes", "--out", str(tmp_path / "data"), "--count", "4", "--size", "64"]) == 0
-    monkeypatch.chdir(tmp_path)
+def test_fine_tuning_trains_and_predicts(cwd: Path):
+    assert main(["scenes", "--out", str(cwd / "data"), "--count", "4", "--size", "64"]) == 0
     options = ["data.image_size=64", "data.batch_size=2", "trainer={max_steps: 2}"]
     options.append("backbone={name: swin, variant: nano}")
     Image.new("RGB", (48, 32)).save("street.png")
-    run = example("fine_tune").main(str(tmp_path / "data"), "street.png", *options)
+    run = example("fine_tune").main(str(cwd / "data"), "street.png", *options)
     assert "detection/AP" in run.metrics and (run.path / "first.jpg").is_file()
 
 
@@ -97,8 +96,8 @@ def test_own_trainer_logs_metrics(tmp_path: Path):
     assert "ground/mIoU" in header
 
 
-def test_own_dataset_is_trained(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("cwd")
+def test_own_dataset_is_trained(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(project / "examples")
     options = ["data.length=10", "data.batch_size=2", "trainer={max_steps: 2}", "backbone.variant=nano"]
     run = example("own_dataset").main(*options)

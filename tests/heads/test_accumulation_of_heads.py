@@ -67,9 +67,10 @@ def test_losses_of_four_batches_of_two_are_those_of_one_of_eight(name: str, monk
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm | torch.nn.Dropout):
             module.eval()
     batch = fixture.batch(size=SIZE, images=[SIZE] * 8, objects=OBJECTS, labelled=LABELLED)
-    monkeypatch.setattr(torch, "rand", rand)
-    monkeypatch.setattr(torch, "rand_like", lambda x: rand(*x.shape))
-    monkeypatch.setattr(torch, "randint", lambda high, shape, device=None: torch.zeros(shape, dtype=torch.long))
+    drawn = {"rand": rand, "rand_like": lambda x: rand(*x.shape)}
+    drawn["randint"] = lambda high, shape, device=None: torch.zeros(shape, dtype=torch.long)
+    for function, same in drawn.items():
+        monkeypatch.setattr(torch, function, same)
 
     def losses(batches: list[HeadBatch], counted: bool = True) -> dict[str, float]:
         counts = {"head": [head.loss_counts(one.targets) for one in batches]} if counted else {}

@@ -17,13 +17,12 @@ from tests.model.small_models import Averaged, Mean
 
 
 @pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
+def photos(cwd: Path) -> Path:
     for n, name in enumerate(("photos/c.png", "photos/a.png", "photos/b.png", "photos/sub/d.png")):
         Path(name).parent.mkdir(exist_ok=True)
         Image.fromarray(random_image(16 + 8 * n, 24)).save(name)
     Path("photos/notes.txt").touch()
-    return tmp_path
+    return cwd
 
 
 @pytest.fixture

@@ -42,9 +42,7 @@ CONFIG = {
 }
 
 
-@pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("cwd")
 
 
 def own_model(net: Any = None, head: Any = HEAD, classes: Any = CLASSES) -> DenseModel:

@@ -1,6 +1,5 @@
 """NMS of a head without its own: equal boxes from Python, a saved model and an exported file."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Predictions
 from densevit.model import DenseModel, inference_by_head
 from densevit.model.duplicate_boxes import without_duplicates
+from tests.layers.test_nms import brute_force
 from tests.model.small_models import Depth, Pixels, model_of
 from tests.model.test_tiled_detection import Masks, Oracle
 
@@ -43,19 +43,9 @@ def test_the_best_box_of_each_object_and_class_is_kept():
 
 def kept(plain: Any) -> list[list[float]]:
     """The boxes that NMS keeps, by brute force, rounded and sorted."""
-    rows: list[int] = []
-    for row in plain.scores.argsort(descending=True).tolist():
-        same = [other for other in rows if plain.labels[other] == plain.labels[row]]
-        if all(iou(plain.boxes[row], plain.boxes[other]) <= IOU for other in same):
-            rows.append(row)
+    rows = brute_force(plain.boxes, plain.scores, plain.labels, IOU)
     assert 3 < len(rows) < len(plain.boxes) - 3
     return rounded(plain.boxes[rows])
-
-
-def iou(a: torch.Tensor, b: torch.Tensor) -> float:
-    width, height = (torch.minimum(a[2:], b[2:]) - torch.maximum(a[:2], b[:2])).clamp(min=0).tolist()
-    areas = [float((box[2:] - box[:2]).prod()) for box in (a, b)]
-    return width * height / (sum(areas) - width * height)
 
 
 def rounded(boxes: torch.Tensor) -> list[list[float]]:
@@ -75,8 +65,8 @@ def detector_and_image() -> tuple[DenseModel, np.ndarray]:
 
 
 @pytest.mark.integration
-def test_all_places_predict_the_same_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("cwd")
+def test_all_places_predict_the_same_boxes() -> None:
     plain, image = detector_and_image()
     expected = kept(plain.predict(image, threshold=0))
     without = plain.with_inference({"nms": IOU})

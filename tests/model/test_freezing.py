@@ -8,24 +8,19 @@ from torch import nn
 
 from densevit import config as configs
 from densevit.errors import ConfigError, DensevitError
-from densevit.interfaces import Class
 from densevit.model import DenseModel
 from tests.built_models import build_model
+from tests.model import test_lora
 
-CLASSES = (Class("ball", 1, (255, 0, 0)), Class("box", 2, (0, 255, 0)))
 SWIN = {"name": "swin", "variant": "nano", "window_size": 4, "stem": "conv"}  # its stem has batch norms
-SURFACES = {"name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "auxiliary": [], "norm": "batch"}
-DATA = {"name": "scenes", "image_size": 32, "batch_size": 2, "num_workers": 0, "train_length": 4, "val_length": 1}
-TRAINER = {"max_epochs": 2, "precision": "32", "accelerator": "cpu", "log_every": 1}
 
 
-def config_of(backbone: dict[str, Any] | None = None, head: dict[str, Any] | None = None, **sections: Any):
-    given = {"backbone": {**SWIN, **(backbone or {})}, "heads": {"surfaces": {**SURFACES, **(head or {})}}}
-    return configs.from_mapping({**given, "data": DATA, "trainer": TRAINER, **sections})
+def config_of(backbone: dict[str, Any] | None = None, head: dict[str, Any] | None = None) -> configs.Config:
+    return test_lora.config_of({**SWIN, **(backbone or {})}, heads={"surfaces": {**test_lora.SURFACES, **(head or {})}})
 
 
 def build(backbone: dict[str, Any] | None = None, head: dict[str, Any] | None = None) -> DenseModel:
-    return build_model(config_of(backbone, head), {"segmentation": CLASSES})
+    return build_model(config_of(backbone, head), {"segmentation": test_lora.CLASSES})
 
 
 def frozen_of(model: nn.Module) -> set[str]:
@@ -34,9 +29,6 @@ def frozen_of(model: nn.Module) -> set[str]:
 
 def starting(model: nn.Module, *prefixes: str) -> set[str]:
     return {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
-
-
-# ---- selection ----
 
 
 def test_integer_freezes_the_first_depths():
@@ -83,6 +75,3 @@ def test_completely_frozen_modules_stay_in_eval_mode():
         still = {name for name, module in model.named_modules() if not module.training}
         names = {name for name, _ in model.named_modules()}
         assert still == {n for n in names if mode == model.eval or re.match(rf"({'|'.join(prefixes)})(\.|$)", n)}
-
-
-# ---- training ----

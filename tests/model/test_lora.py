@@ -1,7 +1,7 @@
 """LoRA: adapters of a frozen backbone, merged where a model is saved."""
 
-import importlib.util
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Class
 from densevit.model import DenseModel
 from densevit.model.lora import add_adapters, merged_state
-from densevit.weights import model_file
+from densevit.weights import model_file, resolving
 from tests.built_models import build_model
 from tests.training.runs import train
 
@@ -161,17 +161,15 @@ def test_invalid_options_are_refused(options, facts):
 
 
 def test_targets_without_layers_are_refused_before_weights_are_downloaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("densevit.weights.resolving.read", lambda source, *_: pytest.fail(f"{source} is downloaded"))
+    monkeypatch.setattr(resolving, "read", lambda source, *_: pytest.fail(f"{source} is downloaded"))
     config = config_of({**VIT, "weights": "timm:vit_tiny_patch16_224", "lora": {"targets": ["*.qvk"]}})
     with pytest.raises(ConfigError, match=r"backbone\.lora\.targets: .*'\*\.qvk'\. Closest: \*\.qkv"):
         train(config, run_dir=tmp_path / "run")
 
 
 def test_without_peft_a_run_fails_before_it_builds_anything(monkeypatch, tmp_path, weights):
-    found = importlib.util.find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "peft" else found(name, *rest))
-    message = r"backbone\.lora: needs peft.*pip install -e '\.\[lora\]'"
-    monkeypatch.setattr("densevit.training.run.inputs.build_data", lambda *_: pytest.fail("data is built"))
-    with pytest.raises(ConfigError, match=message):
-        train(run_config(weights), run_dir=tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    config = config_of({**VIT, "weights": str(weights), "lora": LORA}, data={"name": "coco", "root": "missing"})
+    with pytest.raises(ConfigError, match=r"backbone\.lora: needs peft.*pip install -e '\.\[lora\]'"):
+        train(config, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()

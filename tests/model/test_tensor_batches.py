@@ -24,7 +24,6 @@ BOXES = [
     {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)},
 ]
 NANO = {"name": "swin", "variant": "nano", "window_size": 4}
-DETR = {"name": "dab_detr", "num_queries": 5, "transformer": {"width": 16, "heads": 2, "encoder_layers": 1}}
 
 
 def segmenter(**options: Any) -> DenseModel:

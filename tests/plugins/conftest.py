@@ -34,7 +34,9 @@ def third_party(made_once: Callable[..., Path], project: Path, tmp_path_factory:
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without curves, which take time; tests/reporting tests them."""
-    monkeypatch.setattr("densevit.reporting.run_report._curves", lambda path: [])
+    from densevit.reporting import run_report
+
+    monkeypatch.setattr(run_report, "_curves", lambda path: [])
 
 
 @pytest.fixture(autouse=True, scope="module")

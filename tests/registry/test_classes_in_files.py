@@ -37,11 +37,10 @@ VALUES: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def imported(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The names of plugins, not of entry points, that are imported. The module exists: importable is not trusted."""
-    (tmp_path / "sentinel_module.py").write_text("class Sentinel: pass\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
+    (cwd / "sentinel_module.py").write_text("class Sentinel: pass\n")
+    monkeypatch.syspath_prepend(cwd)
     names: list[str] = []
     import_plugin = plugin_loading.import_plugin
 

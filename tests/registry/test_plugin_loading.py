@@ -33,9 +33,8 @@ def test_unknown_name_error_lists_nearest_and_all():
             registry.load(group, name)
 
 
-def test_class_in_the_working_directory_needs_no_entry_point(tmp_path: Path, monkeypatch):
-    (tmp_path / "nearby_net.py").write_text("import densevit\nclass Own(densevit.Backbone):\n    pass\n")
-    monkeypatch.chdir(tmp_path)
+def test_class_in_the_working_directory_needs_no_entry_point(cwd: Path, monkeypatch):
+    (cwd / "nearby_net.py").write_text("import densevit\nclass Own(densevit.Backbone):\n    pass\n")
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     assert registry.load("backbones", "nearby_net:Own").__name__ == "Own"
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import densevit
-from densevit.errors import DensevitError, PluginError
-from densevit.registry import plugin_loading
+from densevit.errors import DensevitError
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.sources import Source
 
@@ -32,19 +31,12 @@ class Store(Source):
 
 
 @pytest.fixture
-def model_file(tmp_path, monkeypatch):
-    """A model file. The installed sources are a broken one and `Store`."""
-
-    def load_source(group, name):
-        if name == "broken":
-            raise PluginError("The source 'broken' cannot be imported.")
-        return Store if group == "sources" else load(group, name)
-
+def model_file(tmp_path, install):
+    """A model file. A distribution has a broken source and `Store`."""
+    sources = f"[densevit.sources]\nbroken = broken_source:Source\nstore = {__name__}:Store\n"
+    install("stores", sources, {"broken_source.py": "raise RuntimeError('broken')"})
     model = densevit.create_model("resnet", {"name": "setr", "norm": "batch"}, classes=["a", "b"])
     densevit.save(model, tmp_path / "a.safetensors")
-    find, load = plugin_loading.find, plugin_loading.load
-    monkeypatch.setattr(plugin_loading, "find", lambda g: ("broken", "store") if g == "sources" else find(g))
-    monkeypatch.setattr(plugin_loading, "load", load_source)
     Store.asked.clear()
     return tmp_path / "a.safetensors"
 

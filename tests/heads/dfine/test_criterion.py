@@ -4,31 +4,21 @@ Its outputs are compared with transformers' and the authors' in tests/checkpoint
 """
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Targets
 from densevit.losses.boxes import to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchingCosts
-from densevit.set_prediction.denoising import ContrastiveDenoising
 from densevit_heads.parts.distributions.criterion import DfineCriterion, DfineLossWeights, LayerOutputs
 from densevit_heads.parts.distributions.distribution import distances_of_boxes, soft_bins, weighting_function
-
-if TYPE_CHECKING:
-    from transformers.loss.loss_d_fine import DFineLoss
-
+from tests.heads.transformers_pairs import scene
 
 L, Q, K, N = 4, 14, 5, 32
 COUNTS = [3, 0, 6, 1]
 Indices = list[tuple[Tensor, Tensor]]
-
-
-def make_criterion(denoising: ContrastiveDenoising | None = None) -> DfineCriterion:
-    return DfineCriterion(MatchingCosts(label=2.0), DfineLossWeights(), "varifocal_matched", denoising)
 
 
 def make_outputs(images: int, queries: int, outputs: int, seed: int) -> LayerOutputs:
@@ -42,21 +32,6 @@ def make_outputs(images: int, queries: int, outputs: int, seed: int) -> LayerOut
     return LayerOutputs(*(x.requires_grad_() for x in (logits, boxes, corners)), initial)
 
 
-def make_targets(counts: list[int], seed: int = 2, degenerate: bool = True) -> tuple[list[Targets], list[dict]]:
-    """For ours, and for transformers."""
-    generator = torch.Generator().manual_seed(seed)
-    targets, labels = [], []
-    for image, count in enumerate(counts):
-        boxes = torch.rand(count, 4, generator=generator) * 0.4 + 0.3
-        if degenerate and count == max(counts):
-            boxes[0, 2] = 0.0
-        classes = torch.randint(K, (count,), generator=generator)
-        labels.append({"class_labels": classes, "boxes": boxes})
-        xyxy = to_corners(boxes) * 100
-        targets.append({"boxes": xyxy, "labels": classes, "size": (100, 100), "image_id": image})
-    return targets, labels
-
-
 def outputs_of(found: LayerOutputs, layer: int) -> dict[str, Tensor]:
     """One output with transformers' names; with distributions if it is one of the L layers."""
     output = {"logits": found.logits[layer], "pred_boxes": found.boxes[layer]}
@@ -64,13 +39,6 @@ def outputs_of(found: LayerOutputs, layer: int) -> dict[str, Tensor]:
         output |= {"pred_corners": found.corners[layer], "ref_points": found.initial}
         output |= {"teacher_corners": found.corners[-1], "teacher_logits": found.logits[L - 1]}
     return output
-
-
-def their_criterion() -> "DFineLoss":
-    from transformers import DFineConfig
-    from transformers.loss.loss_d_fine import DFineLoss
-
-    return DFineLoss(DFineConfig(num_labels=K, max_num_bins=N))
 
 
 def brute_force_union(matchings: list[Indices]) -> Indices:
@@ -88,7 +56,10 @@ def brute_force_union(matchings: list[Indices]) -> Indices:
 
 def expected_losses(found: LayerOutputs, labels: list[dict]) -> tuple[dict[str, Tensor], tuple[float, float]]:
     """Also the weights of matched and of other queries in the distillation."""
-    theirs, weights = their_criterion(), DfineLossWeights()
+    from transformers import DFineConfig
+    from transformers.loss.loss_d_fine import DFineLoss
+
+    theirs, weights = DFineLoss(DFineConfig(num_labels=K, max_num_bins=N)), DfineLossWeights()
     outputs = [outputs_of(found, i) for i in range(L + 2)]
     matchings = [theirs.matcher(output, labels) for output in outputs]
     merged = brute_force_union(matchings)
@@ -115,8 +86,10 @@ def expected_losses(found: LayerOutputs, labels: list[dict]) -> tuple[dict[str, 
 @pytest.mark.parametrize(("counts", "seed"), [(COUNTS, 0), ([0, 0, 7, 0], 1)], ids=str)
 def test_losses_and_gradients_match_the_authors_arrangement_of_transformers_terms(counts: list[int], seed: int):
     found = make_outputs(len(counts), Q, L + 2, seed)
-    targets, labels = make_targets(counts)
-    losses = make_criterion().losses({"layers": found}, targets, LossContext())
+    _, labels, targets = scene([(100, 100)] * len(counts), counts, K, degenerate=True)
+    losses = DfineCriterion(MatchingCosts(label=2.0), DfineLossWeights(), "varifocal_matched").losses(
+        {"layers": found}, targets, LossContext()
+    )
     expected, _ = expected_losses(found, labels)
     assert list(losses) == ["label", "l1", "giou", "fgl", "auxiliary", "proposals", "ddf"]
     torch.testing.assert_close(losses, expected, atol=1e-4, rtol=1e-5)

@@ -11,7 +11,8 @@ from densevit.set_prediction.criterion import SetCriterion
 from densevit_heads.gtr.criterion import GroupedDfineCriterion
 from densevit_heads.gtr.head import GtrTransformer
 from densevit_heads.parts.distributions.criterion import DfineCriterion, DfineLossWeights, LayerOutputs
-from tests.heads.dfine.test_criterion import make_outputs, make_targets
+from tests.heads.dfine.test_criterion import make_outputs
+from tests.heads.transformers_pairs import scene
 
 OPTIONS = (MatchingCosts(label=2.0), DfineLossWeights(), "mal")
 COUNTS = [3, 0, 6, 1]
@@ -20,7 +21,7 @@ COUNTS = [3, 0, 6, 1]
 def test_groups_learn_like_images_and_proposals_from_their_own_matching():
     """Losses are means over the groups: two groups of the same predictions have the losses of one."""
     layers = make_outputs(len(COUNTS), 14, 6, seed=3)
-    targets, _ = make_targets(COUNTS, degenerate=False)
+    _, _, targets = scene([(100, 100)] * 4, COUNTS, 5)
     twice = LayerOutputs(*(torch.cat([x, x], dim=1) for x in layers[:3]), torch.cat([layers.initial] * 2))
     twofold = GroupedDfineCriterion(*OPTIONS).losses({"layers": twice}, targets, LossContext())
     expected = DfineCriterion(*OPTIONS).losses({"layers": layers}, targets, LossContext())

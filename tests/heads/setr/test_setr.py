@@ -10,7 +10,6 @@ from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label
 from densevit_heads.setr import Setr
 from tests.heads.padded_batch import CLASSES, make_features, no_padding
 
-PYRAMID = ((6, 8, 10, 12), (4, 8, 16, 32))
 PLAIN = ((12, 12, 12), (16, 16, 16))
 SMALL = {"width": 32, "branch_width": 16}
 
