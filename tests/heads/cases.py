@@ -140,12 +140,14 @@ def checked(head: Head) -> Head:
     return head
 
 
-def batch_of(needs: Collection[str], sizes: Sequence[tuple[int, int]], seed: int = 0) -> dict[str, Any]:
+def batch_of(required_targets: Collection[str], sizes: Sequence[tuple[int, int]], seed: int = 0) -> dict[str, Any]:
     """Images of these sizes with random labels, padded to the size of the first."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.ones(len(sizes), *sizes[0], dtype=torch.bool)
     for padding, (h, w) in zip(mask, sizes, strict=True):
         padding[:h, :w] = False
-    targets = [random_targets(needs, size, 4, generator, 3, i, types=TargetTypes()) for i, size in enumerate(sizes)]
+    targets = [
+        random_targets(required_targets, size, 4, generator, 3, i, types=TargetTypes()) for i, size in enumerate(sizes)
+    ]
     images = torch.randint(256, (len(sizes), 3, *sizes[0]), generator=generator, dtype=torch.uint8)
     return {"images": images, "padding_mask": mask, "targets": targets}
