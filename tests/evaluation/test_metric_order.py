@@ -57,6 +57,7 @@ def test_the_results_of_runs_on_the_pages_have_the_directions_of_their_evaluator
     assert {name: direction(name) for name in names} == {n: -1 if is_error(n.split("/")[1]) else 1 for n in names}
 
 
+@pytest.mark.integration
 def test_only_the_order_of_metrics_reads_what_evaluators_declare() -> None:
     sources = itertools.chain.from_iterable(
         (ROOT / folder).rglob("*.py") for folder in ("densevit", "plugins", "tools")

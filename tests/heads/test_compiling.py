@@ -42,6 +42,7 @@ class Pyramid(Backbone):
         return [F.avg_pool2d(x, stride, ceil_mode=True) for stride in self.strides]
 
 
+@pytest.mark.integration
 def test_a_compiled_model_has_the_keys_of_an_uncompiled_one_and_its_copies_are_uncompiled() -> None:
     plain, model = (built(factory("vit", "sine"), "setr, naive") for _ in range(2))
     model.compile(backend="eager")

@@ -66,6 +66,7 @@ def test_an_evaluation_at_another_size(tmp_path, override):
     assert densevit.evaluate(str(tmp_path / "run"), overrides=[override])["depth/AbsRel"] < 0.05
 
 
+@pytest.mark.integration
 def test_predictions_reach_users_through_one_function():
     """Where a head's outputs become predictions, outside of the model, zooms are undone."""
     root = Path(densevit.__path__[0])

@@ -208,6 +208,7 @@ def test_errors_name_the_argument(call: Callable[[SimpleNamespace], Any], messag
     assert str(error.value) == message
 
 
+@pytest.mark.integration
 def test_training_passes_the_context_of_its_step(project: Path):
     """A call without one would be normalised by its own batch and process. Calls of the losses that have a default."""
     optional = {name for name in losses.__all__ if "context" in str(inspect.signature(getattr(losses, name)))} | {"l1"}

@@ -17,9 +17,9 @@ from tests.model.test_stem_channels import FAMILIES
 
 NIR = ("red", "green", "blue", "nir")
 NEW = (("p", "q", "r"), NIR)
-KEPT = (("green", "red"),)
-WALK = [("vit", names) for names in (*NEW, *KEPT)]
-WALK += [pytest.param(family, NEW[0], marks=pytest.mark.integration) for family in ("resnet", "mvit", "timm")]
+KEPT = ("green", "red")
+FURTHER = [("vit", NEW[1]), *((family, NEW[0]) for family in ("resnet", "mvit", "timm"))]
+WALK = [("vit", NEW[0]), ("vit", KEPT), *(pytest.param(*row, marks=pytest.mark.integration) for row in FURTHER)]
 SETR = {"name": "setr", "decoder": "naive", "width": 8, "norm": "group", "auxiliary": []}
 LORA = {"rank": 2, "alpha": 4.0, "targets": ["*"]}
 

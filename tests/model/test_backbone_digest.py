@@ -3,14 +3,14 @@
 import densevit
 from densevit.model.backbone_digest import backbone_digest
 from tests.small_models import NAIVE, small_predictor
-from tests.weights.joined_runs import randomise
+from tests.weights import joined_runs
 
-RESNET = {"name": "resnet", "depth": 18}
+SCALED = {"name": f"{joined_runs.__name__}:Scaled"}
 
 
 def digest(seed: int = 0, heads: object = None, **backbone: object) -> str:
-    model = densevit.create_model({**RESNET, **backbone}, heads or {"x": NAIVE}, {"x": ["a"]})
-    randomise(model.backbone, seed)
+    model = densevit.create_model({**SCALED, **backbone}, heads or {"x": NAIVE}, {"x": ["a"]})
+    joined_runs.randomise(model.backbone, seed)
     return backbone_digest(model)
 
 
@@ -23,7 +23,7 @@ def test_heads_defaults_and_the_training_mode_do_not_change_it():
 
 
 def test_weights_options_and_normalisation_change_it():
-    different = [digest(), digest(1), digest(depth=34), digest(mean=[0.5] * 3), digest(std=[0.5] * 3)]
+    different = [digest(), digest(1), digest(scale=2.0), digest(mean=[0.5] * 3), digest(std=[0.5] * 3)]
     assert len(set(different)) == len(different)
 
 

@@ -36,6 +36,7 @@ def test_batches_of_windows_are_lines(model: str, monkeypatch: Any, capsys: Any)
     assert [line.partition(", ")[0] for line in lines] == [f"Batches of 2 windows: {n} of 6" for n in range(1, 7)]
 
 
+@pytest.mark.integration
 def test_each_loop_over_windows_shows_progress() -> None:
     """Functions that cut windows take them from `window_batches`."""
     cutting = set()

@@ -40,9 +40,12 @@ def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_modules_of_packages_left() -> Iterator[None]:
-    """Tests of other folders import no package of a third party that a test here has imported."""
-    yield
+def installed(request: pytest.FixtureRequest, third_party: Callable[[str], Path]) -> Iterator[None]:
+    """The PACKAGES of a test file, folders of examples/plugins, are on the path; afterwards their modules are gone."""
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in getattr(request.module, "PACKAGES", ()):
+            patch.syspath_prepend(third_party(folder))
+        yield
     for name, module in list(sys.modules.items()):
         if f"{os.sep}third_party{os.sep}" in str(getattr(module, "__file__", "")):
             del sys.modules[name]

@@ -1,8 +1,6 @@
 """A third party's data set of five channels of 16 bits, through every command, installed as by pip."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from densevit.data.data_builder import build_data
 
 pytestmark = pytest.mark.integration
 
+PACKAGES = ("mynet", "bands")
 CONFIG = """
 seed: 0
 backbone: {name: mynet, width: 16}
@@ -27,18 +26,8 @@ trainer: {max_steps: 60, accelerator: cpu, precision: 32, evaluations: 1}
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def sites(third_party: Callable[[str], Path]) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for folder in ("mynet", "bands"):
-            patch.syspath_prepend(third_party(folder))
-        yield
-    for module in [name for name in sys.modules if name.partition(".")[0] in ("mynet", "bands")]:
-        del sys.modules[module]
-
-
 @pytest.fixture(scope="module")
-def folder(sites: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """run/, a training, and images/ with a TIFF of five bands for each image of validation."""
     import tifffile
 

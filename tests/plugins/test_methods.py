@@ -24,6 +24,7 @@ from tests.training.runs import rows
 
 pytestmark = pytest.mark.integration
 
+PACKAGES = ("methods",)
 BACKBONE = "backbone: {name: swin, variant: nano, window_size: 4}"
 SIMMIM = f"""
 {BACKBONE}
@@ -66,8 +67,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def installed(site: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(site)
+def in_work(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
 
 

@@ -47,9 +47,6 @@ def test_a_run_with_a_plugin_resumes_to_the_last_bit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.syspath_prepend(third_party(folder))
-    from densevit.training.run import run_output
-
-    monkeypatch.setattr(run_output, "_write_report", lambda *_: None)  # takes time
     values = yaml.safe_load(CONFIG)
     whole = densevit.fit(values, overrides, run_dir=tmp_path / "whole")
     parts = densevit.fit(values, [*overrides, "trainer.max_steps=2"], run_dir=tmp_path / "parts")

@@ -4,8 +4,7 @@ import contextlib
 import io
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tests.plugins.test_methods import losses
 
 pytestmark = pytest.mark.integration
 
+PACKAGES = ("mynet", "poses", "normals")
 POSES = """
 seed: 0
 backbone: {name: mynet, width: 32}
@@ -40,17 +40,6 @@ data: {name: solids, image_size: 64, batch_size: 8, num_workers: 0, length: 64, 
 optim: {lr: 5e-3}
 trainer: {max_steps: 60, accelerator: cpu, precision: 32, evaluations: 1}
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def sites(third_party: Callable[[str], Path]) -> Iterator[None]:
-    """The distributions mynet, poses and normals on the path."""
-    with pytest.MonkeyPatch.context() as patch:
-        for folder in ("mynet", "poses", "normals"):
-            patch.syspath_prepend(third_party(folder))
-        yield
-    for module in [name for name in sys.modules if name.partition(".")[0] in ("mynet", "poses", "normals")]:
-        del sys.modules[module]
 
 
 @pytest.fixture(scope="module")
