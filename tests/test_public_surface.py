@@ -38,6 +38,7 @@ def test_names_of_set_prediction_state_the_shapes_of_tensors():
     assert not undocumented
 
 
+@pytest.mark.integration
 def test_modules_of_set_prediction_are_imported_at_first_use():
     code = "import sys; from densevit.set_prediction import Memory; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

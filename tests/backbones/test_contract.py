@@ -75,9 +75,12 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "s2_mlp": {"nano": {"variant": "nano", "patch_size": 8, "features": (1, 2)}},
     "vision_longformer": {"nano": {"variant": "nano", "window_size": 2}},
 }
-every = pytest.mark.parametrize(
-    ("name", "kind"), [pytest.param(n, k, id=f"{n} {k}") for n, kinds in CASES.items() for k in kinds]
-)
+# One kind of each backbone is an integration test, the others are slow.
+KINDS = [
+    pytest.param(name, kind, id=f"{name} {kind}", marks=pytest.mark.slow if i else ())
+    for name, kinds in CASES.items()
+    for i, kind in enumerate(kinds)
+]
 
 
 def trained(**options: Any) -> Backbone:
@@ -99,7 +102,7 @@ def test_every_registered_backbone_is_a_case():
 
 
 @pytest.mark.integration
-@every
+@pytest.mark.parametrize(("name", "kind"), KINDS)
 def test_backbone_meets_the_interface(name, kind):
     """Features, gradients, precisions, checkpointing, export, saving: `densevit check backbone` lists the checks."""
     check_backbone(factory(name, kind))

@@ -19,7 +19,14 @@ def test_every_head_is_a_case() -> None:
     assert {case.head for case in CASES.values()} == set(densevit.list_plugins("heads"))
 
 
-@pytest.mark.parametrize("name", CASES)
+FIRST = {case.head: name for name, case in reversed(CASES.items())}
+"""One case of each head is an integration test, the others are slow."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [x if FIRST[case.head] == x else pytest.param(x, marks=pytest.mark.slow) for x, case in CASES.items()],
+)
 def test_a_head_passes_all_checks(name: str) -> None:
     """All but the export, which costs ten seconds: tests/export exports each head.
 

@@ -12,8 +12,8 @@ from densevit.data.io import videos
 from densevit.errors import DataError
 from densevit.inference import iterating
 from tests.cli.stand_in import write_video
-from tests.inference.test_predicting import Thirds, predictor_of, random_image
-from tests.model.small_models import Averaged, Mean
+from tests.inference.test_predicting import Thirds, random_image
+from tests.model.small_models import Averaged, Mean, of_heads
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def names(results: Iterator[Any]) -> list[str]:
 
 
 def test_a_folder_and_a_pattern_are_predicted_in_order(photos: Path):
-    predictor = predictor_of(Averaged(), detection=Mean)
+    predictor = of_heads(Averaged(), detection=Mean)
     results = list(predictor.predict("photos"))
     assert names(results) == ["a.png", "b.png", "c.png"]
     for result in results:
@@ -45,7 +45,7 @@ def test_a_folder_and_a_pattern_are_predicted_in_order(photos: Path):
 
 
 def test_a_video_s_frames_have_its_path_and_their_number(clip: Path):
-    predictor = predictor_of(Averaged(), things=Thirds)
+    predictor = of_heads(Averaged(), things=Thirds)
     results = list(predictor.predict(clip, batch_size=1, threshold=0.5))
     assert [(result.path, result.frame) for result in results] == [(clip, n) for n in range(7)]
     assert [round(float(result.image.mean()), -1) for result in results] == [30 * n for n in range(7)]
@@ -63,7 +63,7 @@ def test_images_are_read_when_they_are_reached(clip: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(videos, "frames", counted)
     monkeypatch.setattr(iterating, "BATCHES_AT_ONCE", 1)
-    predictor = predictor_of(Averaged(), detection=Mean)
+    predictor = of_heads(Averaged(), detection=Mean)
     predictor.train()
     results = predictor.predict(str(clip), batch_size=2)
     assert read == []
@@ -84,6 +84,6 @@ def test_images_are_read_when_they_are_reached(clip: Path, monkeypatch: pytest.M
 )
 def test_what_is_no_source_is_an_error_at_once(photos: Path, clip: Path, source: Any, message: str):
     Path("empty").mkdir()
-    predictor = predictor_of(Averaged(), detection=Mean)
+    predictor = of_heads(Averaged(), detection=Mean)
     with pytest.raises(DataError, match=message):
         predictor.predict(source)

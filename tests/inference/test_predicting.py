@@ -10,9 +10,7 @@ from PIL import Image
 
 import densevit
 from densevit import config as configs
-from densevit.interfaces import Backbone, Head
 from densevit.layers import table_cache
-from densevit.model import DenseModel
 from densevit_backbones.swin import Swin
 from tests.built_models import build_model
 from tests.model.small_models import CLASSES, Averaged, Mean, of_heads
@@ -29,16 +27,12 @@ class Thirds(Mean):
         return [{"boxes": boxes, "scores": scores, "labels": labels} for _ in targets]
 
 
-def predictor_of(backbone: Backbone, **heads: type[Head]) -> DenseModel:
-    return of_heads(backbone, **heads)
-
-
 def random_image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng([height, width]).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def test_a_result_depends_neither_on_batch_size_nor_neighbours():
-    predictor = predictor_of(Swin("nano"), detection=Mean)
+    predictor = of_heads(Swin("nano"), detection=Mean)
     images = [random_image(*size) for size in SIZES]
     together = [found["mean"] for found in predictor.predict(images)]
     one_by_one = [predictor.predict(p)["mean"] for p in images]
@@ -59,7 +53,7 @@ def test_an_endless_iterator_gives_an_iterator():
             read.append(1)
             yield random_image(8, 8)
 
-    predictor = predictor_of(Averaged(), detection=Thirds)
+    predictor = of_heads(Averaged(), detection=Thirds)
     results = predictor.predict(frames(), batch_size=1)
     assert not read and next(results).scores.tolist() == [0.5, 0.75] and next(results).size == (8, 8)
     assert len(read) <= 2 * 4, "two blocks of four batches"
@@ -71,7 +65,7 @@ def test_an_endless_iterator_gives_an_iterator():
 
 
 def test_equal_padded_sizes_run_together_up_to_the_batch_size():
-    predictor = predictor_of(Averaged(), detection=Mean)
+    predictor = of_heads(Averaged(), detection=Mean)
     sizes: list[int] = []
     predictor.backbone.register_forward_hook(lambda module, given, out: sizes.append(len(given[0])))
     found = predictor.predict(
@@ -100,7 +94,7 @@ def test_threads_predict_what_one_does():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_predict_leaves_the_model_in_the_mode_it_was_in(training):
-    predictor = predictor_of(Averaged(), detection=Mean)
+    predictor = of_heads(Averaged(), detection=Mean)
     predictor.train(training)
     first = predictor.predict(random_image(8, 8)).mean
     assert torch.equal(first, predictor.predict(random_image(8, 8)).mean)  # without dropout
@@ -109,7 +103,7 @@ def test_predict_leaves_the_model_in_the_mode_it_was_in(training):
 
 
 def test_the_threshold_of_the_validation_is_used_unless_another_is_given():
-    predictor = predictor_of(Averaged(), detection=Thirds, others=Thirds)
+    predictor = of_heads(Averaged(), detection=Thirds, others=Thirds)
     predictor.score_thresholds = {"detection": 0.6}
     found = predictor.predict(random_image(8, 8))
     assert found.thresholds == predictor.default_thresholds == {"detection": 0.6, "others": 0.5}
@@ -135,13 +129,13 @@ def test_the_threshold_of_the_validation_is_used_unless_another_is_given():
 )
 def test_a_wrong_option_is_an_error_that_names_it(options, message):
     with pytest.raises(densevit.DensevitError, match=message):
-        predictor_of(Averaged(), detection=Thirds).predict(**{"images": random_image(8, 8), **options})
+        of_heads(Averaged(), detection=Thirds).predict(**{"images": random_image(8, 8), **options})
 
 
 def test_results_of_files_read_the_image_again_when_it_is_drawn(tmp_path: Path):
     pixels = random_image(20, 30)
     Image.fromarray(pixels).save(tmp_path / "image.png")
-    predictor = predictor_of(Averaged(), detection=Thirds)
+    predictor = of_heads(Averaged(), detection=Thirds)
     of_file, of_array = predictor.predict([tmp_path / "image.png", pixels])
     assert np.array_equal(of_file.image, pixels) and of_array.image is not None
     assert np.array_equal(np.asarray(of_file.draw()), np.asarray(of_array.draw()))

@@ -10,20 +10,17 @@ from torch.nn import functional as F
 
 from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
-from densevit.interfaces import Backbone, Class, DenseHead, Head
+from densevit.interfaces import Class, DenseHead, Head
 from densevit.model import DenseModel, inference_by_head
 from densevit.targets import VectorMap
+from tests.model import small_models
 from tests.model.small_models import inferred
 
 
-class Pixels(Backbone):
+class Pixels(small_models.Pixels):
     """The pixels, 0 ... 1."""
 
-    channels, strides = (3,), (4,)
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [images]
+    strides, mean, std = (4,), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
 class Normals(DenseHead):

@@ -16,6 +16,7 @@ from densevit.model import DenseModel
 from densevit.targets import ValueMap
 from densevit.weights import model_file
 from tests.built_models import build_model
+from tests.model import small_models
 
 VALUE, SIDE = 4.0, 64  # of the scene; the evaluation's long side in the training, if not stated
 HEIGHT, WIDTH = 128, 256
@@ -45,12 +46,8 @@ TYPES: dict[str, densevit.TargetType | None] = {
 MAPS = [key for key in TYPES if key != "distances"]
 
 
-class Pixels(densevit.Backbone):
-    channels, strides = (3,), (1,)
+class Pixels(small_models.Pixels):
     mean, std = (0.0,) * 3, (1.0,) * 3
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [images]
 
 
 def seen_zoom(images: Tensor, padding_mask: Tensor, side: int) -> Tensor:

@@ -15,8 +15,9 @@ from densevit.losses.segmentation import cross_entropy, dice
 from densevit.losses.set_losses import set_losses, softmax_set_losses
 
 L, B, Q, K = 2, 3, 20, 3
-IMAGE = torch.tensor([0, 0, 0, 2])
-OBJECTS = Objects(0.2 + 0.5 * torch.rand(4, 4), torch.tensor([2, 0, 1, 1]), IMAGE, [3, 0, 1], [0, 1, 2])
+OBJECTS = Objects(
+    0.2 + 0.5 * torch.rand(4, 4), torch.tensor([2, 0, 1, 1]), torch.tensor([0, 0, 0, 2]), [3, 0, 1], [0, 1, 2]
+)
 LABELS, CENTRES, METRES = torch.randint(K, (B, Q)), torch.rand(B, Q, 2), torch.rand(B, Q, 4)
 CONTEXT = LossContext()
 CASES: dict[str, Callable[[Tensor, Tensor], object]] = {  # of logits (L, B, Q, K + 1) and boxes

@@ -5,13 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import densevit
 from densevit.config import InferenceSection
 from densevit.errors import ConfigError
 from densevit.interfaces import Predictions
-from densevit.model import DenseModel, inference_by_head
+from densevit.model import inference_by_head
 from densevit.model.duplicate_boxes import without_duplicates
 from tests.layers.test_nms import brute_force
 from tests.model.small_models import Depth, Pixels, model_of
@@ -52,22 +51,14 @@ def rounded(boxes: torch.Tensor) -> list[list[float]]:
     return sorted([round(value, 1) for value in box] for box in boxes.tolist())
 
 
-def detector_and_image() -> tuple[DenseModel, np.ndarray]:
-    """A detector with equal boxes, and an image, which is written to image.png."""
-    torch.manual_seed(0)
+@pytest.mark.integration
+@pytest.mark.usefixtures("cwd")
+def test_all_places_predict_the_same_boxes() -> None:
     plain = densevit.create_model({"name": "swin", "variant": "nano", "window_size": 4}, {"cells": DETR}, ["a", "b"])
     with torch.no_grad():
         for parameter in plain.heads["cells"].parameters():
             parameter += 0.3 * torch.randn_like(parameter)
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
-    Image.fromarray(image).save("image.png")
-    return plain, image
-
-
-@pytest.mark.integration
-@pytest.mark.usefixtures("cwd")
-def test_all_places_predict_the_same_boxes() -> None:
-    plain, image = detector_and_image()
     expected = kept(plain.predict(image, threshold=0))
     without = plain.with_inference({"nms": IOU})
     densevit.save(plain, "plain.safetensors")

@@ -23,7 +23,6 @@ from tests.training.runs import train
 
 VIT = {"name": "vit", "variant": "nano", "patch_size": 8}
 SURFACES = {"name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "auxiliary": [], "norm": "group"}
-DATA = {"name": "scenes", "image_size": 32, "batch_size": 2, "num_workers": 0, "train_length": 4, "val_length": 1}
 TRAINER = {"max_epochs": 2, "precision": "32", "accelerator": "cpu", "log_every": 1, "checkpoint_every": 1}
 LORA = {"rank": 2, "alpha": 6.0, "targets": ["*.qkv", "*.output"]}
 CLASSES = (Class("a", 1, (0, 0, 0)), Class("b", 2, (0, 0, 0)))
@@ -41,7 +40,8 @@ def peft() -> None:
 
 
 def config_of(backbone: dict[str, Any], **sections: Any) -> configs.Config:
-    given = {"backbone": backbone, "heads": {"surfaces": SURFACES}, "data": DATA, "trainer": TRAINER}
+    data = {"name": "scenes", "image_size": 32, "batch_size": 2, "num_workers": 0, "train_length": 4, "val_length": 1}
+    given = {"backbone": backbone, "heads": {"surfaces": SURFACES}, "data": data, "trainer": TRAINER}
     return configs.from_mapping({**given, **sections})
 
 

@@ -139,7 +139,9 @@ FAIL: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
 }
 
 
-@pytest.mark.parametrize("line", FAIL)
+@pytest.mark.parametrize(
+    "line", [pytest.param(x, marks=pytest.mark.integration) if x == "one split" else x for x in FAIL]
+)
 def test_the_line_says_what_to_type(line):
     call, error, message = FAIL[line]
     with pytest.raises(error, match=message) as caught:

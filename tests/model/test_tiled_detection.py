@@ -7,23 +7,20 @@ import torch
 from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError
-from densevit.interfaces import Backbone, Class, Head
+from densevit.interfaces import Class, Head
 from densevit.model import DenseModel, inference_by_head
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr.head import Detr
+from tests.model import small_models
 from tests.model.small_models import Segmenter, inferred
 
 CLASSES = tuple(Class(str(i), i, (0, 0, 0)) for i in range(1, 4))
 
 
-class Pixels(Backbone):
+class Pixels(small_models.Pixels):
     """The pixels, 0 ... 255, in cells of 4."""
 
-    channels, strides = (3,), (4,)
-    mean, std = (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)
-
-    def forward(self, images):
-        return [images]
+    strides, mean, std = (4,), (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)
 
 
 class Oracle(Head):

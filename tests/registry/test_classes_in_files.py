@@ -97,10 +97,10 @@ def is_source(key: tuple[str, ...]) -> bool:
     return key in {("weights",), ("backbone", "weights"), ("method", "teacher", "weights"), ("method", "teacher")}
 
 
-def test_ten_thousand_headers_import_nothing(imported, monkeypatch):
+def test_random_headers_import_nothing(imported, monkeypatch):
     monkeypatch.setattr(yaml_io, "parse", lambda text, source: json.loads(text))  # faster
     rng, read = random.Random(0), 0
-    for _ in range(10_000):
+    for _ in range(3_000):
         values = header(rng)
         try:
             config = configs.from_file(configs.values_of_file(json.dumps(values), "file"), "file")
@@ -108,11 +108,11 @@ def test_ten_thousand_headers_import_nothing(imported, monkeypatch):
             continue
         read += 1
         assert [key for key in places(config.model_dump()) if not is_source(key)] == [], values
-        if read <= 200:
+        if read <= 60:
             with suppress(DensevitError):
                 configs.check_plugins(config)  # imports all plugins of the config
         assert imported == [] and "sentinel_module" not in sys.modules, values
-    assert read > 1000
+    assert read > 300
 
 
 def test_a_class_is_refused_at_each_place_but_sources_of_weights_and_free_texts():
@@ -159,13 +159,10 @@ def test_sources_of_weights_in_options_need_no_trust():
 # ---- doors ----
 
 
-def write(folder: Path, values: dict[str, Any]) -> Path:
+def write(folder: Path, values: dict[str, Any], model: Any = None) -> Path:
     """A model file whose header has these sections."""
-    model = densevit.create_model(
-        {"name": "resnet", "depth": 18}, {"seg": "setr"}, {"seg": ["a", "b"]}, pretrained=False
-    )
-    file = folder / "theirs.safetensors"
-    densevit.save(model, file)
+    file, resnet = folder / "theirs.safetensors", {"name": "resnet", "depth": 18}
+    densevit.save(model or densevit.create_model(resnet, {"seg": "setr"}, ["a", "b"], pretrained=False), file)
     entries = model_file.read(file)[1]
     save_file(load_file(file), file, {**entries, "config": yaml_io.write(values)})
     return file

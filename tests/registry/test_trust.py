@@ -13,20 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.config import yaml_io
 from densevit.errors import ConfigError
 from densevit.interfaces import Class
 from densevit.model import DenseModel
-from densevit.weights import model_file
 from tests.built_models import build_model
+from tests.registry.test_classes_in_files import as_checkpoint, write
 
 pytestmark = pytest.mark.integration
 
@@ -99,19 +95,14 @@ def model() -> DenseModel:
 
 def naming(given: dict[str, Any]) -> Path:
     """A model file with these values, by their keys, in its header's config."""
-    config, file = configs.from_mapping(VALUES), Path("theirs.safetensors")
-    values = config.model_dump()
+    values = configs.from_mapping(VALUES).model_dump()
     for key, value in given.items():
         inner = values
         *above, last = key.split(".")
         for part in above:
             inner = inner[part]
         inner[last] = value
-    model_file.save(model(), file)
-    with safe_open(file, framework="pt") as opened:
-        header = opened.metadata()
-    save_file(load_file(file), file, metadata={**header, "config": yaml_io.write(values)})
-    return file
+    return write(Path(), values, model())
 
 
 def on_the_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,10 +158,8 @@ def test_name_in_an_option_of_a_plugin_is_not_imported(payload, monkeypatch, ins
 
 def test_lightning_checkpoint_and_download_import_no_module(payload, monkeypatch):
     file = naming({"backbone.name": "payload:Net"})
-    with safe_open(file, framework="pt") as opened:
-        entries = opened.metadata()
-    state = {f"model.{key}": value for key, value in load_file(file).items()}
-    torch.save({"pytorch-lightning_version": "2.6", "state_dict": state, "densevit": entries}, "theirs.ckpt")
+    as_checkpoint(file)
+
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
 

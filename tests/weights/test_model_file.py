@@ -14,11 +14,12 @@ from densevit.model import DenseModel
 from densevit.weights import model_file
 from densevit.weights.model_file import load, save
 from tests.built_models import build_model
+from tests.model.small_models import batch_of
+from tests.weights.loading import CLASSES as THINGS
 from tests.weights.loading import built
 from tests.weights.states import equal
 
 SMALL = {"name": "tests.weights.loading:Small"}
-THINGS = (Class("cat", 17, (255, 0, 9)), Class("hot dog", 58, (0, 255, 1)))
 ALL = (*THINGS, Class("sky", 157, (1, 2, 3), thing=False))
 
 
@@ -75,14 +76,10 @@ def config_of(**sections):
 CLASSES = {"detection": THINGS, "segmentation": ALL}
 
 
-def model_of(**sections):
-    return build_model(config_of(**sections), CLASSES)
-
-
 @pytest.fixture
 def saved(tmp_path):
     """A model with random norm parameters and statistics, and its file in a run folder."""
-    model = model_of()
+    model = build_model(config_of(), CLASSES)
     for value in model.state_dict().values():
         if value.is_floating_point() and value.ndim < 2:
             nn.init.uniform_(value, 0.5, 1.0)
@@ -90,22 +87,12 @@ def saved(tmp_path):
     return model, tmp_path / "model.safetensors"
 
 
-def batch():
-    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
-    mask = torch.zeros(2, 64, 96, dtype=torch.bool)
-    mask[1, 40:] = True
-    return {"images": images, "padding_mask": mask, "targets": [{}, {}]}
-
-
-# ---- save and load ----
-
-
 def test_model_round_trips(saved):
     model, path = saved
     loaded = load(path.parent, trust=True)
     assert equal(loaded.state_dict(), model.state_dict()) and loaded.sections == config_of()
     assert loaded.classes == {"detection": THINGS, "maps": ALL} and not loaded.training
-    given = batch()
+    given = batch_of(model, (64, 96), (40, 96))
     outputs, expected = loaded(given), model.eval()(given)
     assert outputs.keys() == expected.keys()
     assert all(torch.equal(outputs[head]["logits"], expected[head]["logits"]) for head in expected)
@@ -162,9 +149,6 @@ def test_corrupt_header_error_names_the_file(saved, entries):
     rewrite(saved[1], **entries)
     with pytest.raises(densevit.DensevitError, match=r"model\.safetensors"):
         load(saved[1])
-
-
-# ---- weights in a config ----
 
 
 def test_heads_missing_in_weights_are_added_and_extra_ones_dropped(saved):

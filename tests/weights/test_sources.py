@@ -35,7 +35,9 @@ def model_file(tmp_path, install):
     """A model file. A distribution has a broken source and `Store`."""
     sources = f"[densevit.sources]\nbroken = broken_source:Source\nstore = {__name__}:Store\n"
     install("stores", sources, {"broken_source.py": "raise RuntimeError('broken')"})
-    model = densevit.create_model("resnet", {"name": "setr", "norm": "batch"}, classes=["a", "b"])
+    model = densevit.create_model(
+        {"name": "resnet", "depth": 18}, {"name": "setr", "norm": "batch"}, classes=["a", "b"]
+    )
     densevit.save(model, tmp_path / "a.safetensors")
     Store.asked.clear()
     return tmp_path / "a.safetensors"
@@ -44,15 +46,15 @@ def model_file(tmp_path, install):
 def test_densevit_s_files_come_first_and_a_broken_source_is_left_out(model_file):
     densevit.load(model_file)
     assert Store.asked == []
-    with pytest.warns(UserWarning, match=r"'broken' cannot be imported\. It reads no models"):
+    with pytest.warns(UserWarning, match=r"'broken' .* cannot be imported: .* It reads no models"):
         assert list(densevit.load(f"store:{model_file}").heads) == ["segmentation"]
 
 
 @pytest.mark.filterwarnings("ignore:.*broken.*")
 def test_weights_of_a_source_are_loaded_and_its_names_are_in_messages(model_file, tmp_path):
-    backbone = densevit.create_backbone("resnet", weights=f"store:{model_file}")
+    backbone = densevit.create_backbone("resnet", depth=18, weights=f"store:{model_file}")
     assert all((x == 0.5).all() for x in backbone.parameters())
-    with pytest.raises(DensevitError, match=r"no such file\. Expected .* or a published name: store:NAME\."):
+    with pytest.raises(DensevitError, match=r"no such file\. Expected .* or a published name: .*store:NAME\."):
         densevit.load(tmp_path / "b.safetensors")
 
 
