@@ -1,6 +1,7 @@
 """Predicted and annotated instance masks of many images, as run-length codes in flat arrays."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -70,13 +71,13 @@ class MaskRecords(ObjectRecords):
             detections=first_rows(len(image.masks) for image in predicted),
             truths=first_rows(len(image.masks) for image in annotated),
             sizes=np.array(sizes),
-            masks=_objects(predicted, "masks"),
-            boundaries=_objects(predicted, "boundaries"),
+            masks=_objects(image.masks for image in predicted),
+            boundaries=_objects(image.boundaries for image in predicted),
             pixels=np.concatenate([image.pixels for image in predicted]),
             scores=joined_arrays(prediction["scores"] for prediction in predictions),
             labels=joined_arrays((prediction["labels"] for prediction in predictions), int),
-            truth_masks=_objects(annotated, "masks"),
-            truth_boundaries=_objects(annotated, "boundaries"),
+            truth_masks=_objects(image.masks for image in annotated),
+            truth_boundaries=_objects(image.boundaries for image in annotated),
             truth_labels=joined_arrays((truth["labels"] for truth in truths), int),
             areas=joined_arrays(t.get("area", image.pixels) for t, image in zip(truths, annotated, strict=True)),
             crowds=joined_arrays(
@@ -133,8 +134,9 @@ def _encoded(masks: RunLengthMasks, boundary: float) -> _Codes:
     return _Codes(masks.codes(), boundaries, masks.areas().astype(np.float64))
 
 
-def _objects(images: Sequence[_Codes], name: str) -> np.ndarray:
-    values = [value for image in images for value in getattr(image, name)]
+def _objects(codes: Iterable[Sequence[bytes | None]]) -> np.ndarray:
+    """An array of the codes of all images."""
+    values = [*itertools.chain.from_iterable(codes)]
     array = np.empty(len(values), object)
     array[:] = values
     return array

@@ -155,7 +155,7 @@ class Panoptic(Evaluator):
         rows: list[list[str | int | float]] = []
         for name, group in self._groups():
             chosen = [by_class[n] for n in group]
-            counts = [sum(getattr(quality, count) for quality in chosen) for count in ("tp", "fp", "fn")]
+            counts = [sum(x.tp for x in chosen), sum(x.fp for x in chosen), sum(x.fn for x in chosen)]
             rows.append([name, *means(chosen).values(), *counts])
         rows += [
             [c.name, quality.pq, quality.sq, quality.rq, quality.tp, quality.fp, quality.fn]

@@ -56,7 +56,8 @@ def image_quality(segments: np.ndarray) -> Quality:
 
 def means(classes: Sequence[Quality]) -> dict[str, float]:
     """The mean PQ, SQ and RQ of classes."""
-    return {name: mean([getattr(quality, name.lower()) for quality in classes]) for name in ("PQ", "SQ", "RQ")}
+    values = {"PQ": [x.pq for x in classes], "SQ": [x.sq for x in classes], "RQ": [x.rq for x in classes]}
+    return {name: mean(of_classes) for name, of_classes in values.items()}
 
 
 def mean(values: Sequence[float]) -> float:

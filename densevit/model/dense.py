@@ -1,6 +1,5 @@
 """The model: normalisation, a backbone, and a head with its neck per task."""
 
-import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -59,7 +58,6 @@ class DenseModel(InferenceModel, nn.Module):
     range_high: Tensor
     mean: Tensor
     std: Tensor
-    _by_head = (*InferenceModel._by_head, "necks", "log_variances", "loss_weights")
 
     def __init__(
         self,
@@ -101,12 +99,12 @@ class DenseModel(InferenceModel, nn.Module):
     def with_heads(self, names: Collection[str]) -> "DenseModel":
         return super().with_heads(names).train(self.training)
 
+    def _by_head(self) -> dict[str, Any]:
+        parts = {"necks": self.necks, "log_variances": self.log_variances, "loss_weights": self.loss_weights}
+        return super()._by_head() | parts
+
     def _sharing(self, **changes: Any) -> "DenseModel":
-        part = copy.copy(self)  # without the compiled forward
-        part._modules = {**self._modules}
-        for name, value in changes.items():
-            setattr(part, name, value)
-        return part
+        return super()._sharing(_modules={**self._modules}, **changes)
 
     def save(self, path: str | Path) -> None:
         """Writes a model file for `load`: weights, classes, and the config or sections, with the inference options. A

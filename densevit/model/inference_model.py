@@ -60,7 +60,6 @@ class InferenceModel:
     resizes = False
     recorded_evaluation: Any = None
     replaced_resize: Transforms | None = None
-    _by_head: tuple[str, ...] = ("heads", "classes", "target_types", "reference_data", "score_thresholds")
 
     def infer(self, batch: Batch) -> dict[str, list[Predictions]]:
         """Computes each head's predictions on a batch, one per image, in original pixels."""
@@ -197,13 +196,22 @@ class InferenceModel:
 
     def with_heads(self: ModelT, names: Collection[str]) -> ModelT:
         """A model with a subset of the heads."""
-        values = {key: getattr(self, key) for key in self._by_head}
         part = self._sharing(
-            **{key: type(x)({name: v for name, v in x.items() if name in names}) for key, x in values.items()}
+            **{key: type(x)({name: v for name, v in x.items() if name in names}) for key, x in self._by_head().items()}
         )
         heads = {name: section for name, section in self.sections.heads.items() if name in names}
         part.sections = self.sections.model_copy(update={"heads": heads})
         return part._with_options({name: options for name, options in self.inference.items() if name in names})
+
+    def _by_head(self) -> dict[str, Any]:
+        """The attributes that have a value for each head."""
+        return {
+            "heads": self.heads,
+            "classes": self.classes,
+            "target_types": self.target_types,
+            "reference_data": self.reference_data,
+            "score_thresholds": self.score_thresholds,
+        }
 
     def _with_options(self: ModelT, inference: dict[str, InferenceSection]) -> ModelT:
         """A model with these inference options, which its sections name for each head."""
@@ -218,7 +226,7 @@ class InferenceModel:
         return self._sharing(inference=inference, sections=sections)
 
     def _sharing(self: ModelT, **changes: Any) -> ModelT:
-        """A shallow copy with other attributes."""
+        """A shallow copy with other attributes, without a compiled forward."""
         part = copy.copy(self)
         for name, value in changes.items():
             setattr(part, name, value)

@@ -1,7 +1,8 @@
 """Reads a COCO panoptic json into flat numpy arrays, which forked workers share with their parent."""
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,8 +83,8 @@ def read_panoptic_annotations(file: Path) -> PanopticAnnotations:
     in_order = [segments[row] for row in sorted(segments)] or [Segments("", [], [], [])] * len(images.names)
     first = np.cumsum([0, *(len(image_segments.ids) for image_segments in in_order)])
 
-    def joined(name: str, dtype: type) -> np.ndarray:
-        return np.fromiter((number for row in in_order for number in getattr(row, name)), dtype, first[-1])
+    def joined(values: Iterable[Iterable[int]], dtype: type) -> np.ndarray:
+        return np.fromiter(itertools.chain.from_iterable(values), dtype, first[-1])
 
     return PanopticAnnotations(
         file=file,
@@ -93,9 +94,9 @@ def read_panoptic_annotations(file: Path) -> PanopticAnnotations:
         image_names=np.array([name.encode() for name in images.names]),
         segment_files=np.array([image_segments.file.encode() for image_segments in in_order]),
         first=first,
-        ids=joined("ids", np.int32),
-        labels=joined("labels", np.int32),
-        iscrowd=joined("iscrowd", np.bool_),
+        ids=joined((row.ids for row in in_order), np.int32),
+        labels=joined((row.labels for row in in_order), np.int32),
+        iscrowd=joined((row.iscrowd for row in in_order), np.bool_),
     )
 
 
