@@ -18,6 +18,9 @@ _LIGHTNING = ("pytorch_lightning", "lightning", "lightning_fabric")
 
 def global_state() -> dict[str, Any]:
     """Comparable values by name."""
+    import torch._dynamo.config  # late: two seconds
+    import torch.fx.experimental._config
+
     np_state: Any = np.random.get_state()
     loggers = [name for name in sorted(logging.root.manager.loggerDict) if name.split(".")[0] in _LIGHTNING]
     modules = {"torch": torch, "cuda": torch.backends.cuda.matmul, "cudnn": torch.backends.cudnn}
@@ -39,7 +42,14 @@ def global_state() -> dict[str, Any]:
         ),
         "denormals": bool(torch.tensor(1e-38) * 0.1),
         "levels": {name: logging.getLogger(name).level for name in loggers} | {"disable": logging.root.manager.disable},
-        "console": {key: value for key, value in vars(rich.get_console()).items() if key not in {"_thread_locals"}},
+        "console": {
+            key: [*value] if isinstance(value, list) else value  # such as the hooks
+            for key, value in vars(rich.get_console()).items()
+            if key not in {"_thread_locals"}
+        },
+        "compilation": torch._dynamo.config.get_config_copy() | torch.fx.experimental._config.get_config_copy(),
+        "stdin": sys.stdin,
+        "path": [*sys.path],
         "folder": os.getcwd(),
         "hooks": (sys.excepthook, sys.displayhook, threading.excepthook, sys.getrecursionlimit()),
     }

@@ -72,10 +72,14 @@ def _evaluate(
     truths = _annotations(data.truth_images, area=data.areas, iscrowd=data.crowds.astype(int))
     detections = _annotations(data.images, area=data.sizes, iscrowd=np.zeros(len(data.sizes), int), score=data.scores)
     overlaps = _overlaps_by_image(data, limits[-1])
+
+    class Evaluation(coco_eval):
+        def computeIoU(self, image: int, category: int) -> Any:  # noqa: N802  # of both libraries
+            return overlaps.get(image, [])
+
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        evaluation = coco_eval(_index(coco, images, truths), _index(coco, images, detections), "bbox")
+        evaluation = Evaluation(_index(coco, images, truths), _index(coco, images, detections), "bbox")
         evaluation.params.maxDets = list(limits)
-        evaluation.computeIoU = lambda image, category: overlaps.get(image, [])
         if more_recalls is not None:
             evaluation.params.recThrs = np.concatenate([evaluation.params.recThrs, more_recalls])
         evaluation.evaluate()

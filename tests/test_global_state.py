@@ -1,0 +1,44 @@
+"""Calls that read stdin, import, compile or print leave the process as it is."""
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2  # noqa: F401  # its first import sets a variable of the environment
+import pytest
+import rich
+
+import densevit
+from densevit import registry
+from densevit.cli import main
+from densevit.terminal import show
+from tests.global_state import changed, global_state
+
+
+def read_a_list() -> None:
+    """Of images, before the model is looked up."""
+    assert main(["predict", "nowhere", "-"]) == 2
+
+
+def import_a_class() -> None:
+    Path("walked_net.py").write_text("import densevit\nclass Own(densevit.Backbone):\n    pass\n")
+    registry.load("backbones", "walked_net:Own")
+
+
+def compile_a_model() -> None:
+    densevit.create_model("resnet", {"surfaces": "setr"}, ["road"]).compile(backend="eager")
+
+
+def print_a_text() -> None:
+    show("[red]", rich.get_console())
+
+
+@pytest.mark.parametrize("action", [read_a_list, import_a_class, compile_a_model, print_a_text])
+def test_the_process_is_as_before(action: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a.png\n"))
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    before = global_state()
+    action()
+    assert [name for name in changed(before) if name != "torch"] == []  # a new model takes random numbers
