@@ -8,7 +8,7 @@ import numpy as np
 from densevit.errors import DataError
 from densevit.evaluation import tables_file
 from densevit.reporting import plots
-from densevit.reporting.html_page import Matrix, Numbered, Part, Text
+from densevit.reporting.html_page import Matrix, Numbered, PageElement, Text
 
 MAX_CLASSES = 1000  # with more classes, cells are smaller than a pixel: only the list is shown
 MAX_LISTED = 12
@@ -33,7 +33,7 @@ def read_confusion(path: Path) -> tuple[list[str], np.ndarray, str]:
     return names, counts, counted
 
 
-def confusion(names: Sequence[str], counts: np.ndarray, counted: str = "") -> list[Part]:
+def confusion(names: Sequence[str], counts: np.ndarray, counted: str = "") -> list[PageElement]:
     """The heat map and the list. counts: (K, K), ground truth by prediction. counted: the result of
     `read_confusion`."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -49,7 +49,7 @@ def confusion(names: Sequence[str], counts: np.ndarray, counted: str = "") -> li
     return [Text(about), Matrix(plots.heat_map(names, shares)), *_most_frequent(names, counts, shares)]
 
 
-def _most_frequent(names: Sequence[str], counts: np.ndarray, shares: np.ndarray) -> list[Part]:
+def _most_frequent(names: Sequence[str], counts: np.ndarray, shares: np.ndarray) -> list[PageElement]:
     """The most frequent confusions by count."""
     wrong = counts * ~np.eye(len(names), dtype=bool)
     pairs = [divmod(int(n), len(names)) for n in np.argsort(-wrong, axis=None, kind="stable")[:MAX_LISTED]]

@@ -26,14 +26,14 @@ MAX_SIDE = 1400  # of an image in a page, in pixels
 MIN_SIDE = 200  # of an image downscaled to save bytes
 
 
-class Part:
+class PageElement:
     """A part of a section. element: the branch of `templates/parts.html`."""
 
     element: ClassVar[str]
 
 
 @dataclass
-class Text(Part):
+class Text(PageElement):
     """A paragraph. soft: a lighter colour, for missing content."""
 
     element = "text"
@@ -47,7 +47,7 @@ def missing(text: str) -> Text:
 
 
 @dataclass
-class Heading(Part):
+class Heading(PageElement):
     """A heading within a section."""
 
     element = "heading"
@@ -55,7 +55,7 @@ class Heading(Part):
 
 
 @dataclass
-class Code(Part):
+class Code(PageElement):
     """Preformatted text."""
 
     element = "code"
@@ -76,7 +76,7 @@ class Cell:
 
 
 @dataclass
-class Table(Part):
+class Table(PageElement):
     """A table with one header row."""
 
     element = "table"
@@ -89,7 +89,7 @@ class Table(Part):
 
 
 @dataclass
-class Cards(Part):
+class Cards(PageElement):
     """Large numbers with their names."""
 
     element = "cards"
@@ -97,7 +97,7 @@ class Cards(Part):
 
 
 @dataclass
-class Pairs(Part):
+class KeyValues(PageElement):
     """Names with numbers in a row."""
 
     element = "pairs"
@@ -105,7 +105,7 @@ class Pairs(Part):
 
 
 @dataclass
-class Plot(Part):
+class SvgPlot(PageElement):
     """svg: a plot by `densevit.reporting.plots`. note: text next to the title. legend: names of the curves."""
 
     element = "plot"
@@ -116,7 +116,7 @@ class Plot(Part):
 
 
 @dataclass
-class Matrix(Part):
+class Matrix(PageElement):
     """An SVG in its original size, which may be wider than the page."""
 
     element = "matrix"
@@ -124,7 +124,7 @@ class Matrix(Part):
 
 
 @dataclass
-class Image(Part):
+class Image(PageElement):
     """An image or its file, embedded as JPEG; a click enlarges it."""
 
     element = "image"
@@ -133,25 +133,25 @@ class Image(Part):
 
 
 @dataclass
-class Grid(Part):
+class Grid(PageElement):
     """Parts side by side. of: plots, images, or `natural` for images in their original size."""
 
     element = "grid"
     of: Literal["plots", "images", "natural"]
-    parts: Sequence[Part]
+    parts: Sequence[PageElement]
 
 
 @dataclass
-class Folded(Part):
+class Folded(PageElement):
     """Parts shown by a click on the title."""
 
     element = "folded"
     title: str
-    parts: Sequence[Part]
+    parts: Sequence[PageElement]
 
 
 @dataclass
-class Numbered(Part):
+class Numbered(PageElement):
     """A numbered list of texts with notes."""
 
     element = "numbered"
@@ -159,14 +159,14 @@ class Numbered(Part):
 
 
 @dataclass
-class Section:
+class PageSection:
     """A section of the page: a title and its parts."""
 
     title: str
-    parts: Sequence[Part]
+    parts: Sequence[PageElement]
 
 
-def write_page(path: Path, title: str, about: str, sections: Sequence[Section], contents: bool = False) -> None:
+def write_page(path: Path, title: str, about: str, sections: Sequence[PageSection], contents: bool = False) -> None:
     """Writes a page. about: one line of text. contents: whether a bar with links to the sections stays at the top.
 
     Limits all images to MAX_IMAGE_BYTES, and the page to MAX_BYTES: downscales large images, each to an equal number of
@@ -185,7 +185,7 @@ def write_page(path: Path, title: str, about: str, sections: Sequence[Section], 
     path.write_text(page, encoding="utf-8", errors="backslashreplace")  # file names may not be valid UTF-8
 
 
-def fragment(parts: Sequence[Part]) -> str:
+def fragment(parts: Sequence[PageElement]) -> str:
     """The parts as an HTML element with its style, for a notebook."""
     return _render("fragment.html", {"parts": parts}, lambda image: _embedded(image, MAX_IMAGE_BYTES))
 

@@ -1,7 +1,7 @@
 """Plots as SVG, by matplotlib: curves, histograms and confusion matrices.
 
 In a page, colours are the CSS variables of `templates/style.css`, so that a plot follows the page's light or dark
-scheme; `svg_file` writes them into the file. Titles and legends of plots in a page are HTML (`html_page.Plot`).
+scheme; `svg_file` writes them into the file. Titles and legends of plots in a page are HTML (`html_page.SvgPlot`).
 """
 
 import io

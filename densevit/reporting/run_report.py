@@ -20,16 +20,16 @@ from densevit.reporting.html_page import (
     Grid,
     Heading,
     Image,
-    Pairs,
-    Part,
-    Section,
+    KeyValues,
+    PageElement,
+    PageSection,
+    SvgPlot,
     Table,
     Text,
     missing,
     table,
     write_page,
 )
-from densevit.reporting.html_page import Plot as PlotPart
 from densevit.reporting.run_files import (
     EVALUATION,
     about,
@@ -58,20 +58,20 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     heads = heads_of(run_dir, config)
     has_heads = not has_no_heads(config)
     sections = [
-        Section("Metrics", _metrics(run_dir, has_heads, heads)),
-        *([] if is_evaluation else [Section("Curves", _curves(run_dir / "metrics.csv"))]),
+        PageSection("Metrics", _metrics(run_dir, has_heads, heads)),
+        *([] if is_evaluation else [PageSection("Curves", _curves(run_dir / "metrics.csv"))]),
         *_extremes(run_dir, heads),
-        *([Section("Visualizations", _visualizations(run_dir / "predictions"))] if has_heads else []),
+        *([PageSection("Visualizations", _visualizations(run_dir / "predictions"))] if has_heads else []),
         *_analyses(run_dir, heads),
-        *[Section(f"Confusion: {head}", parts) for head, parts in confusions(run_dir, heads).items()],
-        Section("Config", [Code(config) if config else _missing("config.yaml")]),
+        *[PageSection(f"Confusion: {head}", parts) for head, parts in confusions(run_dir, heads).items()],
+        PageSection("Config", [Code(config) if config else _missing("config.yaml")]),
     ]
     path = run_dir / "report.html" if out is None else out
     write_page(path, run_dir.resolve().name, about(run_dir, config), sections, contents=True)
     return path
 
 
-def overview(run_dir: Path) -> list[Part]:
+def overview(run_dir: Path) -> list[PageElement]:
     """The metrics and the most important curves of a run, for a notebook."""
     config = text_of(run_dir / "config.yaml")
     metrics = _metrics(run_dir, not has_no_heads(config), heads_of(run_dir, config))
@@ -79,15 +79,15 @@ def overview(run_dir: Path) -> list[Part]:
     return [Heading(f"{run_dir.resolve().name}: {about(run_dir, config)}"), *metrics, *curves]
 
 
-def _analyses(run_dir: Path, heads: Sequence[str]) -> list[Section]:
+def _analyses(run_dir: Path, heads: Sequence[str]) -> list[PageSection]:
     """A section per head with tables or plots."""
     try:
         drawn = tables_file.read_plots(run_dir)
     except DataError as error:
-        return [Section("Analysis", [missing(str(error))])]
+        return [PageSection("Analysis", [missing(str(error))])]
     tables, sections = tables_of(run_dir, heads), []
     for head in [*tables, *(head for head in drawn if head not in tables)]:
-        groups: list[list[Part]] = []
+        groups: list[list[PageElement]] = []
         for name, rows in sorted(tables.get(head, {}).items(), key=lambda item: "errors" not in item[0]):
             if not name.endswith("confusion") and len(rows) > 1:
                 more = [Text(f"{MAX_ROWS} of {len(rows) - 1} rows.")] if len(rows) > MAX_ROWS + 1 else []
@@ -97,17 +97,17 @@ def _analyses(run_dir: Path, heads: Sequence[str]) -> list[Section]:
         if figures:
             groups.insert(1, [Heading("plots"), Grid("plots", figures)])
         if groups:
-            sections.append(Section(f"Analysis: {head}", [part for group in groups for part in group]))
+            sections.append(PageSection(f"Analysis: {head}", [part for group in groups for part in group]))
     return sections
 
 
-def plot_part(name: str, plot: Plot) -> Part:
+def plot_part(name: str, plot: Plot) -> PageElement:
     """A plot with its legend, if it has several curves."""
     curves = {curve: points for curve, points in plot.curves.items() if points}
     if not curves:
         return missing(f"{name}: no points.")
     svg = plots.lines(curves, plot.x, plot.y, plot.unit_axes)
-    return PlotPart(name, svg, legend=list(curves) if len(curves) > 1 else ())
+    return SvgPlot(name, svg, legend=list(curves) if len(curves) > 1 else ())
 
 
 def _missing(name: str) -> Text:
@@ -121,7 +121,7 @@ def main_metrics(metrics: Mapping[str, float]) -> dict[str, tuple[str, float]]:
     return {head: pair for head, pair in first.items() if pair is not None}
 
 
-def _metrics(run_dir: Path, has_heads: bool, names: Sequence[str]) -> list[Part]:
+def _metrics(run_dir: Path, has_heads: bool, names: Sequence[str]) -> list[PageElement]:
     path = run_dir / "metrics.json"
     if not path.is_file():
         return [_missing(path.name)]
@@ -134,11 +134,11 @@ def _metrics(run_dir: Path, has_heads: bool, names: Sequence[str]) -> list[Part]
         return [missing(f"The run ended before its first validation{why}.")]
     heads = metrics_file.by_head(metrics)
     cards = [(f"{head} {name}".strip(), number(value)) for head, (name, value) in main_metrics(metrics).items()]
-    parts: list[Part] = [Cards(cards)]
+    parts: list[PageElement] = [Cards(cards)]
     for head in heads:
         pairs = [(name, number(value)) for name, value in overall(heads[head]).items()]
         note = single_class(heads[head])
-        parts += [Heading(head), Pairs(pairs), *([Text(note)] if note else [])]
+        parts += [Heading(head), KeyValues(pairs), *([Text(note)] if note else [])]
     tables = tables_of(run_dir, names)
     with_classes = {
         head for head, by_name in tables.items() if any(rows[0][:1] == ["class"] for rows in by_name.values() if rows)
@@ -161,9 +161,9 @@ def _class_cell(value: float) -> Cell:
     return Cell(number(value), min(max(value, 0), 1) if value == value else 0)
 
 
-def confusions(run_dir: Path, heads: Sequence[str]) -> dict[str, list[Part]]:
+def confusions(run_dir: Path, heads: Sequence[str]) -> dict[str, list[PageElement]]:
     """The heat maps by head; with several per head, by head and name."""
-    parts: dict[str, list[Part]] = {}
+    parts: dict[str, list[PageElement]] = {}
     for path in sorted(run_dir.glob("*confusion-*.csv")):
         name, head = split_name(path.stem, heads)
         variant = name.removesuffix("confusion").strip("-")
@@ -175,7 +175,7 @@ def confusions(run_dir: Path, heads: Sequence[str]) -> dict[str, list[Part]]:
     return parts
 
 
-def _curves(path: Path) -> list[Part]:
+def _curves(path: Path) -> list[PageElement]:
     if not path.is_file():
         return [_missing(path.name)]
     curves = {name: points for name, points in read_curves(path).items() if not is_class_metric(name)}
@@ -190,8 +190,8 @@ def _curves(path: Path) -> list[Part]:
     ]
 
 
-def _curve(name: str, points: Points) -> PlotPart:
-    return PlotPart(name, plots.lines({name: points}), note=f"{points[-1][1]:.4g}")
+def _curve(name: str, points: Points) -> SvgPlot:
+    return SvgPlot(name, plots.lines({name: points}), note=f"{points[-1][1]:.4g}")
 
 
 def leading(names: Iterable[str]) -> list[str]:
@@ -217,10 +217,10 @@ def _in_order(curves: Mapping[str, Points]) -> list[tuple[str, Points]]:
     return sorted(curves.items(), key=lambda item: order(item[0]))
 
 
-def _extremes(run_dir: Path, heads: Sequence[str]) -> list[Section]:
+def _extremes(run_dir: Path, heads: Sequence[str]) -> list[PageSection]:
     """A section with the worst and the best images of each head."""
     paths = extremes_of(run_dir)
-    parts: list[Part] = []
+    parts: list[PageElement] = []
     for head in sorted({head for head in heads if any(path.name.startswith(f"{head}-") for path in paths)}):
         scores = _image_scores(run_dir / f"{tables_file.IMAGES}-{head}.csv")
         for rank in (WORST, BEST):
@@ -233,7 +233,7 @@ def _extremes(run_dir: Path, heads: Sequence[str]) -> list[Section]:
                 parts += [Heading(f"{head}: {rank}"), Grid("images", images)]
     lead = "By the score of each image; prediction next to ground truth. Click to enlarge."
     lead += _thresholds(run_dir)
-    return [Section("Worst and best images", [Text(lead), *parts])] if parts else []
+    return [PageSection("Worst and best images", [Text(lead), *parts])] if parts else []
 
 
 def _thresholds(run_dir: Path) -> str:
@@ -258,7 +258,7 @@ def _image_scores(path: Path) -> dict[str, str]:
         return {}
 
 
-def _visualizations(folder: Path) -> list[Part]:
+def _visualizations(folder: Path) -> list[PageElement]:
     paths = sorted_images(folder)
     if not paths:
         return [_missing("predictions/*.jpg")]

@@ -14,10 +14,10 @@ from densevit.set_prediction.head import Criterion as Criterion
 from densevit.set_prediction.head import SetPredictionHead as SetPredictionHead
 from densevit.set_prediction.levels import LevelProjections as LevelProjections
 from densevit.set_prediction.levels import Levels as Levels
-from densevit.set_prediction.mask_classification import InstanceMasks as InstanceMasks
+from densevit.set_prediction.mask_classification import InstanceMaskClassification as InstanceMaskClassification
 from densevit.set_prediction.mask_classification import MaskClassification as MaskClassification
-from densevit.set_prediction.mask_classification import PanopticMasks as PanopticMasks
-from densevit.set_prediction.mask_classification import SemanticMasks as SemanticMasks
+from densevit.set_prediction.mask_classification import PanopticMaskClassification as PanopticMaskClassification
+from densevit.set_prediction.mask_classification import SemanticMaskClassification as SemanticMaskClassification
 from densevit.set_prediction.mask_criterion import MaskCriterion as MaskCriterion
 from densevit.set_prediction.memory import Memory as Memory
 from densevit.set_prediction.predictions import exported_predictions as exported_predictions

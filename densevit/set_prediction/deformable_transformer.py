@@ -11,7 +11,7 @@ from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.transformer import Transformer
 
 
-class EncoderLayer(nn.Module):
+class DeformableEncoderLayer(nn.Module):
     """Deformable self-attention over the cells of all levels, then a feed-forward network (FFN)."""
 
     def __init__(self, options: Transformer, num_levels: int, num_points: int, deterministic: bool = False) -> None:
@@ -32,7 +32,7 @@ class EncoderLayer(nn.Module):
         return self.ffn_norm(memory + self.dropout(self.ffn(memory)))
 
 
-class DecoderLayer(nn.Module):
+class DeformableDecoderLayer(nn.Module):
     """Self-attention among queries, deformable cross-attention to the memory, then a feed-forward network (FFN)."""
 
     def __init__(
@@ -87,7 +87,7 @@ class DecoderLayer(nn.Module):
 
 
 def encode(levels: Levels, layers: Iterable[nn.Module]) -> Tensor:
-    """The memory (B, S, C) of all levels. layers: `EncoderLayer`s."""
+    """The memory (B, S, C) of all levels. layers: `DeformableEncoderLayer`s."""
     memory, reference = levels.tokens, levels.on_maps(levels.centres)
     for layer in layers:
         memory = layer(memory, levels, reference)

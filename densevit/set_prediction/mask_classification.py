@@ -98,7 +98,7 @@ class MaskClassification(Head):
         raise NotImplementedError
 
 
-class PanopticMasks(MaskClassification):
+class PanopticMaskClassification(MaskClassification):
     """Panoptic segmentation. threshold: least class probability of a segment in the panoptic map."""
 
     task, segments = "panoptic", "panoptic"
@@ -129,7 +129,7 @@ class PanopticMasks(MaskClassification):
         return {**queries, **prediction.exported_maps(**queries)}
 
 
-class InstanceMasks(MaskClassification):
+class InstanceMaskClassification(MaskClassification):
     """Instance segmentation: evaluated by box AP unless `evaluation: {name: coco_masks}`."""
 
     task, segments = "detection", "instance"
@@ -146,7 +146,7 @@ class InstanceMasks(MaskClassification):
         return prediction.exported_queries(outputs, self.mask_stride, size, original_size)
 
 
-class SemanticMasks(MaskClassification, DenseHead):
+class SemanticMaskClassification(MaskClassification, DenseHead):
     """Semantic segmentation, with maps for test-time augmentation."""
 
     task, segments = "segmentation", "semantic"

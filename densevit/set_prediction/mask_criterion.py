@@ -23,7 +23,7 @@ from densevit.set_prediction.mask_matching import MaskWeights, match
 from densevit.set_prediction.mask_segments import (
     OVERSAMPLING,
     REQUIRED_TARGETS,
-    Segments,
+    MaskSegments,
     Task,
     chunks,
     random_points,
@@ -120,7 +120,7 @@ class MaskCriterion:
             terms = {"label": label, "mask": mask, "dice": mask}
             return terms if cells is None else {**terms, "semantic": cells.sum()}
         outputs = MaskQueries(logits, embeddings)
-        segments = Segments.of(targets, self.task, self.num_classes, pixels.device)
+        segments = MaskSegments.of(targets, self.task, self.num_classes, pixels.device)
         self._limit.check_batch(segments.counts, segments.names)
         scales = image_shares(segments.sizes, pixels, self.stride)
         pairs = match(
@@ -139,7 +139,7 @@ class MaskCriterion:
         return losses
 
     def _semantic_term(
-        self, cells: Tensor, segments: Segments, scales: Tensor, generator: torch.Generator | None
+        self, cells: Tensor, segments: MaskSegments, scales: Tensor, generator: torch.Generator | None
     ) -> Tensor:
         """Cross-entropy of the class logits at points of each segment: means over points, summed over segments.
 
@@ -163,7 +163,7 @@ def _mean_counts(context: LossContext, weights: Tensor, count: Tensor) -> tuple[
 def mask_losses(
     embeddings: Tensor,
     pixels: Tensor,
-    segments: Segments,
+    segments: MaskSegments,
     scales: Tensor,
     pairs: MatchedPairs,
     num_points: int,
@@ -188,7 +188,7 @@ def _mask_terms(
     layers: slice,
     embeddings: Tensor,
     pixels: Tensor,
-    segments: Segments,
+    segments: MaskSegments,
     scales: Tensor,
     pairs: MatchedPairs,
     counts: Sequence[int],

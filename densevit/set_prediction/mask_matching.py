@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.losses.matching import MatchedPairs, assign
-from densevit.set_prediction.mask_segments import Segments, chunks, random_points, sample
+from densevit.set_prediction.mask_segments import MaskSegments, chunks, random_points, sample
 from densevit.set_prediction.queries import MaskQueries
 
 
@@ -23,7 +23,7 @@ class MaskWeights(NamedTuple):
 def match(
     outputs: MaskQueries,
     pixels: Tensor,
-    segments: Segments,
+    segments: MaskSegments,
     scales: Tensor,
     num_points: int,
     weights: MaskWeights,
@@ -45,7 +45,7 @@ def match(
 def mask_costs(
     embeddings: Tensor,
     pixels: Tensor,
-    segments: Segments,
+    segments: MaskSegments,
     scales: Tensor,
     num_points: int,
     weights: MaskWeights,

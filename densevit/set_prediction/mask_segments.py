@@ -26,7 +26,7 @@ REQUIRED_TARGETS: dict[Task, tuple[str, ...]] = {
 }
 
 
-class Segments(NamedTuple):
+class MaskSegments(NamedTuple):
     """The T segments of all images of a batch, concatenated.
 
     maps: the id maps (H, W) of all images, flattened and concatenated; each segment is one id of its map. coded: `maps`
@@ -50,7 +50,7 @@ class Segments(NamedTuple):
     limit: int | None = None
 
     @classmethod
-    def of(cls, targets: Sequence[Targets], task: Task, num_classes: int, device: torch.device) -> "Segments":
+    def of(cls, targets: Sequence[Targets], task: Task, num_classes: int, device: torch.device) -> "MaskSegments":
         """The segments of labelled images. Crowds (`panoptic_crowds`), void and ignored pixels are unlabelled.
 
         The ids of maps are copied from the device once.
@@ -116,7 +116,7 @@ class Segments(NamedTuple):
 
 
 def segment_counts(targets: Sequence[Targets], task: Task, num_classes: int) -> list[int]:
-    """The number of segments of each labelled image, as `Segments.of` counts them. A map without segments has no
+    """The number of segments of each labelled image, as `MaskSegments.of` counts them. A map without segments has no
     labelled pixel, and its image is not counted."""
     if task == "instance":
         return [len(target["labels"]) for target in targets]

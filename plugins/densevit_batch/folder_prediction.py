@@ -22,7 +22,16 @@ from densevit_batch.image_sources import category_ids
 from densevit_batch.image_texts import image_texts
 from densevit_batch.image_writers import DrawnVideos, OutputFolder, write_clouds, write_drawing
 from densevit_batch.large_image_prediction import LargePredicted, is_large, predict_large, streams_maps
-from densevit_batch.prediction_folder import PARTS, Counts, Failed, Part, Texts, read_counts, read_settings, write_block
+from densevit_batch.prediction_folder import (
+    PARTS,
+    Counts,
+    Failed,
+    ListPart,
+    Texts,
+    read_counts,
+    read_settings,
+    write_block,
+)
 
 ALL_DRAWN, FIRST_DRAWN = 1_000, 100  # images: up to how many all are drawn; how many of more
 _ENCODERS = 2  # threads that draw and encode
@@ -70,7 +79,7 @@ class FolderPrediction:
         self.lowest = lowest_scores(options.min_score, self.thresholds, windowed)
         few = options.video or len(images) <= ALL_DRAWN
         self.drawn = options.draw if options.draw is not None else len(images) if few else FIRST_DRAWN
-        self.part = Part(folder, *options.part, len(images), BATCHES_AT_ONCE * options.batch_size)
+        self.part = ListPart(folder, *options.part, len(images), BATCHES_AT_ONCE * options.batch_size)
         self.ids = category_ids(options.inputs)
         self.output = OutputFolder(folder, windowed, self.thresholds, self.ids)
         if options.format == "parquet":

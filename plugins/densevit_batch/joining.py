@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from densevit.atomic_io import replaced_file
-from densevit.data.io.map_files import AnnotatedImage, MapFiles
+from densevit.data.io.map_files import EncodedMap, MapFiles
 from densevit.errors import DensevitError, listed
 from densevit.evaluation.csv_options import FORM
 from densevit_batch.image_texts import ENTRIES, failed_texts
@@ -148,10 +148,10 @@ class AnnotationFile:
     """KEY.json, with entries of the maps of all images; see `SupportsAnnotationFile`."""
 
     def __init__(self, maps: MapFiles, head: str, key: str) -> None:
-        self._maps, self._head, self._key, self._images = maps, head, key, list[AnnotatedImage]()
+        self._maps, self._head, self._key, self._images = maps, head, key, list[EncodedMap]()
 
     def write(self, text: str) -> None:
-        self._images.append(AnnotatedImage(*json.loads(text)))
+        self._images.append(EncodedMap(*json.loads(text)))
 
     def close(self) -> None:
         self._maps.write_annotations(self._head, self._key, self._images)

@@ -35,7 +35,7 @@ _COMPUTATION = ("precision", "accelerator", "tf32", "channels_last", "compile", 
 _DATA_KEYS = ("val_split", "batch_size", "num_workers", "on_error", "image_size", "transforms", *CHANNELS)
 
 
-class Part(NamedTuple):
+class HeadSource(NamedTuple):
     """Heads to join.
 
     source: their run or file, for messages. model: the model with these heads; its backbone is random if
@@ -49,7 +49,7 @@ class Part(NamedTuple):
     has_backbone: bool = True
 
 
-def read_part(source: str | Path, name: str | None = None, trust: bool = False) -> Part:
+def read_part(source: str | Path, name: str | None = None, trust: bool = False) -> HeadSource:
     """Reads a run, a model file or a file of heads.
 
     name: another name of its head; of several heads, NAME_HEAD. trust: the parameter of `model_file.load`. Raises
@@ -75,7 +75,7 @@ def read_part(source: str | Path, name: str | None = None, trust: bool = False) 
             f"{source}: heads.{head} ({model.plugin_name(head)}) runs the last blocks of the backbone itself, on its "
             "own queries. Fix: leave this model in a file of its own."
         )
-    return Part(str(source), model, backbone_digest(model) if has_backbone else digest, has_backbone)
+    return HeadSource(str(source), model, backbone_digest(model) if has_backbone else digest, has_backbone)
 
 
 def save_heads(model: DenseModel, path: Path, further: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -86,7 +86,7 @@ def save_heads(model: DenseModel, path: Path, further: Mapping[str, Any] = Mappi
     model_file.write(state, {**entries, "part": "heads", _DIGEST: backbone_digest(model), **further}, path)
 
 
-def join(parts: Sequence[Part], image_size: int | Size | None = None, stretch: bool = False) -> DenseModel:
+def join(parts: Sequence[HeadSource], image_size: int | Size | None = None, stretch: bool = False) -> DenseModel:
     """Builds the model of all heads on one frozen backbone, in evaluation mode. Each head predicts as alone, bit for
     bit, unless `image_size` changes its evaluation transform.
 
@@ -121,19 +121,19 @@ def join(parts: Sequence[Part], image_size: int | Size | None = None, stretch: b
     return _joined(parts, reference, data)
 
 
-def on_backbone(heads: Part, source: str | Path, trust: bool = False) -> DenseModel:
+def on_backbone(heads: HeadSource, source: str | Path, trust: bool = False) -> DenseModel:
     """The model of a file of heads on the backbone of `source`: a run, a model file or other pretrained weights. Raises
     WeightsError if the heads were trained on another backbone."""
     section = heads.model.sections.backbone.model_copy(update={"weights": str(source)})
     sections = ModelSections(backbone=section, heads={})
     model = build_pretrained(sections, {}, {str(source): read(source, trust=trust)})[0]
-    check_backbone(heads, Part(str(source), model, backbone_digest(model)))
+    check_backbone(heads, HeadSource(str(source), model, backbone_digest(model)))
     load_state(heads.model.backbone, model.backbone.state_dict(), source)
     heads.model.licences |= model.licences
     return heads.model
 
 
-def check_backbone(part: Part, other: Part) -> None:
+def check_backbone(part: HeadSource, other: HeadSource) -> None:
     """Raises WeightsError, with what differs, unless the heads of both parts were trained on the same backbone."""
     if part.digest == other.digest:
         return
@@ -176,7 +176,7 @@ def _renamed(state: Mapping[str, Tensor], description: Description, name: str) -
     )
 
 
-def _joined_data(parts: Sequence[Part], image_size: int | Size | None, stretch: bool) -> DataSection | None:
+def _joined_data(parts: Sequence[HeadSource], image_size: int | Size | None, stretch: bool) -> DataSection | None:
     """The section `data` of a joined model: the parts' data sets, in a `mix` if there are several, and the evaluation
     transform."""
     first = parts[0]
@@ -213,7 +213,7 @@ def _shown(section: DataSection | None) -> str:
     return ", ".join(f"{key} {value}" for key, value in keys.items()) or "no resizing"
 
 
-def _joined(parts: Sequence[Part], reference: Part, data: DataSection | None) -> DenseModel:
+def _joined(parts: Sequence[HeadSource], reference: HeadSource, data: DataSection | None) -> DenseModel:
     state = {f"backbone.{key}": value for key, value in reference.model.backbone.state_dict().items()}
     heads: dict[str, dict[str, Any]] = {}
     joined = Description(reference.model.sections, {}, {}, {}, {})

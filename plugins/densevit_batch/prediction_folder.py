@@ -90,7 +90,7 @@ def resume_hint(folder: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Part:
+class ListPart:
     """One of `count` parts of a list of images: a slice of complete blocks. number: the block's number, from 1.
 
     predictions: the folder of predictions. images: images in the list. block: images in a block.
@@ -172,12 +172,12 @@ def open_folder(folder: Path, settings: Mapping[str, Any], resume: bool) -> None
     check_settings(folder, settings)
 
 
-def parts_of(folder: Path) -> list[Part]:
+def parts_of(folder: Path) -> list[ListPart]:
     """The parts of a prediction; none if all are joined and no image failed."""
     settings = read_settings(folder)
     count, images = settings.get(PARTS, 0), int(settings["list"].split()[0])
     block = BATCHES_AT_ONCE * settings["batch_size"]
-    return [Part(folder, number, count, images, block) for number in range(1, count + 1)]
+    return [ListPart(folder, number, count, images, block) for number in range(1, count + 1)]
 
 
 def remove_parts(folder: Path) -> None:

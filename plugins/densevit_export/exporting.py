@@ -21,7 +21,7 @@ from densevit_export import file_comparison, files, postprocessing, quantization
 from densevit_export.engine import engine_of
 from densevit_export.file_plan import FileOptions, FilePlan, check_options, file_plan
 from densevit_export.graph import ExportedGraph
-from densevit_export.half_precision import Block, Half, HalfPrecision, measured
+from densevit_export.half_precision import BlockPrecision, Half, HalfPrecision, measured
 from densevit_export.header import header_of
 from densevit_export.latency import median_latencies
 from densevit_export.quantization import Quantization
@@ -52,7 +52,7 @@ class Exported:
     file_ms: float
     evaluation: RecordedEvaluation | None = None
     quantization: Quantization | None = None
-    blocks: Sequence[Block] = ()
+    blocks: Sequence[BlockPrecision] = ()
 
     @property
     def difference(self) -> float:

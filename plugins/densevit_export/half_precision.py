@@ -28,7 +28,7 @@ _COMPARING = 4.0  # times the limit: a comparison that flips changes more than r
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockPrecision:
     """A module of the model. error: the largest difference of an output, relative to its range, with only this block's
     heavy layers in half precision; infinite for values that are not finite. precision: fp16, bf16 or fp32.
     """
@@ -51,7 +51,7 @@ class HalfPrecision:
     """
 
     half: Half
-    blocks: Sequence[Block]
+    blocks: Sequence[BlockPrecision]
     compares: bool = False
 
     @property
@@ -98,7 +98,7 @@ def measured(graph: ExportedGraph, program: torch.export.ExportedProgram, size: 
     blocks = []
     for name, nodes in by_block.items():
         block_error = error(nodes)
-        blocks.append(Block(name, block_error, half if block_error <= _TOLERANCE * limit else "fp32"))
+        blocks.append(BlockPrecision(name, block_error, half if block_error <= _TOLERANCE * limit else "fp32"))
     while in_half := _in_half(blocks):
         if error(node for block in in_half for node in by_block[block.name]) <= _SHARE * limit:
             break
@@ -112,7 +112,7 @@ def _error(graph: ExportedGraph, outputs: Mapping[str, Tensor], expected: Mappin
     return max(file_comparison.relative_errors(graph, arrays[0], arrays[1], size).values(), default=0.0)
 
 
-def _in_half(blocks: Iterable[Block]) -> list[Block]:
+def _in_half(blocks: Iterable[BlockPrecision]) -> list[BlockPrecision]:
     return [block for block in blocks if block.precision != "fp32"]
 
 

@@ -105,7 +105,7 @@ def _pt2_selections(program: torch.export.ExportedProgram, names: _Names) -> Run
         return None
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        recorder = _Recorder(module, selected)
+        recorder = _SelectionRecorder(module, selected)
         with torch.no_grad():
             recorder.run(torch.from_numpy(images))
         return recorder.values
@@ -113,7 +113,7 @@ def _pt2_selections(program: torch.export.ExportedProgram, names: _Names) -> Run
     return run
 
 
-class _Recorder(Interpreter):
+class _SelectionRecorder(Interpreter):
     """Runs a traced graph and records its selections."""
 
     def __init__(self, module: Any, selected: dict[Node, tuple[str, str]]) -> None:

@@ -100,7 +100,7 @@ class Ball(Shape):
         return Hits(depth, [depth], _table((1, 1, 1)), _table((0, 0, 0)))
 
 
-class Boxes(Shape):
+class BoxUnion(Shape):
     """A union of K axis-aligned boxes. low, high: (K, 3), their corners."""
 
     def __init__(self, low: Sequence[Vector], high: Sequence[Vector]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from densevit_scenes.portable_rng import PortableRng
 from densevit_scenes.scene import Coat
-from densevit_scenes.shapes import Ball, Boxes, Cone, Cylinder, Pyramid, Shape, Star, Vector
+from densevit_scenes.shapes import Ball, BoxUnion, Cone, Cylinder, Pyramid, Shape, Star, Vector
 from densevit_scenes.textures import SOLIDS
 
 UPRIGHT, LYING = 0.0, math.pi / 2
@@ -20,7 +20,7 @@ def _ball(rng: PortableRng, size: float) -> Posed:
 
 def _box(rng: PortableRng, size: float) -> Posed:
     x, y, z = (size * rng.uniform(0.28, 0.42) for _ in range(3))
-    return Boxes([(-x, -y, -z)], [(x, y, z)]), UPRIGHT
+    return BoxUnion([(-x, -y, -z)], [(x, y, z)]), UPRIGHT
 
 
 def _cylinder(rng: PortableRng, size: float) -> Posed:
@@ -58,7 +58,7 @@ def _chair(rng: PortableRng, size: float) -> Posed:
         for z in (-deep, deep - thin):
             low.append((x, -high, z))
             top.append((x + thin, seat - thin, z + thin))
-    return Boxes(low, top), LYING if rng.bernoulli(0.15) else UPRIGHT
+    return BoxUnion(low, top), LYING if rng.bernoulli(0.15) else UPRIGHT
 
 
 THINGS: dict[str, Callable[[PortableRng, float], Posed]] = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from densevit.set_prediction.deformable_transformer import DecoderLayer, EncoderLayer, encode
+from densevit.set_prediction.deformable_transformer import DeformableDecoderLayer, DeformableEncoderLayer, encode
 from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.transformer import Transformer
 
@@ -27,7 +27,7 @@ def perturbed(layer: nn.Module) -> nn.Module:
 
 
 def test_the_encoder_attends_at_cell_centres_with_positions_in_queries(levels: Levels):
-    layer, x = perturbed(EncoderLayer(OPTIONS, 2, 3)), levels.tokens
+    layer, x = perturbed(DeformableEncoderLayer(OPTIONS, 2, 3)), levels.tokens
     reference = levels.centres[:, :, None] * levels.valid_ratios[:, None]  # (B, S, L, 2), of each map
     for _ in range(2):
         attended = layer.self_attention(x + levels.positions, reference, x, SHAPES, levels.padding)
@@ -38,7 +38,7 @@ def test_the_encoder_attends_at_cell_centres_with_positions_in_queries(levels: L
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_queries_attend_to_their_group_then_to_cells(levels: Levels, groups: int):
-    layer, bias = perturbed(DecoderLayer(OPTIONS, 2, 3)), torch.randn(3, 3)
+    layer, bias = perturbed(DeformableDecoderLayer(OPTIONS, 2, 3)), torch.randn(3, 3)
     inputs = torch.randn(2, 3 * groups, 16), torch.randn(2, 3 * groups, 16), torch.rand(2, 3 * groups, 2, 4)
     states = []
     for x, position, boxes in zip(*(y.split(3, dim=1) for y in inputs), strict=True):

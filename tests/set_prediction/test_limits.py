@@ -10,7 +10,7 @@ from densevit.set_prediction.denoising import build_denoising
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import LevelProjections, check_levels
 from densevit.set_prediction.limits import check_classes, check_counts, check_weights
-from densevit.set_prediction.mask_classification import InstanceMasks, PanopticMasks
+from densevit.set_prediction.mask_classification import InstanceMaskClassification, PanopticMaskClassification
 from densevit.set_prediction.projections import FusedProjection
 from densevit.set_prediction.transformer import Transformer
 
@@ -49,11 +49,14 @@ CLASSES = [Class("a", 0, (0, 0, 0))]
         (lambda: SetPredictionHead((8,), (8,), CLASSES, 100_000), None),
         (lambda: SetPredictionHead((8,), (8,), CLASSES, 100_001), "num_queries is 100001; it must be at most 100000"),
         (lambda: SetPredictionHead((8,), (8,), (), 1), "The detection data has no classes"),
-        (lambda: InstanceMasks((8,), (8,), CLASSES, 100_001, 4, 1), "num_queries is 100001"),
-        (lambda: InstanceMasks((8,), (8,), CLASSES, 1, 4, 0), "num_points is 0"),
-        (lambda: InstanceMasks((8,), (8,), (), 1, 4, 1), "no classes"),
-        (lambda: PanopticMasks((8,), (8,), CLASSES, 1, 4, 1).set_threshold(1.0), None),
-        (lambda: PanopticMasks((8,), (8,), CLASSES, 1, 4, 1).set_threshold(1.1), "threshold is 1.1; .* from 0 to 1"),
+        (lambda: InstanceMaskClassification((8,), (8,), CLASSES, 100_001, 4, 1), "num_queries is 100001"),
+        (lambda: InstanceMaskClassification((8,), (8,), CLASSES, 1, 4, 0), "num_points is 0"),
+        (lambda: InstanceMaskClassification((8,), (8,), (), 1, 4, 1), "no classes"),
+        (lambda: PanopticMaskClassification((8,), (8,), CLASSES, 1, 4, 1).set_threshold(1.0), None),
+        (
+            lambda: PanopticMaskClassification((8,), (8,), CLASSES, 1, 4, 1).set_threshold(1.1),
+            "threshold is 1.1; .* from 0 to 1",
+        ),
     ],
 )  # fmt: skip
 def test_values_outside_the_limits_are_named(call: Callable[[], object], message: str | None):

@@ -8,7 +8,11 @@ from torch.nn import functional as F
 
 from densevit.interfaces import Class
 from densevit.losses.context import LossContext
-from densevit.set_prediction.mask_classification import InstanceMasks, PanopticMasks, SemanticMasks
+from densevit.set_prediction.mask_classification import (
+    InstanceMaskClassification,
+    PanopticMaskClassification,
+    SemanticMaskClassification,
+)
 
 CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY"])]
 OPTIONS: Any = ((8,), (4,), CLASSES, 5, 4, 16)  # five queries, masks of stride 4, 16 points
@@ -26,9 +30,9 @@ def outputs() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("kind", "keys"),
     [
-        (PanopticMasks, ["panoptic", "semantic", "masks", "boxes", "labels", "scores"]),
-        (InstanceMasks, ["masks", "boxes", "labels", "scores"]),
-        (SemanticMasks, ["semantic"]),
+        (PanopticMaskClassification, ["panoptic", "semantic", "masks", "boxes", "labels", "scores"]),
+        (InstanceMaskClassification, ["masks", "boxes", "labels", "scores"]),
+        (SemanticMaskClassification, ["semantic"]),
     ],
 )
 def test_exported_outputs_have_the_predictions_of_the_head(kind: Any, keys: list[str], original: Any, outputs: Any):
@@ -37,11 +41,13 @@ def test_exported_outputs_have_the_predictions_of_the_head(kind: Any, keys: list
     predicted, read = head.predict(outputs, targets), head.predict_exported(head.exported(outputs, (16, 24)), targets)
     torch.testing.assert_close(read, predicted)
     assert [list(row) for row in predicted] == [keys] * 2
-    assert kind is SemanticMasks or any(2 in row["labels"] for row in predicted) == (kind is InstanceMasks)  # stuff
+    assert kind is SemanticMaskClassification or any(2 in row["labels"] for row in predicted) == (
+        kind is InstanceMaskClassification
+    )  # stuff
 
 
 def test_semantic_maps_are_sums_over_queries(outputs: Any):
-    head, targets = SemanticMasks(*OPTIONS), [{"size": (10, 7), "original_size": (10, 7)}] * 2
+    head, targets = SemanticMaskClassification(*OPTIONS), [{"size": (10, 7), "original_size": (10, 7)}] * 2
     masks = F.interpolate(outputs["masks"], (16, 24), mode="bilinear").sigmoid()
     scores = torch.einsum("bqk,bqhw->bkhw", outputs["logits"].softmax(-1)[..., :-1], masks)
     torch.testing.assert_close(head.maps(outputs, (16, 24)), scores)
@@ -53,7 +59,7 @@ def test_semantic_maps_are_sums_over_queries(outputs: Any):
 
 
 def test_points_of_the_losses_are_random_in_training_only(outputs: Any):
-    head = SemanticMasks(*OPTIONS, semantic_loss=2.0)
+    head = SemanticMaskClassification(*OPTIONS, semantic_loss=2.0)
     targets = [{"semantic": torch.randint(3, (16, 24), dtype=torch.uint8), "size": (16, 24)}] * 2
     trained, evaluated = (
         [head.train(mode).loss(outputs, targets, LossContext()) for _ in range(2)] for mode in (True, False)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from densevit.interfaces import IGNORE
 from densevit.set_prediction import mask_matching
 from densevit.set_prediction.mask_matching import MaskWeights, mask_costs, match
-from densevit.set_prediction.mask_segments import Segments
+from densevit.set_prediction.mask_segments import MaskSegments
 from densevit.set_prediction.queries import MaskQueries
 
 WEIGHTS = MaskWeights(2.0, 5.0, 3.0)
@@ -23,7 +23,7 @@ def test_costs_are_of_labelled_points_and_the_assignment_is_the_cheapest(
     maps = torch.randint(3, (3, 6, 8), dtype=torch.uint8)
     maps[0, :, 5:], maps[1] = IGNORE, IGNORE
     targets = [{"semantic": x, "size": (6, 8), "image_id": i} for i, x in enumerate(maps)]
-    segments, every = Segments.of(targets, "semantic", 3, maps.device), torch.arange(6)
+    segments, every = MaskSegments.of(targets, "semantic", 3, maps.device), torch.arange(6)
     points, scales = torch.rand(3, 7, 2), torch.tensor([[0.8, 1.0], [1.0, 1.0], [0.6, 0.9]])
     drawn = cycle(points[[0, 2]])
     monkeypatch.setattr(mask_matching, "random_points", lambda *_: next(drawn)[None])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from densevit.data.datasets.coco_json import Images, classes_of, identifiers, images_of, parse_json, section_of
-from densevit.data.datasets.coco_records import Objects, missing_masks
+from densevit.data.datasets.coco_records import CocoObjects, missing_masks
 from densevit.data.datasets.coco_segmentations import Segmentations, pack, wrong_codes
 from densevit.data.datasets.scan_cache import cached_scan, json_array, json_value
 from densevit.errors import counted
@@ -122,7 +122,7 @@ def annotations_of(
 ) -> Annotations:
     """Converts a parsed json to annotations. file: the path of the json, for messages."""
     images, classes = images_of(file, document), classes_of(file, document)
-    objects = Objects(file, images, {c.file_id: i for i, c in enumerate(classes)}, masks, boxes_as_masks)
+    objects = CocoObjects(file, images, {c.file_id: i for i, c in enumerate(classes)}, masks, boxes_as_masks)
     records = section_of(file, document, "annotations")
     if masks and boxes_as_masks is None and (error := missing_masks(images, records)):
         raise error
@@ -131,7 +131,7 @@ def annotations_of(
     return joined(images, classes, objects, labelled=document.get("annotations") is not None)
 
 
-def joined(images: Images, classes: tuple[Class, ...], objects: Objects, labelled: bool) -> Annotations:
+def joined(images: Images, classes: tuple[Class, ...], objects: CocoObjects, labelled: bool) -> Annotations:
     """Sorts the objects by image. Raises DataError for the first invalid run-length code."""
     segmentations = None if objects.segmentations is None else pack(objects.segmentations)
     for position, reason in ({} if segmentations is None else wrong_codes(segmentations)).items():

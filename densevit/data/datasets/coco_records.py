@@ -1,4 +1,4 @@
-"""The section `annotations` of a COCO json: `Objects.add` reads one annotation into columns."""
+"""The section `annotations` of a COCO json: `CocoObjects.add` reads one annotation into columns."""
 
 from array import array
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ def missing_masks(images: Images, records: Sequence[Mapping[str, Any]]) -> DataE
     )
 
 
-class Objects:
+class CocoObjects:
     """Columns of M objects. `add` reads one annotation, or raises DataError and leaves it out.
 
     ids: the file's, or text for an annotation without id. rows, labels: the positions of image and class. boxes: x0,

@@ -17,7 +17,7 @@ from densevit.data.datasets.division import is_divided
 from densevit.data.datasets.file_checks import OnError, check_each
 from densevit.data.datasets.pair_paths import PairPaths
 from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
-from densevit.data.datasets.paired_files import Pairs, find_pairs
+from densevit.data.datasets.paired_files import PairedFiles, find_pairs
 from densevit.data.datasets.split_folders import check_limit, check_split, missing_split, root_folder
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
 from densevit.errors import DataError, counted, warn_once
@@ -242,7 +242,9 @@ def _paths(
     return paths, valid, paths.is_divided(base, split, val_share)
 
 
-def _valid_files(base: Path, split: str, paths: PairPaths, valid: str, pairs: Pairs, channels: Channels) -> np.ndarray:
+def _valid_files(
+    base: Path, split: str, paths: PairPaths, valid: str, pairs: PairedFiles, channels: Channels
+) -> np.ndarray:
     """Returns the (N,) paths of the validity masks of these pairs."""
     stem = os.path.splitext(pairs.images[0])[0]
     if paths.list_file is not None and stem == pairs.names[0] and os.path.normpath(paths.images) != ".":

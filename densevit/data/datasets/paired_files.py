@@ -20,7 +20,7 @@ Row = tuple[str, str, str]  # name, image, label
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairedFiles:
     """N images with their labels, as arrays, which forked workers share with their parent."""
 
     names: np.ndarray  # (N,) UTF-8 bytes: the common name of image and label, "aachen/aachen_000000_000019"
@@ -31,13 +31,13 @@ class Pairs:
     names_count: int = 0  # number of names, including pairs that were left out
 
     @classmethod
-    def of(cls, rows: Sequence[Row], unlabelled: Iterable[str] = ()) -> "Pairs":
+    def of(cls, rows: Sequence[Row], unlabelled: Iterable[str] = ()) -> "PairedFiles":
         """Builds pairs from rows of (name, image, label)."""
         columns = (*zip(*rows, strict=True), unlabelled)
         names, images, labels, lone = (np.array([os.fsencode(t) for t in texts], np.bytes_) for texts in columns)
         return cls(names, images, labels, lone)
 
-    def subset(self, chosen: np.ndarray) -> "Pairs":
+    def subset(self, chosen: np.ndarray) -> "PairedFiles":
         """Returns the images for which `chosen`, (N,) bool, is True."""
         return replace(self, names=self.names[chosen], images=self.images[chosen], labels=self.labels[chosen])
 
@@ -53,7 +53,7 @@ def find_pairs(
     outside_paths: bool = False,
     channels: Channels = RGB,
     on_error: OnError = "raise",
-) -> Pairs:
+) -> PairedFiles:
     """Finds the images of a split with their labels, in the order of their names or of the list file.
 
     outside_paths: whether paths of the list file may lead out of root and of the folders images and labels. channels:
@@ -85,7 +85,9 @@ def find_pairs(
             f"{root}: {len(missing):,} of {len(listing.entries):,} images or labels lack a file and are left out "
             f"(data.on_error: skip): {missing[0]}"
         )
-    return replace(Pairs.of(rows[:limit], listing.unlabelled), missing=tuple(missing), names_count=len(listing.entries))
+    return replace(
+        PairedFiles.of(rows[:limit], listing.unlabelled), missing=tuple(missing), names_count=len(listing.entries)
+    )
 
 
 class FolderPairs:

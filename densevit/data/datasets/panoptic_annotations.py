@@ -71,7 +71,7 @@ def read_panoptic_annotations(file: Path) -> PanopticAnnotations:
     document = parse_json(file, keep_segmentations=True)
     images, classes = images_of(file, document), panoptic_classes_of(file, document)
     label_of = {c.file_id: i for i, c in enumerate(classes)}
-    segments: dict[int, Segments] = {}  # by the image's position
+    segments: dict[int, SegmentsInfo] = {}  # by the image's position
     for position, record in enumerate(section_of(file, document, "annotations")):
         row, image_segments = segments_of(file, record, position, images, label_of)
         if row in segments:
@@ -80,7 +80,7 @@ def read_panoptic_annotations(file: Path) -> PanopticAnnotations:
     labelled = document.get("annotations") is not None
     if labelled and (lone := [name for row, name in enumerate(images.names) if row not in segments]):
         raise DataError(f"{file}: image {lone[0]} has no annotations; {_EXPECTED}")
-    in_order = [segments[row] for row in sorted(segments)] or [Segments("", [], [], [])] * len(images.names)
+    in_order = [segments[row] for row in sorted(segments)] or [SegmentsInfo("", [], [], [])] * len(images.names)
     first = np.cumsum([0, *(len(image_segments.ids) for image_segments in in_order)])
 
     def joined(values: Iterable[Iterable[int]], dtype: type) -> np.ndarray:
@@ -133,7 +133,7 @@ def panoptic_classes_of(file: Path, document: Mapping[str, Any]) -> tuple[Class,
     return tuple(classes)
 
 
-class Segments(NamedTuple):
+class SegmentsInfo(NamedTuple):
     """An image's segments. file: the name of its PNG."""
 
     file: str
@@ -144,7 +144,7 @@ class Segments(NamedTuple):
 
 def segments_of(
     file: Path, record: Mapping[str, Any], position: int, images: Images, label_of: Mapping[Any, int]
-) -> tuple[int, Segments]:
+) -> tuple[int, SegmentsInfo]:
     """Reads an annotation: the position of its image, and its segments. label_of: the index of each category."""
     image_id, name = (required(file, "annotation", record, position, key) for key in ("image_id", "file_name"))
     if not is_identifier(image_id) or image_id not in images.rows:
@@ -159,7 +159,7 @@ def segments_of(
             f"{where} has the segments_info {shown(segments)}; expected a list of {{id, category_id, iscrowd, area, "
             "bbox}."
         )
-    image_segments = Segments(name, [], [], [])
+    image_segments = SegmentsInfo(name, [], [], [])
     for segment in segments:
         number, category = segment.get("id"), segment.get("category_id")
         crowd = segment.get("iscrowd", 0)

@@ -17,7 +17,7 @@ from densevit.interfaces import Class, Predictions, TargetType
 from densevit.targets.types import TargetTypes, as_array
 
 
-class AnnotatedImage(NamedTuple):
+class EncodedMap(NamedTuple):
     """An image with an encoded map. image: its id, file_name, width and height. name: the relative path of the map's
     files, without suffix. encoded: the ".json" of `TargetType.encode`."""
 
@@ -30,7 +30,7 @@ class AnnotatedImage(NamedTuple):
 class SupportsAnnotationFile(Protocol):
     """A target type per pixel that writes one json for all images instead of one per image."""
 
-    def annotation_file(self, images: Sequence[AnnotatedImage], classes: Sequence[Class]) -> Any:
+    def annotation_file(self, images: Sequence[EncodedMap], classes: Sequence[Class]) -> Any:
         """Returns JSON values, to be written as KEY.json next to the folder KEY of the maps."""
 
 
@@ -54,9 +54,7 @@ class MapFiles:
         """Returns the folder of a head's files."""
         return self.folder / head if len(self.classes) > 1 else self.folder
 
-    def add(
-        self, head: str, name: str, predictions: Predictions, image: Mapping[str, Any]
-    ) -> dict[str, AnnotatedImage]:
+    def add(self, head: str, name: str, predictions: Predictions, image: Mapping[str, Any]) -> dict[str, EncodedMap]:
         """Writes a head's maps for one image to folder_of(head)/KEY/name. Returns its entry in KEY.json, by key.
 
         image: the `id` and `file_name` in that entry.
@@ -68,7 +66,7 @@ class MapFiles:
             if ".json" in files and isinstance(self.types[head][key], SupportsAnnotationFile):
                 height, width = value.shape[-2:]
                 size = {"width": width, "height": height}
-                entries[key] = AnnotatedImage({**image, **size}, name, files.pop(".json"))
+                entries[key] = EncodedMap({**image, **size}, name, files.pop(".json"))
             for suffix, content in files.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _write(path.with_name(path.name + suffix), content)  # `with_suffix` would replace the ".b" of "a.b"
@@ -91,12 +89,12 @@ class MapFiles:
             for folder in [path for path in self.folder_of(head).glob("*") if path.name in self.types[head]]:
                 if isinstance(self.types[head][folder.name], SupportsAnnotationFile):
                     paths = [*folder.rglob("*.json")]
-                    images = [AnnotatedImage(*json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+                    images = [EncodedMap(*json.loads(path.read_text(encoding="utf-8"))) for path in paths]
                     self.write_annotations(head, folder.name, images)
                     for path in paths:
                         path.unlink()
 
-    def write_annotations(self, head: str, key: str, images: list[AnnotatedImage]) -> None:
+    def write_annotations(self, head: str, key: str, images: list[EncodedMap]) -> None:
         """Writes KEY.json, sorted by image id."""
         target_type = self.types[head][key]
         assert isinstance(target_type, SupportsAnnotationFile)

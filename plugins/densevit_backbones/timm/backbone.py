@@ -19,7 +19,7 @@ from densevit_backbones.licences import TIMM
 from densevit_backbones.timm.building import build, metadata
 from densevit_backbones.timm.dry_run import Size, feature_maps, grid
 from densevit_backbones.timm.exported_padding import integer_padding
-from densevit_backbones.timm.plan import Plan, choose, plan_of
+from densevit_backbones.timm.plan import BuildPlan, choose, plan_of
 from densevit_backbones.timm.request import Request
 
 
@@ -76,7 +76,7 @@ class Timm(Backbone):
             self._checkpoint()
         self._set_maps(plan, chosen, size, feature_norm)
 
-    def _set_maps(self, plan: Plan, chosen: list[int], size: Size | None, feature_norm: bool) -> None:
+    def _set_maps(self, plan: BuildPlan, chosen: list[int], size: Size | None, feature_norm: bool) -> None:
         """Sets the properties of the chosen maps, drops the layers after them, and adds the norms of the maps."""
         self.mean, self.std = (tuple(metadata(self.model)[key]) for key in ("mean", "std"))
         self.channels, self.strides, self.resampled = zip(*(plan.maps[i] for i in chosen), strict=True)

@@ -22,7 +22,7 @@ class Map(NamedTuple):
     resampled: bool
 
 
-class Plan(NamedTuple):
+class BuildPlan(NamedTuple):
     """The constructor arguments of a model, the image sizes that it accepts, and its maps."""
 
     arguments: dict[str, Any]
@@ -33,7 +33,7 @@ class Plan(NamedTuple):
 
 
 @cache  # a process builds a model several times
-def plan_of(request: Request) -> Plan:
+def plan_of(request: Request) -> BuildPlan:
     """Plans a model by building it and running it on the meta device several times."""
     bare = DryRun(request.name, request.arguments)
     _check(request, bare.model)
@@ -45,7 +45,7 @@ def plan_of(request: Request) -> Plan:
     tried = bare.native_size if side_divisors else built
     measured = bare.native_maps if tried == bare.native_size else model.maps(tried)
     maps = (Map(x.shape[1], s, tuple(x.shape[-2:]) != grid(tried, s)) for x, s in zip(measured, strides, strict=True))
-    return Plan(model.arguments | drop_path, built, side_divisors, tuple(maps), _has_final_norm(bare, strides))
+    return BuildPlan(model.arguments | drop_path, built, side_divisors, tuple(maps), _has_final_norm(bare, strides))
 
 
 def _check(request: Request, model: nn.Module) -> None:
@@ -78,7 +78,7 @@ def _has_final_norm(bare: DryRun, strides: Sequence[int]) -> bool:
     return len(set(strides)) == 1 and is_norm and bare.fits(bare.native_size, norm=True)
 
 
-def choose(name: str, plan: Plan, features: tuple[int, ...] | None) -> list[int]:
+def choose(name: str, plan: BuildPlan, features: tuple[int, ...] | None) -> list[int]:
     """The indices of the used maps, fine to coarse. features: the option of the backbone."""
     strides = [feature.stride for feature in plan.maps]
     count = len(strides)

@@ -8,7 +8,7 @@ _PLAIN = {"layer_scale": (None,), "qk_norm": (False,), "swiglu": (False,), "key_
 _ADDED = ("learned", "sine1d", "sine2d", "none")  # positions that are added to the tokens
 
 
-class Part(NamedTuple):
+class PublishedCombination(NamedTuple):
     """A value of an option, and the values of other options in all published models that have it.
 
     models: the models, for messages. options: options that are not named here are free.
@@ -21,14 +21,14 @@ class Part(NamedTuple):
 
 
 PARTS = (
-    Part("stem", "patch", "ViT, DeiT, DINOv2 and RF-DETR", {"patch_size": (8, 12, 14, 16, 32)}),
-    Part(
+    PublishedCombination("stem", "patch", "ViT, DeiT, DINOv2 and RF-DETR", {"patch_size": (8, 12, 14, 16, 32)}),
+    PublishedCombination(
         "stem",
         "conv",
         "early convolutions, Xiao et al. 2021",
         {"patch_size": (8, 16, 32), "positions": _ADDED, "distillation_token": (False,), **_PLAIN},
     ),
-    Part(
+    PublishedCombination(
         "stem",
         "resnet",
         "the hybrids of ViT, Dosovitskiy et al. 2021, and DPT, Ranftl et al. 2021",
@@ -37,24 +37,26 @@ PARTS = (
             **{"windows": (None,), **_PLAIN},
         },
     ),
-    Part("weight_standardization", "std", "the hybrids of ViT and DPT", {"stem": ("resnet",)}),
-    Part(
+    PublishedCombination("weight_standardization", "std", "the hybrids of ViT and DPT", {"stem": ("resnet",)}),
+    PublishedCombination(
         "distillation_token",
         True,
         "DeiT, Touvron et al. 2021",
         {"class_token": (True,), "registers": (0,), "positions": _ADDED, "key_bias": (True,)},
     ),
-    Part("readout", "add", "DPT, Ranftl et al. 2021", {"class_token": (True,)}),
-    Part("readout", "project", "DPT, Ranftl et al. 2021", {"class_token": (True,)}),
-    Part("qk_norm", True, "ViT-22B, Dehghani et al. 2023", {"positions": _ADDED, "key_bias": (True,)}),
-    Part("positions", "relative", "BEiT, Bao et al. 2022; ViTDet, Li et al. 2022", {"swiglu": (False,)}),
-    Part(
+    PublishedCombination("readout", "add", "DPT, Ranftl et al. 2021", {"class_token": (True,)}),
+    PublishedCombination("readout", "project", "DPT, Ranftl et al. 2021", {"class_token": (True,)}),
+    PublishedCombination("qk_norm", True, "ViT-22B, Dehghani et al. 2023", {"positions": _ADDED, "key_bias": (True,)}),
+    PublishedCombination(
+        "positions", "relative", "BEiT, Bao et al. 2022; ViTDet, Li et al. 2022", {"swiglu": (False,)}
+    ),
+    PublishedCombination(
         "key_bias",
         False,
         "BEiT; DINOv3, Siméoni et al. 2025; LW-DETR, Chen et al. 2024",
         {"positions": ("learned", "relative", "rotary")},
     ),
-    Part(
+    PublishedCombination(
         "gelu",
         "tanh",
         "Google's ViT, Dosovitskiy et al. 2021, and ViT-22B",

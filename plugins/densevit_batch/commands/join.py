@@ -20,7 +20,7 @@ from densevit_batch.commands.predict_arguments import sides
 if TYPE_CHECKING:
     from densevit.evaluation.recorded import RecordedEvaluation
     from densevit.model import DenseModel
-    from densevit_batch.model_joining import Part
+    from densevit_batch.model_joining import HeadSource
 
 EXAMPLES = """examples:
   densevit join runs/boxes runs/surfaces runs/depth --out joined.safetensors
@@ -102,7 +102,7 @@ def _named(text: str) -> tuple[str | None, str]:
     return (name, source) if is_named else (None, text)
 
 
-def _evaluated(parts: "Sequence[Part]", joined: "DenseModel") -> "RecordedEvaluation":
+def _evaluated(parts: "Sequence[HeadSource]", joined: "DenseModel") -> "RecordedEvaluation":
     """The metrics of each part alone and of its heads in the joined model, both on the data of its training."""
     from densevit import config as configs
     from densevit.evaluation.recorded import RecordedEvaluation

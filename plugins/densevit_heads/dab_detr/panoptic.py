@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 from densevit.interfaces import Class
 from densevit_heads.dab_detr.head import DabDetr
-from densevit_heads.parts.panoptic.head import PanopticMasks
+from densevit_heads.parts.panoptic.head import PanopticMaskHead
 
 
-class DabDetrPanoptic(PanopticMasks, DabDetr):
+class DabDetrPanoptic(PanopticMaskHead, DabDetr):
     """Panoptic segmentation by DAB-DETR with DETR's mask head.
 
     With `position_bias`, the attention maps also get a bias from the box of each query.

@@ -18,7 +18,7 @@ from densevit.losses.matching import MatchingCosts
 from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.box_refinement import refine
 from densevit.set_prediction.criterion import SetCriterion
-from densevit.set_prediction.deformable_transformer import DecoderLayer, EncoderLayer, encode
+from densevit.set_prediction.deformable_transformer import DeformableDecoderLayer, DeformableEncoderLayer, encode
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import LevelProjections, Levels, check_levels
 from densevit.set_prediction.prediction_layers import EPS, box_head, label_head
@@ -72,8 +72,8 @@ class DeformableDetr(SetPredictionHead):
         width = transformer.width
         self.levels = LevelProjections(channels, strides, width, num_levels, min_stride, blank_padding)
         layer = (transformer, num_levels, num_points, deterministic)
-        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(transformer.encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(transformer.decoder_layers))
+        self.encoder = nn.ModuleList(DeformableEncoderLayer(*layer) for _ in range(transformer.encoder_layers))
+        self.decoder = nn.ModuleList(DeformableDecoderLayer(*layer) for _ in range(transformer.decoder_layers))
         labels, boxes = label_head(width, len(classes)), box_head(width)
         heads = transformer.decoder_layers if box_refinement else 1  # without refinement the layers share them
         self.label_heads = nn.ModuleList(copy.deepcopy(labels) for _ in range(heads))

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 from densevit.interfaces import Class
 from densevit_heads.detr.head import Detr
-from densevit_heads.parts.panoptic.head import PanopticMasks
+from densevit_heads.parts.panoptic.head import PanopticMaskHead
 
 
-class DetrPanoptic(PanopticMasks, Detr):
+class DetrPanoptic(PanopticMaskHead, Detr):
     """Panoptic segmentation by DETR with a mask head (Carion et al. 2020, section 4.4).
 
     With a ResNet-50 and the defaults, the model has 42.9 M parameters, including the backbone.

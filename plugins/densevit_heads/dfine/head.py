@@ -20,7 +20,7 @@ from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dfine.encoder_blocks import RepNcspElan, decoupled_downsampling
 from densevit_heads.parts.convolutions import ConvNorm
 from densevit_heads.parts.distributions.criterion import DfineCriterion, DfineLossWeights
-from densevit_heads.parts.distributions.decoder import Decoder
+from densevit_heads.parts.distributions.decoder import DistributionDecoder
 from densevit_heads.parts.distributions.head import BOX_NOISE, DistributionHead, check_distributions
 from densevit_heads.parts.hybrid_encoder import HybridEncoder, HybridEncoderOptions
 
@@ -92,7 +92,7 @@ class Dfine(DistributionHead):
             nn.Identity() if encoder.width == width else _pointwise(encoder.width, width) for _ in num_points
         )
         self.queries = UncertaintyMinimalSelection(num_queries, width, label_head(width, K), box_head(width))
-        self.decoder = Decoder(
+        self.decoder = DistributionDecoder(
             transformer, num_points, K, training_layers, layer_scale, num_bins, reg_scale, deterministic
         )
         self.denoising = (

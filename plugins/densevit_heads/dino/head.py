@@ -19,7 +19,7 @@ from densevit.losses.matching import MatchingCosts, Objects
 from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.box_refinement import look_forward_twice, refine
 from densevit.set_prediction.criterion import SetCriterion
-from densevit.set_prediction.deformable_transformer import DecoderLayer, EncoderLayer, encode
+from densevit.set_prediction.deformable_transformer import DeformableDecoderLayer, DeformableEncoderLayer, encode
 from densevit.set_prediction.denoising import ContrastiveDenoising, DenoisingQueries
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import LevelProjections, Levels, check_levels
@@ -81,8 +81,8 @@ class Dino(SetPredictionHead):
         width, K = transformer.width, len(classes)
         self.levels = LevelProjections(channels, strides, width, num_levels, min_stride)
         layer = (transformer, num_levels, num_points, deterministic)
-        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(transformer.encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(transformer.decoder_layers))
+        self.encoder = nn.ModuleList(DeformableEncoderLayer(*layer) for _ in range(transformer.encoder_layers))
+        self.decoder = nn.ModuleList(DeformableDecoderLayer(*layer) for _ in range(transformer.decoder_layers))
         labels, boxes = label_head(width, K), box_head(width)
         self.label_heads = nn.ModuleList(copy.deepcopy(labels) for _ in self.decoder)
         self.box_heads = nn.ModuleList(copy.deepcopy(boxes) for _ in self.decoder)

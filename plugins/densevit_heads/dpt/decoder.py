@@ -26,7 +26,7 @@ Size = tuple[int, int]
 _LEVELS = (4, 8, 16, 32)  # nominal strides of the fusion levels
 
 
-class Decoder(nn.Module):
+class DptDecoder(nn.Module):
     """Fuses one to four maps into one map of half the stride of the finest level.
 
     Each map is assigned to a level of stride 4, 8, 16 or 32 (see `assign_levels`) and resampled to it. Levels without a

@@ -14,7 +14,7 @@ from densevit.interfaces import Class, Dataset, DenseHead, LossContext, Losses, 
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses.depth import depth_maps, valid_pixels
 from densevit.set_prediction.limits import check_counts
-from densevit_heads.dpt.decoder import Decoder, Norm, Upsampling, double, enlarge, feature_indices, upsample
+from densevit_heads.dpt.decoder import DptDecoder, Norm, Upsampling, double, enlarge, feature_indices, upsample
 from densevit_heads.dpt.depth_outputs import OUTPUT_TYPES, Output, create_output_type
 from densevit_heads.parts.depth_limits import check_max_depth
 
@@ -115,7 +115,7 @@ class DptDepth(DenseHead):
         self.depth_type = self.output_type.depth_type
 
         inputs = [channels[i] for i in self.feature_indices], [strides[i] for i in self.feature_indices]
-        self.decode = Decoder(*inputs, width, reassemble_channels, norm, upsampling)
+        self.decode = DptDecoder(*inputs, width, reassemble_channels, norm, upsampling)
         self.conv1 = nn.Conv2d(width, max(width // 2, 1), 3, padding=1)
         self.conv2 = nn.Conv2d(max(width // 2, 1), _LAST_WIDTH, 3, padding=1)
         self.conv3 = nn.Conv2d(_LAST_WIDTH, self.output_type.channels, 1)

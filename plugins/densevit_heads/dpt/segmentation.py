@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
 from densevit.losses.class_weights import ClassWeights, Weighting
 from densevit.losses.segmentation import cross_entropy, dice, label_maps
-from densevit_heads.dpt.decoder import Decoder, double, feature_indices, normalisation, upsample
+from densevit_heads.dpt.decoder import DptDecoder, double, feature_indices, normalisation, upsample
 from densevit_heads.dpt.depth import check_widths
 from densevit_heads.parts.class_map_layers import check_shares
 from densevit_heads.parts.class_maps import WeightedClassMapHead
@@ -57,7 +57,7 @@ class DptSegmentation(WeightedClassMapHead):
         self.class_weights = ClassWeights(K, class_weights)
 
         inputs = [channels[i] for i in self.feature_indices], [strides[i] for i in self.feature_indices]
-        self.decode = Decoder(*inputs, width, reassemble_channels, norm)
+        self.decode = DptDecoder(*inputs, width, reassemble_channels, norm)
         if auxiliary_weight and self.decode.fusions < 2:
             raise ValueError(
                 f"auxiliary_weight is {auxiliary_weight:g}, but a single map of stride {inputs[1][0]} has only one "

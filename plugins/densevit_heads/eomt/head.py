@@ -17,10 +17,10 @@ from densevit.layers.norms import LayerNorm2d
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit.set_prediction.mask_classification import (
     NUM_POINTS,
-    InstanceMasks,
+    InstanceMaskClassification,
     MaskClassification,
-    PanopticMasks,
-    SemanticMasks,
+    PanopticMaskClassification,
+    SemanticMaskClassification,
 )
 from densevit.set_prediction.queries import MaskQueries, QueryTable, mask_logits
 from densevit_heads.eomt.annealing import mask_probabilities
@@ -143,7 +143,7 @@ def attention_bias(attended: Tensor, x: Tensor) -> Tensor:
     return F.pad(bias, (N - cells, 0, 0, N - Q))[:, None]
 
 
-class EoMT(PanopticMasks, EncoderOnly):
+class EoMT(PanopticMaskClassification, EncoderOnly):
     """Encoder-only mask transformer (Kerssies et al. 2025) for panoptic segmentation.
 
     threshold: least class probability of a segment in the panoptic map. The other options: see `EncoderOnly`.
@@ -163,11 +163,11 @@ class EoMT(PanopticMasks, EncoderOnly):
         self.set_threshold(threshold)
 
 
-class EoMTInstance(InstanceMasks, EncoderOnly):
+class EoMTInstance(InstanceMaskClassification, EncoderOnly):
     """EoMT for instance segmentation: evaluated by box AP unless `evaluation: {name: coco_masks}`."""
 
 
-class EoMTSemantic(SemanticMasks, EncoderOnly):
+class EoMTSemantic(SemanticMaskClassification, EncoderOnly):
     """EoMT for semantic segmentation, which makes maps for test-time augmentation."""
 
     def __init__(

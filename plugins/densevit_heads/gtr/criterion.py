@@ -8,7 +8,7 @@ from densevit.interfaces import Losses, Outputs, Targets
 from densevit.losses.boxes import overlaps, to_corners
 from densevit.losses.context import LossContext
 from densevit.losses.matching import Objects
-from densevit_heads.parts.distributions.criterion import DfineCriterion, LayerOutputs, Pairs
+from densevit_heads.parts.distributions.criterion import DfineCriterion, DistributionPairs, LayerOutputs
 
 
 @dataclass
@@ -24,7 +24,7 @@ class GroupedDfineCriterion(DfineCriterion):
         return super().losses(outputs, targets * groups_of(outputs, targets), context)
 
     def proposal_boxes(
-        self, terms: Losses, layers: LayerOutputs, objects: Objects, pairs: Pairs, shares: Tensor
+        self, terms: Losses, layers: LayerOutputs, objects: Objects, pairs: DistributionPairs, shares: Tensor
     ) -> tuple[Tensor, Tensor]:
         image, query, target = (x[-1, : pairs.matched] for x in (pairs.image, pairs.query, pairs.target))
         predicted, truth, share = layers.boxes[-1, image, query], objects.boxes[target], shares[image, query]

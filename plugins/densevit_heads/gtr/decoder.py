@@ -7,12 +7,12 @@ from torch import nn
 
 from densevit.layers.mlp import Mlp
 from densevit.set_prediction.transformer import Transformer
-from densevit_heads.parts.distributions.decoder import Decoder
+from densevit_heads.parts.distributions.decoder import DistributionDecoder
 
 
-class ConstantPositionDecoder(Decoder):
-    """`Decoder` whose positions come from the boxes of the selected cells, in all layers. For the arguments see
-    `Decoder`; all layers predict."""
+class ConstantPositionDecoder(DistributionDecoder):
+    """`DistributionDecoder` whose positions come from the boxes of the selected cells, in all layers. For the arguments
+    see `DistributionDecoder`; all layers predict."""
 
     refined_positions: ClassVar[bool] = False
 

@@ -11,10 +11,10 @@ from densevit.set_prediction.queries import mask_logits
 from densevit_heads.gtr.head import Gtr, GtrTransformer
 from densevit_heads.gtr.instance_criterion import GroupedInstanceCriterion
 from densevit_heads.parts.distributions.criterion import DfineLossWeights
-from densevit_heads.parts.instance_masks import InstanceMasks, with_masks
+from densevit_heads.parts.instance_masks import InstanceMaskHead, with_masks
 
 
-class GtrInstance(InstanceMasks, Gtr):
+class GtrInstance(InstanceMaskHead, Gtr):
     """GTR for instance segmentation: evaluated by box AP unless `evaluation: {name: coco_masks}`.
 
     Matching and losses compare masks, too, as in RF-DETR. The boxes of the selected cells have no masks; the boxes of

@@ -13,10 +13,10 @@ from densevit.interfaces import Class, Outputs, Targets
 from densevit.set_prediction.limits import check_weights
 from densevit.set_prediction.mask_classification import (
     NUM_POINTS,
-    InstanceMasks,
+    InstanceMaskClassification,
     MaskClassification,
-    PanopticMasks,
-    SemanticMasks,
+    PanopticMaskClassification,
+    SemanticMaskClassification,
 )
 from densevit.set_prediction.queries import mask_logits
 from densevit_heads.mask2former.pixel_decoder import MaskTransformer, PixelDecoder, PixelDecoderOptions
@@ -69,7 +69,7 @@ class MaskedAttention(MaskClassification):
         return outputs
 
 
-class Mask2Former(PanopticMasks, MaskedAttention):
+class Mask2Former(PanopticMaskClassification, MaskedAttention):
     """Masked-attention mask transformer (Cheng et al. 2022) for panoptic segmentation.
 
     threshold: least class probability of a segment in the panoptic map. The other options: see `MaskedAttention`.
@@ -93,9 +93,9 @@ class Mask2Former(PanopticMasks, MaskedAttention):
         self.set_threshold(threshold)
 
 
-class Mask2FormerInstance(InstanceMasks, MaskedAttention):
+class Mask2FormerInstance(InstanceMaskClassification, MaskedAttention):
     """Mask2Former for instance segmentation: evaluated by box AP unless `evaluation: {name: coco_masks}`."""
 
 
-class Mask2FormerSemantic(SemanticMasks, MaskedAttention):
+class Mask2FormerSemantic(SemanticMaskClassification, MaskedAttention):
     """Mask2Former for semantic segmentation, which makes maps for test-time augmentation."""

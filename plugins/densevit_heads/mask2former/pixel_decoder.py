@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from densevit.layers.norms import GroupNorm
 from densevit.layers.positions import mask_on_grid, sine_map
-from densevit.set_prediction.deformable_transformer import EncoderLayer
+from densevit.set_prediction.deformable_transformer import DeformableEncoderLayer
 from densevit.set_prediction.levels import NORM_GROUPS, Levels, without_padding
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit.set_prediction.projections import FusedProjection
@@ -70,7 +70,7 @@ class PixelDecoderOptions:
         check_counts({"fusion_blocks": self.fusion_blocks}, 0, MAX_LAYERS)
 
 
-class Pyramid(NamedTuple):
+class PyramidMemory(NamedTuple):
     """The memory of the transformer decoder.
 
     levels: three maps (B, C, H, W), coarse to fine. positions: the sine encoding of each, (B, H * W, C). paddings: (B,
@@ -123,7 +123,9 @@ class PixelDecoder(nn.Module):
         layer = Transformer(
             width, transformer.num_heads, options.layers, feedforward=options.feedforward, dropout=transformer.dropout
         )
-        self.encoder = nn.ModuleList(EncoderLayer(layer, NUM_LEVELS, NUM_POINTS) for _ in range(options.layers))
+        self.encoder = nn.ModuleList(
+            DeformableEncoderLayer(layer, NUM_LEVELS, NUM_POINTS) for _ in range(options.layers)
+        )
         lateral = [nn.Conv2d(channels[index], width, 1, bias=False) for index in self.lateral_features]
         output = [nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in lateral]
         self.laterals = nn.ModuleList(nn.Sequential(x, GroupNorm(NORM_GROUPS, width)) for x in lateral)
@@ -136,7 +138,7 @@ class PixelDecoder(nn.Module):
             nn.init.kaiming_uniform_(convolution.weight, a=1)
         nn.init.zeros_(self.mask_features.bias)  # type: ignore[arg-type]
 
-    def forward(self, features: list[Tensor], padding_mask: Tensor) -> Pyramid:
+    def forward(self, features: list[Tensor], padding_mask: Tensor) -> PyramidMemory:
         """padding_mask: (B, H, W) of the batch.
 
         With `mask_padding`, features of padding are set to 0, and attention and positions exclude padding.
@@ -164,7 +166,7 @@ class PixelDecoder(nn.Module):
             x = lateral(without_padding(features[index], padding_mask))
             upsampled = F.interpolate(fine, size=x.shape[-2:], mode="bilinear", align_corners=False)
             fine = output(x + upsampled.to(x.dtype))
-        return Pyramid(maps, positions, paddings, self.mask_features(fine))
+        return PyramidMemory(maps, positions, paddings, self.mask_features(fine))
 
     def _projected(self, features: list[Tensor]) -> list[Tensor]:
         """The maps (B, C, H, W) of all levels, coarse to fine."""

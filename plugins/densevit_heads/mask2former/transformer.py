@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.mlp import FeedForward, Mlp
 from densevit.set_prediction.queries import MaskQueries, QueryTable, mask_logits
-from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, MaskTransformer, Pyramid
+from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, MaskTransformer, PyramidMemory
 
 
 class MaskedDecoder(nn.Module):
@@ -21,12 +21,12 @@ class MaskedDecoder(nn.Module):
         width = options.width
         self.contents, self.positions = QueryTable(num_queries, width), QueryTable(num_queries, width)
         self.level_embedding = nn.Embedding(NUM_LEVELS, width)
-        self.layers = nn.ModuleList(DecoderLayer(options) for _ in range(options.decoder_layers))
+        self.layers = nn.ModuleList(MaskedDecoderLayer(options) for _ in range(options.decoder_layers))
         self.norm = nn.LayerNorm(width)
         self.label_head = nn.Linear(width, num_classes + 1)
         self.mask_head = Mlp(width, width, width, 3)
 
-    def forward(self, pyramid: Pyramid) -> MaskQueries:
+    def forward(self, pyramid: PyramidMemory) -> MaskQueries:
         memories, keys = [], []
         for x, positions, embedding in zip(pyramid.levels, pyramid.positions, self.level_embedding.weight, strict=True):
             memories.append(x.flatten(2).transpose(1, 2) + embedding.to(x.dtype))  # (B, S, C)
@@ -62,7 +62,7 @@ def attention_bias(masks: Tensor, padding: Tensor) -> Tensor:
     return torch.zeros_like(background, dtype=masks.dtype).masked_fill(background, float("-inf"))[:, None]
 
 
-class DecoderLayer(nn.Module):
+class MaskedDecoderLayer(nn.Module):
     """Masked cross-attention, then self-attention among queries, then a feed-forward network (FFN); post-norm."""
 
     def __init__(self, options: MaskTransformer) -> None:

@@ -16,7 +16,7 @@ from densevit.set_prediction.mask_predictions import MaskLogits, upsampled
 from densevit.set_prediction.predictions import class_scores, top_scores
 
 
-class InstanceMasks(SetPredictionHead):
+class InstanceMaskHead(SetPredictionHead):
     """A detection head whose outputs have `masks`, logits (B, Q, h, w) at stride `mask_stride`.
 
     The first base of a head, whose second base is the head without masks. Predicted masks are upsampled to the size of

@@ -10,16 +10,16 @@ from densevit.interfaces import Targets
 from densevit.losses.matching import MatchedPairs
 from densevit.set_prediction.mask_criterion import image_shares, mask_losses
 from densevit.set_prediction.mask_matching import MaskWeights, mask_costs
-from densevit.set_prediction.mask_segments import Segments
+from densevit.set_prediction.mask_segments import MaskSegments
 
 POINT_RATIO = 16  # pixels of a mask for each point
 
 
-class NearestSegments(Segments):
+class NearestSegments(MaskSegments):
     """Segments sampled at the nearest pixel instead of bilinearly."""
 
     def at(self, targets: Tensor, points: Tensor) -> Tensor:
-        """Whether points are on segments; see `Segments.at`."""
+        """Whether points are on segments; see `MaskSegments.at`."""
         extents = self.extents[targets][:, None]  # (R, 1, 2)
         return super().at(targets, ((points * extents).floor() + 0.5) / extents)
 
@@ -32,7 +32,7 @@ class PointMasks(NamedTuple):
     width) of the largest image's mask. generator: the generator of random points; None: torch's.
     """
 
-    segments: Segments
+    segments: MaskSegments
     pixels: Tensor
     scales: Tensor
     size: tuple[int, int]

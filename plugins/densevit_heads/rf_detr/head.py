@@ -17,7 +17,7 @@ from densevit.layers.norms import LayerNorm2d
 from densevit.layers.positions import mask_on_grid, sine_boxes
 from densevit.losses.matching import MatchingCosts
 from densevit.losses.set_losses import LossWeights
-from densevit.set_prediction.deformable_transformer import DecoderLayer
+from densevit.set_prediction.deformable_transformer import DeformableDecoderLayer
 from densevit.set_prediction.group_criterion import GroupCriterion
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import Levels
@@ -84,7 +84,7 @@ class RfDetr(SetPredictionHead):
         self.queries = GroupQueries(num_queries, num_groups, width, self.label_head, self.box_head)
         self.query_positions = Mlp(2 * width, width, width, 2)
         arguments = (transformer, len(channels), num_points, deterministic)
-        self.decoder = nn.ModuleList(DecoderLayer(*arguments) for _ in range(transformer.decoder_layers))
+        self.decoder = nn.ModuleList(DeformableDecoderLayer(*arguments) for _ in range(transformer.decoder_layers))
         for layer in self.decoder:
             layer.cross_attention = MultiScaleDeformableAttention(
                 width, len(channels), cross_attention_heads, num_points, deterministic

@@ -9,12 +9,12 @@ from densevit.interfaces import Class, Outputs, Targets
 from densevit.losses.matching import MatchingCosts
 from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.queries import mask_logits
-from densevit_heads.parts.instance_masks import InstanceMasks
+from densevit_heads.parts.instance_masks import InstanceMaskHead
 from densevit_heads.rf_detr.head import COSTS, GroupTransformer, RfDetr
 from densevit_heads.rf_detr.instance_criterion import InstanceCriterion
 
 
-class RfDetrInstance(InstanceMasks, RfDetr):
+class RfDetrInstance(InstanceMaskHead, RfDetr):
     """RF-DETR for instance segmentation: evaluated by box AP unless `evaluation: {name: coco_masks}`.
 
     mask_stride: the stride of the masks, which divides the stride of the finest feature.

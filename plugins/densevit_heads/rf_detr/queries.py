@@ -15,7 +15,7 @@ from densevit.set_prediction.query_selection import initial_boxes
 _BACKGROUND = -20.0  # a class logit, of a probability of 2e-9
 
 
-class Proposals(NamedTuple):
+class GroupProposals(NamedTuple):
     """The selected cells of G groups. logits: (B, G, Q, K). boxes: (B, G, Q, 4) cxcywh. features: (B, G, Q, C)."""
 
     logits: Tensor
@@ -46,13 +46,13 @@ class ProposalGroup(nn.Module):
         self.label_head, self.box_head, self.top_cells = copy.deepcopy(label_head), copy.deepcopy(box_head), TopCells()
         nn.init.xavier_uniform_(self.project.weight)
 
-    def forward(self, memory: Tensor, initial: Tensor, valid: Tensor, num_queries: int) -> Proposals:
+    def forward(self, memory: Tensor, initial: Tensor, valid: Tensor, num_queries: int) -> GroupProposals:
         """memory: (B, S, C). initial: (B, S, 4). valid: (B, S) bool. Returns tensors (B, Q, ...)."""
         features = self.norm(self.project(memory))
         logits = self.label_head(features)
         scores = logits.amax(-1).float()
         logits, features, initial = self.top_cells(scores, ~valid, num_queries, logits, features, initial)
-        return Proposals(logits, reparameterized(initial, self.box_head.in_full_precision(features)), features)
+        return GroupProposals(logits, reparameterized(initial, self.box_head.in_full_precision(features)), features)
 
 
 class GroupQueries(nn.Module):
@@ -70,7 +70,7 @@ class GroupQueries(nn.Module):
         self.offsets = QueryTable(num_queries, 4, num_groups)
         nn.init.zeros_(self.offsets.weight)
 
-    def forward(self, levels: Levels) -> tuple[Proposals, BoxQueries]:
+    def forward(self, levels: Levels) -> tuple[GroupProposals, BoxQueries]:
         """Returns the proposals, and the queries (B, G * Q, ...), group by group; in evaluation G is 1.
 
         Q is `num_queries`. If there are fewer cells, the last proposals of each group have features of 0 and the class
@@ -80,7 +80,7 @@ class GroupQueries(nn.Module):
         memory, initial = (x.masked_fill(~valid[..., None], 0.0) for x in (levels.tokens, initial))
         groups = list(self.groups) if self.training else [self.groups[0]]
         by_group = [group(memory, initial, valid, self.num_queries) for group in groups]
-        proposals = Proposals(*(torch.stack(parts, dim=1) for parts in zip(*by_group, strict=True)))
+        proposals = GroupProposals(*(torch.stack(parts, dim=1) for parts in zip(*by_group, strict=True)))
         B, G, S = proposals.boxes.shape[:3]
         contents, offsets = (x.weight[: G * self.num_queries] for x in (self.contents, self.offsets))
         boxes = reparameterized(proposals.boxes.detach().flatten(1, 2), offsets[: G * S])
@@ -91,4 +91,4 @@ class GroupQueries(nn.Module):
         missing = (0, 0, 0, self.num_queries - S)
         values = (_BACKGROUND, 1.0, 0.0)
         padded = (F.pad(x, missing, value=value) for x, value in zip(proposals, values, strict=True))
-        return Proposals(*padded), BoxQueries(contents.expand(B, -1, -1), boxes)
+        return GroupProposals(*padded), BoxQueries(contents.expand(B, -1, -1), boxes)

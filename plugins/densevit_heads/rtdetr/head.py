@@ -19,7 +19,7 @@ from densevit.losses.matching import MatchingCosts, Objects
 from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.box_refinement import look_forward_twice
 from densevit.set_prediction.criterion import SetCriterion
-from densevit.set_prediction.deformable_transformer import DecoderLayer
+from densevit.set_prediction.deformable_transformer import DeformableDecoderLayer
 from densevit.set_prediction.denoising import ContrastiveDenoising
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import Levels
@@ -93,7 +93,7 @@ class RtDetr(SetPredictionHead):
         project = partial(ConvNorm, encoder.width, width, 1, activation=None)
         self.projections = nn.ModuleList(project() for _ in range(num_levels))
         layer = (transformer, num_levels, points, deterministic, sampling)
-        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(transformer.decoder_layers))
+        self.decoder = nn.ModuleList(DeformableDecoderLayer(*layer) for _ in range(transformer.decoder_layers))
         self.query_positions = Mlp(4, 2 * width, width, 2)
         labels, boxes = label_head(width, K), box_head(width)
         self.label_heads = nn.ModuleList(copy.deepcopy(labels) for _ in self.decoder)

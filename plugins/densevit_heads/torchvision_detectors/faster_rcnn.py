@@ -27,7 +27,7 @@ from densevit_heads.torchvision_detectors.conversion import (
     training_targets,
 )
 from densevit_heads.torchvision_detectors.detector import Detector
-from densevit_heads.torchvision_detectors.levels import Pyramid, StrideAnchors
+from densevit_heads.torchvision_detectors.levels import StrideAnchors, TorchvisionPyramid
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 SAMPLED_ANCHORS = 256  # of an image, for the losses of the region proposal network
@@ -71,7 +71,7 @@ class FasterRCNN(Detector):
         check_counts({"num_proposals": num_proposals, "num_samples": num_samples})
         if anchor_scale <= 0:
             raise ValueError(f"anchor_scale is {anchor_scale}; a positive number of strides is expected.")
-        self.pyramid = Pyramid(channels, strides, width, stride, LastLevelMaxPool(), extra_levels=1)
+        self.pyramid = TorchvisionPyramid(channels, strides, width, stride, LastLevelMaxPool(), extra_levels=1)
         proposals = {"training": 2 * num_proposals, "testing": num_proposals}
         self.rpn = RegionProposalNetwork(
             StrideAnchors(self.pyramid.strides, anchor_scale, ASPECT_RATIOS),

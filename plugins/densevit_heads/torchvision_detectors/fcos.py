@@ -23,7 +23,7 @@ from densevit_heads.torchvision_detectors.conversion import (
     training_targets,
 )
 from densevit_heads.torchvision_detectors.detector import Detector
-from densevit_heads.torchvision_detectors.levels import Pyramid, StrideAnchors
+from densevit_heads.torchvision_detectors.levels import StrideAnchors, TorchvisionPyramid
 
 MAPS = {"logits": "cls_logits", "distances": "bbox_regression", "centerness": "bbox_ctrness"}  # torchvision's names
 TERMS = {"label": "classification", "giou": "bbox_regression", "centerness": "bbox_ctrness"}
@@ -57,7 +57,7 @@ class FCOS(Detector):
         super().__init__(channels, strides, classes, stride, nms, score_threshold, max_predictions)
         if width < 64 or width % 32:
             raise ValueError(f"width is {width}; a multiple of 32, at least 64, is expected.")
-        self.pyramid = Pyramid(channels, strides, width, stride, LastLevelP6P7(width, width), extra_levels=2)
+        self.pyramid = TorchvisionPyramid(channels, strides, width, stride, LastLevelP6P7(width, width), extra_levels=2)
         features = nn.Identity()
         features.out_channels = width  # type: ignore[assignment]  # of the backbone, which is not part of the head
         self.fcos = detection.FCOS(

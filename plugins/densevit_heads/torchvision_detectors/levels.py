@@ -11,7 +11,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
 
 
-class Pyramid(nn.Module):
+class TorchvisionPyramid(nn.Module):
     """torchvision's `FeaturePyramidNetwork` (Lin et al. 2017) on one feature of each stride.
 
     stride: finest stride to use; of features with equal strides, the deepest is used. If all strides are finer, the

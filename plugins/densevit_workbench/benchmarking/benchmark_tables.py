@@ -6,7 +6,7 @@ from typing import Any
 from densevit.errors import counted
 from densevit.evaluation.metric_order import sign
 from densevit.evaluation.metrics_file import by_head
-from densevit.reporting.html_page import Cell, Heading, Pairs, Part, Table, Text
+from densevit.reporting.html_page import Cell, Heading, KeyValues, PageElement, Table, Text
 from densevit_workbench.benchmarking.benchmark_results import CaseResult
 from densevit_workbench.benchmarking.digest import comparable, differing
 from densevit_workbench.reports import text_tables
@@ -24,16 +24,16 @@ SHOWN_METRICS = 3
 Results = Mapping[str, CaseResult]
 
 
-def parts(results: Results, facts: Mapping[str, Any]) -> list[Part]:
+def parts(results: Results, facts: Mapping[str, Any]) -> list[PageElement]:
     """The origin of the results, then tables of scores, costs with main scores, speed and failures."""
-    contents: list[Part] = [Pairs(_origin(results, facts))]
+    contents: list[PageElement] = [KeyValues(_origin(results, facts))]
     if any(case.metrics for case in results.values()):
         contents += [Heading("Scores"), Text(SCORES), *_data_note(results), *_scores(results)]
     contents += [Heading("Cost"), _costs(results)]
     if any(case.timings for case in results.values()):
         contents += [Heading("Speed"), Text(SPEED), _speed(results)]
     failed = [(f"{name}, {step}", text) for name, case in results.items() for step, text in case.errors.items()]
-    return [*contents, Heading("Failed"), Pairs(failed)] if failed else contents
+    return [*contents, Heading("Failed"), KeyValues(failed)] if failed else contents
 
 
 def markdown(results: Results, facts: Mapping[str, Any]) -> str:
@@ -41,10 +41,10 @@ def markdown(results: Results, facts: Mapping[str, Any]) -> str:
     return "\n\n".join(["# Benchmark", *map(_markdown, parts(results, facts))]) + "\n"
 
 
-def _markdown(part: Part) -> str:
+def _markdown(part: PageElement) -> str:
     if isinstance(part, Heading):
         return f"## {part.text}"
-    if isinstance(part, Pairs):
+    if isinstance(part, KeyValues):
         return "\n".join(f"- {name}: {text}" for name, text in part.values)
     if isinstance(part, Table):
         return text_tables.markdown(part)
@@ -117,14 +117,14 @@ def _shared(values: Mapping[str, str], separator: str = "; ") -> str:
     return separator.join(f"{value} ({', '.join(group)})" for value, group in names.items())
 
 
-def _scores(results: Results) -> list[Part]:
+def _scores(results: Results) -> list[PageElement]:
     """A table per group of models whose scores are comparable, with what differs from the first."""
     parts: dict[str, dict[str, str]] = {}
     for name, case in results.items():
         digest = case.training.get("digest", {}) if case.backbone else {}
         parts.setdefault(case.backbone or name, {}).update({f"{case.head} {part}": x for part, x in digest.items()})
     first, *further = comparable(parts)
-    tables: list[Part] = [_score_table(results, first)]
+    tables: list[PageElement] = [_score_table(results, first)]
     for names in further:
         differences = differing(parts[names[0]], parts[first[0]])
         tables += [Text(f"Not comparable with the first table: {differences}."), _score_table(results, names)]
@@ -154,7 +154,7 @@ def _weights(case: CaseResult) -> str:
     return f"{case.setting['initial_weights']}{adapted}"
 
 
-def _data_note(results: Results) -> list[Part]:
+def _data_note(results: Results) -> list[PageElement]:
     """A paragraph if models were scored on different data; else empty."""
     data = [case.setting["evaluated_data"] for case in results.values() if case.metrics and case.setting]
     keys = ", ".join(different_keys(data))

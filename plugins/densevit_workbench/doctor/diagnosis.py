@@ -8,7 +8,7 @@ from PIL import Image
 
 from densevit.errors import counted
 from densevit.paths import user_path
-from densevit.reporting.html_page import Folded, Heading, Section, fragment, write_page
+from densevit.reporting.html_page import Folded, Heading, PageSection, fragment, write_page
 from densevit_workbench.doctor import page
 from densevit_workbench.doctor.findings import Finding, Severity
 from densevit_workbench.doctor.split_statistics import SplitStatistics
@@ -62,7 +62,7 @@ class Diagnosis:
         """Writes a self-contained HTML page."""
         write_page(user_path(path), f"Doctor: {self.name}", self.summary, self._sections())
 
-    def _sections(self) -> list[Section]:
+    def _sections(self) -> list[PageSection]:
         return page.sections(self.findings, self.splits, self.inventories, self.readings, self.samples, self.cost)
 
     def count(self, severity: str) -> int:

@@ -34,7 +34,7 @@ from densevit_workbench.doctor.findings import Finding, Findings, evenly_spaced
 from densevit_workbench.doctor.json_records import InvalidRecords, built_without_invalid_records
 from densevit_workbench.doctor.mask_examination import all_have_masks
 from densevit_workbench.doctor.next_command import next_commands
-from densevit_workbench.doctor.source import Source, find_source
+from densevit_workbench.doctor.source import ExaminedSource, find_source
 from densevit_workbench.doctor.split_statistics import split_statistics
 from densevit_workbench.doctor.training_cost import training_cost
 
@@ -244,7 +244,7 @@ def _augment(data: DataSplits, diagnosis: Diagnosis) -> None:
         diagnosis.samples = list(augmented_samples(data.train, data.config_transform, valid))
 
 
-def _count_cost(source: Source, data: DataSplits, diagnosis: Diagnosis) -> None:
+def _count_cost(source: ExaminedSource, data: DataSplits, diagnosis: Diagnosis) -> None:
     assert source.config is not None
     findings = Findings()
     sizes = diagnosis.splits["train"].sizes if diagnosis.splits else np.zeros((0, 2))

@@ -15,7 +15,13 @@ from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.coco_json import Images, classes_of, is_identifier, parse_json, section_of
 from densevit.data.datasets.coco_layouts import NamedFiles
 from densevit.data.datasets.coco_panoptic import CocoPanoptic, panoptic_json
-from densevit.data.datasets.coco_records import INVALID_SEGMENTATIONS, MISSING_MASKS, Objects, lacks_mask, missing_masks
+from densevit.data.datasets.coco_records import (
+    INVALID_SEGMENTATIONS,
+    MISSING_MASKS,
+    CocoObjects,
+    lacks_mask,
+    missing_masks,
+)
 from densevit.data.datasets.coco_segmentations import pack, wrong_codes
 from densevit.data.datasets.panoptic_annotations import panoptic_classes_of, segments_of
 from densevit.data.datasets.split_folders import DIVIDED, root_folder
@@ -149,7 +155,7 @@ def examine_records(
     except DataError:  # raised for the split
         ids = [category.get("id") for category in section_of(file, document, "categories")]
         labels = {category_id: 0 for category_id in ids if is_identifier(category_id)}
-    objects = Objects(file, images, labels, masks, boxes_as_masks)
+    objects = CocoObjects(file, images, labels, masks, boxes_as_masks)
     records = section_of(file, document, "annotations")
     if masks and not boxes_as_masks:
         if boxes_as_masks is None and (error := missing_masks(images, records)):

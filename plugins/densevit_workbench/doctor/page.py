@@ -10,9 +10,9 @@ from densevit.reporting import html_page, plots
 from densevit.reporting.html_page import (
     Cell,
     Grid,
-    Part,
-    Plot,
-    Section,
+    PageElement,
+    PageSection,
+    SvgPlot,
     Table,
     Text,
     missing,
@@ -29,7 +29,7 @@ Samples = Sequence[tuple[str, Image.Image]]
 
 
 @dataclass
-class FindingPart(Part):
+class FindingPart(PageElement):
     """A finding of a diagnosis. severity: error, warning or note."""
 
     element = "finding"
@@ -46,33 +46,36 @@ def sections(
     readings: Samples,
     samples: Samples,
     cost: TrainingCost | None,
-) -> list[Section]:
+) -> list[PageSection]:
     """All sections of a page, findings first."""
     contents = [
-        Section("Findings", [_finding(finding) for finding in findings] or [missing("Nothing to report.")]),
-        Section("Splits", [text_table([rows.SPLIT_COLUMNS, *rows.split_rows(splits)])]),
-        *(Section(f"Classes: {key}", [_class_table(names, lines)]) for key, names, lines in rows.class_rows(splits)),
+        PageSection("Findings", [_finding(finding) for finding in findings] or [missing("Nothing to report.")]),
+        PageSection("Splits", [text_table([rows.SPLIT_COLUMNS, *rows.split_rows(splits)])]),
+        *(
+            PageSection(f"Classes: {key}", [_class_table(names, lines)])
+            for key, names, lines in rows.class_rows(splits)
+        ),
     ]
     channels = rows.channel_rows(splits)
     if channels:
-        contents.insert(2, Section("Channels", [text_table([rows.CHANNEL_COLUMNS, *channels])]))
+        contents.insert(2, PageSection("Channels", [text_table([rows.CHANNEL_COLUMNS, *channels])]))
     if inventories:
         counts = [rows.INVENTORY_COLUMNS, *rows.inventory_rows(inventories)]
-        contents.insert(2, Section("Found, used and left out", [text_table(counts)]))
+        contents.insert(2, PageSection("Found, used and left out", [text_table(counts)]))
     if readings:
-        contents.insert(1, Section("Upright or stored boxes", _readings(readings)))
+        contents.insert(1, PageSection("Upright or stored boxes", _readings(readings)))
     if samples:
-        contents.append(Section("Augmented samples", _samples(samples)))
+        contents.append(PageSection("Augmented samples", _samples(samples)))
     charts = _charts(splits)
     if charts:
         measures = [rows.MEASURE_COLUMNS, *rows.measure_rows(splits)]
-        contents.append(Section("Targets", [Grid("plots", charts), text_table(measures)]))
+        contents.append(PageSection("Targets", [Grid("plots", charts), text_table(measures)]))
     if cost is not None:
-        contents.append(Section("Cost", [text_table([("", ""), *rows.cost_rows(cost, splits)])]))
+        contents.append(PageSection("Cost", [text_table([("", ""), *rows.cost_rows(cost, splits)])]))
     return contents
 
 
-def _finding(finding: Finding) -> Part:
+def _finding(finding: Finding) -> PageElement:
     more = [finding.truncation_note] if finding.truncation_note else []
     return FindingPart(finding.severity, finding.heading, [*finding.examples, *more], finding.fix)
 
@@ -88,7 +91,7 @@ def _share(text: str) -> float:
     return float(text.partition("(")[2].rstrip("%)") or 0) / 100
 
 
-def _charts(splits: rows.Splits) -> list[Plot]:
+def _charts(splits: rows.Splits) -> list[SvgPlot]:
     """A histogram of each measure of the targets, and of image sizes."""
     drawn = []
     for split, statistics in splits.items():
@@ -105,11 +108,11 @@ def _charts(splits: rows.Splits) -> list[Plot]:
         for title, values in numbers.items():
             if np.isfinite(values).any():
                 median = f"median {np.median(values[np.isfinite(values)]):.4g}"
-                drawn.append(Plot(f"{split}, {title}", plots.histogram(values), median))
+                drawn.append(SvgPlot(f"{split}, {title}", plots.histogram(values), median))
     return drawn
 
 
-def _readings(readings: Samples) -> list[Part]:
+def _readings(readings: Samples) -> list[PageElement]:
     text = (
         "Photos that EXIF rotates, with the boxes of the json: left with data.boxes=upright, right with "
         "data.boxes=stored. Choose the reading with the boxes on their objects."
@@ -117,7 +120,7 @@ def _readings(readings: Samples) -> list[Part]:
     return [Text(text), _images(readings)]
 
 
-def _samples(samples: Samples) -> list[Part]:
+def _samples(samples: Samples) -> list[PageElement]:
     return [Text("Training images as the model gets them. Maps called prediction are the targets."), _images(samples)]
 
 

@@ -25,7 +25,7 @@ from densevit_workbench.interchange.foreign_exports import check_export
 
 
 @dataclass(frozen=True)
-class Source:
+class ExaminedSource:
     """A data section, and its config, if any.
 
     name: the user's argument. recognised: the section's keys as text, for the recognised data set of a folder.
@@ -37,7 +37,7 @@ class Source:
     recognised: str = ""
 
 
-def find_source(source: str | Path, overrides: Sequence[str] = ()) -> Source:
+def find_source(source: str | Path, overrides: Sequence[str] = ()) -> ExaminedSource:
     """Resolves a config, a section file, a shipped name of either, a run, or a data set's folder.
 
     Raises ConfigError for an invalid config, and DataError for a folder that no data set recognises.
@@ -56,8 +56,8 @@ def find_source(source: str | Path, overrides: Sequence[str] = ()) -> Source:
     loaded = config_or_data(name, "doctor", overrides)
     if isinstance(loaded, Config):
         configs.check_plugins(loaded)
-        return Source(name, loaded.data, loaded)
-    return Source(name, loaded, None)
+        return ExaminedSource(name, loaded.data, loaded)
+    return ExaminedSource(name, loaded, None)
 
 
 def config_or_data(path_or_name: str, source: str, overrides: Sequence[str] = ()) -> Config | DataSection:
@@ -86,7 +86,7 @@ def _is_no_config(name: str) -> bool:
     return True
 
 
-def _folder_source(source_name: str, folder: Path, overrides: Sequence[str]) -> Source:
+def _folder_source(source_name: str, folder: Path, overrides: Sequence[str]) -> ExaminedSource:
     named = [override.removeprefix("data.name=") for override in overrides if override.startswith("data.name=")]
     name, options = (named[-1], {}) if named else _recognised(folder)
     values = {"name": name, "root": str(folder), **options}
@@ -94,7 +94,7 @@ def _folder_source(source_name: str, folder: Path, overrides: Sequence[str]) -> 
     section: DataSection = configs.section("data", values, str(folder), rest)
     keys = {"name": name, "root": folder} | {key: section.options[key] for key in options}
     text = "" if named else " ".join(shlex.quote(f"data.{key}={flow(value)}") for key, value in keys.items())
-    return Source(source_name, section, None, text)
+    return ExaminedSource(source_name, section, None, text)
 
 
 def flow(value: Any) -> str:

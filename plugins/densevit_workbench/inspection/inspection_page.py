@@ -8,41 +8,43 @@ from torch import Tensor
 
 from densevit.drawing.fonts import drawable_names
 from densevit.reporting import plots
-from densevit.reporting.html_page import Grid, Image, Part, Plot, Section, Text, missing, write_page
+from densevit.reporting.html_page import Grid, Image, PageElement, PageSection, SvgPlot, Text, missing, write_page
 from densevit_workbench.inspection import figures
 from densevit_workbench.inspection.attention_layers import AttentionLayer
 from densevit_workbench.inspection.attention_measures import query_maps
-from densevit_workbench.inspection.inspection_results import Findings
+from densevit_workbench.inspection.inspection_results import InspectionFields
 
 MOST_SIMILARITIES = 8  # rows and columns of tiles in the figure of positions
 SIDE = 220  # of a tile, in pixels
 
 
-def write(findings: Findings, folder: Path) -> list[Path]:
+def write(findings: InspectionFields, folder: Path) -> list[Path]:
     """Writes the PNG files and `inspect.html`, and returns them."""
     files: list[Path] = []
 
-    def figure(name: str, tiles: Sequence[figures.Tile], columns: int, side: int, caption: str) -> list[Part]:
+    def figure(name: str, tiles: Sequence[figures.Tile], columns: int, side: int, caption: str) -> list[PageElement]:
         files.append(folder / f"{name}.png")
         figures.sheet(tiles, columns, side).save(files[-1])
         return [Grid("natural", [Image(files[-1], caption)])]
 
     image = [("", figures.with_point(findings.image, findings.point))]
-    sections = [Section("Image", figure("image", image, 1, 420, IMAGE))]
+    sections = [PageSection("Image", figure("image", image, 1, 420, IMAGE))]
     if findings.similarity is not None:
         tiles, columns = _similarities(findings.similarity)
-        sections.append(Section("Position embeddings", figure("positions", tiles, columns, 64, POSITIONS)))
+        sections.append(PageSection("Position embeddings", figure("positions", tiles, columns, 64, POSITIONS)))
     if not findings.layers:
-        sections.append(Section("Attention", [missing("The backbone shows no attention on the cells of its maps.")]))
+        sections.append(
+            PageSection("Attention", [missing("The backbone shows no attention on the cells of its maps.")])
+        )
     else:
         svg = plots.columns([heads.tolist() for heads in findings.distances.values()], "layer")
-        sections.append(Section("Mean attention distance", [Plot("pixels", svg), Text(DISTANCE, soft=True)]))
+        sections.append(PageSection("Mean attention distance", [SvgPlot("pixels", svg), Text(DISTANCE, soft=True)]))
         tiles = [_query_tile(findings, layer) for layer in findings.layers]
-        sections.append(Section("Attention of the query, by layer", figure("query", tiles, 6, SIDE, QUERY)))
+        sections.append(PageSection("Attention of the query, by layer", figure("query", tiles, 6, SIDE, QUERY)))
         last = query_maps(findings.layers[-1], findings.point)
         tiles = [(f"head {i}", _over_image(findings, head)) for i, head in enumerate(last, 1)]
         title = "Attention of the query, heads of the last layer"
-        sections.append(Section(title, figure("heads", tiles, 6, SIDE, HEADS)))
+        sections.append(PageSection(title, figure("heads", tiles, 6, SIDE, HEADS)))
     for head, objects in findings.objects.items():
         names = drawable_names({detected.label: detected.name for detected in objects})
         tiles = [
@@ -53,11 +55,11 @@ def write(findings: Findings, folder: Path) -> list[Path]:
             for detected in objects
         ]
         if tiles:
-            sections.append(Section(f"Detected objects: {head}", figure(f"objects-{head}", tiles, 4, 300, OBJECTS)))
+            sections.append(PageSection(f"Detected objects: {head}", figure(f"objects-{head}", tiles, 4, 300, OBJECTS)))
     for part, part_figures in findings.figures.items():
         for drawn in part_figures:
             shown = figure(f"{drawn.name}-{part}", drawn.tiles, drawn.columns, drawn.side, drawn.caption)
-            sections.append(Section(f"{drawn.title}: {part}", shown))
+            sections.append(PageSection(f"{drawn.title}: {part}", shown))
     files.append(folder / "inspect.html")
     height, width = findings.size
     about = f"{width} x {height} pixels; {len(findings.layers)} layers of attention"
@@ -86,9 +88,9 @@ def _similarities(similarity: Tensor) -> tuple[list[figures.Tile], int]:
     return [("", figures.colored(similarity[y, x].numpy())) for y in rows for x in columns], len(columns)
 
 
-def _over_image(findings: Findings, values: Tensor) -> np.ndarray:
+def _over_image(findings: InspectionFields, values: Tensor) -> np.ndarray:
     return figures.with_point(figures.heat(findings.image, values.float().numpy()), findings.point)
 
 
-def _query_tile(findings: Findings, layer: AttentionLayer) -> figures.Tile:
+def _query_tile(findings: InspectionFields, layer: AttentionLayer) -> figures.Tile:
     return layer.name, _over_image(findings, query_maps(layer, findings.point).mean(0))

@@ -26,7 +26,7 @@ class ObjectAttention:
 
 
 @dataclass(repr=False)
-class Findings:
+class InspectionFields:
     """The fields of an `Inspection`."""
 
     image: np.ndarray

@@ -18,14 +18,14 @@ from densevit.inference.model_loading import load
 from densevit.model import DenseModel
 from densevit.paths import user_path
 from densevit_workbench.inspection import attention_measures, inspection_page
-from densevit_workbench.inspection.inspection_results import Findings, ObjectAttention
+from densevit_workbench.inspection.inspection_results import InspectionFields, ObjectAttention
 from densevit_workbench.inspection.parts import InspectedPart
 from densevit_workbench.inspection.recording import recorded_attention
 
 MOST_OBJECTS = 8
 
 
-class Inspection(Findings):
+class Inspection(InspectionFields):
     """Positions and attention of a model on one image. Parts that the model does not have are None or empty.
 
     image: (H, W, 3) uint8, resized and padded as model input; non-RGB channels as drawn. point: the query's (y, x), as

@@ -28,7 +28,7 @@ def recorded_attention(module: nn.Module) -> Iterator[list[RecordedAttention]]:
     Any softmax over the last of three or more axes is recorded as attention; three axes are (heads, Q, K) of the first
     image. Weights are on the module's device, detached.
     """
-    recorder = _Recorder({id(part): (name, part) for name, part in module.named_modules()})
+    recorder = _AttentionRecorder({id(part): (name, part) for name, part in module.named_modules()})
     handles = [
         register_module_forward_pre_hook(recorder.enter),
         register_module_forward_hook(recorder.leave, always_call=True),
@@ -44,7 +44,7 @@ def recorded_attention(module: nn.Module) -> Iterator[list[RecordedAttention]]:
             handle.remove()
 
 
-class _Recorder(TorchFunctionMode):
+class _AttentionRecorder(TorchFunctionMode):
     def __init__(self, names: dict[int, tuple[str, nn.Module]]) -> None:
         super().__init__()
         self.names = names

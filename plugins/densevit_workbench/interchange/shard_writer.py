@@ -19,15 +19,16 @@ from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
-from densevit_workbench.interchange.shards import INDEX, SHARD, Header
+from densevit_workbench.interchange.shards import INDEX, SHARD, ShardHeader
 
 
 def write_shards(dataset: Dataset, folder: Path, size: int) -> Iterator[int]:
     """Writes a split. Yields the index of each image after it is written.
 
     folder/000000.tar, ...: the records in the data set's order; a shard ends after `size` bytes.
-    folder/index.npz: `header`, see `Header`; `records` (N, 5), for each image its shard, the first byte and the length
-    of its record there, its height and its width; `object_counts` and `image_classes` of the data set, if it has them.
+    folder/index.npz: `header`, see `ShardHeader`; `records` (N, 5), for each image its shard, the first byte and the
+    length of its record there, its height and its width; `object_counts` and `image_classes` of the data set, if it has
+    them.
 
     The same data set gives the same bytes: times and owners of files are not stored. Raises DataError for target keys
     with a custom type, and for invalid samples.
@@ -50,9 +51,9 @@ def write_shards(dataset: Dataset, folder: Path, size: int) -> Iterator[int]:
                 yield index
                 index += 1
         shards.append(path.stat().st_size)
-    header = Header(tuple(shards), tuple(dataset.provides), dataset.classes, dataset.channels, dataset.metric)
+    header = ShardHeader(tuple(shards), tuple(dataset.provides), dataset.classes, dataset.channels, dataset.metric)
     arrays: dict[str, np.ndarray | None] = {
-        "header": np.frombuffer(TypeAdapter(Header).dump_json(header), np.uint8),
+        "header": np.frombuffer(TypeAdapter(ShardHeader).dump_json(header), np.uint8),
         "records": np.array(records, np.int64),
         "object_counts": dataset.object_counts(),
         "image_classes": dataset.image_classes() if isinstance(dataset, SupportsImageClasses) else None,

@@ -27,7 +27,7 @@ _WINDOW = 4  # shards that are shuffled together
 
 
 @dataclass(frozen=True)
-class Header:
+class ShardHeader:
     """JSON in an index. shards: sizes in bytes. Further fields: see `Dataset`."""
 
     shards: tuple[int, ...]
@@ -63,7 +63,7 @@ class Shards(Dataset):
             raise DataError(f"{base} has no shards of a split {split!r}, only {splits}. Fix: {fix}.")
         with naming_file(folder / INDEX, "index"), np.load(folder / INDEX, allow_pickle=False) as arrays:
             self._arrays = dict(arrays)
-            header = TypeAdapter(Header).validate_json(self._arrays["header"].tobytes())
+            header = TypeAdapter(ShardHeader).validate_json(self._arrays["header"].tobytes())
         self.provides, self.classes, self.channels = header.provides, header.classes, header.channels
         self.metric = header.metric
         self._paths = [folder / SHARD.format(number) for number in range(len(header.shards))]

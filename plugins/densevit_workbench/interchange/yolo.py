@@ -27,7 +27,7 @@ from densevit_workbench.interchange.faults import LISTED, Faults
 from densevit_workbench.interchange.inventory import Inventory
 from densevit_workbench.interchange.yaml_text import read_yaml_as_text
 from densevit_workbench.interchange.yolo_files import NOTHING, Listing, TextFiles, places_of
-from densevit_workbench.interchange.yolo_lines import Line, LineForm, form_of, parse_line
+from densevit_workbench.interchange.yolo_lines import LineForm, YoloLine, form_of, parse_line
 
 _NAME_FILES = ("classes.txt", "obj.names")
 
@@ -139,7 +139,7 @@ class _LabelledImage(NamedTuple):
 
     path: Path
     size: tuple[int, int]
-    lines: Sequence[Line]
+    lines: Sequence[YoloLine]
     has_file: bool
 
 
@@ -154,7 +154,7 @@ def _labelled(path: Path, file: Path, listing: Listing) -> _LabelledImage:
     for row, text in enumerate(read_text(file).splitlines() if has_file else [], 1):
         if text.strip():
             with faults.collecting():
-                lines.append(Line.of(text, f"{file}, line {row}"))
+                lines.append(YoloLine.of(text, f"{file}, line {row}"))
     return _LabelledImage(path, size, lines, has_file)
 
 

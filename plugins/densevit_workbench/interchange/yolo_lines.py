@@ -46,7 +46,7 @@ class LineForm:
 
 
 @dataclass(frozen=True)
-class Line:
+class YoloLine:
     """A line of a text file. where: file and line. label: the number of the class, as text."""
 
     where: str
@@ -54,13 +54,13 @@ class Line:
     values: np.ndarray
 
     @classmethod
-    def of(cls, text: str, where: str) -> "Line":
+    def of(cls, text: str, where: str) -> "YoloLine":
         """Parses a line that is not empty. Raises DataError for text that is not a number."""
         label, *parts = text.split()
         return cls(where, label, np.array([number(part, where) for part in parts]))
 
 
-def form_of(lines: Sequence[Line], kpt_shape: Sequence[int] | None, source: object) -> LineForm:
+def form_of(lines: Sequence[YoloLine], kpt_shape: Sequence[int] | None, source: object) -> LineForm:
     """The one form of all lines of a data set.
 
     kpt_shape: number and dimensions of the keypoints in data.yaml, or () for none; None: not stated. Keypoints are then
@@ -160,14 +160,14 @@ def _keypoints(row: np.ndarray, form: LineForm) -> np.ndarray:
     return row[4 : 4 + form.keypoints * form.dimensions].reshape(-1, form.dimensions)
 
 
-def _shown(line: Line, form: LineForm) -> str:
+def _shown(line: YoloLine, form: LineForm) -> str:
     """The box of a line, as read in a form: x, y, w, h relative to the image."""
     points = line.values[: len(line.values) // 2 * 2].reshape(-1, 2)
     x, y, w, h = (*line.values[:2] - line.values[2:4] / 2, *line.values[2:4]) if form.keypoints else bounds(points)
     return f"({x:.3g}, {y:.3g}, {w:.3g}, {h:.3g})"
 
 
-def parse_line(line: Line, names: tuple[str, ...], sides: tuple[int, int], form: LineForm) -> AnnotatedObject:
+def parse_line(line: YoloLine, names: tuple[str, ...], sides: tuple[int, int], form: LineForm) -> AnnotatedObject:
     """The object of a line. sides: width and height of the image."""
     where, label = line.where, number(line.label, line.where)
     if label != int(label) or not 0 <= label < len(names):

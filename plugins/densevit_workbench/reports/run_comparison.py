@@ -18,9 +18,9 @@ from densevit.reporting.html_page import (
     Grid,
     Heading,
     Image,
-    Part,
-    Plot,
-    Section,
+    PageElement,
+    PageSection,
+    SvgPlot,
     Text,
     missing,
     table,
@@ -34,7 +34,7 @@ ABSENT = "–"
 
 
 @dataclass
-class Legend(Part):
+class Legend(PageElement):
     """The colours of curves in several plots."""
 
     element = "legend"
@@ -46,17 +46,17 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     names, configs = _named(runs)
     images = _common_images(names)
     sections = [
-        Section("Runs", _runs(names, configs)),
-        Section("Metrics", _metrics(names, _data_of(configs))),
-        Section("Config differences", _config_differences(configs)),
-        Section("Curves", _curves(names)),
-        *([Section("Images", _images(names, images))] if images else []),
+        PageSection("Runs", _runs(names, configs)),
+        PageSection("Metrics", _metrics(names, _data_of(configs))),
+        PageSection("Config differences", _config_differences(configs)),
+        PageSection("Curves", _curves(names)),
+        *([PageSection("Images", _images(names, images))] if images else []),
     ]
     write_page(out, f"{len(names)} runs", " · ".join(names), sections, contents=True)
     return out
 
 
-def comparison_overview(runs: Sequence[Path]) -> list[Part]:
+def comparison_overview(runs: Sequence[Path]) -> list[PageElement]:
     """Metrics and main curves of several folders, for a notebook."""
     names, configs = _named(runs)
     curves = [part for part in _curves(names) if not isinstance(part, Folded)]
@@ -79,7 +79,7 @@ def names_of(runs: Sequence[Path]) -> list[str]:
     return [f"{'/'.join(path[-1:])} ({n})" for n, path in enumerate(parts, start=1)]  # one folder several times
 
 
-def _runs(names: Mapping[str, Path], configs: Mapping[str, str]) -> list[Part]:
+def _runs(names: Mapping[str, Path], configs: Mapping[str, str]) -> list[PageElement]:
     rows = [[name, run_files.about(run, configs[name])] for name, run in names.items()]
     return [text_table([["run", "about"], *rows])]
 
@@ -110,7 +110,7 @@ def data_note(data: Mapping[str, Mapping[str, str] | None]) -> list[Text]:
     return [Text(f"{' '.join(parts)} {only}")] if parts else []
 
 
-def _metrics(names: Mapping[str, Path], data: Mapping[str, Mapping[str, str] | None]) -> list[Part]:
+def _metrics(names: Mapping[str, Path], data: Mapping[str, Mapping[str, str] | None]) -> list[PageElement]:
     """One row per metric, one column per run; in each row, the best number among runs of the same data is bold."""
     best_of = best_positions(list(names.values()), list(data.values()))
     metrics = {name: _read_metrics(run) for name, run in names.items()}
@@ -167,7 +167,7 @@ def flat_values(values: Any, prefix: str = "") -> dict[str, str]:
     return {prefix: str(values)}
 
 
-def _config_differences(configs: Mapping[str, str]) -> list[Part]:
+def _config_differences(configs: Mapping[str, str]) -> list[PageElement]:
     """The keys whose values differ."""
     flat: dict[str, dict[str, str]] = {}
     for name, text in configs.items():
@@ -183,7 +183,7 @@ def _config_differences(configs: Mapping[str, str]) -> list[Part]:
     return [text_table([["key", *flat], *different]) if different else Text("The configs are equal.")]
 
 
-def _curves(names: Mapping[str, Path]) -> list[Part]:
+def _curves(names: Mapping[str, Path]) -> list[PageElement]:
     """One plot per curve of metrics.csv, over all runs with this curve."""
     curves: dict[str, dict[str, Points]] = {}
     for run, folder in names.items():
@@ -203,9 +203,9 @@ def _curves(names: Mapping[str, Path]) -> list[Part]:
     ]
 
 
-def _overlay(title: str, curves: Mapping[str, Any], names: Mapping[str, Path]) -> Plot:
+def _overlay(title: str, curves: Mapping[str, Any], names: Mapping[str, Path]) -> SvgPlot:
     """One plot in which each run has its own colour."""
-    return Plot(title, plots.lines(curves, order=list(names)))
+    return SvgPlot(title, plots.lines(curves, order=list(names)))
 
 
 def _common_images(names: Mapping[str, Path]) -> list[Path]:
@@ -219,8 +219,8 @@ def _common_images(names: Mapping[str, Path]) -> list[Path]:
     return [common[n * len(common) // most] for n in range(most)]
 
 
-def _images(names: Mapping[str, Path], paths: Sequence[Path]) -> list[Part]:
-    parts: list[Part] = [Text("Images that all runs have drawn, with the visualization of each run.")]
+def _images(names: Mapping[str, Path], paths: Sequence[Path]) -> list[PageElement]:
+    parts: list[PageElement] = [Text("Images that all runs have drawn, with the visualization of each run.")]
     for path in paths:
         images = [Image(run / "predictions" / path, name) for name, run in names.items()]
         parts += [Heading(path.with_suffix("").as_posix()), Grid("images", images)]

@@ -19,7 +19,7 @@ GRID: Size = (96, 128)  # (H, W) of a batch
 IMAGES: tuple[Size, ...] = (GRID, (64, 96), (80, 50))  # (H, W) of the batch's images, without padding
 
 
-class Levels(NamedTuple):
+class FeatureLevels(NamedTuple):
     """Channels and strides, one per feature."""
 
     channels: tuple[int, ...]
@@ -55,7 +55,7 @@ class HeadFixture(Fixture):
 
     def __init__(self, factory: Factory, channels: Sequence[int], strides: Sequence[int], reach: int) -> None:
         super().__init__(factory)
-        self.levels, self.reach = Levels(tuple(channels), tuple(strides)), reach
+        self.levels, self.reach = FeatureLevels(tuple(channels), tuple(strides)), reach
         self.types = self._registered_types = TargetTypes()
         self.task: str = getattr(factory.func if isinstance(factory, functools.partial) else factory, "task", "")
 
@@ -70,7 +70,7 @@ class HeadFixture(Fixture):
             raise NotChecked(f"not checked: there are no random targets for {self.unknown}")
 
     def build(
-        self, seed: int = 0, levels: Levels | None = None, classes: int = 4, order: Sequence[int] | None = None
+        self, seed: int = 0, levels: FeatureLevels | None = None, classes: int = 4, order: Sequence[int] | None = None
     ) -> Head:
         """A new head.
 
@@ -107,7 +107,7 @@ class HeadFixture(Fixture):
 
     def batch(
         self,
-        levels: Levels | None = None,
+        levels: FeatureLevels | None = None,
         size: Size = GRID,
         images: Sequence[Size] = IMAGES,
         classes: int = 4,

@@ -9,7 +9,7 @@ from densevit.targets.types import as_array
 from densevit_workbench.testing.check_results import check, require
 from densevit_workbench.testing.fixtures import Size, require_class, require_new
 from densevit_workbench.testing.gradients import listed
-from densevit_workbench.testing.head_fixtures import GRID, IMAGES, HeadFixture, Levels, total
+from densevit_workbench.testing.head_fixtures import GRID, IMAGES, FeatureLevels, HeadFixture, total
 
 TOLERANCE = 1e-4  # for another order of summation, relative to the value
 RUNS = "use the channels and strides of the constructor and the sizes of the features: none of them is fixed"
@@ -56,14 +56,14 @@ def several_levels(fixture: HeadFixture) -> None:
 @check("training and prediction on one level", RUNS)
 def one_level(fixture: HeadFixture) -> None:
     """The head runs on one feature, as from a plain ViT."""
-    _run(fixture, Levels(fixture.levels.channels[-1:], fixture.levels.strides[-1:]))
+    _run(fixture, FeatureLevels(fixture.levels.channels[-1:], fixture.levels.strides[-1:]))
 
 
 @check("training and prediction on two levels of one stride", RUNS)
 def equal_strides(fixture: HeadFixture) -> None:
     """The head runs on two features of one stride, in order of depth."""
     channels = fixture.levels.channels[-2:]
-    _run(fixture, Levels(channels, fixture.levels.strides[-1:] * len(channels)))
+    _run(fixture, FeatureLevels(channels, fixture.levels.strides[-1:] * len(channels)))
 
 
 @check("training and prediction with one class", "support K = 1")
@@ -84,7 +84,7 @@ def odd_sizes(fixture: HeadFixture) -> None:
 
 def _run(
     fixture: HeadFixture,
-    levels: Levels | None = None,
+    levels: FeatureLevels | None = None,
     classes: int = 4,
     size: Size = GRID,
     images: tuple[Size, ...] = IMAGES,

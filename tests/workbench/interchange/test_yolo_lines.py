@@ -11,7 +11,7 @@ from PIL import Image
 
 from densevit.errors import DataError
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
-from densevit_workbench.interchange.yolo_lines import Line, form_of, parse_line
+from densevit_workbench.interchange.yolo_lines import YoloLine, form_of, parse_line
 
 SIDES = (200, 100)
 CORNERS = np.array([[-0.48, -0.45], [0.49, -0.48], [0.47, 0.46], [-0.46, 0.44]])  # of a plate, relative to its box
@@ -80,10 +80,10 @@ FORMS: dict[str, tuple[Values, int]] = {  # with the number of keypoints
 }
 
 
-def lines_of(form: Values, count: int, seed: int = 0) -> tuple[np.ndarray, list[Line]]:
+def lines_of(form: Values, count: int, seed: int = 0) -> tuple[np.ndarray, list[YoloLine]]:
     expected, rng = boxes(count, seed), np.random.default_rng(seed)
     texts = [" ".join(f"{value:.6f}" for value in (0, *form(box, rng))) for box in expected]
-    return expected, [Line.of(text, f"{n}.txt, line 1") for n, text in enumerate(texts)]
+    return expected, [YoloLine.of(text, f"{n}.txt, line 1") for n, text in enumerate(texts)]
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -112,7 +112,7 @@ def test_few_lines_are_never_read_in_a_wrong_form(name: str):
 
 
 def test_an_ambiguous_set_shows_both_readings_and_the_key_that_chooses():
-    line = Line.of("0 0.5 0.5 0.45 0.5 0.48 0.52", "a.txt, line 1")
+    line = YoloLine.of("0 0.5 0.5 0.45 0.5 0.48 0.52", "a.txt, line 1")
     text = (
         r"^set: the 1 lines of 6 numbers .*a\.txt, line 1, may be a polygon \(kpt_shape: \[\]\), around \(0\.45, 0\.5, "
         r"0\.05, 0\.02\) or a box with 1 keypoints \(kpt_shape: \[1, 2\]\), around \(0\.275, 0\.25, 0\.45, 0\.5\)"

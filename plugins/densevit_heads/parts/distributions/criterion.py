@@ -45,7 +45,7 @@ class LayerOutputs(NamedTuple):
     initial: Tensor
 
 
-class Pairs(NamedTuple):
+class DistributionPairs(NamedTuple):
     """Pairs of queries and objects in each of M outputs, (M, R + P + U) each.
 
     R pairs come from the output's matching, P from denoising queries and U from the union of the matchings. Classes
@@ -81,7 +81,7 @@ class QueryKinds(NamedTuple):
 
     @classmethod
     def of(
-        cls, labelled: Tensor, noised: DenoisingQueries, pairs: Pairs, queries: int, context: LossContext
+        cls, labelled: Tensor, noised: DenoisingQueries, pairs: DistributionPairs, queries: int, context: LossContext
     ) -> "QueryKinds":
         """labelled: (B,) bool, on the CPU. queries: D + Q."""
         device, D = pairs.image.device, noised.contents.shape[1]
@@ -171,13 +171,13 @@ class DfineCriterion(SetCriterion):
         return assign(cost, objects.counts, objects.names, strict)
 
     def proposal_boxes(
-        self, terms: Losses, layers: LayerOutputs, objects: Objects, pairs: Pairs, shares: Tensor
+        self, terms: Losses, layers: LayerOutputs, objects: Objects, pairs: DistributionPairs, shares: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The weighted L1 and GIoU losses of the proposals. terms: the weighted terms, (M,) each. shares: the factor of
         each query in the class loss, (B, D + Q)."""
         return terms["l1"][-1], terms["giou"][-1]
 
-    def _terms(self, layers: LayerOutputs, objects: Objects, pairs: Pairs) -> Losses:
+    def _terms(self, layers: LayerOutputs, objects: Objects, pairs: DistributionPairs) -> Losses:
         """`label` of each query, (M, B, D + Q), `l1` and `giou` of each pair, (M, P + U), `fgl` of each, (L, P + U),
         and `ddf` of each query, (L - 1, B, D + Q).
         """
@@ -220,7 +220,9 @@ class DfineCriterion(SetCriterion):
         return {"fgl": iou * localization, "ddf": weight * distribution_distance(corners[:-1], corners[-1])}
 
 
-def _class_and_box_shares(objects: Objects, kinds: QueryKinds, pairs: Pairs, context: LossContext) -> Losses:
+def _class_and_box_shares(
+    objects: Objects, kinds: QueryKinds, pairs: DistributionPairs, context: LossContext
+) -> Losses:
     """The factors of each query in the class loss, (B, D + Q), and of each pair in the losses of boxes, (P + U,).
 
     1 / the number of positive denoising queries for these, and for object queries 1 / the number of objects (classes)
@@ -237,14 +239,14 @@ def _class_and_box_shares(objects: Objects, kinds: QueryKinds, pairs: Pairs, con
     return {"label": by_query, **dict.fromkeys(("l1", "giou", "fgl"), by_pair)}
 
 
-def _all_pairs(matched: MatchedPairs, noised: DenoisingQueries, device: torch.device) -> Pairs:
+def _all_pairs(matched: MatchedPairs, noised: DenoisingQueries, device: torch.device) -> DistributionPairs:
     """matched: the pairs of object queries in all M outputs, on the CPU."""
     D, P, M = noised.contents.shape[1], len(noised.target), len(matched.query)
     merged = union(matched)
     noised_rows = torch.stack([noised.image[:P], noised.query[:P], noised.target])[:, None]
     parts = [to_device(_rows(matched, D), device), noised_rows, to_device(_rows(merged, D), device)]
     image, query, target = torch.cat([part.expand(-1, M, -1) for part in parts], dim=2)
-    return Pairs(image, query, target, matched.query.shape[1], P, len(merged.image))
+    return DistributionPairs(image, query, target, matched.query.shape[1], P, len(merged.image))
 
 
 def union(pairs: MatchedPairs) -> MatchedPairs:

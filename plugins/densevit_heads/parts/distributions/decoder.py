@@ -43,7 +43,7 @@ class Gate(nn.Module):
         return self.norm(first * before + second * attended)
 
 
-class DecoderLayer(nn.Module):
+class DistributionDecoderLayer(nn.Module):
     """Self-attention among queries, gated deformable cross-attention, then a feed-forward network (FFN).
 
     scale: a factor of the widths of `options`. activation: the FFN's activation.
@@ -150,7 +150,7 @@ class Refined(NamedTuple):
         return LayerOutputs(all_logits, all_boxes, self.corners, self.initial_boxes)
 
 
-class Decoder(nn.Module):
+class DistributionDecoder(nn.Module):
     """Decoder layers, each with its prediction heads.
 
     training_layers: layers after the layers of `options`, in training only. layer_scale: width and FFN of these layers,
@@ -179,7 +179,7 @@ class Decoder(nn.Module):
         width = options.width
         scales = [1] * options.decoder_layers + [layer_scale] * training_layers
         self.layers = nn.ModuleList(
-            DecoderLayer(options, scale, num_points, deterministic, activation) for scale in scales
+            DistributionDecoderLayer(options, scale, num_points, deterministic, activation) for scale in scales
         )
         self.scales = scales
         self.positions = Mlp(4, 2 * width, width, 2)

@@ -11,7 +11,7 @@ from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit.set_prediction.queries import BoxQueries
 from densevit.set_prediction.query_selection import SelectedQueries
 from densevit_heads.parts.distributions.criterion import DfineCriterion
-from densevit_heads.parts.distributions.decoder import Decoder, Refined
+from densevit_heads.parts.distributions.decoder import DistributionDecoder, Refined
 
 BOX_NOISE = 1.0  # of denoising queries, in half box sizes; a negative query's is 1 to 2
 
@@ -19,7 +19,7 @@ BOX_NOISE = 1.0  # of denoising queries, in half box sizes; a negative query's i
 class DistributionHead(SetPredictionHead):
     """A head whose decoder refines distributions of box edges. A subclass sets the attributes in its constructor."""
 
-    decoder: Decoder
+    decoder: DistributionDecoder
     denoising: ContrastiveDenoising | None
     criterion: DfineCriterion
 

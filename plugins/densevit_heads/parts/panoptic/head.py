@@ -24,10 +24,10 @@ from densevit.set_prediction.transformer import Transformer
 from densevit_heads.parts.panoptic.losses import mask_losses
 from densevit_heads.parts.panoptic.mask_head import AttentionMaps, MaskHead
 from densevit_heads.parts.panoptic.merging import instances, panoptic_map
-from densevit_heads.parts.panoptic.segments import Segments, segment_counts
+from densevit_heads.parts.panoptic.segments import PanopticSegments, segment_counts
 
 
-class PanopticMasks(SetPredictionHead):
+class PanopticMaskHead(SetPredictionHead):
     """Adds masks to a detector, the next base class, which learns boxes of things and stuff.
 
     The parameters of the detector keep their names, so that a detection head's weights can start a panoptic one.
@@ -75,7 +75,7 @@ class PanopticMasks(SetPredictionHead):
         size = (padding_mask.shape[1], padding_mask.shape[2])
         segments = None
         if self.training and targets is not None:
-            segments = Segments.of(targets, len(self.classes), size, padding_mask.device)
+            segments = PanopticSegments.of(targets, len(self.classes), size, padding_mask.device)
         if self.freeze_detector:
             features = [x.detach() for x in features]
         with torch.no_grad() if self.freeze_detector else nullcontext():
@@ -105,7 +105,7 @@ class PanopticMasks(SetPredictionHead):
         device = outputs["logits"].device
         segments = outputs.get("segments")
         if segments is None:
-            segments = Segments.of(targets, len(self.classes), outputs["padded_size"], device)
+            segments = PanopticSegments.of(targets, len(self.classes), outputs["padded_size"], device)
             objects = Objects.of(segments.targets, device)
             pairs = self.criterion.match(outputs, objects, context.raise_on_non_finite)
             outputs = {**outputs, "pairs": pairs, "objects": objects}

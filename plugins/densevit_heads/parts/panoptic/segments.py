@@ -11,7 +11,7 @@ from densevit.losses.distributed import to_device
 _PADDING = VOID - 1
 
 
-class Segments(NamedTuple):
+class PanopticSegments(NamedTuple):
     """The T segments of all images of a batch, things and stuff, ordered by image and panoptic id.
 
     targets: each image's `boxes` (N, 4) xyxy around the visible pixels and `labels` (N,) of its segments, if it is
@@ -24,7 +24,9 @@ class Segments(NamedTuple):
     valid: Tensor
 
     @classmethod
-    def of(cls, targets: list[Targets], num_classes: int, size: tuple[int, int], device: torch.device) -> "Segments":
+    def of(
+        cls, targets: list[Targets], num_classes: int, size: tuple[int, int], device: torch.device
+    ) -> "PanopticSegments":
         """size: (H, W) of the padded batch.
 
         Crowds (`panoptic_crowds`) are no objects; their pixels belong to no segment, like void. An image without
