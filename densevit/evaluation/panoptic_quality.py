@@ -57,7 +57,7 @@ def image_quality(segments: np.ndarray) -> Quality:
 def means(classes: Sequence[Quality]) -> dict[str, float]:
     """The mean PQ, SQ and RQ of classes."""
     values = {"PQ": [x.pq for x in classes], "SQ": [x.sq for x in classes], "RQ": [x.rq for x in classes]}
-    return {name: mean(of_classes) for name, of_classes in values.items()}
+    return {name: mean(by_class) for name, by_class in values.items()}
 
 
 def mean(values: Sequence[float]) -> float:

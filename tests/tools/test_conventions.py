@@ -47,6 +47,11 @@ MODULES = [f"m{i}" for i in range(35)]
 TYPES = f"if TYPE_CHECKING:\n    from densevit import {', '.join(MODULES)}\n"
 WALKS = {"pyproject.toml": CONTRACT, ARCHITECTURE: TABLE + WALK, "densevit/net.py": NET}
 CHECK = "def check_x(config):\n    {}\n"
+BLOCK = NET.replace("class Net", "class Block")
+PAPERS = {  # packages of heads and backbones that have a class of one name, which is not the core's
+    "setup.cfg": "[options.entry_points]\ndensevit.heads=\n a = densevit_a:A\ndensevit.backbones=\n b = densevit_b:B\n",
+    **{"plugins/densevit_a/net.py": BLOCK, "plugins/densevit_b/net.py": BLOCK, "densevit/net.py": NET},
+}
 
 # By pass: files that follow it, a file of them with a part and the text in its place, and what is found.
 CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
@@ -116,6 +121,15 @@ CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     ],
     "words.kinds_are_types": [
         ({"plugins/net.py": NET}, "plugins/net.py", "(self)", "(self, kind: str)", ":7: kind is str, not a type"),
+    ],
+    "words.classes_have_one_name": [
+        (
+            PAPERS,
+            "plugins/densevit_b/net.py",
+            "class Block",
+            "class Net",
+            "densevit_b/net.py:4: a class Net is in dens",
+        ),
     ],
     "words.modules_are_named_by_their_subject": [
         ({"densevit/net.py": NET, "densevit/utils.md": ""}, "densevit/utils.py", "", "", "1: a module called utils")

@@ -28,6 +28,7 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     words.docstrings_say_what_a_thing_is,
     words.names_say_what_they_are,
     words.kinds_are_types,
+    words.classes_have_one_name,
     words.modules_are_named_by_their_subject,
 )
 

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from configparser import ConfigParser
 
 from tools.conventions.tree import Problem, Tree, line_at
 
@@ -97,6 +98,26 @@ def kinds_are_types(tree: Tree) -> Iterator[Problem]:
                     )
                 ) if not re.search(r"\btype\b", text := ast.unparse(held)):
                     yield Problem(file, node.lineno, f"kind is {text}, not a type", "name what it is: task, suffix")
+
+
+def classes_have_one_name(tree: Tree) -> Iterator[Problem]:
+    """No class has the name of another. Packages that register backbones, necks or heads repeat layers' names of papers
+    among themselves."""
+    setup = ConfigParser(interpolation=None)
+    setup.read_string(tree.text("setup.cfg") if tree.exists("setup.cfg") else "")
+    groups = (f"densevit.{group}" for group in ("backbones", "necks", "heads"))
+    registered = "\n".join(setup.get("options.entry_points", group, fallback="") for group in groups)
+    paper_packages = set(re.findall(r"= (\w+)", registered))
+    defined: dict[str, list[tuple[str, bool]]] = {}
+    for file in tree.files("densevit/**/*.py", "plugins/**/*.py"):
+        is_paper = file.removeprefix("plugins/").partition("/")[0] in paper_packages
+        for node in tree.module(file).body:
+            if isinstance(node, ast.ClassDef):
+                for other, is_other_paper in defined.setdefault(node.name, []):
+                    if not (is_paper and is_other_paper):
+                        message = f"a class {node.name} is in {other}, too"
+                        yield Problem(file, node.lineno, message, "name it by the field's word for what it is")
+                defined[node.name].append((file, is_paper))
 
 
 def modules_are_named_by_their_subject(tree: Tree) -> Iterator[Problem]:
