@@ -89,6 +89,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["DENSEVIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a cache of scans for this test alone."""
+    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test's folder, in which it runs."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(autouse=True, scope="session")
 def autograd_without_device_threads() -> None:
     """A first backward pass on the CPU, so that forked processes can train.

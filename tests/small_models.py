@@ -1,7 +1,7 @@
 """Small models: each layer and each resizing takes time to trace in an export, each pixel to compare."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +11,55 @@ import densevit
 from densevit.channels import Channels
 from densevit.data.transforms.default import DefaultTransforms
 from densevit.data.transforms.detr import DetrTransforms
-from densevit.interfaces import Head
+from densevit.interfaces import Class, Head, Losses, Predictions, Targets
 from densevit.model import DenseModel
 
 NAMES = ["cat", "dog & bone"]
 CELLS = {"name": "one_stage", "width": 16, "fusion_blocks": 0}
 NAIVE = {"name": "setr", "decoder": "naive", "width": 16, "auxiliary": (), "norm": "batch"}
+
+
+class Pixels(densevit.Backbone):
+    """The normalised pixels. parts: further modules and parameters, by name."""
+
+    channels, strides = (3,), (1,)
+
+    def __init__(self, **parts: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [images * self.scale]
+
+
+class StandIn(Head):
+    """A head in place of a real one: `predicted(target)` gives the predictions of an image, `losses` the loss terms.
+
+    parts: its modules and parameters, by name. Another task is a subclass with its `task` and `required_targets`.
+    """
+
+    task, required_targets = "detection", ("boxes", "labels")
+
+    def __init__(
+        self,
+        classes: Sequence[Class] = (),
+        predicted: Callable[[Targets], Predictions] = lambda target: {},
+        losses: Callable[..., Losses] = lambda outputs, targets, context: {"loss": outputs["pixels"].mean()},
+        **parts: nn.Module | nn.Parameter,
+    ) -> None:
+        super().__init__((3,), (1,), classes)
+        self.predicted, self.loss = predicted, losses  # type: ignore[method-assign]
+        self.scale = nn.Parameter(torch.ones(()))
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, features, padding_mask, targets=None):
+        return {"pixels": features[0] * self.scale}
+
+    def predict(self, outputs, targets):
+        return [self.predicted(target) for target in targets]
 
 
 class FourMaps(densevit.Backbone):

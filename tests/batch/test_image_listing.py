@@ -15,7 +15,7 @@ from densevit.channels import RGB, Channels
 from densevit.errors import DataError, DensevitError
 from densevit_batch.image_listing import find_images
 from tests.data.image_sources import SOURCES, same, write_images
-from tests.data.io.test_image_doors import channels_of
+from tests.data.io.test_pixel_arrays import channels_of
 
 pytestmark = pytest.mark.usefixtures("folder")
 

@@ -64,10 +64,9 @@ def test_redirected_progress_is_a_line_every_half_minute(capsys, monkeypatch):
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    return tmp_path
+def tiny(working_folder: Path) -> Path:
+    Path("tiny.yaml").write_text(TINY)
+    return working_folder
 
 
 @pytest.mark.integration

@@ -1,4 +1,4 @@
-"""`densevit evaluate` with fakes for the model, the data and the evaluation."""
+"""densevit/cli/evaluate.py with fakes for the model, the data and the evaluation."""
 
 import json
 import math
@@ -14,16 +14,15 @@ from PIL import Image
 from densevit import config as configs
 from densevit.channels import RGB
 from densevit.cli import main
+from densevit.data import data_builder
 from densevit.evaluation.coco_ap import CocoDetection
 from densevit.evaluation.miou import SemanticSegmentation
-from densevit.interfaces import Class, Dataset, Evaluator, Head
+from densevit.inference import model_loading
+from densevit.interfaces import Class, Dataset, Evaluator
+from tests.small_models import StandIn
 
 CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
 CONFIG = "backbone: {name: swin}\nheads: {detection: {name: detr}}\ndata: {name: scenes}\ntrainer: {max_steps: 1}\n"
-
-
-class Detection(Head):
-    task, required_targets = "detection", ("boxes", "labels")
 
 
 class Split(Dataset):
@@ -52,15 +51,15 @@ def fake_data(classes: Any) -> Any:
 
 
 @pytest.fixture
-def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def seen(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A run folder `run` in the working directory; records the arguments that the command passes on."""
+    from densevit.training.run import evaluation_folder
     from densevit.training.run.evaluation import Evaluation, EvaluationPlan
 
-    monkeypatch.chdir(tmp_path)
     Path("run").mkdir()
     Path("run/config.yaml").write_text(CONFIG)
     config = configs.load(Path("run/config.yaml"))
-    heads = {"detection": Detection((8,), (8,), CLASSES)}
+    heads = {"detection": StandIn(CLASSES)}
     model = SimpleNamespace(
         default_thresholds={"detection": 0.5},
         backbone=SimpleNamespace(input_size=None),
@@ -96,10 +95,14 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         metrics = {f"detection/{name}": value for name, value in evaluator.metrics().items()}
         return Evaluation(metrics, {"detection": evaluator}, {139: 0})
 
-    monkeypatch.setattr("densevit.inference.model_loading.load_any", lambda run, trust, runtime: (model, False))
-    monkeypatch.setattr("densevit.data.data_builder.build_data", build_data)
-    monkeypatch.setattr(EvaluationPlan, "run", evaluate)
-    monkeypatch.setattr("densevit.training.run.evaluation_folder.draw_images", lambda *given: None)
+    fakes: list[tuple[Any, str, Any]] = [
+        (model_loading, "load_any", lambda run, trust, runtime: (model, False)),
+        (data_builder, "build_data", build_data),
+        (EvaluationPlan, "run", evaluate),
+        (evaluation_folder, "draw_images", lambda *given: None),
+    ]
+    for part, name, fake in fakes:
+        monkeypatch.setattr(part, name, fake)
     return seen
 
 

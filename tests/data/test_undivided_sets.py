@@ -13,17 +13,13 @@ from densevit.data.split_overlap import check_overlap
 from densevit.interfaces import Dataset
 from tests.data.undivided_sets import SETS, Undivided
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 NUMBERS = range(40)
 
 
 @pytest.fixture(params=SETS.values(), ids=SETS)
 def form(request: pytest.FixtureRequest) -> Undivided:
     return request.param
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
 
 
 def numbers(dataset: Dataset) -> list[int]:

@@ -1,10 +1,10 @@
-"""Predictions and ground truth on images: places, colours, outlines and names."""
+"""densevit/drawing/draw.py: predictions and ground truth on images: places, colours, outlines and names."""
 
 import numpy as np
 import pytest
 import torch
 
-from densevit.drawing.canvas import OPACITY, OUTLINE, text_color
+from densevit.drawing.canvas import OPACITY, OUTLINE
 from densevit.drawing.draw import ERROR_COLOR, draw
 from densevit.interfaces import Class
 from densevit.targets import Keypoints
@@ -73,8 +73,6 @@ def test_labels_are_complete_at_the_image_edge():
         for x, y in ((300, 300), (0, 0), (599, 0), (599, 599))
     )
     assert middle > 500 and edges == [pytest.approx(middle, rel=0.05)] * 3
-    for background, text in {(255, 255, 0): 0, (0, 200, 0): 0, (0, 0, 128): 255, (120, 0, 0): 255}.items():
-        assert text_color(background) == (text, text, text)
 
 
 def test_ground_truth_is_left_and_prediction_right():

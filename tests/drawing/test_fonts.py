@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from densevit.drawing import fonts
@@ -28,7 +29,7 @@ def installed(monkeypatch: pytest.MonkeyPatch):
             function.cache_clear()
 
     def install(*paths: Path) -> None:
-        monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [*map(str, paths)])
+        monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [*map(str, paths)])
         clear()
 
     install()

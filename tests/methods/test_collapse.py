@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 import densevit
 from densevit.interfaces import Batch, LossContext, Losses
@@ -31,6 +32,13 @@ class Rising(Watched):
         return {"step": 0 * loss + context.step, "later": 0 * loss + later, "still": 0 * loss + 1}
 
 
+class Constant(Pixels):
+    """Features that hardly differ."""
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [1 + 1e-3 * x for x in super().forward(images)]
+
+
 def warned(method: Any, folder: Path, steps: int, recwarn: pytest.WarningsRecorder, **sections: Any) -> list[str]:
     densevit.fit(config(method, {"max_steps": steps}, **sections), run_dir=folder)
     return [str(w.message) for w in recwarn if any(sign in str(w.message) for sign in SIGNS)]
@@ -46,11 +54,7 @@ def test_loss_that_does_not_fall_is_a_warning_with_its_means(tmp_path: Path, rec
 
 
 @pytest.mark.integration
-def test_constant_features_are_a_warning_with_their_variance(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
-) -> None:
-    original = Pixels.forward
-    monkeypatch.setattr(Pixels, "forward", lambda self, images: [1 + 1e-3 * x for x in original(self, images)])
-    [warning] = warned(Watched, tmp_path / "run", 104, recwarn)
+def test_constant_features_are_a_warning_with_their_variance(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    [warning] = warned(Watched, tmp_path / "run", 104, recwarn, backbone={"name": f"{__name__}:Constant"})
     share = re.search(r"their variance is (\S+) of their mean square, averaged over 26 batches", warning)
     assert share is not None and 0 < float(share[1]) < 1e-4

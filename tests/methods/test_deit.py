@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import densevit
 from densevit.errors import ConfigError
 from densevit.interfaces import LossContext
+from densevit_methods import classifiers
 from densevit_methods.deit import DeiT
 from tests.methods.pretraining import batch_of, randomised
 
@@ -97,7 +98,7 @@ def published(model: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> An
         if value.is_floating_point():
             value.normal_(1.0 if value.ndim == 1 else 0.0, 0.05)
     weights = SimpleNamespace(state_dict=net.state_dict)
-    monkeypatch.setattr("densevit_methods.classifiers.pretrained_model", lambda *_: weights)
+    monkeypatch.setattr(classifiers, "pretrained_model", lambda *_: weights)
     return net.eval()
 
 

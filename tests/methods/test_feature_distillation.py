@@ -13,7 +13,7 @@ from densevit.config import from_mapping
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, LossContext
 from densevit_methods.feature_distillation import FeatureDistillation, resampled
-from tests.config.test_mapping_values import resolved
+from tests.config.test_key_types import resolved
 from tests.methods.pretraining import BACKBONES, batch_of
 
 SWIN = BACKBONES["swin"]

@@ -1,4 +1,4 @@
-"""Target types with one row per object, on cases worked by hand and against albumentations and pycocotools."""
+"""densevit/targets/object_targets.py, on cases worked by hand and against albumentations and pycocotools."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from pycocotools import mask as codes
 
 from densevit.errors import DataError
 from densevit.interfaces import Class
-from densevit.targets import Boxes, CrowdFlags, InstanceMasks, Keypoints, ObjectLabels, RunLengthMasks, Scores
+from densevit.targets import Boxes, CrowdFlags, InstanceMasks, ObjectLabels, RunLengthMasks, Scores
 
 CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 0, 255)))
 SIZE = (60, 80)
@@ -30,30 +30,9 @@ def test_boxes_outside_of_a_crop_without_area_and_crowds_are_left_out():
     assert CrowdFlags().usable(np.array([0, 1]), SIZE).tolist() == [True, False]
 
 
-def test_keypoints_follow_flip_crop_and_resize():
-    """A flip exchanges left and right; those outside of a crop are unlabelled. Boxes decide which objects remain."""
-    kind = Keypoints(("nose", "left_eye", "right_eye"))
-    points = np.array([[[40, 10, 2], [45, 8, 1], [0, 0, 0]]], np.float32)
-    assert kind.hflip(points, SIZE).tolist() == [[[40, 10, 2], [0, 0, 0], [35, 8, 1]]]
-    kind, points = Keypoints(("a", "b")), np.array([[[40, 10, 2], [10, 50, 1]]], np.float32)
-    cropped = kind.crop(points, (0, 30, 30, 50), SIZE)
-    assert cropped.tolist() == [[[10, 10, 2], [0, 0, 0]]]
-    assert kind.resize(cropped, (30, 20), (60, 10)).tolist() == [[[5, 20, 2], [0, 0, 0]]]
-    assert kind.visible(cropped, (30, 20)) is None
-
-
-def test_keypoints_are_written_with_pixel_centres_at_whole_numbers():
-    kind = Keypoints(("a", "b"))
-    entries = [{"keypoints": [3, 4, 2, 0, 0, 0]}]  # as COCO's files have them
-    points = kind.decode(entries, CLASSES)
-    assert points.tolist() == [[[3.5, 4.5, 2], [0, 0, 0]]]
-    assert kind.encode(points, CLASSES) == entries
-
-
 @pytest.mark.parametrize(
     ("kind", "value", "message"),
     [
-        (Keypoints(("a", "b")), np.zeros((1, 3, 3)), r"has shape \(1, 3, 3\); expected \(N, 2, 3\)"),
         (Boxes(), np.zeros(4), r"has shape \(4,\); expected \(N, 4\)"),
         (ObjectLabels(), np.zeros(4), "has the type float64; expected integers"),
         (InstanceMasks(), np.zeros((2, 60, 80), bool), r"is a ndarray; expected RunLengthMasks\. Fix: .*from_dense\("),
@@ -82,14 +61,12 @@ def test_masks_are_run_length_codes_of_pycocotools():
     assert InstanceMasks().encode(coded, CLASSES) == encoded
 
 
-def test_rotated_boxes_and_keypoints_stay_together():
-    """A quarter turn about the centre of a square image."""
+def test_boxes_rotate_about_the_centre():
+    """A quarter turn of a square image."""
     matrix = np.array([[0.0, 1, 0], [-1, 0, 9]])  # (x, y) -> (y, 9 - x), between pixel centres of a 10 x 10 image
-    boxes = np.array([[1, 2, 3, 6]], np.float32)
-    assert Boxes().rotate(boxes, matrix, (10, 10)) == pytest.approx(np.array([[2, 7, 6, 9]]))
-    points = np.array([[[1, 2, 2], [3, 6, 1]]], np.float32)
-    rotated = Keypoints(("a", "b")).rotate(points, matrix, (10, 10))
-    assert rotated == pytest.approx(np.array([[[2, 9, 2], [6, 7, 1]]]))
+    assert Boxes().rotate(np.array([[1, 2, 3, 6]], np.float32), matrix, (10, 10)) == pytest.approx(
+        np.array([[2, 7, 6, 9]])
+    )
 
 
 def test_boxes_in_another_format_are_an_error() -> None:

@@ -1,4 +1,4 @@
-"""Run-length coded masks against pycocotools, and against the transforms of masks with pixels."""
+"""densevit/targets/run_length_masks.py against pycocotools, and against the transforms of pixels."""
 
 import cv2
 import numpy as np

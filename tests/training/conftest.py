@@ -1,10 +1,12 @@
 """Config files of small trainings, and what trainings of these tests leave out."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.training.runs import TINY
+from densevit.reporting import run_report
+from tests.training.runs import TINY, without_report
 
 
 @pytest.fixture
@@ -18,10 +20,11 @@ def tiny(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without curves, which take as long as a small training; tests/reporting tests them."""
-    monkeypatch.setattr("densevit.reporting.run_report._curves", lambda path: [])
+    monkeypatch.setattr(run_report, "_curves", lambda path: [])
 
 
 @pytest.fixture
-def no_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_drawings() -> Iterator[None]:
     """Trainings that draw nothing and write no report at their end."""
-    monkeypatch.setattr("densevit.training.run.run_output._write_report", lambda *_: None)
+    with without_report():
+        yield

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
-import torch
 from pytorch_lightning.loggers import CSVLogger
-from torch import Tensor
 
 
 class Quit(lightning.Callback):
@@ -30,38 +28,6 @@ class Noted(lightning.Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         self.found.append(self.of(pl_module, batch))
-
-
-class Started(lightning.Callback):
-    """Whether the checks of the data set are done."""
-
-    is_started = False
-
-    def on_fit_start(self, trainer, pl_module):
-        self.is_started = True
-
-
-class Norms(lightning.Callback):
-    """The norm of all gradients before each step, by hand."""
-
-    def __init__(self) -> None:
-        self.found: list[float] = []
-
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        squares = [p.grad.double().square().sum() for p in pl_module.parameters() if p.grad is not None]
-        self.found.append(float(torch.stack(squares).sum().sqrt()))
-
-
-class Gradients(lightning.Callback):
-    """Those of the first optimiser step."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, Tensor] = {}
-
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        if not self.found:
-            parameters = pl_module.model.named_parameters()
-            self.found = {name: p.grad.clone() for name, p in parameters if p.grad is not None}
 
 
 class Seen(lightning.Callback):

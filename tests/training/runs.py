@@ -1,9 +1,10 @@
 """Trainings and their files. Functions import Lightning, which takes seconds that collecting tests need not."""
 
+import math
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -60,20 +61,29 @@ def edit(run: Path, old: str, new: str) -> None:
     (run / "config.yaml").write_text(text.replace(old, new))
 
 
+def without_report() -> AbstractContextManager[object]:
+    """Trainings draw nothing and write no report at their end."""
+    from densevit.training.run import run_output
+
+    return mock.patch.object(run_output, "_write_report")
+
+
 @contextmanager
-def interrupted_after(step: int) -> Iterator[None]:
-    """A training gets SIGINT, as by Ctrl-C, at the end of this optimiser step; `fit` raises KeyboardInterrupt."""
+def interrupted_after(
+    step: int, number: int = signal.SIGINT, raised: type[BaseException] = KeyboardInterrupt
+) -> Iterator[pytest.ExceptionInfo[BaseException]]:
+    """A training gets a signal, by default as by Ctrl-C, at the end of this optimiser step; `fit` raises."""
     from densevit.training.callbacks.checkpoint_writer import CheckpointWriter
 
     original = CheckpointWriter.on_train_batch_end
 
     def interrupt(self: CheckpointWriter, trainer: Any, *rest: Any) -> None:
         if trainer.global_step == step:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         original(self, trainer, *rest)
 
-    with mock.patch.object(CheckpointWriter, "on_train_batch_end", interrupt), pytest.raises(KeyboardInterrupt):
-        yield
+    with mock.patch.object(CheckpointWriter, "on_train_batch_end", interrupt), pytest.raises(raised) as stop:
+        yield stop
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -112,3 +122,8 @@ def assert_same_run(a: Path, b: Path) -> None:
         assert_same(states[0].get(key, {}), states[1].get(key, {}))
     assert recorded(a) == recorded(b)
     assert (a / "metrics.json").read_text() == (b / "metrics.json").read_text()
+
+
+def plain(metrics: dict[str, float]) -> dict[str, float | None]:
+    """As in metrics.json: null for nan, which is not equal to itself."""
+    return {name: None if math.isnan(value) else value for name, value in metrics.items()}

@@ -33,6 +33,7 @@ def section(tmp_path: Path) -> dict[str, Any]:
     return {"name": "label_maps", "root": str(tmp_path / "set"), **options}
 
 
+@pytest.mark.integration
 def test_fit_and_train_name_shared_files(section, tmp_path, capsys):
     config = {**MODEL, "data": section}
     with pytest.raises(densevit.DataError, match=MESSAGE):
@@ -73,8 +74,8 @@ def splits(train: list[Path], val: list[Path]) -> DataSplits:
     return data
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_only_files_of_equal_size_are_read_and_a_large_result_is_cached(tmp_path, monkeypatch):
-    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(split_overlap, "LARGE", 6)
     rng, read, read_bytes = np.random.default_rng(0), list[str](), Path.read_bytes
     sizes = {"a": 5000, "b": 6000, "c": 7000, "d": 8000, "e": 9000, "f": 6000}

@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from densevit.data.datasets import coco_annotations, measured_images
 from densevit.data.datasets.file_checks import check_files
 from densevit.errors import warn_once
 from densevit.interfaces import Dataset
+from tests.data.coco_folder import noise
 
 Write = Callable[..., Path]
 LABEL = np.array([[0, 0, 1, 1], [2, 2, 1, 255], [2, 0, 0, 1]], np.uint8)  # 3 high, 4 wide
@@ -114,6 +116,31 @@ def label(tmp_path, depth):
     return label
 
 
+@pytest.fixture
+def jpeg_pairs(tmp_path):
+    """Label maps. JPEGs may be called .jfif and .jpe, also in capitals."""
+    labels = Image.fromarray(np.tile(np.array([0, 1], np.uint8), (6, 4)))
+    for split in ("train", "val"):
+        for folder in ("images", "labels"):
+            (tmp_path / folder / split).mkdir(parents=True)
+        for index, name in enumerate(("a.jpg", "b.JFIF", "c.jpe")):
+            Image.fromarray(noise(index, 6, 8)).save(tmp_path / "images" / split / name, format="JPEG")
+            labels.save(tmp_path / "labels" / split / f"{name[0]}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def pairs(write_image, label):
+    """Two pairs in images/train and labels/train."""
+
+    def pairs(values: np.ndarray = LABEL) -> None:
+        for name in ("b", "a"):
+            write_image(f"images/train/{name}.jpg")
+            label(f"labels/train/{name}.png", values)
+
+    return pairs
+
+
 def coco_document(**changes: Any) -> dict[str, Any]:
     """Three images, 40 wide and 30 high, with three boxes of two classes."""
     categories = [{"id": 90, "name": "toothbrush"}, {"id": 7, "name": "train"}, {"id": 1000, "name": "unused"}]
@@ -147,3 +174,11 @@ def write_coco(tmp_path):
         return base
 
     return write_coco
+
+
+@pytest.fixture
+def cached_scans(own_cache, monkeypatch):
+    """Scans of data sets of any size are cached, in this folder."""
+    monkeypatch.setattr(coco_annotations, "LARGE_JSON", 0)
+    monkeypatch.setattr(measured_images, "LARGE", 0)
+    return own_cache

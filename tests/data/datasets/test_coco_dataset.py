@@ -47,17 +47,6 @@ def test_boxes_labels_areas_and_crowds_of_each_image(write_coco):
     assert (image[:, 5, 5].int() - torch.tensor([200, 10, 15])).abs().max() <= 3
 
 
-def test_a_test_set_without_annotations_is_unlabelled_not_empty(write_coco):
-    content = document()
-    del content["annotations"]
-    dataset = Coco("val", root=str(write_coco(content, "val.json", "val")))
-    assert dataset.provides == ()
-    assert dataset[0]["targets"] == {"image_id": 0}
-    assert len(dataset.classes["detection"]) == 3
-    empty = Coco("train", root=str(write_coco(document(annotations=[]))))
-    assert empty.provides == ("boxes", "labels") and empty[0]["targets"]["boxes"].shape == (0, 4)
-
-
 def test_degenerate_boxes_are_left_out_in_training(write_coco):
     boxes = [[1, 1, 0, 5], [1, 1, 5, 0], [3, 3, -1, 4], [40, 5, 10, 10], [-9, 5, 9, 9], [1, 1, 5, 5]]
     annotations = [{"id": k, "image_id": 5, "category_id": 7, "bbox": box} for k, box in enumerate(boxes)]
@@ -71,36 +60,10 @@ def test_degenerate_boxes_are_left_out_in_training(write_coco):
     assert keep_size(dataset[1])["targets"]["boxes"].tolist() == [[1, 1, 6, 6]]
 
 
-def with_annotation(**changes: Any) -> dict[str, Any]:
-    content = document()
-    content["annotations"][1] |= changes
-    return content
-
-
 def with_image(**changes: Any) -> dict[str, Any]:
     content = document()
     content["images"][1] |= changes
     return content
-
-
-@pytest.mark.parametrize(
-    ("content", "facts"),
-    [
-        (with_annotation(category_id=8), r"annotation 12 .*category_id 8.*Known: 1000, 7, 90"),
-        (document(images=[{}]), r"image at position 0 has no `id`"),
-        (with_annotation(id=11), r"annotation 11 of image .*has the id of an earlier one, of image .*Fix: renumber"),
-        (
-            with_annotation(id="\ud800"),
-            r"annotation '\\ud800' of image .* has the id '\\ud800'",
-        ),  # valid json, but no file can hold it
-        ("[1, 2]", r"a list; expected COCO's object"),
-    ],
-)
-def test_invalid_json_error_names_file_and_annotation(content, facts, write_coco):
-    """More of them are in `tests/robustness/test_coco.py`."""
-    root = str(write_coco(content))
-    with pytest.raises(DataError, match=rf"train\.json:? .*{facts}"):
-        Coco("train", root=root)
 
 
 def test_image_changed_after_scanning_is_named(write_coco):

@@ -1,4 +1,4 @@
-"""Data in COCO's panoptic format: targets of hand-made segments, layouts, and invalid files, found at startup."""
+"""densevit/data/datasets/coco_panoptic.py: targets of hand-made segments, layouts, and invalid files."""
 
 import json
 from collections.abc import Callable

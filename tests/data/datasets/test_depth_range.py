@@ -1,4 +1,4 @@
-"""Wrong units of depth maps, found at the start: the range and median of depth, and the likely fix."""
+"""densevit/data/datasets/depth_range.py: wrong units of depth maps, found at the start, with the likely fix."""
 
 import numpy as np
 import pytest

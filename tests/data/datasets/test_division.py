@@ -11,7 +11,6 @@ from PIL import Image
 
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.division import validation_part
-from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 from tests.data.coco_folder import noise, write_split
@@ -85,21 +84,6 @@ def test_val_share_of_a_data_set_with_a_val_split_is_an_error(tmp_path):
             Coco(split, root=str(root), val_share=0.3)
     with pytest.raises(DataError, match=r"val_share is 1; expected a number above 0 and below 1"):
         Coco("train", root=str(root), val_share=1.0)
-
-
-def test_label_maps_without_val_are_divided(tmp_path):
-    for k in range(10):
-        save(tmp_path / "images" / f"{k}.png", k)
-        label = tmp_path / "labels" / f"{k}.png"
-        label.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((64, 64), k % 2, np.uint8)).save(label)
-    root = str(tmp_path)
-    train, val = (LabelMaps(split, root=root, classes=["even", "odd"]) for split in ("train", "val"))
-    assert len(val) and sorted(ids(train) + ids(val)) == [str(k) for k in range(10)]
-    for one in (train, val):
-        for i, name in enumerate(ids(one)):
-            assert one[i]["targets"]["semantic"].unique().tolist() == [int(name) % 2]
-    assert f"{len(train)} are for training and {len(val)} for validation" in val.division
 
 
 def test_a_long_chain_of_similar_images_is_for_training(tmp_path):

@@ -1,4 +1,4 @@
-"""How the files of data sets are checked before a training: of third parties with `check_file`, and without."""
+"""densevit/data/datasets/file_checks.py: files are checked before a training, of third parties by `check_file`."""
 
 import pytest
 import torch

@@ -102,19 +102,6 @@ def test_classes_may_have_equal_file_names(first, second, tmp_path, write):
     assert sum(len(ImageFolder(split, root=str(tmp_path))) for split in ("train", "val")) == 20
 
 
-def test_a_root_without_splits_is_divided(tmp_path, write):
-    rng = np.random.default_rng(0)
-    for i in range(10):
-        noise = rng.integers(0, 255, (16, 16, 3), np.uint8)
-        for name in ("a", "b"):
-            path = write(f"{name}/{i}.png")
-            Image.fromarray(np.roll(noise, ord(name), 0) if name == "a" else noise[::-1, ::-1, ::-1]).save(path)
-    train, val = (ImageFolder(split, root=str(tmp_path), val_share=0.3) for split in ("train", "val"))
-    assert len(val) + len(train) == 20 and not {*pairs(train)} & {*pairs(val)}
-    assert f"{len(train)} are for training and {len(val)}" in train.division
-    assert len(ImageFolder("train", root=str(tmp_path), val_share=0.3, limit=4)) == 4
-
-
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [

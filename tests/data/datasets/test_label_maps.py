@@ -13,22 +13,9 @@ from PIL import Image
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.data.datasets.label_values import Ignored
 from densevit.errors import DataError
-from densevit.interfaces import IGNORE
 from tests.data.datasets.conftest import LABEL, opened, semantic
 
 NAMES = ["road", "tree", "car"]
-
-
-@pytest.fixture
-def pairs(write_image, label):
-    """Two pairs in images/train and labels/train."""
-
-    def pairs(values: np.ndarray = LABEL) -> None:
-        for name in ("b", "a"):
-            write_image(f"images/train/{name}.jpg")
-            label(f"labels/train/{name}.png", values)
-
-    return pairs
 
 
 def test_samples_classes_and_sizes(tmp_path, pairs):
@@ -46,54 +33,6 @@ def test_samples_classes_and_sizes(tmp_path, pairs):
     assert sample["image"].shape == (3, 3, 4) and sample["image"].dtype == torch.uint8
     assert semantic(dataset) == LABEL.tolist() == semantic(pickle.loads(pickle.dumps(dataset)))
     assert len(opened(LabelMaps, "train", root=str(tmp_path), classes=NAMES, limit=1)) == 1
-
-
-MAPPED: dict[str, tuple[np.ndarray, dict[str, Any], list[int], list[list[int]]]] = {
-    # label, options, ids of the classes, label map
-    "16 bits, several values of a class": (
-        np.array([[1000, 7, 0, 9]] * 3, np.uint16),
-        {"classes": [{"name": "road", "ids": [7, 9]}, {"name": "tree", "id": 1000}], "ignore": Ignored(0)},
-        [7, 1000],
-        [[1, 0, IGNORE, 0]] * 3,
-    ),
-    "0 ignored, counted from 1": (
-        LABEL,
-        {"classes": ["tree", "car"], "ignore": Ignored(zero=True)},
-        [1, 2],
-        [[255, 255, 0, 0], [1, 1, 0, 255], [1, 255, 255, 0]],
-    ),
-}
-
-
-@pytest.mark.parametrize("case", MAPPED)
-def test_values_become_classes(case, tmp_path, pairs):
-    values, options, ids, expected = MAPPED[case]
-    pairs(values)
-    dataset = opened(LabelMaps, "train", root=str(tmp_path), **options)
-    assert [c.file_id for c in dataset.classes["segmentation"]] == ids and semantic(dataset) == expected
-
-
-def test_several_colours_may_map_to_one_class(tmp_path, pairs):
-    palette = np.array([[128, 64, 128], [0, 0, 1], [1, 0, 0]], np.uint8)
-    pairs(np.where((LABEL == 255)[..., None], [9, 9, 9], palette[LABEL % 255]).astype(np.uint8))
-    classes = [{"name": "road", "color": [128, 64, 128]}, {"name": "rest", "colors": [[0, 0, 1], [1, 0, 0]]}]
-    dataset = opened(LabelMaps, "train", root=str(tmp_path), classes=classes, ignore=Ignored(colors=[(9, 9, 9)]))
-    assert semantic(dataset) == [[0, 0, 1, 1], [1, 1, 1, 255], [1, 0, 0, 1]]
-    assert dataset.classes["segmentation"][1].color == (0, 0, 1)
-
-
-@pytest.mark.parametrize("text", ["b\n\nc d\n", "/images/b.jpg /labels/b.png\n/images/c d.jpg\t/labels/c d.png"])
-def test_list_files_name_images_or_pairs(text, tmp_path, write_image, label):
-    for name in ("a", "b", "c d", "unlabelled"):
-        write_image(f"images/{name}.jpg")
-    for name in ("a", "b", "c d"):
-        label(f"labels/{name}.png", LABEL)
-    (tmp_path / "train.txt").write_text(text)
-    (tmp_path / "val.txt").touch()  # so that train is not divided
-    where = {"images": "images", "labels": "labels", "list_file": "{split}.txt"}
-    dataset = opened(LabelMaps, "train", root=str(tmp_path), classes=NAMES, **where)
-    assert [Path(dataset.path(i)).name for i in range(len(dataset))] == ["b.jpg", "c d.jpg"]
-    assert [Path(dataset.label_path(i)).name for i in range(len(dataset))] == ["b.png", "c d.png"]
 
 
 INVALID_LABELS: dict[str, tuple[np.ndarray, list[Any], str]] = {
@@ -131,21 +70,6 @@ def test_equal_names_raise(tmp_path, pairs, write_image):
     write_image("images/train/a.png")
     with pytest.raises(DataError, match=r"a\.jpg and .*a\.png have the same name"):
         opened(LabelMaps, "train", root=str(tmp_path), classes=NAMES)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a\nz\n", r"train\.txt, line 2: .*images/train/z does not exist, .*copy it there"),
-        ("images/train/a.jpg labels/train/q.png", r"train\.txt, line 1: .*labels/train/q\.png does not exist"),
-        ("\n", r"is empty"),
-    ],
-)
-def test_invalid_list_files_raise(text, message, tmp_path, pairs):
-    pairs()
-    (tmp_path / "train.txt").write_text(text)
-    with pytest.raises(DataError, match=f"(?s){message}"):
-        opened(LabelMaps, "train", root=str(tmp_path), classes=NAMES, list_file="train.txt")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Values of label maps: 255 that may be a class, classes without pixels, and classes that are given by colour."""
+"""densevit/data/datasets/label_shares.py: 255 that may be a class, classes without pixels, and single classes."""
 
 import warnings
 from pathlib import Path

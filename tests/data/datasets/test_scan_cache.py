@@ -1,4 +1,4 @@
-"""The cache of scans: what it holds, when it is used, and what invalidates it."""
+"""densevit/data/datasets/scan_cache.py: what a cached scan holds, when it is used, and what invalidates it."""
 
 import os
 import shutil
@@ -18,11 +18,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*without area inside")
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(tmp_path, cached_scans):
     """A COCO folder of four images with masks, a crowd, a text id and a box without area; all scans are cached."""
-    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(coco_annotations, "LARGE_JSON", 0)
-    monkeypatch.setattr(measured_images, "LARGE", 0)
     counts = {"size": [30, 40], "counts": [100, 50, 1050]}
     annotations = [
         {"id": "one", "image_id": 1, "category_id": 9, "bbox": [1, 2, 10, 20], "segmentation": [[1, 2, 11, 2, 6, 22]]},
@@ -59,10 +56,9 @@ def test_second_start_has_the_same_samples_without_a_scan(root, monkeypatch):
         assert one.keys() == other.keys()
         assert all(np.array_equal(np.asarray(one[key]), np.asarray(other[key])) for key in one)
     monkeypatch.setenv("DENSEVIT_CACHE", "off")
-    monkeypatch.chdir(root)
     with pytest.raises(AssertionError, match="scanned again"):
         checked(Coco, "train", str(root))
-    assert not (root / "off").exists()
+    assert not Path("off").exists()
 
 
 def test_changed_files_are_scanned_again(root):

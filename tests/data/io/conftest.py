@@ -2,9 +2,13 @@
 
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
+import pytest
+from PIL import Image
 
+H, W = 37, 53
 ORIENTATION = 0x0112  # the tag of EXIF
 
 
@@ -36,3 +40,27 @@ def turned(values: np.ndarray, orientation: int) -> np.ndarray:
     shown = values if orientation < 5 else values.swapaxes(0, 1)
     shown = shown[::-1] if orientation in (3, 4, 7, 8) else shown
     return shown[:, ::-1] if orientation in (2, 3, 6, 7) else shown
+
+
+@pytest.fixture
+def pixels():
+    """(H, W, 3), noise over a ramp: compressible, and different everywhere."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 200, H * W * 3).reshape(H, W, 3)
+    return (ramp + rng.integers(0, 55, (H, W, 3))).astype(np.uint8)
+
+
+@pytest.fixture
+def save(tmp_path):
+    """`save(image, "PNG", **options)` writes a Pillow image and returns its path. orientation: of EXIF."""
+
+    def save(image: Image.Image | np.ndarray, format: str, orientation: int | None = None, **options: object) -> Path:
+        path = tmp_path / f"image.{format.lower()}"
+        image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        if orientation is not None:
+            options["exif"] = exif = Image.Exif()
+            exif[ORIENTATION] = orientation
+        image.save(path, format, **options)
+        return path
+
+    return save

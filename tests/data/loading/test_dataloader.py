@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from densevit.config import DataSection
+from densevit.data.loading import worker_processes
 from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches
 from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit.data.transforms.transform_builder import build_transforms
@@ -74,7 +75,7 @@ def same(one: Any, other: Any) -> bool:
 
 def test_results_do_not_depend_on_workers(monkeypatch):
     """Small targets are passed otherwise than large ones."""
-    monkeypatch.setattr("densevit.data.loading.worker_processes._SMALL", 300)  # label maps are larger, boxes smaller
+    monkeypatch.setattr(worker_processes, "_SMALL", 300)  # label maps are larger, boxes smaller
     for make, num_workers in ((train_loader, 2), (val_loader, 1)):
         assert same(list(make(num_workers)), list(make(0)))
     dataset = train_loader(0).dataset

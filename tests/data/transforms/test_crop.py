@@ -8,6 +8,7 @@ import torch
 
 from densevit import config
 from densevit.config import DataSection
+from densevit.data.transforms import crop
 from densevit.data.transforms.crop import Crop, is_mixed
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import ConfigError
@@ -15,8 +16,8 @@ from densevit.interfaces import IGNORE, Sample
 
 
 def test_scales_are_uniform_and_relative_to_the_short_side():
-    crop, rng = Crop(512, 512), np.random.default_rng(0)
-    frames = [crop.training_crop(1024, 1536, rng) for _ in range(3000)]
+    transforms, rng = Crop(512, 512), np.random.default_rng(0)
+    frames = [transforms.training_crop(1024, 1536, rng) for _ in range(3000)]
     scales = np.array([size[0] / (bottom - top) for (top, _, bottom, _), size in frames])
     assert 0.249 < scales.min() < 0.26 and 0.98 < scales.max() < 1.01  # half and twice 512 / 1024
     assert scales.mean() == pytest.approx(0.625, abs=0.01)
@@ -65,7 +66,7 @@ def test_crops_are_retried_at_most_ten_times(monkeypatch, semantic, tries):
         asked.append(window.shape)
         return is_mixed(window)
 
-    monkeypatch.setattr("densevit.data.transforms.crop.is_mixed", counted)
+    monkeypatch.setattr(crop, "is_mixed", counted)
     height, width = (100, 100) if semantic is None else semantic.shape
     frame = Crop((60, 50), scales=(1, 1)).training_crop(height, width, np.random.default_rng(0), semantic)
     assert len(asked) == tries and set(asked) <= {(60, 50)}

@@ -11,9 +11,7 @@ from densevit.data.data_splits import DataSplits
 from densevit.data.loading.batch_sampler import SampleKey
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.copy_paste import pasted
-from densevit.data.transforms.image_mixing import ImageMixing
 from densevit.data.transforms.mosaic import mosaic
-from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, Sample, Size
 from densevit.targets import RunLengthMasks, TargetTypes
 
@@ -111,29 +109,6 @@ def test_pasted_panoptic_maps_have_one_segment_per_stuff_class_and_thing_and_no_
     assert shown > 10
 
 
-def test_mixup_keeps_the_objects_of_both_images():
-    samples = [traced(number, size) for number, size in enumerate(SIZES[:3])]
-    for sample in samples:
-        del sample["targets"]["semantic"]
-    mixed = ImageMixing(mixup=8.0)(samples, [0], TargetTypes())
-    for number, result in enumerate(mixed):
-        targets, pair = result["targets"], [samples[number], samples[number - 1]]
-        canvas = np.zeros((2, 3, 50, 70))  # the largest sides of the batch; black around the smaller image
-        masks = np.zeros((12, 50, 70), bool)
-        for place, one in enumerate(pair):
-            height, width = one["targets"]["size"]
-            canvas[place, :, :height, :width] = one["image"]
-            masks[6 * place : 6 * place + 6, :height, :width] = np.asarray(one["targets"]["masks"])
-        assert targets["size"] == (50, 70) == tuple(result["image"].shape[1:])
-        np.testing.assert_allclose(targets["boxes"], torch.cat([one["targets"]["boxes"] for one in pair]), atol=1e-4)
-        assert targets["labels"].tolist() == [*range(10 * number, 10 * number + 6), *pair[1]["targets"]["labels"]]
-        np.testing.assert_array_equal(np.asarray(targets["masks"]), masks)
-        difference = canvas[0] - canvas[1]
-        best = (difference * (result["image"].numpy() - canvas[1])).sum() / (difference**2).sum()  # least squares
-        assert 0 < best < 1
-        np.testing.assert_allclose(result["image"], canvas[0] * best + canvas[1] * (1 - best), atol=1)
-
-
 class Traced(Dataset):
     """Images of one size, without semantic maps."""
 
@@ -169,11 +144,3 @@ def test_options_mosaic_and_mixup_end_with_the_final_phase():
     assert all(len(sample["targets"]["labels"]) > 6 for sample in batch)
     [*plain] = prepared.__getitems__([SampleKey(index, 3, final=True) for index in range(4)])
     assert [(len(np.unique(one["image"][0])), len(one["targets"]["labels"])) for one in plain] == [(1, 6)] * 4
-
-
-def test_labels_that_cannot_be_put_together_are_refused():
-    with pytest.raises(ConfigError, match=r"the data set labels semantic, which cannot be mixed"):
-        data_of("scenes", depth=False, mixup=8.0).check_splits()
-    with pytest.raises(ConfigError, match=r"labels boxes of objects, a part of which it would cut out\. Fix: leave it"):
-        data_of("scenes", depth=False, semantic=False, cutmix=1.0).check_splits()
-    data_of("scenes", depth=False, mosaic=1.0).check_splits()

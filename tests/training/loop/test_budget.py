@@ -2,16 +2,8 @@
 
 import pytest
 
-from densevit import config as configs
-from densevit.config import Config, TrainerSection
-from densevit.errors import ConfigError
+from densevit.config import TrainerSection
 from densevit.training.loop.budget import Budget
-
-RECIPE = {"backbone": {"name": "resnet"}, "heads": {"d": {"name": "dpt"}}, "data": {"name": "scenes"}}
-
-
-def config(*overrides: str, **sections: object) -> Config:
-    return configs.from_mapping({**RECIPE, "trainer": {"max_images": 28000}, **sections}, overrides=overrides)
 
 
 def budget(batches_per_epoch: int = 25, batch_size: int = 8, world_size: int = 1, **trainer: object) -> Budget:
@@ -43,18 +35,3 @@ def test_validation_runs_at_fractions_or_epochs_and_at_the_end(trainer: dict[str
     made = budget(25, **trainer)
     assert [step for step in range(made.steps + 2) if made.validates_after(step)] == expected
     assert made.validations == len(expected)
-
-
-def test_two_budgets_raise_and_an_override_replaces() -> None:
-    assert config("trainer.max_steps=5").trainer.max_images is None
-    assert config("optim.warmup_steps=5", optim={"warmup": 0.1}).optim.warmup == 0
-    for overrides, said in (
-        (["trainer.max_steps=5", "trainer.max_images=5"], "set exactly one of max_images"),
-        (["optim.warmup=0.1", "optim.warmup_steps=5"], "warmup and warmup_steps are both set"),
-        (
-            ["trainer.evaluations=2", "trainer.evaluate_every_epochs=1"],
-            "evaluations and evaluate_every_epochs are both set",
-        ),
-    ):
-        with pytest.raises(ConfigError, match=said):
-            config(*overrides)

@@ -1,4 +1,4 @@
-"""Batches of a loader of one's own: what is wrong with them, and how they are moved to the device."""
+"""densevit/training/loop/data_checks.py: batches of a loader of one's own, and splits of another type."""
 
 from typing import Any
 

@@ -37,39 +37,6 @@ PLAIN: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.integration
-def test_any_trainer_sets_the_score_thresholds_at_validation(tmp_path, monkeypatch):
-    """And replaces those of a former training; sanity checks and evaluations do not."""
-    import pytorch_lightning as lightning
-    import yaml
-
-    from densevit.evaluation.coco_ap import CocoDetection
-    from densevit.training.loop.dense_module import DenseModule
-    from tests.training.runs import TINY
-
-    measured: list[float | None] = [0.25]
-    monkeypatch.setattr(CocoDetection, "score_threshold", lambda *_: measured[0])
-    heads = yaml.safe_load(TINY)["heads"]
-    data = densevit.DenseDataModule(SCENES)
-    predictor = create_model({"name": "swin", "variant": "nano"}, heads, data.data.classes["detection"])
-    saves = lightning.callbacks.ModelCheckpoint(tmp_path, save_last=True)
-    options = {**PLAIN, "enable_checkpointing": True, "callbacks": [saves], "num_sanity_val_steps": 1}
-    lightning.Trainer(max_steps=3, **options).fit(DenseModule(predictor), data)
-    densevit.save(predictor, tmp_path / "model.safetensors")
-    files = (tmp_path / "model.safetensors", tmp_path / "last.ckpt")
-    assert [load(file).score_thresholds for file in files] == [{"detection": 0.25}] * 2
-
-    measured[0] = None  # too few objects
-    again = load(files[0])
-    lightning.Trainer(**PLAIN).validate(DenseModule(again), data, verbose=False)
-    lightning.Trainer(max_steps=1, limit_val_batches=1, check_val_every_n_epoch=9, **PLAIN).fit(
-        DenseModule(again), data
-    )
-    assert again.score_thresholds == {"detection": 0.25}
-    lightning.Trainer(max_steps=3, **PLAIN).fit(DenseModule(again), data)
-    assert again.score_thresholds == {}
-
-
 class Threshold(Head):
     """Predicts class 1 where the mean feature exceeds a learned threshold."""
 

@@ -4,7 +4,6 @@ The data set has 25 images in batches of 2, and the second process sees no objec
 """
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 
 import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.dataloader import TransformedDataset
-from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file
 from densevit.interfaces import Sample
 from densevit_scenes.dataset import Scenes
 from tests.training.process_groups import in_two_processes, linux
-from tests.training.runs import resume, rows, train
+from tests.training.runs import resume, rows, train, without_report
 
 pytestmark = linux
 
@@ -47,8 +44,6 @@ trainer: {max_steps: 8, precision: "32", accelerator: cpu, devices: 1, log_every
 """
 ALONE = ["trainer.devices=1", "trainer.strategy=auto", "data.batch_size=2"]
 TOGETHER = ["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=1"]
-ADAMW = ["optim.name=adamw", "heads.setr=null", "heads.dpt=null"]  # fsdp2 has no fused SGD
-SHARDED = ["trainer.devices=2", "trainer.strategy=fsdp2", "data.batch_size=1", *ADAMW]
 
 
 def settings(overrides: list[str], steps: int = STEPS) -> configs.Config:
@@ -103,17 +98,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         evaluated = ["evaluate", str(folder / "alone"), *TOGETHER, "data.batch_size=2"]
         assert main([*evaluated, "--out", str(folder / "evaluated")]) == 0
         train(settings(TOGETHER, BREAK), folder / "begun-together")
-        train(settings(SHARDED, BREAK), folder / "sharded")
-        resume(folder / "sharded", [f"trainer.max_steps={STEPS}"])
         (folder / f"python-{rank}.json").write_text(json.dumps(densevit.evaluate(folder / "alone")))
         (folder / f"{rank}.json").write_text(json.dumps(seen))
 
-    with without_labels(), mock.patch("densevit.training.run.run_output._write_report"):
+    with without_labels(), without_report():
         with noted_images(seen):
             train(settings(ALONE), folder / "alone")
         train(settings(ALONE, BREAK), folder / "begun-alone")
-        train(settings([*ALONE, *ADAMW], BREAK), folder / "adamw")
-        resume(folder / "adamw", [f"trainer.max_steps={STEPS}"])
         in_two_processes(work, folder)
         resume(folder / "begun-together", [*ALONE, f"trainer.max_steps={STEPS}"])
     torch.set_num_threads(threads)
@@ -144,38 +135,6 @@ def test_losses_and_metrics_of_two_processes_match_one(runs: Path) -> None:
     for found in (evaluated, *in_python):
         assert found == pytest.approx(alone, rel=0, abs=0, nan_ok=True)
     assert together == pytest.approx(alone, abs=1e-3, nan_ok=True)
-
-
-@pytest.mark.integration
-def test_sharded_training_matches_one_process_and_resumes(runs: Path) -> None:
-    run = runs / "sharded"
-    assert_equal_losses(runs / "adamw", run)
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", f"step-{BREAK}.ckpt"}
-    shards = sorted(path.name for path in (run / "checkpoints" / "last.ckpt").iterdir())
-    assert shards == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"]
-    sizes = [(run / "checkpoints" / "last.ckpt" / name).stat().st_size for name in shards[1:3]]
-    assert min(sizes) > 0.4 * sum(sizes)  # each process has written its part
-    # The first validation is the best of both: none detects anything.
-    states = [load_file(runs / name / "model.safetensors") for name in ("adamw", "sharded")]
-    assert states[0].keys() == states[1].keys()
-    far = [((states[1][name] - value).abs() > 1e-3).float().flatten() for name, value in states[0].items()]
-    assert torch.cat(far).mean() < 0.01  # AdamW amplifies gradients that are only rounding
-
-
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        ([*SHARDED, "optim.name=muon"], "fsdp2: optim.name=muon updates complete matrices"),
-        ([*SHARDED, "trainer.ema=0.9"], "fsdp2: trainer.ema=0.9 is not supported"),
-        ([*SHARDED, "trainer.compile=true"], "fsdp2: trainer.compile=True is not supported"),
-        ([*SHARDED, "trainer.precision=16-mixed"], "fsdp2: trainer.precision=16-mixed is not supported"),
-        ([*ALONE, "trainer.sync_batchnorm=true"], "trainer.sync_batchnorm=true: torch synchronises"),
-    ],
-)
-def test_unsupported_settings_are_an_error_before_training(overrides: list[str], said: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=re.escape(said)):
-        train(settings(overrides), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.integration

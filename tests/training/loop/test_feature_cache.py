@@ -46,9 +46,8 @@ class Random(Counted):
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "features"
+def folder(own_cache) -> Path:
+    return own_cache / "features"
 
 
 def model_of(seed=0, name="Counted", head="linear", **options):

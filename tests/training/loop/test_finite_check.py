@@ -1,7 +1,8 @@
-"""NaN in the loss or a gradient: the report, what is not written after it, and the layer's name on request."""
+"""densevit/training/loop/finite_check.py: NaN in the loss or a gradient ends a training before the update."""
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -61,9 +62,11 @@ def test_training_stops_before_the_update_and_names_the_layer_on_request(where, 
 @pytest.mark.parametrize(("given", "late"), [("trainer.checkpoint_every=1", False), ("trainer.evaluations=6", True)])
 def test_nothing_is_written_after_the_fault(given, late, poisoned, tmp_path, monkeypatch):
     """late, as on a GPU: the optimiser leaves out the update by `found_inf`, and the flag is read one step later."""
+    from densevit.training.loop import finite_check
+
     step = step_of(3, poisoned, tmp_path)
     if late:
-        monkeypatch.setattr("densevit.training.loop.finite_check.skips_itself", lambda optimizer: True)
+        monkeypatch.setattr(finite_check, "skips_itself", lambda optimizer: True)
     with pytest.raises(TrainingError, match=rf"^Optimiser step {step}: .*'grey3'"):
         poisoned("backbone.where=gradient", given)
     for path in (tmp_path / "run").rglob("*.ckpt"):
@@ -77,15 +80,18 @@ def test_scaled_gradients_that_overflow_do_not_stop_fp16(poisoned, tmp_path, mon
     """The gradient scaler leaves out the step of the NaN gradient, as it does for an overflow; a NaN loss stops."""
     from pytorch_lightning.plugins.precision import MixedPrecision
 
+    from densevit.training.loop import finite_check, trainer
+
     scaled = lambda *_: {"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]}  # noqa: E731
-    monkeypatch.setattr("densevit.training.loop.trainer.trainer_arguments", scaled)  # Lightning has none on a CPU
+    monkeypatch.setattr(trainer, "trainer_arguments", scaled)  # Lightning has none on a CPU
     poisoned("backbone.where=gradient", run="gradient")
     assert all(x.isfinite().all() for x in weights(tmp_path / "gradient").values())
     with pytest.raises(TrainingError, match="the loss or a gradient is not finite"):
         poisoned(run="loss")
-    monkeypatch.setattr("densevit.training.loop.finite_check._MIN_SCALE", 1e9)
-    monkeypatch.setattr("densevit.training.loop.finite_check._STEPS", 1)
-    with pytest.raises(TrainingError, match="step 1: the gradients overflow in fp16, even at a loss scale of"):
+    with (
+        mock.patch.multiple(finite_check, _MIN_SCALE=1e9, _STEPS=1),
+        pytest.raises(TrainingError, match="step 1: the gradients overflow in fp16, even at a loss scale of"),
+    ):
         poisoned("backbone.where=nowhere", run="scale")
 
 

@@ -7,7 +7,7 @@ from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Batch
 from densevit.model import DenseModel, build_backbone, create_head
 from densevit.training.loop.unused_parameters import freeze_unused
-from tests.training.loop.test_accumulation import TRANSFORMER, Labelled
+from tests.training.loop.test_step_record import TRANSFORMER, Labelled
 
 KEYS = {"detection": ("boxes", "labels"), "segmentation": ("semantic",), "depth": ("depth",)}
 # The task of each image, which has labels of it.
@@ -32,7 +32,7 @@ def model_of() -> DenseModel:
         options = {key: value for key, value in section.items() if key != "name"}
         classes = Labelled("train").classes.get(name, ())
         heads[name] = create_head(section["name"], backbone.channels, backbone.strides, classes, **options)
-    model = DenseModel(backbone, heads, weights=WEIGHTS)
+    model = DenseModel(backbone, heads, loss_weights=WEIGHTS)
     for n, s in enumerate(model.log_variances.values()):
         nn.init.constant_(s, 0.3 * (n + 1))
     freeze_unused(model)

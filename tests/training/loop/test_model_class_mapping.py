@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from densevit.data.datasets.mapped_classes import MappedClasses
-from densevit.interfaces import Class, Dataset, Head, Sample
+from densevit.interfaces import Class, Dataset, Sample
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.model_class_mapping import ClassMapping, map_classes
+from tests.small_models import StandIn
 
 
 def classes(*names: str) -> tuple[Class, ...]:
@@ -40,21 +41,21 @@ class Scene(Dataset):
         return {"image": torch.zeros(3, 2, 3, dtype=torch.uint8), "targets": targets}
 
 
-class Panoptic(Head):
+class Panoptic(StandIn):
     task, required_targets = "panoptic", ("panoptic",)
 
 
-def mapped(head: type[Head], trained: tuple[Class, ...], given: Any = None) -> tuple[dict[str, ClassMapping], Any]:
+def mapped(trained: tuple[Class, ...], given: Any = None) -> tuple[dict[str, ClassMapping], Any]:
     data = SimpleNamespace(val=Scene())
     data.use_classes = lambda kept: setattr(data, "val", MappedClasses(data.val, kept))
-    model: Any = SimpleNamespace(heads={"a": head((8,), (8,), trained)}, classes={"a": trained})
+    model: Any = SimpleNamespace(heads={"a": Panoptic(trained)}, classes={"a": trained})
     return map_classes(model, data, given), data.val
 
 
 def test_targets_of_all_tasks_follow_the_mapping():
     """Of sky, Dog, cat and cow, the model knows Dog and cat; the things of the objects are a part of these classes."""
-    assert mapped(Panoptic, SCENE)[0] == {}  # equal classes are not mapped
-    mappings, data = mapped(Panoptic, ANIMALS)
+    assert mapped(SCENE)[0] == {}  # equal classes are not mapped
+    mappings, data = mapped(ANIMALS)
     assert [c.name for c in data.classes["panoptic"]] == [c.name for c in data.classes["detection"]] == ["Dog", "cat"]
     assert mappings["a"].classes == SCENE[1:3] and mappings["a"].pairs == [("cat", "cat"), ("dog", "Dog")]
     assert mappings["a"].only_model == ["fox"] and mappings["a"].only_data == ["sky", "cow"]
@@ -66,7 +67,7 @@ def test_targets_of_all_tasks_follow_the_mapping():
 
 
 def test_predictions_follow_the_mapping():
-    mappings, _ = mapped(Panoptic, ANIMALS, {"fox": "cat"})
+    mappings, _ = mapped(ANIMALS, {"fox": "cat"})
     found = {
         "panoptic": torch.tensor([[0, 1000, 2000, -1, 2001]], dtype=torch.int32),
         "semantic": torch.tensor([[0, 1, 2]], dtype=torch.uint8),
@@ -78,7 +79,7 @@ def test_predictions_follow_the_mapping():
     # The two cats' number 0 collides: the second one takes the next that is free.
     assert result["panoptic"].tolist() == [[1000, 0, 1001, -1, 1002]]
     assert result["semantic"].tolist() == [[1, 0, 1]] and result["labels"].tolist() == [1, 0, 1]
-    mappings, _ = mapped(Panoptic, ANIMALS, {"cat": None})
+    mappings, _ = mapped(ANIMALS, {"cat": None})
     result = mappings["a"].applied(found, TargetTypes())
     assert result["panoptic"].tolist() == [[-1, 0, -1, -1, -1]] and result["semantic"].tolist() == [[255, 0, 255]]
     assert result["scores"].tolist() == pytest.approx([0.8]) and result["masks"].shape == (1, 1, 5)

@@ -1,17 +1,17 @@
-"""The number of optimiser steps in a user's Trainer: what schedules, heads, rates and the final phase count on."""
+"""densevit/training/loop/module_trainer.py: the steps of a user's Trainer, and its precision plugins."""
 
+import contextlib
 import itertools
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch.utils.data import IterableDataset
 
 import densevit
 from densevit.errors import ConfigError
 from tests.training.loop.test_dense_module import CLASSES, SURFACES, Images, loader, module_of, trainer_of
-from tests.training.process_groups import in_two_processes, linux
 
 IMAGES, BATCH = 14, 2
 SECTION = {
@@ -30,18 +30,17 @@ def check(kind: str, accumulate: int, **options: Any) -> None:
     """Trains, and compares the planned steps with the steps done."""
     import pytorch_lightning as lightning
 
-    class Record(lightning.Callback):
-        def __init__(self) -> None:
-            self.images: list[list[Any]] = []  # of each step
-            self.is_final: list[tuple[int, bool]] = []  # of each batch, with its step
+    images: list[list[Any]] = []  # of each step
+    is_final: list[tuple[int, bool]] = []  # of each batch, with its step
 
-        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-            self.images.append(pl_module.record.image_ids)
+    def note(trainer: Any, module: Any, batch: Any, index: int) -> None:
+        for part in getattr(batch, "batches", [batch]):
+            is_final.append((trainer.global_step, max(part["images"].shape[2:]) > 32))
 
-        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, index: int) -> None:
-            for part in getattr(batch, "batches", [batch]):
-                self.is_final.append((trainer.global_step, max(part["images"].shape[2:]) > 32))
-
+    record = lightning.callbacks.LambdaCallback(
+        on_before_optimizer_step=lambda trainer, module, optimizer: images.append(module.record.image_ids),
+        on_train_batch_start=note,
+    )
     progress: list[float] = []
     module = module_of(CLASSES if kind == "loader" else SURFACES, optim={"lr_per_256": 2.56, "schedule": "cosine"})
     module.model.heads["map"].set_progress = progress.append
@@ -49,36 +48,26 @@ def check(kind: str, accumulate: int, **options: Any) -> None:
     data = (
         loader(IMAGES, shuffle=True) if kind == "loader" else densevit.DenseDataModule(SECTION, batches_per_step=size)
     )
-    record, options = Record(), options | ({} if size else {"accumulate_grad_batches": accumulate})
+    options = options | ({} if size else {"accumulate_grad_batches": accumulate})
     trainer = trainer_of(limit_val_batches=0, callbacks=[record], **options)
     trainer.fit(module, data)
     steps, [group] = trainer.global_step, trainer.optimizers[0].param_groups[:1]
-    assert steps > 1 and module.training_steps == steps == len(record.images)
+    assert steps > 1 and module.training_steps == steps == len(images)
     assert progress == [number / steps for number in range(steps)]
     assert group["lr"] == 0 and group["initial_lr"] == pytest.approx(0.01 * BATCH * accumulate * trainer.world_size)
     if kind != "loader":
-        assert all(is_final == (step >= math.ceil(0.5 * steps)) for step, is_final in record.is_final)
+        assert all(final == (step >= math.ceil(0.5 * steps)) for step, final in is_final)
     if "overfit_batches" in options:
-        assert len({image for step in record.images for image in step}) <= 2 * BATCH * (size or 1)
+        assert len({image for step in images for image in step}) <= 2 * BATCH * (size or 1)
 
 
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", DATA)
 def test_planned_steps_are_done(kind: str) -> None:
-    for length, limit, accumulate in itertools.product(LENGTHS, LIMITS, (1, 3)):
+    cases = itertools.product(LIMITS, LENGTHS)  # each limit with 1 and with 3 batches a step
+    for (limit, length), accumulate in zip(cases, itertools.cycle((1, 3)), strict=False):
         check(kind, accumulate, **length, **limit)
-
-
-@linux
-@pytest.mark.integration
-@pytest.mark.filterwarnings("ignore")
-def test_planned_steps_are_done_in_two_processes(tmp_path: Path) -> None:
-    def work(rank: int) -> None:
-        for kind, limit in itertools.product(DATA, LIMITS):
-            check(kind, 2, max_epochs=3, devices=2, strategy="ddp", **limit)
-
-    in_two_processes(work, tmp_path)
 
 
 class Stream(IterableDataset):
@@ -105,3 +94,36 @@ def test_a_number_of_steps_that_is_not_known_is_refused() -> None:
             call()
     fit(loader(Stream()), max_epochs=1, max_steps=2)
     fit(loader(6), max_epochs=1, limit_train_batches=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_precision_plugin_of_lightning_casts_targets() -> None:
+    """Each is replaced, or refused in one line."""
+    import pytorch_lightning as lightning
+    from pytorch_lightning.plugins import precision as plugins
+    from pytorch_lightning.plugins.precision import Precision
+
+    from densevit.training.loop.module_trainer import prepare_trainer
+
+    arguments = {
+        "MixedPrecision": ("bf16-mixed", "cpu"),
+        "FSDPPrecision": ("32-true",),
+        "DeepSpeedPrecision": ("32-true",),
+    }
+    batch, refused = {"depth": torch.zeros(2)}, []
+    for name, kind in vars(plugins).items():
+        if not (isinstance(kind, type) and issubclass(kind, Precision)):
+            continue
+        plugin = kind.__new__(kind)  # some need other packages or hardware
+        with contextlib.suppress(Exception):
+            plugin = kind(*arguments.get(name, ()))
+        trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+        trainer.strategy.precision_plugin = plugin
+        try:
+            prepare_trainer(trainer, "fit")
+        except ConfigError as error:
+            refused.append(name)
+            assert name in str(error) and "Fix: " in str(error) and "\n" not in str(error)
+        else:
+            assert trainer.precision_plugin.convert_input(batch) is batch, name
+    assert {"FSDPPrecision", "DeepSpeedPrecision"} <= set(refused) and "HalfPrecision" not in refused

@@ -1,41 +1,30 @@
 """Parameter groups, built-in optimisers, learning rates and their schedules."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
 
 import densevit
 from densevit.config import OptimSection
-from densevit.interfaces import Head
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups
-from densevit.training.loop.budget import Budget
-from densevit.training.loop.lr_schedule import Schedule, schedule
 from densevit.training.loop.optim import learning_rate, optimizer_of, rates_of
-
-
-class Everything(Head):
-    """A head with one of each kind of parameter."""
-
-    task = "detection"
-    required_targets = ()
-
-    def __init__(self, channels) -> None:
-        super().__init__(channels, (), ())
-        self.linear = nn.Linear(channels[-1], 4)
-        self.mix = nn.Conv2d(4, 4, 3)
-        self.mixed_norm = nn.BatchNorm2d(4)
-        self.queries = nn.Embedding(5, 4)
-        self.attention = nn.MultiheadAttention(4, 2)
-        self.anchors = nn.Parameter(torch.rand(5, 4))
-        self.token = nn.Parameter(torch.zeros(1, 1, 4))
+from tests.small_models import StandIn
 
 
 def model_of(name: str = "swin", **options) -> DenseModel:
+    """With a head that has one of each kind of parameter."""
     backbone = densevit.create_backbone(name, **(options or {"variant": "nano"}))
-    return DenseModel(backbone, {"detection": Everything(backbone.channels)}, loss_weights={"detection": "learned"})
+    head = StandIn(
+        linear=nn.Linear(backbone.channels[-1], 4),
+        mix=nn.Conv2d(4, 4, 3),
+        mixed_norm=nn.BatchNorm2d(4),
+        queries=nn.Embedding(5, 4),
+        attention=nn.MultiheadAttention(4, 2),
+        anchors=nn.Parameter(torch.rand(5, 4)),
+        token=nn.Parameter(torch.zeros(1, 1, 4)),
+    )
+    return DenseModel(backbone, {"detection": head}, loss_weights={"detection": "learned"})
 
 
 # The ends of the names of parameters with decay, of all others.
@@ -99,64 +88,3 @@ def test_an_optimiser_gets_the_groups_and_its_options(name, kind, options):
 def test_learning_rate_is_absolute_or_scaled_by_batch_size():
     assert (learning_rate(OptimSection(lr=3e-4), 64), learning_rate(OptimSection(), 64)) == (3e-4, 1e-4)
     assert [learning_rate(OptimSection(lr_per_256=1e-3), size) for size in (64, 256, 1024)] == [2.5e-4, 1e-3, 4e-3]
-
-
-def factors(steps: int, **options) -> list[float]:
-    factor = schedule(OptimSection(lr=1.0, **options), steps)
-    return [factor(step) for step in range(steps + 1)]
-
-
-ROOT = math.sqrt(0.5)
-COSINE = [1, (1 + ROOT) / 2, 0.5, (1 - ROOT) / 2, 0]
-
-
-@pytest.mark.parametrize(
-    ("steps", "options", "expected"),
-    [
-        (6, {"schedule": "constant", "warmup_steps": 3}, [0.25, 0.5, 0.75, 1, 1, 1, 1]),
-        (5, {"schedule": "constant", "warmup": 0.4}, [1 / 3, 2 / 3, 1, 1, 1, 1]),
-        (3, {"schedule": "constant"}, [1, 1, 1, 1]),
-        (6, {"schedule": "cosine", "warmup_steps": 2}, [1 / 3, 2 / 3, *COSINE]),
-        (4, {"schedule": "cosine", "min_lr_ratio": 0.2}, [0.2 + 0.8 * x for x in COSINE]),
-        (10, {"schedule": "step", "drop_at": 0.7, "warmup_steps": 1}, [0.5] + 6 * [1] + 4 * [0.1]),
-        (4, {"schedule": "step", "drop_at": 0.5, "min_lr_ratio": 0.5}, [1, 1, 0.1, 0.1, 0.1]),
-        (3, {"schedule": "cosine", "warmup_steps": 9}, [0.1, 0.2, 0.3, 0.4]),  # warm-up longer than training
-    ],
-)
-def test_schedules_by_hand(steps, options, expected):
-    assert factors(steps, **options) == pytest.approx(expected)
-    factor = schedule(OptimSection(lr=1.0, **options), steps)
-    if options["schedule"] != "cosine" or options.get("warmup_steps", 0) < steps:
-        assert factor(steps + 15) == factor(steps)  # constant after the end
-
-
-@pytest.mark.parametrize(("options", "power", "warmup_steps"), [({}, 0.9, 7), ({"power": 2.5}, 2.5, 0)])
-def test_poly_matches_torch(warmup_steps, options, power):
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    reference = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=50, power=power)
-    expected = []
-    for _ in range(51):
-        expected.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        reference.step()
-    found = factors(50 + warmup_steps, schedule="poly", warmup_steps=warmup_steps, **options)
-    assert found[warmup_steps:] == pytest.approx(expected, abs=1e-9)
-    floored = factors(50 + warmup_steps, schedule="poly", warmup_steps=warmup_steps, min_lr_ratio=0.2, **options)
-    assert floored[warmup_steps:] == pytest.approx([0.2 + 0.8 * x for x in expected], abs=1e-9)
-
-
-def test_the_scheduler_multiplies_each_group_s_rate_and_raises_weight_decay_by_half_a_cosine():
-    """DINO's: 0.04 to 0.4 (Caron et al. 2021, section 3.2); groups without decay stay without."""
-    rates = {"lr": 1e-2, "backbone_lr": 1e-3, "schedule": "constant", "warmup_steps": 1}
-    section = OptimSection(**rates, weight_decay=0.04, final_weight_decay=0.4)
-    optimizer = optimizer_of(model_of(), section, lr=1e-2)
-    scheduler = Schedule(optimizer, section, Budget(4, 4, 1))
-    for step, share in enumerate((*(1 - x for x in COSINE), 1)):
-        half = 0.5 if step == 0 else 1
-        assert sorted(group["lr"] for group in optimizer.param_groups) == [1e-3 * half] * 2 + [1e-2 * half] * 2
-        decays = {group["weight_decay"] for group in optimizer.param_groups}
-        assert sorted(decays) == [0, pytest.approx(0.04 + 0.36 * share)]
-        optimizer.step()
-        scheduler.step()
-    with pytest.raises(ValueError, match="final_weight_decay is a multiple of weight_decay"):
-        OptimSection(weight_decay=0.0, final_weight_decay=0.4)

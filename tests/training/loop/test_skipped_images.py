@@ -38,9 +38,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.usefixtures("no_drawings")
-def test_run_counts_and_names_the_skipped_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
+@pytest.mark.usefixtures("no_drawings", "working_folder")
+def test_run_counts_and_names_the_skipped_images(folder: Path) -> None:
     with pytest.warns(UserWarning) as warned:
         assert main(["train", "recipe.yaml", "--run-dir", "run"]) == 0
     printed = "\n".join(str(warning.message) for warning in warned)

@@ -180,23 +180,18 @@ def trained(options: dict[str, Any], batch_size: int = 2) -> Any:
     """The weights after training, the metrics of the last validation, the learning rates and the validations."""
     import pytorch_lightning as lightning
 
-    class Record(lightning.Callback):
-        def __init__(self) -> None:
-            self.rates: list[float] = []
-            self.validations = 0
-
-        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-            self.rates.append(optimizer.param_groups[0]["lr"])
-
-        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-            self.validations += not trainer.sanity_checking
-
-    record, module = Record(), densevit.DenseModule(model_of(), OPTIM)
+    rates: list[float] = []
+    validations: list[bool] = []
+    record = lightning.callbacks.LambdaCallback(
+        on_before_optimizer_step=lambda trainer, module, optimizer: rates.append(optimizer.param_groups[0]["lr"]),
+        on_validation_end=lambda trainer, module: validations.append(not trainer.sanity_checking),
+    )
+    module = densevit.DenseModule(model_of(), OPTIM)
     trainer = lightning.Trainer(**{**PLAIN, "callbacks": [record], **options})
     trainer.fit(module, densevit.DenseDataModule(splits(batch_size)))
-    state, metrics = module.model.state_dict(), module.validation.metrics if record.validations else {}
+    state, metrics = module.model.state_dict(), module.validation.metrics if any(validations) else {}
     state = {name: x.full_tensor() if hasattr(x, "full_tensor") else x for name, x in state.items()}
-    return state, metrics, record.rates, record.validations
+    return state, metrics, rates, sum(validations)
 
 
 def assert_as_by_hand(code: str, result: Any) -> None:

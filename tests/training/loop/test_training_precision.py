@@ -1,6 +1,5 @@
 """Training precision: automatic selection; each precision trains each head without casting targets."""
 
-import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 import torch
 
 from densevit import config as configs
-from densevit.errors import ConfigError
 from densevit.evaluation.coco_ap import CocoDetection
 from densevit.evaluation.depth_errors import DepthErrors
 from densevit.interfaces import Predictions, Targets
@@ -118,36 +116,3 @@ def test_every_precision_trains_every_head_without_casting_targets(name: str, tm
     assert json.loads((run / "metrics.json").read_text())["boxes/AP"] == pytest.approx(1, abs=1e-9)
     losses = [float(row["train/loss"]) for row in rows(run) if row["train/loss"]]
     assert losses and torch.isfinite(torch.tensor(losses)).all()
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_no_precision_plugin_of_lightning_casts_targets() -> None:
-    """Each is replaced, or refused in one line."""
-    import pytorch_lightning as lightning
-    from pytorch_lightning.plugins import precision as plugins
-    from pytorch_lightning.plugins.precision import Precision
-
-    from densevit.training.loop.module_trainer import prepare_trainer
-
-    arguments = {
-        "MixedPrecision": ("bf16-mixed", "cpu"),
-        "FSDPPrecision": ("32-true",),
-        "DeepSpeedPrecision": ("32-true",),
-    }
-    batch, refused = {"depth": torch.zeros(2)}, []
-    for name, kind in vars(plugins).items():
-        if not (isinstance(kind, type) and issubclass(kind, Precision)):
-            continue
-        plugin = kind.__new__(kind)  # some need other packages or hardware
-        with contextlib.suppress(Exception):
-            plugin = kind(*arguments.get(name, ()))
-        trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-        trainer.strategy.precision_plugin = plugin
-        try:
-            prepare_trainer(trainer, "fit")
-        except ConfigError as error:
-            refused.append(name)
-            assert name in str(error) and "Fix: " in str(error) and "\n" not in str(error)
-        else:
-            assert trainer.precision_plugin.convert_input(batch) is batch, name
-    assert {"FSDPPrecision", "DeepSpeedPrecision"} <= set(refused) and "HalfPrecision" not in refused

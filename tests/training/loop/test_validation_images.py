@@ -1,4 +1,4 @@
-"""Which images a validation counts: each id of each loader once."""
+"""densevit/training/loop/validation_images.py: a validation counts each id of each loader once."""
 
 from typing import Any
 

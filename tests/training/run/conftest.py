@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.runs import SMALL, TINY, edit
+import densevit
+from tests.training.runs import SEGMENTATION, SMALL, TINY, edit
 
 
 @pytest.fixture
@@ -22,3 +23,9 @@ def stopped(copied_run: Callable[..., Path]) -> Path:
     run = copied_run(TINY, ["trainer.max_steps=2"])
     edit(run, "max_steps: 2", "max_steps: 4")
     return run
+
+
+@pytest.fixture
+def run(trained: Callable[..., Path]) -> densevit.Run:
+    """A run of two steps, which no test changes."""
+    return densevit.Run(trained(SEGMENTATION, ["trainer.max_epochs=null", "trainer.max_steps=2"]))

@@ -23,26 +23,6 @@ def section(**keys: Any) -> TrainerSection:
 # ---- checks before anything is read ----
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("callbacks=[no_such:Thing]", r"callbacks\.0\.name: .* there is no module 'no_such'"),
-        (
-            "callbacks=[torch.optim:AdamW]",
-            r"is the class AdamW, which is not a subclass of pytorch_lightning\.Callback",
-        ),
-        (f"callbacks=[{STOPPING}, patiense: 3}}]", r"callbacks\.0\.patiense .* 'patience'\?"),
-        ("callbacks=[pytorch_lightning.callbacks:EarlyStopping]", r"callbacks\.0\.monitor is missing"),
-        ("loggers=[tensorbord]", r"loggers\.0\.name: .*'tensorbord'\. Write csv, tensorboard, wandb"),
-        ("loggers=[{name: pytorch_lightning.loggers:WandbLogger, projct: x}]", r"loggers\.0\.projct .* 'project'\?"),
-    ],
-)
-def test_a_wrong_entry_is_one_line_before_data_is_read(tiny: Path, override: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=f"overrides: .*{message}") as raised:
-        configs.check_plugins(configs.load(tiny, [f"trainer.{override}"]))
-    assert "\n" not in str(raised.value)
-
-
 def test_callbacks_are_built_and_checked_before_training() -> None:
     from pytorch_lightning.callbacks import EarlyStopping
 

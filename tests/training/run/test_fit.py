@@ -1,38 +1,14 @@
-"""fit and evaluate: the command line's train and evaluate in Python."""
+"""densevit/training/run/fit.py: what a run has in Python."""
 
 import json
-import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pytest
-import yaml
 from safetensors.torch import load_file
 
-import densevit
-from densevit import config as configs
-from densevit.cli import main
-from densevit.data.transforms.default import DefaultTransforms
-from densevit.errors import ConfigError, DataError
-from densevit.interfaces import Batch
-from densevit.model import DenseModel
-from densevit_scenes.dataset import Scenes
-from tests.training.runs import SEGMENTATION, assert_same
+from tests.training.runs import assert_same, plain
 
 if TYPE_CHECKING:
     from densevit.training.run.fit import Run
-
-SHORT = ["trainer.max_epochs=null", "trainer.max_steps=2"]
-
-
-@pytest.fixture(scope="module")  # trained here, as what `fit` returns is tested
-def run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
-    return densevit.fit(yaml.safe_load(SEGMENTATION), SHORT, run_dir=tmp_path_factory.mktemp("run") / "run")
-
-
-def plain(metrics: dict[str, float]) -> dict[str, float | None]:
-    """As in metrics.json: null for nan, which is not equal to itself."""
-    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
 def test_a_run_has_its_path_metrics_model_and_tables(run: "Run") -> None:
@@ -45,74 +21,3 @@ def test_a_run_has_its_path_metrics_model_and_tables(run: "Run") -> None:
     assert header[:2] == ["class", "pixels"]
     assert [row[0] for row in rows] == [one.name for one in run.model.classes["surfaces"]]
     assert sum(row[1] for row in rows) <= 3 * 32 * 32 and isinstance(rows[0][1], int)  # pixels of three images
-
-
-def test_wrong_arguments_are_one_line_each() -> None:
-    for arguments, message in (
-        ({}, "fit needs a config or the folder of a run to resume, and not both"),
-        ({"config": "seg.yaml", "resume": "run"}, "and not both"),
-        ({"config": {"sed": 1}}, r"fit: sed .*'seed'"),
-        ({"config": {}, "overrides": ["optim.lr=fast"]}, r"overrides: optim\.lr .* number"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            densevit.fit(**arguments)
-
-
-# ---- evaluate ----
-
-
-def test_evaluate_takes_a_run_its_folder_or_its_model_and_agrees_with_the_command(run: "Run", tmp_path: Path) -> None:
-    expected = plain(run.metrics)
-    model = run.model.train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    for one in (str(run.path), run.model):
-        assert plain(densevit.evaluate(one)) == expected
-    assert model.training
-    assert_same(before, model.state_dict())
-    model.eval()
-    assert main(["evaluate", str(run.path), "data.val_length=2", "--out", str(tmp_path / "out")]) == 0
-    data = {**configs.load(run.path).data.model_dump(), "val_length": 2}
-    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert plain(densevit.evaluate(run, data)) == written != expected
-
-
-@pytest.mark.integration
-def test_evaluate_takes_overrides_of_the_evaluator_as_the_command(run: "Run", tmp_path: Path) -> None:
-    override = "heads.surfaces.evaluation.boundary=true"
-    assert main(["evaluate", str(run.path), override, "--out", str(tmp_path / "out")]) == 0
-    found = densevit.evaluate(run, overrides=[override])
-    assert plain(found) == json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert found.keys() > run.metrics.keys()
-    with pytest.raises(ConfigError, match=r"heads\.surfaces\.width=8: the model exists, and cannot change"):
-        densevit.evaluate(run, overrides=["heads.surfaces.width=8"])
-
-
-def test_evaluate_resizes_as_the_predictor(run, monkeypatch):
-    sizes: set[int] = set()
-    infer = DenseModel.infer
-
-    def noted(self: DenseModel, batch: Batch, *given: Any) -> Any:
-        sizes.update(max(target["size"]) for target in batch["targets"])
-        return infer(self, batch, *given)
-
-    monkeypatch.setattr(DenseModel, "infer", noted)
-    densevit.evaluate(run.model.with_resize(DefaultTransforms(40)))
-    assert sizes == {40}
-
-
-@pytest.mark.integration
-def test_a_model_of_no_config_needs_data_of_its_classes() -> None:
-    section = {"name": "scenes", "image_size": 32, "batch_size": 2, "num_workers": 0, "val_length": 3}
-    surfaces = [one.name for one in Scenes("val", image_size=32, val_length=1).classes["segmentation"]]
-    backbone, head = {"name": "swin", "variant": "nano"}, {"name": "setr", "decoder": "naive", "width": 8}
-
-    def evaluated(names: list[str], *data: Any, **given: Any) -> dict[str, float]:
-        return densevit.evaluate(densevit.create_model(backbone, {"map": head}, names), *data, **given)
-
-    with pytest.raises(ConfigError, match=r"evaluate: the model has no config, so no data\. Fix: pass data="):
-        evaluated(surfaces)
-    assert set(evaluated(surfaces[::-1], section)) >= {"map/mIoU", "map/aAcc"}  # mapped by name
-    with pytest.raises(DataError, match=r"classes of head 'map' have no name in common\. Classes of the data: ball, "):
-        evaluated(["unicorn"], section)
-    metrics = evaluated(["unicorn", surfaces[-1]], section, classes={"unicorn": surfaces[0]})
-    assert {name for name in metrics if "/IoU/" in name} == {f"map/IoU/{surfaces[n]}" for n in (0, -1)}

@@ -1,7 +1,6 @@
 """Trainings and evaluations leave the state of the process to their caller, also after an error and in each other."""
 
 import os
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,17 +39,6 @@ def without_seed(monkeypatch: pytest.MonkeyPatch) -> None:
 def fail() -> None:
     os.environ["PL_GLOBAL_SEED"] = "7"
     raise RuntimeError("a callback that fails")
-
-
-def test_a_random_search_draws_as_if_it_trained_nothing(config: Path, tmp_path: Path) -> None:
-    random.seed(1)
-    expected = [random.uniform(1e-4, 1e-2) for _ in range(3)]
-    random.seed(1)
-    drawn = []
-    for n in range(3):
-        drawn.append(random.uniform(1e-4, 1e-2))
-        densevit.fit(config, [*SHORT, f"optim.lr={drawn[-1]}"], run_dir=tmp_path / str(n))
-    assert drawn == expected
 
 
 def test_after_an_error_the_state_is_that_before(config: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
@@ -23,7 +22,7 @@ from tests.training.process_groups import (
     started_by_slurm,
     started_by_torchrun,
 )
-from tests.training.runs import SMALL, assert_same, recorded, train, weights
+from tests.training.runs import SMALL, assert_same, recorded, train, weights, without_report
 
 pytestmark = [pytest.mark.integration, linux]
 
@@ -77,7 +76,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "small.yaml").write_text(SMALL)
-    with mock.patch("densevit.training.run.run_output._write_report"):
+    with without_report():
         run_together("train", "small.yaml", *KILLED, "--run-dir", "run", folder=folder)
     return folder / "run"
 

@@ -1,4 +1,4 @@
-"""Resuming: edited configs, locked folders, full disks."""
+"""densevit/training/run/resuming.py: edited configs, locked folders, full disks."""
 
 import os
 import re
@@ -138,11 +138,11 @@ def test_running_training_locks_its_folder(tiny: Path, tmp_path: Path) -> None:
     resume(run, ["trainer.max_steps=1"])  # training is complete
 
 
+@pytest.mark.usefixtures("working_folder")
 @pytest.mark.parametrize("setting", ["accelerator=gpu", "accelerator=tpu", "devices='0,2'", "strategy=foo"])
-def test_missing_devices_raise_and_leave_no_folder(tiny, monkeypatch, capsys, setting):
+def test_missing_devices_raise_and_leave_no_folder(tiny, capsys, setting):
     if torch.cuda.is_available():
         pytest.skip("a GPU is there")
-    monkeypatch.chdir(tiny.parent)
     assert main(["train", "tiny.yaml", f"trainer.{setting}"]) == 2
     error = capsys.readouterr().err
     assert "trainer." + setting.replace("'", "") in error and "`auto`" in error and error.count("\n") == 1

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -17,7 +17,7 @@ from densevit.cli import main
 from densevit.config.values import seconds_of
 from densevit.errors import ConfigError
 from tests.training.process_groups import child, group, linux, wait_for
-from tests.training.runs import assert_same_run, checkpoint, resume, train
+from tests.training.runs import assert_same_run, checkpoint, interrupted_after, resume, train
 
 pytestmark = [pytest.mark.integration, linux]
 
@@ -77,19 +77,10 @@ def test_signal_saves_a_checkpoint_and_sets_the_exit_code(small, tmp_path, numbe
     ("number", "raised", "code"),
     [(signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, SystemExit, 143), (signal.SIGUSR1, SystemExit, 138)],
 )
-def test_a_signal_reaches_the_script_after_the_run_is_saved(number, raised, code, small, tmp_path, capsys, monkeypatch):
+def test_a_signal_reaches_the_script_after_the_run_is_saved(number, raised, code, small, tmp_path, capsys):
     """A loop over trainings ends, also in two processes; the run says that it was stopped until it is resumed."""
-    from densevit.training.callbacks.checkpoint_writer import CheckpointWriter
-
-    original, begun = CheckpointWriter.on_train_batch_end, []
-
-    def interrupt(self: Any, trainer: Any, *rest: Any) -> None:
-        if trainer.global_step == 2:
-            os.kill(os.getpid(), number)
-        original(self, trainer, *rest)
-
-    monkeypatch.setattr(CheckpointWriter, "on_train_batch_end", interrupt)
-    with pytest.raises(raised) as stop:
+    begun: list[Path] = []
+    with interrupted_after(2, number, raised) as stop:
         for n in range(3):
             begun.append(tmp_path / str(n))
             densevit.fit(small, ["trainer.max_steps=4"], run_dir=begun[-1])
@@ -101,7 +92,6 @@ def test_a_signal_reaches_the_script_after_the_run_is_saved(number, raised, code
     assert f"Stopped. Resume from the last checkpoint with: densevit train --resume {path}" in (
         capsys.readouterr().out.replace("\n", "")
     )
-    monkeypatch.undo()
     resumed = densevit.fit(resume=path)
     assert not resumed.stopped and not run.stopped and "detection/AP" in resumed.metrics
 
@@ -138,25 +128,23 @@ def test_signal_to_one_process_stops_both_at_the_same_step(small: Path, tmp_path
     assert len(checkpoint(run)["random_state"]) == 2
 
 
-def test_second_ctrl_c_exits_immediately_and_prints_how_to_resume(small, tmp_path, capfd, monkeypatch):
+def test_second_ctrl_c_exits_immediately_and_prints_how_to_resume(small, tmp_path, capfd):
     """During the final validation."""
     from densevit.training.loop.dense_module import DenseModule
 
     original = DenseModule.validation_step
 
     def interrupted(self: DenseModule, batch: object, index: int) -> object:
-        if self.trainer.global_step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(2 * (self.trainer.global_step == 4)):
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, batch, index)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(DenseModule, "validation_step", interrupted)
     run = tmp_path / "run"
-    code = main(["train", str(small), "trainer.max_steps=4", "trainer.checkpoint_every=1", "--run-dir", str(run)])
+    with mock.patch.object(DenseModule, "validation_step", interrupted):
+        code = main(["train", str(small), "trainer.max_steps=4", "trainer.checkpoint_every=1", "--run-dir", str(run)])
     assert code == 130
     said = f"Resume from the last checkpoint with: densevit train --resume {run}"
     assert said in capfd.readouterr().out.replace("\n", "") and densevit.Run(run).stopped
-    monkeypatch.undo()
     assert "detection/AP" in json.loads((resume(run) / "metrics.json").read_text())
 
 
@@ -168,7 +156,9 @@ def failing(*_: object) -> None:
 
 
 def test_a_drawing_that_fails_leaves_the_report_and_the_exit_code(small: Path, monkeypatch, recwarn) -> None:
-    monkeypatch.setattr("densevit.training.run.run_output.draw_images", failing)
+    from densevit.training.run import run_output
+
+    monkeypatch.setattr(run_output, "draw_images", failing)
     run = small.parent / "run"
     assert main(["train", str(small), "trainer.max_steps=1", "--run-dir", str(run)]) == 0
     said = "The report is not complete: [Errno 28] No space left on device. To try again: densevit evaluate"
