@@ -222,9 +222,9 @@ Heads = Annotated[dict[str, Annotated[HeadSection, "heads"]], BY_NAME, AfterVali
 
 
 class ModelSections(Section):
-    """The resolved architecture: plugin names, options and sizes; without the training sections of a config.
+    """The sections of a model: backbone, heads and inference, and the data that it was trained on.
 
-    A `DenseModel` is built from it, and a model file contains it.
+    A `DenseModel` is built from them, and a model file contains them. A `Config` adds the sections of a training.
     """
 
     weights: Source | None = None
@@ -246,8 +246,8 @@ class ModelSections(Section):
 
     @property
     def replace_layers(self) -> bool:
-        """Whether faster layers replace layers of the built model (`densevit.layers.fast.replacement`). A backbone
-        alone keeps its paper's layers."""
+        """Whether faster functions replace plain ones in the built model (`densevit.layers.fast.replacement`). A
+        backbone alone keeps the plain ones."""
         return bool(self.heads)
 
     @property

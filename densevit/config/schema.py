@@ -34,5 +34,5 @@ class Config(ModelSections):
 
     @property
     def replace_layers(self) -> bool:
-        """Whether faster layers replace layers of the built model."""
+        """Whether faster functions replace plain ones in the built model."""
         return self.trainer.replace_layers

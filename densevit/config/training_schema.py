@@ -120,8 +120,8 @@ class TrainerSection(Section):
     compile: bool = False
     """Compile the repeated blocks of the model with `torch.compile`."""
     replace_layers: bool = True
-    """Replace `nn.Linear`, `nn.Dropout`, 1x1 convolutions and FFNs by implementations with the same
-    parameters that are faster on some CPUs. `false`: torch's own."""
+    """Replaces four functions that models call by faster ones with equal results up to rounding: attention, shifted
+    windows, deformable attention, and a convolution with its norm. `false`: the plain functions."""
     monitor: str | None = None
     """The metric that selects the best epoch, such as `detection/AP`. `null`: the head's main metric; for several
     heads, their main metrics, each relative to its best value so far."""

@@ -114,7 +114,7 @@ Window = tuple[int, int, int, int]
 
 
 class Sample(TypedDict):
-    """One image with its targets. image: (3, H, W) uint8, RGB."""
+    """One image with its targets. image: (C, H, W) of the channels and type of the data set; 8-bit RGB by default."""
 
     image: Tensor
     targets: Targets
@@ -127,7 +127,7 @@ class _Batch(TypedDict):
 
 
 class Batch(_Batch, total=False):
-    """images: (B, 3, H, W) uint8, padded to one size. padding_mask: (B, H, W) bool, True = padding.
+    """images: (B, C, H, W) of the data set's type, padded to one size. padding_mask: (B, H, W) bool, True = padding.
 
     skipped: the reason for each image left out because its file cannot be read. Absent if there is none.
     other_views: batches of a training method of several views: one of the second views of the images, one of the

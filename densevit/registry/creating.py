@@ -22,7 +22,7 @@ def create(
 ) -> Any:
     """Validates the options and builds a plugin. arguments: positional. options: the user's.
 
-    offered: keyword arguments in `options.OPTIONAL_KEYWORDS`, for constructors that take them.
+    offered: keyword arguments in `plugin_options.OPTIONAL_KEYWORDS`, for constructors that take them.
     """
     from densevit.registry.plugin_options import takes  # imports pydantic
 
@@ -61,7 +61,7 @@ def check_options(
     reserved: Iterable[str] = (),
     positional: int | None = None,
 ) -> dict[str, Any]:
-    """Validates options and converts them to the types of the plugin's constructor; see `options.check`.
+    """Validates options and converts them to the types of the plugin's constructor; see `plugin_options.check`.
 
     where: the section that prefixes keys in messages, "backbone" or "heads.detection". reserved: other keys of the
     section, for suggestions. positional: the number of arguments that densevit passes; None: the group's.

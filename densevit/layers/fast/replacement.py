@@ -1,7 +1,6 @@
-"""Replaces plain layers in a built model by faster ones.
+"""Replaces four plain functions of `densevit.layers` in a built model by faster ones.
 
-Models are written with torch's layers and the functions of `densevit.layers`. docs/development/cpus.md and gpu.md list
-the measured gains.
+docs/development/cpus.md and gpu.md list the measured gains.
 """
 
 from types import FunctionType
@@ -25,9 +24,10 @@ FUNCTIONS: dict[Any, Any] = {
 
 
 def replace_layers(model: nn.Module) -> None:
-    """Replaces the plain functions that modules keep in attributes, such as `self.attention = attention`, in place.
+    """Replaces the functions of `FUNCTIONS` that modules keep in attributes, such as `self.attention`, in place.
 
-    Results are equal up to rounding. Models that densevit builds have them, except for given instances.
+    Modules and parameters stay; results are equal up to rounding. Models that densevit builds have the faster
+    functions, except for given instances.
 
     Example:
         >>> backbone = densevit.create_backbone("swin", variant="nano")
