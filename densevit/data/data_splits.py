@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -185,8 +185,17 @@ class DataSplits:
         warn_of_split(self.train, self.section.batch_size, labels)
         _ = self.config_phases  # raises for labels that cannot be mixed
 
-    def train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
-        """Returns a resumable loader of shuffled, augmented batches, the same number for each process."""
+    def train_loader(
+        self,
+        rank: int = 0,
+        world_size: int = 1,
+        loader: Callable[..., Loader] = Loader,
+        order: Callable[..., TrainBatches] = TrainBatches,
+    ) -> Loader:
+        """Returns a resumable loader of shuffled, augmented batches, the same number for each process.
+
+        loader, order: the constructors, such as `functools.partial(Loader, batches_per_step=2)`.
+        """
         groups = None
         if self.section.group_by_aspect:
             if self._batch_multiple > 1:
@@ -198,7 +207,7 @@ class DataSplits:
                 name = self.section.name
                 raise ConfigError(f"data.group_by_aspect: {name!r} has no image sizes. Fix: leave it out.")
             groups = aspect_groups(sizes)
-        batches = self._train_batches(rank, world_size, groups)
+        batches = self._train_batches(partial(order, rank=rank, world_size=world_size), groups)
         phases = [phase.mapped(self._method_transform) for phase in self.config_phases]
         if self.views > 1 and any(phase.mixing for phase in phases):
             raise ConfigError(
@@ -206,29 +215,29 @@ class DataSplits:
                 "each image. Fix: leave them out."
             )
         transformed = self._transformed(self.train, phases, train=True, views=self.views)
-        return self._loader(transformed, batches, world_size)
+        return self._loader(transformed, batches, world_size, loader)
 
     def batches_per_epoch(self, world_size: int = 1) -> int:
         """Returns the number of batches per epoch of one process's training loader."""
-        return len(self._train_batches(0, world_size))
+        return len(self._train_batches(partial(TrainBatches, world_size=world_size)))
 
-    def val_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
+    def val_loader(self, rank: int = 0, world_size: int = 1, loader: Callable[..., Loader] = Loader) -> Loader:
         """Returns a loader of each validation image once over all processes, in batches of one padded size."""
-        return self._evaluation_loader(self.val, rank, world_size)
+        return self._evaluation_loader(self.val, rank, world_size, loader)
 
     def unaugmented_train_loader(self, rank: int = 0, world_size: int = 1) -> Loader:
         """Returns a loader of each training image once over all processes, with the evaluation transform and the
         evaluated split's classes. Raises DataError if the training split lacks one of these classes."""
         dataset, kept = self.train, class_order(self.val.classes, self.train.classes, "train", self.section.val_split)
-        return self._evaluation_loader(MappedClasses(dataset, kept) if kept else dataset, rank, world_size)
+        return self._evaluation_loader(MappedClasses(dataset, kept) if kept else dataset, rank, world_size, Loader)
 
-    def _evaluation_loader(self, dataset: Dataset, rank: int, world_size: int) -> Loader:
+    def _evaluation_loader(self, dataset: Dataset, rank: int, world_size: int, loader: Callable[..., Loader]) -> Loader:
         sizes = dataset.sizes()
         warn_of_sizes(sizes, self.section)
         if sizes is not None:
             sizes = np.array([self.padded_size(height, width) for height, width in sizes.tolist()])
         batches = EvaluationBatches(len(dataset), sizes, self.section.batch_size, rank, world_size)
-        return self._loader(self._transformed(dataset, self.val_transform, train=False), batches, world_size)
+        return self._loader(self._transformed(dataset, self.val_transform, train=False), batches, world_size, loader)
 
     def evaluated_sample(self, index: int) -> Sample:
         """Returns a transformed sample of the evaluated split, with its `truth` and `dataset_index`."""
@@ -236,7 +245,7 @@ class DataSplits:
         assert not isinstance(sample, list)
         return sample
 
-    def _train_batches(self, rank: int, world_size: int, groups: np.ndarray | None = None) -> TrainBatches:
+    def _train_batches(self, order: Callable[..., TrainBatches], groups: np.ndarray | None = None) -> TrainBatches:
         indices, size, multiple = self._epoch_indices, self.section.batch_size, self._batch_multiple
         if size % multiple:
             raise ConfigError(
@@ -245,7 +254,7 @@ class DataSplits:
             )
         length = len(self.train) if indices is None else len(indices(0))
         shuffled = self.train.shuffled if isinstance(self.train, SupportsShuffled) else None
-        return TrainBatches(length, size, self.seed, rank, world_size, groups, indices, shuffled)
+        return order(length, size, self.seed, groups=groups, epoch_indices=indices, shuffled=shuffled)
 
     @property
     def _batch_multiple(self) -> int:
@@ -293,7 +302,8 @@ class DataSplits:
         dataset: TransformedDataset,
         batches: "TrainBatches | EvaluationBatches",
         world_size: int,
+        loader: Callable[..., Loader],
     ) -> Loader:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
         workers = workers_for(self.section.num_workers, len(dataset), processes)
-        return Loader(dataset, batches, self.size_divisor, workers)
+        return loader(dataset, batches, self.size_divisor, workers)

@@ -118,8 +118,8 @@ class TrainBatches(Sampler[list[SampleKey]]):
     of batches consumed in the epoch (`position`) of `length`; iteration after `load_state_dict`
     continues at this share of the epoch. Another batch size composes other batches.
 
-    final_from: returns epoch and position of the first batch of the final phase; None: it is not reached. same_batches:
-    every epoch has the batches of the first.
+    same_batches: every epoch has the batches of the first. final_from: returns epoch and position of the first batch of
+    the final phase, which a trainer knows once it has the loader; None: it is not reached.
     """
 
     def __init__(
@@ -132,13 +132,14 @@ class TrainBatches(Sampler[list[SampleKey]]):
         groups: np.ndarray | None = None,
         epoch_indices: Callable[[int], np.ndarray] | None = None,
         shuffled: Callable[[np.ndarray, np.random.Generator], np.ndarray | None] | None = None,
+        same_batches: bool = False,
+        final_from: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.groups, self.epoch_indices, self.shuffled = groups, epoch_indices, shuffled
+        self.same_batches, self.final_from = same_batches, final_from
         self.epoch = self.position = self._start = 0
-        self.final_from: Callable[[], tuple[int, int] | None] = lambda: None
-        self.same_batches = False
 
     def __len__(self) -> int:
         """The number of batches per epoch on this rank."""
@@ -184,7 +185,8 @@ class TrainBatches(Sampler[list[SampleKey]]):
     def _epoch_batches(self) -> list[list[SampleKey]]:
         """Returns the shuffled global batches of an epoch: full batches of each group, and batches of the remaining
         samples of all groups."""
-        epoch, final_from = 0 if self.same_batches else self.epoch, self.final_from() or (math.inf, 0)
+        epoch = 0 if self.same_batches else self.epoch
+        final_from = (math.inf, 0) if self.final_from is None else self.final_from()
         rng = np.random.default_rng([self.seed, epoch])
         seed = int(rng.integers(2**31))
         size = self.batch_size * self.world_size

@@ -205,6 +205,7 @@ class Loader(data.DataLoader[Any]):
         batches: "TrainBatches | EvaluationBatches",
         size_divisor: int,
         num_workers: int,
+        batches_per_step: int | None = None,
     ) -> None:
         forks = num_workers > 0 and sys.platform == "linux"  # forked workers share the annotations' memory
         super().__init__(
@@ -218,8 +219,7 @@ class Loader(data.DataLoader[Any]):
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # iterators draw a seed: not from the generator that training uses
         )
-        self._batches = batches
-        self.batches_per_step: int | None = None
+        self._batches, self.batches_per_step = batches, batches_per_step
         self.seconds_waited = 0.0
 
     def __len__(self) -> int:
@@ -265,3 +265,20 @@ class Loader(data.DataLoader[Any]):
         """Makes the next iteration continue at the state's position."""
         if isinstance(self._batches, TrainBatches) and state:
             self._batches.load_state_dict(state)
+
+
+class ShardedLoader(Loader):
+    """The loader of one of several processes. Lightning would replace any sampler but a `DistributedSampler`, and with
+    it the batches, which are already this process's."""
+
+    @property  # type: ignore[override]
+    def sampler(self) -> "_Unused":
+        return _Unused(self.dataset)  # type: ignore[arg-type]  # has a length
+
+    @sampler.setter
+    def sampler(self, default: object) -> None:
+        """Drops the default, which a DataLoader sets in its constructor; with a batch sampler, it does not use it."""
+
+
+class _Unused(data.SequentialSampler, data.DistributedSampler):
+    """The sampler of a `ShardedLoader`."""

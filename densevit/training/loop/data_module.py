@@ -2,15 +2,14 @@
 
 import math
 import warnings
-from typing import cast
+from functools import partial
 
 import pytorch_lightning as lightning
-from torch.utils.data import DistributedSampler, SequentialSampler
 
 from densevit.data.data_builder import DataSource, build_data
 from densevit.data.data_splits import DataSplits
 from densevit.data.loading.batch_sampler import TrainBatches
-from densevit.data.loading.dataloader import Loader
+from densevit.data.loading.dataloader import Loader, ShardedLoader
 from densevit.data.split_overlap import check_overlap
 from densevit.data.transforms.augmentation_phases import final_phase_start
 from densevit.errors import ConfigError, warn_once
@@ -85,51 +84,44 @@ class DenseDataModule(lightning.LightningDataModule):
             check_splits(self.data, model, method if stage == "fit" else None)
 
     def train_dataloader(self) -> Loader:
-        loader, trainer, final = self.data.train_loader(*self._process()), self.trainer, self.data.section.final_phase
-        loader.batches_per_step = self._batches_per_step
-        if trainer is not None:
-            if self._batches_per_step and trainer.accumulate_grad_batches > 1:
-                raise ConfigError(
-                    f"DenseDataModule(batches_per_step={self._batches_per_step}) yields complete optimiser steps, and "
-                    f"the Trainer has accumulate_grad_batches={trainer.accumulate_grad_batches}. Fix: set one of them."
-                )
-            order = cast(TrainBatches, loader.batch_sampler)
-            order.same_batches = trainer.overfit_batches > 0  # type: ignore[attr-defined]  # set by Lightning
-            if final is not None:
-                batches = self._batches_per_step or trainer.accumulate_grad_batches
-                order.final_from = lambda: final_phase_start(
-                    final.start, *_training_steps(trainer), batches_per_step=batches
-                )
-        return _sharded(loader)
+        trainer, size = self.trainer, self._batches_per_step
+        if trainer is None:
+            return self.data.train_loader(loader=partial(Loader, batches_per_step=size))
+        if size and trainer.accumulate_grad_batches > 1:
+            raise ConfigError(
+                f"DenseDataModule(batches_per_step={size}) yields complete optimiser steps, and the Trainer has "
+                f"accumulate_grad_batches={trainer.accumulate_grad_batches}. Fix: set one of them."
+            )
+        final = self.data.section.final_phase
+        return self.data.train_loader(
+            *self._process(),
+            partial(ShardedLoader, batches_per_step=size),
+            partial(
+                TrainBatches,
+                same_batches=trainer.overfit_batches > 0,  # type: ignore[attr-defined]  # set by Lightning
+                final_from=final
+                and partial(_final_from, trainer, final.start, size or trainer.accumulate_grad_batches),
+            ),
+        )
 
     def val_dataloader(self) -> Loader:
-        return _sharded(self.data.val_loader(*self._process()))
+        return self.data.val_loader(*self._process(), loader=ShardedLoader)
 
     def _process(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
 
-def _training_steps(trainer: lightning.Trainer) -> tuple[float, int, float]:
-    """The number of optimiser steps of the Trainer, and of an epoch, and the shift from steps of the schedules to those
-    of epochs (see `Budget`). Raises ConfigError if the Trainer has no end."""
+def _final_from(trainer: lightning.Trainer, start: float, batches_per_step: int) -> tuple[int, int]:
+    """Epoch and position of the first batch of the final phase. Raises ConfigError if the Trainer has no end."""
     budget: Budget | None = getattr(trainer.lightning_module, "budget", None)
     if budget is not None:
-        return budget.length, budget.steps_per_epoch, budget.shift - budget.epoch_shift
+        epoch, shift = budget.steps_per_epoch, budget.shift - budget.epoch_shift
+        return final_phase_start(start, budget.length, epoch, shift, batches_per_step=batches_per_step)
     steps = getattr(trainer.lightning_module, "training_steps", None) or trainer.estimated_stepping_batches
     if steps == math.inf:
         raise ConfigError(
             "data.final_phase starts at a fraction of the optimiser steps, and this Trainer has no end. Fix: set its "
             "max_steps or max_epochs, or leave out data.final_phase."
         )
-    return int(steps), math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches), 0
-
-
-class _Sharded(SequentialSampler, DistributedSampler):
-    """The unused `sampler` of a loader whose batch sampler already yields one process's batches: Lightning would
-    replace any other sampler than a `DistributedSampler`."""
-
-
-def _sharded(loader: Loader) -> Loader:
-    # DataLoader refuses the assignment; with a batch sampler, it does not use `sampler`.
-    vars(loader)["sampler"] = _Sharded(loader.dataset)  # type: ignore[arg-type]  # has a length
-    return loader
+    epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    return final_phase_start(start, int(steps), epoch, batches_per_step=batches_per_step)

@@ -1,7 +1,8 @@
 """Multi-scale training with one size per batch, and other augmentation in the final phase of the training."""
 
 from collections import Counter
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,11 +46,11 @@ def loader(
 ) -> Loader:
     values = {"name": f"{__name__}:Boards", "image_size": 64, "transforms": "resize", "multi_scale": SIZES, **options}
     section = DataSection.model_validate({"batch_size": 4, "num_workers": num_workers, **values})
-    made = DataSplits(section, seed=3, size_divisor=1).train_loader(rank, world_size)
+    data, final_from = DataSplits(section, seed=3, size_divisor=1), None
     if steps is not None and section.final_phase is not None:
-        start = final_phase_start(section.final_phase.start, steps, len(made), batches_per_step=1)
-        cast(TrainBatches, made.batch_sampler).final_from = lambda: start
-    return made
+        epoch = data.batches_per_epoch(world_size)
+        final_from = partial(final_phase_start, section.final_phase.start, steps, epoch, batches_per_step=1)
+    return data.train_loader(rank, world_size, order=partial(TrainBatches, final_from=final_from))
 
 
 def sides(batches: Any) -> list[int]:
