@@ -15,6 +15,8 @@ class Argument(str):
 class DensevitError(ValueError):
     """An error that the user can fix. The command line prints only its message, without a traceback.
 
+    resume: the command that resumes the run from its last checkpoint, with which the message ends; "": there is none.
+
     Example:
         >>> try:
         ...     densevit.load("runs/missing")
@@ -22,6 +24,11 @@ class DensevitError(ValueError):
         ...     print(type(error).__name__)
         WeightsError
     """
+
+    resume = ""
+
+    def __str__(self) -> str:
+        return super().__str__() + resume_hint(self.resume)
 
 
 class ConfigError(DensevitError):
@@ -92,6 +99,11 @@ class TrainingError(DensevitError):
         ...     run = densevit.fit(resume="runs/second")
         vit -> segmentation (setr), ...
     """
+
+
+def resume_hint(command: str) -> str:
+    """Returns a sentence with the command that resumes a run, with a leading space; "" without a command."""
+    return command and f" Resume from the last checkpoint with: {command}"
 
 
 def nearest(name: str, names: Iterable[str], before: str = "") -> str:

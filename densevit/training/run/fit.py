@@ -15,6 +15,7 @@ from rich import get_console
 from densevit import config as configs
 from densevit.config import Config, Overrides
 from densevit.config.values import seconds_of
+from densevit.errors import resume_hint
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.model_loading import load
 from densevit.interfaces import Dataset
@@ -39,7 +40,7 @@ from densevit.training.run.folder import RunFolder
 from densevit.training.run.inputs import TrainingInputs, read_inputs
 from densevit.training.run.plan import Plan
 from densevit.training.run.process_state import training_state
-from densevit.training.run.resumable_errors import removed_on_error, resumable_errors, resume_hint
+from densevit.training.run.resumable_errors import removed_on_error, resumable_errors, resume_command
 from densevit.training.run.run_output import FINISHED, STOPPED, finish, show_complete, start
 from densevit.weights import model_file
 
@@ -100,7 +101,6 @@ def fit(
     resume: str | Path | None = None,
     run_dir: str | Path | None = None,
     name: str | None = None,
-    resume_with: str | None = None,
     **keys: Any,
 ) -> Run:
     """Trains a model, or the model that a config describes, or resumes a run.
@@ -115,8 +115,7 @@ def fit(
     `data`, such as max_images=4000. train, val: data sets in place of the config's or the resumed run's. callbacks,
     loggers: Lightning's, in addition to the config's. resume: the folder of a run, or one of its checkpoints, instead
     of a config. run_dir: a new or empty folder; None: the next free runs/NAME, or the folder of the resumed run. name:
-    NAME; None: the config file's name. resume_with: the command to resume the run in messages, for a program that calls
-    `fit`; None: densevit train --resume FOLDER.
+    NAME; None: the config file's name.
 
     Raises ConfigError, PluginError, DataError or WeightsError for invalid input, including differences that change the
     model, the optimiser or the data set of a resumed run, and TrainingError if training cannot continue. After Ctrl-C
@@ -138,33 +137,41 @@ def fit(
         *((configs.full_key(key), value) for key, value in keys.items()),
     ]
     inputs = replace(read_inputs(source, changes, resume, run_dir, name), model=model)
-    run, stopped_by = fit_on(inputs, callbacks, loggers, resume_with)
+    run, stopped_by = fit_on(inputs, callbacks, loggers)
     if stopped_by:
         raise KeyboardInterrupt if stopped_by == signal.SIGINT else SystemExit(128 + stopped_by)
     return run
 
 
 def fit_on(
-    inputs: TrainingInputs,
-    callbacks: Sequence[lightning.Callback] = (),
-    loggers: Sequence[Logger] = (),
-    resume_with: str | None = None,
+    inputs: TrainingInputs, callbacks: Sequence[lightning.Callback] = (), loggers: Sequence[Logger] = ()
 ) -> tuple[Run, int]:
     """`fit` on inputs that are already read. Returns the run and the number of the signal that stopped it; 0: none."""
+    run, stopped_by, lines = train(inputs, callbacks, loggers)
+    for line in lines:
+        show(line, get_console())
+    return run, stopped_by
+
+
+def train(
+    inputs: TrainingInputs, callbacks: Sequence[lightning.Callback] = (), loggers: Sequence[Logger] = ()
+) -> tuple[Run, int, list[str]]:
+    """`fit_on` for a program with its own commands: also returns the lines with the next ones, instead of printing
+    them. Its errors have the command to resume, `DensevitError.resume`."""
     with training_state(inputs.config.trainer.tf32):
-        return _run(Plan.of(inputs, callbacks), inputs, loggers, resume_with)
+        return _run(Plan.of(inputs, callbacks), inputs, loggers)
 
 
-def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger], resume_with: str | None) -> tuple[Run, int]:
-    """Trains and writes the run folder."""
+def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger]) -> tuple[Run, int, list[str]]:
+    """Trains and writes the run folder. Returns the result of `train`."""
     config, section, path = plan.config, plan.config.trainer, inputs.folder
     if plan.is_complete and path is not None and all((path / name).is_file() for name in FINISHED):
         show_complete(plan, path)
-        return Run(path, plan.passed), 0
+        return Run(path, plan.passed), 0, []
     folder = RunFolder.open(plan.trainer, inputs.name, path, resumed=inputs.resumed)
     plan = plan.starting_from(folder.path / "start.safetensors") if plan.has_weights else plan
     best, signals = BestModel(folder.path, plan.best_epoch(), plan.data.val, section.patience), StopSignals()
-    errors = resumable_errors(folder.path, config, resume_with)
+    errors = resumable_errors(folder.path, config)
     with removed_on_error(plan.trainer, folder.path, folder.new), errors, closing(folder):
         plan.trainer.callbacks = run_callbacks(plan, folder.path, best, signals)  # type: ignore[attr-defined]
         plan.trainer.loggers = build_loggers(section, folder.path, loggers)
@@ -174,9 +181,9 @@ def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger], resume_w
         module = DenseModule(*parts, budget=plan.budget, rates=plan.rates, ema=ema)
         if section.detect_anomaly:
             detect_anomaly(module)
-        stopped_by = _train(plan, module, folder.path, signals, resume_with)
-        finish(plan, folder.path, best, module.validation.indices, bool(stopped_by), resume_with)
-    return Run(folder.path, plan.passed), stopped_by
+        stopped_by = _train(plan, module, folder.path, signals)
+        lines = finish(plan, folder.path, best, module.validation.indices, bool(stopped_by))
+    return Run(folder.path, plan.passed), stopped_by, lines
 
 
 def run_callbacks(plan: Plan, folder: Path, best: BestModel, signals: StopSignals) -> list[lightning.Callback]:
@@ -209,7 +216,7 @@ def run_callbacks(plan: Plan, folder: Path, best: BestModel, signals: StopSignal
     ]
 
 
-def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, resume_with: str | None) -> int:
+def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals) -> int:
     """Runs Lightning's training loop. Returns the number of the signal that stopped it; 0: none."""
     data = DenseDataModule(plan.data, batches_per_step=plan.config.trainer.accumulate)
     if (precision := plan.config.backbone.cache) is not None:
@@ -225,6 +232,6 @@ def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals, 
             raise
         if plan.trainer.is_global_zero:
             (folder / STOPPED).touch()
-            show(f"Stopped immediately.{resume_hint(folder, resume_with)}", get_console())
+            show(f"Stopped immediately.{resume_hint(resume_command(folder))}", get_console())
         raise KeyboardInterrupt from None
     return 0

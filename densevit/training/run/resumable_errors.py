@@ -12,7 +12,7 @@ import torch
 
 from densevit.config import Config
 from densevit.data.loading.worker_processes import worker_failure
-from densevit.errors import DensevitError, TrainingError, one_line
+from densevit.errors import DensevitError, TrainingError, one_line, resume_hint
 from densevit.losses.distributed import process_count
 from densevit.weights.state_dict_io import read_header
 
@@ -23,23 +23,24 @@ _DISK_ERRORS = (
 
 
 @contextmanager
-def resumable_errors(folder: Path, config: Config, command: str | None = None) -> Iterator[None]:
-    """Raises TrainingError if a file cannot be written, memory runs out, or another process has ended, with the command
-    to resume; adds this command to errors of data and plugins, and as a note to any other exception. command: None:
-    densevit's.
+def resumable_errors(folder: Path, config: Config) -> Iterator[None]:
+    """Raises TrainingError if a file cannot be written, memory runs out, or another process has ended; adds the command
+    to resume to it and to errors of data and plugins (`DensevitError.resume`), and as a note to any other exception.
     """
     try:
         yield
     except DensevitError as error:
         best = _best_epoch(folder) if isinstance(error.__context__, OSError) else ""
-        error.args = (f"{error}{best}{resume_hint(folder, command)}",)
+        error.args, error.resume = (f"{error}{best}",), resume_command(folder)
         raise
     except Exception as error:
-        hint = resume_hint(folder, command)
+        command = resume_command(folder)
         if reason := _reason(error, folder, config):
-            raise TrainingError(f"{reason}{hint}") from error
-        if hint and hasattr(error, "add_note"):  # Python 3.11
-            error.add_note(hint.strip())
+            failure = TrainingError(reason)
+            failure.resume = command
+            raise failure from error
+        if command and hasattr(error, "add_note"):  # Python 3.11
+            error.add_note(resume_hint(command).strip())
         raise
 
 
@@ -92,8 +93,6 @@ def _peer_failure(error: RuntimeError) -> str:
     return f"Another of {process_count()} processes has ended; its message, if any, is above ({one_line(error)})."
 
 
-def resume_hint(folder: Path, command: str | None) -> str:
-    """A sentence with the command to resume the run; "" without a checkpoint. command: None: densevit's."""
-    if not (folder / "checkpoints" / "last.ckpt").exists():
-        return ""
-    return f" Resume from the last checkpoint with: {command or f'densevit train --resume {folder}'}"
+def resume_command(folder: Path) -> str:
+    """The command to resume the run; "" without a checkpoint."""
+    return f"densevit train --resume {folder}" if (folder / "checkpoints" / "last.ckpt").exists() else ""

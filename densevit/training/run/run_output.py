@@ -8,7 +8,7 @@ from rich import get_console
 
 from densevit import config as configs
 from densevit.atomic_io import replaced_file
-from densevit.errors import counted, one_line
+from densevit.errors import counted, one_line, resume_hint
 from densevit.evaluation import metrics_file, tables_file
 from densevit.evaluation.metrics_table import metrics_table
 from densevit.inference.model_loading import load
@@ -20,7 +20,7 @@ from densevit.training.run.drawn_images import draw_images
 from densevit.training.run.folder import RunFolder
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.training.run.plan import Plan
-from densevit.training.run.resumable_errors import resume_hint
+from densevit.training.run.resumable_errors import resume_command
 
 FINISHED = ("config.yaml", "model.safetensors", "metrics.json", "report.html")  # files of a complete run
 STOPPED = "stopped"  # an empty file in the folder of a run that a signal stopped
@@ -66,23 +66,15 @@ def show_complete(plan: Plan, folder: Path) -> None:
             show(metrics_table(metrics), console)
 
 
-def finish(
-    plan: Plan,
-    folder: Path,
-    best: BestModel,
-    indices: Mapping[int | str, int],
-    stopped: bool,
-    resume_with: str | None = None,
-) -> None:
-    """Prints why training ended and the next commands, and writes the visualizations and the report.
+def finish(plan: Plan, folder: Path, best: BestModel, indices: Mapping[int | str, int], stopped: bool) -> list[str]:
+    """Prints why training ended, and writes the visualizations and the report. Returns lines with the next commands.
 
     indices: data set indices of the validation images by image id. stopped: whether a signal stopped training.
-    resume_with: the parameter of `fit`.
     """
     if best.best_epoch.best is None:  # stopped before the first validation: saves the current weights
         best.save(plan.trainer, plan.method.eval_model(plan.model))
     if not plan.trainer.is_global_zero:
-        return
+        return []
     if stopped:
         (folder / STOPPED).touch()
     console, step = get_console(), plan.trainer.global_step
@@ -93,10 +85,8 @@ def finish(
         show(f"Model and metrics are from the best epoch; no improvement in {later}.", console)
     _write_report(plan, folder, indices)
     if stopped:
-        show(f"Stopped.{resume_hint(folder, resume_with)}", console)
-    elif resume_with is None:
-        for line in (*end_notes.next_commands(plan.config, folder), *end_notes.largest_errors(plan)):
-            show(line, console)
+        return [f"Stopped.{resume_hint(resume_command(folder))}"]
+    return [*end_notes.next_commands(plan.config, folder), *end_notes.largest_errors(plan)]
 
 
 def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int]) -> None:

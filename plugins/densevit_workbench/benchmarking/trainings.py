@@ -1,6 +1,7 @@
 """Trains the models of a benchmark: a fixed number of images, and one rule for the learning rate."""
 
 import shutil
+import signal
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +11,13 @@ from typing import Any
 import pytorch_lightning as lightning
 
 from densevit.config import Config
-from densevit.errors import DensevitError
+from densevit.errors import DensevitError, resume_hint
 from densevit.evaluation.metric_order import error_metrics
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.optim import learning_rate
-from densevit.training.run.fit import Run, fit
+from densevit.training.run.fit import Run, train
+from densevit.training.run.inputs import read_inputs
 from densevit_workbench.benchmarking.benchmark_results import CaseResult, finite
 from densevit_workbench.benchmarking.cases import Case
 from densevit_workbench.benchmarking.digest import parts_of
@@ -94,15 +96,33 @@ def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"seconds": seconds, "metrics": means, "deviations": deviations}
 
 
+def fit(
+    config: Config | None = None,
+    run_dir: Path | None = None,
+    callbacks: Sequence[lightning.Callback] = (),
+    resume: Path | None = None,
+) -> Run:
+    """`densevit.fit`, with the benchmark's command to resume, and without further commands at the end."""
+    try:
+        run, stopped_by, _ = train(read_inputs(config, (), resume, run_dir), callbacks)
+    except DensevitError as error:
+        error.resume = error.resume and AGAIN
+        raise
+    if stopped_by:
+        print(f"Stopped.{resume_hint(AGAIN)}")
+        raise KeyboardInterrupt if stopped_by == signal.SIGINT else SystemExit(128 + stopped_by)
+    return run
+
+
 def _trained(config: Config, folder: Path, facts: "_Facts") -> Run:
     """Trains in a folder, or resumes its interrupted run."""
     if (folder / "checkpoints" / "last.ckpt").is_file():
         try:
-            return fit(resume=folder, callbacks=[facts], resume_with=AGAIN)
+            return fit(resume=folder, callbacks=[facts])
         except DensevitError:  # finished, or its checkpoint is not complete
             pass
     shutil.rmtree(folder, ignore_errors=True)
-    return fit(config, run_dir=folder, callbacks=[facts], resume_with=AGAIN)
+    return fit(config, run_dir=folder, callbacks=[facts])
 
 
 def _trial_loss(case: Case, folder: Path, budget: int | None, rate: float) -> float:
@@ -111,7 +131,7 @@ def _trial_loss(case: Case, folder: Path, budget: int | None, rate: float) -> fl
     shutil.rmtree(folder, ignore_errors=True)
     trial = _Trial()
     try:
-        fit(config, run_dir=folder, callbacks=[trial], resume_with=AGAIN)
+        fit(config, run_dir=folder, callbacks=[trial])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     half = trial.losses[len(trial.losses) // 2 :]

@@ -19,7 +19,7 @@ class Fit:
         self.seeds: list[tuple[int, str]] = []
         self.resumed: list[Path] = []
 
-    def __call__(self, config=None, run_dir=None, callbacks=(), resume=None, resume_with=None):
+    def __call__(self, config=None, run_dir=None, callbacks=(), resume=None):
         if resume is not None:
             self.resumed.append(resume)
             return SimpleNamespace(metrics={"setr/mIoU": 0.5})
@@ -66,6 +66,13 @@ def test_an_interrupted_training_goes_on_where_it_was(fits, train, tmp_path):
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
+    resumed: list[Path] = []
+
+    def resume(config=None, run_dir=None, callbacks=(), resume=None):
+        resumed.append(resume)
+        return SimpleNamespace(metrics={"setr/mIoU": 0.5})
+
+    replace_fit(resume)
     del result.training["runs"]
     train(result, 800, [5e-4, 1e-3])
     assert (fits.resumed, result.metrics) == ([tmp_path / "run"], {"setr/mIoU": 0.5})
