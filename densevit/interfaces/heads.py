@@ -80,8 +80,9 @@ class Head(nn.Module, Recorded):
         return {}
 
     def set_progress(self, progress: float) -> None:
-        """Called before each training batch with the completed share of the optimiser steps, in 0 ... 1, for what
-        changes during training. Default: nothing. A resumed run continues with its share.
+        """Called before each optimiser step and each validation with the share of the run's optimiser steps that are
+        done, in 0 ... 1, for what changes during training: 0 in a run without end, 1 outside of training. Default:
+        nothing. A resumed run continues with its share.
         """
 
     @classmethod

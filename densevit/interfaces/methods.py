@@ -62,6 +62,9 @@ class Method(nn.Module, Recorded):
     def check_steps(self, steps: int) -> None:
         """Raises ConfigError if the method cannot train for this number of optimiser steps. Default: no check."""
 
+    def set_progress(self, progress: float) -> None:
+        """As `Head.set_progress`, for what changes during training. Default: nothing."""
+
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """The loss terms of a batch. The model is in training mode. context: the normalisers of `Head.loss`.
 

@@ -26,8 +26,7 @@ class LossContext:
     processes: number of processes. group: their group in torch.distributed; None: the default group.
     batches: number of accumulated batches. counts: means of `Head.loss_counts` over the batches and processes, by name;
         by HEAD/NAME for a model with several heads. Empty: not known.
-    step: number of the optimiser step, from 0. progress: the share of the run's optimiser steps already done, in
-        0 ... 1; 0 for a run without end.
+    step: number of the optimiser step, from 0. The share of the run that is done: `Head.set_progress`.
     raise_on_non_finite: raises for a matching cost that is not finite, with the image's name. Runs set False: the loss
         is then not finite either, which all processes detect together; an error in one process would leave the others
         waiting.
@@ -44,7 +43,6 @@ class LossContext:
     batches: int = 1
     counts: Mapping[str, Tensor] = field(default_factory=dict)
     step: int = 0
-    progress: float = 0.0
     raise_on_non_finite: bool = True
     group: Any = None
 

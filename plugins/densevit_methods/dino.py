@@ -75,7 +75,10 @@ class DINO(Unlabelled):
         self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
         self.average, self.head_average = MovingAverage(), MovingAverage()
         self.center = Float32Buffer(torch.zeros(prototypes))
-        self.progress = 0.0  # of this step
+        self.progress = 0.0
+
+    def set_progress(self, progress: float) -> None:
+        self.progress = progress
 
     def eval_model(self, model: Any) -> Any:
         return self.teacher
@@ -87,16 +90,15 @@ class DINO(Unlabelled):
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """Returns `cross_entropy`, the mean over pairs of a global crop (teacher) and another crop (student)."""
         crops = [batch, *batch["other_views"]]
-        trained = context.progress >= self.freeze_last_layer
+        trained = self.progress >= self.freeze_last_layer
         student = torch.cat(
             [self.head(pooled(model, same), trained) for same in (crops[:2], crops[2:]) if same]
         )  # (crops * B, K)
         with torch.no_grad():
             teacher = self.teacher_head(pooled(self.teacher, crops[:2]))  # (2 B, K)
-        loss = self.cross_entropy(student, teacher, self.temperature(context.progress))
+        loss = self.cross_entropy(student, teacher, self.temperature(self.progress))
         batch_center = context.mean(teacher.mean(0))
         self.center.value.lerp_(batch_center.float(), 1 - self.center_momentum)
-        self.progress = context.progress
         return {"cross_entropy": loss}
 
     def cross_entropy(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

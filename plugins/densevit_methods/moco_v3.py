@@ -60,7 +60,10 @@ class MoCoV3(Unlabelled):
         self.momentum_encoder = copy.deepcopy(model.backbone).requires_grad_(False)
         self.momentum_projector = copy.deepcopy(self.projector).requires_grad_(False)
         self.encoder_average, self.projector_average = MovingAverage(), MovingAverage()
-        self.progress = 0.0  # of this step
+        self.progress = 0.0
+
+    def set_progress(self, progress: float) -> None:
+        self.progress = progress
 
     def train(self, mode: bool = True) -> "MoCoV3":
         super().train(mode)
@@ -81,7 +84,6 @@ class MoCoV3(Unlabelled):
             with torch.no_grad():
                 feature = self.momentum_encoder(pixels)[-1].mean((2, 3))
                 keys.append(self.momentum_projector(gather(feature, context)))
-        self.progress = context.progress
         return {"contrastive": self.contrastive(queries[0], keys[1]) + self.contrastive(queries[1], keys[0])}
 
     def contrastive(self, queries: Tensor, keys: Tensor) -> Tensor:

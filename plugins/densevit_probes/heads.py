@@ -55,11 +55,11 @@ def train_heads(
     for step, indices in enumerate(islice(_batches(data), budget.steps)):
         batch = [images[index] for index in indices]
         maps, padding_mask, targets = _together(batch, device)
-        context = LossContext(step=step, progress=step / budget.steps, raise_on_non_finite=False)
+        context = LossContext(step=step, raise_on_non_finite=False)
         with torch.enable_grad():
             outputs = {}
             for name, head in model.heads.items():
-                head.set_progress(context.progress)
+                head.set_progress(step / budget.steps)
                 outputs[name] = head(model.head_inputs(name, maps, padding_mask), padding_mask, targets)
             losses = model.losses_of(outputs, targets, context)
             optimizer.zero_grad()

@@ -47,7 +47,8 @@ def test_momentum_rises_by_a_cosine_to_1(name: str, average: str) -> None:
     for progress in (0.0, 0.25, 0.5, 1.0):
         with torch.no_grad():
             own.add_(torch.randn_like(own))
-            method.progress, before = progress, copied.clone()
+            method.set_progress(progress)
+            before = copied.clone()
             method.after_step(model)
         momentum = 1 - 0.1 * (math.cos(math.pi * progress) + 1) / 2
         torch.testing.assert_close(copied, momentum * before + (1 - momentum) * own, rtol=1e-5, atol=1e-6)

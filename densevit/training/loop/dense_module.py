@@ -91,6 +91,7 @@ class DenseModule(lightning.LightningModule):
         if (step := self._complete(batches)) is None:
             return None
         optimizer, schedule = cast(LightningOptimizer, self.optimizers()), cast(Schedule, self.lr_schedulers())
+        self._set_progress(self.model)
         context = self._loss_context(step)  # the normalisers of all batches and processes
 
         @torch.enable_grad()  # a user's optimiser may call it without gradients
@@ -134,14 +135,17 @@ class DenseModule(lightning.LightningModule):
 
     def _loss_context(self, step: OptimizerStep) -> LossContext:
         """The normalisers of the losses; counted here unless the method may change the targets."""
-        now = progress(self.trainer, self._length)
-        for head in self.model.heads.values():
-            head.set_progress(now.progress)
         if len(step.batches) > 1 and isinstance(self.method, Supervised):
-            context = self.model.loss_context(step.targets, now.step)
+            context = self.model.loss_context(step.targets, self.trainer.global_step)
         else:
-            context = LossContext.across_processes(step=now.step)
-        return replace(context, progress=now.progress, raise_on_non_finite=False)
+            context = LossContext.across_processes(step=self.trainer.global_step)
+        return replace(context, raise_on_non_finite=False)
+
+    def _set_progress(self, model: DenseModel) -> None:
+        """Gives the method and the heads of a model the share of the training that is done."""
+        share = progress(self.trainer, self._length)
+        for part in (*model.heads.values(), self.method):
+            part.set_progress(share)
 
     def _complete(self, batches: OptimizerStep | Batch) -> OptimizerStep | None:
         """Collects the Trainer's `accumulate_grad_batches` from a user's DataLoader. None until a step is complete."""
@@ -245,10 +249,11 @@ class DenseModule(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         if self.ema is not None and self.trainer.state.fn == "fit":
             self.ema.use()
+        self._set_progress(self.eval_model)
         self.validation.start(self.trainer, self.eval_model)
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> dict[str, list[Predictions]]:
-        return self.validation.add(self.trainer, batch, dataloader_idx, progress(self.trainer, self._length))
+        return self.validation.add(self.trainer, batch, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         scatter(self.model)

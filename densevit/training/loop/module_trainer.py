@@ -1,7 +1,6 @@
 """The Trainer of a `DenseModule`: its options, its length, and the position at which it is resumed."""
 
 import math
-import sys
 
 import pytorch_lightning as lightning
 from pytorch_lightning.plugins.precision import Precision
@@ -10,7 +9,7 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from densevit.config import OptimSection
 from densevit.data.loading.dataloader import Loader
 from densevit.errors import ConfigError
-from densevit.interfaces import Batch, LossContext
+from densevit.interfaces import Batch
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.training_precision import CastsModelOnly, casting_model_only
 
@@ -61,12 +60,11 @@ def budget_of(trainer: lightning.Trainer, section: OptimSection) -> Budget:
     )
 
 
-def progress(trainer: lightning.Trainer, budget: Budget) -> LossContext:
-    """A loss's step and share of the training, for one process; outside of training, of its end."""
+def progress(trainer: lightning.Trainer, budget: Budget) -> float:
+    """The share of the training that is done, see `Head.set_progress`."""
     if trainer.state.fn != "fit":
-        return LossContext(step=sys.maxsize, progress=1.0)
-    step = trainer.global_step
-    return LossContext(step=step, progress=min(1.0, (step - budget.shift) / budget.length) if budget.steps > 1 else 0.0)
+        return 1.0
+    return min(1.0, (trainer.global_step - budget.shift) / budget.length) if budget.steps > 1 else 0.0
 
 
 def resume_loader(trainer: lightning.Trainer, collected: int) -> list[Batch]:

@@ -1,5 +1,6 @@
 """A validation: the evaluators of all heads compute metrics from the saved model's predictions."""
 
+import sys
 from collections.abc import Mapping
 
 import pytorch_lightning as lightning
@@ -62,12 +63,10 @@ class Validation:
         # Heads that are validated by their loss may not implement `predict`.
         self._predicting = model.with_heads(set(model.heads) - set(self._by_loss)) if self._by_loss else model
 
-    def add(
-        self, trainer: lightning.Trainer, batch: Batch, loader_index: int, context: LossContext
-    ) -> dict[str, list[Predictions]]:
+    def add(self, trainer: lightning.Trainer, batch: Batch, loader_index: int) -> dict[str, list[Predictions]]:
         """Adds a batch to the evaluators, without repeated images. Returns the predictions by head.
 
-        context: step and progress of losses. Raises DataError for two images of a loader with the same id.
+        Raises DataError for two images of a loader with the same id.
         """
         assert self.evaluators is not None
         self._skipped.add(batch)
@@ -77,7 +76,10 @@ class Validation:
         for name, mapping in self._mappings.items():
             types = TargetTypes(model.target_types.get(name))
             outputs[name] = [mapping.applied(predictions, types) for predictions in outputs[name]]
-        results = outputs | image_losses(self._model, self._by_loss, batch, context) if self._by_loss else dict(outputs)
+        results = dict(outputs)
+        if self._by_loss:
+            step = trainer.global_step if trainer.state.fn == "fit" else sys.maxsize  # as at the end of a training
+            results |= image_losses(self._model, self._by_loss, batch, LossContext(step=step))
         if METHOD in self.evaluators:
             results[METHOD] = method_losses(self._method, self._model, batch)
         seen, loaders = self._seen.get(loader_index, 0), validation_loaders(trainer)

@@ -58,8 +58,8 @@ class MethodFixture(Fixture):
 
     def losses(self, method: Method, batch: Batch, step: int = 0) -> Losses:
         """The weighted loss terms of a training step, by name."""
-        method.train()
-        return method.training_step(self.model.train(), batch, LossContext(step=step, progress=step / STEPS))
+        method.train().set_progress(step / STEPS)
+        return method.training_step(self.model.train(), batch, LossContext(step=step))
 
     def run(self, module: Method) -> dict[str, Tensor]:
         """The loss terms of a training step from a fixed random state, without gradients."""

@@ -52,7 +52,7 @@ class Scaled(Backbone):
 class Brightness(Head):
     """Depth as a linear function of the pixels. Its loss reads float and run-length targets."""
 
-    task, required_targets = "depth", ("depth", "masks", "boxes")
+    task, required_targets, progress = "depth", ("depth", "masks", "boxes"), 0.0
 
     def __init__(self, channels: Any, strides: Any, classes: Any) -> None:
         super().__init__(channels, strides, classes)
@@ -68,7 +68,10 @@ class Brightness(Head):
                 assert target["depth"].dtype == target["boxes"].dtype == torch.float32
                 height, width = target["depth"].shape
                 total = total + (x[:height, :width] - target["depth"]).abs().mean() / len(targets)
-        return {"l1": total * (1 + context.progress)}
+        return {"l1": total * (1 + self.progress)}
+
+    def set_progress(self, progress: float) -> None:
+        self.progress = progress
 
     def predict(self, outputs: Any, targets: Any) -> list[dict[str, Tensor]]:
         pairs = zip(outputs["depth"], targets, strict=True)
@@ -144,7 +147,8 @@ def reference(options: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, flo
     clip = options.get("gradient_clip_val")
     rates = [OPTIM["lr"] * 0.5 * (1 + math.cos(math.pi * number / len(steps))) for number in range(len(steps))]
     for number, batches in enumerate(steps):
-        context = densevit.LossContext(step=number, progress=number / len(steps))
+        context = densevit.LossContext(step=number)
+        model.heads["depth"].set_progress(number / len(steps))
         optimizer.param_groups[0]["lr"] = rates[number]
         for batch in batches:
             with mixed:
