@@ -271,14 +271,11 @@ class ShardedLoader(Loader):
     """The loader of one of several processes. Lightning would replace any sampler but a `DistributedSampler`, and with
     it the batches, which are already this process's."""
 
-    @property  # type: ignore[override]
-    def sampler(self) -> "_Unused":
-        return _Unused(self.dataset)  # type: ignore[arg-type]  # has a length
+    @property
+    def sampler(self) -> data.DistributedSampler[Any]:
+        """Not used: with a batch sampler, a DataLoader does not read it."""
+        return data.DistributedSampler(self.dataset, num_replicas=1, rank=0)
 
     @sampler.setter
     def sampler(self, default: object) -> None:
-        """Drops the default, which a DataLoader sets in its constructor; with a batch sampler, it does not use it."""
-
-
-class _Unused(data.SequentialSampler, data.DistributedSampler):
-    """The sampler of a `ShardedLoader`."""
+        """Called by the constructor of a DataLoader with its default, which is dropped."""

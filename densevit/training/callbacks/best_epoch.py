@@ -1,5 +1,6 @@
 """Selection of the best epoch by one metric, or by the main metrics of several heads."""
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -66,14 +67,11 @@ class BestEpoch:
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""
-        best = None if self.best is None else dict(self.best)
-        return {"best": best, "reached": dict(self.reached), "stale": self.stale}
+        return copy.deepcopy({"best": self.best, "reached": self.reached, "stale": self.stale})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the state from a checkpoint."""
-        self.best = None if state["best"] is None else dict(state["best"])
-        self.reached = dict(state["reached"])
-        self.stale = int(state["stale"])
+        self.best, self.reached, self.stale = copy.deepcopy([state[key] for key in ("best", "reached", "stale")])
 
 
 def share(value: float, reached: float, is_error: bool = False) -> float:

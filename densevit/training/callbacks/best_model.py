@@ -34,8 +34,7 @@ class BestModel(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         trainer.should_stop = trainer.should_stop or self.best_epoch.exhausts(self.patience)  # in a resumed run
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, DenseModule) and pl_module.validation.evaluators is not None
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: DenseModule) -> None:  # type: ignore[override]
         if trainer.state.fn != "fit":
             return
         improved = self.best_epoch.improves(pl_module.validation.metrics)

@@ -27,18 +27,15 @@ class StepMetrics(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._start(trainer)
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
-        assert isinstance(pl_module, DenseModule)
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: DenseModule, *_: Any) -> None:  # type: ignore[override]
         record, every = pl_module.record, trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
         self._images += len(record.image_ids) * trainer.world_size
         if record.number % every:
             return
         values = LossContext.across_processes().mean(torch.stack([record.loss, *record.terms.values()])).tolist()
-        named = zip(("loss", *record.terms), values, strict=True)
-        metrics = {f"train/{name}": value for name, value in named}
+        metrics = {f"train/{name}": value for name, value in zip(("loss", *record.terms), values, strict=True)}
         metrics |= {"train/lr": record.learning_rate, "epoch": trainer.current_epoch}
         metrics |= {f"train/lr/{name}": lr for name, lr in learning_rates(trainer.optimizers[0], pl_module).items()}
-        assert record.gradient_norm is not None
         metrics["train/gradient_norm"] = float(record.gradient_norm)
         metrics |= self._speed(trainer)
         for logger in trainer.loggers:
@@ -47,9 +44,8 @@ class StepMetrics(lightning.Callback):
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._since -= time.perf_counter()
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: DenseModule) -> None:  # type: ignore[override]
         self._since += time.perf_counter()
-        assert isinstance(pl_module, DenseModule)
         defined = {name: value for name, value in pl_module.validation.metrics.items() if not math.isnan(value)}
         for logger in trainer.loggers:  # by the number of completed steps; Lightning would use one less
             logger.log_metrics({"epoch": trainer.current_epoch, **defined}, trainer.global_step)

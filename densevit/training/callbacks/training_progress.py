@@ -62,8 +62,7 @@ class ProgressLines(lightning.Callback):
         if trainer.global_step == self._first_step:
             threading.Thread(target=self._watch_memory, args=(trainer,), daemon=True).start()
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
-        assert isinstance(pl_module, DenseModule)
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: DenseModule, *_: Any) -> None:  # type: ignore[override]
         self._images += len(pl_module.record.image_ids) * trainer.world_size
         if trainer.global_step == self._first_step + _STEPS_BEFORE_TIMING:
             self._start_timing(trainer)
@@ -78,8 +77,7 @@ class ProgressLines(lightning.Callback):
             done, total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.current.completed, trainer.num_val_batches
             self._print(trainer, [f"validation: {done:,} of {sum(total):,.0f} batches"])
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, DenseModule) and pl_module.validation.evaluators is not None
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: DenseModule) -> None:  # type: ignore[override]
         self._validations[-1] += time.monotonic()
         metrics, evaluators = pl_module.validation.metrics, pl_module.validation.evaluators
         mains = [f"{name}/{evaluator.main}" for name, evaluator in evaluators.items()]
@@ -106,11 +104,12 @@ class ProgressLines(lightning.Callback):
         assert module.budget is not None
         seconds, done = time.monotonic() - self._since[0], trainer.global_step - self._since[1]
         left = module.budget.steps - trainer.global_step
-        parts = [f"step {trainer.global_step:,} of {module.budget.steps:,}"]
-        parts.append(f"loss {float(trainer.callback_metrics.get('train/loss', math.nan)):.3f}")
-        parts += (
-            [speed(self._images / seconds), f"{peak_memory(trainer.strategy.root_device) / 1e9:.1f} GB"] if done else []
-        )
+        parts = [
+            f"step {trainer.global_step:,} of {module.budget.steps:,}",
+            f"loss {float(trainer.callback_metrics.get('train/loss', math.nan)):.3f}",
+        ]
+        if done:
+            parts += [speed(self._images / seconds), f"{peak_memory(trainer.strategy.root_device) / 1e9:.1f} GB"]
         if not (done and left) or trainer.global_step <= self._first_step + _STEPS_BEFORE_TIMING:
             return parts
         pauses, count = sum(self._validations), len(self._validations)

@@ -92,23 +92,21 @@ class DenseDataModule(lightning.LightningDataModule):
                 f"DenseDataModule(batches_per_step={size}) yields complete optimiser steps, and the Trainer has "
                 f"accumulate_grad_batches={trainer.accumulate_grad_batches}. Fix: set one of them."
             )
-        final = self.data.section.final_phase
+        final, batches = self.data.section.final_phase, size or trainer.accumulate_grad_batches
         return self.data.train_loader(
-            *self._process(),
+            trainer.global_rank,
+            trainer.world_size,
             partial(ShardedLoader, batches_per_step=size),
             partial(
                 TrainBatches,
                 same_batches=trainer.overfit_batches > 0,  # type: ignore[attr-defined]  # set by Lightning
-                final_from=final
-                and partial(_final_from, trainer, final.start, size or trainer.accumulate_grad_batches),
+                final_from=None if final is None else partial(_final_from, trainer, final.start, batches),
             ),
         )
 
     def val_dataloader(self) -> Loader:
-        return self.data.val_loader(*self._process(), loader=ShardedLoader)
-
-    def _process(self) -> tuple[int, int]:
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        process = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        return self.data.val_loader(*process, loader=ShardedLoader)
 
 
 def _final_from(trainer: lightning.Trainer, start: float, batches_per_step: int) -> tuple[int, int]:

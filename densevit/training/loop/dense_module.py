@@ -19,6 +19,7 @@ from densevit.model import DenseModel, InferenceModel, check_batch
 from densevit.model.parameter_groups import ParameterRate
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.checkpoint_entries import entries, restore, restore_random_state
+from densevit.training.loop.device_transfer import on_device
 from densevit.training.loop.ema import ExponentialMovingAverage, averaged_state
 from densevit.training.loop.finite_check import FiniteCheck
 from densevit.training.loop.lr_schedule import Schedule
@@ -34,7 +35,7 @@ from densevit.training.loop.optim import (
 )
 from densevit.training.loop.sharding import gather, scatter, shard_model
 from densevit.training.loop.skipped_images import SkippedImages, may_skip
-from densevit.training.loop.step_record import StepRecord, check_losses, clip_gradients, moved, reduce_gradients
+from densevit.training.loop.step_record import StepRecord, check_losses, clip_gradients, reduce_gradients
 from densevit.training.loop.supervised_method import Supervised, check_method
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.loop.validation_loop import Validation
@@ -144,8 +145,9 @@ class DenseModule(lightning.LightningModule):
     def _set_progress(self, model: DenseModel) -> None:
         """Gives the method and the heads of a model the share of the training that is done."""
         share = progress(self.trainer, self._length)
-        for part in (*model.heads.values(), self.method):
-            part.set_progress(share)
+        self.method.set_progress(share)
+        for head in model.heads.values():
+            head.set_progress(share)
 
     def _complete(self, batches: OptimizerStep | Batch) -> OptimizerStep | None:
         """Collects the Trainer's `accumulate_grad_batches` from a user's DataLoader. None until a step is complete."""
@@ -170,7 +172,10 @@ class DenseModule(lightning.LightningModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         channels_last = self.config is not None and self.config.trainer.channels_last
-        return moved(batch, device, channels_last)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        if isinstance(batch, OptimizerStep):
+            return replace(batch, batches=tuple(on_device(part, device, layout) for part in batch.batches))
+        return on_device(batch, device, layout)
 
     def configure_callbacks(self) -> list[lightning.Callback]:
         self.automatic_optimization = True  # until Lightning accepts the Trainer's clipping and accumulation
@@ -208,8 +213,7 @@ class DenseModule(lightning.LightningModule):
     @property
     def eval_model(self) -> DenseModel:
         """The validated and saved model: `model`, or a model of the method, such as a teacher."""
-        model: DenseModel = self.method.eval_model(self.model)
-        return model
+        return cast(DenseModel, self.method.eval_model(self.model))
 
     def on_fit_start(self) -> None:
         warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")  # it saves after the step

@@ -137,14 +137,13 @@ class ValidationLoss(Evaluator):
 
 @torch.no_grad()
 def image_losses(
-    model: DenseModel, heads: Iterable[str], batch: Batch, context: LossContext
+    model: DenseModel, heads: Sequence[str], batch: Batch, context: LossContext
 ) -> dict[str, list[Predictions]]:
     """Each image's loss by head: {"loss": sum of the head's terms}, or {} without labels.
 
     Computes one image at a time, so that the loss does not depend on the other images of the batch through its
     normaliser, and without the head's `loss_weight`. context: of one process.
     """
-    heads = list(heads)
     backbone_output = model.encode(batch, heads)
     losses: dict[str, list[Predictions]] = {}
     for name in heads:

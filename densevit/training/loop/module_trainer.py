@@ -96,5 +96,4 @@ def images_per_step(trainer: lightning.Trainer) -> int:
             "optim.lr_per_256: the training loader has no batch_size, so the learning rate cannot be scaled to it. "
             "Fix: set optim.lr instead."
         )
-    batches = getattr(loader, "batches_per_step", None) or trainer.accumulate_grad_batches
-    return size * batches * trainer.world_size
+    return size * (getattr(loader, "batches_per_step", None) or trainer.accumulate_grad_batches) * trainer.world_size

@@ -189,8 +189,7 @@ def sharded_modules(model: object) -> list[FSDPModule]:
 
 def full_tensor(x: Tensor) -> Tensor:
     """Returns the tensor; gathers a sharded tensor in each process. All processes must call this."""
-    gathered: Tensor = x.full_tensor() if isinstance(x, DTensor) else x
-    return gathered
+    return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -198,7 +197,5 @@ def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
     must call this."""
     if not isinstance(model, FSDPModule):
         return dict(model.state_dict())
-    state: dict[str, Tensor] = {}
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state |= get_model_state_dict(model, options=options)  # type: ignore[arg-type]  # all values are tensors
-    return state
+    return dict(get_model_state_dict(model, options=options))  # type: ignore[arg-type]  # all values are tensors

@@ -1,6 +1,6 @@
 """Supervised training, the default method, and creation of methods by name."""
 
-from typing import Any
+from typing import Any, cast
 
 from densevit import registry
 from densevit.errors import PluginError
@@ -16,8 +16,7 @@ class Supervised(Method):
     any_channels = True
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
-        losses: Losses = model.losses_of(model(batch), batch["targets"], context)
-        return losses
+        return cast(Losses, model.losses_of(model(batch), batch["targets"], context))
 
 
 def create_method(name: str, model: DenseModel, **options: Any) -> Method:
@@ -28,8 +27,7 @@ def create_method(name: str, model: DenseModel, **options: Any) -> Method:
         >>> method.needs_heads, method.views
         (True, 2)
     """
-    method: Method = registry.create("methods", name, model, options=options, where=f"method {name!r}")
-    return method
+    return cast(Method, registry.create("methods", name, model, options=options, where=f"method {name!r}"))
 
 
 def check_method(method: Method, model: DenseModel) -> None:

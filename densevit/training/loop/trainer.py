@@ -51,7 +51,14 @@ def build_trainer(section: TrainerSection, **settings: Any) -> lightning.Trainer
             f"trainer.strategy={section.strategy}: {reason.rstrip('.')}. This machine has {available}. "
             "Fix: set each of the three keys to `auto`."
         ) from None
-    _check_processes(section, trainer)
+    launched = processes()
+    total = launched["devices"] * launched["num_nodes"]
+    if trainer.world_size < total:  # with a single-device strategy
+        raise ConfigError(
+            f"torchrun started {total} processes, and each would run alone with trainer.devices={section.devices}, "
+            f"trainer.num_nodes={section.num_nodes}. Fix: set trainer.devices={launched['devices']} "
+            f"trainer.num_nodes={launched['num_nodes']}, or start without torchrun."
+        )
     if section.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
         raise ConfigError(
             f"trainer.sync_batchnorm=true: torch synchronises batch norm on NVIDIA GPUs only, and this run is on "
@@ -69,18 +76,6 @@ def processes() -> dict[str, Any]:
     total = int(os.environ["WORLD_SIZE"])
     local = int(os.environ.get("LOCAL_WORLD_SIZE", total))
     return {"devices": local, "num_nodes": total // local, "strategy": "ddp" if total > 1 else "auto"}
-
-
-def _check_processes(section: TrainerSection, trainer: lightning.Trainer) -> None:
-    """Raises ConfigError if each of torchrun's processes would run alone, as with a single-device strategy."""
-    launched = processes()
-    total = launched["devices"] * launched["num_nodes"]
-    if trainer.world_size < total:
-        raise ConfigError(
-            f"torchrun started {total} processes, and each would run alone with trainer.devices={section.devices}, "
-            f"trainer.num_nodes={section.num_nodes}. Fix: set trainer.devices={launched['devices']} "
-            f"trainer.num_nodes={launched['num_nodes']}, or start without torchrun."
-        )
 
 
 class DirectCheckpointIO(TorchCheckpointIO):

@@ -42,8 +42,8 @@ class Validation:
         evaluators: Mapping[str, Evaluator] | None,
         mappings: Mapping[str, ClassMapping],
     ) -> None:
-        self._config, self._method, self._mappings = config, method, mappings
-        self.evaluators: dict[str, Evaluator] | None = None if evaluators is None else dict(evaluators)
+        self._config, self._method, self._mappings, self._given = config, method, mappings, evaluators
+        self.evaluators: dict[str, Evaluator] = dict(evaluators or {})
         self.metrics: dict[str, float] = {}
         self.indices: dict[int | str, int] = {}
         self._skipped = SkippedImages()
@@ -51,9 +51,9 @@ class Validation:
     def start(self, trainer: lightning.Trainer, model: DenseModel) -> None:
         """Begins a validation of the model: resets the evaluators."""
         self._model = model
-        if self.evaluators is None:
+        if self._given is None:
             dataset = validation_dataset(trainer, model)
-            self.evaluators = build_evaluators(model, self._config, dataset, self._method)
+            self._given = self.evaluators = build_evaluators(model, self._config, dataset, self._method)
         for evaluator in self.evaluators.values():
             evaluator.reset()
         broadcast_buffers(model)  # processes have other statistics of batch norms after a step; the first's are saved
@@ -68,7 +68,6 @@ class Validation:
 
         Raises DataError for two images of a loader with the same id.
         """
-        assert self.evaluators is not None
         self._skipped.add(batch)
         model = self._predicting
         # the evaluation of a run is the reference of its zooms
@@ -102,7 +101,6 @@ class Validation:
     def finish(self, trainer: lightning.Trainer) -> dict[str, float]:
         """Merges the evaluators of all processes and returns the metrics, HEAD/METRIC. In training, sets the model's
         `score_thresholds`."""
-        assert self.evaluators is not None
         for evaluator in self.evaluators.values():
             if process_count() > 1:
                 evaluator.merge(gather_objects(evaluator.state()))

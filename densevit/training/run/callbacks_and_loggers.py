@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ _ALSO_MONITORED = ("train/loss", "epoch", "step")  # in addition to the metrics
 
 def build_callbacks(section: TrainerSection, more: Sequence[lightning.Callback] = ()) -> list[lightning.Callback]:
     """Builds the config's callbacks and appends the caller's."""
-    where = "trainer.callbacks"
-    check = named_classes.check_callback
-    return [*(_built("callback", x, f"{where}.{i}", check) for i, x in enumerate(section.callbacks)), *more]
+    built = (
+        _built("callback", named, f"trainer.callbacks.{index}", named_classes.check_callback)
+        for index, named in enumerate(section.callbacks)
+    )
+    return [*built, *more]
 
 
 def check_callbacks(callbacks: Iterable[lightning.Callback], metrics: Iterable[str]) -> None:
@@ -54,12 +57,11 @@ def build_loggers(section: TrainerSection, folder: Path, more: Sequence[Logger] 
     loggers: list[Logger] = [MetricsCsv(folder / "metrics.csv")]
     names = [named.name for named in section.loggers or ()]
     if section.loggers is None or "tensorboard" in names:
-        try:
+        # without the extra `tensorboard`, `check_plugins` raises for a config that names it
+        with suppress(ModuleNotFoundError):
             from densevit.training.run.tensorboard import TensorBoard
 
             loggers.append(TensorBoard(folder, name="", version="", default_hp_metric=False))
-        except ModuleNotFoundError:
-            pass  # the extra `tensorboard` is not installed; `check_plugins` raises for a config that names it
     for index, named in enumerate(section.loggers or ()):
         if named.name not in named_classes.BUILT_IN_LOGGERS:
             check = partial(named_classes.check_logger, folder=str(folder))

@@ -74,8 +74,7 @@ def check_monitor(monitor: str | None, evaluators: Mapping[str, Evaluator], pati
             f"trainer.patience is {patience}, but nothing is validated: the model has no heads, and the method no "
             "validation loss. Fix: leave out trainer.patience, or implement Method.validation_losses."
         )
-    metrics = {name: _metrics_without_images(name, evaluator) for name, evaluator in evaluators.items()}
-    names = list(flat_metrics(metrics))
+    names = [*flat_metrics({name: _metrics_without_images(name, x) for name, x in evaluators.items()})]
     if monitor is not None and monitor not in names:
         raise ConfigError(f"trainer.monitor: there is no metric {monitor!r}.{did_you_mean(monitor, names)}")
     return names

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as lightning
 from pytorch_lightning.loggers import Logger
@@ -82,8 +82,7 @@ class Run:
     @cached_property
     def model(self) -> DenseModel:
         """The model of the best epoch, loaded on first access."""
-        model: DenseModel = load(self.path, model=self.passed)
-        return model
+        return cast(DenseModel, load(self.path, model=self.passed))
 
     def _repr_html_(self) -> str:
         """The metrics and curves as HTML, which Jupyter displays at the end of a cell."""
@@ -194,10 +193,9 @@ def run_callbacks(plan: Plan, folder: Path, best: BestModel, signals: StopSignal
     section, budget = plan.config.trainer, plan.budget
     every = section.checkpoint_every
     interval = seconds_of(every) if isinstance(every, str) else every
-    stall = section.stall_after
     return [
         # reports a step that does not finish; first, to include the time of other callbacks
-        StallReport(None if stall is None else seconds_of(stall)),
+        StallReport(None if section.stall_after is None else seconds_of(section.stall_after)),
         # saves the best model after a validation; before CheckpointWriter, whose checkpoints contain the best epoch
         best,
         # ends training and starts validations; before CheckpointWriter, which reads whether training ends

@@ -106,7 +106,6 @@ def read_inputs(
     elif isinstance(config, Config):
         config = configs.with_overrides(config, overrides)
     else:
-        assert config is not None
-        config = configs.from_mapping(config, "fit", overrides)
+        config = configs.from_mapping(config or {}, "fit", overrides)
     check_wanted(path)
     return TrainingInputs.of(config, path, name or "run")

@@ -97,7 +97,11 @@ class Plan:
         trainer = _trainer(config, callbacks)
         model, config, loaded, is_given, has_weights = build_model(inputs)
         data = inputs.data.padded_to(model.size_divisor)
-        method = _method(config, model, data)
+        method: Method = registry.create(
+            "methods", config.method.name, model, options=config.method.options, where="method"
+        )
+        check_method(method, model)
+        data.use(method)
         evaluators = build_evaluators(model, config, data.val, method)
         metrics = check_monitor(config.trainer.monitor, evaluators, config.trainer.patience)
         check_callbacks(callbacks, metrics)
@@ -122,16 +126,6 @@ class Plan:
             passed=model if is_given and config.trainer.strategy != STRATEGY and not config.backbone.lora else None,
             has_weights=has_weights,
         )
-
-
-def _method(config: Config, model: DenseModel, data: DataSplits) -> Method:
-    """Builds the training method and applies its transforms to the data."""
-    method: Method = registry.create(
-        "methods", config.method.name, model, options=config.method.options, where="method"
-    )
-    check_method(method, model)
-    data.use(method)
-    return method
 
 
 def _rates(

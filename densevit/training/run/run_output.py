@@ -56,9 +56,8 @@ def _prepare(plan: Plan, folder: RunFolder) -> None:
 def show_complete(plan: Plan, folder: Path) -> None:
     """Prints the metrics of a run without remaining steps. Writes nothing."""
     if plan.trainer.is_global_zero:
-        assert plan.checkpoint is not None
         console = get_console()
-        if plan.checkpoint.step < plan.budget.steps:
+        if plan.checkpoint is not None and plan.checkpoint.step < plan.budget.steps:
             show(end_notes.ended_early(plan.best_epoch(), plan.checkpoint.step, plan), console)
         else:
             show(end_notes.all_trained(plan, folder), console)
