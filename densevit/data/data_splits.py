@@ -13,6 +13,7 @@ from densevit.data.dataset_builder import build_split
 from densevit.data.datasets.mapped_classes import MappedClasses, class_order
 from densevit.data.loading.batch_sampler import (
     EvaluationBatches,
+    MakeOrder,
     SampleKey,
     SupportsBatchMultiple,
     SupportsEpochIndices,
@@ -20,7 +21,7 @@ from densevit.data.loading.batch_sampler import (
     TrainBatches,
     aspect_groups,
 )
-from densevit.data.loading.dataloader import Loader, TransformedDataset
+from densevit.data.loading.dataloader import Loader, MakeLoader, TransformedDataset
 from densevit.data.loading.repeat_factors import RepeatedIndices, SupportsImageClasses, repeat_factors
 from densevit.data.loading.worker_processes import workers_for
 from densevit.data.training_warnings import warn_of_sizes, warn_of_split
@@ -186,16 +187,10 @@ class DataSplits:
         _ = self.config_phases  # raises for labels that cannot be mixed
 
     def train_loader(
-        self,
-        rank: int = 0,
-        world_size: int = 1,
-        loader: Callable[..., Loader] = Loader,
-        order: Callable[..., TrainBatches] = TrainBatches,
+        self, rank: int = 0, world_size: int = 1, loader: MakeLoader = Loader, order: MakeOrder = TrainBatches
     ) -> Loader:
-        """Returns a resumable loader of shuffled, augmented batches, the same number for each process.
-
-        loader, order: the constructors, such as `functools.partial(Loader, batches_per_step=2)`.
-        """
+        """Returns a resumable loader of shuffled, augmented batches, the same number for each process. loader, order:
+        constructors, such as `functools.partial(Loader, batches_per_step=2)`."""
         groups = None
         if self.section.group_by_aspect:
             if self._batch_multiple > 1:
@@ -204,8 +199,7 @@ class DataSplits:
                 )
             sizes = self.train.sizes()
             if sizes is None:
-                name = self.section.name
-                raise ConfigError(f"data.group_by_aspect: {name!r} has no image sizes. Fix: leave it out.")
+                raise ConfigError(f"data.group_by_aspect: {self.section.name!r} has no image sizes. Fix: leave it out.")
             groups = aspect_groups(sizes)
         batches = self._train_batches(partial(order, rank=rank, world_size=world_size), groups)
         phases = [phase.mapped(self._method_transform) for phase in self.config_phases]
@@ -221,7 +215,7 @@ class DataSplits:
         """Returns the number of batches per epoch of one process's training loader."""
         return len(self._train_batches(partial(TrainBatches, world_size=world_size)))
 
-    def val_loader(self, rank: int = 0, world_size: int = 1, loader: Callable[..., Loader] = Loader) -> Loader:
+    def val_loader(self, rank: int = 0, world_size: int = 1, loader: MakeLoader = Loader) -> Loader:
         """Returns a loader of each validation image once over all processes, in batches of one padded size."""
         return self._evaluation_loader(self.val, rank, world_size, loader)
 
@@ -231,7 +225,7 @@ class DataSplits:
         dataset, kept = self.train, class_order(self.val.classes, self.train.classes, "train", self.section.val_split)
         return self._evaluation_loader(MappedClasses(dataset, kept) if kept else dataset, rank, world_size, Loader)
 
-    def _evaluation_loader(self, dataset: Dataset, rank: int, world_size: int, loader: Callable[..., Loader]) -> Loader:
+    def _evaluation_loader(self, dataset: Dataset, rank: int, world_size: int, loader: MakeLoader) -> Loader:
         sizes = dataset.sizes()
         warn_of_sizes(sizes, self.section)
         if sizes is not None:
@@ -245,7 +239,7 @@ class DataSplits:
         assert not isinstance(sample, list)
         return sample
 
-    def _train_batches(self, order: Callable[..., TrainBatches], groups: np.ndarray | None = None) -> TrainBatches:
+    def _train_batches(self, order: MakeOrder, groups: np.ndarray | None = None) -> TrainBatches:
         indices, size, multiple = self._epoch_indices, self.section.batch_size, self._batch_multiple
         if size % multiple:
             raise ConfigError(
@@ -298,12 +292,8 @@ class DataSplits:
         return TransformedDataset(dataset, transform, train, views, self.section.on_error)
 
     def _loader(
-        self,
-        dataset: TransformedDataset,
-        batches: "TrainBatches | EvaluationBatches",
-        world_size: int,
-        loader: Callable[..., Loader],
+        self, dataset: TransformedDataset, order: TrainBatches | EvaluationBatches, world_size: int, loader: MakeLoader
     ) -> Loader:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
         workers = workers_for(self.section.num_workers, len(dataset), processes)
-        return loader(dataset, batches, self.size_divisor, workers)
+        return loader(dataset, order, self.size_divisor, workers)

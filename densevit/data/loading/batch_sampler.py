@@ -215,6 +215,10 @@ class TrainBatches(Sampler[list[SampleKey]]):
         ]
 
 
+MakeOrder = Callable[..., TrainBatches]
+"""A constructor of `TrainBatches`, which may have bound arguments."""
+
+
 def _repeats(indices: np.ndarray) -> np.ndarray:
     """Returns the number of earlier occurrences of each index, (S,)."""
     order = np.argsort(indices, kind="stable")

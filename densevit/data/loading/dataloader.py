@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -265,6 +265,10 @@ class Loader(data.DataLoader[Any]):
         """Makes the next iteration continue at the state's position."""
         if isinstance(self._batches, TrainBatches) and state:
             self._batches.load_state_dict(state)
+
+
+MakeLoader = Callable[..., Loader]
+"""A constructor of a `Loader`, which may have bound arguments."""
 
 
 class ShardedLoader(Loader):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -34,10 +34,10 @@ def create_evaluator(name: str, classes: Classes = (), **options: Any) -> Evalua
         >>> densevit.create_evaluator("depth").main
         'AbsRel'
     """
-    evaluator: Evaluator = registry.create(
-        "evaluators", name, as_classes(classes), options=options, where=f"evaluator {name!r}"
+    return cast(
+        Evaluator,
+        registry.create("evaluators", name, as_classes(classes), options=options, where=f"evaluator {name!r}"),
     )
-    return evaluator
 
 
 def build_evaluators(

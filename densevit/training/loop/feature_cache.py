@@ -102,11 +102,10 @@ class FeatureCache:
             raise ConfigError(
                 f"backbone.cache: a feature is {np.abs(values).max():g}, too large for fp16. Fix: backbone.cache=fp32."
             )
-        rows = values.astype(self._dtype)
         file = self.folder / f"{size[0]}x{size[1]}-{self._name}.features"
         try:
             with open(file, "ab") as written:
-                written.write(rows.tobytes())
+                written.write(values.astype(self._dtype).tobytes())
             with open(file.with_suffix(".images"), "ab") as written:
                 written.write(b"".join(keys))
         except OSError as error:

@@ -42,7 +42,7 @@ class Validation:
         evaluators: Mapping[str, Evaluator] | None,
         mappings: Mapping[str, ClassMapping],
     ) -> None:
-        self._config, self._method, self._mappings, self._given = config, method, mappings, evaluators
+        self._config, self._method, self._mappings, self._configured = config, method, mappings, evaluators
         self.evaluators: dict[str, Evaluator] = dict(evaluators or {})
         self.metrics: dict[str, float] = {}
         self.indices: dict[int | str, int] = {}
@@ -51,9 +51,9 @@ class Validation:
     def start(self, trainer: lightning.Trainer, model: DenseModel) -> None:
         """Begins a validation of the model: resets the evaluators."""
         self._model = model
-        if self._given is None:
+        if self._configured is None:
             dataset = validation_dataset(trainer, model)
-            self._given = self.evaluators = build_evaluators(model, self._config, dataset, self._method)
+            self._configured = self.evaluators = build_evaluators(model, self._config, dataset, self._method)
         for evaluator in self.evaluators.values():
             evaluator.reset()
         broadcast_buffers(model)  # processes have other statistics of batch norms after a step; the first's are saved
@@ -77,8 +77,9 @@ class Validation:
             outputs[name] = [mapping.applied(predictions, types) for predictions in outputs[name]]
         results = dict(outputs)
         if self._by_loss:
-            step = trainer.global_step if trainer.state.fn == "fit" else sys.maxsize  # as at the end of a training
-            results |= image_losses(self._model, self._by_loss, batch, LossContext(step=step))
+            # outside of a training as at its end
+            context = LossContext(step=trainer.global_step if trainer.state.fn == "fit" else sys.maxsize)
+            results |= image_losses(self._model, self._by_loss, batch, context)
         if METHOD in self.evaluators:
             results[METHOD] = method_losses(self._method, self._model, batch)
         seen, loaders = self._seen.get(loader_index, 0), validation_loaders(trainer)

@@ -80,11 +80,10 @@ class EvaluationPlan:
     def run(self, write: Write | None = None) -> Evaluation:
         """Evaluates the model. write: called with each image's predictions, in the image's process."""
         with run_state(self.trainer.tf32):
-            model = self.model
-            evaluators = build_evaluators(model, model.config, self.data.val, mappings=self.mappings)
-            if self.trainer.compile and isinstance(model, DenseModel):
-                model.compile()
-            module = DenseModule(model, None, evaluators, mappings=self.mappings)
+            evaluators = build_evaluators(self.model, self.model.config, self.data.val, mappings=self.mappings)
+            if self.trainer.compile and isinstance(self.model, DenseModel):
+                self.model.compile()
+            module = DenseModule(self.model, None, evaluators, mappings=self.mappings)
             callbacks = [EvaluationProgress(), *([] if write is None else [PredictionWriter(write)])]
             trainer = build_trainer(self.trainer, callbacks=callbacks, enable_progress_bar=False)
             trainer.validate(module, datamodule=DenseDataModule(self.data), verbose=False)

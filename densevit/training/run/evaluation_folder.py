@@ -23,9 +23,8 @@ MAPPING = "class-mapping"
 
 def new_folder(run: Path, config: Config) -> Path:
     """Creates the next free folder evaluations/FOLDER-SPLIT of a run."""
-    name = f"{config.data.folder_name}-{config.data.val_split}"
     (run / "evaluations").mkdir(exist_ok=True)
-    return next_free_folder(run / "evaluations" / name)
+    return next_free_folder(run / "evaluations" / f"{config.data.folder_name}-{config.data.val_split}")
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, plan: EvaluationPlan, source: str) -> Path:

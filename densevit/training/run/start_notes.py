@@ -89,8 +89,8 @@ def derived_values(plan: Plan) -> dict[str, str]:
         "precision": str(plan.trainer.precision),
         "feature channels and strides": f"{list(backbone.channels)} at {list(backbone.strides)}",
         "parameters": f"{sum(p.numel() for p in plan.model.parameters()):,}",
+        **dict(configs.unwritten(plan.config.model_dump())),
     }
-    values |= dict(configs.unwritten(plan.config.model_dump()))
     if method_only:
         values["parameters of the method"] = f"{sum(p.numel() for p in method_only):,}"
     values |= {f"licences of {source}": str(stated) for source, stated in plan.model.licences.items()}
