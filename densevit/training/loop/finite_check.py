@@ -41,7 +41,7 @@ class FiniteCheck:
         if process_count() > 1:
             distributed.all_reduce(self._flag, distributed.ReduceOp.MAX)
         if scaler is None and skips_itself(optimizer):
-            # `torch.amp.GradScaler.step` sets it, too: `step` of these optimisers reads an attribute, and has no argument
+            # as `torch.amp.GradScaler.step` does: `step` reads this attribute, and has no argument for it
             optimizer.found_inf = self._flag
             host = torch.empty((), pin_memory=self._flag.is_cuda).copy_(self._flag, non_blocking=True)
             event = torch.cuda.Event() if self._flag.is_cuda else None
