@@ -8,7 +8,6 @@ import pytest
 
 from densevit import config as configs
 from densevit.config import OptimSection, TrainerSection
-from densevit.data.transforms.augmentation_phases import final_phase_start
 from densevit.training.loop.budget import Budget, Trained
 from densevit.training.loop.lr_schedule import schedule
 from tests.training.runs import SMALL, assert_same_run, checkpoint, interrupted_after, resume, rows, train
@@ -79,14 +78,14 @@ def test_the_rest_is_planned_in_images_and_progress_does_not_jump(trainer, parts
 @pytest.mark.parametrize(("trainer", "parts", "steps"), CASES)
 def test_the_final_phase_begins_at_its_share_of_the_progress(trainer, parts, steps, start):
     """The images of the steps are counted step by step."""
-    from densevit.training.loop.data_module import _training_steps  # late: it imports Lightning
+    from densevit.training.loop.data_module import _final_from  # late: it imports Lightning
 
     ends, images = [last for *_, last in parts[:-1]] + [steps], 0
     for (size, accumulate, processes, _), (first, budget), end in zip(
         parts, parts_of(trainer, parts), ends, strict=True
     ):
-        trained = _training_steps(SimpleNamespace(lightning_module=SimpleNamespace(budget=budget)))
-        final_from = final_phase_start(start, *trained, batches_per_step=accumulate)
+        planned = SimpleNamespace(lightning_module=SimpleNamespace(budget=budget))
+        final_from = _final_from(planned, start, accumulate)
         for step in range(first, end):
             epoch, image = divmod(images, IMAGES)
             share = step / steps if "max_steps" in trainer else images / 480
