@@ -63,7 +63,7 @@ class Method(nn.Module, Recorded):
         """Raises ConfigError if the method cannot train for this number of optimiser steps. Default: no check."""
 
     def set_progress(self, progress: float) -> None:
-        """As `Head.set_progress`, for what changes during training. Default: nothing."""
+        """Called with the share of the training that is done, when `Head.set_progress` is. Default: nothing."""
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
         """The loss terms of a batch. The model is in training mode. context: the normalisers of `Head.loss`.

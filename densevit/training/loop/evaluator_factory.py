@@ -142,7 +142,7 @@ def image_losses(
     """Each image's loss by head: {"loss": sum of the head's terms}, or {} without labels.
 
     Computes one image at a time, so that the loss does not depend on the other images of the batch through its
-    normaliser, and without the head's `loss_weight`. context: of one process.
+    normaliser, and without the head's `loss_weight`. context: the optimiser step, for one process.
     """
     backbone_output = model.encode(batch, heads)
     losses: dict[str, list[Predictions]] = {}
