@@ -14,8 +14,8 @@ from tests.training.runs import resume, train
 def without_training(monkeypatch: pytest.MonkeyPatch) -> None:
     from densevit.training.run import fit
 
-    for name in ("_train", "finish"):
-        monkeypatch.setattr(fit, name, lambda *_: 0)
+    monkeypatch.setattr(fit, "_train", lambda *_: 0)
+    monkeypatch.setattr(fit, "finish", lambda *_: [])
 
 
 def test_non_empty_folder_is_not_modified(tiny: Path, tmp_path: Path) -> None:
