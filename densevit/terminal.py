@@ -5,8 +5,8 @@ from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType, RenderResult
-from rich.segment import Segment
+from rich.console import Console, RenderableType
+from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
@@ -37,8 +37,14 @@ def text_console(**options: Any) -> Console:
 
 def show(renderable: RenderableType, console: Console) -> None:
     """Prints a text or a table without interpreting markup and control characters. Texts are not wrapped."""
+    is_text = isinstance(renderable, str | Text)
     literal = Text(renderable) if isinstance(renderable, str) else renderable
-    console.print(_Escaped(literal), soft_wrap=isinstance(literal, Text), markup=False, highlight=False)
+    options = console.options.update(no_wrap=is_text, overflow="ignore" if is_text else None, markup=False)
+    segments = (
+        segment if segment.control else Segment(printable(segment.text), segment.style)
+        for segment in console.render(literal, options.update(highlight=False))
+    )
+    console.print(Segments(segments), soft_wrap=is_text)
 
 
 def table(
@@ -56,11 +62,21 @@ def table(
     count = len(header) or max(map(len, cells), default=0)
     if right is None:
         right = [n for n in range(count) if cells and all(_is_number(row[n].plain) for row in cells if n < len(row))]
-    grid = Table(title=Text(title, "bold") if title else None, title_justify="left", box=None, pad_edge=False)
-    grid.header_style, grid.show_header = "bold", bool(header)
+    grid = Table(
+        title=Text(title, "bold") if title else None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        show_header=bool(header),
+        header_style="bold",
+    )
     for n in range(count):
-        side: JustifyMethod = "right" if n in right else "left"
-        grid.add_column(Text(header[n]) if header else "", justify=side, overflow="fold", no_wrap=n in no_wrap)
+        grid.add_column(
+            Text(header[n]) if header else "",
+            justify="right" if n in right else "left",
+            overflow="fold",
+            no_wrap=n in no_wrap,
+        )
     for row in cells:
         grid.add_row(*row)
     return grid
@@ -69,14 +85,3 @@ def table(
 def _is_number(text: str) -> bool:
     """Whether a text begins with a digit, or is a dash or empty."""
     return text[:1].isdigit() or text.lstrip("-")[:1].isdigit() or text in ("", "-", "–")
-
-
-class _Escaped:
-    """A renderable with escaped control characters, except rich's control codes."""
-
-    def __init__(self, renderable: RenderableType) -> None:
-        self.renderable = renderable
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for segment in console.render(self.renderable, options):
-            yield segment if segment.control else Segment(printable(segment.text), segment.style)

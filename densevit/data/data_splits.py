@@ -168,8 +168,7 @@ class DataSplits:
 
     def sort_classes(self) -> None:
         """Sorts the classes of `val` as in `train`. Raises DataError if the splits have different classes."""
-        order = class_order(self.train.classes, self.val.classes, self.section.val_split)
-        if order:
+        if order := class_order(self.train.classes, self.val.classes, self.section.val_split):
             self.use_classes(order)
 
     def check_splits(self, labels: bool = True) -> None:

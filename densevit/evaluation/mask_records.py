@@ -136,7 +136,4 @@ def _encoded(masks: RunLengthMasks, boundary: float) -> _Codes:
 
 def _objects(codes: Iterable[Sequence[bytes | None]]) -> np.ndarray:
     """An array of the codes of all images."""
-    values = [*itertools.chain.from_iterable(codes)]
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
+    return np.fromiter(itertools.chain.from_iterable(codes), object)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 from types import FunctionType
@@ -84,12 +85,10 @@ def _with_settings(
     """Calls a compiled region, which torch compiles in its first calls, with the settings."""
     if torch.compiler.is_compiling():  # a compilation of the model has the region in its graph
         return region._call_impl(*inputs, **options)
-    restores = [change() for change in settings]
-    try:
+    with ExitStack() as restores:
+        for change in settings:
+            restores.callback(change())
         return compiled(region, *inputs, **options)
-    finally:
-        for restore in restores:
-            restore()
 
 
 def _call(region: nn.Module, *inputs: Any, **options: Any) -> Any:

@@ -50,8 +50,10 @@ def _scan(path: tuple[str, ...]) -> InstalledPlugins:
         try:
             candidate = _read(distribution)
         except Exception as error:
-            where = getattr(distribution, "_path", "at an unknown path")
-            result.broken.append(f"A distribution cannot be read: {one_line(error)} ({where}).")
+            result.broken.append(
+                f"A distribution cannot be read: {one_line(error)} "
+                f"({getattr(distribution, '_path', 'at an unknown path')})."
+            )
             continue
         first = by_key.get(candidate.key) if candidate else None
         if candidate and (first is None or (first.is_egg_info and not candidate.is_egg_info)):

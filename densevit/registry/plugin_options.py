@@ -220,10 +220,8 @@ def _coerce(annotation: Any, value: Any, key: str) -> Any:
     adapter = _adapter(annotation)
     if adapter is None:
         return value
-    try:
+    with suppress(ValidationError):
         return adapter.validate_python(value, strict=True)
-    except ValidationError:
-        pass
     try:
         coerced = adapter.validate_python(value)
     except ValidationError as error:
@@ -267,9 +265,8 @@ def _wrong_numbers(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tupl
     elif isinstance(value, float) and abs(value) > _LARGEST_FLOAT:
         yield key, f"should be a number of at most {_LARGEST_FLOAT:g}, the largest of float32, not {value}."
     elif isinstance(value, int) and abs(value) > _LARGEST_INT:
-        yield key, f"should be a whole number of at most {_LARGEST_INT}, not {_digits(value)}."
-
-
-def _digits(value: int) -> str:
-    """An integer as text; if large, its number of digits: Python refuses to print thousands of digits."""
-    return str(value) if abs(value) < 10**40 else f"one of about {round(value.bit_length() * math.log10(2))} digits"
+        # Python refuses to print thousands of digits.
+        digits = (
+            str(value) if abs(value) < 10**40 else f"one of about {round(value.bit_length() * math.log10(2))} digits"
+        )
+        yield key, f"should be a whole number of at most {_LARGEST_INT}, not {digits}."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Group
 from rich.table import Table
 
 from densevit import config as configs
@@ -56,11 +57,11 @@ def log(plan: Plan, path: Path) -> None:
     """Appends loaded tensors and learning rates to the run's log."""
     step = 0 if plan.checkpoint is None else plan.checkpoint.step
     with path.open("a", encoding="utf-8") as file:
-        console = text_console(file=file, width=_LOG_WIDTH)
-        show(f"{datetime.now():%Y-%m-%d %H:%M:%S}, step {step:,}", console)
-        for loaded in plan.loaded:
-            show(weights_table(loaded), console)
-        show(rates_table(plan.rates), console)
+        title = f"{datetime.now():%Y-%m-%d %H:%M:%S}, step {step:,}"
+        show(
+            Group(title, *map(weights_table, plan.loaded), rates_table(plan.rates)),
+            text_console(file=file, width=_LOG_WIDTH),
+        )
 
 
 def rates_table(rates: Sequence[ParameterRate]) -> Table:
