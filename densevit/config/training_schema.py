@@ -108,7 +108,7 @@ class TrainerSection(Section):
     accumulate: Count = 1
     """Batches per optimiser step. Losses are normalised over all of them, as in one large batch, unless the divisor is
     only known after the forward pass (boxes in `dfine`, `gtr`, `one_stage`, `faster_rcnn`, `fcos`, dense losses (`ddq`,
-    `dab_detr`), contrastive denoising, `ohem_threshold`, `class_weights: balanced`). These losses, and losses of
+    `box_query_detr`), contrastive denoising, `ohem_threshold`, `class_weights: balanced`). These losses, and losses of
     methods other than `supervised`, are means over the batches."""
     evaluations: Count | None = None
     """Number of validations, at equal intervals; 4 if `evaluate_every_epochs` is not set either. 1: only at the end."""

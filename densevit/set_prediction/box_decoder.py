@@ -1,26 +1,17 @@
 """The decoder of queries that are boxes (DAB-DETR, Liu et al. 2022)."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
 from densevit.layers.mlp import Mlp
 from densevit.set_prediction.box_positions import BoxPositionBias, BoxPositions
-from densevit.set_prediction.box_refinement import look_forward_twice, refine
+from densevit.set_prediction.box_refinement import refine
 from densevit.set_prediction.memory import Memory
 from densevit.set_prediction.queries import BoxQueries
 
 
 class BoxDecoder(nn.ModuleList):
-    """Decoder layers over boxes, which each layer refines (DAB-DETR, Liu et al. 2022, section 4).
-
-    twice: the loss of a box also reaches the offsets of the layer before (`look_forward_twice`).
-    """
-
-    def __init__(self, layers: Iterable[nn.Module], twice: bool = False) -> None:
-        super().__init__(layers)
-        self.twice = twice
+    """Decoder layers over boxes, which each layer refines (DAB-DETR, Liu et al. 2022, section 4)."""
 
     def forward(
         self,
@@ -37,7 +28,6 @@ class BoxDecoder(nn.ModuleList):
         query_attention_bias: (Q, Q) or (B, 1, Q, Q), added to the self-attention scores.
         """
         x, boxes = queries
-        undetached = boxes
         states, refined = [], []
         for layer in self:
             attention_bias = memory.attention_bias
@@ -46,10 +36,6 @@ class BoxDecoder(nn.ModuleList):
                 attention_bias = attention_bias.to(added.dtype) + added
             x = layer(x, embed(boxes), memory.tokens, memory.with_pos, attention_bias, query_attention_bias)
             states.append(norm(x))
-            if self.twice:
-                predicted, undetached = look_forward_twice(box_head, states[-1], boxes, undetached)
-            else:
-                predicted = undetached = refine(box_head, states[-1], boxes)
-            refined.append(predicted)
-            boxes = undetached.detach()
+            refined.append(refine(box_head, states[-1], boxes))
+            boxes = refined[-1].detach()
         return torch.stack(states), torch.stack(refined)

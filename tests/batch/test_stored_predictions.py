@@ -88,7 +88,7 @@ def test_predictions_are_read_as_they_were_written(parquet, tmp_path, monkeypatc
 # ---- the command ----
 
 DETR = {
-    "name": "dab_detr", "num_queries": 8,
+    "name": "box_query_detr", "num_queries": 8,
     "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32},
 }  # fmt: skip
 MASKS = {

@@ -17,7 +17,7 @@ FILE: dict[str, Any] = {
     "backbone": {"name": "timm", "model": "resnet18", "model_args": {"in_chans": 3, "deep": [{"a": 1}]}},
     "heads": {
         "boxes": {
-            "name": "dab_detr",
+            "name": "box_query_detr",
             "transformer": {"width": 32, "num_heads": 4},
             "neck": {"name": "fpn", "width": 8},
         },

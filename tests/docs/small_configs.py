@@ -54,7 +54,7 @@ def small(config: dict[str, Any], extended: bool = False) -> dict[str, Any]:
     for head in config["heads"].values():
         parameters = inspect.signature(registry.load("heads", head["name"]).__init__).parameters
         cap(head, {key: parameter.default for key, parameter in parameters.items()})
-        for detector in ("detr", "dab_detr"):  # of a panoptic head
+        for detector in ("detr", "box_query_detr"):  # of a panoptic head
             if detector in parameters:
                 cap(head.setdefault(detector, {}), {"transformer": Transformer()})
     return config

@@ -385,6 +385,6 @@ def mentions(text: str, name: str) -> bool:
 
 def measured(folder: Path) -> None:
     """The command of docs/benchmark.md that measures most cases. Finished ones are not repeated."""
-    grid = ("--backbones", "swin,vit", "--heads", "dab_detr,setr,dpt")
+    grid = ("--backbones", "swin,vit", "--heads", "box_query_detr,setr,dpt")
     command = ("benchmark", *grid, "--train", "--images", "16000", "--out", str(folder), *SHORTER["benchmark"])
     assert main([*command]) == 0

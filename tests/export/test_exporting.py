@@ -32,7 +32,7 @@ DETR = {"num_queries": 9, "transformer": {"width": 32, "encoder_layers": 1, "dec
 MASK2FORMER = {"num_queries": 9, "transformer": {"width": 32, "decoder_layers": 2}, "pixel_decoder": {"layers": 1}}
 QUERY_GROUPS = {"num_queries": 9, "transformer": {"width": 32, "decoder_layers": 2}}
 ENCODER = {"width": 32, "feedforward": 32, "expansion": 0.5}
-ANCHORS = {**DETR, "name": "dab_detr", "classification": "mal"}
+ANCHORS = {**DETR, "name": "box_query_detr", "classification": "mal"}
 HEADS: dict[str, dict[str, Any]] = {
     "detr": {"name": "detr", **DETR},
     "detr-two-stage": {**ANCHORS, "extensions": {"two_stage": True}},

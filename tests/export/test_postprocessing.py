@@ -31,9 +31,9 @@ from tests.small_models import (
 EOMT = {"num_queries": 9, "num_blocks": 1}
 ALL = {
     **HEADS,
-    "dab-detr": {**DETR, "name": "dab_detr"},
+    "box-query-detr": {**DETR, "name": "box_query_detr"},
     "dino": {**DETR, "name": "dino"},
-    "dab-detr-panoptic": {"name": "dab_detr_panoptic", "dab_detr": DETR},
+    "box-query-detr-panoptic": {"name": "box_query_detr_panoptic", "box_query_detr": DETR},
     "classifier": {"name": "classifier"},
     "eomt": {"name": "eomt", **EOMT},
     "eomt-instance": {"name": "eomt_instance", **EOMT},

@@ -10,7 +10,7 @@ import torch
 from densevit.interfaces import Class, Dataset, Head
 from densevit.set_prediction.transformer import Transformer
 from densevit.targets.types import TargetTypes
-from densevit_heads.dab_detr.extensions import Extensions
+from densevit_heads.box_query_detr.extensions import Extensions
 from densevit_heads.dpt.depth import DepthLossWeights
 from densevit_heads.gtr.head import GtrTransformer
 from densevit_heads.mask2former.pixel_decoder import MaskTransformer, PixelDecoderOptions
@@ -35,9 +35,7 @@ class Case(NamedTuple):
 
 TRANSFORMER = Transformer(32, 2, 1, 2, 32, 0.0)
 DETR: dict[str, Any] = {"num_queries": 6, "transformer": TRANSFORMER}
-ALL = Extensions(
-    stride=8, fusion_blocks=1, position_bias=True, two_stage=True, denoising=2, dense_loss=1.0, look_forward_twice=True
-)
+ALL = Extensions(stride=8, fusion_blocks=1, position_bias=True, two_stage=True, denoising=2, dense_loss=1.0)
 FAST = {**DETR, "classification": "mal", "extensions": ALL}
 ENCODED = {**DETR, "encoder": HybridEncoderOptions(32, 32, 0.5)}
 DFINE = {**ENCODED, "fusion_blocks": 1, "num_points": (2, 3, 1)}
@@ -68,10 +66,10 @@ CASES: dict[str, Case] = {
     "detr, pre-norm": Case(
         "detr", {**DETR, "pre_norm": True, "positions": "learned", "auxiliary_losses": False}
     ),
-    "dab_detr": Case("dab_detr", DETR),
-    "dab_detr, all extensions": Case("dab_detr", FAST),
-    "dab_detr, contrastive denoising": Case(
-        "dab_detr",
+    "box_query_detr": Case("box_query_detr", DETR),
+    "box_query_detr, all extensions": Case("box_query_detr", FAST),
+    "box_query_detr, contrastive denoising": Case(
+        "box_query_detr",
         {**DETR, "classification": "varifocal", "extensions": Extensions(contrastive_denoising=10)},
     ),
     "ddq": Case("ddq", {**DETR, "fusion_blocks": 1}),
@@ -94,7 +92,7 @@ CASES: dict[str, Case] = {
     ),
     "fcos": Case("fcos", {"width": 64, "score_threshold": 0.0}, (*PADDING, "export")),  # tests/export exports it
     "detr_panoptic": Case("detr_panoptic", {"detr": DETR}, PADDING),
-    "dab_detr_panoptic": Case("dab_detr_panoptic", {"dab_detr": FAST}, PADDING),
+    "box_query_detr_panoptic": Case("box_query_detr_panoptic", {"box_query_detr": FAST}, PADDING),
     "mask2former": Case("mask2former", MASKS),
     "mask2former_instance": Case("mask2former_instance", MASK_OPTIONS),
     "mask2former_semantic": Case("mask2former_semantic", MASKS),

@@ -16,7 +16,7 @@ from tests.heads.cases import CASES
 
 # The cases of the default set: one of each kind of loss.
 IN_BRIEF = (
-    "dab_detr, all extensions", "dab_detr, contrastive denoising", "rtdetr", "dfine", "rf_detr_instance",
+    "box_query_detr, all extensions", "box_query_detr, contrastive denoising", "rtdetr", "dfine", "rf_detr_instance",
     "detr_panoptic", "mask2former", "mask2former_instance", "setr, naive", "dpt", "dpt_segmentation",
 )  # fmt: skip
 OBJECTS = (3, 0, 4, 0, 0, 0, 1, 2)  # of each image: batches of two with 3, 4, 0 and 3
@@ -25,11 +25,11 @@ SIZE = (64, 64)
 MATCHES = ("l1", "giou", "fgl", "auxiliary", "proposals", "denoising")
 SEMANTIC = ("cross_entropy", "auxiliary")
 EXCEPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "dab_detr, all extensions": ("dense losses", ("dense",)),
-    "dab_detr_panoptic": ("dense losses", ("dense",)),
+    "box_query_detr, all extensions": ("dense losses", ("dense",)),
+    "box_query_detr_panoptic": ("dense losses", ("dense",)),
     "ddq": ("dense losses", ("dense",)),
     "one_stage": ("one_stage", ("label", "l1", "giou")),
-    "dab_detr, contrastive denoising": ("contrastive denoising", ("denoising",)),
+    "box_query_detr, contrastive denoising": ("contrastive denoising", ("denoising",)),
     "dino": ("contrastive denoising", ("denoising",)),
     "rtdetr": ("contrastive denoising", ("denoising",)),
     "dfine": ("dfine", MATCHES),

@@ -29,9 +29,9 @@ NO_MATCHING = {"classifier", "dpt", "linear", "linear_depth", "one_stage", "perc
                "setr", "upernet", "dpt_segmentation", "gtr_semantic"}  # fmt: skip
 OF_PROPOSALS = ("deformable_detr, two-stage",)  # of all cells, which are matched by themselves
 OF_PAIRS = {"gtr_instance"}  # of denoising queries, whose masks are compared with segments in the order of images
-OF_SEGMENT_IDS = {"detr_panoptic", "dab_detr_panoptic", "mask2former", "mask2former_semantic", "eomt", "eomt_semantic",
-                  "kmax_deeplab", "max_deeplab"}  # fmt: skip  # in panoptic and label maps
-BOXES_ON_THE_CPU = ("dab_detr, all extensions", "dfine", "mask2former_instance")
+OF_SEGMENT_IDS = {"detr_panoptic", "box_query_detr_panoptic", "mask2former", "mask2former_semantic", "eomt",
+                  "eomt_semantic", "kmax_deeplab", "max_deeplab"}  # fmt: skip  # in panoptic and label maps
+BOXES_ON_THE_CPU = ("box_query_detr, all extensions", "dfine", "mask2former_instance")
 Move = Callable[[Tensor], Tensor]
 
 

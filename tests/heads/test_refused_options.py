@@ -11,8 +11,8 @@ from tests.heads.padded_batch import CLASSES
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("detr", {"transformer": {"width": 18, "num_heads": 2}}, "width is 18.* multiple of 4"),
     ("detr", {"classes": []}, "no classes"),
-    ("dab_detr", {"extensions": {"fusion_blocks": 1}}, "fusion_blocks.*set stride"),
-    ("dab_detr", {"extensions": {"denoising": 1, "contrastive_denoising": 3}}, "denoising to 0"),
+    ("box_query_detr", {"extensions": {"fusion_blocks": 1}}, "fusion_blocks.*set stride"),
+    ("box_query_detr", {"extensions": {"denoising": 1, "contrastive_denoising": 3}}, "denoising to 0"),
     ("ddq", {"dense_loss": 0.0}, "set dense_loss"),
     ("deformable_detr", {"two_stage": True}, "two_stage.*set box_refinement to true"),
     ("deformable_detr", {"transformer": {"width": 48}}, "width is 48.* 32"),

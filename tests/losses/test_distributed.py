@@ -19,8 +19,8 @@ from densevit.losses.segmentation import cross_entropy, dice, hard_pixels
 from densevit.set_prediction import mask_criterion, mask_matching, mask_segments
 from densevit.set_prediction.transformer import Transformer
 from densevit.targets import RunLengthMasks
-from densevit_heads.dab_detr import DabDetr
-from densevit_heads.dab_detr.extensions import Extensions
+from densevit_heads.box_query_detr import BoxQueryDetr
+from densevit_heads.box_query_detr.extensions import Extensions
 from densevit_heads.detr import Detr
 from densevit_heads.mask2former import Mask2FormerInstance
 from densevit_heads.mask2former.pixel_decoder import MaskTransformer, PixelDecoderOptions
@@ -61,7 +61,7 @@ def losses_of(case: str, images: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
         transformer, pixel_decoder = MaskTransformer(64, 2, 2, 24), PixelDecoderOptions(1, 24)
         head = Mask2FormerInstance((6,), (8,), classes, 6, transformer, pixel_decoder, **options)
     else:
-        kind = DabDetr if options else Detr
+        kind = BoxQueryDetr if options else Detr
         head = kind((6,), (8,), classes, 6, Transformer(16, 2, 1, 2, 24, dropout=0.0), **options)
         if getattr(head, "denoising", None) is not None:  # the same queries in one process and in two
             head.denoising.label_noise = head.denoising.box_noise = 0.0

@@ -33,7 +33,7 @@ DOORS: list[Door] = [
 @pytest.fixture(scope="module")
 def model() -> densevit.DenseModel:
     backbone = densevit.create_backbone("resnet", depth=18)
-    head = densevit.create_head("dab_detr", backbone.channels, backbone.strides, CLASSES, num_queries=4)
+    head = densevit.create_head("box_query_detr", backbone.channels, backbone.strides, CLASSES, num_queries=4)
     return densevit.DenseModel(backbone, {"detection": head}).train()
 
 
@@ -91,6 +91,6 @@ def test_values_on_other_devices_are_compared_in_the_first_batch_only(model: Any
 def test_classes_are_names_or_their_number() -> None:
     backbone = densevit.create_backbone("resnet", depth=18)
     for classes in (["cat", "1"], (densevit.Class("cat", 0, (255, 38, 38)), "1")):
-        head = registry.load("heads", "dab_detr")(backbone.channels, backbone.strides, classes)
+        head = registry.load("heads", "box_query_detr")(backbone.channels, backbone.strides, classes)
         assert [c.name for c in densevit.DenseModel(backbone, {"x": head}).classes["x"]] == ["cat", "1"]
     assert [c.name for c in densevit.create_evaluator("detection", 2).classes] == ["0", "1"]

@@ -24,9 +24,9 @@ class Steps(nn.Module):
         return self.step.expand_as(x)
 
 
-@pytest.mark.parametrize(("twice", "bias"), [(False, None), (True, 7.0)])
-def test_layers_refine_boxes_whose_gradient_ends_at_the_layer_before_or_with_twice_one_earlier(twice: bool, bias: Any):
-    decoder, boxes = BoxDecoder([Steps(0.5), Steps(-1.0), Steps(0.25)], twice), torch.tensor([[[0.2, 0.5, 0.7, 0.1]]])
+@pytest.mark.parametrize("bias", [None, 7.0])
+def test_layers_refine_boxes_whose_gradient_ends_at_the_layer_before(bias: Any):
+    decoder, boxes = BoxDecoder([Steps(0.5), Steps(-1.0), Steps(0.25)]), torch.tensor([[[0.2, 0.5, 0.7, 0.1]]])
     padding, tokens, empty = torch.tensor([0.0, -torch.inf]).view(1, 1, 1, 2), torch.randn(1, 2, 4), torch.zeros(0)
     memory = Memory(tokens, tokens + 1, empty, padding, empty, empty, (1, 2))
     offsets = SimpleNamespace(in_full_precision=lambda x: 2 * x)
@@ -41,4 +41,4 @@ def test_layers_refine_boxes_whose_gradient_ends_at_the_layer_before_or_with_twi
         expected = (10 * before[i], tokens, tokens + 1, padding + (bias or 0), torch.ones(1, 1))
         torch.testing.assert_close(layer.arguments, expected)
     gradients = torch.autograd.grad(refined[2].sum(), list(decoder.parameters()))
-    assert [bool(gradient) for gradient in gradients] == [False, twice, True]
+    assert [bool(gradient) for gradient in gradients] == [False, False, True]

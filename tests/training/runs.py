@@ -19,7 +19,7 @@ TINY = """
 backbone: {name: swin, variant: nano, window_size: 4}
 heads:
   detection:
-    {name: dab_detr, num_queries: 8, classification: mal, extensions: {denoising: 1},
+    {name: box_query_detr, num_queries: 8, classification: mal, extensions: {denoising: 1},
      transformer: {width: 32, num_heads: 2, encoder_layers: 1, decoder_layers: 2, feedforward: 32, dropout: 0.1}}
 data: {name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 8, val_length: 3}
 optim: {lr: 1e-3, schedule: cosine, warmup_steps: 2}
@@ -36,7 +36,7 @@ SMALL = """
 backbone: {name: swin, variant: nano, window_size: 4}
 heads:
   detection:
-    {name: dab_detr, num_queries: 4, classification: mal, extensions: {denoising: 1},
+    {name: box_query_detr, num_queries: 4, classification: mal, extensions: {denoising: 1},
      transformer: {width: 16, num_heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward: 16, dropout: 0.1}}
 data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 14, val_length: 2}
 optim: {lr: 1e-3, warmup: 0.1}

@@ -38,7 +38,7 @@ def check_installation() -> None:
     assert importlib.metadata.version("densevit") == densevit.__version__
     assert command("--version") == f"densevit {densevit.__version__}\n"
     plugins = command("plugins")
-    for name in ("swin", "dab_detr", "fpn", "scenes", "panoptic", "supervised"):
+    for name in ("swin", "box_query_detr", "fpn", "scenes", "panoptic", "supervised"):
         assert name in plugins, f"densevit plugins does not list {name}"
     package = Path(densevit.__file__).parent
     assert (package / "py.typed").is_file() and (package / "__init__.pyi").is_file()

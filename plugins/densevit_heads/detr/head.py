@@ -2,7 +2,7 @@
 
 The matching minimises the paper's equation 1. The loss of a decoder layer is equation 2: cross-entropy of classes, with
 "no object" weighted by 0.1, and 5 * L1 + 2 * (1 - GIoU) of matched boxes. Changes of later papers are in other heads:
-`dab_detr`, `deformable_detr`, `dino`.
+`box_query_detr`, `deformable_detr`, `dino`.
 """
 
 from collections.abc import Sequence

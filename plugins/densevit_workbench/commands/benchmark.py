@@ -14,9 +14,9 @@ EXAMPLES = """examples:
   densevit benchmark detr_swin scenes/detr_resnet runs/mine
   densevit benchmark runs/mine runs/mine/model.onnx --device cpu
   densevit benchmark detr_swin --sizes 128,256x320 --batches 1,8,32 --modes fp32,bf16,bf16-compiled
-  densevit benchmark --backbones swin,vit,my_package:MyNet --heads dab_detr,setr,dpt --train --images 16000
+  densevit benchmark --backbones swin,vit,my_package:MyNet --heads box_query_detr,setr,dpt --train --images 16000
   densevit benchmark --backbones swin,vit --heads setr --train --images 16000 --seeds 0,1,2
-  densevit benchmark --backbones swin,mynet.yaml --heads dab_detr --train data=coco data.root=~/coco
+  densevit benchmark --backbones swin,mynet.yaml --heads box_query_detr --train data=coco data.root=~/coco
 """
 
 

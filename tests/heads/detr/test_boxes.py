@@ -1,4 +1,4 @@
-"""DAB-DETR's forward pass composed of its parts: proposals or anchors, then refinement with a position bias."""
+"""The forward pass of `box_query_detr` composed of its parts: proposals or anchors, then refinement with a bias."""
 
 import pytest
 import torch
@@ -6,15 +6,15 @@ from torch import nn
 
 from densevit.set_prediction.queries import BoxQueries
 from densevit.set_prediction.transformer import Transformer, encode
-from densevit_heads.dab_detr import DabDetr
-from densevit_heads.dab_detr.extensions import Extensions
+from densevit_heads.box_query_detr import BoxQueryDetr
+from densevit_heads.box_query_detr.extensions import Extensions
 from tests.heads.padded_batch import CLASSES, padded_batch, perturbed
 
 
 @pytest.mark.parametrize("two_stage", [False, True])
 def test_boxes_are_refined_layer_by_layer(two_stage: bool):
     extensions = Extensions(stride=8, position_bias=True, two_stage=two_stage)
-    head = DabDetr(
+    head = BoxQueryDetr(
         (6, 10), (8, 16), CLASSES, 5, Transformer(16, 4, 0, 3, 24), classification="mal", extensions=extensions
     )
     perturbed(head, 0.2).eval()

@@ -14,7 +14,7 @@ KEYS = {"detection": ("boxes", "labels"), "segmentation": ("semantic",), "depth"
 LABELLED = ["detection", "depth", "depth", "detection", "segmentation", "nothing", "detection"]
 HEADS = {
     "detection": {
-        "name": "dab_detr", "num_queries": 8, "classification": "mal", "costs": {"label": 1.0},
+        "name": "box_query_detr", "num_queries": 8, "classification": "mal", "costs": {"label": 1.0},
         "transformer": {**TRANSFORMER, "width": 32},
         "extensions": {"stride": 16, "position_bias": True, "two_stage": True, "dense_loss": 1.0},
     },

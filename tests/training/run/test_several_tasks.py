@@ -19,7 +19,7 @@ from tests.training.runs import checkpoint, train
 pytestmark = pytest.mark.integration
 
 DETECTION = {
-    "name": "dab_detr", "num_queries": 8, "classification": "mal",
+    "name": "box_query_detr", "num_queries": 8, "classification": "mal",
     "transformer": {"width": 32, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 32},
     "extensions": {"stride": 8, "fusion_blocks": 1, "denoising": 1, "dense_loss": 1.0},
 }  # fmt: skip

@@ -13,12 +13,12 @@ from densevit_workbench.benchmarking.cases import (
 )
 
 FAMILIES = ["swin", "vit", "timm"]
-HEADS = ["dab_detr", "setr"]
+HEADS = ["box_query_detr", "setr"]
 
 
 def test_the_protocol_gives_all_backbones_the_same_training_and_heads():
     cases = cases_of_protocol(PROTOCOL, FAMILIES, HEADS, ["data.train_length=8", "heads.setr.width=64"])
-    assert [case.name for case in cases[:4]] == ["swin-dab_detr", "swin-setr", "vit-dab_detr", "vit-setr"]
+    assert [case.name for case in cases[:4]] == ["swin-box_query_detr", "swin-setr", "vit-box_query_detr", "vit-setr"]
     assert len({case.fingerprint for case in cases}) == 6
     for case in cases:
         config = case.config()  # the plugins accept their options
@@ -41,10 +41,10 @@ def test_backbones_are_shipped_names_files_and_plugins(tmp_path):
 @pytest.mark.parametrize(
     ("backbones", "heads", "overrides", "message"),
     [
-        (["swan"], ["dab_detr"], [], "there is no backbone 'swan'. Did you mean 'swin'"),
+        (["swan"], ["box_query_detr"], [], "there is no backbone 'swan'. Did you mean 'swin'"),
         (["swin"], ["detre"], [], "there is no head 'detre'. Did you mean 'detr'"),
-        (["swin"], ["dab_detr"], ["backbone.variant=tiny"], "options of a backbone must be in a separate file"),
-        (["swin", "swin"], ["dab_detr"], [], "swin-dab_detr is given twice"),
+        (["swin"], ["box_query_detr"], ["backbone.variant=tiny"], "options of a backbone must be in a separate file"),
+        (["swin", "swin"], ["box_query_detr"], [], "swin-box_query_detr is given twice"),
     ],
 )
 def test_wrong_names_are_errors(backbones, heads, overrides, message):

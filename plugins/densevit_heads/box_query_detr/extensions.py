@@ -1,4 +1,4 @@
-"""Additions of later papers to DAB-DETR."""
+"""Additions of further papers to DETR with boxes as queries."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from densevit.set_prediction.limits import MAX_LAYERS, check_counts, check_weigh
 
 @dataclass(frozen=True)
 class Extensions:
-    """The option `extensions` of DAB-DETR: additions of later papers for faster convergence, which are off by default.
+    """The option `extensions` of `box_query_detr`: additions for faster convergence, which are off by default.
 
     stride: finest stride of the features to use, coarser ones are fused into it (`FusedProjection`); None: the
         coarsest only. fusion_blocks: residual convolution blocks after the fusion (RT-DETR).
@@ -18,8 +18,8 @@ class Extensions:
     denoising: number of groups of denoising queries in training (DN-DETR; `Denoising`); 0 disables.
     contrastive_denoising: number of positive denoising queries of an image in training, each with a negative one (DINO;
         `ContrastiveDenoising`); instead of `denoising`; 0 disables.
-    look_forward_twice: the box loss of a layer also trains the offsets of the layer before (DINO, section 3.5).
-    dense_loss: weight of a one-to-many loss on all cells in training; 0 disables.
+    dense_loss: weight of a one-to-many loss on all cells in training, with TOOD's assignment (`dense_detection`); it is
+        an auxiliary branch as in Co-DETR (Zong et al. 2023); 0 disables.
     """
 
     stride: int | None = None
@@ -28,7 +28,6 @@ class Extensions:
     two_stage: bool = False
     denoising: int = 0
     contrastive_denoising: int = 0
-    look_forward_twice: bool = False
     dense_loss: float = 0.0
 
     def __post_init__(self) -> None:

@@ -1,19 +1,19 @@
-"""Panoptic segmentation by DAB-DETR."""
+"""Panoptic segmentation by a DETR whose queries are boxes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from densevit.interfaces import Class
-from densevit_heads.dab_detr.head import DabDetr
+from densevit_heads.box_query_detr.head import BoxQueryDetr
 from densevit_heads.parts.panoptic.head import PanopticMaskHead
 
 
-class DabDetrPanoptic(PanopticMaskHead, DabDetr):
-    """Panoptic segmentation by DAB-DETR with DETR's mask head.
+class BoxQueryDetrPanoptic(PanopticMaskHead, BoxQueryDetr):
+    """`BoxQueryDetr` with DETR's mask head (Carion et al. 2020, section 4.4).
 
     With `position_bias`, the attention maps also get a bias from the box of each query.
 
-    dab_detr: options of the head `dab_detr`. Other options: see `DetrPanoptic`.
+    box_query_detr: options of the head `box_query_detr`. Other options: see `DetrPanoptic`.
     """
 
     def __init__(
@@ -21,11 +21,11 @@ class DabDetrPanoptic(PanopticMaskHead, DabDetr):
         channels: Sequence[int],
         strides: Sequence[int],
         classes: Sequence[Class],
-        dab_detr: Annotated[Mapping[str, Any] | None, DabDetr] = None,
+        box_query_detr: Annotated[Mapping[str, Any] | None, BoxQueryDetr] = None,
         mask_weight: float = 1.0,
         dice_weight: float = 1.0,
         freeze_detector: bool = False,
         threshold: float = 0.85,
     ) -> None:
-        DabDetr.__init__(self, channels, strides, classes, **(dab_detr or {}))
+        BoxQueryDetr.__init__(self, channels, strides, classes, **(box_query_detr or {}))
         self.add_masks(channels, strides, mask_weight, dice_weight, freeze_detector, threshold)

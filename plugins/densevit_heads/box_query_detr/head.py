@@ -1,9 +1,14 @@
-"""The DAB-DETR head: encoder, boxes as queries, decoder, criterion and post-processing (Liu et al. 2022).
+"""A DETR whose queries are boxes: encoder, boxes as queries, decoder, criterion and post-processing.
 
-The loss of a decoder layer is DETR's with focal loss for classes: the matching minimises 2 * focal cost + 5 * L1 - 2 *
-GIoU, the loss is focal loss + 5 * L1 + 2 * (1 - GIoU). These parts of the paper's model are left out: the modulation of
-attention by width and height (`position_bias` of the extensions is its successor), content and position as separate
-halves of queries and keys, and the temperature of 20.
+It is no paper's model, but has parts of several:
+
+- DETR (Carion et al. 2020): encoder, decoder layers, bipartite matching, L1 and GIoU losses of all layers.
+- DAB-DETR (Liu et al. 2022): queries are learned boxes, which are encoded by sine and refined by each layer. Left out:
+  the modulation of attention by width and height, content and position as separate halves of queries and keys, and the
+  temperature of 20.
+- Deformable DETR (Zhu et al. 2021): focal loss, whose matching minimises 2 * focal cost + 5 * L1 - 2 * GIoU.
+- VarifocalNet (Zhang et al. 2021) and DEIM (Huang et al. 2025): class losses with the IoU as target.
+- `Extensions` names the papers of the others.
 """
 
 from collections.abc import Sequence
@@ -27,17 +32,17 @@ from densevit.set_prediction.projections import CoarsestProjection, FusedProject
 from densevit.set_prediction.proposals import Proposals
 from densevit.set_prediction.queries import QueryTable, resized_queries
 from densevit.set_prediction.transformer import DecoderLayer, EncoderLayer, Transformer, encode
-from densevit_heads.dab_detr.extensions import Extensions
-from densevit_heads.dab_detr.queries import anchor_queries, proposed_queries
+from densevit_heads.box_query_detr.extensions import Extensions
+from densevit_heads.box_query_detr.queries import anchor_queries, proposed_queries
 
 
-class DabDetr(SetPredictionHead):
-    """DETR whose queries are boxes, refined by each decoder layer (DAB-DETR, Liu et al. 2022).
+class BoxQueryDetr(SetPredictionHead):
+    """DETR whose queries are boxes, which each decoder layer refines, with parts of several papers.
 
     costs, loss_weights: weights of the terms of the matching cost and of the loss.
     classification: "focal", or a loss whose target is the IoU of the box: "varifocal" (VarifocalNet, RT-DETR) or "mal",
         the matchability-aware loss (DEIM).
-    extensions: additions of later papers.
+    extensions: additions of further papers.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class DabDetr(SetPredictionHead):
             self.project = FusedProjection(channels, strides, width, extensions.stride, extensions.fusion_blocks)
         self.encoder = nn.ModuleList(EncoderLayer(transformer) for _ in range(transformer.encoder_layers))
         layers = (DecoderLayer(transformer) for _ in range(transformer.decoder_layers))
-        self.decoder = BoxDecoder(layers, extensions.look_forward_twice)
+        self.decoder = BoxDecoder(layers)
         self.decoder_norm = nn.LayerNorm(width)
         self.label_head = nn.Linear(width, K)
         nn.init.constant_(self.label_head.bias, -4.6)  # a probability of 0.01

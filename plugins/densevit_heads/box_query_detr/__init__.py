@@ -1,0 +1,5 @@
+"""A DETR whose queries are boxes, with parts of several papers for short trainings of small models."""
+
+from densevit_heads.box_query_detr.head import BoxQueryDetr
+
+__all__ = ["BoxQueryDetr"]
