@@ -23,6 +23,8 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     model_zoo.tables_are_those_of_the_layouts,
     recipes.untrained_recipes_state_the_published_score,
     recipes.headers_have_the_command,
+    recipes.headers_are_short,
+    recipes.bases_share_something,
     checks.checks_change_nothing,
     words.words_are_the_standard_ones,
     words.docstrings_say_what_a_thing_is,

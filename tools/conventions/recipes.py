@@ -1,21 +1,52 @@
-"""First lines of configs: the command, and the published score."""
+"""Configs: a base that shares something; first lines with the command and the score."""
 
 import itertools
 import re
 from collections.abc import Iterator
+from functools import partial
 
 from tools.conventions.tree import Problem, Tree
 
 SCORES = ("AP", "PQ", "mIoU", "AbsRel", "delta1", "top-1")
 # Folders; others are published.
 WITHOUT_SCORES = ("backbone", "benchmark", "data", "papers", "pretrain", "probe", "scenes", "start")
+MOST_LINES = 6
 VARIANT = re.compile(r"#   ([\w.]+=\S+(?: [\w.]+=\S+)*): (.+)")
 
 
 def header(tree: Tree, file: str) -> str:
     """The first lines of a config, which are comments, in one line."""
-    lines = itertools.takewhile(lambda line: line.startswith("#"), tree.text(file).splitlines())
-    return " ".join(line.removeprefix("#").strip() for line in lines)
+    return " ".join(line.removeprefix("#").strip() for line in _first_comments(tree, file))
+
+
+def _first_comments(tree: Tree, file: str) -> list[str]:
+    return [*itertools.takewhile(lambda line: line.startswith("#"), tree.text(file).splitlines())]
+
+
+def headers_are_short(tree: Tree) -> Iterator[Problem]:
+    """The first lines are at most six: the command, the score, its source."""
+    for file in tree.files("configs/**/*.yaml"):
+        if (count := len(_first_comments(tree, file))) > MOST_LINES:
+            fix = f"at most {MOST_LINES}: further models at the end, differences in docs/development/recipes.md"
+            yield Problem(file, 1, f"{count} lines of comments before the first key", fix)
+
+
+def bases_share_something(tree: Tree) -> Iterator[Problem]:
+    """Without its `base`, a config is invalid or another one."""
+    from densevit import config as configs  # late: it imports torch
+    from densevit.errors import ConfigError
+
+    for file in tree.files("configs/**/*.yaml"):
+        path, folder = tree.root / file, file.split("/")[1]
+        section = partial(configs.section, folder) if folder in ("backbone", "data") else None
+        values = configs.yaml_io.read_file(path)
+        if (base := values.pop("base", None)) is not None:
+            try:
+                alone = section(values, file) if section else configs.from_mapping(values)
+            except ConfigError:
+                continue
+            if alone == (section(path, file) if section else configs.load(path)):
+                yield Problem(file, tree.line_of(file, "base: "), f"{base} changes nothing", "remove the base")
 
 
 def variants(text: str) -> dict[str, str]:

@@ -170,30 +170,27 @@ def table(tree: Tree, results: Results, rows: str, columns: str) -> str:
 
 
 def measured(tree: Tree, results: Results, config: str) -> str:
-    """The sentence in the first lines of a config: its first entry, then what differs in the others."""
-    before: dict[str, Any] = {}
-    parts = []
+    """The sentence in the first lines of a config: its first entry with figures."""
+    sentence = "Not measured."
     for name, entry in results["trainings"].items():
-        is_measured = entry["scores"] or "images_per_second" in entry
-        if config not in entry.get("headers", [recipe_of(name, entry)]) or not is_measured:
-            continue
-        new = {key for key in ("data", "seeds", "images") if entry.get(key) != before.get(key)}
-        notes = [results["data"][entry["data"]]["held_out"]] if "data" in new and entry["scores"] else []
-        if "seeds" in new and entry["seeds"] and entry["scores"]:
-            notes.append(f"seed{'s' * (len(entry['seeds']) > 1)} {', '.join(map(str, entry['seeds']))}")
-        notes += [entry["remarks"]] if "remarks" in entry else []
-        notes += ["earlier draws"] if entry.get("earlier_draws") and not before else []
-        images = [seen(tree, name, entry)] if "images" in entry and "images" in new else []
-        text = f"{entry['label']}: " if "label" in entry else ""
-        text += score(entry) if entry["scores"] else images.pop()
-        text += f" ({', '.join(notes)})" if notes else ""
-        text += f" after {images[0]}" if images else ""
-        for processor, speed in () if before else entry.get("images_per_second", {}).items():
-            where = "{name} ({kind}".format(**results["processors"][processor])
-            text += f", {entry['images'] / speed / 60:.1f} min on {where}, {speed:g} images/s)"
-        parts.append(text + ("" if twin_of(results, entry)[1] else ", not better than from random weights"))
-        before = entry
-    sentence = f"Measured: {'; '.join(parts)}." if parts else "Not measured."
+        speeds = entry.get("images_per_second", {})
+        if config in entry.get("headers", [recipe_of(name, entry)]) and (entry["scores"] or speeds):
+            seeds = f"seed{'s' * (len(entry['seeds']) > 1)} {', '.join(map(str, entry['seeds']))}"
+            notes = [results["data"][entry["data"]]["held_out"], seeds] if entry["scores"] else []
+            notes += [entry["remarks"]] if "remarks" in entry else []
+            notes += ["earlier draws"] if entry.get("earlier_draws") else []
+            images = [seen(tree, name, entry)] if "images" in entry else []
+            text = f"{entry['label']}: " if "label" in entry else ""
+            text += score(entry) if entry["scores"] else images.pop()
+            text += f" ({', '.join(notes)})" if notes else ""
+            text += f" after {images[0]}" if images else ""
+            for processor, speed in speeds.items():
+                where = "{name} ({kind}".format(**results["processors"][processor])
+                text += f", {entry['images'] / speed / 60:.1f} min on {where}, {speed:g} images/s)"
+            sentence = (
+                f"Measured: {text}{'' if twin_of(results, entry)[1] else ', not better than from random weights'}."
+            )
+            break
     lines = textwrap.wrap(sentence, 120, break_long_words=False, break_on_hyphens=False)
     return "# " + "\n#  ".join(lines) + "\n"
 
