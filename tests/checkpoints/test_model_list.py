@@ -19,7 +19,7 @@ from densevit.layouts import coco_classes, coco_panoptic_classes, every, find, n
 from densevit_checkpoints import model_list
 from densevit_checkpoints.hub import is_published
 from tools.conventions.model_zoo import TABLE
-from tools.conventions.recipes import VARIANT, header
+from tools.conventions.recipes import VARIANT
 from tools.conventions.tree import Tree
 
 ROOT = Path(__file__).parents[2]
@@ -65,12 +65,12 @@ def test_a_layout_has_every_listed_model_once_and_no_other_layout_gives_it_other
 
 
 def recipe_of(model):
-    """The config of a model's recipe, and the first lines of it and of its base, with a variant's score only."""
+    """The overrides of a model's recipe, the remarks of its config about variants, and all its comments."""
     name, _, overrides = model.recipe.partition(" ")
     tree, file = Tree(ROOT), f"configs/{name}.yaml"
     variants = [match for line in tree.text(file).splitlines() if (match := VARIANT.fullmatch(line))]
     remarks = {match[1]: match[2] for match in variants}
-    return overrides, remarks, header(tree, file)
+    return overrides, remarks, " ".join(line for line in tree.text(file).splitlines() if line.startswith("#"))
 
 
 @pytest.mark.parametrize("task", TASKS[:-1])
