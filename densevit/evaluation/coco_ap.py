@@ -13,8 +13,8 @@ from densevit.evaluation.detection_tables import class_table, mean, precision_re
 from densevit.evaluation.error_analysis import ErrorAnalysis, analyse
 from densevit.evaluation.f1_threshold import best_threshold, f1_plots
 from densevit.evaluation.object_records import ImageRecord, ObjectRecords, joined
-from densevit.evaluation.once_per_records import once_per_records
 from densevit.interfaces import DEFAULT_THRESHOLD, Classes, Evaluator, Plot, Predictions, Table, Targets, image_id
+from densevit.interfaces.evaluators import once_per_records
 from densevit.targets.object_targets import xywh
 
 Overlaps = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows of detections and of truths to IoUs, of one image

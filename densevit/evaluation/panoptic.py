@@ -11,7 +11,6 @@ from densevit.errors import ConfigError, DataError, DensevitError, PluginError
 from densevit.evaluation.coco_masks import CocoMasks
 from densevit.evaluation.miou import LabelCounts, SemanticSegmentation
 from densevit.evaluation.object_records import ImageRecord
-from densevit.evaluation.once_per_records import once_per_records
 from densevit.evaluation.panoptic_quality import Quality, image_quality, mean, means, qualities
 from densevit.evaluation.segment_matching import match_segments
 from densevit.interfaces import (
@@ -29,6 +28,7 @@ from densevit.interfaces import (
     Targets,
     image_id,
 )
+from densevit.interfaces.evaluators import once_per_records
 
 
 class PanopticRecord(NamedTuple):

@@ -6,14 +6,21 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, one_line
-from densevit.evaluation.csv_options import FORM, READ_FORM
 from densevit.evaluation.metric_order import error_metrics
 from densevit.interfaces import DEFAULT_THRESHOLD, Evaluator, Plot, Table
 
 PLOTS, IMAGES, LOWER, THRESHOLDS = "plots.json", "images", "lower_is_better.json", "thresholds.json"
+
+
+FORM: Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+"""Options for writing. File names that are not valid UTF-8 keep their bytes."""
+
+READ_FORM: Any = {**FORM, "encoding": "utf-8-sig"}
+"""Options for reading, with or without a byte-order mark, which spreadsheets write."""
 
 
 def write_tables(

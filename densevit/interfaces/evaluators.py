@@ -1,7 +1,8 @@
 """The interface of evaluators."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import Any, TypeVar
 
 from densevit.constructor_call import Recorded
 from densevit.errors import DataError
@@ -194,3 +195,19 @@ class Evaluator(Recorded):
         self.reset()
         for state in states:
             self._records = state | self._records
+
+
+Result = TypeVar("Result")
+
+
+def once_per_records(method: Callable[[Any, Sequence[Any]], Result]) -> Callable[[Any, Sequence[Any]], Result]:
+    """A method of an evaluator that keeps its last result and returns it for the same object of records."""
+
+    @wraps(method)
+    def kept(self: Any, records: Sequence[Any]) -> Result:
+        last: tuple[Sequence[Any], Result] | None = self.kept.get(method)
+        if last is None or last[0] is not records:
+            last = self.kept[method] = records, method(self, records)
+        return last[1]
+
+    return kept

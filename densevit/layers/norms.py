@@ -1,4 +1,4 @@
-"""Normalisation layers that torch lacks or that behave differently here."""
+"""Normalisation layers that torch lacks or that behave differently here, and a convolution with its norm."""
 
 import torch
 from torch import Tensor, nn
@@ -78,3 +78,18 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
         if x.device.type == "cpu":  # torch's layer raises on a CPU with several processes
             return nn.BatchNorm2d.forward(self, x)
         return super().forward(x)
+
+
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, relu: bool = True, residual: Tensor | None = None) -> Tensor:
+    """norm(conv(x)) + residual, then ReLU (He et al. 2016, figure 5). conv: the convolution, without bias. x: (B, C, H,
+    W). residual: (B, C', H', W'), the shape of the result. Modules keep this function in an attribute, which
+    `densevit.layers.fast` replaces.
+    """
+    return add_relu(norm(conv(x)), relu, residual)
+
+
+def add_relu(y: Tensor, relu: bool, residual: Tensor | None) -> Tensor:
+    """y + residual, then ReLU, in place: neither convolutions nor norms need their result in the backward pass."""
+    if residual is not None:
+        y = y.add_(residual)
+    return y.relu_() if relu else y

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,8 +13,20 @@ from densevit.errors import listed
 from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
 from densevit.model.meta_device import built_on_meta
-from densevit.weights.head_protocols import SupportsClassRows
 from densevit.weights.state_dict_loading import Adapted
+
+
+@runtime_checkable
+class SupportsClassRows(Protocol):
+    """A head with class-dependent tensors that are not simply one row per class, followed by other rows."""
+
+    def class_rows(self, name: str, rows: int) -> Tensor | None:
+        """The rows (K, R) of each class in a tensor whose first dimension depends on the number of classes. Used to
+        load rows from a head with other classes.
+
+        name: the tensor's key in this head's state dict. rows: its first dimension. (K, 0): unknown; the tensor keeps
+        its initial values if the classes differ. None: one row per class, in order, before all other rows.
+        """
 
 
 @dataclass

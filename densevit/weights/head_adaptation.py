@@ -1,14 +1,27 @@
 """Adapts the tensors of a checkpoint's head to a model's head."""
 
 from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from densevit.errors import WeightsError
 from densevit.model import DenseModel
 from densevit.weights.class_rows import ClassRows, match_classes, wider_tensors
-from densevit.weights.head_protocols import SupportsReplacedTensors
 from densevit.weights.translated_checkpoint import TranslatedCheckpoint
+
+
+@runtime_checkable
+class SupportsReplacedTensors(Protocol):
+    """A head with tensors whose meaning depends on its options."""
+
+    def replaced_tensors(self, options: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+        """Returns tensors by key that replace those of a checkpoint trained with different options of this head, and
+        the reason.
+
+        options: the options that the weights were trained with, without defaults. Called on a new head, before the
+        weights are loaded. Returns ({}, "") to load all tensors with matching shapes.
+        """
 
 
 def adapted_head(

@@ -12,7 +12,7 @@ from typing import Any
 from densevit.atomic_io import replaced_file
 from densevit.data.io.map_files import EncodedMap, MapFiles
 from densevit.errors import DensevitError, listed
-from densevit.evaluation.csv_options import FORM
+from densevit.evaluation.tables_file import FORM
 from densevit_batch.image_texts import ENTRIES, failed_texts
 from densevit_batch.prediction_folder import (
     PARTS,

@@ -8,7 +8,7 @@ import torch
 from torch import distributed, nn
 from torch.nn import functional as F
 
-from densevit.layers import conv_norm as plain
+from densevit.layers import norms as plain
 from densevit.layers.fast import conv_norm as fast
 from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d
 

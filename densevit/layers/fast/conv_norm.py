@@ -1,18 +1,18 @@
 """A convolution with a frozen batch norm in its kernels, which saves a pass over each map on a CPU.
 
-Computes `densevit.layers.conv_norm.conv_norm`: a step of DETR-R50 takes 1.03 times as long without it in fp32
+Computes `densevit.layers.norms.conv_norm`: a step of DETR-R50 takes 1.03 times as long without it in fp32
 (docs/development/cpus.md).
 """
 
 import torch
 from torch import Tensor, nn
 
-from densevit.layers import conv_norm as plain
+from densevit.layers import norms as plain
 from densevit.layers.norms import FrozenBatchNorm2d
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, relu: bool = True, residual: Tensor | None = None) -> Tensor:
-    """`densevit.layers.conv_norm.conv_norm`. On a CPU, the scale of a frozen batch norm multiplies the kernels, if they
+    """`densevit.layers.norms.conv_norm`. On a CPU, the scale of a frozen batch norm multiplies the kernels, if they
     have fewer elements than the map and no module has hooks, and its shift is the bias.
     """
     if isinstance(norm, FrozenBatchNorm2d) and not (_has_hooks(conv) or _has_hooks(norm)) and _gains(conv, x):

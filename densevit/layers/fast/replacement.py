@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from densevit.layers import attention, conv_norm, deformable_attention, windows
+from densevit.layers import attention, deformable_attention, norms, windows
 from densevit.layers.fast import attention as fast_attention
 from densevit.layers.fast import conv_norm as fast_conv_norm
 from densevit.layers.fast import deformable_attention as fast_deformable_attention
@@ -16,7 +16,7 @@ from densevit.layers.fast import windows as fast_windows
 
 FUNCTIONS: dict[Any, Any] = {
     attention.attention: fast_attention.attention,
-    conv_norm.conv_norm: fast_conv_norm.conv_norm,
+    norms.conv_norm: fast_conv_norm.conv_norm,
     deformable_attention.multi_scale_deformable_attention: fast_deformable_attention.multi_scale_deformable_attention,
     windows.shifted_windows: fast_windows.shifted_windows,
 }

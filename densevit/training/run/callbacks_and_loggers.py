@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from densevit import registry
 from densevit.config import TrainerSection, named_classes
@@ -57,10 +57,8 @@ def build_loggers(section: TrainerSection, folder: Path, more: Sequence[Logger] 
     loggers: list[Logger] = [MetricsCsv(folder / "metrics.csv")]
     names = [named.name for named in section.loggers or ()]
     if section.loggers is None or "tensorboard" in names:
-        # without the extra `tensorboard`, `check_plugins` raises for a config that names it
+        # Without the extra `tensorboard`, `check_plugins` raises for a config that names it.
         with suppress(ModuleNotFoundError):
-            from densevit.training.run.tensorboard import TensorBoard
-
             loggers.append(TensorBoard(folder, name="", version="", default_hp_metric=False))
     for index, named in enumerate(section.loggers or ()):
         if named.name not in named_classes.BUILT_IN_LOGGERS:
@@ -73,3 +71,10 @@ def _built(noun: str, named: Any, where: str, check: Callable[[Any, str], dict[s
     """A callback or logger of the config. check: checks its options and returns them."""
     built_type = named_classes.load(noun, named.name)
     return registry.construct(built_type, named.name, options=check(named, where), where=where)
+
+
+class TensorBoard(TensorBoardLogger):
+    """Writes `events.*`, without Lightning's `hparams.yaml`, which repeats `config.yaml`."""
+
+    def save(self) -> None:
+        self.experiment.flush()

@@ -1,9 +1,11 @@
 """Evaluation of a model on validation data, for `densevit.evaluate` and `densevit evaluate`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+import pytorch_lightning as lightning
 
 from densevit import config as configs
 from densevit.config import Config, DataSection, Overrides, TrainerSection
@@ -13,9 +15,8 @@ from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError
 from densevit.inference.iterating import evaluation_mode
 from densevit.inference.model_loading import load
-from densevit.interfaces import Class, Dataset, Evaluator
+from densevit.interfaces import Batch, Class, Dataset, Evaluator, Predictions
 from densevit.model import DenseModel, InferenceModel
-from densevit.training.callbacks.prediction_writer import PredictionWriter, Write
 from densevit.training.callbacks.training_progress import EvaluationProgress
 from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.data_module import DenseDataModule
@@ -25,6 +26,30 @@ from densevit.training.loop.model_class_mapping import ClassMapping, labelled_he
 from densevit.training.loop.trainer import build_trainer, processes
 from densevit.training.run.fit import Run
 from densevit.training.run.process_state import run_state
+
+Write = Callable[[str, int | str, Predictions], None]
+"""A function of a head's name, an image id, and the head's predictions for the image."""
+
+
+class PredictionWriter(lightning.Callback):
+    """Calls `write` with the predictions of each image, in the process that predicts the image. Stores nothing."""
+
+    def __init__(self, write: Write) -> None:
+        self.write = write
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: dict[str, list[Predictions]],  # type: ignore[override]  # the result of validation_step
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for name, predictions in outputs.items():
+            for target, prediction in zip(batch["targets"], predictions, strict=True):
+                if "truth" in target:  # False for an image repeated from another process
+                    self.write(name, target["image_id"], prediction)
 
 
 class Evaluation(NamedTuple):

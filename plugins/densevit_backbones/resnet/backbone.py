@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from densevit.interfaces import Backbone
 from densevit.layers.checkpointing import run
-from densevit.layers.conv_norm import conv_norm
-from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d
+from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d, conv_norm
 from densevit_backbones.resnet.variants import BLOCKS
 
 Norm = Callable[[int], nn.Module]

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from densevit.data.transforms.crop_label_maps import class_map
+from densevit.data.transforms.sample_augmentation import class_map
 from densevit.interfaces import IGNORE, VOID, Size, TargetType
 from densevit.targets import LabelMap, PanopticMap, ValueMap
 from densevit.targets.keypoints import Keypoints
