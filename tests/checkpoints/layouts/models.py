@@ -2,13 +2,14 @@
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
+from tests.checkpoints.layouts.translations import randomise
 
 STAGES = [f"stage{i}" for i in range(1, 5)]
 R18 = {"embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"}
@@ -277,7 +278,7 @@ def upernet(backbone: str) -> Any:
     return randomised(transformers.UperNetForSemanticSegmentation(config), {"relative_position_bias": 3.0})
 
 
-def dpt(kind: str, hybrid: bool, randomise: Callable[[nn.Module], Any], **options: Any) -> Any:
+def dpt(kind: str, hybrid: bool, **options: Any) -> Any:
     import transformers
 
     config = transformers.DPTConfig(

@@ -17,6 +17,7 @@ from densevit.layouts import find
 from densevit_checkpoints.key_mapping import describe, translate
 from densevit_checkpoints.recognition import recognise
 from tests.checkpoints.layouts import models
+from tests.checkpoints.layouts.translations import written_back
 
 pytestmark = pytest.mark.integration
 
@@ -257,7 +258,7 @@ CASES = {
 @pytest.mark.parity("segformer", "nvidia-mit", "eomt", "eomt-instance", "eomt-semantic", "dinov3", "lw-detr")
 @pytest.mark.parity("rtdetr", "rtdetrv2", "dfine", "rtdetr-resnet")
 @pytest.mark.parametrize("name", CASES)
-def test_a_file_with_the_authors_names_is_read_as_transformers_model(name, written_back, request):
+def test_a_file_with_the_authors_names_is_read_as_transformers_model(name, request):
     case = CASES[name]
     if name == "lw-detr":
         request.getfixturevalue("small_rf_detr")

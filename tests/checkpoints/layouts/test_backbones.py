@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from densevit.layouts import find
 from densevit_checkpoints.key_mapping import translate_back
 from tests.checkpoints.layouts.test_described import R34
+from tests.checkpoints.layouts.translations import loaded, randomise
 
 pytestmark = pytest.mark.integration
 
@@ -35,7 +36,7 @@ TIMM = {  # layout, model, options
 @pytest.mark.parity("timm-vit", "timm-deit3")
 @pytest.mark.parametrize("name", TIMM)
 @torch.no_grad()
-def test_features_match_timm(name, loaded, randomise):
+def test_features_match_timm(name):
     import timm
 
     layout, model, options = TIMM[name]
@@ -48,7 +49,7 @@ def test_features_match_timm(name, loaded, randomise):
 
 @pytest.mark.parity("timm-mvit")
 @torch.no_grad()
-def test_features_of_mvit_match_timm(loaded, randomise):
+def test_features_of_mvit_match_timm():
     from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 
     cfg = MultiScaleVitCfg((1, 1, 3, 1), embed_dim=32, use_cls_token=True)
@@ -69,7 +70,7 @@ def test_features_of_mvit_match_timm(loaded, randomise):
 
 @pytest.mark.parity("torchvision-vit")
 @torch.no_grad()
-def test_features_of_vits_match_torchvision(loaded, randomise):
+def test_features_of_vits_match_torchvision():
     from torchvision.models import VisionTransformer
 
     reference = randomise(VisionTransformer(48, 16, num_layers=2, num_heads=3, hidden_dim=192, mlp_dim=768))
@@ -107,7 +108,7 @@ TRANSFORMERS = {  # encoder, options of its configuration, layout, image size
 @pytest.mark.parity("transformers-dinov3", "transformers-mit")
 @pytest.mark.parametrize("name", TRANSFORMERS)
 @torch.no_grad()
-def test_features_match_transformers(name, loaded, randomise, tmp_path):
+def test_features_match_transformers(name, tmp_path):
     import transformers
 
     kind, configuration, layout, size = TRANSFORMERS[name]

@@ -10,6 +10,7 @@ from densevit.errors import WeightsError
 from densevit.layouts import find, preset_classes
 from densevit_checkpoints.key_mapping import describe
 from densevit_checkpoints.recognition import recognise
+from tests.checkpoints.layouts.translations import loaded, released, whole
 
 pytestmark = pytest.mark.integration
 
@@ -77,7 +78,7 @@ RELEASED = {
 }
 
 
-def states_of(source, name, released):
+def states_of(source, name):
     """The tensors of a model, of transformers' also with the names of files."""
     import timm
     import torchvision
@@ -104,7 +105,7 @@ ROWS += [("released", name, *row) for name, row in RELEASED.items()]
 
 
 @pytest.mark.parametrize(("source", "name", "layout", "section"), ROWS, ids=lambda x: x if isinstance(x, str) else "")
-def test_backbones_are_described_and_translated_completely(source, name, layout, section, released, loaded):
+def test_backbones_are_described_and_translated_completely(source, name, layout, section):
     for state in states_of(source, name, released):
         loaded(state, layout, recognised="timm-vit" if name.startswith("mae_finetuned") else "")
         assert describe(state, find(layout)) == {"backbone": section}
@@ -139,7 +140,7 @@ HEADS = {  # file: layout, backbone, head, tensors without effect
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_each_tensor_of_a_released_model_is_used_once_or_listed(name, whole, released):
+def test_each_tensor_of_a_released_model_is_used_once_or_listed(name):
     layout, backbone, head, without_effect = HEADS[name]
     with torch.device("meta"):
         state, layout = released(name), find(layout)

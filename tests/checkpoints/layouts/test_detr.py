@@ -17,6 +17,7 @@ from densevit_heads.parts.detector_checkpoints import IMPOSSIBLE
 from tests.built_models import build_model
 from tests.checkpoints.layouts.originals.weights import DETR_BATCHES, NUM_PROPOSALS, detr_image, key_of, random_detr
 from tests.checkpoints.layouts.recordings import recorded
+from tests.checkpoints.layouts.translations import released, whole
 from tests.weights.loading import built
 
 pytestmark = pytest.mark.integration
@@ -38,7 +39,7 @@ def batch_of(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
 @pytest.mark.parity("detr", "detr-panoptic", "deformable-detr")
 @pytest.mark.parametrize("original", ORIGINALS)
 @torch.no_grad()
-def test_outputs_are_those_of_the_original(original, whole):
+def test_outputs_are_those_of_the_original(original):
     shapes, expected = recorded(original)
     state = random_detr(shapes)
     layout = recognise(state)
@@ -82,7 +83,7 @@ def test_classes_match_coco_s_files():
     assert [(one.name, one.file_id) for one in coco_classes()] == [(NAMES_BY_ID[i], i) for i in USED]
 
 
-def test_released_names_are_described(whole, released):
+def test_released_names_are_described():
     with torch.device("meta"):
         state = released("detr_r50")
     assert recognise(state) is DETR

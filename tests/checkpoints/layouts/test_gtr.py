@@ -12,6 +12,7 @@ from densevit.layouts import find
 from densevit_checkpoints.foreign_weights import convert
 from densevit_checkpoints.key_mapping import describe
 from densevit_checkpoints.recognition import recognise
+from tests.checkpoints.layouts.translations import released, whole
 
 MASKS = "decoder.decoder.segmentation_head."
 CONSTANTS = (
@@ -22,7 +23,7 @@ IMAGE = {"pixels": torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)}
 
 
 @pytest.fixture
-def state(released) -> dict[str, Tensor]:
+def state() -> dict[str, Tensor]:
     """Random weights of GTR-S with masks; the constants of the file."""
     result = {key: x * 0.1 for key, x in released("gtrseg_s_coco").items()}
     result |= {key: torch.rand(x.shape) + 0.5 for key, x in result.items() if "running_var" in key}
@@ -37,7 +38,7 @@ def without_masks(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parity("gtr", "gtr-semantic")
-def test_every_name_of_the_authors_models_is_read(state, whole):
+def test_every_name_of_the_authors_models_is_read(state):
     layout = find("gtr")
     assert recognise(state) is layout and layout.publishing.licences.clean is None
     whole(state, layout, CONSTANTS, thirds="in_proj_")

@@ -12,6 +12,7 @@ from densevit.layouts import find
 from densevit_checkpoints.foreign_weights import convert
 from densevit_checkpoints.key_mapping import missing_because, translate_back
 from densevit_methods.teachers import load_backbone
+from tests.checkpoints.layouts.translations import randomise
 
 pytestmark = pytest.mark.integration
 
@@ -21,7 +22,7 @@ VIT = {"name": "vit", "variant": "nano"}
 
 
 @pytest.fixture
-def written(tmp_path, randomise):
+def written(tmp_path):
     """`written(layout, model, **more)`: the file of a model, whose weights are made random, with further tensors."""
 
     def written(layout, model, **more):

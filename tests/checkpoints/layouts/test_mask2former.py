@@ -9,6 +9,7 @@ from densevit_backbones.swin.variants import VARIANTS, Variant
 from densevit_checkpoints.recognition import recognise
 from tests.checkpoints.layouts.originals.weights import MASK2FORMER_SIZES, mask2former_batch, random_mask2former
 from tests.checkpoints.layouts.recordings import recorded
+from tests.checkpoints.layouts.translations import whole
 
 pytestmark = pytest.mark.integration
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.integration
 @pytest.mark.parity("mask2former", "mask2former-resnet")
 @pytest.mark.parametrize("original", ["mask2former", "mask2former-resnet"])
 @torch.no_grad()
-def test_a_padded_batch_has_the_original_s_logits_and_masks(original, whole, monkeypatch):
+def test_a_padded_batch_has_the_original_s_logits_and_masks(original, monkeypatch):
     monkeypatch.setitem(VARIANTS, "nano", Variant(8, (2, 2, 2, 2), (1, 2, 2, 4), 0.0))
     shapes, expected = recorded(original)
     state = random_mask2former(shapes)

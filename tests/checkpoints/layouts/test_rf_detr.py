@@ -13,9 +13,10 @@ from densevit_checkpoints.foreign_weights import convert
 from densevit_checkpoints.key_mapping import describe
 from densevit_checkpoints.recognition import recognise
 from tests.checkpoints.layouts.models import rf_detr
+from tests.checkpoints.layouts.translations import released, whole
 
 
-def test_every_name_of_the_authors_model_is_read(released, whole):
+def test_every_name_of_the_authors_model_is_read():
     with torch.device("meta"):
         state = released("rf_detr_seg_small")
     layout = find("rf-detr")

@@ -20,6 +20,7 @@ from densevit_checkpoints.transformers_export import export
 from tests.checkpoints.authors_files import write_in_layout
 from tests.checkpoints.layouts import models
 from tests.checkpoints.layouts.models import HALF, IMAGENET, NONE, assert_same, run
+from tests.checkpoints.layouts.translations import padded_batch, written_back
 
 pytestmark = pytest.mark.integration
 
@@ -30,7 +31,7 @@ PANOPTIC = [one.file_id for one in coco_panoptic_classes()]
 
 
 class Case(NamedTuple):
-    """make: their model, from a batch and the fixture `randomise`. pixels: mean and std. rows: of their logits."""
+    """make: their model, from a batch. pixels: mean and std. rows: of their logits."""
 
     layout: str
     make: Callable[..., Any]
@@ -51,17 +52,17 @@ RF_DETR = ("rf-detr", "rf-detr-base", "transformers-lw-detr")
 CASES = {
     "detr": Case(
         "transformers-detr",
-        lambda batch, _: models.detr("DetrForObjectDetection", batch, **models.coco_names()),
+        lambda batch: models.detr("DetrForObjectDetection", batch, **models.coco_names()),
         rows=[*USED, 91],
     ),
     "table transformer": Case(  # before each layer a norm
         "transformers-detr-resnet",
-        lambda batch, _: models.detr("TableTransformerForObjectDetection", batch, True, num_labels=2),
+        lambda batch: models.detr("TableTransformerForObjectDetection", batch, True, num_labels=2),
         2,
     ),
-    "panoptic": Case("transformers-detr-panoptic", lambda batch, _: panoptic(batch, False), 133, rows=[*PANOPTIC, 250]),
+    "panoptic": Case("transformers-detr-panoptic", lambda batch: panoptic(batch, False), 133, rows=[*PANOPTIC, 250]),
     "panoptic, own ResNet": Case(
-        "transformers-detr-panoptic-resnet", lambda batch, _: panoptic(batch, True), 133, rows=[*PANOPTIC, 250]
+        "transformers-detr-panoptic-resnet", lambda batch: panoptic(batch, True), 133, rows=[*PANOPTIC, 250]
     ),
     "deformable": Case("transformers-deformable-detr", lambda *_: models.deformable_detr(), rows=USED),
     "deformable, two-stage": Case(
@@ -114,9 +115,7 @@ CASES = {
     **{
         f"dpt{hybrid}{kind and '-segmentation'}": Case(
             f"transformers-dpt{hybrid}{kind and '-segmentation'}",
-            lambda _, randomise, hybrid=hybrid, kind=kind: models.dpt(
-                kind or "DPTForDepthEstimation", bool(hybrid), randomise
-            ),
+            lambda *_, hybrid=hybrid, kind=kind: models.dpt(kind or "DPTForDepthEstimation", bool(hybrid)),
             7 if kind else 0,
             [(64, 64)] * 2,
             HALF,
@@ -158,11 +157,11 @@ def compare(model: Any, task: str, outputs: Any, expected: Any, case: Case) -> N
 @pytest.mark.parity("rf-detr", "rf-detr-base", "transformers-lw-detr")
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
-def test_a_folder_of_transformers_computes_the_same(name, tmp_path, randomise, padded_batch, written_back, request):
+def test_a_folder_of_transformers_computes_the_same(name, tmp_path, request):
     case, batch = CASES[name], padded_batch(CASES[name].sizes)
     if case.layout in RF_DETR:
         request.getfixturevalue("small_rf_detr")
-    theirs = case.make(batch, randomise)
+    theirs = case.make(batch)
     theirs.save_pretrained(tmp_path)
     file = load_file(tmp_path / "model.safetensors")
     memory = file if case.layout in RF_DETR else theirs.state_dict()
@@ -283,7 +282,7 @@ OURS = {
 @pytest.mark.parity("transformers-mask2former-resnet-instance", "transformers-mask2former-resnet-semantic")
 @pytest.mark.parametrize("name", OURS)
 @torch.no_grad()
-def test_a_model_of_ours_is_exported_with_its_config_and_comes_back(name, tmp_path, padded_batch):
+def test_a_model_of_ours_is_exported_with_its_config_and_comes_back(name, tmp_path):
     """As `densevit convert RUN OUT --to hf`, and to the authors' layout."""
     import transformers
 

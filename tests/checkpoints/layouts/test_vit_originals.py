@@ -14,6 +14,7 @@ from tests.checkpoints.layouts.originals.weights import (
     random_weights,
 )
 from tests.checkpoints.layouts.recordings import recorded, size_of
+from tests.checkpoints.layouts.translations import loaded, whole
 
 pytestmark = pytest.mark.integration
 
@@ -39,7 +40,7 @@ def features(vit, key):
 @pytest.mark.parity("dinov2", "mae", "beit")
 @pytest.mark.parametrize("original", CASES)
 @torch.no_grad()
-def test_features_are_those_of_the_original_with_its_position_resizing_only(original, loaded):
+def test_features_are_those_of_the_original_with_its_position_resizing_only(original):
     layout, resizing = CASES[original]
     shapes, maps = recorded(original)
     state = random_weights(shapes)
@@ -60,7 +61,7 @@ def test_features_are_those_of_the_original_with_its_position_resizing_only(orig
 
 @pytest.mark.parity("google-vit")
 @torch.no_grad()
-def test_google_s_features_are_those_of_the_original(loaded):
+def test_google_s_features_are_those_of_the_original():
     shapes, maps = recorded("google-hybrid")
     state = random_google(shapes)
     assert recognise({f"opt/target/{key}": x for key, x in state.items()}).name == "google-vit"  # of a training
@@ -101,7 +102,7 @@ def output(model, size):
 @pytest.mark.parity("mmseg-setr", "mmseg-setr-naive", "mmseg-setr-naive-ade20k", "mmseg-setr-mla")
 @pytest.mark.parametrize("original", DENSE)
 @torch.no_grad()
-def test_maps_of_heads_are_those_of_the_original(original, whole):
+def test_maps_of_heads_are_those_of_the_original(original):
     name, recognised, randomly, without_effect = DENSE[original]
     shapes, maps = recorded(original)
     state = randomly(shapes)
@@ -124,7 +125,7 @@ def test_maps_of_heads_are_those_of_the_original(original, whole):
 
 @pytest.mark.parity("dpt-hybrid-kitti")
 @torch.no_grad()
-def test_depth_of_kitti_is_that_of_the_relative_model_in_metres(whole):
+def test_depth_of_kitti_is_that_of_the_relative_model_in_metres():
     """`DPTDepthModel` with the scale and shift of `run_monodepth.py`, of the recorded relative depth."""
     shapes, maps = recorded("dpt-hybrid")
     model = whole(random_dpt(shapes), find("dpt-hybrid-kitti"), DPT)

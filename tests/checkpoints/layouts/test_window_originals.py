@@ -20,6 +20,7 @@ from densevit_checkpoints.key_mapping import describe, translate
 from densevit_checkpoints.recognition import recognise
 from tests.checkpoints.layouts.originals.weights import random_image, random_state, sampled
 from tests.checkpoints.layouts.recordings import HERE, recorded
+from tests.checkpoints.layouts.translations import randomise, written_back
 
 pytestmark = pytest.mark.integration
 
@@ -129,7 +130,7 @@ def maps_of(model: nn.Module, images: torch.Tensor, swin: Swin) -> list[torch.Te
 @pytest.mark.parity("transformers-swin", "transformers-swinv2")
 @pytest.mark.parametrize("layout", [f"{project}-{version}" for project in PROJECTS for version in ("swin", "swinv2")])
 @torch.no_grad()
-def test_features_of_a_wide_map_are_those_of_the_project(layout, randomise, eight_channels, written_back):
+def test_features_of_a_wide_map_are_those_of_the_project(layout, eight_channels):
     expected_rule = PROJECTS[layout.partition("-")[0]]
     reference = randomise(make(layout))
     images, state = random_image(*WIDE), reference.state_dict()
@@ -181,7 +182,7 @@ def build_mvit(state, **options):
 
 @pytest.mark.parity("detectron2-mvitv2")
 @torch.no_grad()
-def test_features_of_mvit_are_those_of_the_original(detector, written_back):
+def test_features_of_mvit_are_those_of_the_original(detector):
     state, maps = detector
     assert recognise(state).name == "detectron2-mvitv2"
     written_back(state, translate(state, find("detectron2-mvitv2")), find("detectron2-mvitv2"))
