@@ -40,24 +40,23 @@ def test_weights_of_a_package_are_read_without_importing_it(package):
     assert "acme_weights" not in sys.modules
 
 
-def test_one_of_several_files_is_named(package):
+LISTED = "its weights files: models/large.pth, small.pth. Name one: package:acme_weights/FILE."
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("acme_weights", f"the Python package acme_weights has 2 weights files; {LISTED}"),
+        ("acme_weights/huge.pth", f"the Python package acme_weights has no weights file 'huge.pth'; {LISTED}"),
+        ("acme_waits", "no package 'acme_waits' is installed. Fix: pip install acme_waits."),
+    ],
+)
+def test_one_of_several_files_is_named(name, message, package):
     site = package("small.pth", "models/large.pth")
     torch.save({"b": torch.ones(2)}, site / "acme_weights" / "models" / "large.pth")
     assert read("package:acme_weights/models/large.pth").tensors.keys() == {"b"}
-    listed = "its weights files: models/large.pth, small.pth. Name one: package:acme_weights/FILE."
-    with pytest.raises(
-        WeightsError, match=f"^package:acme_weights: the Python package acme_weights has 2 weights files; {listed}$"
-    ):
-        read("package:acme_weights")
-    with pytest.raises(
-        WeightsError, match=f"the Python package acme_weights has no weights file 'huge.pth'; {listed}$"
-    ):
-        read("package:acme_weights/huge.pth")
-
-
-def test_missing_package_is_an_error_with_the_fix():
-    with pytest.raises(WeightsError, match="no package 'acme_waits' is installed. Fix: pip install acme_waits."):
-        read("package:acme_waits")
+    with pytest.raises(WeightsError, match=f"^package:{name}: {message}$"):
+        read(f"package:{name}")
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ def contents(folder: str) -> dict[str, bytes]:
     return {str(path): Path(folder, path).read_bytes() for path in kept}
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 def test_parts_in_any_order_and_killed_processes_write_the_files_of_one_process(list_of_ten, load_as, run) -> None:
     Path("names.txt").write_text("".join(f"photos/=cat {n}.png\n" for n in reversed(range(COUNT))))

@@ -129,25 +129,6 @@ def test_the_commands_for_a_recognised_folder_are_valid(layout: str, tmp_path: P
     assert layout != "depth" or words[0][-1] == "heads.depth.max_depth=17"  # of 16.5 m
 
 
-def test_a_folder_with_jpeg_labels_is_named_with_its_reason(tmp_path: Path):
-    for kind in ("images", "labels"):
-        for number in range(3):
-            save(tmp_path / kind / "train" / f"{number}.jpg", number)
-    with pytest.raises(
-        DataError, match=r"labels.train.0\.jpg: it is a JPEG: its compression changes the values. Fix: "
-    ):
-        densevit.doctor(tmp_path)
-
-
-def test_images_come_before_plots_on_the_page(tmp_path: Path):
-    write_coco(tmp_path, "train", objects(0), images=4)
-    write_coco(tmp_path, "val", objects(0), images=4, first=50)
-    page = tmp_path / "doctor.html"
-    densevit.doctor(tmp_path, page=page)
-    text = page.read_text()
-    assert 0 < text.index("Augmented samples") < text.index(">Targets<")
-
-
 def test_a_fix_is_claimed_only_where_every_message_has_one():
     findings = Findings()
     findings.report_errors(

@@ -15,6 +15,7 @@ from densevit.cli import main
 from densevit_workbench.doctor import environment
 
 
+@pytest.mark.integration
 def test_packages_that_are_broken_are_problems(monkeypatch: pytest.MonkeyPatch):
     def broken_import(name: str) -> Any:
         if name in ("torchvision", "torch"):

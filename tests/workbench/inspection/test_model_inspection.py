@@ -28,6 +28,7 @@ def of_backbone(backbone: densevit.Backbone) -> DenseModel:
     return DenseModel(backbone, {"detection": head})
 
 
+@pytest.mark.integration
 def test_objects_attention_equals_transformers_detr(tmp_path):
     from transformers import DetrImageProcessor
 

@@ -10,7 +10,6 @@ from densevit import config as configs
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.coco_layouts import other_format
 from densevit.errors import DataError
-from densevit_workbench.doctor.examination import doctor
 from densevit_workbench.doctor.source import find_source
 from densevit_workbench.interchange import foreign_datasets
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
@@ -95,17 +94,6 @@ def test_boxes_among_polygons_are_masks_or_left_out_as_an_option_says(tmp_path: 
     expected[round(0.3 * height) : round(0.7 * height), width // 4 : 3 * width // 4] = True
     assert torch.equal(rectangle.bool(), expected) and len(box) == 4
     assert len(Coco("train", root=str(root))[index]["targets"]["boxes"]) == 2
-
-
-def test_doctor_counts_objects_without_a_mask(tmp_path: Path):
-    root = yolo(tmp_path / "in")
-    write(root / "labels" / "train" / "2.txt", "0 0.25 0.2 0.75 0.2 0.75 0.6\n1 0.5 0.5 0.5 0.4\n")
-    messages = [
-        finding.examples[0]
-        for finding in doctor(str(root), ["data.masks=true"]).findings
-        if finding.severity == "error"
-    ]
-    assert len(messages) == 1 and "1 of 7 objects have a box and no polygon" in messages[0]
 
 
 @pytest.mark.parametrize("format", SETS)
