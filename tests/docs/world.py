@@ -274,10 +274,12 @@ class World:
         graphs are traced once."""
         import torch
 
-        from densevit_export import file_plan, files, half_precision
+        from densevit_export import exporting, file_plan, files, half_precision, quantization
 
         yield torch.hub, "download_url_to_file", torch_download
         yield files, "write", exported_once(self.made_once("docs/exported", Path.mkdir))
+        yield exporting, "_RUNS", 1
+        yield quantization, "_ROUNDS", 1
         yield half_precision, "_MAX_BLOCKS", 2
         yield file_plan, "_LARGE", (70, 101)
         if find_spec("huggingface_hub"):

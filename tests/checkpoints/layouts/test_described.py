@@ -106,7 +106,7 @@ ROWS += [("released", name, *row) for name, row in RELEASED.items()]
 
 @pytest.mark.parametrize(("source", "name", "layout", "section"), ROWS, ids=lambda x: x if isinstance(x, str) else "")
 def test_backbones_are_described_and_translated_completely(source, name, layout, section):
-    for state in states_of(source, name, released):
+    for state in states_of(source, name):
         loaded(state, layout, recognised="timm-vit" if name.startswith("mae_finetuned") else "")
         assert describe(state, find(layout)) == {"backbone": section}
 

@@ -95,11 +95,17 @@ def test_generated_tests_pass(site, written):
 
 @pytest.mark.integration
 @pytest.mark.parametrize(("kind", "name", "cls"), [(kind, name, cls) for kind, _, name, cls in CASES])
-def test_a_distribution_installs_under_its_name_and_its_config_trains(kind, name, cls, written, installed, tmp_path):
+def test_a_distribution_installs_under_its_name_with_a_config(kind, name, cls, written, installed):
     plugin = registry.find(f"{kind}s")[name]
     assert (plugin.value, plugin.origin) == (f"{name}:{cls}", f"{name} 0.1")
     file = written[kind] / "configs" / f"{name}.yaml"
     assert config.load(file, ["data=coco", "data.root=x"]).data.image_size == (800, 1333)
+
+
+@pytest.mark.integration
+def test_the_config_of_a_new_head_trains(written, installed, tmp_path):
+    """That of a backbone is trained by docs/own-backbone.md."""
+    file = written["head"] / "configs" / "ownhead.yaml"
     (tmp_path / "data.yaml").write_text(DATA)
     sections = [f"data={tmp_path / 'data.yaml'}", "trainer.max_steps=2", "trainer.accelerator=cpu"]
     assert main(["train", str(file), *sections, "--run-dir", str(tmp_path / "run")]) == 0

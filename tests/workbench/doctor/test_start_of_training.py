@@ -20,7 +20,7 @@ from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.doctor.source import find_source
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.doctor.test_checks import write_depth
-from tests.workbench.doctor.test_examination import box, save, write_coco
+from tests.workbench.doctor.test_examination import box, write_coco
 
 WITHOUT_AREA = [9, 9, 9, 30]
 RELATIVE = [0.1, 0.2, 0.5, 0.9]
@@ -64,16 +64,6 @@ def coco(root: Path) -> Path:
     return root
 
 
-def yolo(root: Path) -> Path:
-    (root / "data.yaml").write_text("{train: images/train, val: images/val, names: [cat]}")
-    for split, first in (("train", 0), ("val", 50)):
-        (root / "labels" / split).mkdir(parents=True)
-        for number in range(8):
-            save(root / "images" / split / f"{number}.png", first + number)
-            (root / "labels" / split / f"{number}.txt").write_text("0 0.5 0.5 0.2 0.5\n0 0.5 0.5 0.0 0.5\n")
-    return root
-
-
 def label_studio(root: Path) -> Path:
     """A COCO json with the image names of several storages."""
     coco(root)
@@ -90,7 +80,6 @@ def label_studio(root: Path) -> Path:
 LINES: dict[Callable[[Path], Path], str] = {
     module_class: "6 objects of a few images of .*Photos have boxes without area",
     coco: "1 objects of a few images of .*Coco have boxes without area",
-    yolo: "16 left out .*whose box has no area",
     label_studio: "8 of 8 file_names .* base name, such as 0.png for 'http://host/data/upload/3/0.png'",
 }
 

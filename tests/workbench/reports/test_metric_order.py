@@ -20,15 +20,16 @@ def board_row(name: str, metric: str, score: float, errors: Sequence[str]) -> Ro
 
 
 def test_comparisons_boards_and_tables_order_every_metric_alike(tmp_path: Path) -> None:
-    for evaluator, metric in metrics():
+    for number, (evaluator, metric) in enumerate(metrics()):
+        board = tmp_path / f"board {number}"
         tables_file.write_tables({"h": evaluator}, tmp_path, {}, {})
         errors, low, arrow = tables_file.read_lower_is_better(tmp_path), is_error(metric), "↑↓"[is_error(metric)]
         assert best_positions([tmp_path] * 2, [{}, {}])(f"h/{metric}", [0.2, 0.4]) == [1 - low], metric
         rows = [board_row(str(score), f"h/{metric}", score, errors or ()) for score in (0.2, 0.4)]
         assert ranks(rows, f"h/{metric}") == ([1, 2] if low else [2, 1]), metric
         for row in rows:
-            add_row(tmp_path / "board", row)
-        assert f"h/{metric} {arrow} |" in tables(tmp_path / "board"), metric
+            add_row(board, row)
+        assert f"h/{metric} {arrow} |" in tables(board), metric
         training = {"metrics": {f"h/{metric}": 0.2}, "main": [f"h/{metric}"], "lower_is_better": errors}
         setting = {"data": "scenes", "image_size": [8, 8], "batch_size": 8, "initial_weights": "random"}
         result = CaseResult("", "swin", "h", setting | {"evaluated_data": {}}, training=training)
