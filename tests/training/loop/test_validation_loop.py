@@ -54,12 +54,15 @@ def test_the_loss_is_of_the_step_of_the_validation() -> None:
     module = module_of(evaluators={"map": ValidationLoss(CLASSES)}, optim={"lr": 0.1})
     shares: list[float] = []
     module.model.heads["map"].set_progress = shares.append
+    shares_of_method: list[float] = []
+    module.method.set_progress = shares_of_method.append
     module.model.heads["map"].loss = lambda outputs, targets, context: {
         "l": 0 * outputs["logits"].sum() + context.step + shares[-1]
     }
     seen = Seen("map/loss")
     trainer_of(max_epochs=3, callbacks=[seen], num_sanity_val_steps=0).fit(module, loader(8), loader(5))
     assert seen.values == pytest.approx([4 + 4 / 12, 8 + 8 / 12, 12 + 1])
+    assert shares_of_method == shares
     later = module_of(evaluators={"map": ValidationLoss(CLASSES)})
     later.model.heads["map"].set_progress = shares.append
     later.model.heads["map"].loss = lambda outputs, targets, context: {
