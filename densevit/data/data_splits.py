@@ -294,5 +294,4 @@ class DataSplits:
         self, dataset: TransformedDataset, order: TrainBatches | EvaluationBatches, world_size: int, loader: MakeLoader
     ) -> Loader:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-        workers = workers_for(self.section.num_workers, len(dataset), processes)
-        return loader(dataset, order, self.size_divisor, workers)
+        return loader(dataset, order, self.size_divisor, workers_for(self.section.num_workers, len(dataset), processes))

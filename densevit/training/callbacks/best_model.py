@@ -39,10 +39,9 @@ class BestModel(lightning.Callback):
             return
         improved = self.best_epoch.improves(pl_module.validation.metrics)
         trainer.should_stop = trainer.should_stop or self.best_epoch.exhausts(self.patience)
-        if not improved:
-            return
-        self.save(trainer, pl_module.eval_model)
-        if not trainer.is_global_zero:
+        if improved:
+            self.save(trainer, pl_module.eval_model)
+        if not (improved and trainer.is_global_zero):
             return
         if self.best_epoch.monitored and not self.best_epoch.reached:
             monitored = ", ".join(self.best_epoch.monitored)

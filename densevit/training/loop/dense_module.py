@@ -121,8 +121,9 @@ class DenseModule(lightning.LightningModule):
         """Clips and checks the gradients, which are already unscaled in fp16."""
         record, trainer = self.record, self.trainer
         record.learning_rate = max(group["lr"] for group in optimizer.param_groups)
-        by_value = trainer.gradient_clip_algorithm == "value"
-        record.gradient_norm = clip_gradients(self, trainer.gradient_clip_val, by_value)
+        record.gradient_norm = clip_gradients(
+            self, trainer.gradient_clip_val, by_value=trainer.gradient_clip_algorithm == "value"
+        )
         self._finite_check.stop_unless_finite(optimizer, record, trainer.scaler)
 
     def _losses(self, batch: Batch, context: LossContext) -> Losses:
@@ -281,8 +282,8 @@ class DenseModule(lightning.LightningModule):
         checkpoint["trained"] = self.budget and self.budget.state(self.trainer.global_step)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        source = getattr(self._trainer, "ckpt_path", None) or "The checkpoint"
-        restore(checkpoint, str(source), self.eval_model, self.budget)
+        source = str(getattr(self._trainer, "ckpt_path", None) or "The checkpoint")
+        restore(checkpoint, source, self.eval_model, self.budget)
         if self.ema is not None:
             self.ema.load(checkpoint)
         self._resumed = checkpoint["random_state"], checkpoint.get("collected_batches", 0)

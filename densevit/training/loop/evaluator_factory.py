@@ -156,8 +156,7 @@ def image_losses(
                 losses[name].append({})
                 continue
             image: Any = blocks.single_image(i) if blocks else [x[i : i + 1] for x in inputs]
-            outputs = head(image, padding_mask[i : i + 1])
-            terms = head.loss(outputs, [target], context)
+            terms = head.loss(head(image, padding_mask[i : i + 1]), [target], context)
             losses[name].append({"loss": math.fsum(float(term) for term in terms.values())})
     return losses
 

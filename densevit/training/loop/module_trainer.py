@@ -22,8 +22,8 @@ def prepare_trainer(trainer: lightning.Trainer, stage: str) -> None:
         return
     strategy, plugin = trainer.strategy, trainer.precision_plugin
     name = type(strategy).__name__
-    allowed = (Precision.convert_input, CastsModelOnly.convert_input)
-    if type(plugin).convert_input not in allowed:  # also with FSDPStrategy and DeepSpeedStrategy
+    # also with FSDPStrategy and DeepSpeedStrategy
+    if type(plugin).convert_input not in (Precision.convert_input, CastsModelOnly.convert_input):
         raise ConfigError(
             f"Trainer: strategy={name}, precision={plugin.precision}: {type(plugin).__name__} casts the targets. Fix: "
             "set strategy=ddp, and precision=32-true, 16-mixed, bf16-mixed, 16-true, bf16-true or 64-true."

@@ -108,8 +108,7 @@ class Validation:
         self.indices = joined_indices(self.indices)
         self.metrics = flat_metrics({name: evaluator.metrics() for name, evaluator in self.evaluators.items()})
         if may_skip(trainer.val_dataloaders):
-            where = f"validation at step {trainer.global_step}"
-            skipped = self._skipped.report(where, trainer.strategy.root_device)
+            skipped = self._skipped.report(f"validation at step {trainer.global_step}", trainer.strategy.root_device)
             self.metrics |= {SKIPPED_IMAGES: float(skipped)} if skipped else {}
         if trainer.state.fn == "fit" and not trainer.sanity_checking:  # an evaluation keeps the model's
             scores = {name: evaluator.score_threshold(evaluator.records) for name, evaluator in self.evaluators.items()}

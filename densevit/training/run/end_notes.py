@@ -19,9 +19,11 @@ _ERROR_PAGE = "docs/evaluate.md#detection-and-instance-masks"
 
 
 def all_trained(plan: Plan, folder: Path) -> str:
-    longer = f"densevit train --resume {folder} trainer.max_images=N, with a larger N"
     steps = f"{plan.budget.steps:,} steps{', without ' * bool(plan.changed)}{', '.join(plan.changed)}"
-    return f"{folder} has trained all of its {steps}. To train longer: {longer}."
+    return (
+        f"{folder} has trained all of its {steps}. To train longer: densevit train --resume {folder} "
+        "trainer.max_images=N, with a larger N."
+    )
 
 
 def ended_early(best: BestEpoch, step: int, plan: Plan) -> str:

@@ -102,8 +102,9 @@ def _write_report(plan: Plan, folder: Path, indices: Mapping[int | str, int]) ->
     except BrokenPipeError:  # stdout is closed
         raise
     except Exception as error:  # from a plugin's `draw`, a full disk, a damaged file
-        again = f"densevit evaluate {folder}"
-        warnings.warn(f"The report is not complete: {one_line(error)}. To try again: {again}", stacklevel=2)
+        warnings.warn(
+            f"The report is not complete: {one_line(error)}. To try again: densevit evaluate {folder}", stacklevel=2
+        )
     if metrics := metrics_file.read(folder / "metrics.json"):
         show(metrics_table(metrics), console)
     for line in end_notes.low_scores(plan, folder, metrics):
