@@ -14,8 +14,7 @@ from PIL import Image
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.image_opening import open_image
 from densevit.data.io.rgb_files import apply_orientation, orientation_of, upright_size_of
-from densevit.data.io.stored_values import stored_bits, stored_values
-from densevit.data.io.tiff import ONE_MAP
+from densevit.data.io.tiff import ONE_MAP, stored_bits, stored_values
 from densevit.errors import DataError
 
 _MODES_OF_VALUES = ("1", "L", "P", "LA", "PA", "La", "I", "I;16", "I;16B", "I;16L")

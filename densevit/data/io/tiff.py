@@ -1,7 +1,10 @@
-"""Checks of TIFF files that Pillow does not make: pages, bands, and bits per channel."""
+"""Checks of TIFF files that Pillow does not make: pages, bands, and bits per channel. Values of label and depth files
+as stored: Pillow scales 2 and 4 bits to 0 ... 255, and inverts where white is 0."""
 
+import os
 from typing import Any
 
+import numpy as np
 from PIL import ExifTags, Image
 
 from densevit.channels import COLORS
@@ -13,6 +16,7 @@ ONE_MAP = "Fix: save a file with one page and one channel, the map."  # of label
 _SUBFILE_TYPE = 254  # the tag NewSubfileType
 _NO_PAGE = 1 | 4  # its bits for a reduced version and a transparency mask
 _ALPHA = ((), (1,), (2,))  # ExtraSamples: none, and alpha, associated or not
+_DEPTH_OF_PNG = 24  # the byte of a PNG that holds its bits per channel
 
 
 def check_single_page(image: Image.Image, fix: str) -> None:
@@ -56,3 +60,19 @@ def is_miniswhite(image: Image.Image) -> bool:
 
 def _tags(image: Image.Image) -> Any:
     return getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+
+
+def stored_values(path: str | os.PathLike[str], image: Image.Image) -> np.ndarray:
+    """Returns the values of an opened file, (H, W) or (H, W, C). path: the file."""
+    bits, values = stored_bits(path, image), np.asarray(image)
+    if is_miniswhite(image) and image.mode in ("1", "L"):
+        values = ~values
+    return values // (255 // (2**bits - 1)) if image.mode == "L" and bits < 8 else values
+
+
+def stored_bits(path: str | os.PathLike[str], image: Image.Image) -> int:
+    """Returns the bits per channel of a PNG or TIFF; 8 for images of any other format."""
+    if image.format != "PNG":
+        return channel_bits(image)
+    with open(path, "rb") as file:
+        return file.read(_DEPTH_OF_PNG + 1)[_DEPTH_OF_PNG]
