@@ -92,9 +92,9 @@ class ConfigLayer:
             is_equal = key == BACKBONE and value == at(lower.values, key) and not {key, key[:1]} & self.replaces
             if key not in origins or not (is_merged or is_equal):
                 origins[key] = origin
-        weights = at(lower.values, BACKBONE_WEIGHTS)
-        if BACKBONE[:1] in self.replaces and not any(at(self.values, key) for key in (BACKBONE_WEIGHTS, PRETRAINED)):
-            values["backbone"] = values["backbone"] | ({"weights": weights} if weights else {})
+        loads = any(at(self.values, key) for key in (BACKBONE_WEIGHTS, PRETRAINED))
+        if BACKBONE[:1] in self.replaces and not loads and (weights := at(lower.values, BACKBONE_WEIGHTS)):
+            values["backbone"] = {**values["backbone"], "weights": weights}
         return ConfigLayer(values, lower.source, origins, notes=lower.notes)
 
 

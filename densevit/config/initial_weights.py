@@ -23,9 +23,11 @@ def settled(sections: Sections) -> Sections:
     Raises ConfigError if a part's weights, or another backbone, are not of a lower layer than `weights`, and for a
     backbone with two sources.
     """
-    by_key: dict[Key, Any] = {BACKBONE_WEIGHTS: sections.backbone.weights}
-    by_key[PRETRAINED] = sections.backbone.options.get("pretrained") is True or None
-    by_key |= {("heads", name, "weights"): head.weights for name, head in sections.heads.items()}
+    by_key: dict[Key, Any] = {
+        BACKBONE_WEIGHTS: sections.backbone.weights,
+        PRETRAINED: sections.backbone.options.get("pretrained") is True or None,
+        **{("heads", name, "weights"): head.weights for name, head in sections.heads.items()},
+    }
     parts = {key: _shown(sections, key, value) for key, value in by_key.items() if value is not None}
     if parts.keys() >= {BACKBONE_WEIGHTS, PRETRAINED}:
         raise ConfigError(

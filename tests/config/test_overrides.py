@@ -1,4 +1,4 @@
-"""densevit/config/sources.py: overrides as texts and as a mapping, and the source that messages name."""
+"""Overrides as texts and as a mapping, and the source that messages name: the command line only for its words."""
 
 import argparse
 from typing import Any
