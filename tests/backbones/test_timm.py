@@ -105,6 +105,8 @@ def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
     import huggingface_hub.constants
     import timm
 
+    from densevit_backbones.timm import building
+
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     sections = {
@@ -116,7 +118,7 @@ def test_resumed_run_reads_no_pretrained_weights(monkeypatch, tmp_path):
     with monkeypatch.context() as available:
         build = timm.create_model
         available.setattr(timm, "create_model", lambda name, pretrained, **arguments: build(name, **arguments))
-        available.setattr("densevit_backbones.timm.building.timm_arguments", lambda *_: {})
+        available.setattr(building, "timm_arguments", lambda *_: {})
         run = densevit.fit(sections, run_dir=tmp_path / "run").path
     resumed = densevit.fit(resume=run, overrides=["trainer.max_steps=2"])
     assert resumed.model.licences["timm:resnet18"].weights == timm.create_model("resnet18").pretrained_cfg["license"]

@@ -1,7 +1,7 @@
 """Smaller distributions of examples/plugins, installed as by pip: an optimiser, transforms, inspectors and heads."""
 
+import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from tests.training.runs import assert_same, weights
 
 pytestmark = pytest.mark.integration
 
+PACKAGES = ("lion", "zooms", "tokens")
 CLASSES = [Class(f"class {i}", i, (i, i, i)) for i in range(3)]
 SCENES = "data: {name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 8, val_length: 2}"
 CONFIG = f"""
@@ -43,10 +44,8 @@ trainer: {{max_steps: 4, accelerator: cpu, precision: 32}}
     ],
 )
 def test_a_run_with_a_plugin_resumes_to_the_last_bit(
-    folder: str, group: str, overrides: list[str], option: str, third_party: Callable[[str], Path], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.syspath_prepend(third_party(folder))
+    folder: str, group: str, overrides: list[str], option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     values = yaml.safe_load(CONFIG)
     whole = densevit.fit(values, overrides, run_dir=tmp_path / "whole")
     parts = densevit.fit(values, [*overrides, "trainer.max_steps=2"], run_dir=tmp_path / "parts")
@@ -87,16 +86,8 @@ def test_an_inspector_adds_its_figure(third_party: Callable[[str], Path], tmp_pa
 # ---- a backbone and a head that share the last blocks, as docs/own-head.md describes ----
 
 
-@pytest.fixture
-def tokens(monkeypatch, project):
-    monkeypatch.syspath_prepend(project / "examples" / "plugins" / "tokens")
-    import tokens
-
-    yield tokens
-    sys.modules.pop("tokens", None)
-
-
-def test_heads_run_the_last_blocks_of_a_backbone(tokens):
+def test_heads_run_the_last_blocks_of_a_backbone():
+    tokens = importlib.import_module("tokens")
     assert isinstance(tokens.TinyTokens(), TokenBackbone)
     check_backbone(tokens.TinyTokens)
     check_head(tokens.ClassTokens, skip=("padding",))  # padding is attended to

@@ -17,7 +17,6 @@ from densevit.set_prediction.mask_predictions import (
 )
 
 CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY"])]
-MIB = 2**20
 
 
 def logits_of(probabilities: list[list[float]]) -> Tensor:
@@ -38,11 +37,13 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("chunk", [1, 20, 32 * MIB])
-def test_each_pixel_goes_to_the_query_with_the_largest_class_times_mask_probability(
-    chunk: int, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(mask_predictions, "_CHUNK_PIXELS", chunk)
+@pytest.fixture(params=[1, 20, 2**25], autouse=True)
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps are computed in chunks of so many values."""
+    monkeypatch.setattr(mask_predictions, "_CHUNK_PIXELS", request.param)
+
+
+def test_each_pixel_goes_to_the_query_with_the_largest_class_times_mask_probability():
     logits, masks = logits_of(QUERIES), MaskLogits(torch.tensor(ROWS).logit()[:, None], 1, (1, 10), (1, 10))
     for threshold, expected in (
         (0.8, [0] * 4 + [1] * 2 + [2000] * 2 + [-1] * 2),
@@ -59,7 +60,6 @@ FIRST, SECOND = torch.tensor(2.0).sigmoid().item(), torch.tensor(4.0).sigmoid().
 PAIRS = [(1, 2, 0.7), (0, 0, 0.5), (0, 1, 0.25), (0, 2, 0.15), (1, 0, 0.12), (1, 1, 0.08)]  # query, class, probability
 
 
-@pytest.mark.parametrize("chunk", [1, 32 * MIB])
 @pytest.mark.parametrize(
     ("options", "lowest_score", "kept"),
     [
@@ -70,9 +70,8 @@ PAIRS = [(1, 2, 0.7), (0, 0, 0.5), (0, 1, 0.25), (0, 2, 0.15), (1, 0, 0.12), (1,
     ],
 )
 def test_instances_are_pairs_of_query_and_class_with_the_quality_of_their_masks(
-    chunk: int, options: dict, lowest_score: float, kept: list[int], monkeypatch: pytest.MonkeyPatch
+    options: dict, lowest_score: float, kept: list[int]
 ):
-    monkeypatch.setattr(mask_predictions, "_CHUNK_PIXELS", chunk)
     logits = logits_of([[0.5, 0.25, 0.15], [0.12, 0.08, 0.7]])
     predicted = instances(logits, MaskLogits(IN_IMAGE, 1, (2, 2), (4, 6), lowest_score), CLASSES, **options)
     quality = [0 if "foreground_logit" in options else FIRST, SECOND]
