@@ -11,32 +11,31 @@ if TYPE_CHECKING:
 
 
 # The smallest published model of each, with fewer blocks where timm's constructor allows it, and the strides.
-FAMILIES = [
-    ("swinv2_tiny_window8_256", {"embed_dim": 48, "depths": (2, 2, 2, 1)}, (4, 8, 16, 32)),
-    ("mvitv2_tiny", {}, (4, 8, 16, 32)),
-    ("pit_ti_224", {}, (8, 16, 32)),
-    ("crossvit_9_240", {}, (12, 17)),
-    ("lambda_resnet26rpt_256", {}, (4, 8, 16, 32)),
-    ("hiera_tiny_224", {"embed_dim": 48, "num_heads": 1, "stages": (1, 1, 2, 1)}, (4, 8, 16, 32)),
+FAMILIES = [  # whether its input size is fixed, and which of its maps are resampled
+    ("swinv2_tiny_window8_256", {"embed_dim": 48, "depths": (2, 2, 2, 1)}, (4, 8, 16, 32), False, ()),
+    ("mvitv2_tiny", {}, (4, 8, 16, 32), True, ()),
+    ("pit_ti_224", {}, (8, 16, 32), True, (0,)),
+    ("crossvit_9_240", {}, (12, 17), True, (1,)),
+    ("lambda_resnet26rpt_256", {}, (4, 8, 16, 32), True, ()),
+    (
+        "hiera_tiny_224",
+        {"embed_dim": 48, "num_heads": 1, "stages": (1, 1, 2, 1)},
+        (4, 8, 16, 32),
+        True,
+        (),
+    ),
 ]
-# Models of fixed input size.
-FIXED = {"mvitv2", "pit", "crossvit", "hiera"}
-RESAMPLED = {"pit_ti_224": (True, False, False), "crossvit_9_240": (False, True)}
-
-
-def fixed(name: str) -> bool:
-    return name.split("_")[0] in FIXED or name == "lambda_resnet26rpt_256"
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("name", "model_args", "strides"), FAMILIES, ids=lambda x: x if isinstance(x, str) else "")
-def test_family_meets_the_contract_and_matches_timm(name, model_args, strides, randomise):
+@pytest.mark.parametrize(("name", "model_args", "strides", "fixed", "resampled"), FAMILIES, ids=lambda x: str(x)[:20])
+def test_family_meets_the_contract_and_matches_timm(name, model_args, strides, fixed, resampled, randomise):
     from densevit_backbones.timm import Timm
 
     backbone = Timm(name, image_size=64, model_args=model_args).eval()
     assert backbone.strides == strides
-    assert backbone.input_size == ((64, 64) if fixed(name) else None)
-    assert backbone.resampled == RESAMPLED.get(name, (False,) * len(strides))
+    assert backbone.input_size == ((64, 64) if fixed else None)
+    assert backbone.resampled == tuple(i in resampled for i in range(len(strides)))
     randomise(backbone)
     numbers_are_timm_s(backbone, name, model_args)
     for size in ((59, 41), (83, 70)):  # the second is larger than the fixed size

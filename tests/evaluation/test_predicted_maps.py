@@ -1,4 +1,4 @@
-"""Maps of all tasks that `evaluate --out` writes, with one process and with two."""
+"""Maps of all tasks that `evaluate --out` writes."""
 
 import json
 from pathlib import Path
@@ -27,8 +27,6 @@ data: {name: scenes, panoptic: true, image_size: 32, batch_size: 2, num_workers:
 trainer: {max_steps: 1, precision: "32", accelerator: cpu, devices: 1}
 """
 FOLDERS = ("surfaces/semantic", "segments/semantic", "segments/panoptic", "distance/depth")
-MAPS = {f"{folder}/{image_id}.png" for folder in FOLDERS for image_id in range(1, 6)} | {"segments/panoptic.json"}
-DEPTHS = {f"distance/depth/{image_id}.npy" for image_id in range(1, 6)}
 
 
 @pytest.fixture
@@ -42,16 +40,14 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
-
-
 @pytest.mark.integration
 def test_written_maps_reproduce_the_metrics(run: Path, tmp_path: Path) -> None:
     assert main(["evaluate", str(run), "--out", str(tmp_path / "out")]) == 0
-    written = files(tmp_path / "out")
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    maps = {f"{folder}/{image_id}.png" for folder in FOLDERS for image_id in range(1, 6)} | {"segments/panoptic.json"}
+    maps |= {f"distance/depth/{image_id}.npy" for image_id in range(1, 6)}
     detections = {f"detections-{head}.json" for head in ("things", "segments")}
-    assert written >= {"metrics.json", "confusion-surfaces.csv", "panoptic-segments.csv"} | detections | MAPS | DEPTHS
+    assert written >= {"metrics.json", "confusion-surfaces.csv", "panoptic-segments.csv"} | detections | maps
     drawn = {file for file in written if file.startswith("predictions/")}
     assert len(drawn) == 4 * (5 + 3 + 2)  # of each head: samples, and the worst and the best images
     data = build_data(configs.load(run / "config.yaml"))

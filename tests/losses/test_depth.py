@@ -7,15 +7,6 @@ import torch
 from densevit.losses import depth, relative_depth
 
 
-def relative_gradient(prediction, truth):
-    return relative_depth.gradient_matching(*relative_depth.robust_error(prediction, truth))
-
-
-METRIC = [depth.l1, depth.silog]
-RELATIVE = [relative_depth.scale_and_shift_invariant, relative_gradient]
-NAMES = ["l1", "silog", "trimmed", "gradient"]
-
-
 def batch(valid=0.6, B=3, H=19, W=26):
     """Predictions and partly valid ground truth."""
     prediction = 0.5 + 4 * torch.rand(B, H, W)
@@ -30,10 +21,6 @@ def by_image(each, prediction, truth):
         if (t > 0).any():
             values.append(each(p, t, t > 0))
     return np.mean(values)
-
-
-def numpy_l1(p, t, valid):
-    return np.abs(p - t)[valid].mean()
 
 
 def numpy_silog(p, t, valid):
@@ -65,11 +52,16 @@ def numpy_gradient(p, t, valid):
     return total
 
 
-REFERENCES = [numpy_l1, numpy_silog, numpy_trimmed, numpy_gradient]
+LOSSES = {  # and their references
+    "l1": (depth.l1, lambda p, t, valid: np.abs(p - t)[valid].mean()),
+    "silog": (depth.silog, numpy_silog),
+    "trimmed": (relative_depth.scale_and_shift_invariant, numpy_trimmed),
+    "gradient": (lambda p, t: relative_depth.gradient_matching(*relative_depth.robust_error(p, t)), numpy_gradient),
+}
 
 
 @pytest.mark.parametrize("valid", [1.0, 0.05], ids=["dense", "LiDAR"])
-@pytest.mark.parametrize(("loss", "reference"), list(zip([*METRIC, *RELATIVE], REFERENCES, strict=True)), ids=NAMES)
+@pytest.mark.parametrize(("loss", "reference"), LOSSES.values(), ids=LOSSES)
 def test_each_loss_matches_numpy(loss, reference, valid):
     prediction, truth = batch(valid)
     found = loss(prediction, truth)
@@ -79,7 +71,7 @@ def test_each_loss_matches_numpy(loss, reference, valid):
     assert not prediction.grad[truth == 0].any()
 
 
-@pytest.mark.parametrize("loss", [*METRIC, *RELATIVE], ids=NAMES)
+@pytest.mark.parametrize("loss", [loss for loss, _ in LOSSES.values()], ids=LOSSES)
 def test_an_image_without_ground_truth_is_excluded(loss):
     """Without any, the loss is 0 and differentiable."""
     prediction, truth = batch()

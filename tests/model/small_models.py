@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
-from densevit.interfaces import Backbone, Batch, Class, DenseHead, Head
+from densevit.interfaces import Backbone, Batch, Class, DenseHead, Head, as_classes
 from densevit.model import DenseModel, inference_by_head
 
 CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))
@@ -138,13 +138,9 @@ def of_heads(backbone: Backbone, **heads: type[Head]) -> DenseModel:
     return DenseModel(backbone, {name: head(*features, CLASSES) for name, head in heads.items()})
 
 
-def numbered(count):
-    return tuple(Class(str(i), i, (0, 0, 0)) for i in range(count))
-
-
 def model_of(backbone, *heads, classes=5):
     kinds = {
-        head.task: head(backbone.channels, backbone.strides, () if head is Depth else numbered(classes))
+        head.task: head(backbone.channels, backbone.strides, () if head is Depth else as_classes(classes))
         for head in heads
     }
     return DenseModel(backbone, kinds).eval()

@@ -19,8 +19,6 @@ from densevit_heads.classifier import Classifier
 
 K = 7
 CLASSES = [Class(f"class {i}", i, (0, 0, 0)) for i in range(K)]
-VIT = {"name": "vit", "variant": "tiny", "features": [12]}
-RESNET = {"name": "resnet", "depth": 18}
 
 
 def model_with_classes(library: str, name: str) -> nn.Module:
@@ -66,15 +64,18 @@ def class_scores(model: DenseModel, images: Tensor) -> Tensor:
     return torch.stack([one["class_scores"] for one in found])
 
 
-DISTILLED = {"classifier": "head", "distillation_classifier": "head_dist"}
-DEIT = VIT | {"distillation_token": True}
-
-
 @pytest.mark.parametrize(
     ("library", "name", "backbone", "layers", "tokens", "size"),
     [
-        ("timm", "deit_tiny_distilled_patch16_224", DEIT, DISTILLED, 2, (96, 128)),
-        ("torchvision", "resnet18", RESNET, {"classifier": "fc"}, 0, (90, 70)),
+        (
+            "timm",
+            "deit_tiny_distilled_patch16_224",
+            {"name": "vit", "variant": "tiny", "features": [12], "distillation_token": True},
+            {"classifier": "head", "distillation_classifier": "head_dist"},
+            2,
+            (96, 128),
+        ),
+        ("torchvision", "resnet18", {"name": "resnet", "depth": 18}, {"classifier": "fc"}, 0, (90, 70)),
     ],
 )
 def test_equals_the_classifiers_of_timm_and_torchvision(
