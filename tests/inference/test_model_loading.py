@@ -1,4 +1,4 @@
-"""`densevit.load` and `densevit.save`; checkpoints of other projects are in tests/cli/test_convert.py."""
+"""`densevit.load` and `densevit.save`; checkpoints of other projects are in tests/checkpoints."""
 
 import json
 import re

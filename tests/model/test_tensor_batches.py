@@ -1,5 +1,5 @@
-"""The lines that people type first, coming from torchvision, timm or segmentation_models_pytorch: each works, or says
-in one line what to type."""
+"""Tensors of images and labels in place of batches, and the lines that people type first, coming from torchvision, timm
+or segmentation_models_pytorch: each works, or says in one line what to type."""
 
 import copy
 import io
