@@ -78,6 +78,8 @@ def test_metrics_match_pycocotools(backend: str, monkeypatch: pytest.MonkeyPatch
         expected = reference(truth, results)
         evaluator = evaluated(pairs)
         assert same(evaluator.metrics(), expected)
+        records = [evaluator.record(*pair) for pair in sorted(pairs, key=lambda pair: pair[1]["image_id"])]
+        assert same(evaluator.compute(records), expected)
         assert 0.1 < expected["AP"] < 0.9 and math.isnan(expected["AP/class 5"])
         assert same(reference(truth, json.loads(json.dumps(evaluator.results()))), expected)
 

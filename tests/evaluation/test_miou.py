@@ -117,6 +117,7 @@ def test_class_table_and_image_scores():
     assert [row[1] for row in rows] == [2, 3, 0]
     np.testing.assert_allclose([row[2:] for row in rows], [[1 / 2, 1 / 2, 1], [2 / 4, 2 / 3, 2 / 3], [0, math.nan, 0]])
     assert image_scores_of(evaluator) == {"a": pytest.approx((1 / 2 + 1 / 3 + 0) / 3), "b": 1}
+    assert evaluator.compute([evaluator.record(*image("c", [[0, 1]], [[0, 0]]))])["aAcc"] == 1 / 2
 
 
 def test_maps_on_an_accelerator_are_counted_there_with_one_transfer_per_batch():

@@ -2,16 +2,18 @@
 
 import math
 from collections import defaultdict
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from densevit.errors import ConfigError
 from densevit.evaluation.coco_masks import CocoMasks
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.evaluation.panoptic import Panoptic
-from densevit.interfaces import Class
+from densevit.interfaces import Class, Head
 from densevit.targets import RunLengthMasks
 from tests.evaluation.coco_reference import Pairs, same, updated
 from tests.evaluation.evaluated import tables_of
@@ -140,6 +142,13 @@ def test_predictions_on_void_and_on_crowds_are_ignored_if_more_than_half():
     for truth, crowds, expected in cases:
         row = of(truth, [[1007] * len(truth[0])], crowds)
         assert np.array_equal(row[1], expected, equal_nan=True), truth
+
+
+def test_classes_of_masks_are_the_things() -> None:
+    data: Any = SimpleNamespace(classes={"detection": CLASSES[:1]}, provides=("masks",))
+    with pytest.raises(ConfigError, match="^masks is true, but .* class 0, .* class 1, class 2, class 4; "):
+        Panoptic(CLASSES).prepare(Head([], [], []), data)
+    Panoptic(CLASSES, masks=False).prepare(Head([], [], []), data)
 
 
 def all_tasks(seed: int) -> Pairs:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from densevit.errors import DataError
-from densevit.inference.array_inputs import as_sample
+from densevit.inference.array_inputs import as_images, as_sample
 from tests.inference.test_downloads import PIXELS, PNG, png_of, serving
 
 
@@ -42,6 +42,9 @@ def test_all_kinds_of_input_have_the_same_pixels(tmp_path: Path, address: str):
         inputs += [read_only, floats, floats.astype(np.float32), torch.from_numpy(floats).permute(2, 0, 1)]
         for given in inputs:
             assert np.array_equal(pixels_of(given), PIXELS), given
+            assert as_images(given) == ([given], True)
+    for several in ([path, PNG], iter([path]), PIXELS[None], tensor[None]):
+        assert as_images(several) == (several, False)
 
 
 def test_grey_images_are_repeated_over_the_channels_and_floats_are_rounded(tmp_path: Path):
