@@ -7,6 +7,7 @@ import torch
 
 from densevit.layers.positions import (
     LearnedPositions,
+    mask_on_grid,
     resize_grid,
     sine_boxes,
     sine_grid_1d,
@@ -60,3 +61,10 @@ def test_resize_grid_matches_transformers(by):
         resized = DPTViTEmbeddings(DPTConfig(hidden_size=32))._resize_pos_embed(table, 9, 30)
     ours = resize_grid(table[0, 1:].view(14, 14, 32), (9, 30), by)
     torch.testing.assert_close(ours, resized[0, 1:].view(9, 30, 32))
+
+
+def test_a_cell_is_padding_if_its_nearest_pixel_is():
+    """The pixels of rows and columns 0 and 2 of 4; in columns from 3 on there is padding."""
+    padding = torch.arange(6).expand(1, 4, 6) >= 3
+    assert mask_on_grid(padding, (2, 3)).tolist() == [[[False, False, True]] * 2]
+    assert mask_on_grid(padding, (4, 6)) is padding

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from densevit.interfaces import IGNORE
 from densevit.losses.class_weights import ClassWeights
 from densevit.losses.context import LossContext
-from densevit.losses.segmentation import cross_entropy, dice, hard_pixels
+from densevit.losses.segmentation import cross_entropy, dice, hard_pixels, label_counts, label_maps
 
 K = 5
 WEIGHTS = torch.tensor([1.0, 0.2, 3.0, 0.0, 0.7])
@@ -122,3 +122,10 @@ def test_balanced_is_the_root_of_median_frequency_over_class_frequency():
 def test_invalid_weights_raise(K, weights, facts):
     with pytest.raises(ValueError, match=facts):
         ClassWeights(K, weights)
+
+
+def test_maps_and_counts_of_images_of_different_sizes_and_without_labels():
+    targets = [{"semantic": torch.tensor([[0, 2, IGNORE]]).byte(), "size": (1, 3)}, {"size": (2, 2)}]
+    maps = label_maps(targets, torch.device("cpu"))
+    assert maps.tolist() == [[[0, 2, IGNORE], [IGNORE] * 3], [[IGNORE] * 3] * 2] and maps.dtype == torch.int64
+    assert label_counts(targets, torch.tensor([0.5, 9.0, 2.0])) == {"pixels": 2.5, "segments": 2}

@@ -9,7 +9,7 @@ from torch import Tensor
 from densevit.losses.classification import focal, iou_aware, matchability_aware, varifocal
 from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchedPairs, Objects
-from densevit.losses.set_losses import Classification, set_losses
+from densevit.losses.set_losses import Classification, last_and_auxiliary, set_losses
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 1.0)])
@@ -91,3 +91,9 @@ def test_losses_with_iou_targets_match_transformers(
         allow_unused=True,
     )
     assert gradient is None, "a score learns from the box, the box not from the score"
+
+
+def test_terms_of_earlier_layers_are_summed():
+    terms = {"l1": torch.tensor([1.0, 2.0, 4.0]), "giou": torch.tensor([8.0, 16.0, 32.0])}
+    assert last_and_auxiliary(terms) == {"l1": 4, "giou": 32, "auxiliary": 1 + 2 + 8 + 16}
+    assert last_and_auxiliary(terms, proposals=True) == {"l1": 4, "giou": 32, "auxiliary": 2 + 16, "proposals": 1 + 8}
