@@ -30,15 +30,8 @@ def model(load_as: Callable[[Any], Any]) -> StandIn:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, which is empty."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def photos(folder: Path) -> Path:
+def photos(cwd: Path) -> Path:
     for n, name in enumerate(("a/1.jpg", "b/1.jpg", "b/000139.jpg", "b/cat.png")):
         Path(name).parent.mkdir(exist_ok=True)
         Image.fromarray(np.full((40, 50 + n, 3), 128, np.uint8)).save(name)
-    return folder
+    return cwd

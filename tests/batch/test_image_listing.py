@@ -17,19 +17,19 @@ from densevit_batch.image_listing import find_images
 from tests.data.image_sources import SOURCES, same, write_images
 from tests.data.io.test_pixel_arrays import channels_of
 
-pytestmark = pytest.mark.usefixtures("folder")
+pytestmark = pytest.mark.usefixtures("cwd")
 
 FILES = ("b.jpg", "a.PNG", "notes.md", "._b.jpg", "trip/1.jpg", "trip/2.jpg", "home/1.jpg", "home/000139.jpeg")
 
 
 @pytest.fixture
-def photos(folder: Path) -> Path:
+def photos(cwd: Path) -> Path:
     for name in FILES:
-        file = folder / "photos" / name
+        file = cwd / "photos" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-    (folder / "photos" / "folder.jpg").mkdir()
-    return folder / "photos"
+    (cwd / "photos" / "folder.jpg").mkdir()
+    return cwd / "photos"
 
 
 def paths(*sources: str) -> list[str]:

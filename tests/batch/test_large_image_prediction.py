@@ -89,7 +89,7 @@ def test_rows_are_those_of_the_image(form: str, tmp_path: Path):
 
 
 @pytest.fixture
-def predict(folder: Path, load_as: Callable[[DenseModel], DenseModel], monkeypatch: pytest.MonkeyPatch):
+def predict(cwd: Path, load_as: Callable[[DenseModel], DenseModel], monkeypatch: pytest.MonkeyPatch):
     for module in (map_strips, large_image_prediction):
         monkeypatch.setattr(module, "TILE", 32)
 

@@ -80,7 +80,7 @@ class TwoObjects(StandIn):
 
 
 @pytest.fixture
-def stand_in(folder: Path, load_as: Any) -> TwoObjects:
+def stand_in(cwd: Path, load_as: Any) -> TwoObjects:
     """The model of commands, beside an image."""
     Image.new("RGB", (40, 30)).save("a.png")
     model: TwoObjects = load_as(TwoObjects(("cells",)))

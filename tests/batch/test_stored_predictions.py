@@ -132,7 +132,7 @@ def evaluated(command: str, source: str, out: str, *options: str) -> dict[str, A
 
 @pytest.mark.integration
 @pytest.mark.parametrize("name", MODELS)
-def test_files_have_the_scores_of_their_model(name: str, scenes: Path, folder: Path, monkeypatch) -> None:
+def test_files_have_the_scores_of_their_model(name: str, scenes: Path, cwd: Path, monkeypatch) -> None:
     """Also all other files of an evaluation."""
     classes = densevit.create_dataset("scenes", "val", val_length=1, panoptic=True).classes
     tasks = {"surfaces": "segmentation", "panoptic": "panoptic"}
@@ -166,9 +166,9 @@ def cats_and_dogs(folder: Path) -> list[str]:
 
 
 @pytest.mark.integration
-def test_missing_changed_and_moved_files_are_errors(folder: Path, run) -> None:
+def test_missing_changed_and_moved_files_are_errors(cwd: Path, run) -> None:
     """Image classes by folder, where two images have the same name."""
-    data = cats_and_dogs(folder / "pets")
+    data = cats_and_dogs(cwd / "pets")
     random_model({"kind": {"name": "classifier"}}, {"kind": ["cat", "dog"]}, Path("model.safetensors"))
     files = ["pets/val/cat/1.png", "pets/val/dog/1.png", "pets/val/dog/2.png"]
     run("predict", "model.safetensors", *files, "--out", "json")

@@ -99,7 +99,6 @@ def test_int8_is_calibrated_and_evaluated_on_the_data_of_the_run(tmp_path, monke
         (["model.pth", "--canvas", "320"], "'320' is not a height and width"),
     ],
 )
-def test_what_cannot_be_written_is_an_error_before_the_model_is_read(flags, message, tmp_path, monkeypatch, run):
-    monkeypatch.chdir(tmp_path)
+def test_what_cannot_be_written_is_an_error_before_the_model_is_read(flags, message, cwd, run):
     Path("model.onnx").write_text("of another program")
     assert message in run("export", *flags, code=2)

@@ -11,11 +11,11 @@ from tests.weights.joined_runs import BOXES, DEPTH, SURFACES, write_run
 
 
 @pytest.fixture
-def runs(folder: Path) -> Path:
+def runs(cwd: Path) -> Path:
     """The working folder, with the runs a, b and c."""
     for seed, (name, heads) in enumerate({"a": BOXES, "b": SURFACES, "c": DEPTH}.items()):
         write_run(Path(name), heads, seed + 1, data={"depth": True})
-    return folder
+    return cwd
 
 
 def header(file: str) -> dict[str, str]:

@@ -20,8 +20,8 @@ RUN_CONFIG = "backbone: {name: swin}\nheads: {a: {name: setr}}\ndata: {name: sce
 
 
 @pytest.fixture
-def predictor(folder: Path, load_as: Callable[[Any], Any]) -> DenseModel:
-    """A model with a run folder and an image in the folder."""
+def predictor(cwd: Path, load_as: Callable[[Any], Any]) -> DenseModel:
+    """A model, beside a run folder and an image."""
     Path("run").mkdir()
     Path("run/config.yaml").write_text(RUN_CONFIG + "inference: {window: 300, flip: true}\n")
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save("a.png")

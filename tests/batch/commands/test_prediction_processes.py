@@ -37,14 +37,14 @@ class Panoptic(StandIn):
 
 
 @pytest.fixture
-def list_of_ten(folder: Path) -> Path:
+def list_of_ten(cwd: Path) -> Path:
     """Ten photos in blocks of four, of which one cannot be read."""
     Path("photos").mkdir()
     for n in range(COUNT):
         pixels = np.random.default_rng(n).integers(0, 256, (40 + 8 * (n % 2), 50, 3), np.uint8)
         Image.fromarray(pixels).save(f"photos/=cat {n}.png")
     Path("photos/=cat 4.png").write_text("no image")
-    return folder
+    return cwd
 
 
 def killed(*command: str) -> None:

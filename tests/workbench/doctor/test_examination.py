@@ -176,7 +176,7 @@ def test_a_config_whose_head_lacks_labels_is_an_error(tmp_path: Path):
 
 
 @pytest.mark.integration
-def test_the_command_writes_a_page_and_returns_1_for_errors(broken: Path, here: Path, run):
+def test_the_command_writes_a_page_and_returns_1_for_errors(broken: Path, cwd: Path, run):
     shown = run("doctor", broken, code=1)
     assert "error: train: 2 of 14 invalid boxes" in shown and "page: doctor.html" in shown
     page = Path("doctor.html").read_text()
@@ -196,10 +196,10 @@ def test_the_command_writes_a_page_and_returns_1_for_errors(broken: Path, here: 
         ("coco data.root=nothing data.nope=1", "nope is not an option of 'coco'"),
     ],
 )
-def test_mistakes_of_the_user_are_errors(given: str, said: str, here: Path, run):
-    (here / "nothing").mkdir()
-    (here / "wrong.yaml").write_text("a: [")
-    assert said in run("doctor", *given.format(here).split(), code=2)
+def test_mistakes_of_the_user_are_errors(given: str, said: str, cwd: Path, run):
+    (cwd / "nothing").mkdir()
+    (cwd / "wrong.yaml").write_text("a: [")
+    assert said in run("doctor", *given.format(cwd).split(), code=2)
 
 
 LINE = "0 0.5 0.5 0.2 0.1\n"

@@ -86,7 +86,7 @@ def test_page_is_self_contained(name, options, sections, tmp_path):
     assert len(page) < 5e6
 
 
-def test_command(here, run):
+def test_command(cwd, run):
     head = {"name": "detr", "transformer": SMALL_TRANSFORMER}
     own = densevit.create_model({"name": "swin", "variant": "nano", "window_size": 4}, {"detection": head}, CLASSES)
     densevit.save(own, "model.safetensors")
@@ -98,7 +98,7 @@ def test_command(here, run):
         (("inspect", "model.safetensors", "no.png", "--out", "a"), "no.png"),
     ):
         assert said in run(*wrong, code=2)
-        assert not (here / "a").exists()
+        assert not (cwd / "a").exists()
     printed = json.loads(run(*inspect, "--json"))
     assert [layer["window"] for layer in printed["layers"]] == [4] * 6
     assert printed["layers"][0]["grid"] == [16, 24] and printed["objects"]["detection"]

@@ -142,9 +142,9 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, format: str, file: str
         ("convrt", "convert"),
     ],
 )
-def test_mistakes_of_the_user_are_errors(here: Path, run, arguments: str, message: str):
-    coco(here / "in", 8)
-    (here / "there" / "x").mkdir(parents=True)
+def test_mistakes_of_the_user_are_errors(cwd: Path, run, arguments: str, message: str):
+    coco(cwd / "in", 8)
+    (cwd / "there" / "x").mkdir(parents=True)
     assert message in run("data", *arguments.split(), code=2)
 
 

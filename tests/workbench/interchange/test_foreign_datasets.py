@@ -21,10 +21,7 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 BOX = (20, 10, 60, 40)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 image = partial(save, size=(WIDTH, HEIGHT))
@@ -107,10 +104,10 @@ def test_a_set_without_val_split_is_divided(format: str, tmp_path: Path):
         Coco("test", root=str(root))
 
 
-def test_changes_are_read_and_others_come_from_the_cache(tmp_path: Path, cache: Path, monkeypatch):
+def test_changes_are_read_and_others_come_from_the_cache(tmp_path: Path, own_cache: Path, monkeypatch):
     root = yolo(tmp_path / "in")
     boxes = Coco("train", root=str(root)).objects(0)["boxes"]
-    (first,) = cache.glob("yolo-in-*/train.json")
+    (first,) = own_cache.glob("yolo-in-*/train.json")
     with monkeypatch.context() as patch:
         patch.setattr(foreign_datasets, "READERS", {})
         assert torch.equal(Coco("train", root=str(root)).objects(0)["boxes"], boxes)
@@ -125,19 +122,18 @@ def test_changes_are_read_and_others_come_from_the_cache(tmp_path: Path, cache: 
         assert len(Coco("train", root=str(root))) == 4
 
 
-def test_data_may_be_a_folder_or_data_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    root = yolo(tmp_path / "in")
-    monkeypatch.chdir(tmp_path)
+def test_data_may_be_a_folder_or_data_yaml(cwd: Path):
+    root = yolo(cwd / "in")
     expected = configs.load("start/detector", ["data=folder", f"data.root={root}"]).data
     for given in (root, root / "data.yaml", "in", "in/data.yaml"):
         found = configs.load("start/detector", [f"data={given}", "data.masks=true"]).data
         assert found.options == {"root": str(given), "masks": True}
         assert (found.batch_size, found.image_size) == (expected.batch_size, expected.image_size)
-    root.rename(tmp_path / "bccd")  # also a recipe's name
+    root.rename(cwd / "bccd")  # also a recipe's name
     assert configs.load("start/detector", ["data=bccd"]).data.options == {"root": "bccd"}
-    (tmp_path / "bccd").rename(root)
-    (tmp_path / "own.yaml").write_text("base: start/detector\ndata: in/data.yaml\n")
+    (cwd / "bccd").rename(root)
+    (cwd / "own.yaml").write_text("base: start/detector\ndata: in/data.yaml\n")
     assert configs.load("own.yaml").data.options["root"] == "in/data.yaml"
     shipped = configs.load("start/detector", ["data=coco"]).data
-    (tmp_path / "coco").mkdir()
+    (cwd / "coco").mkdir()
     assert configs.load("start/detector", ["data=coco"]).data == shipped

@@ -14,7 +14,7 @@ from tests.data.undivided_sets import SIDE, Undivided, images, label_maps
 test_parts = test_undivided_sets.test_train_and_val_are_parts_by_content
 test_shares = test_undivided_sets.test_val_share_sets_the_share
 test_shared_files = test_undivided_sets.test_a_file_in_both_splits_is_an_error
-cache = test_undivided_sets.cache
+pytestmark = pytest.mark.usefixtures("own_cache")
 WITHOUT_FILES = {"labelme", "other_exports", "mix", "scenes"}  # two raise; a mix of others; rendered
 
 

@@ -78,7 +78,7 @@ def cells(text: str) -> str:
     return re.sub(r"<td[^>]*>", "<td>", text)
 
 
-def test_the_command(runs: list[Path], here: Path, run):
+def test_the_command(runs: list[Path], cwd: Path, run):
     run("report", "a/run", "b/run")
     assert Path("comparison.html").is_file()
     printed = run("report", "a/run", "--json")
@@ -98,5 +98,5 @@ def test_the_command(runs: list[Path], here: Path, run):
         (["a/run", "--out", "b"], "--out b: is a folder"),
     ],
 )
-def test_what_is_no_run_is_an_error(given: list[str], message: str, runs: list[Path], here: Path, run):
+def test_what_is_no_run_is_an_error(given: list[str], message: str, runs: list[Path], cwd: Path, run):
     assert message in run("report", *given, code=2)

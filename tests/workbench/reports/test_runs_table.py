@@ -46,7 +46,7 @@ def write_run(folder: Path, error: float | None, inliers: float, step: int = 120
     return folder
 
 
-pytestmark = pytest.mark.usefixtures("here")
+pytestmark = pytest.mark.usefixtures("cwd")
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_files_and_json(runs: list[str], capsys):
     assert result["rows"][1]["metrics"] == {"far/AbsRel": {"mean": 0.15}, "far/delta1": {"mean": 0.8}}
 
 
-def test_runs_of_different_data_or_protocols_are_not_averaged(here: Path, runs: list[str], capsys):
+def test_runs_of_different_data_or_protocols_are_not_averaged(cwd: Path, runs: list[str], capsys):
     """Of two rows of one backbone, the column has the folders' names. Numbers are bold among runs of the same data."""
     write_run(Path("c"), 0.05, 0.95, seed=3, split="test")
     write_run(Path("d"), 0.25, 0.85, seed=4, lr=0.2)
@@ -115,7 +115,7 @@ def test_runs_of_different_data_or_protocols_are_not_averaged(here: Path, runs: 
         "The rows also differ in optim.lr.",
     ]
     write_run(Path("a3"), 0.1, 0.9, seed=5, parameters="1,629,482")
-    write_run(Path("a4"), None, 0.9, seed=6, root=here / "nyu")
+    write_run(Path("a4"), None, 0.9, seed=6, root=cwd / "nyu")
     printed = table(capsys, "a0", "a3", "a4", "--table", "md")
     assert "The rows also differ in parameters." in printed and "| 2 | – |" in printed
 
