@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from densevit.set_prediction.levels import LevelProjections, Levels, sine_positions, valid_ratio
+from densevit.set_prediction.levels import LevelProjections, Levels, check_levels, sine_positions, valid_ratio
+from densevit.set_prediction.transformer import Transformer
 
 
 def test_positions_are_relative_to_the_image_without_padding():
@@ -45,3 +46,19 @@ def test_levels_are_the_deepest_features_of_coarse_strides_and_convolutions_of_t
     positions = [sine_positions(x, 32).flatten(1, 2) + e for x, e in zip(paddings, layer.embedding, strict=True)]
     torch.testing.assert_close(levels.positions, torch.cat(positions, dim=1))
     assert LevelProjections(channels, strides, 32, num_levels=1, min_stride=8).features == [4]
+
+
+@pytest.mark.parametrize(
+    ("transformer", "numbers", "message"),
+    [
+        ({}, (0, 8, 4), "num_levels is 0"),
+        ({}, (4, 8, 0), "num_points is 0"),
+        ({}, (4, 0, 4), "min_stride is 0"),
+        ({"encoder_layers": 0}, (4, 8, 4), "transformer.encoder_layers is 0"),
+        ({"width": 48}, (4, 8, 4), "transformer.width is 48; it must be a multiple of 32"),
+    ],
+)
+def test_numbers_outside_the_limits_are_named(transformer: dict[str, int], numbers: tuple[int, ...], message: str):
+    check_levels(Transformer(64), 1, 1, 1)
+    with pytest.raises(ValueError, match=message):
+        check_levels(Transformer(**{"width": 64, **transformer}), *numbers)

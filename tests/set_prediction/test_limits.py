@@ -8,7 +8,7 @@ import pytest
 from densevit.interfaces import Class
 from densevit.set_prediction.denoising import build_denoising
 from densevit.set_prediction.head import SetPredictionHead
-from densevit.set_prediction.levels import LevelProjections, check_levels
+from densevit.set_prediction.levels import LevelProjections
 from densevit.set_prediction.limits import check_classes, check_counts, check_weights
 from densevit.set_prediction.mask_classification import InstanceMaskClassification, PanopticMaskClassification
 from densevit.set_prediction.projections import FusedProjection
@@ -35,12 +35,6 @@ CLASSES = [Class("a", 0, (0, 0, 0))]
         (lambda: Transformer(encoder_layers=1001), "encoder_layers is 1001; it must be at most 1000"),
         (lambda: Transformer(feedforward=0), "feedforward is 0; it must be at least 1"),
         (lambda: Transformer(dropout=1.5), "dropout is 1.5; expected a probability"),
-        (lambda: check_levels(Transformer(64), 1, 1, 1), None),
-        (lambda: check_levels(Transformer(64), 0, 8, 4), "num_levels is 0"),
-        (lambda: check_levels(Transformer(64), 4, 8, 0), "num_points is 0"),
-        (lambda: check_levels(Transformer(64), 4, 0, 4), "min_stride is 0"),
-        (lambda: check_levels(Transformer(64, encoder_layers=0), 4, 8, 4), "transformer.encoder_layers is 0"),
-        (lambda: check_levels(Transformer(48), 4, 8, 4), "transformer.width is 48; it must be a multiple of 32"),
         (lambda: LevelProjections((4,), (16,), 32, 1, 17), "min_stride is 17, but the coarsest feature has stride 16"),
         (lambda: FusedProjection((1,), (16,), 1, 17, 0), "stride is 17, but the coarsest feature has stride 16"),
         (lambda: build_denoising(4, 2, 1, 3), "set denoising to 0"),

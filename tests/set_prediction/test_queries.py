@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from densevit.set_prediction.queries import QueryLimit, TopCells, mask_logits
+from densevit.set_prediction.queries import QueryLimit, TopCells, mask_logits, resized_queries
 
 
 @pytest.mark.parametrize(("count", "expected"), [(2, [[3, 0], [1, 0]]), (9, [[3, 0, 2, 1], [1, 0, 2, 3]])])
@@ -37,3 +37,11 @@ def test_the_first_image_with_more_objects_than_queries_is_reported_once():
     assert [str(warning.message) for warning in caught] == [f"{message} at least 5."]
     with pytest.warns(UserWarning, match=r"^2 of 3 training images .*; one of them has 9 objects"):
         QueryLimit(3, "objects").check_data(np.array([4, 3, 9]))
+
+
+@pytest.mark.parametrize(("number", "expected"), [(1, [1, 5]), (2, [1, 1, 5, 5]), (3, [1, 1, 1, 5, 5, 5])])
+def test_each_group_keeps_its_first_queries_or_gets_copies(number: int, expected: list[int]):
+    """Of two groups; queries of a group are equal, so that copies are, too: their noise is of the group's deviation."""
+    resized = resized_queries(torch.tensor([[1.0, 1.0, 5.0, 5.0]]), number, groups=2, dim=1)
+    assert resized is not None and resized[0].tolist() == [expected]
+    assert resized_queries(torch.ones(4, 1), number, groups=3) is None
