@@ -8,7 +8,7 @@ import torch
 from densevit.interfaces import IGNORE
 from densevit.set_prediction import mask_segments
 from densevit.set_prediction.mask_segments import (
-    Segments,
+    MaskSegments,
     chunks,
     random_points,
     sample,
@@ -45,7 +45,7 @@ CENTRES = [[(column + 0.5) / 3, (row + 0.5) / 3] for row in range(3) for column 
 )
 def test_segments_leave_out_void_crowds_and_unknown_classes(task: Any, ids: list[int], counts: list[int], weights: Any):
     targets = [LABELLED, EMPTY, LABELLED]
-    segments = Segments.of(targets, task, 4, CPU)
+    segments = MaskSegments.of(targets, task, 4, CPU)
     assert segments.ids.tolist() == ids * 2 and segments.labels.tolist() == [0, 1, 3] * 2
     assert (segments.counts, segments.names) == ([3, 0, 3], ["a", "b", "a"])
     assert segments.image.tolist() == [0] * 3 + [2] * 3 and segments.sizes == [(3, 3), (2, 4), (3, 3)]
@@ -62,7 +62,7 @@ def test_segments_leave_out_void_crowds_and_unknown_classes(task: Any, ids: list
         return
     assert segment_ids([target[task] for target in targets], targets, task, 4) == [ids, [], ids]
     torch.testing.assert_close(weight, torch.cat([MASKS.any(0).flatten(), torch.tensor(weights)]).expand(3, -1))
-    labelled = Segments.of([{**LABELLED, task: torch.zeros_like(LABELLED[task])}], task, 4, CPU)
+    labelled = MaskSegments.of([{**LABELLED, task: torch.zeros_like(LABELLED[task])}], task, 4, CPU)
     assert labelled.point_weights(last - 3, points) is None
 
 
