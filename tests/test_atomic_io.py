@@ -12,6 +12,7 @@ import pytest
 
 from densevit.atomic_io import (
     atomic_file,
+    check_free,
     locked_folder,
     next_free_folder,
     replaced_file,
@@ -97,3 +98,13 @@ def test_folder_is_held_by_one_writer_and_removed_if_empty(tmp_path: Path) -> No
     with locked_folder(tmp_path / "empty"):
         pass
     assert not (tmp_path / "empty").exists()
+
+
+def test_a_place_is_free_if_it_is_new_or_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for free in ("empty", "new", "new/folder"):
+        check_free(tmp_path / free)
+    for taken, state in (("file", "file exists"), ("", "is not empty")):
+        with pytest.raises(WeightsError, match=f"{state}. Name another path"):
+            check_free(tmp_path / taken)

@@ -10,7 +10,7 @@ import densevit
 from densevit import registry
 from densevit.errors import DataError
 from densevit.interfaces import LossContext
-from densevit.model.batch_checks import check_targets
+from densevit.model.batch_checks import check_batch, check_targets
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.supervised_method import Supervised
 
@@ -66,6 +66,24 @@ def test_each_door_names_what_is_wrong_with_targets(model: Any, door: Door, chan
     door(model, *batch_and_targets())
     with pytest.raises(DataError, match=message):
         door(model, *batch_and_targets(**change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (None, "is a list"),
+        ({"targets": None}, "lacks targets; found: images, padding_mask"),
+        ({"images": torch.zeros(2, 3, 64, 64)}, r"images is float32 \(2, 3, 64, 64\); uint8 \(B, 3, H, W\), RGB"),
+        ({"padding_mask": torch.zeros(2, 9, 9, dtype=torch.bool)}, r"padding_mask is .*; bool \(2, 64, 64\)"),
+        ({"targets": [{}]}, "targets is a list of 1; a list of 2 dicts"),
+    ],
+)
+def test_what_is_no_batch_is_named(change: Any, message: str) -> None:
+    batch, targets = batch_and_targets()
+    check_batch({**batch, "targets": targets})
+    changed = {key: x for key, x in {**batch, "targets": targets, **(change or {})}.items() if x is not None}
+    with pytest.raises(DataError, match=f"^The loader's first batch:? {message}"):
+        check_batch([] if change is None else changed)
 
 
 @pytest.mark.parametrize("door", DOORS)

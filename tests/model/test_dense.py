@@ -27,6 +27,7 @@ def test_losses_are_named_by_head_and_weighted():
     model.loss_weights["b"] = 0.25
     outputs = {"a": {"logits": torch.full((2, 3), 4.0)}, "b": {"logits": torch.full((2, 3), 8.0)}}
     losses = model.losses_of(outputs, [{}, {}])
+    assert [*model.with_heads(["b"]).losses_of(outputs, [{}, {}])] == ["b/mean", "b/constant"]
     assert {name: value.item() for name, value in losses.items()} == {
         "a/mean": 4.0,
         "a/constant": 2.0,
