@@ -12,21 +12,9 @@ from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.interfaces import Backbone, Batch, Class, DenseHead, Head, as_classes
 from densevit.model import DenseModel, inference_by_head
+from tests.small_models import Pixels
 
 CLASSES = (Class("cat", 17, (255, 0, 0)), Class("dog", 18, (0, 255, 0)))
-
-
-class Pixels(Backbone):
-    """The normalised pixels."""
-
-    channels, strides = (3,), (1,)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [images * self.scale]
 
 
 class Averaged(Pixels):
