@@ -10,7 +10,7 @@ import torch
 from densevit.cli import main
 from tests.training.run.test_resume_safely import TINY
 
-pytestmark = pytest.mark.usefixtures("no_drawings")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_drawings")]
 EACH_STEP = [
     "data.train_length=12",
     "trainer.checkpoint_every=1",
@@ -24,7 +24,6 @@ def steps_in(run: Path) -> dict[str, int]:
     return {file.name: torch.load(file, weights_only=True)["global_step"] for file in files}
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(("keep", "expected"), [("2", {3}), ("1", set()), ("null", {1, 2, 3})])
 def test_the_given_number_of_checkpoints_is_kept(keep: str, expected: set[int], trained: Callable[..., Path]) -> None:
     run = trained(TINY, [*EACH_STEP, "trainer.max_steps=4", f"trainer.keep_checkpoints={keep}"])

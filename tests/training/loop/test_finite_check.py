@@ -59,6 +59,7 @@ def test_training_stops_before_the_update_and_names_the_layer_on_request(where, 
     assert not list(run.rglob("*.partial"))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("given", "late"), [("trainer.checkpoint_every=1", False), ("trainer.evaluations=6", True)])
 def test_nothing_is_written_after_the_fault(given, late, poisoned, tmp_path, monkeypatch):
     """late, as on a GPU: the optimiser leaves out the update by `found_inf`, and the flag is read one step later."""
@@ -76,6 +77,7 @@ def test_nothing_is_written_after_the_fault(given, late, poisoned, tmp_path, mon
         assert all(x.isfinite().all() for x in load_file(path).values())
 
 
+@pytest.mark.integration
 def test_scaled_gradients_that_overflow_do_not_stop_fp16(poisoned, tmp_path, monkeypatch):
     """The gradient scaler leaves out the step of the NaN gradient, as it does for an overflow; a NaN loss stops."""
     from pytorch_lightning.plugins.precision import MixedPrecision

@@ -38,6 +38,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("no_drawings", "working_folder")
 def test_run_counts_and_names_the_skipped_images(folder: Path) -> None:
     with pytest.warns(UserWarning) as warned:

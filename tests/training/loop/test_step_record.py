@@ -15,6 +15,7 @@ from densevit.config import DataSection
 from densevit.interfaces import Class, Dataset, Sample
 from densevit.model import DenseModel, build_backbone, create_head
 
+pytestmark = pytest.mark.integration
 SIDE, K = 64, 3
 OBJECTS = (3, 0, 0, 4, 0, 0, 1, 0)  # of each image: of four batches of two, at least one has no object
 TRANSFORMER = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 16, "dropout": 0.0}
