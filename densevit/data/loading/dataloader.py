@@ -271,14 +271,18 @@ MakeLoader = Callable[..., Loader]
 """A constructor of a `Loader`, which may have bound arguments."""
 
 
+class _KeptSampler(data.DistributedSampler[Any], data.SequentialSampler):
+    """Of both kinds that Lightning keeps: of several processes, and with `overfit_batches`."""
+
+
 class ShardedLoader(Loader):
-    """The loader of one of several processes. Lightning would replace any sampler but a `DistributedSampler`, and with
-    it the batches, which are already this process's."""
+    """The loader of one of several processes. Lightning would replace any sampler but a `DistributedSampler` (with
+    `overfit_batches`, any but a `SequentialSampler`), and with it the batches, which are already this process's."""
 
     @property
     def sampler(self) -> data.DistributedSampler[Any]:
         """Not used: with a batch sampler, a DataLoader does not read it."""
-        return data.DistributedSampler(self.dataset, num_replicas=1, rank=0)
+        return _KeptSampler(self.dataset, num_replicas=1, rank=0)
 
     @sampler.setter
     def sampler(self, default: object) -> None:
