@@ -5,13 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from densevit.data.io.depth_files import depth_size_of, read_depth
 from densevit.data.io.images import image_header, read_image
-from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError
 from tests.data.io.conftest import H, W, turned
-
-READERS = (read_image, image_header, read_label, label_size_of, read_depth, depth_size_of)
 
 
 def test_lossless_formats_round_trip(pixels, save):
@@ -48,15 +44,3 @@ def test_the_end_of_a_file_may_have_more_bytes_but_not_fewer(format, pixels, sav
     for use in (read_image, image_header):
         with pytest.raises(DataError, match=path.name):
             use(path)
-
-
-def test_a_tiff_of_several_pages_is_an_error(tmp_path):
-    page = Image.new("L", (5, 4))
-    page.save(tmp_path / "pages.tif", save_all=True, append_images=[page, page])
-    for read in READERS:
-        with pytest.raises(DataError, match=r"pages\.tif: it has 3 pages; expected 1"):
-            read(tmp_path / "pages.tif")
-    with pytest.raises(
-        DataError, match=r"Fix: .* data\.channels='\[red, green, blue\]', which reads pages as channels"
-    ):
-        read_image(tmp_path / "pages.tif")

@@ -3,10 +3,8 @@
 import cv2
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
-from densevit.data.io.depth_files import depth_size_of, read_depth
 from densevit.data.io.label_files import label_size_of, read_label
 from densevit.errors import DataError
 from tests.data.io.conftest import ORIENTATION, grey_png, turned
@@ -81,10 +79,3 @@ def test_files_without_exact_labels_are_named(tmp_path):
     }.items():
         with pytest.raises(DataError, match=rf"{name}.*{facts}"):
             read_label(tmp_path / name)
-
-
-@pytest.mark.parametrize("read", [read_label, label_size_of, read_depth, depth_size_of])
-def test_a_tiff_of_bands_is_refused_with_the_fix_of_a_map(read, tmp_path):
-    tifffile.imwrite(tmp_path / "bands.tif", np.zeros((5, 7, 5), np.uint8), photometric="minisblack")
-    with pytest.raises(DataError, match=r"bands\.tif: it has [^\n]*Fix: save a file with one page"):
-        read(tmp_path / "bands.tif")

@@ -37,13 +37,18 @@ def check(kind: str, accumulate: int, **options: Any) -> None:
         for part in getattr(batch, "batches", [batch]):
             is_final.append((trainer.global_step, max(part["images"].shape[2:]) > 32))
 
+    def note_step(trainer: Any, module: Any, optimizer: Any) -> None:
+        images.append(module.record.image_ids)
+        progress.append(shares[-1])
+
     record = lightning.callbacks.LambdaCallback(
-        on_before_optimizer_step=lambda trainer, module, optimizer: images.append(module.record.image_ids),
+        on_before_optimizer_step=note_step,
         on_train_batch_start=note,
     )
-    progress: list[float] = []
+    shares: list[float] = []  # that the head is given, before steps and validations
+    progress: list[float] = []  # of each step
     module = module_of(CLASSES if kind == "loader" else SURFACES, optim={"lr_per_256": 2.56, "schedule": "cosine"})
-    module.model.heads["map"].set_progress = progress.append
+    module.model.heads["map"].set_progress = shares.append
     size = accumulate if kind == "module of steps" else None
     data = (
         loader(IMAGES, shuffle=True) if kind == "loader" else densevit.DenseDataModule(SECTION, batches_per_step=size)
