@@ -90,7 +90,7 @@ The data of the training is not recorded.
 {% endfor %}
 
 {% if data %}
-On the split `{{ data[0].split }}`, by:
+On the split `{{ data[0].val_split }}`, by:
 {% else %}
 By:
 {% endif %}

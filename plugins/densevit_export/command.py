@@ -190,7 +190,7 @@ def _size(text: str) -> "Size":
 
 
 class _Evaluation(NamedTuple):
-    """The arguments of `export` that evaluate a model as `densevit evaluate` does.
+    """What `export --evaluate` measures: the data and options of `densevit evaluate`.
 
     data: the data's name.
     """

@@ -53,7 +53,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "trainer": TrainerSection,
     "inference": InferenceSection,
 }
-DERIVED = ("evaluation", "lr")  # defaults that depend on other keys
+DERIVED = ("evaluation", "evaluations", "lr")  # defaults that depend on other keys
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -82,7 +82,7 @@ def check_losses(losses: Any, method: Method) -> None:
 
 
 def moved(batch: OptimizerStep | Batch, device: torch.device, channels_last: bool) -> OptimizerStep | Batch:
-    """A batch, or a step with its batches, on a device, see `on_device`."""
+    """Copies a batch, or the batches of an optimiser step, to a device (`on_device`)."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     if isinstance(batch, OptimizerStep):
         return replace(batch, batches=tuple(on_device(part, device, layout) for part in batch.batches))

@@ -39,7 +39,7 @@ def tables(diagnosis: Diagnosis) -> Iterator[Any]:
 
 
 def finding_text(finding: Finding) -> Text:
-    """A finding, with its severity in colour and the fix dimmed."""
+    """The text of a finding for the terminal: its severity in colour, the fix dimmed."""
     text = Text(str(finding))
     text.stylize(_COLORS[finding.severity], 0, len(finding.severity))
     if finding.fix:

@@ -95,7 +95,7 @@ class Shards(Dataset):
         return self._arrays.get("object_counts")
 
     def image_classes(self) -> np.ndarray | None:
-        """The pairs (P, 2) of the original data set."""
+        """Pairs of an image's index and a class in it, (P, 2), of the data set from which the shards were written."""
         return self._arrays.get("image_classes")
 
     def shuffled(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -57,7 +57,7 @@ class RunsTable:
 
 @dataclass
 class _Run:
-    """values: the config as `section.key: value` without NO_EFFECT, and DERIVED. data: the result of `evaluated_data`.
+    """values: the config's values by `section.key`, without the keys of NO_EFFECT, with those of DERIVED. data: the result of `evaluated_data`.
     metrics: all metrics except metrics of single classes. step: the last optimiser step in metrics.csv. validations:
     the optimiser steps with a validation.
     """
