@@ -57,9 +57,9 @@ class RunsTable:
 
 @dataclass
 class _Run:
-    """values: the config's values by `section.key`, without the keys of NO_EFFECT, with those of DERIVED. data: the result of `evaluated_data`.
-    metrics: all metrics except metrics of single classes. step: the last optimiser step in metrics.csv. validations:
-    the optimiser steps with a validation.
+    """values: the config's values by `section.key`, without the keys of NO_EFFECT, with those of DERIVED. data: the
+    result of `evaluated_data`. metrics: all metrics except metrics of single classes. step: the last optimiser step in
+    metrics.csv. validations: the optimiser steps with a validation.
     """
 
     path: Path
