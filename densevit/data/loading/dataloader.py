@@ -272,7 +272,7 @@ MakeLoader = Callable[..., Loader]
 
 
 class _KeptSampler(data.DistributedSampler[Any], data.SequentialSampler):
-    """Of both kinds that Lightning keeps: of several processes, and with `overfit_batches`."""
+    """A sampler that Lightning keeps in a training of several processes and with `overfit_batches`."""
 
 
 class ShardedLoader(Loader):
