@@ -275,11 +275,9 @@ def places(annotation: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, .
             yield from places(inner[1], (*path, "x"))
         elif get_origin(part) is tuple:
             yield from places(inner[0], (*path, 0))
-        elif isinstance(part, type) and issubclass(part, OpenSection) and "name" in part.model_fields:
-            yield path
-            for key, field in part.model_fields.items():
-                yield from places(Annotated[(field.annotation, None, *field.metadata)], (*path, key))
-        elif isinstance(part, type) and issubclass(part, Section):
+        elif isinstance(part, type) and issubclass(part, OpenSection | Section):
+            if issubclass(part, OpenSection) and "name" in part.model_fields:
+                yield path
             for key, field in part.model_fields.items():
                 yield from places(Annotated[(field.annotation, None, *field.metadata)], (*path, key))
 

@@ -30,7 +30,7 @@ data:
   {name: figures, side: 64, image_size: 64, transforms: resize, batch_size: 8, num_workers: 0, length: 256,
    val_length: 16}
 optim: {lr: 5e-3}
-trainer: {max_steps: 150, accelerator: cpu, precision: 32, evaluations: 1}
+trainer: {max_steps: 90, accelerator: cpu, precision: 32, evaluations: 1}
 """
 NORMALS = """
 seed: 0
