@@ -54,7 +54,7 @@ RESNET_50D = partial(timm_model, "resnet26d", output_stride=16, layers=[3, 4, 6,
         (partial(torchvision_model, "resnet18"), {"depth": 18}, (97, 131)),
         (partial(torchvision_model, "resnet18", norm="group"), {"depth": 18, "norm": "group"}, (71, 64)),
         pytest.param(partial(torchvision_model, "resnext50_32x4d"), RESNEXT_50, (45, 66), marks=INTEGRATION),
-        (partial(timm_model, "resnet18d"), {"depth": 18, "variant": "d"}, (69, 51)),
+        pytest.param(partial(timm_model, "resnet18d"), {"depth": 18, "variant": "d"}, (69, 51), marks=INTEGRATION),
         pytest.param(RESNET_50D, {"depth": 50, "variant": "d", "dilation": True}, (50, 39), marks=INTEGRATION),
     ],
     ids=["18", "18 with groups", "next 50", "18d", "50d dilated"],
@@ -66,6 +66,7 @@ def test_features_and_gradients_match_torchvision_and_timm(make, options, size, 
     assert_equal_features(resnet, lambda images: stage_maps(reference, images), random_images(*size))
 
 
+@pytest.mark.integration
 @pytest.mark.parity("transformers-rtdetr-resnet")
 def test_variant_vd_matches_transformers(randomise, assert_equal_features):
     """RT-DETR's ResNet ("PResNet"), which has a projection shortcut in the first block of every stage."""
