@@ -14,6 +14,7 @@ from torch import Tensor
 
 import densevit
 from densevit import registry, set_prediction
+from tools.release import public_surface
 
 
 def test_public_names_exist():
@@ -77,3 +78,12 @@ def test_modules_are_attributes_before_anything_imports_them(monkeypatch):
 
 def test_public_names_are_few():
     assert len(densevit.__all__) <= 50
+
+
+def test_public_surface_is_that_of_the_file():
+    """Names, signatures, config keys, plugins, flags and metrics change only together with the file, in one diff."""
+    lines, expected = public_surface.surface().splitlines(), public_surface.SURFACE.read_text().splitlines()
+    changed = {line: "removed" for line in expected if line not in lines}
+    changed |= {line: "added" for line in lines if line not in expected}
+    assert not changed, f"Fix: python tools/release/public_surface.py, and a line in CHANGELOG.md. {changed}"
+    assert lines == expected, "The order changed. Fix: python tools/release/public_surface.py"
