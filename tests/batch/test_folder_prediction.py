@@ -4,7 +4,6 @@ import csv
 import errno
 import gzip
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from densevit.inference import iterating
 from densevit.inference.iterating import Predicted
 from densevit_batch import folder_prediction, image_listing, joining, prediction_folder
 from densevit_batch.folder_prediction import FolderPrediction
-from densevit_batch.image_file import ImageFile
 from tests.cli.stand_in import StandIn, read
 
 ALL = ["predict", "run", "a", "b", "--batch-size", "1"]
@@ -39,17 +37,6 @@ def failed(folder: str) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def before_writing(monkeypatch: pytest.MonkeyPatch, called: Callable[[ImageFile], None]) -> None:
-    """Calls a function before the files of each image are written."""
-    write = FolderPrediction._write
-
-    def patched(self: FolderPrediction, writers: Any, predicted: Predicted) -> Any:
-        called(predicted.image)
-        return write(self, writers, predicted)
-
-    monkeypatch.setattr(FolderPrediction, "_write", patched)
-
-
 @pytest.fixture
 def blocks_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (iterating, folder_prediction, prediction_folder):
@@ -65,14 +52,15 @@ def blocks_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_first_error_of_writing_ends_the_run(model, photos, blocks_of_one, monkeypatch, run, error, message):
     """The run can be continued, with the files of one that was not stopped."""
-    errors = {"b/1.jpg": error, "b/cat.png": DensevitError("another error")}
+    errors, write = {"b/1.jpg": error, "b/cat.png": DensevitError("another error")}, FolderPrediction._write
 
-    def fail(file: ImageFile) -> None:
-        if file.file_name in errors:
-            raise errors[file.file_name]
+    def failing(self: FolderPrediction, writers: Any, predicted: Predicted) -> Any:
+        if predicted.image.file_name in errors:
+            raise errors[predicted.image.file_name]
+        return write(self, writers, predicted)
 
     with monkeypatch.context() as patch:
-        before_writing(patch, fail)
+        patch.setattr(FolderPrediction, "_write", failing)
         said = run(*ALL, "--out", "found", code=2)
     assert message in said and "another error" not in said
     model.batches.clear()

@@ -178,13 +178,12 @@ class Net(densevit.Backbone):
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch) -> Path:
+def tiny(cwd, monkeypatch) -> Path:
     """A protocol, and a module with a backbone."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    (tmp_path / "net_of_board.py").write_text(NETWORK)
-    return tmp_path
+    monkeypatch.syspath_prepend(cwd)
+    (cwd / "tiny.yaml").write_text(TINY)
+    (cwd / "net_of_board.py").write_text(NETWORK)
+    return cwd
 
 
 @pytest.mark.integration

@@ -55,9 +55,8 @@ class Brightness(Probe):
 
 
 @pytest.fixture
-def protocol(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "tiny.yaml"
+def protocol(cwd) -> Path:
+    path = cwd / "tiny.yaml"
     path.write_text(
         f"probes: {{bright: {{name: '{__name__}:Brightness'}}, retrieval: {{name: patch_retrieval}}}}\n"
         f"heads: {{segmentation: {{name: linear}}}}\ntrainer: {{max_images: 8}}\ndata: {DATA}"

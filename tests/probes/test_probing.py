@@ -50,14 +50,13 @@ class Patches(densevit.Backbone):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
+def folder(cwd) -> Path:
     """A protocol, and a backbone with weights."""
-    monkeypatch.chdir(tmp_path)
     torch.manual_seed(3)
-    densevit.save(densevit.create_model(f"{__name__}:Patches", {"s": "linear"}, ["a"]), tmp_path / "w.safetensors")
-    (tmp_path / "mine.yaml").write_text(f"{{name: '{__name__}:Patches', weights: {tmp_path}/w.safetensors}}")
-    (tmp_path / "tiny.yaml").write_text(PROTOCOL)
-    return tmp_path
+    densevit.save(densevit.create_model(f"{__name__}:Patches", {"s": "linear"}, ["a"]), cwd / "w.safetensors")
+    (cwd / "mine.yaml").write_text(f"{{name: '{__name__}:Patches', weights: {cwd}/w.safetensors}}")
+    (cwd / "tiny.yaml").write_text(PROTOCOL)
+    return cwd
 
 
 @pytest.mark.integration
