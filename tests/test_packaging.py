@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -81,31 +81,45 @@ def test_wheel_of_the_sdist_contains_all_files_of_the_tree(wheel, project):
         for file in (project / root).rglob("*"):
             if file.is_file() and "__pycache__" not in file.parts:
                 expected.add(f"{name}/{file.relative_to(project / root).as_posix()}")
-    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert names == expected
-    assert {"densevit/py.typed", "densevit_configs/detr_swin.yaml", "densevit_heads/detr/__init__.py"} <= names
+    described, files = set[str](), set[str]()
+    for name in zipfile.ZipFile(wheel).namelist():
+        top, _, rest = name.partition(".dist-info/")
+        (described if rest else files).add(rest or top)
+    assert files == expected
+    assert described == {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"}
+    assert {PurePath(name).suffix for name in files} == {".css", ".html", ".py", ".pyi", ".txt", ".typed", ".yaml"}
+    assert not [name for name in files if re.search(r"(^|/)(\.|tests?/|test_\w+/|tools/|conftest)", name)]
+    assert wheel.stat().st_size < 2_500_000
+    assert {"densevit/py.typed", "densevit_configs/detr_swin.yaml", "densevit_heads/detr/__init__.py"} <= files
 
 
-def smoke(python: str, wheel: Path | str, folder: Path, project: Path, *arguments: str) -> str:
-    """Installs the wheel in an empty environment, without the clone, and returns what tools/release/smoke.py prints."""
+def smoke(python: str, distribution: Path | str, folder: Path, project: Path, *arguments: str) -> str:
+    """Installs the distribution in an empty environment, without the clone, a compiler and git, and returns what
+    tools/release/smoke.py prints there without a network."""
     if shutil.which(python) is None or subprocess.run([python, "--version"], capture_output=True).returncode:
         pytest.skip(f"there is no {python}")
     subprocess.run([python, "-m", "venv", folder / "venv"], check=True)
-    environment = folder / "venv" / "bin" / "python"
-    install = [environment, "-m", "pip", "install", "--quiet", wheel, *arguments]
-    assert subprocess.run(install, cwd=folder).returncode == 0
+    scripts = folder / "venv" / "bin"
+    plugin = shutil.copytree(project / "examples" / "plugins" / "lion", folder / "lion")
+    variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")}
+    variables |= {"PATH": str(scripts)}
+    install = [scripts / "python", "-m", "pip", "install", "--quiet", distribution, plugin, "mypy", "pyright[nodejs]"]
+    assert subprocess.run([*install, *arguments], cwd=folder, env=variables).returncode == 0
     (folder / "empty").mkdir()
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    script = [environment, project / "tools" / "release" / "smoke.py"]
+    proxies = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    variables |= dict.fromkeys(proxies, "http://127.0.0.1:9")  # a closed port
+    script = [scripts / "python", project / "tools" / "release" / "smoke.py"]
     done = subprocess.run(script, cwd=folder / "empty", env=variables, capture_output=True, text=True)
+    shutil.rmtree(folder / "venv")  # several GB
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()[-1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ["3.10", "3.13"])
-def test_wheel_in_an_empty_environment(version, wheel, tmp_path, project):
-    assert f"passes on Python {version}." in smoke(f"python{version}", wheel, tmp_path, project)
+@pytest.mark.parametrize(("version", "suffix"), [("3.10", "whl"), ("3.12", "tar.gz"), ("3.13", "whl")])
+def test_distribution_in_an_empty_environment(version, suffix, wheel, tmp_path, project):
+    distribution = next(wheel.parent.glob(f"*.{suffix}"))
+    assert f"passes on Python {version}." in smoke(f"python{version}", distribution, tmp_path, project)
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
-"""Trains, evaluates, predicts, exports and loads a checkpoint with an installed densevit, in an empty folder.
+"""Trains, evaluates, predicts, exports, loads a checkpoint and checks types with an installed densevit, in an empty
+folder.
 
     cd "$(mktemp -d)" && python .../tools/release/smoke.py
 
-Run it with the interpreter of the environment with densevit. It needs about a minute and no network.
+Run it with the interpreter of an environment with densevit, examples/plugins/lion, mypy and pyright. It needs some
+minutes and no network.
 """
 
 import importlib
@@ -11,6 +13,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,15 +23,30 @@ import densevit
 
 CLONE = Path(__file__).resolve().parents[2]
 RUN = Path("runs/detr_swin")
+SMALL = ("data.train_length=64", "data.val_length=8")
+USER = """\
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+from pathlib import Path
+
+import densevit
 
 
-def command(*arguments: str) -> str:
-    """Runs `densevit ARGUMENTS`, the script of this environment, and returns what it prints."""
-    script = Path(sys.executable).parent / "densevit"
-    print("densevit", *arguments, flush=True)
-    done = subprocess.run([script, *arguments], capture_output=True, text=True)
+def names(run: Path, image: Path) -> list[str]:
+    result: densevit.Result = densevit.load(run).predict(image, threshold=0.5)
+    size: str = result.size  # type: ignore
+    return [*result.names, size]
+"""
+
+
+def program(name: str, *arguments: str) -> str:
+    """Runs a script of this environment, and returns what it prints."""
+    print(name, *arguments, flush=True)
+    done = subprocess.run([Path(sys.executable).parent / name, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+command = partial(program, "densevit")
 
 
 def check_installation() -> None:
@@ -40,14 +58,12 @@ def check_installation() -> None:
     plugins = command("plugins")
     for name in ("swin", "box_query_detr", "fpn", "scenes", "panoptic", "supervised"):
         assert name in plugins, f"densevit plugins does not list {name}"
-    package = Path(densevit.__file__).parent
-    assert (package / "py.typed").is_file() and (package / "__init__.pyi").is_file()
-    assert sorted((package / "data" / "datasets" / "presets").rglob("*.yaml"))
+    assert sorted((Path(densevit.__file__).parent / "data" / "datasets" / "presets").rglob("*.yaml"))
 
 
 def readme() -> None:
     """The first training of README.md and the Python API, with few images."""
-    command("train", "detr_swin", "trainer.max_images=32", "data.train_length=64", "data.val_length=8")
+    command("train", "detr_swin", "trainer.max_steps=8", *SMALL)
     assert (RUN / "report.html").is_file() and (RUN / "model.safetensors").is_file()
     command("scenes", "--out", "labelled", "--split", "val", "--count", "2", "--jpeg", "--quiet")
     next(Path("labelled").rglob("*.jpg")).rename("street.jpg")
@@ -55,7 +71,7 @@ def readme() -> None:
     result = model.predict("street.jpg", threshold=0.0)
     assert len(result.names) == len(result.scores) == len(result.boxes) > 0
     result.draw().save("drawn.png")
-    run = densevit.fit("setr_vit", overrides=["trainer.max_images=16", "data.train_length=64", "data.val_length=8"])
+    run = densevit.fit("setr_vit", overrides=["trainer.max_images=16", *SMALL])
     assert 0 <= run.metrics["segmentation/mIoU"] <= 1
     run.model.predict("street.jpg").draw().save("segmented.png")
 
@@ -68,7 +84,7 @@ def commands() -> None:
     for name in ("segmenter.pt2", "segmenter.onnx") if importlib.util.find_spec("onnxscript") else ("segmenter.pt2",):
         command("export", "runs/setr_vit", "--out", name)
         assert Path(name).is_file()
-    command("train", "--resume", str(RUN), "trainer.max_images=48")
+    command("train", "--resume", str(RUN), "trainer.max_steps=10")
 
 
 def checkpoint() -> None:
@@ -87,11 +103,28 @@ def checkpoint() -> None:
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
 
 
+def plugin() -> None:
+    """A distribution of its own adds an optimiser by its entry point."""
+    command("train", "detr_swin", "optim={name: lion}", "trainer.max_steps=2", "--run-dir", "runs/lion", *SMALL)
+
+
+def types() -> None:
+    """Type checkers read the annotations: without them, the comment in USER would be needless, which is an error."""
+    Path("user.py").write_text(USER)
+    program("mypy", "--strict", "user.py")
+    if importlib.util.find_spec("pyright") is None:
+        print("pyright is not installed: mypy alone checks the types")
+    else:
+        program("pyright", "user.py")
+
+
 if __name__ == "__main__":
     assert not any(Path().iterdir()), f"{Path().resolve()} is not empty"
     check_installation()
     readme()
     commands()
     checkpoint()
+    plugin()
+    types()
     versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "pytorch-lightning")}
     print(f"densevit {densevit.__version__} passes on Python {sys.version.split()[0]}:", json.dumps(versions))
