@@ -106,6 +106,18 @@ def resume_hint(command: str) -> str:
     return command and f" Resume from the last checkpoint with: {command}"
 
 
+def check_format(version: object, newest: int, source: object, error: type[DensevitError]) -> None:
+    """Raises `error` unless a file's `format_version` is `newest`, the number that this version of densevit reads and
+    writes. source: the file, for the message."""
+    if str(version) != str(newest):
+        is_newer = int((re.match(r"\d{1,9}", str(version)) or "0")[0]) > newest
+        reads, fix = ("up to ", "update densevit") if is_newer else ("", "write the file again")
+        raise error(
+            f"{source}: format version {version or 'none'}, densevit {sys.modules['densevit'].__version__} reads "
+            f"{reads}{newest}. Fix: {fix}."
+        )
+
+
 def nearest(name: str, names: Iterable[str], before: str = "") -> str:
     """Returns " Did you mean 'x'?", with a leading space; empty if none of these names is similar.
 

@@ -93,7 +93,7 @@ def from_file(values: Mapping[str, Any], source: str) -> Config:
 
 def dump(config: ModelSections, comments: Mapping[str, str] | None = None) -> str:
     """The complete config as YAML, which loads to an equal config. comments: derived facts, at the end."""
-    text = yaml_io.write(config.model_dump())
+    text = f"# format_version: {yaml_io.FORMAT}\n{yaml_io.write(config.model_dump())}"
     if comments:
         facts = (printable(" ".join(f"# {name}: {fact}".split())) for name, fact in comments.items())
         text += "\n# Derived from the above:\n" + "".join(f"{fact}\n" for fact in facts)

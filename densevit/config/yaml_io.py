@@ -11,9 +11,10 @@ import yaml
 
 from densevit.config.frozen_mapping import FrozenMapping
 from densevit.constructor_call import Unwritten, plain
-from densevit.errors import ConfigError, nearest, one_line
+from densevit.errors import ConfigError, check_format, nearest, one_line
 from densevit.paths import check_unpacked, nearest_neighbour, user_path
 
+FORMAT = 1  # `format_version` of configs, in the first line of those that densevit writes
 _LARGEST = 64 * 2**20  # bytes of a config file
 # VOC and CVAT; COCO, labelme and Label Studio
 _ANNOTATIONS = re.compile(r'<annotation|"(file_name|shapes|completed_by)"\s*:')
@@ -101,6 +102,8 @@ def read_file(path: Path) -> dict[str, Any]:
 
 def parse(text: str, source: str, lines: bool = False) -> Any:
     """Parses YAML. source: file or override, for messages. lines: whether messages contain line and column."""
+    if version := re.match(r"# format_version: (\d+)\n", text):
+        check_format(version[1], FORMAT, source, ConfigError)
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:

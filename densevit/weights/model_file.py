@@ -14,7 +14,7 @@ from torch import Tensor
 from densevit import config as configs
 from densevit.atomic_io import replaced_file
 from densevit.config import DataSection, LoraSection, ModelSections, yaml_io
-from densevit.errors import DensevitError, WeightsError, one_line
+from densevit.errors import DensevitError, WeightsError, check_format, one_line
 from densevit.interfaces import Backbone, Class, Licences
 from densevit.model import DenseModel, InferenceModel, build_from_sections
 from densevit.model.lora import merged_state
@@ -22,7 +22,7 @@ from densevit.model.part_sections import name_classes
 from densevit.paths import user_path
 from densevit.weights.checkpoint_io import read as read_checkpoint
 from densevit.weights.licences import from_header
-from densevit.weights.state_dict_io import FORMAT, check_format, header, write_safetensors
+from densevit.weights.state_dict_io import FORMAT, header, write_safetensors
 from densevit.weights.state_dict_loading import load_state
 
 _CLASSES = TypeAdapter(dict[str, tuple[Class, ...]])
@@ -71,8 +71,12 @@ def sections_of(model: InferenceModel) -> ModelSections:
 def entries(model: InferenceModel, sections: ModelSections) -> dict[str, str]:
     """The header of a model file, which `described` reads. sections: those of `sections_of`."""
     classes = {name: [asdict(c) for c in head_classes] for name, head_classes in model.classes.items()}
-    values: dict[str, Any] = {"format": "densevit", "format_version": FORMAT, "classes": classes}
-    values["config"] = configs.dump(sections)
+    values: dict[str, Any] = {
+        "format": "densevit",
+        "format_version": FORMAT,
+        "classes": classes,
+        "config": configs.dump(sections),
+    }
     further = {
         "licences": model.licences,
         "score_thresholds": model.score_thresholds,
@@ -96,12 +100,16 @@ def save_backbone(
     licences: licences of its weights by source. lora: options of its adapters, which are merged. step: the training
     step.
     """
-    config = yaml_io.write({"backbone": dict(section)})
-    values: dict[str, Any] = {"format": "densevit", "format_version": FORMAT, "part": "backbone", "config": config}
-    values |= {"licences": dict(licences)} if licences else {}
-    values |= _step(step)
+    values: dict[str, Any] = {
+        "format": "densevit",
+        "format_version": FORMAT,
+        "part": "backbone",
+        "config": yaml_io.write({"backbone": dict(section)}),
+        **_step(step),
+    }
     state = merged_state(backbone.state_dict(), lora)
-    write({f"backbone.{key}": value for key, value in state.items()}, values, path)
+    further = {"licences": dict(licences)} if licences else {}
+    write({f"backbone.{key}": value for key, value in state.items()}, values | further, path)
 
 
 def write(state: Mapping[str, Tensor], values: Mapping[str, Any], path: Path) -> None:
@@ -159,7 +167,7 @@ class Description(NamedTuple):
 def described(entries: Mapping[str, str], source: str, trust: bool = False, run: Path | None = None) -> Description:
     """Reads a header. source: the file, for messages. trust: whether it may name a `module:Class`. run: the parameter
     of `config.values_of_file`. Raises WeightsError for an invalid header."""
-    check_format(entries.get("format_version"), source)
+    check_format(entries.get("format_version"), FORMAT, source, WeightsError)
     if entries.get("part") == "backbone":
         raise WeightsError(f"{source}: contains only a backbone. Train with `backbone.weights={source}`.")
     if entries.get("part") == "heads":

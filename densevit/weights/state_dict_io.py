@@ -15,7 +15,7 @@ from torch import Tensor
 
 from densevit.errors import WeightsError
 
-FORMAT = "2"  # of model files and checkpoints; rises when older files can no longer be read
+FORMAT = 2  # `format_version` of model files, heads files and checkpoints
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -61,13 +61,8 @@ def write_torch(content: Any, path: Path) -> None:
         raise error.__context__ from None
 
 
-def check_format(version: Any, source: str) -> None:
-    """Raises WeightsError unless the `format_version` of a model file or of a checkpoint is `FORMAT`."""
-    if version != FORMAT:
-        raise WeightsError(f"{source}: format version {version}, expected {FORMAT}. Update densevit, or train again.")
-
-
 def header(entries: Mapping[str, Any]) -> dict[str, str]:
     """Entries as strings for a safetensors header; values other than strings as JSON, with a dataclass as an object."""
-    texts = {key: json.dumps(value, default=asdict) for key, value in entries.items() if not isinstance(value, str)}
-    return {**entries, **texts}
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, default=asdict) for key, value in entries.items()
+    }

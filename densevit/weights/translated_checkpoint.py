@@ -10,12 +10,12 @@ from torch import Tensor
 
 from densevit.channels import COLORS
 from densevit.config import LoraSection, ModelSections, values_of_file, yaml_io
-from densevit.errors import WeightsError, one_line
+from densevit.errors import WeightsError, check_format, one_line
 from densevit.interfaces import Licences
 from densevit.model.lora import merged_state
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.licences import from_header
-from densevit.weights.state_dict_io import check_format
+from densevit.weights.state_dict_io import FORMAT
 
 Triple = tuple[float, float, float]
 
@@ -89,7 +89,7 @@ def native(checkpoint: Checkpoint) -> TranslatedCheckpoint:
     header, notes = checkpoint.header, checkpoint.with_container().notes
     translated = TranslatedCheckpoint(checkpoint.source, checkpoint.tensors, notes=notes)
     if header.get("format") == "densevit":
-        check_format(header.get("format_version"), checkpoint.source)
+        check_format(header.get("format_version"), FORMAT, checkpoint.source, WeightsError)
         try:
             classes = json.loads(header.get("classes", "{}"))
             translated.classes = {

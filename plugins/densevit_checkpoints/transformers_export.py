@@ -13,13 +13,13 @@ from densevit import config as configs
 from densevit.atomic_io import atomic_folder
 from densevit.channels import RGB
 from densevit.config import BackboneSection, ModelSections
-from densevit.errors import WeightsError
+from densevit.errors import WeightsError, check_format
 from densevit.interfaces import Backbone, CheckpointLayout, Publishing
 from densevit.layouts import every, part
 from densevit.model import DenseModel, backbone_from, build_from_sections
 from densevit.paths import user_path
 from densevit.weights import model_file
-from densevit.weights.state_dict_io import check_format, read_safetensors, write_safetensors
+from densevit.weights.state_dict_io import FORMAT, read_safetensors, write_safetensors
 from densevit.weights.state_dict_loading import load_state
 from densevit.weights.weights_table import listed
 from densevit_checkpoints.converting import Converted
@@ -87,7 +87,7 @@ def load_backbone(run: str | Path, trust: bool = False) -> tuple[Backbone, Backb
     """Loads the backbone of a run or of a file by `model_file.save_backbone`, in evaluation mode. Returns it and its
     section."""
     state, entries, path = model_file.read(run)
-    check_format(entries.get("format_version"), path)
+    check_format(entries.get("format_version"), FORMAT, path, WeightsError)
     text, folder = entries.get("config", ""), model_file.folder_of(run)
     values = configs.values_of_file(text, path, trust, folder, part="backbone")["backbone"]
     if not isinstance(values, dict):  # a text would name a section's file

@@ -9,6 +9,7 @@ from densevit.interfaces import Size
 from densevit.model import DenseModel
 from densevit.model.tiled_detection import SupportsMaxPredictions
 from densevit.weights import model_file
+from densevit_export.runtimes import FORMAT
 
 Sections = TypeVar("Sections", bound=ModelSections)
 
@@ -35,6 +36,7 @@ def header_of(
             "strides": [*features.strides],
         }
     return {
+        "format_version": FORMAT,
         "model": model_file.entries(model, sections),
         "backbone": {"channels": [*model.backbone.channels], "strides": [*model.backbone.strides]},
         "heads": heads,

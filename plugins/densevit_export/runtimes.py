@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from densevit.errors import DensevitError, WeightsError, did_you_mean
+from densevit.errors import DensevitError, WeightsError, check_format, did_you_mean
 from densevit.interfaces import Size
 from densevit.paths import user_path
 
@@ -24,6 +24,7 @@ RUNTIMES = ("onnxruntime", "openvino")
 
 IMAGES = "images"  # the input of all files
 ORIGINAL_SIZE, THRESHOLDS = "original_size", "thresholds"  # further inputs of files with post-processing
+FORMAT = 1  # `format_version` of headers
 METADATA = "densevit"  # the key of the header in ONNX files
 HEADER_FILE = "header.json"  # in pt2 files
 
@@ -168,6 +169,8 @@ def _header(path: Path, program: _Program) -> dict[str, Any]:
         header = json.loads(program.header or "null")
     except ValueError:
         header = None
+    if isinstance(header, dict) and "format_version" in header:
+        check_format(header["format_version"], FORMAT, path, WeightsError)
     if len(program.shape) != 4 or not _is_complete(header):
         raise WeightsError(
             f"{path}: has no densevit header, so its inputs and outputs are unknown. Fix: write the file with "
@@ -177,7 +180,10 @@ def _header(path: Path, program: _Program) -> dict[str, Any]:
 
 
 def _is_complete(header: Any) -> bool:
-    if not isinstance(header, dict) or not {"heads", "backbone", "input_size", "resize"} <= header.keys():
+    if (
+        not isinstance(header, dict)
+        or not {"format_version", "heads", "backbone", "input_size", "resize"} <= header.keys()
+    ):
         return False
     heads = header["heads"]
     parts = [header["backbone"], *heads.values()] if isinstance(heads, dict) else []

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from densevit.atomic_io import replaced_file
-from densevit.errors import DataError, one_line
+from densevit.errors import DataError, check_format, one_line
 from densevit.evaluation.metric_order import sign
 from densevit_probes.board_facts import portable
 from densevit_probes.hub_results import hub_benchmark, hub_results
 from densevit_probes.probing import ProbeResult
 from densevit_workbench.benchmarking.digest import PARTS, digest_of, hashed
 
-VERSION = 2  # of the files
+FORMAT = 2  # `format_version` of rows
 MEASURED = "measured"
 
 
@@ -45,7 +45,7 @@ class Row:
     parameters: int | None = None
     machine: str = ""
     date: str = ""
-    version: int = VERSION
+    format_version: int = FORMAT
 
     @property
     def is_measured(self) -> bool:
@@ -74,16 +74,17 @@ def row_of(result: ProbeResult) -> Row:
 
 
 def read_rows(folder: Path) -> dict[Path, Row]:
-    """Reads the rows of a protocol's folder by file. Raises DataError for another version, and for a wrong digest."""
+    """Reads the rows of a protocol's folder by file. Raises DataError for another format, and for a wrong digest."""
     rows = {}
     for path in sorted(folder.glob("*.json")):
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            if values.get("version") != VERSION:
-                raise ValueError(f"version {values.get('version')}, not {VERSION}")
+            check_format(values.get("format_version"), FORMAT, path, DataError)
             row = rows[path] = Row(**values)
             if row.is_measured and row.digest != digest_of(row.parts):
                 raise ValueError(f"the digest {row.digest} is not that of {', '.join(PARTS)}, {digest_of(row.parts)}")
+        except DataError:
+            raise
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(
                 f"{path}: expected a row of a board; found: {one_line(error)}. Fix: measure it again with densevit "

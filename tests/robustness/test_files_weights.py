@@ -46,7 +46,7 @@ INCOMPLETE = "not a complete safetensors file"
 # Replacements for a run's model.safetensors.
 MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "cut short": (lambda run: (run / "model.safetensors").read_bytes()[:5000], INCOMPLETE),
-    "newer version": (lambda run: model_file(run, format_version="99"), "format version 99, expected 2. Update"),
+    "newer version": (lambda run: model_file(run, format_version="99"), "format version 99, densevit"),
     "no config": (lambda run: model_file(run, config=None), "its header is corrupt ('config')"),
     "config with nan": (
         lambda run: model_file(run, config=TINY.replace("feedforward: 32", "dropout: .nan")),

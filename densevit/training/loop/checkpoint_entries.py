@@ -8,22 +8,26 @@ import torch
 from torch import Tensor
 
 from densevit import config as configs
+from densevit.errors import WeightsError, check_format
 from densevit.losses.distributed import gather_objects
 from densevit.model import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.weights import checkpoint_io, model_file
-from densevit.weights.state_dict_io import FORMAT, check_format
+from densevit.weights.state_dict_io import FORMAT
 
 
 def entries(model: DenseModel, prefix: str, device: torch.device) -> dict[str, Any]:
     """The entries of a checkpoint. model: the saved model. prefix: the prefix of its tensors in the state dict."""
-    values: dict[str, Any] = {"random_state": _random_states(device), "format_version": FORMAT}
+    values: dict[str, Any] = {
+        "format_version": FORMAT,
+        "random_state": _random_states(device),
+        "classes": {head: [c.name for c in classes] for head, classes in model.classes.items()},
+    }
     if model.config is not None:
         values["config"] = configs.dump(model.config)
     if model.heads:
         values[checkpoint_io.ENTRIES] = model_file.entries(model, model_file.sections_of(model))
         values[checkpoint_io.EVAL_MODEL] = prefix
-    values["classes"] = {head: [c.name for c in classes] for head, classes in model.classes.items()}
     return values
 
 
@@ -49,7 +53,7 @@ def restore(checkpoint: dict[str, Any], source: str, model: DenseModel, budget: 
 
     Raises WeightsError for a checkpoint of another format.
     """
-    check_format(checkpoint.get("format_version", "1"), source)  # format 1 has no number
+    check_format(checkpoint.get("format_version"), FORMAT, source, WeightsError)
     model.score_thresholds = model_file.score_thresholds(checkpoint.get(checkpoint_io.ENTRIES, {}))
     if budget is None:
         return

@@ -12,7 +12,7 @@ import torch
 from densevit import config as configs
 from densevit.config import Config, data_options, split_options
 from densevit.data.transforms.sample_resizing import build_evaluation_transform
-from densevit.errors import ConfigError, WeightsError
+from densevit.errors import ConfigError, WeightsError, check_format
 from densevit.interfaces import Method
 from densevit.model import DenseModel
 from densevit.registry.plugin_options import shown
@@ -23,7 +23,7 @@ from densevit.training.run.folder import is_unused
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.weights import checkpoint_io, torch_checkpoint
 from densevit.weights.licences import from_header
-from densevit.weights.state_dict_io import check_format
+from densevit.weights.state_dict_io import FORMAT
 
 _CHANGEABLE = (
     "data.*",
@@ -69,8 +69,8 @@ class RunCheckpoint:
             raise WeightsError(f"--resume {run}: there is no {self.path}. Fix: {fix}.")
         try:
             content, self.shapes = _read(self.path)
+            check_format(content.get("format_version"), FORMAT, self.path, WeightsError)
             self.step = int(content["global_step"])
-            check_format(content.get("format_version", "1"), str(self.path))  # format 1 has no number
             self.classes = {head: [str(name) for name in names] for head, names in content["classes"].items()}
             self.licences = from_header(content.get(checkpoint_io.ENTRIES, {}))
             optimizers = content.get("optimizer_states") or [{"param_groups": []}]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from densevit.atomic_io import replaced_file
-from densevit.errors import DataError, one_line
+from densevit.errors import DataError, check_format, one_line
 
-FORMAT = 6
+FORMAT = 6  # `format_version` of a file
 
 
 @dataclass
@@ -52,9 +52,10 @@ class Results:
             return cls(path)
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
-            if stored["format"] != FORMAT:
-                raise ValueError(f"format {stored['format']}")
+            check_format(stored.get("format_version"), FORMAT, path, DataError)
             cases = {name: CaseResult(**case) for name, case in stored["cases"].items()}
+        except DataError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path}: expected the results of a benchmark; found: {one_line(error)}. Fix: name another folder."
@@ -75,7 +76,7 @@ class Results:
     def as_dict(self) -> dict[str, Any]:
         """The content of the file."""
         return {
-            "format": FORMAT,
+            "format_version": FORMAT,
             "facts": self.facts,
             "cases": {name: vars(case) for name, case in self.cases.items()},
         }

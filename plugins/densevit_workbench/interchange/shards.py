@@ -17,10 +17,11 @@ from densevit.data.datasets.split_folders import root_folder
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.images import read_image
 from densevit.data.io.tar_members import TarMember
-from densevit.errors import DataError
+from densevit.errors import DataError, check_format
 from densevit.interfaces import Class, Dataset, Sample
 from densevit.targets.run_length_masks import RunLengthMasks
 
+FORMAT = 1  # `format_version` of an index
 INDEX = "index.npz"  # of a split
 SHARD = "{:06}.tar"
 _WINDOW = 4  # shards that are shuffled together
@@ -35,6 +36,7 @@ class ShardHeader:
     classes: dict[str, tuple[Class, ...]]
     channels: Channels
     metric: bool
+    format_version: int = FORMAT
 
 
 class Shards(Dataset):
@@ -63,7 +65,11 @@ class Shards(Dataset):
             raise DataError(f"{base} has no shards of a split {split!r}, only {splits}. Fix: {fix}.")
         with naming_file(folder / INDEX, "index"), np.load(folder / INDEX, allow_pickle=False) as arrays:
             self._arrays = dict(arrays)
-            header = TypeAdapter(ShardHeader).validate_json(self._arrays["header"].tobytes())
+            text = self._arrays["header"].tobytes()
+            version = json.loads(text).get("format_version")
+        check_format(version, FORMAT, folder / INDEX, DataError)
+        with naming_file(folder / INDEX, "index"):
+            header = TypeAdapter(ShardHeader).validate_json(text)
         self.provides, self.classes, self.channels = header.provides, header.classes, header.channels
         self.metric = header.metric
         self._paths = [folder / SHARD.format(number) for number in range(len(header.shards))]
