@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from densevit.data.datasets.coco_panoptic import CocoPanoptic
+from densevit.data.datasets.coco_panoptic import CocoPanoptic, panoptic_json
 from densevit.errors import DataError
 from tests.data.datasets.conftest import opened
 
@@ -179,3 +179,9 @@ def test_colours_with_red_and_blue_exchanged_are_named(write):
         dataset(root)
     with pytest.raises(DataError, match="Add each to its `segments_info`"):
         dataset(write(ids=np.where(IDS == 300, 8, IDS)))
+
+
+def test_the_json_of_a_split_is_found_by_its_options(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "val.json").touch()
+    assert panoptic_json(tmp_path, "val", {"annotations": "a/{split}.json"}) == tmp_path / "a" / "val.json"

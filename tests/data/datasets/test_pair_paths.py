@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from densevit.data.dataset_builder import create_dataset
+from densevit.data.datasets.pair_paths import list_files
 from densevit.data.io.image_names import drawing_names, image_names
 from densevit.errors import DataError
 
@@ -44,3 +45,10 @@ def test_lists_and_patterns_that_fit_several_files_are_errors(tmp_path):
     where = {"images": "images/train", "labels": "labels/train", "list_file": "list.txt"}
     with pytest.raises(DataError, match=r"list\.txt, line 1: 0\.png .*a/0\.png, .*b/0\.png"):
         create_dataset("label_maps", root=str(tmp_path), classes=options["classes"], **where)
+
+
+def test_files_of_a_folder_are_listed_by_name(tmp_path):
+    for name in ("0.png", "b/1.png", "notes.txt"):
+        (tmp_path / "maps" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "maps" / name).touch()
+    assert list_files(tmp_path, "maps", (".png",), "labels") == {"0": "maps/0.png", "b/1": "maps/b/1.png"}
