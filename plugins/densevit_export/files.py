@@ -100,6 +100,8 @@ def converted_resizing(graph: ExportedGraph, original: Size, begin: Begin) -> An
 
 def save(exported: torch.onnx.ONNXProgram, path: Path, header: Mapping[str, Any]) -> None:
     """Writes an ONNX file with a header."""
+    for node in exported.model.graph.all_nodes():
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # paths of the exporting machine
     exported.model.metadata_props.update({METADATA: json.dumps(header)} | _class_names(header))
     exported.save(path)
 

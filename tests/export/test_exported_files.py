@@ -71,6 +71,10 @@ def test_a_file_is_evaluated_like_its_model(file, folder, tmp_path, run):
     assert {*found["tables"]} == {*expected["tables"]}
 
 
+def test_a_file_names_no_path_of_the_sources(file, project):
+    assert str(project).encode() not in file.read_bytes()
+
+
 def test_the_file_has_the_metrics_of_both_on_the_data_of_the_overrides(folder, tmp_path, run):
     """The evaluations are saved beside copies of both."""
     file, model = (shutil.copy(folder / name, tmp_path) for name in ("model.onnx", "model.safetensors"))

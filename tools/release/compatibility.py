@@ -47,8 +47,6 @@ MOST = 50  # numbers of a tensor
 
 def write(folder: Path) -> None:
     """Writes the files into a new folder, and their numbers into numbers.json."""
-    import onnx
-
     folder.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8)
     cv2.imwrite(str(folder / "image.png"), cv2.resize(pixels, (64, 48), interpolation=cv2.INTER_CUBIC))
@@ -62,10 +60,6 @@ def write(folder: Path) -> None:
     heads = densevit.load(folder / "semantic.safetensors")
     save_heads(heads, folder / "semantic.heads.safetensors")
     densevit.export(heads, folder / "semantic.onnx", quiet=True)
-    exported = onnx.load(folder / "semantic.onnx")
-    for node in exported.graph.node:
-        del node.metadata_props[:]  # paths of this machine
-    onnx.save(exported, folder / "semantic.onnx")
     with tempfile.TemporaryDirectory() as temporary:
         config = {"backbone": "pixels", "heads": {"semantic": HEADS["semantic"]}, "data": SCENES}
         run = densevit.fit(
