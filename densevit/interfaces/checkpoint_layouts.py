@@ -53,10 +53,6 @@ class Line(NamedTuple):
 Metadata = Mapping[str, Any]  # of the files that accompany a checkpoint
 
 
-def _no_options(state: StateDict, metadata: Metadata) -> dict[str, Any]:
-    return {}
-
-
 def _no_files(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
     return {}
 
@@ -111,7 +107,7 @@ class LayoutOptions:
     """
 
     unsaved: tuple[str, ...] = ()
-    saved: Callable[[StateDict, Metadata], dict[str, Any]] = _no_options
+    saved: Callable[[StateDict, Metadata], dict[str, Any]] = lambda state, metadata: {}
     implied: Mapping[str, Collection[Any]] = field(default_factory=dict)
     runtime: tuple[str, ...] = ()
     project_defaults: tuple[str, ...] = ()
@@ -144,6 +140,7 @@ class Publishing:
         the metadata if models of one layout have different licences.
     files: the licences of published files, by pattern of their names: of complete names, such as "hf:acme/r50-*", or of
         file names, such as "acme_r50_*.pth". The first pattern that matches decides.
+    digests: the MD5 that the authors state of published files, by name. A file with another one causes a warning.
     models: the published models, by the name that `weights` takes, or else by the name of the file.
     config_files: returns the files of an export to transformers from the config sections, the tensors with densevit's
         keys and a model's classes: {"config.json": ...}, and the content of "preprocessor_config.json" except the
@@ -157,6 +154,7 @@ class Publishing:
     std: tuple[float, float, float] = IMAGENET_STD
     licences: Licences | Callable[[StateDict, Metadata], Licences] = NOTHING_STATED
     files: Mapping[str, Licences] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, PublishedModel] = field(default_factory=dict)
     config_files: Callable[[Mapping[str, Any], StateDict, Sequence[Class]], dict[str, dict[str, Any]]] = _no_files
     recipe: Callable[[Mapping[str, Any], Mapping[str, Sequence[Class]]], tuple[str, dict[str, Any]]] = _no_recipe

@@ -1,9 +1,11 @@
 """Translates the keys of a checkpoint, densevit's or another project's in a known layout, to densevit's keys."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -104,10 +106,21 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Fo
         mean=mean,
         std=std,
         licences={checkpoint.source: licences},
-        notes=checkpoint.notes,
+        notes=(*checkpoint.notes, *_digest_notes(checkpoint.path, layout)),
         layout=layout,
         options=saved_options(tensors, layout, metadata, checkpoint.source),
     )
+
+
+def _digest_notes(path: Path | None, layout: CheckpointLayout) -> list[str]:
+    """A warning if a file has the name of a published one, but not its digest."""
+    published = layout.publishing.digests.get(path.name) if path else None
+    if not path or not published or (md5 := hashlib.md5(path.read_bytes()).hexdigest()) == published:
+        return []
+    return [
+        f"Warning: {path}: its MD5 is {md5}, the published file's is {published}. Fix: download it again, or rename it "
+        "if it is another model."
+    ]
 
 
 def _check_implied(checkpoint: Checkpoint, layout: CheckpointLayout) -> None:

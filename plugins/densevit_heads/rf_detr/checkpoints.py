@@ -26,7 +26,7 @@ from densevit_heads.parts import projector_checkpoints as projector
 from densevit_heads.parts.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.parts.detector_checkpoints import MASK_PARTS, class_rows, classes_of, id2label, mlp
 from densevit_heads.rf_detr import backbone_checkpoints as vit
-from densevit_heads.rf_detr.published_models import MODELS
+from densevit_heads.rf_detr.published_models import DIGESTS, MODELS
 
 # The data: issue 439.
 _RF_DETR = Licences(
@@ -252,7 +252,14 @@ RF_DETR = CheckpointLayout(
     options=LayoutOptions(
         unsaved=(*vit.UNSAVED, *projector.UNSAVED, *_HEADS), saved=_saved, implied=_IMPLIED, runtime=("drop_path",)
     ),
-    publishing=Publishing(licences=_licences, files=_RF_DETR_FILES, models=MODELS, config_files=_config, recipe=recipe),
+    publishing=Publishing(
+        licences=_licences,
+        files=_RF_DETR_FILES,
+        digests=DIGESTS,
+        models=MODELS,
+        config_files=_config,
+        recipe=recipe,
+    ),
     fits=lambda state, metadata: not _is_base(state, metadata),
 )
 RF_DETR = replace(

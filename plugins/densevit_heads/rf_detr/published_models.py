@@ -51,3 +51,16 @@ MODELS = {
         )
     },
 }
+# By the name of the file that the package rfdetr 1.9 downloads.
+DIGESTS = {
+    "rf-detr-nano.pth": "fb6504cce7fbdc783f7a46991f07639f",
+    "rf-detr-small.pth": "fb37061c1af7bace359c91b723a8d5c1",
+    "rf-detr-medium.pth": "7223f764a87b863f02eb8d52bf0ce2ee",
+    "rf-detr-large-2026.pth": "5cb72153541cbcb9aa6efa26222acc75",
+    "rf-detr-seg-nano.pt": "9995497791d0ff1664a1d9ddee9cfd20",
+    "rf-detr-seg-small.pt": "0a2a3006381d0c42853907e700eadd08",
+    "rf-detr-seg-medium.pt": "a49af1562c3719227ad43d0ca53b4c7a",
+    "rf-detr-seg-large.pt": "275f7b094909544ed2841c94a677d07e",
+    "rf-detr-seg-xlarge.pt": "3693b35d0eea86ebb3e0444f4a611fba",
+    "rf-detr-seg-xxlarge.pt": "040bc3412af840fa8a47e0ff69b552ba",
+}
