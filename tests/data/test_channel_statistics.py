@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from densevit.channels import Channels
-from densevit.data.channel_statistics import measured, statistics_of
+from densevit.config import Config
+from densevit.data.channel_statistics import measured, statistics_of, with_channels
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample
 
@@ -43,6 +44,19 @@ def test_a_range_that_is_not_given_is_that_of_percentiles():
     found = measured(dataset).channels.range
     pixels = np.concatenate([dataset[i]["image"].numpy().reshape(2, -1) for i in range(40)], axis=1)
     assert np.allclose(found, np.percentile(pixels, (0.1, 99.9), axis=1).T, rtol=0.01)
+
+
+def test_a_backbone_gets_the_channels_of_images_that_are_not_rgb_unless_its_section_has_them():
+    dataset = Noise(((2000.0, 4000.0), (0.0, 1000.0)))
+    sections = {"backbone": {"name": "swin", "std": [0.5, 1.0]}, "heads": {}, "data": {"name": "x"}}
+    config = Config.model_validate({**sections, "trainer": {"max_steps": 1}})
+    backbone = with_channels(config, dataset).backbone
+    assert (backbone.channels, backbone.std) == (dataset.channels, (0.5, 1.0))
+    assert backbone.mean == measured(dataset).mean
+    again = with_channels(config, dataset)
+    assert with_channels(again, Noise()) is again
+    dataset.channels = Channels()
+    assert with_channels(config, dataset) is config
 
 
 @pytest.mark.parametrize(

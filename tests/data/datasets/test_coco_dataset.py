@@ -47,6 +47,11 @@ def test_boxes_labels_areas_and_crowds_of_each_image(write_coco):
     assert (image[:, 5, 5].int() - torch.tensor([200, 10, 15])).abs().max() <= 3
 
 
+def test_the_json_is_a_file_of_the_first_image(write_coco):
+    dataset = Coco("train", root=str(write_coco()))
+    assert [dataset.other_files(index) for index in range(3)] == [[str(dataset.file)], [], []]
+
+
 def test_degenerate_boxes_are_left_out_in_training(write_coco):
     boxes = [[1, 1, 0, 5], [1, 1, 5, 0], [3, 3, -1, 4], [40, 5, 10, 10], [-9, 5, 9, 9], [1, 1, 5, 5]]
     annotations = [{"id": k, "image_id": 5, "category_id": 7, "bbox": box} for k, box in enumerate(boxes)]

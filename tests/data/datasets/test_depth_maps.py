@@ -1,12 +1,15 @@
 """Images with depth maps: metres computed by hand, layouts and lists of files, and invalid options."""
 
 import pickle
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from densevit.data.datasets.depth_maps import DepthMaps
+from densevit.config import DataSection
+from densevit.data.datasets.depth_maps import DepthMaps, file_types
 from densevit.data.datasets.depth_values import Calibration
 from densevit.errors import DataError
 from tests.data.datasets.conftest import METRES, MILLIMETRES, metres, opened
@@ -28,6 +31,17 @@ def test_samples_and_sizes(tmp_path, write_image, depth):
     assert metres(dataset) == METRES
     assert len(opened(DepthMaps, "train", root=str(tmp_path), scale=0.001, limit=1)) == 1
     assert metres(pickle.loads(pickle.dumps(dataset))) == METRES
+
+
+def test_files_of_predictions_have_the_scale_of_the_training_data_of_their_head():
+    data = {scale: DataSection(name="depth", scale=scale) for scale in (0.001, 0.25)}
+    of_heads = {"near": None, "far": {}, "own": {"depth": "a type"}}
+    model: Any = SimpleNamespace(training_data=data[0.001], reference_data={"far": data[0.25]}, target_types=of_heads)
+    types = file_types(model)
+    assert [types[head]["depth"].scale for head in ("near", "far")] == [0.001, 0.25]
+    assert types["own"] == of_heads["own"]
+    model.training_data = DataSection(name="scenes")
+    assert file_types(model)["near"] == {}
 
 
 def test_validity_masks(tmp_path, depth_pair, depth):

@@ -5,12 +5,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from densevit.config import DataSection
 from densevit.data.data_splits import DataSplits
 from densevit.data.datasets.mix import Mix
 from densevit.data.loading.batch_sampler import TrainBatches
-from densevit.errors import DensevitError
+from densevit.errors import DataError, DensevitError
 from densevit_scenes.dataset import Scenes
 
 
@@ -35,6 +36,20 @@ def test_validation_has_each_image_once_named_by_its_set(monkeypatch):
     assert mix.image_name(0) is None
     monkeypatch.setattr(Scenes, "image_name", lambda self, index: f"{index}.png")
     assert [mix.image_name(i) for i in range(4)] == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
+
+
+def test_the_files_of_each_set_are_checked(tmp_path):
+    sets = {}
+    for name in "ab":
+        for split in ("train", "val"):
+            (tmp_path / name / split).mkdir(parents=True)
+            Image.new("RGB", (8, 6)).save(tmp_path / name / split / "1.png")
+        sets[name] = {"name": "images", "root": str(tmp_path / name)}
+    mix = Mix("train", sets)
+    mix.check_files()
+    (tmp_path / "b" / "train" / "1.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"b/train/1\.png"):
+        mix.check_files()
 
 
 @pytest.mark.parametrize(

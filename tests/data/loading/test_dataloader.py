@@ -47,6 +47,23 @@ class Noise(Dataset):
         return {"image": image, "targets": targets}
 
 
+def test_values_of_evenly_spaced_samples_are_checked():
+    read = []
+
+    class Recorded(Noise):
+        def __getitem__(self, index: int) -> Sample:
+            read.append(index)
+            sample = super().__getitem__(index)
+            sample["targets"]["boxes"] /= index != 22  # infinite in the last
+            return sample
+
+    dataset = prepared(Recorded(), train=False)
+    dataset.check_values(1)
+    with pytest.raises(DataError, match="image 22"):
+        dataset.check_values(3)
+    assert read == [0, 0, 11, 22]
+
+
 def prepared(dataset: Dataset, train: bool) -> TransformedDataset:
     transforms = build_transforms(DataSection(name="scenes", image_size=48))
     return TransformedDataset(dataset, transforms[0 if train else 1], train)
