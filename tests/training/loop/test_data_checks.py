@@ -1,5 +1,6 @@
 """densevit/training/loop/data_checks.py: batches of a loader of one's own, and splits of another type."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 import tifffile
 import torch
 
+import densevit
 from densevit import config as configs
 from densevit.data.loading.batch_sampler import collate
-from densevit.errors import DataError
+from densevit.errors import ConfigError, DataError
 from densevit.model.batch_checks import check_batch
 from densevit.targets import RunLengthMasks
+from densevit.training.loop.data_checks import check_splits
 from tests.training.loop.test_dense_module import Images, module_of
 
 
@@ -26,6 +29,16 @@ def changed(**change: Any) -> dict[str, Any]:
         else:
             batch["targets"][1][key] = value
     return batch
+
+
+def test_a_head_without_its_targets_in_the_data_is_an_error_unless_the_method_needs_no_labels():
+    model = densevit.create_model("pixels", {"far": "linear_depth"})
+    data = densevit.build_data({"name": "scenes", "depth": False, "train_length": 2, "image_size": 32})
+    method: Any = SimpleNamespace(needs_labels=False)
+    check_splits(data, model, method)
+    method.needs_labels = True
+    with pytest.raises(ConfigError, match=r"heads\.far \(linear_depth\) needs depth, but the data set .scenes. labels"):
+        check_splits(data, model, method)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from densevit.errors import DataError
+from densevit_scenes.dataset import Scenes
 from tests.training.process_groups import in_two_processes, linux
 from tests.training.runs import assert_same
 
@@ -24,6 +26,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "new loaders": {"reload_dataloaders_every_n_epochs": 1, "accumulate_grad_batches": 3},
     "half precision": {"precision": "bf16-true", "accumulate_grad_batches": 3},
 }  # fmt: skip
+
+
+def test_setup_checks_the_labels_of_the_splits_of_a_stage():
+    import densevit
+
+    class Unlabelled(Scenes):
+        def check_labels(self) -> None:
+            raise DataError("no image has labels.")
+
+    labelled, unlabelled = (kind("train", train_length=2, image_size=32) for kind in (Scenes, Unlabelled))
+    for train, val, stage in ((unlabelled, labelled, "fit"), (labelled, unlabelled, "validate")):
+        with pytest.raises(DataError, match="no image has labels"):
+            densevit.DenseDataModule(train=train, val=val).setup(stage)
 
 
 def plain_training(options: dict[str, Any], folder: Path | None = None, checkpoint: Path | None = None) -> Any:
