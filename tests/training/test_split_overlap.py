@@ -70,7 +70,8 @@ class Files(densevit.Dataset):
 
 def splits(train: list[Path], val: list[Path]) -> DataSplits:
     data = DataSplits(densevit.config.section("data", {"name": "scenes"}, "test"), 0, 8)
-    vars(data).update(train=Files(train), val=Files(val))
+    data.use_split("train", Files(train))
+    data.use_split("val", Files(val))
     return data
 
 

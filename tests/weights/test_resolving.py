@@ -23,8 +23,8 @@ def test_all_sources_are_checked_before_loading(tmp_path):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_files_are_read_by_source_and_published_weights_left_out(tmp_path):
+def test_files_are_read_by_source(tmp_path):
     path = str(tmp_path / "backbone.pth")
     torch.save(Small().state_dict(), path)
-    config = config_of({"weights": path}, {"boxes": {**SCORES, "weights": "timm:resnet18"}})
+    config = config_of({"weights": path}, {"boxes": SCORES})
     assert {source: [*read.tensors] for source, read in read_files(config).items()} == {path: [*Small().state_dict()]}
