@@ -32,12 +32,12 @@ def changed(**change: Any) -> dict[str, Any]:
 
 
 def test_a_head_without_its_targets_in_the_data_is_an_error_unless_the_method_needs_no_labels():
-    model = densevit.create_model("pixels", {"far": "linear_depth"})
+    model = densevit.create_model({"name": "swin", "variant": "nano"}, {"far": "dpt"})
     data = densevit.build_data({"name": "scenes", "depth": False, "train_length": 2, "image_size": 32})
     method: Any = SimpleNamespace(needs_labels=False)
     check_splits(data, model, method)
     method.needs_labels = True
-    with pytest.raises(ConfigError, match=r"heads\.far \(linear_depth\) needs depth, but the data set .scenes. labels"):
+    with pytest.raises(ConfigError, match=r"heads\.far \(dpt\) needs depth, but the data set .scenes. labels"):
         check_splits(data, model, method)
 
 
