@@ -64,9 +64,9 @@ def test_redirected_progress_is_a_line_every_half_minute(capsys, monkeypatch):
 
 
 @pytest.fixture
-def tiny(working_folder: Path) -> Path:
+def tiny(cwd: Path) -> Path:
     Path("tiny.yaml").write_text(TINY)
-    return working_folder
+    return cwd
 
 
 @pytest.mark.integration

@@ -51,7 +51,7 @@ def fake_data(classes: Any) -> Any:
 
 
 @pytest.fixture
-def seen(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def seen(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A run folder `run` in the working directory; records the arguments that the command passes on."""
     from densevit.training.run import evaluation_folder
     from densevit.training.run.evaluation import Evaluation, EvaluationPlan

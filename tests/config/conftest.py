@@ -18,10 +18,10 @@ trainer: {max_epochs: 20}
 
 
 @pytest.fixture(autouse=True)
-def folder(working_folder: Path) -> Path:
+def folder(cwd: Path) -> Path:
     """A working directory with mine.yaml."""
     Path("mine.yaml").write_text(MINE)
-    return working_folder
+    return cwd
 
 
 def message(*overrides: str, file: str = "mine.yaml") -> str:

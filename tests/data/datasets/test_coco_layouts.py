@@ -43,7 +43,7 @@ def test_single_json_is_found_under_any_name_with_its_images(file, folder, write
     assert ids == {0, 5, 10, 15}
 
 
-def test_file_options_override_the_layout(write_coco, working_folder):
+def test_file_options_override_the_layout(write_coco, cwd):
     root = write_coco(None, "labels/mine.json", "photos")
     write_coco(document(images=document()["images"][:2]), "labels/other.json", "photos/other")
     options = {"annotations": {"train": "labels/mine.json", "val": "labels/other.json"}}

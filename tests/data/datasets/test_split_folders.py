@@ -10,7 +10,7 @@ from densevit.errors import DataError
 from tests.data.coco_folder import noise, write_split
 
 
-def test_a_misspelt_folder_suggests_the_nearest_and_a_file_is_no_missing_folder(tmp_path, working_folder):
+def test_a_misspelt_folder_suggests_the_nearest_and_a_file_is_no_missing_folder(tmp_path, cwd):
     (tmp_path / "cells_coco").mkdir()
     (tmp_path / "cell_coco.txt").write_text("a file, which is no suggestion")
     with pytest.raises(DataError, match=r"no folder cell_coco \(working directory .*\)\. Did you mean 'cells_coco'\?$"):

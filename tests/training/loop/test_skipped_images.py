@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.integration
-@pytest.mark.usefixtures("no_drawings", "working_folder")
+@pytest.mark.usefixtures("no_drawings", "cwd")
 def test_run_counts_and_names_the_skipped_images(folder: Path) -> None:
     with pytest.warns(UserWarning) as warned:
         assert main(["train", "recipe.yaml", "--run-dir", "run"]) == 0

@@ -79,7 +79,7 @@ def test_the_last_line_names_the_largest_error_and_its_section(table, errors, nm
 
 
 @pytest.mark.integration
-@pytest.mark.usefixtures("no_drawings", "working_folder")
+@pytest.mark.usefixtures("no_drawings", "cwd")
 def test_printed_commands_run(capsys: Any) -> None:
     Image.new("RGB", (48, 32)).save("street.png")
     config = yaml.safe_load(SEGMENTATION) | {"data": {"name": "scenes", "image_size": 32, "batch_size": 2}}

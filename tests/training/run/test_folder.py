@@ -26,7 +26,7 @@ def test_non_empty_folder_is_not_modified(tiny: Path, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.usefixtures("without_training", "working_folder")
+@pytest.mark.usefixtures("without_training", "cwd")
 def test_the_folder_is_the_next_free_one_named_like_the_config(tiny: Path) -> None:
     assert densevit.fit("tiny.yaml").path == Path("runs/tiny")
     assert densevit.fit("tiny.yaml").path == Path("runs/tiny-2")

@@ -138,7 +138,7 @@ def test_running_training_locks_its_folder(tiny: Path, tmp_path: Path) -> None:
     resume(run, ["trainer.max_steps=1"])  # training is complete
 
 
-@pytest.mark.usefixtures("working_folder")
+@pytest.mark.usefixtures("cwd")
 @pytest.mark.parametrize("setting", ["accelerator=gpu", "accelerator=tpu", "devices='0,2'", "strategy=foo"])
 def test_missing_devices_raise_and_leave_no_folder(tiny, capsys, setting):
     if torch.cuda.is_available():
