@@ -6,7 +6,7 @@ from typing import Any
 
 from densevit.errors import DensevitError, PluginError, one_line
 from densevit.registry.groups import POSITIONAL_ARGUMENTS
-from densevit.registry.importing import described_error
+from densevit.registry.importing import described_error, search_path
 from densevit.registry.plugin_loading import load
 
 _MODULES = ("backbones", "necks", "heads", "methods")  # groups of torch modules
@@ -45,7 +45,8 @@ def construct(plugin: Callable[..., Any], name: str, *arguments: Any, options: M
     if (instance := getattr(name, "instance", None)) is not None:
         return instance
     try:
-        return plugin(*arguments, **options)
+        with search_path(name):
+            return plugin(*arguments, **options)
     except (DensevitError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a plugin's constructor may raise anything, such as SystemExit

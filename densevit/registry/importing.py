@@ -8,7 +8,7 @@ import sys
 import traceback
 import types
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from densevit.errors import PluginError, did_you_mean, one_line
@@ -23,7 +23,7 @@ def import_plugin(plugin: Plugin) -> Any:
         raise PluginError(f"{plugin} is not of the form module:Class, as in my_package.my_module:MyClass.")
     module, _, attribute = plugin.value.partition(":")
     try:
-        with working_directory_on_path() if plugin.name == plugin.value else nullcontext():  # a config's module:Class
+        with search_path(plugin.name):
             imported: Any = importlib.import_module(module)
         for part in filter(None, attribute.split(".")):
             if not hasattr(imported, part):
@@ -38,10 +38,16 @@ def import_plugin(plugin: Plugin) -> Any:
     return imported
 
 
+def search_path(name: str) -> AbstractContextManager[None]:
+    """The context of a plugin's import and construction: `working_directory_on_path` if a config names the plugin as
+    module:Class."""
+    return working_directory_on_path() if MODULE_CLASS.fullmatch(name) else nullcontext()
+
+
 @contextmanager
 def working_directory_on_path() -> Iterator[None]:
-    """A context in which Python finds modules in the working directory: while it imports those of a config and what
-    they import, and while it starts processes, which get the path."""
+    """A context in which Python finds modules in the working directory: while it imports and constructs those of a
+    config, and while it starts processes, which get the path."""
     folder = os.getcwd()
     with ExitStack() as stack:
         if folder not in sys.path:

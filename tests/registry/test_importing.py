@@ -20,7 +20,9 @@ DATA = """
         classes, provides = {{}}, ()
 
         def __init__(self, split):
-            self.split = split
+            from {name}_constructor import NAMES
+
+            self.split, self.names = split, NAMES
 
         def __len__(self):
             return 4
@@ -46,15 +48,16 @@ SPAWNED = """
 def write(folder: Path, name: str) -> None:
     (folder / f"{name}.py").write_text(textwrap.dedent(DATA).format(name=name))
     (folder / f"{name}_sibling.py").write_text(SIBLING)
+    (folder / f"{name}_constructor.py").write_text("NAMES = ('a', 'b')\n")
     (folder / f"{name}_later.py").write_text("VALUE = 7\n")
 
 
-def test_a_class_in_the_working_directory_is_imported_and_the_path_is_as_before(tmp_path: Path, monkeypatch) -> None:
+def test_a_class_in_the_working_directory_is_constructed_and_the_path_is_as_before(tmp_path: Path, monkeypatch) -> None:
     write(tmp_path, "nearby_data")
     monkeypatch.chdir(tmp_path)
     path = [entry for entry in sys.path if entry not in ("", os.getcwd())]
     monkeypatch.setattr(sys, "path", [*path])
-    assert registry.load("datasets", "nearby_data:Own").__name__ == "Own"
+    assert registry.create("datasets", "nearby_data:Own", "val", options={}, where="data").names == ("a", "b")
     assert sys.path == path
 
 
