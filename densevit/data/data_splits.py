@@ -24,6 +24,7 @@ from densevit.data.loading.batch_sampler import (
 from densevit.data.loading.dataloader import Loader, MakeLoader, TransformedDataset
 from densevit.data.loading.repeat_factors import RepeatedIndices, SupportsImageClasses, repeat_factors
 from densevit.data.loading.worker_processes import workers_for
+from densevit.data.sample_checks import image_sizes
 from densevit.data.training_warnings import warn_of_sizes, warn_of_split
 from densevit.data.transforms.augmentation_phases import AugmentationPhase, transforms_at
 from densevit.data.transforms.copy_paste import CopyPaste
@@ -196,7 +197,7 @@ class DataSplits:
                 raise ConfigError(
                     f"data.group_by_aspect: {self.section.name!r} itself composes the batches. Fix: leave it out."
                 )
-            sizes = self.train.sizes()
+            sizes = image_sizes(self.train)
             if sizes is None:
                 raise ConfigError(f"data.group_by_aspect: {self.section.name!r} has no image sizes. Fix: leave it out.")
             groups = aspect_groups(sizes)
@@ -225,7 +226,7 @@ class DataSplits:
         return self._evaluation_loader(MappedClasses(dataset, kept) if kept else dataset, rank, world_size, Loader)
 
     def _evaluation_loader(self, dataset: Dataset, rank: int, world_size: int, loader: MakeLoader) -> Loader:
-        sizes = dataset.sizes()
+        sizes = image_sizes(dataset)
         warn_of_sizes(sizes, self.section)
         if sizes is not None:
             sizes = np.array([self.padded_size(height, width) for height, width in sizes.tolist()])

@@ -1,7 +1,8 @@
-"""Checks of samples: shapes and types, not pixels."""
+"""Checks of samples and image sizes: shapes and types, not pixels."""
 
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from densevit.channels import RGB, Channels
@@ -52,6 +53,17 @@ def check_image(image: Any, targets: Targets, origin: str, channels: Channels = 
             fix = "image.permute(2, 0, 1)"
         raise DataError(f"{origin}: the image is {dtype} {shape} on {image.device}; {expected} Fix: {fix}.")
     check_sizes(targets, shape[1:], origin)
+
+
+def image_sizes(dataset: Dataset) -> np.ndarray | None:
+    """Returns the data set's `sizes`. Raises DataError if they are not one height and width for each image."""
+    sizes = dataset.sizes()
+    if sizes is not None and np.shape(sizes) != (len(dataset), 2):
+        raise DataError(
+            f"{name_of(dataset)}: sizes() has the shape {np.shape(sizes)}. Fix: return ({len(dataset)}, 2), the height "
+            "and width of each image."
+        )
+    return None if sizes is None else np.asarray(sizes)
 
 
 def name_of(dataset: Dataset) -> str:

@@ -118,14 +118,22 @@ class Ordered(Dataset):
     """Images whose labels do not depend on the order of the classes. order: of the classes of all splits but train."""
 
     def __init__(
-        self, split: str, task: str = "detection", order: tuple[int, ...] = OTHER_ORDER, everywhere: bool = False
+        self,
+        split: str,
+        task: str = "detection",
+        order: tuple[int, ...] = OTHER_ORDER,
+        everywhere: bool = False,
+        sizes: list[list[int]] | None = None,
     ) -> None:
-        self.task, self.provides = task, OF_TASK[task]
+        self.task, self.provides, self.image_sizes = task, OF_TASK[task], sizes
         known = [Class(name, 10 + i, (i, i, i)) for i, name in enumerate(NAMES)]
         self.classes = {task: tuple(known[i] for i in order) if everywhere or split != "train" else tuple(known)}
 
     def __len__(self) -> int:
         return 4
+
+    def sizes(self) -> Any:
+        return self.image_sizes
 
     def names(self, index: int) -> list[str]:
         """The names of the classes of an image's objects."""
@@ -158,6 +166,15 @@ def test_validation_has_the_classes_of_training_in_their_order(task):
     for index, truth in enumerate(truths):
         labels = truth["labels"] if task == "detection" else truth["semantic"][0, ::8]
         assert [NAMES[int(i)] for i in labels] == raw.names(index)
+
+
+@pytest.mark.parametrize("sizes", [[[32, 32]] * 3, [[32, 32, 3]] * 4])
+def test_each_image_has_a_size(sizes):
+    """An image without one would not be evaluated."""
+    section = {"name": f"{__name__}:Ordered", "sizes": sizes}
+    for use in data_of("detection", sizes=sizes).val_loader, Mix("val", {"a": section}).sizes:
+        with pytest.raises(DataError, match=r"Ordered: sizes\(\) has the shape .*Fix: return \(4, 2\)"):
+            use()
 
 
 @pytest.mark.parametrize("task", OF_TASK)

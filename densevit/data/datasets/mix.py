@@ -12,6 +12,7 @@ from densevit.config.config_layers import ConfigLayer
 from densevit.config.schema_validation import validated
 from densevit.config.values import BY_NAME, ConfigType, Float, Int, PluginSection
 from densevit.data.datasets.file_checks import OnError, check_files
+from densevit.data.sample_checks import image_sizes
 from densevit.errors import DataError, listed
 from densevit.interfaces import Class, Dataset, Sample, Targets
 from densevit.registry.plugin_options import takes
@@ -192,7 +193,7 @@ class Mix(Dataset):
 
     def sizes(self) -> np.ndarray | None:
         """Returns (N, 2) heights and widths; None unless all sets have them."""
-        sizes_by_set = [dataset.sizes() for dataset in self._sets]
+        sizes_by_set = [image_sizes(dataset) for dataset in self._sets]
         if any(sizes is None for sizes in sizes_by_set):
             return None
         numbers, places = self._places(np.arange(len(self)))

@@ -1,11 +1,13 @@
 """Resumable data loader: transforms samples in worker processes and continues at any batch."""
 
+import atexit
 import itertools
 import math
 import sys
 import time
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -221,6 +223,8 @@ class Loader(data.DataLoader[Any]):
         )
         self._batches, self.batches_per_step = batches, batches_per_step
         self.seconds_waited = 0.0
+        if num_workers:
+            atexit.register(_end_workers, weakref.ref(self))
 
     def __len__(self) -> int:
         return math.ceil(super().__len__() / (self.batches_per_step or 1))
@@ -265,6 +269,13 @@ class Loader(data.DataLoader[Any]):
         """Makes the next iteration continue at the state's position."""
         if isinstance(self._batches, TrainBatches) and state:
             self._batches.load_state_dict(state)
+
+
+def _end_workers(reference: "weakref.ref[Loader]") -> None:
+    """Ends the workers of a loader that lives until the program exits: before torch gives them up and multiprocessing
+    sends SIGTERM, after which they wait for their parent for a minute."""
+    if (loader := reference()) is not None and loader._iterator is not None:
+        loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
 MakeLoader = Callable[..., Loader]
