@@ -18,6 +18,7 @@ from densevit.constructor_call import Unwritten, plain
 from densevit.errors import ConfigError, printable
 from densevit.paths import user_path
 from densevit.registry import ObjectName
+from densevit.renaming import DEPRECATED
 
 _LARGEST_IN_FILE = 2**20  # characters of a config inside another file: PyYAML takes minutes for megabytes
 
@@ -52,6 +53,7 @@ def full_key(key: str) -> str:
             f"{name}.{key}"
             for name in ("trainer", "optim", "data")
             if key in getattr(section_type(Config.model_fields[name].annotation), "model_fields", ())
+            or f"{name}.{key}" in DEPRECATED
         ),
         key,
     )
@@ -88,7 +90,7 @@ def values_of_file(
 
 def from_file(values: Mapping[str, Any], source: str) -> Config:
     """The config from `values_of_file`, which is complete: without `base` and section files."""
-    return validated(Config, ConfigLayer({**values}, source))
+    return validated(Config, layer_reading.layer_of(values, source))
 
 
 def dump(config: ModelSections, comments: Mapping[str, str] | None = None) -> str:

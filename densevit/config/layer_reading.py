@@ -8,10 +8,14 @@ from typing import Any
 
 from densevit import registry
 from densevit.config.config_layers import BACKBONE, NAMED, ConfigLayer, Key, Overrides, SingleKeys, at, keys
+from densevit.config.key_types import parts, type_in
 from densevit.config.schema import Config
+from densevit.config.values import BY_NAME
 from densevit.config.yaml_io import find_file, parse, read_file
 from densevit.errors import Argument, ConfigError, PluginError
 from densevit.paths import user_path
+from densevit.registry import PLUGIN_GROUPS
+from densevit.renaming import current_name
 
 COMMAND_LINE = "command line"
 _SECTIONS = ("backbone", "heads", "data", "optim", "trainer", "inference")
@@ -30,12 +34,28 @@ def read(path: Path, above: tuple[Path, ...] = (), section: Key = ()) -> ConfigL
 
 def from_mapping(values: Mapping[str, Any], source: str) -> ConfigLayer:
     """Merges a mapping over its base and reads its section files; paths are relative to the working directory."""
-    return _over_base(_copied(values), source)
+    return _over_base({**values}, source)
 
 
-def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested mappings, with the same objects in them."""
-    return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+def layer_of(values: Mapping[str, Any], source: str) -> ConfigLayer:
+    """The layer of values from a file, Python or overrides, with the new names of deprecated keys and plugins."""
+    return ConfigLayer(_current(values, source, Config), source)
+
+
+def _current(values: Mapping[str, Any], source: str, schema: Any, where: str = "") -> dict[str, Any]:
+    """A copy of nested mappings, with the same objects in them, and with new names. schema: the type of the values.
+    where: their key, "trainer."."""
+    by_name, group = BY_NAME in parts(schema), next((part for part in parts(schema) if part in PLUGIN_GROUPS), "")
+    copy: dict[str, Any] = SingleKeys() if isinstance(values, SingleKeys) else {}
+    for key, value in values.items():
+        name = key if by_name else current_name(where, key, source)
+        if isinstance(value, Mapping):
+            below = f"{where}{'*' if by_name else name}."
+            copy[name] = _current(value, source, type_in(schema, name, {}), below)
+        else:
+            is_plugin = name == "name" and type(value) is str
+            copy[name] = current_name(f"{group}:", value, source) if is_plugin else value
+    return copy
 
 
 def _over_base(values: dict[str, Any], source: str, above: tuple[Path, ...] = (), section: Key = ()) -> ConfigLayer:
@@ -44,7 +64,7 @@ def _over_base(values: dict[str, Any], source: str, above: tuple[Path, ...] = ()
     base = values.pop("base", None)
     for key in reversed(section):
         values = {key: values}
-    layer = ConfigLayer(values, source)
+    layer = layer_of(values, source)
     fill_sections(layer, above, section)
     if base is None:
         return layer
@@ -73,7 +93,7 @@ def with_overrides(layer: ConfigLayer, overrides: Overrides) -> ConfigLayer:
             path = (*path, "name")
         shown = f"{source}: {override if isinstance(override, str) else name}"
         _set(files if _is_section(path) and isinstance(value, str) else values, path, value, shown)
-    for upper in (ConfigLayer(files, source), ConfigLayer(values, source)):
+    for upper in (layer_of(files, source), layer_of(values, source)):
         fill_sections(upper)
         layer = upper.over(layer, Config)
     return layer
@@ -109,7 +129,7 @@ def fill_sections(layer: ConfigLayer, above: tuple[Path, ...] = (), read_section
         try:
             file = find_file(name if root is None else "folder", layer.source, section=".".join(path))
         except ConfigError as no_file:
-            content = ConfigLayer({"backbone": {"name": name}}, layer.source)
+            content = layer_of({"backbone": {"name": name}}, layer.source)
             if path != BACKBONE[:1] or Path(name).suffix == ".yaml":
                 raise
             if not (_name_weights(content) or ":" in name or name in registry.find("backbones")):

@@ -8,7 +8,7 @@ import pydantic
 
 from densevit import registry
 from densevit.config import layer_reading
-from densevit.config.config_layers import ConfigLayer, Overrides
+from densevit.config.config_layers import Overrides
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import InferenceSection, ModelSections
 from densevit.config.schema import Config
@@ -20,7 +20,7 @@ from densevit.registry.plugin_options import takes
 def section(name: str, values: Mapping[str, Any] | str | Path, source: str, overrides: Overrides = ()) -> Any:
     """A single section, such as a `DataSection`. values: the section's keys, or a section file. source: the origin of
     the values, for messages. overrides: `backbone.key=value`."""
-    layer = ConfigLayer({name: dict(values) if isinstance(values, Mapping) else str(values)}, source)
+    layer = layer_reading.layer_of({name: values if isinstance(values, Mapping) else str(values)}, source)
     layer_reading.fill_sections(layer)
     layer = layer_reading.with_overrides(layer, overrides)
     fields: dict[str, Any] = {name: (Config.model_fields[name].annotation, ...)}
@@ -30,7 +30,7 @@ def section(name: str, values: Mapping[str, Any] | str | Path, source: str, over
 
 def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
     """The sections of a model, with checked head names. source: the origin, for messages."""
-    layer = ConfigLayer({**values}, source)
+    layer = layer_reading.layer_of(values, source)
     layer_reading.fill_sections(layer)
     sections = validated(ModelSections, layer)
     check_head_names(sections)

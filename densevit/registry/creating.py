@@ -8,6 +8,7 @@ from densevit.errors import DensevitError, PluginError, one_line
 from densevit.registry.groups import POSITIONAL_ARGUMENTS
 from densevit.registry.importing import described_error, search_path
 from densevit.registry.plugin_loading import load
+from densevit.renaming import current_name
 
 _MODULES = ("backbones", "necks", "heads", "methods")  # groups of torch modules
 
@@ -69,6 +70,7 @@ def check_options(
     """
     from densevit.registry import plugin_options as signature  # imports pydantic
 
+    options = {current_name(f"{group}:{name}.", key, where): value for key, value in options.items()}
     passed, offered = POSITIONAL_ARGUMENTS[group][:positional], signature.OPTIONAL_KEYWORDS.get(group, ())
     return signature.check(load(group, name), passed, name, options, where, reserved, offered)
 

@@ -10,6 +10,7 @@ from densevit.errors import PluginError, did_you_mean, nearest
 from densevit.registry.finding import find, scan
 from densevit.registry.groups import INTERFACES, Plugin, check_group, noun_of
 from densevit.registry.importing import import_plugin
+from densevit.renaming import current_name
 
 _WRAP = {  # for objects of other libraries
     "backbones": " For an existing model that returns feature maps: densevit.interfaces.ModuleBackbone(model, "
@@ -79,7 +80,7 @@ def _named(group: str, name: str) -> Plugin:
         )
     if ":" in name:
         return Plugin(group, name, value=name)
-    plugins = find(group)
+    plugins, name = find(group), current_name(f"{group}:", name)
     if name not in plugins:
         raise PluginError(_unknown(group, name, plugins))
     return plugins[name]
