@@ -39,8 +39,8 @@ def add_trust(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--trust",
         action="store_true",
-        help="import the classes that the model file names as module:Class, and run the code of a .pth file; a run "
-        "folder needs no trust",
+        help="import the classes that the model file names as module:Class, and run the code of a .pth or .pt2 file; "
+        "a run folder needs no trust",
     )
 
 

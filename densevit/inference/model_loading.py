@@ -25,8 +25,8 @@ def load(
     mode; or a file of `densevit.export`, an `InferenceModel` that runs the file on the CPU.
 
     device: "cuda", "cuda:1", "mps", "cpu" ...; "auto": an accelerator if there is one; None: the CPU.
-    trust: True: imports classes that the file names as `module:Class`, and unpickles another project's .pth file.
-    False: runs no code of the file. Installed plugins, and classes in the config.yaml of a run folder, need no trust.
+    trust: True: imports classes that the file names as `module:Class`, and unpickles a .pt2 or .pth file. False:
+    runs no code of the file. Installed plugins, and classes in the config.yaml of a run folder, need no trust.
     runtime: what runs ONNX files: "onnxruntime" or "openvino"; None: "onnxruntime".
     model: a model that gets the weights of a run or a model file and is returned; for parts that files cannot hold.
     backbone: a run, a model file or pretrained weights, for a file of heads alone (`densevit join --heads-only`).

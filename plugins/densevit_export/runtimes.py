@@ -45,15 +45,21 @@ class ExportedFile:
     batch: int | None = None
 
 
-def open_file(path: str | Path, runtime: str | None = None) -> ExportedFile:
+def open_file(path: str | Path, runtime: str | None = None, trust: bool = False) -> ExportedFile:
     """Opens an exported file.
 
-    runtime: one of `RUNTIMES`, for ONNX files; None: ONNX Runtime, and PyTorch for pt2 files. Raises DensevitError for
-    a runtime that is not installed, and WeightsError for a missing file or a file that densevit did not export.
+    runtime: one of `RUNTIMES`, for ONNX files; None: ONNX Runtime, and PyTorch for pt2 files. trust: opens pt2 files,
+    from which PyTorch unpickles objects. Raises DensevitError for a runtime that is not installed, and WeightsError for
+    a missing file, a file that densevit did not export, or a pt2 file without trust.
     """
     path = user_path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such file. Fix: write it with `densevit export MODEL --out {path.name}`.")
+    if _is_pt2(path) and not trust:
+        raise WeightsError(
+            f"{path}: PyTorch unpickles objects of pt2 files, which can run code, and the file may be from another "
+            "person. Fix: if you trust the file, use densevit.load(..., trust=True) or --trust; or export to ONNX."
+        )
     if _is_pt2(path) and runtime is not None:
         raise DensevitError(f"{path}: PyTorch runs pt2 files, not {runtime}. Fix: leave the runtime out.")
     if _is_pt2(path):

@@ -21,4 +21,4 @@ class ExportedFiles(Source):
         from densevit_export.engine import build
         from densevit_export.runtimes import open_file
 
-        return build(open_file(source, **options), trust), False
+        return build(open_file(source, trust=trust, **options), trust), False

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -191,7 +192,30 @@ def test_files_that_densevit_did_not_write_are_errors(name: str, content: Any, f
     if content is not None:
         foreign.with_name(name).write_bytes(content)
     with pytest.raises(WeightsError, match=facts):
-        densevit.load(foreign.with_name(name))
+        densevit.load(foreign.with_name(name), trust=True)
+
+
+class Code:
+    """Pickled, it makes a folder when it is read."""
+
+    def __reduce__(self) -> Any:
+        return Path.mkdir, (Path("made"),)
+
+
+@pytest.mark.integration
+def test_code_in_a_pt2_file_runs_only_with_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    torch.export.save(torch.export.export(nn.Identity(), (torch.zeros(1, 3, 4, 4),)), "plain.pt2")
+    torch.save(Code(), "code.pt")
+    with zipfile.ZipFile("plain.pt2") as plain, zipfile.ZipFile("theirs.pt2", "w") as file:
+        for name in plain.namelist():
+            file.writestr(name, Path("code.pt").read_bytes() if "sample_inputs" in name else plain.read(name))
+    with pytest.raises(WeightsError, match=r"theirs\.pt2: PyTorch unpickles .* Fix: if you trust the file, .* --trust"):
+        densevit.load("theirs.pt2")
+    assert not Path("made").exists()
+    with pytest.raises(WeightsError, match=r"theirs\.pt2: is not a complete exported file"):
+        densevit.load("theirs.pt2", trust=True)
+    assert Path("made").is_dir()
 
 
 def test_runtimes_that_do_not_exist_or_do_not_fit_are_errors(foreign: Path, monkeypatch: pytest.MonkeyPatch):

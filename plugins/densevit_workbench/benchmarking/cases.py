@@ -57,9 +57,9 @@ class Case:
         return hashlib.sha256(text if self.file is None else user_path(self.source).read_bytes()).hexdigest()[:16]
 
 
-def cases_of_configs(sources: Sequence[str], overrides: Sequence[str]) -> list[Case]:
+def cases_of_configs(sources: Sequence[str], overrides: Sequence[str], trust: bool = False) -> list[Case]:
     """One case per source: a config file, a shipped config's name, a run folder (its scores are reused) or an exported
-    file."""
+    file. trust: the parameter of `load`."""
     cases: dict[str, Case] = {}
     for source in sources:
         folder = user_path(source)
@@ -71,7 +71,7 @@ def cases_of_configs(sources: Sequence[str], overrides: Sequence[str]) -> list[C
         if name in cases:
             raise ConfigError(f"benchmark: {source} is given twice.")
         if is_file:
-            cases[name] = _case_of_file(name, source)
+            cases[name] = _case_of_file(name, source, trust)
             continue
         config = configs.load(source, overrides)
         configs.check_plugins(config)
@@ -82,8 +82,8 @@ def cases_of_configs(sources: Sequence[str], overrides: Sequence[str]) -> list[C
     return list(cases.values())
 
 
-def _case_of_file(name: str, source: str) -> Case:
-    model: InferenceModel = load(source)
+def _case_of_file(name: str, source: str, trust: bool) -> Case:
+    model: InferenceModel = load(source, trust=trust)
     if model.config is None:
         raise ConfigError(
             f"benchmark: {source}: the file was exported from a model without a config. Fix: export a run folder."

@@ -89,6 +89,7 @@ def benchmark(
     modes: Sequence[str] = ("fp32",),
     device: str = "auto",
     rounds: int = 30,
+    trust: bool = False,
     train: bool = False,
     images: int | None = None,
     rates: Sequence[float] = RATES,
@@ -104,7 +105,7 @@ def benchmark(
     a config with candidate heads. overrides: keys of all configs or of the protocol, "data=FILE",
     "heads.setr.width=64". sizes: sides or (height, width) of the images; none: each
     config's `data.image_size`. modes: fp32, bf16 (autocast), fp32-compiled, bf16-compiled. rounds: timed runs of each
-    cell.
+    cell. trust: runs the code of exported files, as in `load`.
     train: also trains each model, on `images` images (None: the config's budget). rates: learning rates to try, with
     backbones: a trial on an eighth of the images picks the rate with the lowest loss. seeds: one run per seed, for
     means and standard deviations; empty: the config's seed.
@@ -122,7 +123,7 @@ def benchmark(
     if bool(configs) == bool(backbones):
         raise ConfigError("benchmark: give configs, or backbones with heads, and not both.")
     measured = cases_of_protocol(protocol, backbones, heads, overrides) if heads else []
-    cases = [*cases_of_configs(configs, overrides), *measured]
+    cases = [*cases_of_configs(configs, overrides, trust), *measured]
     check_modes([*modes])
     if min([rounds, *batch_sizes, 1 if images is None else images]) < 1:
         raise DensevitError("benchmark: rounds, batch sizes and images are at least 1.")

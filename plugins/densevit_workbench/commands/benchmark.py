@@ -10,6 +10,8 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
+from densevit.cli.evaluate import add_trust
+
 EXAMPLES = """examples:
   densevit benchmark detr_swin scenes/detr_resnet runs/mine
   densevit benchmark runs/mine runs/mine/model.onnx --device cpu
@@ -42,6 +44,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--device", default="auto", help="cpu, cuda, cuda:1, ... (default: an accelerator if there is one)"
     )
     parser.add_argument("--rounds", type=int, default=30, help="timed runs of each cell (default: 30)")
+    add_trust(parser)
     parser.add_argument("--train", action="store_true", help="also train each model, and show its scores")
     parser.add_argument("--images", type=int, help="the budget of each training (default: its config's)")
     parser.add_argument(
@@ -76,6 +79,7 @@ def run(args: Namespace) -> int:
             modes=args.modes,
             device=args.device,
             rounds=args.rounds,
+            trust=args.trust,
             train=args.train,
             images=args.images,
             rates=RATES if args.rates is None else args.rates,
