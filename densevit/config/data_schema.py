@@ -20,6 +20,7 @@ from densevit.config.values import (
     Sides,
     as_section,
     as_tuple,
+    rule,
 )
 from densevit.errors import nearest
 
@@ -35,6 +36,14 @@ class FinalPhase(OpenSection):
 
     start: Annotated[Float, Field(gt=0, lt=1)]
     """The fraction of training at which the phase starts, such as 0.9."""
+    _keys = rule(
+        model_validator(mode="after"),
+        lambda phase, _: (
+            (keys := [key for key in phase.options if key not in AUGMENTATION])
+            and f"{keys[0]!r} is not a key that can change in training.{nearest(keys[0], AUGMENTATION)} "
+            f"Keys: {', '.join(('start', *AUGMENTATION))}."
+        ),
+    )
 
 
 def folder_name(plugin: str, root: Any) -> str:
@@ -112,6 +121,15 @@ class DataSection(OpenSection):
     """Other augmentation in the last part of training: the fraction of training at which it starts, and the keys that
     change, as in `{start: 0.9, transforms: resize, multi_scale: null}`. `null`: no change."""
 
+    _has_a_base = rule(
+        field_validator("multi_scale"),
+        lambda sizes, above: (
+            sizes is not None
+            and above.get("image_size", 0) is None
+            and "the sizes replace data.image_size, which is missing: set it."
+        ),
+    )
+
     @property
     def in_final_phase(self) -> "DataSection":
         """The section with the keys of `final_phase` applied."""
@@ -142,25 +160,10 @@ class DataSection(OpenSection):
         names = [{"name": str(part.get("name"))} for part in map(as_section, parts) if isinstance(part, Mapping)]
         return {**names[0], **values} if names else values
 
-    @field_validator("multi_scale")
-    @classmethod
-    def _has_a_base(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is not None and info.data.get("image_size", 0) is None:
-            raise ValueError("the sizes replace data.image_size, which is missing: set it.")
-        return value
-
     @field_validator("final_phase")
     @classmethod
     def _changes_augmentation(cls, phase: FinalPhase | None, info: ValidationInfo) -> FinalPhase | None:
-        if phase is None:
-            return None
-        for key in phase.options:
-            if key not in AUGMENTATION:
-                keys = ", ".join(("start", *AUGMENTATION))
-                raise ValueError(
-                    f"{key!r} is not a key that can change in training.{nearest(key, AUGMENTATION)} Keys: {keys}."
-                )
-        if len(info.data) + 1 == len(cls.model_fields):  # otherwise other keys are invalid and reported
+        if phase is not None and len(info.data) + 1 == len(cls.model_fields):  # else invalid keys are reported
             _changed(info.data, phase)
         return phase
 

@@ -10,7 +10,7 @@ from densevit import registry
 from densevit.config.config_layers import BACKBONE, NAMED, ConfigLayer, Key, Overrides, SingleKeys, at, keys
 from densevit.config.key_types import parts, type_in
 from densevit.config.schema import Config
-from densevit.config.values import BY_NAME
+from densevit.config.values import BY_NAME, with_value
 from densevit.config.yaml_io import find_file, parse, read_file
 from densevit.errors import Argument, ConfigError, PluginError
 from densevit.paths import user_path
@@ -121,10 +121,8 @@ def _is_section(path: Key) -> bool:
 def fill_sections(layer: ConfigLayer, above: tuple[Path, ...] = (), read_section: Key = ()) -> None:
     """Replaces each section that is a file name by the file's content, except the section that is being read; and a
     backbone's name of published weights by its section."""
-    for path in [path for path in keys(layer.values) if _is_section(path) and path != read_section]:
-        name = at(layer.values, path)
-        if not isinstance(name, str):
-            continue
+    names = {path: at(layer.values, path) for path in keys(layer.values) if _is_section(path) and path != read_section}
+    for path, name in ((path, name) for path, name in names.items() if isinstance(name, str)):
         root = _data_root(name) if path == ("data",) else None
         try:
             file = find_file(name if root is None else "folder", layer.source, section=".".join(path))
@@ -141,7 +139,7 @@ def fill_sections(layer: ConfigLayer, above: tuple[Path, ...] = (), read_section
             content = read(file, above, path)
         if root is not None:
             content = ConfigLayer({"data": {"root": root}}, layer.source).over(content, Config)
-        at(layer.values, path[:-1])[path[-1]] = at(content.values, path)
+        layer.values = with_value(layer.values, path, at(content.values, path))
         layer.put_below(content, path)
     _name_weights(layer)
 

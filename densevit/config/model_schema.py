@@ -4,7 +4,7 @@ import keyword
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, TypeAdapter, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, TypeAdapter, field_validator
 
 from densevit.channels import Channels
 from densevit.config.config_layers import ConfigLayer
@@ -25,8 +25,8 @@ from densevit.config.values import (
     Section,
     Sides,
     Source,
-    above_zero,
     as_tuple,
+    rule,
 )
 
 
@@ -65,7 +65,7 @@ class BackboneSection(OpenSection):
     mean: PerChannel = None
     """Mean of normalisation per channel, of values in 0 ... 1 of the channel's range. `null`: from `weights`, or else
     the backbone's default; for channels other than RGB, from the training images."""
-    std: Annotated[PerChannel, AfterValidator(above_zero)] = None
+    std: PerChannel = None
     """Standard deviation of normalisation. `null`: as for `mean`."""
     freeze: FrozenDepths = False
     """`true` freezes the backbone: no gradients, norms in evaluation mode. Or the number of frozen depths, from the
@@ -77,33 +77,36 @@ class BackboneSection(OpenSection):
     """Trains low-rank adapters in place of the backbone's parameters: `{rank: 8, alpha: 16, targets: ['*']}`.
     `null`: none."""
 
-    @field_validator("allow_mismatch")
-    @classmethod
-    def _has_weights(cls, patterns: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if patterns and info.data.get("weights") == RANDOM:
-            raise ValueError(f"{list(patterns)} has no effect, as backbone.weights is {RANDOM}. Fix: set it to [].")
-        return patterns
-
-    @field_validator("cache")
-    @classmethod
-    def _is_frozen(cls, cache: str | None, info: ValidationInfo) -> str | None:
-        if cache is not None and info.data.get("freeze") is not True:
-            raise ValueError(
-                f"features of a backbone that is trained change in each step; {cache} needs backbone.freeze=true. Set "
-                "it too, or leave out backbone.cache."
-            )
-        return cache
-
-    @field_validator("lora")
-    @classmethod
-    def _freezes_the_rest(cls, lora: LoraSection | None, info: ValidationInfo) -> LoraSection | None:
-        frozen = info.data.get("freeze", False)  # an invalid value is reported separately
-        if lora is not None and frozen:
-            raise ValueError(
-                "adapters are trained in a frozen backbone, and backbone.freeze is set. Leave "
-                "backbone.freeze out; backbone.lora.targets selects the layers with adapters."
-            )
-        return lora
+    _has_weights = rule(
+        field_validator("allow_mismatch"),
+        lambda patterns, above: (
+            patterns
+            and above.get("weights") == RANDOM
+            and f"{[*patterns]} has no effect, as backbone.weights is {RANDOM}. Fix: set it to []."
+        ),
+    )
+    _std_above_zero = rule(
+        field_validator("std"),
+        lambda std, _: 0 in (std or ()) and f"pixels are divided by these numbers, so none may be 0: {[*std]}.",
+    )
+    _is_frozen = rule(
+        field_validator("cache"),
+        lambda cache, above: (
+            cache is not None
+            and above.get("freeze") is not True
+            and f"features of a backbone that is trained change in each step; {cache} needs backbone.freeze=true. "
+            "Set it too, or leave out backbone.cache."
+        ),
+    )
+    _freezes_the_rest = rule(
+        field_validator("lora"),  # an invalid `freeze` is reported separately
+        lambda lora, above: (
+            lora is not None
+            and above.get("freeze", False)
+            and "adapters are trained in a frozen backbone, and backbone.freeze is set. Leave backbone.freeze out; "
+            "backbone.lora.targets selects the layers with adapters."
+        ),
+    )
 
     @property
     def source(self) -> str | None:
@@ -148,20 +151,24 @@ class InferenceSection(Section):
     """Removes a box whose IoU with a higher-scoring box of its class is larger, such as 0.6. For heads without NMS,
     which predict several boxes per object after a short training. `null`: keeps all boxes."""
 
-    @field_validator("stride")
-    @classmethod
-    def _covers_every_pixel(cls, stride: Any, info: ValidationInfo) -> Any:
-        if stride is None or "window" not in info.data:  # an invalid window is reported separately
-            return stride
-        window = info.data["window"]
-        if window is None:
-            raise ValueError(f"a stride of {stride} needs a window. Set inference.window too, or leave it out.")
-        if any(step > side for step, side in zip(_pair(stride), _pair(window), strict=True)):
-            raise ValueError(
-                f"{stride} is more than inference.window, {window}, and skips pixels. "
-                "Expected at most the window; null is two thirds of it."
-            )
-        return stride
+    _has_a_window = rule(
+        field_validator("stride"),
+        lambda stride, above: (
+            stride is not None
+            and above.get("window", 0) is None
+            and f"a stride of {stride} needs a window. Set inference.window too, or leave it out."
+        ),
+    )
+    _covers_every_pixel = rule(
+        field_validator("stride"),
+        lambda stride, above: (
+            stride is not None
+            and "window" in above  # an invalid window is reported separately
+            and any(step > side for step, side in zip(_pair(stride), _pair(above["window"]), strict=True))
+            and f"{stride} is more than inference.window, {above['window']}, and skips pixels. "
+            "Expected at most the window; null is two thirds of it."
+        ),
+    )
 
     @property
     def single_pass(self) -> bool:
@@ -208,17 +215,23 @@ class HeadSection(PluginSection):
     """Windows and test-time augmentation of this head. `null`: the section `inference`."""
 
 
-def _valid_head_names(heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
-    for name in heads:
-        if not re.fullmatch(r"[A-Za-z_][\w-]{0,99}", name) or keyword.iskeyword(name):  # part of files and of code
-            raise ValueError(
-                f"{name[:100]!r} is not a valid name for a head: use letters, digits, _ and -, at most 100, and no "
-                "keyword of Python."
-            )
-    return heads
+def _is_head_name(name: str) -> bool:
+    """Whether a name can be part of files and of code."""
+    return re.fullmatch(r"[A-Za-z_][\w-]{0,99}", name) is not None and not keyword.iskeyword(name)
 
 
-Heads = Annotated[dict[str, Annotated[HeadSection, "heads"]], BY_NAME, AfterValidator(_valid_head_names)]
+Heads = Annotated[
+    dict[str, Annotated[HeadSection, "heads"]],
+    BY_NAME,
+    rule(
+        AfterValidator,
+        lambda heads, _: (
+            (invalid := [name[:100] for name in heads if not _is_head_name(name)])
+            and f"{invalid[0]!r} is not a valid name for a head: use letters, digits, _ and -, at most 100, and no "
+            "keyword of Python."
+        ),
+    ),
+]
 
 
 class ModelSections(Section):

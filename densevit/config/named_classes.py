@@ -23,6 +23,7 @@ _BASES = {
     "logger": "pytorch_lightning.loggers:Logger",
 }
 _FORMS = {
+    "schedule": "module:function, or one of constant, cosine, poly and step",
     "callback": "module:Class, as in pytorch_lightning.callbacks:EarlyStopping",
     "logger": "csv, tensorboard, wandb, mlflow or module:Class, as in pytorch_lightning.loggers:WandbLogger",
 }
@@ -68,26 +69,21 @@ def schedule(section: OptimSection) -> Callable[[int, int], float] | None:
     return lambda step, steps: custom(step, steps, **options)
 
 
-def check_callback(section: PluginSection, where: str) -> dict[str, Any]:
-    """The options of a callback. Raises PluginError if the import fails, and OptionError for an invalid option."""
-    return signatures.check(load("callback", section.name), (), section.name, section.options, where)
+def check(noun: str, section: PluginSection, where: str, folder: str = ".") -> dict[str, Any]:
+    """The options of a "callback" or "logger". Raises PluginError if the import fails, and OptionError for an invalid
+    option.
 
-
-def check_logger(section: PluginSection, where: str, folder: str = ".") -> dict[str, Any]:
-    """The options of a logger. Raises the errors of `check_callback`.
-
-    folder: the run folder, the default of a constructor's parameter `save_dir`.
+    folder: the run folder, the default of a logger's parameter `save_dir`.
     """
-    if section.name in BUILT_IN_LOGGERS:
+    if noun == "logger" and section.name in BUILT_IN_LOGGERS:
         signatures.check(lambda: None, (), section.name, section.options, where)  # has no options
         if section.name == "tensorboard" and not any(map(importlib.util.find_spec, ("tensorboard", "tensorboardX"))):
             raise PluginError(
                 "The logger 'tensorboard' needs a package that is not installed. Try `pip install tensorboard`."
             )
         return {}
-    logger_type = load("logger", section.name)
-    parameters, _ = signatures.parameters_of(logger_type, (), section.name)
-    options = {"save_dir": folder} if "save_dir" in parameters else {}
+    plugin = load(noun, section.name)
+    options = {"save_dir": folder} if noun == "logger" and signatures.takes(plugin, "save_dir") else {}
     if section.name == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):  # MLflow 3 refuses folders
         options["tracking_uri"] = f"sqlite:///{Path(folder).absolute() / 'mlflow.db'}"
-    return signatures.check(logger_type, (), section.name, options | section.options, where)
+    return signatures.check(plugin, (), section.name, options | section.options, where)

@@ -84,12 +84,10 @@ def _training_problems(config: Config) -> Iterator[str]:
     yield from _problems(config, "method", _check_has_heads, config)
     yield from _problems(config, "optim", check_optimizer, config.optim)
     yield from _problems(config, "optim.schedule", named_classes.schedule, config.optim)
-    for index, named in enumerate(config.trainer.callbacks):
-        where = f"trainer.callbacks.{index}"
-        yield from _problems(config, where, named_classes.check_callback, named, where)
-    for index, named in enumerate(config.trainer.loggers or ()):
-        where = f"trainer.loggers.{index}"
-        yield from _problems(config, where, named_classes.check_logger, named, where)
+    for noun, sections in (("callback", config.trainer.callbacks), ("logger", config.trainer.loggers or ())):
+        for index, named in enumerate(sections):
+            where = f"trainer.{noun}s.{index}"
+            yield from _problems(config, where, named_classes.check, noun, named, where)
 
 
 def check_optimizer(section: OptimSection) -> None:

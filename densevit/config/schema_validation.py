@@ -78,12 +78,9 @@ def _lookup(location: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple
     key: list[str] = []
     value: Any = values
     for part in location:
-        if isinstance(value, Mapping):
-            inside = part in value
-        else:
-            inside = isinstance(value, list) and isinstance(part, int) and part < len(value)
-        if not inside:
+        items = dict(enumerate(value)) if isinstance(value, list) else value
+        if not isinstance(items, Mapping) or part not in items:
             break
         key.append(str(part))
-        value = value[part]
+        value = items[part]
     return tuple(key), value

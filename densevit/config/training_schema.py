@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from densevit.config.values import (
     Count,
@@ -20,6 +20,7 @@ from densevit.config.values import (
     as_section,
     as_tuple,
     module_section,
+    rule,
 )
 
 BUDGETS = ("max_images", "max_steps", "max_epochs")
@@ -65,18 +66,23 @@ class OptimSection(OpenSection):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_learning_rate(cls, values: Any) -> Any:
-        if isinstance(values := as_section(values), dict):
-            rates = [key for key in ("lr", "lr_per_256") if values.get(key) is not None]
-            if len(rates) == 2:
-                raise ValueError("lr and lr_per_256 are both set; keep one.")
-            if values.get("final_weight_decay") is not None and values.get("weight_decay") == 0:
-                raise ValueError("final_weight_decay is a multiple of weight_decay, which must be above 0.")
-            if values.get("warmup") and values.get("warmup_steps"):
-                raise ValueError("warmup and warmup_steps are both set; keep one.")
-            if not rates:
-                return {**values, "lr": 1e-4}
-        return values
+    def _default_lr(cls, values: Any) -> Any:
+        section = as_section(values)
+        is_set = not isinstance(section, dict) or any(section.get(key) is not None for key in ("lr", "lr_per_256"))
+        return section if is_set else {**section, "lr": 1e-4}
+
+    _rules = rule(
+        model_validator(mode="after"),
+        lambda optim, _: (
+            (None not in (optim.lr, optim.lr_per_256) and "lr and lr_per_256 are both set; keep one.")
+            or (
+                optim.final_weight_decay is not None
+                and optim.weight_decay == 0
+                and "final_weight_decay is a multiple of weight_decay, which must be above 0."
+            )
+            or (optim.warmup and optim.warmup_steps and "warmup and warmup_steps are both set; keep one.")
+        ),
+    )
 
 
 class TrainerSection(Section):
@@ -155,23 +161,31 @@ class TrainerSection(Section):
     channels_last: bool = False
     """Keep images and kernels in torch's memory format `channels_last`, which is faster for convolutions on GPUs."""
 
-    @field_validator("ema_warmup")
-    @classmethod
-    def _warms_up_an_average(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and info.data.get("ema", 0) is None:
-            raise ValueError("there is no average to warm up. Set trainer.ema, such as 0.9999, or leave it out.")
-        return value
+    _warms_up_an_average = rule(
+        field_validator("ema_warmup"),
+        lambda steps, above: (
+            steps is not None
+            and above.get("ema", 0) is None
+            and "there is no average to warm up. Set trainer.ema, such as 0.9999, or leave it out."
+        ),
+    )
 
     @model_validator(mode="before")
     @classmethod
-    def _one_interval(cls, values: Any) -> Any:
-        keys = [key for key in EVALUATIONS if isinstance(values, dict) and values.get(key) is not None]
-        if len(keys) == 2:
-            raise ValueError("evaluations and evaluate_every_epochs are both set; keep one.")
-        return {**values, "evaluations": 4} if isinstance(values, dict) and not keys else values
+    def _default_evaluations(cls, values: Any) -> Any:
+        is_set = not isinstance(values, dict) or any(values.get(key) is not None for key in EVALUATIONS)
+        return values if is_set else {**values, "evaluations": 4}
 
-    @model_validator(mode="after")
-    def _one_budget(self) -> "TrainerSection":
-        if sum(getattr(self, name) is not None for name in BUDGETS) != 1:
-            raise ValueError("set exactly one of max_images, max_steps and max_epochs.")
-        return self
+    _rules = rule(
+        model_validator(mode="after"),
+        lambda trainer, _: (
+            (
+                None not in (trainer.evaluations, trainer.evaluate_every_epochs)
+                and "evaluations and evaluate_every_epochs are both set; keep one."
+            )
+            or (
+                [trainer.max_images, trainer.max_steps, trainer.max_epochs].count(None) != 2
+                and "set exactly one of max_images, max_steps and max_epochs."
+            )
+        ),
+    )

@@ -1,7 +1,7 @@
 """Value types of config keys, and base classes of config sections."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
 from pydantic import (
@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
     WrapValidator,
     model_validator,
 )
@@ -17,6 +18,8 @@ from pydantic import (
 from densevit.config.frozen_mapping import frozen
 from densevit.constructor_call import signature
 from densevit.registry import ObjectName, object_section
+
+_DURATION = re.compile(r"([1-9][0-9]*)(s|min|h)")
 
 
 def _number(value: Any) -> Any:
@@ -43,10 +46,17 @@ def module_section(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) and ":" in value else value
 
 
-def _is_section(value: Any) -> Any:
-    if not isinstance(value, dict | BaseModel):
-        raise ValueError("a module:Name")
-    return value
+def rule(validator: Callable[..., Any], problem: Callable[[Any, Mapping[str, Any]], Any]) -> Any:
+    """A validator that changes no value. validator: pydantic's, such as `BeforeValidator` or `field_validator(key)`.
+    problem: a function of the value and of the valid keys above it in its section that returns the text of the error,
+    or a false value."""
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        if text := problem(value, getattr(info, "data", {})):  # outside sections there are no keys
+            raise ValueError(text)
+        return value
+
+    return validator(check)
 
 
 def as_section(value: Any) -> Any:
@@ -58,45 +68,10 @@ def as_section(value: Any) -> Any:
     return {**named, **section, "name": named["name"]}
 
 
-def _size(value: Any) -> Any:
-    if isinstance(value, list | tuple) and len(value) != 2:
-        raise ValueError(f"set one side or [height, width], in pixels, not {value}.")
-    return as_tuple(value)
-
-
-def _patterns(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else as_tuple(value)
-
-
-def _names(value: Any) -> Any:
-    if isinstance(value, str):
-        raise ValueError(f"set true, false or a list of names, as in [stages.0.*], not {value!r}.")
-    return as_tuple(value)
-
-
-def above_zero(value: Any) -> Any:
-    """Raises ValueError if one of the numbers is 0."""
-    if value is not None and min(value) == 0:
-        raise ValueError(f"pixels are divided by these numbers, so none may be 0: {[*value]}.")
-    return value
-
-
-def _duration(value: Any) -> Any:
-    if isinstance(value, str) and not re.fullmatch(r"[1-9][0-9]*(s|min|h)", value):
-        raise ValueError("a time such as 30s, 5min or 1h")  # pydantic appends it to the other types of a union
-    return value
-
-
 def seconds_of(duration: str) -> float:
     """The seconds in a valid duration: 300.0 for 5min."""
-    number, unit = re.fullmatch(r"([0-9]+)(s|min|h)", duration).groups()  # type: ignore[union-attr]
+    number, unit = _DURATION.fullmatch(duration).groups()  # type: ignore[union-attr]
     return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
-
-
-def _ascending(scales: tuple[float, float]) -> tuple[float, float]:
-    if scales[0] > scales[1]:
-        raise ValueError("the smallest and the largest, as in [0.5, 2.0]")
-    return scales
 
 
 Int = Annotated[int, BeforeValidator(_integral), Field(ge=-(2**63), lt=2**63)]
@@ -123,17 +98,39 @@ PluginName = Annotated[
 ]
 Source = Annotated[str, SOURCE, Field(min_length=1)]
 RANDOM = "random"  # the value of `backbone.weights` for random weights on purpose
-Duration = Annotated[str, BeforeValidator(_duration)]
+Duration = Annotated[
+    str, rule(AfterValidator, lambda text, _: not _DURATION.fullmatch(text) and "a time such as 30s, 5min or 1h")
+]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Pair = Annotated[tuple[Float, Float], BeforeValidator(as_tuple)]
 PerChannel = Annotated[Annotated[tuple[Fraction, ...], Field(min_length=1)] | None, BeforeValidator(as_tuple)]
-Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
-Frozen = Annotated[bool | tuple[str, ...], BeforeValidator(_names)]
-FrozenDepths = Annotated[bool | Annotated[Int, Field(ge=0)] | tuple[str, ...], BeforeValidator(_names)]
+Patterns = Annotated[Names, BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+Listed = rule(
+    BeforeValidator,
+    lambda value, _: (
+        isinstance(value, str) and f"set true, false or a list of names, as in [stages.0.*], not {value!r}."
+    ),
+)
+Frozen = Annotated[bool | Names, Listed]
+FrozenDepths = Annotated[bool | Annotated[Int, Field(ge=0)] | Names, Listed]
 Side = Annotated[Count, Field(le=2**16)]
-Sides = Annotated[Side | tuple[Side, Side] | None, BeforeValidator(_size)]
-Scales = Annotated[tuple[Factor, Factor], BeforeValidator(as_tuple), AfterValidator(_ascending)]
+Sides = Annotated[
+    Side | Annotated[tuple[Side, Side], BeforeValidator(as_tuple)] | None,
+    rule(
+        BeforeValidator,
+        lambda sides, _: (
+            isinstance(sides, list | tuple)
+            and len(sides) != 2
+            and f"set one side or [height, width], in pixels, not {sides}."
+        ),
+    ),
+]
+Scales = Annotated[
+    tuple[Factor, Factor],
+    BeforeValidator(as_tuple),
+    rule(AfterValidator, lambda scales, _: scales[0] > scales[1] and "the smallest and the largest, as in [0.5, 2.0]"),
+]
 
 
 Copied = TypeVar("Copied", bound="Section")
@@ -202,11 +199,13 @@ def with_value(tree: Tree, key: Sequence[str], value: Any) -> Tree:
     """A copy of a section or mapping with one value replaced. key: path, as in ("heads", "depth", "weights")."""
     section: Any = tree
     name, *inner = key
-    if isinstance(section, Mapping):
-        return cast(Tree, {**section, name: with_value(section[name], inner, value) if inner else value})
-    changed = with_value(getattr(section, name), inner, value) if inner else value
-    return cast(Tree, section.model_copy(update={name: changed}))
+    if inner:
+        value = with_value(section[name] if isinstance(section, Mapping) else getattr(section, name), inner, value)
+    changed = {**section, name: value} if isinstance(section, Mapping) else section.model_copy(update={name: value})
+    return cast(Tree, changed)
 
 
-Named = Annotated[PluginSection, BeforeValidator(_is_section)]
+Named = Annotated[
+    PluginSection, rule(BeforeValidator, lambda value, _: not isinstance(value, dict | BaseModel) and "a module:Name")
+]
 NamedSection = Annotated[PluginSection, BeforeValidator(as_section)]

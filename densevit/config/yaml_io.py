@@ -149,12 +149,6 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
-    def represent_short_list(self, data: Iterable[Any]) -> yaml.Node:
-        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
-
-    def represent_path(self, data: Path) -> yaml.Node:
-        return self.represent_str(str(data))
-
 
 _FLOAT = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 for _tag, _pattern, _first in (
@@ -169,7 +163,9 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.v
 _Loader.add_constructor("!object", lambda loader, node: Unwritten(node.value))
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{_FLOAT})$"), list("-+.0123456789"))
 yaml.SafeDumper.add_representer(FrozenMapping, yaml.SafeDumper.represent_dict)  # also for yaml.safe_dump
-_Dumper.add_representer(list, _Dumper.represent_short_list)
+_Dumper.add_representer(
+    list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
+)
 _Dumper.add_multi_representer(str, _Dumper.represent_str)  # a subclass
-_Dumper.add_multi_representer(Path, _Dumper.represent_path)
+_Dumper.add_multi_representer(Path, lambda dumper, data: dumper.represent_str(str(data)))
 _Dumper.add_multi_representer(Unwritten, lambda dumper, data: dumper.represent_scalar("!object", str(data)))

@@ -1,11 +1,13 @@
 """densevit/config/named_classes.py: loggers, callbacks and schedules named in a config."""
 
+from functools import partial
+
 from densevit.config import named_classes
 from densevit.config.values import PluginSection
 
 
 def test_trackers_have_short_names_and_mlflow_writes_to_the_run_unless_a_server_is_named(monkeypatch):
-    check = named_classes.check_logger
+    check = partial(named_classes.check, "logger")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for name, logger in (("wandb", "WandbLogger"), ("mlflow", "MLFlowLogger")):
         assert named_classes.load("logger", name).__name__ == logger

@@ -1,9 +1,8 @@
 """Callbacks and loggers from the config or from the caller of `fit`."""
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from densevit import registry
-from densevit.config import TrainerSection, named_classes
+from densevit.config import PluginSection, TrainerSection, named_classes
 from densevit.errors import ConfigError, did_you_mean, one_line
 from densevit.training.run.metrics_csv import MetricsCsv
 
@@ -22,10 +21,7 @@ _ALSO_MONITORED = ("train/loss", "epoch", "step")  # in addition to the metrics
 
 def build_callbacks(section: TrainerSection, more: Sequence[lightning.Callback] = ()) -> list[lightning.Callback]:
     """Builds the config's callbacks and appends the caller's."""
-    built = (
-        _built("callback", named, f"trainer.callbacks.{index}", named_classes.check_callback)
-        for index, named in enumerate(section.callbacks)
-    )
+    built = (_built("callback", named, f"trainer.callbacks.{index}") for index, named in enumerate(section.callbacks))
     return [*built, *more]
 
 
@@ -62,15 +58,14 @@ def build_loggers(section: TrainerSection, folder: Path, more: Sequence[Logger] 
             loggers.append(TensorBoard(folder, name="", version="", default_hp_metric=False))
     for index, named in enumerate(section.loggers or ()):
         if named.name not in named_classes.BUILT_IN_LOGGERS:
-            check = partial(named_classes.check_logger, folder=str(folder))
-            loggers.append(_built("logger", named, f"trainer.loggers.{index}", check))
+            loggers.append(_built("logger", named, f"trainer.loggers.{index}", str(folder)))
     return [*loggers, *more]
 
 
-def _built(noun: str, named: Any, where: str, check: Callable[[Any, str], dict[str, Any]]) -> Any:
-    """A callback or logger of the config. check: checks its options and returns them."""
-    built_type = named_classes.load(noun, named.name)
-    return registry.construct(built_type, named.name, options=check(named, where), where=where)
+def _built(noun: str, named: PluginSection, where: str, folder: str = ".") -> Any:
+    """A callback or logger of the config. folder: the run folder."""
+    options = named_classes.check(noun, named, where, folder)
+    return registry.construct(named_classes.load(noun, named.name), named.name, options=options, where=where)
 
 
 class TensorBoard(TensorBoardLogger):
