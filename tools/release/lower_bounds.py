@@ -5,9 +5,9 @@
 Arguments name extras whose requirements are printed too.
 """
 
-import argparse
 import configparser
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,12 +30,5 @@ def lower_bounds(extras: Sequence[str] = (), setup: Path = SETUP) -> dict[str, s
     return bounds
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("extras", nargs="*")
-    for name, version in lower_bounds(parser.parse_args(arguments).extras).items():
-        print(f"{name}=={version}")
-
-
 if __name__ == "__main__":
-    main()
+    print(*(f"{name}=={version}" for name, version in lower_bounds(sys.argv[1:]).items()), sep="\n")
