@@ -119,6 +119,7 @@ CASES: dict[str, Case] = {
         64,
         2,
     ),
+    "dpt, exponential": Case("dpt", {**DPT, "output": "exponential", "upsampling": "exact", "sky": True}, (), 256),
     "dpt, bins": Case("dpt", {**DPT, "output": "bins", "norm": "batch"}, (), 64, 2),
     "dpt_segmentation": Case(
         "dpt_segmentation",

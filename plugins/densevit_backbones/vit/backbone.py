@@ -66,6 +66,7 @@ class ViT(TokenEmbedding):
     feature_norm: applies the model's final norm to features, before readout. False: raw features (DPT, SETR).
     key_bias: whether keys have a bias; false in DINOv3. With rotary positions the bias changes the attention.
     norm_eps: epsilon of the layer norms, 1e-5 in DINOv3.
+    feature_norm_eps: epsilon of the norm of the features, 1e-5 in Depth Anything 3; None: `norm_eps`.
     fixed_size: takes images of `image_size` x `image_size` only, to which smaller images are padded, as in published
         EoMT.
     gradient_checkpointing: activation checkpointing per block in training.
@@ -95,6 +96,7 @@ class ViT(TokenEmbedding):
         feature_norm: bool = True,
         key_bias: bool = True,
         norm_eps: float = EPS,
+        feature_norm_eps: float | None = None,
         fixed_size: bool = False,
         gradient_checkpointing: bool = False,
         in_channels: int = 3,
@@ -119,6 +121,7 @@ class ViT(TokenEmbedding):
         check_range("image_size", image_size, 1, 65536)
         check_positive("layer_scale", layer_scale)
         check_positive("norm_eps", norm_eps)
+        check_positive("feature_norm_eps", feature_norm_eps)
         width, depth, heads, default_drop_path = VARIANTS[variant]
         encoding = POSITIONS[positions](-(-image_size // patch_size), position_resizing)
         super().__init__(width, class_token, distillation_token, registers, encoding)
@@ -151,7 +154,7 @@ class ViT(TokenEmbedding):
             )
             for i, side in enumerate(sides)
         )
-        self.norm = nn.LayerNorm(width, norm_eps) if feature_norm else None
+        self.norm = nn.LayerNorm(width, feature_norm_eps or norm_eps) if feature_norm else None
         self.readouts = nn.ModuleList(ProjectReadout(width) for _ in features if readout == "project")
         self._initialise()
 

@@ -109,7 +109,7 @@ def _dinov2_config(
     sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]
 ) -> dict[str, dict[str, Any]]:
     options = sections["backbone"]
-    if "qk_norm" in options or "stem" in options or options.get("distillation_token"):
+    if {"qk_norm", "stem", "feature_norm_eps"} & options.keys() or options.get("distillation_token"):
         return {}
     registers = options.get("registers", 0)
     more = {"model_type": "dinov2_with_registers", "num_register_tokens": registers} if registers else {}

@@ -19,6 +19,7 @@ from densevit_heads.dpt.depth_outputs import OUTPUT_TYPES, Output, create_output
 from densevit_heads.parts.depth_limits import check_max_depth
 
 _LAST_WIDTH = 32  # channels before the last convolution
+_SKY = 0.3  # a pixel of at least this value is sky, as in the authors' code
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,15 @@ class DptDepth(DenseHead):
     The output key is `depth` for metres and `inverse_depth` for relative inverse depth, which is 1 / metres up to an
     unknown scale and shift.
 
-    output: "relative": inverse depth of at least 0. All other values are metric. "sigmoid": between min_depth and
-        max_depth. "softplus": above min_depth, unbounded. "bins": the mean log depth of 64 log-spaced depths between
-        min_depth and max_depth, weighted by a softmax. "inverse": 1 / (scale * x + shift) of the "relative" output x,
-        at most 1 / shift. The authors fine-tune relative weights in this way for NYU (scale 0.000305, shift 0.1378) and
-        KITTI (0.00006016, 0.00579), where scale and shift align the initial prediction with metres.
-    min_depth, max_depth: metres. Ground truth outside this range is ignored, except beyond max_depth for "softplus",
-        where max_depth only sets the scale. Not used for relative depth.
+    output: "relative": inverse depth of at least 0. "relative_exponential": inverse depth exp(-x) of a network of
+        relative depth exp(x), such as Depth Anything 3. All other values are metric. "sigmoid": between min_depth and
+        max_depth. "softplus": above min_depth, unbounded. "exponential": exp(x), unbounded. "bins": the mean log depth
+        of 64 log-spaced depths between min_depth and max_depth, weighted by a softmax. "inverse": 1 / (scale * x +
+        shift) of the "relative" output x, at most 1 / shift. The authors fine-tune relative weights in this way for NYU
+        (scale 0.000305, shift 0.1378) and KITTI (0.00006016, 0.00579), where scale and shift align the initial
+        prediction with metres.
+    min_depth, max_depth: metres. Ground truth outside this range is ignored, except beyond max_depth for "softplus" and
+        "exponential", where max_depth only sets the scale. Not used for relative depth.
     scale, shift: the constants of "inverse", in 1 / metres. None: depth is max_depth at x = 0 and a quarter of it at x
         = 1, for training from random weights.
     width: channels of the fusion. reassemble_channels: channels of each resampled map; None: a quarter and a half of
@@ -81,8 +84,10 @@ class DptDepth(DenseHead):
     features: numbers, from 1, of the maps to use, at most four; None: all.
     norm: the norm of the residual units of the fusion, see `densevit_heads.dpt.decoder.normalisation`.
     upsampling: "double": by 2, as in DPT; "exact": each fused map to the size of the finer map, and the map before the
-        last two convolutions to pixels, as in Depth Anything (V1 and V2, Yang et al. 2024): DPT without readout on a
-        DINOv2 `vit`.
+        last two convolutions to pixels, as in Depth Anything (V1 and V2, Yang et al. 2024; 3, Lin et al. 2025): DPT
+        without readout on a DINOv2 `vit`.
+    sky: predicts the mask `sky` too, as in Depth Anything 3; where it is 1, depth is 0 (unknown) and inverse depth 0
+        (infinitely far). Its layers are not trained, because depth maps do not label the sky.
     loss_weights: weights of the terms of the loss.
     """
 
@@ -105,6 +110,7 @@ class DptDepth(DenseHead):
         features: tuple[int, ...] | None = None,
         norm: Norm = "none",
         upsampling: Upsampling = "double",
+        sky: bool = False,
         loss_weights: DepthLossWeights = DepthLossWeights(),
     ) -> None:
         super().__init__(channels, strides, classes)
@@ -116,9 +122,11 @@ class DptDepth(DenseHead):
 
         inputs = [channels[i] for i in self.feature_indices], [strides[i] for i in self.feature_indices]
         self.decode = DptDecoder(*inputs, width, reassemble_channels, norm, upsampling)
-        self.conv1 = nn.Conv2d(width, max(width // 2, 1), 3, padding=1)
-        self.conv2 = nn.Conv2d(max(width // 2, 1), _LAST_WIDTH, 3, padding=1)
+        half = max(width // 2, 1)
+        self.conv1 = nn.Conv2d(width, half, 3, padding=1)
+        self.conv2 = nn.Conv2d(half, _LAST_WIDTH, 3, padding=1)
         self.conv3 = nn.Conv2d(_LAST_WIDTH, self.output_type.channels, 1)
+        self.sky = _sky_layers(half) if sky else None
         self.map_stride = inputs[1][0]
         self.stride = Fraction(1) if upsampling == "exact" else self.decode.stride / 2
         with torch.no_grad():
@@ -146,8 +154,8 @@ class DptDepth(DenseHead):
         return {"conv3.weight": torch.zeros_like(weight), "conv3.bias": bias.detach().clone()}, why
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
-        """`depth` or `inverse_depth`, (B, 1, h, w) in fp32, at pixel resolution if strides are powers of two or
-        upsampling is "exact"; it may extend beyond the images, to whole cells of the finest map."""
+        """`depth` or `inverse_depth`, and `sky`, (B, 1, h, w) in fp32, at pixel resolution if strides are powers of two
+        or upsampling is "exact"; they may extend beyond the images, to whole cells of the finest map."""
         H, W = padding_mask.shape[-2:]
         maps = [features[i] for i in self.feature_indices]
         x = self.conv1(self.decode(maps, (H, W))[-1])
@@ -156,11 +164,12 @@ class DptDepth(DenseHead):
             x = enlarge(x, (height * self.map_stride, width * self.map_stride))
         else:
             x = double(x)
+        outputs = {} if self.sky is None else {"sky": at_least_fp32(self.sky(x))}
         x = F.relu(self.conv2(x))
         with autocast_off(x.device):  # bf16 would quantise a map to some hundred depths
             assert self.conv3.bias is not None
             weight, bias = at_least_fp32(self.conv3.weight), at_least_fp32(self.conv3.bias)
-            return {self.depth_type: self.output_type.read(F.conv2d(at_least_fp32(x), weight, bias))}
+            return outputs | {self.depth_type: self.output_type.read(F.conv2d(at_least_fp32(x), weight, bias))}
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         """The number of images with enough pixels of a target."""
@@ -178,26 +187,45 @@ class DptDepth(DenseHead):
 
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
-        """`depth` in metres or relative `inverse_depth`, (H, W) float32 per image at its original size."""
+        """`depth` in metres or relative `inverse_depth`, (H, W) float32 per image at its original size; and `sky`,
+        (H, W) uint8, 1 in the sky, if the head predicts it."""
         predictions = []
-        for x, target in zip(outputs[self.depth_type], targets, strict=True):
+        for x, target in zip(self._stacked(outputs), targets, strict=True):
             x = upsample(x[None].float(), self.stride, tuple(target["size"]))
             original = tuple(target["original_size"])
             if tuple(x.shape[-2:]) != original:
                 x = F.interpolate(x, size=original, mode="bilinear", align_corners=False)
-            predictions.append({self.depth_type: x[0, 0]})
+            predictions.append({name: values[0] for name, values in self.read_maps(x).items()})
         return predictions
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
-        """Depth (B, 1, *size) in fp32. size: (H, W) in pixels of the padded batch or a top-left crop of it.
+        """Depth, and sky, (B, 1 or 2, *size) in fp32. size: (H, W) in pixels of the padded batch or a top-left crop.
 
         Averaging relative maps of different windows is not meaningful: their scales and shifts differ.
         """
-        return upsample(outputs[self.depth_type].float(), self.stride, size)
+        return upsample(self._stacked(outputs).float(), self.stride, size)
 
     def read_maps(self, maps: Tensor) -> dict[str, Tensor]:
-        """(B, 1, H, W) of `maps` -> `depth` or `inverse_depth`, (B, H, W)."""
-        return {self.depth_type: maps[:, 0]}
+        """(B, 1 or 2, H, W) of `maps` -> `depth` or `inverse_depth`, and `sky`, (B, H, W)."""
+        if self.sky is None:
+            return {self.depth_type: maps[:, 0]}
+        sky = maps[:, 1] >= _SKY
+        return {self.depth_type: maps[:, 0].masked_fill(sky, 0.0), "sky": sky.to(torch.uint8)}
+
+    def undo_zoom(self, maps: Tensor, zoom: float) -> Tensor:
+        """The maps of an image that was enlarged by `zoom`, at zoom 1: metres grow, inverse depth falls, sky stays."""
+        factor = zoom if self.depth_type == "depth" else 1 / zoom
+        return torch.cat([maps[:, :1] * factor, maps[:, 1:]], 1)
+
+    def _stacked(self, outputs: Outputs) -> Tensor:
+        """(B, 1 or 2, h, w): depth or inverse depth, and sky."""
+        depth = outputs[self.depth_type]
+        return depth if self.sky is None else torch.cat([depth, outputs["sky"]], 1)
+
+
+def _sky_layers(channels: int) -> nn.Sequential:
+    layers = nn.Conv2d(channels, _LAST_WIDTH, 3, padding=1), nn.ReLU(), nn.Conv2d(_LAST_WIDTH, 1, 1), nn.ReLU()
+    return nn.Sequential(*layers).requires_grad_(False)
 
 
 def check_widths(width: int, reassemble_channels: Sequence[int] | None, count: int) -> None:

@@ -65,7 +65,7 @@ _UNIT = "depth_head.scratch.refinenet4.resConfUnit1"
 def features_of(version: int, depth: int) -> tuple[int, ...]:
     """The block numbers, from 1, of the feature maps of a ViT with `depth` blocks.
 
-    V1: the last four. V2: the ends of the depth's quarters, except block 5 in place of 6 of ViT-L.
+    V1: the last four. V2 and 3: the ends of the depth's quarters, except block 5 in place of 6 of ViT-L.
     """
     if version == 1:
         return tuple(range(depth - 3, depth + 1))
@@ -109,16 +109,17 @@ def licences(width: int) -> Licences:
     return SMALL_LICENCES if width == _SMALL else _LARGE_LICENCES
 
 
-def _lines() -> tuple[Line, ...]:
-    scratch = "depth_head.scratch"
+def lines_of(encoder: str, head: str) -> tuple[Line, ...]:
+    """Maps the keys of a model. encoder, head: the prefixes of its parts."""
+    scratch = f"{head}scratch"
     lines: list[Line] = []
     for i in range(len(PLACES)):
         fuse = f"{scratch}.refinenet{i + 1}"
         lines += stage_lines(
             "depth",
             i,
-            reassemble=f"depth_head.projects.{i}.*",
-            resample=f"depth_head.resize_layers.{i}.*",
+            reassemble=f"{head}projects.{i}.*",
+            resample=f"{head}resize_layers.{i}.*",
             project=f"{scratch}.layer{i + 1}_rn.*",
             convolutions=f"{fuse}.resConfUnit{{u}}.conv{{c}}.*",
             fuse=f"{fuse}.out_conv.*",
@@ -126,7 +127,7 @@ def _lines() -> tuple[Line, ...]:
     lines.append(Line(f"{scratch}.output_conv1.*", "heads.depth.conv1.*"))
     lines.append(Line(f"{scratch}.output_conv2.0.*", "heads.depth.conv2.*"))
     lines.append(Line(f"{scratch}.output_conv2.2.*", "heads.depth.conv3.*"))
-    return (*backbone_lines("dinov2", "pretrained."), *lines)
+    return (*backbone_lines("dinov2", encoder), *lines)
 
 
 def _with_unused(encoder: Rearrangement) -> Rearrangement:
@@ -168,7 +169,7 @@ V2 = CheckpointLayout(
         "depth_head.scratch.refinenet1.out_conv.weight",
         "depth_head.scratch.output_conv2.2.weight",
     ),
-    lines=_lines(),
+    lines=lines_of("pretrained.", "depth_head."),
     describe=_describe(2),
     special=SpecialTensors(
         no_effect={"pretrained.mask_token": UNUSED_MASK, f"{_UNIT}.*": UNUSED_UNIT},

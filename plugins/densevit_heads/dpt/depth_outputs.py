@@ -1,4 +1,4 @@
-"""The output types of the DPT head: relative inverse depth, or metres in four ways.
+"""The output types of the DPT head: relative inverse depth in two ways, or metres in five.
 
 A type says what the values x of the last convolution mean, how they start, which ground truth they can reach, and which
 losses train them.
@@ -16,7 +16,7 @@ from densevit.interfaces import LossContext
 from densevit.losses import depth as metric_losses
 from densevit.losses import relative_depth as relative_losses
 
-Output = Literal["relative", "sigmoid", "softplus", "bins", "inverse"]
+Output = Literal["relative", "relative_exponential", "sigmoid", "softplus", "bins", "inverse", "exponential"]
 Loss = Callable[[Tensor, Tensor, LossContext], Tensor]
 """A loss of a prediction and its target, both (B, H, W), 0 where there is no target."""
 
@@ -93,6 +93,15 @@ class Relative(OutputType):
         return torch.where(valid, 1 / metres, 0.0)
 
 
+class RelativeExponential(Relative):
+    """Relative inverse depth: exp(-x), of a network of relative depth exp(x)."""
+
+    values, initial = "log depth", 0.0
+
+    def read(self, x: Tensor) -> Tensor:
+        return (-x).exp()
+
+
 class Sigmoid(OutputType):
     """min_depth + (max_depth - min_depth) sigmoid(x)."""
 
@@ -154,12 +163,26 @@ class Inverse(OutputType):
         weight.mul_(bias)  # a small scale would make gradients vanish
 
 
+class Exponential(OutputType):
+    """exp(x), unbounded."""
+
+    values, bounded = "log depth", False
+
+    def read(self, x: Tensor) -> Tensor:
+        return x.exp()
+
+    def initialise(self, weight: Tensor, bias: Tensor) -> None:
+        bias.fill_(math.log(_INITIAL_DEPTH * self.max_depth))
+
+
 OUTPUT_TYPES: dict[str, type[OutputType]] = {
     "relative": Relative,
+    "relative_exponential": RelativeExponential,
     "sigmoid": Sigmoid,
     "softplus": Softplus,
     "bins": Bins,
     "inverse": Inverse,
+    "exponential": Exponential,
 }
 
 

@@ -1,4 +1,5 @@
-"""Published models by layout: DPT (Ranftl et al. 2021) and Depth Anything (Yang et al. 2024); the papers' scores."""
+"""Published models by layout: DPT (Ranftl et al. 2021) and Depth Anything (Yang et al. 2024; 3: Lin et al. 2025); the
+papers' scores."""
 
 from densevit.interfaces import PublishedModel
 
@@ -61,4 +62,7 @@ DEPTH_ANYTHING_METRIC = {
             "kitti/depth_anything_v2_small",
         ),
     )
+}
+DEPTH_ANYTHING_3 = {
+    "hf:depth-anything/DA3MONO-LARGE": PublishedModel("depth", 334_170_370, {}, "start/depth_anything_3"),
 }

@@ -8,6 +8,7 @@ from densevit_backbones.vit.variants import VARIANTS, Variant
 from densevit_checkpoints.recognition import recognise, same_tensors
 from tests.checkpoints.layouts.originals.weights import (
     random_depth_anything,
+    random_depth_anything_3,
     random_dpt,
     random_google,
     random_image,
@@ -121,6 +122,19 @@ def test_maps_of_heads_are_those_of_the_original(original):
             features, auxiliary = head.decode(features)[1], auxiliary[::-1]  # starting with the first map
         for classify, x, expected in zip(head.auxiliary, features, auxiliary, strict=False):
             torch.testing.assert_close(classify(x)[..., ::5, ::5], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parity("depth-anything-3")
+@torch.no_grad()
+def test_depth_and_sky_of_depth_anything_3_are_those_of_the_original():
+    """Every fifth pixel of the depth and sky of `DepthAnything3Net.head`, on a DINOv2 of 4 blocks of 32 channels."""
+    shapes, maps = recorded("depth-anything-3")
+    model = whole(random_depth_anything_3(shapes), find("depth-anything-3"))
+    for key, (depth, sky) in maps.items():
+        inverse, found = output(model, size_of(key))[0]
+        assert depth.log().std() > 0.2 and 0.2 < (sky >= 0.3).float().mean() < 0.8
+        torch.testing.assert_close(1 / inverse, depth, atol=0, rtol=1e-5)
+        torch.testing.assert_close(found, sky, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parity("dpt-hybrid-kitti")

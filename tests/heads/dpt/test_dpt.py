@@ -32,6 +32,7 @@ def test_metric_outputs_are_within_their_range():
     for output, options, logits, depths in (
         ("sigmoid", limits, (-1e4, 0.0, 1e4), [0.5, 40.25, 80]),
         ("softplus", limits, (-1e4,), [0.5]),
+        ("exponential", limits, (-1.0, 0.0, 5.0), [0.3678794, 1, 148.41316]),
         ("inverse", {"max_depth": 80.0}, (-1.0, 0.0, 1.0, 9.0), [80, 80, 20, 80 / 28]),
         ("bins", limits, (), []),
     ):
@@ -43,6 +44,19 @@ def test_metric_outputs_are_within_their_range():
     found = head.output_type.read(bins)[0, 0, 0]
     assert found.diff().min() > 0
     assert found[[0, 2, 4]].tolist() == pytest.approx([0.5, (0.5 * 80) ** 0.5, 80], rel=1e-5)  # a geometric mean
+
+
+@pytest.mark.parametrize(("output", "zoomed"), [("exponential", 6.0), ("relative_exponential", 1.5)])
+def test_the_sky_has_no_depth(output, zoomed):
+    head = DptDepth(*PLAIN, width=8, output=output, upsampling="exact", sky=True)
+    assert activated(head, 2.0).log().item() == pytest.approx(2 if output == "exponential" else -2)
+    outputs = {head.depth_type: torch.tensor([[[[1.0, 2, 3]]]]), "sky": torch.tensor([[[[0.29, 0.3, 0.0]]]])}
+    [prediction] = head.predict(outputs, [{"size": (1, 3), "original_size": (1, 3)}])
+    assert {key: x.tolist() for key, x in prediction.items()} == {head.depth_type: [[1, 0, 3]], "sky": [[0, 1, 0]]}
+    undone = head.undo_zoom(head.maps(outputs, (1, 3)), 2.0)
+    assert undone[0, :, 0, 2].tolist() == [zoomed, 0]
+    assert not any(x.requires_grad for x in head.sky.parameters())
+    assert head.replaced_tensors({"output": "relative_exponential"}) == ({}, "")  # metres start from relative depth
 
 
 def test_metric_losses_are_the_weighted_terms():
