@@ -17,7 +17,7 @@ from densevit.model import DenseModel
 from densevit.weights import model_file
 from densevit_batch.model_joining import join, read_part, save_heads
 from tests.registry.test_classes_in_files import MODEL, write
-from tests.registry.test_classes_in_files import imported as imported  # a fixture of all tests
+from tests.registry.test_classes_in_files import sentinel as sentinel  # a fixture
 from tests.weights.joined_runs import BOXES, DEPTH, SURFACES, write_run
 from tests.weights.states import equal
 

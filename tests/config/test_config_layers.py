@@ -81,6 +81,21 @@ ROWS: dict[str, list[Row]] = {
         ("", ["backbone.pretrained=true"], {"backbone.weights": None}),
         ("", ["backbone.pretrained=false"], {"backbone.weights": "a.pth"}),
         ("optim: {lr_per_256: null}", (), {"optim.lr": 1e-3}),
+        (
+            "backbone: {pretrained: true}",
+            ["backbone.weights=b"],
+            {"backbone.weights": "b", "backbone.pretrained": None},
+        ),
+        (
+            "",
+            ["backbone.weights=b", "backbone.pretrained=true"],
+            r"backbone\.weights=b .* and backbone\.pretrained=true .*Fix: keep one",
+        ),
+        (
+            "",
+            ["backbone.weights=random", "backbone.pretrained=true"],
+            r"weights=random .*and backbone\.pretrained=true",
+        ),
     ],
     "`weights`": [
         ("weights: w.pth", (), {"weights": "w.pth", "backbone.weights": None, "heads.boxes.weights": None}),
@@ -127,8 +142,7 @@ ROWS: dict[str, list[Row]] = {
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def folder(cwd: Path) -> None:
     Path("section.yaml").write_text(SECTION)
     Path("with_weights.yaml").write_text(WITH_WEIGHTS)
     Path("lower.yaml").write_text(LOWER)

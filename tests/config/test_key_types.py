@@ -11,6 +11,7 @@ import yaml
 
 from densevit import config, registry
 from densevit.config import Config
+from densevit.config.config_layers import at
 from densevit.registry.groups import POSITIONAL_ARGUMENTS
 
 FILE: dict[str, Any] = {
@@ -80,12 +81,6 @@ def section_of(group: str, name: str) -> tuple[str, dict[str, Any]]:
     return key.get(group, "optim"), {"name": name}
 
 
-def at(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        values = values[part]
-    return values
-
-
 def with_option(group: str, name: str, option: str, value: Any) -> tuple[str, dict[str, Any]]:
     """The key of an option, and values of a file that sets it."""
     where, section = section_of(group, name)
@@ -110,7 +105,7 @@ def test_options_whose_type_is_a_mapping_are_replaced():
             ([f"{key}.b='3'"], {"a": "1", "b": "3"}),
             ([f"{key}={{c: '3'}}", f"{key}.d='4'"], {"c": "3", "d": "4"}),
         ):
-            assert at(config.load(values, overrides).model_dump(), key) == expected, option
+            assert at(config.load(values, overrides).model_dump(), (*key.split("."),)) == expected, option
 
 
 def test_options_that_are_sections_are_merged():
@@ -118,20 +113,20 @@ def test_options_that_are_sections_are_merged():
     assert len(options) > 10
     for option in options:
         key, values = with_option(*option, {"a": 1, "b": 2})
-        assert at(config.load(values, [f"{key}={{b: 3}}"]).model_dump(), key) == {"a": 1, "b": 3}, option
+        found = at(config.load(values, [f"{key}={{b: 3}}"]).model_dump(), (*key.split("."),))
+        assert found == {"a": 1, "b": 3}, option
 
 
 def test_each_mapping_of_the_schema_is_replaced_except_heads(tmp_path):
     new = {"channels": ("data.channels", {"nir": "_n"}), "lr_factors": ("optim.lr_factors", {"backbone.*": 0.1})}
-    keys = {key for _, key in schema_mappings()} - {"heads"}
-    assert keys == set(new)
+    assert {key for _, key in schema_mappings()} == {"heads", *new}
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(FILE))
     for key, value in new.values():
         overridden = resolved(f"{key}={value}")
         *above, last = key.split(".")
         child = {last: value} if not above else {above[0]: {last: value}}
         for values in (overridden, config.load({"base": str(tmp_path / "base.yaml"), **child}).model_dump()):
-            assert list(at(values, key)) == list(value)
+            assert list(at(values, (*key.split("."),))) == list(value)
 
 
 # ---- immutable ----

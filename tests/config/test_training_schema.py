@@ -2,19 +2,7 @@
 
 import pytest
 
-from densevit import config
-from tests.config.conftest import MINE, message, write
-
-
-def test_an_override_replaces_the_other_key_that_says_the_same():
-    assert config.load("mine.yaml", ["optim={schedule: cosine}"]).optim.lr == 5e-4
-    per_256 = config.load("mine.yaml", ["optim.lr_per_256=1e-3"]).optim
-    assert (per_256.lr, per_256.lr_per_256) == (None, 1e-3)
-    assert config.load("mine.yaml", ["trainer.max_steps=5"]).trainer.max_epochs is None
-    write("warm.yaml", "base: mine.yaml\noptim: {warmup: 0.1}\n")
-    assert config.load("warm.yaml", ["optim.warmup_steps=5"]).optim.warmup == 0
-    write("bare.yaml", MINE.replace("lr: 5e-4, ", ""))
-    assert config.load("bare.yaml").optim.lr == 1e-4, "the default"
+from tests.config.conftest import message
 
 
 @pytest.mark.parametrize(

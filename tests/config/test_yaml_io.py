@@ -17,11 +17,9 @@ def test_plain_scalars_are_parsed_by_their_form():
         assert yaml_io.parse(yaml_io.write({"key": value}), "test") == {"key": value}
 
 
-def test_shipped_configs_and_sections_are_found_by_name_and_path(folder, monkeypatch):
-    write("site/densevit_configs/__init__.py", "")
-    write("site/densevit_configs/shipped.yaml", MINE)
-    write("site/densevit_configs/data/coco.yaml", "name: coco\n")
-    monkeypatch.syspath_prepend(folder / "site")
+def test_shipped_configs_and_sections_are_found_by_name_and_path(install):
+    files = {"__init__.py": "", "shipped.yaml": MINE, "data/coco.yaml": "name: coco\n"}
+    install("recipes", "", {f"densevit_configs/{name}": text for name, text in files.items()})
     for name in ("shipped", "shipped.yaml", "configs/shipped.yaml"):
         assert config.load(name, ["data=configs/data/coco.yaml"]).data.name == "coco"
     assert config.load("shipped", ["data=coco"]).data.name == "coco"
@@ -33,14 +31,12 @@ def test_shipped_configs_and_sections_are_found_by_name_and_path(folder, monkeyp
     assert "'cocoa'. Did you mean 'coco'? Shipped: data/coco." in message("data=cocoa")
 
 
-def test_the_nearest_name_is_of_the_typed_folder_and_names_that_continue_it_come_first(folder, monkeypatch):
+def test_the_nearest_name_is_of_the_typed_folder_and_names_that_continue_it_come_first(install):
     names = ("detector", "setr_vit", "start/detector", "start/semantic", "backbone/lite0", "backbone/lite1")
-    for name in names:
-        write(f"site/densevit_configs/{name}.yaml", MINE)
-    write("site/densevit_configs/__init__.py", "")
+    files = {f"densevit_configs/{name}.yaml": MINE for name in names}
+    install("recipes", "", {"densevit_configs/__init__.py": "", **files})
     write("sets/cvat_coco/train.json", "{}")
     write("runs/first/config.yaml", MINE)
-    monkeypatch.syspath_prepend(folder / "site")
     start = " Shipped: start/detector, start/semantic."
     for file, said in {
         "start/detectors": f" Did you mean 'start/detector'?{start}",

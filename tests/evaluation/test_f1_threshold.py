@@ -59,8 +59,6 @@ def test_the_curves_are_the_f1_of_each_threshold():
 
 def test_few_objects_or_no_hit_give_none():
     scores, correct = np.array([0.9, 0.4]), np.array([True, False])
-    assert best_threshold(scores, correct, 49) is None
-    assert best_threshold(scores, correct, 50) == 0.9
-    assert best_threshold(scores, ~correct & False, 50) is None
-    assert best_threshold(np.zeros(0), np.zeros(0, bool), 50) is None
+    assert [best_threshold(scores, correct, count) for count in (49, 50)] == [None, 0.9]
+    assert best_threshold(scores, ~correct & False, 50) is best_threshold(np.zeros(0), np.zeros(0, bool), 50) is None
     assert CocoDetection(CLASSES).score_threshold(()) is None and plots_of(CocoDetection(CLASSES)) == {}

@@ -122,12 +122,10 @@ def test_metrics_match_the_definition():
 def test_matches_above_half():
     """A thing of 6 pixels: 4 found and 2 more on another class is 4/8; 5 found and nothing else is 5/6."""
     truth = [[1000] * 6 + [0] * 6]
-    row = of(truth, [[1000] * 4 + [0] * 2 + [1000] * 2 + [0] * 4])
-    assert row[1] == [0, 0, 0, 0, 1, 1]  # exactly one half is no match
-    assert row[0] == [0, 0, 0, 0, 1, 1]
-    row = of(truth, [[1000] * 5 + [0] * 7])
-    assert row[1] == [5 / 6, 5 / 6, 1, 1, 0, 0]
-    assert row[0] == [6 / 7, 6 / 7, 1, 1, 0, 0]
+    half = of(truth, [[1000] * 4 + [0] * 2 + [1000] * 2 + [0] * 4])
+    assert half[:2] == [[0, 0, 0, 0, 1, 1]] * 2  # exactly one half is no match
+    more = of(truth, [[1000] * 5 + [0] * 7])
+    assert more[:2] == [[6 / 7, 6 / 7, 1, 1, 0, 0], [5 / 6, 5 / 6, 1, 1, 0, 0]]
 
 
 def test_predictions_on_void_and_on_crowds_are_ignored_if_more_than_half():

@@ -32,17 +32,14 @@ def test_files_hold_tables_plots_and_the_worst_images_first(tmp_path: Path):
     evaluator = Counting([])
     ids = {"b": 0.5, 7: 0.25, 3: 0.5, "a": 0.5, 4: None}
     evaluator.update([{"score": score} for score in ids.values()], [{"image_id": key} for key in ids])
-    tables_file.write_tables({"pets": evaluator}, tmp_path, {7: "cats/7.jpg", "a": "a.png"}, {"pets": 0.25})
-    assert tables_file.read(tmp_path / "counts-pets.csv")[1:] == [["cat, <dog>", "4"], ["threshold", "0.5"]]
-    assert tables_file.read_thresholds(tmp_path) == {}
-    evaluator.uses_threshold = True
-    tables_file.write_tables({"pets": evaluator}, tmp_path, {7: "cats/7.jpg", "a": "a.png"}, {"pets": 0.25})
-    assert tables_file.read(tmp_path / "counts-pets.csv")[1:] == [["cat, <dog>", "4"], ["threshold", "0.25"]]
-    assert tables_file.read_thresholds(tmp_path) == {"pets": 0.25}
+    for uses, threshold, thresholds in ((False, "0.5", {}), (True, "0.25", {"pets": 0.25})):
+        evaluator.uses_threshold = uses
+        tables_file.write_tables({"pets": evaluator}, tmp_path, {7: "cats/7.jpg", "a": "a.png"}, {"pets": 0.25})
+        assert tables_file.read(tmp_path / "counts-pets.csv")[1:] == [["cat, <dog>", "4"], ["threshold", threshold]]
+        assert tables_file.read_thresholds(tmp_path) == thresholds
     assert tables_file.read_plots(tmp_path) == {"pets": {"curve": PLOT}}
     assert tables_file.read_lower_is_better(tmp_path) == ["pets/error"]
-    rows = tables_file.read(tmp_path / "images-pets.csv")
-    assert rows == [
+    assert tables_file.read(tmp_path / "images-pets.csv") == [
         ["image", "image_id", "score"],
         ["cats/7.jpg", "7", "0.25"],
         ["3", "3", "0.5"],

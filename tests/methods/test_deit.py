@@ -117,8 +117,7 @@ def test_teacher_is_a_published_classifier_of_timm(
     pixels = ((batch["images"] / 255 - mean) / std) * ~batch["padding_mask"][:, None]
     with torch.no_grad():
         expected = net(F.interpolate(pixels, size, mode="bilinear", antialias=True))[:, [281, 0]]
-    found = method.log_probabilities(batch)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(method.log_probabilities(batch), expected, rtol=1e-4, atol=1e-4)
     assert expected.std() > 0.01
     assert not method.state_dict() and not any(p.requires_grad for p in method.parameters())
 

@@ -69,8 +69,7 @@ def test_missing_labels_are_the_predictions_of_the_teacher(teacher_file: str) ->
         torch.testing.assert_close(merged["boxes"], boxes["boxes"][keep].clamp(min=0).minimum(size))
         height, width = merged["size"]
         probability, index = maps[i, :, :height, :width].max(0)
-        expected = torch.where(probability >= 0.1, index, 255)
-        assert torch.equal(merged["semantic"].long(), expected)
+        assert torch.equal(merged["semantic"].long(), torch.where(probability >= 0.1, index, 255))
         torch.testing.assert_close(merged["depth"], predictions["depth"][i]["depth"])
 
 

@@ -17,7 +17,7 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Class
 from densevit.model import DenseModel
 from densevit.model.lora import add_adapters, merged_state
-from densevit.weights import model_file, resolving
+from densevit.weights import model_file
 from tests.built_models import build_model
 from tests.training.runs import train
 
@@ -47,8 +47,7 @@ def config_of(backbone: dict[str, Any], **sections: Any) -> configs.Config:
 
 def adapted(backbone: dict[str, Any], **lora: Any) -> tuple[DenseModel, dict[str, torch.Tensor]]:
     """A model with adapters of random values, and the state of its backbone before."""
-    config = config_of({**backbone, "lora": {**LORA, **lora}})
-    model = build_model(config, {"segmentation": CLASSES})
+    model = build_model(config_of({**backbone, "lora": {**LORA, **lora}}), {"segmentation": CLASSES})
     for parameter in model.backbone.parameters():
         nn.init.normal_(parameter, std=0.2 if parameter.ndim > 1 else 0.5)
     before = {name: x.clone() for name, x in model.backbone.state_dict().items()}
@@ -152,19 +151,16 @@ def test_saved_run_equals_the_trained_model(weights, run):
         ({"lora": LORA, "freeze": 2}, r"backbone\.lora.*Leave backbone\.freeze out"),
         ({"lora": {"rank": 0}}, r"backbone\.lora\.rank"),
         ({"lora": {"ranks": 3}}, r"backbone\.lora\.ranks"),
+        (
+            {"weights": "missing.safetensors", "lora": {"targets": ["*.qvk"]}},  # before the weights are read
+            r"backbone\.lora\.targets: .*'\*\.qvk'\. Closest: \*\.qkv",
+        ),
     ],
     ids=str,
 )
-def test_invalid_options_are_refused(options, facts):
+def test_invalid_options_are_refused(options, facts, tmp_path):
     with pytest.raises(ConfigError, match=facts):
-        config_of({**VIT, **options})
-
-
-def test_targets_without_layers_are_refused_before_weights_are_downloaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(resolving, "read", lambda source, *_: pytest.fail(f"{source} is downloaded"))
-    config = config_of({**VIT, "weights": "timm:vit_tiny_patch16_224", "lora": {"targets": ["*.qvk"]}})
-    with pytest.raises(ConfigError, match=r"backbone\.lora\.targets: .*'\*\.qvk'\. Closest: \*\.qkv"):
-        train(config, run_dir=tmp_path / "run")
+        train(config_of({**VIT, **options}), run_dir=tmp_path / "run")
 
 
 def test_without_peft_a_run_fails_before_it_builds_anything(monkeypatch, tmp_path, weights):

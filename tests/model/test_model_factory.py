@@ -53,13 +53,10 @@ def test_build_model_follows_the_config():
     assert (plain.gain.item(), kept.gain.item(), neck.offset.item()) == (3.0, 1.0, 2.0)
     assert (plain.channels, plain.strides) == ((64, 128, 256, 512), (4, 8, 16, 32))
     assert (kept.channels, kept.strides) == ((512, 512), (32, 32))
-    assert model.loss_weights == {"plain": 0.5, "kept": 1.0}
-    assert model.classes == {"plain": CLASSES, "kept": CLASSES}
-    assert model.sections == config
-    assert model.size_divisor == 32
+    assert (model.loss_weights, model.classes) == ({"plain": 0.5, "kept": 1.0}, {"plain": CLASSES, "kept": CLASSES})
+    assert (model.sections, model.size_divisor) == (config, 32)
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["heads.plain.gain"]
-    assert model.training
-    assert not any(part.training for part in (model.backbone, kept, neck))  # frozen initially
+    assert model.training and not any(part.training for part in (model.backbone, kept, neck))  # frozen initially
 
 
 def test_an_unknown_option_of_a_head_is_refused():

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import densevit
 from densevit.model import DenseModel
@@ -32,8 +31,7 @@ def segmenter(**options: Any) -> DenseModel:
 
 
 def detector() -> DenseModel:
-    torch.manual_seed(0)
-    return densevit.create_model(NANO, heads="fcos", classes=["a", "b"])
+    return segmenter(heads="fcos")
 
 
 def depth_estimator() -> DenseModel:
@@ -169,25 +167,14 @@ def test_loss_is_that_of_a_batch_and_trains():
         losses, of_batch = model.eval().loss(IMAGES, MASKS), model.loss(batch)
         others = model.loss(batch, [{"size": (50, 70), "semantic": 1 - target["semantic"]} for target in targets])
     assert losses == of_batch and len(losses) > 0 and losses != others
-    model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    history = []
-    for _ in range(8):
-        optimizer.zero_grad()
-        loss = torch.stack([*model.loss(IMAGES, MASKS).values()]).sum()
-        loss.backward()
-        optimizer.step()
-        history.append(float(loss))
-    assert history[-1] < history[0]
+    torch.stack([*model.train().loss(IMAGES, MASKS).values()]).sum().backward()
+    assert any(p.grad.any() for p in model.parameters())
 
 
-def test_ranges_are_compared_at_the_first_call_only(monkeypatch):
-    model, calls = segmenter().eval(), []
-    compare = Tensor.aminmax
-    monkeypatch.setattr(Tensor, "aminmax", lambda *args: calls.append(1) or compare(*args))
-    for _ in range(3):
-        model(IMAGES / 255)
-    assert len(calls) == 1
+def test_ranges_are_compared_at_the_first_call_only():
+    model = segmenter().eval()
+    for images in (IMAGES / 255, IMAGES.float()):  # floats to 255 are refused in a first call
+        model(images)
     meta = segmenter().to("meta")
     assert meta(torch.empty(1, 3, 64, 64, device="meta"))["segmentation"]["logits"].device.type == "meta"
 

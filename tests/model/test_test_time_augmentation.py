@@ -58,8 +58,7 @@ class Metres(Depth):
 def test_depth_of_each_scale_is_converted_to_zoom_1(scales, flip):
     """8 m become 16 m at half the size and 4 m at twice the size; their mean would be 9.33 m."""
     model = model_of(Pixels(), Metres)
-    batch = batch_of(model, (45, 58), original=(80, 101))
-    (found,) = depth_of(model, batch, scales=scales, flip=flip)
+    (found,) = depth_of(model, batch_of(model, (45, 58), original=(80, 101)), scales=scales, flip=flip)
     torch.testing.assert_close(found, torch.full((80, 101), 8.0))
 
 

@@ -23,15 +23,14 @@ def infer(model: Any, image: torch.Tensor) -> Any:
     return inferred(model, collate([sample], model.size_divisor), inference_by_head(model, OPTIONS))
 
 
-@pytest.mark.parametrize("model", ["maps", "boxes"])
-def test_batches_of_windows_are_lines(model: str, monkeypatch: Any, capsys: Any) -> None:
-    built = model_of(Stem(), Segmenter) if model == "maps" else model_of(Pixels(), Oracle)
-    image = torch.zeros(3, 32, 24, dtype=torch.uint8)
+@pytest.mark.parametrize(("backbone", "head"), [(Stem, Segmenter), (Pixels, Oracle)], ids=["maps", "boxes"])
+def test_batches_of_windows_are_lines(backbone: Any, head: Any, monkeypatch: Any, capsys: Any) -> None:
+    model, image = model_of(backbone(), head), torch.zeros(3, 32, 24, dtype=torch.uint8)
     with torch.inference_mode():
-        infer(built.eval(), image)
+        infer(model, image)
         assert capsys.readouterr().err == "", "less than half a minute"
         monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
-        infer(built, image)
+        infer(model, image)
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(", ")[0] for line in lines] == [f"Batches of 2 windows: {n} of 6" for n in range(1, 7)]
 

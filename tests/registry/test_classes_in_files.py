@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 import densevit
 from densevit import config as configs
 from densevit.config import yaml_io
 from densevit.errors import ConfigError, DensevitError
-from densevit.registry import plugin_loading
 from densevit.weights import model_file
 
 pytestmark = pytest.mark.integration
@@ -37,21 +35,10 @@ VALUES: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def imported(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The names of plugins, not of entry points, that are imported. The module exists: importable is not trusted."""
+def sentinel(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module exists: importable is not trusted."""
     (cwd / "sentinel_module.py").write_text("class Sentinel: pass\n")
     monkeypatch.syspath_prepend(cwd)
-    names: list[str] = []
-    import_plugin = plugin_loading.import_plugin
-
-    def spy(plugin: Any) -> Any:
-        if plugin.origin == "the config":
-            names.append(plugin.name)
-        return import_plugin(plugin)
-
-    monkeypatch.setattr(plugin_loading, "import_plugin", spy)
-    yield names
-    sys.modules.pop("sentinel_module", None)
 
 
 def header(rng: random.Random) -> dict[str, Any]:
@@ -97,10 +84,9 @@ def is_source(key: tuple[str, ...]) -> bool:
     return key in {("weights",), ("backbone", "weights"), ("method", "teacher", "weights"), ("method", "teacher")}
 
 
-def test_random_headers_import_nothing(imported, monkeypatch):
-    monkeypatch.setattr(yaml_io, "parse", lambda text, source: json.loads(text))  # faster
+def test_random_headers_import_nothing():
     rng, read = random.Random(0), 0
-    for _ in range(3_000):
+    for _ in range(1_000):
         values = header(rng)
         try:
             config = configs.from_file(configs.values_of_file(json.dumps(values), "file"), "file")
@@ -111,8 +97,8 @@ def test_random_headers_import_nothing(imported, monkeypatch):
         if read <= 60:
             with suppress(DensevitError):
                 configs.check_plugins(config)  # imports all plugins of the config
-        assert imported == [] and "sentinel_module" not in sys.modules, values
-    assert read > 300
+        assert "sentinel_module" not in sys.modules, values
+    assert read > 100
 
 
 def test_a_class_is_refused_at_each_place_but_sources_of_weights_and_free_texts():
@@ -156,7 +142,8 @@ def test_sources_of_weights_in_options_need_no_trust():
                 assert configs.values_of_file(json.dumps(values), "file") == values
 
 
-# ---- doors ----
+MODEL = {"backbone": VALUES["backbone"], "heads": {"weights": {"name": CLASS}}}
+BACKBONE = {"backbone": {"name": CLASS}, "heads": {}}
 
 
 def write(folder: Path, values: dict[str, Any], model: Any = None) -> Path:
@@ -166,33 +153,6 @@ def write(folder: Path, values: dict[str, Any], model: Any = None) -> Path:
     entries = model_file.read(file)[1]
     save_file(load_file(file), file, {**entries, "config": yaml_io.write(values)})
     return file
-
-
-def as_checkpoint(file: Path) -> Path:
-    state = {f"model.{key}": value for key, value in load_file(file).items()}
-    content = {"pytorch-lightning_version": "2.6", "state_dict": state, "densevit": model_file.read(file)[1]}
-    torch.save(content, file.with_suffix(".ckpt"))
-    return file.with_suffix(".ckpt")
-
-
-MODEL = {"backbone": VALUES["backbone"], "heads": {"weights": {"name": CLASS}}}
-BACKBONE = {"backbone": {"name": CLASS}, "heads": {}}
-DOORS = {
-    "load": (MODEL, densevit.load),
-    "load a checkpoint": (MODEL, lambda file: densevit.load(as_checkpoint(file))),
-    "model file": (MODEL, model_file.load),
-    "set": ({**VALUES, "data": {"name": "mix", "sets": {"weights": {"name": CLASS}}}}, densevit.load),
-    "weights": (BACKBONE, lambda file: configs.load({"weights": str(file), "heads": {}, "data": {"name": "scenes"}})),
-}
-
-
-@pytest.mark.parametrize("door", DOORS)
-def test_door_refuses_a_class(door, tmp_path, imported):
-    values, read = DOORS[door]
-    file = write(tmp_path, values)
-    with pytest.raises(ConfigError, match="is named in this file"):
-        read(file)
-    assert imported == [] and "sentinel_module" not in sys.modules
 
 
 def test_configs_in_files_are_read_by_one_function(project: Path):

@@ -41,7 +41,7 @@ SPAWNED = """
 
     if __name__ == "__main__":
         before = [*sys.path]
-        data = DataSplits(config.section("data", {"name": "nearby:Own", "num_workers": 2, "batch_size": 2}, "x"), 0, 1)
+        data = DataSplits(config.section("data", {"name": "nearby:Own", "num_workers": 1, "batch_size": 2}, "x"), 0, 1)
         loader = data.val_loader()
         loader.multiprocessing_context = "spawn"
         print({int(batch["images"].max()) for batch in loader}, sys.path == before)
@@ -55,9 +55,8 @@ def write(folder: Path, name: str) -> None:
     (folder / f"{name}_later.py").write_text("VALUE = 7\n")
 
 
-def test_a_class_in_the_working_directory_is_constructed_and_the_path_is_as_before(tmp_path: Path, monkeypatch) -> None:
-    write(tmp_path, "nearby_data")
-    monkeypatch.chdir(tmp_path)
+def test_a_class_in_the_working_directory_is_constructed_and_the_path_is_as_before(cwd: Path, monkeypatch) -> None:
+    write(cwd, "nearby_data")
     path = [entry for entry in sys.path if entry not in ("", os.getcwd())]
     monkeypatch.setattr(sys, "path", [*path])
     assert registry.create("datasets", "nearby_data:Own", "val", options={}, where="data").names == ("a", "b")

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import densevit
 from densevit import config as configs
@@ -21,8 +23,10 @@ from densevit.cli import main
 from densevit.errors import ConfigError
 from densevit.interfaces import Class
 from densevit.model import DenseModel
+from densevit.weights import model_file
 from tests.built_models import build_model
-from tests.registry.test_classes_in_files import as_checkpoint, write
+from tests.registry.test_classes_in_files import write
+from tests.training.runs import without_report
 
 pytestmark = pytest.mark.integration
 
@@ -78,12 +82,10 @@ NAMED: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def payload(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working directory, with the module `payload`. Trainings write no reports, which take time."""
-    from densevit.training.run import run_output
-
     (cwd / "payload.py").write_text(textwrap.dedent(SOURCE))
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", os.getcwd())])
-    monkeypatch.setattr(run_output, "_write_report", lambda *_: None)
-    yield cwd
+    with without_report():
+        yield cwd
     sys.modules.pop("payload", None)
 
 
@@ -105,11 +107,11 @@ def naming(given: dict[str, Any]) -> Path:
     return write(Path(), values, model())
 
 
-def on_the_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def on_the_path(folder: Path) -> None:
     """Makes the module importable from elsewhere than the working directory, as an installed one is."""
     (folder / "site").mkdir()
     (folder / "payload.py").rename(folder / "site" / "payload.py")
-    monkeypatch.syspath_prepend(folder / "site")
+    sys.path.insert(0, str(folder / "site"))
 
 
 @contextmanager
@@ -122,12 +124,16 @@ def refuses(file: object, name: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("key", NAMED)
-def test_class_that_a_model_file_names_is_not_imported(key, payload, monkeypatch):
+def test_class_that_a_model_file_names_is_not_imported(key, payload):
     file = naming({key: NAMED[key]})
-    on_the_path(payload, monkeypatch)  # importable is not trusted
+    on_the_path(payload)  # importable is not trusted
     [name] = re.findall(r"payload:\w+", str(NAMED[key]))
-    with refuses(file, name):
-        densevit.load(file)
+    for read in (densevit.load, model_file.load):
+        with refuses(file, name):
+            read(file)
+    if key == "backbone.name":
+        with refuses(file, name):
+            configs.load({"weights": str(file), "heads": {}, "data": {"name": "scenes"}})
 
 
 def test_all_classes_of_a_trusted_file_are_imported(payload):
@@ -139,7 +145,7 @@ def test_all_classes_of_a_trusted_file_are_imported(payload):
     assert type(predictor.backbone).__module__ == "payload"
 
 
-def test_name_in_an_option_of_a_plugin_is_not_imported(payload, monkeypatch, install):
+def test_name_in_an_option_of_a_plugin_is_not_imported(payload, install):
     """A plugin that builds another one, by a name that is an option of type str."""
     source = """
         import densevit
@@ -149,33 +155,22 @@ def test_name_in_an_option_of_a_plugin_is_not_imported(payload, monkeypatch, ins
                 self.inner = densevit.create_backbone(others[0] if others else inner, depth=18)
     """
     install("outer", "[densevit.backbones]\nouter = outer_net:Outer\n", {"outer_net.py": source})
-    on_the_path(payload, monkeypatch)
+    on_the_path(payload)
     for options in ({"inner": "payload:Net"}, {"inner": "resnet", "others": ["payload:Net"]}):
         file = naming({"backbone": {"name": "outer", **options}})
         with refuses(file, "payload:Net"):
             densevit.load(file)
 
 
-def test_lightning_checkpoint_and_download_import_no_module(payload, monkeypatch):
+def test_lightning_checkpoint_imports_no_module(payload):
     file = naming({"backbone.name": "payload:Net"})
-    as_checkpoint(file)
-
-    import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError
-
-    def download(repository: str, name: str, **options: Any) -> str:
-        if name != "model.safetensors":
-            raise EntryNotFoundError(name)
-        return str(file)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, timeout: None)
-    on_the_path(payload, monkeypatch)
-    for source in ("theirs.ckpt", "hf:theirs/net"):
-        with refuses(source, "payload:Net"):
-            densevit.load(source)
-    for source in ("theirs.ckpt", "hf:theirs/net"):
-        assert type(densevit.load(source, trust=True).backbone).__module__ == "payload"
+    state = {f"model.{key}": value for key, value in load_file(file).items()}
+    content = {"pytorch-lightning_version": "2.6", "state_dict": state, "densevit": model_file.read(file)[1]}
+    torch.save(content, "theirs.ckpt")
+    on_the_path(payload)
+    with refuses("theirs.ckpt", "payload:Net"):
+        densevit.load("theirs.ckpt")
+    assert type(densevit.load("theirs.ckpt", trust=True).backbone).__module__ == "payload"
 
 
 def forget() -> None:
@@ -213,10 +208,10 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_command_imports_a_module_only_with_trust(name, payload, monkeypatch, capsys):
+def test_command_imports_a_module_only_with_trust(name, payload, capsys):
     Image.fromarray(IMAGE).save("image.png")
     naming({"backbone.name": "payload:Net"})
-    on_the_path(payload, monkeypatch)
+    on_the_path(payload)
     command = [*name.split(), *COMMANDS[name]]
     assert main(command) == 2
     assert "theirs.safetensors: 'payload:Net' is named in this file" in capsys.readouterr().err

@@ -41,41 +41,26 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def refused(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    request: pytest.FixtureRequest,
-    built: list[str],
-) -> Refused:
+def refused(cwd: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest, built: list[str]) -> Refused:
     """`refused(*arguments, says=(...))` runs a command in tmp_path and returns what it printed to stderr.
 
     Asserts exit code 2, each text of `says` in the message, no traceback, ten lines at most, no run folder, and that
     the input is refused before a model is built, except for the tests of NEEDS_MODEL.
     """
-    monkeypatch.chdir(tmp_path)
     needs_model = any(name in NEEDS_MODEL for name in (request.node.name, request.node.originalname))
 
     def refused(*arguments: str, says: tuple[str, ...] = ()) -> str:
-        before = sorted(tmp_path.rglob("*.ckpt"))
         built.clear()
-        code = main(arguments)
-        printed = capsys.readouterr()
-        _check(code, printed.err, printed.out, says, tmp_path)
+        code, printed = main(arguments), capsys.readouterr()
+        assert code == 2, (code, printed.out[-500:], printed.err[-2000:])
+        assert "Traceback" not in printed.err and 0 < len(printed.err.strip().splitlines()) <= 12, printed.err
+        for text in says:
+            assert text in printed.err, printed.err
+        assert not (cwd / "runs").exists(), "a run folder was left"
         assert bool(built) == needs_model, f"models built before the input was refused: {built}; see NEEDS_MODEL"
-        assert sorted(tmp_path.rglob("*.ckpt")) == before
         return printed.err
 
     return refused
-
-
-def _check(code: int | None, errors: str, output: str, says: tuple[str, ...], folder: Path) -> None:
-    assert code == 2, (code, output[-500:], errors[-2000:])
-    assert "Traceback" not in errors
-    assert 0 < len(errors.strip().splitlines()) <= 12, errors
-    for text in says:
-        assert text in errors, errors
-    assert not (folder / "runs").exists(), "a run folder was left"
 
 
 HEAD = """\

@@ -13,7 +13,7 @@ from PIL import Image
 
 from densevit.cli import main
 from densevit.errors import warn_once
-from tests.robustness.test_coco import changed, document, of_image, write
+from tests.robustness.test_coco import changed, document, write
 
 HEIGHT, WIDTH = 40, 56
 
@@ -61,17 +61,16 @@ def test_corrupt_pixel_data_stops_training_with_a_message(refused, tmp_path):
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_images_of_other_types_than_8_bits_are_told_with_the_keys_by_all_doors(
-    suffix, refused, tiny, tiny_run, tmp_path, recwarn, monkeypatch
+    suffix, refused, tiny_run, tmp_path, recwarn, monkeypatch
 ):
     """Values 373 ... 1841 are 6 grey levels of 8 bits. Four bands have no meaning without names."""
     from densevit.training.run.fit import RunFolder
 
     deep = np.random.default_rng(0).integers(373, 1842, (HEIGHT, WIDTH, 3)).astype(np.uint16)
-    write(tmp_path, of_suffix := changed(of_image(file_name=f"0.{suffix}")), of_suffix)
+    write(tmp_path, of_suffix := changed("images", file_name=f"0.{suffix}"), of_suffix)
     for split in ("train", "val"):
         cv2.imwrite(str(tmp_path / split / f"0.{suffix}"), deep)
     monkeypatch.setattr(RunFolder, "open", Mock(side_effect=InterruptedError))
-    monkeypatch.chdir(tmp_path)
     keys = "data.channels='[red, green, blue]' data.range=percentile"
     train = ("train", "tiny.yaml", "data.root=.", "data.allow_overlap=true")
     for arguments in (train, ("predict", str(tiny_run), f"val/0.{suffix}")):

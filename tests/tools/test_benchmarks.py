@@ -26,9 +26,8 @@ def test_all_cases_of_a_part_run_on_a_cpu(part: str, project: Path, tmp_path: Pa
     assert all(f"| {row['case']} |" in table for row in content["rows"])
 
 
-def test_rounds_alternate_and_ratios_are_of_rounds(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(project / "tools" / "benchmarks"))
-    interleaved = importlib.import_module("interleaved")
+def test_rounds_alternate_and_ratios_are_of_rounds():
+    interleaved = importlib.import_module("tools.benchmarks.interleaved")
     calls: list[str] = []
     times = interleaved.measure({name: lambda name=name: calls.append(name) for name in "ab"}, 2)
     assert calls == ["a", "b"] * 3 and {name: len(of) for name, of in times.items()} == {"a": 2, "b": 2}

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +152,9 @@ CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
 }
 
 
-@pytest.fixture
-def conventions(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """`conventions("pages")` is a module of tools/conventions."""
-    monkeypatch.syspath_prepend(PROJECT)
-    return lambda name: importlib.import_module(f"tools.conventions.{name}")
+def conventions(name: str) -> Any:
+    """A module of tools/conventions."""
+    return importlib.import_module(f"tools.conventions.{name}")
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -167,7 +164,7 @@ def write(root: Path, files: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_violation_is_found_and_nothing_before_it(conventions, tmp_path: Path, name: str) -> None:
+def test_a_violation_is_found_and_nothing_before_it(tmp_path: Path, name: str) -> None:
     module, function = name.split(".")
     check, tree = getattr(conventions(module), function), conventions("tree").Tree
     for i, (files, file, part, text, expected) in enumerate(CASES[name]):
@@ -180,7 +177,7 @@ def test_a_violation_is_found_and_nothing_before_it(conventions, tmp_path: Path,
         assert any(expected in problem for problem in problems), (expected, problems)
 
 
-def test_every_pass_has_a_case_and_the_command_prints_problems(conventions, tmp_path, monkeypatch, capsys) -> None:
+def test_every_pass_has_a_case_and_the_command_prints_problems(tmp_path, monkeypatch, capsys) -> None:
     main = conventions("__main__")
     assert {f"{check.__module__.rpartition('.')[2]}.{check.__name__}" for check in main.PASSES} == {*CASES}
     write(tmp_path, {"docs/a.md": "```text\npip install x\n```\n"})

@@ -1,17 +1,9 @@
 """tools/same_results.py: a difference of a weight, a text or the shape is named."""
 
 import importlib
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-
-
-@pytest.fixture
-def same_results(project: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(project / "tools"))
-    return importlib.import_module("same_results")
 
 
 @pytest.mark.parametrize(
@@ -25,8 +17,8 @@ def same_results(project: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"t": "loss 0.5"}, "only in one: x"),
     ],
 )
-def test_difference_names_the_part_that_differs_most(same_results, after, said):
-    differences = importlib.import_module("result_differences")
+def test_difference_names_the_part_that_differs_most(after, said):
+    differences = importlib.import_module("tools.result_differences")
     before = {"x": np.ones(3, np.float32), "t": "loss 0.5"}
     assert differences.difference(before, after) == said
     assert (differences.digest(before) == differences.digest(after)) == (not said)

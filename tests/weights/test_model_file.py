@@ -103,8 +103,7 @@ def test_score_thresholds_round_trip_and_files_without_them_load(saved):
     assert load(path, trust=True).score_thresholds == {}
     model.score_thresholds = {"detection": 0.3125}
     save(model.with_config(config_of()), path)
-    predictor = densevit.load(path, trust=True)
-    assert predictor.score_thresholds == {"detection": 0.3125}
+    assert densevit.load(path, trust=True).score_thresholds == {"detection": 0.3125}
 
 
 def test_a_model_of_modules_is_written_with_their_options(saved, tmp_path):
@@ -176,8 +175,7 @@ def test_weights_without_a_common_head_are_refused_unless_the_backbone_is_frozen
     with pytest.raises(WeightsError, match="mops"):
         built(config_of(heads=heads, weights=str(path)), CLASSES)
     frozen = config_of(heads=heads, weights=str(path), backbone={**SMALL, "freeze": True})
-    model = built(frozen, CLASSES)[0]
-    assert equal(model.backbone.state_dict(), source.backbone.state_dict())
+    assert equal(built(frozen, CLASSES)[0].backbone.state_dict(), source.backbone.state_dict())
 
 
 def test_reference_data_runs_no_code_without_trust():

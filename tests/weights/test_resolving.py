@@ -15,16 +15,11 @@ def test_all_sources_are_checked_before_loading(tmp_path):
     torch.save(Small().state_dict(), backbone)
     torch.save({"hidden.weight": torch.ones(5, 4)}, head)
     config = config_of({"weights": backbone}, {"boxes": {**SCORES, "weights": head}})
+    read = {source: [*found.tensors] for source, found in read_files(config).items()}
+    assert read == {backbone: [*Small().state_dict()], head: ["hidden.weight"]}
     resolved = resolve(config, {"boxes": CLASSES})
     model = build_from_sections(resolved.sections, {"boxes": CLASSES})
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(WeightsError, match=r"heads\.boxes\.weights"):
         load_pretrained(model, resolved)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
-def test_files_are_read_by_source(tmp_path):
-    path = str(tmp_path / "backbone.pth")
-    torch.save(Small().state_dict(), path)
-    config = config_of({"weights": path}, {"boxes": SCORES})
-    assert {source: [*read.tensors] for source, read in read_files(config).items()} == {path: [*Small().state_dict()]}

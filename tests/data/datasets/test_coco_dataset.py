@@ -23,21 +23,20 @@ from tests.data.datasets.conftest import coco_document as document
 def test_boxes_labels_areas_and_crowds_of_each_image(write_coco):
     dataset = Coco("train", root=str(write_coco()))
     classes = dataset.classes["detection"]
-    assert [(c.name, c.file_id) for c in classes] == [("train", 7), ("toothbrush", 90), ("unused", 1000)]
-    assert [c.color for c in classes] == [color_of(0), color_of(1), color_of(2)]
+    names = [("train", 7, color_of(0)), ("toothbrush", 90, color_of(1)), ("unused", 1000, color_of(2))]
+    assert [(c.name, c.file_id, c.color) for c in classes] == names
     assert len({color_of(k) for k in range(80)}) == 80
     assert len(dataset) == 3 and len(Coco("train", root=str(write_coco()), limit=2)) == 2
     assert MappedClasses(dataset, {}).image_name(1) == dataset.image_name(1) == "1.jpg"
-    assert dataset.sizes().tolist() == [[30, 40]] * 3
-    assert dataset.provides == ("boxes", "labels")
+    assert (dataset.sizes().tolist(), dataset.provides) == ([[30, 40]] * 3, ("boxes", "labels"))
+    assert [dataset.other_files(index) for index in range(3)] == [[str(dataset.file)], [], []]
     targets = [dataset[index]["targets"] for index in range(3)]
     assert [t["image_id"] for t in targets] == [0, 5, 10]
-    assert targets[0]["boxes"].tolist() == [[0.5, 0.25, 30.5, 20.75]]
-    assert targets[0]["area"].tolist() == [615.0], "without `area`, width times height"
-    assert targets[1]["boxes"].tolist() == [[1, 2, 11, 22], [30, 20, 80, 70]], "as in the json"
-    assert targets[1]["labels"].tolist() == [1, 0]
-    assert targets[1]["area"].tolist() == [150.5, 100]
-    assert targets[1]["iscrowd"].tolist() == [False, True]
+    keys = ("boxes", "labels", "area", "iscrowd")
+    boxes, labels, areas, crowds = ([target[key].tolist() for target in targets] for key in keys)
+    assert boxes == [[[0.5, 0.25, 30.5, 20.75]], [[1, 2, 11, 22], [30, 20, 80, 70]], []], "as in the json"
+    assert (labels, crowds) == ([[0], [1, 0], []], [[False], [False, True], []])
+    assert areas == [[615.0], [150.5, 100], []], "without `area`, width times height"
     assert targets[2]["boxes"].shape == (0, 4) and targets[2]["labels"].shape == (0,)
     for t in targets:
         assert [t[key].dtype for key in ("boxes", "labels", "area")] == [torch.float64, torch.int64, torch.float64]
@@ -47,16 +46,10 @@ def test_boxes_labels_areas_and_crowds_of_each_image(write_coco):
     assert (image[:, 5, 5].int() - torch.tensor([200, 10, 15])).abs().max() <= 3
 
 
-def test_the_json_is_a_file_of_the_first_image(write_coco):
-    dataset = Coco("train", root=str(write_coco()))
-    assert [dataset.other_files(index) for index in range(3)] == [[str(dataset.file)], [], []]
-
-
 def test_degenerate_boxes_are_left_out_in_training(write_coco):
     boxes = [[1, 1, 0, 5], [1, 1, 5, 0], [3, 3, -1, 4], [40, 5, 10, 10], [-9, 5, 9, 9], [1, 1, 5, 5]]
     annotations = [{"id": k, "image_id": 5, "category_id": 7, "bbox": box} for k, box in enumerate(boxes)]
-    root = str(write_coco(document(annotations=annotations)))
-    dataset = Coco("train", root=root)
+    dataset = Coco("train", root=str(write_coco(document(annotations=annotations))))
     dataset.check_files()
     assert len(dataset[1]["targets"]["boxes"]) == 6, "as in the json, for evaluation"
     assert dataset.object_counts().tolist() == [0, 1, 0] and dataset.image_classes().tolist() == [[1, 0]]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from densevit.data.datasets.coco_panoptic import CocoPanoptic, panoptic_json
+from densevit.data.datasets.coco_panoptic import CocoPanoptic
 from densevit.errors import DataError
 from tests.data.datasets.conftest import opened
 
@@ -64,11 +64,9 @@ def dataset(root: Path, **given: Any) -> CocoPanoptic:
 
 def test_panoptic_ids_number_the_segments_of_each_class_in_the_order_of_the_json(write):
     found = dataset(write())
-    targets = found[0]["targets"]
-    assert targets["panoptic"].dtype == torch.int32
+    targets, classes = found[0]["targets"], found.classes
+    assert (targets["panoptic"].dtype, targets["panoptic_crowds"]) == (torch.int32, [1000])
     assert targets["panoptic"].tolist() == [[1001, 1001, 1002, 1002], [1001, -1, 2000, 2000], [1000, 1000, 2000, -1]]
-    assert targets["panoptic_crowds"] == [1000]
-    classes = found.classes
     assert [(c.name, c.file_id, c.thing) for c in classes["panoptic"]] == [
         ("wall", 1, False), ("dog", 5, True), ("sky", 187, False), ("cat", 200, True),
     ]  # fmt: skip
@@ -81,8 +79,8 @@ def test_panoptic_ids_number_the_segments_of_each_class_in_the_order_of_the_json
 def test_boxes_masks_and_label_map_follow_from_the_segments(write):
     targets = dataset(write(), masks=True, semantic=True)[0]["targets"]
     assert targets["boxes"].tolist() == [[0, 2, 2, 3], [0, 0, 2, 2], [2, 0, 4, 1]]
-    assert targets["labels"].tolist() == [0, 0, 0] and targets["iscrowd"].tolist() == [True, False, False]
-    assert targets["area"].tolist() == [2, 3, 2]
+    found = [targets[key].tolist() for key in ("labels", "iscrowd", "area")]
+    assert found == [[0, 0, 0], [True, False, False], [2, 3, 2]]
     assert np.array_equal(np.asarray(targets["masks"]), np.array([9, 7, 300])[:, None, None] == IDS)
     assert targets["semantic"].tolist() == [[1, 1, 1, 1], [1, 255, 2, 2], [1, 1, 2, 255]]
     assert targets["semantic"].dtype == torch.uint8
@@ -134,54 +132,42 @@ def with_segments(*segments: dict[str, Any]) -> dict[str, Any]:
     return document(annotations=[document()["annotations"][0] | {"segments_info": list(segments)}])
 
 
-def test_segments_that_do_not_fit_the_json_or_the_image_are_named(write):
-    ids = IDS.copy()
-    ids[2, 2:] = 70001, 12
-    facts = r"panoptic_train2017/a\.png has 3 segment ids .*image 42, such as (12|300|70001)\."
-    with pytest.raises(DataError, match=facts):
-        dataset(write(with_segments(*SEGMENTS[:3]), ids))
-    with pytest.raises(DataError, match=r"a\.jpg has 8 x 6 pixels, but its segments .*a\.png have 4 x 3"):
-        dataset(write(size=(8, 6)))
+OTHERS = np.array([*IDS[:2], [9, 9, 70001, 12]])
+BGR = (IDS & 255) << 16 | (IDS & 0xFF00) | IDS >> 16
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("files", "options", "message"),
     [
-        (with_segments(SEGMENTS[0] | {"category_id": 6}), r"image 42: segment 9 .*category_id 6.* 1, 187, 200, 5"),
-        (with_segments(SEGMENTS[0] | {"id": 0}), "image 42 has a segment of id 0"),
-        (document(categories=[{"id": 5, "name": "dog"}]), r"category 5 \(dog\) has isthing null"),
-        (document(annotations=[]), "image a.jpg has no annotations"),
-        (document(annotations=[{"image_id": 41, "file_name": "a.png"}]), "image_id 41, and no image has that id"),
         (
-            document(annotations=[{"image_id": 42, "file_name": "b.png", "segments_info": []}]),
+            (with_segments(*SEGMENTS[:3]), OTHERS),
+            {},
+            r"panoptic_train2017/a\.png has 3 segment ids .*image 42, such as (12|300|70001)\.",
+        ),
+        ((None, IDS, (8, 6)), {}, r"a\.jpg has 8 x 6 pixels, but its segments .*a\.png have 4 x 3"),
+        (
+            (with_segments(SEGMENTS[0] | {"category_id": 6}),),
+            {},
+            r"image 42: segment 9 .*category_id 6.* 1, 187, 200, 5",
+        ),
+        ((with_segments(SEGMENTS[0] | {"id": 0}),), {}, "image 42 has a segment of id 0"),
+        ((document(categories=[{"id": 5, "name": "dog"}]),), {}, r"category 5 \(dog\) has isthing null"),
+        ((document(annotations=[]),), {}, "image a.jpg has no annotations"),
+        (
+            (document(annotations=[{"image_id": 41, "file_name": "a.png"}]),),
+            {},
+            "image_id 41, and no image has that id",
+        ),
+        (
+            (document(annotations=[{"image_id": 42, "file_name": "b.png", "segments_info": []}]),),
+            {},
             r"panoptic_train2017/b\.png: there is no such label file",
         ),
+        ((None, BGR), {}, r"With red and blue exchanged it does\. Fix: cv2\.imwrite takes BGR"),
+        ((None, np.where(IDS == 300, 8, IDS)), {}, "Add each to its `segments_info`"),
+        *(((), {name: "nowhere"}, rf"nowhere\. .*data\.{name}") for name in ("annotations", "segments", "images")),
     ],
 )
-def test_invalid_json_is_named(content, message, write):
-    root = write(content)
+def test_files_that_do_not_fit_are_named(files, options, message, write):
     with pytest.raises(DataError, match=message):
-        dataset(root)
-
-
-def test_missing_files_name_the_option(write):
-    root = write()
-    for option in ("annotations", "segments", "images"):
-        with pytest.raises(DataError, match=rf"nowhere\. .*data\.{option}"):
-            dataset(root, **{option: "nowhere"})
-
-
-def test_colours_with_red_and_blue_exchanged_are_named(write):
-    root = write()
-    path = root / "annotations/panoptic_train2017/a.png"
-    Image.fromarray(np.asarray(Image.open(path))[..., ::-1].copy()).save(path)
-    with pytest.raises(DataError, match=r"With red and blue exchanged it does\. Fix: cv2\.imwrite takes BGR"):
-        dataset(root)
-    with pytest.raises(DataError, match="Add each to its `segments_info`"):
-        dataset(write(ids=np.where(IDS == 300, 8, IDS)))
-
-
-def test_the_json_of_a_split_is_found_by_its_options(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "val.json").touch()
-    assert panoptic_json(tmp_path, "val", {"annotations": "a/{split}.json"}) == tmp_path / "a" / "val.json"
+        dataset(write(*files), **options)

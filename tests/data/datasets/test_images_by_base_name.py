@@ -73,51 +73,45 @@ def test_a_path_below_the_folder_is_read_as_written(tmp_path: Path):
     assert [Path(file).resolve() for file in dataset.image_files()] == files[:2] and said == []
 
 
-def test_a_divided_set_has_the_line_once(tmp_path: Path):
-    names = [f"http://host/upload/{number}.jpg" for number in range(10)]
+HOST, LOCAL = "http://host/upload/{}.jpg", "/data/local-files/?d={}/secret.jpg"
+OUTSIDE = r"secret\.jpg' is outside of .*images, .*outside_paths"
+
+
+@pytest.mark.parametrize(
+    ("names", "files", "options", "message"),
+    [
+        (
+            [HOST.format("a")],
+            ["first/a.jpg", "second/a.jpg"],
+            {},
+            r"{root}/first/a.jpg and {root}/second/a.jpg may both be .*Fix: .*data\.images",
+        ),
+        (
+            ["s3://bucket/x/a.jpg", "s3://bucket/y/a.jpg"],
+            ["images/a.jpg"],
+            {},
+            r"s3://bucket/x/a.jpg' and 's3://bucket/y/a.jpg' are both a\.jpg in .*images\. Fix: ",
+        ),
+        ([LOCAL.format("..")], ["secret.jpg", "images/a.jpg"], {"images": "images"}, OUTSIDE),
+        ([LOCAL.format("%2E%2E")], ["secret.jpg", "images/a.jpg"], {"images": "images"}, OUTSIDE),
+        (
+            [HOST.format("a"), HOST.format("b")],
+            ["images/a.jpg"],
+            {},
+            "2 images, of which 1 do not exist:\n  {root}/images/b.jpg\n",
+        ),
+    ],
+    ids=["two files", "two names", "outside", "outside, encoded", "missing"],
+)
+def test_names_that_do_not_lead_to_one_file_are_errors(names, files, options, message, tmp_path: Path):
     root = write(tmp_path / "set", *names)
-    for number in range(10):
-        image(root / "images" / f"{number}.jpg", 20 * number)
-    with pytest.warns(UserWarning) as caught:
-        parts = [opened(Coco, split, root=str(root)) for split in ("train", "val")]
-    assert sorted(Path(path).name for part in parts for path in part.image_files()) == [f"{i}.jpg" for i in range(10)]
-    [line] = [str(one.message) for one in caught if "base name" in str(one.message)]
-    assert "10 of 10 file_names" in line
-
-
-def test_base_names_of_two_files_are_an_error(tmp_path: Path):
-    root = write(tmp_path / "set", "http://host/upload/a.jpg")
-    files = [image(root / folder / "a.jpg") for folder in ("first", "second")]
-    with pytest.raises(DataError, match=rf"{files[0]} and {files[1]} may both be .*Fix: .*data\.images"):
-        read(root)
-    assert read(root, images="second")[0].path(0) == str(files[1])
-
-
-def test_two_names_of_one_file_are_an_error(tmp_path: Path):
-    names = ["s3://bucket/x/a.jpg", "s3://bucket/y/a.jpg"]
-    root = write(tmp_path / "set", *names)
-    image(root / "images" / "a.jpg")
-    with pytest.raises(DataError, match=rf"{names[0]}' and '{names[1]}' are both a\.jpg in .*images\. Fix: "):
-        read(root)
+    for file in files:
+        image(root / file)
+    with pytest.raises(DataError, match=message.format(root=root)):
+        read(root, **options)
 
 
 def test_paths_of_local_files_tell_equal_base_names_apart(tmp_path: Path):
     root = write(tmp_path / "set", "/data/local-files/?d=x/a.jpg", "/data/local-files/?d=y/a.jpg")
     files = [image(root / "images" / folder / "a.jpg") for folder in "xy"]
     assert read(root, images="images")[0].image_files() == [*map(str, files)]
-
-
-@pytest.mark.parametrize("name", ["/data/local-files/?d=../secret.jpg", "/data/local-files/?d=%2E%2E/secret.jpg"])
-def test_no_name_leads_out_of_the_folder(name: str, tmp_path: Path):
-    root = write(tmp_path / "set", name)
-    image(root / "secret.jpg")
-    image(root / "images" / "a.jpg")
-    with pytest.raises(DataError, match=r"secret\.jpg' is outside of .*images, .*outside_paths"):
-        read(root, images="images")
-
-
-def test_a_missing_image_is_named_by_its_place(tmp_path: Path):
-    root = write(tmp_path / "set", "http://host/upload/a.jpg", "http://host/upload/b.jpg")
-    image(root / "images" / "a.jpg")
-    with pytest.raises(DataError, match=rf"2 images, of which 1 do not exist:\n  {root}/images/b\.jpg\n"):
-        read(root)

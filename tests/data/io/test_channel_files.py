@@ -78,13 +78,11 @@ def test_pixels_are_those_of_the_file(kind, dtype, count, tmp_path):
     pixels, file = _image(dtype, count), tmp_path / f"a{suffix}"
     write(file, pixels)
     channels = channels_of_files([str(file)], Channels(_named("", count).names, "", ()))
-    expected = dtype if dtype in ("uint8", "uint16") else "float32"
-    assert channels.dtype == expected
-    found = read_image(file, channels)
-    assert found.dtype == expected
-    assert np.array_equal(found, pixels.astype(expected))
-    assert np.array_equal(read_image(file.read_bytes(), channels), found)
-    assert image_header(file, channels).size == (H, W)
+    expected = pixels.astype(dtype if dtype in ("uint8", "uint16") else "float32")
+    assert (channels.dtype, image_header(file, channels).size) == (str(expected.dtype), (H, W))
+    for given in (file, file.read_bytes()):
+        found = read_image(given, channels)
+        assert found.dtype == expected.dtype and np.array_equal(found, expected)
 
 
 def test_each_channel_may_have_a_file_of_its_own(tmp_path):
@@ -188,5 +186,4 @@ def test_drawn_channels_are_stretched_by_percentiles():
         expected = np.nan_to_num((plane - low) / (high - low), nan=0).clip(0, 1) * 255
         assert np.abs(found[..., i] - expected).max() <= 0.51
     grey = as_rgb(pixels, Channels(("a", "b", "c", "d"), "float32", ()))
-    assert grey.shape == (H, W, 3)
-    assert (grey[..., 0] == grey[..., 1]).all()
+    assert grey.shape == (H, W, 3) and (grey[..., 0] == grey[..., 1]).all()

@@ -30,16 +30,15 @@ def test_grey_and_indexed_files_of_any_bit_depth_give_stored_values(bits, tmp_pa
 
 
 def test_16_bits_and_other_formats_are_preserved_and_alpha_is_dropped(tmp_path):
-    deep = VALUES.astype(np.uint16) * 20000
-    cv2.imwrite(str(tmp_path / "a.png"), deep)
-    read = read_label(tmp_path / "a.png")
-    assert read.dtype == np.uint16 and read.tolist() == deep.tolist()
-    Image.fromarray(VALUES).save(tmp_path / "a.bmp")
-    Image.merge("LA", [Image.fromarray(VALUES), Image.new("L", (5, 3), 7)]).save(tmp_path / "la.png")
-    assert read_label(tmp_path / "a.bmp").tolist() == read_label(tmp_path / "la.png").tolist() == VALUES.tolist()
+    image, deep = Image.fromarray(VALUES), VALUES.astype(np.uint16) * 20000
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
+    image.save(tmp_path / "a.bmp")
+    Image.merge("LA", [image, Image.new("L", (5, 3), 7)]).save(tmp_path / "la.png")
     Image.new("RGBA", (5, 3), (10, 20, 30)).save(tmp_path / "rgba.png")
-    read = read_label(tmp_path / "rgba.png")
-    assert read.shape == (3, 5, 3) and read.dtype == np.uint8 and (read == [10, 20, 30]).all()
+    colors = np.full((3, 5, 3), (10, 20, 30), np.uint8)
+    for name, expected in {"deep.png": deep, "a.bmp": VALUES, "la.png": VALUES, "rgba.png": colors}.items():
+        found = read_label(tmp_path / name)
+        assert found.dtype == expected.dtype and np.array_equal(found, expected), name
 
 
 def test_labels_are_rotated_by_their_exif_orientation(tmp_path):

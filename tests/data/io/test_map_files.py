@@ -22,8 +22,7 @@ def test_label_map_has_file_ids_and_class_colours(tmp_path: Path):
     labels = torch.tensor([[0, 1, 2], [2, 2, 1]], dtype=torch.uint8)
     write(tmp_path, "semantic", labels, name="a.b")
     image = Image.open(tmp_path / "semantic" / "a.b.png")
-    assert image.mode == "P"
-    assert np.array(image).tolist() == [[7, 23, 0], [0, 0, 23]]
+    assert (image.mode, np.array(image).tolist()) == ("P", [[7, 23, 0], [0, 0, 23]])
     colors = np.array([c.color for c in CLASSES])
     assert np.array_equal(np.array(image.convert("RGB")), colors[labels.numpy()])
     beyond = (Class("road", 1000, (1, 2, 3)), *CLASSES[1:], Class("far", 65535, (1, 2, 4)))

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.loading import worker_processes
 from densevit.data.loading.batch_sampler import EvaluationBatches, SampleKey, TrainBatches
 from densevit.data.loading.dataloader import Loader, TransformedDataset
 from densevit.data.transforms.transform_builder import build_transforms
@@ -64,17 +63,17 @@ def test_values_of_evenly_spaced_samples_are_checked():
     assert read == [0, 0, 11, 22]
 
 
-def prepared(dataset: Dataset, train: bool) -> TransformedDataset:
-    transforms = build_transforms(DataSection(name="scenes", image_size=48))
+def prepared(dataset: Dataset, train: bool, size: int = 48) -> TransformedDataset:
+    transforms = build_transforms(DataSection(name="scenes", image_size=size))
     return TransformedDataset(dataset, transforms[0 if train else 1], train)
 
 
-def train_loader(num_workers: int, failure: Exception | None = None) -> Loader:
-    return Loader(prepared(Noise(failure=failure), train=True), TrainBatches(23, 4, seed=5), 16, num_workers)
+def train_loader(num_workers: int, failure: Exception | None = None, size: int = 48) -> Loader:
+    return Loader(prepared(Noise(failure=failure), True, size), TrainBatches(23, 4, seed=5), 16, num_workers)
 
 
-def val_loader(num_workers: int, failure: Exception | None = None) -> Loader:
-    return Loader(prepared(Noise(failure=failure), train=False), EvaluationBatches(23, None, 4), 16, num_workers)
+def val_loader(num_workers: int, failure: Exception | None = None, size: int = 48) -> Loader:
+    return Loader(prepared(Noise(failure=failure), False, size), EvaluationBatches(23, None, 4), 16, num_workers)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -90,11 +89,11 @@ def same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and one == other
 
 
-def test_results_do_not_depend_on_workers(monkeypatch):
-    """Small targets are passed otherwise than large ones."""
-    monkeypatch.setattr(worker_processes, "_SMALL", 300)  # label maps are larger, boxes smaller
+def test_results_do_not_depend_on_workers():
+    """Large tensors, as the images of four samples, are passed otherwise than small ones."""
     for make, num_workers in ((train_loader, 2), (val_loader, 1)):
-        assert same(list(make(num_workers)), list(make(0)))
+        one, other = (list(make(count, size=96)) for count in (num_workers, 0))
+        assert same(one, other) and (one[0]["images"].nbytes > 2**16) == (make is train_loader)
     dataset = train_loader(0).dataset
     spawned = pickle.loads(pickle.dumps(dataset))  # as on Windows and macOS
     assert same(spawned[SampleKey(3, 0)], dataset[SampleKey(3, 0)])
@@ -108,8 +107,7 @@ def test_evaluation_returns_the_original_targets():
         assert same(targets["truth"], original["targets"])
         assert targets["original_size"] == tuple(original["image"].shape[1:])
         assert max(targets["size"]) == 48 and batch["images"].shape[2:] in ((48, 48), (48, 32), (32, 48), (16, 48))
-    repeat = prepared(Noise(), train=False)[SampleKey(1, 0, repeat=1)]
-    assert "truth" not in repeat["targets"]
+    assert "truth" not in prepared(Noise(), train=False)[SampleKey(1, 0, repeat=1)]["targets"]
 
 
 class Unlike(Noise):

@@ -16,26 +16,27 @@ from densevit.interfaces import Batch
 LENGTH, DAMAGED = 12, ("00", "07")
 
 
-@pytest.fixture
-def root(tmp_path):
-    """Twelve noise images with label maps; the scan at damaged ones passes, since both ends of the file are whole."""
+def write_damaged(root: Path) -> None:
+    """Twelve noise images with label maps in each split. Damaged ones lack the second half but its end marker, which is
+    found only when they are decoded."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for kind, shape in (("images", (32, 32, 3)), ("labels", (32, 32))):
-            folder = tmp_path / kind / split
+            folder = root / kind / split
             folder.mkdir(parents=True)
             for index in range(LENGTH):
                 pixels = rng.integers(0, 256 if kind == "images" else 2, shape).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{index:02}.{'jpg' if kind == 'images' else 'png'}")
         for name in DAMAGED:
-            damage(tmp_path / "images" / split / f"{name}.jpg")
+            file = root / "images" / split / f"{name}.jpg"
+            data = file.read_bytes()
+            file.write_bytes(data[: len(data) // 2] + data[-2:])
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_damaged(tmp_path)
     return tmp_path
-
-
-def damage(file: Path) -> None:
-    """Removes the second half of a JPEG but its end marker, which is found only when it is decoded."""
-    data = file.read_bytes()
-    file.write_bytes(data[: len(data) // 2] + data[-2:])
 
 
 def data(root: Path, on_error: str = "skip", **options: Any) -> DataSplits:

@@ -98,19 +98,15 @@ class Shapes(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         one = sample((40, 50), [(index % 9, 5, index % 9 + 12, 20), (20, 20, 40, 45)], index + 1)
-        targets = {key: one["targets"][key] for key in ("boxes", "labels", "masks", "image_id")}
-        targets["labels"] = torch.tensor([0, 0])
-        return {"image": one["image"], "targets": targets | {"iscrowd": torch.tensor([False, True])}}
-
-
-def shapes(probability: float | None = 1.0, **keys: Any) -> TransformedDataset:
-    data = DataSplits(DataSection(name=f"{__name__}:Shapes", image_size=50, copy_paste=probability, **keys), 0, 32)
-    data.use_split("train", Shapes())
-    return TransformedDataset(data.train, data.train_transform, train=True)
+        targets = {key: one["targets"][key] for key in ("boxes", "masks", "image_id")}
+        objects = {"labels": torch.tensor([0, 0]), "iscrowd": torch.tensor([False, True])}
+        return {"image": one["image"], "targets": targets | objects}
 
 
 def test_crowds_are_not_pasted():
-    loaded = shapes()
+    data = DataSplits(DataSection(name=f"{__name__}:Shapes", image_size=50, copy_paste=1.0), 0, 32)
+    data.use_split("train", Shapes())
+    loaded = TransformedDataset(data.train, data.train_transform, train=True)
     counts = {len(loaded[SampleKey(i, 0)]["targets"]["labels"]) for i in range(40)}
     assert counts <= {0, 1, 2} and 2 in counts
 

@@ -1,7 +1,6 @@
 """DenseModule and DenseDataModule in a Trainer, and with a DataLoader, that know nothing of densevit."""
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,7 +12,6 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import densevit
-from densevit.config import OptimSection
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, DataError, PluginError, WeightsError
 from densevit.evaluation.miou import SemanticSegmentation
@@ -159,19 +157,6 @@ def test_a_plain_trainer_and_a_plain_loader_train_validate_and_log(tmp_path: Pat
     assert best.best_model_score.item() >= metrics["map/aAcc"]
     written = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
     assert all(text in written for text in ("train/loss", "train/map/l2", repr(metrics["map/mIoU"])))
-
-
-def test_the_schedule_covers_the_trainers_steps_and_the_rate_follows_the_batch_size() -> None:
-    from tests.training.own_callbacks import Noted
-
-    for limits, steps in (({"max_steps": 5}, 5), ({"max_epochs": 3}, 6), ({"max_epochs": 3, "max_steps": 4}, 4)):
-        rates = Noted(lambda module, batch: module.record.learning_rate)
-        module = module_of(optim=OptimSection(lr=1.0, schedule="cosine"))
-        trainer_of(**limits, callbacks=[rates], limit_val_batches=0).fit(module, loader(4))
-        assert rates.found == pytest.approx([0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(steps)])
-    module = module_of(optim={"lr_per_256": 256.0, "schedule": "constant"})
-    trainer_of(max_steps=1, accumulate_grad_batches=2, limit_val_batches=0).fit(module, loader(4))
-    assert module.record.learning_rate == 4.0
 
 
 # ---- densevit's data in a Trainer of one's own ----

@@ -6,14 +6,15 @@ are compared in tests/heads/test_accumulation_of_heads.py.
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from densevit.config import DataSection
-from densevit.interfaces import Class, Dataset, Sample
+from densevit.data.loading.batch_sampler import collate
+from densevit.interfaces import Sample
 from densevit.model import DenseModel, build_backbone, create_head
+from tests.training.loop.test_dense_module import trainer_of
 
 pytestmark = pytest.mark.integration
 SIDE, K = 64, 3
@@ -25,68 +26,39 @@ HEADS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Labelled(Dataset):
-    """Random images with boxes and label maps; some without objects or labelled pixels."""
-
-    provides = ("boxes", "labels", "semantic")
-
-    def __init__(self, split: str, count: int = len(OBJECTS)) -> None:
-        self.count = count
-        own = tuple(Class(str(i), i + 1, (i, i, i)) for i in range(K))
-        self.classes = {"detection": own, "segmentation": own}
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Sample:
-        random = np.random.default_rng(index)
-        n = OBJECTS[index]
-        low, size = random.uniform(0, SIDE / 2, (n, 2)), random.uniform(4, SIDE / 2, (n, 2))
-        semantic = random.integers(0, K, (SIDE, SIDE)).astype(np.uint8)
-        semantic[: index * SIDE // 7] = 255  # the last image has no labelled pixel
-        targets = {
-            "boxes": torch.from_numpy(np.concatenate([low, low + size], 1).astype(np.float32)),
-            "labels": torch.from_numpy(random.integers(0, K, n)),
-            "semantic": torch.from_numpy(semantic),
-            "image_id": index,
-            "size": (SIDE, SIDE),
-            "original_size": (SIDE, SIDE),
-        }
-        image = torch.from_numpy(random.integers(0, 256, (3, SIDE, SIDE)).astype(np.uint8))
-        return {"image": image, "targets": targets}
+def labelled(index: int) -> Sample:
+    """A random image with boxes and a label map; some without objects or labelled pixels."""
+    low, semantic = SIDE / 2 * torch.rand(OBJECTS[index], 2), torch.randint(K, (SIDE, SIDE), dtype=torch.uint8)
+    semantic[: index * SIDE // 7] = 255  # the last image has no labelled pixel
+    boxes, labels = torch.cat([low, 1.7 * low + 4], 1), torch.randint(K, (len(low),))
+    targets = {"boxes": boxes, "labels": labels, "semantic": semantic, "image_id": index}
+    image = torch.randint(256, (3, SIDE, SIDE), dtype=torch.uint8)
+    return {"image": image, "targets": targets | {"size": (SIDE, SIDE), "original_size": (SIDE, SIDE)}}
 
 
 def model_of(head: str, weight: str | float = 1.0) -> DenseModel:
     torch.manual_seed(0)
     backbone = build_backbone("swin", variant="nano", window_size=4, drop_path=0.0)
     options = {key: value for key, value in HEADS[head].items() if key != "name"}
-    classes = Labelled("train").classes["detection"]
-    made = create_head(HEADS[head]["name"], backbone.channels, backbone.strides, classes, **options)
+    made = create_head(HEADS[head]["name"], backbone.channels, backbone.strides, list("abc"), **options)
     return DenseModel(backbone, {"head": made}, loss_weights={"head": weight})
 
 
 def gradients_of_a_step(head: str, batch_size: int, accumulate: int, count: int = 8, weight: Any = 1.0) -> Any:
     import pytorch_lightning as lightning
 
-    from densevit.training.loop.data_module import DenseDataModule
     from densevit.training.loop.dense_module import DenseModule
 
-    data = DataSection(
-        name=f"{__name__}:Labelled", batch_size=batch_size, num_workers=0, image_size=SIDE, transforms="resize",
-        **{"count": count},
-    )  # fmt: skip
+    torch.manual_seed(0)
+    data: Any = DataLoader([labelled(index) for index in range(count)], batch_size, collate_fn=collate)
     gradients: dict[str, Tensor] = {}
 
     def note(trainer: Any, module: Any, optimizer: Any) -> None:
         gradients.update({name: p.grad.clone() for name, p in module.model.named_parameters() if p.grad is not None})
 
     callback = lightning.callbacks.LambdaCallback(on_before_optimizer_step=note)
-    trainer = lightning.Trainer(
-        max_steps=1, accumulate_grad_batches=accumulate, callbacks=[callback], limit_val_batches=0, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-    )  # fmt: skip
-    module = DenseModule(model_of(head, weight), {"name": "sgd", "lr": 1e-3})
-    trainer.fit(module, datamodule=DenseDataModule(data))
+    trainer = trainer_of(max_steps=1, accumulate_grad_batches=accumulate, callbacks=[callback], limit_val_batches=0)
+    trainer.fit(DenseModule(model_of(head, weight), {"name": "sgd", "lr": 1e-3}), data)
     return gradients
 
 

@@ -16,8 +16,9 @@ import densevit
 from densevit.data.data_splits import DataSplits
 from densevit.errors import ConfigError
 from densevit.evaluation.depth_errors import DepthErrors
-from densevit.interfaces import Backbone, Head
+from densevit.interfaces import Head
 from densevit.model import DenseModel
+from tests.small_models import Pixels
 from tests.training.process_groups import in_two_processes, linux
 
 pytestmark = pytest.mark.integration
@@ -34,19 +35,6 @@ SURROUNDINGS = {  # of a training, without effect on it
     "model_registry", "limit_test_batches", "limit_predict_batches",
 }  # fmt: skip
 DTYPES = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
-
-
-class Scaled(Backbone):
-    """The normalised pixels, scaled."""
-
-    channels, strides = (3,), (1,)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(3))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [images * self.scale[:, None, None]]
 
 
 class Brightness(Head):
@@ -79,7 +67,7 @@ class Brightness(Head):
 
 
 def model_of() -> DenseModel:
-    return DenseModel(Scaled(), {"depth": Brightness((3,), (1,), ())})
+    return DenseModel(Pixels(), {"depth": Brightness((3,), (1,), ())})
 
 
 def splits(batch_size: int = 2) -> DataSplits:
@@ -205,9 +193,11 @@ def assert_as_by_hand(code: str, result: Any) -> None:
     rel = tolerance.get(options.get("precision", ""), 1e-5)
     for name, x in state.items():
         torch.testing.assert_close(result[0][name], x, rtol=rel, atol=rel)
-    assert result[1] == pytest.approx(metrics, rel=rel)
-    assert result[2] == pytest.approx(rates)
-    assert result[3] == validations_of(options)
+    assert result[1:] == (pytest.approx(metrics, rel=rel), pytest.approx(rates), validations_of(options))
+
+
+def assert_refused(code: str, message: str) -> None:
+    assert code.split("=")[0] in message and "Fix: " in message and "\n" not in message
 
 
 @pytest.fixture
@@ -232,7 +222,7 @@ def test_an_option_trains_as_a_loop_by_hand(code: str) -> None:
 def test_an_option_is_refused_in_one_line(code: str) -> None:
     with pytest.raises(ConfigError) as error:
         trained(options_of(code))
-    assert code.split("=")[0] in str(error.value) and "Fix: " in str(error.value) and "\n" not in str(error.value)
+    assert_refused(code, str(error.value))
 
 
 @linux
@@ -250,11 +240,7 @@ def test_options_of_several_processes(tmp_path: Path) -> None:
     in_two_processes(work, tmp_path)
     for rank in (0, 1):
         for code, result in torch.load(tmp_path / f"{rank}.pt").items():
-            if ROWS[code].startswith("yes"):
-                assert_as_by_hand(code, result)
-            else:
-                name = code.split("=")[0]
-                assert name in result and "Fix: " in result and "\n" not in result
+            (assert_as_by_hand if ROWS[code].startswith("yes") else assert_refused)(code, result)
 
 
 def test_the_table_has_all_options_of_lightnings_trainer() -> None:

@@ -1,14 +1,12 @@
 """densevit/training/run/config_checks.py: heads, data and monitor, checked before the run folder is created."""
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
+import densevit
 from densevit import config as configs
 from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, DataError
@@ -16,8 +14,8 @@ from densevit.interfaces import Class, Dataset
 from densevit.training.loop.data_checks import check_classes
 from densevit.training.run.config_checks import check_model, check_monitor
 from densevit_heads.setr import Setr
+from densevit_scenes.dataset import Scenes
 from tests.built_models import build_model
-from tests.training.runs import train
 
 CONFIG: dict[str, Any] = {
     "backbone": {"name": "swin", "variant": "nano", "window_size": 4},
@@ -63,49 +61,30 @@ def test_a_head_chooses_its_classes_and_checks_the_data() -> None:
         check_model(config, small, model)
 
 
-NEAR = """
-backbone: {name: swin, variant: nano, window_size: 4}
-heads: {near: {name: dpt, width: 8}}
-data: {name: scenes, image_size: 32, batch_size: 2, num_workers: 0, train_length: 2, val_length: 2}
-optim: {lr: 1e-3}
-trainer: {max_steps: 1, precision: "32", accelerator: cpu}
-"""
+class Stereo(Scenes):
+    """Uncalibrated disparity, if it is not metric."""
 
-SCENES = "{name: scenes, train_length: 2, val_length: 2, image_size: 32, provides: [semantic]}"
+    def __init__(self, split: str, metric: bool = True) -> None:
+        super().__init__(split, train_length=2, val_length=2, image_size=32)
+        self.metric = metric
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Callable[..., configs.Config]:
-    """`config(*overrides)`."""
-    path = tmp_path / "near.yaml"
-    path.write_text(NEAR)
-    return lambda *overrides: configs.load(path, overrides)
+STEREO = {"name": f"{__name__}:Stereo", "metric": False}
+SETS = {"scenes": {"name": "scenes", "image_size": 32, "provides": ["semantic"]}, "stereo": STEREO}
 
 
-@pytest.fixture
-def stereo(tmp_path: Path) -> str:
-    """A data set of images with uncalibrated disparity."""
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for kind, size in (("images", (32, 32, 3)), ("labels", (32, 32))):
-            folder = tmp_path / "stereo" / kind / split
-            folder.mkdir(parents=True)
-            Image.fromarray(rng.integers(1, 255, size, np.uint8)).save(folder / "a.png")
-    return f"name: depth, root: {tmp_path / 'stereo'}, depth_type: disparity, metric: false"
-
-
-def test_metric_head_on_unitless_depth_raises_at_startup(config, stereo: str, tmp_path: Path) -> None:
-    alone = f"data={{{stereo}, image_size: 32, batch_size: 1}}"
-    mixed = f"data={{name: mix, batch_size: 1, image_size: 32, sets: {{scenes: {SCENES}, stereo: {{{stereo}}}}}}}"
-    for data, output, key in (
-        (alone, "softplus", "'depth' (data.metric: false)"),
-        (mixed, "sigmoid", "'mix' (data.sets.stereo.metric: false)"),
-    ):
-        with pytest.raises(ConfigError) as error:
-            train(config(data, f"heads.near.output={output}"), tmp_path / "run")
-        message = str(error.value)
-        assert message.startswith("heads.near (dpt) learns metres, but the depth of the data set has no unit")
-        assert f"The data set is {key}" in message and "output: relative" in message
+@pytest.mark.parametrize(
+    ("data", "output", "key"),
+    [
+        (STEREO, "softplus", r"'.*:Stereo' \(data\.metric: false\)"),
+        ({"name": "mix", "sets": SETS}, "sigmoid", r"'mix' \(data\.sets\.stereo\.metric: false\)"),
+    ],
+)
+def test_metric_head_on_unitless_depth_raises_at_startup(data: Any, output: str, key: str, tmp_path: Path) -> None:
+    values = {**CONFIG, "heads": {"near": {"name": "dpt", "width": 8, "output": output}}}
+    said = r"heads\.near \(dpt\) learns metres, but the depth of the data set has no unit.*output: relative"
+    with pytest.raises(ConfigError, match=f"^{said}.*The data set is {key}"):
+        densevit.fit(values | {"data": {**data, "image_size": 32, "batch_size": 1}}, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -52,12 +52,13 @@ def test_fewer_validation_images_than_processes(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small", "no_drawings")
 @pytest.mark.parametrize("launcher", [started_by_torchrun, started_by_slurm])
-def test_launcher_processes_share_a_folder_with_a_late_rank(launcher, tmp_path, monkeypatch):
-    # A value left by a training in this process is ignored by the launcher's processes.
-    monkeypatch.setenv("DENSEVIT_RUN_DIR", f"{os.getpid()} {tmp_path / 'other'}")
+def test_launcher_processes_share_a_folder_with_a_late_rank(launcher, tmp_path):
+    # A value left by a training in another process is ignored by the launcher's processes.
+    other = {"DENSEVIT_RUN_DIR": f"{os.getpid()} {tmp_path / 'other'}"}
 
     def run(*extra: str) -> list[Ended]:
-        commands = group("train", "small.yaml", *DOUBLE, *extra, folder=tmp_path, launcher=launcher, delay=1.5)
+        environment = {"launcher": lambda rank: launcher(rank) | other, "delay": 1.5}
+        commands = group("train", "small.yaml", *DOUBLE, *extra, folder=tmp_path, **environment)
         return [command.ended() for command in commands]
 
     for process in run():
@@ -113,8 +114,7 @@ def test_killed_child_ends_its_launcher_and_resuming_is_exact(tmp_path: Path, wh
     assert_resumes_exactly(tmp_path, whole)
 
 
-def test_several_nodes_require_an_address(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
+def test_several_nodes_require_an_address(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.num_nodes=2: the address of .* is unknown.*torchrun"):
         train(configs.load(tiny, ["trainer.num_nodes=2", "trainer.strategy=ddp"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -8,12 +8,10 @@ import torch
 import yaml
 
 import densevit
-from densevit import config as configs
-from densevit.data.loading.dataloader import TransformedDataset
 from densevit.errors import TrainingError, UnreadableFileError
+from densevit.interfaces import Sample
 from tests.training.loop.test_finite_check import POISONED
-from tests.training.poisoned import Poison
-from tests.training.run.test_resume_safely import TINY
+from tests.training.poisoned import Greys, Poison
 
 CUDA = (
     "CUDA out of memory. Tried to allocate 2.53 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.36 GiB is free."
@@ -37,21 +35,27 @@ def test_full_memory_is_one_line_with_the_fix(error, tmp_path: Path, monkeypatch
     assert not (tmp_path / "r").exists()  # before its first step
 
 
-@pytest.mark.integration
-def test_image_that_is_lost_in_training_is_named_with_the_command_to_resume(tmp_path, monkeypatch):
-    """Deleted, or cut short, after the first checkpoint; in a process of the loader."""
-    original, run = TransformedDataset.__getitem__, tmp_path / "run"
+class Lost(Greys):
+    """Without its images once this file exists."""
 
-    def lost(self, pick):
-        if (run / "checkpoints" / "last.ckpt").exists():
+    def __init__(self, split: str, file: str) -> None:
+        super().__init__(split)
+        self.file = Path(file)
+
+    def __getitem__(self, index: int) -> Sample:
+        if self.file.exists():
             raise UnreadableFileError("photos/7.png: there is no such file.")
-        return original(self, pick)
+        return super().__getitem__(index)
 
-    monkeypatch.setattr(TransformedDataset, "__getitem__", lost)
-    overrides = ["trainer.checkpoint_every=1", "trainer.max_steps=40", "data.num_workers=1"]
-    config = configs.from_mapping(yaml.safe_load(TINY), overrides=overrides)
+
+@pytest.mark.integration
+def test_image_that_is_lost_in_training_is_named_with_the_command_to_resume(tmp_path):
+    """Deleted, or cut short, after the first checkpoint; in a process of the loader."""
+    run, values = tmp_path / "run", yaml.safe_load(POISONED)
+    values["data"] |= {"name": f"{__name__}:Lost", "file": str(run / "checkpoints" / "last.ckpt"), "num_workers": 1}
+    given = ["trainer.checkpoint_every=1", "trainer.max_steps=40", "backbone.where=nowhere"]
     with pytest.raises(UnreadableFileError) as raised:
-        densevit.fit(config, run_dir=run)
+        densevit.fit(values, given, run_dir=run)
     assert str(raised.value) == (
         f"photos/7.png: there is no such file. Resume from the last checkpoint with: densevit train --resume {run}"
     )

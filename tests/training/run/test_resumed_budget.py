@@ -129,19 +129,15 @@ def test_epochs_and_learning_rate_of_a_resumed_run(rate, overrides, steps, facto
     printed = capsys.readouterr().out
     assert f"budget: {steps} steps of" in printed
     assert ("The epoch continues at the same share of its images" in printed) == ("data" in overrides[0])
-    epochs = checkpoint(run)["loops"]["fit_loop"]["epoch_progress"]["total"]
-    assert checkpoint(run)["global_step"] == steps
-    assert epochs["completed"] in (3, 4)
-    assert epochs["ready"] == 4
+    assert checkpoint(run)["loops"]["fit_loop"]["epoch_progress"]["total"]["ready"] == 4
     rates = [float(row["train/lr"]) for row in rows(run) if row.get("train/lr")]
-    assert len(rates) == steps
+    assert len(rates) == checkpoint(run)["global_step"] == steps
     rates[10:] = [rate / factor for rate in rates[10:]]
     assert all(a > b for a, b in pairwise(rates[5:]))
     half = 1e-2 * 0.5 * (1 + math.cos(math.pi * (10 / 28 - 0.1) / 0.9))
     assert rates[10] == pytest.approx(half, rel=0.06)
     validated = [int(row["step"]) for row in rows(run) if not row.get("train/loss")]
-    assert len(validated) == 4
-    assert validated[-1] == steps
+    assert (len(validated), validated[-1]) == (4, steps)
 
 
 @pytest.mark.integration

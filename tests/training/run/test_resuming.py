@@ -154,34 +154,26 @@ def test_missing_devices_raise_and_leave_no_folder(tiny, capsys, setting):
 
 @pytest.mark.integration
 @linux
-def test_full_disk_preserves_the_previous_checkpoint(stopped, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no-such-folder"))  # nothing may be written there
-    path = stopped / "checkpoints" / "last.ckpt"
+def test_full_disk_preserves_the_previous_checkpoint(stopped, tmp_path):
+    """Resumes with a limit of half the file, as on a full disk: the write fails in the middle and the file stays."""
+    path, said = stopped / "checkpoints" / "last.ckpt", tmp_path / "said"
     best = max((row for row in rows(stopped) if row.get("detection/AP")), key=lambda row: float(row["detection/AP"]))
-    said = error_on_a_full_disk(stopped, path, tmp_path, "trainer.checkpoint_every=1")
-    assert said == (
+    before = path.read_bytes()
+
+    def fill() -> None:
+        tempfile.tempdir = str(tmp_path / "no-such-folder")  # nothing may be written there
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2,) * 2)
+        try:
+            resume(stopped, ["trainer.checkpoint_every=1"])
+        except TrainingError as error:
+            said.write_text(str(error))
+
+    child(fill).join(120)
+    assert path.read_bytes() == before and not list(stopped.rglob("*.partial"))
+    assert said.read_text() == (
         f"{path} cannot be written: File too large. The previous checkpoint is unchanged. "
         f"model.safetensors has the epoch of step {best['step']}. "
         f"Resume from the last checkpoint with: densevit train --resume {stopped}"
     )
     resume(stopped)
     assert checkpoint(stopped)["global_step"] == 4
-
-
-def error_on_a_full_disk(run: Path, path: Path, folder: Path, *overrides: str) -> str:
-    """Resumes with a limit of half the file, as on a full disk: the write fails in the middle and the file stays."""
-    before, said = path.read_bytes(), folder / "said"
-
-    def fill() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2,) * 2)
-        try:
-            resume(run, overrides)
-        except TrainingError as error:
-            said.write_text(str(error))
-
-    child(fill).join(120)
-    assert path.read_bytes() == before and not list(run.rglob("*.partial"))
-    return said.read_text()
-
-
-# ---- the files of the best epoch ----

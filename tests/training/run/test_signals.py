@@ -16,7 +16,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.config.values import seconds_of
 from densevit.errors import ConfigError
-from tests.training.process_groups import child, group, linux, wait_for
+from tests.training.process_groups import child, linux, wait_for
 from tests.training.runs import assert_same_run, checkpoint, interrupted_after, resume, train
 
 pytestmark = [pytest.mark.integration, linux]
@@ -113,19 +113,6 @@ def test_a_signal_reaches_the_script_in_each_process(small: Path, tmp_path: Path
     assert ended.returncode == 143, ended.stderr
     assert "the script goes on" not in ended.stdout and ended.stdout.count("Stopped. Resume from") == 1
     assert densevit.Run(tmp_path / "run").stopped and checkpoint(tmp_path / "run")["global_step"] == 2
-
-
-def test_signal_to_one_process_stops_both_at_the_same_step(small: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    overrides = ["trainer.devices=2", "trainer.strategy=ddp", *ENDLESS]
-    commands = group("train", str(small), *overrides, "--run-dir", str(run), folder=tmp_path)
-    wait_for(run / "checkpoints" / "last.ckpt", commands[0].process)
-    assert commands[1].process.pid is not None
-    os.kill(commands[1].process.pid, signal.SIGTERM)  # the second process only
-    first, second = (command.ended() for command in commands)
-    assert (first.code, second.code) == (143, 143), first.errors + second.errors
-    assert first.output.count("Stopped. Resume from") == 1 and "Stopped." not in second.output
-    assert len(checkpoint(run)["random_state"]) == 2
 
 
 def test_second_ctrl_c_exits_immediately_and_prints_how_to_resume(small, tmp_path, capfd):
