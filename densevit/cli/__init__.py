@@ -38,7 +38,10 @@ def _main(argv: Sequence[str] | None) -> int:
     if arguments[0] == "--version":
         print(f"densevit {densevit.__version__}")
         return 0
-    usual, warnings.formatwarning = warnings.formatwarning, _one_line
+    usual, warnings.formatwarning = (
+        warnings.formatwarning,
+        lambda message, *_, **__: f"warning: {printable(str(message))}\n",
+    )
     try:
         commands = registry.find("commands")
         words = 2 if " ".join(arguments[:2]) in commands else 1
@@ -69,13 +72,6 @@ def _main(argv: Sequence[str] | None) -> int:
         return 130
     finally:
         warnings.formatwarning = usual
-
-
-def _one_line(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """A warning without its location in the code."""
-    return f"warning: {printable(str(message))}\n"
 
 
 def _os_error(error: OSError) -> str:

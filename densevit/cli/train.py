@@ -5,13 +5,8 @@ The folder contains config, metrics, checkpoints, weights, visualizations and a 
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from densevit.errors import ConfigError
-
-if TYPE_CHECKING:
-    from densevit.cli.command_output import Output
-    from densevit.training.run.fit import Run
 
 EXAMPLES = """examples:
   densevit train detr_swin
@@ -54,10 +49,6 @@ def run(args: argparse.Namespace) -> int:
     inputs = read_inputs(args.config if args.resume is None else None, overrides, args.resume, args.run_dir)
     from densevit.training.run.fit import fit_on
 
-    return _finished(*fit_on(inputs), args.output)
-
-
-def _finished(run: "Run", stopped_by: int, output: "Output") -> int:
-    """Prints the result. Returns the exit code, as in a shell: 130 after Ctrl-C, 143 after SIGTERM."""
-    output.result({"run": str(run.path), "stopped_by": stopped_by, "metrics": run.metrics})
-    return 128 + stopped_by if stopped_by else 0
+    run, stopped_by = fit_on(inputs)
+    args.output.result({"run": str(run.path), "stopped_by": stopped_by, "metrics": run.metrics})
+    return 128 + stopped_by if stopped_by else 0  # as in a shell: 130 after Ctrl-C, 143 after SIGTERM

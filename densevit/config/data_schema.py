@@ -179,5 +179,4 @@ def _changed(values: Mapping[str, Any], phase: FinalPhase) -> DataSection:
         return DataSection.model_validate({**values, **changed})
     except ValidationError as error:
         problem = error.errors()[0]
-        message = problem["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{problem['loc'][0]}: {message}") from None
+        raise ValueError(f"{problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}") from None

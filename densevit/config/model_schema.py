@@ -215,10 +215,7 @@ class HeadSection(PluginSection):
     """Windows and test-time augmentation of this head. `null`: the section `inference`."""
 
 
-def _is_head_name(name: str) -> bool:
-    """Whether a name can be part of files and of code."""
-    return re.fullmatch(r"[A-Za-z_][\w-]{0,99}", name) is not None and not keyword.iskeyword(name)
-
+_HEAD_NAME = re.compile(rf"(?!({'|'.join(keyword.kwlist)})$)[A-Za-z_][\w-]{{0,99}}")  # part of files and of code
 
 Heads = Annotated[
     dict[str, Annotated[HeadSection, "heads"]],
@@ -226,7 +223,7 @@ Heads = Annotated[
     rule(
         AfterValidator,
         lambda heads, _: (
-            (invalid := [name[:100] for name in heads if not _is_head_name(name)])
+            (invalid := [name[:100] for name in heads if not _HEAD_NAME.fullmatch(name)])
             and f"{invalid[0]!r} is not a valid name for a head: use letters, digits, _ and -, at most 100, and no "
             "keyword of Python."
         ),

@@ -24,8 +24,7 @@ def section(name: str, values: Mapping[str, Any] | str | Path, source: str, over
     layer_reading.fill_sections(layer)
     layer = layer_reading.with_overrides(layer, overrides)
     fields: dict[str, Any] = {name: (Config.model_fields[name].annotation, ...)}
-    container = pydantic.create_model(name, __base__=Section, **fields)
-    return getattr(validated(container, layer), name)
+    return getattr(validated(pydantic.create_model(name, __base__=Section, **fields), layer), name)
 
 
 def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:

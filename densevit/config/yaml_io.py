@@ -33,15 +33,13 @@ def find_file(name: str, source: str = "", folder: Path | None = None, section: 
         if candidate.is_file():
             return candidate
     within = PurePosixPath(name.removesuffix(".yaml"))
-    shipped = shipped_configs()
+    shipped, top = shipped_configs(), f"{section}/" if section else ""
     named = str(within).removeprefix("configs/")
-    for candidate_name in (f"{section}/{within}", named) if section else (named,):
-        if candidate_name in shipped:
-            return shipped[candidate_name]
+    if file := shipped.get(f"{top}{within}") or shipped.get(named):
+        return file
     noun = "config file or data folder" if section == "data" else "config file"
     reason = " It is a folder without a config.yaml." if path.is_dir() else ""
     plugin = f" A plugin is set with `{section}.name`, not `{section}`." if section not in ("", "backbone") else ""
-    top = f"{section}/" if section else ""
     inside = {name.removeprefix(top): name for name in shipped if name.startswith(top)}
     folders = (f"{named}/", f"{PurePosixPath(named).parent}/", "")
     names = next(filter(None, (_entries(inside, folder) for folder in folders)), [])
@@ -72,14 +70,11 @@ def shipped_configs() -> dict[str, Path]:
     return {name.with_suffix("").as_posix(): file for name, file in files}
 
 
-def shipped_name(file: Path) -> str:
-    """The name of a file that is a shipped config; "" for other files."""
-    return next((name for name, shipped in shipped_configs().items() if shipped.resolve() == file.resolve()), "")
-
-
 def run_name(source: str | Path) -> str:
     """The default name of a run: `start-detector` for the shipped config `start/detector`, else the file's stem."""
-    return (shipped_name(find_file(str(source))) or Path(source).stem).replace("/", "-")
+    file = find_file(str(source)).resolve()
+    names = (name.replace("/", "-") for name, shipped in shipped_configs().items() if shipped.resolve() == file)
+    return next(names, Path(source).stem)
 
 
 def read_file(path: Path) -> dict[str, Any]:

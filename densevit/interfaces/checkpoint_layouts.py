@@ -53,14 +53,6 @@ class Line(NamedTuple):
 Metadata = Mapping[str, Any]  # of the files that accompany a checkpoint
 
 
-def _no_files(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
-    return {}
-
-
-def _no_recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    return "", {}
-
-
 @dataclass(frozen=True)
 class OtherKeys:
     """Keys of the same tensors in other files of the project: read like the keys in `lines`, never written.
@@ -156,8 +148,11 @@ class Publishing:
     files: Mapping[str, Licences] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, PublishedModel] = field(default_factory=dict)
-    config_files: Callable[[Mapping[str, Any], StateDict, Sequence[Class]], dict[str, dict[str, Any]]] = _no_files
-    recipe: Callable[[Mapping[str, Any], Mapping[str, Sequence[Class]]], tuple[str, dict[str, Any]]] = _no_recipe
+    config_files: Callable[[Mapping[str, Any], StateDict, Sequence[Class]], dict[str, dict[str, Any]]] = lambda *_: {}
+    recipe: Callable[[Mapping[str, Any], Mapping[str, Sequence[Class]]], tuple[str, dict[str, Any]]] = lambda *_: (
+        "",
+        {},
+    )
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,14 @@
 import math
 
 import torch
-from torch import Tensor
 
 from densevit.interfaces import Change, Rearrangement, StateDict
 
-
-def _square(table: Tensor) -> Tensor:
-    side = math.isqrt(table.shape[1])
-    return table[0].unflatten(0, (side, side))
-
-
 TOKENS = Change(lambda tokens: tokens[0], lambda tokens: tokens[None])
 """(1, P, C) <-> (P, C)."""
-GRID = Change(_square, lambda table: table.flatten(0, 1)[None])
+GRID = Change(
+    lambda table: table[0].unflatten(0, (math.isqrt(table.shape[1]), -1)), lambda table: table.flatten(0, 1)[None]
+)
 """(1, H * W, C) <-> (H, W, C) of a square grid."""
 
 

@@ -51,7 +51,13 @@ def as_batch(images: Batch | Tensor, model: SupportsTensors, targets: Any = None
         raise DataError(
             f"images is {described(images)}; {channels.dtype}{floats} (B, {count}, H, W), {channels}, is expected."
         )
-    if is_scaled and _IMAGES not in model.checked and _can_compare(images):
+    if (
+        is_scaled
+        and _IMAGES not in model.checked
+        and not torch.compiler.is_compiling()
+        and type(images) is Tensor  # not traced
+        and images.device.type == "cpu"  # reading values needs no synchronisation
+    ):
         _check_range(images)
         model.checked.add(_IMAGES)  # comparing the values of every batch would take time
     height, width = images.shape[2:]
@@ -64,11 +70,6 @@ def as_batch(images: Batch | Tensor, model: SupportsTensors, targets: Any = None
     sizes = {"size": (height, width), "original_size": (height, width)}
     filled = [{"image_id": i, **sizes, **target} for i, target in enumerate(labels)]
     return {"images": pixels, "padding_mask": mask, "targets": filled}
-
-
-def _can_compare(images: Tensor) -> bool:
-    """Whether values can be read at no cost: on the CPU, and not while the model is traced or compiled."""
-    return not torch.compiler.is_compiling() and type(images) is Tensor and images.device.type == "cpu"
 
 
 def _check_range(images: Tensor) -> None:

@@ -61,15 +61,13 @@ def paired_folders(folder: Path, names: Sequence[str]) -> PairedFolders | None:
         if 2 * len(shared) > min(len(files[images]), len(files[maps])):
             sampled = shared[:: -(-len(shared) // _SAMPLED)]
             pairs = [(_pixels(files[images][stem]), _pixels(files[maps][stem])) for stem in sampled]
-            if all(_is_pair(*pair) for pair in pairs):
+            if all(
+                image.size == other.size  # the other can be a map of the image
+                and ((other.is_grey and not image.is_grey) or other.values <= _MOST_VALUES < image.values)
+                for image, other in pairs
+            ):
                 return PairedFolders(folder / images, folder / maps, all(pixels.is_deep for _, pixels in pairs))
     return None
-
-
-def _is_pair(image: _Pixels, label_map: _Pixels) -> bool:
-    """Whether the second can be a map of the first."""
-    is_map = (label_map.is_grey and not image.is_grey) or label_map.values <= _MOST_VALUES < image.values
-    return is_map and image.size == label_map.size
 
 
 def _pixels(path: Path) -> _Pixels:

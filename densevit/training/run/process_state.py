@@ -5,7 +5,7 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich import get_console
-from torch import Tensor
 
 from densevit.allocator import keep_freed_memory
 from densevit.losses.distributed import process_count
@@ -40,7 +39,9 @@ def run_state(tf32: bool) -> Iterator[None]:
         (random.setstate, random.getstate()),
         (np.random.set_state, np.random.get_state()),
         (torch.set_rng_state, torch.get_rng_state()),
-        (_restore_cuda, torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None),
+        (torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+        if torch.cuda.is_initialized()
+        else (torch.cuda.manual_seed_all, torch.initial_seed()),  # `torch.manual_seed` sets both
         (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
         (partial(setattr, cudnn, "allow_tf32"), cudnn.allow_tf32),
         (torch.set_flush_denormal, not bool(torch.tensor(1e-38) * 0.1)),
@@ -71,11 +72,6 @@ def training_state(tf32: bool) -> Iterator[None]:
         torch.set_flush_denormal(True)
         keep_freed_memory()
         yield
-
-
-def _restore_cuda(states: Sequence[Tensor] | None) -> None:
-    """states: None: CUDA was not initialised, and has the seed of the CPU, as `torch.manual_seed` sets both."""
-    torch.cuda.manual_seed_all(torch.initial_seed()) if states is None else torch.cuda.set_rng_state_all([*states])
 
 
 def _restore_environment(environment: Mapping[str, str]) -> None:
