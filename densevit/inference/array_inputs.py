@@ -18,10 +18,12 @@ from densevit.data.datasets.image_files import UNREAD, first_files, warn_of_unre
 from densevit.data.io import videos
 from densevit.data.io.channel_files import IMAGES
 from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
+from densevit.data.io.exif import exif_focal
 from densevit.data.io.images import read_image
 from densevit.errors import DataError
 from densevit.inference.downloads import check_scheme, download
 from densevit.interfaces import Sample
+from densevit.losses.depth import focal_of
 from densevit.paths import user_path
 
 SUFFIXES = (*IMAGES, ".gif", ".ppm", ".pgm")
@@ -92,6 +94,17 @@ def as_sample(image: Any, image_id: int | str, channels: Channels = RGB) -> Samp
     pixels = torch.from_numpy(read_image(image, channels, name=name)).permute(2, 0, 1)
     size = (pixels.shape[1], pixels.shape[2])
     return {"image": pixels, "targets": {"image_id": image_id, "size": size, "original_size": size}}
+
+
+def focal_target(image: Any, image_id: int | str, focal: float | None) -> dict[str, float]:
+    """The target `focal` of an image: `focal`, or else from the EXIF of a file, of its content or of a PIL image.
+    Raises DataError if it is unknown."""
+    source = image.path if isinstance(image, ListedImage) else local_path(image) or image
+    if focal is None and isinstance(source, Path | bytes | Image.Image):
+        focal = exif_focal(source)
+    target = {} if focal is None else {"focal": focal}
+    focal_of({"image_id": str(source) if isinstance(source, Path) else image_id, **target})
+    return target
 
 
 def local_path(image: Any) -> Path | None:

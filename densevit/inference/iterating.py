@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import DensevitError
-from densevit.inference.array_inputs import ListedImage, as_sample, local_path
+from densevit.inference.array_inputs import ListedImage, as_sample, focal_target, local_path
 from densevit.inference.image_sizes import warn_of_unused_windows
 from densevit.inference.result import Result
 from densevit.interfaces import Predictions, Sample
@@ -48,7 +48,8 @@ class ImageLoop:
 
     A batch has images of one padded size from one block, so it does not depend on other blocks. resize: None: images
     keep their size. thresholds: lowest score of objects, by head. skip: called with each image in a reading thread;
-    images for which it is true are not read.
+    images for which it is true are not read. focal: the focal length of all images in pixels; None: read from
+    EXIF, if the model needs it.
     """
 
     model: InferenceModel
@@ -56,6 +57,7 @@ class ImageLoop:
     thresholds: Mapping[str, float]
     batch_size: int
     skip: Callable[[Any], bool] | None = None
+    focal: float | None = None
 
     def __call__(self, images: Iterable[Any], warns: bool = False) -> Iterator[Predicted]:
         """Yields the images in order. warns: warns at the end if no image was larger than a window."""
@@ -75,6 +77,8 @@ class ImageLoop:
                 return Predicted(image)
             with _one_at_a_time if isinstance(image, Image.Image) else nullcontext():
                 sample = as_sample(image, number, self.model.channels)
+                if self.model.canonical_focals:
+                    sample["targets"] |= focal_target(image, number, self.focal)
         except DensevitError as error:
             return Predicted(image, error=error)
         pixels = sample["image"].permute(1, 2, 0).numpy()

@@ -1,5 +1,6 @@
 """`predict` and `iterate` of models and exported files."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -19,10 +20,11 @@ def predict(
     batch_size: int,
     inference: Mapping[str, Any] | None,
     image_size: ImageSize | None,
+    focal: float | None,
 ) -> Any:
     """`InferenceModel.predict`."""
     inputs, single = as_images(images_of(images, model.channels) or images)
-    results: Any = _results(iterate(model, inputs, threshold, batch_size, inference, image_size))
+    results: Any = _results(iterate(model, inputs, threshold, batch_size, inference, image_size, focal=focal))
     results = results if isinstance(inputs, Iterator) else [*results]
     return results[0] if single else results
 
@@ -35,17 +37,24 @@ def iterate(
     inference: Mapping[str, Any] | None,
     image_size: ImageSize | None,
     skip: Callable[[Any], bool] | None = None,
+    focal: float | None = None,
 ) -> Iterator[Predicted]:
     """`InferenceModel.iterate`."""
     thresholds = _thresholds(model, threshold)
     if batch_size < 1:
         raise DensevitError(f"predict: batch_size is {batch_size}; at least 1 is expected.")
+    if focal is not None and not (model.canonical_focals and 0 < focal < math.inf):
+        raise DensevitError(
+            f"predict: focal is {focal}; a number of pixels above 0, for a head with camera: canonical, is expected."
+        )
     options = inference or {}
     model = model.with_inference(options, "predict") if options else model
     transforms = model.resize
     evaluation = None if transforms is None else EvaluationTransform(transforms)
     resize = transform_to(requested_size(image_size, options, model), evaluation)
-    return ImageLoop(model, resize, thresholds, batch_size, skip)(images, warns=options.get("window") is not None)
+    return ImageLoop(model, resize, thresholds, batch_size, skip, focal)(
+        images, warns=options.get("window") is not None
+    )
 
 
 def _thresholds(model: InferenceModel, threshold: Threshold | None) -> dict[str, float]:

@@ -22,6 +22,9 @@ class Head(nn.Module, Recorded):
     required_targets: target keys required for training; checked against the data at the start.
     depth_type: output of a depth head: "depth" in metres, which needs metric ground truth, or relative "inverse_depth",
         evaluated after alignment. None: not declared and not checked.
+    canonical_focal: the focal length in pixels of the camera whose metres the head learns and predicts, see
+        `canonical_depth` in `densevit.losses.depth`; the model converts its predictions to metres by the `focal` of
+        each image. None: metres.
     target_types: the types of prediction keys with options, such as a skeleton; other keys have the registered type of
         their name.
     last_blocks: the number of the backbone's last blocks that the head runs, which needs a `TokenBackbone`; `forward`
@@ -42,6 +45,7 @@ class Head(nn.Module, Recorded):
     task: ClassVar[str]
     required_targets: ClassVar[tuple[str, ...]]
     depth_type: str | None = None
+    canonical_focal: float | None = None
     target_types: Mapping[str, TargetType] | None = None
     last_blocks: int = 0
     finest_stride: int | None = None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from densevit.errors import DataError
 from densevit.layers.precision import autocast_off
 from densevit.losses.argument_shapes import check_shapes
 from densevit.losses.context import LossContext
@@ -19,12 +20,36 @@ from densevit.losses.target_maps import padded_maps
 _MIN_DEPTH = 1e-6  # metres, lower bound inside logarithms
 
 
-def depth_maps(targets: Sequence[Mapping[str, Any]], device: torch.device) -> Tensor:
+def depth_maps(
+    targets: Sequence[Mapping[str, Any]], device: torch.device, canonical_focal: float | None = None
+) -> Tensor:
     """Pads the `depth` maps of a batch to the largest size with 0 (invalid): (B, H, W) float32.
 
-    Images without the key are invalid everywhere.
+    Images without the key are invalid everywhere. canonical_focal: the parameter of `canonical_depth`.
     """
+    targets = [
+        {**target, "depth": canonical_depth(target, canonical_focal)} if "depth" in target else target
+        for target in targets
+    ]
     return padded_maps(targets, "depth", 0, torch.float32, device)
+
+
+def canonical_depth(target: Mapping[str, Any], canonical_focal: float | None) -> Any:
+    """The depth of a target as a camera of the focal length `canonical_focal`, in pixels, sees it: depth times
+    canonical_focal / focal (Metric3D, Yin et al. 2023, section 3.2, CSTM-label). None: the depth. Raises DataError as
+    `focal_of`."""
+    return target["depth"] if canonical_focal is None else target["depth"] * (canonical_focal / focal_of(target))
+
+
+def focal_of(target: Mapping[str, Any]) -> Any:
+    """The `focal` of a target. Raises DataError without it."""
+    if "focal" not in target:
+        raise DataError(
+            f"image {target.get('image_id')!r} has no focal length, which depth of a canonical camera needs. Fix: for "
+            "predictions --focal PIXELS, predict(focal=PIXELS) or EXIF; for a data set data.focal=PIXELS, a third "
+            "column of data.list_file, focal.csv or focal.json beside the images, EXIF, or targets['focal']."
+        )
+    return target["focal"]
 
 
 def l1(prediction: Tensor, truth: Tensor, context: LossContext = LossContext()) -> Tensor:

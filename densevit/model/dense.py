@@ -276,6 +276,7 @@ class DenseModel(InferenceModel, nn.Module):
             batch["targets"],
             self.target_types,
             self.references if references is None else references,
+            self.canonical_focals,
         )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "DenseModel":

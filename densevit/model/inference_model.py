@@ -79,6 +79,7 @@ class InferenceModel:
         batch_size: int = 8,
         inference: Mapping[str, Any] | None = None,
         image_size: Any = None,
+        focal: float | None = None,
     ) -> Any:
         """Predicts on one or several images.
 
@@ -91,10 +92,13 @@ class InferenceModel:
         {"window": 512, "flip": True}.
         image_size: the long side of resized images, the (height, width) that they are fitted into, or "source": images
         keep their size. None: as in evaluation; with a window in `inference`, "source".
+        focal: the camera's focal length in pixels of the images, for heads of a canonical camera. None: from the EXIF
+        of each file, content of a file or PIL image.
         Returns a `Result` for a single image; for a folder, a pattern, a video, a generator or another iterator, such
         as a camera's frames, an iterator that reads and predicts some batches at a time; else a list. The result of an
         image does not depend on the other images.
-        Raises DataError for an unreadable image, and ConfigError for a size or options that the model cannot use. Warns
+        Raises DataError for an unreadable image, and for one without a focal length that the model needs; ConfigError
+        for a size or options that the model cannot use. Warns
         if no image is larger than the window in `inference`.
 
         Example:
@@ -103,7 +107,7 @@ class InferenceModel:
         """
         from densevit.inference.predicting import predict
 
-        return predict(self, images, threshold, batch_size, inference, image_size)
+        return predict(self, images, threshold, batch_size, inference, image_size, focal)
 
     def iterate(
         self,
@@ -113,6 +117,7 @@ class InferenceModel:
         inference: Mapping[str, Any] | None = None,
         image_size: Any = None,
         skip: Callable[[Any], bool] | None = None,
+        focal: float | None = None,
     ) -> "Iterator[Predicted]":
         """Predicts a stream of images, some batches at a time: yields each image with its result, or with the error of
         an unreadable image, in order.
@@ -123,7 +128,7 @@ class InferenceModel:
         """
         from densevit.inference.predicting import iterate
 
-        return iterate(self, images, threshold, batch_size, inference, image_size, skip)
+        return iterate(self, images, threshold, batch_size, inference, image_size, skip, focal)
 
     @property
     def config(self) -> Config | None:
@@ -158,10 +163,17 @@ class InferenceModel:
     @property
     def references(self) -> dict[str, Transforms]:
         """The transforms of the evaluation of each head's training, to which zooms are relative, if they are known.
-        Empty for a file that resizes images, which undoes zooms itself."""
-        data = {name: self.reference_data.get(name, self.training_data) for name in self.heads}
+        Without heads of a canonical camera. Empty for a file that resizes images, which undoes zooms itself."""
+        heads = self.heads.keys() - self.canonical_focals.keys()
+        data = {name: self.reference_data.get(name, self.training_data) for name in heads}
         transforms = {name: self.resize if x is None else create_transforms(x) for name, x in data.items()}
         return {} if self.resizes else {name: x for name, x in transforms.items() if x is not None}
+
+    @property
+    def canonical_focals(self) -> dict[str, float]:
+        """The focal length in pixels of the canonical camera of each head that has one."""
+        focals = {name: getattr(head, "canonical_focal", None) for name, head in self.heads.items()}
+        return {name: focal for name, focal in focals.items() if focal is not None}
 
     def blank_images(self, count: int, size: tuple[int, int]) -> Tensor:
         """Images (count, C, *size) of zeros, with the channels' type, on the CPU."""

@@ -1,9 +1,11 @@
 """The zoom of an image relative to evaluation: training divides labels such as metric depth by it, and predictions at
-another size than that of the training's evaluation are multiplied by it."""
+another size than that of the training's evaluation are multiplied by it. Predictions for a canonical camera are
+multiplied by the image's focal length relative to that camera's instead."""
 
 import copy
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -11,6 +13,7 @@ import torch
 from densevit import registry
 from densevit.config import DataSection
 from densevit.interfaces import Predictions, Size, Targets, TargetType, Transforms
+from densevit.losses.depth import focal_of
 from densevit.targets.types import TargetTypes
 
 
@@ -36,7 +39,12 @@ def zoom_of(size: Size, original_size: Size, reference: Transforms) -> Any:
     size: (h, w) of the resized image. original_size: (H, W) before. Returns a float; a tensor () for symbols of
     `torch.export`.
     """
-    areas = math.prod(size) / math.prod(reference.evaluation_size(*original_size))
+    return scale_of(size, reference.evaluation_size(*original_size))
+
+
+def scale_of(size: Size, original_size: Size) -> Any:
+    """The scale of an image's sides, the square root of the ratio of areas; a float or a tensor, as `zoom_of`."""
+    areas = math.prod(size) / math.prod(original_size)
     return math.sqrt(areas) if isinstance(areas, float) else torch.full((), areas).sqrt()
 
 
@@ -57,19 +65,27 @@ def at_reference_size(
     targets: list[Targets],
     types: Mapping[str, Mapping[str, TargetType] | None],
     references: Mapping[str, Transforms],
+    canonical_focals: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, list[Predictions]]:
-    """The predictions of images with the zooms of the training's evaluation.
+    """The predictions of images with the zooms of the training's evaluation, and in metres of the images' cameras.
 
     predictions: one per image, for each head. targets: have the `size` and `original_size` of each image. types: the
     target types with options, for each head. references: the transforms of the evaluation of each head's training;
-    predictions of heads without them do not change.
+    predictions of heads without them do not change. canonical_focals: the focal length of each head's canonical camera;
+    for these heads, targets have `focal`. Raises DataError as `focal_of`.
     """
+
+    def zoom(name: str, target: Targets) -> Any:
+        if name in canonical_focals:
+            return focal_of(target) / canonical_focals[name]
+        return zoom_of(target["size"], target["original_size"], references[name])
+
     return {
         name: [
-            without_zoom(prediction, types[name], zoom_of(target["size"], target["original_size"], references[name]))
+            without_zoom(prediction, types[name], zoom(name, target))
             for prediction, target in zip(head_predictions, targets, strict=True)
         ]
-        if name in references
+        if name in references or name in canonical_focals
         else head_predictions
         for name, head_predictions in predictions.items()
     }

@@ -3,6 +3,7 @@
 Each built-in type is registered under the key of `Targets` or `Predictions` for which it is the default.
 """
 
+from densevit.targets.focal_lengths import FocalLength
 from densevit.targets.image_classes import ClassScores, ImageClass, ImageScore
 from densevit.targets.keypoints import Keypoints
 from densevit.targets.object_targets import Areas, Boxes, CrowdFlags, InstanceMasks, ObjectLabels, Scores
@@ -18,6 +19,7 @@ __all__ = [
     "ClassScores",
     "CrowdFlags",
     "Depth",
+    "FocalLength",
     "ImageClass",
     "ImageScore",
     "InstanceMasks",

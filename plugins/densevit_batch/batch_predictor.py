@@ -31,7 +31,7 @@ class BatchPredictor:
     for all predictors with the same model, device, trust and runtime.
 
     model, device, trust, runtime: the parameters of `load`; the default device is an accelerator if there is one. A
-    path must be valid in every process. threshold, batch_size, inference, image_size: the parameters of
+    path must be valid in every process. threshold, batch_size, inference, image_size, focal: the parameters of
     `DenseModel.predict`. column: the column of images; None: the first of `image`, `bytes` and `path`.
     Raises DensevitError for a wrong batch size or threshold.
 
@@ -51,6 +51,7 @@ class BatchPredictor:
     column: str | None = None
     trust: bool = False
     runtime: str | None = None
+    focal: float | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -79,13 +80,14 @@ class BatchPredictor:
             columns = {column: images} | columns
         model = _loaded(str(self.model), self.device, self.trust, self.runtime)
         options = self.threshold, self.batch_size, self.inference, self.image_size
-        predicted = [*model.iterate(images, *options)]
+        predicted = [*model.iterate(images, *options, focal=self.focal)]
         rows = [
             {"error": str(image.error)} if image.result is None else _row(image.result, model) for image in predicted
         ]
         filled: dict[str, Any] = {}
         if rows and all(image.result is None for image in predicted):  # the columns of a readable image
-            filled = _row(model.predict(model.blank_images(1, (64, 64))[0], *options), model)
+            focal = 1.0 if model.canonical_focals else None
+            filled = _row(model.predict(model.blank_images(1, (64, 64))[0], *options, focal), model)
         for row in rows:
             filled = row | filled  # the first row with a name sets its type
         for name, value in filled.items():

@@ -177,7 +177,8 @@ class FolderPrediction:
         rows = options.format == "json" and options.focal is None and not options.video and self._size == "source"
         large = (lambda image: is_large(image, windowed)) if rows and streams_maps(windowed) else None
         open_videos(images)
-        arguments = options.batch_size, options.inference, options.image_size, large
+        focal = options.focal if self._model.canonical_focals else None
+        arguments = options.batch_size, options.inference, options.image_size, large, focal
         for predicted in self._model.iterate(images, self.lowest, *arguments):
             is_skipped = predicted.result is None and predicted.error is None
             yield predict_large(predicted.image, self.output) if is_skipped else predicted

@@ -30,11 +30,15 @@ class LargePredicted(Predicted):
 
 
 def streams_maps(model: InferenceModel) -> bool:
-    """Whether `predict_strips` supports all heads: map heads with windows and without scales. An exported file takes no
-    windows."""
-    return isinstance(model, DenseModel) and all(
-        isinstance(head, DenseHead) and model.inference[name].window and model.inference[name].scales == (1.0,)
-        for name, head in model.heads.items()
+    """Whether `predict_strips` supports all heads: map heads with windows and without scales and canonical camera. An
+    exported file takes no windows."""
+    return (
+        isinstance(model, DenseModel)
+        and not model.canonical_focals
+        and all(
+            isinstance(head, DenseHead) and model.inference[name].window and model.inference[name].scales == (1.0,)
+            for name, head in model.heads.items()
+        )
     )
 
 

@@ -36,7 +36,7 @@ def _run(model: DenseModel) -> Any:
     images = torch.from_numpy(example_images((height, width), 1, 0, model.channels)).to(model.device)
     if not model.heads:
         return model.backbone(images.to(model.mean.dtype))
-    return model.with_inference(InferenceSection().model_dump()).infer(as_batch(images, model))
+    return model.with_inference(InferenceSection().model_dump()).infer(as_batch(images, model, [{"focal": 1.0}]))
 
 
 def simplified(module: Module, run: Callable[[Module], Any]) -> Module:

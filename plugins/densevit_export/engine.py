@@ -15,6 +15,7 @@ from densevit.data.transforms.default import DefaultTransforms
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.interfaces import Backbone, Batch, Head, Outputs, Predictions, Size, Targets, Transforms
+from densevit.losses.depth import focal_of
 from densevit.model import DenseModel, InferenceModel, create_head
 from densevit.model.duplicate_boxes import without_duplicates
 from densevit.model.head_inference import inference_of
@@ -23,7 +24,7 @@ from densevit.model.zoom import at_reference_size
 from densevit.weights import model_file
 from densevit_export.exported_outputs import predict_exported, predicts_exported
 from densevit_export.header import single_pass
-from densevit_export.runtimes import ORIGINAL_SIZE, THRESHOLDS, ExportedFile
+from densevit_export.runtimes import FOCAL, ORIGINAL_SIZE, THRESHOLDS, ExportedFile
 
 
 class Engine(InferenceModel):
@@ -134,10 +135,10 @@ class Engine(InferenceModel):
 
     def _inputs(self, target: Targets) -> dict[str, np.ndarray]:
         """Inputs other than the image, with which a file with post-processing returns all objects."""
-        if self.postprocess is None:
-            return {}
         inputs = {THRESHOLDS: np.zeros(len(self.thresholds), np.float32)} if self.thresholds else {}
-        if not self.resizes:
+        if self.canonical_focals:
+            inputs[FOCAL] = np.array([float(focal_of(target))], np.float32)
+        if self.postprocess is not None and not self.resizes:
             inputs[ORIGINAL_SIZE] = np.array([int(side) for side in target["original_size"]])
         return inputs
 

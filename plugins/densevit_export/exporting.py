@@ -219,19 +219,20 @@ def _differences(
 
 def _example(plan: FilePlan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The inputs of the file for one image of the first size, for latencies."""
-    inputs = {} if plan.thresholds is None else postprocessing.inputs_of(plan.graph, plan.sizes[0])
+    focal = {name: focal.numpy() for name, focal in plan.graph.focal_example(1).items()}
+    inputs = focal if plan.thresholds is None else postprocessing.inputs_of(plan.graph, plan.sizes[0])
     return file_comparison.example_images(plan.sizes[0], 1, 0, plan.graph.model.channels), inputs
 
 
 def _computation(plan: FilePlan) -> Callable[[], Any]:
     """Returns a function that runs the model on the example of `_example`, for latencies."""
-    tensor, graph = torch.from_numpy(_example(plan)[0]), plan.graph
+    tensor, graph, focal = torch.from_numpy(_example(plan)[0]), plan.graph, plan.graph.focal_example(1)
 
     @torch.inference_mode()
     def compute() -> Any:
         if plan.thresholds is None:
-            return graph(tensor)
-        return postprocessing.predict(graph, graph.resized(tensor), plan.sizes[0], {})
+            return graph(tensor, **focal)
+        return postprocessing.predict(graph, graph.resized(tensor), plan.sizes[0], {}, **focal)
 
     return compute
 

@@ -67,8 +67,11 @@ def differences(
     the error of the scores. A class map is compared with `read_maps` of the file's `maps`: the difference is the
     fraction of pixels that differ. Infinite for outputs that are missing or not finite.
     """
-    outputs = run(images)
-    reference, result = repeating_selections(graph, images, run_selections, lambda: graph(torch.from_numpy(images)))
+    focal = graph.focal_example(len(images))
+    outputs = run(images, **{name: x.numpy() for name, x in focal.items()})
+    reference, result = repeating_selections(
+        graph, images, run_selections, lambda: graph(torch.from_numpy(images), **focal)
+    )
     expected = {name: value.numpy() for name, value in reference.items()}
     size = (images.shape[2], images.shape[3])
     result |= relative_errors(graph, outputs, expected, size)

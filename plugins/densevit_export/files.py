@@ -16,7 +16,7 @@ from densevit.errors import DensevitError
 from densevit.interfaces import Size
 from densevit.model import DenseModel
 from densevit_export.graph import ExportedGraph, ResizedGraph
-from densevit_export.runtimes import HEADER_FILE, METADATA, silenced
+from densevit_export.runtimes import HEADER_FILE, IMAGES, METADATA, silenced
 from densevit_export.typed_graph import softmax_in_float32
 
 TRACING, CONVERTING, SAVING = "tracing the model", "converting it to ONNX", "saving the file"
@@ -55,11 +55,11 @@ def write(
     Raises DensevitError if the model cannot be traced.
     """
     one_size = graph.model.backbone.input_size is not None and graph.resizing is None
-    blank = graph.model.blank_images
+    blank, focal = graph.model.blank_images, graph.focal_example(_BATCH)
     with tracing(graph.model):
         if path.suffix == ".pt2":
             begin(TRACING)
-            program = _traced(graph, [blank(_BATCH, size)], one_size) if program is None else program
+            program = _traced(graph, [blank(_BATCH, size), *focal.values()], one_size) if program is None else program
             if not one_size:
                 _remove_guards(program)
             rewrite(program)
@@ -68,21 +68,21 @@ def write(
             program.example_inputs = None  # example images are as large as many models
             torch.export.save(program, path, extra_files={HEADER_FILE: json.dumps(header)})
             return program
-        names = list(graph(blank(1, size)))
+        names = list(graph(blank(1, size), **graph.focal_example(1)))
         if graph.resizing is None:
             begin(TRACING)
-            program = _traced(graph, [blank(_BATCH, size)], one_size) if program is None else program
+            program = _traced(graph, [blank(_BATCH, size), *focal.values()], one_size) if program is None else program
             rewrite(program)
             begin(CONVERTING)
-            exported = converted(program, ["images"], names)
+            exported = converted(program, [IMAGES, *focal], names)
         else:
             original = (size[0] + 6, size[1] + 14)
             resizing = converted_resizing(graph, original, begin)
             begin(TRACING)
-            program = _traced(ResizedGraph(graph), [blank(_BATCH, size), blank(_BATCH, original)])
+            program = _traced(ResizedGraph(graph), [blank(_BATCH, size), blank(_BATCH, original), *focal.values()])
             rewrite(program)
             begin(CONVERTING)
-            exported = converted(program, ["resized", "images"], names)
+            exported = converted(program, ["resized", IMAGES, *focal], names)
             prepend(resizing, exported.model.graph)
         begin(SAVING)
         save(exported, path, header)
@@ -169,15 +169,18 @@ def replace_header(path: Path, header: Mapping[str, Any]) -> None:
 def traced(graph: ExportedGraph, size: Size) -> torch.export.ExportedProgram:
     """Traces a graph for images of a size (h, w), without resizing. Raises DensevitError if it cannot be traced."""
     with tracing(graph.model):
-        return _traced(graph, [graph.model.blank_images(_BATCH, size)], graph.model.backbone.input_size is not None)
+        examples = [graph.model.blank_images(_BATCH, size), *graph.focal_example(_BATCH).values()]
+        return _traced(graph, examples, graph.model.backbone.input_size is not None)
 
 
 def _traced(graph: nn.Module, examples: Sequence[Tensor], one_size: bool = False) -> torch.export.ExportedProgram:
-    """Traces a graph on example images, `_BATCH` per input. one_size: whether the traced program takes only the size of
-    the examples."""
+    """Traces a graph on example images, `_BATCH` per input, and focal lengths. one_size: whether the traced program
+    takes only the size of the examples."""
     varies = torch.export.Dim.DYNAMIC
-    shapes: dict[int, Any] = {0: varies} if one_size else {0: varies, 2: varies, 3: varies}
-    return torch.export.export(graph, tuple(examples), dynamic_shapes=(shapes,) * len(examples), strict=False)
+    shapes: tuple[dict[int, Any], ...] = tuple(
+        {0: varies} if one_size or x.ndim == 1 else {0: varies, 2: varies, 3: varies} for x in examples
+    )
+    return torch.export.export(graph, tuple(examples), dynamic_shapes=shapes, strict=False)
 
 
 def _remove_guards(program: torch.export.ExportedProgram) -> None:

@@ -7,9 +7,10 @@ from torch.nn import functional as F
 from densevit.interfaces import Outputs, Size
 from densevit.layers.precision import in_float32
 from densevit.model import DenseModel
-from densevit.model.zoom import at_reference_size
+from densevit.model.zoom import at_reference_size, scale_of
 from densevit_export.exported_outputs import exported
 from densevit_export.exported_resizing import Resizing
+from densevit_export.runtimes import FOCAL
 
 
 class ExportedGraph(nn.Module):
@@ -24,29 +25,42 @@ class ExportedGraph(nn.Module):
         self.model, self.canvas, self.resizing = model, canvas, resizing
         self.references = {} if resizing is None else model.references  # else by the program that resizes
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """images: (B, C, H, W) with the model's channels. Returns the outputs of `exported`, as HEAD/NAME for several
-        heads."""
-        return self.outputs(self.resized(images), None if self.resizing is None else original_size(images))
+    def forward(self, images: Tensor, focal: Tensor | None = None) -> dict[str, Tensor]:
+        """images: (B, C, H, W) with the model's channels. focal: (B,) in pixels of `images`, for heads of a canonical
+        camera. Returns the outputs of `exported`, as HEAD/NAME for several heads."""
+        return self.outputs(self.resized(images), focal, None if self.resizing is None else original_size(images))
+
+    def focal_example(self, count: int) -> dict[str, Tensor]:
+        """The input `focal` of some images, with different values; {} for a model without a canonical camera."""
+        canonical = max(self.model.canonical_focals.values(), default=None)
+        return {} if canonical is None else {FOCAL: canonical * torch.linspace(0.5, 2, count)}
 
     def resized(self, images: Tensor) -> Tensor:
         """The images (B, C, h, w) that the model takes, from images (B, C, H, W)."""
         return images if self.resizing is None else self.resizing(images)
 
-    def outputs(self, images: Tensor, original: Size | None = None) -> dict[str, Tensor]:
+    def outputs(self, images: Tensor, focal: Tensor | None = None, original: Size | None = None) -> dict[str, Tensor]:
         """`forward` for resized images. original: (H, W) before resizing; outputs are in pixels of this size."""
         H, W = images.shape[-2:]
+        focal = self.resized_focal(focal, (H, W), original)
+        target = {"size": (H, W), "original_size": original, "focal": None if focal is None else focal[:, None, None]}
         made = self.made(images)
         by_head = at_reference_size(
             {
                 name: [exported(head, in_float32(made[name]), (H, W), original)]
                 for name, head in self.model.heads.items()
             },
-            [{"size": (H, W), "original_size": original}],
+            [target],
             self.model.target_types,
             self.references,
+            self.model.canonical_focals,
         )
         return {self.prefix(name) + key: value for name, (values,) in by_head.items() for key, value in values.items()}
+
+    def resized_focal(self, focal: Tensor | None, size: Size, original: Size | None) -> Tensor | None:
+        """The focal lengths (B,) in pixels of the images that the model takes, of this size. original: (H, W) of the
+        images that a file with resizing takes."""
+        return focal if focal is None or self.resizing is None or original is None else focal * scale_of(size, original)
 
     def made(self, images: Tensor) -> dict[str, Outputs]:
         """The outputs of the model for images that are already resized, by head."""
@@ -74,9 +88,9 @@ class ResizedGraph(nn.Module):
         super().__init__()
         self.exported = graph  # `graph` is an attribute of traced modules
 
-    def forward(self, resized: Tensor, images: Tensor) -> dict[str, Tensor]:
-        """resized: (B, C, h, w). images: (B, C, H, W), only their size is used."""
-        return self.exported.outputs(resized, original_size(images))
+    def forward(self, resized: Tensor, images: Tensor, focal: Tensor | None = None) -> dict[str, Tensor]:
+        """resized: (B, C, h, w). images: (B, C, H, W), only their size is used. focal: (B,) in their pixels."""
+        return self.exported.outputs(resized, focal, original_size(images))
 
 
 def original_size(images: Tensor) -> Size:

@@ -87,12 +87,13 @@ def measured(graph: ExportedGraph, program: torch.export.ExportedProgram, size: 
     """
     rounded = Rounded(program, _TYPES[half])
     images = torch.from_numpy(file_comparison.example_images(size, _IMAGES, 0, graph.model.channels))
-    expected = rounded.outputs(images)
+    inputs = [images, *graph.focal_example(_IMAGES).values()]
+    expected = rounded.outputs(inputs)
     layers = heavy_layers(program)
     by_block = _by_block(layers, _blocks(layers.values()))
 
     def error(nodes: Iterable[Node]) -> float:
-        return _error(graph, rounded.outputs(images, nodes), expected, size)
+        return _error(graph, rounded.outputs(inputs, nodes), expected, size)
 
     limit = LIMITS[half]
     blocks = []

@@ -32,30 +32,41 @@ class PredictionGraph(nn.Module):
         super().__init__()
         self.exported, self.heads = graph, heads  # `graph` is an attribute of traced modules
 
-    def forward(self, images: Tensor, original: Tensor, thresholds: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, original: Tensor, thresholds: Tensor, focal: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The predictions of all heads by name, HEAD/NAME for several heads, in pixels of the original image.
 
         images: (1, C, h, w), resized. original: (..., H, W); only its size is used. thresholds: (T,), the lowest score
-        of an object, for each of `heads`.
+        of an object, for each of `heads`. focal: (1,), the parameter of `predict`.
         """
         outputs: dict[str, Tensor] = {}
         lowest: dict[str, Any] = dict(zip(self.heads, thresholds, strict=True))
-        for name, predictions in predict(self.exported, images, original_size(original), lowest).items():
+        for name, predictions in predict(self.exported, images, original_size(original), lowest, focal).items():
             types = TargetTypes(getattr(self.exported.model.heads[name], "target_types", None))
             predictions = above_threshold(predictions, lowest.get(name), types)
             outputs |= {self.exported.prefix(name) + key: value for key, value in predictions.items()}
         return outputs
 
 
-def predict(graph: ExportedGraph, images: Tensor, original: Size, lowest: Mapping[str, Any]) -> dict[str, Predictions]:
+def predict(
+    graph: ExportedGraph, images: Tensor, original: Size, lowest: Mapping[str, Any], focal: Tensor | None = None
+) -> dict[str, Predictions]:
     """The predictions of each head for one resized image (1, C, h, w), in pixels of `original`.
 
-    lowest: scores by head; objects of lower scores may be left out.
+    lowest: scores by head; objects of lower scores may be left out. focal: (1,), in pixels of the images that the file
+    takes, for heads of a canonical camera.
     """
-    target: Any = {"size": (images.shape[-2], images.shape[-1]), "original_size": original}
+    size = (images.shape[-2], images.shape[-1])
+    focal = graph.resized_focal(focal, size, original)
+    target: Any = {"size": size, "original_size": original, "focal": focal}
     made = {name: {**outputs, "lowest_score": lowest.get(name, 0.0)} for name, outputs in graph.made(images).items()}
     by_head = at_reference_size(
-        graph.model.predictions(made, [target]), [target], graph.model.target_types, graph.references
+        graph.model.predictions(made, [target]),
+        [target],
+        graph.model.target_types,
+        graph.references,
+        graph.model.canonical_focals,
     )
     return {name: prediction for name, (prediction,) in by_head.items()}
 
@@ -87,14 +98,16 @@ def thresholds_of(
 def _heads_with_scores(graph: ExportedGraph, size: Size) -> list[str]:
     """The heads whose predictions have scores. size: the size of an image that the file takes."""
     with torch.no_grad():
-        predictions = predict(graph, graph.resized(graph.model.blank_images(1, size)), size, {})
+        images = graph.resized(graph.model.blank_images(1, size))
+        predictions = predict(graph, images, size, {}, **graph.focal_example(1))
     return [name for name, head_predictions in predictions.items() if "scores" in head_predictions]
 
 
 def inputs_of(graph: ExportedGraph, original: Size, thresholds: Sequence[float] | None = None) -> dict[str, np.ndarray]:
-    """The inputs of a file besides the images. original: (H, W) of the image before resizing. thresholds: one per head;
-    None: the defaults in the file."""
+    """The inputs of a file besides the images, with the focal length of `focal_example`. original: (H, W) of the image
+    before resizing. thresholds: one per head; None: the defaults in the file."""
     inputs = {} if graph.resizing is not None else {ORIGINAL_SIZE: np.array(original)}
+    inputs |= {name: focal.numpy() for name, focal in graph.focal_example(1).items()}
     return inputs | ({THRESHOLDS: np.array(thresholds, np.float32)} if thresholds else {})
 
 
@@ -115,7 +128,7 @@ def differences(
     """
 
     def expected() -> dict[str, Predictions]:
-        return predict(graph, graph.resized(torch.from_numpy(images)), original, {})
+        return predict(graph, graph.resized(torch.from_numpy(images)), original, {}, **graph.focal_example(1))
 
     by_head, result = file_comparison.repeating_selections(graph, images, run_selections, expected)
     outputs = run(images, **inputs_of(graph, original, [0.0] * len(thresholds)))
@@ -155,19 +168,20 @@ def write(
         begin(files.TRACING)
         blank = graph.model.blank_images
         original = torch.zeros(larger, dtype=torch.uint8) if resizing is None else blank(1, larger)
-        examples = (blank(1, size), original, defaults)
+        focal = graph.focal_example(1)
+        examples = (blank(1, size), original, defaults, *focal.values())
         names = list(predictions(*examples))
         varies = torch.export.Dim.DYNAMIC
         sides: tuple[dict[int, Any], ...] = (
             {} if one_size else {2: varies, 3: varies},
             {original.ndim - 2: varies, original.ndim - 1: varies},
-            {},
+            *({} for _ in (defaults, *focal)),
         )
         program = torch.export.export(predictions, examples, dynamic_shapes=sides, strict=False)
         rewrite(program)
         begin(files.CONVERTING)
         inputs = [IMAGES, _ORIGINAL] if resizing is None else ["resized", IMAGES]
-        exported = files.converted(program, [*inputs, THRESHOLDS], names)
+        exported = files.converted(program, [*inputs, THRESHOLDS, *focal], names)
         if resizing is None:
             _take_size(exported.model.graph)
         else:

@@ -24,6 +24,7 @@ RUNTIMES = ("onnxruntime", "openvino")
 
 IMAGES = "images"  # the input of all files
 ORIGINAL_SIZE, THRESHOLDS = "original_size", "thresholds"  # further inputs of files with post-processing
+FOCAL = "focal"  # a further input of files with a head of a canonical camera
 FORMAT = 1  # `format_version` of headers
 METADATA = "densevit"  # the key of the header in ONNX files
 HEADER_FILE = "header.json"  # in pt2 files
@@ -160,9 +161,10 @@ def _with_torch(path: Path) -> _Program:
         program = torch.export.load(path, extra_files=extra)
     module = program.module()
 
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+    def run(images: np.ndarray, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         with torch.no_grad():
-            return {name: value.numpy() for name, value in module(torch.from_numpy(images)).items()}
+            outputs = module(*map(torch.from_numpy, (images, *inputs.values())))
+        return {name: value.numpy() for name, value in outputs.items()}
 
     images = next(node for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0])
     shape = [side if isinstance(side, int) else None for side in images.meta["val"].shape]

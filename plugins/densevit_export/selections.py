@@ -103,11 +103,12 @@ def _pt2_selections(program: torch.export.ExportedProgram, names: _Names) -> Run
                 selected[node] = selection
     if not selected:
         return None
+    further = sum(node.op == "placeholder" for node in module.graph.nodes) - 1  # focal lengths
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         recorder = _SelectionRecorder(module, selected)
         with torch.no_grad():
-            recorder.run(torch.from_numpy(images))
+            recorder.run(torch.from_numpy(images), *[torch.ones(len(images))] * further)
         return recorder.values
 
     return run

@@ -170,12 +170,12 @@ class Rounded(Interpreter):
         self._half = set[Node]()
         self._decisions: dict[Node, Any] = {}
 
-    def outputs(self, images: Tensor, half: Iterable[Node] = ()) -> dict[str, Tensor]:
+    def outputs(self, user_inputs: Sequence[Tensor], half: Iterable[Node] = ()) -> dict[str, Tensor]:
         """The outputs of the graph by name. half: the layers to round."""
-        self._half = set(half)
+        self._half, remaining = set(half), iter(user_inputs)
         state, constants = self._program.state_dict, self._program.constants
         inputs = [
-            images if spec.kind == InputKind.USER_INPUT else state.get(spec.target, constants.get(spec.target))
+            next(remaining) if spec.kind == InputKind.USER_INPUT else state.get(spec.target, constants.get(spec.target))
             for spec in self._program.graph_signature.input_specs
         ]
         with torch.inference_mode():

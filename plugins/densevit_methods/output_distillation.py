@@ -8,7 +8,7 @@ from torch import Tensor
 
 from densevit.config import Source
 from densevit.errors import ConfigError
-from densevit.interfaces import IGNORE, Batch, LossContext, Losses, Targets
+from densevit.interfaces import IGNORE, Batch, Head, LossContext, Losses, Targets
 from densevit_methods.pseudo_targets import check_head, missing_labels, predicted_targets
 from densevit_methods.shares import check_shares
 from densevit_methods.teachers import class_rows, load_teacher, teacher_head
@@ -44,7 +44,7 @@ class OutputDistillation(Unlabelled):
         self.class_tables = {}
         for name, other in self.teacher_heads.items():
             check_head(other, self.teacher.heads[other], "output_distillation (its teacher)")
-            _check_depth(name, model.heads[name].depth_type, self.teacher.heads[other].depth_type)
+            _check_depth(name, model.heads[name], self.teacher.heads[other])
             known_classes = [cls.name for cls in self.teacher.classes[other]]
             self.class_tables[name] = _class_table(class_rows(known_classes, model, name), len(known_classes))
         _check_input_size(self.teacher.backbone.input_size, model.backbone.input_size)
@@ -91,9 +91,13 @@ def _with_classes(target: Targets, table: Tensor) -> Targets:
     return target
 
 
-def _check_depth(name: str, depth_type: str | None, other: str | None) -> None:
-    """Raises ConfigError if a head predicts metres and its teacher relative depth."""
-    if depth_type == "depth" and other == "inverse_depth":
+def _check_depth(name: str, head: Head, teacher: Head) -> None:
+    """Raises ConfigError if a head predicts metres, and its teacher relative depth or metres of a canonical camera."""
+    if teacher.canonical_focal is not None and head.canonical_focal is None:
+        raise ConfigError(
+            f"heads.{name} predicts metres, and the teacher metres of a canonical camera. Fix: camera: canonical."
+        )
+    if head.depth_type == "depth" and teacher.depth_type == "inverse_depth":
         raise ConfigError(
             f"heads.{name} predicts metres, and the teacher relative inverse depth. Fix: output: relative, or a "
             "teacher for metric depth."

@@ -32,8 +32,9 @@ def predicted_targets(
         if "semantic" in head.required_targets:
             maps = head.maps(outputs[name], tuple(batch["images"].shape[2:]))
             probabilities = list(maps.softmax(1).amax(1))  # (H, W) each
+        camera = {} if head.canonical_focal is None else {"focal": head.canonical_focal}  # of predicted depth
         head_targets[name] = [
-            _targets(prediction, grid["size"], score_thresholds.get(name, 0.0), probability, pixel_threshold)
+            _targets(prediction, grid["size"], score_thresholds.get(name, 0.0), probability, pixel_threshold) | camera
             for prediction, grid, probability in zip(predictions[name], grids, probabilities, strict=True)
         ]
     return head_targets

@@ -18,6 +18,7 @@ Split = Literal["train", "val", "test"]
 
 STREAMS = {"train": 0, "val": 1, "test": 2}  # random stream of each split; splits share no scene
 LEAST_SIDE = 32  # pixels
+WIDEST = 150  # degrees
 MAX_LENGTH = 100_000_000  # images; the indices of an epoch stay in memory
 
 FEWEST_PIXELS = 24
@@ -44,7 +45,10 @@ class Scenes(Dataset):
     train_length, val_length: number of images of each split. Images are rendered on access.
     seed: seed of the scenes. An image depends only on seed, split and index, and is bit-identical in any process and on
         any machine.
-    masks, semantic, depth, panoptic, normals: whether targets contain these labels.
+    masks, semantic, depth, panoptic, normals: whether targets contain these labels. With depth, also `focal`.
+    field_of_view: the angle in degrees that the longer side of an image shows, or its range [low, high], of which each
+        image has a random one: the same scenes seen through other lenses. None: the lens for which each was composed,
+        from 35 to 51.
 
     Boxes, masks and area cover the visible part inside the image. A thing with fewer than 24 visible pixels, or less
     than 20 % visible, is not annotated as an object: it is part of the semantic map and the depth map, and void in the
@@ -63,6 +67,7 @@ class Scenes(Dataset):
         depth: bool = True,
         panoptic: bool = False,
         normals: bool = False,
+        field_of_view: float | tuple[float, float] | None = None,
     ) -> None:
         if split not in STREAMS:
             raise DataError(f"scenes has no split {split!r}, only {', '.join(STREAMS)}. Fix: data.val_split=val.")
@@ -74,6 +79,12 @@ class Scenes(Dataset):
                 raise DataError(f"data.{option} is {length}; expected 1 to {MAX_LENGTH:,} images.")
         if seed < 0:
             raise DataError(f"data.seed is {seed}; expected 0 or more.")
+        self.views = (field_of_view, field_of_view) if isinstance(field_of_view, float | int) else field_of_view
+        if self.views is not None and not 0 < self.views[0] <= self.views[1] < WIDEST:
+            raise DataError(
+                f"data.field_of_view is {field_of_view}; an angle above 0 and below {WIDEST} degrees, or a range [low, "
+                "high] of it, is expected."
+            )
         self.split, self.height, self.width, self.seed = split, height, width, seed
         self.length = train_length if split == "train" else val_length
         wanted = {"masks": masks, "semantic": semantic, "depth": depth, "panoptic": panoptic, "normals": normals}
@@ -91,7 +102,7 @@ class Scenes(Dataset):
         """Returns the scene of an image: poses, colours, textures and light."""
         if not 0 <= index < self.length:
             raise IndexError(f"scenes has images 0 to {self.length - 1}, not {index}.")
-        return draw_scene(self.seed, STREAMS[self.split], index, self.height, self.width)
+        return draw_scene(self.seed, STREAMS[self.split], index, self.height, self.width, self.views)
 
     def __getitem__(self, index: int) -> Sample:
         """Returns the sample, with `area` and `iscrowd` (no object is a crowd); image_id is index + 1."""
@@ -104,6 +115,7 @@ class Scenes(Dataset):
             targets["panoptic"] = torch.from_numpy(_panoptic(scene, rendering))
         if "depth" in self.provides:
             targets["depth"] = torch.from_numpy(rendering.depth)
+            targets["focal"] = scene.camera.focal * max(self.height, self.width)
         if "normals" in self.provides:
             targets["normals"] = torch.from_numpy(surface_normals(scene.camera, rendering.depth))
         return {"image": torch.from_numpy(rendering.image), "targets": targets}

@@ -1,6 +1,7 @@
 """Random scenes: poses of things, camera, light and background."""
 
 import math
+from dataclasses import replace
 
 from densevit_scenes.portable_rng import PortableRng
 from densevit_scenes.scene import Camera, Scene, Surface, Thing, Wall, reach, turn
@@ -13,9 +14,15 @@ SMALL, LARGE = 0.2, 0.66  # size of a thing relative to the longer side of the i
 ATTEMPTS = 14
 
 
-def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Scene:
+def draw_scene(
+    seed: int, split: int, index: int, height: int, width: int, field_of_view: tuple[float, float] | None = None
+) -> Scene:
     """Draws the scene of an index. It is identical on every machine, and for all image sizes of the same aspect
-    ratio."""
+    ratio.
+
+    field_of_view: the range of the angle in degrees that the longer side of the image shows, by another lens in the
+    same place; None: that for which the things are placed, 35 to 51.
+    """
     rng = PortableRng(seed, split, index)
     camera_height = rng.uniform(0.9, 2.3)
     camera = Camera(rng.uniform(1.05, 1.6), camera_height, math.atan2(camera_height, rng.uniform(3.2, 6.0)))
@@ -27,7 +34,7 @@ def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Sc
         layout.add_thing()
     slant = turn(rng.uniform(-0.5, 0.5))
     indoors = rng.bernoulli(0.6)
-    return Scene(
+    scene = Scene(
         camera=camera,
         light=(ce * sa, se, ce * ca),
         ambient=ambient,
@@ -38,6 +45,10 @@ def draw_scene(seed: int, split: int, index: int, height: int, width: int) -> Sc
         backdrop=_surface(rng, "wall", rng.uniform(0.05, 0.3), slant),
         grain=rng.integer(1 << 16),
     )
+    if field_of_view is None:
+        return scene
+    focal = round(0.5 / math.tan(math.radians(rng.uniform(*field_of_view)) / 2), 9)
+    return replace(scene, camera=replace(camera, focal=focal))
 
 
 class _Layout:

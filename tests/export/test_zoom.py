@@ -14,7 +14,7 @@ import pytest
 import densevit
 from densevit.data.transforms.default import DefaultTransforms
 from densevit.model import DenseModel, InferenceModel
-from tests.inference.zoomed_models import IMAGE, TYPES, check, predicted, write_model
+from tests.inference.zoomed_models import FOCAL, IMAGE, TYPES, check, predicted, write_model
 
 FILES: list[tuple[str, int | None, dict[str, Any]]] = [  # suffix, evaluation size if not the training's, options
     (".onnx", None, {"canvas": (96, 128)}),
@@ -36,7 +36,8 @@ def test_exported_files(tmp_path, suffix, side, options):
     for size in (None, 90, (40, 96)):
         check(predicted(file, image_size=size))
     if options.get("resize"):  # also for other programs
-        outputs = file.file.run(np.ascontiguousarray(IMAGE.transpose(2, 0, 1)[None]))
+        focal = np.array([FOCAL], np.float32)
+        outputs = file.file.run(np.ascontiguousarray(IMAGE.transpose(2, 0, 1)[None]), focal=focal)
         check({key: {key: outputs[f"{key}/{key}"]} for key in TYPES})
 
 

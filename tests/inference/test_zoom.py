@@ -10,7 +10,18 @@ import torch
 import densevit
 from densevit.data.transforms.default import DefaultTransforms, Resize
 from densevit.data.transforms.sample_resizing import EvaluationTransform
-from tests.inference.zoomed_models import IMAGE, MAPS, SIDE, SIZES, TYPES, VALUE, check, predicted, write_model
+from tests.inference.zoomed_models import (
+    CANONICAL,
+    IMAGE,
+    MAPS,
+    SIDE,
+    SIZES,
+    TYPES,
+    VALUE,
+    check,
+    predicted,
+    write_model,
+)
 
 
 @pytest.fixture
@@ -23,7 +34,7 @@ def test_predictions_of_every_size(run):
     predictor = densevit.load(run)
     for size in SIZES:
         check(predicted(predictor, image_size=size))
-    result = predictor.predict(IMAGE, threshold=0)["depth"]["depth"]
+    result = predicted(predictor)["depth"]["depth"]
     with torch.no_grad():  # at the size of training, the head's own values
         sample = EvaluationTransform(predictor.resize)(
             {"image": torch.from_numpy(IMAGE).permute(2, 0, 1), "targets": {}}
@@ -58,11 +69,12 @@ def test_a_stretched_and_a_canvas_resize(run):
         check(predicted(densevit.load(run).with_resize(transforms)))
 
 
+@pytest.mark.parametrize("head", [{}, {"canonical_focal": CANONICAL}], ids=str)
 @pytest.mark.parametrize(
     "override", ["data.image_size=128", "data.image_size=[40,96]", "data.transforms=plain_stretch"]
 )
-def test_an_evaluation_at_another_size(tmp_path, override):
-    write_model(tmp_path / "run", ["depth"])
+def test_an_evaluation_at_another_size(tmp_path, override, head):
+    write_model(tmp_path / "run", ["depth"], head=head)
     assert densevit.evaluate(str(tmp_path / "run"), overrides=[override])["depth/AbsRel"] < 0.05
 
 

@@ -19,6 +19,7 @@ from tests.built_models import build_model
 from tests.model import small_models
 
 VALUE, SIDE = 4.0, 64  # of the scene; the evaluation's long side in the training, if not stated
+FOCAL, CANONICAL = 200.0, 300.0  # pixels: of the image, and of the canonical camera
 HEIGHT, WIDTH = 128, 256
 IMAGE = np.zeros((HEIGHT, WIDTH, 3), np.uint8)  # red and green show pixels of the original image
 SIZES: list[Any] = [None, 128, (40, 96), "source"]
@@ -41,6 +42,7 @@ TYPES: dict[str, densevit.TargetType | None] = {
     "far": ValueMap("divide"),
     "near": ValueMap("multiply"),
     "kept": ValueMap(),
+    "canonical": ValueMap("divide"),
     "distances": Distances(),
 }
 MAPS = [key for key in TYPES if key != "distances"]
@@ -61,8 +63,10 @@ def seen_zoom(images: Tensor, padding_mask: Tensor, side: int) -> Tensor:
     return (slopes[0] * slopes[1]).rsqrt() * WIDTH / side
 
 
-def taught(key: str, zoom: Tensor) -> Tensor:
+def taught(key: str, zoom: Tensor, canonical_focal: float | None = None, side: int = SIDE) -> Tensor:
     """The label of the scene after training's transforms."""
+    if canonical_focal is not None:
+        return VALUE * canonical_focal / (FOCAL * zoom * side / WIDTH)
     if key in ("inverse_depth", "near"):
         return VALUE * zoom
     return torch.full_like(zoom, VALUE) if key == "kept" else VALUE / zoom
@@ -73,12 +77,22 @@ class TaughtMap(densevit.DenseHead):
 
     task, required_targets = "depth", ("depth",)
 
-    def __init__(self, channels: Any, strides: Any, classes: Any = (), key: str = "depth", side: int = SIDE) -> None:
+    def __init__(
+        self,
+        channels: Any,
+        strides: Any,
+        classes: Any = (),
+        key: str = "depth",
+        side: int = SIDE,
+        canonical_focal: float | None = None,
+    ) -> None:
         super().__init__(channels, strides, classes)
         self.key, self.side, self.target_types = key, side, {key: TYPES[key]}
+        self.canonical_focal = CANONICAL if key == "canonical" else canonical_focal
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: Any = None) -> Any:
-        value = taught(self.key, seen_zoom(features[0], padding_mask, self.side))
+        zoom = seen_zoom(features[0], padding_mask, self.side)
+        value = taught(self.key, zoom, self.canonical_focal, self.side)
         return {"maps": value[:, None, None, None] * (1 + features[0][:, 2:])}  # the scene has no blue
 
     def maps(self, outputs: Any, size: Size) -> Tensor:
@@ -133,6 +147,7 @@ class Scene(densevit.Dataset):
         targets = {
             "image_id": 1,
             "depth": torch.full((HEIGHT, WIDTH), VALUE),
+            "focal": FOCAL,
             "boxes": BOX,
             "labels": torch.zeros(1, dtype=torch.long),
             "area": torch.ones(1),
@@ -152,7 +167,7 @@ def write_model(folder: Path, keys: Any, side: int = SIDE, **changes: Any) -> De
     data = {"name": f"{__name__}:Scene", "image_size": side, "batch_size": 1, "num_workers": 0}
     backbone = {"name": f"{__name__}:Pixels", "freeze": True}
     trainer = {"max_epochs": 1, "accelerator": "cpu", "precision": "32", **changes.pop("trainer", {})}
-    heads = {key: head_of(key, side) for key in keys}
+    heads = {key: {**head_of(key, side), **changes.pop("head", {})} for key in keys}
     config = configs.from_mapping({"backbone": backbone, "heads": heads, "data": data, "trainer": trainer, **changes})
     model = build_model(config, Scene("train")).eval()
     folder.mkdir()
@@ -168,4 +183,5 @@ def check(predictions: Any, keys: Any = tuple(TYPES)) -> None:
 
 
 def predicted(predictor: DenseModel, **options: Any) -> Any:
+    options |= {"focal": FOCAL} if predictor.canonical_focals else {}
     return predictor.predict(IMAGE, threshold=0, **options).predictions

@@ -23,6 +23,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "one_stage": {"name": "one_stage"},
     "setr": SETR,
     "dpt": DEPTH,
+    "canonical": {**DEPTH, "camera": "canonical"},
     "relative": {"name": "dpt", "width": 16, "norm": "none"},
 }
 
@@ -95,16 +96,17 @@ def test_pseudo_boxes_are_those_of_the_view_above_the_threshold() -> None:
         assert found["image_id"] == targets[i]["image_id"]
 
 
-@pytest.mark.parametrize("head", ["dpt", "relative"])
+@pytest.mark.parametrize("head", ["dpt", "relative", "canonical"])
 def test_pseudo_depth_is_the_prediction_in_metres_or_its_inverse(head: str) -> None:
     _, method, batch = built(head)
     maps = method.teacher.heads[head].maps(method.teacher(batch)[head], batch["images"].shape[2:])
     for i, found in enumerate(method.pseudo_targets(batch, [[head]] * 3)[head]):
         height, width = found["size"]
         expected = maps[i, 0, :height, :width]
-        expected = expected if head == "dpt" else torch.where(expected > 0, 1 / expected, 0)
+        expected = torch.where(expected > 0, 1 / expected, 0) if head == "relative" else expected
         torch.testing.assert_close(found["depth"], expected)
         assert found["depth"].isfinite().all()
+        assert found.get("focal") == {"canonical": 300}.get(head)  # metres of the canonical camera are its labels
 
 
 # ---- losses ----

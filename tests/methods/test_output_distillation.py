@@ -128,15 +128,16 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
 
 def test_heads_and_classes_without_teacher_are_an_error(teacher_file: str, tmp_path: Path) -> None:
     teacher = with_classes(tmp_path / "t.safetensors", ["cat"], ["sky"])
-    relative = densevit.create_model(
-        {"name": "resnet", "depth": 18}, {"depth": {"name": "dpt", "width": 8}}, pretrained=False
-    )
-    densevit.save(relative, tmp_path / "relative.safetensors")
+    for name, options in (("relative", {}), ("canonical", {"output": "softplus", "camera": "canonical"})):
+        head = {"name": "dpt", "width": 8, **options}
+        model = densevit.create_model({"name": "resnet", "depth": 18}, {"depth": head}, pretrained=False)
+        densevit.save(model, tmp_path / f"{name}.safetensors")
     depth, animals = student([], depth=DEPTH), student(["cat", "bus", "cow"], objects={"name": "one_stage"})
     for model, file, options, error, message in (
         (animals, teacher, {}, ConfigError, r"heads\.objects: the teacher lacks 2 of 3 classes: bus, cow"),
         (depth, teacher, {}, ConfigError, r"heads\.depth is for depth; the teacher has the heads detection"),
         (depth, tmp_path / "relative.safetensors", {}, ConfigError, r"predicts metres, and the teacher relative"),
+        (depth, tmp_path / "canonical.safetensors", {}, ConfigError, r"teacher metres of a canonical camera"),
         (depth, "nowhere", {}, WeightsError, r"method\.teacher: nowhere: no such file"),
         (depth, teacher_file, {"score_threshold": 2}, ValueError, r"score_threshold is 2"),
     ):

@@ -1,5 +1,6 @@
 """Folders of images and depth maps: public data sets and custom folders."""
 
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,15 @@ from densevit.data.datasets import depth_range
 from densevit.data.datasets.depth_values import Calibration, DepthType, DepthValues, Unknown
 from densevit.data.datasets.division import is_divided
 from densevit.data.datasets.file_checks import OnError, check_each
+from densevit.data.datasets.focal_lengths import focal_lengths
 from densevit.data.datasets.pair_paths import PairPaths
 from densevit.data.datasets.paired_dataset import PairedDataset, load_preset
 from densevit.data.datasets.paired_files import PairedFiles, find_pairs
 from densevit.data.datasets.split_folders import check_limit, check_split, missing_split, root_folder
 from densevit.data.io.depth_files import SUFFIXES, depth_size_of, read_depth
+from densevit.data.io.exif import exif_focal
 from densevit.errors import DataError, counted, warn_once
-from densevit.interfaces import Size, TargetType
+from densevit.interfaces import Sample, Size, TargetType
 from densevit.model import InferenceModel
 from densevit.targets.pixel_maps import Depth
 
@@ -48,14 +51,17 @@ class DepthMaps(PairedDataset):
         the preset.
     images, labels: folders, in which files of the same name are pairs, or patterns such as "{split}/*/im0.png", in
         which the stars match the name (see `find_pairs`). By default images/{split} and labels/{split}.
-    list_file: the images to use, one name per line, or the paths of an image and its depth map, and optionally a focal
-        length. An image whose depth map is None is left out.
+    list_file: the images to use, one name per line, or the paths of an image and its depth map, and optionally the
+        focal length in pixels of the stored image. An image whose depth map is None is left out.
     splits: the names of train and val on disk, {train: part1}; by default also training, valid and validation.
     key: the array of NPZ, or the channel of EXR files, to read.
     depth_type: what stored values times scale are: depth; disparity, in pixels; or inverse_depth.
     scale: metres (inverse_depth: 1/metres) per unit in a file: 0.001 for millimetres. Required for files of integers.
     metric: false for relative depth, known up to its unit (or, for disparity, without calibration).
     stereo: calibration of disparity, depth = baseline * focal / (disparity + doffs); metres, pixels, pixels.
+    focal: the focal length in pixels of the stored images, for heads of a canonical camera. None: of `list_file`, or of
+        focal.json or focal.csv in the folder of the images (see `focal_lengths`), or of `stereo`, or from EXIF if the
+        first image has it there.
     valid: a folder or pattern of validity masks, NPY or PNG, where 0 is unknown.
     unknown: stored values that mean unknown, and the limits in metres outside of which depth is unknown (see
         `Unknown`).
@@ -85,6 +91,7 @@ class DepthMaps(PairedDataset):
         scale: float | None = None,
         metric: bool | None = None,
         stereo: Calibration | None = None,
+        focal: float | None = None,
         valid: Where | None = None,
         unknown: Unknown | None = None,
         depth_range: tuple[float, float] | None = None,
@@ -98,7 +105,7 @@ class DepthMaps(PairedDataset):
         arguments: dict[str, Any] = {
             **{"images": images, "labels": labels, "list_file": list_file, "splits": splits, "key": key},
             **{"depth_type": depth_type, "scale": scale, "metric": metric, "stereo": stereo, "valid": valid},
-            "depth_range": depth_range,
+            **{"depth_range": depth_range, "focal": focal},
         }
         set_options = {name: value for name, value in arguments.items() if value is not None}
         preset_options = load_preset(PRESETS, preset) if preset is not None else {}
@@ -117,8 +124,19 @@ class DepthMaps(PairedDataset):
         self.paths, valid, has_parts = _paths(base, split, options, val_share)
         self.expected: tuple[float, float] = options["depth_range"]
         self.open_pairs(base, split, self.paths, val_share, has_parts, limit, outside_paths, channels, on_error)
+        if focal is None and stereo is not None and self.metric:
+            options["focal"] = stereo.focal
+        self.focals = focal_lengths(base, self.pairs, options["focal"])
+        self._has_exif = bool(np.isnan(self.focals).all() and exif_focal(self.path(0)))
         name = "train" if has_parts else split
         self._valid = None if valid is None else _valid_files(base, name, self.paths, valid, self.pairs, channels)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Returns the sample, with `focal` if it is known."""
+        sample, focal = super().__getitem__(index), float(self.focals[index])
+        if self._has_exif:
+            focal = exif_focal(self.path(index)) or math.nan
+        return sample if math.isnan(focal) else {**sample, "targets": {**sample["targets"], "focal": focal}}
 
     def label_size(self, path: str) -> Size:
         """Returns (h, w) of a depth map, from its header."""

@@ -1,5 +1,6 @@
 """Reads list files: one line per pair, with the common name or the paths of image and label."""
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ _OUTER = 2  # candidates outside of subfolders: the path relative to root, and t
 class ListedPairs:
     """Pairs from the lines of a list file: each line is a name, or the paths of an image and its label."""
 
-    entries: Sequence[Any]  # (line number, name or image path, label path or None)
+    entries: Sequence[Any]  # (line number, name or image path, label path or None, focal length)
 
     def __init__(self, root: Path, paths: PairPaths, outside_paths: bool, channels: Channels) -> None:
         assert paths.list_file is not None
@@ -30,21 +31,21 @@ class ListedPairs:
         except DataError as error:
             raise DataError(f"data.list_file: {error}") from None
         entries = [(number, *entry_of(line, paths)) for number, line in enumerate(lines, 1) if line]
-        self.unlabelled = [name for _, name, label in entries if label is not None and label == paths.no_label]
+        self.unlabelled = [name for _, name, label, _ in entries if label is not None and label == paths.no_label]
         self.entries = [entry for entry in entries if entry[2] is None or entry[2] != paths.no_label]
         if not self.entries:
             raise DataError(f"data.list_file: {self.file} is empty; expected one image name per line.")
-        by_name = any(label is None for _, _, label in self.entries)
+        by_name = any(entry[2] is None for entry in self.entries)
         self._suffixes = image_suffixes(channels)
         self.images = list_files(root, paths.images, self._suffixes, "images", channels) if by_name else {}
         self.labels = list_files(root, paths.labels, paths.suffixes, "labels") if by_name else {}
         self._image_folders, self._label_folders = _base_folders(root, paths.images), _base_folders(root, paths.labels)
         self._seen: dict[str, int] = {}
 
-    def pair(self, entry: tuple[int, str, str | None]) -> tuple[str, str, str]:
-        """Returns the name, image and label of a line. Raises UnreadableFileError if a file is missing, and DataError
-        for a name that occurs in an earlier line."""
-        number, name, label = entry
+    def pair(self, entry: tuple[int, str, str | None, float]) -> tuple[str, str, str, float]:
+        """Returns the name, image, label and focal length of a line. Raises UnreadableFileError if a file is missing,
+        and DataError for a name that occurs in an earlier line."""
+        number, name, label, focal = entry
         where = f"{self.file}, line {number}"
         if label is None:
             name = name if name in self.images else _without(name, self._suffixes)
@@ -67,17 +68,17 @@ class ListedPairs:
                 "there, or remove the line.",
                 f"missing files of {self.file.name}",
             )
-        return name, image, label
+        return name, image, label, focal
 
 
-def entry_of(line: str, paths: PairPaths) -> tuple[str, str | None]:
-    """Parses a line of a list file: (image, label), or (name, None). A name may contain spaces."""
+def entry_of(line: str, paths: PairPaths) -> tuple[str, str | None, float]:
+    """Parses a line of a list file: (image, label, focal length), or (name, None, nan). The focal length is nan if the
+    line has none. A name may contain spaces."""
     parts = line.split("\t") if "\t" in line else line.split()
-    if len(parts) == 3 and _NUMBER.fullmatch(parts[2]):
-        parts.pop()
+    focal = float(parts.pop()) if len(parts) == 3 and _NUMBER.fullmatch(parts[2]) else math.nan
     if len(parts) == 2 and (parts[1].lower().endswith(tuple(paths.suffixes)) or parts[1] == paths.no_label):
-        return parts[0].strip(), parts[1].strip()
-    return line, None
+        return parts[0].strip(), parts[1].strip(), focal
+    return line, None, math.nan
 
 
 def _base_folders(root: Path, folder: str) -> list[str]:

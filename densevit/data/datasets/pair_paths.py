@@ -24,7 +24,7 @@ class PairPaths:
     images, labels, list_file: {split} is replaced by the split's name. Without a `*`, images and labels are folders,
     and files of the same name (relative to the folder, without suffix) are a pair. With stars, they are patterns, and
     the name is the text that the stars match; a star matches within one folder. A line of the list file is such a
-    name, or the paths of an image and its label, with an optional number (a focal length). These paths are relative to
+    name, or the paths of an image and its label, with an optional focal length. These paths are relative to
     root, to the folders images and labels, or to their subfolders.
     splits: the names of splits on disk. suffixes: suffixes of label files. no_label: the word that stands for a missing
     label in a list file.

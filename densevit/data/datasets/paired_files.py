@@ -1,5 +1,6 @@
 """Pairs images with label files by name or by a list file."""
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from densevit.data.datasets.pair_paths import PairPaths, files_by_name, named_pa
 from densevit.data.io.channel_files import IMAGES
 from densevit.errors import DataError, UnreadableFileError, warn_once
 
-Row = tuple[str, str, str]  # name, image, label
+Row = tuple[str, str, str, float]  # name, image, label, focal length or nan
 
 
 @dataclass(frozen=True)
@@ -26,20 +27,24 @@ class PairedFiles:
     names: np.ndarray  # (N,) UTF-8 bytes: the common name of image and label, "aachen/aachen_000000_000019"
     images: np.ndarray  # (N,) UTF-8 bytes, paths relative to the root
     labels: np.ndarray  # (N,)
+    focals: np.ndarray  # (N,) focal lengths in a list file, in pixels; nan without
     unlabelled: np.ndarray  # (M,) names of images that the list file marks as unlabelled
     missing: tuple[UnreadableFileError, ...] = ()  # errors of the pairs that were left out because a file is missing
     names_count: int = 0  # number of names, including pairs that were left out
 
     @classmethod
     def of(cls, rows: Sequence[Row], unlabelled: Iterable[str] = ()) -> "PairedFiles":
-        """Builds pairs from rows of (name, image, label)."""
-        columns = (*zip(*rows, strict=True), unlabelled)
-        names, images, labels, lone = (np.array([os.fsencode(t) for t in texts], np.bytes_) for texts in columns)
-        return cls(names, images, labels, lone)
+        """Builds pairs from rows."""
+        *columns, focals = zip(*rows, strict=True)
+        names, images, labels, lone = (
+            np.array([os.fsencode(t) for t in texts], np.bytes_) for texts in (*columns, unlabelled)
+        )
+        return cls(names, images, labels, np.array(focals), lone)
 
     def subset(self, chosen: np.ndarray) -> "PairedFiles":
         """Returns the images for which `chosen`, (N,) bool, is True."""
-        return replace(self, names=self.names[chosen], images=self.images[chosen], labels=self.labels[chosen])
+        columns = {key: getattr(self, key)[chosen] for key in ("names", "images", "labels", "focals")}
+        return replace(self, **columns)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -109,7 +114,7 @@ class FolderPairs:
         """Returns the pair of a name. Raises UnreadableFileError if one of its files is missing."""
         image, label = self.images.get(name), self.labels.get(name)
         if image is not None and label is not None:
-            return name, image, label
+            return name, image, label, math.nan
         present, missing, pattern = (
             ("label", "image", self.paths.images) if image is None else ("image", "label", self.paths.labels)
         )

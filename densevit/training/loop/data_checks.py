@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from densevit.data.data_splits import DataSplits
+from densevit.data.datasets.resized import Resized
 from densevit.errors import ConfigError, DataError, listed
 from densevit.interfaces import Dataset, Head, Method
 from densevit.model import DenseModel, InferenceModel
@@ -28,7 +29,8 @@ def check_learnable(data: DataSplits, model: DenseModel) -> None:
     """Raises ConfigError if the `check` of a head fails on the training data."""
     for name, head in model.heads.items():
         try:
-            head.check(data.train)
+            resized = head.canonical_focal is not None  # focal lengths are in pixels of the resized images
+            head.check(Resized(data.train, data.val_transform) if resized else data.train)
         except ConfigError as error:
             keys = ", ".join(_keys_set_to_false("metric", data.section.options, "data")) or "metric"
             off = "" if data.train.metric else f" ({keys}: false)"

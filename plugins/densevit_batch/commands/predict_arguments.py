@@ -69,7 +69,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--focal",
         metavar="PIXELS",
         type=float,
-        help="the camera's focal length in pixels of the images: also writes point clouds, clouds/NAME.ply",
+        help="the camera's focal length in pixels of the images, for depth of a canonical camera (default: each "
+        "image's EXIF); also writes point clouds, clouds/NAME.ply",
     )
     parser.add_argument(
         "--image-size",

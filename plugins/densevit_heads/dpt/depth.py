@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Class, Dataset, DenseHead, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
 from densevit.layers.precision import at_least_fp32, autocast_off
-from densevit.losses.depth import depth_maps, valid_pixels
+from densevit.losses.depth import valid_pixels
 from densevit.set_prediction.limits import check_counts
 from densevit_heads.dpt.decoder import DptDecoder, Norm, Upsampling, double, enlarge, feature_indices, upsample
 from densevit_heads.dpt.depth_outputs import OUTPUT_TYPES, Output, create_output_type
-from densevit_heads.parts.depth_limits import check_max_depth
+from densevit_heads.parts.depth_head import Camera, DepthHead
 
 _LAST_WIDTH = 32  # channels before the last convolution
 _SKY = 0.3  # a pixel of at least this value is sky, as in the authors' code
@@ -57,7 +57,7 @@ class DepthLossWeights:
         return weights
 
 
-class DptDepth(DenseHead):
+class DptDepth(DepthHead):
     """Monocular depth estimation by DPT (Ranftl et al. 2021, sections 3 and 4).
 
     The defaults match the published DPT-Large, with backbone `vit` of variant "large", and DPT-Hybrid, variant "base"
@@ -75,7 +75,9 @@ class DptDepth(DenseHead):
         (scale 0.000305, shift 0.1378) and KITTI (0.00006016, 0.00579), where scale and shift align the initial
         prediction with metres.
     min_depth, max_depth: metres. Ground truth outside this range is ignored, except beyond max_depth for "softplus" and
-        "exponential", where max_depth only sets the scale. Not used for relative depth.
+        "exponential", where max_depth only sets the scale. With a canonical camera, metres of that camera. Not used for
+        relative depth.
+    camera, canonical_focal: the parameters of `DepthHead`, for metric outputs.
     scale, shift: the constants of "inverse", in 1 / metres. None: depth is max_depth at x = 0 and a quarter of it at x
         = 1, for training from random weights.
     width: channels of the fusion. reassemble_channels: channels of each resampled map; None: a quarter and a half of
@@ -90,10 +92,6 @@ class DptDepth(DenseHead):
         (infinitely far). Its layers are not trained, because depth maps do not label the sky.
     loss_weights: weights of the terms of the loss.
     """
-
-    task = "depth"
-    required_targets = ("depth",)
-    depth_type: str
 
     def __init__(
         self,
@@ -112,13 +110,18 @@ class DptDepth(DenseHead):
         upsampling: Upsampling = "double",
         sky: bool = False,
         loss_weights: DepthLossWeights = DepthLossWeights(),
+        camera: Camera | None = None,
+        canonical_focal: float = 300.0,
     ) -> None:
-        super().__init__(channels, strides, classes)
+        super().__init__(channels, strides, classes, camera, canonical_focal)
         self.feature_indices = feature_indices(features, len(channels))
         check_widths(width, reassemble_channels, len(self.feature_indices))
         self.output, self.weights = output, loss_weights.weights_by_name(output)
         self.output_type = create_output_type(output, min_depth, max_depth, scale, shift)
         self.depth_type = self.output_type.depth_type
+        self.largest_depth = self.output_type.max_depth if self.output_type.bounded else math.inf
+        if camera is not None and self.depth_type != "depth":
+            raise ValueError(f"camera is {camera!r}, but output {output!r} has no metres. Fix: output: softplus.")
 
         inputs = [channels[i] for i in self.feature_indices], [strides[i] for i in self.feature_indices]
         self.decode = DptDecoder(*inputs, width, reassemble_channels, norm, upsampling)
@@ -131,12 +134,6 @@ class DptDepth(DenseHead):
         self.stride = Fraction(1) if upsampling == "exact" else self.decode.stride / 2
         with torch.no_grad():
             self.output_type.initialise(*self.conv3.parameters())
-
-    def check(self, dataset: Dataset) -> None:
-        """Raises ConfigError if most depths of the data set are beyond max_depth; warns if some are."""
-        super().check(dataset)
-        if self.output_type.bounded:
-            check_max_depth(dataset, self.output_type.max_depth)
 
     def replaced_tensors(self, options: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
         """The last convolution, if the weights come from another type of output, such as relative depth for metres.
@@ -173,30 +170,16 @@ class DptDepth(DenseHead):
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         """The number of images with enough pixels of a target."""
-        maps = [self.output_type.target(target["depth"]) for target in targets if "depth" in target]
-        counts = [valid_pixels(x)[0].sum() for x in maps]
+        counts = [valid_pixels(self.output_type.target(x))[0].sum() for x in self.depths(targets)]
         return {"images": float(sum(count >= self.output_type.min_pixels for count in counts))}
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns the terms of non-zero weight, each a mean over images; see `densevit.losses.depth`."""
         maps = outputs[self.depth_type]
-        truth = depth_maps(targets, maps.device)
+        truth = self.truth(targets, maps.device)
         prediction = upsample(maps, self.stride, (truth.shape[1], truth.shape[2]))[:, 0]
         target, losses = self.output_type.target(truth), self.output_type.losses
         return {name: weight * losses[name](prediction, target, context) for name, weight in self.weights.items()}
-
-    @torch.no_grad()
-    def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
-        """`depth` in metres or relative `inverse_depth`, (H, W) float32 per image at its original size; and `sky`,
-        (H, W) uint8, 1 in the sky, if the head predicts it."""
-        predictions = []
-        for x, target in zip(self._stacked(outputs), targets, strict=True):
-            x = upsample(x[None].float(), self.stride, tuple(target["size"]))
-            original = tuple(target["original_size"])
-            if tuple(x.shape[-2:]) != original:
-                x = F.interpolate(x, size=original, mode="bilinear", align_corners=False)
-            predictions.append({name: values[0] for name, values in self.read_maps(x).items()})
-        return predictions
 
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
         """Depth, and sky, (B, 1 or 2, *size) in fp32. size: (H, W) in pixels of the padded batch or a top-left crop.

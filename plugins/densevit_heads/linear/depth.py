@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.interfaces import Class, Dataset, DenseHead, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, LossContext, Losses, Outputs, Targets
 from densevit.layers.precision import at_least_fp32, autocast_off
-from densevit.losses.depth import depth_maps, masked_mean, mean_over_images, valid_pixels
+from densevit.losses.depth import masked_mean, mean_over_images, valid_pixels
 from densevit.set_prediction.limits import check_counts
 from densevit_heads.linear.layer import LinearLayer
-from densevit_heads.parts.depth_limits import check_max_depth
+from densevit_heads.parts.depth_head import Camera, DepthHead
 
 _SMOOTHING = 0.1  # added to each bin, as in AdaBins
 _EPS = 1e-3  # metres, added inside logarithms
 _WARMUP = 100  # steps without the variance
 
 
-class LinearDepth(DenseHead):
+class LinearDepth(DepthHead):
     """Metric depth by batch norm and one linear layer on the cells of a backbone's maps.
 
     The head of the linear evaluation of DINOv3 (Siméoni et al. 2025, section 6.1). The layer gives weights of `bins`
@@ -29,10 +29,8 @@ class LinearDepth(DenseHead):
     the variance in the first 100 steps. It is computed per image; DINOv3 computes it per process, over its two images.
 
     features: numbers of the maps, from 1; None: the last. Coarser maps are upsampled to the first of them.
+    camera, canonical_focal: the parameters of `DepthHead`.
     """
-
-    task = "depth"
-    required_targets = ("depth",)
 
     def __init__(
         self,
@@ -43,18 +41,16 @@ class LinearDepth(DenseHead):
         bins: int = 256,
         min_depth: float = 1e-3,
         max_depth: float = 10.0,
+        camera: Camera | None = None,
+        canonical_focal: float = 300.0,
     ) -> None:
-        super().__init__(channels, strides, classes)
+        super().__init__(channels, strides, classes, camera, canonical_focal)
         check_counts({"bins": bins}, 2)
         if not 0 < min_depth < max_depth:
             raise ValueError(f"min_depth is {min_depth:g} and max_depth {max_depth:g}; expected 0 < min < max.")
         self.min_depth, self.max_depth = min_depth, max_depth
+        self.largest_depth = max_depth
         self.linear = LinearLayer(channels, strides, bins, features)
-
-    def check(self, dataset: Dataset) -> None:
-        """Raises ConfigError if most depths of the data set are beyond max_depth; warns if some are."""
-        super().check(dataset)
-        check_max_depth(dataset, self.max_depth)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """Returns `depth` (B, 1, h, w) in fp32, in metres, at the stride of the first map."""
@@ -67,12 +63,12 @@ class LinearDepth(DenseHead):
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         """The number of images with a valid pixel."""
-        maps = [target["depth"] for target in targets if "depth" in target]
-        return {"images": float(sum(bool(valid_pixels(self._in_range(x))[0].any()) for x in maps))}
+        maps = [self._in_range(x) for x in self.depths(targets)]
+        return {"images": float(sum(bool(valid_pixels(x)[0].any()) for x in maps))}
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `log_depth`, a mean over images."""
-        truth = self._in_range(depth_maps(targets, outputs["depth"].device))
+        truth = self._in_range(self.truth(targets, outputs["depth"].device))
         prediction = self.maps(outputs, (truth.shape[1], truth.shape[2]))[:, 0]
         return {"log_depth": log_depth_loss(prediction, truth, context)}
 
@@ -83,20 +79,6 @@ class LinearDepth(DenseHead):
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
         """Depth (B, 1, *size) in fp32. size: (H, W) in pixels of the padded batch or a top-left crop of it."""
         return self.linear.to_pixels(outputs["depth"].float(), size)
-
-    def read_maps(self, maps: Tensor) -> dict[str, Tensor]:
-        """(B, 1, H, W) of `maps` -> `depth` (B, H, W)."""
-        return {"depth": maps[:, 0]}
-
-    @torch.no_grad()
-    def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
-        """`depth` in metres, (H, W) float32 per image at its original size."""
-        predictions = []
-        for x, target in zip(outputs["depth"], targets, strict=True):
-            pixels = self.linear.to_pixels(x[None].float(), target["size"])
-            resized = F.interpolate(pixels, size=tuple(target["original_size"]), mode="bilinear")
-            predictions.append({"depth": resized[0, 0]})
-        return predictions
 
 
 def log_depth_loss(prediction: Tensor, truth: Tensor, context: LossContext) -> Tensor:

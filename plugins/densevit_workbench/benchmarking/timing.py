@@ -73,7 +73,7 @@ class Forward:
         self.batch: Batch = {
             "images": images.to(device),
             "padding_mask": padding.to(device),
-            "targets": [{"image_id": i, "size": size, "original_size": size} for i in range(batch)],
+            "targets": [{"image_id": i, "size": size, "original_size": size, "focal": 1.0} for i in range(batch)],
         }
 
     def __call__(self) -> None:

@@ -39,21 +39,21 @@ def diode(folder: Path, write_image: Write, depth: Write) -> None:
         depth(f"{stem}_depth_mask.npy", np.array([[1, 1, 1, 0]] * 3, np.float32))
 
 
-MADE: dict[str, tuple[Callable[..., None], str, list[list[float]]]] = {
-    # preset: (its layout, the end of the names of its images, metres)
-    "nyu": (nyu, "rgb_00045", [[0, 1.5, 2, 2.5], [1, 3, 0, 0], [0.5, 2, 2, 2]]),
-    "kitti": (kitti, "image_02/data/0000000311", [[0, 70.3125, 0, 0], [46.875, 0, 0, 0], [23.4375, 0, 0, 0]]),
-    "diode": (diode, "_000_010", [[0, 1.5, 2, 0], [1, 3, 65.535, 0], [0, 2, 2, 0]]),
+MADE: dict[str, tuple[Callable[..., None], str, list[list[float]], float | None]] = {
+    # preset: (its layout, the end of the names of its images, metres, focal length)
+    "nyu": (nyu, "rgb_00045", [[0, 1.5, 2, 2.5], [1, 3, 0, 0], [0.5, 2, 2, 2]], 518.8579),
+    "kitti": (kitti, "image_02/data/0000000311", [[0, 70.3125, 0, 0], [46.875, 0, 0, 0], [23.4375, 0, 0, 0]], 721.5),
+    "diode": (diode, "_000_010", [[0, 1.5, 2, 0], [1, 3, 65.535, 0], [0, 2, 2, 0]], None),
 }
 
 
 @pytest.mark.parametrize("preset", sorted(MADE))
 def test_each_preset_reads_its_usual_layout(preset, tmp_path, write_image, depth):
     assert set(MADE) == {file.stem for file in PRESETS.glob("*.yaml")} == set(Preset.__args__)
-    make, name, expected = MADE[preset]
+    make, name, expected, focal = MADE[preset]
     make(tmp_path, write_image, depth)
     eased = {"depth_range": (1, 200)} if preset == "kitti" else {}  # for few values
     for split in ("train", "val"):
         dataset = DepthMaps(split, root=str(tmp_path), preset=preset, **eased)
         assert len(dataset) == 1 and dataset[0]["targets"]["image_id"].endswith(name)
-        assert metres(dataset) == expected
+        assert metres(dataset) == expected and dataset[0]["targets"].get("focal") == focal
