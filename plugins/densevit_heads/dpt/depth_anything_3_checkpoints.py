@@ -1,6 +1,8 @@
-"""Depth Anything 3 (Lin et al. 2025), DA3MONO: DPT with a sky map on a DINOv2 ViT-L.
+"""Depth Anything 3 (Lin et al. 2025), DA3MONO and DA3METRIC: DPT with a sky map on a DINOv2 ViT-L.
 
-The project's other models attend over several images, and have other tensors.
+Both have the same tensors; config.json names the model. Without it, tensors are read as DA3MONO's. To read them in
+metres, set `--as depth-anything-3-metric`. The project's other models attend over several images, and have other
+tensors. In the sky the authors' code sets depth to the 99th percentile of the other pixels; here it is 0, unknown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +12,7 @@ from typing import Any
 from densevit.interfaces import CheckpointLayout, Class, Licences, Line, Publishing, SpecialTensors, StateDict
 from densevit.layouts import backbone_rearrangement, find
 from densevit_heads.dpt import published_models
-from densevit_heads.dpt.depth_anything_checkpoints import OPTIONS, features_of, lines_of, sections_of
+from densevit_heads.dpt.depth_anything_checkpoints import FEATURES, OPTIONS, features_of, lines_of, sections_of
 
 LICENCES = Licences(
     "Apache-2.0",
@@ -32,8 +34,20 @@ def _describe(tensors: StateDict) -> dict[str, Any]:
     return sections
 
 
+def _describe_metric(tensors: StateDict) -> dict[str, Any]:
+    """With metres of a camera with a focal length of 300 pixels, as `apply_metric_scaling`."""
+    sections = _describe(tensors)
+    sections["heads"]["depth"] |= {"output": "exponential", "camera": "canonical", "canonical_focal": 300.0}
+    return sections
+
+
+def _is_metric(state: StateDict, metadata: Mapping[str, Any]) -> bool:
+    return metadata.get("config", {}).get("model_name") == "da3metric-large"
+
+
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The recipe: images are resized to a long side of 504 pixels, with their aspect ratio, as in the authors' code."""
+    """The recipe: images are resized to a long side of 504 pixels, with their aspect ratio, and padded to multiples of
+    14; the authors' code resizes them to the nearest multiples."""
     return "start/depth_anything_3", {}
 
 
@@ -48,12 +62,26 @@ DEPTH_ANYTHING_3 = CheckpointLayout(
     ),
     lines=(*lines_of(_ENCODER, _HEAD), Line(f"{_HEAD}{_SKY}.{{i}}.*", "heads.depth.sky.{i}.*")),
     describe=_describe,
+    fits=lambda state, metadata: not _is_metric(state, metadata),
     special=SpecialTensors(rearrange=backbone_rearrangement(find("dinov2"), _ENCODER)),
     options=replace(OPTIONS, project_defaults=(*OPTIONS.project_defaults, _NORM_EPS)),
     publishing=Publishing(
         licences=LICENCES,
-        files={"hf:depth-anything/DA3MONO-LARGE": LICENCES},
+        files={"hf:depth-anything/DA3M*-LARGE": LICENCES},
         models=published_models.DEPTH_ANYTHING_3,
         recipe=_recipe,
+    ),
+)
+DEPTH_ANYTHING_3 = replace(
+    DEPTH_ANYTHING_3,
+    variants=(
+        replace(
+            DEPTH_ANYTHING_3,
+            name="depth-anything-3-metric",
+            fits=_is_metric,
+            describe=_describe_metric,
+            options=replace(DEPTH_ANYTHING_3.options, unsaved=(FEATURES,)),
+            publishing=replace(DEPTH_ANYTHING_3.publishing, models=published_models.DEPTH_ANYTHING_3_METRIC),
+        ),
     ),
 )

@@ -66,3 +66,8 @@ DEPTH_ANYTHING_METRIC = {
 DEPTH_ANYTHING_3 = {
     "hf:depth-anything/DA3MONO-LARGE": PublishedModel("depth", 334_170_370, {}, "start/depth_anything_3"),
 }
+DEPTH_ANYTHING_3_METRIC = {
+    "hf:depth-anything/DA3METRIC-LARGE": PublishedModel(
+        "depth", 334_170_370, {}, "start/depth_anything_3 weights=hf:depth-anything/DA3METRIC-LARGE"
+    ),
+}

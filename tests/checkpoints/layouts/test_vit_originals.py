@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from densevit.layouts import find
 from densevit_backbones.vit.variants import VARIANTS, Variant
@@ -124,17 +125,37 @@ def test_maps_of_heads_are_those_of_the_original(original):
             torch.testing.assert_close(classify(x)[..., ::5, ::5], expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parity("depth-anything-3")
+@pytest.mark.parity("depth-anything-3", "depth-anything-3-metric")
+@pytest.mark.parametrize(
+    ("name", "model_name", "power"), [("", "da3mono-large", -1), ("-metric", "da3metric-large", 1)]
+)
 @torch.no_grad()
-def test_depth_and_sky_of_depth_anything_3_are_those_of_the_original():
+def test_depth_and_sky_of_depth_anything_3_are_those_of_the_original(name, model_name, power):
     """Every fifth pixel of the depth and sky of `DepthAnything3Net.head`, on a DINOv2 of 4 blocks of 32 channels."""
     shapes, maps = recorded("depth-anything-3")
-    model = whole(random_depth_anything_3(shapes), find("depth-anything-3"))
+    state = random_depth_anything_3(shapes)
+    layout = recognise(state, metadata={"config": {"model_name": model_name}})
+    assert (layout.name, recognise(state).name) == (f"depth-anything-3{name}", "depth-anything-3")
+    model = whole(state, layout)
     for key, (depth, sky) in maps.items():
-        inverse, found = output(model, size_of(key))[0]
+        values, found = output(model, size_of(key))[0]
         assert depth.log().std() > 0.2 and 0.2 < (sky >= 0.3).float().mean() < 0.8
-        torch.testing.assert_close(1 / inverse, depth, atol=0, rtol=1e-5)
+        torch.testing.assert_close(values**power, depth, atol=0, rtol=1e-5)
         torch.testing.assert_close(found, sky, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_metres_are_focal_times_output_over_300_for_the_focal_length_of_the_resized_image():
+    """An image of one colour, which resizing does not change."""
+    state = random_depth_anything_3(recorded("depth-anything-3")[0])
+    state["model.head.scratch.sky_output_conv2.2.bias"] -= 100  # no sky
+    model, image = whole(state, find("depth-anything-3-metric")), torch.full((3, 140, 196), 99, dtype=torch.uint8)
+    for height, width, focal in ((140, 196, 600), (70, 98, 300)):
+        images, padding = image[None, :, :height, :width], torch.zeros(1, height, width, dtype=torch.bool)
+        outputs = model({"images": images, "padding_mask": padding, "targets": []})["depth"]["depth"]
+        metres = F.interpolate(focal * outputs / 300, (140, 196), mode="bilinear")[0, 0]
+        found = model.predict(image.permute(1, 2, 0).numpy(), image_size=width, focal=600.0).depth
+        torch.testing.assert_close(found, metres, atol=0, rtol=1e-4)
 
 
 @pytest.mark.parity("dpt-hybrid-kitti")
