@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
@@ -16,7 +14,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.config.values import seconds_of
 from densevit.errors import ConfigError
-from tests.training.process_groups import child, linux, wait_for
+from tests.training.process_groups import child, in_two_processes, linux, wait_for
 from tests.training.runs import assert_same_run, checkpoint, interrupted_after, resume, train
 
 pytestmark = [pytest.mark.integration, linux]
@@ -96,23 +94,18 @@ def test_a_signal_reaches_the_script_after_the_run_is_saved(number, raised, code
     assert not resumed.stopped and not run.stopped and "detection/AP" in resumed.metrics
 
 
-def test_a_signal_reaches_the_script_in_each_process(small: Path, tmp_path: Path) -> None:
-    script = tmp_path / "study.py"
-    script.write_text(
-        "import os, signal, sys, densevit\n"
-        "class Stop(densevit.fit.__globals__['lightning'].Callback):\n"
-        "    def on_train_batch_end(self, trainer, *_):\n"
-        "        if trainer.global_step == 2 and trainer.global_rank == 1:\n"
-        "            os.kill(os.getpid(), signal.SIGTERM)\n"
-        "if __name__ == '__main__':\n"
-        "    keys = ['trainer.devices=2', 'trainer.strategy=ddp', 'trainer.max_steps=4']\n"
-        f"    densevit.fit({str(small)!r}, keys, callbacks=[Stop()], run_dir={str(tmp_path / 'run')!r})\n"
-        "    print('the script goes on')\n"
-    )
-    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode == 143, ended.stderr
-    assert "the script goes on" not in ended.stdout and ended.stdout.count("Stopped. Resume from") == 1
-    assert densevit.Run(tmp_path / "run").stopped and checkpoint(tmp_path / "run")["global_step"] == 2
+@pytest.mark.usefixtures("no_drawings")
+def test_a_signal_to_one_process_reaches_the_script_in_each(small: Path, tmp_path: Path, capfd) -> None:
+    run = tmp_path / "run"
+
+    def work(rank: int) -> None:
+        with interrupted_after(2 if rank == 1 else -1, signal.SIGTERM, SystemExit) as stop:
+            densevit.fit(small, ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=4"], run_dir=run)
+        assert stop.value.code == 143
+
+    in_two_processes(work, tmp_path)
+    assert capfd.readouterr().out.count("Stopped. Resume from") == 1
+    assert densevit.Run(run).stopped and checkpoint(run)["global_step"] == 2
 
 
 def test_second_ctrl_c_exits_immediately_and_prints_how_to_resume(small, tmp_path, capfd):
