@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from densevit.layers import table_cache
+
 DEVICE = torch.device("meta")  # its operations need no hardware; no real tensor of it is created
 _WAITING = {
     "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::unique_dim", "aten::_unique2",
@@ -53,6 +55,14 @@ class Accelerator(TorchDispatchMode):
         super().__init__()
         self.refused = refused
         self.waits: Counter[str] = Counter()
+
+    def __enter__(self) -> "Accelerator":
+        table_cache._CACHE.clear()  # other tests may have cached tables of the same device, meta
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        table_cache._CACHE.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})

@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_map_only
 
 from densevit import registry
 from densevit.interfaces import Head, Losses
-from densevit.layers import table_cache
 from densevit.losses.context import LossContext
 from densevit_workbench.testing.head_fixtures import HeadBatch, HeadFixture
 from tests.heads.cases import CASES
@@ -33,12 +32,6 @@ OF_SEGMENT_IDS = {"detr_panoptic", "box_query_detr_panoptic", "mask2former", "ma
                   "eomt_semantic", "kmax_deeplab", "max_deeplab"}  # fmt: skip  # in panoptic and label maps
 BOXES_ON_THE_CPU = ("box_query_detr, all extensions", "dfine", "mask2former_instance")
 Move = Callable[[Tensor], Tensor]
-
-
-@pytest.fixture(autouse=True)
-def no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tests may have cached tables of the same device, meta."""
-    monkeypatch.setattr(table_cache, "_CACHE", {})
 
 
 def copies(name: str) -> int:

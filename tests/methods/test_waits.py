@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from densevit.layers import table_cache
 from densevit.losses.context import LossContext
 from tests.methods.pretraining import batch_of, built, views_of
 from tests.strict_device import DEVICE, Accelerator, moved
@@ -25,7 +24,6 @@ STEPS = {
 def test_a_step_of_pretraining_does_not_wait(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from densevit.training.loop.device_transfer import on_device
 
-    monkeypatch.setattr(table_cache, "_CACHE", {})
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # torch's raises for the device
     plugin, backbone, batch, options = STEPS[name]
     model, method = built(plugin, backbone, **options)

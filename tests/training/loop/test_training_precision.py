@@ -1,7 +1,7 @@
 """Training precision: automatic selection; each precision trains each head without casting targets."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,16 @@ import torch
 
 from densevit import config as configs
 from densevit.layers.fast import hardware
-from densevit.training.loop.training_precision import resolve
 from tests.training.run.test_several_tasks import BASE, DETECTION, SURFACES
 from tests.training.runs import rows, train
 
 
 @pytest.fixture
-def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Mocks the hardware: gpu_bf16 is None for no GPU; cpu: its flags, None without /proc/cpuinfo; capability: the
+def resolve(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """On mocked hardware. gpu_bf16 is None for no GPU; cpu: its flags, None without /proc/cpuinfo; capability: the
     instructions that torch uses."""
+    from densevit.training.loop.training_precision import resolve  # late: Lightning
+
     has = {"gpu_bf16": None, "mps": False, "cpu": "", "capability": "AVX512", **request.param}
 
     def read_text(path: Path, *args: object, **kwargs: object) -> str:
@@ -37,12 +38,12 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     for owner, name, value in replaced:
         monkeypatch.setattr(owner, name, value)
     hardware._cpu_words.cache_clear()
-    yield
+    yield resolve
     hardware._cpu_words.cache_clear()
 
 
 @pytest.mark.parametrize(
-    ("machine", "accelerators", "expected"),
+    ("resolve", "accelerators", "expected"),
     [
         ({"gpu_bf16": True}, ("auto", "gpu", "cuda"), "bf16-mixed"),
         ({"gpu_bf16": False}, ("auto", "gpu"), "16-mixed"),  # emulated
@@ -55,9 +56,9 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         ({"cpu": None}, ("auto", "cpu"), "32-true"),
         ({"mps": True, "cpu": None}, ("auto", "mps", "gpu"), "32-true"),
     ],
-    indirect=["machine"],
+    indirect=["resolve"],
 )
-def test_the_automatic_precision_is_what_the_hardware_computes_natively(machine, accelerators, expected):
+def test_the_automatic_precision_is_what_the_hardware_computes_natively(resolve, accelerators, expected):
     for accelerator in accelerators:
         assert resolve("auto", accelerator) == expected
     assert [resolve(name) for name in ("32", "16-mixed", "bf16-true")] == ["32", "16-mixed", "bf16-true"]

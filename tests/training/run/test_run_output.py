@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,20 +62,31 @@ def test_segmentation_run_saves_the_best_epoch_s_confusion_matrix(tmp_path, monk
     assert "Confusion: surfaces" in (run / "report.html").read_text()
 
 
+class Measured(CocoDetection):
+    """With the score threshold and the AP that the test sets."""
+
+    threshold, ap = 0.25, 0.1
+
+    def score_threshold(self, records: Any) -> float:
+        return self.threshold
+
+    def metrics(self) -> dict[str, float]:
+        return super().metrics() | {"AP": self.ap}
+
+
 @pytest.mark.integration
-def test_the_score_threshold_of_the_best_epoch_is_saved_and_kept(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CocoDetection, "score_threshold", lambda *_: 0.25)
-    run = train(configs.load(tiny, ["trainer.max_epochs=1", "trainer.evaluate_every_epochs=1"]), tiny.parent / "run")
+def test_the_score_threshold_of_the_best_epoch_is_saved_and_kept(tiny: Path) -> None:
+    given = [f"heads.detection.evaluation.name={__name__}:Measured", "trainer.evaluate_every_epochs=1"]
+    run = train(configs.load(tiny, ["trainer.max_epochs=1", *given]), tiny.parent / "run")
     assert densevit.load(run).score_thresholds == {"detection": 0.25}
     assert tables_file.read_thresholds(run) == {"detection": 0.25}
     assert "scores from 0.25" in (run / "confusion-detection.csv").read_text().partition("\n")[0]
     assert "drawn and counted from a score of 0.25 (detection)" in (run / "report.html").read_text()
 
-    monkeypatch.setattr(CocoDetection, "score_threshold", lambda *_: 0.5)
-    monkeypatch.setattr(BestEpoch, "improves", lambda self, metrics: False)
+    Measured.threshold = 0.5
     resume(run, ["trainer.max_epochs=2"])
     for file, expected in ((run, 0.25), (run / "checkpoints" / "last.ckpt", 0.5)):  # of the file's own weights
-        assert densevit.load(file).score_thresholds == {"detection": expected}
-    monkeypatch.setattr(BestEpoch, "improves", lambda self, metrics: True)
+        assert densevit.load(file, trust=True).score_thresholds == {"detection": expected}
+    Measured.ap = 0.2
     resume(run, ["trainer.max_epochs=3"])
     assert densevit.load(run).score_thresholds == {"detection": 0.5}
