@@ -114,13 +114,15 @@ def files(layout):
     return {**({layout.name: usual} if isinstance(usual, Licences) else {}), **layout.publishing.files}
 
 
-def test_every_layout_has_records_and_each_has_four_fields_a_source_and_a_date():
+def test_every_published_file_has_a_record_of_its_layout_with_four_fields_a_source_and_a_date():
     refused = {"gtr-pose", "gtr-oriented", "gtr-depth"}
     for layout in every():
         assert files(layout) or layout.name in refused, layout.name
         for pattern, one in files(layout).items():
             assert all((one.code, one.weights, one.data, one.teacher)) and one.code != "unknown", pattern
             assert one.source.startswith("https://") and date.fromisoformat(one.date), pattern
+        for name in (*layout.publishing.models, *layout.publishing.digests):
+            assert published_licences.licences_of(layout, name, {}, {}) in files(layout).values(), name
 
 
 def record(source):

@@ -37,7 +37,7 @@ _RF_DETR = Licences(
     "https://github.com/roboflow/rf-detr/blob/35ac6ab/README.md",
     "2026-11-29",
 )
-_RF_DETR_FILES = {"rf-detr-*.pth": _RF_DETR, "hf:Roboflow/rf-detr-*": _RF_DETR}
+_RF_DETR_FILES = {"rf-detr-*.pt*": _RF_DETR, "hf:Roboflow/rf-detr-*": _RF_DETR}
 _LW_DETR = Licences(
     "Apache-2.0", "Apache-2.0", "Objects365, COCO", "unknown", "https://huggingface.co/xbsu/LW-DETR", "2026-11-29"
 )
