@@ -45,7 +45,7 @@ class AttentionResNet(Backbone):
 
     depth: 26, 38, 50 or 101, with bottlenecks. Depth 26 has 1, 2, 4 and 1 bottlenecks (Ramachandran et al. 2019), with
         `lr_net` 2 in each stage.
-    width: factor of all channels; Axial-ResNet-S, M and L are 0.5, 0.75 and 1.
+    width: channels of the stem, with which all others grow; Axial-ResNet-S, M and L have 32, 48 and 64.
     non_local, sagan: sections of options of blocks that are inserted between residual blocks.
     sasa, lr_net, axial: sections of options of layers in place of the 3x3 convolutions. At most one of the five can be
         set; `{}` sets the defaults.
@@ -56,7 +56,7 @@ class AttentionResNet(Backbone):
     def __init__(
         self,
         depth: Literal[26, 38, 50, 101] = 50,
-        width: float = 1.0,
+        width: int = 64,
         non_local: NonLocal | None = None,
         sagan: SelfAttention | None = None,
         sasa: StandAlone | None = None,
@@ -66,26 +66,25 @@ class AttentionResNet(Backbone):
     ) -> None:
         super().__init__()
         _check_single({"non_local": non_local, "sagan": sagan, "sasa": sasa, "lr_net": lr_net, "axial": axial})
-        if not width > 0 or round(64 * width) != 64 * width:
-            raise ValueError(f"width is {width:g}; 64 times the width must be a whole number of channels, 1 or more.")
-        base = round(64 * width)
+        if width < 1:
+            raise ValueError(f"width is {width}; the stem needs at least one channel.")
         replacement: Replacement | None = sasa or lr_net or axial
         counts = _LR_NET_26 if lr_net and depth == 26 else BLOCKS[depth]
         self.gradient_checkpointing = gradient_checkpointing
-        self.channels, self.strides = tuple(4 * base * 2**i for i in range(4)), (4, 8, 16, 32)
-        self.stem = replacement.stem_layers(base) if replacement else None
+        self.channels, self.strides = tuple(4 * width * 2**i for i in range(4)), (4, 8, 16, 32)
+        self.stem = replacement.stem_layers(width) if replacement else None
         if self.stem is None:
-            self.conv1 = nn.Conv2d(3, base, 7, stride=2, padding=3, bias=False)
-            self.bn1 = nn.BatchNorm2d(base)
+            self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
             self.relu = nn.ReLU(inplace=True)
             self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        inputs = base
+        inputs = width
         for i, count in enumerate(counts):
             stage = []
             for j in range(count):
                 stride = 2 if i > 0 and j == 0 else 1
-                stage.append(_residual_block(inputs, base * 2**i, stride, i + 1, replacement))
-                inputs = 4 * base * 2**i
+                stage.append(_residual_block(inputs, width * 2**i, stride, i + 1, replacement))
+                inputs = 4 * width * 2**i
             self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
         self._initialise(zero_residual=axial is not None)
         self.inserted = nn.ModuleDict()  # after a residual block: stage, from 1, and block, from 0

@@ -23,7 +23,7 @@ def describe(tensors: StateDict) -> dict[str, Any]:
         "num_heads": len(tensors[f"{first}.similarity_norm.weight"]) // 3,
         "image_size": 4 * (tensors[f"{first}.relative"].shape[1] // 2 + 1),  # the first map has stride 4
     }
-    width = len(tensors["conv1.weight"]) / 64
+    width = len(tensors["conv1.weight"])
     return {"backbone": {"name": "attention_resnet", "depth": depth, "width": width, "axial": axial}}
 
 

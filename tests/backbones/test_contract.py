@@ -18,7 +18,7 @@ from densevit_papers.non_local import NonLocal
 from densevit_papers.sagan import SelfAttention
 from densevit_papers.sasa import StandAlone
 
-SMALL: dict[str, Any] = {"depth": 26, "width": 0.125}
+SMALL: dict[str, Any] = {"depth": 26, "width": 8}
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "resnet": {
         "groups": {"depth": 18, "norm": "group", "variant": "d"},

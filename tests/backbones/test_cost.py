@@ -91,8 +91,8 @@ COSTS = [
     ("attention_resnet", {"depth": 38, "sasa": {}}, 14.1, 0.08, 224, 2.85, 0.009),
     ("attention_resnet", {"depth": 50, "sasa": {"stem": "attention"}}, 18.0, 0.08, 224, 3.6, 0.037),
     # Wang et al. 2020: the authors' code, axial26s and axial50s, and the paper's multiply-adds of S with another stem.
-    ("attention_resnet", {"depth": 26, "width": 0.5, "axial": {}}, 5.944936, 1e-6),
-    ("attention_resnet", {"depth": 50, "width": 0.5, "axial": {}}, 11.586216, 1e-6, 224, 2.8, 0.018),
+    ("attention_resnet", {"depth": 26, "width": 32, "axial": {}}, 5.944936, 1e-6),
+    ("attention_resnet", {"depth": 50, "width": 32, "axial": {}}, 11.586216, 1e-6, 224, 2.8, 0.018),
     # Hu et al. 2019: as many multiply-adds as ResNet, which has 4.3 G in the paper and 4.09 G here.
     ("attention_resnet", {"depth": 26, "lr_net": {}}, 14.7, 0.11, 224, 2.6 * 4.09 / 4.3, 0.05),
     ("attention_resnet", {"depth": 50, "lr_net": {}}, 23.3, 0.11, 224, 4.09, 0.05),

@@ -130,3 +130,8 @@ def test_each_mapping_of_the_schema_is_replaced_except_heads(tmp_path):
 
 
 # ---- immutable ----
+
+
+def test_widths_are_numbers_of_channels():
+    """Not factors, in any plugin."""
+    assert not [option for option in option_kinds(lambda kind: kind is float) if "width" in option[2]]

@@ -30,7 +30,7 @@ BACKBONES: dict[str, tuple[str, Mapping[str, Any]]] = {  # by name on the page: 
     "timm's ViT": ("timm", {"model": "vit_tiny_patch16_224"}),
     "`vit`": ("vit", NANO),
     "`windowed_vit`": ("windowed_vit", NANO),
-    "`attention_resnet`": ("attention_resnet", {"depth": 26, "width": 0.125}),
+    "`attention_resnet`": ("attention_resnet", {"depth": 26, "width": 8}),
     "`cycle_mlp`": ("cycle_mlp", NANO),
     "`cvt`": ("cvt", NANO),
     "`vision_longformer`": ("vision_longformer", {**NANO, "window_size": 2}),

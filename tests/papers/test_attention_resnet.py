@@ -39,9 +39,9 @@ def test_without_attention_it_is_torchvision_s_resnet():
     ("build", "facts"),
     [
         (lambda: AttentionResNet(sagan=SelfAttention(), axial=Axial()), "sagan, axial .* at most one"),
-        (lambda: AttentionResNet(width=0), "width must be a whole number"),
+        (lambda: AttentionResNet(width=0), "width is 0; .* one channel"),
         (lambda: AttentionResNet(26, non_local=NonLocal(5)), "non_local.blocks 5 .*depth 50 or 101.* 26"),
-        (lambda: AttentionResNet(26, 0.125, sasa=StandAlone()), "sasa: 8 channels .*num_heads, 16"),
+        (lambda: AttentionResNet(26, 8, sasa=StandAlone()), "sasa: 8 channels .*num_heads, 16"),
         (lambda: Axial(span=64), "span is 64; .*odd"),
         (lambda: StandAlone(kernel_size=4), "kernel_size is 4; .*odd"),
     ],

@@ -57,7 +57,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, str], tuple[str, ...]]] = {
         ("norm.weight", "norm.bias", "head.weight", "layer1.1.attn.relative_position_index"),
     ),
     "axial-deeplab-axial_resnet": (
-        {"name": "attention_resnet", "depth": 26, "width": 0.125, "axial": {"num_heads": 1, "image_size": 64}},
+        {"name": "attention_resnet", "depth": 26, "width": 8, "axial": {"num_heads": 1, "image_size": 64}},
         {
             "bn1": "bn1",
             "layer2.0.conv3": "layer2.0.conv_up",
