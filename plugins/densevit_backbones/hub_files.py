@@ -20,8 +20,8 @@ def pretrained_model(source: str, name: str, fix_hint: str) -> Any:
     """
     try:
         import timm
-    except ModuleNotFoundError as error:
-        raise WeightsError(not_installed(source, "timm", "timm")) from error
+    except ModuleNotFoundError:
+        raise WeightsError(not_installed(source, "timm", "timm")) from None
     model, _, tag = name.partition(".")
     if not timm.is_model(model):
         raise WeightsError(f"{source}: timm has no model {model!r}.{nearest(model, timm.list_models())}")
@@ -36,7 +36,7 @@ def pretrained_model(source: str, name: str, fix_hint: str) -> Any:
         with torch.random.fork_rng(devices=[]):  # the initialisation is overwritten
             return timm.create_model(name, pretrained=True, **arguments)
     except Exception as error:  # any network library's
-        raise WeightsError(failed(source, error, [str(config.hf_hub_id or config.url)], fix_hint)) from error
+        raise WeightsError(failed(source, error, [str(config.hf_hub_id or config.url)], fix_hint)) from None
 
 
 def timm_arguments(source: str, config: Any, fix_hint: str) -> dict[str, Any]:
@@ -71,8 +71,8 @@ class Repository:
         try:
             import huggingface_hub
             from huggingface_hub import errors
-        except ModuleNotFoundError as error:
-            raise WeightsError(not_installed(source, "huggingface_hub", "hub")) from error
+        except ModuleNotFoundError:
+            raise WeightsError(not_installed(source, "huggingface_hub", "hub")) from None
         self.source, self.name, self.fix_hint = source, name, fix_hint
         self._library, self._errors = huggingface_hub, errors
         self.unreachable: BaseException | None = None
@@ -96,10 +96,10 @@ class Repository:
             self.unreachable = self.unreachable or error.__cause__ or error
         except errors.EntryNotFoundError:
             pass
-        except errors.HFValidationError as error:
+        except errors.HFValidationError:
             raise WeightsError(
                 f"{self.source}: {self.name!r} is not a repository name. Expected hf:ORG/NAME[/FILE]."
-            ) from error
+            ) from None
         except Exception as error:  # any network library's
             is_forbidden = getattr(getattr(error, "response", None), "status_code", None) == 403
             if isinstance(error, errors.RepositoryNotFoundError) or is_forbidden:  # or gated, a subclass
@@ -107,7 +107,7 @@ class Repository:
                     f"{self.source}: the Hugging Face Hub gives no access to a repository {self.name}: it does not "
                     "exist, or is private or gated. Check the name; accept the terms of a gated repository at "
                     f"https://huggingface.co/{self.name}, and log in with `hf auth login`."
-                ) from error
+                ) from None
             self.unreachable = self.unreachable or error
         return None
 
@@ -117,7 +117,7 @@ class Repository:
         file = next(filter(None, map(self.get, files)), None)
         if file is None:
             error = self.unreachable or FileNotFoundError(f"{self.name} has no {' or '.join(files)}")
-            raise WeightsError(failed(self.source, error, [self.address(files[0])], self.fix_hint)) from error
+            raise WeightsError(failed(self.source, error, [self.address(files[0])], self.fix_hint)) from None
         return file
 
 

@@ -84,7 +84,7 @@ def _torchvision(source: str, name: str, fix_hint: str) -> Published:
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             raise WeightsError(
                 hub_files.failed(source, error, [entry.url], f"{fix_hint}, or put it at {file}")
-            ) from error
+            ) from None
     return file, preprocessing.torchvision_metadata(entry)
 
 
@@ -100,9 +100,9 @@ def _hugging_face(source: str, name: str, fix_hint: str) -> Published:
     files = [wanted] if wanted else IN_FOLDER
     weights = next(filter(None, map(hub.get, files)), None)
     if weights is None and hub.unreachable is not None:
-        beside = [files[0], preprocessing.CONFIG, preprocessing.PREPROCESSORS[0]]
-        addresses = [hub.address(file) for file in beside]
-        raise WeightsError(hub_files.failed(source, hub.unreachable, addresses, fix_hint)) from hub.unreachable
+        beside = f"{preprocessing.CONFIG} and {preprocessing.PREPROCESSORS[0]}"
+        message = hub_files.failed(source, hub.unreachable, [hub.address(files[0])], fix_hint)
+        raise WeightsError(f"{message} With {beside}, if the repository has them.") from None
     if weights is None:
         raise WeightsError(
             f"{source}: the repository {hub.name} has no {' or '.join(files)}. Name a file in it: hf:{hub.name}/FILE."

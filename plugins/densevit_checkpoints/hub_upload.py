@@ -54,8 +54,8 @@ def push_to_hub(
     """
     try:
         from huggingface_hub import CommitOperationAdd, HfApi
-    except ModuleNotFoundError as error:
-        raise WeightsError(not_installed(repository, "huggingface_hub", "hub")) from error
+    except ModuleNotFoundError:
+        raise WeightsError(not_installed(repository, "huggingface_hub", "hub")) from None
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise WeightsError(f"{repository!r} is not a repository name. Expected ORG/NAME.")
     with TemporaryDirectory() as folder:

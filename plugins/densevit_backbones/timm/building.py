@@ -28,7 +28,7 @@ def build(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Modul
     try:
         model = timm.create_model(name, pretrained=pretrained, **arguments)
     except Exception as error:
-        raise _failure(name, pretrained, arguments, error) from error
+        raise _failure(name, pretrained, arguments, error) from None
     for module in model.modules():
         if isinstance(module, nn.Hardtanh | nn.SiLU | nn.Hardswish):
             module.inplace = False  # in place, autograd would copy the input first
