@@ -67,7 +67,7 @@ class PlainViT(Backbone):
         cells = self.embedding(F.pad(images, (0, -W % stride, 0, -H % stride)))
         grid = (cells.shape[2], cells.shape[3])
         x = cells.flatten(2).transpose(1, 2) + resize_grid(self.position_table, grid).flatten(0, 1).to(cells.dtype)
-        x = torch.cat([self.class_token.to(x.dtype).expand(len(x), -1, -1), x], dim=1)  # (B, 1 + H * W, C)
+        x = torch.cat([self.class_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)  # (B, 1 + H * W, C)
         features = []
         for i, block in enumerate(self.blocks):
             x = run(block, x, grid, checkpointed=self.gradient_checkpointing and self.training)

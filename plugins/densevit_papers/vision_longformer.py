@@ -133,7 +133,7 @@ class Stage(nn.Module):
         first = 0
         if self.tokens is not None:
             first = len(self.tokens)
-            x = torch.cat([self.tokens.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([self.tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         for block in self.blocks:
             x = activation_checkpointing.run(block, x, grid, checkpointed=checkpointed)
         return as_map(x[:, first:], grid)

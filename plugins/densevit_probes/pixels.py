@@ -27,6 +27,6 @@ class Pixels(Backbone):
         size = self.patch_size
         padded = F.pad(images, (0, -W % size, 0, -H % size))
         colors = F.avg_pool2d(padded, size)
-        y, x = (torch.linspace(-1, 1, n, device=images.device, dtype=images.dtype) for n in colors.shape[-2:])
-        places = torch.stack(torch.meshgrid(x, y, indexing="xy")).expand(len(images), -1, -1, -1)
-        return [torch.cat([colors, places], 1)]
+        rows, columns = (torch.ones_like(colors[:, :1], dtype=torch.float32).cumsum(axis) - 1 for axis in (2, 3))
+        x, y = (2 * z / z.amax((2, 3), keepdim=True).clamp(min=1) - 1 for z in (columns, rows))
+        return [torch.cat([colors, x.to(colors), y.to(colors)], 1)]
