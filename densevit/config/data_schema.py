@@ -14,6 +14,7 @@ from densevit.config.values import (
     Names,
     OpenSection,
     Pair,
+    Patterns,
     PluginName,
     PluginSection,
     Side,
@@ -65,6 +66,8 @@ class DataSection(OpenSection):
     too, `name` may be left out: `{train: {name: my_data:MyData, root: a}, val: {name: my_data:MyData, root: b}}`."""
     val: Annotated[PluginSection, "datasets"] | None = None
     """The validation data set, in place of the split `val_split` of `name`."""
+    labelled_classes: Patterns = ()
+    """The classes whose objects are all labelled; others are neither positive nor negative in a loss. `[]`: all."""
     allow_overlap: bool = False
     """Allows training and validation on the same image files, which is an error otherwise."""
     batch_size: Annotated[Count, Field(le=2**20)] = 8

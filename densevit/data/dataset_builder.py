@@ -5,6 +5,7 @@ from typing import Any
 from densevit import registry
 from densevit.config import DataSection, data_options
 from densevit.data.datasets.file_checks import check_files
+from densevit.data.datasets.partly_labelled import PartlyLabelled
 from densevit.errors import ConfigError, warn_once
 from densevit.interfaces import Dataset
 from densevit.registry.plugin_options import takes
@@ -56,4 +57,5 @@ def unchecked_split(section: DataSection, split: str) -> Dataset:
             f"data.channels, range, nodata or display: the data set {name!r} has channels of its own ({channels}). "
             "Fix: leave them out."
         )
-    return dataset
+    names = section.labelled_classes
+    return PartlyLabelled(dataset, names, "data.labelled_classes") if names else dataset

@@ -62,7 +62,8 @@ heads; a loss that needs pixels calls `to(device)`, (N, H, W) bool.
 semantic: (H, W) uint8, 255 = ignore. panoptic: (H, W) int32 panoptic ids, class index * 1000 + instance number, -1 =
 void. panoptic_crowds: a list of the panoptic ids of crowds. depth: (H, W) float32 in metres, 0 = invalid. focal: the
 camera's focal length in pixels of the image, for heads of a canonical camera.
-area: (N,), as annotated. iscrowd: (N,) bool. Boxes and area may be float64, for evaluation.
+labelled: a list of the names of the classes that are labelled in the image, if not all are; heads get (K,) bool of
+their classes. area: (N,), as annotated. iscrowd: (N,) bool. Boxes and area may be float64, for evaluation.
 image_id: int or str. size: (h, w) without padding. original_size: (h, w) of the file.
 truth: the unmodified targets of the data set in original pixels, in validation only; there `size` equals
 `original_size`.

@@ -32,6 +32,8 @@ class Head(nn.Module, Recorded):
     finest_stride: the stride of the finest feature that the head is made for; a training on a backbone whose features
         all have one coarser stride begins with a line that names a neck. None: any stride.
     nms: IoU above which `predict` removes a box as a duplicate, class by class. None: it removes none.
+    partial_labels: whether the loss of objects or segments leaves out the classes that are not labelled in an image, by
+        `labelled` of its targets. False: such images are an error.
 
     Example:
         >>> import torch
@@ -50,6 +52,7 @@ class Head(nn.Module, Recorded):
     last_blocks: int = 0
     finest_stride: int | None = None
     nms: float | None = None
+    partial_labels: bool = False
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], classes: Classes) -> None:
         super().__init__()

@@ -1,8 +1,10 @@
-"""Losses of class scores, without reduction."""
+"""Losses of class scores, without reduction, and the classes that have part in them."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+_MASKED = -1e4  # the logit of a class without part in the loss: its probability is 0 in fp32
 
 
 def focal(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -45,3 +47,18 @@ def iou_aware(logits: Tensor, quality: Tensor, alpha: float = 0.25, gamma: float
     target = torch.where(quality > 0, target, 0.0)
     weight = torch.where(quality > 0, 1.0, p**gamma)
     return weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+def labelled_logits(logits: Tensor, targets: Tensor, labelled: Tensor | None) -> Tensor:
+    """Logits for the class losses of images in which only some classes are labelled, as federated losses on LVIS (Gupta
+    et al. 2019, section 3.1): a class that is not labelled in an image is neither positive nor negative there.
+
+    Its logit is -1e4, without gradient. Binary losses -w log(1 - sigmoid(x)) are then exactly 0, and a softmax is over
+    the labelled classes j and "no object": p_k = exp(x_k) / sum_j exp(x_j). Normalisers are as without these classes.
+    The class of an object keeps its logit at the predictions that learn it: objects are positive also where others of
+    their class may be unlabelled (`not_exhaustive_category_ids` of LVIS).
+
+    logits: (..., K). targets: (..., K), above 0 at the class that a prediction learns. labelled: bool, broadcast to the
+    logits; None: all classes.
+    """
+    return logits if labelled is None else logits.masked_fill(~labelled & (targets == 0), _MASKED)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import overlaps, to_corners
-from densevit.losses.classification import matchability_aware
+from densevit.losses.classification import labelled_logits, matchability_aware
 from densevit.losses.context import LossContext
 from densevit.losses.matching import Objects
 from densevit.losses.set_losses import SetLosses
@@ -29,13 +29,14 @@ def dense_detection(
         total = context.mean(quality.sum()).clamp(min=1 / context.processes)
 
         quality_target = torch.zeros_like(logits)
-        if len(objects.labels) == 0:
-            zero = boxes.sum() * 0
-            label = (matchability_aware(logits, quality_target) * ~padding[..., None]).sum() / total
-            return SetLosses(label, zero, zero)
         object_index = target.clamp(min=0)
-        quality_target.scatter_(2, objects.labels[object_index][..., None], quality[..., None])
+        if len(objects.labels):
+            quality_target.scatter_(2, objects.labels[object_index][..., None], quality[..., None])
+        logits = labelled_logits(logits, quality_target, objects.labelled)
         label = (matchability_aware(logits, quality_target) * ~padding[..., None]).sum() / total
+        if not len(objects.labels):
+            zero = boxes.sum() * 0
+            return SetLosses(label, zero, zero)
         truth = objects.boxes[object_index]  # (B, S, 4); background cells have quality 0
         _, giou = overlaps(to_corners(boxes), to_corners(truth))
         l1 = ((boxes - truth).abs().sum(-1) * quality).sum() / total

@@ -19,7 +19,7 @@ class Objects(NamedTuple):
     """The T objects of all images of a batch, concatenated.
 
     boxes: (T, 4) normalised cxcywh. labels: (T,). image: (T,), index in the batch. counts: objects per image.
-    names: image ids, for messages.
+    names: image ids, for messages. labelled: the result of `labelled_classes`.
     """
 
     boxes: Tensor
@@ -27,6 +27,7 @@ class Objects(NamedTuple):
     image: Tensor
     counts: list[int]
     names: list[int | str]
+    labelled: Tensor | None = None
 
     @classmethod
     def of(cls, targets: "Objects | Sequence[Mapping[str, Any]]", device: torch.device) -> "Objects":
@@ -41,9 +42,10 @@ class Objects(NamedTuple):
         labelled = [target for target in targets if has_objects(target)]
         counts = [len(target["boxes"]) if has_objects(target) else 0 for target in targets]
         names = [target.get("image_id", i) for i, target in enumerate(targets)]
+        classes = labelled_classes(targets, device)
         if not any(counts):
             empty = torch.zeros(0, dtype=torch.long, device=device)
-            return cls(torch.zeros(0, 4, device=device), empty, empty, counts, names)
+            return cls(torch.zeros(0, 4, device=device), empty, empty, counts, names, classes)
         if unsized := [i for i, target in enumerate(targets) if "size" not in target]:
             raise DensevitError(
                 f"targets[{unsized[0]}] has no size, by which boxes are divided. Fix: set it to the (height, width) of "
@@ -54,7 +56,7 @@ class Objects(NamedTuple):
         boxes = to_device(torch.cat([target["boxes"].float() for target in labelled]), device)
         labels = to_device(torch.cat([target["labels"] for target in labelled]), device)
         boxes = to_centres(boxes / to_device(sizes, device))
-        return cls(boxes, labels, to_device(image, device), counts, names)
+        return cls(boxes, labels, to_device(image, device), counts, names, classes)
 
     def select(self, images: list[int]) -> "Objects":
         """Re-indexes `image` for a sub-batch of these images, which must contain all objects."""
@@ -62,7 +64,22 @@ class Objects(NamedTuple):
             return self
         counts, names = [self.counts[i] for i in images], [self.names[i] for i in images]
         image = to_device(torch.repeat_interleave(torch.tensor(counts, dtype=torch.long)), self.boxes.device)
-        return self._replace(image=image, counts=counts, names=names)
+        rows = (
+            None
+            if self.labelled is None
+            else self.labelled[to_device(torch.tensor(images, dtype=torch.long), image.device)]
+        )
+        return self._replace(image=image, counts=counts, names=names, labelled=rows)
+
+
+def labelled_classes(targets: Sequence[Mapping[str, Any]], device: torch.device) -> Tensor | None:
+    """`labelled` of the images, (B, 1, K) bool; True for images without it. None: no image has it."""
+    rows = [target.get("labelled") for target in targets]
+    first = next((row for row in rows if row is not None), None)
+    if first is None:
+        return None
+    stacked = torch.stack([torch.ones_like(first) if row is None else row for row in rows])
+    return to_device(stacked[:, None], device)
 
 
 class MatchedPairs(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from densevit.channels import RGB, Channels
-from densevit.errors import DataError
+from densevit.errors import ConfigError, DataError
 from densevit.interfaces import Head, Targets, TargetType
 from densevit.targets.object_targets import Boxes, ObjectLabels, check_range
 from densevit.targets.run_length_masks import RunLengthMasks
@@ -96,6 +96,16 @@ def check_targets(targets: Sequence[Targets], head: Head, types: Mapping[str, Ta
             images = [target.get("image_id", index) for index, target in enumerate(targets)]
             raise DataError(f"The targets of images {images}: {key} {error}") from None
     return has_values
+
+
+def check_partial_labels(name: str, head: Head | type[Head]) -> None:
+    """Raises ConfigError for a head of objects or segments without `partial_labels`. name: the head's, for messages."""
+    if not head.partial_labels and not {"labels", "panoptic"}.isdisjoint(head.required_targets):
+        raise ConfigError(
+            f"{name} would learn that objects of the classes that are not labelled in an image (`labelled_classes`, or "
+            "`neg_category_ids` of a COCO json) are background. Fix: use a head without proposals of any class, such "
+            "as rtdetr, or dino with class_proposals; or images in which all classes are labelled."
+        )
 
 
 def _check_target(target: Any, where: str, keys: Sequence[str], image_size: tuple[float, ...] = _ANY) -> None:

@@ -25,7 +25,7 @@ from densevit.interfaces import (
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.context import LossContext, step_context
 from densevit.model.augmented_inference import augmented_predictions
-from densevit.model.batch_checks import check_targets
+from densevit.model.batch_checks import check_partial_labels, check_targets
 from densevit.model.compiling import compile_regions
 from densevit.model.contract_checks import check_features, check_last_blocks, check_number_of_classes
 from densevit.model.duplicate_boxes import without_duplicates
@@ -38,6 +38,7 @@ from densevit.model.part_sections import LossWeight, sections_of_parts
 from densevit.model.tensor_batches import as_batch
 from densevit.model.uncertainty_weighting import uncertainty_weighted
 from densevit.model.zoom import at_reference_size
+from densevit.targets.labelled_classes import by_class
 from densevit.targets.types import TargetTypes
 
 
@@ -248,10 +249,13 @@ class DenseModel(InferenceModel, nn.Module):
         self, name: str, targets: list[Targets], head_targets: Mapping[str, list[Targets]] | None
     ) -> list[Targets]:
         """The targets of a head, from `head_targets` if it is there. Raises DataError as `check_targets`."""
-        targets = (head_targets or {}).get(name, targets)
-        if check_targets(targets, self.heads[name], self._types[name], is_first=name not in self.checked):
+        head, targets = self.heads[name], (head_targets or {}).get(name, targets)
+        if check_targets(targets, head, self._types[name], is_first=name not in self.checked):
             self.checked.add(name)
-        return targets
+        if not any("labelled" in target for target in targets):
+            return targets
+        check_partial_labels(f"heads.{name} ({self.plugin_name(name)})", head)
+        return by_class(targets, head.classes)
 
     def predictions(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> dict[str, list[Predictions]]:
         """Converts outputs to predictions: by head, a list with one dict per image, in original pixels.

@@ -79,8 +79,8 @@ class SetCriterion(HungarianLoss):
 
     def proposal_loss(self, proposals: Sequence[Tensor], objects: Objects, context: LossContext) -> Tensor:
         """The loss of proposals, logits (B, S, K) and boxes (B, S, 4). Their targets are binary (Deformable DETR, A.4):
-        each object has class 0."""
-        objects = objects._replace(labels=objects.labels.new_zeros(len(objects.labels)))
+        each object has class 0. Heads with this loss need images in which all classes are labelled."""
+        objects = objects._replace(labels=objects.labels.new_zeros(len(objects.labels)), labelled=None)
         terms = self.losses_per_layer(proposals[0][None], proposals[1][None], objects, context)
         return torch.stack(list(terms.values())).sum()
 
@@ -93,6 +93,9 @@ class SetCriterion(HungarianLoss):
         logits, boxes, target = predictions
         pairs = MatchedPairs.from_queries(target, len(logits))
         logits, boxes = logits[:, None], boxes[:, None]  # as of one image
+        if objects.labelled is not None:  # of the image of each query: each group has a query of each object
+            image = objects.image.repeat(logits.shape[2] // max(len(objects.labels), 1))
+            objects = objects._replace(labelled=objects.labelled[image, 0])
         terms = set_losses(logits, boxes, objects, pairs, context, self.classification, len(target), "denoising")
         return torch.stack(list(self.weights.weighted(terms).values())).sum()
 

@@ -42,6 +42,7 @@ class SetPredictionHead(Head):
     task = "detection"
     required_targets: ClassVar[tuple[str, ...]] = ("boxes", "labels")
     softmax: ClassVar[bool] = False
+    partial_labels = True
     criterion: Criterion
 
     def __init__(

@@ -34,6 +34,7 @@ class MaskClassification(Head):
     """
 
     segments: ClassVar[Task]
+    partial_labels = True
 
     def __init__(
         self,

@@ -15,13 +15,15 @@ from densevit.data.datasets.coco_json import Images, classes_of, identifiers, im
 from densevit.data.datasets.coco_records import CocoObjects, missing_masks
 from densevit.data.datasets.coco_segmentations import Segmentations, pack, wrong_codes
 from densevit.data.datasets.scan_cache import cached_scan, json_array, json_value
-from densevit.errors import counted
+from densevit.errors import DataError, counted
 from densevit.interfaces import Class
+from densevit.registry.plugin_options import shown
 
 LARGE_JSON = 1 << 20  # bytes; smaller files are not cached
 USUAL_CROWDS = 0.05  # share of the objects; COCO has 0.012
 _OBJECTS = ("ids", "boxes", "labels", "area", "iscrowd", "rotated")
-_COLUMNS = ("image_ids", "file_names", "sizes", "first", *_OBJECTS)
+_IMAGES = ("image_ids", "file_names", "sizes", "labelled_bits")
+_COLUMNS = (*_IMAGES, "first", *_OBJECTS)
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Annotations:
     image_ids: np.ndarray  # (N,) int64, or text
     file_names: np.ndarray  # (N,) UTF-8 bytes
     sizes: np.ndarray  # (N, 2) int32, height and width; 0 if the json has none
+    labelled_bits: np.ndarray  # (N, K / 8) uint8, see `labelled_bits`; (N, 0) if all classes are labelled
     first: np.ndarray  # (N + 1,) int64
     ids: np.ndarray  # (M,) int64, or text
     boxes: np.ndarray  # (M, 4) float64, xyxy in pixels: evaluation depends on the last digits
@@ -58,6 +61,11 @@ class Annotations:
     def names(self) -> list[str]:
         """Returns the `file_name` of each image."""
         return [name.decode() for name in self.file_names.tolist()]
+
+    def labelled_classes(self, index: int) -> list[str]:
+        """Returns the names of the classes that are labelled in an image, see `labelled_bits`."""
+        bits = np.unpackbits(self.labelled_bits[index])
+        return [c.name for c, is_labelled in zip(self.classes, bits, strict=False) if is_labelled]
 
     def clipped_boxes(self) -> np.ndarray:
         """Returns the boxes clipped to their images, (M, 4) float64; an unknown side does not limit them."""
@@ -95,7 +103,7 @@ class Annotations:
         """Returns the images for which `chosen`, (N,) bool, is True."""
         objects = chosen[self.images]
         first = np.concatenate([[0], np.cumsum(np.diff(self.first)[chosen])]).astype(np.int64)
-        cut = {name: getattr(self, name)[chosen] for name in ("image_ids", "file_names", "sizes")}
+        cut = {name: getattr(self, name)[chosen] for name in _IMAGES}
         cut |= {name: getattr(self, name)[objects] for name in _OBJECTS}
         segmentations = self.segmentations[objects].copied() if self.segmentations else None
         return replace(self, first=first, segmentations=segmentations, **cut)
@@ -145,6 +153,7 @@ def joined(images: Images, classes: tuple[Class, ...], objects: CocoObjects, lab
         image_ids=identifiers(list(images.rows)),
         file_names=np.array([name.encode() for name in images.names]),
         sizes=np.array(images.sizes, np.int32).reshape(-1, 2),
+        labelled_bits=labelled_bits(images, len(classes), objects),
         first=np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(images.names)))]).astype(np.int64),
         ids=identifiers(objects.ids)[order],
         boxes=np.array(objects.boxes, np.float64).reshape(-1, 4)[order],
@@ -154,6 +163,30 @@ def joined(images: Images, classes: tuple[Class, ...], objects: CocoObjects, lab
         rotated=np.frombuffer(objects.rotated, bool)[order],
         segmentations=None if segmentations is None else segmentations[order],
     )
+
+
+def labelled_bits(images: Images, num_classes: int, objects: CocoObjects) -> np.ndarray:
+    """Returns the classes whose objects are all labelled in each image, as packed bits: all classes in an image without
+    LVIS' fields, and else those with objects and of `neg_category_ids`, without `not_exhaustive_category_ids` (Gupta et
+    al. 2019, section 3.1), whose objects are positive, while further ones may be unlabelled.
+
+    Returns (N, 0) if no image has the fields. Raises DataError for an unknown category.
+    """
+    if not any(fields != (None, None) for fields in images.verified):
+        return np.zeros((len(images.names), 0), np.uint8)
+    labelled = np.zeros((len(images.names), num_classes), bool)
+    labelled[objects.rows, objects.labels] = True
+    for row, fields, name in zip(labelled, images.verified, images.names, strict=True):
+        try:
+            negative, not_exhaustive = ([objects.label_of[category] for category in ids or ()] for ids in fields)
+        except (KeyError, TypeError):
+            raise DataError(
+                f"{images.file}: image {name}: neg_category_ids or not_exhaustive_category_ids is {shown(fields)}; "
+                "expected lists of ids of `categories`. Fix: correct these ids, or remove the keys."
+            ) from None
+        row[negative], row[not_exhaustive] = True, False
+        row |= fields == (None, None)
+    return np.packbits(labelled, axis=1)
 
 
 def crowd_note(iscrowd: np.ndarray) -> str:

@@ -99,7 +99,8 @@ class Coco(MeasuredImages):
         self._grids[:, :2] = self.json_sizes
         self.annotations = replace(read, sizes=self._grids[:, :2])  # a view: `measure` completes the sizes
         self.classes = {"detection": read.classes}
-        self.provides = (("boxes", "labels", "masks") if masks else ("boxes", "labels")) if read.labelled else ()
+        keys = {"boxes": True, "labels": True, "masks": masks, "labelled": read.labelled_bits.shape[1]}
+        self.provides = tuple(key for key, is_read in keys.items() if is_read and read.labelled)
 
     def scan_key(self) -> list[Any]:
         """Adds the json and the options that the method `grid` reads to the cache key."""
@@ -245,6 +246,8 @@ class Coco(MeasuredImages):
         targets: Targets = {"image_id": image_id}
         if self.annotations.labelled:
             targets |= self.objects(index)
+            if "labelled" in self.provides:
+                targets["labelled"] = self.annotations.labelled_classes(index)
         if self.annotations.labelled and self.masks:
             assert self.annotations.segmentations is not None
             targets["masks"] = self.annotations.segmentations.masks(self._rows(index), self.size(index))

@@ -23,7 +23,8 @@ _LONGEST_NAME = 4096  # characters of a file name or an id: arrays of text are a
 class Images:
     """The section `images`. `add` reads one entry, or raises DataError and leaves it out.
 
-    rows: the position of each id. names: the images' files. sizes: height and width; 0 if the json has none.
+    rows: the position of each id. names: the images' files. sizes: height and width; 0 if the json has none. verified:
+    LVIS' `neg_category_ids` and `not_exhaustive_category_ids`, or None.
     """
 
     def __init__(self, file: Path) -> None:
@@ -31,6 +32,7 @@ class Images:
         self.rows: dict[Any, int] = {}
         self.names: list[str] = []
         self.sizes: list[tuple[int, int]] = []
+        self.verified: list[tuple[Any, Any]] = []
 
     def add(self, record: Mapping[str, Any], position: int) -> None:
         """Adds an image. position: the entry's index, for messages."""
@@ -55,6 +57,7 @@ class Images:
                 "duplicate image ids",
             )
         self.sizes.append((_side(self.file, record, "height"), _side(self.file, record, "width")))
+        self.verified.append((record.get("neg_category_ids"), record.get("not_exhaustive_category_ids")))
         self.names.append(name)
         self.rows[image_id] = len(self.rows)
 

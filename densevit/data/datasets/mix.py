@@ -10,8 +10,9 @@ from densevit import registry
 from densevit.channels import RGB, Channels
 from densevit.config.config_layers import ConfigLayer
 from densevit.config.schema_validation import validated
-from densevit.config.values import BY_NAME, ConfigType, Float, Int, PluginSection
+from densevit.config.values import BY_NAME, ConfigType, Float, Int, Patterns, PluginSection
 from densevit.data.datasets.file_checks import OnError, check_files
+from densevit.data.datasets.partly_labelled import PartlyLabelled
 from densevit.data.sample_checks import image_sizes
 from densevit.errors import DataError, listed
 from densevit.interfaces import Class, Dataset, Sample, Targets
@@ -28,6 +29,7 @@ class SetSection(PluginSection):
     share: Annotated[Float, Field(gt=0)] | None = None
     per_batch: Annotated[Int, Field(gt=0)] | None = None
     provides: list[str] | None = None
+    labelled_classes: Patterns = ()
 
 
 Sets = Annotated[dict[str, Annotated[SetSection, "datasets"]], BY_NAME]
@@ -36,7 +38,7 @@ Sets = Annotated[dict[str, Annotated[SetSection, "datasets"]], BY_NAME]
 class Mix(Dataset):
     """The images of several data sets, each with the target keys that its set labels.
 
-    sets: a data section for each name, `{name: coco, root: ...}`: the plugin and its options, and three more keys.
+    sets: a data section for each name, `{name: coco, root: ...}`: the plugin and its options, and four more keys.
         share: the set's share of training samples, by default its share of the images. An epoch contains each image of
             each set at least once, and the images of a set equally often up to one occurrence. Which images occur once
             more changes from epoch to epoch, so that all occur equally often in the long run.
@@ -44,6 +46,7 @@ class Mix(Dataset):
             sets add up to `data.batch_size` or a divisor of it.
         provides: the target keys to use, `[semantic]`; by default all. `[]`: the set's images are used without labels,
             in training only.
+        labelled_classes: the set's `data.labelled_classes`, `[cat]`; by default all classes.
     image_size: passed to the sets that have this option and do not set it.
 
     Shares are for training; validation contains every image of each set once. Two sets that label the same task must
@@ -82,6 +85,8 @@ class Mix(Dataset):
             where = f"data.sets.{name}"
             offered = {"on_error": on_error, "channels": channels}
             dataset = registry.create("datasets", plugin, split, options=options, where=where, offered=offered)
+            if section.labelled_classes:
+                dataset = PartlyLabelled(dataset, section.labelled_classes, f"{where}.labelled_classes")
             kept.append(_chosen(dataset.provides, chosen, name))
             self._names.append(name)
             self._sets.append(dataset)
@@ -109,6 +114,7 @@ class Mix(Dataset):
         self._types = [TargetTypes.of(dataset) for dataset in self._sets]
         self.provides = {key: types.get(key) for types, keys in zip(self._types, kept, strict=True) for key in keys}
         self.classes = self._joined_classes()
+        self._names_of_classes = list(dict.fromkeys(c.name for classes in self.classes.values() for c in classes))
         self.metric = all(dataset.metric for dataset, keys in zip(self._sets, kept, strict=True) if "depth" in keys)
         self.division = "\n".join(dataset.division for dataset in self._sets if dataset.division)
         self.conversion = "\n".join(dataset.conversion for dataset in self._sets if dataset.conversion)
@@ -179,6 +185,8 @@ class Mix(Dataset):
             dropped |= per_object  # areas and crowds
         targets: Targets = {key: value for key, value in sample["targets"].items() if key not in dropped}
         targets["image_id"] = f"{self._names[number]}/{targets['image_id']}"
+        if "labelled" in self.provides:
+            targets.setdefault("labelled", self._names_of_classes)
         return {"image": sample["image"], "targets": targets}
 
     def image_files(self) -> list[str]:
@@ -242,7 +250,7 @@ def _chosen(provided: Collection[str], chosen: list[str] | None, name: str) -> t
     if not set(chosen) <= set(provided):
         labelled = ", ".join(provided) or "nothing"
         raise DataError(f"data.sets.{name}.provides is {chosen}; this set labels {labelled}: list some of it, or [].")
-    return tuple(key for key in provided if key in chosen)
+    return tuple(key for key in provided if key in (*chosen, "labelled"))
 
 
 def _counts(lengths: np.ndarray, shares: list[float]) -> np.ndarray:

@@ -23,7 +23,7 @@ from densevit.paths import user_path
 
 Arrays = dict[str, np.ndarray]
 
-FORMAT = 10  # increment when data sets scan other arrays, or check more
+FORMAT = 11  # increment when data sets scan other arrays, or check more
 LARGE = 2000  # files; fewer are scanned quickly
 _STAMPS = "stamps"
 

@@ -8,6 +8,7 @@ from densevit.data.datasets.resized import Resized
 from densevit.errors import ConfigError, DataError, listed
 from densevit.interfaces import Dataset, Head, Method
 from densevit.model import DenseModel, InferenceModel
+from densevit.model.batch_checks import check_partial_labels
 
 
 def check_splits(data: DataSplits, model: DenseModel, method: Method | None) -> None:
@@ -41,6 +42,8 @@ def check_learnable(data: DataSplits, model: DenseModel) -> None:
 def check_required_targets(heads: Mapping[str, Head | type[Head]], data: DataSplits) -> None:
     """Raises ConfigError if a head needs labels that the data lacks. heads: the heads by name, for messages."""
     for head, model_head in heads.items():
+        if "labelled" in data.provides:
+            check_partial_labels(head, model_head)
         lacking = [key for key in model_head.required_targets if key not in data.provides]
         if lacking:
             labelled = f"{', '.join(data.provides)} only" if data.provides else "nothing"

@@ -63,7 +63,7 @@ class DeformableDetr(SetPredictionHead):
         blank_padding: bool = True,
     ) -> None:
         super().__init__(channels, strides, classes, num_queries)
-        self.finest_stride = min_stride
+        self.finest_stride, self.partial_labels = min_stride, not two_stage  # proposals learn objects of any class
         if two_stage and not box_refinement:
             raise ValueError("two_stage gives the decoder boxes to refine. Fix: set box_refinement to true.")
         check_levels(transformer, num_levels, min_stride, num_points)

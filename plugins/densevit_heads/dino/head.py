@@ -72,7 +72,7 @@ class Dino(SetPredictionHead):
         deterministic: bool = False,
     ) -> None:
         super().__init__(channels, strides, classes, num_queries)
-        self.finest_stride = min_stride
+        self.finest_stride, self.partial_labels = min_stride, class_proposals
         if refined_positions and not mixed_query_selection:
             raise ValueError("refined_positions needs contents without them. Fix: set mixed_query_selection to true.")
         check_levels(transformer, num_levels, min_stride, num_points)

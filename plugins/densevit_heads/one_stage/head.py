@@ -36,6 +36,7 @@ class OneStage(Head):
 
     task = "detection"
     required_targets: ClassVar[tuple[str, ...]] = ("boxes", "labels")
+    partial_labels = True
     nms: float
 
     def __init__(

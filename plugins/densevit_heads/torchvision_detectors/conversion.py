@@ -28,14 +28,15 @@ def training_targets(
 ) -> list[dict[str, Tensor]]:
     """`boxes` (N, 4) xyxy float32 and `labels` (N,) int64 of these images, without boxes that have no area.
 
-    torchvision refuses such boxes: their size has no logarithm. first_label: label of class 0, which is 1 where 0 is
-    the background. Crowds are no training targets: transforms remove them.
+    torchvision refuses such boxes: their size has no logarithm. Also `labelled`, if a target has it. first_label: label
+    of class 0, which is 1 where 0 is the background. Crowds are no training targets: transforms remove them.
     """
     converted = []
     for target in (targets[i] for i in images):
         boxes, labels = target["boxes"].float(), target["labels"].long() + first_label
         valid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        converted.append({"boxes": to_device(boxes[valid], device), "labels": to_device(labels[valid], device)})
+        objects = {"boxes": to_device(boxes[valid], device), "labels": to_device(labels[valid], device)}
+        converted.append({**objects, **({"labelled": target["labelled"]} if "labelled" in target else {})})
     return converted
 
 

@@ -15,7 +15,9 @@ from densevit.interfaces import Class, LossContext, Losses, Outputs, Predictions
 from densevit.layers.nms import class_nms
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.layers.tracing import as_tensor, computed_rows
+from densevit.losses.classification import labelled_logits
 from densevit.losses.distributed import to_device
+from densevit.losses.matching import labelled_classes
 from densevit_heads.torchvision_detectors.conversion import (
     in_original_pixels,
     labelled_images,
@@ -42,6 +44,8 @@ class FCOS(Detector):
     score_threshold: lowest score of a detection, the square root of class score times centre-ness.
     max_predictions: the most objects predicted in an image.
     """
+
+    partial_labels = True
 
     def __init__(
         self,
@@ -158,6 +162,14 @@ class _SummedLosses(FCOSHead):
         matched_idxs: list[Tensor],
     ) -> dict[str, Tensor]:
         """torchvision's terms before its division, and `foreground`, the number of matched locations."""
+        logits = head_outputs["cls_logits"]
+        if (labelled := labelled_classes(targets, logits.device)) is not None:
+            truth = torch.zeros_like(logits)
+            for row, target, index in zip(truth, targets, matched_idxs, strict=True):
+                if len(target["labels"]):
+                    classes = target["labels"][index.clamp(min=0)][:, None]
+                    row.scatter_(1, classes, (index >= 0)[:, None].to(row.dtype))
+            head_outputs = {**head_outputs, "cls_logits": labelled_logits(logits, truth, labelled)}
         losses = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
         foreground = (torch.stack(matched_idxs) >= 0).sum()
         sums = {name: loss * foreground.clamp(min=1) for name, loss in losses.items()}

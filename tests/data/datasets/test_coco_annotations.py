@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.errors import DataError, warn_once
 from tests.data.coco_folder import noise, write_split
-from tests.data.datasets.conftest import checked
+from tests.data.datasets.conftest import checked, coco_document
 
 _T = Image.Transpose
 _STORED = {  # the inverse of what ImageOps.exif_transpose does
@@ -150,3 +150,19 @@ def test_the_key_decides_on_crowds(tmp_path, crowds, objects, said):
     if not objects:
         with pytest.raises(DataError, match=r"no object, except crowds.*data\.crowds=objects"):
             default.check_labels()
+
+
+def test_lvis_fields_are_the_classes_that_are_labelled_in_an_image(write_coco, cached_scans):
+    """An image with an object of "train" and one of "toothbrush", of which there are others; one without the fields."""
+    fields = {"neg_category_ids": [1000], "not_exhaustive_category_ids": [90]}
+    images = coco_document()["images"]
+    root = str(write_coco(coco_document(images=[images[0] | {"neg_category_ids": []}, images[1] | fields, images[2]])))
+    for _ in range(2):  # the second time from the cache
+        dataset = Coco("train", root)
+        assert dataset.provides == ("boxes", "labels", "labelled")
+        names = [dataset[index]["targets"]["labelled"] for index in range(3)]
+        assert names == [["train"], ["train", "unused"], ["train", "toothbrush", "unused"]]
+    assert Coco("train", root, limit=1)[0]["targets"]["labelled"] == ["train"]
+    root = str(write_coco(coco_document(images=[images[0] | {"neg_category_ids": [8]}, *images[1:]]), root="wrong"))
+    with pytest.raises(DataError, match=r"image 0.jpg: neg_category_ids or not_exhaustive_category_ids is .*8.*Fix: "):
+        Coco("train", root)

@@ -10,6 +10,7 @@ from torch import Tensor
 from densevit.interfaces import Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import has_objects, overlaps, to_corners
+from densevit.losses.classification import labelled_logits
 from densevit.losses.context import LossContext
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import MatchedPairs, Objects, assign, matching_costs
@@ -191,6 +192,8 @@ class DfineCriterion(SetCriterion):
         classes = torch.zeros_like(layers.logits)
         least = MIN_QUALITY["varifocal_matched"]
         classes[layer, image, query, objects.labels[target]] = quality[:, class_pairs].clamp(min=least)
+
+        layers = layers._replace(logits=labelled_logits(layers.logits, classes, objects.labelled))
 
         box_pairs = slice(pairs.matched, None)
         truth = truth[0, box_pairs]  # the same in all outputs

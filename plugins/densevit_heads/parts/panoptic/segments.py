@@ -33,7 +33,7 @@ class PanopticSegments(NamedTuple):
         segments is unlabelled. If an image is labelled, the present ids are copied to the CPU, once for the batch.
         """
         bare: list[Targets] = [
-            {key: t[key] for key in ("image_id", "size", "original_size") if key in t} for t in targets
+            {key: t[key] for key in ("image_id", "size", "original_size", "labelled") if key in t} for t in targets
         ]
         if not any("panoptic" in target for target in targets):
             owner = torch.full((len(targets), *size), -1, dtype=torch.int32, device=device)
