@@ -14,6 +14,7 @@ from densevit.evaluation.object_records import (
     check_truth_lengths,
     first_rows,
     joined_arrays,
+    unlabelled,
 )
 from densevit.interfaces import Predictions, Targets
 from densevit.targets.object_targets import xywh
@@ -48,12 +49,15 @@ class BoxRecords(ObjectRecords):
             check_lengths(image_id, prediction, ("boxes", "scores", "labels"))
         for image_id, truth in zip(ids, truths, strict=True):
             check_truth_lengths(image_id, truth, ("boxes", "labels"))
+        detections = first_rows(len(prediction["labels"]) for prediction in predictions)
+        labels = joined_arrays((prediction["labels"] for prediction in predictions), int)
         return cls(
-            detections=first_rows(len(prediction["labels"]) for prediction in predictions),
+            detections=detections,
             truths=first_rows(len(truth["labels"]) for truth in truths),
             boxes=joined_arrays(prediction["boxes"] for prediction in predictions).reshape(-1, 4),
             scores=joined_arrays(prediction["scores"] for prediction in predictions),
-            labels=joined_arrays((prediction["labels"] for prediction in predictions), int),
+            labels=labels,
+            unlabelled=unlabelled(detections, labels, truths),
             truth_boxes=joined_arrays(truth["boxes"] for truth in truths).reshape(-1, 4),
             truth_labels=joined_arrays((truth["labels"] for truth in truths), int),
             areas=joined_arrays(truth["area"] if "area" in truth else _area(truth["boxes"]) for truth in truths),

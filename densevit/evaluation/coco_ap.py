@@ -15,6 +15,7 @@ from densevit.evaluation.f1_threshold import best_threshold, f1_plots
 from densevit.evaluation.object_records import ImageRecord, ObjectRecords, joined
 from densevit.interfaces import DEFAULT_THRESHOLD, Classes, Evaluator, Plot, Predictions, Table, Targets, image_id
 from densevit.interfaces.evaluators import once_per_records
+from densevit.targets.labelled_classes import by_class
 from densevit.targets.object_targets import xywh
 
 Overlaps = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows of detections and of truths to IoUs, of one image
@@ -33,6 +34,9 @@ class AveragePrecision(Evaluator):
     Metrics: AP (mean over IoU thresholds from 0.5 to 0.95), AP50, AP75, and APs, APm, APl for small, medium and large
     annotated areas; AR1, AR10, AR100, the recall with that many detections per image and class, and ARs, ARm, ARl;
     then `AP/<class name>`. A metric without ground truth, -1 in pycocotools, is nan.
+
+    In an image with `labelled`, a detection of another class that matches no object is ignored, as in LVIS' federated
+    evaluation (Gupta et al. 2019, section 3.2): neither its `neg_category_ids` nor its objects tell that it is wrong.
 
     max_detections: the number of highest-scoring detections used per image and class, above 10; sets the name `AR100`.
 
@@ -72,7 +76,7 @@ class AveragePrecision(Evaluator):
         if labelled:
             predictions, truths = ([side[n] for n in labelled] for side in (predictions, truths))
             ids = [image_id(truth) for truth in truths]
-            batch = self.collected(ids, predictions, truths)
+            batch = self.collected(ids, predictions, by_class([*truths], self.classes))
             batch.check(ids, len(self.classes))
             for number, n in enumerate(labelled):
                 records[n] = ImageRecord(batch, number)
@@ -180,6 +184,7 @@ class AveragePrecision(Evaluator):
         backend = fastest_backend()
         counts = np.diff(objects.detections), np.diff(objects.truths)
         images, truth_images = (np.repeat(np.arange(len(rows)), rows) for rows in counts)
+        sizes = np.where(objects.unlabelled, -1, sizes)  # outside of all ranges: ignored if it matches no object
         rows_of = _rows_by_label(objects.labels, len(self.classes))
         truths_of = _rows_by_label(objects.truth_labels, len(self.classes))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU thresholds of the paper, t_f and t_b
-CORRECT, CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, ON_BACKGROUND = range(6)
+CORRECT, CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, ON_BACKGROUND, UNLABELLED = range(7)
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,28 @@ class Outcomes:
 
     @classmethod
     def joined(cls, parts: "list[Outcomes]") -> "Outcomes":
-        first = classify(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 0)), np.zeros(0, bool), np.zeros(0))
+        labels, flags = np.zeros(0, int), np.zeros(0, bool)
+        first = classify(labels, labels, np.zeros((0, 0)), flags, flags, np.zeros(0))
         parts = [first, *parts]
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 def classify(
-    labels: np.ndarray, truth_labels: np.ndarray, ious: np.ndarray, on_crowd: np.ndarray, scores: np.ndarray
+    labels: np.ndarray,
+    truth_labels: np.ndarray,
+    ious: np.ndarray,
+    on_crowd: np.ndarray,
+    unlabelled: np.ndarray,
+    scores: np.ndarray,
 ) -> Outcomes:
     """The outcomes of an image's detections. labels, scores: (D,), of detections. truth_labels: (G,), of objects
-    without crowds. ious: (D, G). on_crowd: (D,) bool, whether a detection is on a crowd of its class."""
+    without crowds. ious: (D, G). on_crowd, unlabelled: (D,) bool, whether a detection is on a crowd of its class, and
+    whether its class is not labelled in the image."""
     number = len(labels)
     if not len(truth_labels) or not number:
-        kinds = np.full(number, ON_BACKGROUND)
+        kinds = np.where(unlabelled, UNLABELLED, ON_BACKGROUND)
         none = np.full(number, -1)
-        return Outcomes(labels, scores, kinds, on_crowd, none, none, np.zeros(number, bool), labels)
+        return Outcomes(labels, scores, kinds, on_crowd | unlabelled, none, none, np.zeros(number, bool), labels)
     same = labels[:, None] == truth_labels
     same_class, other_class = ious * same, ious * ~same
     matches = _matches(same_class)
@@ -50,12 +57,13 @@ def classify(
     kinds = np.select(
         [
             matches >= 0,
+            unlabelled,
             (closest >= BACKGROUND) & (closest <= FOREGROUND),
             other_class.max(1) >= FOREGROUND,
             (same_class * used).max(1) >= FOREGROUND,
             ious.max(1) <= BACKGROUND,
         ],
-        [CORRECT, LOCALISATION, CLASSIFICATION, DUPLICATE, ON_BACKGROUND],
+        [CORRECT, UNLABELLED, LOCALISATION, CLASSIFICATION, DUPLICATE, ON_BACKGROUND],
         BOTH,
     )
     targets = np.where(kinds == LOCALISATION, same_class.argmax(1), other_class.argmax(1))
@@ -63,7 +71,7 @@ def classify(
     _, first = np.unique(targets[candidates], return_index=True)  # the highest-scoring candidate
     fixed = np.zeros(number, bool)
     fixed[candidates[first]] = True
-    ignored = on_crowd & (kinds != CORRECT)
+    ignored = (on_crowd | unlabelled) & (kinds != CORRECT)
     return Outcomes(labels, scores, kinds, ignored, matches, targets, fixed, truth_labels[targets])
 
 

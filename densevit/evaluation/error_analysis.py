@@ -140,7 +140,8 @@ def analyse(
     Fixing: of all localisation or classification errors that could match an object, the highest-scoring one becomes
     correct and the others are removed; duplicate, background and both are removed; missed objects are left out of the
     ground truth. `false positives` gives all false positives the lowest score, `false negatives` leaves all unmatched
-    objects out. Detections on crowds of their class are ignored, but can be fixed. Classes without ground truth do not
+    objects out. Detections on crowds of their class are ignored, but can be fixed; those of a class that is not
+    labelled in the image are no errors. Classes without ground truth do not
     count, as in COCO's AP. A gain is nan where fixing leaves neither objects nor detections, for example the gain of
     missed objects without any detections.
 
@@ -161,11 +162,11 @@ def analyse(
         over_crowds = over_crowds > FOREGROUND
         labels, truth_labels = records.labels[rows], records.truth_labels[targets]
         on_crowd = (over_crowds & (labels[:, None] == records.truth_labels[crowds])).any(1)
-        outcomes = classify(labels, truth_labels, ious, on_crowd, records.scores[rows])
+        outcomes = classify(labels, truth_labels, ious, on_crowd, records.unlabelled[rows], records.scores[rows])
         parts.append(outcomes)
         matched[targets[outcomes.matches[outcomes.matches >= 0]]] = True
         fixable[targets[outcomes.targets[outcomes.fixed]]] = True
-        images.append(ImageMatches.of(outcomes, truth_labels, ious, np.asarray(over_crowds.any(1))))
+        images.append(ImageMatches.of(outcomes, truth_labels, ious, over_crowds.any(1) | outcomes.ignored))
     return _fixed(Outcomes.joined(parts), records, matched, fixable, images, classes)
 
 

@@ -16,6 +16,7 @@ from densevit.evaluation.object_records import (
     check_truth_lengths,
     first_rows,
     joined_arrays,
+    unlabelled,
 )
 from densevit.interfaces import Predictions, Size, Targets
 from densevit.targets.run_length_masks import RunLengthMasks
@@ -67,15 +68,18 @@ class MaskRecords(ObjectRecords):
             predicted.append(codes)
             annotated.append(_annotated(image_id, truth, size, boundary))
             sizes.append(size)
+        detections = first_rows(len(image.masks) for image in predicted)
+        labels = joined_arrays((prediction["labels"] for prediction in predictions), int)
         return cls(
-            detections=first_rows(len(image.masks) for image in predicted),
+            detections=detections,
             truths=first_rows(len(image.masks) for image in annotated),
             sizes=np.array(sizes),
             masks=_objects(image.masks for image in predicted),
             boundaries=_objects(image.boundaries for image in predicted),
             pixels=np.concatenate([image.pixels for image in predicted]),
             scores=joined_arrays(prediction["scores"] for prediction in predictions),
-            labels=joined_arrays((prediction["labels"] for prediction in predictions), int),
+            labels=labels,
+            unlabelled=unlabelled(detections, labels, truths),
             truth_masks=_objects(image.masks for image in annotated),
             truth_boundaries=_objects(image.boundaries for image in annotated),
             truth_labels=joined_arrays((truth["labels"] for truth in truths), int),

@@ -16,7 +16,8 @@ from densevit.interfaces import Predictions, Targets
 class ObjectRecords:
     """D detections and G ground-truth objects of I images, sorted by image.
 
-    detections, truths: first rows of the images and the end, (I + 1,). areas: (G,), as annotated. crowds: (G,) bool.
+    detections, truths: first rows of the images and the end, (I + 1,). unlabelled: the result of `unlabelled`. areas:
+    (G,), as annotated. crowds: (G,) bool.
     Subclasses add arrays and list them in `per_detection` or `per_truth` if they have one row per detection or
     ground-truth object, instead of one per image.
     """
@@ -26,11 +27,12 @@ class ObjectRecords:
 
     scores: np.ndarray  # (D,)
     labels: np.ndarray  # (D,)
+    unlabelled: np.ndarray  # (D,) bool
     truth_labels: np.ndarray  # (G,)
     areas: np.ndarray
     crowds: np.ndarray
 
-    per_detection: ClassVar[tuple[str, ...]] = ("scores", "labels")
+    per_detection: ClassVar[tuple[str, ...]] = ("scores", "labels", "unlabelled")
     per_truth: ClassVar[tuple[str, ...]] = ("truth_labels", "areas", "crowds")
 
     @classmethod
@@ -39,6 +41,7 @@ class ObjectRecords:
         return {
             "scores": np.zeros(0, np.float32),
             "labels": np.zeros(0, int),
+            "unlabelled": np.zeros(0, bool),
             "truth_labels": np.zeros(0, int),
             "areas": np.zeros(0, np.float32),
             "crowds": np.zeros(0, bool),
@@ -108,6 +111,17 @@ def first_rows(counts: Iterable[int]) -> list[int]:
 
 def _rows(first: Sequence[int], number: int) -> slice:
     return slice(first[number], first[number + 1])
+
+
+def unlabelled(detections: Sequence[int], labels: np.ndarray, truths: Sequence[Targets]) -> np.ndarray:
+    """Whether the class of each detection is not labelled in its image, (D,) bool: `labelled` (K,) bool of the ground
+    truth; all classes without it. detections: the first rows of the images and the end."""
+    result = np.zeros(len(labels), bool)
+    for truth, start, end in zip(truths, detections, detections[1:], strict=False):
+        if "labelled" in truth:
+            classes = ~np.asarray(truth["labelled"])
+            result[start:end] = classes[labels[start:end].clip(0, len(classes) - 1)]  # `check` refuses invalid labels
+    return result
 
 
 def check_lengths(image_id: int | str, predictions: Predictions, names: Sequence[str]) -> None:
