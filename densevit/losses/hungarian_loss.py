@@ -31,7 +31,8 @@ class HungarianLoss:
     logits: (B, Q, K), or (L, B, Q, K) of L layers; with softmax K+1.
     boxes: (B, Q, 4), or (L, B, Q, 4) of L layers, cxcywh in 0 ... 1.
     targets: a dict for each image with `boxes` (N, 4), xyxy in pixels, `labels` (N,) and `size` (h, w) in pixels;
-        without boxes or labels, the image is left out. Boxes (0, 4) mean that it has no objects.
+        without boxes or labels, the image is left out. Boxes (0, 4) mean that it has no objects. `labelled`, (K,) bool:
+        the classes that are labelled, if not all are; others are neither positive nor negative (`labelled_logits`).
     costs, weights: weights of the terms of the matching cost and of the loss.
     classification: "softmax", whose last class is "no object" (DETR), or without such a class the sigmoids of "focal"
         (Deformable DETR), "varifocal" (VarifocalNet), "varifocal_matched", which has no class loss of matched

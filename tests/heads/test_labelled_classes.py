@@ -92,6 +92,7 @@ def test_an_unlabelled_class_has_no_gradient_and_the_loss_is_that_without_the_cl
 
 def test_a_run_checks_its_heads_and_a_model_passes_names_to_them():
     from densevit.training.loop.data_checks import check_required_targets
+    from densevit.training.loop.evaluator_factory import image_losses
 
     data = densevit.build_data({"name": "scenes", "image_size": 64, "train_length": 2, "labelled_classes": ["ball"]})
     names = [c.name for c in data.classes["detection"]]
@@ -100,6 +101,8 @@ def test_a_run_checks_its_heads_and_a_model_passes_names_to_them():
     flags = [{**t, "labelled": torch.tensor([name == "ball" for name in names])} for t in batch["targets"]]
     assert model.loss(batch) == model.loss({**batch, "targets": flags})
     assert model.loss(batch) != model.loss({**batch, "targets": [{**t, "labelled": names} for t in batch["targets"]]})
+    by_image = [image_losses(model, ["x"], {**batch, "targets": t}, LossContext()) for t in (batch["targets"], flags)]
+    assert by_image[0] == by_image[1], "as a validation without an evaluator"
     check_required_targets(model.heads, data)
     model = densevit.DenseModel(model.backbone, {"x": StandIn(names)})
     with pytest.raises(ConfigError, match=r"heads\.x \(.*\) would learn"):

@@ -22,6 +22,7 @@ from densevit.interfaces import (
 )
 from densevit.losses.distributed import gather_objects
 from densevit.model import DenseModel, InferenceModel
+from densevit.targets.labelled_classes import by_class
 from densevit.training.loop.model_class_mapping import ClassMapping
 
 METHOD = "method"  # the name of the method's loss in the metrics
@@ -151,7 +152,7 @@ def image_losses(
         blocks = backbone_output.last_blocks.get(head.last_blocks)
         inputs = [] if blocks else model.head_inputs(name, backbone_output.features, padding_mask)
         losses[name] = []
-        for i, target in enumerate(batch["targets"]):
+        for i, target in enumerate(by_class(batch["targets"], head.classes)):
             if not all(key in target for key in head.required_targets):
                 losses[name].append({})
                 continue
