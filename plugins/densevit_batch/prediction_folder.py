@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -235,9 +236,7 @@ def read_counts(file: Path) -> Counts:
 
 def read_texts(file: Path) -> Iterator[Texts]:
     """Yields the texts of each predicted image of a block."""
-    lines = _lines(file)
-    next(lines)
-    return lines
+    return islice(_lines(file), 1, None)
 
 
 def _lines(file: Path) -> Iterator[Any]:

@@ -77,11 +77,6 @@ def listed_images(folder: Path) -> list[dict[str, Any]]:
     return [row for row in read_table(table).to_pylist() if row.pop("state") == PREDICTED]
 
 
-def read_objects(table: Path, images: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the objects in COCO's results format. images: the result of `listed_images`."""
-    return object_entries(read_table(table), images)
-
-
 def object_entries(rows: "pyarrow.Table", images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Converts rows of objects to COCO's results format. images: the objects' images, from `listed_images`."""
     sizes = {image["id"]: [image["height"], image["width"]] for image in images}

@@ -17,7 +17,7 @@ from densevit.errors import DataError
 from densevit.interfaces import Class
 from densevit.paths import user_path
 from densevit_batch.prediction_folder import check_model, saved_classes
-from densevit_batch.prediction_tables import is_table, listed_images, objects_list, read_objects
+from densevit_batch.prediction_tables import is_table, listed_images, object_entries, objects_list, read_table
 
 if TYPE_CHECKING:
     from densevit import DenseModel
@@ -126,10 +126,9 @@ def _shape(entry: Mapping[str, Any]) -> dict[str, Any]:
     mask = rle.decode({"size": code["size"], "counts": code["counts"].encode()})
     if not mask.any():
         return {}
-    shape: dict[str, Any] = {"segmentation": _polygons(mask), "area": float(mask.sum())}
-    if not shape["segmentation"]:
-        del shape["segmentation"]
-    return shape | {"bbox": entry.get("bbox", rle.toBbox(rle.encode(np.asfortranarray(mask))).tolist())}
+    bbox = entry.get("bbox", rle.toBbox(rle.encode(np.asfortranarray(mask))).tolist())
+    polygons = _polygons(mask)
+    return {**({"segmentation": polygons} if polygons else {}), "area": float(mask.sum()), "bbox": bbox}
 
 
 def _polygons(mask: np.ndarray) -> list[list[float]]:
@@ -146,7 +145,7 @@ def _entries(folder: Path, heads: Sequence[str], images: list[dict[str, Any]]) -
     for head in heads:
         path = objects_list(folder, head)
         if path is not None:
-            entries = read_objects(path, images) if is_table(path) else read_json(path)
+            entries = object_entries(read_table(path), images) if is_table(path) else read_json(path)
             if not entries or any("category_id" in entry for entry in entries):
                 return head, entries
     raise DataError(

@@ -61,9 +61,9 @@ def weight_map(index: Path) -> dict[str, str]:
         files = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
     except (ValueError, LookupError, TypeError, RecursionError):
         files = None
-    if not isinstance(files, dict) or any(not isinstance(x, str) or Path(x).name != x for x in files.values()):
-        files = None
-    if not files:
+    if not (
+        files and isinstance(files, dict) and all(isinstance(x, str) and Path(x).name == x for x in files.values())
+    ):
         raise WeightsError(
             f"{index}: not an index of shards in its folder. Expected a weight_map from tensor names to file names."
         )

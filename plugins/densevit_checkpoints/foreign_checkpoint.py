@@ -137,9 +137,8 @@ def _check_implied(checkpoint: Checkpoint, layout: CheckpointLayout) -> None:
 
 def _names(model: DenseModel) -> set[str]:
     """The keys of the model's state dict, and of the state dicts of its backbone, heads and necks."""
-    names = set(model.state_dict())
-    parts = [model.backbone, *model.heads.values(), *model.necks.values()]
-    return names.union(*(part.state_dict() for part in parts))
+    parts = (model.backbone, *model.heads.values(), *model.necks.values())
+    return set(model.state_dict()).union(*(part.state_dict() for part in parts))
 
 
 def _fits(tensors: StateDict, model: DenseModel, metadata: Mapping[str, Any]) -> bool:
@@ -164,5 +163,5 @@ def _in_wrapper(tensors: Mapping[str, Tensor], backbone: nn.Module) -> dict[str,
 def _flipped(tensors: Mapping[str, Tensor], layout: CheckpointLayout) -> dict[str, Tensor]:
     """Reverses the channels of the backbone's input convolutions, from BGR to RGB."""
     prefix = "" if layout.is_backbone else "backbone."
-    stem = [key for key, x in tensors.items() if key.startswith(prefix) and x.ndim == 4 and x.shape[1] == 3]
-    return {**tensors, **{key: tensors[key].flip(1) for key in stem}}
+    is_stem = {key: key.startswith(prefix) and x.ndim == 4 and x.shape[1] == 3 for key, x in tensors.items()}
+    return {key: x.flip(1) if is_stem[key] else x for key, x in tensors.items()}

@@ -41,8 +41,9 @@ def read(source: str, fix_hint: str = "", trust: bool = False) -> Checkpoint:
     `source`. trust: the parameter of `checkpoint_io.read`.
     """
     library, _, name = source.partition(":")
-    fix = fix_hint or f"name a downloaded file or folder in place of {source}"
-    weights, metadata = _SOURCES[library](source, name.strip(), fix)
+    weights, metadata = _SOURCES[library](
+        source, name.strip(), fix_hint or f"name a downloaded file or folder in place of {source}"
+    )
     if isinstance(weights, Path):
         checkpoint = file_formats.read(weights, trust)
         return replace(checkpoint, source=source, metadata=checkpoint.metadata | metadata)
@@ -70,9 +71,8 @@ def _torchvision(source: str, name: str, fix_hint: str) -> Published:
     entries = {entry.name: entry for entry in models.get_model_weights(model)}
     if not entries:
         raise WeightsError(f"{source}: torchvision has no weights for {model}.")
-    entry = entries.get(wanted)
-    if wanted in ("", "DEFAULT"):
-        entry = getattr(models.get_model_weights(model), "DEFAULT", [*entries.values()][-1])
+    default = getattr(models.get_model_weights(model), "DEFAULT", [*entries.values()][-1])
+    entry = default if wanted in ("", "DEFAULT") else entries.get(wanted)
     if entry is None:
         raise WeightsError(f"{source}: torchvision's {model} has no weights {wanted!r}.{did_you_mean(wanted, entries)}")
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(entry.url).path).name
@@ -113,8 +113,7 @@ def _hugging_face(source: str, name: str, fix_hint: str) -> Published:
             hub.first([shard])
     described = [hub.get(file) for file in (preprocessing.CONFIG, *preprocessing.PREPROCESSORS, preprocessing.CARD)]
     folder = next((file.parent for file in described if file is not None), None)
-    metadata = preprocessing.folder_metadata(folder) if folder is not None else {}
-    return weights, metadata
+    return weights, preprocessing.folder_metadata(folder) if folder is not None else {}
 
 
 _SOURCES = {

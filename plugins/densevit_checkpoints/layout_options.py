@@ -1,6 +1,8 @@
 """Options with which a model computes as the project that published its pretrained weights."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
+from itertools import chain
 from typing import Any, NamedTuple
 
 from densevit import registry
@@ -80,9 +82,9 @@ def completed(
     notes: list[tuple[str, str]] = []
     for weights in _parts(checkpoint, sections, model):
         path = weights.key.split(".")
-        section: Any = sections
-        for name in path:
-            section = section[name] if isinstance(section, Mapping) else getattr(section, name)
+        section: Any = reduce(
+            lambda above, key: above[key] if isinstance(above, Mapping) else getattr(above, key), path, sections
+        )
         if section is not None:
             options, lines = layout_options(weights, section)
             sections = with_value(sections, path, section.model_copy(update=options))
@@ -112,16 +114,15 @@ def _implied(weights: PartWeights, plugin: str) -> Iterator[tuple[Path, Any, boo
     """Yields the path and value of each option of the authors' model, and whether the layout lists it as a project
     default or as an option that tensors do not determine. Value _ABSENT: the plugin's default. plugin: the part's name.
     """
-    layout = weights.checkpoint.layout
+    layout_options = weights.checkpoint.layout.options
     try:
         section = option_of(weights.checkpoint.describe(), weights.layout_key)
     except WeightsError:  # an incomplete checkpoint, which `allow_mismatch` permits
         return
     if not isinstance(section, Mapping):
         return
-    described = dict(_leaves({key: value for key, value in section.items() if key not in _RESERVED}))
+    described = {path: value for path, value in _leaves(section) if path[0] not in _RESERVED}
     prefix, is_backbone = f"{weights.layout_key}.", weights.group == "backbones"
-    layout_options = layout.options
     names = [f"backbone.{name}" if "." not in name else name for name in layout_options.project_defaults]
     listed = {name.removeprefix(prefix) for name in (*names, *layout_options.unsaved) if name.startswith(prefix)}
     if is_backbone and weights.complete:
@@ -138,20 +139,18 @@ def _implied(weights: PartWeights, plugin: str) -> Iterator[tuple[Path, Any, boo
 
 
 def _why(weights: PartWeights, path: Path) -> str:
-    layout = weights.checkpoint.layout
-    name = ".".join((weights.layout_key, *path))
+    layout, name = weights.checkpoint.layout, ".".join((weights.layout_key, *path))
     if name in weights.checkpoint.options:
         return "these weights were trained with"
     return _ASSUMED if name in layout.options.unsaved else f"{layout.name} computes with"
 
 
 def _leaves(section: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yields the path and value of each option, recursively."""
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*path, key))
-        else:
-            yield (*path, key), value
+    """The path and value of each option, recursively."""
+    return chain.from_iterable(
+        _leaves(value, (*path, key)) if isinstance(value, Mapping) else [((*path, key), value)]
+        for key, value in section.items()
+    )
 
 
 def _with(options: Mapping[str, Any], path: Path, value: Any) -> dict[str, Any]:

@@ -97,9 +97,8 @@ def checkpoint_metadata(content: Mapping[Any, Any]) -> dict[str, Any]:
     if isinstance(meta, Mapping):
         meta = {**meta, **(meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), Mapping) else {})}
         names = meta.get("classes", meta.get("CLASSES"))
-    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
-        return metadata
-    return {**metadata, "classes": list(names)}
+    is_listed = names and isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    return {**metadata, "classes": list(names or ())} if is_listed else metadata
 
 
 def licence(card: Path) -> str | None:
@@ -124,7 +123,7 @@ def _label_names(id2label: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _three(value: float | Sequence[float]) -> tuple[float, ...]:
-    three = (float(value),) * 3 if isinstance(value, (int, float)) else tuple(float(v) for v in value)
+    three = (float(value),) * 3 if isinstance(value, (int, float)) else tuple(map(float, value))
     if len(three) != 3:
         raise ValueError(f"three numbers are expected, for red, green and blue, not {[*three]}")
     return three

@@ -12,7 +12,7 @@ import torch
 
 import densevit
 from densevit_batch.image_file import ImageFile
-from densevit_batch.prediction_tables import IMAGES, OBJECTS, listed_images, read_objects
+from densevit_batch.prediction_tables import IMAGES, OBJECTS, listed_images, object_entries, read_table
 from tests.batch.written_predictions import write_predictions
 from tests.cli.stand_in import CLASSES, read
 
@@ -28,7 +28,7 @@ def check_same(tables: str, jsons: str) -> None:
     """Both folders have the same images and objects; ids are text in the tables."""
     images = listed_images(Path(tables))
     assert as_text(images, "id") == as_text(read(f"{jsons}/images.json"), "id")
-    objects = read_objects(Path(tables, OBJECTS), images)
+    objects = object_entries(read_table(Path(tables, OBJECTS)), images)
     assert as_text(objects, "image_id") == as_text(read(f"{jsons}/predictions.json"), "image_id")
 
 
@@ -70,7 +70,7 @@ def test_heads_have_tables_with_masks_and_images_have_their_predictions(tmp_path
     rows = pandas.read_parquet(tmp_path / IMAGES)
     assert rows.id.tolist() == [3, 4] and rows["kind/image_class"].tolist() == ["dog", "dog"]
     assert rows["kind/image_score"].tolist() == [0.5, 0.5] and rows.width.tolist() == [6, 6]
-    every = read_objects(tmp_path / "things" / OBJECTS, listed_images(tmp_path))
+    every = object_entries(read_table(tmp_path / "things" / OBJECTS), listed_images(tmp_path))
     objects = [entry for entry in every if entry["score"] >= 0.5]
     code = {"size": [4, 6], "counts": objects[0]["segmentation"]["counts"]}
     assert objects == [{"image_id": 4, "category_id": 18, "score": 0.5, "segmentation": code}]

@@ -75,7 +75,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--image-size",
         metavar="SIZE",
-        type=_image_size,
+        type=lambda text: text if text == "source" else sides(text),
         help="the long side of resized images (1280), the height and width that images are fitted into "
         "(960x1280), or source: images keep their size (default: as in evaluation; with --window: source)",
     )
@@ -114,11 +114,6 @@ def sides(text: str) -> int | list[int] | None:
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is not a side (512), a height and width (512x768), or null.") from None
     return sides[0] if sides is not None and len(sides) == 1 else sides
-
-
-def _image_size(text: str) -> str | int | list[int] | None:
-    """Parses source, 1280 or 960x1280 (height x width)."""
-    return "source" if text == "source" else sides(text)
 
 
 def _number_of_images(text: str) -> int:
