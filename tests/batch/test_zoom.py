@@ -32,6 +32,8 @@ def test_the_command_writes_parts_and_point_clouds(tmp_path, options):
     for name in ("a", "b"):
         Image.fromarray(IMAGE).save(tmp_path / "photos" / f"{name}.png")
     base = ["predict", str(tmp_path / "run"), str(tmp_path / "photos"), "--out", str(tmp_path / "out"), *options]
+    assert main([*base, "--out", str(tmp_path / "none")]) == 1
+    assert f"{tmp_path}/photos/a.png' has no focal length" in (tmp_path / "none/failed.csv").read_text()
     base += ["--focal", str(FOCAL)]
     for part in ("1/2", "2/2"):
         assert main([*base, "--part", part]) == 0

@@ -50,10 +50,11 @@ def test_boxes_masks_semantic_and_panoptic_maps_agree():
     assert shown == set(names[8:]) and twice > 3
 
 
-def test_depth_unprojects_onto_the_scene():
+@pytest.mark.parametrize("view", [None, 100.0])
+def test_depth_unprojects_onto_the_scene(view):
     """Unprojected pixels: floors are horizontal, walls vertical, and objects are on floors in front of walls."""
     for index in range(20):
-        scene = Scenes("val").scene(index)
+        scene = Scenes("val", field_of_view=view).scene(index)
         rendering = render(scene, SIDE, SIDE)
         known = rendering.depth > 0
         x, y, z = _world(scene, rendering.depth)
@@ -109,6 +110,20 @@ def test_scenes_depend_on_split_seed_and_index_but_not_on_the_size():
     assert agree.float().mean() > 0.97
 
 
+def test_another_lens_shows_the_same_scene():
+    """The ray of the middle pixel is that of every lens. By hand, 90 degrees on 65 pixels are 32.5 pixels away."""
+    for index in range(3):
+        narrow, usual, wide = (
+            Scenes("val", image_size=65, field_of_view=view)[index]["targets"] for view in (40, None, 90)
+        )
+        assert usual["depth"][32, 32] == narrow["depth"][32, 32] == wide["depth"][32, 32]
+        assert wide["focal"] == pytest.approx(32.5) and narrow["focal"] == pytest.approx(32.5 / math.tan(math.pi / 9))
+        assert 65 * 1.05 <= usual["focal"] <= 65 * 1.6
+    ranged = Scenes("val", image_size=65, field_of_view=(50.0, 80.0))
+    focals = [ranged[index]["targets"]["focal"] for index in range(20)]
+    assert 32.5 / math.tan(math.radians(40)) < min(focals) < 0.8 * max(focals) < 0.8 * 32.5 / math.tan(math.radians(25))
+
+
 def test_samples_have_the_specified_dtypes_and_shapes():
     dataset = Scenes("val", image_size=(48, 80), val_length=3)
     sample = dataset[1]
@@ -125,5 +140,8 @@ def test_samples_have_the_specified_dtypes_and_shapes():
 def test_invalid_option_is_named():
     with pytest.raises(DataError, match="data.image_size is 16; scenes are at least 32"):
         Scenes("train", image_size=16)
+    for view in (0, 180, (80, 50)):
+        with pytest.raises(DataError, match=r"data\.field_of_view is .*; an angle above 0 and below 150 degrees"):
+            Scenes("train", field_of_view=view)
     with pytest.raises(DataError, match="no split 'minival', only train, val, test"):
         Scenes("minival")
