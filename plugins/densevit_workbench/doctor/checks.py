@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations, islice
 
@@ -37,6 +38,7 @@ def check_split(split: SplitStatistics, findings: Findings, conversion: str) -> 
     fix = "Correct the values or data.transforms: training would stop at these images."
     findings.report("error", "images on which the training transform fails", failures, fix)
     _classes(split, findings, conversion)
+    _labelled_classes(split, findings)
     _unlike_maps(split, findings)
     _objects(split, findings)
     _channels(split, findings)
@@ -66,6 +68,31 @@ def _classes(split: SplitStatistics, findings: Findings, conversion: str) -> Non
             text = f"{most} {present.max() / present.min():,.0f} times as often as {classes.names[int(least.argmin())]}"
             fix = "data.repeat_factor repeats images of rare classes, if the data set knows the classes of its images."
             findings.report("note", "classes are imbalanced", [f"{key}: {text}"], fix)
+
+
+def _labelled_classes(split: SplitStatistics, findings: Findings) -> None:
+    """Reports where classes are labelled, if not everywhere, and classes without objects in a set of a mix."""
+    read = [summary for summary in split.summaries if summary.digest]
+    numbers = Counter(name for summary in read for name in summary.labelled or ())
+    partly = [summary for summary in read if summary.labelled is not None]
+    names = dict.fromkeys(name for classes in split.classes.values() for name in classes.names) if partly else {}
+    rest = len(read) - len(partly)
+    texts = [f"{name}: in {numbers[name] + rest:,} of {len(read):,} opened images" for name in names]
+    findings.report("note", "classes are labelled in some images only", texts)
+    counts: dict[str, dict[str, int]] = {}
+    for summary in [summary for summary in read if summary.part and summary.labelled is None]:
+        for key, objects in summary.counts.items():
+            for name, number in zip(split.classes[key].names, objects.tolist(), strict=True):
+                by_part = counts.setdefault(name, {})
+                by_part[summary.part] = by_part.get(summary.part, 0) + number
+    texts = [
+        f"{name}: none in {part}, {max(by_part.values()):,} in {max(by_part, key=by_part.__getitem__)}"
+        for name, by_part in counts.items()
+        for part, number in by_part.items()
+        if not number and any(by_part.values())
+    ]
+    fix = "If they are not labelled there, set data.sets.SET.labelled_classes to those that are: else they train as "
+    findings.report("warning", "classes that a set of the mix has no objects of", texts, fix + "background.")
 
 
 def _alike_names(split: SplitStatistics, classes: ClassCounts, findings: Findings, conversion: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils import data
 
+from densevit.data.datasets.mix import Mix
 from densevit.data.duplicate_images import difference_hash, pixel_digest
 from densevit.data.io.channel_files import as_rgb
 from densevit.data.io.image_names import image_name
@@ -39,7 +40,8 @@ class Summary:
     of each channel; None for 8-bit RGB.
     counts: objects or pixels per class, by target key. objects: the number of trainable objects. measures, inputs:
     measures of the targets, as annotated and after the training transform. kept: the number of objects after the
-    transform; -1 if the transform failed with the error `failure`.
+    transform; -1 if the transform failed with the error `failure`. labelled: the labelled classes; None: all. part: the
+    set of a mix.
     """
 
     index: int
@@ -56,6 +58,8 @@ class Summary:
     inputs: Measures = field(default_factory=dict)
     kept: int | None = None
     failure: str = ""
+    labelled: tuple[str, ...] | None = None
+    part: str = ""
 
 
 class Summaries(data.Dataset[Summary]):
@@ -117,7 +121,11 @@ class Summaries(data.Dataset[Summary]):
         channels = self.dataset.channels
         digest, bits = pixel_digest(pixels), difference_hash(as_rgb(pixels, channels))
         per_channel = None if channels.is_rgb else channel_values(sample["image"].numpy(), channels)
-        return Summary(index, "", name, tuple(wrong), size, digest, bits, per_channel, counts, objects, measures)
+        names = {c.name for classes in self.dataset.classes.values() for c in classes}
+        labelled = tuple(targets["labelled"]) if names - {*targets.get("labelled", names)} else None
+        part = str(targets["image_id"]).partition("/")[0] if isinstance(self.dataset, Mix) else ""
+        summary = Summary(index, "", name, tuple(wrong), size, digest, bits, per_channel, counts, objects, measures)
+        return replace(summary, labelled=labelled, part=part)
 
     def _usable_objects(self, values: Mapping[str, Any], size: Size, objects: int) -> int:
         """The number of objects without crowds and boxes without area."""
