@@ -40,7 +40,11 @@ ALTERNATIVES: dict[Key, tuple[tuple[str, ...], ...]] = {
     ("backbone",): (("weights", "pretrained"),),
     ("method", "teacher"): (("weights", "pretrained"),),
 }
-NAMED = (("data", "transforms"), ("data", "final_phase", "transforms"))  # sections that may be a name alone
+NAMED = (
+    ("method",),
+    ("data", "transforms"),
+    ("data", "final_phase", "transforms"),
+)  # sections that may be a name alone
 
 
 class SingleKeys(dict[str, Any]):

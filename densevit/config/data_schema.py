@@ -28,6 +28,9 @@ from densevit.errors import nearest
 CHANNELS = ("channels", "range", "nodata", "display")
 """The keys of `data` that describe the channels of images."""
 
+NEW_CLASSES = ("new",)
+"""`data.labelled_classes` of a run that adds classes to the model in `weights`."""
+
 AUGMENTATION = ("transforms", "multi_scale", "vertical_flip", "copy_paste", "mosaic", "mixup", "cutmix")
 """The keys of `data` that `data.final_phase` can change."""
 
@@ -67,7 +70,8 @@ class DataSection(OpenSection):
     val: Annotated[PluginSection, "datasets"] | None = None
     """The validation data set, in place of the split `val_split` of `name`."""
     labelled_classes: Patterns = ()
-    """The classes whose objects are all labelled; others are neither positive nor negative in a loss. `[]`: all."""
+    """The classes whose objects are all labelled; others are neither positive nor negative in a loss. `[]`: all.
+    `new`: those that the model in `weights` lacks, whose classes the run keeps."""
     allow_overlap: bool = False
     """Allows training and validation on the same image files, which is an error otherwise."""
     batch_size: Annotated[Count, Field(le=2**20)] = 8

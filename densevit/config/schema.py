@@ -10,7 +10,7 @@ from pydantic import Field
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import ModelSections
 from densevit.config.training_schema import OptimSection, TrainerSection
-from densevit.config.values import Int, PluginSection
+from densevit.config.values import Int, NamedSection, PluginSection
 
 
 class Config(ModelSections):
@@ -20,8 +20,8 @@ class Config(ModelSections):
     """The data set."""
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
     """Seed of weights, data order and augmentation."""
-    method: Annotated[PluginSection, "methods"] = PluginSection(name="supervised")
-    """The training method: `{name: ..., options}`."""
+    method: Annotated[NamedSection, "methods"] = PluginSection(name="supervised")
+    """The training method: its name, or `{name: ..., options}`."""
     optim: Annotated[OptimSection, "optimizers"] = Field(default_factory=OptimSection)
     """The optimiser."""
     trainer: TrainerSection

@@ -160,8 +160,10 @@ class DataSplits:
         self.views, self._method_transform = method.views, method.transform
 
     def use_split(self, key: Literal["train", "val"], dataset: Dataset) -> None:
-        """Replaces a split."""
+        """Replaces a split, and what was built for the earlier one."""
         self._built[key] = dataset
+        for name in ("_augmentation", "config_transform", "config_phases", "_epoch_indices"):
+            vars(self).pop(name, None)
 
     def use_classes(self, kept: Mapping[str, Sequence[int]]) -> None:
         """Restricts evaluation to some classes, in this order. kept: class indices by task; other tasks keep all."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from densevit import registry
 from densevit.config import DataSection, data_options
+from densevit.config.data_schema import NEW_CLASSES
 from densevit.data.datasets.file_checks import check_files
 from densevit.data.datasets.partly_labelled import PartlyLabelled
 from densevit.errors import ConfigError, warn_once
@@ -58,4 +59,5 @@ def unchecked_split(section: DataSection, split: str) -> Dataset:
             "Fix: leave them out."
         )
     names = section.labelled_classes
-    return PartlyLabelled(dataset, names, "data.labelled_classes") if names else dataset
+    is_partly = names and names != NEW_CLASSES  # a run adds the classes of its weights
+    return PartlyLabelled(dataset, names, "data.labelled_classes") if is_partly else dataset

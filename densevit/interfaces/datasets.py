@@ -75,3 +75,18 @@ class Dataset(Recorded):
         Heads with a fixed number of queries use it in `Head.check` to warn if an image has more objects.
         """
         return None
+
+
+class WrappedDataset(Dataset):
+    """A data set with the images of another one, whose attributes and methods it has unless a subclass defines them."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        methods = [name for name in dir(dataset) if callable(getattr(type(dataset), name, None))]
+        for name in {*Dataset.__annotations__, *vars(dataset), *methods}:  # also optional methods, as `check_files`
+            is_inherited = getattr(type(self), name, None) is getattr(Dataset, name, None)
+            if is_inherited and name[0] != "_" and name not in vars(self):
+                setattr(self, name, getattr(dataset, name))
+
+    def __len__(self) -> int:
+        return len(self.dataset)

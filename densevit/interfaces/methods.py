@@ -1,11 +1,13 @@
 """The interface of training methods."""
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from densevit.constructor_call import Recorded
 from densevit.interfaces.data_types import Batch, Losses
+from densevit.interfaces.datasets import Dataset
 from densevit.losses.context import LossContext
 
 
@@ -53,6 +55,11 @@ class Method(nn.Module, Recorded):
         which may share their geometry or differ in size. Default: `configured`, the config's transform.
         """
         return configured
+
+    def training_data(self, dataset: Dataset, folder: Path) -> Dataset:
+        """The training data set, such as `dataset` with labels that the method predicts. Called before training, in
+        each process. folder: the run's. Default: `dataset`."""
+        return dataset
 
     def eval_model(self, model: Any) -> Any:
         """The validated and saved model, a `DenseModel` with the heads of `model`: `model` by default, or a

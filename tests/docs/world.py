@@ -63,6 +63,7 @@ RUNS: dict[str, tuple[str, ...]] = {
 }
 OWN_RUNS: dict[tuple[str, str], tuple[str, ...]] = {
     ("README.md", "start-detector"): RUNS["detr_swin"],
+    ("docs/continuing.md", "start-detector"): ("start/detector", "data={name: scenes, image_size: 64}"),
     ("docs/inference.md", "mine"): ("scenes/setr_swin",),
     ("docs/evaluate.md", "detr_swin"): RUNS["coco"],
     ("docs/many-images.md", "mine"): RUNS["coco"],

@@ -6,21 +6,19 @@ import numpy as np
 
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset, Sample
+from densevit.interfaces.datasets import WrappedDataset
 from densevit.targets.target_class_mapping import with_classes
 from densevit.targets.types import TargetTypes
 
 
-class MappedClasses(Dataset):
+class MappedClasses(WrappedDataset):
     """A data set restricted to some classes. Objects of other classes are removed, and their pixels unlabelled.
 
     kept: the indices of the kept classes by task, in their new order; other tasks keep all classes.
     """
 
     def __init__(self, dataset: Dataset, kept: Mapping[str, Sequence[int]]) -> None:
-        self.dataset = dataset
-        self.provides, self.metric = dataset.provides, dataset.metric
-        self.channels = dataset.channels
-        self.division, self.conversion = dataset.division, dataset.conversion
+        super().__init__(dataset)
         self.classes = dict(dataset.classes)
         self._mappings: dict[str, tuple[np.ndarray, tuple[Class, ...]]] = {}
         for task, indices in kept.items():
@@ -30,24 +28,9 @@ class MappedClasses(Dataset):
             self._mappings[task] = (table, self.classes[task])
         self._types = TargetTypes.of(dataset)
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, index: int) -> Sample:
         sample = self.dataset[index]
         return {"image": sample["image"], "targets": with_classes(sample["targets"], self._mappings.get, self._types)}
-
-    def check_labels(self) -> None:
-        self.dataset.check_labels()
-
-    def image_files(self) -> Sequence[str]:
-        return self.dataset.image_files()
-
-    def image_name(self, index: int) -> str | None:
-        return self.dataset.image_name(index)
-
-    def sizes(self) -> np.ndarray | None:
-        return self.dataset.sizes()
 
 
 def class_order(

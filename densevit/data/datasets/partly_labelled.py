@@ -1,13 +1,17 @@
 """A data set in which only some classes are labelled."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
 from densevit.data.datasets.mapped_classes import MappedClasses
 from densevit.errors import DataError, did_you_mean
-from densevit.interfaces import Dataset, Sample
+from densevit.interfaces import Class, Dataset, Sample, color_of
 from densevit.targets.target_class_mapping import plain_name
+
+_NONE: Mapping[str, Sequence[Class]] = MappingProxyType({})
 
 
 class PartlyLabelled(MappedClasses):
@@ -15,10 +19,13 @@ class PartlyLabelled(MappedClasses):
 
     Objects of other classes are removed, and their pixels unlabelled, as are those of a class "background", and images
     of another class. A labelled pixel or image has one class, and so is negative for all others, labelled or not.
-    names: the labelled classes. where: the key of these names, for messages. Raises DataError for another name.
+    names: the labelled classes. where: the key of these names, for messages. old: classes by task that come first, also
+    those that the data lacks. Raises DataError for another name.
     """
 
-    def __init__(self, dataset: Dataset, names: Collection[str], where: str) -> None:
+    def __init__(
+        self, dataset: Dataset, names: Collection[str], where: str, old: Mapping[str, Sequence[Class]] = _NONE
+    ) -> None:
         super().__init__(dataset, {})
         every = list(dict.fromkeys(c.name for classes in dataset.classes.values() for c in classes))
         for name in names:
@@ -27,15 +34,29 @@ class PartlyLabelled(MappedClasses):
         is_complete = {*names} | {name for name in every if plain_name(name) == "background"} >= {*every}
         self.labelled = [name for name in names if is_complete or plain_name(name) != "background"]
         for task, classes in dataset.classes.items():
-            table = [i if c.name in self.labelled else -1 for i, c in enumerate(classes)]
-            self._mappings[task] = (np.array(table, np.int64), classes)
+            self.classes[task] = every_class = joined_classes(old.get(task, ()), classes)
+            index = {c.name: i for i, c in enumerate(every_class)}
+            table = [index[c.name] if c.name in self.labelled else -1 for c in classes]
+            self._mappings[task] = (np.array(table, np.int64), every_class)
+        if old:
+            vars(self).pop("image_classes", None)  # they are indices of other classes
         self.provides = {key: self._types.get(key) for key in (*dataset.provides, "labelled")}
-        for name in dir(dataset):  # optional methods and attributes, such as `check_files`
-            is_default = getattr(type(self), name, None) is getattr(Dataset, name, None) and name not in vars(self)
-            if is_default and name[0] != "_" and (name in vars(dataset) or callable(getattr(type(dataset), name))):
-                setattr(self, name, getattr(dataset, name))
 
     def __getitem__(self, index: int) -> Sample:
         sample = super().__getitem__(index)
         names = sample["targets"].get("labelled", self.labelled)
         return {**sample, "targets": {**sample["targets"], "labelled": [x for x in self.labelled if x in names]}}
+
+
+def joined_classes(first: Sequence[Class], second: Sequence[Class]) -> tuple[Class, ...]:
+    """The classes of both by name; those that only `second` has get file ids and colours that are free."""
+    names, last = {c.name for c in first}, max((c.file_id for c in (*first, *second)), default=0)
+    taken = {c.file_id for c in first}
+    added = [c for c in second if c.name not in names]
+    return (
+        *first,
+        *(
+            replace(c, file_id=last + n, color=color_of(len(first) + n)) if c.file_id in taken else c
+            for n, c in enumerate(added, 1)
+        ),
+    )

@@ -175,6 +175,7 @@ def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger]) -> tuple
         plan.trainer.callbacks = run_callbacks(plan, folder.path, best, signals)  # type: ignore[attr-defined]
         plan.trainer.loggers = build_loggers(section, folder.path, loggers)
         start(plan, folder)
+        plan.data.use_split("train", plan.method.training_data(plan.data.train, folder.path))
         ema = None if section.ema is None else ExponentialMovingAverage(section.ema, section.ema_warmup)
         parts = (plan.model, plan.config.optim, plan.evaluators, plan.method)
         module = DenseModule(*parts, budget=plan.budget, rates=plan.rates, ema=ema)

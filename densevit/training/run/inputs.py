@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densevit import config as configs
-from densevit import registry
 from densevit.atomic_io import check_writable
 from densevit.config import Config, Overrides
 from densevit.config.yaml_io import run_name
-from densevit.data.data_builder import build_data
 from densevit.data.data_splits import DataSplits
-from densevit.data.split_overlap import check_overlap
 from densevit.errors import ConfigError
 from densevit.model import DenseModel
 from densevit.paths import user_path
-from densevit.training.run.config_checks import check_frozen, check_labels
+from densevit.training.run.config_checks import check_frozen
 from densevit.training.run.folder import check_wanted
+from densevit.training.run.training_data import checked_data
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.resolving import read_files
 
@@ -57,12 +55,7 @@ class TrainingInputs:
         configs.check_plugins(config)
         if checkpoint is None:
             check_frozen(config)
-        data, needs_labels = build_data(config), registry.load("methods", config.method.name).needs_labels
-        data.sort_classes()
-        data.check_splits(needs_labels or bool(config.heads))
-        if needs_labels:
-            check_labels(config, data)
-        check_overlap(data)
+        data = checked_data(config)
         return cls(
             config=config,
             folder=folder,

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from densevit import config as configs
 from densevit import registry
+from densevit.config.data_schema import NEW_CLASSES
 from densevit.config.values import RANDOM
 from densevit.model import create_neck
 from densevit.model.meta_device import built_on_meta
@@ -117,6 +118,8 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
     if not data.train.channels.is_rgb:
         yield f"channels: {plan.model.channels}"
     yield from filter(None, (data.val.conversion, data.val.division))
+    if config.data.labelled_classes == NEW_CLASSES and isinstance(plan.method, Supervised):
+        yield f"The classes of {config.weights} are not labelled, and are forgotten. method=self_training keeps them."
     yield plan.budget.describe(len(data.train))
     yield from (*missing_necks(plan), *random_backbone(plan))
     device = trainer.strategy.root_device

@@ -1,0 +1,140 @@
+"""A teacher's predictions of a data set as a COCO json, and as labels of the classes that are not labelled."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+from tqdm import tqdm
+
+from densevit import DataError, DenseModel, RunLengthMasks
+from densevit.errors import ConfigError
+from densevit.interfaces import Class, Dataset, Sample, Targets
+from densevit.interfaces.datasets import WrappedDataset
+
+UNSURE = 0.5  # times the teacher's threshold: from there up to the threshold an object may be there or not
+SAME = 0.7  # IoU of predictions that are of a labelled object
+
+
+def write_predictions(teacher: DenseModel, head: str, dataset: Dataset, file: Path) -> None:
+    """Writes the objects that a teacher's head predicts in all images of a data set, from half its score threshold on:
+    images, annotations with scores, and categories as in COCO, and the threshold in `info`."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    images: list[dict[str, Any]] = []
+    read = set[int | str]()
+
+    def pixels() -> Iterator[Tensor]:
+        for index in tqdm(range(len(dataset)), "Images labelled by the teacher", disable=None):
+            with suppress(DataError):  # an unreadable image; `data.on_error` says what a run does
+                sample = dataset[index]
+                image_id = sample["targets"]["image_id"]
+                if image_id not in read:  # a mix may repeat it
+                    read.add(image_id)
+                    images.append({"id": image_id, "file_name": dataset.image_name(index) or str(image_id)})
+                    yield sample["image"]
+
+    threshold, classes = teacher.default_thresholds[head], teacher.classes[head]
+    annotations: list[dict[str, Any]] = []
+    for number, result in enumerate(teacher.to(device or "cpu").predict(pixels(), {head: UNSURE * threshold})):
+        image, values = images[number], result.to_dict()
+        image |= {side: values[side] for side in ("height", "width")}
+        for entry in values["heads"][head]["objects"]:
+            x0, y0, x1, y1 = entry["box"]
+            annotation = {"id": len(annotations) + 1, "image_id": image["id"], "iscrowd": 0, "score": entry["score"]}
+            annotation |= {"category_id": classes[entry["label"]].file_id, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+            annotation |= {"area": (x1 - x0) * (y1 - y0)} | ({"segmentation": entry["mask"]} if "mask" in entry else {})
+            annotations.append(annotation)
+    document = {
+        "info": {"score_threshold": threshold},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": c.file_id, "name": c.name} for c in classes],
+    }
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    os.replace(partial, file)
+
+
+class _Objects(NamedTuple):
+    """The objects of an image: boxes (N, 4) xyxy, labels (N,) of the data, scores (N,), masks."""
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+    masks: RunLengthMasks | None
+
+
+class PseudoLabelled(WrappedDataset):
+    """A data set in which a teacher's predictions of a file label the classes that are not labelled in an image.
+
+    Per image, predictions of these classes with at least the teacher's score threshold become objects, except those of
+    a labelled object, by an IoU of 0.7 or more. A class is then labelled: it is a negative elsewhere. If a prediction
+    of it has a score between half the threshold and the threshold, it is not: further objects of it are neither
+    positive nor negative, as those of LVIS' `not_exhaustive_category_ids`.
+
+    file: a file of `write_predictions`. classes: those of the boxes. teacher_classes: the names of the classes that
+    predictions label.
+    """
+
+    def __init__(self, dataset: Dataset, file: Path, classes: Sequence[Class]) -> None:
+        super().__init__(dataset)
+        document = json.loads(file.read_text(encoding="utf-8"))
+        self.threshold: float = document["info"]["score_threshold"]
+        self._names = [c.name for c in classes]
+        categories = {c["id"]: c["name"] for c in document["categories"]}
+        self.teacher_classes = {*categories.values()} & {*self._names}
+        labels = {key: self._names.index(name) for key, name in categories.items() if name in self._names}
+        by_image: dict[int | str, list[dict[str, Any]]] = {image["id"]: [] for image in document["images"]}
+        for annotation in document["annotations"]:
+            if annotation["category_id"] in labels:
+                by_image[annotation["image_id"]].append(annotation)
+        sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
+        self._objects = {key: _objects(rows, labels, sizes[key]) for key, rows in by_image.items()}
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        targets: Targets = sample["targets"]
+        objects = self._objects.get(targets["image_id"])
+        if objects is None or "labelled" not in targets or "boxes" not in targets:
+            return sample
+        wanted = self.teacher_classes - {*targets["labelled"]}
+        is_wanted = torch.tensor([name in wanted for name in self._names])[objects.labels]
+        if len(targets["boxes"]):
+            is_wanted &= box_iou(objects.boxes, targets["boxes"].float()).amax(1) < SAME
+        is_sure = objects.scores >= self.threshold
+        unsure = {self._names[label] for label in objects.labels[is_wanted & ~is_sure].tolist()}
+        return {
+            **sample,
+            "targets": _with_objects(targets, objects, is_wanted & is_sure)
+            | {"labelled": [name for name in self._names if name in targets["labelled"] or name in wanted - unsure]},
+        }
+
+
+def _objects(rows: Sequence[dict[str, Any]], labels: dict[int, int], size: tuple[int, int]) -> _Objects:
+    boxes = torch.tensor([row["bbox"] for row in rows]).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    codes = [row["segmentation"]["counts"].encode() for row in rows if "segmentation" in row]
+    return _Objects(
+        boxes,
+        torch.tensor([labels[row["category_id"]] for row in rows], dtype=torch.int64),
+        torch.tensor([row["score"] for row in rows]),
+        RunLengthMasks.from_codes(codes, size) if len(codes) == len(rows) else None,
+    )
+
+
+def _with_objects(targets: Targets, objects: _Objects, chosen: Tensor) -> Targets:
+    """The targets of an image with the chosen objects, (N,) bool, after its own."""
+    boxes = objects.boxes[chosen]
+    added = {"boxes": boxes, "labels": objects.labels[chosen], "area": (boxes[:, 2:] - boxes[:, :2]).prod(1)}
+    added["iscrowd"] = torch.zeros(len(boxes), dtype=torch.bool)
+    result = {**targets, **{key: torch.cat([targets[key], x]) for key, x in added.items() if key in targets}}
+    if "masks" in targets:
+        if objects.masks is None:
+            raise ConfigError("method.teacher predicts no masks. Fix: a teacher that does, or data without masks.")
+        result["masks"] = targets["masks"].joined(objects.masks[chosen.numpy()])
+    return result
