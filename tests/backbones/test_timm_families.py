@@ -60,8 +60,7 @@ def numbers_are_timm_s(backbone: "Timm", name: str, model_args: dict) -> None:
     size = backbone.built_size
     options = {"img_size": size} if timm.get_pretrained_cfg(name).fixed_input_size else {}
     reference: nn.Module = timm.create_model(name, **options, **model_args).eval()
-    weights = backbone.model.state_dict()
-    loaded = reference.load_state_dict(weights, strict=False)
+    loaded = reference.load_state_dict(backbone.model.state_dict(), strict=False)
     assert not loaded.unexpected_keys
     images = torch.randn(2, 3, *size)
     with torch.no_grad():

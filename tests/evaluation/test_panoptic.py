@@ -68,8 +68,7 @@ def reference(pairs: Pairs) -> dict[int, tuple[float, int, int, int]]:
                 continue
             mask, label = found == one, one // 1000
             for known in list(unmatched):
-                union = (mask & (truth != -1)) | segments[known]
-                iou = (mask & segments[known]).sum() / union.sum()
+                iou = (mask & segments[known]).sum() / ((mask & (truth != -1)) | segments[known]).sum()
                 if known // 1000 == label and iou > 0.5:
                     sums[label][0] += iou
                     sums[label][1] += 1

@@ -9,9 +9,7 @@ from torch import nn
 
 import densevit
 from densevit.data.transforms.default import DefaultTransforms
-from densevit.interfaces import Class, Dataset
 from densevit.model import DenseModel
-from densevit.training.loop.model_class_mapping import labelled_heads
 from densevit_export.file_comparison import example_images
 from tests.small_models import CELLS, FOUR_MAPS, NAIVE, without_zeros
 
@@ -81,23 +79,3 @@ def test_int8_quantises_all_heads(tmp_path: Path):
     result = densevit.load(exported.path, trust=True).predict(images(1)[0], 0)
     expected = predictor_of(THREE).predict(images(1)[0], 0)
     torch.testing.assert_close(result["distance"].depth, expected["distance"].depth, rtol=0.1, atol=0.1)
-
-
-class Labels(Dataset):
-    """A data set with labels of some kinds and classes by task."""
-
-    def __init__(self, provides: tuple[str, ...], **classes: list[str]) -> None:
-        self.provides = provides
-        self.classes = {task: tuple(Class(name, 0, (0, 0, 0)) for name in names) for task, names in classes.items()}
-
-
-def test_heads_without_labels_in_the_data_are_left_out():
-    """Depth has no classes; of two detectors, the data has the classes of one, after the mapping."""
-    model = predictor_of({**DETECTORS, "surfaces": NAIVE})
-    boxes = Labels(("boxes", "labels"), detection=["Person", "bicycle"])
-    assert labelled_heads(model, boxes, {}) == ["people"]
-    assert labelled_heads(model, boxes, {"car": "bicycle", "person": None}) == ["cars"]
-    assert labelled_heads(model, Labels(("depth",)), {}) == ["distance"]
-    both = Labels(("depth", "semantic"), segmentation=["sky", "tree"])
-    assert labelled_heads(model, both, {}) == ["distance", "surfaces"]
-    assert labelled_heads(model, Labels(("image_class",), classification=["person"]), {}) == []

@@ -12,8 +12,7 @@ from tests.heads.cases import CASES, CLASSES
 
 def built(case: str, strides: tuple[int, ...]) -> Any:
     head, options, *_ = CASES[case]
-    kind = registry.load("heads", head)
-    classes = () if kind.task == "depth" else CLASSES
+    classes = () if registry.load("heads", head).task == "depth" else CLASSES
     return built_on_meta(
         lambda: registry.create("heads", head, (32,) * 4, strides, classes, options=options, where="test")
     )

@@ -23,8 +23,7 @@ def test_queries_are_those_that_nms_keeps_in_each_image():
     for i in range(B):
         score = logits[i].amax(-1).masked_fill(padding[i], float("-inf"))
         best = score.argsort(descending=True)[: 4 * Q]
-        corners = box_convert(boxes[i, best], "cxcywh", "xyxy")
-        kept = best[nms(corners, score[best], 0.4)]
+        kept = best[nms(box_convert(boxes[i, best], "cxcywh", "xyxy"), score[best], 0.4)]
         assert Q < len(kept) < len(best), "NMS leaves out some, and enough remain"
         expected = kept[:Q]
         torch.testing.assert_close(queries.boxes[i], boxes[i, expected])

@@ -27,11 +27,9 @@ def test_mean_of_large_values_is_finite_and_exact(dtype: torch.dtype) -> None:
 
 
 def test_branches_are_dropped_per_image():
-    dropped = DropPath(0.3)(torch.ones(200, 3, 4))
-    of_image = dropped.flatten(1)
+    of_image = DropPath(0.3)(torch.ones(200, 3, 4)).flatten(1)
     assert torch.equal(of_image, of_image[:, :1].expand_as(of_image))
-    values = torch.unique(of_image)
-    torch.testing.assert_close(values, torch.tensor([0.0, 1 / 0.7]))
+    torch.testing.assert_close(torch.unique(of_image), torch.tensor([0.0, 1 / 0.7]))
     assert abs((of_image[:, 0] > 0).float().mean() - 0.7) < 0.15
 
 

@@ -67,8 +67,7 @@ def rate_of(model: DenseModel, name: str) -> float | None:
 def test_a_step_trains_the_stem_exactly_if_it_was_adapted(family, names, tmp_path):
     """From weights of the whole model and of the backbone; with some depths, all depths, patterns, or LoRA frozen."""
     torch.manual_seed(0)
-    plain = {"name": family.partition(",")[0], **FAMILIES[family]}
-    source = created(plain)
+    source = created({"name": family.partition(",")[0], **FAMILIES[family]})
     densevit.save(source, tmp_path / "rgb.safetensors")
     weights = tmp_path / "rgb.safetensors"
     depths = len(source.backbone.parameter_depths())
@@ -116,8 +115,7 @@ def test_a_model_file_records_its_stem(tmp_path):
         assert loaded.backbone.patch_embed.weight.requires_grad
         continued = created(section("swin", NIR, freeze=2), file)  # of a run on the same channels
         assert stem[0] in changed_by_a_step(continued) and rate_of(continued, stem[0]) == 1.0
-        as_backbone = created(section("swin", NIR, freeze=2, weights=str(file)))
-        assert stem[0] in changed_by_a_step(as_backbone)
+        assert stem[0] in changed_by_a_step(created(section("swin", NIR, freeze=2, weights=str(file))))
     with pytest.raises(ConfigError, match=r"backbone\.freeze is true, but the weights are for red, green, blue and "):
         created(section("swin", NIR, freeze=True), rgb)
 

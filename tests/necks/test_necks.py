@@ -90,8 +90,7 @@ def test_the_pyramid_s_outputs_and_gradients_match_vitdet():
     neck, reference = SimplePyramid((5, 48), (16, 16), width=20), vitdet(48, 20)
     for name, parameter in reference.named_parameters():
         nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0, 0.3)
-    state = reference.state_dict()
-    neck.load_state_dict({f"levels.{key}": value for key, value in state.items()})
+    neck.load_state_dict({f"levels.{key}": value for key, value in reference.state_dict().items()})
     x = torch.randn(2, 48, 6, 10)
     own, other = x.clone().requires_grad_(), x.clone().requires_grad_()
     found, expected = neck([torch.randn(2, 5, 6, 10), own], NO_PADDING), [level(other) for level in reference]

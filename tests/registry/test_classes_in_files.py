@@ -86,7 +86,7 @@ def is_source(key: tuple[str, ...]) -> bool:
 
 def test_random_headers_import_nothing():
     rng, read = random.Random(0), 0
-    for _ in range(1_000):
+    for _ in range(400):
         values = header(rng)
         try:
             config = configs.from_file(configs.values_of_file(json.dumps(values), "file"), "file")
@@ -98,7 +98,7 @@ def test_random_headers_import_nothing():
             with suppress(DensevitError):
                 configs.check_plugins(config)  # imports all plugins of the config
         assert "sentinel_module" not in sys.modules, values
-    assert read > 100
+    assert read > 40
 
 
 def test_a_class_is_refused_at_each_place_but_sources_of_weights_and_free_texts():
@@ -150,8 +150,7 @@ def write(folder: Path, values: dict[str, Any], model: Any = None) -> Path:
     """A model file whose header has these sections."""
     file, resnet = folder / "theirs.safetensors", {"name": "resnet", "depth": 18}
     densevit.save(model or densevit.create_model(resnet, {"seg": "setr"}, ["a", "b"], pretrained=False), file)
-    entries = model_file.read(file)[1]
-    save_file(load_file(file), file, {**entries, "config": yaml_io.write(values)})
+    save_file(load_file(file), file, {**model_file.read(file)[1], "config": yaml_io.write(values)})
     return file
 
 

@@ -34,8 +34,7 @@ def test_layers_refine_boxes_whose_gradient_ends_at_the_layer_before(bias: Any):
     parts: Any = (torch.neg, offsets, lambda boxes: 10 * boxes, position_bias)
     states, refined = decoder(BoxQueries(torch.zeros(1, 1, 4), boxes), memory, *parts, torch.ones(1, 1))
     assert states[..., 0].flatten().tolist() == [-0.5, 1, -0.25]
-    offsets_before = torch.tensor([0.0, -1.0, 1.0, 0.5]).view(4, 1, 1, 1)
-    before = (boxes.logit() + offsets_before).sigmoid()
+    before = (boxes.logit() + torch.tensor([0.0, -1.0, 1.0, 0.5]).view(4, 1, 1, 1)).sigmoid()
     torch.testing.assert_close(refined, before[1:])
     for i, layer in enumerate(decoder):
         expected = (10 * before[i], tokens, tokens + 1, padding + (bias or 0), torch.ones(1, 1))

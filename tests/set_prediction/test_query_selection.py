@@ -49,8 +49,7 @@ def tokens_of(width: int) -> tuple[Tensor, Levels]:
 
 def test_proposals_start_from_the_initial_boxes_and_invalid_ones_have_no_size():
     levels = two_levels([False, False, True], False)
-    two_stage = TwoStage(2, 2, label_head(2, 3), box_head(2))
-    proposals = two_stage.propose(levels.tokens, levels)
+    proposals = TwoStage(2, 2, label_head(2, 3), box_head(2)).propose(levels.tokens, levels)
     initial, _ = initial_boxes(levels)
     torch.testing.assert_close(proposals.boxes[0, :2], initial[0, :2])  # the offsets are 0 at first
     assert proposals.boxes[0, 2].tolist() == [1.0] * 4

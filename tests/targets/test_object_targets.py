@@ -57,8 +57,7 @@ def test_masks_are_run_length_codes_of_pycocotools():
     encoded = InstanceMasks().encode(masks, CLASSES)
     assert codes.area([one["segmentation"] for one in encoded]).tolist() == masks.sum(axis=(1, 2)).tolist()
     assert np.array_equal(np.asarray(InstanceMasks().decode(encoded, CLASSES)), masks)
-    coded = RunLengthMasks.from_dense(masks, SIZE)
-    assert InstanceMasks().encode(coded, CLASSES) == encoded
+    assert InstanceMasks().encode(RunLengthMasks.from_dense(masks, SIZE), CLASSES) == encoded
 
 
 def test_boxes_rotate_about_the_centre():

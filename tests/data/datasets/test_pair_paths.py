@@ -30,8 +30,7 @@ def label_maps(root: Path) -> dict[str, Any]:
 
 
 def test_images_ids_and_drawings_tell_them_apart(tmp_path):
-    options = label_maps(tmp_path)
-    dataset = create_dataset(**options, root=str(tmp_path))
+    dataset = create_dataset(**label_maps(tmp_path), root=str(tmp_path))
     samples = [dataset[index] for index in range(len(dataset))]
     found = [(int(one["image"][0, 0, 0]), int(one["targets"]["semantic"][0, 0])) for one in samples]
     assert sorted(found) == [(10, 0), (90, 1), (170, 2)]

@@ -51,8 +51,7 @@ def sample(size: tuple[int, int], windows: list[tuple[int, int, int, int]], shad
 
 def test_pasted_objects_take_pixels_of_image_masks_boxes_and_maps():
     first = sample((6, 8), [(0, 0, 4, 4), (4, 6, 6, 8)], 10)
-    second = sample((6, 8), [(2, 0, 6, 4), (0, 5, 1, 7)], 20)
-    result = pasted(first, second, TargetTypes(), All())
+    result = pasted(first, sample((6, 8), [(2, 0, 6, 4), (0, 5, 1, 7)], 20), TargetTypes(), All())
     targets = result["targets"]
     assert targets["boxes"].tolist() == [[0, 0, 4, 2], [6, 4, 8, 6], [0, 2, 4, 6], [5, 0, 7, 1]]
     assert targets["labels"].tolist() == [1, 2, 1, 2]

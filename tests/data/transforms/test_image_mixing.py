@@ -44,8 +44,7 @@ def test_mixup_keeps_the_objects_of_both_images():
     samples = [traced(number, size) for number, size in enumerate(SIZES[:3])]
     for sample in samples:
         del sample["targets"]["semantic"]
-    mixed = ImageMixing(mixup=8.0)(samples, [0], TargetTypes())
-    for number, result in enumerate(mixed):
+    for number, result in enumerate(ImageMixing(mixup=8.0)(samples, [0], TargetTypes())):
         targets, pair = result["targets"], [samples[number], samples[number - 1]]
         canvas = np.zeros((2, 3, 50, 70))  # the largest sides of the batch; black around the smaller image
         masks = np.zeros((12, 50, 70), bool)

@@ -180,7 +180,6 @@ def test_new_pixels_are_missing_or_the_channels_mean(step: str, count: int, dtyp
     found = ADDING[step](count, dtype)["image"]
     if dtype == "float32":
         return
-    mean = image_of(count, dtype, 7).mean((1, 2)).round()
-    for plane, value in zip(found, mean, strict=True):
+    for plane, value in zip(found, image_of(count, dtype, 7).mean((1, 2)).round(), strict=True):
         expected = 0 if (count, dtype) == (3, "uint8") else int(value)
         assert set(plane[new[0]].tolist()) == {expected}

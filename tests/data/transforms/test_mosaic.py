@@ -140,7 +140,6 @@ def test_options_mosaic_and_mixup_end_with_the_final_phase():
     keys = [SampleKey(index % 8, 3 + index // 8) for index in range(80)]
     sources = [len(np.unique(prepared[key]["image"][0])) for key in keys]  # of one image, or of four, some the same
     assert 0.3 < np.mean(np.array(sources) > 1) < 0.6
-    batch = prepared.__getitems__(keys[:4])
-    assert all(len(sample["targets"]["labels"]) > 6 for sample in batch)
+    assert all(len(sample["targets"]["labels"]) > 6 for sample in prepared.__getitems__(keys[:4]))
     [*plain] = prepared.__getitems__([SampleKey(index, 3, final=True) for index in range(4)])
     assert [(len(np.unique(one["image"][0])), len(one["targets"]["labels"])) for one in plain] == [(1, 6)] * 4

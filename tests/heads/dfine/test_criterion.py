@@ -114,8 +114,7 @@ def test_soft_bins_match_transformers():
     boxes[0] = to_corners(reference[0])
     reference[1, 2:], boxes[2, 2:] = 0.0, boxes[2, :2]
     index, right, left = loss_d_fine.bbox2distance(reference, boxes, 32, torch.tensor([4.0]), UP)
-    values = weighting_function(32, 4.0, CPU)
-    bins = soft_bins(distances_of_boxes(reference, boxes, 4.0), values)
+    bins = soft_bins(distances_of_boxes(reference, boxes, 4.0), weighting_function(32, 4.0, CPU))
     assert torch.equal(bins.left.flatten(), index.long())
     torch.testing.assert_close(bins.right_weight.flatten(), right, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(1 - bins.right_weight.flatten(), left, atol=1e-4, rtol=1e-4)

@@ -53,8 +53,7 @@ def test_the_sky_has_no_depth(output, zoomed):
     outputs = {head.depth_type: torch.tensor([[[[1.0, 2, 3]]]]), "sky": torch.tensor([[[[0.29, 0.3, 0.0]]]])}
     [prediction] = head.predict(outputs, [{"size": (1, 3), "original_size": (1, 3)}])
     assert {key: x.tolist() for key, x in prediction.items()} == {head.depth_type: [[1, 0, 3]], "sky": [[0, 1, 0]]}
-    undone = head.undo_zoom(head.maps(outputs, (1, 3)), 2.0)
-    assert undone[0, :, 0, 2].tolist() == [zoomed, 0]
+    assert head.undo_zoom(head.maps(outputs, (1, 3)), 2.0)[0, :, 0, 2].tolist() == [zoomed, 0]
     assert not any(x.requires_grad for x in head.sky.parameters())
     assert head.replaced_tensors({"output": "relative_exponential"}) == ({}, "")  # metres start from relative depth
 
@@ -62,8 +61,7 @@ def test_the_sky_has_no_depth(output, zoomed):
 def test_metric_losses_are_the_weighted_terms():
     weights = DepthLossWeights(silog=2.0, l1=0.5, gradient=4.0)
     head = DptDepth(*PYRAMID, width=8, output="sigmoid", max_depth=5.0, loss_weights=weights)
-    sizes = [(64, 96), (50, 70), (40, 40)]
-    targets = [{"size": size, "depth": 7 * torch.rand(size)} for size in sizes]
+    targets = [{"size": size, "depth": 7 * torch.rand(size)} for size in [(64, 96), (50, 70), (40, 40)]]
     del targets[2]["depth"]
     outputs = head(make_features(PYRAMID, (64, 96), B=3), no_padding((64, 96), 3), targets)
     losses = head.loss(outputs, targets, LossContext())

@@ -105,8 +105,7 @@ def test_training_with_masked_attention(models, monkeypatch):
     for i, (mask_logits, class_logits) in enumerate(layers):
         close(logits[i], class_logits)
         close(torch.einsum("bqc,bchw->bqhw", embeddings[i], own["pixels"][i]), mask_logits)
-    losses = dense.losses_of(outputs, batch["targets"], LossContext())
-    total = sum(losses.values())
+    total = sum(dense.losses_of(outputs, batch["targets"], LossContext()).values())
     close(total, expected.loss)
     total.backward(), expected.loss.backward()
     close(head.queries.weight.grad, model.query.weight.grad)

@@ -97,6 +97,14 @@ def test_scaled_gradients_that_overflow_do_not_stop_fp16(poisoned, tmp_path, mon
         poisoned("backbone.where=nowhere", run="scale")
 
 
+def test_optimisers_on_a_cpu_do_not_leave_out_updates_by_themselves():
+    from densevit.training.loop.finite_check import skips_itself
+
+    weights = [torch.nn.Parameter(torch.ones(2))]
+    optimizers = torch.optim.SGD(weights, 1.0), torch.optim.AdamW(weights, 1.0), torch.optim.Adam(weights, fused=True)
+    assert [skips_itself(optimizer) for optimizer in optimizers] == [False] * 3
+
+
 @pytest.mark.integration
 @linux
 @pytest.mark.usefixtures("poisoned")

@@ -10,7 +10,7 @@ import torch
 from densevit.data.datasets.mapped_classes import MappedClasses
 from densevit.interfaces import Class, Dataset, Sample
 from densevit.targets.types import TargetTypes
-from densevit.training.loop.model_class_mapping import ClassMapping, map_classes
+from densevit.training.loop.model_class_mapping import ClassMapping, labelled_heads, map_classes
 from tests.small_models import StandIn
 
 
@@ -83,3 +83,27 @@ def test_predictions_follow_the_mapping():
     result = mappings["a"].applied(found, TargetTypes())
     assert result["panoptic"].tolist() == [[-1, 0, -1, -1, -1]] and result["semantic"].tolist() == [[255, 0, 255]]
     assert result["scores"].tolist() == pytest.approx([0.8]) and result["masks"].shape == (1, 1, 5)
+
+
+class Depth(StandIn):
+    task, required_targets = "depth", ("depth",)
+
+
+class Maps(StandIn):
+    task, required_targets = "segmentation", ("semantic",)
+
+
+def test_heads_without_labels_in_the_data_are_left_out():
+    """Depth has no classes; of two detectors, the data has the classes of one, after the mapping."""
+    heads = {"cars": StandIn(classes("car", "truck")), "people": StandIn(classes("person")), "distance": Depth()}
+    model: Any = SimpleNamespace(heads={**heads, "surfaces": Maps(classes("road", "sky"))})
+    boxes, maps = ("boxes", "labels"), ("depth", "semantic")
+    for provides, known, mapping, found in (
+        (boxes, {"detection": ("Person", "bicycle")}, {}, ["people"]),
+        (boxes, {"detection": ("Person", "bicycle")}, {"car": "bicycle", "person": None}, ["cars"]),
+        (("depth",), {}, {}, ["distance"]),
+        (maps, {"segmentation": ("sky", "tree")}, {}, ["distance", "surfaces"]),
+        (("image_class",), {"classification": ("person",)}, {}, []),
+    ):
+        data: Any = SimpleNamespace(provides=provides, classes={task: classes(*known[task]) for task in known})
+        assert labelled_heads(model, data, mapping) == found

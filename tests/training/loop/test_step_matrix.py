@@ -70,9 +70,6 @@ def test_steps_equal_those_of_one_process_and_of_a_resumed_run(strategy: str, pr
     assert norms[0][0] == pytest.approx(norms[1][0], rel=tolerance)
 
 
-# ---- a user's Trainer, resumed after each of its batches ----
-
-
 def test_each_process_writes_its_part_of_a_sharded_checkpoint(runs: Path) -> None:
     folder = runs / "fsdp2 32 whole" / "checkpoints" / "last.ckpt"
     shards = sorted(path.name for path in folder.iterdir())

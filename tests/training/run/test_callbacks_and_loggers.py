@@ -51,8 +51,7 @@ def test_early_stopping_ends_a_run_and_goes_on_where_an_interrupted_one_left_it(
     named = [f"trainer.callbacks=[{STOPPING}, min_delta: 0.5}}, {{name: {OWN}:Seen}}]", "optim.lr=1e-9"]
     with interrupted_after(5):
         densevit.fit(tiny, named, run_dir=tmp_path / "run")
-    run = densevit.fit(resume=tmp_path / "run")
-    content = checkpoint(run.path)
+    content = checkpoint(densevit.fit(resume=tmp_path / "run").path)
     [state] = [value for key, value in content["callbacks"].items() if key.startswith("EarlyStopping")]
     assert (content["global_step"], state["wait_count"], state["stopped_epoch"]) == (6, 2, 1)
     assert content["callbacks"]["Seen"]["count"] >= 3  # its state is restored

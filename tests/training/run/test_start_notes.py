@@ -80,8 +80,7 @@ def test_a_random_backbone_below_the_rate_of_the_heads_is_a_line(optim, backbone
     assert len(lines) == bool(rates)
     for line in lines:
         assert all(rate in line for rate in rates)
-        fixed = plan_of(values, line.split()[-1].rstrip("."))
-        assert not [*random_backbone(fixed)]
+        assert not [*random_backbone(plan_of(values, line.split()[-1].rstrip(".")))]
 
 
 @pytest.mark.integration
