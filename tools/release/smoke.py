@@ -13,6 +13,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -55,9 +56,7 @@ def check_installation() -> None:
         assert not Path(str(module.__file__)).is_relative_to(CLONE), f"{module.__file__} is in the clone"
     assert importlib.metadata.version("densevit") == densevit.__version__
     assert command("--version") == f"densevit {densevit.__version__}\n"
-    plugins = command("plugins")
-    for name in ("swin", "box_query_detr", "fpn", "scenes", "panoptic", "supervised"):
-        assert name in plugins, f"densevit plugins does not list {name}"
+    assert {"swin", "box_query_detr", "fpn", "scenes", "panoptic", "supervised"} <= {*command("plugins").split()}
     assert sorted((Path(densevit.__file__).parent / "data" / "datasets" / "presets").rglob("*.yaml"))
 
 
@@ -88,13 +87,15 @@ def commands() -> None:
 
 
 def checkpoint() -> None:
-    """A checkpoint of another project is recognised."""
+    """A checkpoint of another project is recognised; one of the hub is reported in one line."""
     other = torchvision.models.resnet18(weights=None).eval()
     torch.save(other.state_dict(), "resnet18.pth")
     backbone = densevit.create_backbone({"name": "resnet", "depth": 18, "weights": "resnet18.pth"}).eval()
     images = torch.randn(1, 3, 64, 64)
     other.avgpool = other.fc = torch.nn.Identity()
     torch.testing.assert_close(backbone(images)[-1].flatten(1), other(images), rtol=1e-4, atol=1e-4)
+    with suppress(densevit.WeightsError):  # no network, or no such repository
+        densevit.load("hf:acme/model")
 
 
 def plugin() -> None:
