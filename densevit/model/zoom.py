@@ -74,18 +74,20 @@ def at_reference_size(
     predictions of heads without them do not change. canonical_focals: the focal length of each head's canonical camera;
     for these heads, targets have `focal`. Raises DataError as `focal_of`.
     """
-
-    def zoom(name: str, target: Targets) -> Any:
-        if name in canonical_focals:
-            return focal_of(target) / canonical_focals[name]
-        return zoom_of(target["size"], target["original_size"], references[name])
-
     return {
         name: [
-            without_zoom(prediction, types[name], zoom(name, target))
+            without_zoom(prediction, types[name], zoom_for_head(name, target, references, canonical_focals))
             for prediction, target in zip(head_predictions, targets, strict=True)
         ]
-        if name in references or name in canonical_focals
-        else head_predictions
         for name, head_predictions in predictions.items()
     }
+
+
+def zoom_for_head(
+    name: str, target: Targets, references: Mapping[str, Transforms], canonical_focals: Mapping[str, float]
+) -> Any:
+    """The zoom of an image for a head, for a canonical camera the focal length relative to that camera's, see
+    `at_reference_size`. 1.0 for a head without either."""
+    if name in canonical_focals:
+        return focal_of(target) / canonical_focals[name]
+    return zoom_of(target["size"], target["original_size"], references[name]) if name in references else 1.0

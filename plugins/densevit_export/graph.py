@@ -1,13 +1,16 @@
 """The graph of an exported file: maps images to the outputs of all heads, in pixels of the images."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Outputs, Size
+from densevit.interfaces import DenseHead, Outputs, Size
 from densevit.layers.precision import in_float32
 from densevit.model import DenseModel
-from densevit.model.zoom import at_reference_size, scale_of
+from densevit.model.test_time_augmentation import undo_zoom
+from densevit.model.zoom import at_reference_size, scale_of, zoom_for_head
 from densevit_export.exported_outputs import exported
 from densevit_export.exported_resizing import Resizing
 from densevit_export.runtimes import FOCAL
@@ -55,6 +58,13 @@ class ExportedGraph(nn.Module):
             self.references,
             self.model.canonical_focals,
         )
+        for name, (values,) in by_head.items():  # numbers are also read from `maps`, after resizing
+            numbers = {key for key, value in values.items() if value.is_floating_point()}
+            if numbers > {"maps"} and isinstance(head := self.model.heads[name], DenseHead):
+                zoom: Any = zoom_for_head(name, target, self.references, self.model.canonical_focals)
+                if isinstance(zoom, Tensor):
+                    zoom = zoom[..., None]  # also for channels
+                values["maps"] = undo_zoom(head, values["maps"], zoom)
         return {self.prefix(name) + key: value for name, (values,) in by_head.items() for key, value in values.items()}
 
     def resized_focal(self, focal: Tensor | None, size: Size, original: Size | None) -> Tensor | None:

@@ -19,7 +19,7 @@ from tests.inference.zoomed_models import FOCAL, IMAGE, TYPES, check, predicted,
 FILES: list[tuple[str, int | None, dict[str, Any]]] = [  # suffix, evaluation size if not the training's, options
     (".onnx", None, {"canvas": (96, 128)}),
     (".onnx", 96, {"postprocess": True}),
-    (".onnx", None, {"resize": True}),
+    (".onnx", 96, {"resize": True}),
     (".onnx", 96, {"resize": True, "postprocess": True}),
     (".pt2", 96, {}),
 ]

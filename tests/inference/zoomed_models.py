@@ -46,6 +46,7 @@ TYPES: dict[str, densevit.TargetType | None] = {
     "distances": Distances(),
 }
 MAPS = [key for key in TYPES if key != "distances"]
+MASKED = ("near", "canonical")  # of heads that read a mask from their maps too
 
 
 class Pixels(small_models.Pixels):
@@ -99,11 +100,14 @@ class TaughtMap(densevit.DenseHead):
         return outputs["maps"][..., : size[0], : size[1]].float()
 
     def read_maps(self, maps: Tensor) -> Any:
-        return {self.key: maps[:, 0]}
+        return {self.key: maps[:, 0]} | ({"mask": (maps[:, 0] > 0).byte()} if self.key in MASKED else {})
 
     def predict(self, outputs: Any, targets: Any) -> Any:
-        pairs = zip(outputs["maps"], targets, strict=True)
-        return [{self.key: F.interpolate(x[None], tuple(t["original_size"]), mode="bilinear")[0, 0]} for x, t in pairs]
+        resized = (
+            F.interpolate(x[None], tuple(target["original_size"]), mode="bilinear")
+            for x, target in zip(outputs["maps"], targets, strict=True)
+        )
+        return [{key: values[0] for key, values in self.read_maps(maps).items()} for maps in resized]
 
 
 class TaughtObject(densevit.Head):
