@@ -102,8 +102,7 @@ def with_overrides(layer: ConfigLayer, overrides: Overrides) -> ConfigLayer:
 def check_evaluation_overrides(overrides: Overrides) -> None:
     """Raises ConfigError for overrides that would change the model."""
     for override in overrides:
-        section, *keys = override.split("=")[0].split(".")
-        head_key = keys[1] if keys[1:] else ""
+        section, _, head_key, *_ = (*override.split("=")[0].split("."), "", "")
         if section in ("backbone", "weights", "optim") or (
             section == "heads" and head_key not in ("evaluation", "inference")
         ):

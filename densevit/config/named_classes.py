@@ -1,6 +1,5 @@
 """Schedules, loggers and callbacks named in a config as `module:Class`, with options."""
 
-import importlib
 import importlib.util
 import os
 from collections.abc import Callable
@@ -46,9 +45,7 @@ def load(noun: str, name: str) -> Any:
                 "that returns the learning rate factor, or a class with such a __call__."
             )
         return imported
-    home, _, base_name = _BASES[noun].partition(":")
-    base = getattr(importlib.import_module(home), base_name)
-    if not (isinstance(imported, type) and issubclass(imported, base)):
+    if not (isinstance(imported, type) and issubclass(imported, registry.import_object(noun, _BASES[noun]))):
         what = f"the class {imported.__name__}" if isinstance(imported, type) else f"a {type(imported).__name__}"
         raise PluginError(
             f"The {noun} {name!r} is {what}, which is not a subclass of {_BASES[noun].replace(':', '.')}."

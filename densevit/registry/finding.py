@@ -25,8 +25,7 @@ class InstalledPlugins:
 def find(group: str) -> dict[str, Plugin]:
     """All plugins of a group by name, without importing them. Warns of a name in two distributions."""
     check_group(group)
-    entry_points = scan()
-    for hidden, winner in entry_points.shadowed:
+    for hidden, winner in scan().shadowed:
         if hidden.group == group:
             warnings.warn(f"{hidden.origin} offers {hidden.noun}, but {winner.origin} has that name.", stacklevel=2)
     return {**_named_plugins(tuple(sys.path), group)}
