@@ -90,9 +90,40 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`environment(RANK=1)` sets variables of the environment for this test; None removes them."""
+
+    def environment(**variables: object) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+            if value is None:
+                monkeypatch.delenv(name)
+
+    return environment
+
+
+@pytest.fixture
+def uninstalled(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """`uninstalled("timm")`: imports of a package fail from now on, as if it were not installed."""
+    return lambda package: monkeypatch.setitem(sys.modules, package, None)
+
+
+@pytest.fixture
+def on_path(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """`on_path(folder)`: modules of a folder can be imported from now on."""
+    return monkeypatch.syspath_prepend
+
+
+@pytest.fixture
+def variant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`variant(table, name, value)` adds or replaces a variant of a backbone for this test."""
+    return monkeypatch.setitem
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, environment: Callable[..., None]) -> Path:
     """The folder of a cache of scans for this test alone."""
-    monkeypatch.setenv("DENSEVIT_CACHE", str(tmp_path / "cache"))
+    environment(DENSEVIT_CACHE=tmp_path / "cache")
     return tmp_path / "cache"
 
 

@@ -97,8 +97,8 @@ def test_own_trainer_logs_metrics(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("cwd")
-def test_own_dataset_is_trained(project: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(project / "examples")
+def test_own_dataset_is_trained(project: Path, on_path: Callable[[Path], None]):
+    on_path(project / "examples")
     options = ["data.length=10", "data.batch_size=2", "trainer={max_steps: 2}", "backbone.variant=nano"]
     run = example("own_dataset").main(*options)
     assert 0 <= run.metrics["segmentation/mIoU"] <= 1

@@ -35,10 +35,9 @@ def print_a_text() -> None:
 
 
 @pytest.mark.parametrize("action", [read_a_list, import_a_class, compile_a_model, print_a_text])
-def test_the_process_is_as_before(action: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_process_is_as_before(action: Callable[[], None], cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("a.png\n"))
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(cwd))])
     before = global_state()
     action()
     assert [name for name in changed(before) if name != "torch"] == []  # a new model takes random numbers

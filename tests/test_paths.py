@@ -5,7 +5,6 @@ import functools
 import inspect
 import itertools
 import json
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -39,9 +38,9 @@ def result() -> densevit.Result:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The home folder, with an image, a model, a run, predictions, configs and a folder that is not empty."""
-    monkeypatch.setenv("USERPROFILE" if sys.platform == "win32" else "HOME", str(tmp_path))
+    environment(HOME=tmp_path, USERPROFILE=tmp_path)
     monkeypatch.chdir(tmp_path / "..")
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "image.png")
     (tmp_path / "list.txt").write_text("~/image.png\n~/*.png\n")

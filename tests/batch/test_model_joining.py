@@ -50,10 +50,7 @@ def test_each_head_predicts_as_alone_bit_for_bit_on_several_sizes(runs, tmp_path
         alone = densevit.load(run)
         (head,) = alone.heads
         for image in images():
-            result, expected = together.predict(image, threshold=0)[head], alone.predict(image, threshold=0)
-            assert expected.keys() == result.keys()
-            for key in expected:
-                np.testing.assert_array_equal(np.asarray(result[key]), np.asarray(expected[key]), strict=True)
+            assert equal(together.predict(image, threshold=0)[head], alone.predict(image, threshold=0))
         batch = {
             "images": torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8),
             "padding_mask": torch.zeros(2, 64, 96, dtype=torch.bool).index_fill_(2, torch.arange(80, 96), True),
@@ -71,9 +68,8 @@ def test_classes_thresholds_licences_and_inference_are_kept_per_head(tmp_path):
     for name, model in (("a", first), ("b", second)):
         model_file.save(model, tmp_path / name / "model.safetensors")
     model = joined(tmp_path / "a", tmp_path / "b")
-    assert model.classes == first.classes | second.classes and model.classes["detection"] != model.classes["surfaces"]
-    assert model.score_thresholds == {"detection": 0.25}
-    assert model.licences == first.licences | second.licences
+    for kept in ("classes", "score_thresholds", "licences"):
+        assert getattr(model, kept) == getattr(first, kept) | getattr(second, kept), kept
     alone = densevit.load(tmp_path / "a").inference | densevit.load(tmp_path / "b").inference
     assert model.inference == alone and alone["detection"].nms == 0.5 and alone["surfaces"].flip
 
@@ -81,17 +77,18 @@ def test_classes_thresholds_licences_and_inference_are_kept_per_head(tmp_path):
 def test_an_evaluation_depends_on_what_it_depends_on_alone(tmp_path):
     """Every key of `trainer` that `evaluate` reads, the heads' evaluation, and the data's."""
     changed = {"precision": "bf16-mixed", "accelerator": "cpu", "tf32": True, "channels_last": True, "compile": True}
-    changed["replace_layers"] = False
-    heads = {"depth": {**DEPTH["depth"], "evaluation": {"align": "median"}}}
+    changed, heads = (
+        changed | {"replace_layers": False},
+        {"depth": {**DEPTH["depth"], "evaluation": {"align": "median"}}},
+    )
     data = {"depth": True, "val_split": "val", "batch_size": 3, "on_error": "skip"}
     write_run(tmp_path / "depth", heads, 1, trainer={"max_epochs": 1, **changed}, data=data)
     alone = densevit.load(tmp_path / "depth").config
     model_file.save(join([read_part(tmp_path / "depth")]), tmp_path / "joined.safetensors")
     together = densevit.load(tmp_path / "joined.safetensors", trust=True).config
-    read = {"precision", "accelerator", "tf32", "channels_last", "compile", "replace_layers"}
-    assert together.trainer.model_dump(include=read) == alone.trainer.model_dump(include=read) == changed
+    assert all(config.trainer.model_dump(include={*changed}) == changed for config in (together, alone))
     assert together.heads["depth"].evaluation == alone.heads["depth"].evaluation
-    assert {key: getattr(together.data, key) for key in data} == {key: getattr(alone.data, key) for key in data}
+    assert together.data.model_dump(include={*data}) == alone.data.model_dump(include={*data})
 
 
 def test_keys_that_differ_between_the_parts_are_said(runs, tmp_path):
@@ -108,9 +105,8 @@ def test_names_of_heads(runs, tmp_path):
         with pytest.raises(ConfigError, match=name):
             join([read_part(runs[0], name), read_part(runs[1])])
     write_run(tmp_path / "others", BOXES, 7, data={"depth": True})
-    parts = [read_part(runs[0], "cars"), read_part(tmp_path / "others", "people"), read_part(runs[2])]
-    model = join(parts)
-    assert [*model.heads] == ["cars", "people", "depth"] and [*model.necks] == ["cars", "people"]
+    model = join([read_part(runs[0], "cars"), read_part(tmp_path / "others", "people"), read_part(runs[2])])
+    assert [*model.heads, *model.necks] == ["cars", "people", "depth", "cars", "people"]
     model_file.save(model, tmp_path / "joined.safetensors")
     again = join([read_part(tmp_path / "joined.safetensors", "old", trust=True), read_part(runs[1])])
     assert [*again.heads] == ["old_cars", "old_people", "old_depth", "surfaces"]
@@ -132,47 +128,42 @@ def test_heads_alone_are_small_and_give_the_model_on_their_backbone(runs, tmp_pa
         loaded = densevit.load(file, backbone=backbone, trust=True)
         assert equal(loaded.state_dict(), alone.state_dict())
         assert loaded.training_data.image_size == 96
+    both = join([read_part(runs[0]), read_part(file, trust=True)])
+    assert equal(both.state_dict(), joined(runs[0], runs[2]).state_dict())
     write_run(tmp_path / "other", BOXES, 1, backbone_seed=9)
-    with pytest.raises(WeightsError, match=r"contains only heads\. Fix: densevit join MODEL .*backbone=SOURCE"):
-        densevit.load(file, trust=True)
-    with pytest.raises(WeightsError, match=r"trained on a backbone with other weights \(digest"):
-        densevit.load(file, backbone=tmp_path / "other", trust=True)
-    with pytest.raises(WeightsError, match=r"contains only heads\. Fix: name a run"):
-        join([read_part(file, trust=True)])
-    assert equal(
-        join([read_part(runs[0]), read_part(file, trust=True)]).state_dict(),
-        joined(runs[0], runs[2]).state_dict(),
-    )
+    for read, fix in {
+        lambda: densevit.load(file, trust=True): r"contains only heads\. Fix: densevit join MODEL .*backbone=SOURCE",
+        lambda: densevit.load(file, backbone=tmp_path / "other", trust=True): r"a backbone with other weights \(digest",
+        lambda: join([read_part(file, trust=True)]): r"contains only heads\. Fix: name a run",
+    }.items():
+        with pytest.raises(WeightsError, match=fix):
+            read()
 
 
 # ---- the evaluation transform ----
 
 
 def test_different_transforms_are_named_and_one_can_be_chosen(runs, tmp_path):
+    """They are compared by what they do."""
+    write_run(tmp_path / "same", SURFACES, 2, data={"transforms": "resize"})  # `default` without augmentation
+    assert [*joined(runs[0], tmp_path / "same").heads] == ["detection", "surfaces"]
     write_run(tmp_path / "large", SURFACES, 2, data={"image_size": [64, 128], "transforms": "resize"})
-    with pytest.raises(WeightsError) as caught:
+    with pytest.raises(WeightsError, match=r"(?s)image_size 96.*image_size \(64, 128\)"):
         joined(runs[0], tmp_path / "large")
-    assert "image_size 96" in str(caught.value) and "image_size (64, 128)" in str(caught.value)
     chosen = joined(runs[0], tmp_path / "large", image_size=(48, 64), stretch=True)
     assert chosen.resize.evaluation_size(100, 300) == (48, 64)
     assert joined(runs[0], tmp_path / "large", image_size=64).resize.evaluation_size(100, 200) == (32, 64)
 
 
-def test_transforms_are_compared_by_what_they_do(runs, tmp_path):
-    write_run(tmp_path / "same", SURFACES, 2, data={"transforms": "resize"})  # `default` without augmentation
-    assert [*joined(runs[0], tmp_path / "same").heads] == ["detection", "surfaces"]
-
-
 def test_all_is_frozen_and_the_data_of_all_heads_is_a_mix(runs, tmp_path):
     model = joined(*runs)
-    backbone, heads = model.sections.backbone, [*model.sections.heads.values()]
-    assert {section.freeze for section in (backbone, *heads)} == {True}
-    assert {section.weights for section in (model.sections, backbone, *heads)} == {None}
-    assert model.training_data.name == "scenes"
+    parts = [model.sections.backbone, *model.sections.heads.values()]
+    assert {(section.freeze, section.weights) for section in parts} == {(True, None)}
+    assert (model.sections.weights, model.training_data.name) == (None, "scenes")
     write_run(tmp_path / "other", SURFACES, 2, data={"seed": 5})
     data = joined(runs[0], tmp_path / "other").training_data
-    assert data.name == "mix" and [*data.options["sets"]] == ["detection", "surfaces"]
-    assert data.options["sets"]["surfaces"]["seed"] == 5 and data.image_size == 96
+    assert (data.name, data.image_size, [*data.options["sets"]]) == ("mix", 96, ["detection", "surfaces"])
+    assert data.options["sets"]["surfaces"]["seed"] == 5
 
 
 # ---- refusals ----

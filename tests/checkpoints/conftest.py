@@ -1,6 +1,5 @@
 """The Hugging Face Hub's library, with a server on 127.0.0.1 in place of the Hub, or with none; made-up layouts."""
 
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from tests.checkpoints.hub_server import HubServer, hub_server
 
 
 def use(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library asks this address, with a token and an empty cache."""
+    """The library asks this address, with an empty cache."""
     from huggingface_hub import constants
 
     for name, value in {
@@ -26,25 +25,23 @@ def use(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
     }.items():
         monkeypatch.setattr(constants, name, value)
-    monkeypatch.setenv("HF_TOKEN", "hf_x")
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+def hub(tmp_path: Path, environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """The server, without repositories."""
+    environment(HF_TOKEN="hf_x")
     with hub_server() as hub:
         use(hub.address, tmp_path / "cache", monkeypatch)
         yield hub
 
 
 @pytest.fixture
-def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def no_hub(tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address that the library asks; it refuses connections, and waiting to try again fails the test."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    use(address, tmp_path / "cache", monkeypatch)
+    use(f"http://127.0.0.1:{free_port}", tmp_path / "cache", monkeypatch)
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits to try again"))
-    return address
+    return f"http://127.0.0.1:{free_port}"
 
 
 @pytest.fixture

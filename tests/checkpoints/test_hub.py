@@ -3,6 +3,7 @@
 import json
 import urllib.error
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -92,36 +93,24 @@ def test_without_a_network_the_error_lists_the_files_to_download(source, beside,
 # ---- torchvision ----
 
 
-class Downloads:
-    """In place of `torch.hub.download_url_to_file`; calls: address, file and digest. failure: raised from then on."""
-
-    def __init__(self):
-        self.calls, self.failure = [], None
-
-    def __call__(self, url, file, digest=None, progress=True):
-        if self.failure is not None:
-            raise self.failure
-        self.calls.append((url, Path(file), digest))
-        torch.save(STATE, file)
-
-
-def test_torchvision_weights_use_its_cache_and_metadata(tmp_path, monkeypatch):
-    downloads = Downloads()
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    for name, value in (("_hub_dir", None), ("download_url_to_file", downloads)):
+def test_torchvision_weights_use_its_cache_and_metadata(tmp_path, environment, monkeypatch):
+    download = Mock(side_effect=lambda url, file, *_, **__: torch.save(STATE, file))
+    environment(TORCH_HOME=tmp_path)
+    for name, value in (("_hub_dir", None), ("download_url_to_file", download)):
         monkeypatch.setattr(torch.hub, name, value)
     found = read("torchvision:resnet50/IMAGENET1K_V1")
     assert_state(found.tensors)
     cached = tmp_path / "hub/checkpoints/resnet50-0676ba61.pth"
-    assert downloads.calls == [("https://download.pytorch.org/models/resnet50-0676ba61.pth", cached, "0676ba61")]
+    url, file, digest, *_ = download.call_args.args
+    assert (url, Path(file), digest) == (f"https://download.pytorch.org/models/{cached.name}", cached, "0676ba61")
     assert found.metadata["mean"] == (0.485, 0.456, 0.406) and found.metadata["std"] == (0.229, 0.224, 0.225)
     assert len(found.metadata["classes"]) == 1000 and found.metadata["classes"][:2] == ["tench", "goldfish"]
     read("torchvision:resnet50/IMAGENET1K_V1")
-    assert len(downloads.calls) == 1  # the second time from the cache
-    read("torchvision:resnet50")
-    assert downloads.calls[1][1].name == "resnet50-11ad3fa6.pth"  # without a name the best weights, IMAGENET1K_V2
+    assert download.call_count == 1  # the second time from the cache
+    read("torchvision:resnet50")  # without a name the best weights, IMAGENET1K_V2
+    assert Path(download.call_args.args[1]).name == "resnet50-11ad3fa6.pth"
 
-    downloads.failure = urllib.error.URLError("Name or service not known")
+    download.side_effect = urllib.error.URLError("Name or service not known")
     file = "swin_t-704ceda3.pth"
     facts = f"Name or service.*or put it at {tmp_path / 'hub/checkpoints' / file}.*org/models/{file}"
     with pytest.raises(WeightsError, match=facts) as error:

@@ -1,6 +1,5 @@
 """`push_to_hub` and `hf:ORG/NAME`, with huggingface_hub itself and a server on 127.0.0.1 in place of the Hub."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +52,13 @@ def test_a_pushed_run_predicts_the_same_with_the_same_classes_and_licences(hub: 
     model.licences, model.score_thresholds = {"hf:org/vit": MIT}, {"segmentation": 0.3}
     run = run_folder(tmp_path / "run", model)
     assert densevit.push_to_hub(run, "ann/streets") == f"{hub.address}/ann/streets"
-    loaded = densevit.load("hf:ann/streets")
-    assert torch.equal(logits(loaded), logits(model)) and loaded.config == model.config
-    assert loaded.classes == model.classes and loaded.score_thresholds == model.score_thresholds
-    assert loaded.licences == model.licences
-    config = configs.from_mapping(yaml.safe_load(hub.files["ann/streets"]["config.yaml"]))
-    assert config == model.config
-    values = {**model.sections.model_dump(), "weights": "hf:ann/streets"}
+    loaded, values = densevit.load("hf:ann/streets"), {**model.sections.model_dump(), "weights": "hf:ann/streets"}
+    for kept in ("config", "classes", "score_thresholds", "licences"):
+        assert getattr(loaded, kept) == getattr(model, kept), kept
+    assert configs.from_mapping(yaml.safe_load(hub.files["ann/streets"]["config.yaml"])) == model.config
     started = densevit.create_model(configs.from_mapping(values), classes=["road", "sky"]).eval()
-    assert torch.equal(logits(started), logits(model))
     assert started.licences == model.licences
+    assert torch.equal(logits(loaded), logits(model)) and torch.equal(logits(started), logits(model))
 
 
 @pytest.mark.integration
@@ -114,10 +110,10 @@ REFUSED = [  # repository, options, facts
 
 @pytest.mark.parametrize(("repository", "options", "facts"), REFUSED)
 def test_what_cannot_be_pushed_is_an_error_in_one_line_and_uploads_nothing(
-    repository: str, options: dict[str, Any], facts: str, hub: HubServer, tmp_path: Path, monkeypatch
+    repository: str, options: dict[str, Any], facts: str, hub: HubServer, tmp_path: Path, environment
 ) -> None:
     hub.create("ann", "public", private=False)
-    monkeypatch.setenv("HF_TOKEN", options.pop("token", "hf_x"))
+    environment(HF_TOKEN=options.pop("token", "hf_x"))
     with pytest.raises(DensevitError, match=facts) as error:
         densevit.push_to_hub(run_folder(tmp_path / "run", small_model()), repository, **options)
     assert "\n" not in str(error.value)
@@ -125,8 +121,8 @@ def test_what_cannot_be_pushed_is_an_error_in_one_line_and_uploads_nothing(
     assert not any(hub.files.values())
 
 
-def test_without_the_library_the_error_says_so(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+def test_without_the_library_the_error_says_so(hub: HubServer, uninstalled: Any) -> None:
+    uninstalled("huggingface_hub")
     with pytest.raises(WeightsError, match=r"needs huggingface_hub, which is not installed\. Fix: `pip install"):
         densevit.push_to_hub(small_model(), "ann/streets")
 

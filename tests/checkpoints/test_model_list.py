@@ -5,7 +5,6 @@ import math
 import re
 import subprocess
 import sys
-from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path, PurePath
 
@@ -16,8 +15,6 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import WeightsError
 from densevit.layouts import coco_classes, coco_panoptic_classes, every, find, numbered_classes, segmentation_classes
-from densevit_checkpoints import model_list
-from densevit_checkpoints.hub import is_published
 from tools.conventions.model_zoo import TABLE
 from tools.conventions.recipes import VARIANT
 from tools.conventions.tree import Tree
@@ -133,19 +130,6 @@ def test_accuracies_of_torchvision_are_its_own_and_all_its_weights_of_these_fami
     assert not listed
 
 
-def test_licences_are_those_of_a_pattern_of_the_layout_or_unknown():
-    for model in MODELS:
-        names = (model.name, PurePath(model.name).name)
-        files = find(model.layout).publishing.files.items()
-        stated = next((one for pattern, one in files if any(fnmatch(name, pattern) for name in names)), None)
-        if stated is None:
-            stated = find(model.layout).publishing.licences
-            assert model.weights == "unknown" or not is_published(model.name), model.name
-        assert (model.code, model.weights, model.data, model.teacher, model.clean, model.source) == (
-            *(stated.code, stated.weights, stated.data, stated.teacher, stated.clean, stated.source),
-        ), model.name
-
-
 def test_task_and_pretrained_choose_rows():
     assert list(dict.fromkeys(model.task for model in MODELS)) == TASKS
     loads, files = densevit.list_models(pretrained=True), densevit.list_models(pretrained=False)
@@ -171,15 +155,15 @@ def test_backbones_include_those_of_timm_with_their_licences():
     assert convnext.recipe == "backbone.name=timm backbone.model=convnextv2_tiny.fcmae_ft_in1k"
 
 
-def test_without_timm_its_backbones_are_left_out_with_a_warning(monkeypatch):
-    monkeypatch.setattr(model_list, "find_spec", lambda name: None)
+def test_without_timm_its_backbones_are_left_out_with_a_warning(uninstalled):
+    uninstalled("timm")
     with pytest.warns(match=r"timm is not installed: its backbones are left out\. Fix: "):
         assert densevit.list_models("backbone") == [model for model in MODELS if model.task == "backbone"]
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_tables_fit_the_terminal_and_names_can_be_copied(columns, monkeypatch):
-    monkeypatch.setenv("COLUMNS", str(columns))
+def test_tables_fit_the_terminal_and_names_can_be_copied(columns, environment):
+    environment(COLUMNS=columns)
     printed = repr(MODELS)
     assert max(map(len, printed.splitlines())) <= columns
     rows = dict(re.findall(r"^(\S+) +([\d.]+ M.*?) *$", printed, re.MULTILINE))

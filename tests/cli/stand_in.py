@@ -1,7 +1,7 @@
 """A model that stands in for a trained one, and videos."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,20 @@ from tests.small_models import StandIn as Head
 CLASSES = (Class("cat", 17, (250, 10, 20)), Class("dog", 18, (20, 30, 240)))
 
 
+def dog_and_cat(height: int, width: int) -> Any:
+    """A dog of the image's size with score 0.75, and a cat with 0.25."""
+    boxes = torch.tensor([[1.0, 2, width, height], [0, 0, 1 / 3, 1]])
+    return {"boxes": boxes, "scores": torch.tensor([0.75, 0.25]), "labels": torch.tensor([1, 0])}
+
+
 class StandIn(DenseModel):
-    """Predicts a dog of the image's size with score 0.75, and a cat with 0.25. batches: the sizes of batches so far."""
+    """Each head predicts `see(height, width)` of an image of this size. batches: the sizes of batches so far."""
 
-    def __init__(self, heads: tuple[str, ...]) -> None:
+    def __init__(self, heads: tuple[str, ...], see: Callable[[int, int], Any] = dog_and_cat) -> None:
         self.batches: list[int] = []
-        see = lambda target: self.see(*map(int, target["original_size"]))  # noqa: E731
-        super().__init__(Averaged(), {head: Head(CLASSES, see) for head in heads})
+        predicted = lambda target: see(*map(int, target["original_size"]))  # noqa: E731
+        super().__init__(Averaged(), {head: Head(CLASSES, predicted) for head in heads})
         self.heads[heads[0]].register_forward_hook(lambda _, given, __: self.batches.append(len(given[1])))
-
-    def see(self, height: int, width: int) -> Any:
-        boxes = torch.tensor([[1.0, 2, width, height], [0, 0, 1 / 3, 1]])
-        return {"boxes": boxes, "scores": torch.tensor([0.75, 0.25]), "labels": torch.tensor([1, 0])}
 
 
 def read(path: str) -> Any:

@@ -75,14 +75,11 @@ def test_recipe_trains_from_a_package_s_weights(recipe, data, tmp_path):
 
 
 @pytest.mark.parametrize(("recipe", "layout"), [("dfine", "dfine"), ("gtr", "gtr"), ("rf_detr", "rf-detr")])
-def test_recipe_trains_from_the_file_that_the_page_names(
-    recipe, layout, objects, project, tmp_path, monkeypatch, capsys
-):
+def test_recipe_trains_from_the_file_that_the_page_names(recipe, layout, objects, project, cwd, capsys):
     """From random weights in that layout, whose digest differs from the one that the page and the authors state."""
     page = (project / "docs" / "detection.md").read_text()
     row = rf"^\| \[`(\S+)`\]\(https://.*\|(.*)\| `densevit (train start/{recipe} .*)` \|$"
     file, described, command = re.search(row, page, re.MULTILINE).groups()
-    monkeypatch.chdir(tmp_path)
     names = [c.name for c in coco_classes()]
     densevit.save(densevit.create_model(f"start/{recipe}", classes=names, pretrained=False), "random.safetensors")
     write_in_layout(Path("random.safetensors"), layout, Path(file))

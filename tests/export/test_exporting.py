@@ -2,6 +2,7 @@
 
 import errno
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,9 @@ def check(predictor: DenseModel, suffix: str, folder: Path) -> dict[str, float]:
 
 
 @pytest.mark.integration
-def test_a_file_gives_the_models_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_gives_the_models_outputs(tmp_path: Path, variant: Callable[..., None]):
     """Also of windows that need padding at other sizes than the traced one; of a Swin with few blocks."""
-    monkeypatch.setitem(VARIANTS, "nano", Variant(16, (2, 1, 1, 1), (1, 1, 2, 2), 0.0))
+    variant(VARIANTS, "nano", Variant(16, (2, 1, 1, 1), (1, 1, 2, 2), 0.0))
     torch.manual_seed(0)
     predictor = densevit.create_model(BACKBONES["swin"], {"x": CELLS}, CLASSES)
     check(evaluated_at(predictor, 96), ".pt2", tmp_path)
@@ -182,12 +183,3 @@ def test_selections_are_compared_but_not_in_the_file():
     own = selections(images)
     own["selection_0"] = own["selection_scores_0"].argsort(1)[:, : own["selection_0"].shape[1]].copy()
     assert file_comparison.differences(graph, run, images, lambda _: own)["selection_0"] > 1e-3
-
-
-@pytest.mark.parametrize("quiet", [False, True])
-def test_steps_are_numbered_lines(quiet: bool, capsys: pytest.CaptureFixture[str]):
-    begin = exporting.progress_lines("Exporting to model.onnx", 2, quiet=quiet)
-    for number, step in enumerate(("tracing", "saving"), 1):
-        begin(step)
-        line = f"Exporting to model.onnx, step {number} of 2: {step}\n"
-        assert capsys.readouterr().err == ("" if quiet else line)

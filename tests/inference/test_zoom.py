@@ -34,6 +34,8 @@ def test_predictions_of_every_size(run):
     predictor = densevit.load(run)
     for size in SIZES:
         check(predicted(predictor, image_size=size))
+    for transforms in (Resize(80, stretch=True), DefaultTransforms((90, 100))):
+        check(predicted(predictor.with_resize(transforms)))
     result = predicted(predictor)["depth"]["depth"]
     with torch.no_grad():  # at the size of training, the head's own values
         sample = EvaluationTransform(predictor.resize)(
@@ -62,11 +64,6 @@ def test_only_a_replaced_resize_is_the_training_s(tmp_path):
     unknown = densevit.DenseModel(model.backbone, model.heads)
     seen = float(predicted(unknown, image_size=2 * SIDE)["depth"]["depth"].median())
     assert seen == pytest.approx(VALUE / 2, rel=0.05)  # nothing is known, so nothing is changed
-
-
-def test_a_stretched_and_a_canvas_resize(run):
-    for transforms in (Resize(80, stretch=True), DefaultTransforms((90, 100))):
-        check(predicted(densevit.load(run).with_resize(transforms)))
 
 
 @pytest.mark.parametrize("head", [{}, {"canonical_focal": CANONICAL}], ids=str)

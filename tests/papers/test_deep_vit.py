@@ -50,7 +50,7 @@ def test_convolutional_embedding_matches_the_formulation():
 
 
 @pytest.mark.parametrize(("readout", "size"), [("ignore", (48, 48)), ("add", (97, 70)), ("project", (97, 70))])
-def test_without_re_attention_features_match_timm(monkeypatch, size, readout):
+def test_without_re_attention_features_match_timm(variant, size, readout):
     """The frame shared with LocalViT: patches, padding, class token, positions at other sizes, the norm, readouts."""
     from timm.models.vision_transformer import VisionTransformer
 
@@ -58,7 +58,7 @@ def test_without_re_attention_features_match_timm(monkeypatch, size, readout):
     sizes = {"embed_dim": 24, "depth": 4, "num_heads": 3, "mlp_ratio": 3, "num_classes": 0}
     theirs = VisionTransformer(48, 16, **sizes, dynamic_img_size=True, dynamic_img_pad=True).eval()
     randomise(theirs)
-    monkeypatch.setitem(VARIANTS, "nano", Variant(24, 4, 3, 0, False, False, 1.0))
+    variant(VARIANTS, "nano", Variant(24, 4, 3, 0, False, False, 1.0))
     ours = DeepViT("nano", image_size=48, features=(2, 4), readout=readout).eval()
     randomise(ours)
     missing, unexpected = ours.load_state_dict(translate(theirs.state_dict(), deep_vit.AUTHORS).tensors, strict=False)

@@ -177,9 +177,9 @@ class Net(densevit.Backbone):
 
 
 @pytest.fixture
-def tiny(cwd, monkeypatch) -> Path:
+def tiny(cwd, on_path) -> Path:
     """A protocol, and a module with a backbone."""
-    monkeypatch.syspath_prepend(cwd)
+    on_path(cwd)
     (cwd / "tiny.yaml").write_text(TINY)
     (cwd / "net_of_board.py").write_text(NETWORK)
     return cwd

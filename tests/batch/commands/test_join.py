@@ -11,11 +11,10 @@ from tests.weights.joined_runs import BOXES, DEPTH, SURFACES, write_run
 
 
 @pytest.fixture
-def runs(cwd: Path) -> Path:
-    """The working folder, with the runs a, b and c."""
+def runs(cwd: Path) -> None:
+    """The runs a, b and c in the working folder."""
     for seed, (name, heads) in enumerate({"a": BOXES, "b": SURFACES, "c": DEPTH}.items()):
-        write_run(Path(name), heads, seed + 1, data={"depth": True})
-    return cwd
+        write_run(Path(name), heads, seed + 1, data={"depth": True, "seed": 5 * (name == "c")})
 
 
 def header(file: str) -> dict[str, str]:
@@ -34,7 +33,7 @@ def test_one_file_and_one_of_heads(runs, run):
 
 
 @pytest.mark.integration
-def test_another_size_is_evaluated_and_both_scores_stand_in_the_file(runs, run):
+def test_another_size_is_evaluated_on_the_data_of_each_head_and_both_scores_stand_in_the_file(runs, run):
     run("join", "c", "--heads-only", "--out", "c.safetensors")
     options = ("--trust", "--image-size", "48x64", "--stretch", "--evaluate", "--out", "bc.safetensors")
     shown = run("join", "b", "c.safetensors", *options)
@@ -48,6 +47,8 @@ def test_another_size_is_evaluated_and_both_scores_stand_in_the_file(runs, run):
     resized["transforms"] = {"name": "resize", "stretch": True}
     assert saved["file"]["surfaces/mIoU"] == densevit.evaluate("b", data=resized)["surfaces/mIoU"]
     assert saved["file"]["depth/AbsRel"] != saved["model"]["depth/AbsRel"]
+    Path("data.yaml").write_text("{name: scenes, depth: false, image_size: 64, val_length: 2}")
+    assert "not evaluated: depth" in run("evaluate", "bc.safetensors", "--trust", "data=data.yaml")
 
 
 @pytest.mark.parametrize(

@@ -18,22 +18,17 @@ from PIL import Image
 import densevit
 from densevit.cli import main
 from densevit_batch import folder_prediction
-from densevit_batch.commands.prediction_processes import this_process
 from densevit_batch.prediction_folder import parts_of
-from tests.cli.stand_in import StandIn, read
+from tests.cli.stand_in import StandIn, dog_and_cat, read
 
 DETR = {"name": "detr", "transformer": {"width": 32, "encoder_layers": 1, "decoder_layers": 1}, "num_queries": 3}
 PREDICT = ["predict", "run", "photos", "--batch-size", "1", "--out"]
 COUNT = 10
 
 
-class Panoptic(StandIn):
-    """Boxes and a panoptic map."""
-
-    def see(self, height: int, width: int) -> Any:
-        ids = torch.zeros(height, width, dtype=torch.int32)
-        ids[height // 2 :] = 1000 + torch.arange(width) // 30
-        return {**super().see(height, width), "panoptic": ids}
+def boxes_and_panoptic(height: int, width: int) -> Any:
+    below = (torch.arange(height) >= height // 2)[:, None]
+    return {**dog_and_cat(height, width), "panoptic": (below * (1000 + torch.arange(width) // 30)).int()}
 
 
 @pytest.fixture
@@ -69,28 +64,26 @@ def killed(*command: str) -> None:
 
 def contents(folder: str) -> dict[str, bytes]:
     """The files of a folder, without the settings, and the blocks that are kept because an image failed."""
-    files = [path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file()]
-    kept = [path for path in files if path.name != "predict.json" and "-of-" not in str(path)]
-    return {str(path): Path(folder, path).read_bytes() for path in kept}
+    files = {str(path.relative_to(folder)): path for path in Path(folder).rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if not re.search(r"predict\.json|-of-", name)}
 
 
 @pytest.mark.integration
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 def test_parts_in_any_order_and_killed_processes_write_the_files_of_one_process(list_of_ten, load_as, run) -> None:
     Path("names.txt").write_text("".join(f"photos/=cat {n}.png\n" for n in reversed(range(COUNT))))
-    load_as(Panoptic(("a", "b")))
+    load_as(StandIn(("a", "b"), boxes_and_panoptic))
     predict = ["predict", "run", "names.txt", "--batch-size", "1", "--draw", "3", "--out"]
     run(*predict, "one", code=1)
     for part in ("3/3", "1/3", "2/3"):
         assert main([*predict, "parts", "--part", part, "--resume"]) in (0, 1)  # as in an array
         assert not Path("parts/images.json").exists()
     run("predictions", "join", "parts")
-    assert contents("parts") == contents("one")
     killed(*predict, "killed")
     assert len(list(Path("killed/parts/1-of-1").glob("*.gz"))) == 1 and not Path("killed/images.json").exists()
     run(*predict, "killed", code=2)  # without --resume
     run(*predict, "killed", "--resume", code=1)
-    assert contents("killed") == contents("one")
+    assert contents("parts") == contents("killed") == contents("one")
     assert len(read("one/images.json")) == len(read("one/a/panoptic.json")["annotations"]) == COUNT - 1
 
 
@@ -98,25 +91,21 @@ def test_parts_in_any_order_and_killed_processes_write_the_files_of_one_process(
 def test_a_resumed_prediction_shows_the_numbers_of_the_files(lost, list_of_ten, model, run) -> None:
     """And not of the blocks that the process itself has predicted."""
     run(*PREDICT, "found", code=1)
-    blocks = sorted(Path("found/parts/1-of-1").glob("*.gz"))
-    for number in lost:
-        blocks[number].unlink()
+    for block in [sorted(Path("found/parts/1-of-1").glob("*.gz"))[number] for number in lost]:
+        block.unlink()
     shown = run(*PREDICT, "found", "--resume", code=1)
     [numbers] = re.findall(r"predictions.csv: the (\d+) objects.*predictions.json: all (\d+)", shown)
     rows = Path("found/predictions.csv").read_text().splitlines()[1:]
     assert [*map(int, numbers)] == [len(rows), len(read("found/predictions.json"))]
 
 
-class Interrupted(StandIn):
-    """Stops at the first image."""
-
-    def see(self, height: int, width: int) -> Any:
-        raise KeyboardInterrupt
+def interrupt(height: int, width: int) -> Any:
+    raise KeyboardInterrupt
 
 
 def test_a_part_that_was_begun_needs_resume(list_of_ten, load_as, run) -> None:
     first = [*PREDICT, "found", "--part", "1/2"]
-    load_as(Interrupted(("detection",)))
+    load_as(StandIn(("detection",), interrupt))
     assert "Stopped after 0 of 4 images. Continue with --out found --resume" in run(*first, code=130)
     load_as(StandIn(("detection",)))
     said = run(*first, code=2)
@@ -126,17 +115,16 @@ def test_a_part_that_was_begun_needs_resume(list_of_ten, load_as, run) -> None:
     assert [part.state(part.counts) for part in parts_of(Path("found"))] == ["complete"] * 2
 
 
-def test_processes_of_torchrun_and_srun_predict_their_parts(list_of_ten, model, monkeypatch, run) -> None:
-    assert this_process() == (0, 1, 0)
+@pytest.mark.parametrize(
+    "names", [("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")]
+)
+def test_processes_of_torchrun_and_srun_predict_their_parts(names, list_of_ten, model, environment, run) -> None:
     run(*PREDICT, "one", code=1)
-    for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
-        with monkeypatch.context() as patch:
-            for rank in (1, 0):
-                for name, value in zip(names, (rank, 2, rank), strict=True):
-                    patch.setenv(name, str(value))
-                run(*PREDICT, names[0])  # 1 would end the other process
-        run("predictions", "join", names[0])
-        assert contents(names[0]) == contents("one")
+    for rank in (1, 0):
+        environment(**dict(zip(names, (rank, 2, rank), strict=True)))
+        run(*PREDICT, "found")  # 1 would end the other process
+    run("predictions", "join", "found")
+    assert contents("found") == contents("one")
 
 
 def test_status_is_one_line(list_of_ten, model, run) -> None:

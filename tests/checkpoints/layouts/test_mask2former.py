@@ -17,13 +17,12 @@ pytestmark = pytest.mark.integration
 @pytest.mark.parity("mask2former", "mask2former-resnet")
 @pytest.mark.parametrize("original", ["mask2former", "mask2former-resnet"])
 @torch.no_grad()
-def test_a_padded_batch_has_the_original_s_logits_and_masks(original, monkeypatch):
-    monkeypatch.setitem(VARIANTS, "nano", Variant(8, (2, 2, 2, 2), (1, 2, 2, 4), 0.0))
+def test_a_padded_batch_has_the_original_s_logits_and_masks(original, variant):
+    variant(VARIANTS, "nano", Variant(8, (2, 2, 2, 2), (1, 2, 2, 4), 0.0))
     shapes, expected = recorded(original)
     state = random_mask2former(shapes)
-    layout = recognise(state)
-    assert layout.name == original
-    model = whole(state, layout, thirds="in_proj_")
+    assert recognise(state).name == original
+    model = whole(state, find(original), thirds="in_proj_")
     images = mask2former_batch()
     padding_mask = torch.ones(len(images), *images.shape[2:], dtype=torch.bool)
     for mask, (h, w) in zip(padding_mask, MASK2FORMER_SIZES, strict=True):

@@ -31,8 +31,8 @@ CASES = {  # file: layout, position resizing of the layout
 
 
 @pytest.fixture(autouse=True)
-def recorded_variant(monkeypatch):
-    monkeypatch.setitem(VARIANTS, "nano", Variant(32, 4, 2, 0.0))
+def recorded_variant(variant):
+    variant(VARIANTS, "nano", Variant(32, 4, 2, 0.0))
 
 
 def features(vit, key):

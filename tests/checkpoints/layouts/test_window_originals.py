@@ -36,9 +36,9 @@ CASES = [  # file, size, layout, rules that compute the same
 
 
 @pytest.fixture
-def eight_channels(monkeypatch):
+def eight_channels(variant):
     """The variant that was recorded: unlike "nano", it has a shifted block in each stage."""
-    monkeypatch.setitem(VARIANTS, "eight", Variant(8, (2, 2, 2, 2), (1, 2, 2, 4), 0.0))
+    variant(VARIANTS, "eight", Variant(8, (2, 2, 2, 2), (1, 2, 2, 4), 0.0))
 
 
 def recorded_swin(name: str, size: str) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
@@ -156,11 +156,11 @@ DETECTOR = {"backbone.fpn_lateral2.weight": torch.zeros(1), "roi_heads.box_head.
 
 
 @pytest.fixture
-def detector(monkeypatch):
+def detector(variant):
     """The recorded weights with the names of a detector, and the feature maps by size."""
     small = variants.Variant(8, (1, 2, 3, 2), 1, 0.0, "attention")
-    monkeypatch.setitem(variants.VARIANTS[2], "small_detector", small)
-    monkeypatch.setitem(checkpoints._DEPTHS, sum(small.blocks), small)
+    variant(variants.VARIANTS[2], "small_detector", small)
+    variant(checkpoints._DEPTHS, sum(small.blocks), small)
     shapes, outputs = recorded("detectron2-mvitv2")
     maps = {}
     for key, x in outputs.items():

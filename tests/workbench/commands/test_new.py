@@ -8,6 +8,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,12 +73,12 @@ def site(written: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def installed(site: Path, written: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed(site: Path, written: dict[str, Path], on_path: Any) -> Iterator[None]:
     """Adds the site with its metadata, and the folders of its .pth files, to this process's path."""
     lines = {Path(line.strip()) for file in site.glob("*.pth") for line in file.read_text().splitlines()}
     assert lines == set(written.values()), "setuptools hooks the import in place of a path"
     for place in (site, *lines):
-        monkeypatch.syspath_prepend(place)
+        on_path(place)
     yield
     packages = {folder.name for folder in lines}
     for module in [name for name in sys.modules if name.partition(".")[0] in packages]:

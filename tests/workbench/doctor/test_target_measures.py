@@ -1,9 +1,9 @@
 """`densevit doctor` on label maps, depth, and targets of a third party."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 import densevit
@@ -78,9 +78,9 @@ class Cars(densevit.Dataset):
 """
 
 
-def test_third_party_targets_are_examined_by_their_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_third_party_targets_are_examined_by_their_type(tmp_path: Path, on_path: Any):
     (tmp_path / "cars_plugin.py").write_text(PLUGIN)
-    monkeypatch.syspath_prepend(tmp_path)
+    on_path(tmp_path)
     (tmp_path / "cars.yaml").write_text("{name: 'cars_plugin:Cars'}")
     diagnosis = densevit.doctor(tmp_path / "cars.yaml")
     found = {one.title: one.examples for one in diagnosis.errors}
