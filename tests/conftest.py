@@ -9,12 +9,13 @@ import shutil
 import signal
 import socket
 import sys
-import textwrap
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+from tests.distributions import write_distribution
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background, where trainings ignore it too
@@ -139,9 +140,15 @@ def autograd_without_device_threads() -> None:
 
 
 @pytest.fixture
-def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def inside(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """`inside(folder)`: the working directory is this folder from now on."""
+    return monkeypatch.chdir
+
+
+@pytest.fixture
+def cwd(tmp_path: Path, inside: Callable[[Path], None]) -> Path:
     """tmp_path as the working directory."""
-    monkeypatch.chdir(tmp_path)
+    inside(tmp_path)
     return tmp_path
 
 
@@ -215,15 +222,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
     def install(
         name: str, entry_points: str | bytes, files: Mapping[str, str] | None = None, metadata: str = ""
     ) -> Path:
-        site = tmp_path / f"site-{name}"
-        info = site / f"{name}-1.0.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(metadata or f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        text = textwrap.dedent(entry_points).encode() if isinstance(entry_points, str) else entry_points
-        (info / "entry_points.txt").write_bytes(text)
-        for file, source in (files or {}).items():
-            (site / file).parent.mkdir(parents=True, exist_ok=True)
-            (site / file).write_text(textwrap.dedent(source))
+        site = write_distribution(tmp_path / f"site-{name}", name, entry_points, files or {}, metadata)
+        for file in files or {}:
             monkeypatch.delitem(sys.modules, Path(file).stem, raising=False)
         monkeypatch.syspath_prepend(site)
         return site

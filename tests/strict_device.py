@@ -96,7 +96,7 @@ class Accelerator(TorchDispatchMode):
             destination, source = args[:2]
             if isinstance(source, Remote) and not isinstance(destination, Remote):
                 self.waits["to the CPU"] += 1
-            _value(destination).copy_(_value(source))
+            host(destination).copy_(host(source))
             return destination
         source, target = args[0], kwargs.get("device")
         target = source.device if target is None else torch.device(target)
@@ -105,15 +105,14 @@ class Accelerator(TorchDispatchMode):
         if target == DEVICE and not isinstance(source, Remote) and not kwargs.get("non_blocking"):
             self.waits["from pageable memory"] += 1
         kwargs["device"] = torch.device("cpu")
-        moved = func(_value(source), *args[1:], **kwargs)
+        moved = func(host(source), *args[1:], **kwargs)
         return self._made(moved) if target == DEVICE else moved
 
     def _wrapped(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         given = {id(x.value): x for x in _tensors(args, kwargs) if isinstance(x, Remote)}
         result = func(*map(_values, args), **{key: _values(x) for key, x in kwargs.items()})
-        if isinstance(result, list | tuple):
-            return type(result)(given[id(x)] if id(x) in given else self._made(x) for x in result)
-        return given[id(result)] if id(result) in given else self._made(result)
+        made = lambda x: given.get(id(x)) if id(x) in given else self._made(x)  # noqa: E731
+        return type(result)(map(made, result)) if isinstance(result, list | tuple) else made(result)
 
     def _made(self, x: Any) -> Any:
         if not isinstance(x, Tensor):
@@ -125,23 +124,17 @@ class Accelerator(TorchDispatchMode):
 
 def _tensors(args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors of an operation's arguments: ATen's are tensors and lists of tensors."""
-    found = []
-    for x in (*args, *kwargs.values()):
-        found += [y for y in (x if isinstance(x, list | tuple) else (x,)) if isinstance(y, Tensor)]
-    return found
-
-
-def _value(x: Any) -> Any:
-    return x.value if isinstance(x, Remote) else x
+    lists = (x if isinstance(x, list | tuple) else (x,) for x in (*args, *kwargs.values()))
+    return [x for values in lists for x in values if isinstance(x, Tensor)]
 
 
 def _values(x: Any) -> Any:
-    """`_value` of an argument, or of each of a list."""
-    return type(x)(map(_value, x)) if isinstance(x, list | tuple) else _value(x)
+    """`host` of an argument, or of each of a list."""
+    return type(x)(map(host, x)) if isinstance(x, list | tuple) else host(x)
 
 
-def host(x: Tensor) -> Tensor:
-    """The values, without a transfer that counts."""
+def host(x: Any) -> Any:
+    """The values of a tensor, without a transfer that counts; other values as they are."""
     return x.value if isinstance(x, Remote) else x
 
 

@@ -45,8 +45,7 @@ def test_file_of_another_process_is_not_replaced(tmp_path: Path) -> None:
         with atomic_file(out) as second:
             assert first != second and second.suffix == ".onnx"
             second.write_text("second")
-    assert out.read_text() == "second"
-    assert [*tmp_path.iterdir()] == [out]
+    assert (out.read_text(), [*tmp_path.iterdir()]) == ("second", [out])
 
 
 def test_failed_replacement_leaves_the_file_before_and_nothing_else(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.distributions import write_distribution
+
 ROOT = Path(__file__).parents[1]
 SETUP = ConfigParser(interpolation=None)
 SETUP.read(ROOT / "setup.cfg")
@@ -81,13 +83,10 @@ def install(site: Path, guests: Sequence[str]) -> dict[str, str]:
     for path in ROOT.iterdir():
         if path.name != "densevit" and not path.name.startswith(".") and path.suffix != ".egg-info":
             (site / path.name).symlink_to(path)
-    information = site / "densevit-0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: densevit\nVersion: 0\n")
     lines = (distribution("densevit").read_text("entry_points.txt") or "").splitlines(keepends=True)
     deleted = re.compile(rf".*= ({'|'.join(guests)})\.")
-    (information / "entry_points.txt").write_text("".join(line for line in lines if not deleted.match(line)))
-    (site / "sitecustomize.py").write_text(textwrap.dedent(REFUSING.format(guests=guests)))
+    entry_points = "".join(line for line in lines if not deleted.match(line))
+    write_distribution(site, "densevit", entry_points, {"sitecustomize.py": REFUSING.format(guests=guests)})
     variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     return {**variables, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
 

@@ -38,10 +38,10 @@ def result() -> densevit.Result:
 
 
 @pytest.fixture
-def home(tmp_path: Path, environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, environment: Callable[..., None], inside: Callable[[Path], None]) -> Path:
     """The home folder, with an image, a model, a run, predictions, configs and a folder that is not empty."""
     environment(HOME=tmp_path, USERPROFILE=tmp_path)
-    monkeypatch.chdir(tmp_path / "..")
+    inside(tmp_path / "..")
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "image.png")
     (tmp_path / "list.txt").write_text("~/image.png\n~/*.png\n")
     densevit.save(predictor(), tmp_path / "model.safetensors")

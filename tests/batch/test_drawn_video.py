@@ -59,8 +59,7 @@ def test_odd_sides_get_a_copy_of_their_last_pixels(tmp_path: Path):
 
 
 def test_an_interrupted_prediction_keeps_a_complete_video(tmp_path, load_as, run):
-    see = Mock(side_effect=[*[dog_and_cat(96, 128)] * 8, KeyboardInterrupt])
-    load_as(StandIn(("detection",), see))
+    load_as(StandIn(("detection",), Mock(side_effect=[*[dog_and_cat(96, 128)] * 8, KeyboardInterrupt])))
     path, out = clip(tmp_path / "clip.mp4"), tmp_path / "found"
     command = ["predict", "RUN", path, "--video", "--out", out, "--batch-size", "1"]
     assert "Stopped after 8 of 15 images. drawn/ has these" in run(*command, code=130)

@@ -137,8 +137,7 @@ def test_a_text_file_is_read_like_stdin():
         ("none", "none", "none"),  # reported when it is read
         ("other.txt", "other", "other.txt"),  # a list in a list is not read
     ]
-    assert described("names.txt") == expected
-    assert described("-", stdin=f"\ufeff{lines}") == expected
+    assert (described("names.txt"), described("-", stdin=f"\ufeff{lines}")) == (expected, expected)
 
 
 def test_images_of_a_tar_are_those_of_its_files():
@@ -161,8 +160,7 @@ def test_images_of_a_tar_are_those_of_its_files():
 def test_label_maps_of_a_tar_are_no_images():
     """Files with one name up to the first dot are a sample of WebDataset."""
     images = ["set/1.jpg", "set/2.png", "set/clip.v1.jpg", "set/clip.v2.jpg", "else/3.png", "set/3.png"]
-    labels = ["set/1.png", "set/1.seg.png", "set/2.instance.png"]
-    for n, name in enumerate((*images, *labels)):
+    for n, name in enumerate((*images, *["set/1.png", "set/1.seg.png", "set/2.instance.png"])):
         image(name, n)
     tar_of("labels.tar", ["set", "else"])
     with pytest.warns(

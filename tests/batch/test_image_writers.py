@@ -16,7 +16,6 @@ from densevit.targets.pixel_maps import Depth
 from densevit.targets.types import TargetTypes
 from densevit_batch import batch_predictor
 from densevit_batch.image_texts import text_of_image
-from densevit_batch.image_writers import with_file_ids
 from densevit_batch.prediction_folder import saved_classes
 from tests.cli.stand_in import StandIn, read
 from tests.model import small_models
@@ -59,12 +58,6 @@ def test_prelabels_have_the_ids_of_their_predictions(model: StandIn, photos: Any
     document = read("prelabels.json")
     assert [entry["category_id"] for entry in document["annotations"]] == [1]
     assert document["categories"] == [{"id": 2, "name": "cat"}, {"id": 1, "name": "dog"}]
-
-
-def test_equal_names_count_before_names_in_other_cases():
-    letters = [Class(name, number, (0, 0, 0)) for number, name in enumerate(("a", "A", "b-c", "d"))]
-    ids = {"A": 7, "a": 8, "B c": 30}
-    assert [c.file_id for c in with_file_ids(letters, ids)] == [8, 7, 30, 31]
 
 
 def metres(height: int, width: int) -> torch.Tensor:

@@ -11,14 +11,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from densevit import progress
 from densevit.channels import RGB, Channels
 from densevit.cli import main
 from densevit.config import BackboneSection, HeadSection, ModelSections
 from densevit.data.io.images import read_image
 from densevit.model import DenseModel
 from densevit_batch import large_image_prediction, large_tiff, map_strips
-from densevit_batch.large_image_prediction import predict_strips
 from densevit_batch.large_tiff import LargeTiff
 from tests.cli.stand_in import read
 from tests.model.small_models import CLASSES, Depth, Segmenter, Stem
@@ -137,12 +135,3 @@ def test_a_damaged_segment_is_reported(predict, capsys):
     assert predict(predictor(BANDS, segmentation=Segmenter), "rows", "--window", "48") == 1
     assert "a.tif cannot be read" in capsys.readouterr().err and not [*Path("rows").rglob("*.tif*")]
     assert read("rows/images.json") == []
-
-
-def test_batches_of_windows_are_lines(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
-    model = predictor(BANDS, surfaces=Segmenter).with_inference({"window": 8, "stride": 8, "batch_size": 2})
-    strips = [*predict_strips(model, torch.zeros(4, 32, 24, dtype=torch.uint16), "surfaces", 32)]
-    assert [strip["semantic"].shape for strip in strips] == [(32, 24)]
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(", ")[0] for line in lines] == [f"Batches of 2 windows: {n} of 6" for n in range(1, 7)]

@@ -96,7 +96,6 @@ MASKS = {
     "pixel_decoder": {"layers": 1, "feedforward": 32, "fusion_blocks": 1}, "num_points": 32,
 }  # fmt: skip
 MODELS: dict[str, dict[str, Any]] = {
-    "instances": {"instances": {"name": "mask2former_instance", **MASKS, "evaluation": {"name": "coco_masks"}}},
     "panoptic": {"panoptic": {"name": "mask2former", **MASKS, "threshold": 0.0}},
     "several": {
         "boxes": DETR,

@@ -46,8 +46,7 @@ def test_the_command_writes_parts_and_point_clouds(tmp_path, options):
 
 def test_columns_for_a_data_engine(run):
     columns = densevit.BatchPredictor(str(run), device="cpu", image_size=128, threshold=0, focal=FOCAL)([IMAGE])
-    maps = {key: {key: np.load(io.BytesIO(columns[f"{key}/{key}.npy"][0]))} for key in MAPS}
-    check(maps, MAPS)
+    check({key: {key: np.load(io.BytesIO(columns[f"{key}/{key}.npy"][0]))} for key in MAPS}, MAPS)
 
 
 def test_rows_of_windows_of_a_large_image(run):

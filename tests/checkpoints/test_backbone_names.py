@@ -114,8 +114,7 @@ def all_doors() -> set[str]:
         parser = argparse.ArgumentParser()
         importlib.import_module(plugin.value).add_arguments(parser)
         for action in parser._actions:
-            is_backbone = "backbone" in action.dest and action.nargs != 0
-            if is_backbone or "backbone" in (action.choices or ()):
+            if ("backbone" in action.dest and action.nargs != 0) or "backbone" in (action.choices or ()):
                 doors.add(f"densevit {name}")
     doors |= {f"config {key}" for key, x in Config.model_fields.items() if "backbones" in {*map(str, x.metadata)}}
     for method in registry.find("methods"):

@@ -145,8 +145,7 @@ def test_window_of_config_json_is_set_unless_the_config_has_one(tmp_path):
         backbone = {"name": "swin", "variant": "nano", "version": 2, "weights": str(tmp_path), **window}
         heads = {"detection": {"name": "detr", "transformer": {"width": 32}}}
         values = {"backbone": backbone, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
-        config = configs.from_mapping(values)
-        _, _, [report] = built(config, {"detection": (Class("a", 0, (0, 0, 0)),)})
+        _, _, [report] = built(configs.from_mapping(values), {"detection": (Class("a", 0, (0, 0, 0)),)})
         message.append([note for note in report.notes if "window" in note])
     assert message == [
         ["backbone.window_size is 4 in place of null: these weights were trained with it."],

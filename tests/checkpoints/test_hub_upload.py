@@ -63,8 +63,7 @@ def test_a_pushed_run_predicts_the_same_with_the_same_classes_and_licences(hub: 
 
 @pytest.mark.integration
 def test_a_second_push_replaces_its_files_and_keeps_others(hub: HubServer, tmp_path: Path) -> None:
-    run = run_folder(tmp_path / "run", small_model())
-    densevit.push_to_hub(run.path, "ann/streets", private=True)
+    densevit.push_to_hub(run_folder(tmp_path / "run", small_model()).path, "ann/streets", private=True)
     assert hub.private["ann/streets"]
     hub.files["ann/streets"]["LICENSE"] = b"MIT"
     model = small_model()
@@ -77,8 +76,7 @@ def test_a_second_push_replaces_its_files_and_keeps_others(hub: HubServer, tmp_p
 
 def test_a_backbone_is_pushed_and_is_the_backbone_of_a_model(hub: HubServer) -> None:
     backbone = small_model().backbone
-    model = densevit.DenseModel(backbone, {})
-    densevit.push_to_hub(model, "ann/backbone")
+    densevit.push_to_hub(densevit.DenseModel(backbone, {}), "ann/backbone")
     card = hub.files["ann/backbone"]["README.md"].decode()
     assert "\npipeline_tag: image-feature-extraction\n" in card
     assert "densevit train CONFIG backbone.weights=hf:ann/backbone" in card

@@ -153,8 +153,7 @@ def test_a_prefix_is_chosen_by_hand_where_several_fit(resnet, tmp_path, capsys):
     assert "prefix 'teacher.' are read, without 122 other tensors (student.net.conv1.weight," in " ".join(
         capsys.readouterr().out.split()
     )
-    written = read(tmp_path / "out").tensors
-    assert torch.equal(written["backbone.conv1.weight"], resnet["conv1.weight"] + 1)
+    assert torch.equal(read(tmp_path / "out").tensors["backbone.conv1.weight"], resnet["conv1.weight"] + 1)
 
 
 def test_a_prefix_without_keys_is_refused_with_the_prefixes_of_the_file(resnet, tmp_path, capsys):
@@ -167,19 +166,12 @@ def test_a_prefix_without_keys_is_refused_with_the_prefixes_of_the_file(resnet, 
 
 
 def test_an_incomplete_model_is_named_and_its_backbone_not_read_alone(tmp_path):
-    layout = find("detr")
-    state = state_of(layout)
+    state = state_of(find("detr"))
     state.pop("query_embed.weight")
     with pytest.raises(WeightsError, match=r" detr fits most: \d+ of \d+ keys below 'net\.'\.$"):
         convert_checkpoint(Checkpoint(prefixed("net.", state), "half.pth"))
     with pytest.raises(WeightsError, match=r" keys, but not unlike\.anything\.$"):
         convert_checkpoint(Checkpoint({"unlike.anything": torch.ones(1), **state}, "half.pth"))
-
-
-def test_a_backbone_s_file_is_no_model(resnet, tmp_path):
-    torch.save(resnet, tmp_path / "r18.pth")
-    with pytest.raises(WeightsError, match=r"r18\.pth: contains only a backbone \(resnet\)"):
-        densevit.load(tmp_path / "r18.pth")
 
 
 # ---- values ----

@@ -178,8 +178,7 @@ def test_tables_fit_the_terminal_and_names_can_be_copied(columns, environment):
 
 
 def test_rows_are_a_data_frame():
-    pandas = pytest.importorskip("pandas")
-    table = pandas.DataFrame(MODELS).set_index("name")
+    table = pytest.importorskip("pandas").DataFrame(MODELS).set_index("name")
     row = table.loc["hf:Roboflow/rf-detr-large"]
     assert (row.score, row.benchmark, row.weights, row.clean) == (0.565, "box AP, COCO", "Apache-2.0", True)
     assert math.isnan(table.loc["hf:Intel/dpt-large"].score)

@@ -76,8 +76,7 @@ def test_licence_is_that_of_the_metadata(package, line, licence):
 @pytest.mark.parametrize(("more", "licence"), [("", "Apache-2.0"), ("\nNot for commercial use.\n", "Apache Licence")])
 def test_a_licence_file_with_the_notice_of_apache_2_is_apache_2(package, more, licence):
     """As its text in the appendix of the licence, to which nothing is added."""
-    site = package("net.pth", metadata=METADATA)
-    info = site / "acme_weights-1.0.dist-info"
+    info = package("net.pth", metadata=METADATA) / "acme_weights-1.0.dist-info"
     appendix = (Path(__file__).parents[2] / "LICENSE").read_text().partition("Copyright [")[2].partition("\n")[2]
     notice = textwrap.dedent(appendix).strip()
     assert notice.startswith("Licensed under the Apache License")

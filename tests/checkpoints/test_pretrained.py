@@ -142,8 +142,7 @@ def test_missing_and_unexpected_tensors_raise_unless_allowed(file):
 
 def test_weights_of_bgr_images_are_flipped():
     state = encoder()
-    metadata = {"channel_order": "bgr", "mean": (0.1, 0.2, 0.3)}
-    checkpoint = Checkpoint(state, "theirs.pth", metadata=metadata)
+    checkpoint = Checkpoint(state, "theirs.pth", metadata={"channel_order": "bgr", "mean": (0.1, 0.2, 0.3)})
     config = config_of({"weights": "theirs.pth"})
     model, _, _ = built(config, {"detection": CLASSES}, {"theirs.pth": checkpoint})
     assert torch.equal(model.backbone.conv.weight, state["patch.weight"].flip(1))

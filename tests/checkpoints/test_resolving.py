@@ -1,6 +1,5 @@
 """The final sections of a model: what its weights imply, where nothing is set, before anything is built."""
 
-import functools
 import random
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from densevit.weights.model_file import save_backbone
 from densevit.weights.pretrained_models import build_pretrained
 from densevit.weights.resolving import resolve
 from tests.checkpoints.authors_files import write_in_layout
+from tests.weights.states import equal
 
 SWIN = {"name": "swin", "variant": "nano", "window_size": 4}
 CLASSES = {"maps": (Class("a", 0, (0, 0, 0)), Class("b", 1, (9, 9, 9)))}
@@ -71,24 +71,11 @@ def test_a_value_that_is_set_stays_with_a_warning(swin: str) -> None:
     assert line == "Warning: backbone.shift is per_axis; microsoft-swin computes with both_axes."
 
 
-def test_a_model_is_built_once_from_its_final_sections(swin: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the random values of a model that has these options from the beginning."""
-    from densevit_backbones.swin import Swin
-
-    devices = []
-    initialise = Swin.__init__
-
-    @functools.wraps(initialise)
-    def counted(self: Swin, *given: Any, **options: Any) -> None:
-        initialise(self, *given, **options)
-        devices.append(next(self.parameters()).device.type)
-
+def test_a_model_has_the_random_values_of_its_final_sections(swin: str) -> None:
+    """Those of a model that has these options from the beginning."""
     config = config_of(weights=swin)
-    final = resolve(config, CLASSES).sections
-    torch.manual_seed(0)
-    expected, _ = build_pretrained(final, CLASSES)
-    monkeypatch.setattr(Swin, "__init__", counted)
-    torch.manual_seed(0)
-    model, _ = build_pretrained(config, CLASSES)
-    assert devices == ["meta", "cpu"] and model.sections == final
-    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in model.state_dict().items())
+    final, models = resolve(config, CLASSES).sections, []
+    for section in (final, config):
+        torch.manual_seed(0)
+        models.append(build_pretrained(section, CLASSES)[0])
+    assert models[1].sections == final and equal(models[1].state_dict(), models[0].state_dict())

@@ -111,5 +111,4 @@ def test_recipe_predicts_with_each_shipped_backbone(backbone, recipe):
     heads = {head: {"name": own.name, **own.options, **neck}}
     classes = {head: ["road", "car", "sky"]}
     model = densevit.create_model({"name": "timm", **config.backbone.options}, heads=heads, classes=classes)
-    result = model.predict(torch.randint(0, 256, (3, 90, 160), dtype=torch.uint8))
-    assert result.size == (90, 160)
+    assert model.predict(torch.randint(0, 256, (3, 90, 160), dtype=torch.uint8)).size == (90, 160)

@@ -12,6 +12,58 @@ from PIL import Image
 from densevit.cli import main
 
 SIZE = (64, 96)
+MY_PACKAGE = """
+import torch
+from torch import nn
+
+import densevit
+
+
+class Lion(torch.optim.AdamW):
+    def __init__(
+        self, params, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0,
+        cautious: bool = False,
+    ):
+        super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay)
+
+
+def triangle(step: int, steps: int, peak: float = 0.5) -> float:
+    progress = step / steps
+    return progress / peak if progress < peak else (1 - progress) / (1 - peak)
+
+
+class MyNet(densevit.Backbone):
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.channels, self.strides = (width, width, width, width), (4, 8, 16, 32)
+        self.stem = nn.Conv2d(3, width, 3, stride=2, padding=1)
+        self.stages = nn.ModuleList(nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in self.channels)
+
+    def forward(self, images):
+        features = [self.stem(images)]
+        for stage in self.stages:
+            features.append(stage(features[-1]).relu())
+        return features[1:]
+
+    def parameter_depths(self):
+        return [list(part.parameters()) for part in (self.stem, *self.stages)]
+
+
+class MyDataset(torch.utils.data.Dataset):
+    def __init__(self, split: str) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int):
+        boxes, labels = torch.tensor([[8.0, 8.0, 40.0, 32.0]]), torch.tensor([0])
+        size = {"size": (64, 64), "original_size": (64, 64)}
+        return {
+            "image": torch.full((3, 64, 64), 90, dtype=torch.uint8),
+            "targets": {"image_id": index, **size, "boxes": boxes, "labels": labels},
+        }
+"""
 
 
 def coco(folder: Path) -> None:

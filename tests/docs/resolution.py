@@ -17,8 +17,8 @@ from densevit import config as configs
 from densevit.config import yaml_io
 from densevit.errors import DensevitError
 from tests.docs import known_keys
-from tests.docs.code_blocks import PROGRAMS
 from tests.docs.inline_code import KEY, OVERRIDE, PATH, Inline
+from tests.docs.page_runner import PROGRAMS
 
 PLACEHOLDER = re.compile(r"(?:my_?\w+(?::\w+)?|[A-Z][A-Z_]*)(?:/\S*)?")  # RUN, FILE, RUN/checkpoints, my_net
 FILES = (".csv", ".json", ".npz", ".yaml")  # `data.yaml` is no key

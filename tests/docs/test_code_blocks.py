@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.docs import small_configs
-from tests.docs.code_blocks import Block, Page, pages, parse
+from tests.docs.code_blocks import Block, pages, parse
+from tests.docs.page_runner import Page
 from tests.docs.world import World
 
 PROJECT = Path(__file__).resolve().parents[2]

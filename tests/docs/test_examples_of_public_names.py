@@ -57,7 +57,7 @@ def test_each_public_name_has_a_short_example() -> None:
 
 @pytest.mark.integration
 def test_examples_of_public_names_run(
-    made_once: Callable[..., Path], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made_once: Callable[..., Path], project: Path, tmp_path: Path, environment, inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_configs.install(monkeypatch)
     world = World(made_once, project)
@@ -65,9 +65,9 @@ def test_examples_of_public_names_run(
         monkeypatch.setattr(owner, name, stand_in)
     block = Block("docstrings", 1, "pycon", "\n".join(examples().values()), "")
     page = world.page(tmp_path / "page", [block])
-    monkeypatch.setenv("HOME", str(page.home))
+    environment(HOME=page.home)
     world.place(page, block)
-    monkeypatch.chdir(page.folder)
+    inside(page.folder)
     report: list[str] = []
     changes: list[str] = []
     functions = {name: getattr(densevit, name) for name in densevit.__all__}

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +63,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("command", "message"), BLOCKS, ids=[command for command, _ in BLOCKS])
 def test_the_message_is_as_on_the_page(
-    command: str, message: str, world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, message: str, world: Path, inside: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.chdir(world)
-    code = main(shlex.split(command))
-    assert code == (1 if command.startswith("predict") else 2)
+    inside(world)
+    assert main(shlex.split(command)) == (1 if command.startswith("predict") else 2)
     found = " ".join(capsys.readouterr().err.split())
     parts = [re.escape(part.strip()) for part in " ".join(message.split()).split("...")]
     assert re.search(".*".join(parts), found), found

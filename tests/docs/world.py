@@ -5,11 +5,10 @@ folder or home; runs are copied, because commands write to them.
 """
 
 import hashlib
-import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,9 +20,10 @@ from densevit.cli import main
 from densevit.config import Config, yaml_io
 from densevit.config.key_types import named_classes
 from tests.checkpoints.authors_files import write_in_layout
-from tests.docs.code_blocks import SHORTER, Block, Page, blocks, run_command
+from tests.docs.code_blocks import Block, blocks
 from tests.docs.inline_code import Inline
 from tests.docs.made_files import (
+    MY_PACKAGE,
     animals,
     coco,
     depth_maps,
@@ -36,12 +36,12 @@ from tests.docs.made_files import (
     traffic,
     vehicles,
 )
+from tests.docs.page_runner import SHORTER, Page, run_command
 from tests.docs.resolution import Resolver
+from tests.docs.stand_ins import exported_once, torch_download, untrained_timm
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from densevit_export.graph import ExportedGraph
+    pass
 
 # Runs by name: the config and its overrides. A page may have its own.
 RUNS: dict[str, tuple[str, ...]] = {
@@ -74,59 +74,6 @@ OWN_RUNS: dict[tuple[str, str], tuple[str, ...]] = {
     },
 }
 BENCHMARKS = ("README.md", "docs/benchmark.md")  # measure cases of one grid
-
-MY_PACKAGE = """
-import torch
-from torch import nn
-
-import densevit
-
-
-class Lion(torch.optim.AdamW):
-    def __init__(
-        self, params, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0,
-        cautious: bool = False,
-    ):
-        super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay)
-
-
-def triangle(step: int, steps: int, peak: float = 0.5) -> float:
-    progress = step / steps
-    return progress / peak if progress < peak else (1 - progress) / (1 - peak)
-
-
-class MyNet(densevit.Backbone):
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
-        self.channels, self.strides = (width, width, width, width), (4, 8, 16, 32)
-        self.stem = nn.Conv2d(3, width, 3, stride=2, padding=1)
-        self.stages = nn.ModuleList(nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in self.channels)
-
-    def forward(self, images):
-        features = [self.stem(images)]
-        for stage in self.stages:
-            features.append(stage(features[-1]).relu())
-        return features[1:]
-
-    def parameter_depths(self):
-        return [list(part.parameters()) for part in (self.stem, *self.stages)]
-
-
-class MyDataset(torch.utils.data.Dataset):
-    def __init__(self, split: str) -> None:
-        self.split = split
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int):
-        boxes, labels = torch.tensor([[8.0, 8.0, 40.0, 32.0]]), torch.tensor([0])
-        size = {"size": (64, 64), "original_size": (64, 64)}
-        return {
-            "image": torch.full((3, 64, 64), 90, dtype=torch.uint8),
-            "targets": {"image_id": index, **size, "boxes": boxes, "labels": labels},
-        }
-"""
 
 
 class World:
@@ -167,7 +114,10 @@ class World:
     def page(self, folder: Path, blocks: list[Block], **given: dict[str, str]) -> Page:
         """A page's runner, in a new folder that has the project's configs and tools."""
         page = Page(folder, folder / "home", self.project, blocks, self.place, self.train, self.repeats, **given)
-        self._prepare(page)
+        for made in (page.home, page.folder / "runs"):
+            made.mkdir(parents=True)
+        for name in ("configs", "tools", "examples", "setup.cfg"):
+            (page.folder / name).symlink_to(self.project / name)
         if blocks[0].page in BENCHMARKS:
             (folder / "runs" / "benchmark").mkdir()
             shutil.copy(self._made("benchmark", measured) / "benchmark.json", folder / "runs" / "benchmark")
@@ -175,12 +125,6 @@ class World:
             if where == blocks[0].page:
                 shutil.copytree(self.run(*config), folder / "runs" / name)
         return page
-
-    def _prepare(self, page: Page) -> None:
-        page.home.mkdir(parents=True)
-        (page.folder / "runs").mkdir()
-        for name in ("configs", "tools", "examples", "setup.cfg"):
-            (page.folder / name).symlink_to(self.project / name)
 
     def place(self, page: Page, block: Block) -> None:
         """Links what the block names, unless an earlier block has made it."""
@@ -191,8 +135,8 @@ class World:
         for name, make in self.here.items():
             if mentions(text, name):
                 _link(self._made(name, make), page.cwd / name)
-        for name in re.findall(r"\bruns/([\w-]+)", text):
-            if name in RUNS and not (page.folder / "runs" / name).exists():
+        for name in RUNS.keys() & {*re.findall(r"\bruns/([\w-]+)", text)}:
+            if not (page.folder / "runs" / name).exists():
                 shutil.copytree(self.run(*RUNS[name]), page.folder / "runs" / name)
         if mentions(text, "my_package") and not (page.cwd / "my_package.py").exists():
             (page.cwd / "my_package.py").write_text(MY_PACKAGE)
@@ -319,60 +263,6 @@ def first_pages(project: Path) -> dict[str, str]:
         for command in re.findall(r"^densevit ([^#\n]*)", block.text, re.MULTILINE):
             pages.setdefault(" ".join(re.sub("['\"]", "", command).split()), block.page)
     return pages
-
-
-def torch_download(url: str, file: str, *_: object, **__: object) -> None:
-    """`torch.hub.download_url_to_file`, with random weights."""
-    import torch
-    from torchvision import models
-
-    torch.save(models.get_model(Path(url).name.partition("-")[0]).state_dict(), file)
-
-
-def exported_once(folder: Path) -> Callable[..., Any]:
-    """`densevit_export.files.write`, which traces equal graphs once: further files are copies with their header."""
-    from densevit_export import files
-
-    write = files.write
-
-    def write_once(
-        graph: "ExportedGraph",
-        path: Path,
-        size: tuple[int, int],
-        header: Mapping[str, Any],
-        begin: Callable[[str], None] = lambda name: None,
-        rewrite: Callable[..., None] = files.unchanged,
-        program: Any = None,
-    ) -> Any:
-        import torch
-
-        state = [(name, tensor.shape, tensor.double().sum().item()) for name, tensor in graph.state_dict().items()]
-        text = repr((type(graph), str(graph), state, graph.canvas, graph.resizing is None, size, torch.__version__))
-        file = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}{path.suffix}"
-        if rewrite is not files.unchanged or not file.exists():
-            written = write(graph, path, size, header, begin, rewrite, program)
-            if rewrite is files.unchanged:
-                partial = shutil.copy(path, file.with_suffix(f".{os.getpid()}"))
-                os.replace(partial, file)
-            return written
-        shutil.copy(file, path)
-        files.replace_header(path, header)
-        return torch.export.load(path) if path.suffix == ".pt2" else path
-
-    return write_once
-
-
-def untrained_timm() -> Callable[..., "nn.Module"]:
-    """`timm.create_model` without pretrained weights, which are those of a nano ViT."""
-    import timm
-
-    create = timm.create_model
-    nano = {"embed_dim": 128, "depth": 6, "num_heads": 4}
-
-    def create_model(name: str, pretrained: bool = False, **given: object) -> "nn.Module":
-        return create(name, **given, **(nano if pretrained and name.startswith("vit_") else {}))
-
-    return create_model
 
 
 def _link(target: Path, link: Path) -> None:

@@ -64,8 +64,7 @@ def test_boxes_that_leave_the_image_are_clipped_in_predictions_and_files(head: s
         cx, cy, width, height = outputs["boxes"][0].unbind(-1)
         raw = torch.stack([cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2], 1)
     assert (raw < 0).any(0)[:2].all() and (raw > 1).any(0)[2:].all()
-    sides = np.array([W, H, W, H])
-    clipped = np.clip(raw.numpy(), 0, 1) * sides
+    clipped = np.clip(raw.numpy(), 0, 1) * np.array([W, H, W, H])
     np.testing.assert_allclose(exported["boxes"][0], clipped, rtol=0, atol=1e-3)
     distances = np.abs(predictions["boxes"].numpy()[:, None] - clipped).max(-1)  # (N, Q)
     assert len(distances) and distances.min(1).max() < 1e-3

@@ -1,23 +1,21 @@
 """Files that resize images inside give the outputs of `predict`, in pixels of the original images."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-import densevit
 from densevit import registry
 from densevit.channels import RGB
 from densevit.data.transforms.sample_resizing import resize_image
 from densevit.interfaces import Transforms
-from densevit_export import file_comparison, runtimes
+from densevit_export import file_comparison
 from densevit_export.exported_resizing import Resizing, check_resizing
 from densevit_heads.rtdetr.augmentation import Stretch
 from tests.data.transforms import test_missing_pixels
 from tests.data.transforms.test_missing_pixels import LARGE, resize_weights
-from tests.small_models import CELLS, CHANNELS, FOUR_MAPS, NAIVE, evaluated_at
+from tests.small_models import CHANNELS
 
 TRANSFORMS: dict[str, tuple[Any, ...]] = {
     "long side": ("default", 96),
@@ -68,25 +66,6 @@ def test_the_bounds_in_the_header_give_the_evaluation_size_to_within_a_pixel(nam
         expected = transforms.evaluation_size(height, width)
         tolerance = 1 + max(height, width) / min(height, width) / 2 if name == "detr" else 1
         assert (round(height * scale), round(width * scale)) == pytest.approx(expected, abs=tolerance)
-
-
-@pytest.mark.integration
-def test_a_file_with_resizing_gives_the_boxes_and_maps_of_predict(tmp_path: Path):
-    """In pixels of the original image, within the effect of one level of brightness."""
-    torch.manual_seed(0)
-    model = densevit.create_model(FOUR_MAPS, {"x": CELLS, "y": NAIVE}, {"x": ["a", "b"], "y": ["a", "b"]})
-    predictor = evaluated_at(model, 96)
-    exported = densevit.export(predictor, tmp_path / "model.onnx", resize=True)
-    assert exported.difference <= 1e-4
-    assert exported.sizes == [(480, 640), (333, 250), (64, 97)]
-    image = file_comparison.example_images((150, 211), 1, 5)
-    found = runtimes.load(exported.path)(image)
-    result = predictor.predict(torch.from_numpy(image[0]), threshold=0)["x"]
-    best = found["x/scores"][0].max(-1)
-    order = best.argsort()[::-1][:1]
-    np.testing.assert_allclose(result["scores"][:1].numpy(), best[order], atol=2e-3)
-    np.testing.assert_allclose(result["boxes"][:1].numpy(), found["x/boxes"][0][order], atol=0.02 * 211)
-    assert found["y/maps"].shape[-2:] == (150, 211)  # the original pixels
 
 
 # ---- missing pixels ----

@@ -67,8 +67,7 @@ def test_heavy_layers_are_in_half_precision_and_others_in_float32(tmp_path: Path
     written(graph, path, "fp16")
     found = runtimes.load(path)(file_comparison.example_images(SIZE, 2, 1))
     assert {value.dtype for value in found.values()} <= {np.dtype("float32"), np.dtype("uint8")}
-    errors = errors_of(graph, path)
-    assert 0 < max(errors.values()) < 5e-3
+    assert 0 < max(errors_of(graph, path).values()) < 5e-3
     onnx_graph, types = types_of(path)
     float16, float32 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
     inputs: dict[str, list[int]] = {}

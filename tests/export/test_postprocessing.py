@@ -88,8 +88,7 @@ def test_masks_below_the_threshold_are_not_upsampled(head: str):
     lowest = every["scores"].quantile(0.6)
     names = ("logits", "boxes", "masks", "distances", "padding")
     tensors = {key: value for key, value in outputs.items() if key in names} | {"lowest_score": lowest}
-    others = {key: value for key, value in outputs.items() if key not in tensors}
-    traced = Predict(module, others).eval()
+    traced = Predict(module, {key: value for key, value in outputs.items() if key not in tensors}).eval()
     example = (tensors, torch.zeros(TARGET["original_size"], dtype=torch.uint8))
     with torch.no_grad():
         found = traced(*example)

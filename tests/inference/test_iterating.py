@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.data.io import videos
 from densevit.errors import DataError
-from densevit.inference import iterating
 from tests.cli.stand_in import write_video
 from tests.inference.test_predicting import Thirds, random_image
 from tests.model.small_models import Averaged, Mean, of_heads
@@ -45,31 +43,10 @@ def test_a_folder_and_a_pattern_are_predicted_in_order(photos: Path):
 
 
 def test_a_video_s_frames_have_its_path_and_their_number(clip: Path):
-    predictor = of_heads(Averaged(), things=Thirds)
-    results = list(predictor.predict(clip, batch_size=1, threshold=0.5))
+    results = list(of_heads(Averaged(), things=Thirds).predict(clip, batch_size=1, threshold=0.5))
     assert [(result.path, result.frame) for result in results] == [(clip, n) for n in range(7)]
     assert [round(float(result.image.mean()), -1) for result in results] == [30 * n for n in range(7)]
     assert all(len(result.boxes) == 2 for result in results)
-
-
-def test_images_are_read_when_they_are_reached(clip: Path, monkeypatch: pytest.MonkeyPatch):
-    read: list[int] = []
-    frames = videos.frames
-
-    def counted(path: Path) -> Iterator[np.ndarray]:
-        for number, frame in enumerate(frames(path)):
-            read.append(number)
-            yield frame
-
-    monkeypatch.setattr(videos, "frames", counted)
-    monkeypatch.setattr(iterating, "BATCHES_AT_ONCE", 1)
-    predictor = of_heads(Averaged(), detection=Mean)
-    predictor.train()
-    results = predictor.predict(str(clip), batch_size=2)
-    assert read == []
-    next(results)
-    assert read == [0, 1, 2, 3] and predictor.training, "one batch ahead"
-    assert len(list(results)) == 6 and read == [*range(7)]
 
 
 @pytest.mark.parametrize(

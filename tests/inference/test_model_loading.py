@@ -37,8 +37,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run folder."""
-    config = configs.from_mapping(VALUES)
-    model_file.save(build_model(config, CLASSES), tmp_path / "model.safetensors")
+    model_file.save(build_model(configs.from_mapping(VALUES), CLASSES), tmp_path / "model.safetensors")
     return tmp_path
 
 

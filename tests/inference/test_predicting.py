@@ -135,8 +135,7 @@ def test_a_wrong_option_is_an_error_that_names_it(options, message):
 def test_results_of_files_read_the_image_again_when_it_is_drawn(tmp_path: Path):
     pixels = random_image(20, 30)
     Image.fromarray(pixels).save(tmp_path / "image.png")
-    predictor = of_heads(Averaged(), detection=Thirds)
-    of_file, of_array = predictor.predict([tmp_path / "image.png", pixels])
+    of_file, of_array = of_heads(Averaged(), detection=Thirds).predict([tmp_path / "image.png", pixels])
     assert np.array_equal(of_file.image, pixels) and of_array.image is not None
     assert np.array_equal(np.asarray(of_file.draw()), np.asarray(of_array.draw()))
     (tmp_path / "image.png").unlink()
@@ -150,8 +149,7 @@ def test_a_config_gives_the_size_of_images_and_the_model_its_parts():
         "heads": {"detection": {"name": "tests.model.small_models:Mean"}},
     }
     rest = {"data": {"name": "scenes", "image_size": 32}, "trainer": {"max_steps": 1}}
-    config = configs.from_mapping({**sections, **rest})
-    predictor = build_model(config, {"detection": CLASSES})
+    predictor = build_model(configs.from_mapping({**sections, **rest}), {"detection": CLASSES})
     assert predictor.predict(random_image(40, 80)).sizes == [(16, 32), (40, 80)]
     assert predictor.to(torch.float64) is predictor and predictor.backbone.scale.dtype == torch.float64
     assert predictor.device == torch.device("cpu")

@@ -61,8 +61,7 @@ def predicted(
 def maps_of(image: Tensor) -> Tensor:
     """The maps of the head `Normals`, in numpy's terms."""
     x = image.double().numpy() / 255
-    right = np.concatenate([x[:, :, 1:], np.zeros_like(x[:, :, :1])], 2)
-    return x - 0.9 * right + 0.1
+    return x - 0.9 * np.concatenate([x[:, :, 1:], np.zeros_like(x[:, :, :1])], 2) + 0.1
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -51,8 +51,7 @@ def test_predictions_of_every_size(run):
     "options", [{"scales": [0.5, 1.0, 2.0]}, {"window": 48, "stride": 40}, {"flip": True}], ids=str
 )
 def test_zooms_of_scales_and_of_the_size_are_undone_once(run, options, size):
-    predictor = densevit.load(run).with_heads(MAPS)
-    check(predicted(predictor, image_size=size, inference=options), MAPS)
+    check(predicted(densevit.load(run).with_heads(MAPS), image_size=size, inference=options), MAPS)
 
 
 def test_only_a_replaced_resize_is_the_training_s(tmp_path):

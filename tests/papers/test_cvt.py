@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import densevit
 from densevit.layouts import find
-from densevit_checkpoints.key_mapping import describe, translate, translate_back
-from densevit_checkpoints.recognition import recognise
+from densevit_checkpoints.key_mapping import translate_back
 from densevit_papers.cvt import CvT, QuickGELU
+from tests.checkpoints.layouts.translations import loaded
 from tests.gradient_comparison import assert_same_with_gradients
 from tests.papers.small_models import randomise
+from tests.weights.states import equal
 
 if TYPE_CHECKING:
     from transformers import CvtForImageClassification
@@ -34,16 +34,11 @@ def reference() -> "CvtForImageClassification":
     return randomise(CvtForImageClassification(CvtConfig(**NANO, num_labels=5))).eval()
 
 
-def loaded(state: dict[str, Tensor], layout: str, **options: object) -> CvT:
+def of_file(state: dict[str, Tensor], layout: str, **options: object) -> CvT:
     """The backbone of a checkpoint, with random norms of its features, which a classifier lacks."""
-    assert recognise(state).name == layout
-    translated = translate(state, find(layout))
-    assert translated.unknown == translated.errors == []
-    backbone = densevit.create_backbone(**{**describe(state, find(layout))["backbone"], **options})
-    randomise(backbone).eval()
-    found = backbone.load_state_dict(translated.tensors, strict=False)
-    assert found.unexpected_keys == [] and all(key.startswith("feature_norms.") for key in found.missing_keys)
-    return backbone
+    cvt = loaded(state, layout, **options)
+    randomise(cvt.feature_norms)
+    return cvt
 
 
 def maps(model: "CvtForImageClassification", images: Tensor, backbone: CvT) -> list[Tensor]:
@@ -65,7 +60,7 @@ def test_features_and_gradients_match_transformers(gelu, size, reference):
     for layer in reference.modules():
         if hasattr(layer, "activation"):
             layer.activation = ACT2FN["quick_gelu" if gelu == "quick" else "gelu"]
-    backbone = loaded(reference.state_dict(), "transformers-cvt", gelu=gelu)
+    backbone = of_file(reference.state_dict(), "transformers-cvt", gelu=gelu)
     own, other = (torch.linspace(-2, 2, 2 * 3 * math.prod(size)).sin().view(2, 3, *size) * 2 for _ in range(2))
     found, expected = backbone(own.requires_grad_()), maps(reference, other.requires_grad_(), backbone)
     assert [x.shape[2:] for x in found] == [tuple(-(-side // stride) for side in size) for stride in (4, 8, 16)]
@@ -102,9 +97,7 @@ def test_files_of_the_authors_are_read_and_both_layouts_write_what_they_read(ref
     authors = {authors_names(key): tensor for key, tensor in theirs.items()}
     ours = []
     for layout, state in (("transformers-cvt", theirs), ("microsoft-cvt", authors)):
-        ours.append(loaded(state, layout))
+        ours.append(of_file(state, layout))
         back, unknown = translate_back(ours[-1].state_dict(), find(layout))
-        state = {key.removeprefix("cvt."): tensor for key, tensor in state.items()}
-        assert unknown == [] and back.keys() == state.keys()
-        assert all(torch.equal(back[key], tensor) for key, tensor in state.items())
+        assert unknown == [] and equal(back, {key.removeprefix("cvt."): tensor for key, tensor in state.items()})
     assert [type(cvt.stages[0][0].mlp.activation) for cvt in ours] == [nn.GELU, QuickGELU]

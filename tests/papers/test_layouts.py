@@ -11,6 +11,7 @@ from densevit.layouts import find
 from densevit_checkpoints.key_mapping import describe, translate, translate_back
 from densevit_checkpoints.recognition import recognise
 from tests.papers.small_models import randomise
+from tests.weights.states import assert_state, equal
 
 VIL: dict[str, Any] = {"name": "vision_longformer", "variant": "nano", "window_size": 7, "global_tokens": 1}
 BLOCK = "blocks.1.conv.conv"
@@ -87,13 +88,10 @@ def test_checkpoints_of_the_authors_are_read_and_written(name):
     written, unknown = translate_back(ours, layout)
     assert unknown == []
     for own, theirs in modules.items():
-        found, expected = part_of(written, theirs), part_of(ours, own)
-        assert found.keys() == expected.keys() != set()
-        assert all(torch.equal(found[key], x) for key, x in expected.items())
+        expected = part_of(ours, own)
+        assert expected and equal(part_of(written, theirs), expected)
     state = {**written, **{key: torch.zeros(3, 3) for key in surplus}}
-    assert recognise(state) is layout
-    assert describe(state, layout)["backbone"] == options
+    assert recognise(state) is layout and describe(state, layout)["backbone"] == options
     done = translate(state, layout)
     assert done.unknown == done.errors == [] and len(done.ignored_keys) >= len(surplus)
-    assert done.tensors.keys() == ours.keys()
-    assert all(torch.equal(done.tensors[key], x) for key, x in ours.items())
+    assert_state(done.tensors, ours)

@@ -97,8 +97,7 @@ def transformers_logits(head: PerceiverIO, features: list[Tensor], size: tuple[i
     queries = tokens[head.feature]
     if head.query.in_features < queries.shape[-1]:
         queries = queries[..., -head.query.in_features :]
-    logits = decoder(head.query(queries), latents).logits
-    return logits.mT.unflatten(2, features[head.feature].shape[2:])
+    return decoder(head.query(queries), latents).logits.mT.unflatten(2, features[head.feature].shape[2:])
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,7 @@ def test_range_mean_and_deviation_are_measured_and_stored(folder):
 
 
 def test_the_fourth_channel_tells_the_crops_apart(folder):
-    found = json.loads((folder / "run" / "metrics.json").read_text())
-    assert found["segmentation/mIoU"] > 0.9
+    assert json.loads((folder / "run" / "metrics.json").read_text())["segmentation/mIoU"] > 0.9
 
 
 def test_predict_reads_the_bands_and_draws_those_of_the_data_set(folder):

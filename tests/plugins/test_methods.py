@@ -67,8 +67,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def in_work(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(work)
+def in_work(work: Path, inside: Callable[[Path], None]) -> None:
+    inside(work)
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,7 @@ def test_simmim_learns_from_images_without_labels(pretrained: Path) -> None:
 
 
 def test_its_run_folder_is_complete(pretrained: Path) -> None:
-    said = (pretrained / "said.txt").read_text()
-    assert "swin, method my_simmim, 2.41 M trained parameters" in said
+    assert "swin, method my_simmim, 2.41 M trained parameters" in (pretrained / "said.txt").read_text()
     assert "# parameters of the method: 789,507" in (pretrained / "config.yaml").read_text()
     report = (pretrained / "report.html").read_text()
     assert "my_simmim on swin, data: photos" in report and "Visualizations" not in report
@@ -129,8 +128,7 @@ def test_distillation_leaves_the_teacher_out_of_its_files(tmp_path: Path) -> Non
     method = f"method={{name: distillation, teacher: {{name: resnet, depth: 18, weights: '{teacher}'}}}}"
     overrides = [method, "trainer.max_steps=12", "data.batch_size=4", "optim.lr=3e-3", f"heads={SEGMENTATION}"]
     overrides.append("data={name: scenes, image_size: 64, train_length: 24, val_length: 2}")
-    config = configs.load("simmim.yaml", overrides)
-    run = densevit.fit(config, run_dir=tmp_path / "run")
+    run = densevit.fit(configs.load("simmim.yaml", overrides), run_dir=tmp_path / "run")
     found = losses(run.path, "train/distillation")
     assert np.mean(found[-3:]) < 0.8 * found[0]
     checkpoint = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)

@@ -16,8 +16,7 @@ CLASSES = tuple(Class(f"class {i}", i, (0, 0, 0)) for i in range(5))
 def features(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(5, (count,), generator=generator)
-    x = 3 + 2 * torch.randn(count, 8, generator=generator) + 2 * F.one_hot(labels, 8)
-    return x, labels
+    return (3 + 2 * torch.randn(count, 8, generator=generator) + 2 * F.one_hot(labels, 8)), labels
 
 
 def test_nearest_neighbours_equal_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,8 +48,7 @@ def test_normals_of_cells_are_means_of_the_known_ones():
     normals[0, :, :4], normals[2, :, 4:8], normals[1, :2, 8:] = 1, 1, -1
     batch = {"images": torch.zeros(2, 3, 8, 16), "targets": [{"size": (8, 12), "normals": normals}, {"size": (8, 16)}]}
     found, without = SurfaceNormals().features(lambda _: [torch.zeros(2, 5, 1, 2)], batch, 8)
-    expected = torch.tensor([[0.5**0.5, 0, 0.5**0.5], [0, -1, 0]])
-    torch.testing.assert_close(found.normals[:, 0].T, expected)
+    torch.testing.assert_close(found.normals[:, 0].T, torch.tensor([[0.5**0.5, 0, 0.5**0.5], [0, -1, 0]]))
     assert (found.size, found.stride) == ((8, 12), 8) and not without.normals.any()
     with pytest.raises(ConfigError, match="^no training image has normals. Fix: "):
         SurfaceNormals().fit([without])

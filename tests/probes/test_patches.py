@@ -154,8 +154,7 @@ def test_a_probe_of_its_own_training_images_is_right_everywhere(grid, scale):
     probe = PatchKnn(CLASSES, (1,), ("l2",), grid=grid)
     probe.fit(train)
     for image in train:
-        labels = image.to_pixels(image.labels)
-        original = labels.repeat_interleave(2, 0).repeat_interleave(2, 1)
+        original = image.to_pixels(image.labels).repeat_interleave(2, 0).repeat_interleave(2, 1)
         prediction, truth = probe.scored(image, {"original_size": (20, 30), "semantic": original})
         known = truth["semantic"] != 255
         assert torch.equal(prediction["semantic"][known], truth["semantic"][known])

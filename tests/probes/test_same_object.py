@@ -18,8 +18,7 @@ def image(seed: int, patches: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     objects = torch.randint(-1, 5, (patches,), generator=generator)
     signs = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [-1, -1, 1, 1], [-1, 1, 1, -1], [1, 1, 1, -1.0]])
-    flips = 1 - 2 * (torch.rand(patches, 4, generator=generator) < 0.25).float()
-    return signs[objects] * flips, objects
+    return signs[objects] * (1 - 2 * (torch.rand(patches, 4, generator=generator) < 0.25).float()), objects
 
 
 def brute_force(features: np.ndarray, objects: np.ndarray, classes: list[int] | None) -> float:

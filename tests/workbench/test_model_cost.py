@@ -4,25 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from densevit.interfaces import Head
+import densevit
+from densevit.interfaces import as_classes
 from densevit.model.dense import DenseModel
 from densevit.model.model_factory import build_backbone
 from densevit_workbench.model_cost import model_cost, multiply_adds
-
-
-class Classifier(Head):
-    """The papers' classifier: a linear layer on the mean of the last map."""
-
-    task, required_targets = "classification", ()
-
-    def __init__(self, channels: Any, strides: Any, classes: Any) -> None:
-        super().__init__(channels, strides, classes)
-        self.layer = nn.Linear(channels[-1], 1000)
-
-    def forward(self, features: list[Tensor], padding_mask: Tensor, targets: Any = None) -> dict[str, Tensor]:
-        return {"logits": self.layer(features[-1].mean((2, 3)))}
 
 
 # Multiply-adds in G: He et al. 2016, Liu et al. 2021, Dosovitskiy et al. 2021 (timm's count).
@@ -37,8 +25,8 @@ class Classifier(Head):
 def test_cost_matches_the_papers(name: str, options: dict[str, Any], gmacs: float):
     with torch.device("meta"):
         backbone = build_backbone(name, **options)
-        model = DenseModel(backbone, {"classification": Classifier(backbone.channels, backbone.strides, ())})
-    cost = model_cost(model, (224, 224))
+        head = densevit.create_head("classifier", backbone.channels, backbone.strides, as_classes(1000))
+    cost = model_cost(DenseModel(backbone, {"classification": head}), (224, 224))
     assert cost.multiply_adds / 1e9 == pytest.approx(gmacs, rel=0.015)
 
 

@@ -36,8 +36,7 @@ def test_one_file_and_one_of_heads(runs, run):
 def test_another_size_is_evaluated_on_the_data_of_each_head_and_both_scores_stand_in_the_file(runs, run):
     run("join", "c", "--heads-only", "--out", "c.safetensors")
     options = ("--trust", "--image-size", "48x64", "--stretch", "--evaluate", "--out", "bc.safetensors")
-    shown = run("join", "b", "c.safetensors", *options)
-    assert "Evaluation model file difference surfaces/mIoU" in shown
+    assert "Evaluation model file difference surfaces/mIoU" in run("join", "b", "c.safetensors", *options)
     saved = json.loads(header("bc.safetensors")["evaluation"])
     alone = densevit.evaluate("b") | densevit.evaluate("c")
     assert {key: value for key, value in saved["model"].items() if value is not None} == {

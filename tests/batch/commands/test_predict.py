@@ -53,8 +53,7 @@ def dog_above_cats(height: int, width: int) -> Any:
 def test_maps_have_the_image_size(photos: Path, load_as, run):
     load_as(StandIn(("all",), dog_above_cats))
     run("predict", "RUN", "b", "--out", "found")
-    expected = {"drawn": [".jpg"], "semantic": [".png"], "depth": [".png", ".npy"]}
-    for folder, endings in expected.items():
+    for folder, endings in {"drawn": [".jpg"], "semantic": [".png"], "depth": [".png", ".npy"]}.items():
         names = {f"{name}{ending}" for name in ("000139", "1", "cat") for ending in endings}
         assert {path.name for path in Path("found", folder).iterdir()} == names
     labels = Image.open("found/semantic/cat.png")

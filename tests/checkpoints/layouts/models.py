@@ -1,4 +1,4 @@
-"""Small models of transformers with random weights, which reveal mistakes, and what they compute."""
+"""Small detectors of transformers with random weights, which reveal mistakes, and what models compute."""
 
 import copy
 import re
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
-from tests.checkpoints.layouts.translations import randomise
 
 STAGES = [f"stage{i}" for i in range(1, 5)]
 R18 = {"embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"}
@@ -86,6 +85,23 @@ def coco_names() -> dict[str, Any]:
 
 # ---- detectors ----
 
+DETR = {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+RTDETR: dict[str, Any] = {
+    "num_labels": 80, "num_queries": 17, "encoder_hidden_dim": 32, "encoder_ffn_dim": 40, "hidden_expansion": 0.5,
+    "decoder_layers": 2, "decoder_ffn_dim": 48, "freeze_backbone_batch_norms": False,
+}  # fmt: skip
+
+
+def resnet18(own: bool, stages: Sequence[str]) -> dict[str, Any]:
+    """The keys of a configuration for a ResNet-18: transformers' own, with the maps of these stages, or timm's."""
+    import transformers
+
+    if own:
+        config = transformers.ResNetConfig(**R18, out_features=stages)
+        return {"backbone_config": config, "use_timm_backbone": False}
+    return {"backbone": "resnet18", "use_timm_backbone": True, "use_pretrained_backbone": False}
+
+
 SHARP = {"query_position": 22.0, r"[qkv]_proj|bbox_predictor\.layers\.2\.weight": 1.5, r"\.weight$": 1.0}
 
 
@@ -95,23 +111,16 @@ def detr(kind: str, batch: Mapping[str, Any], own: bool = False, **options: Any)
     transformer differ between cells of the batch."""
     import transformers
 
-    small = {"num_queries": 7, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2}
-    small |= {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
-    stages = STAGES if "Segmentation" in kind else ["stage4"]
-    backbone = {"backbone": "resnet18", "use_timm_backbone": True}
-    if own:
-        backbone = {"backbone_config": transformers.ResNetConfig(**R18, out_features=stages)}
-        backbone["use_timm_backbone"] = False
+    small = {"num_queries": 7, "d_model": 32, **DETR}
+    backbone = resnet18(own, STAGES if "Segmentation" in kind else ["stage4"])
     model = getattr(transformers, kind)
     theirs = randomised(model(model.config_class(**backbone | small | options)), SHARP, 0.3)
     if kind == "DetrForSegmentation":
         theirs.mask_head.conv1.conv.weight[:, theirs.config.d_model :] *= 1500  # attention maps sum to 1
     projected: list[Tensor] = []
-    inner = theirs.detr.model if kind == "DetrForSegmentation" else theirs.model
-    projection = inner.input_projection
-    hook = projection.register_forward_hook(lambda module, inputs, output: projected.append(output))
-    run(theirs, batch, *IMAGENET)
-    hook.remove()
+    projection = (theirs.detr.model if kind == "DetrForSegmentation" else theirs.model).input_projection
+    with projection.register_forward_hook(lambda module, inputs, output: projected.append(output)):
+        run(theirs, batch, *IMAGENET)
     mean, std = projected[0].mean((0, 2, 3)), projected[0].std((0, 2, 3))
     projection.weight.div_(std[:, None, None, None])
     projection.bias.sub_(mean).div_(std)
@@ -121,13 +130,8 @@ def detr(kind: str, batch: Mapping[str, Any], own: bool = False, **options: Any)
 def deformable_detr(own: bool = False, **options: Any) -> Any:
     import transformers
 
-    small = {"num_queries": 17, "two_stage_num_proposals": 300, "d_model": 64, "encoder_layers": 2}
-    small |= {"decoder_layers": 3, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
-    backbone: dict[str, Any] = {"backbone": "resnet18", "use_timm_backbone": True, "use_pretrained_backbone": False}
-    if own:
-        backbone = {"backbone_config": transformers.ResNetConfig(**R18, out_features=STAGES[1:])}
-        backbone["use_timm_backbone"] = False
-    config = transformers.DeformableDetrConfig(**backbone, **small | options, **coco_names())
+    small = {"num_queries": 17, "two_stage_num_proposals": 300, "d_model": 64, **DETR, "decoder_layers": 3}
+    config = transformers.DeformableDetrConfig(**resnet18(own, STAGES[1:]), **small | options, **coco_names())
     theirs = transformers.DeformableDetrForObjectDetection(config)
     if options.get("with_box_refine"):
         with_layers(theirs, options.get("two_stage", False))
@@ -137,15 +141,15 @@ def deformable_detr(own: bool = False, **options: Any) -> Any:
 def rtdetr(version: int = 1, layer: str = "basic", **options: Any) -> Any:
     import transformers
 
-    basic = layer == "basic"
-    sizes = [64, 128, 256, 512] if basic else [256, 512, 1024, 2048]
+    sizes, depths = {
+        "basic": ([64, 128, 256, 512], [2, 2, 2, 2]),
+        "bottleneck": ([256, 512, 1024, 2048], [3, 4, 6, 3]),
+    }[layer]
     backbone = transformers.RTDetrResNetConfig(
-        hidden_sizes=sizes, depths=[2, 2, 2, 2] if basic else [3, 4, 6, 3], layer_type=layer, out_features=STAGES[1:]
+        hidden_sizes=sizes, depths=depths, layer_type=layer, out_features=STAGES[1:]
     )
     kind = transformers.RTDetrForObjectDetection if version == 1 else transformers.RTDetrV2ForObjectDetection
-    small = {"num_labels": 80, "num_queries": 17, "encoder_hidden_dim": 32, "encoder_ffn_dim": 40}
-    small |= {"hidden_expansion": 0.5, "decoder_in_channels": [32] * 3, "d_model": 64, "decoder_layers": 2}
-    small |= {"decoder_ffn_dim": 48, "encoder_in_channels": sizes[1:], "freeze_backbone_batch_norms": False}
+    small = {**RTDETR, "decoder_in_channels": [32] * 3, "d_model": 64, "encoder_in_channels": sizes[1:]}
     theirs = kind(kind.config_class(backbone_config=backbone, **small | options))
     return randomised(theirs, {r"\.weight$": 1.0}, 0.3)
 
@@ -167,9 +171,7 @@ def dfine(levels: Mapping[str, Any], **options: Any) -> Any:
         stage_out_channels=[64, 256, 512, 1024], stage_num_blocks=[1, 1, 2, 1], stage_numb_of_layers=[3, 3, 3, 3],
         use_learnable_affine_block=True, out_features=STAGES[4 - count :],
     )  # fmt: skip
-    small = {"num_labels": 80, "num_queries": 17, "encoder_hidden_dim": 32, "encoder_ffn_dim": 40, "d_model": 32}
-    small |= {"hidden_expansion": 0.5, "depth_mult": 0.34, "decoder_layers": 2, "decoder_ffn_dim": 48}
-    small |= {"tie_word_embeddings": False, "freeze_backbone_batch_norms": False}
+    small = {**RTDETR, "d_model": 32, "depth_mult": 0.34, "tie_word_embeddings": False}
     config = transformers.DFineConfig(backbone_config=backbone, **small | dict(levels) | options)
     theirs = transformers.DFineForObjectDetection(config)
     with_layers(theirs)
@@ -214,113 +216,3 @@ def lw_detr() -> Any:
     options = {"backbone_config": backbone, "projector_scale_factors": [2.0, 0.5], **SMALL_RF_DETR, **coco_names()}
     theirs = transformers.LwDetrForObjectDetection(transformers.LwDetrConfig(**options))
     return _without_unused_rows(randomised(theirs, {"query_feat": 8.0}))
-
-
-# ---- masks and maps ----
-
-
-def mask2former(backbone: str) -> Any:
-    import transformers
-
-    own = (
-        transformers.SwinConfig(**SWIN, out_features=STAGES)
-        if backbone == "swin"
-        else transformers.ResNetConfig(**R18, out_features=STAGES)
-    )
-    config = transformers.Mask2FormerConfig(
-        backbone_config=own, num_labels=5, feature_size=64, mask_feature_size=64, hidden_dim=64, encoder_layers=2,
-        decoder_layers=4, encoder_feedforward_dim=48, dim_feedforward=40, num_queries=9, num_attention_heads=4,
-    )  # fmt: skip
-    theirs = transformers.Mask2FormerForUniversalSegmentation(config)
-    return randomised(theirs, {"queries_": 12.0, r"sampling_offsets\.bias": 1.5})
-
-
-TASKS = {  # of EoMT: classes, queries, task, head
-    "panoptic": (133, 200, "panoptic", "eomt"),
-    "instance": (80, 200, "detection", "eomt_instance"),
-    "semantic": (150, 100, "segmentation", "eomt_semantic"),
-}
-
-
-def eomt(version: int, task: str) -> Any:
-    """version: of DINO."""
-    import transformers
-
-    small = {"hidden_size": 128, "num_hidden_layers": 5, "num_attention_heads": 4, "image_size": 64, "num_blocks": 2}
-    small |= {"num_labels": TASKS[task][0], "num_queries": TASKS[task][1]}
-    if version == 2:
-        theirs: nn.Module = transformers.EomtForUniversalSegmentation(transformers.EomtConfig(**small))
-    else:
-        config = transformers.EomtDinov3Config(intermediate_size=512, layer_norm_eps=1e-5, **small)
-        theirs = transformers.EomtDinov3ForUniversalSegmentation(config)
-    theirs.attn_mask_probs.zero_()
-    return randomised(theirs, {"token|position": 11.0, r"\.weight$": 1.0}, 0.3)
-
-
-def segformer(kind: str = "SegformerForSemanticSegmentation") -> Any:
-    import transformers
-
-    theirs = getattr(transformers, kind)(transformers.SegformerConfig(num_labels=5))
-    return randomised(theirs, {r"\.weight$": 1.0})
-
-
-def upernet(backbone: str) -> Any:
-    import transformers
-
-    own = (
-        transformers.SwinConfig(**SWIN, out_features=STAGES)
-        if backbone == "swin"
-        else transformers.ConvNextConfig(
-            hidden_sizes=[96, 192, 384, 768], depths=[3, 3, 9, 3], layer_scale_init_value=1.0, out_features=STAGES
-        )
-    )
-    config = transformers.UperNetConfig(backbone_config=own, hidden_size=32, auxiliary_channels=16, num_labels=5)
-    return randomised(transformers.UperNetForSemanticSegmentation(config), {"relative_position_bias": 3.0})
-
-
-def dpt(kind: str, hybrid: bool, **options: Any) -> Any:
-    import transformers
-
-    config = transformers.DPTConfig(
-        hidden_size=128, num_hidden_layers=6, num_attention_heads=4, intermediate_size=512, layer_norm_eps=1e-6,
-        image_size=64, is_hybrid=hybrid, fusion_hidden_size=64, num_labels=7,
-        neck_hidden_sizes=[256, 512, 128, 128] if hybrid else [32, 48, 96, 128],
-        use_batch_norm_in_fusion_residual=kind == "DPTForSemanticSegmentation",
-        **{"backbone_out_indices": [0, 1, 4, 5] if hybrid else [1, 2, 4, 5], **options},
-    )  # fmt: skip
-    torch.manual_seed(0)
-    theirs = randomise(getattr(transformers, kind)(config))
-    for name, parameter in theirs.named_parameters():
-        if name.endswith("embeddings"):
-            nn.init.normal_(parameter)
-        elif name.endswith("norm3.weight"):  # residual branches as small as trained ones; else rounding errors grow
-            parameter.data *= 0.2
-        elif ".bit." in name and "conv" in name:  # standardised: a variance for which their epsilon is negligible
-            parameter.data *= 1000
-    return theirs
-
-
-def dinov3(**options: Any) -> Any:
-    import transformers
-
-    small = {"hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 512}
-    return transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**small, num_register_tokens=4, **options))
-
-
-def depth_anything(kind: str, width: int = 128, blocks: int = 6, heads: int = 4, **options: Any) -> Any:
-    """kind: relative or metric. On the meta device without values."""
-    import transformers
-
-    encoder = transformers.Dinov2Config(
-        hidden_size=width, num_hidden_layers=blocks, num_attention_heads=heads, image_size=70, patch_size=14,
-        out_indices=list(options.pop("features", (2, 3, 5, 6))), apply_layernorm=True, reshape_hidden_states=False,
-    )  # fmt: skip
-    given = {"neck_hidden_sizes": [24, 48, 96, 128], "fusion_hidden_size": 64, "depth_estimation_type": kind}
-    given |= {"max_depth": 20 if kind == "metric" else 1, "reassemble_hidden_size": width}
-    config = transformers.DepthAnythingConfig(backbone_config=encoder, **given | options)
-    theirs = transformers.DepthAnythingForDepthEstimation(config)
-    if theirs.head.conv3.bias.is_meta:
-        return theirs
-    randomised(theirs, {"token|position": 11.0, r"\.weight$": 1.0}, 0.3)
-    theirs.head.conv3.bias.data.fill_(0.5)
-    return theirs

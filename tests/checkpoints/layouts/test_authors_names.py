@@ -16,6 +16,7 @@ from densevit.errors import WeightsError
 from densevit.layouts import find
 from densevit_checkpoints.key_mapping import describe, translate
 from densevit_checkpoints.recognition import recognise
+from tests.checkpoints.layouts import dense_models as dense
 from tests.checkpoints.layouts import models
 from tests.checkpoints.layouts.translations import written_back
 
@@ -234,19 +235,19 @@ class Case(NamedTuple):
 
 EPSILON, FROZEN = {"norm_eps": 1e-6}, {"frozen_stages": 1}
 CASES = {
-    "segformer": Case(models.segformer, of_segformer, "segformer", "transformers-segformer", EPSILON),
+    "segformer": Case(dense.segformer, of_segformer, "segformer", "transformers-segformer", EPSILON),
     "mit": Case(
-        lambda: models.segformer("SegformerForImageClassification"),
+        lambda: dense.segformer("SegformerForImageClassification"),
         of_segformer,
         "nvidia-mit",
         "transformers-mit",
         EPSILON,
     ),
     **{
-        f"eomt, {task}": Case(lambda task=task: models.eomt(2, task), of_eomt, f"eomt{end}", f"transformers-eomt{end}")
+        f"eomt, {task}": Case(lambda task=task: dense.eomt(2, task), of_eomt, f"eomt{end}", f"transformers-eomt{end}")
         for task, end in (("panoptic", ""), ("instance", "-instance"), ("semantic", "-semantic"))
     },
-    "dinov3": Case(models.dinov3, of_dinov3, "dinov3", "transformers-dinov3", {"positions": "rotary"}),
+    "dinov3": Case(dense.dinov3, of_dinov3, "dinov3", "transformers-dinov3", {"positions": "rotary"}),
     "rtdetr": Case(lambda: models.rtdetr(1, "bottleneck"), of_rtdetr, "rtdetr", "transformers-rtdetr", FROZEN),
     "rtdetrv2": Case(lambda: models.rtdetr(2), of_rtdetr, "rtdetrv2", "transformers-rtdetrv2"),
     "dfine": Case(lambda: models.dfine(models.THREE_LEVELS), of_rtdetr, "dfine", "transformers-dfine"),

@@ -42,8 +42,7 @@ READ = [  # layout, transformers' config and its options, our options
 def test_options_of_detectors_are_read_from_the_config(layout, kind, given, expected):
     import transformers
 
-    config = getattr(transformers, kind)(**given).to_dict()
-    found = saved_options({}, find(layout), {"config": config})
+    found = saved_options({}, find(layout), {"config": getattr(transformers, kind)(**given).to_dict()})
     assert found == {f"{HEAD}.transformer.num_heads": 4, **expected}
 
 

@@ -11,7 +11,7 @@ from densevit_checkpoints.foreign_checkpoint import translate_checkpoint
 from densevit_checkpoints.foreign_weights import convert, write
 from densevit_checkpoints.key_mapping import describe
 from densevit_checkpoints.recognition import recognise
-from tests.checkpoints.layouts import models
+from tests.checkpoints.layouts import dense_models as dense
 
 pytestmark = pytest.mark.integration
 
@@ -29,7 +29,7 @@ DPT = {"name": "dpt", "upsampling": "exact", "width": 64, "reassemble_channels":
 def relative(tmp_path_factory):
     """The folder of a model of transformers of relative depth."""
     folder = tmp_path_factory.mktemp("relative") / "theirs"
-    models.depth_anything("relative").save_pretrained(folder)
+    dense.depth_anything("relative").save_pretrained(folder)
     return folder
 
 
@@ -46,7 +46,7 @@ def published(size, features):
     width, blocks, heads, fusion, channels, _ = PUBLISHED[size]
     options = {"features": features, "neck_hidden_sizes": channels, "fusion_hidden_size": fusion}
     with torch.device("meta"):
-        theirs = models.depth_anything("metric", width, blocks, heads, **options, max_depth=80)
+        theirs = dense.depth_anything("metric", width, blocks, heads, **options, max_depth=80)
     return theirs.state_dict(), {"config": theirs.config.to_dict()}
 
 

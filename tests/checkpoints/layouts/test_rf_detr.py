@@ -30,8 +30,7 @@ def test_every_name_of_the_authors_model_is_read():
 
 @pytest.mark.integration
 def test_other_classes_have_the_rows_of_their_names(tmp_path, small_rf_detr):
-    theirs = rf_detr("InstanceSegmentation", [3, 6, 9, 12], 2, 12)
-    theirs.save_pretrained(tmp_path / "theirs")
+    rf_detr("InstanceSegmentation", [3, 6, 9, 12], 2, 12).save_pretrained(tmp_path / "theirs")
     converted = convert(tmp_path / "theirs")
     names, old = ["owl", "dog", "cat"], [one.name for one in converted.model.classes["detection"]]
     sections = describe(load_file(tmp_path / "theirs" / "model.safetensors"), find("rf-detr"))

@@ -18,6 +18,7 @@ from densevit_checkpoints.key_mapping import translate
 from densevit_checkpoints.recognition import recognise
 from densevit_checkpoints.transformers_export import export
 from tests.checkpoints.authors_files import write_in_layout
+from tests.checkpoints.layouts import dense_models as dense
 from tests.checkpoints.layouts import models
 from tests.checkpoints.layouts.models import HALF, IMAGENET, NONE, assert_same, run
 from tests.checkpoints.layouts.translations import padded_batch, written_back
@@ -93,29 +94,29 @@ CASES = {
         rows=USED,
     ),
     "lw-detr": Case("transformers-lw-detr", lambda *_: models.lw_detr(), 80, [(128, 192), (100, 192)], rows=USED),
-    "mask2former": Case("transformers-mask2former", lambda *_: models.mask2former("swin"), 5, [(128, 160), (61, 83)]),
+    "mask2former": Case("transformers-mask2former", lambda *_: dense.mask2former("swin"), 5, [(128, 160), (61, 83)]),
     "mask2former, resnet": Case(
-        "transformers-mask2former-resnet", lambda *_: models.mask2former("resnet"), 5, [(128, 160), (61, 83)]
+        "transformers-mask2former-resnet", lambda *_: dense.mask2former("resnet"), 5, [(128, 160), (61, 83)]
     ),
-    "segformer": Case("transformers-segformer", lambda *_: models.segformer(), 5, [(61, 96), (64, 83)]),
-    "upernet": Case("transformers-upernet", lambda *_: models.upernet("swin"), 5, [(128, 160)] * 2),
+    "segformer": Case("transformers-segformer", lambda *_: dense.segformer(), 5, [(61, 96), (64, 83)]),
+    "upernet": Case("transformers-upernet", lambda *_: dense.upernet("swin"), 5, [(128, 160)] * 2),
     "upernet, convnext": Case(
-        "transformers-upernet-convnext", lambda *_: models.upernet("convnext"), 5, [(128, 160)] * 2
+        "transformers-upernet-convnext", lambda *_: dense.upernet("convnext"), 5, [(128, 160)] * 2
     ),
     **{
         f"eomt{'-dinov3' if version == 3 else ''} {task}": Case(
             f"transformers-eomt{'-dinov3' if version == 3 else ''}{'' if task == 'panoptic' else f'-{task}'}",
-            lambda *_, version=version, task=task: models.eomt(version, task),
-            models.TASKS[task][0],
+            lambda *_, version=version, task=task: dense.eomt(version, task),
+            dense.TASKS[task][0],
             [(64, 64)] * 2,
         )
         for version in (2, 3)
-        for task in models.TASKS
+        for task in dense.TASKS
     },
     **{
         f"dpt{hybrid}{kind and '-segmentation'}": Case(
             f"transformers-dpt{hybrid}{kind and '-segmentation'}",
-            lambda *_, hybrid=hybrid, kind=kind: models.dpt(kind or "DPTForDepthEstimation", bool(hybrid)),
+            lambda *_, hybrid=hybrid, kind=kind: dense.dpt(kind or "DPTForDepthEstimation", bool(hybrid)),
             7 if kind else 0,
             [(64, 64)] * 2,
             HALF,
@@ -124,18 +125,17 @@ CASES = {
         for kind in ("", "DPTForSemanticSegmentation")
     },
     "depth anything": Case(
-        "transformers-depth-anything", lambda *_: models.depth_anything("relative"), 0, [(98, 126)] * 2
+        "transformers-depth-anything", lambda *_: dense.depth_anything("relative"), 0, [(98, 126)] * 2
     ),
     "depth anything, metric": Case(
-        "transformers-depth-anything-metric", lambda *_: models.depth_anything("metric"), 0, [(42, 182)] * 2
+        "transformers-depth-anything-metric", lambda *_: dense.depth_anything("metric"), 0, [(42, 182)] * 2
     ),
 }
 
 
 def compare(model: Any, task: str, outputs: Any, expected: Any, case: Case) -> None:
     if "logits" in outputs and "upernet" not in case.layout and "dpt" not in case.layout:
-        assert_same(outputs, expected, case.rows)
-        return
+        return assert_same(outputs, expected, case.rows)
     found = model.heads[task].maps(outputs, case.sizes[0])
     reference = expected.logits if "logits" in expected else expected.predicted_depth[:, None]
     assert reference.std() > 0.03 and (reference != 0).float().mean() > 0.2
@@ -174,13 +174,12 @@ def test_a_folder_of_transformers_computes_the_same(name, tmp_path, request):
     written_back(file, done, layout)
 
     found = convert(tmp_path)
-    assert found.fit.notes[0] == f"Read as {layout.name}."
     model = found.model.eval()
+    assert found.fit.notes[0] == f"Read as {layout.name}."
     assert (model.backbone.mean, model.backbone.std) == case.pixels
     [(task, outputs)] = model(batch).items()
     assert len(model.classes[task]) == case.classes
-    expected = run(theirs, batch, *case.pixels)
-    compare(model, task, outputs, expected, case)
+    compare(model, task, outputs, run(theirs, batch, *case.pixels), case)
     if hasattr(theirs, "auxiliary_head") and "dpt" in name:
         features = model.backbone(model.normalise(batch["images"], batch["padding_mask"]))
         fused = model.heads[task].decode(features, (64, 64))[-2]

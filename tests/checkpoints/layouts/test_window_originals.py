@@ -10,17 +10,15 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from densevit.interfaces import CheckpointLayout
 from densevit.layouts import find
 from densevit_backbones.mvit import checkpoints, variants
 from densevit_backbones.mvit.backbone import MViT
 from densevit_backbones.swin.backbone import Swin
 from densevit_backbones.swin.variants import VARIANTS, Variant
-from densevit_checkpoints.key_mapping import describe, translate
-from densevit_checkpoints.recognition import recognise
+from densevit_checkpoints.key_mapping import describe
 from tests.checkpoints.layouts.originals.weights import random_image, random_state, sampled
 from tests.checkpoints.layouts.recordings import HERE, recorded
-from tests.checkpoints.layouts.translations import randomise, written_back
+from tests.checkpoints.layouts.translations import loaded, randomise
 
 pytestmark = pytest.mark.integration
 
@@ -37,8 +35,8 @@ CASES = [  # file, size, layout, rules that compute the same
 
 @pytest.fixture
 def eight_channels(variant):
-    """The variant that was recorded: unlike "nano", it has a shifted block in each stage."""
-    variant(VARIANTS, "eight", Variant(8, (2, 2, 2, 2), (1, 2, 2, 4), 0.0))
+    """The variant that was recorded, as "nano": it has a shifted block in each stage."""
+    variant(VARIANTS, "nano", Variant(8, (2, 2, 2, 2), (1, 2, 2, 4), 0.0))
 
 
 def recorded_swin(name: str, size: str) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
@@ -50,17 +48,10 @@ def recorded_swin(name: str, size: str) -> tuple[dict[str, torch.Tensor], list[t
     return random_state(shapes), maps
 
 
-def build_swin(state: dict[str, torch.Tensor], layout: CheckpointLayout, **options: object) -> Swin:
-    done = translate(state, layout)
-    assert (done.unknown, done.errors) == ([], [])
-    section = {**describe(state, layout)["backbone"], **options}
-    del section["name"]
-    swin = Swin(**section).eval()
-    missing, unexpected = swin.load_state_dict(done.tensors, strict=False)
-    assert not unexpected and all(
-        key.startswith(("feature_norms.0", "feature_norms.1", "feature_norms.2")) for key in missing
-    )
-    return swin
+def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for x, y in zip(found, expected, strict=True):
+        assert y.std() > 0.5
+        torch.testing.assert_close(x, y, atol=5e-5, rtol=1e-5)
 
 
 @pytest.mark.parity("microsoft-swin", "microsoft-swinv2", "microsoft-swin-dense")
@@ -70,16 +61,13 @@ def test_features_are_those_of_the_original(original, size, layout, rules, eight
     state, expected = recorded_swin(original, size)
     if layout == "microsoft-swin-dense":
         state = {f"backbone.{key}": x for key, x in state.items()} | HEADS
-    assert recognise(state).name == layout
     height, width = map(int, size.split("x"))
     windows = {"window_size": (4, 4, 4, min(4, height // 32, width // 32))} if layout.endswith("v2") else {}
     images = random_image(height, width)
-    found = sampled(build_swin(state, find(layout), **windows)(images))[-len(expected) :]
-    for x, y in zip(found, expected, strict=True):
-        assert y.std() > 0.5
-        torch.testing.assert_close(x, y, atol=5e-5, rtol=1e-5)
+    found = sampled(loaded(state, layout, **windows)(images))[-len(expected) :]
+    assert_same(found, expected)
     for rule in RULES:
-        last = build_swin(state, find(layout), shift=rule, **windows)(images)[-1]
+        last = loaded(state, layout, shift=rule, **windows)(images)[-1]
         assert torch.allclose(last, expected[-1], atol=1e-4) == (rule in rules)
 
 
@@ -134,12 +122,10 @@ def test_features_of_a_wide_map_are_those_of_the_project(layout, eight_channels)
     expected_rule = PROJECTS[layout.partition("-")[0]]
     reference = randomise(make(layout))
     images, state = random_image(*WIDE), reference.state_dict()
-    assert recognise(state).name == layout
-    written_back(state, translate(state, find(layout)), find(layout))
     assert describe(state, find(layout))["backbone"]["shift"] == expected_rule
     windows = {"window_size": 4} if layout.endswith("v2") else {}
     for rule in RULES:
-        swin = build_swin(state, find(layout), shift=rule, **windows)
+        swin = loaded(state, layout, shift=rule, **windows)
         for norm in swin.feature_norms[:3]:
             randomise(norm)
         expected = maps_of(reference, images, swin)
@@ -159,7 +145,7 @@ DETECTOR = {"backbone.fpn_lateral2.weight": torch.zeros(1), "roi_heads.box_head.
 def detector(variant):
     """The recorded weights with the names of a detector, and the feature maps by size."""
     small = variants.Variant(8, (1, 2, 3, 2), 1, 0.0, "attention")
-    variant(variants.VARIANTS[2], "small_detector", small)
+    variant(variants.VARIANTS[2], "tiny", small)
     variant(checkpoints._DEPTHS, sum(small.blocks), small)
     shapes, outputs = recorded("detectron2-mvitv2")
     maps = {}
@@ -168,35 +154,24 @@ def detector(variant):
     return {f"backbone.bottom_up.{key}": x for key, x in random_state(shapes).items()} | DETECTOR, maps
 
 
-def build_mvit(state, **options):
-    layout = find("detectron2-mvitv2")
-    done = translate(state, layout)
-    assert (done.unknown, done.errors) == ([], []) and done.ignored_keys.keys() == DETECTOR.keys()
-    section = {**describe(state, layout)["backbone"], **options}
-    assert set(layout.options.unsaved) == {"backbone.window_size", "backbone.coarse_global_keys"}
-    assert (section.pop("name"), section["image_size"], section["class_token"]) == ("mvit", 64, False)
-    mvit = MViT(**section).eval()
-    mvit.load_state_dict(done.tensors)
-    return mvit
-
-
 @pytest.mark.parity("detectron2-mvitv2")
 @torch.no_grad()
 def test_features_of_mvit_are_those_of_the_original(detector):
-    state, maps = detector
-    assert recognise(state).name == "detectron2-mvitv2"
-    written_back(state, translate(state, find("detectron2-mvitv2")), find("detectron2-mvitv2"))
-    mvit = build_mvit(state, window_size=16)  # of the recorded model; published ones have 56
-    whole, plain = build_mvit(state, window_size=None), build_mvit(state, window_size=16, coarse_global_keys=False)
+    (state, maps), layout = detector, "detectron2-mvitv2"
+    section = describe(state, find(layout))["backbone"]
+    assert (section["name"], section["image_size"], section["class_token"]) == ("mvit", 64, False)
+    assert set(find(layout).options.unsaved) == {"backbone.window_size", "backbone.coarse_global_keys"}
+    mvit = loaded(state, layout, window_size=16)  # of the recorded model; published ones have 56
+    whole, plain = (
+        loaded(state, layout, window_size=None),
+        loaded(state, layout, window_size=16, coarse_global_keys=False),
+    )
     assert len(maps) == 5
     for size, expected in maps.items():
         images = random_image(*map(int, size.split("x")))
-        for x, y in zip(sampled(mvit(images)), expected, strict=True):
-            assert y.std() > 0.5
-            torch.testing.assert_close(x, y, atol=5e-5, rtol=1e-5)
+        assert_same(sampled(mvit(images)), expected)
         assert (plain(images)[-1] - expected[-1]).abs().max() > 0.01
-        one_window = size == "64x64"
-        assert torch.allclose(whole(images)[-1], expected[-1], atol=1e-3) == one_window
+        assert torch.allclose(whole(images)[-1], expected[-1], atol=1e-3) == (size == "64x64")
 
 
 @pytest.mark.parity("facebook-mvitv2")
@@ -204,13 +179,6 @@ def test_features_of_mvit_are_those_of_the_original(detector):
 def test_classifiers_of_mvit_compute_the_last_map_of_the_original(detector):
     shapes, outputs = recorded("facebook-mvitv2-token")
     state, expected = random_state(shapes), outputs["96x96.3"]
-    layout = recognise(state)
-    assert layout.name == "facebook-mvitv2" and expected.std() > 0.5
-    done = translate(state, layout)
-    assert (done.unknown, done.errors) == ([], []) and all(key.startswith("head.") for key in done.ignored_keys)
-    section = describe(state, layout)["backbone"]
-    assert section.pop("name") == "mvit" and section["class_token"]
-    mvit = MViT(**section).eval()
-    missing = mvit.load_state_dict(done.tensors, strict=False).missing_keys
-    assert {key.rpartition(".")[0] for key in missing} == {f"feature_norms.{i}" for i in range(3)}  # no classifier has
-    torch.testing.assert_close(mvit(random_image(96, 96))[-1], expected, atol=5e-5, rtol=1e-5)
+    mvit = loaded(state, "facebook-mvitv2")
+    assert type(mvit) is MViT and describe(state, find("facebook-mvitv2"))["backbone"]["class_token"]
+    assert_same([mvit(random_image(96, 96))[-1]], [expected])

@@ -90,7 +90,8 @@ def loaded(state: dict[str, Tensor], name: str, recognised: str = "", **options:
     with torch.device("meta" if meta else "cpu"):
         backbone = densevit.create_backbone(**{**describe(state, layout)["backbone"], **options}).eval()
     own = backbone.state_dict()
-    fresh = {key for key in own if _stays(key, layout)}
+    norms = {key for key in own.keys() - done.tensors.keys() if key.startswith("feature_norms.")}  # no classifier has
+    fresh = {key for key in own if _stays(key, layout)} | norms
     assert {key: tuple(x.shape) for key, x in done.tensors.items() if not key.endswith("num_batches_tracked")} == {
         key: tuple(x.shape) for key, x in own.items() if key not in fresh
     }

@@ -40,9 +40,7 @@ def benchmark(tmp_path, **options):
 
 
 @pytest.mark.integration
-def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
-    from densevit_workbench.benchmarking import suite, trainings
-
+def test_benchmark_of_a_third_partys_backbone(tmp_path):
     found = benchmark(tmp_path, train=True, images=8, rates=[1e-3])
     assert list(found.errors) == [f"Failing-{head}: {step}" for head in HEADS for step in ("cost", "training")]
     assert "out of order" in found.errors["Failing-setr: cost"]
@@ -53,23 +51,20 @@ def test_benchmark_of_a_third_partys_backbone(tmp_path, monkeypatch):
     assert timing["runs"] == 5 and 0 < timing["p50_ms"] <= timing["p95_ms"]
     assert timing["images_per_second"] == pytest.approx(2000 / timing["p50_ms"])
     assert (tiny.training["lr"], tiny.training["main"]) == (1e-3, ["setr/mIoU"])
-    assert 0 <= tiny.metrics["setr/mIoU"] <= 1
-    assert found.results["Tiny-dpt"].metrics["dpt/AbsRel"] > 0
+    assert 0 <= tiny.metrics["setr/mIoU"] <= 1 and found.results["Tiny-dpt"].metrics["dpt/AbsRel"] > 0
 
     page = (found.folder / "benchmark.md").read_text()
-    for part in (f"torch {torch.__version__}", "8 training and 2 validation images", "8 images seen, 4 per batch"):
+    for part in (
+        *(f"torch {torch.__version__}", "8 training and 2 validation images", "8 images seen, 4 per batch"),
+        "- Failing-dpt, cost: RuntimeError: out of order",
+    ):
         assert part in page
-    assert "- Failing-dpt, cost: RuntimeError: out of order" in page
     assert json.loads((found.folder / "benchmark.json").read_text())["cases"]["Tiny-setr"]["timings"] == tiny.timings
 
     other = benchmark(tmp_path, train=True, images=4, rates=[1e-3])  # does not replace the first
     assert "4 images seen" in other.markdown() and (found.folder / "benchmark.md").read_text() == page
-    tried: list[str] = []
-    monkeypatch.setattr(suite._Models, "build", lambda self, case: tried.append(case.name))
-    monkeypatch.setattr(trainings, "fit", lambda config, run_dir, **_: tried.append(run_dir.parent.name))
     again = benchmark(tmp_path, train=True, images=8, rates=[1e-3])
-    assert again.results["Tiny-setr"] == tiny
-    assert {"-".join(name.split("-")[:2]) for name in tried} == {"Failing-setr", "Failing-dpt"}  # the others are reused
+    assert again.results["Tiny-setr"] == tiny  # also its latencies: it is not measured again
 
 
 @pytest.mark.parametrize(

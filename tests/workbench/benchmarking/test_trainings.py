@@ -78,25 +78,8 @@ def test_each_seed_trains_with_the_rate_of_one_choice(fits, train):
     assert result.training["deviations"] == {}
     train(result, 800, [5e-4, 1e-3], [0, 1, 2])
     assert fits.seeds[3:] == [(1, "run-seed-1"), (2, "run-seed-2")]  # the first is kept
-    assert fits.calls[3:] == [(1e-3, 800)] * 2
-    assert result.training["seeds"] == [0, 1, 2]
+    assert (fits.calls[3:], result.training["seeds"]) == ([(1e-3, 800)] * 2, [0, 1, 2])
     values = [0.25, 0.35, 0.45]  # their mean is 0.35, and the sample variance (0.01 + 0.01) / 2
     assert [run["metrics"]["setr/mIoU"] for run in result.training["runs"].values()] == pytest.approx(values)
     assert result.metrics == {"setr/mIoU": pytest.approx(0.35)}
     assert result.training["deviations"] == {"setr/mIoU": pytest.approx(0.1)}
-
-
-def test_an_error_names_the_command_of_the_benchmark(monkeypatch, tmp_path):
-    from densevit.errors import TrainingError
-    from densevit_workbench.benchmarking import trainings
-
-    def full_disk(*_):
-        error = TrainingError("The disk is full.")
-        error.resume = "densevit train --resume runs/mine"
-        raise error
-
-    monkeypatch.setattr(trainings, "train", full_disk)
-    monkeypatch.setattr(trainings, "read_inputs", lambda *_: None)
-    said = r"^The disk is full\. Resume from the last checkpoint with: the same command as before$"
-    with pytest.raises(TrainingError, match=said):
-        trainings.fit(run_dir=tmp_path)

@@ -57,8 +57,7 @@ def test_pngs_have_every_pixel(folder: Path) -> None:
 def test_one_split_as_jpeg_in_a_new_folder(tmp_path: Path) -> None:
     out = tmp_path / "new"
     for wrong in (["--size", "0"], ["--size", "1x2x3"], ["--count", "-1"], ["--size", "big"]):
-        assert main(["scenes", "--out", str(out), *wrong]) == 2
-        assert not out.exists()
+        assert main(["scenes", "--out", str(out), *wrong]) == 2 and not out.exists()
     command = ["scenes", "--out", str(out), "--count", "2", "--split", "val", "--jpeg"]
     assert main(command) == 0
     assert sorted(path.name for path in (out / "val" / "images").iterdir()) == ["000001.jpg", "000002.jpg"]

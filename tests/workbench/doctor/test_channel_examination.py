@@ -64,8 +64,7 @@ def test_flaws_of_channels_are_named(tmp_path: Path):
     ]
     share = (flawed[0][..., 0] > 2000).mean()
     assert clipped.count == IMAGES and clipped.examples[0].startswith(f"0.tif: red in {share:.0%} of pixels, green in ")
-    proposal = found(root)["images with other channels than RGB of 8 bits"]
-    assert proposal.examples[-1] == "data.nodata: 9000"
+    assert found(root)["images with other channels than RGB of 8 bits"].examples[-1] == "data.nodata: 9000"
     assert "images with pixels likely without data" not in found(root, *KEYS, "data.nodata=9000")
 
 

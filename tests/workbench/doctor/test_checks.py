@@ -11,9 +11,7 @@ from PIL import Image
 import densevit
 from densevit import config, registry
 from densevit.cli import main
-from densevit.errors import DataError
 from densevit_workbench.doctor.checks import alike_names
-from densevit_workbench.doctor.findings import Findings
 from densevit_workbench.doctor.next_command import STARTS
 from tests.workbench.doctor.test_examination import HEIGHT, WIDTH, box, save, write_coco, write_label_maps
 
@@ -45,8 +43,7 @@ def write_depth(root: Path, medians: list[int]) -> Path:
 def test_masks_outside_of_their_boxes(exchanged: int, severity: str, options: list[str], tmp_path: Path):
     write_coco(tmp_path, "train", objects(exchanged), images=4)
     write_coco(tmp_path, "val", objects(0), images=4, first=50)
-    diagnosis = densevit.doctor(tmp_path, options)
-    [finding] = [one for one in diagnosis.findings if "bbox" in str(one)]
+    [finding] = [one for one in densevit.doctor(tmp_path, options).findings if "bbox" in str(one)]
     assert (finding.severity, finding.split, finding.count, finding.of) == (severity, "train", exchanged, 4)
     assert f"{exchanged} of 4 masks lie outside of their bbox; x and y look exchanged" in finding.examples[0]
     assert finding.examples[1] == "annotation 0 of image 0.png"
@@ -127,14 +124,6 @@ def test_the_commands_for_a_recognised_folder_are_valid(layout: str, tmp_path: P
         loaded = config.load(word[2], word[3:]) if "'" not in " ".join(word) else None
         assert loaded is None or str(loaded.data.options["root"]) == str(tmp_path)
     assert layout != "depth" or words[0][-1] == "heads.depth.max_depth=17"  # of 16.5 m
-
-
-def test_a_fix_is_claimed_only_where_every_message_has_one():
-    findings = Findings()
-    findings.report_errors(
-        [DataError("a. Fix: b.", "rule"), DataError("c.", "rule"), DataError("d. Fix: e.", "other")], 9
-    )
-    assert [(one.title, one.fix) for one in findings.items] == [("rule", ""), ("other", "Each message names its fix.")]
 
 
 def test_labelled_classes_of_sets_of_a_mix(tmp_path: Path):

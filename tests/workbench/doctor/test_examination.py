@@ -110,8 +110,7 @@ def test_all_problems_are_found_at_once(broken: Path):
     train = diagnosis.splits["train"]
     assert train.classes["labels"].counts.tolist() == [3, 2, 0], "of the annotations that are no errors"
     assert train.images == 8
-    html = diagnosis._repr_html_()
-    assert html.count('<div class="finding') == len(diagnosis.findings)
+    assert diagnosis._repr_html_().count('<div class="finding') == len(diagnosis.findings)
     alone = densevit.doctor(broken, ["data.val_split=train"])
     assert list(alone.splits) == ["train"]
     assert [one for one in alone.errors if one.title == "invalid boxes"] == [found["error", "train", "invalid boxes"]]
@@ -169,8 +168,7 @@ def test_a_config_is_checked_and_its_cost_counted(tmp_path: Path):
 def test_a_config_whose_head_lacks_labels_is_an_error(tmp_path: Path):
     root = write_label_maps(tmp_path)
     data = [f"data={{name: label_maps, root: {root}, classes: [floor, wall]}}"]
-    diagnosis = densevit.doctor("dpt_swin", data)
-    [wrong] = diagnosis.errors
+    [wrong] = densevit.doctor("dpt_swin", data).errors
     assert wrong.title == "the config cannot be trained on this data"
     assert "needs depth" in wrong.examples[0]
 

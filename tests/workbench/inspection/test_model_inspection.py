@@ -97,8 +97,7 @@ def test_command(cwd, run):
         ((*inspect, "--at", "here"), "expected X,Y in pixels"),
         (("inspect", "model.safetensors", "no.png", "--out", "a"), "no.png"),
     ):
-        assert said in run(*wrong, code=2)
-        assert not (cwd / "a").exists()
+        assert said in run(*wrong, code=2) and not (cwd / "a").exists()
     printed = json.loads(run(*inspect, "--json"))
     assert [layer["window"] for layer in printed["layers"]] == [4] * 6
     assert printed["layers"][0]["grid"] == [16, 24] and printed["objects"]["detection"]

@@ -30,8 +30,7 @@ def outside_coco(root: Path, secret: Path) -> Path:
 @pytest.mark.filterwarnings("ignore:.* no text file")
 @pytest.mark.parametrize("make", [outside_yolo, outside_coco])
 def test_images_outside_of_the_source_are_converted_only_if_allowed(tmp_path: Path, make: Any):
-    secret = image(tmp_path / "private" / "secret.png")
-    source, out = make(tmp_path / "in", secret), tmp_path / "out"
+    source, out = make(tmp_path / "in", image(tmp_path / "private" / "secret.png")), tmp_path / "out"
     format = make.__name__.split("_")[1]
     with pytest.raises(DataError, match=r"secret|private") as caught:
         convert_dataset(format, source, out)

@@ -106,8 +106,7 @@ def test_label_studios_regions_are_boxes_and_masks(tmp_path: Path):
         region("ellipselabels", x=50, y=50, radiusX=25, radiusY=25),
         region("brushlabels", format="rle", rle=[1]),
     ]
-    cancelled = {"was_cancelled": True, "result": regions[:1]}
-    task = {**TASK, "annotations": [cancelled, {"result": regions}]}
+    task = {**TASK, "annotations": [{"was_cancelled": True, "result": regions[:1]}, {"result": regions}]}
     write(root / "export.json", json.dumps([task]))
     with pytest.warns(UserWarning, match=r"5 regions found: 4 used, 1 left out \(1 of the type brushlabels"):
         result = convert_dataset("label_studio", root, tmp_path / "out", splits={"train": 1.0})

@@ -152,8 +152,7 @@ def test_boxes_of_voc_count_as_in_the_tool_that_wrote_them(tool: str, root: Path
     """The same box as VOC, labelImg, Datumaro 1.13, CVAT, FiftyOne 1.22 and globox 2.9 write it; no box is at 0."""
     head, more, first, number = TOOLS[tool]
     x, y, w, h = BOX
-    corners = (x + first, y + first, x + w, y + h)
-    sides = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+    sides = zip(("xmin", "ymin", "xmax", "ymax"), (x + first, y + first, x + w, y + h), strict=True)
     box = "".join(f"<{side}>{number.format(int(value))}</{side}>" for side, value in sides)
     for split, name in (("train", "a"), ("val", "b")):
         image(root / split / f"{name}.jpg")

@@ -112,8 +112,7 @@ def test_images_of_one_name_keep_their_pixels_boxes_and_splits(tmp_path, name, f
     root, out = tmp_path / "in", tmp_path / "out"
     make(name, root, folders)
     has_splits = (folders is SPLITS and name != "coco in one json") or bool(MAKERS[name].lists)
-    shares = None if has_splits else {"train": 1.0}
-    result = convert_dataset(name.partition(" ")[0], root, out, shares)
+    result = convert_dataset(name.partition(" ")[0], root, out, (None if has_splits else {"train": 1.0}))
     found = contents(out)
     assert found.keys() == {0, 1, 2}
     for k, (split, corners) in found.items():

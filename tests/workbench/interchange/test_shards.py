@@ -31,10 +31,8 @@ def write_images(root: Path) -> list[tuple[int, int]]:
         (root / "labels" / split).mkdir(parents=True)
     for index in range(COUNT):
         height, width = (int(side) for side in rng.integers(20, 50, 2))
-        image = Image.fromarray(rng.integers(0, 256, (height, width, 3)).astype(np.uint8))
-        exif = Image.Exif()
-        if index == 1:
-            exif[0x0112] = 6
+        image, exif = Image.fromarray(rng.integers(0, 256, (height, width, 3)).astype(np.uint8)), Image.Exif()
+        exif[0x0112] = 6 if index == 1 else 1
         for split in SPLITS:
             image.save(root / "images" / split / f"{index}.{'png' if index == 2 else 'jpg'}", exif=exif)
         sizes.append((height, width))
@@ -117,8 +115,7 @@ def out(made_once: Any, tmp_path: Path) -> Path:
 def test_samples_are_those_of_the_source(tmp_path: Path, kind: Any, split: str) -> None:
     section, out = write(kind, tmp_path)
     source, shards = create_dataset(split=split, **section), create_dataset("shards", split, root=str(out))
-    assert len(shards) == len(source) == COUNT
-    assert len(list((out / split).glob("*.tar"))) > 1
+    assert len(shards) == len(source) == COUNT and len(list((out / split).glob("*.tar"))) > 1
     assert shards.classes == source.classes and shards.provides == tuple(source.provides)
     assert shards.metric == source.metric
     for name in ("sizes", "object_counts", "image_classes"):
@@ -132,8 +129,7 @@ def test_samples_are_those_of_the_source(tmp_path: Path, kind: Any, split: str) 
 
 
 def check_by_webdataset(source: Any, files: list[str], kind: Any) -> None:
-    webdataset = pytest.importorskip("webdataset")
-    records = webdataset.WebDataset(files, shardshuffle=False)
+    records = pytest.importorskip("webdataset").WebDataset(files, shardshuffle=False)
     for index, record in enumerate(records):
         path = Path(source.path(index))
         assert record["__key__"] == f"{index:09}"
@@ -192,25 +188,20 @@ def test_resuming_continues_exactly(out: Path) -> None:
 
 
 def test_missing_and_truncated_shards_are_named(out: Path, tmp_path: Path) -> None:
-    file = out / "train" / "000001.tar"
-    content = file.read_bytes()
-    file.write_bytes(content[:-600])
-    with pytest.raises(DataError, match=r"000001.tar is missing, cut short or replaced; .*Fix: copy"):
-        Shards("train", str(out))
-    file.unlink()
-    with pytest.raises(DataError, match=r"000001.tar is missing, cut short or replaced; .*Fix: copy"):
-        Shards("train", str(out))
-    with pytest.raises(
-        DataError, match=r"no shards of a split 'test', only \['train', 'val'\]. Fix: data.val_split=train"
+    files = [out / split / "000001.tar" for split in SPLITS]
+    files[0].write_bytes(files[0].read_bytes()[:-600])
+    files[1].unlink()
+    for split, root, text in (
+        *((split, out, r"000001.tar is missing, cut short or replaced; .*Fix: copy") for split in SPLITS),
+        ("test", out, r"no shards of a split 'test', only \['train', 'val'\]. Fix: data.val_split=train"),
+        ("train", tmp_path, r"no shards of a split 'train', .* Fix: densevit shard SRC"),
     ):
-        Shards("test", str(out))
-    with pytest.raises(DataError, match=r"no shards of a split 'train', .* Fix: densevit shard SRC"):
-        Shards("train", str(tmp_path))
+        with pytest.raises(DataError, match=text):
+            Shards(split, str(root))
 
 
 def test_a_damaged_record_is_named_and_can_be_skipped(out: Path) -> None:
-    shards = Shards("train", str(out))
-    _, first, length = shards._arrays["records"][1, :3].tolist()
+    _, first, length = Shards("train", str(out))._arrays["records"][1, :3].tolist()
     file = out / "train" / "000000.tar"
     data = bytearray(file.read_bytes())
     data[first : first + length] = bytes(length)

@@ -81,8 +81,7 @@ def cells(text: str) -> str:
 def test_the_command(runs: list[Path], cwd: Path, run):
     run("report", "a/run", "b/run")
     assert Path("comparison.html").is_file()
-    printed = run("report", "a/run", "--json")
-    assert json.loads(printed)["report"] == "a/run/report.html"
+    assert json.loads(run("report", "a/run", "--json"))["report"] == "a/run/report.html"
     assert check_self_contained(path := Path("a/run/report.html")) == 5
     for part in ("pets: worst", "pets: best", "a: 0.1250", "b: 0.7500", "&lt;dog&gt;", "Confusion: pets", "missed"):
         assert part in path.read_text()

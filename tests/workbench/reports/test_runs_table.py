@@ -133,8 +133,7 @@ def test_unfinished_runs_are_left_out(runs: list[str], capsys):
     assert first == "c: is left out: its metrics.csv ends at step 600 of 1,200. To finish it: densevit train --resume c"
     assert second.startswith("d: is left out: its metrics.csv ends at step 0 of")
     assert third == "e: is left out: its metrics.json has no metrics. Fix: train with heads and an evaluation."
-    assert main(["report", "c", "--table", "md"]) == 2
-    assert capsys.readouterr() == ("", f"{first}\n")
+    assert main(["report", "c", "--table", "md"]) == 2 and capsys.readouterr() == ("", f"{first}\n")
 
 
 INVALID = [

@@ -7,14 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from densevit import registry
 from densevit.interfaces import Head
 from densevit.layers.positions import mask_on_grid
 from densevit.testing import head_checks
-from densevit_workbench.testing import head_export
-from densevit_workbench.testing.check_results import run
-from densevit_workbench.testing.head_checks import CHANNELS, STRIDES
-from densevit_workbench.testing.head_fixtures import HeadFixture
 
 
 class Sound(Head):
@@ -177,14 +172,6 @@ def tied_scores(found, head, outputs, targets):
     """Objects of one score, whose order depends on the size of the batch, as rounding does."""
     found = [{**one, "scores": torch.full_like(one["scores"], 0.5)} for one in found]
     return found if len(targets) == 1 else [{key: value.flip(0) for key, value in one.items()} for one in found]
-
-
-def test_the_export_is_not_checked_without_its_package(monkeypatch):
-    names = {name: plugin for name, plugin in registry.find("names").items() if "export" not in plugin.value}
-    monkeypatch.setattr(registry, "find", lambda group: names if group == "names" else {})
-    checks = [head_export.export, head_export.exported_predictions]
-    results = [*run(checks, HeadFixture(Sound, CHANNELS, STRIDES, 96))]
-    assert [(x.passed, x.note) for x in results] == [(True, "densevit_export is not installed")] * 2
 
 
 def test_valid_head_passes():

@@ -110,6 +110,5 @@ def test_a_sound_method_passes() -> None:
 @pytest.mark.parametrize("method", BROKEN)
 def test_a_broken_method_fails_one_check(method: type[Method]) -> None:
     name, message = BROKEN[method]
-    results = list(method_checks(method))
-    [failed] = [one for one in results if not one.passed]
+    [failed] = [one for one in list(method_checks(method)) if not one.passed]
     assert failed.name == name and re.search(message, failed.message), failed.message
