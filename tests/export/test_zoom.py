@@ -7,7 +7,7 @@ import pytest
 
 import densevit
 from densevit.data.transforms.default import DefaultTransforms
-from tests.inference.zoomed_models import FOCAL, IMAGE, check, predicted, write_model
+from tests.inference.zoomed_models import FOCAL, IMAGE, VALUE, check, predicted, write_model
 
 FILES: list[tuple[str, int | None, dict[str, Any]]] = [  # suffix, evaluation size if not the training's, options
     (".onnx", None, {"canvas": (96, 128), "postprocess": True}),
@@ -27,7 +27,10 @@ def test_exported_files(tmp_path, suffix, side, options):
     file = densevit.load(path, trust=True)
     for size in (None, 90, (40, 96)):
         check(predicted(file, image_size=size), KEYS)
+    for focal in (FOCAL / 2, 2 * FOCAL):
+        seen = file.predict(IMAGE, threshold=0, focal=focal)["canonical"]["canonical"]
+        assert np.median(seen) == pytest.approx(VALUE * focal / FOCAL, rel=0.05)
     if options.get("resize"):  # also for other programs
-        focal = np.array([FOCAL], np.float32)
-        outputs = file.file.run(np.ascontiguousarray(IMAGE.transpose(2, 0, 1)[None]), focal=focal)
+        focals = np.array([FOCAL], np.float32)
+        outputs = file.file.run(np.ascontiguousarray(IMAGE.transpose(2, 0, 1)[None]), focal=focals)
         check({key: {key: outputs[f"{key}/{key}"]} for key in KEYS}, KEYS)

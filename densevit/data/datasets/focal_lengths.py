@@ -23,7 +23,7 @@ def focal_lengths(root: Path, pairs: PairedFiles, constant: float | None) -> np.
     """The focal length in pixels of each image, (N,): of the list file, or else of focal.json or focal.csv in the
     image's folder, or else `constant`; nan where it is unknown.
 
-    Raises DataError for values that are no numbers above 0, and if only some images have one.
+    Raises DataError for values that are no numbers, and if only some images have one.
     """
     focals, by_folder = pairs.focals.copy(), dict[str, dict[str, float]]()
     for index in np.flatnonzero(np.isnan(focals)):
@@ -32,10 +32,7 @@ def focal_lengths(root: Path, pairs: PairedFiles, constant: float | None) -> np.
             by_folder[folder] = _in_folder(root / folder)
         focals[index] = by_folder[folder].get(name, math.nan)
     focals[np.isnan(focals)] = math.nan if constant is None else constant
-    unknown, wrong = np.isnan(focals), (focals <= 0) | np.isinf(focals)
-    if wrong.any():
-        image = root / os.fsdecode(pairs.images[wrong.argmax()])
-        raise DataError(f"{image} has the focal length {focals[wrong][0]}; a number of pixels above 0 is expected.")
+    unknown = np.isnan(focals)
     if 0 < unknown.sum() < len(focals):
         image = root / os.fsdecode(pairs.images[unknown.argmax()])
         raise DataError(
@@ -49,14 +46,10 @@ def _in_folder(folder: Path) -> dict[str, float]:
     """The focal lengths in the files of a folder, by image name; {} without these files."""
     focals: dict[str, float] = {}
     for path in (path for path in (folder / file for file in _FILES) if path.is_file()):
-        rows: Any = read_json(path) if path.suffix == ".json" else [*csv.reader(read_text(path).splitlines())]
+        content: Any = read_json(path) if path.suffix == ".json" else csv.reader(read_text(path).splitlines())
         try:
-            lines = (
-                rows.items()
-                if isinstance(rows, dict)
-                else [(name, x) for name, x in filter(None, rows) if x != "focal"]
-            )
-            focals |= {name: float(value) for name, value in lines}
+            rows = content.items() if path.suffix == ".json" else filter(None, content)
+            focals |= {name: float(value) for name, value in rows if value != "focal"}
         except (TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path}: {error}; {_FORMS}.") from None
     return focals

@@ -64,7 +64,6 @@ def test_sources(files, options, focals, opened):
         ),
         ({"images/focal.csv": "a.jpg"}, {}, r"focal\.csv: .*expected .*NAME,PIXELS"),
         ({"images/focal.json": "[3]"}, {}, r"focal\.json: .*expected .*\"NAME\": PIXELS"),
-        ({}, {"focal": -3.0}, r"a\.jpg has the focal length -3\.0; a number of pixels above 0 is expected"),
     ],
 )
 def test_errors(files, options, message, opened):
