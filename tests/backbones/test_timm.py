@@ -91,10 +91,10 @@ def test_invalid_options_are_refused(options, facts):
         create(**options)
 
 
-def test_missing_timm_is_an_error_with_the_fix(monkeypatch):
+def test_missing_timm_is_an_error_with_the_fix(monkeypatch, uninstalled):
     for module in [module for module in sys.modules if module.startswith("densevit_backbones.timm")]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "timm", None)
+    uninstalled("timm")
     with pytest.raises(densevit.DensevitError, match=r"needs 'timm'.*pip install timm"):
         create(model="resnet18")
 

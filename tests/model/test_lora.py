@@ -1,7 +1,6 @@
 """LoRA: adapters of a frozen backbone, merged where a model is saved."""
 
 import re
-import sys
 from typing import Any
 
 import pytest
@@ -163,8 +162,8 @@ def test_invalid_options_are_refused(options, facts, tmp_path):
         train(config_of({**VIT, **options}), run_dir=tmp_path / "run")
 
 
-def test_without_peft_a_run_fails_before_it_builds_anything(monkeypatch, tmp_path, weights):
-    monkeypatch.setitem(sys.modules, "peft", None)
+def test_without_peft_a_run_fails_before_it_builds_anything(uninstalled, tmp_path, weights):
+    uninstalled("peft")
     config = config_of({**VIT, "weights": str(weights), "lora": LORA}, data={"name": "coco", "root": "missing"})
     with pytest.raises(ConfigError, match=r"backbone\.lora: needs peft.*pip install -e '\.\[lora\]'"):
         train(config, run_dir=tmp_path / "run")

@@ -5,7 +5,7 @@ import copy
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,10 @@ VALUES: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def sentinel(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def sentinel(cwd: Path, on_path: Callable[[Path], None]) -> None:
     """The module exists: importable is not trusted."""
     (cwd / "sentinel_module.py").write_text("class Sentinel: pass\n")
-    monkeypatch.syspath_prepend(cwd)
+    on_path(cwd)
 
 
 def header(rng: random.Random) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def test_a_class_is_refused_at_each_place_but_sources_of_weights_and_free_texts(
         permitted.add(key)
     assert {key for key in permitted if not is_source(key) and key not in free and "allow" not in key[-1]} <= {
         ("heads", "weights", "freeze"), ("backbone", "adapted_stem"), ("backbone", "freeze"),
-        ("data", "display"), ("data", "channels"), ("backbone", "lora", "targets"),
+        ("data", "display"), ("data", "channels"), ("data", "labelled_classes"), ("backbone", "lora", "targets"),
     }  # fmt: skip
     names = {key for key in keys(complete) if key[-1] == "name"}
     assert len(names) >= 8 and names <= refused

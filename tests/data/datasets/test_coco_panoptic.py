@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from densevit.data.datasets.coco_panoptic import CocoPanoptic
+from densevit.data.datasets.coco_panoptic import CocoPanoptic, panoptic_json
 from densevit.errors import DataError
 from tests.data.datasets.conftest import opened
 
@@ -171,3 +171,9 @@ BGR = (IDS & 255) << 16 | (IDS & 0xFF00) | IDS >> 16
 def test_files_that_do_not_fit_are_named(files, options, message, write):
     with pytest.raises(DataError, match=message):
         dataset(write(*files), **options)
+
+
+def test_the_json_of_a_split_is_found_by_its_options(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "val.json").touch()
+    assert panoptic_json(tmp_path, "val", {"annotations": "a/{split}.json"}) == tmp_path / "a" / "val.json"

@@ -9,12 +9,12 @@ from densevit.errors import DataError
 from tests.data.datasets.conftest import MILLIMETRES, opened
 
 
-def test_range_and_median_are_logged_once_per_split(tmp_path, depth_pair, capsys, monkeypatch):
+def test_range_and_median_are_logged_once_per_split(tmp_path, depth_pair, capsys, environment):
     depth_pair(MILLIMETRES)
     opened(DepthMaps, "train", root=str(tmp_path), scale=0.001, unknown=Unknown(above=2))
     shown = capsys.readouterr().err
     assert shown == "depth, train: 0.5 to 65.5 m, median 2 m, 83.3% of pixels known (read 1 of 1)\n"
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    environment(LOCAL_RANK=1)
     opened(DepthMaps, "train", root=str(tmp_path), scale=0.001)
     assert capsys.readouterr().err == ""
 

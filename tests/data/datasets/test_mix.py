@@ -21,8 +21,8 @@ def section(length: int = 3, seed: int = 0, **more):
 def test_images_have_the_labels_of_their_own_data_set():
     mix = Mix("train", {"a": section(provides=["boxes", "labels"]), "b": section(seed=1, provides=["semantic"])})
     assert [*mix.provides] == ["boxes", "labels", "semantic"]
-    assert mix[0]["targets"].keys() == {"image_id", "boxes", "labels", "area", "iscrowd"}
-    assert mix[3]["targets"].keys() == {"image_id", "semantic"}
+    assert mix[0]["targets"].keys() == {"image_id", "focal", "boxes", "labels", "area", "iscrowd"}
+    assert mix[3]["targets"].keys() == {"image_id", "focal", "semantic"}
     other = Scenes("train", train_length=3, seed=1, image_size=32)
     assert torch.equal(mix[4]["image"], other[1]["image"])
     assert torch.equal(mix[4]["targets"]["semantic"], other[1]["targets"]["semantic"])
@@ -88,7 +88,7 @@ def test_each_batch_of_each_process_has_a_fixed_number_of_images_of_each_set(wor
 
 def test_images_without_labels_are_for_training_only():
     unlabelled = Mix("train", FEW_LABELS)
-    assert unlabelled[4]["targets"].keys() == {"image_id"} and [*unlabelled.provides] == ["semantic"]
+    assert unlabelled[4]["targets"].keys() == {"image_id", "focal"} and [*unlabelled.provides] == ["semantic"]
     mix = Mix("val", FEW_LABELS)
     assert len(mix) == 2 and mix.batch_multiple == 1 and mix.shuffled(np.arange(2), np.random.default_rng()) is None
     assert {mix[i]["targets"]["image_id"] for i in range(2)} == {"few/1", "few/2"}

@@ -44,11 +44,11 @@ def damage(root: Path) -> dict[Path, bytes]:
     return contents
 
 
-def test_second_start_has_the_same_samples_without_a_scan(root, monkeypatch):
+def test_second_start_has_the_same_samples_without_a_scan(root, environment):
     first = checked(Coco, "train", str(root), masks=True)
     contents = damage(root)
     second = checked(Coco, "train", str(root), masks=True)
-    monkeypatch.setenv("DENSEVIT_CACHE", "off")
+    environment(DENSEVIT_CACHE="off")
     with pytest.raises(DataError):
         checked(Coco, "train", str(root))
     assert not Path("off").exists()

@@ -2,7 +2,6 @@
 
 import io
 import os
-import sys
 from pathlib import Path
 
 import cv2
@@ -102,9 +101,9 @@ def test_invalid_file_error_names_file_and_reason(tmp_path):
         depth_size_of(tmp_path / "gone.png")
 
 
-def test_exr_files_need_a_package(tmp_path, monkeypatch):
+def test_exr_files_need_a_package(tmp_path, uninstalled):
     write_exr(tmp_path / "a.exr", {"Z": DEPTH})
-    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    uninstalled("OpenEXR")
     with pytest.raises(DataError, match=r"a\.exr: EXR files need .*pip install 'OpenEXR>=3\.3'"):
         read_depth(tmp_path / "a.exr")
 
