@@ -47,11 +47,3 @@ def test_files_of_a_data_set_with_check_file_are_checked_as_on_error_says():
     with pytest.raises(UnreadableFileError, match="1.png is damaged"):
         densevit.create_dataset(f"{__name__}:Checked")
     assert len(data(Unchecked, "skip", length=7).train) == 7
-
-
-def test_mix_checks_its_sets():
-    sets = {name: {"name": f"{__name__}:{name.title()}"} for name in ("checked", "unchecked")}
-    with pytest.raises(UnreadableFileError, match="1.png is damaged"):
-        len(DataSplits(DataSection(name="mix", sets=sets), 0, 32).train)
-    with pytest.warns(UserWarning, match="1 of 4 images will be left out"):
-        assert len(DataSplits(DataSection(name="mix", sets=sets, on_error="skip"), 0, 32).train) == 8

@@ -10,8 +10,9 @@ from densevit.config import DataSection
 from densevit.data.data_splits import DataSplits
 from densevit.data.datasets.mix import Mix
 from densevit.data.loading.batch_sampler import TrainBatches
-from densevit.errors import DensevitError
+from densevit.errors import DensevitError, UnreadableFileError
 from densevit_scenes.dataset import Scenes
+from tests.data.datasets import test_file_checks
 
 
 def section(length: int = 3, seed: int = 0, **more):
@@ -120,3 +121,11 @@ def test_a_batch_size_that_does_not_fit_the_composition_is_an_error():
 def test_incompatible_data_sets_raise(sets, message):
     with pytest.raises(DensevitError, match=message):
         Mix("train", sets)
+
+
+def test_the_files_of_each_set_are_checked():
+    sets = {name: {"name": f"{test_file_checks.__name__}:{name}"} for name in ("Checked", "Unchecked")}
+    with pytest.raises(UnreadableFileError, match="1.png is damaged"):
+        len(DataSplits(DataSection(name="mix", sets=sets), 0, 32).train)
+    with pytest.warns(UserWarning, match="1 of 4 images will be left out"):
+        assert len(DataSplits(DataSection(name="mix", sets=sets, on_error="skip"), 0, 32).train) == 8
