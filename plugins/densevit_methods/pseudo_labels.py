@@ -17,13 +17,12 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, Sample, Targets
 from densevit.interfaces.datasets import WrappedDataset
 
-UNSURE = 0.5  # times the teacher's threshold: from there up to the threshold an object may be there or not
 SAME = 0.7  # IoU of predictions that are of a labelled object
 
 
 def write_predictions(teacher: DenseModel, head: str, dataset: Dataset, file: Path) -> None:
-    """Writes the objects that a teacher's head predicts in all images of a data set, from half its score threshold on:
-    images, annotations with scores, and categories as in COCO, and the threshold in `info`."""
+    """Writes the objects that a teacher's head predicts in all images of a data set, from its score threshold on, as a
+    COCO json with scores."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     images: list[dict[str, Any]] = []
     read = set[int | str]()
@@ -38,9 +37,9 @@ def write_predictions(teacher: DenseModel, head: str, dataset: Dataset, file: Pa
                     images.append({"id": image_id, "file_name": dataset.image_name(index) or str(image_id)})
                     yield sample["image"]
 
-    threshold, classes = teacher.default_thresholds[head], teacher.classes[head]
+    classes = teacher.classes[head]
     annotations: list[dict[str, Any]] = []
-    for number, result in enumerate(teacher.to(device or "cpu").predict(pixels(), {head: UNSURE * threshold})):
+    for number, result in enumerate(teacher.to(device or "cpu").predict(pixels())):
         image, values = images[number], result.to_dict()
         image |= {side: values[side] for side in ("height", "width")}
         for entry in values["heads"][head]["objects"]:
@@ -50,7 +49,6 @@ def write_predictions(teacher: DenseModel, head: str, dataset: Dataset, file: Pa
             annotation |= {"area": (x1 - x0) * (y1 - y0)} | ({"segmentation": entry["mask"]} if "mask" in entry else {})
             annotations.append(annotation)
     document = {
-        "info": {"score_threshold": threshold},
         "images": images,
         "annotations": annotations,
         "categories": [{"id": c.file_id, "name": c.name} for c in classes],
@@ -61,21 +59,18 @@ def write_predictions(teacher: DenseModel, head: str, dataset: Dataset, file: Pa
 
 
 class _Objects(NamedTuple):
-    """The objects of an image: boxes (N, 4) xyxy, labels (N,) of the data, scores (N,), masks."""
+    """The objects of an image: boxes (N, 4) xyxy, labels (N,) of the data, masks."""
 
     boxes: Tensor
     labels: Tensor
-    scores: Tensor
     masks: RunLengthMasks | None
 
 
 class PseudoLabelled(WrappedDataset):
     """A data set in which a teacher's predictions of a file label the classes that are not labelled in an image.
 
-    Per image, predictions of these classes with at least the teacher's score threshold become objects, except those of
-    a labelled object, by an IoU of 0.7 or more. A class is then labelled: it is a negative elsewhere. If a prediction
-    of it has a score between half the threshold and the threshold, it is not: further objects of it are neither
-    positive nor negative, as those of LVIS' `not_exhaustive_category_ids`.
+    Predictions of these classes become objects, except at a labelled object, by an IoU of 0.7 or more. The classes are
+    then labelled in the image, so that they are negatives elsewhere.
 
     file: a file of `write_predictions`. classes: those of the boxes. teacher_classes: the names of the classes that
     predictions label.
@@ -84,7 +79,6 @@ class PseudoLabelled(WrappedDataset):
     def __init__(self, dataset: Dataset, file: Path, classes: Sequence[Class]) -> None:
         super().__init__(dataset)
         document = json.loads(file.read_text(encoding="utf-8"))
-        self.threshold: float = document["info"]["score_threshold"]
         self._names = [c.name for c in classes]
         categories = {c["id"]: c["name"] for c in document["categories"]}
         self.teacher_classes = {*categories.values()} & {*self._names}
@@ -106,13 +100,8 @@ class PseudoLabelled(WrappedDataset):
         is_wanted = torch.tensor([name in wanted for name in self._names])[objects.labels]
         if len(targets["boxes"]):
             is_wanted &= box_iou(objects.boxes, targets["boxes"].float()).amax(1) < SAME
-        is_sure = objects.scores >= self.threshold
-        unsure = {self._names[label] for label in objects.labels[is_wanted & ~is_sure].tolist()}
-        return {
-            **sample,
-            "targets": _with_objects(targets, objects, is_wanted & is_sure)
-            | {"labelled": [name for name in self._names if name in targets["labelled"] or name in wanted - unsure]},
-        }
+        names = [name for name in self._names if name in targets["labelled"] or name in wanted]
+        return {**sample, "targets": {**_with_objects(targets, objects, is_wanted), "labelled": names}}
 
 
 def _objects(rows: Sequence[dict[str, Any]], labels: dict[int, int], size: tuple[int, int]) -> _Objects:
@@ -122,7 +111,6 @@ def _objects(rows: Sequence[dict[str, Any]], labels: dict[int, int], size: tuple
     return _Objects(
         boxes,
         torch.tensor([labels[row["category_id"]] for row in rows], dtype=torch.int64),
-        torch.tensor([row["score"] for row in rows]),
         RunLengthMasks.from_codes(codes, size) if len(codes) == len(rows) else None,
     )
 

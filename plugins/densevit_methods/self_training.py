@@ -21,7 +21,8 @@ class SelfTraining(Method):
     are learned from labels (incremental detection, CL-DETR, Liu et al. 2023, section 3.2).
 
     The teacher predicts all training images once, before training, to `pseudo_labels.json` in the run folder: a COCO
-    json with scores, as of `densevit data prelabel`. Labels are made of it as `PseudoLabelled` says.
+    json with scores, as of `densevit data prelabel`. Predictions with at least the teacher's score threshold become
+    objects, except at a labelled object (IoU 0.7 or more); elsewhere their classes are negatives.
 
     teacher: a source of `densevit.load`, such as a run folder; None: `weights`.
     classes: names of the teacher's classes to learn from it; "old": all that it has.

@@ -34,42 +34,41 @@ class OneImage(densevit.Dataset):
         return {"image": torch.zeros(3, 30, 60, dtype=torch.uint8), "targets": targets}
 
 
-def file_of(path: Path, objects: list[tuple[int, float, list[float]]]) -> Path:
-    """A file of `write_predictions` with the threshold 0.4. objects: category, score and `bbox`."""
-    rows = [{"id": n, "image_id": 7, "category_id": c, "score": s, "bbox": b} for n, (c, s, b) in enumerate(objects)]
-    names = {5: "cat", 6: "dog", 8: "fox"}
-    document = {"info": {"score_threshold": 0.4}, "images": [{"id": 7, "height": 30, "width": 60}]}
+def file_of(path: Path, objects: list[tuple[int, list[float]]]) -> Path:
+    """A file of `write_predictions`. objects: category and `bbox`."""
+    rows = [{"id": n, "image_id": 7, "category_id": c, "bbox": b} for n, (c, b) in enumerate(objects)]
+    names = {5: "cat", 6: "dog", 7: "bird", 8: "fox"}
+    document: dict[str, Any] = {"images": [{"id": 7, "height": 30, "width": 60}]}
     document |= {"annotations": rows, "categories": [{"id": c, "name": name} for c, name in names.items()]}
     path.write_text(json.dumps(document))
     return path
 
 
-def test_sure_predictions_are_objects_and_unsure_ones_leave_their_class_unlabelled(tmp_path: Path):
-    """A cat; a cat at the bird; a dog below the threshold; a fox, which is no class of the data."""
+def test_predictions_label_the_classes_that_are_not_labelled(tmp_path: Path):
+    """A cat; a cat at the bird; a bird, which is labelled; a fox, which is no class of the data. No dog."""
     at_bird, elsewhere = [0.0, 0, 10, 9], [20.0, 10, 10, 20]
-    objects = [(5, 0.5, elsewhere), (5, 0.9, at_bird), (6, 0.3, elsewhere), (8, 0.9, elsewhere)]
+    objects = [(5, elsewhere), (5, at_bird), (7, elsewhere), (8, elsewhere)]
     dataset = PseudoLabelled(OneImage(), file_of(tmp_path / "file.json", objects), CLASSES)
     targets = dataset[0]["targets"]
     assert targets["boxes"].tolist() == [[0, 0, 10, 10], [20, 10, 30, 30]] and targets["labels"].tolist() == [2, 0]
     assert targets["area"].tolist() == [100, 200] and targets["iscrowd"].tolist() == [False, False]
-    assert targets["labelled"] == ["cat", "bird"]
+    assert targets["labelled"] == ["cat", "dog", "bird"]
     dataset.teacher_classes -= {"cat"}
-    assert dataset[0]["targets"]["labels"].tolist() == [2] and dataset[0]["targets"]["labelled"] == ["bird"]
+    assert dataset[0]["targets"]["labels"].tolist() == [2] and dataset[0]["targets"]["labelled"] == ["dog", "bird"]
     assert dataset.classes == {"detection": CLASSES} and len(dataset) == 1
 
 
 def test_predictions_are_a_coco_json_with_scores(tmp_path: Path):
-    """From half of the teacher's threshold on."""
+    """From the teacher's threshold on."""
     boxes, scores = torch.tensor([[2.0, 3, 12, 23], [0, 0, 5, 5]]), torch.tensor([0.375, 0.125])
     prediction = {"boxes": boxes, "scores": scores, "labels": torch.tensor([1, 0])}
     teacher = densevit.create_model(Pixels(), {"x": StandIn(CLASSES, lambda target: prediction)}, [*CLASSES])
-    teacher.score_thresholds = {"x": 0.5}
+    teacher.score_thresholds = {"x": 0.25}
     write_predictions(teacher.eval(), "x", OneImage(), tmp_path / "file.json")
     read = read_annotations(tmp_path / "file.json")
     assert read.image_ids.tolist() == [7] and read.boxes.tolist() == [[2, 3, 12, 23]] and read.area.tolist() == [200]
     assert [c.name for c in read.classes] == ["cat", "dog", "bird"] and read.labels.tolist() == [1]
-    document = json.loads((tmp_path / "file.json").read_text())
-    assert document["annotations"][0]["score"] == 0.375 and document["info"] == {"score_threshold": 0.5}
+    assert json.loads((tmp_path / "file.json").read_text())["annotations"][0]["score"] == 0.375
 
 
 CONFIG: dict[str, Any] = {
