@@ -86,14 +86,24 @@ def resize_grid(table: Tensor, size: tuple[int, int], by: Resizing = "antialiase
     """
     if table.shape[:2] == torch.Size(size):
         return table
-    cells = table.permute(2, 0, 1)[None].float()
     if by == "bicubic_offset":
-        scales = [(length + 0.1) / side for length, side in zip(size, table.shape[:2], strict=True)]
-        resized = F.interpolate(cells, scale_factor=scales, mode="bicubic", align_corners=False)
-    else:
-        mode, antialias = ("bicubic", True) if by == "antialiased" else (by, False)
-        resized = F.interpolate(cells, size=size, mode=mode, align_corners=False, antialias=antialias)
+        rows, columns = (_cubic_weights(*sides, table.device) for sides in zip(size, table.shape[:2], strict=True))
+        return torch.einsum("hy,wx,yxc->hwc", rows, columns, table.float()).to(table.dtype)
+    cells = table.permute(2, 0, 1)[None].float()
+    mode, antialias = ("bicubic", True) if by == "antialiased" else (by, False)
+    resized = F.interpolate(cells, size=size, mode=mode, align_corners=False, antialias=antialias)
     return resized[0].permute(1, 2, 0).to(table.dtype)
+
+
+def _cubic_weights(length: int, side: int, device: torch.device) -> Tensor:
+    """The weights (length, side) of bicubic interpolation by (length + 0.1) / side: with `scale_factor`, `interpolate`
+    cannot be exported for any size. Keys 1981, a = -0.75; cells outside have the values of the border."""
+    a, centers = -0.75, (torch.arange(length, device=device) + 0.5) * (side / (length + 0.1)) - 0.5
+    taps = centers.floor()[:, None] + torch.arange(-1, 3, device=device)
+    x = (centers[:, None] - taps).abs()
+    weights = torch.where(x <= 1, ((a + 2) * x - (a + 3)) * x**2 + 1, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a)
+    is_cell = taps.clamp(0, side - 1)[..., None] == torch.arange(side, device=device)
+    return (weights[..., None] * is_cell).sum(1)
 
 
 class LearnedPositions(nn.Module):

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import torch
 
 import densevit
 from densevit.errors import DensevitError
+from densevit.layers.positions import Resizing
 from densevit.layers.selection import recorded
 from densevit.model import DenseModel
 from densevit_backbones.swin.variants import VARIANTS, Variant
@@ -71,6 +72,14 @@ def predictor_of(backbone: str, head: str) -> DenseModel:
     section = HEADS[head]
     classes = None if section["name"] in ("dpt", "linear_depth") else CLASSES
     return without_zeros(densevit.create_model(BACKBONES[backbone], {"x": section}, classes))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("resizing", get_args(Resizing))
+def test_position_embeddings_are_resized_for_any_size(resizing, tmp_path):
+    vit = {**BACKBONES["vit"], "position_resizing": resizing}
+    model = without_zeros(densevit.create_model(vit, {"x": HEADS["linear"]}, CLASSES))
+    assert densevit.export(model, tmp_path / "model.onnx", quiet=True).difference < 1e-4
 
 
 def check(predictor: DenseModel, suffix: str, folder: Path) -> dict[str, float]:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from densevit.layers.positions import (
     LearnedPositions,
@@ -61,6 +62,13 @@ def test_resize_grid_matches_transformers(by):
         resized = DPTViTEmbeddings(DPTConfig(hidden_size=32))._resize_pos_embed(table, 9, 30)
     ours = resize_grid(table[0, 1:].view(14, 14, 32), (9, 30), by)
     torch.testing.assert_close(ours, resized[0, 1:].view(9, 30, 32))
+
+
+def test_the_offset_of_dinov2_is_that_of_scale_factor():
+    table = torch.randn(1, 8, 14, 9)
+    resized = F.interpolate(table, scale_factor=[9.1 / 14, 30.1 / 9], mode="bicubic", align_corners=False)
+    found = resize_grid(table[0].permute(1, 2, 0), (9, 30), "bicubic_offset")
+    torch.testing.assert_close(found, resized[0].permute(1, 2, 0), atol=1e-5, rtol=0)
 
 
 def test_a_cell_is_padding_if_its_nearest_pixel_is():
