@@ -1,6 +1,7 @@
 """Concatenates data sets with different labels, sampled by share."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from densevit.config.config_layers import ConfigLayer
 from densevit.config.schema_validation import validated
 from densevit.config.values import BY_NAME, ConfigType, Float, Int, Patterns, PluginSection
 from densevit.data.datasets.file_checks import OnError, check_files
-from densevit.data.datasets.partly_labelled import PartlyLabelled
+from densevit.data.datasets.partly_labelled import PartlyLabelled, joined_classes
 from densevit.data.sample_checks import image_sizes
 from densevit.errors import DataError, listed
 from densevit.interfaces import Class, Dataset, Sample, Targets
@@ -46,11 +47,12 @@ class Mix(Dataset):
             sets add up to `data.batch_size` or a divisor of it.
         provides: the target keys to use, `[semantic]`; by default all. `[]`: the set's images are used without labels,
             in training only.
-        labelled_classes: the set's `data.labelled_classes`, `[cat]`; by default all classes.
+        labelled_classes: the set's `data.labelled_classes`, `[cat]`; by default all of its classes.
     image_size: passed to the sets that have this option and do not set it.
 
     Shares are for training; validation contains every image of each set once. Two sets that label the same task must
-    have the same classes. `image_id` is NAME/ID: the set's name and the image's id in the set.
+    have the same classes; with `labelled_classes`, the mix has the classes of both. `image_id` is NAME/ID: the set's
+    name and the image's id in the set.
     """
 
     batch_multiple: int = 1
@@ -85,8 +87,6 @@ class Mix(Dataset):
             where = f"data.sets.{name}"
             offered = {"on_error": on_error, "channels": channels}
             dataset = registry.create("datasets", plugin, split, options=options, where=where, offered=offered)
-            if section.labelled_classes:
-                dataset = PartlyLabelled(dataset, section.labelled_classes, f"{where}.labelled_classes")
             kept.append(_chosen(dataset.provides, chosen, name))
             self._names.append(name)
             self._sets.append(dataset)
@@ -111,6 +111,8 @@ class Mix(Dataset):
                     f"{self.channels}. Fix: mix sets of the same channels."
                 )
         self._kept = kept
+        if any(section.labelled_classes for section in mix_options.values()):
+            self._join_partly_labelled(mix_options)
         self._types = [TargetTypes.of(dataset) for dataset in self._sets]
         self.provides = {key: types.get(key) for types, keys in zip(self._types, kept, strict=True) for key in keys}
         self.classes = self._joined_classes()
@@ -225,23 +227,39 @@ class Mix(Dataset):
         begins = np.concatenate([[0], self._ends[:-1]])
         return numbers, (indices - begins[numbers]) % self._lengths[numbers]
 
+    def _join_partly_labelled(self, sections: Mapping[str, SetSection]) -> None:
+        """Gives each set the classes of all sets, and its images the classes that are labelled in them."""
+        classes: dict[str, tuple[Class, ...]] = {}
+        for dataset, keys in zip(self._sets, self._kept, strict=True):
+            for task in _labelled_tasks(dataset, keys):
+                classes[task] = joined_classes(classes.get(task, ()), dataset.classes[task])
+        for i, (name, dataset) in enumerate(zip(self._names, self._sets, strict=True)):
+            names = sections[name].labelled_classes or dict.fromkeys(c.name for c in chain(*dataset.classes.values()))
+            self._sets[i] = PartlyLabelled(dataset, names, f"data.sets.{name}.labelled_classes", classes)
+            self._kept[i] = (*{*self._kept[i], "labelled"},) if self._kept[i] else ()
+
     def _joined_classes(self) -> dict[str, tuple[Class, ...]]:
         """Returns each task's classes, from the sets that label it. Raises DataError if two sets differ."""
         joined: dict[str, tuple[str, tuple[Class, ...]]] = {}
-        for name, dataset, keys, types in zip(self._names, self._sets, self._kept, self._types, strict=True):
-            unlabelled = registered_tasks() - {types[key].task for key in keys if key in types}
-            for task, classes in dataset.classes.items():
-                if task in unlabelled:
-                    continue
+        for name, dataset, keys in zip(self._names, self._sets, self._kept, strict=True):
+            for task in _labelled_tasks(dataset, keys):
+                classes = dataset.classes[task]
                 first, first_classes = joined.setdefault(task, (name, classes))
                 first_names, names = ([c.name for c in every] for every in (first_classes, classes))
                 if first_names != names:
                     raise DataError(
                         f"data.sets: {first!r} and {name!r} both label {task}, with different classes: "
                         f"{listed(first_names, *_LISTED)} and {listed(names, *_LISTED)}. Fix: use the same "
-                        "classes, or leave out the labels of one set with `provides`."
+                        "classes, give `labelled_classes`, or leave out the labels of one set with `provides`."
                     )
         return {task: classes for task, (_, classes) in joined.items()}
+
+
+def _labelled_tasks(dataset: Dataset, keys: Collection[str]) -> list[str]:
+    """The tasks of a set's classes but those whose target keys are not used."""
+    types = TargetTypes.of(dataset)
+    unlabelled = registered_tasks() - {types[key].task for key in keys if key in types}
+    return [task for task in dataset.classes if task not in unlabelled]
 
 
 def _chosen(provided: Collection[str], chosen: list[str] | None, name: str) -> tuple[str, ...]:

@@ -19,26 +19,27 @@ class PartlyLabelled(MappedClasses):
 
     Objects of other classes are removed, and their pixels unlabelled, as are those of a class "background", and images
     of another class. A labelled pixel or image has one class, and so is negative for all others, labelled or not.
-    names: the labelled classes. where: the key of these names, for messages. old: classes by task that come first, also
-    those that the data lacks. Raises DataError for another name.
+    names: the labelled classes. where: the key of these names, for messages. first: classes by task that come first,
+    also those that the data lacks. Raises DataError for another name.
     """
 
     def __init__(
-        self, dataset: Dataset, names: Collection[str], where: str, old: Mapping[str, Sequence[Class]] = _NONE
+        self, dataset: Dataset, names: Collection[str], where: str, first: Mapping[str, Sequence[Class]] = _NONE
     ) -> None:
         super().__init__(dataset, {})
         every = list(dict.fromkeys(c.name for classes in dataset.classes.values() for c in classes))
         for name in names:
             if name not in every:
                 raise DataError(f"{where}: the data has no class {name!r}.{did_you_mean(name, every)}")
-        is_complete = {*names} | {name for name in every if plain_name(name) == "background"} >= {*every}
+        joined_names = {*every, *(c.name for classes in first.values() for c in classes)}
+        is_complete = {*names} | {name for name in joined_names if plain_name(name) == "background"} >= joined_names
         self.labelled = [name for name in names if is_complete or plain_name(name) != "background"]
         for task, classes in dataset.classes.items():
-            self.classes[task] = every_class = joined_classes(old.get(task, ()), classes)
+            self.classes[task] = every_class = joined_classes(first.get(task, ()), classes)
             index = {c.name: i for i, c in enumerate(every_class)}
             table = [index[c.name] if c.name in self.labelled else -1 for c in classes]
             self._mappings[task] = (np.array(table, np.int64), every_class)
-        if old:
+        if first:
             vars(self).pop("image_classes", None)  # they are indices of other classes
         self.provides = {key: self._types.get(key) for key in (*dataset.provides, "labelled")}
 

@@ -9,6 +9,7 @@ import torch
 from densevit.config import section
 from densevit.data.data_builder import build_data
 from densevit.data.datasets.mapped_classes import MappedClasses
+from densevit.data.datasets.mix import Mix
 from densevit.data.datasets.partly_labelled import PartlyLabelled
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE, VOID, Class, Dataset
@@ -46,7 +47,8 @@ class Flat(Dataset):
         return 1
 
     def __getitem__(self, index: int):
-        return {"image": torch.zeros(3, 1, 3, dtype=torch.uint8), "targets": {"semantic": torch.tensor([[0, 1, 2]])}}
+        targets = {"image_id": index, "semantic": torch.tensor([[0, 1, 2]])}
+        return {"image": torch.zeros(3, 1, 3, dtype=torch.uint8), "targets": targets}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,27 @@ def test_the_sets_of_a_mix_have_their_labelled_classes():
     assert "labelled" in MappedClasses(dataset, {"detection": [1, 0]})[0]["targets"]
     plain = mix(a=None, b=None)
     assert "labelled" not in plain.provides and all("labelled" not in plain[i]["targets"] for i in range(8))
+
+
+class OtherClasses(Flat):
+    classes = {"segmentation": tuple(Class(name, i, (i, i, i)) for i, name in enumerate(("Background", "c", "b")))}  # noqa: RUF012
+
+
+def test_the_sets_of_a_mix_may_have_different_classes():
+    """The pixels of both sets are classes 0, 1, 2 of their own."""
+    sets = {
+        "flat": {"name": f"{__name__}:Flat", "labelled_classes": ["a", "b"]},
+        "other": {"name": f"{__name__}:OtherClasses", "labelled_classes": ["c"]},
+    }
+    dataset = Mix("train", sets)
+    assert [(c.name, c.file_id) for c in dataset.classes["segmentation"]] == [
+        *zip(("Background", "a", "b", "c"), range(4), strict=True)
+    ]
+    assert [dataset[i]["targets"]["semantic"].tolist() for i in range(2)] == [[[255, 1, 2]], [[255, 3, 255]]]
+    assert [dataset[i]["targets"]["labelled"] for i in range(2)] == [["a", "b"], ["c"]]
+    del sets["flat"]["labelled_classes"], sets["other"]["labelled_classes"]
+    with pytest.raises(DataError, match="different classes: .*labelled_classes"):
+        Mix("train", sets)
 
 
 @pytest.mark.parametrize("option", [{}, {"mosaic": 1.0}, {"copy_paste": 1.0}, {"mixup": 8.0}])
