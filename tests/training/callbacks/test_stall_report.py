@@ -14,14 +14,14 @@ from tests.training.poisoned import Greys
 SLOW: set[str] = set()  # splits
 
 
-def wait() -> None:
+def wait_in_test() -> None:
     time.sleep(2.5)
 
 
 class Slow(Greys):
     def __getitem__(self, index: int) -> Sample:
         if self.split in SLOW:
-            wait()
+            wait_in_test()
         return super().__getitem__(index)
 
 
@@ -38,5 +38,5 @@ def test_a_slow_batch_is_reported_once_and_training_goes_on(split, reports, tmp_
     densevit.fit(config, run_dir=tmp_path / "run", callbacks=[start])
     SLOW.clear()
     printed = capfd.readouterr().err
-    assert printed.count("Timeout (0:00:01)!") == printed.count(" in wait\n") == reports
+    assert printed.count("Timeout (0:00:01)!") == printed.count(" in wait_in_test\n") == reports
     assert (tmp_path / "run" / "metrics.json").is_file()

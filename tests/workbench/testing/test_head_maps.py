@@ -36,7 +36,7 @@ def failures(factory, only=None):
     return {result.name: result.message for result in head_checks(factory, skip=skip) if not result.passed}
 
 
-INVERSE = predicting(LinearDepth, lambda found, target: {"inverse_depth": found["depth"]})
+INVERSE = predicting(LinearDepth, lambda found, target: {"inverse_depth": next(iter(found.values()))})
 INVERSE.read_maps = lambda self, maps: {"inverse_depth": maps[:, 0]}
 
 
