@@ -45,7 +45,8 @@ def merges(annotation: Any) -> bool:
 
 def section_type(annotation: Any) -> type[Section] | None:
     """The class of a section of this type; None for other types."""
-    return next((part for part in parts(annotation) if isinstance(part, type) and issubclass(part, Section)), None)
+    classes = (part for part in parts(annotation) if isinstance(part, type) and get_origin(part) is None)
+    return next((part for part in classes if issubclass(part, Section)), None)  # Python 3.10: list[str] is a type
 
 
 def named_classes(values: Any, annotation: Any) -> set[str]:
