@@ -5,6 +5,7 @@ import io
 import json
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def write(
             rewrite(program)
             _remove_unused(program)
             begin(SAVING)
-            program.example_inputs = None  # example images are as large as many models
+            with suppress(ValueError):  # torch 2.6 keeps them
+                program.example_inputs = None  # example images are as large as many models
             torch.export.save(program, path, extra_files={HEADER_FILE: json.dumps(header)})
             return program
         names = list(graph(blank(1, size), **graph.focal_example(1)))
