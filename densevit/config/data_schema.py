@@ -40,14 +40,16 @@ class FinalPhase(OpenSection):
 
     start: Annotated[Float, Field(gt=0, lt=1)]
     """The fraction of training at which the phase starts, such as 0.9."""
-    _keys = rule(
-        model_validator(mode="after"),
-        lambda phase, _: (
-            (keys := [key for key in phase.options if key not in AUGMENTATION])
-            and f"{keys[0]!r} is not a key that can change in training.{nearest(keys[0], AUGMENTATION)} "
-            f"Keys: {', '.join(('start', *AUGMENTATION))}."
-        ),
-    )
+
+    @model_validator(mode="after")
+    def _changes_augmentation(self) -> "FinalPhase":
+        for key in self.options:
+            if key not in AUGMENTATION:
+                keys = ", ".join(("start", *AUGMENTATION))
+                raise ValueError(
+                    f"{key!r} is not a key that can change in training.{nearest(key, AUGMENTATION)} Keys: {keys}."
+                )
+        return self
 
 
 def folder_name(plugin: str, root: Any) -> str:

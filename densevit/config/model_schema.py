@@ -215,20 +215,17 @@ class HeadSection(PluginSection):
     """Windows and test-time augmentation of this head. `null`: the section `inference`."""
 
 
-_HEAD_NAME = re.compile(rf"(?!({'|'.join(keyword.kwlist)})$)[A-Za-z_][\w-]{{0,99}}")  # part of files and of code
+def _valid_head_names(heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
+    for name in heads:
+        if not re.fullmatch(r"[A-Za-z_][\w-]{0,99}", name) or keyword.iskeyword(name):  # part of files and of code
+            raise ValueError(
+                f"{name[:100]!r} is not a valid name for a head: use letters, digits, _ and -, at most 100, and no "
+                "keyword of Python."
+            )
+    return heads
 
-Heads = Annotated[
-    dict[str, Annotated[HeadSection, "heads"]],
-    BY_NAME,
-    rule(
-        AfterValidator,
-        lambda heads, _: (
-            (invalid := [name[:100] for name in heads if not _HEAD_NAME.fullmatch(name)])
-            and f"{invalid[0]!r} is not a valid name for a head: use letters, digits, _ and -, at most 100, and no "
-            "keyword of Python."
-        ),
-    ),
-]
+
+Heads = Annotated[dict[str, Annotated[HeadSection, "heads"]], BY_NAME, AfterValidator(_valid_head_names)]
 
 
 class ModelSections(Section):

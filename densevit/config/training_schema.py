@@ -71,17 +71,21 @@ class OptimSection(OpenSection):
         is_set = not isinstance(section, dict) or any(section.get(key) is not None for key in ("lr", "lr_per_256"))
         return section if is_set else {**section, "lr": 1e-4}
 
-    _rules = rule(
+    _one_rate = rule(
+        model_validator(mode="after"),
+        lambda optim, _: None not in (optim.lr, optim.lr_per_256) and "lr and lr_per_256 are both set; keep one.",
+    )
+    _decays = rule(
         model_validator(mode="after"),
         lambda optim, _: (
-            (None not in (optim.lr, optim.lr_per_256) and "lr and lr_per_256 are both set; keep one.")
-            or (
-                optim.final_weight_decay is not None
-                and optim.weight_decay == 0
-                and "final_weight_decay is a multiple of weight_decay, which must be above 0."
-            )
-            or (optim.warmup and optim.warmup_steps and "warmup and warmup_steps are both set; keep one.")
+            optim.final_weight_decay is not None
+            and optim.weight_decay == 0
+            and "final_weight_decay is a multiple of weight_decay, which must be above 0."
         ),
+    )
+    _one_warmup = rule(
+        model_validator(mode="after"),
+        lambda optim, _: optim.warmup and optim.warmup_steps and "warmup and warmup_steps are both set; keep one.",
     )
 
 
@@ -176,16 +180,17 @@ class TrainerSection(Section):
         is_set = not isinstance(values, dict) or any(values.get(key) is not None for key in EVALUATIONS)
         return values if is_set else {**values, "evaluations": 4}
 
-    _rules = rule(
+    _one_interval = rule(
         model_validator(mode="after"),
         lambda trainer, _: (
-            (
-                None not in (trainer.evaluations, trainer.evaluate_every_epochs)
-                and "evaluations and evaluate_every_epochs are both set; keep one."
-            )
-            or (
-                [trainer.max_images, trainer.max_steps, trainer.max_epochs].count(None) != 2
-                and "set exactly one of max_images, max_steps and max_epochs."
-            )
+            None not in (trainer.evaluations, trainer.evaluate_every_epochs)
+            and "evaluations and evaluate_every_epochs are both set; keep one."
+        ),
+    )
+    _one_budget = rule(
+        model_validator(mode="after"),
+        lambda trainer, _: (
+            [trainer.max_images, trainer.max_steps, trainer.max_epochs].count(None) != 2
+            and "set exactly one of max_images, max_steps and max_epochs."
         ),
     )

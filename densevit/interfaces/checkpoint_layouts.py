@@ -53,6 +53,10 @@ class Line(NamedTuple):
 Metadata = Mapping[str, Any]  # of the files that accompany a checkpoint
 
 
+ConfigFiles = Callable[[Mapping[str, Any], StateDict, Sequence[Class]], dict[str, dict[str, Any]]]
+Recipe = Callable[[Mapping[str, Any], Mapping[str, Sequence[Class]]], tuple[str, dict[str, Any]]]
+
+
 @dataclass(frozen=True)
 class OtherKeys:
     """Keys of the same tensors in other files of the project: read like the keys in `lines`, never written.
@@ -148,11 +152,8 @@ class Publishing:
     files: Mapping[str, Licences] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, PublishedModel] = field(default_factory=dict)
-    config_files: Callable[[Mapping[str, Any], StateDict, Sequence[Class]], dict[str, dict[str, Any]]] = lambda *_: {}
-    recipe: Callable[[Mapping[str, Any], Mapping[str, Sequence[Class]]], tuple[str, dict[str, Any]]] = lambda *_: (
-        "",
-        {},
-    )
+    config_files: ConfigFiles = lambda *_: {}
+    recipe: Recipe = lambda *_: ("", {})
 
 
 @dataclass(frozen=True)
