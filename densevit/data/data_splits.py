@@ -160,10 +160,12 @@ class DataSplits:
         self.views, self._method_transform = method.views, method.transform
 
     def use_split(self, key: Literal["train", "val"], dataset: Dataset) -> None:
-        """Replaces a split, and what was built for the earlier one."""
+        """Replaces a split. For another training split, transforms and order are computed again."""
+        is_new = key == "train" and self._built.get(key) is not dataset
         self._built[key] = dataset
-        for name in ("_augmentation", "config_transform", "config_phases", "_epoch_indices"):
-            vars(self).pop(name, None)
+        for name, value in vars(DataSplits).items() if is_new else ():
+            if isinstance(value, cached_property):
+                vars(self).pop(name, None)
 
     def use_classes(self, kept: Mapping[str, Sequence[int]]) -> None:
         """Restricts evaluation to some classes, in this order. kept: class indices by task; other tasks keep all."""

@@ -30,7 +30,10 @@ class LabelledClasses(TargetType):
 def by_class(targets: list[Targets], classes: Sequence[Class]) -> list[Targets]:
     """The targets of a head: `labelled` is (K,) bool of its classes instead of names."""
 
-    def row(names: Any) -> Any:
-        return torch.tensor([c.name in names for c in classes]) if isinstance(names, list) else names
+    def row(value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        names = set(value)  # LVIS has 1,203 classes
+        return torch.tensor([c.name in names for c in classes])
 
     return [{**target, "labelled": row(target["labelled"])} if "labelled" in target else target for target in targets]

@@ -24,9 +24,14 @@ class MappedClasses(WrappedDataset):
         for task, indices in kept.items():
             table = np.full(len(dataset.classes[task]), -1, np.int64)
             table[list(indices)] = np.arange(len(indices))
-            self.classes[task] = tuple(dataset.classes[task][n] for n in indices)
-            self._mappings[task] = (table, self.classes[task])
+            self._map(task, table, tuple(dataset.classes[task][n] for n in indices))
         self._types = TargetTypes.of(dataset)
+
+    def _map(self, task: str, table: np.ndarray, classes: tuple[Class, ...]) -> None:
+        """Sets the classes of a task. table: (K,), the new index of each class; -1: none."""
+        self.classes[task], self._mappings[task] = classes, (table, classes)
+        if classes != self.dataset.classes[task]:
+            vars(self).pop("image_classes", None)  # of `SupportsImageClasses`: the indices of the earlier classes
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.dataset[index]

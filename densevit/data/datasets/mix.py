@@ -236,7 +236,7 @@ class Mix(Dataset):
         for i, (name, dataset) in enumerate(zip(self._names, self._sets, strict=True)):
             names = sections[name].labelled_classes or dict.fromkeys(c.name for c in chain(*dataset.classes.values()))
             self._sets[i] = PartlyLabelled(dataset, names, f"data.sets.{name}.labelled_classes", classes)
-            self._kept[i] = (*{*self._kept[i], "labelled"},) if self._kept[i] else ()
+            self._kept[i] = tuple(dict.fromkeys((*self._kept[i], "labelled"))) if self._kept[i] else ()
 
     def _joined_classes(self) -> dict[str, tuple[Class, ...]]:
         """Returns each task's classes, from the sets that label it. Raises DataError if two sets differ."""

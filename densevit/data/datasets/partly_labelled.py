@@ -35,17 +35,15 @@ class PartlyLabelled(MappedClasses):
         is_complete = {*names} | {name for name in joined_names if plain_name(name) == "background"} >= joined_names
         self.labelled = [name for name in names if is_complete or plain_name(name) != "background"]
         for task, classes in dataset.classes.items():
-            self.classes[task] = every_class = joined_classes(first.get(task, ()), classes)
+            every_class = joined_classes(first.get(task, ()), classes)
             index = {c.name: i for i, c in enumerate(every_class)}
             table = [index[c.name] if c.name in self.labelled else -1 for c in classes]
-            self._mappings[task] = (np.array(table, np.int64), every_class)
-        if first:
-            vars(self).pop("image_classes", None)  # they are indices of other classes
+            self._map(task, np.array(table, np.int64), every_class)
         self.provides = {key: self._types.get(key) for key in (*dataset.provides, "labelled")}
 
     def __getitem__(self, index: int) -> Sample:
         sample = super().__getitem__(index)
-        names = sample["targets"].get("labelled", self.labelled)
+        names = {*sample["targets"].get("labelled", self.labelled)}
         return {**sample, "targets": {**sample["targets"], "labelled": [x for x in self.labelled if x in names]}}
 
 

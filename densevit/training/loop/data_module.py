@@ -6,6 +6,7 @@ from functools import partial
 
 import pytorch_lightning as lightning
 
+from densevit.config.data_schema import NEW_CLASSES
 from densevit.data.data_builder import DataSource, build_data
 from densevit.data.data_splits import DataSplits
 from densevit.data.loading.batch_sampler import TrainBatches
@@ -17,6 +18,7 @@ from densevit.interfaces import Dataset, Method
 from densevit.model import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.data_checks import check_splits
+from densevit.training.loop.supervised_method import labels_data
 
 
 class DenseDataModule(lightning.LightningDataModule):
@@ -72,6 +74,11 @@ class DenseDataModule(lightning.LightningDataModule):
         hooks = "on_before_batch_transfer|transfer_batch_to_device"
         warnings.filterwarnings("ignore", f"You have overridden `({hooks})` in `LightningModule`")
         if not self._is_checked and stage == "fit":
+            if self.data.section.labelled_classes == NEW_CLASSES or labels_data(method):
+                raise ConfigError(
+                    "data.labelled_classes=new and methods that label the data, as self_training, need a run folder. "
+                    "Fix: densevit.fit or densevit train."
+                )
             self.data.sort_classes()
             self.data.check_splits(labels)
             if not getattr(self.trainer, "overfit_batches", 0):

@@ -30,6 +30,11 @@ def create_method(name: str, model: DenseModel, **options: Any) -> Method:
     return cast(Method, registry.create("methods", name, model, options=options, where=f"method {name!r}"))
 
 
+def labels_data(method: Any) -> bool:
+    """Whether the method replaces the training data, see `Method.training_data`."""
+    return isinstance(method, Method) and type(method).training_data is not Method.training_data
+
+
 def check_method(method: Method, model: DenseModel) -> None:
     """Raises PluginError if `eval_model` is not part of the method, or for images that it cannot use."""
     if not method.any_channels and not model.channels.is_rgb:

@@ -21,7 +21,7 @@ from densevit.model.meta_device import built_on_meta
 from densevit.model.parameter_groups import ParameterRate, method_parameters
 from densevit.terminal import show, table, text_console
 from densevit.training.loop.optim import learning_rate
-from densevit.training.loop.supervised_method import Supervised
+from densevit.training.loop.supervised_method import Supervised, labels_data
 from densevit.training.run.end_notes import all_trained
 from densevit.training.run.folder import RunFolder
 from densevit.training.run.plan import Plan
@@ -118,7 +118,7 @@ def announcement(plan: Plan, folder: Path) -> Iterator[str]:
     if not data.train.channels.is_rgb:
         yield f"channels: {plan.model.channels}"
     yield from filter(None, (data.val.conversion, data.val.division))
-    if config.data.labelled_classes == NEW_CLASSES and isinstance(plan.method, Supervised):
+    if config.data.labelled_classes == NEW_CLASSES and not labels_data(plan.method):
         yield f"The classes of {config.weights} are not labelled, and are forgotten. method=self_training keeps them."
     yield plan.budget.describe(len(data.train))
     yield from (*missing_necks(plan), *random_backbone(plan))

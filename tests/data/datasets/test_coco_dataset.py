@@ -11,6 +11,7 @@ from PIL import Image
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.datasets.coco_json import color_of
 from densevit.data.datasets.mapped_classes import MappedClasses
+from densevit.data.loading.repeat_factors import SupportsImageClasses
 from densevit.data.transforms.default import DefaultTransforms
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import DataError
@@ -28,6 +29,8 @@ def test_boxes_labels_areas_and_crowds_of_each_image(write_coco):
     assert len({color_of(k) for k in range(80)}) == 80
     assert len(dataset) == 3 and len(Coco("train", root=str(write_coco()), limit=2)) == 2
     assert MappedClasses(dataset, {}).image_name(1) == dataset.image_name(1) == "1.jpg"
+    mapped = (MappedClasses(dataset, kept) for kept in ({}, {"detection": [1, 0]}))  # labels of other indices
+    assert [isinstance(x, SupportsImageClasses) for x in mapped] == [True, False]
     assert (dataset.sizes().tolist(), dataset.provides) == ([[30, 40]] * 3, ("boxes", "labels"))
     assert [dataset.other_files(index) for index in range(3)] == [[str(dataset.file)], [], []]
     targets = [dataset[index]["targets"] for index in range(3)]

@@ -91,6 +91,7 @@ def test_the_sets_of_a_mix_may_have_different_classes():
         "other": {"name": f"{__name__}:OtherClasses", "labelled_classes": ["c"]},
     }
     dataset = Mix("train", sets)
+    assert [*dataset.provides] == ["semantic", "labelled"]
     assert [(c.name, c.file_id) for c in dataset.classes["segmentation"]] == [
         *zip(("Background", "a", "b", "c"), range(4), strict=True)
     ]

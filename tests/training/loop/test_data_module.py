@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from densevit.errors import DataError
+from densevit.errors import ConfigError, DataError
 from densevit_scenes.dataset import Scenes
 from tests.training.process_groups import in_two_processes, linux
 from tests.training.runs import assert_same
@@ -39,6 +39,8 @@ def test_setup_checks_the_labels_of_the_splits_of_a_stage():
     for train, val, stage in ((unlabelled, labelled, "fit"), (labelled, unlabelled, "validate")):
         with pytest.raises(DataError, match="no image has labels"):
             densevit.DenseDataModule(train=train, val=val).setup(stage)
+    with pytest.raises(ConfigError, match=r"labelled_classes=new .* need a run folder"):
+        densevit.DenseDataModule({"name": "scenes", "labelled_classes": "new"}).setup("fit")
 
 
 def plain_training(options: dict[str, Any], folder: Path | None = None, checkpoint: Path | None = None) -> Any:
