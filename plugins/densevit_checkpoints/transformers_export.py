@@ -138,7 +138,7 @@ def _write(
         options = ", ".join(f"{name} is {value!r}" for name, value in _unmatched(model_sections, described))
         raise WeightsError(f"transformers has no config for such a model ({layout.name}; {options}).")
     labels = {str(row): category.name for row, category in enumerate(classes)}
-    config = ({"id2label": labels} if labels else {}) | files["config.json"]
+    config: dict[str, Any] = ({"id2label": labels} if labels else {}) | files["config.json"]
     if "id2label" in config:
         config["label2id"] = {name: int(row) for row, name in config["id2label"].items()}
     processor = {
