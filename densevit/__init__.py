@@ -19,7 +19,7 @@ __all__ = sorted(_MODULE_OF)
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
-        name = importlib.import_module("densevit.renaming").current_name("densevit.", name)
+        name = importlib.import_module("densevit.deprecation").current_name("densevit.", name)
     if name not in _MODULE_OF:
         if not name.startswith("_") and find_spec(f"densevit.{name}"):
             return importlib.import_module(f"densevit.{name}")

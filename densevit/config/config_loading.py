@@ -15,10 +15,10 @@ from densevit.config.model_schema import ModelSections
 from densevit.config.schema import Config
 from densevit.config.schema_validation import validated
 from densevit.constructor_call import Unwritten, plain
+from densevit.deprecation import DEPRECATED
 from densevit.errors import ConfigError, printable
 from densevit.paths import user_path
 from densevit.registry import ObjectName
-from densevit.renaming import DEPRECATED
 
 _LARGEST_IN_FILE = 2**20  # characters of a config inside another file: PyYAML takes minutes for megabytes
 

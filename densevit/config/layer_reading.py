@@ -12,10 +12,10 @@ from densevit.config.key_types import parts, type_in
 from densevit.config.schema import Config
 from densevit.config.values import BY_NAME, with_value
 from densevit.config.yaml_io import find_file, parse, read_file
+from densevit.deprecation import current_name
 from densevit.errors import Argument, ConfigError, PluginError
 from densevit.paths import user_path
 from densevit.registry import PLUGIN_GROUPS
-from densevit.renaming import current_name
 
 COMMAND_LINE = "command line"
 _SECTIONS = ("backbone", "heads", "data", "optim", "trainer", "inference")

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from densevit.deprecation import current_name
 from densevit.errors import DensevitError, PluginError, one_line
 from densevit.registry.groups import POSITIONAL_ARGUMENTS
 from densevit.registry.importing import described_error, search_path
 from densevit.registry.plugin_loading import load
-from densevit.renaming import current_name
 
 _MODULES = ("backbones", "necks", "heads", "methods")  # groups of torch modules
 

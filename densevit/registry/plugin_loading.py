@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from densevit.deprecation import current_name
 from densevit.errors import PluginError, did_you_mean, nearest
 from densevit.registry.finding import find, scan
 from densevit.registry.groups import INTERFACES, Plugin, check_group, noun_of
 from densevit.registry.importing import import_plugin
-from densevit.renaming import current_name
 
 _WRAP = {  # for objects of other libraries
     "backbones": " For an existing model that returns feature maps: densevit.interfaces.ModuleBackbone(model, "

@@ -7,8 +7,8 @@ import pytest
 
 import densevit
 from densevit import config, registry
+from densevit.deprecation import DEPRECATED
 from densevit.errors import warn_once
-from densevit.renaming import DEPRECATED
 
 CONFIG = {
     "backbone": {"name": "residual", "depth": 18},
