@@ -1,6 +1,5 @@
-"""Small layers: pooling, padding, stochastic depth, rotary positions, cached tables and activation checkpointing."""
+"""Small layers: pooling, padding, stochastic depth, cached tables and activation checkpointing."""
 
-import math
 import pickle
 
 import pytest
@@ -12,7 +11,6 @@ from densevit.layers.checkpointing import run, update_statistics_once
 from densevit.layers.drop_path import DropPath
 from densevit.layers.norms import SyncBatchNorm2d
 from densevit.layers.pooling import masked_mean
-from densevit.layers.rotary import rotary_table, rotate
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
@@ -31,19 +29,6 @@ def test_branches_are_dropped_per_image():
     assert torch.equal(of_image, of_image[:, :1].expand_as(of_image))
     torch.testing.assert_close(torch.unique(of_image), torch.tensor([0.0, 1 / 0.7]))
     assert abs((of_image[:, 0] > 0).float().mean() - 0.7) < 0.15
-
-
-CPU = torch.device("cpu")
-
-
-def test_channel_quarters_rotate_by_row_and_column():
-    """Four channels have one period, 1: channels 0 and 2 rotate by the row, 1 and 3 by the column."""
-    found = rotate(torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(6, 4), rotary_table((2, 3), 4, CPU))
-    for row in range(2):
-        for column in range(3):
-            by_row, by_column = 2 * math.pi * (-0.5, 0.5)[row], 2 * math.pi * (-2 / 3, 0.0, 2 / 3)[column]
-            expected = [math.cos(by_row), math.cos(by_column), math.sin(by_row), math.sin(by_column)]
-            torch.testing.assert_close(found[3 * row + column], torch.tensor(expected), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("kind", "by_hooks"), [(nn.BatchNorm2d, False), (SyncBatchNorm2d, True)])

@@ -10,10 +10,10 @@ from densevit.interfaces import LossContext, Losses, Outputs, Predictions, Targe
 from densevit.layers.tracing import computed_rows, kept_rows, sides
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts, check_weights
-from densevit.set_prediction.mask_branch import MaskBranch
 from densevit.set_prediction.mask_matching import MaskWeights
 from densevit.set_prediction.mask_predictions import MaskLogits, upsampled
 from densevit.set_prediction.predictions import class_scores, top_scores
+from densevit_heads.parts.mask_branch import MaskBranch
 
 
 class InstanceMaskHead(SetPredictionHead):

@@ -18,13 +18,13 @@ from densevit.layers.positions import mask_on_grid, sine_boxes
 from densevit.losses.matching import MatchingCosts
 from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.deformable_transformer import DeformableDecoderLayer
-from densevit.set_prediction.group_criterion import GroupCriterion
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit.set_prediction.prediction_layers import box_head, label_head
 from densevit.set_prediction.queries import BoxQueries
 from densevit.set_prediction.transformer import Transformer
+from densevit_heads.rf_detr.group_criterion import GroupCriterion
 from densevit_heads.rf_detr.queries import GroupQueries, reparameterized
 
 COSTS = MatchingCosts(label=2.0)

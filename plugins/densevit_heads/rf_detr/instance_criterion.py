@@ -9,9 +9,9 @@ from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import has_objects
 from densevit.losses.labelled_objects import LabelledObjects
 from densevit.losses.matching import MatchedPairs, assign, matching_costs
-from densevit.set_prediction.group_criterion import GroupCriterion, over_groups
 from densevit.set_prediction.mask_matching import MaskWeights
 from densevit_heads.parts.point_masks import PointMasks
+from densevit_heads.rf_detr.group_criterion import GroupCriterion, over_groups
 
 
 @dataclass

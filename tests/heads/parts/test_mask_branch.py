@@ -2,8 +2,8 @@
 
 import torch
 
-from densevit.set_prediction.mask_branch import MaskBranch
 from densevit.set_prediction.queries import mask_logits
+from densevit_heads.parts.mask_branch import MaskBranch
 
 
 def test_logits_are_products_of_projections_plus_the_bias():
