@@ -84,9 +84,11 @@ def _os_error(error: OSError) -> str:
 def _run(name: str, rest: list[str]) -> int:
     from densevit.allocator import keep_freed_memory
     from densevit.cli import command_output
+    from densevit.openmp import shorten_waits_beside_other_work
 
-    module, parser = command(name)
+    shorten_waits_beside_other_work()
     keep_freed_memory()
+    module, parser = command(name)
     try:
         arguments = parser.parse_intermixed_args([Argument(word) if "=" in word else word for word in rest])
     except SystemExit as stop:  # argparse has printed the reason
