@@ -38,10 +38,22 @@ def test_commands_page_has_the_commands() -> None:
     assert codes - {""} == expected
 
 
+def test_commands_page_has_the_flags_of_every_command() -> None:
+    table = (DOCS / "commands.md").read_text().partition("| flag of every command |")[2].partition("\n\n")[0]
+    flags = {*re.findall(r"^\| `(--[a-z]+)`", table, re.MULTILINE)}
+    assert flags and all(flags <= {*cli.command(name)[1]._option_string_actions} for name in registry.find("commands"))
+
+
 def test_install_page_has_the_extras() -> None:
+    """With the Python versions from which they install anything."""
     parser = configparser.ConfigParser()
     parser.read(PROJECT / "setup.cfg")
-    assert first_cells(DOCS / "install.md") == set(parser["options.extras_require"])
+    extras = parser["options.extras_require"]
+    assert first_cells(DOCS / "install.md") == set(extras)
+    text = (DOCS / "install.md").read_text()
+    for extra, packages in extras.items():
+        if version := re.search(r"python_version >= .([\d.]+)", packages):
+            assert re.search(rf"^\|.*`{extra}`.*Python {version[1]}", text, re.MULTILINE), extra
 
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -60,13 +72,14 @@ DERIVED = ("evaluation", "evaluations", "lr")  # defaults that depend on other k
 def test_config_page_has_the_defaults(section: str) -> None:
     text = (DOCS / "config.md").read_text().partition(f"### {section}\n")[2].partition("\n##")[0]
     rows = re.findall(r"^\| (`[^|]+) \|([^|]*)\|", text, re.MULTILINE)
-    assert rows
+    fields = SECTIONS[section].model_fields
+    assert fields.keys() - {*re.findall(r"`(\w+)`", " ".join(keys for keys, _ in rows))} <= {"name", *SECTIONS}
     for keys, cell in rows:
         written = yaml_io.parse(f"[{cell.replace('`', '')}]", "config.md")
         for key, value in zip(
             re.findall(r"`(\w+)`", keys), written * 4 if len(written) == 1 else written, strict=False
         ):
-            default = SECTIONS[section].model_fields[key].get_default(call_default_factory=True)
+            default = fields[key].get_default(call_default_factory=True)
             default = getattr(default, "name", default)
             assert key in DERIVED or value == (list(default) if isinstance(default, tuple) else default), key
 

@@ -28,6 +28,7 @@ BACKBONES: dict[str, tuple[str, Mapping[str, Any]]] = {  # by name on the page: 
     "`mit`": ("mit", {}),
     "timm's ConvNeXt": ("timm", {"model": "convnext_atto"}),
     "timm's ViT": ("timm", {"model": "vit_tiny_patch16_224"}),
+    "timm's ViT with patches of 14": ("timm", {"model": "vit_small_patch14_reg4_dinov2", "model_args": {"depth": 4}}),
     "`vit`": ("vit", NANO),
     "`windowed_vit`": ("windowed_vit", NANO),
     "`attention_resnet`": ("attention_resnet", {"depth": 26, "width": 8}),
@@ -79,7 +80,7 @@ def outcome(backbone: str, head: str) -> str:
 def reason(error: Exception) -> str:
     """The reason of a refusal, without the names of the classes and without the fix."""
     text = one_line(error).partition(" Fix:")[0].rstrip(".")
-    text = re.sub(r"^heads\.head(:? \(\w+\)|:)? ?", "The head ", text)
+    text = re.sub(r"^(?:heads\.head(?::? \(\w+\)|:)? ?|The head '\w+' )", "The head ", text)
     return re.sub(r"backbone [A-Z]\w+", "this backbone", text)
 
 
