@@ -69,9 +69,6 @@ class InferenceModel:
         """A short hash of classes and weights, which identifies the model of predictions."""
         raise NotImplementedError
 
-    def check_evaluation(self) -> None:
-        """Called before an evaluation. Raises ConfigError if the metrics would be wrong, for an exported file."""
-
     def predict(
         self,
         images: Any,

@@ -47,14 +47,15 @@ void write_image(const Image& image, const std::string& path) {
     file.write(reinterpret_cast<const char*>(image.pixels.data()), static_cast<std::streamsize>(image.pixels.size()));
 }
 
-// The names of the classes of a head, in the order of the labels: in the metadata of the file, one per line.
-std::vector<std::string> class_names(const Ort::Session& session, const std::string& head) {
+// The lines of an entry of the file's metadata: "classes/HEAD", names in the order of the labels, or "thresholds", the
+// lowest score of objects for each head.
+std::vector<std::string> metadata(const Ort::Session& session, const std::string& key) {
     Ort::AllocatorWithDefaultOptions allocator;
-    auto text = session.GetModelMetadata().LookupCustomMetadataMapAllocated(("classes/" + head).c_str(), allocator);
-    std::vector<std::string> names;
+    auto text = session.GetModelMetadata().LookupCustomMetadataMapAllocated(key.c_str(), allocator);
+    std::vector<std::string> entries;
     std::istringstream lines(text ? text.get() : "");
-    for (std::string name; std::getline(lines, name);) names.push_back(name);
-    return names;
+    for (std::string line; std::getline(lines, line);) entries.push_back(line);
+    return entries;
 }
 
 // The first head with classes, in the metadata of the file.
@@ -99,7 +100,12 @@ int main(int argc, char** argv) try {
         for (int colour = 0; colour < 3; colour++) planes[colour * area + i] = image.pixels[3 * i + colour];
     const std::vector<int64_t> shape{1, 3, image.height, image.width};
     const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-    const auto input = Ort::Value::CreateTensor<uint8_t>(memory, planes.data(), planes.size(), shape.data(), 4);
+    std::vector<float> thresholds;
+    for (const auto& score : metadata(session, "thresholds")) thresholds.push_back(std::stof(score));
+    const int64_t heads = thresholds.size();
+    const Ort::Value values[] = {
+        Ort::Value::CreateTensor<uint8_t>(memory, planes.data(), planes.size(), shape.data(), 4),
+        Ort::Value::CreateTensor<float>(memory, thresholds.data(), thresholds.size(), &heads, 1)};
 
     // Files with several heads have outputs HEAD/boxes, others boxes.
     const std::string head = head_name(session);
@@ -108,12 +114,12 @@ int main(int argc, char** argv) try {
     for (size_t i = 0; i < session.GetOutputCount(); i++)
         if (session.GetOutputNameAllocated(i, allocator).get() == head + "/boxes") prefix = head + "/";
     const std::string names[] = {prefix + "boxes", prefix + "scores", prefix + "labels"};
-    const char* inputs[] = {"images"};
+    const char* inputs[] = {"images", "thresholds"};
     const char* outputs[] = {names[0].c_str(), names[1].c_str(), names[2].c_str()};
-    const auto found = session.Run(Ort::RunOptions{nullptr}, inputs, &input, 1, outputs, 3);
+    const auto found = session.Run(Ort::RunOptions{nullptr}, inputs, values, 2, outputs, 3);
 
-    // The objects, best first. The file has removed duplicates and objects with a low score.
-    const auto classes = class_names(session, head);
+    // The objects, best first. The file removes duplicates, and objects with scores below the threshold of their head.
+    const auto classes = metadata(session, "classes/" + head);
     const float* boxes = found[0].GetTensorData<float>();
     const float* scores = found[1].GetTensorData<float>();
     const int64_t* labels = found[2].GetTensorData<int64_t>();

@@ -29,9 +29,13 @@ function tensorOf({ data, width, height }) {
   return new ort.Tensor("uint8", planes, [1, 3, height, width]);
 }
 
-/** The objects, best first. The file has removed duplicates and objects with a low score. */
-async function detect(session, classesByHead, image) {
-  const outputs = await session.run({ images: tensorOf(image) });
+/** The objects, best first. The file removes duplicates, and objects with scores below the thresholds of their heads. */
+async function detect(session, classesByHead, thresholds, image) {
+  const lowest = Float32Array.from(Object.values(thresholds));
+  const outputs = await session.run({
+    images: tensorOf(image),
+    thresholds: new ort.Tensor("float32", lowest, [lowest.length]),
+  });
   const objects = [];
   for (const [head, names] of Object.entries(classesByHead)) {
     const prefix = `${head}/boxes` in outputs ? `${head}/` : ""; // a file with several heads has HEAD/boxes
@@ -71,9 +75,9 @@ if (!output) {
   console.error("node detect.js MODEL.onnx MODEL.json IMAGE DRAWN");
   process.exit(2);
 }
-const { classes } = JSON.parse(await readFile(description, "utf8"));
-const session = await ort.InferenceSession.create(await readFile(model), { logSeverityLevel: 3 });
+const { classes, thresholds } = JSON.parse(await readFile(description, "utf8"));
+const session = await ort.InferenceSession.create(await readFile(model));
 const image = await readImage(input);
-const objects = await detect(session, classes, image);
+const objects = await detect(session, classes, thresholds, image);
 for (const object of objects) console.log(JSON.stringify(object));
 await draw(image, objects, output);

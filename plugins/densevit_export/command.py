@@ -174,6 +174,7 @@ def run(args: Namespace) -> int:
             "model_ms": exported.model_ms,
             "file_ms": exported.file_ms,
             "classes": {head: [c.name for c in classes] for head, classes in model.classes.items()},
+            "thresholds": dict(exported.thresholds),
             **({} if evaluation is None else {"evaluation": evaluation._asdict()}),
             **({} if quantized is None else {"int8": quantized.as_json()}),
         }

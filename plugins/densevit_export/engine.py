@@ -66,15 +66,6 @@ class Engine(InferenceModel):
         """Raises WeightsError: a file has no weights."""
         raise WeightsError(f"{self.file.path}: an exported file has no weights to save. Fix: save the model itself.")
 
-    def check_evaluation(self) -> None:
-        """Raises ConfigError for score thresholds in OpenVINO, which returns only objects above them; ONNX Runtime
-        returns all."""
-        if self.thresholds and self.file.runtime == "openvino":
-            raise ConfigError(
-                f"{self.file.path}: OpenVINO returns no objects below the score thresholds in the file, which cuts "
-                "AP. Fix: evaluate it with ONNX Runtime, or a file without --postprocess."
-            )
-
     @property
     def recorded_evaluation(self) -> "RecordedEvaluation | None":
         """The evaluation in the header; None if there is none."""
@@ -83,7 +74,7 @@ class Engine(InferenceModel):
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """The score threshold of each head inside a file with post-processing; empty without."""
+        """The default score threshold of each head of a file with post-processing; empty without."""
         return {} if self.postprocess is None else dict(self.postprocess["thresholds"])
 
     def fingerprint(self) -> str:

@@ -4,7 +4,7 @@ import itertools
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ class Exported:
     differences: each output's largest difference from the model's, relative to its range, on images of `sizes`.
     model_ms, file_ms: median latency of an image of the first size on the CPU. evaluation: the metrics of model and
     file; None without an evaluation. blocks: the precision of each block, in half precision only. quantization: the
-    figures of an int8 file; differences and limit then describe the float32 file before quantisation.
+    figures of an int8 file; differences and limit then describe the float32 file before quantisation. thresholds: the
+    defaults of the file's input `thresholds`, by head.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Exported:
     evaluation: RecordedEvaluation | None = None
     quantization: Quantization | None = None
     blocks: Sequence[BlockPrecision] = ()
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def difference(self) -> float:
@@ -189,7 +191,8 @@ def _compared(
     images, inputs = _example(plan)
     model_ms, file_ms = median_latencies([_computation(plan), lambda: run(images, **inputs)], _RUNS)
     blocks = () if precision is None else precision.blocks
-    return Exported(path, differences, limit, plan.sizes, model_ms, file_ms, blocks=blocks)
+    thresholds = plan.thresholds or {}
+    return Exported(path, differences, limit, plan.sizes, model_ms, file_ms, blocks=blocks, thresholds=thresholds)
 
 
 def _comparisons(plan: FilePlan) -> int:
@@ -220,7 +223,9 @@ def _differences(
 def _example(plan: FilePlan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The inputs of the file for one image of the first size, for latencies."""
     focal = {name: focal.numpy() for name, focal in plan.graph.focal_example(1).items()}
-    inputs = focal if plan.thresholds is None else postprocessing.inputs_of(plan.graph, plan.sizes[0])
+    inputs = focal
+    if plan.thresholds is not None:
+        inputs = postprocessing.inputs_of(plan.graph, plan.sizes[0], [*plan.thresholds.values()])
     return file_comparison.example_images(plan.sizes[0], 1, 0, plan.graph.model.channels), inputs
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,11 +18,13 @@ from densevit.errors import DensevitError
 from densevit.interfaces import Size
 from densevit.model import DenseModel
 from densevit_export.graph import ExportedGraph, ResizedGraph
-from densevit_export.runtimes import HEADER_FILE, IMAGES, METADATA, silenced
+from densevit_export.runtimes import HEADER_FILE, IMAGES, METADATA, THRESHOLDS, silenced
 from densevit_export.typed_graph import softmax_in_float32
 
 TRACING, CONVERTING, SAVING = "tracing the model", "converting it to ONNX", "saving the file"
 _MAX_OPERATIONS = 40  # in the expression of a size inside a backbone; at most 20 where the export takes minutes
+_OPSET = 18  # the one of PyTorch's operators, so that none is converted
+_SIDES = {0: "batch", 2: "height", 3: "width"}  # names of the dimensions of `images` that vary
 _BATCH = 13  # of traced images; unequal to any number of layers, which the tracer would take for the batch
 
 
@@ -102,17 +105,34 @@ def converted_resizing(graph: ExportedGraph, original: Size, begin: Begin) -> An
 
 def save(exported: torch.onnx.ONNXProgram, path: Path, header: Mapping[str, Any]) -> None:
     """Writes an ONNX file with a header."""
+    _name_sides(exported.model.graph)
     for node in exported.model.graph.all_nodes():
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # paths of the exporting machine
-    exported.model.metadata_props.update({METADATA: json.dumps(header)} | _class_names(header))
+    exported.model.metadata_props.update(_metadata(header))
     exported.save(path)
 
 
-def _class_names(header: Mapping[str, Any]) -> dict[str, str]:
-    """The class names of each head, one per line, for programs that do not read JSON."""
-    classes = {name: head["classes"] for name, head in header.get("heads", {}).items()}
-    names = {head: [c["name"] for c in head_classes] for head, head_classes in classes.items()}
-    return {f"classes/{head}": "\n".join(lines) for head, lines in names.items() if lines}
+def _name_sides(graph: Any) -> None:
+    """Names the dimensions of `images` that vary, also in the shapes of other values. graph: onnx_ir.Graph."""
+    import onnx_ir
+
+    (images,) = (value for value in graph.inputs if value.name == IMAGES)
+    names = {str(images.shape[i].value): name for i, name in _SIDES.items() if not isinstance(images.shape[i], int)}
+    words = re.compile("|".join(rf"\b{name}\b" for name in names) or "(?!)")
+    values = [*graph.inputs, *(value for node in graph.all_nodes() for value in node.outputs)]
+    for value in (value for value in values if value.shape is not None):
+        value.shape = onnx_ir.Shape(
+            words.sub(lambda match: names[match[0]], side.value) if getattr(side, "value", None) else side
+            for side in value.shape
+        )
+
+
+def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
+    """The header, and for programs that do not read JSON the class names of each head and the values of the input
+    `thresholds`, one per line."""
+    lines = {f"classes/{name}": [c["name"] for c in head["classes"]] for name, head in header.get("heads", {}).items()}
+    lines[THRESHOLDS] = [str(score) for score in (header.get("postprocess") or {THRESHOLDS: {}})[THRESHOLDS].values()]
+    return {METADATA: json.dumps(header)} | {key: "\n".join(values) for key, values in lines.items() if values}
 
 
 @contextlib.contextmanager
@@ -164,7 +184,7 @@ def replace_header(path: Path, header: Mapping[str, Any]) -> None:
     import onnx
 
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, {METADATA: json.dumps(header)} | _class_names(header))
+    onnx.helper.set_model_props(model, _metadata(header))
     onnx.save(model, path)
 
 
@@ -243,6 +263,7 @@ def converted(
         dynamo=True,
         input_names=inputs,
         output_names=outputs,
+        opset_version=_OPSET,
         custom_translation_table={
             operator.floordiv: floor_divide,
             torch.ops.aten.sort.stable: stable_sort,

@@ -103,9 +103,9 @@ def _heads_with_scores(graph: ExportedGraph, size: Size) -> list[str]:
     return [name for name, head_predictions in predictions.items() if "scores" in head_predictions]
 
 
-def inputs_of(graph: ExportedGraph, original: Size, thresholds: Sequence[float] | None = None) -> dict[str, np.ndarray]:
+def inputs_of(graph: ExportedGraph, original: Size, thresholds: Sequence[float]) -> dict[str, np.ndarray]:
     """The inputs of a file besides the images, with the focal length of `focal_example`. original: (H, W) of the image
-    before resizing. thresholds: one per head; None: the defaults in the file."""
+    before resizing. thresholds: one for each head with scores."""
     inputs = {} if graph.resizing is not None else {ORIGINAL_SIZE: np.array(original)}
     inputs |= {name: focal.numpy() for name, focal in graph.focal_example(1).items()}
     return inputs | ({THRESHOLDS: np.array(thresholds, np.float32)} if thresholds else {})
@@ -132,7 +132,7 @@ def differences(
 
     by_head, result = file_comparison.repeating_selections(graph, images, run_selections, expected)
     outputs = run(images, **inputs_of(graph, original, [0.0] * len(thresholds)))
-    selected = run(images, **inputs_of(graph, original))
+    selected = run(images, **inputs_of(graph, original, [*thresholds.values()]))
     for name, predictions in by_head.items():
         prefix, head = graph.prefix(name), graph.model.heads[name]
         head_outputs = {key.removeprefix(prefix): value for key, value in outputs.items() if key.startswith(prefix)}
@@ -156,7 +156,7 @@ def write(
 ) -> None:
     """Traces the graph with post-processing and writes it as ONNX. Other parameters: see `files.write`.
 
-    thresholds: each head's default of the file's input `thresholds`. Raises DensevitError if the model or `predict` of
+    thresholds: an example of the file's input `thresholds`, by head. Raises DensevitError if the model or `predict` of
     a head cannot be traced.
     """
     predictions = PredictionGraph(graph, [*thresholds]).eval()
@@ -186,7 +186,8 @@ def write(
             _take_size(exported.model.graph)
         else:
             files.prepend(resizing, exported.model.graph)
-        _set_defaults(exported.model.graph, defaults.numpy())
+        if not thresholds:
+            _remove_input(exported.model.graph, THRESHOLDS)
         begin(files.SAVING)
         files.save(exported, path, header)
 
@@ -206,16 +207,6 @@ def _take_size(graph: Any) -> None:
     graph.insert_before(graph[0], node)
 
 
-def _set_defaults(graph: Any, thresholds: np.ndarray) -> None:
-    """Sets the default of the input `thresholds`, so that programs need not pass it; removes an empty input.
-
-    graph: onnx_ir.Graph. The default is an initializer with the input's name.
-    """
-    import onnx_ir
-
-    (value,) = (value for value in graph.inputs if value.name == THRESHOLDS)
-    if not len(thresholds):
-        graph.inputs.remove(value)
-        return
-    value.const_value = onnx_ir.tensor(thresholds, name=THRESHOLDS)
-    graph.register_initializer(value)
+def _remove_input(graph: Any, name: str) -> None:
+    """Removes an input that no node uses. graph: onnx_ir.Graph."""
+    graph.inputs.remove(next(value for value in graph.inputs if value.name == name))

@@ -71,13 +71,6 @@ def open_file(path: str | Path, runtime: str | None = None, trust: bool = False)
             raise DensevitError(f"runtime {runtime!r}: there is no such runtime.{did_you_mean(runtime, RUNTIMES)}")
         program = _opened(path, runtime)
     header = _header(path, program)
-    if runtime == "openvino" and (postprocess := header.get("postprocess")) and postprocess["thresholds"]:
-        inside = ", ".join(f"{score:g}" for score in postprocess["thresholds"].values())
-        warnings.warn(
-            f"{path}: OpenVINO returns no objects below the score threshold inside the file, {inside}: a lower "
-            "threshold has no effect.",
-            stacklevel=3,
-        )
     batch, _, *size = program.shape
     height, width = size
     fixed = None if height is None or width is None else (height, width)
@@ -143,11 +136,10 @@ def _with_openvino(path: Path) -> _Program:
     model = openvino.Core().read_model(path)
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     metadata_key = ["framework", METADATA]  # where OpenVINO stores ONNX metadata
-    names = {name for value in model.inputs for name in value.get_names()}  # OpenVINO removes inputs with a default
 
     def run(images: np.ndarray, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        values = {IMAGES: images, **{name: value for name, value in inputs.items() if name in names}}
-        return {key.get_any_name(): value for key, value in compiled(values).to_dict().items()}
+        outputs = compiled({IMAGES: images, **inputs}).to_dict()
+        return {key.get_any_name(): value for key, value in outputs.items()}
 
     images = next((value for value in model.inputs if IMAGES in value.get_names()), model.inputs[0])
     shape = [side.get_length() if side.is_static else None for side in images.get_partial_shape()]

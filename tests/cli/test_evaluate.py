@@ -63,7 +63,6 @@ def seen(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     model = SimpleNamespace(
         default_thresholds={"detection": 0.5},
         backbone=SimpleNamespace(input_size=None),
-        check_evaluation=lambda: None,
         recorded_evaluation=None,
         size_divisor=16,
         channels=RGB,

@@ -31,8 +31,8 @@ def quick_checks() -> Iterator[None]:
 def program(made_once: Any) -> Path:
     """A folder with model.onnx, which resizes and post-processes, its description model.json, and image.png.
 
-    The model, `program_predictor()`, has 31 objects above the threshold of the file. model.json also has the threshold
-    and the differences of the file from the model.
+    The model, `program_predictor()`, has 31 objects above the threshold of the file. model.json also has the
+    thresholds and the differences of the file from the model.
     """
 
     def make(folder: Path) -> None:
@@ -48,7 +48,7 @@ def program(made_once: Any) -> Path:
         )  # one level of pixels
         options: Any = {"resize": True, "postprocess": True, "threshold": {"x": threshold}}
         exported = densevit.export(predictor, folder / "model.onnx", **options)
-        description = {"classes": {"x": NAMES}, "threshold": threshold, "differences": exported.differences}
+        description = {"classes": {"x": NAMES}, "thresholds": exported.thresholds, "differences": exported.differences}
         (folder / "model.json").write_text(json.dumps(description))
 
     return made_once("exported_program", make)

@@ -4,7 +4,6 @@ import json
 import sys
 import zipfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,20 +141,6 @@ def test_what_a_file_cannot_do_is_an_error():
     assert one_size.predict(image(64, 96)).semantic.shape == (64, 96)
     with pytest.raises(DensevitError, match=r"64x96 pixels only, .*64x64 .*--resize"):
         one_size.predict(image(64, 64))
-
-
-@pytest.mark.integration
-def test_openvino_is_not_evaluated_on_a_file_with_score_thresholds():
-    """AP needs objects of any score, which OpenVINO does not return."""
-    from densevit.training.run.evaluation import EvaluationPlan
-
-    predictor = created({"x": SETR})
-    file = file_of(predictor, {**header_of(predictor), "postprocess": {"thresholds": {"x": 0.5}}})
-    nothing: Any = None
-    with pytest.raises(ConfigError, match=r"model\.onnx: OpenVINO returns no objects .* cuts AP\. Fix: .*ONNX Runtime"):
-        EvaluationPlan.of(engine.build(replace(file, runtime="openvino")), nothing, nothing)
-    with pytest.raises(AttributeError):  # of the data
-        EvaluationPlan.of(engine.build(file), nothing, nothing)
 
 
 def test_a_head_that_reads_no_file_is_an_error():

@@ -106,15 +106,22 @@ def test_masks_below_the_threshold_are_not_upsampled(head: str):
 
 
 @pytest.mark.integration
-def test_a_program_needs_no_inputs_but_the_image_and_gets_the_objects_above_the_threshold(
-    program: Path, tmp_path: Path, run: Any
-):
+def test_a_program_gets_the_objects_above_the_threshold_that_it_passes(program: Path, tmp_path: Path, run: Any):
+    """The header has the default. The operators are of opset 18."""
+    import onnx
     import onnxruntime
 
     session = onnxruntime.InferenceSession(program / "model.onnx")
-    assert [one.name for one in session.get_inputs()] == ["images"]
+    shapes = {value.name: value.shape for value in session.get_inputs()}
+    assert shapes == {"images": [1, 3, "height", "width"], "thresholds": [1]}
+    assert [imported.version for imported in onnx.load(program / "model.onnx").opset_import if not imported.domain] == [
+        18
+    ]
     described = json.loads((program / "model.json").read_text())
-    differences, threshold = described["differences"], described["threshold"]
+    differences, threshold = described["differences"], described["thresholds"]["x"]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["densevit"])["postprocess"] == {"thresholds": {"x": threshold}}
+    assert metadata["thresholds"] == str(threshold)
     assert max(differences.values()) <= 1e-4 and differences["objects"] == 0
     loaded = densevit.load(program / "model.onnx", trust=True)
     of_file, expected = (x.predict(program / "image.png", 0) for x in (loaded, program_predictor()))
@@ -122,7 +129,8 @@ def test_a_program_needs_no_inputs_but_the_image_and_gets_the_objects_above_the_
     above = int((of_file.scores >= threshold).sum())
     assert len(loaded.predict(program / "image.png").scores) == above < len(of_file.scores)
     pixels = np.asarray(Image.open(program / "image.png")).transpose(2, 0, 1)[None]
-    boxes, found, labels = session.run(["boxes", "scores", "labels"], {"images": pixels})
+    inputs = {"images": pixels, "thresholds": np.array([threshold], np.float32)}
+    boxes, found, labels = session.run(["boxes", "scores", "labels"], inputs)
     assert boxes.shape == (len(found), 4) and labels.shape == found.shape
     assert len(found) >= 31 and found.min() >= np.float32(threshold)
     said = run("predict", program / "model.onnx", program / "image.png", "--trust", "--out", tmp_path / "out")

@@ -86,9 +86,8 @@ class EvaluationPlan:
         """Checks the data and applies the model's replaced resizing to it. Leaves out heads without labels in the
         data, unless no head has any. classes: the mapping that `map_classes` takes.
 
-        Raises DataError for images without labels, and if no class is mapped; ConfigError by `check_evaluation`.
+        Raises DataError for images without labels, and if no class is mapped.
         """
-        model.check_evaluation()
         replaced = None if model.replaced_resize is None else EvaluationTransform(model.replaced_resize)
         data = data.padded_to(model.size_divisor, replaced)
         check_channels(data.val, model)
