@@ -8,9 +8,15 @@ folder NODE_PACKAGES, ONNX Runtime's headers and library for C++ in ONNXRUNTIME_
 import json
 import os
 import shutil
+import socket
 import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -74,6 +80,27 @@ def test_the_javascript_program_detects_what_predict_does(
     check([json.loads(line) for line in done.stdout.splitlines()], expected)
     drawn, given = (np.asarray(Image.open(path).convert("RGB")) for path in (files[3], image))
     assert drawn.shape == given.shape and (drawn != given).any()
+
+
+def test_the_server_answers_with_the_objects_of_predict(project: Path, program: Path, expected: list[dict[str, Any]]):
+    pytest.importorskip("fastapi")
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port = bound.getsockname()[1]
+    start = "import sys; sys.modules.update(torch=None, densevit=None); from examples.serve_onnx import main; main()"
+    server = subprocess.Popen([sys.executable, "-c", start, program / "model.onnx", str(port)], cwd=project)
+    try:
+        for _ in range(600):
+            with (
+                suppress(URLError),
+                urlopen(f"http://127.0.0.1:{port}/", (program / "image.png").read_bytes()) as reply,
+            ):
+                objects = json.load(reply)["x"]
+                break
+            time.sleep(0.1)
+    finally:
+        server.terminate()
+        server.wait()
+    check([{"class": one["name"], **one} for one in objects], expected)
 
 
 def test_openvino_predicts_what_onnx_runtime_does(program: Path, expected: list[dict[str, Any]]):
