@@ -8,7 +8,6 @@ from densevit.config.config_loading import (
     dump,
     from_file,
     from_mapping,
-    full_key,
     load,
     unwritten,
     values_of_file,
@@ -26,6 +25,7 @@ from densevit.config.model_schema import (
 )
 from densevit.config.plugin_checks import check_evaluation_plugins, check_plugins
 from densevit.config.schema import Config
+from densevit.config.schema_validation import full_key
 from densevit.config.sections import (
     data_options,
     inference_with,

@@ -10,12 +10,11 @@ from safetensors import SafetensorError, safe_open
 from densevit.config import layer_reading, yaml_io
 from densevit.config.config_layers import ConfigLayer, Overrides
 from densevit.config.initial_weights import settled
-from densevit.config.key_types import named_classes, section_type
+from densevit.config.key_types import named_classes
 from densevit.config.model_schema import ModelSections
 from densevit.config.schema import Config
 from densevit.config.schema_validation import validated
 from densevit.constructor_call import Unwritten, plain
-from densevit.deprecation import DEPRECATED
 from densevit.errors import ConfigError, printable
 from densevit.paths import user_path
 from densevit.registry import ObjectName
@@ -44,19 +43,6 @@ def with_overrides(config: Config, overrides: Overrides) -> Config:
     """A copy of a config with overrides such as `optim.lr=1e-4`."""
     layer = replace(config._layer, values=config.model_dump())
     return settled(validated(Config, layer_reading.with_overrides(layer, overrides)))
-
-
-def full_key(key: str) -> str:
-    """The full name of a key of `trainer`, `optim` or `data` that is given alone: trainer.max_images of max_images."""
-    return next(
-        (
-            f"{name}.{key}"
-            for name in ("trainer", "optim", "data")
-            if key in getattr(section_type(Config.model_fields[name].annotation), "model_fields", ())
-            or f"{name}.{key}" in DEPRECATED
-        ),
-        key,
-    )
 
 
 def values_of_file(

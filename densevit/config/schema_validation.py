@@ -8,8 +8,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from densevit.config.config_layers import ConfigLayer
+from densevit.config.key_types import section_type
 from densevit.config.model_schema import InferenceSection, LoraSection, ModelSections
+from densevit.config.schema import Config
 from densevit.config.training_schema import TrainerSection
+from densevit.deprecation import DEPRECATED
 from densevit.errors import ConfigError, nearest
 from densevit.registry.plugin_options import shown, wanted
 
@@ -17,6 +20,12 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _FIXED: dict[str, type[BaseModel]] = {"trainer": TrainerSection, "inference": InferenceSection, "lora": LoraSection}
 """The sections without plugin options."""
+_OTHER_LIBRARIES = {
+    "model": "weights", "load_from": "weights", "epochs": "trainer.max_epochs", "imgsz": "data.image_size",
+    "batch": "data.batch_size", "workers": "data.num_workers", "lr0": "optim.lr", "lrf": "optim.min_lr_ratio",
+    "device": "trainer.devices", "amp": "trainer.precision", "nbs": "trainer.accumulate", "freeze": "backbone.freeze",
+}  # fmt: skip
+"""Keys of Ultralytics and MMDetection, and ours."""
 
 
 def validated(section_type: type[Model], layer: ConfigLayer) -> Model:
@@ -28,6 +37,19 @@ def validated(section_type: type[Model], layer: ConfigLayer) -> Model:
     if isinstance(sections, ModelSections):
         sections._layer = replace(layer, values={})
     return sections
+
+
+def full_key(key: str) -> str:
+    """The full name of a key of `trainer`, `optim` or `data` that is given alone: trainer.max_images of max_images."""
+    return next(
+        (
+            f"{name}.{key}"
+            for name in ("trainer", "optim", "data")
+            if key in getattr(section_type(Config.model_fields[name].annotation), "model_fields", ())
+            or f"{name}.{key}" in DEPRECATED
+        ),
+        key,
+    )
 
 
 def check_head_names(sections: ModelSections) -> None:
@@ -57,7 +79,9 @@ def _lines(error: ValidationError, layer: ConfigLayer, top: type[BaseModel]) -> 
             case "extra_forbidden":
                 keys = sorted(_FIXED.get(key[-2] if key[1:] else "", top).model_fields)
                 section = f" of {'.'.join(key[:-1])}" if key[1:] else ""
-                text = f"{dotted} is not a key{section}.{nearest(key[-1], keys)} Keys: {', '.join(keys)}."
+                meant = full_key(_OTHER_LIBRARIES.get(dotted, dotted))
+                hint = nearest(key[-1], keys) if meant == dotted else f" Did you mean {meant!r}?"
+                text = f"{dotted} is not a key{section}.{hint} Keys: {', '.join(keys)}."
             case "missing":
                 text = f"{dotted} is missing."
             case "value_error":

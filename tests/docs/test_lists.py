@@ -8,11 +8,12 @@ import pytest
 from pydantic import BaseModel
 
 import densevit
-from densevit import cli, registry
+from densevit import cli, config, registry
 from densevit.config import Config, yaml_io
 from densevit.config.data_schema import DataSection
 from densevit.config.model_schema import BackboneSection, HeadSection, InferenceSection
 from densevit.config.training_schema import OptimSection, TrainerSection
+from densevit.errors import ConfigError
 from densevit.layouts import find
 from tests.docs.test_code_blocks import PROJECT
 
@@ -82,6 +83,17 @@ def test_config_page_has_the_defaults(section: str) -> None:
             default = fields[key].get_default(call_default_factory=True)
             default = getattr(default, "name", default)
             assert key in DERIVED or value == (list(default) if isinstance(default, tuple) else default), key
+
+
+def test_keys_of_ultralytics_name_those_of_the_page() -> None:
+    """On the command line; rows of commands have none."""
+    table = (DOCS / "from-other-libraries.md").read_text().partition("## Words")[2]
+    rows = re.findall(r"^\| `(\w+)[`=].*\| ([^|]+) \|$", table, re.MULTILINE)
+    ours = {key: re.findall(r"`((?:trainer|data|optim|backbone)\.\w+|weights)", cell) for key, cell in rows}
+    assert {"epochs", "imgsz", "batch", "lr0", "device", "workers", "freeze"} <= {key for key in ours if ours[key]}
+    for key in filter(ours.get, ours):
+        with pytest.raises(ConfigError, match=rf"{key} is not a key\. Did you mean '({'|'.join(ours[key])})'"):
+            config.load("detr_swin", [f"{key}=1"])
 
 
 def test_index_names_the_plugins() -> None:
